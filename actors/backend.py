@@ -1,0 +1,69 @@
+"""The seam between a model backend and the machinery that shares it among many callers.
+
+A backend knows its model and nothing of queues; the coalescer, the replica and the pool know queues
+and nothing of models. What the machinery must know of a request (may it be shared, merged, batched
+with that other one?) it asks the backend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from enum import IntEnum
+from typing import Any, Protocol, TypeVar
+
+from actors.errors import MaiaError
+
+RequestT = TypeVar("RequestT")
+ResultT = TypeVar("ResultT")
+
+
+class Priority(IntEnum):
+    """Lower goes first: a sweep fills the device only while no agent waits."""
+
+    INTERACTIVE = 0
+    CONFIRMATION = 1
+    SWEEP = 2
+
+
+class Backend(Protocol[RequestT, ResultT]):
+    """One loaded model. Built inside the process that owns the device; all state is made in `__init__`.
+
+    Requests are frozen dataclasses that pickle; `Image` values inside them travel as content ids, and
+    their pixels only to a replica that lacks them.
+    """
+
+    name: str
+    slots: int
+    """Batches that may run at the same time: 1 for a device, many for a remote endpoint."""
+    max_batch: int
+    """Requests in one batch at most."""
+
+    def key(self, request: RequestT) -> Hashable | None:
+        """Return what the work is: requests with equal keys are merged or answered once. None: never."""
+
+    def merge(self, first: RequestT, second: RequestT) -> RequestT:
+        """Return one request whose result answers both. Called only for equal keys."""
+
+    def covers(self, running: RequestT, wanted: RequestT) -> bool:
+        """Say whether the result of `running` will answer `wanted`. Called only for equal keys."""
+
+    def bucket(self, request: RequestT) -> Hashable:
+        """Return what must be equal within a batch (input size, kind of call)."""
+
+    def rank(self, request: RequestT) -> float:
+        """Return the order within a round-robin turn: like beside like (for vision, the depth)."""
+
+    def lookup(self, request: RequestT) -> ResultT | None:
+        """Return the result if it is already known, without the device; else None."""
+
+    def answer(self, request: RequestT, result: ResultT) -> ResultT:
+        """Return the part of a merged result that `request` asked for."""
+
+    async def run(self, batch: Sequence[RequestT]) -> Sequence[ResultT | MaiaError]:
+        """Return one result or typed failure a request, in order. An exception fails the whole batch."""
+
+    def describe(self) -> dict[str, Any]:
+        """Return plain facts about the model for `maia doctor`, logs and cache keys."""
+
+    async def close(self) -> None:
+        """Free the device, threads and connections."""

@@ -1,0 +1,97 @@
+"""The seam of vision-language models: messages in, one reply out.
+
+Messages hold text and images in order. A backend encodes images as it needs; nothing above this
+seam knows an endpoint's wire format.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from actors.images import Image
+
+Role = Literal["system", "user", "assistant"]
+Part = str | Image
+"""A piece of a message: text, or an image."""
+
+FinishReason = Literal["stop", "length", "filtered", "refused"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    parts: tuple[Part, ...]
+
+    @property
+    def text(self) -> str:
+        """The text parts joined by newlines; images are left out."""
+        return "\n".join(part for part in self.parts if isinstance(part, str))
+
+    @property
+    def images(self) -> tuple[Image, ...]:
+        return tuple(part for part in self.parts if isinstance(part, Image))
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """One conversation that waits for its next assistant turn.
+
+    `conversation` names it for logs and fairness; it is never sent to the model. `seed` and
+    `temperature` are passed on where the backend supports them; None leaves the model's own default.
+    """
+
+    messages: tuple[Message, ...]
+    conversation: str = ""
+    max_tokens: int = 4096
+    temperature: float | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens billed for one call. `estimated` is true where the endpoint did not say."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    requests: int = 0
+    dollars: float = 0.0
+    estimated: bool = False
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.cached_tokens + other.cached_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.requests + other.requests,
+            self.dollars + other.dollars,
+            self.estimated or other.estimated,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ChatReply:
+    """One assistant turn. An empty, cut off, filtered or refused reply is an answer, and says so."""
+
+    text: str
+    finish: FinishReason = "stop"
+    usage: Usage = Usage()
+    model: str = ""
+
+
+class ChatModel(Protocol):
+    """Answers conversations; many at once."""
+
+    name: str
+    sees_images: bool
+
+    async def complete(self, request: ChatRequest) -> ChatReply:
+        """Return the next assistant turn.
+
+        Raises:
+            BackendError: If the endpoint stayed unreachable or unusable after all retries.
+            UsageError: If it can never work as configured (no key, unknown model).
+        """

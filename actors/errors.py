@@ -1,0 +1,41 @@
+"""The errors that cross a seam of this program.
+
+Each carries one sentence that names the thing and the rule, and a `fix` that says what to do.
+They pickle (Ray sends them between processes), so both are positional arguments.
+"""
+
+
+class MaiaError(Exception):
+    """A failure with a name, told in words a person or an agent can act on."""
+
+    def __init__(self, message: str, fix: str = "") -> None:
+        super().__init__(message, fix)
+        self.message = message
+        self.fix = fix
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.fix}".strip()
+
+
+class UsageError(MaiaError):
+    """What the user asked for cannot be done as asked: the command line ends with exit code 2."""
+
+
+class ConfigError(UsageError):
+    """`ray_config.yaml` holds an unknown key or a bad value; the message names the key and the file."""
+
+
+class MissingDependencyError(UsageError):
+    """A backend needs an optional package; `fix` is the install line."""
+
+
+class BackendError(MaiaError):
+    """A model backend failed on a request that was well formed."""
+
+
+class OverloadedError(BackendError):
+    """A bounded queue is full: the caller should wait and try again."""
+
+
+class RefusedError(BackendError):
+    """A model answered by declining (safety checker, content filter). It is an answer, not a fault."""

@@ -1,0 +1,30 @@
+"""What every part of the configuration is made of. Each backend's own settings live in its room."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Settings(BaseModel):
+    """A frozen, typed piece of `ray_config.yaml`; an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Placement(Settings):
+    """Where the replicas of one model run and how many there are."""
+
+    min_replicas: int = Field(1, ge=1, le=1024)
+    max_replicas: int = Field(1, ge=1, le=1024)
+    num_cpus: float = Field(0.0, ge=0)
+    """Cores reserved with Ray for each replica; 0 reserves none (model threads are set by `threads`)."""
+    num_gpus: float = Field(0.0, ge=0)
+    """GPUs reserved for each replica; a fraction shares one GPU among several models."""
+    threads: int | None = Field(None, ge=1)
+    """CPU threads of one replica; None uses every core that the replica may run on."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Placement:
+        if self.max_replicas < self.min_replicas:
+            raise ValueError(f"max_replicas ({self.max_replicas}) must be at least min_replicas ({self.min_replicas})")
+        return self

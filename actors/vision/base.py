@@ -1,0 +1,123 @@
+"""The seam of networks under study: which units there are, and how strongly images drive them.
+
+Shapes: N images; U units of a layer; h x w positions of a layer's activation map.
+A unit's activation on an image is its spatial maximum, in fp32, as in MAIA.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+
+from actors.backend import Priority
+from actors.images import Image, Provenance
+
+UnitKind = Literal["channel", "logit", "probability", "direction", "latent"]
+LayerKind = Literal["map", "tokens", "vector"]
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One scalar of a network.
+
+    `channel`: channel `index` of `layer`. `logit`, `probability`: class `index` of the classifier
+    (`layer` is "output"). `direction`, `latent`: row `index` of the file `source`, read at `layer`.
+    """
+
+    layer: str
+    index: int
+    kind: UnitKind = "channel"
+    source: str = ""
+
+    def __str__(self) -> str:
+        prefix = "" if self.kind == "channel" else f"{self.kind}:"
+        suffix = f"@{self.source}" if self.source else ""
+        return f"{prefix}{self.layer}:{self.index}{suffix}"
+
+
+@dataclass(frozen=True, slots=True)
+class LayerInfo:
+    """A module whose output can be tapped. `shape` is (h, w) for maps and tokens, () for vectors."""
+
+    name: str
+    kind: LayerKind
+    n_units: int
+    shape: tuple[int, ...]
+    module: str
+
+
+@dataclass(frozen=True, slots=True)
+class UnitResponse:
+    """One unit on one image: spatial maximum, and the map float16 (h, w), (1, 1) for vectors."""
+
+    activation: float
+    map: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Exemplars:
+    """A unit's strongest data-set images, best first.
+
+    `indices` int64 (k,) into the data set and `activations` float32 (k,); `quantiles` maps a level in
+    (0, 1) to the activation at that level over all positions and images; `mean`, `std`, `maximum` are
+    of per-image activations over the `n_images` seen.
+    """
+
+    unit: Unit
+    indices: np.ndarray
+    activations: np.ndarray
+    quantiles: dict[float, float]
+    mean: float
+    std: float
+    maximum: float
+    n_images: int
+
+
+class ImageDataset(Protocol):
+    """Images by index. Loading is pure: the same index is always the same image."""
+
+    name: str
+    fingerprint: str
+
+    def __len__(self) -> int: ...
+
+    def load(self, index: int) -> Image:
+        """Return image `index`.
+
+        Raises:
+            ImageDecodeError: If it is corrupt; the caller skips, counts and names it.
+        """
+
+    def provenance(self, index: int) -> Provenance: ...
+
+
+class VisionClient(Protocol):
+    """A network under study as its users see it: asynchronous, shared, remote or not."""
+
+    name: str
+    fingerprint: str
+    """Digest of weights, preprocessing and dtype: part of every cache key."""
+
+    async def layers(self) -> list[LayerInfo]: ...
+
+    async def check(self, unit: Unit) -> None:
+        """Raise UsageError naming the nearest layers or the range if the network has no such unit."""
+
+    async def class_names(self) -> list[str]:
+        """Return the classifier's class names by index, empty if it has none."""
+
+    async def measure(
+        self,
+        unit: Unit,
+        images: Sequence[Image],
+        *,
+        agent: str = "",
+        priority: Priority = Priority.INTERACTIVE,
+    ) -> list[UnitResponse]:
+        """Return the unit's response to each image, in order."""
+
+    async def exemplars(self, units: Iterable[Unit], dataset: ImageDataset, k: int = 15) -> list[Exemplars]:
+        """Return each unit's exemplars; one pass over the data set for all units of all their layers."""

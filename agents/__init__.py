@@ -1,0 +1,1 @@
+"""Who reasons: the interpreter, blind observers, the critic, and the orchestrator that runs many of them."""

@@ -1,0 +1,1 @@
+"""What a person runs: the `maia` command, one small module an experiment, and the report."""
