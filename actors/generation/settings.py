@@ -1,0 +1,133 @@
+"""What can be said in `ray_config.yaml` about making and editing images. Imports no model library."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from actors.settings import Placement, Settings
+
+Offload = Literal["none", "model", "sequential"]
+Dtype = Literal["auto", "float32", "float16", "bfloat16"]
+
+
+class SharedGeneration(Settings):
+    """What every source of images has: where it runs and what it remembers."""
+
+    placement: Placement = Placement()
+    remembered: int = Field(512, ge=0)
+    """Images kept in memory by each replica, so that the same request is answered without the model."""
+    store: str | None = None
+    """Folder in which every image is kept by its request, across agents and runs; None keeps none on disk."""
+
+
+class ScenesGeneration(SharedGeneration):
+    """Draws scenes from a fixed vocabulary: a stand-in that needs no weights."""
+
+    backend: Literal["scenes"] = "scenes"
+
+
+class DiffusersPipeline(Settings):
+    """One diffusers pipeline: which, how it is loaded, and how it is called."""
+
+    model: str = Field(min_length=1)
+    """Hub id (`stable-diffusion-v1-5/stable-diffusion-v1-5`) or a local folder saved by `save_pretrained`."""
+    pipeline: str | None = None
+    """Pipeline class of diffusers; None asks `AutoPipelineForText2Image`, and for an editor the model's own class."""
+    revision: str | None = None
+    """Commit, tag or branch on the hub; a commit makes a run repeatable."""
+    variant: str | None = None
+    """Weight-file variant, such as `fp16`."""
+    device: str = "auto"
+    dtype: Dtype = "auto"
+    """`auto`: bfloat16 on a GPU that has it, else float16 there; float32 on a CPU."""
+    offload: Offload = "none"
+    """`model` or `sequential` keeps the weights in main memory and moves them to the GPU as they are used."""
+    attention_slicing: bool = False
+    vae_tiling: bool = False
+    compile: bool = False
+    """Compile the denoiser with `torch.compile`: minutes at the first call, faster afterwards."""
+    safety_checker: bool = True
+    """False drops the pipeline's own safety checker, where its licence lets you."""
+    steps: int | None = Field(None, ge=1, le=1000)
+    """Denoising steps; None is the pipeline's default."""
+    guidance: float | None = Field(None, ge=0)
+    """Guidance scale for the text; None is the pipeline's default. SDXL-Turbo wants 0."""
+    image_guidance: float | None = Field(None, ge=0)
+    """Guidance scale for the original image (InstructPix2Pix)."""
+    size: int | tuple[int, int] | None = None
+    """Height and width in pixels, or one number for both; None is the pipeline's default, and when
+    editing the size of the image."""
+    max_batch: int = Field(4, ge=1, le=256)
+    """Images in one call at most."""
+    refusal_retries: int = Field(2, ge=0, le=10)
+    """New seeds tried when the safety checker blackens an image, before it counts as refused."""
+    load: dict[str, Any] = Field(default_factory=dict)
+    """Further arguments of `from_pretrained`."""
+    call: dict[str, Any] = Field(default_factory=dict)
+    """Further arguments of each call, such as `negative_prompt` or `max_sequence_length`."""
+
+    @model_validator(mode="after")
+    def _sizes(self) -> DiffusersPipeline:
+        sides = (self.size,) if isinstance(self.size, int) else self.size or ()
+        if any(side < 8 or side > 4096 or side % 8 for side in sides):
+            raise ValueError(f"size must be a multiple of 8 in 8..4096, got {self.size}")
+        return self
+
+
+class OpenAIImages(Settings):
+    """One model behind an OpenAI-compatible images endpoint."""
+
+    model: str = Field(min_length=1)
+    base_url: str | None = None
+    """Address that ends in `/v1`; None is OpenAI's own."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """Name of the environment variable that holds the key; the key itself is never written down."""
+    size: str | None = None
+    """Such as `1024x1024`; None is the endpoint's default."""
+    quality: str | None = None
+    response_format: Literal["b64_json", "url"] | None = None
+    """DALL-E wants `b64_json` here; GPT image models take none and always answer in base64."""
+    concurrency: int = Field(8, ge=1, le=1024)
+    """Calls in flight at most, from each replica."""
+    requests_per_minute: float | None = Field(None, gt=0)
+    """Calls started in any minute at most, from each replica; None is no limit."""
+    timeout_s: float = Field(180.0, gt=0)
+    """Seconds for one call, whole."""
+    retries: int = Field(4, ge=0, le=20)
+    """Further attempts after a fault of the endpoint (never after a refusal)."""
+    extra_body: dict[str, Any] = Field(default_factory=dict)
+    """Further fields of the request, for endpoints that know more (vLLM-Omni, LocalAI)."""
+
+
+class DiffusersEditor(DiffusersPipeline):
+    """An instruction editor: InstructPix2Pix, FLUX Kontext, or another pipeline class of diffusers."""
+
+    backend: Literal["diffusers"] = "diffusers"
+
+
+class OpenAIEditor(OpenAIImages):
+    backend: Literal["openai-images"] = "openai-images"
+
+
+EditorSettings = Annotated[DiffusersEditor | OpenAIEditor, Field(discriminator="backend")]
+
+
+class DiffusersGeneration(DiffusersPipeline, SharedGeneration):
+    """Text to image with diffusers. Without an `editor`, editing is refused in words."""
+
+    backend: Literal["diffusers"] = "diffusers"
+    editor: EditorSettings | None = None
+
+
+class OpenAIGeneration(OpenAIImages, SharedGeneration):
+    """Text to image by an endpoint; it edits too unless another `editor` is named."""
+
+    backend: Literal["openai-images"] = "openai-images"
+    editor: EditorSettings | None = None
+
+
+GenerationSettings = Annotated[
+    ScenesGeneration | DiffusersGeneration | OpenAIGeneration, Field(discriminator="backend")
+]
