@@ -1,0 +1,313 @@
+"""The agent: a loop of reply, program, observation, against any chat model (MAIA, section 3).
+
+What the model was shown and what it said is the whole state, so a run can be taken up again from its
+journal. The loop ends for certain: after the last round a final answer is demanded, once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Protocol
+
+import structlog
+
+from actors.chat.base import ChatModel, ChatReply, ChatRequest, Message, Part
+from actors.images import Image
+from agents.journal import Journal
+from agents.tasks.base import Answer, Task, read_hypotheses, read_program
+from tools.sandbox import ProgramOutcome, Sandbox
+from tools.toolbox import Shown, Toolbox
+
+Ending = Literal["answered", "no_answer", "refused"]
+
+_MAX_REFUSALS = 3
+
+
+class Examiner(Protocol):
+    """Judges a final answer before it is accepted."""
+
+    async def examine(self, answer: Answer, attempt: int) -> Verdict: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`accepted`, or what to tell the agent so that it can go on. `evidence` is plain JSON values."""
+
+    accepted: bool
+    objection: str
+    evidence: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class InterpreterSettings:
+    """Limits of one study."""
+
+    max_rounds: int = 15
+    """Replies of the model in one study; before the last one a final answer is demanded."""
+    max_images_shown: int = 40
+    """Images of one observation that the model is shown; the rest is counted."""
+    max_text_shown: int = 20_000
+    """Characters of one observation's printed output that the model is shown."""
+    max_tokens: int = 4096
+    temperature: float | None = None
+    max_examinations: int = 2
+    """Answers that may be sent back by the examiner before the last one stands, marked unconfirmed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One finished round: what the model said, what ran, and what it was shown of it."""
+
+    number: int
+    reply: ChatReply
+    hypotheses: tuple[str, ...]
+    program: str | None
+    outcome: ProgramOutcome | None
+    observation: tuple[Part, ...]
+    verdict: Verdict | None = None
+    answered: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """How a run of the agent ended. `answer` is None unless `ending` is "answered"."""
+
+    ending: Ending
+    answer: Answer | None
+    verdict: Verdict | None
+    rounds: tuple[dict[str, Any], ...] = field(repr=False, default=())
+
+
+class Interpreter:
+    """Studies one unit."""
+
+    def __init__(
+        self,
+        model: ChatModel,
+        sandbox: Sandbox,
+        toolbox: Toolbox,
+        task: Task,
+        journal: Journal,
+        *,
+        api_page: str,
+        examiner: Examiner | None = None,
+        settings: InterpreterSettings | None = None,
+        seed: int = 0,
+        on_round: Callable[[Round], None] = lambda _: None,
+    ) -> None:
+        self._model, self._sandbox, self._toolbox = model, sandbox, toolbox
+        self._task, self._journal, self._api_page = task, journal, api_page
+        self._examiner, self._settings = examiner, settings or InterpreterSettings()
+        self._seed, self._on_round = seed, on_round
+        self._log = structlog.get_logger().bind(unit=toolbox.system.subject.id, task=task.name)
+        self._messages: list[Message] = []
+        self._records: list[dict[str, Any]] = []
+        self._examinations = 0
+        self._verdict: Verdict | None = None
+
+    async def run(self) -> Study:
+        """Run, or take up, the study until it ends."""
+        self._messages = [
+            Message("system", (self._api_page,)),
+            Message("user", (self._task.opening(),)),
+        ]
+        await self._take_up(self._journal.rounds())
+        if self._settings.max_rounds == 1:
+            self._messages.append(Message("user", (self._task.last_word(),)))
+        while (ending := self._ending()) is None:
+            await self._round(len(self._records) + 1)
+        answer = self._task.read_answer(self._records[-1]["reply"]["text"]) if ending == "answered" else None
+        return Study(ending, answer, self._verdict, tuple(self._records))
+
+    def _ending(self) -> Ending | None:
+        """Say how the study ended, None if it goes on: told from the records alone, so also on resuming."""
+        if self._records and self._records[-1]["answered"]:
+            return "answered"
+        if len(self._records) >= self._settings.max_rounds:
+            return "no_answer"
+        recent = [record["reply"]["finish"] for record in self._records[-_MAX_REFUSALS:]]
+        if len(recent) == _MAX_REFUSALS and set(recent) <= {"refused", "filtered"}:
+            return "refused"
+        return None
+
+    async def _round(self, number: int) -> None:
+        """Play one round and write it down. The last one only answers."""
+        last = number >= self._settings.max_rounds
+        reply = await self._model.complete(
+            ChatRequest(
+                tuple(self._messages),
+                conversation=self._toolbox.system.subject.id,
+                max_tokens=self._settings.max_tokens,
+                temperature=self._settings.temperature,
+                seed=self._seed,
+            )
+        )
+        program = None if last or reply.finish != "stop" else read_program(reply.text)
+        answer = self._task.read_answer(reply.text) if program is None else None
+        outcome = verdict = None
+        if program is not None:
+            outcome = await self._sandbox.run(program, self._toolbox)
+            observation = self._observe(outcome, premature=self._task.read_answer(reply.text) is not None)
+        elif answer is not None:
+            verdict = await self._examine(answer)
+            observation = () if self._settled(verdict, last) else (verdict.objection if verdict else "",)
+        else:
+            observation = (self._nothing_to_run(reply),)
+        if observation and number == self._settings.max_rounds - 1:
+            observation = (*observation, self._task.last_word())
+        finished = Round(
+            number,
+            reply,
+            tuple(read_hypotheses(reply.text)),
+            program,
+            outcome,
+            observation,
+            verdict,
+            answered=answer is not None and not observation,
+        )
+        self._verdict = verdict or self._verdict
+        await self._commit(finished)
+
+    async def _examine(self, answer: Answer) -> Verdict | None:
+        if self._examiner is None:
+            return None
+        self._examinations += 1
+        return await self._examiner.examine(answer, self._examinations)
+
+    def _settled(self, verdict: Verdict | None, last: bool) -> bool:
+        exhausted = last or self._examinations >= self._settings.max_examinations
+        return verdict is None or verdict.accepted or exhausted
+
+    def _observe(self, outcome: ProgramOutcome, *, premature: bool) -> tuple[Part, ...]:
+        """Return what the model is shown of a program: displays and log entries, prints, the error."""
+        parts: list[Part] = []
+        images = 0
+        for item in self._toolbox.take_shown():
+            if isinstance(item, Image):
+                images += 1
+                if images > self._settings.max_images_shown:
+                    continue
+            parts.append(item)
+        if images > self._settings.max_images_shown:
+            parts.append(
+                f"(The first {self._settings.max_images_shown} of {images} images are shown: show fewer at a time.)"
+            )
+        if printed := outcome.output.rstrip():
+            parts.append(_shorten(printed, self._settings.max_text_shown))
+        if outcome.output_truncated:
+            parts.append("(The printed output was too long and was cut.)")
+        if outcome.status != "ok":
+            parts.append(f"The program ended with: {outcome.error}")
+        if not parts:
+            parts.append(
+                "The program ran and showed nothing. Use tools.display(...), tools.log_experiment(...) or print(...)."
+            )
+        if premature:
+            parts.append(
+                "Your reply held both a program and a final answer: the program was run, and the answer was not "
+                "taken. If the observation above supports it, give the answer again without a program."
+            )
+        return tuple(_merge_text(parts))
+
+    @staticmethod
+    def _nothing_to_run(reply: ChatReply) -> str:
+        if reply.finish == "length":
+            return (
+                "Your reply was cut off because it was too long, and nothing was run. Write less: one short program."
+            )
+        if reply.finish in ("refused", "filtered"):
+            return "No reply came through (it was declined or filtered). Go on with the study of this unit."
+        if not reply.text.strip():
+            return "Your reply was empty. Write a program after [CODE]:, or your final answer."
+        return (
+            "Your reply held neither a program in a ```python block nor a final answer with [LABEL]:. Write one "
+            "program that tests your hypotheses, or give the final answer."
+        )
+
+    async def _commit(self, finished: Round) -> None:
+        shown = [part for part in finished.observation if isinstance(part, Image)]
+        record = {
+            "round": finished.number,
+            "reply": asdict(finished.reply),
+            "hypotheses": list(finished.hypotheses),
+            "program": finished.program,
+            "outcome": None
+            if finished.outcome is None
+            else {
+                "status": finished.outcome.status,
+                "error": finished.outcome.error,
+                "output": finished.outcome.output,
+                "output_truncated": finished.outcome.output_truncated,
+                "calls": finished.outcome.calls,
+                "tier": finished.outcome.tier,
+            },
+            "observation": [part if isinstance(part, str) else {"image": part.id} for part in finished.observation],
+            "verdict": None if finished.verdict is None else asdict(finished.verdict),
+            "answered": finished.answered,
+            "toolbox": self._toolbox.snapshot(),
+            "sandbox": self._sandbox.record() if finished.program is not None else None,
+        }
+        images = {image.id: image for image in (*self._toolbox.album.images.values(), *shown)}
+        await asyncio.to_thread(self._journal.commit_round, finished.number, record, images.values())
+        self._extend(finished.reply.text, finished.observation)
+        self._records.append(record)
+        self._log.info(
+            "round",
+            round=finished.number,
+            program=finished.program is not None,
+            outcome=finished.outcome.status if finished.outcome else None,
+            images_made=self._toolbox.images_made,
+        )
+        self._on_round(finished)
+
+    def _extend(self, reply: str, observation: Sequence[Part]) -> None:
+        self._messages.append(Message("assistant", (reply or "(empty)",)))
+        if observation:
+            self._messages.append(Message("user", tuple(observation)))
+
+    async def _take_up(self, records: list[dict[str, Any]]) -> None:
+        """Rebuild conversation, toolbox and sandbox from finished rounds."""
+        if not records:
+            return
+        cache: dict[str, Image] = {}
+
+        def image(image_id: str) -> Image:
+            if image_id not in cache:
+                cache[image_id] = self._journal.blobs.get(image_id)
+            return cache[image_id]
+
+        for record in records:
+            observation = tuple(p if isinstance(p, str) else image(p["image"]) for p in record["observation"])
+            self._extend(record["reply"]["text"], observation)
+            if record["verdict"] is not None:
+                self._examinations += 1
+                self._verdict = Verdict(**record["verdict"])
+        last = records[-1]
+        for image_id in last["toolbox"]["provenance"]:
+            image(image_id)
+        self._toolbox.restore(last["toolbox"], cache)
+        programs = [record["sandbox"] for record in records if record["sandbox"] is not None]
+        if programs:
+            self._sandbox.restore(programs[-1], cache)
+        self._records = list(records)
+        self._log.info("resumed", rounds=len(records))
+
+
+def _shorten(text: str, limit: int) -> str:
+    if len(text) <= limit:
+        return text
+    half = limit // 2
+    return f"{text[:half]}\n... ({len(text) - 2 * half} characters left out) ...\n{text[-half:]}"
+
+
+def _merge_text(parts: Sequence[Shown]) -> list[Part]:
+    """Join neighbouring texts: fewer parts, the same reading."""
+    merged: list[Part] = []
+    for part in parts:
+        if isinstance(part, str) and merged and isinstance(merged[-1], str):
+            merged[-1] = f"{merged[-1]}\n{part}"
+        else:
+            merged.append(part)
+    return merged

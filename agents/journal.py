@@ -1,0 +1,186 @@
+"""What one agent's run leaves on disk, and how it is taken up again.
+
+A paid call is written down before it is sent and its answer before anyone acts on it, so an answer
+that reached us is never bought twice. A round is on disk before the next one begins.
+
+    units/<unit>/calls/<key>.request-<n>   attempt n of a call; without an answer it is "in doubt"
+    units/<unit>/calls/<key>.answer
+    units/<unit>/rounds/0001.json          a finished round
+    units/<unit>/done.json                 the result
+    blobs/ab/<id>.webp                     every image that was shown, lossless, by content id
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+import PIL.Image
+
+from actors.chat.base import ChatModel, ChatReply, ChatRequest, Usage
+from actors.errors import MaiaError
+from actors.images import Image
+from agents.store import Store
+
+
+class JournalError(MaiaError):
+    """A record on disk does not say what it should."""
+
+
+def slug(text: str) -> str:
+    """Return a file name for `text`: readable, and different for different texts."""
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._")[:80]
+    return f"{readable}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def request_key(model: str, request: ChatRequest) -> str:
+    """Return what a call is: the digest of everything that its answer may depend on."""
+    digest = hashlib.sha256()
+    head = [model, request.max_tokens, request.temperature, request.seed]
+    digest.update(json.dumps(head).encode())
+    for message in request.messages:
+        parts = [part if isinstance(part, str) else {"image": part.id} for part in message.parts]
+        digest.update(json.dumps([message.role, parts]).encode())
+    return digest.hexdigest()[:32]
+
+
+class Blobs:
+    """Images by content id, shared by all units of a run."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._written: set[str] = set()
+
+    @staticmethod
+    def key(image_id: str) -> str:
+        return f"blobs/{image_id[:2]}/{image_id}.webp"
+
+    def put(self, images: Iterable[Image]) -> None:
+        for image in images:
+            if image.id in self._written or self._store.has(self.key(image.id)):
+                continue
+            buffer = io.BytesIO()
+            image.to_pil().save(buffer, "WEBP", lossless=True, method=0)
+            self._store.put(self.key(image.id), buffer.getvalue())
+            self._written.add(image.id)
+
+    def get(self, image_id: str) -> Image:
+        """Return the image.
+
+        Raises:
+            JournalError: If it is missing, or its pixels are not those of its id.
+        """
+        data = self._store.get(self.key(image_id))
+        if data is None:
+            raise JournalError(f"image {image_id} is missing from {self._store.root}.")
+        image = Image.from_pil(PIL.Image.open(io.BytesIO(data)))
+        if image.id != image_id:
+            raise JournalError(f"image {image_id} in {self._store.root} has changed.")
+        return image
+
+
+class Journal:
+    """The records of one unit."""
+
+    def __init__(self, store: Store, unit: str) -> None:
+        self._store = store
+        self.folder = f"units/{slug(unit)}"
+        self.blobs = Blobs(store)
+
+    def rounds(self) -> list[dict[str, Any]]:
+        """Return the finished rounds in order, up to the first gap."""
+        found: list[dict[str, Any]] = []
+        while (record := self._read(f"rounds/{len(found) + 1:04d}.json")) is not None:
+            found.append(record)
+        return found
+
+    def commit_round(self, number: int, record: dict[str, Any], images: Iterable[Image]) -> None:
+        """Write round `number` (from 1), its images first.
+
+        Raises:
+            JournalError: If another writer has committed that round with another content.
+        """
+        self.blobs.put(images)
+        self._commit(f"rounds/{number:04d}.json", record)
+
+    def done(self) -> dict[str, Any] | None:
+        return self._read("done.json")
+
+    def finish(self, record: dict[str, Any]) -> None:
+        self._commit("done.json", record)
+
+    def answer(self, key: str) -> ChatReply | None:
+        """Return the recorded answer of a call."""
+        record = self._read(f"calls/{key}.answer")
+        if record is None:
+            return None
+        return ChatReply(**{**record, "usage": Usage(**record["usage"])})
+
+    def intend(self, key: str, about: dict[str, Any]) -> None:
+        """Write down that a call is about to be sent."""
+        attempt = 1
+        while not self._store.put(f"{self.folder}/calls/{key}.request-{attempt}", _encode(about)):
+            attempt += 1
+
+    def record_answer(self, key: str, reply: ChatReply) -> ChatReply:
+        """Write the answer down and return the one that counts: the first that was written."""
+        if self._store.put(f"{self.folder}/calls/{key}.answer", _encode(asdict(reply))):
+            return reply
+        first = self.answer(key)
+        assert first is not None
+        return first
+
+    def in_doubt(self) -> list[str]:
+        """Return the keys of calls that were sent, perhaps billed, and never answered here."""
+        sent, answered = set(), set()
+        for name in self._store.keys(f"{self.folder}/calls"):
+            key, _, kind = name.rpartition("/")[2].partition(".")
+            (answered if kind == "answer" else sent).add(key)
+        return sorted(sent - answered)
+
+    def _read(self, name: str) -> dict[str, Any] | None:
+        data = self._store.get(f"{self.folder}/{name}")
+        if data is None:
+            return None
+        try:
+            record = json.loads(data)
+        except ValueError as error:
+            raise JournalError(f"{self._store.root / self.folder / name} is not JSON: {error}") from error
+        assert isinstance(record, dict)
+        return record
+
+    def _commit(self, name: str, record: dict[str, Any]) -> None:
+        data = _encode(record)
+        if not self._store.put(f"{self.folder}/{name}", data) and self._store.get(f"{self.folder}/{name}") != data:
+            raise JournalError(
+                f"{self.folder}/{name} was already written with another content.",
+                "Another run works on the same folder: let it finish, or give this one its own --out.",
+            )
+
+
+def _encode(record: dict[str, Any]) -> bytes:
+    return json.dumps(record, sort_keys=True, indent=1, ensure_ascii=False).encode()
+
+
+class RecordedChat:
+    """A chat model whose every call goes through a journal: asked again, it answers from the record."""
+
+    def __init__(self, model: ChatModel, journal: Journal, role: str) -> None:
+        self._model, self._journal, self._role = model, journal, role
+        self.name, self.sees_images = model.name, model.sees_images
+        self.usage = Usage()
+
+    async def complete(self, request: ChatRequest) -> ChatReply:
+        key = request_key(self.name, request)
+        reply = self._journal.answer(key)
+        if reply is None:
+            self._journal.intend(key, {"role": self._role, "model": self.name, "turns": len(request.messages)})
+            reply = self._journal.record_answer(key, await self._model.complete(request))
+        # Usage counts what the study costs, whether it was paid now or before an interruption.
+        self.usage = self.usage + reply.usage
+        return reply

@@ -1,0 +1,96 @@
+"""The statistics of evidence: how well activations tell two groups of images apart, and how sure that is.
+
+Pure functions on float arrays.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def auroc(positives: Sequence[float], controls: Sequence[float]) -> float:
+    """Return P(positive > control), ties counted half, in [0, 1].
+
+    Raises:
+        ValueError: If a group is empty.
+    """
+    if not len(positives) or not len(controls):
+        raise ValueError("auroc needs at least one value in each group")
+    difference = np.subtract.outer(np.asarray(positives, float), np.asarray(controls, float))
+    return float(((difference > 0) + 0.5 * (difference == 0)).mean())
+
+
+def auroc_interval(value: float, n_positives: int, n_controls: int, z: float = 1.96) -> tuple[float, float]:
+    """Return a confidence interval for an AUROC that stays sensible at 0 and 1.
+
+    Newcombe (2006), method 5: the Hanley-McNeil variance with both group sizes replaced by their mean,
+    taken at the limit itself, and solved for the limit.
+    """
+    mean_size = (n_positives + n_controls) / 2
+
+    def variance(theta: float) -> float:
+        spread = 1 + (mean_size - 1) * ((1 - theta) / (2 - theta) + theta / (1 + theta))
+        return theta * (1 - theta) * spread / (n_positives * n_controls)
+
+    def limit(low: float, high: float, sign: int) -> float:
+        for _ in range(60):
+            middle = (low + high) / 2
+            outside = sign * (middle - value) > z * math.sqrt(variance(middle))
+            if sign > 0:
+                low, high = (low, middle) if outside else (middle, high)
+            else:
+                low, high = (middle, high) if outside else (low, middle)
+        return (low + high) / 2
+
+    return limit(0.0, value, -1), limit(value, 1.0, 1)
+
+
+def standardised_margin(positives: Sequence[float], controls: Sequence[float]) -> float:
+    """Return (mean positive - mean control) / standard deviation of controls; 0.0 if that is 0 (CoSy's MAD)."""
+    spread = float(np.std(controls))
+    if spread == 0.0:
+        return 0.0
+    return float((np.mean(positives) - np.mean(controls)) / spread)
+
+
+def e_value(positives: Sequence[float], controls: Sequence[float]) -> float:
+    """Return the evidence that a positive tends to exceed its control, from pairs in order.
+
+    A bet on each pair with stakes set by the earlier pairs only: a martingale of mean 1 when
+    P(positive > control) <= 1/2 given the past, so E >= 1/alpha may be claimed at level alpha at any
+    stopping time (Ville's inequality). A tie bets nothing.
+    """
+    wealth, wins, seen = 1.0, 0.5, 1.0
+    for positive, control in zip(positives, controls, strict=False):
+        if positive == control:
+            continue
+        stake = max(0.0, 2 * wins / seen - 1)
+        won = positive > control
+        wealth *= 1 + stake if won else 1 - stake
+        wins, seen = wins + won, seen + 1
+    return wealth
+
+
+def wilson_interval(successes: float, trials: int, z: float = 1.96) -> tuple[float, float]:
+    """Return Wilson's confidence interval for a proportion; (0, 1) without trials."""
+    if trials == 0:
+        return 0.0, 1.0
+    share = successes / trials
+    centre = share + z * z / (2 * trials)
+    half = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
+    scale = 1 + z * z / trials
+    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+
+
+def benjamini_hochberg(p_values: Sequence[float]) -> np.ndarray:
+    """Return q-values float64 (n,): the smallest false-discovery rate at which each would be claimed."""
+    values = np.asarray(p_values, float)
+    order = np.argsort(values)
+    ranked = values[order] * len(values) / np.arange(1, len(values) + 1)
+    adjusted = np.minimum.accumulate(ranked[::-1])[::-1]
+    result = np.empty_like(values)
+    result[order] = np.minimum(adjusted, 1.0)
+    return result

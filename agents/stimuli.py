@@ -1,0 +1,52 @@
+"""Prompts for fresh images: of a label, and of unrelated everyday things to compare it with."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+
+_TEMPLATES = (
+    "{}",
+    "a photo of {}",
+    "a picture of {}",
+    "a close-up photo of {}",
+    "a realistic photo of {} in daylight",
+)
+
+_EVERYDAY = """
+a dog; a cat; a horse; a cow; an elephant; a bird; a fish; a butterfly; a snake; a frog; a bear; a monkey;
+an apple; a banana; a strawberry; a carrot; a loaf of bread; a pizza; a cake; an ice cream; a cup of coffee;
+a car; a bus; a bicycle; an airplane; a train; a sailboat; a truck; a rocket; a house; a castle; a tent;
+a tree; a flower; a mushroom; a cactus; a leaf; a mountain; a cloud; the moon; a rainbow; fire; a snowflake;
+a hat; a shoe; a dress; a shirt; glasses; a backpack; an umbrella; a crown; a ring; a key; a book; a pencil;
+a clock; a telephone; a computer; a camera; a television; a lamp; a chair; a bed; a door; a guitar; a piano;
+a drum; a trumpet; a football; a basketball; a tennis racket; a balloon; a gift box; a candle; a hammer; scissors;
+a knife; a bottle; a bucket; a broom; a magnet; a microscope; a globe; a trophy; a robot; a ghost; a heart; a star
+"""
+
+
+def control_subjects(labels: Sequence[str]) -> list[str]:
+    """Return everyday things that share no word with any label, in a fixed order."""
+    taken = {_stem(word) for label in labels for word in _words(label)}
+    things = [" ".join(thing.split()) for thing in _EVERYDAY.split(";")]
+    return [thing for thing in things if not taken & {_stem(word) for word in _words(thing)}]
+
+
+def prompts_for(subjects: Sequence[str], rng: random.Random) -> list[str]:
+    """Return one prompt a subject, in order; labels and controls share the same wordings."""
+    return [rng.choice(_TEMPLATES).format(subject) for subject in subjects]
+
+
+_FUNCTION_WORDS = frozenset("a an the of on in at and or with to is are any some".split())
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"[a-z]+", text.lower())) - _FUNCTION_WORDS
+
+
+def _stem(word: str) -> str:
+    for ending, replacement in (("ies", "y"), ("ches", "ch"), ("shes", "sh"), ("xes", "x"), ("s", "")):
+        if word.endswith(ending) and len(word) > len(ending) + 2:
+            return word[: -len(ending)] + replacement
+    return word

@@ -1,0 +1,105 @@
+"""Where truth lies: immutable objects, written put-if-absent, under one folder.
+
+The first writer of a key wins and every other writer learns so; a record is whole or absent, also
+after a power cut. Indices and reports are made from these objects and can be made again.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from actors.errors import MaiaError, UsageError
+
+
+class StoreError(MaiaError):
+    """The folder cannot be written: full, read-only, or gone."""
+
+
+class Store:
+    """Objects by key (a relative path with `/`) in a folder of a local or shared file system."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @classmethod
+    def open(cls, root: Path) -> Store:
+        """Make the folder if needed and prove that it can be written.
+
+        Raises:
+            UsageError: If it cannot, saying why.
+        """
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            probe = root / f".{uuid.uuid4().hex}.tmp"
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as error:
+            raise UsageError(
+                f"the output folder {root} cannot be written ({error.strerror}).",
+                "Choose another with --out, or change its permissions.",
+            ) from error
+        return cls(root)
+
+    def put(self, key: str, data: bytes) -> bool:
+        """Write `data` under `key` unless the key exists; return whether this call wrote it.
+
+        The bytes are on disk, and so is their name, before this returns (write, fsync, link, fsync of
+        the folder). `link` is atomic also on NFS, where exclusive creation is not.
+
+        Raises:
+            StoreError: If the disk is full or the folder cannot be written.
+        """
+        final = self.root / key
+        try:
+            if final.exists():
+                return False
+            final.parent.mkdir(parents=True, exist_ok=True)
+            temporary = final.parent / f".{uuid.uuid4().hex}.tmp"
+            try:
+                self._write(temporary, data)
+                os.link(temporary, final)
+            except FileExistsError:
+                return False
+            finally:
+                temporary.unlink(missing_ok=True)
+            folder = os.open(final.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        except OSError as error:
+            fix = "Free some space and resume." if error.errno == errno.ENOSPC else "Check the folder and resume."
+            raise StoreError(f"cannot write {final}: {error.strerror}.", fix) from error
+        return True
+
+    @staticmethod
+    def _write(path: Path, data: bytes) -> None:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(descriptor, view) :]
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def get(self, key: str) -> bytes | None:
+        """Return the object, or None if there is none under that key."""
+        try:
+            return (self.root / key).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def has(self, key: str) -> bool:
+        return (self.root / key).exists()
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """Yield the keys below the folder `prefix`, sorted; unfinished writes are not keys."""
+        folder = self.root / prefix
+        for path in sorted(folder.rglob("*")):
+            if path.is_file() and not (path.name.startswith(".") and path.name.endswith(".tmp")):
+                yield path.relative_to(self.root).as_posix()

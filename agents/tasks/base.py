@@ -1,0 +1,86 @@
+"""What an agent is asked: its first message, how its answer is read, and how a last word is demanded."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Protocol
+
+_FENCE = re.compile(r"^[ \t]*(```+|~~~+)[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:^[ \t]*\1[ \t]*$|\Z)", re.DOTALL | re.MULTILINE)
+_MARKER = re.compile(
+    r"^[\s>*_#`-]*\[(?P<name>[A-Z][A-Z ]*?)(?:[ _]?(?P<number>\d+))?\][*_`]*\s*:?[*_`]*[ \t]*",
+    re.MULTILINE | re.IGNORECASE,
+)
+_PROGRAM_LANGUAGES = ("", "python", "py", "python3")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A final answer: short labels, a description, and what else the task asks for by marker."""
+
+    labels: tuple[str, ...]
+    description: str
+    fields: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        return " OR ".join(self.labels)
+
+
+class Task(Protocol):
+    """One kind of question about a unit."""
+
+    name: str
+
+    def opening(self) -> str:
+        """Return the first message: what to find out, and in which format to work and to answer."""
+
+    def read_answer(self, reply: str) -> Answer | None:
+        """Return the final answer that `reply` holds, or None if it holds none."""
+
+    def last_word(self) -> str:
+        """Return the message that ends all experiments and demands the final answer."""
+
+
+def read_program(reply: str) -> str | None:
+    """Return the Python in a reply, its blocks joined in order; None if there is none.
+
+    Fences marked as another language are not programs. An unclosed fence runs to the end of the reply.
+    """
+    blocks = [body for _, language, body in _FENCE.findall(reply) if language.lower() in _PROGRAM_LANGUAGES]
+    program = "\n\n".join(block.rstrip() for block in blocks if block.strip())
+    return program or None
+
+
+def read_sections(reply: str) -> dict[str, list[str]]:
+    """Return the text after each bracketed marker outside of fences, by upper-case name, in order.
+
+    `[LABEL 1]` and `[LABEL 2]` are two sections named LABEL. Placeholders in angle brackets, which a
+    model may have copied from the instructions, are not answers and are left out.
+    """
+    prose = _FENCE.sub("\n", reply)
+    marks = list(_MARKER.finditer(prose))
+    sections: dict[str, list[str]] = {}
+    for mark, following in zip(marks, [*marks[1:], None], strict=True):
+        text = prose[mark.end() : following.start() if following else len(prose)].strip()
+        text = text.strip("*_` \n")
+        if text and not re.fullmatch(r"<[^<>]*>\.?", text):
+            sections.setdefault(" ".join(mark["name"].upper().split()), []).append(text)
+    return sections
+
+
+def read_hypotheses(reply: str) -> list[str]:
+    """Return the hypotheses that a reply lists, without their numbering."""
+    sections = read_sections(reply)
+    text = "\n".join(sections.get("HYPOTHESIS LIST", []) + sections.get("HYPOTHESIS", []))
+    lines = [re.sub(r"^[\s*_-]*(?:Hypothesis[ _]?)?\d*[\s*_]*[.:)]?[\s*_]*", "", line) for line in text.splitlines()]
+    return [line.strip() for line in lines if line.strip()]
+
+
+def first_line(text: str) -> str:
+    """Return the first line that says something, without quotes or list marks."""
+    for line in text.splitlines():
+        cleaned = line.strip().strip("*_`\"' ").removeprefix("- ").strip()
+        if cleaned:
+            return cleaned
+    return ""

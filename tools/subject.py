@@ -1,0 +1,108 @@
+"""The part under study, as tools see it: something that images drive more or less strongly.
+
+A neuron, a class probability and a synthetic neuron are all subjects; an agent cannot tell which it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from actors.backend import Priority
+from actors.images import Image, Provenance
+from actors.vision.base import ImageDataset, Unit, VisionClient
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A subject's answer to one image: activation, and the map (h, w) it is the maximum of."""
+
+    activation: float
+    map: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Exemplar:
+    """A data-set image among the subject's strongest."""
+
+    image: Image
+    provenance: Provenance
+    response: Response
+
+
+@dataclass(frozen=True, slots=True)
+class Background:
+    """A subject's behaviour over the data set, for scale: per-image activations.
+
+    `mask_threshold` is the activation above which a position counts as active.
+    """
+
+    mean: float
+    std: float
+    maximum: float
+    n_images: int
+    mask_threshold: float
+
+
+class Subject(Protocol):
+    """What an agent studies. Its id is for records; the agent is never told it."""
+
+    id: str
+
+    async def check(self) -> None:
+        """Raise UsageError, naming what is wrong, if there is no such subject."""
+
+    async def measure(self, images: Sequence[Image], priority: Priority = ...) -> list[Response]:
+        """Return the response to each image, in order."""
+
+    async def exemplars(self, k: int) -> list[Exemplar]:
+        """Return the strongest `k` data-set images that are not reserved for confirmation, best first."""
+
+    async def background(self) -> Background: ...
+
+
+class NetworkUnit:
+    """A unit of a real network, with the exemplars of a data set."""
+
+    def __init__(
+        self,
+        client: VisionClient,
+        unit: Unit,
+        dataset: ImageDataset,
+        *,
+        mask_quantile: float = 0.95,
+    ) -> None:
+        self._client, self._unit, self._dataset = client, unit, dataset
+        self._mask_quantile = mask_quantile
+        self.id = f"{client.name}/{unit}"
+
+    async def check(self) -> None:
+        await self._client.check(self._unit)
+
+    async def measure(
+        self, images: Sequence[Image], priority: Priority = Priority.INTERACTIVE
+    ) -> list[Response]:
+        responses = await self._client.measure(self._unit, images, agent=self.id, priority=priority)
+        return [Response(float(each.activation), each.map) for each in responses]
+
+    async def exemplars(self, k: int) -> list[Exemplar]:
+        (found,) = await self._client.exemplars([self._unit], self._dataset, k)
+        images = [self._dataset.load(int(index)) for index in found.indices[:k]]
+        responses = await self.measure(images)
+        return [
+            Exemplar(image, self._dataset.provenance(int(index)), response)
+            for index, image, response in zip(found.indices, images, responses, strict=False)
+        ]
+
+    async def background(self) -> Background:
+        (found,) = await self._client.exemplars([self._unit], self._dataset)
+        return Background(
+            mean=found.mean,
+            std=found.std,
+            maximum=found.maximum,
+            n_images=found.n_images,
+            mask_threshold=found.quantiles[self._mask_quantile],
+        )

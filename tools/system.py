@@ -1,0 +1,66 @@
+"""`system` on the host's side: shows images to the subject and paints what it looked at."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from actors.images import Image, Provenance
+from tools.subject import Response, Subject
+
+Painter = Callable[[Image, np.ndarray, float], Image]
+"""(image, activation map (h, w), threshold) -> the image with its inactive regions darkened."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One image as it was shown to the subject."""
+
+    image: Image
+    response: Response
+    masked: Image
+    provenance: Provenance | None = None
+
+    @property
+    def shown_activation(self) -> float:
+        """The activation as an agent sees it: two decimals, as in MAIA."""
+        return round(self.response.activation, 2)
+
+
+class System:
+    """Measures images on one subject. Painting runs in threads: the event loop stays free."""
+
+    def __init__(self, subject: Subject, paint: Painter) -> None:
+        self.subject = subject
+        self._paint = paint
+
+    async def measure(self, images: Sequence[Image]) -> list[Measurement]:
+        """Return a measurement an image, in order."""
+        responses = await self.subject.measure(images)
+        return await self._painted(images, responses)
+
+    async def exemplars(self, k: int) -> list[Measurement]:
+        """Return the subject's strongest `k` data-set images, best first."""
+        found = await self.subject.exemplars(k)
+        painted = await self._painted([each.image for each in found], [each.response for each in found])
+        return [
+            replace(each, provenance=exemplar.provenance)
+            for each, exemplar in zip(painted, found, strict=True)
+        ]
+
+    async def _painted(self, images: Sequence[Image], responses: Sequence[Response]) -> list[Measurement]:
+        threshold = (await self.subject.background()).mask_threshold
+        # One thread for the list, not one an image: painting takes about a millisecond.
+        masked = await asyncio.to_thread(
+            lambda: [
+                self._paint(image, response.map, threshold)
+                for image, response in zip(images, responses, strict=True)
+            ]
+        )
+        return [
+            Measurement(image, response, mask)
+            for image, response, mask in zip(images, responses, masked, strict=True)
+        ]
