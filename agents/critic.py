@@ -13,11 +13,13 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+from pydantic import Field
 
 from actors.backend import Priority
 from actors.errors import MaiaError
 from actors.generation.base import MadeImage
 from actors.images import Image
+from actors.settings import Settings
 from agents.interpreter import Verdict
 from agents.statistics import auroc, auroc_interval, e_value, standardised_margin
 from agents.stimuli import control_subjects, prompts_for
@@ -27,17 +29,18 @@ from tools.subject import Subject
 from tools.toolbox import Studio, seed_for
 
 
-@dataclass(frozen=True, slots=True)
-class ConfirmationSettings:
+class ConfirmationSettings(Settings):
     """How much evidence a label needs."""
 
-    min_images: int = 20
+    min_images: int = Field(20, ge=2)
     """Images of the label, and as many controls, that are always measured."""
-    max_images: int = 40
-    block: int = 10
-    alpha: float = 0.05
+    max_images: int = Field(40, ge=2)
+    """Images of the label, and as many controls, at which the test gives up."""
+    block: int = Field(10, ge=1)
+    """Images of each kind that are made and measured at a time."""
+    alpha: float = Field(0.05, gt=0, lt=1)
     """Level of the sequential test: a label is confirmed when the e-value reaches 1 / alpha."""
-    min_auroc: float = 0.7
+    min_auroc: float = Field(0.7, ge=0.5, le=1)
     """A label may be surely, yet uselessly, better than chance; below this it is not confirmed."""
 
 

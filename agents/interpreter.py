@@ -12,9 +12,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
 import structlog
+from pydantic import Field
 
 from actors.chat.base import ChatModel, ChatReply, ChatRequest, Message, Part
 from actors.images import Image
+from actors.settings import Settings
 from agents.journal import Journal
 from agents.tasks.base import Answer, Task, read_hypotheses, read_program
 from tools.sandbox import ProgramOutcome, Sandbox
@@ -40,19 +42,22 @@ class Verdict:
     evidence: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class InterpreterSettings:
+class InterpreterSettings(Settings):
     """Limits of one study."""
 
-    max_rounds: int = 15
+    max_rounds: int = Field(15, ge=1, le=1000)
     """Replies of the model in one study; before the last one a final answer is demanded."""
-    max_images_shown: int = 40
+    max_images: int | None = Field(1000, ge=1)
+    """Images that one study may generate or edit; null is no limit."""
+    max_images_shown: int = Field(40, ge=0)
     """Images of one observation that the model is shown; the rest is counted."""
-    max_text_shown: int = 20_000
+    max_text_shown: int = Field(20_000, ge=100)
     """Characters of one observation's printed output that the model is shown."""
-    max_tokens: int = 4096
-    temperature: float | None = None
-    max_examinations: int = 2
+    max_tokens: int = Field(4096, ge=1)
+    """Longest reply of the model, in tokens."""
+    temperature: float | None = Field(None, ge=0)
+    """Sampling temperature; null leaves the endpoint's own."""
+    max_examinations: int = Field(2, ge=1)
     """Answers that may be sent back by the examiner before the last one stands, marked unconfirmed."""
 
 
@@ -214,9 +219,7 @@ class Interpreter:
     @staticmethod
     def _nothing_to_run(reply: ChatReply) -> str:
         if reply.finish == "length":
-            return (
-                "Your reply was cut off because it was too long, and nothing was run. Write less: one short program."
-            )
+            return "Your reply was cut off because it was too long, and nothing was run. Write less: one short program."
         if reply.finish in ("refused", "filtered"):
             return "No reply came through (it was declined or filtered). Go on with the study of this unit."
         if not reply.text.strip():
@@ -243,7 +246,9 @@ class Interpreter:
                 "calls": finished.outcome.calls,
                 "tier": finished.outcome.tier,
             },
-            "observation": [part if isinstance(part, str) else {"image": part.id} for part in finished.observation],
+            "observation": [
+                part if isinstance(part, str) else {"image": part.id} for part in finished.observation
+            ],
             "verdict": None if finished.verdict is None else asdict(finished.verdict),
             "answered": finished.answered,
             "toolbox": self._toolbox.snapshot(),

@@ -114,6 +114,10 @@ class Journal:
     def finish(self, record: dict[str, Any]) -> None:
         self._commit("done.json", record)
 
+    def note_duration(self, seconds: float) -> None:
+        """Keep how long the last stretch took; apart from the result, which is the same on every machine."""
+        self._store.put(f"{self.folder}/duration.json", _encode({"seconds": round(seconds, 1)}))
+
     def answer(self, key: str) -> ChatReply | None:
         """Return the recorded answer of a call."""
         record = self._read(f"calls/{key}.answer")
@@ -156,7 +160,10 @@ class Journal:
 
     def _commit(self, name: str, record: dict[str, Any]) -> None:
         data = _encode(record)
-        if not self._store.put(f"{self.folder}/{name}", data) and self._store.get(f"{self.folder}/{name}") != data:
+        if (
+            not self._store.put(f"{self.folder}/{name}", data)
+            and self._store.get(f"{self.folder}/{name}") != data
+        ):
             raise JournalError(
                 f"{self.folder}/{name} was already written with another content.",
                 "Another run works on the same folder: let it finish, or give this one its own --out.",
@@ -179,7 +186,9 @@ class RecordedChat:
         key = request_key(self.name, request)
         reply = self._journal.answer(key)
         if reply is None:
-            self._journal.intend(key, {"role": self._role, "model": self.name, "turns": len(request.messages)})
+            self._journal.intend(
+                key, {"role": self._role, "model": self.name, "turns": len(request.messages)}
+            )
             reply = self._journal.record_answer(key, await self._model.complete(request))
         # Usage counts what the study costs, whether it was paid now or before an interruption.
         self.usage = self.usage + reply.usage

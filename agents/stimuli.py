@@ -38,7 +38,9 @@ def prompts_for(subjects: Sequence[str], rng: random.Random) -> list[str]:
     return [rng.choice(_TEMPLATES).format(subject) for subject in subjects]
 
 
-_FUNCTION_WORDS = frozenset("a an the of on in at and or with to is are any some".split())
+_FUNCTION_WORDS = frozenset(
+    ["a", "an", "the", "of", "on", "in", "at", "and", "or", "with", "to", "is", "are", "any", "some"]
+)
 
 
 def _words(text: str) -> set[str]:

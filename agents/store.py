@@ -72,7 +72,11 @@ class Store:
             finally:
                 os.close(folder)
         except OSError as error:
-            fix = "Free some space and resume." if error.errno == errno.ENOSPC else "Check the folder and resume."
+            fix = (
+                "Free some space and resume."
+                if error.errno == errno.ENOSPC
+                else "Check the folder and resume."
+            )
             raise StoreError(f"cannot write {final}: {error.strerror}.", fix) from error
         return True
 

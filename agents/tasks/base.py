@@ -6,7 +6,9 @@ import re
 from dataclasses import dataclass, field
 from typing import Protocol
 
-_FENCE = re.compile(r"^[ \t]*(```+|~~~+)[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:^[ \t]*\1[ \t]*$|\Z)", re.DOTALL | re.MULTILINE)
+_FENCE = re.compile(
+    r"^[ \t]*(```+|~~~+)[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:^[ \t]*\1[ \t]*$|\Z)", re.DOTALL | re.MULTILINE
+)
 _MARKER = re.compile(
     r"^[\s>*_#`-]*\[(?P<name>[A-Z][A-Z ]*?)(?:[ _]?(?P<number>\d+))?\][*_`]*\s*:?[*_`]*[ \t]*",
     re.MULTILINE | re.IGNORECASE,
@@ -73,7 +75,10 @@ def read_hypotheses(reply: str) -> list[str]:
     """Return the hypotheses that a reply lists, without their numbering."""
     sections = read_sections(reply)
     text = "\n".join(sections.get("HYPOTHESIS LIST", []) + sections.get("HYPOTHESIS", []))
-    lines = [re.sub(r"^[\s*_-]*(?:Hypothesis[ _]?)?\d*[\s*_]*[.:)]?[\s*_]*", "", line) for line in text.splitlines()]
+    lines = [
+        re.sub(r"^[\s*_-]*(?:Hypothesis[ _]?)?\d*[\s*_]*[.:)]?[\s*_]*", "", line)
+        for line in text.splitlines()
+    ]
     return [line.strip() for line in lines if line.strip()]
 
 

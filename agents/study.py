@@ -1,0 +1,144 @@
+"""One unit from first message to result: the agent, its tools, its critic and its journal put together."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from actors.chat.base import ChatModel, Usage
+from actors.errors import MaiaError
+from agents.critic import ConfirmationSettings, Critic
+from agents.interpreter import Interpreter, InterpreterSettings, Round, Study
+from agents.journal import Journal, RecordedChat
+from agents.observers import BlindObservers
+from agents.store import Store
+from agents.tasks.base import Task
+from tools.sandbox import SandboxServer, api_page
+from tools.subject import Subject
+from tools.system import Painter, System
+from tools.toolbox import EXEMPLARS, Studio, Toolbox
+
+
+@dataclass(frozen=True)
+class Laboratory:
+    """What every study of a run shares. Built in one place by the experiment that runs it."""
+
+    interpreter: ChatModel
+    observers: ChatModel
+    studio: Studio
+    sandboxes: SandboxServer
+    paint: Painter
+    settings: InterpreterSettings
+    confirmation: ConfirmationSettings | None
+    facts: dict[str, Any]
+    """Versions, model names and fingerprints: written into every result."""
+
+
+async def study(
+    laboratory: Laboratory,
+    subject: Subject,
+    task: Task,
+    store: Store,
+    *,
+    seed: int = 0,
+    on_round: Callable[[Round], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Return the result of studying one unit, from the store if it is there already.
+
+    The result is plain JSON values; `docs/files.md` names its fields.
+
+    Raises:
+        MaiaError: If a backend failed for good. Nothing finished is lost: call again to go on.
+    """
+    journal = Journal(store, subject.id)
+    if (done := await asyncio.to_thread(journal.done)) is not None:
+        return done
+    started = time.monotonic()
+    interpreter = RecordedChat(laboratory.interpreter, journal, "interpreter")
+    observer = RecordedChat(laboratory.observers, journal, "observer")
+    toolbox = Toolbox(
+        System(subject, laboratory.paint),
+        laboratory.studio,
+        BlindObservers(observer, seed=seed),
+        seed=seed,
+        max_images=laboratory.settings.max_images,
+    )
+    critic = None
+    if laboratory.confirmation is not None:
+        critic = Critic(subject, laboratory.studio, seed=seed, settings=laboratory.confirmation)
+    async with await laboratory.sandboxes.open(seed=seed) as sandbox:
+        agent = Interpreter(
+            interpreter,
+            sandbox,
+            toolbox,
+            task,
+            journal,
+            api_page=api_page(),
+            examiner=critic,
+            settings=laboratory.settings,
+            seed=seed,
+            on_round=on_round,
+        )
+        outcome = await agent.run()
+    record = await _result(laboratory, subject, task, toolbox, journal, outcome, seed)
+    record["usage"] = {"interpreter": asdict(interpreter.usage), "observers": asdict(observer.usage)}
+    record["in_doubt"] = await asyncio.to_thread(journal.in_doubt)
+    if critic is not None:
+        await asyncio.to_thread(journal.blobs.put, critic.images.values())
+    await asyncio.to_thread(journal.finish, record)
+    journal.note_duration(time.monotonic() - started)
+    return record
+
+
+async def _result(
+    laboratory: Laboratory,
+    subject: Subject,
+    task: Task,
+    toolbox: Toolbox,
+    journal: Journal,
+    outcome: Study,
+    seed: int,
+) -> dict[str, Any]:
+    answer, verdict = outcome.answer, outcome.verdict
+    exemplars = await toolbox.system.exemplars(EXEMPLARS)
+    pictures = [image for each in exemplars for image in (each.masked, each.image)]
+    await asyncio.to_thread(journal.blobs.put, pictures)
+    return {
+        "unit": subject.id,
+        "task": task.name,
+        "status": outcome.ending,
+        "label": answer.label if answer else None,
+        "labels": list(answer.labels) if answer else [],
+        "description": answer.description if answer else None,
+        "fields": answer.fields if answer else {},
+        "confirmed": verdict.accepted if verdict and answer else None,
+        "evidence": verdict.evidence if verdict and answer else None,
+        "rounds": len(outcome.rounds),
+        "images_made": toolbox.images_made,
+        "exemplars": [
+            {"image": each.masked.id, "source": each.image.id, "activation": each.response.activation}
+            for each in exemplars
+        ],
+        "background": asdict(await subject.background()),
+        "seed": seed,
+        "facts": laboratory.facts,
+    }
+
+
+def failure(subject: Subject, task: Task, error: MaiaError) -> dict[str, Any]:
+    """Return the result of a study that a fault ended: typed and told, never empty."""
+    return {
+        "unit": subject.id,
+        "task": task.name,
+        "status": "failed",
+        "error": {"type": type(error).__name__, "message": error.message, "fix": error.fix},
+    }
+
+
+def total_usage(record: dict[str, Any]) -> Usage:
+    """Return what a study's chat calls cost together."""
+    parts = [Usage(**value) for value in record.get("usage", {}).values()]
+    return sum(parts, Usage())

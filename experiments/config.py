@@ -1,0 +1,204 @@
+"""`ray_config.yaml` as typed values: profiles that may extend each other, and errors that name the key.
+
+Composed here, on the top floor, because every floor brings its own settings; none of them reads a file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, ValidationError
+
+from actors.chat.settings import BuiltinChat, ChatSettings
+from actors.cluster_settings import RaySettings
+from actors.detection.settings import DetectionSettings, ScenesDetection
+from actors.errors import ConfigError, UsageError
+from actors.generation.settings import GenerationSettings, ScenesGeneration
+from actors.settings import Settings
+from actors.vision.settings import DatasetSettings, ScenesData, VisionSettings
+from agents.critic import ConfirmationSettings
+from agents.interpreter import InterpreterSettings
+from tools.sandbox.settings import SandboxSettings
+
+FILE_NAME = "ray_config.yaml"
+
+
+class ChatRoles(Settings):
+    """Which model reasons, and which one looks at images without knowing why."""
+
+    interpreter: ChatSettings = BuiltinChat(model="scientist")
+    observers: ChatSettings | None = None
+    """Describer and summariser; None uses the interpreter's model, in fresh conversations."""
+
+
+class Profile(Settings):
+    """Everything that tells one way of running from another; the code is the same."""
+
+    description: str = ""
+    ray: RaySettings = RaySettings()
+    vision: VisionSettings = VisionSettings()
+    dataset: DatasetSettings = ScenesData()
+    generation: GenerationSettings = ScenesGeneration()
+    detection: DetectionSettings = ScenesDetection()
+    chat: ChatRoles = ChatRoles()
+    interpreter: InterpreterSettings = InterpreterSettings()
+    confirmation: ConfirmationSettings | None = ConfirmationSettings()
+    """The test of every answer on fresh images; null accepts answers untested."""
+    sandbox: SandboxSettings = SandboxSettings()
+
+
+class Configuration(Settings):
+    """The whole file."""
+
+    path: Path
+    default_profile: str = "embedded"
+    cache_dir: Path = Path("~/.cache/maia")
+    """Where exemplars, generated images and measured activations are kept between runs."""
+    profiles: dict[str, Profile] = Field(min_length=1)
+
+    def profile(self, name: str | None = None) -> Profile:
+        """Return a profile by name.
+
+        Raises:
+            UsageError: If there is none of that name.
+        """
+        wanted = name or self.default_profile
+        if wanted not in self.profiles:
+            raise UsageError(
+                f"there is no profile {wanted!r} in {self.path}.",
+                f"Profiles: {', '.join(sorted(self.profiles))}.",
+            )
+        return self.profiles[wanted]
+
+    @property
+    def cache(self) -> Path:
+        """The cache folder; the environment variable MAIA_CACHE wins over the file."""
+        return Path(os.environ.get("MAIA_CACHE") or self.cache_dir).expanduser()
+
+
+def find(explicit: Path | None = None) -> Path:
+    """Return the configuration file: the one named, MAIA_CONFIG, ./ray_config.yaml, or the program's own."""
+    if explicit is None and os.environ.get("MAIA_CONFIG"):
+        explicit = Path(os.environ["MAIA_CONFIG"])
+    if explicit is not None:
+        if not explicit.is_file():
+            raise ConfigError(
+                f"the configuration file {explicit} does not exist.", "Check --config or MAIA_CONFIG."
+            )
+        return explicit
+    here = Path.cwd() / FILE_NAME
+    return here if here.is_file() else Path(__file__).resolve().parent.parent / FILE_NAME
+
+
+def load(explicit: Path | None = None) -> Configuration:
+    """Return the validated configuration.
+
+    Raises:
+        ConfigError: Naming the file and the key of the first thing that is wrong.
+    """
+    path = find(explicit)
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeyLoader)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}.") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(content, dict) or not isinstance(content.get("profiles"), dict):
+        raise ConfigError(f"{path} must be a mapping with the key 'profiles', itself a mapping of names.")
+    profiles = {name: _extended(content["profiles"], name, path) for name in content["profiles"]}
+    try:
+        return Configuration(**{**content, "profiles": profiles, "path": path})
+    except ValidationError as error:
+        raise ConfigError(_explain(error, path)) from error
+    except TypeError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _extended(profiles: dict[str, Any], name: str, path: Path, seen: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return profile `name` with what it extends merged under it."""
+    content = profiles[name]
+    if content is None:
+        content = {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: profiles.{name} must be a mapping, got {content!r}.")
+    content = dict(content)
+    parent = content.pop("extends", None)
+    if parent is None:
+        return content
+    if parent not in profiles:
+        raise ConfigError(
+            f"{path}: profiles.{name}.extends names {parent!r}, which is not a profile.",
+            f"Profiles: {', '.join(sorted(map(str, profiles)))}.",
+        )
+    if parent in (name, *seen):
+        raise ConfigError(f"{path}: profiles.{name} extends itself, by way of {parent!r}.")
+    return _merged(_extended(profiles, parent, path, (*seen, name)), content)
+
+
+def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Merge mappings key by key; a mapping that names another `backend` replaces the whole mapping."""
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        if (
+            isinstance(value, dict)
+            and isinstance(below, dict)
+            and value.get("backend") in (None, below.get("backend"))
+        ):
+            merged[key] = _merged(below, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _explain(error: ValidationError, path: Path) -> str:
+    """Return one line a problem: the key's path, the rule, the value."""
+    lines = []
+    for problem in error.errors()[:5]:
+        # Pydantic puts the chosen variant of a union into the location; the file has no such key.
+        keys = [str(key) for key in problem["loc"]]
+        variants = {"scenes", "diffusers", "openai-images", "grounding-dino-sam", "sam3", "openai", "builtin"}
+        shown = ".".join(
+            key for i, key in enumerate(keys) if not (i and key in variants and i < len(keys) - 1)
+        )
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"{path}: unknown key {shown}{_nearest(keys[-1], keys[:-1])}")
+        else:
+            value = problem.get("input")
+            told = f", got {value!r}" if isinstance(value, str | int | float | bool | type(None)) else ""
+            lines.append(f"{path}: {shown}: {problem['msg'].removeprefix('Value error, ')}{told}")
+    return "\n".join(lines)
+
+
+def _nearest(key: str, parents: list[str]) -> str:
+    """Return ' (did you mean ...?)' from the fields of the settings class at that place, if it is known."""
+    model: Any = Configuration
+    for parent in parents:
+        field = getattr(model, "model_fields", {}).get(parent)
+        if field is None:
+            if model is Configuration or not hasattr(model, "model_fields"):
+                model = Profile
+            continue
+        model = field.annotation
+    known = list(getattr(model, "model_fields", Profile.model_fields))
+    near = difflib.get_close_matches(key, known, 1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML keeps the last of two equal keys in silence; a configuration should not."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
