@@ -1,0 +1,183 @@
+"""The process around a model: device, dtype, threads, allocator, seeds, and torchvision beside a CPU torch.
+
+Nothing here happens at import, and nothing imports torch before it must: the environment of a worker and
+the allocator have to be set before torch's first allocation.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import random
+import sys
+from typing import TYPE_CHECKING, Any
+
+from actors.errors import MissingDependencyError, UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+# glibc's mallopt parameters (malloc.h).
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
+
+_kept: list[Any] = []
+"""Operator libraries: their registrations live as long as they do."""
+
+
+def available_cores() -> int:
+    """Return how many cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def worker_env(threads: int | None = None) -> dict[str, str]:
+    """Return the environment variables of a model's process; they count only before torch is imported.
+
+    Passive waiting costs some percent on an idle machine, but threads that spin between parallel regions
+    make inference many times slower as soon as anything else needs the cores.
+    """
+    n = str(threads or available_cores())
+    return {
+        "OMP_NUM_THREADS": n,
+        "MKL_NUM_THREADS": n,
+        "OPENBLAS_NUM_THREADS": n,
+        "OMP_WAIT_POLICY": "PASSIVE",
+    }
+
+
+def cpu_preamble(threads: int | None = None) -> None:
+    """Set up the allocator, and torch's threads, for inference on the CPU. Call before the first allocation.
+
+    By default glibc returns each large tensor's memory to the kernel and faults it in again, page by page,
+    for the next one: up to half of the inference time at large batches. Keeping freed memory costs about
+    30 % more resident memory. The single arena is needed because forward passes run in a worker thread,
+    and the other settings do not reach the arenas of threads. On other C libraries the allocator is left alone.
+    """
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_ARENA_MAX, 1)
+        libc.mallopt(_M_MMAP_MAX, 0)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        libc.mallopt(_M_TOP_PAD, 256 * 2**20)
+    set_threads(threads)
+
+
+def set_threads(threads: int | None = None) -> None:
+    """Set the threads of torch's operators: `threads`, or as many as there are cores."""
+    import torch
+
+    torch.set_num_threads(threads or available_cores())
+
+
+def import_vision_libraries() -> None:
+    """Import torchvision so that timm and transformers can, also beside a torch built for the CPU.
+
+    The wheel of torchvision is built for CUDA; beside a CPU torch its compiled operators do not load, and
+    its Python part then fails while it registers fake versions of two of them. Declaring their schemas is
+    enough: none of the networks here calls them. Does nothing where the operators are there.
+
+    Raises:
+        MissingDependencyError: If torchvision is not installed.
+    """
+    if "torchvision" in sys.modules:
+        return
+    import importlib.util
+
+    import torch
+
+    spec = importlib.util.find_spec("torchvision")
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingDependencyError("torchvision is not installed.", "pip install torchvision")
+    if not _compiled_operators_load(list(spec.submodule_search_locations)[0]):
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        for name in ("nms", "qnms"):
+            if not hasattr(torch.ops.torchvision, name):
+                library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _kept.append(library)
+    import torchvision  # noqa: F401
+
+
+def _compiled_operators_load(folder: str) -> bool:
+    """Say whether torchvision's operators load into this process, as torchvision itself would load them."""
+    import glob
+
+    import torch
+
+    for path in glob.glob(os.path.join(glob.escape(folder), "_C*")):  # noqa: PTH118, PTH207
+        try:
+            torch.ops.load_library(path)
+        except OSError:
+            return False
+    return hasattr(torch.ops.torchvision, "nms")
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """Return the device called `name`: "auto", "cpu", "cuda", "cuda:N" or "mps".
+
+    "auto" is the first CUDA GPU, else Apple's GPU, else the CPU.
+
+    Raises:
+        UsageError: If the name is unknown or the machine has no such device.
+    """
+    import torch
+
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", 0)
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda", "mps"):
+        raise UsageError(
+            f"unknown device {name!r}.",
+            'Use "auto", "cpu", "cuda", "cuda:N" (a GPU\'s number from 0) or "mps".',
+        )
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UsageError("device 'mps' needs an Apple GPU, and there is none.", 'Use "auto" or "cpu".')
+    if device.type == "cuda":
+        n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if not n_gpus:
+            build = (
+                "this torch is built without CUDA" if torch.version.cuda is None else "no CUDA GPU is visible"
+            )
+            raise UsageError(
+                f"device {name!r}: {build}.", 'Use "auto" or "cpu", or install a CUDA build of torch.'
+            )
+        if (device.index or 0) >= n_gpus:
+            raise UsageError(
+                f"device {name!r}: there are {n_gpus} GPUs.", f"Their numbers are 0 to {n_gpus - 1}."
+            )
+        return torch.device("cuda", device.index or 0)
+    return device
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, numpy and torch (all devices). For training and tests: requests carry their own seeds."""
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+DTYPE_NAMES = ("float32", "bfloat16", "float16")
+
+
+def pick_dtype(name: str) -> torch.dtype:
+    """Return the torch dtype called `name`; it is part of every cache key.
+
+    Raises:
+        UsageError: If the name is not one of DTYPE_NAMES.
+    """
+    import torch
+
+    if name not in DTYPE_NAMES:
+        raise UsageError(f"dtype must be one of {', '.join(DTYPE_NAMES)}, got {name!r}.")
+    dtype = getattr(torch, name)
+    assert isinstance(dtype, torch.dtype)
+    return dtype

@@ -1,0 +1,131 @@
+"""Pickles requests and results so that images inside them travel as content ids.
+
+A `Parcel` holds any Python values; each `Image` in them is replaced by its id, and the pixels travel
+beside, once, or not at all where the other side has them. Only between processes of one program: a
+parcel is a pickle, and unpickling runs code.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import io
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
+
+from actors.images import Image
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """Pickled values and the ids of the images they mention, in order of first mention."""
+
+    data: bytes
+    ids: tuple[str, ...]
+
+
+def pack(values: Any) -> tuple[Parcel, dict[str, Image]]:
+    """Return `values` as a parcel, and the images it mentions by id.
+
+    Raises:
+        Exception: Whatever pickling raises for values that cannot travel.
+    """
+    buffer = io.BytesIO()
+    pickler = _Pickler(buffer)
+    pickler.dump(values)
+    return Parcel(buffer.getvalue(), tuple(pickler.images)), pickler.images
+
+
+def unpack(parcel: Parcel, images: Mapping[str, Image]) -> Any:
+    """Return the values of `parcel`, its images taken from `images`.
+
+    Raises:
+        KeyError: If an image is missing; see `Parcel.ids`.
+    """
+    if not parcel.ids:
+        return pickle.loads(parcel.data)
+    return _Unpickler(io.BytesIO(parcel.data), images).load()
+
+
+def images_from(pixels: Mapping[str, np.ndarray]) -> dict[str, Image]:
+    """Return received pixels as images, copied out of the shared memory they arrived in.
+
+    A view would pin the whole message in Ray's object store for as long as one of its images is kept.
+    """
+    images = {}
+    for id, array in pixels.items():
+        owned = np.array(array, order="C")
+        owned.flags.writeable = False
+        images[id] = Image(owned, id)
+    return images
+
+
+def _image_by_id(id: str) -> Image:
+    raise pickle.UnpicklingError("a parcel with images is opened by `unpack`")
+
+
+class _Pickler(pickle.Pickler):
+    """Collects images, and pickles plain frozen dataclasses by their field values.
+
+    The second is for speed: requests are frozen dataclasses with slots, whose generated
+    `__getstate__` and `__setstate__` take three times as long as reading the fields and calling the class.
+    """
+
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file, protocol=5)
+        self.images: dict[str, Image] = {}
+
+    def reducer_override(self, value: Any) -> Any:
+        cls = type(value)
+        if cls is Image:
+            self.images[value.id] = value
+            return _image_by_id, (value.id,)
+        read = _FIELD_READERS.get(cls)
+        if read is None:
+            read = _FIELD_READERS[cls] = _field_reader(cls)
+        return NotImplemented if read is _BY_DEFAULT else (cls, read(value))
+
+
+def _BY_DEFAULT(value: Any) -> tuple[Any, ...]:  # noqa: N802
+    raise AssertionError
+
+
+_FIELD_READERS: dict[type, Any] = {}
+
+
+def _field_reader(cls: type) -> Any:
+    """Return what reads the constructor's arguments from an instance, or _BY_DEFAULT where it must not."""
+    if (
+        not is_dataclass(cls)
+        or not cls.__dataclass_params__.frozen  # type: ignore[attr-defined]
+        or hasattr(cls, "__post_init__")
+        or cls in copyreg.dispatch_table
+        or "__reduce__" in vars(cls)
+    ):
+        return _BY_DEFAULT
+    names = []
+    for each in fields(cls):
+        if not each.init or each.kw_only:
+            return _BY_DEFAULT
+        names.append(each.name)
+    if not names:
+        return _BY_DEFAULT
+    if len(names) == 1:
+        only = attrgetter(names[0])
+        return lambda value: (only(value),)
+    return attrgetter(*names)
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, file: io.BytesIO, images: Mapping[str, Image]) -> None:
+        super().__init__(file)
+        self._images = images
+
+    def find_class(self, module: str, name: str) -> Any:
+        if name == "_image_by_id" and module == __name__:
+            return self._images.__getitem__
+        return super().find_class(module, name)
