@@ -1,0 +1,377 @@
+"""Makes and edits images with any diffusers pipeline.
+
+Every image draws its noise from a generator of its own, seeded by its own request, on the CPU: so an
+image depends neither on the batch it was made in nor on the kind of GPU that drew it. (One generator
+for a whole batch, as is common, gives a prompt another image at each position.)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import PIL.Image
+
+from actors import hub
+from actors.errors import BackendError, MaiaError, RefusedError, UsageError
+from actors.generation.base import EditRequest, GenerateRequest, MadeImage
+from actors.generation.settings import DiffusersPipeline
+from actors.images import Image, Provenance
+
+Task = Literal["generate", "edit"]
+
+_MAX_SEED = 2**63 - 1
+_GRAIN = 8
+"""Pixels to whose multiple an image is trimmed before editing: the VAE's step in all common pipelines."""
+
+
+def derived_seed(seed: int, attempt: int) -> int:
+    """Return the seed of a further attempt at a request, in 0..2**63-1; attempt 0 is the request's own."""
+    if attempt == 0:
+        return seed
+    digest = hashlib.blake2b(f"{seed}:{attempt}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+class DiffusionMaker:
+    """One diffusers pipeline that generates, or one that edits.
+
+    Raises (when built):
+        MissingDependencyError: Without diffusers and transformers.
+        UsageError: Unknown model, pipeline class or argument, an unreachable hub, too little memory.
+    """
+
+    def __init__(self, settings: DiffusersPipeline, task: Task) -> None:
+        hub.require("the diffusers backend", "torch", "diffusers", "transformers", "accelerate")
+        self._settings, self._task = settings, task
+        folder = _folder(settings)
+        self._pipeline, device, dtype = _load(settings, task, folder)
+        self._arguments = _arguments(self._pipeline, settings)
+        self.max_batch = settings.max_batch
+        kind = type(self._pipeline).__name__
+        self.name = f"diffusers {kind} {hub.identity(settings.model, folder)}"
+        made_by = {**self._arguments, "size": settings.size, "safety_checker": settings.safety_checker}
+        self.settings = f"{task} {dtype} {json.dumps(made_by, sort_keys=True, default=str)}"
+        self._device = device
+        self._reads_tokens = _longest_prompt(self._pipeline)
+
+    def generate(self, requests: Sequence[GenerateRequest]) -> list[MadeImage | MaiaError]:
+        """Return one image or typed failure a request, in order; see `ImageMaker`."""
+        if self._task != "generate":
+            return [_cannot(self.name, "generate") for _ in requests]
+        sizes = dict.fromkeys(range(len(requests)), self._size())
+        texts = [request.prompt for request in requests]
+        return self._make(requests, texts, [None] * len(requests), sizes)
+
+    def edit(self, requests: Sequence[EditRequest]) -> list[MadeImage | MaiaError]:
+        """Return one image or typed failure a request, in order; see `ImageMaker`."""
+        if self._task != "edit":
+            return [_cannot(self.name, "edit") for _ in requests]
+        sizes = {index: self._size() or _trimmed(r.image.size) for index, r in enumerate(requests)}
+        sources = [_fitted(r.image, sizes[index]) for index, r in enumerate(requests)]
+        return self._make(requests, [request.instruction for request in requests], sources, sizes)
+
+    def _size(self) -> tuple[int, int] | None:
+        size = self._settings.size
+        return (size, size) if isinstance(size, int) else size
+
+    def _make(
+        self,
+        requests: Sequence[GenerateRequest | EditRequest],
+        texts: Sequence[str],
+        sources: Sequence[PIL.Image.Image | None],
+        sizes: dict[int, Any],
+    ) -> list[MadeImage | MaiaError]:
+        results: dict[int, MadeImage | MaiaError] = {}
+        todo: list[int] = []
+        for index, request in enumerate(requests):
+            if not 0 <= request.seed <= _MAX_SEED:
+                results[index] = UsageError(f"a seed must be in 0..{_MAX_SEED}, got {request.seed}")
+            elif not texts[index].strip():
+                results[index] = UsageError("a prompt must have words, got an empty one")
+            else:
+                todo.append(index)
+        for attempt in range(self._settings.refusal_retries + 1):
+            seeds = {index: derived_seed(requests[index].seed, attempt) for index in todo}
+            refused = []
+            for batch in _batches(todo, sizes, self.max_batch):
+                pictures = self._run(batch, texts, sources, sizes[batch[0]], seeds)
+                for index, picture in zip(batch, pictures, strict=True):
+                    if isinstance(picture, RefusedError):
+                        refused.append(index)
+                        results[index] = picture
+                    elif isinstance(picture, MaiaError):
+                        results[index] = picture
+                    else:
+                        results[index] = self._made(requests[index], picture, seeds[index], attempt)
+            todo = refused
+        return [results[index] for index in range(len(requests))]
+
+    def _run(
+        self,
+        batch: Sequence[int],
+        texts: Sequence[str],
+        sources: Sequence[PIL.Image.Image | None],
+        size: tuple[int, int] | None,
+        seeds: dict[int, int],
+    ) -> list[np.ndarray | MaiaError]:
+        """Return uint8 (H, W, 3) or a typed failure for each index of `batch`; halved if memory runs out."""
+        import torch
+
+        arguments: dict[str, Any] = {
+            **self._arguments,
+            "prompt": [texts[index] for index in batch],
+            "generator": [torch.Generator("cpu").manual_seed(seeds[index]) for index in batch],
+            "output_type": "np",
+        }
+        if sources[batch[0]] is not None:
+            arguments["image"] = [sources[index] for index in batch]
+        if size is not None and "height" in inspect.signature(self._pipeline.__call__).parameters:
+            arguments["height"], arguments["width"] = size
+        try:
+            output = self._pipeline(**arguments)
+        except Exception as error:
+            if not hub.is_out_of_memory(error):
+                raise BackendError(
+                    f"{self.name} failed: {type(error).__name__}: {error}",
+                    "If it names an argument, see `call`, `steps` and `size` in the configuration.",
+                ) from error
+        else:
+            return self._checked(output, len(batch))
+        # Outside the except clause: the traceback would keep the failed batch's tensors alive.
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if len(batch) > 1:
+            middle = len(batch) // 2
+            halves = (batch[:middle], batch[middle:])
+            return [each for half in halves for each in self._run(half, texts, sources, size, seeds)]
+        return [
+            hub.OutOfMemoryError(
+                f"{self.name} ran out of memory on a single image on {self._device}.",
+                "Lower `size`, or set `offload: model`, `attention_slicing` or `vae_tiling`.",
+            )
+        ]
+
+    def _checked(self, output: Any, count: int) -> list[np.ndarray | MaiaError]:
+        images = np.asarray(output.images, dtype=np.float32)
+        if images.shape[0] != count or images.ndim != 4 or images.shape[3] != 3:
+            raise BackendError(f"{self.name} was asked for {count} RGB images and returned {images.shape}")
+        flags = getattr(output, "nsfw_content_detected", None) or [False] * count
+        results: list[np.ndarray | MaiaError] = []
+        for image, flagged in zip(images, flags, strict=True):
+            if flagged:
+                tries = self._settings.refusal_retries + 1
+                results.append(
+                    RefusedError(
+                        f"the safety checker of {self._settings.model} withheld the image {tries} times.",
+                        "Word the prompt otherwise.",
+                    )
+                )
+            elif not np.isfinite(image).all():
+                results.append(
+                    BackendError(
+                        f"{self.name} produced values that are no numbers.",
+                        "Some models overflow in float16: set `dtype` to bfloat16 or float32.",
+                    )
+                )
+            else:
+                results.append((image.clip(0, 1) * 255).round().astype(np.uint8))
+        return results
+
+    def _made(
+        self, request: GenerateRequest | EditRequest, pixels: np.ndarray, seed: int, attempt: int
+    ) -> MadeImage:
+        text = request.prompt if isinstance(request, GenerateRequest) else request.instruction
+        notes = list(self._unread(text))
+        if attempt:
+            notes.append(f"the safety checker withheld {attempt} earlier draws; this one has another seed")
+        maker = f"{self.name} {self.settings}"
+        if isinstance(request, GenerateRequest):
+            made = Provenance("generated", maker, text, seed)
+        else:
+            known = request.provenance or Provenance("unknown")
+            made = Provenance(
+                "edited", maker, known.prompt, seed, edits=(*known.edits, text), parent=request.image.id
+            )
+        return MadeImage(Image.from_pixels(pixels), replace(made, notes=tuple(notes)))
+
+    def _unread(self, text: str) -> list[str]:
+        """Say so if the text is longer than what the pipeline's text encoders read."""
+        if self._reads_tokens is None:
+            return []
+        tokenizer, limit = self._reads_tokens
+        count = len(tokenizer(text, truncation=False, verbose=False).input_ids)
+        return [f"only the first {limit} of {count} tokens of the text were read"] if count > limit else []
+
+    def describe(self) -> dict[str, Any]:
+        """Return plain facts for `maia doctor` and logs."""
+        return {
+            "model": self._settings.model,
+            "pipeline": type(self._pipeline).__name__,
+            "task": self._task,
+            "device": self._device,
+            "settings": self.settings,
+        }
+
+    def close(self) -> None:
+        """Let go of the weights."""
+        self._pipeline = None
+        import torch
+
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _cannot(name: str, verb: str) -> UsageError:
+    return UsageError(
+        f"{name} cannot {verb} images.",
+        "Set `generation.editor` to an instruction editor." if verb == "edit" else "",
+    )
+
+
+def _batches(indices: Sequence[int], sizes: dict[int, Any], most: int) -> list[list[int]]:
+    """Group indices whose images have the same size into batches of at most `most`, in order."""
+    by_size: dict[Any, list[int]] = defaultdict(list)
+    for index in indices:
+        by_size[sizes[index]].append(index)
+    return [group[i : i + most] for group in by_size.values() for i in range(0, len(group), most)]
+
+
+def _trimmed(size: tuple[int, int]) -> tuple[int, int]:
+    height, width = (max(_GRAIN, side // _GRAIN * _GRAIN) for side in size)
+    return height, width
+
+
+def _fitted(image: Image, size: tuple[int, int]) -> PIL.Image.Image:
+    picture = image.to_pil()
+    if image.size == size:
+        return picture
+    return picture.resize((size[1], size[0]), PIL.Image.Resampling.LANCZOS)
+
+
+def _folder(settings: DiffusersPipeline) -> Path:
+    def fetch() -> str:
+        from actors.runtime import import_vision_libraries
+
+        import_vision_libraries()
+        import diffusers
+
+        return diffusers.DiffusionPipeline.download(
+            settings.model, revision=settings.revision, variant=settings.variant
+        )
+
+    folder = hub.resolve(settings.model, settings.revision, fetch)
+    if not (folder / "model_index.json").is_file():
+        raise UsageError(
+            f"{settings.model!r} holds no diffusers pipeline: it has no model_index.json.",
+            "Give a pipeline in diffusers' own format; a single checkpoint file must be converted first.",
+        )
+    return folder
+
+
+def _load(settings: DiffusersPipeline, task: Task, folder: Path) -> tuple[Any, str, str]:
+    """Return the pipeline on its device, the device and the dtype."""
+    from actors.runtime import import_vision_libraries, pick_device
+
+    import_vision_libraries()
+    import diffusers
+    import transformers
+
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+    device = str(pick_device(settings.device))
+    dtype = hub.loading_dtype(settings.dtype, device)
+    if settings.offload != "none" and device == "cpu":
+        raise UsageError(
+            f"offload: {settings.offload} moves weights between main memory and a GPU, and there is none.",
+            "Set `offload: none`.",
+        )
+    needed = hub.weights_bytes(folder, dtype.itemsize, settings.variant)
+    if settings.load.get("quantization_config") is None:
+        hub.check_memory(settings.model, needed, "cpu" if settings.offload != "none" else device)
+    index = json.loads((folder / "model_index.json").read_text())
+    load: dict[str, Any] = {"dtype": dtype, "variant": settings.variant, **settings.load}
+    if not settings.safety_checker and "safety_checker" in index:
+        load |= {"safety_checker": None, "requires_safety_checker": False}
+    loader = _pipeline_class(diffusers, settings.pipeline, task)
+    with hub.explained(settings.model, settings.revision):
+        pipeline = loader.from_pretrained(folder, **load)
+        pipeline.set_progress_bar_config(disable=True)
+        _place(pipeline, settings, device)
+    return pipeline, device, str(dtype).removeprefix("torch.")
+
+
+def _pipeline_class(diffusers: Any, name: str | None, task: Task) -> Any:
+    if name is None:
+        # An editor is loaded as what it was saved as; "auto" would turn an editor's weights into a generator.
+        return diffusers.AutoPipelineForText2Image if task == "generate" else diffusers.DiffusionPipeline
+    found = getattr(diffusers, name, None)
+    if not (inspect.isclass(found) and issubclass(found, diffusers.DiffusionPipeline)):
+        raise UsageError(
+            f"diffusers {diffusers.__version__} has no pipeline class {name!r}.",
+            "Check the spelling, as in StableDiffusionInstructPix2PixPipeline or FluxKontextPipeline.",
+        )
+    return found
+
+
+def _place(pipeline: Any, settings: DiffusersPipeline, device: str) -> None:
+    if settings.attention_slicing:
+        pipeline.enable_attention_slicing()
+    if settings.vae_tiling:
+        pipeline.vae.enable_tiling()
+    if settings.offload == "model":
+        pipeline.enable_model_cpu_offload(device=device)
+    elif settings.offload == "sequential":
+        pipeline.enable_sequential_cpu_offload(device=device)
+    else:
+        pipeline.to(device)
+    if settings.compile:
+        denoiser = getattr(pipeline, "transformer", None) or pipeline.unet
+        denoiser.compile()
+
+
+def _arguments(pipeline: Any, settings: DiffusersPipeline) -> dict[str, Any]:
+    """Return the call's settings under the pipeline's own names.
+
+    Raises:
+        UsageError: Naming the setting that this pipeline does not take.
+    """
+    wanted = {
+        "num_inference_steps": settings.steps,
+        "guidance_scale": settings.guidance,
+        "image_guidance_scale": settings.image_guidance,
+        **settings.call,
+    }
+    arguments = {name: value for name, value in wanted.items() if value is not None}
+    taken = inspect.signature(pipeline.__call__).parameters
+    unknown = sorted(set(arguments) - set(taken))
+    own = sorted(
+        set(settings.call) & {"prompt", "image", "generator", "output_type", "num_images_per_prompt"}
+    )
+    if unknown or own:
+        raise UsageError(
+            f"{type(pipeline).__name__} takes no argument {', '.join(unknown)}."
+            if unknown
+            else f"`call` may not set {', '.join(own)}: the program sets it for each image.",
+            "Remove it from the configuration.",
+        )
+    return arguments
+
+
+def _longest_prompt(pipeline: Any) -> tuple[Any, int] | None:
+    """Return the tokenizer that reads furthest and how many tokens it reads."""
+    parts = [
+        part
+        for name, part in pipeline.components.items()
+        if name.startswith("tokenizer") and part is not None
+    ]
+    limits = [(part, getattr(part, "model_max_length", None)) for part in parts]
+    known = [(part, limit) for part, limit in limits if isinstance(limit, int) and limit < 10**6]
+    return max(known, key=lambda pair: pair[1]) if known else None
