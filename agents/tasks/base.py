@@ -63,8 +63,9 @@ def read_sections(reply: str) -> dict[str, list[str]]:
     prose = _FENCE.sub("\n", reply)
     marks = list(_MARKER.finditer(prose))
     sections: dict[str, list[str]] = {}
-    for mark, following in zip(marks, [*marks[1:], None], strict=True):
-        text = prose[mark.end() : following.start() if following else len(prose)].strip()
+    ends = [mark.start() for mark in marks[1:]] + [len(prose)]
+    for mark, end in zip(marks, ends, strict=False):
+        text = prose[mark.end() : end].strip()
         text = text.strip("*_` \n")
         if text and not re.fullmatch(r"<[^<>]*>\.?", text):
             sections.setdefault(" ".join(mark["name"].upper().split()), []).append(text)

@@ -1,0 +1,103 @@
+"""What a journal promises: nothing paid twice, nothing changed in silence."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from actors.chat.base import ChatReply, ChatRequest, Message, Usage
+from actors.images import Image
+from agents.journal import Blobs, Journal, JournalError, RecordedChat, request_key, slug
+from agents.store import Store
+
+pytestmark = pytest.mark.anyio
+
+
+class CountingChat:
+    name = "counting"
+    sees_images = True
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.broken = False
+
+    async def complete(self, request: ChatRequest) -> ChatReply:
+        self.asked.append(request.messages[-1].text)
+        if self.broken:
+            raise ConnectionError
+        return ChatReply(f"answer {len(self.asked)}", usage=Usage(prompt_tokens=3, requests=1))
+
+
+def ask(text: str, **options: object) -> ChatRequest:
+    return ChatRequest((Message("user", (text,)),), **options)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store.open(tmp_path)
+
+
+async def test_an_answer_that_arrived_is_never_bought_twice(store):
+    model = CountingChat()
+    first = RecordedChat(model, Journal(store, "u"), "interpreter")
+    assert (await first.complete(ask("a"))).text == "answer 1"
+    again = RecordedChat(model, Journal(store, "u"), "interpreter")
+    assert (await again.complete(ask("a"))).text == "answer 1"
+    assert model.asked == ["a"]
+    assert again.usage.prompt_tokens == 3, "a replayed answer still counts as cost of the study"
+
+
+async def test_a_call_that_never_answered_is_listed_as_in_doubt(store):
+    model, journal = CountingChat(), Journal(store, "u")
+    model.broken = True
+    chat = RecordedChat(model, journal, "interpreter")
+    with pytest.raises(ConnectionError):
+        await chat.complete(ask("a"))
+    assert journal.in_doubt() == [request_key("counting", ask("a"))]
+    model.broken = False
+    await chat.complete(ask("a"))
+    assert journal.in_doubt() == []
+
+
+def test_a_call_is_another_call_when_anything_differs():
+    image = Image.from_pixels(np.zeros((2, 3, 3), np.uint8))
+    requests = [
+        ask("a"),
+        ask("b"),
+        ask("a", seed=1),
+        ask("a", max_tokens=5),
+        ask("a", temperature=0.5),
+        ChatRequest((Message("system", ("a",)),)),
+        ChatRequest((Message("user", ("a", image)),)),
+    ]
+    assert len({request_key("m", each) for each in requests} | {request_key("n", requests[0])}) == 8
+    assert request_key("m", ask("a", conversation="x")) == request_key("m", ask("a", conversation="y"))
+
+
+def test_a_round_is_written_once_and_a_rival_is_told(store):
+    journal = Journal(store, "u")
+    journal.commit_round(1, {"x": 1}, [])
+    journal.commit_round(1, {"x": 1}, [])
+    with pytest.raises(JournalError, match="another content"):
+        Journal(store, "u").commit_round(1, {"x": 2}, [])
+    assert journal.rounds() == [{"x": 1}]
+
+
+def test_images_come_back_with_the_very_same_pixels_and_damage_is_noticed(store):
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+    image, blobs = Image.from_pixels(pixels), Blobs(store)
+    blobs.put([image, image])
+    assert np.array_equal(blobs.get(image.id).pixels, pixels)
+    other = Image.from_pixels(pixels[::-1])
+    (store.root / Blobs.key(other.id)).parent.mkdir(parents=True, exist_ok=True)
+    (store.root / Blobs.key(other.id)).write_bytes((store.root / Blobs.key(image.id)).read_bytes())
+    with pytest.raises(JournalError, match="changed"):
+        blobs.get(other.id)
+    with pytest.raises(JournalError, match="missing"):
+        blobs.get("0" * 32)
+
+
+def test_units_have_different_folders_whatever_their_names():
+    names = ["a/b", "a_b", "a:b", "../a", "", "." * 300, "ü" * 200]
+    assert len({slug(name) for name in names}) == len(names)
+    assert all("/" not in slug(name) and len(slug(name)) < 120 for name in names)

@@ -1,0 +1,81 @@
+"""Statistics of evidence against values worked out by hand or by simulation."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+
+from agents.statistics import (
+    auroc,
+    auroc_interval,
+    benjamini_hochberg,
+    e_value,
+    standardised_margin,
+    wilson_interval,
+)
+
+
+def test_auroc_counts_a_tie_as_half():
+    assert auroc([3, 2], [1, 2, 0]) == pytest.approx(5.5 / 6)
+    assert auroc([1, 1], [1]) == 0.5
+
+
+def test_auroc_of_an_empty_group_is_an_error_and_not_a_number():
+    with pytest.raises(ValueError, match="each group"):
+        auroc([], [1.0])
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3, 0.5, 0.9, 1.0])
+def test_the_interval_of_an_auroc_holds_it_and_has_width_also_at_the_ends(value):
+    low, high = auroc_interval(value, 20, 20)
+    assert 0 <= low <= value <= high <= 1
+    assert high - low > 0.05
+    narrow = auroc_interval(value, 200, 200)
+    assert narrow[1] - narrow[0] < high - low
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(300):
+        positives, controls = rng.normal(1, 1, 20), rng.normal(0, 1, 20)
+        low, high = auroc_interval(auroc(positives, controls), 20, 20)
+        covered += low <= 0.7602 <= high  # P(N(1,1) > N(0,1))
+    assert covered / 300 >= 0.92
+
+
+def test_without_a_difference_the_e_value_seldom_reaches_twenty_at_any_time():
+    """Ville's inequality: at most one run in twenty, however often one looks."""
+    rng = random.Random(1)
+    reached = 0
+    for _ in range(400):
+        positives = [rng.random() for _ in range(60)]
+        controls = [rng.random() for _ in range(60)]
+        reached += any(e_value(positives[:n], controls[:n]) >= 20 for n in range(1, 61))
+    assert reached / 400 <= 0.05 + 0.02
+
+
+def test_a_clear_difference_is_found_within_twenty_pairs():
+    assert e_value([2.0] * 20, [1.0] * 20) > 1000
+
+
+def test_ties_bet_nothing():
+    assert e_value([0.0] * 50, [0.0] * 50) == 1.0
+
+
+def test_a_constant_control_group_gives_no_margin():
+    assert standardised_margin([1.0, 2.0], [0.0, 0.0]) == 0.0
+    assert standardised_margin([3.0], [0.0, 2.0]) == pytest.approx(2.0)
+
+
+def test_wilson_of_no_trials_says_nothing():
+    assert wilson_interval(0, 0) == (0.0, 1.0)
+    low, high = wilson_interval(10, 10)
+    assert 0.7 < low < 0.75
+    assert high == pytest.approx(1.0)
+
+
+def test_benjamini_hochberg_against_a_worked_example():
+    assert benjamini_hochberg([0.01, 0.04, 0.03, 0.5]) == pytest.approx([0.04, 0.16 / 3, 0.16 / 3, 0.5])

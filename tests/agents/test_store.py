@@ -1,0 +1,65 @@
+"""Objects are whole or absent, and the first writer wins."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import pytest
+
+from actors.errors import UsageError
+from agents.store import Store, StoreError
+
+
+def test_the_first_writer_wins_and_the_second_learns_so(tmp_path):
+    store = Store.open(tmp_path / "run")
+    assert store.put("a/b", b"first")
+    assert not store.put("a/b", b"second")
+    assert store.get("a/b") == b"first"
+    assert list(store.keys("a")) == ["a/b"]
+
+
+def test_of_many_writers_at_once_exactly_one_wins(tmp_path):
+    store = Store.open(tmp_path)
+    start, wins = threading.Barrier(8), []
+
+    def write(name: int) -> None:
+        start.wait()
+        for key in range(20):
+            if store.put(f"k/{key}", str(name).encode()):
+                wins.append(key)
+
+    threads = [threading.Thread(target=write, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(wins) == list(range(20))
+
+
+def test_an_unfinished_write_is_no_object(tmp_path):
+    store = Store.open(tmp_path)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / ".0123.tmp").write_bytes(b"half")
+    assert list(store.keys("a")) == []
+    assert store.get("a/x") is None
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="cannot be written"):
+        Store.open(tmp_path / "file" / "run")
+
+
+def test_a_full_disk_is_a_typed_failure_that_leaves_nothing_behind(tmp_path, monkeypatch):
+    store = Store.open(tmp_path)
+
+    def full(*_: object) -> int:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(StoreError, match="No space left"):
+        store.put("a", b"data")
+    monkeypatch.undo()
+    assert store.get("a") is None
+    assert [path.name for path in tmp_path.iterdir()] == []

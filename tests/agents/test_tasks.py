@@ -1,0 +1,77 @@
+"""Reading what a model wrote, in the many ways that models write it."""
+
+from __future__ import annotations
+
+import pytest
+
+from agents.tasks.base import read_hypotheses, read_program, read_sections
+from agents.tasks.describe_unit import DescribeUnit
+
+
+def test_several_blocks_are_one_program_in_order():
+    reply = "First\n```python\na = 1\n```\nthen\n```py\nprint(a)\n```\n```json\n{}\n```"
+    assert read_program(reply) == "a = 1\n\nprint(a)"
+
+
+@pytest.mark.parametrize("reply", ["", "no code here", "```text\nnot a program\n```", "```python\n\n```"])
+def test_a_reply_without_a_program_has_none(reply):
+    assert read_program(reply) is None
+
+
+def test_an_unclosed_block_runs_to_the_end():
+    assert read_program("[CODE]:\n```python\nx = 1\n") == "x = 1"
+
+
+def test_an_indented_fence_and_a_longer_fence_are_read():
+    assert read_program("- so:\n  ```python\nx = 1\n  ```") == "x = 1"
+    assert read_program('````python\nprint("```")\n````') == 'print("```")'
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "[DESCRIPTION]: Dogs on grass.\n[LABEL]: dogs on grass",
+        "**[DESCRIPTION]:** Dogs on grass.\n**[LABEL]:** dogs on grass",
+        '[DESCRIPTION]\nDogs\non grass.\n\n[LABEL]\n"dogs on grass"',
+        "### [Description]: Dogs on grass.\n### [Label]: *dogs on grass*\n",
+    ],
+)
+def test_a_final_answer_is_read_however_it_is_dressed(reply):
+    answer = DescribeUnit().read_answer(reply)
+    assert answer is not None
+    assert answer.labels == ("dogs on grass",)
+    assert answer.description == "Dogs on grass."
+
+
+def test_numbered_labels_are_labels():
+    answer = DescribeUnit().read_answer(
+        "[DESCRIPTION]: a OR b\n[LABEL 1]: apples\n[LABEL 2]: blue cars\n[LABEL 2]: apples"
+    )
+    assert answer is not None
+    assert answer.labels == ("apples", "blue cars")
+    assert answer.label == "apples OR blue cars"
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "",
+        "I think that the label is dogs.",
+        "[LABEL]: <final label>",
+        "```python\nprint('[LABEL]: dogs')\n```",
+        "[LABEL]:",
+        "[HYPOTHESIS LIST]:\nHypothesis_1: dogs",
+    ],
+)
+def test_what_is_no_answer_is_not_taken_for_one(reply):
+    assert DescribeUnit().read_answer(reply) is None
+
+
+def test_hypotheses_are_read_without_their_numbers():
+    reply = "[HYPOTHESIS LIST]:\nHypothesis_1: dogs\n**Hypothesis 2**: 3 red cars\n- cats\n4. birds\n[CODE]:\n```python\n```"
+    assert read_hypotheses(reply) == ["dogs", "3 red cars", "cats", "birds"]
+
+
+def test_sections_stop_at_the_next_marker_and_ignore_programs():
+    sections = read_sections("[REASONING]: because\nof this\n[LABEL]: SPURIOUS\n```python\n[BIAS]: no\n```")
+    assert sections == {"REASONING": ["because\nof this"], "LABEL": ["SPURIOUS"]}

@@ -1,0 +1,126 @@
+"""What an agent's program may ask for, and what it gets."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.tools.fakes import FakeObservers, FakeStudio, FakeSubject, darken, picture_of
+from tools.system import System
+from tools.toolbox import Toolbox, ToolError
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def studio():
+    return FakeStudio()
+
+
+def toolbox(studio: FakeStudio, **options: object) -> Toolbox:
+    subject = FakeSubject(studio, lambda shown: 3.14159 if "dog" in shown else 0.1)
+    return Toolbox(System(subject, darken), studio, FakeObservers(), **{"seed": 0, **options})  # type: ignore[arg-type]
+
+
+async def test_activations_are_shown_with_two_decimals_beside_masked_images(studio):
+    box = toolbox(studio)
+    images = (await box.call("text2image", {"prompts": ["a dog", "a cat"]}))["images"]
+    told = await box.call("measure", {"images": images})
+    assert told["activations"] == [3.14, 0.1]
+    assert [image.size for image in told["images"]] == [image.size for image in images]
+    assert told["images"] != images
+
+
+async def test_the_same_prompt_again_is_a_fresh_image_and_two_agents_share_each_draw(studio):
+    one, two = toolbox(studio), toolbox(studio)
+    first = (await one.call("text2image", {"prompts": ["a dog", "a dog"]}))["images"]
+    second = (await one.call("text2image", {"prompts": ["a dog"]}))["images"]
+    assert len({image.id for image in first + second}) == 3
+    shared = (await two.call("text2image", {"prompts": ["a dog"], "n": 3}))["images"]
+    assert shared == first + second
+
+
+async def test_another_run_seed_draws_other_images_also_seed_zero(studio):
+    images = [
+        (await toolbox(studio, seed=seed).call("text2image", {"prompts": ["a dog"]}))["images"][0]
+        for seed in (0, 1, 42)
+    ]
+    assert len(set(images)) == 3
+
+
+async def test_exemplars_set_the_threshold_to_their_mean(studio):
+    box = toolbox(studio)
+    told = await box.call("exemplars", {})
+    assert len(told["images"]) == 15
+    assert told["activations"] == sorted(told["activations"], reverse=True)
+    assert (await box.call("state", {}))["activation_threshold"] == pytest.approx(
+        sum(told["activations"]) / 15
+    )
+
+
+async def test_an_edit_of_a_masked_image_edits_the_picture_under_the_mask(studio):
+    box = toolbox(studio)
+    told = await box.call("exemplars", {})
+    edited = await box.call("edit", {"images": told["images"][:1], "instructions": ["replace it with a dog"]})
+    assert studio.shows[edited["images"][0].id] == "dataset image 0, then: replace it with a dog"
+
+
+async def test_one_refused_image_is_named_and_the_rest_is_not_made_twice(studio):
+    box = toolbox(studio)
+    with pytest.raises(ToolError, match=r"1 of 2 .*'a forbidden thing'"):
+        await box.call("text2image", {"prompts": ["a dog", "a forbidden thing"]})
+    again = (await box.call("text2image", {"prompts": ["a dog"]}))["images"]
+    assert len({seed for prompt, seed in studio.made if prompt == "a dog"}) == 1
+    assert studio.shows[again[0].id] == "a dog"
+
+
+async def test_the_image_limit_is_told_before_anything_is_made(studio):
+    box = toolbox(studio, max_images=3)
+    await box.call("text2image", {"prompts": ["a dog"], "n": 2})
+    with pytest.raises(ToolError, match="1 are left"):
+        await box.call("text2image", {"prompts": ["a cat"], "n": 2})
+    assert len(studio.made) == 2
+
+
+async def test_what_is_logged_is_shown_in_order_with_the_reminder_below_the_threshold(studio):
+    box = toolbox(studio)
+    await box.call("exemplars", {})
+    image = picture_of("x")
+    await box.call("display", {"items": ["look", image]})
+    await box.call("log", {"activations": [0.5], "images": [image], "titles": ["a cat"], "texts": "sits"})
+    shown = box.take_shown()
+    assert shown[:5] == ["look", image, "a cat: activation 0.50", image, "sits"]
+    assert "Continue" in shown[5]
+    assert box.take_shown() == []
+
+
+async def test_a_restored_toolbox_goes_on_where_it_was(studio):
+    box = toolbox(studio)
+    first = (await box.call("text2image", {"prompts": ["a dog"]}))["images"]
+    await box.call("exemplars", {})
+    await box.call("log", {"activations": [1.0], "images": first, "titles": ["t"], "texts": ["x"]})
+    snapshot = json.loads(json.dumps(box.snapshot()))
+    again = toolbox(studio)
+    again.restore(snapshot, box.album.images)
+    assert await again.call("state", {}) == await box.call("state", {})
+    assert (await again.call("text2image", {"prompts": ["a dog"]})) == (
+        await box.call("text2image", {"prompts": ["a dog"]})
+    )
+    assert again.snapshot() == box.snapshot()
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments"),
+    [
+        ("edit", {"images": [picture_of("a")], "instructions": []}),
+        ("describe", {"images": [], "titles": ["a"]}),
+        ("summarize", {"images": []}),
+        ("measure", {"images": []}),
+        ("log", {"activations": [1.0], "images": [], "titles": [], "texts": []}),
+        ("__init__", {}),
+    ],
+)
+async def test_bad_calls_are_answered_in_words(studio, method, arguments):
+    with pytest.raises(ToolError):
+        await toolbox(studio).call(method, arguments)
