@@ -1,0 +1,81 @@
+"""How the scientist words its hypotheses, labels and final answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from actors.chat.builtin.formulas import Formula
+from actors.chat.builtin.words import Term, Words, with_article
+
+NOT_INTERPRETABLE = "not interpretable"
+
+
+def label_of(term: Term) -> str:
+    """Return the short form of one term."""
+    return f"{term.name} objects" if term.kind == "colour" else term.name
+
+
+def labels_of(formula: Formula, words: Words) -> tuple[str, ...]:
+    """Return one label for each unrelated concept of a formula, one for a combination."""
+    if formula.operator in ("is", "or"):
+        return tuple(label_of(term) for term in formula.terms)
+    return (_combined(formula, words),)
+
+
+def claim(formula: Formula, words: Words) -> str:
+    """Return the hypothesis that the formula states, as a sentence."""
+    if formula.operator in ("is", "or"):
+        return f"the unit is driven by {' OR '.join(_phrase(term) for term in formula.terms)}"
+    return f"the unit is driven by {_combined(formula, words)}"
+
+
+def _phrase(term: Term) -> str:
+    if term.kind == "category":
+        return f"any kind of {term.name}"
+    if term.kind == "colour":
+        return f"{term.name} objects of any kind"
+    if term.kind == "background":
+        return f"the {term.name} background, whatever is in front of it"
+    return with_article(term.name)
+
+
+def _combined(formula: Formula, words: Words) -> str:
+    """Word a combination of two terms; the first is what the unit looks at, the second its condition."""
+    first, second = formula.terms
+    if formula.operator == "without":
+        return f"{label_of(first)} without {label_of(second)}"
+    if first.kind == "colour" and second.kind in ("concept", "category"):
+        return f"{first.name} {second.name}"
+    if second.kind == "colour" and first.kind in ("concept", "category"):
+        return f"{second.name} {first.name}"
+    if second.kind == "background":
+        return f"{label_of(first)} {words.backgrounds[second.name].phrase}"
+    if first.kind == "background":
+        return f"{label_of(first)} behind {_with(second)}"
+    return f"{label_of(first)} with {_with(second)}"
+
+
+def _with(term: Term) -> str:
+    return label_of(term) if term.kind in ("colour", "background") else with_article(term.name)
+
+
+def final_description(description: str, labels: Sequence[str]) -> str:
+    """Return the final turn of the neuron-description task."""
+    if len(labels) == 1:
+        return f"[DESCRIPTION]: {description}\n[LABEL]: {labels[0]}"
+    listed = "\n".join(f"[LABEL {n}]: {label}" for n, label in enumerate(labels, 1))
+    return f"[DESCRIPTION]: {description}\n{listed}"
+
+
+def headed(formula: Formula, looked_at: Mapping[Term, float]) -> Formula:
+    """Return a combination with what the unit looks at first: the term seen more in highlighted regions.
+
+    A place or a colour is the condition rather than the thing when the regions do not say.
+    """
+    if formula.operator != "and":
+        return formula
+    order = {"concept": 0, "category": 0, "colour": 1, "background": 2}
+    first, second = sorted(
+        formula.terms, key=lambda term: (-round(looked_at.get(term, 0.0), 1), order[term.kind], term.name)
+    )
+    return Formula("and", (first, second))

@@ -1,0 +1,61 @@
+"""The scientist's words from the embedded world's vocabulary: names, kinds and colours, never pictures."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from actors.chat.builtin.words import Noun, Setting, Words, with_article
+from actors.scenes.backgrounds import BACKGROUNDS
+from actors.scenes.vocabulary import COLOR_WORDS, COLORS, vocabulary
+
+_PHRASES = {
+    "beach": "on a beach",
+    "snow": "in the snow",
+    "water": "in water",
+    "sky": "in the sky",
+    "night": "at night",
+    "sunset": "at sunset",
+    "desert": "in the desert",
+    "forest": "in a forest",
+    "room": "in a room",
+    "road": "on a road",
+    "city": "in a city",
+}
+
+
+@lru_cache(maxsize=1)
+def embedded_words() -> Words:
+    """Return the one vocabulary, made on first use."""
+    table = vocabulary()
+    categories = list(table.categories())
+    above = {c: next((x.lineage for x in table.members(c) if c in x.lineage), ()) for c in categories}
+    other_names: dict[str, list[str]] = {}
+    for name, (meaning, is_plural) in table.words().items():
+        if not is_plural and name != meaning:
+            other_names.setdefault(meaning, []).append(name)
+    return Words(
+        concepts={
+            c.name: Noun(c.name, c.plurals[0], (*c.names[1:], *c.plurals[1:]), c.lineage, (c.color,))
+            for c in table.concepts()
+        },
+        categories={
+            c: Noun(
+                c,
+                names=tuple(other_names.get(c, ())),
+                categories=above[c][above[c].index(c) + 1 :] if above[c] else (),
+            )
+            for c in categories
+        },
+        backgrounds={
+            b.name: Setting(b.name, _phrase(b.name), b.names[1:]) for b in BACKGROUNDS.values()
+        },
+        colours={c: tuple(w for w, meant in COLOR_WORDS.items() if meant == c and w != c) for c in COLORS},
+    )
+
+
+def _phrase(name: str) -> str:
+    if name in _PHRASES:
+        return _PHRASES[name]
+    if name.endswith(("wall", "background")):
+        return f"in front of {with_article(name)}" if name.endswith("wall") else f"on {with_article(name)}"
+    return f"on {name}"

@@ -1,0 +1,54 @@
+"""The built-in scientist: a rule-based stand-in for a language model, behind the same chat interface.
+
+It is a pure function of the messages (and of the request's seed): it sees what a model would see, writes
+the programs that a model would write, and can be resumed or replayed like one.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from actors.chat.base import ChatReply, ChatRequest
+from actors.chat.builtin.describing import UnitStudy
+from actors.chat.builtin.reading import Reading, read
+from actors.chat.builtin.words import Term, Words
+from actors.images import Image
+
+MODEL = "builtin:scientist (embedded stand-in)"
+
+
+class Eyes(Protocol):
+    """Sees what is in pictures."""
+
+    def terms(self, images: Sequence[Image]) -> list[frozenset[Term]]:
+        """Return the terms that each whole picture shows, darkened parts included."""
+
+
+class Scientist:
+    """Answers conversations that ask for a study. `eyes` may be None: then only blind descriptions are used."""
+
+    name = MODEL
+    sees_images = True
+
+    def __init__(self, words: Words, eyes: Eyes | None = None) -> None:
+        self._words, self._eyes = words, eyes
+
+    async def complete(self, request: ChatRequest) -> ChatReply:
+        """Return the next assistant turn. Decides in well under a second, so it does not leave the loop."""
+        return ChatReply(self.next_turn(request), model=MODEL)
+
+    def next_turn(self, request: ChatRequest) -> str:
+        reading = read(request.messages, self._words)
+        rng = random.Random(f"{request.seed or 0}/{reading.rounds}")
+        return self._study(reading, rng)()
+
+    def _study(self, reading: Reading, rng: random.Random) -> Callable[[], str]:
+        return UnitStudy(reading, self._words, rng, self._context(reading)).next_turn
+
+    def _context(self, reading: Reading) -> Sequence[frozenset[Term]]:
+        images = [each.image for each in reading.exemplars if each.image is not None]
+        if self._eyes is None or not images or len(images) != len(reading.exemplars):
+            return ()
+        return self._eyes.terms(images)

@@ -1,0 +1,180 @@
+"""What the built-in scientist knows of words: things, their kinds, colours and settings, and their names.
+
+It plays the part that a language model's general knowledge plays: which words mean the same, that a
+dog is a mammal, that a tomato is red unless told otherwise. It knows nothing of images or of any unit.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+Kind = Literal["concept", "category", "colour", "background"]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Term:
+    """One thing that an image can show: a concept, a kind of concept, a colour, or a background."""
+
+    kind: Kind
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.kind}" if self.kind in ("colour", "background") else self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Noun:
+    """A concept or a category. `names` are other words for it; `colours` what it has unless told otherwise."""
+
+    name: str
+    plural: str = ""
+    names: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
+    """Every kind it belongs to, nearest first."""
+    colours: tuple[str, ...] = ()
+
+    @property
+    def plural_name(self) -> str:
+        return self.plural or plural_of(self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A background: `phrase` is how a prompt says it ("on grass")."""
+
+    name: str
+    phrase: str
+    names: tuple[str, ...] = ()
+
+
+def plural_of(name: str) -> str:
+    """Return the regular English plural of the last word of `name`."""
+    if re.search(r"(s|x|z|ch|sh)$", name):
+        return name + "es"
+    if re.search(r"[^aeiou]y$", name):
+        return name[:-1] + "ies"
+    return name + "s"
+
+
+def with_article(phrase: str) -> str:
+    return f"{'an' if phrase[:1] in 'aeiou' else 'a'} {phrase}"
+
+
+_NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six"}
+
+
+def number_word(count: int) -> str:
+    return _NUMBERS.get(count, str(count))
+
+
+@dataclass(frozen=True)
+class Words:
+    """A vocabulary. Names are unique within a kind; one word may name terms of several kinds (orange)."""
+
+    concepts: Mapping[str, Noun]
+    categories: Mapping[str, Noun]
+    backgrounds: Mapping[str, Setting]
+    colours: Mapping[str, tuple[str, ...]]
+    """Each colour with its other names."""
+    _members: dict[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
+
+    def members(self, category: str) -> tuple[str, ...]:
+        """Return the concepts of a category, those of its subcategories included."""
+        if category not in self._members:
+            found = tuple(n.name for n in self.concepts.values() if category in n.categories)
+            self._members[category] = found
+        return self._members[category]
+
+    def siblings(self, concept: str) -> tuple[str, ...]:
+        """Return the other concepts of the nearest category that has any."""
+        for category in self.concepts[concept].categories:
+            others = tuple(each for each in self.members(category) if each != concept)
+            if others:
+                return others
+        return ()
+
+    def closure(self, term: Term) -> frozenset[Term]:
+        """Return the term with the categories that it implies."""
+        if term.kind == "concept":
+            return frozenset({term, *(Term("category", c) for c in self.concepts[term.name].categories)})
+        if term.kind == "category":
+            return frozenset({term, *(Term("category", c) for c in self.categories[term.name].categories)})
+        return frozenset({term})
+
+    def base_rate(self, term: Term) -> float:
+        """Return about how often a scene of two things picked at random shows the term."""
+        if term.kind == "concept":
+            return min(0.5, 2 / max(1, len(self.concepts)))
+        if term.kind == "category":
+            return min(0.9, 2 * len(self.members(term.name)) / max(1, len(self.concepts)))
+        if term.kind == "background":
+            return 1 / max(1, len(self.backgrounds))
+        return min(0.5, 2 / max(1, len(self.colours)))
+
+    @cached_property
+    def _lexicon(self) -> dict[tuple[str, ...], tuple[Term, ...]]:
+        """Every way to write every term, as lower-case tokens."""
+        found: dict[tuple[str, ...], list[Term]] = {}
+
+        def add(text: str, term: Term) -> None:
+            terms = found.setdefault(tuple(_tokens(text)), [])
+            if term not in terms:
+                terms.append(term)
+
+        nouns: tuple[tuple[Kind, Iterable[Noun]], ...] = (
+            ("concept", self.concepts.values()),
+            ("category", self.categories.values()),
+        )
+        for kind, group in nouns:
+            for noun in group:
+                for name in (noun.name, noun.plural_name, *noun.names):
+                    add(name, Term(kind, noun.name))
+                for name in noun.names:
+                    add(plural_of(name), Term(kind, noun.name))
+        for colour, names in self.colours.items():
+            for name in (colour, *names):
+                add(name, Term("colour", colour))
+        for setting in self.backgrounds.values():
+            for name in (setting.name, *setting.names):
+                add(name, Term("background", setting.name))
+        return {key: tuple(terms) for key, terms in found.items() if key}
+
+    @cached_property
+    def _longest(self) -> int:
+        return max((len(key) for key in self._lexicon), default=1)
+
+    def find(self, text: str) -> list[Term]:
+        """Return the terms that a text names, in order and with repetitions; the longest name wins.
+
+        A word that is both a colour and a thing is the colour when a thing follows it.
+        """
+        tokens = _tokens(text)
+        found: list[Term] = []
+        start = 0
+        while start < len(tokens):
+            terms, length = self._match(tokens, start)
+            if not length:
+                start += 1
+                continue
+            if len(terms) > 1:
+                following, _ = self._match(tokens, start + length)
+                before_a_thing = any(term.kind in ("concept", "category") for term in following)
+                terms = tuple(t for t in terms if (t.kind == "colour") == before_a_thing) or terms
+            found.append(terms[0])
+            start += length
+        return found
+
+    def _match(self, tokens: Sequence[str], start: int) -> tuple[tuple[Term, ...], int]:
+        for length in range(min(self._longest, len(tokens) - start), 0, -1):
+            terms = self._lexicon.get(tuple(tokens[start : start + length]))
+            if terms:
+                return terms, length
+        return (), 0
+
+
+def _tokens(text: str) -> list[str]:
+    return re.findall(r"[a-z0-9]+(?:'[a-z]+)?", text.lower())
