@@ -18,6 +18,10 @@ from actors.scenes.vocabulary import COLORS
 Painter = Callable[[np.random.Generator, int], np.ndarray]
 
 
+def _rgb(red: float, green: float, blue: float) -> np.ndarray:
+    return np.array((red, green, blue), np.float32)
+
+
 def _noise(rng: np.random.Generator, size: int, cells: int, stretch: float = 1.0) -> np.ndarray:
     """Return smooth noise float32 (size, size) in 0..1, `cells` blobs across; `stretch` > 1 widens them."""
     rows, columns = min(size, cells), min(size, max(2, round(cells / stretch)))
@@ -116,7 +120,7 @@ def _bricks(rng: np.random.Generator, size: int) -> np.ndarray:
     tone = rng.random((rows + 1, rows + 2), np.float32)[row.astype(int), np.floor(column).astype(int)]
     picture = _between((134, 52, 36), (204, 104, 72), 0.6 * tone + 0.4 * _grain(rng, size))
     mortar = ((y * rows) % 1 < 0.11) | (column % 1 < 0.06)
-    return np.where(mortar[..., None], np.float32((0.78, 0.74, 0.7)), picture)
+    return np.where(mortar[..., None], _rgb(0.78, 0.74, 0.7), picture)
 
 
 def _desert(rng: np.random.Generator, size: int) -> np.ndarray:
@@ -134,10 +138,10 @@ def _forest(rng: np.random.Generator, size: int) -> np.ndarray:
     for centre in rng.uniform(0, 1, rng.integers(5, 9)):
         width = rng.uniform(0.012, 0.03)
         trunk = np.abs(x - centre) < width
-        shade = np.float32((0.26, 0.17, 0.1)) * rng.uniform(0.7, 1.2)
+        shade = _rgb(0.26, 0.17, 0.1) * rng.uniform(0.7, 1.2)
         picture = np.where(trunk[..., None], shade, picture)
     leaves = np.clip(_clouds(rng, size, 16) * 5 - 2.6, 0, 1)[..., None]
-    return picture * (1 - leaves) + leaves * np.float32((0.14, 0.34, 0.12))
+    return picture * (1 - leaves) + leaves * _rgb(0.14, 0.34, 0.12)
 
 
 def _wood(rng: np.random.Generator, size: int) -> np.ndarray:
@@ -150,7 +154,7 @@ def _wood(rng: np.random.Generator, size: int) -> np.ndarray:
         (120, 74, 38), (206, 150, 94), 0.45 * rings * 0.8 + 0.35 * tone + 0.3 * _noise(rng, size, 60, 8)
     )
     gap = (y * planks) % 1 < 0.03
-    return np.where(gap[..., None], np.float32((0.22, 0.13, 0.07)), picture)
+    return np.where(gap[..., None], _rgb(0.22, 0.13, 0.07), picture)
 
 
 def _room(rng: np.random.Generator, size: int) -> np.ndarray:
@@ -162,7 +166,7 @@ def _room(rng: np.random.Generator, size: int) -> np.ndarray:
     picture = wall - stripes + 0.04 * (_noise(rng, size, 3)[..., None] - 0.5)
     picture = np.where((y > floor)[..., None], _wood(rng, size), picture)
     skirting = (y > floor - 0.035) & (y < floor)
-    return np.where(skirting[..., None], np.float32((0.97, 0.96, 0.94)), picture).astype(np.float32)
+    return np.where(skirting[..., None], _rgb(0.97, 0.96, 0.94), picture).astype(np.float32)
 
 
 def _road(rng: np.random.Generator, size: int) -> np.ndarray:
@@ -171,7 +175,7 @@ def _road(rng: np.random.Generator, size: int) -> np.ndarray:
     centre = rng.uniform(0.4, 0.6)
     line = (np.abs(x - centre) < 0.016) & ((y * 5 + rng.random()) % 1 < 0.6)
     edge = np.abs(np.abs(x - centre) - 0.36) < 0.01
-    return np.where((line | edge)[..., None], np.float32((0.94, 0.92, 0.84)), picture)
+    return np.where((line | edge)[..., None], _rgb(0.94, 0.92, 0.84), picture)
 
 
 def _mud(rng: np.random.Generator, size: int) -> np.ndarray:
@@ -193,8 +197,8 @@ def _stone(rng: np.random.Generator, size: int) -> np.ndarray:
     tone = rng.random(n * n, np.float32)[far.argmin(2)]
     cell = _between((104, 102, 100), (176, 172, 166), tone)
     gap = np.clip((two[..., 1] - two[..., 0]) * n * 5, 0, 1)[..., None]
-    picture = PIL.Image.fromarray((cell * (0.35 + 0.65 * gap) * 255).astype(np.uint8))
-    picture = np.asarray(picture.resize((size, size), PIL.Image.Resampling.BILINEAR), np.float32) / 255
+    coarse = PIL.Image.fromarray((cell * (0.35 + 0.65 * gap) * 255).astype(np.uint8))
+    picture = np.asarray(coarse.resize((size, size), PIL.Image.Resampling.BILINEAR), np.float32) / 255
     return picture * (0.86 + 0.28 * _grain(rng, size)[..., None])
 
 
@@ -204,15 +208,15 @@ def _city(rng: np.random.Generator, size: int) -> np.ndarray:
         left = 0.0
         while left < 1:
             width, top = rng.uniform(0.09, 0.2), rng.uniform(0.12, 0.5) + depth * 0.3
-            shade = np.float32(rng.uniform(0.3, 0.62)) - np.float32(depth * 0.2)
+            shade = float(rng.uniform(0.3, 0.62)) - depth * 0.2
             x0, x1, y0 = int(left * size), int(min(1, left + width) * size), int(top * size)
-            picture[y0:, x0:x1] = np.float32((0.9, 0.95, 1.08)) * shade
+            picture[y0:, x0:x1] = _rgb(0.9, 0.95, 1.08) * shade
             step = max(3, size // 28)
             lit = rng.random((size // step + 1, size // step + 1)) < 0.5
             for i, wy in enumerate(range(y0 + step // 2, size, step)):
                 for j, wx in enumerate(range(x0 + step // 3, x1 - step // 2, step)):
                     if lit[i % len(lit), j % len(lit)]:
-                        picture[wy : wy + step // 2, wx : wx + step // 2] = np.float32((0.98, 0.9, 0.6))
+                        picture[wy : wy + step // 2, wx : wx + step // 2] = _rgb(0.98, 0.9, 0.6)
             left += width
     return picture
 
@@ -221,9 +225,7 @@ def _plain(rng: np.random.Generator, size: int) -> np.ndarray:
     """A nearly even surface; the scene tints it, white unless a colour is named."""
     y, x = _axes(size)
     slope = rng.uniform(-0.05, 0.05) * (x - 0.5) + rng.uniform(-0.05, 0.05) * (y - 0.5)
-    return np.clip(np.float32(0.95) + slope + 0.012 * (_noise(rng, size, 24) - 0.5), 0, 1)[..., None].repeat(
-        3, 2
-    )
+    return np.clip(0.95 + slope + 0.012 * (_noise(rng, size, 24) - 0.5), 0, 1)[..., None].repeat(3, 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,9 +251,9 @@ BACKGROUNDS: dict[str, Background] = dict(
               "winter landscape", "ice", "arctic", "snow scene", "snow covered ground"),
         _make(_water, "water", "sea", "ocean", "lake", "river", "pool", "swimming pool", "pond", "underwater",
               "blue water", "waves", "stream"),
-        _make(_sky, "sky", "blue sky", "clouds", "cloudy sky", "clear sky", "skies", "air"),
+        _make(_sky, "sky", "blue sky", "cloudy sky", "clear sky", "skies", "air"),
         _make(_night, "night", "night sky", "starry sky", "starry night", "starry night sky", "outer space",
-              "space", "stars", "nighttime", "dark sky", "darkness"),
+              "space", "nighttime", "dark sky", "darkness"),
         _make(_sunset, "sunset", "sunrise", "dusk", "dawn", "evening sky", "sunset sky"),
         _make(_bricks, "brick wall", "brickwork", "wall", "brick"),
         _make(_desert, "desert", "dunes", "dune", "sahara", "sand dunes", "sand dune"),

@@ -110,9 +110,10 @@ class Vocabulary:
             if line.startswith("["):
                 head, _, rest = line.strip("[]").partition(":")
                 head, _, extra = head.partition(",")
-                category, _, parent = (part.strip() for part in head.partition("<"))
+                form, _, parent = (part.strip() for part in head.partition("<"))
+                category = form.partition("~")[0].strip()
                 self._parents[category] = parent or None
-                self._learn(category, [category, *extra.split(","), *rest.split(",")])
+                self._learn(category, [form, *extra.split(","), *rest.split(",")])
                 continue
             glyph, _, rest = line.partition(" ")
             head, _, synonyms = rest.partition(":")
