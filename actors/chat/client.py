@@ -1,0 +1,76 @@
+"""What the layers above hold: a language model behind a pool, and one that is given eyes of another.
+
+Both are plain collaborators without state worth keeping; the model itself lives in a replica.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+from actors.chat.base import ChatModel, ChatReply, ChatRequest, Message
+from actors.images import Image
+
+NOT_SHOWN = "[image: not shown; this model cannot see]"
+
+DescribeImage = Callable[[Image], Awaitable[str]]
+"""Returns a description of one image by somebody who knows nothing of the conversation."""
+
+
+class ChatPool(Protocol):
+    """The part of a replica pool that a chat model needs."""
+
+    async def submit(self, request: Any, *, agent: str) -> Any:
+        """Return the backend's result for the request, or raise its failure."""
+
+
+class PoolChatModel:
+    """A `ChatModel` whose replicas live in a pool; conversations are the unit of fairness."""
+
+    def __init__(self, pool: ChatPool, name: str, sees_images: bool) -> None:
+        self._pool = pool
+        self.name = name
+        self.sees_images = sees_images
+
+    async def complete(self, request: ChatRequest) -> ChatReply:
+        reply: ChatReply = await self._pool.submit(request, agent=request.conversation)
+        return reply
+
+
+class WithoutSight:
+    """A `ChatModel` for a model that cannot see: images become words before they reach it.
+
+    With `describe`, each image is described once, blind, and the same words stand for it in every later
+    round, so that the conversation stays append-only. Without, the model is told that it is not shown.
+    A failure of the describer is the request's failure: a missing description would look like evidence.
+    """
+
+    sees_images = False
+
+    def __init__(self, model: ChatModel, describe: DescribeImage | None = None) -> None:
+        self.name = model.name
+        self._model, self._describe = model, describe
+        self._words: dict[str, asyncio.Task[str]] = {}
+
+    async def complete(self, request: ChatRequest) -> ChatReply:
+        if not any(message.images for message in request.messages):
+            return await self._model.complete(request)
+        images = {image.id: image for message in request.messages for image in message.images}
+        words = dict(zip(images, await asyncio.gather(*map(self._in_words, images.values())), strict=True))
+        messages = tuple(
+            Message(m.role, tuple(part if isinstance(part, str) else words[part.id] for part in m.parts))
+            for m in request.messages
+        )
+        return await self._model.complete(
+            ChatRequest(messages, request.conversation, request.max_tokens, request.temperature, request.seed)
+        )
+
+    async def _in_words(self, image: Image) -> str:
+        if self._describe is None:
+            return NOT_SHOWN
+        task = self._words.get(image.id)
+        if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
+            task = self._words[image.id] = asyncio.ensure_future(self._describe(image))
+        # Shielded: two conversations may wait for one description, and one of them may be cancelled.
+        return f"[image, described by another model: {await asyncio.shield(task)}]"

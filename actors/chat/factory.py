@@ -1,0 +1,65 @@
+"""From settings to a language model, inside the process that will own it; and what can run here at all."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from actors.backend import Backend
+from actors.chat.base import ChatReply, ChatRequest
+from actors.chat.settings import BuiltinChat, ChatSettings, OpenAIChat, TransformersChat
+from actors.endpoint.secrets import read_secrets
+from actors.errors import UsageError
+
+
+def build_backend(settings: ChatSettings) -> Backend[ChatRequest, ChatReply]:
+    """Return the loaded model.
+
+    Raises:
+        UsageError: If it cannot work as configured: no key, no such model, a missing package.
+    """
+    match settings:
+        case OpenAIChat():
+            from actors.chat.openai_compatible import OpenAIBackend
+
+            return OpenAIBackend(settings)
+        case TransformersChat():
+            from actors.chat.local import LocalBackend
+
+            return LocalBackend(settings)
+        case BuiltinChat():
+            from actors.chat.builtin.backend import BuiltinBackend
+
+            return BuiltinBackend(settings)
+
+
+def available(settings: ChatSettings, environ: Mapping[str, str] = os.environ) -> tuple[bool, str]:
+    """Say whether this model could be used here, and in one sentence why (not). Never shows a key.
+
+    Nothing is loaded and nothing is asked of an endpoint or a hub.
+    """
+    match settings:
+        case OpenAIChat():
+            try:
+                read_secrets(settings, environ)
+            except UsageError as error:
+                return False, str(error)
+            how = f"with the key in {settings.api_key_env}" if settings.api_key_env else "without a key"
+            return True, f"{settings.model} at {settings.base_url}, {how} (the endpoint was not asked)."
+        case TransformersChat():
+            if importlib.util.find_spec("transformers") is None:
+                return False, 'transformers is not installed. Install it: pip install "maia[models]"'
+            gguf = settings.gguf_file is not None or settings.model.endswith(".gguf")
+            if gguf and importlib.util.find_spec("gguf") is None:
+                return False, "GGUF files need the gguf package. Install it: pip install gguf"
+            path = Path(settings.model).expanduser()
+            written_as_path = path.is_absolute() or settings.model.startswith((".", "~"))
+            if path.exists():
+                return True, f"{settings.model} on this machine, through transformers."
+            if written_as_path or settings.local_files_only:
+                return False, f"{settings.model} does not exist on this machine."
+            return True, f"{settings.model} from the Hugging Face hub or its cache (the hub was not asked)."
+        case BuiltinChat():
+            return True, f"built-in {settings.model}: rules in place of a language model, a stand-in."

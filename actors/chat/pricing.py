@@ -1,0 +1,53 @@
+"""Tokens and dollars of one call: as the endpoint reports them, else estimated and marked so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from actors.chat.base import Message, Usage
+from actors.chat.settings import Price
+
+CHARS_PER_TOKEN = 4
+"""English text and code with the tokenizers of today's large models: a rule of thumb, used for limits."""
+_TOKENS_PER_MESSAGE = 4
+
+
+def estimate_prompt(messages: Sequence[Message], image_tokens: int) -> int:
+    """Return about how many prompt tokens the messages are."""
+    return sum(
+        _TOKENS_PER_MESSAGE + estimate_text(message.text) + image_tokens * len(message.images)
+        for message in messages
+    )
+
+
+def estimate_text(text: str) -> int:
+    """Return about how many tokens a text is, rounded up."""
+    return -(-len(text) // CHARS_PER_TOKEN)
+
+
+def dollars(price: Price | None, prompt: int, cached: int, completion: int) -> float:
+    """Return the price of a call; `cached` of the `prompt` tokens came from the provider's cache."""
+    if price is None:
+        return 0.0
+    cached_price = price.prompt if price.cached is None else price.cached
+    return ((prompt - cached) * price.prompt + cached * cached_price + completion * price.completion) / 1e6
+
+
+def read_usage(reported: Any, estimated_prompt: int, text: str, price: Price | None, requests: int) -> Usage:
+    """Return the usage in a response's `usage` field; what it does not say is estimated."""
+    fields = reported if isinstance(reported, dict) else {}
+    prompt, completion = _count(fields.get("prompt_tokens")), _count(fields.get("completion_tokens"))
+    estimated = prompt is None or completion is None
+    details = fields.get("prompt_tokens_details")
+    cached = _count(details.get("cached_tokens")) if isinstance(details, dict) else None
+    if cached is None:  # DeepSeek's spelling
+        cached = _count(fields.get("prompt_cache_hit_tokens"))
+    prompt = estimated_prompt if prompt is None else prompt
+    completion = estimate_text(text) if completion is None else completion
+    cached = min(cached or 0, prompt)
+    return Usage(prompt, cached, completion, requests, dollars(price, prompt, cached, completion), estimated)
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None

@@ -1,0 +1,111 @@
+"""Which language model answers, and how: one entry of `ray_config.yaml`, told apart by `backend`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from actors.endpoint.settings import EndpointSettings
+from actors.settings import Settings
+
+
+class Price(Settings):
+    """US dollars for one million tokens, as the provider's price list gives them."""
+
+    prompt: float = Field(0.0, ge=0)
+    cached: float | None = Field(None, ge=0)
+    """Prompt tokens that the provider found in its prefix cache; null: the same as `prompt`."""
+    completion: float = Field(0.0, ge=0)
+
+
+class HistorySettings(Settings):
+    """What of an old conversation is sent again. The conversation itself is never changed."""
+
+    max_images: int | None = Field(None, ge=1)
+    """Images sent at most; older ones leave, their text stays. null sends all: right where the endpoint
+    has a prefix cache, since removing an image costs the cache of everything after it."""
+    block: int = Field(16, ge=1)
+    """Images leave this many at once, so that the prefix stays the same for several rounds."""
+
+
+class OpenAIChat(EndpointSettings):
+    """Any endpoint that speaks OpenAI's chat completions: OpenAI, Azure, vLLM, Ray Serve LLM, and others."""
+
+    backend: Literal["openai"] = "openai"
+    sees_images: bool = True
+    """False for a text-only model: images are then replaced by words before they reach it."""
+    image_side: int = Field(224, ge=16, le=4096)
+    """Longest side in pixels of the JPEG that is sent: sets the token cost. Smaller images stay as they are."""
+    jpeg_quality: int = Field(90, ge=1, le=100)
+    detail: Literal["low", "high", "auto"] | None = "auto"
+    """OpenAI's image detail; null leaves the field out, for endpoints that reject it."""
+    image_tokens: int = Field(85, ge=0)
+    """Tokens that an image is assumed to cost, for limits and where the endpoint does not report usage."""
+
+    max_tokens_field: Literal["auto", "max_tokens", "max_completion_tokens"] = "auto"
+    """Name of the answer's limit. auto: `max_completion_tokens` for OpenAI and Azure, else `max_tokens`."""
+    reasoning_tokens: int = Field(0, ge=0)
+    """Added to that limit for a model that reasons before it answers, or the answer is cut off unseen."""
+    reasoning_effort: str | None = None
+    """Sent as it is (none, minimal, low, medium, high, ...); null leaves it to the model."""
+    temperature: float | None = Field(None, ge=0, le=2)
+    """Used where a request names none; null leaves it to the model."""
+    omit: tuple[Literal["temperature", "seed", "max_tokens"], ...] = ()
+    """Parameters that this model rejects and that are therefore never sent."""
+    cache_breakpoints: bool = False
+    """Mark the first and last message with `cache_control`: for endpoints that cache only what is marked."""
+
+    price: Price | None = None
+    """null: the cost is unknown, is counted as 0 dollars, and a budget in dollars does not bind."""
+    history: HistorySettings = Field(default_factory=HistorySettings)
+
+
+class TransformersChat(Settings):
+    """A model that runs here, through the `transformers` library (`pip install "maia[models]"`)."""
+
+    backend: Literal["transformers"] = "transformers"
+    model: str = Field(min_length=1)
+    """A directory saved by `save_pretrained`, a model id of the Hugging Face hub, or a .gguf file."""
+    gguf_file: str | None = None
+    """Name of a GGUF file inside `model`, where that is a directory or a hub id."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub; a commit pins the weights."""
+    sees_images: bool | None = None
+    """null finds out from the model's own configuration."""
+    chat_template: str | None = None
+    """A Jinja template in place of the tokenizer's own, for base models that have none."""
+    local_files_only: bool = False
+    """True never asks the hub."""
+    trust_remote_code: bool = False
+    """True runs Python code that comes with the model."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, mps; auto takes the GPU if there is one. `device_map` goes to accelerate instead."""
+    device_map: str | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """auto: the checkpoint's own on a GPU, float32 on a CPU."""
+    attention: str | None = None
+    """Attention implementation (sdpa, flash_attention_2, eager); null leaves it to transformers."""
+    max_batch: int = Field(8, ge=1, le=1024)
+    """Conversations answered in one generation at most; bounded by memory."""
+    image_side: int | None = Field(None, ge=16, le=4096)
+    """Longest side in pixels shown to the model; null shows what there is, sized by the model's processor."""
+    max_context: int | None = Field(None, ge=16)
+    """Tokens of prompt and answer together at most; null takes the model's own limit."""
+    extra_load: dict[str, Any] = Field(default_factory=dict)
+    """Further arguments of `from_pretrained`, such as a quantisation."""
+    threads: int | None = Field(None, ge=1)
+    """CPU threads; null takes those that the replica may use."""
+    price: Price | None = None
+    history: HistorySettings = Field(default_factory=HistorySettings)
+
+
+class BuiltinChat(Settings):
+    """The built-in stand-in for a language model: rules, no weights, no key."""
+
+    backend: Literal["builtin"] = "builtin"
+    model: Literal["scientist", "observer"] = "scientist"
+
+
+ChatSettings = Annotated[OpenAIChat | TransformersChat | BuiltinChat, Field(discriminator="backend")]
+"""One language model of the configuration; `backend` says which of the three it is."""

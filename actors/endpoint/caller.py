@@ -1,0 +1,171 @@
+"""One request to an endpoint, made until it is answered, declined or hopeless.
+
+The HTTP library is told not to retry: it would do so silently, with each attempt perhaps billed, and
+without knowing of the other agents. Here every attempt is counted, and all agents share one gate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import structlog
+
+from actors.endpoint.faults import EndpointStopError, Fault, FaultyAnswerError, to_error
+from actors.endpoint.gate import Clock, Gate, Sleep
+from actors.endpoint.secrets import Secrets
+from actors.endpoint.settings import EndpointSettings
+
+T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Sent(Generic[T]):
+    """An answer, the tokens it was billed for, and how many attempts it took."""
+
+    value: T
+    tokens: float
+    attempts: int = 1
+    in_doubt: int = 0
+
+
+@dataclass(slots=True)
+class Tally:
+    """What one endpoint was asked and how it did, since this process began."""
+
+    attempts: int = 0
+    answers: int = 0
+    in_doubt: int = 0
+    """Attempts without an answer that the endpoint may have billed."""
+    faults: Counter[str] = field(default_factory=Counter)
+
+
+class EndpointCaller:
+    """Makes requests to one endpoint: gate, attempts, deadline, typed failures.
+
+    Clock, sleep and random are passed in by tests; `random` returns floats in [0, 1).
+    """
+
+    def __init__(
+        self,
+        settings: EndpointSettings,
+        secrets: Secrets,
+        *,
+        clock: Clock = time.monotonic,
+        sleep: Sleep = asyncio.sleep,
+        random: Callable[[], float] = random.random,
+    ) -> None:
+        self._settings, self._secrets = settings, secrets
+        self._clock, self._sleep, self._random = clock, sleep, random
+        self.gate = Gate(settings, clock, sleep)
+        self.tally = Tally()
+
+    async def call(
+        self,
+        send: Callable[[], Awaitable[Sent[T]]],
+        tokens: float,
+        classify: Callable[[Exception], Fault | None],
+    ) -> Sent[T]:
+        """Return the answer of the first attempt that gets one.
+
+        `send` makes one attempt and raises what its library raises, or `FaultyAnswerError`; `classify`
+        returns the fault in a library's exception, or None for a bug, which is raised as it is.
+        `tokens` is what the request is expected to cost, for the tokens-a-minute limit.
+
+        Raises:
+            ContentFilteredError: If the provider declined the content.
+            EndpointError: If the request can never work, or no attempt was answered before `max_attempts`
+                or `deadline_s`; `ContextLengthError` and `EndpointDownError` are special cases.
+            EndpointStopError: If no request can work until a person acts.
+        """
+        settings = self._settings
+        deadline: float | None = None
+        attempts = in_doubt = 0
+        while True:
+            async with self.gate.admit(tokens) as ticket:
+                now = self._clock()
+                deadline = deadline if deadline is not None else now + settings.deadline_s
+                attempts += 1
+                self.tally.attempts += 1
+                # An attempt that is cancelled, or ends in a bug, was sent all the same.
+                self.tally.in_doubt += 1
+                fault = None
+                try:
+                    async with asyncio.timeout(max(0.001, min(settings.attempt_timeout_s, deadline - now))):
+                        sent = await send()
+                except FaultyAnswerError as error:
+                    fault = error.fault
+                except TimeoutError:
+                    fault = Fault(
+                        "timeout", f"no complete answer in {settings.attempt_timeout_s:g} s", None, True
+                    )
+                except Exception as error:
+                    fault = classify(error)
+                    if fault is None:
+                        raise
+                if fault is None or not fault.in_doubt:
+                    self.tally.in_doubt -= 1
+                if fault is None:
+                    ticket.used_tokens = sent.tokens
+                    self.tally.answers += 1
+                    self.gate.succeeded()
+                    return Sent(sent.value, sent.tokens, attempts, in_doubt)
+                fault = Fault(
+                    fault.kind, self._secrets.redact(fault.detail), fault.retry_after_s, fault.in_doubt
+                )
+                in_doubt += fault.in_doubt
+                if not fault.in_doubt:
+                    ticket.used_tokens = 0.0
+                self.tally.faults[fault.kind] += 1
+                self._tell_gate(fault, attempts, in_doubt)
+            wait = self._wait_before(attempts + 1, fault)
+            out_of_time = self._clock() + wait >= deadline
+            if not fault.passing or attempts >= settings.max_attempts or out_of_time:
+                raise to_error(fault, settings.host, settings.model, attempts, in_doubt) from None
+            log.warning(
+                "endpoint_retry",
+                host=settings.host,
+                fault=fault.kind,
+                detail=fault.detail,
+                attempt=attempts,
+                wait_s=round(wait, 2),
+            )
+            await self._sleep(wait)
+
+    def _tell_gate(self, fault: Fault, attempts: int, in_doubt: int) -> None:
+        if fault.kind == "rate_limited":
+            self.gate.slow_down(fault.retry_after_s)
+        elif fault.passing:
+            self.gate.failed(f"{fault.kind} ({fault.detail})")
+            if fault.retry_after_s:
+                self.gate.slow_down(fault.retry_after_s)
+        else:
+            error = to_error(fault, self._settings.host, self._settings.model, attempts, in_doubt)
+            if isinstance(error, EndpointStopError):
+                self.gate.stop(error)
+            else:
+                self.gate.succeeded()  # it answered, if only to say no: it is alive
+
+    def _wait_before(self, attempt: int, fault: Fault) -> float:
+        """Return the seconds to wait: what the endpoint asked for, plus full jitter (AWS's name for it)."""
+        s = self._settings
+        jitter = self._random() * min(s.backoff_max_s, s.backoff_s * 2 ** (attempt - 2))
+        return (fault.retry_after_s or 0.0) + jitter
+
+    def statistics(self) -> dict[str, Any]:
+        """Return counts since the start and the gate's state."""
+        tally = self.tally
+        return {
+            "attempts": tally.attempts,
+            "answers": tally.answers,
+            "in_doubt": tally.in_doubt,
+            "faults": dict(tally.faults),
+            **self.gate.statistics(),
+        }

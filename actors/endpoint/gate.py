@@ -1,0 +1,222 @@
+"""Who may send when: minute limits, slow-down, and the pause after many failures.
+
+One gate stands before one endpoint for all agents. It has three independent brakes:
+- buckets for requests and tokens a minute, filled continuously (a reservation may run ahead of the
+  bucket and waits for it, so waiting is first come, first served without a lock);
+- a width, the requests allowed in flight: halved by overload, one more for every success;
+- a pause, asked for by `Retry-After` or by many failures in a row; after failures the width is one, so
+  that a single request probes the endpoint.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from actors.endpoint.faults import EndpointDownError
+from actors.endpoint.settings import EndpointSettings
+from actors.errors import MaiaError
+
+Clock = Callable[[], float]
+Sleep = Callable[[float], Awaitable[None]]
+
+_MAX_PAUSE_S = 300.0
+
+
+class MinuteBucket:
+    """At most `per_minute` units in any minute on average, with a burst of at most `burst`."""
+
+    def __init__(self, per_minute: float, burst: float, clock: Clock) -> None:
+        self._rate, self._burst, self._clock = per_minute / 60.0, burst, clock
+        self._level, self._at = burst, clock()
+
+    def reserve(self, amount: float) -> float:
+        """Take `amount`; return the seconds until it is there. More than a burst waits for a full bucket."""
+        now = self._clock()
+        self._level = min(self._burst, self._level + (now - self._at) * self._rate)
+        self._at = now
+        debt = min(amount, self._burst) - self._level
+        self._level -= amount
+        return max(0.0, debt / self._rate)
+
+    def give_back(self, amount: float) -> None:
+        """Return what was reserved and not used; negative takes what was used beyond it."""
+        self._level = min(self._burst, self._level + amount)
+
+
+@dataclass(slots=True)
+class Ticket:
+    """Leave to send one request. Its holder says how many tokens were really used."""
+
+    reserved_tokens: float
+    used_tokens: float | None = None
+
+
+class Gate:
+    """Lets requests through to one endpoint as fast as it, its limits and its health allow."""
+
+    def __init__(self, settings: EndpointSettings, clock: Clock, sleep: Sleep) -> None:
+        self._settings, self._clock, self._sleep = settings, clock, sleep
+        rpm, tpm = settings.requests_per_minute, settings.tokens_per_minute
+        # A tenth of a minute at once: agents start together, and a full minute's burst would be refused.
+        self._requests = MinuteBucket(rpm, max(1.0, rpm / 10), clock) if rpm else None
+        self._tokens = MinuteBucket(tpm, tpm / 2, clock) if tpm else None
+        self._width = float(settings.max_concurrent)
+        self._in_flight = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._paused_until = -1.0
+        self._failures = 0
+        self._failing_since = 0.0
+        self._last_failure = ""
+        self._trips = 0
+        self._stop: MaiaError | None = None
+
+    @asynccontextmanager
+    async def admit(self, tokens: float) -> AsyncIterator[Ticket]:
+        """Wait for leave to send a request of about `tokens` tokens, and hold a place in flight for it.
+
+        Raises:
+            EndpointDownError: If the endpoint is in an outage longer than `outage_patience_s`.
+            EndpointStopError: If it was told to stop (bad key, no quota) and the pause is not over.
+        """
+        await self._spend(tokens)
+        await self._wait_out_pause()
+        await self._take_place()
+        while self._clock() < self._paused_until:
+            # A pause began while this one waited: it must not overtake the probe that ends the pause.
+            self._leave_place()
+            await self._wait_out_pause()
+            await self._take_place()
+        ticket = Ticket(tokens)
+        try:
+            yield ticket
+        finally:
+            if self._tokens is not None and ticket.used_tokens is not None:
+                self._tokens.give_back(ticket.reserved_tokens - ticket.used_tokens)
+            self._leave_place()
+
+    def _leave_place(self) -> None:
+        self._in_flight -= 1
+        self._wake()
+
+    async def _take_place(self) -> None:
+        if self._in_flight < int(self._width) and not self._waiting:
+            self._in_flight += 1
+            return
+        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(place)
+        try:
+            await place
+        except asyncio.CancelledError:
+            if place.done() and not place.cancelled() and place.exception() is None:
+                # Granted in the same turn as cancelled: pass the place on.
+                self._leave_place()
+            raise
+
+    async def _spend(self, tokens: float) -> None:
+        wait = 0.0
+        if self._requests is not None:
+            wait = self._requests.reserve(1)
+        if self._tokens is not None:
+            wait = max(wait, self._tokens.reserve(tokens))
+        if wait > 0:
+            try:
+                await self._sleep(wait)
+            except asyncio.CancelledError:
+                if self._requests is not None:
+                    self._requests.give_back(1)
+                if self._tokens is not None:
+                    self._tokens.give_back(tokens)
+                raise
+
+    async def _wait_out_pause(self) -> None:
+        while (wait := self._paused_until - self._clock()) > 0:
+            if self._stop is not None:
+                raise _fresh(self._stop)
+            if wait > self._settings.deadline_s:
+                raise EndpointDownError(
+                    f"the endpoint {self._settings.host} asked everyone to wait {wait:.0f} s, "
+                    f"longer than deadline_s ({self._settings.deadline_s:.0f} s).",
+                    "Resume after that time, or raise `deadline_s`.",
+                )
+            if self._trips and self._clock() - self._failing_since > self._settings.outage_patience_s:
+                raise self._down()
+            await self._sleep(wait)
+        self._stop = None
+
+    def _down(self) -> EndpointDownError:
+        minutes = (self._clock() - self._failing_since) / 60
+        return EndpointDownError(
+            f"the endpoint {self._settings.host} has failed {self._failures} times in a row "
+            f"for {minutes:.1f} minutes, the last: {self._last_failure}.",
+            "Check that it is running and reachable, then resume.",
+        )
+
+    def _wake(self) -> None:
+        while self._waiting and self._in_flight < int(self._width):
+            place = self._waiting.popleft()
+            if not place.done():
+                self._in_flight += 1
+                place.set_result(None)
+
+    def succeeded(self) -> None:
+        """Note an answer: the outage, if there was one, is over."""
+        self._failures = self._trips = 0
+        self._width = min(self._width + 1, float(self._settings.max_concurrent))
+        self._wake()
+
+    def slow_down(self, seconds: float | None) -> None:
+        """Note that the endpoint asks for less: halve the width, and pause everyone for `seconds`."""
+        now = self._clock()
+        if now >= self._paused_until:  # one refusal of a volley is one reason to slow down, not thirty
+            self._width = max(1.0, self._width / 2)
+        if seconds:
+            self._paused_until = max(self._paused_until, now + seconds)
+
+    def failed(self, what: str) -> None:
+        """Note a failure that may concern everyone; many in a row pause the endpoint."""
+        now = self._clock()
+        if self._failures == 0:
+            self._failing_since = now
+        self._failures += 1
+        self._last_failure = what
+        if now < self._paused_until:
+            return
+        self._width = max(1.0, self._width / 2)
+        if self._failures >= self._settings.breaker_failures:
+            self._trips += 1
+            pause = min(self._settings.breaker_pause_s * 2 ** (self._trips - 1), _MAX_PAUSE_S)
+            self._paused_until = now + pause
+            self._width = 1.0
+            if now - self._failing_since > self._settings.outage_patience_s:
+                while self._waiting:
+                    place = self._waiting.popleft()
+                    if not place.done():
+                        place.set_exception(self._down())
+
+    def stop(self, error: MaiaError) -> None:
+        """Fail every request, waiting or new, with `error` for the length of a pause."""
+        self._stop = error
+        self._paused_until = max(self._paused_until, self._clock() + self._settings.breaker_pause_s)
+        while self._waiting:
+            place = self._waiting.popleft()
+            if not place.done():
+                place.set_exception(_fresh(error))
+
+    def statistics(self) -> dict[str, float | int]:
+        """Return the gate's state, for whoever debugs a stall."""
+        return {
+            "in_flight": self._in_flight,
+            "waiting": len(self._waiting),
+            "width": int(self._width),
+            "paused_s": max(0.0, round(self._paused_until - self._clock(), 1)),
+            "failures_in_a_row": self._failures,
+        }
+
+
+def _fresh(error: MaiaError) -> MaiaError:
+    # One exception raised in many tasks would collect all their tracebacks.
+    return type(error)(*error.args)

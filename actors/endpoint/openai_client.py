@@ -1,0 +1,108 @@
+"""The `openai` client as this program uses it: no retries of its own, and only the configured key.
+
+Left to itself the client would take keys, organisation and address from the environment; a key meant
+for one provider must not travel to another, nor to a local server that needs none.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from actors.endpoint.faults import Fault, FaultyAnswerError, from_status
+from actors.endpoint.secrets import Secrets, read_secrets
+from actors.endpoint.settings import EndpointSettings
+
+if TYPE_CHECKING:
+    import openai
+
+
+@dataclass(frozen=True)
+class Connection:
+    """A client, what it sends that must not be shown, and the `extra_headers` of every request."""
+
+    client: openai.AsyncOpenAI
+    secrets: Secrets
+    headers: dict[str, Any] = field(repr=False)
+
+
+def connect(settings: EndpointSettings, environ: Mapping[str, str]) -> Connection:
+    """Return a connection to the endpoint; nothing is sent yet.
+
+    Raises:
+        MissingKeyError: If a configured environment variable is not set.
+    """
+    import openai
+
+    key, secret_headers = read_secrets(settings, environ)
+    headers: dict[str, Any] = {
+        "OpenAI-Organization": openai.Omit(),
+        "OpenAI-Project": openai.Omit(),
+        **settings.extra_headers,
+        **secret_headers,
+    }
+    if key is None:
+        headers["Authorization"] = openai.Omit()
+    client = openai.AsyncOpenAI(
+        api_key=key or "no-key",  # None would make the client look in the environment
+        base_url=settings.base_url,
+        max_retries=0,
+        timeout=openai.Timeout(settings.attempt_timeout_s, connect=settings.connect_timeout_s),
+        default_query=settings.extra_query or None,
+    )
+    return Connection(client, Secrets([key or "", *secret_headers.values()]), headers)
+
+
+def classify(error: Exception) -> Fault | None:
+    """Return the fault in an exception of the `openai` client; None if it is not one of its."""
+    import openai
+
+    match error:
+        case openai.APIStatusError():
+            body = error.body if error.body is not None else error.response.text
+            if isinstance(body, dict) and "error" not in body:
+                body = {"error": body}
+            return from_status(error.status_code, body, error.response.headers)
+        case openai.APITimeoutError():
+            return Fault("timeout", "the connection timed out", in_doubt=True)
+        case openai.APIConnectionError():
+            cause = error.__cause__
+            name = type(cause).__name__ if cause is not None else "connection error"
+            # A connection that never opened carried nothing; one that broke may have carried the request.
+            return Fault("unreachable", f"{name}: {cause}", in_doubt=not name.startswith("Connect"))
+        case openai.OpenAIError():
+            return Fault("garbled", f"{type(error).__name__}: {error}", in_doubt=True)
+        case _:
+            return None
+
+
+def json_object(data: bytes) -> dict[str, Any]:
+    """Return the JSON object in the body of a successful response.
+
+    Raises:
+        FaultyAnswerError: If the body is no JSON object (a proxy's page, a cut or damaged body), or is an
+            error in spite of its status 200.
+    """
+    try:
+        body = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        start = data[:80].decode("utf-8", "replace")
+        raise FaultyAnswerError(
+            Fault("garbled", f"not JSON ({type(error).__name__}): {start!r}", in_doubt=True)
+        ) from None
+    if not isinstance(body, dict):
+        raise FaultyAnswerError(
+            Fault("garbled", f"JSON of the wrong kind: {type(body).__name__}", in_doubt=True)
+        )
+    error_field = body.get("error")
+    if error_field:
+        code = error_field.get("code") if isinstance(error_field, dict) else None
+        try:
+            status = int(str(code))
+        except ValueError:
+            status = 502
+        fault = from_status(status if 400 <= status <= 599 else 502, body, {})
+        raise FaultyAnswerError(Fault(fault.kind, f"{fault.detail} (sent with status 200)", None, True))
+    return body
