@@ -1,0 +1,147 @@
+"""The `maia` command: one thin function a command; each imports what it runs when it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from actors.errors import MaiaError, UsageError
+from experiments.console import Console, configure_logging
+
+app = typer.Typer(
+    name="maia",
+    help="Interpret vision networks automatically: agents experiment on a unit until they can say what drives it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Model = Annotated[
+    str, typer.Argument(help="Network, such as tf_efficientnet_lite0, hf:OWNER/NAME, python:MODULE:FACTORY.")
+]
+ProfileName = Annotated[str | None, typer.Option("--profile", "-p", help="Profile of ray_config.yaml.")]
+ConfigPath = Annotated[
+    Path | None, typer.Option("--config", help="Configuration file [default: ./ray_config.yaml].")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
+Verbose = Annotated[
+    int, typer.Option("--verbose", "-v", count=True, help="Log what happens (-vv: everything).")
+]
+
+
+def run(work: Coroutine[Any, Any, Any]) -> Any:
+    """Run a command's coroutine; Ctrl-C cancels it, so that what is open is closed."""
+    return asyncio.run(work)
+
+
+@app.command()
+def describe(
+    model: Model,
+    layer: Annotated[
+        str, typer.Argument(help="Layer, as `maia layers MODEL` lists them; `output` for classes.")
+    ],
+    unit: Annotated[
+        str, typer.Argument(help="Unit of the layer: a number from 0, or a class name for `output`.")
+    ],
+    profile: ProfileName = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run directory [default: runs/<model>-<layer>-<unit>].")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the whole study.")] = 0,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of images for exemplars [default: the profile's].")
+    ] = None,
+    json: Json = False,
+    config: ConfigPath = None,
+    verbose: Verbose = 0,
+) -> None:
+    """Find out what drives one unit, and how sure that is."""
+    from experiments.describe import describe_unit
+
+    configure_logging(verbose)
+    console = Console()
+    record = run(describe_unit(console, config, profile, model, layer, unit, out=out, seed=seed, data=data))
+    if json:
+        console.result(record)
+    else:
+        from experiments.describe import card
+
+        console.show(card(record))
+    if record["status"] == "failed":
+        raise typer.Exit(1)
+
+
+@app.command()
+def doctor(profile: ProfileName = None, json: Json = False, config: ConfigPath = None) -> None:
+    """Say what this machine can run, and what to do about what it cannot."""
+    from experiments.doctor import examine, table
+
+    configure_logging(0)
+    console = Console(quiet=json)
+    report = run(examine(config, profile))
+    if json:
+        console.result(report)
+    else:
+        console.show(table(report))
+
+
+@app.command()
+def layers(model: Model, profile: ProfileName = None, json: Json = False, config: ConfigPath = None) -> None:
+    """List the layers of a network whose units can be studied."""
+    from experiments.layers import list_layers, table
+
+    configure_logging(0)
+    console = Console(quiet=json)
+    found = run(list_layers(config, profile, model))
+    if json:
+        console.result({"model": model, "layers": found})
+    else:
+        console.show(table(model, found))
+
+
+def main() -> None:
+    """Run the command line: exit codes 0, 1 (something failed), 2 (wrong use), 130 (interrupted)."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        app(standalone_mode=False)
+    except MaiaError as error:
+        Console().fail(error)
+        sys.exit(2 if isinstance(error, UsageError) else 1)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        Console().say("interrupted; repeat the command to go on from here")
+        sys.exit(130)
+    except BaseExceptionGroup as group:
+        errors = list(_leaves(group))
+        known = [error for error in errors if isinstance(error, MaiaError)]
+        if not known:
+            raise
+        Console().fail(known[0])
+        sys.exit(2 if isinstance(known[0], UsageError) else 1)
+    except Exception as error:
+        import click
+
+        if isinstance(error, click.ClickException):
+            error.show()
+            sys.exit(2)
+        raise
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Any:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
+
+
+if __name__ == "__main__":
+    main()

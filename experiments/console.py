@@ -1,0 +1,114 @@
+"""What a person sees while a command runs: progress and logs on stderr, results on stdout."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+import structlog
+from rich.console import Console as RichConsole
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from actors.errors import MaiaError
+
+
+def configure_logging(verbosity: int, stream: TextIO | None = None) -> None:
+    """Send structured logs to `stream` (stderr): warnings, with -v what happens, with -vv everything."""
+    level = {0: logging.WARNING, 1: logging.INFO}.get(verbosity, logging.DEBUG)
+    target = stream or sys.stderr
+    renderer: Any = structlog.dev.ConsoleRenderer(colors=target.isatty())
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="%H:%M:%S"),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(target),
+    )
+
+
+class Console:
+    """Progress for people on stderr; nothing but the result on stdout."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._rich = RichConsole(stderr=True, highlight=False, soft_wrap=True)
+        self._quiet = quiet
+        self._started = time.monotonic()
+
+    def say(self, text: str) -> None:
+        """Tell one step, with the seconds since the start."""
+        if not self._quiet:
+            self._rich.print(f"[dim]{time.monotonic() - self._started:6.1f}s[/dim] {_escape(text)}")
+
+    def warn(self, text: str) -> None:
+        self._rich.print(f"[yellow]warning:[/yellow] {_escape(text)}")
+
+    def fail(self, error: MaiaError) -> None:
+        """Tell what went wrong and what to do, without a traceback."""
+        self._rich.print(f"[red]error:[/red] {_escape(error.message)}")
+        if error.fix:
+            self._rich.print(f"       {_escape(error.fix)}")
+
+    def result(self, value: Any) -> None:
+        """Print one JSON object on stdout."""
+        sys.stdout.write(json.dumps(value, ensure_ascii=False, sort_keys=True) + "\n")
+        sys.stdout.flush()
+
+    def show(self, *renderables: Any) -> None:
+        """Print for a person, on stdout."""
+        out = RichConsole(highlight=False, soft_wrap=True)
+        for each in renderables:
+            out.print(each)
+
+    @contextmanager
+    def progress(self, label: str) -> Iterator[Any]:
+        """Yield update(done, total): a bar on a terminal, a line every tenth elsewhere."""
+        if self._quiet:
+            yield lambda _done, _total: None
+            return
+        if not self._rich.is_terminal:
+            told = [-1]
+
+            def update(done: int, total: int) -> None:
+                tenth = 10 * done // max(total, 1)
+                if tenth > told[0]:
+                    told[0] = tenth
+                    self.say(f"{label}: {done} of {total}")
+
+            yield update
+            return
+        columns = (
+            TextColumn("       {task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
+        with Progress(*columns, TimeRemainingColumn(), console=self._rich, transient=True) as bar:
+            task = bar.add_task(label, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _escape(text: str) -> str:
+    """Model-written text may hold what rich takes for markup, and control characters for the terminal."""
+    cleaned = "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return cleaned.replace("[", "\\[")
+
+
+def plain(text: str) -> str:
+    """Return model-written text that is safe to print on a terminal."""
+    return _escape(text)

@@ -1,0 +1,127 @@
+"""From values to files: the template environment, how numbers are written, and assets.
+
+Every template escapes what it is given. Only markup made here and by the highlighter is passed as it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+_HERE = Path(__file__).parent
+ASSETS = _HERE / "assets"
+
+
+@cache
+def environment() -> Environment:
+    made = Environment(
+        loader=FileSystemLoader(_HERE / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters.update(figure=figure, amount=amount, seconds=seconds, highlight=highlight)
+    return made
+
+
+def figure(value: float | None, digits: int = 2) -> str:
+    """Return a measured value with `digits` decimals, a dash if there is none."""
+    if value is None:
+        return "–"
+    if value != 0 and (abs(value) >= 1e5 or abs(value) < 0.5 * 10**-digits):
+        return _power(value)
+    return f"{value:.{digits}f}".replace("-", "−")
+
+
+def _power(value: float) -> str:
+    mantissa, _, exponent = f"{value:.1e}".partition("e")
+    raised = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"{mantissa} × 10{raised}".replace("-", "−")
+
+
+def amount(value: float | None) -> str:
+    """Return a count with thin spaces between thousands, a dash if there is none."""
+    return "–" if value is None else f"{value:,.0f}".replace(",", "\u2009")
+
+
+def seconds(value: float | None) -> str:
+    """Return a duration in the two largest of its units."""
+    if value is None:
+        return "–"
+    if value < 60:
+        return f"{value:.1f} s"
+    minutes, rest = divmod(round(value), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def highlight(program: str) -> Markup:
+    """Return Python as HTML spans; the highlighter escapes the text."""
+    from pygments import highlight as colour
+    from pygments.formatters import HtmlFormatter
+    from pygments.lexers import PythonLexer
+
+    return Markup(colour(program, PythonLexer(stripnl=False), HtmlFormatter(nowrap=True)))
+
+
+def as_script(name: str, value: Any) -> str:
+    """Return a script that sets a constant: a page opened from a file may not fetch JSON.
+
+    ASCII only, and without `<`, `>` and `&`, so that the text is inert wherever it ends up.
+    """
+    coded = json.dumps(value, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+    for character in "<>&":
+        coded = coded.replace(character, f"\\u{ord(character):04x}")
+    return f"const {name} = {coded};\n"
+
+
+def render(template: str, /, **values: Any) -> str:
+    return environment().get_template(template).render(**values)
+
+
+def write(path: Path, content: str, *, modified_ns: int | None = None) -> None:
+    """Replace `path` in one step: whoever reads it meanwhile sees the old page or the new one.
+
+    `modified_ns` dates the page like its records, so that a record written during rendering is newer.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        # A lone surrogate, which JSON may hold, has no UTF-8.
+        temporary.write_bytes(content.encode("utf-8", "replace"))
+        if modified_ns is not None:
+            os.utime(temporary, ns=(modified_ns, modified_ns))
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@cache
+def edition() -> str:
+    """Return the digest of the report's own code: pages of another edition are written again."""
+    digest = hashlib.sha256()
+    for path in sorted(_HERE.rglob("*")):
+        if path.suffix in (".py", ".html", ".css", ".js"):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def write_assets(report: Path) -> bool:
+    """Copy styles and scripts unless they are those of this edition; return whether they were."""
+    stamp = report / "assets" / "edition.txt"
+    if stamp.is_file() and stamp.read_text(encoding="utf-8") == edition():
+        return True
+    for source in sorted(ASSETS.iterdir()):
+        write(report / "assets" / source.name, source.read_text(encoding="utf-8"))
+    write(stamp, edition())
+    return False

@@ -1,0 +1,176 @@
+"""Plots as inline SVG, drawn when the page is written: they need no script and print well.
+
+Colours come from the page's style sheet by class. All text passes through `Markup.format`, which escapes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+WIDTH = 640
+"""Width of a plot's coordinate system; the page scales it."""
+
+_LEFT, _RIGHT = 96, 16
+
+
+@dataclass(frozen=True, slots=True)
+class Dot:
+    """One value of a strip. `target` is the element of the page that the dot leads to."""
+
+    value: float
+    title: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class Strip:
+    """One row of a strip plot. `style` is the class that colours it."""
+
+    name: str
+    style: str
+    dots: Sequence[Dot]
+
+
+def ticks(low: float, high: float, about: int = 6) -> list[float]:
+    """Return round values that span low..high."""
+    if not high > low:
+        low, high = low - 0.5, high + 0.5
+    raw = (high - low) / about
+    power = 10.0 ** math.floor(math.log10(raw)) if raw > 0 else 1.0
+    step = next((m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw), 10 * power)
+    first, last = math.floor(low / step), math.ceil(high / step)
+    return [index * step for index in range(first, last + 1)] if last - first < 100 else [low, high]
+
+
+def label(value: float) -> str:
+    """Return a tick's text."""
+    return f"{value:.4g}".replace("-", "−")
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """A linear scale from values to the plot's coordinates."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def __call__(self, value: float) -> float:
+        span = (self.high - self.low) or 1.0
+        share = (value - self.low) / span
+        return round(self.start + min(1.0, max(0.0, share)) * (self.end - self.start), 1)
+
+
+def strips(rows: Sequence[Strip], axis_title: str, alt: str) -> Markup:
+    """Return one row of dots a group, means marked; dots that would overlap are stacked."""
+    values = [dot.value for row in rows for dot in row.dots]
+    if not values:
+        return Markup("")
+    marks = ticks(min(values), max(values))
+    axis = Axis(marks[0], marks[-1], _LEFT, WIDTH - _RIGHT)
+    parts, top = [], 12.0
+    for row in rows:
+        placed, height = _swarm([axis(dot.value) for dot in row.dots], 5.0)
+        middle = top + height / 2
+        parts.append(
+            Markup('<text class="name" x="{}" y="{}">{}</text>').format(_LEFT - 14, middle + 4, row.name)
+        )
+        if row.dots:
+            mean = axis(sum(dot.value for dot in row.dots) / len(row.dots))
+            parts.append(
+                Markup('<line class="mean {}" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(
+                    row.style, mean, mean, top - 2, top + height + 2
+                )
+            )
+        for dot, (x, dy) in zip(row.dots, placed, strict=True):
+            parts.append(
+                Markup(
+                    '<a href="#{}"><circle class="dot {}" cx="{}" cy="{}" r="4.5"><title>{}</title></circle></a>'
+                ).format(dot.target, row.style, x, round(middle + dy, 1), dot.title)
+            )
+        top += height + 14
+    return _frame(Markup("").join([_x_axis(axis, marks, top, axis_title, 8), *parts]), top + 40, alt)
+
+
+def histogram(
+    values: Sequence[float], low: float, high: float, bins: int, axis_title: str, alt: str
+) -> Markup:
+    """Return counts of `values` in equal bins of low..high; what lies outside goes to the ends."""
+    counts = [0] * bins
+    for value in values:
+        counts[min(bins - 1, max(0, int((value - low) / (high - low) * bins)))] += 1
+    height, most = 120.0, max(counts) or 1
+    axis = Axis(low, high, 40, WIDTH - _RIGHT)
+    up = Axis(0, most, height, 14)
+    bars = []
+    for index, count in enumerate(counts):
+        left, right = (axis(low + (high - low) * (index + side) / bins) for side in (0, 1))
+        if count:
+            bars.append(
+                Markup(
+                    '<rect class="bar" x="{}" y="{}" width="{}" height="{}"><title>{}</title></rect>'
+                ).format(
+                    left + 1,
+                    up(count),
+                    round(right - left - 2, 1),
+                    round(height - up(count), 1),
+                    f"{label(low + (high - low) * index / bins)} to "
+                    f"{label(low + (high - low) * (index + 1) / bins)}: {count}",
+                )
+            )
+    count_axis = Markup(
+        '<text class="tick end" x="34" y="{}">{}</text><text class="tick end" x="34" y="{}">0</text>'
+    )
+    body = Markup("").join(
+        [_x_axis(axis, ticks(low, high), height, axis_title), count_axis.format(18, most, height), *bars]
+    )
+    return _frame(body, height + 40, alt)
+
+
+def _swarm(positions: Sequence[float], radius: float) -> tuple[list[tuple[float, float]], float]:
+    """Stack dots whose neighbours are closer than a diameter; return (x, offset) each and the height."""
+    placed: list[tuple[float, float]] = [(0.0, 0.0)] * len(positions)
+    done: list[tuple[float, float]] = []
+    step = 2 * radius
+    for index in sorted(range(len(positions)), key=lambda i: positions[i]):
+        x = positions[index]
+        near = [(px, py) for px, py in done[-60:] if x - px < step]
+        level = 0
+        while any((x - px) ** 2 + (_level(level, step) - py) ** 2 < (step * 0.98) ** 2 for px, py in near):
+            level += 1
+        placed[index] = (x, _level(level, step))
+        done.append(placed[index])
+    reach = max((abs(dy) for _, dy in placed), default=0.0)
+    return placed, 2 * reach + 2 * step
+
+
+def _level(level: int, step: float) -> float:
+    """Return 0, 1, -1, 2, -2 ... half steps."""
+    return (level + 1) // 2 * step / 2 * (1 if level % 2 else -1)
+
+
+def _x_axis(axis: Axis, marks: Sequence[float], y: float, title: str, top: float = 10) -> Markup:
+    parts = [
+        Markup(
+            '<line class="grid" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/><text class="tick" x="{0}" y="{3}">{4}</text>'
+        ).format(axis(mark), top, y, y + 16, label(mark))
+        for mark in marks
+        if axis.low <= mark <= axis.high
+    ]
+    parts.append(
+        Markup('<text class="axis" x="{}" y="{}">{}</text>').format(
+            (axis.start + axis.end) / 2, y + 34, title
+        )
+    )
+    return Markup("").join(parts)
+
+
+def _frame(body: Markup, height: float, alt: str) -> Markup:
+    return Markup('<svg class="plot" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
+        WIDTH, round(height), alt, body
+    )

@@ -1,0 +1,188 @@
+"""A run directory as the report reads it: whatever is there, and what could not be read said so.
+
+The directory may be half written, from another version, or damaged, and every text in it was written by
+a model. So nothing is trusted to have the right type: `text`, `number`, `mapping` and `sequence` say what
+is there, and a field of another type counts as absent.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from actors.errors import UsageError
+
+_UNIT = re.compile(
+    r"^(?:(?P<model>.+?)/)?(?:(?P<kind>\w+):)?(?P<layer>[^:/@]+):(?P<index>\d+)(?:@(?P<source>.*))?$",
+    re.DOTALL,
+)
+_IMAGE_ID = re.compile(r"[0-9a-f]{8,64}")
+
+
+def text(value: Any, default: str = "") -> str:
+    return value if isinstance(value, str) else default
+
+
+def number(value: Any) -> float | None:
+    """Return a finite number, else None (JSON written by Python may hold NaN)."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:
+        return None
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def sequence(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+@dataclass(frozen=True, slots=True)
+class UnitName:
+    """A unit's id taken apart; an id of another form is all `layer`."""
+
+    id: str
+    model: str
+    kind: str
+    layer: str
+    index: int | None
+    source: str = ""
+
+    @classmethod
+    def parse(cls, unit: str) -> UnitName:
+        found = _UNIT.match(unit)
+        if found is None:
+            return cls(unit, "", "channel", unit, None)
+        return cls(
+            unit,
+            found["model"] or "",
+            found["kind"] or "channel",
+            found["layer"],
+            int(found["index"]),
+            found["source"] or "",
+        )
+
+    @property
+    def short(self) -> str:
+        """The id without the model: what tells units of one run apart."""
+        if self.index is None:
+            return self.id
+        kind = "" if self.kind == "channel" else f"{self.kind}:"
+        return f"{kind}{self.layer}:{self.index}" + (f"@{self.source}" if self.source else "")
+
+
+@dataclass(frozen=True, slots=True)
+class UnitRecords:
+    """What a run holds about one unit. `rounds` are in order of their file names."""
+
+    slug: str
+    name: UnitName
+    done: dict[str, Any] | None
+    rounds: list[dict[str, Any]]
+    seconds: float | None
+    problems: list[str] = field(default_factory=list)
+
+
+class RunDirectory:
+    """Reads a run: its manifest, its units and where its images lie."""
+
+    def __init__(self, root: Path) -> None:
+        """Raises: UsageError: If there is no such directory."""
+        if not root.is_dir():
+            raise UsageError(f"there is no run directory {root}.", "Name the --out folder of a run.")
+        self.root = root
+        self.problems: list[str] = []
+        self.manifest = self._read(root / "manifest.json", self.problems) or {}
+
+    def slugs(self) -> list[str]:
+        """Return the folders of all units that have begun, sorted."""
+        folder = self.root / "units"
+        return sorted(each.name for each in folder.iterdir() if each.is_dir()) if folder.is_dir() else []
+
+    def unit(self, slug: str) -> UnitRecords:
+        """Return what is recorded about one unit.
+
+        Raises:
+            UsageError: If the run has no such unit.
+        """
+        folder = self.root / "units" / slug
+        if not slug or slug in (".", "..") or "/" in slug or "\\" in slug or not folder.is_dir():
+            raise UsageError(f"{self.root} has no unit {slug!r}.", "The folders under units/ are its units.")
+        problems: list[str] = []
+        done = self._read(folder / "done.json", problems)
+        rounds = []
+        for expected, path in enumerate(self._rounds(folder), 1):
+            if path.stem != f"{expected:04d}" and not problems:
+                problems.append(f"round {expected} is missing before {path.name}")
+            if (record := self._read(path, problems)) is not None:
+                rounds.append(record)
+        duration = self._read(folder / "duration.json", problems)
+        unit = text(mapping(done).get("unit")) or self._named(slug)
+        return UnitRecords(
+            slug, UnitName.parse(unit), done, rounds, number(mapping(duration).get("seconds")), problems
+        )
+
+    def newest(self, slug: str) -> int:
+        """Return when the unit's records last changed, in nanoseconds; 0 without records."""
+        folder = self.root / "units" / slug
+        paths = [folder / "done.json", folder / "duration.json", *self._rounds(folder)]
+        return max((_modified(path) for path in paths), default=0)
+
+    def image(self, image_id: Any) -> str | None:
+        """Return the path of a stored image below the run directory, None if it is not there.
+
+        An id is a path's part only if it is hexadecimal: records are not trusted to name files.
+        """
+        if not isinstance(image_id, str) or not _IMAGE_ID.fullmatch(image_id):
+            return None
+        path = f"blobs/{image_id[:2]}/{image_id}.webp"
+        return path if (self.root / path).is_file() else None
+
+    def _rounds(self, folder: Path) -> list[Path]:
+        return sorted((folder / "rounds").glob("[0-9]*.json"), key=lambda path: (len(path.stem), path.stem))
+
+    def _named(self, slug: str) -> str:
+        """Return the id of a unit that has no result yet, from the manifest if it lists it."""
+        from agents.journal import slug as slug_of
+
+        for unit in _manifest_units(self.manifest):
+            if slug_of(unit) == slug:
+                return unit
+        return slug
+
+    def _read(self, path: Path, problems: list[str]) -> dict[str, Any] | None:
+        try:
+            content = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, RecursionError) as error:
+            problems.append(f"{path.relative_to(self.root)} cannot be read: {error}")
+            return None
+        if not isinstance(content, dict):
+            problems.append(f"{path.relative_to(self.root)} holds {type(content).__name__}, not an object")
+            return None
+        return content
+
+
+def _manifest_units(manifest: dict[str, Any]) -> Iterator[str]:
+    for unit in sequence(manifest.get("units")):
+        if isinstance(unit, str):
+            yield unit
+        elif isinstance(unit, dict) and isinstance(unit.get("unit"), str):
+            yield unit["unit"]
+
+
+def _modified(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0

@@ -1,0 +1,70 @@
+"""A scripted language model and a scripted sandbox."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from actors.chat.base import ChatReply, ChatRequest
+from actors.images import Image
+from tools.sandbox import ProgramOutcome, ToolHost
+
+
+class ScriptedChat:
+    """Says its lines in order; checks that the conversation only ever grows."""
+
+    name = "scripted"
+    sees_images = True
+
+    def __init__(self, replies: Sequence[str | ChatReply]) -> None:
+        self._replies = [ChatReply(each) if isinstance(each, str) else each for each in replies]
+        self.requests: list[ChatRequest] = []
+
+    async def complete(self, request: ChatRequest) -> ChatReply:
+        roles = [message.role for message in request.messages]
+        assert roles[:2] == ["system", "user"]
+        assert roles[-1] == "user", "the model answers to a user's turn"
+        assert all(first != second for first, second in zip(roles[1:], roles[2:], strict=False))
+        if self.requests:
+            before = self.requests[-1].messages
+            assert request.messages[: len(before)] == before, "the conversation is append-only"
+        self.requests.append(request)
+        assert len(self.requests) <= len(self._replies), "the study went on after its last line"
+        return self._replies[len(self.requests) - 1]
+
+
+class FakeSandbox:
+    """Runs each program as the Python function that the test gave for it."""
+
+    def __init__(self, programs: dict[str, Callable[[ToolHost], Any]]) -> None:
+        self._programs = programs
+        self.ran: list[str] = []
+        self.restored: list[Any] = []
+
+    async def run(self, program: str, host: ToolHost) -> ProgramOutcome:
+        self.ran.append(program)
+        result = self._programs[program](host)
+        if isinstance(result, ProgramOutcome):
+            return result
+        return outcome(output=await result)
+
+    def record(self) -> list[str]:
+        return list(self.ran)
+
+    def restore(self, records: Any, images: dict[str, Image]) -> None:
+        self.restored.append((records, images))
+
+
+def outcome(**values: Any) -> ProgramOutcome:
+    """Return an outcome that went well but for `values`."""
+    usual = {
+        "status": "ok",
+        "output": "",
+        "output_truncated": False,
+        "value": None,
+        "error": "",
+        "duration_s": 0.0,
+        "calls": 0,
+        "tier": "fake",
+    }
+    return ProgramOutcome(**{**usual, **values})

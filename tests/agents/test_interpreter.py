@@ -1,0 +1,222 @@
+"""The loop ends for certain, survives every kind of reply, and can be taken up from its journal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from actors.chat.base import ChatReply
+from actors.images import Image
+from agents.interpreter import Interpreter, InterpreterSettings, Study, Verdict
+from agents.journal import Journal
+from agents.store import Store
+from agents.tasks.base import Answer
+from agents.tasks.describe_unit import DescribeUnit
+from tests.agents.fakes import FakeSandbox, ScriptedChat, outcome
+from tests.tools.fakes import FakeObservers, FakeStudio, FakeSubject, darken
+from tools.system import System
+from tools.toolbox import Toolbox
+
+pytestmark = pytest.mark.anyio
+
+ANSWER = "[DESCRIPTION]: Dogs.\n[LABEL]: dogs"
+CODE = "[HYPOTHESIS LIST]:\nHypothesis_1: dogs\n[CODE]:\n```python\nlook\n```"
+
+
+async def look(host: Any) -> str:
+    made = await host.call("text2image", {"prompts": ["a dog", "a cat"]})
+    told = await host.call("measure", {"images": made["images"]})
+    await host.call("display", {"items": ["dog and cat", *told["images"]]})
+    return f"activations {told['activations']}"
+
+
+class ScriptedExaminer:
+    def __init__(self, *verdicts: Verdict) -> None:
+        self._verdicts = list(verdicts)
+        self.examined: list[tuple[Answer, int]] = []
+
+    async def examine(self, answer: Answer, attempt: int) -> Verdict:
+        self.examined.append((answer, attempt))
+        return self._verdicts.pop(0)
+
+
+class Bench:
+    """One unit's study with everything scripted but the loop, the tools and the journal."""
+
+    def __init__(self, root: Any) -> None:
+        self.store = Store.open(root)
+        self.studio = FakeStudio()
+        self.subject = FakeSubject(self.studio, lambda shown: 2.0 if "dog" in shown else 0.5)
+        self.sandbox = FakeSandbox({"look": look})
+
+    def agent(self, chat: ScriptedChat, *, examiner: Any = None, **settings: Any) -> Interpreter:
+        toolbox = Toolbox(System(self.subject, darken), self.studio, FakeObservers(), seed=0)
+        return Interpreter(
+            chat,
+            self.sandbox,
+            toolbox,
+            DescribeUnit(),
+            Journal(self.store, self.subject.id),
+            api_page="THE API",
+            examiner=examiner,
+            settings=InterpreterSettings(**settings),
+        )
+
+    async def study(self, *replies: str | ChatReply, **options: Any) -> tuple[Study, ScriptedChat]:
+        chat = ScriptedChat(replies)
+        return await self.agent(chat, **options).run(), chat
+
+
+@pytest.fixture
+def bench(tmp_path):
+    return Bench(tmp_path)
+
+
+async def test_a_study_goes_from_experiment_to_answer(bench):
+    study, chat = await bench.study(CODE, ANSWER)
+    assert study.ending == "answered"
+    assert study.answer == Answer(("dogs",), "Dogs.")
+    first, second = chat.requests
+    assert first.messages[0].text == "THE API"
+    observation = second.messages[-1]
+    assert observation.text.splitlines() == ["dog and cat", "activations [2.0, 0.5]"]
+    assert len(observation.images) == 2
+    assert [record["hypotheses"] for record in study.rounds] == [["dogs"], []]
+
+
+async def test_the_unit_is_never_named_to_the_model(bench):
+    _, chat = await bench.study(CODE, ANSWER)
+    assert all("fake/unit" not in message.text for message in chat.requests[-1].messages)
+
+
+@pytest.mark.parametrize(
+    ("reply", "told"),
+    [
+        ("", "empty"),
+        ("I wonder.", "neither a program"),
+        (ChatReply("```python\nlook", "length"), "cut off"),
+        (ChatReply("", "refused"), "declined"),
+        (ChatReply("", "filtered"), "filtered"),
+    ],
+)
+async def test_a_reply_that_holds_nothing_to_do_is_answered_in_words(bench, reply, told):
+    study, chat = await bench.study(reply, ANSWER)
+    assert study.ending == "answered"
+    assert told in chat.requests[1].messages[-1].text
+    assert bench.sandbox.ran == []
+
+
+async def test_an_answer_beside_a_program_waits_for_the_program(bench):
+    study, chat = await bench.study(f"{CODE}\n{ANSWER}", ANSWER)
+    assert bench.sandbox.ran == ["look"]
+    assert "the answer was not taken" in chat.requests[1].messages[-1].text
+    assert len(study.rounds) == 2
+
+
+async def test_a_programs_error_goes_back_as_text_and_what_it_showed_is_kept(bench):
+    async def shows(host: Any) -> str:
+        await host.call("display", {"items": ["shown before"]})
+        return ""
+
+    def fails(host: Any) -> Any:
+        host.shown.append("shown before")
+        return outcome(
+            status="error", error="NameError: name 'x' is not defined (line 3)", output="printed\n"
+        )
+
+    bench.sandbox = FakeSandbox({"look": fails})
+    _, chat = await bench.study(CODE, ANSWER)
+    text = chat.requests[1].messages[-1].text
+    assert text.splitlines() == [
+        "shown before",
+        "printed",
+        "The program ended with: NameError: name 'x' is not defined (line 3)",
+    ]
+
+
+async def test_before_the_last_reply_a_final_answer_is_demanded_and_then_it_ends(bench):
+    study, chat = await bench.study(CODE, CODE, CODE, max_rounds=3)
+    assert study.ending == "no_answer"
+    assert study.answer is None
+    assert "final answer now" not in chat.requests[1].messages[-1].text
+    assert "final answer now" in chat.requests[2].messages[-1].text
+    assert bench.sandbox.ran == ["look", "look"], "the last reply's program is not run"
+
+
+async def test_the_last_reply_may_answer_beside_a_program(bench):
+    study, _ = await bench.study(CODE, f"{CODE}\n{ANSWER}", max_rounds=2)
+    assert study.ending == "answered"
+
+
+async def test_one_round_alone_demands_the_answer_at_once(bench):
+    study, chat = await bench.study(ANSWER, max_rounds=1)
+    assert study.ending == "answered"
+    assert "final answer now" in chat.requests[0].messages[-1].text
+
+
+async def test_a_model_that_keeps_refusing_ends_the_study_with_a_type(bench):
+    refusals = [ChatReply("", "refused"), ChatReply("", "filtered"), ChatReply("", "refused")]
+    study, _ = await bench.study(*refusals)
+    assert study.ending == "refused"
+
+
+async def test_an_answer_that_fails_its_test_goes_back_as_an_observation(bench):
+    examiner = ScriptedExaminer(Verdict(False, "not confirmed: go on", {"n": 1}), Verdict(True, "", {"n": 2}))
+    study, chat = await bench.study(ANSWER, CODE, ANSWER, examiner=examiner)
+    assert [attempt for _, attempt in examiner.examined] == [1, 2]
+    assert "go on" in chat.requests[1].messages[-1].text
+    assert study.verdict == Verdict(True, "", {"n": 2})
+    assert study.ending == "answered"
+
+
+async def test_after_the_last_examination_the_answer_stands_marked_unconfirmed(bench):
+    examiner = ScriptedExaminer(Verdict(False, "no", {}), Verdict(False, "no", {}))
+    study, _ = await bench.study(ANSWER, ANSWER, examiner=examiner, max_examinations=2)
+    assert study.ending == "answered"
+    assert study.verdict is not None
+    assert not study.verdict.accepted
+
+
+async def test_too_many_images_are_counted_and_not_sent(bench):
+    _, chat = await bench.study(CODE, ANSWER, max_images_shown=1)
+    observation = chat.requests[1].messages[-1]
+    assert len(observation.images) == 1
+    assert "first 1 of 2 images" in observation.text
+
+
+@pytest.mark.parametrize("finished", [1, 2, 3])
+async def test_a_study_that_was_cut_off_goes_on_after_its_last_round(bench, tmp_path, finished):
+    """Whatever round it was cut off after, the result and the conversation are those of an unbroken run."""
+    replies = [CODE, CODE, ANSWER]
+    whole_bench = Bench(tmp_path / "whole")
+    whole, chat = await whole_bench.study(*replies)
+
+    class CutOff(Exception):
+        pass
+
+    first = ScriptedChat(replies)
+    agent = bench.agent(first)
+
+    def cut(round_: Any) -> None:
+        if round_.number == finished:
+            raise CutOff
+
+    agent._on_round = cut
+    with pytest.raises(CutOff):
+        await agent.run()
+    rest = ScriptedChat(replies[finished:])
+    bench.sandbox = FakeSandbox({"look": look})
+    study = await bench.agent(rest).run()
+    assert study == whole or (study.ending, study.answer) == (whole.ending, whole.answer)
+    assert len(first.requests) + len(rest.requests) == len(replies), "no finished round is played again"
+    if rest.requests:
+        assert rest.requests[-1].messages == chat.requests[-1].messages
+        assert len(bench.sandbox.restored) == 1
+
+
+async def test_images_of_a_taken_up_study_are_the_same_images(bench):
+    study, _ = await bench.study(CODE, ANSWER)
+    shown = [part["image"] for part in study.rounds[0]["observation"] if isinstance(part, dict)]
+    blobs = Journal(bench.store, bench.subject.id).blobs
+    assert all(isinstance(blobs.get(image_id), Image) for image_id in shown)
