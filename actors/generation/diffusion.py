@@ -137,27 +137,31 @@ class DiffusionMaker:
             arguments["height"], arguments["width"] = size
         try:
             output = self._pipeline(**arguments)
-        except Exception as error:
-            if not hub.is_out_of_memory(error):
-                raise BackendError(
-                    f"{self.name} failed: {type(error).__name__}: {error}",
-                    "If it names an argument, see `call`, `steps` and `size` in the configuration.",
-                ) from error
-        else:
             return self._checked(output, len(batch))
-        # Outside the except clause: the traceback would keep the failed batch's tensors alive.
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        if len(batch) > 1:
-            middle = len(batch) // 2
-            halves = (batch[:middle], batch[middle:])
-            return [each for half in halves for each in self._run(half, texts, sources, size, seeds)]
-        return [
-            hub.OutOfMemoryError(
+        except Exception as error:
+            failure = self._failure(error)
+        # From here the failed batch's tensors are free: an except clause would keep them with its traceback.
+        if isinstance(failure, hub.OutOfMemoryError):
+            _empty_cache()
+        if len(batch) == 1:
+            return [failure]
+        # Each half by itself: fewer at once fit, and one bad request fails alone.
+        middle = len(batch) // 2
+        halves = (batch[:middle], batch[middle:])
+        return [each for half in halves for each in self._run(half, texts, sources, size, seeds)]
+
+    def _failure(self, error: Exception) -> MaiaError:
+        if hub.is_out_of_memory(error):
+            return hub.OutOfMemoryError(
                 f"{self.name} ran out of memory on a single image on {self._device}.",
                 "Lower `size`, or set `offload: model`, `attention_slicing` or `vae_tiling`.",
             )
-        ]
+        if isinstance(error, MaiaError):
+            return error
+        return BackendError(
+            f"{self.name} failed: {type(error).__name__}: {error}",
+            "If it names an argument, see `call`, `steps` and `size` in the configuration.",
+        )
 
     def _checked(self, output: Any, count: int) -> list[np.ndarray | MaiaError]:
         images = np.asarray(output.images, dtype=np.float32)
@@ -223,10 +227,14 @@ class DiffusionMaker:
     def close(self) -> None:
         """Let go of the weights."""
         self._pipeline = None
-        import torch
+        _empty_cache()
 
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+
+def _empty_cache() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _cannot(name: str, verb: str) -> UsageError:

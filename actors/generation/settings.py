@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from actors.endpoint.settings import EndpointSettings
 from actors.settings import Placement, Settings
 
 Offload = Literal["none", "model", "sequential"]
@@ -16,8 +17,8 @@ class SharedGeneration(Settings):
     """What every source of images has: where it runs and what it remembers."""
 
     placement: Placement = Placement()
-    remembered: int = Field(512, ge=0)
-    """Images kept in memory by each replica, so that the same request is answered without the model."""
+    remembered_mb: float = Field(256.0, ge=0)
+    """Megabytes of images kept in memory by each replica; the same request is answered from there."""
     store: str | None = None
     """Folder in which every image is kept by its request, across agents and runs; None keeps none on disk."""
 
@@ -76,29 +77,17 @@ class DiffusersPipeline(Settings):
         return self
 
 
-class OpenAIImages(Settings):
+class OpenAIImages(EndpointSettings):
     """One model behind an OpenAI-compatible images endpoint."""
 
-    model: str = Field(min_length=1)
-    base_url: str | None = None
-    """Address that ends in `/v1`; None is OpenAI's own."""
-    api_key_env: str = "OPENAI_API_KEY"
-    """Name of the environment variable that holds the key; the key itself is never written down."""
-    size: str | None = None
+    max_concurrent: int = Field(8, ge=1, le=4096)
+    size: str | None = Field(None, pattern=r"^(\d+x\d+|auto)$")
     """Such as `1024x1024`; None is the endpoint's default."""
     quality: str | None = None
     response_format: Literal["b64_json", "url"] | None = None
-    """DALL-E wants `b64_json` here; GPT image models take none and always answer in base64."""
-    concurrency: int = Field(8, ge=1, le=1024)
-    """Calls in flight at most, from each replica."""
-    requests_per_minute: float | None = Field(None, gt=0)
-    """Calls started in any minute at most, from each replica; None is no limit."""
-    timeout_s: float = Field(180.0, gt=0)
-    """Seconds for one call, whole."""
-    retries: int = Field(4, ge=0, le=20)
-    """Further attempts after a fault of the endpoint (never after a refusal)."""
-    extra_body: dict[str, Any] = Field(default_factory=dict)
-    """Further fields of the request, for endpoints that know more (vLLM-Omni, LocalAI)."""
+    """DALL-E and most local servers want `b64_json` here; GPT image models take none and answer in base64."""
+    send_seed: bool = False
+    """Send each image's seed as the field `seed`. OpenAI has none; local servers often do."""
 
 
 class DiffusersEditor(DiffusersPipeline):

@@ -1,0 +1,175 @@
+"""Image makers behind the seam of `actors.backend`: what may be shared, batched and answered from memory.
+
+An image is keyed by its maker, the maker's settings, what was asked, and the seed. So the same request is
+made once, across agents (in flight and in memory) and across runs (on disk).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+from typing import Any, Protocol
+
+from actors.blocking import DeviceThread, UnsharedBackend
+from actors.errors import MaiaError
+from actors.generation.base import EditRequest, GenerateRequest, ImageMaker, MadeImage
+from actors.generation.store import ImageStore
+
+Request = GenerateRequest | EditRequest
+Made = MadeImage | MaiaError
+
+
+class AsyncImageMaker(Protocol):
+    """An `ImageMaker` that does not block, and says how many of its calls may run at once."""
+
+    name: str
+    settings: str
+    max_batch: int
+    slots: int
+
+    async def generate(self, requests: Sequence[GenerateRequest]) -> list[Made]: ...
+
+    async def edit(self, requests: Sequence[EditRequest]) -> list[Made]: ...
+
+    def describe(self) -> dict[str, Any]: ...
+
+    async def close(self) -> None: ...
+
+
+class InOneThread:
+    """A blocking maker as an `AsyncImageMaker`: all its calls run in one worker thread, in batches it can take."""
+
+    slots = 1
+
+    def __init__(self, maker: ImageMaker) -> None:
+        self._maker = maker
+        self.name, self.settings, self.max_batch = maker.name, maker.settings, maker.max_batch
+        self._thread = DeviceThread("image-maker")
+
+    async def generate(self, requests: Sequence[GenerateRequest]) -> list[Made]:
+        made: list[Made] = []
+        for start in range(0, len(requests), self.max_batch):
+            made += await self._thread.run(self._maker.generate, requests[start : start + self.max_batch])
+        return made
+
+    async def edit(self, requests: Sequence[EditRequest]) -> list[Made]:
+        made: list[Made] = []
+        for start in range(0, len(requests), self.max_batch):
+            made += await self._thread.run(self._maker.edit, requests[start : start + self.max_batch])
+        return made
+
+    def describe(self) -> dict[str, Any]:
+        tell = getattr(self._maker, "describe", None)
+        return tell() if tell else {"name": self.name, "settings": self.settings}
+
+    async def close(self) -> None:
+        free = getattr(self._maker, "close", None)
+        if free:
+            await self._thread.run(free)
+        self._thread.close()
+
+
+class GenerationBackend(UnsharedBackend[Request, MadeImage]):
+    """Makes images with one maker and edits them with the same or another. Implements `Backend`."""
+
+    def __init__(
+        self,
+        generator: AsyncImageMaker,
+        editor: AsyncImageMaker,
+        *,
+        remembered_bytes: int = 0,
+        store: ImageStore | None = None,
+    ) -> None:
+        self._generator, self._editor = generator, editor
+        self.name = generator.name if editor is generator else f"{generator.name} + {editor.name}"
+        # A device and an endpoint in one pair take turns: with the endpoint's many slots every request for
+        # the device would be sealed alone, and never batched.
+        self.slots = min(generator.slots, editor.slots)
+        self.max_batch = max(generator.max_batch, editor.max_batch)
+        self._store = store
+        self._remembered: OrderedDict[Hashable, MadeImage] = OrderedDict()
+        self._limit_bytes, self._held_bytes = remembered_bytes, 0
+
+    def key(self, request: Request) -> Hashable:
+        maker = self._maker(request)
+        if isinstance(request, GenerateRequest):
+            return (maker.name, maker.settings, "generate", request.prompt, request.seed)
+        # Two edits of the same pixels may differ where one maker knows how they came about.
+        recipe = repr(sorted(request.provenance.recipe.items())) if request.provenance else "[]"
+        known = hashlib.blake2b(recipe.encode(), digest_size=8).hexdigest()
+        return (
+            maker.name,
+            maker.settings,
+            "edit",
+            request.image.id,
+            request.instruction,
+            known,
+            request.seed,
+        )
+
+    def bucket(self, request: Request) -> Hashable:
+        return "generate" if isinstance(request, GenerateRequest) else ("edit", request.image.size)
+
+    def lookup(self, request: Request) -> MadeImage | None:
+        key = self.key(request)
+        made = self._remembered.get(key)
+        if made is not None:
+            self._remembered.move_to_end(key)
+        return made
+
+    async def run(self, batch: Sequence[Request]) -> list[Made]:
+        """Return one image or typed failure a request, in order."""
+        results: list[Made | None] = list(await asyncio.to_thread(self._stored, batch))
+        generate = [
+            (i, r) for i, r in enumerate(batch) if results[i] is None and isinstance(r, GenerateRequest)
+        ]
+        edit = [(i, r) for i, r in enumerate(batch) if results[i] is None and isinstance(r, EditRequest)]
+        fresh: dict[int, Made] = {}
+        if generate:
+            made = await self._generator.generate([request for _, request in generate])
+            fresh |= zip((i for i, _ in generate), made, strict=True)
+        if edit:
+            made = await self._editor.edit([request for _, request in edit])
+            fresh |= zip((i for i, _ in edit), made, strict=True)
+        kept = await asyncio.to_thread(self._keep, batch, fresh)
+        answers = [kept[i] if result is None else result for i, result in enumerate(results)]
+        for request, made_image in zip(batch, answers, strict=True):
+            if isinstance(made_image, MadeImage):
+                self._remember(self.key(request), made_image)
+        return answers
+
+    def describe(self) -> dict[str, Any]:
+        facts = {"generator": self._generator.describe()}
+        if self._editor is not self._generator:
+            facts["editor"] = self._editor.describe()
+        return facts
+
+    async def close(self) -> None:
+        await self._generator.close()
+        if self._editor is not self._generator:
+            await self._editor.close()
+
+    def _maker(self, request: Request) -> AsyncImageMaker:
+        return self._generator if isinstance(request, GenerateRequest) else self._editor
+
+    def _stored(self, batch: Sequence[Request]) -> list[MadeImage | None]:
+        return [self._store.get(self.key(request)) if self._store else None for request in batch]
+
+    def _keep(self, batch: Sequence[Request], fresh: dict[int, Made]) -> dict[int, Made]:
+        if self._store is None:
+            return fresh
+        return {
+            index: self._store.put(self.key(batch[index]), made) if isinstance(made, MadeImage) else made
+            for index, made in fresh.items()
+        }
+
+    def _remember(self, key: Hashable, made: MadeImage) -> None:
+        if key in self._remembered:
+            return
+        self._remembered[key] = made
+        self._held_bytes += made.image.pixels.nbytes
+        while self._held_bytes > self._limit_bytes:
+            _, oldest = self._remembered.popitem(last=False)
+            self._held_bytes -= oldest.image.pixels.nbytes

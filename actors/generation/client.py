@@ -1,0 +1,91 @@
+"""Makes and edits images for many agents through one pool: a list in, a list out, failures in their places."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from actors.backend import Priority
+from actors.errors import MaiaError, UsageError
+from actors.generation.base import EditRequest, GenerateRequest, MadeImage
+from actors.images import Image, Provenance
+
+
+class GenerationPool(Protocol):
+    """The part of a replica pool that making images needs."""
+
+    async def submit(self, request: Any, *, agent: str, priority: Priority) -> Any:
+        """Return the backend's result for the request, or raise its failure."""
+
+
+class PoolImageMaker:
+    """Image makers that live in a pool. Each image is a request of its own, so that lists of many agents mix."""
+
+    def __init__(self, pool: GenerationPool) -> None:
+        self._pool = pool
+
+    async def generate(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        *,
+        agent: str = "",
+        priority: Priority = Priority.INTERACTIVE,
+    ) -> list[MadeImage | MaiaError]:
+        """Return one image or typed failure for each prompt and its seed, in order.
+
+        Several images of one prompt are the prompt several times with different seeds: all come back,
+        none is chosen.
+
+        Raises:
+            UsageError: If there is not one seed for each prompt.
+        """
+        _same_length(prompts=prompts, seeds=seeds)
+        requests = [GenerateRequest(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
+        return await self._all(requests, agent, priority)
+
+    async def edit(
+        self,
+        images: Sequence[Image],
+        instructions: Sequence[str],
+        seeds: Sequence[int],
+        provenances: Sequence[Provenance | None] | None = None,
+        *,
+        agent: str = "",
+        priority: Priority = Priority.INTERACTIVE,
+    ) -> list[MadeImage | MaiaError]:
+        """Return each image changed by its instruction, or a typed failure, in order.
+
+        `provenances` is what is known of the images; None stands for nothing known.
+
+        Raises:
+            UsageError: If the lists differ in length.
+        """
+        known: Sequence[Provenance | None] = [None] * len(images) if provenances is None else provenances
+        _same_length(images=images, instructions=instructions, seeds=seeds, provenances=known)
+        requests = [
+            EditRequest(image, instruction, seed, provenance)
+            for image, instruction, seed, provenance in zip(images, instructions, seeds, known, strict=True)
+        ]
+        return await self._all(requests, agent, priority)
+
+    async def _all(
+        self, requests: Sequence[GenerateRequest | EditRequest], agent: str, priority: Priority
+    ) -> list[MadeImage | MaiaError]:
+        return list(await asyncio.gather(*(self._one(request, agent, priority) for request in requests)))
+
+    async def _one(
+        self, request: GenerateRequest | EditRequest, agent: str, priority: Priority
+    ) -> MadeImage | MaiaError:
+        try:
+            made: MadeImage = await self._pool.submit(request, agent=agent, priority=priority)
+        except MaiaError as error:
+            return error
+        return made
+
+
+def _same_length(**lists: Sequence[object]) -> None:
+    if len({len(values) for values in lists.values()}) > 1:
+        told = ", ".join(f"{len(values)} {name}" for name, values in lists.items())
+        raise UsageError(f"lists must have the same length, got {told}.")

@@ -1,0 +1,201 @@
+"""Makes and edits images at an endpoint that speaks OpenAI's images API.
+
+An endpoint draws its own noise unless it takes a seed, and may reword a prompt before it draws; the
+provenance says both. The body of an answer is read here: the client's types accept answers without images.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import json
+import os
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+from actors.endpoint.caller import EndpointCaller, Sent
+from actors.endpoint.faults import Fault, FaultyAnswerError
+from actors.endpoint.openai_client import classify, connect, json_object
+from actors.errors import BackendError, MaiaError, RefusedError, UsageError
+from actors.generation.base import EditRequest, GenerateRequest, MadeImage
+from actors.generation.settings import OpenAIImages
+from actors.images import Image, ImageDecodeError, Provenance, decode, encode_png
+
+_LIMIT_BYTES = 64 << 20
+_FETCHES = 3
+
+
+class OpenAIImageMaker:
+    """One images model of one endpoint, many calls at once. Implements `AsyncImageMaker`.
+
+    `collaborators` (clock, sleep, random) go to `EndpointCaller`.
+
+    Raises (when built):
+        MissingKeyError: If the environment variable of the key is not set.
+    """
+
+    max_batch = 1
+
+    def __init__(
+        self, settings: OpenAIImages, *, environ: Mapping[str, str] = os.environ, **collaborators: Any
+    ) -> None:
+        self.name = f"openai-images {settings.model} at {settings.host}"
+        asked = settings.model_dump(include={"size", "quality", "send_seed", "extra_body"}, exclude_none=True)
+        self.settings = json.dumps(asked, sort_keys=True)
+        self.slots = settings.max_concurrent
+        self._settings = settings
+        self._connection = connect(settings, environ)
+        self._caller = EndpointCaller(settings, self._connection.secrets, **collaborators)
+
+    async def generate(self, requests: Sequence[GenerateRequest]) -> list[MadeImage | MaiaError]:
+        """Return one image or typed failure a request, in order."""
+        return list(await asyncio.gather(*map(self._generate, requests)))
+
+    async def edit(self, requests: Sequence[EditRequest]) -> list[MadeImage | MaiaError]:
+        """Return one image or typed failure a request, in order."""
+        return list(await asyncio.gather(*map(self._edit, requests)))
+
+    async def _generate(self, request: GenerateRequest) -> MadeImage | MaiaError:
+        arguments = {"prompt": request.prompt, **self._common(request.seed)}
+        known = Provenance("generated", prompt=request.prompt)
+        return await self._made(
+            self._connection.client.images.with_raw_response.generate, arguments, request, known
+        )
+
+    async def _edit(self, request: EditRequest) -> MadeImage | MaiaError:
+        png = await asyncio.to_thread(encode_png, request.image)
+        arguments = {
+            "image": ("image.png", png, "image/png"),
+            "prompt": request.instruction,
+            **self._common(request.seed),
+        }
+        before = request.provenance or Provenance("unknown")
+        known = Provenance(
+            "edited",
+            prompt=before.prompt,
+            edits=(*before.edits, request.instruction),
+            parent=request.image.id,
+        )
+        return await self._made(
+            self._connection.client.images.with_raw_response.edit, arguments, request, known
+        )
+
+    def _common(self, seed: int) -> dict[str, Any]:
+        settings = self._settings
+        wanted: dict[str, Any] = {
+            "model": settings.model,
+            "size": settings.size,
+            "quality": settings.quality,
+            "response_format": settings.response_format,
+        }
+        further = {**settings.extra_body, **({"seed": seed} if settings.send_seed else {})}
+        body = {name: value for name, value in wanted.items() if value is not None}
+        if further:
+            body["extra_body"] = further
+        return {**body, "n": 1, "extra_headers": self._connection.headers}
+
+    async def _made(
+        self,
+        create: Callable[..., Awaitable[Any]],
+        arguments: dict[str, Any],
+        request: GenerateRequest | EditRequest,
+        known: Provenance,
+    ) -> MadeImage | MaiaError:
+        if not arguments["prompt"].strip():
+            return UsageError("a prompt must have words, got an empty one")
+
+        async def send() -> Sent[dict[str, Any]]:
+            raw = await create(**arguments)
+            return Sent(_first_item(json_object(raw.http_response.content)), 0.0)
+
+        try:
+            item = (await self._caller.call(send, 0.0, classify)).value
+            image = await self._image(item)
+        except MaiaError as error:
+            return error
+        if not image.pixels.any():
+            return RefusedError(
+                f"{self.name} answered with a wholly black image, as servers do that withhold one.",
+                "Word the prompt otherwise.",
+            )
+        reworded = item.get("revised_prompt")
+        notes: tuple[str, ...] = ()
+        if isinstance(reworded, str) and reworded.strip() not in ("", arguments["prompt"].strip()):
+            notes = (f"the endpoint drew this prompt instead: {self._connection.secrets.redact(reworded)}",)
+        seed = request.seed if self._settings.send_seed else None
+        maker = f"{self.name} {self.settings}" + ("" if self._settings.send_seed else " (takes no seed)")
+        return MadeImage(
+            image,
+            Provenance(known.source, maker, known.prompt, seed, known.edits, known.parent, notes=notes),
+        )
+
+    async def _image(self, item: dict[str, Any]) -> Image:
+        if item.get("b64_json"):
+            data = base64.b64decode(item["b64_json"], validate=True)
+        else:
+            data = await self._fetched(item["url"])
+        try:
+            return await asyncio.to_thread(decode, data)
+        except ImageDecodeError as error:
+            raise BackendError(f"{self.name} answered with bytes that are no image: {error}") from error
+
+    async def _fetched(self, url: str) -> bytes:
+        """Return the bytes at `url`. The image is paid for: a failed download is tried again, not a new image."""
+        for attempt in range(1, _FETCHES + 1):
+            try:
+                return await asyncio.to_thread(_download, url, self._settings.attempt_timeout_s)
+            except (OSError, ValueError) as error:
+                if attempt == _FETCHES:
+                    host = urllib.parse.urlsplit(url).netloc
+                    raise BackendError(
+                        f"{self.name} made an image, but it could not be fetched from {host}: {error}",
+                        "Set `response_format: b64_json` to get images in the answer itself.",
+                    ) from error
+        raise AssertionError("unreachable")
+
+    def describe(self) -> dict[str, Any]:
+        """Return plain facts for `maia doctor` and logs; no secret."""
+        return {
+            "name": self.name,
+            "model": self._settings.model,
+            "address": self._settings.base_url,
+            "settings": self.settings,
+            **self._caller.statistics(),
+        }
+
+    async def close(self) -> None:
+        await self._connection.client.close()
+
+
+def _first_item(body: dict[str, Any]) -> dict[str, Any]:
+    """Return the first image of an answer, which has `b64_json` or an http `url`.
+
+    Raises:
+        FaultyAnswerError: If there is none.
+    """
+    items = body.get("data")
+    item = items[0] if isinstance(items, list) and items else None
+    if isinstance(item, dict):
+        encoded, url = item.get("b64_json"), item.get("url")
+        if isinstance(encoded, str) and encoded:
+            try:
+                base64.b64decode(encoded, validate=True)
+                return item
+            except binascii.Error as error:
+                raise FaultyAnswerError(Fault("garbled", f"damaged base64: {error}", in_doubt=True)) from None
+        if isinstance(url, str) and urllib.parse.urlsplit(url).scheme in ("http", "https"):
+            return item
+    raise FaultyAnswerError(Fault("garbled", "an answer without an image", in_doubt=True))
+
+
+def _download(url: str, timeout_s: float) -> bytes:
+    # The scheme was checked: urllib would open files too.
+    with urllib.request.urlopen(url, timeout=timeout_s) as answer:
+        data: bytes = answer.read(_LIMIT_BYTES + 1)
+    if len(data) > _LIMIT_BYTES:
+        raise ValueError(f"the image has more than {_LIMIT_BYTES >> 20} MiB")
+    return data
