@@ -1,0 +1,104 @@
+"""What the rest of the program knows of a sandbox, whichever executor is behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Literal, Protocol
+
+from actors.errors import MaiaError, UsageError
+from actors.images import Image
+
+Status = Literal["ok", "error", "timeout", "memory", "died", "protocol", "forbidden", "limit"]
+Tier = Literal["kernel+ns", "kernel", "monty", "weak"]
+
+
+class SandboxUnavailableError(UsageError):
+    """No executor on this machine gives the protection that was asked for."""
+
+
+class SandboxError(MaiaError):
+    """The sandbox's own machinery failed: the fork server cannot be started or reached."""
+
+
+@dataclass(frozen=True)
+class ProgramOutcome:
+    """How one program ended."""
+
+    status: Status
+    """`ok`; `error`: it raised; `timeout`; `memory`; `forbidden`: it tried what no program may;
+    `limit`: too many calls, bytes or images; `died`: its process ended; `protocol`: it spoke out of turn.
+    After any but `ok`, `error`, `memory` and `forbidden`, its process is replaced."""
+    output: str
+    """What it printed, stdout and stderr in order."""
+    output_truncated: bool
+    value: Any
+    """What `run_experiment` returned; images as `Image`."""
+    error: str
+    """Words that help to write a better program, with the program's own line numbers; "" if `ok`."""
+    duration_s: float
+    """Wall-clock seconds, tool calls included."""
+    calls: int
+    """Tool calls that were answered."""
+    tier: Tier
+    notes: tuple[str, ...] = field(default=())
+    """What the agent should know of its variables: that they were rebuilt, or that they are lost."""
+
+
+class ToolHost(Protocol):
+    """Answers the calls of one agent's programs."""
+
+    async def call(self, method: str, arguments: dict[str, Any]) -> Any:
+        """Return the answer of `docs/contracts.md`; images are `Image` both ways.
+
+        Raises:
+            MaiaError: Becomes an exception in the program, with the same words.
+        """
+
+
+class Sandbox(Protocol):
+    """One agent's interpreter: variables persist between its programs."""
+
+    async def run(self, program: str, host: ToolHost) -> ProgramOutcome:
+        """Run a program to its end; never raises for anything that the program does."""
+
+    @property
+    def record(self) -> list[dict[str, Any]]:
+        """The programs so far and what their calls were answered, as JSON values; images as ids."""
+
+    def restore(self, records: Sequence[dict[str, Any]], images: Mapping[str, Image]) -> None:
+        """Take over another sandbox's record; variables are rebuilt before the next program."""
+
+    async def close(self) -> None:
+        """End the process and forget the images."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One row of the self-test."""
+
+    name: str
+    passed: bool
+    detail: str
+
+
+class SandboxServer(Protocol):
+    """Makes sandboxes on one machine."""
+
+    tier: Tier
+
+    async def open(self, *, seed: int) -> Sandbox:
+        """Return a new sandbox whose randomness depends on `seed` alone."""
+
+    async def self_test(self) -> list[Check]:
+        """Try what the tier promises to stop, the way a program would."""
+
+    async def close(self) -> None:
+        """End every sandbox and the server."""
+
+    async def __aenter__(self) -> SandboxServer: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...

@@ -1,0 +1,206 @@
+"""`system` and `tools` as a program sees them.
+
+The docstrings of the public methods are the API page that the model reads, so they speak to it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .image_handle import ImageHandle
+from .link import Link, ToolError
+from .values import Values, as_list, is_picture, looks_like_base64_image, text_of
+
+MAX_IMAGES_A_CALL = 256
+
+
+class Remote:
+    """What `System` and `Tools` share: calls to the host."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._values = Values(link)
+
+    def _call(self, method: str, **arguments: Any) -> Any:
+        return self._values.decode(
+            self._link.ask({"op": "call", "method": method, "arguments": arguments})["value"]
+        )
+
+    def _texts(self, value: Any, what: str) -> list[str]:
+        texts = as_list(value, what)
+        for index, text in enumerate(texts):
+            if type(text) is not str:
+                raise ToolError(f"{what}[{index}] must be a string, got {type(text).__name__}")
+        return [text_of(text) for text in texts]
+
+    def _titles(self, titles: Any, count: int) -> list[str]:
+        if titles is None:
+            return [f"image {index + 1}" for index in range(count)]
+        return [text_of(title) for title in as_list(titles, "titles")]
+
+    def _exemplars(self) -> tuple[list[float], list[ImageHandle]]:
+        answer = self._call("exemplars")
+        return answer["activations"], answer["images"]
+
+
+class System(Remote):
+    """The unit under study: one scalar inside a vision network that you can show images to.
+
+    Which network, layer and unit it is stays hidden, so that the evidence comes from experiments alone.
+    """
+
+    def call_neuron(self, images: list[ImageHandle]) -> tuple[list[float], list[ImageHandle]]:
+        """Show images to the unit and measure how strongly each one drives it.
+
+        Returns two lists in the order of `images`: the activations (numbers rounded to two decimals,
+        higher means stronger; compare them with those of the dataset exemplars), and the same images
+        masked: the region that drives the unit stays bright inside a red outline, the rest is darkened.
+        An image in which nothing is outlined did not drive the unit.
+
+        Example:
+            images = tools.text2image(["a red bus in the rain", "a red bus in a desert"])
+            activations, masked = system.call_neuron(images)
+            tools.display("bus in the rain", masked[0], activations[0])
+        """
+        references = self._values.images(images)
+        activations: list[float] = []
+        masked: list[ImageHandle] = []
+        if not references:
+            raise ToolError("images must hold at least one image, got an empty list")
+        for start in range(0, len(references), MAX_IMAGES_A_CALL):
+            answer = self._call("measure", images=references[start : start + MAX_IMAGES_A_CALL])
+            activations += answer["activations"]
+            masked += answer["images"]
+        return activations, masked
+
+
+class Tools(Remote):
+    """Instruments for experiments on the unit."""
+
+    def dataset_exemplars(self, system: System) -> list[tuple[float, ImageHandle]]:
+        """Return the images of a large photo collection that drive the unit most, strongest first.
+
+        Each item is a pair (activation, masked image). They show what the unit answers to in real
+        images and set the scale for every other activation.
+
+        Example:
+            for activation, image in tools.dataset_exemplars(system):
+                tools.display(activation, image)
+        """
+        return list(zip(*self._exemplars(), strict=True))
+
+    def text2image(self, prompts: list[str], n: int = 1) -> list[ImageHandle]:
+        """Make `n` images for each text prompt, in the order of the prompts.
+
+        Say plainly what should be seen, and vary one thing at a time to learn what matters.
+
+        Example:
+            prompts = ["a tennis ball on grass", "a tennis ball on sand", "grass"]
+            activations, masked = system.call_neuron(tools.text2image(prompts))
+            for prompt, activation in zip(prompts, activations):
+                print(prompt, activation)
+        """
+        return self._with_notes(self._call("text2image", prompts=self._texts(prompts, "prompts"), n=n))
+
+    def edit_images(self, images: list[ImageHandle], instructions: list[str]) -> list[ImageHandle]:
+        """Change images by instruction, one instruction an image; return the edited images.
+
+        Any image will do, also exemplars and images that your program made. An edit that swaps or
+        recolours something ("replace the dog with a cat", "make the car blue") works better than one
+        that takes something away. One image with several instructions is edited once by each.
+
+        Example:
+            image = tools.text2image(["a dog on a lawn"])[0]
+            edits = ["replace the dog with a cat", "replace the lawn with snow"]
+            edited = tools.edit_images([image, image], edits)
+            activations, masked = system.call_neuron([image] + edited)
+        """
+        references = self._values.images(images)
+        texts = self._texts(instructions, "instructions")
+        references, texts = paired(references, texts, "images", "instructions")
+        return self._with_notes(self._call("edit", images=references, instructions=texts))
+
+    def describe_images(self, images: list[ImageHandle], titles: list[str] | None = None) -> str:
+        """Have each image described by an observer who knows nothing of your hypotheses.
+
+        Of masked images the observer describes the bright region. Returns one text in which each
+        description stands under its title.
+
+        Example:
+            activations, masked = system.call_neuron(images)
+            print(tools.describe_images(masked, prompts))
+        """
+        references = self._values.images(images)
+        text: str = self._call("describe", images=references, titles=self._titles(titles, len(references)))
+        return text
+
+    def summarize_images(self, images: list[ImageHandle]) -> str:
+        """Have an observer who knows nothing of your hypotheses say what the images have in common.
+
+        Of masked images the observer looks at the bright regions.
+
+        Example:
+            exemplars = tools.dataset_exemplars(system)
+            print(tools.summarize_images([image for activation, image in exemplars]))
+        """
+        text: str = self._call("summarize", images=self._values.images(images))
+        return text
+
+    def display(self, *items: Any) -> None:
+        """Show texts, numbers and images to yourself, in this order; lists are shown item by item.
+
+        What is neither displayed nor printed is not seen. Variables keep their values for your next
+        program, so an image can be displayed later.
+
+        Example:
+            tools.display("strongest:", masked[0], "weakest:", masked[-1])
+        """
+        shown: list[Any] = []
+        self._flatten(items, shown, 0)
+        if shown:
+            self._call("display", items=shown)
+
+    def _flatten(self, items: Any, shown: list[Any], depth: int) -> None:
+        for item in items:
+            if is_picture(item) or looks_like_base64_image(item):
+                shown.append(self._values.image(item))
+            elif depth < 8 and type(item) is dict:
+                for key, value in item.items():
+                    shown.append(f"{text_of(key)}:")
+                    self._flatten([value], shown, depth + 1)
+            elif depth < 8 and isinstance(item, (list, tuple)) and _holds_pictures(item):
+                self._flatten(item, shown, depth + 1)
+            else:
+                shown.append(text_of(item))
+
+    def _with_notes(self, answer: dict[str, Any]) -> list[ImageHandle]:
+        for note in answer.get("notes", []):
+            print(f"note: {note}")
+        images: list[ImageHandle] = answer["images"]
+        return images
+
+
+def _holds_pictures(items: Any) -> bool:
+    """A list of numbers reads better in one piece; one with images must be taken apart."""
+    return any(
+        is_picture(item)
+        or looks_like_base64_image(item)
+        or type(item) is str
+        or isinstance(item, (list, tuple, dict))
+        for item in items
+    )
+
+
+def paired(first: list[Any], second: list[str], what: str, other: str) -> tuple[list[Any], list[str]]:
+    """Return both lists at one length; a list of one is repeated.
+
+    Raises:
+        ToolError: If the lengths differ otherwise.
+    """
+    if len(first) == 1:
+        first = first * len(second)
+    elif len(second) == 1:
+        second = second * len(first)
+    if len(first) != len(second):
+        raise ToolError(f"{what} and {other} must have the same length, got {len(first)} and {len(second)}")
+    return first, second

@@ -1,0 +1,222 @@
+"""The walls around one program, in the order in which a child raises them.
+
+Landlock and seccomp are needed both: the first alone lets UDP, netlink and signals through, the second
+alone lets a program read `/proc/PARENT/environ`. What is costly to build is built once, in the fork
+server, and only switched on in each child.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import resource
+import signal
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .syscalls import ALLOWED, CLONE_NEW, CLONE_THREAD, FCNTL_COMMANDS, IOCTL_COMMANDS
+
+PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
+PR_SET_SECCOMP = 22
+PR_CAPBSET_DROP = 24
+PR_SET_NO_NEW_PRIVS = 38
+PR_CAP_AMBIENT = 47
+PR_CAP_AMBIENT_CLEAR_ALL = 4
+SECCOMP_MODE_FILTER = 2
+UNUSED_UID = 1_879_048_192
+"""First of the user ids that Linux distributions leave to nobody."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _prctl(option: int, *args: Any) -> None:
+    padded = [ctypes.c_ulong(arg) if isinstance(arg, int) else arg for arg in (*args, 0, 0, 0, 0)[:4]]
+    if _libc.prctl(option, *padded) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"prctl({option}): {os.strerror(code)}")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the fork server found out once and every child uses."""
+
+    ruleset: Any | None
+    """The Landlock ruleset, or None where the kernel has none."""
+    program: bytes | None
+    """The seccomp filter as BPF, or None."""
+    missing: tuple[str, ...]
+    """One sentence for each wall that cannot be raised here."""
+    uid: int | None
+    """The first of the user ids that children get; None keeps the server's own."""
+
+
+def plan(readable: Sequence[str], uid: int | None) -> Plan:
+    """Build the walls that this machine has."""
+    missing: list[str] = []
+    ruleset = program = None
+    try:
+        ruleset = landlock_ruleset(readable)
+    except Exception as error:
+        missing.append(f"Landlock is missing ({error})")
+    try:
+        program = seccomp_program()
+    except Exception as error:
+        missing.append(f"seccomp is missing ({error})")
+    return Plan(ruleset, program, tuple(missing), uid)
+
+
+def landlock_ruleset(readable: Sequence[str]) -> Any:
+    """Return a ruleset that allows reading below `readable` and nothing else."""
+    from landlockpy import AccessFS, LandlockError, Ruleset, Scope
+
+    try:
+        rules = Ruleset(scoped=Scope.SIGNAL | Scope.ABSTRACT_UNIX_SOCKET)
+    except LandlockError as error:
+        # Some kernels report an ABI without having its scopes; seccomp covers signals and sockets.
+        if error.errno != errno.EINVAL:
+            raise
+        rules = Ruleset(scoped=Scope.NONE)
+    for path in readable:
+        if not os.path.exists(path):  # noqa: PTH110
+            continue
+        access = AccessFS.READ_FILE | (AccessFS.READ_DIR if os.path.isdir(path) else 0)  # noqa: PTH112
+        rules.allow_path(path, AccessFS(access))
+    if os.path.exists("/dev/null"):  # noqa: PTH110
+        rules.allow_path("/dev/null", AccessFS.READ_FILE | AccessFS.WRITE_FILE)
+    return rules
+
+
+def seccomp_program() -> bytes:
+    """Return the filter as BPF instructions."""
+    import pyseccomp as seccomp
+
+    # A call of another architecture (int 0x80, x32) would be read with the wrong numbers: kill.
+    rules = seccomp.SyscallFilter(seccomp.ERRNO(errno.EPERM))
+    rules.set_attr(seccomp.Attr.ACT_BADARCH, seccomp.KILL_PROCESS)
+    for name in ALLOWED:
+        _allow(seccomp, rules, name)
+    for command in FCNTL_COMMANDS:
+        _allow(seccomp, rules, "fcntl", seccomp.Arg(1, seccomp.MASKED_EQ, 0xFFFFFFFF, command))
+    for command in IOCTL_COMMANDS:
+        _allow(seccomp, rules, "ioctl", seccomp.Arg(1, seccomp.MASKED_EQ, 0xFFFFFFFF, command))
+    _allow(seccomp, rules, "clone", seccomp.Arg(0, seccomp.MASKED_EQ, CLONE_THREAD | CLONE_NEW, CLONE_THREAD))
+    # Its flags lie in memory, where no filter sees them; libc then falls back to clone.
+    rules.add_rule(seccomp.ERRNO(errno.ENOSYS), "clone3")
+    # Reading one's own limits is harmless, setting them or another's is not.
+    _allow(seccomp, rules, "prlimit64", seccomp.Arg(0, seccomp.EQ, 0), seccomp.Arg(2, seccomp.EQ, 0))
+    with tempfile.TemporaryFile() as file:
+        rules.export_bpf(file)
+        file.seek(0)
+        return file.read()
+
+
+def _allow(seccomp: Any, rules: Any, name: str, *arguments: Any) -> None:
+    try:
+        number = seccomp.resolve_syscall(seccomp.Arch.NATIVE, name)
+    except ValueError:
+        return
+    if number >= 0:  # libseccomp gives negative numbers to calls that this architecture lacks
+        rules.add_rule(seccomp.ALLOW, number, *arguments)
+
+
+def raise_walls(plan: Plan, number: int, memory_bytes: int, parent: int) -> None:
+    """Confine the calling process, which must have one thread. There is no way back.
+
+    Raises:
+        OSError: If a wall of the plan cannot be raised; the caller must then exit.
+    """
+    _limit(memory_bytes)
+    _drop_privileges(None if plan.uid is None else plan.uid + number % 100_000)
+    # After the last change of credentials, which clears it.
+    _prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
+    if os.getppid() != parent:
+        os._exit(1)
+    _prctl(PR_SET_DUMPABLE, 0)
+    _prctl(PR_SET_NO_NEW_PRIVS, 1)
+    if plan.ruleset is not None:
+        plan.ruleset.restrict()
+        plan.ruleset.close()
+    if plan.program is not None:
+        instructions = ctypes.create_string_buffer(plan.program, len(plan.program))
+        _prctl(
+            PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(_Program(len(plan.program) // 8, instructions))
+        )
+
+
+class _Program(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
+
+    def __init__(self, length: int, instructions: Any) -> None:
+        super().__init__(length, ctypes.cast(instructions, ctypes.c_void_p))
+
+
+def _limit(memory_bytes: int) -> None:
+    with open("/proc/self/statm") as file:  # noqa: PTH123
+        own = int(file.read().split()[0]) * resource.getpagesize()
+    limits = {
+        resource.RLIMIT_AS: own + memory_bytes,
+        resource.RLIMIT_FSIZE: 0,
+        resource.RLIMIT_NOFILE: 64,
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_MEMLOCK: 0,
+        resource.RLIMIT_MSGQUEUE: 0,
+    }
+    for which, value in limits.items():
+        _, hard = resource.getrlimit(which)
+        if hard != resource.RLIM_INFINITY:
+            value = min(value, hard)
+        resource.setrlimit(which, (value, value))
+
+
+class _CapabilityHeader(ctypes.Structure):
+    _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
+
+
+def _drop_privileges(uid: int | None) -> None:
+    for capability in range(64):
+        try:
+            _prctl(PR_CAPBSET_DROP, capability)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EPERM):
+                raise
+            break
+    if uid is not None:
+        os.setgroups([])
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
+    try:
+        _prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+    header, nothing = _CapabilityHeader(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    if _libc.capset(ctypes.byref(header), nothing) != 0:
+        raise OSError(ctypes.get_errno(), "capset")
+
+
+def can_become(uid: int, readable: Sequence[str]) -> bool:
+    """Say whether a child of this (root) process can take `uid` and still read the interpreter."""
+    if os.geteuid() != 0:
+        return False
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setgroups([])
+            os.setresgid(uid, uid, uid)
+            os.setresuid(uid, uid, uid)
+            os._exit(0 if all(_readable(path) for path in readable) else 1)
+        except BaseException:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def _readable(path: str) -> bool:
+    try:
+        return bool(os.listdir(path)) if Path(path).is_dir() else os.access(path, os.R_OK)
+    except OSError:
+        return False

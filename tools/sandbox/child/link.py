@@ -1,0 +1,77 @@
+"""The child's end of the socket: one request at a time, from whatever thread."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any
+
+import msgpack
+
+from .wire import HEADER, pack
+
+
+class ToolError(RuntimeError):
+    """A call to `system` or `tools` that could not be answered; the message says why."""
+
+
+class Link:
+    """Frames over a connected stream socket, with read(2) and write(2) only.
+
+    Between two programs the gate is shut: a thread that an earlier program left behind waits for the
+    next one instead of talking out of turn.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._lock = threading.Lock()
+        self._gate = threading.Event()
+
+    def receive(self) -> dict[str, Any]:
+        """Return the next message of the host; a blob is put under "blob"."""
+        structure_bytes, blob_bytes = HEADER.unpack(self._read(HEADER.size))
+        message: dict[str, Any] = msgpack.unpackb(self._read(structure_bytes))
+        if blob_bytes:
+            message["blob"] = self._read(blob_bytes)
+        return message
+
+    def begin(self) -> None:
+        self._gate.set()
+
+    def finish(self, message: dict[str, Any]) -> None:
+        """Send a program's last message, after every call that is under way has been answered."""
+        self._gate.clear()
+        with self._lock:
+            self._write(pack(message))
+
+    def ask(self, message: dict[str, Any], blob: memoryview | None = None) -> dict[str, Any]:
+        """Send one request and return its answer.
+
+        Raises:
+            ToolError: If the host answered with an error.
+        """
+        frame = pack(message, 0 if blob is None else blob.nbytes)
+        self._gate.wait()
+        with self._lock:
+            self._write(frame)
+            if blob is not None:
+                self._write(blob)
+            answer = self.receive()
+        if "error" in answer:
+            raise ToolError(answer["error"])
+        return answer
+
+    def _write(self, data: bytes | memoryview) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._fd, view) :]
+
+    def _read(self, size: int) -> bytearray:
+        buffer = bytearray(size)
+        view = memoryview(buffer)
+        while view:
+            got = os.readv(self._fd, [view])
+            if got == 0:
+                os._exit(0)  # the host is gone
+            view = view[got:]
+        return buffer

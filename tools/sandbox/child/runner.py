@@ -1,0 +1,204 @@
+"""Runs one program after another in one namespace and reports how each ended."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import errno
+import functools
+import importlib.abc
+import linecache
+import os
+import random
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from .image_handle import PROGRAM_FILE, ImageHandle, accept_handles_as_base64
+from .link import Link
+from .paper_dialect import PaperSystem, PaperTools
+from .values import Values, text_of
+from .wire import ENTRY_POINTS
+
+MAX_ERROR = 8_000
+OUTPUT_COPY = 4
+"""Where a copy of the output pipe is kept, so that a program that closes its own cannot lose the next one's."""
+_WATCH = "__entry_point__"
+
+_ADVICE = {
+    "torch": "torch is not available here: images are PIL images (use numpy and PIL), and the network is reached"
+    " with system.call_neuron(images)",
+    "torchvision": "torchvision is not available here: images are PIL images; use numpy and PIL",
+}
+_NO_MODULE = "there is no module {name!r} here: programs have numpy, PIL and the standard library"
+
+
+class Advice(importlib.abc.MetaPathFinder):
+    """Asked last, when no other finder has the module: says what to use instead."""
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: Any = None) -> None:
+        if path is None and "." not in fullname:
+            sentence = _ADVICE.get(fullname, _NO_MODULE.format(name=fullname))
+            raise ModuleNotFoundError(sentence, name=fullname)
+
+
+class Runner:
+    """One agent's interpreter: variables persist from program to program."""
+
+    def __init__(self, link: Link, seed: int) -> None:
+        self._link = link
+        self._values = Values(link)
+        self._system, self._tools = PaperSystem(link), PaperTools(link)
+        self._called: dict[str, Any] = {}
+        self._defined: dict[str, Callable[..., Any]] = {}
+        self._names: dict[str, Any] = {"__name__": "__main__", "__builtins__": builtins}
+        self._hide = sorted(
+            {path for path in (*sys.path, sys.prefix, sys.base_prefix) if path}, key=len, reverse=True
+        )
+        accept_handles_as_base64()
+        _print_handles_briefly()
+        _fix_randomness(seed)
+        sys.meta_path.append(Advice())
+
+    def serve(self) -> None:
+        """Answer the host for ever."""
+        while True:
+            message = self._link.receive()
+            _restore_output()
+            self._link.begin()
+            report = self.run(message["program"], message["number"])
+            for stream in (sys.stdout, sys.stderr):
+                try:
+                    stream.flush()
+                except Exception:  # the program replaced or closed it
+                    continue
+            self._link.finish({"op": "done", **report})
+
+    def run(self, program: str, number: int) -> dict[str, Any]:
+        """Run one program; return its status, value and error text."""
+        name = f"{PROGRAM_FILE} {number}>"
+        lines = program.splitlines(keepends=True)
+        linecache.cache[name] = (len(program), None, lines, name)
+        self._called, self._defined = {}, {}
+        self._names.update(system=self._system, tools=self._tools, **{_WATCH: self._watch})
+        try:
+            tree = ast.fix_missing_locations(_WatchEntryPoints().visit(ast.parse(program, name)))
+            exec(compile(tree, name, "exec", dont_inherit=True), self._names)
+            for entry, function in list(self._defined.items()):
+                if entry not in self._called:
+                    self._called[entry] = _call_entry(function, self._system, self._tools)
+            value = None
+            for value in self._called.values():
+                pass
+            return {"status": "ok", "value": self._values.any(value), "error": ""}
+        except SystemExit:
+            return {"status": "ok", "value": None, "error": ""}
+        except BaseException as error:
+            return {"status": _status(error), "value": None, "error": self._tell(error)}
+        finally:
+            self._names.pop(_WATCH, None)
+
+    def _watch(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Note whether the program calls its entry point itself, and what it returned."""
+
+        @functools.wraps(function)
+        def entry(*args: Any, **kwargs: Any) -> Any:
+            self._called[function.__name__] = None
+            self._called[function.__name__] = value = function(*args, **kwargs)
+            return value
+
+        self._defined[function.__name__] = entry
+        return entry
+
+    def _tell(self, error: BaseException) -> str:
+        """Return the error in the program's own lines, without the paths of this machine."""
+        message = "".join(traceback.format_exception_only(type(error), error)).strip()
+        if isinstance(error, SyntaxError):
+            text = message
+        else:
+            if isinstance(error, RecursionError):
+                error.__traceback__ = None
+            frames = [
+                frame
+                for frame in traceback.extract_tb(error.__traceback__, limit=200)
+                if frame.filename.startswith(PROGRAM_FILE)
+            ]
+            if len(frames) > 12:
+                frames = frames[:6] + frames[-6:]
+            where = [f"  line {frame.lineno}, in {frame.name}: {frame.line}" for frame in frames]
+            text = "\n".join([*(["Traceback:"] if where else []), *where, message])
+        if _status(error) == "memory":
+            text += "\nThe program used more memory than it may: work on fewer or smaller things at a time."
+        for path in self._hide:
+            text = text.replace(path, "<python>")
+        return text_of(
+            text if len(text) <= MAX_ERROR else text[: MAX_ERROR // 2] + "\n...\n" + text[-MAX_ERROR // 2 :]
+        )
+
+
+class _WatchEntryPoints(ast.NodeTransformer):
+    """Marks run_experiment and execute_command where a program defines them at its top level."""
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
+        if node.name in ENTRY_POINTS:
+            node.decorator_list.insert(0, ast.Name(_WATCH, ast.Load(), lineno=node.lineno, col_offset=0))
+        return node
+
+    def _leave(self, node: Any) -> Any:
+        return node
+
+    visit_AsyncFunctionDef = visit_ClassDef = visit_Lambda = _leave
+
+
+def _call_entry(function: Callable[..., Any], system: Any, tools: Any) -> Any:
+    """Call an entry point with as many of (system, tools) as it takes."""
+    code = function.__wrapped__.__code__  # type: ignore[attr-defined]
+    names = code.co_varnames[: code.co_argcount]
+    required = len(names) - len(function.__wrapped__.__defaults__ or ())  # type: ignore[attr-defined]
+    if names[:1] == ("tools",):
+        return function(tools, system) if required > 1 else function(tools)
+    return function(*(system, tools)[: min(len(names), 2)])
+
+
+def _status(error: BaseException) -> str:
+    if isinstance(error, MemoryError):
+        return "memory"
+    if isinstance(error, OSError) and error.errno in (errno.EPERM, errno.EACCES):
+        return "forbidden"
+    return "error"
+
+
+def _restore_output() -> None:
+    for fd in (1, 2):
+        os.dup2(OUTPUT_COPY, fd)
+    for name, fd in (("stdout", 1), ("stderr", 2)):
+        stream = open(fd, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: PTH123, SIM115
+        setattr(sys, name, stream)
+
+
+def _print_handles_briefly() -> None:
+    """`print(image)` would fill the output with base64; `print(str(image))` still does."""
+    original = builtins.print
+
+    @functools.wraps(original)
+    def brief(*items: Any, **options: Any) -> None:
+        original(*(repr(item) if type(item) is ImageHandle else item for item in items), **options)
+
+    builtins.print = brief
+
+
+def _fix_randomness(seed: int) -> None:
+    """Make `random`, `numpy.random` and unseeded numpy generators depend on the seed alone."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    streams = np.random.SeedSequence(seed)
+    original = np.random.default_rng
+
+    @functools.wraps(original)
+    def default_rng(seed: Any = None) -> np.random.Generator:
+        return original(streams.spawn(1)[0] if seed is None else seed)
+
+    np.random.default_rng = default_rng

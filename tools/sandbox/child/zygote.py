@@ -1,0 +1,165 @@
+"""The fork server's loop: spawn a confined child, or tell how one ended."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import random
+import signal
+import socket
+import sys
+import time
+from typing import Any
+
+import msgpack
+import numpy as np
+import numpy.fft
+import numpy.linalg
+import numpy.random
+import PIL.Image
+import PIL.ImageChops
+import PIL.ImageDraw
+import PIL.ImageEnhance
+import PIL.ImageFilter
+import PIL.ImageFont
+import PIL.ImageOps
+import PIL.ImageStat
+
+from .confine import UNUSED_UID, Plan, can_become, plan, raise_walls
+from .link import Link
+from .runner import OUTPUT_COPY, Runner
+
+CONTROL, RPC = 3, 3
+_REAP_PATIENCE_S = 2.0
+
+
+def serve(configuration: dict[str, Any]) -> None:
+    """Answer the host until it goes away.
+
+    Messages are JSON objects in datagrams of a sequenced-packet socket. `spawn` comes with two
+    descriptors (the child's socket and its output pipe) and is answered with a pidfd; `reap` is answered
+    with the exit code, negative for a signal.
+    """
+    control = socket.socket(fileno=CONTROL)
+    # Whatever is opened from now on lies above the numbers that a child gives away.
+    for _ in range(OUTPUT_COPY + 1):
+        os.open(os.devnull, os.O_RDONLY)
+    _preload()
+    try:
+        with open("/proc/self/oom_score_adj", "w") as file:  # noqa: PTH123
+            file.write("1000")  # the kernel, short of memory, should end sandboxes before models
+    except OSError:
+        pass
+    walls = plan(configuration["readable"], _uid(configuration))
+    gc.collect()
+    gc.freeze()
+    control.send(json.dumps({"missing": walls.missing, "uid": walls.uid}).encode())
+    children = 0
+    while True:
+        data, descriptors, _, _ = socket.recv_fds(control, 1 << 16, 2)
+        if not data:
+            os._exit(0)
+        message = json.loads(data)
+        if message["op"] == "spawn":
+            children += 1
+            _spawn(control, walls, message, descriptors, children)
+        else:
+            control.send(json.dumps({"exit": _reap(message["pid"])}).encode())
+
+
+def _uid(configuration: dict[str, Any]) -> int | None:
+    return UNUSED_UID if can_become(UNUSED_UID, configuration["readable_needed"]) else None
+
+
+def _spawn(
+    control: socket.socket, walls: Plan, message: dict[str, Any], descriptors: list[int], number: int
+) -> None:
+    parent = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            _become_sandbox(walls, message, descriptors, number, parent)
+        finally:
+            os._exit(1)
+    for descriptor in descriptors:
+        os.close(descriptor)
+    pidfd = os.pidfd_open(pid)
+    try:
+        socket.send_fds(control, [json.dumps({"pid": pid}).encode()], [pidfd])
+    finally:
+        os.close(pidfd)
+
+
+def _become_sandbox(
+    walls: Plan, message: dict[str, Any], descriptors: list[int], number: int, parent: int
+) -> None:
+    os.setsid()
+    rpc, output = descriptors
+    for target in (1, 2, OUTPUT_COPY):
+        os.dup2(output, target)
+    os.dup2(rpc, RPC)
+    first = OUTPUT_COPY + 1
+    if walls.ruleset is not None:
+        os.closerange(first, walls.ruleset.fileno())
+        first = walls.ruleset.fileno() + 1
+    os.closerange(first, 1 << 16)
+    os.environ.clear()
+    link = Link(RPC)
+    runner = Runner(link, message["seed"])
+    try:
+        raise_walls(walls, number, message["memory_bytes"], parent)
+    except OSError as error:
+        link.finish({"op": "failed", "error": str(error)})
+        os._exit(1)
+    link.finish({"op": "ready"})
+    runner.serve()
+
+
+def _reap(pid: int) -> int | None:
+    """Return how a child that the host has killed ended, or None if it does not end."""
+    deadline = time.monotonic() + _REAP_PATIENCE_S
+    while True:
+        try:
+            done, status = os.waitpid(pid, os.WNOHANG)
+        except ChildProcessError:
+            return None
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() > deadline:
+            return None
+        time.sleep(0.0005)
+
+
+def _preload() -> None:
+    """Import now what imports lazily: a child may not be able to, and every child shares the pages."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    PIL.Image.init()
+    PIL.Image.new("RGB", (8, 8)).resize((4, 4)).save(_Nowhere(), "PNG")
+    np.random.default_rng(0).random()
+    random.seed(0)
+    msgpack.unpackb(msgpack.packb({"a": 1}))
+    # Modules that programs reach for most.
+    for name in (
+        "base64",
+        "collections",
+        "io",
+        "itertools",
+        "json",
+        "math",
+        "re",
+        "statistics",
+        "textwrap",
+        "typing",
+    ):
+        __import__(name)
+    assert "torch" not in sys.modules
+
+
+class _Nowhere:
+    """A file that keeps nothing."""
+
+    def write(self, data: bytes) -> int:
+        return len(data)
+
+    def flush(self) -> None: ...

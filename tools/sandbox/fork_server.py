@@ -1,0 +1,253 @@
+"""The host's end of the fork server: starts it, asks for children, learns how they ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from tools.sandbox.base import SandboxError, SandboxUnavailableError
+from tools.sandbox.frames import Channel, ClosedError, ProtocolError
+from tools.sandbox.settings import SandboxSettings
+
+_CHILD = Path(__file__).parent / "child" / "__main__.py"
+_LIBRARIES = ("numpy", "PIL", "msgpack")
+_WALL_LIBRARIES = ("landlockpy", "pyseccomp")
+_SYSTEM = (
+    "/lib",
+    "/lib64",
+    "/usr/lib",
+    "/usr/lib64",
+    "/usr/local/lib",
+    "/etc/ld.so.cache",
+    "/usr/share/fonts",
+)
+_START_TIMEOUT_S = 30.0
+_ANSWER_TIMEOUT_S = 10.0
+
+
+@dataclass
+class Child:
+    """One confined process."""
+
+    pid: int
+    pidfd: int
+    channel: Channel
+    output: int
+    """The end of its output pipe that is read here, non-blocking."""
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal; a pidfd cannot hit a stranger that took over the pid."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, number)
+
+    def close(self) -> None:
+        self.signal(signal.SIGKILL)
+        self.channel.close()
+        os.close(self.output)
+        os.close(self.pidfd)
+
+
+class ForkServer:
+    """One fork server process, restarted when it is found dead."""
+
+    def __init__(self, settings: SandboxSettings) -> None:
+        self._settings = settings
+        self._process: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+        self._lock = asyncio.Lock()
+        self.missing: tuple[str, ...] = ()
+
+    async def start(self) -> None:
+        """Start the process and wait until it has built its walls.
+
+        Raises:
+            SandboxError: If it does not come up.
+        """
+        await self.close()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        try:
+            self._process = await asyncio.to_thread(_execute, self._settings.wrap, theirs)
+        except OSError as error:
+            ours.close()
+            raise SandboxError(f"the sandbox's fork server cannot be started: {error}.") from error
+        finally:
+            theirs.close()
+        self._control = ours
+        async with self._lock:
+            hello, _ = await self._answer(_START_TIMEOUT_S)
+        self.missing = tuple(hello["missing"])
+
+    async def spawn(self, seed: int) -> Child:
+        """Return a new confined child.
+
+        Raises:
+            SandboxError: If the fork server or the child fails.
+        """
+        try:
+            return await self._spawn(seed)
+        except SandboxError:
+            await self.start()  # it was killed: its children died with it
+            return await self._spawn(seed)
+
+    async def _spawn(self, seed: int) -> Child:
+        ours, theirs = socket.socketpair()
+        read_end, write_end = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(read_end, False)
+        channel = Channel(ours)
+        try:
+            message = {"op": "spawn", "seed": seed, "memory_bytes": self._settings.memory_bytes}
+            async with self._lock:
+                self._send(message, [theirs.fileno(), write_end])
+                answer, descriptors = await self._answer(_ANSWER_TIMEOUT_S)
+        except BaseException:
+            channel.close()
+            os.close(read_end)
+            raise
+        finally:
+            theirs.close()
+            os.close(write_end)
+        child = Child(answer["pid"], descriptors[0], channel, read_end)
+        try:
+            async with asyncio.timeout(_ANSWER_TIMEOUT_S):
+                ready, _ = await channel.receive()
+        except (ProtocolError, ClosedError, TimeoutError) as error:
+            child.close()
+            raise SandboxError(f"a sandbox did not come up ({type(error).__name__}).") from error
+        except BaseException:
+            child.close()
+            raise
+        if ready["op"] != "ready":
+            child.close()
+            raise SandboxError(f"a sandbox could not be confined: {ready.get('error')}.")
+        return child
+
+    async def reap(self, child: Child) -> int | None:
+        """Return a killed or ended child's exit code (negative: signal), None if it is not known."""
+        try:
+            async with self._lock:
+                self._send({"op": "reap", "pid": child.pid})
+                answer, _ = await self._answer(_ANSWER_TIMEOUT_S)
+        except SandboxError:
+            return None
+        code: int | None = answer["exit"]
+        return code
+
+    async def close(self) -> None:
+        """End the server; the kernel ends its children."""
+        control, process = self._control, self._process
+        self._control = self._process = None
+        if control is not None:
+            control.close()
+        if process is not None:
+            process.kill()
+            await asyncio.to_thread(process.wait)
+
+    def _send(self, message: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
+        if self._control is None:
+            raise SandboxError("the sandbox's fork server is not running.")
+        try:
+            socket.send_fds(self._control, [json.dumps(message).encode()], descriptors)
+        except OSError as error:
+            raise SandboxError(f"the sandbox's fork server is gone ({error}).") from error
+
+    async def _answer(self, timeout_s: float) -> tuple[dict[str, Any], list[int]]:
+        assert self._control is not None
+        try:
+            async with asyncio.timeout(timeout_s):
+                await anyio.wait_readable(self._control)
+            data, descriptors, _, _ = socket.recv_fds(self._control, 1 << 16, 2)
+        except (OSError, TimeoutError) as error:
+            raise SandboxError(
+                f"the sandbox's fork server does not answer ({type(error).__name__})."
+            ) from error
+        if not data:
+            raise SandboxError(f"the sandbox's fork server ended{self._last_words()}.")
+        return json.loads(data), list(descriptors)
+
+    def _last_words(self) -> str:
+        if self._process is None or self._process.stderr is None:
+            return ""
+        os.set_blocking(self._process.stderr.fileno(), False)
+        text = (self._process.stderr.read() or b"").decode("utf-8", "replace").strip()
+        return f": {text.splitlines()[-1]}" if text else ""
+
+
+def _execute(wrap: Sequence[str], control: socket.socket) -> subprocess.Popen[bytes]:
+    """Start the interpreter anew, with nothing of this process but one socket."""
+    path = list(
+        dict.fromkeys(str(location.parent) for location in _locations((*_LIBRARIES, *_WALL_LIBRARIES)))
+    )
+    needed, readable = _readable()
+    configuration = {"path": path, "readable": readable, "readable_needed": needed}
+    environment = {
+        "PATH": "/usr/bin:/bin:/usr/sbin:/sbin",
+        "LC_ALL": "C.UTF-8",
+        # Not -I, which would ignore it: sets of strings must have one order in every run.
+        "PYTHONHASHSEED": "0",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": "1",
+        # Each malloc arena reserves 64 MiB of the address space that limits a program's memory.
+        "MALLOC_ARENA_MAX": "2",
+    }
+    if "LD_LIBRARY_PATH" in os.environ:
+        environment["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
+    # Descriptor 3 by its number, because a wrapping command passes numbers on, not Python objects.
+    keeper = os.dup(control.fileno())
+    try:
+        return subprocess.Popen(
+            [*wrap, sys.executable, "-c", _MOVE_TO_3, str(keeper), sys.executable, "-s", "-S", "-P"]
+            + [str(_CHILD), json.dumps(configuration)],
+            env=environment,
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            pass_fds=(keeper,),
+            start_new_session=True,
+        )
+    finally:
+        os.close(keeper)
+
+
+_MOVE_TO_3 = "import os,sys;fd=int(sys.argv[1]);os.dup2(fd,3);os.execv(sys.argv[2],sys.argv[2:])"
+
+
+def _locations(names: Sequence[str]) -> list[Path]:
+    found = []
+    for name in names:
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.origin is not None:
+            origin = Path(spec.origin)
+            found.append(origin.parent if spec.submodule_search_locations else origin)
+        elif name in _LIBRARIES:
+            raise SandboxUnavailableError(f"programs need the package {name}.", f"pip install {name}")
+    return found
+
+
+def _readable() -> tuple[list[str], list[str]]:
+    """Return what a program must be able to read, and what it may read."""
+    packages = _locations(_LIBRARIES)
+    beside = [
+        package.with_name(package.name.lower().replace("pil", "pillow") + ".libs") for package in packages
+    ]
+    stdlib = {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")}
+    needed = [str(path) for path in packages] + [path for path in stdlib if path]
+    shared = [str(path) for path in (Path(sys.base_prefix) / "lib").glob("lib*.so*")]
+    extra = os.environ.get("LD_LIBRARY_PATH", "").split(":")
+    return needed, [*needed, *map(str, beside), *shared, *(path for path in extra if path), *_SYSTEM]

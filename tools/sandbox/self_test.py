@@ -1,0 +1,90 @@
+"""Proof that the walls stand: a program that tries what it must not be able to do.
+
+It goes the way of every program, through the same fork server, child and walls; the tier of a sandbox
+is claimed only if every row passes.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from typing import Any, Protocol
+
+from tools.sandbox.base import Check, Sandbox
+from tools.sandbox.settings import SandboxSettings
+
+_PROBES = """
+import ctypes, errno, os, socket
+
+def attempt(function):
+    try:
+        function()
+    except OSError as error:
+        return errno.errorcode.get(error.errno, "OSError")
+    except MemoryError:
+        return "MemoryError"
+    return "SUCCEEDED"
+
+def libc(name, *arguments):
+    def call():
+        if getattr(ctypes.CDLL(None, use_errno=True), name)(*arguments) == -1:
+            raise OSError(ctypes.get_errno(), name)
+    return call
+
+def fork():
+    if os.fork() == 0:
+        os._exit(0)
+
+def reading(path):
+    return lambda: open(path).read()
+
+probes = {
+    "reads a secret file": reading(SECRET),
+    "reads its own environment": reading("/proc/self/environ"),
+    "reads its parent's environment": reading(f"/proc/{os.getppid()}/environ"),
+    "writes to the temporary directory": lambda: open(SECRET + ".new", "w"),
+    "opens a network socket": lambda: socket.socket(socket.AF_INET),
+    "opens a local socket": lambda: socket.socket(socket.AF_UNIX),
+    "forks": fork,
+    "starts a program": lambda: os.execv("/bin/true", ["true"]),
+    "signals its parent": lambda: os.kill(os.getppid(), 0),
+    "traces its parent": libc("ptrace", 16, os.getppid(), 0, 0),
+    "makes an anonymous file": lambda: os.memfd_create("x"),
+    "allocates more than its limit": lambda: bytearray(LIMIT),
+}
+
+def run_experiment(system, tools):
+    return {name: attempt(probe) for name, probe in probes.items()}
+"""
+
+
+class _Opens(Protocol):
+    async def open(self, *, seed: int) -> Sandbox: ...
+
+
+class _NoTools:
+    async def call(self, method: str, arguments: dict[str, Any]) -> Any:
+        raise AssertionError("the self-test calls no tool")
+
+
+async def run_checks(server: _Opens, settings: SandboxSettings) -> list[Check]:
+    """Return one row a probe; a row passes if the kernel refused."""
+    descriptor, secret = tempfile.mkstemp(prefix="maia-self-test-")
+    try:
+        os.write(descriptor, b"not for programs")
+        os.fchmod(descriptor, 0o644)
+        program = f"SECRET = {secret!r}\nLIMIT = {settings.memory_bytes + (64 << 20)}\n{_PROBES}"
+        sandbox = await server.open(seed=0)
+        try:
+            outcome = await sandbox.run(program, _NoTools())
+        finally:
+            await sandbox.close()
+    finally:
+        os.close(descriptor)
+        os.unlink(secret)  # noqa: PTH108
+    if outcome.status != "ok" or not isinstance(outcome.value, dict):
+        return [Check("the self-test runs", False, f"{outcome.status}: {outcome.error}")]
+    return [
+        Check(f"a program that {name}", result != "SUCCEEDED", result)
+        for name, result in outcome.value.items()
+    ]

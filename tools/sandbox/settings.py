@@ -1,0 +1,39 @@
+"""What a person may choose about the sandbox."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from actors.settings import Settings
+
+
+class SandboxSettings(Settings):
+    """Where model-written programs run and how much they may use."""
+
+    executor: Literal["auto", "cpython", "monty"] = "auto"
+    """`cpython`: real Python behind kernel walls (Linux). `monty`: a portable interpreter for a subset of
+    Python. `auto`: the first, and the second where a kernel wall is missing."""
+    memory_bytes: int = Field(1 << 30, ge=1 << 26)
+    """What one agent's programs may allocate beyond the bare interpreter."""
+    program_timeout_s: float = Field(60.0, gt=0)
+    """Wall-clock seconds of a program's own work. Time in which it waits for a tool does not count, so
+    that slow image generation does not end it; that time has the deadline below."""
+    calls_timeout_s: float = Field(1800.0, gt=0)
+    """Seconds that all tool calls of one program may take together."""
+    max_calls: int = Field(1000, ge=1)
+    """Tool calls a program."""
+    max_bytes: int = Field(512 << 20, ge=1 << 20)
+    """Bytes a program may move over its socket, both ways together."""
+    max_images: int = Field(1000, ge=1)
+    """Images a program may send, fetch or be given."""
+    kept_bytes: int = Field(4 << 30, ge=1 << 20)
+    """Pixels that are kept for one agent's variables, most of them in an unnamed temporary file."""
+    output_bytes: int = Field(1_000_000, ge=1000)
+    """Printed bytes that are kept; a program that prints 32 times as many is ended."""
+    wrap: tuple[str, ...] = ()
+    """A command that the fork server is started under, such as `["bwrap", "--unshare-all", ...]`. It must
+    keep descriptor 3 open."""
+    allow_weak: bool = False
+    """Run programs with resource limits alone where neither the kernel's walls nor monty are to be had."""
