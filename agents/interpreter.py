@@ -110,17 +110,16 @@ class Interpreter:
         self._messages: list[Message] = []
         self._records: list[dict[str, Any]] = []
         self._examinations = 0
+        self._recorded = 0
         self._verdict: Verdict | None = None
 
     async def run(self) -> Study:
         """Run, or take up, the study until it ends."""
-        self._messages = [
-            Message("system", (self._api_page,)),
-            Message("user", (self._task.opening(),)),
-        ]
-        await self._take_up(self._journal.rounds())
+        opening = self._task.opening()
         if self._settings.max_rounds == 1:
-            self._messages.append(Message("user", (self._task.last_word(),)))
+            opening = f"{opening}\n{self._task.last_word()}"
+        self._messages = [Message("system", (self._api_page,)), Message("user", (opening,))]
+        await self._take_up(self._journal.rounds())
         while (ending := self._ending()) is None:
             await self._round(len(self._records) + 1)
         answer = self._task.read_answer(self._records[-1]["reply"]["text"]) if ending == "answered" else None
@@ -205,6 +204,7 @@ class Interpreter:
             parts.append("(The printed output was too long and was cut.)")
         if outcome.status != "ok":
             parts.append(f"The program ended with: {outcome.error}")
+        parts += outcome.notes
         if not parts:
             parts.append(
                 "The program ran and showed nothing. Use tools.display(...), tools.log_experiment(...) or print(...)."
@@ -244,6 +244,7 @@ class Interpreter:
                 "output": finished.outcome.output,
                 "output_truncated": finished.outcome.output_truncated,
                 "calls": finished.outcome.calls,
+                "notes": list(finished.outcome.notes),
                 "tier": finished.outcome.tier,
             },
             "observation": [
@@ -252,11 +253,13 @@ class Interpreter:
             "verdict": None if finished.verdict is None else asdict(finished.verdict),
             "answered": finished.answered,
             "toolbox": self._toolbox.snapshot(),
-            "sandbox": self._sandbox.record() if finished.program is not None else None,
+            # Only what this round added: the sandbox's own record grows with each program.
+            "sandbox": self._sandbox.record[self._recorded :],
         }
         images = {image.id: image for image in (*self._toolbox.album.images.values(), *shown)}
         await asyncio.to_thread(self._journal.commit_round, finished.number, record, images.values())
         self._extend(finished.reply.text, finished.observation)
+        self._recorded += len(record["sandbox"])
         self._records.append(record)
         self._log.info(
             "round",
@@ -293,9 +296,10 @@ class Interpreter:
         for image_id in last["toolbox"]["provenance"]:
             image(image_id)
         self._toolbox.restore(last["toolbox"], cache)
-        programs = [record["sandbox"] for record in records if record["sandbox"] is not None]
+        programs = [program for record in records for program in record["sandbox"]]
+        self._recorded = len(programs)
         if programs:
-            self._sandbox.restore(programs[-1], cache)
+            self._sandbox.restore(programs, cache)
         self._records = list(records)
         self._log.info("resumed", rounds=len(records))
 

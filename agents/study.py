@@ -69,7 +69,8 @@ async def study(
     critic = None
     if laboratory.confirmation is not None:
         critic = Critic(subject, laboratory.studio, seed=seed, settings=laboratory.confirmation)
-    async with await laboratory.sandboxes.open(seed=seed) as sandbox:
+    sandbox = await laboratory.sandboxes.open(seed=seed)
+    try:
         agent = Interpreter(
             interpreter,
             sandbox,
@@ -83,6 +84,8 @@ async def study(
             on_round=on_round,
         )
         outcome = await agent.run()
+    finally:
+        await sandbox.close()
     record = await _result(laboratory, subject, task, toolbox, journal, outcome, seed)
     record["usage"] = {"interpreter": asdict(interpreter.usage), "observers": asdict(observer.usage)}
     record["in_doubt"] = await asyncio.to_thread(journal.in_doubt)

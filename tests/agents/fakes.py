@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from actors.chat.base import ChatReply, ChatRequest
@@ -24,7 +25,7 @@ class ScriptedChat:
         roles = [message.role for message in request.messages]
         assert roles[:2] == ["system", "user"]
         assert roles[-1] == "user", "the model answers to a user's turn"
-        assert all(first != second for first, second in zip(roles[1:], roles[2:], strict=False))
+        assert all(first != second for first, second in itertools.pairwise(roles))
         if self.requests:
             before = self.requests[-1].messages
             assert request.messages[: len(before)] == before, "the conversation is append-only"
@@ -48,11 +49,15 @@ class FakeSandbox:
             return result
         return outcome(output=await result)
 
-    def record(self) -> list[str]:
-        return list(self.ran)
+    @property
+    def record(self) -> list[dict[str, Any]]:
+        return [{"program": program} for program in self.ran]
 
-    def restore(self, records: Any, images: dict[str, Image]) -> None:
-        self.restored.append((records, images))
+    def restore(self, records: Any, images: Mapping[str, Image]) -> None:
+        self.restored.append(records)
+        self.ran = [each["program"] for each in records]
+
+    async def close(self) -> None: ...
 
 
 def outcome(**values: Any) -> ProgramOutcome:
