@@ -207,12 +207,12 @@ def _execute(wrap: Sequence[str], control: socket.socket) -> subprocess.Popen[by
     }
     if "LD_LIBRARY_PATH" in os.environ:
         environment["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
+    python, program = sys.executable, [str(_CHILD), json.dumps(configuration)]
     # Descriptor 3 by its number, because a wrapping command passes numbers on, not Python objects.
     keeper = os.dup(control.fileno())
     try:
         return subprocess.Popen(
-            [*wrap, sys.executable, "-c", _MOVE_TO_3, str(keeper), sys.executable, "-s", "-S", "-P"]
-            + [str(_CHILD), json.dumps(configuration)],
+            [*wrap, python, "-c", _MOVE_TO_3, str(keeper), python, "-s", "-S", "-P", *program],
             env=environment,
             cwd="/",
             stdin=subprocess.DEVNULL,

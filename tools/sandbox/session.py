@@ -349,7 +349,7 @@ class KernelSandbox:
     def _pixels(self, arguments: Any) -> memoryview:
         if type(arguments) is not dict or set(arguments) != {"id"} or type(arguments["id"]) is not str:
             raise ProtocolError("a malformed request for pixels")
-        return memoryview(self._shelf.get(arguments["id"]).pixels).cast("B")
+        return self._shelf.get(arguments["id"]).pixels.data.cast("B")
 
     async def _call(self, method: Any, arguments: Any, used: _Program, host: ToolHost | _Recorded) -> Any:
         digest = _digest(method, arguments)

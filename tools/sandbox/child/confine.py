@@ -217,6 +217,6 @@ def can_become(uid: int, readable: Sequence[str]) -> bool:
 
 def _readable(path: str) -> bool:
     try:
-        return bool(os.listdir(path)) if Path(path).is_dir() else os.access(path, os.R_OK)
+        return any(True for _ in Path(path).iterdir()) if Path(path).is_dir() else os.access(path, os.R_OK)
     except OSError:
         return False

@@ -76,7 +76,7 @@ class PaperSystem(System):
 class PaperTools(Tools):
     """Instruments for experiments on the unit."""
 
-    def dataset_exemplars(self, system: Any = None) -> Exemplars:  # type: ignore[override]
+    def dataset_exemplars(self, system: Any = None) -> Exemplars:
         return Exemplars(zip(*self._exemplars(), strict=True))
 
     @_also_called(prompt_list="prompts")

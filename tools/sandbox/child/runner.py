@@ -90,10 +90,9 @@ class Runner:
             for entry, function in list(self._defined.items()):
                 if entry not in self._called:
                     self._called[entry] = _call_entry(function, self._system, self._tools)
-            value = None
-            for value in self._called.values():
-                pass
-            return {"status": "ok", "value": self._values.any(value), "error": ""}
+            returned = list(self._called.values())
+            value = self._values.any(returned[-1]) if returned else None
+            return {"status": "ok", "value": value, "error": ""}
         except SystemExit:
             return {"status": "ok", "value": None, "error": ""}
         except BaseException as error:
@@ -175,7 +174,7 @@ def _restore_output() -> None:
     for fd in (1, 2):
         os.dup2(OUTPUT_COPY, fd)
     for name, fd in (("stdout", 1), ("stderr", 2)):
-        stream = open(fd, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: PTH123, SIM115
+        stream = open(fd, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
         setattr(sys, name, stream)
 
 

@@ -33,7 +33,7 @@ class Values:
             return [self.decode(item) for item in value]
         if isinstance(value, dict):
             if IMAGE in value:
-                return ImageHandle(*value[IMAGE], self._fetch)
+                return ImageHandle(*value[IMAGE], self._fetch)  # type: ignore[call-arg]
             return {key: self.decode(item) for key, item in value.items()}
         return value
 
@@ -54,9 +54,7 @@ class Values:
             return {IMAGE: value.id}
         pixels = np.ascontiguousarray(pixels_of(value))
         height, width = pixels.shape[:2]
-        answer = self._link.ask(
-            {"op": "put", "height": height, "width": width}, memoryview(pixels.reshape(-1))
-        )
+        answer = self._link.ask({"op": "put", "height": height, "width": width}, pixels.reshape(-1).data)
         return {IMAGE: answer["value"]}
 
     def images(self, value: Any) -> list[dict[str, str]]:
@@ -116,11 +114,7 @@ def as_list(value: Any, what: str) -> list[Any]:
         return [value]
     if isinstance(value, np.ndarray) and value.ndim == 4:
         return list(value)
-    if (
-        isinstance(value, (list, tuple))
-        or hasattr(value, "__iter__")
-        and not isinstance(value, (dict, bytes))
-    ):
+    if hasattr(value, "__iter__") and not isinstance(value, (dict, bytes)):
         return list(value)
     raise ToolError(f"{what} must be a list, got {type(value).__name__}")
 
@@ -128,7 +122,7 @@ def as_list(value: Any, what: str) -> list[Any]:
 def is_picture(value: Any) -> bool:
     """Say whether `value` is an image by its type: a PIL image, or pixels as a uint8 array."""
     if isinstance(value, np.ndarray):
-        return value.dtype == np.uint8 and (value.ndim == 3 or value.ndim == 2 and value.size >= 64)
+        return value.dtype == np.uint8 and (value.ndim == 3 or (value.ndim == 2 and value.size >= 64))
     return issubclass(type(value), PIL.Image.Image)
 
 

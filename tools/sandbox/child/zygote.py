@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import json
 import os
 import random
@@ -135,7 +136,7 @@ def _preload() -> None:
     """Import now what imports lazily: a child may not be able to, and every child shares the pages."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     PIL.Image.init()
-    PIL.Image.new("RGB", (8, 8)).resize((4, 4)).save(_Nowhere(), "PNG")
+    PIL.Image.new("RGB", (8, 8)).resize((4, 4)).save(io.BytesIO(), "PNG")
     np.random.default_rng(0).random()
     random.seed(0)
     msgpack.unpackb(msgpack.packb({"a": 1}))
@@ -154,12 +155,3 @@ def _preload() -> None:
     ):
         __import__(name)
     assert "torch" not in sys.modules
-
-
-class _Nowhere:
-    """A file that keeps nothing."""
-
-    def write(self, data: bytes) -> int:
-        return len(data)
-
-    def flush(self) -> None: ...
