@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 WAIT_BOUNDS_MS = tuple(2**i for i in range(16))
-"""Upper bounds of the wait-time histogram's bins in milliseconds (1, 2, 4 ... 32768); one more bin is open."""
+"""Upper bounds of the wait-time histogram's bins in milliseconds (1, 2, 4 ... 32768); the last bin is open."""
 
 
 class BatchMismatchError(BackendError):
@@ -396,7 +396,7 @@ class Coalescer(Generic[RequestT, ResultT]):
             if len(outcomes) != len(batch):
                 # Results are matched by position: with one missing, every other may be a stranger's.
                 raise BatchMismatchError(
-                    f"{self._backend.name} answered a batch of {len(batch)} requests with {len(outcomes)} results."
+                    f"{self._backend.name} answered a batch of {len(batch)} with {len(outcomes)} results."
                 )
         except asyncio.CancelledError:
             self._finish(batch, [ClosedError(f"{self._backend.name} was closed.")] * len(batch), started)

@@ -48,12 +48,13 @@ def worker_env(threads: int | None = None) -> dict[str, str]:
 
 
 def cpu_preamble(threads: int | None = None) -> None:
-    """Set up the allocator, and torch's threads, for inference on the CPU. Call before the first allocation.
+    """Set up the allocator for inference on the CPU, and the threads of a torch that is imported already.
 
-    By default glibc returns each large tensor's memory to the kernel and faults it in again, page by page,
-    for the next one: up to half of the inference time at large batches. Keeping freed memory costs about
-    30 % more resident memory. The single arena is needed because forward passes run in a worker thread,
-    and the other settings do not reach the arenas of threads. On other C libraries the allocator is left alone.
+    Call it before torch's first allocation. By default glibc returns each large tensor's memory to the
+    kernel and faults it in again, page by page, for the next one: up to half of the inference time at large
+    batches. Keeping freed memory costs about 30 % more resident memory. The single arena is needed because
+    forward passes run in a worker thread, and the other settings do not reach the arenas of threads. On
+    other C libraries the allocator is left alone.
     """
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
@@ -61,7 +62,8 @@ def cpu_preamble(threads: int | None = None) -> None:
         libc.mallopt(_M_MMAP_MAX, 0)
         libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
         libc.mallopt(_M_TOP_PAD, 256 * 2**20)
-    set_threads(threads)
+    if "torch" in sys.modules:
+        set_threads(threads)
 
 
 def set_threads(threads: int | None = None) -> None:
@@ -90,7 +92,7 @@ def import_vision_libraries() -> None:
     spec = importlib.util.find_spec("torchvision")
     if spec is None or not spec.submodule_search_locations:
         raise MissingDependencyError("torchvision is not installed.", "pip install torchvision")
-    if not _compiled_operators_load(list(spec.submodule_search_locations)[0]):
+    if not _compiled_operators_load(next(iter(spec.submodule_search_locations))):
         library = torch.library.Library("torchvision", "FRAGMENT")
         for name in ("nms", "qnms"):
             if not hasattr(torch.ops.torchvision, name):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copyreg
 import io
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from operator import attrgetter
 from typing import Any
@@ -84,21 +84,18 @@ class _Pickler(pickle.Pickler):
         if cls is Image:
             self.images[value.id] = value
             return _image_by_id, (value.id,)
-        read = _FIELD_READERS.get(cls)
-        if read is None:
+        try:
+            read = _FIELD_READERS[cls]
+        except KeyError:
             read = _FIELD_READERS[cls] = _field_reader(cls)
-        return NotImplemented if read is _BY_DEFAULT else (cls, read(value))
+        return NotImplemented if read is None else (cls, read(value))
 
 
-def _BY_DEFAULT(value: Any) -> tuple[Any, ...]:  # noqa: N802
-    raise AssertionError
+_FIELD_READERS: dict[type, Callable[[Any], tuple[Any, ...]] | None] = {}
 
 
-_FIELD_READERS: dict[type, Any] = {}
-
-
-def _field_reader(cls: type) -> Any:
-    """Return what reads the constructor's arguments from an instance, or _BY_DEFAULT where it must not."""
+def _field_reader(cls: type) -> Callable[[Any], tuple[Any, ...]] | None:
+    """Return what reads the constructor's arguments from an instance; None if `cls` pickles its own way."""
     if (
         not is_dataclass(cls)
         or not cls.__dataclass_params__.frozen  # type: ignore[attr-defined]
@@ -106,14 +103,14 @@ def _field_reader(cls: type) -> Any:
         or cls in copyreg.dispatch_table
         or "__reduce__" in vars(cls)
     ):
-        return _BY_DEFAULT
+        return None
     names = []
     for each in fields(cls):
         if not each.init or each.kw_only:
-            return _BY_DEFAULT
+            return None
         names.append(each.name)
     if not names:
-        return _BY_DEFAULT
+        return None
     if len(names) == 1:
         only = attrgetter(names[0])
         return lambda value: (only(value),)

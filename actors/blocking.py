@@ -1,0 +1,127 @@
+"""Turns a plain synchronous model into a `Backend`: its work runs in one thread, off the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Generic, ParamSpec, TypeVar
+
+from actors.backend import RequestT, ResultT
+from actors.errors import MaiaError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class DeviceThread:
+    """The one thread in which a device's blocking work runs, in order, without recording gradients."""
+
+    def __init__(self, name: str) -> None:
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix=name)
+
+    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Return `function(*args, **kwargs)`, called in the thread; the event loop goes on meanwhile."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(
+            self._executor, lambda: _without_gradients(function, *args, **kwargs)
+        )
+
+    def close(self) -> None:
+        """Let the running call finish and drop those that have not begun."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _without_gradients(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    torch = sys.modules.get("torch")
+    if torch is None or not hasattr(torch, "inference_mode"):  # not used here, or still being imported
+        return function(*args, **kwargs)
+    with torch.inference_mode():  # a property of the thread, so it is entered inside it
+        result: T = function(*args, **kwargs)
+        return result
+
+
+class UnsharedBackend(Generic[RequestT, ResultT]):
+    """The plain answers to what the machinery asks of a backend: nothing is shared, all goes together.
+
+    A base for backends that override only what is different for them; `name` and `run` they must give.
+    """
+
+    name: str
+    slots: int = 1
+    max_batch: int = 1
+    controls: frozenset[str] = frozenset()
+
+    def key(self, request: RequestT) -> Hashable | None:
+        return None
+
+    def merge(self, first: RequestT, second: RequestT) -> RequestT:
+        return first
+
+    def covers(self, running: RequestT, wanted: RequestT) -> bool:
+        return True
+
+    def bucket(self, request: RequestT) -> Hashable:
+        return None
+
+    def rank(self, request: RequestT) -> float:
+        return 0.0
+
+    def lookup(self, request: RequestT) -> ResultT | None:
+        return None
+
+    def answer(self, request: RequestT, result: ResultT) -> ResultT:
+        return result
+
+    async def run(self, batch: Sequence[RequestT]) -> Sequence[ResultT | MaiaError]:
+        raise NotImplementedError
+
+    def describe(self) -> dict[str, Any]:
+        return {"name": self.name}
+
+    async def close(self) -> None:
+        return None
+
+
+class BlockingBackend(UnsharedBackend[RequestT, ResultT]):
+    """A synchronous function over batches as a backend.
+
+    `run_batch` is called in the backend's own thread. `key` says which requests are the same work (their
+    equality is then enough: the first result answers all); `bucket` what must be equal within a batch.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        run_batch: Callable[[Sequence[RequestT]], Sequence[ResultT | MaiaError]],
+        *,
+        max_batch: int = 1,
+        key: Callable[[RequestT], Hashable | None] | None = None,
+        bucket: Callable[[RequestT], Hashable] | None = None,
+        facts: Mapping[str, Any] | None = None,
+        close: Callable[[], None] | None = None,
+    ) -> None:
+        self.name = name
+        self.max_batch = max_batch
+        self._run_batch = run_batch
+        self._key, self._bucket, self._close = key, bucket, close
+        self._facts = dict(facts or {})
+        self._thread = DeviceThread(name)
+
+    def key(self, request: RequestT) -> Hashable | None:
+        return None if self._key is None else self._key(request)
+
+    def bucket(self, request: RequestT) -> Hashable:
+        return None if self._bucket is None else self._bucket(request)
+
+    async def run(self, batch: Sequence[RequestT]) -> Sequence[ResultT | MaiaError]:
+        return await self._thread.run(self._run_batch, batch)
+
+    def describe(self) -> dict[str, Any]:
+        return {"name": self.name, "max_batch": self.max_batch, **self._facts}
+
+    async def close(self) -> None:
+        if self._close is not None:
+            await self._thread.run(self._close)
+        self._thread.close()

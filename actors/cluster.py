@@ -1,0 +1,316 @@
+"""Starts or joins Ray, and makes pools of replicas there.
+
+Workers of a cluster that we start inherit a small, named part of this process's environment: an API key
+reaches a replica only when its pool asks for it through `env`. Ray itself would hand on everything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import os
+import secrets
+import sys
+from collections.abc import AsyncIterator, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from actors.cluster_settings import RaySettings
+from actors.errors import MaiaError, UsageError
+from actors.pool import ReplicaLostError, ReplicaPool
+from actors.replica import Letter, ReplicaActor, Reply
+from actors.settings import Placement
+from actors.transport import Parcel, pack
+
+_log = logging.getLogger(__name__)
+
+STOP_TIMEOUT_S = 5.0
+MAX_CONCURRENCY = 65536
+"""Calls one replica may hold: each client process parks one. (Ray's default is 1000.)"""
+
+_INHERITED = frozenset(
+    {"PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TERM", "PWD", "HOSTNAME"}
+    | {"TMPDIR", "TEMP", "TMP", "VIRTUAL_ENV", "CONDA_PREFIX", "LD_LIBRARY_PATH", "LD_PRELOAD", "NO_COLOR"}
+    | {"SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"}
+    | {"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"}
+    | {"HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_ENDPOINT", "TRANSFORMERS_OFFLINE", "TORCH_HOME"}
+)
+_INHERITED_PREFIXES = (
+    "LC_",
+    "XDG_",
+    "PYTHON",
+    "CUDA_",
+    "NVIDIA_",
+    "NCCL_",
+    "OMP_",
+    "MKL_",
+    "OPENBLAS_",
+    "RAY_",
+)
+_NEVER_INHERITED = frozenset({"RAY_AUTH_TOKEN"})
+
+
+@contextlib.contextmanager
+def _environment(settings: RaySettings) -> Iterator[None]:
+    """Show Ray's processes, which copy it, the environment that they may have; then restore ours."""
+    before = dict(os.environ)
+    for name in before:
+        allowed = name in _INHERITED or name in settings.keep_env or name.startswith(_INHERITED_PREFIXES)
+        if not allowed or name in _NEVER_INHERITED:
+            del os.environ[name]
+    failures = str(settings.health_failures)
+    os.environ.update(
+        RAY_health_check_initial_delay_ms="5000",
+        RAY_health_check_period_ms="1000",
+        RAY_health_check_timeout_ms="1000",
+        RAY_health_check_failure_threshold=failures,
+    )
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _prepare_authentication() -> None:
+    """Turn token authentication on, with a token that only this user can read. Before Ray is imported.
+
+    Ray makes a token by itself, but readable by everybody on the machine.
+    """
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    if os.environ["RAY_AUTH_MODE"] != "token" or "RAY_AUTH_TOKEN" in os.environ:
+        return
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+            with os.fdopen(descriptor, "w") as file:
+                file.write(secrets.token_hex(32))
+        if path.stat().st_mode & 0o077:
+            path.chmod(0o600)
+    except OSError as error:
+        raise UsageError(
+            f"Ray's token file {path} cannot be made private: {error}",
+            "Set RAY_AUTH_TOKEN_PATH to a file of your own.",
+        ) from error
+
+
+def connect(settings: RaySettings) -> bool:
+    """Start or join Ray in this process; return False if it was connected already.
+
+    Raises:
+        UsageError: If Ray does not start, or the cluster cannot be joined or accepts anybody.
+    """
+    _prepare_authentication()
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+
+    if ray.is_initialized():
+        return False
+    common: dict[str, Any] = {
+        "namespace": settings.namespace,
+        "log_to_driver": False,
+        "logging_level": logging.WARNING,
+        "configure_logging": False,
+    }
+    try:
+        if settings.address == "local":
+            with _environment(settings):
+                ray.init(
+                    address="local",
+                    num_cpus=settings.num_cpus,
+                    num_gpus=settings.num_gpus,
+                    object_store_memory=settings.object_store_mb * 2**20,
+                    include_dashboard=settings.dashboard,
+                    dashboard_host="127.0.0.1",
+                    **common,
+                )
+        else:
+            if settings.ship_code:
+                root = Path(__file__).resolve().parent.parent
+                modules = [str(root / name) for name in ("actors", "tools", "agents", "experiments")]
+                common["runtime_env"] = {"py_modules": modules}
+            ray.init(address=settings.address, **common)
+    except MaiaError:
+        raise
+    except Exception as error:
+        raise UsageError(*_explain(settings, error)) from error
+    return True
+
+
+def _explain(settings: RaySettings, error: Exception) -> tuple[str, str]:
+    """Return what happened when Ray did not start or was not found, and what to do."""
+    reason = (str(error).strip().splitlines() or [""])[0]
+    told = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
+    if settings.address == "local":
+        return (
+            f"Ray could not start on this machine: {told}",
+            "Look at the newest folder in /tmp/ray for its logs; free memory, and space on /tmp and /dev/shm.",
+        )
+    return (
+        f"the Ray cluster at {settings.address!r} could not be joined: {told}",
+        "Check that it runs, that it has the same versions of Python and Ray, and that its token is in "
+        "~/.ray/auth_token (or the file that RAY_AUTH_TOKEN_PATH names).",
+    )
+
+
+def disconnect() -> None:
+    """Leave Ray; a cluster that we started ends with all its processes."""
+    import ray
+
+    ray.shutdown()
+
+
+class RayReplica:
+    """A replica in a Ray actor."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    async def _ask(self, method: Any, *args: Any) -> Any:
+        from ray import exceptions
+
+        try:
+            return await method.remote(*args)
+        except exceptions.RayTaskError as error:
+            if isinstance(error.cause, MaiaError):
+                raise error.cause from None
+            raise
+        except exceptions.ActorDiedError as error:
+            raise ReplicaLostError(f"the actor died: {_first_line(error)}", gone=True) from None
+        except exceptions.RayError as error:
+            raise ReplicaLostError(f"the actor is unavailable: {_first_line(error)}") from None
+
+    async def exchange(self, letter: Letter) -> Reply:
+        reply: Reply = await self._ask(self._actor.exchange, letter)
+        return reply
+
+    async def call(self, parcel: Parcel, pixels: dict[str, np.ndarray]) -> Reply:
+        reply: Reply = await self._ask(self._actor.call, parcel, pixels)
+        return reply
+
+    async def ping(self) -> int:
+        pid: int = await self._ask(self._actor.ping)
+        return pid
+
+    async def describe(self) -> dict[str, Any]:
+        facts: dict[str, Any] = await self._ask(self._actor.describe)
+        return facts
+
+    async def statistics(self) -> dict[str, Any]:
+        counts: dict[str, Any] = await self._ask(self._actor.statistics)
+        return counts
+
+    async def stop(self) -> None:
+        """Close the backend, then end the actor's process, also if it does not answer."""
+        import ray
+
+        with contextlib.suppress(MaiaError, TimeoutError):
+            await asyncio.wait_for(self._ask(self._actor.close), STOP_TIMEOUT_S)
+        ray.kill(self._actor)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+class RayLauncher:
+    """Starts replicas of one pool as Ray actors."""
+
+    def __init__(
+        self,
+        name: str,
+        factory: str,
+        kwargs: Mapping[str, Any],
+        placement: Placement,
+        env: Mapping[str, str],
+    ) -> None:
+        self._name, self._factory, self._placement, self._env = name, factory, placement, dict(env)
+        self._kwargs, images = pack(dict(kwargs))
+        if images:
+            raise UsageError(f"{name}: a factory's arguments cannot hold images.")
+        self._numbers = itertools.count()
+
+    def launch(self) -> RayReplica:
+        import ray
+
+        actor = (
+            ray.remote(ReplicaActor)
+            .options(
+                name=f"{self._name}-{os.getpid()}-{next(self._numbers)}",
+                num_cpus=self._placement.num_cpus,
+                num_gpus=self._placement.num_gpus,
+                # A restart repeats __init__ alone; which calls are repeated is the pool's to say.
+                max_restarts=-1,
+                max_task_retries=0,
+                max_concurrency=MAX_CONCURRENCY,
+            )
+            .remote(self._factory, self._kwargs, self._env, self._placement.threads)
+        )
+        return RayReplica(actor)
+
+
+class Cluster:
+    """Ray as this process sees it. Made by `Cluster.start`."""
+
+    def __init__(self, settings: RaySettings) -> None:
+        self.settings = settings
+        self._pools: list[ReplicaPool[Any, Any]] = []
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def start(cls, settings: RaySettings | None = None) -> AsyncIterator[Self]:
+        """Start or join Ray; at the end close the pools and leave. An existing connection is used and kept.
+
+        Raises:
+            UsageError: If Ray does not start or the cluster cannot be joined.
+        """
+        settings = settings or RaySettings()
+        ours = connect(settings)
+        cluster = cls(settings)
+        try:
+            yield cluster
+        finally:
+            try:
+                await asyncio.gather(*(pool.aclose() for pool in cluster._pools))
+            finally:
+                if ours:
+                    disconnect()
+
+    def pool(
+        self,
+        name: str,
+        factory: str,
+        kwargs: Mapping[str, Any] | None = None,
+        placement: Placement | None = None,
+        env: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> ReplicaPool[Any, Any]:
+        """Return a pool, started, of the backend that `factory` ("package.module:callable") builds.
+
+        `kwargs` are the factory's arguments and must pickle. `env` is set in the replicas before the factory
+        is imported: the only way for a secret to reach them. `options` are those of `ReplicaPool`.
+        """
+        placement = placement or Placement()
+        launcher = RayLauncher(name, factory, kwargs or {}, placement, env or {})
+        pool: ReplicaPool[Any, Any] = ReplicaPool(name, launcher, placement, **options)
+        pool.start()
+        self._pools.append(pool)
+        return pool
+
+    def describe(self) -> dict[str, Any]:
+        """Return plain facts for `maia doctor` and logs."""
+        import ray
+
+        return {
+            "address": self.settings.address,
+            "ray": ray.__version__,
+            "python": sys.version.split()[0],
+            "nodes": sum(node["Alive"] for node in ray.nodes()),
+            "resources": ray.cluster_resources(),
+        }

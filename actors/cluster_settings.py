@@ -1,0 +1,32 @@
+"""How Ray is reached. Light: importing it imports neither Ray nor torch."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from actors.settings import Settings
+
+
+class RaySettings(Settings):
+    """The `ray` section of `ray_config.yaml`."""
+
+    address: str = Field(default="local", min_length=1)
+    """"local" starts a private cluster on this machine; "auto" joins the one running here; else host:port."""
+    namespace: str = Field(default="maia", min_length=1)
+    num_cpus: int | None = Field(default=None, ge=1)
+    """Cores that a local cluster may use; None: all."""
+    num_gpus: int | None = Field(default=None, ge=0)
+    """GPUs that a local cluster may use; None: all that Ray finds."""
+    object_store_mb: int = Field(default=512, ge=80)
+    """Shared memory of a local cluster for messages of more than 100 KB, in MiB."""
+    dashboard: bool = False
+    """Ray's dashboard of a local cluster, on the loopback address only."""
+    allow_unauthenticated: bool = False
+    """Join a cluster that accepts anybody. Whoever reaches its ports can run code on it."""
+    keep_env: tuple[str, ...] = ()
+    """Names of further environment variables that workers of a local cluster inherit; never secrets."""
+    ship_code: bool = True
+    """Send this program's packages to the workers of a joined cluster; its dependencies must be there."""
+    health_failures: int = Field(default=5, ge=1)
+    """Health checks, one a second, that a node of a local cluster may miss before it is given up."""
+    start_timeout_s: float = Field(default=60.0, gt=0)
