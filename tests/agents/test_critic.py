@@ -1,0 +1,112 @@
+"""An answer is accepted on fresh evidence only; one lucky image never decides."""
+
+from __future__ import annotations
+
+import pytest
+
+from actors.backend import Priority
+from agents.critic import ConfirmationSettings, Critic
+from agents.stimuli import control_subjects, prompts_for
+from agents.tasks.base import Answer
+from tests.tools.fakes import FakeStudio, FakeSubject
+from tools.toolbox import seed_for
+
+pytestmark = pytest.mark.anyio
+
+
+def critic(activation, **settings):
+    studio = FakeStudio()
+    subject = FakeSubject(studio, activation)
+    return Critic(subject, studio, seed=0, settings=ConfirmationSettings(**settings)), studio, subject
+
+
+def answer(*labels: str) -> Answer:
+    return Answer(labels, "words")
+
+
+async def test_a_label_that_predicts_is_confirmed_with_twenty_images_of_each_kind():
+    judge, _, subject = critic(lambda shown: 3.0 if "dog" in shown else len(shown) / 100)
+    verdict = await judge.examine(answer("dogs"), 1)
+    assert verdict.accepted
+    assert verdict.evidence["auroc"] == 1.0
+    assert verdict.evidence["e_value"] >= 20
+    assert (verdict.evidence["n_positive"], verdict.evidence["n_control"]) == (20, 20)
+    assert set(subject.priorities) == {Priority.CONFIRMATION}
+
+
+async def test_a_wrong_label_goes_back_with_numbers_and_the_strongest_rivals():
+    judge, _, _ = critic(lambda shown: 3.0 if "car" in shown else len(shown) / 1000)
+    verdict = await judge.examine(answer("dogs"), 1)
+    assert not verdict.accepted
+    assert "was not confirmed" in verdict.objection
+    assert verdict.evidence["n_positive"] == 40
+
+
+async def test_one_image_that_beats_all_others_does_not_decide():
+    """The paper's failure E2: a single lucky image."""
+    lucky = iter([100.0] + [0.0] * 10_000)
+    judge, _, _ = critic(lambda shown: next(lucky) if "dog" in shown else len(shown) / 1000)
+    assert not (await judge.examine(answer("dogs"), 1)).accepted
+
+
+async def test_a_unit_that_never_answers_confirms_nothing():
+    judge, _, _ = critic(lambda shown: 0.0)
+    verdict = await judge.examine(answer("dogs"), 1)
+    assert not verdict.accepted
+    assert verdict.evidence["auroc"] == 0.5
+    assert verdict.evidence["e_value"] == 1.0
+
+
+async def test_every_label_of_an_or_is_drawn():
+    judge, studio, _ = critic(lambda shown: 1.0 if "dog" in shown or "car" in shown else len(shown) / 1000)
+    await judge.examine(answer("dogs", "red cars"), 1)
+    prompts = [prompt for prompt, _ in studio.made]
+    assert (
+        sum("dogs" in prompt for prompt in prompts) == sum("red cars" in prompt for prompt in prompts) == 10
+    )
+
+
+async def test_no_seed_of_a_confirmation_can_be_drawn_by_an_exploring_agent():
+    judge, studio, _ = critic(lambda shown: 0.0)
+    await judge.examine(answer("a dog"), 1)
+    open_seeds = {seed_for(0, "generate", prompt, n) for prompt, _ in studio.made for n in range(200)}
+    assert not open_seeds & {seed for _, seed in studio.made}
+
+
+async def test_a_second_examination_has_images_of_its_own():
+    judge, studio, _ = critic(lambda shown: 0.0)
+    await judge.examine(answer("dogs"), 1)
+    first = set(studio.made)
+    await judge.examine(answer("dogs"), 2)
+    assert not first & set(studio.made[len(first) :])
+
+
+async def test_a_label_that_cannot_be_drawn_is_untestable_and_not_a_zero():
+    judge, _, _ = critic(lambda shown: 0.0)
+    verdict = await judge.examine(answer("forbidden dogs"), 1)
+    assert not verdict.accepted
+    assert verdict.evidence["kind"] == "untestable"
+    assert "could not be made" in verdict.objection
+
+
+async def test_an_abstention_needs_no_test():
+    judge, studio, _ = critic(lambda shown: 0.0)
+    verdict = await judge.examine(answer("Not interpretable"), 1)
+    assert verdict.accepted
+    assert verdict.evidence == {"kind": "abstention"}
+    assert studio.made == []
+
+
+def test_controls_share_no_word_with_the_label():
+    things = control_subjects(["red cars and buses", "the dog"])
+    assert len(things) > 50
+    assert not [thing for thing in things if {"car", "bus", "dog"} & set(thing.split())]
+
+
+def test_labels_and_controls_share_their_wordings():
+    import random
+
+    one, two = random.Random(3), random.Random(3)
+    first, second = prompts_for(["X"] * 50, one), prompts_for(["Y"] * 50, two)
+    assert [prompt.replace("X", "Y") for prompt in first] == second
+    assert len(set(first)) > 3
