@@ -1,0 +1,27 @@
+"""Tiny pipelines, built and saved once for the whole run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.actors.generation import tiny_pipelines
+
+
+@pytest.fixture(scope="session")
+def pipeline_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return the folder of a saved tiny pipeline by the name of the function that saves it."""
+    folders: dict[str, Path] = {}
+
+    def folder(name: str) -> Path:
+        if name not in folders:
+            from actors.runtime import import_vision_libraries
+
+            import_vision_libraries()
+            save = getattr(tiny_pipelines, f"save_{name}")
+            folders[name] = save(tmp_path_factory.mktemp("pipelines") / name)
+        return folders[name]
+
+    return folder
