@@ -14,17 +14,19 @@ class Settings(BaseModel):
 class Placement(Settings):
     """Where the replicas of one model run and how many there are."""
 
-    min_replicas: int = Field(1, ge=1, le=1024)
-    max_replicas: int = Field(1, ge=1, le=1024)
-    num_cpus: float = Field(0.0, ge=0)
+    min_replicas: int = Field(default=1, ge=1, le=1024)
+    max_replicas: int = Field(default=1, ge=1, le=1024)
+    num_cpus: float = Field(default=0.0, ge=0)
     """Cores reserved with Ray for each replica; 0 reserves none (model threads are set by `threads`)."""
-    num_gpus: float = Field(0.0, ge=0)
+    num_gpus: float = Field(default=0.0, ge=0)
     """GPUs reserved for each replica; a fraction shares one GPU among several models."""
-    threads: int | None = Field(None, ge=1)
+    threads: int | None = Field(default=None, ge=1)
     """CPU threads of one replica; None uses every core that the replica may run on."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Placement:
         if self.max_replicas < self.min_replicas:
-            raise ValueError(f"max_replicas ({self.max_replicas}) must be at least min_replicas ({self.min_replicas})")
+            raise ValueError(
+                f"max_replicas ({self.max_replicas}) must be at least min_replicas ({self.min_replicas})"
+            )
         return self
