@@ -28,9 +28,9 @@ a knife; a bottle; a bucket; a broom; a magnet; a microscope; a globe; a trophy;
 
 def control_subjects(labels: Sequence[str]) -> list[str]:
     """Return everyday things that share no word with any label, in a fixed order."""
-    taken = {_stem(word) for label in labels for word in _words(label)}
+    taken = {form for label in labels for word in _words(label) for form in _forms(word)}
     things = [" ".join(thing.split()) for thing in _EVERYDAY.split(";")]
-    return [thing for thing in things if not taken & {_stem(word) for word in _words(thing)}]
+    return [thing for thing in things if not any(taken & _forms(word) for word in _words(thing))]
 
 
 def prompts_for(subjects: Sequence[str], rng: random.Random) -> list[str]:
@@ -47,8 +47,10 @@ def _words(text: str) -> set[str]:
     return set(re.findall(r"[a-z]+", text.lower())) - _FUNCTION_WORDS
 
 
-def _stem(word: str) -> str:
-    for ending, replacement in (("ies", "y"), ("ches", "ch"), ("shes", "sh"), ("xes", "x"), ("s", "")):
-        if word.endswith(ending) and len(word) > len(ending) + 2:
-            return word[: -len(ending)] + replacement
-    return word
+def _forms(word: str) -> set[str]:
+    """Return a word with the singulars that it may be the plural of."""
+    singulars = {word[: -len(ending)] + rest for ending, rest in _PLURALS if word.endswith(ending)}
+    return {word, *(form for form in singulars if len(form) > 2)}
+
+
+_PLURALS = (("s", ""), ("es", ""), ("ies", "y"), ("ves", "f"))
