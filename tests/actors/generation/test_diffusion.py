@@ -21,7 +21,10 @@ from actors.images import Image, Provenance
 Folder = Callable[[str], Path]
 
 # The schedulers of diffusers 0.42 call numpy 2 in a way it has deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    pytest.mark.usefixtures("one_torch_thread"),
+]
 
 GENERATORS: dict[str, dict[str, Any]] = {
     "stable_diffusion": {"steps": 3, "size": 32},

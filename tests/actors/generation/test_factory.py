@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from actors.errors import UsageError
+from actors.generation.base import EditRequest, GenerateRequest, MadeImage
+from actors.generation.factory import available, build_backend
+from actors.generation.settings import GenerationSettings
+from actors.images import Image
+from actors.pool import LocalPool
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.usefixtures("one_torch_thread"),
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+]
+
+
+def settings(**values: object) -> GenerationSettings:
+    read: GenerationSettings = TypeAdapter(GenerationSettings).validate_python(values)
+    return read
+
+
+async def test_a_generator_and_its_editor_share_one_backend(
+    pipeline_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    wanted = settings(
+        backend="diffusers",
+        model=str(pipeline_folder("stable_diffusion")),
+        steps=1,
+        size=32,
+        store=str(tmp_path / "made"),
+        editor={"backend": "diffusers", "model": str(pipeline_folder("instruct_pix2pix")), "steps": 1},
+    )
+    async with LocalPool(build_backend(wanted)) as pool:
+        made = await pool.submit(GenerateRequest("a dog", 0))
+        edited = await pool.submit(EditRequest(made.image, "make it red", 0, made.provenance))
+        facts = await pool.describe()
+    assert isinstance(edited, MadeImage)
+    assert edited.provenance.parent == made.image.id
+    assert (facts["generator"]["task"], facts["editor"]["task"]) == ("generate", "edit")
+    assert len(list((tmp_path / "made").rglob("*.png"))) == 2
+
+
+async def test_editing_without_an_editor_is_refused_in_words(pipeline_folder: Callable[[str], Path]) -> None:
+    wanted = settings(backend="diffusers", model=str(pipeline_folder("stable_diffusion")), steps=1, size=32)
+    async with LocalPool(build_backend(wanted)) as pool:
+        with pytest.raises(UsageError, match=r"generation\.editor"):
+            await pool.submit(EditRequest(Image.from_pixels(np.ones((8, 8, 3), np.uint8)), "red", 0))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"backend": "diffusers"},
+        {"backend": "diffusers", "model": "x", "size": 100},
+        {"backend": "diffusers", "model": "x", "steps": 0},
+        {"backend": "diffusers", "model": "x", "stepz": 3},
+        {"backend": "dalle", "model": "x"},
+        {"backend": "openai-images", "model": "x", "size": "big"},
+    ],
+)
+def test_bad_settings_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        settings(**wrong)
+
+
+def test_availability_is_told_without_loading_or_asking(tmp_path: Path) -> None:
+    able, told = available(settings(backend="diffusers", model="owner/name"), {})
+    assert able
+    assert "hub was not asked" in told
+    able, told = available(settings(backend="diffusers", model=str(tmp_path / "nowhere")), {})
+    assert not able
+    assert "nowhere" in told
+    endpoint = settings(backend="openai-images", model="x")
+    assert not available(endpoint, {})[0]
+    able, told = available(endpoint, {"OPENAI_API_KEY": "sk-secret"})
+    assert able
+    assert "sk-secret" not in told
