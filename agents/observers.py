@@ -38,13 +38,17 @@ class BlindObservers:
         replies = [""] * len(images)
 
         async def look(position: int, image: Image) -> None:
-            # The title stays with us: it often holds the hypothesis.
-            replies[position] = await self._ask(DESCRIBER, ["What does this image show?", image])
+            replies[position] = await self.look(image)
 
         async with anyio.create_task_group() as group:
             for position, image in enumerate(images):
                 group.start_soon(look, position, image)
+        # The titles stay with us: they often hold the hypothesis.
         return "\n".join(f'"{title}": {reply}' for title, reply in zip(titles, replies, strict=True))
+
+    async def look(self, image: Image) -> str:
+        """Return what one image shows."""
+        return await self._ask(DESCRIBER, ["What does this image show?", image])
 
     async def summarize(self, images: Sequence[Image]) -> str:
         """Return what the images have in common."""

@@ -1,0 +1,145 @@
+"""`maia describe`: one unit of one network, from a command line to a report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from actors.errors import MaiaError
+from agents.interpreter import Round
+from agents.journal import slug
+from agents.manifest import claim
+from agents.store import Store
+from agents.study import failure, study
+from agents.tasks.describe_unit import DescribeUnit
+from experiments import config as configuration
+from experiments.config import Profile
+from experiments.console import Console, plain
+
+_NOT_SCIENCE = {"ray", "description", "placement", "store", "remembered", "remembered_mb", "bank_folder", "bank_memory_mb"}
+"""Settings that say where and how fast things run, not what comes out."""
+
+
+async def describe_unit(
+    console: Console,
+    config: Path | None,
+    profile_name: str | None,
+    model: str,
+    layer: str,
+    unit: str,
+    *,
+    out: Path | None = None,
+    seed: int = 0,
+    data: Path | None = None,
+) -> dict[str, Any]:
+    """Study one unit and return its result with the paths of what was written.
+
+    A study that was interrupted goes on where it was; one that is finished is read.
+
+    Raises:
+        UsageError: If anything that was asked for does not exist or cannot work.
+    """
+    loaded = configuration.load(config)
+    profile = loaded.profile(profile_name)
+    if data is not None:
+        profile = profile.model_copy(update={"dataset": configuration.folder(data)})
+    run = out or Path("runs") / slug(f"{model} {layer} {unit}")
+    store = Store.open(run)
+    claim(
+        store,
+        {
+            "command": "describe",
+            "model": model,
+            "layer": layer,
+            "unit": unit,
+            "seed": seed,
+            "profile": profile_name or loaded.default_profile,
+            "settings": science(profile),
+        },
+    )
+    record = _finished(store)
+    if record is None:
+        record = await _study(console, loaded.cache, profile, store, model, layer, unit, seed)
+    else:
+        console.say(f"{run} holds this study's result already")
+    return record | {"paths": _paths(run, record)}
+
+
+async def _study(
+    console: Console, cache: Path, profile: Profile, store: Store, model: str, layer: str, unit: str, seed: int
+) -> dict[str, Any]:
+    from experiments.workbench import Workbench
+
+    def on_round(finished: Round) -> None:
+        if finished.verdict is not None:
+            told = "confirmed" if finished.verdict.accepted else "sent back after a test on fresh images"
+        elif finished.program is None:
+            told = "no program"
+        else:
+            told = f"program {finished.outcome.status}" if finished.outcome else "program"
+        guess = f": {finished.hypotheses[0]}" if finished.hypotheses else ""
+        console.say(f"round {finished.number}, {told}{guess}")
+
+    with console.progress("exemplars") as progress:
+        async with Workbench.open(profile, cache=cache, model=model, tell=console.say, progress=progress) as bench:
+            subject = await bench.subject(layer, unit)
+            console.say("searching the data set for exemplars")
+            await subject.background()
+            task = DescribeUnit()
+            try:
+                return await study(bench.laboratory, subject, task, store, seed=seed, on_round=on_round)
+            except MaiaError as error:
+                console.fail(error)
+                return failure(subject, task, error)
+
+
+def science(profile: Profile) -> dict[str, Any]:
+    """Return the settings that a result depends on, as plain JSON values."""
+
+    def keep(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: keep(each) for key, each in value.items() if key not in _NOT_SCIENCE}
+        return value
+
+    kept: dict[str, Any] = keep(profile.model_dump(mode="json"))
+    return kept
+
+
+def _finished(store: Store) -> dict[str, Any] | None:
+    done = [key for key in store.keys("units") if key.endswith("/done.json")]
+    if not done:
+        return None
+    record: dict[str, Any] = json.loads(store.get(done[0]) or b"null")
+    return record
+
+
+def _paths(run: Path, record: dict[str, Any]) -> dict[str, str]:
+    from experiments.report import write_unit_page
+
+    folder = slug(record["unit"])
+    page = write_unit_page(run, folder)
+    return {"run": str(run), "unit": str(run / "units" / folder), "report": str(page)}
+
+
+def card(record: dict[str, Any]) -> str:
+    """Return a result in a few lines for a terminal; model-written text is made safe."""
+    lines = [""]
+    if record["status"] == "answered":
+        lines += [f"[bold]{plain(record['label'])}[/bold]", plain(record["description"]), ""]
+    else:
+        lines += [f"[bold]no label[/bold]: the study ended with {record['status']}", ""]
+    evidence = record.get("evidence") or {}
+    if "auroc" in evidence:
+        low, high = evidence["auroc_interval"]
+        verdict = "[green]confirmed[/green]" if record["confirmed"] else "[yellow]not confirmed[/yellow]"
+        lines += [
+            f"{verdict} on images that the agent never saw: AUROC {evidence['auroc']:.2f} "
+            f"(95 % interval {low:.2f} to {high:.2f}), e-value {evidence['e_value']:.3g}",
+            f"mean activation {evidence['mean_positive']:.2f} on {evidence['n_positive']} images of the label, "
+            f"{evidence['mean_control']:.2f} on {evidence['n_control']} others",
+        ]
+    if "rounds" in record:
+        lines.append(f"{record['rounds']} rounds, {record['images_made']} images made")
+    lines.append(f"report: {record['paths']['report']}")
+    return "\n".join(lines)

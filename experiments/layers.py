@@ -1,0 +1,36 @@
+"""`maia layers`: the parts of a network whose units can be studied."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from experiments import config as configuration
+
+
+async def list_layers(config: Path | None, profile_name: str | None, model: str) -> list[dict[str, Any]]:
+    """Return every layer of a network as plain JSON values, in the order of the forward pass."""
+    from actors.cluster import Cluster
+    from experiments.workbench import vision_client
+
+    loaded = configuration.load(config)
+    profile = loaded.profile(profile_name)
+    async with (
+        Cluster.start(profile.ray) as cluster,
+        vision_client(cluster, profile, loaded.cache, model) as vision,
+    ):
+        return [asdict(layer) for layer in await vision.layers()]
+
+
+def table(model: str, layers: list[dict[str, Any]]) -> Any:
+    """Return the layers as a table for a terminal."""
+    from rich.table import Table
+
+    shown = Table(title=f"{model}: {len(layers)} layers", title_justify="left", box=None)
+    for column in ("layer", "units", "kind", "positions", "module"):
+        shown.add_column(column, justify="right" if column == "units" else "left")
+    for each in layers:
+        positions = "x".join(map(str, each["shape"])) or "-"
+        shown.add_row(each["name"], str(each["n_units"]), each["kind"], positions, each["module"])
+    return shown
