@@ -7,9 +7,10 @@ without choices and proxies' pages. A cut-off, filtered, refused or empty answer
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from actors.blocking import UnsharedBackend
 from actors.chat.base import ChatReply, ChatRequest, FinishReason, Message
 from actors.chat.encoding import MessageEncoder
 from actors.chat.history import drop_images_in_blocks
@@ -23,10 +24,8 @@ from actors.errors import MaiaError
 _OWN_FIELD_HOSTS = ("api.openai.com", ".openai.azure.com", ".services.ai.azure.com")
 
 
-class OpenAIBackend:
-    """One model of one endpoint, for all agents. Implements `Backend[ChatRequest, ChatReply]`."""
-
-    max_batch = 1
+class OpenAIBackend(UnsharedBackend[ChatRequest, ChatReply]):
+    """One model of one endpoint, for all agents; two agents that ask the same get two opinions."""
 
     def __init__(
         self,
@@ -47,28 +46,6 @@ class OpenAIBackend:
         self._secrets = self._connection.secrets
         self._encoder = MessageEncoder(settings)
         self._caller = EndpointCaller(settings, self._secrets, **collaborators)
-
-    # Conversations are never merged: two agents that ask the same want two opinions.
-    def key(self, request: ChatRequest) -> Hashable | None:
-        return None
-
-    def merge(self, first: ChatRequest, second: ChatRequest) -> ChatRequest:
-        return first
-
-    def covers(self, running: ChatRequest, wanted: ChatRequest) -> bool:
-        return False
-
-    def bucket(self, request: ChatRequest) -> Hashable:
-        return 0
-
-    def rank(self, request: ChatRequest) -> float:
-        return 0.0
-
-    def lookup(self, request: ChatRequest) -> ChatReply | None:
-        return None
-
-    def answer(self, request: ChatRequest, result: ChatReply) -> ChatReply:
-        return result
 
     async def run(self, batch: Sequence[ChatRequest]) -> Sequence[ChatReply | MaiaError]:
         """Return one reply or typed failure a request."""

@@ -13,19 +13,19 @@ from actors.settings import Settings
 class Price(Settings):
     """US dollars for one million tokens, as the provider's price list gives them."""
 
-    prompt: float = Field(0.0, ge=0)
-    cached: float | None = Field(None, ge=0)
+    prompt: float = Field(default=0.0, ge=0)
+    cached: float | None = Field(default=None, ge=0)
     """Prompt tokens that the provider found in its prefix cache; null: the same as `prompt`."""
-    completion: float = Field(0.0, ge=0)
+    completion: float = Field(default=0.0, ge=0)
 
 
 class HistorySettings(Settings):
     """What of an old conversation is sent again. The conversation itself is never changed."""
 
-    max_images: int | None = Field(None, ge=1)
+    max_images: int | None = Field(default=None, ge=1)
     """Images sent at most; older ones leave, their text stays. null sends all: right where the endpoint
     has a prefix cache, since removing an image costs the cache of everything after it."""
-    block: int = Field(16, ge=1)
+    block: int = Field(default=16, ge=1)
     """Images leave this many at once, so that the prefix stays the same for several rounds."""
 
 
@@ -35,21 +35,21 @@ class OpenAIChat(EndpointSettings):
     backend: Literal["openai"] = "openai"
     sees_images: bool = True
     """False for a text-only model: images are then replaced by words before they reach it."""
-    image_side: int = Field(224, ge=16, le=4096)
+    image_side: int = Field(default=224, ge=16, le=4096)
     """Longest side in pixels of the JPEG that is sent: sets the token cost. Smaller images stay as they are."""
-    jpeg_quality: int = Field(90, ge=1, le=100)
+    jpeg_quality: int = Field(default=90, ge=1, le=100)
     detail: Literal["low", "high", "auto"] | None = "auto"
     """OpenAI's image detail; null leaves the field out, for endpoints that reject it."""
-    image_tokens: int = Field(85, ge=0)
+    image_tokens: int = Field(default=85, ge=0)
     """Tokens that an image is assumed to cost, for limits and where the endpoint does not report usage."""
 
     max_tokens_field: Literal["auto", "max_tokens", "max_completion_tokens"] = "auto"
     """Name of the answer's limit. auto: `max_completion_tokens` for OpenAI and Azure, else `max_tokens`."""
-    reasoning_tokens: int = Field(0, ge=0)
+    reasoning_tokens: int = Field(default=0, ge=0)
     """Added to that limit for a model that reasons before it answers, or the answer is cut off unseen."""
     reasoning_effort: str | None = None
     """Sent as it is (none, minimal, low, medium, high, ...); null leaves it to the model."""
-    temperature: float | None = Field(None, ge=0, le=2)
+    temperature: float | None = Field(default=None, ge=0, le=2)
     """Used where a request names none; null leaves it to the model."""
     omit: tuple[Literal["temperature", "seed", "max_tokens"], ...] = ()
     """Parameters that this model rejects and that are therefore never sent."""
@@ -58,7 +58,7 @@ class OpenAIChat(EndpointSettings):
 
     price: Price | None = None
     """null: the cost is unknown, is counted as 0 dollars, and a budget in dollars does not bind."""
-    history: HistorySettings = Field(default_factory=HistorySettings)
+    history: HistorySettings = HistorySettings()
 
 
 class TransformersChat(Settings):
@@ -86,18 +86,18 @@ class TransformersChat(Settings):
     """auto: the checkpoint's own on a GPU, float32 on a CPU."""
     attention: str | None = None
     """Attention implementation (sdpa, flash_attention_2, eager); null leaves it to transformers."""
-    max_batch: int = Field(8, ge=1, le=1024)
+    max_batch: int = Field(default=8, ge=1, le=1024)
     """Conversations answered in one generation at most; bounded by memory."""
-    image_side: int | None = Field(None, ge=16, le=4096)
+    image_side: int | None = Field(default=None, ge=16, le=4096)
     """Longest side in pixels shown to the model; null shows what there is, sized by the model's processor."""
-    max_context: int | None = Field(None, ge=16)
+    max_context: int | None = Field(default=None, ge=16)
     """Tokens of prompt and answer together at most; null takes the model's own limit."""
     extra_load: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of `from_pretrained`, such as a quantisation."""
-    threads: int | None = Field(None, ge=1)
+    threads: int | None = Field(default=None, ge=1)
     """CPU threads; null takes those that the replica may use."""
     price: Price | None = None
-    history: HistorySettings = Field(default_factory=HistorySettings)
+    history: HistorySettings = HistorySettings()
 
 
 class BuiltinChat(Settings):

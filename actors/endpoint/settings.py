@@ -30,30 +30,30 @@ class EndpointSettings(Settings):
     extra_body: dict[str, Any] = Field(default_factory=dict)
     """Further fields of the request's JSON body, for what only this endpoint understands."""
 
-    max_concurrent: int = Field(32, ge=1, le=4096)
+    max_concurrent: int = Field(default=32, ge=1, le=4096)
     """Requests in flight at most; halved while the endpoint is overloaded, and restored as it recovers."""
-    requests_per_minute: float | None = Field(None, gt=0)
+    requests_per_minute: float | None = Field(default=None, gt=0)
     """Held across all agents; null leaves it to the endpoint's own refusals."""
-    tokens_per_minute: float | None = Field(None, gt=0)
+    tokens_per_minute: float | None = Field(default=None, gt=0)
     """Prompt and completion tokens, held across all agents: reserved before a request, settled after it."""
 
-    connect_timeout_s: float = Field(10.0, gt=0)
+    connect_timeout_s: float = Field(default=10.0, gt=0)
     """Seconds to open a connection."""
-    attempt_timeout_s: float = Field(180.0, gt=0)
+    attempt_timeout_s: float = Field(default=180.0, gt=0)
     """Seconds for one attempt, from sending to the last byte, however the bytes trickle in."""
-    deadline_s: float = Field(900.0, gt=0)
+    deadline_s: float = Field(default=900.0, gt=0)
     """Seconds from the first attempt until there must be an answer, retries and pauses included."""
-    max_attempts: int = Field(6, ge=1, le=100)
+    max_attempts: int = Field(default=6, ge=1, le=100)
     """Attempts for one request; each may be billed and each is counted."""
-    backoff_s: float = Field(1.0, gt=0)
+    backoff_s: float = Field(default=1.0, gt=0)
     """Mean wait before the second attempt is half of this; it doubles with each attempt (full jitter)."""
-    backoff_max_s: float = Field(60.0, gt=0)
+    backoff_max_s: float = Field(default=60.0, gt=0)
     """Longest wait between two attempts that is this program's own choice."""
-    breaker_failures: int = Field(8, ge=1)
+    breaker_failures: int = Field(default=8, ge=1)
     """Failures in a row, over all agents, after which the endpoint is left alone for `breaker_pause_s`."""
-    breaker_pause_s: float = Field(15.0, gt=0)
+    breaker_pause_s: float = Field(default=15.0, gt=0)
     """Length of that pause; afterwards one request probes the endpoint before the others follow."""
-    outage_patience_s: float = Field(600.0, gt=0)
+    outage_patience_s: float = Field(default=600.0, gt=0)
     """An outage longer than this fails every waiting request instead of keeping it waiting."""
 
     @field_validator("base_url")

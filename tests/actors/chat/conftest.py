@@ -41,11 +41,6 @@ def picture(seed: int, height: int = 40, width: int = 56) -> Image:
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 def clock() -> FakeClock:
     return FakeClock()
 

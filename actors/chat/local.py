@@ -1,0 +1,334 @@
+"""A language model in this process, through `transformers`: with eyes or without, whole or from GGUF.
+
+Conversations are answered in batches, padded on the left. Greedy answers and sampled ones (each with
+its own seed) are the same alone and in a batch, up to the rounding of the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+from typing import Any
+
+from actors.blocking import DeviceThread, UnsharedBackend
+from actors.chat.base import ChatReply, ChatRequest, FinishReason, Message, Usage
+from actors.chat.client import NOT_SHOWN
+from actors.chat.history import drop_images_in_blocks
+from actors.chat.pricing import dollars
+from actors.chat.settings import TransformersChat
+from actors.endpoint.faults import ContextLengthError
+from actors.errors import BackendError, MaiaError, UsageError
+from actors.hub import (
+    ModelNotFoundError,
+    OutOfMemoryError,
+    check_memory,
+    explained,
+    is_out_of_memory,
+    require,
+    resolve,
+    weights_bytes,
+    weights_digest,
+)
+from actors.images import Image
+
+
+class LocalBackend(UnsharedBackend[ChatRequest, ChatReply]):
+    """One loaded model. Implements `Backend[ChatRequest, ChatReply]`."""
+
+    def __init__(self, settings: TransformersChat) -> None:
+        """Load the model onto its device.
+
+        Raises:
+            UsageError: A missing package, a wrong id, an unreachable hub, too little memory, a model that
+                holds no conversations; each says what to do.
+        """
+        require("A local language model", "transformers")
+        from actors.runtime import import_vision_libraries, pick_device, set_threads
+
+        import_vision_libraries()
+        if settings.threads is not None:
+            set_threads(settings.threads)
+        self.name = f"transformers:{settings.model}"
+        self.max_batch = settings.max_batch
+        self._settings = settings
+        self._device = pick_device(settings.device)
+        folder, gguf = _locate(settings)
+        with explained(settings.model, settings.revision):
+            self._load(folder, gguf)
+        self._facts = {"class": type(self._model).__name__, "weights": weights_digest(folder)}
+        self._thread = DeviceThread(self.name)
+
+    def _load(self, folder: Path, gguf: str | None) -> None:
+        import transformers
+
+        settings = self._settings
+        transformers.utils.logging.disable_progress_bar()
+        common: dict[str, Any] = {"trust_remote_code": settings.trust_remote_code, "local_files_only": True}
+        if gguf is not None:
+            common["gguf_file"] = gguf
+        config = transformers.AutoConfig.from_pretrained(folder, **common)
+        eyes = gguf is None and config.model_type in _model_types_with_eyes()
+        if settings.sees_images and not eyes:
+            raise UsageError(
+                f"{settings.model!r} ({config.model_type}) cannot see images, and `sees_images` is true.",
+                "Leave `sees_images` out, or choose a vision-language model.",
+            )
+        self.sees_images = eyes and settings.sees_images is not False
+        dtype = settings.dtype
+        if dtype == "auto" and self._device.type == "cpu":
+            dtype = "float32"
+        self._check_memory(folder, gguf, dtype)
+
+        reader = transformers.AutoProcessor if eyes else transformers.AutoTokenizer
+        self._reader = reader.from_pretrained(folder, **common)
+        self._tokenizer = self._reader.tokenizer if eyes else self._reader
+        self._tokenizer.padding_side = "left"
+        if self._tokenizer.pad_token_id is None:
+            self._tokenizer.pad_token = self._tokenizer.eos_token
+        self._template = settings.chat_template or self._reader.chat_template or self._tokenizer.chat_template
+        if self._template is None:
+            raise UsageError(
+                f"{settings.model!r} has no chat template: it is probably not trained for conversations.",
+                "Choose its instruction-tuned form, or give a Jinja template in `chat_template`.",
+            )
+        kind = transformers.AutoModelForImageTextToText if eyes else transformers.AutoModelForCausalLM
+        load: dict[str, Any] = {**common, "dtype": dtype, **settings.extra_load}
+        if settings.attention is not None:
+            load["attn_implementation"] = settings.attention
+        if settings.device_map is not None:
+            require("device_map", "accelerate")
+            self._model = kind.from_pretrained(folder, device_map=settings.device_map, **load).eval()
+            self._device = self._model.device
+        else:
+            self._model = kind.from_pretrained(folder, **load).eval().to(self._device)
+        text = config.get_text_config()
+        own_limit = getattr(text, "max_position_embeddings", None) or 1 << 20
+        self._max_context = min(own_limit, settings.max_context or own_limit)
+        defaults = self._model.generation_config
+        ends = defaults.eos_token_id if defaults.eos_token_id is not None else self._tokenizer.eos_token_id
+        self._ends = set(ends) if isinstance(ends, list) else {ends} - {None}
+        sampled = bool(defaults.do_sample)
+        self._temperature = float(defaults.temperature or 1.0) if sampled else 0.0
+        self._top_k = int(defaults.top_k or 0) if sampled else 0
+        self._top_p = float(defaults.top_p or 1.0) if sampled else 1.0
+
+    def _check_memory(self, folder: Path, gguf: str | None, dtype: str) -> None:
+        if self._settings.device_map is not None or self._settings.extra_load:
+            return  # spread over devices, or quantised while loading: only trying tells
+        float_bytes = {"float32": 4, "bfloat16": 2, "float16": 2}.get(dtype)
+        if gguf is None:
+            needed = weights_bytes(folder, float_bytes)
+        else:
+            from gguf import GGUFReader
+
+            # transformers restores the quantised weights to full numbers.
+            needed = sum(int(t.n_elements) for t in GGUFReader(folder / gguf).tensors) * (float_bytes or 4)
+        check_memory(self._settings.model, needed, str(self._device))
+
+    def bucket(self, request: ChatRequest) -> Hashable:
+        # Processors do not take rows with images and rows without in one call.
+        return self.sees_images and any(message.images for message in request.messages)
+
+    def rank(self, request: ChatRequest) -> float:
+        return float(sum(len(message.text) for message in request.messages))
+
+    async def run(self, batch: Sequence[ChatRequest]) -> Sequence[ChatReply | MaiaError]:
+        return await self._thread.run(self._answer, list(batch))
+
+    def _answer(self, batch: list[ChatRequest]) -> list[ChatReply | MaiaError]:
+        try:
+            return self._generate(batch)
+        except MaiaError as error:
+            if len(batch) == 1:
+                return [error]
+        except Exception as error:
+            if len(batch) == 1:
+                what = f"{self.name} failed on a conversation: {type(error).__name__}: {error}"
+                if is_out_of_memory(error):
+                    return [
+                        OutOfMemoryError(what, "Lower `max_context` or `image_side`, or use a larger device.")
+                    ]
+                return [BackendError(what)]
+            if not is_out_of_memory(error):
+                # One row's fault is not its neighbours'.
+                return [self._answer([request])[0] for request in batch]
+            self._free_cache()
+        half = len(batch) // 2
+        return self._answer(batch[:half]) + self._answer(batch[half:])
+
+    def _free_cache(self) -> None:
+        import torch
+
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _generate(self, batch: list[ChatRequest]) -> list[ChatReply | MaiaError]:
+        from transformers import GenerationConfig
+
+        from actors.chat.sampling import RowLimits, SeededRows
+
+        inputs = self._encode(batch)
+        lengths = [int(n) for n in inputs["attention_mask"].sum(1)]
+        too_long = [n >= self._max_context for n in lengths]
+        if any(too_long):
+            fitting = [request for request, over in zip(batch, too_long, strict=True) if not over]
+            replies = iter(self._generate(fitting) if fitting else [])
+            return [
+                self._too_long(n) if over else next(replies)
+                for n, over in zip(lengths, too_long, strict=True)
+            ]
+        limits = [min(r.max_tokens, self._max_context - n) for r, n in zip(batch, lengths, strict=True)]
+        width = inputs["input_ids"].shape[1]
+        temperatures = [self._temperature if r.temperature is None else r.temperature for r in batch]
+        sampling = SeededRows(temperatures, [r.seed for r in batch], self._top_k, self._top_p)
+        config = GenerationConfig(
+            max_new_tokens=max(limits),
+            do_sample=False,
+            eos_token_id=sorted(self._ends) or None,
+            pad_token_id=self._tokenizer.pad_token_id,
+        )
+        output = self._model.generate(
+            **inputs.to(self._device),
+            generation_config=config,
+            logits_processor=[sampling],
+            stopping_criteria=[RowLimits(width, limits)],
+        )
+        return [
+            self._reply(row[width : width + limit].tolist(), n)
+            for row, n, limit in zip(output, lengths, limits, strict=True)
+        ]
+
+    def _reply(self, tokens: list[int], prompt_tokens: int) -> ChatReply:
+        # A finished row is padded, often with the end token itself: what counts is up to the first end.
+        end = next((i for i, token in enumerate(tokens) if token in self._ends), None)
+        finish: FinishReason = "length" if end is None else "stop"
+        n = len(tokens) if end is None else end + 1
+        text = self._tokenizer.decode(tokens[:n], skip_special_tokens=True).strip()
+        cost = dollars(self._settings.price, prompt_tokens, 0, n)
+        return ChatReply(text, finish, Usage(prompt_tokens, 0, n, 1, cost), self._settings.model)
+
+    def _too_long(self, n_tokens: int) -> ContextLengthError:
+        return ContextLengthError(
+            f"the conversation has {n_tokens} tokens and {self.name} takes {self._max_context}.",
+            "Shorten the conversation: fewer rounds or images, or a smaller `image_side`.",
+        )
+
+    def _encode(self, batch: list[ChatRequest]) -> Any:
+        from jinja2 import TemplateError
+
+        conversations = [self._messages(request) for request in batch]
+        try:
+            return self._apply_template(conversations)
+        except TemplateError as error:
+            folded = [fold_system(messages) for messages in conversations]
+            if folded == conversations:
+                raise UsageError(
+                    f"the chat template of {self.name} refused the conversation: {error}"
+                ) from error
+            return self._apply_template(folded)
+
+    def _apply_template(self, conversations: list[tuple[Message, ...]]) -> Any:
+        options = {"return_tensors": "pt", "padding": True}
+        nested = {"processor_kwargs": options} if self._reader is not self._tokenizer else options
+        return self._reader.apply_chat_template(
+            [[self._encoded(message) for message in messages] for messages in conversations],
+            chat_template=self._template,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            **nested,
+        )
+
+    def _messages(self, request: ChatRequest) -> tuple[Message, ...]:
+        history = self._settings.history
+        if history.max_images is None or not self.sees_images:
+            return request.messages
+        return drop_images_in_blocks(request.messages, history.max_images, history.block)
+
+    def _encoded(self, message: Message) -> dict[str, Any]:
+        if self._reader is self._tokenizer:
+            words = [part if isinstance(part, str) else NOT_SHOWN for part in message.parts]
+            return {"role": message.role, "content": "\n".join(words)}
+        return {"role": message.role, "content": [self._part(part) for part in message.parts]}
+
+    def _part(self, part: str | Image) -> dict[str, Any]:
+        if isinstance(part, str):
+            return {"type": "text", "text": part}
+        if not self.sees_images:
+            return {"type": "text", "text": NOT_SHOWN}
+        picture = part.to_pil()
+        side = self._settings.image_side
+        if side is not None:
+            picture.thumbnail((side, side))
+        return {"type": "image", "image": picture}
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "backend": self._settings.backend,
+            "model": self._settings.model,
+            "sees_images": self.sees_images,
+            "parameters": self._model.num_parameters(),
+            "dtype": str(self._model.dtype).removeprefix("torch."),
+            "device": str(self._device),
+            "max_context": self._max_context,
+            "max_batch": self.max_batch,
+            **self._facts,
+        }
+
+    async def close(self) -> None:
+        self._thread.close()
+        del self._model
+        self._free_cache()
+
+
+def fold_system(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """Return the messages with a leading system message put before the first user's words.
+
+    Some models' templates know no system role.
+    """
+    if len(messages) < 2 or messages[0].role != "system" or messages[1].role != "user":
+        return tuple(messages)
+    return (Message("user", (*messages[0].parts, *messages[1].parts)), *messages[2:])
+
+
+def _model_types_with_eyes() -> set[str]:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+    return set(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
+
+
+def _locate(settings: TransformersChat) -> tuple[Path, str | None]:
+    """Return the folder of the model and the name of its GGUF file, if it is one."""
+    model, gguf = settings.model, settings.gguf_file
+    path = Path(model).expanduser()
+    if gguf is None and model.endswith(".gguf"):
+        if not path.is_file():
+            raise ModelNotFoundError(f"the model file {model!r} does not exist.")
+        folder, gguf = path.parent, path.name
+    else:
+        folder = resolve(model, settings.revision, _fetch(settings))
+    if gguf is not None:
+        require("A GGUF file", "gguf", install="pip install gguf")
+        if not (folder / gguf).is_file():
+            there = ", ".join(sorted(file.name for file in folder.glob("*.gguf"))) or "none"
+            raise ModelNotFoundError(f"{model!r} has no file {gguf!r}.", f"GGUF files there: {there}.")
+    return folder, gguf
+
+
+def _fetch(settings: TransformersChat) -> Any:
+    if settings.gguf_file is None and not settings.local_files_only:
+        return None
+
+    def fetch() -> str:
+        import huggingface_hub
+
+        wanted = None if settings.gguf_file is None else [settings.gguf_file, "*.json", "*.txt", "*.jinja"]
+        return huggingface_hub.snapshot_download(
+            settings.model,
+            revision=settings.revision,
+            allow_patterns=wanted,
+            local_files_only=settings.local_files_only,
+        )
+
+    return fetch
