@@ -15,7 +15,9 @@ import numpy as np
 from actors.backend import Priority
 from actors.images import Image, Provenance
 
-UnitKind = Literal["channel", "logit", "probability", "direction", "latent"]
+UnitKind = str
+"""`channel`, `logit`, `probability`, `direction`, `latent`, or a kind added with `units.register_kind`."""
+
 LayerKind = Literal["map", "tokens", "vector"]
 
 
@@ -51,10 +53,15 @@ class LayerInfo:
 
 @dataclass(frozen=True, slots=True)
 class UnitResponse:
-    """One unit on one image: spatial maximum, and the map float16 (h, w), (1, 1) for vectors."""
+    """One unit on one image: spatial maximum, and the map float16 (h, w), (1, 1) for vectors.
+
+    The map lies over `view`, the part of the image that the network saw: top, left, bottom, right as
+    fractions of its sides (networks that crop the centre do not see the border).
+    """
 
     activation: float
     map: np.ndarray
+    view: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +125,16 @@ class VisionClient(Protocol):
         priority: Priority = Priority.INTERACTIVE,
     ) -> list[UnitResponse]:
         """Return the unit's response to each image, in order."""
+
+    async def activations(
+        self,
+        units: Sequence[Unit],
+        images: Sequence[Image],
+        *,
+        agent: str = "",
+        priority: Priority = Priority.INTERACTIVE,
+    ) -> np.ndarray:
+        """Return float32 (units, images) without maps: what the stimulus bank knows costs no pass."""
 
     async def exemplars(self, units: Iterable[Unit], dataset: ImageDataset, k: int = 15) -> list[Exemplars]:
         """Return each unit's exemplars; one pass over the data set for all units of all their layers."""

@@ -1,0 +1,420 @@
+"""The network under study as a backend: batches of images in, maxima and small maps out.
+
+The device belongs to one thread, in which all torch runs; the event loop only waits for it. What a pass
+computes anyway is kept in the stimulus bank: the maxima of all units of every readout that somebody has asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+import numpy as np
+
+from actors import hub, runtime
+from actors.blocking import DeviceThread
+from actors.errors import BackendError, MaiaError, UsageError
+from actors.images import Provenance
+from actors.vision import requests
+from actors.vision.bank import StimulusBank
+from actors.vision.base import LayerInfo
+from actors.vision.exemplars import finish_sweep
+from actors.vision.network import Network
+from actors.vision.preprocess import View
+from actors.vision.requests import Ask, Reading, SweepAck, SweepStep, VisionRequest, VisionResult
+from actors.vision.settings import VisionSettings
+from actors.vision.taps import TappedModule, spatial_max
+from actors.vision.units import Reader, Readout, reader
+
+if TYPE_CHECKING:
+    import torch
+
+    from actors.vision.sweep_device import SweepDevice
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_RECENT_READOUTS = 32
+"""Readouts that every pass reads where it comes by: what was asked once will be asked again."""
+
+_MAP_CACHE_BYTES = 64 << 20
+_HALF_MAX = 65504.0
+
+
+class VisionBackend:
+    """One network on one device; a `Backend` for `VisionRequest` and `SweepStep`."""
+
+    slots = 1
+    controls = frozenset({"describe", "layers", "n_units", "note", "statistics", "finish_sweep"})
+
+    def __init__(self, network: str | Network, settings: VisionSettings | None = None) -> None:
+        """Load the network onto the device and record its layers.
+
+        Raises:
+            UsageError: If the network, its weights or the device cannot be had.
+        """
+        self._settings = settings = settings or VisionSettings()
+        runtime.cpu_preamble(settings.placement.threads)
+        runtime.import_vision_libraries()
+        import torch
+
+        from actors.vision.zoo import load_network
+
+        runtime.set_threads(settings.placement.threads)
+        self._device = runtime.pick_device(settings.device)
+        self._dtype: torch.dtype = getattr(torch, settings.dtype)
+        if isinstance(network, str):
+            network = load_network(network, pretrained=settings.pretrained, checkpoint=settings.checkpoint)
+        self.network = network
+        self.name = network.name
+        self.fingerprint = network.fingerprint(settings.dtype)
+        self.max_batch = settings.batch
+        self._thread = DeviceThread("vision-device")
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="vision-bank")
+        module = network.module.to(self._device, self._dtype)
+        module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        size = network.preprocess.size or (224, 224)
+        example = torch.zeros((2, 3, *size), dtype=self._dtype, device=self._device)
+        self._tapped = TappedModule(
+            module,
+            example.contiguous(memory_format=torch.channels_last),
+            network.feed,
+            network.prefix_tokens,
+        )
+        self._readers: dict[Readout, Reader] = {}
+        self._recent: OrderedDict[Readout, None] = OrderedDict()
+        self.bank = StimulusBank(self.fingerprint, settings.bank_memory_mb << 20, settings.bank_folder)
+        self._maps: OrderedDict[tuple[Readout, int, str], np.ndarray] = OrderedDict()
+        self._map_bytes = 0
+        self._sweeps: SweepDevice | None = None
+        self.forwards = 0
+        """Images that went through the network, for whoever checks that none went twice."""
+
+    # -- what the machinery asks of a request ---------------------------------------------------------
+
+    def key(self, request: VisionRequest | SweepStep) -> Hashable | None:
+        if isinstance(request, SweepStep):
+            return request.folder, request.start
+        return request.image.id
+
+    def merge(self, first: VisionRequest, second: VisionRequest) -> VisionRequest:
+        return first if isinstance(first, SweepStep) else requests.merge(first, second)
+
+    def covers(self, running: VisionRequest, wanted: VisionRequest) -> bool:
+        return isinstance(running, SweepStep) or requests.covers(running, wanted)
+
+    def bucket(self, request: VisionRequest | SweepStep) -> Hashable:
+        if isinstance(request, SweepStep):
+            # A step is a full batch already.
+            return request.folder, request.start
+        return self.network.preprocess.input_size(*request.image.size)
+
+    def rank(self, request: VisionRequest | SweepStep) -> float:
+        if isinstance(request, SweepStep):
+            return float(request.start)
+        try:
+            return max(self._tapped.depth(self.layer(ask.readout.layer)) for ask in request.asks)
+        except UsageError:
+            return 0.0
+
+    def lookup(self, request: VisionRequest | SweepStep) -> VisionResult | None:
+        if isinstance(request, SweepStep):
+            return None
+        readings = []
+        for ask in request.asks:
+            reading = self._known(request.image.id, ask)
+            if reading is None:
+                return None
+            readings.append(reading)
+        return VisionResult(tuple(readings), self._view(request))
+
+    def answer(self, request: Any, result: Any) -> Any:
+        return result if isinstance(request, SweepStep) else requests.narrow(request, result)
+
+    async def run(
+        self, batch: Sequence[VisionRequest | SweepStep]
+    ) -> list[VisionResult | SweepAck | MaiaError]:
+        if isinstance(batch[0], SweepStep):
+            return [await self._sweep_device().step(step) for step in batch if isinstance(step, SweepStep)]
+        measures = [request for request in batch if isinstance(request, VisionRequest)]
+        results = await self.on_device(self._measure, measures)
+        if self.bank.wants_flush:
+            self._writer.submit(self.bank.flush)
+        return list(results)
+
+    # -- what clients call by name --------------------------------------------------------------------
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "fingerprint": self.fingerprint,
+            "weights": self.network.weights,
+            "device": str(self._device),
+            "dtype": self._settings.dtype,
+            "preprocess": self.network.preprocess.facts(),
+            "input_size": self.network.preprocess.size,
+            "aliases": dict(self.network.aliases),
+            "unreadable": dict(self._tapped.unreadable),
+            "class_names": list(self.network.class_names),
+            "layers": self.layers(),
+            "batch": self.max_batch,
+        }
+
+    def layers(self) -> list[LayerInfo]:
+        return self._tapped.layers()
+
+    def n_units(self, readout: Readout) -> int:
+        """Return how many units a readout has.
+
+        Raises:
+            UsageError: If its kind, layer or file does not exist or fit.
+        """
+        return self._reader(readout).n_units
+
+    def note(self, image_id: str, provenance: Provenance) -> None:
+        self.bank.note(image_id, provenance)
+
+    def statistics(self) -> dict[str, Any]:
+        """Return the bank's counts and `forwards`, the images that were run."""
+        return {"forwards": self.forwards, **asdict(self.bank.statistics())}
+
+    async def finish_sweep(self, folder: str, store: str) -> int:
+        """Merge the parts of a sweep that replicas wrote to `folder` into exemplars in the folder `store`.
+
+        Return how many images counted.
+        """
+        return await asyncio.to_thread(finish_sweep, Path(folder), Path(store))
+
+    async def close(self) -> None:
+        if self._sweeps is not None:
+            self._sweeps.close()
+        await asyncio.to_thread(self._shut_down)
+
+    def _shut_down(self) -> None:
+        self._thread.close()
+        self._writer.submit(self.bank.flush)
+        self._writer.shutdown(wait=True)
+
+    # -- the device thread ----------------------------------------------------------------------------
+
+    async def on_device(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run `work` in the device's thread, in inference mode."""
+        return await self._thread.run(work, *args, **kwargs)
+
+    def forward(
+        self,
+        images: Sequence[np.ndarray],
+        reads: dict[Readout, Callable[[torch.Tensor], None]],
+        wanted: Sequence[str] | None = None,
+    ) -> None:
+        """Run images once and hand each readout its units' maps (n, U, h, w). In the device's thread."""
+        by_layer: dict[str, list[tuple[Callable[[Any], Any] | None, Callable[[Any], None]]]] = {}
+        for readout, take in reads.items():
+            made = self._reader(readout).read
+            by_layer.setdefault(self.layer(readout.layer), []).append((made, take))
+
+        def layer_read(
+            takes: Sequence[tuple[Callable[[Any], Any] | None, Callable[[Any], None]]],
+        ) -> Callable[[Any], None]:
+            def read(maps: Any) -> None:
+                for made, take in takes:
+                    take(maps if made is None else made(maps))
+
+            return read
+
+        batch = self.network.preprocess.batch(images, self._device, self._dtype)
+        self.forwards += len(images)
+        self._tapped.run(batch, {layer: layer_read(takes) for layer, takes in by_layer.items()}, wanted)
+
+    def _measure(self, batch: Sequence[VisionRequest]) -> list[VisionResult | MaiaError]:
+        outcomes: dict[int, VisionResult | MaiaError] = {}
+        rows: list[_Row] = []
+        for place, request in enumerate(batch):
+            try:
+                row = self._row(place, request)
+            except UsageError as error:
+                outcomes[place] = error
+                continue
+            if row.wanted:
+                rows.append(row)
+            else:
+                outcomes[place] = VisionResult(tuple(row.known.values()), self._view(request))
+        # Deepest first: the others can then leave the pass early.
+        rows.sort(key=lambda row: -self._tapped.taps[row.wanted].place)
+        try:
+            results = self._pass(rows) if rows else []
+        except Exception as error:
+            if not hub.is_out_of_memory(error):
+                raise
+            return self._in_halves(batch, error)
+        outcomes |= {row.place: result for row, result in zip(rows, results, strict=True)}
+        return [outcomes[place] for place in range(len(batch))]
+
+    def _row(self, place: int, request: VisionRequest) -> _Row:
+        for ask in request.asks:
+            self._check(ask)
+        known = {}
+        layers = []
+        for ask in request.asks:
+            reading = self._known(request.image.id, ask)
+            if reading is None:
+                layers.append(self.layer(ask.readout.layer))
+            else:
+                known[ask.readout] = reading
+        return _Row(place, request, known, self._tapped.deepest(layers) if layers else "")
+
+    def _in_halves(self, batch: Sequence[VisionRequest], error: Exception) -> list[VisionResult | MaiaError]:
+        if len(batch) == 1:
+            raise hub.OutOfMemoryError(
+                f"{self.name} runs out of memory on a single image of {batch[0].image.size}.",
+                "Use a smaller network, float16 or another device.",
+            ) from error
+        self.max_batch = half = (len(batch) + 1) // 2
+        return [*self._measure(batch[:half]), *self._measure(batch[half:])]
+
+    def _pass(self, rows: Sequence[_Row]) -> list[VisionResult | MaiaError]:
+        asked = _asked_maps(rows)
+        n_asks = 0
+        for row in rows:
+            for ask in row.request.asks:
+                self._recent[ask.readout] = None
+                self._recent.move_to_end(ask.readout)
+                n_asks += 1
+        while len(self._recent) > max(_RECENT_READOUTS, n_asks):
+            self._recent.popitem(last=False)
+        maxima: dict[Readout, np.ndarray] = {}
+        maps: dict[Readout, dict[tuple[int, int], np.ndarray]] = {}
+
+        def take(readout: Readout) -> Callable[[torch.Tensor], None]:
+            def read(units: torch.Tensor) -> None:
+                maxima[readout] = spatial_max(units).cpu().numpy()
+                pairs = [pair for pair in asked.get(readout, ()) if pair[0] < len(units)]
+                if pairs:
+                    at, which = zip(*pairs, strict=True)
+                    small = units[list(at), list(which)].float().clamp(-_HALF_MAX, _HALF_MAX)
+                    maps[readout] = dict(zip(pairs, small.cpu().numpy().astype(np.float16), strict=True))
+
+            return read
+
+        limit = self._tapped.taps[rows[0].wanted].place
+        places = {readout: self._tapped.taps[self.layer(readout.layer)].place for readout in self._recent}
+        reads = {readout: take(readout) for readout, place in places.items() if place <= limit}
+        self.forward([row.request.image.pixels for row in rows], reads, [row.wanted for row in rows])
+        for readout, values in maxima.items():
+            finite = np.isfinite(values).all(axis=1)
+            ids = [row.request.image.id for row, good in zip(rows, finite, strict=False) if good]
+            self.bank.put(self._bank_key(readout), ids, values[finite])
+        return [self._result(at, row, maxima, maps) for at, row in enumerate(rows)]
+
+    def _result(
+        self,
+        at: int,
+        row: _Row,
+        maxima: dict[Readout, np.ndarray],
+        maps: dict[Readout, dict[tuple[int, int], np.ndarray]],
+    ) -> VisionResult | MaiaError:
+        readings = []
+        for ask in row.request.asks:
+            if ask.readout in row.known:
+                readings.append(row.known[ask.readout])
+                continue
+            found = maxima[ask.readout][at]
+            chosen = found if ask.indices is None else found[list(ask.indices)]
+            if not np.isfinite(chosen).all():
+                return BackendError(
+                    f"{self.name} gives activations that are not finite at {ask.readout.layer!r} on image "
+                    f"{row.request.image.id[:8]}.",
+                    "Use float32, and check the network's weights.",
+                )
+            small = {}
+            if ask.maps:
+                small = {index: maps[ask.readout][at, index] for index in ask.indices or ()}
+                self._remember_maps(ask.readout, row.request.image.id, small)
+            readings.append(Reading(ask.readout, None, found, small))
+        return VisionResult(tuple(readings), self._view(row.request))
+
+    # -- what is known --------------------------------------------------------------------------------
+
+    def layer(self, name: str) -> str:
+        """Return the layer that `name` or its alias stands for; it may not exist."""
+        return self.network.aliases.get(name, name)
+
+    def _reader(self, readout: Readout) -> Reader:
+        found = self._readers.get(readout)
+        if found is None:
+            tap = self._tapped.taps.get(self.layer(readout.layer))
+            if tap is None:
+                raise UsageError(
+                    f"{self.name} has no layer {readout.layer!r}.", "List them with `maia layers`."
+                )
+            found = self._readers[readout] = reader(readout, tap.info)
+        return found
+
+    def _check(self, ask: Ask) -> None:
+        n_units = self._reader(ask.readout).n_units
+        beyond = [index for index in ask.indices or () if not 0 <= index < n_units]
+        if beyond:
+            raise UsageError(
+                f"units of {ask.readout.layer!r} are numbered 0 to {n_units - 1}, got {beyond[0]}."
+            )
+
+    def _bank_key(self, readout: Readout) -> str:
+        return f"{readout.kind}:{self.layer(readout.layer)}:{self._reader(readout).digest}"
+
+    def _known(self, image_id: str, ask: Ask) -> Reading | None:
+        small = {}
+        if ask.maps:
+            for index in ask.indices or ():
+                found = self._maps.get((ask.readout, index, image_id))
+                if found is None:
+                    return None
+                small[index] = found
+        try:
+            values = self.bank.get(self._bank_key(ask.readout), image_id)
+        except UsageError:
+            return None
+        return None if values is None else Reading(ask.readout, None, values, small)
+
+    def _remember_maps(self, readout: Readout, image_id: str, small: dict[int, np.ndarray]) -> None:
+        for index, values in small.items():
+            if (readout, index, image_id) not in self._maps:
+                self._maps[readout, index, image_id] = values
+                self._map_bytes += values.nbytes + 300
+        while self._map_bytes > _MAP_CACHE_BYTES:
+            _, dropped = self._maps.popitem(last=False)
+            self._map_bytes -= dropped.nbytes + 300
+
+    def _view(self, request: VisionRequest) -> View:
+        return self.network.preprocess.view(*request.image.size)
+
+    def _sweep_device(self) -> SweepDevice:
+        if self._sweeps is None:
+            from actors.vision.sweep_device import SweepDevice
+
+            self._sweeps = SweepDevice(self, self._settings)
+        return self._sweeps
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A request of a batch: its place there, what the bank knows of it, the deepest layer that it still wants."""
+
+    place: int
+    request: VisionRequest
+    known: dict[Readout, Reading]
+    wanted: str
+
+
+def _asked_maps(rows: Sequence[_Row]) -> dict[Readout, list[tuple[int, int]]]:
+    """Return the (row, unit) pairs whose maps somebody wants, by readout."""
+    asked: dict[Readout, list[tuple[int, int]]] = {}
+    for at, row in enumerate(rows):
+        for ask in row.request.asks:
+            if ask.maps and ask.readout not in row.known:
+                asked.setdefault(ask.readout, []).extend((at, index) for index in ask.indices or ())
+    return asked

@@ -1,0 +1,206 @@
+"""A network under study as its users see it, over a pool of replicas that may be anywhere."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from actors.backend import Priority
+from actors.errors import UsageError
+from actors.images import Image, Provenance
+from actors.pool import Pool
+from actors.vision.base import Exemplars, ImageDataset, LayerInfo, Unit, UnitResponse
+from actors.vision.exemplars import ExemplarStore, LayerExemplars
+from actors.vision.requests import Ask, VisionRequest
+from actors.vision.reserve import split
+from actors.vision.sweep_driver import Progress, run_sweep
+from actors.vision.units import OUTPUT, Readout, class_index
+
+_CACHED_UNIT_KINDS = ("channel", "logit", "probability")
+
+
+class PoolVisionClient:
+    """The one `VisionClient`: measures through the pool, sweeps data sets with it, keeps exemplars in `cache`.
+
+    `reserve` is the part of every data set that is never swept, and so never shown while exploring.
+    """
+
+    def __init__(
+        self, pool: Pool[Any, Any], facts: dict[str, Any], cache: Path, reserve: float = 0.2
+    ) -> None:
+        """Use `connect`; `facts` are what the backend's `describe` returns."""
+        self._pool = pool
+        self._cache = cache
+        self._reserve = reserve
+        self.name: str = facts["name"]
+        self.fingerprint: str = facts["fingerprint"]
+        self.weights: str = facts["weights"]
+        self._class_names: list[str] = facts["class_names"]
+        self._aliases: dict[str, str] = facts["aliases"]
+        self._unreadable: dict[str, str] = facts["unreadable"]
+        self._layers: dict[str, LayerInfo] = {layer.name: layer for layer in facts["layers"]}
+        self._batch: int = facts["batch"]
+        self._n_units: dict[Readout, int] = {}
+        self._exemplars: dict[tuple[str, Readout], LayerExemplars] = {}
+        self._sweeping: dict[str, asyncio.Lock] = {}
+
+    @classmethod
+    async def connect(cls, pool: Pool[Any, Any], cache: Path, reserve: float = 0.2) -> PoolVisionClient:
+        """Return a client of the network behind `pool`, once it is loaded.
+
+        Raises:
+            UsageError: If the network cannot be loaded.
+        """
+        return cls(pool, await pool.call("describe"), cache, reserve)
+
+    async def layers(self) -> list[LayerInfo]:
+        return list(self._layers.values())
+
+    async def class_names(self) -> list[str]:
+        return self._class_names
+
+    async def unit(self, unit: Unit | str) -> Unit:
+        """Return `unit` under its layer's own name, checked; a string is a class of the classifier."""
+        if isinstance(unit, str):
+            unit = Unit(OUTPUT, class_index(unit, self._class_names), "logit")
+        await self.check(unit)
+        return Unit(self._layer(unit.layer), unit.index, unit.kind, unit.source)
+
+    async def check(self, unit: Unit) -> None:
+        layer = self._layer(unit.layer)
+        if layer not in self._layers:
+            if layer in self._unreadable:
+                raise UsageError(
+                    f"layer {unit.layer!r} of {self.name} cannot be read: {self._unreadable[layer]}."
+                )
+            near = difflib.get_close_matches(unit.layer, [*self._layers, *self._aliases], n=5, cutoff=0.4)
+            hint = f"The nearest are {', '.join(near)}." if near else "List them with `maia layers`."
+            raise UsageError(f"{self.name} has no layer {unit.layer!r}.", hint)
+        readout = Readout.of(unit)
+        if readout not in self._n_units:
+            if unit.kind in _CACHED_UNIT_KINDS and unit.kind == "channel":
+                self._n_units[readout] = self._layers[layer].n_units
+            else:
+                self._n_units[readout] = await self._pool.call("n_units", readout)
+        n_units = self._n_units[readout]
+        if not 0 <= unit.index < n_units:
+            raise UsageError(
+                f"units of {unit.layer!r} of {self.name} are numbered 0 to {n_units - 1}, got {unit.index}."
+            )
+
+    async def measure(
+        self,
+        unit: Unit,
+        images: Sequence[Image],
+        *,
+        agent: str = "",
+        priority: Priority = Priority.INTERACTIVE,
+    ) -> list[UnitResponse]:
+        unit = await self.unit(unit)
+        ask = Ask(Readout.of(unit), (unit.index,), maps=True)
+        results = await self._pool.map(
+            [VisionRequest(image, (ask,)) for image in images], agent=agent, priority=priority
+        )
+        responses = []
+        for result in results:
+            reading = result.readings[0]
+            responses.append(
+                UnitResponse(float(reading.activations[0]), reading.maps[unit.index], result.view)
+            )
+        return responses
+
+    async def activations(
+        self,
+        units: Sequence[Unit],
+        images: Sequence[Image],
+        *,
+        agent: str = "",
+        priority: Priority = Priority.INTERACTIVE,
+    ) -> np.ndarray:
+        units = [await self.unit(unit) for unit in units]
+        wanted: dict[Readout, list[int]] = {}
+        for unit in units:
+            wanted.setdefault(Readout.of(unit), []).append(unit.index)
+        asks = tuple(Ask(readout, tuple(dict.fromkeys(indices))) for readout, indices in wanted.items())
+        results = await self._pool.map(
+            [VisionRequest(image, asks) for image in images], agent=agent, priority=priority
+        )
+        table = np.empty((len(units), len(images)), np.float32)
+        for column, result in enumerate(results):
+            for ask, reading in zip(asks, result.readings, strict=True):
+                by_index = dict(zip(ask.indices or (), reading.activations, strict=True))
+                for row, unit in enumerate(units):
+                    if Readout.of(unit) == ask.readout:
+                        table[row, column] = by_index[unit.index]
+        return table
+
+    async def exemplars(
+        self,
+        units: Iterable[Unit],
+        dataset: ImageDataset,
+        k: int = 15,
+        progress: Progress | None = None,
+    ) -> list[Exemplars]:
+        units = [await self.unit(unit) for unit in units]
+        readouts = list(dict.fromkeys(Readout.of(unit) for unit in units))
+        found = await self.layer_exemplars(readouts, dataset, k, progress)
+        return [found[Readout.of(unit)].of(unit, k) for unit in units]
+
+    async def layer_exemplars(
+        self,
+        readouts: Sequence[Readout],
+        dataset: ImageDataset,
+        k: int = 15,
+        progress: Progress | None = None,
+    ) -> dict[Readout, LayerExemplars]:
+        """Return the exemplars of all units of each readout: known ones at once, the others by one pass.
+
+        Raises:
+            UsageError: If no image of the data set could be read.
+        """
+        if k < 1:
+            raise UsageError(f"k must be at least 1, got {k}")
+        store = ExemplarStore.of(self._cache, self.fingerprint, dataset.fingerprint, self._reserve)
+        async with self._sweeping.setdefault(dataset.fingerprint, asyncio.Lock()):
+            missing = [r for r in readouts if await self._find(store, dataset, r, k) is None]
+            if missing:
+                indices, _ = await asyncio.to_thread(split, dataset, self._reserve)
+                await run_sweep(
+                    self._pool,
+                    store,
+                    dataset,
+                    indices,
+                    tuple(sorted(missing, key=repr)),
+                    k=max(k, 15),
+                    step=self._batch,
+                    progress=progress,
+                )
+        result = {}
+        for readout in readouts:
+            found = await self._find(store, dataset, readout, k)
+            assert found is not None, "a finished sweep stores every readout"
+            result[readout] = found
+        return result
+
+    async def _find(
+        self, store: ExemplarStore, dataset: ImageDataset, readout: Readout, k: int
+    ) -> LayerExemplars | None:
+        key = (dataset.fingerprint, readout)
+        known = self._exemplars.get(key)
+        if known is None or known.indices.shape[1] < k:
+            known = await asyncio.to_thread(store.get, readout, k)
+            if known is not None:
+                self._exemplars[key] = known
+        return known
+
+    async def note(self, image: Image, provenance: Provenance) -> None:
+        """Record in the stimulus bank where an image came from."""
+        await self._pool.call("note", image.id, provenance)
+
+    def _layer(self, name: str) -> str:
+        return self._aliases.get(name, name)

@@ -1,0 +1,147 @@
+"""Exemplars on disk: what a sweep found, one file a readout, by network and data set.
+
+Images are not copied: an exemplar is an index into the data set. A file is written once, whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from actors.vision.bank import publish
+from actors.vision.base import Exemplars, Unit
+from actors.vision.units import Readout
+
+
+@dataclass(frozen=True)
+class LayerExemplars:
+    """All units of a readout: the k strongest images, quantiles over positions, moments over images.
+
+    `indices` int64 (U, k), -1 where the data set had fewer than k images; `activations` float32 (U, k);
+    `quantiles` float32 (U, levels); `mean`, `std`, `maximum` float32 (U,). `skipped` images by index, with
+    the reason.
+    """
+
+    readout: Readout
+    indices: np.ndarray
+    activations: np.ndarray
+    levels: np.ndarray
+    quantiles: np.ndarray
+    mean: np.ndarray
+    std: np.ndarray
+    n_images: int
+    skipped: dict[int, str] = field(default_factory=dict)
+
+    def of(self, unit: Unit, k: int) -> Exemplars:
+        """Return the exemplars of one unit, `k` at most."""
+        row = unit.index
+        n = min(k, int((self.indices[row] >= 0).sum()))
+        return Exemplars(
+            unit=unit,
+            indices=self.indices[row, :n],
+            activations=self.activations[row, :n],
+            quantiles=dict(zip(self.levels.tolist(), self.quantiles[row].tolist(), strict=True)),
+            mean=float(self.mean[row]),
+            std=float(self.std[row]),
+            maximum=float(self.activations[row, 0]),
+            n_images=self.n_images,
+        )
+
+    def save(self, path: Path) -> None:
+        buffer = io.BytesIO()
+        facts = {
+            "readout": [self.readout.layer, self.readout.kind, self.readout.source],
+            "n_images": self.n_images,
+            "skipped": {str(index): reason for index, reason in self.skipped.items()},
+        }
+        np.savez(
+            buffer,
+            facts=np.frombuffer(json.dumps(facts).encode(), np.uint8),
+            indices=self.indices,
+            activations=self.activations,
+            levels=self.levels,
+            quantiles=self.quantiles,
+            mean=self.mean,
+            std=self.std,
+        )
+        publish(path, buffer.getvalue())
+
+    @classmethod
+    def load(cls, path: Path) -> LayerExemplars:
+        with np.load(path, allow_pickle=False) as stored:
+            facts = json.loads(stored["facts"].tobytes())
+            arrays = {name: stored[name] for name in stored.files if name != "facts"}
+        return cls(
+            readout=Readout(*facts["readout"]),
+            n_images=facts["n_images"],
+            skipped={int(index): reason for index, reason in facts["skipped"].items()},
+            **arrays,
+        )
+
+
+@dataclass(frozen=True)
+class ExemplarStore:
+    """The exemplars of one network over one part of one data set, in a folder of their own."""
+
+    folder: Path
+
+    @classmethod
+    def of(cls, cache: Path, network: str, dataset: str, reserve: float) -> ExemplarStore:
+        """Return the store for a network's and a data set's fingerprints, without the part kept in reserve."""
+        return cls(cache / "exemplars" / network / f"{dataset}-{reserve:g}")
+
+    def path(self, readout: Readout) -> Path:
+        name = json.dumps([readout.layer, readout.kind, readout.source])
+        return self.folder / f"{hashlib.blake2b(name.encode(), digest_size=12).hexdigest()}.npz"
+
+    def get(self, readout: Readout, k: int) -> LayerExemplars | None:
+        """Return what is known of a readout, None if it is unknown or with fewer than `k` exemplars."""
+        path = self.path(readout)
+        if not path.exists():
+            return None
+        found = LayerExemplars.load(path)
+        return found if found.indices.shape[1] >= k else None
+
+    def put(self, found: LayerExemplars) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        known = self.get(found.readout, 0)
+        if known is not None and known.indices.shape[1] < found.indices.shape[1]:
+            self.path(found.readout).unlink(missing_ok=True)
+        found.save(self.path(found.readout))
+
+    def sweep_folder(self, readouts: Sequence[Readout], k: int, step: int) -> Path:
+        """Return where an unfinished sweep over `readouts` is kept, so that it can be resumed."""
+        name = json.dumps([k, step, *sorted([r.layer, r.kind, r.source] for r in readouts)])
+        return self.folder / f"sweep-{hashlib.blake2b(name.encode(), digest_size=8).hexdigest()}"
+
+
+def finish_sweep(folder: Path, store: Path) -> int:
+    """Merge the parts of a sweep into the exemplars of its readouts; return how many images counted."""
+    from actors.vision.sweep import LEVELS, merge_parts
+
+    whole = merge_parts(folder)
+    n_images = 0
+    for readout, tally in whole.tallies.items():
+        activations, indices = tally.top()
+        n_images = tally.n_images
+        deviation = np.sqrt(tally.m2.cpu().numpy() / max(1, n_images))
+        ExemplarStore(store).put(
+            LayerExemplars(
+                readout=readout,
+                indices=indices,
+                activations=activations,
+                levels=np.array(LEVELS),
+                quantiles=tally.quantiles(LEVELS),
+                mean=tally.mean.cpu().numpy().astype(np.float32),
+                std=deviation.astype(np.float32),
+                n_images=n_images,
+                skipped=whole.skipped,
+            )
+        )
+    return n_images

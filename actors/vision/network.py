@@ -1,0 +1,88 @@
+"""A network under study: a module, how images are fed to it, and what its classes are called."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from actors.vision.preprocess import Fit, Preprocess
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Network:
+    """One loaded network, in evaluation mode.
+
+    `weights` says in words where its weights come from ("random" is said too). `aliases` are other names of layers, from
+    papers mostly. `feed` calls the module on a batch (N, 3, h, w); None calls it as it is.
+    `prefix_tokens` precede the patch tokens of a token sequence; None finds their number from shapes.
+    """
+
+    name: str
+    module: torch.nn.Module
+    preprocess: Preprocess
+    weights: str
+    class_names: tuple[str, ...] = ()
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    feed: Callable[[torch.Tensor], Any] | None = None
+    prefix_tokens: int | None = None
+
+    def fingerprint(self, dtype: str) -> str:
+        """Return 32 hex digits of the architecture, every weight, the preprocessing and `dtype`."""
+        import torch
+
+        digest = hashlib.blake2b(digest_size=16)
+        digest.update(json.dumps([repr(self.module), self.preprocess.facts(), dtype]).encode())
+        for name, tensor in sorted(self.module.state_dict().items()):
+            digest.update(f"{name}:{tuple(tensor.shape)}:{tensor.dtype}:".encode())
+            flat = tensor.detach().cpu().contiguous().reshape(-1)
+            digest.update(flat.view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+
+def wrap(
+    module: torch.nn.Module,
+    *,
+    name: str = "own network",
+    size: int | tuple[int, int] | None = 224,
+    resize: int | tuple[int, int] | None = None,
+    fit: Fit = "cover",
+    interpolation: str = "bicubic",
+    mean: Sequence[float] = (0.485, 0.456, 0.406),
+    std: Sequence[float] = (0.229, 0.224, 0.225),
+    class_names: Sequence[str] = (),
+    aliases: Mapping[str, str] | None = None,
+    prefix_tokens: int | None = None,
+    weights: str = "as given",
+) -> Network:
+    """Make a network under study of any module that takes a batch (N, 3, h, w) of normalised images.
+
+    `size` is the input's height and width, None for images at their own size. Images are resized to
+    `resize` (by default `size`) as `fit` says, and their centre is cropped to `size`.
+    """
+
+    def pair(value: int | tuple[int, int] | None) -> tuple[int, int] | None:
+        return (value, value) if isinstance(value, int) else value
+
+    preprocess = Preprocess(
+        size=pair(size),
+        resize=pair(resize),
+        fit=fit,
+        interpolation=interpolation,
+        mean=tuple(mean),
+        std=tuple(std),
+    )
+    return Network(
+        name=name,
+        module=module.eval().requires_grad_(False),
+        preprocess=preprocess,
+        weights=weights,
+        class_names=tuple(class_names),
+        aliases=dict(aliases or {}),
+        prefix_tokens=prefix_tokens,
+    )

@@ -1,0 +1,145 @@
+"""From uint8 images of any size to a network's input batch, as the network's own configuration says.
+
+Resizing works on uint8 with antialiasing, as Pillow's does (within one grey level), but on batches.
+A network rarely sees the whole image: `view` tells which part, so that a map can be laid over it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from actors.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+Fit = Literal["cover", "squash", "contain"]
+View = tuple[float, float, float, float]
+"""Top, left, bottom, right as fractions of the image; beyond 0..1 where the input was padded."""
+
+WHOLE: View = (0.0, 0.0, 1.0, 1.0)
+
+_IN_TORCH = {"bilinear": "bilinear", "bicubic": "bicubic"}
+_IN_PILLOW = {"nearest": 0, "lanczos": 1, "box": 4, "hamming": 5}
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocess:
+    """Resize to `resize`, crop the centre to `size`, scale to 0..1, subtract `mean`, divide by `std`.
+
+    `cover` keeps the aspect ratio and covers the box `resize` (height, width), `contain` keeps it and
+    fits inside, `squash` does not keep it. `size` None feeds images at their own size, unresized.
+    """
+
+    size: tuple[int, int] | None = (224, 224)
+    resize: tuple[int, int] | None = None
+    fit: Fit = "cover"
+    interpolation: str = "bicubic"
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+
+    def __post_init__(self) -> None:
+        if self.interpolation not in _IN_TORCH and self.interpolation not in _IN_PILLOW:
+            known = ", ".join([*_IN_TORCH, *_IN_PILLOW])
+            raise UsageError(f"interpolation must be one of {known}, got {self.interpolation!r}")
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise UsageError(f"mean and std must be 3 numbers, std above 0, got {self.mean} and {self.std}")
+
+    def facts(self) -> dict[str, Any]:
+        """Return plain values for the fingerprint."""
+        return asdict(self)
+
+    def scaled(self, height: int, width: int) -> tuple[int, int]:
+        """Return the size to which an image of `height` x `width` is resized, before the crop."""
+        if self.size is None:
+            return height, width
+        box_h, box_w = self.resize or self.size
+        if self.fit == "squash":
+            return box_h, box_w
+        ratios = (box_h / height, box_w / width)
+        ratio = max(ratios) if self.fit == "cover" else min(ratios)
+        # The side that decides is exact; the other is rounded down, as torchvision does.
+        scaled_h = box_h if ratio == ratios[0] else math.floor(height * ratio)
+        scaled_w = box_w if ratio == ratios[1] else math.floor(width * ratio)
+        return max(1, scaled_h), max(1, scaled_w)
+
+    def view(self, height: int, width: int) -> View:
+        """Return the part of an image of `height` x `width` that the network sees."""
+        if self.size is None:
+            return WHOLE
+        scaled = self.scaled(height, width)
+        top, left = (round((s - c) / 2) for s, c in zip(scaled, self.size, strict=True))
+        return (
+            top / scaled[0],
+            left / scaled[1],
+            (top + self.size[0]) / scaled[0],
+            (left + self.size[1]) / scaled[1],
+        )
+
+    def input_size(self, height: int, width: int) -> tuple[int, int]:
+        return self.size or (height, width)
+
+    def batch(
+        self,
+        images: Sequence[np.ndarray],
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | None = None,
+    ) -> torch.Tensor:
+        """Return (N, 3, h, w) channels-last for uint8 (H, W, 3) images, whose sizes may differ."""
+        import torch
+
+        height, width = self.input_size(*images[0].shape[:2])
+        pixels = torch.empty((len(images), height, width, 3), dtype=torch.uint8)
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for row, image in enumerate(images):
+            groups.setdefault(image.shape, []).append(row)
+        for rows in groups.values():
+            same = self._resized(np.stack([images[row] for row in rows]))
+            pixels[rows] = self._cropped(same, height, width)
+        batch = pixels.to(device, non_blocking=True).permute(0, 3, 1, 2).to(torch.float32)
+        mean = torch.tensor(self.mean, device=batch.device).view(1, 3, 1, 1)
+        std = torch.tensor(self.std, device=batch.device).view(1, 3, 1, 1)
+        return batch.mul_(1 / (255 * std)).sub_(mean / std).to(dtype or torch.float32)
+
+    def _resized(self, images: np.ndarray) -> torch.Tensor:
+        """Return uint8 (N, h, w, 3) for uint8 (N, H, W, 3)."""
+        import torch
+
+        target = self.scaled(*images.shape[1:3])
+        if images.shape[1:3] == target:
+            return torch.from_numpy(images)
+        if self.interpolation in _IN_TORCH:
+            resized = torch.nn.functional.interpolate(
+                torch.from_numpy(images).permute(0, 3, 1, 2),
+                size=target,
+                mode=_IN_TORCH[self.interpolation],
+                antialias=True,
+            )
+            return resized.permute(0, 2, 3, 1)
+        import PIL.Image
+
+        method = PIL.Image.Resampling(_IN_PILLOW[self.interpolation])
+        shape = (target[1], target[0])
+        return torch.from_numpy(
+            np.stack([np.asarray(PIL.Image.fromarray(image).resize(shape, method)) for image in images])
+        )
+
+    def _cropped(self, images: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        """Return the centre; where it is larger than the image, the rest is the mean colour (0 to the network)."""
+        import torch
+
+        scaled_h, scaled_w = images.shape[1:3]
+        top, left = round((scaled_h - height) / 2), round((scaled_w - width) / 2)
+        if top >= 0 and left >= 0:
+            return images[:, top : top + height, left : left + width]
+        fill = torch.tensor([round(255 * m) for m in self.mean], dtype=torch.uint8)
+        page = fill.expand(len(images), height, width, 3).clone()
+        inside = images[:, max(top, 0) : max(top, 0) + height, max(left, 0) : max(left, 0) + width]
+        row, column = max(-top, 0), max(-left, 0)
+        page[:, row : row + inside.shape[1], column : column + inside.shape[2]] = inside
+        return page

@@ -1,0 +1,43 @@
+"""What can be said in `ray_config.yaml` about the network under study. Imports no model library."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from actors.settings import Placement, Settings
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
+class VisionSettings(Settings):
+    """How networks under study are loaded, measured and remembered; the network itself is named by the user."""
+
+    placement: Placement = Placement()
+    device: str = "auto"
+    """`auto` takes a GPU where there is one; else `cpu`, `cuda`, `cuda:1`, `mps`."""
+    dtype: Dtype = "float32"
+    """Anything but float32 changes about one exemplar in twelve; it is part of every cache key."""
+    batch: Annotated[int, Field(ge=1, le=4096)] = 32
+    """Images in one forward pass at most."""
+    pretrained: bool = True
+    """False builds the network with random weights, and its name says so."""
+    checkpoint: Path | None = None
+    """A state dict (.safetensors, .pt, .pth) loaded into the network instead of its source's weights."""
+    bank_memory_mb: Annotated[int, Field(ge=0)] = 512
+    """Activations kept in memory by each replica, in MiB."""
+    bank_folder: Path | None = None
+    """Where the stimulus bank and exemplars are kept across runs; None uses the run's cache folder."""
+    reserve: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """Part of a data set, chosen by hash, that exploring agents never see: it is for confirmation."""
+    compile_sweeps: bool = False
+    """Trace sweeps with `torch.compile`: about a minute once, then a quarter less time per image."""
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, value: str) -> str:
+        if value.split(":")[0] not in ("auto", "cpu", "cuda", "mps"):
+            raise ValueError(f"device must be auto, cpu, cuda[:N] or mps, got {value!r}")
+        return value
