@@ -112,9 +112,10 @@ def connect(settings: RaySettings) -> bool:
 
     if ray.is_initialized():
         return False
+    _send_messages_to_the_log()
     common: dict[str, Any] = {
         "namespace": settings.namespace,
-        "log_to_driver": False,
+        "log_to_driver": settings.worker_logs,
         "logging_level": logging.WARNING,
         "configure_logging": False,
     }
@@ -141,6 +142,19 @@ def connect(settings: RaySettings) -> bool:
     except Exception as error:
         raise UsageError(*_explain(settings, error)) from error
     return True
+
+
+def _send_messages_to_the_log() -> None:
+    """Log what Ray and its workers say: Ray would print it on stdout, where only answers belong."""
+    from ray._private import worker
+
+    if hasattr(worker, "print_to_stdstream"):
+        worker.print_to_stdstream = _log_message
+
+
+def _log_message(data: Mapping[str, Any], ignore_prefix: bool = False) -> None:
+    level = logging.WARNING if data.get("is_err") or data.get("pid") == "raylet" else logging.INFO
+    _log.log(level, "ray %s: %s", data.get("pid", ""), "\n".join(data["lines"]))
 
 
 def _explain(settings: RaySettings, error: Exception) -> tuple[str, str]:

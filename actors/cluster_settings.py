@@ -29,4 +29,5 @@ class RaySettings(Settings):
     """Send this program's packages to the workers of a joined cluster; its dependencies must be there."""
     health_failures: int = Field(default=5, ge=1)
     """Health checks, one a second, that a node of a local cluster may miss before it is given up."""
-    start_timeout_s: float = Field(default=60.0, gt=0)
+    worker_logs: bool = False
+    """Repeat in this process's log what workers print; else it is only in Ray's log folder."""

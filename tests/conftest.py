@@ -11,6 +11,9 @@ import pytest
 os.environ.setdefault("RAY_AUTH_MODE", "token")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
+CANARY = {"OPENAI_API_KEY": "canary-key", "SOME_VARIABLE_OF_THE_DRIVER": "canary-value"}
+"""Set in this process while the cluster starts; no worker may ever see them."""
+
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
@@ -19,11 +22,18 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
-    """Start one private Ray cluster with two cores; mark the tests that use it `ray`."""
-    import ray
+    """Connect to one private cluster with two cores; `Cluster.start` then uses and keeps this connection.
 
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, namespace="maia-tests")
+    Mark the tests that use it `ray`.
+    """
+    from actors.cluster import connect, disconnect
+    from actors.cluster_settings import RaySettings
+
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in CANARY.items():
+            environment.setenv(name, value)
+        assert connect(RaySettings(num_cpus=2, namespace="maia-tests"))
     try:
         yield
     finally:
-        ray.shutdown()
+        disconnect()

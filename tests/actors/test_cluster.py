@@ -1,0 +1,192 @@
+"""Real Ray: pools in actors, a killed replica, secrets, pixels over the wire, and how a cluster ends."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actors.cluster import Cluster, _environment, _prepare_authentication
+from actors.cluster_settings import RaySettings
+from actors.errors import RefusedError, UsageError
+from actors.pool import ReplicaPool
+from actors.settings import Placement
+from tests.actors.scripted import Show, image
+from tests.conftest import CANARY
+
+SCRIPTED = "tests.actors.scripted:build"
+ray_test = [pytest.mark.ray, pytest.mark.anyio]
+
+
+@pytest.fixture
+async def cluster(ray_cluster: None) -> AsyncIterator[Cluster]:
+    async with Cluster.start() as cluster:
+        yield cluster
+
+
+class TestPools:
+    pytestmark = ray_test
+
+    async def test_two_pools_answer_side_by_side(self, cluster: Cluster) -> None:
+        open_pool = cluster.pool("open", SCRIPTED, {"gated": False})
+        other = cluster.pool("other", SCRIPTED, {"gated": False, "max_batch": 2})
+        answers, others = await asyncio.gather(
+            open_pool.map([Show(i) for i in range(50)]), other.map([Show(i) for i in range(7)])
+        )
+        assert answers == [(i, None) for i in range(50)]
+        assert others == [(i, None) for i in range(7)]
+        with pytest.raises(RefusedError, match="number -1 is negative"):
+            await other.submit(Show(-1))
+        assert (await other.describe())["max_batch"] == 2
+
+    async def test_pixels_travel_once_and_then_as_ids(self, cluster: Cluster) -> None:
+        pool = cluster.pool("pixels", SCRIPTED, {"gated": False, "max_batch": 64})
+        shows = [Show(i, image(i % 5, side=200)) for i in range(20)]
+        expected = [(i, i % 5 * 200 * 201 * 3) for i in range(20)]
+        assert await pool.map(shows) == expected
+        assert await pool.map(shows) == expected
+        (counts,) = await pool.replica_statistics()
+        assert (counts["pixels_received"], counts["images"]) == (5, 5)
+
+    async def test_a_killed_replica_comes_back_and_its_requests_are_sent_again(
+        self, cluster: Cluster
+    ) -> None:
+        pool = cluster.pool("killed", SCRIPTED, {"gated": True})
+        futures = [pool.submit_nowait(Show(i)) for i in range(6)]
+        pid = (await pool.describe())["pid"]
+        while (await pool.call("counts"))[0] == 0:  # until the replica holds the first batch
+            await asyncio.sleep(0)
+        os.kill(pid, signal.SIGKILL)
+        while not pool.statistics().lost_replicas:
+            await asyncio.sleep(0.01)
+        await pool.ready()
+        await pool.call("open_gate")
+        assert await asyncio.gather(*futures) == [(i, None) for i in range(6)]
+        assert (await pool.describe())["pid"] != pid
+        assert pool.statistics().resubmitted == 6
+
+    async def test_workers_see_no_secret_that_their_pool_did_not_ask_for(self, cluster: Cluster) -> None:
+        pool = cluster.pool("scrubbed", SCRIPTED)
+        keyed = cluster.pool("keyed", SCRIPTED, env={"OPENAI_API_KEY": "for this pool"})
+        environment, with_key = await asyncio.gather(pool.call("environment"), keyed.call("environment"))
+        assert not CANARY.keys() & environment.keys()
+        assert not any("canary" in value for value in environment.values())
+        assert with_key["OPENAI_API_KEY"] == "for this pool"
+        assert not any("canary" in value for value in with_key.values())
+        assert environment["OMP_WAIT_POLICY"] == "PASSIVE"
+
+    async def test_a_backend_that_cannot_be_built_gives_the_typed_reason(self, cluster: Cluster) -> None:
+        pool = cluster.pool("broken", "tests.actors.scripted:build_badly", {"reason": "lost"})
+        with pytest.raises(UsageError, match="there are no weights: lost"):
+            await pool.submit(Show(1))
+
+    async def test_a_pool_has_the_replicas_of_its_placement(self, cluster: Cluster) -> None:
+        placement = Placement(min_replicas=2, max_replicas=2, threads=1)
+        pool: ReplicaPool[Show, Any] = cluster.pool("two", SCRIPTED, {"gated": False}, placement)
+        while pool.statistics().ready < 2:
+            await asyncio.sleep(0.01)
+        await pool.map([Show(i) for i in range(10)])
+        counts = [each["batch_items"] for each in await pool.replica_statistics()]
+        assert sorted(counts) == [5, 5]
+        assert (await pool.call("environment"))["OMP_NUM_THREADS"] == "1"
+
+
+def test_settings_refuse_what_they_do_not_know() -> None:
+    with pytest.raises(ValueError, match="Extra inputs"):
+        RaySettings.model_validate({"adress": "auto"})
+
+
+def test_the_token_can_be_read_by_its_owner_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    path = tmp_path / "ray" / "token"
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(path))
+    _prepare_authentication()
+    assert len(path.read_text()) == 64
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    path.write_text("an older token")
+    path.chmod(0o644)
+    _prepare_authentication()
+    assert path.read_text() == "an older token"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_token_file_that_cannot_be_made_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "file" / "token"))
+    with pytest.raises(UsageError, match="file/token cannot be made private"):
+        _prepare_authentication()
+
+
+def test_only_named_variables_are_shown_to_ray_and_ours_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
+    monkeypatch.setenv("MY_DATA", "/data")
+    before = dict(os.environ)
+    with _environment(RaySettings(keep_env=("MY_DATA",))):
+        assert not {"HF_TOKEN", "RAY_AUTH_TOKEN"} & os.environ.keys()
+        assert os.environ["MY_DATA"] == "/data"
+        assert os.environ["PATH"] == before["PATH"]
+        assert os.environ["RAY_health_check_period_ms"] == "1000"
+    assert dict(os.environ) == before
+
+
+LIFE = """
+import asyncio, json, sys
+from actors.cluster import Cluster
+from actors.cluster_settings import RaySettings
+from tests.actors.scripted import Show
+
+async def main():
+    async with Cluster.start(RaySettings(num_cpus=1, address=sys.argv[1])) as cluster:
+        pool = cluster.pool("life", "tests.actors.scripted:build", {"gated": False})
+        print(json.dumps([await pool.submit(Show(3)), (await pool.describe())["pid"]]))
+        print(cluster.describe()["nodes"], file=sys.stderr)
+
+asyncio.run(main())
+"""
+
+
+def live(address: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", LIFE, address],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | environment,
+        check=False,
+    )
+
+
+@pytest.mark.ray
+def test_a_cluster_of_its_own_ends_without_a_trace_and_prints_nothing_on_stdout() -> None:
+    marker = f"life-{os.getpid()}"
+    done = live("local", XDG_SESSION_ID=marker)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("[[3, null], ")
+    assert done.stdout.count("\n") == 1
+    left = []
+    for process in Path("/proc").iterdir():
+        try:
+            if process.name.isdigit() and marker.encode() in (process / "environ").read_bytes():
+                left.append((process / "cmdline").read_bytes())
+        except OSError:
+            continue
+    assert left == []
+
+
+@pytest.mark.ray
+def test_a_cluster_that_is_not_there_is_named_with_what_to_do() -> None:
+    done = live("127.0.0.1:1", RAY_gcs_rpc_server_reconnect_timeout_s="2")
+    assert done.returncode == 1
+    assert "UsageError: the Ray cluster at '127.0.0.1:1' could not be joined" in done.stderr
+    assert "token" in done.stderr
+    assert done.stdout == ""
