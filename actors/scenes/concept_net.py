@@ -7,7 +7,10 @@ of its outputs stands for is known, it is also a network to study with a known t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,10 +20,12 @@ import PIL.Image
 from actors.errors import UsageError
 from actors.images import Image
 from actors.scenes.backgrounds import BACKGROUNDS
-from actors.scenes.vocabulary import ASSETS, concepts
+from actors.scenes.color import name_of
+from actors.scenes.masked import restore, visible_region
+from actors.scenes.vocabulary import ASSETS, concepts, vocabulary
 
 if TYPE_CHECKING:
-    import torch
+    from actors.scenes.network import ConceptNetwork
 
 WEIGHTS = ASSETS / "concept_net.safetensors"
 INPUT_SIZE = 96
@@ -28,6 +33,9 @@ INPUT_SIZE = 96
 STRIDE = 4
 MEAN = (0.5, 0.5, 0.5)
 STD = (0.25, 0.25, 0.25)
+BATCH = 32
+_CORE = 4
+"""Positions whose mean probability is a concept's score: about what the smallest object covers."""
 
 
 def class_names() -> list[str]:
@@ -35,42 +43,221 @@ def class_names() -> list[str]:
     return [*(concept.name for concept in concepts()), *BACKGROUNDS]
 
 
-def build_network(weights: str | Path | None = WEIGHTS) -> torch.nn.Module:
+def build_network(weights: str | Path | None = WEIGHTS) -> ConceptNetwork:
     """Return the network in eval mode: float32 (N, 3, s, s), normalised by MEAN and STD, to logits (N, K).
 
     The layer `concepts` gives the logits of every position, (N, K, s/4, s/4), one channel for each of
     `class_names`; a class's logit is its maximum over positions. `None` leaves random weights.
 
     Raises:
-        UsageError: If the weights are of another vocabulary.
+        UsageError: If there are no weights, or they are of another vocabulary.
     """
     from actors.scenes.network import ConceptNetwork
 
     network = ConceptNetwork(len(class_names()))
     network.class_names = class_names()
-    if weights is not None:
-        from safetensors import safe_open
-        from safetensors.torch import load_file
+    network.preprocessing = {"input_size": INPUT_SIZE, "mean": MEAN, "std": STD}
+    if weights is None:
+        return network.eval()
+    from safetensors import safe_open
 
-        with safe_open(str(weights), "pt") as file:
-            told = (file.metadata() or {}).get("classes", "").split("|")
-        if told != class_names():
-            raise UsageError(
-                f"{weights} was trained on other concepts than the vocabulary has.",
-                "Train again: python -m actors.scenes.train --minutes 15.",
-            )
-        network.load_state_dict({name: value.float() for name, value in load_file(str(weights)).items()})
+    if not Path(weights).is_file():
+        raise UsageError(
+            f"there are no weights at {weights}.", "Train: python -m actors.scenes.train --minutes 15."
+        )
+    with safe_open(str(weights), "pt") as file:
+        told = (file.metadata() or {}).get("classes", "").split("|")
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if told != class_names():
+        raise UsageError(
+            f"{weights} was trained on other concepts than the vocabulary has.",
+            "Train again: python -m actors.scenes.train --minutes 15.",
+        )
+    network.load_state_dict(state)
     return network.eval()
 
 
-def preprocess(images: Sequence[Image], size: int = INPUT_SIZE) -> np.ndarray:
-    """Return float32 (N, 3, size, size), normalised; images of other shapes are squeezed to a square."""
-    batch = np.empty((len(images), size, size, 3), np.float32)
-    for i, image in enumerate(images):
-        picture = image.to_pil()
-        if picture.size != (size, size):
-            picture = picture.resize((size, size), PIL.Image.Resampling.BOX if min(picture.size) >= size
-                                     else PIL.Image.Resampling.BILINEAR)  # fmt: skip
-        batch[i] = np.asarray(picture, np.float32)
-    batch = (batch / 255 - np.array(MEAN, np.float32)) / np.array(STD, np.float32)
+def preprocess(pictures: Sequence[np.ndarray], size: int = INPUT_SIZE) -> np.ndarray:
+    """Return float32 (N, 3, size, size), normalised, from uint8 (H, W, 3) pictures of any shape.
+
+    A picture that is not square is squeezed; the concepts survive that, and no part of it is lost.
+    """
+    batch = np.empty((len(pictures), size, size, 3), np.float32)
+    for i, pixels in enumerate(pictures):
+        if pixels.shape[:2] != (size, size):
+            small = min(pixels.shape[:2]) < size
+            how = PIL.Image.Resampling.BILINEAR if small else PIL.Image.Resampling.BOX
+            pixels = np.asarray(PIL.Image.fromarray(pixels).resize((size, size), how))
+        batch[i] = pixels
+    batch /= 255
+    batch -= np.array(MEAN, np.float32)
+    batch /= np.array(STD, np.float32)
     return np.ascontiguousarray(batch.transpose(0, 3, 1, 2))
+
+
+@dataclass(frozen=True, slots=True)
+class Thing:
+    """One object that was found: connected positions of one concept.
+
+    `mask` is bool (H, W) of the image, `box` its bounds x0, y0, x1, y1 in pixels, `score` in [0, 1].
+    """
+
+    concept: str
+    score: float
+    mask: np.ndarray
+    box: tuple[int, int, int, int]
+    color: str
+    """The named colour that most of it has, measured from the pixels."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sighting:
+    """What the net sees in one image of height H and width W.
+
+    `scores` (every concept) and `backgrounds` (every background) are in [0, 1]; a background's score is
+    its share of what is not an object. If the image was darkened outside a region, `visible` is that region,
+    bool (H, W), and only what lies in it counts.
+    """
+
+    scores: dict[str, float]
+    backgrounds: dict[str, float]
+    visible: np.ndarray | None
+    _pixels: np.ndarray
+    _maps: np.ndarray
+    """Probabilities float32 (K, h, w), in the order of `class_names`."""
+
+    @property
+    def background(self) -> str:
+        """The background that most of the picture has."""
+        return max(self.backgrounds, key=lambda name: self.backgrounds[name])
+
+    def mask(self, name: str, least: float = 0.5) -> np.ndarray:
+        """Return where a concept or a background is, bool (H, W): where its probability is above `least`."""
+        mask = self._upsampled(self._maps[_index()[name]]) > least
+        return mask if self.visible is None else mask & self.visible
+
+    def mask_of(self, names: Sequence[str], least: float = 0.5) -> np.ndarray:
+        """Return where any of the named concepts or backgrounds is, bool (H, W)."""
+        chosen = self._maps[[_index()[name] for name in names]].sum(0)
+        mask = self._upsampled(chosen) > least
+        return mask if self.visible is None else mask & self.visible
+
+    def color(self, mask: np.ndarray) -> str:
+        """Return the named colour that most of the masked pixels have."""
+        return name_of(self._pixels[mask])
+
+    def things(self, least: float = 0.5) -> list[Thing]:
+        """Return the objects whose score is at least `least`, best first."""
+        return sorted(self._things(least), key=lambda thing: -thing.score)
+
+    def _things(self, least: float) -> Iterator[Thing]:
+        from scipy import ndimage
+
+        n_concepts = len(self.scores)
+        owners = self._maps.argmax(0)
+        names = class_names()
+        for owner in np.unique(owners[owners < n_concepts]):
+            name = names[owner]
+            if self.scores[name] < least:
+                continue
+            full = self.mask(name, 0.4)
+            pieces, _ = ndimage.label(owners == owner)
+            large = np.asarray(
+                PIL.Image.fromarray(pieces.astype(np.uint8)).resize(
+                    full.shape[::-1], PIL.Image.Resampling.NEAREST
+                )
+            )
+            grown = ndimage.grey_dilation(large, size=(2 * full.shape[0] // pieces.shape[0] + 1,) * 2)
+            for piece in range(1, pieces.max() + 1):
+                values = self._maps[owner][pieces == piece]
+                score = float(np.sort(values)[-_CORE:].sum() / min(_CORE, max(2, len(values))))
+                mask = full & (grown == piece)
+                if score < least or not mask.any():
+                    continue
+                rows, columns = np.nonzero(mask.any(1))[0], np.nonzero(mask.any(0))[0]
+                box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
+                yield Thing(name, min(score, 1.0), mask, box, self.color(mask))
+
+    def _upsampled(self, field: np.ndarray) -> np.ndarray:
+        height, width = self._pixels.shape[:2]
+        image = PIL.Image.fromarray(field.astype(np.float32))
+        return np.asarray(image.resize((width, height), PIL.Image.Resampling.BILINEAR))
+
+
+@lru_cache(maxsize=1)
+def _index() -> dict[str, int]:
+    return {name: i for i, name in enumerate(class_names())}
+
+
+class ConceptNet:
+    """Looks at images and says which concepts are where. Not for several threads at once."""
+
+    def __init__(self, network: ConceptNetwork, digest: str) -> None:
+        self._network = network
+        self.name = f"concept net (embedded stand-in) {digest}"
+
+    @classmethod
+    def load(cls, weights: str | Path = WEIGHTS) -> ConceptNet:
+        """Return the net with its weights.
+
+        Raises:
+            UsageError: If there are no weights, or they are of another vocabulary.
+        """
+        network = build_network(weights)
+        return cls(network, hashlib.blake2b(Path(weights).read_bytes(), digest_size=6).hexdigest())
+
+    def look(self, images: Sequence[Image]) -> list[Sighting]:
+        """Return what is seen in each image, in order; images of any sizes.
+
+        An image that was darkened outside a region with a red outline is brightened again before the net
+        sees it, and only what lies in the region counts.
+        """
+        sightings: list[Sighting] = []
+        for start in range(0, len(images), BATCH):
+            sightings += self._look(images[start : start + BATCH])
+        return sightings
+
+    def _look(self, images: Sequence[Image]) -> list[Sighting]:
+        import torch
+
+        regions = [visible_region(image) for image in images]
+        pictures = [
+            image.pixels if region is None else restore(image.pixels, region)
+            for image, region in zip(images, regions, strict=True)
+        ]
+        with torch.inference_mode():
+            maps = self._network.maps(torch.from_numpy(preprocess(pictures))).softmax(1).numpy()
+        return [
+            _sighting(pixels, region, fields)
+            for pixels, region, fields in zip(pictures, regions, maps, strict=True)
+        ]
+
+
+def _sighting(pixels: np.ndarray, region: np.ndarray | None, maps: np.ndarray) -> Sighting:
+    n_concepts = len(vocabulary().concepts())
+    seen = np.ones(maps.shape[1:], bool)
+    if region is not None:
+        share = PIL.Image.fromarray(region.astype(np.float32))
+        share = share.resize(maps.shape[:0:-1], PIL.Image.Resampling.BOX)
+        seen = np.asarray(share) > 0.35
+        if not seen.any():
+            seen = np.asarray(share) > 0
+    flat = maps[:, seen]
+    core = min(_CORE, flat.shape[1])
+    best = np.partition(flat[:n_concepts], flat.shape[1] - core, axis=1)[:, -core:].mean(1)
+    places = flat[n_concepts:].sum(1)
+    places = places / max(float(places.sum()), 1e-6)
+    names = class_names()
+    return Sighting(
+        dict(zip(names[:n_concepts], map(float, best), strict=True)),
+        dict(zip(names[n_concepts:], map(float, places), strict=True)),
+        region,
+        pixels,
+        maps,
+    )
+
+
+@lru_cache(maxsize=1)
+def shared_net() -> ConceptNet:
+    """Return this process's net with the weights of the repository, loaded on first use."""
+    return ConceptNet.load()

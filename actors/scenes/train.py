@@ -137,8 +137,9 @@ def save(network: torch.nn.Module, path: Path) -> None:
 def train(minutes: float, out: Path, seed: int, threads: int, resume: Path | None, rate: float) -> None:
     torch.manual_seed(seed)
     torch.set_num_threads(threads)
-    network = build_network(resume).train().to(memory_format=torch.channels_last)
+    network = build_network(resume)
     assert isinstance(network, ConceptNetwork)
+    network = network.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = torch.optim.swa_utils.AveragedModel(
         network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.998), use_buffers=True
     )
