@@ -15,6 +15,7 @@ import structlog
 from pydantic import Field
 
 from actors.chat.base import ChatModel, ChatReply, ChatRequest, Message, Part
+from actors.errors import MaiaError
 from actors.images import Image
 from actors.settings import Settings
 from agents.journal import Journal
@@ -61,6 +62,30 @@ class InterpreterSettings(Settings):
     """Answers that may be sent back by the examiner before the last one stands, marked unconfirmed."""
 
 
+class StudyPausedError(MaiaError):
+    """A study stopped between two rounds because it was told to; it can be taken up again."""
+
+
+class Steering(Protocol):
+    """What a run may tell a study between two rounds."""
+
+    def paused(self) -> bool:
+        """Say whether to stop now, to be taken up later."""
+
+    def conclude(self) -> str:
+        """Return why the study should end with its next reply, such as a spent budget; "" to go on."""
+
+
+class NoSteering:
+    """Lets a study run to its end."""
+
+    def paused(self) -> bool:
+        return False
+
+    def conclude(self) -> str:
+        return ""
+
+
 @dataclass(frozen=True, slots=True)
 class Round:
     """One finished round: what the model said, what ran, and what it was shown of it."""
@@ -73,6 +98,10 @@ class Round:
     observation: tuple[Part, ...]
     verdict: Verdict | None = None
     answered: bool = False
+    last: bool = False
+    """No further round may follow."""
+    demanded: bool = False
+    """The observation ends with the demand for a final answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +128,11 @@ class Interpreter:
         api_page: str,
         examiner: Examiner | None = None,
         settings: InterpreterSettings | None = None,
+        steering: Steering | None = None,
         seed: int = 0,
         on_round: Callable[[Round], None] = lambda _: None,
     ) -> None:
+        self._steering = steering or NoSteering()
         self._model, self._sandbox, self._toolbox = model, sandbox, toolbox
         self._task, self._journal, self._api_page = task, journal, api_page
         self._examiner, self._settings = examiner, settings or InterpreterSettings()
@@ -111,16 +142,23 @@ class Interpreter:
         self._records: list[dict[str, Any]] = []
         self._examinations = 0
         self._recorded = 0
+        self._demanded = False
         self._verdict: Verdict | None = None
 
     async def run(self) -> Study:
-        """Run, or take up, the study until it ends."""
+        """Run, or take up, the study until it ends.
+
+        Raises:
+            StudyPausedError: If it was told to pause; everything so far is on disk.
+        """
         opening = self._task.opening()
         if self._settings.max_rounds == 1:
             opening = f"{opening}\n{self._task.last_word()}"
         self._messages = [Message("system", (self._api_page,)), Message("user", (opening,))]
         await self._take_up(self._journal.rounds())
         while (ending := self._ending()) is None:
+            if self._steering.paused():
+                raise StudyPausedError(f"paused after round {len(self._records)}.")
             await self._round(len(self._records) + 1)
         answer = self._task.read_answer(self._records[-1]["reply"]["text"]) if ending == "answered" else None
         return Study(ending, answer, self._verdict, tuple(self._records))
@@ -129,7 +167,7 @@ class Interpreter:
         """Say how the study ended, None if it goes on: told from the records alone, so also on resuming."""
         if self._records and self._records[-1]["answered"]:
             return "answered"
-        if len(self._records) >= self._settings.max_rounds:
+        if self._records and self._records[-1]["last"]:
             return "no_answer"
         recent = [record["reply"]["finish"] for record in self._records[-_MAX_REFUSALS:]]
         if len(recent) == _MAX_REFUSALS and set(recent) <= {"refused", "filtered"}:
@@ -138,7 +176,7 @@ class Interpreter:
 
     async def _round(self, number: int) -> None:
         """Play one round and write it down. The last one only answers."""
-        last = number >= self._settings.max_rounds
+        last = self._demanded or number >= self._settings.max_rounds
         reply = await self._model.complete(
             ChatRequest(
                 tuple(self._messages),
@@ -159,8 +197,12 @@ class Interpreter:
             observation = () if self._settled(verdict, last) else (verdict.objection if verdict else "",)
         else:
             observation = (self._nothing_to_run(reply),)
-        if observation and number == self._settings.max_rounds - 1:
-            observation = (*observation, self._task.last_word())
+        reason = self._steering.conclude()
+        demanded = (
+            bool(observation) and not last and (number == self._settings.max_rounds - 1 or bool(reason))
+        )
+        if demanded:
+            observation = (*observation, *([reason] if reason else []), self._task.last_word())
         finished = Round(
             number,
             reply,
@@ -170,6 +212,8 @@ class Interpreter:
             observation,
             verdict,
             answered=answer is not None and not observation,
+            last=last,
+            demanded=demanded,
         )
         self._verdict = verdict or self._verdict
         await self._commit(finished)
@@ -231,7 +275,7 @@ class Interpreter:
 
     async def _commit(self, finished: Round) -> None:
         shown = [part for part in finished.observation if isinstance(part, Image)]
-        record = {
+        record: dict[str, Any] = {
             "round": finished.number,
             "reply": asdict(finished.reply),
             "hypotheses": list(finished.hypotheses),
@@ -252,6 +296,8 @@ class Interpreter:
             ],
             "verdict": None if finished.verdict is None else asdict(finished.verdict),
             "answered": finished.answered,
+            "last": finished.last,
+            "demanded": finished.demanded,
             "toolbox": self._toolbox.snapshot(),
             # Only what this round added: the sandbox's own record grows with each program.
             "sandbox": self._sandbox.record[self._recorded :],
@@ -260,6 +306,7 @@ class Interpreter:
         await asyncio.to_thread(self._journal.commit_round, finished.number, record, images.values())
         self._extend(finished.reply.text, finished.observation)
         self._recorded += len(record["sandbox"])
+        self._demanded = finished.demanded
         self._records.append(record)
         self._log.info(
             "round",
@@ -293,6 +340,7 @@ class Interpreter:
                 self._examinations += 1
                 self._verdict = Verdict(**record["verdict"])
         last = records[-1]
+        self._demanded = last["demanded"]
         for image_id in last["toolbox"]["provenance"]:
             image(image_id)
         self._toolbox.restore(last["toolbox"], cache)

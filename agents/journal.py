@@ -141,7 +141,8 @@ class Journal:
 
     def in_doubt(self) -> list[str]:
         """Return the keys of calls that were sent, perhaps billed, and never answered here."""
-        sent, answered = set(), set()
+        sent: set[str] = set()
+        answered: set[str] = set()
         for name in self._store.keys(f"{self.folder}/calls"):
             key, _, kind = name.rpartition("/")[2].partition(".")
             (answered if kind == "answer" else sent).add(key)

@@ -11,7 +11,7 @@ from typing import Any
 from actors.chat.base import ChatModel, Usage
 from actors.errors import MaiaError
 from agents.critic import ConfirmationSettings, Critic
-from agents.interpreter import Interpreter, InterpreterSettings, Round, Study
+from agents.interpreter import Interpreter, InterpreterSettings, Round, Steering, Study
 from agents.journal import Journal, RecordedChat
 from agents.observers import BlindObservers
 from agents.store import Store
@@ -44,6 +44,7 @@ async def study(
     store: Store,
     *,
     seed: int = 0,
+    steering: Steering | None = None,
     on_round: Callable[[Round], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Return the result of studying one unit, from the store if it is there already.
@@ -80,6 +81,7 @@ async def study(
             api_page=api_page(),
             examiner=critic,
             settings=laboratory.settings,
+            steering=steering,
             seed=seed,
             on_round=on_round,
         )

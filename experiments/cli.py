@@ -56,7 +56,8 @@ def describe(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the whole study.")] = 0,
     data: Annotated[
-        Path | None, typer.Option(help="Folder of images for exemplars [default: the profile's].")
+        str | None,
+        typer.Option(help="Images for exemplars: a folder, FILE.npy, hf:ID [default: the profile's]."),
     ] = None,
     json: Json = False,
     config: ConfigPath = None,

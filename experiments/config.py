@@ -19,7 +19,7 @@ from actors.detection.settings import DetectionSettings, ScenesDetection
 from actors.errors import ConfigError, UsageError
 from actors.generation.settings import GenerationSettings, ScenesGeneration
 from actors.settings import Settings
-from actors.vision.settings import DatasetSettings, ScenesData, VisionSettings
+from actors.vision.settings import VisionSettings
 from agents.critic import ConfirmationSettings
 from agents.interpreter import InterpreterSettings
 from tools.sandbox.settings import SandboxSettings
@@ -41,7 +41,8 @@ class Profile(Settings):
     description: str = ""
     ray: RaySettings = RaySettings()
     vision: VisionSettings = VisionSettings()
-    dataset: DatasetSettings = ScenesData()
+    dataset: str = "scenes:3000:0"
+    """Images for exemplars: a folder, a .npy file, `hf:ID[:SPLIT[:COLUMN]]`, or `scenes:SIZE:SEED`."""
     generation: GenerationSettings = ScenesGeneration()
     detection: DetectionSettings = ScenesDetection()
     chat: ChatRoles = ChatRoles()

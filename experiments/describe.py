@@ -17,7 +17,16 @@ from experiments import config as configuration
 from experiments.config import Profile
 from experiments.console import Console, plain
 
-_NOT_SCIENCE = {"ray", "description", "placement", "store", "remembered", "remembered_mb", "bank_folder", "bank_memory_mb"}
+_NOT_SCIENCE = {
+    "ray",
+    "description",
+    "placement",
+    "store",
+    "remembered",
+    "remembered_mb",
+    "bank_folder",
+    "bank_memory_mb",
+}
 """Settings that say where and how fast things run, not what comes out."""
 
 
@@ -31,7 +40,7 @@ async def describe_unit(
     *,
     out: Path | None = None,
     seed: int = 0,
-    data: Path | None = None,
+    data: str | None = None,
 ) -> dict[str, Any]:
     """Study one unit and return its result with the paths of what was written.
 
@@ -43,7 +52,7 @@ async def describe_unit(
     loaded = configuration.load(config)
     profile = loaded.profile(profile_name)
     if data is not None:
-        profile = profile.model_copy(update={"dataset": configuration.folder(data)})
+        profile = profile.model_copy(update={"dataset": data})
     run = out or Path("runs") / slug(f"{model} {layer} {unit}")
     store = Store.open(run)
     claim(
@@ -67,7 +76,14 @@ async def describe_unit(
 
 
 async def _study(
-    console: Console, cache: Path, profile: Profile, store: Store, model: str, layer: str, unit: str, seed: int
+    console: Console,
+    cache: Path,
+    profile: Profile,
+    store: Store,
+    model: str,
+    layer: str,
+    unit: str,
+    seed: int,
 ) -> dict[str, Any]:
     from experiments.workbench import Workbench
 
@@ -81,17 +97,18 @@ async def _study(
         guess = f": {finished.hypotheses[0]}" if finished.hypotheses else ""
         console.say(f"round {finished.number}, {told}{guess}")
 
-    with console.progress("exemplars") as progress:
-        async with Workbench.open(profile, cache=cache, model=model, tell=console.say, progress=progress) as bench:
-            subject = await bench.subject(layer, unit)
-            console.say("searching the data set for exemplars")
-            await subject.background()
-            task = DescribeUnit()
-            try:
-                return await study(bench.laboratory, subject, task, store, seed=seed, on_round=on_round)
-            except MaiaError as error:
-                console.fail(error)
-                return failure(subject, task, error)
+    async with Workbench.open(profile, cache=cache, model=model, tell=console.say) as bench:
+        subject = await bench.subject(layer, unit)
+        console.say("searching the data set for exemplars")
+        with console.progress("exemplars") as progress:
+            await subject.prepare(progress)
+        console.say("studying the unit")
+        task = DescribeUnit()
+        try:
+            return await study(bench.laboratory, subject, task, store, seed=seed, on_round=on_round)
+        except MaiaError as error:
+            console.fail(error)
+            return failure(subject, task, error)
 
 
 def science(profile: Profile) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Everything a run needs, built in one visible place from a profile: cluster, pools, tools, models.
 
-    async with Workbench.open(profile, cache=..., model=...) as bench:
-        subject = await bench.subject("blocks.5", "42")
-        result = await study(bench.laboratory, subject, DescribeUnit(), store)
+async with Workbench.open(profile, cache=..., model=...) as bench:
+    subject = await bench.subject("blocks.5", "42")
+    result = await study(bench.laboratory, subject, DescribeUnit(), store)
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from actors.cluster import Cluster
 from actors.endpoint.settings import EndpointSettings
 from actors.generation.client import PoolImageMaker
 from actors.masks import paint
+from actors.pool import ReplicaPool
 from actors.settings import Placement, Settings
 from actors.vision.base import ImageDataset
 from actors.vision.client import PoolVisionClient
-from actors.vision.datasets import build_dataset
+from actors.vision.datasets import open_dataset
 from actors.vision.units import parse_unit
 from agents.observers import BlindObservers
 from agents.study import Laboratory
@@ -34,7 +35,6 @@ from tools import sandbox
 from tools.subject import NetworkUnit, Subject
 
 Tell = Callable[[str], None]
-Progress = Callable[[int, int], None]
 
 
 def _quiet(_: str) -> None: ...
@@ -53,22 +53,22 @@ class Workbench:
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, profile: Profile, *, cache: Path, model: str, tell: Tell = _quiet, progress: Progress | None = None
+        cls, profile: Profile, *, cache: Path, model: str, tell: Tell = _quiet
     ) -> AsyncIterator[Workbench]:
         """Start what `profile` names, with `model` as the network under study.
 
-        `tell` gets one sentence a step, `progress` (done, total) of the exemplar sweep.
+        `tell` gets one sentence a step.
 
         Raises:
             UsageError: If something cannot work as configured; nothing is left running.
         """
-        dataset = build_dataset(profile.dataset)
+        dataset = open_dataset(profile.dataset)
         async with AsyncExitStack() as stack:
             tell("starting Ray")
             cluster = await stack.enter_async_context(Cluster.start(profile.ray))
             # All pools load their models at the same time: starting costs as much as the slowest.
             tell(f"loading {model} and the models of the profile")
-            vision = await stack.enter_async_context(vision_client(cluster, profile, cache, model, progress))
+            network = await stack.enter_async_context(_vision_pool(cluster, profile, cache, model))
             generation = profile.generation
             if generation.store is None:
                 generation = generation.model_copy(update={"store": str(cache / "images")})
@@ -91,7 +91,7 @@ class Workbench:
                 interpreter = WithoutSight(interpreter, eyes.look if eyes else None)
             tell("testing the sandbox")
             sandboxes = await stack.enter_async_context(await sandbox.start(profile.sandbox))
-            await vision.ready()
+            vision = await _connect(network, profile, cache)
             laboratory = Laboratory(
                 interpreter=interpreter,
                 observers=observers,
@@ -127,16 +127,31 @@ class Workbench:
 
 @asynccontextmanager
 async def vision_client(
-    cluster: Cluster, profile: Profile, cache: Path, model: str, progress: Progress | None = None
+    cluster: Cluster, profile: Profile, cache: Path, model: str
 ) -> AsyncIterator[PoolVisionClient]:
     """Yield the network under study alone, for commands that need nothing else."""
-    async with cluster.pool(
+    async with _vision_pool(cluster, profile, cache, model) as pool:
+        yield await _connect(pool, profile, cache)
+
+
+def _vision_pool(cluster: Cluster, profile: Profile, cache: Path, model: str) -> ReplicaPool[Any, Any]:
+    return cluster.pool(
         "vision",
-        "actors.vision.backend:build_backend",
-        {"model": model, "settings": profile.vision, "cache": cache / "vision"},
+        "actors.vision.backend:VisionBackend",
+        {
+            "network": model,
+            "settings": profile.vision.model_copy(update={"bank_folder": _bank(profile, cache)}),
+        },
         profile.vision.placement,
-    ) as pool:
-        yield PoolVisionClient(pool, profile.vision, cache / "vision", progress=progress)
+    )
+
+
+async def _connect(pool: ReplicaPool[Any, Any], profile: Profile, cache: Path) -> PoolVisionClient:
+    return await PoolVisionClient.connect(pool, _bank(profile, cache), profile.vision.reserve)
+
+
+def _bank(profile: Profile, cache: Path) -> Path:
+    return profile.vision.bank_folder or cache / "vision"
 
 
 async def _chat(stack: AsyncExitStack, cluster: Cluster, role: str, settings: ChatSettings) -> ChatModel:

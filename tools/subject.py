@@ -5,7 +5,7 @@ A neuron, a class probability and a synthetic neuron are all subjects; an agent 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,10 +18,14 @@ from actors.vision.base import ImageDataset, Unit, VisionClient
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A subject's answer to one image: activation, and the map (h, w) it is the maximum of."""
+    """A subject's answer to one image: activation, and the map (h, w) it is the maximum of.
+
+    The map lies over `view`: top, left, bottom, right as fractions of the image's sides.
+    """
 
     activation: float
     map: np.ndarray
+    view: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,9 @@ class Background:
     mask_threshold: float
 
 
+Progress = Callable[[int, int], None]
+
+
 class Subject(Protocol):
     """What an agent studies. Its id is for records; the agent is never told it."""
 
@@ -54,6 +61,9 @@ class Subject(Protocol):
 
     async def check(self) -> None:
         """Raise UsageError, naming what is wrong, if there is no such subject."""
+
+    async def prepare(self, progress: Progress) -> None:
+        """Do the long work that exemplars need, once; `progress` gets (images done, images in all)."""
 
     async def measure(self, images: Sequence[Image], priority: Priority = ...) -> list[Response]:
         """Return the response to each image, in order."""
@@ -82,11 +92,14 @@ class NetworkUnit:
     async def check(self) -> None:
         await self._client.check(self._unit)
 
+    async def prepare(self, progress: Progress) -> None:
+        await self._client.exemplars([self._unit], self._dataset, progress=progress)
+
     async def measure(
         self, images: Sequence[Image], priority: Priority = Priority.INTERACTIVE
     ) -> list[Response]:
         responses = await self._client.measure(self._unit, images, agent=self.id, priority=priority)
-        return [Response(float(each.activation), each.map) for each in responses]
+        return [Response(float(each.activation), each.map, each.view) for each in responses]
 
     async def exemplars(self, k: int) -> list[Exemplar]:
         (found,) = await self._client.exemplars([self._unit], self._dataset, k)

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 
 from actors.images import Image, Provenance
 from tools.subject import Response, Subject
 
-Painter = Callable[[Image, np.ndarray, float], Image]
-"""(image, activation map (h, w), threshold) -> the image with its inactive regions darkened."""
+
+class Painter(Protocol):
+    """Darkens what is not active in an image."""
+
+    def __call__(
+        self,
+        image: Image,
+        activation_map: np.ndarray,
+        threshold: float,
+        view: tuple[float, float, float, float],
+        /,
+    ) -> Image: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +67,7 @@ class System:
         # One thread for the list, not one an image: painting takes about a millisecond.
         masked = await asyncio.to_thread(
             lambda: [
-                self._paint(image, response.map, threshold)
+                self._paint(image, response.map, threshold, response.view)
                 for image, response in zip(images, responses, strict=True)
             ]
         )

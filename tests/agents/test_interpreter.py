@@ -8,7 +8,7 @@ import pytest
 
 from actors.chat.base import ChatReply
 from actors.images import Image
-from agents.interpreter import Interpreter, InterpreterSettings, Study, Verdict
+from agents.interpreter import Interpreter, InterpreterSettings, Study, StudyPausedError, Verdict
 from agents.journal import Journal
 from agents.store import Store
 from agents.tasks.base import Answer
@@ -50,7 +50,9 @@ class Bench:
         self.subject = FakeSubject(self.studio, lambda shown: 2.0 if "dog" in shown else 0.5)
         self.sandbox = FakeSandbox({"look": look})
 
-    def agent(self, chat: ScriptedChat, *, examiner: Any = None, **settings: Any) -> Interpreter:
+    def agent(
+        self, chat: ScriptedChat, *, examiner: Any = None, steering: Any = None, **settings: Any
+    ) -> Interpreter:
         toolbox = Toolbox(System(self.subject, darken), self.studio, FakeObservers(), seed=0)
         return Interpreter(
             chat,
@@ -60,6 +62,7 @@ class Bench:
             Journal(self.store, self.subject.id),
             api_page="THE API",
             examiner=examiner,
+            steering=steering,
             settings=InterpreterSettings(**settings),
         )
 
@@ -183,6 +186,36 @@ async def test_too_many_images_are_counted_and_not_sent(bench):
     observation = chat.requests[1].messages[-1]
     assert len(observation.images) == 1
     assert "first 1 of 2 images" in observation.text
+
+
+class Steered:
+    def __init__(self, *, pause_after: int = 99, conclude_after: int = 99) -> None:
+        self._pause_after, self._conclude_after = pause_after, conclude_after
+        self.rounds = 0
+
+    def paused(self) -> bool:
+        return self.rounds >= self._pause_after
+
+    def conclude(self) -> str:
+        self.rounds += 1
+        return "The budget is spent." if self.rounds >= self._conclude_after else ""
+
+
+async def test_a_spent_budget_asks_for_the_answer_and_the_next_reply_is_the_last(bench):
+    study, chat = await bench.study(CODE, CODE, CODE, steering=Steered(conclude_after=2))
+    assert study.ending == "no_answer"
+    text = chat.requests[2].messages[-1].text
+    assert "The budget is spent." in text
+    assert "final answer now" in text
+    assert bench.sandbox.ran == ["look", "look"]
+
+
+async def test_a_paused_study_stops_between_rounds_and_goes_on_later(bench):
+    with pytest.raises(StudyPausedError, match="after round 1"):
+        await bench.study(CODE, steering=Steered(pause_after=1))
+    study, _ = await bench.study(ANSWER)
+    assert study.ending == "answered"
+    assert len(study.rounds) == 2
 
 
 @pytest.mark.parametrize("finished", [1, 2, 3])

@@ -82,6 +82,8 @@ class FakeSubject:
 
     async def check(self) -> None: ...
 
+    async def prepare(self, progress: Callable[[int, int], None]) -> None: ...
+
     async def measure(
         self, images: Sequence[Image], priority: Priority = Priority.INTERACTIVE
     ) -> list[Response]:
@@ -112,7 +114,9 @@ class FakeObservers:
         return f"{len(images)} things"
 
 
-def darken(image: Image, activation_map: np.ndarray, threshold: float) -> Image:
+def darken(
+    image: Image, activation_map: np.ndarray, threshold: float, view: tuple[float, float, float, float]
+) -> Image:
     """Paint as the real painter does in spirit: another image, of the same size, by map and threshold."""
     assert activation_map.ndim == 2
     shade = 2 if float(activation_map.max()) > threshold else 4
