@@ -34,6 +34,8 @@ _SYSTEM = (
     "/usr/local/lib",
     "/etc/ld.so.cache",
     "/usr/share/fonts",
+    "/usr/share/zoneinfo",
+    "/dev/urandom",
 )
 _START_TIMEOUT_S = 30.0
 _ANSWER_TIMEOUT_S = 10.0
@@ -156,6 +158,8 @@ class ForkServer:
         if process is not None:
             process.kill()
             await asyncio.to_thread(process.wait)
+            assert process.stderr is not None
+            process.stderr.close()
 
     def _send(self, message: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
         if self._control is None:
@@ -246,8 +250,9 @@ def _readable() -> tuple[list[str], list[str]]:
     beside = [
         package.with_name(package.name.lower().replace("pil", "pillow") + ".libs") for package in packages
     ]
-    stdlib = {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")}
-    needed = [str(path) for path in packages] + [path for path in stdlib if path]
+    # Not sysconfig's paths: in a virtual environment one of them holds every installed package.
+    stdlib = [str(Path(os.__file__).parent), sysconfig.get_config_var("DESTSHARED")]
+    needed = [str(path) for path in packages] + [path for path in stdlib if path and Path(path).is_dir()]
     shared = [str(path) for path in (Path(sys.base_prefix) / "lib").glob("lib*.so*")]
     extra = os.environ.get("LD_LIBRARY_PATH", "").split(":")
     return needed, [*needed, *map(str, beside), *shared, *(path for path in extra if path), *_SYSTEM]

@@ -2,13 +2,165 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
 import weakref
 from types import TracebackType
+from typing import Any
 
-from tools.sandbox.base import Check, Tier
-from tools.sandbox.fork_server import ForkServer
-from tools.sandbox.session import KernelSandbox
+from tools.sandbox.base import Check, Status, Tier
+from tools.sandbox.calls import CallDesk, EndedError, UnrestError
+from tools.sandbox.fork_server import Child, ForkServer
+from tools.sandbox.frames import ClosedError, ProtocolError, decode_value
+from tools.sandbox.session import Output, Session
 from tools.sandbox.settings import SandboxSettings
+
+_MAX_ERROR = 16_000
+_FLOOD = 32
+"""Multiples of the kept output after which a program that goes on printing is ended."""
+_PATIENCE_S = 5.0
+"""Seconds in which an idle process must take up a program."""
+_ENDINGS = ("ok", "error", "memory", "forbidden")
+
+
+class KernelSandbox(Session):
+    """A confined child process, frozen while no program runs in it."""
+
+    def __init__(self, server: ForkServer, settings: SandboxSettings, tier: Tier, seed: int) -> None:
+        super().__init__(settings, tier, seed)
+        self._server = server
+        self._child: Child | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The process id of the child, as the fork server sees it."""
+        return None if self._child is None else self._child.pid
+
+    async def _open(self) -> None:
+        self._child = await self._server.spawn(self._seed)
+        self._child.signal(signal.SIGSTOP)
+
+    async def _discard(self) -> None:
+        child, self._child = self._child, None
+        if child is not None:
+            child.close()
+            # Shielded: a cancelled caller must not leave a zombie in the fork server.
+            await asyncio.shield(self._server.reap(child))
+
+    def _state(self) -> str:
+        if self._child is None:
+            return "none"
+        return "ready" if self._child.channel.idle() else "broken"
+
+    async def _execute(self, program: str, desk: CallDesk, output: Output) -> tuple[Status, Any, str]:
+        child = self._child
+        assert child is not None
+        self._number += 1
+        child.channel.moved_bytes = 0
+        reader = _PipeReader(child, output, _FLOOD * self._settings.output_bytes)
+        child.signal(signal.SIGCONT)
+        reader.start()
+        try:
+            return await self._converse(child, program, desk)
+        except TimeoutError:
+            limit = self._settings.program_timeout_s
+            raise EndedError(
+                "timeout",
+                f"The program was ended after {limit:g} s of its own work (waiting for tools does not count)."
+                " Look for a loop that does not end, or do less at a time.",
+            ) from None
+        except ProtocolError as error:
+            raise EndedError(
+                "protocol", f"The program was ended: it wrote to the sandbox's own connection ({error})."
+            ) from None
+        except ClosedError:
+            if reader.flooded:
+                raise EndedError(
+                    "limit",
+                    f"The program was ended: it printed more than {reader.limit_bytes >> 20} MB. Print less.",
+                ) from None
+            child.signal(signal.SIGKILL)  # it may have closed its socket and live on
+            raise EndedError("died", _died(await self._server.reap(child))) from None
+        finally:
+            child.signal(signal.SIGSTOP)
+            reader.stop()
+
+    async def _converse(self, child: Child, program: str, desk: CallDesk) -> tuple[Status, Any, str]:
+        channel, limit = child.channel, self._settings.max_bytes
+        try:
+            async with asyncio.timeout(_PATIENCE_S):
+                await channel.send({"op": "run", "program": program, "number": self._number})
+                started, _ = await channel.receive()
+        except (TimeoutError, ProtocolError) as error:
+            raise UnrestError from error
+        if started != {"op": "started", "number": self._number}:
+            raise UnrestError
+        while True:
+            async with desk.own.running():
+                message, blob = await channel.receive()
+            if channel.moved_bytes > limit:
+                raise EndedError(
+                    "limit", f"The program was ended: it moved more than {limit >> 20} MiB of images."
+                )
+            if message["op"] == "done":
+                return self._report(message)
+            reply, pixels = await desk.reply(message, blob)
+            async with desk.own.running():
+                await channel.send(reply, pixels)
+
+    def _report(self, message: dict[str, Any]) -> tuple[Status, Any, str]:
+        if set(message) != {"op", "status", "value", "error"} or type(message["error"]) is not str:
+            raise ProtocolError("a malformed report")
+        if message["status"] not in _ENDINGS:
+            raise ProtocolError("a malformed report")
+        return message["status"], decode_value(message["value"], self._shelf), message["error"][:_MAX_ERROR]
+
+
+class _PipeReader:
+    """Empties a child's output pipe while its program runs, and ends a child that floods it."""
+
+    def __init__(self, child: Child, output: Output, limit_bytes: int) -> None:
+        self._child, self._output, self.limit_bytes = child, output, limit_bytes
+        self._loop = asyncio.get_running_loop()
+        self.flooded = False
+
+    def start(self) -> None:
+        self._loop.add_reader(self._child.output, self._read)
+
+    def stop(self) -> None:
+        """Take what is left; a frozen or dead child adds no more."""
+        self._loop.remove_reader(self._child.output)
+        while self._read():
+            pass
+
+    def _read(self) -> bool:
+        if self.flooded:
+            return False
+        try:
+            data = os.read(self._child.output, 1 << 16)
+        except BlockingIOError:
+            return False
+        if not data:
+            self._loop.remove_reader(self._child.output)
+            return False
+        self._output.add(data)
+        if self._output.total_bytes > self.limit_bytes:
+            self.flooded = True
+            self._child.signal(signal.SIGKILL)
+        return True
+
+
+def _died(code: int | None) -> str:
+    if code is not None and code < 0:
+        name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+        hint = {
+            "SIGSEGV": " (a crash in native code, or recursion without end)",
+            "SIGKILL": " (the machine may be short of memory)",
+            "SIGSYS": " (a forbidden system call)",
+        }.get(name, "")
+        return f"The program's process died by {name}{hint}."
+    return f"The program's process ended itself (exit code {code}). Do not call os._exit."
 
 
 class KernelServer:

@@ -40,6 +40,7 @@ def reading(path):
 
 probes = {
     "reads a secret file": reading(SECRET),
+    "reads the files of this project": reading(PROJECT),
     "reads its own environment": reading("/proc/self/environ"),
     "reads its parent's environment": reading(f"/proc/{os.getppid()}/environ"),
     "writes to the temporary directory": lambda: open(SECRET + ".new", "w"),
@@ -73,7 +74,7 @@ async def run_checks(server: _Opens, settings: SandboxSettings) -> list[Check]:
     try:
         os.write(descriptor, b"not for programs")
         os.fchmod(descriptor, 0o644)
-        program = f"SECRET = {secret!r}\nLIMIT = {settings.memory_bytes + (64 << 20)}\n{_PROBES}"
+        program = f"SECRET = {secret!r}\nPROJECT = {__file__!r}\nLIMIT = {settings.memory_bytes + (64 << 20)}\n{_PROBES}"
         sandbox = await server.open(seed=0)
         try:
             outcome = await sandbox.run(program, _NoTools())

@@ -10,6 +10,7 @@ from typing import Any
 from .image_handle import ImageHandle
 from .link import Link, ToolError
 from .values import Values, as_list, is_picture, looks_like_base64_image, text_of
+from .wire import MAX_LIST
 
 MAX_IMAGES_A_CALL = 256
 
@@ -162,6 +163,8 @@ class Tools(Remote):
 
     def _flatten(self, items: Any, shown: list[Any], depth: int) -> None:
         for item in items:
+            if len(shown) >= MAX_LIST:
+                raise ToolError(f"at most {MAX_LIST} items can be displayed at once")
             if is_picture(item) or looks_like_base64_image(item):
                 shown.append(self._values.image(item))
             elif depth < 8 and type(item) is dict:

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgpack
 
-from .wire import HEADER, pack
+from .wire import HEADER, MAX_STRUCTURE_BYTES, pack
 
 
 class ToolError(RuntimeError):
@@ -35,22 +35,29 @@ class Link:
             message["blob"] = self._read(blob_bytes)
         return message
 
-    def begin(self) -> None:
+    def begin(self, number: int) -> None:
+        """Tell the host that the program before this one is over, and let calls through again."""
+        self._write(pack({"op": "started", "number": number}))
         self._gate.set()
 
     def finish(self, message: dict[str, Any]) -> None:
-        """Send a program's last message, after every call that is under way has been answered."""
+        """Send a program's last message, after every call that is under way has been answered.
+
+        Raises:
+            ToolError: If it is too large.
+        """
+        frame = _frame(message)
         self._gate.clear()
         with self._lock:
-            self._write(pack(message))
+            self._write(frame)
 
     def ask(self, message: dict[str, Any], blob: memoryview | None = None) -> dict[str, Any]:
         """Send one request and return its answer.
 
         Raises:
-            ToolError: If the host answered with an error.
+            ToolError: If the host answered with an error, or the request is too large.
         """
-        frame = pack(message, 0 if blob is None else blob.nbytes)
+        frame = _frame(message, 0 if blob is None else blob.nbytes)
         self._gate.wait()
         with self._lock:
             self._write(frame)
@@ -75,3 +82,12 @@ class Link:
                 os._exit(0)  # the host is gone
             view = view[got:]
         return buffer
+
+
+def _frame(message: dict[str, Any], blob_bytes: int = 0) -> bytes:
+    frame = pack(message, blob_bytes)
+    if len(frame) > MAX_STRUCTURE_BYTES:
+        raise ToolError(
+            f"too large to cross at once: {len(frame)} bytes of at most {MAX_STRUCTURE_BYTES}; use less"
+        )
+    return frame

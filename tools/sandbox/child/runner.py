@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from .image_handle import PROGRAM_FILE, ImageHandle, accept_handles_as_base64
-from .link import Link
+from .link import Link, ToolError
 from .paper_dialect import PaperSystem, PaperTools
 from .values import Values, text_of
 from .wire import ENTRY_POINTS
@@ -37,10 +37,13 @@ _NO_MODULE = "there is no module {name!r} here: programs have numpy, PIL and the
 
 
 class Advice(importlib.abc.MetaPathFinder):
-    """Asked last, when no other finder has the module: says what to use instead."""
+    """Says what to use instead of a module: of a known one if asked `first`, of any if asked last."""
+
+    def __init__(self, first: bool) -> None:
+        self._first = first
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: Any = None) -> None:
-        if path is None and "." not in fullname:
+        if path is None and (fullname in _ADVICE or not self._first):
             sentence = _ADVICE.get(fullname, _NO_MODULE.format(name=fullname))
             raise ModuleNotFoundError(sentence, name=fullname)
 
@@ -61,21 +64,26 @@ class Runner:
         accept_handles_as_base64()
         _print_handles_briefly()
         _fix_randomness(seed)
-        sys.meta_path.append(Advice())
+        sys.meta_path.insert(0, Advice(first=True))
+        sys.meta_path.append(Advice(first=False))
 
     def serve(self) -> None:
         """Answer the host for ever."""
         while True:
             message = self._link.receive()
             _restore_output()
-            self._link.begin()
+            self._link.begin(message["number"])
             report = self.run(message["program"], message["number"])
             for stream in (sys.stdout, sys.stderr):
                 try:
                     stream.flush()
                 except Exception:  # the program replaced or closed it
                     continue
-            self._link.finish({"op": "done", **report})
+            try:
+                self._link.finish({"op": "done", **report})
+            except ToolError as error:
+                text = f"What {ENTRY_POINTS[0]} returned is {error}."
+                self._link.finish({"op": "done", "status": "error", "value": None, "error": text})
 
     def run(self, program: str, number: int) -> dict[str, Any]:
         """Run one program; return its status, value and error text."""

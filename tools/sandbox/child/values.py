@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import itertools
 import math
 from typing import Any
 
@@ -13,7 +14,7 @@ import PIL.Image
 
 from .image_handle import ImageHandle
 from .link import Link, ToolError
-from .wire import IMAGE, MAX_DEPTH, MAX_PIXELS, MAX_SIDE, MAX_TEXT
+from .wire import IMAGE, MAX_DEPTH, MAX_LIST, MAX_PIXELS, MAX_SIDE, MAX_TEXT
 
 _MIN_BASE64_IMAGE = 60
 """Characters of the shortest base64 text that is taken for an image: a prompt is shorter or has spaces."""
@@ -63,12 +64,12 @@ class Values:
 
     def any(self, value: Any, depth: int = 0) -> Any:
         """Return any value of a program in a form that crosses; what has none is told as text."""
+        if isinstance(value, np.generic):
+            value = value.item()
         if value is None or isinstance(value, bool):
             return value
         if is_picture(value):
             return self.image(value)
-        if isinstance(value, np.generic):
-            value = value.item()
         if type(value) in (str, bytes):
             return text_of(value)
         if isinstance(value, int):
@@ -77,13 +78,14 @@ class Values:
             return float(value) if math.isfinite(value) else repr(float(value))
         if depth >= MAX_DEPTH:
             return text_of(value)
-        if isinstance(value, np.ndarray) and value.size <= 10_000:
+        if isinstance(value, np.ndarray) and value.size <= MAX_LIST:
             value = value.tolist()
             return self.any(value, depth + 1)
         if isinstance(value, dict):
             return {text_of(key).replace("\0", ""): self.any(item, depth + 1) for key, item in value.items()}
         if isinstance(value, (list, tuple, set, frozenset)):
-            return [self.any(item, depth + 1) for item in value]
+            items = [self.any(item, depth + 1) for item in itertools.islice(value, MAX_LIST)]
+            return items if len(value) <= MAX_LIST else [*items, f"... ({len(value) - MAX_LIST} more)"]
         return text_of(value)
 
 
@@ -115,7 +117,10 @@ def as_list(value: Any, what: str) -> list[Any]:
     if isinstance(value, np.ndarray) and value.ndim == 4:
         return list(value)
     if hasattr(value, "__iter__") and not isinstance(value, (dict, bytes)):
-        return list(value)
+        items = list(itertools.islice(value, MAX_LIST + 1))
+        if len(items) > MAX_LIST:
+            raise ToolError(f"{what} must have at most {MAX_LIST} items")
+        return items
     raise ToolError(f"{what} must be a list, got {type(value).__name__}")
 
 

@@ -22,6 +22,8 @@ MAX_PIXELS = 1 << 22
 MAX_BLOB_BYTES = 3 * MAX_PIXELS
 MAX_TEXT = 100_000
 """Characters of one string that crosses."""
+MAX_LIST = 10_000
+"""Items of one list that crosses."""
 MAX_DEPTH = 24
 """Levels of nested lists and dicts that cross."""
 ENTRY_POINTS = ("run_experiment", "execute_command")
