@@ -8,7 +8,7 @@ from pydantic import Field
 
 from actors.settings import Placement, Settings
 
-Dtype = Literal["auto", "float32", "float16", "bfloat16"]
+Dtype = Literal["float32", "float16", "bfloat16"]
 Mode = Literal["paper", "authors-code"]
 
 
@@ -16,8 +16,8 @@ class SharedDetection(Settings):
     """What every detector has: where it runs and what it remembers."""
 
     placement: Placement = Placement()
-    remembered: int = Field(2048, ge=0)
-    """Detections kept in memory by each replica."""
+    remembered_mb: float = Field(128.0, ge=0)
+    """Megabytes of detections (their masks) kept in memory by each replica."""
 
 
 class ScenesDetection(SharedDetection):
@@ -46,7 +46,8 @@ class GroundingDetection(SharedDetection):
     dilation_px: int | None = Field(None, ge=0, le=256)
     """How far each mask grows, in pixels of the image; None is 18, as in the authors' code (5x5 ellipse, 9 times)."""
     device: str = "auto"
-    dtype: Dtype = "auto"
+    dtype: Dtype = "float32"
+    """Scores are measurements, so the default is exact everywhere; lower precision moves them."""
     max_batch: int = Field(4, ge=1, le=256)
 
 
@@ -62,7 +63,8 @@ class Sam3Detection(SharedDetection):
     mask_threshold: float = Field(0.5, ge=0, lt=1)
     dilation_px: int = Field(18, ge=0, le=256)
     device: str = "auto"
-    dtype: Dtype = "auto"
+    dtype: Dtype = "float32"
+    """Scores are measurements, so the default is exact everywhere; lower precision moves them."""
     max_batch: int = Field(4, ge=1, le=256)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from typing import Any, Protocol
 
@@ -16,6 +15,7 @@ from actors.blocking import DeviceThread, UnsharedBackend
 from actors.errors import MaiaError
 from actors.generation.base import EditRequest, GenerateRequest, ImageMaker, MadeImage
 from actors.generation.store import ImageStore
+from actors.recall import Recall
 
 Request = GenerateRequest | EditRequest
 Made = MadeImage | MaiaError
@@ -89,8 +89,7 @@ class GenerationBackend(UnsharedBackend[Request, MadeImage]):
         self.slots = min(generator.slots, editor.slots)
         self.max_batch = max(generator.max_batch, editor.max_batch)
         self._store = store
-        self._remembered: OrderedDict[Hashable, MadeImage] = OrderedDict()
-        self._limit_bytes, self._held_bytes = remembered_bytes, 0
+        self._remembered: Recall[MadeImage] = Recall(remembered_bytes)
 
     def key(self, request: Request) -> Hashable:
         maker = self._maker(request)
@@ -113,11 +112,7 @@ class GenerationBackend(UnsharedBackend[Request, MadeImage]):
         return "generate" if isinstance(request, GenerateRequest) else ("edit", request.image.size)
 
     def lookup(self, request: Request) -> MadeImage | None:
-        key = self.key(request)
-        made = self._remembered.get(key)
-        if made is not None:
-            self._remembered.move_to_end(key)
-        return made
+        return self._remembered.get(self.key(request))
 
     async def run(self, batch: Sequence[Request]) -> list[Made]:
         """Return one image or typed failure a request, in order."""
@@ -137,7 +132,7 @@ class GenerationBackend(UnsharedBackend[Request, MadeImage]):
         answers = [kept[i] if result is None else result for i, result in enumerate(results)]
         for request, made_image in zip(batch, answers, strict=True):
             if isinstance(made_image, MadeImage):
-                self._remember(self.key(request), made_image)
+                self._remembered.put(self.key(request), made_image, made_image.image.pixels.nbytes)
         return answers
 
     def describe(self) -> dict[str, Any]:
@@ -164,12 +159,3 @@ class GenerationBackend(UnsharedBackend[Request, MadeImage]):
             index: self._store.put(self.key(batch[index]), made) if isinstance(made, MadeImage) else made
             for index, made in fresh.items()
         }
-
-    def _remember(self, key: Hashable, made: MadeImage) -> None:
-        if key in self._remembered:
-            return
-        self._remembered[key] = made
-        self._held_bytes += made.image.pixels.nbytes
-        while self._held_bytes > self._limit_bytes:
-            _, oldest = self._remembered.popitem(last=False)
-            self._held_bytes -= oldest.image.pixels.nbytes
