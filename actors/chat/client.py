@@ -10,9 +10,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from actors.chat.base import ChatModel, ChatReply, ChatRequest, Message
+from actors.chat.history import NOT_SHOWN
 from actors.images import Image
-
-NOT_SHOWN = "[image: not shown; this model cannot see]"
 
 DescribeImage = Callable[[Image], Awaitable[str]]
 """Returns a description of one image by somebody who knows nothing of the conversation."""

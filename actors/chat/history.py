@@ -13,6 +13,15 @@ from actors.chat.base import Message
 from actors.images import Image
 
 LEFT_OUT = "[image left out: shown earlier in this conversation]"
+NOT_SHOWN = "[image: not shown; this model cannot see]"
+
+
+def without_images(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """Return the messages with every image replaced by `NOT_SHOWN`."""
+    return tuple(
+        Message(message.role, tuple(part if isinstance(part, str) else NOT_SHOWN for part in message.parts))
+        for message in messages
+    )
 
 
 def drop_images_in_blocks(messages: Sequence[Message], max_images: int, block: int) -> tuple[Message, ...]:

@@ -6,14 +6,14 @@ its own seed) are the same alone and in a batch, up to the rounding of the devic
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
 from actors.blocking import DeviceThread, UnsharedBackend
 from actors.chat.base import ChatReply, ChatRequest, FinishReason, Message, Usage
-from actors.chat.client import NOT_SHOWN
-from actors.chat.history import drop_images_in_blocks
+from actors.chat.history import drop_images_in_blocks, without_images
 from actors.chat.pricing import dollars
 from actors.chat.settings import TransformersChat
 from actors.endpoint.faults import ContextLengthError
@@ -46,8 +46,8 @@ class LocalBackend(UnsharedBackend[ChatRequest, ChatReply]):
         from actors.runtime import import_vision_libraries, pick_device, set_threads
 
         import_vision_libraries()
-        if settings.threads is not None:
-            set_threads(settings.threads)
+        if settings.placement.threads is not None:
+            set_threads(settings.placement.threads)
         self.name = f"transformers:{settings.model}"
         self.max_batch = settings.max_batch
         self._settings = settings
@@ -83,6 +83,10 @@ class LocalBackend(UnsharedBackend[ChatRequest, ChatReply]):
         self._reader = reader.from_pretrained(folder, **common)
         self._tokenizer = self._reader.tokenizer if eyes else self._reader
         self._tokenizer.padding_side = "left"
+        added = self._tokenizer.added_tokens_decoder.values()
+        controls = {str(token) for token in added if token.special} | set(self._tokenizer.all_special_tokens)
+        longest_first = sorted((token for token in controls if len(token) > 1), key=len, reverse=True)
+        self._controls = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         if self._tokenizer.pad_token_id is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
         self._template = settings.chat_template or self._reader.chat_template or self._tokenizer.chat_template
@@ -240,27 +244,30 @@ class LocalBackend(UnsharedBackend[ChatRequest, ChatReply]):
         )
 
     def _messages(self, request: ChatRequest) -> tuple[Message, ...]:
+        if not self.sees_images:
+            return without_images(request.messages)
         history = self._settings.history
-        if history.max_images is None or not self.sees_images:
+        if history.max_images is None:
             return request.messages
         return drop_images_in_blocks(request.messages, history.max_images, history.block)
 
     def _encoded(self, message: Message) -> dict[str, Any]:
         if self._reader is self._tokenizer:
-            words = [part if isinstance(part, str) else NOT_SHOWN for part in message.parts]
-            return {"role": message.role, "content": "\n".join(words)}
+            return {"role": message.role, "content": self._plain(message.text)}
         return {"role": message.role, "content": [self._part(part) for part in message.parts]}
 
     def _part(self, part: str | Image) -> dict[str, Any]:
         if isinstance(part, str):
-            return {"type": "text", "text": part}
-        if not self.sees_images:
-            return {"type": "text", "text": NOT_SHOWN}
+            return {"type": "text", "text": self._plain(part)}
         picture = part.to_pil()
         side = self._settings.image_side
         if side is not None:
             picture.thumbnail((side, side))
         return {"type": "image", "image": picture}
+
+    def _plain(self, text: str) -> str:
+        """Return the text with control tokens spelled apart: what a program prints must not end a turn."""
+        return self._controls.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
 
     def describe(self) -> dict[str, Any]:
         return {

@@ -13,7 +13,7 @@ from typing import Any
 from actors.blocking import UnsharedBackend
 from actors.chat.base import ChatReply, ChatRequest, FinishReason, Message
 from actors.chat.encoding import MessageEncoder
-from actors.chat.history import drop_images_in_blocks
+from actors.chat.history import drop_images_in_blocks, without_images
 from actors.chat.pricing import estimate_prompt, read_usage
 from actors.chat.settings import OpenAIChat
 from actors.endpoint.caller import EndpointCaller, Sent
@@ -101,6 +101,8 @@ class OpenAIBackend(UnsharedBackend[ChatRequest, ChatReply]):
         return body
 
     def _history(self, request: ChatRequest) -> Sequence[Message]:
+        if not self._settings.sees_images:
+            return without_images(request.messages)
         history = self._settings.history
         if history.max_images is None:
             return request.messages

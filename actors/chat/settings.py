@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from actors.endpoint.settings import EndpointSettings
-from actors.settings import Settings
+from actors.settings import Placement, Settings
 
 
 class Price(Settings):
@@ -30,7 +30,10 @@ class HistorySettings(Settings):
 
 
 class OpenAIChat(EndpointSettings):
-    """Any endpoint that speaks OpenAI's chat completions: OpenAI, Azure, vLLM, Ray Serve LLM, and others."""
+    """Any endpoint that speaks OpenAI's chat completions: OpenAI, Azure, vLLM, Ray Serve LLM, and others.
+
+    It has no `placement`: exactly one actor stands before an endpoint, or its limits would not hold.
+    """
 
     backend: Literal["openai"] = "openai"
     sees_images: bool = True
@@ -94,8 +97,7 @@ class TransformersChat(Settings):
     """Tokens of prompt and answer together at most; null takes the model's own limit."""
     extra_load: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of `from_pretrained`, such as a quantisation."""
-    threads: int | None = Field(default=None, ge=1)
-    """CPU threads; null takes those that the replica may use."""
+    placement: Placement = Placement()
     price: Price | None = None
     history: HistorySettings = HistorySettings()
 
