@@ -89,3 +89,35 @@ async def run_checks(server: _Opens, settings: SandboxSettings) -> list[Check]:
         Check(f"a program that {name}", result != "SUCCEEDED", result)
         for name, result in outcome.value.items()
     ]
+
+
+_MONTY_PROBES = {
+    "reads a secret file": "open(SECRET).read()",
+    "lists a directory": "import os\nos.listdir('/')",
+    "writes to the temporary directory": "open(SECRET + '.new', 'w').write('x')",
+    "opens a socket": "import socket\nsocket.socket()",
+    "forks": "import os\nos.fork()",
+    "starts a program": "import subprocess\nsubprocess.run(['true'])",
+    "calls native code": "import ctypes\nctypes.CDLL(None)",
+    "leaves through object internals": "().__class__.__base__.__subclasses__()",
+    "reads the environment": "import os\nassert len(os.environ) == 0, 'empty'\nos.environ['PATH']",
+}
+
+
+async def run_monty_checks(server: _Opens) -> list[Check]:
+    """Return one row a probe; a row passes if the interpreter refused."""
+    rows = []
+    descriptor, secret = tempfile.mkstemp(prefix="maia-self-test-")
+    sandbox = await server.open(seed=0)
+    try:
+        os.write(descriptor, b"not for programs")
+        for name, probe in _MONTY_PROBES.items():
+            outcome = await sandbox.run(f"SECRET = {secret!r}\n{probe}", _NoTools())
+            refused = outcome.status in ("error", "forbidden")
+            detail = outcome.error.strip().rpartition("\n")[2] or outcome.status
+            rows.append(Check(f"a program that {name}", refused, detail))
+    finally:
+        await sandbox.close()
+        os.close(descriptor)
+        os.unlink(secret)  # noqa: PTH108
+    return rows

@@ -5,6 +5,7 @@ The docstrings of the public methods are the API page that the model reads, so t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from .image_handle import ImageHandle
@@ -21,6 +22,10 @@ class Remote:
     def __init__(self, link: Link) -> None:
         self._link = link
         self._values = Values(link)
+        self._tell: Callable[[str], None] = print
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__.removeprefix('Paper').lower()}>"
 
     def _call(self, method: str, **arguments: Any) -> Any:
         return self._values.decode(
@@ -178,7 +183,7 @@ class Tools(Remote):
 
     def _with_notes(self, answer: dict[str, Any]) -> list[ImageHandle]:
         for note in answer.get("notes", []):
-            print(f"note: {note}")
+            self._tell(f"note: {note}")
         images: list[ImageHandle] = answer["images"]
         return images
 
