@@ -93,7 +93,9 @@ class NetworkUnit:
         await self._client.check(self._unit)
 
     async def prepare(self, progress: Progress) -> None:
-        await self._client.exemplars([self._unit], self._dataset, progress=progress)
+        await self._client.exemplars(
+            [self._unit], self._dataset, progress=lambda swept: progress(swept.done, swept.total)
+        )
 
     async def measure(
         self, images: Sequence[Image], priority: Priority = Priority.INTERACTIVE

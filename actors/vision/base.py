@@ -6,7 +6,7 @@ A unit's activation on an image is its spatial maximum, in fp32, as in MAIA.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -83,6 +83,15 @@ class Exemplars:
     n_images: int
 
 
+@dataclass(frozen=True, slots=True)
+class SweepProgress:
+    """How far a pass over a data set is; `skipped` images of this run could not be read."""
+
+    done: int
+    total: int
+    skipped: int
+
+
 class ImageDataset(Protocol):
     """Images by index. Loading is pure: the same index is always the same image."""
 
@@ -136,5 +145,11 @@ class VisionClient(Protocol):
     ) -> np.ndarray:
         """Return float32 (units, images) without maps: what the stimulus bank knows costs no pass."""
 
-    async def exemplars(self, units: Iterable[Unit], dataset: ImageDataset, k: int = 15) -> list[Exemplars]:
+    async def exemplars(
+        self,
+        units: Iterable[Unit],
+        dataset: ImageDataset,
+        k: int = 15,
+        progress: Callable[[SweepProgress], None] | None = None,
+    ) -> list[Exemplars]:
         """Return each unit's exemplars; one pass over the data set for all units of all their layers."""
