@@ -1,0 +1,224 @@
+"""Grounding DINO and SAM with random weights, loaded through the real `from_pretrained`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from actors import hub
+from actors.detection.base import Detection, DetectRequest
+from actors.detection.grounding import GroundingDetector, caption
+from actors.detection.settings import GroundingDetection
+from actors.errors import MissingDependencyError, UsageError
+from actors.images import Image
+
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
+WORDS = ("dog", "a red cat", "leash", "dog", "cat")
+
+
+def picture(height: int, width: int, seed: int) -> Image:
+    noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.from_pixels(noise)
+
+
+@pytest.fixture(scope="module")
+def detector(detector_folder: Callable[[str], str]) -> Callable[..., GroundingDetector]:
+    loaded: dict[str, GroundingDetector] = {}
+
+    def load(**settings: Any) -> GroundingDetector:
+        key = repr(settings)
+        if key not in loaded:
+            loaded[key] = GroundingDetector(
+                GroundingDetection(
+                    detector=detector_folder("grounding_dino"),
+                    segmenter=detector_folder("sam"),
+                    device="cpu",
+                    **settings,
+                )
+            )
+        return loaded[key]
+
+    return load
+
+
+def found(detections: list[Any]) -> list[Detection]:
+    assert all(isinstance(each, Detection) for each in detections), detections
+    return detections
+
+
+@pytest.fixture(scope="module")
+def requests() -> list[DetectRequest]:
+    pictures = [
+        picture(60, 50, 0),
+        picture(60, 50, 0),
+        picture(60, 50, 1),
+        picture(40, 80, 2),
+        picture(60, 50, 3),
+    ]
+    return [DetectRequest(image, word) for image, word in zip(pictures, WORDS, strict=True)]
+
+
+@pytest.mark.parametrize("mode", ["paper", "authors-code"])
+def test_a_detection_is_the_same_alone_and_in_a_batch(
+    detector: Any, requests: list[DetectRequest], mode: str
+) -> None:
+    model = detector(mode=mode)
+    together = found(model.detect(requests))
+    for request, each in zip(requests, together, strict=True):
+        (alone,) = found(model.detect([request]))
+        assert each.score == pytest.approx(alone.score, abs=1e-5)
+        assert each.mask.shape == request.image.size
+        assert (each.mask == alone.mask).mean() >= 0.999
+        np.testing.assert_allclose(each.boxes, alone.boxes, atol=1e-3)
+    assert len({round(each.score, 6) for each in together}) >= 4
+
+
+def test_boxes_and_scores_are_those_of_the_librarys_own_post_processing(
+    detector: Any, detector_folder: Callable[[str], str], requests: list[DetectRequest]
+) -> None:
+    import torch
+    from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
+
+    folder = detector_folder("grounding_dino")
+    network = AutoModelForZeroShotObjectDetection.from_pretrained(folder).eval()
+    reads = AutoProcessor.from_pretrained(folder)
+    # Without the check of words: that one is ours.
+    ours = found(detector(text_threshold=0.0).detect(requests))
+    n_boxes = 0
+    for request, each in zip(requests, ours, strict=True):
+        inputs = reads(images=request.image.to_pil(), text=f"{request.concept}.", return_tensors="pt")
+        with torch.no_grad():
+            outputs = network(**inputs)
+        (theirs,) = reads.post_process_grounded_object_detection(
+            outputs, inputs.input_ids, threshold=0.3, text_threshold=0.0, target_sizes=[request.image.size]
+        )
+        order = theirs["scores"].argsort(descending=True)
+        np.testing.assert_allclose(each.box_scores, theirs["scores"][order], atol=1e-5)
+        np.testing.assert_allclose(each.boxes, theirs["boxes"][order], atol=1e-3)
+        n_boxes += len(each.boxes)
+    assert n_boxes >= 5
+
+
+def test_masks_are_the_union_of_sams_masks_for_the_boxes(
+    detector: Any, detector_folder: Callable[[str], str], requests: list[DetectRequest]
+) -> None:
+    import torch
+    from transformers import SamModel, SamProcessor
+
+    folder = detector_folder("sam")
+    network, reads = SamModel.from_pretrained(folder).eval(), SamProcessor.from_pretrained(folder)
+    checked = 0
+    for request, each in zip(requests, found(detector(dilation_px=0).detect(requests)), strict=True):
+        if not len(each.boxes):
+            assert not each.mask.any()
+            continue
+        inputs = reads(images=request.image.to_pil(), input_boxes=[each.boxes.tolist()], return_tensors="pt")
+        sizes = inputs["original_sizes"], inputs["reshaped_input_sizes"]
+        inputs["input_boxes"] = inputs["input_boxes"].float()
+        with torch.no_grad():
+            drawn = network(**inputs, multimask_output=False).pred_masks
+        (masks,) = reads.image_processor.post_process_masks(drawn, *sizes)
+        assert (each.mask == masks[:, 0].any(0).numpy()).mean() >= 0.999
+        checked += 1
+    assert checked >= 3
+
+
+def test_the_paper_takes_the_best_boxs_confidence(detector: Any, requests: list[DetectRequest]) -> None:
+    several = [each for each in found(detector().detect(requests)) if len(each.boxes) > 1]
+    assert several
+    for each in several:
+        assert each.score == pytest.approx(each.box_scores.max())
+        assert (np.diff(each.box_scores) <= 0).all()
+        assert (each.box_scores > 0.3).all()
+
+
+def test_the_authors_code_takes_the_mean_of_scores_cut_to_two_decimals(
+    detector: Any, requests: list[DetectRequest]
+) -> None:
+    several = [e for e in found(detector(mode="authors-code").detect(requests)) if len(e.boxes) > 1]
+    assert several
+    for each in several:
+        # As text is cut, not rounded.
+        cut = [float(str(float(score))[:4]) for score in each.box_scores]
+        assert each.score == pytest.approx(sum(cut) / len(cut))
+        assert (each.box_scores > 0.25).all()
+
+
+def test_a_box_that_is_like_no_word_is_dropped_in_the_papers_mode_only(
+    detector: Any, requests: list[DetectRequest]
+) -> None:
+    strict = {"box_threshold": 0.3, "text_threshold": 0.9999999}
+    assert all(not each.present for each in found(detector(**strict).detect(requests)))
+    kept = found(detector(mode="authors-code", **strict).detect(requests))
+    assert any(each.present for each in kept)
+
+
+def test_nothing_found_is_zero_and_an_empty_mask(detector: Any) -> None:
+    (nothing,) = found(detector(box_threshold=0.9999).detect([DetectRequest(picture(60, 50, 0), "dog")]))
+    assert (nothing.score, nothing.present, nothing.mask.any()) == (0.0, False, False)
+    assert nothing.boxes.shape == (0, 4)
+
+
+def test_each_image_is_segmented_once_however_many_concepts_are_sought(
+    detector: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = detector(box_threshold=0.0)
+    encoded: list[int] = []
+    encode = model._segmenter.get_image_embeddings
+    monkeypatch.setattr(
+        model._segmenter,
+        "get_image_embeddings",
+        lambda pixels: encoded.append(len(pixels)) or encode(pixels),
+    )
+    one, other = picture(60, 50, 0), picture(60, 50, 1)
+    model.detect([DetectRequest(one, "dog"), DetectRequest(one, "cat"), DetectRequest(other, "dog")])
+    assert encoded == [2]
+
+
+def test_a_concept_without_words_fails_alone(detector: Any) -> None:
+    image = picture(60, 50, 0)
+    empty, dog = detector().detect([DetectRequest(image, " . "), DetectRequest(image, "dog")])
+    assert isinstance(empty, UsageError)
+    assert isinstance(dog, Detection)
+
+
+def test_a_concept_is_one_phrase_in_lower_case() -> None:
+    assert caption("  Dog ") == "dog."
+    assert caption("St. Bernard.") == "st bernard."
+
+
+def test_the_name_tells_models_mode_and_thresholds(detector: Any) -> None:
+    assert "paper box>0.3 text>0.25" in detector().name
+    assert "authors-code box>0.25 text>0.3" in detector(mode="authors-code").name
+    assert detector().name != detector(dilation_px=3).name
+
+
+def test_a_model_of_another_kind_is_told(detector_folder: Callable[[str], str]) -> None:
+    sam = detector_folder("sam")
+    with pytest.raises(UsageError, match="sam"):
+        GroundingDetector(GroundingDetection(detector=sam, segmenter=sam))
+
+
+def test_a_folder_that_is_not_there_is_told(detector_folder: Callable[[str], str]) -> None:
+    with pytest.raises(hub.ModelNotFoundError, match="/no/such"):
+        GroundingDetector(GroundingDetection(detector="/no/such", segmenter=detector_folder("sam")))
+
+
+def test_too_little_memory_is_told_before_loading(
+    detector_folder: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "free_bytes", lambda device: 1000)
+    with pytest.raises(hub.TooLittleMemoryError):
+        GroundingDetector(
+            GroundingDetection(detector=detector_folder("grounding_dino"), segmenter=detector_folder("sam"))
+        )
+
+
+def test_a_missing_extra_is_told_with_its_install_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "find_spec", lambda name: None if name == "transformers" else object())
+    with pytest.raises(MissingDependencyError, match=r'pip install "maia\[models\]"'):
+        GroundingDetector(GroundingDetection())
