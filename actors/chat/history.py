@@ -27,10 +27,8 @@ def without_images(messages: Sequence[Message]) -> tuple[Message, ...]:
 def drop_images_in_blocks(messages: Sequence[Message], max_images: int, block: int) -> tuple[Message, ...]:
     """Return the messages with the oldest images replaced by `LEFT_OUT`, at most `max_images` left.
 
-    Images leave `block` at a time: the number that has left is a multiple of `block`, so that between two
-    such steps each conversation sent is a prefix of the next. As long as one more block would not fit
-    into what has to go, nothing changes; the newest message keeps all its images, since its reader has not
-    seen them yet.
+    Images leave `block` at a time, so that between two such steps each conversation sent is a prefix of
+    the next. The newest message keeps all its images, since its reader has not seen them yet.
     """
     total = sum(len(message.images) for message in messages)
     over = total - max_images

@@ -336,7 +336,7 @@ async def test_no_more_than_the_allowed_requests_are_in_flight(
         assert backend.slots == 3
         replies = await asyncio.gather(*(backend.complete(ask(str(i))) for i in range(9)))
     assert len(replies) == 9
-    assert endpoint.max_in_flight == 3
+    assert 1 < endpoint.max_in_flight <= 3
     assert set(endpoint.billed.values()) == {1}
 
 

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from actors.chat.factory import available, build_backend
+from actors.chat.openai_compatible import OpenAIBackend
+from actors.chat.settings import BuiltinChat, ChatSettings, OpenAIChat, TransformersChat
+from tests.fake_endpoint import KEY
+
+parse = TypeAdapter(ChatSettings).validate_python
+
+
+def test_the_backend_key_tells_the_settings_apart() -> None:
+    assert isinstance(parse({"backend": "openai", "model": "m"}), OpenAIChat)
+    assert isinstance(parse({"backend": "transformers", "model": "m"}), TransformersChat)
+    assert parse({"backend": "builtin"}) == BuiltinChat(model="scientist")
+    for wrong in (
+        {"backend": "gpt"},
+        {"model": "m"},
+        {"backend": "openai"},
+        {"backend": "builtin", "model": "x"},
+    ):
+        with pytest.raises(ValidationError):
+            parse(wrong)
+
+
+def test_an_endpoint_is_built_by_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_KEY", KEY)
+    backend = build_backend(OpenAIChat(model="m", api_key_env="SOME_KEY", max_concurrent=5))
+    assert isinstance(backend, OpenAIBackend)
+    assert (backend.name, backend.slots, backend.max_batch) == ("openai:m", 5, 1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "ok", "words"),
+    [
+        (OpenAIChat(model="m", api_key_env="SOME_KEY"), True, "with the key in SOME_KEY"),
+        (OpenAIChat(model="m", api_key_env="OTHER"), False, "OTHER is not set"),
+        (OpenAIChat(model="m", api_key_env=None, base_url="http://box:8000/v1"), True, "box:8000"),
+        (TransformersChat(model="/no/such/folder"), False, "does not exist"),
+        (TransformersChat(model="owner/name"), True, "hub was not asked"),
+        (BuiltinChat(), True, "stand-in"),
+    ],
+)
+def test_what_is_available_is_said_in_one_sentence(settings: ChatSettings, ok: bool, words: str) -> None:
+    told, sentence = available(settings, {"SOME_KEY": KEY})
+    assert (told, words in sentence) == (ok, True), sentence
+    assert KEY not in sentence
+
+
+def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert available(TransformersChat(model=str(tmp_path)), {}) == (
+        False,
+        'transformers is not installed. Install it: pip install "maia[models]"',
+    )
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "gguf" else object())
+    assert "pip install gguf" in available(TransformersChat(model=str(tmp_path / "m.gguf")), {})[1]
+
+
+def test_settings_and_factory_import_nothing_heavy() -> None:
+    code = (
+        "import sys, actors.chat.factory; "
+        "print([m for m in ('torch', 'ray', 'openai', 'transformers', 'aiohttp') if m in sys.modules])"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

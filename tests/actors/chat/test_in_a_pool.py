@@ -1,0 +1,73 @@
+"""Chat backends hosted as the program hosts them: in a replica, in this process and in a Ray actor."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from actors.chat.base import ChatRequest, Message
+from actors.chat.client import PoolChatModel
+from actors.chat.openai_compatible import OpenAIBackend
+from actors.chat.settings import OpenAIChat
+from actors.endpoint.faults import ContextLengthError, EndpointStopError
+from actors.endpoint.secrets import MissingKeyError
+from actors.pool import LocalPool
+from tests.actors.chat.conftest import picture
+from tests.fake_endpoint import KEY, MODEL, FakeEndpoint, Fault, Seen
+
+pytestmark = pytest.mark.anyio
+
+
+def ask(agent: int, turn: int = 0) -> ChatRequest:
+    parts = (f"agent {agent} turn {turn}", picture(agent))
+    return ChatRequest((Message("system", ("page",)), Message("user", parts)), f"agent {agent}")
+
+
+def echo(seen: Seen) -> str:
+    return f"{seen.texts[-1]} saw {len(seen.images)}"
+
+
+async def test_agents_share_the_places_of_one_endpoint(endpoint: FakeEndpoint) -> None:
+    endpoint.script, endpoint.delay_s = echo, 0.01
+    settings = OpenAIChat(model=MODEL, base_url=endpoint.base_url, api_key_env="K", max_concurrent=4)
+    async with LocalPool(OpenAIBackend(settings, environ={"K": KEY})) as pool:
+        model = PoolChatModel(pool, MODEL, True)
+        replies = await asyncio.gather(*(model.complete(ask(agent)) for agent in range(20)))
+    assert [reply.text for reply in replies] == [f"agent {i} turn 0 saw 1" for i in range(20)]
+    assert 1 < endpoint.max_in_flight <= 4
+    assert sum(endpoint.billed.values()) == 20
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+async def test_an_endpoint_behind_a_ray_actor(endpoint: FakeEndpoint) -> None:
+    """Real client, real actor: answers, typed failures and a missing key all arrive; the key only there."""
+    from actors.cluster import RayLauncher
+    from actors.pool import ReplicaPool
+    from actors.settings import Placement
+
+    endpoint.script = echo
+    settings = OpenAIChat(
+        model=MODEL, base_url=endpoint.base_url, api_key_env="MAIA_TEST_KEY", max_attempts=2, backoff_s=0.001
+    )
+    factory, kwargs = "actors.chat.factory:build_backend", {"settings": settings}
+    launcher = RayLauncher("chat", factory, kwargs, Placement(), {"MAIA_TEST_KEY": KEY})
+    async with ReplicaPool("chat", launcher, Placement()) as pool:
+        model = PoolChatModel(pool, MODEL, True)
+        replies = await asyncio.gather(*(model.complete(ask(agent)) for agent in range(6)))
+        assert [reply.text for reply in replies] == [f"agent {i} turn 0 saw 1" for i in range(6)]
+        assert replies[0].usage.prompt_tokens > 85
+        endpoint.faults.append(Fault.context_length())
+        with pytest.raises(ContextLengthError):
+            await model.complete(ask(1))
+        endpoint.faults.append(Fault.no_quota())
+        with pytest.raises(EndpointStopError, match="credit"):
+            await model.complete(ask(1))
+        assert KEY not in repr(await pool.describe())
+    assert endpoint.complaints == []
+
+    keyless = RayLauncher("chat", factory, kwargs, Placement(), {})
+    async with ReplicaPool("chat", keyless, Placement()) as pool:
+        with pytest.raises(MissingKeyError, match="MAIA_TEST_KEY is not set"):
+            await PoolChatModel(pool, MODEL, True).complete(ask(1))
