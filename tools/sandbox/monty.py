@@ -98,6 +98,7 @@ class MontySandbox(Session):
         self._pool, self._threads = pool, threads
         self._session: Any = None
         self._output: Output | None = None
+        self._sources: list[bytes] = []
         self._bridge = _Bridge(asyncio.get_running_loop())
         self._values = _Handles(self._bridge)  # type: ignore[arg-type]
         self._receivers: dict[UUID, tuple[Any, frozenset[str]]] = {}
@@ -124,6 +125,7 @@ class MontySandbox(Session):
             self._output.add(f"{text}\n".encode())
 
     async def _open(self) -> None:
+        self._sources = []
         session = self._pool.checkout(
             script_name="program",
             limits={
@@ -176,15 +178,17 @@ class MontySandbox(Session):
             if output.total_bytes > flood:
                 raise _FloodError
 
+        self._sources.append(source.encode("utf-8", "replace"))
         snapshot = await self._session.feed_start(source, inputs=self._inputs, print_callback=printed)
         while not isinstance(snapshot, monty.MontyComplete):
             if output.total_bytes > flood:
                 raise _FloodError
-            snapshot = await self._resume(snapshot, source)
+            snapshot = await self._resume(snapshot)
         return snapshot.output
 
-    async def _resume(self, snapshot: Any, source: str) -> Any:
-        receiver, names = self._receivers.get(getattr(snapshot, "object_id", None), (None, frozenset()))
+    async def _resume(self, snapshot: Any) -> Any:
+        identity: Any = getattr(snapshot, "object_id", None)
+        receiver, names = self._receivers.get(identity, (None, frozenset()))
         if isinstance(snapshot, monty.AsyncNameLookupSnapshot):
             name = snapshot.variable_name
             if receiver is None or name not in names:
@@ -206,13 +210,20 @@ class MontySandbox(Session):
         if name not in names:
             return await snapshot.resume_auto()
         args, kwargs = snapshot.args, snapshot.kwargs
-        unpacked = name == "dataset_exemplars" and _unpacks_into_two(source, snapshot.position.start)
+        unpacked = name == "dataset_exemplars" and self._unpacks_into_two(snapshot.position)
 
         def call() -> Any:
             result = getattr(receiver, name)(*args, **kwargs)
             return tuple(map(list, zip(*list(result), strict=True))) if unpacked else result
 
         return await snapshot.resume(await self._answer(call))
+
+    def _unpacks_into_two(self, position: Any) -> bool:
+        """Say whether a call stands behind `a, b = `, as in the paper's programs."""
+        number = re.search(r"\d+", position.filename)
+        if number is None or int(number[0]) >= len(self._sources):
+            return False
+        return _TWO_TARGETS.search(self._sources[int(number[0])][: position.start][-200:]) is not None
 
     async def _answer(self, call: Callable[[], Any]) -> dict[str, Any]:
         """Return the result of a call into `system` or `tools`, in the form in which Monty takes it."""
@@ -268,11 +279,6 @@ def _wrapped(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _wrapped(item) for key, item in value.items()}
     return value
-
-
-def _unpacks_into_two(source: str, start: int) -> bool:
-    """Say whether the call at byte `start` stands behind `a, b = `, as in the paper's programs."""
-    return _TWO_TARGETS.search(source.encode()[:start][-200:]) is not None
 
 
 def _entry_calls(program: str) -> list[str]:

@@ -2,8 +2,8 @@
 
 Programs written against the paper's API hold images as base64 strings, later ones as PIL images. A
 handle is a `PIL.Image.Image` whose pixels are fetched on first use, and it answers the string
-operations with the base64 text of a PNG. numpy looks at the true type and sees a PIL image;
-`isinstance(image, str)` looks at `__class__`, which is `str`.
+operations with the base64 text of a PNG. `isinstance(image, PIL.Image.Image)` looks at the true type;
+`isinstance(image, str)` then looks at `__class__`, which is `str` where a program asks.
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ class ImageHandle(PIL.Image.Image):
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
-        return str
+        # Pillow itself must not take an image for a path or a colour.
+        return str if sys._getframe(1).f_code.co_filename.startswith(PROGRAM_FILE) else ImageHandle
 
     def __str__(self) -> str:
         if self._text is None or self.id is None:

@@ -7,6 +7,7 @@ import builtins
 import errno
 import functools
 import importlib.abc
+import inspect
 import linecache
 import os
 import random
@@ -163,6 +164,8 @@ class _WatchEntryPoints(ast.NodeTransformer):
 def _call_entry(function: Callable[..., Any], system: Any, tools: Any) -> Any:
     """Call an entry point with as many of (system, tools) as it takes."""
     code = function.__wrapped__.__code__  # type: ignore[attr-defined]
+    if code.co_flags & inspect.CO_VARARGS:
+        return function(system, tools)
     names = code.co_varnames[: code.co_argcount]
     required = len(names) - len(function.__wrapped__.__defaults__ or ())  # type: ignore[attr-defined]
     if names[:1] == ("tools",):

@@ -53,6 +53,8 @@ def serve(configuration: dict[str, Any]) -> None:
     except OSError:
         pass
     walls = plan(configuration["readable"], _uid(configuration))
+    # What is imported stays importable with its submodules; nothing else of those folders is to be had.
+    sys.path = [path for path in sys.path if path not in configuration["path"]]
     gc.collect()
     gc.freeze()
     control.send(json.dumps({"missing": walls.missing, "uid": walls.uid}).encode())

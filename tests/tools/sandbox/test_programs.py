@@ -1,0 +1,448 @@
+"""Programs that a model writes, in the paper's form and in the later one, run unchanged."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from actors.images import Image
+from tests.tools.sandbox.appendix import EXAMPLES
+from tests.tools.sandbox.conftest import LIMITS
+from tests.tools.sandbox.hosts import FakeHost, picture
+from tools.sandbox import ProgramOutcome, Sandbox, SandboxServer
+from tools.sandbox.kernel import KernelSandbox, KernelServer
+from tools.sandbox.monty import MontyServer
+
+pytestmark = pytest.mark.anyio
+
+
+async def good(sandbox: Sandbox, host: FakeHost, program: str) -> ProgramOutcome:
+    outcome = await sandbox.run(program, host)
+    assert (outcome.status, outcome.error, outcome.notes) == ("ok", "", ()), outcome
+    return outcome
+
+
+@pytest.fixture(scope="module")
+async def monty_server() -> AsyncIterator[MontyServer]:
+    async with MontyServer(LIMITS) as server:
+        await server.start()
+        yield server
+
+
+@pytest.fixture(params=["cpython", "monty"])
+async def either(
+    request: pytest.FixtureRequest, server: KernelServer, monty_server: MontyServer
+) -> AsyncIterator[Sandbox]:
+    """A sandbox of each executor in turn."""
+    chosen: SandboxServer = server if request.param == "cpython" else monty_server
+    sandbox = await chosen.open(seed=5)
+    yield sandbox
+    await sandbox.close()
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+async def test_the_papers_examples_run_unchanged(either: Sandbox, host: FakeHost, name: str) -> None:
+    # The paper's API page begins with this import; Monty has no typing.Tuple to subscript.
+    head = (
+        "from typing import List, Tuple\n"
+        if "cpython" in str(type(either)).lower() or type(either) is KernelSandbox
+        else ""
+    )
+    program = head + EXAMPLES[name] if head else EXAMPLES[name].replace(" -> Tuple[int, str]", "")
+    outcome = await good(either, host, program)
+    logged = "log" in host.methods
+    assert logged == (name.startswith("LOG"))
+    if not logged:
+        assert outcome.value
+    if name == "THREE_EDITS":
+        activations, masked = outcome.value
+        assert len(activations) == len(masked) == 6
+        assert activations[0] == activations[2] == activations[4]
+        assert host.methods == ["text2image", "edit", "measure"]
+        assert host.asked[0][1]["prompts"] == ["a dog standing on the grass"]
+    if name == "EXEMPLARS":
+        assert outcome.value[0] == [9.0, 8.0, 7.0, 6.0, 5.0]
+        assert all(isinstance(image, Image) for image in outcome.value[1])
+    if name == "LOG_THREE_EDITS":
+        titles = [next(iter(entry)) for entry in host.log]
+        assert titles[:2] == ["a dog standing on the grass", "make the dog sit"]
+
+
+async def test_exemplars_unpack_in_both_forms(sandbox: KernelSandbox, host: FakeHost) -> None:
+    await good(
+        sandbox,
+        host,
+        """
+from PIL import Image
+activations, images = tools.dataset_exemplars(system)
+assert activations == [9.0, 8.0, 7.0, 6.0, 5.0] and len(images) == 5
+(a, i) = tools.dataset_exemplars(system)
+assert a == activations
+pairs = tools.dataset_exemplars(system)
+assert len(pairs) == 5 and pairs[0][0] == 9.0 and isinstance(pairs[-1][1], Image.Image)
+assert [x for x, _ in pairs] == activations
+for rank, (activation, image) in enumerate(pairs): assert activation == 9.0 - rank
+a, i = zip(*pairs)
+assert list(a) == activations and len(i) == 5
+a, i = pairs
+assert a == activations
+assert sorted(pairs, key=lambda p: p[0])[0][0] == 5.0
+assert [p[0] for p in pairs[:2]] == [9.0, 8.0]
+first, second, *rest = pairs
+assert first[0] == 9.0 and len(rest) == 3
+assert max(pairs, key=lambda p: p[0])[0] == 9.0
+assert dict((a, i) for a, i in tools.dataset_exemplars(system)).keys() == set(activations)
+def helper():
+    activations, images = tools.dataset_exemplars(system)
+    return len(activations)
+assert helper() == 5
+assert list(map(lambda p: p[0], pairs)) == activations
+assert list(pairs)[1][0] == 8.0
+copied = [*pairs]
+assert copied[0][0] == 9.0
+""",
+    )
+
+
+async def test_two_exemplars_still_come_as_pairs(sandbox: KernelSandbox) -> None:
+    host = FakeHost()
+    host.exemplar_count = 2
+    await good(sandbox, host, "for a, i in tools.dataset_exemplars(system): assert isinstance(a, float)")
+
+
+async def test_a_program_in_the_later_style(sandbox: KernelSandbox, host: FakeHost) -> None:
+    outcome = await good(
+        sandbox,
+        host,
+        """
+import statistics, math, random, json, re
+from dataclasses import dataclass
+from collections import defaultdict
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+
+@dataclass
+class Trial:
+    prompt: str
+    activation: float
+    @property
+    def strong(self): return self.activation > 1
+
+class Study:
+    def __init__(self): self.trials = []
+    def add(self, prompt, activation): self.trials.append(Trial(prompt, activation)); return self
+
+def show(title, images, activations):
+    for image, activation in zip(images, activations):
+        tools.display(f"{title}: {activation:.2f}", image)
+
+study = Study()
+prompts = [f"a {colour} ball" for colour in ("red", "green", "blue")]
+images = tools.text2image(prompts)
+activations, masked = system.call_neuron(images)
+for prompt, activation in zip(prompts, activations): study.add(prompt, activation)
+print(f"mean {statistics.mean(activations):.2f} sd {statistics.stdev(activations):.2f}")
+show("ball", masked, activations)
+
+base = images[0]
+crop = base.crop((0, 0, 16, 12)).resize((32, 24))
+pasted = base.copy(); pasted.paste(images[1].resize((8, 8)), (4, 4))
+grey = base.convert("L")
+blurred = base.filter(ImageFilter.GaussianBlur(2))
+array = np.asarray(base).copy(); array[:, :16] = 0
+drawn = Image.new("RGB", base.size, "white"); ImageDraw.Draw(drawn).rectangle((2, 2, 9, 9), fill=(255, 0, 0))
+transparent = Image.new("RGBA", (10, 10), (0, 0, 0, 0))
+made = [crop, pasted, grey, blurred, array, array / 255.0, drawn, transparent, array.transpose(2, 0, 1)]
+a, m = system.call_neuron(made)
+assert a[7] == 255.0, a
+assert len(a) == len(m) == len(made) and m[0].size == (32, 24)
+single, masked_single = system.call_neuron(base)
+assert single == [activations[0]]
+edited = tools.edit_images([base] * 2, ["make it blue", "make it square"])
+assert len(edited) == 2 and edited[0].size == base.size
+one = tools.edit_images(base, "make it dark")
+assert len(one) == 1
+same = tools.edit_images([x for _, x in tools.dataset_exemplars(system)][:2], "put it on a beach")
+assert len(same) == 2
+try:
+    system.call_neuron([])
+except Exception as error:
+    print("caught:", error)
+results = defaultdict(list)
+for trial in study.trials: results[trial.strong].append(trial.prompt)
+tools.display(images, {"a": activations, "b": [images[0]]}, 3, None, np.float32(2.5))
+tools.display([images[0], images[1]], "end")
+total = sum(t.activation for t in study.trials)
+""",
+    )
+    assert "mean" in outcome.output
+    assert "caught: images must hold at least one image" in outcome.output
+    assert "note: an edit was weak" in outcome.output
+    images = [item for item in host.displayed if isinstance(item, Image)]
+    assert len(images) == 3 + 3 + 1 + 2
+    assert host.displayed[-1] == "end"
+    assert (
+        await good(sandbox, host, "print(f'{total:.1f}', len(made), study.trials[0].prompt)")
+    ).output.endswith("9 a red ball\n")
+
+
+async def test_an_image_is_a_base64_string_too(sandbox: KernelSandbox, host: FakeHost) -> None:
+    await good(
+        sandbox,
+        host,
+        """
+import base64, io, copy, pickle
+import numpy as np
+from PIL import Image, ImageDraw, ImageOps, ImageStat, ImageChops
+image, other = tools.text2image(["one", "two"])
+assert isinstance(image, str) and isinstance(image, Image.Image)
+text = str(image)
+assert text.startswith("iVBOR") and image.startswith("iVBOR") and len(image) == len(text) and image[:9] == text[:9]
+assert f"<img src='data:image/png;base64,{image}'>" == "<img src='data:image/png;base64," + image + "'>"
+assert "{}".format(image) == "%s" % image == text
+assert base64.b64decode(image) == base64.b64decode(text) == base64.b64decode(image.encode())
+back = Image.open(io.BytesIO(base64.b64decode(image)))
+assert (np.asarray(back) == np.asarray(image)).all()
+assert text in image and image != other and image == image and len({image, other, image}) == 2
+assert bool(image) and repr(image) == "<image 32x24>"
+assert np.array([image, other]).shape == (2, 24, 32, 3)
+assert image.size == (32, 24) and image.width == 32 and image.mode == "RGB" and image.format == "PNG"
+assert image.getpixel((3, 4)) == back.getpixel((3, 4))
+assert len(image.split()) == 3 and image.split("V")[0] == "i"
+assert ImageStat.Stat(image).mean and ImageOps.mirror(image).size == (32, 24)
+assert ImageChops.difference(image, other).getbbox()
+buffer = io.BytesIO(); image.save(buffer, "JPEG")
+assert image.histogram() and image.tobytes() == back.tobytes()
+page = Image.new("RGB", (64, 24)); page.paste(image, (0, 0)); page.paste(other, (32, 0))
+assert page.crop((0, 0, 32, 24)).tobytes() == image.tobytes()
+assert Image.blend(image, other, 0.5).size == (32, 24)
+assert copy.copy(image) == image and copy.deepcopy([image])[0].size == image.size
+assert np.asarray(Image.fromarray(np.asarray(image) // 2)).shape == (24, 32, 3)
+# As text, it can be given back to every tool.
+a = system.neuron([image])[0][0]
+assert [a] * 4 == system.neuron([text, "data:image/png;base64," + text, back, np.asarray(image)])[0]
+""",
+    )
+    ids = [
+        {image.id for image in arguments["images"]} for method, arguments in host.asked if method == "measure"
+    ]
+    assert ids[0] == ids[1] == {picture("one 0").id}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "ImageDraw.Draw(image).rectangle((0, 0, 9, 9), fill='red')",
+        "image.paste((255, 0, 0), (0, 0, 9, 9))",
+        "image.putpixel((0, 0), (1, 2, 3))",
+        "pixels = image.load(); pixels[0, 0] = (1, 2, 3)",
+        "image.thumbnail((8, 8))",
+        "image.paste(other)",
+        "image.putalpha(128)",
+    ],
+)
+async def test_an_image_changed_in_place_is_measured_as_changed(
+    sandbox: KernelSandbox, host: FakeHost, change: str
+) -> None:
+    await good(
+        sandbox,
+        host,
+        f"""
+from PIL import Image, ImageDraw
+image, other = tools.text2image(["one", "two"])
+before = image.copy()
+{change}
+system.call_neuron([image, before])
+""",
+    )
+    changed, before = host.asked[-1][1]["images"]
+    assert before == picture("one 0")
+    assert changed != before
+
+
+async def test_reading_an_image_does_not_send_it_again(sandbox: KernelSandbox, host: FakeHost) -> None:
+    await good(
+        sandbox,
+        host,
+        "import numpy as np\nimage = tools.text2image(['one'])[0]\nx = np.asarray(image).sum()\nassert image.id",
+    )
+
+
+async def test_the_entry_point_is_called_once(either: Sandbox, host: FakeHost) -> None:
+    body = "def run_experiment(system, tools):\n  tools.display('x')\n  return 7\n"
+    assert (await good(either, host, body)).value == 7
+    assert host.displayed == ["x"]
+    assert (await good(either, host, f"{body}result = run_experiment(system, tools)")).value in (7, None)
+    assert host.displayed == ["x", "x"]
+    # A later program that does not define it again does not run it again.
+    assert (await good(either, host, "tools.display('y')")).value is None
+    assert host.displayed == ["x", "x", "y"]
+    assert (await good(either, host, body.replace("run_experiment", "execute_command"))).value == 7
+
+
+@pytest.mark.parametrize(
+    ("program", "value"),
+    [
+        ("def run_experiment():\n  return 1", 1),
+        ("def run_experiment(system):\n  return type(system).__name__", "PaperSystem"),
+        ("def run_experiment(tools):\n  return type(tools).__name__", "PaperTools"),
+        ("def run_experiment(system, tools, n=3):\n  return n", 3),
+        ("def run_experiment(*args):\n  return len(args)", 2),
+        ("def run_experiment(tools, system):\n  return type(tools).__name__", "PaperTools"),
+        ("if True:\n  def run_experiment(system, tools):\n    return 2", 2),
+        ("def main():\n  run_experiment(system, tools)\ndef run_experiment(s, t):\n  return 4\nmain()", 4),
+        (
+            "def run_experiment(system, tools):\n  return 5\nif __name__ == '__main__':\n  run_experiment(system, tools)",
+            5,
+        ),
+        ("run_experiment = lambda system, tools: 6", None),
+    ],
+)
+async def test_entry_points_of_any_form(
+    sandbox: KernelSandbox, host: FakeHost, program: str, value: Any
+) -> None:
+    assert (await good(sandbox, host, program)).value == value
+
+
+async def test_values_come_back_with_their_images(either: Sandbox, host: FakeHost) -> None:
+    outcome = await good(
+        either,
+        host,
+        "def run_experiment(system, tools):\n"
+        "  images = tools.text2image(['a', 'b'])\n"
+        "  return {'images': images, 'n': (1, 2.5, None, True), 'text': 'x'}",
+    )
+    assert outcome.value == {
+        "images": [picture("a 0"), picture("b 0")],
+        "n": [1, 2.5, None, True],
+        "text": "x",
+    }
+
+
+async def test_results_of_earlier_programs_are_there(either: Sandbox, host: FakeHost) -> None:
+    await good(
+        either,
+        host,
+        "a, i = tools.dataset_exemplars(system)\ntools.save_experiment_log(a, i, [f't{n}' for n in range(5)], ['x', 'y'])",
+    )
+    outcome = await good(
+        either,
+        host,
+        "def run_experiment(system, tools):\n"
+        "  return [tools.activation_threshold, tools.experiment_log, tools.results_list[0]['t0']['activation'],\n"
+        "          tools.results_list[1]['t1']['image']]",
+    )
+    assert outcome.value == [7.0, ["t0", "t1", "t2", "t3", "t4"], 9.0, picture("exemplar 8.0")]
+
+
+async def test_the_unit_stays_hidden(either: Sandbox, host: FakeHost) -> None:
+    outcome = await good(either, host, "print(system.neuron_num, system.layer, system.model_name)")
+    assert outcome.output == "hidden hidden hidden\n"
+
+
+async def test_a_tool_that_declines_is_an_exception_that_a_program_can_catch(
+    either: Sandbox, host: FakeHost
+) -> None:
+    outcome = await good(
+        either,
+        host,
+        "try:\n  tools.text2image(['forbidden'])\nexcept Exception as error:\n  print('caught', error)",
+    )
+    assert "declined 'forbidden'" in outcome.output
+    outcome = await either.run("x = 1\ntools.text2image(['forbidden'])", host)
+    assert outcome.status == "error"
+    assert "line 2" in outcome.error
+    assert "declined 'forbidden'" in outcome.error
+
+
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [
+        ("import torch", "torch is not available here"),
+        ("from torchvision import transforms", "torchvision is not available"),
+        ("import requests", "no module 'requests'"),
+        ("import PIL.NoSuchThing", "NoSuchThing"),
+        ("x = 1\ny = undefined + 1", "line 2, in <module>: y = undefined + 1"),
+        ("def f(:\n  pass", "line 1"),
+        ("tools.nothing()", "no attribute 'nothing'"),
+        ("system.model", "out of reach"),
+        ("tools.text2image([1])", "prompts[0] must be a string"),
+        ("tools.text2image('a', 3, 4)", "positional argument"),
+        ("system.call_neuron(['a dog'])", "tools.text2image makes images from text"),
+        ("system.call_neuron([5])", "expected an image"),
+        ("tools.describe_images(tools.text2image(['a', 'b']), ['only one'])", "same length"),
+        ("tools.edit_images(tools.text2image(['a', 'b']), ['x', 'y', 'z'])", "same length"),
+        ("tools.log_experiment([1], [], ['a'], '')", "go together"),
+        ("tools.log_experiment(['x'], [], ['a'], '')", "must hold numbers"),
+        ("open('/etc/passwd')", "Permission denied"),
+        ("import os\nos.fork()", "not permitted"),
+    ],
+)
+async def test_errors_help_to_write_a_better_program(
+    sandbox: KernelSandbox, host: FakeHost, program: str, words: str
+) -> None:
+    outcome = await sandbox.run(program, host)
+    assert outcome.status in ("error", "forbidden")
+    assert words in outcome.error
+    assert ".py" not in outcome.error
+    assert "site-packages" not in outcome.error
+
+
+async def test_an_optional_import_can_be_caught(sandbox: KernelSandbox, host: FakeHost) -> None:
+    await good(
+        sandbox, host, "try:\n  import scipy\nexcept ImportError:\n  scipy = None\nassert scipy is None"
+    )
+
+
+async def test_a_seed_fixes_every_random_choice(open_sandbox: Any, host: FakeHost) -> None:
+    program = (
+        "import random, numpy as np\n"
+        "print(random.random(), np.random.rand(), np.random.default_rng().random(), np.random.default_rng(3).random())\n"
+        "print({'a', 'b', 'c'}, random.sample(range(99), 3), np.random.permutation(5), hash('x'))"
+    )
+    outputs = [(await good(await open_sandbox(seed=seed), host, program)).output for seed in (1, 1, 2)]
+    assert outputs[0] == outputs[1] != outputs[2]
+
+
+async def test_more_images_than_one_call_takes_are_measured_in_turn(
+    sandbox: KernelSandbox, host: FakeHost
+) -> None:
+    outcome = await good(
+        sandbox,
+        host,
+        "image = tools.text2image(['a'])[0]\na, m = system.call_neuron([image] * 300)\nprint(len(a), len(m))",
+    )
+    assert outcome.output == "300 300\n"
+    assert [len(arguments["images"]) for method, arguments in host.asked if method == "measure"] == [256, 44]
+
+
+async def test_standard_library_and_numpy_work_after_the_walls_are_up(
+    sandbox: KernelSandbox, host: FakeHost
+) -> None:
+    await good(
+        sandbox,
+        host,
+        """
+import collections, itertools, functools, heapq, bisect, datetime, decimal, fractions, string, textwrap, pprint
+import enum, abc, copy, operator, contextlib, typing, types, inspect, traceback, warnings, logging, csv, html, zlib
+import hashlib, hmac, secrets, uuid, time, calendar, zoneinfo, unicodedata, difflib, struct, array, queue, asyncio.locks
+import xml.etree.ElementTree, sqlite3, urllib.parse, ssl, email.message, concurrent.futures, colorsys, statistics
+import numpy.fft, numpy.linalg, numpy.ma, numpy.polynomial, numpy.testing
+import PIL.ImageColor, PIL.ImageEnhance, PIL.ImageFont, PIL.ImageMorph, PIL.ImageSequence, PIL.ImageTransform
+import numpy as np
+assert np.linalg.svd(np.random.rand(20, 20))[1].shape == (20,)
+assert np.corrcoef(np.arange(9), np.arange(9) ** 2).shape == (2, 2)
+logging.getLogger().warning("a warning")
+warnings.warn("another")
+image = PIL.Image.new("RGB", (60, 20)); PIL.ImageDraw.Draw(image).text((2, 2), "hi", font=PIL.ImageFont.load_default())
+for kind in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"):
+    import io
+    buffer = io.BytesIO(); image.save(buffer, kind); PIL.Image.open(io.BytesIO(buffer.getvalue())).load()
+image.resize((30, 10), PIL.Image.LANCZOS).rotate(30).quantize(8).convert("RGB")
+time.sleep(0.01)
+with concurrent.futures.ThreadPoolExecutor(4) as pool: assert sum(pool.map(abs, range(-5, 5))) == 25
+sqlite3.connect(":memory:").execute("select 1").fetchall()
+""",
+    )
