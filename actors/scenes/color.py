@@ -19,44 +19,40 @@ _HUES = {
 }
 
 
-def name_of(pixels: np.ndarray) -> str:
-    """Return the colour, of `COLORS`, that most of the pixels (uint8, (n, 3)) have; "gray" if there are none."""
-    if len(pixels) == 0:
-        return "gray"
-    rgb = pixels.reshape(-1, 3).astype(np.float32) / 255
-    high, low = rgb.max(1), rgb.min(1)
+def names_of(pixels: np.ndarray) -> np.ndarray:
+    """Return, for uint8 pixels (..., 3), which colour each has: int (...) into the list of COLORS."""
+    rgb = pixels.astype(np.float32) / 255
+    high, low = rgb.max(-1), rgb.min(-1)
     spread = high - low
     saturation = spread / np.maximum(high, 1e-6)
-    r, g, b = rgb.T
+    r, g, b = rgb[..., 0], rgb[..., 1], rgb[..., 2]
     safe = np.maximum(spread, 1e-6)
     hue = (
         np.where(high == r, ((g - b) / safe) % 6, np.where(high == g, (b - r) / safe + 2, (r - g) / safe + 4))
         * 60
     )
-    names = list(COLORS)
-    votes = np.zeros(len(names))
-    chromatic = (saturation > 0.28) & (high > 0.22)
     light = rgb @ _LUMA
-    for name, mask in (
-        ("white", ~chromatic & (light >= 0.78)),
-        ("black", ~chromatic & (light < 0.27)),
-        ("gray", ~chromatic & (light >= 0.27) & (light < 0.78)),
-    ):
-        votes[names.index(name)] = mask.sum()
+    names = list(COLORS)
     hues = np.array(list(_HUES.values()), np.float32)
-    nearest = np.abs((hue[:, None] - hues + 180) % 360 - 180).argmin(1)
-    for i, name in enumerate(_HUES):
-        mask = chromatic & (nearest == i)
-        if name in ("red", "orange", "yellow"):
-            # Brown is a dark, or pale and dim, orange; a pale red is pink.
-            dim = ((high < 0.62) & (saturation < 0.75)) | ((saturation < 0.5) & (high < 0.85) & (hue > 8))
-            brown = mask & dim & ((hue < 52) | (hue > 335))
-            pale = mask & (name == "red") & (saturation < 0.55) & (high > 0.7) & ~brown
-            votes[names.index("brown")] += brown.sum()
-            votes[names.index("pink")] += pale.sum()
-            mask = mask & ~brown & ~pale
-        votes[names.index(name)] += mask.sum()
-    return names[int(votes.argmax())]
+    nearest = np.abs((hue[..., None] - hues + 180) % 360 - 180).argmin(-1)
+    named = np.array([names.index(name) for name in _HUES])[nearest]
+    warm = np.isin(named, [names.index(name) for name in ("red", "orange", "yellow")])
+    # Brown is a dark, or a pale and dim, orange; a pale red is pink.
+    dim = ((high < 0.62) & (saturation < 0.75)) | ((saturation < 0.5) & (high < 0.85) & (hue > 8))
+    brown = warm & dim & ((hue < 52) | (hue > 335))
+    pale = (named == names.index("red")) & (saturation < 0.55) & (high > 0.7) & ~brown
+    named = np.where(brown, names.index("brown"), np.where(pale, names.index("pink"), named))
+    gray = np.where(
+        light >= 0.78, names.index("white"), np.where(light < 0.27, names.index("black"), names.index("gray"))
+    )
+    return np.where((saturation > 0.28) & (high > 0.22), named, gray)
+
+
+def name_of(pixels: np.ndarray) -> str:
+    """Return the colour, of `COLORS`, that most of the pixels (uint8, (n, 3)) have; "gray" if there are none."""
+    if len(pixels) == 0:
+        return "gray"
+    return list(COLORS)[int(np.bincount(names_of(pixels.reshape(-1, 3)), minlength=len(COLORS)).argmax())]
 
 
 def tint(rgb: np.ndarray, color: str, weight: np.ndarray) -> np.ndarray:

@@ -20,9 +20,9 @@ import PIL.Image
 from actors.errors import UsageError
 from actors.images import Image
 from actors.scenes.backgrounds import BACKGROUNDS
-from actors.scenes.color import name_of
+from actors.scenes.color import name_of, names_of
 from actors.scenes.masked import restore, visible_region
-from actors.scenes.vocabulary import ASSETS, concepts, vocabulary
+from actors.scenes.vocabulary import ASSETS, COLORS, concepts, vocabulary
 
 if TYPE_CHECKING:
     from actors.scenes.network import ConceptNetwork
@@ -55,8 +55,14 @@ def build_network(weights: str | Path | None = WEIGHTS) -> ConceptNetwork:
     from actors.scenes.network import ConceptNetwork
 
     network = ConceptNetwork(len(class_names()))
-    network.class_names = class_names()
-    network.preprocessing = {"input_size": INPUT_SIZE, "mean": MEAN, "std": STD}
+    network.class_names = tuple(class_names())
+    network.preprocessing = {
+        "size": INPUT_SIZE,
+        "fit": "squash",
+        "interpolation": "box",
+        "mean": MEAN,
+        "std": STD,
+    }
     if weights is None:
         return network.eval()
     from safetensors import safe_open
@@ -125,21 +131,32 @@ class Sighting:
     _pixels: np.ndarray
     _maps: np.ndarray
     """Probabilities float32 (K, h, w), in the order of `class_names`."""
+    _seen: np.ndarray
+    """Which positions of the maps count, bool (h, w)."""
 
     @property
     def background(self) -> str:
         """The background that most of the picture has."""
         return max(self.backgrounds, key=lambda name: self.backgrounds[name])
 
+    def score_of(self, names: Sequence[str]) -> float:
+        """Return how surely any of the named concepts or backgrounds is in the image, in [0, 1]."""
+        chosen = self._maps[[_index()[name] for name in names]].sum(0)[self._seen]
+        return min(1.0, float(np.sort(chosen)[-_CORE:].mean()))
+
     def mask(self, name: str, least: float = 0.5) -> np.ndarray:
         """Return where a concept or a background is, bool (H, W): where its probability is above `least`."""
-        mask = self._upsampled(self._maps[_index()[name]]) > least
-        return mask if self.visible is None else mask & self.visible
+        return self.mask_of([name], least)
 
     def mask_of(self, names: Sequence[str], least: float = 0.5) -> np.ndarray:
         """Return where any of the named concepts or backgrounds is, bool (H, W)."""
         chosen = self._maps[[_index()[name] for name in names]].sum(0)
         mask = self._upsampled(chosen) > least
+        return mask if self.visible is None else mask & self.visible
+
+    def color_mask(self, color: str) -> np.ndarray:
+        """Return which pixels have this named colour, bool (H, W)."""
+        mask = names_of(self._pixels) == list(COLORS).index(color)
         return mask if self.visible is None else mask & self.visible
 
     def color(self, mask: np.ndarray) -> str:
@@ -254,6 +271,7 @@ def _sighting(pixels: np.ndarray, region: np.ndarray | None, maps: np.ndarray) -
         region,
         pixels,
         maps,
+        seen,
     )
 
 

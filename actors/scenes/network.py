@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -34,7 +36,10 @@ class Residual(nn.Module):
 class ConceptNetwork(nn.Module):
     """Logits of K classes: of every position at the layer `concepts`, of the image as their maximum."""
 
-    class_names: list[str]
+    class_names: tuple[str, ...] = ()
+    """What each channel of the layer `concepts` stands for."""
+    preprocessing: dict[str, Any]
+    """How images become its input: size, fit, interpolation, mean, std."""
 
     def __init__(self, n_classes: int) -> None:
         super().__init__()

@@ -21,13 +21,13 @@ def random_scene(
     rng: np.random.Generator,
     n_objects: int | None = None,
     *,
-    main: str | None = None,
+    named: Sequence[str] = (),
     background: str | None = None,
     tinted: float = 0.3,
 ) -> Scene:
     """Return a scene of `n_objects` (1 to 4 at random unless told) on a random background.
 
-    `main` and `background` fix the first object's concept and the background; a share `tinted` of the
+    `named` and `background` fix the first objects' concepts and the background; a share `tinted` of the
     objects has another colour than its own.
     """
     n = n_objects if n_objects is not None else int(rng.choice(4, p=(0.4, 0.28, 0.2, 0.12))) + 1
@@ -49,7 +49,7 @@ def random_scene(
         angle = float(rng.uniform(-180, 180) if rng.random() < 0.06 else rng.normal(0, 9))
         objects.append(
             Placed(
-                main if i == 0 and main is not None else _pick(rng, names),
+                named[i] if i < len(named) else _pick(rng, names),
                 round(float(x), 4),
                 round(float(y), 4),
                 round(size, 4),
