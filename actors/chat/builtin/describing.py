@@ -26,12 +26,19 @@ from actors.chat.builtin.edits import causal_changes
 from actors.chat.builtin.formulas import Evidence, Formula, Merit, auroc
 from actors.chat.builtin.programs import exemplar_program, reply, trial_program
 from actors.chat.builtin.reading import Reading, Row
-from actors.chat.builtin.words import Term, Words
+from actors.chat.builtin.words import Term, Words, with_article
 
-MAX_MEASURED_ROUNDS = 7
-BATCH = 32
-FIRST_BATCH = 36
+MAX_MEASURED_ROUNDS = 10
+BATCH = 26
+FIRST_BATCH = 32
+HOPELESS_ROUNDS = 5
+"""Rounds after which a study ends if its best guess still foretells nothing."""
 CHANGES = 6
+SURVEY = 44
+SURVEYED_THINGS = 4
+SUSPECTS = 3
+_KNOWN_SHARE = 0.8
+"""Share of the vocabulary that must have been shown before a search for further concepts ends."""
 
 _CLEAR_GAP = 6.0
 """Nats by which a formula must lead its rivals to be taken as settled."""
@@ -58,6 +65,10 @@ class Standing:
     @property
     def lead(self) -> Formula:
         return self.merits[0].formula
+
+    @property
+    def promising(self) -> bool:
+        return self.merits[0].measured >= _MIN_GAIN or self.foretold >= _ACCEPTABLE
 
     @property
     def acceptable(self) -> bool:
@@ -103,12 +114,19 @@ class UnitStudy:
         since_rejection = [r for r in rounds if not reading.rejected or r > reading.rejected[-1]]
         if standing is None:
             return self._conclude() if len(rounds) >= MAX_MEASURED_ROUNDS else self._survey()
-        changed = any(row.before is not None for row in reading.rows)
-        if since_rejection and standing.settled and changed:
-            return self._conclude(standing)
         if len(since_rejection) >= (2 if reading.rejected else MAX_MEASURED_ROUNDS):
-            return self._conclude(standing)
-        return self._experiment(standing)
+            return self._conclude()
+        if len(since_rejection) >= HOPELESS_ROUNDS and not standing.promising:
+            return self._conclude()
+        changed = any(row.before is not None for row in reading.rows)
+        if not (standing.settled and changed and since_rejection):
+            return self._experiment(standing)
+        suspects = self._suspects(standing)
+        if suspects:
+            return self._single_out(suspects)
+        if self._shown_share() < _KNOWN_SHARE:
+            return self._search(standing)
+        return self._conclude()
 
     # Reading the evidence
 
@@ -136,22 +154,27 @@ class UnitStudy:
         values = self._activations()
         return bool(values) and max(values) - min(values) <= 1e-9 and len(values) > 1
 
-    def _standing(self) -> Standing | None:
+    def _standing(self, final: bool = False) -> Standing | None:
         rows = self._reading.rows
         evidence = Evidence(rows, self._exemplar_terms, self._words)
         merits = evidence.ranked()
+        if final:
+            # A guess that too few images speak for is worth a further experiment, but no answer.
+            merits = [merit for merit in merits if evidence.tested(merit.formula)] or merits
         if not merits:
             return None
         lead = merits[0].formula
         on, off = _split(evidence, lead, rows)
         foretold, agreed = self._foretold(lead)
-        rivals = [m for m in merits[1:] if not _alike(evidence, lead, m.formula)]
+        truth = evidence.truth(lead)
+        rivals = [m for m in merits[1:] if np.abs(evidence.truth(m.formula) - truth).max(initial=0.0) >= 0.5]
         gap = merits[0].score - (rivals[0].score if rivals else 0.0)
         settled = (
             agreed
             and foretold >= _CONFIRMED
             and gap >= _CLEAR_GAP
             and len(on) >= 6
+            and evidence.tested(lead)
             and len(self._reading.measured_rounds) >= 2
         )
         return Standing(
@@ -166,21 +189,46 @@ class UnitStudy:
         )
 
     def _foretold(self, lead: Formula) -> tuple[float, bool]:
-        """Return how well the formula that led before the latest round predicted it, and whether it still leads."""
-        rounds = self._reading.measured_rounds
-        if len(rounds) < 2:
-            return 0.5, False
-        before = [row for row in self._reading.rows if row.round < rounds[-1]]
-        latest = [row for row in self._reading.rows if row.round == rounds[-1]]
-        merits = Evidence(before, self._exemplar_terms, self._words).ranked(limit=1)
-        if not merits:
-            return 0.5, False
-        earlier = merits[0].formula
-        evidence = Evidence(latest, [], self._words)
-        on, off = _split(evidence, earlier, latest)
-        if len(on) < 3 or len(off) < 3:
-            return 0.5, False
-        return auroc(on, off), set(earlier.terms) == set(lead.terms) and earlier.operator == lead.operator
+        """Return how well an earlier leader predicted a round it was not fitted to, and whether it is `lead`.
+
+        The latest round counts that held images on both sides.
+        """
+        rows = self._reading.rows
+        for number in reversed(self._reading.measured_rounds[1:]):
+            merits = Evidence(
+                [row for row in rows if row.round < number], self._exemplar_terms, self._words
+            ).ranked(limit=1)
+            if not merits:
+                break
+            earlier = merits[0].formula
+            tested = [row for row in rows if row.round == number]
+            on, off = _split(Evidence(tested, [], self._words), earlier, tested)
+            if len(on) >= 3 and len(off) >= 3:
+                same = set(earlier.terms) == set(lead.terms) and earlier.operator == lead.operator
+                return auroc(on, off), same
+        return 0.5, False
+
+    def _suspects(self, standing: Standing) -> list[Row]:
+        """Return crowded images that are strong although the leading formula says otherwise, strongest first.
+
+        Those of which every thing has been measured alone since are left out.
+        """
+        evidence = Evidence(self._reading.rows, [], self._words)
+        truth = evidence.truth(standing.lead)
+        alone = {row.stimulus.things[0].concept for row in self._reading.rows if len(row.stimulus.things) == 1}
+        middle = 0.5 * (standing.mean_on + standing.mean_off)
+        found = [
+            row
+            for row, sure in zip(self._reading.rows, truth, strict=True)
+            if sure < 0.4
+            and row.activation > middle
+            and len(row.stimulus.things) >= SURVEYED_THINGS
+            and not alone.issuperset(_names(row.stimulus))
+        ]
+        return sorted(found, key=lambda row: -row.activation)[:SUSPECTS]
+
+    def _shown_share(self) -> float:
+        return len(self._shown_concepts()) / max(1, len(self._words.concepts))
 
     # Turns
 
@@ -199,9 +247,31 @@ class UnitStudy:
         hypotheses = ["the unit is driven by something that its exemplars do not show clearly"]
         hypotheses.append("the unit is driven by nothing that words can name")
         thoughts = self._observations() + " Nothing stands out yet, so I look far and wide: many things at once."
-        survey = self._designer.survey(BATCH)
+        survey = self._designer.survey(BATCH, SURVEYED_THINGS, self._shown_concepts())
         program = trial_program("Many different things and backgrounds.", survey, self._words)
         return reply(thoughts, hypotheses, program)
+
+    def _shown_concepts(self) -> set[str]:
+        return {thing.concept for row in self._reading.rows for thing in row.stimulus.things}
+
+    def _search(self, standing: Standing) -> str:
+        """Look for a further, unrelated concept among everything not shown yet."""
+        stimuli = self._designer.survey(SURVEY, SURVEYED_THINGS, self._shown_concepts(), standing.lead)
+        hypotheses = [
+            claim(standing.lead, self._words) + ", and nothing else",
+            claim(standing.lead, self._words) + ", OR something unrelated that no image has shown yet",
+        ]
+        purpose = "Crowded images without the concept found: does anything else drive the unit?"
+        thoughts = self._observations() + " One explanation stands; I look for a second, unrelated concept."
+        return reply(thoughts, hypotheses, trial_program(purpose, stimuli, self._words))
+
+    def _single_out(self, suspects: Sequence[Row]) -> str:
+        stimuli = self._designer.one_by_one([row.stimulus for row in suspects], each=2)
+        names = sorted({name for row in suspects for name in _names(row.stimulus)})
+        hypotheses = [f"the unit is also driven by {with_article(name)}" for name in names]
+        hypotheses.append("the unit is driven by none of these: they were chance")
+        thoughts = self._observations() + " Some crowded images are strong without a reason: I show their parts alone."
+        return reply(thoughts, hypotheses, trial_program("Which part was it?", stimuli, self._words))
 
     def _experiment(self, standing: Standing) -> str:
         rounds = len(self._reading.measured_rounds)
@@ -242,12 +312,12 @@ class UnitStudy:
 
     # The answer
 
-    def _conclude(self, standing: Standing | None = None) -> str:
+    def _conclude(self) -> str:
         reading = self._reading
         values = self._activations()
         if self._flat() or not values:
             return self._nothing(values)
-        standing = standing or self._standing()
+        standing = self._standing(final=True)
         if standing is None or not (standing.acceptable or (not reading.rows and standing.merits)):
             return self._unexplained(standing)
         formula = headed(self._pruned(standing.lead), self._shares())
@@ -361,8 +431,3 @@ def _split(evidence: Evidence, formula: Formula, rows: Sequence[Row]) -> tuple[n
     truth = evidence.truth(formula)
     values = np.array([row.activation for row in rows], dtype=float)
     return values[truth > 0.6], values[truth < 0.4]
-
-
-def _alike(evidence: Evidence, first: Formula, second: Formula) -> bool:
-    """Say whether two formulas agree on every image measured."""
-    return bool(np.abs(evidence.truth(first) - evidence.truth(second)).max(initial=0.0) < 0.5) and bool(evidence.rows)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -29,16 +30,35 @@ class Designer:
         names = self._rng.sample(self._concepts, min(n_things, len(self._concepts)))
         return Stimulus(tuple(Thing(name) for name in names), self._background())
 
-    def survey(self, count: int, things: int = 3) -> list[Stimulus]:
-        """Return images that show as many different things as possible."""
+    def survey(self, count: int, things: int, seen: Collection[str] = (), without: Formula | None = None) -> list[Stimulus]:
+        """Return images that together show as many different things as possible, the unseen ones first.
+
+        `without`: leave out whatever satisfies this formula, to see what else there is.
+        """
         names = self._rng.sample(self._concepts, len(self._concepts))
+        names.sort(key=lambda name: name in seen)
         backgrounds = self._rng.sample(list(self._words.backgrounds), len(self._words.backgrounds))
-        found = []
-        for index in range(count):
-            chosen = [names[(index * things + k) % len(names)] for k in range(things)]
-            background = backgrounds[index % len(backgrounds)]
-            found.append(Stimulus(tuple(Thing(name) for name in dict.fromkeys(chosen)), background))
+        if without is not None:
+            names = [name for name in names if not self._satisfies(Stimulus((Thing(name),)), without)]
+            backgrounds = [name for name in backgrounds if not self._satisfies(Stimulus((), name), without)]
+        found: list[Stimulus] = []
+        while names and len(found) < count:
+            chosen, names = names[:things], names[things:]
+            background = backgrounds[len(found) % len(backgrounds)] if backgrounds else ""
+            found.append(Stimulus(tuple(Thing(name) for name in chosen), background))
         return found
+
+    def one_by_one(self, crowded: Sequence[Stimulus], each: int) -> list[Stimulus]:
+        """Return images that show each part of the given ones alone: which of them was it?"""
+        found = []
+        for thing in dict.fromkeys(thing for stimulus in crowded for thing in stimulus.things):
+            found += [Stimulus((thing,), self._background()) for _ in range(each)]
+        for background in dict.fromkeys(stimulus.background for stimulus in crowded if stimulus.background):
+            found += [replace(self.random_stimulus(), background=background) for _ in range(each)]
+        return found
+
+    def _satisfies(self, stimulus: Stimulus, formula: Formula) -> bool:
+        return bool(strongest(formula, [stimulus], self._words, sure=0.3))
 
     def telling(self, merits: Sequence[Merit], count: int, repeats: int, controls: int) -> list[Stimulus]:
         """Return `count` images: `repeats` that the leader predicts to be strong, `controls` that share
@@ -136,7 +156,9 @@ class Designer:
         return self._rng.choice(list(self._words.backgrounds)) if self._words.backgrounds else ""
 
 
-def strongest(formula: Formula, stimuli: Sequence[Stimulus], words: Words) -> list[Stimulus]:
-    """Return the stimuli that satisfy the formula."""
+def strongest(
+    formula: Formula, stimuli: Sequence[Stimulus], words: Words, sure: float = 0.8
+) -> list[Stimulus]:
+    """Return the stimuli that satisfy the formula at least as surely as told."""
     truth = formula.truth(truth_table([each.terms(words) for each in stimuli], formula.terms))
-    return [each for each, sure in zip(stimuli, truth, strict=True) if sure > 0.8]
+    return [each for each, value in zip(stimuli, truth, strict=True) if value >= sure]

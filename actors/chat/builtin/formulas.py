@@ -8,7 +8,7 @@ exemplars satisfy it, minus a price for each term. Everything is in nats.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,6 +35,10 @@ class Formula:
             return columns[:, 0] * (1 - columns[:, 1])
         return np.prod(columns, axis=1)
 
+    def ordered(self) -> Formula:
+        """Return the formula with its terms in one order where their order says nothing."""
+        return self if self.operator == "without" else Formula(self.operator, tuple(sorted(self.terms)))
+
     def __str__(self) -> str:
         join = {"is": "", "or": " or ", "and": " together with ", "without": " without "}[self.operator]
         return join.join(str(term) for term in self.terms)
@@ -56,6 +60,9 @@ _EXEMPLAR_WEIGHT = 0.25
 _TERM_PRICE = 5.0
 _LEADS = 6
 _MAX_TERMS = 4
+_PAIRS: tuple[Operator, ...] = ("or", "and", "without")
+_SUPPORT = 3
+"""Images that a part of a formula must rest on."""
 
 
 def truth_table(shown: Sequence[dict[Term, float]], terms: Sequence[Term]) -> np.ndarray:
@@ -63,9 +70,8 @@ def truth_table(shown: Sequence[dict[Term, float]], terms: Sequence[Term]) -> np
     index = {term: column for column, term in enumerate(terms)}
     table = np.zeros((len(shown), len(terms)))
     for row, each in enumerate(shown):
-        for term, sure in each.items():
-            if term in index:
-                table[row, index[term]] = sure
+        for term in index.keys() & each.keys():
+            table[row, index[term]] = each[term]
     return table
 
 
@@ -74,7 +80,7 @@ class Evidence:
 
     def __init__(self, rows: Sequence[Row], exemplars: Sequence[frozenset[Term]], words: Words) -> None:
         self.rows, self.exemplars, self.words = list(rows), list(exemplars), words
-        shown = [row.stimulus.terms(words) for row in rows]
+        self._shown = shown = [row.stimulus.terms(words) for row in rows]
         # A term that two images share at least can explain something; a lone one is luck.
         counts: dict[Term, int] = {}
         for terms in (*shown, *exemplars):
@@ -89,67 +95,79 @@ class Evidence:
 
     def truth(self, formula: Formula) -> np.ndarray:
         """Return how surely each row satisfies the formula, (n rows,)."""
-        return formula.truth(truth_table([row.stimulus.terms(self.words) for row in self.rows], formula.terms))
+        return formula.truth(truth_table(self._shown, formula.terms))
 
     def ranked(self, limit: int = 40) -> list[Merit]:
         """Return the best formulas, best first, each better than nothing."""
-        found = self._score([Formula("is", (term,)) for term in self.terms])
-        leads = [merit.formula.terms[0] for merit in found[:_LEADS]]
-        pairs: set[Formula] = set()
-        for lead in leads:
-            for other in self.terms:
-                if other == lead or _implied(lead, other, self.words):
-                    continue
-                first, second = sorted((lead, other))
-                pairs.add(Formula("or", (first, second)))
-                pairs.add(Formula("and", (first, second)))
-                pairs.add(Formula("without", (lead, other)))
-        found = _merged(found, self._score(sorted(pairs, key=str)))
+        columns = np.arange(len(self.terms))
+        found = self._best("is", [()], columns, limit)
+        leads = [merit.formula.terms for merit in found[:_LEADS]]
+        for operator in _PAIRS:
+            found += self._best(operator, leads, columns, limit)
         for size in range(3, _MAX_TERMS + 1):
-            wider = {
-                Formula("or", tuple(sorted({*merit.formula.terms, other})))
-                for merit in found[:_LEADS]
+            found.sort(key=_order)
+            narrower = [
+                merit.formula.terms
+                for merit in found
                 if merit.formula.operator == "or" and len(merit.formula.terms) == size - 1
-                for other in self.terms
-                if other not in merit.formula.terms
-                and not any(_implied(term, other, self.words) for term in merit.formula.terms)
-            }
-            if not wider:
+            ]
+            if not narrower:
                 break
-            found = _merged(found, self._score(sorted(wider, key=str)))
-        return [merit for merit in found if merit.score > 0][:limit]
+            found += self._best("or", narrower[:_LEADS], columns, limit)
+        unique = {merit.formula: merit for merit in found if merit.score > 0}
+        return sorted(unique.values(), key=_order)[:limit]
 
-    def merit(self, formula: Formula) -> Merit:
-        for term in formula.terms:
-            if term not in self._column:
-                return Merit(formula, -np.inf, 0.0)
-        return self._score([formula])[0]
+    def tested(self, formula: Formula) -> bool:
+        """Say whether enough images speak for each part of the formula: a combination, and its parts apart."""
+        if not self.rows:
+            return False
+        columns = [self.truth(Formula("is", (term,))) > 0.6 for term in formula.terms]
+        if formula.operator in ("is", "or"):
+            return all(int(column.sum()) >= _SUPPORT for column in columns)
+        first, second = columns
+        cells = [first & second, first & ~second]
+        if formula.operator == "and":
+            cells.append(~first & second)
+        return all(int(cell.sum()) >= _SUPPORT for cell in cells)
 
-    def _score(self, formulas: Sequence[Formula]) -> list[Merit]:
-        if not formulas:
-            return []
-        columns = [[self._column[term] for term in formula.terms] for formula in formulas]
-        truth = np.stack(
-            [f.truth(self._table[:, c]) for f, c in zip(formulas, columns, strict=True)]
-        )  # (formulas, rows)
-        measured = _two_level_gain(truth, self.activations)
-        seen = np.stack(
-            [f.truth(self._exemplar_table[:, c]) for f, c in zip(formulas, columns, strict=True)]
-        ).sum(axis=1)
-        base = np.array(
-            [float(f.truth(self._base[c][None])[0]) for f, c in zip(formulas, columns, strict=True)]
-        )
-        surprise = _EXEMPLAR_WEIGHT * _binomial_gain(seen, len(self.exemplars), base)
-        price = _TERM_PRICE * np.array([len(f.terms) for f in formulas])
-        merits = [
-            Merit(formula, float(score), float(gain))
-            for formula, score, gain in zip(formulas, measured + surprise - price, measured, strict=True)
-        ]
-        return sorted(merits, key=lambda merit: (-merit.score, str(merit.formula)))
+    def _best(
+        self, operator: Operator, leads: Sequence[tuple[Term, ...]], others: np.ndarray, limit: int
+    ) -> list[Merit]:
+        """Return the best formulas that add one term to one of `leads`."""
+        merits: list[Merit] = []
+        for lead in leads:
+            fixed = [self._column[term] for term in lead]
+            allowed = np.array(
+                [not any(_implied(term, self.terms[c], self.words) for term in lead) for c in others], bool
+            )
+            candidates = others[allowed]
+            if not len(candidates):
+                continue
+            truth = _extended(operator, self._table, fixed, candidates)
+            seen = _extended(operator, self._exemplar_table, fixed, candidates).sum(axis=1)
+            base = _extended(operator, self._base[None], fixed, candidates)[:, 0]
+            measured = _two_level_gain(truth, self.activations)
+            surprise = _EXEMPLAR_WEIGHT * _binomial_gain(seen, len(self.exemplars), base)
+            score = measured + surprise - _TERM_PRICE * (len(lead) + 1)
+            for position in np.argsort(-score, kind="stable")[:limit]:
+                formula = Formula(operator, (*lead, self.terms[candidates[position]])).ordered()
+                merits.append(Merit(formula, float(score[position]), float(measured[position])))
+        return merits
 
 
-def _merged(first: Iterable[Merit], second: Iterable[Merit]) -> list[Merit]:
-    return sorted([*first, *second], key=lambda merit: (-merit.score, str(merit.formula)))
+def _extended(operator: Operator, table: np.ndarray, fixed: Sequence[int], candidates: np.ndarray) -> np.ndarray:
+    """Return (candidates, n) truth of the formulas of the `fixed` columns with each candidate column added."""
+    added = table[:, candidates].T
+    if not fixed:
+        return added
+    if operator == "or":
+        return 1 - np.prod(1 - table[:, fixed], axis=1) * (1 - added)
+    before = np.prod(table[:, fixed], axis=1)
+    return before * (1 - added if operator == "without" else added)
+
+
+def _order(merit: Merit) -> tuple[float, str]:
+    return (-merit.score, str(merit.formula))
 
 
 def _implied(first: Term, second: Term, words: Words) -> bool:

@@ -80,7 +80,8 @@ class Words:
     backgrounds: Mapping[str, Setting]
     colours: Mapping[str, tuple[str, ...]]
     """Each colour with its other names."""
-    _members: dict[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
+    _members: dict[str, tuple[str, ...]] = field(default_factory=dict, repr=False, compare=False)
+    _closures: dict[Term, frozenset[Term]] = field(default_factory=dict, repr=False, compare=False)
 
     def members(self, category: str) -> tuple[str, ...]:
         """Return the concepts of a category, those of its subcategories included."""
@@ -99,11 +100,12 @@ class Words:
 
     def closure(self, term: Term) -> frozenset[Term]:
         """Return the term with the categories that it implies."""
-        if term.kind == "concept":
-            return frozenset({term, *(Term("category", c) for c in self.concepts[term.name].categories)})
-        if term.kind == "category":
-            return frozenset({term, *(Term("category", c) for c in self.categories[term.name].categories)})
-        return frozenset({term})
+        found = self._closures.get(term)
+        if found is None:
+            nouns = {"concept": self.concepts, "category": self.categories}.get(term.kind, {})
+            above = nouns[term.name].categories if term.name in nouns else ()
+            found = self._closures[term] = frozenset({term, *(Term("category", c) for c in above)})
+        return found
 
     def base_rate(self, term: Term) -> float:
         """Return about how often a scene of two things picked at random shows the term."""
@@ -150,7 +152,8 @@ class Words:
     def find(self, text: str) -> list[Term]:
         """Return the terms that a text names, in order and with repetitions; the longest name wins.
 
-        A word that is both a colour and a thing is the colour when a thing follows it.
+        A word that is both a colour and a thing is the colour when a thing follows it; one that is both a thing
+        and a background is the background after "on", "in", "at" or "background".
         """
         tokens = _tokens(text)
         found: list[Term] = []
@@ -160,13 +163,18 @@ class Words:
             if not length:
                 start += 1
                 continue
-            if len(terms) > 1:
-                following, _ = self._match(tokens, start + length)
-                before_a_thing = any(term.kind in ("concept", "category") for term in following)
-                terms = tuple(t for t in terms if (t.kind == "colour") == before_a_thing) or terms
-            found.append(terms[0])
+            found.append(terms[0] if len(terms) == 1 else self._meant(terms, tokens, start, length))
             start += length
         return found
+
+    def _meant(self, terms: Sequence[Term], tokens: Sequence[str], start: int, length: int) -> Term:
+        """Choose among the terms that one word may name, by the words around it."""
+        following, _ = self._match(tokens, start + length)
+        before_a_thing = any(term.kind in ("concept", "category") for term in following)
+        before_a_thing |= bool(_THING_WORDS & set(tokens[start + length : start + length + 1]))
+        of_a_place = bool(_PLACE_WORDS & set(tokens[max(0, start - 3) : start]))
+        wanted = "colour" if before_a_thing else "background" if of_a_place else "concept"
+        return next((term for term in terms if term.kind == wanted), terms[0])
 
     def _match(self, tokens: Sequence[str], start: int) -> tuple[tuple[Term, ...], int]:
         for length in range(min(self._longest, len(tokens) - start), 0, -1):
@@ -174,6 +182,10 @@ class Words:
             if terms:
                 return terms, length
         return (), 0
+
+
+_THING_WORDS = frozenset(("object", "objects", "thing", "things", "item", "items"))
+_PLACE_WORDS = frozenset(("on", "in", "at", "background"))
 
 
 def _tokens(text: str) -> list[str]:

@@ -115,7 +115,9 @@ class World:
                 colour = ""
             elif term.kind == "background":
                 background = term.name
-        return Stimulus(tuple(things), background or random.Random(prompt).choice(list(self.words.backgrounds)))
+        return Stimulus(
+            tuple(things), background or random.Random(prompt).choice(list(self.words.backgrounds))
+        )
 
     def _new(self, content: Stimulus) -> Image:
         pixels = np.frombuffer(len(self._content).to_bytes(12, "big"), np.uint8).reshape(2, 2, 3)

@@ -1,0 +1,215 @@
+"""How often the built-in scientist is right about units whose truth is known, in a world without pixels.
+
+    python -m benchmarks.bench_scientist --units 20
+
+Concepts are drawn at random; blind observers, image maker and units are noisy. A study is right when its labels name
+every term of the unit and no other, or, for a unit without meaning, when it says "not interpretable".
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import time
+from collections import defaultdict
+from collections.abc import Callable
+
+import numpy as np
+
+from actors.chat.builtin.embedded_words import embedded_words
+from actors.chat.builtin.formulas import auroc
+from actors.chat.builtin.scientist import Scientist
+from actors.chat.builtin.stimuli import Stimulus
+from actors.chat.builtin.words import Kind, Term, Words
+from tests.actors.chat.builtin.world import World, WorldEyes, random_scene, study
+
+OPENING = "Describe the unit: answer with [HYPOTHESIS LIST], [CODE], and in the end [DESCRIPTION] and [LABEL]."
+Made = tuple[World, frozenset[Term] | None]
+"""A world and the terms of its unit; None when no words describe it."""
+
+
+def pick(rng: random.Random, words: Words, *kinds: Kind) -> Term:
+    kind = rng.choice(kinds)
+    if kind == "category":
+        return Term(kind, rng.choice([c for c in words.categories if len(words.members(c)) >= 4]))
+    names = {"concept": words.concepts, "colour": words.colours, "background": words.backgrounds}[kind]
+    return Term(kind, rng.choice(list(names)))
+
+
+def confidence(content: Stimulus, term: Term, words: Words, rng: random.Random) -> float:
+    """Return what a fallible detector would say: 0.55 to 1 if present, with misses and false alarms."""
+    present = content.terms(words).get(term, 0.0) > 0.5
+    if present:
+        return rng.uniform(0.55, 1.0) if rng.random() < 0.95 else 0.0
+    return rng.uniform(0.3, 0.6) if rng.random() < 0.01 else 0.0
+
+
+def unrelated(rng: random.Random, words: Words, first: Term, *kinds: Kind) -> Term:
+    while True:
+        other = pick(rng, words, *kinds)
+        if other not in words.closure(first) and first not in words.closure(other):
+            return other
+
+
+def planted(first: Term, second: Term, share: float) -> Callable[[random.Random, Words], Stimulus]:
+    """Return a data set in which a share of the scenes shows both terms."""
+
+    def draw(rng: random.Random, words: Words) -> Stimulus:
+        scene = random_scene(rng, words)
+        return satisfying(scene, (first, second), rng, words) if rng.random() < share else scene
+
+    return draw
+
+
+def satisfying(scene: Stimulus, terms: tuple[Term, ...], rng: random.Random, words: Words) -> Stimulus:
+    from actors.chat.builtin.stimuli import Thing
+
+    names = [t.name for t in terms if t.kind == "concept"]
+    names += [rng.choice(words.members(t.name)) for t in terms if t.kind == "category"]
+    colour = next((t.name for t in terms if t.kind == "colour"), "")
+    names = names or [rng.choice(list(words.concepts))]
+    things = tuple(Thing(name, colour if not index else "") for index, name in enumerate(dict.fromkeys(names)))
+    background = next((t.name for t in terms if t.kind == "background"), scene.background)
+    return Stimulus(things, background)
+
+
+def only(term: Term, words: Words) -> Callable[[Stimulus], Stimulus]:
+    """Return what a mask of one term leaves visible."""
+
+    def look(content: Stimulus) -> Stimulus:
+        if term.kind == "background":
+            return Stimulus((), content.background)
+        things = tuple(t for t in content.things if Stimulus((t,)).terms(words).get(term, 0) > 0.5)
+        return Stimulus(things, "") if things else content
+
+    return look
+
+
+def make(kind: str, seed: int, words: Words) -> Made:
+    rng = random.Random(f"{kind}/{seed}")
+    if kind in ("concept", "category", "colour", "background"):
+        term = pick(rng, words, kind)  # type: ignore[arg-type]
+        unit = lambda c, r: confidence(c, term, words, r)  # noqa: E731
+        return World(words, unit, seed, only(term, words)), frozenset({term})
+    if kind.startswith("or"):
+        first = pick(rng, words, "concept", "concept", "category", "background", "colour")
+        second = unrelated(rng, words, first, "concept", "concept", "category", "background")
+        pool = max if kind == "or-max" else lambda a, b: (a + b) / 2 if a and b else max(a, b)
+
+        def unit(c: Stimulus, r: random.Random) -> float:
+            return pool(confidence(c, first, words, r), confidence(c, second, words, r))
+
+        def look(content: Stimulus) -> Stimulus:
+            shown = content.terms(words)
+            return only(first if shown.get(first, 0) > 0.5 else second, words)(content)
+
+        return World(words, unit, seed, look), frozenset({first, second})
+    if kind == "conditional":
+        first = pick(rng, words, "concept", "category")
+        second = unrelated(rng, words, first, "concept", "category", "colour", "background")
+
+        def unit(c: Stimulus, r: random.Random) -> float:
+            a, b = confidence(c, first, words, r), confidence(c, second, words, r)
+            return a if a and b else r.uniform(0, 0.1)
+
+        world = World(words, unit, seed, only(first, words), dataset=planted(first, second, 0.01))
+        return world, frozenset({first, second})
+    if kind == "without":
+        first = pick(rng, words, "category")
+        second = pick(rng, words, "background", "colour")
+
+        def unit(c: Stimulus, r: random.Random) -> float:
+            a, b = confidence(c, first, words, r), confidence(c, second, words, r)
+            return 0.0 if b else a
+
+        return World(words, unit, seed, only(first, words)), frozenset({first, second})
+    if kind == "confounded":
+        first, second = pick(rng, words, "concept"), pick(rng, words, "background")
+
+        def draw(r: random.Random, w: Words) -> Stimulus:
+            scene = random_scene(r, w)
+            if first.name in [t.concept for t in scene.things] or r.random() < 0.01:
+                return satisfying(scene, (first, second), r, w)
+            return scene
+
+        unit = lambda c, r: confidence(c, first, words, r)  # noqa: E731
+        return World(words, unit, seed, dataset=draw), frozenset({first})
+    nuisance: dict[str, Callable[[Stimulus, random.Random], float]] = {
+        "dead": lambda c, r: 0.0,
+        "constant": lambda c, r: 0.37,
+        "random": lambda c, r: r.random(),
+        "gauss": lambda c, r: r.gauss(0, 1),
+        "rare-noise": lambda c, r: r.random() if r.random() < 0.05 else 0.0,
+    }
+    if kind in nuisance:
+        return World(words, nuisance[kind], seed), None
+    weights = {pick(rng, words, "concept", "category", "colour", "background"): rng.uniform(0.5, 2) for _ in range(4)}
+
+    def unit(c: Stimulus, r: random.Random) -> float:
+        shown = c.terms(words)
+        return sum(w * shown.get(t, 0) for t, w in weights.items()) + r.gauss(0, 0.4)
+
+    return World(words, unit, seed), frozenset(weights)
+
+
+def terms_named(labels: list[str], words: Words) -> frozenset[Term]:
+    return frozenset(term for label in labels for term in words.find(label.replace(" objects", "")))
+
+
+def predictive(world: World, labels: list[str], words: Words) -> float:
+    """Return the AUROC of fresh contents of the labels over random ones."""
+    rng = random.Random(1)
+    on, off = [], []
+    for index in range(40):
+        label = labels[index % len(labels)].replace(" objects", "")
+        chosen = tuple(words.find(label))
+        on.append(world.unit(satisfying(random_scene(rng, words), chosen, rng, words), rng))
+        off.append(world.unit(random_scene(rng, words), rng))
+    return auroc(np.array(on), np.array(off))
+
+
+KINDS = (
+    "concept", "category", "colour", "background", "or-max", "or-mean", "conditional", "without",
+    "confounded", "dead", "constant", "random", "gauss", "rare-noise", "graded",
+)  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--units", type=int, default=20, help="units of each kind")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kinds", nargs="*", default=KINDS, choices=KINDS)
+    parser.add_argument("--blind", action="store_true", help="no eyes: blind descriptions only")
+    parser.add_argument("--verbose", action="store_true", help="print every miss")
+    options = parser.parse_args()
+    words = embedded_words()
+    print(f"{'kind':12} right      rounds images seconds")
+    for kind in options.kinds:
+        found: dict[str, list[float]] = defaultdict(list)
+        for seed in range(options.seed, options.seed + options.units):
+            world, truth = make(kind, seed, words)
+            began = time.perf_counter()
+            scientist = Scientist(words, None if options.blind else WorldEyes(world))
+            outcome = study(scientist, world, OPENING, seed=seed)
+            named = terms_named(outcome.labels, words)
+            if truth is None:
+                right = outcome.labels == ["not interpretable"]
+            elif kind == "graded":
+                right = bool(named) and predictive(world, outcome.labels, words) >= 0.8
+            else:
+                right = named == truth
+            found["right"].append(right)
+            found["rounds"].append(outcome.rounds)
+            found["images"].append(outcome.images)
+            found["seconds"].append(time.perf_counter() - began)
+            if options.verbose and not right:
+                print(f"  {kind} {seed}: {sorted(map(str, truth or ()))} -> {outcome.labels}")
+        right = found["right"]
+        print(
+            f"{kind:12} {sum(right):3.0f}/{len(right):<3d}    {np.mean(found['rounds']):6.1f} "
+            f"{np.mean(found['images']):6.0f} {np.mean(found['seconds']):7.2f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
