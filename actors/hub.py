@@ -14,6 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import structlog
+
 from actors.errors import BackendError, MissingDependencyError, UsageError
 
 if TYPE_CHECKING:
@@ -22,10 +24,16 @@ if TYPE_CHECKING:
 _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+_OLD_FORMATS = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+"""Not fetched where there are safetensors."""
+_OTHER_FORMATS = ("*.msgpack", "*.h5", "*.onnx", "*.onnx_data", "*.ot", "*.tflite", "*.gguf")
+"""Never fetched: no backend here reads them."""
 _WHOLE_FILE = 1 << 26
 _SAMPLES, _SAMPLE_BYTES = 64, 1 << 16
 _HEADROOM = 1.2
 """Memory wanted per byte of weights: activations and fragmentation come on top of the weights."""
+
+log = structlog.get_logger(__name__)
 
 
 class ModelNotFoundError(UsageError):
@@ -85,23 +93,45 @@ def resolve(model: str, revision: str | None = None, fetch: Callable[[], str] | 
     folder = local_folder(model)
     if folder is not None:
         return folder
-    with explained(model, revision):
+    log.info("finding_model", model=model, revision=revision)
+    with explained(model, revision), _without_progress_bars():
         return Path(fetch() if fetch else _snapshot(model, revision))
 
 
 def _snapshot(model: str, revision: str | None) -> str:
     import huggingface_hub
 
-    skip = ["*.msgpack", "*.h5", "*.onnx", "*.onnx_data", "*.ot", "*.tflite", "*.gguf"]
+    def folder(skip: tuple[str, ...], cached: bool = False) -> str:
+        return huggingface_hub.snapshot_download(
+            model, revision=revision, ignore_patterns=list(skip), local_files_only=cached
+        )
+
     try:
         info = huggingface_hub.HfApi().model_info(model, revision=revision)
     except huggingface_hub.errors.HfHubHTTPError:
         raise
-    except Exception:  # offline, in one of many ways: the cache may still have it
-        return huggingface_hub.snapshot_download(model, revision=revision, local_files_only=True)
-    if any(file.rfilename.endswith(".safetensors") for file in info.siblings or ()):
-        skip += ["*.bin", "*.pt", "*.pth", "*.ckpt"]
-    return huggingface_hub.snapshot_download(model, revision=revision, ignore_patterns=skip)
+    except Exception:  # offline, in one of many ways: the cache may still have what was fetched before
+        try:
+            return folder(_OTHER_FORMATS + _OLD_FORMATS, cached=True)
+        except huggingface_hub.errors.LocalEntryNotFoundError:
+            return folder(_OTHER_FORMATS, cached=True)
+    safe = any(file.rfilename.endswith(".safetensors") for file in info.siblings or ())
+    return folder(_OTHER_FORMATS + (_OLD_FORMATS if safe else ()))
+
+
+@contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    """Keep the bars of downloads out of the logs of actors."""
+    from huggingface_hub import utils
+
+    if utils.are_progress_bars_disabled():
+        yield
+        return
+    utils.disable_progress_bars()
+    try:
+        yield
+    finally:
+        utils.enable_progress_bars()
 
 
 @contextmanager

@@ -376,3 +376,23 @@ def test_a_lower_precision_is_used_and_part_of_the_settings(maker: Any) -> None:
 def test_the_pipelines_own_class_may_be_named(maker: Any) -> None:
     model = maker("sdxl", **GENERATORS["sdxl"], pipeline="StableDiffusionXLPipeline")
     images(model.generate([GenerateRequest("a dog", 0)]))
+
+
+def test_a_pipeline_is_fetched_by_its_hub_id_and_works_offline_afterwards(
+    pipeline_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.fake_hub import COMMIT, FakeHub, point_at
+
+    settings = DiffusersPipeline(model="owner/tiny", steps=1, size=32, device="cpu")
+    with FakeHub({"owner/tiny": pipeline_folder("stable_diffusion")}) as server:
+        point_at(server.url, tmp_path / "cache", monkeypatch)
+        online = DiffusionMaker(settings, "generate")
+        assert "unet/diffusion_pytorch_model.safetensors" in server.fetched
+        with pytest.raises(hub.ModelNotFoundError, match="owner/typo"):
+            DiffusionMaker(settings.model_copy(update={"model": "owner/typo"}), "generate")
+    assert online.name == f"diffusers StableDiffusionPipeline owner/tiny@{COMMIT[:16]}"
+    offline = DiffusionMaker(settings, "generate")
+    request = [GenerateRequest("a dog", 0)]
+    assert_nearly_equal(images(online.generate(request))[0], images(offline.generate(request))[0])
+    with pytest.raises(hub.HubUnreachableError, match="owner/other"):
+        DiffusionMaker(settings.model_copy(update={"model": "owner/other"}), "generate")
