@@ -23,7 +23,9 @@ from actors.chat.builtin.stimuli import Stimulus
 from actors.chat.builtin.words import Kind, Term, Words
 from tests.actors.chat.builtin.world import World, WorldEyes, random_scene, study
 
-OPENING = "Describe the unit: answer with [HYPOTHESIS LIST], [CODE], and in the end [DESCRIPTION] and [LABEL]."
+OPENING = (
+    "Describe the unit: answer with [HYPOTHESIS LIST], [CODE], and in the end [DESCRIPTION] and [LABEL]."
+)
 Made = tuple[World, frozenset[Term] | None]
 """A world and the terms of its unit; None when no words describe it."""
 
@@ -68,7 +70,9 @@ def satisfying(scene: Stimulus, terms: tuple[Term, ...], rng: random.Random, wor
     names += [rng.choice(words.members(t.name)) for t in terms if t.kind == "category"]
     colour = next((t.name for t in terms if t.kind == "colour"), "")
     names = names or [rng.choice(list(words.concepts))]
-    things = tuple(Thing(name, colour if not index else "") for index, name in enumerate(dict.fromkeys(names)))
+    things = tuple(
+        Thing(name, colour if not index else "") for index, name in enumerate(dict.fromkeys(names))
+    )
     background = next((t.name for t in terms if t.kind == "background"), scene.background)
     return Stimulus(things, background)
 
@@ -143,7 +147,9 @@ def make(kind: str, seed: int, words: Words) -> Made:
     }
     if kind in nuisance:
         return World(words, nuisance[kind], seed), None
-    weights = {pick(rng, words, "concept", "category", "colour", "background"): rng.uniform(0.5, 2) for _ in range(4)}
+    weights = {
+        pick(rng, words, "concept", "category", "colour", "background"): rng.uniform(0.5, 2) for _ in range(4)
+    }
 
     def unit(c: Stimulus, r: random.Random) -> float:
         shown = c.terms(words)

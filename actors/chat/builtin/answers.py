@@ -11,8 +11,12 @@ NOT_INTERPRETABLE = "not interpretable"
 
 
 def label_of(term: Term) -> str:
-    """Return the short form of one term."""
-    return f"{term.name} objects" if term.kind == "colour" else term.name
+    """Return the short form of one term, in words that ask an image maker for it."""
+    if term.kind == "colour":
+        return f"{term.name} objects"
+    if term.kind == "background" and not term.name.endswith(("background", "wall")):
+        return f"{term.name} background"
+    return term.name
 
 
 def labels_of(formula: Formula, words: Words) -> tuple[str, ...]:

@@ -92,7 +92,9 @@ class UnitStudy:
         self._looked_at = [self._terms_in(each.text) for each in reading.exemplars]
         if not any(self._looked_at) and reading.summary:
             self._looked_at = [self._terms_in(reading.summary) for _ in reading.exemplars]
-        pictured = list(context) if len(context) == len(self._looked_at) else [frozenset()] * len(self._looked_at)
+        pictured = (
+            list(context) if len(context) == len(self._looked_at) else [frozenset()] * len(self._looked_at)
+        )
         lit = self._lit()
         self._exemplar_terms = [
             bright | around for bright, around, on in zip(self._looked_at, pictured, lit, strict=True) if on
@@ -215,7 +217,9 @@ class UnitStudy:
         """
         evidence = Evidence(self._reading.rows, [], self._words)
         truth = evidence.truth(standing.lead)
-        alone = {row.stimulus.things[0].concept for row in self._reading.rows if len(row.stimulus.things) == 1}
+        alone = {
+            row.stimulus.things[0].concept for row in self._reading.rows if len(row.stimulus.things) == 1
+        }
         middle = 0.5 * (standing.mean_on + standing.mean_off)
         found = [
             row
@@ -240,13 +244,17 @@ class UnitStudy:
             "the unit is driven by several unrelated things, or by one only beside another",
             "the unit is driven by nothing that words can name",
         ]
-        thoughts = "I begin with the images of the data set that drive the unit most, seen through blind eyes."
+        thoughts = (
+            "I begin with the images of the data set that drive the unit most, seen through blind eyes."
+        )
         return reply(thoughts, hypotheses, exemplar_program(observed))
 
     def _survey(self) -> str:
         hypotheses = ["the unit is driven by something that its exemplars do not show clearly"]
         hypotheses.append("the unit is driven by nothing that words can name")
-        thoughts = self._observations() + " Nothing stands out yet, so I look far and wide: many things at once."
+        thoughts = (
+            self._observations() + " Nothing stands out yet, so I look far and wide: many things at once."
+        )
         survey = self._designer.survey(BATCH, SURVEYED_THINGS, self._shown_concepts())
         program = trial_program("Many different things and backgrounds.", survey, self._words)
         return reply(thoughts, hypotheses, program)
@@ -270,7 +278,10 @@ class UnitStudy:
         names = sorted({name for row in suspects for name in _names(row.stimulus)})
         hypotheses = [f"the unit is also driven by {with_article(name)}" for name in names]
         hypotheses.append("the unit is driven by none of these: they were chance")
-        thoughts = self._observations() + " Some crowded images are strong without a reason: I show their parts alone."
+        thoughts = (
+            self._observations()
+            + " Some crowded images are strong without a reason: I show their parts alone."
+        )
         return reply(thoughts, hypotheses, trial_program("Which part was it?", stimuli, self._words))
 
     def _experiment(self, standing: Standing) -> str:
@@ -286,9 +297,7 @@ class UnitStudy:
         hypotheses = [claim(merit.formula, self._words) for merit in standing.merits[:5]]
         hypotheses.append("the unit is driven by nothing that words can name")
         purpose = "Images on which the hypotheses disagree, repeats in new contexts, and controls."
-        return reply(
-            self._observations(), hypotheses, trial_program(purpose, stimuli, self._words, changes)
-        )
+        return reply(self._observations(), hypotheses, trial_program(purpose, stimuli, self._words, changes))
 
     def _observations(self) -> str:
         """Return what the numbers say so far, in words."""
@@ -303,7 +312,9 @@ class UnitStudy:
             if common:
                 listed = ", ".join(f"{term} in {count}" for term, count in common)
                 said.append(f"Of {len(self._exemplar_terms)} that drive it well, there is {listed}.")
-        latest = [row for row in reading.rows if row.round == max(reading.measured_rounds)] if reading.rows else []
+        latest = (
+            [row for row in reading.rows if row.round == max(reading.measured_rounds)] if reading.rows else []
+        )
         if latest:
             ordered = sorted(latest, key=lambda row: -row.activation)
             said.append("In the latest round the strongest were " + _listed(ordered[:3], self._words) + ";")
@@ -389,11 +400,15 @@ class UnitStudy:
         changed = [row for row in self._reading.rows if row.before is not None]
         told = []
         kinds = {
-            "replacing the thing": [r for r in changed if r.before and _names(r.before) != _names(r.stimulus)],
+            "replacing the thing": [
+                r for r in changed if r.before and _names(r.before) != _names(r.stimulus)
+            ],
             "changing only the background": [
                 r
                 for r in changed
-                if r.before and r.before.background != r.stimulus.background and r.before.things == r.stimulus.things
+                if r.before
+                and r.before.background != r.stimulus.background
+                and r.before.things == r.stimulus.things
             ],
             "changing only the colour": [
                 r
@@ -407,12 +422,18 @@ class UnitStudy:
             if rows:
                 old = float(np.mean([row.before_activation for row in rows]))
                 new = float(np.mean([row.activation for row in rows]))
-                told.append(f"In edits of the same picture, {what} took the mean from {old:.2f} to {new:.2f} (n={len(rows)}).")
+                told.append(
+                    f"In edits of the same picture, {what} took the mean from {old:.2f} to {new:.2f} (n={len(rows)})."
+                )
         return told
 
     def _ruled_out(self, standing: Standing) -> list[str]:
         taken = set(standing.lead.terms)
-        weaker = [m.formula for m in standing.merits[1:12] if m.formula.operator == "is" and not taken & set(m.formula.terms)]
+        weaker = [
+            m.formula
+            for m in standing.merits[1:12]
+            if m.formula.operator == "is" and not taken & set(m.formula.terms)
+        ]
         if not weaker:
             return []
         return ["Tested and less fitting: " + "; ".join(str(formula) for formula in weaker[:4]) + "."]

@@ -30,7 +30,9 @@ class Designer:
         names = self._rng.sample(self._concepts, min(n_things, len(self._concepts)))
         return Stimulus(tuple(Thing(name) for name in names), self._background())
 
-    def survey(self, count: int, things: int, seen: Collection[str] = (), without: Formula | None = None) -> list[Stimulus]:
+    def survey(
+        self, count: int, things: int, seen: Collection[str] = (), without: Formula | None = None
+    ) -> list[Stimulus]:
         """Return images that together show as many different things as possible, the unseen ones first.
 
         `without`: leave out whatever satisfies this formula, to see what else there is.
@@ -77,9 +79,7 @@ class Designer:
         strong = np.flatnonzero(predicted[0] > 0.8)
         chosen += self._varied(pool, strong, repeats)
         chosen += self._split(predicted, weights, count - repeats - controls, set(chosen))
-        free = [
-            i for i in np.flatnonzero(predicted.max(axis=0) < 0.2) if i not in set(chosen)
-        ]
+        free = [int(i) for i in np.flatnonzero(predicted.max(axis=0) < 0.2) if i not in set(chosen)]
         chosen += self._varied(pool, free, count - len(chosen))
         self._rng.shuffle(chosen)
         return [pool[index] for index in chosen]
@@ -100,10 +100,13 @@ class Designer:
             value = value * (1 - 0.35 * apart[:, :, best])
         return picked
 
-    def _varied(self, pool: Sequence[Stimulus], candidates: Sequence[int] | np.ndarray, count: int) -> list[int]:
+    def _varied(
+        self, pool: Sequence[Stimulus], candidates: Sequence[int] | np.ndarray, count: int
+    ) -> list[int]:
         """Pick candidates that repeat concepts and backgrounds as little as possible."""
         used: dict[str, int] = {}
-        left, picked = [int(index) for index in candidates], []
+        left = [int(index) for index in candidates]
+        picked: list[int] = []
         while left and len(picked) < count:
 
             def familiarity(index: int) -> int:
@@ -121,11 +124,13 @@ class Designer:
     def _around(self, focus: Sequence[Term]) -> Stimulus:
         """Return a random image that shows some of the suspected terms, near misses, or neither."""
         rng = self._rng
-        things = []
+        things: list[Thing] = []
         for _ in range(rng.choices((1, 2, 3), (6, 4, 1))[0]):
             thing = self._thing([t for t in focus if t.kind in ("concept", "category")])
             if thing not in (each.concept for each in things):
-                things.append(Thing(thing, self._colour(focus), 1, rng.choice(("", "", "", "large", "small"))))
+                things.append(
+                    Thing(thing, self._colour(focus), 1, rng.choice(("", "", "", "large", "small")))
+                )
         backgrounds = [term.name for term in focus if term.kind == "background"]
         if backgrounds and rng.random() < 0.45:
             return Stimulus(tuple(things), rng.choice(backgrounds))
@@ -140,7 +145,9 @@ class Designer:
         if term.kind == "category":
             return rng.choice([m for m in words.members(term.name) if m not in self._avoid] or self._concepts)
         if rng.random() < 0.3:
-            return rng.choice([s for s in words.siblings(term.name) if s not in self._avoid] or self._concepts)
+            return rng.choice(
+                [s for s in words.siblings(term.name) if s not in self._avoid] or self._concepts
+            )
         return term.name if term.name not in self._avoid else rng.choice(self._concepts)
 
     def _colour(self, focus: Sequence[Term]) -> str:

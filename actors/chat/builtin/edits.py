@@ -18,7 +18,11 @@ def causal_changes(formula: Formula, words: Words, rng: random.Random, count: in
     for index in range(count * 3):
         if len(found) == count:
             break
-        terms = (formula.terms[index % len(formula.terms)],) if formula.operator in ("is", "or") else formula.terms
+        terms = (
+            (formula.terms[index % len(formula.terms)],)
+            if formula.operator in ("is", "or")
+            else formula.terms
+        )
         stimulus = _picture(terms if formula.operator != "without" else terms[:1], words, rng)
         # The thing itself is what most formulas are about: it is changed every other time.
         maker = makers[(0, 1, 0, 2)[index % 4]]
@@ -34,7 +38,9 @@ def _picture(terms: tuple[Term, ...], words: Words, rng: random.Random) -> Stimu
     colour = next((term.name for term in terms if term.kind == "colour"), "")
     if not concepts:
         concepts = [rng.choice(list(words.concepts))]
-    things = tuple(Thing(name, colour if index == 0 else "") for index, name in enumerate(dict.fromkeys(concepts)))
+    things = tuple(
+        Thing(name, colour if index == 0 else "") for index, name in enumerate(dict.fromkeys(concepts))
+    )
     background = next((term.name for term in terms if term.kind == "background"), "")
     return Stimulus(things, background or rng.choice(list(words.backgrounds)))
 
@@ -49,7 +55,9 @@ def _replaced(stimulus: Stimulus, words: Words, rng: random.Random) -> Change | 
         return None
     new = Thing(rng.choice(pool))
     return Change(
-        stimulus, stimulus.swap(old.concept, new), f"replace the {old.concept} with {with_article(new.concept)}"
+        stimulus,
+        stimulus.swap(old.concept, new),
+        f"replace the {old.concept} with {with_article(new.concept)}",
     )
 
 

@@ -46,9 +46,7 @@ def embedded_words() -> Words:
             )
             for c in categories
         },
-        backgrounds={
-            b.name: Setting(b.name, _phrase(b.name), b.names[1:]) for b in BACKGROUNDS.values()
-        },
+        backgrounds={b.name: Setting(b.name, _phrase(b.name), b.names[1:]) for b in BACKGROUNDS.values()},
         colours={c: tuple(w for w, meant in COLOR_WORDS.items() if meant == c and w != c) for c in COLORS},
     )
 

@@ -155,7 +155,9 @@ class Evidence:
         return merits
 
 
-def _extended(operator: Operator, table: np.ndarray, fixed: Sequence[int], candidates: np.ndarray) -> np.ndarray:
+def _extended(
+    operator: Operator, table: np.ndarray, fixed: Sequence[int], candidates: np.ndarray
+) -> np.ndarray:
     """Return (candidates, n) truth of the formulas of the `fixed` columns with each candidate column added."""
     added = table[:, candidates].T
     if not fixed:

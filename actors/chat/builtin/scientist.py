@@ -8,22 +8,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 from actors.chat.base import ChatReply, ChatRequest
 from actors.chat.builtin.describing import UnitStudy
+from actors.chat.builtin.eyes import Eyes
 from actors.chat.builtin.reading import Reading, read
 from actors.chat.builtin.words import Term, Words
-from actors.images import Image
 
 MODEL = "builtin:scientist (embedded stand-in)"
-
-
-class Eyes(Protocol):
-    """Sees what is in pictures."""
-
-    def terms(self, images: Sequence[Image]) -> list[frozenset[Term]]:
-        """Return the terms that each whole picture shows, darkened parts included."""
 
 
 class Scientist:
@@ -36,7 +28,10 @@ class Scientist:
         self._words, self._eyes = words, eyes
 
     async def complete(self, request: ChatRequest) -> ChatReply:
-        """Return the next assistant turn. Decides in well under a second, so it does not leave the loop."""
+        return self.reply(request)
+
+    def reply(self, request: ChatRequest) -> ChatReply:
+        """Return the next assistant turn. Blocking: about a second of computation late in a study."""
         return ChatReply(self.next_turn(request), model=MODEL)
 
     def next_turn(self, request: ChatRequest) -> str:
@@ -51,4 +46,4 @@ class Scientist:
         images = [each.image for each in reading.exemplars if each.image is not None]
         if self._eyes is None or not images or len(images) != len(reading.exemplars):
             return ()
-        return self._eyes.terms(images)
+        return [seen.terms(self._words) for seen in self._eyes.look(images, whole=True)]

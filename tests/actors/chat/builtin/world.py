@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from actors.chat.base import ChatRequest, Message, Part
+from actors.chat.builtin.eyes import Seen, SeenThing
 from actors.chat.builtin.scientist import Scientist
 from actors.chat.builtin.stimuli import Stimulus, Thing
-from actors.chat.builtin.words import Term, Words
+from actors.chat.builtin.words import Words
 from actors.images import Image
 
 Unit = Callable[[Stimulus, random.Random], float]
@@ -130,6 +131,9 @@ class World:
         self._masked[masked.id] = image.id
         return masked
 
+    def visible(self, image: Image) -> Stimulus:
+        return self._content[image.id]
+
     def whole(self, image: Image) -> Stimulus:
         return self._content[self._masked.get(image.id, image.id)]
 
@@ -164,20 +168,26 @@ class World:
 
 
 class WorldEyes:
-    """Eyes that see the whole of a masked picture, as imperfectly as the describer."""
+    """Eyes in the world without pixels, as imperfect as its describer."""
 
     def __init__(self, world: World) -> None:
         self._world = world
 
-    def terms(self, images: Sequence[Image]) -> list[frozenset[Term]]:
+    def look(self, images: Sequence[Image], whole: bool = False) -> list[Seen]:
         rng = random.Random(0)
+        contents = [self._world.whole(image) if whole else self._world.visible(image) for image in images]
         return [
-            frozenset(
-                term
-                for term in self._world.whole(image).terms(self._world.words)
-                if rng.random() < self._world.recall
+            Seen(
+                tuple(
+                    SeenThing(
+                        thing.concept, thing.colour or self._world.words.concepts[thing.concept].colours[0]
+                    )
+                    for thing in content.things
+                    if rng.random() < self._world.recall
+                ),
+                content.background,
             )
-            for image in images
+            for content in contents
         ]
 
 
