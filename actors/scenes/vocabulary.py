@@ -78,7 +78,10 @@ def normal(text: str) -> str:
 
 
 def pluralize(name: str) -> str:
-    """Return the regular English plural of a singular name."""
+    """Return the regular English plural of a singular name; of "cup of tea", that of the cup."""
+    head, of, rest = name.partition(" of ")
+    if of:
+        return f"{pluralize(head)}{of}{rest}"
     if re.search(r"(s|x|z|ch|sh)$", name):
         return name + "es"
     if re.search(r"[^aeiou]y$", name):
