@@ -12,6 +12,8 @@ import itertools
 import logging
 import os
 import secrets
+import socket
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
@@ -106,12 +108,13 @@ def connect(settings: RaySettings) -> bool:
     Raises:
         UsageError: If Ray does not start, or the cluster cannot be joined or accepts anybody.
     """
+    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
+        return False
+    address = "local" if settings.address == "local" else _find(settings)
     _prepare_authentication()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
-    if ray.is_initialized():
-        return False
     _send_messages_to_the_log()
     common: dict[str, Any] = {
         "namespace": settings.namespace,
@@ -120,7 +123,7 @@ def connect(settings: RaySettings) -> bool:
         "configure_logging": False,
     }
     try:
-        if settings.address == "local":
+        if address == "local":
             with _environment(settings):
                 ray.init(
                     address="local",
@@ -136,12 +139,79 @@ def connect(settings: RaySettings) -> bool:
                 root = Path(__file__).resolve().parent.parent
                 modules = [str(root / name) for name in ("actors", "tools", "agents", "experiments")]
                 common["runtime_env"] = {"py_modules": modules}
-            ray.init(address=settings.address, **common)
+            ray.init(address=address, **common)
     except MaiaError:
         raise
     except Exception as error:
         raise UsageError(*_explain(settings, error)) from error
     return True
+
+
+_PROBE = """
+import sys
+from ray._raylet import GcsClient
+from ray.exceptions import AuthenticationError
+address = sys.argv[1]
+if address == "auto":
+    from ray._private.services import canonicalize_bootstrap_address
+    address = canonicalize_bootstrap_address("auto")
+    if address is None:
+        sys.exit("nothing")
+try:
+    GcsClient(address=address).check_alive([], timeout=5)
+except AuthenticationError:
+    print("closed", address)
+else:
+    print("open", address)
+"""
+"""Run in a process of its own: Ray settles how it authenticates when it is imported, and it ends the process
+in which it waits in vain for a cluster."""
+
+
+def _find(settings: RaySettings) -> str:
+    """Return the host and port of a cluster that answers and asks for a token.
+
+    Raises:
+        UsageError: If nothing answers there, or whoever answers lets anybody in.
+    """
+    address = settings.address
+    host, _, port = address.rpartition(":")
+    if address != "auto":
+        if "://" in address or not host or not port.isdigit():
+            raise UsageError(
+                f"the Ray address {address!r} is not host:port.",
+                "Give the address of the cluster's head (port 6379 unless told); Ray Client (ray://) will not do.",
+            )
+        try:
+            socket.create_connection((host, int(port)), settings.join_timeout_s).close()
+        except OSError as error:
+            raise UsageError(*_explain(settings, error)) from error
+    without_token = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH_")}
+    try:
+        probe = subprocess.run(
+            [sys.executable, "-c", _PROBE, address],
+            env=without_token | {"RAY_AUTH_MODE": "disabled"},
+            capture_output=True,
+            text=True,
+            timeout=settings.join_timeout_s,
+            check=False,
+        )
+        answer, _, found = probe.stdout.strip().partition(" ")
+    except subprocess.TimeoutExpired:
+        answer = found = ""
+    if answer not in ("open", "closed"):
+        reason = "no cluster runs on this machine" if address == "auto" else "what answers there is not Ray"
+        raise UsageError(*_explain(settings, ConnectionError(reason)))
+    address = found
+    if answer == "open":
+        if not settings.allow_unauthenticated:
+            raise UsageError(
+                f"the Ray cluster at {address} accepts anybody: whoever reaches its ports can run code on it.",
+                "Start it with RAY_AUTH_MODE=token, or set allow_unauthenticated: true.",
+            )
+        # Its processes call back without a token: asking them for one would leave both sides waiting.
+        os.environ["RAY_AUTH_MODE"] = "disabled"
+    return address
 
 
 def _send_messages_to_the_log() -> None:

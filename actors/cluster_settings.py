@@ -29,5 +29,7 @@ class RaySettings(Settings):
     """Send this program's packages to the workers of a joined cluster; its dependencies must be there."""
     health_failures: int = Field(default=5, ge=1)
     """Health checks, one a second, that a node of a local cluster may miss before it is given up."""
+    join_timeout_s: float = Field(default=30.0, gt=0)
+    """How long whoever answers at `address` has to prove that it is Ray."""
     worker_logs: bool = False
     """Repeat in this process's log what workers print; else it is only in Ray's log folder."""

@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from actors.cluster import Cluster, _environment, _prepare_authentication
+from actors.cluster import Cluster, _environment, _find, _prepare_authentication
 from actors.cluster_settings import RaySettings
 from actors.errors import RefusedError, UsageError
 from actors.pool import ReplicaPool
@@ -30,6 +31,12 @@ ray_test = [pytest.mark.ray, pytest.mark.anyio]
 async def cluster(ray_cluster: None) -> AsyncIterator[Cluster]:
     async with Cluster.start() as cluster:
         yield cluster
+
+
+async def until(happened: Callable[[], bool]) -> None:
+    """Return when another process has brought something about; the test's timeout bounds it."""
+    while not happened():  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
 
 
 class TestPools:
@@ -62,12 +69,10 @@ class TestPools:
         pool = cluster.pool("killed", SCRIPTED, {"gated": True})
         futures = [pool.submit_nowait(Show(i)) for i in range(6)]
         pid = (await pool.describe())["pid"]
-        while (await pool.call("counts"))[0] == 0:  # until the replica holds the first batch
-            await asyncio.sleep(0)
+        await until(lambda: pool.statistics().unsent == 0)
+        assert await pool.call("counts") == (1, 4)
         os.kill(pid, signal.SIGKILL)
-        while not pool.statistics().lost_replicas:
-            await asyncio.sleep(0.01)
-        await pool.ready()
+        await until(lambda: pool.statistics().lost_replicas == 1)
         await pool.call("open_gate")
         assert await asyncio.gather(*futures) == [(i, None) for i in range(6)]
         assert (await pool.describe())["pid"] != pid
@@ -91,8 +96,7 @@ class TestPools:
     async def test_a_pool_has_the_replicas_of_its_placement(self, cluster: Cluster) -> None:
         placement = Placement(min_replicas=2, max_replicas=2, threads=1)
         pool: ReplicaPool[Show, Any] = cluster.pool("two", SCRIPTED, {"gated": False}, placement)
-        while pool.statistics().ready < 2:
-            await asyncio.sleep(0.01)
+        await until(lambda: pool.statistics().ready == 2)
         await pool.map([Show(i) for i in range(10)])
         counts = [each["batch_items"] for each in await pool.replica_statistics()]
         assert sorted(counts) == [5, 5]
@@ -135,18 +139,20 @@ def test_only_named_variables_are_shown_to_ray_and_ours_come_back(monkeypatch: p
         assert not {"HF_TOKEN", "RAY_AUTH_TOKEN"} & os.environ.keys()
         assert os.environ["MY_DATA"] == "/data"
         assert os.environ["PATH"] == before["PATH"]
-        assert os.environ["RAY_health_check_period_ms"] == "1000"
+        assert os.environ["RAY_health_check_period_ms"] == "1000"  # noqa: SIM112
     assert dict(os.environ) == before
 
 
 LIFE = """
-import asyncio, json, sys
+import asyncio, json, os, sys
 from actors.cluster import Cluster
 from actors.cluster_settings import RaySettings
 from tests.actors.scripted import Show
 
 async def main():
-    async with Cluster.start(RaySettings(num_cpus=1, address=sys.argv[1])) as cluster:
+    allow = "MAIA_TEST_ALLOW" in os.environ
+    settings = RaySettings(num_cpus=1, address=sys.argv[1], allow_unauthenticated=allow)
+    async with Cluster.start(settings) as cluster:
         pool = cluster.pool("life", "tests.actors.scripted:build", {"gated": False})
         print(json.dumps([await pool.submit(Show(3)), (await pool.describe())["pid"]]))
         print(cluster.describe()["nodes"], file=sys.stderr)
@@ -183,10 +189,50 @@ def test_a_cluster_of_its_own_ends_without_a_trace_and_prints_nothing_on_stdout(
     assert left == []
 
 
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("127.0.0.1:1", "the Ray cluster at '127.0.0.1:1' could not be joined: ConnectionRefusedError"),
+        ("nonsense", "the Ray address 'nonsense' is not host:port"),
+        ("ray://127.0.0.1:10001", "is not host:port"),
+    ],
+)
+def test_a_cluster_that_cannot_be_joined_is_named(address: str, reason: str) -> None:
+    with pytest.raises(UsageError, match=reason):
+        _find(RaySettings(address=address))
+
+
+def test_what_answers_but_is_not_ray_is_not_joined() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(UsageError, match="what answers there is not Ray"):
+            _find(RaySettings(address=address, join_timeout_s=3))
+
+
 @pytest.mark.ray
-def test_a_cluster_that_is_not_there_is_named_with_what_to_do() -> None:
-    done = live("127.0.0.1:1", RAY_gcs_rpc_server_reconnect_timeout_s="2")
-    assert done.returncode == 1
-    assert "UsageError: the Ray cluster at '127.0.0.1:1' could not be joined" in done.stderr
-    assert "token" in done.stderr
-    assert done.stdout == ""
+@pytest.mark.slow
+def test_a_cluster_that_lets_anybody_in_is_joined_only_when_told(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    head = subprocess.Popen(
+        f"{sys.executable} -m ray.scripts.scripts start --head --block --port={port} --num-cpus=1"
+        " --include-dashboard=false --disable-usage-stats".split(),
+        env=os.environ | {"RAY_AUTH_MODE": "disabled"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        assert head.stdout is not None
+        for line in head.stdout:
+            if "Ray runtime started" in line:
+                break
+        refused = live(f"127.0.0.1:{port}")
+        assert refused.returncode == 1
+        assert f"the Ray cluster at 127.0.0.1:{port} accepts anybody" in refused.stderr
+        joined = live(f"127.0.0.1:{port}", MAIA_TEST_ALLOW="1")
+        assert joined.returncode == 0, joined.stderr
+        assert joined.stdout.startswith("[[3, null], ")
+    finally:
+        head.terminate()
+        head.communicate(timeout=30)
