@@ -37,7 +37,11 @@ class DivergedError(Exception):
 
 
 class UnrestError(Exception):
-    """The program before this one is not over: it only said so."""
+    """The process does not take up a program, because the one before it is not over: it only said so."""
+
+
+class GoneError(Exception):
+    """The process died before it took up a program."""
 
 
 class Clock:
@@ -60,8 +64,8 @@ class Clock:
 class Recorded:
     """The answers that a program got the first time, given again in the same order."""
 
-    def __init__(self, number: int, answers: Sequence[dict[str, Any]]) -> None:
-        self._number, self._answers = number, iter(answers)
+    def __init__(self, answers: Sequence[dict[str, Any]]) -> None:
+        self._answers = iter(answers)
 
     def next(self, digest: str) -> dict[str, Any]:
         """Return the next answer.
@@ -71,7 +75,7 @@ class Recorded:
         """
         entry = next(self._answers, None)
         if entry is None or entry["asked"] != digest:
-            raise DivergedError(f"program {self._number} made another call when it was run again")
+            raise DivergedError("it made another call when it was run again")
         return entry
 
 

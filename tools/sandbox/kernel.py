@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from tools.sandbox.base import Check, Status, Tier
-from tools.sandbox.calls import CallDesk, EndedError, UnrestError
+from tools.sandbox.calls import CallDesk, EndedError, GoneError, UnrestError
 from tools.sandbox.fork_server import Child, ForkServer
 from tools.sandbox.frames import ClosedError, ProtocolError, decode_value
 from tools.sandbox.session import Output, Session
@@ -94,6 +94,8 @@ class KernelSandbox(Session):
                 started, _ = await channel.receive()
         except (TimeoutError, ProtocolError) as error:
             raise UnrestError from error
+        except ClosedError as error:
+            raise GoneError from error
         if started != {"op": "started", "number": self._number}:
             raise UnrestError
         while True:

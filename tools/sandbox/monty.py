@@ -9,7 +9,10 @@ whose pixels never reach a program. There are no numpy and no PIL, and a part of
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import subprocess
+import sys
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -92,10 +95,16 @@ class MontySandbox(Session):
     """A session of a Monty worker process."""
 
     def __init__(
-        self, pool: Any, threads: ThreadPoolExecutor, settings: SandboxSettings, tier: Tier, seed: int
+        self,
+        pool: Any,
+        threads: ThreadPoolExecutor,
+        watch: Callable[[int | None], None],
+        settings: SandboxSettings,
+        tier: Tier,
+        seed: int,
     ) -> None:
         super().__init__(settings, tier, seed)
-        self._pool, self._threads = pool, threads
+        self._pool, self._threads, self._watch = pool, threads, watch
         self._session: Any = None
         self._output: Output | None = None
         self._sources: list[bytes] = []
@@ -137,6 +146,7 @@ class MontySandbox(Session):
         )
         try:
             self._session = await session.__aenter__()
+            self._watch(self._session.worker_pid)
         except (OSError, TimeoutError, monty.MontyError) as error:
             raise SandboxError(f"a monty worker did not come up ({type(error).__name__}).") from error
 
@@ -298,6 +308,44 @@ def _entry_calls(program: str) -> list[str]:
     return calls
 
 
+class _Lifeline:
+    """Ends the workers when this process dies: a busy one would not notice before its own deadline.
+
+    A process of its own reads their ids from a pipe and acts when the pipe closes.
+    """
+
+    _WATCH = (
+        "import os, signal, sys\n"
+        "workers = [os.pidfd_open(int(line)) for line in sys.stdin]\n"
+        "for worker in workers:\n"
+        "    try: signal.pidfd_send_signal(worker, signal.SIGKILL)\n"
+        "    except ProcessLookupError: pass\n"
+    )
+
+    def __init__(self) -> None:
+        self._known: set[int] = set()
+        self._process: subprocess.Popen[bytes] | None = None
+        if hasattr(os, "pidfd_open"):
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", self._WATCH],
+                stdin=subprocess.PIPE,
+                env={},
+                start_new_session=True,
+            )
+
+    def watch(self, pid: int | None) -> None:
+        if self._process is None or self._process.stdin is None or pid is None or pid in self._known:
+            return
+        self._known.add(pid)
+        self._process.stdin.write(b"%d\n" % pid)
+        self._process.stdin.flush()
+
+    def close(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+
+
 class MontyServer:
     """Makes `MontySandbox`es from one pool of worker processes."""
 
@@ -306,6 +354,7 @@ class MontyServer:
     def __init__(self, settings: SandboxSettings) -> None:
         self._settings = settings
         self._pool: Any = None
+        self._lifeline: _Lifeline | None = None
         self._threads = ThreadPoolExecutor(_THREADS, "maia-monty")
         self._sandboxes: weakref.WeakSet[MontySandbox] = weakref.WeakSet()
 
@@ -315,6 +364,7 @@ class MontyServer:
         Raises:
             SandboxError: If it does not come up.
         """
+        self._lifeline = await asyncio.to_thread(_Lifeline)
         pool = monty.AsyncMonty(min_processes=1, max_processes=_MAX_SESSIONS)
         try:
             self._pool = await pool.__aenter__()
@@ -325,10 +375,14 @@ class MontyServer:
             raise SandboxError("; ".join(f"{row.name} is not stopped ({row.detail})" for row in failed))
 
     async def open(self, *, seed: int) -> MontySandbox:
-        sandbox = MontySandbox(self._pool, self._threads, self._settings, self.tier, seed)
+        sandbox = MontySandbox(self._pool, self._threads, self._watch, self._settings, self.tier, seed)
         await sandbox.prepare()
         self._sandboxes.add(sandbox)
         return sandbox
+
+    def _watch(self, pid: int | None) -> None:
+        if self._lifeline is not None:
+            self._lifeline.watch(pid)
 
     async def self_test(self) -> list[Check]:
         from tools.sandbox.self_test import run_monty_checks
@@ -341,6 +395,8 @@ class MontyServer:
         if self._pool is not None:
             pool, self._pool = self._pool, None
             await pool.__aexit__(None, None, None)
+        if self._lifeline is not None:
+            await asyncio.to_thread(self._lifeline.close)
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def __aenter__(self) -> MontyServer:

@@ -11,7 +11,7 @@ from typing import Any
 from actors.errors import MaiaError
 from actors.images import Image
 from tools.sandbox.base import ProgramOutcome, Status, Tier, ToolHost
-from tools.sandbox.calls import CallDesk, DivergedError, EndedError, Recorded, UnrestError
+from tools.sandbox.calls import CallDesk, DivergedError, EndedError, GoneError, Recorded, UnrestError
 from tools.sandbox.settings import SandboxSettings
 from tools.sandbox.shelf import ImageShelf
 
@@ -19,7 +19,6 @@ RESTARTED = (
     "Your session was restarted, because something kept running after your last program."
     " What that program defined may be lost."
 )
-_REPLAY_REASONS = (EndedError, DivergedError, UnrestError)
 
 
 class Output:
@@ -82,17 +81,11 @@ class Session(ABC):
             desk, output = CallDesk(self._settings, self._shelf, host), Output(self._settings.output_bytes)
             value: Any = None
             try:
-                try:
-                    status, value, error = await self._execute(program, desk, output)
-                except UnrestError:
-                    # The last program pretended to have ended. Without it, its successor gets its turn.
-                    await self._discard()
-                    self._records = self._records[:-1]
-                    notes = (RESTARTED, *await self._ready())
-                    status, value, error = await self._execute(program, desk, output)
+                (status, value, words), more = await self._take_up(program, desk, output)
+                notes = (*notes, *more)
                 self._records.append({"program": program, "status": status, "calls": desk.answers})
             except EndedError as ended:
-                status, error = ended.status, ended.text
+                status, words = ended.status, ended.text
                 await self._discard()
                 notes = (*notes, self._lost())
             except BaseException:  # cancelled, or the host failed: how far the program came is unknown
@@ -103,7 +96,7 @@ class Session(ABC):
                 output=output.text,
                 output_truncated=output.truncated,
                 value=value,
-                error=error,
+                error=words,
                 duration_s=time.monotonic() - began,
                 calls=desk.calls,
                 tier=self._tier,
@@ -138,34 +131,70 @@ class Session(ABC):
 
     async def _ready(self) -> tuple[str, ...]:
         """Make sure that an executor waits with the variables of the record; return notes for the agent."""
-        notes: tuple[str, ...] = ()
         state = self._state()
-        if state == "broken":
-            notes = (RESTARTED,)
+        if state == "ready" and (self._number or not self._records):
+            return ()
+        notes = (RESTARTED,) if state == "broken" else ()
+        if state != "ready":
             await self._discard()
-        fresh = state != "ready"
-        if fresh:
             await self._open()
-        if not self._records or (not fresh and self._number):
-            return notes
+        return (*notes, *await self._rebuild())
+
+    async def _take_up(
+        self, program: str, desk: CallDesk, output: Output
+    ) -> tuple[tuple[Status, Any, str], tuple[str, ...]]:
+        """Run a program, in a new executor if the present one does not take it up; return notes too."""
+        notes: tuple[str, ...] = ()
+        for suspect in (False, True):
+            try:
+                return await self._execute(program, desk, output), notes
+            except (UnrestError, GoneError) as error:
+                # Dead once may be bad luck; dead again, after a replay, is the last program's doing.
+                notes += await self._start_over(pretended=suspect or isinstance(error, UnrestError))
         try:
-            await self._replay()
-        except _REPLAY_REASONS as error:
+            return await self._execute(program, desk, output), notes
+        except (UnrestError, GoneError):
+            raise EndedError("died", "The program could not be started.") from None
+
+    async def _start_over(self, *, pretended: bool) -> tuple[str, ...]:
+        """Replace an executor that did not take up a program; return notes for the agent.
+
+        If the last program pretended to have ended, its successor gets its turn without it.
+        """
+        await self._discard()
+        if pretended:
+            self._records = self._records[:-1]
+        await self._open()
+        return ((RESTARTED,) if pretended else ()) + await self._rebuild()
+
+    async def _rebuild(self) -> tuple[str, ...]:
+        """Run the record in a fresh executor, or as much of it as does the same again; return notes."""
+        notes: tuple[str, ...] = ()
+        while self._records:
+            good, reason = await self._replay()
+            if reason is None:
+                break
             await self._discard()
-            self._records = []
             await self._open()
-            return (*notes, f"The variables of your earlier programs are lost ({error}). Define them again.")
-        except BaseException:
-            await self._discard()
-            raise
+            notes = (
+                f"What your programs from number {good + 1} on defined is lost ({reason}). Define it again.",
+            )
+            self._records = self._records[:good]
         return notes
 
-    async def _replay(self) -> None:
-        for number, entry in enumerate(self._records, start=1):
-            desk = CallDesk(self._settings, self._shelf, Recorded(number, entry["calls"]))
-            status, _, _ = await self._execute(entry["program"], desk, Output(0))
+    async def _replay(self) -> tuple[int, Exception | None]:
+        """Run the recorded programs; return how many are good, and what went wrong after them."""
+        for index, entry in enumerate(self._records):
+            desk = CallDesk(self._settings, self._shelf, Recorded(entry["calls"]))
+            try:
+                status, _, _ = await self._execute(entry["program"], desk, Output(0))
+            except (UnrestError, GoneError):
+                return max(index - 1, 0), DivergedError("a program pretended to have ended")
+            except (EndedError, DivergedError) as error:
+                return index, error
             if status != entry["status"] or len(desk.answers) != len(entry["calls"]):
-                raise DivergedError(f"program {number} did not do the same when it was run again")
+                return index, DivergedError("it did not do the same when it was run again")
+        return len(self._records), None
 
     def _lost(self) -> str:
         if self._records:

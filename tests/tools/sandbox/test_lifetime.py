@@ -1,0 +1,84 @@
+"""When the host dies, however it dies, nothing of ours stays behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+HOST = """
+import asyncio, os, sys
+from tests.tools.sandbox.hosts import FakeHost
+from tools.sandbox import SandboxSettings, start
+async def main():
+    server = await start(SandboxSettings(executor=sys.argv[1]))
+    boxes = [await server.open(seed=n) for n in range(4)]
+    await asyncio.gather(*(box.run("x = 1", FakeHost()) for box in boxes))
+    busy = [asyncio.create_task(box.run("while True: x += 1", FakeHost())) for box in boxes[:2]]
+    await asyncio.sleep(0.1)
+    print("ready", flush=True)
+    await asyncio.sleep(60)
+asyncio.run(main())
+"""
+
+
+def descendants(pid: int) -> set[int]:
+    """Return the processes below `pid`, whatever session they are in."""
+    parents: dict[int, int] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+    found, fresh = set(), {pid}
+    while fresh:
+        fresh = {child for child, parent in parents.items() if parent in fresh} - found
+        found |= fresh
+    return found
+
+
+def alive(pids: set[int]) -> set[int]:
+    """Return those that run; a zombie waits only for whoever adopted it."""
+    running = set()
+    for pid in pids:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX":
+                running.add(pid)
+        except OSError:
+            continue
+    return running
+
+
+@pytest.mark.parametrize("executor", ["cpython", "monty"])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_nothing_is_left_one_second_after_the_host_was_killed(executor: str, how: signal.Signals) -> None:
+    names = {path.name for path in Path("/tmp").glob("maia-*")} | {
+        path.name for path in Path("/dev/shm").glob("*")
+    }
+    host = subprocess.Popen(
+        [sys.executable, "-c", HOST, executor], stdout=subprocess.PIPE, text=True, cwd=Path.cwd()
+    )
+    assert host.stdout is not None
+    try:
+        assert host.stdout.readline() == "ready\n"
+        ours = descendants(host.pid)
+        assert len(ours) >= (5 if executor == "cpython" else 4)
+        os.kill(host.pid, how)
+        host.wait()
+        deadline = time.monotonic() + 1.0
+        while alive(ours) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert not alive(ours)
+    finally:
+        host.kill()
+        host.wait()
+        host.stdout.close()
+    left = {path.name for path in Path("/tmp").glob("maia-*")} | {
+        path.name for path in Path("/dev/shm").glob("*")
+    }
+    assert not {name for name in left - names if name.startswith("maia-")}

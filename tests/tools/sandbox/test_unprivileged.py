@@ -1,0 +1,109 @@
+"""The attacks again, as a user without privileges, and as root with an interpreter that others can read.
+
+Nobody's Python must be readable by nobody: an interpreter below root's home is not, so the system's own
+of the same version is used where there is one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+NOBODY = 65534
+PACKAGES = str(Path(pytest.__file__).parent.parent)
+REPOSITORY = Path(__file__).parents[3]
+ATTACKS = "tests/tools/sandbox/test_attacks.py"
+
+
+def python_readable_by_nobody() -> str:
+    """Return an interpreter of this version that any user can run, or skip."""
+    name = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    for candidate in (sys.executable, f"/usr/bin/{name}", f"/usr/local/bin/{name}"):
+        command = [candidate, "-c", "import numpy, pytest, hypothesis"]
+        try:
+            if run(command, user=NOBODY).returncode == 0:
+                return candidate
+        except OSError:
+            continue
+    pytest.skip(f"no {name} here that other users can read")
+
+
+def run(command: list[str], user: int | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        user=user,
+        group=user,
+        extra_groups=[] if user is not None else None,
+        cwd=REPOSITORY,
+        env={
+            "PYTHONPATH": PACKAGES,
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "HOME": "/nonexistent",
+            "PATH": os.environ["PATH"],
+        },
+        capture_output=True,
+        text=True,
+        timeout=170,
+    )
+
+
+def attacked(python: str, user: int | None, base: Path) -> str:
+    base.chmod(0o777)
+    for parent in base.parents:
+        if parent != Path("/") and parent.stat().st_uid == os.geteuid() and parent != Path("/tmp"):
+            parent.chmod(parent.stat().st_mode | 0o011)
+    options = ["-p", "no:cacheprovider", f"--basetemp={base / 'pytest'}", "-v", "--no-header"]
+    return run([python, "-m", "pytest", ATTACKS, *options], user=user).stdout
+
+
+def check(output: str) -> None:
+    assert "FAILED" not in output, output[-4000:]
+    assert "ERROR" not in output, output[-4000:]
+    summary = re.search(r"(\d+) passed", output)
+    assert summary is not None, output[-4000:]
+    assert int(summary[1]) > 120
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="the attacks already run without privileges")
+def test_the_attacks_fail_for_a_user_without_privileges(tmp_path: Path) -> None:
+    check(attacked(python_readable_by_nobody(), NOBODY, tmp_path))
+
+
+@pytest.mark.root
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_the_attacks_fail_when_root_gives_sandboxes_a_user_of_their_own(tmp_path: Path) -> None:
+    check(attacked(python_readable_by_nobody(), None, tmp_path))
+
+
+UID = """
+import asyncio
+from tests.tools.sandbox.hosts import FakeHost
+from tools.sandbox import SandboxSettings
+from tools.sandbox.kernel import KernelServer
+async def main():
+    async with KernelServer(SandboxSettings()) as server:
+        await server.start()
+        boxes = [await server.open(seed=n) for n in range(2)]
+        for box in boxes:
+            print(open(f"/proc/{box.pid}/status").read().partition("Uid:")[2].split()[0])
+        outcome = await boxes[0].run("import decimal, numpy.ma; print(decimal.Decimal(1))", FakeHost())
+        assert outcome.output == "1\\n", outcome
+asyncio.run(main())
+"""
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_root_gives_every_sandbox_a_user_of_its_own_where_the_interpreter_is_readable() -> None:
+    result = run([python_readable_by_nobody(), "-c", UID])
+    first, second = (int(line) for line in result.stdout.split())
+    assert 0 not in (first, second), result.stderr
+    assert first != second
+    assert min(first, second) > 1_000_000_000
