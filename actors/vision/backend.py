@@ -131,7 +131,7 @@ class VisionBackend:
             if reading is None:
                 return None
             readings.append(reading)
-        return VisionResult(tuple(readings), self._view(request))
+        return requests.narrow(request, VisionResult(tuple(readings), self._view(request)))
 
     def answer(self, request: Any, result: Any) -> Any:
         return result if isinstance(request, SweepStep) else requests.narrow(request, result)

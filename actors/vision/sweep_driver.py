@@ -11,7 +11,6 @@ import fcntl
 import shutil
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ import numpy as np
 from actors.backend import Priority
 from actors.errors import BackendError, UsageError
 from actors.pool import Pool
-from actors.vision.base import ImageDataset
+from actors.vision.base import ImageDataset, SweepProgress
 from actors.vision.exemplars import ExemplarStore
 from actors.vision.requests import SweepAck, SweepStep
 from actors.vision.sweep import SweepPlan, disjoint_parts
@@ -31,15 +30,6 @@ _STEPS_PER_REPLICA = 2
 
 _ROUNDS = 5
 """Times that steps are sent again because the replica that took them in died before it wrote its part."""
-
-
-@dataclass(frozen=True, slots=True)
-class SweepProgress:
-    """How far a sweep is; `skipped` images of this run could not be read."""
-
-    done: int
-    total: int
-    skipped: int
 
 
 Progress = Callable[[SweepProgress], None]

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 _MAX_PREFIX = 32
 """More tokens than these before the patches are taken for no patch grid at all."""
 
-_SAME_AS_INPUT = ("Identity", "Dropout", "Dropout2d", "DropPath")
+_SAME_AS_INPUT = ("Identity", "Dropout", "Dropout2d", "DropPath", "StochasticDepth")
+_ATTENTION = ("Softmax",)
+"""Modules whose (N, heads, T, T) outputs are weights between tokens, not maps over the image."""
 
 Read = Callable[["torch.Tensor"], None]
 
@@ -141,6 +143,9 @@ class TappedModule:
             if isinstance(found, str):
                 self.unreadable[name] = found
                 continue
+            if kind_name in _ATTENTION and len(found[1]) == 4:
+                self.unreadable[name] = "its output relates tokens to each other: it is no map over the image"
+                continue
             pick, shape = found
             tap = self._tap(
                 name, kind_name, module, place, calls, pick, shape, grids, last_channels_last, prefix_tokens
@@ -150,7 +155,7 @@ class TappedModule:
                     f"its output has shape {shape[1:]} per image, with no units that can be told"
                 )
                 continue
-            if tap.info.kind == "map":
+            if isinstance(module, torch.nn.Conv2d) and tap.grid != (1, 1):
                 grids.append(tap.grid)
             last_channels_last.append((shape, tap.channels_last))
             taps[name] = tap
@@ -366,31 +371,32 @@ def _patch_grid(
 ) -> tuple[int, tuple[int, int]]:
     """Return the number of prefix tokens and the patches' grid (h, w).
 
-    A grid that a map of this network had is preferred, then one with the image's proportions; the
-    network's own word on its prefix tokens comes before any guess.
+    The network's own word on its prefix tokens comes first; then a convolution's grid (the patch embedding's)
+    with as many tokens before it as are left over; then a grid in exactly the image's proportions, then about.
     """
-    prefixes = [declared] if declared is not None and declared < n_tokens else []
-    prefixes += [p for p in range(min(_MAX_PREFIX, n_tokens - 1) + 1) if p not in prefixes]
-    for prefix in prefixes[: 1 if declared is not None else None]:
-        grid = _grid_of(n_tokens - prefix, image_hw)
-        exact = [g for g in reversed(grids) if g[0] * g[1] == n_tokens - prefix]
-        if exact or grid:
-            return prefix, exact[0] if exact else grid or (1, n_tokens)
+    if declared is not None and declared < n_tokens:
+        n = n_tokens - declared
+        exact = next((g for g in reversed(grids) if g[0] * g[1] == n), None)
+        grid = exact or _grid_of(n, image_hw, 0.0) or _grid_of(n, image_hw, 0.25)
+        if grid:
+            return declared, grid
+    prefixes = range(min(_MAX_PREFIX, n_tokens - 1) + 1)
     for prefix in prefixes:
-        exact = [g for g in reversed(grids) if g[0] * g[1] == n_tokens - prefix and g[0] * g[1] > 1]
-        if exact:
-            return prefix, exact[0]
-    for prefix in prefixes:
-        grid = _grid_of(n_tokens - prefix, image_hw)
-        if grid and grid[0] * grid[1] > 1:
-            return prefix, grid
+        for grid in reversed(grids):
+            if grid[0] * grid[1] == n_tokens - prefix:
+                return prefix, grid
+    for tolerance in (0.0, 0.25):
+        for prefix in prefixes:
+            found = _grid_of(n_tokens - prefix, image_hw, tolerance)
+            if found and found != (1, 1):
+                return prefix, found
     return 0, (1, n_tokens)
 
 
-def _grid_of(n: int, image_hw: Sequence[int]) -> tuple[int, int] | None:
-    """Return (h, w) with h * w = n in the image's proportions, None if there is none."""
+def _grid_of(n: int, image_hw: Sequence[int], tolerance: float) -> tuple[int, int] | None:
+    """Return (h, w) with h * w = n in the image's proportions (their log-ratio within `tolerance`), or None."""
     h = round(math.sqrt(n * image_hw[0] / image_hw[1]))
     if h < 1 or n % h:
         return None
     w = n // h
-    return (h, w) if abs(math.log(h / w) - math.log(image_hw[0] / image_hw[1])) < 0.25 else None
+    return (h, w) if abs(math.log(h * image_hw[1] / (w * image_hw[0]))) <= tolerance + 1e-9 else None

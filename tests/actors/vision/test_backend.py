@@ -1,0 +1,256 @@
+"""The backend answers alone as it does in a batch, runs each image once, and survives what it is given."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from actors.backend import Priority
+from actors.coalescer import Coalescer
+from actors.errors import BackendError, UsageError
+from actors.images import Image
+from actors.settings import Placement
+from actors.transport import pack, unpack
+from actors.vision.backend import VisionBackend
+from actors.vision.network import Network, wrap
+from actors.vision.requests import Ask, VisionRequest, VisionResult
+from actors.vision.settings import VisionSettings
+from actors.vision.units import OUTPUT, Readout
+from tests.actors.vision import networks
+
+pytestmark = pytest.mark.anyio
+
+DEEP, STEM, SCORES = Readout("deep"), Readout("stem"), Readout(OUTPUT, "logit")
+ONE_THREAD = Placement(threads=1)
+
+
+def network(module: torch.nn.Module | None = None, **options: Any) -> Network:
+    return wrap(module or networks.tiny_conv(), name="tiny", **{"size": (18, 12), **options})
+
+
+def settings(**options: Any) -> VisionSettings:
+    return VisionSettings(placement=ONE_THREAD, device="cpu", **options)
+
+
+def photos(n: int, seed: int = 0, shape: tuple[int, int] = (20, 16)) -> list[Image]:
+    rng = np.random.default_rng(seed)
+    return [Image.from_pixels(rng.integers(0, 256, (*shape, 3), dtype=np.uint8)) for _ in range(n)]
+
+
+def want(
+    image: Image, readout: Readout = DEEP, indices: tuple[int, ...] | None = (2,), maps: bool = True
+) -> VisionRequest:
+    return VisionRequest(image, (Ask(readout, indices, maps),))
+
+
+@pytest.fixture
+async def backend() -> AsyncIterator[VisionBackend]:
+    made = VisionBackend(network(), settings())
+    yield made
+    await made.close()
+
+
+async def results(backend: VisionBackend, *requests: VisionRequest) -> list[VisionResult]:
+    answers = await backend.run(list(requests))
+    for answer in answers:
+        assert isinstance(answer, VisionResult), answer
+    return [backend.answer(request, answer) for request, answer in zip(requests, answers, strict=True)]
+
+
+async def test_a_result_is_the_networks_own_activation_and_map(backend: VisionBackend) -> None:
+    image = photos(1)[0]
+    (result,) = await results(backend, want(image))
+    module = backend.network.module
+    kept: list[torch.Tensor] = []
+    handle = module.deep.register_forward_hook(lambda _module, _inputs, output: kept.append(output))  # type: ignore[union-attr]
+    with torch.inference_mode():
+        module(backend.network.preprocess.batch([image.pixels]))
+    handle.remove()
+    expected = kept[0][0, 2]
+    reading = result.readings[0]
+    assert reading.activations == pytest.approx(float(expected.max()), abs=1e-5)
+    assert reading.activations.dtype == np.float32
+    assert reading.maps[2].dtype == np.float16
+    assert np.allclose(reading.maps[2], expected, atol=1e-2)
+
+
+async def test_alone_and_coalesced_differ_by_less_than_a_ten_thousandth_of_the_deviation() -> None:
+    images = photos(17)
+    together = VisionBackend(network(networks.tiny_resnet(), size=(64, 32)), settings())
+    alone = VisionBackend(network(networks.tiny_resnet(), size=(64, 32)), settings())
+    mixed = [Readout(["layer1.0.conv1", "layer2", "layer4", "fc"][place % 4]) for place in range(17)]
+    requests = [want(image, readout, None, maps=False) for image, readout in zip(images, mixed, strict=True)]
+    batched = await results(together, *requests)
+    single = [(await results(alone, request))[0] for request in requests]
+    for readout in set(mixed):
+        a, b = (
+            np.stack([r.readings[0].activations for r, m in zip(which, mixed, strict=True) if m == readout])
+            for which in (batched, single)
+        )
+        assert (np.abs(a - b) <= 1e-4 * b.std(axis=0) + 1e-7).all()
+    await together.close()
+    await alone.close()
+
+
+async def test_an_image_is_run_once_and_then_known_for_all_units_of_the_layer(backend: VisionBackend) -> None:
+    image = photos(1)[0]
+    await results(backend, want(image))
+    assert backend.forwards == 1
+    assert backend.lookup(want(image)) is not None
+    assert backend.lookup(want(image, indices=(0, 5), maps=False)) is not None
+    assert backend.lookup(want(image, indices=(0,), maps=True)) is None
+    assert backend.lookup(want(image, STEM, maps=False)) is None
+
+
+async def test_what_was_asked_before_is_read_along_by_later_passes(backend: VisionBackend) -> None:
+    first, second = photos(2)
+    await results(backend, want(first, STEM))
+    await results(backend, want(second, DEEP))
+    assert backend.lookup(want(second, STEM, None, maps=False)) is not None
+    assert backend.forwards == 2
+
+
+async def test_callers_of_one_image_share_one_forward() -> None:
+    made = VisionBackend(network(), settings())
+    coalescer: Coalescer[Any, Any] = Coalescer(made)
+    images = photos(3)
+    futures = [
+        coalescer.submit_nowait(want(images[place % 3], readout, (place % 4,)), agent=str(place))
+        for place in range(24)
+        for readout in (DEEP, STEM)
+    ]
+    answers = [await future for future in futures]
+    assert made.forwards == 3
+    for place, answer in enumerate(answers):
+        (reading,) = answer.readings
+        assert list(reading.maps) == [place // 2 % 4]
+        assert len(reading.activations) == 1
+    await coalescer.aclose()
+    await made.close()
+
+
+async def test_a_merged_request_answers_each_of_its_parts(backend: VisionBackend) -> None:
+    image = photos(1)[0]
+    parts = [
+        want(image, indices=(1,)),
+        want(image, indices=(4, 0)),
+        want(image, SCORES, (3,), maps=False),
+        want(image, STEM, None, maps=False),
+        want(image, indices=(3,), maps=False),
+    ]
+    merged = parts[0]
+    for part in parts[1:]:
+        merged = backend.merge(merged, part)
+        assert backend.covers(merged, part)
+    assert not backend.covers(parts[0], parts[1])
+    assert not backend.covers(parts[4], parts[0])
+    (whole,) = await backend.run([merged])
+    for part in parts:
+        (alone,) = await results(backend, part)
+        shared = backend.answer(part, whole)
+        assert np.array_equal(shared.readings[0].activations, alone.readings[0].activations)
+        assert sorted(shared.readings[0].maps) == sorted(alone.readings[0].maps)
+
+
+async def test_images_of_many_sizes_share_a_batch(backend: VisionBackend) -> None:
+    requests = [want(photos(1, seed, (10 + seed, 40 - seed))[0]) for seed in range(5)]
+    assert len({backend.bucket(request) for request in requests}) == 1
+    assert len(await results(backend, *requests)) == 5
+
+
+async def test_networks_that_take_any_size_are_batched_by_it() -> None:
+    made = VisionBackend(network(size=None), settings())
+    small, large = want(photos(1)[0]), want(photos(1, shape=(30, 40))[0])
+    assert made.bucket(small) != made.bucket(large)
+    (result,) = await results(made, large)
+    assert result.readings[0].maps[2].shape == (5, 6)
+    await made.close()
+
+
+async def test_a_bad_request_fails_alone(backend: VisionBackend) -> None:
+    images = photos(3)
+    outcomes = await backend.run(
+        [want(images[0]), want(images[1], indices=(7,)), want(images[2], Readout("nowhere"))]
+    )
+    assert isinstance(outcomes[0], VisionResult)
+    assert isinstance(outcomes[1], UsageError)
+    assert "0 to 6" in str(outcomes[1])
+    assert isinstance(outcomes[2], UsageError)
+
+
+async def test_activations_that_are_not_finite_are_a_typed_failure_and_are_not_kept() -> None:
+    module = networks.tiny_conv()
+    with torch.no_grad():
+        module.deep.bias[2] = float("nan")  # type: ignore[union-attr, operator, index]
+    made = VisionBackend(network(module), settings())
+    image = photos(1)[0]
+    bad, good = await made.run([want(image, indices=(2,)), want(photos(1, 5)[0], indices=(1,))])
+    assert isinstance(bad, BackendError)
+    assert "not finite" in str(bad)
+    assert isinstance(good, VisionResult)
+    assert made.bank.statistics().stored == 0
+    await made.close()
+
+
+async def test_too_little_memory_halves_the_batch_and_goes_on(backend: VisionBackend) -> None:
+    module = backend.network.module
+    sizes: list[int] = []
+
+    def limited(_module: Any, inputs: Any) -> None:
+        sizes.append(len(inputs[0]))
+        if len(inputs[0]) > 2:
+            raise torch.OutOfMemoryError("out of memory")
+
+    module.register_forward_pre_hook(limited)
+    assert len(await results(backend, *[want(image) for image in photos(5)])) == 5
+    assert max(sizes[-3:]) <= 2
+    assert backend.max_batch <= 3
+
+
+async def test_a_second_backend_starts_from_what_the_first_kept(tmp_path: Path) -> None:
+    image = photos(1)[0]
+    first = VisionBackend(network(), settings(bank_folder=tmp_path))
+    await results(first, want(image))
+    await first.close()
+    second = VisionBackend(network(), settings(bank_folder=tmp_path))
+    assert second.lookup(want(image, indices=(5,), maps=False)) is not None
+    other = VisionBackend(network(mean=(0, 0, 0)), settings(bank_folder=tmp_path))
+    assert other.lookup(want(image, indices=(5,), maps=False)) is None
+    await second.close()
+    await other.close()
+
+
+async def test_dtype_is_part_of_the_fingerprint() -> None:
+    made = VisionBackend(network(), settings(dtype="bfloat16"))
+    plain = VisionBackend(network(), settings())
+    assert made.fingerprint != plain.fingerprint
+    (low,), (high,) = await results(made, want(photos(1)[0])), await results(plain, want(photos(1)[0]))
+    assert low.readings[0].activations.dtype == np.float32
+    assert low.readings[0].activations == pytest.approx(high.readings[0].activations, rel=0.1)
+    await made.close()
+    await plain.close()
+
+
+async def test_requests_and_results_travel_between_processes(backend: VisionBackend) -> None:
+    request = want(photos(1)[0])
+    parcel, images = pack([request])
+    (back,) = unpack(parcel, images)
+    assert back == request
+    (result,) = await results(backend, request)
+    parcel, images = pack([result])
+    assert unpack(parcel, images)[0].readings[0].maps[2].shape == (3, 2)
+
+
+async def test_deeper_requests_rank_higher_and_priorities_are_none_of_its_business(
+    backend: VisionBackend,
+) -> None:
+    image = photos(1)[0]
+    assert (
+        backend.rank(want(image, STEM)) < backend.rank(want(image, DEEP)) < backend.rank(want(image, SCORES))
+    )
+    assert Priority.SWEEP > Priority.INTERACTIVE

@@ -1,0 +1,333 @@
+"""Users of a network see units, images and numbers, whatever is behind the pool."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from actors.backend import Priority
+from actors.errors import UsageError
+from actors.images import Image
+from actors.pool import LocalPool
+from actors.vision.backend import VisionBackend
+from actors.vision.base import Unit
+from actors.vision.client import PoolVisionClient
+from actors.vision.network import wrap
+from actors.vision.requests import SweepStep
+from actors.vision.reserve import split
+from actors.vision.settings import VisionSettings
+from actors.vision.sweep_driver import SweepProgress
+from actors.vision.units import OUTPUT, Readout
+from tests.actors.vision import networks
+from tests.actors.vision.test_backend import ONE_THREAD
+from tests.actors.vision.test_sweep import Numbered, brute_force
+
+pytestmark = pytest.mark.anyio
+
+CLASSES = ("ant", "bee", "cat", "dog")
+
+
+def make_backend(batch: int = 8) -> VisionBackend:
+    network = wrap(
+        networks.tiny_conv(), name="tiny", size=(18, 12), class_names=CLASSES, aliases={"paper": "deep"}
+    )
+    return VisionBackend(network, VisionSettings(placement=ONE_THREAD, device="cpu", batch=batch))
+
+
+@pytest.fixture
+async def pool() -> AsyncIterator[LocalPool[Any, Any]]:
+    async with LocalPool(make_backend()) as made:
+        yield made
+
+
+@pytest.fixture
+async def client(pool: LocalPool[Any, Any], tmp_path: Path) -> PoolVisionClient:
+    return await PoolVisionClient.connect(pool, tmp_path, reserve=0.25)
+
+
+def all_activations(dataset: Numbered, layer: str) -> np.ndarray:
+    """Return (images, units) activations from the module itself, one image at a time."""
+    module = networks.tiny_conv()
+    preprocess = wrap(networks.tiny_conv(), size=(18, 12)).preprocess
+    kept: list[torch.Tensor] = []
+    dict(module.named_modules())[layer].register_forward_hook(
+        lambda _module, _inputs, output: kept.append(
+            output.amax((2, 3))[0] if output.ndim == 4 else output[0]
+        )
+    )
+    with torch.inference_mode():
+        for index in range(len(dataset)):
+            module(preprocess.batch([dataset.load(index).pixels]))
+    return torch.stack(kept).numpy()
+
+
+async def test_exemplars_are_the_brute_force_top_of_what_is_not_reserved(client: PoolVisionClient) -> None:
+    dataset = Numbered(90)
+    explore, reserved = split(dataset, 0.25)
+    assert 10 < len(reserved) < 35
+    values = all_activations(dataset, "deep")
+    _, expected = brute_force(values[explore], 6)
+    found = await client.exemplars([Unit("deep", unit) for unit in (4, 0, 6)], dataset, k=6)
+    for exemplars, unit in zip(found, (4, 0, 6), strict=True):
+        assert exemplars.unit == Unit("deep", unit)
+        assert exemplars.indices.tolist() == explore[expected[unit]].tolist()
+        assert not set(exemplars.indices.tolist()) & set(reserved.tolist())
+        assert np.allclose(exemplars.activations, values[exemplars.indices, unit], atol=1e-5)
+        assert exemplars.n_images == len(explore)
+        assert exemplars.mean == pytest.approx(values[explore, unit].mean(), abs=1e-4)
+        assert exemplars.std == pytest.approx(values[explore, unit].std(), rel=1e-3)
+        assert exemplars.maximum == exemplars.activations[0]
+        assert exemplars.quantiles[0.5] < exemplars.quantiles[0.95] <= exemplars.maximum + 1e-2
+
+
+async def test_exemplars_and_measurements_agree(client: PoolVisionClient) -> None:
+    dataset = Numbered(40)
+    unit = Unit("deep", 3)
+    (exemplars,) = await client.exemplars([unit], dataset, k=4)
+    measured = await client.measure(unit, [dataset.load(int(index)) for index in exemplars.indices])
+    assert [each.activation for each in measured] == pytest.approx(exemplars.activations.tolist(), abs=1e-5)
+    assert measured[0].map.shape == (3, 2)
+    assert float(measured[0].map.max()) == pytest.approx(measured[0].activation, abs=1e-2)
+
+
+async def test_a_finished_sweep_costs_nothing_again(
+    client: PoolVisionClient, pool: LocalPool[Any, Any], tmp_path: Path
+) -> None:
+    dataset = Numbered(30)
+    backend: Any = pool.backend
+    first = await client.exemplars([Unit("deep", 3)], dataset)
+    forwards = backend.forwards
+    assert forwards == first[0].n_images
+    again = await client.exemplars([Unit("deep", 1), Unit("deep", 3)], dataset)
+    fresh = await PoolVisionClient.connect(pool, tmp_path, reserve=0.25)
+    other = await fresh.exemplars([Unit("deep", 3)], dataset)
+    assert backend.forwards == forwards
+    assert other[0].indices.tolist() == again[1].indices.tolist() == first[0].indices.tolist()
+    assert not parts_below(tmp_path)
+
+
+async def test_all_layers_asked_together_cost_one_pass(
+    client: PoolVisionClient, pool: LocalPool[Any, Any]
+) -> None:
+    dataset = Numbered(30)
+    backend: Any = pool.backend
+    units = [Unit("stem", 1), Unit("deep", 2), Unit(OUTPUT, 3, "logit"), Unit(OUTPUT, 3, "probability")]
+    found = await client.exemplars(units, dataset, k=3)
+    assert backend.forwards == found[0].n_images
+    alone = [(await client.exemplars([unit], dataset, k=3))[0] for unit in units]
+    assert [each.indices.tolist() for each in alone] == [each.indices.tolist() for each in found]
+
+
+async def test_callers_of_one_layer_at_once_share_the_sweep(
+    client: PoolVisionClient, pool: LocalPool[Any, Any]
+) -> None:
+    dataset = Numbered(30)
+    backend: Any = pool.backend
+    found = await asyncio.gather(*(client.exemplars([Unit("deep", unit)], dataset) for unit in range(5)))
+    assert backend.forwards == found[0][0].n_images
+
+
+async def test_corrupt_images_are_skipped_counted_and_named(client: PoolVisionClient) -> None:
+    dataset = Numbered(60, corrupt=frozenset({3, 17, 18, 41}))
+    explore, _ = split(dataset, 0.25)
+    bad = set(explore.tolist()) & {3, 17, 18, 41}
+    assert bad
+    seen: list[SweepProgress] = []
+    found = await client.layer_exemplars([Readout("deep")], dataset, progress=seen.append)
+    layer = found[Readout("deep")]
+    assert set(layer.skipped) == bad
+    assert all(f"image {index} is corrupt" in reason for index, reason in layer.skipped.items())
+    assert layer.n_images == len(explore) - len(bad)
+    assert seen[-1] == SweepProgress(len(explore), len(explore), len(bad))
+    assert not set(layer.indices.ravel().tolist()) & bad
+
+
+async def test_a_data_set_of_which_nothing_can_be_read_is_refused(client: PoolVisionClient) -> None:
+    with pytest.raises(UsageError, match="no image of the data set"):
+        await client.exemplars([Unit("deep", 0)], Numbered(9, corrupt=frozenset(range(9))))
+
+
+class Interrupted(Exception):
+    pass
+
+
+async def test_a_sweep_that_was_interrupted_goes_on_where_it_was(tmp_path: Path) -> None:
+    dataset = Numbered(100)
+    readout = Readout("deep")
+    async with LocalPool(make_backend(batch=4)) as pool:
+        whole = await PoolVisionClient.connect(pool, tmp_path / "whole", reserve=0.25)
+        expected = (await whole.layer_exemplars([readout], dataset))[readout]
+
+    def stop_half_way(progress: SweepProgress) -> None:
+        if progress.done >= 40:
+            raise Interrupted
+
+    async with LocalPool(make_backend(batch=4)) as pool:
+        backend: Any = pool.backend
+        original = backend.run
+
+        async def run(batch: Any) -> Any:
+            # Every third step has its part written, as the clock would have it.
+            return await original(
+                [SweepStep(s.folder, s.start, s.stop, s.then, s.start % 12 == 8) for s in batch]
+            )
+
+        backend.run = run
+        client = await PoolVisionClient.connect(pool, tmp_path / "cut", reserve=0.25)
+        with pytest.raises(ExceptionGroup) as caught:
+            await client.layer_exemplars([readout], dataset, progress=stop_half_way)
+        assert caught.group_contains(Interrupted)
+    async with LocalPool(make_backend(batch=4)) as pool:
+        backend = pool.backend
+        client = await PoolVisionClient.connect(pool, tmp_path / "cut", reserve=0.25)
+        resumed = (await client.layer_exemplars([readout], dataset))[readout]
+        assert 0 < backend.forwards < expected.n_images
+    assert np.array_equal(resumed.indices, expected.indices)
+    assert np.array_equal(resumed.activations, expected.activations)
+    assert np.array_equal(resumed.quantiles, expected.quantiles)
+    assert np.allclose(resumed.mean, expected.mean)
+    assert resumed.n_images == expected.n_images
+
+
+class TwoReplicas:
+    """A pool of two local pools that takes turns, and may lose one with what it has not written."""
+
+    name = "two"
+
+    def __init__(self, first: Any, second: Any) -> None:
+        self.pools = [first, second]
+        self._turn = 0
+        self.lose_after: int | None = None
+        self._steps = 0
+
+    def statistics(self) -> Any:
+        return type("Counts", (), {"replicas": 2})
+
+    async def submit(self, request: Any, *, agent: str = "", priority: Priority) -> Any:
+        assert priority is Priority.SWEEP
+        self._steps += 1
+        self._turn += 1
+        pool = self.pools[self._turn % 2]
+        answer = await pool.submit(request, agent=agent, priority=priority)
+        if self._steps == self.lose_after:
+            lost: Any = self.pools[1].backend
+            lost._sweeps = None  # a new process would know nothing of the sweep
+        return answer
+
+    async def call(self, name: str, *args: Any) -> Any:
+        return await self.pools[0].call(name, *args)
+
+
+@pytest.mark.parametrize("lose_after", [None, 5])
+async def test_a_sweep_over_two_replicas_equals_the_whole_even_if_one_is_lost(
+    tmp_path: Path, lose_after: int | None
+) -> None:
+    dataset = Numbered(70)
+    readouts = [Readout("deep"), Readout("stem")]
+    async with LocalPool(make_backend(batch=4)) as one, LocalPool(make_backend(batch=4)) as two:
+        single = await PoolVisionClient.connect(one, tmp_path / "one")
+        expected = await single.layer_exemplars(readouts, dataset)
+        both = TwoReplicas(one, two)
+        both.lose_after = lose_after
+        client = await PoolVisionClient.connect(both, tmp_path / "both")  # type: ignore[arg-type]
+        found = await client.layer_exemplars(readouts, dataset)
+        for readout in readouts:
+            assert np.array_equal(found[readout].indices, expected[readout].indices)
+            assert np.array_equal(found[readout].activations, expected[readout].activations)
+            assert np.array_equal(found[readout].quantiles, expected[readout].quantiles)
+            assert found[readout].n_images == expected[readout].n_images
+            assert np.allclose(found[readout].std, expected[readout].std, rtol=1e-5)
+
+
+async def test_agents_are_answered_before_a_sweep_goes_on(
+    client: PoolVisionClient, pool: LocalPool[Any, Any]
+) -> None:
+    order: list[str] = []
+    backend: Any = pool.backend
+    original = backend.run
+
+    async def run(batch: Any) -> Any:
+        order.append("sweep" if isinstance(batch[0], SweepStep) else "agent")
+        return await original(batch)
+
+    backend.run = run
+    asked: list[asyncio.Task[Any]] = []
+    image = Image.from_pixels(np.zeros((9, 9, 3), np.uint8))
+
+    def ask(progress: SweepProgress) -> None:
+        if not asked:
+            asked.append(asyncio.ensure_future(client.measure(Unit("deep", 0), [image])))
+
+    await client.layer_exemplars([Readout("deep")], Numbered(90), progress=ask)
+    await asked[0]
+    assert order.index("agent") <= 3
+    assert order.count("sweep") > 6
+
+
+async def test_activations_of_many_units_come_as_a_table(client: PoolVisionClient) -> None:
+    dataset = Numbered(3)
+    units = [Unit("deep", 5), Unit("stem", 1), Unit("deep", 0), Unit("deep", 5)]
+    table = await client.activations(units, [dataset.load(index) for index in range(3)])
+    assert table.shape == (4, 3)
+    deep, stem = all_activations(dataset, "deep"), all_activations(dataset, "stem")
+    assert np.allclose(table, np.stack([deep[:, 5], stem[:, 1], deep[:, 0], deep[:, 5]]), atol=1e-5)
+
+
+async def test_layers_are_also_known_by_the_papers_names(client: PoolVisionClient) -> None:
+    image = Numbered(1).load(0)
+    (first,) = await client.measure(Unit("paper", 2), [image])
+    (second,) = await client.measure(Unit("deep", 2), [image])
+    assert first.activation == second.activation
+    assert await client.unit(Unit("paper", 2)) == Unit("deep", 2)
+    assert await client.unit("dog") == Unit(OUTPUT, 3, "logit")
+
+
+async def test_class_names_and_layers_come_from_the_network(client: PoolVisionClient) -> None:
+    assert tuple(await client.class_names()) == CLASSES
+    assert [layer.name for layer in await client.layers()] == [
+        "stem",
+        "act",
+        "branch",
+        "deep",
+        "head",
+        "output",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("unit", "words"),
+    [
+        (Unit("depe", 0), "deep"),
+        (Unit("deep", 7), "0 to 6"),
+        (Unit("deep", -1), "0 to 6"),
+        (Unit(OUTPUT, 4, "logit"), "0 to 3"),
+        (Unit("deep", 0, "logit"), "vector of class scores"),
+        (Unit("deep", 0, "direction", "no/such.npy"), "no file"),
+    ],
+)
+async def test_a_unit_that_is_not_there_is_refused_with_the_nearest_or_the_range(
+    client: PoolVisionClient, unit: Unit, words: str
+) -> None:
+    for ask in (client.check(unit), client.measure(unit, []), client.exemplars([unit], Numbered(3))):
+        with pytest.raises(UsageError) as caught:
+            await ask
+        assert words in str(caught.value)
+
+
+async def test_a_direction_can_be_measured_and_swept(client: PoolVisionClient, tmp_path: Path) -> None:
+    np.save(tmp_path / "v.npy", np.eye(7)[[3, 1]])
+    dataset = Numbered(25)
+    direction = Unit("deep", 1, "direction", str(tmp_path / "v.npy"))
+    (along,) = await client.exemplars([direction], dataset, k=5)
+    (channel,) = await client.exemplars([Unit("deep", 1)], dataset, k=5)
+    assert along.indices.tolist() == channel.indices.tolist()
+
+
+def parts_below(folder: Path) -> list[Path]:
+    return list(folder.rglob("part-*"))

@@ -1,0 +1,175 @@
+"""Data sets give the same image for the same index, and say clearly when they cannot."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from actors.errors import MissingDependencyError, UsageError
+from actors.images import Image, ImageDecodeError
+from actors.vision.datasets import ArrayDataset, FolderDataset, HubDataset, open_dataset, write_array
+from actors.vision.reserve import is_reserved, split
+
+
+def picture(path: Path, seed: int, size: tuple[int, int] = (9, 7)) -> np.ndarray:
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    PIL.Image.fromarray(pixels).save(path)
+    return pixels
+
+
+def test_a_folder_is_read_below_and_sorted_by_path(tmp_path: Path) -> None:
+    second = picture(tmp_path / "b" / "2.png", 1)
+    first = picture(tmp_path / "a" / "deep" / "9.PNG", 2)
+    picture(tmp_path / ".hidden.png", 3)
+    (tmp_path / "notes.txt").write_text("no image")
+    dataset = FolderDataset(tmp_path)
+    assert len(dataset) == 2
+    assert np.array_equal(dataset.load(0).pixels, first)
+    assert np.array_equal(dataset.load(1).pixels, second)
+    assert dataset.provenance(0).recipe == {"path": "a/deep/9.PNG"}
+    assert dataset.provenance(0).source == "dataset"
+
+
+def test_the_fingerprint_of_a_folder_follows_its_files(tmp_path: Path) -> None:
+    picture(tmp_path / "1.png", 1)
+    first = FolderDataset(tmp_path).fingerprint
+    assert FolderDataset(tmp_path).fingerprint == first
+    picture(tmp_path / "2.png", 2)
+    second = FolderDataset(tmp_path).fingerprint
+    os.utime(tmp_path / "1.png", ns=(1, 1))
+    assert len({first, second, FolderDataset(tmp_path).fingerprint}) == 3
+
+
+def test_a_corrupt_file_is_an_error_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "bad.jpg").write_bytes(b"nothing")
+    with pytest.raises(ImageDecodeError, match=r"bad\.jpg"):
+        FolderDataset(tmp_path).load(0)
+
+
+def test_a_link_to_nowhere_is_no_image(tmp_path: Path) -> None:
+    picture(tmp_path / "1.png", 1)
+    (tmp_path / "2.png").symlink_to(tmp_path / "gone.png")
+    assert len(FolderDataset(tmp_path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda path: None, "does not exist"),
+        (lambda path: path.write_text(""), "not a folder"),
+        (lambda path: path.mkdir(), "no image"),
+    ],
+)
+def test_a_folder_that_gives_no_images_is_refused(tmp_path: Path, make: object, words: str) -> None:
+    make(tmp_path / "data")  # type: ignore[operator]
+    with pytest.raises(UsageError, match=words):
+        FolderDataset(tmp_path / "data")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads every folder")
+def test_a_folder_that_may_not_be_read_is_refused(tmp_path: Path) -> None:
+    picture(tmp_path / "data" / "1.png", 1)
+    (tmp_path / "data").chmod(0)
+    try:
+        with pytest.raises(UsageError, match="cannot be read"):
+            FolderDataset(tmp_path / "data")
+    finally:
+        (tmp_path / "data").chmod(0o700)
+
+
+def test_an_array_holds_decoded_images_and_travels_without_them(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 6, 5, 3), dtype=np.uint8)
+    np.save(tmp_path / "images.npy", pixels)
+    dataset = ArrayDataset(tmp_path / "images.npy")
+    dataset.load(0)
+    parcel = pickle.dumps(dataset)
+    assert len(parcel) < 1000
+    assert np.array_equal(pickle.loads(parcel).load(2).pixels, pixels[2])
+    assert len(dataset) == 4
+
+
+@pytest.mark.parametrize(
+    "array", [np.zeros((2, 3, 4, 3)), np.zeros((2, 3, 4), np.uint8), np.zeros((0, 3, 4, 3), np.uint8)]
+)
+def test_an_array_of_anything_else_is_refused(tmp_path: Path, array: np.ndarray) -> None:
+    np.save(tmp_path / "images.npy", array)
+    with pytest.raises(UsageError, match="uint8"):
+        ArrayDataset(tmp_path / "images.npy")
+
+
+def test_a_missing_or_damaged_array_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "bad.npy").write_bytes(b"bad")
+    for name in ("bad.npy", "none.npy"):
+        with pytest.raises(UsageError, match="cannot be read"):
+            ArrayDataset(tmp_path / name)
+
+
+def test_any_data_set_can_be_decoded_once_into_an_array(tmp_path: Path) -> None:
+    picture(tmp_path / "data" / "1.png", 1, (20, 31))
+    (tmp_path / "data" / "2.png").write_bytes(b"bad")
+    seen: list[tuple[int, int]] = []
+    skipped = write_array(
+        FolderDataset(tmp_path / "data"), tmp_path / "x.npy", 12, lambda *now: seen.append(now)
+    )
+    assert list(skipped) == [1]
+    dataset = ArrayDataset(tmp_path / "x.npy")
+    assert dataset.load(0).size == (12, 12)
+    assert not dataset.load(1).pixels.any()
+    assert seen == [(1, 2), (2, 2)]
+
+
+def test_a_data_set_is_opened_by_what_a_command_line_says(tmp_path: Path) -> None:
+    picture(tmp_path / "1.png", 1)
+    np.save(tmp_path / "x.npy", np.zeros((1, 2, 2, 3), np.uint8))
+    assert isinstance(open_dataset(str(tmp_path)), FolderDataset)
+    assert isinstance(open_dataset(str(tmp_path / "x.npy")), ArrayDataset)
+    with pytest.raises(UsageError, match="scenes"):
+        open_dataset("scenes:many")
+
+
+def test_a_hub_data_set_needs_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    import actors.hub
+
+    monkeypatch.setattr(actors.hub, "find_spec", lambda name: None)
+    with pytest.raises(MissingDependencyError, match="pip install datasets"):
+        HubDataset("owner/name")
+
+
+class Counted:
+    name = "counted"
+
+    def __init__(self, n: int, fingerprint: str = "a") -> None:
+        self.n, self.fingerprint = n, fingerprint
+
+    def __len__(self) -> int:
+        return self.n
+
+    def load(self, index: int) -> Image:
+        raise AssertionError("the split reads no image")
+
+    def provenance(self, index: int) -> object:
+        raise AssertionError
+
+
+def test_the_reserve_is_a_part_by_hash_that_never_overlaps_and_stays_as_data_grow() -> None:
+    explore, reserved = split(Counted(2000), 0.2)  # type: ignore[arg-type]
+    assert len(explore) + len(reserved) == 2000
+    assert not set(explore.tolist()) & set(reserved.tolist())
+    assert 330 < len(reserved) < 470
+    _, smaller = split(Counted(500), 0.2)  # type: ignore[arg-type]
+    assert smaller.tolist() == [index for index in reserved.tolist() if index < 500]
+    _, other = split(Counted(2000, "b"), 0.2)  # type: ignore[arg-type]
+    assert other.tolist() != reserved.tolist()
+    assert len(split(Counted(50), 0.0)[1]) == 0  # type: ignore[arg-type]
+
+
+def test_what_is_reserved_at_a_small_part_is_also_at_a_larger_one() -> None:
+    for number in range(200):
+        if is_reserved(str(number), 0.1):
+            assert is_reserved(str(number), 0.3)

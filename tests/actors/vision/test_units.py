@@ -1,0 +1,192 @@
+"""Every kind of unit can be named on a command line and read off a layer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from actors.errors import UsageError
+from actors.vision import units
+from actors.vision.base import LayerInfo, Unit
+from actors.vision.units import OUTPUT, Reader, Readout, parse_unit, reader, register_kind
+
+CLASSES = ["tench, Tinca tinca", "goldfish", "crane", "construction site", "crane"]
+LAYER = LayerInfo("deep", "map", 5, (2, 3), "Conv2d")
+SCORES = LayerInfo(OUTPUT, "vector", 5, (), "Net")
+
+
+@pytest.mark.parametrize(
+    ("layer", "text", "unit"),
+    [
+        ("deep", "3", Unit("deep", 3)),
+        ("output", "3", Unit("output", 3, "logit")),
+        ("output", "goldfish", Unit("output", 1, "logit")),
+        ("anything", "probability:Tench", Unit("output", 0, "probability")),
+        ("output", "logit:tinca tinca", Unit("output", 0, "logit")),
+        ("deep", "direction:a/b.npy", Unit("deep", 0, "direction", "a/b.npy")),
+        ("deep", "direction:a/b.npy:4", Unit("deep", 4, "direction", "a/b.npy")),
+        ("deep", "latent:sae.safetensors:12", Unit("deep", 12, "latent", "sae.safetensors")),
+        ("deep", "channel:2", Unit("deep", 2)),
+    ],
+)
+def test_a_unit_is_named_by_layer_and_text(layer: str, text: str, unit: Unit) -> None:
+    assert parse_unit(layer, text, CLASSES) == unit
+
+
+@pytest.mark.parametrize(
+    ("layer", "text", "words"),
+    [
+        ("deep", "-1", "number from 0"),
+        ("deep", "three", "number from 0"),
+        ("output", "goldfihs", "goldfish"),
+        ("output", "crane", "[2, 4]"),
+        ("output", "zebra", "no class"),
+        ("deep", "latent:sae.safetensors", "latent:FILE:ROW"),
+        ("deep", "latent:sae.safetensors:x", "number"),
+    ],
+)
+def test_a_text_that_names_no_unit_is_refused_with_the_rule(layer: str, text: str, words: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_unit(layer, text, CLASSES)
+    assert words in str(caught.value)
+
+
+def maps() -> torch.Tensor:
+    return torch.randn((3, 5, 2, 4), generator=torch.Generator().manual_seed(0))
+
+
+def test_a_direction_is_the_inner_product_at_each_position(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).normal(size=(2, 5)).astype(np.float32)
+    np.save(tmp_path / "rows.npy", rows)
+    made = reader(Readout("deep", "direction", str(tmp_path / "rows.npy")), LAYER)
+    assert made.n_units == 2
+    assert made.read is not None
+    expected = (maps()[:, None] * torch.from_numpy(rows)[None, :, :, None, None]).sum(2)
+    assert torch.allclose(made.read(maps()), expected, atol=1e-5)
+
+
+def test_a_direction_may_be_one_vector_or_a_safetensors_file(tmp_path: Path) -> None:
+    np.save(tmp_path / "one.npy", np.ones(5))
+    save_file({"v": torch.ones(5)}, tmp_path / "one.safetensors")
+    for file in ("one.npy", "one.safetensors"):
+        made = reader(Readout("deep", "direction", str(tmp_path / file)), LAYER)
+        assert made.read is not None
+        assert torch.allclose(made.read(maps())[:, 0], maps().sum(1), atol=1e-5)
+
+
+def test_files_with_other_contents_have_other_digests(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.ones(5))
+    first = reader(Readout("deep", "direction", str(tmp_path / "a.npy")), LAYER)
+    np.save(tmp_path / "a.npy", np.zeros(5))
+    assert reader(Readout("deep", "direction", str(tmp_path / "a.npy")), LAYER).digest != first.digest
+
+
+def sae(**more: torch.Tensor) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    weight, bias, offset = (torch.randn(shape, generator=generator) for shape in ((5, 8), (8,), (5,)))
+    return {"W_enc": weight, "b_enc": bias, "b_dec": offset, **more}
+
+
+def expected_latents(tensors: dict[str, torch.Tensor], offset: bool = True) -> torch.Tensor:
+    rows = maps().permute(0, 2, 3, 1)
+    rows = rows - tensors["b_dec"] if offset else rows
+    return (rows @ tensors["W_enc"] + tensors["b_enc"]).permute(0, 3, 1, 2)
+
+
+def test_a_latent_is_the_encoders_output(tmp_path: Path) -> None:
+    path = tmp_path / "sae.safetensors"
+    save_file(sae(), path)
+    made = reader(Readout("deep", "latent", str(path)), LAYER)
+    assert made.n_units == 8
+    assert made.read is not None
+    assert torch.allclose(made.read(maps()), expected_latents(sae()).relu(), atol=1e-5)
+
+
+def test_a_jump_relu_is_zero_up_to_its_threshold(tmp_path: Path) -> None:
+    path = tmp_path / "sae.safetensors"
+    save_file(sae(threshold=torch.full((8,), 0.7)), path)
+    made = reader(Readout("deep", "latent", str(path)), LAYER)
+    assert made.read is not None
+    plain = expected_latents(sae())
+    assert torch.allclose(made.read(maps()), torch.where(plain > 0.7, plain, 0), atol=1e-5)
+
+
+def test_top_k_keeps_k_latents_a_position_and_linear_names_are_understood(tmp_path: Path) -> None:
+    tensors = sae()
+    linear = {"encoder.weight": tensors["W_enc"].T.contiguous(), "encoder.bias": tensors["b_enc"]}
+    path = tmp_path / "sae.safetensors"
+    save_file(linear, path, metadata={"k": "2"})
+    made = reader(Readout("deep", "latent", str(path)), LAYER)
+    assert made.read is not None
+    latents = made.read(maps())
+    assert int((latents > 0).sum(1).max()) <= 2
+    plain = expected_latents(tensors, offset=False).relu()
+    assert torch.allclose(latents.amax(1), plain.amax(1), atol=1e-5)
+
+
+def test_a_configuration_beside_the_file_can_leave_the_offset_out(tmp_path: Path) -> None:
+    path = tmp_path / "sae.safetensors"
+    save_file(sae(), path)
+    (tmp_path / "cfg.json").write_text(json.dumps({"apply_b_dec_to_input": False}))
+    made = reader(Readout("deep", "latent", str(path)), LAYER)
+    assert made.read is not None
+    assert torch.allclose(made.read(maps()), expected_latents(sae(), offset=False).relu(), atol=1e-5)
+
+
+def test_a_probability_is_the_softmax_over_the_classes() -> None:
+    made = reader(Readout(OUTPUT, "probability"), SCORES)
+    assert made.read is not None
+    assert torch.allclose(made.read(maps()[:, :, :1, :1]).sum(1), torch.ones(3, 1, 1))
+
+
+def wrong_files(folder: Path) -> list[tuple[str, str, str]]:
+    np.save(folder / "long.npy", np.ones(6))
+    np.save(folder / "deep.npy", np.ones((2, 2, 5)))
+    (folder / "bad.npy").write_bytes(b"no")
+    (folder / "bad.safetensors").write_bytes(b"no")
+    save_file({"a": torch.ones(5), "b": torch.ones(5)}, folder / "two.safetensors")
+    save_file(sae(W_enc=torch.ones(6, 8)), folder / "wide.safetensors")
+    return [
+        ("direction", "long.npy", "length 6"),
+        ("direction", "deep.npy", "shape"),
+        ("direction", "bad.npy", "not a readable"),
+        ("direction", "none.npy", "no file"),
+        ("direction", "a.txt", "no file"),
+        ("direction", "two.safetensors", "one tensor"),
+        ("latent", "bad.safetensors", "not a readable"),
+        ("latent", "two.safetensors", "no sparse autoencoder"),
+        ("latent", "wide.safetensors", "6 channels"),
+    ]
+
+
+def test_files_that_do_not_fit_are_refused_by_name(tmp_path: Path) -> None:
+    for kind, file, words in wrong_files(tmp_path):
+        with pytest.raises(UsageError) as caught:
+            reader(Readout("deep", kind, str(tmp_path / file)), LAYER)
+        assert words in str(caught.value), file
+
+
+@pytest.mark.parametrize("kind", ["logit", "probability"])
+def test_classes_need_a_vector_of_scores(kind: str) -> None:
+    with pytest.raises(UsageError, match="vector of class scores"):
+        reader(Readout("deep", kind), LAYER)
+
+
+def test_a_further_kind_is_one_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(units, "_KINDS", dict(units._KINDS))
+
+    def negated(readout: Readout, layer: LayerInfo) -> Reader:
+        return Reader(layer.n_units, lambda values: -values)
+
+    register_kind("negated", negated)
+    unit = parse_unit("deep", "negated:x:3")
+    made: Any = reader(Readout.of(unit), LAYER).read
+    assert torch.equal(made(maps()), -maps())
+    with pytest.raises(UsageError, match="negated"):
+        reader(Readout("deep", "unheard-of"), LAYER)
