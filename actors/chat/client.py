@@ -6,12 +6,16 @@ Both are plain collaborators without state worth keeping; the model itself lives
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from actors.chat.base import ChatModel, ChatReply, ChatRequest, Message
 from actors.chat.history import NOT_SHOWN
 from actors.images import Image
+
+_WORDS_KEPT = 20_000
+"""Descriptions remembered by one `WithoutSight`: far more images than its open conversations hold."""
 
 DescribeImage = Callable[[Image], Awaitable[str]]
 """Returns a description of one image by somebody who knows nothing of the conversation."""
@@ -50,7 +54,7 @@ class WithoutSight:
     def __init__(self, model: ChatModel, describe: DescribeImage | None = None) -> None:
         self.name = model.name
         self._model, self._describe = model, describe
-        self._words: dict[str, asyncio.Task[str]] = {}
+        self._words: OrderedDict[str, asyncio.Future[str]] = OrderedDict()
 
     async def complete(self, request: ChatRequest) -> ChatReply:
         if not any(message.images for message in request.messages):
@@ -71,5 +75,7 @@ class WithoutSight:
         task = self._words.get(image.id)
         if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
             task = self._words[image.id] = asyncio.ensure_future(self._describe(image))
+            if len(self._words) > _WORDS_KEPT:
+                self._words.popitem(last=False)
         # Shielded: two conversations may wait for one description, and one of them may be cancelled.
         return f"[image, described by another model: {await asyncio.shield(task)}]"

@@ -18,6 +18,11 @@ _CACHE_BYTES = 64 * 2**20
 _EPHEMERAL = {"type": "ephemeral"}
 
 
+def as_utf8(text: str) -> str:
+    """Return the text with lone surrogates, which a program may print and no encoder takes, replaced by `?`."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
 class MessageEncoder:
     """Encodes conversations for one endpoint; remembers encoded images up to `cache_bytes`."""
 
@@ -39,12 +44,12 @@ class MessageEncoder:
     def _message(self, message: Message) -> dict[str, Any]:
         if not message.images:
             # A plain string: endpoints for text-only models take nothing else.
-            return {"role": message.role, "content": message.text}
+            return {"role": message.role, "content": as_utf8(message.text)}
         return {"role": message.role, "content": [self._part(part) for part in message.parts]}
 
     def _part(self, part: str | Image) -> dict[str, Any]:
         if isinstance(part, str):
-            return {"type": "text", "text": part}
+            return {"type": "text", "text": as_utf8(part)}
         url: dict[str, Any] = {"url": self._url(part)}
         if self._settings.detail is not None:
             url["detail"] = self._settings.detail

@@ -13,6 +13,7 @@ from typing import Any
 
 from actors.blocking import DeviceThread, UnsharedBackend
 from actors.chat.base import ChatReply, ChatRequest, FinishReason, Message, Usage
+from actors.chat.encoding import as_utf8
 from actors.chat.history import drop_images_in_blocks, without_images
 from actors.chat.pricing import dollars
 from actors.chat.settings import TransformersChat
@@ -192,7 +193,7 @@ class LocalBackend(UnsharedBackend[ChatRequest, ChatReply]):
             pad_token_id=self._tokenizer.pad_token_id,
         )
         output = self._model.generate(
-            **inputs.to(self._device),
+            **self._on_device(inputs),
             generation_config=config,
             logits_processor=[sampling],
             stopping_criteria=[RowLimits(width, limits)],
@@ -201,6 +202,13 @@ class LocalBackend(UnsharedBackend[ChatRequest, ChatReply]):
             self._reply(row[width : width + limit].tolist(), n)
             for row, n, limit in zip(output, lengths, limits, strict=True)
         ]
+
+    def _on_device(self, inputs: Any) -> dict[str, Any]:
+        # Pixels come as float32, whatever the weights are.
+        return {
+            name: value.to(self._device, self._model.dtype if value.is_floating_point() else None)
+            for name, value in inputs.items()
+        }
 
     def _reply(self, tokens: list[int], prompt_tokens: int) -> ChatReply:
         # A finished row is padded, often with the end token itself: what counts is up to the first end.
@@ -267,7 +275,7 @@ class LocalBackend(UnsharedBackend[ChatRequest, ChatReply]):
 
     def _plain(self, text: str) -> str:
         """Return the text with control tokens spelled apart: what a program prints must not end a turn."""
-        return self._controls.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
+        return self._controls.sub(lambda match: f"{match[0][0]} {match[0][1:]}", as_utf8(text))
 
     def describe(self) -> dict[str, Any]:
         return {

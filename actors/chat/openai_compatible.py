@@ -12,7 +12,7 @@ from typing import Any
 
 from actors.blocking import UnsharedBackend
 from actors.chat.base import ChatReply, ChatRequest, FinishReason, Message
-from actors.chat.encoding import MessageEncoder
+from actors.chat.encoding import MessageEncoder, as_utf8
 from actors.chat.history import drop_images_in_blocks, without_images
 from actors.chat.pricing import estimate_prompt, read_usage
 from actors.chat.settings import OpenAIChat
@@ -160,10 +160,10 @@ def _text_of(body: dict[str, Any]) -> tuple[str, FinishReason]:
     if isinstance(content, list):  # some endpoints answer in parts
         parts = [part.get("text") for part in content if isinstance(part, dict)]
         content = "".join(part for part in parts if isinstance(part, str))
-    text = content if isinstance(content, str) else ""
+    text = as_utf8(content) if isinstance(content, str) else ""
     refusal = message.get("refusal")
     if isinstance(refusal, str) and refusal:
-        return text or refusal, "refused"
+        return text or as_utf8(refusal), "refused"
     match choice.get("finish_reason"):
         case "length" | "max_tokens" | "model_length":
             return text, "length"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from actors.endpoint.settings import EndpointSettings
 from actors.settings import Placement, Settings
@@ -27,6 +27,12 @@ class HistorySettings(Settings):
     has a prefix cache, since removing an image costs the cache of everything after it."""
     block: int = Field(default=16, ge=1)
     """Images leave this many at once, so that the prefix stays the same for several rounds."""
+
+    @model_validator(mode="after")
+    def _block_fits(self) -> HistorySettings:
+        if self.max_images is not None and self.block > self.max_images:
+            raise ValueError(f"block ({self.block}) must be at most max_images ({self.max_images})")
+        return self
 
 
 class OpenAIChat(EndpointSettings):

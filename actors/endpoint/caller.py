@@ -11,12 +11,12 @@ import random
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 import structlog
 
-from actors.endpoint.faults import EndpointStopError, Fault, FaultyAnswerError, to_error
+from actors.endpoint.faults import EndpointDownError, EndpointStopError, Fault, FaultyAnswerError, to_error
 from actors.endpoint.gate import Clock, Gate, Sleep
 from actors.endpoint.secrets import Secrets
 from actors.endpoint.settings import EndpointSettings
@@ -88,43 +88,31 @@ class EndpointCaller:
         settings = self._settings
         deadline: float | None = None
         attempts = in_doubt = 0
+        fault: Fault | None = None
         while True:
-            async with self.gate.admit(tokens) as ticket:
-                now = self._clock()
-                deadline = deadline if deadline is not None else now + settings.deadline_s
-                attempts += 1
-                self.tally.attempts += 1
-                # An attempt that is cancelled, or ends in a bug, was sent all the same.
-                self.tally.in_doubt += 1
-                fault = None
-                try:
-                    async with asyncio.timeout(max(0.001, min(settings.attempt_timeout_s, deadline - now))):
-                        sent = await send()
-                except FaultyAnswerError as error:
-                    fault = error.fault
-                except TimeoutError:
-                    fault = Fault(
-                        "timeout", f"no complete answer in {settings.attempt_timeout_s:g} s", None, True
+            try:
+                async with self.gate.admit(tokens) as ticket:
+                    now = self._clock()
+                    deadline = deadline if deadline is not None else now + settings.deadline_s
+                    if fault is not None and now >= deadline:
+                        raise to_error(fault, settings.host, settings.model, attempts, in_doubt)
+                    attempts += 1
+                    outcome = await self._attempt(
+                        send, classify, min(settings.attempt_timeout_s, deadline - now)
                     )
-                except Exception as error:
-                    fault = classify(error)
-                    if fault is None:
-                        raise
-                if fault is None or not fault.in_doubt:
-                    self.tally.in_doubt -= 1
-                if fault is None:
-                    ticket.used_tokens = sent.tokens
-                    self.tally.answers += 1
-                    self.gate.succeeded()
-                    return Sent(sent.value, sent.tokens, attempts, in_doubt)
-                fault = Fault(
-                    fault.kind, self._secrets.redact(fault.detail), fault.retry_after_s, fault.in_doubt
-                )
-                in_doubt += fault.in_doubt
-                if not fault.in_doubt:
-                    ticket.used_tokens = 0.0
-                self.tally.faults[fault.kind] += 1
-                self._tell_gate(fault, attempts, in_doubt)
+                    if isinstance(outcome, Sent):
+                        ticket.used_tokens = outcome.tokens
+                        self.tally.answers += 1
+                        self.gate.succeeded()
+                        return Sent(outcome.value, outcome.tokens, attempts, in_doubt)
+                    fault = outcome
+                    in_doubt += fault.in_doubt
+                    if not fault.in_doubt:
+                        ticket.used_tokens = 0.0
+                    self.tally.faults[fault.kind] += 1
+                    self._tell_gate(fault, attempts, in_doubt)
+            except EndpointDownError as error:
+                raise EndpointDownError(error.message, error.fix, attempts, in_doubt) from None
             wait = self._wait_before(attempts + 1, fault)
             out_of_time = self._clock() + wait >= deadline
             if not fault.passing or attempts >= settings.max_attempts or out_of_time:
@@ -138,6 +126,35 @@ class EndpointCaller:
                 wait_s=round(wait, 2),
             )
             await self._sleep(wait)
+
+    async def _attempt(
+        self,
+        send: Callable[[], Awaitable[Sent[T]]],
+        classify: Callable[[Exception], Fault | None],
+        patience_s: float,
+    ) -> Sent[T] | Fault:
+        """Send once; return the answer, or the fault without secrets in its words."""
+        self.tally.attempts += 1
+        # Counted first: an attempt that is cancelled, or ends in a bug, was sent all the same.
+        self.tally.in_doubt += 1
+        try:
+            async with asyncio.timeout(patience_s):
+                sent = await send()
+        except FaultyAnswerError as error:
+            fault = error.fault
+        except TimeoutError:
+            fault = Fault("timeout", f"no complete answer in {patience_s:.3g} s", in_doubt=True)
+        except Exception as error:
+            known = classify(error)
+            if known is None:
+                raise
+            fault = known
+        else:
+            self.tally.in_doubt -= 1
+            return sent
+        if not fault.in_doubt:
+            self.tally.in_doubt -= 1
+        return replace(fault, detail=self._secrets.redact(fault.detail))
 
     def _tell_gate(self, fault: Fault, attempts: int, in_doubt: int) -> None:
         if fault.kind == "rate_limited":

@@ -101,6 +101,12 @@ async def test_a_model_with_eyes_answers_differently_to_another_image(
     assert first == again
 
 
+async def test_half_precision(saved: dict[str, Path]) -> None:
+    backend = load(saved["llava"], dtype="bfloat16")
+    assert backend.describe()["dtype"] == "bfloat16"
+    replies(await backend.run([ask("look", picture(1), "\ud800")]))
+
+
 async def test_images_reach_the_model_at_the_size_of_the_settings(saved: dict[str, Path]) -> None:
     shown = picture(1, 112, 112)
     tokens = [

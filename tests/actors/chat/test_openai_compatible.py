@@ -11,15 +11,21 @@ from typing import Any
 
 import pytest
 import structlog
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from actors.chat.base import ChatReply, ChatRequest, Message
-from actors.chat.openai_compatible import OpenAIBackend
+from actors.chat.openai_compatible import OpenAIBackend, _text_of, read_answer
+from actors.chat.pricing import read_usage
 from actors.chat.settings import OpenAIChat, Price
 from actors.endpoint.faults import (
     ContextLengthError,
     EndpointDownError,
     EndpointError,
     EndpointStopError,
+    FaultyAnswerError,
+    from_status,
+    to_error,
 )
 from actors.endpoint.secrets import MissingKeyError
 from actors.errors import BackendError, UsageError
@@ -346,6 +352,84 @@ async def test_run_returns_failures_in_place(endpoint: FakeEndpoint, opened: Ope
         failure, reply = await backend.run([ask("long"), ask("short")])
     assert isinstance(failure, BackendError)
     assert isinstance(reply, ChatReply)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+ODD_CHOICE = st.fixed_dictionaries(
+    {},
+    optional={
+        "message": JSON | st.fixed_dictionaries({}, optional={"content": JSON, "refusal": JSON}),
+        "finish_reason": JSON,
+    },
+)
+ODD_BODY = JSON | st.fixed_dictionaries(
+    {},
+    optional={
+        "choices": JSON | st.lists(ODD_CHOICE | JSON, max_size=2),
+        "usage": JSON
+        | st.fixed_dictionaries({}, optional={"prompt_tokens": JSON, "prompt_tokens_details": JSON}),
+        "error": JSON | st.fixed_dictionaries({}, optional={"code": JSON, "message": JSON, "type": JSON}),
+        "model": JSON,
+    },
+)
+
+
+@settings(deadline=None)
+@given(body=ODD_BODY)
+def test_any_json_is_an_answer_or_a_fault(body: Any) -> None:
+    try:
+        answer = read_answer(json.dumps(body).encode())
+    except FaultyAnswerError as error:
+        _ = to_error(error.fault, "h", "m", 1, 0)
+        return
+    text, finish = _text_of(answer)
+    text.encode()
+    assert finish in ("stop", "length", "filtered", "refused")
+    assert read_usage(answer.get("usage"), 5, text, None, 1).prompt_tokens >= 0
+
+
+@settings(deadline=None)
+@given(status=st.integers(400, 599), body=ODD_BODY | st.binary(max_size=9) | st.text(max_size=9))
+def test_any_error_body_is_some_fault(status: int, body: Any) -> None:
+    fault = from_status(status, body, {})
+    assert str(to_error(fault, "h", "m", 1, 0))
+
+
+async def test_text_that_no_encoder_takes_is_mended_on_both_ways(
+    endpoint: FakeEndpoint, opened: Opened
+) -> None:
+    endpoint.script = lambda seen: Reply(f"{seen.texts[-1]} \ud800")
+    async with opened(endpoint) as backend:
+        reply = await backend.complete(ask("lone \udfff and \0 zero"))
+    assert reply.text == "lone ? and \0 zero ?"
+
+
+async def test_an_outage_tells_how_often_this_request_was_sent(
+    endpoint: FakeEndpoint, opened: Opened
+) -> None:
+    endpoint.script = lambda seen: Fault.html_page()
+    async with opened(
+        endpoint, breaker_failures=2, breaker_pause_s=40, outage_patience_s=30, max_attempts=50
+    ) as backend:
+        with pytest.raises(EndpointDownError, match="in a row") as caught:
+            await backend.complete(ask())
+    assert caught.value.attempts == caught.value.in_doubt == len(endpoint.seen)
+
+
+async def test_the_deadline_holds_over_all_attempts(
+    endpoint: FakeEndpoint, opened: Opened, clock: FakeClock
+) -> None:
+    endpoint.script = lambda seen: Fault.error(500, "oops")
+    started = clock.now
+    async with opened(endpoint, deadline_s=20, max_attempts=99, breaker_failures=99) as backend:
+        with pytest.raises(EndpointError, match="6 attempts"):
+            await backend.complete(ask())
+    assert clock.now - started < 20
+    assert clock.slept == [0.5, 1.0, 2.0, 4.0, 8.0]  # and 16 more would be too late
 
 
 # Keys
