@@ -1,0 +1,26 @@
+"""The report: static pages made from a run directory, and from nothing else.
+
+`out/report/` can be deleted and written again at any time. Pages refer to the images of `out/blobs/` by
+relative address, ask no other host for anything, and open from a file as well as from any web server.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from experiments.report import pages, unit_page
+from experiments.report.records import RunDirectory
+
+__all__ = ["write_unit_page"]
+
+
+def write_unit_page(run_dir: Path, slug: str) -> Path:
+    """Write the page of the unit in the folder `units/<slug>` and return its path.
+
+    Raises:
+        UsageError: If there is no such run or unit.
+    """
+    run = RunDirectory(run_dir)
+    path = unit_page.write(run, slug)
+    pages.write_assets(run_dir / "report")
+    return path

@@ -97,39 +97,37 @@ def strips(rows: Sequence[Strip], axis_title: str, alt: str) -> Markup:
     return _frame(Markup("").join([_x_axis(axis, marks, top, axis_title, 8), *parts]), top + 40, alt)
 
 
-def histogram(
-    values: Sequence[float], low: float, high: float, bins: int, axis_title: str, alt: str
-) -> Markup:
+def histogram(values: Sequence[float], low: float, high: float, bins: int, title: str, alt: str) -> Markup:
     """Return counts of `values` in equal bins of low..high; what lies outside goes to the ends."""
-    counts = [0] * bins
+    counts = [0.0] * bins
     for value in values:
         counts[min(bins - 1, max(0, int((value - low) / (high - low) * bins)))] += 1
+    return counted(counts, low, high, title, alt)
+
+
+def counted(counts: Sequence[float], low: float, high: float, title: str, alt: str) -> Markup:
+    """Return a histogram of bins that are counted already."""
     height, most = 120.0, max(counts) or 1
-    axis = Axis(low, high, 40, WIDTH - _RIGHT)
-    up = Axis(0, most, height, 14)
-    bars = []
+    axis, up = Axis(low, high, 48, WIDTH - _RIGHT), Axis(0, most, height, 14)
+    marks = [mark for mark in ticks(low, high) if low - 1e-9 <= mark <= high + 1e-9]
+    ends = Markup('<text class="tick end" x="40" y="{}">{}</text>')
+    parts = [_x_axis(axis, marks, height, title), ends.format(18, label(most)), ends.format(height, "0")]
     for index, count in enumerate(counts):
-        left, right = (axis(low + (high - low) * (index + side) / bins) for side in (0, 1))
+        first, last = (low + (high - low) * (index + side) / len(counts) for side in (0, 1))
+        left, right = axis(first), axis(last)
         if count:
-            bars.append(
+            parts.append(
                 Markup(
                     '<rect class="bar" x="{}" y="{}" width="{}" height="{}"><title>{}</title></rect>'
                 ).format(
                     left + 1,
                     up(count),
-                    round(right - left - 2, 1),
+                    round(max(1.0, right - left - 2), 1),
                     round(height - up(count), 1),
-                    f"{label(low + (high - low) * index / bins)} to "
-                    f"{label(low + (high - low) * (index + 1) / bins)}: {count}",
+                    f"{label(first)} to {label(last)}: {label(count)}",
                 )
             )
-    count_axis = Markup(
-        '<text class="tick end" x="34" y="{}">{}</text><text class="tick end" x="34" y="{}">0</text>'
-    )
-    body = Markup("").join(
-        [_x_axis(axis, ticks(low, high), height, axis_title), count_axis.format(18, most, height), *bars]
-    )
-    return _frame(body, height + 40, alt)
+    return _frame(Markup("").join(parts), height + 40, alt)
 
 
 def _swarm(positions: Sequence[float], radius: float) -> tuple[list[tuple[float, float]], float]:

@@ -1,0 +1,92 @@
+// A unit's page: masks on and off, j and k between rounds, copying, and a look at a dot's image.
+(() => {
+  "use strict";
+  const all = (selector) => [...document.querySelectorAll(selector)];
+
+  const masks = document.getElementById("masks");
+  const masked = all("img[data-plain]");
+  const toggleMasks = () => {
+    const plain = masks.getAttribute("aria-pressed") !== "true";
+    masks.setAttribute("aria-pressed", String(plain));
+    masks.textContent = plain ? "With masks" : "Without masks";
+    for (const image of masked) {
+      const shown = image.getAttribute("src");
+      image.setAttribute("src", image.dataset.plain);
+      image.dataset.plain = shown;
+      image.parentElement.setAttribute("href", image.getAttribute("src"));
+    }
+  };
+  if (masked.length) {
+    masks.hidden = false;
+    masks.addEventListener("click", toggleMasks);
+  }
+
+  const rounds = all("article.round");
+  const visit = (step) => {
+    const at = rounds.indexOf(document.activeElement);
+    let next;
+    if (at >= 0) {
+      next = at + step;
+    } else {
+      const below = rounds.findIndex((round) => round.getBoundingClientRect().top > 80);
+      next = step > 0 ? (below < 0 ? rounds.length - 1 : below) : (below < 0 ? rounds.length : below) - 1;
+    }
+    const round = rounds[Math.max(0, Math.min(rounds.length - 1, next))];
+    if (!round) return;
+    round.focus({ preventScroll: true });
+    round.scrollIntoView({ block: "start" });
+  };
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, textarea, select")) return;
+    if (event.key === "j") visit(1);
+    else if (event.key === "k") visit(-1);
+    else if (event.key === "m" && masked.length) toggleMasks();
+    else return;
+    event.preventDefault();
+  });
+
+  const select = (element) => {
+    const range = document.createRange();
+    range.selectNodeContents(element);
+    getSelection().removeAllRanges();
+    getSelection().addRange(range);
+  };
+  for (const button of all("button.copy")) {
+    button.hidden = false;
+    button.addEventListener("click", async () => {
+      const source = document.getElementById(button.dataset.copy);
+      try {
+        await navigator.clipboard.writeText(source.textContent);
+        button.textContent = "Copied";
+      } catch {
+        // Without a secure context there is no clipboard: leave it selected for the keyboard.
+        select(source);
+        button.textContent = "Selected";
+      }
+      setTimeout(() => { button.textContent = "Copy"; }, 2000);
+    });
+  }
+
+  const peek = document.getElementById("peek");
+  const show = (link) => {
+    const figure = document.getElementById(link.getAttribute("href").slice(1));
+    if (!figure) return;
+    const copy = figure.cloneNode(true);
+    copy.removeAttribute("id");
+    for (const image of copy.querySelectorAll("img")) image.loading = "eager";
+    peek.replaceChildren(copy);
+    peek.hidden = false;
+    const dot = link.getBoundingClientRect();
+    const box = peek.getBoundingClientRect();
+    peek.style.left = `${Math.max(8, Math.min(innerWidth - box.width - 8, dot.left - box.width / 2))}px`;
+    peek.style.top = `${dot.bottom + box.height + 16 < innerHeight ? dot.bottom + 8 : Math.max(8, dot.top - box.height - 8)}px`;
+  };
+  const hide = () => { peek.hidden = true; };
+  for (const link of all("svg.plot a")) {
+    link.addEventListener("mouseenter", () => show(link));
+    link.addEventListener("focus", () => show(link));
+    link.addEventListener("mouseleave", hide);
+    link.addEventListener("blur", hide);
+  }
+  addEventListener("scroll", hide, { passive: true });
+})();

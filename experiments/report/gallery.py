@@ -1,0 +1,212 @@
+"""Images of a study as figures: what each shows, where it came from, and how strongly it drove the unit."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from experiments.report.records import mapping, number, sequence, text
+
+_LOGGED = re.compile(r"(?P<title>.*): activation (?P<value>[-+]?\d[\d.e+-]*)$", re.DOTALL)
+_CAPTION_LIMIT = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One image of a page. `plain` is the same image without its mask, if this one is masked.
+
+    `href` is None if the image is not in the store. `note` is what was said of it.
+    """
+
+    href: str | None
+    alt: str
+    caption: str = ""
+    activation: float | None = None
+    note: str = ""
+    plain: str | None = None
+    anchor: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A stretch of an observation: words, or pictures that follow each other."""
+
+    words: str = ""
+    pictures: tuple[Picture, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """One causal test: the image before and after an instruction."""
+
+    instruction: str
+    before: Picture
+    after: Picture
+
+    @property
+    def change(self) -> float | None:
+        if self.before.activation is None or self.after.activation is None:
+            return None
+        return self.after.activation - self.before.activation
+
+
+class Gallery:
+    """Knows every image of a study by id, from the toolbox snapshots of its rounds.
+
+    `locate` returns the address of a stored image as seen from the page, None if it is missing.
+    """
+
+    def __init__(self, snapshots: Iterable[Any], locate: Callable[[Any], str | None]) -> None:
+        self._locate = locate
+        self._origin: dict[str, dict[str, Any]] = {}
+        self._activation: dict[str, float] = {}
+        for snapshot in map(mapping, snapshots):
+            for image_id, origin in mapping(snapshot.get("provenance")).items():
+                self._origin.setdefault(image_id, _origin(origin))
+            for entry in logged(snapshot):
+                self._know(entry.get("image"), entry.get("activation"))
+            for image_id, activation in mapping(snapshot.get("activations")).items():
+                self._know(image_id, activation)
+
+    def _know(self, image_id: Any, activation: Any) -> None:
+        """Keep an activation; what is said of a masked image holds for the image under the mask."""
+        value = number(activation)
+        if value is None or not isinstance(image_id, str):
+            return
+        self._activation.setdefault(image_id, value)
+        origin = self._origin.get(image_id, {})
+        if origin.get("source") == "masked" and isinstance(origin.get("parent"), str):
+            self._activation.setdefault(origin["parent"], value)
+
+    def picture(
+        self,
+        image_id: Any,
+        *,
+        caption: str = "",
+        activation: float | None = None,
+        note: str = "",
+        under: Any = None,
+    ) -> Picture:
+        """Return the figure of an image. `under` is the image under the mask, if the caller knows it."""
+        origin = self._origin.get(image_id, {}) if isinstance(image_id, str) else {}
+        parent = (
+            under if under is not None else origin.get("parent") if origin.get("source") == "masked" else None
+        )
+        if activation is None and isinstance(image_id, str):
+            activation = self._activation.get(image_id)
+        href = self._locate(image_id)
+        alt = caption or self.story(image_id)
+        if activation is not None:
+            alt = f"{alt}; activation {activation:.2f}"
+        plain = self._locate(parent) if parent is not None else None
+        return Picture(href, alt, caption, activation, note, plain)
+
+    def story(self, image_id: Any) -> str:
+        """Return in words how an image came about."""
+        if not isinstance(image_id, str):
+            return "an image whose record is damaged"
+        origin = self._origin.get(image_id, {})
+        source = text(origin.get("source"))
+        if source == "masked" and isinstance(origin.get("parent"), str) and origin["parent"] != image_id:
+            parent = self._origin.get(origin["parent"], {})
+            if text(parent.get("source")) != "masked":
+                return f"{self.story(origin['parent'])}, masked"
+        prompt, edits = (
+            text(origin.get("prompt")),
+            [e for e in sequence(origin.get("edits")) if isinstance(e, str)],
+        )
+        if source == "edited" or edits:
+            told = "; ".join(edits) or prompt
+            return f"{prompt}, edited: {told}" if prompt and prompt != told else f"edited: {told}"
+        if prompt:
+            return prompt
+        return f"image from the {source}" if source == "dataset" else f"image {image_id[:8]}"
+
+    def observation(self, parts: Sequence[Any]) -> list[Block]:
+        """Return an observation as blocks: the line before an image is its caption."""
+        blocks: list[Block] = []
+        words: list[str] = []
+
+        def flush() -> None:
+            if told := "\n".join(words).strip("\n"):
+                blocks.append(Block(words=told))
+            words.clear()
+
+        for part in parts:
+            if isinstance(part, str):
+                words.append(part)
+            elif isinstance(part, dict):
+                caption = _take_caption(words)
+                flush()
+                found = _LOGGED.match(caption)
+                value = number(_float(found["value"])) if found else None
+                title = found["title"] if found and value is not None else caption
+                picture = self.picture(part.get("image"), caption=title, activation=value)
+                if blocks and blocks[-1].pictures:
+                    blocks[-1] = replace(blocks[-1], pictures=(*blocks[-1].pictures, picture))
+                else:
+                    blocks.append(Block(pictures=(picture,)))
+        flush()
+        return blocks
+
+    def made(self, known: set[str], snapshot: Any) -> list[Picture]:
+        """Return the generated images of `snapshot` that are not in `known`, in order."""
+        ids = [i for i in mapping(mapping(snapshot).get("provenance")) if i not in known]
+        return [
+            self.picture(image_id, caption=self.story(image_id))
+            for image_id in ids
+            if self._origin.get(image_id, {}).get("source") == "generated"
+        ]
+
+    def edits(self, known: set[str], snapshot: Any) -> list[Edit]:
+        """Return the edits of `snapshot` that are not in `known`, in order."""
+        found = []
+        for image_id in mapping(mapping(snapshot).get("provenance")):
+            origin = self._origin.get(image_id, {})
+            if image_id in known or origin.get("source") != "edited":
+                continue
+            instructions = [each for each in sequence(origin.get("edits")) if isinstance(each, str)]
+            told = instructions[-1] if instructions else text(origin.get("prompt"))
+            found.append(Edit(told, self.picture(origin.get("parent")), self.picture(image_id)))
+        return found
+
+
+def logged(snapshot: Any) -> list[dict[str, Any]]:
+    """Return all logged entries of a toolbox snapshot."""
+    return [
+        entry
+        for entries in sequence(mapping(snapshot).get("log"))
+        for entry in sequence(entries)
+        if isinstance(entry, dict)
+    ]
+
+
+def _origin(value: Any) -> dict[str, Any]:
+    """Return a provenance; a snapshot holds it as JSON text."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return {}
+    return mapping(value)
+
+
+def _float(value: str) -> float | None:
+    try:
+        return float(value)
+    except ValueError:
+        return None
+
+
+def _take_caption(words: list[str]) -> str:
+    """Take the last line off the words before an image if it is short enough to be its caption."""
+    if not words:
+        return ""
+    before, _, line = words[-1].rstrip("\n").rpartition("\n")
+    if not line.strip() or len(line) > _CAPTION_LIMIT:
+        return ""
+    words[-1] = before
+    return line.strip()

@@ -1,0 +1,448 @@
+"""The page of one unit: what it is, the evidence, and every round as it happened."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from markupsafe import Markup
+
+from experiments.report import pages, plots
+from experiments.report.gallery import Block, Edit, Gallery, Picture
+from experiments.report.records import RunDirectory, UnitRecords, mapping, number, sequence, text
+
+_STAND_IN = re.compile(r"\b(?:builtin|built-in|scenes)\b", re.IGNORECASE)
+_FORMAL = re.compile(r"^[ \t>*_#`-]*\[[A-Z][A-Z _]*\d*\]|^[ \t]*(?:```|~~~)", re.MULTILINE)
+
+VERDICTS = {
+    "confirmed": "confirmed",
+    "unconfirmed": "not confirmed",
+    "abstained": "abstained",
+    "untested": "untested",
+    "silent": "no answer",
+    "failed": "failed",
+    "running": "in progress",
+}
+"""Verdicts by key (a style class, too) and how they are written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """The test of an answer on fresh images. Numbers are None where the record has none."""
+
+    kind: str
+    auroc: float | None = None
+    low: float | None = None
+    high: float | None = None
+    e_value: float | None = None
+    margin: float | None = None
+    mean_positive: float | None = None
+    mean_control: float | None = None
+    n_positive: float | None = None
+    n_control: float | None = None
+    compliance: float | None = None
+    compliant_auroc: float | None = None
+    failures: tuple[str, ...] = ()
+    positives: tuple[Picture, ...] = ()
+    controls: tuple[Picture, ...] = ()
+    plot: Markup | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Hypothesis:
+    """`fate`: "new" in this round, "kept" from the one before, or "dropped" since."""
+
+    words: str
+    fate: str
+
+
+@dataclass(frozen=True, slots=True)
+class RoundView:
+    """One round as it is shown."""
+
+    number: int
+    kind: str
+    thoughts: str
+    hypotheses: list[Hypothesis]
+    program: Markup | None
+    program_lines: int
+    status: str
+    error: str
+    observation: list[Block]
+    made: list[Picture]
+    edits: list[Edit]
+    verdict: str
+    objection: str
+    evidence: Evidence | None
+    model: str
+    tokens: float | None
+    finish: str
+    raw: list[tuple[str, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What the index shows of a unit; also the head of its page."""
+
+    slug: str
+    unit: str
+    model: str
+    layer: str
+    short: str
+    index: int | None
+    verdict: str
+    label: str
+    labels: list[str]
+    description: str
+    auroc: float | None
+    low: float | None
+    high: float | None
+    e_value: float | None
+    rounds: int
+    images: float | None
+    tokens: float | None
+    dollars: float | None
+    seconds: float | None
+    error: str
+    damaged: bool
+
+    @property
+    def href(self) -> str:
+        return f"units/{quote(self.slug, safe='')}.html"
+
+
+def verdict_of(done: dict[str, Any] | None, damaged: bool) -> str:
+    """Return the key in `VERDICTS` of a unit's result; None is a unit without one."""
+    if done is None:
+        return "failed" if damaged else "running"
+    status = text(done.get("status"))
+    if status == "failed":
+        return "failed"
+    if status != "answered":
+        return "silent"
+    if mapping(done.get("evidence")).get("kind") == "abstention":
+        return "abstained"
+    confirmed = done.get("confirmed")
+    return "confirmed" if confirmed is True else "unconfirmed" if confirmed is False else "untested"
+
+
+def summarise(unit: UnitRecords) -> Summary:
+    """Return the unit in one line of numbers and words."""
+    done = unit.done or {}
+    evidence = _numbers(done.get("evidence"))
+    usage = _usage(unit)
+    error = mapping(done.get("error"))
+    made = number(done.get("images_made"))
+    if made is None and unit.rounds:
+        made = number(mapping(unit.rounds[-1].get("toolbox")).get("images_made"))
+    return Summary(
+        slug=unit.slug,
+        unit=unit.name.id,
+        model=unit.name.model,
+        layer=unit.name.layer,
+        short=unit.name.short,
+        index=unit.name.index,
+        verdict=verdict_of(unit.done, bool(unit.problems)),
+        label=text(done.get("label")),
+        labels=[each for each in sequence(done.get("labels")) if isinstance(each, str)],
+        description=text(done.get("description")),
+        auroc=evidence.auroc,
+        low=evidence.low,
+        high=evidence.high,
+        e_value=evidence.e_value,
+        rounds=len(unit.rounds),
+        images=made,
+        tokens=usage["tokens"],
+        dollars=usage["dollars"],
+        seconds=unit.seconds,
+        error=" ".join(filter(None, (text(error.get("message")), text(error.get("fix")))))
+        or "; ".join(unit.problems),
+        damaged=bool(unit.problems),
+    )
+
+
+def write(run: RunDirectory, slug: str) -> Path:
+    """Write the page of a unit and return its path.
+
+    Raises:
+        UsageError: If the run has no such unit.
+    """
+    newest = run.newest(slug)
+    unit = run.unit(slug)
+    path = run.root / "report" / "units" / f"{slug}.html"
+    pages.write(path, _page(run, unit), modified_ns=newest or None)
+    return path
+
+
+def _page(run: RunDirectory, unit: UnitRecords) -> str:
+    done = unit.done or {}
+
+    def locate(image_id: Any) -> str | None:
+        found = run.image(image_id)
+        return f"../../{found}" if found else None
+
+    gallery = Gallery([record.get("toolbox") for record in unit.rounds], locate)
+    exemplars = [
+        gallery.picture(
+            each.get("image"),
+            caption=f"exemplar {rank}",
+            activation=number(each.get("activation")),
+            under=each.get("source"),
+        )
+        for rank, each in enumerate(map(mapping, sequence(done.get("exemplars"))), 1)
+    ]
+    return pages.render(
+        "unit.html",
+        run_name=text(run.manifest.get("name")) or run.root.resolve().name,
+        root="../",
+        summary=summarise(unit),
+        verdicts=VERDICTS,
+        fields={k: v for k, v in mapping(done.get("fields")).items() if isinstance(v, str)},
+        evidence=_evidence(done.get("evidence"), gallery, "trial")
+        if done.get("evidence") is not None
+        else None,
+        exemplars=exemplars,
+        background={k: number(v) for k, v in mapping(done.get("background")).items()},
+        background_plot=_background_plot(done.get("background")),
+        rounds=list(_rounds(unit, gallery)),
+        usage=_usage(unit),
+        facts=list(_flat(mapping(done.get("facts")))),
+        seed=_shown(done.get("seed", run.manifest.get("seed"))),
+        tiers=_tiers(unit),
+        in_doubt=len(sequence(done.get("in_doubt"))),
+        stand_ins=_stand_ins(run, unit),
+        problems=unit.problems,
+        command=_command(run, unit),
+        task=text(done.get("task")) or text(run.manifest.get("task")),
+    )
+
+
+def _rounds(unit: UnitRecords, gallery: Gallery) -> Iterator[RoundView]:
+    known: set[str] = set()
+    before: list[str] = []
+    for position, record in enumerate(unit.rounds, 1):
+        reply, outcome = mapping(record.get("reply")), mapping(record.get("outcome"))
+        verdict = mapping(record.get("verdict"))
+        program = text(record.get("program"))
+        hypotheses = [each for each in sequence(record.get("hypotheses")) if isinstance(each, str)]
+        snapshot = mapping(record.get("toolbox"))
+        shown = sequence(record.get("observation"))
+        usage = mapping(reply.get("usage"))
+        where = number(record.get("round"))
+        yield RoundView(
+            number=int(where) if where is not None else position,
+            kind="experiment"
+            if program
+            else "answer"
+            if verdict or record.get("answered") is True
+            else "no program",
+            thoughts=_thoughts(text(reply.get("text"))),
+            hypotheses=_fates(hypotheses, before),
+            program=pages.highlight(program) if program else None,
+            program_lines=program.count("\n") + 1,
+            status=text(outcome.get("status")),
+            error=text(outcome.get("error")),
+            observation=gallery.observation(shown),
+            made=gallery.made(known, snapshot),
+            edits=gallery.edits(known, snapshot),
+            verdict="" if not verdict else "confirmed" if verdict.get("accepted") is True else "unconfirmed",
+            objection=text(verdict.get("objection")),
+            evidence=_evidence(verdict.get("evidence"), gallery, f"round-{position}-trial")
+            if verdict
+            else None,
+            model=text(reply.get("model")),
+            tokens=_tokens(usage),
+            finish=text(reply.get("finish")),
+            raw=[("model", text(reply.get("text"))), *_raw(shown)],
+        )
+        known |= set(mapping(snapshot.get("provenance")))
+        before = hypotheses or before
+
+
+def _thoughts(reply: str) -> str:
+    """Return what a reply says before its first marker or fence: the rest is shown in its own place."""
+    found = _FORMAL.search(reply)
+    return (reply[: found.start()] if found else reply).strip()
+
+
+def _fates(hypotheses: list[str], before: list[str]) -> list[Hypothesis]:
+    listed = [Hypothesis(each, "kept" if each in before else "new") for each in hypotheses]
+    dropped = [Hypothesis(each, "dropped") for each in before if each not in hypotheses]
+    return listed + dropped if hypotheses else []
+
+
+def _raw(parts: list[Any]) -> Iterator[tuple[str, str]]:
+    for part in parts:
+        if isinstance(part, str):
+            yield "observation", part
+        else:
+            yield "observation", f"(image {text(mapping(part).get('image'), 'unknown')})"
+
+
+def _numbers(value: Any) -> Evidence:
+    """Return the numbers of an evidence record."""
+    evidence = mapping(value)
+    interval = [number(each) for each in sequence(evidence.get("auroc_interval"))]
+    low, high = interval if len(interval) == 2 else (None, None)
+    return Evidence(
+        kind=text(evidence.get("kind")),
+        auroc=number(evidence.get("auroc")),
+        low=low,
+        high=high,
+        e_value=number(evidence.get("e_value")),
+        margin=number(evidence.get("margin")),
+        mean_positive=number(evidence.get("mean_positive")),
+        mean_control=number(evidence.get("mean_control")),
+        n_positive=number(evidence.get("n_positive")),
+        n_control=number(evidence.get("n_control")),
+        compliance=number(evidence.get("compliance")),
+        compliant_auroc=number(mapping(evidence.get("compliant")).get("auroc")),
+        failures=tuple(each for each in sequence(evidence.get("failures")) if isinstance(each, str)),
+    )
+
+
+def _evidence(value: Any, gallery: Gallery, prefix: str) -> Evidence:
+    """Return an evidence record with its images and its strip plot."""
+    evidence = _numbers(value)
+    groups = {}
+    for name in ("positives", "controls"):
+        pictures = []
+        for position, trial in enumerate(map(mapping, sequence(mapping(value).get(name)))):
+            notes = "; ".join(each for each in sequence(trial.get("notes")) if isinstance(each, str))
+            picture = gallery.picture(
+                trial.get("image"),
+                caption=text(trial.get("prompt")),
+                activation=number(trial.get("activation")),
+                note=notes,
+            )
+            pictures.append(replace(picture, anchor=f"{prefix}-{name}-{position + 1}"))
+        groups[name] = pictures
+    rows = [
+        plots.Strip(
+            name,
+            style,
+            [
+                plots.Dot(p.activation, f"{p.caption}: {p.activation:.2f}", p.anchor)
+                for p in groups[group]
+                if p.activation is not None
+            ],
+        )
+        for group, name, style in (
+            ("positives", "the label", "positive"),
+            ("controls", "other things", "control"),
+        )
+    ]
+    told = (
+        f"Activations of {len(groups['positives'])} fresh images of the label and {len(groups['controls'])} of other "
+        f"things; an image of the label exceeds another with probability {pages.figure(evidence.auroc)}."
+    )
+
+    def strongest(pictures: list[Picture]) -> tuple[Picture, ...]:
+        return tuple(
+            sorted(pictures, key=lambda p: -(p.activation if p.activation is not None else float("-inf")))
+        )
+
+    return replace(
+        evidence,
+        positives=strongest(groups["positives"]),
+        controls=strongest(groups["controls"]),
+        plot=plots.strips(rows, "activation", told),
+    )
+
+
+def _background_plot(value: Any) -> Markup:
+    """Return the histogram of activations over the data set, if the record holds one."""
+    found = mapping(mapping(value).get("histogram"))
+    counts = [number(each) for each in sequence(found.get("counts"))]
+    low, high = number(found.get("low")), number(found.get("high"))
+    if not counts or low is None or high is None or not high > low or any(c is None or c < 0 for c in counts):
+        return Markup("")
+    return plots.counted([c or 0.0 for c in counts], low, high, "activation", "Activations over the data set")
+
+
+def _tokens(usage: dict[str, Any]) -> float | None:
+    counts = [number(usage.get(key)) for key in ("prompt_tokens", "completion_tokens")]
+    return sum(each or 0 for each in counts) if any(each is not None for each in counts) else None
+
+
+def _usage(unit: UnitRecords) -> dict[str, Any]:
+    """Return tokens, dollars and requests: of the result, or so far of the rounds that are there."""
+    recorded = list(map(mapping, mapping(mapping(unit.done).get("usage")).values()))
+    parts = recorded or [mapping(mapping(r.get("reply")).get("usage")) for r in unit.rounds]
+    tokens = [each for each in map(_tokens, parts) if each is not None]
+    dollars = [each for part in parts if (each := number(part.get("dollars"))) is not None]
+    requests = [each for part in parts if (each := number(part.get("requests"))) is not None]
+    return {
+        "tokens": sum(tokens) if tokens else None,
+        "cached": sum(number(part.get("cached_tokens")) or 0 for part in parts) if parts else None,
+        "dollars": sum(dollars) if dollars else None,
+        "requests": sum(requests) if requests else None,
+        "estimated": any(part.get("estimated") is True for part in parts),
+    }
+
+
+def _tiers(unit: UnitRecords) -> list[str]:
+    found = [text(mapping(record.get("outcome")).get("tier")) for record in unit.rounds]
+    return sorted({each for each in found if each})
+
+
+def _flat(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, each in value.items():
+        if isinstance(each, dict) and prefix.count(".") < 3:
+            yield from _flat(each, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", _shown(each)
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, list):
+        return ", ".join(_shown(each) for each in value)
+    return str(value)
+
+
+def _stand_ins(run: RunDirectory, unit: UnitRecords) -> list[tuple[str, str]]:
+    """Return who answered in place of a trained model, as (role, name): by their names, wherever recorded."""
+    found: dict[str, str] = {}
+    for record in unit.rounds:
+        model = text(mapping(record.get("reply")).get("model"))
+        if _STAND_IN.search(model):
+            found.setdefault(model, "interpreter")
+    for key, value in (
+        *_flat(mapping(mapping(unit.done).get("facts"))),
+        *_flat(_without_units(run.manifest)),
+    ):
+        if _STAND_IN.search(value) and len(value) < 200:
+            found.setdefault(value, key)
+    return [(role, name) for name, role in found.items()]
+
+
+def _without_units(manifest: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in manifest.items() if key not in ("units", "command")}
+
+
+def _command(run: RunDirectory, unit: UnitRecords) -> str:
+    """Return the command that studies this unit again; "" if the records do not say enough."""
+    facts = mapping(mapping(unit.done).get("facts"))
+    for recorded in (facts.get("command"), mapping(unit.done).get("command")):
+        if isinstance(recorded, list) and recorded and all(isinstance(each, str) for each in recorded):
+            return shlex.join(recorded)
+        if isinstance(recorded, str) and recorded:
+            return recorded
+    name, manifest = unit.name, run.manifest
+    if name.index is None or not (name.model or text(manifest.get("model"))):
+        return ""
+    layer = name.layer if name.kind == "channel" else f"{name.kind}:{name.layer}"
+    words = ["maia", "describe", text(manifest.get("model")) or name.model, layer, str(name.index)]
+    if profile := text(facts.get("profile")) or text(manifest.get("profile")):
+        words += ["--profile", profile]
+    seed = number(mapping(unit.done).get("seed", manifest.get("seed")))
+    if seed is not None:
+        words += ["--seed", f"{seed:.0f}"]
+    return shlex.join(words)
