@@ -28,6 +28,15 @@ from actors.images import Image, Provenance
 Task = Literal["generate", "edit"]
 
 _MAX_SEED = 2**63 - 1
+_BATCHED_EDITORS = frozenset(
+    {
+        "StableDiffusionInstructPix2PixPipeline",
+        "StableDiffusionXLInstructPix2PixPipeline",
+        "FluxKontextPipeline",
+    }
+)
+"""Editors known to pair a list of images with a list of prompts. Others get one image a call: some of them
+take a list for several pictures of one scene."""
 _GRAIN = 8
 """Pixels to whose multiple an image is trimmed before editing: the VAE's step in all common pipelines."""
 
@@ -54,8 +63,10 @@ class DiffusionMaker:
         folder = _folder(settings)
         self._pipeline, device, dtype = _load(settings, task, folder)
         self._arguments = _arguments(self._pipeline, settings)
-        self.max_batch = settings.max_batch
+        self._takes = frozenset(inspect.signature(self._pipeline.__call__).parameters)
         kind = type(self._pipeline).__name__
+        self._batches = task == "generate" or kind in _BATCHED_EDITORS
+        self.max_batch = settings.max_batch if self._batches else 1
         self.name = f"diffusers {kind} {hub.identity(settings.model, folder)}"
         made_by = {**self._arguments, "size": settings.size, "safety_checker": settings.safety_checker}
         self.settings = f"{task} {dtype} {json.dumps(made_by, sort_keys=True, default=str)}"
@@ -126,15 +137,16 @@ class DiffusionMaker:
         import torch
 
         arguments: dict[str, Any] = {
+            **self._sized(size),
             **self._arguments,
             "prompt": [texts[index] for index in batch],
             "generator": [torch.Generator("cpu").manual_seed(seeds[index]) for index in batch],
             "output_type": "np",
         }
-        if sources[batch[0]] is not None:
+        if self._task == "edit":
             arguments["image"] = [sources[index] for index in batch]
-        if size is not None and "height" in inspect.signature(self._pipeline.__call__).parameters:
-            arguments["height"], arguments["width"] = size
+            if not self._batches:
+                arguments |= {name: arguments[name][0] for name in ("prompt", "image")}
         try:
             output = self._pipeline(**arguments)
             return self._checked(output, len(batch))
@@ -149,6 +161,14 @@ class DiffusionMaker:
         middle = len(batch) // 2
         halves = (batch[:middle], batch[middle:])
         return [each for half in halves for each in self._run(half, texts, sources, size, seeds)]
+
+    def _sized(self, size: tuple[int, int] | None) -> dict[str, int]:
+        """Return the call's size arguments; an editor that scales to an area of its own keeps to it unless told."""
+        scales = "max_area" in self._takes
+        if size is None or "height" not in self._takes or (scales and self._settings.size is None):
+            return {}
+        area = {"max_area": size[0] * size[1]} if scales else {}
+        return {"height": size[0], "width": size[1], **area}
 
     def _failure(self, error: Exception) -> MaiaError:
         if hub.is_out_of_memory(error):

@@ -58,8 +58,8 @@ class DiffusersPipeline(Settings):
     image_guidance: float | None = Field(None, ge=0)
     """Guidance scale for the original image (InstructPix2Pix)."""
     size: int | tuple[int, int] | None = None
-    """Height and width in pixels, or one number for both; None is the pipeline's default, and when
-    editing the size of the image."""
+    """Height and width in pixels, or one number for both; None is the pipeline's default, and when editing
+    the size of the image (FLUX Kontext: about a megapixel of its shape)."""
     max_batch: int = Field(4, ge=1, le=256)
     """Images in one call at most."""
     refusal_retries: int = Field(2, ge=0, le=10)

@@ -33,7 +33,7 @@ GENERATORS: dict[str, dict[str, Any]] = {
 }
 EDITORS: dict[str, dict[str, Any]] = {
     "instruct_pix2pix": {"steps": 3, "image_guidance": 1.5},
-    "flux_kontext": {"steps": 2, "size": 32, "call": {"_auto_resize": False, "max_area": 32 * 32}},
+    "flux_kontext": {"steps": 2, "size": 32, "call": {"_auto_resize": False}},
 }
 
 
@@ -182,10 +182,15 @@ class Scripted:
         self.batches: list[list[str]] = []
         self.components: dict[str, Any] = {}
 
-    def __call__(self, prompt: list[str], generator: list[Any], output_type: str, **rest: Any) -> Any:
+    def __call__(
+        self, prompt: Any, generator: list[Any], output_type: str, image: Any = None, **rest: Any
+    ) -> Any:
         import torch
 
         assert output_type == "np"
+        if image is not None:
+            assert not isinstance(image, list)
+            prompt = [prompt]
         assert len(generator) == len(prompt)
         self.batches.append(prompt)
         return self.answer(prompt, [float(torch.rand(1, generator=each)) for each in generator])
@@ -195,11 +200,13 @@ class Scripted:
 def scripted(pipeline_folder: Folder, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Any, Scripted]]:
     """Return a maker around a scripted pipeline; everything but the loading is the real code."""
 
-    def build(answer: Callable[[list[str], list[float]], Any], **settings: Any) -> tuple[Any, Scripted]:
+    def build(
+        answer: Callable[[list[str], list[float]], Any], task: Any = "generate", **settings: Any
+    ) -> tuple[Any, Scripted]:
         pipeline = Scripted(answer)
         monkeypatch.setattr("actors.generation.diffusion._load", lambda *_: (pipeline, "cpu", "float32"))
         model = str(pipeline_folder("stable_diffusion"))
-        return DiffusionMaker(DiffusersPipeline(model=model, **settings), "generate"), pipeline
+        return DiffusionMaker(DiffusersPipeline(model=model, **settings), task), pipeline
 
     return build
 
@@ -207,6 +214,14 @@ def scripted(pipeline_folder: Folder, monkeypatch: pytest.MonkeyPatch) -> Callab
 def output(values: list[float], flags: list[bool] | None = None) -> Any:
     pixels = np.stack([np.full((2, 3, 3), value, np.float32) for value in values])
     return SimpleNamespace(images=pixels, nsfw_content_detected=flags)
+
+
+def test_an_editor_of_unknown_habits_gets_one_image_a_call(scripted: Any) -> None:
+    model, pipeline = scripted(lambda prompts, draws: output(draws), task="edit", max_batch=4)
+    made = model.edit([EditRequest(picture(8, 8, i), f"edit {i}", i) for i in range(3)])
+    assert pipeline.batches == [["edit 0"], ["edit 1"], ["edit 2"]]
+    assert model.max_batch == 1
+    assert len({image.id for image in images(made)}) == 3
 
 
 def test_a_withheld_image_is_drawn_again_with_a_new_seed_and_says_so(scripted: Any) -> None:

@@ -54,6 +54,16 @@ async def test_editing_without_an_editor_is_refused_in_words(pipeline_folder: Ca
             await pool.submit(EditRequest(Image.from_pixels(np.ones((8, 8, 3), np.uint8)), "red", 0))
 
 
+async def test_without_a_choice_scenes_are_drawn_and_edited() -> None:
+    async with LocalPool(build_backend(settings(backend="scenes"))) as pool:
+        made = await pool.submit(GenerateRequest("a red apple on grass", 0))
+        edited = await pool.submit(
+            EditRequest(made.image, "replace the apple with a dog", 0, made.provenance)
+        )
+    assert made.image != edited.image
+    assert "stand-in" in made.provenance.maker
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
