@@ -9,10 +9,14 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 
-from actors.chat.base import ChatReply, ChatRequest
+from actors.chat.base import ChatReply, ChatRequest, Message
+from actors.chat.builtin.appraisal import Appraisal
+from actors.chat.builtin.audit import BiasAudit
+from actors.chat.builtin.contexts import read_contexts
 from actors.chat.builtin.describing import UnitStudy
 from actors.chat.builtin.eyes import Eyes
 from actors.chat.builtin.reading import Reading, read
+from actors.chat.builtin.selective import SelectivityTest
 from actors.chat.builtin.words import Term, Words
 
 MODEL = "builtin:scientist (embedded stand-in)"
@@ -37,10 +41,15 @@ class Scientist:
     def next_turn(self, request: ChatRequest) -> str:
         reading = read(request.messages, self._words)
         rng = random.Random(f"{request.seed or 0}/{reading.rounds}")
-        return self._study(reading, rng)()
+        return self._study(reading, request.messages, rng)()
 
-    def _study(self, reading: Reading, rng: random.Random) -> Callable[[], str]:
-        return UnitStudy(reading, self._words, rng, self._context(reading)).next_turn
+    def _study(self, reading: Reading, messages: Sequence[Message], rng: random.Random) -> Callable[[], str]:
+        if reading.task == "audit":
+            return BiasAudit(reading, read_contexts(messages), self._words, rng).next_turn
+        if reading.task == "selective":
+            return SelectivityTest(reading, read_contexts(messages), self._words, rng).next_turn
+        appraisal = Appraisal(reading, self._words, self._context(reading))
+        return UnitStudy(appraisal, self._words, rng).next_turn
 
     def _context(self, reading: Reading) -> Sequence[frozenset[Term]]:
         images = [each.image for each in reading.exemplars if each.image is not None]

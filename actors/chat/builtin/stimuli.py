@@ -44,6 +44,10 @@ class Stimulus:
     def code(self) -> str:
         return f"{' + '.join(thing.code for thing in self.things)} @ {self.background}"
 
+    @property
+    def concepts(self) -> tuple[str, ...]:
+        return tuple(thing.concept for thing in self.things)
+
     def prompt(self, words: Words) -> str:
         things = " and ".join(thing.phrase(words) for thing in self.things)
         if not self.background:

@@ -1,0 +1,217 @@
+"""How the hypotheses about a unit stand, given all that was measured: the judgement behind each next step."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from actors.chat.builtin.formulas import Evidence, Formula, Merit, auroc
+from actors.chat.builtin.reading import Reading, Row
+from actors.chat.builtin.words import Term, Words
+
+CROWDED = 4
+"""Things in an image of a survey."""
+SUSPECTS = 3
+_CLEAR_GAP = 6.0
+"""Nats by which a formula must lead its rivals to be taken as settled."""
+_MIN_GAIN = 15.0
+"""Nats of measured gain below which even the best of thousands of formulas is no explanation."""
+_CONFIRMED = 0.85
+_ACCEPTABLE = 0.7
+_FORETELLS = 0.6
+_ALONE = 0.5
+"""Part of the best concept's effect that another must have by itself to be named beside it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How well the leading formula stands. AUROC: of images that satisfy it over those that do not."""
+
+    merits: list[Merit]
+    auroc: float
+    foretold: float
+    """AUROC on the latest round of the formula that led before it; 0.5 while there is none."""
+    settled: bool
+    mean_on: float
+    mean_off: float
+    n_on: int
+    n_off: int
+    was_put_to_test: bool
+
+    @property
+    def lead(self) -> Formula:
+        return self.merits[0].formula
+
+    @property
+    def promising(self) -> bool:
+        return self.merits[0].measured >= _MIN_GAIN or self.foretold >= _ACCEPTABLE
+
+    @property
+    def acceptable(self) -> bool:
+        """Whether it may be the answer; without a second round to foretell, it must fit the better."""
+        fits = self.foretold >= _FORETELLS or (not self.was_put_to_test and self.auroc >= _CONFIRMED)
+        return fits and self.merits[0].measured >= _MIN_GAIN and self.auroc >= _ACCEPTABLE and self.n_on >= 3
+
+
+class Appraisal:
+    """The evidence of one conversation. `context` holds the terms of each exemplar's whole picture, or nothing."""
+
+    def __init__(self, reading: Reading, words: Words, context: Sequence[frozenset[Term]] = ()) -> None:
+        self.reading, self._words = reading, words
+        looked_at = [self._terms_in(each.text) for each in reading.exemplars]
+        if not any(looked_at) and reading.summary:
+            looked_at = [self._terms_in(reading.summary) for _ in reading.exemplars]
+        around = list(context) if len(context) == len(looked_at) else [frozenset()] * len(looked_at)
+        self._looked_at = looked_at
+        self.exemplar_terms = [
+            bright | rest for bright, rest, on in zip(looked_at, around, self._lit(), strict=True) if on
+        ]
+
+    def _terms_in(self, text: str) -> frozenset[Term]:
+        found: set[Term] = set()
+        for term in self._words.find(text):
+            found |= self._words.closure(term)
+        return frozenset(found)
+
+    def _lit(self) -> list[bool]:
+        """Say which exemplars the unit answered to: those in the upper half of what it ever did."""
+        values = [each.activation for each in self.reading.exemplars]
+        if not values:
+            return []
+        low = float(np.median([row.activation for row in self.reading.rows] or [min(0.0, *values, 0.0)]))
+        middle = low + 0.5 * (max(values) - low)
+        return [value >= middle for value in values]
+
+    def activations(self) -> list[float]:
+        """Return every activation seen, exemplars first."""
+        exemplars = [each.activation for each in self.reading.exemplars]
+        return exemplars + [row.activation for row in self.reading.rows]
+
+    def flat(self) -> bool:
+        """Say whether nothing shown so far made a difference."""
+        values = self.activations()
+        return bool(values) and max(values) - min(values) <= 1e-9 and len(values) > 1
+
+    def standing(self, final: bool = False) -> Standing | None:
+        rows = self.reading.rows
+        evidence = Evidence(rows, self.exemplar_terms, self._words)
+        merits = evidence.ranked()
+        if final:
+            # A guess that too few images speak for is worth a further experiment, but no answer.
+            merits = [merit for merit in merits if evidence.tested(merit.formula)] or merits
+        if not merits:
+            return None
+        lead = merits[0].formula
+        on, off = split(evidence, lead)
+        foretold, agreed = self._foretold(lead)
+        truth = evidence.truth(lead)
+        rivals = [m for m in merits[1:] if np.abs(evidence.truth(m.formula) - truth).max(initial=0.0) >= 0.5]
+        gap = merits[0].score - (rivals[0].score if rivals else 0.0)
+        settled = (
+            agreed
+            and foretold >= _CONFIRMED
+            and gap >= _CLEAR_GAP
+            and len(on) >= 6
+            and evidence.tested(lead)
+            and len(self.reading.measured_rounds) >= 2
+        )
+        return Standing(
+            merits,
+            auroc(on, off),
+            foretold,
+            settled,
+            float(on.mean()) if len(on) else 0.0,
+            float(off.mean()) if len(off) else 0.0,
+            len(on),
+            len(off),
+            len(self.reading.measured_rounds) >= 2,
+        )
+
+    def _foretold(self, lead: Formula) -> tuple[float, bool]:
+        """Return how well an earlier leader predicted a round it was not fitted to, and whether it is `lead`.
+
+        The latest round counts that held images on both sides.
+        """
+        rows = self.reading.rows
+        for number in reversed(self.reading.measured_rounds[1:]):
+            merits = Evidence(
+                [row for row in rows if row.round < number], self.exemplar_terms, self._words
+            ).ranked(limit=1)
+            if not merits:
+                break
+            earlier = merits[0].formula
+            tested = [row for row in rows if row.round == number]
+            on, off = split(Evidence(tested, [], self._words), earlier)
+            if len(on) >= 3 and len(off) >= 3:
+                same = set(earlier.terms) == set(lead.terms) and earlier.operator == lead.operator
+                return auroc(on, off), same
+        return 0.5, False
+
+    def suspects(self, standing: Standing) -> list[Row]:
+        """Return crowded images that are strong although the leading formula says otherwise, strongest first.
+
+        Those of which every thing has been measured alone since are left out.
+        """
+        evidence = Evidence(self.reading.rows, [], self._words)
+        truth = evidence.truth(standing.lead)
+        alone = {row.stimulus.things[0].concept for row in self.reading.rows if len(row.stimulus.things) == 1}
+        middle = 0.5 * (standing.mean_on + standing.mean_off)
+        found = [
+            row
+            for row, sure in zip(self.reading.rows, truth, strict=True)
+            if sure < 0.4
+            and row.activation > middle
+            and len(row.stimulus.things) >= CROWDED
+            and not alone.issuperset(row.stimulus.concepts)
+        ]
+        return sorted(found, key=lambda row: -row.activation)[:SUSPECTS]
+
+    def shown_concepts(self) -> set[str]:
+        """Return the concepts that some generated image was asked to show."""
+        return {thing.concept for row in self.reading.rows for thing in row.stimulus.things}
+
+    def looked_at_shares(self) -> dict[Term, float]:
+        """Return in which share of the exemplars' highlighted regions each term was seen."""
+        counts = Counter(term for terms in self._looked_at for term in terms)
+        return {term: count / len(self._looked_at) for term, count in counts.items()}
+
+    def pruned(self, formula: Formula) -> Formula:
+        """Return the formula without the parts that its own images do not bear out."""
+        evidence = Evidence(self.reading.rows, [], self._words)
+        if not self.reading.rows:
+            return formula
+        _, off = split(evidence, formula)
+        base = float(off.mean()) if len(off) else float(evidence.activations.min())
+        truths = {term: evidence.truth(Formula("is", (term,))) for term in formula.terms}
+
+        def effect(present: Sequence[Term], absent: Sequence[Term]) -> float | None:
+            sure = np.prod([truths[t] for t in present] + [1 - truths[t] for t in absent], axis=0)
+            chosen = evidence.activations[sure > 0.6]
+            return float(chosen.mean()) - base if len(chosen) >= 3 else None
+
+        if formula.operator == "or":
+            effects = {
+                term: effect([term], [other for other in formula.terms if other != term]) or 0.0
+                for term in formula.terms
+            }
+            best = max(effects.values())
+            kept = sorted(
+                (t for t in formula.terms if effects[t] >= _ALONE * best > 0), key=lambda t: -effects[t]
+            )
+            return Formula("or" if len(kept) > 1 else "is", tuple(kept)) if kept else formula
+        if formula.operator in ("and", "without"):
+            first, second = formula.terms
+            both, alone = effect([first, second], []), effect([first], [second])
+            on, off_effect = (both, alone) if formula.operator == "and" else (alone, both)
+            if on is None or off_effect is None or off_effect > _ALONE * on:
+                return Formula("is", (first,))
+        return formula
+
+
+def split(evidence: Evidence, formula: Formula) -> tuple[np.ndarray, np.ndarray]:
+    """Return the activations of the rows that satisfy the formula and of those that do not; unsure ones are left out."""
+    truth = evidence.truth(formula)
+    return evidence.activations[truth > 0.6], evidence.activations[truth < 0.4]
