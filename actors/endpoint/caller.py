@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 import structlog
 
 from actors.endpoint.faults import EndpointDownError, EndpointStopError, Fault, FaultyAnswerError, to_error
-from actors.endpoint.gate import Clock, Gate, Sleep
+from actors.endpoint.gate import Clock, Gate, Sleep, Ticket
 from actors.endpoint.secrets import Secrets
 from actors.endpoint.settings import EndpointSettings
 
@@ -110,7 +110,7 @@ class EndpointCaller:
                     if not fault.in_doubt:
                         ticket.used_tokens = 0.0
                     self.tally.faults[fault.kind] += 1
-                    self._tell_gate(fault, attempts, in_doubt)
+                    self._tell_gate(ticket, fault, attempts, in_doubt)
             except EndpointDownError as error:
                 raise EndpointDownError(error.message, error.fix, attempts, in_doubt) from None
             wait = self._wait_before(attempts + 1, fault)
@@ -156,13 +156,13 @@ class EndpointCaller:
             self.tally.in_doubt -= 1
         return replace(fault, detail=self._secrets.redact(fault.detail))
 
-    def _tell_gate(self, fault: Fault, attempts: int, in_doubt: int) -> None:
+    def _tell_gate(self, ticket: Ticket, fault: Fault, attempts: int, in_doubt: int) -> None:
         if fault.kind == "rate_limited":
-            self.gate.slow_down(fault.retry_after_s)
+            self.gate.slow_down(ticket, fault.retry_after_s)
         elif fault.passing:
-            self.gate.failed(f"{fault.kind} ({fault.detail})")
+            self.gate.failed(ticket, f"{fault.kind} ({fault.detail})")
             if fault.retry_after_s:
-                self.gate.slow_down(fault.retry_after_s)
+                self.gate.slow_down(ticket, fault.retry_after_s)
         else:
             error = to_error(fault, self._settings.host, self._settings.model, attempts, in_doubt)
             if isinstance(error, EndpointStopError):

@@ -49,8 +49,9 @@ class MinuteBucket:
 
 @dataclass(slots=True)
 class Ticket:
-    """Leave to send one request. Its holder says how many tokens were really used."""
+    """Leave to send one request; numbered in order. Its holder says how many tokens were really used."""
 
+    number: int
     reserved_tokens: float
     used_tokens: float | None = None
 
@@ -66,6 +67,8 @@ class Gate:
         self._tokens = MinuteBucket(tpm, tpm / 2, clock) if tpm else None
         self._width = float(settings.max_concurrent)
         self._in_flight = 0
+        self._admitted = 0
+        self._halved_at = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._paused_until = -1.0
         self._failures = 0
@@ -82,20 +85,27 @@ class Gate:
             EndpointDownError: If the endpoint is in an outage longer than `outage_patience_s`.
             EndpointStopError: If it was told to stop (bad key, no quota) and the pause is not over.
         """
-        await self._spend(tokens)
-        await self._wait_out_pause()
-        await self._take_place()
-        while self._clock() < self._paused_until:
-            # A pause began while this one waited: it must not overtake the probe that ends the pause.
-            self._leave_place()
+        wait = self._reserve(tokens)
+        try:
+            if wait > 0:
+                await self._sleep(wait)
             await self._wait_out_pause()
             await self._take_place()
-        ticket = Ticket(tokens)
+            while self._clock() < self._paused_until:
+                # A pause began while this one waited: it must not overtake the probe that ends the pause.
+                self._leave_place()
+                await self._wait_out_pause()
+                await self._take_place()
+        except BaseException:
+            self._give_back(1, tokens)
+            raise
+        self._admitted += 1
+        ticket = Ticket(self._admitted, tokens)
         try:
             yield ticket
         finally:
-            if self._tokens is not None and ticket.used_tokens is not None:
-                self._tokens.give_back(ticket.reserved_tokens - ticket.used_tokens)
+            if ticket.used_tokens is not None:
+                self._give_back(0, ticket.reserved_tokens - ticket.used_tokens)
             self._leave_place()
 
     def _leave_place(self) -> None:
@@ -116,21 +126,15 @@ class Gate:
                 self._leave_place()
             raise
 
-    async def _spend(self, tokens: float) -> None:
-        wait = 0.0
+    def _reserve(self, tokens: float) -> float:
+        wait = 0.0 if self._requests is None else self._requests.reserve(1)
+        return wait if self._tokens is None else max(wait, self._tokens.reserve(tokens))
+
+    def _give_back(self, requests: int, tokens: float) -> None:
         if self._requests is not None:
-            wait = self._requests.reserve(1)
+            self._requests.give_back(requests)
         if self._tokens is not None:
-            wait = max(wait, self._tokens.reserve(tokens))
-        if wait > 0:
-            try:
-                await self._sleep(wait)
-            except asyncio.CancelledError:
-                if self._requests is not None:
-                    self._requests.give_back(1)
-                if self._tokens is not None:
-                    self._tokens.give_back(tokens)
-                raise
+            self._tokens.give_back(tokens)
 
     async def _wait_out_pause(self) -> None:
         while (wait := self._paused_until - self._clock()) > 0:
@@ -168,15 +172,13 @@ class Gate:
         self._width = min(self._width + 1, float(self._settings.max_concurrent))
         self._wake()
 
-    def slow_down(self, seconds: float | None) -> None:
+    def slow_down(self, ticket: Ticket, seconds: float | None) -> None:
         """Note that the endpoint asks for less: halve the width, and pause everyone for `seconds`."""
-        now = self._clock()
-        if now >= self._paused_until:  # one refusal of a volley is one reason to slow down, not thirty
-            self._width = max(1.0, self._width / 2)
+        self._halve(ticket)
         if seconds:
-            self._paused_until = max(self._paused_until, now + seconds)
+            self._paused_until = max(self._paused_until, self._clock() + seconds)
 
-    def failed(self, what: str) -> None:
+    def failed(self, ticket: Ticket, what: str) -> None:
         """Note a failure that may concern everyone; many in a row pause the endpoint."""
         now = self._clock()
         if self._failures == 0:
@@ -185,10 +187,10 @@ class Gate:
         self._last_failure = what
         if now < self._paused_until:
             return
-        self._width = max(1.0, self._width / 2)
+        self._halve(ticket)
         if self._failures >= self._settings.breaker_failures:
             self._trips += 1
-            pause = min(self._settings.breaker_pause_s * 2 ** (self._trips - 1), _MAX_PAUSE_S)
+            pause = min(self._settings.breaker_pause_s * 2.0 ** min(self._trips - 1, 30), _MAX_PAUSE_S)
             self._paused_until = now + pause
             self._width = 1.0
             if now - self._failing_since > self._settings.outage_patience_s:
@@ -196,6 +198,13 @@ class Gate:
                     place = self._waiting.popleft()
                     if not place.done():
                         place.set_exception(self._down())
+
+    def _halve(self, ticket: Ticket) -> None:
+        # Refusals of one volley are one reason to slow down, not thirty: as in TCP, only a request that was
+        # sent after the last halving says that it was not enough.
+        if ticket.number > self._halved_at:
+            self._width = max(1.0, self._width / 2)
+            self._halved_at = self._admitted
 
     def stop(self, error: MaiaError) -> None:
         """Fail every request, waiting or new, with `error` for the length of a pause."""

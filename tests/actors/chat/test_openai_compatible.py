@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import pickle
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -344,6 +345,25 @@ async def test_no_more_than_the_allowed_requests_are_in_flight(
     assert len(replies) == 9
     assert 1 < endpoint.max_in_flight <= 3
     assert set(endpoint.billed.values()) == {1}
+
+
+async def test_no_answer_that_arrived_is_bought_twice(endpoint: FakeEndpoint, opened: Opened) -> None:
+    """Forty agents at an endpoint that fails in every passing way a third of the time."""
+    rng = random.Random(0)
+    faults = [fault for fault in PASSING_FAULTS.values() if fault.kind not in ("hang", "slow_drip")]
+
+    def unreliable(seen: Seen) -> str | Fault:
+        return rng.choice(faults) if rng.random() < 0.35 else f"answer to {seen.texts[-1]}"
+
+    endpoint.script = unreliable
+    async with opened(endpoint, max_attempts=50, deadline_s=1e6, outage_patience_s=1e6) as backend:
+        replies = await asyncio.gather(*(backend.complete(ask(f"agent {i}")) for i in range(40)))
+        facts = backend.describe()
+    assert [reply.text for reply in replies] == [f"answer to agent {i}" for i in range(40)]
+    assert len(endpoint.billed) == 40
+    assert sum(endpoint.billed.values()) - 40 <= facts["in_doubt"]
+    assert sum(reply.usage.requests for reply in replies) == len(endpoint.seen) == facts["attempts"]
+    assert (facts["in_flight"], facts["waiting"]) == (0, 0)
 
 
 async def test_run_returns_failures_in_place(endpoint: FakeEndpoint, opened: Opened) -> None:

@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 
 from actors.endpoint.faults import EndpointDownError, EndpointStopError
-from actors.endpoint.gate import Gate, MinuteBucket
+from actors.endpoint.gate import Gate, MinuteBucket, Ticket
 from actors.endpoint.settings import EndpointSettings
 
 pytestmark = pytest.mark.anyio
+
+NEW = Ticket(10**9, 0.0)
+"""A request newer than any slow-down."""
 
 
 class Timeline:
@@ -158,11 +161,14 @@ async def test_places_are_given_in_order_of_arrival(timeline: Timeline) -> None:
 
 async def test_overload_halves_the_width_and_success_restores_it(timeline: Timeline) -> None:
     gate = make(timeline, max_concurrent=8)
-    gate.slow_down(None)
-    assert gate.statistics()["width"] == 4
-    gate.slow_down(10)
-    assert gate.statistics()["width"] == 2
-    gate.slow_down(10)  # of the same volley: already paused
+    async with gate.admit(0) as first, gate.admit(0) as second:
+        gate.slow_down(second, None)
+        assert gate.statistics()["width"] == 4
+        gate.slow_down(first, None)  # of the same volley
+        gate.failed(second, "boom")
+        assert gate.statistics()["width"] == 4
+    async with gate.admit(0) as third:
+        gate.slow_down(third, 10)
     assert gate.statistics()["width"] == 2
     for _ in range(3):
         gate.succeeded()
@@ -174,7 +180,7 @@ async def test_overload_halves_the_width_and_success_restores_it(timeline: Timel
 
 async def test_everyone_waits_when_the_endpoint_asks_for_it(timeline: Timeline) -> None:
     callers = Callers(make(timeline), timeline)
-    callers.gate.slow_down(42)
+    callers.gate.slow_down(NEW, 42)
     callers.come("a")
     callers.come("b")
     await timeline.run_until(100)
@@ -184,7 +190,7 @@ async def test_everyone_waits_when_the_endpoint_asks_for_it(timeline: Timeline) 
 async def test_after_many_failures_one_request_probes_and_the_rest_follow(timeline: Timeline) -> None:
     callers = Callers(make(timeline, breaker_failures=3, breaker_pause_s=15), timeline)
     for _ in range(3):
-        callers.gate.failed("boom")
+        callers.gate.failed(NEW, "boom")
     for name in "abc":
         callers.come(name, stay=True)
     await timeline.run_until(14)
@@ -203,13 +209,13 @@ async def test_after_many_failures_one_request_probes_and_the_rest_follow(timeli
 async def test_a_failed_probe_pauses_for_longer_and_an_outage_fails_all(timeline: Timeline) -> None:
     gate = make(timeline, breaker_failures=1, breaker_pause_s=10, outage_patience_s=60, deadline_s=1000)
     callers = Callers(gate, timeline)
-    gate.failed("boom")
+    gate.failed(NEW, "boom")
     for name in "abcd":
         callers.come(name, stay=True)
     for end in (10, 30, 70):  # pauses of 10, 20 and 40 s, a probe after each
         await timeline.run_until(end)
         probe = callers.inside_first[-1]
-        gate.failed("boom again")
+        gate.failed(NEW, "boom again")
         callers.leave[probe].set()
         await timeline.settle()
     assert callers.inside_first == ["a", "b", "c"]
