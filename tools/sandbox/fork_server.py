@@ -72,6 +72,9 @@ class ForkServer:
         self._control: socket.socket | None = None
         self._lock = asyncio.Lock()
         self.missing: tuple[str, ...] = ()
+        """The walls that this machine lacks, one sentence each."""
+        self.unhidden: str | None = None
+        """Why the server has no namespaces of its own, or None if it has."""
 
     async def start(self) -> None:
         """Start the process and wait until it has built its walls.
@@ -83,7 +86,7 @@ class ForkServer:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         try:
-            self._process = await asyncio.to_thread(_execute, self._settings.wrap, theirs)
+            self._process = await asyncio.to_thread(_execute, self._settings, theirs)
         except OSError as error:
             ours.close()
             raise SandboxError(f"the sandbox's fork server cannot be started: {error}.") from error
@@ -93,6 +96,7 @@ class ForkServer:
         async with self._lock:
             hello, _ = await self._answer(_START_TIMEOUT_S)
         self.missing = tuple(hello["missing"])
+        self.unhidden = hello["unhidden"]
 
     async def spawn(self, seed: int) -> Child:
         """Return a new confined child.
@@ -191,13 +195,18 @@ class ForkServer:
         return f": {text.splitlines()[-1]}" if text else ""
 
 
-def _execute(wrap: Sequence[str], control: socket.socket) -> subprocess.Popen[bytes]:
+def _execute(settings: SandboxSettings, control: socket.socket) -> subprocess.Popen[bytes]:
     """Start the interpreter anew, with nothing of this process but one socket."""
     path = list(
         dict.fromkeys(str(location.parent) for location in _locations((*_LIBRARIES, *_WALL_LIBRARIES)))
     )
     needed, readable = _readable()
-    configuration = {"path": path, "readable": readable, "readable_needed": needed}
+    configuration = {
+        "path": path,
+        "readable": readable,
+        "readable_needed": needed,
+        "namespaces": settings.namespaces,
+    }
     environment = {
         "PATH": "/usr/bin:/bin:/usr/sbin:/sbin",
         "LC_ALL": "C.UTF-8",
@@ -216,7 +225,7 @@ def _execute(wrap: Sequence[str], control: socket.socket) -> subprocess.Popen[by
     keeper = os.dup(control.fileno())
     try:
         return subprocess.Popen(
-            [*wrap, python, "-c", _MOVE_TO_3, str(keeper), python, "-s", "-S", "-P", *program],
+            [*settings.wrap, python, "-c", _MOVE_TO_3, str(keeper), python, "-s", "-S", "-P", *program],
             env=environment,
             cwd="/",
             stdin=subprocess.DEVNULL,

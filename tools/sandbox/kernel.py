@@ -188,7 +188,10 @@ class KernelServer:
             SandboxError: If it does not come up.
         """
         await self._fork_server.start()
-        self.tier = "weak" if self.missing else "kernel"
+        if self.missing:
+            self.tier = "weak"
+        else:
+            self.tier = "kernel" if self._fork_server.unhidden else "kernel+ns"
 
     async def open(self, *, seed: int) -> KernelSandbox:
         sandbox = KernelSandbox(self._fork_server, self._settings, self.tier, seed)

@@ -10,7 +10,7 @@ import os
 import tempfile
 from typing import Any, Protocol
 
-from tools.sandbox.base import Check, Sandbox
+from tools.sandbox.base import Check, Sandbox, Tier
 from tools.sandbox.settings import SandboxSettings
 
 _PROBES = """
@@ -21,8 +21,8 @@ def attempt(function):
         function()
     except OSError as error:
         return errno.errorcode.get(error.errno, "OSError")
-    except MemoryError:
-        return "MemoryError"
+    except (MemoryError, IndexError) as error:
+        return type(error).__name__
     return "SUCCEEDED"
 
 def libc(name, *arguments):
@@ -41,6 +41,7 @@ def reading(path):
 probes = {
     "reads a secret file": reading(SECRET),
     "reads the files of this project": reading(PROJECT),
+    "lists the root directory": lambda: os.listdir("/"),
     "reads its own environment": reading("/proc/self/environ"),
     "reads its parent's environment": reading(f"/proc/{os.getppid()}/environ"),
     "writes to the temporary directory": lambda: open(SECRET + ".new", "w"),
@@ -54,12 +55,18 @@ probes = {
     "allocates more than its limit": lambda: bytearray(LIMIT),
 }
 
+if HIDDEN:
+    probes["learns that a file exists"] = lambda: os.stat(SECRET)
+    probes["sees a network interface"] = lambda: [i for i, n in socket.if_nameindex() if n != "lo"][0]
+
 def run_experiment(system, tools):
     return {name: attempt(probe) for name, probe in probes.items()}
 """
 
 
 class _Opens(Protocol):
+    tier: Tier
+
     async def open(self, *, seed: int) -> Sandbox: ...
 
 
@@ -74,7 +81,7 @@ async def run_checks(server: _Opens, settings: SandboxSettings) -> list[Check]:
     try:
         os.write(descriptor, b"not for programs")
         os.fchmod(descriptor, 0o644)
-        program = f"SECRET = {secret!r}\nPROJECT = {__file__!r}\nLIMIT = {settings.memory_bytes + (64 << 20)}\n{_PROBES}"
+        program = f"SECRET = {secret!r}\nPROJECT = {__file__!r}\nHIDDEN = {server.tier == 'kernel+ns'}\nLIMIT = {settings.memory_bytes + (64 << 20)}\n{_PROBES}"
         sandbox = await server.open(seed=0)
         try:
             outcome = await sandbox.run(program, _NoTools())

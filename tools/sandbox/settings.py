@@ -32,6 +32,8 @@ class SandboxSettings(Settings):
     """Pixels that are kept for one agent's variables, most of them in an unnamed temporary file."""
     output_bytes: int = Field(1_000_000, ge=1000)
     """Printed bytes that are kept; a program that prints 32 times as many is ended."""
+    namespaces: bool = True
+    """Hide the rest of the file tree and every network interface as well, where the kernel allows it."""
     wrap: tuple[str, ...] = ()
     """A command that the fork server is started under, such as `["bwrap", "--unshare-all", ...]`. It must
     keep descriptor 3 open."""

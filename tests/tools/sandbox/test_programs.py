@@ -376,7 +376,7 @@ async def test_a_tool_that_declines_is_an_exception_that_a_program_can_catch(
         ("tools.edit_images(tools.text2image(['a', 'b']), ['x', 'y', 'z'])", "same length"),
         ("tools.log_experiment([1], [], ['a'], '')", "go together"),
         ("tools.log_experiment(['x'], [], ['a'], '')", "must hold numbers"),
-        ("open('/etc/passwd')", "Permission denied"),
+        ("open('/etc/passwd')", "keep values in variables"),
         ("import os\nos.fork()", "not permitted"),
     ],
 )

@@ -33,7 +33,9 @@ def python_readable_by_nobody() -> str:
     pytest.skip(f"no {name} here that other users can read")
 
 
-def run(command: list[str], user: int | None = None) -> subprocess.CompletedProcess[str]:
+def run(
+    command: list[str], user: int | None = None, tier: str = "kernel+ns"
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command,
         user=user,
@@ -41,6 +43,7 @@ def run(command: list[str], user: int | None = None) -> subprocess.CompletedProc
         extra_groups=[] if user is not None else None,
         cwd=REPOSITORY,
         env={
+            "MAIA_TEST_TIER": tier,
             "PYTHONPATH": PACKAGES,
             "PYTHONDONTWRITEBYTECODE": "1",
             "HOME": "/nonexistent",
@@ -52,13 +55,13 @@ def run(command: list[str], user: int | None = None) -> subprocess.CompletedProc
     )
 
 
-def attacked(python: str, user: int | None, base: Path) -> str:
+def attacked(python: str, user: int | None, tier: str, base: Path) -> str:
     base.chmod(0o777)
     for parent in base.parents:
         if parent != Path("/") and parent.stat().st_uid == os.geteuid() and parent != Path("/tmp"):
             parent.chmod(parent.stat().st_mode | 0o011)
     options = ["-p", "no:cacheprovider", f"--basetemp={base / 'pytest'}", "-v", "--no-header"]
-    return run([python, "-m", "pytest", ATTACKS, *options], user=user).stdout
+    return run([python, "-m", "pytest", ATTACKS, *options], user, tier).stdout
 
 
 def check(output: str) -> None:
@@ -71,15 +74,23 @@ def check(output: str) -> None:
 
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0, reason="the attacks already run without privileges")
-def test_the_attacks_fail_for_a_user_without_privileges(tmp_path: Path) -> None:
-    check(attacked(python_readable_by_nobody(), NOBODY, tmp_path))
+def test_the_attacks_fail_without_privileges_and_namespaces(tmp_path: Path) -> None:
+    check(attacked(python_readable_by_nobody(), NOBODY, "kernel", tmp_path))
 
 
 @pytest.mark.root
 @pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-def test_the_attacks_fail_when_root_gives_sandboxes_a_user_of_their_own(tmp_path: Path) -> None:
-    check(attacked(python_readable_by_nobody(), None, tmp_path))
+@pytest.mark.parametrize(("user", "tier"), [(NOBODY, "kernel+ns"), (None, "kernel+ns"), (None, "kernel")])
+def test_the_attacks_fail_for_every_user_and_tier(user: int | None, tier: str, tmp_path: Path) -> None:
+    check(attacked(python_readable_by_nobody(), user, tier, tmp_path))
+
+
+@pytest.mark.root
+@pytest.mark.slow
+def test_the_attacks_fail_where_root_must_keep_its_user_id(tmp_path: Path) -> None:
+    """This interpreter may lie in a private home, so that no other user could run it."""
+    check(attacked(sys.executable, None, "kernel", tmp_path))
 
 
 UID = """

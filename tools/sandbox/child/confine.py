@@ -51,11 +51,13 @@ class Plan:
     """The seccomp filter as BPF, or None."""
     missing: tuple[str, ...]
     """One sentence for each wall that cannot be raised here."""
-    uid: int | None
+    size_bytes: int
+    """Address space of the bare interpreter."""
+    uid: int | None = None
     """The first of the user ids that children get; None keeps the server's own."""
 
 
-def plan(readable: Sequence[str], uid: int | None) -> Plan:
+def plan(readable: Sequence[str], size_bytes: int) -> Plan:
     """Build the walls that this machine has."""
     missing: list[str] = []
     ruleset = program = None
@@ -67,7 +69,7 @@ def plan(readable: Sequence[str], uid: int | None) -> Plan:
         program = seccomp_program()
     except Exception as error:
         missing.append(f"seccomp is missing ({error})")
-    return Plan(ruleset, program, tuple(missing), uid)
+    return Plan(ruleset, program, tuple(missing), size_bytes)
 
 
 def landlock_ruleset(readable: Sequence[str]) -> Any:
@@ -130,7 +132,7 @@ def raise_walls(plan: Plan, number: int, memory_bytes: int, parent: int) -> None
     Raises:
         OSError: If a wall of the plan cannot be raised; the caller must then exit.
     """
-    _limit(memory_bytes)
+    _limit(plan.size_bytes + memory_bytes)
     _drop_privileges(None if plan.uid is None else plan.uid + number % 100_000)
     # After the last change of credentials, which clears it.
     _prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
@@ -155,11 +157,9 @@ class _Program(ctypes.Structure):
         super().__init__(length, ctypes.cast(instructions, ctypes.c_void_p))
 
 
-def _limit(memory_bytes: int) -> None:
-    with open("/proc/self/statm") as file:  # noqa: PTH123
-        own = int(file.read().split()[0]) * resource.getpagesize()
+def _limit(address_space_bytes: int) -> None:
     limits = {
-        resource.RLIMIT_AS: own + memory_bytes,
+        resource.RLIMIT_AS: address_space_bytes,
         resource.RLIMIT_FSIZE: 0,
         resource.RLIMIT_NOFILE: 64,
         resource.RLIMIT_CORE: 0,

@@ -9,6 +9,7 @@ import functools
 import importlib.abc
 import inspect
 import linecache
+import mmap
 import os
 import random
 import sys
@@ -27,6 +28,8 @@ from .wire import ENTRY_POINTS
 MAX_ERROR = 8_000
 OUTPUT_COPY = 4
 """Where a copy of the output pipe is kept, so that a program that closes its own cannot lose the next one's."""
+_FORBIDDEN = (errno.EPERM, errno.EACCES, errno.EROFS)
+BALLAST_BYTES = 16 << 20
 _WATCH = "__entry_point__"
 
 _ADVICE = {
@@ -57,6 +60,7 @@ class Runner:
         self._values = Values(link)
         self._system, self._tools = PaperSystem(link), PaperTools(link)
         self._called: dict[str, Any] = {}
+        self._ballast: mmap.mmap | None = None
         self._defined: dict[str, Callable[..., Any]] = {}
         self._names: dict[str, Any] = {"__name__": "__main__", "__builtins__": builtins}
         self._hide = sorted(
@@ -92,6 +96,7 @@ class Runner:
         lines = program.splitlines(keepends=True)
         linecache.cache[name] = (len(program), None, lines, name)
         self._called, self._defined = {}, {}
+        self._ballast = _ballast()
         self._names.update(system=self._system, tools=self._tools, **{_WATCH: self._watch})
         try:
             tree = ast.fix_missing_locations(_WatchEntryPoints().visit(ast.parse(program, name)))
@@ -105,6 +110,7 @@ class Runner:
         except SystemExit:
             return {"status": "ok", "value": None, "error": ""}
         except BaseException as error:
+            self._ballast = None
             return {"status": _status(error), "value": None, "error": self._tell(error)}
         finally:
             self._names.pop(_WATCH, None)
@@ -140,6 +146,9 @@ class Runner:
             text = "\n".join([*(["Traceback:"] if where else []), *where, message])
         if _status(error) == "memory":
             text += "\nThe program used more memory than it may: work on fewer or smaller things at a time."
+        if isinstance(error, OSError) and error.errno in (*_FORBIDDEN, errno.ENOENT):
+            text += "\nPrograms have no files, network or processes: keep values in variables, show them with print"
+            text += " and tools.display."
         for path in self._hide:
             text = text.replace(path, "<python>")
         return text_of(
@@ -176,7 +185,7 @@ def _call_entry(function: Callable[..., Any], system: Any, tools: Any) -> Any:
 def _status(error: BaseException) -> str:
     if isinstance(error, MemoryError):
         return "memory"
-    if isinstance(error, OSError) and error.errno in (errno.EPERM, errno.EACCES):
+    if isinstance(error, OSError) and error.errno in _FORBIDDEN:
         return "forbidden"
     return "error"
 
@@ -187,6 +196,14 @@ def _restore_output() -> None:
     for name, fd in (("stdout", 1), ("stderr", 2)):
         stream = open(fd, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
         setattr(sys, name, stream)
+
+
+def _ballast() -> mmap.mmap | None:
+    """Return address space that a program cannot use, to be freed for telling that it used up the rest."""
+    try:
+        return mmap.mmap(-1, BALLAST_BYTES)
+    except (OSError, MemoryError):
+        return None
 
 
 def _print_handles_briefly() -> None:

@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import time
+from dataclasses import replace
 from typing import Any
 
 import msgpack
@@ -29,9 +30,11 @@ import PIL.ImageStat
 
 from .confine import UNUSED_UID, Plan, can_become, plan, raise_walls
 from .link import Link
-from .runner import OUTPUT_COPY, Runner
+from .namespaces import enter_namespaces
+from .runner import BALLAST_BYTES, OUTPUT_COPY, Runner
 
 CONTROL, RPC = 3, 3
+_DEVICES = ("/dev/null", "/dev/urandom")
 _REAP_PATIENCE_S = 2.0
 
 
@@ -52,12 +55,18 @@ def serve(configuration: dict[str, Any]) -> None:
             file.write("1000")  # the kernel, short of memory, should end sandboxes before models
     except OSError:
         pass
-    walls = plan(configuration["readable"], _uid(configuration))
+    # Before the file tree is exchanged: building the filter needs libraries and a temporary file.
+    walls = plan(configuration["readable"], _address_space_bytes() + BALLAST_BYTES)
+    unhidden: str | None = "switched off in the settings"
+    if configuration["namespaces"]:
+        unhidden = enter_namespaces([*configuration["readable"], *_DEVICES])
+    if can_become(UNUSED_UID, configuration["readable_needed"]):
+        walls = replace(walls, uid=UNUSED_UID)
     # What is imported stays importable with its submodules; nothing else of those folders is to be had.
     sys.path = [path for path in sys.path if path not in configuration["path"]]
     gc.collect()
     gc.freeze()
-    control.send(json.dumps({"missing": walls.missing, "uid": walls.uid}).encode())
+    control.send(json.dumps({"missing": walls.missing, "uid": walls.uid, "unhidden": unhidden}).encode())
     children = 0
     while True:
         data, descriptors, _, _ = socket.recv_fds(control, 1 << 16, 2)
@@ -71,8 +80,9 @@ def serve(configuration: dict[str, Any]) -> None:
             control.send(json.dumps({"exit": _reap(message["pid"])}).encode())
 
 
-def _uid(configuration: dict[str, Any]) -> int | None:
-    return UNUSED_UID if can_become(UNUSED_UID, configuration["readable_needed"]) else None
+def _address_space_bytes() -> int:
+    with open("/proc/self/statm") as file:  # noqa: PTH123
+        return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _spawn(
