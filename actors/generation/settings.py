@@ -48,7 +48,8 @@ class DiffusersPipeline(Settings):
     attention_slicing: bool = False
     vae_tiling: bool = False
     compile: bool = False
-    """Compile the denoiser with `torch.compile`: minutes at the first call, faster afterwards."""
+    """Compile the denoiser with `torch.compile`: minutes at the first call, and again for each new number of
+    images in a call or size."""
     safety_checker: bool = True
     """False drops the pipeline's own safety checker, where its licence lets you."""
     steps: int | None = Field(None, ge=1, le=1000)

@@ -382,6 +382,17 @@ def test_memory_savers_leave_the_image_as_it_is(maker: Any, option: str) -> None
     assert_nearly_equal(plain, saving)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_compiled_denoiser_makes_the_same_image(maker: Any) -> None:
+    settings = GENERATORS["stable_diffusion"]
+    request = [GenerateRequest("a dog", 0)]
+    plain = images(maker("stable_diffusion", **settings).generate(request))[0]
+    compiled = images(maker("stable_diffusion", **settings, compile=True).generate(request))[0]
+    assert_nearly_equal(plain, compiled)
+
+
 def test_a_lower_precision_is_used_and_part_of_the_settings(maker: Any) -> None:
     model = maker("stable_diffusion", **GENERATORS["stable_diffusion"], dtype="bfloat16")
     images(model.generate([GenerateRequest("a dog", 0)]))
