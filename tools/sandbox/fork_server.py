@@ -93,8 +93,12 @@ class ForkServer:
         finally:
             theirs.close()
         self._control = ours
-        async with self._lock:
-            hello, _ = await self._answer(_START_TIMEOUT_S)
+        try:
+            async with self._lock:
+                hello, _ = await self._answer(_START_TIMEOUT_S)
+        except BaseException:
+            await self.close()
+            raise
         self.missing = tuple(hello["missing"])
         self.unhidden = hello["unhidden"]
 

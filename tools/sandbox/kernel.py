@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import weakref
 from types import TracebackType
 from typing import Any
 
@@ -173,7 +172,7 @@ class KernelServer:
     def __init__(self, settings: SandboxSettings) -> None:
         self._settings = settings
         self._fork_server = ForkServer(settings)
-        self._sandboxes: weakref.WeakSet[KernelSandbox] = weakref.WeakSet()
+        self._sandboxes: list[KernelSandbox] = []
         self.tier = "weak"
 
     @property
@@ -196,7 +195,7 @@ class KernelServer:
     async def open(self, *, seed: int) -> KernelSandbox:
         sandbox = KernelSandbox(self._fork_server, self._settings, self.tier, seed)
         await sandbox.prepare()
-        self._sandboxes.add(sandbox)
+        self._sandboxes = [*(other for other in self._sandboxes if not other.closed), sandbox]
         return sandbox
 
     async def self_test(self) -> list[Check]:
@@ -205,7 +204,7 @@ class KernelServer:
         return await run_checks(self, self._settings)
 
     async def close(self) -> None:
-        for sandbox in list(self._sandboxes):
+        for sandbox in self._sandboxes:
             await sandbox.close()
         await self._fork_server.close()
 

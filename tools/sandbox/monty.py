@@ -13,7 +13,6 @@ import os
 import re
 import subprocess
 import sys
-import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
@@ -356,7 +355,7 @@ class MontyServer:
         self._pool: Any = None
         self._lifeline: _Lifeline | None = None
         self._threads = ThreadPoolExecutor(_THREADS, "maia-monty")
-        self._sandboxes: weakref.WeakSet[MontySandbox] = weakref.WeakSet()
+        self._sandboxes: list[MontySandbox] = []
 
     async def start(self) -> None:
         """Start the pool and prove it.
@@ -377,7 +376,7 @@ class MontyServer:
     async def open(self, *, seed: int) -> MontySandbox:
         sandbox = MontySandbox(self._pool, self._threads, self._watch, self._settings, self.tier, seed)
         await sandbox.prepare()
-        self._sandboxes.add(sandbox)
+        self._sandboxes = [*(other for other in self._sandboxes if not other.closed), sandbox]
         return sandbox
 
     def _watch(self, pid: int | None) -> None:
@@ -390,7 +389,7 @@ class MontyServer:
         return await run_monty_checks(self)
 
     async def close(self) -> None:
-        for sandbox in list(self._sandboxes):
+        for sandbox in self._sandboxes:
             await sandbox.close()
         if self._pool is not None:
             pool, self._pool = self._pool, None

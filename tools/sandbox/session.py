@@ -55,7 +55,7 @@ class Session(ABC):
         self._records: list[dict[str, Any]] = []
         self._number = 0
         self._lock = asyncio.Lock()
-        self._closed = False
+        self.closed = False
 
     @property
     def record(self) -> list[dict[str, Any]]:
@@ -74,7 +74,7 @@ class Session(ABC):
 
     async def run(self, program: str, host: ToolHost) -> ProgramOutcome:
         async with self._lock:
-            if self._closed:
+            if self.closed:
                 raise MaiaError("this sandbox is closed.")
             began = time.monotonic()
             notes = await self._ready()
@@ -105,7 +105,7 @@ class Session(ABC):
 
     async def close(self) -> None:
         async with self._lock:
-            self._closed = True
+            self.closed = True
             await self._discard()
             self._shelf.close()
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import os
 import resource
 import signal
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,11 +64,15 @@ def plan(readable: Sequence[str], size_bytes: int) -> Plan:
     ruleset = program = None
     try:
         ruleset = landlock_ruleset(readable)
+        _try_out(ruleset.restrict)
     except Exception as error:
+        ruleset = None
         missing.append(f"Landlock is missing ({error})")
     try:
         program = seccomp_program()
+        _try_out(functools.partial(_filter_calls, program))
     except Exception as error:
+        program = None
         missing.append(f"seccomp is missing ({error})")
     return Plan(ruleset, program, tuple(missing), size_bytes)
 
@@ -144,10 +149,30 @@ def raise_walls(plan: Plan, number: int, memory_bytes: int, parent: int) -> None
         plan.ruleset.restrict()
         plan.ruleset.close()
     if plan.program is not None:
-        instructions = ctypes.create_string_buffer(plan.program, len(plan.program))
-        _prctl(
-            PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(_Program(len(plan.program) // 8, instructions))
-        )
+        _filter_calls(plan.program)
+
+
+def _filter_calls(program: bytes) -> None:
+    instructions = ctypes.create_string_buffer(program, len(program))
+    _prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(_Program(len(program) // 8, instructions)))
+
+
+def _try_out(wall: Callable[[], None]) -> None:
+    """Raise a wall in a process that is thrown away.
+
+    Raises:
+        OSError: If the kernel refuses.
+    """
+    child = os.fork()
+    if child == 0:
+        try:
+            _prctl(PR_SET_NO_NEW_PRIVS, 1)
+            wall()
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    if os.waitpid(child, 0)[1] != 0:
+        raise OSError("the kernel has it, but refuses it here")
 
 
 class _Program(ctypes.Structure):
