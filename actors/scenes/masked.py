@@ -41,13 +41,12 @@ def visible_region(image: Image) -> np.ndarray | None:
     outside = shaded[areas]
     if not 0.01 <= outside.mean() < 1.0:
         return None
-    # The line is what borders the dark; it must be nearly everywhere along that border, and thin.
+    # The line is what borders the dark, nearly everywhere; and it ends a few pixels further in.
     rim = ndimage.binary_dilation(outside, iterations=2) & ~outside
-    frame_free = rim.copy()
-    if frame_free.sum() == 0 or line[frame_free].mean() < 0.6:
+    if not rim.any() or line[rim].mean() < 0.6:
         return None
-    ring = ndimage.binary_dilation(outside, iterations=7) & ~ndimage.binary_dilation(outside, iterations=5)
-    if ring.any() and line[ring].mean() > 0.5:
+    inner = ndimage.binary_dilation(outside, iterations=8) & ~ndimage.binary_dilation(outside, iterations=5)
+    if inner.sum() > 0.5 * rim.sum() and line[inner].mean() > 0.7:
         return None
     visible: np.ndarray = ~outside
     return visible

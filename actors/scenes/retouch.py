@@ -76,10 +76,38 @@ def fill(picture: np.ndarray, hole: np.ndarray, busy: np.ndarray, rng: np.random
         if best is None or cost < best[0]:
             best = (cost, dy, dx)
     if best is None:
-        return np.where(hole[..., None], membrane(picture, ~(hole | busy)), picture)
+        return _patched(picture, hole, hole | busy, rng)
     copy = np.roll(picture, (-best[1], -best[2]), (0, 1))
     difference = membrane(picture - copy, rim)
     return np.where(hole[..., None], np.clip(copy + difference, 0, 1), picture)
+
+
+def _patched(picture: np.ndarray, hole: np.ndarray, busy: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Fill a hole that no single copy covers: a smooth surface, with the grain of several places laid over it."""
+    height, width = hole.shape
+    smooth = membrane(picture, ~busy)
+    known = (~busy).astype(np.float32)
+    weight = np.maximum(ndimage.gaussian_filter(known, 5), 1e-3)[..., None]
+    grain = picture - ndimage.gaussian_filter(picture * known[..., None], (5, 5, 0)) / weight
+    out, left = smooth.copy(), hole.copy()
+    for _ in range(12):
+        rows, columns = np.nonzero(left)
+        if len(rows) == 0:
+            break
+        covered, best = np.zeros(len(rows), bool), (0, 0)
+        # Mostly sideways: what lies at one height looks alike (a horizon, a shore, rows of bricks).
+        shifts = rng.normal(0, (height / 16, width / 3), (40, 2)).astype(int)
+        for dy, dx in shifts:
+            inside = (rows + dy >= 0) & (rows + dy < height) & (columns + dx >= 0) & (columns + dx < width)
+            inside[inside] = ~busy[rows[inside] + dy, columns[inside] + dx]
+            if inside.sum() > covered.sum():
+                covered, best = inside, (int(dy), int(dx))
+        if not covered.any():
+            break
+        rows, columns = rows[covered], columns[covered]
+        out[rows, columns] += grain[rows + best[0], columns + best[1]]
+        left[rows, columns] = False
+    return np.where(hole[..., None], np.clip(out, 0, 1), picture)
 
 
 class PixelCanvas:
@@ -175,7 +203,7 @@ class PixelCanvas:
         )
 
     def _grown(self, mask: np.ndarray) -> np.ndarray:
-        grown: np.ndarray = ndimage.binary_dilation(mask, iterations=max(2, self._side // 28))
+        grown: np.ndarray = ndimage.binary_dilation(mask, iterations=max(3, self._side // 15))
         return grown
 
     def _refined(self, mask: np.ndarray, grown: np.ndarray, others: list[np.ndarray]) -> np.ndarray:
@@ -188,7 +216,9 @@ class PixelCanvas:
         differs = np.abs(self._picture - behind).sum(2) > 0.16 + 3.5 * level
         core = ndimage.binary_erosion(mask, iterations=max(1, self._side // 60))
         solid = ndimage.binary_opening(differs & grown, iterations=1) | core
-        refined: np.ndarray = ndimage.binary_fill_holes(ndimage.binary_closing(solid, iterations=2)) & grown
+        pieces, _ = ndimage.label(ndimage.binary_closing(solid, iterations=2) & grown)
+        touching = np.unique(pieces[mask & (pieces > 0)])
+        refined: np.ndarray = ndimage.binary_fill_holes(np.isin(pieces, touching))
         share = refined.sum() / max(1, mask.sum())
         return refined if 0.5 < share < 1.8 else mask
 
