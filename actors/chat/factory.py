@@ -58,8 +58,25 @@ def available(settings: ChatSettings, environ: Mapping[str, str] = os.environ) -
             written_as_path = path.is_absolute() or settings.model.startswith((".", "~"))
             if path.exists():
                 return True, f"{settings.model} on this machine, through transformers."
-            if written_as_path or settings.local_files_only:
+            if written_as_path:
                 return False, f"{settings.model} does not exist on this machine."
-            return True, f"{settings.model} from the Hugging Face hub or its cache (the hub was not asked)."
+            if _in_hub_cache(settings):
+                return True, f"{settings.model} from the Hugging Face cache of this machine."
+            if settings.local_files_only:
+                return False, f"{settings.model} is not in the Hugging Face cache of this machine."
+            return True, f"{settings.model}, to be fetched from the Hugging Face hub (which was not asked)."
         case BuiltinChat():
             return True, f"built-in {settings.model}: rules in place of a language model, a stand-in."
+
+
+def _in_hub_cache(settings: TransformersChat) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(
+            settings.model, settings.gguf_file or "config.json", revision=settings.revision
+        )
+    except HFValidationError:
+        return False
+    return isinstance(found, str)

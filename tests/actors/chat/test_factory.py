@@ -43,7 +43,13 @@ def test_an_endpoint_is_built_by_its_settings(monkeypatch: pytest.MonkeyPatch) -
         (OpenAIChat(model="m", api_key_env="OTHER"), False, "OTHER is not set"),
         (OpenAIChat(model="m", api_key_env=None, base_url="http://box:8000/v1"), True, "box:8000"),
         (TransformersChat(model="/no/such/folder"), False, "does not exist"),
-        (TransformersChat(model="owner/name"), True, "hub was not asked"),
+        (TransformersChat(model="owner/name"), True, "to be fetched"),
+        (TransformersChat(model="owner/name", local_files_only=True), False, "not in the Hugging Face cache"),
+        (
+            TransformersChat(model="no such: name", local_files_only=True),
+            False,
+            "not in the Hugging Face cache",
+        ),
         (BuiltinChat(), True, "stand-in"),
     ],
 )
