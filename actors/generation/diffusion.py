@@ -71,7 +71,7 @@ class DiffusionMaker:
         made_by = {**self._arguments, "size": settings.size, "safety_checker": settings.safety_checker}
         self.settings = f"{task} {dtype} {json.dumps(made_by, sort_keys=True, default=str)}"
         self._device = device
-        self._reads_tokens = _longest_prompt(self._pipeline)
+        self._reads_tokens = _longest_prompt(self._pipeline, self._arguments)
 
     def generate(self, requests: Sequence[GenerateRequest]) -> list[MadeImage | MaiaError]:
         """Return one image or typed failure a request, in order; see `ImageMaker`."""
@@ -322,8 +322,7 @@ def _load(settings: DiffusersPipeline, task: Task, folder: Path) -> tuple[Any, s
             "Set `offload: none`.",
         )
     needed = hub.weights_bytes(folder, dtype.itemsize, settings.variant)
-    if settings.load.get("quantization_config") is None:
-        hub.check_memory(settings.model, needed, "cpu" if settings.offload != "none" else device)
+    hub.check_memory(settings.model, needed, "cpu" if settings.offload != "none" else device)
     index = json.loads((folder / "model_index.json").read_text())
     load: dict[str, Any] = {"dtype": dtype, "variant": settings.variant, **settings.load}
     if not settings.safety_checker and "safety_checker" in index:
@@ -393,13 +392,19 @@ def _arguments(pipeline: Any, settings: DiffusersPipeline) -> dict[str, Any]:
     return arguments
 
 
-def _longest_prompt(pipeline: Any) -> tuple[Any, int] | None:
-    """Return the tokenizer that reads furthest and how many tokens it reads."""
-    parts = [
-        part
+def _longest_prompt(pipeline: Any, arguments: dict[str, Any]) -> tuple[Any, int] | None:
+    """Return the tokenizer that reads furthest and how many tokens it reads, if that is known."""
+    readers = [
+        (part, limit)
         for name, part in pipeline.components.items()
-        if name.startswith("tokenizer") and part is not None
+        if name.startswith("tokenizer") and isinstance(limit := getattr(part, "model_max_length", None), int)
     ]
-    limits = [(part, getattr(part, "model_max_length", None)) for part in parts]
-    known = [(part, limit) for part, limit in limits if isinstance(limit, int) and limit < 10**6]
-    return max(known, key=lambda pair: pair[1]) if known else None
+    if not readers:
+        return None
+    tokenizer, limit = max(readers, key=lambda reader: reader[1])
+    own = inspect.signature(pipeline.__call__).parameters.get("max_sequence_length")
+    most = arguments.get("max_sequence_length", own.default if own else None)
+    if isinstance(most, int):
+        limit = min(limit, most)
+    # Tokenizers without a limit of their own say so with an enormous one.
+    return (tokenizer, limit) if limit < 10**6 else None

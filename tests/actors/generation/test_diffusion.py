@@ -156,6 +156,15 @@ def test_a_prompt_longer_than_the_text_encoder_reads_is_noted(maker: Any) -> Non
     assert long.provenance.notes == ("only the first 77 of 122 tokens of the text were read",)
 
 
+def test_a_limit_of_the_call_counts_where_it_is_lower_than_the_text_encoders(maker: Any) -> None:
+    settings = {**GENERATORS["flux"], "call": {"max_sequence_length": 16}}
+    fits, long = maker("flux", **settings).generate(
+        [GenerateRequest("a dog", 0), GenerateRequest("dog " * 20, 0)]
+    )
+    assert fits.provenance.notes == ()
+    assert "first 16 of" in long.provenance.notes[0]
+
+
 def test_bad_requests_fail_alone(maker: Any) -> None:
     model = maker("stable_diffusion", **GENERATORS["stable_diffusion"])
     good, no_words, bad_seed = model.generate(
