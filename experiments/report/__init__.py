@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from experiments.report import pages, unit_page
+from experiments.report import pages, site, unit_page
 from experiments.report.records import RunDirectory
 
-__all__ = ["write_unit_page"]
+__all__ = ["write_site", "write_unit_page"]
 
 
 def write_unit_page(run_dir: Path, slug: str) -> Path:
@@ -24,3 +24,14 @@ def write_unit_page(run_dir: Path, slug: str) -> Path:
     path = unit_page.write(run, slug)
     pages.write_assets(run_dir / "report")
     return path
+
+
+def write_site(run_dir: Path) -> Path:
+    """Write the index and every page that is missing or older than its records; return the index.
+
+    May be called at any time while a run goes on, as often as wanted: what has not changed is not read again.
+
+    Raises:
+        UsageError: If there is no such run.
+    """
+    return site.write(run_dir)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from experiments.report.records import mapping, number, sequence, text
+from tools.sandbox.child.wire import IMAGE
 
 _LOGGED = re.compile(r"(?P<title>.*): activation (?P<value>[-+]?\d[\d.e+-]*)$", re.DOTALL)
 _CAPTION_LIMIT = 200
@@ -54,21 +55,23 @@ class Edit:
 
 
 class Gallery:
-    """Knows every image of a study by id, from the toolbox snapshots of its rounds.
+    """Knows every image of a study by id, from the records of its rounds: how it came about, how it was measured.
 
     `locate` returns the address of a stored image as seen from the page, None if it is missing.
     """
 
-    def __init__(self, snapshots: Iterable[Any], locate: Callable[[Any], str | None]) -> None:
+    def __init__(self, rounds: Iterable[dict[str, Any]], locate: Callable[[Any], str | None]) -> None:
         self._locate = locate
         self._origin: dict[str, dict[str, Any]] = {}
         self._activation: dict[str, float] = {}
-        for snapshot in map(mapping, snapshots):
+        for record in rounds:
+            snapshot = mapping(record.get("toolbox"))
             for image_id, origin in mapping(snapshot.get("provenance")).items():
-                self._origin.setdefault(image_id, _origin(origin))
+                if image_id not in self._origin:
+                    self._origin[image_id] = _origin(origin)
             for entry in logged(snapshot):
                 self._know(entry.get("image"), entry.get("activation"))
-            for image_id, activation in mapping(snapshot.get("activations")).items():
+            for image_id, activation in measured(record.get("sandbox")):
                 self._know(image_id, activation)
 
     def _know(self, image_id: Any, activation: Any) -> None:
@@ -182,6 +185,18 @@ def logged(snapshot: Any) -> list[dict[str, Any]]:
         for entry in sequence(entries)
         if isinstance(entry, dict)
     ]
+
+
+def measured(programs: Any) -> Iterator[tuple[Any, Any]]:
+    """Return (image id, activation) of all that programs measured, from the recorded answers to their calls."""
+    for program in sequence(programs):
+        for call in sequence(mapping(program).get("calls")):
+            value = mapping(mapping(call).get("value"))
+            activations, images = sequence(value.get("activations")), sequence(value.get("images"))
+            if len(activations) == len(images):
+                for image, activation in zip(images, activations, strict=True):
+                    handle = sequence(mapping(image).get(IMAGE))
+                    yield (handle[0] if handle else None), activation
 
 
 def _origin(value: Any) -> dict[str, Any]:

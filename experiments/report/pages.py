@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import uuid
 from functools import cache
 from pathlib import Path
@@ -89,18 +88,13 @@ def render(template: str, /, **values: Any) -> str:
     return environment().get_template(template).render(**values)
 
 
-def write(path: Path, content: str, *, modified_ns: int | None = None) -> None:
-    """Replace `path` in one step: whoever reads it meanwhile sees the old page or the new one.
-
-    `modified_ns` dates the page like its records, so that a record written during rendering is newer.
-    """
+def write(path: Path, content: str) -> None:
+    """Replace `path` in one step: whoever reads it meanwhile sees the old page or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
         # A lone surrogate, which JSON may hold, has no UTF-8.
         temporary.write_bytes(content.encode("utf-8", "replace"))
-        if modified_ns is not None:
-            os.utime(temporary, ns=(modified_ns, modified_ns))
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -116,12 +110,11 @@ def edition() -> str:
     return digest.hexdigest()[:16]
 
 
-def write_assets(report: Path) -> bool:
-    """Copy styles and scripts unless they are those of this edition; return whether they were."""
+def write_assets(report: Path) -> None:
+    """Copy styles and scripts unless those of this edition are there."""
     stamp = report / "assets" / "edition.txt"
     if stamp.is_file() and stamp.read_text(encoding="utf-8") == edition():
-        return True
+        return
     for source in sorted(ASSETS.iterdir()):
         write(report / "assets" / source.name, source.read_text(encoding="utf-8"))
     write(stamp, edition())
-    return False

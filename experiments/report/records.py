@@ -132,10 +132,14 @@ class RunDirectory:
         )
 
     def newest(self, slug: str) -> int:
-        """Return when the unit's records last changed, in nanoseconds; 0 without records."""
+        """Return when the unit's records last changed, in nanoseconds."""
         folder = self.root / "units" / slug
-        paths = [folder / "done.json", folder / "duration.json", *self._rounds(folder)]
+        paths = [folder, folder / "done.json", folder / "duration.json", *self._rounds(folder)]
         return max((_modified(path) for path in paths), default=0)
+
+    def manifest_date(self) -> int:
+        """Return when the manifest last changed, in nanoseconds; 0 if there is none."""
+        return _modified(self.root / "manifest.json")
 
     def image(self, image_id: Any) -> str | None:
         """Return the path of a stored image below the run directory, None if it is not there.

@@ -155,7 +155,7 @@ def summarise(unit: UnitRecords) -> Summary:
         low=evidence.low,
         high=evidence.high,
         e_value=evidence.e_value,
-        rounds=len(unit.rounds),
+        rounds=len(unit.rounds) or int(number(done.get("rounds")) or 0),
         images=made,
         tokens=usage["tokens"],
         dollars=usage["dollars"],
@@ -172,10 +172,13 @@ def write(run: RunDirectory, slug: str) -> Path:
     Raises:
         UsageError: If the run has no such unit.
     """
-    newest = run.newest(slug)
-    unit = run.unit(slug)
-    path = run.root / "report" / "units" / f"{slug}.html"
-    pages.write(path, _page(run, unit), modified_ns=newest or None)
+    return write_page(run, run.unit(slug))
+
+
+def write_page(run: RunDirectory, unit: UnitRecords) -> Path:
+    """Write the page of what was read of a unit."""
+    path = run.root / "report" / "units" / f"{unit.slug}.html"
+    pages.write(path, _page(run, unit))
     return path
 
 
@@ -186,7 +189,7 @@ def _page(run: RunDirectory, unit: UnitRecords) -> str:
         found = run.image(image_id)
         return f"../../{found}" if found else None
 
-    gallery = Gallery([record.get("toolbox") for record in unit.rounds], locate)
+    gallery = Gallery(unit.rounds, locate)
     exemplars = [
         gallery.picture(
             each.get("image"),
@@ -212,7 +215,7 @@ def _page(run: RunDirectory, unit: UnitRecords) -> str:
         rounds=list(_rounds(unit, gallery)),
         usage=_usage(unit),
         facts=list(_flat(mapping(done.get("facts")))),
-        seed=_shown(done.get("seed", run.manifest.get("seed"))),
+        seed=shown(done.get("seed", run.manifest.get("seed"))),
         tiers=_tiers(unit),
         in_doubt=len(sequence(done.get("in_doubt"))),
         stand_ins=_stand_ins(run, unit),
@@ -396,51 +399,53 @@ def _flat(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
         if isinstance(each, dict) and prefix.count(".") < 3:
             yield from _flat(each, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", _shown(each)
+            yield f"{prefix}{key}", shown(each)
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """Return a JSON value in words."""
     if value is None:
         return "–"
     if isinstance(value, list):
-        return ", ".join(_shown(each) for each in value)
+        return ", ".join(shown(each) for each in value)
     return str(value)
 
 
 def _stand_ins(run: RunDirectory, unit: UnitRecords) -> list[tuple[str, str]]:
-    """Return who answered in place of a trained model, as (role, name): by their names, wherever recorded."""
+    """Return what answered in place of a trained model, as (role, name): by their recorded names."""
+    facts, settings = mapping(mapping(unit.done).get("facts")), mapping(run.manifest.get("settings"))
+    chat = mapping(settings.get("chat"))
+    named = [("interpreter", text(mapping(record.get("reply")).get("model"))) for record in unit.rounds]
+    named += [(role, text(facts.get(role))) for role in ("interpreter", "observers", "generator", "detector")]
+    if not facts:
+        named += [
+            (role, text(mapping(chat.get(role)).get("backend"))) for role in ("interpreter", "observers")
+        ]
+        named.append(("generator", text(mapping(settings.get("generation")).get("backend"))))
     found: dict[str, str] = {}
-    for record in unit.rounds:
-        model = text(mapping(record.get("reply")).get("model"))
-        if _STAND_IN.search(model):
-            found.setdefault(model, "interpreter")
-    for key, value in (
-        *_flat(mapping(mapping(unit.done).get("facts"))),
-        *_flat(_without_units(run.manifest)),
-    ):
-        if _STAND_IN.search(value) and len(value) < 200:
-            found.setdefault(value, key)
-    return [(role, name) for name, role in found.items()]
-
-
-def _without_units(manifest: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in manifest.items() if key not in ("units", "command")}
+    for role, name in named:
+        if _STAND_IN.search(name):
+            found.setdefault(role, name)
+    return list(found.items())
 
 
 def _command(run: RunDirectory, unit: UnitRecords) -> str:
     """Return the command that studies this unit again; "" if the records do not say enough."""
-    facts = mapping(mapping(unit.done).get("facts"))
-    for recorded in (facts.get("command"), mapping(unit.done).get("command")):
-        if isinstance(recorded, list) and recorded and all(isinstance(each, str) for each in recorded):
-            return shlex.join(recorded)
-        if isinstance(recorded, str) and recorded:
-            return recorded
-    name, manifest = unit.name, run.manifest
-    if name.index is None or not (name.model or text(manifest.get("model"))):
+    name, manifest, facts = unit.name, run.manifest, mapping(mapping(unit.done).get("facts"))
+    model = text(manifest.get("model")) or text(facts.get("model")) or name.model
+    if manifest.get("command") == "describe" and text(manifest.get("layer")) and text(manifest.get("unit")):
+        place = [text(manifest.get("layer")), text(manifest.get("unit"))]
+    elif name.index is None:
         return ""
-    layer = name.layer if name.kind == "channel" else f"{name.kind}:{name.layer}"
-    words = ["maia", "describe", text(manifest.get("model")) or name.model, layer, str(name.index)]
-    if profile := text(facts.get("profile")) or text(manifest.get("profile")):
+    elif name.kind == "channel":
+        place = [name.layer, str(name.index)]
+    else:
+        source = f"{name.source}:" if name.source else ""
+        place = [name.layer, f"{name.kind}:{source}{name.index}"]
+    if not model:
+        return ""
+    words = ["maia", "describe", model, *place]
+    if profile := text(manifest.get("profile")):
         words += ["--profile", profile]
     seed = number(mapping(unit.done).get("seed", manifest.get("seed")))
     if seed is not None:

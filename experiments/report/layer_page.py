@@ -1,0 +1,151 @@
+"""The page of one layer: its units together, those with similar labels next to each other.
+
+Similarity is that of words (TF-IDF over words and their beginnings), which needs no model and can be
+checked by eye. It finds labels that say the same in the same words; synonyms stay apart.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from agents.journal import slug
+from experiments.report import pages, plots
+from experiments.report.records import RunDirectory, text
+from experiments.report.unit_page import VERDICTS, Summary
+
+SIMILAR = 0.6
+"""Cosine similarity of two labels from which they are shown as one group."""
+
+_EXPLAINED = ("confirmed", "unconfirmed", "untested")
+_STOP = {
+    "a",
+    "an",
+    "and",
+    "in",
+    "of",
+    "on",
+    "or",
+    "the",
+    "to",
+    "with",
+    "by",
+    "for",
+    "at",
+    "from",
+    "its",
+    "their",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Units whose labels say much the same; `words` is the label nearest to all others."""
+
+    words: str
+    units: list[Summary]
+
+    @property
+    def best(self) -> float | None:
+        return max((each.auroc for each in self.units if each.auroc is not None), default=None)
+
+
+def write_all(run: RunDirectory, summaries: Sequence[Summary]) -> dict[str, str]:
+    """Write a page for each layer with at least two units; return their addresses by layer."""
+    by_layer: dict[str, list[Summary]] = defaultdict(list)
+    for each in summaries:
+        by_layer[each.layer].append(each)
+    addresses = {}
+    for layer, units in by_layer.items():
+        if len(units) > 1:
+            addresses[layer] = f"layers/{slug(layer)}.html"
+            pages.write(run.root / "report" / addresses[layer], _page(run, layer, units))
+    return addresses
+
+
+def group_labels(units: Sequence[Summary]) -> list[Group]:
+    """Return units with labels in groups, the largest first.
+
+    Average-link clustering by label similarity; equal labels are one point, so it takes the number of
+    distinct labels squared.
+    """
+    labelled = [each for each in units if each.label and each.verdict in _EXPLAINED]
+    by_label: dict[str, list[Summary]] = defaultdict(list)
+    for each in labelled:
+        by_label[" ".join(each.label.lower().split())].append(each)
+    labels = list(by_label)
+    groups = []
+    for members in _clusters(labels):
+        inside = [each for index in members for each in by_label[labels[index]]]
+        inside.sort(key=lambda each: -(each.auroc or 0.0))
+        groups.append(Group(inside[0].label, inside))
+    return sorted(groups, key=lambda group: (-len(group.units), -(group.best or 0.0)))
+
+
+def _clusters(labels: Sequence[str]) -> list[list[int]]:
+    if len(labels) < 2:
+        return [[index] for index in range(len(labels))]
+    from sklearn.cluster import AgglomerativeClustering
+
+    distance = np.clip(1 - similarity(labels), 0, None)
+    np.fill_diagonal(distance, 0)
+    found = AgglomerativeClustering(
+        n_clusters=None, metric="precomputed", linkage="average", distance_threshold=1 - SIMILAR
+    ).fit_predict(distance)
+    clusters: dict[int, list[int]] = defaultdict(list)
+    for index, cluster in enumerate(found):
+        clusters[int(cluster)].append(index)
+    return list(clusters.values())
+
+
+def similarity(labels: Sequence[str]) -> np.ndarray:
+    """Return cosine similarities float64 (n, n) of TF-IDF vectors of words' first five letters."""
+    counts = [Counter(_terms(label)) for label in labels]
+    terms = sorted({term for each in counts for term in each})
+    place = {term: column for column, term in enumerate(terms)}
+    vectors = np.zeros((len(labels), max(1, len(terms))))
+    for row, each in enumerate(counts):
+        for term, count in each.items():
+            vectors[row, place[term]] = count
+    frequency = (vectors > 0).sum(axis=0)
+    vectors *= np.log((1 + len(labels)) / (1 + frequency)) + 1
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors /= np.where(length == 0, 1, length)
+    return np.asarray(vectors @ vectors.T)
+
+
+def _terms(label: str) -> list[str]:
+    return [word[:5] for word in re.findall(r"[^\W_]+", label.lower()) if word not in _STOP]
+
+
+def _page(run: RunDirectory, layer: str, units: Sequence[Summary]) -> str:
+    groups = group_labels(units)
+    grouped = {each.slug for group in groups for each in group.units}
+    scores = [each.auroc for each in units if each.auroc is not None]
+    labelled = sum(len(group.units) for group in groups)
+    shared = sum(len(group.units) for group in groups if len(group.units) > 1)
+    counts = Counter(each.verdict for each in units)
+    return pages.render(
+        "layer.html",
+        run_name=text(run.manifest.get("name")) or run.root.resolve().name,
+        root="../",
+        layer=layer,
+        total=len(units),
+        verdicts=VERDICTS,
+        counts=[(verdict, counts[verdict]) for verdict in VERDICTS if counts[verdict]],
+        groups=[group for group in groups if len(group.units) > 1],
+        single=[group.units[0] for group in groups if len(group.units) == 1],
+        others=[each for each in units if each.slug not in grouped],
+        labelled=labelled,
+        shared=shared,
+        n_groups=len(groups),
+        scores=plots.histogram(
+            scores, 0.0, 1.0, 20, "AUROC on fresh images", f"AUROC of {len(scores)} units of {layer}"
+        )
+        if scores
+        else None,
+    )

@@ -1,0 +1,177 @@
+"""The whole site of a run: an index of all units, a page a unit, a page a layer.
+
+Only what changed is written again: the summaries of all units are kept beside the pages, each with the
+date of the newest record it was made from, so that a finished unit is read once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from experiments.report import layer_page, pages, plots, unit_page
+from experiments.report.records import RunDirectory, mapping, text
+from experiments.report.unit_page import VERDICTS, Summary
+
+COLUMNS = (
+    "href",
+    "layer",
+    "index",
+    "short",
+    "label",
+    "verdict",
+    "auroc",
+    "low",
+    "high",
+    "e_value",
+    "rounds",
+    "images",
+    "tokens",
+)
+"""Fields of a summary that the index's table is made of, in the order of its rows."""
+
+
+def write(run_dir: Path) -> Path:
+    """Write what is missing or older than its records; return the index.
+
+    Raises:
+        UsageError: If there is no such directory.
+    """
+    run = RunDirectory(run_dir)
+    report = run_dir / "report"
+    pages.write_assets(report)
+    known = _Summaries(report / "summaries.json")
+    manifest_date = run.manifest_date()
+    summaries, changed = [], False
+    for slug in run.slugs():
+        newest = max(run.newest(slug), manifest_date)
+        page = report / "units" / f"{slug}.html"
+        summary = known.get(slug, newest)
+        if summary is None or not page.is_file():
+            unit = run.unit(slug)
+            unit_page.write_page(run, unit)
+            summary = unit_page.summarise(unit)
+            known.put(slug, newest, summary)
+            changed = True
+        summaries.append(summary)
+    changed |= _remove_others(report / "units", {f"{each.slug}.html" for each in summaries})
+    index = report / "index.html"
+    if changed or known.forget_others({each.slug for each in summaries}) or not index.is_file():
+        layers = layer_page.write_all(run, summaries)
+        _remove_others(report / "layers", {Path(href).name for href in layers.values()})
+        pages.write(report / "units.js", pages.as_script("MAIA_UNITS", rows(summaries)))
+        pages.write(index, _index(run, summaries, layers))
+        known.save()
+    return index
+
+
+def rows(summaries: Sequence[Summary]) -> dict[str, Any]:
+    """Return the table of the index: rows are lists, so that no text can become a key."""
+
+    def cell(summary: Summary, column: str) -> Any:
+        value = getattr(summary, column)
+        if column == "label" and not value:
+            return summary.error[:200]
+        return round(value, 4) if isinstance(value, float) else value
+
+    return {"columns": COLUMNS, "rows": [[cell(each, column) for column in COLUMNS] for each in summaries]}
+
+
+def _index(run: RunDirectory, summaries: Sequence[Summary], layers: dict[str, str]) -> str:
+    verdicts = Counter(each.verdict for each in summaries)
+    scores = [each.auroc for each in summaries if each.auroc is not None]
+    by_layer: dict[str, list[Summary]] = defaultdict(list)
+    for each in summaries:
+        by_layer[each.layer].append(each)
+    median = sorted(scores)[len(scores) // 2] if scores else None
+    return pages.render(
+        "index.html",
+        run_name=text(run.manifest.get("name")) or run.root.resolve().name,
+        root="",
+        manifest=[
+            (key, unit_page.shown(run.manifest[key]))
+            for key in ("command", "task", "model", "layer", "profile", "seed")
+            if isinstance(run.manifest.get(key), str | int | float)
+        ],
+        verdicts=VERDICTS,
+        counts=[(verdict, verdicts[verdict]) for verdict in VERDICTS if verdicts[verdict]],
+        total=len(summaries),
+        median=median,
+        n_scores=len(scores),
+        scores=plots.histogram(
+            scores,
+            0.0,
+            1.0,
+            40,
+            "AUROC on fresh images",
+            f"AUROC of {len(scores)} units, median {pages.figure(median)}",
+        )
+        if scores
+        else None,
+        rounds=sum(each.rounds for each in summaries),
+        images=_total([each.images for each in summaries]),
+        tokens=_total([each.tokens for each in summaries]),
+        dollars=_total([each.dollars for each in summaries]),
+        seconds=_total([each.seconds for each in summaries]),
+        layers=[
+            (name, layers[name], len(units), sum(each.verdict == "confirmed" for each in units))
+            for name, units in by_layer.items()
+            if name in layers
+        ],
+        problems=run.problems,
+    )
+
+
+def _total(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
+
+
+def _remove_others(folder: Path, wanted: set[str]) -> bool:
+    """Delete pages of units that the run no longer holds; return whether there were any."""
+    gone = [path for path in folder.glob("*.html") if path.name not in wanted]
+    for path in gone:
+        path.unlink(missing_ok=True)
+    return bool(gone)
+
+
+class _Summaries:
+    """Summaries of units by folder, with the date of the records they were made from.
+
+    Those that another edition of the report wrote are not taken up, so its pages are written again.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._units: dict[str, Any] = {}
+        try:
+            content = mapping(json.loads(path.read_bytes()))
+        except (OSError, ValueError):
+            return
+        if content.get("edition") == pages.edition():
+            self._units = mapping(content.get("units"))
+
+    def get(self, slug: str, date: int) -> Summary | None:
+        entry = self._units.get(slug)
+        if not isinstance(entry, list) or len(entry) != 2 or entry[0] != date:
+            return None
+        try:
+            return Summary(**entry[1])
+        except TypeError:
+            return None
+
+    def put(self, slug: str, date: int, summary: Summary) -> None:
+        self._units[slug] = [date, asdict(summary)]
+
+    def forget_others(self, slugs: set[str]) -> bool:
+        gone = self._units.keys() - slugs
+        for slug in gone:
+            del self._units[slug]
+        return bool(gone)
+
+    def save(self) -> None:
+        pages.write(self._path, json.dumps({"edition": pages.edition(), "units": self._units}))
