@@ -70,6 +70,8 @@ def _environment(settings: RaySettings) -> Iterator[None]:
         RAY_health_check_period_ms="1000",
         RAY_health_check_timeout_ms="1000",
         RAY_health_check_failure_threshold=failures,
+        # Ray starts workers at 15: whatever else runs here would take the cores from the models.
+        RAY_worker_niceness=before.get("RAY_worker_niceness", "0"),
     )
     try:
         yield

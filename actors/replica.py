@@ -39,6 +39,8 @@ _log = logging.getLogger(__name__)
 SILENT_SESSION_S = 120.0
 """A session that has not called for so long lost its process; a live one with work always has a call parked."""
 
+_PRIORITIES = tuple(Priority)
+
 Arrival = tuple[int, Any, str, int]
 """A request on its way: serial number within its session, request, agent, priority."""
 
@@ -239,7 +241,7 @@ class Replica:
                     request,
                     partial(deliver, serial),
                     agent=agent or client,
-                    priority=Priority(priority),
+                    priority=_PRIORITIES[priority],
                 )
             except MaiaError as error:
                 deliver(serial, error)
