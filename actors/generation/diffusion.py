@@ -13,8 +13,7 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -22,10 +21,9 @@ import PIL.Image
 from actors import hub
 from actors.errors import BackendError, MaiaError, RefusedError, UsageError
 from actors.generation.base import EditRequest, GenerateRequest, MadeImage
+from actors.generation.pipelines import Task, call_arguments, find_folder, load_pipeline, longest_prompt
 from actors.generation.settings import DiffusersPipeline
 from actors.images import Image, Provenance
-
-Task = Literal["generate", "edit"]
 
 _MAX_SEED = 2**63 - 1
 _BATCHED_EDITORS = frozenset(
@@ -60,18 +58,19 @@ class DiffusionMaker:
     def __init__(self, settings: DiffusersPipeline, task: Task) -> None:
         hub.require("the diffusers backend", "torch", "diffusers", "transformers", "accelerate")
         self._settings, self._task = settings, task
-        folder = _folder(settings)
-        self._pipeline, device, dtype = _load(settings, task, folder)
-        self._arguments = _arguments(self._pipeline, settings)
+        folder = find_folder(settings)
+        self._pipeline, device, dtype = load_pipeline(settings, task, folder)
+        self._arguments = call_arguments(self._pipeline, settings)
         self._takes = frozenset(inspect.signature(self._pipeline.__call__).parameters)
         kind = type(self._pipeline).__name__
         self._batches = task == "generate" or kind in _BATCHED_EDITORS
         self.max_batch = settings.max_batch if self._batches else 1
         self.name = f"diffusers {kind} {hub.identity(settings.model, folder)}"
-        made_by = {**self._arguments, "size": settings.size, "safety_checker": settings.safety_checker}
+        shaping = {"size", "safety_checker", "variant", "vae_tiling", "load"}
+        made_by = {**self._arguments, **settings.model_dump(include=shaping, exclude_defaults=True)}
         self.settings = f"{task} {dtype} {json.dumps(made_by, sort_keys=True, default=str)}"
         self._device = device
-        self._reads_tokens = _longest_prompt(self._pipeline, self._arguments)
+        self._reads_tokens = longest_prompt(self._pipeline, self._arguments)
 
     def generate(self, requests: Sequence[GenerateRequest]) -> list[MadeImage | MaiaError]:
         """Return one image or typed failure a request, in order; see `ImageMaker`."""
@@ -282,129 +281,3 @@ def _fitted(image: Image, size: tuple[int, int]) -> PIL.Image.Image:
     if image.size == size:
         return picture
     return picture.resize((size[1], size[0]), PIL.Image.Resampling.LANCZOS)
-
-
-def _folder(settings: DiffusersPipeline) -> Path:
-    def fetch() -> str:
-        from actors.runtime import import_vision_libraries
-
-        import_vision_libraries()
-        import diffusers
-
-        return diffusers.DiffusionPipeline.download(
-            settings.model, revision=settings.revision, variant=settings.variant
-        )
-
-    folder = hub.resolve(settings.model, settings.revision, fetch)
-    if not (folder / "model_index.json").is_file():
-        raise UsageError(
-            f"{settings.model!r} holds no diffusers pipeline: it has no model_index.json.",
-            "Give a pipeline in diffusers' own format; a single checkpoint file must be converted first.",
-        )
-    return folder
-
-
-def _load(settings: DiffusersPipeline, task: Task, folder: Path) -> tuple[Any, str, str]:
-    """Return the pipeline on its device, the device and the dtype."""
-    from actors.runtime import import_vision_libraries, pick_device
-
-    import_vision_libraries()
-    import diffusers
-    import transformers
-
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.disable_progress_bar()
-    device = str(pick_device(settings.device))
-    dtype = hub.loading_dtype(settings.dtype, device)
-    if settings.offload != "none" and device == "cpu":
-        raise UsageError(
-            f"offload: {settings.offload} moves weights between main memory and a GPU, and there is none.",
-            "Set `offload: none`.",
-        )
-    needed = hub.weights_bytes(folder, dtype.itemsize, settings.variant)
-    hub.check_memory(settings.model, needed, "cpu" if settings.offload != "none" else device)
-    index = json.loads((folder / "model_index.json").read_text())
-    load: dict[str, Any] = {"dtype": dtype, "variant": settings.variant, **settings.load}
-    if not settings.safety_checker and "safety_checker" in index:
-        load |= {"safety_checker": None, "requires_safety_checker": False}
-    loader = _pipeline_class(diffusers, settings.pipeline, task)
-    with hub.explained(settings.model, settings.revision):
-        pipeline = loader.from_pretrained(folder, **load)
-        pipeline.set_progress_bar_config(disable=True)
-        _place(pipeline, settings, device)
-    return pipeline, device, str(dtype).removeprefix("torch.")
-
-
-def _pipeline_class(diffusers: Any, name: str | None, task: Task) -> Any:
-    if name is None:
-        # An editor is loaded as what it was saved as; "auto" would turn an editor's weights into a generator.
-        return diffusers.AutoPipelineForText2Image if task == "generate" else diffusers.DiffusionPipeline
-    found = getattr(diffusers, name, None)
-    if not (inspect.isclass(found) and issubclass(found, diffusers.DiffusionPipeline)):
-        raise UsageError(
-            f"diffusers {diffusers.__version__} has no pipeline class {name!r}.",
-            "Check the spelling, as in StableDiffusionInstructPix2PixPipeline or FluxKontextPipeline.",
-        )
-    return found
-
-
-def _place(pipeline: Any, settings: DiffusersPipeline, device: str) -> None:
-    if settings.attention_slicing:
-        pipeline.enable_attention_slicing()
-    if settings.vae_tiling:
-        pipeline.vae.enable_tiling()
-    if settings.offload == "model":
-        pipeline.enable_model_cpu_offload(device=device)
-    elif settings.offload == "sequential":
-        pipeline.enable_sequential_cpu_offload(device=device)
-    else:
-        pipeline.to(device)
-    if settings.compile:
-        denoiser = getattr(pipeline, "transformer", None) or pipeline.unet
-        denoiser.compile()
-
-
-def _arguments(pipeline: Any, settings: DiffusersPipeline) -> dict[str, Any]:
-    """Return the call's settings under the pipeline's own names.
-
-    Raises:
-        UsageError: Naming the setting that this pipeline does not take.
-    """
-    wanted = {
-        "num_inference_steps": settings.steps,
-        "guidance_scale": settings.guidance,
-        "image_guidance_scale": settings.image_guidance,
-        **settings.call,
-    }
-    arguments = {name: value for name, value in wanted.items() if value is not None}
-    taken = inspect.signature(pipeline.__call__).parameters
-    unknown = sorted(set(arguments) - set(taken))
-    own = sorted(
-        set(settings.call) & {"prompt", "image", "generator", "output_type", "num_images_per_prompt"}
-    )
-    if unknown or own:
-        raise UsageError(
-            f"{type(pipeline).__name__} takes no argument {', '.join(unknown)}."
-            if unknown
-            else f"`call` may not set {', '.join(own)}: the program sets it for each image.",
-            "Remove it from the configuration.",
-        )
-    return arguments
-
-
-def _longest_prompt(pipeline: Any, arguments: dict[str, Any]) -> tuple[Any, int] | None:
-    """Return the tokenizer that reads furthest and how many tokens it reads, if that is known."""
-    readers = [
-        (part, limit)
-        for name, part in pipeline.components.items()
-        if name.startswith("tokenizer") and isinstance(limit := getattr(part, "model_max_length", None), int)
-    ]
-    if not readers:
-        return None
-    tokenizer, limit = max(readers, key=lambda reader: reader[1])
-    own = inspect.signature(pipeline.__call__).parameters.get("max_sequence_length")
-    most = arguments.get("max_sequence_length", own.default if own else None)
-    if isinstance(most, int):
-        limit = min(limit, most)
-    # Tokenizers without a limit of their own say so with an enormous one.
-    return (tokenizer, limit) if limit < 10**6 else None

@@ -135,6 +135,7 @@ def test_the_provenance_lets_one_make_the_image_again(maker: Any) -> None:
     assert (made.provenance.source, made.provenance.prompt, made.provenance.seed) == ("generated", "a dog", 7)
     assert made.provenance.maker == f"{model.name} {model.settings}"
     assert '"num_inference_steps": 3' in model.settings
+    assert '"size": 32' in model.settings
     assert "float32" in model.settings
     assert json.loads(made.provenance.to_json())["notes"] == []
 
@@ -213,7 +214,9 @@ def scripted(pipeline_folder: Folder, monkeypatch: pytest.MonkeyPatch) -> Callab
         answer: Callable[[list[str], list[float]], Any], task: Any = "generate", **settings: Any
     ) -> tuple[Any, Scripted]:
         pipeline = Scripted(answer)
-        monkeypatch.setattr("actors.generation.diffusion._load", lambda *_: (pipeline, "cpu", "float32"))
+        monkeypatch.setattr(
+            "actors.generation.diffusion.load_pipeline", lambda *_: (pipeline, "cpu", "float32")
+        )
         model = str(pipeline_folder("stable_diffusion"))
         return DiffusionMaker(DiffusersPipeline(model=model, **settings), task), pipeline
 
