@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from actors.detection.grounding import GroundingDetector, caption
 from actors.detection.settings import GroundingDetection
 from actors.errors import MissingDependencyError, UsageError
 from actors.images import Image
+from tests.fake_hub import COMMIT, FakeHub, point_at
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
@@ -206,6 +208,25 @@ def test_a_model_of_another_kind_is_told(detector_folder: Callable[[str], str]) 
 def test_a_folder_that_is_not_there_is_told(detector_folder: Callable[[str], str]) -> None:
     with pytest.raises(hub.ModelNotFoundError, match="/no/such"):
         GroundingDetector(GroundingDetection(detector="/no/such", segmenter=detector_folder("sam")))
+
+
+def test_models_are_fetched_by_their_hub_ids_and_found_offline_afterwards(
+    detector_folder: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = GroundingDetection(detector="owner/dino", segmenter="owner/sam", device="cpu")
+    models = {
+        "owner/dino": Path(detector_folder("grounding_dino")),
+        "owner/sam": Path(detector_folder("sam")),
+    }
+    with FakeHub(models) as server:
+        point_at(server.url, tmp_path / "cache", monkeypatch)
+        name = GroundingDetector(wanted).name
+        with pytest.raises(hub.ModelNotFoundError, match="owner/sem"):
+            GroundingDetector(wanted.model_copy(update={"segmenter": "owner/sem"}))
+    assert f"owner/dino@{COMMIT[:16]} owner/sam@{COMMIT[:16]}" in name
+    assert GroundingDetector(wanted).name == name
+    with pytest.raises(hub.HubUnreachableError, match="owner/other"):
+        GroundingDetector(wanted.model_copy(update={"detector": "owner/other"}))
 
 
 def test_too_little_memory_is_told_before_loading(
