@@ -11,22 +11,31 @@ from agents.store import Store
 KEY = "manifest.json"
 
 
-def claim(store: Store, manifest: dict[str, Any]) -> None:
-    """Write the manifest, or make sure that the one there says the same.
+def check(store: Store, manifest: dict[str, Any]) -> None:
+    """Make sure that the directory is unclaimed, or claimed for this very manifest.
 
     Raises:
         UsageError: Showing each difference, if the directory belongs to another configuration.
     """
-    text = json.dumps(manifest, sort_keys=True, indent=1, ensure_ascii=False)
-    if store.put(KEY, text.encode()):
+    present = store.get(KEY)
+    if present is None:
         return
-    present = json.loads(store.get(KEY) or b"{}")
-    different = list(_differences("", present, json.loads(text)))
+    different = list(_differences("", json.loads(present), json.loads(_encode(manifest))))
     if different:
         raise UsageError(
             f"{store.root} holds a run of another configuration: " + "; ".join(different[:6]) + ".",
             "Give this run its own --out, or repeat the earlier command to go on with it.",
         )
+
+
+def claim(store: Store, manifest: dict[str, Any]) -> None:
+    """Write the manifest unless it is there; raises like `check`. Call it once all that was asked for exists."""
+    store.put(KEY, _encode(manifest))
+    check(store, manifest)
+
+
+def _encode(manifest: dict[str, Any]) -> bytes:
+    return json.dumps(manifest, sort_keys=True, indent=1, ensure_ascii=False).encode()
 
 
 def _differences(path: str, old: Any, new: Any) -> Any:

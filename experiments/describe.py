@@ -9,7 +9,7 @@ from typing import Any
 from actors.errors import MaiaError
 from agents.interpreter import Round
 from agents.journal import slug
-from agents.manifest import claim
+from agents.manifest import check, claim
 from agents.store import Store
 from agents.study import failure, study
 from agents.tasks.describe_unit import DescribeUnit
@@ -55,35 +55,26 @@ async def describe_unit(
         profile = profile.model_copy(update={"dataset": data})
     run = out or Path("runs") / slug(f"{model} {layer} {unit}")
     store = Store.open(run)
-    claim(
-        store,
-        {
-            "command": "describe",
-            "model": model,
-            "layer": layer,
-            "unit": unit,
-            "seed": seed,
-            "profile": profile_name or loaded.default_profile,
-            "settings": science(profile),
-        },
-    )
+    manifest = {
+        "command": "describe",
+        "model": model,
+        "layer": layer,
+        "unit": unit,
+        "seed": seed,
+        "profile": profile_name or loaded.default_profile,
+        "settings": science(profile),
+    }
+    check(store, manifest)
     record = _finished(store)
     if record is None:
-        record = await _study(console, loaded.cache, profile, store, model, layer, unit, seed)
+        record = await _study(console, loaded.cache, profile, store, manifest)
     else:
         console.say(f"{run} holds this study's result already")
     return record | {"paths": _paths(run, record)}
 
 
 async def _study(
-    console: Console,
-    cache: Path,
-    profile: Profile,
-    store: Store,
-    model: str,
-    layer: str,
-    unit: str,
-    seed: int,
+    console: Console, cache: Path, profile: Profile, store: Store, manifest: dict[str, Any]
 ) -> dict[str, Any]:
     from experiments.workbench import Workbench
 
@@ -97,15 +88,19 @@ async def _study(
         guess = f": {finished.hypotheses[0]}" if finished.hypotheses else ""
         console.say(f"round {finished.number}, {told}{guess}")
 
-    async with Workbench.open(profile, cache=cache, model=model, tell=console.say) as bench:
-        subject = await bench.subject(layer, unit)
+    async with Workbench.open(profile, cache=cache, model=manifest["model"], tell=console.say) as bench:
+        subject = await bench.subject(manifest["layer"], manifest["unit"])
+        # Only now: a mistyped unit must not claim the folder.
+        claim(store, manifest)
         console.say("searching the data set for exemplars")
         with console.progress("exemplars") as progress:
             await subject.prepare(progress)
         console.say("studying the unit")
         task = DescribeUnit()
         try:
-            return await study(bench.laboratory, subject, task, store, seed=seed, on_round=on_round)
+            return await study(
+                bench.laboratory, subject, task, store, seed=manifest["seed"], on_round=on_round
+            )
         except MaiaError as error:
             console.fail(error)
             return failure(subject, task, error)
