@@ -12,10 +12,10 @@ import socket
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 
@@ -37,6 +37,7 @@ _SYSTEM = (
     "/usr/share/zoneinfo",
     "/dev/urandom",
 )
+T = TypeVar("T")
 _START_TIMEOUT_S = 30.0
 _ANSWER_TIMEOUT_S = 10.0
 
@@ -63,6 +64,10 @@ class Child:
         os.close(self.pidfd)
 
 
+class _GoneError(SandboxError):
+    """The fork server does not answer, or not in time."""
+
+
 class ForkServer:
     """One fork server process, restarted when it is found dead."""
 
@@ -70,7 +75,8 @@ class ForkServer:
         self._settings = settings
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
-        self._lock = asyncio.Lock()
+        self._lock, self._starting = asyncio.Lock(), asyncio.Lock()
+        self._generation = 0
         self.missing: tuple[str, ...] = ()
         """The walls that this machine lacks, one sentence each."""
         self.unhidden: str | None = None
@@ -93,6 +99,7 @@ class ForkServer:
         finally:
             theirs.close()
         self._control = ours
+        self._generation += 1
         try:
             async with self._lock:
                 hello, _ = await self._answer(_START_TIMEOUT_S)
@@ -108,60 +115,94 @@ class ForkServer:
         Raises:
             SandboxError: If the fork server or the child fails.
         """
+        generation = self._generation
         try:
-            return await self._spawn(seed)
+            return await self._undisturbed(self._spawn(seed), Child.close)
+        except _GoneError:
+            async with self._starting:
+                if self._generation == generation:  # its children died with it
+                    await self.start()
+            return await self._undisturbed(self._spawn(seed), Child.close)
+
+    async def reap(self, child: Child) -> int | None:
+        """Return a killed or ended child's exit code (negative: signal), None if it is not known."""
+        try:
+            answer, _ = await self._undisturbed(self._ask({"op": "reap", "pid": child.pid}))
         except SandboxError:
-            await self.start()  # it was killed: its children died with it
-            return await self._spawn(seed)
+            return None
+        code: int | None = answer["exit"]
+        return code
+
+    async def _undisturbed(
+        self, work: Coroutine[Any, Any, T], discard: Callable[[T], None] = lambda result: None
+    ) -> T:
+        """Let `work` end even if the caller is cancelled, so that no answer is left for the next one to read."""
+        task = asyncio.create_task(work)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(
+                lambda done: (
+                    discard(done.result()) if not done.cancelled() and done.exception() is None else None
+                )
+            )
+            raise
 
     async def _spawn(self, seed: int) -> Child:
-        ours, theirs = socket.socketpair()
-        read_end, write_end = os.pipe2(os.O_CLOEXEC)
-        os.set_blocking(read_end, False)
-        channel = Channel(ours)
-        try:
+        with contextlib.ExitStack() as opened:
+            try:
+                ours, theirs = socket.socketpair()
+                undo = opened.enter_context(contextlib.ExitStack())
+                undo.callback(ours.close)
+                opened.callback(theirs.close)
+                read_end, write_end = os.pipe2(os.O_CLOEXEC)
+                undo.callback(os.close, read_end)
+                opened.callback(os.close, write_end)
+            except OSError as error:
+                raise SandboxError(
+                    f"a sandbox cannot be opened: {error.strerror}.",
+                    "Raise the limit of open files (ulimit -n).",
+                ) from error
+            os.set_blocking(read_end, False)
             message = {"op": "spawn", "seed": seed, "memory_bytes": self._settings.memory_bytes}
-            async with self._lock:
-                self._send(message, [theirs.fileno(), write_end])
-                answer, descriptors = await self._answer(_ANSWER_TIMEOUT_S)
-        except BaseException:
-            channel.close()
-            os.close(read_end)
-            raise
-        finally:
-            theirs.close()
-            os.close(write_end)
-        child = Child(answer["pid"], descriptors[0], channel, read_end)
+            answer, descriptors = await self._ask(message, [theirs.fileno(), write_end])
+            if "failed" in answer or not descriptors:
+                raise SandboxError(
+                    f"a sandbox cannot be opened: {answer.get('failed', 'no descriptor is free')}."
+                )
+            undo.pop_all()
+        child = Child(answer["pid"], descriptors[0], Channel(ours), read_end)
         try:
             async with asyncio.timeout(_ANSWER_TIMEOUT_S):
-                ready, _ = await channel.receive()
+                ready, _ = await child.channel.receive()
+            if ready["op"] != "ready":
+                raise SandboxError(f"a sandbox could not be confined: {ready.get('error')}.")
         except (ProtocolError, ClosedError, TimeoutError) as error:
             child.close()
             raise SandboxError(f"a sandbox did not come up ({type(error).__name__}).") from error
         except BaseException:
             child.close()
             raise
-        if ready["op"] != "ready":
-            child.close()
-            raise SandboxError(f"a sandbox could not be confined: {ready.get('error')}.")
         return child
 
-    async def reap(self, child: Child) -> int | None:
-        """Return a killed or ended child's exit code (negative: signal), None if it is not known."""
-        try:
-            async with self._lock:
-                self._send({"op": "reap", "pid": child.pid})
-                answer, _ = await self._answer(_ANSWER_TIMEOUT_S)
-        except SandboxError:
-            return None
-        code: int | None = answer["exit"]
-        return code
+    async def _ask(
+        self, message: dict[str, Any], descriptors: Sequence[int] = ()
+    ) -> tuple[dict[str, Any], list[int]]:
+        async with self._lock:
+            if self._control is None:
+                raise _GoneError("the sandbox's fork server is not running.")
+            try:
+                socket.send_fds(self._control, [json.dumps(message).encode()], descriptors)
+            except OSError as error:
+                raise _GoneError(f"the sandbox's fork server is gone ({error}).") from error
+            return await self._answer(_ANSWER_TIMEOUT_S)
 
     async def close(self) -> None:
         """End the server; the kernel ends its children."""
         control, process = self._control, self._process
         self._control = self._process = None
         if control is not None:
+            anyio.notify_closing(control)
             control.close()
         if process is not None:
             process.kill()
@@ -169,26 +210,18 @@ class ForkServer:
             assert process.stderr is not None
             process.stderr.close()
 
-    def _send(self, message: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
-        if self._control is None:
-            raise SandboxError("the sandbox's fork server is not running.")
-        try:
-            socket.send_fds(self._control, [json.dumps(message).encode()], descriptors)
-        except OSError as error:
-            raise SandboxError(f"the sandbox's fork server is gone ({error}).") from error
-
     async def _answer(self, timeout_s: float) -> tuple[dict[str, Any], list[int]]:
         assert self._control is not None
         try:
             async with asyncio.timeout(timeout_s):
                 await anyio.wait_readable(self._control)
             data, descriptors, _, _ = socket.recv_fds(self._control, 1 << 16, 2)
-        except (OSError, TimeoutError) as error:
-            raise SandboxError(
+        except (OSError, TimeoutError, anyio.ClosedResourceError) as error:
+            raise _GoneError(
                 f"the sandbox's fork server does not answer ({type(error).__name__})."
             ) from error
         if not data:
-            raise SandboxError(f"the sandbox's fork server ended{self._last_words()}.")
+            raise _GoneError(f"the sandbox's fork server ended{self._last_words()}.")
         return json.loads(data), list(descriptors)
 
     def _last_words(self) -> str:

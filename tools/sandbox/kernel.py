@@ -44,8 +44,7 @@ class KernelSandbox(Session):
         child, self._child = self._child, None
         if child is not None:
             child.close()
-            # Shielded: a cancelled caller must not leave a zombie in the fork server.
-            await asyncio.shield(self._server.reap(child))
+            await self._server.reap(child)
 
     def _state(self) -> str:
         if self._child is None:

@@ -11,7 +11,7 @@ from typing import Any
 from actors.errors import MaiaError
 from actors.images import Image
 from tools.sandbox.base import ProgramOutcome, Status, Tier, ToolHost
-from tools.sandbox.calls import CallDesk, DivergedError, EndedError, GoneError, Recorded, UnrestError
+from tools.sandbox.calls import CallDesk, Clock, DivergedError, EndedError, GoneError, Recorded, UnrestError
 from tools.sandbox.settings import SandboxSettings
 from tools.sandbox.shelf import ImageShelf
 
@@ -184,8 +184,11 @@ class Session(ABC):
 
     async def _replay(self) -> tuple[int, Exception | None]:
         """Run the recorded programs; return how many are good, and what went wrong after them."""
+        # Together they may take as long as two programs, or a long session could not be taken up again.
+        clock = Clock(2 * self._settings.program_timeout_s)
         for index, entry in enumerate(self._records):
             desk = CallDesk(self._settings, self._shelf, Recorded(entry["calls"]))
+            desk.own = clock
             try:
                 status, _, _ = await self._execute(entry["program"], desk, Output(0))
             except (UnrestError, GoneError):

@@ -492,6 +492,38 @@ os.closerange(5, 500)
     assert found["descriptors"] == "EMFILE"
 
 
+async def test_a_sandbox_has_five_descriptors_and_none_of_a_neighbour(
+    open_sandbox: Callable[..., Awaitable[KernelSandbox]], host: FakeHost
+) -> None:
+    await open_sandbox()
+    sandbox = await open_sandbox()
+    outcome = await sandbox.run(
+        """
+import fcntl
+def run_experiment(system, tools):
+    found = []
+    for fd in range(4096):
+        try:
+            fcntl.fcntl(fd, fcntl.F_GETFD); found.append(fd)
+        except OSError:
+            pass
+    return found
+""",
+        host,
+    )
+    assert outcome.value == [0, 1, 2, 3, 4]
+
+
+async def test_a_pending_alarm_does_not_outlive_its_program_unnoticed(
+    sandbox: KernelSandbox, host: FakeHost
+) -> None:
+    await sandbox.run("kept = 41", host)
+    await sandbox.run("import signal; signal.setitimer(signal.ITIMER_REAL, 0.05)", host)
+    threading.Event().wait(0.1)
+    for _ in range(2):
+        assert (await sandbox.run("print(kept)", host)).output == "41\n"
+
+
 async def test_a_sandbox_has_no_capability_and_cannot_gain_one(
     sandbox: KernelSandbox, host: FakeHost
 ) -> None:

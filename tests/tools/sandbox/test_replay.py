@@ -123,6 +123,26 @@ async def test_a_cancelled_program_leaves_nothing_and_the_next_one_works(
     assert (await sandbox.run("print(kept)", host)).output == "41\n"
 
 
+async def test_callers_that_give_up_while_sandboxes_open_disturb_nobody(
+    server: KernelServer, host: FakeHost
+) -> None:
+    for delay_s in (0.0, 0.001, 0.003):
+        tasks = [asyncio.create_task(server.open(seed=n)) for n in range(8)]
+        await asyncio.sleep(delay_s)
+        for task in tasks[::2]:
+            task.cancel()
+        opened = [
+            box
+            for box in await asyncio.gather(*tasks, return_exceptions=True)
+            if isinstance(box, KernelSandbox)
+        ]
+        assert len(opened) >= 4
+        for number, sandbox in enumerate(opened):
+            outcome = await sandbox.run(f"print({number})", host)
+            assert (outcome.status, outcome.output) == ("ok", f"{number}\n")
+            await sandbox.close()
+
+
 async def test_a_host_that_fails_is_not_the_programs_fault(sandbox: KernelSandbox) -> None:
     class Broken(FakeHost):
         def _state(self) -> Any:

@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -55,13 +56,12 @@ def run(
     )
 
 
-def attacked(python: str, user: int | None, tier: str, base: Path) -> str:
-    base.chmod(0o777)
-    for parent in base.parents:
-        if parent != Path("/") and parent.stat().st_uid == os.geteuid() and parent != Path("/tmp"):
-            parent.chmod(parent.stat().st_mode | 0o011)
-    options = ["-p", "no:cacheprovider", f"--basetemp={base / 'pytest'}", "-v", "--no-header"]
-    return run([python, "-m", "pytest", ATTACKS, *options], user, tier).stdout
+def attacked(python: str, user: int | None, tier: str) -> str:
+    # Not pytest's own folder: that is private to its user, and made so again by every run beside this one.
+    with tempfile.TemporaryDirectory(prefix="attacked-") as base:
+        Path(base).chmod(0o777)
+        options = ["-p", "no:cacheprovider", f"--basetemp={base}/pytest", "--no-header"]
+        return run([python, "-m", "pytest", ATTACKS, *options, "-v"], user, tier).stdout
 
 
 def check(output: str) -> None:
@@ -74,23 +74,23 @@ def check(output: str) -> None:
 
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0, reason="the attacks already run without privileges")
-def test_the_attacks_fail_without_privileges_and_namespaces(tmp_path: Path) -> None:
-    check(attacked(python_readable_by_nobody(), NOBODY, "kernel", tmp_path))
+def test_the_attacks_fail_without_privileges_and_namespaces() -> None:
+    check(attacked(python_readable_by_nobody(), NOBODY, "kernel"))
 
 
 @pytest.mark.root
 @pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 @pytest.mark.parametrize(("user", "tier"), [(NOBODY, "kernel+ns"), (None, "kernel+ns"), (None, "kernel")])
-def test_the_attacks_fail_for_every_user_and_tier(user: int | None, tier: str, tmp_path: Path) -> None:
-    check(attacked(python_readable_by_nobody(), user, tier, tmp_path))
+def test_the_attacks_fail_for_every_user_and_tier(user: int | None, tier: str) -> None:
+    check(attacked(python_readable_by_nobody(), user, tier))
 
 
 @pytest.mark.root
 @pytest.mark.slow
-def test_the_attacks_fail_where_root_must_keep_its_user_id(tmp_path: Path) -> None:
+def test_the_attacks_fail_where_root_must_keep_its_user_id() -> None:
     """This interpreter may lie in a private home, so that no other user could run it."""
-    check(attacked(sys.executable, None, "kernel", tmp_path))
+    check(attacked(sys.executable, None, "kernel"))
 
 
 UID = """

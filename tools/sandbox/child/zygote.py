@@ -36,6 +36,7 @@ from .runner import BALLAST_BYTES, OUTPUT_COPY, Runner
 CONTROL, RPC = 3, 3
 _DEVICES = ("/dev/null", "/dev/urandom")
 _REAP_PATIENCE_S = 2.0
+_REMEMBERED = 1000
 
 
 def serve(configuration: dict[str, Any]) -> None:
@@ -68,6 +69,7 @@ def serve(configuration: dict[str, Any]) -> None:
     gc.freeze()
     control.send(json.dumps({"missing": walls.missing, "uid": walls.uid, "unhidden": unhidden}).encode())
     children = 0
+    ended: dict[int, int] = {}
     while True:
         data, descriptors, _, _ = socket.recv_fds(control, 1 << 16, 2)
         if not data:
@@ -75,9 +77,10 @@ def serve(configuration: dict[str, Any]) -> None:
         message = json.loads(data)
         if message["op"] == "spawn":
             children += 1
+            _collect(ended)
             _spawn(control, walls, message, descriptors, children)
         else:
-            control.send(json.dumps({"exit": _reap(message["pid"])}).encode())
+            control.send(json.dumps({"exit": _reap(message["pid"], ended)}).encode())
 
 
 def _address_space_bytes() -> int:
@@ -89,7 +92,13 @@ def _spawn(
     control: socket.socket, walls: Plan, message: dict[str, Any], descriptors: list[int], number: int
 ) -> None:
     parent = os.getpid()
-    pid = os.fork()
+    try:
+        pid = os.fork()
+    except OSError as error:
+        control.send(json.dumps({"failed": str(error)}).encode())
+        for descriptor in descriptors:
+            os.close(descriptor)
+        return
     if pid == 0:
         try:
             _become_sandbox(walls, message, descriptors, number, parent)
@@ -129,19 +138,28 @@ def _become_sandbox(
     runner.serve()
 
 
-def _reap(pid: int) -> int | None:
-    """Return how a child that the host has killed ended, or None if it does not end."""
-    deadline = time.monotonic() + _REAP_PATIENCE_S
+def _collect(ended: dict[int, int]) -> None:
+    """Take leave of the children that have ended, so that none stays a zombie; remember how they did."""
     while True:
         try:
-            done, status = os.waitpid(pid, os.WNOHANG)
+            pid, status = os.waitpid(-1, os.WNOHANG)
         except ChildProcessError:
-            return None
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        if time.monotonic() > deadline:
-            return None
-        time.sleep(0.0005)
+            return
+        if pid == 0:
+            return
+        ended[pid] = os.waitstatus_to_exitcode(status)
+        if len(ended) > _REMEMBERED:
+            ended.pop(next(iter(ended)))
+
+
+def _reap(pid: int, ended: dict[int, int]) -> int | None:
+    """Return how a child that the host has killed ended, or None if it does not end."""
+    deadline = time.monotonic() + _REAP_PATIENCE_S
+    while pid not in ended and time.monotonic() < deadline:
+        _collect(ended)
+        if pid not in ended:
+            time.sleep(0.0005)
+    return ended.pop(pid, None)
 
 
 def _preload() -> None:
