@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from actors.detection.settings import DetectionSettings
 from actors.errors import UsageError
 from actors.generation.base import EditRequest, GenerateRequest, MadeImage
 from actors.generation.factory import available, build_backend
@@ -78,6 +81,18 @@ async def test_without_a_choice_scenes_are_drawn_and_edited() -> None:
 def test_bad_settings_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         settings(**wrong)
+
+
+def test_the_examples_of_the_documentation_are_valid() -> None:
+    page = Path(__file__).parents[3] / "docs" / "backends.md"
+    kinds = {"generation": GenerationSettings, "detection": DetectionSettings}
+    examples = [
+        yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL)
+    ]
+    assert len(examples) >= 7
+    for example in examples:
+        for kind, values in example.items():
+            TypeAdapter(kinds[kind]).validate_python(values)
 
 
 def test_availability_is_told_without_loading_or_asking(tmp_path: Path) -> None:

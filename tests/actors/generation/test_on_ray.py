@@ -21,6 +21,7 @@ from tests.actors.detection import tiny_detectors
 pytestmark = [
     pytest.mark.ray,
     pytest.mark.anyio,
+    pytest.mark.timeout(400),  # each actor imports torch, diffusers and transformers
     pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning"),
 ]
 
