@@ -1,0 +1,151 @@
+"""Whole studies: agents that think, generate and measure, against the least time that the resources allow."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import statistics
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from actors.cluster import Cluster
+from actors.cluster_settings import RaySettings
+from benchmarks import peers
+from benchmarks.harness import Context, Curve, Metric, Result, Table, median_ratio
+from benchmarks.simulated import Ask
+
+ID = "B12"
+TITLE = "makespan: 6 rounds of thinking (0.27 s), 10 images generated, 10 measured"
+
+ROUNDS, IMAGES = 6, 10
+GENERATOR = {"base_ms": 4.0, "item_ms": 1.0, "max_batch": 16}
+NETWORK = {"base_ms": 4.0, "item_ms": 0.1, "max_batch": 256}
+SERVE_WAIT_MS = 10
+OURS, SERVE = "late binding", f"Ray Serve, {SERVE_WAIT_MS} ms"
+
+Asker = Callable[[Ask], Awaitable[Any]]
+
+
+def _thinking(agents: int, seed: int) -> list[list[float]]:
+    """Return the seconds that each agent's model takes in each round: lognormal, median 0.25, mean 0.27."""
+    draw = random.Random(seed)
+    return [[draw.lognormvariate(-1.386, 0.4) for _ in range(ROUNDS)] for _ in range(agents)]
+
+
+def _duration(device: dict[str, float], n: int) -> float:
+    return (device["base_ms"] + device["item_ms"] * n) / 1000
+
+
+def lower_bound(thinking: list[list[float]]) -> float:
+    """Return seconds that no schedule can beat: each device's work in full batches, the longest agent's chain."""
+    n = len(thinking) * ROUNDS * IMAGES
+    works = []
+    for device in (GENERATOR, NETWORK):
+        full, rest = divmod(n, int(device["max_batch"]))
+        works.append(
+            full * _duration(device, int(device["max_batch"])) + (_duration(device, rest) if rest else 0)
+        )
+    first = min(rounds[0] for rounds in thinking)
+    own = ROUNDS * (_duration(GENERATOR, IMAGES) + _duration(NETWORK, IMAGES))
+    return max(first + works[0], first + works[1], max(sum(rounds) for rounds in thinking) + own)
+
+
+async def _study(thinking: list[list[float]], generate: Asker, measure: Asker) -> float:
+    async def agent(number: int) -> None:
+        for i, seconds in enumerate(thinking[number]):
+            await asyncio.sleep(seconds)
+            first = (number * ROUNDS + i) * IMAGES
+            images = await asyncio.gather(*(generate(Ask(first + j)) for j in range(IMAGES)))
+            measured = await asyncio.gather(*(measure(Ask(image)) for image in images))
+            if measured != [first + j + 2 for j in range(IMAGES)]:
+                raise AssertionError("an answer is another agent's")
+
+    start = time.perf_counter()
+    await asyncio.gather(*(agent(i) for i in range(len(thinking))))
+    return time.perf_counter() - start
+
+
+def run(context: Context) -> Result:
+    return asyncio.run(_run(context))
+
+
+async def _run(context: Context) -> Result:
+    plan = ((8, 1), (64, 1)) if context.quick else ((8, 2), (64, 3), (256, 1), (1000, 1))
+    notes = []
+    taken: dict[str, dict[int, list[float]]] = {OURS: {}}
+    async with Cluster.start(RaySettings()) as cluster:
+        ways: dict[str, tuple[Asker, Asker]] = {
+            OURS: (
+                cluster.pool("generator", "benchmarks.simulated:build", GENERATOR, limit=20000).submit,
+                cluster.pool("network", "benchmarks.simulated:build", NETWORK, limit=20000).submit,
+            )
+        }
+        if peers.serve_is_installed():
+            ways[SERVE] = (
+                peers.deploy("generator", SERVE_WAIT_MS, 4.0, 1.0, 16),
+                peers.deploy("network", SERVE_WAIT_MS, 4.0, 0.1, 256),
+            )
+            taken[SERVE] = {}
+        else:
+            notes.append(peers.MISSING)
+        for generate, measure in ways.values():
+            await _study([[0.01] * ROUNDS] * 2, generate, measure)
+        bounds = {}
+        for n, rounds in plan:
+            thinking = _thinking(n, context.seed)
+            bounds[n] = lower_bound(thinking)
+            for _ in range(rounds):
+                for name, way in ways.items():
+                    if name == OURS or n <= 64:  # the peer takes too long beyond
+                        taken[name].setdefault(n, []).append(await _study(thinking, *way))
+        context.check("every measurement is that of its own agent's image", True)  # each agent compares
+        if SERVE in ways:
+            from ray import serve
+
+            with contextlib.suppress(Exception):
+                serve.shutdown()
+    metrics, rows = [], []
+    for n, _ in plan:
+        ours = statistics.median(taken[OURS][n])
+        alone = sum(
+            sum(rounds) + ROUNDS * IMAGES * (_duration(GENERATOR, 1) + _duration(NETWORK, 1))
+            for rounds in _thinking(n, context.seed)
+        )
+        metrics.append(
+            Metric(
+                f"makespan ÷ lower bound, {n} agents",
+                ours / bounds[n],
+                "",
+                "<= 1.06" if n >= 64 else "",
+                "Bounded by the end of the study, when too few agents are left for full batches.",
+            )
+        )
+        if n in taken.get(SERVE, {}):
+            ratio = median_ratio(taken[SERVE][n], taken[OURS][n])
+            metrics.append(Metric(f"Ray Serve's makespan ÷ ours, {n} agents", ratio))
+        rows.append((n, bounds[n], ours, ours / bounds[n], alone / ours))
+    return Result(
+        metrics,
+        [
+            Table(
+                "Seconds (one agent after another, one image a call: computed from the same times)",
+                ("agents", "lower bound", "makespan", "÷ bound", "one after another ÷ makespan"),
+                tuple(rows),
+            )
+        ],
+        [
+            Curve(
+                "Makespan by agents",
+                "agents",
+                "seconds",
+                {
+                    "makespan": [(n, statistics.median(taken[OURS][n])) for n, _ in plan],
+                    "lower bound": [(n, bounds[n]) for n, _ in plan],
+                },
+                "lower bound",
+            )
+        ],
+        notes=notes,
+    )

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from actors.errors import UsageError
+from actors.runtime import available_cores, pick_device, pick_dtype, seed_everything, worker_env
+
+
+def run(program: str) -> str:
+    """Return what `program` prints in a process of its own, where nothing is imported yet."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_vision_libraries_import_beside_any_torch_and_as_often_as_asked() -> None:
+    printed = run(
+        "from actors.runtime import import_vision_libraries as load\n"
+        "load(); load()\n"
+        "import timm, torch, torchvision\n"
+        "network = timm.create_model('resnet10t', pretrained=False).eval()\n"
+        "print(tuple(network(torch.zeros(1, 3, 64, 64)).shape))\n"
+    )
+    assert printed == "(1, 1000)"
+
+
+def test_importing_the_runtime_imports_neither_torch_nor_numpy() -> None:
+    program = (
+        "import sys, actors.runtime\nprint(*(name in sys.modules for name in ('torch', 'numpy', 'ray')))"
+    )
+    assert run(program) == "False False False"
+
+
+def test_the_preamble_does_not_import_torch_and_sets_the_threads_of_one_that_is_there() -> None:
+    printed = run(
+        "import sys\n"
+        "from actors.runtime import cpu_preamble\n"
+        "cpu_preamble(1); print('torch' in sys.modules)\n"
+        "import torch\n"
+        "cpu_preamble(1); print(torch.get_num_threads())\n"
+    )
+    assert printed.split() == ["False", "1"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the allocator is glibc's")
+def test_the_preamble_keeps_freed_memory_instead_of_faulting_it_in_again() -> None:
+    """Page faults of large arrays that are made and freed in a worker thread, before and after."""
+    program = (
+        "import resource, threading, numpy as np\n"
+        "from actors.runtime import cpu_preamble\n"
+        "{}\n"
+        "def work():\n"
+        "    for _ in range(100): np.ones(1 << 20, np.float32)\n"
+        "def faults():\n"
+        "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "    thread = threading.Thread(target=work); thread.start(); thread.join()\n"
+        "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
+        "faults(); print(faults())\n"
+    )
+    stock, tuned = int(run(program.format(""))), int(run(program.format("cpu_preamble(1)")))
+    assert stock > 20 * max(tuned, 1)
+
+
+def test_a_workers_threads_wait_passively_and_are_counted() -> None:
+    assert worker_env(3)["OMP_NUM_THREADS"] == "3"
+    assert worker_env()["OMP_NUM_THREADS"] == str(available_cores())
+    assert worker_env(1)["OMP_WAIT_POLICY"] == "PASSIVE"
+
+
+def test_the_cpu_is_always_there() -> None:
+    assert pick_device("cpu").type == "cpu"
+    assert pick_device().type in ("cpu", "cuda", "mps")
+
+
+@pytest.mark.parametrize("name", ["tpu", "xpu", "gpu", "", "cuda:x", "meta"])
+def test_unknown_devices_are_named_with_the_known_ones(name: str) -> None:
+    with pytest.raises(UsageError, match='"cuda:N"'):
+        pick_device(name)
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(UsageError, match=r"device 'cuda': (this torch is built without|no) CUDA"):
+        pick_device("cuda")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert str(pick_device("cuda:1")) == "cuda:1"
+    with pytest.raises(UsageError, match="device 'cuda:2': there are 2 GPUs"):
+        pick_device("cuda:2")
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    with pytest.raises(UsageError, match="needs an Apple GPU"):
+        pick_device("mps")
+
+
+def test_seeding_repeats_every_draw() -> None:
+    import torch
+
+    def draw() -> tuple[float, float, float]:
+        seed_everything(5)
+        return random.random(), float(np.random.rand()), float(torch.rand(1))
+
+    assert draw() == draw()
+
+
+def test_dtypes_go_by_their_names() -> None:
+    import torch
+
+    assert pick_dtype("bfloat16") is torch.bfloat16
+    with pytest.raises(UsageError, match="got 'float64'"):
+        pick_dtype("float64")
