@@ -89,13 +89,10 @@ def group_labels(units: Sequence[Summary]) -> list[Group]:
 def _clusters(labels: Sequence[str]) -> list[list[int]]:
     if len(labels) < 2:
         return [[index] for index in range(len(labels))]
-    from sklearn.cluster import AgglomerativeClustering
+    from scipy.cluster.hierarchy import fcluster, linkage
 
-    distance = np.clip(1 - similarity(labels), 0, None)
-    np.fill_diagonal(distance, 0)
-    found = AgglomerativeClustering(
-        n_clusters=None, metric="precomputed", linkage="average", distance_threshold=1 - SIMILAR
-    ).fit_predict(distance)
+    above = similarity(labels)[np.triu_indices(len(labels), 1)]
+    found = fcluster(linkage(np.clip(1 - above, 0, None), "average"), 1 - SIMILAR, "distance")
     clusters: dict[int, list[int]] = defaultdict(list)
     for index, cluster in enumerate(found):
         clusters[int(cluster)].append(index)

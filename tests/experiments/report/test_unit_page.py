@@ -1,0 +1,313 @@
+"""A unit's page says what the records say, whatever they hold."""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actors.errors import UsageError
+from actors.images import Provenance
+from experiments.report import write_unit_page
+from tests.experiments.report import markup
+from tests.experiments.report.run_directories import FakeRun, masked, picture
+from tools.sandbox.child.wire import IMAGE
+
+HOSTILE = (
+    "</script><script>window.hurt=1</script><img src=x onerror=window.hurt=1>\"' onmouseover=window.hurt=1 x='"
+    "{{ 7 * 7 }}{% raw %}<!--</pre></title></textarea>]]>&lt;b&gt;\u202e\u2028\x00\ud800javascript:hurt()"
+)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> FakeRun:
+    return FakeRun(tmp_path / "a run")
+
+
+def test_a_finished_unit_is_shown_with_its_card_evidence_and_rounds(run):
+    page = markup.check(write_unit_page(run.root, run.write_unit(35, "wheels of parked cars")))
+    assert "wheels of parked cars" in next(page.find("h1")).text
+    assert next(page.find("span", class_="chip")).text == "confirmed"
+    card = " ".join(next(page.find("section", class_="card")).text.split())
+    for fact in (
+        "0.91",
+        "0.78 to 0.97",
+        "43.5",
+        "2.00",
+        "5 + 6",
+        "80 %",
+        "5 380",
+        "$0.05",
+        "landlock+seccomp",
+        "47.5 s",
+    ):
+        assert fact in card
+    assert "maia describe tf_efficientnet_lite0 blocks.4.1 35 --profile embedded --seed 3" in card
+    assert len(list(page.find("article", class_="round"))) == 3
+    assert "weights 1a2b" in card
+
+
+def test_every_fresh_image_is_a_dot_that_leads_to_its_picture(run):
+    page = markup.check(write_unit_page(run.root, run.write_unit(1)))
+    section = next(page.find("section", **{"aria-labelledby": "test-title"}))
+    dots = [a.attributes["href"] for a in section.find("a") if a.attributes["href"].startswith("#")]
+    assert len(dots) == 11
+    figures = {f.attributes["id"] for f in section.find("figure") if "id" in f.attributes}
+    assert {dot[1:] for dot in dots} == figures
+
+
+def test_a_masked_image_can_be_shown_without_its_mask(run):
+    page = markup.check(write_unit_page(run.root, run.write_unit(2)))
+    exemplars = next(page.find("section", **{"aria-labelledby": "exemplars-title"}))
+    images = list(exemplars.find("img"))
+    assert [
+        picture(200 + rank).id in image.attributes["data-plain"] for rank, image in enumerate(images)
+    ] == [True] * 3
+    assert [
+        masked(picture(200 + rank)).id in image.attributes["src"] for rank, image in enumerate(images)
+    ] == [True] * 3
+
+
+def test_logged_images_get_their_title_and_activation_as_caption(run):
+    page = markup.check(write_unit_page(run.root, run.write_unit(3)))
+    first = next(page.find("article", id="round-1"))
+    captions = [" ".join(c.text.split()) for c in first.find("figcaption")]
+    assert captions[:2] == ["4.20 a wheel", "1.10 a wheel without"]
+    assert "a wheel: activation" not in "".join(each.text for each in first.find("pre", class_="output"))
+
+
+def test_an_edit_is_shown_with_the_change_it_made(run):
+    page = markup.check(write_unit_page(run.root, run.write_unit(4)))
+    edits = next(page.find("ol", class_="edits"))
+    assert "remove the wheel" in edits.text
+    assert "−3.10" in edits.text
+
+
+def test_what_a_program_measured_without_showing_it_is_known_from_its_calls(run):
+    record = run.round(1)
+    before, after = picture(31), picture(32)
+    covers = masked(before), masked(after)
+    run.store(before, after, *covers)
+    record["toolbox"]["log"] = []
+    record["observation"] = ["nothing shown"]
+    record["toolbox"]["provenance"] = {
+        before.id: Provenance("generated", prompt="a red car").to_json(),
+        after.id: Provenance(
+            "edited", prompt="a red car", edits=("make it blue",), parent=before.id
+        ).to_json(),
+        **{
+            c.id: Provenance("masked", parent=i.id).to_json()
+            for c, i in zip(covers, (before, after), strict=True)
+        },
+    }
+    handles = [{IMAGE: [cover.id, 64, 64]} for cover in covers]
+    record["sandbox"] = [
+        {
+            "program": "",
+            "status": "ok",
+            "calls": [{"asked": "", "value": {"activations": [1.25, 5.0], "images": handles}}],
+        }
+    ]
+    page = markup.check(write_unit_page(run.root, run.write_unit(5, rounds=[record], finished=False)))
+    assert "+3.75" in next(page.find("ol", class_="edits")).text
+
+
+def test_hypotheses_show_what_became_of_them(run):
+    rounds = [run.round(1, hypotheses=("cars", "dogs")), run.round(2, hypotheses=("dogs", "wheels"))]
+    page = markup.check(write_unit_page(run.root, run.write_unit(6, rounds=rounds, finished=False)))
+    second = next(page.find("article", id="round-2"))
+    fates = {
+        " ".join(item.text.split())
+        for item in second.find("li")
+        if "fate" in str([c.attributes for c in item.find("span")])
+    }
+    assert fates == {"kept dogs", "new wheels", "dropped cars"}
+
+
+def test_a_program_is_highlighted_and_stays_the_same_text(run):
+    program = "for a in [1, 2]:\n    print('<b>', a < 3 & 4)  # & more\n"
+    name = run.write_unit(7, rounds=[run.round(1, program=program)], finished=False)
+    page = markup.check(write_unit_page(run.root, name))
+    code = next(page.find("code", id="program-1"))
+    assert code.text == program
+    assert {"k", "s1", "mi"} <= {span.attributes["class"] for span in code.find("span")}
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict"),
+    [
+        ({"confirmed": False}, "not confirmed"),
+        ({"evidence": {"kind": "abstention"}}, "abstained"),
+        (
+            {"evidence": {"kind": "untestable", "failures": ["no <b>ink</b>"]}, "confirmed": False},
+            "not confirmed",
+        ),
+        ({"confirmed": None, "evidence": None}, "untested"),
+        (
+            {"status": "no_answer", "label": None, "labels": [], "description": None, "confirmed": None},
+            "no answer",
+        ),
+        ({"status": "refused", "label": None, "labels": [], "exemplars": []}, "no answer"),
+    ],
+)
+def test_each_ending_has_its_verdict(run, changes, verdict):
+    done = run.done(8) | changes
+    page = markup.check(write_unit_page(run.root, run.write_unit(8, done=done)))
+    assert next(page.find("span", class_="chip")).text == verdict
+
+
+def test_a_unit_in_progress_shows_its_rounds(run):
+    run.put("manifest.json", {"units": [run.unit_id(9)]})
+    page = markup.check(write_unit_page(run.root, run.write_unit(9, rounds=[run.round(1)], finished=False)))
+    assert next(page.find("span", class_="chip")).text == "in progress"
+    assert run.unit_id(9) in page.text
+    assert len(list(page.find("article"))) == 1
+
+
+def test_a_unit_that_has_only_begun_has_a_page(run):
+    page = markup.check(write_unit_page(run.root, run.write_unit(10, rounds=[], finished=False)))
+    assert "None finished yet" in page.text
+
+
+def test_a_failed_unit_tells_its_error_and_the_fix(run):
+    done = {
+        "unit": run.unit_id(11),
+        "task": "describe",
+        "status": "failed",
+        "error": {"type": "BackendError", "message": "the endpoint <gone>.", "fix": "Start it again."},
+    }
+    page = markup.check(write_unit_page(run.root, run.write_unit(11, done=done)))
+    assert next(page.find("span", class_="chip")).text == "failed"
+    assert "the endpoint <gone>. Start it again." in next(page.find("p", class_="alert")).text
+
+
+def test_a_stand_in_is_named_and_a_real_model_is_not(run):
+    named = run.write_unit(12, rounds=[run.round(1, model="builtin:scientist (embedded stand-in)")])
+    page = markup.check(write_unit_page(run.root, named))
+    assert "builtin:scientist" in next(page.find("p", class_="stand-in")).text
+    page = markup.check(write_unit_page(run.root, run.write_unit(13)))
+    assert not list(page.find("p", class_="stand-in"))
+
+
+def test_the_command_is_quoted_for_a_shell(run):
+    run.put(
+        "manifest.json",
+        {"command": "describe", "model": "my net; rm -rf ~", "layer": "a b", "unit": "logit:3", "seed": 1},
+    )
+    page = markup.check(write_unit_page(run.root, run.write_unit(14)))
+    assert (
+        next(page.find("code", id="command")).text
+        == "maia describe 'my net; rm -rf ~' 'a b' logit:3 --seed 3"
+    )
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[1, 2]", b"\xff\xfe", b'"text"', b"null", b"[" * 100_000])
+@pytest.mark.parametrize("name", ["done.json", "rounds/0002.json", "duration.json"])
+def test_a_damaged_record_is_named_and_the_rest_is_shown(run, name, damage):
+    slug = run.write_unit(15)
+    (run.root / "units" / slug / name).write_bytes(damage)
+    page = markup.check(write_unit_page(run.root, slug))
+    assert name in page.text
+    assert len(list(page.find("article"))) == (2 if name.startswith("rounds") else 3)
+
+
+def test_a_missing_round_is_told(run):
+    slug = run.write_unit(16)
+    (run.root / "units" / slug / "rounds/0001.json").unlink()
+    assert "round 1 is missing" in markup.check(write_unit_page(run.root, slug)).text
+
+
+def test_a_missing_image_leaves_a_place_with_its_words(run):
+    slug = run.write_unit(17)
+    for path in (run.root / "blobs").rglob("*.webp"):
+        path.unlink()
+    page = markup.check(write_unit_page(run.root, slug))
+    assert not list(page.find("img"))
+    assert next(page.find("span", class_="missing")).attributes["aria-label"].startswith("exemplar 1")
+
+
+def test_an_image_id_cannot_lead_out_of_the_store(run):
+    done = run.done(18)
+    for each, wrong in zip(done["exemplars"], ("../../manifest", "..", "a" * 300), strict=True):
+        each["image"] = each["source"] = wrong
+    page = markup.check(write_unit_page(run.root, run.write_unit(18, done=done)))
+    assert not any("manifest" in address for address in markup.addresses(page))
+
+
+@pytest.mark.parametrize("slug", ["", ".", "..", "../units", "a/b", "nothing", "a\\b"])
+def test_a_unit_that_is_not_there_is_refused(run, slug):
+    run.write_unit(19)
+    with pytest.raises(UsageError, match="unit"):
+        write_unit_page(run.root, slug)
+
+
+def test_hostile_text_everywhere_stays_text(run):
+    """Every string of every record becomes markup, script and quotes; the page keeps its own elements only."""
+    slug = run.write_unit(20)
+    tags = {element.tag for element in markup.check(write_unit_page(run.root, slug)).find()}
+    keep = {"kind", "status", "finish", "image", "source", "parent"}
+    for path in (run.root / "units" / slug).rglob("*.json"):
+        path.write_text(json.dumps(_replaced(json.loads(path.read_text()), HOSTILE, keep)))
+    run.put("manifest.json", _replaced({"model": "", "name": "", "profile": "", "seed": 3}, HOSTILE, set()))
+    page = markup.check(write_unit_page(run.root, slug))
+    assert {element.tag for element in page.find()} <= tags | {"em"}
+    assert len(list(page.find("script"))) == 2
+    assert "window.hurt=1" in next(page.find("h1")).text
+    assert "{{ 7 * 7 }}" in next(page.find("h1")).text
+    for anchor in page.find("a"):
+        assert "hurt" not in anchor.attributes["href"]
+
+
+def test_records_of_any_other_shape_never_break_a_page(run):
+    """Values of wrong types, at random places of all records."""
+    rng = random.Random(5)
+    slug = run.write_unit(21)
+    odd: list[Any] = [
+        None,
+        True,
+        -1,
+        1e308,
+        float("nan"),
+        float("inf"),
+        10**400,
+        "",
+        "x",
+        [],
+        [[]],
+        {},
+        {"a": [None]},
+        [1, "x"],
+    ]
+    sources = {p: p.read_text() for p in (run.root / "units" / slug).rglob("*.json")}
+    for _ in range(60):
+        for path, source in sources.items():
+            record = json.loads(source)
+            for _ in range(rng.randint(1, 6)):
+                place = record
+                while True:
+                    key = rng.choice(list(place) if isinstance(place, dict) else range(len(place)))
+                    deeper = place[key]
+                    if not deeper or not isinstance(deeper, dict | list) or rng.random() < 0.35:
+                        place[key] = copy.deepcopy(rng.choice(odd))
+                        break
+                    place = deeper
+            path.write_text(json.dumps(record))
+        markup.check(write_unit_page(run.root, slug))
+
+
+def _replaced(value: Any, text: str, keep: set[str]) -> Any:
+    """Return `value` with every string, and every key of an open mapping, made of `text`."""
+    if isinstance(value, dict):
+        return {
+            key: each if key in keep and isinstance(each, str) else _replaced(each, text, keep)
+            for key, each in value.items()
+        } | ({text: text} if "fields" in value or "versions" in value else {})
+    if isinstance(value, list):
+        return [_replaced(each, text, keep) for each in value]
+    if isinstance(value, str) and not value.startswith("{"):
+        return value + text
+    return value
