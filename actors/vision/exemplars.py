@@ -94,7 +94,8 @@ class ExemplarStore:
     @classmethod
     def of(cls, cache: Path, network: str, dataset: str, reserve: float) -> ExemplarStore:
         """Return the store for a network's and a data set's fingerprints, without the part kept in reserve."""
-        return cls(cache / "exemplars" / network / f"{dataset}-{reserve:g}")
+        which = hashlib.blake2b(f"{dataset}:{reserve:g}".encode(), digest_size=12).hexdigest()
+        return cls(cache / "exemplars" / network / which)
 
     def path(self, readout: Readout) -> Path:
         name = json.dumps([readout.layer, readout.kind, readout.source])

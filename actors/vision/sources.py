@@ -268,7 +268,10 @@ def _pair(size: Any) -> tuple[int, int]:
 
 
 def from_python(target: str, pretrained: bool) -> Network:
-    """`package.module:factory` or `file.py:factory`: called without arguments, returns a module or a Network."""
+    """`package.module:factory` or `file.py:factory`: called without arguments, returns a module or a Network.
+
+    A module may carry its own `class_names` and `preprocessing`, the options of `wrap`.
+    """
     import torch
 
     where, _, attribute = target.rpartition(":")
@@ -282,7 +285,8 @@ def from_python(target: str, pretrained: bool) -> Network:
         raise UsageError(f"{where} has no factory {attribute!r}.", f"It has {', '.join(near or names[:5])}.")
     made = factory()
     if isinstance(made, torch.nn.Module):
-        made = wrap(made)
+        options = getattr(made, "preprocessing", None) or {}
+        made = wrap(made, name=target, class_names=getattr(made, "class_names", ()), **options)
     if not isinstance(made, Network):
         raise UsageError(
             f"python:{target} returned a {type(made).__name__}.",

@@ -155,11 +155,14 @@ class Tally:
             self._held += len(some)
 
     def sample(self, rows: torch.Tensor, values: torch.Tensor) -> None:
-        """Put (m, U) activations at positions into the reservoir's `rows`, int64 (m,)."""
+        """Put (m, U) activations at positions into the reservoir's `rows`, ascending int64 (m,)."""
         import torch
 
-        self.reservoir[rows] = values.clamp(-_HALF_MAX, _HALF_MAX).to(torch.float16)
-        self.filled[rows.cpu()] = True
+        first, last = int(rows[0]), int(rows[-1])
+        # Images seen in order fill it in order, and a slice is copied several times as fast as rows by number.
+        where = slice(first, last + 1) if last - first + 1 == len(rows) else rows
+        self.reservoir[where] = values.clamp(-_HALF_MAX, _HALF_MAX).to(torch.float16)
+        self.filled[where] = True
 
     def drop_samples(self, rows: torch.Tensor) -> None:
         """Take back rows of images that turned out not to count."""
@@ -167,27 +170,38 @@ class Tally:
 
     def fold(self) -> None:
         """Bring what was added since the last fold into the top k and the moments."""
-        import torch
 
         if not self._held:
             return
         chunk, indices = self._chunk[: self._held], self._chunk_indices[: self._held]
         self._held = 0
-        peak = chunk.amax(0)
-        worst, _ = from_keys(self.keys[:, -1])
         # Seen in order, a later image never wins a tie: dead units cost nothing.
         in_order = int(indices[0]) > self._last_index and bool((indices.diff() > 0).all())
         self._last_index = max(self._last_index, int(indices.max()))
-        better = (peak > worst) if in_order else (peak >= worst)
-        better |= self.keys[:, -1] == _NOTHING
-        which = better.nonzero()[:, 0]
-        if len(which):
-            fresh = sort_keys(chunk[:, which].T.contiguous(), indices)
-            both = torch.cat([self.keys[which], fresh], dim=1)
-            self.keys[which] = both.topk(self.keys.shape[1], dim=1).values
-        mean = chunk.mean(0, dtype=self.mean.dtype)
-        m2 = (chunk - mean.float()).square_().sum(0, dtype=self.m2.dtype)
-        self._add_moments(len(chunk), mean, m2)
+        self._take_best(chunk, indices, in_order)
+        mean = chunk.mean(0)
+        m2 = (chunk - mean).square_().sum(0)
+        self._add_moments(len(chunk), mean.to(self.mean.dtype), m2.to(self.m2.dtype))
+
+    def _take_best(self, chunk: torch.Tensor, indices: torch.Tensor, in_order: bool) -> None:
+        import torch
+
+        k = self.keys.shape[1]
+        if self.n_images >= k:
+            worst = from_keys(self.keys.amin(1))[0]
+            wins = (chunk > worst) if in_order else (chunk >= worst)
+            units, rows = wins.T.contiguous().nonzero(as_tuple=True)
+            counts = wins.sum(0)
+            most = int(counts.max())
+            if most <= 4 * k:
+                # Few images get among the top k once they are many: only those are compared.
+                place = torch.arange(len(units), device=units.device) - (counts.cumsum(0) - counts)[units]
+                fresh = torch.full((len(counts), most), _NOTHING, dtype=torch.int64, device=units.device)
+                fresh[units, place] = sort_keys(chunk[rows, units], indices[rows])
+                self.keys = torch.cat([self.keys, fresh], dim=1).topk(k, dim=1).values
+                return
+        fresh = sort_keys(chunk.T.contiguous(), indices)
+        self.keys = torch.cat([self.keys, fresh], dim=1).topk(k, dim=1).values
 
     def _add_moments(self, n: int, mean: torch.Tensor, m2: torch.Tensor) -> None:
         """Combine means and squared deviations of two samples (Chan, Golub and LeVeque 1979)."""

@@ -129,8 +129,7 @@ class SweepDevice:
 
         def take(readout: Readout) -> Callable[[torch.Tensor], None]:
             def read(units: torch.Tensor) -> None:
-                width = units.shape[3]
-                n_positions = units.shape[2] * width
+                n_positions = units.shape[2] * units.shape[3]
                 samples = plan.samples(n_positions)
                 tally = sweep.tally(readout, units.shape[1], samples, units.device)
                 slots = plan.slots(samples)[positions]
@@ -138,10 +137,8 @@ class SweepDevice:
                 rows = None
                 if len(chosen):
                     where = plan.positions(start, stop, samples, n_positions)[places[chosen]]
-                    at = torch.from_numpy(chosen)[:, None]
-                    y, x = torch.from_numpy(where // width), torch.from_numpy(where % width)
                     rows = torch.from_numpy(slots[chosen, None] * samples + np.arange(samples))
-                    tally.sample(rows.flatten(), units.permute(0, 2, 3, 1)[at, y, x].flatten(0, 1))
+                    tally.sample(rows.flatten(), _at(units, chosen, where))
                 taken.append((tally, spatial_max(units), chosen, rows))
 
             return read
@@ -156,6 +153,19 @@ class SweepDevice:
                 tally.drop_samples(rows[~finite[chosen]].flatten())
             if finite.any():
                 tally.add(maxima[finite.to(maxima.device)], indices[finite].to(maxima.device))
+
+
+def _at(units: torch.Tensor, images: np.ndarray, positions: np.ndarray) -> torch.Tensor:
+    """Return (m * S, U) of maps (n, U, h, w): `images` (m,), of each the flat `positions` (m, S)."""
+    import torch
+
+    n_positions = units.shape[2] * units.shape[3]
+    rows = units.permute(0, 2, 3, 1)
+    if rows.is_contiguous():
+        flat = torch.from_numpy((images[:, None] * n_positions + positions).ravel()).to(units.device)
+        return rows.flatten(0, 2).index_select(0, flat)
+    y, x = np.divmod(positions, units.shape[3])
+    return rows[torch.from_numpy(images)[:, None], torch.from_numpy(y), torch.from_numpy(x)].flatten(0, 1)
 
 
 class _Sweep:
