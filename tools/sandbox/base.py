@@ -65,7 +65,7 @@ class Sandbox(Protocol):
 
     @property
     def record(self) -> list[dict[str, Any]]:
-        """The programs so far and what their calls were answered, as JSON values; images as ids."""
+        """The programs so far and what their calls were answered, as JSON values; images as ids. It only grows."""
 
     def restore(self, records: Sequence[dict[str, Any]], images: Mapping[str, Image]) -> None:
         """Take over another sandbox's record; variables are rebuilt before the next program."""

@@ -53,6 +53,8 @@ class Session(ABC):
         self._settings, self._tier, self._seed = settings, tier, seed
         self._shelf = ImageShelf(settings.kept_bytes)
         self._records: list[dict[str, Any]] = []
+        # The record only grows, so that a journal can take what is new of it; what cannot be rebuilt is skipped.
+        self._skipped: set[int] = set()
         self._number = 0
         self._lock = asyncio.Lock()
         self.closed = False
@@ -64,7 +66,7 @@ class Session(ABC):
     def restore(self, records: Sequence[dict[str, Any]], images: Mapping[str, Image]) -> None:
         if self._number:
             raise MaiaError("a record can be restored only before the first program.")
-        self._records = list(records)
+        self._records, self._skipped = list(records), set()
         self._shelf.look_in(images)
 
     async def prepare(self) -> None:
@@ -162,44 +164,50 @@ class Session(ABC):
         If the last program pretended to have ended, its successor gets its turn without it.
         """
         await self._discard()
-        if pretended:
-            self._records = self._records[:-1]
+        notes: tuple[str, ...] = ()
+        kept = [index for index in range(len(self._records)) if index not in self._skipped]
+        if pretended and kept:
+            self._skipped.add(kept[-1])
+            notes = (RESTARTED,)
         await self._open()
-        return ((RESTARTED,) if pretended else ()) + await self._rebuild()
+        return (*notes, *await self._rebuild())
 
     async def _rebuild(self) -> tuple[str, ...]:
         """Run the record in a fresh executor, or as much of it as does the same again; return notes."""
         notes: tuple[str, ...] = ()
-        while self._records:
-            good, reason = await self._replay()
+        while True:
+            first_bad, reason = await self._replay()
             if reason is None:
-                break
+                return notes
+            lost = set(range(first_bad, len(self._records))) - self._skipped
+            self._skipped |= lost
+            what = "your last program" if len(lost) == 1 else f"your last {len(lost)} programs"
+            notes = (f"What {what} defined is lost ({reason}). Define it again if you need it.",)
             await self._discard()
             await self._open()
-            notes = (
-                f"What your programs from number {good + 1} on defined is lost ({reason}). Define it again.",
-            )
-            self._records = self._records[:good]
-        return notes
 
     async def _replay(self) -> tuple[int, Exception | None]:
-        """Run the recorded programs; return how many are good, and what went wrong after them."""
+        """Run the recorded programs; return the index of the first that must go, and why."""
         # Together they may take as long as two programs, or a long session could not be taken up again.
         clock = Clock(2 * self._settings.program_timeout_s)
+        previous = 0
         for index, entry in enumerate(self._records):
+            if index in self._skipped:
+                continue
             desk = CallDesk(self._settings, self._shelf, Recorded(entry["calls"]))
             desk.own = clock
             try:
                 status, _, _ = await self._execute(entry["program"], desk, Output(0))
             except (UnrestError, GoneError):
-                return max(index - 1, 0), DivergedError("a program pretended to have ended")
+                return previous, DivergedError("a program pretended to have ended")
             except (EndedError, DivergedError) as error:
                 return index, error
             if status != entry["status"] or len(desk.answers) != len(entry["calls"]):
                 return index, DivergedError("it did not do the same when it was run again")
+            previous = index
         return len(self._records), None
 
     def _lost(self) -> str:
-        if self._records:
+        if len(self._records) > len(self._skipped):
             return "What this program defined is lost; the variables of your earlier programs will be there again."
         return "What this program defined is lost."

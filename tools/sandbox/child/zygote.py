@@ -69,6 +69,7 @@ def serve(configuration: dict[str, Any]) -> None:
     gc.freeze()
     control.send(json.dumps({"missing": walls.missing, "uid": walls.uid, "unhidden": unhidden}).encode())
     children = 0
+    alive: set[int] = set()
     ended: dict[int, int] = {}
     while True:
         data, descriptors, _, _ = socket.recv_fds(control, 1 << 16, 2)
@@ -77,10 +78,10 @@ def serve(configuration: dict[str, Any]) -> None:
         message = json.loads(data)
         if message["op"] == "spawn":
             children += 1
-            _collect(ended)
-            _spawn(control, walls, message, descriptors, children)
+            _collect(alive, ended)
+            alive.add(_spawn(control, walls, message, descriptors, children))
         else:
-            control.send(json.dumps({"exit": _reap(message["pid"], ended)}).encode())
+            control.send(json.dumps({"exit": _reap(message["pid"], alive, ended)}).encode())
 
 
 def _address_space_bytes() -> int:
@@ -90,7 +91,7 @@ def _address_space_bytes() -> int:
 
 def _spawn(
     control: socket.socket, walls: Plan, message: dict[str, Any], descriptors: list[int], number: int
-) -> None:
+) -> int:
     parent = os.getpid()
     try:
         pid = os.fork()
@@ -98,7 +99,7 @@ def _spawn(
         control.send(json.dumps({"failed": str(error)}).encode())
         for descriptor in descriptors:
             os.close(descriptor)
-        return
+        return 0
     if pid == 0:
         try:
             _become_sandbox(walls, message, descriptors, number, parent)
@@ -111,6 +112,7 @@ def _spawn(
         socket.send_fds(control, [json.dumps({"pid": pid}).encode()], [pidfd])
     finally:
         os.close(pidfd)
+    return pid
 
 
 def _become_sandbox(
@@ -138,7 +140,7 @@ def _become_sandbox(
     runner.serve()
 
 
-def _collect(ended: dict[int, int]) -> None:
+def _collect(alive: set[int], ended: dict[int, int]) -> None:
     """Take leave of the children that have ended, so that none stays a zombie; remember how they did."""
     while True:
         try:
@@ -147,18 +149,19 @@ def _collect(ended: dict[int, int]) -> None:
             return
         if pid == 0:
             return
+        alive.discard(pid)
         ended[pid] = os.waitstatus_to_exitcode(status)
         if len(ended) > _REMEMBERED:
             ended.pop(next(iter(ended)))
 
 
-def _reap(pid: int, ended: dict[int, int]) -> int | None:
-    """Return how a child that the host has killed ended, or None if it does not end."""
+def _reap(pid: int, alive: set[int], ended: dict[int, int]) -> int | None:
+    """Return how a child that the host has killed ended, or None if it does not end or is not known."""
     deadline = time.monotonic() + _REAP_PATIENCE_S
-    while pid not in ended and time.monotonic() < deadline:
-        _collect(ended)
-        if pid not in ended:
-            time.sleep(0.0005)
+    _collect(alive, ended)
+    while pid in alive and time.monotonic() < deadline:
+        time.sleep(0.0005)
+        _collect(alive, ended)
     return ended.pop(pid, None)
 
 
