@@ -117,6 +117,7 @@ def connect(settings: RaySettings) -> bool:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
+    _read_environment_again()
     _send_messages_to_the_log()
     common: dict[str, Any] = {
         "namespace": settings.namespace,
@@ -166,8 +167,7 @@ except AuthenticationError:
 else:
     print("open", address)
 """
-"""Run in a process of its own: Ray settles how it authenticates when it is imported, and it ends the process
-in which it waits in vain for a cluster."""
+"""Run in a process of its own, because Ray ends a process in which it waits in vain for a cluster."""
 
 
 def _find(settings: RaySettings) -> str:
@@ -214,6 +214,13 @@ def _find(settings: RaySettings) -> str:
         # Its processes call back without a token: asking them for one would leave both sides waiting.
         os.environ["RAY_AUTH_MODE"] = "disabled"
     return address
+
+
+def _read_environment_again() -> None:
+    """Let Ray see how it is to authenticate: it looks once, when it is imported, which may be long ago."""
+    from ray._raylet import Config
+
+    Config.initialize("")
 
 
 def _send_messages_to_the_log() -> None:

@@ -145,6 +145,7 @@ def test_only_named_variables_are_shown_to_ray_and_ours_come_back(monkeypatch: p
 
 LIFE = """
 import asyncio, json, os, sys
+import ray  # before anything has told it how to authenticate
 from actors.cluster import Cluster
 from actors.cluster_settings import RaySettings
 from tests.actors.scripted import Show
@@ -167,7 +168,9 @@ def live(address: str, **environment: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         timeout=120,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | environment,
+        env={name: value for name, value in os.environ.items() if name != "RAY_AUTH_MODE"}
+        | {"PYTHONPATH": os.pathsep.join(sys.path)}
+        | environment,
         check=False,
     )
 
