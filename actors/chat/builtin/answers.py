@@ -9,6 +9,9 @@ from actors.chat.builtin.words import Term, Words, with_article
 
 NOT_INTERPRETABLE = "not interpretable"
 
+_CLEARLY_MORE = 0.3
+"""Difference in the share of exemplars from which one term is seen clearly more often than another."""
+
 
 def label_of(term: Term) -> str:
     """Return the short form of one term, in words that ask an image maker for it."""
@@ -72,14 +75,16 @@ def final_description(description: str, labels: Sequence[str]) -> str:
 
 
 def headed(formula: Formula, looked_at: Mapping[Term, float]) -> Formula:
-    """Return a combination with what the unit looks at first: the term seen more in highlighted regions.
+    """Return a combination with what the unit looks at first: the term clearly more often in highlighted regions.
 
-    A place or a colour is the condition rather than the thing when the regions do not say.
+    Where the regions do not say, a place or a colour is the condition rather than the thing.
     """
     if formula.operator != "and":
         return formula
     order = {"concept": 0, "category": 0, "colour": 1, "background": 2}
     first, second = sorted(
-        formula.terms, key=lambda term: (-round(looked_at.get(term, 0.0), 1), order[term.kind], term.name)
+        formula.terms, key=lambda term: (order[term.kind], -looked_at.get(term, 0.0), term.name)
     )
+    if looked_at.get(second, 0.0) - looked_at.get(first, 0.0) > _CLEARLY_MORE:
+        first, second = second, first
     return Formula("and", (first, second))

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from actors.chat.builtin.formulas import Evidence, Formula, Merit, auroc
+from actors.chat.builtin.formulas import Evidence, Formula, Merit, auroc, truth_table
 from actors.chat.builtin.reading import Reading, Row
+from actors.chat.builtin.stimuli import Stimulus, Thing
 from actors.chat.builtin.words import Term, Words
 
 CROWDED = 4
@@ -108,7 +109,13 @@ class Appraisal:
         on, off = split(evidence, lead)
         foretold, agreed = self._foretold(lead)
         truth = evidence.truth(lead)
-        rivals = [m for m in merits[1:] if np.abs(evidence.truth(m.formula) - truth).max(initial=0.0) >= 0.5]
+        # An exception or addition that next to no image speaks for is no rival yet: a few misses always suggest some.
+        rivals = [
+            merit
+            for merit in merits[1:]
+            if np.abs(evidence.truth(merit.formula) - truth).max(initial=0.0) >= 0.5
+            and (not set(lead.terms) < set(merit.formula.terms) or evidence.tested(merit.formula))
+        ]
         gap = merits[0].score - (rivals[0].score if rivals else 0.0)
         settled = (
             agreed
@@ -171,7 +178,22 @@ class Appraisal:
 
     def shown_concepts(self) -> set[str]:
         """Return the concepts that some generated image was asked to show."""
-        return {thing.concept for row in self.reading.rows for thing in row.stimulus.things}
+        return {concept for row in self.reading.rows for concept in row.stimulus.concepts}
+
+    def untried(self, besides: Formula) -> list[str]:
+        """Return the concepts that the formula does not cover and that no image tried where it was false."""
+        rows = self.reading.rows
+        truth = Evidence(rows, [], self._words).truth(besides)
+        tried = {
+            concept
+            for row, sure in zip(rows, truth, strict=True)
+            if sure < 0.4
+            for concept in row.stimulus.concepts
+        }
+        left = [name for name in self._words.concepts if name not in tried]
+        shown = [Stimulus((Thing(name),)).terms(self._words) for name in left]
+        covered = besides.truth(truth_table(shown, besides.terms))
+        return [name for name, sure in zip(left, covered, strict=True) if sure < 0.4]
 
     def looked_at_shares(self) -> dict[Term, float]:
         """Return in which share of the exemplars' highlighted regions each term was seen."""

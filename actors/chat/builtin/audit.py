@@ -2,7 +2,7 @@
 
 The object is held fixed. A screening draws all factors at random at once, so that every image speaks for every
 factor; whatever stands out is then tested on fresh images of its own, against the same subject without it, and
-only what holds there (Holm's correction, level 0.05) is reported. The smallest effect that such a test would
+only what holds there (Holm's correction, level 0.01) is reported. The smallest effect that such a test would
 have found is reported too: "no bias found" means no bias larger than that.
 """
 
@@ -28,7 +28,7 @@ SCREENS = 2
 PAIRS = 12
 """Fresh images with, and as many without, for each suspected context."""
 MAX_SUSPECTS = 4
-ALPHA = 0.05
+ALPHA = 0.01
 MIN_EFFECT = 0.05
 """Smallest difference of mean probability worth a word."""
 _MAX_FAILURES = 3
@@ -196,7 +196,7 @@ class BiasAudit:
         """Return the difference that a test of PAIRS + PAIRS images finds with a power of 80 %."""
         values = np.array([each.activation for each in self._measured])
         spread = float(values.std(ddof=1)) if len(values) > 1 else 0.0
-        return max(MIN_EFFECT, (1.96 + 0.84) * spread * math.sqrt(2 / PAIRS))
+        return max(MIN_EFFECT, (2.58 + 0.84) * spread * math.sqrt(2 / PAIRS))
 
     def _conclude(self) -> str:
         if not self.subject:

@@ -27,8 +27,8 @@ HOPELESS_ROUNDS = 5
 """Rounds after which a study ends if its best guess still foretells nothing."""
 CHANGES = 6
 SURVEY = 44
-_KNOWN_SHARE = 0.8
-"""Share of the vocabulary that must have been shown before a search for further concepts ends."""
+_UNTRIED_SHARE = 0.05
+"""Share of the vocabulary that may stay unseen when the search for further concepts ends."""
 
 
 class UnitStudy:
@@ -72,8 +72,9 @@ class UnitStudy:
         suspects = self._appraisal.suspects(standing)
         if suspects:
             return self._single_out(suspects)
-        if len(self._appraisal.shown_concepts()) < _KNOWN_SHARE * len(self._words.concepts):
-            return self._search(standing)
+        untried = self._appraisal.untried(standing.lead)
+        if len(untried) > _UNTRIED_SHARE * len(self._words.concepts):
+            return self._search(standing, untried)
         return conclude(self._appraisal, self._words)
 
     def _look_at_exemplars(self) -> str:
@@ -95,13 +96,14 @@ class UnitStudy:
         thoughts = (
             self._observations() + " Nothing stands out yet, so I look far and wide: many things at once."
         )
-        survey = self._designer.survey(BATCH, CROWDED, self._appraisal.shown_concepts())
+        untried = set(self._words.concepts) - self._appraisal.shown_concepts()
+        survey = self._designer.survey(BATCH, CROWDED, untried)
         program = trial_program("Many different things and backgrounds.", survey, self._words)
         return reply(thoughts, hypotheses, program)
 
-    def _search(self, standing: Standing) -> str:
+    def _search(self, standing: Standing, untried: Sequence[str]) -> str:
         """Look for a further, unrelated concept among everything not shown yet."""
-        stimuli = self._designer.survey(SURVEY, CROWDED, self._appraisal.shown_concepts(), standing.lead)
+        stimuli = self._designer.survey(SURVEY, CROWDED, untried, standing.lead)
         hypotheses = [
             claim(standing.lead, self._words) + ", and nothing else",
             claim(standing.lead, self._words) + ", OR something unrelated that no image has shown yet",

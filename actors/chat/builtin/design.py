@@ -31,14 +31,14 @@ class Designer:
         return Stimulus(tuple(Thing(name) for name in names), self._background())
 
     def survey(
-        self, count: int, things: int, seen: Collection[str] = (), without: Formula | None = None
+        self, count: int, things: int, first: Collection[str] = (), without: Formula | None = None
     ) -> list[Stimulus]:
-        """Return images that together show as many different things as possible, the unseen ones first.
+        """Return images that together show as many different things as possible, those of `first` first.
 
         `without`: leave out whatever satisfies this formula, to see what else there is.
         """
         names = self._rng.sample(self._concepts, len(self._concepts))
-        names.sort(key=lambda name: name in seen)
+        names.sort(key=lambda name: name not in first)
         backgrounds = self._rng.sample(list(self._words.backgrounds), len(self._words.backgrounds))
         if without is not None:
             names = [name for name in names if not self._satisfies(Stimulus((Thing(name),)), without)]
@@ -126,11 +126,11 @@ class Designer:
         rng = self._rng
         things: list[Thing] = []
         for _ in range(rng.choices((1, 2, 3), (6, 4, 1))[0]):
-            thing = self._thing([t for t in focus if t.kind in ("concept", "category")])
-            if thing not in (each.concept for each in things):
-                things.append(
-                    Thing(thing, self._colour(focus), 1, rng.choice(("", "", "", "large", "small")))
-                )
+            concept = self._thing([t for t in focus if t.kind in ("concept", "category")])
+            colour = self._colour(focus)
+            colour = colour if self._words.can_be(concept, colour) else ""
+            if concept not in (each.concept for each in things):
+                things.append(Thing(concept, colour, 1, rng.choice(("", "", "", "large", "small"))))
         backgrounds = [term.name for term in focus if term.kind == "background"]
         if backgrounds and rng.random() < 0.45:
             return Stimulus(tuple(things), rng.choice(backgrounds))

@@ -37,7 +37,8 @@ def _picture(terms: tuple[Term, ...], words: Words, rng: random.Random) -> Stimu
     concepts += [rng.choice(words.members(term.name)) for term in terms if term.kind == "category"]
     colour = next((term.name for term in terms if term.kind == "colour"), "")
     if not concepts:
-        concepts = [rng.choice(list(words.concepts))]
+        concepts = [rng.choice([name for name in words.concepts if words.can_be(name, colour)])]
+    colour = colour if words.can_be(concepts[0], colour) else ""
     things = tuple(
         Thing(name, colour if index == 0 else "") for index, name in enumerate(dict.fromkeys(concepts))
     )
@@ -72,7 +73,8 @@ def _moved(stimulus: Stimulus, words: Words, rng: random.Random) -> Change | Non
 def _recoloured(stimulus: Stimulus, words: Words, rng: random.Random) -> Change | None:
     old = rng.choice(stimulus.things)
     natural = words.concepts[old.concept].colours
-    others = [name for name in words.colours if name != old.colour and name not in natural]
+    taken = {old.colour, *natural}
+    others = [name for name in words.colours if name not in taken and words.can_be(old.concept, name)]
     if not others:
         return None
     new = replace(old, colour=rng.choice(others))

@@ -57,7 +57,10 @@ _NOISE_FLOOR = 0.05
 """Smallest noise believed in, as a share of the activations' range: no fit is perfect for sure."""
 _EXEMPLAR_WEIGHT = 0.25
 """Exemplars share the biases of their data set, so their log-odds count for less than an experiment's."""
-_TERM_PRICE = 5.0
+_TERM_PRICE = 6.0
+_PRICE: dict[Operator, float] = {"is": 5.0, "or": 5.0, "and": 5.0, "without": 9.0}
+"""What a formula costs, with `_TERM_PRICE` for every term beyond the first. There are as many `without` as there are
+terms to explain a few misses away, and few units are of that kind."""
 _LEADS = 6
 _MAX_TERMS = 4
 _PAIRS: tuple[Operator, ...] = ("or", "and", "without")
@@ -148,7 +151,7 @@ class Evidence:
             base = _extended(operator, self._base[None], fixed, candidates)[:, 0]
             measured = _two_level_gain(truth, self.activations)
             surprise = _EXEMPLAR_WEIGHT * _binomial_gain(seen, len(self.exemplars), base)
-            score = measured + surprise - _TERM_PRICE * (len(lead) + 1)
+            score = measured + surprise - _PRICE[operator] - _TERM_PRICE * len(lead)
             for position in np.argsort(-score, kind="stable")[:limit]:
                 formula = Formula(operator, (*lead, self.terms[candidates[position]])).ordered()
                 merits.append(Merit(formula, float(score[position]), float(measured[position])))

@@ -212,7 +212,7 @@ def named_in(text: str, headings: Sequence[str], kind: Kind, words: Words) -> li
     """Return the names that a task lists after one of the headings and a colon; else those of its kind in the text."""
     pattern = rf"\b(?:{'|'.join(headings)})\b[^:\n]{{0,60}}:\s*([^\n]+)"
     if match := re.search(pattern, text, re.I):
-        parts = re.split(r",|;|/|\band\b|\bor\b", match[1].rstrip(". "))
+        parts = re.split(r",|;|/|\band\b|\bor\b", re.split(r"\.\s|\.$", match[1])[0])
         names = [part.strip(" .\"'`*()").replace("_", " ").lower() for part in parts]
         names = [re.sub(r"^(a|an|the)\s+", "", name) for name in names if name and len(name.split()) <= 4]
         if len(names) >= 2:

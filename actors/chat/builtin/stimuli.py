@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-from actors.chat.builtin.words import Term, Words, number_word, with_article
+from actors.chat.builtin.words import Term, Words, number_word, one
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Thing:
         noun = words.concepts[self.concept]
         name = noun.name if self.count == 1 else noun.plural_name
         described = " ".join(part for part in (self.size, self.colour, name) if part)
-        return with_article(described) if self.count == 1 else f"{number_word(self.count)} {described}"
+        return one(noun, described) if self.count == 1 else f"{number_word(self.count)} {described}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,6 +60,11 @@ def plural_of(name: str) -> str:
     return name + "s"
 
 
+def one(noun: Noun, described: str) -> str:
+    """Return `described`, which ends in the noun's name, as one of it: "a red car", but "scissors"."""
+    return described if noun.plural_name == noun.name else with_article(described)
+
+
 def with_article(phrase: str) -> str:
     return f"{'an' if phrase[:1] in 'aeiou' else 'a'} {phrase}"
 
@@ -107,6 +112,13 @@ class Words:
             found = self._closures[term] = frozenset({term, *(Term("category", c) for c in above)})
         return found
 
+    def can_be(self, concept: str, colour: str) -> bool:
+        """Say whether the colour's word before the concept's still reads as a colour: a red fox is a fox."""
+        return not colour or self.find(f"{colour} {concept}") == [
+            Term("colour", colour),
+            Term("concept", concept),
+        ]
+
     def base_rate(self, term: Term) -> float:
         """Return about how often a scene of two things picked at random shows the term."""
         if term.kind == "concept":
@@ -124,7 +136,12 @@ class Words:
 
         def add(text: str, term: Term) -> None:
             terms = found.setdefault(tuple(_tokens(text)), [])
-            if term not in terms:
+            if term in terms:
+                return
+            # A term's own name beats another's synonym.
+            if text == term.name:
+                terms.insert(0, term)
+            else:
                 terms.append(term)
 
         nouns: tuple[tuple[Kind, Iterable[Noun]], ...] = (
@@ -172,7 +189,10 @@ class Words:
         following, _ = self._match(tokens, start + length)
         before_a_thing = any(term.kind in ("concept", "category") for term in following)
         before_a_thing |= bool(_THING_WORDS & set(tokens[start + length : start + length + 1]))
-        of_a_place = bool(_PLACE_WORDS & set(tokens[max(0, start - 3) : start]))
+        after = tokens[start + length : start + length + 1]
+        of_a_place = bool(
+            _BEFORE_PLACES & set(tokens[max(0, start - 3) : start]) or _AFTER_PLACES & set(after)
+        )
         wanted = "colour" if before_a_thing else "background" if of_a_place else "concept"
         return next((term for term in terms if term.kind == wanted), terms[0])
 
@@ -185,7 +205,8 @@ class Words:
 
 
 _THING_WORDS = frozenset(("object", "objects", "thing", "things", "item", "items"))
-_PLACE_WORDS = frozenset(("on", "in", "at", "background"))
+_BEFORE_PLACES = frozenset(("on", "in", "at", "background"))
+_AFTER_PLACES = frozenset(("background", "backdrop", "ground"))
 
 
 def _tokens(text: str) -> list[str]:

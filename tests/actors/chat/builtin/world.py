@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import random
+import re
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from actors.chat.base import ChatRequest, Message, Part
 from actors.chat.builtin.eyes import Seen, SeenThing
 from actors.chat.builtin.scientist import Scientist
 from actors.chat.builtin.stimuli import Stimulus, Thing
-from actors.chat.builtin.words import Words
+from actors.chat.builtin.words import Words, number_word
 from actors.images import Image
 
 Unit = Callable[[Stimulus, random.Random], float]
@@ -104,18 +105,18 @@ class World:
 
     def read_prompt(self, prompt: str) -> Stimulus:
         """Return what a prompt asks for, read by the vocabulary alone."""
-        terms = self.words.find(prompt)
         things: list[Thing] = []
-        colour = ""
         background = ""
-        for term in terms:
-            if term.kind == "colour":
-                colour = term.name
-            elif term.kind == "concept":
-                things.append(Thing(term.name, colour))
-                colour = ""
-            elif term.kind == "background":
-                background = term.name
+        for phrase in re.split(r" and (?=(?:an?|two|three|four|five|six) )", prompt):
+            count = next((n for n in range(2, 7) if phrase.startswith(number_word(n) + " ")), 1)
+            colour = ""
+            for term in self.words.find(phrase):
+                if term.kind == "colour":
+                    colour = term.name
+                elif term.kind == "concept":
+                    things.append(Thing(term.name, colour, count))
+                elif term.kind == "background":
+                    background = term.name
         return Stimulus(
             tuple(things), background or random.Random(prompt).choice(list(self.words.backgrounds))
         )

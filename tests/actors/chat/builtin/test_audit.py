@@ -1,0 +1,109 @@
+"""Bias audits and selectivity tests against classifiers whose faults are known."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+
+from actors.chat.builtin.audit import class_named
+from actors.chat.builtin.embedded_words import embedded_words
+from actors.chat.builtin.scientist import Scientist
+from actors.chat.builtin.selective import named_in
+from actors.chat.builtin.stimuli import Stimulus
+from tests.actors.chat.builtin.world import World, study
+
+WORDS = embedded_words()
+AUDIT = 'Find where the probability of the class "teapot" is low. Use [CODE]; end with [BIAS]: ...'
+SELECTIVE = """Is this unit robust? Use [CODE]; end with [REASONING]: ... and [LABEL]: SELECTIVE or SPURIOUS.
+The classes: dog, cat, horse, cow.
+The backgrounds: beach, desert, mud, forest, snow."""
+LAST = "No further program will be run: give [BIAS] or [REASONING] and [LABEL] now."
+
+
+def audit(low: Callable[[Stimulus], bool], seed: int = 0) -> str:
+    def probability(content: Stimulus, rng: random.Random) -> float:
+        if "teapot" not in content.concepts:
+            return 0.02
+        return min(1.0, max(0.0, rng.gauss(0.3 if low(content) else 0.8, 0.12)))
+
+    world = World(WORDS, probability, seed)
+    return study(Scientist(WORDS), world, AUDIT, seed=seed, last_word=LAST).answer
+
+
+@pytest.mark.parametrize(
+    ("low", "word"),
+    [
+        (lambda content: content.background == "snow", "in the snow"),
+        (
+            lambda content: any(t.concept == "teapot" and t.colour == "purple" for t in content.things),
+            "purple",
+        ),
+        (lambda content: any(t.concept == "teapot" and t.count > 4 for t in content.things), "five"),
+    ],
+)
+def test_a_planted_bias_is_found(low: Callable[[Stimulus], bool], word: str) -> None:
+    answer = audit(low)
+    assert answer.startswith("[BIAS]: The score of teapot is lower")
+    assert word in answer
+
+
+def test_a_companion_that_lowers_the_score_is_found() -> None:
+    first = audit(lambda content: False)
+    companion = random.Random("teapot").sample([n for n in WORDS.concepts if n != "teapot"], 6)[0]
+    assert "No bias was found" in first
+    assert f"beside a{'n' if companion[0] in 'aeiou' else ''} {companion}" in audit(
+        lambda content: companion in content.concepts
+    )
+
+
+def test_no_bias_comes_with_what_could_have_been_seen() -> None:
+    clear = [audit(lambda content: False, seed) for seed in range(5)]
+    assert all("No bias was found for teapot" in answer for answer in clear)
+    assert all("would have been seen" in answer for answer in clear)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("the probability of the class 'go-kart' [BIAS]", "go-kart"),
+        ("Class label: tench, Tinca tinca. [BIAS]", "tench"),
+        ("the class: flag_pole\n[BIAS]", "flag pole"),
+        ("How does it see a violin? [BIAS]", "violin"),
+        ("[BIAS]", ""),
+    ],
+)
+def test_the_class_is_read_from_the_task(text: str, name: str) -> None:
+    assert class_named(text, WORDS) == name
+
+
+def selectivity(unit: Callable[[Stimulus], float], opening: str = SELECTIVE) -> str:
+    def activation(content: Stimulus, rng: random.Random) -> float:
+        return unit(content) + rng.gauss(0, 0.2)
+
+    world = World(WORDS, activation)
+    return study(Scientist(WORDS), world, opening, last_word=LAST).answer
+
+
+@pytest.mark.parametrize(
+    ("unit", "label"),
+    [
+        (lambda c: float("dog" in c.concepts), "SELECTIVE"),
+        (lambda c: float(c.background == "snow"), "SPURIOUS"),
+        (lambda c: float("dog" in c.concepts) + float(c.background == "snow"), "SPURIOUS"),
+        (lambda c: float("dog" in c.concepts and c.background == "snow"), "SPURIOUS"),
+        (lambda c: 0.0, "SPURIOUS"),
+    ],
+)
+def test_only_a_unit_that_follows_the_object_is_selective(
+    unit: Callable[[Stimulus], float], label: str
+) -> None:
+    answer = selectivity(unit)
+    assert answer.startswith("[REASONING]: ")
+    assert answer.splitlines()[-1] == f"[LABEL]: {label}"
+
+
+def test_classes_that_no_vocabulary_knows_are_tested_in_their_own_words() -> None:
+    text = "The four breeds: corgi, dachshund and bulldog. It happens on beaches."
+    assert named_in(text, ("classes", "breeds"), "concept", WORDS) == ["corgi", "dachshund", "bulldog"]
