@@ -1,6 +1,6 @@
 """The page of one layer: its units together, those with similar labels next to each other.
 
-Similarity is that of words (TF-IDF over words and their beginnings), which needs no model and can be
+Similarity is that of words (TF-IDF over the beginnings of words), which needs no model and can be
 checked by eye. It finds labels that say the same in the same words; synonyms stay apart.
 """
 
@@ -100,7 +100,7 @@ def _clusters(labels: Sequence[str]) -> list[list[int]]:
 
 
 def similarity(labels: Sequence[str]) -> np.ndarray:
-    """Return cosine similarities float64 (n, n) of TF-IDF vectors of words' first five letters."""
+    """Return cosine similarities float64 (n, n) of TF-IDF vectors of the labels' words."""
     counts = [Counter(_terms(label)) for label in labels]
     terms = sorted({term for each in counts for term in each})
     place = {term: column for column, term in enumerate(terms)}
@@ -116,7 +116,9 @@ def similarity(labels: Sequence[str]) -> np.ndarray:
 
 
 def _terms(label: str) -> list[str]:
-    return [word[:5] for word in re.findall(r"[^\W_]+", label.lower()) if word not in _STOP]
+    """Return the words that count, cut so that the forms of one word are mostly the same."""
+    words = [word for word in re.findall(r"[^\W_]{2,}", label.lower()) if word not in _STOP]
+    return [(word.removesuffix("s") if len(word) > 3 else word)[:6] for word in words]
 
 
 def _page(run: RunDirectory, layer: str, units: Sequence[Summary]) -> str:

@@ -158,7 +158,8 @@ class RunDirectory:
         """Return the id of a unit that has no result yet, from the manifest if it lists it."""
         from agents.journal import slug as slug_of
 
-        for unit in _manifest_units(self.manifest):
+        named = [text(self.manifest.get(key)) for key in ("model", "layer", "unit")]
+        for unit in (*_manifest_units(self.manifest), f"{named[0]}/{named[1]}:{named[2]}"):
             if slug_of(unit) == slug:
                 return unit
         return slug

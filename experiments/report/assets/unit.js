@@ -68,6 +68,14 @@
   }
 
   const peek = document.getElementById("peek");
+  let shown = null;
+  const place = () => {
+    const dot = shown.getBoundingClientRect();
+    const box = peek.getBoundingClientRect();
+    const below = dot.bottom + box.height + 16 < innerHeight;
+    peek.style.left = `${Math.max(8, Math.min(innerWidth - box.width - 8, dot.left - box.width / 2))}px`;
+    peek.style.top = `${below ? dot.bottom + 8 : Math.max(8, dot.top - box.height - 8)}px`;
+  };
   const show = (link) => {
     const figure = document.getElementById(link.getAttribute("href").slice(1));
     if (!figure) return;
@@ -76,17 +84,15 @@
     for (const image of copy.querySelectorAll("img")) image.loading = "eager";
     peek.replaceChildren(copy);
     peek.hidden = false;
-    const dot = link.getBoundingClientRect();
-    const box = peek.getBoundingClientRect();
-    peek.style.left = `${Math.max(8, Math.min(innerWidth - box.width - 8, dot.left - box.width / 2))}px`;
-    peek.style.top = `${dot.bottom + box.height + 16 < innerHeight ? dot.bottom + 8 : Math.max(8, dot.top - box.height - 8)}px`;
+    shown = link;
+    place();
   };
-  const hide = () => { peek.hidden = true; };
+  const hide = () => { peek.hidden = true; shown = null; };
   for (const link of all("svg.plot a")) {
     link.addEventListener("mouseenter", () => show(link));
     link.addEventListener("focus", () => show(link));
     link.addEventListener("mouseleave", hide);
     link.addEventListener("blur", hide);
   }
-  addEventListener("scroll", hide, { passive: true });
+  addEventListener("scroll", () => { if (shown) place(); }, { passive: true });
 })();

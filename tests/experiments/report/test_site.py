@@ -1,0 +1,198 @@
+"""The site as a whole: what its index counts, and that only what changed is written again."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actors.errors import UsageError
+from experiments.report import pages, write_site
+from experiments.report.layer_page import group_labels, similarity
+from experiments.report.records import RunDirectory
+from experiments.report.unit_page import summarise
+from tests.experiments.report import markup
+from tests.experiments.report.run_directories import FakeRun, many_units
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> FakeRun:
+    return FakeRun(tmp_path / "run")
+
+
+def table(run: FakeRun) -> list[dict[str, Any]]:
+    """Return the rows of the index's table as its script sees them."""
+    source = (run.root / "report" / "units.js").read_text(encoding="ascii")
+    assert source.startswith("const MAIA_UNITS = ")
+    assert source.endswith(";\n")
+    assert not set("<>&\u2028") & set(source)
+    content = json.loads(source.removeprefix("const MAIA_UNITS = ")[:-2])
+    return [dict(zip(content["columns"], row, strict=True)) for row in content["rows"]]
+
+
+def written(run: FakeRun) -> dict[str, int]:
+    """Return every file of the site with its inode, which is new whenever the file is written."""
+    report = run.root / "report"
+    return {str(p.relative_to(report)): p.stat().st_ino for p in report.rglob("*") if p.is_file()}
+
+
+def test_the_index_counts_and_lists_every_unit(run):
+    run.put("manifest.json", {"units": [run.unit_id(3)]})
+    run.write_unit(1, "wheels")
+    run.write_unit(2, "dogs", done=run.done(2, "dogs") | {"confirmed": False})
+    run.write_unit(3, finished=False)
+    run.write_unit(
+        4, done={"unit": run.unit_id(4), "status": "failed", "error": {"message": "gone.", "fix": ""}}
+    )
+    page = markup.check(write_site(run.root))
+    tally = " ".join(next(page.find("p", class_="tally")).text.split())
+    assert tally == "confirmed 1 not confirmed 1 failed 1 in progress 1"
+    rows = {row["index"]: row for row in table(run)}
+    assert (rows[1]["label"], rows[1]["verdict"], rows[1]["auroc"], rows[1]["tokens"]) == (
+        "wheels",
+        "confirmed",
+        0.91,
+        5380,
+    )
+    assert rows[3]["verdict"] == "running"
+    assert rows[4]["label"] == "gone."
+    for row in rows.values():
+        markup.check(run.root / "report" / row["href"])
+
+
+def test_an_empty_run_has_an_index(run):
+    assert "No unit has begun" in markup.check(write_site(run.root)).text
+
+
+def test_a_run_without_a_readable_manifest_has_an_index(run):
+    (run.root / "manifest.json").write_text("{")
+    run.write_unit(1)
+    page = markup.check(write_site(run.root))
+    assert "manifest.json cannot be read" in page.text
+    assert len(table(run)) == 1
+
+
+def test_no_run_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="no run directory"):
+        write_site(tmp_path / "nothing")
+
+
+def test_writing_again_writes_nothing(run):
+    for index in range(3):
+        run.write_unit(index)
+    write_site(run.root)
+    before = written(run)
+    write_site(run.root)
+    assert written(run) == before
+
+
+def test_only_the_unit_that_went_on_is_written_again(run):
+    run.put("manifest.json", {"units": [run.unit_id(index) for index in range(3)]})
+    names = [run.write_unit(index, finished=False) for index in range(3)]
+    write_site(run.root)
+    before = written(run)
+    run.put(f"units/{names[1]}/done.json", run.done(1))
+    write_site(run.root)
+    changed = {name for name, inode in written(run).items() if before.get(name) != inode}
+    assert {name for name in changed if name.startswith("units/")} == {f"units/{names[1]}.html"}
+    assert {"index.html", "units.js"} <= changed
+    assert {row["index"]: row["verdict"] for row in table(run)} == {
+        0: "running",
+        1: "confirmed",
+        2: "running",
+    }
+
+
+def test_a_deleted_page_comes_back_and_a_deleted_unit_goes(run):
+    keep, gone = run.write_unit(1), run.write_unit(2)
+    write_site(run.root)
+    (run.root / "report/units" / f"{keep}.html").unlink()
+    for path in sorted((run.root / "units" / gone).rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    (run.root / "units" / gone).rmdir()
+    write_site(run.root)
+    assert [path.stem for path in (run.root / "report/units").iterdir()] == [keep]
+    assert len(table(run)) == 1
+
+
+def test_pages_of_another_edition_are_written_again(run, monkeypatch):
+    name = run.write_unit(1)
+    write_site(run.root)
+    before = written(run)
+    monkeypatch.setattr(pages, "edition", lambda: "another")
+    write_site(run.root)
+    after = written(run)
+    assert after[f"units/{name}.html"] != before[f"units/{name}.html"]
+    assert after["assets/report.css"] != before["assets/report.css"]
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"edition": 1}', '{"units": {"x": 1}}'])
+def test_damaged_summaries_are_made_again(run, content):
+    run.write_unit(1)
+    write_site(run.root)
+    (run.root / "report/summaries.json").write_text(content)
+    write_site(run.root)
+    assert len(table(run)) == 1
+
+
+def test_a_changed_manifest_changes_the_pages(run):
+    name = run.write_unit(1)
+    write_site(run.root)
+    run.put("manifest.json", {"model": "other", "profile": "lab"})
+    later = (run.root / "manifest.json").stat().st_mtime_ns + 10**9
+    os.utime(run.root / "manifest.json", ns=(later, later))
+    write_site(run.root)
+    assert "--profile lab" in (run.root / "report/units" / f"{name}.html").read_text()
+
+
+def test_hostile_labels_stay_text_in_the_data_of_the_table(run):
+    label = "</script><script>hurt()</script>\u2028&amp;\"'"
+    run.write_unit(1, done=run.done(1) | {"label": label, "labels": [label], "unit": f"m/{label}:3"})
+    markup.check(write_site(run.root))
+    assert table(run)[0]["label"] == label
+
+
+def test_a_folder_of_any_name_is_linked(run):
+    name = 'a "b" <c> %41?#&.d'
+    (run.root / "units" / name).mkdir(parents=True)
+    markup.check(write_site(run.root))
+    assert table(run)[0]["href"] == "units/a%20%22b%22%20%3Cc%3E%20%2541%3F%23%26.d.html"
+
+
+def test_a_layer_has_a_page_with_similar_labels_together(run):
+    for index, label in enumerate(
+        ["wheels of cars", "car wheels", "a dog's face", "wheels of the car", "blue sky"]
+    ):
+        run.write_unit(index, label, rounds=[])
+    page = markup.check(write_site(run.root))
+    (link,) = [a for a in page.find("a") if a.attributes["href"].startswith("layers/")]
+    layer = markup.check(run.root / "report" / link.attributes["href"])
+    (group,) = layer.find("details", class_="group")
+    assert len(list(group.find("li"))) == 3
+    assert "5 of 5 units have a label; the labels fall into 3 groups, and 3 units share" in " ".join(
+        layer.text.split()
+    )
+
+
+def test_labels_without_a_common_word_are_not_similar():
+    values = similarity(["wheels of cars", "car wheels", "", "of the"])
+    assert values[0, 1] == pytest.approx(1.0)
+    assert values[0, 2] == values[2, 3] == 0.0
+
+
+def test_units_without_a_label_are_in_no_group(run):
+    run.write_unit(1, "wheels", rounds=[])
+    run.write_unit(2, rounds=[], done=run.done(2) | {"evidence": {"kind": "abstention"}})
+    directory = RunDirectory(run.root)
+    groups = group_labels([summarise(directory.unit(slug)) for slug in directory.slugs()])
+    assert [[each.index for each in group.units] for group in groups] == [[1]]
+
+
+def test_a_site_of_many_units_is_written_whole(tmp_path):
+    run = many_units(tmp_path / "run", 40)
+    markup.check(write_site(run.root))
+    assert len(table(run)) == 40
+    assert len(list((run.root / "report/layers").iterdir())) == 7
