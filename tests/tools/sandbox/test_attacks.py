@@ -806,6 +806,12 @@ async def test_calls_beyond_the_budget_are_refused_and_then_end_the_program(
     )
 
 
+async def test_a_flood_of_calls_that_fail_ends_the_program(sandbox: KernelSandbox, host: FakeHost) -> None:
+    program = "while True:\n  try: tools._call('nothing', x=['y'] * 9000)\n  except RuntimeError: pass"
+    assert "calls that fail" in await ended(sandbox, host, program, "limit", within_s=4.0)
+    assert host.asked == []
+
+
 async def test_a_program_cannot_move_more_bytes_or_images_than_it_may(
     sandbox: KernelSandbox, host: FakeHost
 ) -> None:

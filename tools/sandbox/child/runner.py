@@ -66,6 +66,8 @@ class Runner:
         self._hide = sorted(
             {path for path in (*sys.path, sys.prefix, sys.base_prefix) if path}, key=len, reverse=True
         )
+        for name in ("exit", "quit"):  # elsewhere made by `site`, which is not loaded here
+            setattr(builtins, name, sys.exit)
         accept_handles_as_base64()
         _print_handles_briefly()
         _fix_randomness(seed)
