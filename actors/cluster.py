@@ -15,6 +15,8 @@ import secrets
 import socket
 import subprocess
 import sys
+import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -152,6 +154,8 @@ def connect(settings: RaySettings) -> bool:
 
 _PROBE = """
 import sys
+import uuid
+from collections import Counter
 from ray._raylet import GcsClient
 from ray.exceptions import AuthenticationError
 address = sys.argv[1]
@@ -218,7 +222,7 @@ def _find(settings: RaySettings) -> str:
 
 def _read_environment_again() -> None:
     """Let Ray see how it is to authenticate: it looks once, when it is imported, which may be long ago."""
-    from ray._raylet import Config
+    from ray._raylet import Config  # type: ignore[attr-defined]
 
     Config.initialize("")
 
@@ -312,18 +316,26 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+class SharedReplica(RayReplica):
+    """A replica that another process started, and ends."""
+
+    async def stop(self) -> None:
+        return None
+
+
 class RayLauncher:
-    """Starts replicas of one pool as Ray actors."""
+    """Starts replicas of one pool as Ray actors, named after the pool's address."""
 
     def __init__(
         self,
         name: str,
+        address: str,
         factory: str,
         kwargs: Mapping[str, Any],
         placement: Placement,
         env: Mapping[str, str],
     ) -> None:
-        self._name, self._factory, self._placement, self._env = name, factory, placement, dict(env)
+        self._address, self._factory, self._placement, self._env = address, factory, placement, dict(env)
         self._kwargs, images = pack(dict(kwargs))
         if images:
             raise UsageError(f"{name}: a factory's arguments cannot hold images.")
@@ -335,7 +347,7 @@ class RayLauncher:
         actor = (
             ray.remote(ReplicaActor)
             .options(
-                name=f"{self._name}-{os.getpid()}-{next(self._numbers)}",
+                name=f"{self._address}/{next(self._numbers)}",
                 num_cpus=self._placement.num_cpus,
                 num_gpus=self._placement.num_gpus,
                 # A restart repeats __init__ alone; which calls are repeated is the pool's to say.
@@ -346,6 +358,34 @@ class RayLauncher:
             .remote(self._factory, self._kwargs, self._env, self._placement.threads)
         )
         return RayReplica(actor)
+
+
+class SharedLauncher:
+    """Finds replicas that a pool of another process has started."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._given: Counter[str] = Counter()
+
+    def names(self) -> list[str]:
+        """Return the names of the pool's replicas.
+
+        Raises:
+            UsageError: If there is none.
+        """
+        import ray
+
+        names = [name for name in ray.util.list_named_actors() if name.startswith(f"{self._address}/")]
+        if not names:
+            raise UsageError(f"no pool has the address {self._address!r}.", "Keep the pool's owner running.")
+        return sorted(names)
+
+    def launch(self) -> SharedReplica:
+        import ray
+
+        name = min(self.names(), key=lambda name: self._given[name])
+        self._given[name] += 1
+        return SharedReplica(ray.get_actor(name))
 
 
 class Cluster:
@@ -390,8 +430,26 @@ class Cluster:
         is imported: the only way for a secret to reach them. `options` are those of `ReplicaPool`.
         """
         placement = placement or Placement()
-        launcher = RayLauncher(name, factory, kwargs or {}, placement, env or {})
-        pool: ReplicaPool[Any, Any] = ReplicaPool(name, launcher, placement, **options)
+        address = f"{name}-{uuid.uuid4().hex[:12]}"
+        launcher = RayLauncher(name, address, factory, kwargs or {}, placement, env or {})
+        return self._started(ReplicaPool(name, launcher, placement, address=address, **options))
+
+    def attach(self, address: str, **options: Any) -> ReplicaPool[Any, Any]:
+        """Return a handle in this process on the replicas that another process's pool has now.
+
+        `address` is that pool's. The replicas stay when this handle is closed. For hosts, each of which
+        carries many agents: `Cluster.start()` in a Ray actor uses the actor's own connection.
+
+        Raises:
+            UsageError: If no replica has this address.
+        """
+        launcher = SharedLauncher(address)
+        n = len(launcher.names())
+        placement = Placement(min_replicas=n, max_replicas=n)
+        name = address.rpartition("-")[0]
+        return self._started(ReplicaPool(name, launcher, placement, address=address, **options))
+
+    def _started(self, pool: ReplicaPool[Any, Any]) -> ReplicaPool[Any, Any]:
         pool.start()
         self._pools.append(pool)
         return pool

@@ -441,6 +441,7 @@ class ReplicaPool(_Asking[RequestT, ResultT]):
         launcher: Launcher,
         placement: Placement | None = None,
         *,
+        address: str = "",
         limit: int = 4096,
         scale_up_batches: float = 4.0,
         scale_down_s: float = 60.0,
@@ -450,6 +451,8 @@ class ReplicaPool(_Asking[RequestT, ResultT]):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
+        self.address = address
+        """By which other processes find the replicas (`Cluster.attach`); empty for a pool without."""
         self.client = f"{name}/{uuid.uuid4().hex[:12]}"
         self.clock = clock
         self._launcher = launcher

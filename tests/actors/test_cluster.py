@@ -103,6 +103,40 @@ class TestPools:
         assert (await pool.call("environment"))["OMP_NUM_THREADS"] == "1"
 
 
+class Host:
+    """An actor that carries callers and reaches the models through a pool of its own process."""
+
+    async def ask(self, address: str, numbers: list[int]) -> list[Any]:
+        async with Cluster.start() as cluster:
+            pool: ReplicaPool[Show, Any] = cluster.attach(address)
+            return await pool.map([Show(number, image(1, side=100)) for number in numbers])
+
+    async def miss(self, address: str) -> None:
+        async with Cluster.start() as cluster:
+            cluster.attach(address)
+
+
+class TestHosts:
+    pytestmark = ray_test
+
+    async def test_hosts_share_the_replicas_that_the_driver_started(self, cluster: Cluster) -> None:
+        import ray
+
+        pool = cluster.pool("shared", SCRIPTED, {"gated": False})
+        hosts = [ray.remote(Host).options(num_cpus=0).remote() for _ in range(2)]
+        await pool.ready()
+        asked = [host.ask.remote(pool.address, [10 * i, 10 * i + 1]) for i, host in enumerate(hosts)]
+        answers = await asyncio.gather(*asked)
+        assert [[number for number, _ in each] for each in answers] == [[0, 1], [10, 11]]
+        assert await pool.submit(Show(5)) == (5, None), "the replicas stay when hosts leave"
+        (counts,) = await pool.replica_statistics()
+        assert (counts["batch_items"], counts["images"]) == (5, 1)
+        with pytest.raises(UsageError, match="no pool has the address 'nowhere'"):
+            await hosts[0].miss.remote("nowhere")
+        for host in hosts:
+            ray.kill(host)
+
+
 def test_settings_refuse_what_they_do_not_know() -> None:
     with pytest.raises(ValueError, match="Extra inputs"):
         RaySettings.model_validate({"adress": "auto"})
