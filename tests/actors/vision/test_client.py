@@ -18,7 +18,7 @@ from actors.pool import LocalPool
 from actors.vision.backend import VisionBackend
 from actors.vision.base import Unit
 from actors.vision.client import PoolVisionClient
-from actors.vision.network import wrap
+from actors.vision.network import Network, wrap
 from actors.vision.requests import SweepStep
 from actors.vision.reserve import split
 from actors.vision.settings import VisionSettings
@@ -33,11 +33,15 @@ pytestmark = pytest.mark.anyio
 CLASSES = ("ant", "bee", "cat", "dog")
 
 
-def make_backend(batch: int = 8) -> VisionBackend:
-    network = wrap(
+def make_network() -> Network:
+    return wrap(
         networks.tiny_conv(), name="tiny", size=(18, 12), class_names=CLASSES, aliases={"paper": "deep"}
     )
-    return VisionBackend(network, VisionSettings(placement=ONE_THREAD, device="cpu", batch=batch))
+
+
+def make_backend(batch: int = 8) -> VisionBackend:
+    settings = VisionSettings(placement=ONE_THREAD, device="cpu", batch=batch)
+    return VisionBackend(make_network(), settings)
 
 
 @pytest.fixture

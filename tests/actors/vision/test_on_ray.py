@@ -1,0 +1,61 @@
+"""Networks under study in Ray actors: measured and swept by several replicas as by one process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from actors.cluster import Cluster
+from actors.errors import UsageError
+from actors.pool import LocalPool
+from actors.settings import Placement
+from actors.vision.base import Unit
+from actors.vision.client import PoolVisionClient
+from actors.vision.datasets import ArrayDataset
+from actors.vision.settings import VisionSettings
+from actors.vision.units import Readout
+from tests.actors.vision.test_client import make_backend
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.anyio,
+    pytest.mark.timeout(400),  # each actor imports torch, and the machine may be busy
+    pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning"),
+]
+
+FACTORY = "actors.vision.backend:VisionBackend"
+
+
+async def test_two_replicas_measure_and_sweep_as_one_process_does(ray_cluster: None, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 20, 14, 3), dtype=np.uint8)
+    np.save(tmp_path / "images.npy", pixels)
+    dataset = ArrayDataset(tmp_path / "images.npy")
+    readouts = [Readout("deep"), Readout("stem")]
+    async with LocalPool(make_backend(batch=4)) as pool:
+        here = await PoolVisionClient.connect(pool, tmp_path / "here")
+        expected = await here.layer_exemplars(readouts, dataset)
+    placement = Placement(min_replicas=2, max_replicas=2, threads=1)
+    settings = VisionSettings(placement=placement, device="cpu", batch=4, bank_folder=tmp_path / "bank")
+    network = "python:tests.actors.vision.test_client:make_network"
+    async with Cluster.start() as cluster:
+        replicas = cluster.pool("vision", FACTORY, {"network": network, "settings": settings}, placement)
+        client = await PoolVisionClient.connect(replicas, tmp_path / "there")
+        assert client.fingerprint == here.fingerprint
+        found = await client.layer_exemplars(readouts, dataset)
+        for readout in readouts:
+            assert np.array_equal(found[readout].indices, expected[readout].indices)
+            assert np.allclose(found[readout].activations, expected[readout].activations, atol=1e-5)
+        (exemplars,) = await client.exemplars([Unit("paper", 3)], dataset, k=5)
+        images = [dataset.load(int(index)) for index in exemplars.indices]
+        measured = await client.measure(Unit("deep", 3), images)
+        assert [each.activation for each in measured] == pytest.approx(
+            exemplars.activations.tolist(), abs=1e-5
+        )
+        assert measured[0].map.shape == (3, 2)
+        with pytest.raises(UsageError, match="0 to 6"):
+            await client.check(Unit("deep", 7))
+        broken = cluster.pool("broken", FACTORY, {"network": "resnet1oo", "settings": settings}, placement)
+        with pytest.raises(UsageError, match="no network 'resnet1oo'"):
+            await PoolVisionClient.connect(broken, tmp_path / "there")
