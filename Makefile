@@ -18,7 +18,7 @@ $(VENV)/.dev: $(VENV)/.base
 	@touch $@
 
 demo: $(VENV)/.base
-	$(BIN)/maia describe tf_efficientnet_lite0 $(DEMO_LAYER) $(DEMO_UNIT) --profile embedded --out runs/demo
+	$(BIN)/maia describe tf_efficientnet_lite0 blocks.6 91 --profile embedded --out runs/demo
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import structlog
 from pydantic import Field
 
 from actors.chat.base import ChatModel, ChatReply, ChatRequest, Message, Part
+from actors.chat.history import without_images
+from actors.endpoint.faults import ContextLengthError
 from actors.errors import MaiaError
 from actors.images import Image
 from actors.settings import Settings
@@ -142,6 +144,7 @@ class Interpreter:
         self._records: list[dict[str, Any]] = []
         self._examinations = 0
         self._recorded = 0
+        self._too_long = False
         self._demanded = False
         self._verdict: Verdict | None = None
 
@@ -177,15 +180,7 @@ class Interpreter:
     async def _round(self, number: int) -> None:
         """Play one round and write it down. The last one only answers."""
         last = self._demanded or number >= self._settings.max_rounds
-        reply = await self._model.complete(
-            ChatRequest(
-                tuple(self._messages),
-                conversation=self._toolbox.system.subject.id,
-                max_tokens=self._settings.max_tokens,
-                temperature=self._settings.temperature,
-                seed=self._seed,
-            )
-        )
+        reply = await self._reply()
         program = None if last or reply.finish != "stop" else read_program(reply.text)
         answer = self._task.read_answer(reply.text) if program is None else None
         outcome = verdict = None
@@ -217,6 +212,29 @@ class Interpreter:
         )
         self._verdict = verdict or self._verdict
         await self._commit(finished)
+
+    async def _reply(self) -> ChatReply:
+        """Return the model's next turn; a conversation that is too long for it is sent without old images.
+
+        Raises:
+            ContextLengthError: If even that is too long.
+        """
+        request = ChatRequest(
+            tuple(self._messages),
+            conversation=self._toolbox.system.subject.id,
+            max_tokens=self._settings.max_tokens,
+            temperature=self._settings.temperature,
+            seed=self._seed,
+        )
+        if not self._too_long:
+            try:
+                return await self._model.complete(request)
+            except ContextLengthError:
+                self._too_long = True
+                self._log.warning("conversation too long for the model: old images are left out")
+        recent = len(self._messages) - 1
+        messages = (*without_images(self._messages[:recent]), *self._messages[recent:])
+        return await self._model.complete(replace(request, messages=messages))
 
     async def _examine(self, answer: Answer) -> Verdict | None:
         if self._examiner is None:

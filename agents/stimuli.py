@@ -11,7 +11,7 @@ _TEMPLATES = (
     "a photo of {}",
     "a picture of {}",
     "a close-up photo of {}",
-    "a realistic photo of {} in daylight",
+    "a realistic photo of {}",
 )
 
 _EVERYDAY = """

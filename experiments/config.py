@@ -162,7 +162,10 @@ def _explain(error: ValidationError, path: Path) -> str:
     for problem in error.errors()[:5]:
         # Pydantic puts the chosen variant of a union into the location; the file has no such key.
         keys = [str(key) for key in problem["loc"]]
-        variants = {"scenes", "diffusers", "openai-images", "grounding-dino-sam", "sam3", "openai", "builtin"}
+        variants = {
+            *("scenes", "diffusers", "openai-images", "grounding-dino-sam", "sam3"),
+            *("openai", "transformers", "builtin"),
+        }
         shown = ".".join(
             key for i, key in enumerate(keys) if not (i and key in variants and i < len(keys) - 1)
         )
@@ -170,7 +173,9 @@ def _explain(error: ValidationError, path: Path) -> str:
             lines.append(f"{path}: unknown key {shown}{_nearest(keys[-1], keys[:-1])}")
         else:
             value = problem.get("input")
-            told = f", got {value!r}" if isinstance(value, str | int | float | bool | type(None)) else ""
+            # Values of free text are not repeated: an address may hold a password.
+            short = isinstance(value, int | float | bool | type(None)) or "url" not in keys[-1]
+            told = f", got {value!r}" if short and not isinstance(value, dict | list) else ""
             lines.append(f"{path}: {shown}: {problem['msg'].removeprefix('Value error, ')}{told}")
     return "\n".join(lines)
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from actors.errors import MaiaError
+from actors.errors import MaiaError, UsageError
 from agents.interpreter import Round
 from agents.journal import slug
 from agents.manifest import check, claim
@@ -101,6 +101,8 @@ async def _study(
             return await study(
                 bench.laboratory, subject, task, store, seed=manifest["seed"], on_round=on_round
             )
+        except UsageError:
+            raise
         except MaiaError as error:
             console.fail(error)
             return failure(subject, task, error)

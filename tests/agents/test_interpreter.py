@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from actors.chat.base import ChatReply
+from actors.endpoint.faults import ContextLengthError
 from actors.images import Image
 from agents.interpreter import Interpreter, InterpreterSettings, Study, StudyPausedError, Verdict
 from agents.journal import Journal
@@ -253,3 +254,20 @@ async def test_images_of_a_taken_up_study_are_the_same_images(bench):
     shown = [part["image"] for part in study.rounds[0]["observation"] if isinstance(part, dict)]
     blobs = Journal(bench.store, bench.subject.id).blobs
     assert all(isinstance(blobs.get(image_id), Image) for image_id in shown)
+
+
+async def test_a_conversation_too_long_for_the_model_goes_on_without_its_old_images(bench):
+    class ShortMemory(ScriptedChat):
+        async def complete(self, request):
+            images = sum(len(message.images) for message in request.messages)
+            if images > 2:
+                raise ContextLengthError("too long")
+            self.requests.clear()  # what is sent is no longer append-only
+            self.sent = request
+            self._replies, reply = self._replies[1:], self._replies[0]
+            return reply
+
+    chat = ShortMemory([CODE, CODE, ANSWER])
+    study = await bench.agent(chat).run()
+    assert study.ending == "answered"
+    assert [len(message.images) for message in chat.sent.messages] == [0, 0, 0, 0, 0, 2]
