@@ -1,10 +1,15 @@
 """The benchmarks, in the order in which they run and are reported."""
 
 SUITE = (
+    "benchmarks.sweep_all_units",
+    "benchmarks.sweep_units",
+    "benchmarks.sweep_memory",
+    "benchmarks.quantile_rank",
     "benchmarks.late_binding",
     "benchmarks.rpc_ceiling",
     "benchmarks.pixels_in",
     "benchmarks.dedup",
+    "benchmarks.depth_mix",
     "benchmarks.generate",
     "benchmarks.makespan",
     "benchmarks.agent_cost",

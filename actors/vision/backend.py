@@ -144,7 +144,7 @@ class VisionBackend:
         measures = [request for request in batch if isinstance(request, VisionRequest)]
         results = await self.on_device(self._measure, measures)
         if self.bank.wants_flush:
-            self._writer.submit(self.bank.flush)
+            self._writer.submit(self._share_bank)
         return list(results)
 
     # -- what clients call by name --------------------------------------------------------------------
@@ -194,6 +194,11 @@ class VisionBackend:
         if self._sweeps is not None:
             self._sweeps.close()
         await asyncio.to_thread(self._shut_down)
+
+    def _share_bank(self) -> None:
+        """Write what is new to disk, and learn what other replicas wrote. In the bank's thread."""
+        self.bank.flush()
+        self.bank.refresh()
 
     def _shut_down(self) -> None:
         self._thread.close()

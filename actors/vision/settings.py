@@ -32,8 +32,6 @@ class VisionSettings(Settings):
     """Where the stimulus bank and exemplars are kept across runs; None uses the run's cache folder."""
     reserve: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """Part of a data set, chosen by hash, that exploring agents never see: it is for confirmation."""
-    compile_sweeps: bool = False
-    """Trace sweeps with `torch.compile`: about a minute once, then a quarter less time per image."""
 
     @field_validator("device")
     @classmethod

@@ -1,0 +1,105 @@
+"""B4: how exact the quantiles of a sample are, and what they cost, against a sketch of all positions.
+
+Activations are those of one layer of EfficientNet-lite0 (blocks.2, its real weights) on pictures.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from actors.vision.sweep import SweepPlan, Tally
+from actors.vision.sweep_device import _at
+from actors.vision.units import Readout
+from benchmarks import studied
+from benchmarks.harness import Context, Metric, Result, Table, timed
+
+ID = "B4"
+TITLE = "Quantiles from random positions"
+
+LEVELS = (0.9, 0.99, 0.995, 0.999)
+LAYER = "blocks.2.2"
+
+
+def run(context: Context) -> Result:
+    n, batch = (192, 16) if context.quick else (768, 16)
+    with studied.scratch() as folder, torch.inference_mode():
+        dataset = studied.pictures(n, 256, context.seed, Path(folder))
+        backend = studied.backend(studied.LITE0, context.device, batch)
+        readout = Readout(LAYER)
+        kept: list[torch.Tensor] = []
+        forward_s = 0.0
+        for start in range(0, n, batch):
+            pixels = [dataset.load(index).pixels for index in range(start, start + batch)]
+            forward_s += timed(
+                lambda pixels=pixels: backend.forward(  # type: ignore[misc]
+                    pixels,
+                    {
+                        Readout("output", "logit"): lambda maps: None,
+                        readout: lambda maps: kept.append(maps.clone()),
+                    },
+                )
+            )
+        forward_s /= n
+    n_positions = kept[0].shape[2] * kept[0].shape[3]
+    n_units = kept[0].shape[1]
+    exact = np.concatenate([maps.permute(0, 2, 3, 1).reshape(-1, n_units).cpu().numpy() for maps in kept])
+    errors: dict[str, dict[float, np.ndarray]] = {}
+    seconds: dict[str, float] = {}
+    for samples in (1, 4, 16):
+        plan = SweepPlan(dataset, np.arange(n), (readout,), step=batch, rows=n * samples)
+        tally = Tally(n_units, 15, n * samples, context.device)
+
+        def fill(samples: int = samples, plan: SweepPlan = plan, tally: Tally = tally) -> None:
+            for place, maps in enumerate(kept):
+                start = place * batch
+                where = plan.positions(start, start + batch, samples, n_positions)
+                rows = torch.arange(start * samples, (start + batch) * samples)
+                tally.sample(rows, _at(maps, np.arange(batch), where))
+
+        label = f"{samples} positions an image"
+        seconds[label] = timed(fill) / n
+        found = tally.quantiles(LEVELS)
+        errors[label] = {q: studied.rank_error(exact, found[:, i], q) for i, q in enumerate(LEVELS)}
+    sketch = studied.QuantileSketch(n_units, 4096, context.device)
+
+    def sketch_all() -> None:
+        for maps in kept:
+            sketch.add(maps.permute(0, 2, 3, 1).flatten(0, 2))
+
+    label = "sketch, r = 4096, all positions"
+    seconds[label] = timed(sketch_all) / n
+    errors[label] = {q: studied.rank_error(exact, sketch.quantile(q).cpu().numpy(), q) for q in LEVELS}
+    context.check(
+        "the sketch's median rank error at 0.99 is below 2e-3", bool(np.median(errors[label][0.99]) < 2e-3)
+    )
+    # The whole sweep samples every layer: its cost grows with units, the forward pass is the network's.
+    ours_share = seconds["4 positions an image"] / n_units * 21_008 / forward_s
+    rows = tuple(
+        (
+            name,
+            round(seconds[name] * 1000, 4),
+            *(f"{np.median(error):.1e} / {np.percentile(error, 95):.1e}" for error in errors[name].values()),
+        )
+        for name in errors
+    )
+    used = "16 positions an image" if n < 1000 else "4 positions an image"
+    return Result(
+        [
+            Metric("median rank error at 0.99", float(np.median(errors[used][0.99])), "", "<= 0.001"),
+            Metric("4 positions of all 21,008 units / forward", ours_share, "x", "<= 0.01"),
+            Metric(
+                "sketch / 4 positions, time", seconds[label] / seconds["4 positions an image"], "x", ">= 400"
+            ),
+        ],
+        tables=[
+            Table(
+                f"{LAYER}, {n} images: |rank error| median / 95 %",
+                ("way", "ms an image", *map(str, LEVELS)),
+                rows,
+            )
+        ],
+        notes=[f"A sweep over {n} images takes {used}, over 2,048 and more it takes 4."],
+    )
