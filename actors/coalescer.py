@@ -74,6 +74,49 @@ class CoalescerStatistics:
         return self.batch_items / self.batches if self.batches else 0.0
 
 
+class Room:
+    """Counts callers up to `limit`; whoever comes then waits outside, first come, first served."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.taken = 0
+        self._outside: deque[asyncio.Future[None]] = deque()
+        self._open = False
+
+    @property
+    def full(self) -> bool:
+        return self.taken >= self.limit
+
+    async def wait(self) -> None:
+        """Return when there is room, or `let_all_in` was called."""
+        while self.full and not self._open:
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._outside.append(waiter)
+            try:
+                await waiter
+            except asyncio.CancelledError:
+                if waiter.done() and not waiter.cancelled():
+                    self._call_in(1)  # the place that was offered goes to the next
+                raise
+
+    def leave(self, n: int = 1) -> None:
+        self.taken -= n
+        if self._outside:
+            self._call_in(n)
+
+    def let_all_in(self) -> None:
+        """Keep nobody outside any longer: what they wanted to enter is closed, and they will be told."""
+        self._open = True
+        self._call_in(len(self._outside))
+
+    def _call_in(self, n: int) -> None:
+        while n > 0 and self._outside:
+            waiter = self._outside.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                n -= 1
+
+
 class Ticket(Generic[RequestT, ResultT]):
     """One caller's place: `withdraw` gives it up, after which nothing is delivered."""
 
@@ -194,17 +237,16 @@ class Coalescer(Generic[RequestT, ResultT]):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._backend = backend
-        self._limit = limit
         self._clock = clock
         self._lanes: dict[tuple[Priority, Hashable], _Lane[RequestT, ResultT]] = {}
         self._queued_by_key: dict[Hashable, _Work[RequestT, ResultT]] = {}
         self._running_by_key: dict[Hashable, list[_Work[RequestT, ResultT]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._room: deque[asyncio.Future[None]] = deque()
+        self._room = Room(limit)
         self._idle: list[asyncio.Future[None]] = []
         self._pump_scheduled = False
         self._closed = False
-        self._queued = self._running = self._waiting = 0
+        self._queued = self._running = 0
         self._batches = self._batch_items = self._duplicates = self._lookups = self._withdrawn = (
             self._failed
         ) = 0
@@ -222,8 +264,8 @@ class Coalescer(Generic[RequestT, ResultT]):
             MaiaError: The backend's typed failure of this request or of its whole batch.
             ClosedError: If the coalescer is closed first.
         """
-        while self._waiting >= self._limit and not self._closed:
-            await self._wait_for_room()
+        if self._room.full:
+            await self._room.wait()
         future: asyncio.Future[ResultT] = asyncio.get_running_loop().create_future()
         ticket = self.enter(request, _into(future), agent=agent, priority=priority)
         try:
@@ -269,9 +311,9 @@ class Coalescer(Generic[RequestT, ResultT]):
             self._lookups += 1
             deliver(known)
             return ticket
-        if self._waiting >= self._limit:
+        if self._room.full:
             raise OverloadedError(
-                f"{backend.name}: {self._limit} requests are waiting already.",
+                f"{backend.name}: {self._room.limit} requests are waiting already.",
                 "Wait for some to be answered.",
             )
         key = backend.key(request)
@@ -289,7 +331,7 @@ class Coalescer(Generic[RequestT, ResultT]):
             self._duplicates += 1
         work.tickets.append(ticket)
         ticket.work = work
-        self._waiting += 1
+        self._room.taken += 1
         return ticket
 
     def _share(self, key: Hashable, request: RequestT, priority: Priority) -> _Work[RequestT, ResultT] | None:
@@ -456,30 +498,8 @@ class Coalescer(Generic[RequestT, ResultT]):
 
     # -- room, closing, watching ----------------------------------------------------------------------
 
-    async def _wait_for_room(self) -> None:
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._room.append(waiter)
-        try:
-            await waiter
-        except asyncio.CancelledError:
-            if waiter.done() and not waiter.cancelled():
-                self._wake_for_room(1)  # the room that was offered goes to the next
-            raise
-        finally:
-            if waiter in self._room:
-                self._room.remove(waiter)
-
-    def _wake_for_room(self, n: int) -> None:
-        while n > 0 and self._room:
-            waiter = self._room.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-                n -= 1
-
     def _leave(self, n: int) -> None:
-        self._waiting -= n
-        if self._room:
-            self._wake_for_room(n)
+        self._room.leave(n)
         if self._idle and not self._queued and not self._tasks:
             for waiter in self._idle:
                 if not waiter.done():
@@ -507,7 +527,7 @@ class Coalescer(Generic[RequestT, ResultT]):
                     ticket.deliver(ClosedError(f"{self._backend.name} was closed."))
                 self._leave(len(tickets))
         self._lanes.clear()
-        self._wake_for_room(len(self._room))
+        self._room.let_all_in()
         if self._tasks:
             await asyncio.wait(self._tasks)
 
@@ -515,7 +535,7 @@ class Coalescer(Generic[RequestT, ResultT]):
         return CoalescerStatistics(
             queued=self._queued,
             running=self._running,
-            waiting=self._waiting,
+            waiting=self._room.taken,
             batches=self._batches,
             batch_items=self._batch_items,
             duplicates_saved=self._duplicates,

@@ -27,7 +27,7 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 import numpy as np
 
 from actors.backend import Backend, Priority, RequestT, ResultT
-from actors.coalescer import ClosedError, Coalescer
+from actors.coalescer import ClosedError, Coalescer, Room
 from actors.errors import BackendError, MaiaError, OverloadedError, UsageError
 from actors.replica import Arrival, Letter, Reply, call_control
 from actors.settings import Placement
@@ -457,7 +457,6 @@ class ReplicaPool(_Asking[RequestT, ResultT]):
         self.clock = clock
         self._launcher = launcher
         self._placement = placement or Placement()
-        self._limit = limit
         self._scale_up_batches, self._scale_down_s = scale_up_batches, scale_down_s
         self._look_s, self._silence_s, self._restart_pause_s = look_s, silence_s, restart_pause_s
         self._links: list[_Link] = []
@@ -465,7 +464,7 @@ class ReplicaPool(_Asking[RequestT, ResultT]):
         """Items for which no replica is ready."""
         self._tasks: set[asyncio.Task[Any]] = set()
         self._keeper: asyncio.Task[None] | None = None
-        self._room: deque[asyncio.Future[None]] = deque()
+        self._room = Room(limit)
         self._idle: list[asyncio.Future[None]] = []
         self._news: list[asyncio.Future[None]] = []
         """Whoever waits for a replica to be ready, or for the news that none will be."""
@@ -473,7 +472,6 @@ class ReplicaPool(_Asking[RequestT, ResultT]):
         self._failure: MaiaError | None = None
         self._closed = False
         self._crowded = False
-        self._n = 0
         self._requests = self._answered = self._failed = self._calls = self._pixels_sent = 0
         self._lost = self._resubmitted = self._restarted = 0
 
@@ -491,8 +489,8 @@ class ReplicaPool(_Asking[RequestT, ResultT]):
             ReplicaLostError: If replicas died three times while they held this request.
             ClosedError: If the pool is closed first.
         """
-        while self._n >= self._limit and not self._closed:
-            await self._wait_for_room()
+        if self._room.full:
+            await self._room.wait()
         item = self._post(request, agent, priority)
         try:
             result: ResultT = await item.future
@@ -509,8 +507,10 @@ class ReplicaPool(_Asking[RequestT, ResultT]):
         Raises:
             OverloadedError: If `limit` requests are outstanding.
         """
-        if self._n >= self._limit:
-            raise OverloadedError(f"{self.name}: {self._limit} requests are outstanding.", "Await `submit`.")
+        if self._room.full:
+            raise OverloadedError(
+                f"{self.name}: {self._room.limit} requests are outstanding.", "Await `submit`."
+            )
         item = self._post(request, agent, priority)
         item.future.add_done_callback(lambda future: self._withdraw(item) if future.cancelled() else None)
         return item.future
@@ -556,7 +556,7 @@ class ReplicaPool(_Asking[RequestT, ResultT]):
         return PoolStatistics(
             replicas=len(self._links),
             ready=sum(link.ready for link in self._links),
-            outstanding=self._n,
+            outstanding=self._room.taken,
             unsent=len(self._stranded) + sum(len(link.unsent) for link in self._links),
             requests=self._requests,
             answered=self._answered,
@@ -576,7 +576,7 @@ class ReplicaPool(_Asking[RequestT, ResultT]):
         item = _Item(
             request, agent, priority, asyncio.get_running_loop().create_future(), next(self._serials)
         )
-        self._n += 1
+        self._room.taken += 1
         self._requests += 1
         self._route(item)
         return item
@@ -709,7 +709,7 @@ class ReplicaPool(_Asking[RequestT, ResultT]):
             self._failure = failure
             items += self._stranded
             self._stranded.clear()
-            self._wake_for_room(len(self._room))
+            self._room.let_all_in()
             self._announce()
         self.spawn(self._stop(link.handle))
         for item in items:
@@ -801,28 +801,9 @@ class ReplicaPool(_Asking[RequestT, ResultT]):
         self._calls += 1
         self._pixels_sent += n_pixels
 
-    async def _wait_for_room(self) -> None:
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._room.append(waiter)
-        try:
-            await waiter
-        except asyncio.CancelledError:
-            if waiter.done() and not waiter.cancelled():
-                self._wake_for_room(1)
-            raise
-
-    def _wake_for_room(self, n: int) -> None:
-        while n > 0 and self._room:
-            waiter = self._room.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-                n -= 1
-
     def _leave(self) -> None:
-        self._n -= 1
-        if self._room:
-            self._wake_for_room(1)
-        if not self._n and self._idle:
+        self._room.leave()
+        if not self._room.taken and self._idle:
             for waiter in self._idle:
                 if not waiter.done():
                     waiter.set_result(None)
@@ -830,7 +811,7 @@ class ReplicaPool(_Asking[RequestT, ResultT]):
 
     async def drain(self) -> None:
         """Return when every request is answered."""
-        while self._n:
+        while self._room.taken:
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._idle.append(waiter)
             await waiter
@@ -843,7 +824,7 @@ class ReplicaPool(_Asking[RequestT, ResultT]):
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.wait([self._keeper])
-        self._wake_for_room(len(self._room))
+        self._room.let_all_in()
         self._announce()
         links, self._links = self._links, []
         items = [*self._stranded]

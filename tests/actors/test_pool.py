@@ -373,7 +373,7 @@ async def test_a_full_pool_raises_or_makes_the_caller_wait_its_turn() -> None:
 
 async def test_what_a_replica_has_no_room_for_is_sent_again() -> None:
     async with Bench() as bench:
-        bench.replicas[0].replica.coalescer._limit = 4
+        bench.replicas[0].replica.coalescer._room.limit = 4
         futures = bench.ask(*range(10))
         for _ in range(20):
             await settle()
