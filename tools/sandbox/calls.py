@@ -164,8 +164,10 @@ class CallDesk:
             async with self.waiting.running():
                 answer = await host.call(method, values)
         except TimeoutError:
-            if self.waiting.left_s > 0:  # the tool's own
-                raise
+            if self.waiting.left_s > 0:
+                raise MaiaError(
+                    f"{method} did not answer in time.", "Ask for less at once, or try again."
+                ) from None
             limit = self._settings.calls_timeout_s
             text = f"The program was ended: its tool calls took more than {limit:g} s together. Ask for less at once."
             raise EndedError("timeout", text) from None

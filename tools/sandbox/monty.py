@@ -9,8 +9,10 @@ whose pixels never reach a program. There are no numpy and no PIL, and a part of
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -105,6 +107,7 @@ class MontySandbox(Session):
         super().__init__(settings, tier, seed)
         self._pool, self._threads, self._watch = pool, threads, watch
         self._session: Any = None
+        self._worker: int | None = None
         self._output: Output | None = None
         self._sources: list[bytes] = []
         self._bridge = _Bridge(asyncio.get_running_loop())
@@ -145,7 +148,8 @@ class MontySandbox(Session):
         )
         try:
             self._session = await session.__aenter__()
-            self._watch(self._session.worker_pid)
+            self._worker = self._session.worker_pid
+            self._watch(self._worker)
         except (OSError, TimeoutError, monty.MontyError) as error:
             raise SandboxError(f"a monty worker did not come up ({type(error).__name__}).") from error
 
@@ -156,6 +160,11 @@ class MontySandbox(Session):
 
     def _state(self) -> str:
         return "none" if self._session is None else "ready"
+
+    def _interrupt(self) -> None:
+        if self._session is not None and self._worker is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._worker, signal.SIGKILL)
 
     async def _execute(self, program: str, desk: CallDesk, output: Output) -> tuple[Status, Any, str]:
         self._number += 1
@@ -314,8 +323,13 @@ class _Lifeline:
     """
 
     _WATCH = (
-        "import os, signal, sys\n"
-        "workers = [os.pidfd_open(int(line)) for line in sys.stdin]\n"
+        "import os, select, signal, sys\n"
+        "workers = []\n"
+        "for line in sys.stdin:\n"
+        "    for gone in select.select(workers, [], [], 0)[0]:\n"
+        "        os.close(gone); workers.remove(gone)\n"
+        "    try: workers.append(os.pidfd_open(int(line)))\n"
+        "    except ProcessLookupError: pass\n"
         "for worker in workers:\n"
         "    try: signal.pidfd_send_signal(worker, signal.SIGKILL)\n"
         "    except ProcessLookupError: pass\n"

@@ -106,8 +106,10 @@ class Session(ABC):
             )
 
     async def close(self) -> None:
+        self.closed = True
+        if self._lock.locked():
+            self._interrupt()
         async with self._lock:
-            self.closed = True
             await self._discard()
             self._shelf.close()
 
@@ -122,6 +124,10 @@ class Session(ABC):
     @abstractmethod
     def _state(self) -> str:
         """Return "ready", "none" (there is no executor) or "broken" (it did what it may not while idle)."""
+
+    @abstractmethod
+    def _interrupt(self) -> None:
+        """Break the executor, so that a program that runs now ends."""
 
     @abstractmethod
     async def _execute(self, program: str, desk: CallDesk, output: Output) -> tuple[Status, Any, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import AsyncIterator
@@ -168,6 +169,17 @@ async def test_a_worker_that_is_killed_is_replaced(sandbox: MontySandbox, host: 
     outcome = await sandbox.run("print(kept)", host)
     assert outcome.status in ("died", "ok")
     assert (await sandbox.run("print(kept)", host)).output == "41\n"
+
+
+async def test_closing_does_not_wait_for_a_program_that_runs(host: FakeHost) -> None:
+    async with MontyServer(LIMITS.model_copy(update={"program_timeout_s": 60})) as server:
+        await server.start()
+        sandbox = await server.open(seed=1)
+        task = asyncio.create_task(sandbox.run("while True: pass", host))
+        await asyncio.sleep(0.1)
+        async with asyncio.timeout(3):
+            await sandbox.close()
+        assert (await task).status == "died"
 
 
 async def test_the_key_of_the_host_is_not_in_a_worker(

@@ -145,6 +145,27 @@ async def test_callers_that_give_up_while_sandboxes_open_disturb_nobody(
             await sandbox.close()
 
 
+async def test_closing_does_not_wait_for_a_program_that_runs(open_sandbox: Open, host: FakeHost) -> None:
+    sandbox = await open_sandbox()
+    task = asyncio.create_task(sandbox.run("while True: pass", host))
+    await asyncio.sleep(0.05)
+    async with asyncio.timeout(2):
+        await sandbox.close()
+    assert (await task).status == "died"
+    with pytest.raises(MaiaError, match="closed"):
+        await sandbox.run("x = 1", host)
+
+
+async def test_a_tool_that_times_out_is_an_error_in_the_program(sandbox: KernelSandbox) -> None:
+    class Late(FakeHost):
+        def _display(self, items: list[Any]) -> Any:
+            raise TimeoutError
+
+    outcome = await sandbox.run("tools.display('x')", Late())
+    assert outcome.status == "error"
+    assert "display did not answer in time" in outcome.error
+
+
 async def test_a_host_that_fails_is_not_the_programs_fault(sandbox: KernelSandbox) -> None:
     class Broken(FakeHost):
         def _state(self) -> Any:

@@ -56,7 +56,7 @@ def serve(configuration: dict[str, Any]) -> None:
             file.write("1000")  # the kernel, short of memory, should end sandboxes before models
     except OSError:
         pass
-    # Before the file tree is exchanged: building the filter needs libraries and a temporary file.
+    # Before the file tree is exchanged: building the filter needs libraries that will be out of sight.
     walls = plan(configuration["readable"], _address_space_bytes() + BALLAST_BYTES)
     unhidden: str | None = "switched off in the settings"
     if configuration["namespaces"]:
