@@ -145,17 +145,14 @@ def connect(settings: RaySettings) -> bool:
                 modules = [str(root / name) for name in ("actors", "tools", "agents", "experiments")]
                 common["runtime_env"] = {"py_modules": modules}
             ray.init(address=address, **common)
-    except MaiaError:
-        raise
     except Exception as error:
+        ray.shutdown()  # what did start must not outlive the attempt
         raise UsageError(*_explain(settings, error)) from error
     return True
 
 
 _PROBE = """
 import sys
-import uuid
-from collections import Counter
 from ray._raylet import GcsClient
 from ray.exceptions import AuthenticationError
 address = sys.argv[1]
