@@ -34,6 +34,8 @@ STRIDE = 4
 MEAN = (0.5, 0.5, 0.5)
 STD = (0.25, 0.25, 0.25)
 BATCH = 32
+EDGE = 0.35
+"""Probability from which a position belongs to a mask: half would lose the rims, where objects share a position."""
 _CORE = 4
 """Positions whose mean probability is a concept's score: about what the smallest object covers."""
 
@@ -144,11 +146,11 @@ class Sighting:
         chosen = self._maps[[_index()[name] for name in names]].sum(0)[self._seen]
         return min(1.0, float(np.sort(chosen)[-_CORE:].mean()))
 
-    def mask(self, name: str, least: float = 0.5) -> np.ndarray:
+    def mask(self, name: str, least: float = EDGE) -> np.ndarray:
         """Return where a concept or a background is, bool (H, W): where its probability is above `least`."""
         return self.mask_of([name], least)
 
-    def mask_of(self, names: Sequence[str], least: float = 0.5) -> np.ndarray:
+    def mask_of(self, names: Sequence[str], least: float = EDGE) -> np.ndarray:
         """Return where any of the named concepts or backgrounds is, bool (H, W)."""
         chosen = self._maps[[_index()[name] for name in names]].sum(0)
         mask = self._upsampled(chosen) > least
@@ -177,7 +179,7 @@ class Sighting:
             name = names[owner]
             if self.scores[name] < least:
                 continue
-            full = self.mask(name, 0.4)
+            full = self.mask(name)
             pieces, _ = ndimage.label(owners == owner)
             large = np.asarray(
                 PIL.Image.fromarray(pieces.astype(np.uint8)).resize(

@@ -2,112 +2,140 @@
 
     python -m actors.scenes.measure --images 1000
 
-Single-object scenes: is the object's concept the one with the highest score, and how well does the mask of that
-concept cover it (intersection over union, at 224 px)? Scenes of 1 to 4 objects: precision and recall at the
-score of 0.5. All scenes: is the background the one with the highest share?
+Single-object scenes come in three kinds: as the prompt "a NAME" draws them (every concept in turn), as "a COLOUR
+NAME" draws them, and at random with all that training has (tiny, upside down, any colour). Is the object's
+concept the one with the highest score, and how well does its mask cover it (intersection over union at 224 px)?
+Random scenes of 1 to 4 objects: precision and recall of concepts at the score of 0.5.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from actors.images import Image
-from actors.scenes.concept_net import WEIGHTS, ConceptNet, Sighting
+from actors.scenes.concept_net import WEIGHTS, ConceptNet
+from actors.scenes.grammar import parse_prompt
 from actors.scenes.render import render_with_masks
 from actors.scenes.sampling import random_scene
 from actors.scenes.scene import Scene
+from actors.scenes.vocabulary import COLORS, article, concepts
 
 SIZE = 224
 FRESH = 977_001
 """Seed of the scenes measured on; training draws from small seeds paired with the number of a worker."""
+PRESENT = 0.5
+_BATCH = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Accuracy:
-    """Shares in [0, 1] over `n_images` single-object scenes and as many scenes of 1 to 4 objects."""
+class Singles:
+    """Shares in [0, 1] over `n` scenes of one object."""
 
-    n_images: int
+    n: int
     top1: float
-    top1_untinted: float
+    """The object's concept has the highest score."""
     mask_iou: float
+    """Mean over the scenes, also those where another concept scored higher."""
+    background: float
+    """The scene's background has the largest share."""
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """Concepts in `n` scenes of 1 to 4 objects: what was said to be there and what was."""
+
+    n: int
     precision: float
     recall: float
-    background: float
 
 
-def _fresh(n: int, seed: int, n_objects: int | None) -> Iterator[tuple[Scene, Image, np.ndarray]]:
+def prompted(n: int, seed: int, colored: bool) -> list[Scene]:
+    """Return scenes of "a NAME", or of "a COLOUR NAME", the concepts in a shuffled order."""
+    rng = np.random.default_rng((seed, 1))
+    names = [concept.name for concept in concepts()]
+    order = np.concatenate([rng.permutation(len(names)) for _ in range(-(-n // len(names)))])[:n]
+    colors = list(COLORS)
+    words = [f"{colors[int(rng.integers(len(colors)))]} {names[i]}" if colored else names[i] for i in order]
+    return [parse_prompt(article(word), seed + i).scene for i, word in enumerate(words)]
+
+
+def at_random(n: int, seed: int, n_objects: int | None) -> list[Scene]:
+    """Return scenes as training draws them, of `n_objects` or of 1 to 4."""
     rng = np.random.default_rng((seed, n_objects or 0))
-    for _ in range(n):
-        scene = random_scene(rng, n_objects)
-        pixels, masks = render_with_masks(scene, SIZE)
-        yield scene, Image.from_pixels(pixels), masks
+    return [random_scene(rng, n_objects) for _ in range(n)]
 
 
-def _look(net: ConceptNet, cases: list[tuple[Scene, Image, np.ndarray]]) -> list[Sighting]:
-    return net.look([image for _, image, _ in cases])
+def _batches(scenes: Iterable[Scene]) -> Iterator[list[Scene]]:
+    rest = iter(scenes)
+    while batch := list(islice(rest, _BATCH)):
+        yield batch
 
 
-def measure(net: ConceptNet, n_images: int, seed: int = FRESH, batch: int = 50) -> Accuracy:
-    """Return the net's accuracy on scenes drawn from `seed`."""
-    hits: list[bool] = []
-    plain: list[bool] = []
-    overlaps: list[float] = []
-    places: list[bool] = []
-    right = wrong = missed = 0
-    singles, several = _fresh(n_images, seed, 1), _fresh(n_images, seed + 1, None)
-    for _ in range(-(-n_images // batch)):
-        cases = [case for _, case in zip(range(batch), singles, strict=False)]
-        for (scene, _, masks), seen in zip(cases, _look(net, cases), strict=True):
-            true = scene.objects[0]
-            hits.append(max(seen.scores, key=lambda name: seen.scores[name]) == true.concept)
-            if true.color is None:
-                plain.append(hits[-1])
-            found = seen.mask(true.concept)
-            overlaps.append(float((found & masks[0]).sum() / max(1, (found | masks[0]).sum())))
+def measure_singles(net: ConceptNet, scenes: list[Scene]) -> Singles:
+    """Return the net's accuracy on scenes of one object."""
+    hits, overlaps, places = [], [], []
+    for batch in _batches(scenes):
+        drawn = [render_with_masks(scene, SIZE) for scene in batch]
+        sightings = net.look([Image.from_pixels(pixels) for pixels, _ in drawn])
+        for scene, (_, masks), seen in zip(batch, drawn, sightings, strict=True):
+            concept = scene.objects[0].concept
+            hits.append(max(seen.scores.items(), key=lambda item: item[1])[0] == concept)
+            found = seen.mask(concept)
+            overlaps.append((found & masks[0]).sum() / max(1, (found | masks[0]).sum()))
             places.append(seen.background == scene.background)
-        cases = [case for _, case in zip(range(batch), several, strict=False)]
-        for (scene, _, masks), seen in zip(cases, _look(net, cases), strict=True):
-            # An object of which the others leave less than a quarter of a percent of the picture counts as hidden.
+    return Singles(len(scenes), float(np.mean(hits)), float(np.mean(overlaps)), float(np.mean(places)))
+
+
+def measure_presence(net: ConceptNet, scenes: list[Scene]) -> Presence:
+    """Return how well the concepts of scenes with several objects are told.
+
+    An object of which the others leave less than a quarter of a percent of the picture need not be found.
+    """
+    right = wrong = missed = 0
+    for batch in _batches(scenes):
+        drawn = [render_with_masks(scene, SIZE) for scene in batch]
+        sightings = net.look([Image.from_pixels(pixels) for pixels, _ in drawn])
+        for scene, (_, masks), seen in zip(batch, drawn, sightings, strict=True):
+            there = {placed.concept for placed in scene.objects}
             shown = {o.concept for o, m in zip(scene.objects, masks, strict=True) if m.mean() > 0.0025}
-            said = {name for name, score in seen.scores.items() if score >= 0.5}
-            there = {o.concept for o in scene.objects}
+            said = {name for name, score in seen.scores.items() if score >= PRESENT}
             right, wrong, missed = (
                 right + len(said & there),
                 wrong + len(said - there),
                 missed + len(shown - said),
             )
-            places.append(seen.background == scene.background)
-    return Accuracy(
-        n_images,
-        float(np.mean(hits)),
-        float(np.mean(plain)) if plain else 0.0,
-        float(np.mean(overlaps)),
-        right / max(1, right + wrong),
-        right / max(1, right + missed),
-        float(np.mean(places)),
-    )
+    return Presence(len(scenes), right / max(1, right + wrong), right / max(1, right + missed))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--images", type=int, default=1000, help="scenes of each kind")
     parser.add_argument("--weights", type=Path, default=WEIGHTS)
     parser.add_argument("--seed", type=int, default=FRESH)
     told = parser.parse_args()
-    result = measure(ConceptNet.load(told.weights), told.images, told.seed)
-    print(f"single-object scenes ({result.n_images}): concept top-1 {result.top1:.3f}")
-    print(f"  of those in their own colours: {result.top1_untinted:.3f}; mean mask IoU {result.mask_iou:.3f}")
-    print(
-        f"scenes of 1 to 4 objects: precision {result.precision:.3f}, recall {result.recall:.3f} at score 0.5"
-    )
-    print(f"all: background top-1 {result.background:.3f}")
+    net = ConceptNet.load(told.weights)
+    print(net.name)
+    kinds = {
+        "a NAME": prompted(told.images, told.seed, False),
+        "a COLOUR NAME": prompted(told.images, told.seed, True),
+        "at random": at_random(told.images, told.seed, 1),
+    }
+    for kind, scenes in kinds.items():
+        one = measure_singles(net, scenes)
+        print(
+            f"one object, {kind:14s} n={one.n}  concept top-1 {one.top1:.3f}  mask IoU {one.mask_iou:.3f}"
+            f"  background top-1 {one.background:.3f}"
+        )
+    many = measure_presence(net, at_random(told.images, told.seed + 1, None))
+    print(f"1 to 4 objects, at random  n={many.n}  precision {many.precision:.3f}  recall {many.recall:.3f}")
 
 
 if __name__ == "__main__":

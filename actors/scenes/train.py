@@ -62,8 +62,8 @@ def darken(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 class Lessons(IterableDataset[tuple[np.ndarray, np.ndarray]]):
     """Endless batches: pixels uint8 (BATCH, S, S, 3) and classes int64 (BATCH, S/4, S/4)."""
 
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
+    def __init__(self, seed: int, tinted: float) -> None:
+        self._seed, self._tinted = seed, tinted
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         torch.set_num_threads(1)
@@ -75,7 +75,7 @@ class Lessons(IterableDataset[tuple[np.ndarray, np.ndarray]]):
             yield np.stack([pixels for pixels, _ in batch]), np.stack([target for _, target in batch])
 
     def _lesson(self, rng: np.random.Generator, index: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
-        scene = random_scene(rng)
+        scene = random_scene(rng, tinted=self._tinted)
         scale = 2 if rng.random() < 0.15 else 1
         pixels, masks = render_with_masks(scene, INPUT_SIZE * scale)
         if rng.random() < 0.15:
@@ -134,7 +134,9 @@ def save(network: torch.nn.Module, path: Path) -> None:
     save_file(state, path, metadata={"classes": "|".join(class_names())})
 
 
-def train(minutes: float, out: Path, seed: int, threads: int, resume: Path | None, rate: float) -> None:
+def train(
+    minutes: float, out: Path, seed: int, threads: int, resume: Path | None, rate: float, tinted: float
+) -> None:
     torch.manual_seed(seed)
     torch.set_num_threads(threads)
     network = build_network(resume)
@@ -145,7 +147,7 @@ def train(minutes: float, out: Path, seed: int, threads: int, resume: Path | Non
     )
     n_concepts = len(class_names()) - _n_backgrounds()
     optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=0.02)
-    loader = DataLoader(Lessons(seed), batch_size=None, num_workers=1, prefetch_factor=6)
+    loader = DataLoader(Lessons(seed, tinted), batch_size=None, num_workers=1, prefetch_factor=6)
     start = told = saved = time.monotonic()
     total, seen, recent = minutes * 60, 0, 0.0
     for step, (pixels, target) in enumerate(_twice(loader)):
@@ -189,9 +191,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rate", type=float, default=2.5e-3, help="highest learning rate")
+    parser.add_argument("--tinted", type=float, default=0.3, help="share of objects in another colour")
     parser.add_argument("--resume", type=Path, help="weights to go on from")
     told = parser.parse_args()
-    train(told.minutes, told.out, told.seed, told.threads, told.resume, told.rate)
+    train(told.minutes, told.out, told.seed, told.threads, told.resume, told.rate, told.tinted)
 
 
 if __name__ == "__main__":
