@@ -13,6 +13,7 @@ class RaySettings(Settings):
     address: str = Field(default="local", min_length=1)
     """"local" starts a private cluster on this machine; "auto" joins the one running here; else host:port."""
     namespace: str = Field(default="maia", min_length=1)
+    """Ray namespace: runs in the same one can find each other\'s actors."""
     num_cpus: int | None = Field(default=None, ge=1)
     """Cores that a local cluster may use; None: all."""
     num_gpus: int | None = Field(default=None, ge=0)

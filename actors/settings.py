@@ -15,7 +15,9 @@ class Placement(Settings):
     """Where the replicas of one model run and how many there are."""
 
     min_replicas: int = Field(default=1, ge=1, le=1024)
+    """Replicas that are always there."""
     max_replicas: int = Field(default=1, ge=1, le=1024)
+    """Replicas at most; they come and go with the load."""
     num_cpus: float = Field(default=0.0, ge=0)
     """Cores reserved with Ray for each replica; 0 reserves none (model threads are set by `threads`)."""
     num_gpus: float = Field(default=0.0, ge=0)

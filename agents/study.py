@@ -49,7 +49,7 @@ async def study(
 ) -> dict[str, Any]:
     """Return the result of studying one unit, from the store if it is there already.
 
-    The result is plain JSON values; `docs/files.md` names its fields.
+    The result is plain JSON values; `docs/architecture.md` names its fields.
 
     Raises:
         MaiaError: If a backend failed for good. Nothing finished is lost: call again to go on.

@@ -22,6 +22,7 @@ from actors.settings import Settings
 from actors.vision.settings import VisionSettings
 from agents.critic import ConfirmationSettings
 from agents.interpreter import InterpreterSettings
+from agents.orchestrator import SweepSettings
 from tools.sandbox.settings import SandboxSettings
 
 FILE_NAME = "ray_config.yaml"
@@ -39,6 +40,7 @@ class Profile(Settings):
     """Everything that tells one way of running from another; the code is the same."""
 
     description: str = ""
+    """One sentence for people, shown by `maia doctor`."""
     ray: RaySettings = RaySettings()
     vision: VisionSettings = VisionSettings()
     dataset: str = "scenes:3000:0"
@@ -50,6 +52,7 @@ class Profile(Settings):
     confirmation: ConfirmationSettings | None = ConfirmationSettings()
     """The test of every answer on fresh images; null accepts answers untested."""
     sandbox: SandboxSettings = SandboxSettings()
+    sweep: SweepSettings = SweepSettings()
 
 
 class Configuration(Settings):
@@ -57,9 +60,11 @@ class Configuration(Settings):
 
     path: Path
     default_profile: str = "embedded"
+    """The profile of commands that name none."""
     cache_dir: Path = Path("~/.cache/maia")
     """Where exemplars, generated images and measured activations are kept between runs."""
     profiles: dict[str, Profile] = Field(min_length=1)
+    """Ways of running, by name."""
 
     def profile(self, name: str | None = None) -> Profile:
         """Return a profile by name.

@@ -14,9 +14,11 @@ class Price(Settings):
     """US dollars for one million tokens, as the provider's price list gives them."""
 
     prompt: float = Field(default=0.0, ge=0)
+    """Prompt tokens."""
     cached: float | None = Field(default=None, ge=0)
     """Prompt tokens that the provider found in its prefix cache; null: the same as `prompt`."""
     completion: float = Field(default=0.0, ge=0)
+    """Completion tokens."""
 
 
 class HistorySettings(Settings):
@@ -47,6 +49,7 @@ class OpenAIChat(EndpointSettings):
     image_side: int = Field(default=224, ge=16, le=4096)
     """Longest side in pixels of the JPEG that is sent: sets the token cost. Smaller images stay as they are."""
     jpeg_quality: int = Field(default=90, ge=1, le=100)
+    """JPEG quality of the images that are sent."""
     detail: Literal["low", "high", "auto"] | None = "auto"
     """OpenAI's image detail; null leaves the field out, for endpoints that reject it."""
     image_tokens: int = Field(default=85, ge=0)
@@ -91,6 +94,7 @@ class TransformersChat(Settings):
     device: str = "auto"
     """cpu, cuda, cuda:1, mps; auto takes the GPU if there is one. `device_map` goes to accelerate instead."""
     device_map: str | None = None
+    """How accelerate spreads the weights, such as `auto`; null puts all on `device`."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """auto: the checkpoint's own on a GPU, float32 on a CPU."""
     attention: str | None = None
@@ -113,6 +117,7 @@ class BuiltinChat(Settings):
 
     backend: Literal["builtin"] = "builtin"
     model: Literal["scientist", "observer"] = "scientist"
+    """`scientist` reasons and writes programs, `observer` describes images."""
 
 
 ChatSettings = Annotated[OpenAIChat | TransformersChat | BuiltinChat, Field(discriminator="backend")]

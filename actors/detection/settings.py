@@ -35,7 +35,9 @@ class GroundingDetection(SharedDetection):
     segmenter: str = "facebook/sam-vit-huge"
     """Hub id or folder of a SAM model."""
     detector_revision: str | None = None
+    """Commit, tag or branch of the detector on the hub."""
     segmenter_revision: str | None = None
+    """Commit, tag or branch of the segmenter on the hub."""
     mode: Mode = "paper"
     """`paper`: thresholds 0.3 (box) and 0.25 (text), the best box's confidence.
     `authors-code`: 0.25 and 0.30, images shrunk to 224 px, the mean of the boxes' scores cut to two decimals."""
@@ -46,9 +48,11 @@ class GroundingDetection(SharedDetection):
     dilation_px: int | None = Field(None, ge=0, le=256)
     """How far each mask grows, in pixels of the image; None is 18, as in the authors' code (5x5 ellipse, 9 times)."""
     device: str = "auto"
+    """`auto` takes a GPU where there is one; else `cpu`, `cuda`, `cuda:1`, `mps`."""
     dtype: Dtype = "float32"
     """Scores are measurements, so the default is exact everywhere; lower precision moves them."""
     max_batch: int = Field(4, ge=1, le=256)
+    """Images in one pass at most."""
 
 
 class Sam3Detection(SharedDetection):
@@ -58,14 +62,19 @@ class Sam3Detection(SharedDetection):
     model: str = "facebook/sam3"
     """Hub id or folder. The official weights need a granted request and a hub token."""
     revision: str | None = None
+    """Commit, tag or branch on the hub."""
     threshold: float = Field(0.3, ge=0, lt=1)
     """Least confidence of an instance."""
     mask_threshold: float = Field(0.5, ge=0, lt=1)
+    """Least probability of a pixel of a mask."""
     dilation_px: int = Field(18, ge=0, le=256)
+    """How far each mask grows, in pixels of the image."""
     device: str = "auto"
+    """`auto` takes a GPU where there is one; else `cpu`, `cuda`, `cuda:1`, `mps`."""
     dtype: Dtype = "float32"
     """Scores are measurements, so the default is exact everywhere; lower precision moves them."""
     max_batch: int = Field(4, ge=1, le=256)
+    """Images in one pass at most."""
 
 
 DetectionSettings = Annotated[

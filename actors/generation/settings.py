@@ -41,12 +41,15 @@ class DiffusersPipeline(Settings):
     variant: str | None = None
     """Weight-file variant, such as `fp16`."""
     device: str = "auto"
+    """`auto` takes a GPU where there is one; else `cpu`, `cuda`, `cuda:1`, `mps`."""
     dtype: Dtype = "auto"
     """`auto`: bfloat16 on a GPU that has it, else float16 there; float32 on a CPU."""
     offload: Offload = "none"
     """`model` or `sequential` keeps the weights in main memory and moves them to the GPU as they are used."""
     attention_slicing: bool = False
+    """Compute attention in slices: less memory, slower."""
     vae_tiling: bool = False
+    """Decode large images tile by tile: less memory."""
     compile: bool = False
     """Compile the denoiser with `torch.compile`: minutes at the first call, and again for each new number of
     images in a call or size."""
@@ -85,6 +88,7 @@ class OpenAIImages(EndpointSettings):
     size: str | None = Field(None, pattern=r"^(\d+x\d+|auto)$")
     """Such as `1024x1024`; None is the endpoint's default."""
     quality: str | None = None
+    """The endpoint's own word for quality, such as `hd` or `high`; None leaves it out."""
     response_format: Literal["b64_json", "url"] | None = None
     """DALL-E and most local servers want `b64_json` here; GPT image models take none and answer in base64."""
     send_seed: bool = False

@@ -50,7 +50,7 @@ class ToolHost(Protocol):
     """Answers the calls of one agent's programs."""
 
     async def call(self, method: str, arguments: dict[str, Any]) -> Any:
-        """Return the answer of `docs/contracts.md`; images are `Image` both ways.
+        """Return the answer of `docs/architecture.md`; images are `Image` both ways.
 
         Raises:
             MaiaError: Becomes an exception in the program, with the same words.

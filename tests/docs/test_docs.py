@@ -1,0 +1,35 @@
+"""The documentation keeps up with the program."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from experiments import config_reference
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_the_configuration_page_is_what_the_settings_say():
+    """If this fails: python -m experiments.config_reference"""
+    assert config_reference.TARGET.read_text(encoding="utf-8") == config_reference.reference()
+
+
+def test_every_setting_has_a_meaning():
+    page = config_reference.reference()
+    empty = re.findall(r"^\| `(\w+)` \| [^|]* \|  \|$", page, re.MULTILINE)
+    assert empty == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_somewhere(page):
+    text = page.read_text(encoding="utf-8")
+    missing = [
+        link
+        for link in re.findall(r"\]\(([^)#\s]+)", text)
+        if not link.startswith(("http://", "https://")) and not (page.parent / link).exists()
+    ]
+    assert missing == []
