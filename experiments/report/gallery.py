@@ -11,7 +11,7 @@ from typing import Any
 from experiments.report.records import mapping, number, sequence, text
 from tools.sandbox.child.wire import IMAGE
 
-_LOGGED = re.compile(r"(?P<title>.*): activation (?P<value>[-+]?\d[\d.e+-]*)$", re.DOTALL)
+_LOGGED = re.compile(r"(?P<title>.*): (?P<logged>activation )?(?P<value>[-+]?\d[\d.e+-]*)$", re.DOTALL)
 _CAPTION_LIMIT = 200
 
 
@@ -107,6 +107,16 @@ class Gallery:
         plain = self._locate(parent) if parent is not None else None
         return Picture(href, alt, caption, activation, note, plain)
 
+    def _captioned(self, image_id: Any, caption: str) -> Picture:
+        """Return the figure of a shown image; a caption that ends in its activation is not told twice."""
+        if found := _LOGGED.match(caption):
+            value = number(_float(found["value"]))
+            known = self._activation.get(image_id) if isinstance(image_id, str) else None
+            logged_or_known = found["logged"] or (known is not None and value == round(known, 2))
+            if value is not None and logged_or_known:
+                return self.picture(image_id, caption=found["title"], activation=value)
+        return self.picture(image_id, caption=caption)
+
     def story(self, image_id: Any) -> str:
         """Return in words how an image came about."""
         if not isinstance(image_id, str):
@@ -144,10 +154,7 @@ class Gallery:
             elif isinstance(part, dict):
                 caption = _take_caption(words)
                 flush()
-                found = _LOGGED.match(caption)
-                value = number(_float(found["value"])) if found else None
-                title = found["title"] if found and value is not None else caption
-                picture = self.picture(part.get("image"), caption=title, activation=value)
+                picture = self._captioned(part.get("image"), caption)
                 if blocks and blocks[-1].pictures:
                     blocks[-1] = replace(blocks[-1], pictures=(*blocks[-1].pictures, picture))
                 else:

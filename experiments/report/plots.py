@@ -71,8 +71,9 @@ def strips(rows: Sequence[Strip], axis_title: str, alt: str) -> Markup:
     values = [dot.value for row in rows for dot in row.dots]
     if not values:
         return Markup("")
-    marks = ticks(min(values), max(values))
-    axis = Axis(marks[0], marks[-1], _LEFT, WIDTH - _RIGHT)
+    margin = 0.03 * (max(values) - min(values)) or 0.5
+    axis = Axis(min(values) - margin, max(values) + margin, _LEFT, WIDTH - _RIGHT)
+    marks = ticks(axis.low, axis.high)
     parts, top = [], 12.0
     for row in rows:
         placed, height = _swarm([axis(dot.value) for dot in row.dots], 5.0)

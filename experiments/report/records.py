@@ -82,12 +82,16 @@ class UnitName:
 
 @dataclass(frozen=True, slots=True)
 class UnitRecords:
-    """What a run holds about one unit. `rounds` are in order of their file names."""
+    """What a run holds about one unit. `rounds` and `failures` are in order of their file names.
+
+    A failure is on record for each attempt that a fault ended; a result, once there, is what counts.
+    """
 
     slug: str
     name: UnitName
     done: dict[str, Any] | None
     rounds: list[dict[str, Any]]
+    failures: list[dict[str, Any]]
     seconds: float | None
     problems: list[str] = field(default_factory=list)
 
@@ -120,21 +124,24 @@ class RunDirectory:
         problems: list[str] = []
         done = self._read(folder / "done.json", problems)
         rounds = []
-        for expected, path in enumerate(self._rounds(folder), 1):
+        for expected, path in enumerate(_numbered(folder / "rounds", ""), 1):
             if path.stem != f"{expected:04d}" and not problems:
                 problems.append(f"round {expected} is missing before {path.name}")
             if (record := self._read(path, problems)) is not None:
                 rounds.append(record)
+        failures = [
+            r for path in _numbered(folder, "failed-") if (r := self._read(path, problems)) is not None
+        ]
         duration = self._read(folder / "duration.json", problems)
-        unit = text(mapping(done).get("unit")) or self._named(slug)
-        return UnitRecords(
-            slug, UnitName.parse(unit), done, rounds, number(mapping(duration).get("seconds")), problems
-        )
+        unit = text(mapping(done or (failures[-1] if failures else None)).get("unit")) or self._named(slug)
+        seconds = number(mapping(duration).get("seconds"))
+        return UnitRecords(slug, UnitName.parse(unit), done, rounds, failures, seconds, problems)
 
     def newest(self, slug: str) -> int:
         """Return when the unit's records last changed, in nanoseconds."""
         folder = self.root / "units" / slug
-        paths = [folder, folder / "done.json", folder / "duration.json", *self._rounds(folder)]
+        paths = [folder, folder / "done.json", folder / "duration.json"]
+        paths += [*_numbered(folder / "rounds", ""), *_numbered(folder, "failed-")]
         return max((_modified(path) for path in paths), default=0)
 
     def manifest_date(self) -> int:
@@ -150,9 +157,6 @@ class RunDirectory:
             return None
         path = f"blobs/{image_id[:2]}/{image_id}.webp"
         return path if (self.root / path).is_file() else None
-
-    def _rounds(self, folder: Path) -> list[Path]:
-        return sorted((folder / "rounds").glob("[0-9]*.json"), key=lambda path: (len(path.stem), path.stem))
 
     def _named(self, slug: str) -> str:
         """Return the id of a unit that has no result yet, from the manifest if it lists it."""
@@ -184,6 +188,12 @@ def _manifest_units(manifest: dict[str, Any]) -> Iterator[str]:
             yield unit
         elif isinstance(unit, dict) and isinstance(unit.get("unit"), str):
             yield unit["unit"]
+
+
+def _numbered(folder: Path, prefix: str) -> list[Path]:
+    """Return the files `<prefix><number>.json` of a folder by number."""
+    found = folder.glob(f"{prefix}[0-9]*.json")
+    return sorted(found, key=lambda path: (len(path.stem), path.stem))
 
 
 def _modified(path: Path) -> int:

@@ -116,10 +116,11 @@ class Summary:
         return f"units/{quote(self.slug, safe='')}.html"
 
 
-def verdict_of(done: dict[str, Any] | None, damaged: bool) -> str:
-    """Return the key in `VERDICTS` of a unit's result; None is a unit without one."""
+def verdict_of(unit: UnitRecords) -> str:
+    """Return the unit's key in `VERDICTS`; without a result it is a failure's, or in progress."""
+    done = unit.done
     if done is None:
-        return "failed" if damaged else "running"
+        return "failed" if unit.failures or unit.problems else "running"
     status = text(done.get("status"))
     if status == "failed":
         return "failed"
@@ -136,7 +137,6 @@ def summarise(unit: UnitRecords) -> Summary:
     done = unit.done or {}
     evidence = _numbers(done.get("evidence"))
     usage = _usage(unit)
-    error = mapping(done.get("error"))
     made = number(done.get("images_made"))
     if made is None and unit.rounds:
         made = number(mapping(unit.rounds[-1].get("toolbox")).get("images_made"))
@@ -147,7 +147,7 @@ def summarise(unit: UnitRecords) -> Summary:
         layer=unit.name.layer,
         short=unit.name.short,
         index=unit.name.index,
-        verdict=verdict_of(unit.done, bool(unit.problems)),
+        verdict=verdict_of(unit),
         label=text(done.get("label")),
         labels=[each for each in sequence(done.get("labels")) if isinstance(each, str)],
         description=text(done.get("description")),
@@ -160,10 +160,14 @@ def summarise(unit: UnitRecords) -> Summary:
         tokens=usage["tokens"],
         dollars=usage["dollars"],
         seconds=unit.seconds,
-        error=" ".join(filter(None, (text(error.get("message")), text(error.get("fix")))))
-        or "; ".join(unit.problems),
+        error=_error(unit.done or (unit.failures[-1] if unit.failures else {})) or "; ".join(unit.problems),
         damaged=bool(unit.problems),
     )
+
+
+def _error(record: dict[str, Any]) -> str:
+    error = mapping(record.get("error"))
+    return " ".join(filter(None, (text(error.get("message")), text(error.get("fix")))))
 
 
 def write(run: RunDirectory, slug: str) -> Path:
@@ -220,6 +224,7 @@ def _page(run: RunDirectory, unit: UnitRecords) -> str:
         in_doubt=len(sequence(done.get("in_doubt"))),
         stand_ins=_stand_ins(run, unit),
         problems=unit.problems,
+        failures=[_error(each) for each in unit.failures],
         command=_command(run, unit),
         task=text(done.get("task")) or text(run.manifest.get("task")),
     )
@@ -415,13 +420,15 @@ def _stand_ins(run: RunDirectory, unit: UnitRecords) -> list[tuple[str, str]]:
     """Return what answered in place of a trained model, as (role, name): by their recorded names."""
     facts, settings = mapping(mapping(unit.done).get("facts")), mapping(run.manifest.get("settings"))
     chat = mapping(settings.get("chat"))
+    configured = {
+        "interpreter": chat.get("interpreter"),
+        "observers": chat.get("observers"),
+        "generator": settings.get("generation"),
+        "dataset": settings.get("dataset"),
+    }
     named = [("interpreter", text(mapping(record.get("reply")).get("model"))) for record in unit.rounds]
-    named += [(role, text(facts.get(role))) for role in ("interpreter", "observers", "generator", "detector")]
-    if not facts:
-        named += [
-            (role, text(mapping(chat.get(role)).get("backend"))) for role in ("interpreter", "observers")
-        ]
-        named.append(("generator", text(mapping(settings.get("generation")).get("backend"))))
+    for role, setting in configured.items():
+        named.append((role, text(facts.get(role)) or text(mapping(setting).get("backend"))))
     found: dict[str, str] = {}
     for role, name in named:
         if _STAND_IN.search(name):

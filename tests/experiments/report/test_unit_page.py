@@ -185,6 +185,24 @@ def test_a_failed_unit_tells_its_error_and_the_fix(run):
     assert "the endpoint <gone>. Start it again." in next(page.find("p", class_="alert")).text
 
 
+def test_a_unit_that_failed_is_failed_until_it_has_a_result(run):
+    slug = run.write_unit(11, rounds=[run.round(1)], finished=False)
+    for attempt in (1, 2):
+        error = {"type": "BackendError", "message": f"attempt {attempt}.", "fix": ""}
+        run.put(
+            f"units/{slug}/failed-{attempt}.json",
+            {"unit": run.unit_id(11), "status": "failed", "error": error},
+        )
+    page = markup.check(write_unit_page(run.root, slug))
+    assert next(page.find("span", class_="chip")).text == "failed"
+    assert "attempt 2." in next(page.find("p", class_="alert")).text
+    assert "2 attempts ended by a fault" in page.text
+    run.put(f"units/{slug}/done.json", run.done(11))
+    page = markup.check(write_unit_page(run.root, slug))
+    assert next(page.find("span", class_="chip")).text == "confirmed"
+    assert "attempt 1." in page.text
+
+
 def test_a_stand_in_is_named_and_a_real_model_is_not(run):
     named = run.write_unit(12, rounds=[run.round(1, model="builtin:scientist (embedded stand-in)")])
     page = markup.check(write_unit_page(run.root, named))
