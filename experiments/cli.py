@@ -80,6 +80,79 @@ def describe(
 
 
 @app.command()
+def sweep(
+    model: Model,
+    layers: Annotated[str, typer.Argument(help="Layers, separated by commas; `output` for classes.")],
+    units: Annotated[
+        str, typer.Option(help="all, 0-63, 3,17 or sample:100 (the same sample for the same seed).")
+    ] = "all",
+    profile: ProfileName = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run directory [default: runs/<model>-<layers>-<units>].")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all studies.")] = 0,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Images for exemplars: a folder, FILE.npy, hf:ID [default: the profile's]."),
+    ] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Study failed units again.")] = False,
+    json: Json = False,
+    config: ConfigPath = None,
+    verbose: Verbose = 0,
+) -> None:
+    """Study whole layers; repeated on the same directory, it goes on where it was."""
+    from experiments.status import card
+    from experiments.sweep import Sweep
+    from experiments.sweep import sweep as study_units
+
+    configure_logging(verbose)
+    console = Console()
+    asked = Sweep(model, tuple(layers.split(",")), units, seed, data, retry_failed)
+    summary = run(study_units(console, config, profile, asked, out=out))
+    if json:
+        console.result(summary)
+    else:
+        console.show(card(summary))
+        console.show(f"results: {', '.join(summary['results'])}\nreport: {summary['report']}")
+    if summary["paused"]:
+        raise typer.Exit(130)
+    if summary["stopped"] or summary["failed"] or summary["state"] != "finished":
+        raise typer.Exit(1)
+
+
+RunDirectory = Annotated[Path, typer.Argument(help="The --out folder of a run.")]
+
+
+@app.command()
+def status(run_directory: RunDirectory, json: Json = False) -> None:
+    """Say how far a run is, also while another process works on it."""
+    from experiments.status import card
+    from experiments.status import status as state_of
+
+    console = Console(quiet=json)
+    found = state_of(run_directory)
+    if json:
+        console.result(found)
+    else:
+        console.show(card(found))
+
+
+@app.command()
+def cancel(run_directory: RunDirectory, json: Json = False) -> None:
+    """Ask a run to stop: its agents finish their round, and everything done stays valid."""
+    from experiments.status import cancel as ask_to_stop
+
+    console = Console(quiet=json)
+    asked = ask_to_stop(run_directory)
+    if json:
+        console.result(asked)
+    elif asked["asked"]:
+        console.show("asked to stop; `maia status` says when it has")
+    else:
+        console.show("nobody works on this run")
+
+
+@app.command()
 def doctor(profile: ProfileName = None, json: Json = False, config: ConfigPath = None) -> None:
     """Say what this machine can run, and what to do about what it cannot."""
     from experiments.doctor import examine, table

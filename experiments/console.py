@@ -42,6 +42,9 @@ def configure_logging(verbosity: int, stream: TextIO | None = None) -> None:
     )
 
 
+_LINE_EVERY_S = 10.0
+
+
 class Console:
     """Progress for people on stderr; nothing but the result on stdout."""
 
@@ -101,6 +104,24 @@ class Console:
         with Progress(*columns, TimeRemainingColumn(), console=self._rich, transient=True) as bar:
             task = bar.add_task(label, total=None)
             yield lambda done, total: bar.update(task, completed=done, total=total)
+
+    @contextmanager
+    def line(self) -> Iterator[Any]:
+        """Yield show(text): a line that is replaced on a terminal, one every ten seconds elsewhere."""
+        if self._quiet:
+            yield lambda _text: None
+        elif self._rich.is_terminal:
+            with self._rich.status("") as status:
+                yield lambda text: status.update(_escape(text))
+        else:
+            told = [-_LINE_EVERY_S]
+
+            def show(text: str) -> None:
+                if time.monotonic() - told[0] >= _LINE_EVERY_S:
+                    told[0] = time.monotonic()
+                    self.say(text)
+
+            yield show
 
 
 def _escape(text: str) -> str:

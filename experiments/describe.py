@@ -26,6 +26,7 @@ _NOT_SCIENCE = {
     "remembered_mb",
     "bank_folder",
     "bank_memory_mb",
+    "sweep",
 }
 """Settings that say where and how fast things run, not what comes out."""
 

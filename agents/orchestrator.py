@@ -1,0 +1,207 @@
+"""Spreads studies over hosts, and sees each to one of two ends: a result, or a typed failure on record.
+
+Knows nothing of Ray, models or prompts. Results are put-if-absent, so an item that two hosts work on after
+a network cut has one result all the same; an item is given again only when its host is lost or its
+machinery failed, and never more often than `ATTEMPTS` times.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import Field
+
+from actors.endpoint.faults import EndpointDownError
+from actors.errors import MaiaError, UsageError
+from actors.pool import ReplicaLostError
+from actors.settings import Settings
+from agents.host import HostHandle, HostLostError
+from agents.interpreter import StudyPausedError
+from agents.journal import slug
+from agents.store import Store, StoreError
+from agents.work import WorkItem
+from tools.sandbox import SandboxError
+
+_log = logging.getLogger(__name__)
+
+ATTEMPTS = 3
+
+_MACHINERY = (HostLostError, ReplicaLostError, SandboxError)
+"""Faults of what carries a study, not of the study: it is taken up again from its last round."""
+
+_CONCERNS_ALL = (UsageError, StoreError, EndpointDownError)
+"""Faults that the next unit would meet as well: a revoked key, a full disk, an endpoint that is down."""
+
+
+class SweepSettings(Settings):
+    """How many agents work at once, and where."""
+
+    hosts: int = Field(0, ge=0, le=4096)
+    """Processes that carry agents, spread over the cluster; 0 carries them in the command's own."""
+    agents: int = Field(32, ge=1, le=4096)
+    """Studies at once on each host."""
+
+
+@dataclass
+class Outcome:
+    """How a run ended. `stopped` is why it did not finish, None if every item came to an end."""
+
+    done: dict[str, dict[str, Any]] = field(default_factory=dict)
+    failed: dict[str, dict[str, Any]] = field(default_factory=dict)
+    unfinished: list[str] = field(default_factory=list)
+    stopped: MaiaError | None = None
+    paused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to an item: "started", "done", "failed", "again" or "paused"."""
+
+    kind: str
+    item: WorkItem
+    record: dict[str, Any] | None = None
+
+
+class Orchestrator:
+    """Runs items on hosts, at most `agents_per_host` at once on each."""
+
+    def __init__(
+        self,
+        store: Store,
+        hosts: Sequence[HostHandle],
+        *,
+        agents_per_host: int,
+        on_event: Callable[[Event], None] = lambda _: None,
+    ) -> None:
+        self._store, self._hosts, self._width = store, list(hosts), agents_per_host
+        self._on_event = on_event
+        self._waiting: deque[WorkItem] = deque()
+        self._attempts: dict[str, int] = {}
+        self._outcome = Outcome()
+        self._pausing = False
+        self._open = 0
+        self._news = asyncio.Event()
+
+    async def run(self, items: Sequence[WorkItem]) -> Outcome:
+        """Bring every item to its end, or stop in a state that can be resumed and say why.
+
+        Cancelling it cancels every study at once; pausing lets each finish its round.
+        """
+        self._waiting.extend(items)
+        self._open = len(self._waiting)
+        workers = min(self._width, max(1, -(-self._open // max(1, len(self._hosts)))))
+        async with asyncio.TaskGroup() as group:
+            # Round by round over the hosts, so that the first items spread over all of them.
+            for _ in range(workers):
+                for host in self._hosts:
+                    group.create_task(self._work(host))
+        self._outcome.unfinished += [item.unit for item in self._waiting]
+        self._outcome.paused = self._pausing and self._outcome.stopped is None
+        return self._outcome
+
+    async def pause(self) -> None:
+        """Begin no study, and let those that run end with their round."""
+        self._pausing = True
+        self._news.set()
+        results = await asyncio.gather(*(host.pause() for host in self._hosts), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException) and not isinstance(result, HostLostError):
+                raise result
+
+    async def _work(self, host: HostHandle) -> None:
+        while (item := await self._next()) is not None:
+            self._on_event(Event("started", item))
+            try:
+                record = await host.study(item)
+            except StudyPausedError:
+                self._on_event(Event("paused", item))
+                self._close(item)
+            except _MACHINERY as error:
+                await self._again(item, error)
+                if isinstance(error, HostLostError):
+                    await host.ready()
+            except _CONCERNS_ALL as error:
+                self._close(item)
+                await self._stop(error)
+            except MaiaError as error:
+                await self._fail(item, error)
+            else:
+                self._outcome.done[item.unit] = record
+                self._on_event(Event("done", item, record))
+                self._finish()
+
+    async def _next(self) -> WorkItem | None:
+        """Return an item, None when there will be no more; an item in work elsewhere may come back."""
+        while not self._pausing and self._open:
+            if self._waiting:
+                return self._waiting.popleft()
+            self._news.clear()
+            await self._news.wait()
+        return None
+
+    async def _again(self, item: WorkItem, error: MaiaError) -> None:
+        self._attempts[item.unit] = self._attempts.get(item.unit, 0) + 1
+        if self._attempts[item.unit] >= ATTEMPTS:
+            await self._fail(item, error)
+            return
+        _log.warning("%s is taken up again: %s", item.unit, error)
+        self._on_event(Event("again", item))
+        self._waiting.append(item)
+        self._news.set()
+
+    async def _fail(self, item: WorkItem, error: MaiaError) -> None:
+        record = failure(item, error)
+        try:
+            await asyncio.to_thread(record_failure, self._store, item.unit, record)
+        except StoreError as full:
+            self._close(item)
+            await self._stop(full)
+            return
+        self._outcome.failed[item.unit] = record
+        self._on_event(Event("failed", item, record))
+        self._finish()
+
+    async def _stop(self, error: MaiaError) -> None:
+        if self._outcome.stopped is None:
+            self._outcome.stopped = error
+            await self.pause()
+
+    def _close(self, item: WorkItem) -> None:
+        self._outcome.unfinished.append(item.unit)
+        self._finish()
+
+    def _finish(self) -> None:
+        self._open -= 1
+        self._news.set()
+
+
+def failure(item: WorkItem, error: MaiaError) -> dict[str, Any]:
+    """Return what is recorded of a study that a fault ended: typed and told, never empty."""
+    return {
+        "unit": item.unit,
+        "task": item.task,
+        "status": "failed",
+        "error": {"type": type(error).__name__, "message": error.message, "fix": error.fix},
+    }
+
+
+def record_failure(store: Store, unit: str, record: dict[str, Any]) -> None:
+    """Write a failure beside those that the unit had before."""
+    data = json.dumps(record, sort_keys=True, indent=1, ensure_ascii=False).encode()
+    number = 1
+    while not store.put(f"units/{slug(unit)}/failed-{number}.json", data):
+        number += 1
+
+
+def failures(store: Store, unit: str) -> list[dict[str, Any]]:
+    """Return the failures on record, oldest first."""
+    found: list[dict[str, Any]] = []
+    while (data := store.get(f"units/{slug(unit)}/failed-{len(found) + 1}.json")) is not None:
+        found.append(json.loads(data))
+    return found

@@ -1,0 +1,67 @@
+"""What a run has to do, as plain values that travel: units, and the question asked about each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from importlib import import_module
+from typing import Any
+
+from actors.errors import UsageError
+from agents.store import Store
+from agents.tasks.base import Task
+
+KEY = "plan.json"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkItem:
+    """One study. `unit` is the subject's id, and the item's; `layer` and `name` are how a person would ask for it.
+
+    `task` names the question's class as "package.module:Class", built with `arguments` (plain JSON values).
+    """
+
+    unit: str
+    layer: str
+    name: str
+    task: str = "agents.tasks.describe_unit:DescribeUnit"
+    arguments: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
+
+
+def build_task(item: WorkItem) -> Task:
+    """Return the question of an item.
+
+    Raises:
+        UsageError: If it does not exist or does not take these arguments.
+    """
+    module, _, name = item.task.partition(":")
+    try:
+        task: Task = getattr(import_module(module), name)(**item.arguments)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise UsageError(f"there is no task {item.task!r} with {item.arguments}: {error}") from error
+    return task
+
+
+def write_plan(store: Store, items: Sequence[WorkItem]) -> list[WorkItem]:
+    """Write the plan of a run unless it has one, and return the one that counts."""
+    store.put(KEY, json.dumps([asdict(item) for item in items], indent=1, ensure_ascii=False).encode())
+    written = read_plan(store)
+    assert written is not None
+    return written
+
+
+def read_plan(store: Store) -> list[WorkItem] | None:
+    """Return the plan, None if the run has none yet.
+
+    Raises:
+        UsageError: If it is damaged.
+    """
+    data = store.get(KEY)
+    if data is None:
+        return None
+    try:
+        return [WorkItem(**each) for each in json.loads(data)]
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"{store.root / KEY} is damaged: {error}") from error

@@ -1,0 +1,124 @@
+"""The live line of a run: counts, cost, pace and time left, on stderr."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from agents.host import HostCounts, HostHandle, HostLostError
+from agents.orchestrator import Event
+from agents.study import total_usage
+from experiments.console import Console
+
+_PACE_UNITS = 50
+"""Units that the pace is measured over: the first units of a run start cold."""
+
+
+class Live:
+    """Counts events of a run, and what hosts say of the rounds between them."""
+
+    def __init__(
+        self, total: int, before: list[dict[str, Any]], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`before` are the results that the run had already."""
+        self._clock, self._started = clock, clock()
+        self.total, self.done, self.running, self.failed = total, len(before), 0, 0
+        self._base = _sum(before)
+        self._live = HostCounts()
+        self._ends: list[float] = []
+
+    def event(self, event: Event) -> None:
+        """Take in what happened to an item."""
+        if event.kind == "started":
+            self.running += 1
+            return
+        self.running -= 1
+        if event.kind == "done":
+            self.done += 1
+            self._ends.append(self._clock())
+        elif event.kind == "failed":
+            self.failed += 1
+
+    def hosts(self, counts: list[HostCounts]) -> None:
+        """Take in what the hosts have done since this run began."""
+        self._live = HostCounts(
+            sum(each.rounds for each in counts),
+            sum(each.tokens for each in counts),
+            sum(each.dollars for each in counts),
+            sum(each.images for each in counts),
+        )
+
+    @property
+    def units_an_hour(self) -> float | None:
+        """The pace over the last units that ended; None before the first has."""
+        if not self._ends:
+            return None
+        recent = self._ends[-_PACE_UNITS:]
+        since = self._ends[-_PACE_UNITS - 1] if len(self._ends) > _PACE_UNITS else self._started
+        return 3600 * len(recent) / max(recent[-1] - since, 1e-3)
+
+    @property
+    def left_s(self) -> float | None:
+        pace = self.units_an_hour
+        return None if pace is None else 3600 * (self.total - self.done - self.failed) / pace
+
+    def text(self) -> str:
+        """Return the line."""
+        base, live = self._base, self._live
+        parts = [
+            f"{self.done} of {self.total} done",
+            f"{self.running} running",
+            *([f"{self.failed} failed"] if self.failed else []),
+            f"{base.rounds + live.rounds} rounds",
+            f"{base.images + live.images} images",
+            f"{base.tokens + live.tokens:,} tokens",
+            f"${base.dollars + live.dollars:.2f}",
+        ]
+        if (pace := self.units_an_hour) is not None and (left := self.left_s) is not None:
+            parts += [f"{pace:.0f} units/h", f"{_duration(left)} left"]
+        return ", ".join(parts)
+
+    @asynccontextmanager
+    async def shown(self, console: Console, hosts: list[HostHandle]) -> AsyncIterator[None]:
+        """Keep the line up to date while the block runs."""
+        with console.line() as show:
+
+            async def keep() -> None:
+                while True:
+                    self.hosts([count for host in hosts if (count := await _counts(host)) is not None])
+                    show(self.text())
+                    await asyncio.sleep(1)
+
+            task = asyncio.create_task(keep())
+            try:
+                yield
+            finally:
+                task.cancel()
+                await asyncio.wait([task])
+
+
+async def _counts(host: HostHandle) -> HostCounts | None:
+    try:
+        return await host.counts()
+    except HostLostError:
+        return None
+
+
+def _sum(records: list[dict[str, Any]]) -> HostCounts:
+    usages = [total_usage(record) for record in records]
+    return HostCounts(
+        sum(record["rounds"] for record in records),
+        sum(usage.prompt_tokens + usage.completion_tokens for usage in usages),
+        sum(usage.dollars for usage in usages),
+        sum(record["images_made"] for record in records),
+    )
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return "under a minute"
+    return f"{minutes} min" if minutes < 90 else f"{minutes / 60:.1f} h"

@@ -1,0 +1,154 @@
+"""How far a run is, told from its directory alone: also while another process works on it, and after it died."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from actors.errors import UsageError
+from agents import lease
+from agents.journal import slug
+from agents.store import Store
+from agents.study import total_usage
+from agents.work import read_plan
+
+
+@dataclass(frozen=True, slots=True)
+class _Unit:
+    """What a unit's folder says: `state` is "waiting", "begun", "failed" or the result's status."""
+
+    state: str
+    rounds: int = 0
+    images: int = 0
+    tokens: int = 0
+    dollars: float = 0.0
+    finished_at: float = 0.0
+
+
+def status(run: Path) -> dict[str, Any]:
+    """Return the state of a run as plain values.
+
+    Raises:
+        UsageError: If there is no run in the directory.
+    """
+    if not (run / "manifest.json").exists() and not (run / "leases").exists():
+        raise UsageError(f"there is no run in {run}.", "Name the --out folder of a run.")
+    store = Store(run)
+    plan = read_plan(store)
+    units = [item.unit for item in plan] if plan is not None else _described(store)
+    each = {unit: _unit(run / "units" / slug(unit)) for unit in units}
+    states = [unit.state for unit in each.values()]
+    owner = lease.owner(store)
+    begun, failed = states.count("begun"), states.count("failed")
+    waiting = states.count("waiting")
+    return {
+        "run": str(run),
+        "state": _state(store, owner, waiting + begun, failed, planned=bool(units)),
+        "owner": None if owner is None else {"host": owner.get("host"), "pid": owner.get("pid")},
+        "units": len(units),
+        "done": len(units) - begun - failed - waiting,
+        "failed": failed,
+        "begun": begun,
+        "waiting": waiting,
+        "rounds": sum(unit.rounds for unit in each.values()),
+        "images": sum(unit.images for unit in each.values()),
+        "tokens": sum(unit.tokens for unit in each.values()),
+        "dollars": round(sum(unit.dollars for unit in each.values()), 4),
+        "units_an_hour": _rate([unit.finished_at for unit in each.values() if unit.finished_at]),
+        "failures": {
+            unit: _last_failure(run, unit) for unit, found in each.items() if found.state == "failed"
+        },
+    }
+
+
+def _state(store: Store, owner: Any, open_: int, failed: int, *, planned: bool) -> str:
+    if owner is not None:
+        cancelled = store.has(f"leases/{lease.newest(store):04d}/cancel")
+        return "stopping" if cancelled else "running"
+    if not planned or open_:
+        return "interrupted"
+    return "finished with failures" if failed else "finished"
+
+
+def _described(store: Store) -> list[str]:
+    """Return the units of a run without a plan, such as one of `maia describe`: those on record."""
+    folder = store.root / "units"
+    found = []
+    for path in sorted(folder.glob("*/done.json")) if folder.is_dir() else ():
+        found.append(json.loads(path.read_bytes())["unit"])
+    return found
+
+
+def _unit(folder: Path) -> _Unit:
+    done = folder / "done.json"
+    if done.exists():
+        record = json.loads(done.read_bytes())
+        usage = total_usage(record)
+        return _Unit(
+            record["status"],
+            record["rounds"],
+            record["images_made"],
+            usage.prompt_tokens + usage.completion_tokens,
+            usage.dollars,
+            done.stat().st_mtime,
+        )
+    rounds = sorted((folder / "rounds").glob("[0-9]*.json"))
+    records = [json.loads(path.read_bytes()) for path in rounds]
+    usages = [record["reply"]["usage"] for record in records]
+    return _Unit(
+        "failed" if (folder / "failed-1.json").exists() else "begun" if folder.exists() else "waiting",
+        len(records),
+        records[-1]["toolbox"]["images_made"] if records else 0,
+        sum(usage["prompt_tokens"] + usage["completion_tokens"] for usage in usages),
+        sum(usage["dollars"] for usage in usages),
+    )
+
+
+def _rate(times: list[float]) -> float | None:
+    """Return units an hour over the last hour of results, None with fewer than two."""
+    recent = [at for at in times if at > max(times, default=0) - 3600]
+    if len(recent) < 2 or max(recent) <= min(recent):
+        return None
+    return round(3600 * (len(recent) - 1) / (max(recent) - min(recent)), 1)
+
+
+def _last_failure(run: Path, unit: str) -> dict[str, Any]:
+    paths = (run / "units" / slug(unit)).glob("failed-*.json")
+    newest = max(paths, key=lambda path: int(path.stem.partition("-")[2]))
+    error: dict[str, Any] = json.loads(newest.read_bytes())["error"]
+    return error
+
+
+def card(found: dict[str, Any]) -> str:
+    """Return a run's state in a few lines for a terminal."""
+    from experiments.console import plain
+
+    owner = found.get("owner")
+    by = f" by process {owner['pid']} on {plain(str(owner['host']))}" if owner else ""
+    lines = [
+        f"[bold]{found['state']}[/bold]{by}: {found['done']} of {found['units']} units done, "
+        f"{found['begun']} begun, {found['waiting']} waiting, {found['failed']} failed",
+        f"{found['rounds']} rounds, {found['images']} images, {found['tokens']:,} tokens, ${found['dollars']:.2f}"
+        + (f", {found['units_an_hour']} units an hour" if found["units_an_hour"] else ""),
+    ]
+    for unit, error in list(found["failures"].items())[:10]:
+        lines.append(f"[red]failed[/red] {plain(unit)}: {error['type']}: {plain(error['message'])}")
+    if found["failed"]:
+        lines.append("try the failed ones again by repeating the command with --retry-failed")
+    elif found["state"] == "interrupted":
+        lines.append("repeat the command to go on")
+    return "\n".join(lines)
+
+
+def cancel(run: Path) -> dict[str, Any]:
+    """Ask the process that works on a run to stop gracefully.
+
+    Raises:
+        UsageError: If there is no run in the directory.
+    """
+    before = status(run)
+    asked = lease.cancel(Store(run))
+    return {"run": str(run), "asked": asked, "at": time.strftime("%H:%M:%S"), "state": before["state"]}

@@ -1,0 +1,90 @@
+"""Which units a command line asks for, and which of them are worth an agent."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from actors.errors import UsageError
+from actors.vision.exemplars import LayerExemplars
+
+_SAME = 1e-5
+"""Relative difference of activations that rounding in another channel order may cause."""
+
+
+def choose(text: str, n_units: int, seed: int) -> list[int]:
+    """Return the units that `text` names, in order: `all`, `0-63`, `3,17`, `sample:100`, or a mixture by commas.
+
+    A sample is the same in every run with this seed.
+
+    Raises:
+        UsageError: If the text has none of these forms, or names a unit that the layer does not have.
+    """
+    chosen: set[int] = set()
+    for part in text.split(","):
+        part = part.strip()
+        low, dash, high = part.partition("-")
+        if part == "all":
+            chosen.update(range(n_units))
+        elif part.startswith("sample:") and part[7:].isdecimal() and int(part[7:]) > 0:
+            chosen.update(random.Random(seed).sample(range(n_units), min(int(part[7:]), n_units)))
+        elif part.isdecimal():
+            chosen.add(int(part))
+        elif dash and low.isdecimal() and high.isdecimal() and int(low) <= int(high):
+            chosen.update(range(int(low), int(high) + 1))
+        else:
+            raise UsageError(
+                f"units are written all, 0-63, 3,17 or sample:100, got {part!r}.", "Correct --units."
+            )
+    if beyond := [unit for unit in sorted(chosen) if unit >= n_units]:
+        raise UsageError(
+            f"the layer's units are numbered 0 to {n_units - 1}, got {beyond[0]}.", "Correct --units."
+        )
+    return sorted(chosen)
+
+
+def screen(found: LayerExemplars, units: Sequence[int]) -> list[dict[str, Any]]:
+    """Return one row a unit: statistics over the data set, and `verdict`.
+
+    `dead`: never above zero and always the same; `constant`: always the same otherwise; `duplicate`: `of` an
+    earlier unit, with the same strongest images, activations, moments and quantiles; else `alive`.
+    """
+    rows: list[dict[str, Any]] = []
+    alike: dict[bytes, list[int]] = defaultdict(list)
+    for unit in units:
+        mean, std = float(found.mean[unit]), float(found.std[unit])
+        maximum = float(found.activations[unit, 0])
+        row: dict[str, Any] = {
+            "unit": unit,
+            "mean": mean,
+            "std": std,
+            "maximum": maximum,
+            "quantiles": dict(
+                zip(map(str, found.levels.tolist()), found.quantiles[unit].tolist(), strict=True)
+            ),
+            "verdict": "alive",
+        }
+        if std <= _SAME * max(abs(mean), abs(maximum), 1e-30):
+            row["verdict"] = "dead" if maximum <= 0 else "constant"
+        else:
+            group = alike[found.indices[unit].tobytes()]
+            twin = next((other for other in group if _same(found, other, unit)), None)
+            if twin is None:
+                group.append(unit)
+            else:
+                row |= {"verdict": "duplicate", "of": twin}
+        rows.append(row)
+    return rows
+
+
+def _same(found: LayerExemplars, first: int, second: int) -> bool:
+    def values(unit: int) -> np.ndarray:
+        moments = np.array([found.mean[unit], found.std[unit]])
+        return np.concatenate([found.activations[unit], found.quantiles[unit], moments])
+
+    a, b = values(first), values(second)
+    return bool(np.allclose(a, b, rtol=_SAME, atol=_SAME * float(np.abs(a[np.isfinite(a)]).max(initial=0))))

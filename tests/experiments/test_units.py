@@ -1,0 +1,50 @@
+"""Which units a command line names, and which are worth an agent."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from actors.errors import UsageError
+from actors.vision.exemplars import LayerExemplars
+from actors.vision.units import Readout
+from experiments.units import choose, screen
+
+
+@pytest.mark.parametrize(
+    ("text", "units"),
+    [("all", [0, 1, 2, 3, 4, 5, 6]), ("2-4", [2, 3, 4]), ("5,1", [1, 5]), ("0-1,1-2,6", [0, 1, 2, 6])],
+)
+def test_units_are_named_by_ranges_and_lists(text: str, units: list[int]) -> None:
+    assert choose(text, 7, 0) == units
+
+
+def test_a_sample_is_the_same_for_the_same_seed_and_never_larger_than_the_layer() -> None:
+    assert choose("sample:5", 100, 3) == choose("sample:5", 100, 3) != choose("sample:5", 100, 4)
+    assert choose("sample:500", 7, 0) == list(range(7))
+
+
+@pytest.mark.parametrize("text", ["", "7", "3-9", "4-2", "x", "sample:0", "sample:x", "-1", "1,,2"])
+def test_anything_else_is_refused_by_name(text: str) -> None:
+    with pytest.raises(UsageError, match=r"units are|layer's units"):
+        choose(text, 7, 0)
+
+
+def test_dead_constant_and_duplicate_units_are_told_from_living_ones() -> None:
+    indices = np.array([[4, 2], [4, 2], [0, 1], [0, 1], [4, 2]])
+    activations = np.array([[3, 2], [3 + 1e-6, 2], [0, 0], [5, 5], [3, 2.5]], np.float32)
+    found = LayerExemplars(
+        readout=Readout("layer"),
+        indices=indices,
+        activations=activations,
+        levels=np.array([0.5, 0.95]),
+        quantiles=np.array([[1, 2], [1, 2], [0, 0], [5, 5], [1, 2]], np.float32),
+        mean=np.array([1, 1, 0, 5, 1], np.float32),
+        std=np.array([1, 1, 0, 0, 1], np.float32),
+        n_images=9,
+    )
+    rows = screen(found, [0, 1, 2, 3, 4])
+    assert [row["verdict"] for row in rows] == ["alive", "duplicate", "dead", "constant", "alive"]
+    assert rows[1]["of"] == 0
+    assert rows[0]["quantiles"] == {"0.5": 1.0, "0.95": 2.0}
+    assert screen(found, [1])[0]["verdict"] == "alive", "its twin is not part of the run"
