@@ -21,8 +21,8 @@ _CLEAR_GAP = 6.0
 _MIN_GAIN = 15.0
 """Nats of measured gain below which even the best of thousands of formulas is no explanation."""
 _CONFIRMED = 0.85
-_ACCEPTABLE = 0.7
-_FORETELLS = 0.6
+_ACCEPTABLE = 0.6
+_LEVEL = 0.001
 _ALONE = 0.5
 """Part of the best concept's effect that another must have by itself to be named beside it."""
 
@@ -40,7 +40,9 @@ class Standing:
     mean_off: float
     n_on: int
     n_off: int
-    was_put_to_test: bool
+    p_foretold: float | None
+    """One-sided p-value that all forecasts of earlier leaders, pooled, are no better than chance; None
+    before there are any."""
 
     @property
     def lead(self) -> Formula:
@@ -48,13 +50,40 @@ class Standing:
 
     @property
     def promising(self) -> bool:
-        return self.merits[0].measured >= _MIN_GAIN or self.foretold >= _ACCEPTABLE
+        return self.merits[0].measured >= _MIN_GAIN or (self.p_foretold or 0.0) < _LEVEL
 
     @property
     def acceptable(self) -> bool:
-        """Whether it may be the answer; without a second round to foretell, it must fit the better."""
-        fits = self.foretold >= _FORETELLS or (not self.was_put_to_test and self.auroc >= _CONFIRMED)
-        return fits and self.merits[0].measured >= _MIN_GAIN and self.auroc >= _ACCEPTABLE and self.n_on >= 3
+        """Whether it may be the answer. Before anything could be foretold, it must fit the better."""
+        if self.merits[0].measured < _MIN_GAIN or self.n_on < 3:
+            return False
+        if self.p_foretold is None:
+            return self.auroc >= _CONFIRMED
+        return self.p_foretold < _LEVEL and self.auroc >= _ACCEPTABLE
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """A formula and a later round's activations: of the images that satisfy it, and of those that do not."""
+
+    formula: Formula
+    on: np.ndarray
+    off: np.ndarray
+
+
+def _surprise(forecasts: Sequence[Forecast]) -> float | None:
+    """Return the one-sided Mann-Whitney p-value of all forecasts together; None if a side is empty."""
+    from scipy import stats
+
+    if not forecasts:
+        return None
+    on = np.concatenate([each.on for each in forecasts])
+    off = np.concatenate([each.off for each in forecasts])
+    if not len(on) or not len(off):
+        return None
+    if np.ptp(np.concatenate([on, off])) == 0:
+        return 1.0
+    return float(stats.mannwhitneyu(on, off, alternative="greater").pvalue)
 
 
 class Appraisal:
@@ -107,7 +136,11 @@ class Appraisal:
             return None
         lead = merits[0].formula
         on, off = split(evidence, lead)
-        foretold, agreed = self._foretold(lead)
+        forecasts = self._forecasts()
+        # The latest round counts that held images on both sides.
+        latest = next((f for f in reversed(forecasts) if min(len(f.on), len(f.off)) >= 3), None)
+        foretold = auroc(latest.on, latest.off) if latest else 0.5
+        agreed = latest is not None and latest.formula == lead
         truth = evidence.truth(lead)
         # An exception or addition that next to no image speaks for is no rival yet: a few misses always suggest some.
         rivals = [
@@ -134,28 +167,20 @@ class Appraisal:
             float(off.mean()) if len(off) else 0.0,
             len(on),
             len(off),
-            len(self.reading.measured_rounds) >= 2,
+            _surprise(forecasts),
         )
 
-    def _foretold(self, lead: Formula) -> tuple[float, bool]:
-        """Return how well an earlier leader predicted a round it was not fitted to, and whether it is `lead`.
-
-        The latest round counts that held images on both sides.
-        """
+    def _forecasts(self) -> list[Forecast]:
+        """Return, for every round but the first, what the formula that led before it said of its images."""
+        forecasts = []
         rows = self.reading.rows
-        for number in reversed(self.reading.measured_rounds[1:]):
-            merits = Evidence(
-                [row for row in rows if row.round < number], self.exemplar_terms, self._words
-            ).ranked(limit=1)
-            if not merits:
-                break
-            earlier = merits[0].formula
-            tested = [row for row in rows if row.round == number]
-            on, off = split(Evidence(tested, [], self._words), earlier)
-            if len(on) >= 3 and len(off) >= 3:
-                same = set(earlier.terms) == set(lead.terms) and earlier.operator == lead.operator
-                return auroc(on, off), same
-        return 0.5, False
+        for number in self.reading.measured_rounds[1:]:
+            earlier = [row for row in rows if row.round < number]
+            merits = Evidence(earlier, self.exemplar_terms, self._words).ranked(limit=1)
+            if merits:
+                tested = Evidence([row for row in rows if row.round == number], [], self._words)
+                forecasts.append(Forecast(merits[0].formula, *split(tested, merits[0].formula)))
+        return forecasts
 
     def suspects(self, standing: Standing) -> list[Row]:
         """Return crowded images that are strong although the leading formula says otherwise, strongest first.

@@ -112,7 +112,9 @@ class Designer:
             def familiarity(index: int) -> int:
                 stimulus = pool[index]
                 names = [stimulus.background, *(thing.concept for thing in stimulus.things)]
-                return sum(used.get(name, 0) for name in names) + len(stimulus.things)
+                # A thing in its usual look comes first: a repainted one may fail for another reason.
+                oddity = sum(1 + bool(thing.colour) + bool(thing.size) for thing in stimulus.things)
+                return sum(used.get(name, 0) for name in names) + oddity
 
             best = min(left, key=familiarity)
             left.remove(best)
@@ -128,7 +130,9 @@ class Designer:
         for _ in range(rng.choices((1, 2, 3), (6, 4, 1))[0]):
             concept = self._thing([t for t in focus if t.kind in ("concept", "category")])
             colour = self._colour(focus)
-            colour = colour if self._words.can_be(concept, colour) else ""
+            # Its own colour needs no word: asking for it may repaint the thing beyond recognition.
+            if colour in self._words.concepts[concept].colours or not self._words.can_be(concept, colour):
+                colour = ""
             if concept not in (each.concept for each in things):
                 things.append(Thing(concept, colour, 1, rng.choice(("", "", "", "large", "small"))))
         backgrounds = [term.name for term in focus if term.kind == "background"]
@@ -154,9 +158,9 @@ class Designer:
         suspected = [term.name for term in focus if term.kind == "colour"]
         if suspected:
             draw = self._rng.random()
-            if draw < 0.4:
+            if draw < 0.3:
                 return self._rng.choice(suspected)
-            return self._rng.choice(list(self._words.colours)) if draw < 0.8 else ""
+            return self._rng.choice(list(self._words.colours)) if draw < 0.5 else ""
         return self._rng.choice(list(self._words.colours)) if self._rng.random() < 0.12 else ""
 
     def _background(self) -> str:

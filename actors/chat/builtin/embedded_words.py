@@ -22,6 +22,27 @@ _PHRASES = {
     "city": "in a city",
 }
 
+_COLOURS: dict[str, tuple[str, ...]] = {
+    "grass": ("green",),
+    "beach": ("blue", "yellow"),
+    "sand": ("yellow",),
+    "snow": ("white",),
+    "water": ("blue",),
+    "sky": ("blue", "white"),
+    "night": ("black",),
+    "sunset": ("orange", "purple"),
+    "brick wall": ("red", "brown"),
+    "desert": ("orange",),
+    "forest": ("green",),
+    "wood": ("brown",),
+    "road": ("gray",),
+    "mud": ("brown",),
+    "stone": ("gray",),
+    "city": ("gray",),
+    "plain background": ("white",),
+}
+"""What anybody would expect of such a place."""
+
 
 @lru_cache(maxsize=1)
 def embedded_words() -> Words:
@@ -46,7 +67,10 @@ def embedded_words() -> Words:
             )
             for c in categories
         },
-        backgrounds={b.name: Setting(b.name, _phrase(b.name), b.names[1:]) for b in BACKGROUNDS.values()},
+        backgrounds={
+            b.name: Setting(b.name, _phrase(b.name), b.names[1:], _COLOURS.get(b.name, ()))
+            for b in BACKGROUNDS.values()
+        },
         colours={c: tuple(w for w, meant in COLOR_WORDS.items() if meant == c and w != c) for c in COLORS},
     )
 

@@ -22,6 +22,8 @@ _LEAST_SCORE = 0.45
 """Confidence from which a thing counts as seen."""
 _LEAST_BACKGROUND = 0.12
 """Share of the visible part from which a background is worth a word."""
+_DARKENED = 70
+"""Brightest value of a picture that was darkened to a quarter, with room for JPEG."""
 _REMEMBERED = 512
 
 
@@ -73,8 +75,10 @@ class NetEyes:
         unknown = {image.id: image for image in images if (image.id, whole) not in self._kept}
         if unknown:
             shown = [_brightened(image) for image in unknown.values()] if whole else list(unknown.values())
-            for image_id, sighting in zip(unknown, self._loaded().look(shown), strict=True):
-                self._kept[image_id, whole] = _seen(sighting)
+            for image_id, image, sighting in zip(unknown, shown, self._loaded().look(shown), strict=True):
+                # Darkened all over: nothing in it is highlighted.
+                blank = int(image.pixels.max()) <= _DARKENED
+                self._kept[image_id, whole] = Seen() if blank else _seen(sighting)
         found = [self._kept[image.id, whole] for image in images]
         for image in images:
             self._kept.move_to_end((image.id, whole))

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 
 from actors.chat.builtin.words import Term, Words, number_word, one
 
+_BACKGROUND_COLOUR = 0.5
+
 
 @dataclass(frozen=True, slots=True)
 class Thing:
@@ -58,7 +60,8 @@ class Stimulus:
     def terms(self, words: Words) -> dict[Term, float]:
         """Return each term that the image shows, with how sure that is in (0, 1].
 
-        Only colours are unsure: those of a thing whose colour was neither asked for nor is known.
+        Only colours are unsure: those of a thing whose colour was neither asked for nor is known, and those of
+        the background, which count for some units and not for others.
         """
         shown: dict[Term, float] = {}
 
@@ -74,6 +77,8 @@ class Stimulus:
                 add(Term("colour", colour), 1.0 if known else 1 / len(words.colours))
         if self.background:
             add(Term("background", self.background), 1.0)
+            for colour in words.backgrounds[self.background].colours:
+                add(Term("colour", colour), _BACKGROUND_COLOUR)
         return shown
 
     def on(self, background: str) -> Stimulus:

@@ -44,11 +44,12 @@ class Noun:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A background: `phrase` is how a prompt says it ("on grass")."""
+    """A background: `phrase` is how a prompt says it ("on grass"); `colours` are those it usually has."""
 
     name: str
     phrase: str
     names: tuple[str, ...] = ()
+    colours: tuple[str, ...] = ()
 
 
 def plural_of(name: str) -> str:
