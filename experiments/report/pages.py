@@ -105,7 +105,7 @@ def edition() -> str:
     """Return the digest of the report's own code: pages of another edition are written again."""
     digest = hashlib.sha256()
     for path in sorted(_HERE.rglob("*")):
-        if path.suffix in (".py", ".html", ".css", ".js"):
+        if path.suffix in (".py", ".html", ".css", ".js", ".svg"):
             digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 

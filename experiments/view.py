@@ -1,0 +1,37 @@
+"""`maia view`: a run's report in the browser, live while the run goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from pathlib import Path
+
+from actors.errors import UsageError
+from experiments.console import Console
+
+
+async def view(console: Console, run_dir: Path, *, port: int = 0, open_browser: bool = True) -> None:
+    """Serve the report on the loopback address until interrupted.
+
+    Raises:
+        UsageError: If there is no such run, or the port is taken.
+    """
+    from experiments.report.serve import RunServer
+
+    try:
+        server = await asyncio.to_thread(RunServer, run_dir, port=port)
+    except OSError as error:
+        if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+            raise
+        raise UsageError(
+            f"port {port} cannot be used ({error.strerror}).", "Choose another with --port."
+        ) from error
+    try:
+        console.say(f"{server.url} (Ctrl-C ends)")
+        if open_browser:
+            import webbrowser
+
+            await asyncio.to_thread(webbrowser.open, server.url)
+        await asyncio.Event().wait()
+    finally:
+        await asyncio.to_thread(server.close)
