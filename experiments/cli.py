@@ -180,6 +180,57 @@ def layers(model: Model, profile: ProfileName = None, json: Json = False, config
         console.show(table(model, found))
 
 
+@app.command()
+def models(
+    pattern: Annotated[
+        str, typer.Argument(help="Also list timm's networks of this name, with * for anything.")
+    ] = "",
+    json: Json = False,
+    config: ConfigPath = None,
+) -> None:
+    """List what can be studied, and which models each profile would use."""
+    from experiments.models import list_models, table
+
+    configure_logging(0)
+    found = list_models(config, pattern)
+    console = Console(quiet=json)
+    if json:
+        console.result(found)
+    else:
+        console.show(table(found))
+
+
+@app.command()
+def exemplars(
+    model: Model,
+    layers: Annotated[str, typer.Option(help="Layers with commas between them.")],
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Images: a folder, FILE.npy, hf:ID[:SPLIT], scenes:SIZE:SEED [default: the profile's]."
+        ),
+    ] = None,
+    k: Annotated[int, typer.Option(min=1, max=1000, help="Exemplars of each unit.")] = 15,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the tables [default: runs/exemplars-...].")
+    ] = None,
+    profile: ProfileName = None,
+    json: Json = False,
+    config: ConfigPath = None,
+    verbose: Verbose = 0,
+) -> None:
+    """Find the strongest images of every unit of some layers, in one pass over a data set."""
+    from experiments.exemplars import find_exemplars
+
+    configure_logging(verbose)
+    console = Console(quiet=json)
+    result = run(find_exemplars(console, config, profile, model, layers, data=data, k=k, out=out))
+    if json:
+        console.result(result)
+    else:
+        console.show(*(f"{layer}: {file}" for layer, file in result["files"].items()))
+
+
 def main() -> None:
     """Run the command line: exit codes 0, 1 (something failed), 2 (wrong use), 130 (interrupted)."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -1,0 +1,107 @@
+"""`maia exemplars`: the strongest data-set images of every unit of some layers, in one pass."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from actors.errors import UsageError
+from actors.vision.base import ImageDataset, Unit
+from actors.vision.exemplars import LayerExemplars
+from actors.vision.units import Readout
+from agents.journal import slug
+from agents.store import Store
+from experiments import config as configuration
+from experiments.console import Console
+
+
+async def find_exemplars(
+    console: Console,
+    config: Path | None,
+    profile_name: str | None,
+    model: str,
+    layers: str,
+    *,
+    data: str | None,
+    k: int,
+    out: Path | None,
+) -> dict[str, Any]:
+    """Sweep the data set once for all units of all layers, and write a table a layer.
+
+    Each line of `<layer>.jsonl` is a unit: its exemplars (index, where it came from, activation), the
+    quantiles of its activation over positions, mean, standard deviation and maximum over images. A pass that
+    was interrupted goes on at its last finished chunk.
+
+    Raises:
+        UsageError: If there is no such network, layer or data set, or the folder cannot be written.
+    """
+    from actors.cluster import Cluster
+    from actors.vision.datasets import open_dataset
+    from experiments.workbench import vision_client
+
+    loaded = configuration.load(config)
+    profile = loaded.profile(profile_name)
+    names = [name.strip() for name in layers.split(",") if name.strip()]
+    if not names:
+        raise UsageError("--layers names no layer.", "Give them with commas: --layers blocks.5,blocks.6")
+    run = out or Path("runs") / slug(f"exemplars {model} {' '.join(names)}")
+    store = Store.open(run)
+    dataset = open_dataset(data or profile.dataset)
+    console.say(f"{len(dataset)} images in {dataset.name}")
+    async with (
+        Cluster.start(profile.ray) as cluster,
+        vision_client(cluster, profile, loaded.cache, model) as vision,
+    ):
+        units = [await vision.unit(Unit(name, 0)) for name in names]
+        readouts = [Readout.of(unit) for unit in units]
+        with console.progress("images") as progress:
+            found = await vision.layer_exemplars(
+                readouts, dataset, k, lambda swept: progress(swept.done, swept.total)
+            )
+    files = {}
+    for name, readout in zip(names, readouts, strict=True):
+        path = run / f"{slug(name)}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows(found[readout], dataset, k)))
+        files[name] = str(path)
+    first = found[readouts[0]]
+    skipped = {dataset_name(dataset, index): reason for index, reason in first.skipped.items()}
+    for image, reason in list(skipped.items())[:10]:
+        console.warn(f"{image} was skipped: {reason}")
+    return {
+        "model": model,
+        "network": vision.fingerprint,
+        "dataset": dataset.fingerprint,
+        "images": first.n_images,
+        "skipped": skipped,
+        "units": {name: len(found[readout].indices) for name, readout in zip(names, readouts, strict=True)},
+        "files": files,
+        "run": str(store.root),
+    }
+
+
+def rows(found: LayerExemplars, dataset: ImageDataset, k: int) -> Any:
+    """Yield each unit of a layer as plain JSON values."""
+    for index in range(len(found.indices)):
+        unit = found.of(Unit(found.readout.layer, index, found.readout.kind, found.readout.source), k)
+        yield {
+            "layer": unit.unit.layer,
+            "unit": index,
+            "exemplars": [
+                {"index": int(i), "image": dataset_name(dataset, int(i)), "activation": float(a)}
+                for i, a in zip(unit.indices, unit.activations, strict=True)
+            ],
+            "quantiles": {str(level): value for level, value in unit.quantiles.items()},
+            "mean": unit.mean,
+            "std": unit.std,
+            "maximum": unit.maximum,
+            "dead": bool(np.isclose(unit.maximum, 0.0) and np.isclose(unit.std, 0.0)),
+        }
+
+
+def dataset_name(dataset: ImageDataset, index: int) -> str:
+    """Return where an image of the data set lies, or what it shows."""
+    provenance = dataset.provenance(index)
+    return str(provenance.recipe.get("path") or provenance.prompt or f"{dataset.name}[{index}]")

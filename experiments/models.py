@@ -1,0 +1,73 @@
+"""`maia models`: the networks and backends that can be named, and whether they could be used here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from experiments import config as configuration
+
+
+def list_models(config: Path | None, pattern: str) -> dict[str, Any]:
+    """Return, as plain JSON values, the networks whose names match `pattern` and every profile's models."""
+    from actors.chat.factory import available as chat_available
+    from actors.detection.factory import available as detection_available
+    from actors.generation.factory import available as generation_available
+    from actors.runtime import import_vision_libraries
+    from actors.vision.zoo import LAYER_ALIASES, MODEL_ALIASES, SOURCES
+
+    import_vision_libraries()
+    import timm
+
+    loaded = configuration.load(config)
+    profiles = {}
+    for name, profile in loaded.profiles.items():
+        roles = profile.chat
+        checks = {
+            "interpreter": chat_available(roles.interpreter),
+            "observers": chat_available(roles.observers or roles.interpreter),
+            "generation": generation_available(profile.generation),
+            "detection": detection_available(profile.detection),
+        }
+        profiles[name] = {role: {"ok": ok, "told": told} for role, (ok, told) in checks.items()}
+    return {
+        "sources": sorted(SOURCES),
+        "aliases": dict(MODEL_ALIASES),
+        "layer_aliases": {model: dict(layers) for model, layers in LAYER_ALIASES.items()},
+        "timm": timm.list_models(pattern) if pattern else [],
+        "timm_total": len(timm.list_models()),
+        "weights_here": ["tf_efficientnet_lite0", "concept-net"],
+        "profiles": profiles,
+    }
+
+
+def table(found: dict[str, Any]) -> Any:
+    """Return the list for a terminal."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    networks = Table(title="networks under study", title_justify="left", box=None)
+    networks.add_column("write")
+    networks.add_column("for")
+    networks.add_row(", ".join(found["weights_here"]), "their weights are on this machine")
+    for alias, name in found["aliases"].items():
+        if alias not in found["weights_here"]:
+            networks.add_row(alias, name)
+    networks.add_row(
+        "NAME or timm:NAME", f"one of {found['timm_total']} networks of timm (maia models PATTERN)"
+    )
+    networks.add_row("torchvision:NAME", "a network of torchvision")
+    networks.add_row("hf:OWNER/NAME or hf:FOLDER", "a network of transformers")
+    networks.add_row("python:MODULE:FACTORY", "your own")
+    networks.add_row("NAME@FILE", "any of them, with a checkpoint of yours")
+    for name in found["timm"]:
+        networks.add_row(name, "timm")
+    models = Table(title="models of the profiles", title_justify="left", box=None)
+    for column in ("", "profile", "role", "found"):
+        models.add_column(column)
+    for profile, roles in found["profiles"].items():
+        for role, each in roles.items():
+            mark = Text("ok", "green") if each["ok"] else Text("no", "red")
+            models.add_row(mark, profile, role, Text(each["told"]))
+    return Group(networks, Text(), models)
