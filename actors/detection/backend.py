@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from typing import Any
 
+import numpy as np
+
 from actors.blocking import DeviceThread, UnsharedBackend
-from actors.detection.base import Detection, Detector, DetectRequest
-from actors.errors import MaiaError
+from actors.detection.base import Detection, Detector, DetectRequest, Images
+from actors.errors import MaiaError, UsageError
 from actors.recall import Recall
 
 
 class DetectionBackend(UnsharedBackend[DetectRequest, Detection]):
     """One detector and what it found lately. Its calls run in one worker thread."""
+
+    controls = frozenset({"survey"})
 
     def __init__(self, detector: Detector, *, remembered_bytes: int = 0) -> None:
         self._detector = detector
@@ -37,6 +41,39 @@ class DetectionBackend(UnsharedBackend[DetectRequest, Detection]):
                 n_bytes = each.mask.nbytes + each.boxes.nbytes + each.box_scores.nbytes
                 self._remembered.put(self.key(request), each, n_bytes)
         return found
+
+    async def survey(
+        self, images: Images, start: int, stop: int, concepts: Sequence[str]
+    ) -> tuple[list[str], np.ndarray]:
+        """Return the ids of images `start` to `stop` and their scores, float32 (stop - start, concepts).
+
+        An image that cannot be read has the id "" and scores of NaN: missing, not absent.
+
+        Raises:
+            MaiaError: If the detector cannot look for a concept.
+        """
+        return await self._thread.run(self._survey, images, start, stop, tuple(concepts))
+
+    def _survey(
+        self, images: Images, start: int, stop: int, concepts: tuple[str, ...]
+    ) -> tuple[list[str], np.ndarray]:
+        ids = [""] * (stop - start)
+        scores = np.full((stop - start, len(concepts)), np.nan, np.float32)
+        for row in range(stop - start):
+            try:
+                image = images.load(start + row)
+            except UsageError:
+                continue
+            ids[row] = image.id
+            for first in range(0, len(concepts), self.max_batch):
+                chunk = concepts[first : first + self.max_batch]
+                for column, found in enumerate(
+                    self._detector.detect([DetectRequest(image, concept) for concept in chunk]), first
+                ):
+                    if isinstance(found, MaiaError):
+                        raise found
+                    scores[row, column] = found.score
+        return ids, scores
 
     def describe(self) -> dict[str, Any]:
         return {"name": self.name, "max_batch": self.max_batch}

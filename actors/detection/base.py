@@ -38,6 +38,12 @@ class Detection:
         return self.score > 0.0
 
 
+class Images(Protocol):
+    """Images by index, each a pure function of it; a small value that travels to whoever looks at them."""
+
+    def load(self, index: int) -> Image: ...
+
+
 class Detector(Protocol):
     """Finds concepts. Blocking; called from one worker thread."""
 

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+import numpy as np
+
 from actors.backend import Priority
-from actors.detection.base import Detection, DetectRequest
+from actors.detection.base import Detection, DetectRequest, Images
 from actors.errors import MaiaError, UsageError
 from actors.images import Image
+
+_STEP = 32
+"""Images of one call of a survey: other callers get in between."""
+_STEPS_IN_FLIGHT = 4
 
 
 class DetectionPool(Protocol):
@@ -18,12 +24,55 @@ class DetectionPool(Protocol):
     async def submit(self, request: Any, *, agent: str, priority: Priority) -> Any:
         """Return the backend's result for the request, or raise its failure."""
 
+    async def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Return what a control method of the backend returns."""
+
+    async def describe(self) -> dict[str, Any]: ...
+
 
 class PoolDetector:
     """A detector that lives in a pool. Each image and concept is a request of its own."""
 
     def __init__(self, pool: DetectionPool) -> None:
         self._pool = pool
+
+    async def name(self) -> str:
+        """Return which detector it is, with its weights: part of every key of what it found."""
+        return str((await self._pool.describe())["name"])
+
+    async def survey(
+        self,
+        images: Images,
+        count: int,
+        concepts: Sequence[str],
+        progress: Callable[[int, int], None] = lambda _done, _total: None,
+    ) -> tuple[list[str], np.ndarray]:
+        """Return the ids of the first `count` images and the score of every concept, float32 (count, concepts).
+
+        One pass over the images for all concepts; no pixels travel. Unreadable images have the id "" and NaN.
+
+        Raises:
+            MaiaError: If the detector cannot look for a concept.
+        """
+        window = asyncio.Semaphore(_STEPS_IN_FLIGHT)
+        ids: list[str] = [""] * count
+        scores = np.full((count, len(concepts)), np.nan, np.float32)
+        done = 0
+
+        async def step(start: int) -> None:
+            nonlocal done
+            stop = min(start + _STEP, count)
+            async with window:
+                ids[start:stop], scores[start:stop] = await self._pool.call(
+                    "survey", images, start, stop, list(concepts)
+                )
+            done += stop - start
+            progress(done, count)
+
+        async with asyncio.TaskGroup() as group:
+            for start in range(0, count, _STEP):
+                group.create_task(step(start))
+        return ids, scores
 
     async def detect(
         self,

@@ -83,7 +83,8 @@ def _classes(noun: Term) -> tuple[str, ...]:
 class ScenesDetector:
     """A `Detector` for the embedded world. Requests that share an image share its pass through the net."""
 
-    max_batch = 32
+    max_batch = 256
+    """The net's own batches are smaller: most requests share an image."""
 
     def __init__(self, settings: ScenesDetection | None = None, net: ConceptNet | None = None) -> None:
         if net is None:
@@ -111,7 +112,10 @@ class ScenesDetector:
             share = float(mask.sum() / (mask.size if sighting.visible is None else max(1, area.sum())))
             return _detection(min(1.0, share / _ENOUGH_COLOR), mask)
         if wanted.color is None:
-            return _detection(sighting.score_of(wanted.classes), sighting.mask_of(wanted.classes))
+            score = sighting.score_of(wanted.classes)
+            if score < THRESHOLD:  # most are: a mask costs much more than a score
+                return Detection(0.0, np.zeros(request.image.size, bool))
+            return _detection(score, sighting.mask_of(wanted.classes))
         mask, score = np.zeros(request.image.size, bool), 0.0
         for thing in sighting.things(THRESHOLD):
             if thing.concept in wanted.classes and thing.color == wanted.color:

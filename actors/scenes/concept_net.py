@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -158,8 +158,12 @@ class Sighting:
 
     def color_mask(self, color: str) -> np.ndarray:
         """Return which pixels have this named colour, bool (H, W)."""
-        mask = names_of(self._pixels) == list(COLORS).index(color)
+        mask = self._colors == list(COLORS).index(color)
         return mask if self.visible is None else mask & self.visible
+
+    @cached_property
+    def _colors(self) -> np.ndarray:
+        return names_of(self._pixels)
 
     def color(self, mask: np.ndarray) -> str:
         """Return the named colour that most of the masked pixels have."""

@@ -1,0 +1,189 @@
+"""Synthetic neurons as subjects: concepts in images combined by a formula, so that the truth is known (MAIA 4.2).
+
+The concepts are found by a detector; values and masks are combined by `actors.detection.compose`. What the
+data set holds of each concept is found once, for all neurons in one pass, and kept on disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import uuid
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from actors.backend import Priority
+from actors.detection.base import Detection
+from actors.detection.compose import Formula, compose
+from actors.detection.settings import Mode
+from actors.errors import MaiaError
+from actors.images import Image
+from actors.vision.base import ImageDataset
+from tools.subject import Background, Exemplar, Progress, Response
+
+
+class ConceptDetector(Protocol):
+    """Finds concepts named in words."""
+
+    async def name(self) -> str: ...
+
+    async def detect(
+        self, images: Sequence[Image], concepts: Sequence[str], *, agent: str = "", priority: Priority = ...
+    ) -> list[Detection | MaiaError]: ...
+
+    async def survey(
+        self, images: ImageDataset, count: int, concepts: Sequence[str], progress: Progress = ...
+    ) -> tuple[list[str], np.ndarray]: ...
+
+
+class ConceptTable:
+    """The score of concepts in every image of a data set, a file a concept; float32 (N,), NaN where unreadable."""
+
+    def __init__(self, detector: ConceptDetector, dataset: ImageDataset, folder: Path) -> None:
+        self.detector, self.dataset = detector, dataset
+        self._folder = folder
+        self._scores: dict[str, np.ndarray] = {}
+        self._ids: list[str] = []
+        self._lock = asyncio.Lock()
+
+    async def fill(self, concepts: Iterable[str], progress: Progress = lambda _done, _total: None) -> None:
+        """Make sure of these concepts: one pass over the data set for all that are not on disk yet.
+
+        Raises:
+            MaiaError: If the detector cannot look for one of them.
+        """
+        wanted = sorted(set(concepts))
+        async with self._lock:
+            folder = self._folder / _digest(await self.detector.name(), self.dataset.fingerprint)
+            missing = [
+                concept for concept in wanted if not await asyncio.to_thread(self._read, folder, concept)
+            ]
+            if not missing:
+                return
+            ids, scores = await self.detector.survey(self.dataset, len(self.dataset), missing, progress)
+            await asyncio.to_thread(self._write, folder, ids, missing, scores)
+
+    def scores(self, concept: str) -> np.ndarray:
+        """Return the scores of a concept that `fill` was asked for."""
+        return self._scores[concept]
+
+    @property
+    def ids(self) -> list[str]:
+        """The content id of every image, "" where unreadable."""
+        return self._ids
+
+    def _read(self, folder: Path, concept: str) -> bool:
+        if concept in self._scores:
+            return True
+        path = folder / f"{_digest(concept)}.npy"
+        if not path.exists():
+            return False
+        self._scores[concept] = np.load(path, allow_pickle=False)
+        self._ids = self._ids or json.loads((folder / "ids.json").read_text())
+        return True
+
+    def _write(self, folder: Path, ids: list[str], concepts: Sequence[str], scores: np.ndarray) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._ids = ids
+        # Ids first: a column counts as there as soon as its file is.
+        _replace(folder / "ids.json", json.dumps(ids).encode())
+        for concept, column in zip(concepts, scores.T, strict=True):
+            self._scores[concept] = np.ascontiguousarray(column)
+            draft = folder / f".{uuid.uuid4().hex}.npy"
+            np.save(draft, self._scores[concept])
+            draft.replace(folder / f"{_digest(concept)}.npy")
+
+
+class SyntheticNeuron:
+    """A subject whose activation, in [0, 1], is that of a formula over detected concepts.
+
+    `explored` are the data-set indices that exemplars may come from. The map is the activation on the formula's
+    mask and 0 elsewhere, so a position is active when it is above 0.
+    """
+
+    def __init__(
+        self, formula: Formula, table: ConceptTable, explored: np.ndarray, *, mode: Mode = "paper"
+    ) -> None:
+        self.formula, self.mode = formula, mode
+        self.id = f"synthetic/{formula}"
+        self._table, self._explored = table, explored
+
+    async def check(self) -> None:
+        """Raise UsageError if the detector does not know a concept."""
+        probe = Image.from_pixels(np.zeros((32, 32, 3), np.uint8))
+        found = await self._table.detector.detect([probe] * len(self.formula.concepts), self.formula.concepts)
+        for each in found:
+            if isinstance(each, MaiaError):
+                raise each
+
+    async def prepare(self, progress: Progress) -> None:
+        await self._table.fill(self.formula.concepts, progress)
+
+    async def measure(
+        self, images: Sequence[Image], priority: Priority = Priority.INTERACTIVE
+    ) -> list[Response]:
+        """Return the response to each image, in order.
+
+        Raises:
+            MaiaError: If the detector failed on an image: a failure is not an absence.
+        """
+        concepts = self.formula.concepts
+        found = await self._table.detector.detect(
+            [image for image in images for _ in concepts],
+            list(concepts) * len(images),
+            agent=self.id,
+            priority=priority,
+        )
+        responses = []
+        for row, image in enumerate(images):
+            detections = found[row * len(concepts) : (row + 1) * len(concepts)]
+            whole = []
+            for each in detections:
+                if isinstance(each, MaiaError):
+                    raise each
+                whole.append(each)
+            value = compose(self.formula, whole, self.mode, image.id)
+            responses.append(Response(value.score, value.mask.astype(np.float32) * np.float32(value.score)))
+        return responses
+
+    async def exemplars(self, k: int) -> list[Exemplar]:
+        values = await self.activations()
+        explored = self._explored[~np.isnan(values[self._explored])]
+        order = explored[np.argsort(-values[explored], kind="stable")][:k]
+        images = [await asyncio.to_thread(self._table.dataset.load, int(index)) for index in order]
+        responses = await self.measure(images)
+        return [
+            Exemplar(image, self._table.dataset.provenance(int(index)), response)
+            for index, image, response in zip(order, images, responses, strict=True)
+        ]
+
+    async def background(self) -> Background:
+        values = await self.activations()
+        known = values[~np.isnan(values)]
+        return Background(float(known.mean()), float(known.std()), float(known.max()), len(known), 0.0)
+
+    async def activations(self) -> np.ndarray:
+        """Return the activation on every image of the data set, float32 (N,), NaN where unreadable."""
+        await self._table.fill(self.formula.concepts)
+        columns = np.stack([self._table.scores(concept) for concept in self.formula.concepts], axis=1)
+        values = np.full(len(columns), np.nan, np.float32)
+        spot = np.zeros((1, 1), bool)
+        for row, (scores, image_id) in enumerate(zip(columns, self._table.ids, strict=True)):
+            if not np.isnan(scores).any():
+                detections = [Detection(float(score), spot) for score in scores]
+                values[row] = compose(self.formula, detections, self.mode, image_id).score
+        return values
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.blake2b("\x1f".join(parts).encode(), digest_size=12).hexdigest()
+
+
+def _replace(path: Path, data: bytes) -> None:
+    draft = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    draft.write_bytes(data)
+    draft.replace(path)
