@@ -36,6 +36,23 @@ Verbose = Annotated[
 ]
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"maia {version('maia')}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Interpret vision networks automatically: agents experiment on a unit until they can say what drives it."""
+
+
 def run(work: Coroutine[Any, Any, Any]) -> Any:
     """Run a command's coroutine; Ctrl-C cancels it, so that what is open is closed."""
     return asyncio.run(work)
@@ -252,12 +269,11 @@ def main() -> None:
         Console().fail(known[0])
         sys.exit(2 if isinstance(known[0], UsageError) else 1)
     except Exception as error:
-        import click
-
-        if isinstance(error, click.ClickException):
-            error.show()
-            sys.exit(2)
-        raise
+        # Typer brings a click of its own under a private name: its usage errors are known by what they can do.
+        if not hasattr(error, "show") or not hasattr(error, "exit_code"):
+            raise
+        error.show()
+        sys.exit(2)
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> Any:
