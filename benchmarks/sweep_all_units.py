@@ -139,7 +139,7 @@ def _lite0(context: Context, folder: Path) -> tuple[list[Metric], list[Table]]:
             median_ratio(measured["hooks"], measured["bare"]),
             "x",
         ),
-        Metric("a pass a layer with a sketch of all positions / ours", milan_s / ours_s, "x", ">= 70"),
+        Metric("a pass a layer with a sketch of all positions / ours", float(milan_s / ours_s), "x", ">= 70"),
         Metric("quantiles at the end", finish, "s once a sweep"),
     ]
     rows = tuple((name, round(1000 * float(np.median(times)), 2)) for name, times in measured.items())

@@ -66,7 +66,7 @@ class VisionBackend:
         from actors.vision.zoo import load_network
 
         runtime.set_threads(settings.placement.threads)
-        self._device = runtime.pick_device(settings.device)
+        self.device = runtime.pick_device(settings.device)
         self._dtype: torch.dtype = getattr(torch, settings.dtype)
         if isinstance(network, str):
             network = load_network(network, pretrained=settings.pretrained, checkpoint=settings.checkpoint)
@@ -76,10 +76,10 @@ class VisionBackend:
         self.max_batch = settings.batch
         self._thread = DeviceThread("vision-device")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="vision-bank")
-        module = network.module.to(self._device, self._dtype)
+        module = network.module.to(self.device, self._dtype)
         module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         size = network.preprocess.size or (224, 224)
-        example = torch.zeros((2, 3, *size), dtype=self._dtype, device=self._device)
+        example = torch.zeros((2, 3, *size), dtype=self._dtype, device=self.device)
         self._tapped = TappedModule(
             module,
             example.contiguous(memory_format=torch.channels_last),
@@ -154,7 +154,7 @@ class VisionBackend:
             "name": self.name,
             "fingerprint": self.fingerprint,
             "weights": self.network.weights,
-            "device": str(self._device),
+            "device": str(self.device),
             "dtype": self._settings.dtype,
             "preprocess": self.network.preprocess.facts(),
             "input_size": self.network.preprocess.size,
@@ -232,7 +232,7 @@ class VisionBackend:
 
             return read
 
-        batch = self.network.preprocess.batch(images, self._device, self._dtype)
+        batch = self.network.preprocess.batch(images, self.device, self._dtype)
         self.forwards += len(images)
         self._tapped.run(batch, {layer: layer_read(takes) for layer, takes in by_layer.items()}, wanted)
 
