@@ -122,8 +122,8 @@ class Reader:
     def _noun(self, name: str, plural: bool, own_plural: bool, said: str) -> None:
         phrase = self._take()
         count = phrase.count if phrase.count is not None else 2 if plural and not own_plural else 1
-        if own_plural and phrase.count == 2 and plural:
-            count = 2 if said not in ("pair of",) else 1
+        if own_plural and said == "pair of":
+            count = 1
         room = MAX_OBJECTS - len(self.wishes)
         if count > room:
             self.notes.append(
