@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from actors.errors import UsageError
-from experiments.report import write_site
+from experiments.report import experiment_page, write_site
 from experiments.report.records import RunDirectory
 
 _TYPES = {
@@ -128,7 +128,9 @@ def _state(run_dir: Path) -> dict[str, int]:
     if not run_dir.is_dir():
         return {}
     run = RunDirectory(run_dir)
-    return {slug: run.newest(slug) for slug in run.slugs()} | {"": run.manifest_date()}
+    units = {slug: run.newest(slug) for slug in run.slugs()}
+    experiments = {f"experiments/{name}": date for name, date in experiment_page.newest(run)}
+    return units | experiments | {"": run.manifest_date()}
 
 
 class _Server(ThreadingHTTPServer):

@@ -1,4 +1,4 @@
-"""The whole site of a run: an index of all units, a page a unit, a page a layer.
+"""The whole site of a run: an index of all units, a page a unit, a layer and an experiment.
 
 Only what changed is written again: the summaries of all units are kept beside the pages, each with the
 date of the newest record it was made from, so that a finished unit is read once.
@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
-from experiments.report import layer_page, pages, plots, unit_page
+from experiments.report import experiment_page, layer_page, pages, plots, unit_page
 from experiments.report.records import RunDirectory, mapping, text
 from experiments.report.unit_page import VERDICTS, Summary
 
@@ -59,12 +60,15 @@ def write(run_dir: Path) -> Path:
             changed = True
         summaries.append(summary)
     changed |= _remove_others(report / "units", {f"{each.slug}.html" for each in summaries})
+    changed |= known.experiments_changed(experiment_page.newest(run))
     index = report / "index.html"
     if changed or known.forget_others({each.slug for each in summaries}) or not index.is_file():
         layers = layer_page.write_all(run, summaries)
         _remove_others(report / "layers", {Path(href).name for href in layers.values()})
+        experiments = experiment_page.write_all(run)
+        _remove_others(report / "experiments", {unquote(Path(href).name) for _, href in experiments})
         pages.write(report / "units.js", pages.as_script("MAIA_UNITS", rows(summaries)))
-        pages.write(index, _index(run, summaries, layers))
+        pages.write(index, _index(run, summaries, layers, experiments))
         known.save()
     return index
 
@@ -81,7 +85,12 @@ def rows(summaries: Sequence[Summary]) -> dict[str, Any]:
     return {"columns": COLUMNS, "rows": [[cell(each, column) for column in COLUMNS] for each in summaries]}
 
 
-def _index(run: RunDirectory, summaries: Sequence[Summary], layers: dict[str, str]) -> str:
+def _index(
+    run: RunDirectory,
+    summaries: Sequence[Summary],
+    layers: dict[str, str],
+    experiments: list[tuple[str, str]],
+) -> str:
     verdicts = Counter(each.verdict for each in summaries)
     scores = [each.auroc for each in summaries if each.auroc is not None]
     by_layer: dict[str, list[Summary]] = defaultdict(list)
@@ -122,6 +131,7 @@ def _index(run: RunDirectory, summaries: Sequence[Summary], layers: dict[str, st
             for name, units in by_layer.items()
             if name in layers
         ],
+        experiments=experiments,
         problems=run.problems,
     )
 
@@ -148,12 +158,14 @@ class _Summaries:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._units: dict[str, Any] = {}
+        self._experiments: Any = None
         try:
             content = mapping(json.loads(path.read_bytes()))
         except (OSError, ValueError):
             return
         if content.get("edition") == pages.edition():
             self._units = mapping(content.get("units"))
+            self._experiments = content.get("experiments")
 
     def get(self, slug: str, date: int) -> Summary | None:
         entry = self._units.get(slug)
@@ -167,6 +179,11 @@ class _Summaries:
     def put(self, slug: str, date: int, summary: Summary) -> None:
         self._units[slug] = [date, asdict(summary)]
 
+    def experiments_changed(self, files: list[tuple[str, int]]) -> bool:
+        listed = [list(each) for each in files]
+        changed, self._experiments = listed != self._experiments, listed
+        return changed
+
     def forget_others(self, slugs: set[str]) -> bool:
         gone = self._units.keys() - slugs
         for slug in gone:
@@ -174,4 +191,7 @@ class _Summaries:
         return bool(gone)
 
     def save(self) -> None:
-        pages.write(self._path, json.dumps({"edition": pages.edition(), "units": self._units}))
+        pages.write(
+            self._path,
+            json.dumps({"edition": pages.edition(), "units": self._units, "experiments": self._experiments}),
+        )

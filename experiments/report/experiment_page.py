@@ -1,0 +1,93 @@
+"""The pages of experiments and audits: every `experiments/*.json` of a run, whatever it holds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from pydantic import ValidationError
+
+from experiments.report import charts, pages
+from experiments.report.gallery import Picture
+from experiments.report.records import RunDirectory, text
+from experiments.report.schema import Bars, Block, Figures, Lines, Measured, Page, Scatter
+
+_RAW_LIMIT = 200_000
+
+
+def write_all(run: RunDirectory) -> list[tuple[str, str]]:
+    """Write a page for each experiment; return (title, address) in order of the files' names."""
+    written = []
+    for path in sorted((run.root / "experiments").glob("*.json")):
+        address = f"experiments/{path.stem}.html"
+        title, content = _page(run, path)
+        pages.write(run.root / "report" / address, content)
+        written.append((title, f"experiments/{quote(path.stem, safe='')}.html"))
+    return written
+
+
+def newest(run: RunDirectory) -> list[tuple[str, int]]:
+    """Return each experiment's file with its date, in nanoseconds."""
+    return [
+        (path.name, path.stat().st_mtime_ns) for path in sorted((run.root / "experiments").glob("*.json"))
+    ]
+
+
+def _page(run: RunDirectory, path: Path) -> tuple[str, str]:
+    raw = path.read_text(encoding="utf-8", errors="replace")
+    page, problem = read(raw)
+
+    def picture(image: str, caption: str, activation: float | None) -> Picture:
+        found = run.image(image)
+        href = f"../../{found}" if found else None
+        told = caption or f"image {image[:8]}"
+        return Picture(
+            href, told if activation is None else f"{told}; activation {activation:.2f}", caption, activation
+        )
+
+    def drawn(block: Block) -> dict[str, Any]:
+        """Return what a template needs beside the block itself."""
+        if isinstance(block, Figures):
+            return {"pictures": [picture(f.image, f.caption, f.activation) for f in block.figures]}
+        if isinstance(block, Bars | Scatter | Lines):
+            draw: Any = {"bars": charts.bars, "scatter": charts.scatter, "lines": charts.lines}[block.kind]
+            legend = [
+                (name, charts.style(number)) for number, name in enumerate(charts.series_of(block)) if name
+            ]
+            return {"plot": draw(block), "legend": legend}
+        return {}
+
+    title = page.title if page else path.stem
+    content = pages.render(
+        "experiment.html",
+        run_name=text(run.manifest.get("name")) or run.root.resolve().name,
+        root="../",
+        title=title,
+        page=page,
+        blocks=[(block, drawn(block)) for block in page.blocks] if page else [],
+        is_measured=lambda cell: isinstance(cell, Measured),
+        is_number=lambda cell: isinstance(cell, int | float) and not isinstance(cell, bool),
+        problem=problem,
+        raw="" if page else raw[:_RAW_LIMIT],
+        file_name=path.name,
+    )
+    return title, content
+
+
+def read(raw: str) -> tuple[Page | None, str]:
+    """Return the page in a file's text, or None and what is wrong with it."""
+    try:
+        content = json.loads(raw)
+        if isinstance(content, dict) and "page" in content:
+            content = content["page"]
+        return Page.model_validate(content), ""
+    except ValidationError as error:
+        told = "; ".join(
+            f"{'.'.join(map(str, problem['loc'])) or 'the file'}: {problem['msg']}"
+            for problem in error.errors()[:5]
+        )
+        return None, told
+    except (ValueError, RecursionError) as error:
+        return None, f"it is not JSON: {error}"
