@@ -6,17 +6,28 @@ whether a failure is final: it answers for each item with a result or a typed er
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from actors.errors import MaiaError
-from agents.interpreter import Round
+from agents.budget import (
+    Account,
+    BudgetSettings,
+    Cost,
+    Ledger,
+    UnitAccount,
+    UnitBudgetError,
+    spent_so_far,
+)
+from agents.interpreter import Round, StudyPausedError
+from agents.journal import slug
 from agents.store import Store
 from agents.study import Laboratory, study
 from agents.tasks.base import Task
-from agents.work import WorkItem
+from agents.work import WorkItem, build_task
 from tools.subject import Subject
 
 _log = logging.getLogger(__name__)
@@ -58,46 +69,42 @@ class HostHandle(Protocol):
 
 
 class _Steering:
-    """One host's word to its studies."""
+    """A host's and a budget's word to one study."""
 
-    def __init__(self) -> None:
-        self.pausing = False
+    def __init__(self, pausing: Callable[[], bool], account: UnitAccount) -> None:
+        self._pausing, self._account = pausing, account
 
     def paused(self) -> bool:
-        return self.pausing
+        return self._pausing()
 
     def conclude(self) -> str:
-        return ""
+        return self._account.reason
 
 
 class LocalHost:
-    """Studies in this process."""
+    """Studies in this process, paid from the run's account and each within `unit_budget`."""
 
     def __init__(
         self,
         laboratory: Laboratory,
         store: Store,
         subject_of: Callable[[WorkItem], Awaitable[Subject]],
-        task_of: Callable[[WorkItem], Task],
+        task_of: Callable[[WorkItem], Task] = build_task,
+        *,
+        account: Account | None = None,
+        unit_budget: BudgetSettings | None = None,
     ) -> None:
         self._laboratory, self._store = laboratory, store
         self._subject_of, self._task_of = subject_of, task_of
-        self._steering = _Steering()
+        self._account = account or Ledger(BudgetSettings())
+        self._unit_budget = unit_budget or BudgetSettings()
+        self._pausing = False
         self._rounds = 0
-        self._tokens = 0
-        self._dollars = 0.0
+        self._spent = Cost()
 
     async def study(self, item: WorkItem) -> dict[str, Any]:
         try:
-            return await study(
-                self._laboratory,
-                await self._subject_of(item),
-                self._task_of(item),
-                self._store,
-                seed=item.seed,
-                steering=self._steering,
-                on_round=self._count,
-            )
+            return await self._study(item)
         except MaiaError:
             raise
         except Exception as error:
@@ -105,18 +112,37 @@ class LocalHost:
             _log.exception("the study of %s met a fault in the program", item.unit)
             raise UnexpectedError(f"the program failed: {type(error).__name__}: {error}") from error
 
+    async def _study(self, item: WorkItem) -> dict[str, Any]:
+        if self._pausing:
+            raise StudyPausedError("paused before it began.")
+        folder = f"units/{slug(item.unit)}"
+        before = await asyncio.to_thread(spent_so_far, self._store, folder)
+        purse = Ledger(self._unit_budget, before, what="unit", error=UnitBudgetError)
+        account = UnitAccount(purse, self._account, self._pay)
+        await account.open(begun=self._store.has(f"{folder}/rounds/0001.json"))
+        return await study(
+            self._laboratory,
+            await self._subject_of(item),
+            self._task_of(item),
+            self._store,
+            seed=item.seed,
+            steering=_Steering(lambda: self._pausing, account),
+            account=account,
+            on_round=self._count,
+        )
+
     async def ready(self) -> None: ...
 
     async def pause(self) -> None:
-        self._steering.pausing = True
+        self._pausing = True
 
     async def counts(self) -> HostCounts:
-        return HostCounts(self._rounds, self._tokens, self._dollars)
+        return HostCounts(self._rounds, self._spent.tokens, self._spent.dollars, self._spent.images)
 
     async def stop(self) -> None: ...
 
-    def _count(self, finished: Round) -> None:
-        usage = finished.reply.usage
+    def _count(self, _: Round) -> None:
         self._rounds += 1
-        self._tokens += usage.prompt_tokens + usage.completion_tokens
-        self._dollars += usage.dollars
+
+    def _pay(self, cost: Cost) -> None:
+        self._spent = self._spent + cost

@@ -16,7 +16,7 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -178,8 +178,15 @@ def _encode(record: dict[str, Any]) -> bytes:
 class RecordedChat:
     """A chat model whose every call goes through a journal: asked again, it answers from the record."""
 
-    def __init__(self, model: ChatModel, journal: Journal, role: str) -> None:
-        self._model, self._journal, self._role = model, journal, role
+    def __init__(
+        self,
+        model: ChatModel,
+        journal: Journal,
+        role: str,
+        about: Callable[[ChatRequest], dict[str, Any]] = lambda _: {},
+    ) -> None:
+        """`about` returns what else is written down of a call before it is sent, such as what it may cost."""
+        self._model, self._journal, self._role, self._about = model, journal, role, about
         self.name, self.sees_images = model.name, model.sees_images
         self.usage = Usage()
 
@@ -187,9 +194,8 @@ class RecordedChat:
         key = request_key(self.name, request)
         reply = self._journal.answer(key)
         if reply is None:
-            self._journal.intend(
-                key, {"role": self._role, "model": self.name, "turns": len(request.messages)}
-            )
+            about = {"role": self._role, "model": self.name, "turns": len(request.messages)}
+            self._journal.intend(key, {**about, **self._about(request)})
             reply = self._journal.record_answer(key, await self._model.complete(request))
         # Usage counts what the study costs, whether it was paid now or before an interruption.
         self.usage = self.usage + reply.usage

@@ -124,6 +124,12 @@ def newest(store: Store) -> int:
     return max(claimed, default=0)
 
 
+def worked_s(store: Store) -> float:
+    """Return about how many seconds all generations have worked, from their beats."""
+    beats = [path.read_text() for path in store.root.glob("leases/*/beat")]
+    return BEAT_S * sum(int(beat) for beat in beats if beat.isdecimal())
+
+
 def owner(store: Store) -> dict[str, Any] | None:
     """Return who holds the directory as far as can be told at once, None if nobody does."""
     last = newest(store)

@@ -21,6 +21,7 @@ from actors.endpoint.faults import EndpointDownError
 from actors.errors import MaiaError, UsageError
 from actors.pool import ReplicaLostError
 from actors.settings import Settings
+from agents.budget import BudgetSettings, BudgetSpentError
 from agents.host import HostHandle, HostLostError
 from agents.interpreter import StudyPausedError
 from agents.journal import slug
@@ -46,6 +47,10 @@ class SweepSettings(Settings):
     """Processes that carry agents, spread over the cluster; 0 carries them in the command's own."""
     agents: int = Field(32, ge=1, le=4096)
     """Studies at once on each host."""
+    budget: BudgetSettings = BudgetSettings()
+    """What the whole run may spend; may be raised to resume."""
+    unit_budget: BudgetSettings = BudgetSettings()
+    """What one unit may spend; near it, its agent is asked for its final answer."""
 
 
 @dataclass
@@ -126,6 +131,12 @@ class Orchestrator:
                 await self._again(item, error)
                 if isinstance(error, HostLostError):
                     await host.ready()
+            except BudgetSpentError as error:
+                # Nothing new begins, but what runs may still conclude: its last replies were budgeted for.
+                self._close(item)
+                self._outcome.stopped = self._outcome.stopped or error
+                self._pausing = True
+                self._news.set()
             except _CONCERNS_ALL as error:
                 self._close(item)
                 await self._stop(error)

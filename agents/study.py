@@ -10,6 +10,7 @@ from typing import Any
 
 from actors.chat.base import ChatModel, Usage
 from actors.errors import MaiaError
+from agents.budget import Account, BudgetSettings, Ledger, MeteredChat, MeteredStudio, Rate
 from agents.critic import ConfirmationSettings, Critic
 from agents.interpreter import Interpreter, InterpreterSettings, Round, Steering, Study
 from agents.journal import Journal, RecordedChat
@@ -33,6 +34,8 @@ class Laboratory:
     paint: Painter
     settings: InterpreterSettings
     confirmation: ConfirmationSettings | None
+    rates: dict[str, Rate]
+    """What the interpreter and the observers charge, by these names; a role that is missing is free."""
     facts: dict[str, Any]
     """Versions, model names and fingerprints: written into every result."""
 
@@ -45,6 +48,7 @@ async def study(
     *,
     seed: int = 0,
     steering: Steering | None = None,
+    account: Account | None = None,
     on_round: Callable[[Round], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Return the result of studying one unit, from the store if it is there already.
@@ -58,18 +62,25 @@ async def study(
     if (done := await asyncio.to_thread(journal.done)) is not None:
         return done
     started = time.monotonic()
-    interpreter = RecordedChat(laboratory.interpreter, journal, "interpreter")
-    observer = RecordedChat(laboratory.observers, journal, "observer")
+    purse = account or Ledger(BudgetSettings())
+
+    def recorded(model: ChatModel, role: str) -> RecordedChat:
+        metered = MeteredChat(model, purse, laboratory.rates.get(role, Rate()))
+        return RecordedChat(metered, journal, role, metered.about)
+
+    interpreter = recorded(laboratory.interpreter, "interpreter")
+    observer = recorded(laboratory.observers, "observers")
+    studio = MeteredStudio(laboratory.studio, purse)
     toolbox = Toolbox(
         System(subject, laboratory.paint),
-        laboratory.studio,
+        studio,
         BlindObservers(observer, seed=seed),
         seed=seed,
         max_images=laboratory.settings.max_images,
     )
     critic = None
     if laboratory.confirmation is not None:
-        critic = Critic(subject, laboratory.studio, seed=seed, settings=laboratory.confirmation)
+        critic = Critic(subject, studio, seed=seed, settings=laboratory.confirmation)
     sandbox = await laboratory.sandboxes.open(seed=seed)
     try:
         agent = Interpreter(

@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from actors.errors import MaiaError
 from actors.vision.units import Readout, parse_unit
+from agents.budget import Ledger, spent_so_far
 from agents.host import HostHandle, LocalHost
 from agents.journal import slug
-from agents.lease import Lease
+from agents.lease import Lease, worked_s
 from agents.manifest import KEY as MANIFEST
 from agents.manifest import check, claim
 from agents.orchestrator import Orchestrator, Outcome, failures
 from agents.store import Store
-from agents.work import WorkItem, build_task, read_plan, write_plan
+from agents.work import WorkItem, read_plan, write_plan
 from experiments import config as configuration
 from experiments.config import Configuration, Profile
 from experiments.console import Console
@@ -28,6 +29,7 @@ from experiments.describe import science
 from experiments.live import Live
 from experiments.results import write_results
 from experiments.units import choose, screen
+from tools.subject import Subject
 
 if TYPE_CHECKING:
     from experiments.workbench import Workbench
@@ -102,18 +104,47 @@ async def _run(
         live = Live(len(plan), finished)
         live.failed = len(plan) - len(todo) - len(finished)
 
-        async def subject_of(item: WorkItem) -> Any:
-            return await bench.subject(item.layer, item.name)
-
-        hosts: list[HostHandle] = [LocalHost(bench.laboratory, store, subject_of, build_task)]
-        orchestrator = Orchestrator(store, hosts, agents_per_host=profile.sweep.agents, on_event=live.event)
-        console.say(f"studying {len(todo)} units, {min(len(todo), profile.sweep.agents)} at a time")
-        async with _stoppable(console, orchestrator, lease), live.shown(console, hosts):
-            outcome = await orchestrator.run(todo)
+        async with _hosts(bench, loaded, store, asked.model) as hosts:
+            orchestrator = Orchestrator(
+                store, hosts, agents_per_host=profile.sweep.agents, on_event=live.event
+            )
+            at_once = min(len(todo), profile.sweep.agents * len(hosts))
+            console.say(f"studying {len(todo)} units, {at_once} at a time")
+            async with _stoppable(console, orchestrator, lease), live.shown(console, hosts):
+                outcome = await orchestrator.run(todo)
         console.say(live.text())
     if outcome.stopped is not None:
         console.fail(outcome.stopped)
     return outcome
+
+
+@asynccontextmanager
+async def _hosts(
+    bench: Workbench, loaded: Configuration, store: Store, model: str
+) -> AsyncIterator[list[HostHandle]]:
+    """Yield the hosts that the profile asks for, with the run's account behind them."""
+    profile = bench.profile
+    if profile.sweep.hosts == 0:
+
+        async def subject_of(item: WorkItem) -> Subject:
+            return await bench.subject(item.layer, item.name)
+
+        before = await asyncio.to_thread(spent_so_far, store)
+        ledger = Ledger(profile.sweep.budget, before, elapsed_s=lambda: worked_s(store))
+        unit_budget = profile.sweep.unit_budget
+        yield [LocalHost(bench.laboratory, store, subject_of, account=ledger, unit_budget=unit_budget)]
+        return
+    from experiments.hosts import HostPlan, RayHost, start_ledger
+
+    plan = HostPlan(profile, loaded.cache, model, bench.addresses, store.root.resolve())
+    ledger_actor = start_ledger(profile, plan.run)
+    hosts: list[HostHandle] = [
+        RayHost(plan, ledger_actor, profile.sweep.agents) for _ in range(profile.sweep.hosts)
+    ]
+    try:
+        yield hosts
+    finally:
+        await asyncio.gather(*(host.stop() for host in hosts))
 
 
 async def _plan(

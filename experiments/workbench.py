@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from actors.chat.base import ChatModel
 from actors.chat.client import PoolChatModel, WithoutSight
 from actors.chat.settings import BuiltinChat, ChatSettings, OpenAIChat, TransformersChat
 from actors.cluster import Cluster
+from actors.detection.client import PoolDetector
 from actors.endpoint.settings import EndpointSettings
 from actors.generation.client import PoolImageMaker
 from actors.masks import paint
@@ -28,10 +29,12 @@ from actors.vision.base import ImageDataset
 from actors.vision.client import PoolVisionClient
 from actors.vision.datasets import open_dataset
 from actors.vision.units import parse_unit
+from agents.budget import Rate
 from agents.observers import BlindObservers
 from agents.study import Laboratory
 from experiments.config import Profile
 from tools import sandbox
+from tools.sandbox import SandboxServer
 from tools.subject import NetworkUnit, Subject
 
 Tell = Callable[[str], None]
@@ -42,20 +45,32 @@ def _quiet(_: str) -> None: ...
 
 @dataclass(frozen=True)
 class Workbench:
-    """A running set-up. Made by `open`; everything in it ends with the `async with` block."""
+    """A running set-up. Made by `open` or `join`; everything in it ends with the `async with` block."""
 
     profile: Profile
     cluster: Cluster
-    vision: PoolVisionClient
     dataset: ImageDataset
     laboratory: Laboratory
+    addresses: dict[str, str]
+    """Where another process finds each role's replicas, for `join`."""
+    network: PoolVisionClient | None = None
+    """The network under study; None in a set-up that was opened without one."""
+    detector: PoolDetector | None = None
+    """Finds concepts; only in a set-up without a network, where synthetic neurons are studied."""
+
+    @property
+    def vision(self) -> PoolVisionClient:
+        assert self.network is not None, "opened without a network under study"
+        return self.network
 
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, profile: Profile, *, cache: Path, model: str, tell: Tell = _quiet
+        cls, profile: Profile, *, cache: Path, model: str | None, tell: Tell = _quiet
     ) -> AsyncIterator[Workbench]:
         """Start what `profile` names, with `model` as the network under study.
+
+        Without a model, the concept detector stands in its place: what is studied are synthetic neurons.
 
         `tell` gets one sentence a step.
 
@@ -67,51 +82,80 @@ class Workbench:
             tell("starting Ray")
             cluster = await stack.enter_async_context(Cluster.start(profile.ray))
             # All pools load their models at the same time: starting costs as much as the slowest.
-            tell(f"loading {model} and the models of the profile")
-            network = await stack.enter_async_context(_vision_pool(cluster, profile, cache, model))
-            generation = profile.generation
-            if generation.store is None:
-                generation = generation.model_copy(update={"store": str(cache / "images")})
-            studio = await stack.enter_async_context(
-                cluster.pool(
-                    "generation",
-                    "actors.generation.factory:build_backend",
-                    {"settings": generation},
-                    generation.placement,
-                    secrets(generation),
-                )
-            )
-            roles = profile.chat
-            observers = await _chat(stack, cluster, "observers", roles.observers or roles.interpreter)
-            interpreter = observers
-            if roles.observers is not None and roles.observers != roles.interpreter:
-                interpreter = await _chat(stack, cluster, "interpreter", roles.interpreter)
-            if not interpreter.sees_images:
-                eyes = BlindObservers(observers) if observers.sees_images else None
-                interpreter = WithoutSight(interpreter, eyes.look if eyes else None)
+            tell(f"loading {model or 'the concept detector'} and the models of the profile")
+            pools = {
+                role: await stack.enter_async_context(pool)
+                for role, pool in _pools(cluster, profile, cache, model)
+            }
             tell("testing the sandbox")
             sandboxes = await stack.enter_async_context(await sandbox.start(profile.sandbox))
-            vision = await _connect(network, profile, cache)
-            laboratory = Laboratory(
-                interpreter=interpreter,
-                observers=observers,
-                studio=PoolImageMaker(studio),
-                sandboxes=sandboxes,
-                paint=paint,
-                settings=profile.interpreter,
-                confirmation=profile.confirmation,
-                facts={
-                    "model": model,
-                    "network": vision.fingerprint,
-                    "dataset": dataset.fingerprint,
-                    "generator": (await studio.describe()).get("name", ""),
-                    "interpreter": interpreter.name,
-                    "observers": observers.name,
-                    "sandbox": sandboxes.tier,
-                    "versions": _versions(),
-                },
-            )
-            yield cls(profile, cluster, vision, dataset, laboratory)
+            yield await cls._assemble(profile, cache, model, dataset, cluster, pools, sandboxes)
+
+    @classmethod
+    @asynccontextmanager
+    async def join(
+        cls, profile: Profile, *, cache: Path, model: str | None, addresses: Mapping[str, str]
+    ) -> AsyncIterator[Workbench]:
+        """Work with the models that another process's workbench has started, and a sandbox server of one's own.
+
+        Raises:
+            UsageError: If the models are gone, or no sandbox works on this machine.
+        """
+        dataset = open_dataset(profile.dataset)
+        async with AsyncExitStack() as stack:
+            cluster = await stack.enter_async_context(Cluster.start(profile.ray))
+            pools = {role: cluster.attach(address) for role, address in addresses.items()}
+            sandboxes = await stack.enter_async_context(await sandbox.start(profile.sandbox))
+            yield await cls._assemble(profile, cache, model, dataset, cluster, pools, sandboxes)
+
+    @classmethod
+    async def _assemble(
+        cls,
+        profile: Profile,
+        cache: Path,
+        model: str | None,
+        dataset: ImageDataset,
+        cluster: Cluster,
+        pools: Mapping[str, ReplicaPool[Any, Any]],
+        sandboxes: SandboxServer,
+    ) -> Workbench:
+        roles = profile.chat
+        observers = await _chat(pools["observers"], roles.observers or roles.interpreter)
+        interpreter = observers
+        if "interpreter" in pools:
+            interpreter = await _chat(pools["interpreter"], roles.interpreter)
+        if not interpreter.sees_images:
+            eyes = BlindObservers(observers) if observers.sees_images else None
+            interpreter = WithoutSight(interpreter, eyes.look if eyes else None)
+        vision = await _connect(pools["vision"], profile, cache) if "vision" in pools else None
+        detector = PoolDetector(pools["detection"]) if "detection" in pools else None
+        studied = {"model": model, "network": vision.fingerprint} if vision else {}
+        if detector:
+            studied = {"model": "synthetic", "network": await detector.name()}
+        laboratory = Laboratory(
+            interpreter=interpreter,
+            observers=observers,
+            studio=PoolImageMaker(pools["generation"]),
+            sandboxes=sandboxes,
+            paint=paint,
+            settings=profile.interpreter,
+            confirmation=profile.confirmation,
+            rates={
+                "interpreter": _rate(roles.interpreter),
+                "observers": _rate(roles.observers or roles.interpreter),
+            },
+            facts={
+                **studied,
+                "dataset": dataset.fingerprint,
+                "generator": (await pools["generation"].describe()).get("name", ""),
+                "interpreter": interpreter.name,
+                "observers": observers.name,
+                "sandbox": sandboxes.tier,
+                "versions": _versions(),
+            },
+        )
+        addresses = {role: pool.address for role, pool in pools.items()}
+        return cls(profile, cluster, dataset, laboratory, addresses, vision, detector)
 
     async def subject(self, layer: str, unit: str) -> Subject:
         """Return the unit that these words name.
@@ -154,16 +198,53 @@ def _bank(profile: Profile, cache: Path) -> Path:
     return profile.vision.bank_folder or cache / "vision"
 
 
-async def _chat(stack: AsyncExitStack, cluster: Cluster, role: str, settings: ChatSettings) -> ChatModel:
-    pool = await stack.enter_async_context(
-        cluster.pool(
-            f"chat-{role}",
-            "actors.chat.factory:build_backend",
-            {"settings": settings},
-            getattr(settings, "placement", Placement()),
-            secrets(settings),
+def _pools(
+    cluster: Cluster, profile: Profile, cache: Path, model: str | None
+) -> Iterator[tuple[str, ReplicaPool[Any, Any]]]:
+    """Start one pool a role; the interpreter has one of its own unless it is the observers' model."""
+    if model is not None:
+        yield "vision", _vision_pool(cluster, profile, cache, model)
+    else:
+        detection = profile.detection
+        yield (
+            "detection",
+            cluster.pool(
+                "detection",
+                "actors.detection.factory:build_backend",
+                {"settings": detection},
+                detection.placement,
+            ),
         )
+    generation = profile.generation
+    if generation.store is None:
+        generation = generation.model_copy(update={"store": str(cache / "images")})
+    yield (
+        "generation",
+        cluster.pool(
+            "generation",
+            "actors.generation.factory:build_backend",
+            {"settings": generation},
+            generation.placement,
+            secrets(generation),
+        ),
     )
+    roles = profile.chat
+    yield "observers", _chat_pool(cluster, "observers", roles.observers or roles.interpreter)
+    if roles.observers is not None and roles.observers != roles.interpreter:
+        yield "interpreter", _chat_pool(cluster, "interpreter", roles.interpreter)
+
+
+def _chat_pool(cluster: Cluster, role: str, settings: ChatSettings) -> ReplicaPool[Any, Any]:
+    return cluster.pool(
+        f"chat-{role}",
+        "actors.chat.factory:build_backend",
+        {"settings": settings},
+        getattr(settings, "placement", Placement()),
+        secrets(settings),
+    )
+
+
+async def _chat(pool: ReplicaPool[Any, Any], settings: ChatSettings) -> ChatModel:
     match settings:
         case OpenAIChat():
             return PoolChatModel(pool, settings.model, settings.sees_images)
@@ -172,6 +253,12 @@ async def _chat(stack: AsyncExitStack, cluster: Cluster, role: str, settings: Ch
         case TransformersChat():
             facts = await pool.describe()
             return PoolChatModel(pool, settings.model, bool(facts.get("sees_images", settings.sees_images)))
+
+
+def _rate(settings: ChatSettings) -> Rate:
+    price = getattr(settings, "price", None)
+    image_tokens = getattr(settings, "image_tokens", 85)
+    return Rate(price.prompt, price.completion, image_tokens) if price else Rate(0, 0, image_tokens)
 
 
 def secrets(settings: Settings) -> dict[str, str]:

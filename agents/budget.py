@@ -1,0 +1,295 @@
+"""What a run and each of its units may spend, reserved before a call is sent and settled after it.
+
+One ledger holds a run's account for all hosts. Near a limit nothing new is begun and agents are asked for
+their final answers; at the limit calls are refused. After a crash the account is rebuilt from the records,
+which count calls in doubt as paid.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from pydantic import Field
+
+from actors.chat.base import ChatModel, ChatReply, ChatRequest, Usage
+from actors.chat.pricing import estimate_prompt
+from actors.errors import MaiaError
+from actors.generation.base import MadeImage
+from actors.images import Image, Provenance
+from actors.settings import Settings
+from agents.store import Store
+from tools.toolbox import Studio
+
+_NEAR = 0.9
+"""The part of a limit at which agents are asked to conclude: what is left pays for their last replies."""
+_FIELDS = ("dollars", "tokens", "requests", "images")
+
+
+class BudgetSettings(Settings):
+    """Limits; null is none. Dollars bind only where the configuration gives the model's `price`."""
+
+    dollars: float | None = Field(None, gt=0)
+    """US dollars for language models."""
+    tokens: int | None = Field(None, ge=1)
+    """Prompt and completion tokens."""
+    requests: int | None = Field(None, ge=1)
+    """Attempts at endpoints of language models."""
+    images: int | None = Field(None, ge=1)
+    """Images generated and edited."""
+    hours: float | None = Field(None, gt=0)
+    """Wall-clock hours of work, over all its interruptions."""
+
+
+class BudgetSpentError(MaiaError):
+    """The run's budget has no room for what was to be done: it stops, and can be resumed with a larger one."""
+
+
+class UnitBudgetError(MaiaError):
+    """One unit's budget has no room for its next call; other units go on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What something costs, or may cost."""
+
+    dollars: float = 0.0
+    tokens: int = 0
+    requests: int = 0
+    images: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(*(getattr(self, name) + getattr(other, name) for name in _FIELDS))
+
+    def __sub__(self, other: Cost) -> Cost:
+        return Cost(*(getattr(self, name) - getattr(other, name) for name in _FIELDS))
+
+    @classmethod
+    def of(cls, usage: Usage) -> Cost:
+        return cls(usage.dollars, usage.prompt_tokens + usage.completion_tokens, usage.requests)
+
+
+class Account(Protocol):
+    """Where costs are asked for; held here or in another process."""
+
+    async def reserve(self, cost: Cost) -> None:
+        """Set `cost` aside.
+
+        Raises:
+            BudgetSpentError, UnitBudgetError: If there is no room for it.
+        """
+
+    async def settle(self, reserved: Cost, spent: Cost) -> str:
+        """Replace a reservation by what was really spent; return as `near`."""
+
+    async def near(self) -> str:
+        """Return which limit is near, in words for the agent; "" while there is room."""
+
+
+class Ledger:
+    """An account in this process. `spent` is what was spent before; `elapsed_s` tells the time worked."""
+
+    def __init__(
+        self,
+        limits: BudgetSettings,
+        spent: Cost | None = None,
+        *,
+        what: str = "run",
+        error: Callable[[str, str], MaiaError] = BudgetSpentError,
+        elapsed_s: Callable[[], float] = lambda: 0.0,
+    ) -> None:
+        self.limits, self.spent = limits, spent or Cost()
+        self.reserved = Cost()
+        self._what, self._error, self._elapsed_s = what, error, elapsed_s
+        self._largest = Cost()
+        self._settled = asyncio.Event()
+
+    async def reserve(self, cost: Cost) -> None:
+        while True:
+            for name, limit in self._limits():
+                if getattr(cost, name) and getattr(self.spent + cost, name) > limit:
+                    raise self._refusal(name, limit)
+            if self._hours_left() <= 0:
+                raise self._refusal("hours", self.limits.hours or 0)
+            committed = self.spent + self.reserved + cost
+            if all(
+                getattr(committed, name) <= limit for name, limit in self._limits() if getattr(cost, name)
+            ):
+                break
+            # What others have set aside is more than they will spend: there may be room when they settle.
+            await self._settled.wait()
+        self.reserved = self.reserved + cost
+
+    async def settle(self, reserved: Cost, spent: Cost) -> str:
+        self.reserved = self.reserved - reserved
+        self.spent = self.spent + spent
+        self._settled.set()
+        self._settled = asyncio.Event()
+        self._largest = Cost(*(max(getattr(self._largest, name), getattr(spent, name)) for name in _FIELDS))
+        return await self.near()
+
+    async def near(self) -> str:
+        committed = self.spent + self.reserved
+        for name, limit in self._limits():
+            used = getattr(committed, name)
+            # Room for one more call and the final answer after it; on a large budget a tenth is more.
+            if used >= _NEAR * limit or (used and used + 2 * getattr(self._largest, name) > limit):
+                return f"The {self._what}'s budget of {limit:g} {name} is nearly spent."
+        if self.limits.hours is not None and self._hours_left() <= (1 - _NEAR) * self.limits.hours:
+            return f"The {self._what}'s time of {self.limits.hours:g} hours is nearly over."
+        return ""
+
+    def _limits(self) -> list[tuple[str, float]]:
+        return [(name, limit) for name in _FIELDS if (limit := getattr(self.limits, name)) is not None]
+
+    def _hours_left(self) -> float:
+        hours = self.limits.hours
+        return float("inf") if hours is None else hours - self._elapsed_s() / 3600
+
+    def _refusal(self, name: str, limit: float) -> MaiaError:
+        spent = "" if name == "hours" else f" ({getattr(self.spent, name):g} spent)"
+        return self._error(
+            f"the {self._what}'s budget of {limit:g} {name} has no room for the next call{spent}.",
+            f"Raise {'sweep.budget' if self._what == 'run' else 'sweep.unit_budget'}.{name} and resume.",
+        )
+
+
+class UnitAccount:
+    """One unit's account within a run's; also tells its agent when to conclude."""
+
+    def __init__(self, unit: Ledger, run: Account, note: Callable[[Cost], None] = lambda _: None) -> None:
+        """`note` is told everything that is spent."""
+        self._unit, self._run, self._note = unit, run, note
+        self.reason = ""
+
+    async def open(self, *, begun: bool) -> None:
+        """Look at the limits before the first round.
+
+        Raises:
+            BudgetSpentError: If the run is near a limit and this unit has not begun.
+        """
+        reason = await self._run.near()
+        if reason and not begun:
+            raise BudgetSpentError(reason, "Raise sweep.budget and resume; finished units are kept.")
+        self.reason = reason or await self._unit.near()
+
+    async def reserve(self, cost: Cost) -> None:
+        await self._unit.reserve(cost)
+        try:
+            await self._run.reserve(cost)
+        except MaiaError:
+            await self._unit.settle(cost, Cost())
+            raise
+
+    async def settle(self, reserved: Cost, spent: Cost) -> str:
+        self._note(spent)
+        here = await self._unit.settle(reserved, spent)
+        self.reason = await self._run.settle(reserved, spent) or here
+        return self.reason
+
+    async def near(self) -> str:
+        return self.reason
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """What a language model charges: dollars for a million tokens, and tokens for an image."""
+
+    prompt: float = 0.0
+    completion: float = 0.0
+    image_tokens: int = 85
+
+    def most(self, request: ChatRequest) -> Cost:
+        """Return what a request costs if its answer is as long as it may be."""
+        prompt = estimate_prompt(request.messages, self.image_tokens)
+        dollars = (prompt * self.prompt + request.max_tokens * self.completion) / 1e6
+        return Cost(dollars, prompt + request.max_tokens, 1)
+
+
+class MeteredChat:
+    """A chat model whose calls are paid from an account."""
+
+    def __init__(self, model: ChatModel, account: Account, rate: Rate) -> None:
+        self._model, self._account, self._rate = model, account, rate
+        self.name, self.sees_images = model.name, model.sees_images
+
+    def about(self, request: ChatRequest) -> dict[str, Any]:
+        """Return what a call may cost, for the record of its intent."""
+        most = self._rate.most(request)
+        return {"tokens": most.tokens, "dollars": most.dollars}
+
+    async def complete(self, request: ChatRequest) -> ChatReply:
+        most = self._rate.most(request)
+        await self._account.reserve(most)
+        spent = Cost()
+        try:
+            reply = await self._model.complete(request)
+            spent = Cost.of(reply.usage)
+        except MaiaError as error:
+            doubtful = getattr(error, "in_doubt", 0)
+            attempts = getattr(error, "attempts", 0)
+            spent = Cost(doubtful * most.dollars, doubtful * most.tokens, attempts)
+            raise
+        finally:
+            await self._account.settle(most, spent)
+        return reply
+
+
+class MeteredStudio:
+    """An image maker whose images are paid from an account."""
+
+    def __init__(self, studio: Studio, account: Account) -> None:
+        self._studio, self._account = studio, account
+
+    async def generate(
+        self, prompts: Sequence[str], seeds: Sequence[int], *, agent: str = ""
+    ) -> list[MadeImage | MaiaError]:
+        return await self._paid(len(prompts), self._studio.generate(prompts, seeds, agent=agent))
+
+    async def edit(
+        self,
+        images: Sequence[Image],
+        instructions: Sequence[str],
+        seeds: Sequence[int],
+        provenances: Sequence[Provenance | None],
+        *,
+        agent: str = "",
+    ) -> list[MadeImage | MaiaError]:
+        work = self._studio.edit(images, instructions, seeds, provenances, agent=agent)
+        return await self._paid(len(images), work)
+
+    async def _paid(self, count: int, work: Any) -> list[MadeImage | MaiaError]:
+        most = Cost(images=count)
+        try:
+            await self._account.reserve(most)
+        except BaseException:
+            work.close()
+            raise
+        made: list[MadeImage | MaiaError] = []
+        try:
+            made = await work
+        finally:
+            n_made = sum(isinstance(each, MadeImage) for each in made)
+            await self._account.settle(most, Cost(images=n_made))
+        return made
+
+
+def spent_so_far(store: Store, folder: str = "units") -> Cost:
+    """Return what the records below `folder` say was spent; a call without an answer counts as paid."""
+    total = Cost()
+    root = store.root / folder
+    answered = set()
+    for path in root.rglob("calls/*.answer"):
+        answered.add(path.with_suffix(""))
+        total += Cost.of(Usage(**json.loads(path.read_bytes())["usage"]))
+    for path in root.rglob("calls/*.request-*"):
+        if path.with_suffix("") not in answered:
+            about = json.loads(path.read_bytes())
+            total += Cost(about.get("dollars", 0.0), about.get("tokens", 0), 1)
+    for rounds in {path.parent for path in root.rglob("rounds/*.json")}:
+        newest = max(rounds.glob("[0-9]*.json"))
+        total += Cost(images=json.loads(newest.read_bytes())["toolbox"]["images_made"])
+    return total
