@@ -1,6 +1,6 @@
 """`python -m benchmarks [--device cpu] [--only B5 B6]`: run the suite; write RESULTS.md, results.json, plots/.
 
-Results of benchmarks that are not run this time are kept.
+Results of benchmarks that are not run this time, or could not be, are kept.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ def main() -> int:
         if arguments.only and id not in arguments.only:
             continue
         print(f"{id} {name.rpartition('.')[2]} ...", end=" ", flush=True, file=sys.stderr)
-        kept[id] = entry = _in_its_own_process(id, name, arguments)
+        entry = _in_its_own_process(id, name, arguments)
+        if "failure" not in entry or entry["failure"].startswith("gate:") or id not in kept:
+            kept[id] = entry  # a run that could not be made takes no earlier figures away
         missed = [metric["name"] for metric in entry.get("metrics", ()) if metric["met"] is False]
         failed |= "failure" in entry
         said = entry.get("failure") or (f"missed: {', '.join(missed)}" if missed else "all targets met")
