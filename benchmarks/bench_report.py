@@ -5,7 +5,6 @@ python -m benchmarks.bench_report [UNITS]
 
 from __future__ import annotations
 
-import shutil
 import statistics
 import sys
 import tempfile
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.report import write_site
-from tests.experiments.report.conftest import QUIET
+from tests.experiments.report.conftest import installed, started
 from tests.experiments.report.run_directories import FakeRun, many_units
 
 OPENINGS = 5
@@ -39,7 +38,7 @@ def main() -> None:
         _timed("write it again, one unit more", run)
         size = (run.root / "report" / "units.js").stat().st_size
         print(f"{'data of the table':45} {size / 1e6:8.2f} MB")
-        _in_chromium(index, Path(folder) / "profile")
+        _in_chromium(index)
 
 
 def _timed(what: str, run: FakeRun) -> Path:
@@ -49,24 +48,13 @@ def _timed(what: str, run: FakeRun) -> Path:
     return index
 
 
-def _in_chromium(index: Path, profile: Path) -> None:
-    binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if binary is None or driver is None:
+def _in_chromium(index: Path) -> None:
+    if not installed():
         print("not opened: no chromium and chromedriver here")
         return
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = binary
-    for argument in (*QUIET, f"--user-data-dir={profile}"):
-        options.add_argument(argument)
-    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    try:
-        browser.set_script_timeout(60)
+    with started() as browser:
         times = [_opening(browser, index) for _ in range(OPENINGS)]
         searches = [browser.execute_script(_SEARCHED, words) / 1e3 for words in ("f", "fur", "fur sky", "")]
-    finally:
-        browser.quit()
     met = "met" if max(times) < TARGET_S else "MISSED"
     print(f"{'open the index in Chromium, median':45} {statistics.median(times):8.2f} s")
     print(f"{'open the index in Chromium, slowest':45} {max(times):8.2f} s   target < {TARGET_S:g} s: {met}")

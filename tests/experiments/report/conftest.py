@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Iterator
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
-QUIET = (
+_QUIET = (
     "--headless=new",
     "--no-sandbox",
     "--disable-gpu",
@@ -22,26 +23,40 @@ QUIET = (
 )
 
 
-@pytest.fixture(scope="session")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """One browser for all tests, driven through its own driver; nothing is downloaded."""
-    selenium = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    binary = shutil.which("chromium") or shutil.which("google-chrome")
-    driver = shutil.which("chromedriver")
-    if binary is None or driver is None:
-        pytest.skip("no chromium and chromedriver here: apt-get install chromium chromium-driver")
-    options = selenium.ChromeOptions()
-    options.binary_location = binary
-    profile: Path = tmp_path_factory.mktemp("profile")
-    for argument in (*QUIET, f"--user-data-dir={profile}"):
-        options.add_argument(argument)
+def installed() -> bool:
+    """Say whether there are a browser and its driver; neither is ever downloaded."""
+    return shutil.which("chromium") is not None and shutil.which("chromedriver") is not None
+
+
+@contextmanager
+def started() -> Iterator[Any]:
+    """Run one browser with an empty profile."""
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium") or ""
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    browser = selenium.Chrome(options=options, service=selenium.ChromeService(driver))
-    browser.set_script_timeout(20)
-    try:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        for argument in (*_QUIET, f"--user-data-dir={profile}"):
+            options.add_argument(argument)
+        browser = webdriver.Chrome(
+            options=options, service=webdriver.ChromeService(shutil.which("chromedriver"))
+        )
+        try:
+            browser.set_script_timeout(60)
+            yield browser
+        finally:
+            browser.quit()
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """One browser for all tests."""
+    pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    if not installed():
+        pytest.skip("no chromium and chromedriver here: apt-get install chromium chromium-driver")
+    with started() as browser:
         yield browser
-    finally:
-        browser.quit()
 
 
 @pytest.fixture
@@ -56,6 +71,7 @@ def browser(chromium: Any) -> Iterator[Any]:
 
 
 def view(browser: Any, width: int, height: int, *, dark: bool = False) -> None:
+    """Give the browser a window of that size, a phone's below 500 pixels, and a colour scheme."""
     browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride",
         {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500},

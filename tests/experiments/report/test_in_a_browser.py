@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import pytest
 
 from experiments.report import write_site, write_unit_page
 from tests.experiments.report.conftest import view
 from tests.experiments.report.run_directories import FakeRun, many_units
+from tests.experiments.report.screenshots import take
 from tests.experiments.report.test_unit_page import HOSTILE
 
 pytestmark = pytest.mark.browser
@@ -241,3 +243,13 @@ def test_no_page_is_wider_than_its_window(browser, run, width):
     for page in (index, run.root / "report/units" / f"{name}.html", layer):
         open_page(browser, page)
         assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_pictures_for_the_documentation_can_be_taken(browser, run, tmp_path, dark):
+    page = write_unit_page(run.root, run.write_unit(1))
+    take(browser, page, tmp_path / "unit.webp", width=600, height=500, dark=dark)
+    with PIL.Image.open(tmp_path / "unit.webp") as taken:
+        assert taken.size == (600, 500)
+        (background,) = {taken.getpixel((2, y)) for y in (100, 499)}
+    assert (sum(background) < 3 * 128) == dark
