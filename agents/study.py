@@ -38,6 +38,8 @@ class Laboratory:
     """What the interpreter and the observers charge, by these names; a role that is missing is free."""
     facts: dict[str, Any]
     """Versions, model names and fingerprints: written into every result."""
+    withheld: frozenset[str] = frozenset()
+    """Calls of programs that are refused, for ablations."""
 
 
 async def study(
@@ -77,6 +79,7 @@ async def study(
         BlindObservers(observer, seed=seed),
         seed=seed,
         max_images=laboratory.settings.max_images,
+        withheld=laboratory.withheld,
     )
     critic = None
     if laboratory.confirmation is not None:

@@ -248,6 +248,41 @@ def exemplars(
         console.show(*(f"{layer}: {file}" for layer, file in result["files"].items()))
 
 
+@app.command()
+def synthetic(
+    units: Annotated[
+        str,
+        typer.Option(
+            help="all, or divided by semicolons: mono, or, given, confounded, nuisance, formulas such as 'dog OR car'."
+        ),
+    ] = "all",
+    out: Annotated[Path, typer.Option(help="Run directory.")] = Path("runs/synthetic"),
+    seed: Annotated[int, typer.Option(min=0, help="Seed of data set and studies.")] = 0,
+    baseline: Annotated[
+        bool, typer.Option(help="Also label from one look at the exemplars, to compare.")
+    ] = True,
+    limit: Annotated[int | None, typer.Option(min=1, help="Study only the first so many.")] = None,
+    profile: ProfileName = None,
+    json: Json = False,
+    config: ConfigPath = None,
+    verbose: Verbose = 0,
+) -> None:
+    """Describe synthetic neurons, whose truth is known, and score the labels against it."""
+    from experiments.synthetic import describe_synthetic, table
+
+    configure_logging(verbose)
+    console = Console()
+    result = run(
+        describe_synthetic(
+            console, config, profile, units=units, out=out, seed=seed, baseline=baseline, limit=limit
+        )
+    )
+    if json:
+        console.result({key: value for key, value in result.items() if key != "rows"})
+    else:
+        console.show(table(result))
+
+
 def main() -> None:
     """Run the command line: exit codes 0, 1 (something failed), 2 (wrong use), 130 (interrupted)."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)

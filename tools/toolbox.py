@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -84,7 +84,7 @@ class Toolbox:
     """The tools of one agent: they share its log, its album and its seeds.
 
     The n-th use of a prompt gets the n-th seed of that prompt: asking again draws a fresh image, and
-    two agents that ask the same get the same image, made once.
+    two agents that ask the same get the same image, made once. `withheld` are calls that are refused, for ablations.
     """
 
     def __init__(
@@ -96,6 +96,7 @@ class Toolbox:
         seed: int,
         n_exemplars: int = EXEMPLARS,
         max_images: int | None = None,
+        withheld: Collection[str] = (),
     ) -> None:
         self.system = system
         self.log_book = ExperimentLog()
@@ -104,6 +105,7 @@ class Toolbox:
         self.images_made = 0
         self._studio, self._observers = studio, observers
         self._seed, self._n_exemplars, self._max_images = seed, n_exemplars, max_images
+        self._withheld = frozenset(withheld)
         self._draws: Counter[str] = Counter()
 
     async def call(self, method: str, arguments: dict[str, Any]) -> Any:
@@ -115,6 +117,8 @@ class Toolbox:
         handler = getattr(self, f"_do_{method}", None)
         if handler is None:
             raise ToolError(f"There is no tool named {method!r}.")
+        if method in self._withheld:
+            raise ToolError("This tool is not available in this study. Do without it.")
         return await handler(**arguments)
 
     def take_shown(self) -> list[Shown]:

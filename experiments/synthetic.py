@@ -1,0 +1,287 @@
+"""`maia synthetic`: describe units whose truth is known, and count how often the system is right (MAIA 4.2)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import anyio
+import numpy as np
+
+from actors.errors import MaiaError, UsageError
+from actors.vision.datasets import open_dataset
+from agents.journal import Journal
+from agents.manifest import check, claim
+from agents.statistics import wilson_interval
+from agents.store import Store
+from agents.study import Laboratory, failure, study
+from agents.tasks.describe_unit import DescribeUnit
+from experiments import config as configuration
+from experiments.config import Profile
+from experiments.console import Console
+from experiments.describe import science
+from experiments.gym.dataset import GymDataset
+from experiments.gym.neurons import GymUnit, choose, confounded, table_a4
+from experiments.gym.score import named_by, same, score, senses
+from experiments.gym.subjects import Gym
+from experiments.variants import FULL, ONE_SHOT, Variant
+from experiments.workbench import Workbench
+from tools.synthetic import ConceptTable
+
+AT_ONCE = 4
+"""Studies that go on at the same time."""
+KINDS = ("mono", "or", "given", "confounded", "dead", "constant", "random", "noisy")
+PAPER_2AFC = 0.73
+"""Share of comparisons that MAIA's label won against MILAN's on synthetic neurons (Table 1)."""
+
+
+async def describe_synthetic(
+    console: Console,
+    config: Path | None,
+    profile_name: str | None,
+    *,
+    units: str,
+    out: Path,
+    seed: int = 0,
+    baseline: bool = True,
+    limit: int | None = None,
+) -> dict[str, Any]:
+    """Study the units, score their labels, write `synthetic.json` into `out` and return what it holds.
+
+    An interrupted run goes on where it was.
+
+    Raises:
+        UsageError: If no unit can be studied with this profile's detector, or `out` is another run.
+    """
+    loaded = configuration.load(config)
+    profile = loaded.profile(profile_name)
+    chosen = choose(units)[:limit]
+    store = Store.open(out)
+    manifest = {
+        "command": "synthetic",
+        "model": "synthetic",
+        "units": [unit.name for unit in chosen],
+        "seed": seed,
+        "profile": profile_name or loaded.default_profile,
+        "settings": science(profile),
+    }
+    check(store, manifest)
+    async with Workbench.open(profile, cache=loaded.cache, model=None, tell=console.say) as bench:
+        gym, fingerprint = open_gym(bench, profile, loaded.cache, seed)
+        known, unknown = await gym.covered(chosen)
+        if not known:
+            raise UsageError(
+                "the detector knows the concepts of none of these units.", "; ".join(unknown.values())
+            )
+        claim(store, manifest)
+        for name, why in unknown.items():
+            console.say(f"left out: {name}: {why}")
+        console.say(f"looking through the data set for the concepts of {len(known)} units")
+        with console.progress("data set") as progress:
+            await gym.prepare(known, progress)
+        laboratory = replace(bench.laboratory, facts={**bench.laboratory.facts, "dataset": fingerprint})
+        rows = await _compare(console, laboratory, gym, known, store, seed, baseline)
+    result = {
+        "experiment": "synthetic",
+        "facts": laboratory.facts,
+        "seed": seed,
+        "left_out": unknown,
+        "rows": rows,
+        "summary": summarise(rows),
+    }
+    (out / "synthetic.json").write_text(json.dumps(result, indent=1, ensure_ascii=False))
+    return result
+
+
+def open_gym(bench: Workbench, profile: Profile, cache: Path, seed: int) -> tuple[Gym, str]:
+    """Return the gym over the bench's detector, and the fingerprint of its data set.
+
+    Where the profile's data set is scenes, the pairs of the gym's own units are planted in it.
+    """
+    kind, _, rest = profile.dataset.partition(":")
+    dataset: Any = open_dataset(profile.dataset)
+    if kind == "scenes":
+        size = int(rest.split(":")[0]) if rest else len(dataset)
+        pairs = [unit.formula.concepts for unit in table_a4() if unit.kind == "given" and unit.formula]
+        pairs += [(*unit.formula.concepts, unit.beside) for unit in confounded() if unit.formula]
+        dataset = GymDataset(size, seed, [(pair[0], pair[1]) for pair in pairs])
+    assert bench.detector is not None
+    table = ConceptTable(bench.detector, dataset, cache / "concepts")
+    return Gym(bench.detector, dataset, table, reserve=profile.vision.reserve), dataset.fingerprint
+
+
+async def _compare(
+    console: Console,
+    laboratory: Laboratory,
+    gym: Gym,
+    units: Sequence[GymUnit],
+    store: Store,
+    seed: int,
+    baseline: bool,
+) -> list[dict[str, Any]]:
+    records = await study_all(console, FULL, laboratory, gym, units, store, seed)
+    others: dict[str, dict[str, Any]] = {}
+    if baseline:
+        meaningful = [unit for unit in units if unit.formula is not None]
+        folder = Store.open(store.root / "baselines" / ONE_SHOT.name)
+        others = await study_all(console, ONE_SHOT, laboratory, gym, meaningful, folder, seed)
+    rows = []
+    for unit in units:
+        record = records[unit.name]
+        labels = record.get("labels") or []
+        row = {
+            "unit": record["unit"],
+            "kind": unit.kind,
+            "truth": unit.name,
+            "status": record["status"],
+            "labels": labels,
+            "confirmed": record.get("confirmed"),
+            "verdict": (record.get("card") or {}).get("verdict"),
+            "rounds": record.get("rounds"),
+            "images": record.get("images_made"),
+            **score(unit, labels),
+            "first_right": first_right(unit, Journal(store, record["unit"]).rounds()),
+        }
+        if unit.name in others:
+            other = others[unit.name].get("labels") or []
+            row["one_shot"] = {"labels": other, **score(unit, other)}
+        rows.append(row)
+    return rows
+
+
+async def study_all(
+    console: Console,
+    variant: Variant,
+    laboratory: Laboratory,
+    gym: Gym,
+    units: Sequence[GymUnit],
+    store: Store,
+    seed: int,
+) -> dict[str, dict[str, Any]]:
+    """Return each unit's record by name; a study that failed has a record that says so."""
+    records: dict[str, dict[str, Any]] = {}
+    room = anyio.CapacityLimiter(AT_ONCE)
+    own = variant.of(laboratory)
+
+    async def one(unit: GymUnit) -> None:
+        async with room:
+            subject, task = gym.subject(unit), DescribeUnit()
+            try:
+                record = await study(own, subject, task, store, seed=seed)
+            except UsageError:
+                raise
+            except MaiaError as error:
+                record = failure(subject, task, error)
+            records[unit.name] = record
+            told = record.get("label") or record["status"]
+            console.say(f"{len(records)} of {len(units)} ({variant.name}) {unit.kind} {unit.name}: {told}")
+
+    async with anyio.create_task_group() as group:
+        for unit in units:
+            group.start_soon(one, unit)
+    return records
+
+
+def first_right(unit: GymUnit, rounds: Sequence[Mapping[str, Any]]) -> dict[str, int] | None:
+    """Return the round, and the images made by then, in which the leading hypothesis first named the truth alone."""
+    if unit.formula is None:
+        return None
+    truth = [senses(concept)[-1:] for concept in unit.formula.concepts]
+    for record in rounds:
+        if not record["hypotheses"]:
+            continue
+        named = named_by([record["hypotheses"][0]])
+        wanted = [each[0] for each in truth if each]
+        known = [each for each in named if not each <= {"unit", "driven"}]
+        if (
+            known
+            and all(any(same(a, b) for b in wanted) for a in known)
+            and all(any(same(a, b) for b in known) for a in wanted)
+        ):
+            return {"round": record["round"], "images": record["toolbox"]["images_made"]}
+    return None
+
+
+def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return shares with Wilson's 95 % intervals by kind of unit, and the comparison with the one-shot baseline."""
+    by_kind = {}
+    for kind in [*KINDS, "nuisance"]:
+        chosen = [
+            row for row in rows if row["kind"] == kind or (kind == "nuisance" and row["recall"] is None)
+        ]
+        if chosen:
+            by_kind[kind] = _shares(chosen)
+    judged = [row for row in rows if "one_shot" in row]
+    scored = [row for row in judged if row["kind"] in ("mono", "or", "given")]
+    return {"by_kind": by_kind, "two_afc": _two_afc(scored) if scored else None}
+
+
+def _shares(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    right = sum(row["right"] for row in rows)
+    shares: dict[str, Any] = {
+        "n": len(rows),
+        "right": right,
+        "share": right / len(rows),
+        "interval": list(wilson_interval(right, len(rows))),
+        "failed": sum(row["status"] == "failed" for row in rows),
+    }
+    if rows[0]["recall"] is not None:
+        found = [row["first_right"]["images"] for row in rows if row["first_right"]]
+        shares |= {
+            "recall": float(np.mean([row["recall"] for row in rows])),
+            "precision": float(np.mean([row["precision"] for row in rows])),
+            "operator": float(np.mean([row["operator"] for row in rows])),
+            "images_until_right": float(np.median(found)) if found else None,
+        }
+    judged = [row["one_shot"]["right"] for row in rows if "one_shot" in row]
+    if judged:
+        shares["one_shot_share"] = float(np.mean(judged))
+    return shares
+
+
+def _two_afc(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Compare with the baseline: the label nearer to the truth (concept F1) wins, a tie counts half.
+
+    Judged from the truth itself, so the order in which the two are shown cannot matter.
+    """
+    wins = sum(row["f1"] > row["one_shot"]["f1"] for row in rows)
+    ties = sum(row["f1"] == row["one_shot"]["f1"] for row in rows)
+    rate = (wins + ties / 2) / len(rows)
+    return {
+        "n": len(rows),
+        "wins": wins,
+        "ties": ties,
+        "rate": rate,
+        "interval": list(wilson_interval(wins + ties / 2, len(rows))),
+        "paper": PAPER_2AFC,
+    }
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """Return the summary in lines for a terminal."""
+    lines = [
+        "",
+        f"{'kind':12} {'right':>9}  {'95 % interval':15} {'recall':>6} {'precision':>9} {'operator':>8} {'one-shot':>8}",
+    ]
+    for kind, each in result["summary"]["by_kind"].items():
+        low, high = each["interval"]
+        extra = (
+            ""
+            if each.get("recall") is None
+            else f"{each['recall']:6.2f} {each['precision']:9.2f} {each['operator']:8.2f}"
+        )
+        if "one_shot_share" in each:
+            extra += f" {each['one_shot_share']:8.2f}"
+        lines.append(f"{kind:12} {each['right']:4d}/{each['n']:<4d}  {low:.2f} to {high:.2f}    {extra}")
+    if afc := result["summary"]["two_afc"]:
+        low, high = afc["interval"]
+        lines.append(
+            f"against one look at the exemplars: {afc['rate']:.2f} ({low:.2f} to {high:.2f}) of {afc['n']} comparisons, "
+            f"{afc['ties']} ties; the paper's figure is {afc['paper']:.2f}"
+        )
+    if result["left_out"]:
+        lines.append(f"left out, because the detector does not know them: {', '.join(result['left_out'])}")
+    return "\n".join(lines)
