@@ -105,7 +105,7 @@ def preprocess(pictures: Sequence[np.ndarray], size: int = INPUT_SIZE) -> np.nda
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """One object that was found: connected positions of one concept.
+    """One object that was found: connected positions of one concept; two of a kind that touch are one.
 
     `mask` is bool (H, W) of the image, `box` its bounds x0, y0, x1, y1 in pixels, `score` in [0, 1].
     """

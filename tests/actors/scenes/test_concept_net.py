@@ -71,14 +71,17 @@ def test_what_is_seen_does_not_depend_on_the_batch(net: ConceptNet) -> None:
 
 def test_things_are_objects_with_masks_boxes_and_colours(net: ConceptNet) -> None:
     scene = Scene(
-        "snow", None, (Placed("car", 0.3, 0.5, 0.45, "blue"), Placed("car", 0.75, 0.5, 0.4, "green")), 2
+        "snow",
+        None,
+        (Placed("car", 0.25, 0.5, 0.38, "red"), Placed("car", 0.76, 0.5, 0.36, "green")),
+        2,
     )
     things = net.look([picture(scene)])[0].things()
     masks = render_with_masks(scene)[1]
     assert [thing.concept for thing in things] == ["car", "car"]
-    assert {thing.color for thing in things} == {"blue", "green"}
+    assert {thing.color for thing in things} == {"red", "green"}
     for thing in things:
-        truth = masks[0 if thing.color == "blue" else 1]
+        truth = masks[0 if thing.color == "red" else 1]
         assert (thing.mask & truth).sum() / (thing.mask | truth).sum() > 0.5
         x0, y0, x1, y1 = thing.box
         assert thing.mask[y0:y1, x0:x1].sum() == thing.mask.sum()
