@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Mapping
+import uuid
+from collections.abc import Awaitable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -42,7 +43,7 @@ class HostPlan:
 class HostActor:
     """What Ray runs."""
 
-    def __init__(self, plan: HostPlan, ledger: Any) -> None:
+    def __init__(self, plan: HostPlan, ledger: str) -> None:
         self._plan, self._ledger = plan, ledger
         self._stack = contextlib.AsyncExitStack()
         self._opening: asyncio.Task[LocalHost] | None = None
@@ -114,8 +115,10 @@ def _elapsed(run: Path) -> Any:
 class RemoteAccount:
     """The run's account as a host sees it. Without the ledger nothing is spent: the study is lost and repeated."""
 
-    def __init__(self, actor: Any) -> None:
-        self._actor = actor
+    def __init__(self, name: str) -> None:
+        import ray
+
+        self._actor = ray.get_actor(name)
 
     async def reserve(self, cost: Cost) -> None:
         await _ask(self._actor.reserve.remote(cost), "the ledger")
@@ -130,7 +133,8 @@ class RemoteAccount:
 class RayHost:
     """A host in a Ray actor, as the orchestrator sees it."""
 
-    def __init__(self, plan: HostPlan, ledger: Any, width: int) -> None:
+    def __init__(self, plan: HostPlan, ledger: str, width: int) -> None:
+        """`ledger` is the name of the run's account."""
         self._plan, self._ledger, self._width = plan, ledger, width
         self._actor = self._launch()
         self._pausing = False
@@ -209,9 +213,18 @@ async def _ask(answer: Awaitable[T], who: str) -> T:
         raise HostLostError(f"{who} is lost: {first}") from None
 
 
-def start_ledger(profile: Profile, run: Path) -> Any:
-    """Start the account of a run with hosts of their own."""
+@contextlib.contextmanager
+def ledger(profile: Profile, run: Path) -> Iterator[str]:
+    """Start the account of a run with hosts of their own, and yield its name."""
     import ray
 
-    options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": 0, "max_concurrency": 4096}
-    return ray.remote(LedgerActor).options(**options).remote(profile, run)
+    name = f"ledger-{uuid.uuid4().hex[:12]}"
+    actor = (
+        ray.remote(LedgerActor)
+        .options(name=name, num_cpus=0, max_restarts=-1, max_task_retries=0, max_concurrency=4096)
+        .remote(profile, run)
+    )
+    try:
+        yield name
+    finally:
+        ray.kill(actor)

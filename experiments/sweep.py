@@ -130,21 +130,21 @@ async def _hosts(
             return await bench.subject(item.layer, item.name)
 
         before = await asyncio.to_thread(spent_so_far, store)
-        ledger = Ledger(profile.sweep.budget, before, elapsed_s=lambda: worked_s(store))
+        purse = Ledger(profile.sweep.budget, before, elapsed_s=lambda: worked_s(store))
         unit_budget = profile.sweep.unit_budget
-        yield [LocalHost(bench.laboratory, store, subject_of, account=ledger, unit_budget=unit_budget)]
+        yield [LocalHost(bench.laboratory, store, subject_of, account=purse, unit_budget=unit_budget)]
         return
-    from experiments.hosts import HostPlan, RayHost, start_ledger
+    from experiments.hosts import HostPlan, RayHost, ledger
 
     plan = HostPlan(profile, loaded.cache, model, bench.addresses, store.root.resolve())
-    ledger_actor = start_ledger(profile, plan.run)
-    hosts: list[HostHandle] = [
-        RayHost(plan, ledger_actor, profile.sweep.agents) for _ in range(profile.sweep.hosts)
-    ]
-    try:
-        yield hosts
-    finally:
-        await asyncio.gather(*(host.stop() for host in hosts))
+    with ledger(profile, plan.run) as account:
+        hosts: list[HostHandle] = [
+            RayHost(plan, account, profile.sweep.agents) for _ in range(profile.sweep.hosts)
+        ]
+        try:
+            yield hosts
+        finally:
+            await asyncio.gather(*(host.stop() for host in hosts))
 
 
 async def _plan(

@@ -1,0 +1,1 @@
+"""What dies, and what a run makes of it."""
