@@ -29,6 +29,10 @@ from actors.scenes.scene import Placed, Scene
 
 @pytest.fixture(scope="module")
 def net() -> ConceptNet:
+    import torch
+
+    # Small passes on a machine with other work: a second thread mostly waits.
+    torch.set_num_threads(1)
     return ConceptNet.load()
 
 
