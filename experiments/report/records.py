@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.errors import UsageError
+from agents.journal import slug as slug_of
 
 _UNIT = re.compile(
     r"^(?:(?P<model>.+?)/)?(?:(?P<kind>\w+):)?(?P<layer>[^:/@]+):(?P<index>\d+)(?:@(?P<source>.*))?$",
@@ -106,11 +108,15 @@ class RunDirectory:
         self.root = root
         self.problems: list[str] = []
         self.manifest = self._read(root / "manifest.json", self.problems) or {}
+        self.plan = {each["unit"]: each for each in self._planned()}
 
     def slugs(self) -> list[str]:
         """Return the folders of all units that have begun, sorted."""
-        folder = self.root / "units"
-        return sorted(each.name for each in folder.iterdir() if each.is_dir()) if folder.is_dir() else []
+        try:
+            with os.scandir(self.root / "units") as entries:
+                return sorted(entry.name for entry in entries if entry.is_dir())
+        except FileNotFoundError:
+            return []
 
     def unit(self, slug: str) -> UnitRecords:
         """Return what is recorded about one unit.
@@ -137,16 +143,18 @@ class RunDirectory:
         seconds = number(mapping(duration).get("seconds"))
         return UnitRecords(slug, UnitName.parse(unit), done, rounds, failures, seconds, problems)
 
-    def newest(self, slug: str) -> int:
-        """Return when the unit's records last changed, in nanoseconds."""
-        folder = self.root / "units" / slug
-        paths = [folder, folder / "done.json", folder / "duration.json"]
-        paths += [*_numbered(folder / "rounds", ""), *_numbered(folder, "failed-")]
-        return max((_modified(path) for path in paths), default=0)
+    def state(self, slug: str) -> str:
+        """Return what changes whenever a record of the unit is added.
 
-    def manifest_date(self) -> int:
-        """Return when the manifest last changed, in nanoseconds; 0 if there is none."""
-        return _modified(self.root / "manifest.json")
+        Records are written once and never changed, so their folders tell. Their number stands beside the
+        date because two records may be added within one tick of the file system's clock.
+        """
+        folder = self.root / "units" / slug
+        return " ".join(_state(each) for each in (folder, folder / "rounds"))
+
+    def plan_state(self) -> str:
+        """Return what changes whenever the manifest or the plan does."""
+        return " ".join(str(_modified(self.root / name)) for name in ("manifest.json", "plan.json"))
 
     def image(self, image_id: Any) -> str | None:
         """Return the path of a stored image below the run directory, None if it is not there.
@@ -159,16 +167,25 @@ class RunDirectory:
         return path if (self.root / path).is_file() else None
 
     def _named(self, slug: str) -> str:
-        """Return the id of a unit that has no result yet, from the manifest if it lists it."""
-        from agents.journal import slug as slug_of
-
+        """Return the id of a unit that has no result yet, from the plan or the manifest."""
         named = [text(self.manifest.get(key)) for key in ("model", "layer", "unit")]
-        for unit in (*_manifest_units(self.manifest), f"{named[0]}/{named[1]}:{named[2]}"):
+        for unit in (*self.plan, f"{named[0]}/{named[1]}:{named[2]}"):
             if slug_of(unit) == slug:
                 return unit
         return slug
 
+    def _planned(self) -> Iterator[dict[str, Any]]:
+        """Return the items of the plan: the units of a sweep and how each is asked for."""
+        for item in self._load(self.root / "plan.json", list, self.problems) or []:
+            if isinstance(item, dict) and isinstance(item.get("unit"), str):
+                yield item
+
     def _read(self, path: Path, problems: list[str]) -> dict[str, Any] | None:
+        found: dict[str, Any] | None = self._load(path, dict, problems)
+        return found
+
+    def _load(self, path: Path, kind: type, problems: list[str]) -> Any:
+        """Return a record of that kind, None if there is none; what is wrong with it goes to `problems`."""
         try:
             content = json.loads(path.read_bytes())
         except FileNotFoundError:
@@ -176,24 +193,26 @@ class RunDirectory:
         except (OSError, ValueError, RecursionError) as error:
             problems.append(f"{path.relative_to(self.root)} cannot be read: {error}")
             return None
-        if not isinstance(content, dict):
-            problems.append(f"{path.relative_to(self.root)} holds {type(content).__name__}, not an object")
+        if not isinstance(content, kind):
+            problems.append(
+                f"{path.relative_to(self.root)} holds {type(content).__name__}, not {kind.__name__}"
+            )
             return None
         return content
-
-
-def _manifest_units(manifest: dict[str, Any]) -> Iterator[str]:
-    for unit in sequence(manifest.get("units")):
-        if isinstance(unit, str):
-            yield unit
-        elif isinstance(unit, dict) and isinstance(unit.get("unit"), str):
-            yield unit["unit"]
 
 
 def _numbered(folder: Path, prefix: str) -> list[Path]:
     """Return the files `<prefix><number>.json` of a folder by number."""
     found = folder.glob(f"{prefix}[0-9]*.json")
     return sorted(found, key=lambda path: (len(path.stem), path.stem))
+
+
+def _state(folder: Path) -> str:
+    try:
+        with os.scandir(folder) as entries:
+            return f"{_modified(folder)} {sum(1 for _ in entries)}"
+    except OSError:
+        return "0 0"
 
 
 def _modified(path: Path) -> int:

@@ -123,14 +123,14 @@ class RunServer:
             self.news.tell()
 
 
-def _state(run_dir: Path) -> dict[str, int]:
+def _state(run_dir: Path) -> dict[str, str | int]:
     """Return when each unit's records last changed; a folder that is gone has no units."""
     if not run_dir.is_dir():
         return {}
     run = RunDirectory(run_dir)
-    units = {slug: run.newest(slug) for slug in run.slugs()}
+    units: dict[str, str | int] = {slug: run.state(slug) for slug in run.slugs()}
     experiments = {f"experiments/{name}": date for name, date in experiment_page.newest(run)}
-    return units | experiments | {"": run.manifest_date()}
+    return units | experiments | {"": run.plan_state()}
 
 
 class _Server(ThreadingHTTPServer):

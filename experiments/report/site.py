@@ -1,7 +1,7 @@
 """The whole site of a run: an index of all units, a page a unit, a layer and an experiment.
 
 Only what changed is written again: the summaries of all units are kept beside the pages, each with the
-date of the newest record it was made from, so that a finished unit is read once.
+state of the records it was made from, so that a finished unit is read once.
 """
 
 from __future__ import annotations
@@ -46,17 +46,17 @@ def write(run_dir: Path) -> Path:
     report = run_dir / "report"
     pages.write_assets(report)
     known = _Summaries(report / "summaries.json")
-    manifest_date = run.manifest_date()
+    plan = run.plan_state()
     summaries, changed = [], False
     for slug in run.slugs():
-        newest = max(run.newest(slug), manifest_date)
+        state = f"{run.state(slug)} {plan}"
         page = report / "units" / f"{slug}.html"
-        summary = known.get(slug, newest)
+        summary = known.get(slug, state)
         if summary is None or not page.is_file():
             unit = run.unit(slug)
             unit_page.write_page(run, unit)
             summary = unit_page.summarise(unit)
-            known.put(slug, newest, summary)
+            known.put(slug, state, summary)
             changed = True
         summaries.append(summary)
     changed |= _remove_others(report / "units", {f"{each.slug}.html" for each in summaries})
@@ -109,6 +109,7 @@ def _index(
         verdicts=VERDICTS,
         counts=[(verdict, verdicts[verdict]) for verdict in VERDICTS if verdicts[verdict]],
         total=len(summaries),
+        waiting=len(run.plan.keys() - {each.unit for each in summaries}),
         median=median,
         n_scores=len(scores),
         scores=plots.histogram(
@@ -150,7 +151,7 @@ def _remove_others(folder: Path, wanted: set[str]) -> bool:
 
 
 class _Summaries:
-    """Summaries of units by folder, with the date of the records they were made from.
+    """Summaries of units by folder, with the state of the records they were made from.
 
     Those that another edition of the report wrote are not taken up, so its pages are written again.
     """
@@ -167,17 +168,17 @@ class _Summaries:
             self._units = mapping(content.get("units"))
             self._experiments = content.get("experiments")
 
-    def get(self, slug: str, date: int) -> Summary | None:
+    def get(self, slug: str, state: str) -> Summary | None:
         entry = self._units.get(slug)
-        if not isinstance(entry, list) or len(entry) != 2 or entry[0] != date:
+        if not isinstance(entry, list) or len(entry) != 2 or entry[0] != state:
             return None
         try:
             return Summary(**entry[1])
         except TypeError:
             return None
 
-    def put(self, slug: str, date: int, summary: Summary) -> None:
-        self._units[slug] = [date, asdict(summary)]
+    def put(self, slug: str, state: str, summary: Summary) -> None:
+        self._units[slug] = [state, asdict(summary)]
 
     def experiments_changed(self, files: list[tuple[str, int]]) -> bool:
         listed = [list(each) for each in files]

@@ -442,6 +442,8 @@ def _command(run: RunDirectory, unit: UnitRecords) -> str:
     model = text(manifest.get("model")) or text(facts.get("model")) or name.model
     if manifest.get("command") == "describe" and text(manifest.get("layer")) and text(manifest.get("unit")):
         place = [text(manifest.get("layer")), text(manifest.get("unit"))]
+    elif (item := run.plan.get(name.id)) and text(item.get("layer")) and text(item.get("name")):
+        place = [text(item["layer"]), text(item["name"])]
     elif name.index is None:
         return ""
     elif name.kind == "channel":

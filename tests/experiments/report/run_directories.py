@@ -41,7 +41,7 @@ class FakeRun:
         self.blobs = Blobs(Store.open(root))
         self.put(
             "manifest.json",
-            {"model": model, "profile": "embedded", "task": "describe", "seed": 3, "units": []},
+            {"model": model, "profile": "embedded", "task": "describe", "seed": 3},
         )
 
     def put(self, key: str, record: Any) -> None:

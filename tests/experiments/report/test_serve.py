@@ -147,7 +147,7 @@ def test_no_run_is_refused(tmp_path):
 def test_a_page_in_the_browser_follows_the_run(browser, server, run):
     browser.get(server.url)
     assert browser.execute_script("return MAIA_UNITS.rows.length") == 1
-    run.put("manifest.json", {"units": [run.unit_id(2)]})
+    run.put("plan.json", [{"unit": run.unit_id(2)}])
     run.write_unit(2)
     wait = """const done = arguments[0];
     const look = () => MAIA_UNITS.rows.length === 2 ? done(true) : setTimeout(look, 50); look();"""

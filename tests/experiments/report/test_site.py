@@ -40,7 +40,7 @@ def written(run: FakeRun) -> dict[str, int]:
 
 
 def test_the_index_counts_and_lists_every_unit(run):
-    run.put("manifest.json", {"units": [run.unit_id(3)]})
+    run.put("plan.json", [{"unit": run.unit_id(3)}, {"unit": run.unit_id(5)}, 7, {"x": 1}])
     run.write_unit(1, "wheels")
     run.write_unit(2, "dogs", done=run.done(2, "dogs") | {"confirmed": False})
     run.write_unit(3, finished=False)
@@ -49,7 +49,7 @@ def test_the_index_counts_and_lists_every_unit(run):
     )
     page = markup.check(write_site(run.root))
     tally = " ".join(next(page.find("p", class_="tally")).text.split())
-    assert tally == "confirmed 1 not confirmed 1 failed 1 in progress 1"
+    assert tally == "confirmed 1 not confirmed 1 failed 1 in progress 1 waiting 1"
     rows = {row["index"]: row for row in table(run)}
     assert (rows[1]["label"], rows[1]["verdict"], rows[1]["auroc"], rows[1]["tokens"]) == (
         "wheels",
@@ -90,7 +90,7 @@ def test_writing_again_writes_nothing(run):
 
 
 def test_only_the_unit_that_went_on_is_written_again(run):
-    run.put("manifest.json", {"units": [run.unit_id(index) for index in range(3)]})
+    run.put("plan.json", [{"unit": run.unit_id(index)} for index in range(3)])
     names = [run.write_unit(index, finished=False) for index in range(3)]
     write_site(run.root)
     before = written(run)

@@ -161,7 +161,7 @@ def test_each_ending_has_its_verdict(run, changes, verdict):
 
 
 def test_a_unit_in_progress_shows_its_rounds(run):
-    run.put("manifest.json", {"units": [run.unit_id(9)]})
+    run.put("plan.json", [{"unit": run.unit_id(9)}])
     page = markup.check(write_unit_page(run.root, run.write_unit(9, rounds=[run.round(1)], finished=False)))
     assert next(page.find("span", class_="chip")).text == "in progress"
     assert run.unit_id(9) in page.text
