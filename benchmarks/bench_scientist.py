@@ -34,7 +34,7 @@ def pick(rng: random.Random, words: Words, *kinds: Kind) -> Term:
     kind = rng.choice(kinds)
     if kind == "category":
         return Term(kind, rng.choice([c for c in words.categories if len(words.members(c)) >= 4]))
-    names = {"concept": words.concepts, "colour": words.colours, "background": words.backgrounds}[kind]
+    names = {"concept": words.concepts, "background": words.backgrounds}.get(kind, words.colours)
     return Term(kind, rng.choice(list(names)))
 
 
@@ -83,6 +83,8 @@ def only(term: Term, words: Words) -> Callable[[Stimulus], Stimulus]:
     def look(content: Stimulus) -> Stimulus:
         if term.kind == "background":
             return Stimulus((), content.background)
+        if term.kind == "tone" and term in words.closure(Term("background", content.background)):
+            return Stimulus((), content.background)
         things = tuple(t for t in content.things if Stimulus((t,)).terms(words).get(term, 0) > 0.5)
         return Stimulus(things, "") if things else content
 
@@ -91,7 +93,7 @@ def only(term: Term, words: Words) -> Callable[[Stimulus], Stimulus]:
 
 def make(kind: str, seed: int, words: Words) -> Made:
     rng = random.Random(f"{kind}/{seed}")
-    if kind in ("concept", "category", "colour", "background"):
+    if kind in ("concept", "category", "colour", "tone", "background"):
         term = pick(rng, words, kind)  # type: ignore[arg-type]
         unit = lambda c, r: confidence(c, term, words, r)  # noqa: E731
         return World(words, unit, seed, only(term, words)), frozenset({term})
@@ -175,7 +177,7 @@ def predictive(world: World, labels: list[str], words: Words) -> float:
 
 
 KINDS = (
-    "concept", "category", "colour", "background", "or-max", "or-mean", "conditional", "without",
+    "concept", "category", "colour", "tone", "background", "or-max", "or-mean", "conditional", "without",
     "confounded", "dead", "constant", "random", "gauss", "rare-noise", "graded",
 )  # fmt: skip
 
@@ -203,7 +205,7 @@ def main() -> None:
             elif kind == "graded":
                 right = bool(named) and predictive(world, outcome.labels, words) >= 0.8
             else:
-                right = named == truth
+                right = named == frozenset(Term("colour", t.name) if t.kind == "tone" else t for t in truth)
             found["right"].append(right)
             found["rounds"].append(outcome.rounds)
             found["images"].append(outcome.images)

@@ -17,6 +17,8 @@ def label_of(term: Term) -> str:
     """Return the short form of one term, in words that ask an image maker for it."""
     if term.kind == "colour":
         return f"{term.name} objects"
+    if term.kind == "tone":
+        return f"{term.name} color"
     if term.kind == "background" and not term.name.endswith(("background", "wall")):
         return f"{term.name} background"
     return term.name
@@ -41,6 +43,8 @@ def _phrase(term: Term) -> str:
         return f"any kind of {term.name}"
     if term.kind == "colour":
         return f"{term.name} objects of any kind"
+    if term.kind == "tone":
+        return f"the colour {term.name} anywhere, in things or in the background"
     if term.kind == "background":
         return f"the {term.name} background, whatever is in front of it"
     return with_article(term.name)
@@ -51,10 +55,11 @@ def _combined(formula: Formula, words: Words) -> str:
     first, second = formula.terms
     if formula.operator == "without":
         return f"{label_of(first)} without {label_of(second)}"
-    if first.kind == "colour" and second.kind in ("concept", "category"):
-        return f"{first.name} {second.name}"
-    if second.kind == "colour" and first.kind in ("concept", "category"):
-        return f"{second.name} {first.name}"
+    for colour, noun in ((first, second), (second, first)):
+        if colour.kind == "colour" and noun.kind in ("concept", "category"):
+            # Its usual colour goes without saying, and an image maker may overdo what is said.
+            usual = noun.kind == "concept" and colour.name in words.concepts[noun.name].colours
+            return noun.name if usual else f"{colour.name} {noun.name}"
     if second.kind == "background":
         return f"{label_of(first)} {words.backgrounds[second.name].phrase}"
     if first.kind == "background":
@@ -63,7 +68,7 @@ def _combined(formula: Formula, words: Words) -> str:
 
 
 def _with(term: Term) -> str:
-    return label_of(term) if term.kind in ("colour", "background") else with_article(term.name)
+    return label_of(term) if term.kind not in ("concept", "category") else with_article(term.name)
 
 
 def final_description(description: str, labels: Sequence[str]) -> str:
@@ -81,7 +86,7 @@ def headed(formula: Formula, looked_at: Mapping[Term, float]) -> Formula:
     """
     if formula.operator != "and":
         return formula
-    order = {"concept": 0, "category": 0, "colour": 1, "background": 2}
+    order = {"concept": 0, "category": 0, "colour": 1, "tone": 1, "background": 2}
     first, second = sorted(
         formula.terms, key=lambda term: (order[term.kind], -looked_at.get(term, 0.0), term.name)
     )

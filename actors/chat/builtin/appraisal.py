@@ -41,8 +41,7 @@ class Standing:
     n_on: int
     n_off: int
     p_foretold: float | None
-    """One-sided p-value that all forecasts of earlier leaders, pooled, are no better than chance; None
-    before there are any."""
+    """One-sided p-value that what the formula foretold, while it led, was chance; None before the second round."""
 
     @property
     def lead(self) -> Formula:
@@ -50,7 +49,9 @@ class Standing:
 
     @property
     def promising(self) -> bool:
-        return self.merits[0].measured >= _MIN_GAIN or (self.p_foretold or 0.0) < _LEVEL
+        return self.merits[0].measured >= _MIN_GAIN or (
+            self.p_foretold is not None and self.p_foretold < _LEVEL
+        )
 
     @property
     def acceptable(self) -> bool:
@@ -71,16 +72,18 @@ class Forecast:
     off: np.ndarray
 
 
-def _surprise(forecasts: Sequence[Forecast]) -> float | None:
-    """Return the one-sided Mann-Whitney p-value of all forecasts together; None if a side is empty."""
+def _surprise(forecasts: Sequence[Forecast], formula: Formula) -> float | None:
+    """Return the one-sided Mann-Whitney p-value of all that the formula foretold while it led; 1 if it never
+    did on both sides, None if there was nothing to foretell."""
     from scipy import stats
 
     if not forecasts:
         return None
-    on = np.concatenate([each.on for each in forecasts])
-    off = np.concatenate([each.off for each in forecasts])
+    own = [each for each in forecasts if each.formula == formula]
+    on = np.concatenate([each.on for each in own]) if own else np.zeros(0)
+    off = np.concatenate([each.off for each in own]) if own else np.zeros(0)
     if not len(on) or not len(off):
-        return None
+        return 1.0
     if np.ptp(np.concatenate([on, off])) == 0:
         return 1.0
     return float(stats.mannwhitneyu(on, off, alternative="greater").pvalue)
@@ -129,14 +132,15 @@ class Appraisal:
         rows = self.reading.rows
         evidence = Evidence(rows, self.exemplar_terms, self._words)
         merits = evidence.ranked()
+        forecasts = self._forecasts()
         if final:
-            # A guess that too few images speak for is worth a further experiment, but no answer.
+            # A guess that too few images speak for, or that foretold nothing, is worth an experiment but no answer.
             merits = [merit for merit in merits if evidence.tested(merit.formula)] or merits
+            merits.sort(key=lambda merit: (_surprise(forecasts, merit.formula) or 0.0) >= _LEVEL)
         if not merits:
             return None
         lead = merits[0].formula
         on, off = split(evidence, lead)
-        forecasts = self._forecasts()
         # The latest round counts that held images on both sides.
         latest = next((f for f in reversed(forecasts) if min(len(f.on), len(f.off)) >= 3), None)
         foretold = auroc(latest.on, latest.off) if latest else 0.5
@@ -167,7 +171,7 @@ class Appraisal:
             float(off.mean()) if len(off) else 0.0,
             len(on),
             len(off),
-            _surprise(forecasts),
+            _surprise(forecasts, lead),
         )
 
     def _forecasts(self) -> list[Forecast]:

@@ -136,6 +136,10 @@ class Designer:
             if concept not in (each.concept for each in things):
                 things.append(Thing(concept, colour, 1, rng.choice(("", "", "", "large", "small"))))
         backgrounds = [term.name for term in focus if term.kind == "background"]
+        tones = {term for term in focus if term.kind == "tone"}
+        backgrounds += [
+            name for name in self._words.backgrounds if tones & self._words.closure(Term("background", name))
+        ]
         if backgrounds and rng.random() < 0.45:
             return Stimulus(tuple(things), rng.choice(backgrounds))
         return Stimulus(tuple(things), self._background())
@@ -155,7 +159,7 @@ class Designer:
         return term.name if term.name not in self._avoid else rng.choice(self._concepts)
 
     def _colour(self, focus: Sequence[Term]) -> str:
-        suspected = [term.name for term in focus if term.kind == "colour"]
+        suspected = [term.name for term in focus if term.kind in ("colour", "tone")]
         if suspected:
             draw = self._rng.random()
             if draw < 0.3:

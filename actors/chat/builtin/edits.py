@@ -35,7 +35,7 @@ def causal_changes(formula: Formula, words: Words, rng: random.Random, count: in
 def _picture(terms: tuple[Term, ...], words: Words, rng: random.Random) -> Stimulus:
     concepts = [term.name for term in terms if term.kind == "concept"]
     concepts += [rng.choice(words.members(term.name)) for term in terms if term.kind == "category"]
-    colour = next((term.name for term in terms if term.kind == "colour"), "")
+    colour = next((term.name for term in terms if term.kind in ("colour", "tone")), "")
     if not concepts:
         concepts = [rng.choice([name for name in words.concepts if words.can_be(name, colour)])]
     colour = colour if words.can_be(concepts[0], colour) else ""

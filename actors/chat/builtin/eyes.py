@@ -53,8 +53,8 @@ class Seen:
             if thing.concept in words.concepts:
                 found |= words.closure(Term("concept", thing.concept))
         if self.background in words.backgrounds:
-            found.add(Term("background", self.background))
-        return frozenset(found)
+            found |= words.closure(Term("background", self.background))
+        return frozenset(found | {Term("tone", term.name) for term in found if term.kind == "colour"})
 
 
 class Eyes(Protocol):

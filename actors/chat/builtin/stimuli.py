@@ -11,8 +11,6 @@ from dataclasses import dataclass, replace
 
 from actors.chat.builtin.words import Term, Words, number_word, one
 
-_BACKGROUND_COLOUR = 0.5
-
 
 @dataclass(frozen=True, slots=True)
 class Thing:
@@ -60,8 +58,7 @@ class Stimulus:
     def terms(self, words: Words) -> dict[Term, float]:
         """Return each term that the image shows, with how sure that is in (0, 1].
 
-        Only colours are unsure: those of a thing whose colour was neither asked for nor is known, and those of
-        the background, which count for some units and not for others.
+        Only colours are unsure: those of a thing whose colour was neither asked for nor is known.
         """
         shown: dict[Term, float] = {}
 
@@ -74,11 +71,11 @@ class Stimulus:
             natural = words.concepts[thing.concept].colours
             for colour in [thing.colour] if thing.colour else natural or words.colours:
                 known = bool(thing.colour or natural)
-                add(Term("colour", colour), 1.0 if known else 1 / len(words.colours))
+                for term in words.closure(Term("colour", colour)):
+                    add(term, 1.0 if known else 1 / len(words.colours))
         if self.background:
-            add(Term("background", self.background), 1.0)
-            for colour in words.backgrounds[self.background].colours:
-                add(Term("colour", colour), _BACKGROUND_COLOUR)
+            for term in words.closure(Term("background", self.background)):
+                add(term, 1.0)
         return shown
 
     def on(self, background: str) -> Stimulus:

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
-Kind = Literal["concept", "category", "colour", "background"]
+Kind = Literal["concept", "category", "colour", "tone", "background"]
+"""A colour is that of a thing; a tone is a colour anywhere in the image, the background included."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -23,7 +24,7 @@ class Term:
     name: str
 
     def __str__(self) -> str:
-        return f"{self.name} {self.kind}" if self.kind in ("colour", "background") else self.name
+        return self.name if self.kind in ("concept", "category") else f"{self.name} {self.kind}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +106,16 @@ class Words:
         return ()
 
     def closure(self, term: Term) -> frozenset[Term]:
-        """Return the term with the categories that it implies."""
+        """Return the term with what it implies: a dog its categories, a red thing a tone, grass a green one."""
         found = self._closures.get(term)
         if found is None:
             nouns = {"concept": self.concepts, "category": self.categories}.get(term.kind, {})
-            above = nouns[term.name].categories if term.name in nouns else ()
-            found = self._closures[term] = frozenset({term, *(Term("category", c) for c in above)})
+            above = [Term("category", c) for c in (nouns[term.name].categories if term.name in nouns else ())]
+            if term.kind == "colour":
+                above = [Term("tone", term.name)]
+            if term.kind == "background":
+                above = [Term("tone", colour) for colour in self.backgrounds[term.name].colours]
+            found = self._closures[term] = frozenset({term, *above})
         return found
 
     def can_be(self, concept: str, colour: str) -> bool:
@@ -128,7 +133,7 @@ class Words:
             return min(0.9, 2 * len(self.members(term.name)) / max(1, len(self.concepts)))
         if term.kind == "background":
             return 1 / max(1, len(self.backgrounds))
-        return min(0.5, 2 / max(1, len(self.colours)))
+        return min(0.5, (2 if term.kind == "colour" else 3) / max(1, len(self.colours)))
 
     @cached_property
     def _lexicon(self) -> dict[tuple[str, ...], tuple[Term, ...]]:
@@ -205,7 +210,7 @@ class Words:
         return (), 0
 
 
-_THING_WORDS = frozenset(("object", "objects", "thing", "things", "item", "items"))
+_THING_WORDS = frozenset(("object", "objects", "thing", "things", "item", "items", "color", "colour"))
 _BEFORE_PLACES = frozenset(("on", "in", "at", "background"))
 _AFTER_PLACES = frozenset(("background", "backdrop", "ground"))
 

@@ -48,6 +48,7 @@ def test_a_thing_shows_its_kinds_and_its_usual_colour() -> None:
         Term("category", "fruit"): 1.0,
         Term("category", "food"): 1.0,
         Term("colour", "orange"): 1.0,
+        Term("tone", "orange"): 1.0,
         Term("background", "snow"): 1.0,
     }
 
