@@ -1,6 +1,10 @@
 """How often the built-in scientist is right about units whose truth is known, in a world without pixels.
 
     python -m benchmarks.bench_scientist --units 20
+    python -m benchmarks.bench_scientist --units 20 --scenes 400
+
+The second form is in the embedded world itself: drawn pictures, the concept net as detector and observer, synthetic
+neurons of single concepts, of two (OR), and of one where another is present (A|B).
 
 Concepts are drawn at random; blind observers, image maker and units are noisy. A study is right when its labels name
 every term of the unit and no other, or, for a unit without meaning, when it says "not interpretable".
@@ -182,6 +186,43 @@ KINDS = (
 )  # fmt: skip
 
 
+def in_scenes(units: int, size: int, seed: int, verbose: bool) -> None:
+    """Study synthetic neurons of the embedded world over a data set of `size` scenes, and print how it went."""
+    from actors.detection.compose import Formula
+    from actors.scenes.concept_net import shared_net
+    from tests.actors.chat.builtin.scene_world import SceneLab, SceneWorld
+
+    words, rng = embedded_words(), random.Random(seed)
+    formulas = []
+    for operator in ("mono", "or", "given"):
+        for _ in range(units):
+            first = pick(rng, words, "concept")
+            second = unrelated(
+                rng, words, first, *(("concept",) if operator == "or" else ("concept", "background"))
+            )
+            names = (first.name,) if operator == "mono" else (first.name, second.name)
+            formulas.append(Formula(operator, names))  # type: ignore[arg-type]
+    lab = SceneLab(shared_net(), formulas, size, seed)
+    print(f"{'operator':12} right      all found  rounds images seconds")
+    for operator in ("mono", "or", "given"):
+        found: dict[str, list[float]] = defaultdict(list)
+        for number, formula in enumerate(f for f in formulas if f.operator == operator):
+            began = time.perf_counter()
+            outcome = study(Scientist(words, lab.eyes), SceneWorld(lab, formula), OPENING, seed=seed + number)
+            named = {term.name for term in terms_named(outcome.labels, words)}
+            found["right"].append(named == set(formula.concepts))
+            found["recall"].append(named >= set(formula.concepts))
+            found["rounds"].append(outcome.rounds)
+            found["images"].append(outcome.images)
+            found["seconds"].append(time.perf_counter() - began)
+            if verbose and not found["right"][-1]:
+                print(f"  {formula} -> {outcome.labels}")
+        print(
+            f"{operator:12} {sum(found['right']):3.0f}/{units:<3d}    {sum(found['recall']):3.0f}/{units:<3d} "
+            f"{np.mean(found['rounds']):9.1f} {np.mean(found['images']):6.0f} {np.mean(found['seconds']):7.2f}"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--units", type=int, default=20, help="units of each kind")
@@ -189,7 +230,13 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="*", default=KINDS, choices=KINDS)
     parser.add_argument("--blind", action="store_true", help="no eyes: blind descriptions only")
     parser.add_argument("--verbose", action="store_true", help="print every miss")
+    parser.add_argument(
+        "--scenes", type=int, default=0, help="study in the embedded world, over so many scenes"
+    )
     options = parser.parse_args()
+    if options.scenes:
+        in_scenes(options.units, options.scenes, options.seed, options.verbose)
+        return
     words = embedded_words()
     print(f"{'kind':12} right      rounds images seconds")
     for kind in options.kinds:

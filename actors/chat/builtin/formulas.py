@@ -128,9 +128,10 @@ class Evidence:
         if formula.operator in ("is", "or"):
             return all(int(column.sum()) >= _SUPPORT for column in columns)
         first, second = columns
-        cells = [first & second, first & ~second]
-        if formula.operator == "and":
-            cells.append(~first & second)
+        if formula.operator == "without":
+            # Many exceptions can be thought of, so that some always fit a few misses.
+            return int((first & second).sum()) >= 2 * _SUPPORT and int((first & ~second).sum()) >= _SUPPORT
+        cells = (first & second, first & ~second, ~first & second)
         return all(int(cell.sum()) >= _SUPPORT for cell in cells)
 
     def _best(
