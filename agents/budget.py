@@ -21,6 +21,7 @@ from actors.errors import MaiaError
 from actors.generation.base import MadeImage
 from actors.images import Image, Provenance
 from actors.settings import Settings
+from agents.faults import NO_OBSERVATION
 from agents.store import Store
 from tools.toolbox import Studio
 
@@ -274,6 +275,9 @@ class MeteredStudio:
         finally:
             n_made = sum(isinstance(each, MadeImage) for each in made)
             await self._account.settle(most, Cost(images=n_made))
+        for each in made:
+            if isinstance(each, NO_OBSERVATION):
+                raise each
         return made
 
 

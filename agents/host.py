@@ -37,10 +37,6 @@ class UnexpectedError(MaiaError):
     """A fault that no part of the program foresaw; the log has its traceback."""
 
 
-class HostLostError(MaiaError):
-    """A host died or cannot be reached; what it was doing is safe in the store and can be done by another."""
-
-
 @dataclass(frozen=True, slots=True)
 class HostCounts:
     """What a host has done since it started."""

@@ -148,6 +148,19 @@ class Journal:
             (answered if kind == "answer" else sent).add(key)
         return sorted(sent - answered)
 
+    def usage(self) -> dict[str, Usage]:
+        """Return what the answers on record cost, by role: the same whether or not a study was interrupted."""
+        total: dict[str, Usage] = {}
+        for name in self._store.keys(f"{self.folder}/calls"):
+            key, _, kind = name.rpartition("/")[2].partition(".")
+            if kind == "answer":
+                about = self._read(f"calls/{key}.request-1") or {}
+                role = str(about.get("role", ""))
+                answer = self.answer(key)
+                assert answer is not None
+                total[role] = total.get(role, Usage()) + answer.usage
+        return total
+
     def _read(self, name: str) -> dict[str, Any] | None:
         data = self._store.get(f"{self.folder}/{name}")
         if data is None:
@@ -188,7 +201,6 @@ class RecordedChat:
         """`about` returns what else is written down of a call before it is sent, such as what it may cost."""
         self._model, self._journal, self._role, self._about = model, journal, role, about
         self.name, self.sees_images = model.name, model.sees_images
-        self.usage = Usage()
 
     async def complete(self, request: ChatRequest) -> ChatReply:
         key = request_key(self.name, request)
@@ -197,6 +209,4 @@ class RecordedChat:
             about = {"role": self._role, "model": self.name, "turns": len(request.messages)}
             self._journal.intend(key, {**about, **self._about(request)})
             reply = self._journal.record_answer(key, await self._model.complete(request))
-        # Usage counts what the study costs, whether it was paid now or before an interruption.
-        self.usage = self.usage + reply.usage
         return reply

@@ -17,27 +17,19 @@ from typing import Any
 
 from pydantic import Field
 
-from actors.endpoint.faults import EndpointDownError
-from actors.errors import MaiaError, UsageError
-from actors.pool import ReplicaLostError
+from actors.errors import MaiaError
 from actors.settings import Settings
 from agents.budget import BudgetSettings, BudgetSpentError
-from agents.host import HostHandle, HostLostError
+from agents.faults import CONCERNS_ALL, MACHINERY, HostLostError
+from agents.host import HostHandle
 from agents.interpreter import StudyPausedError
 from agents.journal import slug
 from agents.store import Store, StoreError
 from agents.work import WorkItem
-from tools.sandbox import SandboxError
 
 _log = logging.getLogger(__name__)
 
 ATTEMPTS = 3
-
-_MACHINERY = (HostLostError, ReplicaLostError, SandboxError)
-"""Faults of what carries a study, not of the study: it is taken up again from its last round."""
-
-_CONCERNS_ALL = (UsageError, StoreError, EndpointDownError)
-"""Faults that the next unit would meet as well: a revoked key, a full disk, an endpoint that is down."""
 
 
 class SweepSettings(Settings):
@@ -127,7 +119,7 @@ class Orchestrator:
             except StudyPausedError:
                 self._on_event(Event("paused", item))
                 self._close(item)
-            except _MACHINERY as error:
+            except MACHINERY as error:
                 await self._again(item, error)
                 if isinstance(error, HostLostError):
                     await host.ready()
@@ -137,7 +129,7 @@ class Orchestrator:
                 self._outcome.stopped = self._outcome.stopped or error
                 self._pausing = True
                 self._news.set()
-            except _CONCERNS_ALL as error:
+            except CONCERNS_ALL as error:
                 self._close(item)
                 await self._stop(error)
             except MaiaError as error:

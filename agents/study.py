@@ -12,15 +12,28 @@ from actors.chat.base import ChatModel, Usage
 from actors.errors import MaiaError
 from agents.budget import Account, BudgetSettings, Ledger, MeteredChat, MeteredStudio, Rate
 from agents.critic import ConfirmationSettings, Critic
+from agents.faults import NO_OBSERVATION, ToolsBrokenError
 from agents.interpreter import Interpreter, InterpreterSettings, Round, Steering, Study
 from agents.journal import Journal, RecordedChat
+from agents.label_card import label_card
 from agents.observers import BlindObservers
+from agents.sceptic import Sceptic
 from agents.store import Store
 from agents.tasks.base import Task
 from tools.sandbox import SandboxServer, api_page
 from tools.subject import Subject
 from tools.system import Painter, System
 from tools.toolbox import EXEMPLARS, Studio, Toolbox
+
+
+class _Tools(Toolbox):
+    """A toolbox whose machinery may break without a program noticing."""
+
+    async def call(self, method: str, arguments: dict[str, Any]) -> Any:
+        try:
+            return await super().call(method, arguments)
+        except NO_OBSERVATION as fault:
+            raise ToolsBrokenError(fault) from fault
 
 
 @dataclass(frozen=True)
@@ -35,7 +48,7 @@ class Laboratory:
     settings: InterpreterSettings
     confirmation: ConfirmationSettings | None
     rates: dict[str, Rate]
-    """What the interpreter and the observers charge, by these names; a role that is missing is free."""
+    """What "interpreter" and "observer" charge; a role that is missing is free."""
     facts: dict[str, Any]
     """Versions, model names and fingerprints: written into every result."""
     withheld: frozenset[str] = frozenset()
@@ -71,9 +84,9 @@ async def study(
         return RecordedChat(metered, journal, role, metered.about)
 
     interpreter = recorded(laboratory.interpreter, "interpreter")
-    observer = recorded(laboratory.observers, "observers")
+    observer = recorded(laboratory.observers, "observer")
     studio = MeteredStudio(laboratory.studio, purse)
-    toolbox = Toolbox(
+    toolbox = _Tools(
         System(subject, laboratory.paint),
         studio,
         BlindObservers(observer, seed=seed),
@@ -83,7 +96,13 @@ async def study(
     )
     critic = None
     if laboratory.confirmation is not None:
-        critic = Critic(subject, studio, seed=seed, settings=laboratory.confirmation)
+        critic = Critic(
+            subject,
+            studio,
+            seed=seed,
+            settings=laboratory.confirmation,
+            sceptic=Sceptic(observer, seed=seed),
+        )
     sandbox = await laboratory.sandboxes.open(seed=seed)
     try:
         agent = Interpreter(
@@ -100,10 +119,17 @@ async def study(
             on_round=on_round,
         )
         outcome = await agent.run()
+    except ToolsBrokenError as broken:
+        raise broken.fault from None
     finally:
         await sandbox.close()
     record = await _result(laboratory, subject, task, toolbox, journal, outcome, seed)
-    record["usage"] = {"interpreter": asdict(interpreter.usage), "observers": asdict(observer.usage)}
+    usage = await asyncio.to_thread(journal.usage)
+    record["usage"] = {
+        name: asdict(usage.get(role, Usage()))
+        for name, role in (("interpreter", "interpreter"), ("observers", "observer"))
+    }
+    record["card"] = label_card(record)
     record["in_doubt"] = await asyncio.to_thread(journal.in_doubt)
     if critic is not None:
         await asyncio.to_thread(journal.blobs.put, critic.images.values())

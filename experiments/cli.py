@@ -169,6 +169,83 @@ def cancel(run_directory: RunDirectory, json: Json = False) -> None:
         console.show("nobody works on this run")
 
 
+UnitPath = Annotated[
+    Path, typer.Argument(help="DIR/UNIT: an --out folder and a unit of it, as layer:number.")
+]
+
+
+@app.command()
+def replay(unit: UnitPath, json: Json = False, verbose: Verbose = 0) -> None:
+    """Play a recorded unit again without models, and say where it comes out differently."""
+    from experiments.replay import replay_unit
+
+    configure_logging(verbose)
+    console = Console(quiet=json)
+    found = run(replay_unit(console, unit))
+    if json:
+        console.result(found)
+    elif found["divergence"]:
+        console.show(f"diverged in {found['divergence']}", markup=False)
+    else:
+        console.show(f"all {found['rounds']} rounds came out as on record")
+    if found["divergence"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def branch(
+    unit: UnitPath,
+    out: Annotated[Path, typer.Option(help="Run directory of the branch.")],
+    from_round: Annotated[int, typer.Option(min=1, help="The first round that is played anew.")] = 1,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of what follows [default: the same].")] = None,
+    profile: ProfileName = None,
+    json: Json = False,
+    config: ConfigPath = None,
+    verbose: Verbose = 0,
+) -> None:
+    """Go on from one of a unit's rounds in another way: another profile, another seed."""
+    from experiments.replay import branch as go_on
+
+    configure_logging(verbose)
+    console = Console()
+    record = run(go_on(console, config, profile, unit, from_round, out, seed=seed))
+    if json:
+        console.result(record)
+    else:
+        console.show(f"{record['label'] or record['status']}\nreport: {record['report']}", markup=False)
+
+
+@app.command()
+def find(
+    concept: Annotated[
+        str, typer.Argument(help='What units should be selective for: "forested backgrounds".')
+    ],
+    model: Model,
+    layer: Annotated[str, typer.Argument(help="Layer, as `maia layers MODEL` lists them.")],
+    images: Annotated[int, typer.Option(min=8, max=500, help="Images of the concept.")] = 40,
+    top: Annotated[int, typer.Option(min=1, help="Units to show.")] = 10,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the images.")] = 0,
+    profile: ProfileName = None,
+    json: Json = False,
+    config: ConfigPath = None,
+    verbose: Verbose = 0,
+) -> None:
+    """Find the units of a layer that are selective for a concept."""
+    from experiments.find import find_units, table
+
+    configure_logging(verbose)
+    console = Console()
+    found = run(
+        find_units(console, config, profile, concept, model, layer, n_images=images, top=top, seed=seed)
+    )
+    if json:
+        console.result(found)
+    else:
+        for note in found["notes"]:
+            console.warn(note)
+        console.show(table(found))
+
+
 @app.command()
 def doctor(profile: ProfileName = None, json: Json = False, config: ConfigPath = None) -> None:
     """Say what this machine can run, and what to do about what it cannot."""
@@ -287,7 +364,9 @@ def main() -> None:
     """Run the command line: exit codes 0, 1 (something failed), 2 (wrong use), 130 (interrupted)."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        app(standalone_mode=False)
+        # Without standalone mode a command's exit code comes back as a value.
+        if code := app(standalone_mode=False):
+            sys.exit(code)
     except MaiaError as error:
         Console().fail(error)
         sys.exit(2 if isinstance(error, UsageError) else 1)

@@ -72,11 +72,11 @@ class Console:
         sys.stdout.write(json.dumps(value, ensure_ascii=False, sort_keys=True) + "\n")
         sys.stdout.flush()
 
-    def show(self, *renderables: Any) -> None:
-        """Print for a person, on stdout."""
+    def show(self, *renderables: Any, markup: bool = True) -> None:
+        """Print for a person, on stdout; without `markup`, text is printed as it is."""
         out = RichConsole(highlight=False, soft_wrap=True)
         for each in renderables:
-            out.print(each)
+            out.print(each, markup=markup)
 
     @contextmanager
     def progress(self, label: str) -> Iterator[Any]:

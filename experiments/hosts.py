@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 
 from actors.errors import MaiaError
 from agents.budget import Cost, Ledger
-from agents.host import HostCounts, HostLostError, LocalHost
+from agents.faults import HostLostError
+from agents.host import HostCounts, LocalHost
 from agents.store import Store
 from agents.work import WorkItem
 from experiments.config import Profile

@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from agents.host import HostCounts, HostHandle, HostLostError
+from agents.faults import HostLostError
+from agents.host import HostCounts, HostHandle
 from agents.orchestrator import Event
 from agents.study import total_usage
 from experiments.console import Console

@@ -142,7 +142,7 @@ class Workbench:
             confirmation=profile.confirmation,
             rates={
                 "interpreter": _rate(roles.interpreter),
-                "observers": _rate(roles.observers or roles.interpreter),
+                "observer": _rate(roles.observers or roles.interpreter),
             },
             facts={
                 **studied,

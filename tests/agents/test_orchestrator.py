@@ -13,7 +13,8 @@ import pytest
 
 from actors.endpoint.faults import EndpointStopError
 from actors.errors import BackendError, MaiaError
-from agents.host import HostCounts, HostLostError
+from agents.faults import HostLostError
+from agents.host import HostCounts
 from agents.interpreter import StudyPausedError
 from agents.journal import slug
 from agents.orchestrator import ATTEMPTS, Event, Orchestrator, failures

@@ -1,0 +1,31 @@
+"""Which faults are nobody's result: what carries a study broke, or the next unit would meet the same."""
+
+from __future__ import annotations
+
+from actors.endpoint.faults import EndpointDownError, EndpointStopError
+from actors.errors import MaiaError, UsageError
+from actors.pool import ReplicaLostError
+from agents.store import StoreError
+from tools.sandbox import SandboxError
+
+
+class HostLostError(MaiaError):
+    """A host died or cannot be reached; what it was doing is safe in the store and can be done by another."""
+
+
+MACHINERY = (HostLostError, ReplicaLostError, SandboxError)
+"""Faults of what carries a study, not of the study: it is taken up again from its last round."""
+
+CONCERNS_ALL = (UsageError, StoreError, EndpointDownError)
+"""Faults that the next unit would meet as well: a revoked key, a full disk, an endpoint that is down."""
+
+NO_OBSERVATION = (*MACHINERY, EndpointStopError, EndpointDownError, StoreError)
+"""Faults that a program which called a tool must not see: what an agent makes of them would be its result."""
+
+
+class ToolsBrokenError(Exception):
+    """Carries such a fault out of a sandbox, past the program. No MaiaError: those are told to programs."""
+
+    def __init__(self, fault: MaiaError) -> None:
+        super().__init__(str(fault))
+        self.fault = fault

@@ -1,0 +1,138 @@
+"""`maia find`: which units of a layer are selective for a concept that a person names.
+
+One set of images of the concept and one of everyday things measure all units of the layer at once. Units are
+ranked on one half of the images and judged on the other, so that the best of a thousand is not best by luck.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from actors.errors import MaiaError, UsageError
+from actors.generation.base import MadeImage
+from actors.images import Image
+from actors.vision.units import Readout, parse_unit
+from agents.stimuli import control_subjects, prompts_for
+from experiments import config as configuration
+from experiments.console import Console
+from tools.toolbox import seed_for
+
+
+async def find_units(
+    console: Console,
+    config: Path | None,
+    profile_name: str | None,
+    concept: str,
+    model: str,
+    layer: str,
+    *,
+    n_images: int = 40,
+    top: int = 10,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Return the `top` units, best first, with the areas under their ROC curves on images not used to rank.
+
+    Raises:
+        UsageError: If the layer does not exist, or no image of the concept could be made.
+    """
+    from experiments.workbench import Workbench
+
+    loaded = configuration.load(config)
+    profile = loaded.profile(profile_name)
+    async with Workbench.open(profile, cache=loaded.cache, model=model, tell=console.say) as bench:
+        first = await bench.vision.unit(parse_unit(layer, "0", await bench.vision.class_names()))
+        sizes = {info.name: info.n_units for info in await bench.vision.layers()}
+        readout = Readout.of(first)
+        rng = random.Random(seed)
+        controls = rng.sample(control_subjects([concept]), k=min(n_images, len(control_subjects([concept]))))
+        console.say(f"making {n_images} images of {concept!r} and {len(controls)} of other things")
+        of_concept, problems = await _images(bench, prompts_for([concept] * n_images, rng), seed)
+        others, more = await _images(bench, prompts_for(controls, rng), seed)
+        problems |= more
+        if min(len(of_concept), len(others)) < 4:
+            told = "; ".join(sorted(problems)[:3])
+            raise UsageError(f"too few images of {concept!r} could be made: {told}", "Reword it.")
+        units = [readout.unit(index) for index in range(sizes[readout.layer])]
+        table = await bench.vision.activations(units, [*of_concept, *others], agent="find")
+        name = bench.vision.name
+    rows = rank(table[:, : len(of_concept)], table[:, len(of_concept) :])
+    return {
+        "concept": concept,
+        "model": model,
+        "layer": readout.layer,
+        "n_images": [len(of_concept), len(others)],
+        "n_units": len(units),
+        "notes": sorted(problems),
+        "units": [{"unit": f"{name}/{units[row['index']]}", **row} for row in rows[:top]],
+    }
+
+
+def rank(positive: np.ndarray, control: np.ndarray) -> list[dict[str, Any]]:
+    """Return one row a unit, best first by the even images; `auroc` and means are of the odd ones.
+
+    `positive` (U, P) and `control` (U, C) are activations. `p` is one-sided Mann-Whitney on the odd images,
+    `q` its Benjamini-Hochberg adjustment over all units.
+    """
+    from scipy.stats import false_discovery_control, mannwhitneyu
+
+    ranked = _auroc(positive[:, ::2], control[:, ::2])
+    judged_positive, judged_control = positive[:, 1::2], control[:, 1::2]
+    auroc = _auroc(judged_positive, judged_control)
+    p = mannwhitneyu(judged_positive, judged_control, alternative="greater", axis=1).pvalue
+    p = np.where(np.isfinite(p), p, 1.0)
+    q = false_discovery_control(p)
+    order = np.lexsort((-(judged_positive.mean(1) - judged_control.mean(1)), -ranked))
+    return [
+        {
+            "index": int(unit),
+            "auroc": float(auroc[unit]),
+            "q": float(q[unit]),
+            "mean_concept": float(judged_positive[unit].mean()),
+            "mean_control": float(judged_control[unit].mean()),
+        }
+        for unit in order
+    ]
+
+
+def _auroc(positive: np.ndarray, control: np.ndarray) -> np.ndarray:
+    """Return each unit's chance that an image of the concept drives it more than another, ties counting half."""
+    from scipy.stats import rankdata
+
+    n, m = positive.shape[1], control.shape[1]
+    ranks = rankdata(np.concatenate([positive, control], axis=1), axis=1)
+    area: np.ndarray = (ranks[:, :n].sum(1) - n * (n + 1) / 2) / (n * m)
+    return area
+
+
+async def _images(bench: Any, prompts: list[str], seed: int) -> tuple[list[Image], set[str]]:
+    """Return what could be made, and in words what could not or not as asked."""
+    seeds = [seed_for(seed, "find", prompt, index) for index, prompt in enumerate(prompts)]
+    made = await bench.laboratory.studio.generate(prompts, seeds, agent="find")
+    problems = {str(each) for each in made if isinstance(each, MaiaError)}
+    good = [each for each in made if isinstance(each, MadeImage)]
+    problems |= {note for each in good for note in each.provenance.notes}
+    return [each.image for each in good], problems
+
+
+def table(found: dict[str, Any]) -> Any:
+    """Return the result as a table for a terminal."""
+    from rich.table import Table
+
+    from experiments.console import plain
+
+    shown = Table(title=f"{plain(found['concept'])} in {plain(found['layer'])}, {found['n_units']} units")
+    for name in ("unit", "AUROC", "q", "mean on the concept", "mean on other things"):
+        shown.add_column(name, justify="right")
+    for row in found["units"]:
+        shown.add_row(
+            str(row["index"]),
+            f"{row['auroc']:.2f}",
+            f"{row['q']:.2g}",
+            f"{row['mean_concept']:.2f}",
+            f"{row['mean_control']:.2f}",
+        )
+    return shown

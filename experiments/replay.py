@@ -1,0 +1,131 @@
+"""`maia replay`: a recorded unit again, offline. `maia branch`: another way on from one of its rounds."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from actors.errors import UsageError
+from agents.interpreter import InterpreterSettings
+from agents.journal import Journal
+from agents.manifest import check, claim
+from agents.replay import replay
+from agents.store import Store
+from agents.study import study
+from agents.work import build_task, write_plan
+from experiments import config as configuration
+from experiments.config import Profile
+from experiments.console import Console
+from experiments.describe import science
+from experiments.recorded import find_unit
+from tools import sandbox
+from tools.sandbox import SandboxSettings, api_page
+
+
+async def replay_unit(console: Console, path: Path) -> dict[str, Any]:
+    """Play a recorded unit again and return where it diverged, if it did.
+
+    Raises:
+        UsageError: If there is no such unit.
+    """
+    unit = find_unit(path)
+    settings = unit.manifest.get("settings", {})
+    async with await sandbox.start(SandboxSettings(**settings.get("sandbox", {}))) as sandboxes:
+        with tempfile.TemporaryDirectory(prefix="maia-replay-") as scratch:
+            outcome = await replay(
+                unit.store,
+                unit.item.unit,
+                build_task(unit.item),
+                sandboxes,
+                Path(scratch),
+                api_page=api_page(),
+                settings=InterpreterSettings(**settings.get("interpreter", {})),
+                seed=unit.item.seed,
+                on_round=lambda number: console.say(f"round {number}: as on record"),
+            )
+    return {
+        "unit": unit.item.unit,
+        "rounds": outcome.rounds,
+        "recorded": outcome.recorded,
+        "divergence": outcome.divergence,
+    }
+
+
+async def branch(
+    console: Console,
+    config: Path | None,
+    profile_name: str | None,
+    path: Path,
+    from_round: int,
+    out: Path,
+    *,
+    seed: int | None = None,
+) -> dict[str, Any]:
+    """Take over the rounds before `from_round` and go on with another profile or seed in a run of its own.
+
+    Raises:
+        UsageError: If there is no such unit or round, or the directory belongs to another run.
+    """
+    unit = find_unit(path)
+    item = unit.item
+    source = Journal(unit.store, item.unit)
+    records = source.rounds()
+    if not 1 <= from_round <= len(records):
+        raise UsageError(
+            f"{item.unit} has rounds 1 to {len(records)}, got {from_round}.", "Correct --from-round."
+        )
+    loaded = configuration.load(config)
+    profile = loaded.profile(profile_name)
+    store = Store.open(out)
+    manifest = {
+        "command": "branch",
+        "model": unit.manifest["model"],
+        "layer": item.layer,
+        "unit": item.name,
+        "units": [item.unit],
+        "of": str(unit.store.root.resolve()),
+        "from_round": from_round,
+        "seed": item.seed if seed is None else seed,
+        "profile": profile_name or loaded.default_profile,
+        "settings": science(profile),
+    }
+    check(store, manifest)
+    return await _branch(console, loaded.cache, profile, unit, store, manifest, records[: from_round - 1])
+
+
+async def _branch(
+    console: Console,
+    cache: Path,
+    profile: Profile,
+    unit: Any,
+    store: Store,
+    manifest: dict[str, Any],
+    records: list[dict[str, Any]],
+) -> dict[str, Any]:
+    from experiments.report import write_site
+    from experiments.workbench import Workbench
+
+    item, source = unit.item, Journal(unit.store, unit.item.unit)
+    async with Workbench.open(profile, cache=cache, model=manifest["model"], tell=console.say) as bench:
+        subject = await bench.subject(item.layer, item.name)
+        if subject.id != item.unit:
+            raise UsageError(f"the profile's network calls this unit {subject.id}, not {item.unit}.")
+        claim(store, manifest)
+        write_plan(store, [item])
+        target = Journal(store, item.unit)
+        for record in records:
+            mentioned = {*record["toolbox"]["provenance"]}
+            mentioned |= {part["image"] for part in record["observation"] if isinstance(part, dict)}
+            images = [source.blobs.get(image_id) for image_id in sorted(mentioned)]
+            target.commit_round(record["round"], record, images)
+        console.say(f"took over {len(records)} rounds, going on from round {manifest['from_round']}")
+        result = await study(
+            bench.laboratory,
+            subject,
+            build_task(item),
+            store,
+            seed=manifest["seed"],
+            on_round=lambda finished: console.say(f"round {finished.number}"),
+        )
+    return result | {"report": str(write_site(store.root))}
