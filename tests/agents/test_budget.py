@@ -1,0 +1,130 @@
+"""Nothing is sent that the budget has no room for, and near it agents are asked to conclude."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from actors.chat.base import ChatReply, ChatRequest, Message, Usage
+from actors.endpoint.faults import EndpointError
+from actors.errors import MaiaError
+from agents.budget import (
+    BudgetSettings,
+    BudgetSpentError,
+    Cost,
+    Ledger,
+    MeteredChat,
+    Rate,
+    UnitAccount,
+    UnitBudgetError,
+    spent_so_far,
+)
+from agents.store import Store
+
+pytestmark = pytest.mark.anyio
+
+ASK = ChatRequest((Message("user", ("x" * 400,)),), max_tokens=100)
+
+
+class Chat:
+    name, sees_images = "chat", True
+
+    def __init__(self, fault: MaiaError | None = None) -> None:
+        self.calls, self._fault = 0, fault
+
+    async def complete(self, request: ChatRequest) -> ChatReply:
+        self.calls += 1
+        if self._fault is not None:
+            raise self._fault
+        return ChatReply("yes", usage=Usage(prompt_tokens=100, completion_tokens=7, requests=1, dollars=0.5))
+
+
+async def test_a_call_without_room_is_never_sent() -> None:
+    ledger = Ledger(BudgetSettings(tokens=150))
+    chat = Chat()
+    with pytest.raises(BudgetSpentError, match="150 tokens has no room"):
+        await MeteredChat(chat, ledger, Rate()).complete(ASK)
+    assert chat.calls == 0
+    assert ledger.reserved == Cost()
+
+
+async def test_what_was_set_aside_and_not_spent_comes_back() -> None:
+    ledger = Ledger(BudgetSettings(tokens=1000))
+    await MeteredChat(Chat(), ledger, Rate()).complete(ASK)
+    assert (ledger.spent.tokens, ledger.spent.requests, ledger.reserved) == (107, 1, Cost())
+
+
+async def test_a_call_waits_for_others_to_settle_before_it_is_refused() -> None:
+    ledger = Ledger(BudgetSettings(tokens=300))
+    await ledger.reserve(Cost(tokens=250))
+    second = asyncio.create_task(ledger.reserve(Cost(tokens=100)))
+    await asyncio.sleep(0)
+    assert not second.done()
+    await ledger.settle(Cost(tokens=250), Cost(tokens=50))
+    await second
+    assert ledger.reserved.tokens == 100
+
+
+async def test_attempts_in_doubt_are_counted_as_paid() -> None:
+    ledger = Ledger(BudgetSettings())
+    chat = MeteredChat(Chat(EndpointError("no.", "", 3, 2)), ledger, Rate(prompt=1, completion=1))
+    with pytest.raises(EndpointError):
+        await chat.complete(ASK)
+    most = Rate(prompt=1, completion=1).most(ASK)
+    assert (ledger.spent.requests, ledger.spent.tokens) == (3, 2 * most.tokens)
+
+
+@pytest.mark.parametrize(("spent", "near"), [(0, False), (500, False), (890, False), (901, True)])
+async def test_the_limit_is_near_at_nine_tenths(spent: int, near: bool) -> None:
+    ledger = Ledger(BudgetSettings(tokens=1000), Cost(tokens=spent))
+    assert bool(await ledger.near()) is near
+
+
+async def test_the_limit_is_near_when_two_more_of_the_largest_call_do_not_fit() -> None:
+    ledger = Ledger(BudgetSettings(tokens=1000))
+    await ledger.reserve(Cost(tokens=340))
+    assert "1000 tokens is nearly spent" in await ledger.settle(Cost(tokens=340), Cost(tokens=340))
+
+
+async def test_time_is_a_budget_too() -> None:
+    now = [0.0]
+    ledger = Ledger(BudgetSettings(hours=1), elapsed_s=lambda: now[0])
+    assert await ledger.near() == ""
+    now[0] = 3400.0
+    assert "time of 1 hours" in await ledger.near()
+    now[0] = 3601.0
+    with pytest.raises(BudgetSpentError, match="1 hours"):
+        await ledger.reserve(Cost(requests=1))
+
+
+async def test_a_spent_unit_stops_itself_and_leaves_the_run_untouched() -> None:
+    run = Ledger(BudgetSettings(tokens=10_000))
+    unit = Ledger(BudgetSettings(tokens=50), what="unit", error=UnitBudgetError)
+    account = UnitAccount(unit, run)
+    with pytest.raises(UnitBudgetError, match=r"unit_budget\.tokens"):
+        await account.reserve(Cost(tokens=51))
+    assert run.reserved == Cost()
+
+
+async def test_near_the_runs_limit_no_unit_begins_and_one_that_has_concludes() -> None:
+    run = Ledger(BudgetSettings(images=10), Cost(images=10))
+    account = UnitAccount(Ledger(BudgetSettings()), run)
+    with pytest.raises(BudgetSpentError):
+        await account.open(begun=False)
+    await account.open(begun=True)
+    assert "10 images" in account.reason
+
+
+async def test_an_account_is_rebuilt_from_the_records_with_calls_in_doubt_as_paid(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    usage = {"prompt_tokens": 10, "completion_tokens": 2, "requests": 1, "dollars": 0.25}
+    store.put("units/a/calls/1.request-1", b'{"tokens": 999, "dollars": 9}')
+    store.put("units/a/calls/1.answer", json.dumps({"text": "", "usage": usage}).encode())
+    store.put("units/b/calls/2.request-1", b'{"tokens": 70, "dollars": 0.5}')
+    store.put("units/b/rounds/0001.json", b'{"toolbox": {"images_made": 3}}')
+    store.put("units/b/rounds/0002.json", b'{"toolbox": {"images_made": 5}}')
+    assert spent_so_far(store) == Cost(dollars=0.75, tokens=82, requests=2, images=5)
+    assert spent_so_far(store, "units/a") == Cost(dollars=0.25, tokens=12, requests=1)

@@ -1,0 +1,98 @@
+"""A sweep from the command line, over real Ray, the real sandbox and a real HTTP endpoint; then what reads it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from experiments import cli
+from tests.fake_endpoint import KEY, FakeEndpoint, Fault
+from tests.faults.world import labels, script, write_world
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[FakeEndpoint]:
+    with FakeEndpoint(script) as started:
+        yield started
+        assert started.complaints == []
+
+
+@pytest.fixture
+def maia(ray_cluster, endpoint, tmp_path_factory, monkeypatch, capsys):
+    """Return a function that runs the command line and returns its exit code and JSON output."""
+    folder = tmp_path_factory.getbasetemp() / "sweeps"
+    folder.mkdir(exist_ok=True)
+    config = write_world(folder, endpoint, ray={"address": "local"}, agents=4)
+    monkeypatch.setenv("FAKE_KEY", KEY)
+    monkeypatch.setenv("MAIA_CACHE", str(folder / "cache"))
+
+    def run(command: str, *arguments: str):
+        named = (f"python:{folder / 'tiny.py'}:build",) if command == "sweep" else ()
+        configured = ("--config", str(config)) if command == "sweep" else ()
+        monkeypatch.setattr("sys.argv", ["maia", command, *named, *arguments, *configured, "--json"])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        printed = capsys.readouterr()
+        return code, json.loads(printed.out) if printed.out else printed.err
+
+    return run
+
+
+def test_a_sweep_is_studied_told_resumed_and_replayed(maia, endpoint: FakeEndpoint, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    endpoint.faults.extend([Fault.no_quota()] * 4)
+    code, stopped = maia("sweep", "0", "--units", "3-5", "--out", str(out))
+    endpoint.faults.clear()
+    assert code == 1
+    assert stopped["stopped"]["type"] == "EndpointStopError"
+    assert stopped["failed"] == 0, "no unit is to blame"
+    assert maia("status", str(out))[1]["state"] == "interrupted"
+
+    # The gate before the endpoint holds its stop for a while: another run has another gate.
+    code, summary = maia("sweep", "0", "--units", "3-5", "--out", str(out))
+    assert code == 0, summary
+    assert (summary["done"], summary["rounds"], summary["screened"]) == (3, 12, {"alive": 3})
+    assert len(labels(out)) == 3
+    rows = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    assert [row["name"] for row in rows] == ["3", "4", "5"]
+    assert all(row["cost"]["requests"] == 4 and row["status"] == "answered" for row in rows)
+
+    asked = len(endpoint.seen)
+    assert maia("sweep", "0", "--units", "3-5", "--out", str(out))[0] == 0
+    assert len(endpoint.seen) == asked, "a finished run asks nothing"
+
+    code, told = maia("sweep", "0", "--units", "3-6", "--out", str(out))
+    assert code == 2
+    assert "3-5" in told
+    assert "3-6" in told
+
+    code, again = maia("replay", str(out / "0:4"))
+    assert (code, again["rounds"], again["divergence"]) == (0, 4, "")
+    record = next(out.glob("units/*_0_4-*/rounds/0002.json"))
+    record.write_text(record.read_text().replace("banana: activation", "melon: activation"))
+    code, again = maia("replay", str(out / "0:4"))
+    assert code == 1
+    assert again["divergence"].startswith("round 2: observation")
+    assert len(endpoint.seen) == asked, "replaying asks nothing"
+
+
+def test_a_unit_that_is_not_there_is_refused_before_anything_is_claimed(maia, tmp_path: Path) -> None:
+    code, told = maia("sweep", "0", "--units", "0-48", "--out", str(tmp_path / "run"))
+    assert code == 2
+    assert "numbered 0 to 47" in told
+    assert not (tmp_path / "run" / "manifest.json").exists()
+
+
+def test_status_and_cancel_of_no_run_are_refused(maia, tmp_path: Path) -> None:
+    for command in ("status", "cancel"):
+        code, told = maia(command, str(tmp_path))
+        assert code == 2
+        assert "there is no run" in told
