@@ -2,14 +2,14 @@
 
 The test is set up by the program, not asked for in a prompt: images of the labels and images of other
 things, drawn with reserved seeds, shown to the unit, and compared pair by pair with an e-value, which is
-valid whenever one stops looking.
+valid whenever one stops looking. A sceptic who never saw the study may propose a rival, which is tested too.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,12 +21,13 @@ from actors.generation.base import MadeImage
 from actors.images import Image
 from actors.settings import Settings
 from agents.interpreter import Verdict
+from agents.sceptic import Sceptic, parts_of
 from agents.statistics import auroc, auroc_interval, e_value, standardised_margin
 from agents.stimuli import control_subjects, prompts_for
 from agents.tasks.base import Answer
 from agents.tasks.describe_unit import NOT_INTERPRETABLE
 from tools.subject import Subject
-from tools.toolbox import Studio, seed_for
+from tools.toolbox import EXEMPLARS, Studio, seed_for
 
 
 class ConfirmationSettings(Settings):
@@ -42,6 +43,8 @@ class ConfirmationSettings(Settings):
     """Level of the sequential test: a label is confirmed when the e-value reaches 1 / alpha."""
     min_auroc: float = Field(0.7, ge=0.5, le=1)
     """A label may be surely, yet uselessly, better than chance; below this it is not confirmed."""
+    probe: int = Field(10, ge=0)
+    """Fresh images of a sceptic's rival, of each part of a combination, and for a second measurement; 0 omits them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,10 @@ class Trial:
     image: str
     activation: float
     notes: tuple[str, ...] = ()
+    label: str = ""
+    """The label that a positive was made of."""
+    shows: bool | None = None
+    """Whether a blind observer finds the label in the image; None if not asked, or it could not tell."""
 
 
 @dataclass(slots=True)
@@ -62,8 +69,9 @@ class Trials:
     controls: list[Trial] = field(default_factory=list)
 
     def numbers(self, *, compliant: bool = False) -> tuple[list[float], list[float]]:
-        groups = (self.positives, self.controls)
-        return tuple([t.activation for t in group if not (compliant and t.notes)] for group in groups)  # type: ignore[return-value]
+        positives = [t for t in self.positives if not (compliant and (t.notes or t.shows is False))]
+        controls = [t for t in self.controls if not (compliant and (t.notes or t.shows is True))]
+        return [t.activation for t in positives], [t.activation for t in controls]
 
 
 class Critic:
@@ -76,7 +84,9 @@ class Critic:
         *,
         seed: int,
         settings: ConfirmationSettings | None = None,
+        sceptic: Sceptic | None = None,
     ) -> None:
+        self._sceptic = sceptic
         self._subject, self._studio, self._seed = subject, studio, seed
         self._settings = settings or ConfirmationSettings()
         self.images: dict[str, Image] = {}
@@ -93,16 +103,99 @@ class Critic:
             labels = [answer.labels[(len(trials.positives) + i) % len(answer.labels)] for i in range(count)]
             others = [rng.choice(controls) for _ in range(count)]
             positives, negatives = prompts_for(labels, rng), prompts_for(others, rng)
-            failure = await self._measure(positives + negatives, attempt, trials, count)
+            failure = await self._measure(positives + negatives, labels, attempt, trials)
             if failure is not None:
                 return failure
             if len(trials.positives) >= self._settings.min_images and self._decided(trials):
                 break
-        return self._judge(answer, trials)
+        await self._witness(trials)
+        verdict = self._judge(answer, trials)
+        if not verdict.accepted or self._settings.probe == 0:
+            return verdict
+        verdict.evidence["retest"] = await self._retest(trials, attempt)
+        verdict.evidence["parts"] = await self._parts(answer, attempt)
+        return await self._challenge(answer, trials, verdict, attempt)
 
-    async def _measure(self, prompts: list[str], attempt: int, trials: Trials, split: int) -> Verdict | None:
+    async def _witness(self, trials: Trials) -> None:
+        """Ask a blind observer of each image whether it shows the label: of controls, to know the observer."""
+        if self._sceptic is None:
+            return
+        labels = list(dict.fromkeys(trial.label for trial in trials.positives))
+        asked = [(trial, trial.label) for trial in trials.positives]
+        asked += [(trial, labels[i % len(labels)]) for i, trial in enumerate(trials.controls)]
+        found = await self._sceptic.shows([(self.images[trial.image], label) for trial, label in asked])
+        seen = [replace(trial, shows=shows) for (trial, _), shows in zip(asked, found, strict=True)]
+        split = len(trials.positives)
+        trials.positives, trials.controls = seen[:split], seen[split:]
+
+    async def _retest(self, trials: Trials, attempt: int) -> list[tuple[float, float]]:
+        """Return (activation, activation of another image of the same prompt): how far a prompt decides it."""
+        half = max(1, self._settings.probe // 2)
+        first = [*trials.positives[:half], *trials.controls[:half]]
+        again = await self._probe([trial.prompt for trial in first], "retest", attempt)
+        return list(zip([trial.activation for trial in first], again, strict=True)) if again else []
+
+    async def _parts(self, answer: Answer, attempt: int) -> dict[str, list[float]]:
+        """Return the activations of images of each part of a combination alone, by part; nothing for other labels."""
+        parts = (
+            [part for label in answer.labels for part in parts_of(label)] if len(answer.labels) == 1 else []
+        )
+        found = {}
+        for part in parts:
+            prompts = prompts_for([part] * self._settings.probe, random.Random(self._seed))
+            if values := await self._probe(prompts, "part", attempt):
+                found[part] = values
+        return found
+
+    async def _challenge(self, answer: Answer, trials: Trials, verdict: Verdict, attempt: int) -> Verdict:
+        """Let a sceptic's rival compete: an answer falls if images of the rival surely drive the unit more."""
+        rival = None
+        if self._sceptic is not None:
+            exemplars = await self._subject.exemplars(EXEMPLARS)
+            rival = await self._sceptic.rival(
+                [(each.image, each.response.activation) for each in exemplars], answer.labels
+            )
+        if rival is None:
+            return verdict
+        prompts = prompts_for([rival] * self._settings.probe, random.Random(self._seed))
+        values = await self._probe(prompts, "rival", attempt)
+        if not values:
+            return verdict
+        positives, _ = trials.numbers()
+        share = auroc(values, positives)
+        low, high = auroc_interval(share, len(values), len(positives))
+        verdict.evidence["rival"] = {
+            "label": rival,
+            "mean": float(np.mean(values)),
+            "n": len(values),
+            "beats": share,
+            "beats_interval": [low, high],
+        }
+        if low <= 0.5:
+            return verdict
+        return Verdict(
+            False,
+            f'Your answer "{answer.label}" drives the unit, but somebody who saw only the strongest images proposed '
+            f'"{rival}", and fresh images of that drive it more: mean {np.mean(values):.2f} against '
+            f"{np.mean(positives):.2f}. Test what both have in common, and answer again.",
+            verdict.evidence,
+        )
+
+    async def _probe(self, prompts: list[str], purpose: str, attempt: int) -> list[float]:
+        """Return the activations of fresh reserved images, in order; none if one of them could not be made."""
+        seeds = [seed_for(self._seed, "reserved", purpose, p, attempt, i) for i, p in enumerate(prompts)]
+        made = await self._studio.generate(prompts, seeds, agent=self._subject.id)
+        images = [each.image for each in made if isinstance(each, MadeImage)]
+        if len(images) < len(made):
+            return []
+        self.images.update((image.id, image) for image in images)
+        return [each.activation for each in await self._subject.measure(images, Priority.CONFIRMATION)]
+
+    async def _measure(
+        self, prompts: list[str], labels: list[str], attempt: int, trials: Trials
+    ) -> Verdict | None:
         """Make and measure one block; return a verdict only if the images could not be made."""
-        done = len(trials.positives)
+        done, split = len(trials.positives), len(labels)
         # The word keeps these seeds apart from all that an exploring agent can draw.
         seeds = [seed_for(self._seed, "reserved", p, attempt, done + i) for i, p in enumerate(prompts)]
         made = await self._studio.generate(prompts, seeds, agent=self._subject.id)
@@ -119,7 +212,8 @@ class Critic:
         for position, (prompt, each, response) in enumerate(zip(prompts, images, responses, strict=True)):
             self.images[each.image.id] = each.image
             group = trials.positives if position < split else trials.controls
-            group.append(Trial(prompt, each.image.id, response.activation, each.provenance.notes))
+            label = labels[position] if position < split else ""
+            group.append(Trial(prompt, each.image.id, response.activation, each.provenance.notes, label))
         return None
 
     def _decided(self, trials: Trials) -> bool:
@@ -157,7 +251,7 @@ def summarise(trials: Trials) -> dict[str, Any]:
             "n_control": len(controls),
         }
 
-    noted = [trial for trial in trials.positives if trial.notes]
+    noted = [trial for trial in trials.positives if trial.notes or trial.shows is False]
     return {
         "kind": "confirmation",
         **(group(*trials.numbers()) or {}),

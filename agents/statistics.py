@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import NormalDist
 
 import numpy as np
 
@@ -94,3 +95,45 @@ def benjamini_hochberg(p_values: Sequence[float]) -> np.ndarray:
     result = np.empty_like(values)
     result[order] = np.minimum(adjusted, 1.0)
     return result
+
+
+def average_precision(positives: Sequence[float], controls: Sequence[float]) -> float:
+    """Return the area under the precision-recall curve in [0, 1]; equal activations are taken together.
+
+    Raises:
+        ValueError: If a group is empty.
+    """
+    if not len(positives) or not len(controls):
+        raise ValueError("average_precision needs at least one value in each group")
+    values = np.r_[np.asarray(positives, float), np.asarray(controls, float)]
+    truth = np.r_[np.ones(len(positives)), np.zeros(len(controls))]
+    area = before = 0.0
+    for threshold in np.unique(values)[::-1]:
+        chosen = values >= threshold
+        recall = float(truth[chosen].sum()) / len(positives)
+        area += (recall - before) * float(truth[chosen].mean())
+        before = recall
+    return area
+
+
+def permutation_p(first: Sequence[float], second: Sequence[float], seed: int = 0, draws: int = 4999) -> float:
+    """Return the two-sided p-value of the difference of means under exchange of the values between the groups."""
+    rng = np.random.default_rng(seed)
+    values = np.concatenate([np.asarray(first, float), np.asarray(second, float)])
+    n = len(first)
+    observed = abs(values[:n].mean() - values[n:].mean())
+    shuffled = rng.permuted(np.tile(values, (draws, 1)), axis=1)
+    differences = np.abs(shuffled[:, :n].mean(axis=1) - shuffled[:, n:].mean(axis=1))
+    return float((1 + (differences >= observed - 1e-12).sum()) / (draws + 1))
+
+
+def detectable_difference(
+    spread: float, n_first: int, n_second: int, *, alpha: float, power: float = 0.8
+) -> float:
+    """Return the difference of means that a two-sided test at `alpha` finds with probability `power`.
+
+    The normal approximation: (z at 1 - alpha / 2 + z at power) standard errors of the difference.
+    """
+    normal = NormalDist()
+    steps = normal.inv_cdf(1 - alpha / 2) + normal.inv_cdf(power)
+    return steps * spread * math.sqrt(1 / n_first + 1 / n_second)

@@ -33,6 +33,12 @@ def control_subjects(labels: Sequence[str]) -> list[str]:
     return [thing for thing in things if not any(taken & _forms(word) for word in _words(thing))]
 
 
+def share_words(first: str, second: str) -> bool:
+    """Say whether two phrases have a content word in common, in singular or plural."""
+    forms = {form for word in _words(first) for form in _forms(word)}
+    return any(forms & _forms(word) for word in _words(second))
+
+
 def prompts_for(subjects: Sequence[str], rng: random.Random) -> list[str]:
     """Return one prompt a subject, in order; labels and controls share the same wordings."""
     return [rng.choice(_TEMPLATES).format(subject) for subject in subjects]

@@ -60,7 +60,7 @@ async def test_a_unit_that_never_answers_confirms_nothing():
 async def test_every_label_of_an_or_is_drawn():
     judge, studio, _ = critic(lambda shown: 1.0 if "dog" in shown or "car" in shown else len(shown) / 1000)
     await judge.examine(answer("dogs", "red cars"), 1)
-    prompts = [prompt for prompt, _ in studio.made]
+    prompts = [prompt for prompt, _ in studio.made[:40]]  # what follows measures a second time
     assert (
         sum("dogs" in prompt for prompt in prompts) == sum("red cars" in prompt for prompt in prompts) == 10
     )
@@ -110,3 +110,68 @@ def test_labels_and_controls_share_their_wordings():
     first, second = prompts_for(["X"] * 50, one), prompts_for(["Y"] * 50, two)
     assert [prompt.replace("X", "Y") for prompt in first] == second
     assert len(set(first)) > 3
+
+
+class ScriptedSceptic:
+    """Sees what the studio was asked to show; lies or proposes as told."""
+
+    def __init__(self, studio, rival=None, honest=True):
+        self._studio, self._rival, self._honest = studio, rival, honest
+
+    async def rival(self, images, labels):
+        assert len(images) == 15
+        assert all(isinstance(activation, float) for _, activation in images)
+        return self._rival
+
+    async def shows(self, questions):
+        return [(thing in self._studio.shows[image.id]) is self._honest for image, thing in questions]
+
+
+def doubted(activation, *, rival=None, honest=True):
+    studio = FakeStudio()
+    sceptic = ScriptedSceptic(studio, rival, honest)
+    return Critic(FakeSubject(studio, activation), studio, seed=0, sceptic=sceptic)
+
+
+async def test_a_rival_that_drives_the_unit_more_sends_the_answer_back():
+    """The paper's failure: a label that is too specific, or beside the point, with one lucky experiment behind it."""
+    judge = doubted(
+        lambda shown: 5.0 if "grass" in shown else 3.0 if "dog" in shown else len(shown) / 100, rival="grass"
+    )
+    verdict = await judge.examine(answer("dog"), 1)
+    assert not verdict.accepted
+    assert '"grass"' in verdict.objection
+    assert verdict.evidence["rival"]["beats"] == 1.0
+
+
+async def test_a_rival_that_does_less_is_written_down_and_the_answer_stands():
+    verdict = await doubted(lambda shown: 3.0 if "dog" in shown else len(shown) / 100, rival="grass").examine(
+        answer("dog"), 1
+    )
+    assert verdict.accepted
+    assert verdict.evidence["rival"]["label"] == "grass"
+    assert verdict.evidence["rival"]["beats"] == 0.0
+    assert len(verdict.evidence["retest"]) == 10
+
+
+async def test_the_parts_of_a_combination_are_tested_alone():
+    verdict = await doubted(
+        lambda shown: 3.0 if "dog" in shown and "grass" in shown else len(shown) / 100
+    ).examine(answer("a dog on grass"), 1)
+    assert set(verdict.evidence["parts"]) == {"dog", "grass"}
+    assert all(len(values) == 10 and max(values) < 1 for values in verdict.evidence["parts"].values())
+
+
+async def test_images_that_do_not_show_the_label_are_not_compliant():
+    class Blanking(FakeStudio):
+        async def generate(self, prompts, seeds, *, agent=""):
+            return await super().generate(
+                [p if seed % 2 else "nothing" for p, seed in zip(prompts, seeds, strict=True)], seeds
+            )
+
+    studio = Blanking()
+    subject = FakeSubject(studio, lambda shown: 3.0 if "dog" in shown else len(shown) / 100)
+    verdict = await Critic(subject, studio, seed=0, sceptic=ScriptedSceptic(studio)).examine(answer("dog"), 1)
+    assert 0.2 < verdict.evidence["compliance"] < 0.8
+    assert verdict.evidence["compliant"]["auroc"] == 1.0
+    assert verdict.evidence["auroc"] < 1.0

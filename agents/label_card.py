@@ -1,0 +1,139 @@
+"""The label card: what is known about a unit's label, in figures, and the verdict that follows from them.
+
+A pure function of a study's record, so that cards of old runs can be made again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from agents.statistics import auroc, auroc_interval, average_precision, standardised_margin
+
+Kind = Literal["monosemantic", "polysemantic", "conditional", "not interpretable", "dead"]
+
+_LEAST_COMPLIANCE = 0.75
+"""Share of images that show what was asked, below which a tool is called into question."""
+_CLEAR = 0.7
+"""AUROC from which one group of images counts as driving the unit more than another."""
+
+
+def label_card(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the card of a study's record, as plain JSON values.
+
+    Figures that were not measured are None. `auprc` and `pearson` are over the confirmation's images and pass the
+    sanity checks that AUROC and margin (CoSy's AUC and MAD) do not: they fall when a label misses or adds images.
+    `null_percentile` is the share of random other labels, one fresh image each, that drive the unit less than the
+    median image of the label. `ceiling` is the Spearman-Brown reliability of activations over a prompt's seeds:
+    no label can foretell more.
+    """
+    evidence = record.get("evidence") or {}
+    positives = [t["activation"] for t in evidence.get("positives", ())]
+    controls = [t["activation"] for t in evidence.get("controls", ())]
+    labels = [_label(label, evidence, controls) for label in record.get("labels") or ()]
+    verdict, reason = _verdict(record, evidence, labels)
+    measured = bool(positives and controls)
+    truth = np.r_[np.ones(len(positives)), np.zeros(len(controls))]
+    values = np.r_[positives, controls]
+    return {
+        "verdict": verdict,
+        "reason": reason,
+        "labels": labels,
+        "auroc": evidence.get("auroc"),
+        "auroc_interval": evidence.get("auroc_interval"),
+        "margin": evidence.get("margin"),
+        "auprc": average_precision(positives, controls) if measured else None,
+        "pearson": _correlation(truth, values) if measured else None,
+        "null_percentile": float((np.array(controls) < np.median(positives)).mean()) if measured else None,
+        "ceiling": _ceiling(evidence.get("retest") or ()),
+        "compliance": evidence.get("compliance"),
+        "rival": evidence.get("rival"),
+        "warnings": _warnings(evidence),
+        "cost": {
+            "rounds": record.get("rounds"),
+            "images": record.get("images_made"),
+            "usage": record.get("usage"),
+        },
+    }
+
+
+def _label(label: str, evidence: Mapping[str, Any], controls: Sequence[float]) -> dict[str, Any]:
+    own = [t["activation"] for t in evidence.get("positives", ()) if t.get("label") == label]
+    if not own or not controls:
+        return {"label": label, "auroc": None, "auroc_interval": None, "margin": None, "n": len(own)}
+    value = auroc(own, controls)
+    return {
+        "label": label,
+        "auroc": value,
+        "auroc_interval": list(auroc_interval(value, len(own), len(controls))),
+        "margin": standardised_margin(own, controls),
+        "n": len(own),
+    }
+
+
+def _verdict(
+    record: Mapping[str, Any], evidence: Mapping[str, Any], labels: Sequence[Mapping[str, Any]]
+) -> tuple[Kind, str]:
+    background = record.get("background") or {}
+    if background.get("n_images", 0) > 1 and background.get("std") == 0.0:
+        return "dead", "every image of the data set gives the same activation"
+    if not labels:
+        return "not interpretable", "the study ended without a label"
+    if evidence.get("kind") == "abstention":
+        return "not interpretable", "no experiment explained the activations"
+    if record.get("confirmed") is False:
+        return "not interpretable", "the label was not confirmed on fresh images"
+    borne_out = [each for each in labels if each["auroc_interval"] and each["auroc_interval"][0] > 0.5]
+    if len(labels) > 1 and len(borne_out) > 1:
+        return "polysemantic", f"{len(borne_out)} labels each drive the unit by themselves"
+    parts: Mapping[str, Sequence[float]] = evidence.get("parts") or {}
+    positives = [t["activation"] for t in evidence.get("positives", ())]
+    if len(parts) > 1 and all(auroc(positives, values) >= _CLEAR for values in parts.values()):
+        return "conditional", f"{' and '.join(parts)} drive the unit together, and neither does alone"
+    if record.get("confirmed") is None:
+        return "monosemantic", "one label; it was not put to a test"
+    return "monosemantic", "one label drives the unit"
+
+
+def _ceiling(pairs: Sequence[Sequence[float]]) -> float | None:
+    """Return the Spearman-Brown corrected correlation of two measurements, None if there is too little variation."""
+    if len(pairs) < 4:
+        return None
+    first, second = np.array(pairs, float).T
+    r = _correlation(first, second)
+    return None if r is None or r <= -1 else 2 * r / (1 + r)
+
+
+def _correlation(first: np.ndarray, second: np.ndarray) -> float | None:
+    if np.ptp(first) == 0 or np.ptp(second) == 0:
+        return None
+    return float(np.corrcoef(first, second)[0, 1])
+
+
+def _warnings(evidence: Mapping[str, Any]) -> list[str]:
+    """Name the tool that the figures call into question: where maker, observer and unit disagree, two outvote one."""
+    positives = [t for t in evidence.get("positives", ()) if t.get("shows") is not None]
+    controls = [t for t in evidence.get("controls", ()) if t.get("shows") is not None]
+    warnings = []
+    noted = sum(bool(t.get("notes")) for t in evidence.get("positives", ()))
+    if noted:
+        warnings.append(f"image maker: it reports that it could not draw all of {noted} images of the label")
+    if len(positives) < 4 or len(controls) < 4:
+        return warnings
+    seen = sum(t["shows"] for t in positives)
+    false = sum(t["shows"] for t in controls)
+    if seen >= _LEAST_COMPLIANCE * len(positives) and false <= (1 - _LEAST_COMPLIANCE) * len(controls):
+        return warnings
+    with_it = [t["activation"] for t in positives + controls if t["shows"]]
+    without = [t["activation"] for t in positives + controls if not t["shows"]]
+    told = f"the observer finds the label in {seen} of {len(positives)} of its images and in {false} of {len(controls)} others"
+    if with_it and without and auroc(with_it, without) >= _CLEAR:
+        # The unit, which knows no words, agrees with the observer about which images lack the label.
+        warnings.append(f"image maker: {told}, and the unit answers to the same images as the observer")
+    elif auroc([t["activation"] for t in positives], [t["activation"] for t in controls]) >= _CLEAR:
+        warnings.append(f"observer: {told}, but the unit tells them apart as they were asked for")
+    else:
+        warnings.append(f"image maker or observer: {told}")
+    return warnings

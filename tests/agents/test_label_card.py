@@ -1,0 +1,95 @@
+"""The card's verdict follows from the figures, and a broken tool is called by its name."""
+
+from __future__ import annotations
+
+import pytest
+
+from agents.label_card import label_card
+
+
+def trial(activation, label="", shows=None, notes=()):
+    return {
+        "prompt": "p",
+        "image": "0",
+        "activation": activation,
+        "notes": list(notes),
+        "label": label,
+        "shows": shows,
+    }
+
+
+def record(labels=("dog",), confirmed=True, std=1.0, **evidence):
+    positives = [trial(3 + i / 10, labels[i % len(labels)] if labels else "") for i in range(10)]
+    usual = {"kind": "confirmation", "positives": positives, "controls": [trial(i / 10) for i in range(10)]}
+    return {
+        "labels": list(labels),
+        "confirmed": confirmed,
+        "background": {"std": std, "n_images": 9},
+        "evidence": usual | evidence,
+        "rounds": 3,
+        "images_made": 20,
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "verdict"),
+    [
+        (record(), "monosemantic"),
+        (record(("dog", "car")), "polysemantic"),
+        (record(("dog on grass",), parts={"dog": [0.1] * 5, "grass": [0.2] * 5}), "conditional"),
+        (record(("dog on grass",), parts={"dog": [3.5] * 5, "grass": [0.2] * 5}), "monosemantic"),
+        (record(confirmed=False), "not interpretable"),
+        (record(("not interpretable",), kind="abstention", positives=[], controls=[]), "not interpretable"),
+        (record((), confirmed=None), "not interpretable"),
+        (record(std=0.0), "dead"),
+    ],
+)
+def test_the_verdict_follows_from_the_figures(given, verdict):
+    card = label_card(given)
+    assert card["verdict"] == verdict
+    assert card["reason"]
+
+
+def test_a_second_label_that_does_nothing_makes_no_polysemantic_unit():
+    positives = [trial(3.0, "dog") for _ in range(5)] + [trial(0.4, "car") for _ in range(5)]
+    card = label_card(record(("dog", "car"), positives=positives))
+    assert card["verdict"] == "monosemantic"
+    assert [each["auroc"] for each in card["labels"]] == [1.0, 0.45]
+
+
+def test_the_figures_of_a_perfect_label():
+    card = label_card(record(retest=[(3.0, 3.1), (3.2, 3.0), (0.1, 0.2), (0.3, 0.1)]))
+    assert card["auprc"] == 1.0
+    assert card["null_percentile"] == 1.0
+    assert card["pearson"] > 0.9
+    assert 0.9 < card["ceiling"] <= 1.0
+    assert card["warnings"] == []
+
+
+def test_what_was_not_measured_is_none_and_not_zero():
+    card = label_card(record(kind="abstention", positives=[], controls=[]))
+    assert [card[key] for key in ("auprc", "pearson", "null_percentile", "ceiling")] == [None] * 4
+    assert card["labels"][0]["auroc"] is None
+
+
+def test_a_maker_that_blanks_half_its_prompts_is_named():
+    positives = [trial(3.0, "dog", shows=True), trial(0.1, "dog", shows=False)] * 5
+    (warning,) = label_card(record(positives=positives, controls=[trial(0.2, shows=False)] * 10))["warnings"]
+    assert warning.startswith("image maker:")
+    assert "5 of 10" in warning
+
+
+def test_an_observer_that_lies_is_named():
+    positives = [trial(3.0 + i / 10, "dog", shows=i % 2 == 0) for i in range(10)]
+    controls = [trial(0.2 + i / 10, shows=i % 2 == 0) for i in range(10)]
+    (warning,) = label_card(record(positives=positives, controls=controls))["warnings"]
+    assert warning.startswith("observer:")
+    inverted = label_card(
+        record(positives=[trial(3.0, "dog", shows=False)] * 10, controls=[trial(0.2, shows=True)] * 10)
+    )
+    assert inverted["warnings"][0].startswith("observer:")
+
+
+def test_honest_tools_are_not_called_into_question():
+    positives = [trial(3.0, "dog", shows=i > 0) for i in range(10)]
+    assert label_card(record(positives=positives, controls=[trial(0.2, shows=False)] * 10))["warnings"] == []
