@@ -169,6 +169,59 @@ def cancel(run_directory: RunDirectory, json: Json = False) -> None:
         console.show("nobody works on this run")
 
 
+cluster = typer.Typer(help="Start, look at and end a Ray cluster on this machine.", no_args_is_help=True)
+app.add_typer(cluster, name="cluster")
+
+
+@cluster.command()
+def up(
+    port: Annotated[int, typer.Option(min=1024, max=65535, help="Port that others join at.")] = 6379,
+    profile: ProfileName = None,
+    json: Json = False,
+    config: ConfigPath = None,
+) -> None:
+    """Start a cluster here that runs until `maia cluster down`; the profile's `ray` section says how."""
+    from actors.head import LocalHead
+    from experiments.config import load
+
+    loaded = load(config)
+    facts = LocalHead(loaded.cache).up(loaded.profile(profile).ray, port)
+    if json:
+        Console(quiet=True).result(facts)
+    else:
+        Console().show(
+            f"a cluster runs at {facts['address']}: set ray.address to it, or to auto on this machine"
+        )
+
+
+@cluster.command(name="status")
+def cluster_status(json: Json = False, config: ConfigPath = None) -> None:
+    """Say whether the cluster of `maia cluster up` runs."""
+    from actors.head import LocalHead
+    from experiments.config import load
+
+    facts = LocalHead(load(config).cache).status()
+    if json:
+        Console(quiet=True).result({"running": facts is not None, **(facts or {})})
+    else:
+        Console().show(f"runs at {facts['address']}" if facts else "no cluster of this command runs here")
+    if facts is None:
+        raise typer.Exit(1)
+
+
+@cluster.command()
+def down(json: Json = False, config: ConfigPath = None) -> None:
+    """End the cluster of `maia cluster up` with all its processes; no other Ray is touched."""
+    from actors.head import LocalHead
+    from experiments.config import load
+
+    ended = LocalHead(load(config).cache).down()
+    if json:
+        Console(quiet=True).result({"ended": ended})
+    else:
+        Console().show("ended" if ended else "no cluster of this command runs here")
+
+
 UnitPath = Annotated[
     Path, typer.Argument(help="DIR/UNIT: an --out folder and a unit of it, as layer:number.")
 ]

@@ -1,0 +1,128 @@
+"""A Ray cluster on this machine that outlives the command that started it.
+
+It is started in a session of its own and ended by that session, never by name: another Ray on the same
+machine is not touched.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from actors.cluster import _environment, _prepare_authentication
+from actors.cluster_settings import RaySettings
+from actors.errors import UsageError
+
+_START_TIMEOUT_S = 90.0
+_STOP_TIMEOUT_S = 20.0
+
+
+class LocalHead:
+    """The cluster whose facts are kept in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._facts, self._log = folder / "cluster.json", folder / "cluster.log"
+
+    def up(self, settings: RaySettings, port: int) -> dict[str, Any]:
+        """Start the cluster, with token authentication, and return its facts.
+
+        Raises:
+            UsageError: If it runs already, the port is taken, or Ray does not start.
+        """
+        if (facts := self.status()) is not None:
+            raise UsageError(
+                f"a cluster of this command runs already at {facts['address']}.", "maia cluster down"
+            )
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                raise UsageError(f"port {port} is taken.", "Choose another with --port.")
+        _prepare_authentication()
+        self._facts.parent.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
+        command += ["--port", str(port), "--disable-usage-stats"]
+        command += ["--include-dashboard", str(settings.dashboard).lower(), "--dashboard-host", "127.0.0.1"]
+        command += ["--object-store-memory", str(settings.object_store_mb * 2**20)]
+        command += [] if settings.num_cpus is None else ["--num-cpus", str(settings.num_cpus)]
+        command += [] if settings.num_gpus is None else ["--num-gpus", str(settings.num_gpus)]
+        with _environment(settings), self._log.open("w") as log:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+        end = time.monotonic() + _START_TIMEOUT_S
+        while "--block" not in (told := self._log.read_text()) and "Ray runtime started" not in told:
+            if process.poll() is not None or time.monotonic() > end:
+                self._end(process.pid)
+                last = (told.strip().splitlines() or ["it said nothing"])[-1]
+                raise UsageError(f"Ray did not start: {last}", f"Read {self._log}.")
+            time.sleep(0.2)
+        facts = {"address": f"{_own_address(told)}:{port}", "pid": process.pid, "log": str(self._log)}
+        self._facts.write_text(json.dumps(facts))
+        return facts
+
+    def status(self) -> dict[str, Any] | None:
+        """Return the facts of the cluster if it runs, else None."""
+        try:
+            facts: dict[str, Any] = json.loads(self._facts.read_text())
+            command = Path(f"/proc/{facts['pid']}/cmdline").read_bytes()
+        except (OSError, ValueError, KeyError):
+            return None
+        return facts if b"ray.scripts" in command else None
+
+    def down(self) -> bool:
+        """End the cluster with all its processes; False if it does not run."""
+        facts = self.status()
+        if facts is None:
+            return False
+        self._end(facts["pid"])
+        self._facts.unlink(missing_ok=True)
+        return True
+
+    def _end(self, pid: int) -> None:
+        """Ask the starter to end its processes; then make sure of its whole session."""
+        members = _session(pid)
+        for signum, patience_s in ((signal.SIGTERM, _STOP_TIMEOUT_S), (signal.SIGKILL, 5.0)):
+            for member in [pid] if signum == signal.SIGTERM else members:
+                try:
+                    os.kill(member, signum)
+                except ProcessLookupError:
+                    continue
+            end = time.monotonic() + patience_s
+            while time.monotonic() < end and (members := [one for one in members if _alive(one)]):
+                time.sleep(0.1)
+            if not members:
+                return
+
+
+def _session(leader: int) -> list[int]:
+    """Return the processes of a session, by Linux's record of them."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == leader:
+            found.append(int(folder.name))
+    return found
+
+
+def _alive(pid: int) -> bool:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return False
+    return fields[0] != "Z"
+
+
+def _own_address(told: str) -> str:
+    for line in told.splitlines():
+        if "Local node IP" in line:
+            return line.rpartition(":")[2].strip()
+    return "127.0.0.1"
