@@ -328,6 +328,33 @@ def layers(model: Model, profile: ProfileName = None, json: Json = False, config
 
 
 @app.command()
+def report(run_directory: RunDirectory, json: Json = False) -> None:
+    """Write the static report of a run; what did not change is left as it is."""
+    from experiments.report import write_site
+
+    page = write_site(run_directory)
+    console = Console(quiet=json)
+    if json:
+        console.result({"run": str(run_directory), "report": str(page)})
+    else:
+        console.show(f"report: {page}")
+
+
+@app.command()
+def view(
+    run_directory: RunDirectory,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port on the loopback address [default: a free one].")
+    ] = 0,
+    open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open a browser.")] = True,
+) -> None:
+    """Serve a run's report on this machine and keep it up to date while the run goes on."""
+    from experiments.view import view as serve
+
+    run(serve(Console(), run_directory, port=port, open_browser=open_browser))
+
+
+@app.command()
 def models(
     pattern: Annotated[
         str, typer.Argument(help="Also list timm's networks of this name, with * for anything.")
