@@ -51,8 +51,14 @@ class Workbench:
     cluster: Cluster
     dataset: ImageDataset
     laboratory: Laboratory
-    addresses: dict[str, str]
-    """Where another process finds each role's replicas, for `join`."""
+    pools: Mapping[str, ReplicaPool[Any, Any]]
+    """The models' replicas, by role."""
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """Where another process finds each role's replicas, for `join`."""
+        return {role: pool.address for role, pool in self.pools.items()}
+
     network: PoolVisionClient | None = None
     """The network under study; None in a set-up that was opened without one."""
     detector: PoolDetector | None = None
@@ -147,7 +153,7 @@ class Workbench:
             facts={
                 **studied,
                 "dataset": dataset.fingerprint,
-                "generator": (await pools["generation"].describe()).get("name", ""),
+                "generator": (await pools["generation"].describe())["generator"]["name"],
                 "interpreter": interpreter.name,
                 "observers": observers.name,
                 "sandbox": sandboxes.tier,
