@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -29,6 +29,7 @@ class Live:
         self.total, self.done, self.running, self.failed = total, len(before), 0, 0
         self._base = _sum(before)
         self._live = HostCounts()
+        self._said: dict[int, HostCounts] = {}
         self._ends: list[float] = []
 
     def event(self, event: Event) -> None:
@@ -43,13 +44,17 @@ class Live:
         elif event.kind == "failed":
             self.failed += 1
 
-    def hosts(self, counts: list[HostCounts]) -> None:
-        """Take in what the hosts have done since this run began."""
+    async def look(self, hosts: list[HostHandle]) -> None:
+        """Ask the hosts what they have done since this run began; one that is lost keeps its last word."""
+        for host in hosts:
+            if (count := await _counts(host)) is not None:
+                self._said[id(host)] = count
+        said = self._said.values()
         self._live = HostCounts(
-            sum(each.rounds for each in counts),
-            sum(each.tokens for each in counts),
-            sum(each.dollars for each in counts),
-            sum(each.images for each in counts),
+            sum(each.rounds for each in said),
+            sum(each.tokens for each in said),
+            sum(each.dollars for each in said),
+            sum(each.images for each in said),
         )
 
     @property
@@ -66,6 +71,20 @@ class Live:
         pace = self.units_an_hour
         return None if pace is None else 3600 * (self.total - self.done - self.failed) / pace
 
+    def values(self) -> dict[str, float]:
+        """Return the numbers of the line by name."""
+        base, live = self._base, self._live
+        return {
+            "units_total": self.total,
+            "units_done": self.done,
+            "units_running": self.running,
+            "units_failed": self.failed,
+            "rounds": base.rounds + live.rounds,
+            "images": base.images + live.images,
+            "tokens": base.tokens + live.tokens,
+            "dollars": base.dollars + live.dollars,
+        }
+
     def text(self) -> str:
         """Return the line."""
         base, live = self._base, self._live
@@ -79,18 +98,22 @@ class Live:
             f"${base.dollars + live.dollars:.2f}",
         ]
         if (pace := self.units_an_hour) is not None and (left := self.left_s) is not None:
-            parts += [f"{pace:.0f} units/h", f"{_duration(left)} left"]
+            parts.append(f"{pace:.0f} units/h")
+            parts += [f"{_duration(left)} left"] if left else []
         return ", ".join(parts)
 
     @asynccontextmanager
-    async def shown(self, console: Console, hosts: list[HostHandle]) -> AsyncIterator[None]:
-        """Keep the line up to date while the block runs."""
+    async def shown(
+        self, console: Console, hosts: list[HostHandle], observe: Callable[[], Awaitable[None]]
+    ) -> AsyncIterator[None]:
+        """Keep the line up to date while the block runs; `observe` is called whenever it was."""
         with console.line() as show:
 
             async def keep() -> None:
                 while True:
-                    self.hosts([count for host in hosts if (count := await _counts(host)) is not None])
+                    await self.look(hosts)
                     show(self.text())
+                    await observe()
                     await asyncio.sleep(1)
 
             task = asyncio.create_task(keep())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import signal
 from collections.abc import AsyncIterator, Sequence
@@ -27,6 +28,7 @@ from experiments.config import Configuration, Profile
 from experiments.console import Console
 from experiments.describe import science
 from experiments.live import Live
+from experiments.metrics import RunMetrics
 from experiments.results import write_results
 from experiments.units import choose, screen
 from tools.subject import Subject
@@ -104,14 +106,23 @@ async def _run(
         live = Live(len(plan), finished)
         live.failed = len(plan) - len(todo) - len(finished)
 
+        metrics = RunMetrics(store.root.name)
+
+        async def observe() -> None:
+            metrics.run(live.values())
+            for role, pool in bench.pools.items():
+                with contextlib.suppress(MaiaError):  # a replica that dies is the pool's to mend
+                    metrics.pool(role, await pool.replica_statistics())
+
         async with _hosts(bench, loaded, store, asked.model) as hosts:
             orchestrator = Orchestrator(
                 store, hosts, agents_per_host=profile.sweep.agents, on_event=live.event
             )
             at_once = min(len(todo), profile.sweep.agents * len(hosts))
             console.say(f"studying {len(todo)} units, {at_once} at a time")
-            async with _stoppable(console, orchestrator, lease), live.shown(console, hosts):
+            async with _stoppable(console, orchestrator, lease), live.shown(console, hosts, observe):
                 outcome = await orchestrator.run(todo)
+            await live.look(hosts)
         console.say(live.text())
     if outcome.stopped is not None:
         console.fail(outcome.stopped)

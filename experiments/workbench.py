@@ -160,8 +160,7 @@ class Workbench:
                 "versions": _versions(),
             },
         )
-        addresses = {role: pool.address for role, pool in pools.items()}
-        return cls(profile, cluster, dataset, laboratory, addresses, vision, detector)
+        return cls(profile, cluster, dataset, laboratory, pools, vision, detector)
 
     async def subject(self, layer: str, unit: str) -> Subject:
         """Return the unit that these words name.
