@@ -440,6 +440,33 @@ def synthetic(
         console.show(table(result))
 
 
+@app.command()
+def audit(
+    model: Model,
+    classes: Annotated[list[str], typer.Argument(help="Classes to audit, by name or number.")],
+    out: Annotated[Path, typer.Option(help="Run directory.")] = Path("runs/audit"),
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all images.")] = 0,
+    images: Annotated[int, typer.Option(min=2, help="Images of each class in each context.")] = 12,
+    profile: ProfileName = None,
+    json: Json = False,
+    config: ConfigPath = None,
+    verbose: Verbose = 0,
+) -> None:
+    """Find the contexts in which classes lose or gain probability, and say what would have been found."""
+    from experiments.audit import audit as audit_classes
+    from experiments.audit import table
+
+    configure_logging(verbose)
+    console = Console(quiet=json)
+    result = run(
+        audit_classes(console, config, profile, model, classes, out=out, seed=seed, per_context=images)
+    )
+    if json:
+        console.result(result)
+    else:
+        console.show(table(result))
+
+
 def main() -> None:
     """Run the command line: exit codes 0, 1 (something failed), 2 (wrong use), 130 (interrupted)."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -10,8 +10,11 @@ import pytest
 from agents.statistics import (
     auroc,
     auroc_interval,
+    average_precision,
     benjamini_hochberg,
+    detectable_difference,
     e_value,
+    permutation_p,
     standardised_margin,
     wilson_interval,
 )
@@ -79,3 +82,28 @@ def test_wilson_of_no_trials_says_nothing():
 
 def test_benjamini_hochberg_against_a_worked_example():
     assert benjamini_hochberg([0.01, 0.04, 0.03, 0.5]) == pytest.approx([0.04, 0.16 / 3, 0.16 / 3, 0.5])
+
+
+def test_average_precision_is_one_when_separated_and_the_prevalence_when_not():
+    assert average_precision([3, 2], [1, 0]) == 1.0
+    assert average_precision([1, 1], [1, 1, 1, 1]) == pytest.approx(1 / 3)
+    assert average_precision([3, 1], [2]) == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
+    with pytest.raises(ValueError, match="each group"):
+        average_precision([], [1])
+
+
+def test_the_permutation_test_keeps_its_level_and_finds_what_is_there():
+    rng = np.random.default_rng(5)
+    chance = [permutation_p(rng.normal(size=8), rng.normal(size=9), draws=199) for _ in range(200)]
+    assert np.mean(np.array(chance) <= 0.05) < 0.1
+    assert permutation_p(rng.normal(3, 1, 8), rng.normal(0, 1, 9)) < 0.01
+    assert permutation_p([1.0, 1.0], [1.0, 1.0]) == 1.0
+
+
+def test_a_detectable_difference_is_found_in_about_four_of_five_cases():
+    rng = np.random.default_rng(6)
+    size = detectable_difference(1.0, 30, 40, alpha=0.05)
+    found = [
+        permutation_p(rng.normal(size, 1, 30), rng.normal(0, 1, 40), draws=199) <= 0.05 for _ in range(200)
+    ]
+    assert 0.7 < np.mean(found) < 0.9

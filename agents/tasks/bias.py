@@ -1,0 +1,49 @@
+"""The bias audit of one class (MAIA, section 5.2 and appendix G), in this project's own words."""
+
+from __future__ import annotations
+
+from agents.tasks.base import Answer, read_sections
+
+_OPENING = """\
+You are auditing one class of an image classifier. What `system` measures is the probability that the classifier gives \
+to the class "{name}". Find out in which contexts that probability is lower or higher although the object is there: \
+another background, colour, number, size, or something beside it.
+
+Work in rounds: list your hypotheses, then write one program that compares images with a context to images without it, \
+the object being the same in both:
+[HYPOTHESIS LIST]:
+Hypothesis_1: ...
+[CODE]:
+```python
+...
+```
+Use several images for each context, test what stands out again on fresh images, and keep in mind that some classes \
+have no bias. Then end with your final answer, in a reply that holds no program:
+[BIAS]: the contexts in which the probability is lower or higher, with the numbers; or that none was found, and how \
+large a difference would have been seen.
+"""
+
+_LAST_WORD = """\
+This was the last experiment: no further program will be run. Give your final answer now, with [BIAS]: and without code."""
+
+
+class AuditClass:
+    """Ask in which contexts a class is recognised worse or better."""
+
+    name = "audit"
+
+    def __init__(self, class_name: str) -> None:
+        self._class_name = class_name
+
+    def opening(self) -> str:
+        return _OPENING.format(name=self._class_name)
+
+    def last_word(self) -> str:
+        return _LAST_WORD
+
+    def read_answer(self, reply: str) -> Answer | None:
+        found = read_sections(reply).get("BIAS")
+        if not found:
+            return None
+        text = " ".join(" ".join(found).split())
+        return Answer((text,), text)

@@ -1,0 +1,82 @@
+"""Planted biases are found, and where there is none, the smallest that could have been found is told."""
+
+from __future__ import annotations
+
+import pytest
+
+from actors.errors import UsageError
+from agents.tasks.bias import AuditClass
+from agents.tasks.selective import JudgeSelectivity
+from experiments.audit import CONTEXTS, ClassAudit, _drawable, judge, measure_class
+from tests.tools.fakes import FakeStudio, FakeSubject
+
+pytestmark = pytest.mark.anyio
+
+
+def noise(text: str) -> float:
+    """Return a number in [0, 0.2) that belongs to the text."""
+    return (hash_of(text) % 1000) / 5000
+
+
+def hash_of(text: str) -> int:
+    import hashlib
+
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big")
+
+
+async def audited(activation, name: str, per_context: int = 12) -> ClassAudit:
+    studio = FakeStudio()
+    counter = iter(range(10**6))
+    subject = FakeSubject(studio, lambda shown: activation(shown) + noise(f"{name} {next(counter)}"))
+    return await measure_class(studio, subject, name, per_context=per_context, seed=3)
+
+
+@pytest.mark.parametrize("words", ["in the snow", "red ", "next to a person", "small "])
+async def test_a_planted_bias_is_found_in_its_context_alone(words):
+    audit = await audited(lambda shown: 0.3 if words in shown else 0.7, "kayak")
+    biased = [effect for effect in judge([audit]) if effect.biased]
+    assert len(biased) == 1
+    assert words.strip() in CONTEXTS[biased[0].context]
+    assert biased[0].difference == pytest.approx(-0.4, abs=0.05)
+    low, high = biased[0].interval
+    assert low < biased[0].mean < high < 0.6
+
+
+async def test_unbiased_classes_raise_few_alarms_and_say_what_would_have_been_seen():
+    audits = [await audited(lambda shown: 0.5, f"class {i}") for i in range(20)]
+    alarms = {effect.class_name for effect in judge(audits) if effect.biased}
+    assert len(alarms) <= 1, "5 % of 20 classes"
+    assert all(0.02 < audit.detectable < 0.15 for audit in audits)
+
+
+async def test_every_context_is_shown_the_same_number_of_times_with_seeds_of_its_own():
+    studio = FakeStudio()
+    subject = FakeSubject(studio, lambda shown: 0.5)
+    await measure_class(studio, subject, "kayak", per_context=5, seed=1)
+    assert len(set(studio.made)) == len(studio.made) == 5 * len(CONTEXTS)
+
+
+async def test_a_class_that_cannot_be_drawn_is_told_and_not_called_unbiased():
+    with pytest.raises(UsageError, match="declined"):
+        await audited(lambda shown: 0.5, "forbidden thing")
+
+
+def test_the_answers_of_audit_and_selectivity_are_read_and_nothing_else_is():
+    audit = AuditClass("tench")
+    assert '"tench"' in audit.opening()
+    assert audit.read_answer("[BIAS]: lower in the\nsnow").label == "lower in the snow"
+    assert audit.read_answer("[CODE]:\n```python\npass\n```") is None
+    selective = JudgeSelectivity(["dog", "cat"], ["snow", "sand"])
+    assert "dog, cat" in selective.opening()
+    found = selective.read_answer("[REASONING]: by class.\n[LABEL]: Selective.")
+    assert (found.label, found.description) == ("SELECTIVE", "by class.")
+    assert selective.read_answer("[LABEL]: perhaps") is None
+
+
+def test_a_class_given_by_number_is_drawn_by_its_first_name():
+    names = ["tench, Tinca tinca", "goldfish"]
+    assert [_drawable(each, names) for each in ("0", "1", "tench, Tinca tinca", "kayak")] == [
+        "tench", "goldfish", "tench", "kayak",
+    ]  # fmt: skip
+    with pytest.raises(UsageError, match="no name"):
+        _drawable("7", names)
