@@ -23,6 +23,9 @@ _MIN_GAIN = 15.0
 _CONFIRMED = 0.85
 _ACCEPTABLE = 0.6
 _LEVEL = 0.001
+_LEFT = 0.25
+"""Part of the effect that may be left where an exception holds."""
+_EXCEPTION_LEVEL = 1e-4
 _ALONE = 0.5
 """Part of the best concept's effect that another must have by itself to be named beside it."""
 
@@ -229,6 +232,19 @@ class Appraisal:
         counts = Counter(term for terms in self._looked_at for term in terms)
         return {term: count / len(self._looked_at) for term, count in counts.items()}
 
+    def _excepted(self, first: np.ndarray, second: np.ndarray, left: float) -> bool:
+        """Say whether an exception is one: next to nothing is `left` of the effect, and that is no luck.
+
+        The level is strict because any of some hundred terms could have been the exception.
+        """
+        from scipy import stats
+
+        activations = np.array([row.activation for row in self.reading.rows])
+        among, outside = activations[first * second > 0.6], activations[first * (1 - second) > 0.6]
+        if left > _LEFT or np.ptp(np.concatenate([among, outside])) == 0:
+            return False
+        return bool(stats.mannwhitneyu(among, outside, alternative="less").pvalue < _EXCEPTION_LEVEL)
+
     def pruned(self, formula: Formula) -> Formula:
         """Return the formula without the parts that its own images do not bear out."""
         evidence = Evidence(self.reading.rows, [], self._words)
@@ -258,6 +274,10 @@ class Appraisal:
             both, alone = effect([first, second], []), effect([first], [second])
             on, off_effect = (both, alone) if formula.operator == "and" else (alone, both)
             if on is None or off_effect is None or off_effect > _ALONE * on:
+                return Formula("is", (first,))
+            if formula.operator == "without" and not self._excepted(
+                truths[first], truths[second], off_effect / on
+            ):
                 return Formula("is", (first,))
         return formula
 

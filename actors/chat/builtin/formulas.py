@@ -172,8 +172,10 @@ def _extended(
     return before * (1 - added if operator == "without" else added)
 
 
-def _order(merit: Merit) -> tuple[float, str]:
-    return (-merit.score, str(merit.formula))
+def _order(merit: Merit) -> tuple[float, int, str]:
+    """Sort the best first; of two that say the same of every image, the more specific."""
+    vague = sum(term.kind not in ("concept", "background") for term in merit.formula.terms)
+    return (-round(merit.score, 6), vague, str(merit.formula))
 
 
 def _implied(first: Term, second: Term, words: Words) -> bool:
