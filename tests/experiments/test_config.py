@@ -43,7 +43,10 @@ def test_a_profile_changes_only_what_it_names(tmp_path):
     [
         ("profiles: {a: {vison: {}}}", ["unknown key profiles.a.vison", "did you mean vision?"]),
         ("profiles: {a: {vision: {bach: 3}}}", ["unknown key profiles.a.vision.bach", "did you mean batch?"]),
-        ("profiles: {a: {vision: {batch: 0}}}", ["profiles.a.vision.batch", "greater than or equal to 1", "got 0"]),
+        (
+            "profiles: {a: {vision: {batch: 0}}}",
+            ["profiles.a.vision.batch", "greater than or equal to 1", "got 0"],
+        ),
         ("profiles: {a: {generation: {backend: dalle}}}", ["profiles.a.generation", "dalle"]),
         ("profiles: {a: {chat: {interpreter: {backend: openai}}}}", ["profiles.a.chat.interpreter", "model"]),
         ("profiles: {a: {extends: z}}", ["profiles.a.extends", "'z'"]),

@@ -43,17 +43,17 @@ async def test_agents_share_the_places_of_one_endpoint(endpoint: FakeEndpoint) -
 @pytest.mark.usefixtures("ray_cluster")
 async def test_an_endpoint_behind_a_ray_actor(endpoint: FakeEndpoint) -> None:
     """Real client, real actor: answers, typed failures and a missing key all arrive; the key only there."""
-    from actors.cluster import RayLauncher
-    from actors.pool import ReplicaPool
-    from actors.settings import Placement
+    from actors.cluster import Cluster
 
     endpoint.script = echo
     settings = OpenAIChat(
         model=MODEL, base_url=endpoint.base_url, api_key_env="MAIA_TEST_KEY", max_attempts=2, backoff_s=0.001
     )
     factory, kwargs = "actors.chat.factory:build_backend", {"settings": settings}
-    launcher = RayLauncher("chat", factory, kwargs, Placement(), {"MAIA_TEST_KEY": KEY})
-    async with ReplicaPool("chat", launcher, Placement()) as pool:
+    async with (
+        Cluster.start() as cluster,
+        cluster.pool("chat", factory, kwargs, env={"MAIA_TEST_KEY": KEY}) as pool,
+    ):
         model = PoolChatModel(pool, MODEL, True)
         replies = await asyncio.gather(*(model.complete(ask(agent)) for agent in range(6)))
         assert [reply.text for reply in replies] == [f"agent {i} turn 0 saw 1" for i in range(6)]
@@ -67,7 +67,6 @@ async def test_an_endpoint_behind_a_ray_actor(endpoint: FakeEndpoint) -> None:
         assert KEY not in repr(await pool.describe())
     assert endpoint.complaints == []
 
-    keyless = RayLauncher("chat", factory, kwargs, Placement(), {})
-    async with ReplicaPool("chat", keyless, Placement()) as pool:
+    async with Cluster.start() as cluster, cluster.pool("chat", factory, kwargs) as pool:
         with pytest.raises(MissingKeyError, match="MAIA_TEST_KEY is not set"):
             await PoolChatModel(pool, MODEL, True).complete(ask(1))
