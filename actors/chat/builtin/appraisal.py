@@ -102,9 +102,11 @@ class Appraisal:
             looked_at = [self._terms_in(reading.summary) for _ in reading.exemplars]
         around = list(context) if len(context) == len(looked_at) else [frozenset()] * len(looked_at)
         self._looked_at = looked_at
+        lit = self._lit()
         self.exemplar_terms = [
-            bright | rest for bright, rest, on in zip(looked_at, around, self._lit(), strict=True) if on
+            bright | rest for bright, rest, on in zip(looked_at, around, lit, strict=True) if on
         ]
+        self._levels = [each.activation for each, on in zip(reading.exemplars, lit, strict=True) if on]
 
     def _terms_in(self, text: str) -> frozenset[Term]:
         found: set[Term] = set()
@@ -133,7 +135,7 @@ class Appraisal:
 
     def standing(self, final: bool = False) -> Standing | None:
         rows = self.reading.rows
-        evidence = Evidence(rows, self.exemplar_terms, self._words)
+        evidence = Evidence(rows, self.exemplar_terms, self._words, self._levels)
         merits = evidence.ranked()
         forecasts = self._forecasts()
         if final:
@@ -183,7 +185,7 @@ class Appraisal:
         rows = self.reading.rows
         for number in self.reading.measured_rounds[1:]:
             earlier = [row for row in rows if row.round < number]
-            merits = Evidence(earlier, self.exemplar_terms, self._words).ranked(limit=1)
+            merits = Evidence(earlier, self.exemplar_terms, self._words, self._levels).ranked()
             if merits:
                 tested = Evidence([row for row in rows if row.round == number], [], self._words)
                 forecasts.append(Forecast(merits[0].formula, *split(tested, merits[0].formula)))

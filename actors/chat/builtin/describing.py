@@ -20,7 +20,7 @@ from actors.chat.builtin.programs import exemplar_program, reply, trial_program
 from actors.chat.builtin.reading import Row
 from actors.chat.builtin.words import Words, with_article
 
-MAX_MEASURED_ROUNDS = 10
+MAX_MEASURED_ROUNDS = 12
 BATCH = 26
 FIRST_BATCH = 32
 HOPELESS_ROUNDS = 5

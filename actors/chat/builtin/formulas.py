@@ -62,6 +62,7 @@ _PRICE: dict[Operator, float] = {"is": 5.0, "or": 5.0, "and": 5.0, "without": 9.
 """What a formula costs, with `_TERM_PRICE` for every term beyond the first. There are as many `without` as there are
 terms to explain a few misses away, and few units are of that kind."""
 _LEADS = 6
+_KEPT = 40
 _MAX_TERMS = 4
 _PAIRS: tuple[Operator, ...] = ("or", "and", "without")
 _SUPPORT = 3
@@ -79,9 +80,19 @@ def truth_table(shown: Sequence[dict[Term, float]], terms: Sequence[Term]) -> np
 
 
 class Evidence:
-    """Measurements `rows` and the terms seen in each lit exemplar, ready to score formulas."""
+    """Measurements `rows` and the terms seen in each lit exemplar, ready to score formulas.
 
-    def __init__(self, rows: Sequence[Row], exemplars: Sequence[frozenset[Term]], words: Words) -> None:
+    `levels` are the exemplars' activations. As long as hardly any generated image came near them, the exemplars
+    count as measured images: those that ought to be as strong and are not then speak against a formula.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        exemplars: Sequence[frozenset[Term]],
+        words: Words,
+        levels: Sequence[float] = (),
+    ) -> None:
         self.rows, self.exemplars, self.words = list(rows), list(exemplars), words
         self._shown = shown = [row.stimulus.terms(words) for row in rows]
         # A term that two images share at least can explain something; a lone one is luck.
@@ -94,19 +105,27 @@ class Evidence:
         self.activations = np.array([row.activation for row in rows], dtype=float)
         self._table = truth_table(shown, self.terms)
         self._exemplar_table = truth_table([dict.fromkeys(each, 1.0) for each in exemplars], self.terms)
+        if (
+            not rows
+            or not levels
+            or np.sum(self.activations > 0.5 * (np.mean(levels) + self.activations.min())) >= _SUPPORT
+        ):
+            levels = ()
+        self._measured_table = np.vstack([self._table, self._exemplar_table[: len(levels)]])
+        self._measured = np.concatenate([self.activations, np.array(levels, dtype=float)])
         self._base = np.array([words.base_rate(term) for term in self.terms])
 
     def truth(self, formula: Formula) -> np.ndarray:
         """Return how surely each row satisfies the formula, (n rows,)."""
         return formula.truth(truth_table(self._shown, formula.terms))
 
-    def ranked(self, limit: int = 40) -> list[Merit]:
+    def ranked(self) -> list[Merit]:
         """Return the best formulas, best first, each better than nothing."""
         columns = np.arange(len(self.terms))
-        found = self._best("is", [()], columns, limit)
+        found = self._best("is", [()], columns)
         leads = [merit.formula.terms for merit in found[:_LEADS]]
         for operator in _PAIRS:
-            found += self._best(operator, leads, columns, limit)
+            found += self._best(operator, leads, columns)
         for size in range(3, _MAX_TERMS + 1):
             found.sort(key=_order)
             narrower = [
@@ -116,9 +135,9 @@ class Evidence:
             ]
             if not narrower:
                 break
-            found += self._best("or", narrower[:_LEADS], columns, limit)
+            found += self._best("or", narrower[:_LEADS], columns)
         unique = {merit.formula: merit for merit in found if merit.score > 0}
-        return sorted(unique.values(), key=_order)[:limit]
+        return sorted(unique.values(), key=_order)[:_KEPT]
 
     def tested(self, formula: Formula) -> bool:
         """Say whether enough images speak for each part of the formula: a combination, and its parts apart."""
@@ -134,9 +153,7 @@ class Evidence:
         cells = (first & second, first & ~second, ~first & second)
         return all(int(cell.sum()) >= _SUPPORT for cell in cells)
 
-    def _best(
-        self, operator: Operator, leads: Sequence[tuple[Term, ...]], others: np.ndarray, limit: int
-    ) -> list[Merit]:
+    def _best(self, operator: Operator, leads: Sequence[tuple[Term, ...]], others: np.ndarray) -> list[Merit]:
         """Return the best formulas that add one term to one of `leads`."""
         merits: list[Merit] = []
         for lead in leads:
@@ -147,13 +164,13 @@ class Evidence:
             candidates = others[allowed]
             if not len(candidates):
                 continue
-            truth = _extended(operator, self._table, fixed, candidates)
+            truth = _extended(operator, self._measured_table, fixed, candidates)
             seen = _extended(operator, self._exemplar_table, fixed, candidates).sum(axis=1)
             base = _extended(operator, self._base[None], fixed, candidates)[:, 0]
-            measured = _two_level_gain(truth, self.activations)
+            measured = _two_level_gain(truth, self._measured)
             surprise = _EXEMPLAR_WEIGHT * _binomial_gain(seen, len(self.exemplars), base)
             score = measured + surprise - _PRICE[operator] - _TERM_PRICE * len(lead)
-            for position in np.argsort(-score, kind="stable")[:limit]:
+            for position in np.argsort(-score, kind="stable")[:_KEPT]:
                 formula = Formula(operator, (*lead, self.terms[candidates[position]])).ordered()
                 merits.append(Merit(formula, float(score[position]), float(measured[position])))
         return merits
