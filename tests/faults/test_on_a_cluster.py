@@ -113,7 +113,7 @@ def test_a_death_in_the_middle_loses_nothing(
         elif victim == "node":
             nodes.lose_a_node()
         else:
-            words = "zygote" if victim == "sandbox" else f"ray::{victim}"
+            words = "sandbox/child/__main__.py" if victim == "sandbox" else f"ray::{victim}"
             killed = nodes.processes(words)
             assert killed, f"nothing runs that is called {words}"
             os.kill(killed[0].pid, signal.SIGKILL)

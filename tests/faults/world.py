@@ -119,18 +119,14 @@ class Driver:
         )
 
     def wait(self, timeout_s: float = 300) -> int:
-        code = self.process.wait(timeout_s)
-        self.log.close()
-        return code
+        return self.process.wait(timeout_s)
 
     def kill(self) -> None:
         """End the driver alone, as the kernel would when memory runs out: nothing is told, nothing closed."""
         self.process.kill()
         self.process.wait()
-        self.log.close()
 
     def told(self) -> str:
-        self.log.flush()
         return Path(self.log.name).read_text()
 
 
@@ -144,6 +140,7 @@ def driver(config: Path, out: Path, units: str = f"0-{N_UNITS - 1}", *options: s
         if started.process.poll() is None:
             os.killpg(started.process.pid, signal.SIGKILL)
             started.process.wait()
+        started.log.close()
 
 
 def until(condition: Callable[[], Any], what: str, timeout_s: float = 240) -> Any:

@@ -175,6 +175,15 @@ class Channel:
             return False
         return False
 
+    def ended(self) -> bool:
+        """Say whether the other side is gone and left nothing to be read."""
+        try:
+            return not self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
     def close(self) -> None:
         self._socket.close()
 

@@ -47,7 +47,9 @@ class KernelSandbox(Session):
             await self._server.reap(child)
 
     def _state(self) -> str:
-        if self._child is None:
+        # A frozen child does not end by itself: it went with the fork server, and its programs are not to blame.
+        # One that ended with its last program does so again when the record is replayed, and is found out there.
+        if self._child is None or self._child.channel.ended():
             return "none"
         return "ready" if self._child.channel.idle() else "broken"
 
