@@ -1,6 +1,7 @@
 """`python -m benchmarks [--device cpu] [--only B5 B6]`: run the suite; write RESULTS.md, results.json, plots/.
 
-Results of benchmarks that are not run this time, or could not be, are kept.
+Results of benchmarks that are not run this time, or could not be, are kept, and so are the sections of
+RESULTS.md that other commands wrote below its last line.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from benchmarks.report import page, plot
 from benchmarks.suite import SUITE
 
 TIMEOUT_S = 420
+END = "<!-- The suite's part ends here; what follows was written by other commands and is kept. -->\n"
 
 
 def main() -> int:
@@ -59,7 +61,9 @@ def main() -> int:
             for i, curve in enumerate(each.get("curves", ())):
                 plots.mkdir(exist_ok=True)
                 (plots / f"{each['id']}-{i}.svg").write_text(plot(curve))
-        (arguments.out / "RESULTS.md").write_text(page(records))
+        results = arguments.out / "RESULTS.md"
+        _, _, beyond = (results.read_text() if results.exists() else "").partition(END)
+        results.write_text(f"{page(records)}\n{END}{beyond}")
     return int(failed)
 
 
