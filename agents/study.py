@@ -55,6 +55,94 @@ class Laboratory:
     """Calls of programs that are refused, for ablations."""
 
 
+class Workplace:
+    """What one study works with, built from what the run shares: an agent's, or a person's.
+
+    `observer` looks blind, `critic` is None where answers stand untested.
+    """
+
+    def __init__(
+        self,
+        laboratory: Laboratory,
+        subject: Subject,
+        task: Task,
+        store: Store,
+        *,
+        seed: int = 0,
+        account: Account | None = None,
+    ) -> None:
+        self.laboratory, self.subject, self.task, self.seed = laboratory, subject, task, seed
+        self.journal = Journal(store, subject.id)
+        self._purse = account or Ledger(BudgetSettings())
+        self._started = time.monotonic()
+        observer = self.recorded(laboratory.observers, "observer")
+        studio = MeteredStudio(laboratory.studio, self._purse)
+        self.toolbox = _Tools(
+            System(subject, laboratory.paint),
+            studio,
+            BlindObservers(observer, seed=seed),
+            seed=seed,
+            max_images=laboratory.settings.max_images,
+            withheld=laboratory.withheld,
+        )
+        self.critic: Critic | None = None
+        if laboratory.confirmation is not None:
+            self.critic = Critic(
+                subject,
+                studio,
+                seed=seed,
+                settings=laboratory.confirmation,
+                sceptic=Sceptic(observer, seed=seed),
+            )
+
+    def recorded(self, model: ChatModel, role: str) -> RecordedChat:
+        """Return `model` with its calls paid for and written down."""
+        metered = MeteredChat(model, self._purse, self.laboratory.rates.get(role, Rate()))
+        return RecordedChat(metered, self.journal, role, metered.about)
+
+    async def finish(self, outcome: Study) -> dict[str, Any]:
+        """Write the result down and return it: plain JSON values; `docs/architecture.md` names its fields."""
+        record = await self._result(outcome)
+        usage = await asyncio.to_thread(self.journal.usage)
+        record["usage"] = {
+            name: asdict(usage.get(role, Usage()))
+            for name, role in (("interpreter", "interpreter"), ("observers", "observer"))
+        }
+        record["card"] = label_card(record)
+        record["in_doubt"] = await asyncio.to_thread(self.journal.in_doubt)
+        if self.critic is not None:
+            await asyncio.to_thread(self.journal.blobs.put, self.critic.images.values())
+        await asyncio.to_thread(self.journal.finish, record)
+        self.journal.note_duration(time.monotonic() - self._started)
+        return record
+
+    async def _result(self, outcome: Study) -> dict[str, Any]:
+        answer, verdict = outcome.answer, outcome.verdict
+        exemplars = await self.toolbox.system.exemplars(EXEMPLARS)
+        pictures = [image for each in exemplars for image in (each.masked, each.image)]
+        await asyncio.to_thread(self.journal.blobs.put, pictures)
+        return {
+            "unit": self.subject.id,
+            "task": self.task.name,
+            "status": outcome.ending,
+            "label": answer.label if answer else None,
+            "labels": list(answer.labels) if answer else [],
+            "description": answer.description if answer else None,
+            "fields": answer.fields if answer else {},
+            "confirmed": verdict.accepted if verdict and answer else None,
+            "evidence": verdict.evidence if verdict and answer else None,
+            "rounds": len(outcome.rounds),
+            "images_made": self.toolbox.images_made,
+            "exemplars": [
+                {"image": each.masked.id, "source": each.image.id, "activation": each.response.activation}
+                for each in exemplars
+            ],
+            "background": asdict(await self.subject.background()),
+            "seed": self.seed,
+            "facts": self.laboratory.facts,
+        }
+
+
 async def study(
     laboratory: Laboratory,
     subject: Subject,
@@ -68,51 +156,22 @@ async def study(
 ) -> dict[str, Any]:
     """Return the result of studying one unit, from the store if it is there already.
 
-    The result is plain JSON values; `docs/architecture.md` names its fields.
-
     Raises:
         MaiaError: If a backend failed for good. Nothing finished is lost: call again to go on.
     """
-    journal = Journal(store, subject.id)
-    if (done := await asyncio.to_thread(journal.done)) is not None:
+    if (done := await asyncio.to_thread(Journal(store, subject.id).done)) is not None:
         return done
-    started = time.monotonic()
-    purse = account or Ledger(BudgetSettings())
-
-    def recorded(model: ChatModel, role: str) -> RecordedChat:
-        metered = MeteredChat(model, purse, laboratory.rates.get(role, Rate()))
-        return RecordedChat(metered, journal, role, metered.about)
-
-    interpreter = recorded(laboratory.interpreter, "interpreter")
-    observer = recorded(laboratory.observers, "observer")
-    studio = MeteredStudio(laboratory.studio, purse)
-    toolbox = _Tools(
-        System(subject, laboratory.paint),
-        studio,
-        BlindObservers(observer, seed=seed),
-        seed=seed,
-        max_images=laboratory.settings.max_images,
-        withheld=laboratory.withheld,
-    )
-    critic = None
-    if laboratory.confirmation is not None:
-        critic = Critic(
-            subject,
-            studio,
-            seed=seed,
-            settings=laboratory.confirmation,
-            sceptic=Sceptic(observer, seed=seed),
-        )
+    place = Workplace(laboratory, subject, task, store, seed=seed, account=account)
     sandbox = await laboratory.sandboxes.open(seed=seed)
     try:
         agent = Interpreter(
-            interpreter,
+            place.recorded(laboratory.interpreter, "interpreter"),
             sandbox,
-            toolbox,
+            place.toolbox,
             task,
-            journal,
+            place.journal,
             api_page=api_page(),
-            examiner=critic,
+            examiner=place.critic,
             settings=laboratory.settings,
             steering=steering,
             seed=seed,
@@ -123,54 +182,7 @@ async def study(
         raise broken.fault from None
     finally:
         await sandbox.close()
-    record = await _result(laboratory, subject, task, toolbox, journal, outcome, seed)
-    usage = await asyncio.to_thread(journal.usage)
-    record["usage"] = {
-        name: asdict(usage.get(role, Usage()))
-        for name, role in (("interpreter", "interpreter"), ("observers", "observer"))
-    }
-    record["card"] = label_card(record)
-    record["in_doubt"] = await asyncio.to_thread(journal.in_doubt)
-    if critic is not None:
-        await asyncio.to_thread(journal.blobs.put, critic.images.values())
-    await asyncio.to_thread(journal.finish, record)
-    journal.note_duration(time.monotonic() - started)
-    return record
-
-
-async def _result(
-    laboratory: Laboratory,
-    subject: Subject,
-    task: Task,
-    toolbox: Toolbox,
-    journal: Journal,
-    outcome: Study,
-    seed: int,
-) -> dict[str, Any]:
-    answer, verdict = outcome.answer, outcome.verdict
-    exemplars = await toolbox.system.exemplars(EXEMPLARS)
-    pictures = [image for each in exemplars for image in (each.masked, each.image)]
-    await asyncio.to_thread(journal.blobs.put, pictures)
-    return {
-        "unit": subject.id,
-        "task": task.name,
-        "status": outcome.ending,
-        "label": answer.label if answer else None,
-        "labels": list(answer.labels) if answer else [],
-        "description": answer.description if answer else None,
-        "fields": answer.fields if answer else {},
-        "confirmed": verdict.accepted if verdict and answer else None,
-        "evidence": verdict.evidence if verdict and answer else None,
-        "rounds": len(outcome.rounds),
-        "images_made": toolbox.images_made,
-        "exemplars": [
-            {"image": each.masked.id, "source": each.image.id, "activation": each.response.activation}
-            for each in exemplars
-        ],
-        "background": asdict(await subject.background()),
-        "seed": seed,
-        "facts": laboratory.facts,
-    }
+    return await place.finish(outcome)
 
 
 def failure(subject: Subject, task: Task, error: MaiaError) -> dict[str, Any]:
