@@ -276,7 +276,7 @@ class Interpreter:
                 "Your reply held both a program and a final answer: the program was run, and the answer was not "
                 "taken. If the observation above supports it, give the answer again without a program."
             )
-        return tuple(_merge_text(parts))
+        return tuple(merge_text(parts))
 
     @staticmethod
     def _nothing_to_run(reply: ChatReply) -> str:
@@ -293,33 +293,8 @@ class Interpreter:
 
     async def _commit(self, finished: Round) -> None:
         shown = [part for part in finished.observation if isinstance(part, Image)]
-        record: dict[str, Any] = {
-            "round": finished.number,
-            "reply": asdict(finished.reply),
-            "hypotheses": list(finished.hypotheses),
-            "program": finished.program,
-            "outcome": None
-            if finished.outcome is None
-            else {
-                "status": finished.outcome.status,
-                "error": finished.outcome.error,
-                "output": finished.outcome.output,
-                "output_truncated": finished.outcome.output_truncated,
-                "calls": finished.outcome.calls,
-                "notes": list(finished.outcome.notes),
-                "tier": finished.outcome.tier,
-            },
-            "observation": [
-                part if isinstance(part, str) else {"image": part.id} for part in finished.observation
-            ],
-            "verdict": None if finished.verdict is None else asdict(finished.verdict),
-            "answered": finished.answered,
-            "last": finished.last,
-            "demanded": finished.demanded,
-            "toolbox": self._toolbox.snapshot(),
-            # Only what this round added: the sandbox's own record grows with each program.
-            "sandbox": self._sandbox.record[self._recorded :],
-        }
+        # Only what this round added: the sandbox's own record grows with each program.
+        record = round_record(finished, self._toolbox.snapshot(), self._sandbox.record[self._recorded :])
         images = {image.id: image for image in (*self._toolbox.album.images.values(), *shown)}
         await asyncio.to_thread(self._journal.commit_round, finished.number, record, images.values())
         self._extend(finished.reply.text, finished.observation)
@@ -370,6 +345,39 @@ class Interpreter:
         self._log.info("resumed", rounds=len(records))
 
 
+def round_record(
+    finished: Round, toolbox: dict[str, Any], sandbox: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """Return a round as it is written down; `sandbox` are the programs that it added to the sandbox's record."""
+    outcome = finished.outcome
+    return {
+        "round": finished.number,
+        "reply": asdict(finished.reply),
+        "hypotheses": list(finished.hypotheses),
+        "program": finished.program,
+        "outcome": None
+        if outcome is None
+        else {
+            "status": outcome.status,
+            "error": outcome.error,
+            "output": outcome.output,
+            "output_truncated": outcome.output_truncated,
+            "calls": outcome.calls,
+            "notes": list(outcome.notes),
+            "tier": outcome.tier,
+        },
+        "observation": [
+            part if isinstance(part, str) else {"image": part.id} for part in finished.observation
+        ],
+        "verdict": None if finished.verdict is None else asdict(finished.verdict),
+        "answered": finished.answered,
+        "last": finished.last,
+        "demanded": finished.demanded,
+        "toolbox": toolbox,
+        "sandbox": list(sandbox),
+    }
+
+
 def _shorten(text: str, limit: int) -> str:
     if len(text) <= limit:
         return text
@@ -377,7 +385,7 @@ def _shorten(text: str, limit: int) -> str:
     return f"{text[:half]}\n... ({len(text) - 2 * half} characters left out) ...\n{text[-half:]}"
 
 
-def _merge_text(parts: Sequence[Shown]) -> list[Part]:
+def merge_text(parts: Sequence[Shown]) -> list[Part]:
     """Join neighbouring texts: fewer parts, the same reading."""
     merged: list[Part] = []
     for part in parts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import sys
 from collections.abc import Coroutine
@@ -134,6 +135,46 @@ def sweep(
     if summary["paused"]:
         raise typer.Exit(130)
     if summary["stopped"] or summary["failed"] or summary["state"] != "finished":
+        raise typer.Exit(1)
+
+
+@app.command()
+def session(
+    model: Model,
+    layer: Annotated[str, typer.Argument(help="Layer, as `maia layers MODEL` lists them.")],
+    unit: Annotated[str, typer.Argument(help="Unit of the layer, as for `maia describe`.")],
+    profile: ProfileName = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Run directory; one that was begun is gone on with [default: a new one]."),
+    ] = None,
+    person: Annotated[str, typer.Option(help="Who studies: written into the record.")] = "person",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all images.")] = 0,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Images for exemplars: a folder, FILE.npy, hf:ID [default: the profile's]."),
+    ] = None,
+    json: Json = False,
+    config: ConfigPath = None,
+    verbose: Verbose = 0,
+) -> None:
+    """Study a unit yourself, with the agents' tools, recorded as theirs; a program may come from a pipe."""
+    from experiments.session import Session, talk
+
+    configure_logging(verbose)
+    console = Console()
+    with Session.open(
+        model, layer, unit, out=out, profile=profile, config=config, data=data, seed=seed,
+        person=person, tell=console.say,
+    ) as study:  # fmt: skip
+        with contextlib.redirect_stdout(sys.stderr if json else sys.stdout):
+            went_well = talk(study, sys.stdin)
+        rounds, result, page = study.rounds, study.result, study.report()
+    if json:
+        console.result({"run": str(study.run), "rounds": rounds, "report": str(page), "result": result})
+    else:
+        console.show(f"{rounds} rounds\nreport: {page}", markup=False)
+    if not went_well:
         raise typer.Exit(1)
 
 

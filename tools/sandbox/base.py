@@ -11,7 +11,8 @@ from actors.errors import MaiaError, UsageError
 from actors.images import Image
 
 Status = Literal["ok", "error", "timeout", "memory", "died", "protocol", "forbidden", "limit"]
-Tier = Literal["kernel+ns", "kernel", "monty", "weak"]
+Tier = Literal["kernel+ns", "kernel", "monty", "weak", "none"]
+"""Which walls hold; `none` is a person's own program, which runs where it is written."""
 
 
 class SandboxUnavailableError(UsageError):

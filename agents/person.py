@@ -1,0 +1,141 @@
+"""A person's study of a unit, written down as an agent's is, so that both are read and judged alike.
+
+The person stands where the model stands: a program and its observation make a round, an answer goes to the same
+critic under the same rules. Nothing here knows where the programs run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from actors.chat.base import ChatReply
+from actors.errors import UsageError
+from actors.images import Image
+from agents.interpreter import Round, Study, Verdict, merge_text, round_record
+from agents.study import Workplace
+from tools.sandbox import ProgramOutcome
+
+
+class PersonsStudy:
+    """Takes up what is on record with `open`; then experiments and answers, in any number and order."""
+
+    def __init__(self, place: Workplace, person: str) -> None:
+        self.place, self.person = place, person
+        self.result: dict[str, Any] | None = None
+        self._records: list[dict[str, Any]] = []
+        self._verdict: Verdict | None = None
+        self._hypotheses: tuple[str, ...] = ()
+
+    @property
+    def rounds(self) -> int:
+        """Finished rounds."""
+        return len(self._records)
+
+    async def open(self) -> None:
+        """Take up the rounds and the result on record, if there are any."""
+        journal, toolbox = self.place.journal, self.place.toolbox
+        self.result = await asyncio.to_thread(journal.done)
+        self._records = await asyncio.to_thread(journal.rounds)
+        for record in self._records:
+            self._hypotheses = tuple(record["hypotheses"]) or self._hypotheses
+            if record["verdict"] is not None:
+                self._verdict = Verdict(**record["verdict"])
+        if self._records:
+            snapshot = self._records[-1]["toolbox"]
+            images = {key: await asyncio.to_thread(journal.blobs.get, key) for key in snapshot["provenance"]}
+            toolbox.restore(snapshot, images)
+
+    async def experiment(
+        self,
+        program: str,
+        outcome: ProgramOutcome,
+        calls: Sequence[dict[str, Any]],
+        hypotheses: Sequence[str] = (),
+    ) -> None:
+        """Write down a program that ran, with the answers that its calls got and the hypotheses it was to test."""
+        self._refuse_if_done()
+        listed = "\n".join(f"Hypothesis_{i}: {words}" for i, words in enumerate(hypotheses, 1))
+        said = f"[HYPOTHESIS LIST]:\n{listed}\n" if hypotheses else ""
+        parts = self.place.toolbox.take_shown()
+        if printed := outcome.output.rstrip():
+            parts.append(printed)
+        if outcome.status != "ok":
+            parts.append(f"The program ended with: {outcome.error}")
+        sandbox = {"program": program, "status": outcome.status, "calls": list(calls)}
+        self._hypotheses = tuple(hypotheses) or self._hypotheses
+        await self._commit(
+            Round(
+                self.rounds + 1,
+                ChatReply(f"{said}[CODE]:\n```python\n{program}\n```", model=self.person),
+                self._hypotheses,
+                program,
+                outcome,
+                tuple(merge_text(parts)),
+            ),
+            [sandbox],
+        )
+
+    async def answer(self, labels: Sequence[str], description: str = "") -> Verdict | None:
+        """Put an answer to the critic; return its verdict, None where answers stand untested.
+
+        As for an agent, an answer that is sent back may be followed by others, and the last that may be
+        examined stands. When the answer stands, `result` holds the study's result.
+
+        Raises:
+            UsageError: If there is an answer already, or this is none.
+        """
+        self._refuse_if_done()
+        lines = [f"[DESCRIPTION]: {description}"] if description else []
+        lines += [f"[LABEL {i}]: {label}" for i, label in enumerate(labels, 1)]
+        reply = "\n".join(lines)
+        answer = self.place.task.read_answer(reply)
+        if answer is None:
+            raise UsageError(
+                "an answer needs at least one label.", 'Write answer("wheels of cars"), or several labels.'
+            )
+        verdict = None
+        if self.place.critic is not None:
+            before = sum(record["verdict"] is not None for record in self._records)
+            verdict = await self.place.critic.examine(answer, before + 1)
+            self._verdict = verdict
+            settled = verdict.accepted or before + 1 >= self.place.laboratory.settings.max_examinations
+        else:
+            settled = True
+        observation = () if settled or verdict is None else (verdict.objection,)
+        await self._commit(
+            Round(
+                self.rounds + 1,
+                ChatReply(reply, model=self.person),
+                (),
+                None,
+                None,
+                observation,
+                verdict,
+                answered=settled,
+            ),
+            [],
+        )
+        if settled:
+            self.result = await self.place.finish(
+                Study("answered", answer, self._verdict, tuple(self._records))
+            )
+        return verdict
+
+    def _refuse_if_done(self) -> None:
+        if self.result is not None:
+            raise UsageError(
+                f"this study has its answer already: {self.result.get('label')!r}.",
+                "Study the unit again with another --out.",
+            )
+
+    async def _commit(self, finished: Round, sandbox: list[dict[str, Any]]) -> None:
+        toolbox = self.place.toolbox
+        record = round_record(finished, toolbox.snapshot(), sandbox)
+        shown = [part for part in finished.observation if isinstance(part, Image)]
+        images = {image.id: image for image in (*toolbox.album.images.values(), *shown)}
+        await asyncio.to_thread(
+            self.place.journal.commit_round, finished.number, record, list(images.values())
+        )
+        self._records.append(record)

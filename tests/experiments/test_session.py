@@ -1,0 +1,184 @@
+"""A person's study with fakes in place of models: recorded, examined and shown as an agent's is."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections.abc import Iterator
+
+import pytest
+from anyio.from_thread import start_blocking_portal
+
+from actors.errors import UsageError
+from agents.critic import ConfirmationSettings
+from agents.interpreter import InterpreterSettings
+from agents.journal import Journal
+from agents.person import PersonsStudy
+from agents.store import Store
+from agents.study import Laboratory, Workplace
+from agents.tasks.describe_unit import DescribeUnit
+from experiments.report import write_unit_page
+from experiments.session import Session, talk
+from tests.tools.fakes import FakeStudio, FakeSubject, darken
+from tools.sandbox import SandboxSettings
+
+
+class Observer:
+    """Sees nothing, and says so in markup."""
+
+    name, sees_images = "fake-observer", True
+
+    async def complete(self, request):
+        from actors.chat.base import ChatReply
+
+        return ChatReply("no <b>thing</b>")
+
+
+@pytest.fixture
+def open_session(tmp_path) -> Iterator:
+    """Return a function that opens a session on a unit that bananas drive; all are closed after the test."""
+    with start_blocking_portal("asyncio") as portal, contextlib.ExitStack() as opened:
+
+        def wait(work):
+            async def join():
+                return await work
+
+            return portal.call(join)
+
+        def open_(folder: str = "run") -> Session:
+            studio = FakeStudio()
+            subject = FakeSubject(studio, lambda shown: 4.0 + len(shown) % 3 if "banana" in shown else 0.1)
+            laboratory = Laboratory(
+                interpreter=Observer(),
+                observers=Observer(),
+                studio=studio,
+                sandboxes=None,
+                paint=darken,
+                settings=InterpreterSettings(max_examinations=2),
+                confirmation=ConfirmationSettings(min_images=10, max_images=10, probe=0),
+                rates={},
+                facts={"interpreter": "person:ada"},
+            )
+            place = Workplace(laboratory, subject, DescribeUnit(), Store.open(tmp_path / folder))
+            study = PersonsStudy(place, "person:ada")
+            wait(study.open())
+            background = wait(subject.background())
+            session = Session(
+                study, wait, tmp_path / folder, contextlib.ExitStack(), background, SandboxSettings()
+            )
+            opened.callback(session.close)
+            return session
+
+        yield open_
+
+
+def rounds_of(session: Session) -> list[dict]:
+    return Journal(Store(session.run), "fake/unit").rounds()
+
+
+def test_a_cell_that_used_the_tools_is_a_round_with_what_came_before_it(open_session):
+    study = open_session()
+    with study.cell("things = ['a banana', 'a car']"):
+        things = ["a banana", "a car"]
+    assert study.rounds == 0
+    study.hypotheses("bananas", "cars")
+    source = "activations, masked = study.system.call_neuron(study.tools.text2image(things))"
+    with study.cell(source):
+        activations, _ = study.system.call_neuron(study.tools.text2image(things))
+        study.tools.display("seen", _[0])
+        print("the numbers", activations)
+    (record,) = rounds_of(study)
+    assert record["program"] == f"things = ['a banana', 'a car']\n\n{source}"
+    assert record["hypotheses"] == ["bananas", "cars"]
+    assert [call["value"] for call in record["sandbox"][0]["calls"]][1]["activations"] == activations
+    assert record["observation"][0] == "seen"
+    assert "the numbers" in record["observation"][2]
+    assert record["outcome"]["status"] == "ok"
+    assert record["toolbox"]["images_made"] == 2
+
+
+def test_a_cell_that_fails_is_a_round_that_says_so(open_session):
+    study = open_session()
+    with pytest.raises(ZeroDivisionError), study.cell("1 / 0"):
+        study.tools.text2image("a banana")
+        raise ZeroDivisionError("division by zero")
+    (record,) = rounds_of(study)
+    assert record["outcome"]["status"] == "error"
+    assert record["outcome"]["error"] == "ZeroDivisionError: division by zero"
+
+
+def test_an_answer_is_examined_sent_back_and_examined_again(open_session):
+    study = open_session()
+    first = study.answer("car")
+    assert not first.accepted
+    assert "was not confirmed" in first._repr_html_()
+    assert study.result is None
+    second = study.answer("banana", description="Bananas.")
+    assert second.accepted
+    assert study.result["label"] == "banana"
+    assert study.result["confirmed"]
+    assert study.result["rounds"] == 2
+    assert study.result["card"]["verdict"] == "monosemantic"
+    with pytest.raises(UsageError, match="has its answer already"):
+        study.answer("pear")
+
+
+def test_the_last_answer_that_may_be_examined_stands_unconfirmed(open_session):
+    study = open_session()
+    study.answer("car")
+    assert study.answer("boat").record["confirmed"] is False
+
+
+def test_a_study_that_was_begun_is_gone_on_with(open_session):
+    before = open_session()
+    with before.cell("one"):
+        before.tools.dataset_exemplars(before.system)
+    before.answer("car")
+    before.close()
+    study = open_session()
+    assert study.rounds == 2
+    assert study.tools.activation_threshold == pytest.approx(4.3)
+    assert study.answer("boat").record is not None, "the answer before it counts"
+
+
+def test_both_dialects_find_their_exemplars(open_session):
+    study = open_session()
+    activations, images = study.tools.dataset_exemplars(study.system)
+    assert len(activations) == len(images) == 15
+    pairs = list(study.tools.dataset_exemplars(study.system))
+    assert pairs[0][0] == activations[0]
+
+
+def test_what_is_shown_is_html_in_which_nothing_is_markup(open_session):
+    study = open_session()
+    exemplars = study.tools.dataset_exemplars(study.system)
+    assert exemplars._repr_html_().count("<img src=") == 15
+    image = study.tools.text2image(["a <script>alert(1)</script> banana"])
+    assert "data:image/jpeg;base64," in study.system.call_neuron(image)._repr_html_()
+    assert "&lt;b&gt;" in study.tools.describe_images(image)._repr_html_()
+    page = study.answer("<script>alert(1)</script> banana", description="<img src=x>")._repr_html_()
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+    assert "<img src=x>" not in page
+
+
+def test_the_report_shows_a_persons_study(open_session):
+    study = open_session()
+    with study.cell("study.tools.text2image('a banana')"):
+        study.system.call_neuron(study.tools.text2image("a banana"))
+    study.answer("banana")
+    (folder,) = (study.run / "units").iterdir()
+    page = write_unit_page(study.run, folder.name).read_text()
+    assert "person:ada" in page
+    assert "Round 2" in page
+    assert json.loads((folder / "done.json").read_text())["facts"]["interpreter"] == "person:ada"
+
+
+def test_a_program_from_a_pipe_is_one_experiment(open_session, capsys):
+    study = open_session()
+    program = "images = tools.text2image(['a banana'])\nprint(system.call_neuron(images)[0])\n"
+    assert talk(study, io.StringIO(program))
+    assert study.rounds == 1
+    assert not talk(study, io.StringIO("tools.summarize_images(images)"))
+    assert "NameError" in capsys.readouterr().err
