@@ -32,6 +32,7 @@ ConfigPath = Annotated[
     Path | None, typer.Option("--config", help="Configuration file [default: ./ray_config.yaml].")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Spend what it takes without asking.")]
 Verbose = Annotated[
     int, typer.Option("--verbose", "-v", count=True, help="Log what happens (-vv: everything).")
 ]
@@ -114,6 +115,7 @@ def sweep(
         typer.Option(help="Images for exemplars: a folder, FILE.npy, hf:ID [default: the profile's]."),
     ] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Study failed units again.")] = False,
+    yes: Yes = False,
     json: Json = False,
     config: ConfigPath = None,
     verbose: Verbose = 0,
@@ -125,6 +127,7 @@ def sweep(
 
     configure_logging(verbose)
     console = Console()
+    _approve(config, profile, model, layers, units, out, yes)
     asked = Sweep(model, tuple(layers.split(",")), units, seed, data, retry_failed)
     summary = run(study_units(console, config, profile, asked, out=out))
     if json:
@@ -176,6 +179,66 @@ def session(
         console.show(f"{rounds} rounds\nreport: {page}", markup=False)
     if not went_well:
         raise typer.Exit(1)
+
+
+@app.command()
+def estimate(
+    model: Model,
+    layers: Annotated[str, typer.Argument(help="Layers, separated by commas; `output` for classes.")],
+    units: Annotated[str, typer.Option(help="all, 0-63, 3,17 or sample:100.")] = "all",
+    like: Annotated[
+        Path | None, typer.Option(help="An earlier run, whose measured rounds and tokens are taken.")
+    ] = None,
+    assume: Annotated[
+        list[str] | None, typer.Option(help="NAME=NUMBER in place of an assumption; may be repeated.")
+    ] = None,
+    profile: ProfileName = None,
+    json: Json = False,
+    config: ConfigPath = None,
+) -> None:
+    """Say what a sweep would take: calls, tokens, dollars, device time, hours."""
+    from experiments import estimate as foretell
+    from experiments.config import load
+
+    configure_logging(0)
+    console = Console(quiet=json)
+    chosen = load(config).profile(profile)
+    assumed = foretell.assumptions_of(chosen)
+    if like is not None:
+        assumed = foretell.measured(like, assumed)
+    assumed = foretell.assume(assume or [], assumed)
+    count = run(foretell.count_units(config, profile, model, layers.split(","), units, 0))
+    found = foretell.estimate(chosen, count, assumed)
+    if json:
+        console.result(found)
+    else:
+        console.show(foretell.card(found))
+
+
+def _approve(
+    config: Path | None, profile: str | None, model: str, layers: str, units: str, out: Path | None, yes: bool
+) -> None:
+    """Ask before a sweep that may cost more than its profile lets pass."""
+    from experiments import estimate as foretell
+    from experiments.config import load
+
+    chosen = load(config).profile(profile)
+    roles = chosen.chat
+    if not any(map(foretell.charges, (roles.interpreter, roles.observers or roles.interpreter))):
+        return
+    from agents.journal import slug
+
+    count = foretell.unfinished(out or Path("runs") / slug(f"{model} {layers} {units}"))
+    if count is None:
+        count = run(foretell.count_units(config, profile, model, layers.split(","), units, 0))
+    found = foretell.estimate(chosen, count, foretell.assumptions_of(chosen))
+    asked = None
+    if sys.stdin.isatty() and sys.stderr.isatty():
+
+        def asked(question: str) -> bool:
+            return typer.confirm(question, err=True)
+
+    Console().say(foretell.approve(found, chosen.ask_above_dollars, yes=yes, ask=asked))
 
 
 RunDirectory = Annotated[Path, typer.Argument(help="The --out folder of a run.")]

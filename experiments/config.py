@@ -53,6 +53,8 @@ class Profile(Settings):
     """The test of every answer on fresh images; null accepts answers untested."""
     sandbox: SandboxSettings = SandboxSettings()
     sweep: SweepSettings = SweepSettings()
+    ask_above_dollars: float = Field(10.0, ge=0)
+    """Dollars that a sweep may be expected to cost before it asks first, or needs `--yes`."""
 
 
 class Configuration(Settings):

@@ -27,6 +27,7 @@ _NOT_SCIENCE = {
     "bank_folder",
     "bank_memory_mb",
     "sweep",
+    "ask_above_dollars",
 }
 """Settings that say where and how fast things run, not what comes out."""
 

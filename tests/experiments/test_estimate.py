@@ -1,0 +1,132 @@
+"""What a sweep will take is told from its configuration, and nobody spends much by accident."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+
+from actors.chat.settings import OpenAIChat
+from actors.errors import UsageError
+from experiments import cli
+from experiments.config import load
+from experiments.estimate import Assumptions, approve, assume, charges, estimate, measured
+
+PRICED = """
+profiles:
+  free:
+    dataset: scenes:300:1
+  paid:
+    dataset: scenes:300:1
+    confirmation: null
+    chat:
+      interpreter: {backend: openai, model: big, price: {prompt: 2, cached: 1, completion: 10}, image_tokens: 100}
+      observers: {backend: builtin, model: observer}
+  unpriced:
+    dataset: scenes:300:1
+    chat:
+      interpreter: {backend: openai, model: big}
+"""
+EXACT = Assumptions(
+    rounds=3, images_a_round=5, observation_tokens=200, reply_tokens=300, looks=0, seconds_a_pass=0.1
+)
+
+
+@pytest.fixture
+def profiles(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(PRICED)
+    return load(path)
+
+
+def test_the_built_in_models_cost_nothing(profiles):
+    assert estimate(profiles.profile("free"), 50, EXACT)["likely"]["dollars"] == 0
+
+
+def test_tokens_and_dollars_follow_from_the_conversation(profiles):
+    """Three rounds: the opening is sent three times, what the first round added twice, the second's once."""
+    likely = estimate(profiles.profile("paid"), 10, EXACT)["likely"]
+    one = estimate(profiles.profile("paid"), 10, assume(["rounds=1"], EXACT))["likely"]
+    added = 300 + 200 + 5 * 100
+    assert likely["prompt_tokens"] == 3 * one["prompt_tokens"] + 10 * 3 * added
+    fresh = one["prompt_tokens"] + 10 * 2 * added
+    assert likely["cached_tokens"] == likely["prompt_tokens"] - fresh
+    assert likely["completion_tokens"] == 10 * 3 * 300
+    expected = (fresh * 2 + likely["cached_tokens"] * 1 + likely["completion_tokens"] * 10) / 1e6
+    assert likely["dollars"] == pytest.approx(expected, abs=0.01)
+    assert likely["images"] == 10 * 3 * 5
+    assert likely["device_seconds"]["vision"] == pytest.approx(10 * (15 + 15) * 0.1 + 300 * 0.1)
+
+
+def test_more_units_rounds_and_images_take_more(profiles):
+    paid = profiles.profile("paid")
+    base = estimate(paid, 10, EXACT)["likely"]
+    for changed in (
+        estimate(paid, 20, EXACT),
+        *(estimate(paid, 10, assume([text], EXACT)) for text in ("rounds=6", "images_a_round=9")),
+    ):
+        assert changed["likely"]["dollars"] > base["dollars"]
+        assert changed["likely"]["images"] > base["images"]
+    assert estimate(paid, 10, EXACT)["at_most"]["dollars"] > base["dollars"]
+
+
+def test_a_price_that_nobody_configured_is_unknown_and_not_zero(profiles):
+    found = estimate(profiles.profile("unpriced"), 10, EXACT)
+    assert found["likely"]["dollars"] is None
+    assert any("chat.interpreter.price" in note for note in found["notes"])
+
+
+def test_endpoints_with_a_key_elsewhere_may_charge():
+    assert charges(OpenAIChat(model="m"))
+    assert not charges(OpenAIChat(model="m", base_url="http://127.0.0.1:8000/v1"))
+    assert not charges(OpenAIChat(model="m", base_url="http://localhost:8000/v1"))
+    assert not charges(OpenAIChat(model="m", base_url="http://gpu7:8000/v1", api_key_env=None))
+
+
+def test_an_earlier_run_replaces_assumptions(tmp_path):
+    for number, rounds in enumerate((4, 6)):
+        folder = tmp_path / "units" / str(number)
+        folder.mkdir(parents=True)
+        usage = {"interpreter": {"completion_tokens": rounds * 100}}
+        record = {"rounds": rounds, "images_made": rounds * 7, "usage": usage}
+        (folder / "done.json").write_text(json.dumps(record))
+    found = measured(tmp_path, EXACT)
+    assert (found.rounds, found.images_a_round, found.reply_tokens) == (5, 7, 100)
+    with pytest.raises(UsageError, match="no finished study"):
+        measured(tmp_path / "nowhere", EXACT)
+
+
+@pytest.mark.parametrize("text", ["rounds", "rounds=many", "nosuch=3", "rounds=-1"])
+def test_an_assumption_of_another_form_is_refused(text):
+    with pytest.raises(UsageError, match="NAME=NUMBER"):
+        assume([text])
+
+
+def test_what_costs_more_than_the_limit_needs_a_yes(profiles):
+    found = estimate(profiles.profile("paid"), 1000, EXACT)
+    assert "about $" in approve(found, 1e6, yes=False, ask=None)
+    with pytest.raises(UsageError, match="nobody agreed"):
+        approve(found, 1, yes=False, ask=None)
+    with pytest.raises(UsageError, match="nobody agreed"):
+        approve(found, 1, yes=False, ask=lambda _: False)
+    asked = []
+    assert approve(found, 1, yes=False, ask=lambda question: bool(asked.append(question)) or True)
+    assert "Go on?" in asked[0]
+    assert approve(found, 1, yes=True, ask=None)
+    unknown = estimate(profiles.profile("unpriced"), 1, EXACT)
+    with pytest.raises(UsageError, match="no price is configured"):
+        approve(unknown, 1e6, yes=False, ask=None)
+
+
+def test_a_costly_sweep_without_a_terminal_or_a_yes_ends_before_it_begins(profiles, monkeypatch, capsys):
+    arguments = ["sweep", "resnet18", "layer1", "--units", "0-63", "--profile", "unpriced"]
+    monkeypatch.setattr("sys.argv", ["maia", *arguments, "--config", str(profiles.path)])
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "64 units are expected to cost an unknown amount" in told.err
+    assert "--yes" in told.err
