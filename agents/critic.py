@@ -2,7 +2,8 @@
 
 The test is set up by the program, not asked for in a prompt: images of the labels and images of other
 things, drawn with reserved seeds, shown to the unit, and compared pair by pair with an e-value, which is
-valid whenever one stops looking. A sceptic who never saw the study may propose a rival, which is tested too.
+valid whenever one stops looking. Of a label that passes, the simplest form is accepted that the numbers cannot
+reject. A sceptic who never saw the study may propose a rival, which is tested too.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from actors.generation.base import MadeImage
 from actors.images import Image
 from actors.settings import Settings
 from agents.interpreter import Verdict
-from agents.sceptic import Sceptic, parts_of
+from agents.sceptic import Sceptic
+from agents.simpler import Doubt, doubts
 from agents.statistics import auroc, auroc_interval, e_value, standardised_margin
 from agents.stimuli import control_subjects, prompts_for
 from agents.tasks.base import Answer
@@ -44,7 +46,7 @@ class ConfirmationSettings(Settings):
     min_auroc: float = Field(0.7, ge=0.5, le=1)
     """A label may be surely, yet uselessly, better than chance; below this it is not confirmed."""
     probe: int = Field(10, ge=0)
-    """Fresh images of a sceptic's rival, of each part of a combination, and for a second measurement; 0 omits them."""
+    """Fresh images of a sceptic's rival, of each simpler label, and for a second measurement; 0 omits them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,11 @@ class Trial:
     shows: bool | None = None
     """Whether a blind observer finds the label in the image; None if not asked, or it could not tell."""
 
+    @property
+    def complies(self) -> bool:
+        """Whether the image shows what was asked: the observer's word, else that its maker noted nothing."""
+        return not self.notes if self.shows is None else self.shows
+
 
 @dataclass(slots=True)
 class Trials:
@@ -69,8 +76,8 @@ class Trials:
     controls: list[Trial] = field(default_factory=list)
 
     def numbers(self, *, compliant: bool = False) -> tuple[list[float], list[float]]:
-        positives = [t for t in self.positives if not (compliant and (t.notes or t.shows is False))]
-        controls = [t for t in self.controls if not (compliant and (t.notes or t.shows is True))]
+        positives = [t for t in self.positives if t.complies or not compliant]
+        controls = [t for t in self.controls if not (compliant and t.shows)]
         return [t.activation for t in positives], [t.activation for t in controls]
 
 
@@ -92,9 +99,33 @@ class Critic:
         self.images: dict[str, Image] = {}
 
     async def examine(self, answer: Answer, attempt: int) -> Verdict:
-        """Test the labels of `answer`; each attempt has images of its own."""
+        """Test the labels of `answer`; each attempt has images of its own.
+
+        The verdict's labels are the simplest that the numbers cannot reject.
+        """
         if is_abstention(answer):
             return Verdict(True, "", {"kind": "abstention"})
+        verdict, trials = await self._confirm(answer, attempt)
+        borne_out = _borne_out(answer, trials)
+        if 0 < len(borne_out) < len(answer.labels):
+            answer = replace(answer, labels=borne_out)
+            verdict, trials = await self._confirm(answer, attempt)
+        if not verdict.accepted or self._settings.probe == 0:
+            return verdict
+        compared: list[dict[str, Any]] = []
+        while (simpler := await self._simpler(answer, trials, attempt, compared)) != answer:
+            second, second_trials = await self._confirm(simpler, attempt)
+            if not second.accepted:
+                break
+            answer, verdict, trials = simpler, second, second_trials
+        verdict = replace(verdict, labels=answer.labels)
+        verdict.evidence["simpler"] = compared
+        verdict.evidence["explained"] = await self._explained(answer.labels)
+        verdict.evidence["retest"] = await self._retest(trials, attempt)
+        return await self._challenge(answer, trials, verdict, attempt)
+
+    async def _confirm(self, answer: Answer, attempt: int) -> tuple[Verdict, Trials]:
+        """Compare fresh images of the labels with images of other things."""
         trials = Trials()
         rng = random.Random(seed_for(self._seed, "confirm", *answer.labels, attempt))
         controls = control_subjects(answer.labels)
@@ -105,16 +136,71 @@ class Critic:
             positives, negatives = prompts_for(labels, rng), prompts_for(others, rng)
             failure = await self._measure(positives + negatives, labels, attempt, trials)
             if failure is not None:
-                return failure
+                return failure, trials
             if len(trials.positives) >= self._settings.min_images and self._decided(trials):
                 break
         await self._witness(trials)
-        verdict = self._judge(answer, trials)
-        if not verdict.accepted or self._settings.probe == 0:
-            return verdict
-        verdict.evidence["retest"] = await self._retest(trials, attempt)
-        verdict.evidence["parts"] = await self._parts(answer, attempt)
-        return await self._challenge(answer, trials, verdict, attempt)
+        return self._judge(answer, trials), trials
+
+    async def _simpler(
+        self, answer: Answer, trials: Trials, attempt: int, compared: list[dict[str, Any]]
+    ) -> Answer:
+        """Return the answer with one label simpler, or as it is; add to what was `compared`."""
+        for place, label in enumerate(answer.labels):
+            own = [trial.activation for trial in trials.positives if trial.label == label]
+            possible: dict[str, float] = {}
+            for doubt in doubts(label):
+                found = await self._compare(doubt, label, own, attempt)
+                if found is None:
+                    continue
+                compared.append(found)
+                if not found["rejected"]:
+                    possible.setdefault(doubt.simpler, found["mean_weaker"])
+            if possible:
+                simplest = max(possible, key=lambda each: possible[each])
+                labels = (*answer.labels[:place], simplest, *answer.labels[place + 1 :])
+                return replace(answer, labels=tuple(dict.fromkeys(labels)))
+        return answer
+
+    async def _compare(
+        self, doubt: Doubt, label: str, own: list[float], attempt: int
+    ) -> dict[str, Any] | None:
+        """Return how images of the doubt's two sides did; None if they could not be made."""
+        n = self._settings.probe
+        weaker = await self._probe(_wordings(doubt.weaker, n), "weaker", attempt)
+        stronger = own
+        if doubt.stronger is not None:
+            stronger = await self._probe(_wordings(doubt.stronger, n), "stronger", attempt)
+        if not weaker or not stronger:
+            return None
+        share = auroc(stronger, weaker)
+        return {
+            "label": label,
+            "simpler": doubt.simpler,
+            "weaker": doubt.weaker,
+            "stronger": doubt.stronger or label,
+            "mean_weaker": float(np.mean(weaker)),
+            "mean_stronger": float(np.mean(stronger)),
+            "auroc": share,
+            "auroc_interval": list(auroc_interval(share, len(stronger), len(weaker))),
+            "rejected": surely_less(weaker, stronger),
+        }
+
+    async def _explained(self, labels: Sequence[str]) -> dict[str, Any] | None:
+        """Return which share of the strongest exemplars shows each label, and any of them; None if nobody can tell."""
+        if self._sceptic is None:
+            return None
+        exemplars = await self._subject.exemplars(EXEMPLARS)
+        asked = [(each.image, label) for label in labels for each in exemplars]
+        found = await self._sceptic.shows(asked)
+        n = len(exemplars)
+        columns = [found[start : start + n] for start in range(0, len(found), n)] if n else []
+        # An image of which the observer could not tell is no evidence for or against.
+        told = [row for row in zip(*columns, strict=True) if None not in row]
+        if not told:
+            return None
+        by_label = {label: float(np.mean([row[i] for row in told])) for i, label in enumerate(labels)}
+        return {"n": len(told), "labels": by_label, "any": float(np.mean([any(row) for row in told]))}
 
     async def _witness(self, trials: Trials) -> None:
         """Ask a blind observer of each image whether it shows the label: of controls, to know the observer."""
@@ -135,18 +221,6 @@ class Critic:
         again = await self._probe([trial.prompt for trial in first], "retest", attempt)
         return list(zip([trial.activation for trial in first], again, strict=True)) if again else []
 
-    async def _parts(self, answer: Answer, attempt: int) -> dict[str, list[float]]:
-        """Return the activations of images of each part of a combination alone, by part; nothing for other labels."""
-        parts = (
-            [part for label in answer.labels for part in parts_of(label)] if len(answer.labels) == 1 else []
-        )
-        found = {}
-        for part in parts:
-            prompts = prompts_for([part] * self._settings.probe, random.Random(self._seed))
-            if values := await self._probe(prompts, "part", attempt):
-                found[part] = values
-        return found
-
     async def _challenge(self, answer: Answer, trials: Trials, verdict: Verdict, attempt: int) -> Verdict:
         """Let a sceptic's rival compete: an answer falls if images of the rival surely drive the unit more."""
         rival = None
@@ -157,8 +231,7 @@ class Critic:
             )
         if rival is None:
             return verdict
-        prompts = prompts_for([rival] * self._settings.probe, random.Random(self._seed))
-        values = await self._probe(prompts, "rival", attempt)
+        values = await self._probe(_wordings(rival, self._settings.probe), "rival", attempt)
         if not values:
             return verdict
         positives, _ = trials.numbers()
@@ -179,6 +252,7 @@ class Critic:
             f'"{rival}", and fresh images of that drive it more: mean {np.mean(values):.2f} against '
             f"{np.mean(positives):.2f}. Test what both have in common, and answer again.",
             verdict.evidence,
+            verdict.labels,
         )
 
     async def _probe(self, prompts: list[str], purpose: str, attempt: int) -> list[float]:
@@ -228,6 +302,23 @@ class Critic:
         return Verdict(accepted, objection, evidence)
 
 
+def _borne_out(answer: Answer, trials: Trials) -> tuple[str, ...]:
+    """Return the labels that surely drive the unit by themselves."""
+    _, controls = trials.numbers()
+    own = {label: [t.activation for t in trials.positives if t.label == label] for label in answer.labels}
+    return tuple(label for label, values in own.items() if values and surely_less(controls, values))
+
+
+def surely_less(weaker: Sequence[float], stronger: Sequence[float]) -> bool:
+    """Say whether one group's activations lie below the other's beyond the AUROC's 95 % interval."""
+    low, _ = auroc_interval(auroc(stronger, weaker), len(stronger), len(weaker))
+    return low > 0.5
+
+
+def _wordings(subject: str, count: int) -> list[str]:
+    return prompts_for([subject] * count, random.Random(subject))
+
+
 def is_abstention(answer: Answer) -> bool:
     """Say whether the answer is that nothing explains the unit."""
     return all(NOT_INTERPRETABLE in label.lower() for label in answer.labels)
@@ -251,12 +342,11 @@ def summarise(trials: Trials) -> dict[str, Any]:
             "n_control": len(controls),
         }
 
-    noted = [trial for trial in trials.positives if trial.notes or trial.shows is False]
     return {
         "kind": "confirmation",
         **(group(*trials.numbers()) or {}),
         "compliant": group(*trials.numbers(compliant=True)),
-        "compliance": 1 - len(noted) / len(trials.positives),
+        "compliance": sum(trial.complies for trial in trials.positives) / len(trials.positives),
         "positives": [asdict(trial) for trial in trials.positives],
         "controls": [asdict(trial) for trial in trials.controls],
     }

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from agents.simpler import is_combination
 from agents.statistics import auroc, auroc_interval, average_precision, standardised_margin
 
 Kind = Literal["monosemantic", "polysemantic", "conditional", "not interpretable", "dead"]
@@ -27,7 +28,8 @@ def label_card(record: Mapping[str, Any]) -> dict[str, Any]:
     sanity checks that AUROC and margin (CoSy's AUC and MAD) do not: they fall when a label misses or adds images.
     `null_percentile` is the share of random other labels, one fresh image each, that drive the unit less than the
     median image of the label. `ceiling` is the Spearman-Brown reliability of activations over a prompt's seeds:
-    no label can foretell more.
+    no label can foretell more. `explains` is the share of the strongest exemplars in which a blind observer sees the
+    label, `explained` the share in which it sees any.
     """
     evidence = record.get("evidence") or {}
     positives = [t["activation"] for t in evidence.get("positives", ())]
@@ -41,6 +43,8 @@ def label_card(record: Mapping[str, Any]) -> dict[str, Any]:
         "verdict": verdict,
         "reason": reason,
         "labels": labels,
+        "answered": record.get("answered"),
+        "explained": (evidence.get("explained") or {}).get("any"),
         "auroc": evidence.get("auroc"),
         "auroc_interval": evidence.get("auroc_interval"),
         "margin": evidence.get("margin"),
@@ -50,6 +54,7 @@ def label_card(record: Mapping[str, Any]) -> dict[str, Any]:
         "ceiling": _ceiling(evidence.get("retest") or ()),
         "compliance": evidence.get("compliance"),
         "rival": evidence.get("rival"),
+        "simpler": evidence.get("simpler"),
         "warnings": _warnings(evidence),
         "cost": {
             "rounds": record.get("rounds"),
@@ -61,11 +66,13 @@ def label_card(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def _label(label: str, evidence: Mapping[str, Any], controls: Sequence[float]) -> dict[str, Any]:
     own = [t["activation"] for t in evidence.get("positives", ()) if t.get("label") == label]
+    explains = ((evidence.get("explained") or {}).get("labels") or {}).get(label)
+    known = {"label": label, "explains": explains}
     if not own or not controls:
-        return {"label": label, "auroc": None, "auroc_interval": None, "margin": None, "n": len(own)}
+        return {**known, "auroc": None, "auroc_interval": None, "margin": None, "n": len(own)}
     value = auroc(own, controls)
     return {
-        "label": label,
+        **known,
         "auroc": value,
         "auroc_interval": list(auroc_interval(value, len(own), len(controls))),
         "margin": standardised_margin(own, controls),
@@ -88,10 +95,11 @@ def _verdict(
     borne_out = [each for each in labels if each["auroc_interval"] and each["auroc_interval"][0] > 0.5]
     if len(labels) > 1 and len(borne_out) > 1:
         return "polysemantic", f"{len(borne_out)} labels each drive the unit by themselves"
-    parts: Mapping[str, Sequence[float]] = evidence.get("parts") or {}
-    positives = [t["activation"] for t in evidence.get("positives", ())]
-    if len(parts) > 1 and all(auroc(positives, values) >= _CLEAR for values in parts.values()):
-        return "conditional", f"{' and '.join(parts)} drive the unit together, and neither does alone"
+    compared = [each for each in evidence.get("simpler") or () if each["label"] == labels[0]["label"]]
+    if is_combination(labels[0]["label"]) and compared and all(each["rejected"] for each in compared):
+        return "conditional", "the whole label drives the unit, and less of it does not: " + ", ".join(
+            f'"{each["weaker"]}"' for each in compared
+        )
     if record.get("confirmed") is None:
         return "monosemantic", "one label; it was not put to a test"
     return "monosemantic", "one label drives the unit"

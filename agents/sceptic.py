@@ -25,9 +25,6 @@ _WITNESS = "You describe images for a scientist. Answer with one word: yes or no
 _SHARE = re.compile(r"(\d+) of (\d+) show ([^;.\n]+)")
 _LEAST_SHARE = 0.5
 """Part of the strong images that must show a thing for it to be a rival."""
-_CONNECTORS = re.compile(
-    r"\s+(?:with|on|in|at|behind|beside|near|under|over|and|wearing|holding)\s+(?:the\s+|an?\s+)?", re.I
-)
 _ARTICLE = re.compile(r"^(?:something|some|a background of|an?|the)\s+", re.I)
 
 
@@ -78,9 +75,3 @@ class Sceptic:
             ChatRequest(messages, conversation="sceptic", max_tokens=max_tokens, seed=self._seed)
         )
         return reply.text
-
-
-def parts_of(label: str) -> list[str]:
-    """Return what a combination ("a dog on grass") is made of, an empty list for any other label."""
-    parts = [_ARTICLE.sub("", part.strip()) for part in _CONNECTORS.split(label.strip())]
-    return parts if len(parts) == 2 and all(parts) else []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from zlib import crc32
+
 import pytest
 
 from actors.backend import Priority
@@ -154,12 +156,56 @@ async def test_a_rival_that_does_less_is_written_down_and_the_answer_stands():
     assert len(verdict.evidence["retest"]) == 10
 
 
-async def test_the_parts_of_a_combination_are_tested_alone():
-    verdict = await doubted(
-        lambda shown: 3.0 if "dog" in shown and "grass" in shown else len(shown) / 100
-    ).examine(answer("a dog on grass"), 1)
-    assert set(verdict.evidence["parts"]) == {"dog", "grass"}
-    assert all(len(values) == 10 and max(values) < 1 for values in verdict.evidence["parts"].values())
+async def accepted(activation, *labels):
+    """Return the verdict on labels of a unit with a little noise that only the prompt decides."""
+    judge = doubted(lambda shown: activation(shown) + crc32(shown.encode()) / 2**34)
+    verdict = await judge.examine(answer(*labels), 1)
+    assert verdict.accepted
+    return verdict
+
+
+async def test_a_combination_stands_if_its_parts_do_less():
+    verdict = await accepted(lambda shown: 3.0 * ("dog" in shown and "grass" in shown), "a dog on grass")
+    assert verdict.labels == ("a dog on grass",)
+    assert [each["simpler"] for each in verdict.evidence["simpler"]] == ["dog", "grass"]
+    assert all(each["rejected"] for each in verdict.evidence["simpler"])
+
+
+@pytest.mark.parametrize(
+    ("label", "simplest"),
+    [("a red dog", "dog"), ("dog on grass", "dog"), ("dog without a leash", "dog"), ("tail of a dog", "dog")],
+)
+async def test_the_simplest_label_is_accepted_that_the_numbers_cannot_reject(label, simplest):
+    verdict = await accepted(lambda shown: 3.0 * ("dog" in shown), label)
+    assert verdict.labels == (simplest,)
+    assert verdict.evidence["positives"][0]["label"] == simplest, "the simpler label is confirmed by itself"
+    assert {each["simpler"]: each["rejected"] for each in verdict.evidence["simpler"]}[simplest] is False
+
+
+@pytest.mark.parametrize("label", ["red dog", "dog without a leash"])
+async def test_what_makes_a_difference_stays(label):
+    def red_only(shown):
+        return 3.0 * ("red dog" in shown)
+
+    def unleashed(shown):
+        return 3.0 * ("dog" in shown and "with a leash" not in shown)
+
+    verdict = await accepted(red_only if "red" in label else unleashed, label)
+    assert verdict.labels == (label,)
+
+
+async def test_a_label_that_does_nothing_by_itself_is_dropped():
+    verdict = await accepted(lambda shown: 3.0 * ("dog" in shown), "dog", "car")
+    assert verdict.labels == ("dog",)
+
+
+async def test_of_each_label_it_is_told_what_share_of_the_exemplars_it_explains():
+    verdict = await accepted(lambda shown: 3.0 * ("dataset" in shown), "dataset")
+    assert verdict.evidence["explained"] == {
+        "n": 15,
+        "labels": {"dataset": 1.0},
+        "any": 1.0,
+    }
 
 
 async def test_images_that_do_not_show_the_label_are_not_compliant():

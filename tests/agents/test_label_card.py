@@ -31,13 +31,22 @@ def record(labels=("dog",), confirmed=True, std=1.0, **evidence):
     }
 
 
+def compared(label, simpler, *, rejected=True):
+    return {"label": label, "simpler": simpler, "weaker": simpler, "stronger": label, "rejected": rejected}
+
+
 @pytest.mark.parametrize(
     ("given", "verdict"),
     [
         (record(), "monosemantic"),
         (record(("dog", "car")), "polysemantic"),
-        (record(("dog on grass",), parts={"dog": [0.1] * 5, "grass": [0.2] * 5}), "conditional"),
-        (record(("dog on grass",), parts={"dog": [3.5] * 5, "grass": [0.2] * 5}), "monosemantic"),
+        (record(("dog on grass",), simpler=[compared("dog on grass", "dog")]), "conditional"),
+        (record(("dog without cat",), simpler=[compared("dog without cat", "dog")]), "conditional"),
+        (
+            record(("dog on grass",), simpler=[compared("dog on grass", "dog", rejected=False)]),
+            "monosemantic",
+        ),
+        (record(("red dog",), simpler=[compared("red dog", "dog")]), "monosemantic"),
         (record(confirmed=False), "not interpretable"),
         (record(("not interpretable",), kind="abstention", positives=[], controls=[]), "not interpretable"),
         (record((), confirmed=None), "not interpretable"),
@@ -66,10 +75,17 @@ def test_the_figures_of_a_perfect_label():
     assert card["warnings"] == []
 
 
+def test_each_label_has_its_share_of_the_strongest_exemplars():
+    explained = {"n": 15, "labels": {"dog": 0.6, "car": 0.2}, "any": 0.8}
+    card = label_card(record(("dog", "car"), explained=explained))
+    assert [each["explains"] for each in card["labels"]] == [0.6, 0.2]
+    assert card["explained"] == 0.8
+
+
 def test_what_was_not_measured_is_none_and_not_zero():
     card = label_card(record(kind="abstention", positives=[], controls=[]))
     assert [card[key] for key in ("auprc", "pearson", "null_percentile", "ceiling")] == [None] * 4
-    assert card["labels"][0]["auroc"] is None
+    assert card["labels"][0]["auroc"] is card["labels"][0]["explains"] is card["explained"] is None
 
 
 def test_a_maker_that_blanks_half_its_prompts_is_named():

@@ -6,7 +6,7 @@ import pytest
 
 from actors.chat.base import ChatReply
 from actors.images import Image
-from agents.sceptic import Sceptic, parts_of
+from agents.sceptic import Sceptic
 from tests.tools.fakes import picture_of
 
 pytestmark = pytest.mark.anyio
@@ -59,9 +59,3 @@ async def test_no_images_no_question():
     chat = Chat("1 of 1 show a dog")
     assert await Sceptic(chat).rival([], ["x"]) is None
     assert chat.requests == []
-
-
-def test_a_combination_has_two_parts():
-    assert parts_of("a dog on grass") == ["dog", "grass"]
-    assert parts_of("person with a red hat") == ["person", "red hat"]
-    assert parts_of("dog") == parts_of("dog on") == parts_of("a cup on a table in a room") == []
