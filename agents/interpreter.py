@@ -38,11 +38,15 @@ class Examiner(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`accepted`, or what to tell the agent so that it can go on. `evidence` is plain JSON values."""
+    """`accepted`, or what to tell the agent so that it can go on. `evidence` is plain JSON values.
+
+    `labels`: what is accepted in place of the answer's own labels, where the examiner found simpler ones as good.
+    """
 
     accepted: bool
     objection: str
     evidence: dict[str, Any]
+    labels: Sequence[str] | None = None
 
 
 class InterpreterSettings(Settings):
