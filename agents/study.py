@@ -118,6 +118,7 @@ class Workplace:
 
     async def _result(self, outcome: Study) -> dict[str, Any]:
         answer, verdict = outcome.answer, outcome.verdict
+        labels = list((verdict.labels if verdict else None) or answer.labels) if answer else []
         exemplars = await self.toolbox.system.exemplars(EXEMPLARS)
         pictures = [image for each in exemplars for image in (each.masked, each.image)]
         await asyncio.to_thread(self.journal.blobs.put, pictures)
@@ -125,8 +126,9 @@ class Workplace:
             "unit": self.subject.id,
             "task": self.task.name,
             "status": outcome.ending,
-            "label": answer.label if answer else None,
-            "labels": list(answer.labels) if answer else [],
+            "label": " OR ".join(labels) if answer else None,
+            "labels": labels,
+            "answered": list(answer.labels) if answer else [],
             "description": answer.description if answer else None,
             "fields": answer.fields if answer else {},
             "confirmed": verdict.accepted if verdict and answer else None,
