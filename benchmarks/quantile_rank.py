@@ -13,8 +13,7 @@ import torch
 
 from actors.vision.backend import VisionBackend
 from actors.vision.datasets import ArrayDataset
-from actors.vision.sweep import SweepPlan, Tally
-from actors.vision.sweep_device import _at
+from actors.vision.sweep import Draw, SweepPlan, Tally
 from actors.vision.units import Readout
 from benchmarks import studied
 from benchmarks.harness import Context, Metric, Result, Table, timed
@@ -47,10 +46,8 @@ def run(context: Context) -> Result:
 
         def fill(samples: int = samples, plan: SweepPlan = plan, tally: Tally = tally) -> None:
             for place, maps in enumerate(kept):
-                start = place * batch
-                where = plan.positions(start, start + batch, samples, n_positions)
-                rows = torch.arange(start * samples, (start + batch) * samples)
-                tally.sample(rows, _at(maps, np.arange(batch), where))
+                draw = plan.draw(np.arange(place * batch, (place + 1) * batch), n_positions)
+                tally.sample(draw.target, draw.of(maps))
 
         label = f"{samples} positions an image"
         seconds[label] = timed(fill) / n
@@ -106,18 +103,20 @@ def _share_of_all_layers(backend: VisionBackend, dataset: ArrayDataset, batch: i
     shares = []
     for start in range(0, 5 * batch, batch):
         pixels = [dataset.load(index).pixels for index in range(start, start + batch)]
-        rows = torch.arange(start * 4, (start + batch) * 4)
+        draws: dict[int, Draw] = {}
         spent = 0.0
 
         def take(
-            readout: Readout, start: int = start, rows: torch.Tensor = rows
+            readout: Readout, start: int = start, draws: dict[int, Draw] = draws
         ) -> Callable[[torch.Tensor], None]:
             def read(units: torch.Tensor) -> None:
                 nonlocal spent
 
                 def sample() -> None:
-                    where = plan.positions(start, start + batch, 4, units.shape[2] * units.shape[3])
-                    tallies[readout].sample(rows, _at(units, np.arange(batch), where))
+                    n_positions = units.shape[2] * units.shape[3]
+                    if n_positions not in draws:
+                        draws[n_positions] = plan.draw(np.arange(start, start + batch), n_positions)
+                    tallies[readout].sample(draws[n_positions].target, draws[n_positions].of(units))
 
                 spent += timed(sample)
 

@@ -34,6 +34,7 @@ from actors.vision.units import Reader, Readout, reader
 if TYPE_CHECKING:
     import torch
 
+    from actors.vision.compiled import CompiledPass
     from actors.vision.sweep_device import SweepDevice
 
 P = ParamSpec("P")
@@ -92,6 +93,7 @@ class VisionBackend:
         self._maps: OrderedDict[tuple[Readout, int, str], np.ndarray] = OrderedDict()
         self._map_bytes = 0
         self._sweeps: SweepDevice | None = None
+        self._compiled: tuple[tuple[Readout, ...], CompiledPass] | None = None
         self.forwards = 0
         """Images that went through the network, for whoever checks that none went twice."""
 
@@ -232,9 +234,26 @@ class VisionBackend:
 
             return read
 
-        batch = self.network.preprocess.batch(images, self.device, self._dtype)
+        batch = self.batch(images)
         self.forwards += len(images)
         self._tapped.run(batch, {layer: layer_read(takes) for layer, takes in by_layer.items()}, wanted)
+
+    def batch(self, images: Sequence[np.ndarray]) -> torch.Tensor:
+        """Return images, uint8 (H, W, 3), as the network takes them."""
+        return self.network.preprocess.batch(images, self.device, self._dtype)
+
+    def compiled(self, readouts: Sequence[Readout]) -> CompiledPass:
+        """Return a pass that reads these as one graph; the first call compiles it. In the device's thread."""
+        from actors.vision.compiled import CompiledPass
+
+        if self._compiled is None or self._compiled[0] != tuple(readouts):
+            readings = [(self.layer(each.layer), self._reader(each).read) for each in readouts]
+            self._compiled = tuple(readouts), CompiledPass(self._tapped, readings)
+        return self._compiled[1]
+
+    def grid(self, readout: Readout) -> tuple[int, int]:
+        """Return the positions (h, w) of a readout's layer."""
+        return self._tapped.taps[self.layer(readout.layer)].grid
 
     def _measure(self, batch: Sequence[VisionRequest]) -> list[VisionResult | MaiaError]:
         outcomes: dict[int, VisionResult | MaiaError] = {}

@@ -22,6 +22,9 @@ class VisionSettings(Settings):
     """Anything but float32 changes about one exemplar in twelve; it is part of every cache key."""
     batch: Annotated[int, Field(ge=1, le=4096)] = 32
     """Images in one forward pass at most."""
+    compile: bool = False
+    """Compile the pass of exemplar sweeps with its readings (`torch.compile`). It takes about a minute and a C++
+    compiler, and pays from some twenty thousand images on."""
     pretrained: bool = True
     """False builds the network with random weights, and its name says so."""
     checkpoint: Path | None = None

@@ -38,6 +38,52 @@ _NOTHING = -(2**63)
 
 
 @dataclass(frozen=True)
+class Draw:
+    """Which of some images are sampled, and where: the same for all layers with as many positions."""
+
+    images: np.ndarray
+    """int64 (m,): places among the images."""
+    slots: np.ndarray
+    """int64 (m,): their places in the reservoir, in rows of `samples`."""
+    positions: np.ndarray
+    """int64 (m, samples): flat positions in an image's map."""
+    n_positions: int
+
+    @property
+    def samples(self) -> int:
+        return int(self.positions.shape[1])
+
+    def rows(self, which: np.ndarray | slice = slice(None)) -> torch.Tensor:
+        """Return the reservoir's rows of all images or some, int64 (their number * samples,)."""
+        import torch
+
+        return torch.from_numpy((self.slots[which, None] * self.samples + np.arange(self.samples)).ravel())
+
+    @cached_property
+    def target(self) -> slice | torch.Tensor:
+        """The reservoir's rows, as a slice where they are in one piece: it is copied several times as fast."""
+        rows = self.rows()
+        first, last = int(rows[0]), int(rows[-1])
+        in_order = last - first + 1 == len(rows) and bool((np.diff(self.slots) > 0).all())
+        return slice(first, last + 1) if in_order else rows
+
+    @cached_property
+    def flat(self) -> torch.Tensor:
+        """Indices into all positions of all images, int64 (m * samples,)."""
+        import torch
+
+        return torch.from_numpy((self.images[:, None] * self.n_positions + self.positions).ravel())
+
+    def of(self, units: torch.Tensor) -> torch.Tensor:
+        """Return (m * samples, U) activations of maps (n, U, h, w) in any memory layout."""
+        positions_first = units.permute(0, 2, 3, 1)
+        flat = self.flat.to(units.device)
+        if positions_first.is_contiguous():
+            return positions_first.flatten(0, 2).index_select(0, flat)
+        return positions_first.flatten(1, 2)[flat // self.n_positions, flat % self.n_positions]
+
+
+@dataclass(frozen=True)
 class SweepPlan:
     """What a sweep does: which images (`indices` into the data set), for which readouts, in what steps."""
 
@@ -82,6 +128,15 @@ class SweepPlan:
         """Return int64 (stop - start, samples) positions: another draw for each image, the same for all units."""
         draws = _splitmix(self._hashes[start:stop, None] + np.arange(1, samples + 1, dtype=np.uint64))
         return (draws % np.uint64(n_positions)).astype(np.int64)
+
+    def draw(self, places: np.ndarray, n_positions: int) -> Draw:
+        """Return what is sampled of the images at `places`, int64 (n,) ascending, of the plan's indices."""
+        samples = self.samples(n_positions)
+        slots = self.slots(samples)[places]
+        chosen = np.flatnonzero(slots >= 0)
+        start, stop = int(places[0]), int(places[-1]) + 1
+        where = self.positions(start, stop, samples, n_positions)[places[chosen] - start]
+        return Draw(chosen, slots[chosen], where, n_positions)
 
     @cached_property
     def _hashes(self) -> np.ndarray:
@@ -154,15 +209,10 @@ class Tally:
             self._chunk_indices[self._held : self._held + len(some)] = their
             self._held += len(some)
 
-    def sample(self, rows: torch.Tensor, values: torch.Tensor) -> None:
-        """Put (m, U) activations at positions into the reservoir's `rows`, ascending int64 (m,)."""
-        import torch
-
-        first, last = int(rows[0]), int(rows[-1])
-        # Images seen in order fill it in order, and a slice is copied several times as fast as rows by number.
-        where = slice(first, last + 1) if last - first + 1 == len(rows) else rows
-        self.reservoir[where] = values.clamp(-_HALF_MAX, _HALF_MAX).to(torch.float16)
-        self.filled[where] = True
+    def sample(self, rows: torch.Tensor | slice, values: torch.Tensor) -> None:
+        """Put (m, U) activations at positions into the reservoir's `rows`; `values` are changed."""
+        self.reservoir[rows] = values.clamp_(-_HALF_MAX, _HALF_MAX).to(self.reservoir.dtype)
+        self.filled[rows] = True
 
     def drop_samples(self, rows: torch.Tensor) -> None:
         """Take back rows of images that turned out not to count."""

@@ -23,7 +23,7 @@ from actors import runtime
 from actors.errors import BackendError, MaiaError
 from actors.vision.requests import SweepAck, SweepStep
 from actors.vision.settings import VisionSettings
-from actors.vision.sweep import Partial, SweepPlan, Tally
+from actors.vision.sweep import Draw, Partial, SweepPlan, Tally
 from actors.vision.taps import spatial_max
 from actors.vision.units import Readout
 
@@ -37,6 +37,9 @@ _log = logging.getLogger(__name__)
 _HAND_OVER_EVERY_S = 30.0
 _HELD_STEPS = 3
 _HELD_SWEEPS = 4
+
+Taken = tuple[Tally, "torch.Tensor", Draw]
+"""A readout's tally, the images' maxima (n, U), and what was sampled of them."""
 
 Loaded = np.ndarray | str
 """Pixels, or why there are none."""
@@ -52,6 +55,7 @@ class SweepDevice:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._backend = backend
+        self._settings = settings
         self._clock = clock
         n_loaders = max(2, (settings.placement.threads or runtime.available_cores()) // 2)
         self._loaders = ThreadPoolExecutor(n_loaders, thread_name_prefix="sweep-load")
@@ -124,48 +128,72 @@ class SweepDevice:
 
         plan = sweep.plan
         positions = start + places
-        stop = int(positions[-1]) + 1
-        taken: list[tuple[Tally, torch.Tensor, np.ndarray, torch.Tensor | None]] = []
+        run = self._eager
+        if self._settings.compile and self._backend.network.preprocess.size is not None:
+            run = self._compiled
+        taken = run(sweep, positions, images)
+        sums = torch.stack([maxima.sum(1) for _, maxima, _ in taken])
+        finite = torch.isfinite(sums).all(0).cpu()
+        indices = torch.from_numpy(plan.indices[positions])
+        if finite.all():
+            for tally, maxima, _ in taken:
+                tally.add(maxima, indices)
+            return
+        for index in indices[~finite].tolist():
+            sweep.part.skipped[index] = "its activations are not finite"
+        for tally, maxima, draw in taken:
+            if len(draw.images):
+                tally.drop_samples(draw.rows(~finite.numpy()[draw.images]))
+            if finite.any():
+                tally.add(maxima[finite.to(maxima.device)], indices[finite])
+
+    def _eager(self, sweep: _Sweep, positions: np.ndarray, images: Sequence[np.ndarray]) -> list[Taken]:
+        draws: dict[int, Draw] = {}
+        taken: list[Taken] = []
 
         def take(readout: Readout) -> Callable[[torch.Tensor], None]:
             def read(units: torch.Tensor) -> None:
                 n_positions = units.shape[2] * units.shape[3]
-                samples = plan.samples(n_positions)
-                tally = sweep.tally(readout, units.shape[1], samples, units.device)
-                slots = plan.slots(samples)[positions]
-                chosen = np.flatnonzero(slots >= 0)
-                rows = None
-                if len(chosen):
-                    where = plan.positions(start, stop, samples, n_positions)[places[chosen]]
-                    rows = torch.from_numpy(slots[chosen, None] * samples + np.arange(samples))
-                    tally.sample(rows.flatten(), _at(units, chosen, where))
-                taken.append((tally, spatial_max(units), chosen, rows))
+                if n_positions not in draws:
+                    draws[n_positions] = sweep.plan.draw(positions, n_positions)
+                draw = draws[n_positions]
+                tally = sweep.tally(readout, units.shape[1], draw.samples, units.device)
+                if len(draw.images):
+                    tally.sample(draw.target, draw.of(units))
+                taken.append((tally, spatial_max(units), draw))
 
             return read
 
-        self._backend.forward(images, {readout: take(readout) for readout in plan.readouts})
-        finite = torch.stack([torch.isfinite(maxima.sum(1)).cpu() for _, maxima, _, _ in taken]).all(0)
-        indices = torch.from_numpy(plan.indices[positions])
-        for index in indices[~finite].tolist():
-            sweep.part.skipped[index] = "its activations are not finite"
-        for tally, maxima, chosen, rows in taken:
-            if rows is not None and not finite.all():
-                tally.drop_samples(rows[~finite[chosen]].flatten())
-            if finite.any():
-                tally.add(maxima[finite.to(maxima.device)], indices[finite].to(maxima.device))
+        self._backend.forward(images, {readout: take(readout) for readout in sweep.plan.readouts})
+        return taken
 
+    def _compiled(self, sweep: _Sweep, positions: np.ndarray, images: Sequence[np.ndarray]) -> list[Taken]:
+        """Do the same in one graph. It was compiled for whole steps, so a short one is filled up."""
+        import torch
 
-def _at(units: torch.Tensor, images: np.ndarray, positions: np.ndarray) -> torch.Tensor:
-    """Return (m * S, U) of maps (n, U, h, w): `images` (m,), of each the flat `positions` (m, S)."""
-    import torch
-
-    n_positions = units.shape[2] * units.shape[3]
-    rows = units.permute(0, 2, 3, 1)
-    if rows.is_contiguous():
-        flat = torch.from_numpy((images[:, None] * n_positions + positions).ravel()).to(units.device)
-        return rows.flatten(0, 2).index_select(0, flat)
-    y, x = np.divmod(positions, units.shape[3])
-    return rows[torch.from_numpy(images)[:, None], torch.from_numpy(y), torch.from_numpy(x)].flatten(0, 1)
+        plan, n = sweep.plan, len(images)
+        grids = [self._backend.grid(readout) for readout in plan.readouts]
+        # A readout may bring its layer's positions down to one, as a class's probability does.
+        draws = {places: plan.draw(positions, places) for places in {1, *(h * w for h, w in grids)}}
+        flat = {}
+        for places, draw in draws.items():
+            everywhere = np.zeros((plan.step, draw.samples), np.int64)
+            everywhere[draw.images] = draw.positions
+            everywhere += np.arange(plan.step)[:, None] * places
+            flat[places] = torch.from_numpy(everywhere.ravel()).to(self._backend.device)
+        found = self._backend.compiled(plan.readouts)(
+            self._backend.batch([*images, *[images[-1]] * (plan.step - n)]), flat
+        )
+        self._backend.forwards += n
+        taken: list[Taken] = []
+        for readout, (maxima, sampled, n_positions) in zip(plan.readouts, found, strict=True):
+            draw = draws[n_positions]
+            tally = sweep.tally(readout, maxima.shape[1], draw.samples, maxima.device)
+            if len(draw.images):
+                by_image = sampled.unflatten(0, (plan.step, draw.samples))
+                tally.sample(draw.target, by_image[torch.from_numpy(draw.images)].flatten(0, 1))
+            taken.append((tally, maxima[:n], draw))
+        return taken
 
 
 class _Sweep:

@@ -227,6 +227,24 @@ class TappedModule:
             if OUTPUT in reads:
                 reads[OUTPUT](self.taps[OUTPUT].maps(output))
 
+    def run_through(self, batch: torch.Tensor, reads: Mapping[str, Read]) -> None:
+        """Do what `run` does without leaving the pass early, in a form that `torch.compile` traces.
+
+        A module that is called several times is read each time; the last is the one that counts.
+        """
+        handles = []
+        for layer, read in reads.items():
+            if layer != OUTPUT:
+                tap = self.taps[layer]
+                handles.append(self._modules[layer].register_forward_hook(_reading(tap, read)))
+        try:
+            output = self._feed(batch)
+        finally:
+            for handle in handles:
+                handle.remove()
+        if OUTPUT in reads:
+            reads[OUTPUT](self.taps[OUTPUT].maps(output))
+
     def _hook(
         self, layer: str, read: Read | None, keep: int | None, stop: bool
     ) -> Callable[[Any, Any, Any], Any]:
@@ -305,6 +323,13 @@ class TappedModule:
     def _output(self, rows: torch.Tensor) -> torch.Tensor | None:
         tap = self.taps.get(OUTPUT)
         return None if tap is None else tap.maps(self._feed(rows)).float()
+
+
+def _reading(tap: Tap, read: Read) -> Callable[[Any, Any, Any], None]:
+    def hook(_module: Any, _inputs: Any, output: Any) -> None:
+        read(tap.maps(output))
+
+    return hook
 
 
 def _shape_of(output: Any, n_images: int) -> tuple[int | str | None, tuple[int, ...]] | str:
