@@ -130,9 +130,11 @@ class Workbench:
         interpreter = observers
         if "interpreter" in pools:
             interpreter = await _chat(pools["interpreter"], roles.interpreter)
+        sight = "its own"
         if not interpreter.sees_images:
             eyes = BlindObservers(observers) if observers.sees_images else None
             interpreter = WithoutSight(interpreter, eyes.look if eyes else None)
+            sight = f"blind descriptions by {observers.name}" if eyes else "none: no image could be shown"
         vision = await _connect(pools["vision"], profile, cache) if "vision" in pools else None
         detector = PoolDetector(pools["detection"]) if "detection" in pools else None
         studied = {"model": model, "network": vision.fingerprint} if vision else {}
@@ -155,6 +157,7 @@ class Workbench:
                 "dataset": dataset.fingerprint,
                 "generator": (await pools["generation"].describe())["generator"]["name"],
                 "interpreter": interpreter.name,
+                "sight": sight,
                 "observers": observers.name,
                 "sandbox": sandboxes.tier,
                 "versions": _versions(),
