@@ -296,4 +296,6 @@ def spent_so_far(store: Store, folder: str = "units") -> Cost:
     for rounds in {path.parent for path in root.rglob("rounds/*.json")}:
         newest = max(rounds.glob("[0-9]*.json"))
         total += Cost(images=json.loads(newest.read_bytes())["toolbox"]["images_made"])
+    for survey in root.rglob("survey.json"):
+        total += Cost(images=json.loads(survey.read_bytes())["images"])
     return total

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from actors.errors import MaiaError
+from agents import survey
 from agents.budget import (
     Account,
     BudgetSettings,
@@ -23,7 +24,7 @@ from agents.budget import (
     spent_so_far,
 )
 from agents.interpreter import Round, StudyPausedError
-from agents.journal import slug
+from agents.journal import Journal, slug
 from agents.store import Store
 from agents.study import Laboratory, study
 from agents.tasks.base import Task
@@ -116,9 +117,16 @@ class LocalHost:
         purse = Ledger(self._unit_budget, before, what="unit", error=UnitBudgetError)
         account = UnitAccount(purse, self._account, self._pay)
         await account.open(begun=self._store.has(f"{folder}/rounds/0001.json"))
+        subject = await self._subject_of(item)
+        if item.survey:
+            found = await survey.take(self._laboratory.studio, subject, item, self._store, account)
+            if not item.task:
+                record = survey.result(item, found, self._laboratory.facts)
+                await asyncio.to_thread(Journal(self._store, item.unit).finish, record)
+                return record
         return await study(
             self._laboratory,
-            await self._subject_of(item),
+            subject,
             self._task_of(item),
             self._store,
             seed=item.seed,

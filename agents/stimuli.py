@@ -6,6 +6,8 @@ import random
 import re
 from collections.abc import Sequence
 
+from actors.generation.base import MadeImage
+
 _TEMPLATES = (
     "{}",
     "a photo of {}",
@@ -60,3 +62,8 @@ def _forms(word: str) -> set[str]:
 
 
 _PLURALS = (("s", ""), ("es", ""), ("ies", "y"), ("ves", "f"))
+
+
+def lacks_something(made: MadeImage) -> bool:
+    """Say whether the image maker reports that a part of what was asked for is not in the picture."""
+    return any("not drawn" in note or "could be drawn" in note for note in made.provenance.notes)

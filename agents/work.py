@@ -19,7 +19,9 @@ KEY = "plan.json"
 class WorkItem:
     """One study. `unit` is the subject's id, and the item's; `layer` and `name` are how a person would ask for it.
 
-    `task` names the question's class as "package.module:Class", built with `arguments` (plain JSON values).
+    `task` names the question's class as "package.module:Class", built with `arguments` (plain JSON values); ""
+    asks no agent. `survey` names measurements by a fixed design that come first, as "package.module:function",
+    called with `survey_arguments` (see `agents.survey`).
     """
 
     unit: str
@@ -28,6 +30,8 @@ class WorkItem:
     task: str = "agents.tasks.describe_unit:DescribeUnit"
     arguments: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
+    survey: str = ""
+    survey_arguments: dict[str, Any] = field(default_factory=dict)
 
 
 def build_task(item: WorkItem) -> Task:
@@ -36,12 +40,24 @@ def build_task(item: WorkItem) -> Task:
     Raises:
         UsageError: If it does not exist or does not take these arguments.
     """
-    module, _, name = item.task.partition(":")
     try:
-        task: Task = getattr(import_module(module), name)(**item.arguments)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        task: Task = named(item.task)(**item.arguments)
+    except (TypeError, ValueError) as error:
         raise UsageError(f"there is no task {item.task!r} with {item.arguments}: {error}") from error
     return task
+
+
+def named(text: str) -> Any:
+    """Return what "package.module:name" names.
+
+    Raises:
+        UsageError: If there is no such thing.
+    """
+    module, _, name = text.partition(":")
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(f"there is no {text!r}: {error}") from error
 
 
 def write_plan(store: Store, items: Sequence[WorkItem]) -> list[WorkItem]:

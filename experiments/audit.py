@@ -1,31 +1,44 @@
 """`maia audit`: in which contexts does a class lose or gain probability while its object is there? (MAIA 5.2)
 
-The figures come from a design that is fixed beforehand, the same for every class; an agent's free audit may be
-added, and what it says is checked against these figures.
+The figures come from a design that is fixed beforehand, the same for every class; an agent's free audit of the
+class follows, and what it says can be checked against these figures.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from actors.backend import Priority
 from actors.errors import MaiaError, UsageError
 from actors.generation.base import MadeImage
-from agents.manifest import check, claim
+from actors.vision.units import OUTPUT, Readout, class_index
+from agents import survey
+from agents.journal import slug
+from agents.manifest import claim
 from agents.statistics import benjamini_hochberg, detectable_difference, permutation_p
+from agents.stimuli import lacks_something
 from agents.store import Store
+from agents.work import WorkItem, read_plan, write_plan
 from experiments import config as configuration
+from experiments.campaign import Campaign
 from experiments.console import Console
 from experiments.describe import science
+from experiments.units import choose
 from tools.subject import Subject
 from tools.toolbox import Studio, seed_for
+
+if TYPE_CHECKING:
+    from experiments.workbench import Workbench
 
 CONTEXTS = {
     **{
@@ -43,6 +56,10 @@ CONTEXTS = {
     "size: small": "small {}",
 }  # fmt: skip
 """Name of a context and the wording of its prompt; `{}` is the class."""
+
+
+class UndrawableError(MaiaError):
+    """The image maker cannot show a class: other classes can be audited all the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,14 +112,19 @@ async def measure_class(
     """Return the probability of the class in every context, over images made for this alone.
 
     Raises:
-        UsageError: If a context has fewer than two images that could be made.
+        UndrawableError: If a context has fewer than two images that could be made.
     """
     prompts = [wording.format(class_name) for wording in CONTEXTS.values() for _ in range(per_context)]
     contexts = [context for context in CONTEXTS for _ in range(per_context)]
     order = random.Random(seed).sample(range(len(prompts)), len(prompts))
     seeds = [seed_for(seed, "audit", prompt, number) for number, prompt in enumerate(prompts)]
     made = await studio.generate([prompts[i] for i in order], [seeds[i] for i in order], agent=subject.id)
-    kept = [(contexts[i], each) for i, each in zip(order, made, strict=True) if isinstance(each, MadeImage)]
+    kept = [
+        (contexts[i], each)
+        for i, each in zip(order, made, strict=True)
+        # A picture without the class, or without its context, says nothing about the class in that context.
+        if isinstance(each, MadeImage) and not lacks_something(each)
+    ]
     responses = await subject.measure([each.image for _, each in kept], Priority.CONFIRMATION)
     values: dict[str, list[float]] = {context: [] for context in CONTEXTS}
     notes = dict.fromkeys(CONTEXTS, 0)
@@ -110,8 +132,11 @@ async def measure_class(
         values[context].append(response.activation)
         notes[context] += bool(each.provenance.notes)
     if short := [context for context, found in values.items() if len(found) < 2]:
-        reason = next((str(each) for each in made if isinstance(each, MaiaError)), "")
-        raise UsageError(f"no images of {class_name!r} could be made for {', '.join(short)}: {reason}")
+        told = [
+            str(each) if isinstance(each, MaiaError) else "; ".join(each.provenance.notes) for each in made
+        ]
+        reason = next((text for text in told if text), "")
+        raise UndrawableError(f"no images of {class_name!r} could be made for {', '.join(short)}: {reason}")
     return ClassAudit(class_name, values, notes)
 
 
@@ -143,76 +168,135 @@ def _interval(values: Sequence[float]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-async def audit(
-    console: Console,
-    config: Path | None,
-    profile_name: str | None,
-    model: str,
-    classes: Sequence[str],
-    *,
-    out: Path,
-    seed: int = 0,
-    per_context: int = 12,
+async def survey_class(
+    studio: Studio, subject: Subject, *, seed: int, class_name: str, per_context: int
 ) -> dict[str, Any]:
-    """Audit classes of a network, write `audit.json` into `out` and return what it holds.
+    """Return `measure_class` as plain JSON values: the survey of an audit's items."""
+    return asdict(await measure_class(studio, subject, class_name, per_context=per_context, seed=seed))
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What a command line asks for. Without `agents`, the fixed design is all that is measured."""
+
+    model: str
+    classes: str = "all"
+    seed: int = 0
+    per_context: int = 12
+    agents: bool = True
+    data: str | None = None
+    retry_failed: bool = False
+
+
+async def audit(
+    console: Console, config: Path | None, profile_name: str | None, asked: Audit, *, out: Path | None = None
+) -> dict[str, Any]:
+    """Audit classes of a network, write `audit.json` into the run directory and return what it holds.
+
+    Goes on with what an earlier run left. The result's `run` says how far it came.
 
     Raises:
-        UsageError: If the network has no such class, or images of it cannot be made.
+        UsageError: If the network has no such class, or another process works on the directory.
     """
-    from experiments.workbench import Workbench
-
     loaded = configuration.load(config)
     profile = loaded.profile(profile_name)
-    store = Store.open(out)
+    if asked.data is not None:
+        profile = profile.model_copy(update={"dataset": asked.data})
+    store = Store.open(out or Path("runs") / slug(f"audit {asked.model} {asked.classes}"))
     manifest = {
         "command": "audit",
-        "model": model,
-        "classes": list(classes),
-        "seed": seed,
-        "per_context": per_context,
+        "model": asked.model,
+        "asked": asked.classes,
+        "seed": asked.seed,
+        "per_context": asked.per_context,
+        "agents": asked.agents,
         "profile": profile_name or loaded.default_profile,
         "settings": science(profile),
     }
-    check(store, manifest)
-    audits = []
-    async with Workbench.open(profile, cache=loaded.cache, model=model, tell=console.say) as bench:
-        subjects = [await bench.subject("output", f"probability:{name}") for name in classes]
-        known = await bench.vision.class_names()
-        claim(store, manifest)
-        for name, subject in zip([_drawable(each, known) for each in classes], subjects, strict=True):
-            console.say(f"auditing {name}")
-            audits.append(
-                await measure_class(
-                    bench.laboratory.studio, subject, name, per_context=per_context, seed=seed
-                )
-            )
-        facts = bench.laboratory.facts
-    effects = judge(audits)
+    campaign = Campaign(console, loaded, profile, store, manifest, asked.retry_failed)
+    finished = await campaign.run(partial(_plan, console, store, manifest, asked))
+    surveys = {item.unit: survey.read(store, item.unit) for item in finished.plan}
+    records = finished.records()
+    audits = [ClassAudit(**found["found"]) for each in records if (found := surveys[each["unit"]])]
     result = {
         "experiment": "audit",
-        "facts": facts,
-        "seed": seed,
-        "effects": [asdict(effect) | {"biased": effect.biased} for effect in effects],
+        "facts": records[0]["facts"] if records else {},
+        "seed": asked.seed,
+        "effects": [asdict(effect) | {"biased": effect.biased} for effect in judge(audits)],
         "detectable": {each.class_name: each.detectable for each in audits},
         "values": {each.class_name: each.values for each in audits},
+        "answers": {
+            audited.class_name: record["description"]
+            for audited, record in zip(audits, records, strict=True)
+            if record["description"]
+        },
     }
-    (out / "audit.json").write_text(json.dumps(result, indent=1, ensure_ascii=False))
-    return result
+    (store.root / "audit.json").write_text(json.dumps(result, indent=1, ensure_ascii=False))
+    return result | {"run": finished.summary()}
 
 
-def _drawable(text: str, class_names: Sequence[str]) -> str:
+async def _plan(
+    console: Console, store: Store, manifest: dict[str, Any], asked: Audit, bench: Workbench
+) -> list[WorkItem]:
+    """Return one item a class; agents are shown exemplars, so one pass over the data set finds those of all."""
+    vision, readout = bench.vision, Readout(OUTPUT, "probability")
+    names = await vision.class_names()
+    size = next(layer.n_units for layer in await vision.layers() if layer.name == OUTPUT)
+    chosen = choose_classes(asked.classes, names, size, asked.seed)
+    drawn = {index: _drawable(index, names) for index in chosen}
+    await vision.check(readout.unit(chosen[0]))
+    ids = {index: f"{vision.name}/{readout.unit(index)}" for index in chosen}
+    claim(store, manifest | {"units": list(ids.values())})
+    if (plan := read_plan(store)) is not None:
+        return plan
+    if asked.agents:
+        console.say(f"searching the data set for the exemplars of {len(ids)} classes")
+        with console.progress("exemplars") as progress:
+            await vision.layer_exemplars(
+                [readout], bench.dataset, progress=lambda swept: progress(swept.done, swept.total)
+            )
+    items = [
+        WorkItem(
+            unit,
+            OUTPUT,
+            f"probability:{index}",
+            task="agents.tasks.bias:AuditClass" if asked.agents else "",
+            arguments={"class_name": drawn[index]} if asked.agents else {},
+            seed=asked.seed,
+            survey="experiments.audit:survey_class",
+            survey_arguments={"class_name": drawn[index], "per_context": asked.per_context},
+        )
+        for index, unit in ids.items()
+    ]
+    return write_plan(store, items)
+
+
+def choose_classes(text: str, names: Sequence[str], size: int, seed: int) -> list[int]:
+    """Return the classes that `text` names, in order: one class's whole name, or by commas what `choose` takes and names.
+
+    Raises:
+        UsageError: If there is no such class.
+    """
+    with contextlib.suppress(UsageError):
+        return [class_index(text, names)] if not text.strip().isdecimal() else choose(text, size, seed)
+    chosen: set[int] = set()
+    for part in text.split(","):
+        if re.fullmatch(r"\s*(all|sample:\d+|\d+|\d+-\d+)\s*", part):
+            chosen.update(choose(part, size, seed))
+        else:
+            chosen.add(class_index(part, names))
+    return sorted(chosen)
+
+
+def _drawable(index: int, names: Sequence[str]) -> str:
     """Return the first of a class's names, which image makers are asked for; ImageNet joins several by commas.
 
     Raises:
-        UsageError: If it was given by number and the network has no names.
+        UsageError: If the network does not name the class.
     """
-    if not text.strip().isdecimal():
-        return text.split(",")[0].strip()
-    if int(text) >= len(class_names):
-        raise UsageError(
-            f"class {text} has no name to draw it by.", "Name a class, or give the network class names."
-        )
-    return class_names[int(text)].split(",")[0].strip()
+    if index >= len(names):
+        raise UsageError(f"class {index} has no name to draw it by.", "Use a network that names its classes.")
+    return names[index].split(",")[0].strip()
 
 
 def table(result: dict[str, Any]) -> str:

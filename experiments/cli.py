@@ -135,10 +135,7 @@ def sweep(
     else:
         console.show(card(summary))
         console.show(f"results: {', '.join(summary['results'])}\nreport: {summary['report']}")
-    if summary["paused"]:
-        raise typer.Exit(130)
-    if summary["stopped"] or summary["failed"] or summary["state"] != "finished":
-        raise typer.Exit(1)
+    _end(summary)
 
 
 @app.command()
@@ -445,6 +442,47 @@ def report(run_directory: RunDirectory, json: Json = False) -> None:
 
 
 @app.command()
+def export(
+    run_directory: RunDirectory,
+    format: Annotated[
+        str, typer.Option("--format", "-f", help="jsonl, csv, parquet, neuronpedia or inspect.")
+    ] = "jsonl",
+    out: Annotated[Path | None, typer.Option(help="File to write [default: export.* in the run].")] = None,
+    images: Annotated[
+        bool, typer.Option(help="Put the pictures of transcripts into an inspect log.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Write a run's results for other programs."""
+    from experiments.export import export as write
+
+    console = Console(quiet=json)
+    written = write(run_directory, format, out, images=images)
+    if json:
+        console.result(written)
+    else:
+        console.show(f"{written['units']} units: {written['path']}", markup=False)
+
+
+@app.command()
+def diff(
+    first: Annotated[Path, typer.Argument(help="The --out folder of a run.")],
+    second: Annotated[Path, typer.Argument(help="Another run over the same units or layers.")],
+    json: Json = False,
+) -> None:
+    """Show which labels, verdicts and scores changed between two runs, models or checkpoints."""
+    from experiments.diff import diff as compare
+    from experiments.diff import table
+
+    console = Console(quiet=json)
+    found = compare(first, second)
+    if json:
+        console.result(found)
+    else:
+        console.show(table(found))
+
+
+@app.command()
 def view(
     run_directory: RunDirectory,
     port: Annotated[
@@ -547,28 +585,51 @@ def synthetic(
 @app.command()
 def audit(
     model: Model,
-    classes: Annotated[list[str], typer.Argument(help="Classes to audit, by name or number.")],
-    out: Annotated[Path, typer.Option(help="Run directory.")] = Path("runs/audit"),
-    seed: Annotated[int, typer.Option(min=0, help="Seed of all images.")] = 0,
+    classes: Annotated[
+        str, typer.Option(help="all, a class's name, 281-285, 3,17, sample:20, or several with commas.")
+    ] = "all",
+    out: Annotated[
+        Path | None, typer.Option(help="Run directory [default: runs/audit-<model>-<classes>].")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all images and studies.")] = 0,
     images: Annotated[int, typer.Option(min=2, help="Images of each class in each context.")] = 12,
+    figures_only: Annotated[
+        bool, typer.Option("--figures-only", help="Measure the fixed design alone, without agents.")
+    ] = False,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Images for exemplars: a folder, FILE.npy, hf:ID [default: the profile's]."),
+    ] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Audit failed classes again.")] = False,
     profile: ProfileName = None,
     json: Json = False,
     config: ConfigPath = None,
     verbose: Verbose = 0,
 ) -> None:
-    """Find the contexts in which classes lose or gain probability, and say what would have been found."""
+    """Find the contexts in which classes lose or gain probability; repeated on the same directory, it goes on."""
+    from experiments.audit import Audit, table
     from experiments.audit import audit as audit_classes
-    from experiments.audit import table
+    from experiments.status import card
 
     configure_logging(verbose)
-    console = Console(quiet=json)
-    result = run(
-        audit_classes(console, config, profile, model, classes, out=out, seed=seed, per_context=images)
-    )
+    console = Console()
+    asked = Audit(model, classes, seed, images, not figures_only, data, retry_failed)
+    result = run(audit_classes(console, config, profile, asked, out=out))
     if json:
         console.result(result)
     else:
-        console.show(table(result))
+        console.show(table(result), markup=False)
+        console.show(card(result["run"]))
+        console.show(f"results: {', '.join(result['run']['results'])}\nreport: {result['run']['report']}")
+    _end(result["run"])
+
+
+def _end(summary: dict[str, Any]) -> None:
+    """End with the exit code of a run of many items."""
+    if summary["paused"]:
+        raise typer.Exit(130)
+    if summary["stopped"] or summary["failed"] or summary["state"] != "finished":
+        raise typer.Exit(1)
 
 
 def main() -> None:

@@ -14,9 +14,8 @@ import numpy as np
 
 from actors.errors import MaiaError, UsageError
 from actors.generation.base import MadeImage
-from actors.images import Image
 from actors.vision.units import Readout, parse_unit
-from agents.stimuli import control_subjects, prompts_for
+from agents.stimuli import control_subjects, lacks_something, prompts_for
 from experiments import config as configuration
 from experiments.console import Console
 from tools.toolbox import seed_for
@@ -50,14 +49,17 @@ async def find_units(
         rng = random.Random(seed)
         controls = rng.sample(control_subjects([concept]), k=min(n_images, len(control_subjects([concept]))))
         console.say(f"making {n_images} images of {concept!r} and {len(controls)} of other things")
-        of_concept, problems = await _images(bench, prompts_for([concept] * n_images, rng), seed)
+        made, problems = await _images(bench, prompts_for([concept] * n_images, rng), seed)
+        # A picture without the concept would count against every unit that is selective for it.
+        of_concept = [each for each in made if not lacks_something(each)]
         others, more = await _images(bench, prompts_for(controls, rng), seed)
         problems |= more
         if min(len(of_concept), len(others)) < 4:
             told = "; ".join(sorted(problems)[:3])
             raise UsageError(f"too few images of {concept!r} could be made: {told}", "Reword it.")
         units = [readout.unit(index) for index in range(sizes[readout.layer])]
-        table = await bench.vision.activations(units, [*of_concept, *others], agent="find")
+        shown = [each.image for each in (*of_concept, *others)]
+        table = await bench.vision.activations(units, shown, agent="find")
         name = bench.vision.name
     rows = rank(table[:, : len(of_concept)], table[:, len(of_concept) :])
     return {
@@ -108,14 +110,13 @@ def _auroc(positive: np.ndarray, control: np.ndarray) -> np.ndarray:
     return area
 
 
-async def _images(bench: Any, prompts: list[str], seed: int) -> tuple[list[Image], set[str]]:
+async def _images(bench: Any, prompts: list[str], seed: int) -> tuple[list[MadeImage], set[str]]:
     """Return what could be made, and in words what could not or not as asked."""
     seeds = [seed_for(seed, "find", prompt, index) for index, prompt in enumerate(prompts)]
     made = await bench.laboratory.studio.generate(prompts, seeds, agent="find")
     problems = {str(each) for each in made if isinstance(each, MaiaError)}
     good = [each for each in made if isinstance(each, MadeImage)]
-    problems |= {note for each in good for note in each.provenance.notes}
-    return [each.image for each in good], problems
+    return good, problems | {note for each in good for note in each.provenance.notes}
 
 
 def table(found: dict[str, Any]) -> Any:

@@ -257,7 +257,7 @@ BACKGROUNDS: dict[str, Background] = dict(
         _make(_sunset, "sunset", "sunrise", "dusk", "dawn", "evening sky", "sunset sky"),
         _make(_bricks, "brick wall", "brickwork", "wall", "brick"),
         _make(_desert, "desert", "dunes", "dune", "sahara", "sand dunes", "sand dune"),
-        _make(_forest, "forest", "jungle", "woods", "woodland", "rainforest"),
+        _make(_forest, "forest", "jungle", "woods", "woodland", "rainforest", "forested", "wooded"),
         _make(_wood, "wood", "wooden table", "table", "wooden floor", "floor", "wooden surface", "desk", "planks",
               "tabletop", "wooden", "wood table", "wood surface", "hardwood floor", "kitchen table"),
         _make(_room, "room", "indoors", "indoor", "living room", "bedroom", "kitchen", "inside a house", "interior",

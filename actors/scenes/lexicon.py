@@ -97,10 +97,17 @@ _STOPS = ("and", "or", "with", "as well as", "plus", "also", "but", "then", "whi
 _SETTING = (
     "background",
     "backdrop",
+    "backgrounds",
     "scene",
+    "scenes",
     "setting",
+    "settings",
     "landscape",
+    "landscapes",
     "environment",
+    "environments",
+    "area",
+    "areas",
     "scenery",
     "surroundings",
 )

@@ -7,7 +7,15 @@ import pytest
 from actors.errors import UsageError
 from agents.tasks.bias import AuditClass
 from agents.tasks.selective import JudgeSelectivity
-from experiments.audit import CONTEXTS, ClassAudit, _drawable, judge, measure_class
+from experiments.audit import (
+    CONTEXTS,
+    ClassAudit,
+    UndrawableError,
+    _drawable,
+    choose_classes,
+    judge,
+    measure_class,
+)
 from tests.tools.fakes import FakeStudio, FakeSubject
 
 pytestmark = pytest.mark.anyio
@@ -57,7 +65,7 @@ async def test_every_context_is_shown_the_same_number_of_times_with_seeds_of_its
 
 
 async def test_a_class_that_cannot_be_drawn_is_told_and_not_called_unbiased():
-    with pytest.raises(UsageError, match="declined"):
+    with pytest.raises(UndrawableError, match="declined"):
         await audited(lambda shown: 0.5, "forbidden thing")
 
 
@@ -73,10 +81,34 @@ def test_the_answers_of_audit_and_selectivity_are_read_and_nothing_else_is():
     assert selective.read_answer("[LABEL]: perhaps") is None
 
 
-def test_a_class_given_by_number_is_drawn_by_its_first_name():
-    names = ["tench, Tinca tinca", "goldfish"]
-    assert [_drawable(each, names) for each in ("0", "1", "tench, Tinca tinca", "kayak")] == [
-        "tench", "goldfish", "tench", "kayak",
-    ]  # fmt: skip
+NAMES = ["tench, Tinca tinca", "goldfish", "T-shirt", "2-cell embryo", "crane", "crane"]
+
+
+@pytest.mark.parametrize(
+    ("text", "chosen"),
+    [
+        ("all", [0, 1, 2, 3, 4, 5]),
+        ("tench, Tinca tinca", [0]),
+        ("Tinca tinca,goldfish", [0, 1]),
+        ("T-shirt, 3-4", [2, 3, 4]),
+        ("5", [5]),
+        ("1,5", [1, 5]),
+    ],
+)
+def test_classes_are_chosen_by_name_number_and_range(text, chosen):
+    assert choose_classes(text, NAMES, 6, seed=0) == chosen
+
+
+@pytest.mark.parametrize(
+    ("text", "told"), [("goldfich", "goldfish"), ("crane", "numbers"), ("4-6", "0 to 5")]
+)
+def test_a_class_that_is_not_there_is_refused_with_what_is(text, told):
+    with pytest.raises(UsageError) as refusal:
+        choose_classes(text, NAMES, 6, seed=0)
+    assert told in f"{refusal.value.message} {refusal.value.fix}"
+
+
+def test_a_class_is_drawn_by_its_first_name():
+    assert [_drawable(index, NAMES) for index in (0, 1)] == ["tench", "goldfish"]
     with pytest.raises(UsageError, match="no name"):
-        _drawable("7", names)
+        _drawable(7, NAMES)

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
+from actors.generation.base import MadeImage
+from actors.images import Image, Provenance
+from actors.scenes.grammar import parse_prompt
+from agents.stimuli import lacks_something
 from experiments.find import rank
 
 
@@ -21,3 +26,19 @@ def test_a_selective_unit_is_found_and_chance_is_not() -> None:
 def test_units_without_any_response_are_no_better_than_chance() -> None:
     rows = rank(np.zeros((3, 10)), np.zeros((3, 8)))
     assert {row["auroc"] for row in rows} == {0.5}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "lacks"),
+    [
+        ("a photo of forested backgrounds", False),
+        ("a bird on a lawn", False),
+        ("a dog wearing a frobnicator", True),
+        ("a frobnicator", True),
+    ],
+)
+def test_a_picture_that_lacks_what_was_asked_for_is_no_picture_of_the_concept(prompt, lacks) -> None:
+    notes = parse_prompt(prompt).notes
+    image = Image.from_pixels(np.zeros((4, 4, 3), np.uint8))
+    made = MadeImage(image, Provenance("scenes", notes=tuple(notes)))
+    assert lacks_something(made) is lacks, notes

@@ -32,8 +32,9 @@ def maia(ray_cluster, endpoint, tmp_path_factory, monkeypatch, capsys):
     monkeypatch.setenv("MAIA_CACHE", str(folder / "cache"))
 
     def run(command: str, *arguments: str):
-        named = (f"python:{folder / 'tiny.py'}:build",) if command == "sweep" else ()
-        configured = ("--config", str(config)) if command == "sweep" else ()
+        works = command in ("sweep", "audit")
+        named = (f"python:{folder / 'tiny.py'}:build",) if works else ()
+        configured = ("--config", str(config)) if works else ()
         monkeypatch.setattr("sys.argv", ["maia", command, *named, *arguments, *configured, "--json"])
         code = 0
         try:
@@ -96,3 +97,32 @@ def test_status_and_cancel_of_no_run_are_refused(maia, tmp_path: Path) -> None:
         code, told = maia(command, str(tmp_path))
         assert code == 2
         assert "there is no run" in told
+
+
+def test_an_audit_goes_the_way_of_every_run_and_a_class_that_cannot_be_drawn_fails_alone(
+    maia, endpoint: FakeEndpoint, tmp_path: Path
+) -> None:
+    out = tmp_path / "audit"
+    asked = ("audit", "--images", "2", "--out", str(out))
+    code, result = maia(*asked, "--classes", "dog,kite")
+    assert code == 0, result
+    assert (result["run"]["done"], result["run"]["rounds"], result["run"]["state"]) == (2, 8, "finished")
+    assert set(result["values"]) == {"dog", "kite"}
+    assert {len(values) for each in result["values"].values() for values in each.values()} == {2}
+    assert all(text.startswith("none found, shown") for text in result["answers"].values())
+    assert json.loads((out / "audit.json").read_bytes())["effects"] == result["effects"]
+    assert maia("replay", str(out / "output:probability:1"))[1]["divergence"] == ""
+
+    n_asked = len(endpoint.seen)
+    assert maia(*asked, "--classes", "dog,kite")[1]["values"] == result["values"]
+    assert len(endpoint.seen) == n_asked, "a finished audit asks nothing"
+    assert maia(*asked, "--classes", "dog")[0] == 2
+
+    out = tmp_path / "figures"
+    code, result = maia("audit", "--images", "2", "--out", str(out), "--classes", "all", "--figures-only")
+    assert len(endpoint.seen) == n_asked, "figures need no agent"
+    assert (result["run"]["done"], result["run"]["failed"]) == (6, 1)
+    assert code == 1
+    (error,) = result["run"]["failures"].values()
+    assert error["type"] == "UndrawableError"
+    assert "frobnicator" in error["message"]

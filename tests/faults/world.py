@@ -31,9 +31,11 @@ from torch import nn
 
 def build():
     torch.manual_seed(0)
-    return nn.Sequential(
+    network = nn.Sequential(
         nn.Conv2d(3, 48, 5, stride=4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(48, 7)
     )
+    network.class_names = ["banana", "dog", "cat", "bicycle", "frobnicator", "kite", "tent"]
+    return network
 """
 
 _LOOK = """[HYPOTHESIS LIST]:
@@ -58,6 +60,8 @@ def script(seen: Seen) -> str:
     if seen.rounds < ROUNDS - 1:
         return _TRY
     digest = hashlib.sha256("".join(seen.texts[2:]).encode()).hexdigest()[:12]
+    if "[BIAS]" in seen.texts[1]:
+        return f"[BIAS]: none found, shown {digest}"
     return f"[DESCRIPTION]: what was shown.\n[LABEL]: shown {digest}"
 
 

@@ -1,0 +1,95 @@
+"""Measurements of one unit by a design that was fixed beforehand: nobody who hopes for a result chooses the images.
+
+A survey is `async (studio, subject, *, seed, **arguments) -> plain JSON values`. It is taken whole or not at
+all; taken again after a crash, its images come from the generator's cache.
+
+    units/<unit>/survey.json   what was found, and how many images were made for it
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+from agents.budget import Account, Cost, MeteredStudio
+from agents.journal import slug
+from agents.store import Store
+from agents.work import WorkItem, named
+from tools.subject import Subject
+from tools.toolbox import Studio
+
+MEASURED = "measured"
+"""The status of a result that no agent was asked for."""
+
+
+async def take(
+    studio: Studio, subject: Subject, item: WorkItem, store: Store, account: Account
+) -> dict[str, Any]:
+    """Return the record of an item's survey, from the store if it is there already.
+
+    Raises:
+        MaiaError: If it could not be taken; nothing of it is kept.
+    """
+    if (record := await asyncio.to_thread(read, store, item.unit)) is not None:
+        return record
+    counter = _Counter(account)
+    found = await named(item.survey)(
+        MeteredStudio(studio, counter), subject, seed=item.seed, **item.survey_arguments
+    )
+    data = json.dumps({"images": counter.images, "found": found}, sort_keys=True, ensure_ascii=False)
+    await asyncio.to_thread(store.put, _key(item.unit), data.encode())
+    # The first that was written counts: two batches of one network may differ in the last digit.
+    first = await asyncio.to_thread(read, store, item.unit)
+    assert first is not None
+    return first
+
+
+def read(store: Store, unit: str) -> dict[str, Any] | None:
+    """Return a unit's survey, None if it was not taken yet."""
+    data = store.get(_key(unit))
+    return None if data is None else dict(json.loads(data))
+
+
+def result(item: WorkItem, record: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
+    """Return the result of an item that asks for a survey alone."""
+    return {
+        "unit": item.unit,
+        "task": "survey",
+        "status": MEASURED,
+        "label": None,
+        "labels": [],
+        "description": None,
+        "fields": {},
+        "confirmed": None,
+        "evidence": None,
+        "rounds": 0,
+        "images_made": record["images"],
+        "exemplars": [],
+        "usage": {},
+        "in_doubt": [],
+        "seed": item.seed,
+        "facts": facts,
+    }
+
+
+def _key(unit: str) -> str:
+    return f"units/{slug(unit)}/survey.json"
+
+
+class _Counter:
+    """An account that counts the images on their way."""
+
+    def __init__(self, account: Account) -> None:
+        self._account = account
+        self.images = 0
+
+    async def reserve(self, cost: Cost) -> None:
+        await self._account.reserve(cost)
+
+    async def settle(self, reserved: Cost, spent: Cost) -> str:
+        self.images += spent.images
+        return await self._account.settle(reserved, spent)
+
+    async def near(self) -> str:
+        return await self._account.near()

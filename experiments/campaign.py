@@ -1,0 +1,224 @@
+"""What every run of many items is: one directory, one owner, hosts, a live line, and an end that can be resumed.
+
+A command brings its manifest and a way to plan; what is done with an item, `agents.host` knows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from actors.errors import MaiaError
+from agents.budget import Ledger, spent_so_far
+from agents.host import HostHandle, LocalHost
+from agents.journal import slug
+from agents.lease import Lease, worked_s
+from agents.manifest import KEY as MANIFEST
+from agents.manifest import check
+from agents.orchestrator import Orchestrator, Outcome, failures
+from agents.store import Store
+from agents.work import WorkItem, read_plan
+from experiments.config import Configuration, Profile
+from experiments.console import Console
+from experiments.live import Live
+from experiments.metrics import RunMetrics
+from experiments.results import write_results
+from tools.subject import Subject
+
+if TYPE_CHECKING:
+    from experiments.workbench import Workbench
+
+Planner = Callable[["Workbench"], Awaitable[list[WorkItem]]]
+"""Returns the items of a run: from its directory if it has a plan, else made, claimed and written."""
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """One run of many items in one directory."""
+
+    console: Console
+    loaded: Configuration
+    profile: Profile
+    store: Store
+    manifest: dict[str, Any]
+    """What the run is about. `units`, known only once the network is, are added by the planner."""
+    retry_failed: bool = False
+
+    async def run(self, planner: Planner) -> Finished:
+        """Bring every item of the plan to an end, or stop in a state that can be resumed.
+
+        Raises:
+            UsageError: If the directory belongs to another configuration, or another process works on it.
+        """
+        store = self.store
+        check(store, self.manifest | _units_of(store))
+        async with await Lease.take(store, tell=self.console.say) as lease:
+            plan = read_plan(store)
+            if plan is None or self._open(plan):
+                outcome = await self._work(planner, lease)
+            else:
+                self.console.say(f"{store.root} holds all results already")
+                outcome = Outcome()
+            plan = read_plan(store) or []
+            paths = await asyncio.to_thread(write_results, store.root, plan)
+        return Finished(store, plan, outcome, paths)
+
+    async def _work(self, planner: Planner, lease: Lease) -> Outcome:
+        from experiments.workbench import Workbench
+
+        console, store, profile = self.console, self.store, self.profile
+        model = self.manifest["model"]
+        async with Workbench.open(profile, cache=self.loaded.cache, model=model, tell=console.say) as bench:
+            plan = await planner(bench)
+            todo = self._open(plan)
+            finished = [record for item in plan if (record := result_of(store, item)) is not None]
+            live = Live(len(plan), finished)
+            live.failed = len(plan) - len(todo) - len(finished)
+            metrics = RunMetrics(store.root.name)
+
+            async def observe() -> None:
+                metrics.run(live.values())
+                for role, pool in bench.pools.items():
+                    with contextlib.suppress(MaiaError):  # a replica that dies is the pool's to mend
+                        metrics.pool(role, await pool.replica_statistics())
+
+            async with self._hosts(bench) as hosts:
+                orchestrator = Orchestrator(
+                    store, hosts, agents_per_host=profile.sweep.agents, on_event=live.event
+                )
+                at_once = min(len(todo), profile.sweep.agents * len(hosts))
+                console.say(f"studying {len(todo)} units, {at_once} at a time")
+                async with _stoppable(console, orchestrator, lease), live.shown(console, hosts, observe):
+                    outcome = await orchestrator.run(todo)
+                await live.look(hosts)
+            console.say(live.text())
+        if outcome.stopped is not None:
+            console.fail(outcome.stopped)
+        return outcome
+
+    @asynccontextmanager
+    async def _hosts(self, bench: Workbench) -> AsyncIterator[list[HostHandle]]:
+        """Yield the hosts that the profile asks for, with the run's account behind them."""
+        settings = self.profile.sweep
+        if settings.hosts == 0:
+
+            async def subject_of(item: WorkItem) -> Subject:
+                return await bench.subject(item.layer, item.name)
+
+            before = await asyncio.to_thread(spent_so_far, self.store)
+            purse = Ledger(settings.budget, before, elapsed_s=lambda: worked_s(self.store))
+            yield [
+                LocalHost(
+                    bench.laboratory,
+                    self.store,
+                    subject_of,
+                    account=purse,
+                    unit_budget=settings.unit_budget,
+                )
+            ]
+            return
+        from experiments.hosts import HostPlan, RayHost, ledger
+
+        model, run = self.manifest["model"], self.store.root.resolve()
+        plan = HostPlan(self.profile, self.loaded.cache, model, bench.addresses, run)
+        with ledger(self.profile, plan.run) as account:
+            hosts: list[HostHandle] = [RayHost(plan, account, settings.agents) for _ in range(settings.hosts)]
+            try:
+                yield hosts
+            finally:
+                await asyncio.gather(*(host.stop() for host in hosts))
+
+    def _open(self, plan: Sequence[WorkItem]) -> list[WorkItem]:
+        """Return the items that have come to no end."""
+        return [
+            item
+            for item in plan
+            if not self.store.has(f"units/{slug(item.unit)}/done.json")
+            and (self.retry_failed or not failures(self.store, item.unit))
+        ]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run as it was left."""
+
+    store: Store
+    plan: Sequence[WorkItem]
+    outcome: Outcome
+    results: Sequence[Path] = field(default_factory=tuple)
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return the results that there are, in the order of the plan."""
+        found = (result_of(self.store, item) for item in self.plan)
+        return [record for record in found if record is not None]
+
+    def summary(self) -> dict[str, Any]:
+        """Return how the run stands as plain values, and write its report."""
+        from experiments.report import write_site
+        from experiments.status import status
+
+        run = self.store.root
+        found = status(run)
+        stopped = self.outcome.stopped
+        return {
+            **{key: value for key, value in found.items() if key not in ("owner", "state")},
+            "state": "finished" if not found["waiting"] + found["begun"] else "interrupted",
+            "stopped": None
+            if stopped is None
+            else {"type": type(stopped).__name__, "message": stopped.message, "fix": stopped.fix},
+            "paused": self.outcome.paused,
+            "results": [str(path) for path in self.results],
+            "report": str(write_site(run)),
+        }
+
+
+def result_of(store: Store, item: WorkItem) -> dict[str, Any] | None:
+    """Return an item's result, None if it has none yet."""
+    data = store.get(f"units/{slug(item.unit)}/done.json")
+    if data is None:
+        return None
+    record: dict[str, Any] = json.loads(data)
+    return record
+
+
+@asynccontextmanager
+async def _stoppable(console: Console, orchestrator: Orchestrator, lease: Lease) -> AsyncIterator[None]:
+    """End gracefully on a first Ctrl-C, on `maia cancel`, and when another process has taken over."""
+    loop = asyncio.get_running_loop()
+    tasks: set[asyncio.Task[None]] = set()
+
+    def pause(reason: str) -> None:
+        console.say(f"{reason}: agents finish their round (Ctrl-C again stops at once)")
+        task = asyncio.create_task(orchestrator.pause())
+        tasks.add(task)
+        loop.remove_signal_handler(signal.SIGINT)
+
+    async def watch() -> None:
+        while not await asyncio.to_thread(lease.cancelled):
+            await asyncio.to_thread(lease.check)
+            await asyncio.sleep(1)
+        pause("cancelled")
+
+    loop.add_signal_handler(signal.SIGINT, pause, "interrupted")
+    watching = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
+        watching.cancel()
+        await asyncio.wait([watching, *tasks])
+    if not watching.cancelled() and (error := watching.exception()) is not None:
+        raise error
+
+
+def _units_of(store: Store) -> dict[str, Any]:
+    data = store.get(MANIFEST)
+    present = json.loads(data) if data is not None else {}
+    return {"units": present["units"]} if "units" in present else {}
