@@ -104,7 +104,7 @@ class Critic:
         The verdict's labels are the simplest that the numbers cannot reject.
         """
         if is_abstention(answer):
-            return Verdict(True, "", {"kind": "abstention"})
+            return Verdict(True, "", {"kind": "abstention", **await self._inspected(attempt)})
         verdict, trials = await self._confirm(answer, attempt)
         borne_out = _borne_out(answer, trials)
         if 0 < len(borne_out) < len(answer.labels):
@@ -213,6 +213,39 @@ class Critic:
         seen = [replace(trial, shows=shows) for (trial, _), shows in zip(asked, found, strict=True)]
         split = len(trials.positives)
         trials.positives, trials.controls = seen[:split], seen[split:]
+
+    async def _inspected(self, attempt: int) -> dict[str, Any]:
+        """Return what a blind observer finds in images of everyday things: where nothing explains a unit, a broken tool might.
+
+        `seen`: how many of `n` images show what was asked; `false`: how many are said to show another thing.
+        """
+        n = self._settings.probe
+        if self._sceptic is None or n < 2:
+            return {}
+        things = random.Random(seed_for(self._seed, "inspect", attempt)).sample(control_subjects(()), n)
+        seeds = [seed_for(self._seed, "reserved", "inspect", thing, attempt) for thing in things]
+        made = await self._studio.generate(things, seeds, agent=self._subject.id)
+        images = [
+            (each.image, thing)
+            for each, thing in zip(made, things, strict=True)
+            if isinstance(each, MadeImage)
+        ]
+        if len(images) < 2:
+            return {}
+        others = [images[(place + 1) % len(images)][1] for place in range(len(images))]
+        asked = images + [(image, other) for (image, _), other in zip(images, others, strict=True)]
+        self.images.update((image.id, image) for image, _ in images)
+        found = await self._sceptic.shows(asked)
+        told = [
+            pair for pair in zip(found[: len(images)], found[len(images) :], strict=True) if None not in pair
+        ]
+        return {
+            "inspected": {
+                "n": len(told),
+                "seen": sum(a is True for a, _ in told),
+                "false": sum(b is True for _, b in told),
+            }
+        }
 
     async def _retest(self, trials: Trials, attempt: int) -> list[tuple[float, float]]:
         """Return (activation, activation of another image of the same prompt): how far a prompt decides it."""

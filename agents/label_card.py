@@ -125,6 +125,8 @@ def _warnings(evidence: Mapping[str, Any]) -> list[str]:
     positives = [t for t in evidence.get("positives", ()) if t.get("shows") is not None]
     controls = [t for t in evidence.get("controls", ()) if t.get("shows") is not None]
     warnings = []
+    if inspected := evidence.get("inspected"):
+        warnings += _inspection(**inspected)
     noted = sum(bool(t.get("notes")) for t in evidence.get("positives", ()))
     if noted:
         warnings.append(f"image maker: it reports that it could not draw all of {noted} images of the label")
@@ -145,3 +147,13 @@ def _warnings(evidence: Mapping[str, Any]) -> list[str]:
     else:
         warnings.append(f"image maker or observer: {told}")
     return warnings
+
+
+def _inspection(n: int, seen: int, false: int) -> list[str]:
+    """Name the tool where no label is there to ask the unit: an observer of blank images sees nothing, and invents nothing."""
+    told = f"of {n} images of everyday things the observer finds the thing in {seen}, and another in {false}"
+    if n < 4:
+        return []
+    if false > (1 - _LEAST_COMPLIANCE) * n:
+        return [f"observer: {told}"]
+    return [f"image maker: {told}"] if seen < _LEAST_COMPLIANCE * n else []

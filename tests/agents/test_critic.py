@@ -99,6 +99,12 @@ async def test_an_abstention_needs_no_test():
     assert studio.made == []
 
 
+async def test_an_abstention_has_the_tools_looked_at():
+    verdict = await doubted(lambda shown: 0.0).examine(answer("not interpretable"), 1)
+    assert verdict.accepted
+    assert verdict.evidence["inspected"] == {"n": 10, "seen": 10, "false": 0}
+
+
 def test_controls_share_no_word_with_the_label():
     things = control_subjects(["red cars and buses", "the dog"])
     assert len(things) > 50

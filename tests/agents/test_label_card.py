@@ -109,3 +109,17 @@ def test_an_observer_that_lies_is_named():
 def test_honest_tools_are_not_called_into_question():
     positives = [trial(3.0, "dog", shows=i > 0) for i in range(10)]
     assert label_card(record(positives=positives, controls=[trial(0.2, shows=False)] * 10))["warnings"] == []
+
+
+@pytest.mark.parametrize(
+    ("inspected", "named"),
+    [
+        ({"n": 10, "seen": 9, "false": 0}, []),
+        ({"n": 10, "seen": 5, "false": 0}, ["image maker"]),
+        ({"n": 10, "seen": 1, "false": 9}, ["observer"]),
+        ({"n": 2, "seen": 0, "false": 0}, []),
+    ],
+)
+def test_an_abstention_names_the_tool_that_may_be_to_blame(inspected, named):
+    given = record(("not interpretable",), kind="abstention", positives=[], controls=[], inspected=inspected)
+    assert [warning.split(":")[0] for warning in label_card(given)["warnings"]] == named

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from actors.endpoint.faults import EndpointStopError
-from actors.errors import BackendError, MaiaError
+from actors.errors import BackendError, MaiaError, UsageError
 from agents.faults import HostLostError
 from agents.host import HostCounts
 from agents.interpreter import StudyPausedError
-from agents.journal import slug
+from agents.journal import OvertakenError, slug
 from agents.orchestrator import ATTEMPTS, Event, Orchestrator, failures
 from agents.store import Store, StoreError
 from agents.work import WorkItem
@@ -101,6 +101,51 @@ async def test_an_item_that_loses_every_host_is_convicted(tmp_path: Path) -> Non
     assert len(outcome.done) == 2
     assert outcome.failed["net/layer:1"]["error"]["type"] == "HostLostError"
     assert host.tries["net/layer:1"] == ATTEMPTS
+
+
+async def test_an_item_that_comes_on_between_losses_is_never_convicted(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+
+    def fate(item: WorkItem, tries: int) -> MaiaError | None:
+        store.put(f"units/{slug(item.unit)}/rounds/{tries:04d}.json", b"{}")
+        return HostLostError("gone.") if tries < 3 * ATTEMPTS else None
+
+    outcome = await Orchestrator(store, [FakeHost(fate)], agents_per_host=1).run(items(1))
+    assert len(outcome.done) == 1
+
+
+async def test_an_item_that_another_writer_overtook_goes_on_from_there(tmp_path: Path) -> None:
+    host = FakeHost(lambda item, tries: OvertakenError("first.") if tries == 1 else None)
+    outcome = await Orchestrator(Store(tmp_path), [host], agents_per_host=2).run(items(3))
+    assert len(outcome.done) == 3
+
+
+class BrokenHost(FakeHost):
+    """Is lost, and cannot be brought back."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda item, tries: HostLostError("gone."))
+
+    async def ready(self) -> None:
+        raise UsageError("the models are gone.")
+
+    async def pause(self) -> None:
+        raise UsageError("the models are gone.")
+
+
+async def test_a_host_that_cannot_work_again_leaves_its_items_to_the_others(tmp_path: Path) -> None:
+    outcome = await Orchestrator(Store(tmp_path), [BrokenHost(), FakeHost()], agents_per_host=1).run(items(5))
+    assert len(outcome.done) == 5
+    assert outcome.stopped is None
+
+
+async def test_without_any_host_left_the_run_stops_and_says_why(tmp_path: Path) -> None:
+    outcome = await Orchestrator(Store(tmp_path), [BrokenHost(), BrokenHost()], agents_per_host=2).run(
+        items(9)
+    )
+    assert "the models are gone" in str(outcome.stopped)
+    assert len(outcome.unfinished) == 9
+    assert not outcome.failed
 
 
 @pytest.mark.parametrize("error", [EndpointStopError("no quota.", "Add credit."), StoreError("disk full.")])

@@ -26,6 +26,8 @@ _LEVEL = 0.001
 _LEFT = 0.25
 """Part of the effect that may be left where an exception holds."""
 _EXCEPTION_LEVEL = 1e-4
+_OPEN = 5.0
+"""Nats of measured gain from which a condition, an exception or an addition is worth a test of its own."""
 _ALONE = 0.5
 """Part of the best concept's effect that another must have by itself to be named beside it."""
 
@@ -45,6 +47,8 @@ class Standing:
     n_off: int
     p_foretold: float | None
     """One-sided p-value that what the formula foretold, while it led, was chance; None before the second round."""
+    refinements: list[Merit]
+    """Formulas that add to the leading one, fit better so far, and rest on too few images."""
 
     @property
     def lead(self) -> Formula:
@@ -129,9 +133,10 @@ class Appraisal:
         return exemplars + [row.activation for row in self.reading.rows]
 
     def flat(self) -> bool:
-        """Say whether nothing shown so far made a difference."""
+        """Say whether nothing shown so far made a difference. Exemplars alone may all be as strong as can be."""
         values = self.activations()
-        return bool(values) and max(values) - min(values) <= 1e-9 and len(values) > 1
+        told = bool(self.reading.rows) or not any(values)
+        return told and len(values) > 1 and max(values) - min(values) <= 1e-9
 
     def standing(self, final: bool = False) -> Standing | None:
         rows = self.reading.rows
@@ -177,6 +182,13 @@ class Appraisal:
             len(on),
             len(off),
             _surprise(forecasts, lead),
+            [
+                merit
+                for merit in merits[1:]
+                if set(lead.terms) < set(merit.formula.terms)
+                and merit.measured > merits[0].measured + _OPEN
+                and not evidence.tested(merit.formula)
+            ],
         )
 
     def _forecasts(self) -> list[Forecast]:

@@ -16,6 +16,7 @@ from actors.chat.builtin.appraisal import CROWDED, Appraisal, Standing
 from actors.chat.builtin.conclusion import conclude
 from actors.chat.builtin.design import Designer
 from actors.chat.builtin.edits import causal_changes
+from actors.chat.builtin.formulas import Merit
 from actors.chat.builtin.programs import exemplar_program, reply, trial_program
 from actors.chat.builtin.reading import Row
 from actors.chat.builtin.words import Words, with_article
@@ -27,6 +28,8 @@ HOPELESS_ROUNDS = 5
 """Rounds after which a study ends if its best guess still foretells nothing."""
 CHANGES = 6
 SURVEY = 44
+REFINING_ROUNDS = 7
+"""Measured rounds after which no further addition to a formula that stands is looked into."""
 _UNTRIED_SHARE = 0.05
 """Share of the vocabulary that may stay unseen when the search for further concepts ends."""
 
@@ -69,6 +72,8 @@ class UnitStudy:
         changed = any(row.before is not None for row in reading.rows)
         if not (standing.settled and changed and since_rejection):
             return self._experiment(standing)
+        if standing.refinements and len(rounds) < REFINING_ROUNDS:
+            return self._experiment(standing, [standing.merits[0], *standing.refinements])
         suspects = self._appraisal.suspects(standing)
         if suspects:
             return self._single_out(suspects)
@@ -123,7 +128,8 @@ class UnitStudy:
         )
         return reply(thoughts, hypotheses, trial_program("Which part was it?", stimuli, self._words))
 
-    def _experiment(self, standing: Standing) -> str:
+    def _experiment(self, standing: Standing, between: Sequence[Merit] = ()) -> str:
+        """Tell apart the formulas `between`; all that are in question if none are given."""
         rounds = len(self._reading.measured_rounds)
         count = FIRST_BATCH if rounds == 0 else BATCH
         if self._reading.failures_in_a_row:
@@ -132,8 +138,9 @@ class UnitStudy:
         if rounds >= 1 and self._reading.failures_in_a_row < 2:
             changes = causal_changes(standing.lead, self._words, self._rng, CHANGES)
             count -= len(changes)
-        stimuli = self._designer.telling(standing.merits, count, repeats=count // 4, controls=count // 5)
-        hypotheses = [claim(merit.formula, self._words) for merit in standing.merits[:5]]
+        merits = between or standing.merits
+        stimuli = self._designer.telling(merits, count, repeats=count // 4, controls=count // 5)
+        hypotheses = [claim(merit.formula, self._words) for merit in merits[:5]]
         hypotheses.append("the unit is driven by nothing that words can name")
         purpose = "Images on which the hypotheses disagree, repeats in new contexts, and controls."
         return reply(self._observations(), hypotheses, trial_program(purpose, stimuli, self._words, changes))

@@ -2,7 +2,7 @@
 
 A formula says which images drive a unit: those that show a term, one of several (or), all of two (and), or
 one without another (without). Its merit is the gain in log-likelihood of a two-level model of the activations
-(formula true or not, Gaussian noise) over a constant, plus the tempered surprise that so many
+(formula true or not) over a constant, plus the tempered surprise that so many
 exemplars satisfy it, minus a price for each term. Everything is in nats.
 """
 
@@ -55,6 +55,8 @@ class Merit:
 
 _NOISE_FLOOR = 0.05
 """Smallest noise believed in, as a share of the activations' range: no fit is perfect for sure."""
+_LEAST_RATE = 0.02
+"""Smallest rate of misses and of false alarms believed in."""
 _EXEMPLAR_WEIGHT = 0.25
 """Exemplars share the biases of their data set, so their log-odds count for less than an experiment's."""
 _TERM_PRICE = 6.0
@@ -201,22 +203,63 @@ def _implied(first: Term, second: Term, words: Words) -> bool:
 
 
 def _two_level_gain(truth: np.ndarray, activations: np.ndarray) -> np.ndarray:
-    """Return the gain in log-likelihood (f,) of regressing (n,) activations on each row of (f, n) truth.
+    """Return the gain in log-likelihood (f,) that (n,) activations have from each row of (f, n) truth.
 
+    The activations are a high and a low group. Truth may foretell the group (two rates, so that a miss is a rare event
+    and costs the same however clear the groups are), and the place within a group (a line with Gaussian noise).
     Negative where the images of the formula are the weaker ones: a formula names what drives the unit.
     """
     n = len(activations)
     if n < 3 or np.ptp(activations) == 0:
         return np.zeros(len(truth))
+    high = activations > _parting(activations)
+    gain = _rate_gain(truth, high)
+    floor = (_NOISE_FLOOR * float(np.ptp(activations))) ** 2
+    for group in (high, ~high):
+        gain = gain + _line_gain(truth[:, group], activations[group], floor)
+    covariance = truth @ (activations - activations.mean())
+    return np.where(covariance > 0, gain, -gain)
+
+
+def _parting(activations: np.ndarray) -> float:
+    """Return the value that parts activations into the two groups with the least spread within (Otsu's method)."""
+    ordered = np.sort(activations)
+    n = len(ordered)
+    below = np.arange(1, n)
+    sums = np.cumsum(ordered)[:-1]
+    between = (sums / below - (ordered.sum() - sums) / (n - below)) ** 2 * below * (n - below)
+    between[ordered[1:] == ordered[:-1]] = -1.0
+    place = int(between.argmax())
+    return float(ordered[place] + ordered[place + 1]) / 2
+
+
+def _rate_gain(truth: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Return the gain (f,) of two rates of high activations, where the formula holds and where not, over one rate."""
+    n_on, total = truth.sum(axis=1), float(high.sum())
+    high_on = truth @ high
+
+    def likelihood(successes: np.ndarray, trials: np.ndarray) -> np.ndarray:
+        rate = np.divide(successes, trials, out=np.full_like(successes, 0.5), where=trials > 1e-9)
+        rate = np.clip(rate, _LEAST_RATE, 1 - _LEAST_RATE)
+        told: np.ndarray = successes * np.log(rate) + (trials - successes) * np.log(1 - rate)
+        return told
+
+    n = len(high)
+    one = likelihood(np.array([total]), np.array([float(n)]))
+    return np.maximum(likelihood(high_on, n_on) + likelihood(total - high_on, n - n_on) - one, 0.0)
+
+
+def _line_gain(truth: np.ndarray, activations: np.ndarray, floor: float) -> np.ndarray:
+    """Return the gain (f,) of regressing (n,) activations on each row of (f, n) truth; `floor`: least variance."""
+    n = len(activations)
     centred = activations - activations.mean()
     total = float(centred @ centred)
     spread = truth - truth.mean(axis=1, keepdims=True)
     variance = (spread**2).sum(axis=1)
-    covariance = spread @ centred
+    covariance = np.maximum(spread @ centred, 0.0)
     explained = np.divide(covariance**2, variance, out=np.zeros(len(truth)), where=variance > 1e-9)
-    floor = n * (_NOISE_FLOOR * float(np.ptp(activations))) ** 2
-    gain = 0.5 * n * np.log((total + floor) / (np.maximum(total - explained, 0) + floor))
-    return np.where(covariance > 0, gain, -gain)
+    gain: np.ndarray = 0.5 * n * np.log((total + n * floor) / (np.maximum(total - explained, 0) + n * floor))
+    return gain
 
 
 def _binomial_gain(successes: np.ndarray, trials: int, base: np.ndarray) -> np.ndarray:

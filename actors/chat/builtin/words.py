@@ -10,14 +10,13 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Kind = Literal["concept", "category", "colour", "tone", "background"]
 """A colour is that of a thing; a tone is a colour anywhere in the image, the background included."""
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Term:
+class Term(NamedTuple):
     """One thing that an image can show: a concept, a kind of concept, a colour, or a background."""
 
     kind: Kind
