@@ -26,7 +26,7 @@ def write_results(run: Path, items: Sequence[WorkItem]) -> list[Path]:
     lines = "".join(json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n" for row in rows)
     paths = [run / "results.jsonl"]
     _replace(paths[0], lines.encode())
-    if (table := _parquet(rows)) is not None:
+    if (table := as_parquet(rows)) is not None:
         paths.append(run / "results.parquet")
         _replace(paths[1], table)
     return paths
@@ -58,7 +58,7 @@ def result(store: Store, item: WorkItem) -> dict[str, Any] | None:
     }
 
 
-def _parquet(rows: Sequence[dict[str, Any]]) -> bytes | None:
+def as_parquet(rows: Sequence[dict[str, Any]]) -> bytes | None:
     """Return the rows as Parquet: numbers and texts as columns, everything nested as JSON; None without pyarrow."""
     if not rows:
         return None

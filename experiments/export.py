@@ -1,0 +1,303 @@
+"""`maia export`: a run's results in the formats that other programs read.
+
+Made from the run directory alone; nothing is changed there. `neuronpedia` follows the fields of Neuronpedia's
+features and explanations as far as they mean something for images; `inspect` is a log that Inspect's viewer opens.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from actors.errors import MissingDependencyError, UsageError
+from actors.images import data_url, encode_jpeg
+from agents.journal import Journal
+from agents.label_card import label_card
+from agents.store import Store
+from agents.tasks.describe_unit import DescribeUnit
+from agents.work import WorkItem, build_task, read_plan
+from experiments.report.records import UnitName
+from experiments.results import as_parquet, result
+from tools.sandbox import api_page
+
+Format = Literal["jsonl", "csv", "parquet", "neuronpedia", "inspect"]
+ENDINGS: dict[str, str] = {
+    "jsonl": "jsonl",
+    "csv": "csv",
+    "parquet": "parquet",
+    "neuronpedia": "neuronpedia.jsonl",
+    "inspect": "inspect.json",
+}
+_IMAGE_SIDE = 224
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as it is exported: its folder, what it was about, and its finished and failed units."""
+
+    store: Store
+    manifest: dict[str, Any]
+    items: list[WorkItem]
+
+    @classmethod
+    def open(cls, folder: Path) -> Run:
+        """Raises: UsageError: If there is no run in the folder, or nothing in it has come to an end."""
+        path = folder / "manifest.json"
+        if not path.is_file():
+            raise UsageError(f"there is no run in {folder}.", "Name the --out folder of a run.")
+        store = Store(folder)
+        items = read_plan(store) or list(_recorded(store))
+        run = cls(store, json.loads(path.read_bytes()), items)
+        if not any(True for _ in run.rows()):
+            raise UsageError(f"no unit of {folder} has a result yet.", "Export it later.")
+        return run
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield the row of each unit that has come to an end, as in `results.jsonl`."""
+        for item in self.items:
+            if (row := result(self.store, item)) is not None:
+                yield row
+
+    def records(self) -> Iterator[tuple[WorkItem, dict[str, Any]]]:
+        """Yield the whole record of each unit with a result."""
+        for item in self.items:
+            if (record := Journal(self.store, item.unit).done()) is not None:
+                yield item, record
+
+
+def _recorded(store: Store) -> Iterator[WorkItem]:
+    """Yield the units of a run without a plan, such as one of `maia describe`: those on record."""
+    for key in store.keys("units"):
+        if key.endswith("/done.json"):
+            record = json.loads(store.get(key) or b"{}")
+            name = UnitName.parse(record["unit"])
+            index = "" if name.index is None else str(name.index)
+            yield WorkItem(record["unit"], name.layer, index, seed=record.get("seed", 0))
+
+
+def export(folder: Path, wanted: str, out: Path | None = None, *, images: bool = False) -> dict[str, Any]:
+    """Write a run in one format and return where and how much.
+
+    `images` puts the pictures of transcripts into an `inspect` log; otherwise their files are named.
+
+    Raises:
+        UsageError: If there is no such run or format, or nothing to export.
+        MissingDependencyError: If the format needs a package that is not installed.
+    """
+    writers: dict[str, Callable[[Run], bytes]] = {
+        "jsonl": _jsonl,
+        "csv": _csv,
+        "parquet": _parquet,
+        "neuronpedia": _neuronpedia,
+        "inspect": lambda run: _inspect(run, images),
+    }
+    if wanted not in writers:
+        raise UsageError(f"there is no format {wanted!r}.", f"Formats: {', '.join(writers)}.")
+    run = Run.open(folder)
+    data = writers[wanted](run)
+    path = out or folder / f"export.{ENDINGS[wanted]}"
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written ({error.strerror}).", "Choose another --out.") from error
+    units = sum(1 for _ in run.rows())
+    return {"run": str(folder), "format": wanted, "path": str(path), "units": units, "bytes": len(data)}
+
+
+def _lines(rows: Iterator[dict[str, Any]]) -> bytes:
+    return "".join(json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n" for row in rows).encode()
+
+
+def _jsonl(run: Run) -> bytes:
+    return _lines(run.rows())
+
+
+def _csv(run: Run) -> bytes:
+    """Return one line a unit: what a spreadsheet can use."""
+    target = io.StringIO(newline="")
+    columns = (
+        *("unit", "layer", "name", "status", "label", "description", "confirmed", "verdict"),
+        *("auroc", "auroc_low", "auroc_high", "e_value", "margin", "rounds", "images_made"),
+        *("tokens", "dollars", "error"),
+    )
+    writer = csv.DictWriter(target, columns)
+    writer.writeheader()
+    for row in run.rows():
+        evidence, cost = row.get("evidence") or {}, row.get("cost") or {}
+        low, high = evidence.get("auroc_interval") or (None, None)
+        flat = {name: row.get(name) for name in columns} | {
+            "verdict": (row.get("card") or {}).get("verdict"),
+            "auroc": evidence.get("auroc"),
+            "auroc_low": low,
+            "auroc_high": high,
+            "e_value": evidence.get("e_value"),
+            "margin": evidence.get("margin"),
+            "tokens": cost.get("tokens"),
+            "dollars": cost.get("dollars"),
+            "error": (row.get("error") or {}).get("message"),
+        }
+        writer.writerow({name: _harmless(value) for name, value in flat.items()})
+    return target.getvalue().encode()
+
+
+def _harmless(value: Any) -> Any:
+    """Keep a spreadsheet from taking model-written text for a formula."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+
+
+def _parquet(run: Run) -> bytes:
+    table = as_parquet(list(run.rows()))
+    if table is None:
+        raise MissingDependencyError("Parquet needs pyarrow.", 'pip install "maia[parquet]"')
+    return table
+
+
+def _neuronpedia(run: Run) -> bytes:
+    """Return one feature a line, with its explanations and strongest images."""
+
+    def feature(item: WorkItem, record: dict[str, Any]) -> dict[str, Any]:
+        name, facts = UnitName.parse(item.unit), record.get("facts") or {}
+        card = record.get("card") or label_card(record)
+        background = record.get("background") or {}
+        scores = [
+            {"scoreTypeName": f"maia_{key}", "value": card[key]}
+            for key in ("auroc", "auprc", "pearson", "margin")
+            if isinstance(card.get(key), int | float)
+        ]
+        return {
+            "modelId": facts.get("model") or name.model,
+            "layer": name.layer,
+            "index": "" if name.index is None else str(name.index),
+            "maxActApprox": background.get("maximum"),
+            "explanations": [
+                {
+                    "description": label,
+                    "typeName": "maia",
+                    "explanationModelName": facts.get("interpreter", ""),
+                    "notes": record.get("description") or "",
+                    "scores": scores,
+                }
+                for label in record.get("labels") or ()
+            ],
+            "activations": [
+                {
+                    "image": f"blobs/{each['source'][:2]}/{each['source']}.webp",
+                    "maskedImage": f"blobs/{each['image'][:2]}/{each['image']}.webp",
+                    "maxValue": each["activation"],
+                }
+                for each in record.get("exemplars") or ()
+            ],
+        }
+
+    return _lines(feature(item, record) for item, record in run.records())
+
+
+def _inspect(run: Run, images: bool) -> bytes:
+    """Return an evaluation log of Inspect: a sample a unit, with its conversation and its scores."""
+    records = list(run.records())
+    facts = records[0][1].get("facts") or {} if records else {}
+    model = str(facts.get("interpreter") or "unknown")
+    identity = hashlib.blake2b(json.dumps(run.manifest, sort_keys=True).encode(), digest_size=11).hexdigest()
+    created = datetime.fromtimestamp((run.store.root / "manifest.json").stat().st_mtime, UTC).isoformat()
+    aurocs = [value for _, record in records if (value := _auroc(record)) is not None]
+    confirmed = [record["confirmed"] for _, record in records if record.get("confirmed") is not None]
+    log = {
+        "version": 2,
+        "status": "success",
+        "eval": {
+            "created": created,
+            "eval_id": identity,
+            "run_id": identity,
+            "task_id": identity,
+            "task": f"maia/{run.manifest.get('command', 'study')}",
+            "dataset": {"name": str(run.manifest.get("model", "")), "samples": len(records)},
+            "model": model,
+            "config": {},
+            "metadata": {"manifest": run.manifest, "facts": facts},
+        },
+        "plan": {"name": "maia", "steps": []},
+        "results": {
+            "total_samples": len(records),
+            "completed_samples": len(records),
+            "scores": [
+                _score_of_run("auroc", aurocs),
+                _score_of_run("confirmed", [float(value) for value in confirmed]),
+            ],
+        },
+        "stats": {"started_at": created, "completed_at": created, "model_usage": {}},
+        "samples": [_sample(run, item, record, model, images) for item, record in records],
+    }
+    return json.dumps(log, ensure_ascii=False, indent=1).encode()
+
+
+def _auroc(record: dict[str, Any]) -> float | None:
+    value = (record.get("evidence") or {}).get("auroc")
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _score_of_run(name: str, values: list[float]) -> dict[str, Any]:
+    mean = sum(values) / len(values) if values else 0.0
+    metrics = {"mean": {"name": "mean", "value": mean}}
+    return {"name": name, "scorer": name, "params": {}, "metrics": metrics, "scored_samples": len(values)}
+
+
+def _sample(run: Run, item: WorkItem, record: dict[str, Any], model: str, images: bool) -> dict[str, Any]:
+    journal = Journal(run.store, item.unit)
+    messages: list[dict[str, Any]] = []
+    task = build_task(item) if item.task else DescribeUnit()
+    messages.append({"role": "system", "content": api_page()})
+    messages.append({"role": "user", "content": task.opening()})
+    for each in journal.rounds():
+        messages.append({"role": "assistant", "content": each["reply"]["text"], "source": "generate"})
+        if each["observation"]:
+            parts = [_part(journal, part, images) for part in each["observation"]]
+            messages.append({"role": "user", "content": parts})
+    label = record.get("label") or ""
+    scores: dict[str, Any] = {}
+    if (auroc := _auroc(record)) is not None:
+        low, high = record["evidence"]["auroc_interval"]
+        scores["auroc"] = {
+            "value": auroc,
+            "answer": label,
+            "explanation": f"95 % interval {low:.2f} to {high:.2f}, on fresh images",
+        }
+    if record.get("confirmed") is not None:
+        scores["confirmed"] = {"value": float(record["confirmed"]), "answer": label}
+    last = messages[-1]["content"] if messages[-1]["role"] == "assistant" else label
+    return {
+        "id": item.unit,
+        "epoch": 1,
+        "input": item.unit,
+        "target": "",
+        "messages": messages,
+        "output": {
+            "model": model,
+            "choices": [{"message": {"role": "assistant", "content": last}, "stop_reason": "stop"}],
+        },
+        "scores": scores,
+        "metadata": {
+            key: record.get(key) for key in ("status", "label", "description", "card", "seed", "usage")
+        },
+        "store": {},
+        "events": [],
+        "model_usage": {},
+        "attachments": {},
+    }
+
+
+def _part(journal: Journal, part: Any, images: bool) -> dict[str, Any]:
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
+    image_id = str(part["image"])
+    if not images or not re.fullmatch(r"[0-9a-f]+", image_id):
+        return {"type": "text", "text": f"[image blobs/{image_id[:2]}/{image_id}.webp]"}
+    picture = encode_jpeg(journal.blobs.get(image_id), max_side=_IMAGE_SIDE)
+    return {"type": "image", "image": data_url(picture, "image/jpeg")}

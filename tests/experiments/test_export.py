@@ -1,0 +1,118 @@
+"""A run in other programs' formats, and two runs side by side."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from actors.errors import UsageError
+from experiments import cli
+from experiments.diff import diff
+from experiments.export import export
+from tests.experiments.report.run_directories import LAYER, FakeRun
+
+
+@pytest.fixture
+def run(tmp_path) -> FakeRun:
+    run = FakeRun(tmp_path / "run")
+    run.write_unit(3, "wheels")
+    run.write_unit(5, "=HYPERLINK(1)")
+    run.write_unit(8, finished=False)
+    return run
+
+
+def test_jsonl_has_one_record_a_finished_unit(run):
+    told = export(run.root, "jsonl")
+    rows = [json.loads(line) for line in (run.root / "export.jsonl").read_text().splitlines()]
+    assert told["units"] == len(rows) == 2
+    assert {row["label"] for row in rows} == {"wheels", "=HYPERLINK(1)"}
+    assert rows[0]["cost"]["dollars"] == pytest.approx(0.05)
+
+
+def test_csv_opens_in_a_spreadsheet_and_holds_no_formula(run, tmp_path):
+    export(run.root, "csv", tmp_path / "table.csv")
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "table.csv").read_text())))
+    wheels, formula = sorted(rows, key=lambda row: row["name"])
+    assert (wheels["layer"], wheels["name"], wheels["label"]) == (LAYER, "3", "wheels")
+    assert (wheels["auroc"], wheels["auroc_low"], wheels["tokens"]) == ("0.91", "0.78", "5380")
+    assert formula["label"] == "'=HYPERLINK(1)"
+
+
+def test_parquet_reads_back(run):
+    pq = pytest.importorskip("pyarrow.parquet")
+    table = pq.read_table(export(run.root, "parquet")["path"])
+    assert sorted(table["label"].to_pylist()) == ["=HYPERLINK(1)", "wheels"]
+
+
+def test_neuronpedia_features_have_explanations_and_images_of_the_run(run):
+    path = export(run.root, "neuronpedia")["path"]
+    feature = json.loads(Path(path).read_text().splitlines()[0])
+    assert (feature["modelId"], feature["layer"], feature["index"]) == ("tf_efficientnet_lite0", LAYER, "3")
+    (explanation,) = feature["explanations"]
+    assert explanation["description"] == "wheels"
+    assert {"scoreTypeName": "maia_auroc", "value": 0.91} in explanation["scores"]
+    assert len(feature["activations"]) == 3
+    assert all((run.root / each["image"]).is_file() for each in feature["activations"])
+
+
+@pytest.mark.parametrize("images", [False, True])
+def test_an_inspect_log_holds_each_conversation_and_its_scores(run, images):
+    log = json.loads(Path(export(run.root, "inspect", images=images)["path"]).read_text())
+    assert {"version", "status", "eval", "plan", "results", "stats", "samples"} <= log.keys()
+    assert {"created", "task", "dataset", "model", "config", "eval_id", "run_id", "task_id"} <= log[
+        "eval"
+    ].keys()
+    sample = log["samples"][0]
+    assert [message["role"] for message in sample["messages"]] == [
+        *("system", "user"),
+        *("assistant", "user", "assistant", "user", "assistant"),
+    ]
+    kinds = [part["type"] for part in sample["messages"][3]["content"]]
+    assert kinds.count("image") == (2 if images else 0)
+    assert sample["scores"]["auroc"]["value"] == 0.91
+    assert log["results"]["scores"][0]["metrics"]["mean"]["value"] == pytest.approx(0.91)
+
+
+def test_what_cannot_be_exported_is_said(run, tmp_path):
+    with pytest.raises(UsageError, match="no format 'xml'"):
+        export(run.root, "xml")
+    with pytest.raises(UsageError, match="no run"):
+        export(tmp_path / "nowhere", "jsonl")
+    empty = FakeRun(tmp_path / "empty")
+    empty.write_unit(1, finished=False)
+    with pytest.raises(UsageError, match="no unit"):
+        export(empty.root, "jsonl")
+
+
+def test_a_diff_tells_labels_verdicts_and_scores_that_changed(run, tmp_path):
+    other = FakeRun(tmp_path / "other")
+    other.write_unit(3, "Wheels", done=other.done(3, "WHEELS"))
+    worse = {**other.evidence("faces", 1), "auroc": 0.5, "auroc_interval": [0.4, 0.6]}
+    other.write_unit(5, "faces", done=other.done(5, "faces", confirmed=False, evidence=worse))
+    other.write_unit(9)
+    found = diff(run.root, other.root)
+    assert (found["units"], found["same"]) == (2, 1), "another case is no other label"
+    (changed,) = found["changed"]
+    assert changed["changed"] == ["label", "verdict", "auroc"]
+    assert changed["after"]["labels"] == ["faces"]
+    assert (found["relabelled"], found["verdict_changed"], found["score_changed"]) == (1, 1, 1)
+    assert [unit.endswith(":9") for unit in found["only_in_second"]] == [True]
+
+
+def test_another_network_is_compared_by_layer_and_number(run, tmp_path):
+    other = FakeRun(tmp_path / "other", model="resnet18")
+    other.write_unit(3, "arches")
+    found = diff(run.root, other.root)
+    assert [each["unit"] for each in found["changed"]] == [f"{LAYER}:3"]
+    assert found["relabelled"] == 1
+
+
+def test_both_commands_print_one_object(run, monkeypatch, capsys):
+    for arguments in (["export", str(run.root), "-f", "csv"], ["diff", str(run.root), str(run.root)]):
+        monkeypatch.setattr("sys.argv", ["maia", *arguments, "--json"])
+        cli.main()
+        assert json.loads(capsys.readouterr().out)["units"] == 2
