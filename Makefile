@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEVICE ?= cpu
 
-.PHONY: demo test check lint types contract bench clean
+.PHONY: demo test check lint types contract bench docs clean
 
 # The demo's part of the environment, without what only developers and users of large models need.
 $(VENV)/.base: pyproject.toml constraints.txt
@@ -14,7 +14,7 @@ $(VENV)/.base: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.base
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[models,monty,gguf,dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[models,monty,gguf,notebook,docs,dev]"
 	@touch $@
 
 demo: $(VENV)/.base
@@ -35,8 +35,11 @@ contract: $(VENV)/.dev
 
 check: lint types contract
 
+docs: $(VENV)/.dev
+	$(BIN)/mkdocs build --strict
+
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks --device $(DEVICE)
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build site *.egg-info .pytest_cache .mypy_cache .ruff_cache
