@@ -483,47 +483,6 @@ def diff(
 
 
 @app.command()
-def export(
-    run_directory: RunDirectory,
-    format: Annotated[
-        str, typer.Option("--format", "-f", help="jsonl, csv, parquet, neuronpedia or inspect.")
-    ] = "jsonl",
-    out: Annotated[Path | None, typer.Option(help="File to write [default: export.* in the run].")] = None,
-    images: Annotated[
-        bool, typer.Option(help="Put the pictures of transcripts into an inspect log.")
-    ] = False,
-    json: Json = False,
-) -> None:
-    """Write a run's results for other programs."""
-    from experiments.export import export as write
-
-    console = Console(quiet=json)
-    written = write(run_directory, format, out, images=images)
-    if json:
-        console.result(written)
-    else:
-        console.show(f"{written['units']} units: {written['path']}", markup=False)
-
-
-@app.command()
-def diff(
-    first: Annotated[Path, typer.Argument(help="The --out folder of a run.")],
-    second: Annotated[Path, typer.Argument(help="Another run over the same units or layers.")],
-    json: Json = False,
-) -> None:
-    """Show which labels, verdicts and scores changed between two runs, models or checkpoints."""
-    from experiments.diff import diff as compare
-    from experiments.diff import table
-
-    console = Console(quiet=json)
-    found = compare(first, second)
-    if json:
-        console.result(found)
-    else:
-        console.show(table(found))
-
-
-@app.command()
 def view(
     run_directory: RunDirectory,
     port: Annotated[
