@@ -358,7 +358,7 @@ class RayLauncher:
 
 
 class SharedLauncher:
-    """Finds replicas that a pool of another process has started."""
+    """Finds replicas that a pool of another process starts and stops (`actors.pool.SharedReplicas`)."""
 
     def __init__(self, address: str) -> None:
         self._address = address
@@ -378,9 +378,14 @@ class SharedLauncher:
         return sorted(names)
 
     def launch(self) -> SharedReplica:
+        return self._give(min(self.names(), key=lambda name: self._given[name]))
+
+    def fresh(self) -> list[SharedReplica]:
+        return [self._give(name) for name in self.names() if not self._given[name]]
+
+    def _give(self, name: str) -> SharedReplica:
         import ray
 
-        name = min(self.names(), key=lambda name: self._given[name])
         self._given[name] += 1
         return SharedReplica(ray.get_actor(name))
 
@@ -432,7 +437,7 @@ class Cluster:
         return self._started(ReplicaPool(name, launcher, placement, address=address, **options))
 
     def attach(self, address: str, **options: Any) -> ReplicaPool[Any, Any]:
-        """Return a handle in this process on the replicas that another process's pool has now.
+        """Return a handle in this process on the replicas of another process's pool, also those it adds later.
 
         `address` is that pool's. The replicas stay when this handle is closed. For hosts, each of which
         carries many agents: `Cluster.start()` in a Ray actor uses the actor's own connection.

@@ -22,7 +22,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar, cast
 
 import numpy as np
 
@@ -74,7 +74,14 @@ class Launcher(Protocol):
     """Starts replicas."""
 
     def launch(self) -> ReplicaHandle:
-        """Return the handle of a new replica, which may still be loading its model."""
+        """Return the handle of a new replica, which may still be loading its model. Raises MaiaError if it cannot."""
+
+
+class SharedReplicas(Launcher, Protocol):
+    """Finds replicas that another process starts and stops."""
+
+    def fresh(self) -> list[ReplicaHandle]:
+        """Return handles of the replicas that are there and were not returned before. May block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,6 +287,8 @@ class _Link:
         """Sent and not answered, by serial."""
         self.controls = 0
         """Control calls in flight."""
+        self.waiting = 0
+        """Callers of all processes that wait at the replica, when it was last asked."""
         self.batch_capacity = 1
         """Requests that the replica can run at the same time: its slots times its largest batch."""
         self.last_reply = pool.clock()
@@ -294,6 +303,11 @@ class _Link:
     @property
     def load(self) -> int:
         return len(self.unsent) + len(self.outstanding) + self.controls
+
+    @property
+    def demand(self) -> int:
+        """What all processes want of the replica, as far as is known here."""
+        return max(self.load, self.waiting)
 
     def post(self, item: _Item) -> None:
         item.link = self
@@ -431,7 +445,8 @@ class ReplicaPool(_Asking[RequestT, ResultT]):
 
     `limit` bounds the unanswered requests of this process. A replica more is started when every replica
     has more than `scale_up_batches` full batches of requests to do at two looks in a row, one is stopped when
-    it has been idle for `scale_down_s`; looks are `look_s` apart. A replica with unanswered requests that has
+    it has been idle for `scale_down_s`; looks are `look_s` apart, and take in what other processes ask of the replicas.
+    A pool over `SharedReplicas` starts and stops none, and follows those that come and go. A replica with unanswered requests that has
     been silent for `silence_s` is asked for a ping, and replaced if it does not answer within as long again.
     """
 
@@ -456,6 +471,7 @@ class ReplicaPool(_Asking[RequestT, ResultT]):
         self.client = f"{name}/{uuid.uuid4().hex[:12]}"
         self.clock = clock
         self._launcher = launcher
+        self._shared = cast("SharedReplicas", launcher) if hasattr(launcher, "fresh") else None
         self._placement = placement or Placement()
         self._scale_up_batches, self._scale_down_s = scale_up_batches, scale_down_s
         self._look_s, self._silence_s, self._restart_pause_s = look_s, silence_s, restart_pause_s
@@ -641,11 +657,13 @@ class ReplicaPool(_Asking[RequestT, ResultT]):
         """
         await self._ready_link()
 
-    def _launch(self) -> _Link:
-        link = _Link(self, self._launcher.launch())
+    def _launch(self) -> None:
+        self._add(self._launcher.launch())
+
+    def _add(self, handle: ReplicaHandle) -> None:
+        link = _Link(self, handle)
         self._links.append(link)
         self.spawn(self._await_ready(link))
-        return link
 
     async def _await_ready(self, link: _Link) -> None:
         """Make the link ready as soon as its replica answers; replace a replica that never will."""
@@ -653,9 +671,8 @@ class ReplicaPool(_Asking[RequestT, ResultT]):
             try:
                 facts = await link.handle.describe()
             except ReplicaLostError as error:
-                if error.gone:
-                    link.handle = self._launcher.launch()
-                    self._restarted += 1
+                if error.gone and not self._replace(link):
+                    return
                 await asyncio.sleep(self._restart_pause_s)
             except Exception as error:
                 failure = error if isinstance(error, MaiaError) else BackendError(f"{self.name}: {error!r}")
@@ -673,6 +690,19 @@ class ReplicaPool(_Asking[RequestT, ResultT]):
         for item in stranded:
             if not item.future.done():
                 self._route(item)
+
+    def _replace(self, link: _Link) -> bool:
+        """Give the link another replica in place of one that will not come back; False if there shall be none."""
+        if self._shared is not None and len(self._links) > 1:
+            self._links.remove(link)
+            return False
+        try:
+            link.handle = self._launcher.launch()
+        except MaiaError as failure:
+            self.replica_broken(link, failure)
+            return False
+        self._restarted += 1
+        return True
 
     def replica_lost(self, link: _Link, error: Exception) -> None:
         """Send what a dead replica held to the others, and wait for it to come back."""
@@ -748,21 +778,40 @@ class ReplicaPool(_Asking[RequestT, ResultT]):
     async def _keep(self) -> None:
         while True:
             await asyncio.sleep(self._look_s)
+            try:
+                await self.inquire()
+            except Exception as error:
+                # A look that fails must not end all looking.
+                _log.warning("%s: cannot learn how its replicas stand: %s", self.name, error)
             self.look()
+
+    async def inquire(self) -> None:
+        """Learn of replicas that others have started, and of what others ask of ours. Called before every look."""
+        if self._shared is not None:
+            for handle in await asyncio.to_thread(self._shared.fresh):
+                self._add(handle)
+        elif self._placement.max_replicas > self._placement.min_replicas:
+            links = [link for link in self._links if link.ready]
+            answers = await asyncio.gather(
+                *(link.handle.statistics() for link in links), return_exceptions=True
+            )
+            for link, answer in zip(links, answers, strict=True):
+                # One that does not answer is found out by its calls.
+                link.waiting = 0 if isinstance(answer, BaseException) else answer["waiting"]
 
     def look(self) -> None:
         """Scale with the load, and find replicas that hang. Called every `look_s`."""
         now = self.clock()
         serving = list(self._links)
         crowded = bool(serving) and all(
-            link.ready and link.load > self._scale_up_batches * link.batch_capacity for link in serving
+            link.ready and link.demand > self._scale_up_batches * link.batch_capacity for link in serving
         )
         if crowded and self._crowded and len(serving) < self._placement.max_replicas:
             self._launch()
             crowded = False
         self._crowded = crowded
         for link in serving:
-            if link.load or not link.ready:
+            if link.demand or not link.ready:
                 link.idle_since = now
             if not link.ready:
                 continue
@@ -770,7 +819,7 @@ class ReplicaPool(_Asking[RequestT, ResultT]):
                 link.last_reply = now
                 self.spawn(self._probe(link))
             elif (
-                not link.load
+                not link.demand
                 and now - link.idle_since > self._scale_down_s
                 and len(serving) > self._placement.min_replicas
             ):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from actors.endpoint.faults import EndpointDownError, EndpointStopError
 from actors.errors import MaiaError, UsageError
 from actors.pool import ReplicaLostError
+from agents.journal import OvertakenError
 from agents.store import StoreError
 from tools.sandbox import SandboxError
 
@@ -13,8 +14,11 @@ class HostLostError(MaiaError):
     """A host died or cannot be reached; what it was doing is safe in the store and can be done by another."""
 
 
-MACHINERY = (HostLostError, ReplicaLostError, SandboxError)
-"""Faults of what carries a study, not of the study: it is taken up again from its last round."""
+MACHINERY = (HostLostError, ReplicaLostError, SandboxError, OvertakenError)
+"""Faults of what carries a study, not of the study: it is taken up again from its last round.
+
+After a network cut a lost host may work on beside the one that took over; the second to finish a round is overtaken.
+"""
 
 CONCERNS_ALL = (UsageError, StoreError, EndpointDownError)
 """Faults that the next unit would meet as well: a revoked key, a full disk, an endpoint that is down."""

@@ -32,6 +32,10 @@ class JournalError(MaiaError):
     """A record on disk does not say what it should."""
 
 
+class OvertakenError(JournalError):
+    """Another writer was first with another content: whoever reads its record can go on from there."""
+
+
 def slug(text: str) -> str:
     """Return a file name for `text`: readable, and different for different texts."""
     readable = re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._")[:80]
@@ -103,7 +107,7 @@ class Journal:
         """Write round `number` (from 1), its images first.
 
         Raises:
-            JournalError: If another writer has committed that round with another content.
+            OvertakenError: If another writer has committed that round with another content.
         """
         self.blobs.put(images)
         self._commit(f"rounds/{number:04d}.json", record)
@@ -178,7 +182,7 @@ class Journal:
             not self._store.put(f"{self.folder}/{name}", data)
             and self._store.get(f"{self.folder}/{name}") != data
         ):
-            raise JournalError(
+            raise OvertakenError(
                 f"{self.folder}/{name} was already written with another content.",
                 "Another run works on the same folder: let it finish, or give this one its own --out.",
             )

@@ -19,7 +19,6 @@ import json
 import os
 import socket
 import time
-import uuid
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Self
@@ -105,12 +104,9 @@ class Lease:
 
     def _beat(self) -> None:
         self._count += 1
-        path = self._store.root / self._folder / "beat"
-        temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
         # A disk that is full for a moment ends a run only if it stays so: the writes that count say it.
-        with contextlib.suppress(OSError):
-            temporary.write_text(str(self._count))
-            temporary.replace(path)
+        with contextlib.suppress(StoreError):
+            self._store.replace(f"{self._folder}/beat", str(self._count).encode())
 
 
 def newest(store: Store) -> int:

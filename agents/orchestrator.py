@@ -2,7 +2,7 @@
 
 Knows nothing of Ray, models or prompts. Results are put-if-absent, so an item that two hosts work on after
 a network cut has one result all the same; an item is given again only when its host is lost or its
-machinery failed, and never more often than `ATTEMPTS` times.
+machinery failed, and not more often than `ATTEMPTS` times without a round in between.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -79,7 +79,9 @@ class Orchestrator:
         self._store, self._hosts, self._width = store, list(hosts), agents_per_host
         self._on_event = on_event
         self._waiting: deque[WorkItem] = deque()
-        self._attempts: dict[str, int] = {}
+        self._attempts: Counter[tuple[str, int]] = Counter()
+        """By item and the rounds it had: one that comes on is no danger to its hosts."""
+        self._gone: list[HostHandle] = []
         self._outcome = Outcome()
         self._pausing = False
         self._open = 0
@@ -108,7 +110,8 @@ class Orchestrator:
         self._news.set()
         results = await asyncio.gather(*(host.pause() for host in self._hosts), return_exceptions=True)
         for result in results:
-            if isinstance(result, BaseException) and not isinstance(result, HostLostError):
+            # A host that is lost, or never worked, has nothing to pause.
+            if isinstance(result, BaseException) and not isinstance(result, MaiaError):
                 raise result
 
     async def _work(self, host: HostHandle) -> None:
@@ -121,8 +124,8 @@ class Orchestrator:
                 self._close(item)
             except MACHINERY as error:
                 await self._again(item, error)
-                if isinstance(error, HostLostError):
-                    await host.ready()
+                if isinstance(error, HostLostError) and not await self._is_back(host):
+                    return
             except BudgetSpentError as error:
                 # Nothing new begins, but what runs may still conclude: its last replies were budgeted for.
                 self._close(item)
@@ -148,15 +151,34 @@ class Orchestrator:
             await self._news.wait()
         return None
 
+    async def _is_back(self, host: HostHandle) -> bool:
+        """Wait for a lost host; False if it cannot work again, which stops the run if it was the last."""
+        if host in self._gone or self._pausing:
+            return False
+        try:
+            await host.ready()
+        except MaiaError as error:
+            if host not in self._gone:
+                self._gone.append(host)
+                _log.warning("a host cannot work again: %s", error)
+            if len(self._gone) == len(self._hosts):
+                await self._stop(error)
+            return False
+        return True
+
     async def _again(self, item: WorkItem, error: MaiaError) -> None:
-        self._attempts[item.unit] = self._attempts.get(item.unit, 0) + 1
-        if self._attempts[item.unit] >= ATTEMPTS:
+        rounds = await asyncio.to_thread(self._rounds, item)
+        self._attempts[item.unit, rounds] += 1
+        if self._attempts[item.unit, rounds] >= ATTEMPTS:
             await self._fail(item, error)
             return
         _log.warning("%s is taken up again: %s", item.unit, error)
         self._on_event(Event("again", item))
         self._waiting.append(item)
         self._news.set()
+
+    def _rounds(self, item: WorkItem) -> int:
+        return sum(1 for _ in self._store.keys(f"units/{slug(item.unit)}/rounds"))
 
     async def _fail(self, item: WorkItem, error: MaiaError) -> None:
         record = failure(item, error)

@@ -72,13 +72,26 @@ class Store:
             finally:
                 os.close(folder)
         except OSError as error:
-            fix = (
-                "Free some space and resume."
-                if error.errno == errno.ENOSPC
-                else "Check the folder and resume."
-            )
-            raise StoreError(f"cannot write {final}: {error.strerror}.", fix) from error
+            raise _refusal(final, error) from error
         return True
+
+    def replace(self, key: str, data: bytes) -> None:
+        """Write `data` under `key` whatever was there, whole or not at all: for counts and tables, never for truth.
+
+        Raises:
+            StoreError: If the disk is full or the folder cannot be written.
+        """
+        final = self.root / key
+        temporary = final.with_name(f".{uuid.uuid4().hex}.tmp")
+        try:
+            try:
+                final.parent.mkdir(parents=True, exist_ok=True)
+                temporary.write_bytes(data)
+                temporary.replace(final)
+            finally:
+                temporary.unlink(missing_ok=True)
+        except OSError as error:
+            raise _refusal(final, error) from error
 
     @staticmethod
     def _write(path: Path, data: bytes) -> None:
@@ -107,3 +120,9 @@ class Store:
         for path in sorted(folder.rglob("*")):
             if path.is_file() and not (path.name.startswith(".") and path.name.endswith(".tmp")):
                 yield path.relative_to(self.root).as_posix()
+
+
+def _refusal(path: Path, error: OSError) -> StoreError:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    fix = "Free some space and resume." if full else "Check the folder and resume."
+    return StoreError(f"cannot write {path}: {error.strerror}.", fix)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from actors.errors import MaiaError
 from agents.budget import Ledger, spent_so_far
-from agents.host import HostHandle, LocalHost
+from agents.host import HostCounts, HostHandle, LocalHost
 from agents.journal import slug
 from agents.lease import Lease, worked_s
 from agents.manifest import KEY as MANIFEST
@@ -28,8 +28,10 @@ from agents.work import WorkItem, read_plan
 from experiments.config import Configuration, Profile
 from experiments.console import Console
 from experiments.live import Live
+from experiments.machinery import RequestCounts
 from experiments.metrics import RunMetrics
 from experiments.results import write_results
+from experiments.status import status
 from tools.subject import Subject
 
 if TYPE_CHECKING:
@@ -78,17 +80,21 @@ class Campaign:
         async with Workbench.open(profile, cache=self.loaded.cache, model=model, tell=console.say) as bench:
             plan = await planner(bench)
             todo = self._open(plan)
-            finished = [record for item in plan if (record := result_of(store, item)) is not None]
-            live = Live(len(plan), finished)
-            live.failed = len(plan) - len(todo) - len(finished)
-            metrics = RunMetrics(store.root.name)
+            live = await asyncio.to_thread(self._live, len(todo))
+            metrics, counts = RunMetrics(store.root.name), RequestCounts()
 
             async def observe() -> None:
                 metrics.run(live.values())
-                for role, pool in bench.pools.items():
-                    with contextlib.suppress(MaiaError):  # a replica that dies is the pool's to mend
-                        metrics.pool(role, await pool.replica_statistics())
+                with contextlib.suppress(
+                    MaiaError
+                ):  # a replica that dies, or a full disk, is others' to tell
+                    for role, pool in bench.pools.items():
+                        replicas = await pool.replica_statistics()
+                        metrics.pool(role, replicas)
+                        counts.look(role, replicas)
+                    await asyncio.to_thread(counts.write, store, lease.generation)
 
+            await observe()
             async with self._hosts(bench) as hosts:
                 orchestrator = Orchestrator(
                     store, hosts, agents_per_host=profile.sweep.agents, on_event=live.event
@@ -98,6 +104,7 @@ class Campaign:
                 async with _stoppable(console, orchestrator, lease), live.shown(console, hosts, observe):
                     outcome = await orchestrator.run(todo)
                 await live.look(hosts)
+                await observe()
             console.say(live.text())
         if outcome.stopped is not None:
             console.fail(outcome.stopped)
@@ -135,6 +142,14 @@ class Campaign:
             finally:
                 await asyncio.gather(*(host.stop() for host in hosts))
 
+    def _live(self, todo: int) -> Live:
+        """Return the live line of a run that has `todo` items to do, from what its directory holds."""
+        found = status(self.store.root)
+        before = HostCounts(found["rounds"], found["tokens"], found["dollars"], found["images"])
+        live = Live(found["units"], found["done"], before)
+        live.failed = found["units"] - found["done"] - todo
+        return live
+
     def _open(self, plan: Sequence[WorkItem]) -> list[WorkItem]:
         """Return the items that have come to no end."""
         return [
@@ -162,7 +177,6 @@ class Finished:
     def summary(self) -> dict[str, Any]:
         """Return how the run stands as plain values, and write its report."""
         from experiments.report import write_site
-        from experiments.status import status
 
         run = self.store.root
         found = status(run)

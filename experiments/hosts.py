@@ -166,20 +166,21 @@ class RayHost:
         await asyncio.shield(self._returning)
 
     async def _return(self) -> None:
-        try:
-            async with asyncio.timeout(_RETURN_PATIENCE_S):
-                while True:
-                    try:
-                        await _ask(self._actor.ready.remote(), "a host")
-                        break
-                    except HostLostError:
-                        await asyncio.sleep(_RETURN_PAUSE_S)
-        except TimeoutError:
-            self._kill()
-            self._actor = self._launch()
-            await _ask(self._actor.ready.remote(), "a host")
-        if self._pausing:
-            await self.pause()
+        """Wait for Ray to bring the actor back, and start another whenever that takes too long."""
+        while True:
+            try:
+                async with asyncio.timeout(_RETURN_PATIENCE_S):
+                    while True:
+                        try:
+                            await _ask(self._actor.ready.remote(), "a host")
+                            if self._pausing:
+                                await self.pause()
+                            return
+                        except HostLostError:
+                            await asyncio.sleep(_RETURN_PAUSE_S)
+            except TimeoutError:
+                self._kill()
+                self._actor = self._launch()
 
     async def pause(self) -> None:
         self._pausing = True

@@ -6,12 +6,10 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
 
 from agents.faults import HostLostError
 from agents.host import HostCounts, HostHandle
 from agents.orchestrator import Event
-from agents.study import total_usage
 from experiments.console import Console
 
 _PACE_UNITS = 50
@@ -22,12 +20,16 @@ class Live:
     """Counts events of a run, and what hosts say of the rounds between them."""
 
     def __init__(
-        self, total: int, before: list[dict[str, Any]], clock: Callable[[], float] = time.monotonic
+        self,
+        total: int,
+        done: int = 0,
+        before: HostCounts | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`before` are the results that the run had already."""
+        """`done` units of `total` had a result already; `before` is what the run had spent."""
         self._clock, self._started = clock, clock()
-        self.total, self.done, self.running, self.failed = total, len(before), 0, 0
-        self._base = _sum(before)
+        self.total, self.done, self.running, self.failed = total, done, 0, 0
+        self._base = before or HostCounts()
         self._live = HostCounts()
         self._said: dict[int, HostCounts] = {}
         self._ends: list[float] = []
@@ -129,16 +131,6 @@ async def _counts(host: HostHandle) -> HostCounts | None:
         return await host.counts()
     except HostLostError:
         return None
-
-
-def _sum(records: list[dict[str, Any]]) -> HostCounts:
-    usages = [total_usage(record) for record in records]
-    return HostCounts(
-        sum(record["rounds"] for record in records),
-        sum(usage.prompt_tokens + usage.completion_tokens for usage in usages),
-        sum(usage.dollars for usage in usages),
-        sum(record["images_made"] for record in records),
-    )
 
 
 def _duration(seconds: float) -> str:

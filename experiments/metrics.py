@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
+from actors.coalescer import WAIT_BOUNDS_MS
+
 _RUN = {
     "maia_units_total": "Units of the run",
     "maia_units_done": "Units with a result",
@@ -20,6 +24,8 @@ _POOL = {
     "maia_pool_mean_batch": "Mean size of batches",
     "maia_pool_duplicates_saved": "Requests that shared another's work",
 }
+_WAIT = "maia_pool_wait_ms_bucket"
+"""Cumulative, with the upper bounds as `le`: what Prometheus's histogram_quantile reads."""
 
 
 class RunMetrics:
@@ -32,6 +38,11 @@ class RunMetrics:
         self._gauges: dict[str, Any] = {
             **{name: Gauge(name, description=text, tag_keys=("run",)) for name, text in _RUN.items()},
             **{name: Gauge(name, description=text, tag_keys=("run", "pool")) for name, text in _POOL.items()},
+            _WAIT: Gauge(
+                _WAIT,
+                description="Work by milliseconds from asking to running",
+                tag_keys=("run", "pool", "le"),
+            ),
         }
 
     def run(self, values: Mapping[str, float]) -> None:
@@ -49,3 +60,6 @@ class RunMetrics:
         self._gauges["maia_pool_duplicates_saved"].set(
             sum(each["duplicates_saved"] + each["lookups_answered"] for each in replicas), tags
         )
+        bins = np.sum([each["wait_ms"] for each in replicas], axis=0, dtype=float) if replicas else []
+        for bound, count in zip((*WAIT_BOUNDS_MS, "+Inf"), np.cumsum(bins), strict=False):
+            self._gauges[_WAIT].set(float(count), {**tags, "le": str(bound)})

@@ -14,6 +14,7 @@ from agents.journal import slug
 from agents.store import Store
 from agents.study import total_usage
 from agents.work import read_plan
+from experiments.machinery import reuse
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,7 @@ def status(run: Path) -> dict[str, Any]:
         "tokens": sum(unit.tokens for unit in each.values()),
         "dollars": round(sum(unit.dollars for unit in each.values()), 4),
         "units_an_hour": _rate([unit.finished_at for unit in each.values() if unit.finished_at]),
+        "reuse": reuse(store),
         "failures": {
             unit: _last_failure(run, unit) for unit, found in each.items() if found.state == "failed"
         },
@@ -67,7 +69,7 @@ def status(run: Path) -> dict[str, Any]:
 def _state(store: Store, owner: Any, open_: int, failed: int, *, planned: bool) -> str:
     if owner is not None:
         cancelled = store.has(f"leases/{lease.newest(store):04d}/cancel")
-        return "stopping" if cancelled else "running"
+        return "stopping" if cancelled else "running" if planned else "preparing"
     if not planned or open_:
         return "interrupted"
     return "finished with failures" if failed else "finished"
@@ -128,12 +130,16 @@ def card(found: dict[str, Any]) -> str:
 
     owner = found.get("owner")
     by = f" by process {owner['pid']} on {plain(str(owner['host']))}" if owner else ""
+    if found["state"] == "preparing":
+        return f"[bold]preparing[/bold]{by}: models are loaded and the data set is searched; no unit is planned yet"
     lines = [
         f"[bold]{found['state']}[/bold]{by}: {found['done']} of {found['units']} units done, "
         f"{found['begun']} begun, {found['waiting']} waiting, {found['failed']} failed",
         f"{found['rounds']} rounds, {found['images']} images, {found['tokens']:,} tokens, ${found['dollars']:.2f}"
         + (f", {found['units_an_hour']} units an hour" if found["units_an_hour"] else ""),
     ]
+    if vision := found["reuse"].get("vision"):
+        lines.append(f"{vision['rate']:.0%} of {vision['asked']:,} measurements needed no pass of their own")
     for unit, error in list(found["failures"].items())[:10]:
         lines.append(f"[red]failed[/red] {plain(unit)}: {error['type']}: {plain(error['message'])}")
     if found["failed"]:

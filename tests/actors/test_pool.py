@@ -460,6 +460,84 @@ async def test_replicas_are_added_under_load_and_stopped_when_idle() -> None:
         assert bench.pool.statistics().replicas == 1, "not below min_replicas"
 
 
+async def test_what_other_processes_ask_of_a_replica_counts_as_load_and_keeps_it() -> None:
+    async with Bench(replicas=1, most=2, scale_up_batches=2, scale_down_s=60) as bench:
+        others = [bench.replicas[0].replica.coalescer.submit_nowait(Show(number)) for number in range(9)]
+        for _ in range(2):
+            await bench.pool.inquire()
+            bench.pool.look()
+        await settle()
+        assert len(bench.replicas) == 2
+        bench.clock.now += 61
+        await bench.pool.inquire()
+        bench.pool.look()
+        await settle()
+        assert not bench.replicas[0].stopped, "idle for this process alone"
+        for _ in range(3):
+            await bench.release()
+        await asyncio.gather(*others)
+
+
+class SharedLauncher(HereLauncher):
+    """Replicas of another pool: `there` are those that exist now."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.there: list[HereReplica] = []
+        self._given: set[int] = set()
+
+    def start(self) -> HereReplica:
+        self.there.append(super().launch())
+        return self.there[-1]
+
+    def launch(self) -> HereReplica:
+        if not self.there:
+            raise UsageError("no replica is there.")
+        self._given.add(id(self.there[0]))
+        return self.there[0]
+
+    def fresh(self) -> list[HereReplica]:
+        found = [each for each in self.there if id(each) not in self._given]
+        self._given |= {id(each) for each in found}
+        return found
+
+
+async def test_a_shared_pool_follows_the_replicas_that_come_and_go() -> None:
+    launcher = SharedLauncher()
+    first = launcher.start()
+    async with Bench(launcher=launcher) as bench:
+        second = launcher.start()
+        await bench.pool.inquire()
+        await bench.pool.inquire()
+        await settle()
+        assert bench.pool.statistics().ready == 2
+        futures = bench.ask(1, 2, 3, 4)
+        await settle()
+        assert (first.sent(), second.sent()) == ([[1, 3]], [[2, 4]])
+        launcher.there.remove(first)
+        await first.kill(gone=True, restart=False)
+        await settle()
+        assert bench.pool.statistics().replicas == 1
+        await second.backend.release()
+        await second.backend.release()
+        assert await asyncio.gather(*futures) == [(number, None) for number in (1, 2, 3, 4)]
+        await first.stop()
+
+
+async def test_a_shared_pool_without_any_replica_left_says_so() -> None:
+    launcher = SharedLauncher()
+    only = launcher.start()
+    async with Bench(launcher=launcher) as bench:
+        futures = bench.ask(1)
+        await settle()
+        launcher.there.clear()
+        await only.kill(gone=True, restart=False)
+        await settle()
+        with pytest.raises(UsageError, match="no replica"):
+            await futures[0]
+        await only.stop()
+
+
 async def test_a_replica_that_hangs_is_replaced_and_its_work_done_elsewhere() -> None:
     async with Bench(silence_s=0.01) as bench:
         futures = bench.ask(1)

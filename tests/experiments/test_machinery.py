@@ -1,0 +1,37 @@
+"""The reuse rate counts a run's own requests, over interruptions and restarts of replicas."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from agents.store import Store
+from experiments.machinery import RequestCounts, reuse
+
+
+def said(ran: int, shared: int, known: int) -> dict[str, int]:
+    return {"batch_items": ran, "duplicates_saved": shared, "lookups_answered": known}
+
+
+def test_what_was_asked_before_the_run_does_not_count_and_a_restart_loses_nothing(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    counts = RequestCounts()
+    counts.look("vision", [said(100, 10, 1)])
+    counts.look("vision", [said(103, 11, 2)])
+    counts.look("vision", [said(2, 0, 3)])
+    counts.look("generation", [])
+    counts.write(store, 1)
+    assert reuse(store) == {"vision": {"asked": 10, "reused": 5, "rate": 0.5}}
+
+
+def test_all_stretches_of_a_run_count(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for generation in (1, 2):
+        counts = RequestCounts()
+        for step in range(3):
+            counts.look("vision", [said(step, 0, 0), said(0, 2 * step, 0)])
+            counts.write(store, generation)
+    assert reuse(store)["vision"] == {"asked": 12, "reused": 8, "rate": 0.6667}
+
+
+def test_a_run_without_counts_has_no_rate(tmp_path: Path) -> None:
+    assert reuse(Store(tmp_path)) == {}
