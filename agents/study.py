@@ -86,7 +86,7 @@ class Workplace:
             withheld=laboratory.withheld,
         )
         self.critic: Critic | None = None
-        if laboratory.confirmation is not None:
+        if laboratory.confirmation is not None and task.names_concept:
             self.critic = Critic(
                 subject,
                 studio,
@@ -108,7 +108,8 @@ class Workplace:
             name: asdict(usage.get(role, Usage()))
             for name, role in (("interpreter", "interpreter"), ("observers", "observer"))
         }
-        record["card"] = label_card(record)
+        if self.task.names_concept:
+            record["card"] = label_card(record)
         record["in_doubt"] = await asyncio.to_thread(self.journal.in_doubt)
         if self.critic is not None:
             await asyncio.to_thread(self.journal.blobs.put, self.critic.images.values())

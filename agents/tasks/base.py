@@ -33,6 +33,8 @@ class Task(Protocol):
     """One kind of question about a unit."""
 
     name: str
+    names_concept: bool
+    """Whether the labels of its answer name what drives the unit: only such labels can be tested on images of them."""
 
     def opening(self) -> str:
         """Return the first message: what to find out, and in which format to work and to answer."""

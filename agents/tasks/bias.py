@@ -31,6 +31,7 @@ class AuditClass:
     """Ask in which contexts a class is recognised worse or better."""
 
     name = "audit"
+    names_concept = False
 
     def __init__(self, class_name: str) -> None:
         self._class_name = class_name

@@ -52,6 +52,7 @@ class DescribeUnit:
     """Ask for a description and labels of whatever drives a unit."""
 
     name = "describe"
+    names_concept = True
 
     def opening(self) -> str:
         return _OPENING

@@ -33,6 +33,7 @@ class JudgeSelectivity:
     """Ask whether a unit is selective for an object or spurious."""
 
     name = "selective"
+    names_concept = False
 
     def __init__(self, classes: Sequence[str], environments: Sequence[str]) -> None:
         self._classes, self._environments = ", ".join(classes), ", ".join(environments)
