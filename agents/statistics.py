@@ -97,6 +97,22 @@ def benjamini_hochberg(p_values: Sequence[float]) -> np.ndarray:
     return result
 
 
+def e_benjamini_hochberg(e_values: Sequence[float], rate: float = 0.05) -> np.ndarray:
+    """Return which claims hold at a false-discovery rate, bool (n,), however the tests depend on each other.
+
+    The k largest, for the greatest k whose smallest is at least n / (rate k) (Wang and Ramdas 2022). Valid for tests that
+    stopped when they liked, as e-values are.
+    """
+    values = np.asarray(e_values, float)
+    n = len(values)
+    ordered = np.sort(values)[::-1]
+    enough = np.flatnonzero(ordered * np.arange(1, n + 1) * rate >= n)
+    if not len(enough):
+        return np.zeros(n, bool)
+    kept: np.ndarray = values >= ordered[enough[-1]]
+    return kept
+
+
 def average_precision(positives: Sequence[float], controls: Sequence[float]) -> float:
     """Return the area under the precision-recall curve in [0, 1]; equal activations are taken together.
 

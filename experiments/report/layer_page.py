@@ -14,12 +14,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from agents.journal import slug
+from agents.statistics import e_benjamini_hochberg
 from experiments.report import pages, plots
 from experiments.report.records import RunDirectory, text
 from experiments.report.unit_page import VERDICTS, Summary
 
 SIMILAR = 0.6
 """Cosine similarity of two labels from which they are shown as one group."""
+
+FALSE_DISCOVERIES = 0.05
+"""Expected share of chance findings among a layer's labels that are said to stand."""
 
 _EXPLAINED = ("confirmed", "unconfirmed", "untested")
 _STOP = {
@@ -121,6 +125,21 @@ def _terms(label: str) -> list[str]:
     return [(word.removesuffix("s") if len(word) > 3 else word)[:6] for word in words]
 
 
+def standing(units: Sequence[Summary]) -> tuple[list[Summary], list[Summary]]:
+    """Return the units whose labels stand, and those whose labels do not, at the layer's false-discovery rate.
+
+    Over all labels that were tested, by the e-values of their tests: many units tried, some would pass by chance.
+    """
+    tested = [
+        (each, each.e_value) for each in units if each.verdict in _EXPLAINED and each.e_value is not None
+    ]
+    held = e_benjamini_hochberg([value for _, value in tested], FALSE_DISCOVERIES)
+    return (
+        [each for (each, _), holds in zip(tested, held, strict=True) if holds],
+        [each for (each, _), holds in zip(tested, held, strict=True) if not holds],
+    )
+
+
 def _page(run: RunDirectory, layer: str, units: Sequence[Summary]) -> str:
     groups = group_labels(units)
     grouped = {each.slug for group in groups for each in group.units}
@@ -128,6 +147,7 @@ def _page(run: RunDirectory, layer: str, units: Sequence[Summary]) -> str:
     labelled = sum(len(group.units) for group in groups)
     shared = sum(len(group.units) for group in groups if len(group.units) > 1)
     counts = Counter(each.verdict for each in units)
+    stand, fall = standing(units)
     return pages.render(
         "layer.html",
         run_name=text(run.manifest.get("name")) or run.root.resolve().name,
@@ -140,6 +160,9 @@ def _page(run: RunDirectory, layer: str, units: Sequence[Summary]) -> str:
         single=[group.units[0] for group in groups if len(group.units) == 1],
         others=[each for each in units if each.slug not in grouped],
         labelled=labelled,
+        stand=len(stand),
+        fall=fall,
+        rate=FALSE_DISCOVERIES,
         shared=shared,
         n_groups=len(groups),
         scores=plots.histogram(

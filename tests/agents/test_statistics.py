@@ -13,6 +13,7 @@ from agents.statistics import (
     average_precision,
     benjamini_hochberg,
     detectable_difference,
+    e_benjamini_hochberg,
     e_value,
     permutation_p,
     standardised_margin,
@@ -107,3 +108,31 @@ def test_a_detectable_difference_is_found_in_about_four_of_five_cases():
         permutation_p(rng.normal(size, 1, 30), rng.normal(0, 1, 40), draws=199) <= 0.05 for _ in range(200)
     ]
     assert 0.7 < np.mean(found) < 0.9
+
+
+@pytest.mark.parametrize(
+    ("e_values", "claimed"),
+    [
+        ([20.0], [True]),
+        ([19.0], [False]),
+        ([25.0, 1.0, 30.0], [False, False, False]),  # two of three would need 30 each
+        ([31.0, 1.0, 30.0], [True, False, True]),
+        ([20.0, 20.0, 20.0], [True, True, True]),
+        ([], []),
+    ],
+)
+def test_e_benjamini_hochberg_by_hand(e_values, claimed):
+    assert e_benjamini_hochberg(e_values).tolist() == claimed
+
+
+def test_false_discoveries_stay_below_the_rate_on_labels_that_say_nothing():
+    """Of 40 labels 20 are chance; the share of them among the claims stays under 5 % on average."""
+    rng = np.random.default_rng(0)
+    shares = []
+    for _ in range(40):
+        chance = [e_value(rng.normal(size=20), rng.normal(size=20)) for _ in range(20)]
+        real = [e_value(rng.normal(3, 1, size=20), rng.normal(size=20)) for _ in range(20)]
+        claimed = e_benjamini_hochberg([*chance, *real])
+        shares.append(claimed[:20].sum() / max(1, claimed.sum()))
+        assert claimed[20:].sum() >= 15
+    assert np.mean(shares) <= 0.05
