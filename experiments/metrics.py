@@ -26,6 +26,8 @@ _POOL = {
 }
 _WAIT = "maia_pool_wait_ms_bucket"
 """Cumulative, with the upper bounds as `le`: what Prometheus's histogram_quantile reads."""
+METRICS = frozenset({*_RUN, *_POOL, _WAIT})
+"""Names of all that a run gives out; Ray puts `ray_` before them."""
 
 
 class RunMetrics:
