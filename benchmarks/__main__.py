@@ -39,6 +39,7 @@ def main() -> int:
     unknown = set(arguments.only) - modules.keys()
     if unknown:
         parser.error(f"no such benchmark: {', '.join(sorted(unknown))}; there are {', '.join(modules)}")
+    arguments.out.mkdir(parents=True, exist_ok=True)
     path = arguments.out / "results.json"
     kept = {entry["id"]: entry for entry in json.loads(path.read_text())} if path.exists() else {}
     failed = False

@@ -10,6 +10,7 @@ SUITE = (
     "benchmarks.pixels_in",
     "benchmarks.dedup",
     "benchmarks.depth_mix",
+    "benchmarks.end_to_end",
     "benchmarks.generate",
     "benchmarks.makespan",
     "benchmarks.agent_cost",

