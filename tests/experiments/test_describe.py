@@ -178,7 +178,7 @@ def test_a_model_too_weak_to_interpret_ends_in_order(ray_cluster, config_file, t
     arguments = ["describe", "concept-net", "concepts", "3", "--json", "--out", str(tmp_path / "run")]
     assert maia(monkeypatch, *arguments, "--profile", "weak", "--config", str(file)) == 0
     record = json.loads(capsys.readouterr().out)
-    assert record["outcome"] in ("answered", "no_answer", "rounds_exhausted", "context_exhausted")
+    assert record["status"] in ("answered", "no_answer")
     assert record["rounds"] >= 1
     page = Path(record["paths"]["report"]).read_text()
     assert "blind descriptions by builtin:observer" in page
