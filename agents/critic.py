@@ -49,6 +49,10 @@ class ConfirmationSettings(Settings):
     """Fresh images of a sceptic's rival, of each simpler label, and for a second measurement; 0 omits them."""
 
 
+_LEFT = 0.5
+"""Part of a thing's effect that may be left beside what a label excepts."""
+
+
 @dataclass(frozen=True, slots=True)
 class Trial:
     """One fresh image: what was asked, what came, how the unit answered. `notes`: what could not be drawn."""
@@ -146,11 +150,12 @@ class Critic:
         self, answer: Answer, trials: Trials, attempt: int, compared: list[dict[str, Any]]
     ) -> Answer:
         """Return the answer with one label simpler, or as it is; add to what was `compared`."""
+        _, controls = trials.numbers()
         for place, label in enumerate(answer.labels):
             own = [trial.activation for trial in trials.positives if trial.label == label]
             possible: dict[str, float] = {}
             for doubt in doubts(label):
-                found = await self._compare(doubt, label, own, attempt)
+                found = await self._compare(doubt, label, own, controls, attempt)
                 if found is None:
                     continue
                 compared.append(found)
@@ -163,27 +168,35 @@ class Critic:
         return answer
 
     async def _compare(
-        self, doubt: Doubt, label: str, own: list[float], attempt: int
+        self, doubt: Doubt, label: str, own: list[float], controls: list[float], attempt: int
     ) -> dict[str, Any] | None:
-        """Return how images of the doubt's two sides did; None if they could not be made."""
+        """Return how images of the doubt's two sides did; None if they could not be made.
+
+        An exception must turn the unit off, or nearly: that it does a little less beside anything is no exception.
+        """
         n = self._settings.probe
         weaker = await self._probe(_wordings(doubt.weaker, n), "weaker", attempt)
         stronger = own
         if doubt.stronger is not None:
-            stronger = await self._probe(_wordings(doubt.stronger, n), "stronger", attempt)
+            # Beside other things, so that a crowded picture is not taken for the exception.
+            others = random.Random(label).sample(control_subjects([label]), n)
+            prompts = [f"{doubt.stronger} with {other}" for other in others]
+            stronger = await self._probe(prompts, "stronger", attempt)
         if not weaker or not stronger:
             return None
         share = auroc(stronger, weaker)
+        left = (np.mean(weaker) - np.mean(controls)) / max(1e-9, np.mean(stronger) - np.mean(controls))
         return {
             "label": label,
             "simpler": doubt.simpler,
             "weaker": doubt.weaker,
-            "stronger": doubt.stronger or label,
+            "stronger": label if doubt.stronger is None else f"{doubt.stronger} with other things",
             "mean_weaker": float(np.mean(weaker)),
             "mean_stronger": float(np.mean(stronger)),
             "auroc": share,
             "auroc_interval": list(auroc_interval(share, len(stronger), len(weaker))),
-            "rejected": surely_less(weaker, stronger),
+            "left": float(left),
+            "rejected": surely_less(weaker, stronger) and (doubt.stronger is None or left <= _LEFT),
         }
 
     async def _explained(self, labels: Sequence[str]) -> dict[str, Any] | None:

@@ -26,7 +26,9 @@ _LEVEL = 0.001
 _LEFT = 0.25
 """Part of the effect that may be left where an exception holds."""
 _EXCEPTION_LEVEL = 1e-4
-_OPEN = 5.0
+_HASTY = 12.0
+"""Nats by which an untested addition must be better to lead all the same."""
+_OPEN = 3.5
 """Nats of measured gain from which a condition, an exception or an addition is worth a test of its own."""
 _ALONE = 0.5
 """Part of the best concept's effect that another must have by itself to be named beside it."""
@@ -141,7 +143,7 @@ class Appraisal:
     def standing(self, final: bool = False) -> Standing | None:
         rows = self.reading.rows
         evidence = Evidence(rows, self.exemplar_terms, self._words, self._levels)
-        merits = evidence.ranked()
+        merits = led(evidence)
         forecasts = self._forecasts()
         if final:
             # A guess that too few images speak for, or that foretold nothing, is worth an experiment but no answer.
@@ -161,7 +163,7 @@ class Appraisal:
             merit
             for merit in merits[1:]
             if np.abs(evidence.truth(merit.formula) - truth).max(initial=0.0) >= 0.5
-            and (not set(lead.terms) < set(merit.formula.terms) or evidence.tested(merit.formula))
+            and (not _adds(merit.formula, lead) or evidence.tested(merit.formula))
         ]
         gap = merits[0].score - (rivals[0].score if rivals else 0.0)
         settled = (
@@ -185,7 +187,7 @@ class Appraisal:
             [
                 merit
                 for merit in merits[1:]
-                if set(lead.terms) < set(merit.formula.terms)
+                if _adds(merit.formula, lead)
                 and merit.measured > merits[0].measured + _OPEN
                 and not evidence.tested(merit.formula)
             ],
@@ -197,7 +199,7 @@ class Appraisal:
         rows = self.reading.rows
         for number in self.reading.measured_rounds[1:]:
             earlier = [row for row in rows if row.round < number]
-            merits = Evidence(earlier, self.exemplar_terms, self._words, self._levels).ranked()
+            merits = led(Evidence(earlier, self.exemplar_terms, self._words, self._levels))
             if merits:
                 tested = Evidence([row for row in rows if row.round == number], [], self._words)
                 forecasts.append(Forecast(merits[0].formula, *split(tested, merits[0].formula)))
@@ -294,6 +296,32 @@ class Appraisal:
             ):
                 return Formula("is", (first,))
         return formula
+
+
+def led(evidence: Evidence) -> list[Merit]:
+    """Return the best formulas, first the one to act on: an exception or a further concept leads only once it was tested.
+
+    A few misses always suggest some exception, and the next few another.
+    """
+    merits = evidence.ranked()
+    for place, merit in enumerate(merits):
+        if evidence.tested(merit.formula):
+            if all(_hasty(better, merit) for better in merits[:place]):
+                return [merit, *merits[:place], *merits[place + 1 :]]
+            break
+    return merits
+
+
+def _hasty(better: Merit, simpler: Merit) -> bool:
+    return (
+        better.formula.operator != "and"
+        and _adds(better.formula, simpler.formula)
+        and better.score < simpler.score + _HASTY
+    )
+
+
+def _adds(formula: Formula, simpler: Formula) -> bool:
+    return set(simpler.terms) < set(formula.terms)
 
 
 def split(evidence: Evidence, formula: Formula) -> tuple[np.ndarray, np.ndarray]:

@@ -16,6 +16,8 @@ _POOL = 1200
 _TEMPERATURE = 5.0
 """Nats: rivals far behind still get a say, because early scores rest on few images."""
 _RIVALS = 16
+_ODD = 0.5
+"""Worth of an image whose suspect is repainted, against one that shows it as it is."""
 
 
 class Designer:
@@ -78,19 +80,36 @@ class Designer:
 
         strong = np.flatnonzero(predicted[0] > 0.8)
         chosen += self._varied(pool, strong, repeats)
-        chosen += self._split(predicted, weights, count - repeats - controls, set(chosen))
+        chosen += self._split(
+            predicted, weights, count - repeats - controls, set(chosen), self._plain(pool, rivals[0].formula)
+        )
         free = [int(i) for i in np.flatnonzero(predicted.max(axis=0) < 0.2) if i not in set(chosen)]
         chosen += self._varied(pool, free, count - len(chosen))
         self._rng.shuffle(chosen)
         return [pool[index] for index in chosen]
 
-    def _split(self, predicted: np.ndarray, weights: np.ndarray, count: int, taken: set[int]) -> list[int]:
+    def _plain(self, pool: Sequence[Stimulus], lead: Formula) -> np.ndarray:
+        """Return what each image is worth (pool,): less where a thing that the leader speaks of was repainted.
+
+        It may fail because it is not recognised, which says nothing about the colour.
+        """
+        nouns = {term for term in lead.terms if term.kind in ("concept", "category")}
+
+        def odd(thing: Thing) -> bool:
+            about = nouns & self._words.closure(Term("concept", thing.concept))
+            return bool(about) and thing.repainted(self._words)
+
+        return np.array([_ODD if any(map(odd, each.things)) else 1.0 for each in pool])
+
+    def _split(
+        self, predicted: np.ndarray, weights: np.ndarray, count: int, taken: set[int], worth: np.ndarray
+    ) -> list[int]:
         """Pick images one by one; a pair of hypotheses that was told apart counts for less from then on."""
         apart = np.abs(predicted[:, None, :] - predicted[None, :, :])  # (rivals, rivals, pool)
         value = np.sqrt(np.outer(weights, weights))
         picked: list[int] = []
         for _ in range(max(0, count)):
-            gain = np.einsum("ij,ijp->p", value, apart)
+            gain = np.einsum("ij,ijp->p", value, apart) * worth
             for index in (*picked, *taken):
                 gain[index] = -1
             best = int(gain.argmax())

@@ -11,6 +11,9 @@ from dataclasses import dataclass, replace
 
 from actors.chat.builtin.words import Term, Words, number_word, one
 
+_REPAINTED = 0.8
+"""How surely a thing is still itself in a colour that it never has: image makers and networks may lose it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Thing:
@@ -25,6 +28,11 @@ class Thing:
     def code(self) -> str:
         details = [self.colour, self.size, str(self.count) if self.count != 1 else ""]
         return f"{self.concept}({','.join(details)})" if any(details) else self.concept
+
+    def repainted(self, words: Words) -> bool:
+        """Say whether it was asked for in a colour that it does not have by itself."""
+        natural = words.concepts[self.concept].colours
+        return bool(self.colour and natural and self.colour not in natural)
 
     def phrase(self, words: Words) -> str:
         noun = words.concepts[self.concept]
@@ -58,7 +66,8 @@ class Stimulus:
     def terms(self, words: Words) -> dict[Term, float]:
         """Return each term that the image shows, with how sure that is in (0, 1].
 
-        Only colours are unsure: those of a thing whose colour was neither asked for nor is known.
+        Unsure are the colours of a thing whose colour was neither asked for nor is known, and what a thing is that was
+        asked for in an odd colour.
         """
         shown: dict[Term, float] = {}
 
@@ -66,8 +75,9 @@ class Stimulus:
             shown[term] = 1 - (1 - shown.get(term, 0.0)) * (1 - sure)
 
         for thing in self.things:
+            sure = _REPAINTED if thing.repainted(words) else 1.0
             for term in words.closure(Term("concept", thing.concept)):
-                add(term, 1.0)
+                add(term, sure)
             natural = words.concepts[thing.concept].colours
             for colour in [thing.colour] if thing.colour else natural or words.colours:
                 known = bool(thing.colour or natural)
