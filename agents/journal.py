@@ -69,7 +69,8 @@ class Blobs:
             if image.id in self._written or self._store.has(self.key(image.id)):
                 continue
             buffer = io.BytesIO()
-            image.to_pil().save(buffer, "WEBP", lossless=True, method=0)
+            # The fastest setting: a third of the time of the usual one for a twentieth more bytes.
+            image.to_pil().save(buffer, "WEBP", lossless=True, method=0, quality=0)
             self._store.put(self.key(image.id), buffer.getvalue())
             self._written.add(image.id)
 
@@ -130,7 +131,12 @@ class Journal:
         return ChatReply(**{**record, "usage": Usage(**record["usage"])})
 
     def intend(self, key: str, about: dict[str, Any]) -> None:
-        """Write down that a call is about to be sent."""
+        """Write down that a call is about to be sent.
+
+        Raises:
+            StoreError: If there may be no room for its answer: what has been paid for must not be lost.
+        """
+        self._store.check_room()
         attempt = 1
         while not self._store.put(f"{self.folder}/calls/{key}.request-{attempt}", _encode(about)):
             attempt += 1

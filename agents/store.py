@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,10 @@ from actors.errors import MaiaError, UsageError
 
 class StoreError(MaiaError):
     """The folder cannot be written: full, read-only, or gone."""
+
+
+SPARE_BYTES = 32 * 2**20
+"""Free space that must be left before something is begun whose outcome could not be bought again."""
 
 
 class Store:
@@ -74,6 +79,23 @@ class Store:
         except OSError as error:
             raise _refusal(final, error) from error
         return True
+
+    def check_room(self) -> None:
+        """Make sure that what is begun now can be written when it ends.
+
+        Raises:
+            StoreError: If less than `SPARE_BYTES` are free.
+        """
+        try:
+            free = shutil.disk_usage(self.root).free
+        except OSError as error:
+            raise _refusal(self.root, error) from error
+        if free < SPARE_BYTES:
+            raise StoreError(
+                f"the disk of {self.root} is nearly full: {free / 2**20:.0f} MB are left, {SPARE_BYTES / 2**20:.0f} "
+                "MB are needed to begin anything.",
+                "Free some space and resume.",
+            )
 
     def replace(self, key: str, data: bytes) -> None:
         """Write `data` under `key` whatever was there, whole or not at all: for counts and tables, never for truth.

@@ -23,7 +23,7 @@ from agents.lease import Lease, worked_s
 from agents.manifest import KEY as MANIFEST
 from agents.manifest import check
 from agents.orchestrator import Orchestrator, Outcome, failures
-from agents.store import Store
+from agents.store import Store, StoreError
 from agents.work import WorkItem, read_plan
 from experiments.config import Configuration, Profile
 from experiments.console import Console
@@ -69,7 +69,11 @@ class Campaign:
                 self.console.say(f"{store.root} holds all results already")
                 outcome = Outcome()
             plan = read_plan(store) or []
-            paths = await asyncio.to_thread(write_results, store.root, plan)
+            paths: list[Path] = []
+            try:
+                paths = await asyncio.to_thread(write_results, store.root, plan)
+            except StoreError as full:
+                outcome.stopped = outcome.stopped or full
         return Finished(store, plan, outcome, paths)
 
     async def _work(self, planner: Planner, lease: Lease) -> Outcome:
@@ -181,6 +185,14 @@ class Finished:
         run = self.store.root
         found = status(run)
         stopped = self.outcome.stopped
+        page: str | None = None
+        try:
+            page = str(write_site(run))
+        except OSError as error:
+            # The results are safe without it, and whatever filled the disk has been told.
+            stopped = stopped or StoreError(
+                f"the report cannot be written: {error.strerror}.", f"maia report {run}"
+            )
         return {
             **{key: value for key, value in found.items() if key not in ("owner", "state")},
             "state": "finished" if not found["waiting"] + found["begun"] else "interrupted",
@@ -189,7 +201,7 @@ class Finished:
             else {"type": type(stopped).__name__, "message": stopped.message, "fix": stopped.fix},
             "paused": self.outcome.paused,
             "results": [str(path) for path in self.results],
-            "report": str(write_site(run)),
+            "report": page,
         }
 
 

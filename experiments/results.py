@@ -6,8 +6,6 @@ Made from the run directory alone, whole each time, and so always what the recor
 from __future__ import annotations
 
 import json
-import os
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,16 +18,20 @@ from agents.work import WorkItem
 
 
 def write_results(run: Path, items: Sequence[WorkItem]) -> list[Path]:
-    """Write `results.jsonl`, and `results.parquet` where pyarrow is installed; return their paths."""
+    """Write `results.jsonl`, and `results.parquet` where pyarrow is installed; return their paths.
+
+    Raises:
+        StoreError: If the disk is full.
+    """
     store = Store(run)
     rows = [row for item in items if (row := result(store, item)) is not None]
     lines = "".join(json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n" for row in rows)
-    paths = [run / "results.jsonl"]
-    _replace(paths[0], lines.encode())
+    files = {"results.jsonl": lines.encode()}
     if (table := as_parquet(rows)) is not None:
-        paths.append(run / "results.parquet")
-        _replace(paths[1], table)
-    return paths
+        files["results.parquet"] = table
+    for name, data in files.items():
+        store.replace(name, data)
+    return [run / name for name in files]
 
 
 def result(store: Store, item: WorkItem) -> dict[str, Any] | None:
@@ -80,9 +82,3 @@ def as_parquet(rows: Sequence[dict[str, Any]]) -> bytes | None:
     pq.write_table(pa.table(columns), sink)
     data: bytes = sink.getvalue().to_pybytes()
     return data
-
-
-def _replace(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)  # noqa: PTH105

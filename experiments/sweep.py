@@ -18,12 +18,15 @@ from experiments import config as configuration
 from experiments.campaign import Campaign
 from experiments.console import Console
 from experiments.describe import science
+from experiments.exemplars import dataset_name
 from experiments.units import choose, screen
 
 if TYPE_CHECKING:
     from experiments.workbench import Workbench
 
 SCREENING = "screening.json"
+SKIPPED = "skipped_images.json"
+"""Images of the data set that could not be read, with the reason."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,8 @@ async def sweep(
     screened = json.loads(store.get(SCREENING) or b"{}")
     verdicts = [row["verdict"] for table in screened.values() for row in table]
     return finished.summary() | {
-        "screened": {verdict: verdicts.count(verdict) for verdict in sorted(set(verdicts))}
+        "screened": {verdict: verdicts.count(verdict) for verdict in sorted(set(verdicts))},
+        "skipped_images": json.loads(store.get(SKIPPED) or b"{}"),
     }
 
 
@@ -90,6 +94,13 @@ async def _plan(
         found = await vision.layer_exemplars(
             list(wanted), bench.dataset, progress=lambda swept: progress(swept.done, swept.total)
         )
+    unread = next(iter(found.values())).skipped
+    skipped = {dataset_name(bench.dataset, index): reason for index, reason in unread.items()}
+    for image, reason in list(skipped.items())[:5]:
+        console.warn(f"{image} was skipped: {reason}")
+    if len(skipped) > 5:
+        console.warn(f"{len(skipped)} images were skipped in all; {store.root / SKIPPED} names them")
+    store.put(SKIPPED, json.dumps(skipped, indent=1, ensure_ascii=False).encode())
     screened: dict[str, list[dict[str, Any]]] = {}
     items: list[WorkItem] = []
     for readout, units in wanted.items():

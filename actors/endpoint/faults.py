@@ -159,7 +159,11 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
             seconds = float(value) * unit
         except ValueError:
             try:
-                seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+                until = email.utils.parsedate_to_datetime(value)
+                # The endpoint's own clock tells how far off that is; ours may have jumped, or never been right.
+                sent = email.utils.parsedate_to_datetime(lowered["date"]) if "date" in lowered else None
+                now = sent.timestamp() if sent is not None else time.time()
+                seconds = until.timestamp() - now
             except (ValueError, TypeError, OverflowError):
                 continue
             seconds = max(seconds, 0.0)

@@ -8,7 +8,7 @@ import pytest
 from actors.chat.base import ChatReply, ChatRequest, Message, Usage
 from actors.images import Image
 from agents.journal import Blobs, Journal, JournalError, RecordedChat, request_key, slug
-from agents.store import Store
+from agents.store import Store, StoreError
 
 pytestmark = pytest.mark.anyio
 
@@ -47,6 +47,16 @@ async def test_an_answer_that_arrived_is_never_bought_twice(store):
     assert Journal(store, "u").usage()["interpreter"].prompt_tokens == 3, (
         "the study cost it, whenever it was paid"
     )
+
+
+async def test_nothing_is_bought_whose_answer_might_find_no_room(store, monkeypatch):
+    model, journal = CountingChat(), Journal(store, "u")
+    monkeypatch.setattr("agents.store.SPARE_BYTES", 2**62)
+    with pytest.raises(StoreError, match="nearly full") as refusal:
+        await RecordedChat(model, journal, "interpreter").complete(ask("a"))
+    assert "Free some space" in refusal.value.fix
+    assert not model.asked
+    assert journal.in_doubt() == []
 
 
 async def test_a_call_that_never_answered_is_listed_as_in_doubt(store):

@@ -80,6 +80,11 @@ def test_retry_after_in_all_its_forms(headers: dict[str, str], seconds: float | 
     assert retry_after(headers) == seconds
 
 
+def test_a_date_to_wait_for_is_reckoned_by_the_clock_of_the_endpoint() -> None:
+    headers = {"Date": "Mon, 06 Jan 2020 10:00:00 GMT", "Retry-After": "Mon, 06 Jan 2020 10:00:30 GMT"}
+    assert retry_after(headers) == 30
+
+
 def test_retry_after_as_a_date_to_come() -> None:
     when = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=100)
     wait = retry_after({"Retry-After": email.utils.format_datetime(when, usegmt=True)})

@@ -1,0 +1,100 @@
+"""A survey is taken once, paid for, and whole; a fault of the program ends one study alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from actors.errors import RefusedError
+from agents import survey
+from agents.budget import BudgetSettings, BudgetSpentError, Cost, Ledger, spent_so_far
+from agents.host import LocalHost, UnexpectedError
+from agents.orchestrator import Orchestrator
+from agents.store import Store
+from agents.work import WorkItem
+from experiments.results import write_results
+from tests.tools.fakes import FakeStudio, FakeSubject
+from tools.subject import Subject
+from tools.toolbox import Studio
+
+pytestmark = pytest.mark.anyio
+
+
+async def brightness(studio: Studio, subject: Subject, *, seed: int, words: str) -> dict[str, Any]:
+    """Measure two pictures; as a survey may, it fails when one cannot be made, and breaks on "broken"."""
+    made = await studio.generate([words, f"{words} at night"], [seed, seed + 1])
+    if any(isinstance(each, RefusedError) for each in made):
+        raise RefusedError(f"{words} cannot be shown.")
+    if words == "broken":
+        raise ZeroDivisionError
+    responses = await subject.measure([each.image for each in made])  # type: ignore[union-attr]
+    return {"values": [response.activation for response in responses]}
+
+
+class World:
+    """A host whose items ask for surveys alone."""
+
+    def __init__(self, root: Path, budget: BudgetSettings | None = None) -> None:
+        self.store = Store.open(root)
+        self.studio = FakeStudio()
+        self.account = Ledger(budget or BudgetSettings(), spent_so_far(self.store))
+        laboratory = SimpleNamespace(studio=self.studio, facts={"model": "fake"})
+        self.host = LocalHost(laboratory, self.store, self._subject, account=self.account)  # type: ignore[arg-type]
+
+    async def _subject(self, item: WorkItem) -> Subject:
+        return FakeSubject(self.studio, len, item.unit)
+
+    def item(self, words: str) -> WorkItem:
+        return WorkItem(
+            f"fake/{words}", "output", words, task="", seed=3,
+            survey="tests.agents.test_host:brightness", survey_arguments={"words": words},
+        )  # fmt: skip
+
+    async def run(self, *words: str) -> Any:
+        return await Orchestrator(self.store, [self.host], agents_per_host=2).run([*map(self.item, words)])
+
+
+async def test_a_survey_is_taken_once_and_its_images_are_on_the_account(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    outcome = await world.run("dog", "kite")
+    assert sorted(outcome.done) == ["fake/dog", "fake/kite"]
+    assert outcome.done["fake/dog"]["status"] == survey.MEASURED
+    assert outcome.done["fake/dog"]["images_made"] == 2
+    assert world.account.spent == Cost(images=4)
+    assert survey.read(world.store, "fake/dog") == {"images": 2, "found": {"values": [3.0, 12.0]}}
+    again = World(tmp_path)
+    assert again.account.spent == Cost(images=4), "after a crash the records tell what was spent"
+    found = await survey.take(
+        again.studio, FakeSubject(again.studio, len), again.item("dog"), again.store, again.account
+    )
+    assert found["found"]["values"] == [3.0, 12.0]
+    assert not again.studio.made, "what is on record is not measured again"
+
+
+async def test_a_survey_that_fails_leaves_nothing_and_a_broken_one_harms_no_other(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    outcome = await world.run("forbidden", "kite", "broken")
+    assert list(outcome.done) == ["fake/kite"]
+    assert outcome.failed["fake/forbidden"]["error"]["type"] == "RefusedError"
+    assert outcome.failed["fake/broken"]["error"]["type"] == UnexpectedError.__name__
+    assert survey.read(world.store, "fake/forbidden") is None
+
+
+async def test_a_survey_keeps_to_the_budget_of_the_run(tmp_path: Path) -> None:
+    world = World(tmp_path, BudgetSettings(images=3))
+    outcome = await world.run("dog", "kite", "tent")
+    assert len(outcome.done) == 1
+    assert isinstance(outcome.stopped, BudgetSpentError)
+    assert len(outcome.unfinished) == 2
+
+
+async def test_surveys_stand_among_the_results_of_a_run(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    await world.run("dog", "forbidden")
+    write_results(tmp_path, [world.item("dog"), world.item("forbidden")])
+    lines = (tmp_path / "results.jsonl").read_text().splitlines()
+    assert ['"measured"' in line for line in lines] == [True, False]
+    assert '"failed"' in lines[1]
