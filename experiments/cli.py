@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import sys
+import threading
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Annotated, Any
@@ -55,12 +57,67 @@ def common(
     """Interpret vision networks automatically: agents experiment on a unit until they can say what drives it."""
 
 
+class _Interrupts:
+    """The first Ctrl-C (or SIGTERM) cancels a command, so that what is open is closed; a second ends it at once."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[Any] | None = None
+
+    def __call__(self, *_: object) -> None:
+        self.count += 1
+        if self.count > 1:
+            leave_at_once()
+        if self._loop is None or self._task is None:
+            raise KeyboardInterrupt
+        self._loop.call_soon_threadsafe(self._task.cancel)
+
+    async def guard(self, work: Coroutine[Any, Any, Any]) -> Any:
+        self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
+        return await work
+
+
+def leave_at_once() -> None:
+    """End this process without closing anything: records are whole at any moment, and children end with it."""
+    Console().say("ended at once; repeat the command to go on from here")
+    os._exit(130)
+
+
 def run(work: Coroutine[Any, Any, Any]) -> Any:
-    """Run a command's coroutine; Ctrl-C cancels it, so that what is open is closed."""
-    return asyncio.run(work)
+    """Run a command's coroutine; Ctrl-C once cancels it, twice ends the process."""
+    interrupts = _Interrupts()
+    heard = [signal.SIGINT, signal.SIGTERM] if threading.current_thread() is threading.main_thread() else []
+    before = {number: signal.signal(number, interrupts) for number in heard}
+    try:
+        with asyncio.Runner() as runner:
+            try:
+                return runner.run(interrupts.guard(work))
+            except KeyboardInterrupt:
+                # A command that answered the first one itself gave the second back to Python.
+                leave_at_once()
+            except asyncio.CancelledError:
+                if interrupts.count:
+                    raise KeyboardInterrupt from None
+                raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-@app.command()
+def examples(*lines: str) -> str:
+    """Return a command's examples as its help shows them, one a line."""
+    # The control character keeps click from filling the lines into a paragraph.
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+@app.command(
+    epilog=examples(
+        "maia describe tf_efficientnet_lite0 blocks.6 91",
+        'maia describe resnet50 output "golden retriever" --profile openai',
+        "maia describe python:net.py:build 1 7 --data ~/images --json",
+    )
+)
 def describe(
     model: Model,
     layer: Annotated[
@@ -98,7 +155,12 @@ def describe(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "maia sweep tf_efficientnet_lite0 blocks.6 --units sample:6 --out runs/b6",
+        "maia sweep resnet50 layer3,layer4 --profile openai --yes",
+    )
+)
 def sweep(
     model: Model,
     layers: Annotated[str, typer.Argument(help="Layers, separated by commas; `output` for classes.")],
@@ -138,7 +200,12 @@ def sweep(
     _end(summary)
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "maia session tf_efficientnet_lite0 blocks.6 91",
+        "maia session resnet50 layer3 117 --person ada --json < study.py",
+    )
+)
 def session(
     model: Model,
     layer: Annotated[str, typer.Argument(help="Layer, as `maia layers MODEL` lists them.")],
@@ -178,7 +245,12 @@ def session(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "maia estimate tf_efficientnet_lite0 blocks.6 --units sample:100 --profile openai",
+        "maia estimate resnet50 layer3 --like runs/b6 --assume rounds=12",
+    )
+)
 def estimate(
     model: Model,
     layers: Annotated[str, typer.Argument(help="Layers, separated by commas; `output` for classes.")],
@@ -241,7 +313,7 @@ def _approve(
 RunDirectory = Annotated[Path, typer.Argument(help="The --out folder of a run.")]
 
 
-@app.command()
+@app.command(epilog=examples("maia status runs/b6", "maia status runs/b6 --json"))
 def status(run_directory: RunDirectory, json: Json = False) -> None:
     """Say how far a run is, also while another process works on it."""
     from experiments.status import card
@@ -255,7 +327,7 @@ def status(run_directory: RunDirectory, json: Json = False) -> None:
         console.show(card(found))
 
 
-@app.command()
+@app.command(epilog=examples("maia cancel runs/b6"))
 def cancel(run_directory: RunDirectory, json: Json = False) -> None:
     """Ask a run to stop: its agents finish their round, and everything done stays valid."""
     from experiments.status import cancel as ask_to_stop
@@ -274,7 +346,7 @@ cluster = typer.Typer(help="Start, look at and end a Ray cluster on this machine
 app.add_typer(cluster, name="cluster")
 
 
-@cluster.command()
+@cluster.command(epilog=examples("maia cluster up", "maia cluster up --port 6380 --profile cluster"))
 def up(
     port: Annotated[int, typer.Option(min=1024, max=65535, help="Port that others join at.")] = 6379,
     profile: ProfileName = None,
@@ -295,7 +367,7 @@ def up(
         )
 
 
-@cluster.command(name="status")
+@cluster.command(name="status", epilog=examples("maia cluster status"))
 def cluster_status(json: Json = False, config: ConfigPath = None) -> None:
     """Say whether the cluster of `maia cluster up` runs."""
     from actors.head import LocalHead
@@ -310,7 +382,7 @@ def cluster_status(json: Json = False, config: ConfigPath = None) -> None:
         raise typer.Exit(1)
 
 
-@cluster.command()
+@cluster.command(epilog=examples("maia cluster down"))
 def down(json: Json = False, config: ConfigPath = None) -> None:
     """End the cluster of `maia cluster up` with all its processes; no other Ray is touched."""
     from actors.head import LocalHead
@@ -328,7 +400,7 @@ UnitPath = Annotated[
 ]
 
 
-@app.command()
+@app.command(epilog=examples("maia replay runs/b6/blocks.6:91"))
 def replay(unit: UnitPath, json: Json = False, verbose: Verbose = 0) -> None:
     """Play a recorded unit again without models, and say where it comes out differently."""
     from experiments.replay import replay_unit
@@ -346,7 +418,9 @@ def replay(unit: UnitPath, json: Json = False, verbose: Verbose = 0) -> None:
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(
+    epilog=examples("maia branch runs/b6/blocks.6:91 --from-round 3 --profile openai --out runs/branch")
+)
 def branch(
     unit: UnitPath,
     out: Annotated[Path, typer.Option(help="Run directory of the branch.")],
@@ -369,7 +443,7 @@ def branch(
         console.show(f"{record['label'] or record['status']}\nreport: {record['report']}", markup=False)
 
 
-@app.command()
+@app.command(epilog=examples('maia find "forested backgrounds" tf_efficientnet_lite0 blocks.6'))
 def find(
     concept: Annotated[
         str, typer.Argument(help='What units should be selective for: "forested backgrounds".')
@@ -400,7 +474,7 @@ def find(
         console.show(table(found))
 
 
-@app.command()
+@app.command(epilog=examples("maia doctor", "maia doctor --profile local --json"))
 def doctor(profile: ProfileName = None, json: Json = False, config: ConfigPath = None) -> None:
     """Say what this machine can run, and what to do about what it cannot."""
     from experiments.doctor import examine, table
@@ -414,7 +488,7 @@ def doctor(profile: ProfileName = None, json: Json = False, config: ConfigPath =
         console.show(table(report))
 
 
-@app.command()
+@app.command(epilog=examples("maia layers resnet50", "maia layers python:net.py:build --json"))
 def layers(model: Model, profile: ProfileName = None, json: Json = False, config: ConfigPath = None) -> None:
     """List the layers of a network whose units can be studied."""
     from experiments.layers import list_layers, table
@@ -428,7 +502,7 @@ def layers(model: Model, profile: ProfileName = None, json: Json = False, config
         console.show(table(model, found))
 
 
-@app.command()
+@app.command(epilog=examples("maia report runs/b6"))
 def report(run_directory: RunDirectory, json: Json = False) -> None:
     """Write the static report of a run; what did not change is left as it is."""
     from experiments.report import write_site
@@ -441,7 +515,11 @@ def report(run_directory: RunDirectory, json: Json = False) -> None:
         console.show(f"report: {page}")
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "maia export runs/b6 --format csv --out b6.csv", "maia export runs/b6 --format inspect --images"
+    )
+)
 def export(
     run_directory: RunDirectory,
     format: Annotated[
@@ -464,7 +542,7 @@ def export(
         console.show(f"{written['units']} units: {written['path']}", markup=False)
 
 
-@app.command()
+@app.command(epilog=examples("maia diff runs/b6 runs/b6-other-checkpoint", "maia diff runs/a runs/b --json"))
 def diff(
     first: Annotated[Path, typer.Argument(help="The --out folder of a run.")],
     second: Annotated[Path, typer.Argument(help="Another run over the same units or layers.")],
@@ -482,7 +560,7 @@ def diff(
         console.show(table(found))
 
 
-@app.command()
+@app.command(epilog=examples("maia view runs/b6", "maia view runs/b6 --port 8080 --no-open"))
 def view(
     run_directory: RunDirectory,
     port: Annotated[
@@ -493,10 +571,12 @@ def view(
     """Serve a run's report on this machine and keep it up to date while the run goes on."""
     from experiments.view import view as serve
 
-    run(serve(Console(), run_directory, port=port, open_browser=open_browser))
+    # Ctrl-C is how a view ends.
+    with contextlib.suppress(KeyboardInterrupt):
+        run(serve(Console(), run_directory, port=port, open_browser=open_browser))
 
 
-@app.command()
+@app.command(epilog=examples("maia models", "maia models 'vit_*'"))
 def models(
     pattern: Annotated[
         str, typer.Argument(help="Also list timm's networks of this name, with * for anything.")
@@ -516,7 +596,7 @@ def models(
         console.show(table(found))
 
 
-@app.command()
+@app.command(epilog=examples("maia exemplars tf_efficientnet_lite0 --layers blocks.5,blocks.6 --k 20"))
 def exemplars(
     model: Model,
     layers: Annotated[str, typer.Option(help="Layers with commas between them.")],
@@ -547,7 +627,12 @@ def exemplars(
         console.show(*(f"{layer}: {file}" for layer, file in result["files"].items()))
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "maia synthetic --units mono --limit 5 --out runs/synthetic",
+        "maia synthetic --units 'violin;horse OR violin'",
+    )
+)
 def synthetic(
     units: Annotated[
         str,
@@ -582,7 +667,7 @@ def synthetic(
         console.show(table(result))
 
 
-@app.command()
+@app.command(epilog=examples("maia audit tf_efficientnet_lite0 --classes goldfish --out runs/audit"))
 def audit(
     model: Model,
     classes: Annotated[
@@ -644,9 +729,13 @@ def main() -> None:
         sys.exit(2 if isinstance(error, UsageError) else 1)
     except typer.Exit as stop:
         sys.exit(stop.exit_code)
+    except SystemExit as stop:
+        # Typer's own answer to Ctrl-C, without a word.
+        if stop.code == 130:
+            _end_interrupted()
+        raise
     except (KeyboardInterrupt, typer.Abort):
-        Console().say("interrupted; repeat the command to go on from here")
-        sys.exit(130)
+        _end_interrupted()
     except BaseExceptionGroup as group:
         errors = list(_leaves(group))
         known = [error for error in errors if isinstance(error, MaiaError)]
@@ -660,6 +749,11 @@ def main() -> None:
             raise
         error.show()
         sys.exit(2)
+
+
+def _end_interrupted() -> None:
+    Console().say("interrupted; repeat the command to go on from here")
+    sys.exit(130)
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ class Configuration(Settings):
         if wanted not in self.profiles:
             raise UsageError(
                 f"there is no profile {wanted!r} in {self.path}.",
-                f"Profiles: {', '.join(sorted(self.profiles))}.",
+                f"{_meant(wanted, self.profiles)}Profiles: {', '.join(sorted(self.profiles))}.",
             )
         return self.profiles[wanted]
 
@@ -185,6 +186,12 @@ def _explain(error: ValidationError, path: Path) -> str:
             told = f", got {value!r}" if short and not isinstance(value, dict | list) else ""
             lines.append(f"{path}: {shown}: {problem['msg'].removeprefix('Value error, ')}{told}")
     return "\n".join(lines)
+
+
+def _meant(word: str, known: Iterable[str]) -> str:
+    """Return "Did you mean ...? " if something known is like `word`, else ""."""
+    near = difflib.get_close_matches(word, list(known), 1)
+    return f"Did you mean {near[0]}? " if near else ""
 
 
 def _nearest(key: str, parents: list[str]) -> str:

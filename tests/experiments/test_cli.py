@@ -1,0 +1,194 @@
+"""The command line keeps its promises: examples that parse, one object on stdout, exit codes, Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+from experiments import cli
+
+INTERRUPTED = """
+import asyncio, sys
+from experiments import cli
+
+async def work(patience):
+    print("working", flush=True)
+    try:
+        await asyncio.sleep(60)
+    finally:
+        print("closing", flush=True)
+        await asyncio.sleep(patience)
+        print("closed", flush=True)
+
+@cli.app.command()
+def wait(patience: float):
+    cli.run(work(patience))
+
+cli.main()
+"""
+
+
+def commands(group: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    group = group or typer.main.get_command(cli.app)
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, (*path, name))
+        else:
+            yield (*path, name), command
+
+
+COMMANDS = dict(commands())
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_every_command_has_examples_that_it_understands(path):
+    """An example is parsed as it would be when somebody types it; nothing runs."""
+    command = COMMANDS[path]
+    lines = [line.strip() for line in (command.epilog or "").splitlines() if line.startswith("  maia ")]
+    assert lines, f"maia {' '.join(path)} has no example"
+    for line in lines:
+        words = shlex.split(line.partition(" < ")[0])
+        assert tuple(words[1 : 1 + len(path)]) == path
+        command.make_context(" ".join(path), words[1 + len(path) :])
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_every_command_with_a_result_prints_it_as_json_if_asked(path):
+    options = {option for parameter in COMMANDS[path].params for option in parameter.opts}
+    assert "--json" in options or path == ("view",), "a view has no result"
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_every_parameter_is_explained(path):
+    unexplained = [each.name for each in COMMANDS[path].params if each.name != "help" and not each.help]
+    assert unexplained == []
+
+
+def maia(monkeypatch, *arguments: str) -> int:
+    monkeypatch.setattr("sys.argv", ["maia", *arguments])
+    try:
+        cli.main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["descrbe"], "Did you mean 'describe'"),
+        (["describe", "a", "b", "1", "--sead", "3"], "--seed"),
+        (["export", "nowhere"], "no run in nowhere"),
+        (["doctor", "--profile", "embeded"], "Did you mean embedded?"),
+    ],
+)
+def test_what_is_mistyped_is_met_with_what_may_have_been_meant(monkeypatch, capsys, arguments, told):
+    assert maia(monkeypatch, *arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert told in printed.err
+    assert "Traceback" not in printed.err
+
+
+def test_a_shell_can_complete_commands():
+    environment = os.environ | {
+        "_MAIA_COMPLETE": "complete_bash",
+        "COMP_WORDS": "maia syn",
+        "COMP_CWORD": "1",
+    }
+    found = subprocess.run(
+        [Path(sys.executable).with_name("maia")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.stdout.split() == ["synthetic"]
+
+
+@pytest.fixture
+def begin(tmp_path):
+    """Return a function that starts a command which waits, and takes `patience` seconds to close."""
+    script = tmp_path / "script.py"
+    script.write_text(INTERRUPTED)
+    started: list[subprocess.Popen[str]] = []
+
+    def begin(patience: float) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, str(script), "wait", str(patience)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "working\n"
+        return process
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_one_ctrl_c_lets_a_command_close_what_is_open(begin, number):
+    process = begin(0.0)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert out == "closing\nclosed\n"
+    assert "interrupted; repeat the command" in err
+    assert "Traceback" not in err
+
+
+def test_two_ctrl_c_end_a_command_at_once(begin):
+    process = begin(60.0)
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.readline() == "closing\n"
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert out == ""
+    assert "ended at once" in err
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(300)
+def test_a_study_that_was_interrupted_goes_on_where_it_was(config_file, tmp_path):
+    """A real process with its own Ray: Ctrl-C in the middle of a study, then the same command again."""
+    from actors.scenes.concept_net import class_names
+
+    command = [
+        *(sys.executable, "-m", "experiments.cli", "describe", "concept-net", "concepts"),
+        *(str(class_names().index("banana")), "--json", "--out", str(tmp_path / "run")),
+        *("--config", str(config_file())),
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "round 1" in line:
+                process.send_signal(signal.SIGINT)
+                break
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, err
+    assert out == ""
+    assert "Traceback" not in err
+    assert list((tmp_path / "run").glob("units/*/rounds/0001.json"))
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout)["label"]
+    assert "round 1," not in again.stderr, "the first round was not played again"
