@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments import cli
-from tests.fake_endpoint import KEY, FakeEndpoint, Fault
-from tests.faults.world import labels, script, write_world
+from tests.fake_endpoint import FakeEndpoint, Fault
+from tests.faults.world import CommandLine, labels, script, write_world
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
@@ -23,28 +22,11 @@ def endpoint() -> Iterator[FakeEndpoint]:
 
 
 @pytest.fixture
-def maia(ray_cluster, endpoint, tmp_path_factory, monkeypatch, capsys):
-    """Return a function that runs the command line and returns its exit code and JSON output."""
+def maia(ray_cluster, endpoint, tmp_path_factory, monkeypatch, capsys) -> CommandLine:
     folder = tmp_path_factory.getbasetemp() / "sweeps"
     folder.mkdir(exist_ok=True)
     config = write_world(folder, endpoint, ray={"address": "local"}, agents=4)
-    monkeypatch.setenv("FAKE_KEY", KEY)
-    monkeypatch.setenv("MAIA_CACHE", str(folder / "cache"))
-
-    def run(command: str, *arguments: str):
-        works = command in ("sweep", "audit")
-        named = (f"python:{folder / 'tiny.py'}:build",) if works else ()
-        configured = ("--config", str(config)) if works else ()
-        monkeypatch.setattr("sys.argv", ["maia", command, *named, *arguments, *configured, "--json"])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        printed = capsys.readouterr()
-        return code, json.loads(printed.out) if printed.out else printed.err
-
-    return run
+    return CommandLine(config, monkeypatch, capsys)
 
 
 def test_a_sweep_is_studied_told_resumed_and_replayed(maia, endpoint: FakeEndpoint, tmp_path: Path) -> None:

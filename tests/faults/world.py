@@ -18,6 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from experiments import cli
 from tests.fake_endpoint import KEY, FakeEndpoint, Seen
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -92,10 +95,35 @@ def write_world(folder: Path, endpoint: FakeEndpoint, *, ray: dict[str, Any], **
     return path
 
 
+class CommandLine:
+    """The command line in this process, over the tests' Ray and the world that `write_world` wrote."""
+
+    def __init__(self, config: Path, patch: pytest.MonkeyPatch, capture: pytest.CaptureFixture[str]) -> None:
+        self._config, self._patch, self._capture = config, patch, capture
+        patch.setenv("FAKE_KEY", KEY)
+        patch.setenv("MAIA_CACHE", str(config.parent / "cache"))
+
+    def __call__(self, command: str, *arguments: str) -> tuple[int, Any]:
+        """Run a command; return its exit code and its JSON, or what it said on stderr."""
+        works = command in ("sweep", "audit")
+        named = (f"python:{self._config.parent / 'tiny.py'}:build",) if works else ()
+        configured = ("--config", str(self._config)) if works else ()
+        self._patch.setattr("sys.argv", ["maia", command, *named, *arguments, *configured, "--json"])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        printed = self._capture.readouterr()
+        return code, json.loads(printed.out) if printed.out else printed.err
+
+
 class Driver:
     """A `maia sweep` in a process of its own."""
 
-    def __init__(self, config: Path, out: Path, units: str, *options: str) -> None:
+    def __init__(
+        self, config: Path, out: Path, units: str, *options: str, env: dict[str, str] | None = None
+    ) -> None:
         folder = config.parent
         self.out = out
         self.log = (folder / f"{out.name}.log").open("a")
@@ -116,7 +144,7 @@ class Driver:
                 *options,
             ],
             cwd=ROOT,
-            env={**os.environ, "FAKE_KEY": KEY, "MAIA_CACHE": str(folder / "cache")},
+            env={**os.environ, "FAKE_KEY": KEY, "MAIA_CACHE": str(folder / "cache"), **(env or {})},
             stdout=self.log,
             stderr=self.log,
             start_new_session=True,
@@ -135,9 +163,11 @@ class Driver:
 
 
 @contextmanager
-def driver(config: Path, out: Path, units: str = f"0-{N_UNITS - 1}", *options: str) -> Iterator[Driver]:
+def driver(
+    config: Path, out: Path, units: str = f"0-{N_UNITS - 1}", *options: str, env: dict[str, str] | None = None
+) -> Iterator[Driver]:
     """Run a driver; whatever happens, it and its own processes end with the block."""
-    started = Driver(config, out, units, *options)
+    started = Driver(config, out, units, *options, env=env)
     try:
         yield started
     finally:
