@@ -44,6 +44,11 @@ class BudgetSettings(Settings):
     hours: float | None = Field(None, gt=0)
     """Wall-clock hours of work, over all its interruptions."""
 
+    @property
+    def limited(self) -> bool:
+        """Whether there is any limit to keep."""
+        return any(getattr(self, name) is not None for name in type(self).model_fields)
+
 
 class BudgetSpentError(MaiaError):
     """The run's budget has no room for what was to be done: it stops, and can be resumed with a larger one."""

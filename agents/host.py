@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -76,6 +77,16 @@ class _Steering:
 
     def conclude(self) -> str:
         return self._account.reason
+
+
+_STORE_THREADS = 64
+
+
+def widen_threads() -> None:
+    """Give this loop more threads than the few that the cores would get it: most of them wait for the disk."""
+    asyncio.get_running_loop().set_default_executor(
+        ThreadPoolExecutor(_STORE_THREADS, thread_name_prefix="maia-store")
+    )
 
 
 class LocalHost:

@@ -1,11 +1,12 @@
 """How a sweep scales: many agents at once against an endpoint that takes its time, and a layer against one by one.
 
-    python -m benchmarks.bench_sweep crowd [--agents 500] [--rounds 8] [--hosts 2] [--latency 2]
+    python -m benchmarks.bench_sweep crowd [--agents 500] [--rounds 8] [--hosts 2] [--latency 2] [--programs images]
     python -m benchmarks.bench_sweep layer [--units 64] [--serial 4]
 
 Everything is real but two things: the network under study is tiny (one convolution of 512 channels), and the
 endpoint is a stand-in over HTTP that waits `latency` seconds and then says the next line of a script: look at the
 exemplars, then rounds that make two pictures, measure them and log what was measured with its mask, then the answer.
+With `--programs text` the rounds only compute and print, which leaves what conversation, journal and sandbox cost.
 The sweep is a `maia sweep` in a process of its own, and its times are read from the run directory.
 
 `crowd`: the latency bound is the time that the scripted calls of one unit wait; efficiency is the bound over the
@@ -57,10 +58,15 @@ images = tools.text2image(["a banana on grass", "a dog on snow"])
 activations, masked = system.call_neuron(images)
 tools.log_experiment(activations, masked, ["banana", "dog"], "")
 ```"""
+PRINT = """[CODE]:
+```python
+total = sum(i * i for i in range(1000))
+print("the sum is", total)
+```"""
 ANSWER = "[DESCRIPTION]: colours.\n[LABEL]: colours"
 
 
-async def serve(rounds: int, latency_s: float) -> None:
+async def serve(rounds: int, latency_s: float, programs: str) -> None:
     """Answer chat completions for ever; the port is printed. Counts turns without parsing: it shares the cores."""
     from aiohttp import web
 
@@ -72,7 +78,8 @@ async def serve(rounds: int, latency_s: float) -> None:
         calls[0] += 1
         calls[1] = calls[1] or time.time()
         spoken = body.count(turn)
-        text = LOOK if spoken == 0 else TRY if spoken < rounds - 1 else ANSWER
+        look, work = (LOOK, TRY) if programs == "images" else (PRINT, PRINT)
+        text = look if spoken == 0 else work if spoken < rounds - 1 else ANSWER
         await asyncio.sleep(max(0.0, latency_s - (time.monotonic() - started)))
         choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
         usage = {"prompt_tokens": len(body) // 40, "completion_tokens": 50}
@@ -92,10 +99,10 @@ async def serve(rounds: int, latency_s: float) -> None:
 
 
 @contextmanager
-def endpoint(rounds: int, latency_s: float) -> Iterator[str]:
+def endpoint(rounds: int, latency_s: float, programs: str) -> Iterator[str]:
     """Yield the address of an endpoint in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.bench_sweep", "serve"]
-    command += ["--rounds", str(rounds), "--latency", str(latency_s)]
+    command += ["--rounds", str(rounds), "--latency", str(latency_s), "--programs", programs]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
@@ -223,7 +230,7 @@ def _cpu_s(process: psutil.Process) -> dict[str, float]:
 
 
 def crowd(arguments: argparse.Namespace, folder: Path) -> None:
-    with endpoint(arguments.rounds, arguments.latency) as address:
+    with endpoint(arguments.rounds, arguments.latency, arguments.programs) as address:
         found = sweep(
             folder, address, arguments.agents, agents=arguments.agents, hosts=arguments.hosts,
             out="crowd", rounds=arguments.rounds,
@@ -231,7 +238,7 @@ def crowd(arguments: argparse.Namespace, folder: Path) -> None:
     bound = arguments.rounds * arguments.latency
     calls = found.units * found.rounds
     ends, gaps = sorted(found.ends), sorted(found.gaps)
-    print(f"agents at once                         {found.units}")
+    print(f"agents at once, their programs         {found.units}, {arguments.programs}")
     print(f"rounds of a unit, endpoint latency     {found.rounds}, {arguments.latency:g} s")
     print(f"latency bound                          {bound:.1f} s, {calls / bound:.0f} calls/s")
     print(
@@ -245,11 +252,11 @@ def crowd(arguments: argparse.Namespace, folder: Path) -> None:
 
 
 def layer(arguments: argparse.Namespace, folder: Path) -> None:
-    with endpoint(arguments.rounds, arguments.latency) as address:
+    with endpoint(arguments.rounds, arguments.latency, arguments.programs) as address:
         alone = sweep(
             folder, address, arguments.serial, agents=1, hosts=0, out="serial", rounds=arguments.rounds
         )
-    with endpoint(arguments.rounds, arguments.latency) as address:
+    with endpoint(arguments.rounds, arguments.latency, arguments.programs) as address:
         together = sweep(
             folder, address, arguments.units, agents=arguments.units, hosts=0, out="layer",
             rounds=arguments.rounds,
@@ -272,10 +279,11 @@ def main() -> None:
     parser.add_argument("--hosts", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--latency", type=float, default=2.0)
+    parser.add_argument("--programs", choices=("images", "text"), default="images")
     parser.add_argument("--keep", type=Path, help="folder for run, configuration and log")
     arguments = parser.parse_args()
     if arguments.what == "serve":
-        asyncio.run(serve(arguments.rounds, arguments.latency))
+        asyncio.run(serve(arguments.rounds, arguments.latency, arguments.programs))
         return
     work = crowd if arguments.what == "crowd" else layer
     if arguments.keep:

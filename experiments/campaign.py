@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from actors.errors import MaiaError
 from agents.budget import Ledger, spent_so_far
-from agents.host import HostCounts, HostHandle, LocalHost
+from agents.host import HostCounts, HostHandle, LocalHost, widen_threads
 from agents.journal import slug
 from agents.lease import Lease, worked_s
 from agents.manifest import KEY as MANIFEST
@@ -79,6 +79,7 @@ class Campaign:
     async def _work(self, planner: Planner, lease: Lease) -> Outcome:
         from experiments.workbench import Workbench
 
+        widen_threads()
         console, store, profile = self.console, self.store, self.profile
         model = self.manifest["model"]
         async with Workbench.open(profile, cache=self.loaded.cache, model=model, tell=console.say) as bench:

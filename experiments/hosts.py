@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from actors.errors import MaiaError
 from agents.budget import Cost, Ledger
 from agents.faults import HostLostError
-from agents.host import HostCounts, LocalHost
+from agents.host import HostCounts, LocalHost, widen_threads
 from agents.store import Store
 from agents.work import WorkItem
 from experiments.config import Profile
@@ -45,6 +45,7 @@ class HostActor:
     """What Ray runs."""
 
     def __init__(self, plan: HostPlan, ledger: str) -> None:
+        """`ledger` is the name of the run's account, "" where nothing is limited and each host may keep its own."""
         self._plan, self._ledger = plan, ledger
         self._stack = contextlib.AsyncExitStack()
         self._opening: asyncio.Task[LocalHost] | None = None
@@ -52,6 +53,7 @@ class HostActor:
     async def _open(self) -> LocalHost:
         from experiments.workbench import Workbench
 
+        widen_threads()
         plan = self._plan
         bench = await self._stack.enter_async_context(
             Workbench.join(plan.profile, cache=plan.cache, model=plan.model, addresses=plan.addresses)
@@ -64,7 +66,7 @@ class HostActor:
             bench.laboratory,
             Store(plan.run),
             subject_of,
-            account=RemoteAccount(self._ledger),
+            account=RemoteAccount(self._ledger) if self._ledger else None,
             unit_budget=plan.profile.sweep.unit_budget,
         )
 
@@ -135,7 +137,7 @@ class RayHost:
     """A host in a Ray actor, as the orchestrator sees it."""
 
     def __init__(self, plan: HostPlan, ledger: str, width: int) -> None:
-        """`ledger` is the name of the run's account."""
+        """`ledger` is the name of the run's account, "" for none."""
         self._plan, self._ledger, self._width = plan, ledger, width
         self._actor = self._launch()
         self._pausing = False
@@ -217,9 +219,12 @@ async def _ask(answer: Awaitable[T], who: str) -> T:
 
 @contextlib.contextmanager
 def ledger(profile: Profile, run: Path) -> Iterator[str]:
-    """Start the account of a run with hosts of their own, and yield its name."""
+    """Start the account of a run with hosts of their own, and yield its name; "" where nothing is limited."""
     import ray
 
+    if not profile.sweep.budget.limited:
+        yield ""
+        return
     name = f"ledger-{uuid.uuid4().hex[:12]}"
     actor = (
         ray.remote(LedgerActor)

@@ -82,7 +82,9 @@ def endpoint() -> Iterator[FakeEndpoint]:
 @pytest.fixture(scope="module")
 def config(nodes: ThreeNodes, endpoint: FakeEndpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("faults")
-    return write_world(folder, endpoint, ray={"address": nodes.address}, hosts=3, agents=5)
+    # A budget that is never reached: it takes an account that all hosts share, and that may die.
+    budget = {"dollars": 1000}
+    return write_world(folder, endpoint, ray={"address": nodes.address}, hosts=3, agents=5, budget=budget)
 
 
 @pytest.fixture(scope="module")
