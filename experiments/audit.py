@@ -1,7 +1,7 @@
 """`maia audit`: in which contexts does a class lose or gain probability while its object is there? (MAIA 5.2)
 
 The figures come from a design that is fixed beforehand, the same for every class; an agent's free audit of the
-class follows, and what it says can be checked against these figures.
+class follows, and what it says is checked against these figures.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import numpy as np
 from actors.backend import Priority
 from actors.errors import MaiaError, UsageError
 from actors.generation.base import MadeImage
+from actors.scenes.vocabulary import pluralize
 from actors.vision.units import OUTPUT, Readout, class_index
 from agents import survey
 from agents.journal import slug
@@ -30,6 +31,7 @@ from agents.stimuli import lacks_something
 from agents.store import Store
 from agents.work import WorkItem, read_plan, write_plan
 from experiments import config as configuration
+from experiments.bias_claims import disagreements
 from experiments.campaign import Campaign
 from experiments.console import Console
 from experiments.describe import science
@@ -50,12 +52,19 @@ CONTEXTS = {
         }.items()
     },
     **{f"colour: {colour}": f"{colour} {{}}" for colour in ("red", "yellow", "green", "blue", "black", "white")},
-    "companion: person": "{} next to a person",
-    "companion: dog": "{} next to a dog",
-    "companion: car": "{} next to a car",
+    **{f"companion: {thing}": f"{{}} next to a {thing}" for thing in ("person", "dog", "car", "tree", "house")},
+    **{f"count: {number}": f"{number} {{plural}}" for number in ("two", "three")},
     "size: small": "small {}",
 }  # fmt: skip
-"""Name of a context and the wording of its prompt; `{}` is the class."""
+"""Name of a context and the wording of its prompt; `{}` is the class, `{plural}` several of it."""
+
+LEAST = 0.1
+"""A smaller difference of mean probability is not called a bias, however sure it is."""
+
+
+def prompt_of(context: str, class_name: str) -> str:
+    """Return the prompt for a class in a context."""
+    return CONTEXTS[context].format(class_name, plural=pluralize(class_name))
 
 
 class UndrawableError(MaiaError):
@@ -82,7 +91,7 @@ class ContextEffect:
 
     @property
     def biased(self) -> bool:
-        return self.q <= 0.05
+        return self.q <= 0.05 and abs(self.difference) >= LEAST
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +123,7 @@ async def measure_class(
     Raises:
         UndrawableError: If a context has fewer than two images that could be made.
     """
-    prompts = [wording.format(class_name) for wording in CONTEXTS.values() for _ in range(per_context)]
+    prompts = [prompt_of(context, class_name) for context in CONTEXTS for _ in range(per_context)]
     contexts = [context for context in CONTEXTS for _ in range(per_context)]
     order = random.Random(seed).sample(range(len(prompts)), len(prompts))
     seeds = [seed_for(seed, "audit", prompt, number) for number, prompt in enumerate(prompts)]
@@ -218,18 +227,25 @@ async def audit(
     surveys = {item.unit: survey.read(store, item.unit) for item in finished.plan}
     records = finished.records()
     audits = [ClassAudit(**found["found"]) for each in records if (found := surveys[each["unit"]])]
+    effects = [asdict(effect) | {"biased": effect.biased} for effect in judge(audits)]
+    answers = {
+        audited.class_name: record["description"]
+        for audited, record in zip(audits, records, strict=True)
+        if record["description"]
+    }
     result = {
         "experiment": "audit",
         "facts": records[0]["facts"] if records else {},
         "seed": asked.seed,
-        "effects": [asdict(effect) | {"biased": effect.biased} for effect in judge(audits)],
+        "effects": effects,
         "detectable": {each.class_name: each.detectable for each in audits},
         "values": {each.class_name: each.values for each in audits},
-        "answers": {
-            audited.class_name: record["description"]
-            for audited, record in zip(audits, records, strict=True)
-            if record["description"]
-        },
+        "answers": answers,
+        "disagreements": [
+            asdict(each)
+            for name, text in answers.items()
+            for each in disagreements(text, name, [e for e in effects if e["class_name"] == name])
+        ],
     }
     (store.root / "audit.json").write_text(json.dumps(result, indent=1, ensure_ascii=False))
     return result | {"run": finished.summary()}
@@ -316,4 +332,9 @@ def table(result: dict[str, Any]) -> str:
             lines.append(
                 f"{name}: no bias found; a difference of {smallest:.3f} would have been seen in 4 of 5 cases"
             )
+    for each in result["disagreements"]:
+        measured = "" if each["difference"] is None else f" (measured difference {each['difference']:.3f})"
+        lines.append(
+            f"{each['class_name']}: the agent's text is {each['kind']} on {each['context']}{measured}"
+        )
     return "\n".join(lines)

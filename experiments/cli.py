@@ -717,6 +717,93 @@ def _end(summary: dict[str, Any]) -> None:
         raise typer.Exit(1)
 
 
+@app.command(
+    name="robust-features",
+    epilog=examples("maia robust-features", "maia robust-features --data ~/spawrious --json"),
+)
+def robust_features(
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder of Spawrious' O2O-easy [default: a set of scenes is drawn]."),
+    ] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="Classes of the scenes, with commas between them.")
+    ] = None,
+    places: Annotated[
+        str | None, typer.Option(help="Each class's own place, in their order, then the one they share.")
+    ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(help="What the network knows before: world, imagenet or nothing [default: by the set]."),
+    ] = None,
+    trainings: Annotated[int, typer.Option(min=1, help="Trainings, each with a seed of its own.")] = 5,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Passes of a training over its images [default: 1].")
+    ] = None,
+    top: Annotated[int, typer.Option(min=2, help="Units that the agent judges.")] = 50,
+    limit: Annotated[
+        int | None, typer.Option(min=2, help="At most so many images of each cell of a folder.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Run directory.")] = Path("runs/robust-features"),
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the set and of all studies.")] = 0,
+    profile: ProfileName = None,
+    json: Json = False,
+    config: ConfigPath = None,
+    verbose: Verbose = 0,
+) -> None:
+    """Keep the units that follow the object and drop those that follow its place: Table 2 of the paper.
+
+    Example: maia robust-features --trainings 1 --out runs/robust
+    """
+    from experiments.robust_features import asked_for, table
+    from experiments.robust_features import robust_features as compare
+
+    configure_logging(verbose)
+    console = Console()
+    asked = asked_for(
+        data, classes, places, start, trainings=trainings, epochs=epochs, top=top, seed=seed, limit=limit
+    )
+    result = run(compare(console, config, profile, asked, out=out))
+    if json:
+        console.result(result)
+    else:
+        console.show(table(result))
+    if not result["finished"]:
+        raise typer.Exit(130)
+
+
+@app.command(name="planted-biases")
+def planted_biases(
+    networks: Annotated[int, typer.Option(min=1, help="Classifiers, of eight classes each.")] = 3,
+    out: Annotated[Path, typer.Option(help="Run directory.")] = Path("runs/planted-biases"),
+    seed: Annotated[int, typer.Option(min=0, help="Seed of classes, biases and images.")] = 0,
+    images: Annotated[int, typer.Option(min=2, help="Images of each class in each context.")] = 12,
+    agents: Annotated[bool, typer.Option(help="Also let an agent audit each class.")] = False,
+    profile: ProfileName = None,
+    json: Json = False,
+    config: ConfigPath = None,
+    verbose: Verbose = 0,
+) -> None:
+    """Audit classifiers whose biases are known: the share found, and the false alarms.
+
+    Example: maia planted-biases --networks 1 --out runs/planted
+    """
+    from experiments.planted import planted_biases as measure
+    from experiments.planted import table
+
+    configure_logging(verbose)
+    console = Console()
+    result = run(
+        measure(
+            console, config, profile, out=out, networks=networks, seed=seed, per_context=images, agents=agents
+        )
+    )
+    if json:
+        console.result(result)
+    else:
+        console.show(table(result))
+
+
 def main() -> None:
     """Run the command line: exit codes 0, 1 (something failed), 2 (wrong use), 130 (interrupted)."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)

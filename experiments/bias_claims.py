@@ -1,0 +1,124 @@
+"""What a [BIAS] text claims, against what was measured: a claim that the numbers do not bear out is named.
+
+Read with the embedded world's words, so that "jungle" is the forest; numbers in brackets are passed over.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from actors.scenes.backgrounds import BACKGROUND_WORDS
+from actors.scenes.lexicon import Term, read
+
+Kind = Literal["unsupported", "opposite", "missed", "untested"]
+
+_LOWER = r"lower|low|less|fewer|drops?|falls?|fails?|decreases?|decreased|reduced?|reduces|weaker|worse|suppress\w*|poorly|below"
+_HIGHER = r"higher|high|more|rises?|increases?|increased|stronger|better|prefers?|favou?rs?|boosts?|above"
+_DIRECTION = re.compile(rf"\b(?:(?P<lower>{_LOWER})|(?P<higher>{_HIGHER}))\b", re.I)
+_DENIAL = re.compile(
+    r"\b(no|not|without|nor|neither|never|uniform\w*|unaffected|did not hold|would have been)\b", re.I
+)
+_FACTORS = {
+    "background": "background",
+    "color": "colour",
+    "count": "count",
+    "size": "size",
+    "thing": "companion",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A context that a text names, and whether it says that the probability is lower (-1) or higher (1) there."""
+
+    context: str
+    sign: int
+
+
+@dataclass(frozen=True, slots=True)
+class Disagreement:
+    """Where text and numbers part.
+
+    unsupported: claimed, and the numbers show no such difference. opposite: they show the other direction.
+    missed: the numbers show a difference that the text does not name. untested: nothing was measured there.
+    `difference` is the measured one, None if untested.
+    """
+
+    class_name: str
+    kind: Kind
+    context: str
+    difference: float | None
+
+
+def read_claims(text: str, class_name: str) -> list[Claim]:
+    """Return what a text claims, each context once. Clauses that deny, or name no direction, claim nothing."""
+    own = {term.value for term in read(class_name)}
+    claims: dict[str, Claim] = {}
+    bare = re.sub(r"\([^()]*\)|\d*\.\d+|\d+ ?%", " ", text)
+    for clause in re.split(r"[;\n]|\.\s|\.$|\bbut\b|\bwhile\b|\bwhereas\b", bare):
+        directions = list(_DIRECTION.finditer(clause))
+        if not directions or _DENIAL.search(clause):
+            continue
+        ends = [match.start() for match in directions[1:]] + [len(clause)]
+        for number, (match, end) in enumerate(zip(directions, ends, strict=True)):
+            # What stands before the first direction ("in snow it is lower") belongs to it as well.
+            part = clause[0 if number == 0 else match.end() : end]
+            sign = -1 if match["lower"] else 1
+            for term in read(_DIRECTION.sub(" ", part)):
+                context = _context(term)
+                if context and term.value not in own:
+                    claims.setdefault(context, Claim(context, sign))
+    return list(claims.values())
+
+
+def _context(term: Term) -> str:
+    """Return the name that an audit has for a term, "" if it is no context."""
+    factor = _FACTORS.get(term.kind, "")
+    if not factor:
+        return ""
+    if factor == "count":
+        return f"count: {' '.join(term.words)}"
+    return f"{factor}: {term.value}"
+
+
+def _same(context: str, other: str) -> bool:
+    """Say whether two names of contexts mean the same, as a place by its canonical name."""
+
+    def plain(name: str) -> tuple[str, str]:
+        factor, _, level = name.partition(": ")
+        if factor == "background":
+            level = BACKGROUND_WORDS.get(level, level)
+        elif factor == "companion":
+            level = next((term.value for term in read(level) if term.kind == "thing"), level)
+        return factor, level
+
+    return plain(context) == plain(other)
+
+
+def disagreements(text: str, class_name: str, effects: Sequence[Mapping[str, Any]]) -> list[Disagreement]:
+    """Return where a text and the measured effects of its class part, in order of the text, missed ones last.
+
+    `effects` are the audit's: `context`, `difference`, `biased`.
+    """
+    found: list[Disagreement] = []
+    named: list[str] = []
+    for claim in read_claims(text, class_name):
+        effect = next((each for each in effects if _same(each["context"], claim.context)), None)
+        if effect is None:
+            found.append(Disagreement(class_name, "untested", claim.context, None))
+            continue
+        named.append(effect["context"])
+        difference = float(effect["difference"])
+        if not effect["biased"]:
+            found.append(Disagreement(class_name, "unsupported", effect["context"], difference))
+        elif difference * claim.sign < 0:
+            found.append(Disagreement(class_name, "opposite", effect["context"], difference))
+    found += [
+        Disagreement(class_name, "missed", each["context"], float(each["difference"]))
+        for each in effects
+        if each["biased"] and each["context"] not in named
+    ]
+    return found

@@ -1,0 +1,226 @@
+"""`maia planted-biases`: audit classifiers whose biases are known, and count what is found and what is false alarm."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agents.manifest import check, claim
+from agents.statistics import permutation_p, wilson_interval
+from agents.store import Store
+from experiments import config as configuration
+from experiments.audit import CONTEXTS, Audit, audit, prompt_of
+from experiments.console import Console
+from experiments.describe import science
+from experiments.gym import biases, classifiers
+from experiments.report.schema import Column, Measured, Page, Table
+
+FRESH = 48
+"""Images in the context, and as many in others, that decide whether a finding nobody planted is real."""
+_ALPHA = 0.01
+
+
+async def planted_biases(
+    console: Console,
+    config: Path | None,
+    profile_name: str | None,
+    *,
+    out: Path,
+    networks: int = 3,
+    seed: int = 0,
+    per_context: int = 12,
+    agents: bool = False,
+) -> dict[str, Any]:
+    """Train and audit `networks` classifiers, write `planted_biases.json` and a page, and return what it holds.
+
+    Each has one class that fails on a background, one on a colour, a number, a companion, and as many unbiased
+    ones. An interrupted run goes on where it was. With `agents`, each class is also audited freely by an agent,
+    and its text is checked against the numbers.
+
+    Raises:
+        UsageError: If `out` is another run, or the images cannot be made.
+    """
+    loaded = configuration.load(config)
+    store = Store.open(out)
+    manifest = {
+        "command": "planted-biases",
+        "networks": networks,
+        "seed": seed,
+        "per_context": per_context,
+        "agents": agents,
+        "profile": profile_name or loaded.default_profile,
+        "settings": science(loaded.profile(profile_name)),
+    }
+    check(store, manifest)
+    claim(store, manifest)
+    rows: list[dict[str, Any]] = []
+    for number in range(networks):
+        design = biases.BiasDesign.drawn(seed + number)
+        folder = out / f"network-{number}"
+        console.say(f"training network {number + 1} of {networks}")
+        with console.progress("training") as progress:
+            await asyncio.to_thread(biases.train, design, folder / "network", progress)
+        asked = Audit(
+            classifiers.spec(folder / "network"), f"0-{len(design.classes) - 1}", seed, per_context, agents
+        )
+        found = await audit(console, config, profile_name, asked, out=folder / "audit")
+        rows += await asyncio.to_thread(judge, design, found, folder / "network", number)
+    result = {
+        "experiment": "planted-biases",
+        "seed": seed,
+        "networks": networks,
+        "per_context": per_context,
+        "rows": rows,
+        "summary": summarise(rows),
+    }
+    (out / "planted_biases.json").write_text(json.dumps(result, indent=1, ensure_ascii=False))
+    page(result).save(out, "planted-biases")
+    return result
+
+
+def judge(
+    design: biases.BiasDesign, found: Mapping[str, Any], network: Path, number: int
+) -> list[dict[str, Any]]:
+    """Return a row a class: what was planted, what the audit says, and which other findings fresh images bear out."""
+    rows = []
+    for name in design.classes:
+        planted = design.planted.get(name)
+        flagged = [e for e in found["effects"] if e["class_name"] == name and e["biased"]]
+        # The rest of a planted class is not judged: what it learned there may well reach further.
+        others = [] if planted else flagged
+        real = [each["context"] for each in others if borne_out(network, design, name, each)]
+        rows.append(
+            {
+                "network": number,
+                "class": name,
+                "planted": planted,
+                "found": any(e["context"] == planted and e["difference"] < 0 for e in flagged),
+                "flagged": [e["context"] for e in flagged],
+                "borne_out": real,
+                "false_alarm": len(real) < len(others),
+                "detectable": found["detectable"].get(name),
+                "answer": found["answers"].get(name),
+                "disagreements": [each for each in found["disagreements"] if each["class_name"] == name],
+            }
+        )
+    return rows
+
+
+def borne_out(network: Path, design: biases.BiasDesign, class_name: str, effect: Mapping[str, Any]) -> bool:
+    """Say whether fresh images show the difference of a finding: scenes that no audit has drawn."""
+    rng = np.random.default_rng((design.seed, 79))
+    rest = [context for context in CONTEXTS if context != effect["context"]]
+    prompts = [prompt_of(effect["context"], class_name)] * FRESH
+    prompts += [prompt_of(str(rng.choice(rest)), class_name) for _ in range(FRESH)]
+    values = probabilities(network, design.classes.index(class_name), prompts, rng)
+    first, second = values[:FRESH], values[FRESH:]
+    same_sign = (first.mean() - second.mean()) * effect["difference"] > 0
+    return bool(same_sign and permutation_p(list(first), list(second)) <= _ALPHA)
+
+
+def probabilities(network: Path, index: int, prompts: Sequence[str], rng: np.random.Generator) -> np.ndarray:
+    """Return the network's probability of a class on a scene of each prompt, float64 (N,)."""
+    from scipy.special import softmax
+
+    from actors.scenes.grammar import parse_prompt
+    from actors.scenes.render import render
+
+    loaded = classifiers.load(network)
+    images = np.stack([render(parse_prompt(text, int(rng.integers(2**31))).scene) for text in prompts])
+    scores = classifiers.logits(loaded.module, loaded.preprocess, images)
+    found: np.ndarray = softmax(scores.astype(np.float64), axis=1)[:, index]
+    return found
+
+
+def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the share of planted biases found and of unbiased classes with a false alarm, with Wilson's intervals."""
+    planted = [row for row in rows if row["planted"]]
+    unbiased = [row for row in rows if not row["planted"]]
+
+    def share(hits: int, n: int) -> dict[str, Any]:
+        low, high = wilson_interval(hits, n)
+        return {"hits": hits, "n": n, "share": hits / n if n else None, "interval": [low, high]}
+
+    kinds = sorted({str(row["planted"]).partition(":")[0] for row in planted})
+    return {
+        "found": share(sum(row["found"] for row in planted), len(planted)),
+        "by_kind": {
+            kind: share(
+                sum(row["found"] for row in planted if str(row["planted"]).startswith(kind)),
+                sum(str(row["planted"]).startswith(kind) for row in planted),
+            )
+            for kind in kinds
+        },
+        "false_alarms": share(sum(row["false_alarm"] for row in unbiased), len(unbiased)),
+        "unplanted_but_real": sum(bool(row["borne_out"]) for row in unbiased),
+    }
+
+
+def page(result: Mapping[str, Any]) -> Page:
+    """Return the experiment's page."""
+    summary = result["summary"]
+    shares = (
+        ("planted biases found", summary["found"]),
+        *((f"planted: {kind}", each) for kind, each in summary["by_kind"].items()),
+        ("false alarms on unbiased classes", summary["false_alarms"]),
+    )
+    return Page(
+        title="Planted biases",
+        summary=f"{summary['found']['hits']} of {summary['found']['n']} planted biases found, false alarms on "
+        f"{summary['false_alarms']['hits']} of {summary['false_alarms']['n']} unbiased classes.",
+        blocks=(
+            Table(
+                title="What was found",
+                columns=(Column(name="of"), Column(name="hits", digits=0), Column(name="n", digits=0),
+                         Column(name="share", source="ours")),
+                rows=tuple(
+                    (name, each["hits"], each["n"],
+                     None if each["share"] is None else Measured(
+                         value=each["share"], low=min(each["interval"][0], each["share"]),
+                         high=max(each["interval"][1], each["share"])))
+                    for name, each in shares
+                ),
+                note="Intervals are Wilson's, at 95 %. A finding on an unbiased class is a false alarm unless fresh "
+                f"images bear it out; {summary['unplanted_but_real']} unbiased classes have a difference that nobody "
+                "planted and that the network really makes.",
+            ),
+            Table(
+                title="Every class",
+                columns=(Column(name="network", digits=0), Column(name="class"), Column(name="planted"),
+                         Column(name="flagged"), Column(name="really there, though not planted"),
+                         Column(name="smallest difference that would be seen")),
+                rows=tuple(
+                    (row["network"], row["class"], row["planted"] or "nothing", ", ".join(row["flagged"]) or "nothing",
+                     ", ".join(row["borne_out"]), row["detectable"])
+                    for row in result["rows"]
+                ),
+            ),
+        ),
+    )  # fmt: skip
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """Return the summary in lines for a terminal."""
+    summary = result["summary"]
+
+    def told(each: Mapping[str, Any]) -> str:
+        low, high = each["interval"]
+        return f"{each['hits']} of {each['n']} ({low:.2f} to {high:.2f})"
+
+    lines = ["", f"planted biases found: {told(summary['found'])}"]
+    lines += [f"  {kind}: {told(each)}" for kind, each in summary["by_kind"].items()]
+    lines.append(f"unbiased classes with a false alarm: {told(summary['false_alarms'])}")
+    lines.append(
+        f"unbiased classes with a real difference that nobody planted: {summary['unplanted_but_real']}"
+    )
+    for row in result["rows"]:
+        if row["planted"] and not row["found"]:
+            lines.append(
+                f"missed: {row['class']} with {row['planted']}; flagged: {', '.join(row['flagged']) or 'nothing'}"
+            )
+    return "\n".join(lines)
