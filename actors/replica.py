@@ -19,6 +19,7 @@ import logging
 import os
 import sys
 import time
+import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -158,6 +159,8 @@ class Replica:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.backend = backend
+        self.id = uuid.uuid4().hex
+        """Tells this life from the one before a restart, whose counts are gone."""
         self.coalescer: Coalescer[Any, Any] = Coalescer(backend, limit=limit, clock=clock)
         self._clock = clock
         self._images = ImageCache(image_bytes)
@@ -291,6 +294,7 @@ class Replica:
     def statistics(self) -> dict[str, Any]:
         """Return the coalescer's statistics, and what is known of images and sessions, as plain values."""
         return {
+            "id": self.id,
             **asdict(self.coalescer.statistics()),
             "mean_batch": self.coalescer.statistics().mean_batch,
             "sessions": len(self._sessions),

@@ -13,6 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import structlog
+
 from actors.errors import MaiaError
 from agents import survey
 from agents.budget import (
@@ -112,7 +114,9 @@ class LocalHost:
 
     async def study(self, item: WorkItem) -> dict[str, Any]:
         try:
-            return await self._study(item)
+            # Whatever is logged from here on says of which run and unit; rounds name themselves.
+            with structlog.contextvars.bound_contextvars(run=self._store.root.name, unit=item.unit):
+                return await self._study(item)
         except MaiaError:
             raise
         except Exception as error:

@@ -2,7 +2,7 @@
 
 A measurement of an image that the stimulus bank knows, and a request that joined another's, are reused; so is an
 image that the generator has made before. Counted by the replicas since they started, so a stretch of work is the
-difference of two looks; a replica that restarts counts from zero again.
+difference of two looks.
 
     leases/0003/machinery.json   what the owner of generation 3 has counted, replaced while it works
 """
@@ -23,20 +23,25 @@ class RequestCounts:
     """Counts over one stretch of work, from looks at the replicas' statistics."""
 
     def __init__(self) -> None:
-        self._last: dict[tuple[str, int], tuple[int, int]] = {}
-        self._sums: defaultdict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
+        self._last: defaultdict[str, dict[str, tuple[int, int]]] = defaultdict(dict)
+        """By role and replica: requests, and those of them that were reused."""
+        self._sums: dict[str, tuple[int, int]] = {}
 
     def look(self, role: str, replicas: Sequence[Mapping[str, Any]]) -> None:
-        """Take in what the replicas of a role say now; the first look at a replica is where its counting begins."""
-        for place, each in enumerate(replicas):
-            reused = each["duplicates_saved"] + each["lookups_answered"]
-            now = (each["batch_items"] + reused, reused)
-            before = self._last.get((role, place), now)
-            if now[0] < before[0] or now[1] < before[1]:
-                before = (0, 0)
-            asked, shared = self._sums[role]
-            self._sums[role] = (asked + now[0] - before[0], shared + now[1] - before[1])
-            self._last[role, place] = now
+        """Take in what the replicas of a role say now.
+
+        What they say at the first look was before; a replica that is new later has counted from zero.
+        """
+        first = role not in self._sums
+        asked, reused = self._sums.setdefault(role, (0, 0))
+        last = self._last[role]
+        for each in replicas:
+            shared = each["duplicates_saved"] + each["lookups_answered"]
+            now = (each["batch_items"] + shared, shared)
+            before = last.get(each["id"], now if first else (0, 0))
+            asked, reused = asked + now[0] - before[0], reused + now[1] - before[1]
+            last[each["id"]] = now
+        self._sums[role] = (asked, reused)
 
     def write(self, store: Store, generation: int) -> None:
         counts = {role: {"asked": asked, "reused": reused} for role, (asked, reused) in self._sums.items()}

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import structlog
 
 from actors.errors import RefusedError
 from agents import survey
@@ -45,6 +46,7 @@ class World:
         self.host = LocalHost(laboratory, self.store, self._subject, account=self.account)  # type: ignore[arg-type]
 
     async def _subject(self, item: WorkItem) -> Subject:
+        structlog.get_logger().warning("looked up")
         return FakeSubject(self.studio, len, item.unit)
 
     def item(self, words: str) -> WorkItem:
@@ -72,6 +74,16 @@ async def test_a_survey_is_taken_once_and_its_images_are_on_the_account(tmp_path
     )
     assert found["found"]["values"] == [3.0, 12.0]
     assert not again.studio.made, "what is on record is not measured again"
+
+
+async def test_what_is_logged_during_a_study_names_run_and_unit(tmp_path: Path) -> None:
+    world = World(tmp_path / "night-run")
+    with structlog.testing.capture_logs(processors=[structlog.contextvars.merge_contextvars]) as logged:
+        await world.run("dog", "kite")
+    assert {(each["run"], each["unit"]) for each in logged} == {
+        ("night-run", "fake/dog"),
+        ("night-run", "fake/kite"),
+    }
 
 
 async def test_a_survey_that_fails_leaves_nothing_and_a_broken_one_harms_no_other(tmp_path: Path) -> None:

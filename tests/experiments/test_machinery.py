@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from agents.store import Store
 from experiments.machinery import RequestCounts, reuse
 
 
-def said(ran: int, shared: int, known: int) -> dict[str, int]:
-    return {"batch_items": ran, "duplicates_saved": shared, "lookups_answered": known}
+def said(id: str, ran: int, shared: int, known: int) -> dict[str, Any]:
+    return {"id": id, "batch_items": ran, "duplicates_saved": shared, "lookups_answered": known}
 
 
 def test_what_was_asked_before_the_run_does_not_count_and_a_restart_loses_nothing(tmp_path: Path) -> None:
     store = Store(tmp_path)
     counts = RequestCounts()
-    counts.look("vision", [said(100, 10, 1)])
-    counts.look("vision", [said(103, 11, 2)])
-    counts.look("vision", [said(2, 0, 3)])
+    counts.look("vision", [said("a", 100, 10, 1), said("b", 7, 7, 7)])
+    counts.look("vision", [said("a", 103, 11, 2), said("b", 7, 7, 7)])
+    counts.look("vision", [said("b", 7, 7, 7)])
+    counts.look("vision", [said("a, restarted", 2, 0, 3), said("b", 7, 7, 7)])
     counts.look("generation", [])
     counts.write(store, 1)
     assert reuse(store) == {"vision": {"asked": 10, "reused": 5, "rate": 0.5}}
@@ -28,7 +30,7 @@ def test_all_stretches_of_a_run_count(tmp_path: Path) -> None:
     for generation in (1, 2):
         counts = RequestCounts()
         for step in range(3):
-            counts.look("vision", [said(step, 0, 0), said(0, 2 * step, 0)])
+            counts.look("vision", [said("a", step, 0, 0), said("b", 0, 2 * step, 0)])
             counts.write(store, generation)
     assert reuse(store)["vision"] == {"asked": 12, "reused": 8, "rate": 0.6667}
 
