@@ -15,4 +15,6 @@ SUITE = (
     "benchmarks.makespan",
     "benchmarks.agent_cost",
     "benchmarks.responsive",
+    "benchmarks.nodes",
+    "benchmarks.fault",
 )

@@ -1,0 +1,68 @@
+"""The live line counts what happened, what was there before, and how fast it goes."""
+
+from __future__ import annotations
+
+import pytest
+
+from agents.faults import HostLostError
+from agents.host import HostCounts
+from agents.orchestrator import Event
+from agents.work import WorkItem
+from experiments.live import Live
+
+pytestmark = pytest.mark.anyio
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Host:
+    """Says what it is told to, or is lost."""
+
+    def __init__(self, counts: HostCounts) -> None:
+        self.said: HostCounts | None = counts
+
+    async def counts(self) -> HostCounts:
+        if self.said is None:
+            raise HostLostError("gone.")
+        return self.said
+
+
+def happened(live: Live, *kinds: str) -> None:
+    for kind in kinds:
+        live.event(Event(kind, WorkItem("net/a:1", "a", "1")))
+
+
+def test_units_that_are_begun_end_fail_or_come_back_are_counted() -> None:
+    live = Live(7, done=2)
+    happened(live, "started", "started", "started", "started", "done", "failed", "again")
+    assert (live.total, live.done, live.running, live.failed) == (7, 3, 1, 1)
+    assert live.text().startswith("3 of 7 done, 1 running, 1 failed")
+
+
+def test_pace_and_time_left_are_those_of_this_stretch() -> None:
+    clock = Clock()
+    live = Live(10, done=5, clock=clock)
+    assert live.left_s is None, "nothing is known before the first end"
+    for _ in range(2):
+        clock.now += 30
+        happened(live, "started", "done")
+    assert live.units_an_hour == pytest.approx(120)
+    assert live.left_s == pytest.approx(90)
+    assert "120 units/h, 2 min left" in live.text()
+
+
+async def test_a_lost_host_keeps_its_last_word_and_what_was_spent_before_counts() -> None:
+    live = Live(4, before=HostCounts(rounds=3, tokens=1000, dollars=0.5, images=7))
+    hosts = [Host(HostCounts(2, 50, 0.25, 1)), Host(HostCounts(1, 10, 0.0, 0))]
+    await live.look(hosts)  # type: ignore[arg-type]
+    hosts[0].said = None
+    await live.look(hosts)  # type: ignore[arg-type]
+    assert live.values() == {
+        "units_total": 4, "units_done": 0, "units_running": 0, "units_failed": 0,
+        "rounds": 6, "images": 8, "tokens": 1060, "dollars": 0.75,
+    }  # fmt: skip
