@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from agents.store import Store
+from experiments.machinery import reuse
 from experiments.report import experiment_page, layer_page, pages, plots, unit_page
 from experiments.report.records import RunDirectory, mapping, text
 from experiments.report.unit_page import VERDICTS, Summary
@@ -60,7 +62,7 @@ def write(run_dir: Path) -> Path:
             changed = True
         summaries.append(summary)
     changed |= _remove_others(report / "units", {f"{each.slug}.html" for each in summaries})
-    changed |= known.experiments_changed(experiment_page.newest(run))
+    changed |= known.others_changed([*experiment_page.newest(run), *_reuse(run)])
     index = report / "index.html"
     if changed or known.forget_others({each.slug for each in summaries}) or not index.is_file():
         layers = layer_page.write_all(run, summaries)
@@ -103,8 +105,8 @@ def _index(
         root="",
         manifest=[
             (key, unit_page.shown(run.manifest[key]))
-            for key in ("command", "task", "model", "layer", "profile", "seed")
-            if isinstance(run.manifest.get(key), str | int | float)
+            for key in ("command", "person", "task", "model", "layer", "layers", "profile", "seed")
+            if isinstance(run.manifest.get(key), str | int | float | list)
         ],
         verdicts=VERDICTS,
         counts=[(verdict, verdicts[verdict]) for verdict in VERDICTS if verdicts[verdict]],
@@ -127,6 +129,7 @@ def _index(
         tokens=_total([each.tokens for each in summaries]),
         dollars=_total([each.dollars for each in summaries]),
         seconds=_total([each.seconds for each in summaries]),
+        reuse=[(_ASKED.get(role, role), rate) for role, rate in _reuse(run)],
         layers=[
             (name, layers[name], len(units), sum(each.verdict == "confirmed" for each in units))
             for name, units in by_layer.items()
@@ -135,6 +138,19 @@ def _index(
         experiments=experiments,
         problems=run.problems,
     )
+
+
+_ASKED = {"vision": "measurements", "generation": "images", "detection": "detections"}
+"""What is asked of a role's models."""
+
+
+def _reuse(run: RunDirectory) -> list[tuple[str, float]]:
+    """Return the share of requests, by role, that needed no work of the models' own; nothing if damaged."""
+    try:
+        found = reuse(Store(run.root))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []
+    return [(role, rate["rate"]) for role, rate in found.items() if role in _ASKED]
 
 
 def _total(values: Sequence[float | None]) -> float | None:
@@ -159,14 +175,14 @@ class _Summaries:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._units: dict[str, Any] = {}
-        self._experiments: Any = None
+        self._others: Any = None
         try:
             content = mapping(json.loads(path.read_bytes()))
         except (OSError, ValueError):
             return
         if content.get("edition") == pages.edition():
             self._units = mapping(content.get("units"))
-            self._experiments = content.get("experiments")
+            self._others = content.get("others")
 
     def get(self, slug: str, state: str) -> Summary | None:
         entry = self._units.get(slug)
@@ -180,9 +196,9 @@ class _Summaries:
     def put(self, slug: str, state: str, summary: Summary) -> None:
         self._units[slug] = [state, asdict(summary)]
 
-    def experiments_changed(self, files: list[tuple[str, int]]) -> bool:
-        listed = [list(each) for each in files]
-        changed, self._experiments = listed != self._experiments, listed
+    def others_changed(self, found: list[tuple[str, float]]) -> bool:
+        listed = [list(each) for each in found]
+        changed, self._others = listed != self._others, listed
         return changed
 
     def forget_others(self, slugs: set[str]) -> bool:
@@ -194,5 +210,5 @@ class _Summaries:
     def save(self) -> None:
         pages.write(
             self._path,
-            json.dumps({"edition": pages.edition(), "units": self._units, "experiments": self._experiments}),
+            json.dumps({"edition": pages.edition(), "units": self._units, "others": self._others}),
         )

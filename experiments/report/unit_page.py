@@ -217,6 +217,8 @@ def _page(run: RunDirectory, unit: UnitRecords) -> str:
         background={k: number(v) for k, v in mapping(done.get("background")).items()},
         background_plot=_background_plot(done.get("background")),
         rounds=list(_rounds(unit, gallery)),
+        card=_card(done.get("card")),
+        sight=_sight(mapping(done.get("facts")).get("sight")),
         usage=_usage(unit),
         facts=list(_flat(mapping(done.get("facts")))),
         seed=shown(done.get("seed", run.manifest.get("seed"))),
@@ -228,6 +230,40 @@ def _page(run: RunDirectory, unit: UnitRecords) -> str:
         command=_command(run, unit),
         task=text(done.get("task")) or text(run.manifest.get("task")),
     )
+
+
+def _card(value: Any) -> dict[str, Any]:
+    """Return the label card's verdict, warnings and figures; what is not recorded is empty or None."""
+    card = mapping(value)
+    labels = [
+        {
+            "label": text(each.get("label")),
+            "auroc": number(each.get("auroc")),
+            "margin": number(each.get("margin")),
+            "explains": number(each.get("explains")),
+        }
+        for each in map(mapping, sequence(card.get("labels")))
+    ]
+    return {
+        "verdict": text(card.get("verdict")),
+        "reason": text(card.get("reason")),
+        "warnings": [each for each in sequence(card.get("warnings")) if isinstance(each, str)],
+        "labels": labels if len(labels) > 1 else [],
+        **{
+            name: number(card.get(name))
+            for name in ("auprc", "pearson", "null_percentile", "ceiling", "explained")
+        },
+    }
+
+
+def _sight(value: Any) -> str:
+    """Return what must be said of an interpreter that did not see for itself, else ""."""
+    sight = text(value)
+    if sight.startswith("none"):
+        return "The interpreter cannot see, and nobody described the images: it was told that they were not shown."
+    if sight and sight != "its own":
+        return f"The interpreter cannot see: in place of images it was given {sight}."
+    return ""
 
 
 def _rounds(unit: UnitRecords, gallery: Gallery) -> Iterator[RoundView]:
@@ -420,8 +456,8 @@ def _stand_ins(run: RunDirectory, unit: UnitRecords) -> list[tuple[str, str]]:
     """Return what answered in place of a trained model, as (role, name): by their recorded names."""
     facts, settings = mapping(mapping(unit.done).get("facts")), mapping(run.manifest.get("settings"))
     chat = mapping(settings.get("chat"))
-    configured = {
-        "interpreter": chat.get("interpreter"),
+    configured: dict[str, Any] = {
+        "interpreter": {} if run.manifest.get("command") == "session" else chat.get("interpreter"),
         "observers": chat.get("observers"),
         "generator": settings.get("generation"),
         "dataset": settings.get("dataset"),

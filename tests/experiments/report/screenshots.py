@@ -1,11 +1,12 @@
 """Pictures of a run's pages for the documentation, taken in Chromium.
 
-python -m tests.experiments.report.screenshots RUN_DIR docs/images
+python -m tests.experiments.report.screenshots RUN_DIR... docs/images
 """
 
 from __future__ import annotations
 
 import base64
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -31,14 +32,34 @@ def take(
 
 
 def main() -> None:
-    run_dir, folder = Path(sys.argv[1]), Path(sys.argv[2])
-    index = write_site(run_dir)
-    unit = next(iter(sorted((index.parent / "units").glob("*.html"))))
-    with started() as browser:
-        take(browser, index, folder / "report-index.webp")
-        take(browser, unit, folder / "report-unit.webp", height=1400)
-        take(browser, unit, folder / "report-unit-dark.webp", height=1400, dark=True)
-        take(browser, unit, folder / "report-phone.webp", width=390, height=844)
+    for run_dir in map(Path, sys.argv[1:-1]):
+        with started() as browser:
+            for name in take_all(browser, run_dir, Path(sys.argv[-1])):
+                print(name)
+
+
+def take_all(browser: Any, run_dir: Path, folder: Path) -> list[str]:
+    """Take the pages that a run has: its index, the best unit, the largest layer, its first experiment."""
+    report = write_site(run_dir).parent
+    rows = json.loads((report / "summaries.json").read_bytes())["units"].values()
+    units = sorted((summary for _, summary in rows), key=lambda unit: -(unit["auroc"] or 0.0))
+    taken: list[str] = []
+
+    def shot(page: Path, name: str, **options: Any) -> None:
+        take(browser, page, folder / name, **options)
+        taken.append(name)
+
+    if units:
+        unit = report / "units" / f"{units[0]['slug']}.html"
+        shot(report / "index.html", "report-index.webp")
+        shot(unit, "report-unit.webp", height=1400)
+        shot(unit, "report-unit-dark.webp", height=1400, dark=True)
+        shot(unit, "report-phone.webp", width=390, height=844)
+    for page in sorted((report / "layers").glob("*.html"), key=lambda path: -path.stat().st_size)[:1]:
+        shot(page, "report-layer.webp")
+    for page in sorted((report / "experiments").glob("*.html"))[:1]:
+        shot(page, f"report-{page.stem}.webp")
+    return taken
 
 
 if __name__ == "__main__":

@@ -196,3 +196,16 @@ def test_a_site_of_many_units_is_written_whole(tmp_path):
     markup.check(write_site(run.root))
     assert len(table(run)) == 40
     assert len(list((run.root / "report/layers").iterdir())) == 7
+
+
+def test_the_overview_tells_how_much_was_reused_and_what_it_cost(run):
+    run.write_unit(1)
+    run.put("leases/0001/machinery.json", {"vision": {"asked": 200, "reused": 126}})
+    index = write_site(run.root)
+    overview = " ".join(next(markup.check(index).find("section", class_="overview")).text.split())
+    assert "63 % of measurements" in overview
+    assert "$0.05" in overview
+    run.put("leases/0002/machinery.json", {"vision": {"asked": 200, "reused": 200}})
+    assert "82 % of measurements" in " ".join(markup.check(write_site(run.root)).text.split())
+    run.put("leases/0003/machinery.json", ["damaged"])
+    assert "of measurements" not in markup.check(write_site(run.root)).text

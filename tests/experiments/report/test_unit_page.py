@@ -329,3 +329,40 @@ def _replaced(value: Any, text: str, keep: set[str]) -> Any:
     if isinstance(value, str) and not value.startswith("{"):
         return value + text
     return value
+
+
+def test_the_card_has_verdict_warnings_and_figures(run):
+    card = {
+        "verdict": "polysemantic",
+        "reason": "2 labels each drive the unit",
+        "warnings": ["image maker: <b>half</b> of the images are blank"],
+        "labels": [{"label": "a <i>wheel</i>", "auroc": 0.91, "explains": 0.4}, {"label": "sky"}],
+        "null_percentile": 0.95,
+        "ceiling": 0.81,
+    }
+    page = markup.check(write_unit_page(run.root, run.write_unit(36, done=run.done(36, card=card))))
+    shown = " ".join(next(page.find("section", class_="card")).text.split())
+    for fact in (
+        "polysemantic",
+        "2 labels each drive",
+        "<b>half</b>",
+        "a <i>wheel</i>",
+        "95 %",
+        "0.81",
+        "40 %",
+    ):
+        assert fact in shown
+
+
+@pytest.mark.parametrize(
+    ("sight", "told"),
+    [
+        ("its own", None),
+        ("blind descriptions by qwen", "it was given blind descriptions by qwen"),
+        ("none: no image could be shown", "nobody described the images"),
+    ],
+)
+def test_an_interpreter_that_cannot_see_is_said_to_be_blind(run, sight, told):
+    done = run.done(37, facts={"sight": sight})
+    text = " ".join(markup.check(write_unit_page(run.root, run.write_unit(37, done=done))).text.split())
+    assert "cannot see" not in text if told is None else told in text
