@@ -51,6 +51,8 @@ class ConfirmationSettings(Settings):
 
 _LEFT = 0.5
 """Part of a thing's effect that may be left beside what a label excepts."""
+_SAME = 0.1
+"""Difference, as a part of the label's effect, up to which two groups of images count as driving a unit alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +174,7 @@ class Critic:
     ) -> dict[str, Any] | None:
         """Return how images of the doubt's two sides did; None if they could not be made.
 
-        An exception must turn the unit off, or nearly: that it does a little less beside anything is no exception.
+        A difference must be sure, and more than a trifle; and an exception must turn the unit off, or nearly.
         """
         n = self._settings.probe
         weaker = await self._probe(_wordings(doubt.weaker, n), "weaker", attempt)
@@ -196,7 +198,8 @@ class Critic:
             "auroc": share,
             "auroc_interval": list(auroc_interval(share, len(stronger), len(weaker))),
             "left": float(left),
-            "rejected": surely_less(weaker, stronger) and (doubt.stronger is None or left <= _LEFT),
+            "rejected": surely_less(weaker, stronger)
+            and bool(left <= (1 - _SAME if doubt.stronger is None else _LEFT)),
         }
 
     async def _explained(self, labels: Sequence[str]) -> dict[str, Any] | None:
@@ -280,7 +283,7 @@ class Critic:
         values = await self._probe(_wordings(rival, self._settings.probe), "rival", attempt)
         if not values:
             return verdict
-        positives, _ = trials.numbers()
+        positives, controls = trials.numbers()
         share = auroc(values, positives)
         low, high = auroc_interval(share, len(values), len(positives))
         verdict.evidence["rival"] = {
@@ -290,7 +293,8 @@ class Critic:
             "beats": share,
             "beats_interval": [low, high],
         }
-        if low <= 0.5:
+        trifle = _SAME * (np.mean(positives) - np.mean(controls))
+        if low <= 0.5 or np.mean(values) - np.mean(positives) <= trifle:
             return verdict
         return Verdict(
             False,

@@ -14,7 +14,37 @@ _CONNECTOR = re.compile(
 )
 _ARTICLE = re.compile(r"^(?:an?|the|some|any)\s+", re.I)
 _HOLLOW = frozenset(
-    ["kind", "kinds", "type", "types", "sort", "sorts", "object", "objects", "thing", "things", "item", "items", "color", "colour", "colors", "colours", "background", "backgrounds", "scene", "scenes", "image", "images", "picture", "pictures", "pattern", "patterns", "texture", "textures", "wall"]
+    [
+        "kind",
+        "kinds",
+        "type",
+        "types",
+        "sort",
+        "sorts",
+        "object",
+        "objects",
+        "thing",
+        "things",
+        "item",
+        "items",
+        "color",
+        "colour",
+        "colors",
+        "colours",
+        "background",
+        "backgrounds",
+        "scene",
+        "scenes",
+        "image",
+        "images",
+        "picture",
+        "pictures",
+        "pattern",
+        "patterns",
+        "texture",
+        "textures",
+        "wall",
+    ]
 )
 """Words that name nothing by themselves: what stands before them is not an addition but the point."""
 

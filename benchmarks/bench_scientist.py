@@ -1,12 +1,13 @@
-"""How often the built-in scientist is right about units whose truth is known, in a world without pixels.
+"""How often the built-in scientist is right about units whose truth is known.
 
     python -m benchmarks.bench_scientist --units 20
-    python -m benchmarks.bench_scientist --units 20 --scenes 400
+    python -m benchmarks.bench_scientist --gym all --seed 1 --out runs/gym
 
-The second form is in the embedded world itself: drawn pictures, the concept net as detector and observer, synthetic
-neurons of single concepts, of two (OR), and of one where another is present (A|B).
+The first form is in a world without pixels. The second is `maia synthetic` in one process, without Ray: drawn pictures,
+the concept net as detector and observer, the critic, the one-shot baseline. `--gym drawn:10` takes ten units of each kind
+whose concepts are drawn at random in place of the paper's.
 
-Concepts are drawn at random; blind observers, image maker and units are noisy. A study is right when its labels name
+In the world without pixels concepts are drawn at random; blind observers, image maker and units are noisy. A study is right when its labels name
 every term of the unit and no other, or, for a unit without meaning, when it says "not interpretable".
 """
 
@@ -17,7 +18,10 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
+import anyio
 import numpy as np
 
 from actors.chat.builtin.embedded_words import embedded_words
@@ -186,40 +190,55 @@ KINDS = (
 )  # fmt: skip
 
 
-def in_scenes(units: int, size: int, seed: int, verbose: bool) -> None:
-    """Study synthetic neurons of the embedded world over a data set of `size` scenes, and print how it went."""
-    from actors.detection.compose import Formula
-    from actors.scenes.concept_net import shared_net
-    from tests.actors.chat.builtin.scene_world import SceneLab, SceneWorld
-
-    words, rng = embedded_words(), random.Random(seed)
+def drawn(count: int, seed: int, words: Words) -> str:
+    """Return formulas of `count` units of each kind (one concept, OR, A|B), of concepts drawn with `seed`."""
+    rng = random.Random(f"drawn/{seed}")
+    first_of: dict[str, tuple[Kind, ...]] = {
+        "": ("concept",) * 5 + ("category",) * 2 + ("background",) * 2 + ("colour",),
+        " OR ": ("concept",) * 4 + ("category",) * 2 + ("background",),
+        "|": ("concept",) * 4 + ("category",),
+    }
+    second_of: dict[str, tuple[Kind, ...]] = {
+        " OR ": ("concept",) * 4 + ("category", "background"),
+        "|": ("concept",) * 3 + ("background",) * 3 + ("category", "colour"),
+    }
     formulas = []
-    for operator in ("mono", "or", "given"):
-        for _ in range(units):
-            first = pick(rng, words, "concept")
-            second = unrelated(
-                rng, words, first, *(("concept",) if operator == "or" else ("concept", "background"))
-            )
-            names = (first.name,) if operator == "mono" else (first.name, second.name)
-            formulas.append(Formula(operator, names))  # type: ignore[arg-type]
-    lab = SceneLab(shared_net(), formulas, size, seed)
-    print(f"{'operator':12} right      all found  rounds images seconds")
-    for operator in ("mono", "or", "given"):
-        found: dict[str, list[float]] = defaultdict(list)
-        for number, formula in enumerate(f for f in formulas if f.operator == operator):
-            began = time.perf_counter()
-            outcome = study(Scientist(words, lab.eyes), SceneWorld(lab, formula), OPENING, seed=seed + number)
-            named = {term.name for term in terms_named(outcome.labels, words)}
-            found["right"].append(named == set(formula.concepts))
-            found["recall"].append(named >= set(formula.concepts))
-            found["rounds"].append(outcome.rounds)
-            found["images"].append(outcome.images)
-            found["seconds"].append(time.perf_counter() - began)
-            if verbose and not found["right"][-1]:
-                print(f"  {formula} -> {outcome.labels}")
-        print(
-            f"{operator:12} {sum(found['right']):3.0f}/{units:<3d}    {sum(found['recall']):3.0f}/{units:<3d} "
-            f"{np.mean(found['rounds']):9.1f} {np.mean(found['images']):6.0f} {np.mean(found['seconds']):7.2f}"
+    for operator, kinds in first_of.items():
+        for _ in range(count):
+            first = pick(rng, words, *kinds)
+            names = [first.name]
+            if operator:
+                names.append(unrelated(rng, words, first, *second_of[operator]).name)
+            formulas.append(operator.join(names))
+    return "; ".join(formulas)
+
+
+async def in_the_gym(units: str, seed: int, out: Path) -> dict[str, Any]:
+    """Run `maia synthetic` with the embedded profile in this process, and return its result."""
+    from agents.store import Store
+    from benchmarks.in_process import laboratory
+    from experiments import config
+    from experiments.console import Console
+    from experiments.gym.neurons import choose
+    from experiments.synthetic import measure
+
+    loaded = config.load(None)
+    profile = loaded.profile("embedded")
+    kind, _, count = units.partition(":")
+    chosen = choose(drawn(int(count), seed, embedded_words()) if kind == "drawn" else units)
+    manifest = {"command": "synthetic", "model": "synthetic", "units": [u.name for u in chosen], "seed": seed}
+    async with laboratory(profile) as (own, detector):
+        return await measure(
+            Console(),
+            own,
+            detector,
+            profile,
+            chosen,
+            Store.open(out),
+            manifest,
+            cache=loaded.cache,
+            seed=seed,
+            baseline=True,
         )
 
 
@@ -231,11 +250,14 @@ def main() -> None:
     parser.add_argument("--blind", action="store_true", help="no eyes: blind descriptions only")
     parser.add_argument("--verbose", action="store_true", help="print every miss")
     parser.add_argument(
-        "--scenes", type=int, default=0, help="study in the embedded world, over so many scenes"
+        "--gym", default="", help="units of the embedded world, as `maia synthetic --units`, or drawn:N"
     )
+    parser.add_argument("--out", type=Path, default=Path("runs/gym"), help="run directory of --gym")
     options = parser.parse_args()
-    if options.scenes:
-        in_scenes(options.units, options.scenes, options.seed, options.verbose)
+    if options.gym:
+        from experiments.synthetic import table
+
+        print(table(anyio.run(in_the_gym, options.gym, options.seed, options.out)))
         return
     words = embedded_words()
     print(f"{'kind':12} right      rounds images seconds")

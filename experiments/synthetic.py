@@ -29,7 +29,7 @@ from experiments.gym.score import named_by, same, score, senses
 from experiments.gym.subjects import Gym
 from experiments.variants import FULL, ONE_SHOT, Variant
 from experiments.workbench import Workbench
-from tools.synthetic import ConceptTable
+from tools.synthetic import ConceptDetector, ConceptTable
 
 AT_ONCE = 4
 """Studies that go on at the same time."""
@@ -70,34 +70,63 @@ async def describe_synthetic(
     }
     check(store, manifest)
     async with Workbench.open(profile, cache=loaded.cache, model=None, tell=console.say) as bench:
-        gym, fingerprint = open_gym(bench, profile, loaded.cache, seed)
-        known, unknown = await gym.covered(chosen)
-        if not known:
-            raise UsageError(
-                "the detector knows the concepts of none of these units.", "; ".join(unknown.values())
-            )
-        claim(store, manifest)
-        for name, why in unknown.items():
-            console.say(f"left out: {name}: {why}")
-        console.say(f"looking through the data set for the concepts of {len(known)} units")
-        with console.progress("data set") as progress:
-            await gym.prepare(known, progress)
-        laboratory = replace(bench.laboratory, facts={**bench.laboratory.facts, "dataset": fingerprint})
-        rows = await _compare(console, laboratory, gym, known, store, seed, baseline)
+        assert bench.detector is not None
+        return await measure(
+            console,
+            bench.laboratory,
+            bench.detector,
+            profile,
+            chosen,
+            store,
+            manifest,
+            cache=loaded.cache,
+            seed=seed,
+            baseline=baseline,
+        )
+
+
+async def measure(
+    console: Console,
+    laboratory: Laboratory,
+    detector: ConceptDetector,
+    profile: Profile,
+    chosen: Sequence[GymUnit],
+    store: Store,
+    manifest: dict[str, Any],
+    *,
+    cache: Path,
+    seed: int,
+    baseline: bool,
+) -> dict[str, Any]:
+    """Study the units in this laboratory; as `describe_synthetic`."""
+    gym, fingerprint = open_gym(detector, profile, cache, seed)
+    known, unknown = await gym.covered(chosen)
+    if not known:
+        raise UsageError(
+            "the detector knows the concepts of none of these units.", "; ".join(unknown.values())
+        )
+    claim(store, manifest)
+    for name, why in unknown.items():
+        console.say(f"left out: {name}: {why}")
+    console.say(f"looking through the data set for the concepts of {len(known)} units")
+    with console.progress("data set") as progress:
+        await gym.prepare(known, progress)
+    own = replace(laboratory, facts={**laboratory.facts, "dataset": fingerprint})
+    rows = await _compare(console, own, gym, known, store, seed, baseline)
     result = {
         "experiment": "synthetic",
-        "facts": laboratory.facts,
+        "facts": own.facts,
         "seed": seed,
         "left_out": unknown,
         "rows": rows,
         "summary": summarise(rows),
     }
-    (out / "synthetic.json").write_text(json.dumps(result, indent=1, ensure_ascii=False))
+    (store.root / "synthetic.json").write_text(json.dumps(result, indent=1, ensure_ascii=False))
     return result
 
 
-def open_gym(bench: Workbench, profile: Profile, cache: Path, seed: int) -> tuple[Gym, str]:
-    """Return the gym over the bench's detector, and the fingerprint of its data set.
+def open_gym(detector: ConceptDetector, profile: Profile, cache: Path, seed: int) -> tuple[Gym, str]:
+    """Return the gym over a detector, and the fingerprint of its data set.
 
     Where the profile's data set is scenes, the pairs of the gym's own units are planted in it.
     """
@@ -108,9 +137,8 @@ def open_gym(bench: Workbench, profile: Profile, cache: Path, seed: int) -> tupl
         pairs = [unit.formula.concepts for unit in table_a4() if unit.kind == "given" and unit.formula]
         pairs += [(*unit.formula.concepts, unit.beside) for unit in confounded() if unit.formula]
         dataset = GymDataset(size, seed, [(pair[0], pair[1]) for pair in pairs])
-    assert bench.detector is not None
-    table = ConceptTable(bench.detector, dataset, cache / "concepts")
-    return Gym(bench.detector, dataset, table, reserve=profile.vision.reserve), dataset.fingerprint
+    table = ConceptTable(detector, dataset, cache / "concepts")
+    return Gym(detector, dataset, table, reserve=profile.vision.reserve), dataset.fingerprint
 
 
 async def _compare(

@@ -229,14 +229,15 @@ class Appraisal:
         return {concept for row in self.reading.rows for concept in row.stimulus.concepts}
 
     def untried(self, besides: Formula) -> list[str]:
-        """Return the concepts that the formula does not cover and that no image tried where it was false."""
+        """Return the concepts that the formula does not cover and that no image tried, as they are, where it was false."""
         rows = self.reading.rows
         truth = Evidence(rows, [], self._words).truth(besides)
         tried = {
-            concept
+            thing.concept
             for row, sure in zip(rows, truth, strict=True)
             if sure < 0.4
-            for concept in row.stimulus.concepts
+            for thing in row.stimulus.things
+            if thing.size != "small" and not thing.repainted(self._words)
         }
         left = [name for name in self._words.concepts if name not in tried]
         shown = [Stimulus((Thing(name),)).terms(self._words) for name in left]
