@@ -10,6 +10,8 @@ import pytest
 from experiments import config_reference
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+GENERATED = {"study-a-unit.md", "commands.md"}
+"""Pages that `docs/hooks.py` makes when the documentation is built."""
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -30,6 +32,8 @@ def test_every_link_leads_somewhere(page):
     missing = [
         link
         for link in re.findall(r"\]\(([^)#\s]+)", text)
-        if not link.startswith(("http://", "https://")) and not (page.parent / link).exists()
+        if not link.startswith(("http://", "https://"))
+        and not (page.parent / link).exists()
+        and not (page.parent.name == "docs" and link in GENERATED)
     ]
     assert missing == []

@@ -164,6 +164,7 @@ def test_two_ctrl_c_end_a_command_at_once(begin):
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_study_that_was_interrupted_goes_on_where_it_was(config_file, tmp_path):
     """A real process with its own Ray: Ctrl-C in the middle of a study, then the same command again."""

@@ -1,0 +1,71 @@
+"""Pages that are made when the documentation is built: the notebook as it last ran, and the commands' own help."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from html import escape
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).resolve().parent
+
+
+def on_files(files: Any, config: Any) -> Any:
+    from mkdocs.structure.files import File
+
+    notebook = json.loads((DOCS / "study-a-unit.ipynb").read_text(encoding="utf-8"))
+    files.append(File.generated(config, "study-a-unit.md", content=notebook_page(notebook)))
+    files.append(File.generated(config, "commands.md", content=commands_page()))
+    return files
+
+
+def notebook_page(notebook: dict[str, Any]) -> str:
+    """Return a notebook as Markdown: its text, its code, and what it showed."""
+    parts: list[str] = []
+    for cell in notebook["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            parts.append(source)
+        elif cell["cell_type"] == "code":
+            parts.append(f"```python\n{source}\n```")
+            parts += [_shown(output) for output in cell["outputs"]]
+    return "\n\n".join(parts) + "\n"
+
+
+def _shown(output: dict[str, Any]) -> str:
+    data = output.get("data", {})
+    if "text/html" in data:
+        # One line: blank lines would end the HTML block.
+        return "".join("".join(data["text/html"]).splitlines())
+    text = "".join(data.get("text/plain", output.get("text", "")))
+    return f"<pre>{escape(text)}</pre>"
+
+
+def commands_page() -> str:
+    """Return the help of every command, from the program itself."""
+    import typer.main
+
+    from experiments.cli import app
+
+    parts = [
+        "# Commands",
+        "Every command takes `--help`; those with a result print it as one JSON object with `--json`, and "
+        "everything else goes to stderr. Exit codes: 0 done, 1 something failed, 2 wrong use, 130 interrupted. "
+        "Ctrl-C once lets a command close what is open (agents finish their round), twice ends it at once. "
+        "`maia --install-completion` teaches your shell the commands.",
+    ]
+    group = typer.main.get_command(app)
+    for path, command in _commands(group, ()):
+        with command.make_context("maia " + " ".join(path), [], resilient_parsing=True) as context:
+            text = command.get_help(context)
+        parts.append(f"## maia {' '.join(path)}\n\n```text\n{text}\n```")
+    return "\n\n".join(parts) + "\n"
+
+
+def _commands(group: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from _commands(command, (*path, name))
+        else:
+            yield (*path, name), command

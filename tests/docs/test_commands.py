@@ -1,0 +1,129 @@
+"""Every command of the documentation is one that the program understands, and those that can be run here do run.
+
+The tutorial runs as a newcomer types it. On other pages studies and sweeps are only parsed, because they differ from
+the tutorial's in names alone; commands that read or plan are run wherever they stand.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from experiments import cli
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+PARSED_ONLY = {
+    "cluster": "starts a cluster for the whole machine",
+    "view": "serves until it is interrupted; tests/experiments/report/test_serve.py runs it",
+}
+"""Commands that are never run here, and why."""
+LIGHT = {"layers", "models", "doctor", "estimate", "status", "report", "export", "diff"}
+"""Commands that are run on every page; all others on the pages of `WHOLE` alone."""
+WHOLE = {"tutorial.md"}
+
+# As ray_config.yaml, but small; profiles that need a key or a GPU have the stand-ins.
+CONFIG = """
+default_profile: embedded
+profiles:
+  embedded: &small
+    dataset: scenes:150:1
+    vision: {batch: 16, pretrained: false, placement: {threads: 1}}
+    interpreter: {max_rounds: 3}
+    confirmation: {min_images: 6, max_images: 6, block: 6, probe: 0}
+    chat:
+      interpreter: {backend: builtin, model: scientist}
+      observers: {backend: builtin, model: observer}
+  openai: *small
+  local: *small
+"""
+
+
+def documented() -> Iterator[tuple[str, str]]:
+    """Yield (page, command line) of every `maia` line in a fenced block of a shell."""
+    for page in PAGES:
+        inside, shell = False, False
+        for line in page.read_text(encoding="utf-8").replace("\\\n", " ").splitlines():
+            if line.startswith("```"):
+                inside = not inside
+                shell = inside and line[3:].strip() in ("", "console", "sh", "bash")
+            command = line.strip().removeprefix("$ ").partition("  #")[0].strip()
+            if shell and command.startswith("maia "):
+                yield page.name, command
+
+
+DOCUMENTED = list(dict.fromkeys(documented()))
+
+
+def test_there_are_commands_in_the_documentation():
+    assert len(DOCUMENTED) > 30
+
+
+@pytest.mark.parametrize(("page", "line"), DOCUMENTED)
+def test_the_program_understands_every_documented_command(page, line):
+    command = typer.main.get_command(cli.app)
+    words = shlex.split(line)[1:]
+    while hasattr(command, "commands"):
+        assert words[0] in command.commands, f"{page}: maia has no command {words[0]!r}"
+        command = command.commands[words.pop(0)]
+    command.make_context("maia", words)
+
+
+def is_run(page: str, line: str) -> bool:
+    name = shlex.split(line)[1]
+    return name not in PARSED_ONLY and (page in WHOLE or name in LIGHT)
+
+
+@pytest.fixture
+def workspace(tmp_path, monkeypatch) -> Path:
+    """A folder as a reader of the tutorial has it: its network, its images, and runs that other pages speak of."""
+    from actors.vision.datasets import open_dataset
+
+    scenes = open_dataset("scenes:40:3")
+    (tmp_path / "images").mkdir()
+    for index in range(40):
+        scenes.load(index).to_pil().save(tmp_path / "images" / f"{index}.png")
+    tutorial = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
+    (source,) = re.findall(r"```python\n(# my_network.py\n.*?)```", tutorial, re.DOTALL)
+    (tmp_path / "my_network.py").write_text(source)
+    (tmp_path / "ray_config.yaml").write_text(CONFIG)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("MAIA_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(600)
+def test_the_documented_commands_run(ray_cluster, workspace, monkeypatch, capsys):
+    order = sorted((pair for pair in DOCUMENTED if is_run(*pair)), key=lambda pair: pair[0] not in WHOLE)
+    for page, line in order:
+        sweep = workspace / "runs" / "b6"
+        if "runs/b6-next" in line and not sweep.with_name("b6-next").exists():
+            shutil.copytree(sweep, sweep.with_name("b6-next"))
+        words = shlex.split(line)[1:]
+        words = [word.replace("~", str(workspace), 1) if word.startswith("~") else word for word in words]
+        missing = [word for word in words if word.startswith("runs/") and not (workspace / word).exists()]
+        if missing and words[0] in LIGHT:
+            continue  # of a run that its own page makes, where it is only parsed
+        as_json = "--json" not in words and words[0] in LIGHT
+        monkeypatch.setattr("sys.argv", ["maia", *words, *(["--json"] if as_json else [])])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        printed = capsys.readouterr()
+        assert code == 0, f"{page}: {line}\n{printed.err}"
+        if as_json:
+            json.loads(printed.out)
+    assert (workspace / "runs" / "demo" / "report" / "units").is_dir()
+    assert (workspace / "b6.csv").is_file()
