@@ -21,7 +21,7 @@ from agents.sceptic import Sceptic
 from agents.store import Store
 from agents.tasks.base import Task
 from tools.sandbox import SandboxServer, api_page
-from tools.subject import Subject
+from tools.subject import Sampled, Subject, histogram
 from tools.system import Painter, System
 from tools.toolbox import EXEMPLARS, Studio, Toolbox
 
@@ -140,10 +140,15 @@ class Workplace:
                 {"image": each.masked.id, "source": each.image.id, "activation": each.response.activation}
                 for each in exemplars
             ],
-            "background": asdict(await self.subject.background()),
+            "background": asdict(await self.subject.background()) | await self._spread(),
             "seed": self.seed,
             "facts": self.laboratory.facts,
         }
+
+    async def _spread(self) -> dict[str, Any]:
+        """Return the histogram of activations over the data set, of subjects that know it."""
+        found = histogram(await self.subject.sample()) if isinstance(self.subject, Sampled) else None
+        return {} if found is None else {"histogram": found}
 
 
 async def study(

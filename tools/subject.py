@@ -5,15 +5,20 @@ A neuron, a class probability and a synthetic neuron are all subjects; an agent 
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from actors.backend import Priority
-from actors.images import Image, Provenance
+from actors.images import Image, ImageDecodeError, Provenance
 from actors.vision.base import ImageDataset, Unit, VisionClient
+
+SAMPLE = 128
+"""Data-set images at most that a subject's histogram is made of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +79,23 @@ class Subject(Protocol):
     async def background(self) -> Background: ...
 
 
+@runtime_checkable
+class Sampled(Protocol):
+    """A subject that tells how its activations are spread over the data set, for people to look at."""
+
+    async def sample(self) -> np.ndarray:
+        """Return activations on images spread evenly over the data set, float32 (n,); the same ones every time."""
+
+
+def histogram(values: np.ndarray, bins: int = 24) -> dict[str, Any] | None:
+    """Return `low`, `high`, `counts` and the number `n` of finite values; None if they do not vary."""
+    finite = values[np.isfinite(values)]
+    if len(finite) == 0 or finite.min() == finite.max():
+        return None
+    counts, edges = np.histogram(finite.astype(np.float64), bins)
+    return {"low": float(edges[0]), "high": float(edges[-1]), "counts": counts.tolist(), "n": len(finite)}
+
+
 class NetworkUnit:
     """A unit of a real network, with the exemplars of a data set."""
 
@@ -112,6 +134,13 @@ class NetworkUnit:
             for index, image, response in zip(found.indices, images, responses, strict=False)
         ]
 
+    async def sample(self) -> np.ndarray:
+        images = await asyncio.to_thread(_spread, self._dataset)
+        values = await self._client.activations(
+            [self._unit], images, agent=self.id, priority=Priority.CONFIRMATION
+        )
+        return np.asarray(values[0])
+
     async def background(self) -> Background:
         (found,) = await self._client.exemplars([self._unit], self._dataset)
         return Background(
@@ -121,3 +150,19 @@ class NetworkUnit:
             n_images=found.n_images,
             mask_threshold=found.quantiles[self._mask_quantile],
         )
+
+
+_spreads: dict[str, tuple[Image, ...]] = {}
+
+
+def _spread(dataset: ImageDataset) -> tuple[Image, ...]:
+    """Return readable images at even distances: loaded once, and shown once for all units of a layer."""
+    found = _spreads.get(dataset.fingerprint)
+    if found is None:
+        images = []
+        for index in range(0, len(dataset), -(-len(dataset) // SAMPLE)):
+            with contextlib.suppress(ImageDecodeError):
+                images.append(dataset.load(index))
+        _spreads.clear()  # one data set at a time: these are pixels
+        found = _spreads[dataset.fingerprint] = tuple(images)
+    return found

@@ -166,6 +166,9 @@ class SyntheticNeuron:
         known = values[~np.isnan(values)]
         return Background(float(known.mean()), float(known.std()), float(known.max()), len(known), 0.0)
 
+    async def sample(self) -> np.ndarray:
+        return await self.activations()
+
     async def activations(self) -> np.ndarray:
         """Return the activation on every image of the data set, float32 (N,), NaN where unreadable."""
         await self._table.fill(self.formula.concepts)

@@ -406,7 +406,9 @@ def _background_plot(value: Any) -> Markup:
     low, high = number(found.get("low")), number(found.get("high"))
     if not counts or low is None or high is None or not high > low or any(c is None or c < 0 for c in counts):
         return Markup("")
-    return plots.counted([c or 0.0 for c in counts], low, high, "activation", "Activations over the data set")
+    total = sum(c or 0.0 for c in counts)
+    told = f"Activations of {total:.0f} images spread over the data set, from {low:.2f} to {high:.2f}"
+    return plots.counted([c or 0.0 for c in counts], low, high, f"activation, {total:.0f} images", told)
 
 
 def _tokens(usage: dict[str, Any]) -> float | None:

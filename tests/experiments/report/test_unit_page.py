@@ -366,3 +366,13 @@ def test_an_interpreter_that_cannot_see_is_said_to_be_blind(run, sight, told):
     done = run.done(37, facts={"sight": sight})
     text = " ".join(markup.check(write_unit_page(run.root, run.write_unit(37, done=done))).text.split())
     assert "cannot see" not in text if told is None else told in text
+
+
+def test_the_spread_of_activations_over_the_data_set_is_drawn(run):
+    background = {"mean": 0.4, "std": 0.9, "maximum": 9.5, "n_images": 500}
+    spread = {"low": -1.0, "high": 9.5, "counts": [90, 30, 8, 0, 1], "n": 129}
+    done = run.done(38, background={**background, "histogram": spread})
+    page = markup.check(write_unit_page(run.root, run.write_unit(38, done=done)))
+    section = next(page.find("section", **{"aria-labelledby": "exemplars-title"}))
+    assert len([bar for bar in section.find("rect") if bar.attributes.get("class") == "bar"]) == 4
+    assert "129 images" in section.text
