@@ -804,6 +804,138 @@ def planted_biases(
         console.show(table(result))
 
 
+Against = Annotated[
+    list[str] | None,
+    typer.Option(help="NAME=DIR or NAME=FILE.json: another method's labels of the same units."),
+]
+
+
+def _methods(against: list[str] | None) -> dict[str, Path]:
+    found = {}
+    for text in against or []:
+        name, divider, path = text.partition("=")
+        if not (name and divider and path):
+            raise UsageError(f"--against must be NAME=DIR or NAME=FILE.json, got {text!r}")
+        found[name] = Path(path)
+    return found
+
+
+@app.command()
+def evaluate(
+    run_directory: RunDirectory,
+    against: Against = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many units.")] = None,
+    controls: Annotated[int, typer.Option(min=2, help="Images of the data set to compare with.")] = 60,
+    cosy: Annotated[int, typer.Option(min=2, help="Images of each label for CoSy's measures.")] = 20,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of prompts and images.")] = 0,
+    profile: ProfileName = None,
+    json: Json = False,
+    config: ConfigPath = None,
+    verbose: Verbose = 0,
+) -> None:
+    """Measure how well a run's labels foretell its units: Table A3 of the paper, and more.
+
+    Example: maia evaluate runs/sweep --against people=labels.json
+    """
+    from experiments.evaluate import Sizes, table
+    from experiments.evaluate import evaluate as measure
+
+    configure_logging(verbose)
+    console = Console()
+    sizes = Sizes(controls, cosy)
+    result = run(
+        measure(
+            console,
+            config,
+            profile,
+            run_directory,
+            against=_methods(against),
+            limit=limit,
+            sizes=sizes,
+            seed=seed,
+        )
+    )
+    if json:
+        console.result(result)
+    else:
+        console.show(table(result), markup=False)
+    if any("error" in row for row in result["rows"]):
+        raise typer.Exit(1)
+
+
+@app.command()
+def ablate(
+    model: Annotated[str, typer.Argument(help="Network, or `synthetic` for neurons whose truth is known.")],
+    layer: Annotated[str, typer.Argument(help="Layer of the network.")] = "",
+    units: Annotated[
+        str, typer.Option(help="sample:8, 0-63, 3,17; of synthetic: mono; or; formulas.")
+    ] = "sample:8",
+    variants: Annotated[
+        str, typer.Option(help="Variants to compare with the whole system, with commas between them.")
+    ] = "exemplars-only,generated-only,one-shot",
+    swap: Annotated[
+        str | None, typer.Option(help="A profile whose image generator is tried as well.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Run directory.")] = Path("runs/ablation"),
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything.")] = 0,
+    profile: ProfileName = None,
+    json: Json = False,
+    config: ConfigPath = None,
+    verbose: Verbose = 0,
+) -> None:
+    """Compare the whole system with less than the system, on the same units: Table A5 of the paper.
+
+    Example: maia ablate synthetic --units "dog; blue; dog OR car" --out runs/ablation
+    """
+    from experiments.ablate import Ablation, table
+    from experiments.ablate import ablate as compare
+
+    configure_logging(verbose)
+    console = Console()
+    chosen = tuple(name.strip() for name in variants.split(",") if name.strip())
+    if model != "synthetic" and not layer:
+        raise UsageError("a network needs a layer.", "Write maia ablate MODEL LAYER.")
+    asked = Ablation(
+        model, layer, "all" if model == "synthetic" and units == "sample:8" else units, chosen, swap, seed
+    )
+    result = run(compare(console, config, profile, asked, out=out))
+    if json:
+        console.result(result)
+    else:
+        console.show(table(result), markup=False)
+
+
+@app.command()
+def judge(
+    run_directory: RunDirectory,
+    against: Against = None,
+    name: Annotated[str, typer.Option(help="The judge's name, one word.")] = "judge",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port on the loopback address [default: a free one].")
+    ] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of order and sides.")] = 0,
+    open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open a browser.")] = True,
+    json: Json = False,
+) -> None:
+    """Let a person compare labels without knowing whose they are, on a page of this machine.
+
+    Example: maia judge runs/sweep --against people=labels.json --name ada
+    """
+    from experiments.judge import judge as serve
+    from experiments.judge import table
+
+    console = Console()
+    result = run(
+        serve(
+            console, run_directory, _methods(against), name, port=port, seed=seed, open_browser=open_browser
+        )
+    )
+    if json:
+        console.result(result)
+    else:
+        console.show(table(result), markup=False)
+
+
 def main() -> None:
     """Run the command line: exit codes 0, 1 (something failed), 2 (wrong use), 130 (interrupted)."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
