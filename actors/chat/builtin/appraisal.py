@@ -18,7 +18,7 @@ CROWDED = 4
 SUSPECTS = 3
 _CLEAR_GAP = 6.0
 """Nats by which a formula must lead its rivals to be taken as settled."""
-_MIN_GAIN = 15.0
+_MIN_GAIN = 11.0
 """Nats of measured gain below which even the best of thousands of formulas is no explanation."""
 _CONFIRMED = 0.85
 _ACCEPTABLE = 0.6
