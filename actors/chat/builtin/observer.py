@@ -164,17 +164,23 @@ def _named(term: Term) -> str:
 
 
 def _yes_or_no(question: Question, seen: Sequence[Seen], words: Words) -> str:
-    """Answer whether all that the question names is in every image; of what it cannot know it says so."""
+    """Answer whether all that the question names is in every image, and nothing that it excepts.
+
+    Of what it cannot know it says so.
+    """
     match = _SHOWS.search(question.text)
-    wanted = words.find(match["what"]) if match else []
-    if not wanted:
+    named, *excepted = _WITHOUT.split(match["what"] if match else "")
+    wanted, unwanted = set(words.find(named)), {term for part in excepted for term in words.find(part)}
+    if not wanted or (excepted and not unwanted):
         return "I cannot tell: I do not know these words."
-    return "yes" if all(set(wanted) <= each.terms(words) for each in seen) else "no"
+    shown = [each.terms(words) for each in seen]
+    return "yes" if all(wanted <= terms and not unwanted & terms for terms in shown) else "no"
 
 
 _SHOWS = re.compile(
     r"\b(?:show|shows|contain|contains|depict|depicts|have|include)\s+(?P<what>[^?\n]+)\?", re.I
 )
+_WITHOUT = re.compile(r"\b(?:without|but not|except)\b", re.I)
 _YES_NO = re.compile(r"\byes or no\b", re.I)
 
 _Respond = Callable[[Question, Sequence[Seen], Words], str]

@@ -103,6 +103,8 @@ async def test_a_summary_of_unlike_images_says_so() -> None:
         ("Does this image show an animal? Answer yes or no.", "yes"),
         ("Does this image show a brown dog on grass? Answer yes or no.", "yes"),
         ("Does this image show a cat? Answer yes or no.", "no"),
+        ("Does this image show a dog without a cat? Answer yes or no.", "yes"),
+        ("Does this image show a dog without brown objects? Answer yes or no.", "no"),
         ("Does this image show justice? Answer yes or no.", "I cannot tell: I do not know these words."),
     ],
 )
