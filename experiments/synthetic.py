@@ -118,6 +118,7 @@ async def measure(
         "facts": own.facts,
         "seed": seed,
         "left_out": unknown,
+        "coverage": coverage(known),
         "rows": rows,
         "summary": summarise(rows),
     }
@@ -233,6 +234,12 @@ def first_right(unit: GymUnit, rounds: Sequence[Mapping[str, Any]]) -> dict[str,
     return None
 
 
+def coverage(known: Sequence[GymUnit]) -> dict[str, int]:
+    """Return how many of the neurons of Table A4 are among the units that can be studied."""
+    printed = table_a4()
+    return {"studied": len(set(printed) & set(known)), "printed": len(printed)}
+
+
 def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return shares with Wilson's 95 % intervals by kind of unit, and the comparison with the one-shot baseline."""
     by_kind = {}
@@ -292,7 +299,7 @@ def table(result: Mapping[str, Any]) -> str:
     """Return the summary in lines for a terminal."""
     lines = [
         "",
-        f"{'kind':12} {'right':>9}  {'95 % interval':15} {'recall':>6} {'precision':>9} {'operator':>8} {'one-shot':>8}",
+        f"{'kind':12} {'right':>9}  {'95 % interval':15} {'recall':>6} {'precision':>9} {'operator':>8} {'one-shot':>8} {'images':>6}",
     ]
     for kind, each in result["summary"]["by_kind"].items():
         low, high = each["interval"]
@@ -303,6 +310,8 @@ def table(result: Mapping[str, Any]) -> str:
         )
         if "one_shot_share" in each:
             extra += f" {each['one_shot_share']:8.2f}"
+        if each.get("images_until_right") is not None:
+            extra += f" {each['images_until_right']:6.0f}"
         lines.append(f"{kind:12} {each['right']:4d}/{each['n']:<4d}  {low:.2f} to {high:.2f}    {extra}")
     if afc := result["summary"]["two_afc"]:
         low, high = afc["interval"]
@@ -310,6 +319,8 @@ def table(result: Mapping[str, Any]) -> str:
             f"against one look at the exemplars: {afc['rate']:.2f} ({low:.2f} to {high:.2f}) of {afc['n']} comparisons, "
             f"{afc['ties']} ties; the paper's figure is {afc['paper']:.2f}"
         )
+    found = result["coverage"]
+    lines.append(f"{found['studied']} of the {found['printed']} neurons that Table A4 prints were studied")
     if result["left_out"]:
         lines.append(f"left out, because the detector does not know them: {', '.join(result['left_out'])}")
     return "\n".join(lines)
