@@ -86,7 +86,7 @@ class Critic:
             answer = replace(answer, labels=own)
             verdict, trials = await self._confirm(answer, attempt)
         if not verdict.accepted or self._settings.probe == 0:
-            return verdict
+            return replace(verdict, labels=answer.labels)
         compared: list[dict[str, Any]] = []
         while (simpler := await self._simpler(answer, trials, attempt, compared)) != answer:
             second, second_trials = await self._confirm(simpler, attempt)
@@ -150,7 +150,7 @@ class Critic:
         stronger = own
         if doubt.stronger is not None:
             # Beside other things, so that a crowded picture is not taken for the exception.
-            others = random.Random(label).sample(control_subjects([label]), n)
+            others = random.Random(label).choices(control_subjects([label]), k=n)
             prompts = [f"{doubt.stronger} with {other}" for other in others]
             stronger = await self._probe(prompts, "stronger", attempt)
         if not weaker or not stronger:
@@ -204,10 +204,11 @@ class Critic:
 
         `seen`: how many of `n` images show what was asked; `false`: how many are said to show another thing.
         """
-        n = self._settings.probe
+        everyday = control_subjects(())
+        n = min(self._settings.probe, len(everyday))
         if self._sceptic is None or n < 2:
             return {}
-        things = random.Random(seed_for(self._seed, "inspect", attempt)).sample(control_subjects(()), n)
+        things = random.Random(seed_for(self._seed, "inspect", attempt)).sample(everyday, n)
         seeds = [seed_for(self._seed, "reserved", "inspect", thing, attempt) for thing in things]
         made = await self._studio.generate(things, seeds, agent=self._subject.id)
         images = [
