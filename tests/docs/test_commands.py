@@ -23,6 +23,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 PARSED_ONLY = {
     "cluster": "starts a cluster for the whole machine",
+    "session": "talks to a person; tests/docs/test_notebook.py has a session",
     "view": "serves until it is interrupted; tests/experiments/report/test_serve.py runs it",
 }
 """Commands that are never run here, and why."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,3 +38,17 @@ def test_every_link_leads_somewhere(page):
         and not (page.parent.name == "docs" and link in GENERATED)
     ]
     assert missing == []
+
+
+def test_the_example_of_a_task_is_one():
+    """What the page on extensions shows can be copied."""
+    page = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+    (task_class,) = re.findall(r"^````python\n(.*?)^````$", page, re.DOTALL | re.MULTILINE)
+    (script,) = re.findall(r"^```python\n(import asyncio.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    names: dict[str, Any] = {}
+    exec(compile(task_class, "extending.md", "exec"), names)
+    task = names["TextureOrShape"]()
+    assert "[LABEL]" in task.opening()
+    assert task.read_answer("[LABEL]: shape").labels == ("SHAPE",)
+    assert task.read_answer("I do not know yet") is None
+    compile(script, "extending.md", "exec")

@@ -12,7 +12,8 @@ import pytest
 from experiments.report import write_site, write_unit_page
 from tests.experiments.report.conftest import view
 from tests.experiments.report.run_directories import FakeRun, many_units
-from tests.experiments.report.screenshots import take
+from tests.experiments.report.screenshots import take, take_all
+from tests.experiments.report.test_experiments import example
 from tests.experiments.report.test_unit_page import HOSTILE
 
 pytestmark = pytest.mark.browser
@@ -253,3 +254,16 @@ def test_pictures_for_the_documentation_can_be_taken(browser, run, tmp_path, dar
         assert taken.size == (600, 500)
         (background,) = {taken.getpixel((2, y)) for y in (100, 499)}
     assert (sum(background) < 3 * 128) == dark
+
+
+def test_the_documentations_pictures_can_be_taken_of_any_run(browser, run, tmp_path):
+    """Index, unit, layer map and experiment; each shows something, and each is what it was taken of."""
+    for index in range(4):
+        run.write_unit(index, ["wheels", "wheels of cars", "sky", "dogs"][index])
+    run.put("experiments/audit.json", example().model_dump(mode="json"))
+    taken = take_all(browser, run.root, tmp_path / "pictures")
+    assert {"report-index.webp", "report-unit.webp", "report-layer.webp", "report-audit.webp"} <= set(taken)
+    for name in taken:
+        with PIL.Image.open(tmp_path / "pictures" / name) as picture:
+            assert min(picture.size) >= 390
+            assert len(picture.convert("RGB").quantize(16).getcolors() or []) > 4, f"{name} is blank"
