@@ -686,6 +686,7 @@ def audit(
         typer.Option(help="Images for exemplars: a folder, FILE.npy, hf:ID [default: the profile's]."),
     ] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Audit failed classes again.")] = False,
+    yes: Yes = False,
     profile: ProfileName = None,
     json: Json = False,
     config: ConfigPath = None,
@@ -698,6 +699,8 @@ def audit(
 
     configure_logging(verbose)
     console = Console()
+    if not figures_only:
+        _approve(config, profile, model, "output", classes, out, yes)
     asked = Audit(model, classes, seed, images, not figures_only, data, retry_failed)
     result = run(audit_classes(console, config, profile, asked, out=out))
     if json:

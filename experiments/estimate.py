@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import re
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -336,7 +337,9 @@ def card(found: dict[str, Any]) -> str:
 async def count_units(
     config: Path | None, profile_name: str | None, model: str, layers: Sequence[str], units: str, seed: int
 ) -> int:
-    """Return how many units a sweep would look at; the network is loaded only if `units` does not tell.
+    """Return how many units a run would look at; the network is loaded only if `units` does not tell.
+
+    A name, such as a class's, counts as one.
 
     Raises:
         UsageError: If a layer or unit does not exist, as far as it was looked at.
@@ -344,13 +347,17 @@ async def count_units(
     from experiments.layers import list_layers
     from experiments.units import choose
 
-    if "all" not in units:
-        return len(layers) * len(choose(units, 1 << 40, seed))
+    parts = [part.strip() for part in units.split(",")]
+    numbers = [part for part in parts if re.fullmatch(r"all|sample:\d+|\d+|\d+-\d+", part)]
+    names = len(parts) - len(numbers)
+    if "all" not in parts:
+        counted = len(choose(",".join(numbers), 1 << 40, seed)) if numbers else 0
+        return len(layers) * (counted + names)
     sizes = {each["name"]: each["n_units"] for each in await list_layers(config, profile_name, model)}
     for layer in layers:
         if layer not in sizes:
             raise UsageError(f"{model} has no layer {layer!r}.", f"`maia layers {model}` lists them.")
-    return sum(len(choose(units, sizes[layer], seed)) for layer in layers)
+    return sum(len(choose(",".join(numbers), sizes[layer], seed)) for layer in layers)
 
 
 def unfinished(run: Path) -> int | None:
@@ -374,7 +381,8 @@ def approve(found: dict[str, Any], limit: float, *, yes: bool, ask: Callable[[st
         UsageError: If nobody says yes.
     """
     dollars = found["likely"]["dollars"]
-    told = f"{found['units']} units are expected to cost " + (
+    units = "1 unit is" if found["units"] == 1 else f"{found['units']} units are"
+    told = f"{units} expected to cost " + (
         "an unknown amount" if dollars is None else f"about ${dollars:,.2f}"
     )
     if dollars is not None and dollars <= limit:

@@ -119,14 +119,24 @@ def test_what_costs_more_than_the_limit_needs_a_yes(profiles):
         approve(unknown, 1e6, yes=False, ask=None)
 
 
-def test_a_costly_sweep_without_a_terminal_or_a_yes_ends_before_it_begins(profiles, monkeypatch, capsys):
-    arguments = ["sweep", "resnet18", "layer1", "--units", "0-63", "--profile", "unpriced"]
-    monkeypatch.setattr("sys.argv", ["maia", *arguments, "--config", str(profiles.path)])
+@pytest.mark.parametrize(
+    ("arguments", "n"),
+    [
+        (["sweep", "resnet18", "layer1", "--units", "0-63"], "64 units are"),
+        (["audit", "resnet18", "--classes", "goldfish,3-5,sample:9"], "13 units are"),
+        (["audit", "resnet18", "--classes", "goldfish"], "1 unit is"),
+    ],
+)
+def test_what_is_costly_without_a_terminal_or_a_yes_ends_before_it_begins(
+    profiles, monkeypatch, capsys, arguments, n
+):
+    arguments = [*arguments, "--profile", "unpriced", "--config", str(profiles.path)]
+    monkeypatch.setattr("sys.argv", ["maia", *arguments])
     monkeypatch.setattr("sys.stdin", io.StringIO())
     with pytest.raises(SystemExit) as stop:
         cli.main()
     assert stop.value.code == 2
     told = capsys.readouterr()
     assert told.out == ""
-    assert "64 units are expected to cost an unknown amount" in told.err
+    assert f"{n} expected to cost an unknown amount" in told.err
     assert "--yes" in told.err
