@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -143,7 +144,7 @@ class Appraisal:
     def standing(self, final: bool = False) -> Standing | None:
         rows = self.reading.rows
         evidence = Evidence(rows, self.exemplar_terms, self._words, self._levels)
-        merits = led(evidence)
+        merits = self._ranked(rows)
         forecasts = self._forecasts()
         if final:
             # A guess that too few images speak for, or that foretold nothing, is worth an experiment but no answer.
@@ -199,11 +200,14 @@ class Appraisal:
         rows = self.reading.rows
         for number in self.reading.measured_rounds[1:]:
             earlier = [row for row in rows if row.round < number]
-            merits = led(Evidence(earlier, self.exemplar_terms, self._words, self._levels))
+            merits = self._ranked(earlier)
             if merits:
                 tested = Evidence([row for row in rows if row.round == number], [], self._words)
                 forecasts.append(Forecast(merits[0].formula, *split(tested, merits[0].formula)))
         return forecasts
+
+    def _ranked(self, rows: Sequence[Row]) -> list[Merit]:
+        return list(_ranked(tuple(rows), tuple(self.exemplar_terms), tuple(self._levels), self._words))
 
     def suspects(self, standing: Standing) -> list[Row]:
         """Return crowded images that are strong although the leading formula says otherwise, strongest first.
@@ -311,6 +315,14 @@ def led(evidence: Evidence) -> list[Merit]:
                 return [merit, *merits[:place], *merits[place + 1 :]]
             break
     return merits
+
+
+@lru_cache(maxsize=96)
+def _ranked(
+    rows: tuple[Row, ...], exemplars: tuple[frozenset[Term], ...], levels: tuple[float, ...], words: Words
+) -> tuple[Merit, ...]:
+    """As `led`; kept, because each turn of a conversation asks again of all earlier rounds."""
+    return tuple(led(Evidence(rows, exemplars, words, levels)))
 
 
 def _hasty(better: Merit, simpler: Merit) -> bool:

@@ -170,13 +170,23 @@ def _yes_or_no(question: Question, seen: Sequence[Seen], words: Words) -> str:
     """
     match = _SHOWS.search(question.text)
     named, *excepted = _WITHOUT.split(match["what"] if match else "")
-    wanted, unwanted = set(words.find(named)), {term for part in excepted for term in words.find(part)}
+    wanted, unwanted = _asked(named, words), {term for part in excepted for term in _asked(part, words)}
     if not wanted or (excepted and not unwanted):
         return "I cannot tell: I do not know these words."
-    shown = [each.terms(words) for each in seen]
+    shown = [each.terms(words) | {Term("tone", each.colour)} for each in seen]
     return "yes" if all(wanted <= terms and not unwanted & terms for terms in shown) else "no"
 
 
+def _asked(phrase: str, words: Words) -> set[Term]:
+    """Return the terms of a phrase; "blue color" may be anywhere, "blue objects" are things."""
+    anywhere = set(_COLOUR.findall(phrase.lower()))
+    return {
+        Term("tone", term.name) if term.kind == "colour" and term.name in anywhere else term
+        for term in words.find(phrase)
+    }
+
+
+_COLOUR = re.compile(r"\b(\w+) colou?r\b")
 _SHOWS = re.compile(
     r"\b(?:show|shows|contain|contains|depict|depicts|have|include)\s+(?P<what>[^?\n]+)\?", re.I
 )

@@ -77,9 +77,12 @@ def number_word(count: int) -> str:
     return _NUMBERS.get(count, str(count))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Words:
-    """A vocabulary. Names are unique within a kind; one word may name terms of several kinds (orange)."""
+    """A vocabulary. Names are unique within a kind; one word may name terms of several kinds (orange).
+
+    Two of them are equal only if they are one, so that what follows from a vocabulary can be kept beside it.
+    """
 
     concepts: Mapping[str, Noun]
     categories: Mapping[str, Noun]

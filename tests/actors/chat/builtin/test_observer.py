@@ -105,6 +105,8 @@ async def test_a_summary_of_unlike_images_says_so() -> None:
         ("Does this image show a cat? Answer yes or no.", "no"),
         ("Does this image show a dog without a cat? Answer yes or no.", "yes"),
         ("Does this image show a dog without brown objects? Answer yes or no.", "no"),
+        ("Does this image show green color? Answer yes or no.", "yes"),
+        ("Does this image show green objects? Answer yes or no.", "no"),
         ("Does this image show justice? Answer yes or no.", "I cannot tell: I do not know these words."),
     ],
 )
