@@ -18,7 +18,7 @@ from experiments import config as configuration
 from experiments.config import Profile
 from experiments.console import Console
 from experiments.describe import science
-from experiments.recorded import find_unit
+from experiments.recorded import RecordedUnit, find_unit
 from tools import sandbox
 from tools.sandbox import SandboxSettings, api_page
 
@@ -29,7 +29,7 @@ async def replay_unit(console: Console, path: Path) -> dict[str, Any]:
     Raises:
         UsageError: If there is no such unit.
     """
-    unit = find_unit(path)
+    unit = _studied(path)
     settings = unit.manifest.get("settings", {})
     async with await sandbox.start(SandboxSettings(**settings.get("sandbox", {}))) as sandboxes:
         with tempfile.TemporaryDirectory(prefix="maia-replay-") as scratch:
@@ -52,6 +52,21 @@ async def replay_unit(console: Console, path: Path) -> dict[str, Any]:
     }
 
 
+def _studied(path: Path) -> RecordedUnit:
+    """Return the recorded unit that `path` names.
+
+    Raises:
+        UsageError: If there is none, or no agent was asked about it.
+    """
+    unit = find_unit(path)
+    if not unit.item.task:
+        raise UsageError(
+            f"{unit.item.unit} was measured by a fixed design alone: there are no rounds.",
+            "Name a unit that an agent has studied.",
+        )
+    return unit
+
+
 async def branch(
     console: Console,
     config: Path | None,
@@ -67,7 +82,7 @@ async def branch(
     Raises:
         UsageError: If there is no such unit or round, or the directory belongs to another run.
     """
-    unit = find_unit(path)
+    unit = _studied(path)
     item = unit.item
     source = Journal(unit.store, item.unit)
     records = source.rounds()

@@ -20,6 +20,7 @@ from actors.cluster_settings import RaySettings
 from actors.errors import RefusedError, UsageError
 from actors.pool import ReplicaPool
 from actors.settings import Placement
+from actors.transport import pack
 from tests.actors.scripted import Show, image
 from tests.conftest import CANARY
 
@@ -118,6 +119,20 @@ class Host:
 
 class TestHosts:
     pytestmark = ray_test
+
+    async def test_a_host_sees_the_replicas_that_are_added_later_and_not_those_that_went(
+        self, cluster: Cluster
+    ) -> None:
+        placement = Placement(min_replicas=1, max_replicas=2)
+        pool = cluster.pool("growing", SCRIPTED, {"gated": True}, placement, scale_up_batches=1, look_s=0.1)
+        await pool.ready()
+        shared = cluster.attach(pool.address, look_s=0.1)
+        # Only the host asks: the owner learns of the load from its replica.
+        asked = [shared.submit_nowait(Show(number)) for number in range(30)]
+        await until(lambda: shared.statistics().ready == 2)
+        while any(not future.done() for future in asked):
+            await asyncio.gather(*(link.handle.call(*pack(("open_gate", (), {}))) for link in pool._links))
+        assert [number for number, _ in await asyncio.gather(*asked)] == list(range(30))
 
     async def test_hosts_share_the_replicas_that_the_driver_started(self, cluster: Cluster) -> None:
         import ray

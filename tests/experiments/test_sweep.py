@@ -108,3 +108,6 @@ def test_an_audit_goes_the_way_of_every_run_and_a_class_that_cannot_be_drawn_fai
     (error,) = result["run"]["failures"].values()
     assert error["type"] == "UndrawableError"
     assert "frobnicator" in error["message"]
+    code, told = maia("replay", str(out / "output:probability:1"))
+    assert code == 2
+    assert "there are no rounds" in told

@@ -63,10 +63,10 @@ class Endpoint(FakeEndpoint):
     """Lets something happen when the n-th call arrives."""
 
     def __init__(self) -> None:
-        super().__init__(self._answer)
+        super().__init__(self._reply_and_watch)
         self.at, self.happens = 0, lambda: None
 
-    def _answer(self, seen: Seen) -> str | Reply:
+    def _reply_and_watch(self, seen: Seen) -> str | Reply:
         if self.at and len(self.seen) >= self.at:
             self.at = 0
             self.happens()
