@@ -13,7 +13,7 @@ from typing import Protocol
 
 from actors.chat.base import ChatModel, ChatRequest, Message
 from actors.errors import BackendError
-from agents.stimuli import control_subjects, prompts_for
+from agents.stimuli import control_subjects
 from experiments.gym.score import senses
 from tools.toolbox import seed_for
 
@@ -104,6 +104,18 @@ def _cleaned(line: str) -> str:
     return re.sub(r"^[+-]\s*(?:\d+[.)]\s*)?", "", line).strip(" \"'`*")
 
 
+_WORDINGS = (
+    "{}",
+    "a photo of {}",
+    "a picture of {}",
+    "an image of {}",
+    "a snapshot of {}",
+    "a realistic photo of {}",
+    "a detailed picture of {}",
+)
+"""As many as prompts, so that no two are equal."""
+
+
 class TemplatePromptWriter:
     """The stand-in without a language model: everyday templates, and words in common."""
 
@@ -115,9 +127,9 @@ class TemplatePromptWriter:
     async def write(self, label: str) -> tuple[list[str], list[str]]:
         rng = random.Random(seed_for(self._seed, "evaluation", label))
         parts = label.split(" OR ")
-        subjects = [parts[number % len(parts)] for number in range(PROMPTS)]
         others = rng.sample(control_subjects(parts), PROMPTS)
-        return prompts_for(subjects, rng), prompts_for(others, rng)
+        positive = [wording.format(parts[n % len(parts)]) for n, wording in enumerate(_WORDINGS)]
+        return positive, [wording.format(other) for wording, other in zip(_WORDINGS, others, strict=True)]
 
     async def pair(self, label: str, prompts: Sequence[str]) -> tuple[list[int], list[int]]:
         count = min(PROMPTS, len(prompts) // 2)

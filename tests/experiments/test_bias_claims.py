@@ -1,0 +1,61 @@
+"""A [BIAS] text is held against the numbers: what they do not bear out is named, with its kind."""
+
+from __future__ import annotations
+
+import pytest
+
+from experiments.bias_claims import Claim, disagreements, read_claims
+
+
+@pytest.mark.parametrize(
+    ("text", "claims"),
+    [
+        ("In the jungle and in snow the probability drops to 0.2, while red canoes score higher.",
+         [("background: forest", -1), ("background: snow", -1), ("colour: red", 1)]),
+        ("Lower next to a person; higher when small (24 fresh images, p = 0.01).",
+         [("companion: person", -1), ("size: small", 1)]),
+        ("The score is lower when there are two of them (count).", [("count: two", -1)]),
+        ("No bias was found. A difference of 0.2 would have been seen in snow.", []),
+        ("The score in snow is not lower.", []),
+        ("It was shown in snow, on grass and beside a dog.", []),
+        ("The canoe scores lower when it is a blue canoe.", [("colour: blue", -1)]),
+        ("", []),
+    ],
+)  # fmt: skip
+def test_a_text_claims_the_contexts_to_which_it_gives_a_direction(text, claims):
+    assert read_claims(text, "canoe") == [Claim(*each) for each in claims]
+
+
+def effect(context, difference, biased):
+    return {"context": context, "difference": difference, "biased": biased}
+
+
+MEASURED = [
+    effect("background: snow", -0.4, True),
+    effect("background: forest", 0.3, True),
+    effect("colour: red", -0.02, False),
+    effect("companion: person", -0.25, True),
+]
+
+
+def kinds(text):
+    return {each.context: each.kind for each in disagreements(text, "canoe", MEASURED)}
+
+
+def test_a_text_that_says_what_was_measured_is_left_alone():
+    assert kinds("lower in snow and beside a person; higher in a jungle") == {}
+
+
+def test_each_way_to_part_from_the_numbers_has_its_name():
+    assert kinds("higher in snow; lower when red; lower on the moon; lower on a road") == {
+        "background: snow": "opposite",
+        "colour: red": "unsupported",
+        "companion: crescent moon": "untested",
+        "background: road": "untested",
+        "background: forest": "missed",
+        "companion: person": "missed",
+    }
+
+
+def test_a_text_that_finds_nothing_misses_what_is_there():
+    assert set(kinds("No bias was found for canoe.").values()) == {"missed"}

@@ -1,0 +1,130 @@
+"""Which labels are compared, on which units, and how results are put together."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from actors.errors import MaiaError, UsageError
+from agents.journal import slug
+from agents.store import Store
+from experiments.console import Console
+from experiments.evaluate import NULL, Labelled, difference, gather, measure, page, summarise, with_null
+from tests.experiments.test_predictive import dog_unit, evaluation
+from tests.tools.fakes import FakeStudio
+
+
+def run_directory(path, labels, model="net"):
+    store = Store.open(path)
+    store.put("manifest.json", json.dumps({"command": "sweep", "model": model}).encode())
+    plan = []
+    for number, label in enumerate(labels):
+        unit = f"net/layer:{number}"
+        plan.append({"unit": unit, "layer": "layer", "name": str(number)})
+        if label is not None:
+            record = {"unit": unit, "labels": label, "status": "answered"}
+            store.put(f"units/{slug(unit)}/done.json", json.dumps(record).encode())
+    store.put("plan.json", json.dumps(plan).encode())
+    return path
+
+
+def test_units_with_a_label_by_every_method_are_compared(tmp_path):
+    run = run_directory(tmp_path / "a", [["dog"], ["cat", "car"], ["not interpretable"], None, ["tree"]])
+    other = run_directory(tmp_path / "b", [["animal"], ["fish"], ["sky"], ["sea"], []])
+    people = tmp_path / "people.json"
+    people.write_text(json.dumps({"layer:0": "puppy", "net/layer:1": "wheels", "layer:4": "leaf"}))
+    found = gather(run, {"other": other, "people": people})
+    assert [(each.name, each.labels) for each in found] == [
+        ("0", {"maia": "dog", "other": "animal", "people": "puppy"}),
+        ("1", {"maia": "cat OR car", "other": "fish", "people": "wheels"}),
+    ]
+
+
+def test_a_method_without_labels_for_the_run_is_named(tmp_path):
+    run = run_directory(tmp_path / "a", [["dog"]])
+    empty = tmp_path / "people.json"
+    empty.write_text(json.dumps({"elsewhere:3": "x"}))
+    with pytest.raises(UsageError, match=r"people \(1 labels\)"):
+        gather(run, {"people": empty})
+    empty.write_text("[1]")
+    with pytest.raises(UsageError, match="labels by unit"):
+        gather(run, {"people": empty})
+    with pytest.raises(UsageError, match="no run directory"):
+        gather(tmp_path, {})
+
+
+def test_the_control_is_another_units_label_of_the_layer_that_names_something_else():
+    units = [Labelled(f"u{n}", layer, str(n), {"maia": label}) for n, (layer, label) in enumerate(
+        [("a", "dog"), ("a", "brown dogs"), ("a", "car"), ("b", "tree")]
+    )]  # fmt: skip
+    nulls = [each.labels.get(NULL) for each in with_null(units, 5)]
+    assert nulls[:2] == ["car", "car"]
+    assert nulls[2] in ("dog", "brown dogs")
+    assert nulls[3] is None
+
+
+class Broken(FakeStudio):
+    async def generate(self, prompts, seeds, *, agent=""):
+        raise MaiaError("the generator is gone.")
+
+
+@pytest.mark.anyio
+async def test_what_was_measured_is_read_and_a_failure_is_on_record_and_tried_again(tmp_path):
+    units = [Labelled("u1", "a", "1", {"maia": "dog", NULL: "guitar"})]
+    store, studio = Store.open(tmp_path), FakeStudio()
+
+    async def subject_of(_unit):
+        return dog_unit(studio)
+
+    console = Console(quiet=True)
+    (failed,) = await measure(console, evaluation(Broken()), units, subject_of, store)
+    assert failed["error"] == {"type": "MaiaError", "message": "the generator is gone."}
+    (row,) = await measure(console, evaluation(studio), units, subject_of, store)
+    made = len(studio.made)
+    (again,) = await measure(console, evaluation(studio), units, subject_of, store)
+    assert again == row
+    assert len(studio.made) == made
+    (other,) = await measure(
+        console, evaluation(studio), [Labelled("u1", "a", "1", {"maia": "cat"})], subject_of, store
+    )
+    assert other["labels"] == {"maia": "cat"}, "another label is another measurement"
+
+
+def rows():
+    def methods(a, b):
+        same = {"negative": 0.5, "auroc": 0.9, "margin": 2.0, "cosy_auc": 0.8, "cosy_mad": 1.0, "pearson": None,
+                "auprc": 0.3, "f1": 0.4, "iou": 0.2}  # fmt: skip
+        return {"maia": {"positive": a, **same}, "other": {"positive": b, **same}}
+
+    return [
+        {"unit": "1", "layer": "conv1", "methods": methods(3.0, 1.0)},
+        {"unit": "2", "layer": "layer4", "methods": methods(5.0, 2.0)},
+        {"unit": "3", "layer": "layer4", "methods": methods(7.0, 3.0)},
+        {"unit": "4", "layer": "layer4", "error": {"type": "x", "message": "y"}},
+    ]
+
+
+def test_means_are_by_layer_and_over_all_and_what_was_not_measured_stays_empty():
+    found = {(row["layer"], row["method"]): row for row in summarise(rows())}
+    assert found["layer4", "maia"]["positive"] == 6.0
+    assert found["layer4", "maia"]["n"] == 2
+    assert found["average", "other"]["positive"] == 2.0
+    assert found["conv1", "maia"]["pearson"] is None
+
+
+def test_methods_are_compared_unit_by_unit():
+    found = difference(rows(), "maia", "other", "positive")
+    assert found["mean"] == 3.0
+    assert found["interval"][0] <= 3.0 <= found["interval"][1]
+    assert found["n"] == 3
+    assert difference(rows(), "maia", "nobody", "positive") is None
+
+
+def test_the_page_shows_the_papers_rows_for_a_network_that_it_studied():
+    result = {"model": "resnet152", "prompts": "p", "rows": rows(), "summary": summarise(rows())}
+    made = page(result)
+    assert any(row[0] == "layer4" and row[-2:] == (7.10, 1.74) for row in made.blocks[0].rows)
+    other = page(result | {"model": "mine"})
+    assert all(row[-1] is None for row in other.blocks[0].rows)
+    assert "did not study" in other.blocks[0].note
