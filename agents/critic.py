@@ -156,19 +156,20 @@ class Critic:
         if not weaker or not stronger:
             return None
         share = auroc(stronger, weaker)
-        left = (np.mean(weaker) - np.mean(controls)) / max(1e-9, np.mean(stronger) - np.mean(controls))
+        low, mean_weaker, mean_stronger = (float(np.mean(group)) for group in (controls, weaker, stronger))
+        left = (mean_weaker - low) / max(1e-9, mean_stronger - low)
         return {
             "label": label,
             "simpler": doubt.simpler,
             "weaker": doubt.weaker,
             "stronger": label if doubt.stronger is None else f"{doubt.stronger} with other things",
-            "mean_weaker": float(np.mean(weaker)),
-            "mean_stronger": float(np.mean(stronger)),
+            "mean_weaker": mean_weaker,
+            "mean_stronger": mean_stronger,
             "auroc": share,
             "auroc_interval": list(auroc_interval(share, len(stronger), len(weaker))),
-            "left": float(left),
+            "left": left,
             "rejected": surely_less(weaker, stronger)
-            and bool(left <= (1 - _SAME if doubt.stronger is None else _LEFT)),
+            and left <= (1 - _SAME if doubt.stronger is None else _LEFT),
         }
 
     async def _explained(self, labels: Sequence[str]) -> dict[str, Any] | None:
