@@ -281,9 +281,9 @@ def main() -> None:
             found["seconds"].append(time.perf_counter() - began)
             if options.verbose and not right:
                 print(f"  {kind} {seed}: {sorted(map(str, truth or ()))} -> {outcome.labels}")
-        right = found["right"]
+        judged = found["right"]
         print(
-            f"{kind:12} {sum(right):3.0f}/{len(right):<3d}    {np.mean(found['rounds']):6.1f} "
+            f"{kind:12} {sum(judged):3.0f}/{len(judged):<3d}    {np.mean(found['rounds']):6.1f} "
             f"{np.mean(found['images']):6.0f} {np.mean(found['seconds']):7.2f}"
         )
 
