@@ -68,7 +68,7 @@ class SceneDesign:
     n_test: int = 1600
     side: int = 128
     """Height and width of the images, pixels."""
-    sizes: tuple[float, float] = (0.22, 0.4)
+    sizes: tuple[float, float] = (0.3, 0.5)
     """Smallest and largest size of the object, as a part of the image's side."""
     seed: int = 0
 
