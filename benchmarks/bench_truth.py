@@ -1,0 +1,165 @@
+"""What must be shown against known truth: planted biases, robust features, ablations; kept in RESULTS.md.
+
+    python -m benchmarks.bench_truth --out runs/truth
+    python -m benchmarks.bench_truth --out runs/truth --only planted-biases --networks 1
+
+Each part is the command of that name with its usual seeds; an interrupted one goes on where it was. Synthetic
+neurons have a section of their own, by `maia synthetic`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import re
+import sys
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from experiments.console import Console
+
+RESULTS = Path(__file__).parent / "RESULTS.md"
+ABLATED = "blue; boat; bridge; dog; flame; frog; pizza; tractor; dog OR car; baby OR dog; truck OR train; red OR purple"
+"""Single concepts and pairs of Table A4, so that both parts of a label can be missed."""
+
+
+def planted_biases(console: Console, arguments: argparse.Namespace) -> tuple[str, str]:
+    from experiments.planted import planted_biases as measure
+
+    result = asyncio.run(
+        measure(console, None, None, out=arguments.out / "planted-biases", networks=arguments.networks)
+    )
+    return f"maia planted-biases --networks {arguments.networks}", told_planted(result)
+
+
+def robust_features(console: Console, arguments: argparse.Namespace) -> tuple[str, str]:
+    from experiments.robust_features import asked_for
+    from experiments.robust_features import robust_features as measure
+
+    asked = asked_for(
+        None, None, None, None, trainings=arguments.trainings, epochs=None, top=50, seed=0, limit=None
+    )
+    result = asyncio.run(measure(console, None, None, asked, out=arguments.out / "robust-features"))
+    return f"maia robust-features --trainings {arguments.trainings}", told_robust(result)
+
+
+def ablation(console: Console, arguments: argparse.Namespace) -> tuple[str, str]:
+    from experiments.ablate import SYNTHETIC, Ablation
+    from experiments.ablate import ablate as measure
+
+    asked = Ablation(SYNTHETIC, "", arguments.units)
+    result = asyncio.run(measure(console, None, None, asked, out=arguments.out / "ablation"))
+    return f'maia ablate synthetic --units "{arguments.units}"', told_ablation(result)
+
+
+PARTS: Mapping[str, Callable[[Console, argparse.Namespace], tuple[str, str]]] = {
+    "planted-biases": planted_biases,
+    "robust-features": robust_features,
+    "ablation": ablation,
+}
+
+
+def told_planted(result: Mapping[str, Any]) -> str:
+    """Return the figures of planted biases as Markdown."""
+    summary = result["summary"]
+
+    def row(name: str, each: Mapping[str, Any], target: str) -> str:
+        low, high = each["interval"]
+        return f"| {name} | {each['hits']} of {each['n']} | {each['share']:.2f} | {low:.2f} to {high:.2f} | {target} |"
+
+    lines = ["| | | share | 95 % interval | target |", "|---|---:|---:|---|---|"]
+    lines.append(row("planted biases found", summary["found"], ">= 0.90"))
+    lines += [row(f"of them, {kind}", each, "") for kind, each in summary["by_kind"].items()]
+    lines.append(row("unbiased classes with a false alarm", summary["false_alarms"], "<= 0.05"))
+    lines += [
+        "",
+        f"{summary['unplanted_but_real']} unbiased classes have a difference that nobody planted and that fresh images bear "
+        "out: the trained networks are not perfect. They do not count as false alarms.",
+    ]
+    return "\n".join(lines)
+
+
+def told_robust(result: Mapping[str, Any]) -> str:
+    """Return Table 2 as Markdown."""
+    summary = result["summary"]
+    lines = [
+        "| subset | method | units | balanced data | test accuracy, mean ± standard deviation | paper |",
+        "|---|---|---:|---|---:|---:|",
+    ]
+    for row in summary["rows"]:
+        spread = "" if row["spread"] is None else f" ± {row['spread']:.3f}"
+        value = "not possible" if row["accuracy"] is None else f"{row['accuracy']:.3f}{spread}"
+        paper = "" if row["paper_accuracy"] is None else f"{row['paper_accuracy']:.3f}"
+        lines.append(
+            f"| {row['subset']} | {row['method']} | {row['units']:.0f} | {'yes' if row['balanced'] else 'no'} | {value} | {paper} |"
+        )
+    percentiles = ", ".join(
+        "none" if t["percentile"] is None else f"{t['percentile']:.2f}" for t in result["trainings"]
+    )
+    lines += [
+        "",
+        f"Of {summary['n']} trainings, the agent's units are ahead of L1 of the same size in {summary['beats_l1']}, of L1's "
+        f"units fitted without a penalty in {summary['beats_l1_no_penalty']}, and of the 95th percentile of 100 random sets "
+        f"in {summary['beats_random_95']}. Share of random sets below the agent's, by training: {percentiles}. "
+        f"Classes {', '.join(result['classes'])}; places {', '.join(result['places'])}.",
+    ]
+    return "\n".join(lines)
+
+
+def told_ablation(result: Mapping[str, Any]) -> str:
+    """Return the ablations as Markdown."""
+    lines = [
+        "| variant | units | right | concept F1 | lead of the whole system in F1 | + | − | AUROC |",
+        "|---|---:|---:|---:|---|---:|---:|---:|",
+    ]
+    predictive = {row["method"]: row for row in result["summary"]}
+    for name, each in result["truth"].items():
+        lead = each["lead"]
+        told = "" if not lead else "{:+.2f} ({:+.2f} to {:+.2f})".format(lead["mean"], *lead["interval"])
+        row = predictive.get(name)
+        measured = (
+            "| | |"
+            if row is None
+            else f"{row['positive']:.2f} | {row['negative']:.2f} | {row['auroc']:.2f} |"
+        )
+        lines.append(f"| {name} | {each['n']} | {each['right']:.2f} | {each['f1']:.2f} | {told} | {measured}")
+    lines += ["", "Leads are mean paired differences over units with 95 % bootstrap intervals."]
+    return "\n".join(lines)
+
+
+def keep(name: str, command: str, text: str, results: Path = RESULTS) -> None:
+    """Write a part's section into the results, in the place of its earlier one if there is one."""
+    heading = f"## Known truth: {name}"
+    now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    section = f"{heading}\n\nCommand: `{command}` (`python -m benchmarks.bench_truth --only {name}`), {now}, built-in interpreter.\n\n{text}\n"
+    content = results.read_text() if results.exists() else ""
+    pattern = re.compile(rf"^{re.escape(heading)}\n.*?(?=^## |\Z)", re.M | re.S)
+    if pattern.search(content):
+        content = pattern.sub(lambda _: section + "\n", content, count=1).rstrip("\n") + "\n"
+    else:
+        content = f"{content.rstrip(chr(10))}\n\n{section}"
+    results.write_text(content)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.bench_truth", description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("runs/truth"), help="where the runs are kept")
+    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
+    parser.add_argument("--networks", type=int, default=3, help="networks with planted biases")
+    parser.add_argument("--trainings", type=int, default=5, help="trainings on the spurious set")
+    parser.add_argument("--units", default=ABLATED, help="synthetic neurons of the ablations")
+    arguments = parser.parse_args()
+    console = Console()
+    for name in arguments.only:
+        started = time.monotonic()
+        command, text = PARTS[name](console, arguments)
+        keep(name, command, f"{text}\n\nTook {time.monotonic() - started:.0f} s of this process.")
+        print(f"{name}: kept in {RESULTS.name}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
