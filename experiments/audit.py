@@ -31,6 +31,7 @@ from agents.stimuli import lacks_something
 from agents.store import Store
 from agents.work import WorkItem, read_plan, write_plan
 from experiments import config as configuration
+from experiments.audit_page import page
 from experiments.bias_claims import disagreements
 from experiments.campaign import Campaign
 from experiments.console import Console
@@ -248,6 +249,7 @@ async def audit(
         ],
     }
     (store.root / "audit.json").write_text(json.dumps(result, indent=1, ensure_ascii=False))
+    page(result, LEAST).save(store.root, "audit")
     return result | {"run": finished.summary()}
 
 

@@ -1,0 +1,107 @@
+"""An audit as a page of the report: findings first, then each class's probability by context with intervals."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+from experiments.report.schema import Bar, Bars, Block, Column, Measured, Page, Table, Text
+
+SHOWN = 40
+"""Classes whose contexts are drawn: those with the largest differences."""
+
+
+def page(result: Mapping[str, Any], least: float) -> Page:
+    """Return the page of what `maia audit` found; `least` is the difference from which it speaks of a bias."""
+    effects: list[Mapping[str, Any]] = list(result["effects"])
+    found = [each for each in effects if each["biased"]]
+    by_class: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for each in effects:
+        by_class[each["class_name"]].append(each)
+    biased = {each["class_name"] for each in found}
+    blocks: list[Block] = []
+    if found:
+        blocks.append(_findings(found))
+    if result.get("disagreements"):
+        told = tuple(
+            f"{each['class_name']}: {each['kind']}, {each['context']}" for each in result["disagreements"]
+        )
+        blocks.append(Text(title="Where an agent's words and the numbers part", paragraphs=told))
+    largest = sorted(by_class, key=lambda name: -max(abs(each["difference"]) for each in by_class[name]))
+    blocks += [
+        _contexts(name, by_class[name], str((result.get("answers") or {}).get(name, "")))
+        for name in largest[:SHOWN]
+    ]
+    blocks.append(_detectable(result["detectable"], biased))
+    return Page(
+        title="Audit",
+        summary=f"{len(biased)} of {len(by_class)} classes have a context in which their probability differs by {least:g} or "
+        f"more from that in all others; {len(effects)} contexts were tested at a false-discovery rate of 5 %.",
+        blocks=tuple(blocks),
+    )
+
+
+def _findings(found: list[Mapping[str, Any]]) -> Table:
+    return Table(
+        title="Findings",
+        columns=(
+            Column(name="class"),
+            Column(name="context"),
+            Column(name="probability", source="ours"),
+            Column(name="elsewhere", source="ours"),
+            Column(name="difference", source="ours"),
+            Column(name="q", digits=4),
+            Column(name="images", digits=0),
+        ),
+        rows=tuple(
+            (
+                each["class_name"],
+                each["context"],
+                _mean(each),
+                each["others"],
+                each["difference"],
+                each["q"],
+                each["n"],
+            )
+            for each in found
+        ),
+        note="Probability of the class in the context, with a 95 % bootstrap interval, and in all other contexts.",
+    )
+
+
+def _contexts(name: str, effects: list[Mapping[str, Any]], answer: str) -> Bars:
+    return Bars(
+        title=name,
+        axis=f"probability of {name}",
+        bars=tuple(
+            Bar(
+                name=each["context"],
+                series="biased" if each["biased"] else "not biased",
+                value=each["mean"],
+                low=_mean(each).low,
+                high=_mean(each).high,
+            )
+            for each in sorted(effects, key=lambda each: -each["mean"])
+        ),
+        note=answer,
+    )
+
+
+def _detectable(detectable: Mapping[str, float], biased: set[str]) -> Table:
+    return Table(
+        title="What would have been found",
+        columns=(Column(name="class"), Column(name="smallest difference", digits=3), Column(name="found")),
+        rows=tuple(
+            (name, value, "yes" if name in biased else "nothing")
+            for name, value in sorted(detectable.items(), key=lambda pair: -pair[1])
+        ),
+        note="The difference of mean probability that this design finds in four of five cases.",
+    )
+
+
+def _mean(effect: Mapping[str, Any]) -> Measured:
+    """Return the mean with its interval, which resampling may put a hair beside it."""
+    low, high = effect["interval"]
+    mean = effect["mean"]
+    return Measured(value=mean, low=min(low, mean), high=max(high, mean))
