@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -122,7 +123,8 @@ def _alive(pid: int) -> bool:
 
 
 def _own_address(told: str) -> str:
-    for line in told.splitlines():
+    # With some of its extras installed, Ray writes in colours into files as well.
+    for line in re.sub(r"\x1b\[[0-9;]*m", "", told).splitlines():
         if "Local node IP" in line:
             return line.rpartition(":")[2].strip()
     return "127.0.0.1"

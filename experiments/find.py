@@ -52,11 +52,13 @@ async def find_units(
         made, problems = await _images(bench, prompts_for([concept] * n_images, rng), seed)
         # A picture without the concept would count against every unit that is selective for it.
         of_concept = [each for each in made if not lacks_something(each)]
-        others, more = await _images(bench, prompts_for(controls, rng), seed)
-        problems |= more
-        if min(len(of_concept), len(others)) < 4:
+        if len(of_concept) < 4:
             told = "; ".join(sorted(problems)[:3])
-            raise UsageError(f"too few images of {concept!r} could be made: {told}", "Reword it.")
+            raise UsageError(f"too few images of {concept!r} could be made: {told}.", "Reword it.")
+        others, more = await _images(bench, prompts_for(controls, rng), seed)
+        if len(others) < 4:
+            raise UsageError(f"too few images of other things could be made: {'; '.join(sorted(more)[:3])}.")
+        problems |= more
         units = [readout.unit(index) for index in range(sizes[readout.layer])]
         shown = [each.image for each in (*of_concept, *others)]
         table = await bench.vision.activations(units, shown, agent="find")

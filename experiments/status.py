@@ -13,6 +13,7 @@ from agents import lease
 from agents.journal import slug
 from agents.store import Store
 from agents.study import total_usage
+from agents.survey import MEASURED
 from agents.work import read_plan
 from experiments.machinery import reuse
 
@@ -85,14 +86,14 @@ def _described(store: Store) -> list[str]:
 
 
 def _unit(folder: Path) -> _Unit:
-    done = folder / "done.json"
+    done, surveyed = folder / "done.json", _surveyed(folder)
     if done.exists():
         record = json.loads(done.read_bytes())
         usage = total_usage(record)
         return _Unit(
             record["status"],
             record["rounds"],
-            record["images_made"],
+            record["images_made"] + (0 if record["status"] == MEASURED else surveyed),
             usage.prompt_tokens + usage.completion_tokens,
             usage.dollars,
             done.stat().st_mtime,
@@ -103,10 +104,16 @@ def _unit(folder: Path) -> _Unit:
     return _Unit(
         "failed" if (folder / "failed-1.json").exists() else "begun" if folder.exists() else "waiting",
         len(records),
-        records[-1]["toolbox"]["images_made"] if records else 0,
+        surveyed + (records[-1]["toolbox"]["images_made"] if records else 0),
         sum(usage["prompt_tokens"] + usage["completion_tokens"] for usage in usages),
         sum(usage["dollars"] for usage in usages),
     )
+
+
+def _surveyed(folder: Path) -> int:
+    """Return how many images were made for a unit's survey, which come before those of its agent."""
+    path = folder / "survey.json"
+    return int(json.loads(path.read_bytes())["images"]) if path.exists() else 0
 
 
 def _rate(times: list[float]) -> float | None:

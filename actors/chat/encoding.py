@@ -14,7 +14,8 @@ from actors.chat.base import Message
 from actors.chat.settings import OpenAIChat
 from actors.images import Image, data_url, encode_jpeg
 
-_CACHE_BYTES = 64 * 2**20
+_CACHE_BYTES = 256 * 2**20
+"""The pictures of a few hundred conversations: with less, each call would encode most of its own again."""
 _EPHEMERAL = {"type": "ephemeral"}
 
 

@@ -13,6 +13,7 @@ from actors.generation.settings import ScenesGeneration
 from actors.images import Image, Provenance
 from actors.scenes.edit import edit_image
 from actors.scenes.grammar import parse_prompt
+from actors.scenes.lexicon import words_digest
 from actors.scenes.render import digest, render
 from actors.scenes.scene import Scene
 
@@ -26,7 +27,7 @@ class ScenesMaker:
     max_batch = 16
 
     def __init__(self, settings: ScenesGeneration | None = None) -> None:
-        self.name = f"scenes (embedded stand-in) {digest()}"
+        self.name = f"scenes (embedded stand-in) {digest()}-{words_digest()}"
         self.settings = f"size={IMAGE_SIZE}"
 
     def generate(self, requests: Sequence[GenerateRequest]) -> list[MadeImage | MaiaError]:

@@ -6,6 +6,7 @@ said can be lost between reading and drawing.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import unicodedata
 from dataclasses import dataclass
@@ -181,6 +182,13 @@ def _lexicon() -> dict[str, Term]:
     # Plain words of sentences that are also rare names of things.
     table["fall"] = Term("unknown", "fall", ("fall",))
     return table
+
+
+@lru_cache(maxsize=1)
+def words_digest() -> str:
+    """Return 8 hex digits that change with the words and what they mean."""
+    meanings = sorted((phrase, term.kind, term.value, term.also) for phrase, term in _lexicon().items())
+    return hashlib.blake2b(repr(meanings).encode(), digest_size=4).hexdigest()
 
 
 @lru_cache(maxsize=1)
