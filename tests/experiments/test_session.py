@@ -100,9 +100,14 @@ def test_a_cell_that_used_the_tools_is_a_round_with_what_came_before_it(open_ses
 
 def test_a_cell_that_fails_is_a_round_that_says_so(open_session):
     study = open_session()
-    with pytest.raises(ZeroDivisionError), study.cell("1 / 0"):
-        study.tools.text2image("a banana")
-        raise ZeroDivisionError("division by zero")
+
+    def fail() -> None:
+        with study.cell("1 / 0"):
+            study.tools.text2image("a banana")
+            raise ZeroDivisionError("division by zero")
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     (record,) = rounds_of(study)
     assert record["outcome"]["status"] == "error"
     assert record["outcome"]["error"] == "ZeroDivisionError: division by zero"
