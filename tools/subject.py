@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -127,7 +129,8 @@ class NetworkUnit:
 
     async def exemplars(self, k: int) -> list[Exemplar]:
         (found,) = await self._client.exemplars([self._unit], self._dataset, k)
-        images = [self._dataset.load(int(index)) for index in found.indices[:k]]
+        # In a thread: decoding a dozen images would hold up every other agent of this process.
+        images = await asyncio.to_thread(_recent.load_all, self._dataset, found.indices[:k].tolist())
         responses = await self.measure(images)
         return [
             Exemplar(image, self._dataset.provenance(int(index)), response)
@@ -152,6 +155,38 @@ class NetworkUnit:
         )
 
 
+class RecentImages:
+    """The data-set images that were loaded last: the strongest images of one unit are often another's too.
+
+    Thread-safe. `limit_bytes` bounds the pixels that are kept.
+    """
+
+    def __init__(self, limit_bytes: int = 128 * 2**20) -> None:
+        self._limit, self._held = limit_bytes, 0
+        self._images: OrderedDict[tuple[str, int], Image] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def load_all(self, dataset: ImageDataset, indices: Sequence[int]) -> list[Image]:
+        """Return images of a data set. Blocking; raises as `ImageDataset.load`."""
+        return [self._load(dataset, index) for index in indices]
+
+    def _load(self, dataset: ImageDataset, index: int) -> Image:
+        key = dataset.fingerprint, index
+        with self._lock:
+            if (known := self._images.get(key)) is not None:
+                self._images.move_to_end(key)
+                return known
+        image = dataset.load(index)
+        with self._lock:
+            if key not in self._images:
+                self._images[key] = image
+                self._held += image.pixels.nbytes
+            while self._held > self._limit and len(self._images) > 1:
+                self._held -= self._images.popitem(last=False)[1].pixels.nbytes
+        return image
+
+
+_recent = RecentImages()
 _spreads: dict[str, tuple[Image, ...]] = {}
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from actors.images import Image, ImageDecodeError
 from actors.vision.base import Unit
-from tools.subject import SAMPLE, NetworkUnit, Sampled, histogram
+from tools.subject import SAMPLE, NetworkUnit, RecentImages, Sampled, histogram
 
 
 class Dataset:
@@ -62,3 +62,27 @@ def test_a_histogram_counts_every_finite_value():
 @pytest.mark.parametrize("values", [[], [2.0, 2.0], [float("nan")]])
 def test_what_does_not_vary_has_no_histogram(values):
     assert histogram(np.array(values, np.float32)) is None
+
+
+class CountingDataset:
+    """Counts how often each image is loaded; an image takes 48 bytes."""
+
+    def __init__(self, fingerprint: str) -> None:
+        self.fingerprint = fingerprint
+        self.loaded: list[int] = []
+
+    def load(self, index: int) -> Image:
+        self.loaded.append(index)
+        return Image.from_pixels(np.full((4, 4, 3), index, np.uint8))
+
+
+def test_images_of_a_data_set_are_loaded_once_while_there_is_room() -> None:
+    recent = RecentImages(limit_bytes=3 * 48)
+    one, other = CountingDataset("one"), CountingDataset("other")
+    for _ in range(2):
+        found = recent.load_all(one, [5, 7])  # type: ignore[arg-type]
+        assert [image.pixels[0, 0, 0] for image in found] == [5, 7]
+    recent.load_all(other, [5])  # type: ignore[arg-type]
+    assert (one.loaded, other.loaded) == ([5, 7], [5]), "two data sets have nothing in common"
+    recent.load_all(one, [5, 9, 7])  # type: ignore[arg-type]
+    assert one.loaded == [5, 7, 9, 7], "the one that was not wanted for longest made room"
