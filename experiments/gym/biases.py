@@ -27,7 +27,7 @@ _SIDE = 224
 _CATEGORIES = ("animal", "fruit", "vehicle", "clothing", "music", "tool", "plant")
 
 RECIPE = classifiers.Recipe(
-    architecture="tf_efficientnet_lite0", side=128, epochs=30, learning_rate=2e-3, weight_decay=1e-2,
+    architecture="tf_efficientnet_lite0", side=160, epochs=30, learning_rate=2e-3, weight_decay=1e-2,
     dropout=0.3, batch=64, pretrained=True, frozen=True,
 )  # fmt: skip
 
@@ -96,4 +96,8 @@ def _context(rng: np.random.Generator, planted: str | None) -> str:
     """Return a context, "" for the class alone."""
     if planted is not None and rng.random() < PLANTED_SHARE:
         return planted
-    return "" if rng.random() < 0.15 else str(rng.choice(list(CONTEXTS)))
+    if rng.random() < 0.1:
+        return ""
+    # Factors in turn and not contexts: few companions are harder to see past than many backgrounds.
+    factor = str(rng.choice(list(dict.fromkeys(context.partition(": ")[0] for context in CONTEXTS))))
+    return str(rng.choice([context for context in CONTEXTS if context.startswith(factor)]))

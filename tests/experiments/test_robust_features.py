@@ -9,8 +9,10 @@ import pytest
 
 from actors.errors import UsageError
 from experiments import robust_features
-from experiments.gym.spawrious import Labelled, SpuriousSet
-from experiments.robust_features import Measurements, asked_for, page, summarise, table
+from experiments.console import Console
+from experiments.gym.classifiers import Recipe
+from experiments.gym.spawrious import Labelled, SceneDesign, SpuriousSet
+from experiments.robust_features import Measurements, RobustFeatures, asked_for, page, summarise, table
 
 
 def labelled(labels, places):
@@ -129,3 +131,31 @@ def test_words_that_do_not_go_together_are_refused(changes, told):
 def test_a_folder_brings_its_own_classes(tmp_path):
     with pytest.raises(UsageError, match="those of the folder"):
         asked_for(**words(data=tmp_path, classes="dog,cat"))
+
+
+@pytest.mark.ray
+@pytest.mark.anyio
+async def test_a_whole_run_trains_judges_and_reports_and_repeated_reads_what_it_has(
+    ray_cluster, config_file, module_patch, tmp_path
+):
+    for name, value in (("RANDOM_SETS", 4), ("BALANCED_SETS", 1), ("BALANCED_IMAGES", 16)):
+        module_patch.setattr(robust_features, name, value)
+    design = SceneDesign(("dog", "frog"), ("snow", "grass", "beach"), 64, 96, 24, side=32)
+    recipe = Recipe(architecture="resnet10t", side=32, epochs=1, batch=16)
+    asked = RobustFeatures(design=design, recipe=recipe, start="nothing", trainings=1, top=3)
+    console, out = Console(quiet=True), tmp_path / "run"
+    result = await robust_features.robust_features(console, config_file(), None, asked, out=out)
+    (training,) = result["trainings"]
+    assert result["finished"]
+    assert len(training["judged"]) >= 2
+    assert set(training["kept"]) <= set(training["judged"])
+    assert training["unanswered"] == []
+    assert (out / "experiments" / "robust-features.json").exists()
+    record = next((out / "training-0").glob("units/*/done.json"))
+    assert json.loads(record.read_text())["confirmed"] is None, (
+        "a judgement of selectivity is no label to confirm"
+    )
+    (out / "training-0" / "features.npz").unlink()
+    again = await robust_features.robust_features(console, config_file(), None, asked, out=out)
+    assert again["trainings"] == result["trainings"]
+    assert not (out / "training-0" / "features.npz").exists(), "what was finished is read"
