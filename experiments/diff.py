@@ -91,11 +91,17 @@ def table(found: dict[str, Any]) -> Any:
         return title
     shown = Table(title=title, title_justify="left", box=None)
     for column in ("unit", "label before", "after", "verdict before", "after", "AUROC before", "after"):
-        shown.add_column(column)
+        shown.add_column(column, no_wrap=column == "unit")
     for each in found["changed"]:
         before, after = each["before"], each["after"]
         shown.add_row(
-            *(plain(each["unit"]), label(before), label(after), before["verdict"], after["verdict"]),
+            *(
+                plain(UnitName.parse(each["unit"]).short),
+                label(before),
+                label(after),
+                before["verdict"],
+                after["verdict"],
+            ),
             *(score(before), score(after)),
         )
     return shown
