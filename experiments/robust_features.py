@@ -185,12 +185,13 @@ async def _judge(
 ) -> dict[str, Any] | None:
     """Return which units the agent keeps, and which it gave no answer for; None if it was interrupted."""
     model = classifiers.spec(folder / "network")
-    file = getattr(spurious.validation.images, "filename", None)
-    profile = profile.model_copy(update={"dataset": str(file)})
     store = Store.open(folder)
     manifest = {
         "command": "selective", "model": model, "layer": LAYER, "seed": number, "settings": science(profile)
     }  # fmt: skip
+    # The strongest images are looked for in the validation set's own file.
+    file = getattr(spurious.validation.images, "filename", None)
+    profile = profile.model_copy(update={"dataset": str(file)})
 
     async def plan(bench: Any) -> list[WorkItem]:
         subjects = [await bench.subject(LAYER, str(int(unit))) for unit in units]
