@@ -31,6 +31,8 @@ ANIMALS = 12
 IMAGES = 4400
 EPOCHS = 3
 LEARNING_RATE = 1.5e-3
+SIZES = (0.22, 0.4)
+"""Sizes of the animals, as parts of the image's side: they are seen from afar, whatever the set's own sizes are."""
 
 
 def weights(
@@ -69,7 +71,7 @@ def lessons(design: SceneDesign) -> tuple[np.ndarray, np.ndarray, int]:
     others = [c.name for c in vocabulary().members("animal") if c.name not in design.classes]
     n_others = ANIMALS - len(design.classes)
     animals = [*design.classes, *others[:: max(1, len(others) // max(1, n_others))][: max(0, n_others)]]
-    anywhere = replace(design, classes=tuple(animals), places=tuple(BACKGROUNDS))
+    anywhere = replace(design, classes=tuple(animals), places=tuple(BACKGROUNDS), sizes=SIZES)
     n_classes = len(animals) + len(design.places)
     images, labels = [], np.arange(IMAGES) % n_classes
     for index, label in enumerate(labels):
