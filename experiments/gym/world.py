@@ -53,6 +53,7 @@ def weights(
         digest(),
         ANIMALS,
         IMAGES,
+        SIZES,
     ]
     path = cache / f"{hashlib.blake2b(json.dumps(facts).encode(), digest_size=8).hexdigest()}.safetensors"
     if not path.exists():
