@@ -16,6 +16,7 @@ import anyio
 import numpy as np
 
 from actors.errors import MaiaError, UsageError
+from actors.vision.units import parse_unit
 from agents.manifest import check, claim
 from agents.store import Store
 from agents.study import Laboratory, failure, study
@@ -157,8 +158,8 @@ async def _units(
         made = [_Unit(gym.subject(each), SYNTHETIC, each.name, each) for each in known]
         return {unit.subject.id: unit for unit in made}
     sizes = {layer.name: layer.n_units for layer in await bench.vision.layers()}
-    first = await bench.subject(asked.layer, "0")
-    size = sizes.get(asked.layer) or next(s for name, s in sizes.items() if f"/{name}:" in first.id)
+    first = await bench.vision.unit(parse_unit(asked.layer, "0", await bench.vision.class_names()))
+    size = sizes[first.layer]
     made = [
         _Unit(await bench.subject(asked.layer, str(number)), asked.layer, str(number))
         for number in choose(asked.units, size, asked.seed)
