@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
 
 from actors.chat.base import ChatModel, ChatRequest, Message
 from actors.errors import BackendError
 from agents.stimuli import control_subjects
 from experiments.gym.score import senses
 from tools.toolbox import seed_for
+
+T = TypeVar("T")
 
 PROMPTS = 7
 """Prompts of each kind that a method contributes, and that a label is paired with."""
@@ -87,7 +89,8 @@ class ChatPromptWriter:
 
         return await self._ask(_PAIR, question, read, f"a pairing for {label!r}")
 
-    async def _ask(self, role: str, question: str, read, what: str):  # type: ignore[no-untyped-def]
+    async def _ask(self, role: str, question: str, read: Callable[[str], T | None], what: str) -> T:
+        """Return what `read` finds in a reply; a reply that is no use is asked for once more."""
         for attempt in range(2):
             messages = (Message("system", (role,)), Message("user", (question,)))
             request = ChatRequest(
