@@ -155,7 +155,9 @@ def records_of(run: Path) -> list[tuple[WorkItem, dict[str, Any]]]:
 
 
 def label_of(record: Mapping[str, Any]) -> str:
-    """Return a unit's label, "" where the study ended without one."""
+    """Return a unit's label, "" where the study ended without one, or was asked for something else than a label."""
+    if record.get("task", "describe") != "describe":
+        return ""
     labels = record.get("labels") or []
     if all(NOT_INTERPRETABLE in label.lower() or label.lower() == "dead" for label in labels):
         return ""

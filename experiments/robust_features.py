@@ -41,7 +41,7 @@ BALANCED_IMAGES = 320
 
 PAPER: Mapping[str, tuple[int, float]] = {
     "original model": (512, 0.731),
-    "L1 top 50": (50, 0.779),
+    "all": (50, 0.779),
     "random": (22, 0.705),
     "L1 top n": (22, 0.757),
     "agent": (22, 0.837),
@@ -263,14 +263,15 @@ class Measurements:
         """Return every row of Table 2, and two that the paper lacks: what cannot be computed is None."""
         labels, test = self.spurious.validation.labels, self.spurious.test.labels
         n, pool = len(kept), informative.units
+        subset = f"L1 top {len(pool)}"
 
         def refitted(units: Sequence[int] | np.ndarray) -> float:
             return logistic.unregularised(self.validation, labels, units).accuracy(self.test, test)
 
         rows = [
             _row("All", "original model", self.validation.shape[1], False, self.original),
-            _row("L1 top 50", "L1 top 50", len(pool), False, informative.accuracy(self.test, test)),
-            _row("L1 top 50", "all 50, no penalty", len(pool), False, refitted(pool)),
+            _row(subset, "all", len(pool), False, informative.accuracy(self.test, test)),
+            _row(subset, "all, no penalty", len(pool), False, refitted(pool)),
         ]
         chance: list[float] = []
         if 0 < n < len(pool):
@@ -278,12 +279,12 @@ class Measurements:
             chance = [refitted(rng.choice(pool, n, replace=False)) for _ in range(RANDOM_SETS)]
             smaller = logistic.sparse_to(self.validation, labels, n, pool)
             rows += [
-                _row("L1 top 50", "random", n, False, float(np.mean(chance)), float(np.std(chance))),
-                _row("L1 top 50", "L1 top n", len(smaller.units), False, smaller.accuracy(self.test, test)),
-                _row("L1 top 50", "L1 top n, no penalty", len(smaller.units), False, refitted(smaller.units)),
+                _row(subset, "random", n, False, float(np.mean(chance)), float(np.std(chance))),
+                _row(subset, "L1 top n", len(smaller.units), False, smaller.accuracy(self.test, test)),
+                _row(subset, "L1 top n, no penalty", len(smaller.units), False, refitted(smaller.units)),
             ]
         ours = refitted(kept) if n else None
-        rows.append(_row("L1 top 50", "agent", n, False, ours))
+        rows.append(_row(subset, "agent", n, False, ours))
         rows += self._balanced_rows(n, seed)
         return {
             "rows": rows,

@@ -10,7 +10,17 @@ from actors.errors import MaiaError, UsageError
 from agents.journal import slug
 from agents.store import Store
 from experiments.console import Console
-from experiments.evaluate import NULL, Labelled, difference, gather, measure, page, summarise, with_null
+from experiments.evaluate import (
+    NULL,
+    Labelled,
+    difference,
+    gather,
+    label_of,
+    measure,
+    page,
+    summarise,
+    with_null,
+)
 from tests.experiments.test_predictive import dog_unit, evaluation
 from tests.tools.fakes import FakeStudio
 
@@ -39,6 +49,12 @@ def test_units_with_a_label_by_every_method_are_compared(tmp_path):
         ("0", {"maia": "dog", "other": "animal", "people": "puppy"}),
         ("1", {"maia": "cat OR car", "other": "fish", "people": "wheels"}),
     ]
+
+
+def test_what_is_no_label_is_not_evaluated():
+    assert label_of({"task": "selective", "labels": ["SELECTIVE"]}) == ""
+    assert label_of({"task": "describe", "labels": ["dog", "car"]}) == "dog OR car"
+    assert label_of({"status": "failed"}) == ""
 
 
 def test_a_method_without_labels_for_the_run_is_named(tmp_path):
