@@ -92,6 +92,7 @@ def maia(ray_cluster: None, config: Path, monkeypatch, capsys) -> CommandLine:
 
 
 @pytest.mark.root
+@pytest.mark.slow
 def test_a_disk_that_fills_stops_the_run_blames_no_unit_and_loses_nothing(
     maia: CommandLine, endpoint: Endpoint, disk: Disk, tmp_path: Path
 ) -> None:
