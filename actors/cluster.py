@@ -386,8 +386,12 @@ class SharedLauncher:
     def _give(self, name: str) -> SharedReplica:
         import ray
 
+        try:
+            actor = ray.get_actor(name)
+        except ValueError as error:
+            raise ReplicaLostError(f"{name} went while it was looked up: {error}", gone=True) from None
         self._given[name] += 1
-        return SharedReplica(ray.get_actor(name))
+        return SharedReplica(actor)
 
 
 class Cluster:

@@ -699,6 +699,9 @@ class ReplicaPool(_Asking[RequestT, ResultT]):
         try:
             link.handle = self._launcher.launch()
         except MaiaError as failure:
+            # Its owner may be about to start another.
+            if self._shared is not None and self.clock() - link.last_reply < self._silence_s:
+                return True
             self.replica_broken(link, failure)
             return False
         self._restarted += 1
@@ -792,12 +795,16 @@ class ReplicaPool(_Asking[RequestT, ResultT]):
                 self._add(handle)
         elif self._placement.max_replicas > self._placement.min_replicas:
             links = [link for link in self._links if link.ready]
+            # One that hangs must not keep us from looking at the others, and is found out there.
             answers = await asyncio.gather(
-                *(link.handle.statistics() for link in links), return_exceptions=True
+                *(asyncio.wait_for(link.handle.statistics(), self._look_s) for link in links),
+                return_exceptions=True,
             )
             for link, answer in zip(links, answers, strict=True):
-                # One that does not answer is found out by its calls.
-                link.waiting = 0 if isinstance(answer, BaseException) else answer["waiting"]
+                if isinstance(answer, dict):
+                    link.waiting = answer["waiting"]
+                elif not isinstance(answer, TimeoutError):
+                    link.waiting = 0
 
     def look(self) -> None:
         """Scale with the load, and find replicas that hang. Called every `look_s`."""

@@ -41,6 +41,10 @@ Planner = Callable[["Workbench"], Awaitable[list[WorkItem]]]
 """Returns the items of a run: from its directory if it has a plan, else made, claimed and written."""
 
 
+_LOOK_S = 5.0
+"""How long replicas may take to say what they have done."""
+
+
 @dataclass(frozen=True)
 class Campaign:
     """One run of many items in one directory."""
@@ -90,14 +94,14 @@ class Campaign:
 
             async def observe() -> None:
                 metrics.run(live.values())
-                with contextlib.suppress(
-                    MaiaError
-                ):  # a replica that dies, or a full disk, is others' to tell
-                    for role, pool in bench.pools.items():
-                        replicas = await pool.replica_statistics()
-                        metrics.pool(role, replicas)
-                        counts.look(role, replicas)
-                    await asyncio.to_thread(counts.write, store, lease.generation)
+                # A replica that dies or hangs, and a full disk, are others' to tell.
+                with contextlib.suppress(MaiaError, TimeoutError):
+                    async with asyncio.timeout(_LOOK_S):
+                        for role, pool in bench.pools.items():
+                            replicas = await pool.replica_statistics()
+                            metrics.pool(role, replicas)
+                            counts.look(role, replicas)
+                        await asyncio.to_thread(counts.write, store, lease.generation)
 
             await observe()
             async with self._hosts(bench) as hosts:

@@ -527,15 +527,45 @@ async def test_a_shared_pool_follows_the_replicas_that_come_and_go() -> None:
 async def test_a_shared_pool_without_any_replica_left_says_so() -> None:
     launcher = SharedLauncher()
     only = launcher.start()
-    async with Bench(launcher=launcher) as bench:
+    async with Bench(launcher=launcher, silence_s=60) as bench:
         futures = bench.ask(1)
         await settle()
+        bench.clock.now += 61
         launcher.there.clear()
         await only.kill(gone=True, restart=False)
         await settle()
         with pytest.raises(UsageError, match="no replica"):
             await futures[0]
         await only.stop()
+
+
+async def test_a_shared_pool_waits_for_the_replica_that_its_owner_starts_in_place_of_a_lost_one() -> None:
+    launcher = SharedLauncher()
+    lost = launcher.start()
+    async with Bench(launcher=launcher) as bench:
+        futures = bench.ask(1)
+        await settle()
+        launcher.there.clear()
+        await lost.kill(gone=True, restart=False)
+        await settle()
+        assert not futures[0].done()
+        launcher.start()
+        await settle()
+        await bench.release()
+        assert await futures[0] == (1, None)
+        await lost.stop()
+
+
+async def test_a_replica_that_does_not_say_how_it_stands_is_still_looked_at() -> None:
+    async with Bench(replicas=1, most=2, look_s=0.01) as bench:
+
+        async def never() -> dict[str, Any]:
+            await asyncio.get_running_loop().create_future()
+            raise AssertionError
+
+        bench.replicas[0].statistics = never  # type: ignore[method-assign]
+        await bench.pool.inquire()
+        bench.pool.look()
 
 
 async def test_a_replica_that_hangs_is_replaced_and_its_work_done_elsewhere() -> None:
