@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-STRENGTHS = tuple(float(c) for c in np.logspace(-2.5, 0.5, 7))
+STRENGTHS = tuple(float(c) for c in np.logspace(-2, 0, 5))
 """Inverse strengths of the L1 penalty among which the balanced data chooses."""
 _BISECTIONS = 16
 
