@@ -17,6 +17,7 @@ Kind = Literal["monosemantic", "polysemantic", "conditional", "not interpretable
 
 _LEAST_COMPLIANCE = 0.75
 """Share of images that show what was asked, below which a tool is called into question."""
+_ROUNDING = 1e-9
 _CLEAR = 0.7
 """AUROC from which one group of images counts as driving the unit more than another."""
 
@@ -84,7 +85,9 @@ def _verdict(
     record: Mapping[str, Any], evidence: Mapping[str, Any], labels: Sequence[Mapping[str, Any]]
 ) -> tuple[Kind, str]:
     background = record.get("background") or {}
-    if background.get("n_images", 0) > 1 and background.get("std") == 0.0:
+    # Equal values do not always have a standard deviation of exactly zero.
+    scale = max(abs(background.get("mean", 0.0)), abs(background.get("maximum", 0.0)))
+    if background.get("n_images", 0) > 1 and background.get("std", 1.0) <= _ROUNDING * scale:
         return "dead", "every image of the data set gives the same activation"
     if not labels:
         return "not interpretable", "the study ended without a label"
@@ -95,6 +98,11 @@ def _verdict(
     borne_out = [each for each in labels if each["auroc_interval"] and each["auroc_interval"][0] > 0.5]
     if len(labels) > 1 and len(borne_out) > 1:
         return "polysemantic", f"{len(borne_out)} labels each drive the unit by themselves"
+    if len(labels) > 1 and not borne_out and record.get("confirmed"):
+        return (
+            "polysemantic",
+            f"{len(labels)} labels together drive the unit, too few images of each to say more",
+        )
     compared = [each for each in evidence.get("simpler") or () if each["label"] == labels[0]["label"]]
     if is_combination(labels[0]["label"]) and compared and all(each["rejected"] for each in compared):
         return "conditional", "the whole label drives the unit, and less of it does not: " + ", ".join(

@@ -18,13 +18,13 @@ def trial(activation, label="", shows=None, notes=()):
     }
 
 
-def record(labels=("dog",), confirmed=True, std=1.0, **evidence):
+def record(labels=("dog",), confirmed=True, std=1.0, mean=0.0, **evidence):
     positives = [trial(3 + i / 10, labels[i % len(labels)] if labels else "") for i in range(10)]
     usual = {"kind": "confirmation", "positives": positives, "controls": [trial(i / 10) for i in range(10)]}
     return {
         "labels": list(labels),
         "confirmed": confirmed,
-        "background": {"std": std, "n_images": 9},
+        "background": {"std": std, "mean": mean, "maximum": mean, "n_images": 9},
         "evidence": usual | evidence,
         "rounds": 3,
         "images_made": 20,
@@ -51,6 +51,8 @@ def compared(label, simpler, *, rejected=True):
         (record(("not interpretable",), kind="abstention", positives=[], controls=[]), "not interpretable"),
         (record((), confirmed=None), "not interpretable"),
         (record(std=0.0), "dead"),
+        (record(std=1e-17, mean=0.37), "dead"),
+        (record(std=0.002, mean=0.37), "monosemantic"),
     ],
 )
 def test_the_verdict_follows_from_the_figures(given, verdict):
@@ -64,6 +66,14 @@ def test_a_second_label_that_does_nothing_makes_no_polysemantic_unit():
     card = label_card(record(("dog", "car"), positives=positives))
     assert card["verdict"] == "monosemantic"
     assert [each["auroc"] for each in card["labels"]] == [1.0, 0.45]
+
+
+def test_labels_that_are_sure_only_together_are_several_all_the_same():
+    positives = [trial(1.0, ("blue", "yellow")[i % 2]) for i in range(6)]
+    card = label_card(
+        record(("blue", "yellow"), positives=positives, controls=[trial(0.2), trial(1.0), trial(1.1)])
+    )
+    assert card["verdict"] == "polysemantic"
 
 
 def test_the_figures_of_a_perfect_label():
