@@ -1,0 +1,23 @@
+"""Of many labels tried in a layer, those stand that chance would not explain."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+from experiments.report.layer_page import standing
+
+
+def unit(verdict, e_value):
+    return SimpleNamespace(verdict=verdict, e_value=e_value)
+
+
+def test_a_layer_of_many_tries_asks_more_of_each_label():
+    alone = [unit("confirmed", 25.0)]
+    assert standing(alone) == (alone, [])
+    among_others = alone + [unit("unconfirmed", 1.0)] * 3
+    assert standing(among_others) == ([], among_others)
+
+
+def test_units_that_were_not_tested_do_not_count():
+    strong, silent, waiting = unit("confirmed", 25.0), unit("abstained", None), unit("untested", None)
+    assert standing([strong, silent, waiting]) == ([strong], [])
