@@ -78,7 +78,14 @@ def run(context: Context) -> Result:
     return Result(
         [
             Metric("median rank error at 0.99", float(np.median(errors[used][0.99])), "", "<= 0.001"),
-            Metric("4 positions of all 21,008 units / forward", ours_share, "x", "<= 0.01"),
+            Metric(
+                "4 positions of all 21,008 units / forward, while every image is sampled",
+                ours_share,
+                "x",
+                "<= 0.01",
+                "a small piece of work for each of 49 layers and the first touch of the reservoir's memory; the "
+                "2,048 images that fill the reservoir are all that a sweep of any size samples",
+            ),
             Metric(
                 "sketch / 4 positions, time", seconds[label] / seconds["4 positions an image"], "x", ">= 400"
             ),

@@ -32,7 +32,8 @@ LEVELS = (0.5, 0.9, 0.95, 0.99, 0.995, 0.999)
 
 RESERVOIR_ROWS = 8192
 _CHUNK = 256
-_HALF_MAX = 65504.0
+HALF_MAX = 65504.0
+"""The largest float16: samples are kept in half precision."""
 _NOTHING = -(2**63)
 """A key below every real one."""
 
@@ -201,17 +202,18 @@ class Tally:
 
     def add(self, maxima: torch.Tensor, indices: torch.Tensor) -> None:
         """Take in float32 (n, U) maxima of the images `indices`, int64 (n,)."""
-        for start in range(0, len(maxima), _CHUNK):
-            some, their = maxima[start : start + _CHUNK], indices[start : start + _CHUNK]
-            if self._held + len(some) > _CHUNK:
+        for some, their in zip(maxima.split(_CHUNK), indices.split(_CHUNK), strict=True):
+            end = self._held + len(some)
+            if end > _CHUNK:
                 self.fold()
-            self._chunk[self._held : self._held + len(some)] = some
-            self._chunk_indices[self._held : self._held + len(some)] = their
-            self._held += len(some)
+                end = len(some)
+            self._chunk[self._held : end] = some
+            self._chunk_indices[self._held : end] = their
+            self._held = end
 
     def sample(self, rows: torch.Tensor | slice, values: torch.Tensor) -> None:
-        """Put (m, U) activations at positions into the reservoir's `rows`; `values` are changed."""
-        self.reservoir[rows] = values.clamp_(-_HALF_MAX, _HALF_MAX).to(self.reservoir.dtype)
+        """Put (m, U) activations at positions into the reservoir's `rows`; what half precision cannot hold is infinite."""
+        self.reservoir[rows] = values.to(self.reservoir.dtype)
         self.filled[rows] = True
 
     def drop_samples(self, rows: torch.Tensor) -> None:
@@ -306,7 +308,7 @@ class Tally:
         for start in range(0, n_units, 1024):
             block = self.reservoir[:, start : start + 1024]
             block = block if whole else block[rows.to(block.device)]
-            sample = np.ascontiguousarray(block.T.float().cpu().numpy())
+            sample = np.ascontiguousarray(block.T.float().cpu().numpy()).clip(-HALF_MAX, HALF_MAX)
             sample.partition(kth, axis=1)
             result[start : start + 1024] = sample[:, low] * (1 - weight) + sample[:, high] * weight
         return result

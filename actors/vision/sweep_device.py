@@ -132,8 +132,7 @@ class SweepDevice:
         if self._settings.compile and self._backend.network.preprocess.size is not None:
             run = self._compiled
         taken = run(sweep, positions, images)
-        sums = torch.stack([maxima.sum(1) for _, maxima, _ in taken])
-        finite = torch.isfinite(sums).all(0).cpu()
+        finite = torch.isfinite(torch.cat([maxima for _, maxima, _ in taken], dim=1).sum(1)).cpu()
         indices = torch.from_numpy(plan.indices[positions])
         if finite.all():
             for tally, maxima, _ in taken:
@@ -189,7 +188,9 @@ class SweepDevice:
         for readout, (maxima, sampled, n_positions) in zip(plan.readouts, found, strict=True):
             draw = draws[n_positions]
             tally = sweep.tally(readout, maxima.shape[1], draw.samples, maxima.device)
-            if len(draw.images):
+            if len(draw.images) == plan.step:
+                tally.sample(draw.target, sampled)
+            elif len(draw.images):
                 by_image = sampled.unflatten(0, (plan.step, draw.samples))
                 tally.sample(draw.target, by_image[torch.from_numpy(draw.images)].flatten(0, 1))
             taken.append((tally, maxima[:n], draw))
