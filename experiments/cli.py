@@ -775,7 +775,7 @@ def robust_features(
         raise typer.Exit(130)
 
 
-@app.command(name="planted-biases")
+@app.command(name="planted-biases", epilog=examples("maia planted-biases --networks 1 --out runs/planted"))
 def planted_biases(
     networks: Annotated[int, typer.Option(min=1, help="Classifiers, of eight classes each.")] = 3,
     out: Annotated[Path, typer.Option(help="Run directory.")] = Path("runs/planted-biases"),
@@ -787,10 +787,7 @@ def planted_biases(
     config: ConfigPath = None,
     verbose: Verbose = 0,
 ) -> None:
-    """Audit classifiers whose biases are known: the share found, and the false alarms.
-
-    Example: maia planted-biases --networks 1 --out runs/planted
-    """
+    """Audit classifiers whose biases are known: the share found, and the false alarms."""
     from experiments.planted import planted_biases as measure
     from experiments.planted import table
 
@@ -823,7 +820,7 @@ def _methods(against: list[str] | None) -> dict[str, Path]:
     return found
 
 
-@app.command()
+@app.command(epilog=examples("maia evaluate runs/sweep --against people=labels.json"))
 def evaluate(
     run_directory: RunDirectory,
     against: Against = None,
@@ -836,10 +833,7 @@ def evaluate(
     config: ConfigPath = None,
     verbose: Verbose = 0,
 ) -> None:
-    """Measure how well a run's labels foretell its units: Table A3 of the paper, and more.
-
-    Example: maia evaluate runs/sweep --against people=labels.json
-    """
+    """Measure how well a run's labels foretell its units: Table A3 of the paper, and more."""
     from experiments.evaluate import Sizes, table
     from experiments.evaluate import evaluate as measure
 
@@ -866,7 +860,7 @@ def evaluate(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(epilog=examples('maia ablate synthetic --units "dog; blue; dog OR car" --out runs/ablation'))
 def ablate(
     model: Annotated[str, typer.Argument(help="Network, or `synthetic` for neurons whose truth is known.")],
     layer: Annotated[str, typer.Argument(help="Layer of the network.")] = "",
@@ -886,10 +880,7 @@ def ablate(
     config: ConfigPath = None,
     verbose: Verbose = 0,
 ) -> None:
-    """Compare the whole system with less than the system, on the same units: Table A5 of the paper.
-
-    Example: maia ablate synthetic --units "dog; blue; dog OR car" --out runs/ablation
-    """
+    """Compare the whole system with less than the system, on the same units: Table A5 of the paper."""
     from experiments.ablate import Ablation, table
     from experiments.ablate import ablate as compare
 
@@ -908,7 +899,7 @@ def ablate(
         console.show(table(result), markup=False)
 
 
-@app.command()
+@app.command(epilog=examples("maia judge runs/sweep --against people=labels.json --name ada"))
 def judge(
     run_directory: RunDirectory,
     against: Against = None,
@@ -920,10 +911,7 @@ def judge(
     open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open a browser.")] = True,
     json: Json = False,
 ) -> None:
-    """Let a person compare labels without knowing whose they are, on a page of this machine.
-
-    Example: maia judge runs/sweep --against people=labels.json --name ada
-    """
+    """Let a person compare labels without knowing whose they are, on a page of this machine."""
     from experiments.judge import judge as serve
     from experiments.judge import table
 

@@ -12,10 +12,12 @@ same critic. So reports, exports and evaluations read both alike.
 
 from __future__ import annotations
 
+import atexit
 import code
 import contextlib
 import functools
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Coroutine, Iterator
@@ -117,7 +119,7 @@ def _show(items: Any) -> None:
 
 
 class Session:
-    """One person's study of one unit. Made by `open`, ended by `close` or with its `with` block."""
+    """One person's study of one unit. Made by `open`; ended by `close`, its `with` block, or the end of the program."""
 
     def __init__(
         self,
@@ -221,6 +223,8 @@ class Session:
             session = cls(study, wait, run, stack.pop_all(), wait(subject.background()), chosen.sandbox)
         if (shell := _shell()) is not None:
             session.follow(shell)
+        # Python joins the threads of its pools before it runs `atexit` handlers: only this hook comes early enough.
+        getattr(threading, "_register_atexit", atexit.register)(session.close)
         tell(f"ready: {run}")
         return session
 

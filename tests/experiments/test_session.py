@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -187,3 +189,30 @@ def test_a_program_from_a_pipe_is_one_experiment(open_session, capsys):
     assert study.rounds == 1
     assert not talk(study, io.StringIO("tools.summarize_images(images)"))
     assert "NameError" in capsys.readouterr().err
+
+
+UNCLOSED = """
+import sys
+from experiments.session import Session
+study = Session.open("concept-net", "concepts", 116, out=sys.argv[1], config=sys.argv[2])
+study.tools.dataset_exemplars(study.system)
+print("end of the program", flush=True)
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+def test_a_program_that_does_not_close_its_study_ends_all_the_same(config_file, tmp_path):
+    """A real process with its own Ray; what was done until then is on record."""
+    run = tmp_path / "run"
+    ended = subprocess.run(
+        [sys.executable, "-c", UNCLOSED, str(run), str(config_file())],
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout == "end of the program\n"
+    assert len(list(run.glob("units/*/rounds/0001.json"))) == 1
