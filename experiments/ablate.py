@@ -147,7 +147,8 @@ async def _units(
     if bench.network is None:
         from experiments.synthetic import open_gym
 
-        gym, _ = open_gym(bench, profile, loaded.cache, asked.seed)
+        assert bench.detector is not None, "a set-up without a network has the concept detector"
+        gym, _ = open_gym(bench.detector, profile, loaded.cache, asked.seed)
         known, unknown = await gym.covered([u for u in choose_synthetic(asked.units) if u.formula])
         if not known:
             raise UsageError(

@@ -210,7 +210,8 @@ async def subjects(
         return of_network
     from experiments.synthetic import open_gym
 
-    gym, _ = open_gym(bench, bench.profile, cache, manifest.get("seed", 0))
+    assert bench.detector is not None, "a set-up without a network has the concept detector"
+    gym, _ = open_gym(bench.detector, bench.profile, cache, manifest.get("seed", 0))
     known = {gym.subject(each).id: each for name in manifest["units"] for each in choose(name)}
 
     async def of_gym(unit: Labelled) -> Subject:

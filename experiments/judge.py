@@ -28,7 +28,7 @@ from experiments.console import Console
 from experiments.evaluate import OURS, gather, records_of
 from experiments.report import pages
 from experiments.report.records import RunDirectory
-from experiments.report.schema import Column, Measured, Page, Table
+from experiments.report.schema import Cell, Column, Measured, Page, Table
 
 CHOICES = ("left", "right", "tie")
 _LONGEST_FORM = 10_000
@@ -142,7 +142,7 @@ def _rate(chosen: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def page(summary: Mapping[str, Mapping[str, Any]]) -> Page:
     """Return the page of the judgements, beside Table 1."""
-    rows = [
+    rows: list[tuple[Cell, ...]] = [
         (f"{OURS} against {name}", each["n"], each["judges"],
          Measured(value=each["rate"], low=min(each["interval"][0], each["rate"]), high=max(each["interval"][1], each["rate"])),
          None, each["left"])

@@ -77,22 +77,22 @@ def build(recipe: Recipe, n_classes: int) -> torch.nn.Module:
     runtime.import_vision_libraries()
     import timm
 
-    made: torch.nn.Module
+    made: Any  # a timm network: what is used of it below is not part of torch's Module
     if recipe.pretrained:
         from actors.vision.sources import from_timm
 
         made = from_timm(recipe.architecture, True).module.requires_grad_(True)
-        made.reset_classifier(n_classes)  # type: ignore[operator]
-        made.drop_rate = recipe.dropout  # type: ignore[assignment]
+        made.reset_classifier(n_classes)
+        made.drop_rate = recipe.dropout
     elif recipe.architecture not in timm.list_models():
         raise UsageError(f"timm has no network {recipe.architecture!r}.")
     else:
         made = timm.create_model(recipe.architecture, num_classes=n_classes, drop_rate=recipe.dropout)
     if recipe.frozen:
-        setattr(
-            made, str(made.default_cfg["classifier"]), _head(made.num_features, n_classes, recipe.dropout)
-        )  # type: ignore[arg-type, index]
-    return made
+        head = _head(made.num_features, n_classes, recipe.dropout)
+        setattr(made, made.default_cfg["classifier"], head)
+    network: torch.nn.Module = made
+    return network
 
 
 def _head(n_features: int, n_classes: int, dropout: float) -> torch.nn.Module:
