@@ -232,9 +232,13 @@ async def _stoppable(console: Console, orchestrator: Orchestrator, lease: Lease)
         loop.remove_signal_handler(signal.SIGINT)
 
     async def watch() -> None:
-        while not await asyncio.to_thread(lease.cancelled):
-            await asyncio.to_thread(lease.check)
-            await asyncio.sleep(1)
+        try:
+            while not await asyncio.to_thread(lease.cancelled):
+                await asyncio.to_thread(lease.check)
+                await asyncio.sleep(1)
+        except MaiaError:
+            pause("the run directory is no longer this process's")
+            raise  # told once the agents have ended
         pause("cancelled")
 
     loop.add_signal_handler(signal.SIGINT, pause, "interrupted")

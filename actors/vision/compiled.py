@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from actors.errors import BackendError
+from actors.hub import is_out_of_memory
 from actors.vision.taps import TappedModule
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ class CompiledPass:
         try:
             return self._graph(batch, flat)
         except Exception as error:
+            if is_out_of_memory(error):
+                raise  # no fault of the compiler's
             raise BackendError(
                 f"the network cannot be compiled: {type(error).__name__}: {str(error)[:300]}",
                 "Set `vision.compile` to false; a C++ compiler is needed on a CPU.",
