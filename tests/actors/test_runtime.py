@@ -61,7 +61,8 @@ def test_the_preamble_keeps_freed_memory_instead_of_faulting_it_in_again() -> No
         "from actors.runtime import cpu_preamble\n"
         "{}\n"
         "def work():\n"
-        "    for _ in range(100): np.ones(1 << 20, np.float32)\n"
+        # Larger than any threshold that glibc adapts by itself (32 MiB).
+        "    for _ in range(20): np.ones(10 << 20, np.float32)\n"
         "def faults():\n"
         "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
         "    thread = threading.Thread(target=work); thread.start(); thread.join()\n"
