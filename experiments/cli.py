@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -189,9 +189,10 @@ def sweep(
 
     configure_logging(verbose)
     console = Console()
-    _approve(config, profile, model, layers, units, out, yes)
+    folder = out or _runs(f"{model} {layers} {units}")
+    _approve(config, profile, yes, lambda: _units_left(config, profile, folder, model, layers, units))
     asked = Sweep(model, tuple(layers.split(",")), units, seed, data, retry_failed)
-    summary = run(study_units(console, config, profile, asked, out=out))
+    summary = run(study_units(console, config, profile, asked, out=folder))
     if json:
         console.result(summary)
     else:
@@ -284,10 +285,8 @@ def estimate(
         console.show(foretell.card(found))
 
 
-def _approve(
-    config: Path | None, profile: str | None, model: str, layers: str, units: str, out: Path | None, yes: bool
-) -> None:
-    """Ask before a sweep that may cost more than its profile lets pass."""
+def _approve(config: Path | None, profile: str | None, yes: bool, count: Callable[[], int]) -> None:
+    """Ask before studies that may cost more than their profile lets pass; `count` says how many there are to do."""
     from experiments import estimate as foretell
     from experiments.config import load
 
@@ -295,12 +294,7 @@ def _approve(
     roles = chosen.chat
     if not any(map(foretell.charges, (roles.interpreter, roles.observers or roles.interpreter))):
         return
-    from agents.journal import slug
-
-    count = foretell.unfinished(out or Path("runs") / slug(f"{model} {layers} {units}"))
-    if count is None:
-        count = run(foretell.count_units(config, profile, model, layers.split(","), units, 0))
-    found = foretell.estimate(chosen, count, foretell.assumptions_of(chosen))
+    found = foretell.estimate(chosen, count(), foretell.assumptions_of(chosen))
     asked = None
     if sys.stdin.isatty() and sys.stderr.isatty():
 
@@ -308,6 +302,30 @@ def _approve(
             return typer.confirm(question, err=True)
 
     Console().say(foretell.approve(found, chosen.ask_above_dollars, yes=yes, ask=asked))
+
+
+def _units_left(
+    config: Path | None, profile: str | None, folder: Path, model: str, layers: str, units: str
+) -> int:
+    """Return how many units the run in `folder` has still to study: all of them if it was never planned."""
+    from experiments import estimate as foretell
+
+    planned = foretell.unfinished(folder)
+    if planned is not None:
+        return planned
+    return int(run(foretell.count_units(config, profile, model, layers.split(","), units, 0)))
+
+
+def _finished(folder: Path) -> int:
+    """Return how many studies have a result in the runs below a folder."""
+    return sum(1 for _ in folder.glob("**/units/*/done.json"))
+
+
+def _runs(name: str) -> Path:
+    """Return the folder of a run for which nobody named one."""
+    from agents.journal import slug
+
+    return Path("runs") / slug(name)
 
 
 RunDirectory = Annotated[Path, typer.Argument(help="The --out folder of a run.")]
@@ -646,16 +664,19 @@ def synthetic(
         bool, typer.Option(help="Also label from one look at the exemplars, to compare.")
     ] = True,
     limit: Annotated[int | None, typer.Option(min=1, help="Study only the first so many.")] = None,
+    yes: Yes = False,
     profile: ProfileName = None,
     json: Json = False,
     config: ConfigPath = None,
     verbose: Verbose = 0,
 ) -> None:
     """Describe synthetic neurons, whose truth is known, and score the labels against it."""
+    from experiments.gym.neurons import choose
     from experiments.synthetic import describe_synthetic, table
 
     configure_logging(verbose)
     console = Console()
+    _approve(config, profile, yes, lambda: len(choose(units)[:limit]) - _finished(out))
     result = run(
         describe_synthetic(
             console, config, profile, units=units, out=out, seed=seed, baseline=baseline, limit=limit
@@ -699,10 +720,11 @@ def audit(
 
     configure_logging(verbose)
     console = Console()
+    folder = out or _runs(f"audit {model} {classes}")
     if not figures_only:
-        _approve(config, profile, model, "output", classes, out, yes)
+        _approve(config, profile, yes, lambda: _units_left(config, profile, folder, model, "output", classes))
     asked = Audit(model, classes, seed, images, not figures_only, data, retry_failed)
-    result = run(audit_classes(console, config, profile, asked, out=out))
+    result = run(audit_classes(console, config, profile, asked, out=folder))
     if json:
         console.result(result)
     else:
@@ -749,6 +771,7 @@ def robust_features(
     ] = None,
     out: Annotated[Path, typer.Option(help="Run directory.")] = Path("runs/robust-features"),
     seed: Annotated[int, typer.Option(min=0, help="Seed of the set and of all studies.")] = 0,
+    yes: Yes = False,
     profile: ProfileName = None,
     json: Json = False,
     config: ConfigPath = None,
@@ -766,6 +789,7 @@ def robust_features(
     asked = asked_for(
         data, classes, places, start, trainings=trainings, epochs=epochs, top=top, seed=seed, limit=limit
     )
+    _approve(config, profile, yes, lambda: trainings * top - _finished(out))
     result = run(compare(console, config, profile, asked, out=out))
     if json:
         console.result(result)
@@ -782,17 +806,22 @@ def planted_biases(
     seed: Annotated[int, typer.Option(min=0, help="Seed of classes, biases and images.")] = 0,
     images: Annotated[int, typer.Option(min=2, help="Images of each class in each context.")] = 12,
     agents: Annotated[bool, typer.Option(help="Also let an agent audit each class.")] = False,
+    yes: Yes = False,
     profile: ProfileName = None,
     json: Json = False,
     config: ConfigPath = None,
     verbose: Verbose = 0,
 ) -> None:
     """Audit classifiers whose biases are known: the share found, and the false alarms."""
+    from experiments.gym.biases import BiasDesign
     from experiments.planted import planted_biases as measure
     from experiments.planted import table
 
     configure_logging(verbose)
     console = Console()
+    if agents:
+        studies = sum(len(BiasDesign.drawn(seed + number).classes) for number in range(networks))
+        _approve(config, profile, yes, lambda: studies - _finished(out))
     result = run(
         measure(
             console, config, profile, out=out, networks=networks, seed=seed, per_context=images, agents=agents
@@ -811,11 +840,21 @@ Against = Annotated[
 
 
 def _methods(against: list[str] | None) -> dict[str, Path]:
-    found = {}
+    """Return the files of other methods by name: a name of its own for each."""
+    from experiments.evaluate import NULL, OURS
+
+    found: dict[str, Path] = {}
     for text in against or []:
         name, divider, path = text.partition("=")
         if not (name and divider and path):
             raise UsageError(f"--against must be NAME=DIR or NAME=FILE.json, got {text!r}")
+        if name in (OURS, NULL):
+            raise UsageError(
+                f"--against cannot call a method {name!r}: results call one of their own so.",
+                "Give it another name.",
+            )
+        if name in found:
+            raise UsageError(f"--against names {name!r} twice.", "Give each method a name of its own.")
         found[name] = Path(path)
     return found
 
@@ -875,14 +914,18 @@ def ablate(
     ] = None,
     out: Annotated[Path, typer.Option(help="Run directory.")] = Path("runs/ablation"),
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything.")] = 0,
+    yes: Yes = False,
     profile: ProfileName = None,
     json: Json = False,
     config: ConfigPath = None,
     verbose: Verbose = 0,
 ) -> None:
     """Compare the whole system with less than the system, on the same units: Table A5 of the paper."""
+    from experiments import estimate as foretell
     from experiments.ablate import Ablation, table
     from experiments.ablate import ablate as compare
+    from experiments.gym.neurons import choose
+    from experiments.variants import FULL
 
     configure_logging(verbose)
     console = Console()
@@ -892,6 +935,16 @@ def ablate(
     asked = Ablation(
         model, layer, "all" if model == "synthetic" and units == "sample:8" else units, chosen, swap, seed
     )
+
+    def studies() -> int:
+        if model == "synthetic":
+            count = sum(unit.formula is not None for unit in choose(asked.units))
+        else:
+            count = run(foretell.count_units(config, profile, model, [layer], units, seed))
+        systems = len({FULL.name, *chosen}) + (swap is not None)
+        return count * systems - _finished(out)
+
+    _approve(config, profile, yes, studies)
     result = run(compare(console, config, profile, asked, out=out))
     if json:
         console.result(result)

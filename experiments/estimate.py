@@ -57,6 +57,8 @@ _DRAWN_S = 0.005
 _QUICK_S = 0.05
 """Seconds for a reply of the built-in models."""
 _WORDS_OF_A_LOOK = 120
+_RETESTS = 2
+"""Times that one answer may be confirmed again: the labels that were borne out, and a simpler one in their place."""
 
 
 def assume(values: Sequence[str], base: Assumptions | None = None) -> Assumptions:
@@ -132,6 +134,7 @@ def estimate(profile: Profile, n_units: int, assumed: Assumptions) -> dict[str, 
             reply_tokens=settings.max_tokens,
             answers=settings.max_examinations,
         ),
+        most=True,
     )
     passes = _dataset_size(profile)
     data = (passes or 0) * assumed.seconds_a_pass
@@ -162,11 +165,11 @@ class _Cost:
     waiting_s: float
 
 
-def _study(profile: Profile, assumed: Assumptions) -> _Cost:
+def _study(profile: Profile, assumed: Assumptions, *, most: bool = False) -> _Cost:
     roles = profile.chat
     interpreter, observer = roles.interpreter, roles.observers or roles.interpreter
     prompt, cached, completion = _conversation(interpreter, assumed)
-    confirmed, witnessed = _confirmation(profile, assumed)
+    confirmed, witnessed = _confirmation(profile, assumed, most)
     looks = assumed.looks + witnessed
     look_prompt = looks * (_WORDS_OF_A_LOOK + _image_tokens(observer))
     look_completion = looks * assumed.look_tokens
@@ -204,13 +207,15 @@ def _conversation(settings: ChatSettings, assumed: Assumptions) -> tuple[float, 
     return prompt, max(prompt - fresh, 0.0), rounds * assumed.reply_tokens
 
 
-def _confirmation(profile: Profile, assumed: Assumptions) -> tuple[float, float]:
+def _confirmation(profile: Profile, assumed: Assumptions, most: bool) -> tuple[float, float]:
     """Return how many images a study's confirmation makes and has looked at."""
     test = profile.confirmation
     if test is None:
         return 0.0, 0.0
-    witnessed = assumed.answers * 2 * test.min_images
-    return witnessed + 3 * test.probe, witnessed + 1
+    each, tests = (test.max_images, 1 + _RETESTS) if most else (test.min_images, 1)
+    witnessed = assumed.answers * 2 * each * tests
+    probes = 3 * test.probe * (assumed.answers if most else 1)
+    return witnessed + probes, witnessed + 1
 
 
 def _image_tokens(settings: ChatSettings) -> int:

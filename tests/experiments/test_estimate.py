@@ -9,6 +9,7 @@ import pytest
 
 from actors.chat.settings import OpenAIChat
 from actors.errors import UsageError
+from agents.journal import slug
 from experiments import cli
 from experiments.config import load
 from experiments.estimate import Assumptions, approve, assume, charges, estimate, measured
@@ -71,6 +72,16 @@ def test_more_units_rounds_and_images_take_more(profiles):
     assert estimate(paid, 10, EXACT)["at_most"]["dollars"] > base["dollars"]
 
 
+def test_the_most_counts_every_image_that_a_confirmation_may_make(profiles):
+    profile = profiles.profile("free")
+    test, rounds = profile.confirmation, profile.interpreter
+    found = estimate(profile, 1, EXACT)["at_most"]
+    a_test = 2 * test.max_images
+    # Of each answer: all its labels, those that were borne out, and a simpler one.
+    assert found["observer_calls"] >= rounds.max_examinations * 3 * a_test
+    assert found["images"] >= rounds.max_images + rounds.max_examinations * 3 * (a_test + test.probe)
+
+
 def test_a_price_that_nobody_configured_is_unknown_and_not_zero(profiles):
     found = estimate(profiles.profile("unpriced"), 10, EXACT)
     assert found["likely"]["dollars"] is None
@@ -125,11 +136,17 @@ def test_what_costs_more_than_the_limit_needs_a_yes(profiles):
         (["sweep", "resnet18", "layer1", "--units", "0-63"], "64 units are"),
         (["audit", "resnet18", "--classes", "goldfish,3-5,sample:9"], "13 units are"),
         (["audit", "resnet18", "--classes", "goldfish"], "1 unit is"),
+        (["ablate", "resnet18", "layer1", "--units", "0-4", "--variants", "one-shot"], "10 units are"),
+        (["ablate", "synthetic", "--units", "dog; blue", "--variants", "full,one-shot"], "4 units are"),
+        (["synthetic", "--units", "dog; blue; cat", "--limit", "2"], "2 units are"),
+        (["planted-biases", "--networks", "2", "--agents"], "16 units are"),
+        (["robust-features", "--trainings", "2", "--top", "7"], "14 units are"),
     ],
 )
 def test_what_is_costly_without_a_terminal_or_a_yes_ends_before_it_begins(
-    profiles, monkeypatch, capsys, arguments, n
+    profiles, monkeypatch, tmp_path, capsys, arguments, n
 ):
+    monkeypatch.chdir(tmp_path)
     arguments = [*arguments, "--profile", "unpriced", "--config", str(profiles.path)]
     monkeypatch.setattr("sys.argv", ["maia", *arguments])
     monkeypatch.setattr("sys.stdin", io.StringIO())
@@ -140,3 +157,44 @@ def test_what_is_costly_without_a_terminal_or_a_yes_ends_before_it_begins(
     assert told.out == ""
     assert f"{n} expected to cost an unknown amount" in told.err
     assert "--yes" in told.err
+
+
+def planned(folder, units, finished):
+    """Write a run of so many units, of which the first are finished."""
+    plan = [
+        {"unit": f"net/output:{number}", "layer": "output", "name": str(number)} for number in range(units)
+    ]
+    folder.mkdir(parents=True)
+    (folder / "plan.json").write_text(json.dumps(plan))
+    for each in plan[:finished]:
+        done = folder / "units" / slug(each["unit"]) / "done.json"
+        done.parent.mkdir(parents=True)
+        done.write_text("{}")
+
+
+def test_an_audit_counts_what_its_own_run_has_left_and_not_what_a_sweep_has(
+    profiles, monkeypatch, tmp_path, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    arguments = ["audit", "net", "--classes", "0-4", "--profile", "unpriced", "--config", str(profiles.path)]
+    monkeypatch.setattr("sys.argv", ["maia", *arguments])
+    planned(tmp_path / "runs" / slug("net output 0-4"), units=5, finished=5)
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert "5 units are expected" in capsys.readouterr().err
+    planned(tmp_path / "runs" / slug("audit net 0-4"), units=5, finished=2)
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert "3 units are expected" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["evaluate", "judge"])
+@pytest.mark.parametrize("names", [["maia"], ["another unit's label"], ["people", "people"]])
+def test_methods_have_names_of_their_own(monkeypatch, tmp_path, capsys, command, names):
+    against = [part for name in names for part in ("--against", f"{name}=labels.json")]
+    monkeypatch.setattr("sys.argv", ["maia", command, str(tmp_path), *against])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2
+    assert repr(names[0]) in capsys.readouterr().err.replace("\n", " ")
