@@ -208,8 +208,8 @@ def folder_set(
     """Return Spawrious' "O2O-easy" from its files: FOLDER/[spawrious224/]{0,1}/PLACE/CLASS/*.png.
 
     Of each class's own place, the first 97 % and 87 % of the files of the two halves are taken, as its
-    authors do; of the shared place the first 3 % and 13 %. `limit` takes at most so many of every cell.
-    A tenth of the training images, drawn with `seed`, is the validation set.
+    authors do; of the shared place the first 3 % and 13 %. With `limit` only the first so many
+    of every cell count, and the shares are those of them. A tenth of the training images, drawn with `seed`, is the validation set.
 
     Raises:
         UsageError: If the folder is not in this layout, naming what is missing; or a file cannot be read.
@@ -219,10 +219,12 @@ def folder_set(
     test: list[_File] = []
     for half, share in enumerate(SHARES):
         for label, name in enumerate(CLASSES):
-            own = _files(root, half, OWN_PLACES[label], name)
-            train += [_File(path, label, label) for path in own[: int(share * len(own))][:limit]]
+            # The limit comes before the shares: after them it would make both places equally frequent.
+            own = _files(root, half, OWN_PLACES[label], name)[:limit]
+            most = int(share * len(own))
+            train += [_File(path, label, label) for path in own[:most]]
             shared = _files(root, half, SHARED_PLACE, name)
-            few = shared[: max(1, len(own) - int(share * len(own)))][:limit]
+            few = shared[: max(1, len(own) - most)]
             train += [_File(path, label, len(CLASSES)) for path in few]
             place = OWN_PLACES.index(TEST_PLACES[label])
             test += [

@@ -107,6 +107,17 @@ def test_spawrious_own_folder_is_read_with_its_shares(tmp_path):
     assert found.places == ("desert", "jungle", "dirt", "snow", "beach")
 
 
+def test_a_limit_leaves_the_correlation_of_class_and_place_as_it_is(tmp_path):
+    root = folder(tmp_path / "data", per_own=40, per_shared=12)
+    found = folder_set(root, tmp_path / "cache", side=16, limit=10)
+    places = np.concatenate([found.train.places, found.validation.places])
+    labels = np.concatenate([found.train.labels, found.validation.labels])
+    # 9 and 8 of 10 in the own place, the rest in the shared one.
+    assert (places == labels).sum() == 4 * (9 + 8)
+    assert (places == 4).sum() == 4 * (1 + 2)
+    assert len(found.test) == 4 * 2 * 5
+
+
 def test_a_folder_in_another_layout_is_refused_with_what_is_missing(tmp_path):
     (tmp_path / "train").mkdir()
     with pytest.raises(UsageError, match=r"0/desert/bulldog holds no images"):
