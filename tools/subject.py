@@ -16,7 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from actors.backend import Priority
-from actors.images import Image, ImageDecodeError, Provenance
+from actors.images import Image, Provenance
 from actors.vision.base import ImageDataset, Unit, VisionClient
 
 SAMPLE = 128
@@ -196,7 +196,8 @@ def _spread(dataset: ImageDataset) -> tuple[Image, ...]:
     if found is None:
         images = []
         for index in range(0, len(dataset), -(-len(dataset) // SAMPLE)):
-            with contextlib.suppress(ImageDecodeError):
+            # Decoders and people's own data sets raise anything, and no study should fail for a picture of its sample.
+            with contextlib.suppress(Exception):
                 images.append(dataset.load(index))
         _spreads.clear()  # one data set at a time: these are pixels
         found = _spreads[dataset.fingerprint] = tuple(images)

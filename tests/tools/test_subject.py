@@ -11,7 +11,7 @@ from tools.subject import SAMPLE, NetworkUnit, RecentImages, Sampled, histogram
 
 
 class Dataset:
-    """Images whose number is their colour; every tenth is damaged."""
+    """Images whose number is their colour; every tenth is damaged, which is told in several ways."""
 
     name = "numbers"
 
@@ -26,7 +26,7 @@ class Dataset:
         assert 0 <= index < self.n
         self.loaded.append(index)
         if index % 10 == 0:
-            raise ImageDecodeError("damaged")
+            raise (ImageDecodeError, OSError, KeyError, ValueError)[index // 10 % 4]("damaged")
         return Image.from_pixels(np.full((2, 3, 3), index % 256, np.uint8))
 
 
