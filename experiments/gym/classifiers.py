@@ -219,7 +219,11 @@ def save(
     class_names: Sequence[str],
     about: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write a trained network into `folder`, whole or not at all; `about` are plain facts to keep beside it."""
+    """Write a trained network into `folder`, whole or not at all; `about` are plain facts to keep beside it.
+
+    Raises:
+        OSError: If it cannot be written there; what was written stays beside `folder`, under a name with a dot.
+    """
     from safetensors.torch import save_file
 
     draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
@@ -232,6 +236,8 @@ def save(
     try:
         os.replace(draft, folder)  # noqa: PTH105
     except OSError:
+        if not exists(folder):
+            raise
         # Another process has written the same network meanwhile: equal seeds give equal weights.
         shutil.rmtree(draft)
     return folder

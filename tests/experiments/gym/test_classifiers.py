@@ -65,6 +65,15 @@ def test_a_network_that_was_kept_already_stays(trained, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["net"]
 
 
+def test_a_network_that_could_not_be_put_in_its_place_is_an_error_and_stays_on_disk(trained, tmp_path):
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net" / "notes.txt").write_text("somebody's own")
+    with pytest.raises(OSError, match="net"):
+        classifiers.save(trained, tmp_path / "net", TINY, ["a", "b"])
+    assert [path.name for path in (tmp_path / "net").iterdir()] == ["notes.txt"]
+    assert len(list(tmp_path.glob(".net.*/weights.safetensors"))) == 1
+
+
 def test_weights_to_begin_with_are_taken_but_for_the_last_layer(trained, lessons):
     start = trained.state_dict()
     still = Recipe(architecture="resnet10t", side=32, epochs=1, learning_rate=1e-9, weight_decay=0, batch=64)
