@@ -33,8 +33,13 @@ class PersonsStudy:
         """Finished rounds."""
         return len(self._records)
 
+    @property
+    def answered(self) -> bool:
+        """An answer stands: nothing may follow it but its result."""
+        return self.result is not None or bool(self._records and self._records[-1]["answered"])
+
     async def open(self) -> None:
-        """Take up the rounds and the result on record, if there are any."""
+        """Take up the rounds and the result on record, if there are any; an answer that stands gets its result."""
         journal, toolbox = self.place.journal, self.place.toolbox
         self.result = await asyncio.to_thread(journal.done)
         self._records = await asyncio.to_thread(journal.rounds)
@@ -46,6 +51,8 @@ class PersonsStudy:
             snapshot = self._records[-1]["toolbox"]
             images = {key: await asyncio.to_thread(journal.blobs.get, key) for key in snapshot["provenance"]}
             toolbox.restore(snapshot, images)
+        if self.answered and self.result is None:
+            await self._finish()
 
     async def experiment(
         self,
@@ -55,7 +62,7 @@ class PersonsStudy:
         hypotheses: Sequence[str] = (),
     ) -> None:
         """Write down a program that ran, with the answers that its calls got and the hypotheses it was to test."""
-        self._refuse_if_done()
+        self._refuse_if_answered()
         listed = "\n".join(f"Hypothesis_{i}: {words}" for i, words in enumerate(hypotheses, 1))
         said = f"[HYPOTHESIS LIST]:\n{listed}\n" if hypotheses else ""
         parts = self.place.toolbox.take_shown()
@@ -81,15 +88,20 @@ class PersonsStudy:
         """Put an answer to the critic; return its verdict, None where answers stand untested.
 
         As for an agent, an answer that is sent back may be followed by others, and the last that may be
-        examined stands. When the answer stands, `result` holds the study's result.
+        examined stands. When the answer stands, `result` holds the study's result. Where a fault kept the result
+        from being written, the same answer again writes it, without another examination.
 
         Raises:
             UsageError: If there is an answer already, or this is none.
         """
-        self._refuse_if_done()
         lines = [f"[DESCRIPTION]: {description}"] if description else []
         lines += [f"[LABEL {i}]: {label}" for i, label in enumerate(labels, 1)]
         reply = "\n".join(lines)
+        if self.answered and self.result is None:
+            await self._finish()
+            if reply == self._records[-1]["reply"]["text"]:
+                return self._verdict
+        self._refuse_if_answered()
         answer = self.place.task.read_answer(reply)
         if answer is None:
             raise UsageError(
@@ -118,23 +130,28 @@ class PersonsStudy:
             [],
         )
         if settled:
-            self.result = await self.place.finish(
-                Study("answered", answer, self._verdict, tuple(self._records))
-            )
+            await self._finish()
         return verdict
 
-    def _refuse_if_done(self) -> None:
-        if self.result is not None:
+    async def _finish(self) -> None:
+        """Turn the answer that stands into the result; told from the records alone, so also on resuming."""
+        answer = self.place.task.read_answer(self._records[-1]["reply"]["text"])
+        self.result = await self.place.finish(Study("answered", answer, self._verdict, tuple(self._records)))
+
+    def _refuse_if_answered(self) -> None:
+        if self.answered:
+            label = f": {self.result.get('label')!r}" if self.result is not None else ""
             raise UsageError(
-                f"this study has its answer already: {self.result.get('label')!r}.",
-                "Study the unit again with another --out.",
+                f"this study has its answer already{label}.", "Study the unit again with another --out."
             )
 
     async def _commit(self, finished: Round, sandbox: list[dict[str, Any]]) -> None:
         toolbox = self.place.toolbox
         record = round_record(finished, toolbox.snapshot(), sandbox)
         shown = [part for part in finished.observation if isinstance(part, Image)]
-        images = {image.id: image for image in (*toolbox.album.images.values(), *shown)}
+        # Those of the critic too: a study that is taken up again has its verdict but not its images.
+        tested = self.place.critic.images.values() if self.place.critic is not None else ()
+        images = {image.id: image for image in (*toolbox.album.images.values(), *shown, *tested)}
         await asyncio.to_thread(
             self.place.journal.commit_round, finished.number, record, list(images.values())
         )

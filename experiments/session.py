@@ -266,10 +266,9 @@ class Session:
         if self._closed:
             return
         self._closed = True
-        self.end(None)
-        self._commit()
-        self._closing.close()
-        self._link.close()
+        with contextlib.closing(self._link), contextlib.closing(self._closing):
+            self.end(None)
+            self._commit()
 
     def __enter__(self) -> Session:
         return self
@@ -307,8 +306,9 @@ class Session:
             self.end(error)
 
     def begin(self, source: str) -> None:
-        """Begin to record a cell."""
+        """Begin to record a cell, whose calls have limits of their own."""
         self.end(None)
+        self._commit()
         self._source.append(source.strip("\n"))
         self._began = time.monotonic()
         self._output = _Tee(sys.stdout)
@@ -318,14 +318,18 @@ class Session:
         """End a cell: a round if it used the tools, else its source is kept for the next that does."""
         if self._output is None:
             return
-        self._commit(error)
-        if sys.stdout is self._output:
-            sys.stdout = self._output.stream
-        self._output = None
+        try:
+            self._commit(error)
+        finally:
+            if sys.stdout is self._output:
+                sys.stdout = self._output.stream
+            self._output = None
 
     def _commit(self, error: BaseException | None = None) -> None:
         desk = self._link.desk
-        if not desk.answers or self._study.result is not None:
+        # Also where nothing is recorded: the limits of one program must not end those after it.
+        self._link.begin()
+        if not desk.answers or self._study.answered:
             return
         words = "" if error is None else traceback.format_exception_only(error)[-1].strip()
         outcome = ProgramOutcome(
@@ -340,7 +344,6 @@ class Session:
         )
         program = "\n\n".join(part for part in self._source if part) or _UNRECORDED
         self._source.clear()
-        self._link.begin()
         hypotheses, self._hypotheses = self._hypotheses, ()
         self._wait(self._study.experiment(program, outcome, desk.answers, hypotheses))
 

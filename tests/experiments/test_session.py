@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import json
@@ -17,13 +18,14 @@ from agents.critic import ConfirmationSettings
 from agents.interpreter import InterpreterSettings
 from agents.journal import Journal
 from agents.person import PersonsStudy
-from agents.store import Store
+from agents.store import Store, StoreError
 from agents.study import Laboratory, Workplace
 from agents.tasks.describe_unit import DescribeUnit
 from experiments.report import write_unit_page
 from experiments.session import Session, talk
 from tests.tools.fakes import FakeStudio, FakeSubject, darken
 from tools.sandbox import SandboxSettings
+from tools.sandbox.child.link import ToolError
 
 
 class Observer:
@@ -48,8 +50,10 @@ def open_session(tmp_path) -> Iterator:
 
             return portal.call(join)
 
-        def open_(folder: str = "run") -> Session:
-            studio = FakeStudio()
+        def open_(
+            folder: str = "run", limits: SandboxSettings | None = None, studio: FakeStudio | None = None
+        ) -> Session:
+            studio = studio or FakeStudio()
             subject = FakeSubject(studio, lambda shown: 4.0 + len(shown) % 3 if "banana" in shown else 0.1)
             laboratory = Laboratory(
                 interpreter=Observer(),
@@ -66,9 +70,8 @@ def open_session(tmp_path) -> Iterator:
             study = PersonsStudy(place, "person:ada")
             wait(study.open())
             background = wait(subject.background())
-            session = Session(
-                study, wait, tmp_path / folder, contextlib.ExitStack(), background, SandboxSettings()
-            )
+            limits = limits or SandboxSettings()
+            session = Session(study, wait, tmp_path / folder, contextlib.ExitStack(), background, limits)
             opened.callback(session.close)
             return session
 
@@ -147,6 +150,153 @@ def test_a_study_that_was_begun_is_gone_on_with(open_session):
     assert study.rounds == 2
     assert study.tools.activation_threshold == pytest.approx(4.3)
     assert study.answer("boat").record is not None, "the answer before it counts"
+
+
+def use_up_the_calls(study: Session, limit: int) -> None:
+    for _ in range(limit):
+        study.tools.text2image("a banana")
+    with pytest.raises(ToolError, match=f"may make {limit} calls"):
+        study.tools.text2image("a banana")
+
+
+@pytest.mark.parametrize("reopened", [False, True])
+def test_each_cell_has_limits_of_its_own_also_after_an_answer(open_session, reopened):
+    limits = SandboxSettings(max_calls=2)
+    study = open_session(limits=limits)
+    study.answer("banana")
+    if reopened:
+        study.close()
+        study = open_session(limits=limits)
+    for _ in range(2):
+        with study.cell("use them up"):
+            use_up_the_calls(study, 2)
+    assert study.rounds == 1
+
+
+def test_calls_outside_of_cells_leave_a_cell_its_limits_and_are_no_part_of_its_round(open_session):
+    study = open_session(limits=SandboxSettings(max_calls=2))
+    use_up_the_calls(study, 2)
+    with study.cell("use them up"):
+        use_up_the_calls(study, 2)
+    outside, inside = rounds_of(study)
+    assert "ran outside of a cell" in outside["program"]
+    assert inside["program"] == "use them up"
+    assert len(outside["sandbox"][0]["calls"]) == len(inside["sandbox"][0]["calls"]) == 2
+
+
+class StuckOnce(FakeStudio):
+    """Never answers the first request."""
+
+    stuck = True
+
+    async def generate(self, *args, **kwargs):
+        if self.stuck:
+            self.stuck = False
+            await asyncio.Event().wait()
+        await asyncio.sleep(0)  # as any real studio does: only then can a deadline be noticed
+        return await super().generate(*args, **kwargs)
+
+
+def test_a_cell_whose_only_call_takes_too_long_does_not_end_the_cells_after_it(open_session):
+    study = open_session(limits=SandboxSettings(calls_timeout_s=0.2), studio=StuckOnce())
+
+    def overrun() -> None:
+        with study.cell("the slow one"):
+            study.tools.text2image("a banana")
+
+    with pytest.raises(ToolError, match=r"more than 0\.2 s"):
+        overrun()
+    with study.cell("the next"):
+        study.tools.text2image("a banana")
+    (record,) = rounds_of(study)
+    assert record["outcome"]["status"] == "ok"
+    assert record["program"] == "the slow one\n\nthe next"
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """Return a context in which a method of the journal cannot write."""
+
+    def refuse(*_: object) -> None:
+        raise StoreError("the disk is full.")
+
+    @contextlib.contextmanager
+    def full(method: str) -> Iterator[None]:
+        with monkeypatch.context() as patch:
+            patch.setattr(Journal, method, refuse)
+            yield
+
+    return full
+
+
+@pytest.fixture
+def interrupted(open_session, full_disk):
+    """Return a study whose accepted answer was written down, but not its result."""
+    study = open_session()
+    with study.cell("one"):
+        study.tools.text2image("a car")
+    study.answer("car")
+    with full_disk("finish"), pytest.raises(StoreError):
+        study.answer("banana", description="Bananas.")
+    assert study.result is None
+    return study
+
+
+def result_on_disk(study: Session) -> bytes:
+    (path,) = study.run.glob("units/*/done.json")
+    return path.read_bytes()
+
+
+def uninterrupted(open_session) -> bytes:
+    """Return what the same study leaves when nothing comes between its answer and its result."""
+    study = open_session("another")
+    with study.cell("one"):
+        study.tools.text2image("a car")
+    study.answer("car")
+    study.answer("banana", description="Bananas.")
+    return result_on_disk(study)
+
+
+def test_an_answer_that_stood_when_the_program_died_has_its_result_when_it_is_opened_again(
+    open_session, interrupted
+):
+    study = open_session()
+    assert study.rounds == 3
+    assert study.result["label"] == "banana"
+    assert result_on_disk(study) == uninterrupted(open_session)
+    blobs = Journal(Store(study.run), "fake/unit").blobs
+    trials = study.result["evidence"]["controls"]
+    assert len(trials) == 10
+    assert all(blobs.get(trial["image"]) for trial in trials), "the critic's images outlive its process"
+
+
+def test_an_answer_that_stood_when_a_fault_came_is_not_examined_again(open_session, interrupted):
+    again = interrupted.answer("banana", description="Bananas.")
+    assert again.accepted
+    assert result_on_disk(interrupted) == uninterrupted(open_session)
+    assert interrupted.rounds == 3
+
+
+def test_an_answer_that_stood_when_a_fault_came_cannot_be_replaced(interrupted):
+    with interrupted.cell("two"):
+        interrupted.tools.text2image("a boat")
+    assert interrupted.rounds == 3, "nothing follows an answer that stands"
+    with pytest.raises(UsageError, match="'banana'"):
+        interrupted.answer("boat")
+    assert interrupted.result["label"] == "banana"
+
+
+def test_a_close_that_cannot_record_the_last_cell_ends_the_models_all_the_same(open_session, full_disk):
+    study = open_session()
+    ended = []
+    study._closing.callback(ended.append, "models")
+    before = sys.stdout
+    study.begin("one")
+    study.tools.text2image("a banana")
+    with full_disk("commit_round"), pytest.raises(StoreError):
+        study.close()
+    assert ended == ["models"]
+    assert sys.stdout is before
 
 
 def test_both_dialects_find_their_exemplars(open_session):
