@@ -25,6 +25,7 @@ from agents.tasks.describe_unit import NOT_INTERPRETABLE
 from agents.work import WorkItem, read_plan
 from experiments import config as configuration
 from experiments.console import Console
+from experiments.describe import science
 from experiments.gym.neurons import choose
 from experiments.paper import TABLE_A3
 from experiments.predictive import Evaluation, compare
@@ -224,6 +225,13 @@ async def prepare(bench: Workbench, sizes: Sizes, seed: int) -> Evaluation:
     """Return who takes part in an evaluation: the observers' model writes the prompts where it is a language model."""
     roles = bench.profile.chat
     observers = bench.laboratory.observers
+    made_by = await bench.pools["generation"].describe()
+    measured_with = {
+        "by": {who: bench.laboratory.facts.get(who) for who in ("network", "generator", "observers")},
+        # Of its facts those that decide images: others count what the generator has done so far.
+        "made by": {maker: [each.get("model"), each.get("settings")] for maker, each in made_by.items()},
+        "science": science(bench.profile),
+    }
     stand_in = isinstance(roles.observers or roles.interpreter, BuiltinChat)
     writer: PromptWriter = TemplatePromptWriter(seed) if stand_in else ChatPromptWriter(observers, seed=seed)
     return Evaluation(
@@ -233,6 +241,7 @@ async def prepare(bench: Workbench, sizes: Sizes, seed: int) -> Evaluation:
         await asyncio.to_thread(_controls, bench, sizes.controls, seed),
         sizes.cosy,
         seed,
+        measured_with,
     )
 
 
@@ -266,8 +275,8 @@ async def measure(
     async def one(unit: Labelled) -> None:
         async with room:
             facts = [unit.labels, evaluation.writer.name, evaluation.cosy, evaluation.seed]
-            facts.append([image.id for image in evaluation.controls])
-            digest = hashlib.blake2b(json.dumps(facts).encode(), digest_size=6).hexdigest()
+            facts += [[image.id for image in evaluation.controls], evaluation.facts]
+            digest = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=6).hexdigest()
             key = f"evaluation/{slug(unit.unit)}-{digest}.json"
             row: dict[str, Any] = {"unit": unit.unit, "layer": unit.layer, "labels": unit.labels}
             if (data := await asyncio.to_thread(store.get, key)) is not None:

@@ -7,7 +7,7 @@ that it entails most and least, and the unit answers. Nothing here knows where l
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -42,6 +42,8 @@ class Evaluation:
     cosy: int = 20
     """Images of each label for CoSy's measures; 50 in its paper."""
     seed: int = 0
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What measures depend on besides, as plain JSON values: who makes the images and bears witness, and how."""
 
 
 async def compare(evaluation: Evaluation, subject: Subject, labels: Mapping[str, str]) -> dict[str, Any]:

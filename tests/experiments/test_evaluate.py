@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from actors.errors import MaiaError, UsageError
+from actors.vision.datasets import open_dataset
 from agents.journal import slug
 from agents.store import Store
+from experiments.config import Profile
 from experiments.console import Console
 from experiments.evaluate import (
     NULL,
     Labelled,
+    Sizes,
     difference,
     gather,
     label_of,
     measure,
     page,
+    prepare,
     summarise,
     with_null,
 )
@@ -105,6 +111,45 @@ async def test_what_was_measured_is_read_and_a_failure_is_on_record_and_tried_ag
         console, evaluation(studio), [Labelled("u1", "a", "1", {"maia": "cat"})], subject_of, store
     )
     assert other["labels"] == {"maia": "cat"}, "another label is another measurement"
+    made = len(studio.made)
+    changed = replace(evaluation(studio), facts={"generator": "another"})
+    await measure(console, changed, units, subject_of, store)
+    assert len(studio.made) > made, "another generator is another measurement"
+    await measure(console, changed, units, subject_of, store)
+
+
+class Pool:
+    """A generator of a model, which also counts what it did."""
+
+    def __init__(self, model):
+        self.model, self.requests = model, 0
+
+    async def describe(self):
+        self.requests += 1
+        return {
+            "generator": {"name": "g", "model": self.model, "settings": "20 steps", "requests": self.requests}
+        }
+
+
+@pytest.mark.anyio
+async def test_an_evaluation_knows_its_generator_and_the_settings_that_decide_its_measures():
+    profile = Profile(dataset="scenes:300:1")
+
+    async def facts(profile, pool):
+        laboratory = SimpleNamespace(observers=None, studio=FakeStudio(), facts={"generator": "g"})
+        bench = SimpleNamespace(
+            profile=profile, laboratory=laboratory, pools={"generation": pool},
+            dataset=open_dataset(profile.dataset),
+        )  # fmt: skip
+        return (await prepare(bench, Sizes(2, 2), 0)).facts
+
+    pool = Pool("sd-1")
+    first = await facts(profile, pool)
+    assert await facts(profile, pool) == first, "what a generator has counted is nothing to a measure"
+    assert await facts(profile, Pool("sd-2")) != first
+    exact = profile.vision.model_copy(update={"reserve": 0.4})
+    assert await facts(profile.model_copy(update={"vision": exact}), pool) != first
+    assert json.loads(json.dumps(first)) == first
 
 
 def rows():
