@@ -22,7 +22,6 @@ from actors.images import data_url, encode_jpeg
 from agents.journal import Journal
 from agents.label_card import label_card
 from agents.store import Store
-from agents.tasks.describe_unit import DescribeUnit
 from agents.work import WorkItem, build_task, read_plan
 from experiments.report.records import UnitName
 from experiments.results import as_parquet, result
@@ -228,8 +227,9 @@ def _inspect(run: Run, images: bool) -> bytes:
             "total_samples": len(records),
             "completed_samples": len(records),
             "scores": [
-                _score_of_run("auroc", aurocs),
-                _score_of_run("confirmed", [float(value) for value in confirmed]),
+                _score_of_run(name, values)
+                for name, values in (("auroc", aurocs), ("confirmed", [float(value) for value in confirmed]))
+                if values
             ],
         },
         "stats": {"started_at": created, "completed_at": created, "model_usage": {}},
@@ -244,17 +244,17 @@ def _auroc(record: dict[str, Any]) -> float | None:
 
 
 def _score_of_run(name: str, values: list[float]) -> dict[str, Any]:
-    mean = sum(values) / len(values) if values else 0.0
-    metrics = {"mean": {"name": "mean", "value": mean}}
+    metrics = {"mean": {"name": "mean", "value": sum(values) / len(values)}}
     return {"name": name, "scorer": name, "params": {}, "metrics": metrics, "scored_samples": len(values)}
 
 
 def _sample(run: Run, item: WorkItem, record: dict[str, Any], model: str, images: bool) -> dict[str, Any]:
     journal = Journal(run.store, item.unit)
     messages: list[dict[str, Any]] = []
-    task = build_task(item) if item.task else DescribeUnit()
-    messages.append({"role": "system", "content": api_page()})
-    messages.append({"role": "user", "content": task.opening()})
+    # An item without a task was measured and never talked about.
+    if item.task:
+        messages.append({"role": "system", "content": api_page()})
+        messages.append({"role": "user", "content": build_task(item).opening()})
     for each in journal.rounds():
         messages.append({"role": "assistant", "content": each["reply"]["text"], "source": "generate"})
         if each["observation"]:
@@ -271,7 +271,8 @@ def _sample(run: Run, item: WorkItem, record: dict[str, Any], model: str, images
         }
     if record.get("confirmed") is not None:
         scores["confirmed"] = {"value": float(record["confirmed"]), "answer": label}
-    last = messages[-1]["content"] if messages[-1]["role"] == "assistant" else label
+    spoken = messages and messages[-1]["role"] == "assistant"
+    last = messages[-1]["content"] if spoken else label
     return {
         "id": item.unit,
         "epoch": 1,

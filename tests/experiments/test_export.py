@@ -77,6 +77,19 @@ def test_an_inspect_log_holds_each_conversation_and_its_scores(run, images):
     assert log["results"]["scores"][0]["metrics"]["mean"]["value"] == pytest.approx(0.91)
 
 
+def test_a_log_of_what_no_agent_was_asked_invents_no_conversation_and_no_score(tmp_path):
+    run = FakeRun(tmp_path / "run")
+    changes = {"confirmed": None, "evidence": {"kind": "survey"}}
+    run.write_unit(3, rounds=[], done=run.done(3, **changes))
+    item = {"unit": run.unit_id(3), "layer": LAYER, "name": "3", "task": ""}
+    run.put("plan.json", [item])
+    log = json.loads(Path(export(run.root, "inspect")["path"]).read_text())
+    (sample,) = log["samples"]
+    assert sample["messages"] == []
+    assert sample["scores"] == {}
+    assert log["results"]["scores"] == []
+
+
 def test_what_cannot_be_exported_is_said(run, tmp_path):
     with pytest.raises(UsageError, match="no format 'xml'"):
         export(run.root, "xml")
