@@ -32,6 +32,8 @@ from experiments.report.schema import Cell, Column, Measured, Page, Table
 
 CHOICES = ("left", "right", "tie")
 _LONGEST_FORM = 10_000
+_FAREWELL_S = 3.0
+"""Seconds at most that a judge's browser has to fetch the last page."""
 PAPER: Mapping[str, tuple[float, str]] = {
     "MAIA against MILAN": (0.73, "85 neurons, 10 judges each"),
     "MAIA against human": (0.53, "a quarter of the neurons"),
@@ -174,7 +176,9 @@ class JudgeServer:
         self, judging: Judging, run: Path, *, port: int = 0, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.token = secrets.token_urlsafe(16)
-        handler = _handler(judging, RunDirectory(run.resolve()), self.token, clock)
+        self.farewell = threading.Event()
+        """Set once the page that says that all is answered was sent."""
+        handler = _handler(judging, RunDirectory(run.resolve()), self.token, clock, self.farewell)
         self._server = ThreadingHTTPServer(("127.0.0.1", port), handler)
         self._server.daemon_threads = True
         self._thread = threading.Thread(
@@ -199,7 +203,7 @@ class JudgeServer:
 
 
 def _handler(
-    judging: Judging, run: RunDirectory, token: str, clock: Callable[[], float]
+    judging: Judging, run: RunDirectory, token: str, clock: Callable[[], float], farewell: threading.Event
 ) -> Callable[..., BaseHTTPRequestHandler]:
     shown: dict[str, float] = {}
 
@@ -215,7 +219,10 @@ def _handler(
                 waiting = judging.open()
                 if waiting:
                     shown.setdefault(waiting[0].id, clock())
-                return self._answer(HTTPStatus.OK, self._page(waiting).encode(), "text/html; charset=utf-8")
+                self._answer(HTTPStatus.OK, self._page(waiting).encode(), "text/html; charset=utf-8")
+                if not waiting:
+                    farewell.set()
+                return
             match = re.fullmatch(r"image/([0-9a-f]+)", below or "")
             path = run.image(match[1]) if match and self._belongs(match[1]) else None
             if path is None:
@@ -296,9 +303,8 @@ async def judge(
             f"port {port} cannot be used ({error.strerror}).", "Choose another with --port."
         ) from error
     with server:
-        console.say(
-            f"{server.url} ({len(judging.open())} comparisons, Ctrl-C ends and keeps what was answered)"
-        )
+        asked = len(judging.open())
+        console.say(f"{server.url} ({asked} comparisons, Ctrl-C ends and keeps what was answered)")
         if open_browser:
             import webbrowser
 
@@ -306,6 +312,9 @@ async def judge(
         try:
             while not await asyncio.to_thread(judging.finished.wait, 0.5):
                 pass
+            if asked:
+                # The last answer is on disk, but its reply sends the browser to one more page.
+                await asyncio.to_thread(server.farewell.wait, _FAREWELL_S)
         except asyncio.CancelledError:
             await asyncio.to_thread(results, run)
             raise

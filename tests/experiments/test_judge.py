@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import http.client
 import json
 import urllib.error
 import urllib.parse
@@ -12,7 +14,7 @@ import pytest
 from actors.errors import UsageError
 from agents.journal import slug
 from agents.store import Store
-from experiments.judge import JudgeServer, Judging, results
+from experiments.judge import JudgeServer, Judging, judge, results
 
 PICTURE = "ab" + "0" * 30
 
@@ -138,3 +140,46 @@ def test_strangers_get_nothing(run, people):
 def test_what_cannot_be_judged_is_refused(run, people, against, name, told):
     with pytest.raises(UsageError, match=told):
         Judging(run, dict.fromkeys(against, people), name)
+
+
+class Told:
+    """A console that hands on the page's address."""
+
+    def __init__(self):
+        self.url = asyncio.get_running_loop().create_future()
+
+    def say(self, text):
+        self.url.set_result(text.split()[0])
+
+
+def post(url, form):
+    """Return the answer to a form without following where it leads."""
+    address = urllib.parse.urlsplit(url)
+    connection = http.client.HTTPConnection(address.netloc, timeout=10)
+    try:
+        connection.request("POST", f"{address.path}choice", urllib.parse.urlencode(form))
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("looks", [True, False])
+async def test_the_judge_sees_the_last_page_before_the_server_ends_which_waits_for_nobody_for_long(
+    run, people, monkeypatch, looks
+):
+    if not looks:
+        monkeypatch.setattr("experiments.judge._FAREWELL_S", 0.01)
+    *before, last = Judging(run, {"people": people}, "ada").open()
+    for question in before:
+        Judging(run, {"people": people}, "ada").answer(question.id, "tie", 1.0)
+    console = Told()
+    serving = asyncio.ensure_future(judge(console, run, {"people": people}, "ada", open_browser=False))
+    url = await console.url
+    assert await asyncio.to_thread(post, url, {"question": last.id, "choice": "left"}) == 303
+    if looks:
+        done, _ = await asyncio.wait({serving}, timeout=0.8)
+        assert not done
+        assert "23 of 23 answered" in (await asyncio.to_thread(fetch, url)).decode()
+    found = await serving
+    assert len(found["judgements"]) == 23
