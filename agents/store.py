@@ -42,6 +42,8 @@ class Store:
             probe = root / f".{uuid.uuid4().hex}.tmp"
             probe.write_bytes(b"")
             probe.unlink()
+        except FileExistsError as error:
+            raise UsageError(f"{root} is a file, not a folder.", "Choose another with --out.") from error
         except OSError as error:
             raise UsageError(
                 f"the output folder {root} cannot be written ({error.strerror}).",

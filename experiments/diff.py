@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from actors.errors import UsageError
 from experiments.export import Run
 from experiments.report.records import UnitName
 
@@ -19,12 +20,17 @@ def diff(first: Path, second: Path) -> dict[str, Any]:
     A score counts as changed when the two intervals do not overlap; smaller differences are chance.
 
     Raises:
-        UsageError: If one of them is no run, or has no result.
+        UsageError: If one of them is no run, or has no result, or if they have no unit in common.
     """
     runs = [_units(Run.open(path)) for path in (first, second)]
     if not runs[0].keys() & runs[1].keys():
         runs = [{UnitName.parse(unit).short: row for unit, row in run.items()} for run in runs]
     both = sorted(runs[0].keys() & runs[1].keys())
+    if not both:
+        raise UsageError(
+            f"{first} and {second} have no unit in common.",
+            "Name the units (--units 3,17), or keep the --seed: sample:N draws others with another.",
+        )
     units = [_compare(unit, runs[0][unit], runs[1][unit]) for unit in both]
     changed = [each for each in units if each["changed"]]
     changed.sort(key=lambda each: (-len(each["changed"]), each["unit"]))
