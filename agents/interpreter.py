@@ -7,7 +7,7 @@ journal. The loop ends for certain: after the last round a final answer is deman
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, Protocol
 
@@ -32,6 +32,10 @@ _MAX_REFUSALS = 3
 
 class Examiner(Protocol):
     """Judges a final answer before it is accepted."""
+
+    @property
+    def images(self) -> Mapping[str, Image]:
+        """What it has shown to the unit, by id."""
 
     async def examine(self, answer: Answer, attempt: int) -> Verdict: ...
 
@@ -299,7 +303,9 @@ class Interpreter:
         shown = [part for part in finished.observation if isinstance(part, Image)]
         # Only what this round added: the sandbox's own record grows with each program.
         record = round_record(finished, self._toolbox.snapshot(), self._sandbox.record[self._recorded :])
-        images = {image.id: image for image in (*self._toolbox.album.images.values(), *shown)}
+        # The examiner's too: a study that is taken up again has its verdict, but would not make its images again.
+        tested = self._examiner.images.values() if self._examiner and finished.verdict else ()
+        images = {image.id: image for image in (*self._toolbox.album.images.values(), *shown, *tested)}
         await asyncio.to_thread(self._journal.commit_round, finished.number, record, images.values())
         self._extend(finished.reply.text, finished.observation)
         self._recorded += len(record["sandbox"])

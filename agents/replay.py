@@ -133,6 +133,7 @@ class _Nameless:
 class _RecordedExaminer:
     def __init__(self, place: _Place) -> None:
         self._place = place
+        self.images: dict[str, Image] = {}
 
     async def examine(self, answer: Answer, attempt: int) -> Verdict | None:
         verdict = self._place.record["verdict"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from actors.chat.base import ChatReply
@@ -36,6 +37,7 @@ class ScriptedExaminer:
     def __init__(self, *verdicts: Verdict) -> None:
         self._verdicts = list(verdicts)
         self.examined: list[tuple[Answer, int]] = []
+        self.images: dict[str, Image] = {}
 
     async def examine(self, answer: Answer, attempt: int) -> Verdict:
         self.examined.append((answer, attempt))
@@ -172,6 +174,15 @@ async def test_an_answer_that_fails_its_test_goes_back_as_an_observation(bench):
     assert "go on" in chat.requests[1].messages[-1].text
     assert study.verdict == Verdict(True, "", {"n": 2})
     assert study.ending == "answered"
+
+
+async def test_images_of_an_examination_are_on_disk_with_its_round(bench):
+    """A study that is taken up again has the verdict, and would not make its images a second time."""
+    examiner = ScriptedExaminer(Verdict(True, "", {}))
+    tested = Image.from_pixels(np.full((8, 8, 3), 77, np.uint8))
+    examiner.images[tested.id] = tested
+    await bench.study(ANSWER, examiner=examiner)
+    assert Journal(bench.store, "unit").blobs.get(tested.id) == tested
 
 
 async def test_after_the_last_examination_the_answer_stands_marked_unconfirmed(bench):
