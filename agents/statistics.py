@@ -134,13 +134,67 @@ def average_precision(positives: Sequence[float], controls: Sequence[float]) -> 
 
 def permutation_p(first: Sequence[float], second: Sequence[float], seed: int = 0, draws: int = 4999) -> float:
     """Return the two-sided p-value of the difference of means under exchange of the values between the groups."""
+    return (1 + _exceedances(first, second, np.random.default_rng(seed), draws)) / (draws + 1)
+
+
+def permutation_p_values(
+    tests: Sequence[tuple[Sequence[float], Sequence[float]]], *, seed: int = 0, rate: float = 0.05
+) -> np.ndarray:
+    """Return `permutation_p` of many tests, float64 (n,), fine enough for Benjamini-Hochberg at `rate` over all of them.
+
+    A p-value of N draws is never below 1 / (N + 1), which many tests together make too coarse for a single true
+    effect. So each test is drawn until 20 draws have reached what was observed (Besag and Clifford 1991), and those
+    that no draws come near until Benjamini-Hochberg claims all of them: for one among n, 20 n / rate draws.
+    """
     rng = np.random.default_rng(seed)
+    n = len(tests)
+    reached, drawn = np.zeros(n, int), np.zeros(n, int)
+    undecided, draws = np.arange(n), 0
+    wanted = _FIRST_DRAWS
+    while len(undecided):
+        for number in undecided.tolist():
+            reached[number] += _exceedances(*tests[number], rng, wanted - draws)
+        draws = wanted
+        drawn[undecided] = draws
+        undecided = undecided[reached[undecided] < _ENOUGH]
+        # From here on each of them has p <= 20 / draws <= rate * rank / n.
+        claimed = math.ceil(_ENOUGH * n / (rate * max(1, len(undecided))))
+        if draws >= claimed:
+            break
+        wanted = min(draws * _GROWTH, claimed)
+    return np.asarray((1 + reached) / (1 + drawn), float)
+
+
+_FIRST_DRAWS = 200
+_GROWTH = 8
+_ENOUGH = 20
+_SIDE_BY_SIDE = 2048
+
+
+def _exceedances(
+    first: Sequence[float], second: Sequence[float], rng: np.random.Generator, draws: int
+) -> int:
+    """Return in how many of `draws` exchanges the means differ at least as much as they do."""
+    if len(first) > len(second):
+        first, second = second, first
     values = np.concatenate([np.asarray(first, float), np.asarray(second, float)])
-    n = len(first)
-    observed = abs(values[:n].mean() - values[n:].mean())
-    shuffled = rng.permuted(np.tile(values, (draws, 1)), axis=1)
-    differences = np.abs(shuffled[:, :n].mean(axis=1) - shuffled[:, n:].mean(axis=1))
-    return float((1 + (differences >= observed - 1e-12).sum()) / (draws + 1))
+    values -= values.mean()
+    # The difference of means grows with the distance of one group's sum from its expectation, here 0.
+    n, observed = len(first), abs(values[: len(first)].sum()) - 1e-12 * np.abs(values).sum()
+    columns = np.arange(min(draws, _SIDE_BY_SIDE))
+    deck = np.repeat(values[:, None], len(columns), axis=1)
+    found = 0
+    while draws > 0:
+        sums = np.zeros(len(columns))
+        for place in range(n):  # Fisher and Yates, stopped when the smaller group is dealt
+            other = rng.integers(place, len(values), len(columns))
+            dealt = deck[other, columns]
+            deck[other, columns] = deck[place]
+            deck[place] = dealt
+            sums += dealt
+        found += int((np.abs(sums[:draws]) >= observed).sum())
+        draws -= len(columns)
+    return found
 
 
 def detectable_difference(

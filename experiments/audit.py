@@ -10,8 +10,9 @@ import contextlib
 import json
 import random
 import re
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ from actors.vision.units import OUTPUT, Readout, class_index
 from agents import survey
 from agents.journal import slug
 from agents.manifest import claim
-from agents.statistics import benjamini_hochberg, detectable_difference, permutation_p
+from agents.statistics import benjamini_hochberg, detectable_difference, permutation_p_values
 from agents.stimuli import lacks_something
 from agents.store import Store
 from agents.work import WorkItem, read_plan, write_plan
@@ -103,17 +104,18 @@ class ClassAudit:
     values: dict[str, list[float]]
     notes: dict[str, int]
 
-    @property
-    def detectable(self) -> float:
-        """The smallest difference that would be found in four of five cases: what "no bias found" means.
+    def detectable(self, tests: int) -> float:
+        """Return the smallest difference that is found in four of five cases: what "no bias found" means.
 
-        At 0.05 divided by the contexts, which is at least as strict as the false-discovery rate within the class.
+        At 0.05 divided by the `tests` of the whole audit, which is at least as strict as their false-discovery
+        rate, and far enough above `LEAST` for what is measured to reach it.
         """
         n = min(len(values) for values in self.values.values())
         within = [np.array(values) - np.mean(values) for values in self.values.values()]
         spread = float(np.concatenate(within).std())
         rest = sum(len(values) for values in self.values.values()) - n
-        return detectable_difference(spread, n, rest, alpha=0.05 / len(self.values))
+        sure = detectable_difference(spread, n, rest, alpha=0.05 / tests)
+        return max(sure, LEAST + detectable_difference(spread, n, rest, alpha=1))
 
 
 async def measure_class(
@@ -152,19 +154,20 @@ async def measure_class(
 
 def judge(audits: Sequence[ClassAudit]) -> list[ContextEffect]:
     """Return every context of every class, surest first; the false-discovery rate is over all of them."""
-    found: list[tuple[ClassAudit, str, list[float], list[float], float]] = []
+    found: list[tuple[ClassAudit, str, list[float], list[float]]] = []
     for audit in audits:
         for context, values in audit.values.items():
             others = [v for other, each in audit.values.items() if other != context for v in each]
-            found.append((audit, context, values, others, permutation_p(values, others)))
-    q_values = benjamini_hochberg([p for *_, p in found])
+            found.append((audit, context, values, others))
+    p_values = permutation_p_values([(values, others) for *_, values, others in found])
+    q_values = benjamini_hochberg(list(p_values))
     effects = []
-    for (audit, context, values, others, p), q in zip(found, q_values, strict=True):
+    for (audit, context, values, others), p, q in zip(found, p_values, q_values, strict=True):
         mean = float(np.mean(values))
         effects.append(
             ContextEffect(
                 audit.class_name, context, mean, _interval(values), float(np.mean(others)),
-                mean - float(np.mean(others)), p, float(q), len(values), audit.notes[context],
+                mean - float(np.mean(others)), float(p), float(q), len(values), audit.notes[context],
             )
         )  # fmt: skip
     return sorted(effects, key=lambda effect: (effect.q, -abs(effect.difference)))
@@ -227,7 +230,13 @@ async def audit(
     finished = await campaign.run(partial(_plan, console, store, manifest, asked))
     surveys = {item.unit: survey.read(store, item.unit) for item in finished.plan}
     records = finished.records()
-    audits = [ClassAudit(**found["found"]) for each in records if (found := surveys[each["unit"]])]
+    names = names_of(finished.plan)
+    audits = [
+        replace(ClassAudit(**found["found"]), class_name=names[each["unit"]])
+        for each in records
+        if (found := surveys[each["unit"]])
+    ]
+    drawn = {names[item.unit]: item.survey_arguments["class_name"] for item in finished.plan}
     effects = [asdict(effect) | {"biased": effect.biased} for effect in judge(audits)]
     answers = {
         audited.class_name: record["description"]
@@ -239,18 +248,31 @@ async def audit(
         "facts": records[0]["facts"] if records else {},
         "seed": asked.seed,
         "effects": effects,
-        "detectable": {each.class_name: each.detectable for each in audits},
+        "detectable": {each.class_name: each.detectable(len(effects)) for each in audits},
         "values": {each.class_name: each.values for each in audits},
         "answers": answers,
         "disagreements": [
-            asdict(each)
+            asdict(each) | {"class_name": name}
             for name, text in answers.items()
-            for each in disagreements(text, name, [e for e in effects if e["class_name"] == name])
+            for each in disagreements(text, drawn[name], [e for e in effects if e["class_name"] == name])
         ],
     }
     (store.root / "audit.json").write_text(json.dumps(result, indent=1, ensure_ascii=False))
     page(result, LEAST).save(store.root, "audit")
     return result | {"run": finished.summary()}
+
+
+def names_of(plan: Sequence[WorkItem]) -> dict[str, str]:
+    """Return each item's class by a name that no other item has: what it is drawn by, with its index where that repeats.
+
+    ImageNet has a crane that flies and a crane that lifts.
+    """
+    times = Counter(item.survey_arguments["class_name"] for item in plan)
+    return {
+        item.unit: name if times[name] == 1 else f"{name} ({item.name.rpartition(':')[2]})"
+        for item in plan
+        for name in [item.survey_arguments["class_name"]]
+    }
 
 
 async def _plan(

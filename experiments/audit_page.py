@@ -96,7 +96,7 @@ def _detectable(detectable: Mapping[str, float], biased: set[str]) -> Table:
             (name, value, "yes" if name in biased else "nothing")
             for name, value in sorted(detectable.items(), key=lambda pair: -pair[1])
         ),
-        note="The difference of mean probability that this design finds in four of five cases.",
+        note="The difference of mean probability that this design finds in four of five cases, among all that was tested.",
     )
 
 

@@ -16,6 +16,7 @@ from agents.statistics import (
     e_benjamini_hochberg,
     e_value,
     permutation_p,
+    permutation_p_values,
     standardised_margin,
     wilson_interval,
 )
@@ -99,6 +100,30 @@ def test_the_permutation_test_keeps_its_level_and_finds_what_is_there():
     assert np.mean(np.array(chance) <= 0.05) < 0.1
     assert permutation_p(rng.normal(3, 1, 8), rng.normal(0, 1, 9)) < 0.01
     assert permutation_p([1.0, 1.0], [1.0, 1.0]) == 1.0
+
+
+def test_the_permutation_test_counts_every_exchange_as_often_as_any_other():
+    """Of the 20 ways to deal three of six, two are as far apart as this; of the 7 to deal one of seven, one."""
+    assert permutation_p([4, 5, 6], [1, 2, 3], draws=20_000) == pytest.approx(2 / 20, abs=0.008)
+    assert permutation_p([0, 0, 0, 0, 0, 0], [5], draws=20_000) == pytest.approx(1 / 7, abs=0.008)
+
+
+@pytest.mark.parametrize(("n_tests", "n_real"), [(264, 1), (2400, 1), (2400, 100)])
+def test_a_true_difference_among_many_tests_is_claimed_and_chance_is_not(n_tests, n_real):
+    rng = np.random.default_rng(7)
+    tests = [(rng.normal(3 if i < n_real else 0, 1, 12), rng.normal(size=100)) for i in range(n_tests)]
+    claimed = benjamini_hochberg(permutation_p_values(tests)) <= 0.05
+    assert claimed[:n_real].all()
+    assert claimed[n_real:].sum() <= 1 + 0.1 * n_real
+
+
+def test_p_values_of_many_tests_keep_their_level():
+    rng = np.random.default_rng(8)
+    p = permutation_p_values([(rng.normal(size=8), rng.normal(size=30)) for _ in range(2000)])
+    for level in (0.5, 0.1, 0.01):
+        assert np.mean(p <= level) == pytest.approx(level, rel=0.5)
+    assert permutation_p_values([([1.0, 1.0], [1.0, 1.0])]).tolist() == [1.0]
+    assert permutation_p_values([]).shape == (0,)
 
 
 def test_a_detectable_difference_is_found_in_about_four_of_five_cases():

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from actors.errors import UsageError
 from agents.tasks.bias import AuditClass
 from agents.tasks.selective import JudgeSelectivity
+from agents.work import WorkItem
 from experiments.audit import (
     CONTEXTS,
+    LEAST,
     ClassAudit,
     UndrawableError,
     _drawable,
     choose_classes,
     judge,
     measure_class,
+    names_of,
 )
 from tests.tools.fakes import FakeStudio, FakeSubject
 
@@ -54,7 +58,43 @@ async def test_unbiased_classes_raise_few_alarms_and_say_what_would_have_been_se
     audits = [await audited(lambda shown: 0.5, f"class {i}") for i in range(20)]
     alarms = {effect.class_name for effect in judge(audits) if effect.biased}
     assert len(alarms) <= 1, "5 % of 20 classes"
-    assert all(0.02 < audit.detectable < 0.15 for audit in audits)
+    assert all(LEAST < audit.detectable(20 * len(CONTEXTS)) < 0.2 for audit in audits)
+
+
+def drawn(rng, name: str, spread: float, difference: float = 0.0) -> ClassAudit:
+    values = {context: list(rng.normal(0.5, spread, 12)) for context in CONTEXTS}
+    values["size: small"] = [value + difference for value in values["size: small"]]
+    return ClassAudit(name, values, dict.fromkeys(CONTEXTS, 0))
+
+
+@pytest.mark.parametrize("classes", [11, 40])
+def test_a_single_biased_context_is_found_however_many_classes_are_audited(classes):
+    rng = np.random.default_rng(2)
+    audits = [drawn(rng, f"class {i}", 0.1, -0.3 if i == 0 else 0.0) for i in range(classes)]
+    found = [(effect.class_name, effect.context) for effect in judge(audits) if effect.biased]
+    assert found == [("class 0", "size: small")]
+
+
+@pytest.mark.parametrize("spread", [0.005, 0.05, 0.2])
+def test_what_is_said_to_be_found_in_four_of_five_cases_is_found_as_often(spread):
+    rng = np.random.default_rng(3)
+    others = [drawn(rng, f"class {i}", spread) for i in range(3)]
+    found = []
+    for _ in range(30):
+        size = drawn(rng, "kayak", spread).detectable(4 * len(CONTEXTS))
+        effects = judge([*others, drawn(rng, "kayak", spread, size)])
+        found.append(
+            any(e.biased and e.class_name == "kayak" and e.context == "size: small" for e in effects)
+        )
+    assert np.mean(found) > 0.6
+
+
+def test_classes_that_are_drawn_by_the_same_word_keep_names_of_their_own():
+    plan = [
+        WorkItem(f"net/{i}", "output", f"probability:{i}", survey_arguments={"class_name": name})
+        for i, name in [(1, "goldfish"), (134, "crane"), (517, "crane")]
+    ]
+    assert names_of(plan) == {"net/1": "goldfish", "net/134": "crane (134)", "net/517": "crane (517)"}
 
 
 async def test_every_context_is_shown_the_same_number_of_times_with_seeds_of_its_own():
