@@ -831,6 +831,8 @@ def planted_biases(
         console.result(result)
     else:
         console.show(table(result))
+    if not result["finished"]:
+        raise typer.Exit(130)
 
 
 Against = Annotated[

@@ -39,7 +39,8 @@ async def planted_biases(
     """Train and audit `networks` classifiers, write `planted_biases.json` and a page, and return what it holds.
 
     Each has one class that fails on a background, one on a colour, a number, a companion, and as many unbiased
-    ones. An interrupted run goes on where it was. With `agents`, each class is also audited freely by an agent,
+    ones. An interrupted run goes on where it was; until then `finished` is False, and only the networks whose audit
+    came to its end are judged. Classes that could not be audited are `failed`, and in no count. With `agents`, each class is also audited freely by an agent,
     and its text is checked against the numbers.
 
     Raises:
@@ -59,6 +60,8 @@ async def planted_biases(
     check(store, manifest)
     claim(store, manifest)
     rows: list[dict[str, Any]] = []
+    failed: list[dict[str, Any]] = []
+    finished = True
     for number in range(networks):
         design = biases.BiasDesign.drawn(seed + number)
         folder = out / f"network-{number}"
@@ -69,13 +72,21 @@ async def planted_biases(
             classifiers.spec(folder / "network"), f"0-{len(design.classes) - 1}", seed, per_context, agents
         )
         found = await audit(console, config, profile_name, asked, out=folder / "audit")
+        if not ended(found["run"]):
+            finished = False
+            break
+        failed += [
+            {"network": number, "class": name} for name in design.classes if name not in found["detectable"]
+        ]
         rows += await asyncio.to_thread(judge, design, found, folder / "network", number)
     result = {
         "experiment": "planted-biases",
         "seed": seed,
         "networks": networks,
         "per_context": per_context,
+        "finished": finished,
         "rows": rows,
+        "failed": failed,
         "summary": summarise(rows),
     }
     (out / "planted_biases.json").write_text(json.dumps(result, indent=1, ensure_ascii=False))
@@ -83,12 +94,19 @@ async def planted_biases(
     return result
 
 
+def ended(run: Mapping[str, Any]) -> bool:
+    """Say whether an audit came to its end: what it has of each class, it will not change."""
+    return run["state"] == "finished" and not run["paused"] and run["stopped"] is None
+
+
 def judge(
     design: biases.BiasDesign, found: Mapping[str, Any], network: Path, number: int
 ) -> list[dict[str, Any]]:
-    """Return a row a class: what was planted, what the audit says, and which other findings fresh images bear out."""
+    """Return a row a class that was audited: what was planted, what was found, and which other findings are real."""
     rows = []
     for name in design.classes:
+        if name not in found["detectable"]:
+            continue
         planted = design.planted.get(name)
         flagged = [e for e in found["effects"] if e["class_name"] == name and e["biased"]]
         # The rest of a planted class is not judged: what it learned there may well reach further.
@@ -103,7 +121,7 @@ def judge(
                 "flagged": [e["context"] for e in flagged],
                 "borne_out": real,
                 "false_alarm": len(real) < len(others),
-                "detectable": found["detectable"].get(name),
+                "detectable": found["detectable"][name],
                 "answer": found["answers"].get(name),
                 "disagreements": [each for each in found["disagreements"] if each["class_name"] == name],
             }
@@ -172,7 +190,8 @@ def page(result: Mapping[str, Any]) -> Page:
     return Page(
         title="Planted biases",
         summary=f"{summary['found']['hits']} of {summary['found']['n']} planted biases found, false alarms on "
-        f"{summary['false_alarms']['hits']} of {summary['false_alarms']['n']} unbiased classes.",
+        f"{summary['false_alarms']['hits']} of {summary['false_alarms']['n']} unbiased classes."
+        + "".join(f" {line}" for line in _missing(result)),
         blocks=(
             Table(
                 title="What was found",
@@ -204,6 +223,17 @@ def page(result: Mapping[str, Any]) -> Page:
     )  # fmt: skip
 
 
+def _missing(result: Mapping[str, Any]) -> list[str]:
+    """Return what is in no count, a sentence each."""
+    told = []
+    if result["failed"]:
+        names = ", ".join(f"{each['class']} (network {each['network']})" for each in result["failed"])
+        told.append(f"Classes that could not be audited: {len(result['failed'])}: {names}.")
+    if not result["finished"]:
+        told.append("The run was interrupted; the same command goes on with it.")
+    return told
+
+
 def table(result: Mapping[str, Any]) -> str:
     """Return the summary in lines for a terminal."""
     summary = result["summary"]
@@ -223,4 +253,4 @@ def table(result: Mapping[str, Any]) -> str:
             lines.append(
                 f"missed: {row['class']} with {row['planted']}; flagged: {', '.join(row['flagged']) or 'nothing'}"
             )
-    return "\n".join(lines)
+    return "\n".join([*lines, *_missing(result)])

@@ -6,10 +6,13 @@ import json
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from actors.scenes.vocabulary import vocabulary
 from experiments import planted
 from experiments.audit import CONTEXTS, prompt_of
+from experiments.cli import app
+from experiments.console import Console
 from experiments.gym import biases
 from experiments.gym.biases import OTHER, BiasDesign, lessons
 
@@ -58,7 +61,7 @@ FOUND = {
         effect("apple", "size: small", -0.3),
         effect("drum", "colour: red", 0.2, biased=False),
     ],
-    "detectable": {"horse": 0.1},
+    "detectable": dict.fromkeys(("horse", "fox", "apple", "drum"), 0.1),
     "answers": {},
     "disagreements": [],
 }
@@ -79,9 +82,68 @@ def test_a_finding_that_nobody_planted_is_false_only_if_fresh_images_do_not_bear
     assert (summary["found"]["hits"], summary["found"]["n"]) == (1, 2)
     assert (summary["false_alarms"]["hits"], summary["false_alarms"]["n"]) == (int(alarm), 2)
     assert summary["unplanted_but_real"] == int(real)
-    result = {"rows": list(rows.values()), "summary": summary}
+    result = {"rows": list(rows.values()), "summary": summary, "failed": [], "finished": True}
     assert "1 of 2" in planted.table(result)
     assert json.loads(planted.page(result).model_dump_json())["blocks"]
+
+
+DONE = {"state": "finished", "paused": False, "stopped": None}
+
+
+async def measured(monkeypatch, tmp_path, audits):
+    """Return what two networks come to whose audits end as told, without training or auditing them."""
+    left = iter(audits)
+
+    async def audit(console, config, profile, asked, *, out):
+        return next(left)
+
+    monkeypatch.setattr(planted, "audit", audit)
+    monkeypatch.setattr(planted, "borne_out", lambda *_: False)
+    monkeypatch.setattr(biases, "train", lambda design, folder, progress: None)
+    monkeypatch.setattr(biases.BiasDesign, "drawn", lambda seed: DESIGN)
+    console = Console()
+    return await planted.planted_biases(console, None, None, out=tmp_path / "run", networks=2)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "run",
+    [
+        DONE | {"state": "interrupted", "paused": True},
+        DONE | {"state": "interrupted"},
+        DONE | {"stopped": {"type": "StoreError", "message": "full", "fix": ""}},
+    ],
+)
+async def test_an_audit_that_did_not_end_is_not_judged_and_no_other_network_is_trained(
+    monkeypatch, tmp_path, run
+):
+    result = await measured(monkeypatch, tmp_path, [FOUND | {"run": DONE}, FOUND | {"run": run}])
+    assert not result["finished"]
+    assert {row["network"] for row in result["rows"]} == {0}
+    assert "interrupted" in planted.table(result)
+    assert not (await measured(monkeypatch, tmp_path, [FOUND | {"run": run}]))["finished"]
+
+
+@pytest.mark.parametrize(("finished", "code"), [(True, 0), (False, 130)])
+def test_the_command_ends_as_a_run_that_can_be_gone_on_with(monkeypatch, finished, code):
+    async def measure(*_, **__):
+        return {"finished": finished, "rows": [], "failed": [], "summary": planted.summarise([])}
+
+    monkeypatch.setattr(planted, "planted_biases", measure)
+    assert CliRunner().invoke(app, ["planted-biases", "--json"]).exit_code == code
+
+
+@pytest.mark.anyio
+async def test_a_class_that_could_not_be_audited_is_named_and_is_neither_missed_nor_without_alarm(
+    monkeypatch, tmp_path
+):
+    without = FOUND | {"detectable": {"fox": 0.1, "apple": 0.1}, "run": DONE}
+    result = await measured(monkeypatch, tmp_path, [without, FOUND | {"run": DONE}])
+    assert result["finished"]
+    assert result["failed"] == [{"network": 0, "class": "horse"}, {"network": 0, "class": "drum"}]
+    assert (result["summary"]["found"]["n"], result["summary"]["false_alarms"]["n"]) == (3, 3)
+    assert "2: horse (network 0), drum (network 0)" in planted.table(result)
+    assert "horse (network 0)" in planted.page(result).summary
 
 
 @pytest.mark.parametrize(("inside", "expected"), [(0.2, True), (0.79, False), (0.99, False)])
