@@ -240,8 +240,12 @@ def session(
         rounds, result, page = study.rounds, study.result, study.report()
     if json:
         console.result({"run": str(study.run), "rounds": rounds, "report": str(page), "result": result})
-    else:
+    elif result is None:
         console.show(f"{rounds} rounds\nreport: {page}", markup=False)
+    else:
+        from experiments.describe import card
+
+        console.show(card(result | {"paths": {"report": str(page)}}))
     if not went_well:
         raise typer.Exit(1)
 
