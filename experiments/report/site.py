@@ -103,6 +103,7 @@ def _index(
         "index.html",
         run_name=text(run.manifest.get("name")) or run.root.resolve().name,
         root="",
+        stand_ins=unit_page.stand_ins(run),
         manifest=[
             (key, unit_page.shown(run.manifest[key]))
             for key in ("command", "person", "task", "model", "layer", "layers", "profile", "seed")

@@ -224,7 +224,7 @@ def _page(run: RunDirectory, unit: UnitRecords) -> str:
         seed=shown(done.get("seed", run.manifest.get("seed"))),
         tiers=_tiers(unit),
         in_doubt=len(sequence(done.get("in_doubt"))),
-        stand_ins=_stand_ins(run, unit),
+        stand_ins=stand_ins(run, unit),
         problems=unit.problems,
         failures=[_error(each) for each in unit.failures],
         command=_command(run, unit),
@@ -454,9 +454,10 @@ def shown(value: Any) -> str:
     return str(value)
 
 
-def _stand_ins(run: RunDirectory, unit: UnitRecords) -> list[tuple[str, str]]:
-    """Return what answered in place of a trained model, as (role, name): by their recorded names."""
-    facts, settings = mapping(mapping(unit.done).get("facts")), mapping(run.manifest.get("settings"))
+def stand_ins(run: RunDirectory, unit: UnitRecords | None = None) -> list[tuple[str, str]]:
+    """Return what answers in place of a trained model, as (role, name): by recorded names, or the run's settings."""
+    facts = mapping(mapping(unit.done).get("facts")) if unit else {}
+    settings = mapping(run.manifest.get("settings"))
     chat = mapping(settings.get("chat"))
     configured: dict[str, Any] = {
         "interpreter": {} if run.manifest.get("command") == "session" else chat.get("interpreter"),
@@ -464,7 +465,8 @@ def _stand_ins(run: RunDirectory, unit: UnitRecords) -> list[tuple[str, str]]:
         "generator": settings.get("generation"),
         "dataset": settings.get("dataset"),
     }
-    named = [("interpreter", text(mapping(record.get("reply")).get("model"))) for record in unit.rounds]
+    rounds = unit.rounds if unit else []
+    named = [("interpreter", text(mapping(record.get("reply")).get("model"))) for record in rounds]
     for role, setting in configured.items():
         named.append((role, text(facts.get(role)) or text(mapping(setting).get("backend"))))
     found: dict[str, str] = {}

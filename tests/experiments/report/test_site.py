@@ -209,3 +209,16 @@ def test_the_overview_tells_how_much_was_reused_and_what_it_cost(run):
     assert "82 % of measurements" in " ".join(markup.check(write_site(run.root)).text.split())
     run.put("leases/0003/machinery.json", ["damaged"])
     assert "of measurements" not in markup.check(write_site(run.root)).text
+
+
+def test_the_index_names_the_stand_ins_of_the_run(run):
+    run.write_unit(1, "wheels")
+    page = markup.check(write_site(run.root))
+    assert not list(page.find("p", class_="stand-in"))
+    settings = {"generation": {"backend": "scenes"}, "chat": {"interpreter": {"backend": "openai"}}}
+    run.put("manifest.json", {"command": "sweep", "model": "net", "settings": settings})
+    (run.root / "report" / "index.html").unlink()
+    page = markup.check(write_site(run.root))
+    told = next(page.find("p", class_="stand-in")).text
+    assert "generator" in told
+    assert "interpreter" not in told
