@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
+import structlog
 
 # Ray reads these when it is imported, so they are set before any test module can import it.
 os.environ.setdefault("RAY_AUTH_MODE", "token")
@@ -37,3 +38,10 @@ def ray_cluster() -> Iterator[None]:
         yield
     finally:
         disconnect()
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was():
+    """A command that ran in this process has bound the log to a stream that ends with its test."""
+    yield
+    structlog.reset_defaults()
