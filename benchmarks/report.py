@@ -24,7 +24,12 @@ def number(value: Any) -> str:
 
 def page(records: Sequence[Mapping[str, Any]]) -> str:
     """Return RESULTS.md."""
-    lines = ["# Benchmark results", "", "Written by `make bench`, whole or a benchmark at a time: each says when it was measured.", ""]
+    lines = [
+        "# Benchmark results",
+        "",
+        "Written by `make bench`, whole or a benchmark at a time: each says when it was measured.",
+        "",
+    ]
     lines += ["| | benchmark | figure | measured | target | |", "|---|---|---|---|---|---|"]
     for each in records:
         if "failure" in each:
