@@ -20,6 +20,7 @@ from experiments import cli
 INTERRUPTED = """
 import asyncio, sys
 from experiments import cli
+from experiments.commands import common
 
 async def work(patience):
     print("working", flush=True)
@@ -32,7 +33,7 @@ async def work(patience):
 
 @cli.app.command()
 def wait(patience: float):
-    cli.run(work(patience))
+    common.run(work(patience))
 
 cli.main()
 """

@@ -1,0 +1,135 @@
+"""What commands share: their options, how they run and end, and what they ask before they spend."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from experiments.console import Console
+
+Model = Annotated[
+    str, typer.Argument(help="Network, such as tf_efficientnet_lite0, hf:OWNER/NAME, python:MODULE:FACTORY.")
+]
+ProfileName = Annotated[str | None, typer.Option("--profile", "-p", help="Profile of ray_config.yaml.")]
+ConfigPath = Annotated[
+    Path | None, typer.Option("--config", help="Configuration file [default: ./ray_config.yaml].")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Spend what it takes without asking.")]
+Verbose = Annotated[
+    int, typer.Option("--verbose", "-v", count=True, help="Log what happens (-vv: everything).")
+]
+RunDirectory = Annotated[Path, typer.Argument(help="The --out folder of a run.")]
+
+
+class Interrupts:
+    """The first Ctrl-C (or SIGTERM) cancels a command, so that what is open is closed; a second ends it at once."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[Any] | None = None
+
+    def __call__(self, *_: object) -> None:
+        self.count += 1
+        if self.count > 1:
+            leave_at_once()
+        if self._loop is None or self._task is None:
+            raise KeyboardInterrupt
+        self._loop.call_soon_threadsafe(self._task.cancel)
+
+    async def guard(self, work: Coroutine[Any, Any, Any]) -> Any:
+        self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
+        return await work
+
+
+def leave_at_once() -> None:
+    """End this process without closing anything: records are whole at any moment, and children end with it."""
+    Console().say("ended at once; repeat the command to go on from here")
+    os._exit(130)
+
+
+def run(work: Coroutine[Any, Any, Any]) -> Any:
+    """Run a command's coroutine; Ctrl-C once cancels it, twice ends the process."""
+    interrupts = Interrupts()
+    heard = [signal.SIGINT, signal.SIGTERM] if threading.current_thread() is threading.main_thread() else []
+    before = {number: signal.signal(number, interrupts) for number in heard}
+    try:
+        with asyncio.Runner() as runner:
+            try:
+                return runner.run(interrupts.guard(work))
+            except KeyboardInterrupt:
+                # A command that answered the first one itself gave the second back to Python.
+                leave_at_once()
+            except asyncio.CancelledError:
+                if interrupts.count:
+                    raise KeyboardInterrupt from None
+                raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def examples(*lines: str) -> str:
+    """Return a command's examples as its help shows them, one a line."""
+    # The control character keeps click from filling the lines into a paragraph.
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def approve(config: Path | None, profile: str | None, yes: bool, count: Callable[[], int]) -> None:
+    """Ask before studies that may cost more than their profile lets pass; `count` says how many there are to do."""
+    from experiments import estimate as foretell
+    from experiments.config import load
+
+    chosen = load(config).profile(profile)
+    roles = chosen.chat
+    if not any(map(foretell.charges, (roles.interpreter, roles.observers or roles.interpreter))):
+        return
+    found = foretell.estimate(chosen, count(), foretell.assumptions_of(chosen))
+    asked = None
+    if sys.stdin.isatty() and sys.stderr.isatty():
+
+        def asked(question: str) -> bool:
+            return typer.confirm(question, err=True)
+
+    Console().say(foretell.approve(found, chosen.ask_above_dollars, yes=yes, ask=asked))
+
+
+def units_left(
+    config: Path | None, profile: str | None, folder: Path, model: str, layers: str, units: str
+) -> int:
+    """Return how many units the run in `folder` has still to study: all of them if it was never planned."""
+    from experiments import estimate as foretell
+
+    planned = foretell.unfinished(folder)
+    if planned is not None:
+        return planned
+    return int(run(foretell.count_units(config, profile, model, layers.split(","), units, 0)))
+
+
+def finished_studies(folder: Path) -> int:
+    """Return how many studies have a result in the runs below a folder."""
+    return sum(1 for _ in folder.glob("**/units/*/done.json"))
+
+
+def default_run(name: str) -> Path:
+    """Return the folder of a run for which nobody named one."""
+    from agents.journal import slug
+
+    return Path("runs") / slug(name)
+
+
+def end(summary: dict[str, Any]) -> None:
+    """End with the exit code of a run of many items."""
+    if summary["paused"]:
+        raise typer.Exit(130)
+    if summary["stopped"] or summary["failed"] or summary["state"] != "finished":
+        raise typer.Exit(1)

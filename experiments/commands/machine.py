@@ -1,0 +1,120 @@
+"""What this machine has: models, layers, a cluster."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from experiments.commands.common import (
+    ConfigPath,
+    Json,
+    Model,
+    ProfileName,
+    examples,
+    run,
+)
+from experiments.console import Console, configure_logging
+
+commands = typer.Typer()
+
+
+@commands.command(epilog=examples("maia doctor", "maia doctor --profile local --json"))
+def doctor(profile: ProfileName = None, json: Json = False, config: ConfigPath = None) -> None:
+    """Say what this machine can run, and what to do about what it cannot."""
+    from experiments.doctor import examine, table
+
+    configure_logging(0)
+    console = Console(quiet=json)
+    report = run(examine(config, profile))
+    if json:
+        console.result(report)
+    else:
+        console.show(table(report))
+
+
+@commands.command(epilog=examples("maia models", "maia models 'vit_*'"))
+def models(
+    pattern: Annotated[
+        str, typer.Argument(help="Also list timm's networks of this name, with * for anything.")
+    ] = "",
+    json: Json = False,
+    config: ConfigPath = None,
+) -> None:
+    """List what can be studied, and which models each profile would use."""
+    from experiments.models import list_models, table
+
+    configure_logging(0)
+    found = list_models(config, pattern)
+    console = Console(quiet=json)
+    if json:
+        console.result(found)
+    else:
+        console.show(table(found))
+
+
+@commands.command(epilog=examples("maia layers resnet50", "maia layers python:net.py:build --json"))
+def layers(model: Model, profile: ProfileName = None, json: Json = False, config: ConfigPath = None) -> None:
+    """List the layers of a network whose units can be studied."""
+    from experiments.layers import list_layers, table
+
+    configure_logging(0)
+    console = Console(quiet=json)
+    found = run(list_layers(config, profile, model))
+    if json:
+        console.result({"model": model, "layers": found})
+    else:
+        console.show(table(model, found))
+
+
+cluster = typer.Typer(help="Start, look at and end a Ray cluster on this machine.", no_args_is_help=True)
+commands.add_typer(cluster, name="cluster")
+
+
+@cluster.command(epilog=examples("maia cluster up", "maia cluster up --port 6380 --profile cluster"))
+def up(
+    port: Annotated[int, typer.Option(min=1024, max=65535, help="Port that others join at.")] = 6379,
+    profile: ProfileName = None,
+    json: Json = False,
+    config: ConfigPath = None,
+) -> None:
+    """Start a cluster here that runs until `maia cluster down`; the profile's `ray` section says how."""
+    from actors.head import LocalHead
+    from experiments.config import load
+
+    loaded = load(config)
+    facts = LocalHead(loaded.cache).up(loaded.profile(profile).ray, port)
+    if json:
+        Console(quiet=True).result(facts)
+    else:
+        Console().show(
+            f"a cluster runs at {facts['address']}: set ray.address to it, or to auto on this machine"
+        )
+
+
+@cluster.command(name="status", epilog=examples("maia cluster status"))
+def cluster_status(json: Json = False, config: ConfigPath = None) -> None:
+    """Say whether the cluster of `maia cluster up` runs."""
+    from actors.head import LocalHead
+    from experiments.config import load
+
+    facts = LocalHead(load(config).cache).status()
+    if json:
+        Console(quiet=True).result({"running": facts is not None, **(facts or {})})
+    else:
+        Console().show(f"runs at {facts['address']}" if facts else "no cluster of this command runs here")
+    if facts is None:
+        raise typer.Exit(1)
+
+
+@cluster.command(epilog=examples("maia cluster down"))
+def down(json: Json = False, config: ConfigPath = None) -> None:
+    """End the cluster of `maia cluster up` with all its processes; no other Ray is touched."""
+    from actors.head import LocalHead
+    from experiments.config import load
+
+    ended = LocalHead(load(config).cache).down()
+    if json:
+        Console(quiet=True).result({"ended": ended})
+    else:
+        Console().show("ended" if ended else "no cluster of this command runs here")

@@ -1,0 +1,175 @@
+"""What is done with a run: watch it, stop it, play it again, show it, hand it on."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from experiments.commands.common import (
+    ConfigPath,
+    Json,
+    ProfileName,
+    RunDirectory,
+    Verbose,
+    examples,
+    run,
+)
+from experiments.console import Console, configure_logging
+
+commands = typer.Typer()
+
+
+@commands.command(epilog=examples("maia status runs/b6", "maia status runs/b6 --json"))
+def status(run_directory: RunDirectory, json: Json = False) -> None:
+    """Say how far a run is, also while another process works on it."""
+    from experiments.status import card
+    from experiments.status import status as state_of
+
+    console = Console(quiet=json)
+    found = state_of(run_directory)
+    if json:
+        console.result(found)
+    else:
+        console.show(card(found))
+
+
+@commands.command(epilog=examples("maia cancel runs/b6"))
+def cancel(run_directory: RunDirectory, json: Json = False) -> None:
+    """Ask a run to stop: its agents finish their round, and everything done stays valid."""
+    from experiments.status import cancel as ask_to_stop
+
+    console = Console(quiet=json)
+    asked = ask_to_stop(run_directory)
+    if json:
+        console.result(asked)
+    elif asked["asked"]:
+        console.show("asked to stop; `maia status` says when it has")
+    else:
+        console.show("nobody works on this run")
+
+
+UnitPath = Annotated[
+    Path, typer.Argument(help="DIR/UNIT: an --out folder and a unit of it, as layer:number.")
+]
+
+
+@commands.command(epilog=examples("maia replay runs/b6/blocks.6:91"))
+def replay(unit: UnitPath, json: Json = False, verbose: Verbose = 0) -> None:
+    """Play a recorded unit again without models, and say where it comes out differently."""
+    from experiments.replay import replay_unit
+
+    configure_logging(verbose)
+    console = Console(quiet=json)
+    found = run(replay_unit(console, unit))
+    if json:
+        console.result(found)
+    elif found["divergence"]:
+        console.show(f"diverged in {found['divergence']}", markup=False)
+    else:
+        console.show(f"all {found['rounds']} rounds came out as on record")
+    if found["divergence"]:
+        raise typer.Exit(1)
+
+
+@commands.command(
+    epilog=examples("maia branch runs/b6/blocks.6:91 --from-round 3 --profile openai --out runs/branch")
+)
+def branch(
+    unit: UnitPath,
+    out: Annotated[Path, typer.Option(help="Run directory of the branch.")],
+    from_round: Annotated[int, typer.Option(min=1, help="The first round that is played anew.")] = 1,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of what follows [default: the same].")] = None,
+    profile: ProfileName = None,
+    json: Json = False,
+    config: ConfigPath = None,
+    verbose: Verbose = 0,
+) -> None:
+    """Go on from one of a unit's rounds in another way: another profile, another seed."""
+    from experiments.replay import branch as go_on
+
+    configure_logging(verbose)
+    console = Console()
+    record = run(go_on(console, config, profile, unit, from_round, out, seed=seed))
+    if json:
+        console.result(record)
+    else:
+        console.show(f"{record['label'] or record['status']}\nreport: {record['report']}", markup=False)
+
+
+@commands.command(epilog=examples("maia report runs/b6"))
+def report(run_directory: RunDirectory, json: Json = False) -> None:
+    """Write the static report of a run; what did not change is left as it is."""
+    from experiments.report import write_site
+
+    page = write_site(run_directory)
+    console = Console(quiet=json)
+    if json:
+        console.result({"run": str(run_directory), "report": str(page)})
+    else:
+        console.show(f"report: {page}")
+
+
+@commands.command(epilog=examples("maia view runs/b6", "maia view runs/b6 --port 8080 --no-open"))
+def view(
+    run_directory: RunDirectory,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port on the loopback address [default: a free one].")
+    ] = 0,
+    open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open a browser.")] = True,
+) -> None:
+    """Serve a run's report on this machine and keep it up to date while the run goes on."""
+    from experiments.view import view as serve
+
+    # Ctrl-C is how a view ends.
+    with contextlib.suppress(KeyboardInterrupt):
+        run(serve(Console(), run_directory, port=port, open_browser=open_browser))
+
+
+@commands.command(
+    epilog=examples(
+        "maia export runs/b6 --format csv --out b6.csv", "maia export runs/b6 --format inspect --images"
+    )
+)
+def export(
+    run_directory: RunDirectory,
+    format: Annotated[
+        str, typer.Option("--format", "-f", help="jsonl, csv, parquet, neuronpedia or inspect.")
+    ] = "jsonl",
+    out: Annotated[Path | None, typer.Option(help="File to write [default: export.* in the run].")] = None,
+    images: Annotated[
+        bool, typer.Option(help="Put the pictures of transcripts into an inspect log.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Write a run's results for other programs."""
+    from experiments.export import export as write
+
+    console = Console(quiet=json)
+    written = write(run_directory, format, out, images=images)
+    if json:
+        console.result(written)
+    else:
+        console.show(f"{written['units']} units: {written['path']}", markup=False)
+
+
+@commands.command(
+    epilog=examples("maia diff runs/b6 runs/b6-other-checkpoint", "maia diff runs/a runs/b --json")
+)
+def diff(
+    first: Annotated[Path, typer.Argument(help="The --out folder of a run.")],
+    second: Annotated[Path, typer.Argument(help="Another run over the same units or layers.")],
+    json: Json = False,
+) -> None:
+    """Show which labels, verdicts and scores changed between two runs, models or checkpoints."""
+    from experiments.diff import diff as compare
+    from experiments.diff import table
+
+    console = Console(quiet=json)
+    found = compare(first, second)
+    if json:
+        console.result(found)
+    else:
+        console.show(table(found))

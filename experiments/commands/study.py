@@ -1,0 +1,314 @@
+"""Studies: one unit, layers, classes; by agents or by a person."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from experiments.commands.common import (
+    ConfigPath,
+    Json,
+    Model,
+    ProfileName,
+    Verbose,
+    Yes,
+    approve,
+    default_run,
+    end,
+    examples,
+    run,
+    units_left,
+)
+from experiments.console import Console, configure_logging
+
+commands = typer.Typer()
+
+
+@commands.command(
+    epilog=examples(
+        "maia describe tf_efficientnet_lite0 blocks.6 91",
+        'maia describe resnet50 output "golden retriever" --profile openai',
+        "maia describe python:net.py:build 1 7 --data ~/images --json",
+    )
+)
+def describe(
+    model: Model,
+    layer: Annotated[
+        str, typer.Argument(help="Layer, as `maia layers MODEL` lists them; `output` for classes.")
+    ],
+    unit: Annotated[
+        str, typer.Argument(help="Unit of the layer: a number from 0, or a class name for `output`.")
+    ],
+    profile: ProfileName = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run directory [default: runs/<model>-<layer>-<unit>].")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the whole study.")] = 0,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Images for exemplars: a folder, FILE.npy, hf:ID [default: the profile's]."),
+    ] = None,
+    json: Json = False,
+    config: ConfigPath = None,
+    verbose: Verbose = 0,
+) -> None:
+    """Find out what drives one unit, and how sure that is."""
+    from experiments.describe import describe_unit
+
+    configure_logging(verbose)
+    console = Console()
+    record = run(describe_unit(console, config, profile, model, layer, unit, out=out, seed=seed, data=data))
+    if json:
+        console.result(record)
+    else:
+        from experiments.describe import card
+
+        console.show(card(record))
+    if record["status"] == "failed":
+        raise typer.Exit(1)
+
+
+@commands.command(
+    epilog=examples(
+        "maia sweep tf_efficientnet_lite0 blocks.6 --units sample:6 --out runs/b6",
+        "maia sweep resnet50 layer3,layer4 --profile openai --yes",
+    )
+)
+def sweep(
+    model: Model,
+    layers: Annotated[str, typer.Argument(help="Layers, separated by commas; `output` for classes.")],
+    units: Annotated[
+        str, typer.Option(help="all, 0-63, 3,17 or sample:100 (the same sample for the same seed).")
+    ] = "all",
+    profile: ProfileName = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run directory [default: runs/<model>-<layers>-<units>].")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all studies.")] = 0,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Images for exemplars: a folder, FILE.npy, hf:ID [default: the profile's]."),
+    ] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Study failed units again.")] = False,
+    yes: Yes = False,
+    json: Json = False,
+    config: ConfigPath = None,
+    verbose: Verbose = 0,
+) -> None:
+    """Study whole layers; repeated on the same directory, it goes on where it was."""
+    from experiments.status import card
+    from experiments.sweep import Sweep
+    from experiments.sweep import sweep as study_units
+
+    configure_logging(verbose)
+    console = Console()
+    folder = out or default_run(f"{model} {layers} {units}")
+    approve(config, profile, yes, lambda: units_left(config, profile, folder, model, layers, units))
+    asked = Sweep(model, tuple(layers.split(",")), units, seed, data, retry_failed)
+    summary = run(study_units(console, config, profile, asked, out=folder))
+    if json:
+        console.result(summary)
+    else:
+        console.show(card(summary))
+        console.show(f"results: {', '.join(summary['results'])}\nreport: {summary['report']}")
+    end(summary)
+
+
+@commands.command(epilog=examples("maia audit tf_efficientnet_lite0 --classes goldfish --out runs/audit"))
+def audit(
+    model: Model,
+    classes: Annotated[
+        str, typer.Option(help="all, a class's name, 281-285, 3,17, sample:20, or several with commas.")
+    ] = "all",
+    out: Annotated[
+        Path | None, typer.Option(help="Run directory [default: runs/audit-<model>-<classes>].")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all images and studies.")] = 0,
+    images: Annotated[int, typer.Option(min=2, help="Images of each class in each context.")] = 12,
+    figures_only: Annotated[
+        bool, typer.Option("--figures-only", help="Measure the fixed design alone, without agents.")
+    ] = False,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Images for exemplars: a folder, FILE.npy, hf:ID [default: the profile's]."),
+    ] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Audit failed classes again.")] = False,
+    yes: Yes = False,
+    profile: ProfileName = None,
+    json: Json = False,
+    config: ConfigPath = None,
+    verbose: Verbose = 0,
+) -> None:
+    """Find the contexts in which classes lose or gain probability; repeated on the same directory, it goes on."""
+    from experiments.audit import Audit, table
+    from experiments.audit import audit as audit_classes
+    from experiments.status import card
+
+    configure_logging(verbose)
+    console = Console()
+    folder = out or default_run(f"audit {model} {classes}")
+    if not figures_only:
+        approve(config, profile, yes, lambda: units_left(config, profile, folder, model, "output", classes))
+    asked = Audit(model, classes, seed, images, not figures_only, data, retry_failed)
+    result = run(audit_classes(console, config, profile, asked, out=folder))
+    if json:
+        console.result(result)
+    else:
+        console.show(table(result), markup=False)
+        console.show(card(result["run"]))
+        console.show(f"results: {', '.join(result['run']['results'])}\nreport: {result['run']['report']}")
+    end(result["run"])
+
+
+@commands.command(
+    epilog=examples(
+        "maia session tf_efficientnet_lite0 blocks.6 91",
+        "maia session resnet50 layer3 117 --person ada --json < study.py",
+    )
+)
+def session(
+    model: Model,
+    layer: Annotated[str, typer.Argument(help="Layer, as `maia layers MODEL` lists them.")],
+    unit: Annotated[str, typer.Argument(help="Unit of the layer, as for `maia describe`.")],
+    profile: ProfileName = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Run directory; one that was begun is gone on with [default: a new one]."),
+    ] = None,
+    person: Annotated[str, typer.Option(help="Who studies: written into the record.")] = "person",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all images.")] = 0,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Images for exemplars: a folder, FILE.npy, hf:ID [default: the profile's]."),
+    ] = None,
+    json: Json = False,
+    config: ConfigPath = None,
+    verbose: Verbose = 0,
+) -> None:
+    """Study a unit yourself, with the agents' tools, recorded as theirs; a program may come from a pipe."""
+    from experiments.session import Session, talk
+
+    configure_logging(verbose)
+    console = Console()
+    with Session.open(
+        model, layer, unit, out=out, profile=profile, config=config, data=data, seed=seed,
+        person=person, tell=console.say,
+    ) as study:  # fmt: skip
+        with contextlib.redirect_stdout(sys.stderr if json else sys.stdout):
+            went_well = talk(study, sys.stdin)
+        rounds, result, page = study.rounds, study.result, study.report()
+    if json:
+        console.result({"run": str(study.run), "rounds": rounds, "report": str(page), "result": result})
+    elif result is None:
+        console.show(f"{rounds} rounds\nreport: {page}", markup=False)
+    else:
+        from experiments.describe import card
+
+        console.show(card(result | {"paths": {"report": str(page)}}))
+    if not went_well:
+        raise typer.Exit(1)
+
+
+@commands.command(epilog=examples('maia find "forested backgrounds" tf_efficientnet_lite0 blocks.6'))
+def find(
+    concept: Annotated[
+        str, typer.Argument(help='What units should be selective for: "forested backgrounds".')
+    ],
+    model: Model,
+    layer: Annotated[str, typer.Argument(help="Layer, as `maia layers MODEL` lists them.")],
+    images: Annotated[int, typer.Option(min=8, max=500, help="Images of the concept.")] = 40,
+    top: Annotated[int, typer.Option(min=1, help="Units to show.")] = 10,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the images.")] = 0,
+    profile: ProfileName = None,
+    json: Json = False,
+    config: ConfigPath = None,
+    verbose: Verbose = 0,
+) -> None:
+    """Find the units of a layer that are selective for a concept."""
+    from experiments.find import find_units, table
+
+    configure_logging(verbose)
+    console = Console()
+    found = run(
+        find_units(console, config, profile, concept, model, layer, n_images=images, top=top, seed=seed)
+    )
+    if json:
+        console.result(found)
+    else:
+        for note in found["notes"]:
+            console.warn(note)
+        console.show(table(found))
+
+
+@commands.command(epilog=examples("maia exemplars tf_efficientnet_lite0 --layers blocks.5,blocks.6 --k 20"))
+def exemplars(
+    model: Model,
+    layers: Annotated[str, typer.Option(help="Layers with commas between them.")],
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Images: a folder, FILE.npy, hf:ID[:SPLIT], scenes:SIZE:SEED [default: the profile's]."
+        ),
+    ] = None,
+    k: Annotated[int, typer.Option(min=1, max=1000, help="Exemplars of each unit.")] = 15,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the tables [default: runs/exemplars-...].")
+    ] = None,
+    profile: ProfileName = None,
+    json: Json = False,
+    config: ConfigPath = None,
+    verbose: Verbose = 0,
+) -> None:
+    """Find the strongest images of every unit of some layers, in one pass over a data set."""
+    from experiments.exemplars import find_exemplars
+
+    configure_logging(verbose)
+    console = Console(quiet=json)
+    result = run(find_exemplars(console, config, profile, model, layers, data=data, k=k, out=out))
+    if json:
+        console.result(result)
+    else:
+        console.show(*(f"{layer}: {file}" for layer, file in result["files"].items()))
+
+
+@commands.command(
+    epilog=examples(
+        "maia estimate tf_efficientnet_lite0 blocks.6 --units sample:100 --profile openai",
+        "maia estimate resnet50 layer3 --like runs/b6 --assume rounds=12",
+    )
+)
+def estimate(
+    model: Model,
+    layers: Annotated[str, typer.Argument(help="Layers, separated by commas; `output` for classes.")],
+    units: Annotated[str, typer.Option(help="all, 0-63, 3,17 or sample:100.")] = "all",
+    like: Annotated[
+        Path | None, typer.Option(help="An earlier run, whose measured rounds and tokens are taken.")
+    ] = None,
+    assume: Annotated[
+        list[str] | None, typer.Option(help="NAME=NUMBER in place of an assumption; may be repeated.")
+    ] = None,
+    profile: ProfileName = None,
+    json: Json = False,
+    config: ConfigPath = None,
+) -> None:
+    """Say what a sweep would take: calls, tokens, dollars, device time, hours."""
+    from experiments import estimate as foretell
+    from experiments.config import load
+
+    configure_logging(0)
+    console = Console(quiet=json)
+    chosen = load(config).profile(profile)
+    assumed = foretell.assumptions_of(chosen)
+    if like is not None:
+        assumed = foretell.measured(like, assumed)
+    assumed = foretell.assume(assume or [], assumed)
+    count = run(foretell.count_units(config, profile, model, layers.split(","), units, 0))
+    found = foretell.estimate(chosen, count, assumed)
+    if json:
+        console.result(found)
+    else:
+        console.show(foretell.card(found))
