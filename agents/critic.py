@@ -72,12 +72,15 @@ class Critic:
         self._subject, self._studio, self._seed = subject, studio, seed
         self._settings = settings or ConfirmationSettings()
         self.images: dict[str, Image] = {}
+        self._tests = 0
+        """Tests of this examination, so far."""
 
     async def examine(self, answer: Answer, attempt: int) -> Verdict:
         """Test the labels of `answer`; each attempt has images of its own.
 
         The verdict's labels are the simplest that the numbers cannot reject.
         """
+        self._tests = 0
         if is_abstention(answer):
             return Verdict(True, "", {"kind": "abstention", **await self._inspected(attempt)})
         verdict, trials = await self._confirm(answer, attempt)
@@ -101,6 +104,7 @@ class Critic:
 
     async def _confirm(self, answer: Answer, attempt: int) -> tuple[Verdict, Trials]:
         """Compare fresh images of the labels with images of other things."""
+        self._tests += 1
         trials = Trials()
         rng = random.Random(seed_for(self._seed, "confirm", *answer.labels, attempt))
         controls = control_subjects(answer.labels)
@@ -109,13 +113,13 @@ class Critic:
             labels = [answer.labels[(len(trials.positives) + i) % len(answer.labels)] for i in range(count)]
             others = [rng.choice(controls) for _ in range(count)]
             positives, negatives = prompts_for(labels, rng), prompts_for(others, rng)
-            failure = await self._measure(positives + negatives, labels, attempt, trials)
+            failure = await self._measure(positives + negatives, labels, (*answer.labels, attempt), trials)
             if failure is not None:
                 return failure, trials
             if len(trials.positives) >= self._settings.min_images and self._decided(trials):
                 break
         await self._witness(trials)
-        return self._judge(answer, trials), trials
+        return self._judge(answer, trials, attempt), trials
 
     async def _simpler(
         self, answer: Answer, trials: Trials, attempt: int, compared: list[dict[str, Any]]
@@ -287,12 +291,15 @@ class Critic:
         return [each.activation for each in await self._subject.measure(images, Priority.CONFIRMATION)]
 
     async def _measure(
-        self, prompts: list[str], labels: list[str], attempt: int, trials: Trials
+        self, prompts: list[str], labels: list[str], test: tuple[str | int, ...], trials: Trials
     ) -> Verdict | None:
-        """Make and measure one block; return a verdict only if the images could not be made."""
+        """Make and measure one block; return a verdict only if the images could not be made.
+
+        `test` says which test it is: each has images of its own, controls included.
+        """
         done, split = len(trials.positives), len(labels)
         # The word keeps these seeds apart from all that an exploring agent can draw.
-        seeds = [seed_for(self._seed, "reserved", p, attempt, done + i) for i, p in enumerate(prompts)]
+        seeds = [seed_for(self._seed, "reserved", *test, p, done + i) for i, p in enumerate(prompts)]
         made = await self._studio.generate(prompts, seeds, agent=self._subject.id)
         failed = [each for each in made if isinstance(each, MaiaError)]
         if failed:
@@ -316,11 +323,22 @@ class Critic:
         enough = e_value(positives, controls) >= 1 / self._settings.alpha
         return enough and auroc(positives, controls) >= self._settings.min_auroc
 
-    def _judge(self, answer: Answer, trials: Trials) -> Verdict:
+    def _judge(self, answer: Answer, trials: Trials, attempt: int) -> Verdict:
         evidence = summarise(trials)
+        evidence["e_value_corrected"] = evidence["e_value"] * share_of(attempt) * share_of(self._tests)
         accepted = self._decided(trials)
         objection = "" if accepted else _objection(answer, trials, evidence)
         return Verdict(accepted, objection, evidence)
+
+
+def share_of(number: int) -> float:
+    """Return the part of all evidence that the `number`th test in a row may claim, 1 / (k (k + 1)): the parts sum to 1.
+
+    A study reports the last of as many tests as it liked to make. Each test's e-value is at most 1 in the mean if
+    its label is empty, so their sum with these weights is too, and so is one term of it (a weighted mean of e-values is
+    one, Vovk and Wang 2021): what is left may be compared between the units of a layer.
+    """
+    return 1 / (number * (number + 1))
 
 
 def _wordings(subject: str, count: int) -> list[str]:

@@ -40,6 +40,8 @@ class Evidence:
     low: float | None = None
     high: float | None = None
     e_value: float | None = None
+    corrected: float | None = None
+    """The e-value for what the study says, however many tests it took; to compare units."""
     margin: float | None = None
     mean_positive: float | None = None
     mean_control: float | None = None
@@ -154,7 +156,7 @@ def summarise(unit: UnitRecords) -> Summary:
         auroc=evidence.auroc,
         low=evidence.low,
         high=evidence.high,
-        e_value=evidence.e_value,
+        e_value=evidence.corrected,
         rounds=len(unit.rounds) or int(number(done.get("rounds")) or 0),
         images=made,
         tokens=usage["tokens"],
@@ -339,6 +341,7 @@ def _numbers(value: Any) -> Evidence:
         low=low,
         high=high,
         e_value=number(evidence.get("e_value")),
+        corrected=number(evidence.get("e_value_corrected", evidence.get("e_value"))),
         margin=number(evidence.get("margin")),
         mean_positive=number(evidence.get("mean_positive")),
         mean_control=number(evidence.get("mean_control")),

@@ -7,7 +7,7 @@ from zlib import crc32
 import pytest
 
 from actors.backend import Priority
-from agents.critic import ConfirmationSettings, Critic
+from agents.critic import ConfirmationSettings, Critic, share_of
 from agents.stimuli import control_subjects, prompts_for
 from agents.tasks.base import Answer
 from tests.tools.fakes import FakeStudio, FakeSubject
@@ -81,6 +81,22 @@ async def test_a_second_examination_has_images_of_its_own():
     first = set(studio.made)
     await judge.examine(answer("dogs"), 2)
     assert not first & set(studio.made[len(first) :])
+
+
+async def test_a_simpler_label_is_tested_on_images_of_its_own_controls_too():
+    judge, studio, _ = critic(lambda shown: 3.0 if "dog" in shown else len(shown) / 1000)
+    verdict = await judge.examine(answer("dog with a ball"), 1)
+    assert verdict.labels == ("dog",)
+    assert len(set(studio.made)) == len(studio.made)
+
+
+async def test_what_a_study_claims_is_worth_less_the_more_it_has_tested():
+    judge, _, _ = critic(lambda shown: 3.0 if "dog" in shown else len(shown) / 1000)
+    once = (await judge.examine(answer("dogs"), 1)).evidence
+    later = (await judge.examine(answer("dogs"), 3)).evidence
+    assert once["e_value_corrected"] == once["e_value"] / 4
+    assert later["e_value_corrected"] == later["e_value"] / 24
+    assert sum(map(share_of, range(1, 10_000))) == pytest.approx(1, abs=1e-3)
 
 
 async def test_a_label_that_cannot_be_drawn_is_untestable_and_not_a_zero():
