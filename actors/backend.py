@@ -9,12 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from enum import IntEnum
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from actors.errors import MaiaError
 
 RequestT = TypeVar("RequestT")
 ResultT = TypeVar("ResultT")
+
+
+Readiness = Literal["ready", "not asked", "missing"]
+"""Whether a model could be used on this machine; `not asked`: that is for an endpoint or a hub to say."""
 
 
 class Priority(IntEnum):

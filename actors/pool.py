@@ -734,11 +734,13 @@ class ReplicaPool(_Asking[RequestT, ResultT]):
 
     def replica_broken(self, link: _Link, failure: MaiaError) -> None:
         """Give up on a replica whose backend cannot be built; without any other, fail all that waits."""
-        _log.error("%s: a replica cannot work: %s", self.name, failure)
         link.ready = False
         self._links.remove(link)
         items = link.begin_epoch()
-        if not self._links:
+        if self._links:
+            _log.warning("%s: a replica cannot work: %s", self.name, failure)
+        else:
+            # Every caller is told, so a line in the log would only say it twice.
             self._failure = failure
             items += self._stranded
             self._stranded.clear()

@@ -20,7 +20,9 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
+from actors.backend import Readiness
 from actors.errors import MaiaError
 
 
@@ -122,6 +124,15 @@ class Console:
                     self.say(text)
 
             yield show
+
+
+def mark(state: Readiness) -> Text:
+    """Return how a table shows whether something can be used."""
+    return {
+        "ready": Text("ok", "green"),
+        "not asked": Text("not asked", "yellow"),
+        "missing": Text("no", "red"),
+    }[state]
 
 
 def _escape(text: str) -> str:

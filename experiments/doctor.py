@@ -10,17 +10,23 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from actors.backend import Readiness
 from experiments import config as configuration
+from experiments.preflight import availability
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the report. `advice` is empty where nothing has to be done."""
+    """One line of the report. `advice` is empty where nothing has to be done.
+
+    Whether something elsewhere works is not asked: `ok` then says that nothing here stands in its way.
+    """
 
     topic: str
     ok: bool
     found: str
     advice: str = ""
+    asked: bool = True
 
 
 async def examine(config: Path | None, profile_name: str | None) -> dict[str, Any]:
@@ -105,9 +111,7 @@ def _gpu() -> Finding:
 def _ray(address: str) -> Finding:
     if address == "local":
         return Finding("Ray", True, "a cluster of its own is started on this machine for each run")
-    return Finding(
-        "Ray", True, f"joins the cluster at {address} (not asked now)", "See `maia cluster status`."
-    )
+    return Finding("Ray", True, f"joins the cluster at {address}", "See `maia cluster status`.", asked=False)
 
 
 def _weights() -> Finding:
@@ -124,17 +128,10 @@ def _weights() -> Finding:
 
 
 def _models(profile: configuration.Profile) -> list[Finding]:
-    from actors.chat.factory import available as chat_available
-    from actors.detection.factory import available as detection_available
-    from actors.generation.factory import available as generation_available
-
-    told = [
-        ("Interpreter", chat_available(profile.chat.interpreter)),
-        ("Observers", chat_available(profile.chat.observers or profile.chat.interpreter)),
-        ("Generator", generation_available(profile.generation)),
-        ("Detector", detection_available(profile.detection)),
+    return [
+        Finding(role.capitalize(), state != "missing", sentence, asked=state != "not asked")
+        for role, (state, sentence) in availability(profile).items()
     ]
-    return [Finding(topic, ok, sentence) for topic, (ok, sentence) in told]
 
 
 def _cache(folder: Path) -> Finding:
@@ -174,6 +171,8 @@ def table(report: dict[str, Any]) -> Any:
     from rich.table import Table
     from rich.text import Text
 
+    from experiments.console import mark
+
     shown = Table(
         title=f"profile {report['profile']} of {report['configuration']}", title_justify="left", box=None
     )
@@ -182,6 +181,6 @@ def table(report: dict[str, Any]) -> Any:
     shown.add_column("found")
     shown.add_column("advice")
     for each in report["findings"]:
-        mark = Text("ok", "green") if each["ok"] else Text("no", "red")
-        shown.add_row(mark, each["topic"], Text(each["found"]), Text(each["advice"]))
+        state: Readiness = "missing" if not each["ok"] else "ready" if each["asked"] else "not asked"
+        shown.add_row(mark(state), each["topic"], Text(each["found"]), Text(each["advice"]))
     return shown

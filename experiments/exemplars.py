@@ -38,9 +38,8 @@ async def find_exemplars(
     Raises:
         UsageError: If there is no such network, layer or data set, or the folder cannot be written.
     """
-    from actors.cluster import Cluster
     from actors.vision.datasets import open_dataset
-    from experiments.workbench import vision_client
+    from experiments.workbench import network_alone
 
     loaded = configuration.load(config)
     profile = loaded.profile(profile_name)
@@ -51,10 +50,7 @@ async def find_exemplars(
     store = Store.open(run)
     dataset = open_dataset(data or profile.dataset)
     console.say(f"{len(dataset)} images in {dataset.name}")
-    async with (
-        Cluster.start(profile.ray) as cluster,
-        vision_client(cluster, profile, loaded.cache, model) as vision,
-    ):
+    async with network_alone(profile, loaded.cache, model) as vision:
         units = [await vision.unit(Unit(name, 0)) for name in names]
         readouts = [Readout.of(unit) for unit in units]
         with console.progress("images") as progress:

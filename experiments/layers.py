@@ -11,15 +11,11 @@ from experiments import config as configuration
 
 async def list_layers(config: Path | None, profile_name: str | None, model: str) -> list[dict[str, Any]]:
     """Return every layer of a network as plain JSON values, in the order of the forward pass."""
-    from actors.cluster import Cluster
-    from experiments.workbench import vision_client
+    from experiments.workbench import network_alone
 
     loaded = configuration.load(config)
     profile = loaded.profile(profile_name)
-    async with (
-        Cluster.start(profile.ray) as cluster,
-        vision_client(cluster, profile, loaded.cache, model) as vision,
-    ):
+    async with network_alone(profile, loaded.cache, model) as vision:
         return [asdict(layer) for layer in await vision.layers()]
 
 

@@ -6,13 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from experiments import config as configuration
+from experiments.preflight import availability
 
 
 def list_models(config: Path | None, pattern: str) -> dict[str, Any]:
     """Return, as plain JSON values, the networks whose names match `pattern` and every profile's models."""
-    from actors.chat.factory import available as chat_available
-    from actors.detection.factory import available as detection_available
-    from actors.generation.factory import available as generation_available
     from actors.runtime import import_vision_libraries
     from actors.vision.zoo import LAYER_ALIASES, MODEL_ALIASES, SOURCES
 
@@ -22,14 +20,8 @@ def list_models(config: Path | None, pattern: str) -> dict[str, Any]:
     loaded = configuration.load(config)
     profiles = {}
     for name, profile in loaded.profiles.items():
-        roles = profile.chat
-        checks = {
-            "interpreter": chat_available(roles.interpreter),
-            "observers": chat_available(roles.observers or roles.interpreter),
-            "generation": generation_available(profile.generation),
-            "detection": detection_available(profile.detection),
-        }
-        profiles[name] = {role: {"ok": ok, "told": told} for role, (ok, told) in checks.items()}
+        checks = availability(profile)
+        profiles[name] = {role: {"state": state, "told": told} for role, (state, told) in checks.items()}
     return {
         "sources": sorted(SOURCES),
         "aliases": dict(MODEL_ALIASES),
@@ -46,6 +38,8 @@ def table(found: dict[str, Any]) -> Any:
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
+
+    from experiments.console import mark
 
     networks = Table(title="networks under study", title_justify="left", box=None)
     networks.add_column("write")
@@ -68,6 +62,5 @@ def table(found: dict[str, Any]) -> Any:
         models.add_column(column)
     for profile, roles in found["profiles"].items():
         for role, each in roles.items():
-            mark = Text("ok", "green") if each["ok"] else Text("no", "red")
-            models.add_row(mark, profile, role, Text(each["told"]))
+            models.add_row(mark(each["state"]), profile, role, Text(each["told"]))
     return Group(networks, Text(), models)

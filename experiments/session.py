@@ -44,6 +44,7 @@ from experiments.display import (
     mixed,
     unit_card,
 )
+from experiments.preflight import left_as_found
 from tools.sandbox import ProgramOutcome, SandboxSettings
 from tools.sandbox.child.api import System as AgentSystem
 from tools.sandbox.child.api import Tools as AgentTools
@@ -173,7 +174,6 @@ class Session:
         if data is not None:
             chosen = chosen.model_copy(update={"dataset": data})
         run = Path(out) if out is not None else _new_folder(f"{model} {layer} {unit} by {person}")
-        store = Store.open(run)
         manifest = {
             "command": "session",
             "person": person,
@@ -184,8 +184,9 @@ class Session:
             "profile": profile or loaded.default_profile,
             "settings": science(chosen),
         }
-        check(store, manifest)
-        with contextlib.ExitStack() as stack:
+        with left_as_found(run), contextlib.ExitStack() as stack:
+            store = Store.open(run)
+            check(store, manifest)
             portal = stack.enter_context(start_blocking_portal("asyncio"))
 
             def wait(work: Coroutine[Any, Any, Any]) -> Any:

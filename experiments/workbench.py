@@ -29,9 +29,11 @@ from actors.vision.base import ImageDataset
 from actors.vision.client import PoolVisionClient
 from actors.vision.datasets import open_dataset
 from actors.vision.units import parse_unit
+from actors.vision.zoo import check_name
 from agents.budget import Rate
 from agents.observers import BlindObservers
 from agents.study import Laboratory
+from experiments import preflight
 from experiments.config import Profile
 from tools import sandbox
 from tools.sandbox import SandboxServer
@@ -83,7 +85,7 @@ class Workbench:
         Raises:
             UsageError: If something cannot work as configured; nothing is left running.
         """
-        dataset = open_dataset(profile.dataset)
+        dataset = preflight.check(profile, model)
         async with AsyncExitStack() as stack:
             tell("starting Ray")
             cluster = await stack.enter_async_context(Cluster.start(profile.ray))
@@ -178,11 +180,14 @@ class Workbench:
 
 
 @asynccontextmanager
-async def vision_client(
-    cluster: Cluster, profile: Profile, cache: Path, model: str
-) -> AsyncIterator[PoolVisionClient]:
-    """Yield the network under study alone, for commands that need nothing else."""
-    async with _vision_pool(cluster, profile, cache, model) as pool:
+async def network_alone(profile: Profile, cache: Path, model: str) -> AsyncIterator[PoolVisionClient]:
+    """Yield the network under study, for commands that need nothing else.
+
+    Raises:
+        UsageError: If there is no such network, or it cannot be loaded.
+    """
+    check_name(model)
+    async with Cluster.start(profile.ray) as cluster, _vision_pool(cluster, profile, cache, model) as pool:
         yield await _connect(pool, profile, cache)
 
 

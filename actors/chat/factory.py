@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from actors.backend import Backend
+from actors.backend import Backend, Readiness
 from actors.chat.base import ChatReply, ChatRequest
 from actors.chat.settings import BuiltinChat, ChatSettings, OpenAIChat, TransformersChat
 from actors.endpoint.secrets import read_secrets
@@ -35,7 +35,7 @@ def build_backend(settings: ChatSettings) -> Backend[ChatRequest, ChatReply]:
             return BuiltinBackend(settings)
 
 
-def available(settings: ChatSettings, environ: Mapping[str, str] = os.environ) -> tuple[bool, str]:
+def available(settings: ChatSettings, environ: Mapping[str, str] = os.environ) -> tuple[Readiness, str]:
     """Say whether this model could be used here, and in one sentence why (not). Never shows a key.
 
     Nothing is loaded and nothing is asked of an endpoint or a hub.
@@ -45,28 +45,34 @@ def available(settings: ChatSettings, environ: Mapping[str, str] = os.environ) -
             try:
                 read_secrets(settings, environ)
             except UsageError as error:
-                return False, str(error)
+                return "missing", str(error)
             how = f"with the key in {settings.api_key_env}" if settings.api_key_env else "without a key"
-            return True, f"{settings.model} at {settings.base_url}, {how} (the endpoint was not asked)."
+            return (
+                "not asked",
+                f"{settings.model} at {settings.base_url}, {how} (the endpoint was not asked).",
+            )
         case TransformersChat():
             if importlib.util.find_spec("transformers") is None:
-                return False, 'transformers is not installed. Install it: pip install "maia[models]"'
+                return "missing", 'transformers is not installed. Install it: pip install "maia[models]"'
             gguf = settings.gguf_file is not None or settings.model.endswith(".gguf")
             if gguf and importlib.util.find_spec("gguf") is None:
-                return False, "GGUF files need the gguf package. Install it: pip install gguf"
+                return "missing", "GGUF files need the gguf package. Install it: pip install gguf"
             path = Path(settings.model).expanduser()
             written_as_path = path.is_absolute() or settings.model.startswith((".", "~"))
             if path.exists():
-                return True, f"{settings.model} on this machine, through transformers."
+                return "ready", f"{settings.model} on this machine, through transformers."
             if written_as_path:
-                return False, f"{settings.model} does not exist on this machine."
+                return "missing", f"{settings.model} does not exist on this machine."
             if _in_hub_cache(settings):
-                return True, f"{settings.model} from the Hugging Face cache of this machine."
+                return "ready", f"{settings.model} from the Hugging Face cache of this machine."
             if settings.local_files_only:
-                return False, f"{settings.model} is not in the Hugging Face cache of this machine."
-            return True, f"{settings.model}, to be fetched from the Hugging Face hub (which was not asked)."
+                return "missing", f"{settings.model} is not in the Hugging Face cache of this machine."
+            return (
+                "not asked",
+                f"{settings.model}, to be fetched from the Hugging Face hub (which was not asked).",
+            )
         case BuiltinChat():
-            return True, f"built-in {settings.model}: rules in place of a language model, a stand-in."
+            return "ready", f"built-in {settings.model}: rules in place of a language model, a stand-in."
 
 
 def _in_hub_cache(settings: TransformersChat) -> bool:

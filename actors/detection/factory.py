@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from actors import hub
+from actors.backend import Readiness
 from actors.detection.backend import DetectionBackend
 from actors.detection.base import Detector
 from actors.detection.settings import DetectionSettings, GroundingDetection, Sam3Detection, ScenesDetection
@@ -35,7 +36,7 @@ def _detector(settings: DetectionSettings) -> Detector:
             return ScenesDetector(settings)
 
 
-def available(settings: DetectionSettings) -> tuple[bool, str]:
+def available(settings: DetectionSettings) -> tuple[Readiness, str]:
     """Say whether this detector could be used here, and in one sentence why (not).
 
     Nothing is loaded and nothing is asked of a hub.
@@ -46,13 +47,13 @@ def available(settings: DetectionSettings) -> tuple[bool, str]:
         case Sam3Detection():
             models = [settings.model]
         case ScenesDetection():
-            return True, "the concepts of the embedded scenes, found by a small network, a stand-in."
+            return "ready", "the concepts of the embedded scenes, found by a small network, a stand-in."
     try:
         hub.require(f"the {settings.backend} backend", "torch", "torchvision", "transformers")
         local = [hub.local_folder(model) is not None for model in models]
     except UsageError as error:
-        return False, str(error)
-    where = (
-        "on this machine" if all(local) else "from the Hugging Face hub or its cache (the hub was not asked)"
-    )
-    return True, f"{' and '.join(models)} {where}."
+        return "missing", str(error)
+    told = " and ".join(models)
+    if all(local):
+        return "ready", f"{told} on this machine."
+    return "not asked", f"{told} from the Hugging Face hub or its cache (the hub was not asked)."

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from actors import hub
+from actors.backend import Readiness
 from actors.endpoint.secrets import read_secrets
 from actors.errors import UsageError
 from actors.generation.backend import AsyncImageMaker, GenerationBackend, InOneThread
@@ -67,7 +68,7 @@ def _editor(settings: EditorSettings) -> AsyncImageMaker:
             return OpenAIImageMaker(settings)
 
 
-def available(settings: GenerationSettings, environ: Mapping[str, str] = os.environ) -> tuple[bool, str]:
+def available(settings: GenerationSettings, environ: Mapping[str, str] = os.environ) -> tuple[Readiness, str]:
     """Say whether these makers could be used here, and in one sentence why (not). Never shows a key.
 
     Nothing is loaded and nothing is asked of an endpoint or a hub.
@@ -80,19 +81,21 @@ def available(settings: GenerationSettings, environ: Mapping[str, str] = os.envi
         try:
             told.append(_told(part, environ))
         except UsageError as error:
-            return False, str(error)
-    return True, " ".join(told)
+            return "missing", str(error)
+    state: Readiness = "ready" if all(here for here, _ in told) else "not asked"
+    return state, " ".join(sentence for _, sentence in told)
 
 
-def _told(settings: GenerationSettings | EditorSettings, environ: Mapping[str, str]) -> str:
+def _told(settings: GenerationSettings | EditorSettings, environ: Mapping[str, str]) -> tuple[bool, str]:
+    """Return whether nobody else need be asked, and the sentence."""
     match settings:
         case DiffusersGeneration() | DiffusersEditor():
             hub.require("the diffusers backend", "torch", "diffusers", "transformers", "accelerate")
             if hub.local_folder(settings.model) is not None:
-                return f"{settings.model} on this machine, through diffusers."
-            return f"{settings.model} from the Hugging Face hub or its cache (the hub was not asked)."
+                return True, f"{settings.model} on this machine, through diffusers."
+            return False, f"{settings.model} from the Hugging Face hub or its cache (the hub was not asked)."
         case OpenAIGeneration() | OpenAIEditor():
             read_secrets(settings, environ)
-            return f"{settings.model} at {settings.base_url} (the endpoint was not asked)."
+            return False, f"{settings.model} at {settings.base_url} (the endpoint was not asked)."
         case _:
-            return "scenes drawn from a fixed vocabulary, a stand-in."
+            return True, "scenes drawn from a fixed vocabulary, a stand-in."

@@ -6,7 +6,6 @@ Libraries are imported inside: only the one that is asked for is paid for.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import importlib
 import importlib.util
 import math
@@ -21,6 +20,7 @@ from urllib.request import getproxies
 
 from actors import hub, runtime
 from actors.errors import UsageError
+from actors.vision import names
 from actors.vision.network import Network, wrap
 from actors.vision.preprocess import Fit, Preprocess
 
@@ -42,8 +42,8 @@ def from_timm(name: str, pretrained: bool) -> Network:
     architecture = name.partition(".")[0]
     known = timm.list_models()
     if architecture not in known or (name != architecture and name not in timm.list_pretrained()):
-        names = known if architecture not in known else timm.list_pretrained(f"{architecture}.*")
-        raise _unknown("timm", name, names)
+        near = known if architecture not in known else timm.list_pretrained(f"{architecture}.*")
+        raise names.unknown("timm", name, near)
     packaged = PACKAGED_WEIGHTS.get(name) if pretrained else None
     fetch = pretrained and packaged is None
     if fetch and not timm.is_model_pretrained(name):
@@ -125,7 +125,7 @@ def from_torchvision(name: str, pretrained: bool) -> Network:
     import torchvision.models as zoo
 
     if name not in zoo.list_models(module=zoo):
-        raise _unknown("torchvision", name, zoo.list_models(module=zoo))
+        raise names.unknown("torchvision", name, zoo.list_models(module=zoo))
     weights = zoo.get_model_weights(name)
     weights = getattr(weights, "DEFAULT", None)
     if pretrained:
@@ -280,9 +280,8 @@ def from_python(target: str, pretrained: bool) -> Network:
     module = _import(where)
     factory = getattr(module, attribute, None)
     if not callable(factory):
-        names = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
-        near = difflib.get_close_matches(attribute, names, n=5, cutoff=0.3)
-        raise UsageError(f"{where} has no factory {attribute!r}.", f"It has {', '.join(near or names[:5])}.")
+        has = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
+        raise names.no_factory(where, attribute, has)
     made = factory()
     if isinstance(made, torch.nn.Module):
         options = getattr(made, "preprocessing", None) or {}
@@ -320,11 +319,6 @@ def _import(where: str) -> Any:
         raise UsageError(
             f"there is no module {where!r}.", "Install it, or run from the folder that holds it."
         ) from error
-
-
-def _unknown(source: str, name: str, names: list[str]) -> UsageError:
-    near = difflib.get_close_matches(name, names, n=5, cutoff=0.5) or sorted(names)[:5]
-    return UsageError(f"{source} has no network {name!r}.", f"The nearest are {', '.join(near)}.")
 
 
 def _frozen(module: torch.nn.Module) -> torch.nn.Module:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from actors.errors import UsageError
 from actors.vision import sources
+from actors.vision.names import CHECKS
 from actors.vision.network import Network
 
 if TYPE_CHECKING:
@@ -60,18 +61,8 @@ def load_network(name: str, *, pretrained: bool = True, checkpoint: Path | None 
         UsageError: If there is no such network (the nearest names are told), its weights cannot be had,
             or the checkpoint does not fit.
     """
-    asked, _, path = name.partition("@")
-    if path:
-        checkpoint = Path(path)
-    full = MODEL_ALIASES.get(asked, asked)
-    prefix, colon, rest = full.partition(":")
-    if not colon:
-        prefix, rest = "timm", full
-    if prefix not in SOURCES or not rest:
-        raise UsageError(
-            f"there is no source of networks {prefix!r} (in {name!r}).",
-            f"Write one of {', '.join(f'{source}:NAME' for source in SOURCES)}, or a timm name alone{_near(asked)}.",
-        )
+    asked, path, prefix, rest = _parse(name)
+    checkpoint = path or checkpoint
     network = SOURCES[prefix](rest, pretrained and checkpoint is None)
     weights = network.weights
     if checkpoint is not None:
@@ -84,6 +75,33 @@ def load_network(name: str, *, pretrained: bool = True, checkpoint: Path | None 
         label += " (random weights)"
     aliases = {**LAYER_ALIASES.get(asked, {}), **network.aliases}
     return sources.renamed(network, name=label, weights=weights, aliases=aliases)
+
+
+def check_name(name: str) -> None:
+    """Refuse at once, without a library, what `load_network` would surely refuse later.
+
+    Raises:
+        UsageError: If no source has such a network, or a file that the name gives is missing.
+    """
+    _, checkpoint, prefix, rest = _parse(name)
+    CHECKS[prefix](rest)
+    if checkpoint is not None and not checkpoint.expanduser().is_file():
+        raise _no_checkpoint(checkpoint)
+
+
+def _parse(name: str) -> tuple[str, Path | None, str, str]:
+    """Return the name without its checkpoint, the checkpoint, the source's prefix, and the source's own name."""
+    asked, _, path = name.partition("@")
+    full = MODEL_ALIASES.get(asked, asked)
+    prefix, colon, rest = full.partition(":")
+    if not colon:
+        prefix, rest = "timm", full
+    if prefix not in SOURCES or not rest:
+        raise UsageError(
+            f"there is no source of networks {prefix!r} (in {name!r}).",
+            f"Write one of {', '.join(f'{source}:NAME' for source in SOURCES)}, or a timm name alone{_near(asked)}.",
+        )
+    return asked, Path(path) if path else None, prefix, rest
 
 
 def load_checkpoint(module: torch.nn.Module, path: Path) -> None:
@@ -130,7 +148,7 @@ def _read_state(path: Path) -> dict[str, Any]:
     from safetensors.torch import load_file
 
     if not path.is_file():
-        raise UsageError(f"there is no checkpoint {str(path)!r}.")
+        raise _no_checkpoint(path)
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -145,6 +163,10 @@ def _read_state(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise UsageError(f"the checkpoint {path} holds a {type(state).__name__}, not a state dict.")
     return state
+
+
+def _no_checkpoint(path: Path) -> UsageError:
+    return UsageError(f"there is no checkpoint {str(path)!r}.")
 
 
 def _near(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -14,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from experiments.console import Console
+from experiments.preflight import left_as_found
 
 Model = Annotated[
     str, typer.Argument(help="Network, such as tf_efficientnet_lite0, hf:OWNER/NAME, python:MODULE:FACTORY.")
@@ -57,13 +59,17 @@ def leave_at_once() -> None:
     os._exit(130)
 
 
-def run(work: Coroutine[Any, Any, Any]) -> Any:
-    """Run a command's coroutine; Ctrl-C once cancels it, twice ends the process."""
+def run(work: Coroutine[Any, Any, Any], folder: Path | None = None) -> Any:
+    """Run a command's coroutine; Ctrl-C once cancels it, twice ends the process.
+
+    `folder` is its run directory: where nothing comes of the work, none is left behind.
+    """
     interrupts = Interrupts()
     heard = [signal.SIGINT, signal.SIGTERM] if threading.current_thread() is threading.main_thread() else []
     before = {number: signal.signal(number, interrupts) for number in heard}
+    kept = left_as_found(folder) if folder is not None else contextlib.nullcontext()
     try:
-        with asyncio.Runner() as runner:
+        with kept, asyncio.Runner() as runner:
             try:
                 return runner.run(interrupts.guard(work))
             except KeyboardInterrupt:

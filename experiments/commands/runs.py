@@ -92,7 +92,7 @@ def branch(
 
     configure_logging(verbose)
     console = Console()
-    record = run(go_on(console, config, profile, unit, from_round, out, seed=seed))
+    record = run(go_on(console, config, profile, unit, from_round, out, seed=seed), out)
     if json:
         console.result(record)
     else:

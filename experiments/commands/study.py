@@ -61,7 +61,9 @@ def describe(
 
     configure_logging(verbose)
     console = Console()
-    record = run(describe_unit(console, config, profile, model, layer, unit, out=out, seed=seed, data=data))
+    folder = out or default_run(f"{model} {layer} {unit}")
+    work = describe_unit(console, config, profile, model, layer, unit, out=folder, seed=seed, data=data)
+    record = run(work, folder)
     if json:
         console.result(record)
     else:
@@ -109,7 +111,7 @@ def sweep(
     folder = out or default_run(f"{model} {layers} {units}")
     approve(config, profile, yes, lambda: units_left(config, profile, folder, model, layers, units))
     asked = Sweep(model, tuple(layers.split(",")), units, seed, data, retry_failed)
-    summary = run(study_units(console, config, profile, asked, out=folder))
+    summary = run(study_units(console, config, profile, asked, out=folder), folder)
     if json:
         console.result(summary)
     else:
@@ -154,7 +156,7 @@ def audit(
     if not figures_only:
         approve(config, profile, yes, lambda: units_left(config, profile, folder, model, "output", classes))
     asked = Audit(model, classes, seed, images, not figures_only, data, retry_failed)
-    result = run(audit_classes(console, config, profile, asked, out=folder))
+    result = run(audit_classes(console, config, profile, asked, out=folder), folder)
     if json:
         console.result(result)
     else:
@@ -268,7 +270,9 @@ def exemplars(
 
     configure_logging(verbose)
     console = Console(quiet=json)
-    result = run(find_exemplars(console, config, profile, model, layers, data=data, k=k, out=out))
+    folder = out or default_run(f"exemplars {model} {layers.replace(',', ' ')}")
+    work = find_exemplars(console, config, profile, model, layers, data=data, k=k, out=folder)
+    result = run(work, folder)
     if json:
         console.result(result)
     else:

@@ -60,7 +60,8 @@ def synthetic(
     result = run(
         describe_synthetic(
             console, config, profile, units=units, out=out, seed=seed, baseline=baseline, limit=limit
-        )
+        ),
+        out,
     )
     if json:
         console.result({key: value for key, value in result.items() if key != "rows"})
@@ -96,7 +97,8 @@ def planted_biases(
     result = run(
         measure(
             console, config, profile, out=out, networks=networks, seed=seed, per_context=images, agents=agents
-        )
+        ),
+        out,
     )
     if json:
         console.result(result)
@@ -154,7 +156,7 @@ def robust_features(
         data, classes, places, start, trainings=trainings, epochs=epochs, top=top, seed=seed, limit=limit
     )
     approve(config, profile, yes, lambda: trainings * top - finished_studies(out))
-    result = run(compare(console, config, profile, asked, out=out))
+    result = run(compare(console, config, profile, asked, out=out), out)
     if json:
         console.result(result)
     else:
@@ -277,7 +279,7 @@ def ablate(
         return count * systems - finished_studies(out)
 
     approve(config, profile, yes, studies)
-    result = run(compare(console, config, profile, asked, out=out))
+    result = run(compare(console, config, profile, asked, out=out), out)
     if json:
         console.result(result)
     else:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from actors.backend import Readiness
 from actors.chat.factory import available, build_backend
 from actors.chat.openai_compatible import OpenAIBackend
 from actors.chat.settings import BuiltinChat, ChatSettings, OpenAIChat, TransformersChat
@@ -37,32 +38,32 @@ def test_an_endpoint_is_built_by_its_settings(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize(
-    ("settings", "ok", "words"),
+    ("settings", "state", "words"),
     [
-        (OpenAIChat(model="m", api_key_env="SOME_KEY"), True, "with the key in SOME_KEY"),
-        (OpenAIChat(model="m", api_key_env="OTHER"), False, "OTHER is not set"),
-        (OpenAIChat(model="m", api_key_env=None, base_url="http://box:8000/v1"), True, "box:8000"),
-        (TransformersChat(model="/no/such/folder"), False, "does not exist"),
-        (TransformersChat(model="owner/name"), True, "to be fetched"),
-        (TransformersChat(model="owner/name", local_files_only=True), False, "not in the Hugging Face cache"),
+        (OpenAIChat(model="m", api_key_env="SOME_KEY"), "not asked", "with the key in SOME_KEY"),
+        (OpenAIChat(model="m", api_key_env="OTHER"), "missing", "OTHER is not set"),
+        (OpenAIChat(model="m", api_key_env=None, base_url="http://box:8000/v1"), "not asked", "box:8000"),
+        (TransformersChat(model="/no/such/folder"), "missing", "does not exist"),
+        (TransformersChat(model="owner/name"), "not asked", "to be fetched"),
+        (TransformersChat(model="owner/name", local_files_only=True), "missing", "not in the Hugging Face cache"),
         (
             TransformersChat(model="no such: name", local_files_only=True),
-            False,
+            "missing",
             "not in the Hugging Face cache",
         ),
-        (BuiltinChat(), True, "stand-in"),
+        (BuiltinChat(), "ready", "stand-in"),
     ],
 )
-def test_what_is_available_is_said_in_one_sentence(settings: ChatSettings, ok: bool, words: str) -> None:
+def test_what_is_available_is_said_in_one_sentence(settings: ChatSettings, state: Readiness, words: str) -> None:
     told, sentence = available(settings, {"SOME_KEY": KEY})
-    assert (told, words in sentence) == (ok, True), sentence
+    assert (told, words in sentence) == (state, True), sentence
     assert KEY not in sentence
 
 
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert available(TransformersChat(model=str(tmp_path)), {}) == (
-        False,
+        "missing",
         'transformers is not installed. Install it: pip install "maia[models]"',
     )
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "gguf" else object())

@@ -119,8 +119,8 @@ def test_bad_settings_are_refused() -> None:
 
 def test_availability_is_told_without_loading_or_asking() -> None:
     able, told = available(settings(backend="grounding-dino-sam"))
-    assert able
+    assert able == "not asked"
     assert "hub was not asked" in told
     able, told = available(settings(backend="sam3", model="/no/such/folder"))
-    assert not able
+    assert able == "missing"
     assert "/no/such/folder" in told

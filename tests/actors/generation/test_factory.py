@@ -97,13 +97,13 @@ def test_the_examples_of_the_documentation_are_valid() -> None:
 
 def test_availability_is_told_without_loading_or_asking(tmp_path: Path) -> None:
     able, told = available(settings(backend="diffusers", model="owner/name"), {})
-    assert able
+    assert able == "not asked"
     assert "hub was not asked" in told
     able, told = available(settings(backend="diffusers", model=str(tmp_path / "nowhere")), {})
-    assert not able
+    assert able == "missing"
     assert "nowhere" in told
     endpoint = settings(backend="openai-images", model="x")
-    assert not available(endpoint, {})[0]
+    assert available(endpoint, {})[0] == "missing"
     able, told = available(endpoint, {"OPENAI_API_KEY": "sk-secret"})
-    assert able
+    assert able == "not asked"
     assert "sk-secret" not in told

@@ -1,0 +1,121 @@
+"""Whether a network's name can point anywhere, told in milliseconds: nothing is imported, built or fetched.
+
+What the libraries register is read off their source text, since importing them takes seconds that a mistyped
+name should not cost. What only a loaded network knows (layers, weights on a hub) is the loader's to tell.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib.util
+import re
+import sys
+from collections.abc import Callable, Mapping
+from functools import cache
+from importlib.machinery import PathFinder
+from pathlib import Path
+
+from actors import hub
+from actors.errors import UsageError
+
+_REGISTERED = re.compile(r"^@register_model\b(?:\(([^)]*)\))?.*?^def (\w+)", re.MULTILINE | re.DOTALL)
+_QUOTED = re.compile(r"""["'](\w+)["']""")
+
+
+def unknown(source: str, name: str, names: list[str]) -> UsageError:
+    """Return the error that a source has no such network, with the nearest that it has."""
+    near = difflib.get_close_matches(name, names, n=5, cutoff=0.5) or sorted(names)[:5]
+    return UsageError(f"{source} has no network {name!r}.", f"The nearest are {', '.join(near)}.")
+
+
+def check_timm(name: str) -> None:
+    known = registered("timm")
+    architecture = name.partition(".")[0]
+    if known and architecture not in known:
+        raise unknown("timm", name, sorted(known))
+    if name == architecture:
+        return
+    tags = {
+        found
+        for text in _texts("timm")
+        for found in re.findall(rf"['\"]({re.escape(architecture)}\.\w+)", text)
+    }
+    if tags and name not in tags:
+        raise unknown("timm", name, sorted(tags))
+
+
+def check_torchvision(name: str) -> None:
+    known = registered("torchvision")
+    if known and name not in known:
+        raise unknown("torchvision", name, sorted(known))
+
+
+def check_transformers(name: str) -> None:
+    hub.require("hf: networks", "transformers")
+    hub.local_folder(name)
+
+
+def check_python(target: str) -> None:
+    """Refuse a missing file or module, a file that is no Python, and a factory that the file never mentions."""
+    where, _, attribute = target.rpartition(":")
+    if not where or not attribute.isidentifier():
+        raise UsageError(f"write python:package.module:factory, got 'python:{target}'")
+    if not where.endswith(".py"):
+        package = where.partition(".")[0]
+        # The spec of a top-level name alone: looking for a submodule would import its parents.
+        if package not in sys.modules and PathFinder.find_spec(package, [*sys.path, str(Path.cwd())]) is None:
+            raise UsageError(
+                f"there is no module {where!r}.", "Install it, or run from the folder that holds it."
+            )
+        return
+    path = Path(where).expanduser()
+    if not path.is_file():
+        raise UsageError(f"there is no file {where!r}.")
+    source = path.read_bytes()
+    try:
+        tree = ast.parse(source, filename=where)
+    except (SyntaxError, ValueError) as error:
+        raise UsageError(f"{where} cannot be read as Python: {error}") from error
+    if not re.search(rf"\b{attribute}\b", source.decode(errors="replace")):
+        names = [each.name for each in tree.body if isinstance(each, ast.FunctionDef | ast.ClassDef)]
+        raise no_factory(where, attribute, names)
+
+
+def no_factory(where: str, attribute: str, names: list[str]) -> UsageError:
+    """Return the error that a module has no such factory, with the nearest that it has."""
+    near = difflib.get_close_matches(attribute, names, n=5, cutoff=0.3) or names[:5]
+    return UsageError(
+        f"{where} has no factory {attribute!r}.", f"It has {', '.join(near)}." if near else "It defines none."
+    )
+
+
+CHECKS: Mapping[str, Callable[[str], None]] = {
+    "timm": check_timm,
+    "torchvision": check_torchvision,
+    "hf": check_transformers,
+    "python": check_python,
+}
+"""How a name under each prefix is looked at. Each raises UsageError for one that points nowhere."""
+
+
+@cache
+def registered(library: str) -> frozenset[str]:
+    """Return the networks that `timm` or `torchvision` registers by name; none if its source cannot be read."""
+    found = set()
+    for text in _texts(library):
+        for arguments, function in _REGISTERED.findall(text):
+            named = _QUOTED.search(arguments)
+            found.add(named[1] if named else function)
+    return frozenset(found)
+
+
+@cache
+def _texts(library: str) -> tuple[str, ...]:
+    spec = importlib.util.find_spec(library)
+    folders = (spec.submodule_search_locations if spec else None) or ()
+    return tuple(
+        path.read_text(encoding="utf-8", errors="replace")
+        for folder in folders
+        for path in sorted((Path(folder) / "models").glob("*.py"))
+    )

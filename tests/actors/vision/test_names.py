@@ -1,0 +1,78 @@
+"""A name that points nowhere is refused from text alone, by the same measure as the libraries'."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from actors.errors import UsageError
+from actors.runtime import import_vision_libraries
+from actors.vision.names import registered
+from actors.vision.zoo import MODEL_ALIASES, check_name
+
+
+def test_the_names_read_off_the_source_are_those_that_the_libraries_register():
+    import_vision_libraries()
+    import timm
+    import torchvision.models as zoo
+
+    assert registered("timm") == set(timm.list_models())
+    assert registered("torchvision") == set(zoo.list_models(module=zoo))
+
+
+def test_every_tag_that_timm_knows_passes():
+    import_vision_libraries()
+    import timm
+
+    for name in timm.list_pretrained()[::97]:
+        check_name(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet50", "timm:resnet50.a1_in1k", "torchvision:vit_b_16", "hf:owner/name", *MODEL_ALIASES]
+)
+def test_a_name_that_may_point_somewhere_passes(name):
+    check_name(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("resnet5O", "nearest are.*resnet50"),
+        ("resnet50.a1_in2k", "nearest are.*resnet50.a1_in1k"),
+        ("torchvision:resnet19", "nearest are.*resnet18"),
+        ("jax:resnet50", "no source of networks 'jax'"),
+        ("hf:./nowhere", "does not exist"),
+        ("python:nowhere.py:build", "no file 'nowhere.py'"),
+        ("python:no_such_package.net:build", "no module 'no_such_package.net'"),
+        ("python:actors", "python:package.module:factory"),
+        ("resnet50@nowhere.pth", "no checkpoint 'nowhere.pth'"),
+    ],
+)
+def test_a_name_that_points_nowhere_is_refused_with_the_nearest(name, told):
+    with pytest.raises(UsageError, match=told):
+        check_name(name)
+
+
+def test_a_file_is_read_but_not_run(tmp_path: Path):
+    path = tmp_path / "net.py"
+    path.write_text("raise SystemExit\ndef build(): ...\n")
+    check_name(f"python:{path}:build")
+    with pytest.raises(UsageError, match=r"no factory 'built'.*It has build"):
+        check_name(f"python:{path}:built")
+    path.write_text("def build(:\n")
+    with pytest.raises(UsageError, match="cannot be read as Python"):
+        check_name(f"python:{path}:build")
+
+
+def test_looking_at_a_name_imports_no_library():
+    code = (
+        "import sys; from actors.vision.zoo import check_name; check_name('resnet50'); "
+        "check_name('torchvision:resnet18'); check_name('python:actors.scenes.concept_net:build_network'); "
+        "print([m for m in ('torch', 'timm', 'torchvision', 'actors.scenes.concept_net') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
