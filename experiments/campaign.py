@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 Planner = Callable[["Workbench"], Awaitable[list[WorkItem]]]
 """Returns the items of a run: from its directory if it has a plan, else made, claimed and written."""
+Closing = Callable[["Workbench", list[WorkItem]], Awaitable[None]]
+"""Compares what a whole run has found, once nothing is left to do and while its models are there."""
 
 
 _LOOK_S = 5.0
@@ -57,8 +59,10 @@ class Campaign:
     """What the run is about. `units`, known only once the network is, are added by the planner."""
     retry_failed: bool = False
 
-    async def run(self, planner: Planner) -> Finished:
+    async def run(self, planner: Planner, closing: Closing | None = None) -> Finished:
         """Bring every item of the plan to an end, or stop in a state that can be resumed.
+
+        An error of `closing` is told, and no item is the worse for it.
 
         Raises:
             UsageError: If the directory belongs to another configuration, or another process works on it.
@@ -68,7 +72,7 @@ class Campaign:
         async with await Lease.take(store, tell=self.console.say) as lease:
             plan = read_plan(store)
             if plan is None or self._open(plan):
-                outcome = await self._work(planner, lease)
+                outcome = await self._work(planner, closing, lease)
             else:
                 self.console.say(f"{store.root} holds all results already")
                 outcome = Outcome()
@@ -80,7 +84,7 @@ class Campaign:
                 outcome.stopped = outcome.stopped or full
         return Finished(store, plan, outcome, paths)
 
-    async def _work(self, planner: Planner, lease: Lease) -> Outcome:
+    async def _work(self, planner: Planner, closing: Closing | None, lease: Lease) -> Outcome:
         from experiments.workbench import Workbench
 
         widen_threads()
@@ -115,6 +119,11 @@ class Campaign:
                 await live.look(hosts)
                 await observe()
             console.say(live.text())
+            if closing is not None and outcome.stopped is None and not outcome.paused:
+                try:
+                    await closing(bench, plan)
+                except MaiaError as error:
+                    console.warn(f"what was found could not be compared: {error}")
         if outcome.stopped is not None:
             console.fail(outcome.stopped)
         return outcome

@@ -15,6 +15,7 @@ from agents.orchestrator import failures
 from agents.store import Store
 from agents.study import total_usage
 from agents.work import WorkItem
+from experiments.crosswise import KEY as CROSSWISE
 
 
 def write_results(run: Path, items: Sequence[WorkItem]) -> list[Path]:
@@ -24,7 +25,12 @@ def write_results(run: Path, items: Sequence[WorkItem]) -> list[Path]:
         StoreError: If the disk is full.
     """
     store = Store(run)
-    rows = [row for item in items if (row := result(store, item)) is not None]
+    across = json.loads(store.get(CROSSWISE) or b"{}")
+    rows = [
+        row | ({"crosswise": across[item.unit]} if item.unit in across else {})
+        for item in items
+        if (row := result(store, item)) is not None
+    ]
     lines = "".join(json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n" for row in rows)
     files = {"results.jsonl": lines.encode()}
     if (table := as_parquet(rows)) is not None:

@@ -15,6 +15,7 @@ from agents.manifest import claim
 from agents.store import Store
 from agents.work import WorkItem, read_plan, write_plan
 from experiments import config as configuration
+from experiments import crosswise
 from experiments.campaign import Campaign
 from experiments.console import Console
 from experiments.describe import science
@@ -65,13 +66,17 @@ async def sweep(
         "settings": science(profile),
     }
     campaign = Campaign(console, loaded, profile, store, manifest, asked.retry_failed)
-    finished = await campaign.run(partial(_plan, console, store, manifest, asked))
+    finished = await campaign.run(partial(_plan, console, store, manifest, asked), partial(_compare, store))
     screened = json.loads(store.get(SCREENING) or b"{}")
     verdicts = [row["verdict"] for table in screened.values() for row in table]
     return finished.summary() | {
         "screened": {verdict: verdicts.count(verdict) for verdict in sorted(set(verdicts))},
         "skipped_images": json.loads(store.get(SKIPPED) or b"{}"),
     }
+
+
+async def _compare(store: Store, bench: Workbench, plan: list[WorkItem]) -> None:
+    await crosswise.compare(bench.vision, store, plan)
 
 
 async def _plan(

@@ -109,6 +109,7 @@ class RunDirectory:
         self.problems: list[str] = []
         self.manifest = self._read(root / "manifest.json", self.problems) or {}
         self.plan = {each["unit"]: each for each in self._planned()}
+        self.crosswise = self._read(root / "crosswise.json", self.problems) or {}
 
     def slugs(self) -> list[str]:
         """Return the folders of all units that have begun, sorted."""
@@ -153,8 +154,9 @@ class RunDirectory:
         return " ".join(_state(each) for each in (folder, folder / "rounds"))
 
     def plan_state(self) -> str:
-        """Return what changes whenever the manifest or the plan does."""
-        return " ".join(str(_modified(self.root / name)) for name in ("manifest.json", "plan.json"))
+        """Return what changes whenever something does that concerns all units."""
+        shared = ("manifest.json", "plan.json", "crosswise.json")
+        return " ".join(str(_modified(self.root / name)) for name in shared)
 
     def image(self, image_id: Any) -> str | None:
         """Return the path of a stored image below the run directory, None if it is not there.

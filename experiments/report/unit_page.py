@@ -12,9 +12,10 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
+from agents.journal import slug
 from experiments.report import pages, plots
 from experiments.report.gallery import Block, Edit, Gallery, Picture
-from experiments.report.records import RunDirectory, UnitRecords, mapping, number, sequence, text
+from experiments.report.records import RunDirectory, UnitName, UnitRecords, mapping, number, sequence, text
 
 _STAND_IN = re.compile(r"\b(?:builtin|built-in|scenes)\b", re.IGNORECASE)
 _FORMAL = re.compile(r"^[ \t>*_#`-]*\[[A-Z][A-Z _]*\d*\]|^[ \t]*(?:```|~~~)", re.MULTILINE)
@@ -220,6 +221,7 @@ def _page(run: RunDirectory, unit: UnitRecords) -> str:
         background_plot=_background_plot(done.get("background")),
         rounds=list(_rounds(unit, gallery)),
         card=_card(done.get("card")),
+        crosswise=_crosswise(run, unit),
         sight=_sight(mapping(done.get("facts")).get("sight")),
         usage=_usage(unit),
         facts=list(_flat(mapping(done.get("facts")))),
@@ -256,6 +258,25 @@ def _card(value: Any) -> dict[str, Any]:
             for name in ("auprc", "pearson", "null_percentile", "ceiling", "explained")
         },
     }
+
+
+def _crosswise(run: RunDirectory, unit: UnitRecords) -> dict[str, Any] | None:
+    """Return how the unit's label compares with those of the layer's other units; None if it was not compared."""
+    found = mapping(run.crosswise.get(unit.name.id))
+    percentile, n = number(found.get("percentile")), number(found.get("n"))
+    if percentile is None or n is None:
+        return None
+    nearest = [
+        {
+            "label": text(each.get("label")),
+            "short": UnitName.parse(text(each.get("unit"))).short,
+            "href": f"{quote(slug(text(each.get('unit'))), safe='')}.html",
+            "mean": number(each.get("mean")),
+            "share": number(each.get("share")),
+        }
+        for each in map(mapping, sequence(found.get("nearest")))
+    ]
+    return {"percentile": percentile, "n": n, "nearest": nearest}
 
 
 def _sight(value: Any) -> str:

@@ -354,6 +354,20 @@ def test_the_card_has_verdict_warnings_and_figures(run):
         assert fact in shown
 
 
+def test_the_labels_of_other_units_that_drive_a_unit_are_named(run):
+    slug = run.write_unit(36, done=run.done(36))
+    write_unit_page(run.root, run.write_unit(37, done=run.done(37)))
+    unit, other = run.done(36)["unit"], run.done(37)["unit"]
+    nearest = [{"unit": other, "label": "a <b>wheel</b>", "mean": 2.5, "share": 0.64}]
+    (run.root / "crosswise.json").write_text(
+        json.dumps({unit: {"percentile": 0.875, "n": 41, "nearest": nearest}})
+    )
+    page = markup.check(write_unit_page(run.root, slug))
+    shown = " ".join(page.text.split())
+    for fact in ("Above other units' labels 88 % of 41", "a <b>wheel</b>", "2.5", "64 %"):
+        assert fact in shown
+
+
 @pytest.mark.parametrize(
     ("sight", "told"),
     [
