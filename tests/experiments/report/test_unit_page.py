@@ -364,7 +364,7 @@ def test_the_labels_of_other_units_that_drive_a_unit_are_named(run):
     )
     page = markup.check(write_unit_page(run.root, slug))
     shown = " ".join(page.text.split())
-    for fact in ("Above other units' labels 88 % of 41", "a <b>wheel</b>", "2.5", "64 %"):
+    for fact in ("Above other units' labels88 % of 41", "a <b>wheel</b>", "2.5", "64 %"):
         assert fact in shown
 
 
