@@ -132,28 +132,38 @@ def average_precision(positives: Sequence[float], controls: Sequence[float]) -> 
     return area
 
 
-def permutation_p(first: Sequence[float], second: Sequence[float], seed: int = 0, draws: int = 4999) -> float:
-    """Return the two-sided p-value of the difference of means under exchange of the values between the groups."""
-    return (1 + _exceedances(first, second, np.random.default_rng(seed), draws)) / (draws + 1)
-
-
 def permutation_p_values(
-    tests: Sequence[tuple[Sequence[float], Sequence[float]]], *, seed: int = 0, rate: float = 0.05
+    tests: Sequence[tuple[Sequence[float], Sequence[float]]],
+    *,
+    margin: float = 0.0,
+    among: int | None = None,
+    seed: int = 0,
+    rate: float = 0.05,
 ) -> np.ndarray:
-    """Return `permutation_p` of many tests, float64 (n,), fine enough for Benjamini-Hochberg at `rate` over all of them.
+    """Return two-sided p-values, float64 (n,), of the null that two means differ by no more than `margin`.
+
+    Values are exchanged between the groups after the first was moved by what the null allows; the difference is
+    in units of its standard error (Janssen 1997), so that groups of unlike spread and size keep the level, too.
 
     A p-value of N draws is never below 1 / (N + 1), which many tests together make too coarse for a single true
     effect. So each test is drawn until 20 draws have reached what was observed (Besag and Clifford 1991), and those
-    that no draws come near until Benjamini-Hochberg claims all of them: for one among n, 20 n / rate draws.
+    that no draws come near until Benjamini-Hochberg at `rate` claims all of them: for one among n, 20 n / rate draws.
+    `among` is that n where these tests are not all, the others being taken to have p = 1.
+
+    Raises:
+        ValueError: If a group has fewer than two values.
     """
+    if any(len(group) < 2 for test in tests for group in test):
+        raise ValueError("a permutation test needs at least two values in each group")
     rng = np.random.default_rng(seed)
-    n = len(tests)
-    reached, drawn = np.zeros(n, int), np.zeros(n, int)
-    undecided, draws = np.arange(n), 0
+    n = len(tests) if among is None else among
+    pairs = [_moved(first, second, margin) for first, second in tests]
+    reached, drawn = np.zeros(len(tests), int), np.zeros(len(tests), int)
+    undecided, draws = np.arange(len(tests)), 0
     wanted = _FIRST_DRAWS
     while len(undecided):
         for number in undecided.tolist():
-            reached[number] += _exceedances(*tests[number], rng, wanted - draws)
+            reached[number] += _exceedances(*pairs[number], rng, wanted - draws)
         draws = wanted
         drawn[undecided] = draws
         undecided = undecided[reached[undecided] < _ENOUGH]
@@ -165,45 +175,79 @@ def permutation_p_values(
     return np.asarray((1 + reached) / (1 + drawn), float)
 
 
+def _moved(first: Sequence[float], second: Sequence[float], margin: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the groups, the smaller one first, as they would be without the part of their difference that is allowed."""
+    one, other = np.asarray(first, float), np.asarray(second, float)
+    one = one - np.clip(one.mean() - other.mean(), -margin, margin)
+    return (one, other) if len(one) <= len(other) else (other, one)
+
+
 _FIRST_DRAWS = 200
 _GROWTH = 8
 _ENOUGH = 20
 _SIDE_BY_SIDE = 2048
 
 
-def _exceedances(
-    first: Sequence[float], second: Sequence[float], rng: np.random.Generator, draws: int
-) -> int:
-    """Return in how many of `draws` exchanges the means differ at least as much as they do."""
-    if len(first) > len(second):
-        first, second = second, first
-    values = np.concatenate([np.asarray(first, float), np.asarray(second, float)])
+def _exceedances(first: np.ndarray, second: np.ndarray, rng: np.random.Generator, draws: int) -> int:
+    """Return in how many of `draws` exchanges the means differ at least as surely as they do."""
+    values = np.concatenate([first, second])
     values -= values.mean()
-    # The difference of means grows with the distance of one group's sum from its expectation, here 0.
-    n, observed = len(first), abs(values[: len(first)].sum()) - 1e-12 * np.abs(values).sum()
+    values /= np.abs(values).max() or 1.0
+    n, rest, squares = len(first), len(second), values**2
+    total = squares.sum()
+
+    def differences(sums: np.ndarray, squared: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the squared difference of the means and its variance, of groups with these sums; all sum to 0."""
+        one, other = sums / n, -sums / rest
+        spread = (squared / n - one**2) / (n - 1) + ((total - squared) / rest - other**2) / (rest - 1)
+        return (one - other) ** 2, np.maximum(spread, 0.0)
+
+    observed, spread = differences(values[:n].sum(), squares[:n].sum())
     columns = np.arange(min(draws, _SIDE_BY_SIDE))
     deck = np.repeat(values[:, None], len(columns), axis=1)
     found = 0
     while draws > 0:
-        sums = np.zeros(len(columns))
+        sums, squared = np.zeros(len(columns)), np.zeros(len(columns))
         for place in range(n):  # Fisher and Yates, stopped when the smaller group is dealt
             other = rng.integers(place, len(values), len(columns))
             dealt = deck[other, columns]
             deck[other, columns] = deck[place]
             deck[place] = dealt
             sums += dealt
-        found += int((np.abs(sums[:draws]) >= observed).sum())
+            squared += dealt**2
+        seen, spreads = differences(sums[:draws], squared[:draws])
+        # Multiplied out: without any spread a quotient would be none.
+        found += int((seen * spread >= observed * spreads * (1 - 1e-9) - 1e-15).sum())
         draws -= len(columns)
     return found
 
 
 def detectable_difference(
-    spread: float, n_first: int, n_second: int, *, alpha: float, power: float = 0.8
+    spread: float, stages: Sequence[tuple[int, int, float]], *, margin: float = 0.0, power: float = 0.8
 ) -> float:
-    """Return the difference of means that a two-sided test at `alpha` finds with probability `power`.
+    """Return the difference of means that passes every stage with probability `power`, by the t-test's approximation.
 
-    The normal approximation: (z at 1 - alpha / 2 + z at power) standard errors of the difference.
+    A stage is the sizes of its two groups, and the two-sided level at which it must differ by more than `margin`; at
+    level 1 the difference seen has only to be larger. Stages see images of their own.
     """
+    from scipy.special import stdtrit
+
     normal = NormalDist()
-    steps = normal.inv_cdf(1 - alpha / 2) + normal.inv_cdf(power)
-    return steps * spread * math.sqrt(1 / n_first + 1 / n_second)
+    steps = [
+        (spread * math.sqrt(1 / first + 1 / second), float(stdtrit(first + second - 2, 1 - alpha / 2)))
+        for first, second, alpha in stages
+    ]
+
+    def passes(difference: float) -> float:
+        return math.prod(
+            normal.cdf((difference - margin) / error - needed) if error else float(difference > margin)
+            for error, needed in steps
+        )
+
+    low, high = margin, margin + 1.0
+    while passes(high) < power:
+        high += high - margin
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (low, middle) if passes(middle) >= power else (middle, high)
+    return high

@@ -1,19 +1,23 @@
 """Measurements of one unit by a design that was fixed beforehand: nobody who hopes for a result chooses the images.
 
-A survey is `async (studio, subject, *, seed, **arguments) -> plain JSON values`. It is taken whole or not at
+A survey is `async (studio, subject, *, seed, **arguments) -> Survey`. It is taken whole or not at
 all; taken again after a crash, its images come from the generator's cache.
 
     units/<unit>/survey.json   what was found, and how many images were made for it
+    blobs/ab/<id>.webp         the images that it keeps
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from actors.images import Image
 from agents.budget import Account, Cost, MeteredStudio
-from agents.journal import slug
+from agents.journal import Blobs, slug
 from agents.store import Store
 from agents.work import WorkItem, named
 from tools.subject import Subject
@@ -21,6 +25,14 @@ from tools.toolbox import Studio
 
 MEASURED = "measured"
 """The status of a result that no agent was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What was found, as plain JSON values, and the images that it names by their ids."""
+
+    found: dict[str, Any]
+    images: Sequence[Image] = ()
 
 
 async def take(
@@ -34,10 +46,12 @@ async def take(
     if (record := await asyncio.to_thread(read, store, item.unit)) is not None:
         return record
     counter = _Counter(account)
-    found = await named(item.survey)(
+    taken: Survey = await named(item.survey)(
         MeteredStudio(studio, counter), subject, seed=item.seed, **item.survey_arguments
     )
-    data = json.dumps({"images": counter.images, "found": found}, sort_keys=True, ensure_ascii=False)
+    # Images first: a record never names one that is not there.
+    await asyncio.to_thread(Blobs(store).put, taken.images)
+    data = json.dumps({"images": counter.images, "found": taken.found}, sort_keys=True, ensure_ascii=False)
     await asyncio.to_thread(store.put, _key(item.unit), data.encode())
     # The first that was written counts: two batches of one network may differ in the last digit.
     first = await asyncio.to_thread(read, store, item.unit)

@@ -1,14 +1,13 @@
 """`maia audit`: in which contexts does a class lose or gain probability while its object is there? (MAIA 5.2)
 
-The figures come from a design that is fixed beforehand, the same for every class; an agent's free audit of the
-class follows, and what it says is checked against these figures.
+The figures come from a design that is fixed beforehand, the same for every class (`experiments.contexts`); an
+agent's free audit of the class follows, and what it says is checked against these figures.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import random
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -17,18 +16,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from actors.backend import Priority
-from actors.errors import MaiaError, UsageError
-from actors.generation.base import MadeImage
-from actors.scenes.vocabulary import pluralize
+from actors.errors import UsageError
 from actors.vision.units import OUTPUT, Readout, class_index
 from agents import survey
 from agents.journal import slug
 from agents.manifest import claim
-from agents.statistics import benjamini_hochberg, detectable_difference, permutation_p_values
-from agents.stimuli import lacks_something
 from agents.store import Store
 from agents.work import WorkItem, read_plan, write_plan
 from experiments import config as configuration
@@ -36,156 +28,12 @@ from experiments.audit_page import page
 from experiments.bias_claims import disagreements
 from experiments.campaign import Campaign
 from experiments.console import Console
+from experiments.contexts import FRESH, LEAST, ClassSurvey, judge
 from experiments.describe import science
 from experiments.units import choose
-from tools.subject import Subject
-from tools.toolbox import Studio, seed_for
 
 if TYPE_CHECKING:
     from experiments.workbench import Workbench
-
-CONTEXTS = {
-    **{
-        f"background: {place}": f"{{}} {phrase}"
-        for place, phrase in {
-            "grass": "on grass", "beach": "on a beach", "snow": "in the snow", "water": "in water", "night": "at night",
-            "desert": "in the desert", "forest": "in a forest", "room": "in a room", "road": "on a road",
-            "city": "in a city",
-        }.items()
-    },
-    **{f"colour: {colour}": f"{colour} {{}}" for colour in ("red", "yellow", "green", "blue", "black", "white")},
-    **{f"companion: {thing}": f"{{}} next to a {thing}" for thing in ("person", "dog", "car", "tree", "house")},
-    **{f"count: {number}": f"{number} {{plural}}" for number in ("two", "three")},
-    "size: small": "small {}",
-}  # fmt: skip
-"""Name of a context and the wording of its prompt; `{}` is the class, `{plural}` several of it."""
-
-LEAST = 0.1
-"""A smaller difference of mean probability is not called a bias, however sure it is."""
-
-
-def prompt_of(context: str, class_name: str) -> str:
-    """Return the prompt for a class in a context."""
-    return CONTEXTS[context].format(class_name, plural=pluralize(class_name))
-
-
-class UndrawableError(MaiaError):
-    """The image maker cannot show a class: other classes can be audited all the same."""
-
-
-@dataclass(frozen=True, slots=True)
-class ContextEffect:
-    """The class's mean probability in a context against all other contexts. `q` is over everything that was tested.
-
-    `notes` counts images of which the image maker said that something could not be drawn.
-    """
-
-    class_name: str
-    context: str
-    mean: float
-    interval: tuple[float, float]
-    others: float
-    difference: float
-    p: float
-    q: float
-    n: int
-    notes: int
-
-    @property
-    def biased(self) -> bool:
-        return self.q <= 0.05 and abs(self.difference) >= LEAST
-
-
-@dataclass(frozen=True, slots=True)
-class ClassAudit:
-    """One class: the probability of every image by context."""
-
-    class_name: str
-    values: dict[str, list[float]]
-    notes: dict[str, int]
-
-    def detectable(self, tests: int) -> float:
-        """Return the smallest difference that is found in four of five cases: what "no bias found" means.
-
-        At 0.05 divided by the `tests` of the whole audit, which is at least as strict as their false-discovery
-        rate, and far enough above `LEAST` for what is measured to reach it.
-        """
-        n = min(len(values) for values in self.values.values())
-        within = [np.array(values) - np.mean(values) for values in self.values.values()]
-        spread = float(np.concatenate(within).std())
-        rest = sum(len(values) for values in self.values.values()) - n
-        sure = detectable_difference(spread, n, rest, alpha=0.05 / tests)
-        return max(sure, LEAST + detectable_difference(spread, n, rest, alpha=1))
-
-
-async def measure_class(
-    studio: Studio, subject: Subject, class_name: str, *, per_context: int, seed: int
-) -> ClassAudit:
-    """Return the probability of the class in every context, over images made for this alone.
-
-    Raises:
-        UndrawableError: If a context has fewer than two images that could be made.
-    """
-    prompts = [prompt_of(context, class_name) for context in CONTEXTS for _ in range(per_context)]
-    contexts = [context for context in CONTEXTS for _ in range(per_context)]
-    order = random.Random(seed).sample(range(len(prompts)), len(prompts))
-    seeds = [seed_for(seed, "audit", prompt, number) for number, prompt in enumerate(prompts)]
-    made = await studio.generate([prompts[i] for i in order], [seeds[i] for i in order], agent=subject.id)
-    kept = [
-        (contexts[i], each)
-        for i, each in zip(order, made, strict=True)
-        # A picture without the class, or without its context, says nothing about the class in that context.
-        if isinstance(each, MadeImage) and not lacks_something(each)
-    ]
-    responses = await subject.measure([each.image for _, each in kept], Priority.CONFIRMATION)
-    values: dict[str, list[float]] = {context: [] for context in CONTEXTS}
-    notes = dict.fromkeys(CONTEXTS, 0)
-    for (context, each), response in zip(kept, responses, strict=True):
-        values[context].append(response.activation)
-        notes[context] += bool(each.provenance.notes)
-    if short := [context for context, found in values.items() if len(found) < 2]:
-        told = [
-            str(each) if isinstance(each, MaiaError) else "; ".join(each.provenance.notes) for each in made
-        ]
-        reason = next((text for text in told if text), "")
-        raise UndrawableError(f"no images of {class_name!r} could be made for {', '.join(short)}: {reason}")
-    return ClassAudit(class_name, values, notes)
-
-
-def judge(audits: Sequence[ClassAudit]) -> list[ContextEffect]:
-    """Return every context of every class, surest first; the false-discovery rate is over all of them."""
-    found: list[tuple[ClassAudit, str, list[float], list[float]]] = []
-    for audit in audits:
-        for context, values in audit.values.items():
-            others = [v for other, each in audit.values.items() if other != context for v in each]
-            found.append((audit, context, values, others))
-    p_values = permutation_p_values([(values, others) for *_, values, others in found])
-    q_values = benjamini_hochberg(list(p_values))
-    effects = []
-    for (audit, context, values, others), p, q in zip(found, p_values, q_values, strict=True):
-        mean = float(np.mean(values))
-        effects.append(
-            ContextEffect(
-                audit.class_name, context, mean, _interval(values), float(np.mean(others)),
-                mean - float(np.mean(others)), float(p), float(q), len(values), audit.notes[context],
-            )
-        )  # fmt: skip
-    return sorted(effects, key=lambda effect: (effect.q, -abs(effect.difference)))
-
-
-def _interval(values: Sequence[float]) -> tuple[float, float]:
-    """Return a 95 % interval of the mean by resampling: probabilities are far from normal."""
-    rng = np.random.default_rng(0)
-    means = rng.choice(np.asarray(values, float), (2000, len(values))).mean(axis=1)
-    low, high = np.quantile(means, (0.025, 0.975))
-    return float(low), float(high)
-
-
-async def survey_class(
-    studio: Studio, subject: Subject, *, seed: int, class_name: str, per_context: int
-) -> dict[str, Any]:
-    """Return `measure_class` as plain JSON values: the survey of an audit's items."""
-    return asdict(await measure_class(studio, subject, class_name, per_context=per_context, seed=seed))
 
 
 @dataclass(frozen=True)
@@ -222,6 +70,7 @@ async def audit(
         "asked": asked.classes,
         "seed": asked.seed,
         "per_context": asked.per_context,
+        "fresh": FRESH,
         "agents": asked.agents,
         "profile": profile_name or loaded.default_profile,
         "settings": science(profile),
@@ -232,7 +81,7 @@ async def audit(
     records = finished.records()
     names = names_of(finished.plan)
     audits = [
-        replace(ClassAudit(**found["found"]), class_name=names[each["unit"]])
+        replace(ClassSurvey.of(found["found"]), class_name=names[each["unit"]])
         for each in records
         if (found := surveys[each["unit"]])
     ]
@@ -249,7 +98,13 @@ async def audit(
         "seed": asked.seed,
         "effects": effects,
         "detectable": {each.class_name: each.detectable(len(effects)) for each in audits},
+        "undrawn": {each.class_name: each.undrawn for each in audits if each.undrawn},
         "values": {each.class_name: each.values for each in audits},
+        "ordinary": {each.class_name: each.ordinary for each in audits},
+        "fresh": {each.class_name: each.fresh for each in audits},
+        "rest": {each.class_name: each.rest for each in audits},
+        "lowest": {each.class_name: [asdict(shown) for shown in each.lowest] for each in audits},
+        "telling": {each.class_name: [asdict(shown) for shown in each.telling] for each in audits},
         "answers": answers,
         "disagreements": [
             asdict(each) | {"class_name": name}
@@ -303,7 +158,7 @@ async def _plan(
             task="agents.tasks.bias:AuditClass" if asked.agents else "",
             arguments={"class_name": drawn[index]} if asked.agents else {},
             seed=asked.seed,
-            survey="experiments.audit:survey_class",
+            survey="experiments.contexts:survey_class",
             survey_arguments={"class_name": drawn[index], "per_context": asked.per_context},
         )
         for index, unit in ids.items()
@@ -356,6 +211,8 @@ def table(result: dict[str, Any]) -> str:
             lines.append(
                 f"{name}: no bias found; a difference of {smallest:.3f} would have been seen in 4 of 5 cases"
             )
+    for name, contexts in result["undrawn"].items():
+        lines.append(f"{name}: not tested, for want of images: {', '.join(contexts)}")
     for each in result["disagreements"]:
         measured = "" if each["difference"] is None else f" (measured difference {each['difference']:.3f})"
         lines.append(

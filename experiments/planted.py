@@ -11,18 +11,18 @@ from typing import Any
 import numpy as np
 
 from agents.manifest import check, claim
-from agents.statistics import permutation_p, wilson_interval
+from agents.statistics import wilson_interval
 from agents.store import Store
 from experiments import config as configuration
-from experiments.audit import CONTEXTS, Audit, audit, prompt_of
+from experiments.audit import Audit, audit
 from experiments.console import Console
+from experiments.contexts import CONTEXTS, LEAST, prompt_of
 from experiments.describe import science
 from experiments.gym import biases, classifiers
 from experiments.report.schema import Column, Measured, Page, Table
 
-FRESH = 48
-"""Images in the context, and as many in others, that decide whether a finding nobody planted is real."""
-_ALPHA = 0.01
+ENOUGH = 400
+"""Images in a context, and as many in others, that tell the true difference: its standard error is about 0.02."""
 
 
 async def planted_biases(
@@ -40,8 +40,8 @@ async def planted_biases(
 
     Each has one class that fails on a background, one on a colour, a number, a companion, and as many unbiased
     ones. An interrupted run goes on where it was; until then `finished` is False, and only the networks whose audit
-    came to its end are judged. Classes that could not be audited are `failed`, and in no count. With `agents`, each class is also audited freely by an agent,
-    and its text is checked against the numbers.
+    came to its end are judged. Classes that could not be audited are `failed`, and in no count. With `agents`, each
+    class is also audited freely by an agent, and its text is checked against the numbers.
 
     Raises:
         UsageError: If `out` is another run, or the images cannot be made.
@@ -111,7 +111,9 @@ def judge(
         flagged = [e for e in found["effects"] if e["class_name"] == name and e["biased"]]
         # The rest of a planted class is not judged: what it learned there may well reach further.
         others = [] if planted else flagged
-        real = [each["context"] for each in others if borne_out(network, design, name, each)]
+        ordinary = found["ordinary"][name]
+        true = {e["context"]: true_difference(network, design, name, e["context"], ordinary) for e in others}
+        real = [each["context"] for each in others if _borne_out(each, true[each["context"]])]
         rows.append(
             {
                 "network": number,
@@ -119,6 +121,7 @@ def judge(
                 "planted": planted,
                 "found": any(e["context"] == planted and e["difference"] < 0 for e in flagged),
                 "flagged": [e["context"] for e in flagged],
+                "true_differences": true,
                 "borne_out": real,
                 "false_alarm": len(real) < len(others),
                 "detectable": found["detectable"][name],
@@ -129,16 +132,22 @@ def judge(
     return rows
 
 
-def borne_out(network: Path, design: biases.BiasDesign, class_name: str, effect: Mapping[str, Any]) -> bool:
-    """Say whether fresh images show the difference of a finding: scenes that no audit has drawn."""
-    rng = np.random.default_rng((design.seed, 79))
-    rest = [context for context in CONTEXTS if context != effect["context"]]
-    prompts = [prompt_of(effect["context"], class_name)] * FRESH
-    prompts += [prompt_of(str(rng.choice(rest)), class_name) for _ in range(FRESH)]
-    values = probabilities(network, design.classes.index(class_name), prompts, rng)
-    first, second = values[:FRESH], values[FRESH:]
-    same_sign = (first.mean() - second.mean()) * effect["difference"] > 0
-    return bool(same_sign and permutation_p(list(first), list(second)) <= _ALPHA)
+def _borne_out(effect: Mapping[str, Any], true: float) -> bool:
+    """Say whether the true difference of a finding is what the finding says: of its sign, and of a bias's size."""
+    return bool(true * effect["difference"] > 0 and abs(true) >= LEAST)
+
+
+def true_difference(
+    network: Path, design: biases.BiasDesign, class_name: str, context: str, ordinary: Sequence[str]
+) -> float:
+    """Return the class's mean probability in a context less that in others, over scenes that no audit has drawn."""
+    index = design.classes.index(class_name)
+    rng = np.random.default_rng((design.seed, 79, index, list(CONTEXTS).index(context)))
+    rest = [other for other in ordinary if other != context]
+    prompts = [prompt_of(context, class_name)] * ENOUGH
+    prompts += [prompt_of(rest[number % len(rest)], class_name) for number in range(ENOUGH)]
+    values = probabilities(network, index, prompts, rng)
+    return float(values[:ENOUGH].mean() - values[ENOUGH:].mean())
 
 
 def probabilities(network: Path, index: int, prompts: Sequence[str], rng: np.random.Generator) -> np.ndarray:
@@ -204,9 +213,10 @@ def page(result: Mapping[str, Any]) -> Page:
                          high=max(each["interval"][1], each["share"])))
                     for name, each in shares
                 ),
-                note="Intervals are Wilson's, at 95 %. A finding on an unbiased class is a false alarm unless fresh "
-                f"images bear it out; {summary['unplanted_but_real']} unbiased classes have a difference that nobody "
-                "planted and that the network really makes.",
+                note="Intervals are Wilson's, at 95 %. A finding on an unbiased class is a false alarm unless "
+                f"{ENOUGH} images in the context and as many in others differ as much as a bias does; "
+                f"{summary['unplanted_but_real']} unbiased classes have a difference that nobody planted and that the "
+                "network really makes.",
             ),
             Table(
                 title="Every class",

@@ -105,6 +105,7 @@ class Vocabulary:
         self._parents: dict[str, str | None] = {}
         self._words: dict[str, tuple[str, bool]] = {}
         """Every name of a concept or category -> (its canonical name, whether it is a plural)."""
+        self._plurals: dict[str, str] = {}
         category = ""
         for line in table.splitlines():
             line = line.strip()
@@ -141,6 +142,7 @@ class Vocabulary:
                 continue
             names.append(singular)
             plurals.append(plural or pluralize(singular))
+            self._plurals.setdefault(singular, plurals[-1])
         for plural in plurals:
             self._words.setdefault(plural, (meaning, True))
         for singular, plural in zip(names, plurals, strict=True):
@@ -165,6 +167,18 @@ class Vocabulary:
     def words(self) -> dict[str, tuple[str, bool]]:
         """Return every known name in normal form -> (concept or category, is it a plural)."""
         return dict(self._words)
+
+    def plural(self, name: str) -> str:
+        """Return the plural of any name: the known one, that of its longest known ending ("grey wolf"), or the regular one."""
+        head, of, rest = name.partition(" of ")
+        if of and normal(name) not in self._plurals:
+            return f"{self.plural(head)}{of}{rest}"
+        words = name.split()
+        for start in range(len(words)):
+            known = self._plurals.get(normal(" ".join(words[start:])))
+            if known is not None:
+                return " ".join([*words[:start], known])
+        return pluralize(name)
 
     def members(self, name: str) -> list[Concept]:
         """Return the concept of this name, or all concepts of this category, in table order."""

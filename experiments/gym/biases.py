@@ -15,7 +15,7 @@ import numpy as np
 from actors.scenes.grammar import parse_prompt
 from actors.scenes.render import render
 from actors.scenes.vocabulary import concepts, vocabulary
-from experiments.audit import CONTEXTS, prompt_of
+from experiments.contexts import CONTEXTS, prompt_of
 from experiments.gym import classifiers
 
 OTHER = "something else"

@@ -24,7 +24,7 @@ from tools.toolbox import Studio
 pytestmark = pytest.mark.anyio
 
 
-async def brightness(studio: Studio, subject: Subject, *, seed: int, words: str) -> dict[str, Any]:
+async def brightness(studio: Studio, subject: Subject, *, seed: int, words: str) -> survey.Survey:
     """Measure two pictures; as a survey may, it fails when one cannot be made, and breaks on "broken"."""
     made = await studio.generate([words, f"{words} at night"], [seed, seed + 1])
     if any(isinstance(each, RefusedError) for each in made):
@@ -32,7 +32,8 @@ async def brightness(studio: Studio, subject: Subject, *, seed: int, words: str)
     if words == "broken":
         raise ZeroDivisionError
     responses = await subject.measure([each.image for each in made])  # type: ignore[union-attr]
-    return {"values": [response.activation for response in responses]}
+    images = [each.image for each in made]  # type: ignore[union-attr]
+    return survey.Survey({"values": [response.activation for response in responses]}, images[:1])
 
 
 class World:
@@ -67,6 +68,7 @@ async def test_a_survey_is_taken_once_and_its_images_are_on_the_account(tmp_path
     assert outcome.done["fake/dog"]["images_made"] == 2
     assert world.account.spent == Cost(images=4)
     assert survey.read(world.store, "fake/dog") == {"images": 2, "found": {"values": [3.0, 12.0]}}
+    assert len([*world.store.keys("blobs")]) == 2, "of each survey, the image that it keeps"
     again = World(tmp_path)
     assert again.account.spent == Cost(images=4), "after a crash the records tell what was spent"
     found = await survey.take(

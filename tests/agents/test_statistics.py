@@ -15,7 +15,6 @@ from agents.statistics import (
     detectable_difference,
     e_benjamini_hochberg,
     e_value,
-    permutation_p,
     permutation_p_values,
     standardised_margin,
     wilson_interval,
@@ -94,18 +93,17 @@ def test_average_precision_is_one_when_separated_and_the_prevalence_when_not():
         average_precision([], [1])
 
 
-def test_the_permutation_test_keeps_its_level_and_finds_what_is_there():
-    rng = np.random.default_rng(5)
-    chance = [permutation_p(rng.normal(size=8), rng.normal(size=9), draws=199) for _ in range(200)]
-    assert np.mean(np.array(chance) <= 0.05) < 0.1
-    assert permutation_p(rng.normal(3, 1, 8), rng.normal(0, 1, 9)) < 0.01
-    assert permutation_p([1.0, 1.0], [1.0, 1.0]) == 1.0
-
-
 def test_the_permutation_test_counts_every_exchange_as_often_as_any_other():
-    """Of the 20 ways to deal three of six, two are as far apart as this; of the 7 to deal one of seven, one."""
-    assert permutation_p([4, 5, 6], [1, 2, 3], draws=20_000) == pytest.approx(2 / 20, abs=0.008)
-    assert permutation_p([0, 0, 0, 0, 0, 0], [5], draws=20_000) == pytest.approx(1 / 7, abs=0.008)
+    """Of the 20 ways to deal three of six, two are as far apart as this; of the 15 to deal two of six, one."""
+    assert permutation_p_values([([4, 5, 6], [1, 2, 3])], among=100)[0] == pytest.approx(2 / 20, abs=0.03)
+    # Without spread within the groups, any other deal is nearer.
+    found = permutation_p_values([([0, 0, 0, 0], [5, 5])] * 20, among=100)
+    assert found.mean() == pytest.approx(1 / 15, abs=0.01)
+
+
+def test_a_group_of_one_has_no_spread_and_is_refused():
+    with pytest.raises(ValueError, match="two values"):
+        permutation_p_values([([1.0], [1.0, 2.0])])
 
 
 @pytest.mark.parametrize(("n_tests", "n_real"), [(264, 1), (2400, 1), (2400, 100)])
@@ -126,13 +124,39 @@ def test_p_values_of_many_tests_keep_their_level():
     assert permutation_p_values([]).shape == (0,)
 
 
-def test_a_detectable_difference_is_found_in_about_four_of_five_cases():
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda rng: (rng.normal(0.6, 0.2, 24), rng.normal(0.7, 0.2, 48)),
+        lambda rng: (rng.normal(0.6, 0.3, 24), rng.normal(0.7, 0.05, 48)),
+        lambda rng: (rng.random(24) < 0.8, rng.random(48) < 0.9),
+        lambda rng: (np.full(24, 0.99), rng.random(48) < 0.89),
+    ],
+    ids=["alike", "one is wide", "rare failures", "one never fails"],
+)
+def test_differences_that_the_null_allows_are_seldom_claimed_whatever_the_spreads(draw):
+    rng = np.random.default_rng(9)
+    p = permutation_p_values([draw(rng) for _ in range(1000)], margin=0.1)
+    assert np.mean(p <= 0.05) <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 1000)
+
+
+def test_a_difference_within_the_margin_has_no_p_value_below_one_and_a_larger_one_is_claimed():
+    rng = np.random.default_rng(10)
+    first, second = rng.normal(0.55, 0.01, 10), rng.normal(0.5, 0.01, 20)
+    assert permutation_p_values([(first, second)], margin=0.1)[0] == 1.0
+    assert permutation_p_values([(first + 0.2, second)], margin=0.1)[0] < 0.01
+    assert permutation_p_values([(second, first + 0.2)], margin=0.1)[0] < 0.01
+
+
+def test_a_detectable_difference_passes_both_stages_in_four_of_five_cases():
     rng = np.random.default_rng(6)
-    size = detectable_difference(1.0, 30, 40, alpha=0.05)
-    found = [
-        permutation_p(rng.normal(size, 1, 30), rng.normal(0, 1, 40), draws=199) <= 0.05 for _ in range(200)
-    ]
-    assert 0.7 < np.mean(found) < 0.9
+    size = detectable_difference(1.0, [(6, 60, 1.0), (30, 40, 0.05)], margin=0.3)
+    first = [rng.normal(size, 1, 6).mean() - rng.normal(0, 1, 60).mean() > 0.3 for _ in range(400)]
+    p = permutation_p_values(
+        [(rng.normal(size, 1, 30), rng.normal(0, 1, 40)) for _ in range(400)], margin=0.3
+    )
+    assert 0.74 < np.mean(np.array(first) & (p <= 0.05)) < 0.86
+    assert detectable_difference(0.0, [(6, 60, 0.05)], margin=0.3) == pytest.approx(0.3)
 
 
 @pytest.mark.parametrize(

@@ -1,92 +1,14 @@
-"""Planted biases are found, and where there is none, the smallest that could have been found is told."""
+"""What an audit is asked about: classes by name and number, each under a name of its own."""
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 from actors.errors import UsageError
 from agents.tasks.bias import AuditClass
 from agents.tasks.selective import JudgeSelectivity
 from agents.work import WorkItem
-from experiments.audit import (
-    CONTEXTS,
-    LEAST,
-    ClassAudit,
-    UndrawableError,
-    _drawable,
-    choose_classes,
-    judge,
-    measure_class,
-    names_of,
-)
-from tests.tools.fakes import FakeStudio, FakeSubject
-
-pytestmark = pytest.mark.anyio
-
-
-def noise(text: str) -> float:
-    """Return a number in [0, 0.2) that belongs to the text."""
-    return (hash_of(text) % 1000) / 5000
-
-
-def hash_of(text: str) -> int:
-    import hashlib
-
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big")
-
-
-async def audited(activation, name: str, per_context: int = 12) -> ClassAudit:
-    studio = FakeStudio()
-    counter = iter(range(10**6))
-    subject = FakeSubject(studio, lambda shown: activation(shown) + noise(f"{name} {next(counter)}"))
-    return await measure_class(studio, subject, name, per_context=per_context, seed=3)
-
-
-@pytest.mark.parametrize("words", ["in the snow", "red ", "next to a person", "small "])
-async def test_a_planted_bias_is_found_in_its_context_alone(words):
-    audit = await audited(lambda shown: 0.3 if words in shown else 0.7, "kayak")
-    biased = [effect for effect in judge([audit]) if effect.biased]
-    assert len(biased) == 1
-    assert words.strip() in CONTEXTS[biased[0].context]
-    assert biased[0].difference == pytest.approx(-0.4, abs=0.05)
-    low, high = biased[0].interval
-    assert low < biased[0].mean < high < 0.6
-
-
-async def test_unbiased_classes_raise_few_alarms_and_say_what_would_have_been_seen():
-    audits = [await audited(lambda shown: 0.5, f"class {i}") for i in range(20)]
-    alarms = {effect.class_name for effect in judge(audits) if effect.biased}
-    assert len(alarms) <= 1, "5 % of 20 classes"
-    assert all(LEAST < audit.detectable(20 * len(CONTEXTS)) < 0.2 for audit in audits)
-
-
-def drawn(rng, name: str, spread: float, difference: float = 0.0) -> ClassAudit:
-    values = {context: list(rng.normal(0.5, spread, 12)) for context in CONTEXTS}
-    values["size: small"] = [value + difference for value in values["size: small"]]
-    return ClassAudit(name, values, dict.fromkeys(CONTEXTS, 0))
-
-
-@pytest.mark.parametrize("classes", [11, 40])
-def test_a_single_biased_context_is_found_however_many_classes_are_audited(classes):
-    rng = np.random.default_rng(2)
-    audits = [drawn(rng, f"class {i}", 0.1, -0.3 if i == 0 else 0.0) for i in range(classes)]
-    found = [(effect.class_name, effect.context) for effect in judge(audits) if effect.biased]
-    assert found == [("class 0", "size: small")]
-
-
-@pytest.mark.parametrize("spread", [0.005, 0.05, 0.2])
-def test_what_is_said_to_be_found_in_four_of_five_cases_is_found_as_often(spread):
-    rng = np.random.default_rng(3)
-    others = [drawn(rng, f"class {i}", spread) for i in range(3)]
-    found = []
-    for _ in range(30):
-        size = drawn(rng, "kayak", spread).detectable(4 * len(CONTEXTS))
-        effects = judge([*others, drawn(rng, "kayak", spread, size)])
-        found.append(
-            any(e.biased and e.class_name == "kayak" and e.context == "size: small" for e in effects)
-        )
-    assert np.mean(found) > 0.6
+from experiments.audit import _drawable, choose_classes, names_of
 
 
 def test_classes_that_are_drawn_by_the_same_word_keep_names_of_their_own():
@@ -95,18 +17,6 @@ def test_classes_that_are_drawn_by_the_same_word_keep_names_of_their_own():
         for i, name in [(1, "goldfish"), (134, "crane"), (517, "crane")]
     ]
     assert names_of(plan) == {"net/1": "goldfish", "net/134": "crane (134)", "net/517": "crane (517)"}
-
-
-async def test_every_context_is_shown_the_same_number_of_times_with_seeds_of_its_own():
-    studio = FakeStudio()
-    subject = FakeSubject(studio, lambda shown: 0.5)
-    await measure_class(studio, subject, "kayak", per_context=5, seed=1)
-    assert len(set(studio.made)) == len(studio.made) == 5 * len(CONTEXTS)
-
-
-async def test_a_class_that_cannot_be_drawn_is_told_and_not_called_unbiased():
-    with pytest.raises(UndrawableError, match="declined"):
-        await audited(lambda shown: 0.5, "forbidden thing")
 
 
 def test_the_answers_of_audit_and_selectivity_are_read_and_nothing_else_is():

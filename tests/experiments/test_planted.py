@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 
 from actors.scenes.vocabulary import vocabulary
 from experiments import planted
-from experiments.audit import CONTEXTS, prompt_of
 from experiments.cli import app
 from experiments.console import Console
+from experiments.contexts import CONTEXTS, LEAST, prompt_of
 from experiments.gym import biases
 from experiments.gym.biases import OTHER, BiasDesign, lessons
 
@@ -62,25 +62,29 @@ FOUND = {
         effect("drum", "colour: red", 0.2, biased=False),
     ],
     "detectable": dict.fromkeys(("horse", "fox", "apple", "drum"), 0.1),
+    "ordinary": {name: ["colour: blue", "size: small"] for name in ("horse", "fox", "apple", "drum")},
     "answers": {},
     "disagreements": [],
 }
 
 
-@pytest.mark.parametrize(("real", "alarm"), [(True, False), (False, True)])
+@pytest.mark.parametrize(
+    ("true", "real"), [(-0.3, True), (-LEAST, True), (-0.09, False), (0.3, False), (0.0, False)]
+)
 def test_a_finding_that_nobody_planted_is_false_only_if_fresh_images_do_not_bear_it_out(
-    monkeypatch, tmp_path, real, alarm
+    monkeypatch, tmp_path, true, real
 ):
-    monkeypatch.setattr(planted, "borne_out", lambda *_: real)
+    monkeypatch.setattr(planted, "true_difference", lambda *_: true)
     rows = {row["class"]: row for row in planted.judge(DESIGN, FOUND, tmp_path, 0)}
     assert rows["horse"]["found"]
     assert not rows["fox"]["found"], "a rise is not the fall that was planted"
-    assert rows["apple"]["false_alarm"] is alarm
+    assert rows["apple"]["false_alarm"] is not real
+    assert rows["apple"]["true_differences"] == {"size: small": true}
     assert not rows["drum"]["false_alarm"]
     assert not rows["horse"]["false_alarm"], "a planted class's other findings are not judged"
     summary = planted.summarise(list(rows.values()))
     assert (summary["found"]["hits"], summary["found"]["n"]) == (1, 2)
-    assert (summary["false_alarms"]["hits"], summary["false_alarms"]["n"]) == (int(alarm), 2)
+    assert (summary["false_alarms"]["hits"], summary["false_alarms"]["n"]) == (int(not real), 2)
     assert summary["unplanted_but_real"] == int(real)
     result = {"rows": list(rows.values()), "summary": summary, "failed": [], "finished": True}
     assert "1 of 2" in planted.table(result)
@@ -98,7 +102,7 @@ async def measured(monkeypatch, tmp_path, audits):
         return next(left)
 
     monkeypatch.setattr(planted, "audit", audit)
-    monkeypatch.setattr(planted, "borne_out", lambda *_: False)
+    monkeypatch.setattr(planted, "true_difference", lambda *_: 0.0)
     monkeypatch.setattr(biases, "train", lambda design, folder, progress: None)
     monkeypatch.setattr(biases.BiasDesign, "drawn", lambda seed: DESIGN)
     console = Console()
@@ -146,15 +150,15 @@ async def test_a_class_that_could_not_be_audited_is_named_and_is_neither_missed_
     assert "horse (network 0)" in planted.page(result).summary
 
 
-@pytest.mark.parametrize(("inside", "expected"), [(0.2, True), (0.79, False), (0.99, False)])
-def test_fresh_images_bear_a_finding_out_if_they_differ_surely_and_the_same_way(
-    monkeypatch, tmp_path, inside, expected
+def test_the_true_difference_is_over_images_of_the_context_and_as_many_of_the_ordinary_ones(
+    monkeypatch, tmp_path
 ):
-    noise = np.random.default_rng(0).normal(0, 0.05, 2 * planted.FRESH)
-
     def probabilities(network, index, prompts, rng):
         assert index == 2
-        return np.where([prompt == "small apple" for prompt in prompts], inside, 0.8) + noise[: len(prompts)]
+        assert prompts.count("small apple") == planted.ENOUGH
+        assert prompts.count("blue apple") == prompts.count("apple in the snow") == planted.ENOUGH / 2
+        return np.where([prompt == "small apple" for prompt in prompts], 0.2, 0.8)
 
     monkeypatch.setattr(planted, "probabilities", probabilities)
-    assert planted.borne_out(tmp_path, DESIGN, "apple", effect("apple", "size: small", -0.3)) is expected
+    ordinary = ["background: snow", "colour: blue", "size: small"]
+    assert planted.true_difference(tmp_path, DESIGN, "apple", "size: small", ordinary) == pytest.approx(-0.6)
