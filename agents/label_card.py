@@ -1,4 +1,4 @@
-"""The label card: what is known about a unit's label, in figures, and the verdict that follows from them.
+"""The label card: what is known about a unit's label, in figures, and the kind of unit that follows from them.
 
 A pure function of a study's record, so that cards of old runs can be made again.
 """
@@ -36,12 +36,12 @@ def label_card(record: Mapping[str, Any]) -> dict[str, Any]:
     positives = [t["activation"] for t in evidence.get("positives", ())]
     controls = [t["activation"] for t in evidence.get("controls", ())]
     labels = [_label(label, evidence, controls) for label in record.get("labels") or ()]
-    verdict, reason = _verdict(record, evidence, labels)
+    kind, reason = _kind(record, evidence, labels)
     measured = bool(positives and controls)
     truth = np.r_[np.ones(len(positives)), np.zeros(len(controls))]
     values = np.r_[positives, controls]
     return {
-        "verdict": verdict,
+        "kind": kind,
         "reason": reason,
         "labels": labels,
         "answered": record.get("answered"),
@@ -81,7 +81,7 @@ def _label(label: str, evidence: Mapping[str, Any], controls: Sequence[float]) -
     }
 
 
-def _verdict(
+def _kind(
     record: Mapping[str, Any], evidence: Mapping[str, Any], labels: Sequence[Mapping[str, Any]]
 ) -> tuple[Kind, str]:
     background = record.get("background") or {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from actors.chat.base import ChatModel, Usage
@@ -20,10 +20,13 @@ from agents.observers import BlindObservers
 from agents.sceptic import Sceptic
 from agents.store import Store
 from agents.tasks.base import Task
+from agents.verdict import abstained, verdict_of
 from tools.sandbox import SandboxServer, api_page
 from tools.subject import Sampled, Subject, histogram
 from tools.system import Painter, System
 from tools.toolbox import EXEMPLARS, Studio, Toolbox
+
+_FINISHING = 4
 
 
 class _Tools(Toolbox):
@@ -53,6 +56,9 @@ class Laboratory:
     """Versions, model names and fingerprints: written into every result."""
     withheld: frozenset[str] = frozenset()
     """Calls of programs that are refused, for ablations."""
+    finishing: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_FINISHING))
+    """Places for studies that write their result down. Pictures are painted and encoded then: hundreds that did it at
+    once would all end last, and hold up those that still converse."""
 
 
 class Workplace:
@@ -108,6 +114,7 @@ class Workplace:
             name: asdict(usage.get(role, Usage()))
             for name, role in (("interpreter", "interpreter"), ("observers", "observer"))
         }
+        record["verdict"] = verdict_of(record)
         if self.task.names_concept:
             record["card"] = label_card(record)
         record["in_doubt"] = await asyncio.to_thread(self.journal.in_doubt)
@@ -132,7 +139,7 @@ class Workplace:
             "answered": list(answer.labels) if answer else [],
             "description": answer.description if answer else None,
             "fields": answer.fields if answer else {},
-            "confirmed": verdict.accepted if verdict and answer else None,
+            "confirmed": verdict.accepted if verdict and answer and not abstained(verdict.evidence) else None,
             "evidence": verdict.evidence if verdict and answer else None,
             "rounds": len(outcome.rounds),
             "images_made": self.toolbox.images_made,
@@ -190,7 +197,8 @@ async def study(
         raise broken.fault from None
     finally:
         await sandbox.close()
-    return await place.finish(outcome)
+    async with laboratory.finishing:
+        return await place.finish(outcome)
 
 
 def failure(subject: Subject, task: Task, error: MaiaError) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from agents.manifest import check, claim
 from agents.store import Store
 from agents.study import failure, study
 from agents.tasks.describe_unit import DescribeUnit
+from agents.verdict import abstained
 from experiments import config as configuration
 from experiments.config import Profile
 from experiments.console import Console, plain
@@ -82,7 +83,10 @@ async def _study(
 
     def on_round(finished: Round) -> None:
         if finished.verdict is not None:
-            told = "confirmed" if finished.verdict.accepted else "sent back after a test on fresh images"
+            if abstained(finished.verdict.evidence):
+                told = "abstained"
+            else:
+                told = "confirmed" if finished.verdict.accepted else "sent back after a test on fresh images"
         elif finished.program is None:
             told = "no program"
         else:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.errors import UsageError
+from agents.verdict import verdict_of
 from experiments.export import Run
 from experiments.report.records import UnitName
 
@@ -67,11 +68,9 @@ def _compare(unit: str, before: dict[str, Any], after: dict[str, Any]) -> dict[s
 
 def _facts(row: dict[str, Any]) -> dict[str, Any]:
     evidence = row.get("evidence") or {}
-    confirmed = {True: "confirmed", False: "not confirmed", None: "untested"}[row.get("confirmed")]
-    status = row.get("status") or "failed"
     return {
         "labels": list(row.get("labels") or ()),
-        "verdict": confirmed if status == "answered" else status,
+        "verdict": verdict_of(row),
         "auroc": evidence.get("auroc"),
         "auroc_interval": evidence.get("auroc_interval"),
     }

@@ -14,13 +14,15 @@ import PIL.Image
 from markupsafe import Markup
 
 from actors.images import data_url
+from agents.verdict import verdict_of
 from tools.sandbox.child.image_handle import ImageHandle
 from tools.sandbox.child.paper_dialect import Exemplars
 
 SHOWN = 60
 """Images of one list that are shown; the rest is counted."""
 _SIDE = 160
-_COLOURS = {"confirmed": "#1a7f37", "not confirmed": "#9a6700", "untested": "#57606a"}
+_COLOURS = {"confirmed": "#1a7f37", "not confirmed": "#9a6700", "failed": "#b42318"}
+_PLAIN = "#57606a"
 
 
 class Pictures(list[ImageHandle]):
@@ -66,8 +68,8 @@ class LabelCard(dict[str, Any]):
     def _repr_html_(self) -> str:
         evidence, card = self.get("evidence") or {}, self.get("card") or {}
         rows: list[tuple[str, str]] = []
-        if card.get("verdict"):
-            rows.append(("verdict", f"{card['verdict']}: {card['reason']}"))
+        if card.get("kind"):
+            rows.append(("kind", f"{card['kind']}: {card['reason']}"))
         if "auroc" in evidence:
             low, high = evidence["auroc_interval"]
             rows += [
@@ -85,10 +87,9 @@ class LabelCard(dict[str, Any]):
             if key in self
         ]
         rows += [("warning", warning) for warning in card.get("warnings") or ()]
-        confirmed = {True: "confirmed", False: "not confirmed", None: "untested"}[self.get("confirmed")]
         return _card(
             self.get("label") or f"no label: {self.get('status')}",
-            confirmed if self.get("status") == "answered" else "",
+            verdict_of(self),
             self.get("description") or "",
             rows,
         )
@@ -176,7 +177,7 @@ def _card(title: str, verdict: str, text: str, rows: Sequence[tuple[str, str]]) 
     if verdict:
         chip = Markup(
             ' <span style="color:#fff;background:{};border-radius:1em;padding:0 .7em;font-size:80%">{}</span>'
-        ).format(_COLOURS[verdict], verdict)
+        ).format(_COLOURS.get(verdict, _PLAIN), verdict)
     table = Markup("").join(
         Markup('<tr><th style="text-align:left">{}</th><td style="text-align:left">{}</td></tr>').format(*row)
         for row in rows

@@ -22,6 +22,7 @@ from actors.images import data_url, encode_jpeg
 from agents.journal import Journal
 from agents.label_card import label_card
 from agents.store import Store
+from agents.verdict import verdict_of
 from agents.work import WorkItem, build_task, read_plan
 from experiments.report.records import UnitName
 from experiments.results import as_parquet, result
@@ -123,7 +124,7 @@ def _csv(run: Run) -> bytes:
     """Return one line a unit: what a spreadsheet can use."""
     target = io.StringIO(newline="")
     columns = (
-        *("unit", "layer", "name", "status", "label", "description", "confirmed", "verdict"),
+        *("unit", "layer", "name", "verdict", "kind", "label", "description"),
         *("auroc", "auroc_low", "auroc_high", "e_value", "margin", "rounds", "images_made"),
         *("tokens", "dollars", "error"),
     )
@@ -133,7 +134,7 @@ def _csv(run: Run) -> bytes:
         evidence, cost = row.get("evidence") or {}, row.get("cost") or {}
         low, high = evidence.get("auroc_interval") or (None, None)
         flat = {name: row.get(name) for name in columns} | {
-            "verdict": (row.get("card") or {}).get("verdict"),
+            "kind": (row.get("card") or {}).get("kind"),
             "auroc": evidence.get("auroc"),
             "auroc_low": low,
             "auroc_high": high,
@@ -166,6 +167,7 @@ def _neuronpedia(run: Run) -> bytes:
         name, facts = UnitName.parse(item.unit), record.get("facts") or {}
         card = record.get("card") or label_card(record)
         background = record.get("background") or {}
+        verdict = verdict_of(record)
         scores = [
             {"scoreTypeName": f"maia_{key}", "value": card[key]}
             for key in ("auroc", "auprc", "pearson", "margin")
@@ -176,6 +178,8 @@ def _neuronpedia(run: Run) -> bytes:
             "layer": name.layer,
             "index": "" if name.index is None else str(name.index),
             "maxActApprox": background.get("maximum"),
+            "verdict": verdict,
+            "kind": card.get("kind"),
             "explanations": [
                 {
                     "description": label,
@@ -184,7 +188,7 @@ def _neuronpedia(run: Run) -> bytes:
                     "notes": record.get("description") or "",
                     "scores": scores,
                 }
-                for label in record.get("labels") or ()
+                for label in (record.get("labels") or () if verdict != "abstained" else ())
             ],
             "activations": [
                 {
@@ -207,7 +211,7 @@ def _inspect(run: Run, images: bool) -> bytes:
     identity = hashlib.blake2b(json.dumps(run.manifest, sort_keys=True).encode(), digest_size=11).hexdigest()
     created = datetime.fromtimestamp((run.store.root / "manifest.json").stat().st_mtime, UTC).isoformat()
     aurocs = [value for _, record in records if (value := _auroc(record)) is not None]
-    confirmed = [record["confirmed"] for _, record in records if record.get("confirmed") is not None]
+    confirmed = [value for _, record in records if (value := _confirmed(record)) is not None]
     log = {
         "version": 2,
         "status": "success",
@@ -228,7 +232,7 @@ def _inspect(run: Run, images: bool) -> bytes:
             "completed_samples": len(records),
             "scores": [
                 _score_of_run(name, values)
-                for name, values in (("auroc", aurocs), ("confirmed", [float(value) for value in confirmed]))
+                for name, values in (("auroc", aurocs), ("confirmed", confirmed))
                 if values
             ],
         },
@@ -241,6 +245,11 @@ def _inspect(run: Run, images: bool) -> bytes:
 def _auroc(record: dict[str, Any]) -> float | None:
     value = (record.get("evidence") or {}).get("auroc")
     return float(value) if isinstance(value, int | float) else None
+
+
+def _confirmed(record: dict[str, Any]) -> float | None:
+    """Return whether a label stood its test, None if none was put to one."""
+    return {"confirmed": 1.0, "not confirmed": 0.0}.get(verdict_of(record))
 
 
 def _score_of_run(name: str, values: list[float]) -> dict[str, Any]:
@@ -269,8 +278,8 @@ def _sample(run: Run, item: WorkItem, record: dict[str, Any], model: str, images
             "answer": label,
             "explanation": f"95 % interval {low:.2f} to {high:.2f}, on fresh images",
         }
-    if record.get("confirmed") is not None:
-        scores["confirmed"] = {"value": float(record["confirmed"]), "answer": label}
+    if (confirmed := _confirmed(record)) is not None:
+        scores["confirmed"] = {"value": confirmed, "answer": label}
     spoken = messages and messages[-1]["role"] == "assistant"
     last = messages[-1]["content"] if spoken else label
     return {
@@ -285,7 +294,8 @@ def _sample(run: Run, item: WorkItem, record: dict[str, Any], model: str, images
         },
         "scores": scores,
         "metadata": {
-            key: record.get(key) for key in ("status", "label", "description", "card", "seed", "usage")
+            "verdict": verdict_of(record),
+            **{key: record.get(key) for key in ("status", "label", "description", "card", "seed", "usage")},
         },
         "store": {},
         "events": [],

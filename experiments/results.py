@@ -14,6 +14,7 @@ from agents.journal import slug
 from agents.orchestrator import failures
 from agents.store import Store
 from agents.study import total_usage
+from agents.verdict import verdict_of
 from agents.work import WorkItem
 from experiments.crosswise import KEY as CROSSWISE
 
@@ -47,12 +48,13 @@ def result(store: Store, item: WorkItem) -> dict[str, Any] | None:
     data = store.get(f"{folder}/done.json")
     if data is None:
         tried = failures(store, item.unit)
-        return {**about, **tried[-1], "attempts": len(tried)} if tried else None
+        return {**about, **tried[-1], "verdict": "failed", "attempts": len(tried)} if tried else None
     record = json.loads(data)
     usage = total_usage(record)
     return {
         **about,
         **{key: value for key, value in record.items() if key not in ("exemplars", "usage")},
+        "verdict": verdict_of(record),
         "exemplars": [each["image"] for each in record["exemplars"]],
         "cost": {
             "tokens": usage.prompt_tokens + usage.completion_tokens,

@@ -19,6 +19,7 @@ from agents.statistics import wilson_interval
 from agents.store import Store
 from agents.study import Laboratory, failure, study
 from agents.tasks.describe_unit import DescribeUnit
+from agents.verdict import verdict_of
 from experiments import config as configuration
 from experiments.config import Profile
 from experiments.console import Console
@@ -168,7 +169,8 @@ async def _compare(
             "status": record["status"],
             "labels": labels,
             "confirmed": record.get("confirmed"),
-            "verdict": (record.get("card") or {}).get("verdict"),
+            "verdict": verdict_of(record),
+            "found_kind": (record.get("card") or {}).get("kind"),
             "rounds": record.get("rounds"),
             "images": record.get("images_made"),
             **score(unit, labels),

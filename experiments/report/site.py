@@ -84,7 +84,11 @@ def rows(summaries: Sequence[Summary]) -> dict[str, Any]:
             return summary.error[:200]
         return round(value, 4) if isinstance(value, float) else value
 
-    return {"columns": COLUMNS, "rows": [[cell(each, column) for column in COLUMNS] for each in summaries]}
+    return {
+        "columns": COLUMNS,
+        "verdicts": VERDICTS,
+        "rows": [[cell(each, column) for column in COLUMNS] for each in summaries],
+    }
 
 
 def _index(

@@ -13,6 +13,9 @@ from urllib.parse import quote
 from markupsafe import Markup
 
 from agents.journal import slug
+from agents.verdict import VERDICTS as WORDS
+from agents.verdict import abstained
+from agents.verdict import verdict_of as word_of
 from experiments.report import pages, plots
 from experiments.report.gallery import Block, Edit, Gallery, Picture
 from experiments.report.records import RunDirectory, UnitName, UnitRecords, mapping, number, sequence, text
@@ -20,15 +23,8 @@ from experiments.report.records import RunDirectory, UnitName, UnitRecords, mapp
 _STAND_IN = re.compile(r"\b(?:builtin|built-in|scenes)\b", re.IGNORECASE)
 _FORMAL = re.compile(r"^[ \t>*_#`-]*\[[A-Z][A-Z _]*\d*\]|^[ \t]*(?:```|~~~)", re.MULTILINE)
 
-VERDICTS = {
-    "confirmed": "confirmed",
-    "unconfirmed": "not confirmed",
-    "abstained": "abstained",
-    "untested": "untested",
-    "silent": "no answer",
-    "failed": "failed",
-    "running": "in progress",
-}
+_KEYS = {"not confirmed": "unconfirmed", "no answer": "silent", "in progress": "running"}
+VERDICTS = {_KEYS.get(word, word): word for word in WORDS}
 """Verdicts by key (a style class, too) and how they are written."""
 
 
@@ -121,18 +117,10 @@ class Summary:
 
 def verdict_of(unit: UnitRecords) -> str:
     """Return the unit's key in `VERDICTS`; without a result it is a failure's, or in progress."""
-    done = unit.done
-    if done is None:
-        return "failed" if unit.failures or unit.problems else "running"
-    status = text(done.get("status"))
-    if status == "failed":
+    if unit.done is None and (unit.failures or unit.problems):
         return "failed"
-    if status != "answered":
-        return "silent"
-    if mapping(done.get("evidence")).get("kind") == "abstention":
-        return "abstained"
-    confirmed = done.get("confirmed")
-    return "confirmed" if confirmed is True else "unconfirmed" if confirmed is False else "untested"
+    word = word_of(unit.done)
+    return _KEYS.get(word, word)
 
 
 def summarise(unit: UnitRecords) -> Summary:
@@ -237,7 +225,7 @@ def _page(run: RunDirectory, unit: UnitRecords) -> str:
 
 
 def _card(value: Any) -> dict[str, Any]:
-    """Return the label card's verdict, warnings and figures; what is not recorded is empty or None."""
+    """Return the label card's kind, warnings and figures; what is not recorded is empty or None."""
     card = mapping(value)
     labels = [
         {
@@ -249,7 +237,7 @@ def _card(value: Any) -> dict[str, Any]:
         for each in map(mapping, sequence(card.get("labels")))
     ]
     return {
-        "verdict": text(card.get("verdict")),
+        "kind": text(card.get("kind")),
         "reason": text(card.get("reason")),
         "warnings": [each for each in sequence(card.get("warnings")) if isinstance(each, str)],
         "labels": labels if len(labels) > 1 else [],
@@ -317,7 +305,7 @@ def _rounds(unit: UnitRecords, gallery: Gallery) -> Iterator[RoundView]:
             observation=gallery.observation(shown),
             made=gallery.made(known, snapshot),
             edits=gallery.edits(known, snapshot),
-            verdict="" if not verdict else "confirmed" if verdict.get("accepted") is True else "unconfirmed",
+            verdict=_of_round(verdict),
             objection=text(verdict.get("objection")),
             evidence=_evidence(verdict.get("evidence"), gallery, f"round-{position}-trial")
             if verdict
@@ -329,6 +317,15 @@ def _rounds(unit: UnitRecords, gallery: Gallery) -> Iterator[RoundView]:
         )
         known |= set(mapping(snapshot.get("provenance")))
         before = hypotheses or before
+
+
+def _of_round(verdict: dict[str, Any]) -> str:
+    """Return the key in `VERDICTS` of what the examiner said, "" if nothing was examined."""
+    if not verdict:
+        return ""
+    if abstained(verdict.get("evidence")):
+        return "abstained"
+    return "confirmed" if verdict.get("accepted") is True else "unconfirmed"
 
 
 def _thoughts(reply: str) -> str:

@@ -1,4 +1,4 @@
-"""The card's verdict follows from the figures, and a broken tool is called by its name."""
+"""The card's kind follows from the figures, and a broken tool is called by its name."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def compared(label, simpler, *, rejected=True):
 
 
 @pytest.mark.parametrize(
-    ("given", "verdict"),
+    ("given", "kind"),
     [
         (record(), "monosemantic"),
         (record(("dog", "car")), "polysemantic"),
@@ -55,16 +55,16 @@ def compared(label, simpler, *, rejected=True):
         (record(std=0.002, mean=0.37), "monosemantic"),
     ],
 )
-def test_the_verdict_follows_from_the_figures(given, verdict):
+def test_the_kind_of_unit_follows_from_the_figures(given, kind):
     card = label_card(given)
-    assert card["verdict"] == verdict
+    assert card["kind"] == kind
     assert card["reason"]
 
 
 def test_a_second_label_that_does_nothing_makes_no_polysemantic_unit():
     positives = [trial(3.0, "dog") for _ in range(5)] + [trial(0.4, "car") for _ in range(5)]
     card = label_card(record(("dog", "car"), positives=positives))
-    assert card["verdict"] == "monosemantic"
+    assert card["kind"] == "monosemantic"
     assert [each["auroc"] for each in card["labels"]] == [1.0, 0.45]
 
 
@@ -73,7 +73,7 @@ def test_labels_that_are_sure_only_together_are_several_all_the_same():
     card = label_card(
         record(("blue", "yellow"), positives=positives, controls=[trial(0.2), trial(1.0), trial(1.1)])
     )
-    assert card["verdict"] == "polysemantic"
+    assert card["kind"] == "polysemantic"
 
 
 def test_the_figures_of_a_perfect_label():

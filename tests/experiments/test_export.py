@@ -13,6 +13,7 @@ from actors.errors import UsageError
 from experiments import cli
 from experiments.diff import diff
 from experiments.export import export
+from experiments.report import write_site
 from tests.experiments.report.run_directories import LAYER, FakeRun
 
 
@@ -23,6 +24,41 @@ def run(tmp_path) -> FakeRun:
     run.write_unit(5, "=HYPERLINK(1)")
     run.write_unit(8, finished=False)
     return run
+
+
+def write_abstention(run, index):
+    """A record of a study that found no meaning; one from before `confirmed` was left empty for it."""
+    changes = {"label": "not interpretable", "labels": ["not interpretable"], "confirmed": True}
+    run.write_unit(index, done=run.done(index) | changes | {"evidence": {"kind": "abstention"}})
+
+
+def test_an_abstention_is_called_one_everywhere_and_counts_as_no_label(run, tmp_path):
+    write_abstention(run, 9)
+    export(run.root, "jsonl")
+    rows = [json.loads(line) for line in (run.root / "export.jsonl").read_text().splitlines()]
+    assert {row["name"]: row["verdict"] for row in rows} == {
+        "3": "confirmed",
+        "5": "confirmed",
+        "9": "abstained",
+    }
+    export(run.root, "csv", tmp_path / "table.csv")
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "table.csv").read_text())))
+    assert [row["verdict"] for row in sorted(rows, key=lambda row: row["name"])][-1] == "abstained"
+    features = [
+        json.loads(line) for line in Path(export(run.root, "neuronpedia")["path"]).read_text().splitlines()
+    ]
+    (feature,) = (each for each in features if each["index"] == "9")
+    assert (feature["verdict"], feature["explanations"]) == ("abstained", [])
+    log = json.loads(Path(export(run.root, "inspect")["path"]).read_text())
+    assert {
+        sample["id"].rpartition(":")[2]: "confirmed" in sample["scores"] for sample in log["samples"]
+    } == {
+        "3": True,
+        "5": True,
+        "9": False,
+    }
+    assert '"abstained"' in write_site(run.root).with_name("units.js").read_text()
+    assert diff(run.root, run.root)["same"] == 3
 
 
 def test_jsonl_has_one_record_a_finished_unit(run):

@@ -129,7 +129,7 @@ def test_an_answer_is_examined_sent_back_and_examined_again(open_session):
     assert study.result["label"] == "banana"
     assert study.result["confirmed"]
     assert study.result["rounds"] == 2
-    assert study.result["card"]["verdict"] == "monosemantic"
+    assert study.result["card"]["kind"] == "monosemantic"
     with pytest.raises(UsageError, match="has its answer already"):
         study.answer("pear")
 

@@ -4,10 +4,6 @@
   "use strict";
   const ROW = 52; // the height of a row in pixels, as in the style sheet
   const SPARE = 12; // rows kept ready above and below the view
-  const WORDS = {
-    confirmed: "confirmed", unconfirmed: "not confirmed", abstained: "abstained", untested: "untested",
-    silent: "no answer", failed: "failed", running: "in progress",
-  };
   const at = Object.fromEntries(MAIA_UNITS.columns.map((name, place) => [name, place]));
   const units = MAIA_UNITS.rows;
   const collator = new Intl.Collator("en", { numeric: true });
@@ -77,7 +73,7 @@
     link.href = unit[at.href];
     link.title = unit[at.label] || unit[at.short];
     cell("label", link);
-    cell("verdict", element("span", `chip ${unit[at.verdict]}`, WORDS[unit[at.verdict]]));
+    cell("verdict", element("span", `chip ${unit[at.verdict]}`, MAIA_UNITS.verdicts[unit[at.verdict]]));
     cell("number auroc", figure(unit[at.auroc], 2));
     cell("low", interval(unit[at.low], unit[at.high], unit[at.auroc]));
     cell("number e_value", large(unit[at.e_value]));

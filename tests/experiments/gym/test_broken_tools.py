@@ -73,7 +73,7 @@ async def test_a_tool_that_deceives_is_named(tmp_path):
         subject = Gym(detector, dataset, table, reserve=profile.vision.reserve).subject(unit)
         whole = await card_of(honest, subject, tmp_path / "honest")
         assert whole["labels"][0]["label"] == "dog"
-        assert whole["verdict"] == "monosemantic"
+        assert whole["kind"] == "monosemantic"
         assert whole["warnings"] == []
         assert whole["compliance"] >= 0.9
         assert whole["explained"] >= 0.6

@@ -39,8 +39,8 @@ async def test_synthetic_neurons_are_named_and_scored(tmp_path):
     assert rows["random 0"]["labels"] == ["not interpretable"]
     assert all(row["right"] for row in rows.values()), rows
     assert rows["dog|grass"]["operator"]
-    assert rows["dog|grass"]["verdict"] == "conditional"
-    assert rows["umbrella OR castle"]["verdict"] == "polysemantic"
+    assert rows["dog|grass"]["found_kind"] == "conditional"
+    assert rows["umbrella OR castle"]["found_kind"] == "polysemantic"
     assert rows["umbrella OR castle"]["first_right"]["images"] <= rows["umbrella OR castle"]["images"]
     assert result["summary"]["two_afc"]["n"] == 2
     assert "against one look at the exemplars" in table(result)

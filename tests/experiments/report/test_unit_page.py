@@ -333,7 +333,7 @@ def _replaced(value: Any, text: str, keep: set[str]) -> Any:
 
 def test_the_card_has_verdict_warnings_and_figures(run):
     card = {
-        "verdict": "polysemantic",
+        "kind": "polysemantic",
         "reason": "2 labels each drive the unit",
         "warnings": ["image maker: <b>half</b> of the images are blank"],
         "labels": [{"label": "a <i>wheel</i>", "auroc": 0.91, "explains": 0.4}, {"label": "sky"}],
