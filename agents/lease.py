@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from actors.errors import MaiaError, UsageError
-from agents.store import Store, StoreError
+from agents.store import Objects, StoreError
 
 BEAT_S = 2.0
 STALE_S = 20.0
@@ -38,7 +38,7 @@ class LeaseLostError(MaiaError):
 class Lease:
     """The right to write to a run directory; use it with `async with`."""
 
-    def __init__(self, store: Store, generation: int, *, beat_s: float = BEAT_S) -> None:
+    def __init__(self, store: Objects, generation: int, *, beat_s: float = BEAT_S) -> None:
         self._store, self.generation, self._beat_s = store, generation, beat_s
         self._folder = _folder(generation)
         self._beating: asyncio.Task[None] | None = None
@@ -48,7 +48,7 @@ class Lease:
     @classmethod
     async def take(
         cls,
-        store: Store,
+        store: Objects,
         *,
         beat_s: float = BEAT_S,
         stale_s: float = STALE_S,
@@ -93,7 +93,7 @@ class Lease:
         """Raise LeaseLostError if another process has taken over."""
         if newest(self._store) > self.generation:
             raise LeaseLostError(
-                f"another process has taken over {self._store.root}.",
+                f"another process has taken over {self._store.name}.",
                 "This one stops; nothing is lost, since both only add what is not there.",
             )
 
@@ -109,24 +109,19 @@ class Lease:
             self._store.replace(f"{self._folder}/beat", str(self._count).encode())
 
 
-def newest(store: Store) -> int:
+def newest(store: Objects) -> int:
     """Return the generation claimed last, 0 if none was."""
-    folder = store.root / "leases"
-    try:
-        names = [entry.name for entry in folder.iterdir() if entry.name.isdecimal()]
-    except FileNotFoundError:
-        return 0
-    claimed = [int(name) for name in names if (folder / name / "claim.json").exists()]
-    return max(claimed, default=0)
+    claims = (key.split("/") for key in store.keys("leases") if key.endswith("/claim.json"))
+    return max((int(generation) for _, generation, _ in claims if generation.isdecimal()), default=0)
 
 
-def worked_s(store: Store) -> float:
+def worked_s(store: Objects) -> float:
     """Return about how many seconds all generations have worked, from their beats."""
-    beats = [path.read_text() for path in store.root.glob("leases/*/beat")]
-    return BEAT_S * sum(int(beat) for beat in beats if beat.isdecimal())
+    beats = [store.get(key) or b"" for key in store.keys("leases") if key.endswith("/beat")]
+    return BEAT_S * sum(int(beat) for beat in beats if beat.isdigit())
 
 
-def owner(store: Store) -> dict[str, Any] | None:
+def owner(store: Objects) -> dict[str, Any] | None:
     """Return who holds the directory as far as can be told at once, None if nobody does."""
     last = newest(store)
     if not last or _released(store, last):
@@ -135,7 +130,7 @@ def owner(store: Store) -> dict[str, Any] | None:
     return None if _known_dead(claim) else claim
 
 
-def cancel(store: Store) -> bool:
+def cancel(store: Objects) -> bool:
     """Ask the process that works on the directory to stop gracefully; False if none does."""
     if owner(store) is None:
         return False
@@ -147,7 +142,7 @@ def _folder(generation: int) -> str:
     return f"leases/{generation:04d}"
 
 
-def _claim(store: Store, generation: int) -> dict[str, Any]:
+def _claim(store: Objects, generation: int) -> dict[str, Any]:
     data = store.get(f"{_folder(generation)}/claim.json")
     try:
         found = json.loads(data or b"{}")
@@ -156,12 +151,12 @@ def _claim(store: Store, generation: int) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _released(store: Store, generation: int) -> bool:
+def _released(store: Objects, generation: int) -> bool:
     return store.has(f"{_folder(generation)}/released.json")
 
 
 async def _watch(
-    store: Store,
+    store: Objects,
     generation: int,
     stale_s: float,
     sleep: Callable[[float], Awaitable[None]],
@@ -177,11 +172,11 @@ async def _watch(
             raise _taken(store, newest(store))
 
 
-def _taken(store: Store, generation: int) -> UsageError:
+def _taken(store: Objects, generation: int) -> UsageError:
     claim = _claim(store, generation)
     return UsageError(
-        f"process {claim.get('pid', '?')} on {claim.get('host', '?')} is working on {store.root}.",
-        f"Watch it with `maia status {store.root}`, stop it with `maia cancel {store.root}`, or use another --out.",
+        f"process {claim.get('pid', '?')} on {claim.get('host', '?')} is working on {store.name}.",
+        f"Watch it with `maia status {store.name}`, stop it with `maia cancel {store.name}`, or use another --out.",
     )
 
 

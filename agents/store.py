@@ -12,6 +12,7 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 from actors.errors import MaiaError, UsageError
 
@@ -24,11 +25,33 @@ SPARE_BYTES = 32 * 2**20
 """Free space that must be left before something is begun whose outcome could not be bought again."""
 
 
+class Objects(Protocol):
+    """What can be had of a store wherever it is."""
+
+    @property
+    def name(self) -> str:
+        """Where it is, as a user writes it."""
+
+    def put(self, key: str, data: bytes) -> bool: ...
+
+    def replace(self, key: str, data: bytes) -> None: ...
+
+    def get(self, key: str) -> bytes | None: ...
+
+    def has(self, key: str) -> bool: ...
+
+    def keys(self, prefix: str) -> Iterator[str]: ...
+
+
 class Store:
     """Objects by key (a relative path with `/`) in a folder of a local or shared file system."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
+
+    @property
+    def name(self) -> str:
+        return str(self.root)
 
     @classmethod
     def open(cls, root: Path) -> Store:
