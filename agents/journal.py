@@ -12,6 +12,7 @@ that reached us is never bought twice. A round is on disk before the next one be
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import io
 import json
@@ -213,10 +214,22 @@ class RecordedChat:
         self.name, self.sees_images = model.name, model.sees_images
 
     async def complete(self, request: ChatRequest) -> ChatReply:
+        # In threads: writing to disk takes milliseconds, and a host has hundreds of conversations on one event loop.
+        key, reply = await asyncio.to_thread(self._begin, request)
+        if reply is None:
+            bought = await self._model.complete(request)
+            # Shielded: once it is paid for, it is written down even if whoever asked for it is cancelled meanwhile.
+            writing = asyncio.get_running_loop().run_in_executor(
+                None, self._journal.record_answer, key, bought
+            )
+            reply = await asyncio.shield(writing)
+        return reply
+
+    def _begin(self, request: ChatRequest) -> tuple[str, ChatReply | None]:
+        """Return a call's key with its recorded answer, or None once it is written down that it will be sent."""
         key = request_key(self.name, request)
         reply = self._journal.answer(key)
         if reply is None:
             about = {"role": self._role, "model": self.name, "turns": len(request.messages)}
             self._journal.intend(key, {**about, **self._about(request)})
-            reply = self._journal.record_answer(key, await self._model.complete(request))
-        return reply
+        return key, reply

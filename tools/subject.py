@@ -6,7 +6,6 @@ A neuron, a class probability and a synthetic neuron are all subjects; an agent 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -18,9 +17,6 @@ import numpy as np
 from actors.backend import Priority
 from actors.images import Image, Provenance
 from actors.vision.base import ImageDataset, Unit, VisionClient
-
-SAMPLE = 128
-"""Data-set images at most that a subject's histogram is made of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,11 +134,7 @@ class NetworkUnit:
         ]
 
     async def sample(self) -> np.ndarray:
-        images = await asyncio.to_thread(_spread, self._dataset)
-        values = await self._client.activations(
-            [self._unit], images, agent=self.id, priority=Priority.CONFIRMATION
-        )
-        return np.asarray(values[0])
+        return await self._client.sample(self._unit, self._dataset)
 
     async def background(self) -> Background:
         (found,) = await self._client.exemplars([self._unit], self._dataset)
@@ -187,18 +179,3 @@ class RecentImages:
 
 
 _recent = RecentImages()
-_spreads: dict[str, tuple[Image, ...]] = {}
-
-
-def _spread(dataset: ImageDataset) -> tuple[Image, ...]:
-    """Return readable images at even distances: loaded once, and shown once for all units of a layer."""
-    found = _spreads.get(dataset.fingerprint)
-    if found is None:
-        images = []
-        for index in range(0, len(dataset), -(-len(dataset) // SAMPLE)):
-            # Decoders and people's own data sets raise anything, and no study should fail for a picture of its sample.
-            with contextlib.suppress(Exception):
-                images.append(dataset.load(index))
-        _spreads.clear()  # one data set at a time: these are pixels
-        found = _spreads[dataset.fingerprint] = tuple(images)
-    return found

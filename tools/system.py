@@ -47,6 +47,7 @@ class System:
     def __init__(self, subject: Subject, paint: Painter) -> None:
         self.subject = subject
         self._paint = paint
+        self._exemplars: list[Measurement] | None = None
 
     async def measure(self, images: Sequence[Image]) -> list[Measurement]:
         """Return a measurement an image, in order."""
@@ -54,13 +55,15 @@ class System:
         return await self._painted(images, responses)
 
     async def exemplars(self, k: int) -> list[Measurement]:
-        """Return the subject's strongest `k` data-set images, best first."""
-        found = await self.subject.exemplars(k)
-        painted = await self._painted([each.image for each in found], [each.response for each in found])
-        return [
-            replace(each, provenance=exemplar.provenance)
-            for each, exemplar in zip(painted, found, strict=True)
-        ]
+        """Return the subject's strongest `k` data-set images, best first; they are measured and painted once."""
+        if self._exemplars is None or len(self._exemplars) != k:
+            found = await self.subject.exemplars(k)
+            painted = await self._painted([each.image for each in found], [each.response for each in found])
+            self._exemplars = [
+                replace(each, provenance=exemplar.provenance)
+                for each, exemplar in zip(painted, found, strict=True)
+            ]
+        return self._exemplars
 
     async def _painted(self, images: Sequence[Image], responses: Sequence[Response]) -> list[Measurement]:
         threshold = (await self.subject.background()).mask_threshold

@@ -34,6 +34,7 @@ def connect(settings: EndpointSettings, environ: Mapping[str, str]) -> Connectio
     Raises:
         MissingKeyError: If a configured environment variable is not set.
     """
+    import httpx2
     import openai
 
     key, secret_headers = read_secrets(settings, environ)
@@ -51,6 +52,13 @@ def connect(settings: EndpointSettings, environ: Mapping[str, str]) -> Connectio
         max_retries=0,
         timeout=openai.Timeout(settings.attempt_timeout_s, connect=settings.connect_timeout_s),
         default_query=settings.extra_query or None,
+        # Over aiohttp: the usual transport walks through all connections for every request, and with hundreds in
+        # flight that takes longer than everything else which a request costs.
+        http_client=openai.DefaultAioHttpClient(
+            limits=httpx2.Limits(
+                max_connections=settings.max_concurrent, max_keepalive_connections=settings.max_concurrent
+            )
+        ),
     )
     return Connection(client, Secrets([key or "", *secret_headers.values()]), headers)
 
@@ -65,17 +73,31 @@ def classify(error: Exception) -> Fault | None:
             if isinstance(body, dict) and "error" not in body:
                 body = {"error": body}
             return from_status(error.status_code, body, error.response.headers)
-        case openai.APITimeoutError():
-            return Fault("timeout", "the connection timed out", in_doubt=True)
         case openai.APIConnectionError():
-            cause = error.__cause__
-            name = type(cause).__name__ if cause is not None else "connection error"
-            # A connection that never opened carried nothing; one that broke may have carried the request.
-            return Fault("unreachable", f"{name}: {cause}", in_doubt=not name.startswith("Connect"))
+            return _connection_fault(error)
         case openai.OpenAIError():
             return Fault("garbled", f"{type(error).__name__}: {error}", in_doubt=True)
         case _:
             return None
+
+
+def _connection_fault(error: Exception) -> Fault:
+    import aiohttp
+
+    causes = []
+    cause: BaseException | None = error
+    while (cause := cause.__cause__) is not None:
+        causes.append(cause)
+    # The transport's own words: the client calls every broken connection a timeout.
+    own = next((each for each in causes if isinstance(each, aiohttp.ClientError)), None)
+    if isinstance(own, TimeoutError) or (
+        own is None and any(isinstance(each, TimeoutError) for each in causes)
+    ):
+        return Fault("timeout", "the connection timed out", in_doubt=True)
+    origin = own or (causes[0] if causes else error)
+    # A connection that never opened carried nothing; one that broke may have carried the request.
+    in_doubt = not isinstance(own, aiohttp.ClientConnectorError)
+    return Fault("unreachable", f"{type(origin).__name__}: {origin}", in_doubt=in_doubt)
 
 
 def json_object(data: bytes) -> dict[str, Any]:

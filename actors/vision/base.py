@@ -153,3 +153,10 @@ class VisionClient(Protocol):
         progress: Callable[[SweepProgress], None] | None = None,
     ) -> list[Exemplars]:
         """Return each unit's exemplars; one pass over the data set for all units of all their layers."""
+
+    async def sample(self, unit: Unit, dataset: ImageDataset) -> np.ndarray:
+        """Return the unit's activations, float32 (n,), on images at even distances in the data set.
+
+        The same images for every unit, loaded once and shown once for all units of a layer; those that cannot be
+        read are left out.
+        """

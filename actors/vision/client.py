@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import difflib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -20,6 +21,9 @@ from actors.vision.requests import Ask, VisionRequest
 from actors.vision.reserve import split
 from actors.vision.sweep_driver import Progress, run_sweep
 from actors.vision.units import OUTPUT, Readout, class_index
+
+SAMPLE = 128
+"""Images of a data set at most that stand for the whole in `PoolVisionClient.sample`."""
 
 _CACHED_UNIT_KINDS = ("channel", "logit", "probability")
 
@@ -48,6 +52,9 @@ class PoolVisionClient:
         self._n_units: dict[Readout, int] = {}
         self._exemplars: dict[tuple[str, Readout], LayerExemplars] = {}
         self._sweeping: dict[str, asyncio.Lock] = {}
+        self._samples: dict[tuple[str, Readout], np.ndarray] = {}
+        self._sampled: tuple[str, list[Image]] = ("", [])
+        self._sampling = asyncio.Lock()
 
     @classmethod
     async def connect(cls, pool: Pool[Any, Any], cache: Path, reserve: float = 0.2) -> PoolVisionClient:
@@ -198,9 +205,37 @@ class PoolVisionClient:
                 self._exemplars[key] = known
         return known
 
+    async def sample(self, unit: Unit, dataset: ImageDataset) -> np.ndarray:
+        unit = await self.unit(unit)
+        key = dataset.fingerprint, Readout.of(unit)
+        # One at a time: hundreds of agents come for it at once, and all but the first find it made.
+        async with self._sampling:
+            if key not in self._samples:
+                if self._sampled[0] != dataset.fingerprint:  # one data set at a time: these are pixels
+                    self._sampled = dataset.fingerprint, await asyncio.to_thread(_spread, dataset)
+                ask = Ask(key[1], None)
+                results = await self._pool.map(
+                    [VisionRequest(image, (ask,)) for image in self._sampled[1]],
+                    priority=Priority.CONFIRMATION,
+                )
+                columns = [result.readings[0].activations for result in results]
+                self._samples[key] = np.stack(columns, axis=1) if columns else np.empty((0, 0), np.float32)
+            table = self._samples[key]
+        return table[unit.index] if len(table) else np.empty(0, np.float32)
+
     async def note(self, image: Image, provenance: Provenance) -> None:
         """Record in the stimulus bank where an image came from."""
         await self._pool.call("note", image.id, provenance)
 
     def _layer(self, name: str) -> str:
         return self._aliases.get(name, name)
+
+
+def _spread(dataset: ImageDataset) -> list[Image]:
+    """Return the readable ones among images at even distances."""
+    images = []
+    for index in range(0, len(dataset), max(1, -(-len(dataset) // SAMPLE))):
+        # Decoders and people's own data sets raise anything, and no study should fail for a picture of its sample.
+        with contextlib.suppress(Exception):
+            images.append(dataset.load(index))
+    return images

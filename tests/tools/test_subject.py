@@ -5,53 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from actors.images import Image, ImageDecodeError
-from actors.vision.base import Unit
-from tools.subject import SAMPLE, NetworkUnit, RecentImages, Sampled, histogram
-
-
-class Dataset:
-    """Images whose number is their colour; every tenth is damaged, which is told in several ways."""
-
-    name = "numbers"
-
-    def __init__(self, n: int) -> None:
-        self.n, self.fingerprint = n, f"numbers-{n}"
-        self.loaded: list[int] = []
-
-    def __len__(self) -> int:
-        return self.n
-
-    def load(self, index: int) -> Image:
-        assert 0 <= index < self.n
-        self.loaded.append(index)
-        if index % 10 == 0:
-            raise (ImageDecodeError, OSError, KeyError, ValueError)[index // 10 % 4]("damaged")
-        return Image.from_pixels(np.full((2, 3, 3), index % 256, np.uint8))
-
-
-class Client:
-    name = "net"
-
-    async def activations(self, units, images, *, agent="", priority=None):
-        assert len(units) == 1
-        return np.array([[image.pixels[0, 0, 0] for image in images]], np.float32)
-
-
-@pytest.mark.anyio
-@pytest.mark.parametrize("n", [7, 128, 1000])
-async def test_the_sample_is_spread_over_the_data_set_and_loaded_once(n):
-    dataset = Dataset(n)
-    unit = NetworkUnit(Client(), Unit("layer", 3), dataset)
-    assert isinstance(unit, Sampled)
-    values = await unit.sample()
-    assert len(values) <= SAMPLE
-    assert max(dataset.loaded) >= n - max(1, -(-n // SAMPLE))
-    assert len(values) == sum(index % 10 != 0 for index in dataset.loaded)
-    before = len(dataset.loaded)
-    other = await NetworkUnit(Client(), Unit("layer", 4), dataset).sample()
-    assert len(dataset.loaded) == before
-    assert (other == values).all()
+from actors.images import Image
+from tools.subject import RecentImages, histogram
 
 
 def test_a_histogram_counts_every_finite_value():

@@ -13,11 +13,11 @@ import torch
 
 from actors.backend import Priority
 from actors.errors import UsageError
-from actors.images import Image
+from actors.images import Image, ImageDecodeError
 from actors.pool import LocalPool
 from actors.vision.backend import VisionBackend
 from actors.vision.base import Unit
-from actors.vision.client import PoolVisionClient
+from actors.vision.client import SAMPLE, PoolVisionClient
 from actors.vision.network import Network, wrap
 from actors.vision.requests import SweepStep
 from actors.vision.reserve import split
@@ -281,6 +281,43 @@ async def test_activations_of_many_units_come_as_a_table(client: PoolVisionClien
     assert table.shape == (4, 3)
     deep, stem = all_activations(dataset, "deep"), all_activations(dataset, "stem")
     assert np.allclose(table, np.stack([deep[:, 5], stem[:, 1], deep[:, 0], deep[:, 5]]), atol=1e-5)
+
+
+class Loads(Numbered):
+    """Counts what is loaded, and tells of damage in several ways."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__(n)
+        self.loaded: list[int] = []
+
+    def load(self, index: int) -> Image:
+        self.loaded.append(index)
+        if index % 10 == 0:
+            raise (ImageDecodeError, OSError, KeyError, ValueError)[index // 10 % 4]("damaged")
+        return super().load(index)
+
+
+@pytest.mark.parametrize("n", [7, 128, 300])
+async def test_a_sample_is_spread_over_the_data_set_and_made_once_for_all_units_that_ask_together(
+    client: PoolVisionClient, pool: LocalPool[Any, Any], n: int
+) -> None:
+    dataset = Loads(n)
+    found = await asyncio.gather(*(client.sample(Unit("deep", unit), dataset) for unit in (3, 0, 3, 5)))
+    assert len(dataset.loaded) <= SAMPLE
+    assert sorted(set(dataset.loaded)) == dataset.loaded
+    assert max(dataset.loaded) >= n - -(-n // SAMPLE)
+    readable = [index for index in dataset.loaded if index % 10]
+    expected = all_activations(Numbered(n), "deep")[readable]
+    assert np.allclose(np.stack(found, axis=1), expected[:, [3, 0, 3, 5]], atol=1e-5)
+    backend: Any = pool.backend
+    assert backend.forwards == len(readable)
+    before = len(dataset.loaded)
+    await client.sample(Unit("stem", 1), dataset)
+    assert len(dataset.loaded) == before
+
+
+async def test_a_data_set_without_a_readable_image_has_an_empty_sample(client: PoolVisionClient) -> None:
+    assert (await client.sample(Unit("deep", 3), Numbered(2, frozenset({0, 1})))).shape == (0,)
 
 
 async def test_layers_are_also_known_by_the_papers_names(client: PoolVisionClient) -> None:
