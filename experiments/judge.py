@@ -30,6 +30,7 @@ from experiments.report import pages
 from experiments.report.records import RunDirectory
 from experiments.report.schema import Cell, Column, Measured, Page, Table
 
+_ICON = Path(__file__).parent / "report" / "assets" / "icon.svg"
 CHOICES = ("left", "right", "tie")
 _LONGEST_FORM = 10_000
 _FAREWELL_S = 3.0
@@ -223,6 +224,8 @@ def _handler(
                 if not waiting:
                     farewell.set()
                 return
+            if below == "icon.svg":
+                return self._answer(HTTPStatus.OK, _ICON.read_bytes(), "image/svg+xml")
             match = re.fullmatch(r"image/([0-9a-f]+)", below or "")
             path = run.image(match[1]) if match and self._belongs(match[1]) else None
             if path is None:
