@@ -64,8 +64,16 @@ def judging(run: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
             process.kill()
 
 
-def answered(browser: Any) -> str:
-    return str(browser.find_element("css selector", "label").text)
+def await_progress(browser: Any, text: str) -> None:
+    """Return once the page that says so is there: an answer leads to another page."""
+    from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    def shown(browser: Any) -> bool:
+        return bool(browser.find_element("css selector", "label").text == text)
+
+    gone = (StaleElementReferenceException, NoSuchElementException)
+    WebDriverWait(browser, 20, 0.05, ignored_exceptions=gone).until(shown, f"the page never said {text!r}")
 
 
 def labels(browser: Any) -> tuple[str, str]:
@@ -93,7 +101,7 @@ def test_a_judge_clicks_and_types_closes_comes_back_and_finishes_without_learnin
 
     with judging(run) as (process, url):
         browser.get(url)
-        assert answered(browser) == "0 of 4 answered"
+        await_progress(browser, "0 of 4 answered")
         images = browser.find_elements("css selector", ".images img")
         assert len(images) == 3
         assert all(
@@ -102,27 +110,27 @@ def test_a_judge_clicks_and_types_closes_comes_back_and_finishes_without_learnin
         assert not re.search(r"maia|people|blocks|efficientnet", browser.page_source, re.I)
         note(0)
         browser.find_element("css selector", "button[value=left]").click()
-        assert answered(browser) == "1 of 4 answered"
+        await_progress(browser, "1 of 4 answered")
         note(1)
         press(browser, TAB, TAB, TAB, ENTER)
-        assert answered(browser) == "2 of 4 answered"
+        await_progress(browser, "2 of 4 answered")
         third = labels(browser)
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 130
 
     with judging(run) as (process, url):
         browser.get(url)
-        assert answered(browser) == "2 of 4 answered", "what was answered is kept"
+        await_progress(browser, "2 of 4 answered")
         assert labels(browser) == third, "and what was open is asked again, in the same places"
         note(None)
         press(browser, TAB, TAB, SPACE)
-        assert answered(browser) == "3 of 4 answered"
+        await_progress(browser, "3 of 4 answered")
         view(browser, 390, 800)
         width = browser.execute_script("return document.documentElement.scrollWidth")
         assert width <= 390, "on a phone nothing lies beside the page"
         note(0)
         browser.find_element("css selector", "button[value=left]").click()
-        assert answered(browser) == "4 of 4 answered"
+        await_progress(browser, "4 of 4 answered")
         assert "Thank you" in browser.find_element("css selector", "body").text
         assert browser.title == "Which label fits better?", "no label became a script"
         assert process.wait(30) == 0
