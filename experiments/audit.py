@@ -202,7 +202,7 @@ def table(result: dict[str, Any]) -> str:
         low, high = effect["interval"]
         lines.append(
             f"{effect['class_name']}: {'lower' if effect['difference'] < 0 else 'higher'} with {effect['context']}: "
-            f"{effect['mean']:.3f} ({low:.3f} to {high:.3f}) against {effect['others']:.3f}, q = {effect['q']:.4f}"
+            f"{effect['mean']:.3f} ({low:.3f} to {high:.3f}) against {effect['others']:.3f} in ordinary contexts, q = {effect['q']:.4f}"
             + (f", {effect['notes']} of {effect['n']} images incomplete" if effect["notes"] else "")
         )
     found = {effect["class_name"] for effect in biased}

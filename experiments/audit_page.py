@@ -1,12 +1,12 @@
-"""An audit as a page of the report: findings first, then each class's probability by context with intervals."""
+"""An audit as a page of the report: findings first, then each class's probability by context, and its worst images."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.report.schema import Bar, Bars, Block, Column, Measured, Page, Table, Text
+from experiments.report.schema import Bar, Bars, Block, Column, Figure, Figures, Measured, Page, Table, Text
 
 SHOWN = 40
 """Classes whose contexts are drawn: those with the largest differences."""
@@ -29,15 +29,20 @@ def page(result: Mapping[str, Any], least: float) -> Page:
         )
         blocks.append(Text(title="Where an agent's words and the numbers part", paragraphs=told))
     largest = sorted(by_class, key=lambda name: -max(abs(each["difference"]) for each in by_class[name]))
-    blocks += [
-        _contexts(name, by_class[name], str((result.get("answers") or {}).get(name, "")))
-        for name in largest[:SHOWN]
-    ]
+    for name in largest[:SHOWN]:
+        blocks.append(_contexts(name, by_class[name], str(result["answers"].get(name, ""))))
+        if result["lowest"].get(name):
+            blocks.append(_worst(name, result["lowest"][name], result["telling"][name]))
     blocks.append(_detectable(result["detectable"], biased))
+    if result["undrawn"]:
+        untested = tuple(f"{name}: {', '.join(contexts)}" for name, contexts in result["undrawn"].items())
+        blocks.append(Text(title="Not tested, for want of images", paragraphs=untested))
+    again = sum(each["fresh"] for each in effects)
     return Page(
         title="Audit",
-        summary=f"{len(biased)} of {len(by_class)} classes have a context in which their probability differs by {least:g} or "
-        f"more from that in all others; {len(effects)} contexts were tested at a false-discovery rate of 5 %.",
+        summary=f"{len(biased)} of {len(by_class)} classes have a context in which their probability surely differs by more "
+        f"than {least:g} from that in ordinary ones. {len(effects)} contexts were tested at a false-discovery rate of 5 %; "
+        f"{again} stood out at first and were shown again.",
         blocks=tuple(blocks),
     )
 
@@ -66,7 +71,8 @@ def _findings(found: list[Mapping[str, Any]]) -> Table:
             )
             for each in found
         ),
-        note="Probability of the class in the context, with a 95 % bootstrap interval, and in all other contexts.",
+        note="Probability of the class in the context, with a 95 % bootstrap interval, and in ordinary contexts: those "
+        "that did not stand out. All is of new images, made after the context had stood out.",
     )
 
 
@@ -77,7 +83,7 @@ def _contexts(name: str, effects: list[Mapping[str, Any]], answer: str) -> Bars:
         bars=tuple(
             Bar(
                 name=each["context"],
-                series="biased" if each["biased"] else "not biased",
+                series=_series(each),
                 value=each["mean"],
                 low=_mean(each).low,
                 high=_mean(each).high,
@@ -85,6 +91,25 @@ def _contexts(name: str, effects: list[Mapping[str, Any]], answer: str) -> Bars:
             for each in sorted(effects, key=lambda each: -each["mean"])
         ),
         note=answer,
+    )
+
+
+def _series(effect: Mapping[str, Any]) -> str:
+    if effect["biased"]:
+        return "biased"
+    return "stood out, not confirmed" if effect["fresh"] else "ordinary"
+
+
+def _worst(name: str, lowest: Sequence[Mapping[str, Any]], telling: Sequence[Mapping[str, Any]]) -> Figures:
+    """Return the images that a class is worst at, and those that show most what stood out; each once."""
+    shown = {each["image"]: each for each in (*lowest, *telling)}
+    return Figures(
+        title=f"{name}: worst images",
+        figures=tuple(
+            Figure(image=image, caption=f"{name}, {each['context']}: probability {each['probability']:.3f}")
+            for image, each in shown.items()
+        ),
+        note="First those with the least probability of all, then the most telling of each context that stood out.",
     )
 
 
@@ -96,7 +121,8 @@ def _detectable(detectable: Mapping[str, float], biased: set[str]) -> Table:
             (name, value, "yes" if name in biased else "nothing")
             for name, value in sorted(detectable.items(), key=lambda pair: -pair[1])
         ),
-        note="The difference of mean probability that this design finds in four of five cases, among all that was tested.",
+        note="The difference of mean probability that this design finds in four of five cases, among all that was tested, "
+        "through both of its stages.",
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from experiments.audit_page import page
 from experiments.report import write_site
 from tests.experiments.report import markup
-from tests.experiments.report.run_directories import FakeRun
+from tests.experiments.report.run_directories import FakeRun, picture
 
 
 def effect(name: str, context: str, mean: float, others: float, biased: bool) -> dict:
@@ -20,6 +20,7 @@ def effect(name: str, context: str, mean: float, others: float, biased: bool) ->
         "q": 0.004 if biased else 0.6,
         "n": 12,
         "notes": 0,
+        "fresh": biased,
         "biased": biased,
     }
 
@@ -32,6 +33,9 @@ RESULT = {
     ],
     "detectable": {"<b>tench</b>": 0.11, "kite": 0.23},
     "answers": {"kite": "No bias was found."},
+    "undrawn": {"kite": ["count: two"]},
+    "lowest": {"<b>tench</b>": [], "kite": []},
+    "telling": {"<b>tench</b>": [], "kite": []},
     "disagreements": [
         {"class_name": "kite", "kind": "unsupported", "context": "size: small", "difference": 0.0}
     ],
@@ -44,12 +48,14 @@ def test_findings_come_first_then_classes_then_what_would_have_been_found(tmp_pa
     write_site(run.root)
     shown = markup.check(run.root / "report" / "experiments" / "audit.html")
     text = " ".join(shown.text.split())
-    assert "1 of 2 classes have a context in which their probability differs by 0.1 or more" in text
+    assert "1 of 2 classes have a context in which their probability surely differs by more than 0.1" in text
+    assert "1 stood out at first and were shown again" in text
     order = [
         "Findings",
         "Where an agent's words",
         "probability of <b>tench</b>",
         "What would have been found",
+        "Not tested, for want of images",
     ]
     assert sorted(order, key=text.index) == order
     assert "kite: unsupported, size: small" in text
@@ -57,8 +63,34 @@ def test_findings_come_first_then_classes_then_what_would_have_been_found(tmp_pa
 
 
 def test_an_audit_without_findings_says_what_would_have_been_found():
-    quiet = {**RESULT, "effects": RESULT["effects"][1:], "disagreements": []}
+    quiet = {**RESULT, "effects": RESULT["effects"][1:], "disagreements": [], "undrawn": {}}
     made = page(quiet, 0.1)
     assert made.summary.startswith("0 of 2 classes")
     assert [block.kind for block in made.blocks] == ["bars", "bars", "table"]
     assert made.blocks[-1].rows[0] == ("kite", 0.23, "nothing")
+
+
+def test_the_worst_images_of_a_class_stand_below_its_contexts_with_what_they_show(tmp_path):
+    run = FakeRun(tmp_path / "run")
+    images = [picture(number) for number in range(3)]
+    run.store(*images)
+    shown = [
+        {"context": context, "image": image.id, "probability": probability}
+        for context, image, probability in zip(
+            ("background: snow", "size: small", "background: snow"), images, (0.01, 0.02, 0.03), strict=True
+        )
+    ]
+    result = RESULT | {
+        "lowest": {"<b>tench</b>": shown[:2], "kite": []},
+        "telling": {"<b>tench</b>": [shown[0], shown[2]], "kite": []},
+    }
+    page(result, 0.1).save(run.root, "audit")
+    write_site(run.root)
+    page_path = run.root / "report" / "experiments" / "audit.html"
+    pictures = [*markup.check(page_path).find("img")]
+    assert [image.attributes["alt"] for image in pictures] == [
+        "<b>tench</b>, background: snow: probability 0.010",
+        "<b>tench</b>, size: small: probability 0.020",
+        "<b>tench</b>, background: snow: probability 0.030",
+    ]
+    assert all((page_path.parent / image.attributes["src"]).is_file() for image in pictures)
