@@ -10,7 +10,8 @@ With `--programs text` the rounds only compute and print, which leaves what conv
 The sweep is a `maia sweep` in a process of its own, and its times are read from the run directory.
 
 `crowd`: the latency bound is the time that the scripted calls of one unit wait; efficiency is the bound over the
-time from the first call to the last result. `layer`: the same work with all units at once and one at a time, the
+time from the first call to the last result. In the middle half of all rounds every agent converses, and none starts
+or ends: the calls a second there are what a sweep of many more units than agents goes on at. `layer`: the same work with all units at once and one at a time, the
 latter on a few units, because it takes as many times longer as there are units.
 """
 
@@ -118,6 +119,8 @@ class Measured:
     seconds: float
     units: int
     rounds: int
+    middle: float
+    """Rounds a second in the middle half of all rounds."""
     gaps: list[float]
     """Seconds from one finished round of a unit to its next."""
     ends: list[float]
@@ -172,13 +175,17 @@ def sweep(
 
 
 def _read(run: Path, first: float, rounds: int, memory_mb: float, cpu_s: dict[str, float]) -> Measured:
-    gaps, ends = [], []
+    gaps, ends, at = [], [], []
     for done in run.glob("units/*/done.json"):
         times = [path.stat().st_mtime for path in sorted(done.parent.glob("rounds/*.json"))]
         assert len(times) == rounds, f"{done.parent} has {len(times)} rounds"
+        at += times
         gaps += [after - before for before, after in itertools.pairwise(times)]
         ends.append(done.stat().st_mtime - first)
-    return Measured(max(ends), len(ends), rounds, gaps, ends, memory_mb, cpu_s)
+    at.sort()
+    quarter = len(at) // 4
+    middle = (len(at) - 2 * quarter) / (at[-quarter] - at[quarter])
+    return Measured(max(ends), len(ends), rounds, middle, gaps, ends, memory_mb, cpu_s)
 
 
 def _until(condition: Any, process: subprocess.Popen[bytes]) -> Any:
@@ -245,6 +252,7 @@ def crowd(arguments: argparse.Namespace, folder: Path) -> None:
         f"measured                               {found.seconds:.1f} s, {calls / found.seconds:.0f} calls/s"
     )
     print(f"efficiency                             {bound / found.seconds:.2f}")
+    print(f"middle half of the rounds              {found.middle:.0f} calls/s, {found.middle * bound / calls:.2f} of the bound")  # fmt: skip
     print(f"a unit's result after, first/last      {ends[0]:.1f} / {ends[-1]:.1f} s")
     print(f"between rounds, median/99 %/longest    {statistics.median(gaps):.2f} / {gaps[int(0.99 * len(gaps))]:.2f} / {gaps[-1]:.2f} s")  # fmt: skip
     print(f"memory of a unit                       {found.memory_mb / found.units:.2f} MB")
