@@ -217,5 +217,7 @@ def table(result: dict[str, Any]) -> str:
         measured = "" if each["difference"] is None else f" (measured difference {each['difference']:.3f})"
         lines.append(
             f"{each['class_name']}: the agent's text is {each['kind']} on {each['context']}{measured}"
+            if each["kind"] != "unchecked"
+            else f'{each["class_name"]}: not checked, for its words are not known: "{each["context"]}"'
         )
     return "\n".join(lines)

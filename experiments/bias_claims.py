@@ -1,6 +1,7 @@
 """What a [BIAS] text claims, against what was measured: a claim that the numbers do not bear out is named.
 
-Read with the embedded world's words, so that "jungle" is the forest; numbers in brackets are passed over.
+Read with the embedded world's words, so that "jungle" is the forest; numbers in brackets are passed over. What says
+"lower" or "higher" of something in other words cannot be held against anything, and is named as unchecked.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any, Literal
 from actors.scenes.backgrounds import BACKGROUND_WORDS
 from actors.scenes.lexicon import Term, read
 
-Kind = Literal["unsupported", "opposite", "missed", "untested"]
+Kind = Literal["unsupported", "opposite", "missed", "untested", "unchecked"]
 
 _LOWER = r"lower|low|less|fewer|drops?|falls?|fails?|decreases?|decreased|reduced?|reduces|weaker|worse|suppress\w*|poorly|below"
 _HIGHER = r"higher|high|more|rises?|increases?|increased|stronger|better|prefers?|favou?rs?|boosts?|above"
@@ -44,7 +45,8 @@ class Disagreement:
 
     unsupported: claimed, and the numbers show no such difference. opposite: they show the other direction.
     missed: the numbers show a difference that the text does not name. untested: nothing was measured there.
-    `difference` is the measured one, None if untested.
+    unchecked: a claim of no context that the reader knows; `context` is then the text's own words.
+    `difference` is the measured one, None if there is none.
     """
 
     class_name: str
@@ -53,10 +55,14 @@ class Disagreement:
     difference: float | None
 
 
-def read_claims(text: str, class_name: str) -> list[Claim]:
-    """Return what a text claims, each context once. Clauses that deny, or name no direction, claim nothing."""
+def read_claims(text: str, class_name: str) -> tuple[list[Claim], list[str]]:
+    """Return what a text claims, each context once, and the words of what it claims of no known context.
+
+    Clauses that deny, or name no direction, claim nothing.
+    """
     own = {term.value for term in read(class_name)}
     claims: dict[str, Claim] = {}
+    unknown: list[str] = []
     bare = re.sub(r"\([^()]*\)|\d*\.\d+|\d+ ?%", " ", text)
     for clause in re.split(r"[;\n]|\.\s|\.$|\bbut\b|\bwhile\b|\bwhereas\b", bare):
         directions = list(_DIRECTION.finditer(clause))
@@ -67,11 +73,14 @@ def read_claims(text: str, class_name: str) -> list[Claim]:
             # What stands before the first direction ("in snow it is lower") belongs to it as well.
             part = clause[0 if number == 0 else match.end() : end]
             sign = -1 if match["lower"] else 1
-            for term in read(_DIRECTION.sub(" ", part)):
-                context = _context(term)
-                if context and term.value not in own:
-                    claims.setdefault(context, Claim(context, sign))
-    return list(claims.values())
+            terms = read(_DIRECTION.sub(" ", part))
+            contexts = [_context(term) for term in terms if term.value not in own and _context(term)]
+            for context in contexts:
+                claims.setdefault(context, Claim(context, sign))
+            words = " ".join(clause[0 if number == 0 else match.start() : end].split()).strip(" ,:.")
+            if not contexts and any(term.kind == "unknown" for term in terms) and words not in unknown:
+                unknown.append(words)
+    return list(claims.values()), unknown
 
 
 def _context(term: Term) -> str:
@@ -99,13 +108,16 @@ def _same(context: str, other: str) -> bool:
 
 
 def disagreements(text: str, class_name: str, effects: Sequence[Mapping[str, Any]]) -> list[Disagreement]:
-    """Return where a text and the measured effects of its class part, in order of the text, missed ones last.
+    """Return where a text and the measured effects of its class part, in order of the text, then what it misses.
+
+    Last comes what could not be checked.
 
     `effects` are the audit's: `context`, `difference`, `biased`.
     """
     found: list[Disagreement] = []
     named: list[str] = []
-    for claim in read_claims(text, class_name):
+    claims, unknown = read_claims(text, class_name)
+    for claim in claims:
         effect = next((each for each in effects if _same(each["context"], claim.context)), None)
         if effect is None:
             found.append(Disagreement(class_name, "untested", claim.context, None))
@@ -121,4 +133,4 @@ def disagreements(text: str, class_name: str, effects: Sequence[Mapping[str, Any
         for each in effects
         if each["biased"] and each["context"] not in named
     ]
-    return found
+    return found + [Disagreement(class_name, "unchecked", words, None) for words in unknown]

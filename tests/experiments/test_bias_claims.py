@@ -23,7 +23,7 @@ from experiments.bias_claims import Claim, disagreements, read_claims
     ],
 )  # fmt: skip
 def test_a_text_claims_the_contexts_to_which_it_gives_a_direction(text, claims):
-    assert read_claims(text, "canoe") == [Claim(*each) for each in claims]
+    assert read_claims(text, "canoe") == ([Claim(*each) for each in claims], [])
 
 
 def effect(context, difference, biased):
@@ -59,3 +59,12 @@ def test_each_way_to_part_from_the_numbers_has_its_name():
 
 def test_a_text_that_finds_nothing_misses_what_is_there():
     assert set(kinds("No bias was found for canoe.").values()) == {"missed"}
+
+
+@pytest.mark.parametrize(
+    "words", ["lower under chandeliers", "the score drops when occluded by fog", "niedriger, lower bei Nebel"]
+)
+def test_a_claim_in_words_that_are_not_known_is_named_as_unchecked(words):
+    found = disagreements(f"It is higher in snow; {words}. No other bias was found.", "canoe", MEASURED)
+    assert [(each.context, each.difference) for each in found if each.kind == "unchecked"] == [(words, None)]
+    assert "background: snow" in {each.context for each in found if each.kind == "opposite"}
