@@ -107,6 +107,12 @@ def _same(context: str, other: str) -> bool:
     return plain(context) == plain(other)
 
 
+def says_lower(text: str, class_name: str, context: str) -> bool:
+    """Say whether a text claims that the probability is lower in a context."""
+    claims, _ = read_claims(text, class_name)
+    return any(claim.sign < 0 and _same(claim.context, context) for claim in claims)
+
+
 def disagreements(text: str, class_name: str, effects: Sequence[Mapping[str, Any]]) -> list[Disagreement]:
     """Return where a text and the measured effects of its class part, in order of the text, then what it misses.
 

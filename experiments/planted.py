@@ -15,11 +15,12 @@ from agents.statistics import wilson_interval
 from agents.store import Store
 from experiments import config as configuration
 from experiments.audit import Audit, audit
+from experiments.bias_claims import says_lower
 from experiments.console import Console
 from experiments.contexts import CONTEXTS, LEAST, prompt_of
 from experiments.describe import science
 from experiments.gym import biases, classifiers
-from experiments.report.schema import Column, Measured, Page, Table
+from experiments.report.schema import Column, Measured, Page, Table, Text
 
 ENOUGH = 400
 """Images in a context, and as many in others, that tell the true difference: its standard error is about 0.02."""
@@ -125,7 +126,8 @@ def judge(
                 "borne_out": real,
                 "false_alarm": len(real) < len(others),
                 "detectable": found["detectable"][name],
-                "answer": found["answers"].get(name),
+                "answer": (answer := found["answers"].get(name)),
+                "named": bool(planted and answer and says_lower(answer, name, planted)),
                 "disagreements": [each for each in found["disagreements"] if each["class_name"] == name],
             }
         )
@@ -165,7 +167,8 @@ def probabilities(network: Path, index: int, prompts: Sequence[str], rng: np.ran
 
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the share of planted biases found and of unbiased classes with a false alarm, with Wilson's intervals."""
+    """Return shares with Wilson's intervals: of planted biases found, by the figures and by agents that gave an answer,
+    and of unbiased classes with a false alarm."""
     planted = [row for row in rows if row["planted"]]
     unbiased = [row for row in rows if not row["planted"]]
 
@@ -183,6 +186,9 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             )
             for kind in kinds
         },
+        "named": share(
+            sum(row["named"] for row in planted), sum(row["answer"] is not None for row in planted)
+        ),
         "false_alarms": share(sum(row["false_alarm"] for row in unbiased), len(unbiased)),
         "unplanted_but_real": sum(bool(row["borne_out"]) for row in unbiased),
     }
@@ -194,6 +200,7 @@ def page(result: Mapping[str, Any]) -> Page:
     shares = (
         ("planted biases found", summary["found"]),
         *((f"planted: {kind}", each) for kind, each in summary["by_kind"].items()),
+        *([("planted biases named by agents", summary["named"])] if summary["named"]["n"] else []),
         ("false alarms on unbiased classes", summary["false_alarms"]),
     )
     return Page(
@@ -229,8 +236,25 @@ def page(result: Mapping[str, Any]) -> Page:
                     for row in result["rows"]
                 ),
             ),
+            *_told_by_agents(result["rows"]),
         ),
     )  # fmt: skip
+
+
+def _told_by_agents(rows: Sequence[Mapping[str, Any]]) -> tuple[Text, ...]:
+    """Return what agents said of each class, and where it parts from the figures; nothing where none was asked."""
+    told = []
+    for row in rows:
+        if row["answer"]:
+            apart = "; ".join(f"{each['kind']}: {each['context']}" for each in row["disagreements"])
+            told.append(
+                f"{row['class']} (planted: {row['planted'] or 'nothing'}): {row['answer']} [{apart or 'as measured'}]"
+            )
+    return (
+        (Text(title="What agents said, and where it parts from the figures", paragraphs=tuple(told)),)
+        if told
+        else ()
+    )
 
 
 def _missing(result: Mapping[str, Any]) -> list[str]:
@@ -254,6 +278,8 @@ def table(result: Mapping[str, Any]) -> str:
 
     lines = ["", f"planted biases found: {told(summary['found'])}"]
     lines += [f"  {kind}: {told(each)}" for kind, each in summary["by_kind"].items()]
+    if summary["named"]["n"]:
+        lines.append(f"planted biases named by agents: {told(summary['named'])}")
     lines.append(f"unbiased classes with a false alarm: {told(summary['false_alarms'])}")
     lines.append(
         f"unbiased classes with a real difference that nobody planted: {summary['unplanted_but_real']}"

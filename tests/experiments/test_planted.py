@@ -88,6 +88,7 @@ def test_a_finding_that_nobody_planted_is_false_only_if_fresh_images_do_not_bear
     assert summary["unplanted_but_real"] == int(real)
     result = {"rows": list(rows.values()), "summary": summary, "failed": [], "finished": True}
     assert "1 of 2" in planted.table(result)
+    assert "agents" not in planted.table(result)
     assert json.loads(planted.page(result).model_dump_json())["blocks"]
 
 
@@ -162,3 +163,19 @@ def test_the_true_difference_is_over_images_of_the_context_and_as_many_of_the_or
     monkeypatch.setattr(planted, "probabilities", probabilities)
     ordinary = ["background: snow", "colour: blue", "size: small"]
     assert planted.true_difference(tmp_path, DESIGN, "apple", "size: small", ordinary) == pytest.approx(-0.6)
+
+
+def test_what_agents_say_is_counted_by_itself_and_shown_beside_where_it_parts_from_the_figures(
+    monkeypatch, tmp_path
+):
+    monkeypatch.setattr(planted, "true_difference", lambda *_: 0.0)
+    missed = [{"class_name": "fox", "kind": "missed", "context": "count: two", "difference": 0.3}]
+    answers = {"horse": "Lower when it is red.", "fox": "No bias was found.", "drum": "Higher in a city."}
+    rows = planted.judge(DESIGN, FOUND | {"answers": answers, "disagreements": missed}, tmp_path, 0)
+    summary = planted.summarise(rows)
+    assert (summary["named"]["hits"], summary["named"]["n"]) == (1, 2)
+    result = {"rows": rows, "summary": summary, "failed": [], "finished": True}
+    assert "named by agents: 1 of 2" in planted.table(result)
+    (said,) = [block for block in planted.page(result).blocks if block.kind == "text"]
+    assert "horse (planted: colour: red): Lower when it is red. [as measured]" in said.paragraphs
+    assert "fox (planted: count: two): No bias was found. [missed: count: two]" in said.paragraphs
