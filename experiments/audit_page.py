@@ -32,7 +32,9 @@ def page(result: Mapping[str, Any], least: float) -> Page:
     for name in largest[:SHOWN]:
         blocks.append(_contexts(name, by_class[name], str(result["answers"].get(name, ""))))
         if result["lowest"].get(name):
-            blocks.append(_worst(name, result["lowest"][name], result["telling"][name]))
+            contexts = {each["context"] for each in by_class[name] if each["biased"]}
+            telling = [each for each in result["telling"][name] if each["context"] in contexts]
+            blocks.append(_worst(name, result["lowest"][name], telling))
     blocks.append(_detectable(result["detectable"], biased))
     if result["undrawn"]:
         untested = tuple(f"{name}: {', '.join(contexts)}" for name, contexts in result["undrawn"].items())
@@ -101,7 +103,7 @@ def _series(effect: Mapping[str, Any]) -> str:
 
 
 def _worst(name: str, lowest: Sequence[Mapping[str, Any]], telling: Sequence[Mapping[str, Any]]) -> Figures:
-    """Return the images that a class is worst at, and those that show most what stood out; each once."""
+    """Return the images that a class is worst at, and those that show most what was found; each once."""
     shown = {each["image"]: each for each in (*lowest, *telling)}
     return Figures(
         title=f"{name}: worst images",
@@ -109,7 +111,7 @@ def _worst(name: str, lowest: Sequence[Mapping[str, Any]], telling: Sequence[Map
             Figure(image=image, caption=f"{name}, {each['context']}: probability {each['probability']:.3f}")
             for image, each in shown.items()
         ),
-        note="First those with the least probability of all, then the most telling of each context that stood out.",
+        note="First those with the least probability of all, then the most telling of each finding.",
     )
 
 
