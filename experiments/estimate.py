@@ -1,18 +1,16 @@
 """`maia estimate`: what a sweep will take, before anything is spent: calls, tokens, dollars, device time, hours.
 
 Everything follows from the configuration and a handful of assumptions, all of which are told and can be replaced
-by what an earlier run measured. `at_most` is what the configuration's own limits allow.
+by what earlier runs took (`precedents`). `low` is where studies happen to be short; `at_most` is what the
+configuration's own limits allow.
 """
 
 from __future__ import annotations
 
 import ipaddress
-import json
-import re
-import statistics
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -30,14 +28,18 @@ class Assumptions:
 
     rounds: float = 8
     """Rounds of a study."""
+    rounds_spread: float = 4
+    """Standard deviation of the rounds of a study."""
+    studies: float = 1
+    """Studies that these figures come from; what nobody measured is as sure as if it came from one."""
     images_a_round: float = 10
     """Images that are made in a round, and shown to the interpreter."""
     observation_tokens: float = 250
     """Tokens of text in an observation."""
     reply_tokens: float = 450
     """Tokens of an interpreter's reply."""
-    looks: float = 10
-    """Images of a study that its agent has described."""
+    looks_a_round: float = 1.25
+    """Images that an agent has described in a round."""
     look_tokens: float = 60
     """Tokens of a description."""
     answers: float = 1.2
@@ -50,12 +52,29 @@ class Assumptions:
     """Seconds of a device for an image that is generated or edited."""
     seconds_a_pass: float = 0.004
     """Seconds of a device for an image that is shown to the network."""
+    passes_an_image: float = 1
+    """Times that an image is shown to the network for each that is made."""
+    seconds_to_start: float = 15
+    """Seconds until the models are loaded."""
 
 
+SCIENTIST = {
+    "rounds": 11.0,
+    "rounds_spread": 3.4,
+    "studies": 12.0,
+    "images_a_round": 22.0,
+    "looks_a_round": 2.0,
+}
+"""What the built-in interpreter took in two sweeps of six units each of EfficientNet-lite0's `blocks.6`."""
 _DRAWN_S = 0.005
 """Seconds for a scene of the embedded world, which needs no model."""
 _QUICK_S = 0.05
 """Seconds for a reply of the built-in models."""
+_TENTH = 1.28
+"""Standard deviations below the mean that nine in ten exceed."""
+_PROCESSOR = "this machine's processor"
+FRESH_LOOKS = 15
+"""Images of a study that are shown to the network and not made: the exemplars."""
 _WORDS_OF_A_LOOK = 120
 _RETESTS = 2
 """Times that one answer may be confirmed again: the labels that were borne out, and a simpler one in their place."""
@@ -87,7 +106,7 @@ def assumptions_of(profile: Profile) -> Assumptions:
     found = Assumptions()
     roles = profile.chat
     if roles.interpreter.backend == "builtin":
-        found = replace(found, seconds_a_reply=_QUICK_S)
+        found = replace(found, **SCIENTIST, seconds_a_reply=_QUICK_S)
     if (roles.observers or roles.interpreter).backend == "builtin":
         found = replace(found, seconds_a_look=_QUICK_S)
     if profile.generation.backend == "scenes":
@@ -97,33 +116,14 @@ def assumptions_of(profile: Profile) -> Assumptions:
     return found
 
 
-def measured(run: Path, base: Assumptions) -> Assumptions:
-    """Return `base` with what the finished studies of an earlier run took in place of what was assumed.
-
-    Raises:
-        UsageError: If the run has no finished study.
-    """
-    paths = sorted((run / "units").glob("*/done.json"))
-    records = [json.loads(path.read_bytes()) for path in paths]
-    records = [record for record in records if record.get("rounds")]
-    if not records:
-        raise UsageError(f"{run} holds no finished study.", "Name the --out folder of an earlier run.")
-    rounds = [record["rounds"] for record in records]
-    images = [record["images_made"] for record in records]
-    calls = [(record["usage"]["interpreter"], record["rounds"]) for record in records]
-    replies = sum(usage["completion_tokens"] for usage, _ in calls)
-    found = replace(
-        base,
-        rounds=statistics.fmean(rounds),
-        images_a_round=sum(images) / sum(rounds),
-    )
-    return replace(found, reply_tokens=replies / sum(rounds)) if replies else found
-
-
 def estimate(profile: Profile, n_units: int, assumed: Assumptions) -> dict[str, Any]:
     """Return what studying `n_units` takes, as plain values; dollars are None where a price is not configured."""
-    likely = _study(profile, assumed)
     settings = profile.interpreter
+    assumed = replace(assumed, rounds=min(assumed.rounds, settings.max_rounds))
+    # 90 % of such runs take more: their mean varies, and so does the mean that it is foretold from.
+    spread = _TENTH * assumed.rounds_spread * math.sqrt(1 / max(n_units, 1) + 1 / max(assumed.studies, 1))
+    low = _study(profile, replace(assumed, rounds=max(assumed.rounds - spread, 1.0)))
+    likely = _study(profile, assumed)
     most = _study(
         profile,
         replace(
@@ -138,14 +138,19 @@ def estimate(profile: Profile, n_units: int, assumed: Assumptions) -> dict[str, 
     )
     passes = _dataset_size(profile)
     data = (passes or 0) * assumed.seconds_a_pass
-    hours, bound = _hours(profile, n_units, likely, data)
-    notes = _notes(profile, passes)
+
+    def told(cost: _Cost) -> dict[str, Any]:
+        hours, _ = _hours(profile, n_units, cost, data + assumed.seconds_to_start)
+        return {**_times(cost, n_units, data), "hours": hours}
+
     return {
         "units": n_units,
-        "likely": {**_times(likely, n_units, data), "hours": hours, "bound_by": bound},
-        "at_most": _within(profile, _times(most, n_units, data)),
+        "low": told(low),
+        "likely": told(likely),
+        "at_most": _within(profile, told(most)),
+        "bound_by": _hours(profile, n_units, likely, data)[1],
         "assumes": asdict(assumed),
-        "notes": notes,
+        "notes": _notes(profile, passes, data),
     }
 
 
@@ -162,6 +167,7 @@ class _Cost:
     images: float
     generation_s: float
     vision_s: float
+    thinking_s: float
     waiting_s: float
 
 
@@ -169,10 +175,11 @@ def _study(profile: Profile, assumed: Assumptions, *, most: bool = False) -> _Co
     roles = profile.chat
     interpreter, observer = roles.interpreter, roles.observers or roles.interpreter
     prompt, cached, completion = _conversation(interpreter, assumed)
-    confirmed, witnessed = _confirmation(profile, assumed, most)
-    looks = assumed.looks + witnessed
-    look_prompt = looks * (_WORDS_OF_A_LOOK + _image_tokens(observer))
-    look_completion = looks * assumed.look_tokens
+    confirmed, witnessed = confirmation(profile, assumed, most)
+    looks = assumed.rounds * assumed.looks_a_round + witnessed
+    read = 0 if observer.backend == "builtin" else looks
+    look_prompt = read * (_WORDS_OF_A_LOOK + _image_tokens(observer))
+    look_completion = read * assumed.look_tokens
     parts = [
         _dollars(interpreter, prompt, cached, completion),
         _dollars(observer, look_prompt, 0, look_completion),
@@ -187,16 +194,22 @@ def _study(profile: Profile, assumed: Assumptions, *, most: bool = False) -> _Co
         dollars=None if None in parts else sum(part or 0.0 for part in parts),
         images=made,
         generation_s=made * assumed.seconds_an_image,
-        vision_s=(made + 15) * assumed.seconds_a_pass,
-        waiting_s=assumed.rounds * assumed.seconds_a_reply + assumed.seconds_a_look * (assumed.rounds + 2),
+        vision_s=(made * assumed.passes_an_image + FRESH_LOOKS) * assumed.seconds_a_pass,
+        thinking_s=assumed.rounds * assumed.seconds_a_reply + looks * assumed.seconds_a_look,
+        # What one round has described is looked at side by side, and so is a confirmation's block.
+        waiting_s=assumed.rounds * (assumed.seconds_a_reply + assumed.seconds_a_look)
+        + 2 * assumed.seconds_a_look,
     )
 
 
 def _conversation(settings: ChatSettings, assumed: Assumptions) -> tuple[float, float, float]:
     """Return prompt tokens, those of them that a prefix cache holds, and completion tokens of one study.
 
-    Each round sends the whole conversation again; all but its newest part was sent before.
+    Each round sends the whole conversation again; all but its newest part was sent before. The built-in model reads
+    no tokens.
     """
+    if settings.backend == "builtin":
+        return 0.0, 0.0, 0.0
     opening = estimate_text(api_page()) + estimate_text(DescribeUnit().opening())
     added = (
         assumed.reply_tokens + assumed.observation_tokens + assumed.images_a_round * _image_tokens(settings)
@@ -207,7 +220,7 @@ def _conversation(settings: ChatSettings, assumed: Assumptions) -> tuple[float, 
     return prompt, max(prompt - fresh, 0.0), rounds * assumed.reply_tokens
 
 
-def _confirmation(profile: Profile, assumed: Assumptions, most: bool) -> tuple[float, float]:
+def confirmation(profile: Profile, assumed: Assumptions, most: bool = False) -> tuple[float, float]:
     """Return how many images a study's confirmation makes and has looked at."""
     test = profile.confirmation
     if test is None:
@@ -262,29 +275,40 @@ def _times(cost: _Cost, n_units: int, data_s: float) -> dict[str, Any]:
 
 def _within(profile: Profile, most: dict[str, Any]) -> dict[str, Any]:
     """Return the most that a run takes, which is never more than its budget."""
-    limit = profile.sweep.budget.dollars
-    if limit is not None and (most["dollars"] is None or most["dollars"] > limit):
-        most["dollars"] = limit
+    budget = profile.sweep.budget
+    for name, limit in (("dollars", budget.dollars), ("hours", budget.hours)):
+        if limit is not None and (most[name] is None or most[name] > limit):
+            most[name] = limit
     return most
 
 
-def _hours(profile: Profile, n_units: int, cost: _Cost, data_s: float) -> tuple[float, str]:
-    """Return the hours that the slowest part takes, and which it is: the others work meanwhile."""
+def _hours(profile: Profile, n_units: int, cost: _Cost, before_s: float) -> tuple[float, str]:
+    """Return the hours that the slowest part takes, and which it is: the others work meanwhile.
+
+    What runs on this machine's processor shares it; devices and endpoints work side by side.
+    """
     at_once = min(n_units, max(1, profile.sweep.hosts) * profile.sweep.agents) or 1
-    replicas = profile.generation.placement.max_replicas
-    parts = {
-        "waiting for replies": n_units * cost.waiting_s / at_once,
-        "making images": n_units * cost.generation_s / replicas,
-        "the network under study": n_units * cost.vision_s / profile.vision.placement.max_replicas,
-    }
+    parts = dict.fromkeys((_PROCESSOR,), 0.0)
+    for name, seconds, placement in (
+        ("making images", cost.generation_s, profile.generation.placement),
+        ("the network under study", cost.vision_s, profile.vision.placement),
+    ):
+        if placement.num_gpus == 0:
+            parts[_PROCESSOR] += n_units * seconds
+        else:
+            parts[name] = n_units * seconds / placement.max_replicas
     chat = profile.chat.interpreter
+    if chat.backend == "builtin":
+        parts[_PROCESSOR] += n_units * cost.thinking_s
+    else:
+        parts["waiting for replies"] = n_units * cost.waiting_s / at_once
     tokens = cost.prompt_tokens + cost.completion_tokens
     if limit := getattr(chat, "requests_per_minute", None):
         parts["the endpoint's requests a minute"] = n_units * cost.interpreter_calls / limit * 60
     if limit := getattr(chat, "tokens_per_minute", None):
         parts["the endpoint's tokens a minute"] = n_units * tokens / limit * 60
     slowest = max(parts, key=lambda name: parts[name])
-    return round((parts[slowest] + data_s) / 3600, 3), slowest
+    return round((parts[slowest] + before_s) / 3600, 3), slowest
 
 
 def _dataset_size(profile: Profile) -> int | None:
@@ -299,8 +323,13 @@ def _dataset_size(profile: Profile) -> int | None:
         return None
 
 
-def _notes(profile: Profile, passes: int | None) -> list[str]:
+def _notes(profile: Profile, passes: int | None, data_s: float) -> list[str]:
     notes = []
+    if passes and data_s >= 1:
+        notes.append(
+            f"{data_s:,.0f} seconds of the network's are the pass over the {passes:,} images of the data set, "
+            "which is not made again where the cache holds it"
+        )
     roles = {"interpreter": profile.chat.interpreter}
     if profile.chat.observers is not None:
         roles["observers"] = profile.chat.observers
@@ -319,83 +348,42 @@ def _notes(profile: Profile, passes: int | None) -> list[str]:
     return notes
 
 
-def card(found: dict[str, Any]) -> str:
-    """Return an estimate in a few lines for a terminal."""
-    likely, most = found["likely"], found["at_most"]
+def table(found: dict[str, Any]) -> Any:
+    """Return an estimate for a terminal."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
 
-    def money(value: float | None) -> str:
-        return "unknown" if value is None else f"${value:,.2f}"
+    shown = Table(title=f"{found['units']:,} units", title_justify="left", box=None)
+    shown.add_column("")
+    for column in _RANGE:
+        shown.add_column(column.replace("_", " "), justify="right")
 
-    lines = [
-        f"[bold]{found['units']} units[/bold]: about {money(likely['dollars'])}, {likely['hours']:.2g} hours "
-        f"(bound by {likely['bound_by']}); at most {money(most['dollars'])}",
-        f"{likely['interpreter_calls']:,} calls of the interpreter, {likely['observer_calls']:,} of observers",
-        f"{likely['prompt_tokens']:,} prompt tokens ({likely['cached_tokens']:,} sent before), "
-        f"{likely['completion_tokens']:,} completion tokens",
-        f"{likely['images']:,} images; {likely['device_seconds']['generation']:,.0f} device seconds to make them, "
-        f"{likely['device_seconds']['vision']:,.0f} to show them and the data set to the network",
-        "assumes: " + ", ".join(f"{name}={value:g}" for name, value in found["assumes"].items()),
+    def amount(value: float | None, form: str) -> str:
+        return "unknown" if value is None else form.format(value)
+
+    for name, form, value in (
+        ("dollars", "${:,.2f}", lambda each: each["dollars"]),
+        ("hours", "{:,.2g}", lambda each: each["hours"]),
+        ("calls of the interpreter", "{:,}", lambda each: each["interpreter_calls"]),
+        ("calls of observers", "{:,}", lambda each: each["observer_calls"]),
+        ("prompt tokens", "{:,}", lambda each: each["prompt_tokens"]),
+        ("  of these sent before", "{:,}", lambda each: each["cached_tokens"]),
+        ("completion tokens", "{:,}", lambda each: each["completion_tokens"]),
+        ("images made", "{:,}", lambda each: each["images"]),
+        ("device seconds to make images", "{:,.0f}", lambda each: each["device_seconds"]["generation"]),
+        ("device seconds of the network", "{:,.0f}", lambda each: each["device_seconds"]["vision"]),
+    ):
+        shown.add_row(name, *(amount(value(found[column]), form) for column in _RANGE))
+    assumes = ", ".join(f"{name}={value:.3g}" for name, value in found["assumes"].items())
+    source = ", ".join(found.get("like") or ()) or "no earlier run: assumptions of the profile"
+    notes = [
+        f"bound by {found['bound_by']}",
+        f"foretold from {source}",
+        f"assumes {assumes}",
+        *(f"note: {note}" for note in found["notes"]),
     ]
-    return "\n".join([*lines, *(f"[yellow]note:[/yellow] {note}" for note in found["notes"])])
+    return Group(shown, Text(), *map(Text, notes))
 
 
-async def count_units(
-    config: Path | None, profile_name: str | None, model: str, layers: Sequence[str], units: str, seed: int
-) -> int:
-    """Return how many units a run would look at; the network is loaded only if `units` does not tell.
-
-    A name, such as a class's, counts as one.
-
-    Raises:
-        UsageError: If a layer or unit does not exist, as far as it was looked at.
-    """
-    from experiments.layers import list_layers
-    from experiments.units import choose
-
-    parts = [part.strip() for part in units.split(",")]
-    numbers = [part for part in parts if re.fullmatch(r"all|sample:\d+|\d+|\d+-\d+", part)]
-    names = len(parts) - len(numbers)
-    if "all" not in parts:
-        counted = len(choose(",".join(numbers), 1 << 40, seed)) if numbers else 0
-        return len(layers) * (counted + names)
-    sizes = {each["name"]: each["n_units"] for each in await list_layers(config, profile_name, model)}
-    for layer in layers:
-        if layer not in sizes:
-            raise UsageError(f"{model} has no layer {layer!r}.", f"`maia layers {model}` lists them.")
-    return sum(len(choose(",".join(numbers), sizes[layer], seed)) for layer in layers)
-
-
-def unfinished(run: Path) -> int | None:
-    """Return how many units of a planned run have no result yet, None if nothing is planned."""
-    from agents.journal import slug
-    from agents.store import Store
-    from agents.work import read_plan
-
-    plan = read_plan(Store(run)) if run.is_dir() else None
-    if plan is None:
-        return None
-    return sum(not (run / "units" / slug(item.unit) / "done.json").exists() for item in plan)
-
-
-def approve(found: dict[str, Any], limit: float, *, yes: bool, ask: Callable[[str], bool] | None) -> str:
-    """Return a sentence on what is about to be spent; a run that may cost more than `limit` needs a yes.
-
-    `ask` puts a question to a person, None where nobody is there.
-
-    Raises:
-        UsageError: If nobody says yes.
-    """
-    dollars = found["likely"]["dollars"]
-    units = "1 unit is" if found["units"] == 1 else f"{found['units']} units are"
-    told = f"{units} expected to cost " + (
-        "an unknown amount" if dollars is None else f"about ${dollars:,.2f}"
-    )
-    if dollars is not None and dollars <= limit:
-        return told
-    why = "no price is configured" if dollars is None else f"ask_above_dollars is {limit:g}"
-    if yes or (ask is not None and ask(f"{told} ({why}). Go on?")):
-        return told
-    raise UsageError(
-        f"{told}, and nobody agreed to it ({why}).",
-        "Repeat with --yes, raise ask_above_dollars in the profile, or look at `maia estimate`.",
-    )
+_RANGE = ("low", "likely", "at_most")

@@ -92,33 +92,32 @@ def examples(*lines: str) -> str:
 
 def approve(config: Path | None, profile: str | None, yes: bool, count: Callable[[], int]) -> None:
     """Ask before studies that may cost more than their profile lets pass; `count` says how many there are to do."""
-    from experiments import estimate as foretell
+    from experiments import approval
     from experiments.config import load
 
     chosen = load(config).profile(profile)
-    roles = chosen.chat
-    if not any(map(foretell.charges, (roles.interpreter, roles.observers or roles.interpreter))):
+    if not approval.may_charge(chosen):
         return
-    found = foretell.estimate(chosen, count(), foretell.assumptions_of(chosen))
+    found = approval.foretell(chosen, count())
     asked = None
     if sys.stdin.isatty() and sys.stderr.isatty():
 
         def asked(question: str) -> bool:
             return typer.confirm(question, err=True)
 
-    Console().say(foretell.approve(found, chosen.ask_above_dollars, yes=yes, ask=asked))
+    Console().say(approval.approve(found, chosen.ask_above_dollars, yes=yes, ask=asked))
 
 
 def units_left(
     config: Path | None, profile: str | None, folder: Path, model: str, layers: str, units: str
 ) -> int:
     """Return how many units the run in `folder` has still to study: all of them if it was never planned."""
-    from experiments import estimate as foretell
+    from experiments import approval
 
-    planned = foretell.unfinished(folder)
+    planned = approval.unfinished(folder)
     if planned is not None:
         return planned
-    return int(run(foretell.count_units(config, profile, model, layers.split(","), units, 0)))
+    return int(run(approval.count_units(config, profile, model, layers.split(","), units, 0)))
 
 
 def finished_studies(folder: Path) -> int:

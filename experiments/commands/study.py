@@ -290,7 +290,10 @@ def estimate(
     layers: Annotated[str, typer.Argument(help="Layers, separated by commas; `output` for classes.")],
     units: Annotated[str, typer.Option(help="all, 0-63, 3,17 or sample:100.")] = "all",
     like: Annotated[
-        Path | None, typer.Option(help="An earlier run, whose measured rounds and tokens are taken.")
+        Path | None,
+        typer.Option(
+            help="An earlier run to foretell from [default: those below runs/ with the same models and settings]."
+        ),
     ] = None,
     assume: Annotated[
         list[str] | None, typer.Option(help="NAME=NUMBER in place of an assumption; may be repeated.")
@@ -300,19 +303,21 @@ def estimate(
     config: ConfigPath = None,
 ) -> None:
     """Say what a sweep would take: calls, tokens, dollars, device time, hours."""
-    from experiments import estimate as foretell
+    from experiments import approval, precedents
+    from experiments import estimate as prediction
     from experiments.config import load
 
     configure_logging(0)
     console = Console(quiet=json)
     chosen = load(config).profile(profile)
-    assumed = foretell.assumptions_of(chosen)
-    if like is not None:
-        assumed = foretell.measured(like, assumed)
-    assumed = foretell.assume(assume or [], assumed)
-    count = run(foretell.count_units(config, profile, model, layers.split(","), units, 0))
-    found = foretell.estimate(chosen, count, assumed)
+    assumed = prediction.assumptions_of(chosen)
+    runs = precedents.precedents(chosen, Path("runs")) if like is None else [like]
+    if runs:
+        assumed = precedents.measured(runs, chosen, assumed)
+    assumed = prediction.assume(assume or [], assumed)
+    count = run(approval.count_units(config, profile, model, layers.split(","), units, 0))
+    found = prediction.estimate(chosen, count, assumed) | {"like": list(map(str, runs))}
     if json:
         console.result(found)
     else:
-        console.show(foretell.card(found))
+        console.show(prediction.table(found))

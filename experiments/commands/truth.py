@@ -255,7 +255,7 @@ def ablate(
     verbose: Verbose = 0,
 ) -> None:
     """Compare the whole system with less than the system, on the same units: Table A5 of the paper."""
-    from experiments import estimate as foretell
+    from experiments import approval
     from experiments.ablate import Ablation, table
     from experiments.ablate import ablate as compare
     from experiments.gym.neurons import choose
@@ -274,7 +274,7 @@ def ablate(
         if model == "synthetic":
             count = sum(unit.formula is not None for unit in choose(asked.units))
         else:
-            count = run(foretell.count_units(config, profile, model, [layer], units, seed))
+            count = run(approval.count_units(config, profile, model, [layer], units, seed))
         systems = len({FULL.name, *chosen}) + (swap is not None)
         return count * systems - finished_studies(out)
 

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import io
 import json
+import re
+from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 
 from actors.chat.settings import OpenAIChat
 from actors.errors import UsageError
+from agents.budget import BudgetSettings
 from agents.journal import slug
 from experiments import cli
+from experiments.approval import approve, foretell
 from experiments.config import load
-from experiments.estimate import Assumptions, approve, assume, charges, estimate, measured
+from experiments.describe import science
+from experiments.estimate import Assumptions, assume, assumptions_of, charges, estimate
+from experiments.precedents import measured, precedents
 
 PRICED = """
 profiles:
@@ -30,7 +37,7 @@ profiles:
       interpreter: {backend: openai, model: big}
 """
 EXACT = Assumptions(
-    rounds=3, images_a_round=5, observation_tokens=200, reply_tokens=300, looks=0, seconds_a_pass=0.1
+    rounds=3, images_a_round=5, observation_tokens=200, reply_tokens=300, looks_a_round=0, seconds_a_pass=0.1
 )
 
 
@@ -95,17 +102,83 @@ def test_endpoints_with_a_key_elsewhere_may_charge():
     assert not charges(OpenAIChat(model="m", base_url="http://gpu7:8000/v1", api_key_env=None))
 
 
-def test_an_earlier_run_replaces_assumptions(tmp_path):
-    for number, rounds in enumerate((4, 6)):
-        folder = tmp_path / "units" / str(number)
-        folder.mkdir(parents=True)
-        usage = {"interpreter": {"completion_tokens": rounds * 100}}
-        record = {"rounds": rounds, "images_made": rounds * 7, "usage": usage}
-        (folder / "done.json").write_text(json.dumps(record))
-    found = measured(tmp_path, EXACT)
-    assert (found.rounds, found.images_a_round, found.reply_tokens) == (5, 7, 100)
+def earlier(folder, profile, *rounds, counted=None, person=False):
+    """Write a run of studies that took so many rounds."""
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text(json.dumps({"settings": science(profile)}))
+    for number, each in enumerate(rounds):
+        unit = folder / "units" / str(number)
+        unit.mkdir(parents=True)
+        usage = {"interpreter": {"completion_tokens": each * 100}}
+        facts = {"interpreter": "person:ada" if person else "model"}
+        record = {"rounds": each, "images_made": each * 7, "usage": usage, "facts": facts}
+        (unit / "done.json").write_text(json.dumps(record))
+    if counted is not None:
+        (folder / "leases" / "0001").mkdir(parents=True)
+        (folder / "leases" / "0001" / "machinery.json").write_text(json.dumps(counted))
+
+
+def test_an_earlier_run_replaces_assumptions(profiles, tmp_path):
+    paid = profiles.profile("paid")
+    earlier(tmp_path / "a", paid, 4, 6)
+    found = measured([tmp_path / "a"], paid, EXACT)
+    assert (found.rounds, found.images_a_round, found.reply_tokens, found.studies) == (5, 7, 100, 2)
     with pytest.raises(UsageError, match="no finished study"):
-        measured(tmp_path / "nowhere", EXACT)
+        measured([tmp_path / "nowhere"], paid, EXACT)
+
+
+def test_what_the_models_of_earlier_runs_were_asked_is_foretold_for_as_many_studies(profiles, tmp_path):
+    """A run like the recorded one comes to what was recorded: calls, images, seconds of devices."""
+    free = profiles.profile("free")
+    counted = {
+        "interpreter": {"asked": 30, "reused": 0, "busy_s": 60.0},
+        "observers": {"asked": 400, "reused": 0, "busy_s": 100.0},
+        "generation": {"asked": 900, "reused": 100, "busy_s": 160.0},
+        "vision": {"asked": 1500, "reused": 500, "busy_s": 20.0},
+    }
+    earlier(tmp_path / "a", free, 10, 10, 10, counted=counted)
+    assumed = measured([tmp_path / "a"], free, EXACT)
+    found = estimate(free, 3, assumed)["likely"]
+    assert (found["interpreter_calls"], found["observer_calls"], found["images"]) == (30, 400, 900)
+    assert found["device_seconds"]["generation"] == pytest.approx(900 * 0.2)
+    assert found["device_seconds"]["vision"] == pytest.approx((1000 + 300) * 0.02, abs=0.1)
+    assert (assumed.seconds_a_reply, assumed.seconds_a_look) == (2.0, 0.25)
+
+
+def test_only_runs_of_the_same_models_and_settings_foretell(profiles, tmp_path):
+    free = profiles.profile("free")
+    earlier(tmp_path / "like", free, 4)
+    earlier(tmp_path / "moved", free.model_copy(update={"dataset": "scenes:9:9"}), 4)
+    earlier(tmp_path / "other", profiles.profile("paid"), 4)
+    earlier(tmp_path / "empty", free)
+    earlier(tmp_path / "by hand", free, 4, person=True)
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "manifest.json").write_text("[")
+    assert [each.name for each in precedents(free, tmp_path)] == ["like", "moved"]
+    assert foretell(free, 9, tmp_path)["likely"]["interpreter_calls"] == 36
+    assert foretell(free, 9, tmp_path / "nowhere")["assumes"] == asdict(assumptions_of(free))
+
+
+def test_a_range_narrows_with_the_studies_that_it_comes_from_and_stays_within_the_limits(profiles):
+    paid = profiles.profile("paid")
+
+    def dollars(n, studies):
+        found = estimate(paid, n, assume([f"studies={studies}", "rounds=8"], EXACT))
+        ends = [found[key]["dollars"] / n for key in ("low", "likely", "at_most")]
+        assert ends == sorted(ends)
+        return ends
+
+    few, many = dollars(2, 1), dollars(200, 100)
+    assert few[0] < many[0] < many[1] == pytest.approx(few[1], rel=0.05)
+    long = estimate(paid, 1, assume(["rounds=1000"], EXACT))
+    assert long["likely"]["interpreter_calls"] == paid.interpreter.max_rounds
+
+
+def test_a_budget_bounds_the_most(profiles):
+    paid = profiles.profile("paid")
+    sweep = paid.sweep.model_copy(update={"budget": BudgetSettings(dollars=3, hours=0.5)})
+    most = estimate(paid.model_copy(update={"sweep": sweep}), 1000, EXACT)["at_most"]
+    assert (most["dollars"], most["hours"]) == (3, 0.5)
 
 
 @pytest.mark.parametrize("text", ["rounds", "rounds=many", "nosuch=3", "rounds=-1"])
@@ -157,6 +230,16 @@ def test_what_is_costly_without_a_terminal_or_a_yes_ends_before_it_begins(
     assert told.out == ""
     assert f"{n} expected to cost an unknown amount" in told.err
     assert "--yes" in told.err
+
+
+def test_the_guide_names_every_command_that_asks():
+    import typer.main
+
+    commands = typer.main.get_command(cli.app).commands
+    asking = {name for name, each in commands.items() if any("--yes" in p.opts for p in each.params)}
+    guide = (Path(__file__).parents[2] / "docs" / "costs.md").read_text()
+    sentence = guide.partition("These ask, all in the same way:")[2].partition("Only studies")[0]
+    assert set(re.findall(r"`maia ([\w-]+)`", sentence)) == asking
 
 
 def planned(folder, units, finished):

@@ -7,10 +7,14 @@ from typing import Any
 
 from agents.store import Store
 from experiments.machinery import RequestCounts, reuse
+from experiments.machinery import counts as counts_of
 
 
 def said(id: str, ran: int, shared: int, known: int) -> dict[str, Any]:
-    return {"id": id, "batch_items": ran, "duplicates_saved": shared, "lookups_answered": known}
+    return {
+        **{"id": id, "batch_items": ran, "duplicates_saved": shared, "lookups_answered": known},
+        "busy_s": ran / 4,
+    }
 
 
 def test_what_was_asked_before_the_run_does_not_count_and_a_restart_loses_nothing(tmp_path: Path) -> None:
@@ -23,6 +27,7 @@ def test_what_was_asked_before_the_run_does_not_count_and_a_restart_loses_nothin
     counts.look("generation", [])
     counts.write(store, 1)
     assert reuse(store) == {"vision": {"asked": 10, "reused": 5, "rate": 0.5}}
+    assert counts_of(store) == {"vision": {"asked": 10, "reused": 5, "busy_s": 5 / 4}}
 
 
 def test_all_stretches_of_a_run_count(tmp_path: Path) -> None:

@@ -1,0 +1,92 @@
+"""Who is asked before money is spent: one place for every command that runs many studies.
+
+A run asks where it is likely to cost more than `ask_above_dollars`, and where nobody has said what its endpoint
+charges. Without a terminal it needs `--yes`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from actors.errors import UsageError
+from agents.journal import slug
+from agents.store import Store
+from agents.work import read_plan
+from experiments.config import Profile
+from experiments.estimate import assumptions_of, charges, estimate
+from experiments.precedents import measured, precedents
+
+
+def foretell(profile: Profile, n_units: int, runs: Path = Path("runs")) -> dict[str, Any]:
+    """Return the estimate of a run of `n_units` studies: from like runs below `runs`, where there are any."""
+    assumed, like = assumptions_of(profile), precedents(profile, runs)
+    if like:
+        assumed = measured(like, profile, assumed)
+    return estimate(profile, n_units, assumed) | {"like": [str(each) for each in like]}
+
+
+def may_charge(profile: Profile) -> bool:
+    """Say whether any of the profile's language models may cost money."""
+    roles = profile.chat
+    return any(map(charges, (roles.interpreter, roles.observers or roles.interpreter)))
+
+
+async def count_units(
+    config: Path | None, profile_name: str | None, model: str, layers: Sequence[str], units: str, seed: int
+) -> int:
+    """Return how many units a run would look at; the network is loaded only if `units` does not tell.
+
+    A name, such as a class's, counts as one.
+
+    Raises:
+        UsageError: If a layer or unit does not exist, as far as it was looked at.
+    """
+    from experiments.layers import list_layers
+    from experiments.units import choose
+
+    parts = [part.strip() for part in units.split(",")]
+    numbers = [part for part in parts if re.fullmatch(r"all|sample:\d+|\d+|\d+-\d+", part)]
+    names = len(parts) - len(numbers)
+    if "all" not in parts:
+        counted = len(choose(",".join(numbers), 1 << 40, seed)) if numbers else 0
+        return len(layers) * (counted + names)
+    sizes = {each["name"]: each["n_units"] for each in await list_layers(config, profile_name, model)}
+    for layer in layers:
+        if layer not in sizes:
+            raise UsageError(f"{model} has no layer {layer!r}.", f"`maia layers {model}` lists them.")
+    return sum(len(choose(",".join(numbers), sizes[layer], seed)) for layer in layers)
+
+
+def unfinished(run: Path) -> int | None:
+    """Return how many units of a planned run have no result yet, None if nothing is planned."""
+    plan = read_plan(Store(run)) if run.is_dir() else None
+    if plan is None:
+        return None
+    return sum(not (run / "units" / slug(item.unit) / "done.json").exists() for item in plan)
+
+
+def approve(found: dict[str, Any], limit: float, *, yes: bool, ask: Callable[[str], bool] | None) -> str:
+    """Return a sentence on what is about to be spent; a run that may cost more than `limit` needs a yes.
+
+    `ask` puts a question to a person, None where nobody is there.
+
+    Raises:
+        UsageError: If nobody says yes.
+    """
+    dollars = found["likely"]["dollars"]
+    units = "1 unit is" if found["units"] == 1 else f"{found['units']} units are"
+    told = f"{units} expected to cost " + (
+        "an unknown amount" if dollars is None else f"about ${dollars:,.2f}"
+    )
+    if dollars is not None and dollars <= limit:
+        return told
+    why = "no price is configured" if dollars is None else f"ask_above_dollars is {limit:g}"
+    if yes or (ask is not None and ask(f"{told} ({why}). Go on?")):
+        return told
+    raise UsageError(
+        f"{told}, and nobody agreed to it ({why}).",
+        "Repeat with --yes, raise ask_above_dollars in the profile, or look at `maia estimate`.",
+    )

@@ -1,0 +1,121 @@
+"""What earlier runs took: the figures that an estimate uses in place of assumptions.
+
+Runs of another agent foretell nothing: only those count whose models, agent settings and confirmation are the
+profile's own. Networks and layers may differ.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from actors.errors import UsageError
+from agents.store import Store
+from experiments.config import Profile
+from experiments.describe import science
+from experiments.estimate import FRESH_LOOKS, Assumptions, confirmation
+from experiments.machinery import counts
+
+_ALIKE = ("chat", "interpreter", "confirmation", "generation")
+"""Sections of a profile that a study's length and cost depend on."""
+
+
+def precedents(profile: Profile, folder: Path) -> list[Path]:
+    """Return the runs directly below `folder` with finished studies under settings like the profile's, by name."""
+    settings = science(profile)
+
+    def alike(manifest: Any) -> bool:
+        recorded = manifest.get("settings") if isinstance(manifest, dict) else None
+        return isinstance(recorded, dict) and all(recorded.get(key) == settings[key] for key in _ALIKE)
+
+    found = []
+    for path in sorted(folder.glob("*/manifest.json")):
+        try:
+            manifest = json.loads(path.read_bytes())
+        except (OSError, ValueError):
+            continue
+        if alike(manifest) and any(_studies(path.parent)):
+            found.append(path.parent)
+    return found
+
+
+def measured(runs: Sequence[Path], profile: Profile, base: Assumptions) -> Assumptions:
+    """Return `base` with what the finished studies of earlier runs took in place of what was assumed.
+
+    Raises:
+        UsageError: If no study is finished in any of them.
+    """
+    records = [record for run in runs for record in _studies(run)]
+    if not records:
+        named = " and ".join(map(str, runs))
+        raise UsageError(f"{named} holds no finished study.", "Name the --out folder of an earlier run.")
+    rounds = [record["rounds"] for record in records]
+    found = replace(
+        base,
+        rounds=statistics.fmean(rounds),
+        rounds_spread=statistics.stdev(rounds) if len(rounds) > 1 else base.rounds_spread,
+        studies=len(records),
+        images_a_round=sum(record["images_made"] for record in records) / sum(rounds),
+    )
+    replies = sum(record["usage"]["interpreter"]["completion_tokens"] for record in records)
+    if replies:
+        found = replace(found, reply_tokens=replies / sum(rounds))
+    return _from_requests(_requests(runs), sum(rounds), profile, found)
+
+
+def _from_requests(
+    asked: dict[str, dict[str, float]], recorded_rounds: int, profile: Profile, found: Assumptions
+) -> Assumptions:
+    """Return the assumptions with what the models were asked; runs of one study count no requests."""
+    if not {"observers", "generation", "vision"} <= asked.keys():
+        return found
+    observers, generation, vision = asked["observers"], asked["generation"], asked["vision"]
+    # One model in both roles answers through one pool. Counted rounds include those of unfinished studies.
+    own = asked.get("interpreter")
+    rounds = own["asked"] if own else recorded_rounds
+    studies = rounds / found.rounds
+    fresh, witnessed = confirmation(profile, found)
+    looks = (observers["asked"] - (0 if own else rounds)) / studies
+    images = generation["asked"] / studies
+    ran = (vision["asked"] - vision["reused"]) / studies
+    found = replace(
+        found,
+        looks_a_round=max(looks - witnessed, 0.0) / found.rounds,
+        images_a_round=max(images - fresh, 0.0) / found.rounds,
+        passes_an_image=max(ran - FRESH_LOOKS, 0.0) / max(images, 1.0),
+    )
+    seconds = {
+        "seconds_a_reply": _each(own or observers),
+        "seconds_a_look": _each(observers),
+        "seconds_an_image": _each(generation),
+        "seconds_a_pass": _each(vision),
+    }
+    return replace(found, **{name: value for name, value in seconds.items() if value is not None})
+
+
+def _each(counted: dict[str, float]) -> float | None:
+    """Return the seconds of a device for a request that needed work, None if nobody counted."""
+    worked = counted["asked"] - counted["reused"]
+    return counted["busy_s"] / worked if worked > 0 and counted["busy_s"] > 0 else None
+
+
+def _requests(runs: Sequence[Path]) -> dict[str, dict[str, float]]:
+    total: dict[str, dict[str, float]] = {}
+    for run in runs:
+        for role, each in counts(Store(run)).items():
+            sums = total.setdefault(role, dict.fromkeys(each, 0.0))
+            for key, value in each.items():
+                sums[key] += value
+    return total
+
+
+def _studies(run: Path) -> Iterator[dict[str, Any]]:
+    """Yield the results of a run that an agent came to by itself."""
+    for path in sorted((run / "units").glob("*/done.json")):
+        record = json.loads(path.read_bytes())
+        if record.get("rounds") and not str(record.get("facts", {}).get("interpreter")).startswith("person:"):
+            yield record
