@@ -12,9 +12,11 @@ import itertools
 import logging
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -129,7 +131,7 @@ def connect(settings: RaySettings) -> bool:
     }
     try:
         if address == "local":
-            with _environment(settings):
+            with _environment(settings), _signals_left_alone():
                 ray.init(
                     address="local",
                     num_cpus=settings.num_cpus,
@@ -144,11 +146,30 @@ def connect(settings: RaySettings) -> bool:
                 root = Path(__file__).resolve().parent.parent
                 modules = [str(root / name) for name in ("actors", "tools", "agents", "experiments")]
                 common["runtime_env"] = {"py_modules": modules}
-            ray.init(address=address, **common)
+            with _signals_left_alone():
+                ray.init(address=address, **common)
     except Exception as error:
         ray.shutdown()  # what did start must not outlive the attempt
         raise UsageError(*_explain(settings, error)) from error
     return True
+
+
+@contextlib.contextmanager
+def _signals_left_alone() -> Iterator[None]:
+    """Keep Ray from taking SIGTERM from a command that answers it, and from complaining in threads where it cannot."""
+    log = logging.getLogger("ray._private.worker")
+
+    def welcome(record: logging.LogRecord) -> bool:
+        return "SIGTERM handler" not in record.getMessage()
+
+    before = signal.getsignal(signal.SIGTERM)
+    log.addFilter(welcome)
+    try:
+        yield
+    finally:
+        log.removeFilter(welcome)
+        if callable(before) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 _PROBE = """

@@ -22,6 +22,7 @@ from actors.generation.base import MadeImage
 from actors.images import Image, Provenance
 from actors.settings import Settings
 from agents.faults import NO_OBSERVATION
+from agents.interpreter import images_tested
 from agents.store import Store
 from tools.toolbox import Studio
 
@@ -299,8 +300,8 @@ def spent_so_far(store: Store, folder: str = "units") -> Cost:
             about = json.loads(path.read_bytes())
             total += Cost(about.get("dollars", 0.0), about.get("tokens", 0), 1)
     for rounds in {path.parent for path in root.rglob("rounds/*.json")}:
-        newest = max(rounds.glob("[0-9]*.json"))
-        total += Cost(images=json.loads(newest.read_bytes())["toolbox"]["images_made"])
+        records = [json.loads(path.read_bytes()) for path in sorted(rounds.glob("[0-9]*.json"))]
+        total += Cost(images=records[-1]["toolbox"]["images_made"] + images_tested(records))
     for survey in root.rglob("survey.json"):
         total += Cost(images=json.loads(survey.read_bytes())["images"])
     return total

@@ -7,7 +7,7 @@ journal. The loop ends for certain: after the last round a final answer is deman
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, Protocol
 
@@ -248,7 +248,7 @@ class Interpreter:
         if self._examiner is None:
             return None
         self._examinations += 1
-        return await self._examiner.examine(answer, self._examinations)
+        return await examine(self._examiner, answer, self._examinations)
 
     def _settled(self, verdict: Verdict | None, last: bool) -> bool:
         exhausted = last or self._examinations >= self._settings.max_examinations
@@ -386,6 +386,22 @@ def round_record(
         "toolbox": toolbox,
         "sandbox": list(sandbox),
     }
+
+
+async def examine(examiner: Examiner, answer: Answer, attempt: int) -> Verdict:
+    """Return the examiner's verdict, with the images that it made for it as `images_made` in the evidence."""
+    before = len(examiner.images)
+    verdict = await examiner.examine(answer, attempt)
+    # None on replay: the recorded verdict has its count.
+    if made := len(examiner.images) - before:
+        verdict.evidence["images_made"] = made
+    return verdict
+
+
+def images_tested(records: Iterable[Mapping[str, Any]]) -> int:
+    """Return how many images the examiner made, told from the records of a study's rounds."""
+    verdicts = (record.get("verdict") for record in records)
+    return sum(int(verdict["evidence"].get("images_made", 0)) for verdict in verdicts if verdict)
 
 
 def _shorten(text: str, limit: int) -> str:

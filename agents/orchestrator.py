@@ -101,7 +101,10 @@ class Orchestrator:
                 for host in self._hosts:
                     group.create_task(self._work(host))
         self._outcome.unfinished += [item.unit for item in self._waiting]
-        self._outcome.paused = self._pausing and self._outcome.stopped is None
+        # Asked to stop while the last studies ended by themselves, a run is finished like any other.
+        self._outcome.paused = (
+            self._pausing and self._outcome.stopped is None and bool(self._outcome.unfinished)
+        )
         return self._outcome
 
     async def pause(self) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from actors.chat.base import ChatReply
 from actors.errors import UsageError
 from actors.images import Image
-from agents.interpreter import Round, Study, Verdict, merge_text, round_record
+from agents.interpreter import Round, Study, Verdict, examine, merge_text, round_record
 from agents.study import Workplace
 from tools.sandbox import ProgramOutcome
 
@@ -110,7 +110,7 @@ class PersonsStudy:
         verdict = None
         if self.place.critic is not None:
             before = sum(record["verdict"] is not None for record in self._records)
-            verdict = await self.place.critic.examine(answer, before + 1)
+            verdict = await examine(self.place.critic, answer, before + 1)
             self._verdict = verdict
             settled = verdict.accepted or before + 1 >= self.place.laboratory.settings.max_examinations
         else:

@@ -13,7 +13,14 @@ from actors.errors import MaiaError
 from agents.budget import Account, BudgetSettings, Ledger, MeteredChat, MeteredStudio, Rate
 from agents.critic import ConfirmationSettings, Critic
 from agents.faults import NO_OBSERVATION, ToolsBrokenError
-from agents.interpreter import Interpreter, InterpreterSettings, Round, Steering, Study
+from agents.interpreter import (
+    Interpreter,
+    InterpreterSettings,
+    Round,
+    Steering,
+    Study,
+    images_tested,
+)
 from agents.journal import Journal, RecordedChat
 from agents.label_card import label_card
 from agents.observers import BlindObservers
@@ -143,6 +150,7 @@ class Workplace:
             "evidence": verdict.evidence if verdict and answer else None,
             "rounds": len(outcome.rounds),
             "images_made": self.toolbox.images_made,
+            "images_tested": images_tested(outcome.rounds),
             "exemplars": [
                 {"image": each.masked.id, "source": each.image.id, "activation": each.response.activation}
                 for each in exemplars

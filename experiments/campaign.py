@@ -116,7 +116,7 @@ class Campaign:
                 console.say(f"studying {len(todo)} units, {at_once} at a time")
                 async with _stoppable(console, orchestrator, lease), live.shown(console, hosts, observe):
                     outcome = await orchestrator.run(todo)
-                await live.look(hosts)
+                live.settle(await asyncio.to_thread(_spent, store))
                 await observe()
             console.say(live.text())
             if closing is not None and outcome.stopped is None and not outcome.paused:
@@ -163,8 +163,7 @@ class Campaign:
     def _live(self, todo: int) -> Live:
         """Return the live line of a run that has `todo` items to do, from what its directory holds."""
         found = status(self.store.root)
-        before = HostCounts(found["rounds"], found["tokens"], found["dollars"], found["images"])
-        live = Live(found["units"], found["done"], before)
+        live = Live(found["units"], found["done"], _spent_in(found))
         live.failed = found["units"] - found["done"] - todo
         return live
 
@@ -260,6 +259,15 @@ async def _stoppable(console: Console, orchestrator: Orchestrator, lease: Lease)
         await asyncio.wait([watching, *tasks])
     if not watching.cancelled() and (error := watching.exception()) is not None:
         raise error
+
+
+def _spent(store: Store) -> HostCounts:
+    """Return what the run has spent, from its records."""
+    return _spent_in(status(store.root))
+
+
+def _spent_in(found: dict[str, Any]) -> HostCounts:
+    return HostCounts(found["rounds"], found["tokens"], found["dollars"], found["images"])
 
 
 def _units_of(store: Store) -> dict[str, Any]:

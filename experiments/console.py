@@ -50,10 +50,13 @@ _LINE_EVERY_S = 10.0
 class Console:
     """Progress for people on stderr; nothing but the result on stdout."""
 
+    _begun: float | None = None
+    """When this process first had something to tell: all its consoles count from there."""
+
     def __init__(self, *, quiet: bool = False) -> None:
         self._rich = RichConsole(stderr=True, highlight=False, soft_wrap=True)
         self._quiet = quiet
-        self._started = time.monotonic()
+        Console._begun = self._started = Console._begun or time.monotonic()
 
     def say(self, text: str) -> None:
         """Tell one step, with the seconds since the start."""

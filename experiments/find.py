@@ -20,6 +20,9 @@ from experiments import config as configuration
 from experiments.console import Console
 from tools.toolbox import seed_for
 
+Q = 0.05
+"""Share of false finds that is let pass among the units that are called selective."""
+
 
 async def find_units(
     console: Console,
@@ -33,7 +36,8 @@ async def find_units(
     top: int = 10,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Return the `top` units, best first, with the areas under their ROC curves on images not used to rank.
+    """Return the `top` units, chosen on one half of the images, in the order of their areas under the ROC curve on the
+    other. `notes` says in words how the images differ from what was asked.
 
     Raises:
         UsageError: If the layer does not exist, or no image of the concept could be made.
@@ -49,29 +53,36 @@ async def find_units(
         rng = random.Random(seed)
         controls = rng.sample(control_subjects([concept]), k=min(n_images, len(control_subjects([concept]))))
         console.say(f"making {n_images} images of {concept!r} and {len(controls)} of other things")
-        made, problems = await _images(bench, prompts_for([concept] * n_images, rng), seed)
-        # A picture without the concept would count against every unit that is selective for it.
-        of_concept = [each for each in made if not lacks_something(each)]
+        of_concept, problems = await _images(bench, prompts_for([concept] * n_images, rng), seed)
         if len(of_concept) < 4:
             told = "; ".join(sorted(problems)[:3])
             raise UsageError(f"too few images of {concept!r} could be made: {told}.", "Reword it.")
         others, more = await _images(bench, prompts_for(controls, rng), seed)
         if len(others) < 4:
             raise UsageError(f"too few images of other things could be made: {'; '.join(sorted(more)[:3])}.")
-        problems |= more
+        notes = sorted(problems)
+        for kind, good, asked in (
+            ("the concept", of_concept, n_images),
+            ("other things", others, len(controls)),
+        ):
+            if len(good) < asked:
+                notes.append(
+                    f"{asked - len(good)} of {asked} images of {kind} do not show what was asked, and were left out"
+                )
         units = [readout.unit(index) for index in range(sizes[readout.layer])]
         shown = [each.image for each in (*of_concept, *others)]
         table = await bench.vision.activations(units, shown, agent="find")
         name = bench.vision.name
-    rows = rank(table[:, : len(of_concept)], table[:, len(of_concept) :])
+    chosen = rank(table[:, : len(of_concept)], table[:, len(of_concept) :])[:top]
+    rows = sorted(chosen, key=lambda row: -row["auroc"])
     return {
         "concept": concept,
         "model": model,
         "layer": readout.layer,
         "n_images": [len(of_concept), len(others)],
         "n_units": len(units),
-        "notes": sorted(problems),
-        "units": [{"unit": f"{name}/{units[row['index']]}", **row} for row in rows[:top]],
+        "notes": notes,
+        "units": [{"unit": f"{name}/{units[row['index']]}", **row} for row in rows],
     }
 
 
@@ -113,21 +124,35 @@ def _auroc(positive: np.ndarray, control: np.ndarray) -> np.ndarray:
 
 
 async def _images(bench: Any, prompts: list[str], seed: int) -> tuple[list[MadeImage], set[str]]:
-    """Return what could be made, and in words what could not or not as asked."""
+    """Return the images that show what was asked, and in words what could not be made, or not as asked.
+
+    A picture without its subject would count against every unit that is selective for it, and one that was to show
+    another thing may be nothing but a background.
+    """
     seeds = [seed_for(seed, "find", prompt, index) for index, prompt in enumerate(prompts)]
     made = await bench.laboratory.studio.generate(prompts, seeds, agent="find")
     problems = {str(each) for each in made if isinstance(each, MaiaError)}
-    good = [each for each in made if isinstance(each, MadeImage)]
-    return good, problems | {note for each in good for note in each.provenance.notes}
+    images = [each for each in made if isinstance(each, MadeImage)]
+    problems |= {note for each in images for note in each.provenance.notes}
+    return [each for each in images if not lacks_something(each)], problems
 
 
 def table(found: dict[str, Any]) -> Any:
-    """Return the result as a table for a terminal."""
+    """Return the result as a table for a terminal; what may be chance is dim."""
     from rich.table import Table
 
     from experiments.console import plain
 
-    shown = Table(title=f"{plain(found['concept'])} in {plain(found['layer'])}, {found['n_units']} units")
+    surely = sum(row["q"] < Q for row in found["units"])
+    told = (
+        f"{surely} of the {len(found['units'])} are selective (q < {Q}); the others may be chance"
+        if surely < len(found["units"])
+        else f"all of these are selective (q < {Q})"
+    )
+    shown = Table(
+        title=f"{plain(found['concept'])} in {plain(found['layer'])}, {found['n_units']} units",
+        caption=f"measured on images that did not choose the units: {told}",
+    )
     for name in ("unit", "AUROC", "q", "mean on the concept", "mean on other things"):
         shown.add_column(name, justify="right")
     for row in found["units"]:
@@ -137,5 +162,6 @@ def table(found: dict[str, Any]) -> Any:
             f"{row['q']:.2g}",
             f"{row['mean_concept']:.2f}",
             f"{row['mean_control']:.2f}",
+            style=None if row["q"] < Q else "dim",
         )
     return shown

@@ -2,13 +2,15 @@
 
 A plain class holds all that a host does (`agents.host.LocalHost` over a joined workbench); the actor below it
 adds the life in a process. Ray restarts a dead host, and repeats no call: what it was doing is given out again
-by the orchestrator, and goes on from the store.
+by the orchestrator, and goes on from the store. A host that lives and does not answer is found out here: it is
+fenced off from the store (`agents.fence`) and another takes its place.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import uuid
 from collections.abc import Awaitable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,13 +20,20 @@ from typing import Any, TypeVar
 from actors.errors import MaiaError
 from agents.budget import Cost, Ledger
 from agents.faults import HostLostError
+from agents.fence import FencedStore, fence
 from agents.host import HostCounts, LocalHost, widen_threads
-from agents.store import Store
+from agents.store import Store, StoreError
 from agents.work import WorkItem
 from experiments.config import Profile
 
 T = TypeVar("T")
 
+_log = logging.getLogger(__name__)
+
+SILENCE_S = 30.0
+"""A host that twice in a row does not answer within this time is given up. Long: a loop may be busy, two cores shared."""
+LOOK_S = 5.0
+"""Pause between two looks at a host."""
 _RETURN_PAUSE_S = 0.5
 _RETURN_PATIENCE_S = 120.0
 """How long a host that is lost may take to come back before another is started."""
@@ -44,9 +53,12 @@ class HostPlan:
 class HostActor:
     """What Ray runs."""
 
-    def __init__(self, plan: HostPlan, ledger: str) -> None:
-        """`ledger` is the name of the run's account, "" where nothing is limited and each host may keep its own."""
-        self._plan, self._ledger = plan, ledger
+    def __init__(self, plan: HostPlan, ledger: str, name: str) -> None:
+        """`ledger` is the name of the run's account, "" where nothing is limited and each host may keep its own.
+
+        `name` is what this host can be fenced off by.
+        """
+        self._plan, self._ledger, self._name = plan, ledger, name
         self._stack = contextlib.AsyncExitStack()
         self._opening: asyncio.Task[LocalHost] | None = None
 
@@ -64,7 +76,7 @@ class HostActor:
 
         return LocalHost(
             bench.laboratory,
-            Store(plan.run),
+            FencedStore(plan.run, self._name),
             subject_of,
             account=RemoteAccount(self._ledger) if self._ledger else None,
             unit_budget=plan.profile.sweep.unit_budget,
@@ -74,6 +86,9 @@ class HostActor:
         if self._opening is None or (self._opening.done() and self._opening.exception() is not None):
             self._opening = asyncio.create_task(self._open())
         return await asyncio.shield(self._opening)
+
+    async def ping(self) -> None:
+        """Return at once, unless the event loop hangs or the process is stopped."""
 
     async def ready(self) -> None:
         await self._host()
@@ -136,17 +151,20 @@ class RemoteAccount:
 class RayHost:
     """A host in a Ray actor, as the orchestrator sees it."""
 
-    def __init__(self, plan: HostPlan, ledger: str, width: int) -> None:
-        """`ledger` is the name of the run's account, "" for none."""
-        self._plan, self._ledger, self._width = plan, ledger, width
-        self._actor = self._launch()
+    def __init__(self, plan: HostPlan, ledger: str, width: int, *, silence_s: float = SILENCE_S) -> None:
+        """`ledger` is the name of the run's account, "" for none. Must be made on the event loop."""
+        self._plan, self._ledger, self._width, self._silence_s = plan, ledger, width, silence_s
         self._pausing = False
         self._returning: asyncio.Task[None] | None = None
+        self._launch()
+        self._watching = asyncio.create_task(self._watch())
 
-    def _launch(self) -> Any:
+    def _launch(self) -> None:
         import ray
 
-        return (
+        self._name = uuid.uuid4().hex
+        self._given_up: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._actor = (
             ray.remote(HostActor)
             .options(
                 num_cpus=0,
@@ -155,11 +173,52 @@ class RayHost:
                 max_task_retries=0,
                 max_concurrency=self._width + 16,
             )
-            .remote(self._plan, self._ledger)
+            .remote(self._plan, self._ledger, self._name)
         )
 
     async def study(self, item: WorkItem) -> dict[str, Any]:
-        return await _ask(self._actor.study.remote(item), "a host")
+        return await self._answered(self._actor.study.remote(item))
+
+    async def _answered(self, answer: Awaitable[T]) -> T:
+        """Return what the host answers; raises HostLostError if it cannot, or is given up meanwhile."""
+        asking, given_up = asyncio.ensure_future(_ask(answer, "a host")), self._given_up
+        try:
+            await asyncio.wait({asking, given_up}, return_when=asyncio.FIRST_COMPLETED)
+            if not given_up.done():
+                return asking.result()
+        finally:
+            asking.cancel()
+        raise HostLostError(f"a host is lost: it did not answer for {2 * self._silence_s:g} s.")
+
+    async def _watch(self) -> None:
+        """Give the host up when it lives and is silent; one that is dead is Ray's to bring back."""
+        silent = 0
+        heard: Any = None
+        while True:
+            actor = self._actor
+            try:
+                # The first answer may take long, as a process has to start; that is `_return`'s to be patient with.
+                async with asyncio.timeout(self._silence_s if heard is actor else None):
+                    await _ask(actor.ping.remote(), "a host")
+                heard, silent = actor, 0
+            except TimeoutError:
+                # Twice, for this process may have been stopped itself: then the first look was cut short.
+                silent += 1
+                if silent == 2 and actor is self._actor:
+                    await self._give_up()
+                continue
+            except HostLostError:
+                silent = 0
+            await asyncio.sleep(LOOK_S)
+
+    async def _give_up(self) -> None:
+        """Fence the host off, end it if it can be ended, and start another in its place."""
+        _log.warning("a host has not answered for %g s: others get its work", 2 * self._silence_s)
+        with contextlib.suppress(StoreError):  # a full disk; the stopped host cannot write there either
+            await asyncio.to_thread(fence, Store(self._plan.run), self._name)
+        self._given_up.set_result(None)
+        self._kill()
+        self._launch()
 
     async def ready(self) -> None:
         """Return when the host works again; all who wait for it wait for one attempt to bring it back."""
@@ -174,24 +233,25 @@ class RayHost:
                 async with asyncio.timeout(_RETURN_PATIENCE_S):
                     while True:
                         try:
-                            await _ask(self._actor.ready.remote(), "a host")
+                            await self._answered(self._actor.ready.remote())
                             if self._pausing:
                                 await self.pause()
                             return
                         except HostLostError:
                             await asyncio.sleep(_RETURN_PAUSE_S)
             except TimeoutError:
-                self._kill()
-                self._actor = self._launch()
+                await self._give_up()
 
     async def pause(self) -> None:
         self._pausing = True
-        await _ask(self._actor.pause.remote(), "a host")
+        await self._answered(self._actor.pause.remote())
 
     async def counts(self) -> HostCounts:
-        return await _ask(self._actor.counts.remote(), "a host")
+        return await self._answered(self._actor.counts.remote())
 
     async def stop(self) -> None:
+        self._watching.cancel()
+        await asyncio.wait([self._watching])
         with contextlib.suppress(MaiaError, TimeoutError):
             await asyncio.wait_for(_ask(self._actor.close.remote(), "a host"), 5)
         self._kill()

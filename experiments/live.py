@@ -14,6 +14,8 @@ from experiments.console import Console
 
 _PACE_UNITS = 50
 """Units that the pace is measured over: the first units of a run start cold."""
+_LOOK_S = 5.0
+"""How long a host may take to say what it has done: the line shows the others meanwhile."""
 
 
 class Live:
@@ -58,6 +60,10 @@ class Live:
             sum(each.dollars for each in said),
             sum(each.images for each in said),
         )
+
+    def settle(self, spent: HostCounts) -> None:
+        """Go by what is on record now that the run has ended: a host that was lost could not count what it redid."""
+        self._base, self._live = spent, HostCounts()
 
     @property
     def units_an_hour(self) -> float | None:
@@ -128,8 +134,9 @@ class Live:
 
 async def _counts(host: HostHandle) -> HostCounts | None:
     try:
-        return await host.counts()
-    except HostLostError:
+        async with asyncio.timeout(_LOOK_S):
+            return await host.counts()
+    except (HostLostError, TimeoutError):
         return None
 
 

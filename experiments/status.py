@@ -10,6 +10,7 @@ from typing import Any
 
 from actors.errors import UsageError
 from agents import lease
+from agents.interpreter import images_tested
 from agents.journal import slug
 from agents.store import Store
 from agents.study import total_usage
@@ -93,7 +94,9 @@ def _unit(folder: Path) -> _Unit:
         return _Unit(
             record["status"],
             record["rounds"],
-            record["images_made"] + (0 if record["status"] == MEASURED else surveyed),
+            record["images_made"]
+            + record.get("images_tested", 0)
+            + (0 if record["status"] == MEASURED else surveyed),
             usage.prompt_tokens + usage.completion_tokens,
             usage.dollars,
             done.stat().st_mtime,
@@ -104,7 +107,7 @@ def _unit(folder: Path) -> _Unit:
     return _Unit(
         "failed" if (folder / "failed-1.json").exists() else "begun" if folder.exists() else "waiting",
         len(records),
-        surveyed + (records[-1]["toolbox"]["images_made"] if records else 0),
+        surveyed + (records[-1]["toolbox"]["images_made"] if records else 0) + images_tested(records),
         sum(usage["prompt_tokens"] + usage["completion_tokens"] for usage in usages),
         sum(usage["dollars"] for usage in usages),
     )

@@ -10,7 +10,14 @@ import pytest
 from actors.chat.base import ChatReply
 from actors.endpoint.faults import ContextLengthError
 from actors.images import Image
-from agents.interpreter import Interpreter, InterpreterSettings, Study, StudyPausedError, Verdict
+from agents.interpreter import (
+    Interpreter,
+    InterpreterSettings,
+    Study,
+    StudyPausedError,
+    Verdict,
+    images_tested,
+)
 from agents.journal import Journal
 from agents.store import Store
 from agents.tasks.base import Answer
@@ -183,6 +190,21 @@ async def test_images_of_an_examination_are_on_disk_with_its_round(bench):
     examiner.images[tested.id] = tested
     await bench.study(ANSWER, examiner=examiner)
     assert Journal(bench.store, "unit").blobs.get(tested.id) == tested
+
+
+async def test_the_images_that_an_examination_made_are_counted_in_its_round(bench):
+    class Maker(ScriptedExaminer):
+        async def examine(self, answer: Answer, attempt: int) -> Verdict:
+            for value in range(3 * attempt):
+                image = Image.from_pixels(np.full((2, 3, 3), 10 * attempt + value, np.uint8))
+                self.images[image.id] = image
+            return await super().examine(answer, attempt)
+
+    examiner = Maker(Verdict(False, "no", {"n": 1}), Verdict(True, "", {"n": 2}))
+    study, _ = await bench.study(ANSWER, ANSWER, examiner=examiner)
+    assert [record["verdict"]["evidence"]["images_made"] for record in study.rounds] == [3, 6]
+    assert images_tested(study.rounds) == 9
+    assert images_tested([{"verdict": None}, {}]) == 0
 
 
 async def test_after_the_last_examination_the_answer_stands_marked_unconfirmed(bench):

@@ -148,6 +148,22 @@ async def test_without_any_host_left_the_run_stops_and_says_why(tmp_path: Path) 
     assert not outcome.failed
 
 
+async def test_a_run_whose_last_studies_ended_before_they_heard_of_a_pause_is_finished(
+    tmp_path: Path,
+) -> None:
+    class Deaf(FakeHost):
+        async def study(self, item: WorkItem) -> dict[str, Any]:
+            await orchestrator.pause()
+            return await super().study(item)
+
+        async def pause(self) -> None: ...
+
+    orchestrator = Orchestrator(Store(tmp_path), [Deaf()], agents_per_host=1)
+    outcome = await orchestrator.run(items(1))
+    assert len(outcome.done) == 1
+    assert not outcome.paused
+
+
 @pytest.mark.parametrize("error", [EndpointStopError("no quota.", "Add credit."), StoreError("disk full.")])
 async def test_what_concerns_all_stops_all_and_fails_nobody(tmp_path: Path, error: MaiaError) -> None:
     host = FakeHost(lambda item, _: error if item.name == "1" else None)

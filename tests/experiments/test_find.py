@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
+from actors.errors import MaiaError
 from actors.generation.base import MadeImage
 from actors.images import Image, Provenance
 from actors.scenes.grammar import parse_prompt
 from agents.stimuli import lacks_something
-from experiments.find import rank
+from experiments.find import _images, rank, table
 
 
 def test_a_selective_unit_is_found_and_chance_is_not() -> None:
@@ -42,3 +45,41 @@ def test_a_picture_that_lacks_what_was_asked_for_is_no_picture_of_the_concept(pr
     image = Image.from_pixels(np.zeros((4, 4, 3), np.uint8))
     made = MadeImage(image, Provenance("scenes", notes=tuple(notes)))
     assert lacks_something(made) is lacks, notes
+
+
+class Studio:
+    async def generate(self, prompts, seeds, *, agent=""):
+        assert len(set(seeds)) == len(seeds) == len(prompts)
+        made = []
+        for prompt in prompts:
+            image = Image.from_pixels(np.zeros((4, 4, 3), np.uint8))
+            notes = (
+                ("not drawn: cake",)
+                if "cake" in prompt
+                else ("chose hen for bird",)
+                if "bird" in prompt
+                else ()
+            )
+            refused = "ring" in prompt
+            made.append(
+                MaiaError("refused.")
+                if refused
+                else MadeImage(image, Provenance("fake", prompt, notes=notes))
+            )
+        return made
+
+
+@pytest.mark.anyio
+async def test_images_that_do_not_show_what_was_asked_are_left_out_and_told() -> None:
+    bench = SimpleNamespace(laboratory=SimpleNamespace(studio=Studio()))
+    good, problems = await _images(bench, ["a cake", "a bird", "a ring", "a dog", "a dog"], 0)
+    assert [made.provenance.maker for made in good] == ["a bird", "a dog", "a dog"]
+    assert problems == {"not drawn: cake", "chose hen for bird", "refused."}
+
+
+def test_the_table_says_which_units_may_be_chance() -> None:
+    row = {"auroc": 0.9, "mean_concept": 1.0, "mean_control": 0.5}
+    units = [{"index": 3, "q": 0.001, **row}, {"index": 5, "q": 0.4, **row}]
+    found = {"concept": "[b]dogs", "layer": "l", "n_units": 7, "units": units}
+    assert "1 of the 2 are selective" in str(table(found).caption)
+    assert "all of these" in str(table(found | {"units": units[:1]}).caption)

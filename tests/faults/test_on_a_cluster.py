@@ -1,4 +1,4 @@
-"""Kill -9 of anything in the middle of a sweep on three nodes: every unit ends once, with the same label."""
+"""Kill -9 of anything, or a stop, in the middle of a sweep on three nodes: every unit ends once, with the same label."""
 
 from __future__ import annotations
 
@@ -102,12 +102,14 @@ def _in_the_middle(endpoint: FakeEndpoint, before: int) -> None:
     until(lambda: len(endpoint.seen) - before >= N_UNITS * ROUNDS // 3, "the middle of the sweep")
 
 
-@pytest.mark.parametrize("victim", ["ReplicaActor", "HostActor", "LedgerActor", "sandbox", "node", "driver"])
+@pytest.mark.parametrize(
+    "victim", ["ReplicaActor", "HostActor", "stopped HostActor", "LedgerActor", "sandbox", "node", "driver"]
+)
 def test_a_death_in_the_middle_loses_nothing(
     victim: str, nodes: ThreeNodes, endpoint: FakeEndpoint, config: Path, undisturbed: dict[str, str]
 ) -> None:
     before = len(endpoint.seen)
-    out = config.parent / victim
+    out = config.parent / victim.replace(" ", "-")
     with driver(config, out) as run:
         _in_the_middle(endpoint, before)
         if victim == "driver":
@@ -115,10 +117,11 @@ def test_a_death_in_the_middle_loses_nothing(
         elif victim == "node":
             nodes.lose_a_node()
         else:
-            words = "sandbox/child/__main__.py" if victim == "sandbox" else f"ray::{victim}"
-            killed = nodes.processes(words)
-            assert killed, f"nothing runs that is called {words}"
-            os.kill(killed[0].pid, signal.SIGKILL)
+            how, name = (signal.SIGSTOP if "stopped" in victim else signal.SIGKILL), victim.split()[-1]
+            words = "sandbox/child/__main__.py" if victim == "sandbox" else f"ray::{name}"
+            found = nodes.processes(words)
+            assert found, f"nothing runs that is called {words}"
+            os.kill(found[0].pid, how)
         if victim != "driver":
             assert run.wait() == 0, run.told()
     if victim == "driver":

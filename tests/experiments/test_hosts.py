@@ -1,0 +1,74 @@
+"""A host that lives and does not answer loses its work to another."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from agents.faults import HostLostError
+from agents.host import HostCounts
+from agents.store import Store
+from agents.work import WorkItem
+from experiments import hosts
+from experiments.config import Profile
+from experiments.hosts import HostPlan, RayHost
+
+pytestmark = [pytest.mark.anyio, pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+
+
+class Host:
+    """Answers with its process, and studies "long" for ever."""
+
+    def __init__(self, plan: HostPlan, ledger: str, name: str) -> None:
+        self.name = name
+
+    async def ping(self) -> None: ...
+
+    async def ready(self) -> None: ...
+
+    async def study(self, item: WorkItem) -> dict[str, Any]:
+        if item.unit == "long":
+            await asyncio.Event().wait()
+        return {"pid": os.getpid(), "name": self.name}
+
+    async def counts(self) -> HostCounts:
+        return HostCounts(rounds=3)
+
+    async def close(self) -> None: ...
+
+
+async def test_the_work_of_a_stopped_host_goes_to_another_and_it_is_fenced_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hosts, "HostActor", Host)
+    monkeypatch.setattr(hosts, "LOOK_S", 0.1)
+    host = RayHost(HostPlan(Profile(), tmp_path, "m", {}, tmp_path), "", 4, silence_s=1.5)
+    try:
+        first = await host.study(WorkItem("short", "l", "0"))
+        assert not (tmp_path / "hosts").exists(), "a host that answers is left alone"
+        long = asyncio.create_task(host.study(WorkItem("long", "l", "1")))
+        await host.counts()
+        stopped = psutil.Process(first["pid"])
+        os.kill(stopped.pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(HostLostError, match="did not answer"):
+                await asyncio.wait_for(long, 30)
+            assert Store(tmp_path).has(f"hosts/{first['name']}.fenced")
+            await asyncio.wait_for(host.ready(), 60)
+            second = await host.study(WorkItem("short", "l", "0"))
+            assert second["pid"] != first["pid"]
+            assert second["name"] != first["name"]
+            assert (await host.counts()).rounds == 3
+        finally:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                stopped.send_signal(signal.SIGCONT)
+        stopped.wait(20)
+    finally:
+        await host.stop()
