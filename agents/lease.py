@@ -130,6 +130,12 @@ def owner(store: Objects) -> dict[str, Any] | None:
     return None if _known_dead(claim) else claim
 
 
+def works_here(store: Objects) -> bool:
+    """Say whether a process of this machine works on the directory."""
+    found = owner(store)
+    return found is not None and bool(_machine()) and found.get("machine") == _machine()
+
+
 def cancel(store: Objects) -> bool:
     """Ask the process that works on the directory to stop gracefully; False if none does."""
     if owner(store) is None:

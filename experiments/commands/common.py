@@ -22,14 +22,15 @@ Model = Annotated[
 ]
 ProfileName = Annotated[str | None, typer.Option("--profile", "-p", help="Profile of ray_config.yaml.")]
 ConfigPath = Annotated[
-    Path | None, typer.Option("--config", help="Configuration file [default: ./ray_config.yaml].")
+    Path | None,
+    # Read first: where the working copy of a URL is depends on it.
+    typer.Option("--config", is_eager=True, help="Configuration file [default: ./ray_config.yaml]."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Spend what it takes without asking.")]
 Verbose = Annotated[
     int, typer.Option("--verbose", "-v", count=True, help="Log what happens (-vv: everything).")
 ]
-RunDirectory = Annotated[Path, typer.Argument(help="The --out folder of a run.")]
 
 
 class Interrupts:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,18 +12,29 @@ from experiments.commands.common import (
     ConfigPath,
     Json,
     ProfileName,
-    RunDirectory,
     Verbose,
     examples,
     run,
+)
+from experiments.commands.folders import (
+    OpenRun,
+    RunDirectory,
+    RunRecords,
+    UnitPath,
+    Url,
+    out_option,
+    read,
+    run_argument,
 )
 from experiments.console import Console, configure_logging
 
 commands = typer.Typer()
 
+Anywhere = Annotated[Any, run_argument("The --out folder, or URL, of a run.")]
+
 
 @commands.command(epilog=examples("maia status runs/b6", "maia status runs/b6 --json"))
-def status(run_directory: RunDirectory, json: Json = False) -> None:
+def status(run_directory: RunRecords, json: Json = False) -> None:
     """Say how far a run is, also while another process works on it."""
     from experiments.status import card
     from experiments.status import status as state_of
@@ -37,23 +48,23 @@ def status(run_directory: RunDirectory, json: Json = False) -> None:
 
 
 @commands.command(epilog=examples("maia cancel runs/b6"))
-def cancel(run_directory: RunDirectory, json: Json = False) -> None:
+def cancel(run_directory: Anywhere, json: Json = False) -> None:
     """Ask a run to stop: its agents finish their round, and everything done stays valid."""
     from experiments.status import cancel as ask_to_stop
 
     console = Console(quiet=json)
-    asked = ask_to_stop(run_directory)
+    if isinstance(run_directory, Url):
+        from agents.remote import ask_to_stop as ask_owner_of
+
+        asked = {"run": run_directory.text, "asked": ask_owner_of(run_directory.text)}
+    else:
+        asked = ask_to_stop(run_directory)
     if json:
         console.result(asked)
     elif asked["asked"]:
         console.show("asked to stop; `maia status` says when it has")
     else:
         console.show("nobody works on this run")
-
-
-UnitPath = Annotated[
-    Path, typer.Argument(help="DIR/UNIT: an --out folder and a unit of it, as layer:number.")
-]
 
 
 @commands.command(epilog=examples("maia replay runs/b6/blocks.6:91"))
@@ -79,7 +90,7 @@ def replay(unit: UnitPath, json: Json = False, verbose: Verbose = 0) -> None:
 )
 def branch(
     unit: UnitPath,
-    out: Annotated[Path, typer.Option(help="Run directory of the branch.")],
+    out: Annotated[Path, out_option("Run directory of the branch.")],
     from_round: Annotated[int, typer.Option(min=1, help="The first round that is played anew.")] = 1,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of what follows [default: the same].")] = None,
     profile: ProfileName = None,
@@ -100,7 +111,7 @@ def branch(
 
 
 @commands.command(epilog=examples("maia report runs/b6"))
-def report(run_directory: RunDirectory, json: Json = False) -> None:
+def report(run_directory: OpenRun, json: Json = False) -> None:
     """Write the static report of a run; what did not change is left as it is."""
     from experiments.report import write_site
 
@@ -159,8 +170,8 @@ def export(
     epilog=examples("maia diff runs/b6 runs/b6-other-checkpoint", "maia diff runs/a runs/b --json")
 )
 def diff(
-    first: Annotated[Path, typer.Argument(help="The --out folder of a run.")],
-    second: Annotated[Path, typer.Argument(help="Another run over the same units or layers.")],
+    first: RunDirectory,
+    second: Annotated[Path, run_argument("Another run over the same units or layers.", read)],
     json: Json = False,
 ) -> None:
     """Show which labels, verdicts and scores changed between two runs, models or checkpoints."""

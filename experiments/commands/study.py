@@ -23,6 +23,7 @@ from experiments.commands.common import (
     run,
     units_left,
 )
+from experiments.commands.folders import out_option
 from experiments.console import Console, configure_logging
 
 commands = typer.Typer()
@@ -44,9 +45,7 @@ def describe(
         str, typer.Argument(help="Unit of the layer: a number from 0, or a class name for `output`.")
     ],
     profile: ProfileName = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Run directory [default: runs/<model>-<layer>-<unit>].")
-    ] = None,
+    out: Annotated[Path | None, out_option("Run directory [default: runs/<model>-<layer>-<unit>].")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the whole study.")] = 0,
     data: Annotated[
         str | None,
@@ -87,9 +86,7 @@ def sweep(
         str, typer.Option(help="all, 0-63, 3,17 or sample:100 (the same sample for the same seed).")
     ] = "all",
     profile: ProfileName = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Run directory [default: runs/<model>-<layers>-<units>].")
-    ] = None,
+    out: Annotated[Path | None, out_option("Run directory [default: runs/<model>-<layers>-<units>].")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of all studies.")] = 0,
     data: Annotated[
         str | None,
@@ -126,9 +123,7 @@ def audit(
     classes: Annotated[
         str, typer.Option(help="all, a class's name, 281-285, 3,17, sample:20, or several with commas.")
     ] = "all",
-    out: Annotated[
-        Path | None, typer.Option(help="Run directory [default: runs/audit-<model>-<classes>].")
-    ] = None,
+    out: Annotated[Path | None, out_option("Run directory [default: runs/audit-<model>-<classes>].")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of all images and studies.")] = 0,
     images: Annotated[int, typer.Option(min=2, help="Images of each class in each context.")] = 12,
     figures_only: Annotated[
@@ -179,7 +174,7 @@ def session(
     profile: ProfileName = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Run directory; one that was begun is gone on with [default: a new one]."),
+        out_option("Run directory; one that was begun is gone on with [default: a new one]."),
     ] = None,
     person: Annotated[str, typer.Option(help="Who studies: written into the record.")] = "person",
     seed: Annotated[int, typer.Option(min=0, help="Seed of all images.")] = 0,
@@ -257,9 +252,7 @@ def exemplars(
         ),
     ] = None,
     k: Annotated[int, typer.Option(min=1, max=1000, help="Exemplars of each unit.")] = 15,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for the tables [default: runs/exemplars-...].")
-    ] = None,
+    out: Annotated[Path | None, out_option("Folder for the tables [default: runs/exemplars-...].")] = None,
     profile: ProfileName = None,
     json: Json = False,
     config: ConfigPath = None,

@@ -12,7 +12,6 @@ from experiments.commands.common import (
     ConfigPath,
     Json,
     ProfileName,
-    RunDirectory,
     Verbose,
     Yes,
     approve,
@@ -20,6 +19,7 @@ from experiments.commands.common import (
     finished_studies,
     run,
 )
+from experiments.commands.folders import OpenRun, out_option
 from experiments.console import Console, configure_logging
 
 commands = typer.Typer()
@@ -38,7 +38,7 @@ def synthetic(
             help="all, or divided by semicolons: mono, or, given, confounded, nuisance, formulas such as 'dog OR car'."
         ),
     ] = "all",
-    out: Annotated[Path, typer.Option(help="Run directory.")] = Path("runs/synthetic"),
+    out: Annotated[Path, out_option("Run directory.")] = Path("runs/synthetic"),
     seed: Annotated[int, typer.Option(min=0, help="Seed of data set and studies.")] = 0,
     baseline: Annotated[
         bool, typer.Option(help="Also label from one look at the exemplars, to compare.")
@@ -74,7 +74,7 @@ def synthetic(
 )
 def planted_biases(
     networks: Annotated[int, typer.Option(min=1, help="Classifiers, of eight classes each.")] = 3,
-    out: Annotated[Path, typer.Option(help="Run directory.")] = Path("runs/planted-biases"),
+    out: Annotated[Path, out_option("Run directory.")] = Path("runs/planted-biases"),
     seed: Annotated[int, typer.Option(min=0, help="Seed of classes, biases and images.")] = 0,
     images: Annotated[int, typer.Option(min=2, help="Images of each class in each context.")] = 12,
     agents: Annotated[bool, typer.Option(help="Also let an agent audit each class.")] = False,
@@ -135,7 +135,7 @@ def robust_features(
     limit: Annotated[
         int | None, typer.Option(min=2, help="At most so many images of each cell of a folder.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Run directory.")] = Path("runs/robust-features"),
+    out: Annotated[Path, out_option("Run directory.")] = Path("runs/robust-features"),
     seed: Annotated[int, typer.Option(min=0, help="Seed of the set and of all studies.")] = 0,
     yes: Yes = False,
     profile: ProfileName = None,
@@ -193,7 +193,7 @@ def _methods(against: list[str] | None) -> dict[str, Path]:
 
 @commands.command(epilog=examples("maia evaluate runs/sweep --against people=labels.json"))
 def evaluate(
-    run_directory: RunDirectory,
+    run_directory: OpenRun,
     against: Against = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many units.")] = None,
     controls: Annotated[int, typer.Option(min=2, help="Images of the data set to compare with.")] = 60,
@@ -246,7 +246,7 @@ def ablate(
     swap: Annotated[
         str | None, typer.Option(help="A profile whose image generator is tried as well.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Run directory.")] = Path("runs/ablation"),
+    out: Annotated[Path, out_option("Run directory.")] = Path("runs/ablation"),
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything.")] = 0,
     yes: Yes = False,
     profile: ProfileName = None,
@@ -288,7 +288,7 @@ def ablate(
 
 @commands.command(epilog=examples("maia judge runs/sweep --against people=labels.json --name ada"))
 def judge(
-    run_directory: RunDirectory,
+    run_directory: OpenRun,
     against: Against = None,
     name: Annotated[str, typer.Option(help="The judge's name, one word.")] = "judge",
     port: Annotated[

@@ -10,6 +10,7 @@ import pytest
 
 from tests.fake_endpoint import FakeEndpoint, Fault
 from tests.faults.world import CommandLine, labels, script, write_world
+from tests.object_store import s3
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
@@ -111,3 +112,29 @@ def test_an_audit_goes_the_way_of_every_run_and_a_class_that_cannot_be_drawn_fai
     code, told = maia("replay", str(out / "output:probability:1"))
     assert code == 2
     assert "there are no rounds" in told
+
+
+def test_a_sweep_at_a_url_goes_on_where_another_machine_left_it(
+    maia, endpoint: FakeEndpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with s3(monkeypatch) as bucket:
+        out = f"{bucket}/sweeps/tiny"
+        monkeypatch.setenv("MAIA_CACHE", str(tmp_path / "first"))
+        code, summary = maia("sweep", "0", "--units", "3-4", "--out", out)
+        assert (code, summary["done"]) == (0, 2)
+
+        monkeypatch.setenv("MAIA_CACHE", str(tmp_path / "second"))
+        code, state = maia("status", out)
+        assert (code, state["state"], state["done"]) == (0, "finished", 2)
+        assert not list((tmp_path / "second" / "working").glob("*/blobs/*")), "a status needs no images"
+        asked = len(endpoint.seen)
+        code, again = maia("sweep", "0", "--units", "3-4", "--out", out)
+        assert (code, again["done"], again["rounds"]) == (0, 2, summary["rounds"])
+        assert len(endpoint.seen) == asked, "the answers that were paid for came along"
+        assert maia("replay", f"{out}/0:3")[1]["divergence"] == ""
+        assert maia("report", out)[0] == 0
+
+        code, told = maia("status", f"{bucket}/sweeps/tyni")
+        assert code == 2
+        assert "there is no run at" in told
+        assert maia("cancel", out)[1]["asked"] is False

@@ -1,0 +1,361 @@
+"""A run's objects under a URL, such as `s3://bucket/run`: everything that fsspec knows.
+
+Records, report and `status` work on files. So a run with a URL works in a folder of this machine, its working copy,
+and whatever is written there is copied to the URL while the run goes on. The lease of the URL, held like that of
+a folder, lets one process at a time do so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import posixpath
+import re
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from actors.errors import MaiaError, UsageError
+from agents.lease import Lease, cancel, works_here
+from agents.store import Store, StoreError
+
+COPY_S = 5.0
+"""Seconds from one copying to the next: what a machine that is lost for good may take with it."""
+BEAT_S = 10.0
+"""Seconds from one sign of life at the URL to the next; six without one, and another process may take over."""
+_OWN = "mirror"
+"""Folder of the URL that is not part of the run: who copies to it."""
+_DERIVED = "report"
+"""Made from the records, and made again after a copy came back."""
+_UNFINISHED = re.compile(r"\.[0-9a-f]{32}\.tmp")
+_URL = re.compile(r"[a-z][a-z0-9+.-]+://")
+
+
+def is_url(text: str) -> bool:
+    return _URL.match(text) is not None
+
+
+class RemoteStore:
+    """Objects by key below a URL. Credentials come from the environment, as its file system reads them."""
+
+    def __init__(self, url: str) -> None:
+        """Raises: UsageError: If nothing that is installed knows such URLs."""
+        import fsspec
+
+        try:
+            # Another process writes there too: nothing may be remembered of a folder.
+            self.fs, root = fsspec.core.url_to_fs(url, use_listings_cache=False, skip_instance_cache=True)
+        except ImportError as error:
+            raise UsageError(
+                f"{url} needs a package that is not installed ({error}).", _install(url)
+            ) from error
+        except ValueError as error:
+            raise UsageError(
+                f"{url} cannot be used: {error}.", "Use a folder, or s3://BUCKET/PATH."
+            ) from error
+        self.name = url.rstrip("/")
+        self.root: str = root.rstrip("/")
+
+    def check(self) -> None:
+        """Make sure that the place is there: a mistyped bucket is not made.
+
+        Raises:
+            UsageError: If it is not.
+            StoreError: If the URL cannot be reached.
+        """
+        top = self.root.split("/", 1)[0] or "/"
+        # A key may be allowed less than to look around.
+        with self._told(), contextlib.suppress(PermissionError):
+            try:
+                self.fs.ls(
+                    self.root, detail=False
+                )  # unlike `exists`, this tells a service that does not answer
+            except FileNotFoundError:
+                if not self.fs.exists(top):
+                    raise UsageError(
+                        f"there is no {top!r} to put {self.name} in.", "Make it first, or correct the URL."
+                    ) from None
+
+    def put(self, key: str, data: bytes) -> bool:
+        """Write `data` unless the key exists; return whether this call did. One of two at once wins where the URL's service can tell.
+
+        Raises:
+            StoreError: If it cannot be written.
+        """
+        with self._told():
+            try:
+                self.fs.makedirs(posixpath.dirname(self._path(key)), exist_ok=True)
+                self.fs.pipe_file(self._path(key), data, mode="create")
+            except OSError as error:
+                # Services answer "exists" in words of their own.
+                if isinstance(error, FileExistsError) or self.fs.exists(self._path(key)):
+                    return False
+                raise
+        return True
+
+    def replace(self, key: str, data: bytes) -> None:
+        with self._told():
+            self.fs.makedirs(posixpath.dirname(self._path(key)), exist_ok=True)
+            self.fs.pipe_file(self._path(key), data)
+
+    def get(self, key: str) -> bytes | None:
+        with self._told():
+            try:
+                found: bytes = self.fs.cat_file(self._path(key))
+            except FileNotFoundError:
+                return None
+        return found
+
+    def has(self, key: str) -> bool:
+        with self._told():
+            return bool(self.fs.exists(self._path(key)))
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """Yield the keys below a folder, sorted; below all with ""."""
+        with self._told():
+            try:
+                found = self.fs.find(self._path(prefix))
+            except FileNotFoundError:
+                return
+        for path in sorted(found):
+            yield path[len(self.root) :].strip("/")
+
+    def remove(self, folder: str) -> None:
+        """Delete all keys below a folder."""
+        with self._told():
+            self.fs.rm(self._path(folder), recursive=True)
+
+    def upload(self, files: Sequence[tuple[Path, str]]) -> None:
+        """Copy files to keys, several at a time."""
+        with self._told():
+            for folder in {posixpath.dirname(self._path(key)) for _, key in files}:
+                self.fs.makedirs(folder, exist_ok=True)
+            self.fs.put([str(path) for path, _ in files], [self._path(key) for _, key in files])
+
+    def download(self, files: Sequence[tuple[str, Path]]) -> None:
+        """Copy keys to files, several at a time; each file is whole or absent."""
+        with self._told():
+            drafts = [path.with_name(f".{os.urandom(16).hex()}.tmp") for _, path in files]
+            for draft in drafts:
+                draft.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self.fs.get([self._path(key) for key, _ in files], [str(draft) for draft in drafts])
+                for draft, (_, path) in zip(drafts, files, strict=True):
+                    draft.replace(path)
+            finally:
+                for draft in drafts:
+                    draft.unlink(missing_ok=True)
+
+    def _path(self, key: str) -> str:
+        return f"{self.root}/{key}" if key else self.root
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """Turn what any client library raises into an error that names the URL."""
+        try:
+            yield
+        except (MaiaError, FileNotFoundError):
+            raise
+        except Exception as error:
+            raise StoreError(
+                f"{self.name} cannot be reached or written ({type(error).__name__}: {error}).",
+                "Check the URL, the network and the credentials in the environment.",
+            ) from error
+
+
+def _install(url: str) -> str:
+    return "Install it: pip install 'maia[s3]'." if url.startswith("s3:") else "Install the package it names."
+
+
+class WorkingCopy:
+    """A folder and the URL it is copied to."""
+
+    def __init__(self, remote: RemoteStore, folder: Path) -> None:
+        self.remote, self.folder = remote, folder
+        self._copied: dict[str, tuple[int, int]] = {}
+
+    def pull(self, *, images: bool = True) -> None:
+        """Fetch what the URL has and the folder has not; tables and counts are fetched whatever is there.
+
+        Raises:
+            StoreError: If the URL or the folder fails.
+        """
+        wanted = []
+        for key in self.remote.keys(""):
+            top = key.split("/", 1)[0]
+            written_once = "/" in key and top != "leases"
+            if top in (_OWN, _DERIVED) or (top == "blobs" and not images):
+                continue
+            if not (written_once and (self.folder / key).exists()):
+                wanted.append((key, self.folder / key))
+        if wanted:
+            self.remote.download(wanted)
+        self._copied |= {key: _state(path) for key, path in wanted}
+
+    def push(self) -> int:
+        """Copy what is new or changed, images before the records that name them; return how many files.
+
+        Raises:
+            StoreError: If the URL fails: what was not copied is copied the next time.
+        """
+        changed: dict[int, list[tuple[Path, str, tuple[int, int]]]] = {}
+        for folder, _, names in os.walk(self.folder):
+            for name in names:
+                path = Path(folder) / name
+                key = path.relative_to(self.folder).as_posix()
+                with contextlib.suppress(FileNotFoundError):
+                    state = _state(path)
+                    if not _UNFINISHED.fullmatch(name) and self._copied.get(key) != state:
+                        changed.setdefault(_rank(key), []).append((path, key, state))
+        for rank in sorted(changed):
+            self.remote.upload([(path, key) for path, key, _ in changed[rank]])
+            self._copied |= {key: state for _, key, state in changed[rank]}
+        return sum(map(len, changed.values()))
+
+
+def _state(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_mtime_ns, found.st_size
+
+
+def _rank(key: str) -> int:
+    """Return when a file is copied among others: whoever fetches the half must find a run that can be resumed."""
+    if key.startswith("blobs/"):
+        return 0
+    if key.startswith("units/"):
+        return 3 if key.endswith("/done.json") else 2 if "/rounds/" in key else 1
+    return 4 if "/" not in key or key.startswith("leases/") else 5
+
+
+@asynccontextmanager
+async def mirrored(
+    url: str,
+    folder: Path,
+    *,
+    tell: Callable[[str], None],
+    stop: Callable[[], None],
+    copy_s: float = COPY_S,
+    beat_s: float = BEAT_S,
+) -> AsyncIterator[None]:
+    """Work in `folder` on the run at `url`: it is fetched first, and copied there while and after the work is done.
+
+    `stop` is called once if somebody asks, at the URL, for the run to stop or takes it over.
+
+    Raises:
+        UsageError: If another process works on the URL.
+        LeaseLostError: If another process has taken the run over.
+        StoreError: If the URL fails at the beginning, or at the end: the folder then has what it has not.
+    """
+    remote = RemoteStore(url)
+    await asyncio.to_thread(remote.check)
+    copy = WorkingCopy(remote, folder)
+    marks = _Below(remote, _OWN)
+    async with await Lease.take(marks, beat_s=beat_s, stale_s=6 * beat_s, tell=tell) as lease:
+        tell(f"fetching {remote.name} into {folder}")
+        await asyncio.to_thread(copy.pull)
+        copying = asyncio.create_task(_keep(copy, lease, tell, stop, copy_s))
+        try:
+            yield
+        finally:
+            copying.cancel()
+            await asyncio.wait([copying])
+            await asyncio.to_thread(lease.check)
+            await asyncio.to_thread(copy.push)
+    if await asyncio.to_thread(_holds_run, remote):
+        tell(f"all of it is at {remote.name}")
+    else:  # refused before it began
+        await asyncio.to_thread(remote.remove, _OWN)
+
+
+async def _keep(
+    copy: WorkingCopy, lease: Lease, tell: Callable[[str], None], stop: Callable[[], None], copy_s: float
+) -> None:
+    failing = stopped = False
+    while True:
+        await asyncio.sleep(copy_s)
+        try:
+            await asyncio.to_thread(lease.check)
+            await asyncio.to_thread(copy.push)
+            failing = False
+            if not stopped and await asyncio.to_thread(lease.cancelled):
+                stopped = True
+                if not await asyncio.to_thread(cancel, Store(copy.folder)):
+                    stop()
+        except StoreError as error:
+            if not failing:
+                tell(f"{error} The run goes on in {copy.folder} and is copied when that works again.")
+            failing = True
+        except MaiaError as error:  # taken over
+            tell(str(error))
+            stop()
+            return
+
+
+def _holds_run(remote: RemoteStore) -> bool:
+    return any(not key.startswith(f"{_OWN}/") for key in remote.keys(""))
+
+
+@asynccontextmanager
+async def followed(
+    url: str, folder: Path, *, images: bool = True, every_s: float = 10.0
+) -> AsyncIterator[None]:
+    """Bring a working copy up to date to read it, and keep it so meanwhile.
+
+    Raises:
+        UsageError: If there is no run at the URL.
+        StoreError: If the URL fails at the beginning.
+    """
+    remote = RemoteStore(url)
+    await asyncio.to_thread(remote.check)
+    if not await asyncio.to_thread(_holds_run, remote):
+        raise UsageError(f"there is no run at {url}.", "Name the --out of a run.")
+    copy = WorkingCopy(remote, folder)
+
+    def fetch() -> None:
+        # Where a process of this machine works in the folder, the folder is the newer one.
+        if not works_here(Store(folder)):
+            copy.pull(images=images)
+
+    async def keep() -> None:
+        while True:
+            await asyncio.sleep(every_s)
+            with contextlib.suppress(StoreError):
+                await asyncio.to_thread(fetch)
+
+    await asyncio.to_thread(fetch)
+    fetching = asyncio.create_task(keep())
+    try:
+        yield
+    finally:
+        fetching.cancel()
+        await asyncio.wait([fetching])
+
+
+def ask_to_stop(url: str) -> bool:
+    """Ask the process that works on the run at a URL to stop; False if none does."""
+    return cancel(_Below(RemoteStore(url), _OWN))
+
+
+class _Below:
+    """The objects of another store below one of its folders."""
+
+    def __init__(self, store: RemoteStore, folder: str) -> None:
+        self._store, self._folder = store, folder
+        self.name = store.name
+
+    def put(self, key: str, data: bytes) -> bool:
+        return self._store.put(f"{self._folder}/{key}", data)
+
+    def replace(self, key: str, data: bytes) -> None:
+        self._store.replace(f"{self._folder}/{key}", data)
+
+    def get(self, key: str) -> bytes | None:
+        return self._store.get(f"{self._folder}/{key}")
+
+    def has(self, key: str) -> bool:
+        return self._store.has(f"{self._folder}/{key}")
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        for key in self._store.keys(f"{self._folder}/{prefix}"):
+            yield key[len(self._folder) + 1 :]

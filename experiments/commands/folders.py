@@ -1,0 +1,115 @@
+"""Where a run is: a folder, or a URL, whose working copy is a folder of the cache."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from experiments.console import Console
+
+if TYPE_CHECKING:
+    from typer.models import ArgumentInfo, OptionInfo
+
+
+@dataclass(frozen=True)
+class Url:
+    """What a user wrote in place of a folder."""
+
+    text: str
+
+
+def place(text: str | Path) -> Path | Url:
+    """Return the folder or the URL that somebody wrote."""
+    from agents.remote import is_url
+
+    return Url(text.rstrip("/")) if isinstance(text, str) and is_url(text) else Path(text)
+
+
+def _work(ctx: typer.Context, value: Any) -> Any:
+    """Work on the run at a URL, in its working copy, until the command ends."""
+    if not isinstance(value, Url):
+        return value
+    from agents.remote import mirrored
+
+    folder = working_copy(ctx, value)
+    ctx.with_resource(
+        opened(
+            mirrored(value.text, folder, tell=Console().say, stop=lambda: os.kill(os.getpid(), signal.SIGINT))
+        )
+    )
+    return folder
+
+
+def read(ctx: typer.Context, value: Any) -> Any:
+    """Read the run at a URL, in its working copy, until the command ends."""
+    return _followed(ctx, value) if isinstance(value, Url) else value
+
+
+def _read_records(ctx: typer.Context, value: Any) -> Any:
+    return _followed(ctx, value, images=False) if isinstance(value, Url) else value
+
+
+def _read_unit(ctx: typer.Context, value: Any) -> Any:
+    if not isinstance(value, Url):
+        return value
+    run, _, unit = value.text.rpartition("/")
+    return _followed(ctx, Url(run)) / unit
+
+
+def _followed(ctx: typer.Context, url: Url, *, images: bool = True) -> Path:
+    from agents.remote import followed
+
+    folder = working_copy(ctx, url)
+    ctx.with_resource(opened(followed(url.text, folder, images=images)))
+    return folder
+
+
+@contextmanager
+def opened(manager: AbstractAsyncContextManager[None]) -> Iterator[None]:
+    """Keep an asynchronous context open in a thread of its own."""
+    from anyio.from_thread import start_blocking_portal
+
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(manager):
+        yield
+
+
+def working_copy(ctx: typer.Context, url: Url) -> Path:
+    """Return the folder for the run at a URL: the same one every time."""
+    from agents.journal import slug
+    from experiments.config import load
+
+    return load(ctx.params.get("config")).cache / "working" / slug(url.text)
+
+
+def out_option(help: str) -> OptionInfo:
+    """Return the option that says where results go."""
+    found: OptionInfo = typer.Option(help=help, parser=place, callback=_work, metavar="DIR|URL")
+    return found
+
+
+def run_argument(help: str, callback: Any = None) -> ArgumentInfo:
+    """Return the argument that names a run."""
+    found: ArgumentInfo = typer.Argument(help=help, parser=place, callback=callback, metavar="DIR|URL")
+    return found
+
+
+RunDirectory = Annotated[Path, run_argument("The --out folder, or URL, of a run.", read)]
+RunRecords = Annotated[Path, run_argument("The --out folder, or URL, of a run.", _read_records)]
+"""As `RunDirectory`, for commands that look at no images."""
+OpenRun = Annotated[Path, run_argument("The --out folder, or URL, of a run, which is added to.", _work)]
+UnitPath = Annotated[
+    Path,
+    typer.Argument(
+        help="DIR/UNIT: an --out folder or URL and a unit of it, as layer:number.",
+        parser=place,
+        callback=_read_unit,
+        metavar="DIR|URL/UNIT",
+    ),
+]

@@ -1,0 +1,245 @@
+"""A run at a URL is a run: one owner, nothing lost, and whoever fetches it can go on."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import uuid
+from pathlib import Path
+
+import pytest
+
+from actors.errors import UsageError
+from agents.lease import Lease
+from agents.remote import RemoteStore, WorkingCopy, ask_to_stop, followed, is_url, mirrored
+from agents.store import Store, StoreError
+from tests.object_store import s3
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(scope="module")
+def bucket():
+    with pytest.MonkeyPatch.context() as patch, s3(patch) as url:
+        yield url
+
+
+@pytest.fixture(params=["s3", "memory", "file"])
+def url(request, tmp_path):
+    name = uuid.uuid4().hex
+    if request.param == "s3":
+        return f"{request.getfixturevalue('bucket')}/{name}/run"
+    return f"memory://{name}/run" if request.param == "memory" else f"file://{tmp_path}/there/run"
+
+
+def never() -> None:
+    raise AssertionError("nobody asked for that")
+
+
+def said(list_of: list[str]):
+    return list_of.append
+
+
+async def until(condition) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+def write(folder: Path, **files: str) -> Store:
+    store = Store.open(folder)
+    for key, text in files.items():
+        store.put(key.replace("__", "/"), text.encode())
+    return store
+
+
+@pytest.mark.parametrize("text", ["s3://b/x", "gs://b", "file:///x", "memory://x"])
+def test_urls_are_told_from_folders(text):
+    assert is_url(text)
+    assert not is_url("runs/b6")
+    assert not is_url("/a/s3://x")
+    assert not is_url("C:/runs")
+
+
+def test_the_first_writer_of_a_key_wins(url):
+    store = RemoteStore(url)
+    assert store.get("a/b") is None
+    assert not store.has("a/b")
+    assert list(store.keys("")) == []
+    assert store.put("a/b", b"first")
+    assert not store.put("a/b", b"second")
+    assert store.get("a/b") == b"first"
+    store.replace("a/b", b"third")
+    store.replace("c", b"")
+    assert store.get("a/b") == b"third"
+    assert list(store.keys("")) == ["a/b", "c"]
+    assert list(store.keys("a")) == ["a/b"]
+    store.remove("a")
+    assert list(store.keys("")) == ["c"]
+
+
+def test_of_many_that_put_at_once_one_wins(bucket):
+    url, won = f"{bucket}/{uuid.uuid4().hex}", []
+    start = threading.Barrier(6)
+
+    def put(number: int) -> None:
+        store = RemoteStore(url)
+        start.wait()
+        if store.put("claim", str(number).encode()):
+            won.append(number)
+
+    threads = [threading.Thread(target=put, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [str(each).encode() for each in won] == [RemoteStore(url).get("claim")]
+
+
+def test_a_copy_that_is_fetched_elsewhere_is_the_run(url, tmp_path):
+    write(tmp_path / "a", plan="p", units__u__rounds__0001="r", blobs__ab__x="image", report__index="page")
+    remote = RemoteStore(url)
+    first = WorkingCopy(remote, tmp_path / "a")
+    assert first.push() == 4
+    assert first.push() == 0, "what is there is not sent again"
+    WorkingCopy(remote, tmp_path / "b").pull()
+    fetched = Store(tmp_path / "b")
+    assert list(fetched.keys("")) == ["blobs/ab/x", "plan", "units/u/rounds/0001"]
+    assert fetched.get("units/u/rounds/0001") == b"r"
+    WorkingCopy(remote, tmp_path / "c").pull(images=False)
+    assert list(Store(tmp_path / "c").keys("")) == ["plan", "units/u/rounds/0001"]
+
+
+def test_what_changes_is_copied_again_and_half_a_file_never_is(url, tmp_path):
+    store = write(tmp_path / "a", table="1")
+    (tmp_path / "a" / f".{uuid.uuid4().hex}.tmp").write_text("half")
+    copy = WorkingCopy(RemoteStore(url), tmp_path / "a")
+    assert copy.push() == 1
+    store.replace("table", b"22")
+    assert copy.push() == 1
+    assert RemoteStore(url).get("table") == b"22"
+    other = WorkingCopy(RemoteStore(url), tmp_path / "b")
+    other.pull()
+    store.replace("table", b"333")
+    copy.push()
+    other.pull()
+    assert Store(tmp_path / "b").get("table") == b"333"
+    assert other.push() == 0, "what came from there need not go back"
+
+
+def test_a_record_is_copied_after_the_images_that_it_names(url, tmp_path, monkeypatch):
+    write(
+        tmp_path / "a",
+        units__u__done="d",
+        blobs__ab__x="i",
+        units__u__rounds__0001="r",
+        units__u__calls__k="c",
+    )
+    (tmp_path / "a" / "units" / "u" / "done").rename(tmp_path / "a" / "units" / "u" / "done.json")
+    remote, order = RemoteStore(url), []
+    upload = remote.upload
+    monkeypatch.setattr(
+        remote, "upload", lambda files: (order.append([key for _, key in files]), upload(files))
+    )
+    WorkingCopy(remote, tmp_path / "a").push()
+    assert order == [["blobs/ab/x"], ["units/u/calls/k"], ["units/u/rounds/0001"], ["units/u/done.json"]]
+
+
+async def test_a_run_goes_on_from_its_url_on_another_machine(url, tmp_path):
+    async with mirrored(url, tmp_path / "a", tell=said([]), stop=never, copy_s=0.05):
+        write(tmp_path / "a", plan="p", units__u__rounds__0001="r")
+    async with mirrored(url, tmp_path / "b", tell=said([]), stop=never, copy_s=0.05):
+        assert Store(tmp_path / "b").get("units/u/rounds/0001") == b"r"
+        write(tmp_path / "b", units__u__rounds__0002="s")
+        await until(lambda: RemoteStore(url).has("units/u/rounds/0002"))
+    assert RemoteStore(url).get("units/u/rounds/0002") == b"s"
+
+
+async def test_a_second_process_is_refused_by_name(url, tmp_path):
+    async with mirrored(url, tmp_path / "a", tell=said([]), stop=never, beat_s=0.1):
+        with pytest.raises(UsageError, match="is working on"):
+            await refuse(url, tmp_path / "b")
+
+
+async def refuse(url: str, folder: Path) -> None:
+    async with mirrored(url, folder, tell=said([]), stop=never):
+        raise AssertionError("two at once")
+
+
+async def test_a_run_is_asked_to_stop_at_its_url(url, tmp_path):
+    asked = asyncio.Event()
+    async with mirrored(url, tmp_path / "a", tell=said([]), stop=asked.set, copy_s=0.01):
+        assert ask_to_stop(url)
+        await asyncio.wait_for(asked.wait(), 10)
+    assert not ask_to_stop(url), "nobody works there any more"
+
+
+async def test_who_works_in_the_copy_is_asked_there(url, tmp_path):
+    folder = tmp_path / "a"
+    working = mirrored(url, folder, tell=said([]), stop=never, copy_s=0.01)
+    async with working, await Lease.take(Store.open(folder)) as lease:
+        assert ask_to_stop(url)
+        await until(lease.cancelled)
+
+
+async def test_readers_follow_what_is_copied(url, tmp_path):
+    with pytest.raises(UsageError, match="there is no run at"):
+        async with followed(url, tmp_path / "b"):
+            raise AssertionError("nothing to read")
+    async with mirrored(url, tmp_path / "a", tell=said([]), stop=never, copy_s=0.01):
+        store = write(tmp_path / "a", plan="p")
+        await until(lambda: RemoteStore(url).has("plan"))
+        async with followed(url, tmp_path / "b", every_s=0.01):
+            assert Store(tmp_path / "b").get("plan") == b"p"
+            store.put("units/u/done.json", b"d")
+            await until(lambda: Store(tmp_path / "b").has("units/u/done.json"))
+
+
+async def test_a_run_that_was_refused_leaves_nothing_at_its_url(url, tmp_path):
+    async with mirrored(url, tmp_path / "a", tell=said([]), stop=never):
+        pass
+    assert list(RemoteStore(url).keys("")) == []
+
+
+async def test_a_service_that_is_gone_for_a_while_costs_nothing(bucket, tmp_path, monkeypatch):
+    url, told = f"{bucket}/{uuid.uuid4().hex}", []
+    upload, broken = RemoteStore.upload, threading.Event()
+
+    def unsure(self, files):
+        if broken.is_set():
+            raise StoreError(f"{self.name} cannot be reached.")
+        upload(self, files)
+
+    monkeypatch.setattr(RemoteStore, "upload", unsure)
+    async with mirrored(url, tmp_path / "a", tell=told.append, stop=never, copy_s=0.01):
+        broken.set()
+        write(tmp_path / "a", plan="p")
+        await until(lambda: any("goes on in" in line for line in told))
+        broken.clear()
+    assert RemoteStore(url).get("plan") == b"p"
+    assert sum("goes on in" in line for line in told) == 1, "it is told once"
+
+
+async def test_a_service_that_cannot_be_reached_says_so_with_the_url(tmp_path, monkeypatch, bucket):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    with pytest.raises(StoreError, match="s3://results/run cannot be reached"):
+        await refuse("s3://results/run", tmp_path / "a")
+
+
+async def test_a_mistyped_bucket_is_not_made(bucket, tmp_path):
+    with pytest.raises(UsageError, match="there is no 'resluts'"):
+        await refuse("s3://resluts/run", tmp_path / "a")
+
+
+def test_urls_that_nobody_here_knows_are_refused(monkeypatch):
+    with pytest.raises(UsageError, match="cannot be used"):
+        RemoteStore("foo://x/y")
+
+    def missing(*_, **__):
+        raise ImportError("Install s3fs to access S3")
+
+    monkeypatch.setattr("fsspec.core.url_to_fs", missing)
+    with pytest.raises(UsageError, match="not installed") as told:
+        RemoteStore("s3://x/y")
+    assert "maia[s3]" in str(told.value)
