@@ -9,6 +9,7 @@ assumption (67, as a 224 px picture costs with several providers); the pictures 
 Compared, each against the plain way of sending everything again with nothing cached:
 - cached, read 0.5: append-only with a prefix cache whose reads cost half (writes cost nothing extra);
 - cached, read 0.1: the same where reads cost a tenth and writes a quarter more;
+- shared: the latter for a unit of a run of eight, whose conversations begin with the same page;
 - blocks: no cache at all, old pictures leave in blocks.
 """
 
@@ -30,6 +31,7 @@ from tests.fake_endpoint import KEY, MODEL, FakeEndpoint, PrefixCache, Seen
 
 IMAGE_TOKENS = 67
 PICTURES_A_ROUND = 10
+AGENTS = 8
 
 
 def picture(seed: int) -> Image:
@@ -40,14 +42,15 @@ def picture(seed: int) -> Image:
     return Image.from_pixels(np.clip(smooth + rng.integers(-6, 7, smooth.shape), 0, 255).astype(np.uint8))
 
 
-def conversation(rounds: int) -> list[tuple[Message, ...]]:
-    """Return the messages of each round's request."""
+def conversation(rounds: int, agent: int = 0) -> list[tuple[Message, ...]]:
+    """Return the messages of each round's request. Agents of a run have the system page and the task in common."""
     messages = [Message("system", ("describe the api " * 1294,)), Message("user", ("The task.",))]
+    first = 1000 * agent
     requests = [tuple(messages)]
     for turn in range(rounds - 1):
-        shown = tuple(picture(turn * PICTURES_A_ROUND + i) for i in range(PICTURES_A_ROUND))
-        messages.append(Message("assistant", (f"program {turn} " + "code " * 300,)))
-        messages.append(Message("user", (f"output {turn} " + "text " * 200, *shown)))
+        shown = tuple(picture(first + turn * PICTURES_A_ROUND + i) for i in range(PICTURES_A_ROUND))
+        messages.append(Message("assistant", (f"program {first + turn} " + "code " * 300,)))
+        messages.append(Message("user", (f"output {first + turn} " + "text " * 200, *shown)))
         requests.append(tuple(messages))
     return requests
 
@@ -60,22 +63,26 @@ class Cost:
     stable: float
 
 
-async def hold(requests: list[tuple[Message, ...]], history: HistorySettings) -> Cost:
-    """Hold the conversation over HTTP; return what was billed, and how often a request began with the last."""
+async def hold(conversations: list[list[tuple[Message, ...]]], history: HistorySettings) -> Cost:
+    """Hold conversations over HTTP, one after the other; return what was billed, and how often a request began with the last."""
     with FakeEndpoint(lambda seen: "ok") as endpoint:
         endpoint.cache = PrefixCache(image_tokens=IMAGE_TOKENS)
         settings = OpenAIChat(model=MODEL, base_url=endpoint.base_url, api_key_env="KEY", history=history)
         backend = OpenAIBackend(settings, environ={"KEY": KEY})
         total = Usage()
-        for messages in requests:
-            total += (await backend.complete(ChatRequest(messages))).usage
+        stable = []
+        for requests in conversations:
+            before = len(endpoint.seen)
+            for messages in requests:
+                total += (await backend.complete(ChatRequest(messages))).usage
+            stable.append(_stable(endpoint.seen[before:]))
         await backend.close()
         assert not endpoint.complaints
         return Cost(
             total.prompt_tokens,
             total.cached_tokens,
             sum(len(seen.raw) for seen in endpoint.seen),
-            _stable(endpoint.seen),
+            sum(stable) / len(stable),
         )
 
 
@@ -100,6 +107,11 @@ def png_bytes(requests: list[tuple[Message, ...]]) -> int:
     return total
 
 
+def dear(cost: Cost) -> float:
+    """Return what is billed, against everything sent again, where reads cost a tenth and writes a quarter more."""
+    return (1.25 * (cost.prompt - cost.cached) + 0.1 * cost.cached) / cost.prompt
+
+
 async def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -109,17 +121,20 @@ async def main() -> None:
     parser.add_argument("--block", type=int, default=10)
     arguments = parser.parse_args()
     print(
-        "| rounds | plain, tokens | cached, read 0.5 | cached, read 0.1 | blocks | prefix-stable | bytes / PNG |"
+        "| rounds | plain, tokens | cached, read 0.5 | cached, read 0.1 | shared | blocks | prefix-stable | bytes / PNG |"
     )
-    print("|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|")
     for rounds in arguments.rounds:
         requests = conversation(rounds)
-        whole = await hold(requests, HistorySettings())
-        blocks = await hold(requests, HistorySettings(max_images=arguments.max_images, block=arguments.block))
+        whole = await hold([requests], HistorySettings())
+        run = await hold([conversation(rounds, agent) for agent in range(AGENTS)], HistorySettings())
+        blocks = await hold(
+            [requests], HistorySettings(max_images=arguments.max_images, block=arguments.block)
+        )
         plain, fresh = whole.prompt, whole.prompt - whole.cached
         print(
             f"| {rounds} | {plain:,} | {(fresh + 0.5 * whole.cached) / plain:.2f} "
-            f"| {(1.25 * fresh + 0.1 * whole.cached) / plain:.2f} | {blocks.prompt / plain:.2f} "
+            f"| {dear(whole):.2f} | {dear(run):.2f} | {blocks.prompt / plain:.2f} "
             f"| {whole.stable:.0%} (blocks {blocks.stable:.0%}) | {whole.bytes / png_bytes(requests):.2f} |"
         )
 
