@@ -15,6 +15,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from actors.errors import MaiaError, UsageError
 from agents.lease import Lease, cancel, works_here
@@ -43,6 +44,11 @@ class RemoteStore:
         """Raises: UsageError: If nothing that is installed knows such URLs."""
         import fsspec
 
+        if (written := urlsplit(url)).password is not None:
+            raise UsageError(
+                f"the URL of {written.hostname} holds a password, which would end up in logs and records.",
+                "Leave it out, and give credentials in the environment.",
+            )
         try:
             # Another process writes there too: nothing may be remembered of a folder.
             self.fs, root = fsspec.core.url_to_fs(url, use_listings_cache=False, skip_instance_cache=True)

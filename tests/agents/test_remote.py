@@ -232,6 +232,12 @@ async def test_a_mistyped_bucket_is_not_made(bucket, tmp_path):
         await refuse("s3://resluts/run", tmp_path / "a")
 
 
+def test_a_password_in_a_url_is_refused_and_not_repeated():
+    with pytest.raises(UsageError, match=r"files\.example") as told:
+        RemoteStore("ftp://ada:hunter2@files.example/run")
+    assert "hunter2" not in str(told.value)
+
+
 def test_urls_that_nobody_here_knows_are_refused(monkeypatch):
     with pytest.raises(UsageError, match="cannot be used"):
         RemoteStore("foo://x/y")
