@@ -27,7 +27,9 @@ SCREEN = 48
 SCREENS = 2
 PAIRS = 12
 """Fresh images with, and as many without, for each suspected context."""
-MAX_SUSPECTS = 4
+MAX_SUSPECTS = 8
+AT_ONCE = 4
+"""Suspected contexts of one test."""
 ALPHA = 0.01
 MIN_EFFECT = 0.05
 """Smallest difference of mean probability worth a word."""
@@ -74,8 +76,8 @@ class BiasAudit:
             return self._screen()
         tested = {each.context.get("test") for each in self._measured} - {NONE}
         suspects = [effect for effect in self._suspects() if _name(effect) not in tested]
-        if suspects and not tested:
-            return self._test(suspects)
+        if suspects:
+            return self._test(suspects[:AT_ONCE])
         return self._conclude()
 
     def _all_levels(self) -> dict[str, list[str]]:
@@ -255,7 +257,7 @@ def main_effects(rows: Sequence[Measured], levels: dict[str, list[str]]) -> list
     residual = y - y.mean()
     # Each level against all else, the strongest explained away first: with several dozen levels a joint fit is too loose.
     left = list(names)
-    for _ in range(2 * MAX_SUSPECTS):
+    for _ in range(MAX_SUSPECTS):
         best: tuple[float, tuple[str, str], Effect] | None = None
         for factor, level in left:
             on = np.array([row.context.get(factor) == level for row in rows])
