@@ -11,18 +11,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import platform
 import uuid
 from collections.abc import Awaitable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from actors.errors import MaiaError
+from actors.errors import MaiaError, UsageError
 from agents.budget import Cost, Ledger
 from agents.faults import HostLostError
 from agents.fence import FencedStore, fence
 from agents.host import HostCounts, LocalHost, widen_threads
 from agents.store import Store, StoreError
+from agents.work import KEY as PLAN
 from agents.work import WorkItem
 from experiments.config import Profile
 
@@ -67,6 +69,11 @@ class HostActor:
 
         widen_threads()
         plan = self._plan
+        if not await asyncio.to_thread(Store(plan.run).has, PLAN):
+            raise UsageError(
+                f"{platform.node()}, a node of the cluster, does not see the run directory {plan.run}.",
+                "Put --out (of a URL: the cache, MAIA_CACHE) on a path that all nodes share, or set sweep.hosts to 0.",
+            )
         bench = await self._stack.enter_async_context(
             Workbench.join(plan.profile, cache=plan.cache, model=plan.model, addresses=plan.addresses)
         )

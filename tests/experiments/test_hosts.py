@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
+from actors.errors import UsageError
 from agents.faults import HostLostError
 from agents.host import HostCounts
 from agents.store import Store
@@ -70,5 +72,16 @@ async def test_the_work_of_a_stopped_host_goes_to_another_and_it_is_fenced_off(
             with contextlib.suppress(psutil.NoSuchProcess):
                 stopped.send_signal(signal.SIGCONT)
         stopped.wait(20)
+    finally:
+        await host.stop()
+
+
+async def test_a_node_that_does_not_see_the_run_says_so_by_name(tmp_path: Path) -> None:
+    run = tmp_path / "elsewhere"
+    host = RayHost(HostPlan(Profile(), tmp_path, "m", {}, run), "", 1)
+    try:
+        with pytest.raises(UsageError, match=re.escape(f"does not see the run directory {run}")):
+            await asyncio.wait_for(host.ready(), 60)
+        assert not run.exists(), "nor does it make one that nobody else sees"
     finally:
         await host.stop()
