@@ -15,6 +15,7 @@ from agents.journal import slug
 from agents.store import Store
 from agents.study import total_usage
 from agents.survey import MEASURED
+from agents.work import KEY as PLAN
 from agents.work import read_plan
 from experiments.machinery import reuse
 
@@ -60,7 +61,9 @@ def status(run: Path) -> dict[str, Any]:
         "images": sum(unit.images for unit in each.values()),
         "tokens": sum(unit.tokens for unit in each.values()),
         "dollars": round(sum(unit.dollars for unit in each.values()), 4),
-        "units_an_hour": _rate([unit.finished_at for unit in each.values() if unit.finished_at]),
+        "units_an_hour": _rate(
+            [unit.finished_at for unit in each.values() if unit.finished_at], _planned_at(run)
+        ),
         "reuse": reuse(store),
         "failures": {
             unit: _last_failure(run, unit) for unit, found in each.items() if found.state == "failed"
@@ -119,12 +122,20 @@ def _surveyed(folder: Path) -> int:
     return int(json.loads(path.read_bytes())["images"]) if path.exists() else 0
 
 
-def _rate(times: list[float]) -> float | None:
-    """Return units an hour over the last hour of results, None with fewer than two."""
-    recent = [at for at in times if at > max(times, default=0) - 3600]
-    if len(recent) < 2 or max(recent) <= min(recent):
+def _planned_at(run: Path) -> float | None:
+    """Return when the work of the run was known, and its first studies began; None for a run without a plan."""
+    path = run / PLAN
+    return path.stat().st_mtime if path.exists() else None
+
+
+def _rate(times: list[float], since: float | None) -> float | None:
+    """Return units an hour over the last hour of results, or since the beginning; None where that cannot be told."""
+    if not times or since is None:
         return None
-    return round(3600 * (len(recent) - 1) / (max(recent) - min(recent)), 1)
+    start = max(since, max(times) - 3600)
+    if max(times) <= start:
+        return None
+    return round(3600 * sum(at > start for at in times) / (max(times) - start), 1)
 
 
 def _last_failure(run: Path, unit: str) -> dict[str, Any]:

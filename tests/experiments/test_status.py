@@ -1,0 +1,61 @@
+"""How far a run is, told from its directory."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agents.journal import slug
+from agents.store import Store
+from agents.work import WorkItem, write_plan
+from experiments.status import status
+
+
+def finished(run: Path, unit: str, at: float, **record: Any) -> None:
+    path = run / "units" / slug(unit) / "done.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"status": "answered", "rounds": 4, "images_made": 5, "usage": {}} | record))
+    os.utime(path, (at, at))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    (tmp_path / "manifest.json").write_text("{}")
+    write_plan(Store(tmp_path), [WorkItem(unit, "layer", unit) for unit in "abc"])
+    os.utime(tmp_path / "plan.json", (1000, 1000))
+    return tmp_path
+
+
+def test_the_images_of_critics_count_like_those_of_agents(run: Path) -> None:
+    finished(run, "a", 1100, images_tested=7)
+    finished(run, "b", 1100)
+    rounds = run / "units" / slug("c") / "rounds"
+    rounds.mkdir(parents=True)
+    usage = {"prompt_tokens": 1, "completion_tokens": 2, "dollars": 0.5}
+    for number, verdict in ((1, {"evidence": {"images_made": 11}}), (2, None)):
+        record = {"reply": {"usage": usage}, "toolbox": {"images_made": 13}, "verdict": verdict}
+        (rounds / f"{number:04d}.json").write_text(json.dumps(record))
+    found = status(run)
+    assert found["images"] == 5 + 7 + 5 + 13 + 11
+    assert found["rounds"] == 4 + 4 + 2
+
+
+@pytest.mark.parametrize(
+    ("ends", "pace"),
+    [
+        ((), None),
+        ((1100,), 36.0),
+        ((1100, 1101), 71.3),  # not the 3,600 that the second between them would make
+        ((1200, 9000, 9400), 2.0),  # of the last hour alone
+    ],
+)
+def test_the_pace_is_that_of_the_last_hour_and_begins_with_the_plan(
+    run: Path, ends: tuple[float, ...], pace: float | None
+) -> None:
+    for unit, at in zip("abc", ends, strict=False):
+        finished(run, unit, at)
+    assert status(run)["units_an_hour"] == pace
