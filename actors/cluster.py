@@ -358,6 +358,7 @@ class RayLauncher:
         if images:
             raise UsageError(f"{name}: a factory's arguments cannot hold images.")
         self._numbers = itertools.count()
+        self._folder = Path.cwd()
 
     def launch(self) -> RayReplica:
         import ray
@@ -373,7 +374,7 @@ class RayLauncher:
                 max_task_retries=0,
                 max_concurrency=MAX_CONCURRENCY,
             )
-            .remote(self._factory, self._kwargs, self._env, self._placement.threads)
+            .remote(self._factory, self._kwargs, self._env, self._placement.threads, self._folder)
         )
         return RayReplica(actor)
 

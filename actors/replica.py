@@ -25,6 +25,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -368,8 +369,14 @@ class ReplicaActor:
     A backend that cannot be built is reported by every call, typed, instead of an actor that dies.
     """
 
-    def __init__(self, factory: str, kwargs: Parcel, env: dict[str, str], threads: int | None) -> None:
-        from actors.runtime import cpu_preamble, set_threads, worker_env
+    def __init__(
+        self, factory: str, kwargs: Parcel, env: dict[str, str], threads: int | None, folder: Path | None = None
+    ) -> None:
+        """`folder` is where the command was typed: relative paths are meant from there."""
+        from actors.runtime import cpu_preamble, set_threads, work_in, worker_env
+
+        if folder is not None:
+            work_in(folder)
 
         os.environ.update(worker_env(threads) | env)  # before anything can import torch
         cpu_preamble()

@@ -6,11 +6,13 @@ the allocator have to be set before torch's first allocation.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import platform
 import random
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from actors.errors import MissingDependencyError, UsageError
@@ -45,6 +47,15 @@ def worker_env(threads: int | None = None) -> dict[str, str]:
         "OPENBLAS_NUM_THREADS": n,
         "OMP_WAIT_POLICY": "PASSIVE",
     }
+
+
+def work_in(folder: Path) -> None:
+    """Make `folder` the current one where it is there: relative paths then mean in a process what they meant to the user.
+
+    Ray starts a process where its node was started, which need not be where a command was typed.
+    """
+    with contextlib.suppress(OSError):
+        os.chdir(folder)
 
 
 def cpu_preamble(threads: int | None = None) -> None:

@@ -14,11 +14,12 @@ import logging
 import platform
 import uuid
 from collections.abc import Awaitable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from actors.errors import MaiaError, UsageError
+from actors.runtime import work_in
 from agents.budget import Cost, Ledger
 from agents.faults import HostLostError
 from agents.fence import FencedStore, fence
@@ -50,6 +51,8 @@ class HostPlan:
     model: str
     addresses: Mapping[str, str]
     run: Path
+    folder: Path = field(default_factory=Path.cwd)
+    """Where the command was typed."""
 
 
 class HostActor:
@@ -60,6 +63,7 @@ class HostActor:
 
         `name` is what this host can be fenced off by.
         """
+        work_in(plan.folder)
         self._plan, self._ledger, self._name = plan, ledger, name
         self._stack = contextlib.AsyncExitStack()
         self._opening: asyncio.Task[LocalHost] | None = None

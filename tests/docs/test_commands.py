@@ -115,8 +115,6 @@ def test_the_documented_commands_run(ray_cluster, workspace, monkeypatch, capsys
             shutil.copytree(sweep, sweep.with_name("b6-next"))
         words = shlex.split(line)[1:]
         words = [word.replace("~", str(workspace), 1) if word.startswith("~") else word for word in words]
-        # The replicas of this run were started in another folder.
-        words = [word.replace("python:my_network.py", f"python:{workspace}/my_network.py") for word in words]
         missing = [word for word in words if word.startswith("runs/") and not (workspace / word).exists()]
         if missing and words[0] in LIGHT:
             continue  # of a run that its own page makes, where it is only parsed
