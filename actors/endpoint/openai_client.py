@@ -84,10 +84,10 @@ def classify(error: Exception) -> Fault | None:
 def _connection_fault(error: Exception) -> Fault:
     import aiohttp
 
-    causes = []
-    cause: BaseException | None = error
-    while (cause := cause.__cause__) is not None:
+    causes, cause = [], error.__cause__
+    while cause is not None:
         causes.append(cause)
+        cause = cause.__cause__
     # The transport's own words: the client calls every broken connection a timeout.
     own = next((each for each in causes if isinstance(each, aiohttp.ClientError)), None)
     if isinstance(own, TimeoutError) or (
