@@ -98,6 +98,7 @@ async def audit(
         "seed": asked.seed,
         "effects": effects,
         "detectable": {each.class_name: each.detectable(len(effects)) for each in audits},
+        "usual": {each.class_name: each.usual for each in audits},
         "undrawn": {each.class_name: each.undrawn for each in audits if each.undrawn},
         "values": {each.class_name: each.values for each in audits},
         "ordinary": {each.class_name: each.ordinary for each in audits},
@@ -194,6 +195,10 @@ def _drawable(index: int, names: Sequence[str]) -> str:
     return names[index].split(",")[0].strip()
 
 
+def _floor(usual: float, smallest: float) -> str:
+    return f", but no loss: the class has {usual:.3f} in ordinary contexts" if usual < smallest else ""
+
+
 def table(result: dict[str, Any]) -> str:
     """Return what was found in lines for a terminal."""
     lines = [""]
@@ -210,6 +215,7 @@ def table(result: dict[str, Any]) -> str:
         if name not in found:
             lines.append(
                 f"{name}: no bias found; a difference of {smallest:.3f} would have been seen in 4 of 5 cases"
+                + _floor(result["usual"][name], smallest)
             )
     for name, contexts in result["undrawn"].items():
         lines.append(f"{name}: not tested, for want of images: {', '.join(contexts)}")

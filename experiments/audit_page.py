@@ -35,7 +35,7 @@ def page(result: Mapping[str, Any], least: float) -> Page:
             contexts = {each["context"] for each in by_class[name] if each["biased"]}
             telling = [each for each in result["telling"][name] if each["context"] in contexts]
             blocks.append(_worst(name, result["lowest"][name], telling))
-    blocks.append(_detectable(result["detectable"], biased))
+    blocks.append(_detectable(result["detectable"], result["usual"], biased))
     if result["undrawn"]:
         untested = tuple(f"{name}: {', '.join(contexts)}" for name, contexts in result["undrawn"].items())
         blocks.append(Text(title="Not tested, for want of images", paragraphs=untested))
@@ -115,16 +115,21 @@ def _worst(name: str, lowest: Sequence[Mapping[str, Any]], telling: Sequence[Map
     )
 
 
-def _detectable(detectable: Mapping[str, float], biased: set[str]) -> Table:
+def _detectable(detectable: Mapping[str, float], usual: Mapping[str, float], biased: set[str]) -> Table:
     return Table(
         title="What would have been found",
-        columns=(Column(name="class"), Column(name="smallest difference", digits=3), Column(name="found")),
+        columns=(
+            Column(name="class"),
+            Column(name="smallest difference", digits=3),
+            Column(name="probability in ordinary contexts", digits=3),
+            Column(name="found"),
+        ),
         rows=tuple(
-            (name, value, "yes" if name in biased else "nothing")
+            (name, value, usual[name], "yes" if name in biased else "nothing")
             for name, value in sorted(detectable.items(), key=lambda pair: -pair[1])
         ),
         note="The difference of mean probability that this design finds in four of five cases, among all that was tested, "
-        "through both of its stages.",
+        "through both of its stages. A class can lose no more than its probability in ordinary contexts.",
     )
 
 

@@ -103,6 +103,11 @@ class ClassSurvey:
         values = self.rest if context in self.fresh else self.values
         return [value for other in self.ordinary if other != context for value in values[other]]
 
+    @property
+    def usual(self) -> float:
+        """The mean probability in ordinary contexts: a class can lose no more than that."""
+        return float(np.mean([value for context in self.ordinary for value in self.values[context]]))
+
     def detectable(self, tests: int) -> float:
         """Return the smallest difference that is found in four of five cases: what "no bias found" means.
 

@@ -8,7 +8,7 @@ from actors.errors import UsageError
 from agents.tasks.bias import AuditClass
 from agents.tasks.selective import JudgeSelectivity
 from agents.work import WorkItem
-from experiments.audit import _drawable, choose_classes, names_of
+from experiments.audit import _drawable, choose_classes, names_of, table
 
 
 def test_classes_that_are_drawn_by_the_same_word_keep_names_of_their_own():
@@ -62,3 +62,12 @@ def test_a_class_is_drawn_by_its_first_name():
     assert [_drawable(index, NAMES) for index in (0, 1)] == ["tench", "goldfish"]
     with pytest.raises(UsageError, match="no name"):
         _drawable(7, NAMES)
+
+
+def test_a_class_that_is_hardly_recognised_anywhere_is_said_to_be_unable_to_lose():
+    quiet = {"effects": [], "undrawn": {}, "disagreements": [], "detectable": {"kite": 0.12, "tench": 0.12}}
+    told = table(quiet | {"usual": {"kite": 0.004, "tench": 0.9}}).splitlines()
+    (kite,) = [line for line in told if line.startswith("kite")]
+    (tench,) = [line for line in told if line.startswith("tench")]
+    assert "but no loss: the class has 0.004 in ordinary contexts" in kite
+    assert tench.endswith("4 of 5 cases")

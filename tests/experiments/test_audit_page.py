@@ -32,6 +32,7 @@ RESULT = {
         effect("kite", "background: snow", 0.50, 0.51, False),
     ],
     "detectable": {"<b>tench</b>": 0.11, "kite": 0.23},
+    "usual": {"<b>tench</b>": 0.7, "kite": 0.51},
     "answers": {"kite": "No bias was found."},
     "undrawn": {"kite": ["count: two"]},
     "lowest": {"<b>tench</b>": [], "kite": []},
@@ -67,7 +68,7 @@ def test_an_audit_without_findings_says_what_would_have_been_found():
     made = page(quiet, 0.1)
     assert made.summary.startswith("0 of 2 classes")
     assert [block.kind for block in made.blocks] == ["bars", "bars", "table"]
-    assert made.blocks[-1].rows[0] == ("kite", 0.23, "nothing")
+    assert made.blocks[-1].rows[0] == ("kite", 0.23, 0.51, "nothing")
 
 
 def test_the_worst_images_of_a_class_stand_below_its_contexts_with_what_they_show(tmp_path):
