@@ -125,7 +125,12 @@ def audit(
     ] = "all",
     out: Annotated[Path | None, out_option("Run directory [default: runs/audit-<model>-<classes>].")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of all images and studies.")] = 0,
-    images: Annotated[int, typer.Option(min=2, help="Images of each class in each context.")] = 12,
+    images: Annotated[
+        int,
+        typer.Option(
+            min=2, help="Images of each class in each context, before what stands out is shown again."
+        ),
+    ] = 12,
     figures_only: Annotated[
         bool, typer.Option("--figures-only", help="Measure the fixed design alone, without agents.")
     ] = False,

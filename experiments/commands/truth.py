@@ -76,7 +76,12 @@ def planted_biases(
     networks: Annotated[int, typer.Option(min=1, help="Classifiers, of eight classes each.")] = 3,
     out: Annotated[Path, out_option("Run directory.")] = Path("runs/planted-biases"),
     seed: Annotated[int, typer.Option(min=0, help="Seed of classes, biases and images.")] = 0,
-    images: Annotated[int, typer.Option(min=2, help="Images of each class in each context.")] = 12,
+    images: Annotated[
+        int,
+        typer.Option(
+            min=2, help="Images of each class in each context, before what stands out is shown again."
+        ),
+    ] = 12,
     agents: Annotated[bool, typer.Option(help="Also let an agent audit each class.")] = False,
     yes: Yes = False,
     profile: ProfileName = None,
