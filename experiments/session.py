@@ -284,7 +284,11 @@ class Session:
     def _repr_html_(self) -> str:
         known = self._background
         rows = [
-            ("data set", f"{known.n_images} images, activation {known.mean:.2f} ± {known.std:.2f}"),
+            (
+                "data set",
+                f"{known.n_images} images (the rest is held back for confirmation), "
+                f"activation {known.mean:.2f} ± {known.std:.2f}",
+            ),
             ("strongest", f"{known.maximum:.2f}"),
             ("rounds", str(self.rounds)),
             ("recorded in", str(self.run)),

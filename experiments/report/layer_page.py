@@ -59,13 +59,13 @@ class Group:
 
 
 def write_all(run: RunDirectory, summaries: Sequence[Summary]) -> dict[str, str]:
-    """Write a page for each layer with at least two units; return their addresses by layer."""
+    """Write a page for each layer with at least two units, begun or planned; return their addresses by layer."""
     by_layer: dict[str, list[Summary]] = defaultdict(list)
     for each in summaries:
         by_layer[each.layer].append(each)
     addresses = {}
     for layer, units in by_layer.items():
-        if len(units) > 1:
+        if max(len(units), run.planned(layer)) > 1:
             addresses[layer] = f"layers/{slug(layer)}.html"
             pages.write(run.root / "report" / addresses[layer], _page(run, layer, units))
     return addresses

@@ -109,7 +109,12 @@ class RunDirectory:
         self.problems: list[str] = []
         self.manifest = self._read(root / "manifest.json", self.problems) or {}
         self.plan = {each["unit"]: each for each in self._planned()}
+        self.screening = self._read(root / "screening.json", self.problems) or {}
         self.crosswise = self._read(root / "crosswise.json", self.problems) or {}
+
+    def planned(self, layer: str) -> int:
+        """Return how many units of a layer the run has planned."""
+        return sum(UnitName.parse(unit).layer == layer for unit in self.plan)
 
     def slugs(self) -> list[str]:
         """Return the folders of all units that have begun, sorted."""

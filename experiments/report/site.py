@@ -17,7 +17,7 @@ from urllib.parse import unquote
 from agents.store import Store
 from experiments.machinery import reuse
 from experiments.report import experiment_page, layer_page, pages, plots, unit_page
-from experiments.report.records import RunDirectory, mapping, text
+from experiments.report.records import RunDirectory, mapping, sequence, text
 from experiments.report.unit_page import VERDICTS, Summary
 
 COLUMNS = (
@@ -34,6 +34,7 @@ COLUMNS = (
     "rounds",
     "images",
     "tokens",
+    "thumbs",
 )
 """Fields of a summary that the index's table is made of, in the order of its rows."""
 
@@ -57,7 +58,7 @@ def write(run_dir: Path) -> Path:
         if summary is None or not page.is_file():
             unit = run.unit(slug)
             unit_page.write_page(run, unit)
-            summary = unit_page.summarise(unit)
+            summary = unit_page.summarise(run, unit)
             known.put(slug, state, summary)
             changed = True
         summaries.append(summary)
@@ -117,6 +118,7 @@ def _index(
         counts=[(verdict, verdicts[verdict]) for verdict in VERDICTS if verdicts[verdict]],
         total=len(summaries),
         waiting=len(run.plan.keys() - {each.unit for each in summaries}),
+        screened=_screened(run),
         median=median,
         n_scores=len(scores),
         scores=plots.histogram(
@@ -156,6 +158,18 @@ def _reuse(run: RunDirectory) -> list[tuple[str, float]]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return []
     return [(role, rate["rate"]) for role, rate in found.items() if role in _ASKED]
+
+
+def _screened(run: RunDirectory) -> list[tuple[str, int]]:
+    """Return how many units a sweep gave no agent, by the reason."""
+    counts = Counter(
+        text(mapping(row).get("verdict")) for rows in run.screening.values() for row in sequence(rows)
+    )
+    return [
+        (f"{reason}s" if reason == "duplicate" and n > 1 else reason, n)
+        for reason, n in sorted(counts.items())
+        if reason not in ("", "alive")
+    ]
 
 
 def _total(values: Sequence[float | None]) -> float | None:

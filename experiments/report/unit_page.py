@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from agents.journal import slug
 from agents.verdict import VERDICTS as WORDS
 from agents.verdict import abstained
 from agents.verdict import verdict_of as word_of
-from experiments.report import pages, plots
+from experiments.report import pages, plots, reproduce
 from experiments.report.gallery import Block, Edit, Gallery, Picture
 from experiments.report.records import RunDirectory, UnitName, UnitRecords, mapping, number, sequence, text
 
@@ -24,6 +24,8 @@ _STAND_IN = re.compile(r"\b(?:builtin|built-in|scenes)\b", re.IGNORECASE)
 _FORMAL = re.compile(r"^[ \t>*_#`-]*\[[A-Z][A-Z _]*\d*\]|^[ \t]*(?:```|~~~)", re.MULTILINE)
 
 _KEYS = {"not confirmed": "unconfirmed", "no answer": "silent", "in progress": "running"}
+THUMBS = 3
+"""Exemplars that a table shows of each unit."""
 VERDICTS = {_KEYS.get(word, word): word for word in WORDS}
 """Verdicts by key (a style class, too) and how they are written."""
 
@@ -109,6 +111,8 @@ class Summary:
     seconds: float | None
     error: str
     damaged: bool
+    thumbs: list[str]
+    """Its strongest images, masked, as paths below the run directory."""
 
     @property
     def href(self) -> str:
@@ -123,7 +127,7 @@ def verdict_of(unit: UnitRecords) -> str:
     return _KEYS.get(word, word)
 
 
-def summarise(unit: UnitRecords) -> Summary:
+def summarise(run: RunDirectory, unit: UnitRecords) -> Summary:
     """Return the unit in one line of numbers and words."""
     done = unit.done or {}
     evidence = _numbers(done.get("evidence"))
@@ -153,7 +157,14 @@ def summarise(unit: UnitRecords) -> Summary:
         seconds=unit.seconds,
         error=_error(unit.done or (unit.failures[-1] if unit.failures else {})) or "; ".join(unit.problems),
         damaged=bool(unit.problems),
+        thumbs=list(itertools.islice(_thumbs(run, done), THUMBS)),
     )
+
+
+def _thumbs(run: RunDirectory, done: dict[str, Any]) -> Iterator[str]:
+    for each in map(mapping, sequence(done.get("exemplars"))):
+        if (path := run.image(each.get("image"))) is not None:
+            yield path
 
 
 def _error(record: dict[str, Any]) -> str:
@@ -198,7 +209,9 @@ def _page(run: RunDirectory, unit: UnitRecords) -> str:
         "unit.html",
         run_name=text(run.manifest.get("name")) or run.root.resolve().name,
         root="../",
-        summary=summarise(unit),
+        summary=summarise(run, unit),
+        layer_href=layer_href(run, unit),
+        reserve=_reserve(run),
         verdicts=VERDICTS,
         fields={k: v for k, v in mapping(done.get("fields")).items() if isinstance(v, str)},
         evidence=_evidence(done.get("evidence"), gallery, "trial")
@@ -219,7 +232,7 @@ def _page(run: RunDirectory, unit: UnitRecords) -> str:
         stand_ins=stand_ins(run, unit),
         problems=unit.problems,
         failures=[_error(each) for each in unit.failures],
-        command=_command(run, unit),
+        command=reproduce.command(run, unit),
         task=text(done.get("task")) or text(run.manifest.get("task")),
     )
 
@@ -437,6 +450,16 @@ def _tokens(usage: dict[str, Any]) -> float | None:
     return sum(each or 0 for each in counts) if any(each is not None for each in counts) else None
 
 
+def layer_href(run: RunDirectory, unit: UnitRecords) -> str:
+    """Return the address of the layer's page below the report, "" where the run has no other unit of the layer."""
+    return f"layers/{slug(unit.name.layer)}.html" if run.planned(unit.name.layer) > 1 else ""
+
+
+def _reserve(run: RunDirectory) -> float | None:
+    """Return the share of the data set that agents never see, None where none is on record."""
+    return number(mapping(mapping(run.manifest.get("settings")).get("vision")).get("reserve")) or None
+
+
 def _usage(unit: UnitRecords) -> dict[str, Any]:
     """Return tokens, dollars and requests: of the result, or so far of the rounds that are there."""
     recorded = list(map(mapping, mapping(mapping(unit.done).get("usage")).values()))
@@ -495,29 +518,3 @@ def stand_ins(run: RunDirectory, unit: UnitRecords | None = None) -> list[tuple[
         if _STAND_IN.search(name):
             found.setdefault(role, name)
     return list(found.items())
-
-
-def _command(run: RunDirectory, unit: UnitRecords) -> str:
-    """Return the command that studies this unit again; "" if the records do not say enough."""
-    name, manifest, facts = unit.name, run.manifest, mapping(mapping(unit.done).get("facts"))
-    model = text(manifest.get("model")) or text(facts.get("model")) or name.model
-    if manifest.get("command") == "describe" and text(manifest.get("layer")) and text(manifest.get("unit")):
-        place = [text(manifest.get("layer")), text(manifest.get("unit"))]
-    elif (item := run.plan.get(name.id)) and text(item.get("layer")) and text(item.get("name")):
-        place = [text(item["layer"]), text(item["name"])]
-    elif name.index is None:
-        return ""
-    elif name.kind == "channel":
-        place = [name.layer, str(name.index)]
-    else:
-        source = f"{name.source}:" if name.source else ""
-        place = [name.layer, f"{name.kind}:{source}{name.index}"]
-    if not model:
-        return ""
-    words = ["maia", "describe", model, *place]
-    if profile := text(manifest.get("profile")):
-        words += ["--profile", profile]
-    seed = number(mapping(unit.done).get("seed", manifest.get("seed")))
-    if seed is not None:
-        words += ["--seed", f"{seed:.0f}"]
-    return shlex.join(words)

@@ -10,6 +10,7 @@
 
   const COLUMNS = [
     { key: "short", title: "Unit" },
+    { key: "thumbs", title: "Exemplars", fixed: true },
     { key: "label", title: "Label" },
     { key: "verdict", title: "Verdict" },
     { key: "auroc", title: "AUROC", number: true },
@@ -58,6 +59,19 @@
     return track;
   };
 
+  const thumbs = (paths, name) => {
+    const strip = element("span", "thumbs");
+    paths.forEach((path, rank) => {
+      const image = element("img");
+      image.alt = `exemplar ${rank + 1} of ${name}`;
+      image.width = image.height = 40;
+      image.decoding = "async";
+      image.src = `../${path}`;
+      strip.append(image);
+    });
+    return strip;
+  };
+
   const row = (place) => {
     const unit = units[shown[place]];
     const line = element("tr", place === chosen ? "chosen" : "");
@@ -72,6 +86,7 @@
     const link = element("a", "said", unit[at.label] || "–");
     link.href = unit[at.href];
     link.title = unit[at.label] || unit[at.short];
+    cell("thumbs", thumbs(unit[at.thumbs], unit[at.short]));
     cell("label", link);
     cell("verdict", element("span", `chip ${unit[at.verdict]}`, MAIA_UNITS.verdicts[unit[at.verdict]]));
     cell("number auroc", figure(unit[at.auroc], 2));
@@ -147,6 +162,11 @@
 
   const heads = COLUMNS.map((column) => {
     const head = element("th", `${column.key}${column.number ? " number" : ""}`);
+    head.scope = "col";
+    if (column.fixed) {
+      head.append(element("span", "", column.title));
+      return head;
+    }
     const button = element("button", "", column.title);
     button.type = "button";
     button.addEventListener("click", () => {
@@ -155,13 +175,13 @@
       mark();
       apply();
     });
-    head.scope = "col";
     head.append(button);
     return head;
   });
   table.tHead.rows[0].append(...heads);
   const mark = () => {
     COLUMNS.forEach((column, place) => {
+      if (column.fixed) return;
       const sorted = column.key === sort.key;
       heads[place].setAttribute("aria-sort", sorted ? (sort.down ? "descending" : "ascending") : "none");
     });
@@ -181,7 +201,7 @@
   layer.value = start.get("layer") ?? "";
   least.value = start.get("least") ?? "";
   const wanted = start.get("sort") ?? "";
-  if (COLUMNS.some((column) => column.key === wanted.replace(/^-/, ""))) {
+  if (COLUMNS.some((column) => !column.fixed && column.key === wanted.replace(/^-/, ""))) {
     sort = { key: wanted.replace(/^-/, ""), down: wanted.startsWith("-") };
   }
   if (verdict.selectedIndex < 0) verdict.value = "";

@@ -130,6 +130,7 @@ def test_ten_thousand_rows_keep_the_page_small_and_scroll_to_the_end(browser, ma
     source = (many.parent / "units.js").read_text().removeprefix("const MAIA_UNITS = ").rstrip(";\n")
     content = json.loads(source)
     content["rows"] = (content["rows"] * 67)[:10_000]
+    (report.parent / "blobs").symlink_to(many.parents[1] / "blobs")
     (report / "units.js").write_text(f"const MAIA_UNITS = {json.dumps(content)};")
     open_page(browser, report / "index.html")
     assert found(browser) == "10000 of 10000"
@@ -177,6 +178,15 @@ def test_the_policy_stops_scripts_that_are_not_the_reports_own(browser, run):
     assert browser.execute_script("return window.hurt") is None
     refused = [entry["message"] for entry in browser.get_log("browser")]
     assert any("Content Security Policy" in message for message in refused)
+
+
+def test_the_table_shows_exemplars_that_load(browser, many):
+    open_page(browser, many)
+    script = """const done = arguments[0], images = [...document.querySelectorAll('td.thumbs img')];
+    Promise.all(images.map((image) => image.decode())).then(() => done(images.map((image) => image.naturalWidth)));"""
+    widths = browser.execute_async_script(script)
+    assert len(widths) == len(column(browser, "label")) > 0
+    assert set(widths) == {64}
 
 
 def test_masks_come_off_and_on(browser, run):

@@ -15,7 +15,7 @@ from experiments.report.layer_page import group_labels, similarity
 from experiments.report.records import RunDirectory
 from experiments.report.unit_page import summarise
 from tests.experiments.report import markup
-from tests.experiments.report.run_directories import FakeRun, many_units
+from tests.experiments.report.run_directories import LAYER, FakeRun, many_units
 
 
 @pytest.fixture
@@ -162,6 +162,26 @@ def test_a_folder_of_any_name_is_linked(run):
     assert table(run)[0]["href"] == "units/a%20%22b%22%20%3Cc%3E%20%2541%3F%23%26.d.html"
 
 
+def test_units_that_were_given_no_agent_are_counted_by_the_reason(run):
+    run.write_unit(1)
+    rows = [
+        {"unit": n, "verdict": word} for n, word in enumerate(("alive", "dead", "duplicate", "duplicate"))
+    ]
+    run.put("screening.json", {LAYER: rows})
+    page = markup.check(write_site(run.root))
+    assert "Given no agent: 1 dead, 2 duplicates." in " ".join(page.text.split())
+
+
+def test_the_table_shows_the_strongest_images_that_the_store_holds(run):
+    done = run.done(1)
+    done["exemplars"].insert(0, {"image": "../../etc/passwd", "source": "", "activation": 1})
+    run.write_unit(1, done=done)
+    write_site(run.root)
+    (row,) = table(run)
+    assert len(row["thumbs"]) == 3
+    assert all((run.root / path).is_file() for path in row["thumbs"])
+
+
 def test_a_layer_has_a_page_with_similar_labels_together(run):
     for index, label in enumerate(
         ["wheels of cars", "car wheels", "a dog's face", "wheels of the car", "blue sky"]
@@ -187,7 +207,7 @@ def test_units_without_a_label_are_in_no_group(run):
     run.write_unit(1, "wheels", rounds=[])
     run.write_unit(2, rounds=[], done=run.done(2) | {"evidence": {"kind": "abstention"}})
     directory = RunDirectory(run.root)
-    groups = group_labels([summarise(directory.unit(slug)) for slug in directory.slugs()])
+    groups = group_labels([summarise(directory, directory.unit(slug)) for slug in directory.slugs()])
     assert [[each.index for each in group.units] for group in groups] == [[1]]
 
 

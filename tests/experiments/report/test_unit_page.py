@@ -14,7 +14,7 @@ from actors.errors import UsageError
 from actors.images import Provenance
 from experiments.report import write_unit_page
 from tests.experiments.report import markup
-from tests.experiments.report.run_directories import FakeRun, masked, picture
+from tests.experiments.report.run_directories import LAYER, FakeRun, masked, picture
 from tools.sandbox.child.wire import IMAGE
 
 HOSTILE = (
@@ -217,10 +217,47 @@ def test_the_command_is_quoted_for_a_shell(run):
         {"command": "describe", "model": "my net; rm -rf ~", "layer": "a b", "unit": "logit:3", "seed": 1},
     )
     page = markup.check(write_unit_page(run.root, run.write_unit(14)))
-    assert (
-        next(page.find("code", id="command")).text
-        == "maia describe 'my net; rm -rf ~' 'a b' logit:3 --seed 3"
-    )
+    words = "maia describe 'my net; rm -rf ~' 'a b' logit:3 --seed 3 --out runs/again-"
+    assert next(page.find("code", id="command")).text.startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("manifest", "planned", "words"),
+    [
+        (
+            {"command": "sweep", "model": "net"},
+            {"layer": "b", "name": "7"},
+            "describe net b 7 --data d --seed 3",
+        ),
+        (
+            {"command": "session", "model": "net", "layer": "b", "unit": "cat", "person": "ada"},
+            {},
+            "session net b cat --person ada --data d --seed 3",
+        ),
+        (
+            {"command": "audit", "model": "net"},
+            {"layer": "output", "name": "tabby cat"},
+            "audit net --classes 'tabby cat' --data d --seed 3",
+        ),
+        ({"command": "synthetic", "model": "synthetic"}, {}, f"synthetic --units {LAYER}:14 --seed 3"),
+    ],
+)
+def test_the_command_asks_the_same_question_of_the_same_data_into_a_folder_of_its_own(
+    run, manifest, planned, words
+):
+    run.put("manifest.json", manifest | {"settings": {"dataset": "d"}})
+    run.put("plan.json", [{"unit": run.unit_id(14)} | planned])
+    page = markup.check(write_unit_page(run.root, run.write_unit(14)))
+    command, _, out = next(page.find("code", id="command")).text.partition(" --out ")
+    assert command == f"maia {words}"
+    assert out.startswith("runs/again-")
+    assert not (run.root.parent / out).exists()
+
+
+def test_the_part_of_the_data_set_that_was_not_searched_is_accounted_for(run):
+    run.put("manifest.json", {"settings": {"vision": {"reserve": 0.2}}})
+    page = markup.check(write_unit_page(run.root, run.write_unit(14)))
+    assert "about 20 %, is held back for confirmation" in " ".join(page.text.split())
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[1, 2]", b"\xff\xfe", b'"text"', b"null", b"[" * 100_000])

@@ -1,0 +1,54 @@
+"""The command that studies a unit again, into a folder of its own, with the run's profile, data set and seed."""
+
+from __future__ import annotations
+
+import shlex
+
+from agents.journal import slug
+from experiments.report.records import RunDirectory, UnitRecords, mapping, number, text
+
+
+def command(run: RunDirectory, unit: UnitRecords) -> str:
+    """Return the command for a shell; "" if the records do not say enough."""
+    manifest, done = run.manifest, mapping(unit.done)
+    asked = text(manifest.get("command"))
+    model = text(manifest.get("model")) or text(mapping(done.get("facts")).get("model")) or unit.name.model
+    words = _studying(asked, model, run, unit)
+    if not model or not words:
+        return ""
+    if asked == "session" and (person := text(manifest.get("person"))):
+        words += ["--person", person]
+    if profile := text(manifest.get("profile")):
+        words += ["--profile", profile]
+    dataset = text(mapping(manifest.get("settings")).get("dataset"))
+    if dataset and asked != "synthetic":
+        words += ["--data", dataset]
+    seed = number(done.get("seed", manifest.get("seed")))
+    if seed is not None:
+        words += ["--seed", f"{seed:.0f}"]
+    # Into the run's own folder, the command would only read what is there.
+    words += ["--out", f"runs/again-{slug(unit.name.short)}"]
+    return shlex.join(["maia", *words])
+
+
+def _studying(asked: str, model: str, run: RunDirectory, unit: UnitRecords) -> list[str]:
+    """Return the words that name the question and the unit, none if they are not on record."""
+    name, manifest = unit.name, run.manifest
+    item = run.plan.get(name.id, {})
+    called = text(item.get("name"))
+    if asked == "synthetic":
+        formula = name.id.partition("/")[2]
+        return [asked, "--units", formula] if formula else []
+    if asked == "audit":
+        return [asked, model, "--classes", called] if called else []
+    study = "session" if asked == "session" else "describe"
+    if text(manifest.get("layer")) and text(manifest.get("unit")):
+        return [study, model, text(manifest["layer"]), text(manifest["unit"])]
+    if text(item.get("layer")) and called:
+        return [study, model, text(item["layer"]), called]
+    if name.index is None:
+        return []
+    if name.kind == "channel":
+        return [study, model, name.layer, str(name.index)]
+    source = f"{name.source}:" if name.source else ""
+    return [study, model, name.layer, f"{name.kind}:{source}{name.index}"]
