@@ -81,7 +81,8 @@ class _Steering:
         return self._account.reason
 
 
-_STORE_THREADS = 64
+_STORE_THREADS = 16
+"""Enough to keep a disk busy with flushes of several records at once; more only take turns at it."""
 
 
 def widen_threads() -> None:
