@@ -20,6 +20,26 @@ def on_files(files: Any, config: Any) -> Any:
     return files
 
 
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Lead to the notebook's page what, read in the repository, leads to the notebook itself."""
+    return markdown.replace("(study-a-unit.ipynb)", "(study-a-unit.md)")
+
+
+_SHIM = "https://unpkg.com/iframe-worker/shim"
+"""What the theme's offline pages would fetch from elsewhere so that search works from a file."""
+
+
+def on_post_page(output: str, page: Any, config: Any) -> str:
+    """Let pages use this folder's own stand-in for a worker: they load nothing from elsewhere."""
+    from mkdocs.utils import get_relative_url
+
+    return output.replace(_SHIM, get_relative_url("frame_worker.js", page.url))
+
+
+def on_post_template(output: str, **_: Any) -> str:
+    return output.replace(_SHIM, "frame_worker.js")
+
+
 def notebook_page(notebook: dict[str, Any]) -> str:
     """Return a notebook as Markdown: its text, its code, and what it showed."""
     parts: list[str] = []

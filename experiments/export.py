@@ -34,7 +34,6 @@ ENDINGS: dict[str, str] = {
     "csv": "csv",
     "parquet": "parquet",
     "neuronpedia": "neuronpedia.jsonl",
-    "inspect": "inspect.json",
 }
 _IMAGE_SIDE = 224
 
@@ -103,8 +102,10 @@ def export(folder: Path, wanted: str, out: Path | None = None, *, images: bool =
         raise UsageError(f"there is no format {wanted!r}.", f"Formats: {', '.join(writers)}.")
     run = Run.open(folder)
     data = writers[wanted](run)
-    path = out or folder / f"export.{ENDINGS[wanted]}"
+    path = out or folder / (_inspect_name(run) if wanted == "inspect" else f"export.{ENDINGS[wanted]}")
     try:
+        if out is None:
+            path.parent.mkdir(exist_ok=True)
         path.write_bytes(data)
     except OSError as error:
         raise UsageError(f"{path} cannot be written ({error.strerror}).", "Choose another --out.") from error
@@ -203,13 +204,26 @@ def _neuronpedia(run: Run) -> bytes:
     return _lines(feature(item, record) for item, record in run.records())
 
 
+def _inspect_name(run: Run) -> str:
+    """Return where Inspect's viewer finds a log: it lists files that begin with a time, in a folder."""
+    began = _created(run).strftime("%Y-%m-%dT%H-%M-%S+00-00")
+    return f"inspect/{began}_maia-{run.manifest.get('command', 'study')}_{_identity(run)}.json"
+
+
+def _identity(run: Run) -> str:
+    return hashlib.blake2b(json.dumps(run.manifest, sort_keys=True).encode(), digest_size=11).hexdigest()
+
+
+def _created(run: Run) -> datetime:
+    return datetime.fromtimestamp((run.store.root / "manifest.json").stat().st_mtime, UTC)
+
+
 def _inspect(run: Run, images: bool) -> bytes:
     """Return an evaluation log of Inspect: a sample a unit, with its conversation and its scores."""
     records = list(run.records())
     facts = records[0][1].get("facts") or {} if records else {}
     model = str(facts.get("interpreter") or "unknown")
-    identity = hashlib.blake2b(json.dumps(run.manifest, sort_keys=True).encode(), digest_size=11).hexdigest()
-    created = datetime.fromtimestamp((run.store.root / "manifest.json").stat().st_mtime, UTC).isoformat()
+    identity, created = _identity(run), _created(run).isoformat()
     aurocs = [value for _, record in records if (value := _auroc(record)) is not None]
     confirmed = [value for _, record in records if (value := _confirmed(record)) is not None]
     log = {

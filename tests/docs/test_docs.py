@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from actors.scenes.grammar import parse_prompt
 from experiments import config_reference
+from experiments.session import Session, System, Tools
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-GENERATED = {"study-a-unit.md", "commands.md"}
-"""Pages that `docs/hooks.py` makes when the documentation is built."""
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -33,11 +34,27 @@ def test_every_link_leads_somewhere(page):
     missing = [
         link
         for link in re.findall(r"\]\(([^)#\s]+)", text)
-        if not link.startswith(("http://", "https://"))
-        and not (page.parent / link).exists()
-        and not (page.parent.name == "docs" and link in GENERATED)
+        if not link.startswith(("http://", "https://")) and not (page.parent / link).exists()
     ]
     assert missing == []
+
+
+def test_the_program_of_a_session_asks_for_what_there_is():
+    """It is written against the tools' own names, and for things that the stand-in can draw."""
+    page = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"^```python\n(# study\.py\n.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    tree = ast.parse(program)
+    owners = {"study": Session, "tools": Tools, "system": System}
+    called = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    used = [f for f in called if isinstance(f, ast.Attribute) and isinstance(f.value, ast.Name)]
+    assert {f.value.id for f in used} == owners.keys()
+    assert [f.attr for f in used if not hasattr(owners[f.value.id], f.attr)] == []
+    (prompts,) = (
+        ast.literal_eval(node.value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "prompts"
+    )
+    assert [prompt for prompt in prompts if parse_prompt(prompt).notes] == []
 
 
 def test_the_example_of_a_task_is_one():

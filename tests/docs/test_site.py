@@ -47,6 +47,25 @@ def test_nothing_is_loaded_from_elsewhere(site):
     assert found == []
 
 
+@pytest.mark.browser
+def test_search_works_from_a_file(site, browser):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.expected_conditions import visibility_of_element_located
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    browser.get((site / "index.html").as_uri())
+    browser.execute_script("document.querySelector('[data-md-toggle=search]').click()")
+    wait = WebDriverWait(browser, 20)
+    box = wait.until(visibility_of_element_located((By.CSS_SELECTOR, ".md-search__input")))
+    box.send_keys("Landlock")
+    found = wait.until(visibility_of_element_located((By.CSS_SELECTOR, ".md-search-result__item")))
+    assert "sandbox" in found.text.lower()
+
+
+def test_links_to_the_notebook_lead_to_its_page(site):
+    assert 'href="study-a-unit.html"' in (site / "tutorial.html").read_text(encoding="utf-8")
+
+
 def test_the_reference_comes_from_the_program(site):
     api = (site / "api.html").read_text(encoding="utf-8")
     assert "Show images to the unit and measure how strongly each one drives it" in api

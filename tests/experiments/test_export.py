@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,8 @@ def test_an_inspect_log_holds_each_conversation_and_its_scores(run, images):
     assert {"created", "task", "dataset", "model", "config", "eval_id", "run_id", "task_id"} <= log[
         "eval"
     ].keys()
+    (path,) = (run.root / "inspect").iterdir()
+    assert re.match(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d\+00-00_maia-", path.name), "Inspect lists no other names"
     sample = log["samples"][0]
     assert [message["role"] for message in sample["messages"]] == [
         *("system", "user"),
