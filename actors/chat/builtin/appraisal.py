@@ -17,6 +17,8 @@ from actors.chat.builtin.words import Term, Words
 CROWDED = 4
 """Things in an image of a survey."""
 SUSPECTS = 3
+_ENOUGH_ALONE = 3
+"""Images of a thing alone that tell whether the first of them was chance."""
 _CLEAR_GAP = 6.0
 """Nats by which a formula must lead its rivals to be taken as settled."""
 _MIN_GAIN = 11.0
@@ -210,21 +212,29 @@ class Appraisal:
         return list(_ranked(tuple(rows), tuple(self.exemplar_terms), tuple(self._levels), self._words))
 
     def suspects(self, standing: Standing) -> list[Row]:
-        """Return crowded images that are strong although the leading formula says otherwise, strongest first.
+        """Return images that are strong although the leading formula says otherwise, strongest first.
 
-        Those of which every thing has been measured alone since are left out.
+        Crowded ones, and those of a single thing, which no neighbour can have caused. Left out are those of which every
+        thing has been measured alone often enough since.
         """
         evidence = Evidence(self.reading.rows, [], self._words)
         truth = evidence.truth(standing.lead)
-        alone = {row.stimulus.things[0].concept for row in self.reading.rows if len(row.stimulus.things) == 1}
+        alone = Counter(
+            row.stimulus.things[0].concept for row in self.reading.rows if len(row.stimulus.things) == 1
+        )
         middle = 0.5 * (standing.mean_on + standing.mean_off)
+
+        def told(stimulus: Stimulus) -> bool:
+            often = _ENOUGH_ALONE if len(stimulus.things) == 1 else 1
+            return all(alone[concept] >= often for concept in stimulus.concepts)
+
         found = [
             row
             for row, sure in zip(self.reading.rows, truth, strict=True)
             if sure < 0.4
             and row.activation > middle
-            and len(row.stimulus.things) >= CROWDED
-            and not alone.issuperset(row.stimulus.concepts)
+            and (len(row.stimulus.things) >= CROWDED or len(row.stimulus.things) == 1)
+            and not told(row.stimulus)
         ]
         return sorted(found, key=lambda row: -row.activation)[:SUSPECTS]
 
@@ -233,15 +243,22 @@ class Appraisal:
         return {concept for row in self.reading.rows for concept in row.stimulus.concepts}
 
     def untried(self, besides: Formula) -> list[str]:
-        """Return the concepts that the formula does not cover and that no image tried, as they are, where it was false."""
+        """Return the concepts that the formula does not cover and that no image tried, as they are, where it was false.
+
+        A thing that was repainted, small, or behind a large one may not have been there to be seen.
+        """
         rows = self.reading.rows
         truth = Evidence(rows, [], self._words).truth(besides)
         tried = {
             thing.concept
             for row, sure in zip(rows, truth, strict=True)
             if sure < 0.4
-            for thing in row.stimulus.things
-            if thing.size != "small" and not thing.repainted(self._words)
+            for place, thing in enumerate(row.stimulus.things)
+            if thing.size != "small"
+            and not thing.repainted(self._words)
+            and not any(
+                other.size == "large" for at, other in enumerate(row.stimulus.things) if at != place
+            )
         }
         left = [name for name in self._words.concepts if name not in tried]
         shown = [Stimulus((Thing(name),)).terms(self._words) for name in left]

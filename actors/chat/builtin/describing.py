@@ -28,7 +28,7 @@ HOPELESS_ROUNDS = 5
 """Rounds after which a study ends if its best guess still foretells nothing."""
 CHANGES = 6
 SURVEY = 44
-REFINING_ROUNDS = 7
+REFINING_ROUNDS = 10
 """Measured rounds after which no further addition to a formula that stands is looked into."""
 _UNTRIED_SHARE = 0.05
 """Share of the vocabulary that may stay unseen when the search for further concepts ends."""

@@ -12,9 +12,9 @@ from actors.chat.base import ChatRequest, Message
 from actors.chat.builtin.embedded_words import embedded_words
 from actors.chat.builtin.scientist import Scientist
 from actors.chat.builtin.stimuli import Stimulus
-from actors.chat.builtin.words import Term
+from actors.chat.builtin.words import Term, Words
 from benchmarks.bench_scientist import OPENING, make, planted, terms_named
-from tests.actors.chat.builtin.world import Outcome, World, WorldEyes, run, study
+from tests.actors.chat.builtin.world import Outcome, World, WorldEyes, random_scene, run, study
 
 WORDS = embedded_words()
 VIOLIN, FRUIT, RED, SNOW = (
@@ -55,6 +55,20 @@ def test_two_unrelated_concepts_get_two_labels() -> None:
     outcome = studied(world_of(lambda content: shows(content, VIOLIN) or shows(content, FRUIT)))
     assert len(outcome.labels) == 2
     assert terms_named(outcome.labels, WORDS) == {VIOLIN, FRUIT}
+
+
+@pytest.mark.parametrize("hidden", ["horse", "necklace", "teapot", "bus", "owl", "hammer"])
+def test_a_concept_that_no_exemplar_shows_is_found_all_the_same(hidden: str) -> None:
+    """The strongest images of a unit may all show one of the things that drive it."""
+    absent = Term("concept", hidden)
+
+    def without_it(rng: random.Random, words: Words) -> Stimulus:
+        while shows(scene := random_scene(rng, words), absent):
+            pass
+        return scene
+
+    world = world_of(lambda content: shows(content, VIOLIN) or shows(content, absent), dataset=without_it)
+    assert terms_named(studied(world).labels, WORDS) == {VIOLIN, absent}
 
 
 def test_a_condition_is_named_with_what_it_conditions() -> None:
