@@ -74,7 +74,7 @@ def test_there_are_commands_in_the_documentation():
 def test_the_program_understands_every_documented_command(page, line, monkeypatch):
     monkeypatch.setattr(folders, "opened", lambda _: nullcontext())  # a URL is a place elsewhere
     command = typer.main.get_command(cli.app)
-    words = shlex.split(line)[1:]
+    words = shlex.split(line.partition(" < ")[0])[1:]
     while hasattr(command, "commands"):
         assert words[0] in command.commands, f"{page}: maia has no command {words[0]!r}"
         command = command.commands[words.pop(0)]
@@ -82,7 +82,7 @@ def test_the_program_understands_every_documented_command(page, line, monkeypatc
 
 
 def is_run(page: str, line: str) -> bool:
-    name = shlex.split(line)[1]
+    name = shlex.split(line.partition(" < ")[0])[1]
     return "://" not in line and name not in PARSED_ONLY and (page in WHOLE or name in LIGHT)
 
 
@@ -113,7 +113,7 @@ def test_the_documented_commands_run(ray_cluster, workspace, monkeypatch, capsys
         sweep = workspace / "runs" / "b6"
         if "runs/b6-next" in line and not sweep.with_name("b6-next").exists():
             shutil.copytree(sweep, sweep.with_name("b6-next"))
-        words = shlex.split(line)[1:]
+        words = shlex.split(line.partition(" < ")[0])[1:]
         words = [word.replace("~", str(workspace), 1) if word.startswith("~") else word for word in words]
         missing = [word for word in words if word.startswith("runs/") and not (workspace / word).exists()]
         if missing and words[0] in LIGHT:
