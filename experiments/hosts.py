@@ -194,7 +194,8 @@ class RayHost:
         """Return what the host answers; raises HostLostError if it cannot, or is given up meanwhile."""
         asking, given_up = asyncio.ensure_future(_ask(answer, "a host")), self._given_up
         try:
-            await asyncio.wait({asking, given_up}, return_when=asyncio.FIRST_COMPLETED)
+            either: list[asyncio.Future[Any]] = [asking, given_up]
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if not given_up.done():
                 return asking.result()
         finally:

@@ -8,7 +8,7 @@ import signal
 from types import TracebackType
 from typing import Any
 
-from tools.sandbox.base import Check, Status, Tier
+from tools.sandbox.base import Check, SandboxError, Status, Tier
 from tools.sandbox.calls import CallDesk, EndedError, GoneError, UnrestError
 from tools.sandbox.fork_server import Child, ForkServer
 from tools.sandbox.frames import ClosedError, ProtocolError, decode_value
@@ -85,7 +85,14 @@ class KernelSandbox(Session):
                     f"The program was ended: it printed more than {reader.limit_bytes >> 20} MB. Print less.",
                 ) from None
             child.signal(signal.SIGKILL)  # it may have closed its socket and live on
-            raise EndedError("died", _died(await self._server.reap(child))) from None
+            code = await self._server.reap(child)
+            if code is None:
+                # Not the program's doing, and its calls were half made: nobody's result.
+                raise SandboxError(
+                    "the sandbox's fork server ended while a program ran.",
+                    "Repeat the command to go on from the round before.",
+                ) from None
+            raise EndedError("died", _died(code)) from None
         finally:
             child.signal(signal.SIGSTOP)
             reader.stop()
@@ -157,8 +164,8 @@ class _PipeReader:
         return True
 
 
-def _died(code: int | None) -> str:
-    if code is not None and code < 0:
+def _died(code: int) -> str:
+    if code < 0:
         name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
         hint = {
             "SIGSEGV": " (a crash in native code, or recursion without end)",

@@ -16,7 +16,7 @@ import pytest
 from actors.errors import MaiaError
 from tests.tools.sandbox.conftest import LIMITS
 from tests.tools.sandbox.hosts import FakeHost, picture
-from tools.sandbox import Sandbox, SandboxServer
+from tools.sandbox import Sandbox, SandboxError, SandboxServer
 from tools.sandbox.kernel import KernelSandbox, KernelServer
 from tools.sandbox.monty import MontyServer
 
@@ -248,6 +248,26 @@ async def test_a_killed_fork_server_is_replaced(host: FakeHost) -> None:
             assert (outcome.status, outcome.output) == ("ok", output), outcome
         three: Sandbox = await server.open(seed=3)
         assert (await three.run("print(3)", host)).output == "3\n"
+
+
+async def test_a_program_that_the_fork_server_took_along_is_nobodys_result() -> None:
+    class Killer(FakeHost):
+        parent = 0
+
+        async def call(self, method: str, arguments: dict[str, Any]) -> Any:
+            os.kill(self.parent, signal.SIGKILL)
+            return await super().call(method, arguments)
+
+    async with KernelServer(LIMITS) as server:
+        await server.start()
+        host, sandbox = Killer(), await server.open(seed=1)
+        await sandbox.run("x = 1", host)
+        host.parent = parent_of(sandbox.pid)
+        with pytest.raises(SandboxError, match="while a program ran"):
+            await sandbox.run("import time\ntools.text2image('a dog')\ntime.sleep(60)", host)
+        assert len(sandbox.record) == 1
+        outcome = await sandbox.run("print(x)", FakeHost())
+        assert (outcome.status, outcome.output) == ("ok", "1\n"), outcome
 
 
 async def test_descriptors_and_processes_do_not_pile_up(server: KernelServer, host: FakeHost) -> None:
