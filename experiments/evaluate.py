@@ -229,7 +229,11 @@ async def prepare(bench: Workbench, sizes: Sizes, seed: int) -> Evaluation:
     measured_with = {
         "by": {who: bench.laboratory.facts.get(who) for who in ("network", "generator", "observers")},
         # Of its facts those that decide images: others count what the generator has done so far.
-        "made by": {maker: [each.get("model"), each.get("settings")] for maker, each in made_by.items()},
+        "made by": {
+            maker: [made_by[maker].get("model"), made_by[maker].get("settings")]
+            for maker in ("generator", "editor")
+            if maker in made_by
+        },
         "science": science(bench.profile),
     }
     stand_in = isinstance(roles.observers or roles.interpreter, BuiltinChat)

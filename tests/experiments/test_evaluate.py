@@ -127,7 +127,14 @@ class Pool:
     async def describe(self):
         self.requests += 1
         return {
-            "generator": {"name": "g", "model": self.model, "settings": "20 steps", "requests": self.requests}
+            "generator": {
+                "name": "g",
+                "model": self.model,
+                "settings": "20 steps",
+                "requests": self.requests,
+            },
+            # What a replica says of its process.
+            **{"pid": 7, "slots": 1, "max_batch": 8},
         }
 
 
