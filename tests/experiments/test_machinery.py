@@ -12,7 +12,10 @@ from experiments.machinery import counts as counts_of
 
 def said(id: str, ran: int, shared: int, known: int) -> dict[str, Any]:
     return {
-        **{"id": id, "batch_items": ran, "duplicates_saved": shared, "lookups_answered": known},
+        "id": id,
+        "batch_items": ran,
+        "duplicates_saved": shared,
+        "lookups_answered": known,
         "busy_s": ran / 4,
     }
 
