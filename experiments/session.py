@@ -286,7 +286,7 @@ class Session:
         rows = [
             (
                 "data set",
-                f"{known.n_images} images (the rest is held back for confirmation), "
+                f"{known.n_images} images searched (the share `vision.reserve` is held back for confirmation), "
                 f"activation {known.mean:.2f} ± {known.std:.2f}",
             ),
             ("strongest", f"{known.maximum:.2f}"),
