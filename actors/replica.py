@@ -370,7 +370,12 @@ class ReplicaActor:
     """
 
     def __init__(
-        self, factory: str, kwargs: Parcel, env: dict[str, str], threads: int | None, folder: Path | None = None
+        self,
+        factory: str,
+        kwargs: Parcel,
+        env: dict[str, str],
+        threads: int | None,
+        folder: Path | None = None,
     ) -> None:
         """`folder` is where the command was typed: relative paths are meant from there."""
         from actors.runtime import cpu_preamble, set_threads, work_in, worker_env

@@ -134,7 +134,9 @@ class Pool:
                 "requests": self.requests,
             },
             # What a replica says of its process.
-            **{"pid": 7, "slots": 1, "max_batch": 8},
+            "pid": 7,
+            "slots": 1,
+            "max_batch": 8,
         }
 
 

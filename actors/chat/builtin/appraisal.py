@@ -256,9 +256,7 @@ class Appraisal:
             for place, thing in enumerate(row.stimulus.things)
             if thing.size != "small"
             and not thing.repainted(self._words)
-            and not any(
-                other.size == "large" for at, other in enumerate(row.stimulus.things) if at != place
-            )
+            and not any(other.size == "large" for at, other in enumerate(row.stimulus.things) if at != place)
         }
         left = [name for name in self._words.concepts if name not in tried]
         shown = [Stimulus((Thing(name),)).terms(self._words) for name in left]

@@ -45,7 +45,11 @@ def test_an_endpoint_is_built_by_its_settings(monkeypatch: pytest.MonkeyPatch) -
         (OpenAIChat(model="m", api_key_env=None, base_url="http://box:8000/v1"), "not asked", "box:8000"),
         (TransformersChat(model="/no/such/folder"), "missing", "does not exist"),
         (TransformersChat(model="owner/name"), "not asked", "to be fetched"),
-        (TransformersChat(model="owner/name", local_files_only=True), "missing", "not in the Hugging Face cache"),
+        (
+            TransformersChat(model="owner/name", local_files_only=True),
+            "missing",
+            "not in the Hugging Face cache",
+        ),
         (
             TransformersChat(model="no such: name", local_files_only=True),
             "missing",
@@ -54,7 +58,9 @@ def test_an_endpoint_is_built_by_its_settings(monkeypatch: pytest.MonkeyPatch) -
         (BuiltinChat(), "ready", "stand-in"),
     ],
 )
-def test_what_is_available_is_said_in_one_sentence(settings: ChatSettings, state: Readiness, words: str) -> None:
+def test_what_is_available_is_said_in_one_sentence(
+    settings: ChatSettings, state: Readiness, words: str
+) -> None:
     told, sentence = available(settings, {"SOME_KEY": KEY})
     assert (told, words in sentence) == (state, True), sentence
     assert KEY not in sentence
