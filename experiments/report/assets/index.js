@@ -15,7 +15,7 @@
     { key: "verdict", title: "Verdict" },
     { key: "auroc", title: "AUROC", number: true },
     { key: "low", title: "Interval", number: true },
-    { key: "e_value", title: "e-value", number: true },
+    { key: "e_value", title: "e-value, all tests", number: true },
     { key: "rounds", title: "Rounds", number: true },
     { key: "images", title: "Images", number: true },
     { key: "tokens", title: "Tokens", number: true },
@@ -40,7 +40,7 @@
   const figure = (value, digits) => (value === null ? "–" : value.toFixed(digits).replace("-", "−"));
   const large = (value) => {
     if (value === null) return "–";
-    if (value !== 0 && (Math.abs(value) >= 1e5 || Math.abs(value) < 0.05)) return value.toExponential(1).replace("e+", "e");
+    if (value !== 0 && (Math.abs(value) >= 1e4 || Math.abs(value) < 0.05)) return value.toExponential(1).replace("e+", "e");
     return figure(value, 1);
   };
   const amount = (value) => (value === null ? "–" : Math.round(value).toLocaleString("en").replaceAll(",", "\u2009"));
