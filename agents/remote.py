@@ -12,6 +12,7 @@ import contextlib
 import os
 import posixpath
 import re
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -119,13 +120,16 @@ class RemoteStore:
 
     def keys(self, prefix: str) -> Iterator[str]:
         """Yield the keys below a folder, sorted; below all with ""."""
+        yield from sorted(self.sizes(prefix))
+
+    def sizes(self, prefix: str) -> dict[str, int]:
+        """Return the size in bytes of each key below a folder; below all with ""."""
         with self._told():
             try:
-                found = self.fs.find(self._path(prefix))
+                found = self.fs.find(self._path(prefix), detail=True)
             except FileNotFoundError:
-                return
-        for path in sorted(found):
-            yield path[len(self.root) :].strip("/")
+                return {}
+        return {path[len(self.root) :].strip("/"): about["size"] for path, about in found.items()}
 
     def remove(self, folder: str) -> None:
         """Delete all keys below a folder."""
@@ -161,7 +165,7 @@ class RemoteStore:
         """Turn what any client library raises into an error that names the URL."""
         try:
             yield
-        except (MaiaError, FileNotFoundError):
+        except MaiaError:
             raise
         except Exception as error:
             raise StoreError(
@@ -180,24 +184,30 @@ class WorkingCopy:
     def __init__(self, remote: RemoteStore, folder: Path) -> None:
         self.remote, self.folder = remote, folder
         self._copied: dict[str, tuple[int, int]] = {}
+        self._pushing = threading.Lock()
+        """One at a time: a push whose caller was cancelled goes on in its thread, with what was there before."""
 
     def pull(self, *, images: bool = True) -> None:
         """Fetch what the URL has and the folder has not; tables and counts are fetched whatever is there.
 
         Raises:
-            StoreError: If the URL or the folder fails.
+            StoreError: If the URL or the folder fails, or an object's name leads out of the folder.
         """
-        wanted = []
-        for key in self.remote.keys(""):
-            top = key.split("/", 1)[0]
+        wanted, same = [], []
+        for key, size in sorted(self.remote.sizes("").items()):
+            top, path = key.split("/", 1)[0], self.folder / key
             written_once = "/" in key and top != "leases"
             if top in (_OWN, _DERIVED) or (top == "blobs" and not images):
                 continue
-            if not (written_once and (self.folder / key).exists()):
-                wanted.append((key, self.folder / key))
+            if ".." in key.split("/"):  # an object's name is any text, and whoever owns a bucket chooses it
+                raise StoreError(f"{self.remote.name} holds {key!r}, which is no file of a run.", "Remove it.")
+            if not (written_once and path.exists()):
+                wanted.append((key, path))
+            elif path.stat().st_size == size:
+                same.append((key, path))
         if wanted:
             self.remote.download(wanted)
-        self._copied |= {key: _state(path) for key, path in wanted}
+        self._copied |= {key: _state(path) for key, path in (*wanted, *same)}
 
     def push(self) -> int:
         """Copy what is new or changed, images before the records that name them; return how many files.
@@ -205,6 +215,10 @@ class WorkingCopy:
         Raises:
             StoreError: If the URL fails: what was not copied is copied the next time.
         """
+        with self._pushing:
+            return self._push()
+
+    def _push(self) -> int:
         changed: dict[int, list[tuple[Path, str, tuple[int, int]]]] = {}
         for folder, _, names in os.walk(self.folder):
             for name in names:

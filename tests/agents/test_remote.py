@@ -127,6 +127,45 @@ def test_what_changes_is_copied_again_and_half_a_file_never_is(url, tmp_path):
     assert other.push() == 0, "what came from there need not go back"
 
 
+def test_who_goes_on_where_it_was_sends_only_what_the_url_lacks(url, tmp_path):
+    store = write(tmp_path / "a", plan="p", units__u__rounds__0001="r", blobs__ab__x="image")
+    WorkingCopy(RemoteStore(url), tmp_path / "a").push()
+    store.put("units/u/rounds/0002", b"s")
+    again = WorkingCopy(RemoteStore(url), tmp_path / "a")
+    again.pull()
+    assert again.push() == 1
+    assert RemoteStore(url).get("units/u/rounds/0002") == b"s"
+
+
+def test_an_object_whose_name_leads_out_of_the_folder_is_not_fetched(bucket, tmp_path):
+    url = f"{bucket}/{uuid.uuid4().hex}"
+    remote = RemoteStore(url)
+    remote.put("units/../../../escaped", b"")
+    with pytest.raises(StoreError, match="which is no file of a run"):
+        WorkingCopy(remote, tmp_path / "cache" / "copy").pull()
+    assert list(tmp_path.rglob("escaped")) == []
+
+
+async def test_a_bucket_that_is_gone_for_a_while_costs_nothing(bucket, tmp_path, monkeypatch):
+    """A client says of it what it says of a missing key, which must not end the copying unheard."""
+    url, told = f"{bucket}/{uuid.uuid4().hex}", []
+    service = type(RemoteStore(url).fs)
+    put, gone = service.put, threading.Event()
+
+    def missing(self, *arguments, **named):
+        if gone.is_set():
+            raise FileNotFoundError("The specified bucket does not exist")
+        return put(self, *arguments, **named)
+
+    monkeypatch.setattr(service, "put", missing)
+    async with mirrored(url, tmp_path / "a", tell=told.append, stop=never, copy_s=0.01):
+        gone.set()
+        write(tmp_path / "a", plan="p")
+        await until(lambda: any("goes on in" in line for line in told))
+        gone.clear()
+        await until(lambda: RemoteStore(url).has("plan"))
+
+
 def test_a_record_is_copied_after_the_images_that_it_names(url, tmp_path, monkeypatch):
     write(
         tmp_path / "a",
