@@ -200,7 +200,9 @@ class WorkingCopy:
             if top in (_OWN, _DERIVED) or (top == "blobs" and not images):
                 continue
             if ".." in key.split("/"):  # an object's name is any text, and whoever owns a bucket chooses it
-                raise StoreError(f"{self.remote.name} holds {key!r}, which is no file of a run.", "Remove it.")
+                raise StoreError(
+                    f"{self.remote.name} holds {key!r}, which is no file of a run.", "Remove it."
+                )
             if not (written_once and path.exists()):
                 wanted.append((key, path))
             elif path.stat().st_size == size:

@@ -69,7 +69,7 @@ def left_as_found(folder: Path) -> Iterator[None]:
 
 
 def _nothing_but_a_lease(folder: Path) -> bool:
-    # A second generation is another process, which may still be at work.
+    # One that is not released is another process's, which came first and may still be at work.
     return {each.name for each in folder.iterdir()} <= {"leases"} and all(
-        each.name == "0001" for each in (folder / "leases").glob("*")
+        each.name == "0001" and (each / "released.json").exists() for each in (folder / "leases").glob("*")
     )

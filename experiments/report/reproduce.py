@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
+from typing import Any
 
 from agents.journal import slug
 from experiments.report.records import RunDirectory, UnitRecords, mapping, number, text
@@ -31,6 +33,12 @@ def command(run: RunDirectory, unit: UnitRecords) -> str:
     return shlex.join(["maia", *words])
 
 
+def _design(manifest: Mapping[str, Any]) -> list[str]:
+    images = number(manifest.get("per_context"))
+    words = [] if images is None else ["--images", f"{images:.0f}"]
+    return words if manifest.get("agents", True) else [*words, "--figures-only"]
+
+
 def _studying(asked: str, model: str, run: RunDirectory, unit: UnitRecords) -> list[str]:
     """Return the words that name the question and the unit, none if they are not on record."""
     name, manifest = unit.name, run.manifest
@@ -40,7 +48,8 @@ def _studying(asked: str, model: str, run: RunDirectory, unit: UnitRecords) -> l
         formula = name.id.partition("/")[2]
         return [asked, "--units", formula] if formula else []
     if asked == "audit":
-        return [asked, model, "--classes", called] if called else []
+        # Its unit is `probability:NUMBER`; a class is asked for by its number.
+        return [asked, model, "--classes", called.rpartition(":")[2], *_design(manifest)] if called else []
     study = "session" if asked == "session" else "describe"
     if text(manifest.get("layer")) and text(manifest.get("unit")):
         return [study, model, text(manifest["layer"]), text(manifest["unit"])]

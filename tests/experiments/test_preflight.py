@@ -77,8 +77,11 @@ def test_a_folder_with_nothing_but_the_lease_of_the_refused_command_goes_with_it
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("kept", ["manifest.json", "leases/0002/claim.json", "mine.txt"])
+@pytest.mark.parametrize(
+    "kept", ["manifest.json", "leases/0001/claim.json", "leases/0002/claim.json", "mine.txt"]
+)
 def test_a_folder_with_anything_else_stays(tmp_path, kept):
+    """A lease that was not given back is that of a process which was first, by a moment, and works there."""
     folder = tmp_path / "runs" / "b6"
     with pytest.raises(UsageError), left_as_found(folder):
         refuse(folder, kept)

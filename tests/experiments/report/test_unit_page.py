@@ -235,9 +235,9 @@ def test_the_command_is_quoted_for_a_shell(run):
             "session net b cat --person ada --data d --seed 3",
         ),
         (
-            {"command": "audit", "model": "net"},
-            {"layer": "output", "name": "tabby cat"},
-            "audit net --classes 'tabby cat' --data d --seed 3",
+            {"command": "audit", "model": "net", "per_context": 5, "agents": False},
+            {"layer": "output", "name": "probability:281"},
+            "audit net --classes 281 --images 5 --figures-only --data d --seed 3",
         ),
         ({"command": "synthetic", "model": "synthetic"}, {}, f"synthetic --units {LAYER}:14 --seed 3"),
     ],
