@@ -63,8 +63,13 @@ def check_python(target: str) -> None:
         raise UsageError(f"write python:package.module:factory, got 'python:{target}'")
     if not where.endswith(".py"):
         package = where.partition(".")[0]
-        # The spec of a top-level name alone: looking for a submodule would import its parents.
-        if package not in sys.modules and PathFinder.find_spec(package, [*sys.path, str(Path.cwd())]) is None:
+        # The spec of a top-level name alone: looking for a submodule would import its parents. Every finder is asked,
+        # for a package that is installed editable has one of its own.
+        if (
+            package not in sys.modules
+            and importlib.util.find_spec(package) is None
+            and PathFinder.find_spec(package, [str(Path.cwd())]) is None
+        ):
             raise UsageError(
                 f"there is no module {where!r}.", "Install it, or run from the folder that holds it."
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +67,22 @@ def test_a_file_is_read_but_not_run(tmp_path: Path):
     path.write_text("def build(:\n")
     with pytest.raises(UsageError, match="cannot be read as Python"):
         check_name(f"python:{path}:build")
+
+
+def test_a_package_that_is_installed_editable_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Its files are on no path: a finder of its own leads to them."""
+    path = tmp_path / "elsewhere.py"
+    path.write_text("def build(): ...\n")
+
+    class Finder:
+        @staticmethod
+        def find_spec(name, path_=None, target=None):
+            if name == "my_editable_package":
+                return importlib.util.spec_from_file_location(name, path)
+            return None
+
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, Finder])
+    check_name("python:my_editable_package.net:build")
 
 
 def test_looking_at_a_name_imports_no_library():
