@@ -27,6 +27,19 @@ def test_a_host_that_is_given_up_can_read_and_no_longer_write(tmp_path: Path) ->
     assert other.put("b", b"the one that has its work now")
 
 
+async def test_an_answer_that_reaches_a_host_after_it_was_given_up_is_kept(tmp_path: Path) -> None:
+    class Slow(CountingChat):
+        async def complete(self, request):
+            fence(Store(tmp_path), "one")
+            return await super().complete(request)
+
+    journal = Journal(FencedStore(tmp_path, "one"), "u")
+    await RecordedChat(Slow(), journal, "interpreter").complete(ask("a"))
+    other = CountingChat()
+    await RecordedChat(other, Journal(FencedStore(tmp_path, "two"), "u"), "interpreter").complete(ask("a"))
+    assert not other.asked
+
+
 async def test_a_host_that_is_given_up_buys_nothing_more(tmp_path: Path) -> None:
     model = CountingChat()
     chat = RecordedChat(model, Journal(FencedStore(tmp_path, "one"), "u"), "interpreter")
