@@ -13,9 +13,12 @@ import os
 import posixpath
 import re
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from actors.errors import MaiaError, UsageError
@@ -36,6 +39,14 @@ _URL = re.compile(r"[a-z][a-z0-9+.-]+://")
 
 def is_url(text: str) -> bool:
     return _URL.match(text) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a URL says of an object: its bytes, and when it was written (seconds since 1970), None if it does not say."""
+
+    size: int
+    written: float | None
 
 
 class RemoteStore:
@@ -120,16 +131,19 @@ class RemoteStore:
 
     def keys(self, prefix: str) -> Iterator[str]:
         """Yield the keys below a folder, sorted; below all with ""."""
-        yield from sorted(self.sizes(prefix))
+        yield from sorted(self.objects(prefix))
 
-    def sizes(self, prefix: str) -> dict[str, int]:
-        """Return the size in bytes of each key below a folder; below all with ""."""
+    def objects(self, prefix: str) -> dict[str, Held]:
+        """Return what is said of each key below a folder; below all with ""."""
         with self._told():
             try:
                 found = self.fs.find(self._path(prefix), detail=True)
             except FileNotFoundError:
                 return {}
-        return {path[len(self.root) :].strip("/"): about["size"] for path, about in found.items()}
+        return {
+            path[len(self.root) :].strip("/"): Held(about["size"], _written(about))
+            for path, about in found.items()
+        }
 
     def remove(self, folder: str) -> None:
         """Delete all keys below a folder."""
@@ -174,6 +188,17 @@ class RemoteStore:
             ) from error
 
 
+def _written(about: Mapping[str, Any]) -> float | None:
+    """Return when an object was written, whatever its service calls that."""
+    for name in ("LastModified", "last_modified", "mtime", "updated", "created"):
+        said = about.get(name)
+        if isinstance(said, datetime):
+            return said.timestamp()
+        if isinstance(said, int | float):
+            return float(said)
+    return None
+
+
 def _install(url: str) -> str:
     return "Install it: pip install 'maia[s3]'." if url.startswith("s3:") else "Install the package it names."
 
@@ -190,11 +215,14 @@ class WorkingCopy:
     def pull(self, *, images: bool = True) -> None:
         """Fetch what the URL has and the folder has not; tables and counts are fetched whatever is there.
 
+        Files keep the time at which they were written: a run's pace is told from it.
+
         Raises:
             StoreError: If the URL or the folder fails, or an object's name leads out of the folder.
         """
         wanted, same = [], []
-        for key, size in sorted(self.remote.sizes("").items()):
+        held = self.remote.objects("")
+        for key in sorted(held):
             top, path = key.split("/", 1)[0], self.folder / key
             written_once = "/" in key and top != "leases"
             if top in (_OWN, _DERIVED) or (top == "blobs" and not images):
@@ -205,10 +233,13 @@ class WorkingCopy:
                 )
             if not (written_once and path.exists()):
                 wanted.append((key, path))
-            elif path.stat().st_size == size:
+            elif path.stat().st_size == held[key].size:
                 same.append((key, path))
         if wanted:
             self.remote.download(wanted)
+        for key, path in wanted:
+            if (written := held[key].written) is not None:
+                os.utime(path, (written, written))
         self._copied |= {key: _state(path) for key, path in (*wanted, *same)}
 
     def push(self) -> int:

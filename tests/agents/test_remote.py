@@ -127,6 +127,19 @@ def test_what_changes_is_copied_again_and_half_a_file_never_is(url, tmp_path):
     assert other.push() == 0, "what came from there need not go back"
 
 
+def test_what_is_fetched_is_as_old_as_it_was(url, tmp_path):
+    remote = RemoteStore(url)
+    write(tmp_path / "a", plan="p", units__u__rounds__0001="r")
+    WorkingCopy(remote, tmp_path / "a").push()
+    copy = WorkingCopy(remote, tmp_path / "b")
+    copy.pull()
+    assert copy.push() == 0
+    for key in ("plan", "units/u/rounds/0001"):
+        assert (tmp_path / "b" / key).stat().st_mtime == pytest.approx(
+            remote.objects("")[key].written, rel=0, abs=1e-4
+        )
+
+
 def test_who_goes_on_where_it_was_sends_only_what_the_url_lacks(url, tmp_path):
     store = write(tmp_path / "a", plan="p", units__u__rounds__0001="r", blobs__ab__x="image")
     WorkingCopy(RemoteStore(url), tmp_path / "a").push()
