@@ -39,8 +39,15 @@ if TYPE_CHECKING:
 
 Planner = Callable[["Workbench"], Awaitable[list[WorkItem]]]
 """Returns the items of a run: from its directory if it has a plan, else made, claimed and written."""
-Closing = Callable[["Workbench", list[WorkItem]], Awaitable[None]]
-"""Compares what a whole run has found, once nothing is left to do and while its models are there."""
+
+
+@dataclass(frozen=True)
+class Closing:
+    """Compares what a whole run has found, once nothing is left to do and while its models are there."""
+
+    key: str
+    """What it writes: without it, a run whose items all have results is not at its end."""
+    compare: Callable[[Workbench, list[WorkItem]], Awaitable[None]]
 
 
 _LOOK_S = 5.0
@@ -71,7 +78,7 @@ class Campaign:
         check(store, self.manifest | _units_of(store))
         async with await Lease.take(store, tell=self.console.say) as lease:
             plan = read_plan(store)
-            if plan is None or self._open(plan):
+            if plan is None or self._open(plan) or (closing is not None and not store.has(closing.key)):
                 outcome = await self._work(planner, closing, lease)
             else:
                 self.console.say(f"{store.root} holds all results already")
@@ -121,7 +128,7 @@ class Campaign:
             console.say(live.text())
             if closing is not None and outcome.stopped is None and not outcome.paused:
                 try:
-                    await closing(bench, plan)
+                    await closing.compare(bench, plan)
                 except MaiaError as error:
                     console.warn(f"what was found could not be compared: {error}")
         if outcome.stopped is not None:

@@ -16,7 +16,7 @@ from agents.store import Store
 from agents.work import WorkItem, read_plan, write_plan
 from experiments import config as configuration
 from experiments import crosswise
-from experiments.campaign import Campaign
+from experiments.campaign import Campaign, Closing
 from experiments.console import Console
 from experiments.describe import science
 from experiments.exemplars import dataset_name
@@ -66,7 +66,8 @@ async def sweep(
         "settings": science(profile),
     }
     campaign = Campaign(console, loaded, profile, store, manifest, asked.retry_failed)
-    finished = await campaign.run(partial(_plan, console, store, manifest, asked), partial(_compare, store))
+    closing = Closing(crosswise.KEY, partial(_compare, store))
+    finished = await campaign.run(partial(_plan, console, store, manifest, asked), closing)
     screened = json.loads(store.get(SCREENING) or b"{}")
     verdicts = [row["verdict"] for table in screened.values() for row in table]
     return finished.summary() | {

@@ -52,6 +52,10 @@ def test_a_sweep_is_studied_told_resumed_and_replayed(maia, endpoint: FakeEndpoi
     asked = len(endpoint.seen)
     assert maia("sweep", "0", "--units", "3-5", "--out", str(out))[0] == 0
     assert len(endpoint.seen) == asked, "a finished run asks nothing"
+    (out / "crosswise.json").unlink()
+    assert maia("sweep", "0", "--units", "3-5", "--out", str(out))[0] == 0
+    assert (out / "crosswise.json").exists(), "what an interrupted run did not come to is made up for"
+    assert len(endpoint.seen) == asked
 
     code, told = maia("sweep", "0", "--units", "3-6", "--out", str(out))
     assert code == 2
