@@ -76,6 +76,8 @@ def approve(found: dict[str, Any], limit: float, *, yes: bool, ask: Callable[[st
     Raises:
         UsageError: If nobody says yes.
     """
+    if found["units"] <= 0:
+        return "no unit is left to study"
     dollars = found["likely"]["dollars"]
     units = "1 unit is" if found["units"] == 1 else f"{found['units']} units are"
     told = f"{units} expected to cost " + (

@@ -201,6 +201,8 @@ def test_what_costs_more_than_the_limit_needs_a_yes(profiles):
     unknown = estimate(profiles.profile("unpriced"), 1, EXACT)
     with pytest.raises(UsageError, match="no price is configured"):
         approve(unknown, 1e6, yes=False, ask=None)
+    nothing = estimate(profiles.profile("unpriced"), 0, EXACT)
+    assert approve(nothing, 0, yes=False, ask=None) == "no unit is left to study"
 
 
 @pytest.mark.parametrize(
