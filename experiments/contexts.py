@@ -171,6 +171,8 @@ async def survey_class(
         if len(again.values[context]) >= 2:
             fresh[context], notes[context] = again.values[context], again.notes[context]
             telling += again.extremes(sign)
+        else:  # it stood out, so it must not count as one that did not
+            del values[context], notes[context]
     if fresh:
         each = math.ceil(2 * FRESH * per_context / len(ordinary))
         again = await camera.show(dict.fromkeys(ordinary, max(2, each)), "rest")
@@ -179,7 +181,7 @@ async def survey_class(
         rest = again.values
     lowest = screen.extremes(-1)
     survey = ClassSurvey(
-        class_name, values, ordinary, fresh, rest, [context for context in CONTEXTS if context not in drawn], notes,
+        class_name, values, ordinary, fresh, rest, [context for context in CONTEXTS if context not in values], notes,
         [each for each, _ in lowest], [each for each, _ in telling],
     )  # fmt: skip
     return Survey(asdict(survey), [image for _, image in (*lowest, *telling)])

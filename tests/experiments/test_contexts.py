@@ -179,6 +179,20 @@ async def test_a_context_that_cannot_be_drawn_is_left_out_by_name_and_the_others
     assert [effect.context for effect in effects if effect.biased] == ["colour: red"]
 
 
+async def test_a_context_that_stood_out_and_cannot_be_drawn_again_is_not_called_ordinary():
+    class Tiring(FakeStudio):
+        async def generate(self, prompts, seeds, *, agent=""):
+            tired = any("snow" in made for made, _ in self.made)
+            return await super().generate(
+                [f"forbidden {p}" if tired and "snow" in p else p for p in prompts], seeds, agent=agent
+            )
+
+    survey = await surveyed(lambda shown: 0.1 if "snow" in shown else 0.7, "kayak", 5, Tiring())
+    found = ClassSurvey.of(survey.found)
+    assert found.undrawn == ["background: snow"]
+    assert {effect.context for effect in judge([found])} == set(CONTEXTS) - {"background: snow"}
+
+
 def test_the_embedded_image_maker_can_draw_every_one_of_its_things_in_every_context():
     lacking = [
         (concept.name, context)
