@@ -114,8 +114,11 @@ def _requests(runs: Sequence[Path]) -> dict[str, dict[str, float]]:
 
 
 def _studies(run: Path) -> Iterator[dict[str, Any]]:
-    """Yield the results of a run that an agent came to by itself."""
+    """Yield the results of a run that an agent came to by itself; a damaged one tells nothing of the next run."""
     for path in sorted((run / "units").glob("*/done.json")):
-        record = json.loads(path.read_bytes())
+        try:
+            record = json.loads(path.read_bytes())
+        except (OSError, ValueError):
+            continue
         if record.get("rounds") and not str(record.get("facts", {}).get("interpreter")).startswith("person:"):
             yield record

@@ -154,6 +154,9 @@ def test_only_runs_of_the_same_models_and_settings_foretell(profiles, tmp_path):
     earlier(tmp_path / "by hand", free, 4, person=True)
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "manifest.json").write_text("[")
+    damaged = tmp_path / "like" / "units" / "damaged" / "done.json"
+    damaged.parent.mkdir()
+    damaged.write_text('{"rounds": ')
     assert [each.name for each in precedents(free, tmp_path)] == ["like", "moved"]
     assert foretell(free, 9, tmp_path)["likely"]["interpreter_calls"] == 36
     assert foretell(free, 9, tmp_path / "nowhere")["assumes"] == asdict(assumptions_of(free))
