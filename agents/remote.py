@@ -304,21 +304,25 @@ async def mirrored(
     await asyncio.to_thread(remote.check)
     copy = WorkingCopy(remote, folder)
     marks = _Below(remote, _OWN)
-    async with await Lease.take(marks, beat_s=beat_s, stale_s=6 * beat_s, tell=tell) as lease:
-        tell(f"fetching {remote.name} into {folder}")
-        await asyncio.to_thread(copy.pull)
-        copying = asyncio.create_task(_keep(copy, lease, tell, stop, copy_s))
-        try:
-            yield
-        finally:
-            copying.cancel()
-            await asyncio.wait([copying])
-            await asyncio.to_thread(lease.check)
-            await asyncio.to_thread(copy.push)
-    if await asyncio.to_thread(_holds_run, remote):
-        tell(f"all of it is at {remote.name}")
-    else:  # refused before it began
-        await asyncio.to_thread(remote.remove, _OWN)
+    copied = False
+    try:
+        async with await Lease.take(marks, beat_s=beat_s, stale_s=6 * beat_s, tell=tell) as lease:
+            tell(f"fetching {remote.name} into {folder}")
+            await asyncio.to_thread(copy.pull)
+            copying = asyncio.create_task(_keep(copy, lease, tell, stop, copy_s))
+            try:
+                yield
+            finally:
+                copying.cancel()
+                await asyncio.wait([copying])
+                await asyncio.to_thread(lease.check)
+                await asyncio.to_thread(copy.push)
+                copied = True
+    finally:  # also of a command that was refused, or ends with a code of its own
+        if copied and await asyncio.to_thread(_holds_run, remote):
+            tell(f"all of it is at {remote.name}")
+        elif copied:
+            await asyncio.to_thread(remote.remove, _OWN)
 
 
 async def _keep(

@@ -251,6 +251,24 @@ async def test_a_run_that_was_refused_leaves_nothing_at_its_url(url, tmp_path):
     async with mirrored(url, tmp_path / "a", tell=said([]), stop=never):
         pass
     assert list(RemoteStore(url).keys("")) == []
+    with pytest.raises(UsageError, match="no such layer"):
+        async with mirrored(url, tmp_path / "a", tell=said([]), stop=never):
+            raise UsageError("no such layer")
+    assert list(RemoteStore(url).keys("")) == []
+
+
+async def test_a_run_that_ends_with_an_error_is_all_at_its_url(url, tmp_path):
+    told: list[str] = []
+
+    async def fail() -> None:
+        async with mirrored(url, tmp_path / "a", tell=told.append, stop=never):
+            write(tmp_path / "a", plan="p")
+            raise UsageError("two units failed")
+
+    with pytest.raises(UsageError, match="two units failed"):
+        await fail()
+    assert told[-1] == f"all of it is at {url}"
+    assert RemoteStore(url).get("plan") == b"p"
 
 
 async def test_a_service_that_is_gone_for_a_while_costs_nothing(bucket, tmp_path, monkeypatch):
