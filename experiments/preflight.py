@@ -35,7 +35,8 @@ def availability(profile: Profile) -> dict[str, tuple[Readiness, str]]:
 def check(profile: Profile, model: str | None) -> ImageDataset:
     """Return the profile's data set if, as far as can be told without a model, all that is named can work.
 
-    Without a `model` the concept detector is what is studied; with one it is not needed.
+    Without a `model` the concept detector is what is studied; with one it is not needed. What runs on the nodes of a
+    cluster that is joined finds packages, keys and files there, so that nothing here tells whether it can.
 
     Raises:
         UsageError: If there is no such network or data set, or one of the profile's models cannot be used here.
@@ -43,6 +44,8 @@ def check(profile: Profile, model: str | None) -> ImageDataset:
     if model is not None:
         check_name(model)
     dataset = open_dataset(profile.dataset)
+    if profile.ray.address != "local":
+        return dataset
     for role, (state, told) in availability(profile).items():
         if state == "missing" and not (role == "detection" and model is not None):
             raise UsageError(

@@ -7,7 +7,8 @@ import pytest
 import actors.cluster
 from actors.errors import UsageError
 from experiments import cli
-from experiments.preflight import left_as_found
+from experiments.config import load
+from experiments.preflight import check, left_as_found
 
 CONFIG = """
 profiles:
@@ -60,6 +61,14 @@ def test_what_can_be_known_is_refused_before_ray_starts_and_leaves_no_folder(
     said = " ".join(capsys.readouterr().err.split())
     assert said.count(told) == 1
     assert [each.name for each in here.iterdir()] == ["ray_config.yaml"]
+
+
+def test_what_runs_on_the_nodes_of_a_cluster_is_not_looked_for_here(here):
+    keyless = load(here / "ray_config.yaml").profile("keyless")
+    with pytest.raises(UsageError, match="MAIA_NO_SUCH_KEY"):
+        check(keyless, "resnet50")
+    there = keyless.model_copy(update={"ray": keyless.ray.model_copy(update={"address": "head:6379"})})
+    assert len(check(there, "resnet50")) == 300
 
 
 def refuse(folder, *made):
