@@ -13,6 +13,7 @@ import os
 import posixpath
 import re
 import threading
+import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from urllib.parse import urlsplit
 
 from actors.errors import MaiaError, UsageError
 from agents.lease import Lease, cancel, works_here
-from agents.store import Store, StoreError
+from agents.store import Objects, Store, StoreError
 
 COPY_S = 5.0
 """Seconds from one copying to the next: what a machine that is lost for good may take with it."""
@@ -34,7 +35,7 @@ _OWN = "mirror"
 _DERIVED = "report"
 """Made from the records, and made again after a copy came back."""
 _UNFINISHED = re.compile(r"\.[0-9a-f]{32}\.tmp")
-_URL = re.compile(r"[a-z][a-z0-9+.-]+://")
+_URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 
 
 def is_url(text: str) -> bool:
@@ -105,8 +106,8 @@ class RemoteStore:
             try:
                 self.fs.makedirs(posixpath.dirname(self._path(key)), exist_ok=True)
                 self.fs.pipe_file(self._path(key), data, mode="create")
-            except OSError as error:
-                # Services answer "exists" in words of their own.
+            except Exception as error:
+                # Each service answers "exists" with an error of its own.
                 if isinstance(error, FileExistsError) or self.fs.exists(self._path(key)):
                     return False
                 raise
@@ -307,6 +308,10 @@ async def mirrored(
     copied = False
     try:
         async with await Lease.take(marks, beat_s=beat_s, stale_s=6 * beat_s, tell=tell) as lease:
+            if (aside := await asyncio.to_thread(_set_aside, marks, folder, lease.generation)) is not None:
+                tell(
+                    f"another process worked on {remote.name} since: what was here before is kept in {aside}"
+                )
             tell(f"fetching {remote.name} into {folder}")
             await asyncio.to_thread(copy.pull)
             copying = asyncio.create_task(_keep(copy, lease, tell, stop, copy_s))
@@ -323,6 +328,25 @@ async def mirrored(
             tell(f"all of it is at {remote.name}")
         elif copied:
             await asyncio.to_thread(remote.remove, _OWN)
+
+
+def _set_aside(marks: Objects, folder: Path, generation: int) -> Path | None:
+    """Move the folder away unless it was the last to be copied to the URL; return where to, None if it stays.
+
+    A run that went on from the URL has other rounds than a copy that was left behind with some that had not been
+    copied: mixed, they would be no one's run.
+    """
+    marks.put("id", uuid.uuid4().hex.encode())
+    run = (marks.get("id") or b"").decode()
+    held = folder.with_name(f"{folder.name}.held")
+    last = held.read_text().split() if held.exists() else []
+    found = None
+    if last != [run, str(generation - 1)] and folder.is_dir() and any(folder.iterdir()):
+        found = folder.with_name(f"{folder.name}.aside-{uuid.uuid4().hex[:8]}")
+        folder.rename(found)
+    held.parent.mkdir(parents=True, exist_ok=True)
+    held.write_text(f"{run} {generation}")
+    return found
 
 
 async def _keep(

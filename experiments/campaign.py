@@ -129,8 +129,9 @@ class Campaign:
             if closing is not None and outcome.stopped is None and not outcome.paused:
                 try:
                     await closing.compare(bench, plan)
-                except MaiaError as error:
-                    console.warn(f"what was found could not be compared: {error}")
+                except Exception as error:
+                    # The results are not yet in their files: whatever the comparison met must not keep them from there.
+                    console.warn(f"what was found could not be compared: {type(error).__name__}: {error}")
         if outcome.stopped is not None:
             console.fail(outcome.stopped)
         return outcome

@@ -221,13 +221,19 @@ class RayHost:
                 continue
             except HostLostError:
                 silent = 0
+            except Exception:
+                # Whatever it is, a host that nobody watches is worse.
+                _log.exception("a host could not be looked at")
             await asyncio.sleep(LOOK_S)
 
     async def _give_up(self) -> None:
         """Fence the host off, end it if it can be ended, and start another in its place."""
         _log.warning("a host has not answered for %g s: others get its work", 2 * self._silence_s)
+        actor = self._actor
         with contextlib.suppress(StoreError):  # a full disk; the stopped host cannot write there either
             await asyncio.to_thread(fence, Store(self._plan.run), self._name)
+        if actor is not self._actor:  # given up by somebody else meanwhile
+            return
         self._given_up.set_result(None)
         self._kill()
         self._launch()

@@ -29,7 +29,10 @@ def place(text: str | Path) -> Path | Url:
     """Return the folder or the URL that somebody wrote."""
     from agents.remote import is_url
 
-    return Url(text.rstrip("/")) if isinstance(text, str) and is_url(text) else Path(text)
+    if not (isinstance(text, str) and is_url(text)):
+        return Path(text)
+    scheme, _, rest = text.partition("://")
+    return Url(f"{scheme.lower()}://{rest.rstrip('/')}")
 
 
 def _work(ctx: typer.Context, value: Any) -> Any:

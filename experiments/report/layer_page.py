@@ -128,15 +128,16 @@ def _terms(label: str) -> list[str]:
 def standing(units: Sequence[Summary]) -> tuple[list[Summary], list[Summary]]:
     """Return the units whose labels stand, and those whose labels do not, at the layer's false-discovery rate.
 
-    Over all labels that were tested, by the e-values of their tests: many units tried, some would pass by chance.
+    Over all units of which a label was tested, by the e-values of their tests: many units tried, some would pass by chance.
+    A study that gave its label up counts as a test without evidence: left out, it would make the others look better.
     """
-    tested = [
-        (each, each.e_value) for each in units if each.verdict in _EXPLAINED and each.e_value is not None
-    ]
-    held = e_benjamini_hochberg([value for _, value in tested], FALSE_DISCOVERIES)
+    labelled = [each for each in units if each.verdict in _EXPLAINED and each.e_value is not None]
+    given_up = [each for each in units if each.tested and each not in labelled]
+    values = [each.e_value or 0.0 for each in labelled] + [0.0] * len(given_up)
+    held = e_benjamini_hochberg(values, FALSE_DISCOVERIES)[: len(labelled)]
     return (
-        [each for (each, _), holds in zip(tested, held, strict=True) if holds],
-        [each for (each, _), holds in zip(tested, held, strict=True) if not holds],
+        [each for each, holds in zip(labelled, held, strict=True) if holds],
+        [each for each, holds in zip(labelled, held, strict=True) if not holds],
     )
 
 

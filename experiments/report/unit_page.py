@@ -104,6 +104,9 @@ class Summary:
     low: float | None
     high: float | None
     e_value: float | None
+    """For what the study says, however many tests it took."""
+    tested: bool
+    """Whether any of its labels was tested, the last one or one that was given up."""
     rounds: int
     images: float | None
     tokens: float | None
@@ -125,6 +128,10 @@ def verdict_of(unit: UnitRecords) -> str:
         return "failed"
     word = word_of(unit.done)
     return _KEYS.get(word, word)
+
+
+def _tested(record: dict[str, Any]) -> bool:
+    return mapping(record.get("evidence")).get("kind") == "confirmation"
 
 
 def summarise(run: RunDirectory, unit: UnitRecords) -> Summary:
@@ -150,6 +157,7 @@ def summarise(run: RunDirectory, unit: UnitRecords) -> Summary:
         low=evidence.low,
         high=evidence.high,
         e_value=evidence.corrected,
+        tested=any(_tested(each) for each in (done, *(mapping(r.get("verdict")) for r in unit.rounds))),
         rounds=len(unit.rounds) or int(number(done.get("rounds")) or 0),
         images=made,
         tokens=usage["tokens"],

@@ -207,6 +207,39 @@ async def test_a_run_goes_on_from_its_url_on_another_machine(url, tmp_path):
     assert RemoteStore(url).get("units/u/rounds/0002") == b"s"
 
 
+async def test_a_copy_that_was_overtaken_is_set_aside_and_never_mixed_in(url, tmp_path):
+    first, told = tmp_path / "a", []
+    async with mirrored(url, first, tell=told.append, stop=never):
+        write(first, plan="p", units__u__rounds__0001="one")
+    # The first machine is lost with a round that was not copied, and another goes on from what was.
+    write(first, units__u__rounds__0002="of the first")
+    async with mirrored(url, tmp_path / "b", tell=told.append, stop=never):
+        write(tmp_path / "b", units__u__rounds__0002="of the second")
+    assert not any("kept in" in line for line in told)
+    async with mirrored(url, first, tell=told.append, stop=never):
+        assert Store(first).get("units/u/rounds/0002") == b"of the second"
+    assert RemoteStore(url).get("units/u/rounds/0002") == b"of the second"
+    (aside,) = tmp_path.glob("a.aside-*")
+    assert Store(aside).get("units/u/rounds/0002") == b"of the first"
+    assert any(str(aside) in line for line in told)
+
+
+async def test_a_copy_goes_on_after_its_own_process_died_and_one_of_another_run_does_not(url, tmp_path):
+    folder = tmp_path / "a"
+    async with mirrored(url, folder, tell=said([]), stop=never):
+        write(folder, plan="p")
+    write(folder, units__u__rounds__0001="not copied yet")
+    async with mirrored(url, folder, tell=said([]), stop=never):
+        assert Store(folder).has("units/u/rounds/0001")
+    assert RemoteStore(url).has("units/u/rounds/0001")
+    for key in list(RemoteStore(url).keys("")):
+        RemoteStore(url).fs.rm(RemoteStore(url)._path(key))
+    async with mirrored(url, folder, tell=said([]), stop=never):
+        assert not Store(folder).has("units/u/rounds/0001"), "the URL was emptied, and is another run's"
+        write(folder, plan="q")
+    assert RemoteStore(url).get("plan") == b"q"
+
+
 async def test_a_second_process_is_refused_by_name(url, tmp_path):
     async with mirrored(url, tmp_path / "a", tell=said([]), stop=never, beat_s=0.1):
         with pytest.raises(UsageError, match="is working on"):

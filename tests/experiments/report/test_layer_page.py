@@ -7,8 +7,10 @@ from types import SimpleNamespace
 from experiments.report.layer_page import standing
 
 
-def unit(verdict, e_value):
-    return SimpleNamespace(verdict=verdict, e_value=e_value)
+def unit(verdict, e_value, tested=None):
+    return SimpleNamespace(
+        verdict=verdict, e_value=e_value, tested=e_value is not None if tested is None else tested
+    )
 
 
 def test_a_layer_of_many_tries_asks_more_of_each_label():
@@ -21,3 +23,9 @@ def test_a_layer_of_many_tries_asks_more_of_each_label():
 def test_units_that_were_not_tested_do_not_count():
     strong, silent, waiting = unit("confirmed", 25.0), unit("abstained", None), unit("untested", None)
     assert standing([strong, silent, waiting]) == ([strong], [])
+
+
+def test_a_label_that_was_given_up_counts_among_the_tests():
+    strong, given_up = unit("confirmed", 25.0), unit("abstained", None, tested=True)
+    assert standing([strong]) == ([strong], [])
+    assert standing([strong, given_up]) == ([], [strong])
