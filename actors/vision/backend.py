@@ -332,7 +332,9 @@ class VisionBackend:
         for readout, values in maxima.items():
             finite = np.isfinite(values).all(axis=1)
             ids = [row.request.image.id for row, good in zip(rows, finite, strict=False) if good]
-            self.bank.put(self._bank_key(readout), ids, values[finite])
+            kept = values.copy()
+            kept[finite] = self.bank.put(self._bank_key(readout), ids, values[finite])
+            maxima[readout] = kept
         return [self._result(at, row, maxima, maps) for at, row in enumerate(rows)]
 
     def _result(

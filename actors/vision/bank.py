@@ -90,19 +90,33 @@ class StimulusBank:
             self._disk_hits += 1
             return found
 
-    def put(self, readout: str, image_ids: Sequence[str], values: np.ndarray) -> None:
-        """Add float32 (images, units) maxima; what is already known stays as it is."""
+    def put(self, readout: str, image_ids: Sequence[str], values: np.ndarray) -> np.ndarray:
+        """Add float32 (images, units) maxima; what is already known stays as it is. Returns what is known now, alike.
+
+        Which images shared a pass changes the last digits of a sum: an image has the one value that was first.
+        """
+        kept = np.array(values, dtype=np.float32)
         with self._lock:
-            known = self._disk.get(readout, {})
-            for image_id, row in zip(image_ids, values, strict=True):
-                if (readout, image_id) in self._memory or bytes.fromhex(image_id) in known:
+            for place, image_id in enumerate(image_ids):
+                known = self._peek(readout, image_id)
+                if known is not None:
+                    kept[place] = known
                     continue
-                row = np.array(row, dtype=np.float32)
+                row = kept[place].copy()
                 self._remember(readout, image_id, row)
                 self._stored += 1
                 if self._folder is not None:
                     self._pending.setdefault(readout, {})[image_id] = row
                     self._pending_bytes += row.nbytes
+        return kept
+
+    def _peek(self, readout: str, image_id: str) -> np.ndarray | None:
+        """Return what is known, without counting the question."""
+        found = self._memory.get((readout, image_id))
+        if found is None and (place := self._disk.get(readout, {}).get(bytes.fromhex(image_id))) is not None:
+            segment, row = place
+            found = np.asarray(segment["values"][row])
+        return found
 
     def note(self, image_id: str, provenance: Provenance) -> None:
         """Record where an image came from; the first word on it stays."""

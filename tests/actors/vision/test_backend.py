@@ -107,6 +107,22 @@ async def test_an_image_is_run_once_and_then_known_for_all_units_of_the_layer(ba
     assert backend.lookup(want(image, STEM, maps=False)) is None
 
 
+async def test_an_image_has_the_activation_that_it_had_first_whatever_it_is_run_with(
+    backend: VisionBackend,
+) -> None:
+    """The last digits of a sum depend on the batch: a study would differ by who else was studied."""
+    image, *others = photos(8)
+    readout = DEEP
+    key = backend._bank_key(readout)
+    n_units = backend.n_units(readout)
+    first = np.arange(n_units, dtype=np.float32)
+    backend.bank.put(key, [image.id], first[None])
+    found = await results(backend, *(want(each, readout, (2,), maps=True) for each in (*others, image)))
+    assert backend.forwards == 8, "a map takes a pass"
+    assert found[-1].readings[0].activations.tolist() == [first[2]]
+    assert 2 in found[-1].readings[0].maps
+
+
 async def test_what_was_asked_before_is_read_along_by_later_passes(backend: VisionBackend) -> None:
     first, second = photos(2)
     await results(backend, want(first, STEM))

@@ -32,6 +32,17 @@ def test_what_was_put_is_found_and_what_was_not_is_none() -> None:
     assert bank.get("b", image_id(1)) is None
 
 
+def test_what_is_known_stays_and_is_what_a_later_writer_gets_back(tmp_path: Path) -> None:
+    bank = StimulusBank("net", 1 << 20, tmp_path)
+    assert bank.put("a", [image_id(1)], rows(10, 1)).tolist() == [[10, 11, 12]]
+    both = [[10, 11, 12], [23, 24, 25]]
+    assert bank.put("a", [image_id(1), image_id(2)], rows(20, 2)).tolist() == both
+    bank.flush()
+    another = StimulusBank("net", 1 << 20, tmp_path)
+    assert another.put("a", [image_id(1), image_id(2)], rows(30, 2)).tolist() == both
+    assert (another.statistics().hits, another.statistics().stored) == (0, 0)
+
+
 def test_memory_is_bounded_and_the_least_recently_used_goes_first() -> None:
     bank = StimulusBank("net", 3 * (4 * 1000 + 200))
     for number in range(3):
