@@ -26,6 +26,10 @@ ConfigPath = Annotated[
     # Read first: where the working copy of a URL is depends on it.
     typer.Option("--config", is_eager=True, help="Configuration file [default: ./ray_config.yaml]."),
 ]
+Data = Annotated[
+    str | None,
+    typer.Option(help="Images for exemplars: a folder, FILE.npy, hf:ID [default: the profile's]."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Spend what it takes without asking.")]
 Verbose = Annotated[

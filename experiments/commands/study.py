@@ -11,6 +11,7 @@ import typer
 
 from experiments.commands.common import (
     ConfigPath,
+    Data,
     Json,
     Model,
     ProfileName,
@@ -47,10 +48,7 @@ def describe(
     profile: ProfileName = None,
     out: Annotated[Path | None, out_option("Run directory [default: runs/<model>-<layer>-<unit>].")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the whole study.")] = 0,
-    data: Annotated[
-        str | None,
-        typer.Option(help="Images for exemplars: a folder, FILE.npy, hf:ID [default: the profile's]."),
-    ] = None,
+    data: Data = None,
     json: Json = False,
     config: ConfigPath = None,
     verbose: Verbose = 0,
@@ -88,10 +86,7 @@ def sweep(
     profile: ProfileName = None,
     out: Annotated[Path | None, out_option("Run directory [default: runs/<model>-<layers>-<units>].")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of all studies.")] = 0,
-    data: Annotated[
-        str | None,
-        typer.Option(help="Images for exemplars: a folder, FILE.npy, hf:ID [default: the profile's]."),
-    ] = None,
+    data: Data = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Study failed units again.")] = False,
     yes: Yes = False,
     json: Json = False,
@@ -134,10 +129,7 @@ def audit(
     figures_only: Annotated[
         bool, typer.Option("--figures-only", help="Measure the fixed design alone, without agents.")
     ] = False,
-    data: Annotated[
-        str | None,
-        typer.Option(help="Images for exemplars: a folder, FILE.npy, hf:ID [default: the profile's]."),
-    ] = None,
+    data: Data = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Audit failed classes again.")] = False,
     yes: Yes = False,
     profile: ProfileName = None,
@@ -183,10 +175,7 @@ def session(
     ] = None,
     person: Annotated[str, typer.Option(help="Who studies: written into the record.")] = "person",
     seed: Annotated[int, typer.Option(min=0, help="Seed of all images.")] = 0,
-    data: Annotated[
-        str | None,
-        typer.Option(help="Images for exemplars: a folder, FILE.npy, hf:ID [default: the profile's]."),
-    ] = None,
+    data: Data = None,
     json: Json = False,
     config: ConfigPath = None,
     verbose: Verbose = 0,
