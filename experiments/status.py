@@ -62,7 +62,7 @@ def status(run: Path) -> dict[str, Any]:
         "tokens": sum(unit.tokens for unit in each.values()),
         "dollars": round(sum(unit.dollars for unit in each.values()), 4),
         "units_an_hour": _rate(
-            [unit.finished_at for unit in each.values() if unit.finished_at], _planned_at(run)
+            [unit.finished_at for unit in each.values() if unit.finished_at], _worked_since(run)
         ),
         "reuse": reuse(store),
         "failures": {
@@ -122,20 +122,27 @@ def _surveyed(folder: Path) -> int:
     return int(json.loads(path.read_bytes())["images"]) if path.exists() else 0
 
 
-def _planned_at(run: Path) -> float | None:
-    """Return when the work of the run was known, and its first studies began; None for a run without a plan."""
-    path = run / PLAN
-    return path.stat().st_mtime if path.exists() else None
+def _worked_since(run: Path) -> list[float]:
+    """Return when commands began on the run's studies, the plan first; nothing for a run without a plan."""
+    plan = run / PLAN
+    if not plan.exists():
+        return []
+    planned = plan.stat().st_mtime
+    claims = [path.stat().st_mtime for path in run.glob("leases/*/claim.json")]
+    return [planned, *(at for at in claims if at > planned)]
 
 
-def _rate(times: list[float], since: float | None) -> float | None:
-    """Return units an hour over the last hour of results, or since the beginning; None where that cannot be told."""
-    if not times or since is None:
+def _rate(times: list[float], since: list[float]) -> float | None:
+    """Return units an hour over the last hour of results, or since a command began; None where that cannot be told.
+
+    The time between two commands is nobody's pace.
+    """
+    last = max(times, default=0.0)
+    begun = [at for at in since if at < last]
+    if not begun:
         return None
-    start = max(since, max(times) - 3600)
-    if max(times) <= start:
-        return None
-    return round(3600 * sum(at > start for at in times) / (max(times) - start), 1)
+    start = max(*begun, last - 3600)
+    return round(3600 * sum(at > start for at in times) / (last - start), 1)
 
 
 def _last_failure(run: Path, unit: str) -> dict[str, Any]:

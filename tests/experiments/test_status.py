@@ -59,3 +59,23 @@ def test_the_pace_is_that_of_the_last_hour_and_begins_with_the_plan(
     for unit, at in zip("abc", ends, strict=False):
         finished(run, unit, at)
     assert status(run)["units_an_hour"] == pace
+
+
+@pytest.mark.parametrize(
+    ("ends", "pace"),
+    [
+        ((1100, 2000), 36.0),  # 100 s after the command began that went on from there
+        ((1100, 1800), 9.0),  # the later command has finished nothing yet
+    ],
+)
+def test_the_time_between_two_commands_is_nobodys_pace(
+    run: Path, ends: tuple[float, ...], pace: float | None
+) -> None:
+    for generation, at in ((1, 900), (2, 1900)):
+        claim = run / "leases" / f"{generation:04d}" / "claim.json"
+        claim.parent.mkdir(parents=True)
+        claim.write_text("{}")
+        os.utime(claim, (at, at))
+    for unit, at in zip("ab", ends, strict=True):
+        finished(run, unit, at)
+    assert status(run)["units_an_hour"] == pace
