@@ -47,7 +47,7 @@ class System:
     def __init__(self, subject: Subject, paint: Painter) -> None:
         self.subject = subject
         self._paint = paint
-        self._exemplars: list[Measurement] | None = None
+        self._exemplars: dict[int, tuple[Measurement, ...]] = {}
 
     async def measure(self, images: Sequence[Image]) -> list[Measurement]:
         """Return a measurement an image, in order."""
@@ -56,14 +56,16 @@ class System:
 
     async def exemplars(self, k: int) -> list[Measurement]:
         """Return the subject's strongest `k` data-set images, best first; they are measured and painted once."""
-        if self._exemplars is None or len(self._exemplars) != k:
+        if k not in self._exemplars:  # of a small data set there may be fewer
             found = await self.subject.exemplars(k)
             painted = await self._painted([each.image for each in found], [each.response for each in found])
-            self._exemplars = [
-                replace(each, provenance=exemplar.provenance)
-                for each, exemplar in zip(painted, found, strict=True)
-            ]
-        return self._exemplars
+            self._exemplars = {
+                k: tuple(
+                    replace(each, provenance=exemplar.provenance)
+                    for each, exemplar in zip(painted, found, strict=True)
+                )
+            }
+        return list(self._exemplars[k])
 
     async def _painted(self, images: Sequence[Image], responses: Sequence[Response]) -> list[Measurement]:
         threshold = (await self.subject.background()).mask_threshold
