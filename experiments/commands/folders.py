@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from actors.errors import UsageError
 from experiments.console import Console
 
 if TYPE_CHECKING:
@@ -26,12 +27,18 @@ class Url:
 
 
 def place(text: str | Path) -> Path | Url:
-    """Return the folder or the URL that somebody wrote."""
+    """Return the folder or the URL that somebody wrote.
+
+    Raises:
+        UsageError: If the URL names no place: `s3://`, with its slashes cut off, would be a folder of this machine.
+    """
     from agents.remote import is_url
 
     if not (isinstance(text, str) and is_url(text)):
         return Path(text)
     scheme, _, rest = text.partition("://")
+    if not rest.strip("/"):
+        raise UsageError(f"{text} names no bucket or folder.", f"Write {scheme.lower()}://BUCKET/PATH.")
     return Url(f"{scheme.lower()}://{rest.rstrip('/')}")
 
 

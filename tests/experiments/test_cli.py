@@ -91,6 +91,8 @@ def maia(monkeypatch, *arguments: str) -> int:
         (["describe", "a", "b", "1", "--sead", "3"], "--seed"),
         (["export", "nowhere"], "no run in nowhere"),
         (["doctor", "--profile", "embeded"], "Did you mean embedded?"),
+        (["status", "s3://"], "Write s3://BUCKET/PATH."),
+        (["describe", "concept-net", "concepts", "1", "--out", "S3:///"], "Write s3://BUCKET/PATH."),
     ],
 )
 def test_what_is_mistyped_is_met_with_what_may_have_been_meant(monkeypatch, capsys, arguments, told):
