@@ -244,7 +244,7 @@ def page(result: Mapping[str, Any]) -> Page:
         found = result["differences"].get(name, {}).get(measure_name)
         if found is None:
             return None
-        return Measured(value=found["mean"], low=found["interval"][0], high=found["interval"][1])
+        return _measured(found)
 
     columns = (
         Column(name="variant"), Column(name="units", digits=0), Column(name="+", source="ours"),
@@ -277,12 +277,7 @@ def page(result: Mapping[str, Any]) -> Page:
                 each["n"],
                 each["right"],
                 each["f1"],
-                each["lead"]
-                and Measured(
-                    value=each["lead"]["mean"],
-                    low=each["lead"]["interval"][0],
-                    high=each["lead"]["interval"][1],
-                ),
+                each["lead"] and _measured(each["lead"]),
             )
             for name, each in result["truth"].items()
         )
@@ -309,14 +304,24 @@ def table(result: Mapping[str, Any]) -> str:
     ]
     for row in result["summary"]:
         found = result["differences"].get(row["method"], {}).get("auroc")
-        told = "" if not found else "{:+.2f} ({:+.2f} to {:+.2f})".format(found["mean"], *found["interval"])
+        told = _told(found) if found else ""
         lines.append(
             f"{row['method'][:24]:24} {row['n']:5d} {row['positive']:7.2f} {row['negative']:7.2f} {row['auroc']:6.2f}  {told}"
         )
     for name, each in (result["truth"] or {}).items():
         lead = each["lead"]
-        told = (
-            "" if not lead else ", lead {:+.2f} ({:+.2f} to {:+.2f})".format(lead["mean"], *lead["interval"])
-        )
+        told = f", lead {_told(lead)}" if lead else ""
         lines.append(f"truth: {name}: {each['right']:.2f} right, F1 {each['f1']:.2f} of {each['n']}{told}")
     return "\n".join(lines)
+
+
+def _measured(found: Mapping[str, Any]) -> Measured:
+    """Return a mean with its interval; resampling a single unit gives none."""
+    low, high = found["interval"] if found["n"] > 1 else (None, None)
+    return Measured(value=found["mean"], low=low, high=high)
+
+
+def _told(found: Mapping[str, Any]) -> str:
+    if found["n"] == 1:
+        return f"{found['mean']:+.2f} (of one unit)"
+    return "{:+.2f} ({:+.2f} to {:+.2f})".format(found["mean"], *found["interval"])

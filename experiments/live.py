@@ -101,7 +101,7 @@ class Live:
             f"{self.running} running",
             *([f"{self.failed} failed"] if self.failed else []),
             f"{base.rounds + live.rounds} rounds",
-            f"{base.images + live.images} images",
+            f"{base.images + live.images} images made and tested",
             f"{base.tokens + live.tokens:,} tokens",
             f"${base.dollars + live.dollars:.2f}",
         ]

@@ -163,7 +163,7 @@ def card(found: dict[str, Any]) -> str:
     lines = [
         f"[bold]{found['state']}[/bold]{by}: {found['done']} of {found['units']} units done, "
         f"{found['begun']} begun, {found['waiting']} waiting, {found['failed']} failed",
-        f"{found['rounds']} rounds, {found['images']} images, {found['tokens']:,} tokens, ${found['dollars']:.2f}"
+        f"{found['rounds']} rounds, {found['images']} images made and tested, {found['tokens']:,} tokens, ${found['dollars']:.2f}"
         + (f", {found['units_an_hour']} units an hour" if found["units_an_hour"] else ""),
     ]
     if vision := found["reuse"].get("vision"):

@@ -20,7 +20,7 @@ from experiments.campaign import Campaign, Closing
 from experiments.console import Console
 from experiments.describe import science
 from experiments.exemplars import dataset_name
-from experiments.units import choose, screen
+from experiments.units import check, choose, screen
 
 if TYPE_CHECKING:
     from experiments.workbench import Workbench
@@ -50,6 +50,7 @@ async def sweep(
     Raises:
         UsageError: If anything that was asked for does not exist, or another process works on the directory.
     """
+    check(asked.units)
     loaded = configuration.load(config)
     profile = loaded.profile(profile_name)
     if asked.data is not None:

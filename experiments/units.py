@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +15,18 @@ from actors.vision.exemplars import LayerExemplars
 
 _SAME = 1e-5
 """Relative difference of activations that rounding in another channel order may cause."""
+
+
+_FORM = re.compile(r"all|sample:0*[1-9]\d*|\d+|\d+-\d+")
+
+
+def check(text: str) -> None:
+    """Raise UsageError if the text has no form that `choose` takes, whatever the layer's size."""
+    for part in text.split(","):
+        if not _FORM.fullmatch(part.strip()):
+            raise UsageError(
+                f"units are written all, 0-63, 3,17 or sample:100, got {part.strip()!r}.", "Correct --units."
+            )
 
 
 def choose(text: str, n_units: int, seed: int) -> list[int]:

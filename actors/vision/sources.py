@@ -288,7 +288,7 @@ def from_python(target: str, pretrained: bool) -> Network:
         made = wrap(made, name=target, class_names=getattr(made, "class_names", ()), **options)
     if not isinstance(made, Network):
         raise UsageError(
-            f"python:{target} returned a {type(made).__name__}.",
+            f"python:{target} returned {type(made).__name__}, which is no network.",
             "Return a torch.nn.Module, or wrap(module, ...).",
         )
     return made

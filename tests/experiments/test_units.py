@@ -8,7 +8,7 @@ import pytest
 from actors.errors import UsageError
 from actors.vision.exemplars import LayerExemplars
 from actors.vision.units import Readout
-from experiments.units import choose, screen
+from experiments.units import check, choose, screen
 
 
 @pytest.mark.parametrize(
@@ -28,6 +28,17 @@ def test_a_sample_is_the_same_for_the_same_seed_and_never_larger_than_the_layer(
 def test_anything_else_is_refused_by_name(text: str) -> None:
     with pytest.raises(UsageError, match=r"units are|layer's units"):
         choose(text, 7, 0)
+
+
+@pytest.mark.parametrize("text", ["banana", "1;2", "sample:0", "sample:x", "-3", "", "1,,2"])
+def test_a_wrong_form_is_refused_before_the_layer_is_known(text: str) -> None:
+    with pytest.raises(UsageError, match="units are written"):
+        check(text)
+
+
+@pytest.mark.parametrize("text", ["all", "0-63", " 3, 17", "sample:100", "1,5-7,sample:2"])
+def test_every_form_passes_whatever_the_layer(text: str) -> None:
+    check(text)
 
 
 def test_dead_constant_and_duplicate_units_are_told_from_living_ones() -> None:

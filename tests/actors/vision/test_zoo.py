@@ -153,7 +153,7 @@ def test_a_python_factory_from_a_package_or_a_file(tmp_path: Path) -> None:
         "def wrong():\n    return 3\n"
     )
     assert load_network(f"python:{tmp_path / 'mine.py'}:build").preprocess.size == (9, 9)
-    with pytest.raises(UsageError, match="returned a int"):
+    with pytest.raises(UsageError, match="returned int, which is no network"):
         load_network(f"python:{tmp_path / 'mine.py'}:wrong")
     del sys.modules["network_mine"]
 
