@@ -137,6 +137,16 @@ def default_run(name: str) -> Path:
     return Path("runs") / slug(name)
 
 
+def show_report(console: Console, run: Path) -> None:
+    """Write the run's report and say where it is; the results are safe without it."""
+    from experiments.report import write_site
+
+    try:
+        console.show(f"report: {write_site(run)}", markup=False)
+    except OSError as error:
+        console.warn(f"the report could not be written ({error.strerror}): maia report {run}")
+
+
 def end(summary: dict[str, Any]) -> None:
     """End with the exit code of a run of many items."""
     if summary["paused"]:

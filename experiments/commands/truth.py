@@ -18,6 +18,7 @@ from experiments.commands.common import (
     examples,
     finished_studies,
     run,
+    show_report,
 )
 from experiments.commands.folders import OpenRun, out_option
 from experiments.console import Console, configure_logging
@@ -67,6 +68,7 @@ def synthetic(
         console.result({key: value for key, value in result.items() if key != "rows"})
     else:
         console.show(table(result))
+        show_report(console, out)
 
 
 @commands.command(
@@ -109,6 +111,7 @@ def planted_biases(
         console.result(result)
     else:
         console.show(table(result))
+        show_report(console, out)
     if not result["finished"]:
         raise typer.Exit(130)
 
@@ -166,6 +169,7 @@ def robust_features(
         console.result(result)
     else:
         console.show(table(result))
+        show_report(console, out)
     if not result["finished"]:
         raise typer.Exit(130)
 
@@ -232,6 +236,7 @@ def evaluate(
         console.result(result)
     else:
         console.show(table(result), markup=False)
+        show_report(console, run_directory)
     if any("error" in row for row in result["rows"]):
         raise typer.Exit(1)
 
@@ -289,6 +294,7 @@ def ablate(
         console.result(result)
     else:
         console.show(table(result), markup=False)
+        show_report(console, out)
 
 
 @commands.command(epilog=examples("maia judge runs/sweep --against people=labels.json --name ada"))
