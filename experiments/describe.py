@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from actors.errors import MaiaError, UsageError
 from agents.interpreter import Round
@@ -17,6 +17,9 @@ from agents.verdict import abstained
 from experiments import config as configuration
 from experiments.config import Profile
 from experiments.console import Console, plain
+
+if TYPE_CHECKING:
+    from experiments.workbench import Workbench
 
 _NOT_SCIENCE = {
     "ray",
@@ -101,6 +104,7 @@ async def _study(
         console.say("searching the data set for exemplars")
         with console.progress("exemplars") as progress:
             await subject.prepare(progress)
+        await _tell_skipped(console, bench, manifest)
         console.say("studying the unit")
         task = DescribeUnit()
         try:
@@ -112,6 +116,18 @@ async def _study(
         except MaiaError as error:
             console.fail(error)
             return failure(subject, task, error)
+
+
+async def _tell_skipped(console: Console, bench: Workbench, manifest: dict[str, Any]) -> None:
+    """Warn of images of the data set that could not be read; the pass over it has been made."""
+    from actors.vision.units import Readout, parse_unit
+    from experiments.exemplars import tell_skipped
+
+    vision = bench.vision
+    unit = await vision.unit(parse_unit(manifest["layer"], manifest["unit"], await vision.class_names()))
+    readout = Readout.of(unit)
+    found = await vision.layer_exemplars([readout], bench.dataset)
+    tell_skipped(console, bench.dataset, found[readout].skipped)
 
 
 def science(profile: Profile) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,18 @@ def rows(found: LayerExemplars, dataset: ImageDataset, k: int) -> Any:
             "maximum": unit.maximum,
             "dead": bool(np.isclose(unit.maximum, 0.0) and np.isclose(unit.std, 0.0)),
         }
+
+
+def tell_skipped(
+    console: Console, dataset: ImageDataset, unread: Mapping[int, str], more: str = ""
+) -> dict[str, str]:
+    """Warn of images that could not be read, and return each one's reason by its name; `more` says where all are named."""
+    skipped = {dataset_name(dataset, index): reason for index, reason in unread.items()}
+    for image, reason in list(skipped.items())[:5]:
+        console.warn(f"{image} was skipped: {reason}")
+    if len(skipped) > 5:
+        console.warn(f"{len(skipped)} images were skipped in all" + (f"; {more} names them" if more else ""))
+    return skipped
 
 
 def dataset_name(dataset: ImageDataset, index: int) -> str:

@@ -19,7 +19,7 @@ from experiments import crosswise
 from experiments.campaign import Campaign, Closing
 from experiments.console import Console
 from experiments.describe import science
-from experiments.exemplars import dataset_name
+from experiments.exemplars import tell_skipped
 from experiments.units import check, choose, screen
 
 if TYPE_CHECKING:
@@ -102,11 +102,7 @@ async def _plan(
             list(wanted), bench.dataset, progress=lambda swept: progress(swept.done, swept.total)
         )
     unread = next(iter(found.values())).skipped
-    skipped = {dataset_name(bench.dataset, index): reason for index, reason in unread.items()}
-    for image, reason in list(skipped.items())[:5]:
-        console.warn(f"{image} was skipped: {reason}")
-    if len(skipped) > 5:
-        console.warn(f"{len(skipped)} images were skipped in all; {store.root / SKIPPED} names them")
+    skipped = tell_skipped(console, bench.dataset, unread, str(store.root / SKIPPED))
     store.put(SKIPPED, json.dumps(skipped, indent=1, ensure_ascii=False).encode())
     screened: dict[str, list[dict[str, Any]]] = {}
     items: list[WorkItem] = []
