@@ -15,7 +15,7 @@
     { key: "verdict", title: "Verdict" },
     { key: "auroc", title: "AUROC", number: true },
     { key: "low", title: "Interval", number: true },
-    { key: "e_value", title: "e-value, all tests", number: true },
+    { key: "e_value", title: "e-value", number: true },
     { key: "rounds", title: "Rounds", number: true },
     { key: "images", title: "Images", number: true },
     { key: "tokens", title: "Tokens", number: true },
