@@ -53,8 +53,12 @@ class Held:
 class RemoteStore:
     """Objects by key below a URL. Credentials come from the environment, as its file system reads them."""
 
-    def __init__(self, url: str) -> None:
-        """Raises: UsageError: If nothing that is installed knows such URLs."""
+    def __init__(self, url: str, folder: str = "") -> None:
+        """Of `folder` below the URL alone, if one is given.
+
+        Raises:
+            UsageError: If nothing that is installed knows such URLs.
+        """
         import fsspec
 
         if (written := urlsplit(url)).password is not None:
@@ -74,7 +78,7 @@ class RemoteStore:
                 f"{url} cannot be used: {error}.", "Use a folder, or s3://BUCKET/PATH."
             ) from error
         self.name = url.rstrip("/")
-        self.root: str = root.rstrip("/")
+        self.root: str = f"{root.rstrip('/')}/{folder}".rstrip("/")
 
     def check(self) -> None:
         """Make sure that the place is there: a mistyped bucket is not made.
@@ -87,9 +91,8 @@ class RemoteStore:
         # A key may be allowed less than to look around.
         with self._told(), contextlib.suppress(PermissionError):
             try:
-                self.fs.ls(
-                    self.root, detail=False
-                )  # unlike `exists`, this tells a service that does not answer
+                # Unlike `exists`, this tells a service that does not answer.
+                self.fs.ls(self.root, detail=False)
             except FileNotFoundError:
                 if not self.fs.exists(top):
                     raise UsageError(
@@ -304,7 +307,7 @@ async def mirrored(
     remote = RemoteStore(url)
     await asyncio.to_thread(remote.check)
     copy = WorkingCopy(remote, folder)
-    marks = _Below(remote, _OWN)
+    marks = RemoteStore(url, _OWN)
     copied = False
     try:
         async with await Lease.take(marks, beat_s=beat_s, stale_s=6 * beat_s, tell=tell) as lease:
@@ -415,28 +418,4 @@ async def followed(
 
 def ask_to_stop(url: str) -> bool:
     """Ask the process that works on the run at a URL to stop; False if none does."""
-    return cancel(_Below(RemoteStore(url), _OWN))
-
-
-class _Below:
-    """The objects of another store below one of its folders."""
-
-    def __init__(self, store: RemoteStore, folder: str) -> None:
-        self._store, self._folder = store, folder
-        self.name = store.name
-
-    def put(self, key: str, data: bytes) -> bool:
-        return self._store.put(f"{self._folder}/{key}", data)
-
-    def replace(self, key: str, data: bytes) -> None:
-        self._store.replace(f"{self._folder}/{key}", data)
-
-    def get(self, key: str) -> bytes | None:
-        return self._store.get(f"{self._folder}/{key}")
-
-    def has(self, key: str) -> bool:
-        return self._store.has(f"{self._folder}/{key}")
-
-    def keys(self, prefix: str) -> Iterator[str]:
-        for key in self._store.keys(f"{self._folder}/{prefix}"):
-            yield key[len(self._folder) + 1 :]
+    return cancel(RemoteStore(url, _OWN))
