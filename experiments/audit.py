@@ -35,6 +35,8 @@ from experiments.units import choose
 if TYPE_CHECKING:
     from experiments.workbench import Workbench
 
+_NUMBERS = re.compile(r"\s*(all|sample:\d+|\d+|\d+-\d+)\s*")
+
 
 @dataclass(frozen=True)
 class Audit:
@@ -59,6 +61,7 @@ async def audit(
     Raises:
         UsageError: If the network has no such class, or another process works on the directory.
     """
+    check_classes(asked.classes)
     loaded = configuration.load(config)
     profile = loaded.profile(profile_name)
     if asked.data is not None:
@@ -136,11 +139,16 @@ async def _plan(
 ) -> list[WorkItem]:
     """Return one item a class; agents are shown exemplars, so one pass over the data set finds those of all."""
     vision, readout = bench.vision, Readout(OUTPUT, "probability")
+    await vision.check(readout.unit(0))
     names = await vision.class_names()
+    if not names:
+        raise UsageError(
+            f"{vision.name} does not name its classes, so that no images of them can be asked for.",
+            "Give it class_names (docs/own-network.md).",
+        )
     size = next(layer.n_units for layer in await vision.layers() if layer.name == OUTPUT)
     chosen = choose_classes(asked.classes, names, size, asked.seed)
     drawn = {index: _drawable(index, names) for index in chosen}
-    await vision.check(readout.unit(chosen[0]))
     ids = {index: f"{vision.name}/{readout.unit(index)}" for index in chosen}
     claim(store, manifest | {"units": list(ids.values())})
     if (plan := read_plan(store)) is not None:
@@ -173,15 +181,37 @@ def choose_classes(text: str, names: Sequence[str], size: int, seed: int) -> lis
     Raises:
         UsageError: If there is no such class.
     """
-    with contextlib.suppress(UsageError):
-        return [class_index(text, names)] if not text.strip().isdecimal() else choose(text, size, seed)
+    if not text.strip().isdecimal():
+        with contextlib.suppress(UsageError):
+            return [class_index(text, names)]
     chosen: set[int] = set()
     for part in text.split(","):
-        if re.fullmatch(r"\s*(all|sample:\d+|\d+|\d+-\d+)\s*", part):
-            chosen.update(choose(part, size, seed))
-        else:
+        if not _NUMBERS.fullmatch(part):
             chosen.add(class_index(part, names))
+            continue
+        highest = max((int(number) for number in re.findall(r"\d+", part)), default=0)
+        if highest >= size and "sample" not in part:
+            raise UsageError(
+                f"the classes are numbered 0 to {size - 1}, got {part.strip()!r}.", "Correct --classes."
+            )
+        chosen.update(choose(part, size, seed))
     return sorted(chosen)
+
+
+def check_classes(text: str) -> None:
+    """Refuse what can name no class of any network.
+
+    Raises:
+        UsageError: If a part between commas is empty, or a range or a sample has nothing in it.
+    """
+    for part in map(str.strip, text.split(",")):
+        low, dash, high = part.partition("-")
+        backwards = dash and low.isdecimal() and high.isdecimal() and int(low) > int(high)
+        if not part or backwards or re.fullmatch(r"sample:0*", part):
+            raise UsageError(
+                f"classes are written all, NAME, 281-285, 3,17 or sample:20, got {part!r}.",
+                "Correct --classes.",
+            )
 
 
 def _drawable(index: int, names: Sequence[str]) -> str:
@@ -190,9 +220,13 @@ def _drawable(index: int, names: Sequence[str]) -> str:
     Raises:
         UsageError: If the network does not name the class.
     """
-    if index >= len(names):
-        raise UsageError(f"class {index} has no name to draw it by.", "Use a network that names its classes.")
-    return names[index].split(",")[0].strip()
+    name = names[index].split(",")[0].strip() if index < len(names) else ""
+    if not name:
+        raise UsageError(
+            f"class {index} has no name, so that no images of it can be asked for.",
+            "Name it in the network's class_names, or leave it out of --classes.",
+        )
+    return name
 
 
 def _floor(usual: float, smallest: float) -> str:

@@ -44,6 +44,8 @@ async def find_units(
     """
     from experiments.workbench import Workbench
 
+    if not concept.strip():
+        raise UsageError("there is no concept to look for.", 'Name one, such as "forested backgrounds".')
     loaded = configuration.load(config)
     profile = loaded.profile(profile_name)
     async with Workbench.open(profile, cache=loaded.cache, model=model, tell=console.say) as bench:

@@ -10,7 +10,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -29,7 +29,7 @@ from actors.vision.preprocess import View
 from actors.vision.requests import Ask, Reading, SweepAck, SweepStep, VisionRequest, VisionResult
 from actors.vision.settings import VisionSettings
 from actors.vision.taps import TappedModule, spatial_max
-from actors.vision.units import Reader, Readout, reader
+from actors.vision.units import OUTPUT, Reader, Readout, reader
 
 if TYPE_CHECKING:
     import torch
@@ -71,9 +71,7 @@ class VisionBackend:
         self._dtype: torch.dtype = getattr(torch, settings.dtype)
         if isinstance(network, str):
             network = load_network(network, pretrained=settings.pretrained, checkpoint=settings.checkpoint)
-        self.network = network
         self.name = network.name
-        self.fingerprint = network.fingerprint(settings.dtype)
         self.max_batch = settings.batch
         self._thread = DeviceThread("vision-device")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="vision-bank")
@@ -86,7 +84,12 @@ class VisionBackend:
             example.contiguous(memory_format=torch.channels_last),
             network.feed,
             network.prefix_tokens,
+            network.scores,
         )
+        if (output := self._tapped.taps.get(OUTPUT)) is not None:
+            network = replace(network, scores=output.info.scores)
+        self.network = network
+        self.fingerprint = network.fingerprint(settings.dtype)
         self._readers: dict[Readout, Reader] = {}
         self._recent: OrderedDict[Readout, None] = OrderedDict()
         self.bank = StimulusBank(self.fingerprint, settings.bank_memory_mb << 20, settings.bank_folder)

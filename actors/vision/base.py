@@ -20,6 +20,9 @@ UnitKind = str
 
 LayerKind = Literal["map", "tokens", "vector"]
 
+Scores = Literal["softmax", "sigmoid", "probabilities"]
+"""How a network's output becomes class probabilities: over all classes, each class by itself, or it holds them already."""
+
 
 @dataclass(frozen=True, slots=True)
 class Unit:
@@ -42,13 +45,17 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class LayerInfo:
-    """A module whose output can be tapped. `shape` is (h, w) for maps and tokens, () for vectors."""
+    """A module whose output can be tapped. `shape` is (h, w) for maps and tokens, () for vectors.
+
+    `scores` counts for the layer "output" alone.
+    """
 
     name: str
     kind: LayerKind
     n_units: int
     shape: tuple[int, ...]
     module: str
+    scores: Scores = "softmax"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from actors.vision.base import Scores
 from actors.vision.preprocess import Fit, Preprocess
 
 if TYPE_CHECKING:
@@ -20,7 +21,8 @@ class Network:
 
     `weights` says in words where its weights come from ("random" is said too). `aliases` are other names of layers, from
     papers mostly. `feed` calls the module on a batch (N, 3, h, w); None calls it as it is.
-    `prefix_tokens` precede the patch tokens of a token sequence; None finds their number from shapes.
+    `prefix_tokens` precede the patch tokens of a token sequence; None finds their number from shapes. `scores` says what
+    the output is; None finds it out (`taps.scores_of`).
     """
 
     name: str
@@ -31,13 +33,17 @@ class Network:
     aliases: Mapping[str, str] = field(default_factory=dict)
     feed: Callable[[torch.Tensor], Any] | None = None
     prefix_tokens: int | None = None
+    scores: Scores | None = None
 
     def fingerprint(self, dtype: str) -> str:
-        """Return 32 hex digits of the architecture, every weight, the preprocessing and `dtype`."""
+        """Return 32 hex digits of the architecture, every weight, the preprocessing, what the output is, and `dtype`."""
         import torch
 
         digest = hashlib.blake2b(digest_size=16)
-        digest.update(json.dumps([repr(self.module), self.preprocess.facts(), dtype]).encode())
+        facts: list[Any] = [repr(self.module), self.preprocess.facts(), dtype]
+        if self.scores not in (None, "softmax"):
+            facts.append(self.scores)
+        digest.update(json.dumps(facts).encode())
         for name, tensor in sorted(self.module.state_dict().items()):
             digest.update(f"{name}:{tuple(tensor.shape)}:{tensor.dtype}:".encode())
             flat = tensor.detach().cpu().contiguous().reshape(-1)
@@ -59,11 +65,13 @@ def wrap(
     aliases: Mapping[str, str] | None = None,
     prefix_tokens: int | None = None,
     weights: str = "as given",
+    scores: Scores | None = None,
 ) -> Network:
     """Make a network under study of any module that takes a batch (N, 3, h, w) of normalised images.
 
     `size` is the input's height and width, None for images at their own size. Images are resized to
-    `resize` (by default `size`) as `fit` says, and their centre is cropped to `size`.
+    `resize` (by default `size`) as `fit` says, and their centre is cropped to `size`. `scores` says how the output becomes
+    probabilities: "softmax" over all classes, "sigmoid" of each class by itself, or "probabilities", as it is.
     """
 
     def pair(value: int | tuple[int, int] | None) -> tuple[int, int] | None:
@@ -85,4 +93,5 @@ def wrap(
         class_names=tuple(class_names),
         aliases=dict(aliases or {}),
         prefix_tokens=prefix_tokens,
+        scores=scores,
     )

@@ -11,6 +11,7 @@ import importlib.util
 import math
 import socket
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from actors import hub, runtime
-from actors.errors import UsageError
+from actors.errors import MaiaError, UsageError
 from actors.vision import names
 from actors.vision.network import Network, wrap
 from actors.vision.preprocess import Fit, Preprocess
@@ -277,12 +278,14 @@ def from_python(target: str, pretrained: bool) -> Network:
     where, _, attribute = target.rpartition(":")
     if not where or not attribute.isidentifier():
         raise UsageError(f"write python:package.module:factory, got 'python:{target}'")
-    module = _import(where)
+    with _failing(target, where):
+        module = _import(where)
     factory = getattr(module, attribute, None)
     if not callable(factory):
         has = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
         raise names.no_factory(where, attribute, has)
-    made = factory()
+    with _failing(target, where):
+        made = factory()
     if isinstance(made, torch.nn.Module):
         options = getattr(made, "preprocessing", None) or {}
         made = wrap(made, name=target, class_names=getattr(made, "class_names", ()), **options)
@@ -292,6 +295,28 @@ def from_python(target: str, pretrained: bool) -> Network:
             "Return a torch.nn.Module, or wrap(module, ...).",
         )
     return made
+
+
+@contextmanager
+def _failing(target: str, where: str) -> Iterator[None]:
+    """Tell what a person's own code raised, and at which of its lines.
+
+    Raises:
+        UsageError: In place of any other error.
+    """
+    try:
+        yield
+    except MaiaError:
+        raise
+    # A script without a guard parses its command line, and may end the process, when it is imported.
+    except (Exception, SystemExit) as error:
+        file = Path(where).name if where.endswith(".py") else f"{where.rpartition('.')[2]}.py"
+        # The deepest line of the file itself: what it calls inside a library tells less.
+        own = [each for each in traceback.extract_tb(error.__traceback__) if Path(each.filename).name == file]
+        raise UsageError(
+            f"python:{target} failed with {type(error).__name__}: {error}",
+            f"See line {own[-1].lineno} of {own[-1].filename}: {own[-1].line}" if own else "",
+        ) from error
 
 
 def _import(where: str) -> Any:

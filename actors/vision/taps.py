@@ -12,11 +12,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from actors.errors import BackendError
-from actors.vision.base import LayerInfo
+from actors.vision.base import LayerInfo, Scores
 from actors.vision.units import OUTPUT
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ _MAX_PREFIX = 32
 """More tokens than these before the patches are taken for no patch grid at all."""
 
 _SAME_AS_INPUT = ("Identity", "Dropout", "Dropout2d", "DropPath", "StochasticDepth")
+_SQUASHING = ("Sigmoid", "Softmax")
+"""Last modules of networks that return probabilities."""
 _ATTENTION = ("Softmax",)
 """Modules whose (N, heads, T, T) outputs are weights between tokens, not maps over the image."""
 
@@ -61,7 +63,8 @@ class Tap:
             tokens = tensor if self.channels_last else tensor.transpose(1, 2)
             patches = tokens[:, self.prefix :].transpose(1, 2)
             return patches.unflatten(2, self.grid)
-        return tensor[:, :, None, None]
+        # A network may return one number an image, (N,).
+        return (tensor if tensor.ndim == 2 else tensor[:, None])[:, :, None, None]
 
 
 def spatial_max(maps: torch.Tensor) -> torch.Tensor:
@@ -85,8 +88,9 @@ class TappedModule:
         example: torch.Tensor,
         feed: Callable[[torch.Tensor], Any] | None = None,
         prefix_tokens: int | None = None,
+        scores: Scores | None = None,
     ) -> None:
-        """Record one pass over `example`, a batch (2, 3, h, w).
+        """Record one pass over `example`, a batch (2, 3, h, w). `scores` is what the output is, None to find it out.
 
         Raises:
             BackendError: If the module fails on it.
@@ -103,21 +107,25 @@ class TappedModule:
         self._like = example
         self.unreadable: dict[str, str] = {}
         """Modules whose output has no units that can be told, with the reason."""
-        self.taps = self._record(example, prefix_tokens)
+        self.taps = self._record(example, prefix_tokens, scores)
 
-    def _record(self, example: torch.Tensor, prefix_tokens: int | None) -> dict[str, Tap]:
+    def _record(
+        self, example: torch.Tensor, prefix_tokens: int | None, scores: Scores | None
+    ) -> dict[str, Tap]:
         import torch
 
         seen: dict[str, tuple[int, int, Any]] = {}
         last_channels_last: list[tuple[tuple[int, ...], bool]] = []
-        clock = 0
+        clock, last = 0, ""
 
         def observe(name: str) -> Callable[[Any, Any, Any], None]:
-            def hook(_module: Any, _inputs: Any, output: Any) -> None:
-                nonlocal clock
+            def hook(module: Any, _inputs: Any, output: Any) -> None:
+                nonlocal clock, last
                 calls = seen[name][1] + 1 if name in seen else 1
                 seen[name] = (clock, calls, _shape_of(output, len(example)))
                 clock += 1
+                if next(module.children(), None) is None:
+                    last = type(module).__name__
 
             return hook
 
@@ -132,8 +140,8 @@ class TappedModule:
                     f"{type(error).__name__}: {str(error)[:300]}",
                     "Check its input size and preprocessing.",
                 ) from error
-        root = seen.pop("", None)
-        seen[OUTPUT] = (clock, 1, _shape_of(output, len(example)) if root is None else root[2])
+        seen.pop("", None)
+        seen[OUTPUT] = (clock, 1, _shape_of(output, len(example), least_axes=1))
 
         taps: dict[str, Tap] = {}
         grids: list[tuple[int, int]] = []
@@ -159,6 +167,9 @@ class TappedModule:
                 grids.append(tap.grid)
             last_channels_last.append((shape, tap.channels_last))
             taps[name] = tap
+        if (tap := taps.get(OUTPUT)) is not None and tap.info.kind == "vector":
+            found_scores = scores or scores_of(tap.maps(output)[:, :, 0, 0], last)
+            taps[OUTPUT] = replace(tap, info=replace(tap.info, scores=found_scores))
         return taps
 
     def _tap(
@@ -175,8 +186,8 @@ class TappedModule:
         prefix_tokens: int | None,
     ) -> Tap | None:
         image_hw = self._input[2:]
-        if len(shape) == 2:
-            info = LayerInfo(name, "vector", shape[1], (), kind_name)
+        if len(shape) <= 2:
+            info = LayerInfo(name, "vector", math.prod(shape[1:]), (), kind_name)
             return Tap(info, place, calls, pick, False, 0, (1, 1))
         if len(shape) == 3:
             last = _units_last(module)
@@ -332,8 +343,28 @@ def _reading(tap: Tap, read: Read) -> Callable[[Any, Any, Any], None]:
     return hook
 
 
-def _shape_of(output: Any, n_images: int) -> tuple[int | str | None, tuple[int, ...]] | str:
-    """Return where in `output` the first tensor with a row per image is and its shape, or why there is none."""
+def scores_of(output: torch.Tensor, last: str = "") -> Scores:
+    """Return what a network's output (N, C) is, from its values and the class of the module that ran `last`.
+
+    What sums to 1 over the classes, and what a sigmoid has made, are probabilities; a single other column is the logit of
+    its class; all else are the logits of classes that exclude each other. Sigmoids of more classes outside a module
+    look like logits: their network must say so (`wrap`).
+    """
+    values = output.float()
+    within = bool(((values >= 0) & (values <= 1)).all())
+    sums = values.sum(1)
+    if within and (last in _SQUASHING or bool(((sums - 1).abs() < 1e-2 / max(values.shape[1], 10)).all())):
+        return "probabilities"
+    return "sigmoid" if values.shape[1] == 1 else "softmax"
+
+
+def _shape_of(
+    output: Any, n_images: int, least_axes: int = 2
+) -> tuple[int | str | None, tuple[int, ...]] | str:
+    """Return where in `output` the first tensor with a row per image is and its shape, or why there is none.
+
+    One number an image, a single axis, is taken only where nothing has more and `least_axes` is 1.
+    """
     import torch
 
     candidates: list[tuple[int | str | None, Any]]
@@ -345,11 +376,12 @@ def _shape_of(output: Any, n_images: int) -> tuple[int | str | None, tuple[int, 
         candidates = list(enumerate(output))
     else:
         return f"it returns a {type(output).__name__}, not a tensor"
-    for pick, tensor in candidates:
-        if isinstance(tensor, torch.Tensor) and tensor.ndim >= 2 and len(tensor) == n_images:
-            if not tensor.is_floating_point():
-                continue
-            return pick, tuple(tensor.shape)
+    for least in range(2, least_axes - 1, -1):
+        for pick, tensor in candidates:
+            if isinstance(tensor, torch.Tensor) and tensor.ndim >= least and len(tensor) == n_images:
+                if not tensor.is_floating_point():
+                    continue
+                return pick, tuple(tensor.shape)
     shapes = [tuple(tensor.shape) for _, tensor in candidates if isinstance(tensor, torch.Tensor)]
     return f"no tensor that it returns has one row per image (for {n_images} images: {shapes})"
 

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+_FEW = 20
+"""Classes that are all named to whoever asks for another one."""
+
 OUTPUT = "output"
 """The layer that stands for what the whole network returns: class logits, for a classifier."""
 
@@ -90,7 +93,13 @@ def _logits(readout: Readout, layer: LayerInfo) -> Reader:
 
 def _probabilities(readout: Readout, layer: LayerInfo) -> Reader:
     _require_classifier(readout, layer)
-    return Reader(layer.n_units, lambda logits: logits.float().softmax(1))
+    match layer.scores:
+        case "probabilities":
+            return Reader(layer.n_units, lambda given: given.float(), "given")
+        case "sigmoid":
+            return Reader(layer.n_units, lambda logits: logits.float().sigmoid(), "sigmoid")
+        case "softmax":
+            return Reader(layer.n_units, lambda logits: logits.float().softmax(1))
 
 
 def _require_classifier(readout: Readout, layer: LayerInfo) -> None:
@@ -306,5 +315,12 @@ def class_index(text: str, class_names: Sequence[str]) -> int:
     if found:
         raise UsageError(f"several classes are called {text!r}: give one of the numbers {found}.")
     near = difflib.get_close_matches(text.casefold(), by_name, n=5, cutoff=0.5)
-    hint = f"The nearest are {', '.join(near)}." if near else "Give the class by its number."
+    if 0 < len(class_names) <= _FEW:
+        hint = f"The classes are {', '.join(class_names)}."
+    elif near:
+        hint = f"The nearest are {', '.join(near)}."
+    else:
+        hint = (
+            "Give the class by its number." if class_names else "The network names no classes: give a number."
+        )
     raise UsageError(f"no class is called {text!r}.", hint)

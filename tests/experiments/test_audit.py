@@ -8,7 +8,7 @@ from actors.errors import UsageError
 from agents.tasks.bias import AuditClass
 from agents.tasks.selective import JudgeSelectivity
 from agents.work import WorkItem
-from experiments.audit import _drawable, choose_classes, names_of, table
+from experiments.audit import _drawable, check_classes, choose_classes, names_of, table
 
 
 def test_classes_that_are_drawn_by_the_same_word_keep_names_of_their_own():
@@ -60,8 +60,22 @@ def test_a_class_that_is_not_there_is_refused_with_what_is(text, told):
 
 def test_a_class_is_drawn_by_its_first_name():
     assert [_drawable(index, NAMES) for index in (0, 1)] == ["tench", "goldfish"]
-    with pytest.raises(UsageError, match="no name"):
-        _drawable(7, NAMES)
+    for names in (NAMES, [""] * 8, [" , x"] * 8):
+        with pytest.raises(UsageError, match="class 7 has no name"):
+            _drawable(7, names)
+
+
+@pytest.mark.parametrize("text", ["", " ", "dog,", "3-1", "sample:0", "dog,,cat"])
+def test_classes_that_no_network_could_have_are_refused_before_one_is_loaded(text):
+    with pytest.raises(UsageError, match="Correct --classes"):
+        check_classes(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["all", "T-shirt", "2-cell embryo", "tench, Tinca tinca", "281-285", "sample:3,1"]
+)
+def test_what_may_name_classes_passes(text):
+    check_classes(text)
 
 
 def test_a_class_that_is_hardly_recognised_anywhere_is_said_to_be_unable_to_lose():

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from actors.errors import BackendError
-from actors.vision.taps import TappedModule, spatial_max
+from actors.vision.taps import TappedModule, scores_of, spatial_max
 from tests.actors.vision import networks
 
 
@@ -218,3 +218,49 @@ def test_the_spatial_maximum_is_the_same_in_every_memory_layout(shape: tuple[int
     for layout in (maps, maps.contiguous(memory_format=torch.channels_last), maps.half().float()[:, :, :, :]):
         assert torch.allclose(spatial_max(layout), expected, atol=1e-2)
     assert torch.equal(spatial_max(maps.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)), expected)
+
+
+@pytest.mark.parametrize(
+    ("tail", "n_classes", "expected"),
+    [
+        ([], 4, "softmax"),
+        ([nn.LogSoftmax(1)], 4, "softmax"),
+        ([nn.Softmax(1)], 4, "probabilities"),
+        ([nn.Softmax(1)], 2, "probabilities"),
+        ([nn.Sigmoid()], 4, "probabilities"),
+        ([], 1, "sigmoid"),
+        ([nn.Sigmoid()], 1, "probabilities"),
+    ],
+)
+def test_what_a_network_returns_is_told_from_its_output(
+    tail: list[nn.Module], n_classes: int, expected: str
+) -> None:
+    torch.manual_seed(3)
+    body = [nn.Conv2d(3, 5, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, n_classes)]
+    taps = tapped(nn.Sequential(*body, *tail), (7, 9)).taps
+    assert taps["output"].info.scores == expected
+
+
+def test_probabilities_that_no_module_made_are_known_by_their_sum() -> None:
+    logits = torch.randn((3, 1000), generator=torch.Generator().manual_seed(1))
+    assert scores_of(logits.softmax(1)) == "probabilities"
+    assert scores_of(logits.softmax(1).half()) == "probabilities"
+    assert scores_of(logits) == "softmax"
+
+
+class _OneNumber(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 5, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x).mean((1, 2, 3))
+
+
+def test_a_network_that_returns_one_number_an_image_has_one_unit() -> None:
+    module, batch = _OneNumber().eval(), images(4, (7, 9))
+    tap = tapped(module, (7, 9))
+    assert (tap.taps["output"].info.kind, tap.taps["output"].info.n_units) == ("vector", 1)
+    with torch.inference_mode():
+        expected = module(batch)
+    assert torch.equal(read(tap, batch, "output")["output"][:, 0, 0, 0], expected)

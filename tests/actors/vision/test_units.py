@@ -57,6 +57,32 @@ def test_a_text_that_names_no_unit_is_refused_with_the_rule(layer: str, text: st
     assert words in str(caught.value)
 
 
+def test_of_a_small_network_all_classes_are_told_to_who_asks_for_another() -> None:
+    with pytest.raises(UsageError, match="The classes are dog, cat") as caught:
+        units.class_index("horse", ["dog", "cat"])
+    assert "nearest" not in caught.value.fix
+    with pytest.raises(UsageError, match="names no classes"):
+        units.class_index("horse", [])
+    with pytest.raises(UsageError, match="nearest are class 30"):
+        units.class_index("clas 30", [f"class {i}" for i in range(40)])
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        ("softmax", [[0.5, 0.5], [0.25, 0.75]]),
+        ("sigmoid", [[0.5, 0.5], [0.5, 0.75]]),
+        ("probabilities", [[0.0, 0.0], [0.0, np.log(3)]]),
+    ],
+)
+def test_a_probability_is_made_of_what_the_network_gives(scores: Any, expected: list[list[float]]) -> None:
+    layer = LayerInfo(OUTPUT, "vector", 2, (), "Net", scores)
+    given = torch.tensor([[0.0, 0.0], [0.0, np.log(3)]], dtype=torch.float32)[:, :, None, None]
+    made = reader(Readout(OUTPUT, "probability"), layer)
+    assert made.read is not None
+    np.testing.assert_allclose(made.read(given)[:, :, 0, 0], expected, rtol=1e-6)
+
+
 def maps() -> torch.Tensor:
     return torch.randn((3, 5, 2, 4), generator=torch.Generator().manual_seed(0))
 

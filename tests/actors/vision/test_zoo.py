@@ -274,3 +274,24 @@ class TestTransformers:
         assert trained.fingerprint("float32") != random.fingerprint("float32")
         again = load_network(f"hf:{folder}@{folder / 'model.safetensors'}")
         assert again.fingerprint("float32") == trained.fingerprint("float32")
+
+
+def test_what_a_factory_raises_is_told_with_its_own_line(tmp_path: Path) -> None:
+    file = tmp_path / "faulty.py"
+    file.write_text(
+        "import sys\n\ndef build():\n    return {}['weights']\n\ndef leave():\n    sys.exit('bye')\n"
+    )
+    with pytest.raises(UsageError, match="KeyError: 'weights'") as raised:
+        load_network(f"python:{file}:build")
+    assert raised.value.fix == f"See line 4 of {file}: return {{}}['weights']"
+    with pytest.raises(UsageError, match="SystemExit: bye"):
+        load_network(f"python:{file}:leave")
+
+
+def test_networks_that_give_probabilities_have_another_fingerprint_than_those_with_logits() -> None:
+    module = networks.tiny_conv()
+    prints = {
+        wrap(module, scores=scores).fingerprint("float32")
+        for scores in (None, "softmax", "sigmoid", "probabilities")
+    }
+    assert len(prints) == 3
