@@ -37,13 +37,18 @@ def content_id(pixels: np.ndarray) -> str:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Image:
-    """RGB pixels, uint8 (H, W, 3), read-only, with their content id. Equal when the ids are equal."""
+    """RGB pixels, uint8 (H, W, 3), read-only, with their content id. Equal when the ids are equal.
+
+    `beneath` is the picture that a mask was painted on, if this is a painted one and its picture is at hand: stores
+    keep the mask alone then. It does not travel between processes.
+    """
 
     pixels: np.ndarray
     id: str
+    beneath: Image | None = None
 
     @classmethod
-    def from_pixels(cls, pixels: np.ndarray) -> Image:
+    def from_pixels(cls, pixels: np.ndarray, beneath: Image | None = None) -> Image:
         """Copy `pixels` unless they are already contiguous and read-only.
 
         Raises:
@@ -56,7 +61,7 @@ class Image:
         if pixels.flags.writeable or not pixels.flags.c_contiguous:
             pixels = np.array(pixels, order="C")
             pixels.flags.writeable = False
-        return cls(pixels, content_id(pixels))
+        return cls(pixels, content_id(pixels), beneath)
 
     @classmethod
     def from_pil(cls, image: PIL.Image.Image) -> Image:

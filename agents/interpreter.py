@@ -305,7 +305,8 @@ class Interpreter:
         record = round_record(finished, self._toolbox.snapshot(), self._sandbox.record[self._recorded :])
         # The examiner's too: a study that is taken up again has its verdict, but would not make its images again.
         tested = self._examiner.images.values() if self._examiner and finished.verdict else ()
-        images = {image.id: image for image in (*self._toolbox.album.images.values(), *shown, *tested)}
+        # The album's last: it knows what a masked image was painted on.
+        images = {image.id: image for image in (*shown, *tested, *self._toolbox.album.images.values())}
         await asyncio.to_thread(self._journal.commit_round, finished.number, record, images.values())
         self._extend(finished.reply.text, finished.observation)
         self._recorded += len(record["sandbox"])

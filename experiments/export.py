@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from actors.errors import MissingDependencyError, UsageError
 from actors.images import data_url, encode_jpeg
-from agents.journal import Journal
+from agents.journal import Blobs, Journal
 from agents.label_card import label_card
 from agents.store import Store
 from agents.verdict import verdict_of
@@ -161,6 +161,13 @@ def _parquet(run: Run) -> bytes:
     return table
 
 
+def _masked(store: Store, image_id: str) -> dict[str, str]:
+    """Return where the masked image is, or the mask that is to be laid over the image."""
+    if store.has(mask := Blobs.mask_key(image_id)):
+        return {"mask": mask}
+    return {"maskedImage": Blobs.key(image_id)}
+
+
 def _neuronpedia(run: Run) -> bytes:
     """Return one feature a line, with its explanations and strongest images."""
 
@@ -193,8 +200,8 @@ def _neuronpedia(run: Run) -> bytes:
             ],
             "activations": [
                 {
-                    "image": f"blobs/{each['source'][:2]}/{each['source']}.webp",
-                    "maskedImage": f"blobs/{each['image'][:2]}/{each['image']}.webp",
+                    "image": Blobs.key(each["source"]),
+                    **_masked(run.store, each["image"]),
                     "maxValue": each["activation"],
                 }
                 for each in record.get("exemplars") or ()
@@ -323,6 +330,6 @@ def _part(journal: Journal, part: Any, images: bool) -> dict[str, Any]:
         return {"type": "text", "text": part}
     image_id = str(part["image"])
     if not images or not re.fullmatch(r"[0-9a-f]+", image_id):
-        return {"type": "text", "text": f"[image blobs/{image_id[:2]}/{image_id}.webp]"}
+        return {"type": "text", "text": f"[image {image_id}]"}
     picture = encode_jpeg(journal.blobs.get(image_id), max_side=_IMAGE_SIDE)
     return {"type": "image", "image": data_url(picture, "image/jpeg")}

@@ -22,12 +22,13 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from actors.errors import UsageError
+from actors.images import encode_png
+from agents.journal import Blobs, JournalError
 from agents.statistics import wilson_interval
 from agents.store import Store
 from experiments.console import Console
 from experiments.evaluate import OURS, gather, records_of
 from experiments.report import pages
-from experiments.report.records import RunDirectory
 from experiments.report.schema import Cell, Column, Measured, Page, Table
 
 _ICON = Path(__file__).parent / "report" / "assets" / "icon.svg"
@@ -179,7 +180,7 @@ class JudgeServer:
         self.token = secrets.token_urlsafe(16)
         self.farewell = threading.Event()
         """Set once the page that says that all is answered was sent."""
-        handler = _handler(judging, RunDirectory(run.resolve()), self.token, clock, self.farewell)
+        handler = _handler(judging, Blobs(Store(run.resolve())), self.token, clock, self.farewell)
         self._server = ThreadingHTTPServer(("127.0.0.1", port), handler)
         self._server.daemon_threads = True
         self._thread = threading.Thread(
@@ -204,7 +205,7 @@ class JudgeServer:
 
 
 def _handler(
-    judging: Judging, run: RunDirectory, token: str, clock: Callable[[], float], farewell: threading.Event
+    judging: Judging, blobs: Blobs, token: str, clock: Callable[[], float], farewell: threading.Event
 ) -> Callable[..., BaseHTTPRequestHandler]:
     shown: dict[str, float] = {}
 
@@ -227,10 +228,13 @@ def _handler(
             if below == "icon.svg":
                 return self._answer(HTTPStatus.OK, _ICON.read_bytes(), "image/svg+xml")
             match = re.fullmatch(r"image/([0-9a-f]+)", below or "")
-            path = run.image(match[1]) if match and self._belongs(match[1]) else None
-            if path is None:
+            if match is None or not self._belongs(match[1]):
                 return self._answer(HTTPStatus.NOT_FOUND, b"not here\n", "text/plain")
-            self._answer(HTTPStatus.OK, (run.root / path).read_bytes(), "image/webp")
+            try:
+                picture = encode_png(blobs.get(match[1]))
+            except JournalError:
+                return self._answer(HTTPStatus.NOT_FOUND, b"not here\n", "text/plain")
+            self._answer(HTTPStatus.OK, picture, "image/png")
 
         def do_POST(self) -> None:
             length = int(self.headers.get("Content-Length") or 0)

@@ -40,11 +40,14 @@ def _page(run: RunDirectory, path: Path) -> tuple[str, str]:
     page, problem = read(raw)
 
     def picture(image: str, caption: str, activation: float | None) -> Picture:
-        found = run.image(image)
-        href = f"../../{found}" if found else None
+        layers = [f"../../{layer}" for layer in run.image(image)]
         told = caption or f"image {image[:8]}"
         return Picture(
-            href, told if activation is None else f"{told}; activation {activation:.2f}", caption, activation
+            layers[0] if layers else None,
+            told if activation is None else f"{told}; activation {activation:.2f}",
+            caption,
+            activation,
+            masks=tuple(layers[1:]),
         )
 
     def drawn(block: Block) -> dict[str, Any]:

@@ -17,9 +17,10 @@ _CAPTION_LIMIT = 200
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One image of a page. `plain` is the same image without its mask, if this one is masked.
+    """One image of a page: `masks` are laid over what is at `href`.
 
-    `href` is None if the image is not in the store. `note` is what was said of it.
+    `plain` is the same image without its mask, if what is at `href` has it painted on. `href` is None if the image is
+    not in the store. `note` is what was said of it.
     """
 
     href: str | None
@@ -28,6 +29,7 @@ class Picture:
     activation: float | None = None
     note: str = ""
     plain: str | None = None
+    masks: tuple[str, ...] = ()
     anchor: str = ""
 
 
@@ -57,10 +59,10 @@ class Edit:
 class Gallery:
     """Knows every image of a study by id, from the records of its rounds: how it came about, how it was measured.
 
-    `locate` returns the address of a stored image as seen from the page, None if it is missing.
+    `locate` returns the addresses of a stored image's layers as seen from the page, none if it is missing.
     """
 
-    def __init__(self, rounds: Iterable[dict[str, Any]], locate: Callable[[Any], str | None]) -> None:
+    def __init__(self, rounds: Iterable[dict[str, Any]], locate: Callable[[Any], Sequence[str]]) -> None:
         self._locate = locate
         self._origin: dict[str, dict[str, Any]] = {}
         self._activation: dict[str, float] = {}
@@ -100,12 +102,20 @@ class Gallery:
         )
         if activation is None and isinstance(image_id, str):
             activation = self._activation.get(image_id)
-        href = self._locate(image_id)
+        layers = self._locate(image_id)
         alt = caption or self.story(image_id)
         if activation is not None:
             alt = f"{alt}; activation {activation:.2f}"
-        plain = self._locate(parent) if parent is not None else None
-        return Picture(href, alt, caption, activation, note, plain)
+        plain = self._locate(parent) if parent is not None and len(layers) == 1 else ()
+        return Picture(
+            layers[0] if layers else None,
+            alt,
+            caption,
+            activation,
+            note,
+            plain[0] if plain else None,
+            tuple(layers[1:]),
+        )
 
     def _captioned(self, image_id: Any, caption: str) -> Picture:
         """Return the figure of a shown image; a caption that ends in its activation is not told twice."""

@@ -17,6 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from actors.errors import UsageError
+from actors.images import ImageDecodeError
+from actors.masks import beneath
+from agents.journal import Blobs
 from agents.journal import slug as slug_of
 
 _UNIT = re.compile(
@@ -24,6 +27,8 @@ _UNIT = re.compile(
     re.DOTALL,
 )
 _IMAGE_ID = re.compile(r"[0-9a-f]{8,64}")
+_MOST_LAYERS = 5
+"""A picture and the masks on it that a page shows."""
 
 
 def text(value: Any, default: str = "") -> str:
@@ -163,15 +168,23 @@ class RunDirectory:
         shared = ("manifest.json", "plan.json", "crosswise.json")
         return " ".join(str(_modified(self.root / name)) for name in shared)
 
-    def image(self, image_id: Any) -> str | None:
-        """Return the path of a stored image below the run directory, None if it is not there.
+    def image(self, image_id: Any) -> tuple[str, ...]:
+        """Return the paths below the run directory whose pictures, each laid over the one before, are a stored image.
 
+        One for a picture that is kept whole; of a masked one the picture, then its mask; none if anything is missing.
         An id is a path's part only if it is hexadecimal: records are not trusted to name files.
         """
-        if not isinstance(image_id, str) or not _IMAGE_ID.fullmatch(image_id):
-            return None
-        path = f"blobs/{image_id[:2]}/{image_id}.webp"
-        return path if (self.root / path).is_file() else None
+        layers: list[str] = []
+        while isinstance(image_id, str) and _IMAGE_ID.fullmatch(image_id) and len(layers) < _MOST_LAYERS:
+            whole, mask = Blobs.key(image_id), Blobs.mask_key(image_id)
+            if (self.root / whole).is_file():
+                return (whole, *reversed(layers))
+            try:
+                image_id = beneath((self.root / mask).read_bytes())
+            except (OSError, ImageDecodeError):
+                break
+            layers.append(mask)
+        return ()
 
     def _named(self, slug: str) -> str:
         """Return the id of a unit that has no result yet, from the plan or the manifest."""

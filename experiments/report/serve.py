@@ -26,7 +26,9 @@ _TYPES = {
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
     ".webp": "image/webp",
+    ".png": "image/png",
 }
+_STORED = ("image/webp", "image/png")
 _LIVE = '<script defer src="/{token}/report/assets/live.js"></script></body>'
 _HEARTBEAT_S = 15.0
 
@@ -176,10 +178,8 @@ def _handler(run_dir: Path, token: str, news: News) -> Callable[..., BaseHTTPReq
             self.send_response(status)
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(content)))
-            # An image's address is its content; everything else may change at any moment.
-            self.send_header(
-                "Cache-Control", "max-age=86400, immutable" if kind == "image/webp" else "no-store"
-            )
+            # A stored image's address is its content; everything else may change at any moment.
+            self.send_header("Cache-Control", "max-age=86400, immutable" if kind in _STORED else "no-store")
             self.send_header("X-Content-Type-Options", "nosniff")
             self.send_header("Referrer-Policy", "no-referrer")
             self.send_header("Cross-Origin-Resource-Policy", "same-origin")

@@ -114,8 +114,8 @@ class Summary:
     seconds: float | None
     error: str
     damaged: bool
-    thumbs: list[str]
-    """Its strongest images, masked, as paths below the run directory."""
+    thumbs: list[list[str]]
+    """Its strongest images, masked: of each the paths of its layers below the run directory."""
 
     @property
     def href(self) -> str:
@@ -169,10 +169,10 @@ def summarise(run: RunDirectory, unit: UnitRecords) -> Summary:
     )
 
 
-def _thumbs(run: RunDirectory, done: dict[str, Any]) -> Iterator[str]:
+def _thumbs(run: RunDirectory, done: dict[str, Any]) -> Iterator[list[str]]:
     for each in map(mapping, sequence(done.get("exemplars"))):
-        if (path := run.image(each.get("image"))) is not None:
-            yield path
+        if layers := run.image(each.get("image")):
+            yield list(layers)
 
 
 def _error(record: dict[str, Any]) -> str:
@@ -199,9 +199,8 @@ def write_page(run: RunDirectory, unit: UnitRecords) -> Path:
 def _page(run: RunDirectory, unit: UnitRecords) -> str:
     done = unit.done or {}
 
-    def locate(image_id: Any) -> str | None:
-        found = run.image(image_id)
-        return f"../../{found}" if found else None
+    def locate(image_id: Any) -> list[str]:
+        return [f"../../{layer}" for layer in run.image(image_id)]
 
     gallery = Gallery(unit.rounds, locate)
     exemplars = [

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
+import PIL.Image
 import pytest
 
 from actors.errors import UsageError
 from actors.images import Image
-from actors.masks import active_region, paint
+from actors.masks import active_region, beneath, decode_mask, encode_mask, lay, mask_of, paint
 
 RED = (255, 0, 0)
 
@@ -100,3 +103,40 @@ def test_a_map_that_is_not_two_dimensional_is_refused(map: np.ndarray) -> None:
 def test_a_threshold_that_is_not_a_number_is_refused() -> None:
     with pytest.raises(UsageError, match="threshold"):
         paint(grey(4, 4), np.ones((2, 2), np.float16), float("nan"))
+
+
+@pytest.mark.parametrize("threshold", [-1.0, 0.5, 2.0])
+def test_a_mask_makes_the_painted_pixels_again(threshold: float) -> None:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (50, 70, 3), np.uint8)
+    pixels[10:20], pixels[30:40] = RED, 0  # where painted and unpainted pixels are the same
+    image = Image.from_pixels(pixels)
+    painted = paint(image, rng.random((5, 7)), threshold)
+    mask = mask_of(painted)
+    assert mask is not None
+    encoded = encode_mask(mask, image.id)
+    assert beneath(encoded) == image.id
+    assert lay(decode_mask(encoded), image) == painted
+
+
+def test_pixels_that_no_mask_makes_have_none() -> None:
+    image = grey(8, 8)
+    assert mask_of(image) is None
+    assert mask_of(Image.from_pixels(image.pixels // 3, beneath=image)) is None
+    assert mask_of(Image.from_pixels(grey(4, 4).pixels, beneath=image)) is None
+
+
+def test_laid_over_its_picture_an_encoded_mask_looks_as_painted() -> None:
+    image = Image.from_pixels(np.random.default_rng(1).integers(0, 256, (40, 40, 3), np.uint8))
+    painted = paint(image, np.eye(4), 0.5)
+    mask = mask_of(painted)
+    assert mask is not None
+    with PIL.Image.open(io.BytesIO(encode_mask(mask, image.id))) as overlay:
+        seen = PIL.Image.alpha_composite(image.to_pil().convert("RGBA"), overlay.convert("RGBA"))
+    difference = np.asarray(seen.convert("RGB")).astype(int) - painted.pixels
+    assert np.abs(difference).max() <= 1
+
+
+def test_a_mask_of_another_size_is_refused() -> None:
+    with pytest.raises(UsageError, match="size of its image"):
+        lay(np.zeros((4, 4), np.uint8), grey(8, 8))

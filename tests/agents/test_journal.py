@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from actors.chat.base import ChatReply, ChatRequest, Message, Usage
-from actors.images import Image
+from actors.images import Image, encode_png
+from actors.masks import encode_mask, paint
 from agents.journal import Blobs, Journal, JournalError, RecordedChat, request_key, slug
 from agents.store import Store, StoreError
 
@@ -107,6 +108,51 @@ def test_images_come_back_with_the_very_same_pixels_and_damage_is_noticed(store)
         blobs.get(other.id)
     with pytest.raises(JournalError, match="missing"):
         blobs.get("0" * 32)
+
+
+def test_of_a_masked_image_the_mask_is_kept_and_the_pixels_come_back(store):
+    rng = np.random.default_rng(0)
+    picture = Image.from_pixels(rng.integers(0, 256, (48, 64, 3), np.uint8))
+    once = paint(picture, rng.random((3, 4)), 0.5)
+    twice = paint(once, rng.random((5, 5)), 0.6)
+    Blobs(store).put([twice])
+    assert sorted(key.rpartition(".")[2] for key in store.keys("blobs")) == ["png", "png", "webp"]
+    for image in (picture, once, twice):
+        assert np.array_equal(Blobs(store).get(image.id).pixels, image.pixels)
+    assert len((store.root / Blobs.mask_key(once.id)).read_bytes()) < once.pixels.nbytes / 8
+    Blobs(store).put([Image(once.pixels, once.id)])
+    assert not store.has(Blobs.key(once.id)), "its mask tells it already"
+
+
+def test_what_another_painter_made_is_kept_whole(store):
+    picture = Image.from_pixels(np.full((8, 8, 3), 200, np.uint8))
+    dimmed = Image.from_pixels(picture.pixels // 2, beneath=picture)
+    Blobs(store).put([dimmed])
+    assert list(store.keys("blobs")) == [Blobs.key(dimmed.id)]
+    assert Blobs(store).get(dimmed.id) == dimmed
+
+
+def test_a_mask_that_leads_nowhere_is_named(store):
+    picture, other = (Image.from_pixels(np.full((8, 8, 3), grey, np.uint8)) for grey in (200, 100))
+    masked, blobs = paint(picture, np.ones((2, 2)), 2.0), Blobs(store)
+    blobs.put([masked])
+    path = store.root / Blobs.mask_key(masked.id)
+    (store.root / Blobs.key(picture.id)).unlink()
+    with pytest.raises(JournalError, match=f"{picture.id} is missing"):
+        blobs.get(masked.id)
+    path.write_bytes(encode_mask(np.zeros((8, 8), np.uint8), masked.id))
+    with pytest.raises(JournalError, match="missing"):
+        blobs.get(masked.id)
+    Blobs(store).put([other])
+    for wrong, told in [
+        (encode_mask(np.zeros((8, 8), np.uint8), other.id), "changed"),
+        (encode_mask(np.zeros((4, 4), np.uint8), other.id), "damaged"),
+        (b"not a picture", "damaged"),
+        (encode_png(picture), "damaged"),
+    ]:
+        path.write_bytes(wrong)
+        with pytest.raises(JournalError, match=told):
+            blobs.get(masked.id)
 
 
 def test_units_have_different_folders_whatever_their_names():

@@ -9,14 +9,17 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
+import numpy as np
 import pytest
 
 from actors.errors import UsageError
-from agents.journal import slug
+from actors.images import Image, decode
+from agents.journal import Blobs, slug
 from agents.store import Store
 from experiments.judge import JudgeServer, Judging, judge, results
 
-PICTURE = "ab" + "0" * 30
+SEEN = Image.from_pixels(np.full((8, 8, 3), 90, np.uint8))
+PICTURE = SEEN.id
 
 
 def run_directory(path, count=24):
@@ -29,7 +32,7 @@ def run_directory(path, count=24):
         store.put(f"units/{slug(unit)}/done.json", json.dumps(record).encode())
         plan.append({"unit": unit, "layer": "layer", "name": str(number)})
     store.put("plan.json", json.dumps(plan).encode())
-    store.put(f"blobs/ab/{PICTURE}.webp", b"RIFF....WEBP")
+    Blobs(store).put([SEEN])
     return path
 
 
@@ -99,7 +102,7 @@ def test_the_page_names_no_method_and_a_click_is_an_answer(run, people):
         assert question.labels[0] in page
         assert question.labels[1] in page
         assert not any(word in page for word in ("maia", "people", question.unit))
-        assert fetch(f"{server.url}image/{PICTURE}").startswith(b"RIFF")
+        assert decode(fetch(f"{server.url}image/{PICTURE}")) == SEEN
         form = urllib.parse.urlencode({"question": question.id, "choice": "tie"}).encode()
         assert "1 of 23 answered" in fetch(f"{server.url}choice", form).decode()
         assert len(judging.open()) == 22

@@ -59,15 +59,19 @@
     return track;
   };
 
-  const thumbs = (paths, name) => {
+  const thumbs = (images, name) => {
     const strip = element("span", "thumbs");
-    paths.forEach((path, rank) => {
-      const image = element("img");
-      image.alt = `exemplar ${rank + 1} of ${name}`;
-      image.width = image.height = 40;
-      image.decoding = "async";
-      image.src = `../${path}`;
-      strip.append(image);
+    images.forEach((layers, rank) => {
+      const thumb = element("span", "thumb");
+      layers.forEach((path, level) => {
+        const image = element("img", level ? "mask" : "");
+        image.alt = level ? "" : `exemplar ${rank + 1} of ${name}`;
+        image.width = image.height = 40;
+        image.decoding = "async";
+        image.src = `../${path}`;
+        thumb.append(image);
+      });
+      strip.append(thumb);
     });
     return strip;
   };

@@ -4,19 +4,21 @@
   const all = (selector) => [...document.querySelectorAll(selector)];
 
   const masks = document.getElementById("masks");
-  const masked = all("img[data-plain]");
+  const painted = all("img[data-plain]");
+  const masked = painted.length > 0 || document.querySelector("img.mask") !== null;
   const toggleMasks = () => {
     const plain = masks.getAttribute("aria-pressed") !== "true";
     masks.setAttribute("aria-pressed", String(plain));
     masks.textContent = plain ? "With masks" : "Without masks";
-    for (const image of masked) {
+    document.body.classList.toggle("unmasked", plain);
+    for (const image of painted) {
       const shown = image.getAttribute("src");
       image.setAttribute("src", image.dataset.plain);
       image.dataset.plain = shown;
       image.parentElement.setAttribute("href", image.getAttribute("src"));
     }
   };
-  if (masked.length) {
+  if (masked) {
     masks.hidden = false;
     masks.addEventListener("click", toggleMasks);
   }
@@ -40,7 +42,7 @@
     if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, textarea, select")) return;
     if (event.key === "j") visit(1);
     else if (event.key === "k") visit(-1);
-    else if (event.key === "m" && masked.length) toggleMasks();
+    else if (event.key === "m" && masked) toggleMasks();
     else return;
     event.preventDefault();
   });

@@ -191,6 +191,20 @@ def test_the_table_shows_exemplars_that_load(browser, many):
 
 def test_masks_come_off_and_on(browser, run):
     open_page(browser, write_unit_page(run.root, run.write_unit(1)))
+    picture, mask = browser.find_elements("css selector", "#exemplars-title ~ .pictures img")[:2]
+    assert mask.rect == picture.rect, "it lies exactly over its picture"
+    assert mask.is_displayed()
+    element(browser, "#masks").click()
+    assert picture.is_displayed()
+    assert not mask.is_displayed()
+    keys(browser, "m")
+    assert mask.is_displayed()
+
+
+def test_masks_that_are_painted_on_come_off_and_on(browser, run):
+    slug = run.write_unit(1)
+    run.paint_on()
+    open_page(browser, write_unit_page(run.root, slug))
     first = element(browser, "#exemplars-title ~ .pictures img")
     masked = first.get_attribute("src")
     element(browser, "#masks").click()

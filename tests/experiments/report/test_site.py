@@ -179,7 +179,8 @@ def test_the_table_shows_the_strongest_images_that_the_store_holds(run):
     write_site(run.root)
     (row,) = table(run)
     assert len(row["thumbs"]) == 3
-    assert all((run.root / path).is_file() for path in row["thumbs"])
+    assert all((run.root / path).is_file() for layers in row["thumbs"] for path in layers)
+    assert all(len(layers) == 2 for layers in row["thumbs"]), "a picture and its mask"
 
 
 def test_a_layer_has_a_page_with_similar_labels_together(run):

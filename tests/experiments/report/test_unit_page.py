@@ -63,13 +63,20 @@ def test_every_fresh_image_is_a_dot_that_leads_to_its_picture(run):
 def test_a_masked_image_can_be_shown_without_its_mask(run):
     page = markup.check(write_unit_page(run.root, run.write_unit(2)))
     exemplars = next(page.find("section", **{"aria-labelledby": "exemplars-title"}))
-    images = list(exemplars.find("img"))
-    assert [
-        picture(200 + rank).id in image.attributes["data-plain"] for rank, image in enumerate(images)
-    ] == [True] * 3
-    assert [
-        masked(picture(200 + rank)).id in image.attributes["src"] for rank, image in enumerate(images)
-    ] == [True] * 3
+    shown = [image.attributes["src"] for image in exemplars.find("img")]
+    layers = [each for rank in range(3) for each in (picture(200 + rank), masked(picture(200 + rank)))]
+    assert [each.id in address for each, address in zip(layers, shown, strict=True)] == [True] * 6
+    assert [image.attributes["src"] for image in exemplars.find("img", class_="mask")] == shown[1::2]
+
+
+def test_an_image_whose_mask_is_painted_on_can_be_shown_without_it(run):
+    slug = run.write_unit(2)
+    run.paint_on()
+    page = markup.check(write_unit_page(run.root, slug))
+    exemplars = next(page.find("section", **{"aria-labelledby": "exemplars-title"}))
+    for rank, image in enumerate(exemplars.find("img")):
+        assert masked(picture(200 + rank)).id in image.attributes["src"]
+        assert picture(200 + rank).id in image.attributes["data-plain"]
 
 
 def test_logged_images_get_their_title_and_activation_as_caption(run):
