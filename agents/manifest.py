@@ -20,7 +20,8 @@ def check(store: Store, manifest: dict[str, Any]) -> None:
     present = store.get(KEY)
     if present is None:
         return
-    different = list(_differences("", json.loads(present), json.loads(_encode(manifest))))
+    old, new = json.loads(present), json.loads(_encode(manifest))
+    different = list(_differences("", _told(old), _told(new)))
     if different:
         raise UsageError(
             f"{store.root} holds a run of another configuration: " + "; ".join(different[:6]) + ".",
@@ -32,6 +33,11 @@ def claim(store: Store, manifest: dict[str, Any]) -> None:
     """Write the manifest unless it is there; raises like `check`. Call it once all that was asked for exists."""
     store.put(KEY, _encode(manifest))
     check(store, manifest)
+
+
+def _told(manifest: dict[str, Any]) -> dict[str, Any]:
+    """Leave out the file that the settings were read from: it may be moved, and `settings` say what was in it."""
+    return {key: value for key, value in manifest.items() if key != "config"}
 
 
 def _encode(manifest: dict[str, Any]) -> bytes:

@@ -76,6 +76,7 @@ async def audit(
         "fresh": FRESH,
         "agents": asked.agents,
         "profile": profile_name or loaded.default_profile,
+        "config": loaded.named_file,
         "settings": science(profile),
     }
     campaign = Campaign(console, loaded, profile, store, manifest, asked.retry_failed)

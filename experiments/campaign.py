@@ -120,7 +120,8 @@ class Campaign:
                     store, hosts, agents_per_host=profile.sweep.agents, on_event=live.event
                 )
                 at_once = min(len(todo), profile.sweep.agents * len(hosts))
-                console.say(f"studying {len(todo)} units, {at_once} at a time")
+                units = "1 unit" if len(todo) == 1 else f"{len(todo)} units"
+                console.say(f"studying {units}, {at_once} at a time")
                 async with _stoppable(console, orchestrator, lease), live.shown(console, hosts, observe):
                     outcome = await orchestrator.run(todo)
                 live.settle(await asyncio.to_thread(_spent, store))

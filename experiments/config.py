@@ -27,6 +27,7 @@ from agents.orchestrator import SweepSettings
 from tools.sandbox.settings import SandboxSettings
 
 FILE_NAME = "ray_config.yaml"
+_OWN_FILE = Path(__file__).resolve().parent.parent / FILE_NAME
 
 
 class ChatRoles(Settings):
@@ -84,6 +85,12 @@ class Configuration(Settings):
         return self.profiles[wanted]
 
     @property
+    def named_file(self) -> str | None:
+        """The file's whole path for `--config`, None for the program's own file, which needs no naming."""
+        path = self.path.resolve()
+        return None if path == _OWN_FILE else str(path)
+
+    @property
     def cache(self) -> Path:
         """The cache folder; the environment variable MAIA_CACHE wins over the file."""
         return Path(os.environ.get("MAIA_CACHE") or self.cache_dir).expanduser()
@@ -100,7 +107,7 @@ def find(explicit: Path | None = None) -> Path:
             )
         return explicit
     here = Path.cwd() / FILE_NAME
-    return here if here.is_file() else Path(__file__).resolve().parent.parent / FILE_NAME
+    return here if here.is_file() else _OWN_FILE
 
 
 def load(explicit: Path | None = None) -> Configuration:

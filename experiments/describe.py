@@ -68,6 +68,7 @@ async def describe_unit(
         "unit": unit,
         "seed": seed,
         "profile": profile_name or loaded.default_profile,
+        "config": loaded.named_file,
         "settings": science(profile),
     }
     check(store, manifest)
@@ -176,6 +177,7 @@ def card(record: dict[str, Any]) -> str:
             f"{evidence['mean_control']:.2f} on {evidence['n_control']} others",
         ]
     if "rounds" in record:
-        lines.append(f"{record['rounds']} rounds, {record['images_made']} images made")
+        images = record["images_made"] + record.get("images_tested", 0)
+        lines.append(f"{record['rounds']} rounds, {images} images made and tested")
     lines.append(f"report: {record['paths']['report']}")
     return "\n".join(lines)

@@ -85,7 +85,11 @@ async def evaluate(
     profile = loaded.profile(profile_name or manifest.get("profile"))
     if manifest.get("settings", {}).get("dataset"):
         profile = profile.model_copy(update={"dataset": manifest["settings"]["dataset"]})
-    units = with_null(gather(run, against)[:limit], seed)
+    labelled = gather(run, against)
+    omitted = left_out(run, labelled)
+    for each in omitted:
+        console.say(each)
+    units = with_null(labelled[:limit], seed)
     if not units:
         raise UsageError(f"{run} has no labels to evaluate.", "Study its units first.")
     model = None if manifest.get("model") == "synthetic" else manifest["model"]
@@ -98,6 +102,7 @@ async def evaluate(
         "model": manifest.get("model"),
         "prompts": evaluation.writer.name,
         "seed": seed,
+        "left_out": omitted,
         "rows": rows,
         "summary": summarise(rows),
     }
@@ -139,6 +144,19 @@ def gather(run: Path, against: Mapping[str, Path]) -> list[Labelled]:
             break
         raise UsageError(f"{name} ({len(known)} labels) and {run} have no labelled unit in common.")
     return found
+
+
+def left_out(run: Path, labelled: Sequence[Labelled]) -> list[str]:
+    """Return in sentences how many studied units are not among the `labelled` ones, and why."""
+    records = records_of(run)
+    silent = sum(not label_of(record) for _, record in records)
+    others = len(records) - silent - len(labelled)
+    told = []
+    if silent:
+        told.append(f"left out, for their studies ended without a label: {silent} of {len(records)} units")
+    if others:
+        told.append(f"left out, for not every other method has a label: {others} of {len(records)} units")
+    return told
 
 
 def records_of(run: Path) -> list[tuple[WorkItem, dict[str, Any]]]:
@@ -390,7 +408,13 @@ def page(result: Mapping[str, Any]) -> Page:
     )
     return Page(
         title="Predictive evaluation",
-        summary=f"Prompts by {result['prompts']}; every label of a unit is paired with the pooled prompts of all methods.",
+        summary=". ".join(
+            [
+                f"Prompts by {result['prompts']}; every label of a unit is paired with the pooled prompts of all methods",
+                *(each[0].upper() + each[1:] for each in result.get("left_out", ())),
+            ]
+        )
+        + ".",
         blocks=(
             Table(title="Table A3", columns=tuple(columns), rows=tuple(rows), note=note),
             Bars(title="Mean activation by layer", axis="activation", bars=bars),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 from actors.errors import UsageError
 from actors.vision.base import ImageDataset, Unit
 from actors.vision.exemplars import LayerExemplars
+from actors.vision.reserve import split
 from actors.vision.units import Readout
 from agents.journal import slug
 from agents.store import Store
@@ -50,7 +52,9 @@ async def find_exemplars(
     run = out or Path("runs") / slug(f"exemplars {model} {' '.join(names)}")
     store = Store.open(run)
     dataset = open_dataset(data or profile.dataset)
-    console.say(f"{len(dataset)} images in {dataset.name}")
+    _, reserved = await asyncio.to_thread(split, dataset, profile.vision.reserve)
+    held = f", of which {len(reserved)} are held back for confirmation" if len(reserved) else ""
+    console.say(f"{len(dataset)} images in {dataset.name}{held}")
     async with network_alone(profile, loaded.cache, model) as vision:
         units = [await vision.unit(Unit(name, 0)) for name in names]
         readouts = [Readout.of(unit) for unit in units]

@@ -105,9 +105,9 @@ class Live:
             f"{base.tokens + live.tokens:,} tokens",
             f"${base.dollars + live.dollars:.2f}",
         ]
-        if (pace := self.units_an_hour) is not None and (left := self.left_s) is not None:
-            parts.append(f"{pace:.0f} units/h")
-            parts += [f"{_duration(left)} left"] if left else []
+        # Of a run that has ended, `status` tells the pace.
+        if (pace := self.units_an_hour) is not None and (left := self.left_s):
+            parts += [f"{pace:.0f} units an hour", f"{_duration(left)} left"]
         return ", ".join(parts)
 
     @asynccontextmanager

@@ -182,6 +182,7 @@ class Session:
             "unit": str(unit),
             "seed": seed,
             "profile": profile or loaded.default_profile,
+            "config": loaded.named_file,
             "settings": science(chosen),
         }
         with left_as_found(run), contextlib.ExitStack() as stack:

@@ -19,6 +19,9 @@ from agents.work import KEY as PLAN
 from agents.work import read_plan
 from experiments.machinery import reuse
 
+_WOULD_FAIL_AGAIN = {"UndrawableError"}
+"""Types of failures that another try with the same models cannot mend."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Unit:
@@ -164,13 +167,14 @@ def card(found: dict[str, Any]) -> str:
         f"[bold]{found['state']}[/bold]{by}: {found['done']} of {found['units']} units done, "
         f"{found['begun']} begun, {found['waiting']} waiting, {found['failed']} failed",
         f"{found['rounds']} rounds, {found['images']} images made and tested, {found['tokens']:,} tokens, ${found['dollars']:.2f}"
-        + (f", {found['units_an_hour']} units an hour" if found["units_an_hour"] else ""),
+        + (f", {found['units_an_hour']:.0f} units an hour" if found["units_an_hour"] else ""),
     ]
     if vision := found["reuse"].get("vision"):
         lines.append(f"{vision['rate']:.0%} of {vision['asked']:,} measurements needed no pass of their own")
     for unit, error in list(found["failures"].items())[:10]:
         lines.append(f"[red]failed[/red] {plain(unit)}: {error['type']}: {plain(error['message'])}")
-    if found["failed"]:
+    types = {error["type"] for error in found["failures"].values()}
+    if types - _WOULD_FAIL_AGAIN:
         lines.append("try the failed ones again by repeating the command with --retry-failed")
     elif found["state"] == "interrupted":
         lines.append("repeat the command to go on")

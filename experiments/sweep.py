@@ -64,6 +64,7 @@ async def sweep(
         "asked": asked.units,
         "seed": asked.seed,
         "profile": profile_name or loaded.default_profile,
+        "config": loaded.named_file,
         "settings": science(profile),
     }
     campaign = Campaign(console, loaded, profile, store, manifest, asked.retry_failed)

@@ -67,6 +67,7 @@ async def describe_synthetic(
         "units": [unit.name for unit in chosen],
         "seed": seed,
         "profile": profile_name or loaded.default_profile,
+        "config": loaded.named_file,
         "settings": science(profile),
     }
     check(store, manifest)

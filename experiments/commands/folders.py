@@ -70,6 +70,10 @@ def _read_unit(ctx: typer.Context, value: Any) -> Any:
     if not isinstance(value, Url):
         return value
     run, _, unit = value.text.rpartition("/")
+    if not run.partition("://")[2].strip("/"):
+        raise UsageError(
+            f"{value.text} names no unit of a run.", f"Write {value.text}/RUN/UNIT, as layer:number."
+        )
     return _followed(ctx, Url(run)) / unit
 
 

@@ -1,4 +1,4 @@
-"""The command that studies a unit again, into a folder of its own, with the run's profile, data set and seed."""
+"""The command that studies a unit again, into a folder of its own, with the run's profile, its file, data set and seed."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ def command(run: RunDirectory, unit: UnitRecords) -> str:
         words += ["--person", person]
     if profile := text(manifest.get("profile")):
         words += ["--profile", profile]
+    if config := text(manifest.get("config")):
+        words += ["--config", config]
     dataset = text(mapping(manifest.get("settings")).get("dataset"))
     if dataset and asked != "synthetic":
         words += ["--data", dataset]

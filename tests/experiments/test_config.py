@@ -76,6 +76,16 @@ def test_a_missing_file_or_profile_is_named(tmp_path):
         loaded.profile("c")
 
 
+def test_only_a_file_that_is_not_the_programs_own_needs_naming(tmp_path, monkeypatch):
+    monkeypatch.delenv("MAIA_CONFIG", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert config.load().named_file is None
+    assert config.load(write(tmp_path, "profiles: {embedded: {}}")).named_file == str(
+        tmp_path / "ray_config.yaml"
+    )
+    assert config.load().named_file == str(tmp_path / "ray_config.yaml")
+
+
 def test_the_cache_folder_of_the_environment_wins(tmp_path, monkeypatch):
     loaded = config.load(write(tmp_path, "profiles: {a: {}}\ncache_dir: /somewhere"))
     assert loaded.cache == Path("/somewhere")

@@ -21,6 +21,7 @@ from experiments.evaluate import (
     difference,
     gather,
     label_of,
+    left_out,
     measure,
     page,
     prepare,
@@ -55,6 +56,16 @@ def test_units_with_a_label_by_every_method_are_compared(tmp_path):
         ("0", {"maia": "dog", "other": "animal", "people": "puppy"}),
         ("1", {"maia": "cat OR car", "other": "fish", "people": "wheels"}),
     ]
+
+
+def test_units_that_are_left_out_are_counted_with_the_reason(tmp_path):
+    run = run_directory(tmp_path / "a", [["dog"], ["cat"], ["not interpretable"], [], ["tree"]])
+    people = tmp_path / "people.json"
+    people.write_text(json.dumps({"layer:0": "puppy", "layer:1": "kitten", "layer:2": "grass"}))
+    without_label, without_other = left_out(run, gather(run, {"people": people}))
+    assert "without a label: 2 of 5 units" in without_label
+    assert "not every other method has a label: 1 of 5 units" in without_other
+    assert left_out(run_directory(tmp_path / "b", [["dog"]]), gather(tmp_path / "b", {})) == []
 
 
 def test_what_is_no_label_is_not_evaluated():

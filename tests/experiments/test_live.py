@@ -53,7 +53,9 @@ def test_pace_and_time_left_are_those_of_this_stretch() -> None:
         happened(live, "started", "done")
     assert live.units_an_hour == pytest.approx(120)
     assert live.left_s == pytest.approx(90)
-    assert "120 units/h, 2 min left" in live.text()
+    assert "120 units an hour, 2 min left" in live.text()
+    happened(live, *("started", "done") * 3)
+    assert "an hour" not in live.text(), "of a run that has ended, the summary tells it"
 
 
 async def test_a_lost_host_keeps_its_last_word_and_what_was_spent_before_counts() -> None:

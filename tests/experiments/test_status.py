@@ -12,7 +12,7 @@ import pytest
 from agents.journal import slug
 from agents.store import Store
 from agents.work import WorkItem, write_plan
-from experiments.status import status
+from experiments.status import card, status
 
 
 def finished(run: Path, unit: str, at: float, **record: Any) -> None:
@@ -79,3 +79,23 @@ def test_the_time_between_two_commands_is_nobodys_pace(
     for unit, at in zip("ab", ends, strict=True):
         finished(run, unit, at)
     assert status(run)["units_an_hour"] == pace
+
+
+def failed(run: Path, unit: str, kind: str) -> None:
+    path = run / "units" / slug(unit) / "failed-1.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"error": {"type": kind, "message": "it failed"}}))
+
+
+def test_another_try_is_advised_only_where_it_may_help(run: Path) -> None:
+    finished(run, "a", 1100)
+    failed(run, "b", "UndrawableError")
+    finished(run, "c", 1100)
+    assert "--retry-failed" not in card(status(run))
+
+
+def test_of_several_failures_one_that_may_be_mended_is_enough(run: Path) -> None:
+    finished(run, "a", 1100)
+    failed(run, "b", "UndrawableError")
+    failed(run, "c", "BackendError")
+    assert "--retry-failed" in card(status(run))

@@ -221,10 +221,16 @@ def test_a_stand_in_is_named_and_a_real_model_is_not(run):
 def test_the_command_is_quoted_for_a_shell(run):
     run.put(
         "manifest.json",
-        {"command": "describe", "model": "my net; rm -rf ~", "layer": "a b", "unit": "logit:3", "seed": 1},
-    )
+        {
+            "command": "describe", "model": "my net; rm -rf ~", "layer": "a b", "unit": "logit:3", "seed": 1,
+            "config": "/my files/lab.yaml",
+        },
+    )  # fmt: skip
     page = markup.check(write_unit_page(run.root, run.write_unit(14)))
-    words = "maia describe 'my net; rm -rf ~' 'a b' logit:3 --seed 3 --out runs/again-"
+    words = (
+        "maia describe 'my net; rm -rf ~' 'a b' logit:3 --config '/my files/lab.yaml' --seed 3"
+        " --out runs/again-"
+    )
     assert next(page.find("code", id="command")).text.startswith(words)
 
 
