@@ -154,6 +154,15 @@ class _RecordedSteering:
         return str(record["observation"][-2])
 
 
+def take_over(source: Journal, target: Journal, records: Sequence[dict[str, Any]]) -> None:
+    """Copy rounds of one journal to another, with the images that they mention."""
+    for record in records:
+        mentioned = {*record["toolbox"]["provenance"]}
+        mentioned |= {part["image"] for part in record["observation"] if isinstance(part, dict)}
+        images = [source.blobs.get(image_id) for image_id in sorted(mentioned)]
+        target.commit_round(record["round"], record, images)
+
+
 async def replay(
     store: Store,
     unit: str,
@@ -164,9 +173,12 @@ async def replay(
     api_page: str,
     settings: InterpreterSettings,
     seed: int,
+    taken_over: int = 0,
     on_round: Callable[[int], None] = lambda _: None,
 ) -> Replay:
     """Play a unit's rounds again into the folder `scratch` and compare them with the record.
+
+    The first `taken_over` rounds were another run's, which has their calls: they are taken up, and the others played.
 
     Raises:
         UsageError: If a program cannot be run here at all.
@@ -175,6 +187,8 @@ async def replay(
     records = journal.rounds()
     place = _Place(records)
     again = Journal(Store(scratch), unit)
+    take_over(journal, again, records[:taken_over])
+    place.index = taken_over
     difference = ""
 
     def compare(finished: Round) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from actors.errors import UsageError
 from agents.interpreter import InterpreterSettings
 from agents.journal import Journal
 from agents.manifest import check, claim
-from agents.replay import replay
+from agents.replay import replay, take_over
 from agents.store import Store
 from agents.study import study
 from agents.work import build_task, write_plan
@@ -42,6 +44,7 @@ async def replay_unit(console: Console, path: Path) -> dict[str, Any]:
                 api_page=api_page(),
                 settings=InterpreterSettings(**settings.get("interpreter", {})),
                 seed=unit.item.seed,
+                taken_over=unit.manifest.get("from_round", 1) - 1,
                 on_round=lambda number: console.say(f"round {number}: as on record"),
             )
     return {
@@ -127,13 +130,9 @@ async def _branch(
         if subject.id != item.unit:
             raise UsageError(f"the profile's network calls this unit {subject.id}, not {item.unit}.")
         claim(store, manifest)
-        write_plan(store, [item])
+        write_plan(store, [replace(item, seed=manifest["seed"])])
         target = Journal(store, item.unit)
-        for record in records:
-            mentioned = {*record["toolbox"]["provenance"]}
-            mentioned |= {part["image"] for part in record["observation"] if isinstance(part, dict)}
-            images = [source.blobs.get(image_id) for image_id in sorted(mentioned)]
-            target.commit_round(record["round"], record, images)
+        await asyncio.to_thread(take_over, source, target, records)
         console.say(f"took over {len(records)} rounds, going on from round {manifest['from_round']}")
         result = await study(
             bench.laboratory,

@@ -71,6 +71,14 @@ def test_a_sweep_is_studied_told_resumed_and_replayed(maia, endpoint: FakeEndpoi
     assert again["divergence"].startswith("round 2: observation")
     assert len(endpoint.seen) == asked, "replaying asks nothing"
 
+    code, branch = maia(
+        "branch", str(out / "0:4"), "--from-round", "2", "--seed", "3", "--out", str(tmp_path / "branch")
+    )
+    assert (code, branch["seed"]) == (0, 3)
+    code, again = maia("replay", str(tmp_path / "branch" / "0:4"))
+    assert (code, again["divergence"]) == (0, ""), "of a branch, the rounds that it took over are another's"
+    assert again["rounds"] == again["recorded"] == branch["rounds"]
+
 
 def test_a_unit_that_is_not_there_is_refused_before_anything_is_claimed(maia, tmp_path: Path) -> None:
     code, told = maia("sweep", "0", "--units", "0-48", "--out", str(tmp_path / "run"))
