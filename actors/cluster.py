@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import logging
 import os
+import re
 import secrets
 import signal
 import socket
@@ -27,6 +28,7 @@ import numpy as np
 
 from actors.cluster_settings import RaySettings
 from actors.errors import MaiaError, UsageError
+from actors.placing import Demand, answered, restarts
 from actors.pool import ReplicaLostError, ReplicaPool
 from actors.replica import Letter, ReplicaActor, Reply
 from actors.settings import Placement
@@ -284,8 +286,11 @@ def disconnect() -> None:
 class RayReplica:
     """A replica in a Ray actor."""
 
-    def __init__(self, actor: Any) -> None:
-        self._actor = actor
+    def __init__(self, actor: Any, demand: Demand | None = None) -> None:
+        """`demand` is what it needs of a node; its owner looks after that, nobody else."""
+        self._actor, self._demand = actor, demand
+        self._restarts = 0
+        """How often it had been started again when it was last ready."""
 
     async def _ask(self, method: Any, *args: Any) -> Any:
         from ray import exceptions
@@ -297,9 +302,9 @@ class RayReplica:
                 raise error.cause from None
             raise
         except exceptions.ActorDiedError as error:
-            raise ReplicaLostError(f"the actor died: {_first_line(error)}", gone=True) from None
+            raise ReplicaLostError(f"the actor died: {what_ray_says(error)}", gone=True) from None
         except exceptions.RayError as error:
-            raise ReplicaLostError(f"the actor is unavailable: {_first_line(error)}") from None
+            raise ReplicaLostError(f"the actor is unavailable: {what_ray_says(error)}") from None
 
     async def exchange(self, letter: Letter) -> Reply:
         reply: Reply = await self._ask(self._actor.exchange, letter)
@@ -314,7 +319,18 @@ class RayReplica:
         return pid
 
     async def describe(self) -> dict[str, Any]:
-        facts: dict[str, Any] = await self._ask(self._actor.describe)
+        """Return when the replica is there.
+
+        Raises:
+            UsageError: To its owner, if no node can ever carry it, or it dies whenever it starts.
+        """
+        facts: dict[str, Any]
+        asking = self._ask(self._actor.describe)
+        if self._demand is None:
+            facts = await asking
+            return facts
+        facts = await answered(asking, self._actor, self._demand, self._restarts)
+        self._restarts = await asyncio.to_thread(restarts, self._actor)
         return facts
 
     async def statistics(self) -> dict[str, Any]:
@@ -330,8 +346,10 @@ class RayReplica:
         ray.kill(self._actor)
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def what_ray_says(error: Exception) -> str:
+    """Return Ray's reason in one line: where an actor could not be built, the error that kept it from that."""
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().splitlines() or [type(error).__name__]
+    return f"it could not be built: {lines[-1].strip()}" if "creation task" in lines[0] else lines[0]
 
 
 class SharedReplica(RayReplica):
@@ -352,8 +370,10 @@ class RayLauncher:
         kwargs: Mapping[str, Any],
         placement: Placement,
         env: Mapping[str, str],
+        demand: Demand,
     ) -> None:
         self._address, self._factory, self._placement, self._env = address, factory, placement, dict(env)
+        self._demand = demand
         self._kwargs, images = pack(dict(kwargs))
         if images:
             raise UsageError(f"{name}: a factory's arguments cannot hold images.")
@@ -376,7 +396,7 @@ class RayLauncher:
             )
             .remote(self._factory, self._kwargs, self._env, self._placement.threads, self._folder)
         )
-        return RayReplica(actor)
+        return RayReplica(actor, self._demand)
 
 
 class SharedLauncher:
@@ -416,12 +436,18 @@ class SharedLauncher:
         return SharedReplica(actor)
 
 
+def _resources(placement: Placement) -> dict[str, float]:
+    return {"CPU": placement.num_cpus, "GPU": placement.num_gpus}
+
+
 class Cluster:
     """Ray as this process sees it. Made by `Cluster.start`."""
 
     def __init__(self, settings: RaySettings) -> None:
         self.settings = settings
         self._pools: list[ReplicaPool[Any, Any]] = []
+        self._placements: list[tuple[ReplicaPool[Any, Any], Placement]] = []
+        """Of the pools whose replicas are ours to start."""
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -459,8 +485,26 @@ class Cluster:
         """
         placement = placement or Placement()
         address = f"{name}-{uuid.uuid4().hex[:12]}"
-        launcher = RayLauncher(name, address, factory, kwargs or {}, placement, env or {})
-        return self._started(ReplicaPool(name, launcher, placement, address=address, **options))
+        demand = Demand(
+            f"a replica of {name}",
+            _resources(placement),
+            self._asked_together,
+            # To a cluster of our own nobody adds nodes.
+            0.0 if self.settings.address == "local" else self.settings.placement_timeout_s,
+        )
+        launcher = RayLauncher(name, address, factory, kwargs or {}, placement, env or {}, demand)
+        pool: ReplicaPool[Any, Any] = ReplicaPool(name, launcher, placement, address=address, **options)
+        self._placements.append((pool, placement))
+        return self._started(pool)
+
+    def _asked_together(self) -> dict[str, float]:
+        """Return the resources of all replicas that must be there."""
+        total = {"CPU": 0.0, "GPU": 0.0}
+        for pool, placement in self._placements:
+            if not pool.ended:
+                for kind, amount in _resources(placement).items():
+                    total[kind] += placement.min_replicas * amount
+        return total
 
     def attach(self, address: str, **options: Any) -> ReplicaPool[Any, Any]:
         """Return a handle in this process on the replicas of another process's pool, also those it adds later.

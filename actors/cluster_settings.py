@@ -32,5 +32,7 @@ class RaySettings(Settings):
     """Health checks, one a second, that a node of a local cluster may miss before it is given up."""
     join_timeout_s: float = Field(default=30.0, gt=0)
     """How long whoever answers at `address` has to prove that it is Ray."""
+    placement_timeout_s: float = Field(default=300.0, ge=0)
+    """How long to wait for a node that can carry a replica when a cluster that was joined has none and no autoscaler."""
     worker_logs: bool = False
     """Repeat in this process's log what workers print; else it is only in Ray's log folder."""

@@ -491,6 +491,11 @@ class ReplicaPool(_Asking[RequestT, ResultT]):
         self._requests = self._answered = self._failed = self._calls = self._pixels_sent = 0
         self._lost = self._resubmitted = self._restarted = 0
 
+    @property
+    def ended(self) -> bool:
+        """Whether it was closed, or could not work: it starts no replica any more."""
+        return self._closed or self._failure is not None
+
     # -- asking ---------------------------------------------------------------------------------------
 
     async def submit(

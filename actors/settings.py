@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class Settings(BaseModel):
@@ -32,3 +32,10 @@ class Placement(Settings):
                 f"max_replicas ({self.max_replicas}) must be at least min_replicas ({self.min_replicas})"
             )
         return self
+
+    @field_validator("num_gpus")
+    @classmethod
+    def _shared_or_whole(cls, value: float) -> float:
+        if value > 1 and value != int(value):
+            raise ValueError("must be a whole number, or below 1 for a share of one GPU")
+        return value

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import platform
 import uuid
 from collections.abc import Awaitable, Iterator, Mapping
@@ -18,7 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from actors.cluster import what_ray_says
 from actors.errors import MaiaError, UsageError
+from actors.placing import Demand, answered, waits_for_a_place
 from actors.runtime import work_in
 from agents.budget import Cost, Ledger
 from agents.faults import HostLostError
@@ -39,7 +42,10 @@ LOOK_S = 5.0
 """Pause between two looks at a host."""
 _RETURN_PAUSE_S = 0.5
 _RETURN_PATIENCE_S = 120.0
-"""How long a host that is lost may take to come back before another is started."""
+"""How long a host that is lost, and has a place on a node, may take to come back before another is started."""
+STARTS = 3
+"""Hosts that may be started in a row without one that works."""
+_DEMAND = Demand("a host", patience_s=math.inf)
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,10 @@ class HostPlan:
     run: Path
     folder: Path = field(default_factory=Path.cwd)
     """Where the command was typed."""
+
+
+class HostGoneError(HostLostError):
+    """A host that Ray will not bring back: it could not be built, or was ended."""
 
 
 class HostActor:
@@ -211,7 +221,7 @@ class RayHost:
             try:
                 # The first answer may take long, as a process has to start; that is `_return`'s to be patient with.
                 async with asyncio.timeout(self._silence_s if heard is actor else None):
-                    await _ask(actor.ping.remote(), "a host")
+                    await answered(_ask(actor.ping.remote(), "a host"), actor, _DEMAND)
                 heard, silent = actor, 0
             except TimeoutError:
                 # Twice, for this process may have been stopped itself: then the first look was cut short.
@@ -227,8 +237,12 @@ class RayHost:
             await asyncio.sleep(LOOK_S)
 
     async def _give_up(self) -> None:
-        """Fence the host off, end it if it can be ended, and start another in its place."""
+        """Give up a host that is silent."""
         _log.warning("a host has not answered for %g s: others get its work", 2 * self._silence_s)
+        await self._replace()
+
+    async def _replace(self) -> None:
+        """Fence the host off, end it if it can be ended, and start another in its place."""
         actor = self._actor
         with contextlib.suppress(StoreError):  # a full disk; the stopped host cannot write there either
             await asyncio.to_thread(fence, Store(self._plan.run), self._name)
@@ -245,20 +259,46 @@ class RayHost:
         await asyncio.shield(self._returning)
 
     async def _return(self) -> None:
-        """Wait for Ray to bring the actor back, and start another whenever that takes too long."""
-        while True:
+        """Wait for Ray to bring the actor back, and start another where that fails or takes too long.
+
+        Raises:
+            HostLostError: If none of those that were started works.
+        """
+        for start in range(1, STARTS + 1):
             try:
-                async with asyncio.timeout(_RETURN_PATIENCE_S):
-                    while True:
-                        try:
-                            await self._answered(self._actor.ready.remote())
-                            if self._pausing:
-                                await self.pause()
-                            return
-                        except HostLostError:
-                            await asyncio.sleep(_RETURN_PAUSE_S)
+                return await self._back()
+            except HostLostError as error:
+                reason = error.message
+            if start < STARTS:
+                _log.warning("a host could not be brought back, and another is started: %s", reason)
+                await self._replace()
+        raise HostLostError(
+            f"no host could be started, {STARTS} times in a row. {reason}",
+            "Look at Ray's logs of its node (/tmp/ray/session_latest/logs), or set sweep.hosts to 0.",
+        )
+
+    async def _back(self) -> None:
+        """Return when the host works; raises HostLostError if it will not, or takes too long."""
+        loop = asyncio.get_running_loop()
+        error = HostLostError(f"it was not ready within {_RETURN_PATIENCE_S:g} s")
+        until = loop.time() + _RETURN_PATIENCE_S
+        while loop.time() < until:
+            try:
+                async with asyncio.timeout_at(until):
+                    await self._answered(self._actor.ready.remote())
+                    if self._pausing:
+                        await self.pause()
+                return
+            except HostGoneError:
+                raise
+            except HostLostError as lost:
+                error = lost
+                await asyncio.sleep(_RETURN_PAUSE_S)
             except TimeoutError:
-                await self._give_up()
+                # Another would find no place either; `_watch` tells about the wait.
+                if await asyncio.to_thread(waits_for_a_place, self._actor):
+                    until = loop.time() + _RETURN_PATIENCE_S
+        raise error
 
     async def pause(self) -> None:
         self._pausing = True
@@ -290,9 +330,10 @@ async def _ask(answer: Awaitable[T], who: str) -> T:
         if isinstance(error.cause, MaiaError):
             raise error.cause from None
         raise
+    except exceptions.ActorDiedError as error:
+        raise HostGoneError(f"{who} is lost: {what_ray_says(error)}") from None
     except exceptions.RayError as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise HostLostError(f"{who} is lost: {first}") from None
+        raise HostLostError(f"{who} is lost: {what_ray_says(error)}") from None
 
 
 @contextlib.contextmanager

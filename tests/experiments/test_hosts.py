@@ -85,3 +85,25 @@ async def test_a_node_that_does_not_see_the_run_says_so_by_name(tmp_path: Path) 
         assert not run.exists(), "nor does it make one that nobody else sees"
     finally:
         await host.stop()
+
+
+class Unbuildable(Host):
+    """What a node with another version of a package, or without a file, makes of a host."""
+
+    def __init__(self, plan: HostPlan, ledger: str, name: str) -> None:
+        raise RuntimeError("no such thing on this node")
+
+
+async def test_hosts_that_cannot_be_built_end_in_an_error_that_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(hosts, "HostActor", Unbuildable)
+    monkeypatch.setattr(hosts, "LOOK_S", 0.1)
+    host = RayHost(HostPlan(Profile(), tmp_path, "m", {}, tmp_path), "", 4)
+    try:
+        with pytest.raises(HostLostError, match=r"3 times in a row.*no such thing on this node"):
+            await asyncio.wait_for(host.ready(), 60)
+        assert "another is started" in caplog.text
+        assert "has not answered" not in caplog.text, "it was not silent"
+    finally:
+        await host.stop()

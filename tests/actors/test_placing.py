@@ -1,0 +1,139 @@
+"""An actor without a place: who waits is told what is asked and what there is, and does not wait for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from typing import Any
+
+import pytest
+
+from actors import placing
+from actors.cluster import Cluster
+from actors.cluster_settings import RaySettings
+from actors.errors import UsageError
+from actors.placing import Demand, Node, impossible, waiting
+from actors.settings import Placement
+
+NODES = [
+    Node("a", {"CPU": 4, "GPU": 2}, {"CPU": 1, "GPU": 0.5}),
+    Node("b", {"CPU": 8}, {"CPU": 8}),
+]
+ray_test = [pytest.mark.ray, pytest.mark.anyio, pytest.mark.usefixtures("ray_cluster")]
+SCRIPTED = "tests.actors.scripted:build"
+
+
+def demand(together: dict[str, float] | None = None, **resources: float) -> Demand:
+    return Demand("a replica of vision", resources, lambda: together or resources)
+
+
+def test_what_a_node_could_carry_is_waited_for_with_what_is_free() -> None:
+    asked = demand(GPU=1)
+    assert impossible(asked, NODES) == ""
+    assert waiting(asked, NODES) == (
+        "a replica of vision waits for a node with 1 GPU free. "
+        "Free: a: 1 of 4 CPU, 0.5 of 2 GPU; b: 8 of 8 CPU."
+    )
+
+
+def test_what_only_two_nodes_together_have_is_impossible() -> None:
+    told = waiting(demand(CPU=5, GPU=1), NODES)
+    assert "asks for 5 CPU and 1 GPU, and no node has that" in told
+    assert "Nodes: a: 4 CPU, 2 GPU; b: 8 CPU, 0 GPU." in told
+
+
+def test_models_that_fit_one_by_one_but_not_together_are_impossible() -> None:
+    assert "3 GPU together" in impossible(demand({"GPU": 3, "CPU": 0}, GPU=1), NODES)
+    assert impossible(demand({"GPU": 2.0}, GPU=0.3), NODES) == ""
+
+
+def test_many_nodes_make_a_short_line() -> None:
+    many = [Node(f"n{i}", {"CPU": 1}, {}) for i in range(500)]
+    assert waiting(demand(GPU=1), many).endswith("; and 492 more. Waiting for a node to be added.")
+    assert "has no node" in waiting(demand(), [])
+
+
+@pytest.mark.parametrize("share", [1.5, 2.25])
+def test_a_share_of_several_gpus_is_refused_where_it_is_written(share: float) -> None:
+    with pytest.raises(ValueError, match="whole number, or below 1"):
+        Placement(num_gpus=share)
+    assert Placement(num_gpus=0.25).num_gpus + Placement(num_gpus=2).num_gpus == 2.25
+
+
+@pytest.mark.parametrize(
+    ("kinds", "v2", "grown"),
+    [
+        ({"ab12": "node_ab12"}, b"0", False),
+        ({"ab12": "head", "cd34": "gpu"}, b"0", True),
+        ({"ab12": "node_ab12"}, b"1", True),
+        (None, b"", True),
+    ],
+)
+def test_a_cluster_grows_where_its_nodes_have_types_of_an_autoscaler(
+    kinds: dict[str, str] | None, v2: bytes, grown: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray.experimental import internal_kv
+
+    status = (
+        None if kinds is None else json.dumps({"autoscaler_report": {"node_type_mapping": kinds}}).encode()
+    )
+    kept = {b"__autoscaling_status": status, b"__autoscaler_v2_enabled": v2}
+    monkeypatch.setattr(internal_kv, "_internal_kv_get", kept.__getitem__)
+    assert placing.grows() is grown
+
+
+class TestOnRay:
+    pytestmark = ray_test
+
+    @pytest.fixture(autouse=True)
+    def look_often(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(placing, "LOOK_S", 0.1)
+        monkeypatch.setattr(placing, "grows", lambda: False)
+
+    async def test_a_model_that_no_node_can_carry_ends_in_an_error_with_what_there_is(self) -> None:
+        async with Cluster.start() as cluster:
+            pool = cluster.pool("big", SCRIPTED, {"gated": False}, Placement(num_gpus=3))
+            with pytest.raises(UsageError, match=r"big asks for 3 GPU, and no node has that. Nodes: .*2 CPU"):
+                await pool.describe()
+
+    async def test_a_model_waits_for_a_node_of_a_cluster_that_others_add_to(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.WARNING)
+        settings = RaySettings(address="192.0.2.9:6379", placement_timeout_s=1.0)
+        async with Cluster.start(settings) as cluster:
+            pool = cluster.pool("big", SCRIPTED, {"gated": False}, Placement(num_cpus=3))
+            with pytest.raises(UsageError, match="no node has that"):
+                await pool.describe()
+        assert caplog.text.count("Waiting for a node to be added") == 1
+
+    async def test_models_that_do_not_fit_together_end_the_wait_and_others_get_the_place(self) -> None:
+        async with Cluster.start() as cluster:
+            first = cluster.pool("first", SCRIPTED, {"gated": False}, Placement(num_cpus=2))
+            await first.describe()
+            second = cluster.pool("second", SCRIPTED, {"gated": False}, Placement(num_cpus=2))
+            with pytest.raises(UsageError, match="4 CPU together"):
+                await second.describe()
+            await first.aclose()
+            third = cluster.pool("third", SCRIPTED, {"gated": False}, Placement(num_cpus=2))
+            assert (await third.describe())["slots"]
+
+    async def test_a_place_that_another_program_holds_is_waited_for(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async with Cluster.start() as others, Cluster.start() as cluster:
+            held = others.pool("held", SCRIPTED, {"gated": False}, Placement(num_cpus=2))
+            await held.describe()
+            pool = cluster.pool("later", SCRIPTED, {"gated": False}, Placement(num_cpus=1))
+            waits = asyncio.ensure_future(pool.describe())
+            while "later waits for a node with 1 CPU free. Free: " not in caplog.text:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            await held.aclose()
+            assert (await waits)["slots"]
+
+    async def test_a_model_that_dies_whenever_it_is_loaded_is_given_up(self) -> None:
+        async with Cluster.start() as cluster:
+            pool: Any = cluster.pool("mortal", "os:_exit", {"status": 9})
+            with pytest.raises(UsageError, match=r"mortal died [0-9]+ times in a row before it was ready"):
+                await pool.describe()
