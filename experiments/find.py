@@ -1,12 +1,16 @@
 """`maia find`: which units of a layer are selective for a concept that a person names.
 
-One set of images of the concept and one of everyday things measure all units of the layer at once. Units are
-ranked on one half of the images and judged on the other, so that the best of a thousand is not best by luck.
+Images of the concept, of everyday things and of everyday places measure all units of the layer at once. A unit counts
+by the worse of two comparisons: an empty place differs from any thing in that nothing is there, and a thing from any
+place in that something is. Units are ranked on one half of the images and judged on the other, so that the best of a
+thousand is not best by luck.
 """
 
 from __future__ import annotations
 
 import random
+import re
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +24,10 @@ from experiments import config as configuration
 from experiments.console import Console
 from tools.toolbox import seed_for
 
+PLACES = (
+    "a forest", "a meadow", "a desert", "a beach", "a snowy field", "the sea", "the sky", "the night sky", "a sunset",
+    "a city", "a road", "a room", "a brick wall", "a wooden floor", "a stone floor", "mud",
+)  # fmt: skip
 Q = 0.05
 """Share of false finds that is let pass among the units that are called selective."""
 
@@ -53,63 +61,93 @@ async def find_units(
         sizes = {info.name: info.n_units for info in await bench.vision.layers()}
         readout = Readout.of(first)
         rng = random.Random(seed)
-        controls = rng.sample(control_subjects([concept]), k=min(n_images, len(control_subjects([concept]))))
-        console.say(f"making {n_images} images of {concept!r} and {len(controls)} of other things")
+        things = control_subjects([concept])
+        controls = {
+            "things": rng.sample(things, k=min(n_images, len(things))),
+            "places": list(islice(cycle(rng.sample(other := places(concept), k=len(other))), n_images)),
+        }
+        console.say(
+            f"making {n_images} images of {shorten(concept, 60)!r}, "
+            + " and ".join(f"{len(subjects)} of other {kind}" for kind, subjects in controls.items())
+        )
         of_concept, problems = await _images(bench, prompts_for([concept] * n_images, rng), seed)
         if len(of_concept) < 4:
             told = "; ".join(sorted(problems)[:3])
-            raise UsageError(f"too few images of {concept!r} could be made: {told}.", "Reword it.")
-        others, more = await _images(bench, prompts_for(controls, rng), seed)
-        if len(others) < 4:
-            raise UsageError(f"too few images of other things could be made: {'; '.join(sorted(more)[:3])}.")
+            raise UsageError(
+                f"too few images of {shorten(concept, 60)!r} could be made: {told}.", "Reword it."
+            )
         notes = sorted(problems)
-        for kind, good, asked in (
-            ("the concept", of_concept, n_images),
-            ("other things", others, len(controls)),
-        ):
-            if len(good) < asked:
+        shown = {"the concept": of_concept}
+        asked = {"the concept": n_images}
+        for kind, subjects in controls.items():
+            good, more = await _images(bench, prompts_for(subjects, rng), seed)
+            if len(good) < 4:
+                raise UsageError(
+                    f"too few images of other {kind} could be made: {'; '.join(sorted(more)[:3])}."
+                )
+            shown[f"other {kind}"], asked[f"other {kind}"] = good, len(subjects)
+        for kind, good in shown.items():
+            if (missing := asked[kind] - len(good)) > 0:
                 notes.append(
-                    f"{asked - len(good)} of {asked} images of {kind} do not show what was asked, and were left out"
+                    f"{missing} of {asked[kind]} images of {kind} do not show what was asked, and were left out"
                 )
         units = [readout.unit(index) for index in range(sizes[readout.layer])]
-        shown = [each.image for each in (*of_concept, *others)]
-        table = await bench.vision.activations(units, shown, agent="find")
+        pictures = [each.image for made in shown.values() for each in made]
+        table = await bench.vision.activations(units, pictures, agent="find")
         name = bench.vision.name
-    chosen = rank(table[:, : len(of_concept)], table[:, len(of_concept) :])[:top]
+    ends = np.cumsum([len(made) for made in shown.values()])[:-1]
+    chosen = rank(*np.split(table, ends, axis=1))[:top]
     rows = sorted(chosen, key=lambda row: -row["auroc"])
     return {
         "concept": concept,
         "model": model,
         "layer": readout.layer,
-        "n_images": [len(of_concept), len(others)],
+        "n_images": [len(made) for made in shown.values()],
         "n_units": len(units),
         "notes": notes,
         "units": [{"unit": f"{name}/{units[row['index']]}", **row} for row in rows],
     }
 
 
-def rank(positive: np.ndarray, control: np.ndarray) -> list[dict[str, Any]]:
+def places(concept: str) -> list[str]:
+    """Return everyday places that the concept does not name, in whatever form of the word: forested, woods."""
+    named = _words(concept)
+    return [
+        place
+        for place in PLACES
+        if not any(a.startswith(b) or b.startswith(a) for a in _words(place) for b in named)
+    ]
+
+
+def _words(text: str) -> set[str]:
+    return {word.removesuffix("s") for word in re.findall(r"[a-z]{3,}", text.lower()) if word != "the"}
+
+
+def rank(positive: np.ndarray, things: np.ndarray, places: np.ndarray) -> list[dict[str, Any]]:
     """Return one row a unit, best first by the even images; `auroc` and means are of the odd ones.
 
-    `positive` (U, P) and `control` (U, C) are activations. `p` is one-sided Mann-Whitney on the odd images,
-    `q` its Benjamini-Hochberg adjustment over all units.
+    `positive` (U, P), `things` (U, C) and `places` (U, D) are activations. `auroc` is the worse of the two comparisons.
+    `q` is the Benjamini-Hochberg adjustment over all units of the larger p of two one-sided Mann-Whitney tests: that a
+    unit is above both is claimed, so both must hold.
     """
     from scipy.stats import false_discovery_control, mannwhitneyu
 
-    ranked = _auroc(positive[:, ::2], control[:, ::2])
-    judged_positive, judged_control = positive[:, 1::2], control[:, 1::2]
-    auroc = _auroc(judged_positive, judged_control)
-    p = mannwhitneyu(judged_positive, judged_control, alternative="greater", axis=1).pvalue
-    p = np.where(np.isfinite(p), p, 1.0)
-    q = false_discovery_control(p)
-    order = np.lexsort((-(judged_positive.mean(1) - judged_control.mean(1)), -ranked))
+    controls = (things, places)
+    ranked = np.min([_auroc(positive[:, ::2], control[:, ::2]) for control in controls], axis=0)
+    judged, against = positive[:, 1::2], [control[:, 1::2] for control in controls]
+    auroc = np.min([_auroc(judged, control) for control in against], axis=0)
+    p_values = [mannwhitneyu(judged, control, alternative="greater", axis=1).pvalue for control in against]
+    q = false_discovery_control(np.max([np.where(np.isfinite(p), p, 1.0) for p in p_values], axis=0))
+    means = [each.mean(1) for each in (judged, *against)]
+    order = np.lexsort((-(means[0] - np.maximum(means[1], means[2])), -ranked))
     return [
         {
             "index": int(unit),
             "auroc": float(auroc[unit]),
             "q": float(q[unit]),
-            "mean_concept": float(judged_positive[unit].mean()),
-            "mean_control": float(judged_control[unit].mean()),
+            "mean_concept": float(means[0][unit]),
+            "mean_things": float(means[1][unit]),
+            "mean_places": float(means[2][unit]),
         }
         for unit in order
     ]
@@ -139,6 +177,11 @@ async def _images(bench: Any, prompts: list[str], seed: int) -> tuple[list[MadeI
     return [each for each in images if not lacks_something(each)], problems
 
 
+def shorten(text: str, limit: int) -> str:
+    """Return a text of at most `limit` characters that shows where it was cut."""
+    return text if len(text) <= limit else f"{text[: limit - 4]} ..."
+
+
 def table(found: dict[str, Any]) -> Any:
     """Return the result as a table for a terminal; what may be chance is dim."""
     from rich.table import Table
@@ -152,10 +195,10 @@ def table(found: dict[str, Any]) -> Any:
         else f"all of these are selective (q < {Q})"
     )
     shown = Table(
-        title=f"{plain(found['concept'])} in {plain(found['layer'])}, {found['n_units']} units",
+        title=f"{plain(shorten(found['concept'], 60))} in {plain(found['layer'])}, {found['n_units']} units",
         caption=f"measured on images that did not choose the units: {told}",
     )
-    for name in ("unit", "AUROC", "q", "mean on the concept", "mean on other things"):
+    for name in ("unit", "AUROC", "q", "mean on the concept", "on other things", "on other places"):
         shown.add_column(name, justify="right")
     for row in found["units"]:
         shown.add_row(
@@ -163,7 +206,8 @@ def table(found: dict[str, Any]) -> Any:
             f"{row['auroc']:.2f}",
             f"{row['q']:.2g}",
             f"{row['mean_concept']:.2f}",
-            f"{row['mean_control']:.2f}",
+            f"{row['mean_things']:.2f}",
+            f"{row['mean_places']:.2f}",
             style=None if row["q"] < Q else "dim",
         )
     return shown

@@ -12,14 +12,14 @@ from actors.generation.base import MadeImage
 from actors.images import Image, Provenance
 from actors.scenes.grammar import parse_prompt
 from agents.stimuli import lacks_something
-from experiments.find import _images, rank, table
+from experiments.find import PLACES, _images, places, rank, shorten, table
 
 
 def test_a_selective_unit_is_found_and_chance_is_not() -> None:
     rng = np.random.default_rng(0)
     positive, control = rng.normal(size=(200, 40)), rng.normal(size=(200, 31))
     positive[17] += 3
-    rows = rank(positive, control)
+    rows = rank(positive, control, control)
     assert rows[0]["index"] == 17
     assert rows[0]["auroc"] > 0.9
     assert rows[0]["q"] < 0.01
@@ -27,8 +27,41 @@ def test_a_selective_unit_is_found_and_chance_is_not() -> None:
 
 
 def test_units_without_any_response_are_no_better_than_chance() -> None:
-    rows = rank(np.zeros((3, 10)), np.zeros((3, 8)))
+    rows = rank(np.zeros((3, 10)), np.zeros((3, 8)), np.zeros((3, 7)))
     assert {row["auroc"] for row in rows} == {0.5}
+
+
+def test_a_unit_must_be_above_things_and_above_places() -> None:
+    rng = np.random.default_rng(1)
+    positive, things, places = (rng.normal(size=(60, n)) for n in (40, 31, 36))
+    positive[7] += 3
+    positive[8] += 3
+    places[8] += 3  # it answers to any bare place
+    positive[9] += 3
+    things[9] += 3  # and this one to anything that stands somewhere
+    rows = {row["index"]: row for row in rank(positive, things, places)}
+    assert rows[7]["q"] < 0.01 < 0.5 < min(rows[8]["q"], rows[9]["q"])
+    assert max(rows[8]["auroc"], rows[9]["auroc"]) < 0.75
+    assert rows[8]["mean_places"] > 2 > rows[8]["mean_things"]
+
+
+@pytest.mark.parametrize(
+    ("concept", "left_out"),
+    [
+        ("forested backgrounds", "a forest"),
+        ("Snow", "a snowy field"),
+        ("woods", "a wooden floor"),
+        ("a walled garden", "a brick wall"),
+    ],
+)
+def test_a_place_that_the_concept_names_is_not_among_the_others(concept: str, left_out: str) -> None:
+    assert set(PLACES) - set(places(concept)) == {left_out}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_every_place_can_be_drawn_without_a_key(place: str) -> None:
+    reading = parse_prompt(f"a photo of {place}")
+    assert (reading.notes, reading.scene.objects) == ((), ())
 
 
 @pytest.mark.parametrize(
@@ -78,8 +111,13 @@ async def test_images_that_do_not_show_what_was_asked_are_left_out_and_told() ->
 
 
 def test_the_table_says_which_units_may_be_chance() -> None:
-    row = {"auroc": 0.9, "mean_concept": 1.0, "mean_control": 0.5}
+    row = {"auroc": 0.9, "mean_concept": 1.0, "mean_things": 0.5, "mean_places": 0.4}
     units = [{"index": 3, "q": 0.001, **row}, {"index": 5, "q": 0.4, **row}]
     found = {"concept": "[b]dogs", "layer": "l", "n_units": 7, "units": units}
     assert "1 of the 2 are selective" in str(table(found).caption)
     assert "all of these" in str(table(found | {"units": units[:1]}).caption)
+
+
+def test_a_long_concept_does_not_fill_the_screen() -> None:
+    assert shorten("dog", 60) == "dog"
+    assert len(shorten("dog " * 300, 60)) == 60
