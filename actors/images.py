@@ -39,16 +39,16 @@ def content_id(pixels: np.ndarray) -> str:
 class Image:
     """RGB pixels, uint8 (H, W, 3), read-only, with their content id. Equal when the ids are equal.
 
-    `beneath` is the picture that a mask was painted on, if this is a painted one and its picture is at hand: stores
-    keep the mask alone then. It does not travel between processes.
+    `painted` tells how a masked image was made, where that is known: a store keeps the mask alone then. It does not
+    travel between processes.
     """
 
     pixels: np.ndarray
     id: str
-    beneath: Image | None = None
+    painted: Painted | None = None
 
     @classmethod
-    def from_pixels(cls, pixels: np.ndarray, beneath: Image | None = None) -> Image:
+    def from_pixels(cls, pixels: np.ndarray, painted: Painted | None = None) -> Image:
         """Copy `pixels` unless they are already contiguous and read-only.
 
         Raises:
@@ -61,11 +61,27 @@ class Image:
         if pixels.flags.writeable or not pixels.flags.c_contiguous:
             pixels = np.array(pixels, order="C")
             pixels.flags.writeable = False
-        return cls(pixels, content_id(pixels), beneath)
+        return cls(pixels, content_id(pixels), painted)
 
     @classmethod
     def from_pil(cls, image: PIL.Image.Image) -> Image:
-        """Convert to RGB; transparent parts become white, as on a page."""
+        """Convert to RGB; transparent parts become white, as on a page, and 16 bits a pixel become 8.
+
+        Raises:
+            ImageDecodeError: If the pixels are numbers of no known range.
+        """
+        if image.mode == "F":
+            raise ImageDecodeError(
+                "its pixels are floating-point numbers, whose black and white nobody knows"
+            )
+        if image.mode.startswith("I"):
+            # Pillow's own conversion would cut everything above 255 off, and so leave white.
+            wide = np.asarray(image).astype(np.int64)
+            if wide.size and not 0 <= wide.min() <= wide.max() <= 65535:
+                raise ImageDecodeError(
+                    "its pixels are numbers of more than 16 bits, whose white nobody knows"
+                )
+            image = PIL.Image.fromarray((wide // 257).astype(np.uint8))
         if "A" in image.getbands() or "transparency" in image.info:
             rgba = image.convert("RGBA")
             page = PIL.Image.new("RGBA", rgba.size, "white")
@@ -90,6 +106,14 @@ class Image:
         return f"Image({self.id[:8]}, {self.size[0]}x{self.size[1]})"
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Painted:
+    """A mask, uint8 (H, W), laid on a picture of the same size (`actors.masks.lay`)."""
+
+    picture: Image
+    mask: np.ndarray
+
+
 def decode(data: bytes) -> Image:
     """Return the image in encoded bytes (PNG, JPEG, WEBP, BMP, GIF, TIFF); its first frame.
 
@@ -104,6 +128,11 @@ def decode(data: bytes) -> Image:
             return Image.from_pil(image)
     except ImageDecodeError:
         raise
+    except PIL.UnidentifiedImageError:
+        # Pillow's words name an address in memory, which differs each time.
+        raise ImageDecodeError(
+            f"not a readable image: {len(data)} bytes in none of the formats {', '.join(_FORMATS)}"
+        ) from None
     except Exception as error:  # Pillow's decoders raise a dozen types on damaged data
         raise ImageDecodeError(f"not a readable image: {type(error).__name__}: {error}") from error
 

@@ -14,11 +14,11 @@ import PIL.Image
 import PIL.PngImagePlugin
 
 from actors.errors import UsageError
-from actors.images import Image, ImageDecodeError
+from actors.images import Image, ImageDecodeError, Painted
 
 RED = (255, 0, 0)
 WHOLE = (0.0, 0.0, 1.0, 1.0)
-_DARK, _BRIGHT, _OUTLINE = range(3)
+_BRIGHT, _OUTLINE = 1, 2
 _COLOURS = [0, 0, 0, 0, 0, 0, *RED]
 _OPACITY = bytes([191, 0, 255])
 """Of dark, bright and outline: black at 191 of 255 leaves a quarter of what is beneath."""
@@ -62,33 +62,15 @@ def lay(mask: np.ndarray, image: Image) -> Image:
     """
     if mask.shape != image.size:
         raise UsageError(f"a mask must have the size of its image, {image.size}, got {mask.shape}")
-    return Image.from_pixels(_laid(mask, image.pixels), beneath=image)
-
-
-def _laid(mask: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-    painted = pixels >> 2
+    painted = image.pixels >> 2
     if mask.any():
         # Bitwise, as selecting with a boolean mask takes several times as long.
         bright = (mask == _BRIGHT).view(np.uint8) * np.uint8(255)
         bright = np.repeat(bright, 3, axis=1).reshape(painted.shape)
-        painted = (pixels & bright) | (painted & ~bright)
+        painted = (image.pixels & bright) | (painted & ~bright)
         painted[mask == _OUTLINE] = RED
     painted.flags.writeable = False
-    return painted
-
-
-def mask_of(image: Image) -> np.ndarray | None:
-    """Return the mask that `lay` makes this image with on the one beneath it; None if none does.
-
-    Told from the pixels, since others may paint too.
-    """
-    if image.beneath is None or image.beneath.size != image.size:
-        return None
-    same = image.pixels == image.beneath.pixels
-    red = image.pixels == np.array(RED, np.uint8)
-    mask = (same[..., 0] & same[..., 1] & same[..., 2]).view(np.uint8)
-    mask[red[..., 0] & red[..., 1] & red[..., 2]] = _OUTLINE
-    return mask if np.array_equal(_laid(mask, image.beneath.pixels), image.pixels) else None
+    return Image.from_pixels(painted, Painted(image, mask))
 
 
 def encode_mask(mask: np.ndarray, beneath: str) -> bytes:

@@ -81,10 +81,9 @@ class Blobs:
                 self._store.has(key) for key in (self.key(image.id), self.mask_key(image.id))
             ):
                 continue
-            mask = masks.mask_of(image)
-            if image.beneath is not None and mask is not None:
-                self.put([image.beneath])
-                self._store.put(self.mask_key(image.id), masks.encode_mask(mask, image.beneath.id))
+            if (made := image.painted) is not None:
+                self.put([made.picture])
+                self._store.put(self.mask_key(image.id), masks.encode_mask(made.mask, made.picture.id))
             else:
                 self._store.put(self.key(image.id), _lossless(image))
             self._written.add(image.id)

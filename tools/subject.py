@@ -126,11 +126,11 @@ class NetworkUnit:
     async def exemplars(self, k: int) -> list[Exemplar]:
         (found,) = await self._client.exemplars([self._unit], self._dataset, k)
         # In a thread: decoding a dozen images would hold up every other agent of this process.
-        images = await asyncio.to_thread(_recent.load_all, self._dataset, found.indices[:k].tolist())
-        responses = await self.measure(images)
+        loaded = await asyncio.to_thread(_recent.load_all, self._dataset, found.indices[:k].tolist())
+        responses = await self.measure([image for image, _ in loaded])
         return [
-            Exemplar(image, self._dataset.provenance(int(index)), response)
-            for index, image, response in zip(found.indices, images, responses, strict=False)
+            Exemplar(image, provenance, response)
+            for (image, provenance), response in zip(loaded, responses, strict=True)
         ]
 
     async def sample(self) -> np.ndarray:
@@ -155,27 +155,27 @@ class RecentImages:
 
     def __init__(self, limit_bytes: int = 128 * 2**20) -> None:
         self._limit, self._held = limit_bytes, 0
-        self._images: OrderedDict[tuple[str, int], Image] = OrderedDict()
+        self._images: OrderedDict[tuple[str, int], tuple[Image, Provenance]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def load_all(self, dataset: ImageDataset, indices: Sequence[int]) -> list[Image]:
-        """Return images of a data set. Blocking; raises as `ImageDataset.load`."""
+    def load_all(self, dataset: ImageDataset, indices: Sequence[int]) -> list[tuple[Image, Provenance]]:
+        """Return images of a data set and where they come from. Blocking; raises as `ImageDataset.load`."""
         return [self._load(dataset, index) for index in indices]
 
-    def _load(self, dataset: ImageDataset, index: int) -> Image:
+    def _load(self, dataset: ImageDataset, index: int) -> tuple[Image, Provenance]:
         key = dataset.fingerprint, index
         with self._lock:
             if (known := self._images.get(key)) is not None:
                 self._images.move_to_end(key)
                 return known
-        image = dataset.load(index)
+        loaded = dataset.load(index), dataset.provenance(index)
         with self._lock:
             if key not in self._images:
-                self._images[key] = image
-                self._held += image.pixels.nbytes
+                self._images[key] = loaded
+                self._held += loaded[0].pixels.nbytes
             while self._held > self._limit and len(self._images) > 1:
-                self._held -= self._images.popitem(last=False)[1].pixels.nbytes
-        return image
+                self._held -= self._images.popitem(last=False)[1][0].pixels.nbytes
+        return loaded
 
 
 _recent = RecentImages()

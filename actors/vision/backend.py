@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from actors.vision import requests
 from actors.vision.bank import StimulusBank
 from actors.vision.base import LayerInfo
 from actors.vision.exemplars import finish_sweep
+from actors.vision.maps import MapCache
 from actors.vision.network import Network
 from actors.vision.preprocess import View
 from actors.vision.requests import Ask, Reading, SweepAck, SweepStep, VisionRequest, VisionResult
@@ -43,7 +44,6 @@ T = TypeVar("T")
 _RECENT_READOUTS = 32
 """Readouts that every pass reads where it comes by: what was asked once will be asked again."""
 
-_MAP_CACHE_BYTES = 64 << 20
 _HALF_MAX = 65504.0
 
 
@@ -76,7 +76,9 @@ class VisionBackend:
         self._thread = DeviceThread("vision-device")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="vision-bank")
         module = network.module.to(self.device, self._dtype)
-        module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for tensor in (*module.parameters(), *module.buffers()):
+            if tensor.ndim == 4:  # the format is one of images: weights over time as well cannot have it
+                tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
         size = network.preprocess.size or (224, 224)
         example = torch.zeros((2, 3, *size), dtype=self._dtype, device=self.device)
         self._tapped = TappedModule(
@@ -93,8 +95,7 @@ class VisionBackend:
         self._readers: dict[Readout, Reader] = {}
         self._recent: OrderedDict[Readout, None] = OrderedDict()
         self.bank = StimulusBank(self.fingerprint, settings.bank_memory_mb << 20, settings.bank_folder)
-        self._maps: OrderedDict[tuple[Readout, int, str], np.ndarray] = OrderedDict()
-        self._map_bytes = 0
+        self._maps = MapCache(settings.map_memory_mb << 20)
         self._sweeps: SweepDevice | None = None
         self._compiled: tuple[tuple[Readout, ...], CompiledPass] | None = None
         self.forwards = 0
@@ -245,6 +246,10 @@ class VisionBackend:
         """Return images, uint8 (H, W, 3), as the network takes them."""
         return self.network.preprocess.batch(images, self.device, self._dtype)
 
+    def works(self) -> bool:
+        """Say whether the network runs on what it was recorded with. In the device's thread."""
+        return self._tapped.works()
+
     def compiled(self, readouts: Sequence[Readout]) -> CompiledPass:
         """Return a pass that reads these as one graph; the first call compiles it. In the device's thread."""
         from actors.vision.compiled import CompiledPass
@@ -315,16 +320,20 @@ class VisionBackend:
         while len(self._recent) > max(_RECENT_READOUTS, n_asks):
             self._recent.popitem(last=False)
         maxima: dict[Readout, np.ndarray] = {}
-        maps: dict[Readout, dict[tuple[int, int], np.ndarray]] = {}
+        maps: dict[Readout, Mapping[int, np.ndarray | Mapping[int, np.ndarray]]] = {}
 
         def take(readout: Readout) -> Callable[[torch.Tensor], None]:
             def read(units: torch.Tensor) -> None:
                 maxima[readout] = spatial_max(units).cpu().numpy()
-                pairs = [pair for pair in asked.get(readout, ()) if pair[0] < len(units)]
-                if pairs:
-                    at, which = zip(*pairs, strict=True)
-                    small = units[list(at), list(which)].float().clamp(-_HALF_MAX, _HALF_MAX)
-                    maps[readout] = dict(zip(pairs, small.cpu().numpy().astype(np.float16), strict=True))
+                wanted = {at: which for at, which in asked.get(readout, {}).items() if at < len(units)}
+                if wanted and self._maps.takes_all(*units.shape[1:]):
+                    # An array a row: kept apart, and forgotten apart.
+                    maps[readout] = {at: _small(units[at]) for at in wanted}
+                elif wanted:
+                    maps[readout] = {
+                        at: dict(zip(which, _small(units[at, list(which)]), strict=True))
+                        for at, which in wanted.items()
+                    }
 
             return read
 
@@ -345,7 +354,7 @@ class VisionBackend:
         at: int,
         row: _Row,
         maxima: dict[Readout, np.ndarray],
-        maps: dict[Readout, dict[tuple[int, int], np.ndarray]],
+        maps: dict[Readout, Mapping[int, np.ndarray | Mapping[int, np.ndarray]]],
     ) -> VisionResult | MaiaError:
         readings = []
         for ask in row.request.asks:
@@ -362,8 +371,9 @@ class VisionBackend:
                 )
             small = {}
             if ask.maps:
-                small = {index: maps[ask.readout][at, index] for index in ask.indices or ()}
-                self._remember_maps(ask.readout, row.request.image.id, small)
+                # Copies: a view would keep all units' maps alive for as long as somebody has one.
+                small = {index: maps[ask.readout][at][index].copy() for index in ask.indices or ()}
+                self._maps.put(ask.readout, row.request.image.id, maps[ask.readout][at])
             readings.append(Reading(ask.readout, None, found, small))
         return VisionResult(tuple(readings), self._view(row.request))
 
@@ -399,7 +409,7 @@ class VisionBackend:
         small = {}
         if ask.maps:
             for index in ask.indices or ():
-                found = self._maps.get((ask.readout, index, image_id))
+                found = self._maps.get(ask.readout, image_id, index)
                 if found is None:
                     return None
                 small[index] = found
@@ -408,15 +418,6 @@ class VisionBackend:
         except UsageError:
             return None
         return None if values is None else Reading(ask.readout, None, values, small)
-
-    def _remember_maps(self, readout: Readout, image_id: str, small: dict[int, np.ndarray]) -> None:
-        for index, values in small.items():
-            if (readout, index, image_id) not in self._maps:
-                self._maps[readout, index, image_id] = values
-                self._map_bytes += values.nbytes + 300
-        while self._map_bytes > _MAP_CACHE_BYTES:
-            _, dropped = self._maps.popitem(last=False)
-            self._map_bytes -= dropped.nbytes + 300
 
     def _view(self, request: VisionRequest) -> View:
         return self.network.preprocess.view(*request.image.size)
@@ -439,11 +440,17 @@ class _Row:
     wanted: str
 
 
-def _asked_maps(rows: Sequence[_Row]) -> dict[Readout, list[tuple[int, int]]]:
-    """Return the (row, unit) pairs whose maps somebody wants, by readout."""
-    asked: dict[Readout, list[tuple[int, int]]] = {}
+def _asked_maps(rows: Sequence[_Row]) -> dict[Readout, dict[int, dict[int, None]]]:
+    """Return the units whose maps somebody wants, by readout and row."""
+    asked: dict[Readout, dict[int, dict[int, None]]] = {}
     for at, row in enumerate(rows):
         for ask in row.request.asks:
             if ask.maps and ask.readout not in row.known:
-                asked.setdefault(ask.readout, []).extend((at, index) for index in ask.indices or ())
+                asked.setdefault(ask.readout, {}).setdefault(at, {}).update(dict.fromkeys(ask.indices or ()))
     return asked
+
+
+def _small(maps: torch.Tensor) -> np.ndarray:
+    """Return maps as float16, beyond its range its largest."""
+    found: np.ndarray = maps.float().clamp(-_HALF_MAX, _HALF_MAX).half().cpu().numpy()
+    return found

@@ -31,6 +31,8 @@ class VisionSettings(Settings):
     """A state dict (.safetensors, .pt, .pth) loaded into the network instead of its source's weights."""
     bank_memory_mb: Annotated[int, Field(ge=0)] = 512
     """Activations kept in memory by each replica, in MiB."""
+    map_memory_mb: Annotated[int, Field(ge=0)] = 256
+    """Activation maps of the latest images kept in memory by each replica, in MiB."""
     bank_folder: Path | None = None
     """Where the stimulus bank and exemplars are kept across runs; None uses the run's cache folder."""
     reserve: Annotated[float, Field(ge=0, lt=1)] = 0.2

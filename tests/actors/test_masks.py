@@ -10,7 +10,7 @@ import pytest
 
 from actors.errors import UsageError
 from actors.images import Image
-from actors.masks import active_region, beneath, decode_mask, encode_mask, lay, mask_of, paint
+from actors.masks import active_region, beneath, decode_mask, encode_mask, lay, paint
 
 RED = (255, 0, 0)
 
@@ -112,26 +112,17 @@ def test_a_mask_makes_the_painted_pixels_again(threshold: float) -> None:
     pixels[10:20], pixels[30:40] = RED, 0  # where painted and unpainted pixels are the same
     image = Image.from_pixels(pixels)
     painted = paint(image, rng.random((5, 7)), threshold)
-    mask = mask_of(painted)
-    assert mask is not None
-    encoded = encode_mask(mask, image.id)
+    assert painted.painted is not None
+    encoded = encode_mask(painted.painted.mask, image.id)
     assert beneath(encoded) == image.id
     assert lay(decode_mask(encoded), image) == painted
-
-
-def test_pixels_that_no_mask_makes_have_none() -> None:
-    image = grey(8, 8)
-    assert mask_of(image) is None
-    assert mask_of(Image.from_pixels(image.pixels // 3, beneath=image)) is None
-    assert mask_of(Image.from_pixels(grey(4, 4).pixels, beneath=image)) is None
 
 
 def test_laid_over_its_picture_an_encoded_mask_looks_as_painted() -> None:
     image = Image.from_pixels(np.random.default_rng(1).integers(0, 256, (40, 40, 3), np.uint8))
     painted = paint(image, np.eye(4), 0.5)
-    mask = mask_of(painted)
-    assert mask is not None
-    with PIL.Image.open(io.BytesIO(encode_mask(mask, image.id))) as overlay:
+    assert painted.painted is not None
+    with PIL.Image.open(io.BytesIO(encode_mask(painted.painted.mask, image.id))) as overlay:
         seen = PIL.Image.alpha_composite(image.to_pil().convert("RGBA"), overlay.convert("RGBA"))
     difference = np.asarray(seen.convert("RGB")).astype(int) - painted.pixels
     assert np.abs(difference).max() <= 1

@@ -124,14 +124,6 @@ def test_of_a_masked_image_the_mask_is_kept_and_the_pixels_come_back(store):
     assert not store.has(Blobs.key(once.id)), "its mask tells it already"
 
 
-def test_what_another_painter_made_is_kept_whole(store):
-    picture = Image.from_pixels(np.full((8, 8, 3), 200, np.uint8))
-    dimmed = Image.from_pixels(picture.pixels // 2, beneath=picture)
-    Blobs(store).put([dimmed])
-    assert list(store.keys("blobs")) == [Blobs.key(dimmed.id)]
-    assert Blobs(store).get(dimmed.id) == dimmed
-
-
 def test_a_mask_that_leads_nowhere_is_named(store):
     picture, other = (Image.from_pixels(np.full((8, 8, 3), grey, np.uint8)) for grey in (200, 100))
     masked, blobs = paint(picture, np.ones((2, 2)), 2.0), Blobs(store)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from actors.images import Image
+from actors.images import Image, Provenance
 from tools.subject import RecentImages, histogram
 
 
@@ -30,13 +30,17 @@ class CountingDataset:
         self.loaded.append(index)
         return Image.from_pixels(np.full((4, 4, 3), index, np.uint8))
 
+    def provenance(self, index: int) -> Provenance:
+        return Provenance("dataset", self.fingerprint, seed=index)
+
 
 def test_images_of_a_data_set_are_loaded_once_while_there_is_room() -> None:
     recent = RecentImages(limit_bytes=3 * 48)
     one, other = CountingDataset("one"), CountingDataset("other")
     for _ in range(2):
         found = recent.load_all(one, [5, 7])  # type: ignore[arg-type]
-        assert [image.pixels[0, 0, 0] for image in found] == [5, 7]
+        assert [image.pixels[0, 0, 0] for image, _ in found] == [5, 7]
+        assert [provenance.seed for _, provenance in found] == [5, 7]
     recent.load_all(other, [5])  # type: ignore[arg-type]
     assert (one.loaded, other.loaded) == ([5, 7], [5]), "two data sets have nothing in common"
     recent.load_all(one, [5, 9, 7])  # type: ignore[arg-type]

@@ -103,8 +103,25 @@ async def test_an_image_is_run_once_and_then_known_for_all_units_of_the_layer(ba
     assert backend.forwards == 1
     assert backend.lookup(want(image)) is not None
     assert backend.lookup(want(image, indices=(0, 5), maps=False)) is not None
-    assert backend.lookup(want(image, indices=(0,), maps=True)) is None
     assert backend.lookup(want(image, STEM, maps=False)) is None
+
+
+async def test_a_map_that_was_read_for_one_unit_is_there_for_the_others_while_there_is_room(
+    backend: VisionBackend,
+) -> None:
+    image, other = photos(2)
+    fresh = VisionBackend(network(), settings(map_memory_mb=0))
+    (first,) = await results(backend, want(image, indices=(2,), maps=True))
+    (again,) = await results(backend, want(image, indices=(0, 2), maps=True))
+    assert backend.forwards == 1
+    (alone,) = await results(fresh, want(image, indices=(0, 2), maps=True))
+    for index in (0, 2):
+        assert np.array_equal(again.readings[0].maps[index], alone.readings[0].maps[index])
+    assert np.array_equal(first.readings[0].maps[2], again.readings[0].maps[2])
+    await results(fresh, want(image, indices=(0,), maps=True))
+    assert fresh.forwards == 2, "without room each takes a pass"
+    assert backend.lookup(want(other, indices=(0,), maps=True)) is None
+    await fresh.close()
 
 
 async def test_an_image_has_the_activation_that_it_had_first_whatever_it_is_run_with(
@@ -270,3 +287,19 @@ async def test_deeper_requests_rank_higher_and_priorities_are_none_of_its_busine
         backend.rank(want(image, STEM)) < backend.rank(want(image, DEEP)) < backend.rank(want(image, SCORES))
     )
     assert Priority.SWEEP > Priority.INTERACTIVE
+
+
+async def test_a_network_with_weights_over_time_as_well_is_read(tmp_path: Path) -> None:
+    class Clip(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.frames = torch.nn.Conv3d(3, 4, (1, 3, 3))
+            self.flat = torch.nn.Conv2d(4, 5, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            scores: torch.Tensor = self.flat(self.frames(x[:, :, None])[:, :, 0]).mean((2, 3))
+            return scores
+
+    made = VisionBackend(network(Clip()), settings())
+    assert made.n_units(Readout("flat")) == 5
+    await made.close()
