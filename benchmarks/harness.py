@@ -5,7 +5,8 @@ in a process of its own, because allocator, threads and Ray are set once in a pr
 
 Rules. Correctness first: `context.check` raises, and then there are no figures. Peers run in the same process
 run, in turns (`interleave`), and a ratio is the median of the ratios of rounds. A figure that was disturbed
-says so: a fixed piece of work is timed before and after, and the load of the machine is written beside.
+says so: before and after, a fixed piece of work is timed, and it is seen what others do while this process sleeps. The
+system's load is written beside and decides nothing: it still counts the benchmark that ran before this one.
 """
 
 from __future__ import annotations
@@ -18,10 +19,15 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 MOVED = 0.2
 """The share by which the control may move before a run counts as disturbed."""
+OTHERS = 0.3
+"""Cores that others may keep busy before a run counts as disturbed."""
+LOOK_S = 1.0
+"""How long it is looked what others do."""
 
 
 class GateError(Exception):
@@ -135,6 +141,33 @@ def control() -> float:
     return min(timed(spin) for _ in range(3))
 
 
+def busy_cores(
+    seconds: float = LOOK_S, sleep: Callable[[float], None] = time.sleep, stat: Path = Path("/proc/stat")
+) -> float | None:
+    """Return how many cores others keep busy while this process sleeps, None where the system does not tell."""
+    if (before := _busy_ticks(stat)) is None:
+        return None
+    sleep(seconds)
+    after = _busy_ticks(stat)
+    assert after is not None
+    return round((after - before) / os.sysconf("SC_CLK_TCK") / seconds, 2)
+
+
+def _busy_ticks(stat: Path) -> int | None:
+    try:
+        first = stat.read_text().partition("\n")[0].split()
+    except OSError:
+        return None
+    # cpu user nice system idle iowait irq softirq steal; guests' time is part of the first two.
+    return sum(map(int, first[1:4])) + sum(map(int, first[6:9]))
+
+
+def was_disturbed(control_s: Sequence[float], others: Sequence[float | None]) -> bool:
+    """Say whether a run's figures are in doubt: from the fixed work's times, and the cores that others kept busy."""
+    moved = max(control_s) / min(control_s) > 1 + MOVED
+    return moved or any(busy is not None and busy > OTHERS for busy in others)
+
+
 def machine(device: str) -> dict[str, Any]:
     """Return what the figures were measured on."""
     facts: dict[str, Any] = {
@@ -177,6 +210,7 @@ def record(module: Any, context: Context) -> dict[str, Any]:
     """Run one benchmark in this process; return its record, also when it failed."""
     entry: dict[str, Any] = {"id": module.ID, "title": module.TITLE, "machine": machine(context.device)}
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
+    others = [busy_cores()]
     before, start = control(), time.perf_counter()
     try:
         result: Result = module.run(context)
@@ -192,12 +226,14 @@ def record(module: Any, context: Context) -> dict[str, Any]:
         for metric, written in zip(result.metrics, entry["metrics"], strict=True):
             written["met"] = metric.met
         entry["gates"] = [*context.gates, *result.gates]
-    after = control()
+    after, seconds = control(), time.perf_counter() - start
+    others.append(busy_cores())
     entry |= {
-        "seconds": round(time.perf_counter() - start, 1),
+        "seconds": round(seconds, 1),
         "load_before": round(load, 2),
         "control_ms": [round(before * 1000, 1), round(after * 1000, 1)],
-        "disturbed": max(before, after) / min(before, after) > 1 + MOVED,
+        "others_busy": others,
+        "disturbed": was_disturbed([before, after], others),
         "measured": time.strftime("%Y-%m-%d %H:%M", time.gmtime()),
     }
     return entry

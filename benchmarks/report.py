@@ -53,10 +53,13 @@ def _section(each: Mapping[str, Any]) -> list[str]:
         facts = each["machine"]
         where = facts.get("gpu") or f"{facts['cores']} cores of {facts['processor']}"
         lines += [f"{each['measured']} UTC, device {facts['device']}: {where}; took {each['seconds']} s.", ""]
-        if each.get("disturbed") or each.get("load_before", 0) > 1:
+        # Earlier records do not say what others did: of those the load must tell.
+        if each.get("disturbed") or ("others_busy" not in each and each.get("load_before", 0) > 1):
+            before, after = each.get("others_busy", (None, None))
+            others = "" if before is None else f", others kept {before} cores busy before and {after} after"
             lines += [
                 f"The machine was not quiet: load {each['load_before']} before, a fixed piece of work took "
-                f"{each['control_ms'][0]} ms before and {each['control_ms'][1]} ms after.",
+                f"{each['control_ms'][0]} ms before and {each['control_ms'][1]} ms after{others}.",
                 "",
             ]
     if "failure" in each:

@@ -35,6 +35,8 @@ from experiments.units import choose
 if TYPE_CHECKING:
     from experiments.workbench import Workbench
 
+SHOWN = 20
+"""Lines of each kind that a terminal is given: a thousand classes would bury what was found."""
 _NUMBERS = re.compile(r"\s*(all|sample:\d+|\d+|\d+-\d+)\s*")
 
 
@@ -235,30 +237,47 @@ def _floor(usual: float, smallest: float) -> str:
 
 
 def table(result: dict[str, Any]) -> str:
-    """Return what was found in lines for a terminal."""
-    lines = [""]
+    """Return what was found in lines for a terminal: of each kind as many as fit there, and how many more there are."""
     biased = [effect for effect in result["effects"] if effect["biased"]]
+    findings = []
     for effect in biased:
         low, high = effect["interval"]
-        lines.append(
+        findings.append(
             f"{effect['class_name']}: {'lower' if effect['difference'] < 0 else 'higher'} with {effect['context']}: "
             f"{effect['mean']:.3f} ({low:.3f} to {high:.3f}) against {effect['others']:.3f} in ordinary contexts, q = {effect['q']:.4f}"
             + (f", {effect['notes']} of {effect['n']} images incomplete" if effect["notes"] else "")
         )
     found = {effect["class_name"] for effect in biased}
-    for name, smallest in result["detectable"].items():
-        if name not in found:
-            lines.append(
-                f"{name}: no bias found; a difference of {smallest:.3f} would have been seen in 4 of 5 cases"
-                + _floor(result["usual"][name], smallest)
-            )
-    for name, contexts in result["undrawn"].items():
-        lines.append(f"{name}: not tested, for want of images: {', '.join(contexts)}")
+    nothing = [
+        f"{name}: no bias found; a difference of {smallest:.3f} would have been seen in 4 of 5 cases"
+        + _floor(result["usual"][name], smallest)
+        for name, smallest in result["detectable"].items()
+        if name not in found
+    ]
+    undrawn = [
+        f"{name}: not tested, for want of images: {', '.join(contexts)}"
+        for name, contexts in result["undrawn"].items()
+    ]
+    parted = []
     for each in result["disagreements"]:
         measured = "" if each["difference"] is None else f" (measured difference {each['difference']:.3f})"
-        lines.append(
+        parted.append(
             f"{each['class_name']}: the agent's text is {each['kind']} on {each['context']}{measured}"
             if each["kind"] != "unchecked"
             else f'{each["class_name"]}: not checked, for its words are not known: "{each["context"]}"'
         )
-    return "\n".join(lines)
+    return "\n".join(
+        [
+            "",
+            *_shown(findings, "findings"),
+            *_shown(nothing, "classes without a bias that was found"),
+            *_shown(undrawn, "classes that were not tested in all contexts"),
+            *_shown(parted, "places where an agent's text and the figures part"),
+        ]
+    )
+
+
+def _shown(lines: list[str], what: str) -> list[str]:
+    if len(lines) <= SHOWN:
+        return lines
+    return [*lines[:SHOWN], f"... and {len(lines) - SHOWN} more {what}: the report and audit.json have all"]

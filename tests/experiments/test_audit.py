@@ -8,7 +8,7 @@ from actors.errors import UsageError
 from agents.tasks.bias import AuditClass
 from agents.tasks.selective import JudgeSelectivity
 from agents.work import WorkItem
-from experiments.audit import _drawable, check_classes, choose_classes, names_of, table
+from experiments.audit import SHOWN, _drawable, check_classes, choose_classes, names_of, table
 
 
 def test_classes_that_are_drawn_by_the_same_word_keep_names_of_their_own():
@@ -85,3 +85,13 @@ def test_a_class_that_is_hardly_recognised_anywhere_is_said_to_be_unable_to_lose
     (tench,) = [line for line in told if line.startswith("tench")]
     assert "but no loss: the class has 0.004 in ordinary contexts" in kite
     assert tench.endswith("4 of 5 cases")
+
+
+def test_of_a_thousand_classes_the_terminal_shows_a_few_and_counts_the_rest():
+    names = [f"class {i}" for i in range(1000)]
+    result = {"effects": [], "undrawn": {name: ["count: two"] for name in names}, "disagreements": []}
+    result |= {"detectable": dict.fromkeys(names, 0.1), "usual": dict.fromkeys(names, 0.5)}
+    lines = table(result).strip().splitlines()
+    assert len(lines) == 2 * (SHOWN + 1)
+    assert lines[SHOWN].startswith("... and 980 more classes without a bias")
+    assert lines[-1].startswith("... and 980 more classes that were not tested")
