@@ -43,7 +43,7 @@ class BudgetSettings(Settings):
     images: int | None = Field(None, ge=1)
     """Images generated and edited."""
     hours: float | None = Field(None, gt=0)
-    """Wall-clock hours of work, over all its interruptions."""
+    """Wall-clock hours of work: a run's over all its interruptions, a unit's since it was last taken up."""
 
     @property
     def limited(self) -> bool:
@@ -118,7 +118,7 @@ class Ledger:
         while True:
             for name, limit in self._limits():
                 if getattr(cost, name) and getattr(self.spent + cost, name) > limit:
-                    raise self._refusal(name, limit)
+                    raise self._refusal(name, limit, getattr(cost, name))
             if self._hours_left() <= 0:
                 raise self._refusal("hours", self.limits.hours or 0)
             committed = self.spent + self.reserved + cost
@@ -129,20 +129,21 @@ class Ledger:
             # What others have set aside is more than they will spend: there may be room when they settle.
             await self._settled.wait()
         self.reserved = self.reserved + cost
+        self._largest = Cost(*(max(getattr(self._largest, name), getattr(cost, name)) for name in _FIELDS))
 
     async def settle(self, reserved: Cost, spent: Cost) -> str:
         self.reserved = self.reserved - reserved
         self.spent = self.spent + spent
         self._settled.set()
         self._settled = asyncio.Event()
-        self._largest = Cost(*(max(getattr(self._largest, name), getattr(spent, name)) for name in _FIELDS))
         return await self.near()
 
     async def near(self) -> str:
         committed = self.spent + self.reserved
         for name, limit in self._limits():
             used = getattr(committed, name)
-            # Room for one more call and the final answer after it; on a large budget a tenth is more.
+            # Room for one more call and the final answer after it, by what is set aside for a call: with less, the
+            # final answer would be refused. On a large budget a tenth is more.
             if used >= _NEAR * limit or (used and used + 2 * getattr(self._largest, name) > limit):
                 return f"The {self._what}'s budget of {limit:g} {name} is nearly spent."
         if self.limits.hours is not None and self._hours_left() <= (1 - _NEAR) * self.limits.hours:
@@ -156,8 +157,12 @@ class Ledger:
         hours = self.limits.hours
         return float("inf") if hours is None else hours - self._elapsed_s() / 3600
 
-    def _refusal(self, name: str, limit: float) -> MaiaError:
-        spent = "" if name == "hours" else f" ({getattr(self.spent, name):g} spent)"
+    def _refusal(self, name: str, limit: float, most: float = 0) -> MaiaError:
+        spent = (
+            ""
+            if name == "hours"
+            else f" ({getattr(self.spent, name):g} spent, and the call may take {most:g})"
+        )
         return self._error(
             f"the {self._what}'s budget of {limit:g} {name} has no room for the next call{spent}.",
             f"Raise {'sweep.budget' if self._what == 'run' else 'sweep.unit_budget'}.{name} and resume.",

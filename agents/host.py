@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -104,11 +105,13 @@ class LocalHost:
         *,
         account: Account | None = None,
         unit_budget: BudgetSettings | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._laboratory, self._store = laboratory, store
         self._subject_of, self._task_of = subject_of, task_of
         self._account = account or Ledger(BudgetSettings())
         self._unit_budget = unit_budget or BudgetSettings()
+        self._clock = clock
         self._pausing = False
         self._rounds = 0
         self._spent = Cost()
@@ -130,7 +133,14 @@ class LocalHost:
             raise StudyPausedError("paused before it began.")
         folder = f"units/{slug(item.unit)}"
         before = await asyncio.to_thread(spent_so_far, self._store, folder)
-        purse = Ledger(self._unit_budget, before, what="unit", error=UnitBudgetError)
+        begun = self._clock()
+        purse = Ledger(
+            self._unit_budget,
+            before,
+            what="unit",
+            error=UnitBudgetError,
+            elapsed_s=lambda: self._clock() - begun,
+        )
         account = UnitAccount(purse, self._account, self._pay)
         await account.open(begun=self._store.has(f"{folder}/rounds/0001.json"))
         subject = await self._subject_of(item)

@@ -3,12 +3,44 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from actors.errors import UsageError
-from agents.store import Store
+from agents.store import Store, parse
 
 KEY = "manifest.json"
+STUDIED = "studied.json"
+_NAMES = {
+    "network": "network (its weights, modules or preprocessing)",
+    "dataset": "data set (its files' names, sizes or times of change)",
+}
+_ON_THE_WAY = frozenset(
+    {
+        "config",
+        "base_url",
+        "api_key_env",
+        "headers_env",
+        "price",
+        "max_concurrent",
+        "requests_per_minute",
+        "tokens_per_minute",
+        "connect_timeout_s",
+        "attempt_timeout_s",
+        "deadline_s",
+        "max_attempts",
+        "backoff_s",
+        "backoff_max_s",
+        "breaker_failures",
+        "breaker_pause_s",
+        "outage_patience_s",
+        "batch",
+        "device",
+        "compile",
+    }
+)
+"""Where settings were read from, where a model is and how hard it is driven: written down, and free to change between
+two commands. A server moves, a rate turns out too high, a batch too large, and what was paid for is gone on with."""
 
 
 def check(store: Store, manifest: dict[str, Any]) -> None:
@@ -20,7 +52,7 @@ def check(store: Store, manifest: dict[str, Any]) -> None:
     present = store.get(KEY)
     if present is None:
         return
-    old, new = json.loads(present), json.loads(_encode(manifest))
+    old, new = parse(present, store.root / KEY), json.loads(_encode(manifest))
     different = list(_differences("", _told(old), _told(new)))
     if different:
         raise UsageError(
@@ -35,9 +67,39 @@ def claim(store: Store, manifest: dict[str, Any]) -> None:
     check(store, manifest)
 
 
-def _told(manifest: dict[str, Any]) -> dict[str, Any]:
-    """Leave out the file that the settings were read from: it may be moved, and `settings` say what was in it."""
-    return {key: value for key, value in manifest.items() if key != "config"}
+def check_studied(store: Store, facts: Mapping[str, Any]) -> None:
+    """Make sure that network and data set are, by their fingerprints, those that the directory was begun with.
+
+    A file of weights may change under its name, and a folder of images under its path.
+
+    Raises:
+        UsageError: If one is another.
+    """
+    present = store.get(STUDIED)
+    old: dict[str, Any] = {} if present is None else parse(present, store.root / STUDIED)
+    changed = [
+        f"the {told} was {old[name]}, now {facts.get(name)}"
+        for name, told in _NAMES.items()
+        if name in old and old[name] != facts.get(name)
+    ]
+    if changed:
+        raise UsageError(
+            f"{store.root} was begun with something else under the same name: {'; '.join(changed)}.",
+            "Put back what was there, or give this run its own --out.",
+        )
+
+
+def claim_studied(store: Store, facts: Mapping[str, Any]) -> None:
+    """Write down what is studied unless it is there; raises like `check_studied`."""
+    store.put(STUDIED, _encode({name: facts[name] for name in _NAMES if name in facts}))
+    check_studied(store, facts)
+
+
+def _told(manifest: Any) -> Any:
+    """Leave out what may differ between two commands of one run."""
+    if isinstance(manifest, dict):
+        return {key: _told(value) for key, value in manifest.items() if key not in _ON_THE_WAY}
+    return manifest
 
 
 def _encode(manifest: dict[str, Any]) -> bytes:

@@ -7,12 +7,14 @@ after a power cut. Indices and reports are made from these objects and can be ma
 from __future__ import annotations
 
 import errno
+import json
+import math
 import os
 import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from actors.errors import MaiaError, UsageError
 
@@ -167,6 +169,34 @@ class Store:
         for path in sorted(folder.rglob("*")):
             if path.is_file() and not (path.name.startswith(".") and path.name.endswith(".tmp")):
                 yield path.relative_to(self.root).as_posix()
+
+
+def parse(data: bytes, path: Path) -> Any:
+    """Return the JSON value in `data`, which were read from `path`.
+
+    Raises:
+        UsageError: If it is none: the file was changed by others, or its disk is failing.
+    """
+    try:
+        return json.loads(data)
+    except ValueError as error:
+        raise UsageError(
+            f"{path} is damaged: {error}.",
+            "Restore it from a copy; without one, delete it, and what is made from it is made again on resuming.",
+        ) from error
+
+
+def finite(value: Any) -> Any:
+    """Return a plain value with null for NaN and the infinities, which JSON does not know."""
+    match value:
+        case float():
+            return value if math.isfinite(value) else None
+        case dict():
+            return {key: finite(each) for key, each in value.items()}
+        case list() | tuple():
+            return [finite(each) for each in value]
+        case _:
+            return value
 
 
 def _refusal(path: Path, error: OSError) -> StoreError:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -21,9 +20,9 @@ from agents.host import HostCounts, HostHandle, LocalHost, widen_threads
 from agents.journal import slug
 from agents.lease import Lease, worked_s
 from agents.manifest import KEY as MANIFEST
-from agents.manifest import check
+from agents.manifest import check, check_studied, claim_studied
 from agents.orchestrator import Orchestrator, Outcome, failures
-from agents.store import Store, StoreError
+from agents.store import Store, StoreError, parse
 from agents.work import WorkItem, read_plan
 from experiments.config import Configuration, Profile
 from experiments.console import Console
@@ -98,7 +97,9 @@ class Campaign:
         console, store, profile = self.console, self.store, self.profile
         model = self.manifest["model"]
         async with Workbench.open(profile, cache=self.loaded.cache, model=model, tell=console.say) as bench:
+            check_studied(store, bench.laboratory.facts)
             plan = await planner(bench)
+            claim_studied(store, bench.laboratory.facts)
             todo = self._open(plan)
             live = await asyncio.to_thread(self._live, len(todo))
             metrics, counts = RunMetrics(store.root.name), RequestCounts()
@@ -232,7 +233,7 @@ def result_of(store: Store, item: WorkItem) -> dict[str, Any] | None:
     data = store.get(f"units/{slug(item.unit)}/done.json")
     if data is None:
         return None
-    record: dict[str, Any] = json.loads(data)
+    record: dict[str, Any] = parse(data, store.root / "units" / slug(item.unit) / "done.json")
     return record
 
 
@@ -281,5 +282,5 @@ def _spent_in(found: dict[str, Any]) -> HostCounts:
 
 def _units_of(store: Store) -> dict[str, Any]:
     data = store.get(MANIFEST)
-    present = json.loads(data) if data is not None else {}
+    present = parse(data, store.root / MANIFEST) if data is not None else {}
     return {"units": present["units"]} if "units" in present else {}

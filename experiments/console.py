@@ -24,6 +24,7 @@ from rich.text import Text
 
 from actors.backend import Readiness
 from actors.errors import MaiaError
+from agents.store import finite
 
 
 def configure_logging(verbosity: int, stream: TextIO | None = None) -> None:
@@ -74,7 +75,9 @@ class Console:
 
     def result(self, value: Any) -> None:
         """Print one JSON object on stdout."""
-        sys.stdout.write(json.dumps(value, ensure_ascii=False, sort_keys=True) + "\n")
+        sys.stdout.write(
+            json.dumps(finite(value), ensure_ascii=False, sort_keys=True, allow_nan=False) + "\n"
+        )
         sys.stdout.flush()
 
     def show(self, *renderables: Any, markup: bool = True) -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from actors.errors import MaiaError, UsageError
+from actors.vision.datasets import canonical
 from agents.interpreter import Round
 from agents.journal import slug
-from agents.manifest import check, claim
+from agents.manifest import check, check_studied, claim, claim_studied
 from agents.store import Store
 from agents.study import failure, study
 from agents.tasks.describe_unit import DescribeUnit
@@ -101,7 +102,9 @@ async def _study(
     async with Workbench.open(profile, cache=cache, model=manifest["model"], tell=console.say) as bench:
         subject = await bench.subject(manifest["layer"], manifest["unit"])
         # Only now: a mistyped unit must not claim the folder.
+        check_studied(store, bench.laboratory.facts)
         claim(store, manifest)
+        claim_studied(store, bench.laboratory.facts)
         console.say("searching the data set for exemplars")
         with console.progress("exemplars") as progress:
             await subject.prepare(progress)
@@ -140,7 +143,7 @@ def science(profile: Profile) -> dict[str, Any]:
         return value
 
     kept: dict[str, Any] = keep(profile.model_dump(mode="json"))
-    return kept
+    return kept | {"dataset": canonical(profile.dataset)}
 
 
 def _finished(store: Store) -> dict[str, Any] | None:

@@ -21,7 +21,7 @@ from actors.errors import MissingDependencyError, UsageError
 from actors.images import data_url, encode_jpeg
 from agents.journal import Blobs, Journal
 from agents.label_card import label_card
-from agents.store import Store
+from agents.store import Store, finite
 from agents.verdict import verdict_of
 from agents.work import WorkItem, build_task, read_plan
 from experiments.report.records import UnitName
@@ -114,7 +114,9 @@ def export(folder: Path, wanted: str, out: Path | None = None, *, images: bool =
 
 
 def _lines(rows: Iterator[dict[str, Any]]) -> bytes:
-    return "".join(json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n" for row in rows).encode()
+    return "".join(
+        json.dumps(finite(row), sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n" for row in rows
+    ).encode()
 
 
 def _jsonl(run: Run) -> bytes:

@@ -12,7 +12,7 @@ from typing import Any
 
 from agents.journal import slug
 from agents.orchestrator import failures
-from agents.store import Store
+from agents.store import Store, finite, parse
 from agents.study import total_usage
 from agents.verdict import verdict_of
 from agents.work import WorkItem
@@ -32,7 +32,10 @@ def write_results(run: Path, items: Sequence[WorkItem]) -> list[Path]:
         for item in items
         if (row := result(store, item)) is not None
     ]
-    lines = "".join(json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n" for row in rows)
+    rows = [finite(row) for row in rows]
+    lines = "".join(
+        json.dumps(row, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n" for row in rows
+    )
     files = {"results.jsonl": lines.encode()}
     if (table := as_parquet(rows)) is not None:
         files["results.parquet"] = table
@@ -49,7 +52,7 @@ def result(store: Store, item: WorkItem) -> dict[str, Any] | None:
     if data is None:
         tried = failures(store, item.unit)
         return {**about, **tried[-1], "verdict": "failed", "attempts": len(tried)} if tried else None
-    record = json.loads(data)
+    record = parse(data, store.root / folder / "done.json")
     usage = total_usage(record)
     return {
         **about,
@@ -68,10 +71,19 @@ def result(store: Store, item: WorkItem) -> dict[str, Any] | None:
     }
 
 
+_COLUMNS = {
+    "string": "unit layer name folder task status verdict label description labels answered fields evidence card "
+    "exemplars background facts cost crosswise in_doubt error",
+    "int64": "rounds images_made images_tested attempts seed cost_tokens cost_prompt_tokens cost_cached_tokens "
+    "cost_completion_tokens cost_requests",
+    "float64": "cost_dollars",
+    "bool": "confirmed cost_estimated",
+}
+"""What every table has, by type, whatever its rows hold: tables of several runs are read as one."""
+
+
 def as_parquet(rows: Sequence[dict[str, Any]]) -> bytes | None:
     """Return the rows as Parquet: numbers and texts as columns, everything nested as JSON; None without pyarrow."""
-    if not rows:
-        return None
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -79,13 +91,18 @@ def as_parquet(rows: Sequence[dict[str, Any]]) -> bytes | None:
         return None
 
     flat = [{**row, **{f"cost_{key}": value for key, value in row.get("cost", {}).items()}} for row in rows]
-    names = dict.fromkeys(name for row in flat for name in row)
+    types = {name: kind for kind, names in _COLUMNS.items() for name in names.split()}
+    names = dict.fromkeys([*types, *(name for row in flat for name in row)])
     columns = {}
     for name in names:
         values = [row.get(name) for row in flat]
-        if any(isinstance(value, dict | list) for value in values):
-            values = [None if value is None else json.dumps(value, sort_keys=True) for value in values]
-        columns[name] = pa.array(values)
+        kind = types.get(name)
+        if kind == "string" or any(isinstance(value, dict | list) for value in values):
+            values = [
+                value if value is None or isinstance(value, str) else json.dumps(value, sort_keys=True)
+                for value in values
+            ]
+        columns[name] = pa.array(values, None if kind is None else pa.type_for_alias(kind))
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table(columns), sink)
     data: bytes = sink.getvalue().to_pybytes()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from actors.errors import UsageError
 from agents import lease
 from agents.interpreter import images_tested
 from agents.journal import slug
-from agents.store import Store
+from agents.store import Store, parse
 from agents.study import total_usage
 from agents.survey import MEASURED
 from agents.work import KEY as PLAN
@@ -88,14 +87,14 @@ def _described(store: Store) -> list[str]:
     folder = store.root / "units"
     found = []
     for path in sorted(folder.glob("*/done.json")) if folder.is_dir() else ():
-        found.append(json.loads(path.read_bytes())["unit"])
+        found.append(parse(path.read_bytes(), path)["unit"])
     return found
 
 
 def _unit(folder: Path) -> _Unit:
     done, surveyed = folder / "done.json", _surveyed(folder)
     if done.exists():
-        record = json.loads(done.read_bytes())
+        record = parse(done.read_bytes(), done)
         usage = total_usage(record)
         return _Unit(
             record["status"],
@@ -108,7 +107,7 @@ def _unit(folder: Path) -> _Unit:
             done.stat().st_mtime,
         )
     rounds = sorted((folder / "rounds").glob("[0-9]*.json"))
-    records = [json.loads(path.read_bytes()) for path in rounds]
+    records = [parse(path.read_bytes(), path) for path in rounds]
     usages = [record["reply"]["usage"] for record in records]
     return _Unit(
         "failed" if (folder / "failed-1.json").exists() else "begun" if folder.exists() else "waiting",
@@ -122,7 +121,7 @@ def _unit(folder: Path) -> _Unit:
 def _surveyed(folder: Path) -> int:
     """Return how many images were made for a unit's survey, which come before those of its agent."""
     path = folder / "survey.json"
-    return int(json.loads(path.read_bytes())["images"]) if path.exists() else 0
+    return int(parse(path.read_bytes(), path)["images"]) if path.exists() else 0
 
 
 def _worked_since(run: Path) -> list[float]:
@@ -151,7 +150,7 @@ def _rate(times: list[float], since: list[float]) -> float | None:
 def _last_failure(run: Path, unit: str) -> dict[str, Any]:
     paths = (run / "units" / slug(unit)).glob("failed-*.json")
     newest = max(paths, key=lambda path: int(path.stem.partition("-")[2]))
-    error: dict[str, Any] = json.loads(newest.read_bytes())["error"]
+    error: dict[str, Any] = parse(newest.read_bytes(), newest)["error"]
     return error
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from actors.vision.units import Readout, parse_unit
 from agents.journal import slug
 from agents.manifest import claim
-from agents.store import Store
+from agents.store import Store, finite, parse
 from agents.work import WorkItem, read_plan, write_plan
 from experiments import config as configuration
 from experiments import crosswise
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from experiments.workbench import Workbench
 
 SCREENING = "screening.json"
+FEW = 15
+"""Fewer images than this are not even enough for a unit's exemplars."""
 SKIPPED = "skipped_images.json"
 """Images of the data set that could not be read, with the reason."""
 
@@ -70,11 +72,11 @@ async def sweep(
     campaign = Campaign(console, loaded, profile, store, manifest, asked.retry_failed)
     closing = Closing(crosswise.KEY, partial(_compare, store))
     finished = await campaign.run(partial(_plan, console, store, manifest, asked), closing)
-    screened = json.loads(store.get(SCREENING) or b"{}")
+    screened = parse(store.get(SCREENING) or b"{}", run / SCREENING)
     verdicts = [row["verdict"] for table in screened.values() for row in table]
     return finished.summary() | {
         "screened": {verdict: verdicts.count(verdict) for verdict in sorted(set(verdicts))},
-        "skipped_images": json.loads(store.get(SKIPPED) or b"{}"),
+        "skipped_images": parse(store.get(SKIPPED) or b"{}", run / SKIPPED),
     }
 
 
@@ -103,6 +105,11 @@ async def _plan(
             list(wanted), bench.dataset, progress=lambda swept: progress(swept.done, swept.total)
         )
     unread = next(iter(found.values())).skipped
+    if (n_images := next(iter(found.values())).n_images) < FEW:
+        console.warn(
+            f"exemplars are the strongest of {n_images} images only: what is dead, constant or a duplicate among so few "
+            "may be neither among more"
+        )
     skipped = tell_skipped(console, bench.dataset, unread, str(store.root / SKIPPED))
     store.put(SKIPPED, json.dumps(skipped, indent=1, ensure_ascii=False).encode())
     screened: dict[str, list[dict[str, Any]]] = {}
@@ -119,5 +126,5 @@ async def _plan(
     console.say(
         f"{len(items)} units are worth an agent, {len(ids) - len(items)} are dead, constant or duplicates"
     )
-    store.put(SCREENING, json.dumps(screened, indent=1).encode())
+    store.put(SCREENING, json.dumps(finite(screened), indent=1, allow_nan=False).encode())
     return write_plan(store, items)

@@ -64,7 +64,8 @@ def screen(found: LayerExemplars, units: Sequence[int]) -> list[dict[str, Any]]:
     """Return one row a unit: statistics over the data set, and `verdict`.
 
     `dead`: never above zero and always the same; `constant`: always the same otherwise; `duplicate`: `of` an
-    earlier unit, with the same strongest images, activations, moments and quantiles; else `alive`.
+    earlier unit, with the same strongest images, activations, moments and quantiles; else `alive`. One image tells
+    nothing of the kind: then all are.
     """
     rows: list[dict[str, Any]] = []
     alike: dict[bytes, list[int]] = defaultdict(list)
@@ -81,7 +82,9 @@ def screen(found: LayerExemplars, units: Sequence[int]) -> list[dict[str, Any]]:
             ),
             "verdict": "alive",
         }
-        if std <= _SAME * max(abs(mean), abs(maximum), 1e-30):
+        if found.n_images < 2:
+            pass
+        elif std <= _SAME * max(abs(mean), abs(maximum), 1e-30):
             row["verdict"] = "dead" if maximum <= 0 else "constant"
         else:
             group = alike[found.indices[unit].tobytes()]

@@ -22,6 +22,8 @@ from actors.endpoint.openai_client import classify, connect, json_object
 from actors.errors import MaiaError
 
 _OWN_FIELD_HOSTS = ("api.openai.com", ".openai.azure.com", ".services.ai.azure.com")
+_MOST_CHARS = 64
+"""Characters that a reply may have for each token that it was asked to keep to; longer ones are cut. Real ones have four."""
 
 
 class OpenAIBackend(UnsharedBackend[ChatRequest, ChatReply]):
@@ -87,8 +89,12 @@ class OpenAIBackend(UnsharedBackend[ChatRequest, ChatReply]):
         text, finish = _text_of(sent.value)
         text = self._secrets.redact(text)
         usage = read_usage(sent.value.get("usage"), prompt, text, settings.price, sent.attempts)
+        if len(text) > (most := _MOST_CHARS * request.max_tokens):
+            # It would be sent back in every later round, and be kept with each.
+            text, finish = text[:most], "length"
         model = sent.value.get("model")
-        return ChatReply(text, finish, usage, model if isinstance(model, str) and model else settings.model)
+        name = as_utf8(model)[:200] if isinstance(model, str) and model else settings.model
+        return ChatReply(text, finish, usage, name)
 
     def body(self, request: ChatRequest) -> dict[str, Any]:
         """Return the arguments of the client's `create` for this request; it holds no secret."""

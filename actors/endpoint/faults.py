@@ -73,7 +73,8 @@ class EndpointError(BackendError):
 
 
 class EndpointDownError(EndpointError):
-    """The endpoint has failed for everyone for a while: wait and resume rather than try the next request."""
+    """The endpoint serves nobody (no connection, refusals for their rate, a long outage): wait and resume rather than
+    try the next request."""
 
 
 class ContextLengthError(EndpointError):
@@ -213,8 +214,10 @@ def to_error(fault: Fault, host: str, model: str, attempts: int, in_doubt: int) 
                 in_doubt,
             )
         case _:
+            # Nobody could have been served: it is not this request's failure, and the next would meet the same.
+            down = fault.kind == "rate_limited" or (fault.kind == "unreachable" and not fault.in_doubt)
             tries = "1 attempt" if attempts == 1 else f"{attempts} attempts"
-            return EndpointError(
+            return (EndpointDownError if down else EndpointError)(
                 f"{where} gave no usable answer in {tries}, the last: {fault.kind} ({fault.detail}).",
                 "Wait and resume, or lower `max_concurrent`, `requests_per_minute` or `tokens_per_minute`.",
                 attempts,

@@ -281,9 +281,19 @@ class VisionBackend:
         try:
             results = self._pass(rows) if rows else []
         except Exception as error:
-            if not hub.is_out_of_memory(error):
-                raise
-            return self._in_halves(batch, error)
+            if hub.is_out_of_memory(error):
+                return self._in_halves(batch, error)
+            if len(batch) > 1:
+                # What one image does to the network is no other's failure: they may be of different agents.
+                half = len(batch) // 2
+                return [*self._measure(batch[:half]), *self._measure(batch[half:])]
+            image = batch[0].image
+            return [
+                BackendError(
+                    f"{self.name} fails on image {image.id[:8]} of {image.size[0]}x{image.size[1]} pixels: "
+                    f"{type(error).__name__}: {str(error)[:300]}"
+                )
+            ]
         outcomes |= {row.place: result for row, result in zip(rows, results, strict=True)}
         return [outcomes[place] for place in range(len(batch))]
 

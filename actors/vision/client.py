@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import difflib
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,17 @@ from typing import Any
 import numpy as np
 
 from actors.backend import Priority
-from actors.errors import UsageError
+from actors.errors import BackendError, UsageError
 from actors.images import Image, Provenance
-from actors.pool import Pool
+from actors.pool import Pool, ReplicaLostError
 from actors.vision.base import Exemplars, ImageDataset, LayerInfo, Unit, UnitResponse
 from actors.vision.exemplars import ExemplarStore, LayerExemplars
 from actors.vision.requests import Ask, VisionRequest
 from actors.vision.reserve import split
 from actors.vision.sweep_driver import Progress, run_sweep
 from actors.vision.units import OUTPUT, Readout, class_index
+
+_log = logging.getLogger(__name__)
 
 SAMPLE = 128
 """Images of a data set at most that stand for the whole in `PoolVisionClient.sample`."""
@@ -214,14 +217,28 @@ class PoolVisionClient:
                 if self._sampled[0] != dataset.fingerprint:  # one data set at a time: these are pixels
                     self._sampled = dataset.fingerprint, await asyncio.to_thread(_spread, dataset)
                 ask = Ask(key[1], None)
-                results = await self._pool.map(
-                    [VisionRequest(image, (ask,)) for image in self._sampled[1]],
-                    priority=Priority.CONFIRMATION,
-                )
-                columns = [result.readings[0].activations for result in results]
+                columns = [
+                    column
+                    for column in await asyncio.gather(
+                        *(self._column(image, ask) for image in self._sampled[1])
+                    )
+                    if column is not None
+                ]
                 self._samples[key] = np.stack(columns, axis=1) if columns else np.empty((0, 0), np.float32)
             table = self._samples[key]
         return table[unit.index] if len(table) else np.empty(0, np.float32)
+
+    async def _column(self, image: Image, ask: Ask) -> np.ndarray | None:
+        """Return what an image of the sample does to all units; None where the network fails on it, as in a sweep."""
+        try:
+            result = await self._pool.submit(VisionRequest(image, (ask,)), priority=Priority.CONFIRMATION)
+        except ReplicaLostError:
+            raise
+        except BackendError as error:
+            _log.warning("an image of the sample is left out: %s", error)
+            return None
+        column: np.ndarray = result.readings[0].activations
+        return column
 
     async def note(self, image: Image, provenance: Provenance) -> None:
         """Record in the stimulus bank where an image came from."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -45,10 +46,15 @@ class FolderDataset:
         try:
             return decode(path.read_bytes())
         except (OSError, ImageDecodeError) as error:
-            raise ImageDecodeError(f"{path}: {error}") from error
+            raise ImageDecodeError(f"{_printable(str(path))}: {error}") from error
 
     def provenance(self, index: int) -> Provenance:
-        return Provenance("dataset", maker=self.name, recipe={"path": self._paths[index]})
+        return Provenance("dataset", maker=self.name, recipe={"path": _printable(self._paths[index])})
+
+
+def _printable(path: str) -> str:
+    """Return a path as text that can be stored: names on disk are bytes, and not all are UTF-8."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _list_images(folder: Path) -> tuple[list[str], str]:
@@ -62,7 +68,15 @@ def _list_images(folder: Path) -> tuple[list[str], str]:
         raise UsageError(f"the data set folder {str(folder)!r} cannot be read: {error}", fix) from error
 
     found: list[tuple[str, int, int]] = []
-    for parent, _folders, files in os.walk(folder, onerror=fail, followlinks=True):
+    walked: set[tuple[int, int]] = set()
+    for parent, folders, files in os.walk(folder, onerror=fail, followlinks=True):
+        here = Path(parent).stat()
+        if (here.st_dev, here.st_ino) in walked:  # a link back up, or a second way to the same folder
+            folders.clear()
+            continue
+        walked.add((here.st_dev, here.st_ino))
+        # In this order whatever the disk's is: which of two ways to a folder counts must not change.
+        folders.sort()
         for file in files:
             path = Path(parent) / file
             if path.suffix.lower() in SUFFIXES and not file.startswith("."):
@@ -70,6 +84,8 @@ def _list_images(folder: Path) -> tuple[list[str], str]:
                     status = path.stat()
                 except OSError:
                     continue  # a dangling link is no image
+                if not stat.S_ISREG(status.st_mode):
+                    continue  # a pipe or a device would be waited for without end
                 found.append((path.relative_to(folder).as_posix(), status.st_size, status.st_mtime_ns))
     if not found:
         kinds = ", ".join(sorted(SUFFIXES))
@@ -201,6 +217,11 @@ class HubDataset:
 
     def provenance(self, index: int) -> Provenance:
         return Provenance("dataset", maker=self.name, recipe={"row": index})
+
+
+def canonical(text: str) -> str:
+    """Return the name of a data set that is the same from every folder and however its path is written."""
+    return text if text.partition(":")[0] in ("hf", "scenes") else str(Path(text).expanduser().resolve())
 
 
 def open_dataset(text: str) -> ImageDataset:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from actors.errors import UsageError
 from actors.vision.bank import publish
 from actors.vision.base import Exemplars, Unit
 from actors.vision.units import Readout
@@ -123,14 +124,24 @@ class ExemplarStore:
 
 
 def finish_sweep(folder: Path, store: Path) -> int:
-    """Merge the parts of a sweep into the exemplars of its readouts; return how many images counted."""
-    from actors.vision.sweep import LEVELS, merge_parts
+    """Merge the parts of a sweep into the exemplars of its readouts; return how many images counted.
+
+    Raises:
+        UsageError: If none did. Nothing is kept then: a table of no images would say that every unit is dead.
+    """
+    from actors.vision.sweep import LEVELS, SweepPlan, merge_parts
 
     whole = merge_parts(folder)
-    n_images = 0
+    n_images = max((tally.n_images for tally in whole.tallies.values()), default=0)
+    if n_images == 0:
+        dataset = SweepPlan.load(folder).dataset
+        reason = whole.skipped[min(whole.skipped)]
+        raise UsageError(
+            f"no image of the data set {dataset.name!r} could be used ({len(whole.skipped)} tried). The first: {reason}.",
+            "Look at that image, or at the network: its input size, its weights, and vision.dtype.",
+        )
     for readout, tally in whole.tallies.items():
         activations, indices = tally.top()
-        n_images = tally.n_images
         deviation = np.sqrt(tally.m2.cpu().numpy() / max(1, n_images))
         ExemplarStore(store).put(
             LayerExemplars(

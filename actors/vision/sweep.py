@@ -233,6 +233,11 @@ class Tally:
         self._take_best(chunk, indices, in_order)
         mean = chunk.mean(0)
         m2 = (chunk - mean).square_().sum(0)
+        if not bool(m2.isfinite().all()):
+            # Squares of very large activations do not fit into single precision.
+            wide = chunk.to(self.mean.dtype)
+            mean = wide.mean(0)
+            m2 = (wide - mean).square_().sum(0)
         self._add_moments(len(chunk), mean.to(self.mean.dtype), m2.to(self.m2.dtype))
 
     def _take_best(self, chunk: torch.Tensor, indices: torch.Tensor, in_order: bool) -> None:

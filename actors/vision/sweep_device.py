@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from actors import runtime
+from actors import hub, runtime
 from actors.errors import BackendError, MaiaError
 from actors.vision.requests import SweepAck, SweepStep
 from actors.vision.settings import VisionSettings
@@ -124,6 +124,24 @@ class SweepDevice:
         return int(len(loaded) - good.sum())
 
     def _run(self, sweep: _Sweep, start: int, places: np.ndarray, images: Sequence[np.ndarray]) -> None:
+        """Take in images, and leave out those on which the network fails: tried together, in halves, alone."""
+        try:
+            self._take(sweep, start, places, images)
+        except MaiaError:
+            raise
+        except Exception as error:
+            if len(images) > 1:
+                half = len(images) // 2
+                self._run(sweep, start, places[:half], images[:half])
+                self._run(sweep, start, places[half:], images[half:])
+                return
+            # A device that is lost fails on every image: then none is to blame, and none may be left out for it.
+            if hub.is_out_of_memory(error) or not self._backend.works():
+                raise
+            index = int(sweep.plan.indices[start + int(places[0])])
+            sweep.part.skipped[index] = f"the network fails on it: {type(error).__name__}: {error}"[:300]
+
+    def _take(self, sweep: _Sweep, start: int, places: np.ndarray, images: Sequence[np.ndarray]) -> None:
         import torch
 
         plan = sweep.plan
@@ -149,6 +167,7 @@ class SweepDevice:
     def _eager(self, sweep: _Sweep, positions: np.ndarray, images: Sequence[np.ndarray]) -> list[Taken]:
         draws: dict[int, Draw] = {}
         taken: list[Taken] = []
+        sampled: list[torch.Tensor | None] = []
 
         def take(readout: Readout) -> Callable[[torch.Tensor], None]:
             def read(units: torch.Tensor) -> None:
@@ -157,13 +176,16 @@ class SweepDevice:
                     draws[n_positions] = sweep.plan.draw(positions, n_positions)
                 draw = draws[n_positions]
                 tally = sweep.tally(readout, units.shape[1], draw.samples, units.device)
-                if len(draw.images):
-                    tally.sample(draw.target, draw.of(units))
+                sampled.append(draw.of(units) if len(draw.images) else None)
                 taken.append((tally, spatial_max(units), draw))
 
             return read
 
         self._backend.forward(images, {readout: take(readout) for readout in sweep.plan.readouts})
+        # Only now: a network that failed on the way has shown nothing.
+        for (tally, _, draw), values in zip(taken, sampled, strict=True):
+            if values is not None:
+                tally.sample(draw.target, values)
         return taken
 
     def _compiled(self, sweep: _Sweep, positions: np.ndarray, images: Sequence[np.ndarray]) -> list[Taken]:

@@ -65,26 +65,20 @@ async def run_sweep(
         folder.mkdir(exist_ok=True)
         plan = SweepPlan(dataset, indices, tuple(readouts), k, step)
         await asyncio.to_thread(plan.save, folder)
-        skipped = await _all_steps(pool, plan, folder, progress)
-        n_images = await pool.call("finish_sweep", str(folder), str(store.folder))
-        if n_images == 0:
-            raise UsageError(
-                f"no image of the data set {dataset.name!r} could be read ({len(indices)} tried, {skipped} failed).",
-                "Look at one of its files.",
-            )
+        await _all_steps(pool, plan, folder, progress)
+        await pool.call("finish_sweep", str(folder), str(store.folder))
         await asyncio.to_thread(shutil.rmtree, folder)
 
 
-async def _all_steps(pool: Pool[Any, Any], plan: SweepPlan, folder: Path, progress: Progress | None) -> int:
+async def _all_steps(pool: Pool[Any, Any], plan: SweepPlan, folder: Path, progress: Progress | None) -> None:
     steps = plan.steps()
-    skipped = 0
     for attempt in range(_ROUNDS):
         _, done = await asyncio.to_thread(disjoint_parts, folder)
         todo = [step for step in steps if step[0] not in done]
         if not todo:
-            return skipped
+            return
         n_before = sum(stop - start for start, stop in steps if start in done)
-        skipped += await _round(pool, plan, folder, todo, n_before, attempt > 0, progress)
+        await _round(pool, plan, folder, todo, n_before, attempt > 0, progress)
     raise BackendError(
         f"the sweep over {plan.dataset.name!r} lost steps {_ROUNDS} times: its replicas keep dying.",
         "Look at their logs; run again to go on from what is done.",
@@ -99,8 +93,8 @@ async def _round(
     n_before: int,
     hand_over: bool,
     progress: Progress | None,
-) -> int:
-    """Send `todo` in order, a few at a time; return how many images could not be read."""
+) -> None:
+    """Send `todo` in order, a few at a time."""
     n_replicas = max(1, pool.statistics().replicas)
     window = asyncio.Semaphore(_STEPS_PER_REPLICA * n_replicas)
     # The last steps have each replica write its part; one that gets none of them is found out and made up for.
@@ -129,7 +123,6 @@ async def _round(
         for place in range(len(todo)):
             await window.acquire()
             group.create_task(send(place))
-    return n_skipped
 
 
 @asynccontextmanager

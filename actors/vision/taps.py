@@ -215,6 +215,14 @@ class TappedModule:
         """Return how far into the pass a layer is, in 0..1."""
         return self.taps[layer].place / max(1, self.taps[OUTPUT].place if OUTPUT in self.taps else 1)
 
+    def works(self) -> bool:
+        """Say whether the module still runs on the input that it was recorded with. Call in inference mode."""
+        try:
+            self._feed(self._like)
+        except Exception:  # whatever a module or a device raises
+            return False
+        return True
+
     def run(
         self, batch: torch.Tensor, reads: Mapping[str, Read], wanted: Sequence[str] | None = None
     ) -> None:

@@ -128,3 +128,13 @@ async def test_an_account_is_rebuilt_from_the_records_with_calls_in_doubt_as_pai
     store.put("units/b/rounds/0002.json", b'{"toolbox": {"images_made": 5}}')
     assert spent_so_far(store) == Cost(dollars=0.75, tokens=82, requests=2, images=5)
     assert spent_so_far(store, "units/a") == Cost(dollars=0.25, tokens=12, requests=1)
+
+
+async def test_the_final_answer_is_asked_for_while_what_is_set_aside_for_it_still_fits() -> None:
+    ledger = Ledger(BudgetSettings(tokens=9000))
+    most = Cost(tokens=4000)
+    asked = ""
+    while not asked:  # each call takes much less than it may take
+        await ledger.reserve(most)
+        asked = await ledger.settle(most, Cost(tokens=700))
+    await ledger.reserve(most)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 import structlog
 
-from actors.errors import RefusedError
+from actors.errors import RefusedError, UsageError
 from agents import survey
 from agents.budget import BudgetSettings, BudgetSpentError, Cost, Ledger, spent_so_far
 from agents.host import LocalHost, UnexpectedError
@@ -112,3 +113,56 @@ async def test_surveys_stand_among_the_results_of_a_run(tmp_path: Path) -> None:
     lines = (tmp_path / "results.jsonl").read_text().splitlines()
     assert ['"measured"' in line for line in lines] == [True, False]
     assert '"failed"' in lines[1]
+
+
+async def test_a_units_hours_are_kept(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    now = iter([0.0, *[7200.0] * 50])
+    world.host = LocalHost(
+        world.host._laboratory,
+        world.store,
+        world._subject,
+        account=world.account,
+        unit_budget=BudgetSettings(hours=1),
+        clock=lambda: next(now),
+    )
+    outcome = await world.run("dog")
+    assert outcome.failed["fake/dog"]["error"]["type"] == "UnitBudgetError"
+
+
+async def test_results_are_read_by_every_json_reader_and_have_the_same_columns_in_every_run(
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    world = World(tmp_path / "a")
+    await world.run("forbidden")
+    (_, failed) = write_results(tmp_path / "a", [world.item("forbidden")])
+    (_, none) = write_results(tmp_path / "a", [])
+    other = World(tmp_path / "b")
+    await other.run("dog")
+    (key,) = [key for key in other.store.keys("units") if key.endswith("done.json")]
+    record = json.loads(other.store.get(key) or b"{}")
+    record["background"] = {"std": float("inf"), "mean": float("nan")}
+    other.store.replace(key, json.dumps(record).encode())
+    lines, answered = write_results(tmp_path / "b", [other.item("dog")])
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    (row,) = [json.loads(line, parse_constant=refuse) for line in lines.read_text().splitlines()]
+    assert row["background"] == {"std": None, "mean": None}
+    schemas = [pq.read_schema(path) for path in (failed, none, answered)]
+    for name in ("unit", "label", "rounds", "cost_dollars", "confirmed", "evidence"):
+        assert len({str(schema.field(name).type) for schema in schemas}) == 1
+        assert str(schemas[0].field(name).type) != "null"
+
+
+async def test_a_damaged_record_is_named(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    await world.run("dog")
+    (key,) = [key for key in world.store.keys("units") if key.endswith("done.json")]
+    world.store.replace(key, b'{"unit": "fake')
+    with pytest.raises(UsageError, match=r"done\.json is damaged"):
+        write_results(tmp_path, [world.item("dog")])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from actors.errors import UsageError
-from agents.manifest import check, claim
+from agents.manifest import check, check_studied, claim, claim_studied
 from agents.store import Store
 
 
@@ -21,3 +21,41 @@ def test_the_same_settings_from_another_file_are_the_same_configuration(tmp_path
     store = Store.open(tmp_path)
     claim(store, {"model": "net", "settings": {"rounds": 3}})
     check(store, {"model": "net", "settings": {"rounds": 3}, "config": "/elsewhere/lab.yaml"})
+
+
+def test_where_a_model_is_and_how_hard_it_is_driven_may_change_and_which_it_is_may_not(tmp_path):
+    store = Store.open(tmp_path)
+    chat = {"model": "qwen", "base_url": "http://gpu-17:8000/v1", "requests_per_minute": 60, "price": None}
+    claim(store, {"settings": {"chat": {"interpreter": chat}, "vision": {"batch": 64, "dtype": "float32"}}})
+    moved = chat | {"base_url": "http://gpu-23:8000/v1", "requests_per_minute": 20, "price": {"prompt": 1}}
+    check(store, {"settings": {"chat": {"interpreter": moved}, "vision": {"batch": 8, "dtype": "float32"}}})
+    with pytest.raises(UsageError, match="model was"):
+        check(
+            store,
+            {
+                "settings": {
+                    "chat": {"interpreter": chat | {"model": "other"}},
+                    "vision": {"batch": 64, "dtype": "float32"},
+                }
+            },
+        )
+
+
+def test_weights_and_images_that_changed_under_their_name_are_another_run(tmp_path):
+    store = Store.open(tmp_path)
+    check_studied(store, {"network": "aa", "dataset": "bb"})
+    claim_studied(store, {"network": "aa", "dataset": "bb", "interpreter": "x"})
+    claim_studied(store, {"network": "aa", "dataset": "bb", "interpreter": "y"})
+    with pytest.raises(UsageError, match=r"network \(its weights.* was aa, now cc") as refusal:
+        claim_studied(store, {"network": "cc", "dataset": "bb"})
+    assert "data set" not in refusal.value.message
+    with pytest.raises(UsageError, match="data set"):
+        check_studied(store, {"network": "aa", "dataset": "dd"})
+
+
+@pytest.mark.parametrize("data", [b"", b'{"model": ', b"\xff\xfe"])
+def test_a_damaged_manifest_is_named(tmp_path, data):
+    store = Store.open(tmp_path)
+    (tmp_path / "manifest.json").write_bytes(data)
+    with pytest.raises(UsageError, match=r"manifest\.json is damaged"):
+        check(store, {"model": "net"})

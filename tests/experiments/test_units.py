@@ -59,3 +59,17 @@ def test_dead_constant_and_duplicate_units_are_told_from_living_ones() -> None:
     assert rows[1]["of"] == 0
     assert rows[0]["quantiles"] == {"0.5": 1.0, "0.95": 2.0}
     assert screen(found, [1])[0]["verdict"] == "alive", "its twin is not part of the run"
+
+
+def test_one_image_says_of_no_unit_that_it_is_dead_or_constant() -> None:
+    found = LayerExemplars(
+        readout=Readout("layer"),
+        indices=np.array([[0], [0]]),
+        activations=np.array([[3.0], [0.0]], np.float32),
+        levels=np.array([0.5]),
+        quantiles=np.array([[3.0], [0.0]], np.float32),
+        mean=np.array([3.0, 0.0], np.float32),
+        std=np.zeros(2, np.float32),
+        n_images=1,
+    )
+    assert [row["verdict"] for row in screen(found, [0, 1])] == ["alive", "alive"]

@@ -586,3 +586,41 @@ async def test_old_images_leave_where_the_settings_say_so(endpoint: FakeEndpoint
 def test_seen_texts_are_what_a_script_reads() -> None:
     seen = Seen(0, {"messages": [{"role": "user", "content": "hi"}]}, b"", {}, (), "")
     assert seen.texts == ["hi"]
+
+
+async def test_a_reply_many_times_too_long_is_cut_and_said_to_be(
+    endpoint: FakeEndpoint, opened: Opened
+) -> None:
+    endpoint.script = lambda seen: "word " * 20_000
+    async with opened(endpoint) as backend:
+        reply = await backend.complete(ask(max_tokens=100))
+    assert (len(reply.text), reply.finish) == (6400, "length")
+    assert reply.usage.completion_tokens == 25_000, "what is billed is counted"
+
+
+async def test_a_models_name_that_no_encoder_takes_costs_no_answer(
+    endpoint: FakeEndpoint, opened: Opened
+) -> None:
+    body = b'{"model": "m\\ud800", "choices": [{"message": {"content": "yes"}}]}'
+    endpoint.faults.append(Fault("raw", body=body))
+    async with opened(endpoint) as backend:
+        reply = await backend.complete(ask())
+    assert (reply.text, reply.model) == ("yes", "m?")
+
+
+@pytest.mark.parametrize("fault", [Fault.rate_limit(), Fault.rate_limit("100000")])
+async def test_who_is_refused_for_the_rate_to_the_end_is_not_to_blame(
+    endpoint: FakeEndpoint, opened: Opened, fault: Fault
+) -> None:
+    endpoint.faults.extend([fault] * 6)
+    async with opened(endpoint) as backend:
+        with pytest.raises(EndpointDownError, match="rate_limited"):
+            await backend.complete(ask())
+
+
+async def test_nobody_is_to_blame_for_an_address_where_nothing_is(
+    endpoint: FakeEndpoint, opened: Opened
+) -> None:
+    async with opened(endpoint, base_url="http://127.0.0.1:9/v1", max_attempts=2) as backend:
+        with pytest.raises(EndpointDownError):
+            await backend.complete(ask())

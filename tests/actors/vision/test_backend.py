@@ -230,6 +230,23 @@ async def test_activations_that_are_not_finite_are_a_typed_failure_and_are_not_k
     await made.close()
 
 
+async def test_an_image_on_which_the_network_fails_does_not_fail_its_neighbours() -> None:
+    class Fussy(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if x.std() > 0 and (x.mean((1, 2, 3)) > 1).any():
+                raise ValueError("too bright")
+            return x
+
+    made = VisionBackend(network(torch.nn.Sequential(Fussy(), torch.nn.Conv2d(3, 4, 3))), settings())
+    white = Image.from_pixels(np.full((20, 16, 3), 250, np.uint8))
+    images = [*photos(3), white, *photos(2, seed=1)]
+    answers = await made.run([want(image, Readout("1")) for image in images])
+    failed = [place for place, answer in enumerate(answers) if isinstance(answer, BackendError)]
+    assert failed == [3]
+    assert "too bright" in str(answers[3])
+    await made.close()
+
+
 async def test_too_little_memory_halves_the_batch_and_goes_on(backend: VisionBackend) -> None:
     module = backend.network.module
     sizes: list[int] = []

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from actors.backend import Priority
-from actors.errors import UsageError
+from actors.errors import BackendError, UsageError
 from actors.images import Image, ImageDecodeError
 from actors.pool import LocalPool
 from actors.vision.backend import VisionBackend
@@ -372,3 +372,77 @@ async def test_a_direction_can_be_measured_and_swept(client: PoolVisionClient, t
 
 def parts_below(folder: Path) -> list[Path]:
     return list(folder.rglob("part-*"))
+
+
+class Fails(torch.nn.Module):
+    """Passes its input on; raises where an image's mean is above `limit`, or a batch is larger than `most`."""
+
+    def __init__(self, limit: float, most: int = 64, broken: bool = False) -> None:
+        super().__init__()
+        self.limit, self.most, self.broken = limit, most, broken
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if (len(x) > self.most and x.any()) or (x.mean((1, 2, 3)) > self.limit).any():
+            raise ValueError("not this one")
+        return torch.full_like(x, float("nan")) if self.broken and x.any() else x
+
+
+def fussy(**how: Any) -> VisionBackend:
+    first = torch.nn.Conv2d(3, 5, 3, bias=False)
+    torch.nn.init.uniform_(first.weight, 0.1, 0.3, generator=torch.Generator().manual_seed(0))
+    module = torch.nn.Sequential(first, Fails(**how), torch.nn.Conv2d(5, 4, 2))
+    plain = wrap(module, name="fussy", size=(6, 6), mean=(0, 0, 0), std=(1, 1, 1))
+    return VisionBackend(plain, VisionSettings(placement=ONE_THREAD, device="cpu", batch=8))
+
+
+def means(module: torch.nn.Module, dataset: Numbered) -> np.ndarray:
+    """Return what `Fails` looks at, for every image."""
+    images = np.stack([dataset.load(index).pixels for index in range(len(dataset))])
+    with torch.inference_mode():
+        return module[0](torch.from_numpy(images).permute(0, 3, 1, 2) / 255).mean((1, 2, 3)).numpy()
+
+
+async def test_images_on_which_the_network_fails_are_left_out_and_the_others_count(tmp_path: Path) -> None:
+    dataset = Numbered(60)
+    probe = fussy(limit=1e9)
+    level = float(np.quantile(means(probe.network.module, dataset), 0.9))
+    await probe.close()
+    backend = fussy(limit=level)
+    async with LocalPool(backend) as made:
+        client = await PoolVisionClient.connect(made, tmp_path, reserve=0.25)
+        found = (await client.layer_exemplars([Readout("0"), Readout("2")], dataset))[Readout("0")]
+        failing = set(np.flatnonzero(means(backend.network.module, dataset) > level).tolist())
+        bad = failing & set(split(dataset, 0.25)[0].tolist())
+        assert bad
+        assert set(found.skipped) == bad
+        assert all("not this one" in reason for reason in found.skipped.values())
+        assert found.n_images == len(split(dataset, 0.25)[0]) - len(bad)
+        assert len(await client.sample(Unit("2", 1), dataset)) == 60 - len(failing)
+
+
+async def test_a_network_that_takes_small_batches_only_is_swept_all_the_same(tmp_path: Path) -> None:
+    async with LocalPool(fussy(limit=1e9, most=3)) as made:
+        client = await PoolVisionClient.connect(made, tmp_path, reserve=0)
+        found = (await client.layer_exemplars([Readout("2")], Numbered(20)))[Readout("2")]
+        assert (found.n_images, found.skipped) == (20, {})
+
+
+async def test_a_network_without_a_finite_activation_is_refused_each_time_and_nothing_is_kept(
+    tmp_path: Path,
+) -> None:
+    async with LocalPool(fussy(limit=1e9, broken=True)) as made:
+        client = await PoolVisionClient.connect(made, tmp_path, reserve=0)
+        for _ in range(2):
+            with pytest.raises(UsageError, match=r"no image of the data set.*not finite"):
+                await client.layer_exemplars([Readout("2")], Numbered(9))
+        assert (await client.sample(Unit("2", 1), Numbered(9))).shape == (0,)
+
+
+async def test_a_device_that_is_lost_ends_the_sweep_and_no_image_is_to_blame(tmp_path: Path) -> None:
+    backend = fussy(limit=1e9)
+    backend.network.module[1].limit = -1e9  # from now on, it fails on everything
+    async with LocalPool(backend) as made:
+        client = await PoolVisionClient.connect(made, tmp_path, reserve=0)
+        with pytest.raises(ExceptionGroup) as caught:
+            await client.layer_exemplars([Readout("2")], Numbered(9))
+        assert caught.group_contains(BackendError, match="not this one")

@@ -12,7 +12,14 @@ import pytest
 
 from actors.errors import MissingDependencyError, UsageError
 from actors.images import Image, ImageDecodeError
-from actors.vision.datasets import ArrayDataset, FolderDataset, HubDataset, open_dataset, write_array
+from actors.vision.datasets import (
+    ArrayDataset,
+    FolderDataset,
+    HubDataset,
+    canonical,
+    open_dataset,
+    write_array,
+)
 from actors.vision.reserve import is_reserved, split
 
 
@@ -173,3 +180,61 @@ def test_what_is_reserved_at_a_small_part_is_also_at_a_larger_one() -> None:
     for number in range(200):
         if is_reserved(str(number), 0.1):
             assert is_reserved(str(number), 0.3)
+
+
+def test_a_folder_that_links_back_to_itself_is_read_once(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    (folder / "holidays").mkdir(parents=True)
+    picture(folder / "a.png", 1)
+    picture(folder / "holidays" / "b.png", 2)
+    (folder / "holidays" / "up").symlink_to(folder)
+    (folder / "again").symlink_to(folder / "holidays")
+    dataset = FolderDataset(folder)
+    assert [dataset.provenance(i).recipe["path"] for i in range(len(dataset))] == ["a.png", "again/b.png"]
+
+
+def test_a_pipe_is_no_image_and_is_not_waited_for(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png", 1)
+    os.mkfifo(tmp_path / "pipe.png")
+    assert len(FolderDataset(tmp_path)) == 1
+
+
+def test_a_name_that_is_no_text_is_told_in_characters_that_can_be_stored(tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png"))
+    path.write_bytes(b"no image")
+    dataset = FolderDataset(tmp_path)
+    assert str(dataset.provenance(0).recipe["path"]) == r"caf\xe9.png"
+    with pytest.raises(ImageDecodeError) as caught:
+        dataset.load(0)
+    caught.value.message.encode()
+
+
+def test_sixteen_bits_a_pixel_become_eight_and_no_guess_is_made_of_floating_point(tmp_path: Path) -> None:
+    ramp = np.linspace(0, 65535, 256, dtype=np.uint16).reshape(16, 16)
+    PIL.Image.fromarray(ramp).save(tmp_path / "deep.png")
+    PIL.Image.fromarray(ramp.astype(np.float32) / 65535).save(tmp_path / "float.tiff")
+    dataset = FolderDataset(tmp_path)
+    assert dataset.load(0).pixels[..., 0].ravel().tolist() == list(range(256))
+    with pytest.raises(ImageDecodeError, match="floating-point"):
+        dataset.load(1)
+
+
+def test_what_is_no_image_is_told_in_the_same_words_each_time(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_text("hello")
+    dataset = FolderDataset(tmp_path)
+    told = set()
+    for _ in range(2):
+        with pytest.raises(ImageDecodeError) as caught:
+            dataset.load(0)
+        told.add(caught.value.message)
+    assert len(told) == 1
+    assert "0x" not in told.pop()
+
+
+def test_a_path_is_the_same_data_set_however_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert canonical("photos") == canonical(f"{tmp_path}/photos/") == canonical("./x/../photos")
+    assert canonical("scenes:60:0") == "scenes:60:0"
+    assert canonical("hf:cifar10:test") == "hf:cifar10:test"

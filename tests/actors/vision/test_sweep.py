@@ -206,3 +206,11 @@ def test_parts_that_share_a_step_are_never_both_counted(tmp_path: Path) -> None:
     whole = merge_parts(tmp_path).tallies[Readout("deep")]
     assert whole.n_images == 40
     assert (whole.top()[1] == brute_force(values, 3)[1]).all()
+
+
+def test_moments_of_very_large_activations_are_finite() -> None:
+    values = np.array([[1e30], [3e30], [2e30]], np.float32)
+    tally = tally_of(values, np.arange(3), [], k=2)
+    tally.fold()
+    assert float(tally.mean[0]) == pytest.approx(2e30)
+    assert float(tally.m2[0]) == pytest.approx(2e60)
