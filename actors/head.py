@@ -6,6 +6,8 @@ machine is not touched.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import re
@@ -14,6 +16,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,17 +38,24 @@ class LocalHead:
         """Start the cluster, with token authentication, and return its facts.
 
         Raises:
-            UsageError: If it runs already, the port is taken, or Ray does not start.
+            UsageError: If it runs already, the port is taken, the folder cannot be written, or Ray does not start.
         """
+        with self._alone():
+            return self._up(settings, port)
+
+    def _up(self, settings: RaySettings, port: int) -> dict[str, Any]:
         if (facts := self.status()) is not None:
             raise UsageError(
                 f"a cluster of this command runs already at {facts['address']}.", "maia cluster down"
             )
         with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                raise UsageError(f"port {port} is taken.", "Choose another with --port.")
+            # As the server itself will: a connection that was closed a moment ago is no obstacle.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("", port))
+            except OSError as error:
+                raise UsageError(f"port {port} is taken.", "Choose another with --port.") from error
         _prepare_authentication()
-        self._facts.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
         command += ["--port", str(port), "--disable-usage-stats"]
         command += ["--include-dashboard", str(settings.dashboard).lower(), "--dashboard-host", "127.0.0.1"]
@@ -56,16 +66,40 @@ class LocalHead:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
+        try:
+            told = self._started(process)
+            facts = {"address": f"{_own_address(told)}:{port}", "pid": process.pid, "log": str(self._log)}
+            self._facts.write_text(json.dumps(facts))
+        except BaseException:  # Ctrl-C as well: nobody would know of it
+            self._end(process.pid)
+            process.wait()
+            raise
+        return facts
+
+    def _started(self, process: subprocess.Popen[bytes]) -> str:
+        """Return what Ray said until it ran."""
         end = time.monotonic() + _START_TIMEOUT_S
         while "--block" not in (told := self._log.read_text()) and "Ray runtime started" not in told:
             if process.poll() is not None or time.monotonic() > end:
-                self._end(process.pid)
                 last = (told.strip().splitlines() or ["it said nothing"])[-1]
                 raise UsageError(f"Ray did not start: {last}", f"Read {self._log}.")
             time.sleep(0.2)
-        facts = {"address": f"{_own_address(told)}:{port}", "pid": process.pid, "log": str(self._log)}
-        self._facts.write_text(json.dumps(facts))
-        return facts
+        return told
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Let one command at a time start or end the cluster."""
+        try:
+            self._facts.parent.mkdir(parents=True, exist_ok=True)
+            lock = self._facts.with_suffix(".lock").open("w")
+        except OSError as error:
+            raise UsageError(
+                f"the cache {self._facts.parent} cannot be written ({error.strerror}).",
+                "Set cache_dir in the configuration, or MAIA_CACHE.",
+            ) from error
+        with lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def status(self) -> dict[str, Any] | None:
         """Return the facts of the cluster if it runs, else None."""
@@ -78,12 +112,13 @@ class LocalHead:
 
     def down(self) -> bool:
         """End the cluster with all its processes; False if it does not run."""
-        facts = self.status()
-        if facts is None:
-            return False
-        self._end(facts["pid"])
-        self._facts.unlink(missing_ok=True)
-        return True
+        with self._alone():
+            facts = self.status()
+            if facts is None:
+                return False
+            self._end(facts["pid"])
+            self._facts.unlink(missing_ok=True)
+            return True
 
     def _end(self, pid: int) -> None:
         """Ask the starter to end its processes; then make sure of its whole session."""

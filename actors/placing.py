@@ -115,6 +115,17 @@ def waiting(demand: Demand, nodes: Sequence[Node]) -> str:
     return f"{demand.who} waits for a node{asked}. {_shown(nodes, 'free')}"
 
 
+def carriers() -> list[str]:
+    """Return the ids of the nodes that may carry what asks for nothing: those that offer CPUs, all if none does.
+
+    A head or a command's own node that was started with no CPUs is not meant to work.
+    """
+    import ray
+
+    alive = sorted((node["NodeID"], node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+    return [node for node, cpus in alive if cpus] or [node for node, _ in alive]
+
+
 def restarts(actor: Any) -> int:
     """Return how often Ray has started the actor again."""
     from ray._private import state

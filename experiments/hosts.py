@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from actors.cluster import what_ray_says
 from actors.errors import MaiaError, UsageError
-from actors.placing import Demand, answered, waits_for_a_place
+from actors.placing import Demand, answered, carriers, waits_for_a_place
 from actors.runtime import work_in
 from agents.budget import Cost, Ledger
 from agents.faults import HostLostError
@@ -62,7 +62,7 @@ class HostPlan:
 
 
 class HostGoneError(HostLostError):
-    """A host that Ray will not bring back: it could not be built, or was ended."""
+    """A host that Ray will not bring back: it could not be built, was ended, or its node is lost."""
 
 
 class HostActor:
@@ -172,9 +172,15 @@ class RemoteAccount:
 class RayHost:
     """A host in a Ray actor, as the orchestrator sees it."""
 
-    def __init__(self, plan: HostPlan, ledger: str, width: int, *, silence_s: float = SILENCE_S) -> None:
-        """`ledger` is the name of the run's account, "" for none. Must be made on the event loop."""
+    def __init__(
+        self, plan: HostPlan, ledger: str, width: int, *, seat: int = 0, silence_s: float = SILENCE_S
+    ) -> None:
+        """`ledger` is the name of the run's account, "" for none. Must be made on the event loop.
+
+        Hosts with seats in a row are on as many nodes as there are.
+        """
         self._plan, self._ledger, self._width, self._silence_s = plan, ledger, width, silence_s
+        self._seat = seat
         self._pausing = False
         self._returning: asyncio.Task[None] | None = None
         self._launch()
@@ -182,14 +188,19 @@ class RayHost:
 
     def _launch(self) -> None:
         import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         self._name = uuid.uuid4().hex
         self._given_up: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        nodes = carriers()
+        node = nodes[self._seat % len(nodes)]
         self._actor = (
             ray.remote(HostActor)
             .options(
                 num_cpus=0,
-                scheduling_strategy="SPREAD",
+                # Both SPREAD and a soft affinity put what asks for nothing on any node. Without its node, the host is
+                # gone, and another is started on the next (`_return`).
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
                 max_restarts=-1,
                 max_task_retries=0,
                 max_concurrency=self._width + 16,
@@ -250,6 +261,7 @@ class RayHost:
             return
         self._given_up.set_result(None)
         self._kill()
+        self._seat += 1  # its node may be what is broken
         self._launch()
 
     async def ready(self) -> None:
@@ -330,7 +342,7 @@ async def _ask(answer: Awaitable[T], who: str) -> T:
         if isinstance(error.cause, MaiaError):
             raise error.cause from None
         raise
-    except exceptions.ActorDiedError as error:
+    except (exceptions.ActorDiedError, exceptions.ActorUnschedulableError) as error:
         raise HostGoneError(f"{who} is lost: {what_ray_says(error)}") from None
     except exceptions.RayError as error:
         raise HostLostError(f"{who} is lost: {what_ray_says(error)}") from None

@@ -137,3 +137,16 @@ class TestOnRay:
             pool: Any = cluster.pool("mortal", "os:_exit", {"status": 9})
             with pytest.raises(UsageError, match=r"mortal died [0-9]+ times in a row before it was ready"):
                 await pool.describe()
+
+
+def test_what_asks_for_nothing_goes_to_nodes_that_offer_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    def node(name: str, cpus: float, alive: bool = True) -> dict[str, Any]:
+        return {"NodeID": name, "Alive": alive, "Resources": {"CPU": cpus} if cpus else {"memory": 9.0}}
+
+    nodes = [node("d", 4), node("head", 0), node("a", 1), node("gone", 8, alive=False)]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    assert placing.carriers() == ["a", "d"]
+    monkeypatch.setattr(ray, "nodes", lambda: [node("head", 0)])
+    assert placing.carriers() == ["head"]

@@ -7,6 +7,8 @@ import contextlib
 import os
 import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -107,3 +109,75 @@ async def test_hosts_that_cannot_be_built_end_in_an_error_that_says_why(
         assert "has not answered" not in caplog.text, "it was not silent"
     finally:
         await host.stop()
+
+
+class Where(Host):
+    async def study(self, item: WorkItem) -> dict[str, Any]:
+        import ray
+
+        return {"node": ray.get_runtime_context().get_node_id()}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_hosts_are_on_as_many_nodes_as_there_are_and_leave_one_that_is_lost(tmp_path: Path) -> None:
+    """In a process of its own: this one is connected to the tests' cluster."""
+    script = """
+import asyncio, sys
+import ray
+from ray.cluster_utils import Cluster
+from agents.faults import HostLostError
+from agents.work import WorkItem
+from experiments import hosts
+from experiments.config import Profile
+from experiments.hosts import HostPlan, RayHost
+from tests.experiments.test_hosts import Where
+
+hosts.HostActor = Where
+size = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
+cluster = Cluster(initialize_head=True, head_node_args=size)
+lost = cluster.add_node(**size)
+cluster.wait_for_nodes()
+ray.init(address=cluster.address, log_to_driver=False)
+
+
+async def main(folder):
+    plan = HostPlan(Profile(), folder, "m", {}, folder)
+    started = [RayHost(plan, "", 1, seat=i) for i in range(4)]
+    item = WorkItem("short", "l", "0")
+    before = [(await host.study(item))["node"] for host in started]
+    assert len(set(before)) == 2 and before[:2] == before[2:], before
+    await asyncio.to_thread(cluster.remove_node, lost, False)
+    for host in started:
+        while True:
+            try:
+                found = await host.study(item)
+                break
+            except HostLostError:
+                await host.ready()
+        assert found["node"] == cluster.head_node.node_id
+    for host in started:
+        await host.stop()
+
+
+asyncio.run(main(__import__("pathlib").Path(sys.argv[1])))
+ray.shutdown()
+cluster.shutdown()
+print("moved")
+"""
+    environment = {
+        **os.environ,
+        "RAY_health_check_initial_delay_ms": "2000",
+        "RAY_health_check_period_ms": "500",
+        "RAY_health_check_failure_threshold": "4",
+    }
+    ran = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)],
+        cwd=Path(__file__).resolve().parents[2],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=170,
+        check=False,
+    )
+    assert "moved" in ran.stdout, ran.stderr[-3000:]
