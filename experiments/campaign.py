@@ -164,7 +164,10 @@ class Campaign:
         model, run = self.manifest["model"], self.store.root.resolve()
         plan = HostPlan(self.profile, self.loaded.cache, model, bench.addresses, run)
         with ledger(self.profile, plan.run) as account:
-            hosts: list[HostHandle] = [RayHost(plan, account, settings.agents) for _ in range(settings.hosts)]
+            first = random.randrange(1024)  # several runs on a cluster shall not begin at the same node
+            hosts: list[HostHandle] = [
+                RayHost(plan, account, settings.agents, seat=first + i) for i in range(settings.hosts)
+            ]
             try:
                 yield hosts
             finally:
