@@ -67,6 +67,14 @@ class Album:
 
     provenance: dict[str, Provenance] = field(default_factory=dict)
     images: dict[str, Image] = field(default_factory=dict)
+    _told: dict[str, str] = field(default_factory=dict)
+
+    def told(self) -> dict[str, str]:
+        """Return every image's provenance as JSON; each is written once, however many rounds tell it."""
+        for key, value in self.provenance.items():
+            if key not in self._told:
+                self._told[key] = value.to_json()
+        return dict(self._told)
 
     def add(self, image: Image, provenance: Provenance) -> None:
         self.images.setdefault(image.id, image)
@@ -139,7 +147,7 @@ class Toolbox:
                 ]
                 for entries in self.log_book.experiments
             ],
-            "provenance": {key: value.to_json() for key, value in self.album.provenance.items()},
+            "provenance": self.album.told(),
         }
 
     def restore(self, snapshot: dict[str, Any], images: dict[str, Image]) -> None:
