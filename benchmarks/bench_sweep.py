@@ -1,17 +1,18 @@
 """How a sweep scales: many agents at once against an endpoint that takes its time, and a layer against one by one.
 
-    python -m benchmarks.bench_sweep crowd [--agents 500] [--rounds 8] [--hosts 2] [--latency 2] [--programs images]
+    python -m benchmarks.bench_sweep crowd [--agents 500] [--units 500] [--rounds 8] [--hosts 2] [--latency 2] [--programs images]
     python -m benchmarks.bench_sweep layer [--units 64] [--serial 4]
 
-Everything is real but two things: the network under study is tiny (one convolution of 512 channels), and the
+Everything is real but two things: the network under study is tiny (one convolution of 512 channels or more), and the
 endpoint is a stand-in over HTTP that waits `latency` seconds and then says the next line of a script: look at the
 exemplars, then rounds that make two pictures, measure them and log what was measured with its mask, then the answer.
 With `--programs text` the rounds only compute and print, which leaves what conversation, journal and sandbox cost.
 The sweep is a `maia sweep` in a process of its own, and its times are read from the run directory.
 
-`crowd`: the latency bound is the time that the scripted calls of one unit wait; efficiency is the bound over the
-time from the first call to the last result. In the middle half of all rounds every agent converses, and none starts
-or ends: the calls a second there are what a sweep of many more units than agents goes on at. `layer`: the same work with all units at once and one at a time, the
+`crowd`: the latency bound is the time that the scripted calls wait with that many agents at once; efficiency is the
+bound over the time from the first call to the last result. With a unit for each agent, every agent converses in the
+middle half of all rounds, and none starts or ends; with more units than agents, studies start and end throughout, as
+in a sweep of a whole layer. `layer`: the same work with all units at once and one at a time, the
 latter on a few units, because it takes as many times longer as there are units.
 """
 
@@ -36,15 +37,14 @@ from typing import Any
 import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
-CHANNELS = 512
-NETWORK = f"""
+NETWORK = """
 import torch
 from torch import nn
 
 
 def build():
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, {CHANNELS}, 5, stride=8), nn.ReLU())
+    return nn.Sequential(nn.Conv2d(3, CHANNELS, 5, stride=8), nn.ReLU())
 """
 LOOK = """[HYPOTHESIS LIST]:
 Hypothesis_1: colours
@@ -135,7 +135,7 @@ def sweep(
     folder: Path, address: str, units: int, *, agents: int, hosts: int, out: str, rounds: int
 ) -> Measured:
     """Run `maia sweep` on the first `units` units and return what its directory tells."""
-    (folder / "tiny.py").write_text(NETWORK)
+    (folder / "tiny.py").write_text(NETWORK.replace("CHANNELS", str(max(512, units))))
     profile: dict[str, Any] = {
         "dataset": "scenes:200:0",
         "ray": {"address": "local", "object_store_mb": 512},
@@ -239,13 +239,14 @@ def _cpu_s(process: psutil.Process) -> dict[str, float]:
 def crowd(arguments: argparse.Namespace, folder: Path) -> None:
     with endpoint(arguments.rounds, arguments.latency, arguments.programs) as address:
         found = sweep(
-            folder, address, arguments.agents, agents=arguments.agents, hosts=arguments.hosts,
-            out="crowd", rounds=arguments.rounds,
+            folder, address, arguments.units or arguments.agents, agents=arguments.agents,
+            hosts=arguments.hosts, out="crowd", rounds=arguments.rounds,
         )  # fmt: skip
-    bound = arguments.rounds * arguments.latency
     calls = found.units * found.rounds
+    bound = calls * arguments.latency / min(arguments.agents, found.units)
     ends, gaps = sorted(found.ends), sorted(found.gaps)
-    print(f"agents at once, their programs         {found.units}, {arguments.programs}")
+    print(f"agents at once, their programs         {arguments.agents}, {arguments.programs}")
+    print(f"units                                  {found.units}")
     print(f"rounds of a unit, endpoint latency     {found.rounds}, {arguments.latency:g} s")
     print(f"latency bound                          {bound:.1f} s, {calls / bound:.0f} calls/s")
     print(
@@ -266,7 +267,7 @@ def layer(arguments: argparse.Namespace, folder: Path) -> None:
         )
     with endpoint(arguments.rounds, arguments.latency, arguments.programs) as address:
         together = sweep(
-            folder, address, arguments.units, agents=arguments.units, hosts=0, out="layer",
+            folder, address, arguments.units or 64, agents=arguments.units or 64, hosts=0, out="layer",
             rounds=arguments.rounds,
         )  # fmt: skip
     one = alone.seconds / alone.units
@@ -282,7 +283,7 @@ def main() -> None:
     )  # fmt: skip
     parser.add_argument("what", choices=("crowd", "layer", "serve"))
     parser.add_argument("--agents", type=int, default=500)
-    parser.add_argument("--units", type=int, default=64)
+    parser.add_argument("--units", type=int, help="as many as agents; of `layer` 64")
     parser.add_argument("--serial", type=int, default=4)
     parser.add_argument("--hosts", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=8)
