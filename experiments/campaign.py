@@ -162,6 +162,8 @@ class Campaign:
             return
         from experiments.hosts import HostPlan, RayHost, ledger
 
+        # Told here, a model that cannot work says why; a host would only not find it.
+        await asyncio.gather(*(pool.ready() for pool in bench.pools.values()))
         model, run = self.manifest["model"], self.store.root.resolve()
         plan = HostPlan(self.profile, self.loaded.cache, model, bench.addresses, run)
         with ledger(self.profile, plan.run) as account:
