@@ -11,6 +11,8 @@ import asyncio
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import repeat
+from pathlib import Path
 from typing import Any, Protocol
 
 from pydantic import Field
@@ -23,6 +25,7 @@ from actors.images import Image, Provenance
 from actors.settings import Settings
 from agents.faults import NO_OBSERVATION
 from agents.interpreter import images_tested
+from agents.journal import doubtful
 from agents.store import Store
 from tools.toolbox import Studio
 
@@ -54,9 +57,14 @@ class BudgetSettings(Settings):
 class BudgetSpentError(MaiaError):
     """The run's budget has no room for what was to be done: it stops, and can be resumed with a larger one."""
 
+    in_doubt = 0
+    """Attempts that may have been billed: none, as for every call that is refused here."""
+
 
 class UnitBudgetError(MaiaError):
     """One unit's budget has no room for its next call; other units go on."""
+
+    in_doubt = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,17 +301,18 @@ class MeteredStudio:
 
 
 def spent_so_far(store: Store, folder: str = "units") -> Cost:
-    """Return what the records below `folder` say was spent; a call without an answer counts as paid."""
+    """Return what the records below `folder` say was spent; an attempt without a known outcome counts as paid."""
     total = Cost()
     root = store.root / folder
-    answered = set()
-    for path in root.rglob("calls/*.answer"):
-        answered.add(path.with_suffix(""))
-        total += Cost.of(Usage(**json.loads(path.read_bytes())["usage"]))
-    for path in root.rglob("calls/*.request-*"):
-        if path.with_suffix("") not in answered:
-            about = json.loads(path.read_bytes())
-            total += Cost(about.get("dollars", 0.0), about.get("tokens", 0), 1)
+    calls = [path for path in root.rglob("calls/*") if not path.name.startswith(".")]
+    for path in calls:
+        if path.suffix == ".answer":
+            total += Cost.of(Usage(**json.loads(path.read_bytes())["usage"]))
+    for call, attempts in doubtful(map(str, calls)).items():
+        if attempts > 0:
+            about = json.loads(Path(f"{call}.request-1").read_bytes())
+            each = Cost(about.get("dollars", 0.0), about.get("tokens", 0), 1)
+            total += sum(repeat(each, attempts), Cost())
     for rounds in {path.parent for path in root.rglob("rounds/*.json")}:
         records = [json.loads(path.read_bytes()) for path in sorted(rounds.glob("[0-9]*.json"))]
         total += Cost(images=records[-1]["toolbox"]["images_made"] + images_tested(records))

@@ -3,8 +3,9 @@
 A paid call is written down before it is sent and its answer before anyone acts on it, so an answer
 that reached us is never bought twice. A round is on disk before the next one begins.
 
-    units/<unit>/calls/<key>.request-<n>   attempt n of a call; without an answer it is "in doubt"
-    units/<unit>/calls/<key>.answer
+    units/<unit>/calls/<key>.request-<n>   attempt n of a call, about to be sent; without an outcome it is "in doubt"
+    units/<unit>/calls/<key>.unbilled-<n>  that attempt was surely not paid for: refused, or never sent
+    units/<unit>/calls/<key>.answer        the answer of one attempt, which is the last
     units/<unit>/rounds/0001.json          a finished round
     units/<unit>/done.json                 the result
     blobs/ab/<id>.webp                     every image that was shown, lossless, by content id
@@ -14,10 +15,12 @@ that reached us is never bought twice. A round is on disk before the next one be
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import Any
@@ -28,7 +31,7 @@ from actors import masks
 from actors.chat.base import ChatModel, ChatReply, ChatRequest, Usage
 from actors.errors import MaiaError, UsageError
 from actors.images import Image, decode
-from agents.store import Store
+from agents.store import Store, StoreError
 
 _DEEPEST = 1000
 """Masks on masks that are followed: a program may measure what it measured, but not in a circle."""
@@ -160,8 +163,8 @@ class Journal:
             return None
         return ChatReply(**{**record, "usage": Usage(**record["usage"])})
 
-    def intend(self, key: str, about: dict[str, Any]) -> None:
-        """Write down that a call is about to be sent.
+    def intend(self, key: str, about: dict[str, Any]) -> int:
+        """Write down that a call is about to be sent, and return the attempt's number.
 
         Raises:
             StoreError: If there may be no room for its answer: what has been paid for must not be lost.
@@ -170,6 +173,11 @@ class Journal:
         attempt = 1
         while not self._store.put(f"{self.folder}/calls/{key}.request-{attempt}", _encode(about)):
             attempt += 1
+        return attempt
+
+    def record_unbilled(self, key: str, attempt: int) -> None:
+        """Write down that an attempt ended and was not paid for."""
+        self._store.put(f"{self.folder}/calls/{key}.unbilled-{attempt}", b"{}")
 
     def record_answer(self, key: str, reply: ChatReply) -> ChatReply:
         """Write the answer down and return the one that counts: the first that was written."""
@@ -180,13 +188,14 @@ class Journal:
         return first
 
     def in_doubt(self) -> list[str]:
-        """Return the keys of calls that were sent, perhaps billed, and never answered here."""
-        sent: set[str] = set()
-        answered: set[str] = set()
-        for name in self._store.keys(f"{self.folder}/calls"):
-            key, _, kind = name.rpartition("/")[2].partition(".")
-            (answered if kind == "answer" else sent).add(key)
-        return sorted(sent - answered)
+        """Return the keys of calls of which an attempt was sent, perhaps billed, and never answered here.
+
+        They may have been answered at a later attempt, when the study was taken up again.
+        """
+        found = doubtful(self._store.keys(f"{self.folder}/calls"))
+        return sorted(
+            name.rpartition("/")[2].partition(".")[0] for name, attempts in found.items() if attempts > 0
+        )
 
     def usage(self) -> dict[str, Usage]:
         """Return what the answers on record cost, by role: the same whether or not a study was interrupted."""
@@ -224,6 +233,19 @@ class Journal:
             )
 
 
+def doubtful(names: Iterable[str]) -> dict[str, int]:
+    """Return, by the path of a call without its ending, how many of its attempts have no known outcome."""
+    open_attempts: Counter[str] = Counter()
+    for name in names:
+        call, _, kind = name.rpartition(".")
+        open_attempts[call] += 1 if kind.startswith("request-") else -1
+    return dict(open_attempts)
+
+
+def _surely_unbilled(error: MaiaError) -> bool:
+    return isinstance(error, UsageError) or getattr(error, "in_doubt", None) == 0
+
+
 def _encode(record: dict[str, Any]) -> bytes:
     return json.dumps(record, sort_keys=True, indent=1, ensure_ascii=False).encode()
 
@@ -244,9 +266,15 @@ class RecordedChat:
 
     async def complete(self, request: ChatRequest) -> ChatReply:
         # In threads: writing to disk takes milliseconds, and a host has hundreds of conversations on one event loop.
-        key, reply = await asyncio.to_thread(self._begin, request)
+        key, attempt, reply = await asyncio.to_thread(self._begin, request)
         if reply is None:
-            bought = await self._model.complete(request)
+            try:
+                bought = await self._model.complete(request)
+            except MaiaError as error:
+                if _surely_unbilled(error):
+                    with contextlib.suppress(StoreError):  # then it stays in doubt; the error is what matters
+                        await asyncio.to_thread(self._journal.record_unbilled, key, attempt)
+                raise
             # Shielded: once it is paid for, it is written down even if whoever asked for it is cancelled meanwhile.
             writing = asyncio.get_running_loop().run_in_executor(
                 None, self._journal.record_answer, key, bought
@@ -254,11 +282,11 @@ class RecordedChat:
             reply = await asyncio.shield(writing)
         return reply
 
-    def _begin(self, request: ChatRequest) -> tuple[str, ChatReply | None]:
-        """Return a call's key with its recorded answer, or None once it is written down that it will be sent."""
+    def _begin(self, request: ChatRequest) -> tuple[str, int, ChatReply | None]:
+        """Return a call's key with its recorded answer, or with its attempt once that it will be sent is written down."""
         key = request_key(self.name, request)
-        reply = self._journal.answer(key)
+        reply, attempt = self._journal.answer(key), 0
         if reply is None:
             about = {"role": self._role, "model": self.name, "turns": len(request.messages)}
-            self._journal.intend(key, {**about, **self._about(request)})
-        return key, reply
+            attempt = self._journal.intend(key, {**about, **self._about(request)})
+        return key, attempt, reply

@@ -245,15 +245,27 @@ def result_of(store: Store, item: WorkItem) -> dict[str, Any] | None:
 
 @asynccontextmanager
 async def _stoppable(console: Console, orchestrator: Orchestrator, lease: Lease) -> AsyncIterator[None]:
-    """End gracefully on a first Ctrl-C, on `maia cancel`, and when another process has taken over."""
+    """End gracefully on a first Ctrl-C, on `maia cancel`, and when another process has taken over.
+
+    So it does where a scheduler ends the job (SIGTERM) or the terminal goes away (SIGHUP, unless it is ignored as under
+    `nohup`); what they do next is as before.
+    """
     loop = asyncio.get_running_loop()
     tasks: set[asyncio.Task[None]] = set()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    heard = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
+
+    def leave_signals() -> None:
+        while heard:
+            number, handler = heard.popitem()
+            if loop.remove_signal_handler(number) and number != signal.SIGINT:
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def pause(reason: str) -> None:
         console.say(f"{reason}: agents finish their round (Ctrl-C again stops at once)")
         task = asyncio.create_task(orchestrator.pause())
         tasks.add(task)
-        loop.remove_signal_handler(signal.SIGINT)
+        leave_signals()
 
     async def watch() -> None:
         try:
@@ -265,12 +277,13 @@ async def _stoppable(console: Console, orchestrator: Orchestrator, lease: Lease)
             raise  # told once the agents have ended
         pause("cancelled")
 
-    loop.add_signal_handler(signal.SIGINT, pause, "interrupted")
+    for number in heard:
+        loop.add_signal_handler(number, pause, "interrupted" if number == signal.SIGINT else "told to end")
     watching = asyncio.create_task(watch())
     try:
         yield
     finally:
-        loop.remove_signal_handler(signal.SIGINT)
+        leave_signals()
         watching.cancel()
         await asyncio.wait([watching, *tasks])
     if not watching.cancelled() and (error := watching.exception()) is not None:

@@ -38,7 +38,7 @@ Verbose = Annotated[
 
 
 class Interrupts:
-    """The first Ctrl-C (or SIGTERM) cancels a command, so that what is open is closed; a second ends it at once."""
+    """The first Ctrl-C (SIGTERM, SIGHUP) cancels a command, so that what is open is closed; a second ends it at once."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -58,6 +58,10 @@ class Interrupts:
         return await work
 
 
+_ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What asks a command to end. One that is ignored stays so: `nohup` ignores that the terminal has gone."""
+
+
 def leave_at_once() -> None:
     """End this process without closing anything: records are whole at any moment, and children end with it."""
     Console().say("ended at once; repeat the command to go on from here")
@@ -70,7 +74,8 @@ def run(work: Coroutine[Any, Any, Any], folder: Path | None = None) -> Any:
     `folder` is its run directory: where nothing comes of the work, none is left behind.
     """
     interrupts = Interrupts()
-    heard = [signal.SIGINT, signal.SIGTERM] if threading.current_thread() is threading.main_thread() else []
+    heard = _ENDS if threading.current_thread() is threading.main_thread() else ()
+    heard = tuple(number for number in heard if signal.getsignal(number) is not signal.SIG_IGN)
     before = {number: signal.signal(number, interrupts) for number in heard}
     kept = left_as_found(folder) if folder is not None else contextlib.nullcontext()
     try:

@@ -124,9 +124,16 @@ async def test_an_account_is_rebuilt_from_the_records_with_calls_in_doubt_as_pai
     store.put("units/a/calls/1.request-1", b'{"tokens": 999, "dollars": 9}')
     store.put("units/a/calls/1.answer", json.dumps({"text": "", "usage": usage}).encode())
     store.put("units/b/calls/2.request-1", b'{"tokens": 70, "dollars": 0.5}')
+    for name in ("request-1", "unbilled-1"):
+        store.put(f"units/b/calls/3.{name}", b'{"tokens": 5000, "dollars": 7}')
+    store.put("units/c/calls/4.request-1", b'{"tokens": 100, "dollars": 1}')
+    store.put("units/c/calls/4.request-2", b'{"tokens": 100, "dollars": 1}')
+    store.put("units/c/calls/4.answer", json.dumps({"text": "", "usage": usage}).encode())
     store.put("units/b/rounds/0001.json", b'{"toolbox": {"images_made": 3}}')
     store.put("units/b/rounds/0002.json", b'{"toolbox": {"images_made": 5}}')
-    assert spent_so_far(store) == Cost(dollars=0.75, tokens=82, requests=2, images=5)
+    assert spent_so_far(store, "units/b") == Cost(dollars=0.5, tokens=70, requests=1, images=5)
+    assert spent_so_far(store, "units/c") == Cost(dollars=1.25, tokens=112, requests=2)
+    assert spent_so_far(store) == Cost(dollars=2, tokens=194, requests=4, images=5)
     assert spent_so_far(store, "units/a") == Cost(dollars=0.25, tokens=12, requests=1)
 
 

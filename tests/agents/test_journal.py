@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from actors.chat.base import ChatReply, ChatRequest, Message, Usage
+from actors.endpoint.faults import EndpointError, EndpointStopError
 from actors.images import Image, encode_png
 from actors.masks import encode_mask, paint
+from agents.budget import BudgetSpentError
 from agents.journal import Blobs, Journal, JournalError, RecordedChat, request_key, slug
 from agents.store import Store, StoreError
 
@@ -69,7 +71,36 @@ async def test_a_call_that_never_answered_is_listed_as_in_doubt(store):
     assert journal.in_doubt() == [request_key("counting", ask("a"))]
     model.broken = False
     await chat.complete(ask("a"))
+    assert journal.in_doubt() == [request_key("counting", ask("a"))], "it may have been billed twice"
+
+
+async def test_a_call_that_was_refused_or_never_sent_is_not_in_doubt(store):
+    class Refusing(CountingChat):
+        def __init__(self, *errors):
+            super().__init__()
+            self.errors = list(errors)
+
+        async def complete(self, request):
+            if self.errors:
+                raise self.errors.pop(0)
+            return await super().complete(request)
+
+    journal = Journal(store, "u")
+    surely = [
+        BudgetSpentError("spent."),
+        EndpointStopError("a bad key."),
+        EndpointError("rejected.", "", 3, 0),
+    ]
+    chat = RecordedChat(Refusing(*surely), journal, "interpreter")
+    for error in surely:
+        with pytest.raises(type(error)):
+            await chat.complete(ask("a"))
+    await chat.complete(ask("a"))
     assert journal.in_doubt() == []
+    chat = RecordedChat(Refusing(EndpointError("timed out.", "", 3, 1)), journal, "interpreter")
+    with pytest.raises(EndpointError):
+        await chat.complete(ask("b"))
+    assert journal.in_doubt() == [request_key("counting", ask("b"))]
 
 
 def test_a_call_is_another_call_when_anything_differs():

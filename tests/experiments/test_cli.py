@@ -145,7 +145,7 @@ def begin(tmp_path):
         process.communicate()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_one_ctrl_c_lets_a_command_close_what_is_open(begin, number):
     process = begin(0.0)
     process.send_signal(number)

@@ -1,0 +1,65 @@
+"""A run ends gracefully, whoever asks it to."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from typing import Any
+
+import pytest
+
+from experiments.campaign import _stoppable
+from experiments.console import Console
+
+pytestmark = pytest.mark.anyio
+
+
+class Orchestrator:
+    def __init__(self) -> None:
+        self.paused = asyncio.Event()
+
+    async def pause(self) -> None:
+        self.paused.set()
+
+
+class Lease:
+    def cancelled(self) -> bool:
+        return False
+
+    def check(self) -> None: ...
+
+
+@pytest.fixture(params=[signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def number(request: pytest.FixtureRequest):
+    """A signal, handled by the test; as it was afterwards."""
+    before = signal.getsignal(request.param)
+    yield request.param
+    signal.signal(request.param, before)
+
+
+async def test_who_asks_a_run_to_end_has_agents_finish_their_round(number: signal.Signals) -> None:
+    again: list[int] = []
+    if number != signal.SIGINT:
+        signal.signal(number, lambda *_: again.append(1))
+    orchestrator: Any = Orchestrator()
+    async with _stoppable(Console(quiet=True), orchestrator, Lease()):  # type: ignore[arg-type]
+        os.kill(os.getpid(), number)
+        await asyncio.wait_for(orchestrator.paused.wait(), 5)
+        if number != signal.SIGINT:
+            os.kill(os.getpid(), number)
+            await asyncio.sleep(0)
+            assert again == [1], "the next one is for whoever was there before"
+
+
+async def test_a_run_under_nohup_goes_on_without_its_terminal() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    orchestrator: Any = Orchestrator()
+    try:
+        async with _stoppable(Console(quiet=True), orchestrator, Lease()):  # type: ignore[arg-type]
+            os.kill(os.getpid(), signal.SIGHUP)
+            await asyncio.sleep(0)
+        assert not orchestrator.paused.is_set()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
