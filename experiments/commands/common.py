@@ -74,8 +74,8 @@ def run(work: Coroutine[Any, Any, Any], folder: Path | None = None) -> Any:
     `folder` is its run directory: where nothing comes of the work, none is left behind.
     """
     interrupts = Interrupts()
-    heard = _ENDS if threading.current_thread() is threading.main_thread() else ()
-    heard = tuple(number for number in heard if signal.getsignal(number) is not signal.SIG_IGN)
+    ends = _ENDS if threading.current_thread() is threading.main_thread() else ()
+    heard = [number for number in ends if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, interrupts) for number in heard}
     kept = left_as_found(folder) if folder is not None else contextlib.nullcontext()
     try:
