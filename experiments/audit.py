@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from actors.errors import UsageError
+from actors.vision.known import KnownNetwork, recall
 from actors.vision.units import OUTPUT, Readout, class_index
 from agents import survey
 from agents.journal import slug
@@ -68,6 +69,8 @@ async def audit(
     profile = loaded.profile(profile_name)
     if asked.data is not None:
         profile = profile.model_copy(update={"dataset": asked.data})
+    if (network := recall(loaded.cache, asked.model)) is not None:
+        classes_of(asked, network, network.layers[network.layer(OUTPUT)])
     store = Store.open(out or Path("runs") / slug(f"audit {asked.model} {asked.classes}"))
     manifest = {
         "command": "audit",
@@ -143,16 +146,9 @@ async def _plan(
     """Return one item a class; agents are shown exemplars, so one pass over the data set finds those of all."""
     vision, readout = bench.vision, Readout(OUTPUT, "probability")
     await vision.check(readout.unit(0))
-    names = await vision.class_names()
-    if not names:
-        raise UsageError(
-            f"{vision.name} does not name its classes, so that no images of them can be asked for.",
-            "Give it class_names (docs/own-network.md).",
-        )
     size = next(layer.n_units for layer in await vision.layers() if layer.name == OUTPUT)
-    chosen = choose_classes(asked.classes, names, size, asked.seed)
-    drawn = {index: _drawable(index, names) for index in chosen}
-    ids = {index: f"{vision.name}/{readout.unit(index)}" for index in chosen}
+    drawn = classes_of(asked, vision.known, size)
+    ids = {index: f"{vision.name}/{readout.unit(index)}" for index in drawn}
     claim(store, manifest | {"units": list(ids.values())})
     if (plan := read_plan(store)) is not None:
         return plan
@@ -176,6 +172,23 @@ async def _plan(
         for index, unit in ids.items()
     ]
     return write_plan(store, items)
+
+
+def classes_of(asked: Audit, network: KnownNetwork, size: int) -> dict[int, str]:
+    """Return the classes that are asked for, of `size` in all, each with the name that images of it are asked for by.
+
+    Raises:
+        UsageError: If there is no such class, or one has no name.
+    """
+    names = network.class_names
+    if not names:
+        raise UsageError(
+            f"{network.name} does not name its classes, so that no images of them can be asked for.",
+            "Give it class_names (docs/own-network.md).",
+        )
+    return {
+        index: _drawable(index, names) for index in choose_classes(asked.classes, names, size, asked.seed)
+    }
 
 
 def choose_classes(text: str, names: Sequence[str], size: int, seed: int) -> list[int]:

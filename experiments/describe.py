@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from actors.errors import MaiaError, UsageError
 from actors.vision.datasets import canonical
+from actors.vision.known import recall
 from agents.interpreter import Round
 from agents.journal import slug
 from agents.manifest import check, check_studied, claim, claim_studied
@@ -60,6 +61,8 @@ async def describe_unit(
     profile = loaded.profile(profile_name)
     if data is not None:
         profile = profile.model_copy(update={"dataset": data})
+    if (network := recall(loaded.cache, model)) is not None:
+        network.check(layer, unit)
     run = out or Path("runs") / slug(f"{model} {layer} {unit}")
     store = Store.open(run)
     manifest = {

@@ -13,6 +13,7 @@ import numpy as np
 from actors.errors import UsageError
 from actors.vision.base import ImageDataset, Unit
 from actors.vision.exemplars import LayerExemplars
+from actors.vision.known import recall
 from actors.vision.reserve import split
 from actors.vision.units import Readout
 from agents.journal import slug
@@ -49,6 +50,9 @@ async def find_exemplars(
     names = [name.strip() for name in layers.split(",") if name.strip()]
     if not names:
         raise UsageError("--layers names no layer.", "Give them with commas: --layers blocks.5,blocks.6")
+    if (network := recall(loaded.cache, model)) is not None:
+        for name in names:
+            network.layer(name)
     run = out or Path("runs") / slug(f"exemplars {model} {' '.join(names)}")
     store = Store.open(run)
     dataset = open_dataset(data or profile.dataset)

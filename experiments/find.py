@@ -18,6 +18,7 @@ import numpy as np
 
 from actors.errors import MaiaError, UsageError
 from actors.generation.base import MadeImage
+from actors.vision.known import recall
 from actors.vision.units import Readout, parse_unit
 from agents.stimuli import control_subjects, lacks_something, prompts_for
 from experiments import config as configuration
@@ -56,6 +57,8 @@ async def find_units(
         raise UsageError("there is no concept to look for.", 'Name one, such as "forested backgrounds".')
     loaded = configuration.load(config)
     profile = loaded.profile(profile_name)
+    if (network := recall(loaded.cache, model)) is not None:
+        network.check(layer, "0")
     async with Workbench.open(profile, cache=loaded.cache, model=model, tell=console.say) as bench:
         first = await bench.vision.unit(parse_unit(layer, "0", await bench.vision.class_names()))
         sizes = {info.name: info.n_units for info in await bench.vision.layers()}

@@ -25,6 +25,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
+from actors.vision.known import recall
 from agents.journal import slug
 from agents.manifest import check, claim
 from agents.person import PersonsStudy
@@ -173,6 +174,8 @@ class Session:
         chosen = loaded.profile(profile)
         if data is not None:
             chosen = chosen.model_copy(update={"dataset": data})
+        if (network := recall(loaded.cache, model)) is not None:
+            network.check(layer, str(unit))
         run = Path(out) if out is not None else _new_folder(f"{model} {layer} {unit} by {person}")
         manifest = {
             "command": "session",

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from actors.vision.known import recall
 from actors.vision.units import Readout, parse_unit
 from agents.journal import slug
 from agents.manifest import claim
@@ -57,6 +58,9 @@ async def sweep(
     profile = loaded.profile(profile_name)
     if asked.data is not None:
         profile = profile.model_copy(update={"dataset": asked.data})
+    if (network := recall(loaded.cache, asked.model)) is not None:
+        for layer in asked.layers:
+            choose(asked.units, network.layers[network.layer(layer)], asked.seed)
     run = out or Path("runs") / slug(f"{asked.model} {','.join(asked.layers)} {asked.units}")
     store = Store.open(run)
     manifest = {

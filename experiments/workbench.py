@@ -7,6 +7,7 @@ async with Workbench.open(profile, cache=..., model=...) as bench:
 
 from __future__ import annotations
 
+import asyncio
 import importlib.metadata
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -25,6 +26,7 @@ from actors.generation.client import PoolImageMaker
 from actors.masks import paint
 from actors.pool import ReplicaPool
 from actors.settings import Placement, Settings
+from actors.vision import known
 from actors.vision.base import ImageDataset
 from actors.vision.client import PoolVisionClient
 from actors.vision.datasets import open_dataset
@@ -137,7 +139,7 @@ class Workbench:
             eyes = BlindObservers(observers) if observers.sees_images else None
             interpreter = WithoutSight(interpreter, eyes.look if eyes else None)
             sight = f"blind descriptions by {observers.name}" if eyes else "none: no image could be shown"
-        vision = await _connect(pools["vision"], profile, cache) if "vision" in pools else None
+        vision = None if model is None else await _connect(pools["vision"], profile, cache, model)
         detector = PoolDetector(pools["detection"]) if "detection" in pools else None
         studied = {"model": model, "network": vision.fingerprint} if vision else {}
         if detector:
@@ -188,7 +190,7 @@ async def network_alone(profile: Profile, cache: Path, model: str) -> AsyncItera
     """
     check_name(model)
     async with Cluster.start(profile.ray) as cluster, _vision_pool(cluster, profile, cache, model) as pool:
-        yield await _connect(pool, profile, cache)
+        yield await _connect(pool, profile, cache, model)
 
 
 def _vision_pool(cluster: Cluster, profile: Profile, cache: Path, model: str) -> ReplicaPool[Any, Any]:
@@ -203,8 +205,13 @@ def _vision_pool(cluster: Cluster, profile: Profile, cache: Path, model: str) ->
     )
 
 
-async def _connect(pool: ReplicaPool[Any, Any], profile: Profile, cache: Path) -> PoolVisionClient:
-    return await PoolVisionClient.connect(pool, _bank(profile, cache), profile.vision.reserve)
+async def _connect(
+    pool: ReplicaPool[Any, Any], profile: Profile, cache: Path, model: str
+) -> PoolVisionClient:
+    """Connect, and keep for the next command what the network was found to hold."""
+    vision = await PoolVisionClient.connect(pool, _bank(profile, cache), profile.vision.reserve)
+    await asyncio.to_thread(known.remember, cache, model, vision.known)
+    return vision
 
 
 def _bank(profile: Profile, cache: Path) -> Path:

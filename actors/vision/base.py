@@ -47,7 +47,7 @@ class Unit:
 class LayerInfo:
     """A module whose output can be tapped. `shape` is (h, w) for maps and tokens, () for vectors.
 
-    `scores` counts for the layer "output" alone.
+    `scores` is of a classifier's layer "output", None elsewhere.
     """
 
     name: str
@@ -55,7 +55,7 @@ class LayerInfo:
     n_units: int
     shape: tuple[int, ...]
     module: str
-    scores: Scores = "softmax"
+    scores: Scores | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import difflib
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from actors.images import Image, Provenance
 from actors.pool import Pool, ReplicaLostError
 from actors.vision.base import Exemplars, ImageDataset, LayerInfo, Unit, UnitResponse
 from actors.vision.exemplars import ExemplarStore, LayerExemplars
+from actors.vision.known import KnownNetwork
 from actors.vision.requests import Ask, VisionRequest
 from actors.vision.reserve import split
 from actors.vision.sweep_driver import Progress, run_sweep
@@ -47,10 +47,14 @@ class PoolVisionClient:
         self.name: str = facts["name"]
         self.fingerprint: str = facts["fingerprint"]
         self.weights: str = facts["weights"]
-        self._class_names: list[str] = facts["class_names"]
-        self._aliases: dict[str, str] = facts["aliases"]
-        self._unreadable: dict[str, str] = facts["unreadable"]
         self._layers: dict[str, LayerInfo] = {layer.name: layer for layer in facts["layers"]}
+        self.known = KnownNetwork(
+            self.name,
+            {name: layer.n_units for name, layer in self._layers.items()},
+            facts["aliases"],
+            facts["unreadable"],
+            facts["class_names"],
+        )
         self._batch: int = facts["batch"]
         self._n_units: dict[Readout, int] = {}
         self._exemplars: dict[tuple[str, Readout], LayerExemplars] = {}
@@ -72,36 +76,24 @@ class PoolVisionClient:
         return list(self._layers.values())
 
     async def class_names(self) -> list[str]:
-        return self._class_names
+        return list(self.known.class_names)
 
     async def unit(self, unit: Unit | str) -> Unit:
         """Return `unit` under its layer's own name, checked; a string is a class of the classifier."""
         if isinstance(unit, str):
-            unit = Unit(OUTPUT, class_index(unit, self._class_names), "logit")
+            unit = Unit(OUTPUT, class_index(unit, self.known.class_names), "logit")
         await self.check(unit)
         return Unit(self._layer(unit.layer), unit.index, unit.kind, unit.source)
 
     async def check(self, unit: Unit) -> None:
-        layer = self._layer(unit.layer)
-        if layer not in self._layers:
-            if layer in self._unreadable:
-                raise UsageError(
-                    f"layer {unit.layer!r} of {self.name} cannot be read: {self._unreadable[layer]}."
-                )
-            near = difflib.get_close_matches(unit.layer, [*self._layers, *self._aliases], n=5, cutoff=0.4)
-            hint = f"The nearest are {', '.join(near)}." if near else "List them with `maia layers`."
-            raise UsageError(f"{self.name} has no layer {unit.layer!r}.", hint)
+        layer = self.known.layer(unit.layer)
         readout = Readout.of(unit)
         if readout not in self._n_units:
             if unit.kind in _CACHED_UNIT_KINDS and unit.kind == "channel":
                 self._n_units[readout] = self._layers[layer].n_units
             else:
                 self._n_units[readout] = await self._pool.call("n_units", readout)
-        n_units = self._n_units[readout]
-        if not 0 <= unit.index < n_units:
-            raise UsageError(
-                f"units of {unit.layer!r} of {self.name} are numbered 0 to {n_units - 1}, got {unit.index}."
-            )
+        self.known.check_index(unit, self._n_units[readout])
 
     async def measure(
         self,
@@ -245,7 +237,7 @@ class PoolVisionClient:
         await self._pool.call("note", image.id, provenance)
 
     def _layer(self, name: str) -> str:
-        return self._aliases.get(name, name)
+        return self.known.aliases.get(name, name)
 
 
 def _spread(dataset: ImageDataset) -> list[Image]:

@@ -98,7 +98,7 @@ def _probabilities(readout: Readout, layer: LayerInfo) -> Reader:
             return Reader(layer.n_units, lambda given: given.float(), "given")
         case "sigmoid":
             return Reader(layer.n_units, lambda logits: logits.float().sigmoid(), "sigmoid")
-        case "softmax":
+        case _:
             return Reader(layer.n_units, lambda logits: logits.float().softmax(1))
 
 

@@ -89,6 +89,15 @@ def check_name(name: str) -> None:
         raise _no_checkpoint(checkpoint)
 
 
+def source_of(name: str) -> str:
+    """Return the source that a network's name points to, such as "timm".
+
+    Raises:
+        UsageError: If there is no such source.
+    """
+    return _parse(name)[2]
+
+
 def _parse(name: str) -> tuple[str, Path | None, str, str]:
     """Return the name without its checkpoint, the checkpoint, the source's prefix, and the source's own name."""
     asked, _, path = name.partition("@")

@@ -1,0 +1,81 @@
+"""What a network held when it was last loaded is known before it is loaded again."""
+
+from __future__ import annotations
+
+import pytest
+
+from actors.errors import UsageError
+from actors.vision import known
+from actors.vision.known import KnownNetwork, recall, remember
+
+FOUND = KnownNetwork(
+    "resnet18",
+    {"layer1": 64, "layer2": 128, "output": 3},
+    {"res1": "layer1"},
+    {"odd": "it returns a str, not a tensor"},
+    ["tench, Tinca tinca", "goldfish", "crane"],
+)
+
+
+def test_what_was_found_is_recalled_for_the_same_name_and_no_other(tmp_path):
+    assert recall(tmp_path, "resnet18") is None
+    remember(tmp_path, "resnet18", FOUND)
+    assert recall(tmp_path, "resnet18") == FOUND
+    assert recall(tmp_path, "resnet50") is None
+    assert not [path for path in tmp_path.rglob("*") if path.suffix == ".tmp"]
+
+
+@pytest.mark.parametrize("name", ["python:net.py:build", "hf:owner/name", "concept-net"])
+def test_what_may_be_another_network_today_is_not_remembered(tmp_path, name):
+    remember(tmp_path, name, FOUND)
+    assert recall(tmp_path, name) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_version_of_the_library_may_build_another_network(tmp_path, monkeypatch):
+    remember(tmp_path, "resnet18", FOUND)
+    monkeypatch.setattr(known, "version", lambda _: "0.0.1")
+    assert recall(tmp_path, "resnet18") is None
+
+
+def test_a_damaged_or_unwritable_memory_is_none(tmp_path):
+    remember(tmp_path, "resnet18", FOUND)
+    (path,) = (tmp_path / "networks").iterdir()
+    path.write_text('{"name": "resnet18"')
+    assert recall(tmp_path, "resnet18") is None
+    path.write_text('{"another": "form"}')
+    assert recall(tmp_path, "resnet18") is None
+    (tmp_path / "file").write_text("")
+    remember(tmp_path / "file", "resnet18", FOUND)
+
+
+@pytest.mark.parametrize(
+    ("layer", "unit", "told"),
+    [
+        ("layer3", "0", "nearest are layer"),
+        ("odd", "0", "cannot be read: it returns a str"),
+        ("layer1", "64", "numbered 0 to 63"),
+        ("res1", "64", "numbered 0 to 63"),
+        ("output", "goldfihs", "goldfish"),
+        ("output", "3", "numbered 0 to 2"),
+        ("output", "probability:7", "numbered 0 to 2"),
+    ],
+)
+def test_what_is_not_there_is_refused(layer, unit, told):
+    with pytest.raises(UsageError) as refusal:
+        FOUND.check(layer, unit)
+    assert told in f"{refusal.value.message} {refusal.value.fix}"
+
+
+@pytest.mark.parametrize(
+    ("layer", "unit"),
+    [
+        ("layer1", "63"),
+        ("res1", "0"),
+        ("output", "tinca tinca"),
+        ("layer2", "direction:vectors.npy:900"),
+        ("anything", "probability:goldfish"),
+    ],
+)
+def test_what_is_there_or_only_the_network_can_tell_passes(layer, unit):
+    FOUND.check(layer, unit)
