@@ -13,7 +13,9 @@ from agents.orchestrator import Event
 from experiments.console import Console
 
 _PACE_UNITS = 50
-"""Units that the pace is measured over: the first units of a run start cold."""
+"""Units that the pace is measured over, at least: the first units of a run start cold."""
+_PACE_WAVES = 4
+"""The same in waves: units that begin together end together, and a part of a wave is not its pace."""
 _LOOK_S = 5.0
 """How long a host may take to say what it has done: the line shows the others meanwhile."""
 
@@ -35,11 +37,13 @@ class Live:
         self._live = HostCounts()
         self._said: dict[int, HostCounts] = {}
         self._ends: list[float] = []
+        self._widest = 0
 
     def event(self, event: Event) -> None:
         """Take in what happened to an item."""
         if event.kind == "started":
             self.running += 1
+            self._widest = max(self._widest, self.running)
             return
         self.running -= 1
         if event.kind == "done":
@@ -70,8 +74,9 @@ class Live:
         """The pace over the last units that ended; None before the first has."""
         if not self._ends:
             return None
-        recent = self._ends[-_PACE_UNITS:]
-        since = self._ends[-_PACE_UNITS - 1] if len(self._ends) > _PACE_UNITS else self._started
+        over = max(_PACE_UNITS, _PACE_WAVES * self._widest)
+        recent = self._ends[-over:]
+        since = self._ends[-over - 1] if len(self._ends) > over else self._started
         return 3600 * len(recent) / max(recent[-1] - since, 1e-3)
 
     @property

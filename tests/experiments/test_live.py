@@ -58,6 +58,21 @@ def test_pace_and_time_left_are_those_of_this_stretch() -> None:
     assert "an hour" not in live.text(), "of a run that has ended, the summary tells it"
 
 
+def test_units_that_end_in_waves_do_not_make_the_pace_jump() -> None:
+    clock = Clock()
+    live = Live(1000, clock=clock)
+    happened(live, *["started"] * 32)
+    paces = []
+    for _ in range(12):  # a wave of 31 and a straggler, 20 s together: 5,760 an hour
+        for size, seconds in ((31, 15), (1, 5)):
+            clock.now += seconds
+            happened(live, *["done", "started"] * size)
+            paces.append(live.units_an_hour)
+    settled = paces[8:]
+    assert max(settled) / min(settled) < 1.35
+    assert sum(settled) / len(settled) == pytest.approx(5760, rel=0.2)
+
+
 async def test_a_lost_host_keeps_its_last_word_and_what_was_spent_before_counts() -> None:
     live = Live(4, before=HostCounts(rounds=3, tokens=1000, dollars=0.5, images=7))
     hosts = [Host(HostCounts(2, 50, 0.25, 1)), Host(HostCounts(1, 10, 0.0, 0))]

@@ -245,6 +245,7 @@ def test_probabilities_that_no_module_made_are_known_by_their_sum() -> None:
     logits = torch.randn((3, 1000), generator=torch.Generator().manual_seed(1))
     assert scores_of(logits.softmax(1)) == "probabilities"
     assert scores_of(logits.softmax(1).half()) == "probabilities"
+    assert scores_of(logits.bfloat16().softmax(1)) == "probabilities"
     assert scores_of(logits) == "softmax"
 
 
