@@ -226,7 +226,12 @@ def _find(settings: RaySettings) -> str:
     except subprocess.TimeoutExpired:
         answer = found = ""
     if answer not in ("open", "closed"):
-        reason = "no cluster runs on this machine" if address == "auto" else "what answers there is not Ray"
+        reason = "what answers there is not Ray"
+        if address == "auto":
+            named = os.environ.get("RAY_ADDRESS")
+            # Ray looks there first; `ray job submit` wants the address of the job server in it, which is not a cluster's.
+            where = f"at RAY_ADDRESS={named}" if named else "on this machine"
+            reason = f"no cluster runs {where}"
         raise UsageError(*_explain(settings, ConnectionError(reason)))
     address = found
     if answer == "open":
@@ -272,7 +277,7 @@ def _explain(settings: RaySettings, error: Exception) -> tuple[str, str]:
     return (
         f"the Ray cluster at {settings.address!r} could not be joined: {told}",
         "Check that it runs, that it has the same versions of Python and Ray, and that its token is in "
-        "~/.ray/auth_token (or the file that RAY_AUTH_TOKEN_PATH names).",
+        "~/.ray/auth_token (or the file that RAY_AUTH_TOKEN_PATH names). Where several run, set ray.address to host:port.",
     )
 
 

@@ -42,6 +42,17 @@ def place(text: str | Path) -> Path | Url:
     return Url(f"{scheme.lower()}://{rest.rstrip('/')}")
 
 
+def here(text: str | Path) -> Path:
+    """Return a path of this machine, where a URL will not do.
+
+    Raises:
+        UsageError: If it is a URL: as a path, it would be a folder called `s3:`.
+    """
+    if isinstance(place(text), Url):
+        raise UsageError(f"{text} is a URL; a folder or file of this machine is needed here.", "Copy it.")
+    return Path(text)
+
+
 def _work(ctx: typer.Context, value: Any) -> Any:
     """Work on the run at a URL, in its working copy, until the command ends."""
     if not isinstance(value, Url):
@@ -117,6 +128,15 @@ def run_argument(help: str, callback: Any = None) -> ArgumentInfo:
 RunDirectory = Annotated[Path, run_argument("The --out folder, or URL, of a run.", read)]
 RunRecords = Annotated[Path, run_argument("The --out folder, or URL, of a run.", _read_records)]
 """As `RunDirectory`, for commands that look at no images."""
+EarlierRun = Annotated[
+    Path | None,
+    typer.Option(
+        help="An earlier run to foretell from [default: those below runs/ with the same models and settings].",
+        parser=place,
+        callback=_read_records,
+        metavar="DIR|URL",
+    ),
+]
 OpenRun = Annotated[Path, run_argument("The --out folder, or URL, of a run, which is added to.", _work)]
 UnitPath = Annotated[
     Path,

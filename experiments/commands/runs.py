@@ -22,6 +22,7 @@ from experiments.commands.folders import (
     RunRecords,
     UnitPath,
     Url,
+    here,
     out_option,
     read,
     run_argument,
@@ -149,7 +150,10 @@ def export(
     format: Annotated[
         str, typer.Option("--format", "-f", help="jsonl, csv, parquet, neuronpedia or inspect.")
     ] = "jsonl",
-    out: Annotated[Path | None, typer.Option(help="File to write [default: export.* in the run].")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="File to write [default: export.* in the run].", parser=here, metavar="FILE"),
+    ] = None,
     images: Annotated[
         bool, typer.Option(help="Put the pictures of transcripts into an inspect log.")
     ] = False,

@@ -24,7 +24,7 @@ from experiments.commands.common import (
     run,
     units_left,
 )
-from experiments.commands.folders import out_option
+from experiments.commands.folders import EarlierRun, out_option
 from experiments.console import Console, configure_logging
 
 commands = typer.Typer()
@@ -276,12 +276,7 @@ def estimate(
     model: Model,
     layers: Annotated[str, typer.Argument(help="Layers, separated by commas; `output` for classes.")],
     units: Annotated[str, typer.Option(help="all, 0-63, 3,17 or sample:100.")] = "all",
-    like: Annotated[
-        Path | None,
-        typer.Option(
-            help="An earlier run to foretell from [default: those below runs/ with the same models and settings]."
-        ),
-    ] = None,
+    like: EarlierRun = None,
     assume: Annotated[
         list[str] | None, typer.Option(help="NAME=NUMBER in place of an assumption; may be repeated.")
     ] = None,

@@ -20,7 +20,7 @@ from experiments.commands.common import (
     run,
     show_report,
 )
-from experiments.commands.folders import OpenRun, out_option
+from experiments.commands.folders import OpenRun, here, out_option
 from experiments.console import Console, configure_logging
 
 commands = typer.Typer()
@@ -196,7 +196,7 @@ def _methods(against: list[str] | None) -> dict[str, Path]:
             )
         if name in found:
             raise UsageError(f"--against names {name!r} twice.", "Give each method a name of its own.")
-        found[name] = Path(path)
+        found[name] = here(path)
     return found
 
 

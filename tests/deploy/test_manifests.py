@@ -123,6 +123,10 @@ def test_the_image_holds_the_program_and_extras_that_exist() -> None:
     asked = re.search(r'pip install .*"\.\[(.*)\]"', text)
     assert asked is not None
     assert set(asked[1].split(",")) <= extras.keys()
+    assert {"cluster", "s3"} <= set(asked[1].split(",")), (
+        "jobs and results at a URL are what a cluster is for"
+    )
+    assert " -c constraints.txt " in asked[0], "the image has the versions that were tested"
     assert "ENTRYPOINT" not in text, "the launchers start shells in it"
 
 
