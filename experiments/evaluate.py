@@ -91,7 +91,10 @@ async def evaluate(
         console.say(each)
     units = with_null(labelled[:limit], seed)
     if not units:
-        raise UsageError(f"{run} has no labels to evaluate.", "Study its units first.")
+        raise UsageError(
+            f"{run} has no labels to evaluate.",
+            "Units get labels by `maia describe`, `sweep` and `synthetic`.",
+        )
     model = None if manifest.get("model") == "synthetic" else manifest["model"]
     async with Workbench.open(profile, cache=loaded.cache, model=model, tell=console.say) as bench:
         subject_of = await subjects(bench, loaded.cache, manifest)
