@@ -89,7 +89,7 @@ class Store:
         try:
             if final.exists():
                 return False
-            final.parent.mkdir(parents=True, exist_ok=True)
+            self._make(final.parent)
             temporary = final.parent / f".{uuid.uuid4().hex}.tmp"
             try:
                 self._write(temporary, data)
@@ -134,13 +134,21 @@ class Store:
         temporary = final.with_name(f".{uuid.uuid4().hex}.tmp")
         try:
             try:
-                final.parent.mkdir(parents=True, exist_ok=True)
+                self._make(final.parent)
                 temporary.write_bytes(data)
                 temporary.replace(final)
             finally:
                 temporary.unlink(missing_ok=True)
         except OSError as error:
             raise _refusal(final, error) from error
+
+    def _make(self, folder: Path) -> None:
+        """Make a folder below the root. The root is made by `open` alone: one that was moved away in the middle of a run
+        must not come to be a second time, with the rest of what the first one holds.
+        """
+        if not self.root.is_dir():
+            raise FileNotFoundError(errno.ENOENT, f"{self.root} is gone", str(self.root))
+        folder.mkdir(parents=True, exist_ok=True)
 
     @staticmethod
     def _write(path: Path, data: bytes) -> None:

@@ -89,6 +89,8 @@ class Campaign:
                 paths = await asyncio.to_thread(write_results, store.root, plan)
             except StoreError as full:
                 outcome.stopped = outcome.stopped or full
+            if outcome.stopped is not None and not store.has(MANIFEST):
+                raise outcome.stopped  # the folder is gone: there is nothing to sum up
         return Finished(store, plan, outcome, paths)
 
     async def _work(self, planner: Planner, closing: Closing | None, lease: Lease) -> Outcome:

@@ -209,26 +209,24 @@ class PoolVisionClient:
                 if self._sampled[0] != dataset.fingerprint:  # one data set at a time: these are pixels
                     self._sampled = dataset.fingerprint, await asyncio.to_thread(_spread, dataset)
                 ask = Ask(key[1], None)
-                columns = [
-                    column
-                    for column in await asyncio.gather(
-                        *(self._column(image, ask) for image in self._sampled[1])
+                found = await asyncio.gather(*(self._column(image, ask) for image in self._sampled[1]))
+                columns = [each for each in found if not isinstance(each, BackendError)]
+                if failed := [each for each in found if isinstance(each, BackendError)]:
+                    _log.warning(
+                        "%d images of the sample are left out; the first: %s", len(failed), failed[0]
                     )
-                    if column is not None
-                ]
                 self._samples[key] = np.stack(columns, axis=1) if columns else np.empty((0, 0), np.float32)
             table = self._samples[key]
         return table[unit.index] if len(table) else np.empty(0, np.float32)
 
-    async def _column(self, image: Image, ask: Ask) -> np.ndarray | None:
-        """Return what an image of the sample does to all units; None where the network fails on it, as in a sweep."""
+    async def _column(self, image: Image, ask: Ask) -> np.ndarray | BackendError:
+        """Return what an image does to all units, or how the network fails on it."""
         try:
             result = await self._pool.submit(VisionRequest(image, (ask,)), priority=Priority.CONFIRMATION)
         except ReplicaLostError:
             raise
         except BackendError as error:
-            _log.warning("an image of the sample is left out: %s", error)
-            return None
+            return error
         column: np.ndarray = result.readings[0].activations
         return column
 

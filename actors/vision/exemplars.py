@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +20,8 @@ from actors.errors import UsageError
 from actors.vision.bank import publish
 from actors.vision.base import Exemplars, Unit
 from actors.vision.units import Readout
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,8 @@ class LayerExemplars:
 
     @classmethod
     def load(cls, path: Path) -> LayerExemplars:
-        with np.load(path, allow_pickle=False) as stored:
+        # Opened here: numpy leaves a file open that is no archive.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             facts = json.loads(stored["facts"].tobytes())
             arrays = {name: stored[name] for name in stored.files if name != "facts"}
         return cls(
@@ -103,17 +108,22 @@ class ExemplarStore:
         return self.folder / f"{hashlib.blake2b(name.encode(), digest_size=12).hexdigest()}.npz"
 
     def get(self, readout: Readout, k: int) -> LayerExemplars | None:
-        """Return what is known of a readout, None if it is unknown or with fewer than `k` exemplars."""
+        """Return what is known of a readout, None if it is unknown, of no image, or with fewer than `k` exemplars."""
         path = self.path(readout)
         if not path.exists():
             return None
-        found = LayerExemplars.load(path)
-        return found if found.indices.shape[1] >= k else None
+        try:
+            found = LayerExemplars.load(path)
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            # A cache that is damaged costs a pass, not the run.
+            _log.warning("the exemplars in %s are damaged and are found again: %s", path, error)
+            return None
+        return found if found.indices.shape[1] >= k and found.n_images else None
 
     def put(self, found: LayerExemplars) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         known = self.get(found.readout, 0)
-        if known is not None and known.indices.shape[1] < found.indices.shape[1]:
+        if known is None or known.indices.shape[1] < found.indices.shape[1]:
             self.path(found.readout).unlink(missing_ok=True)
         found.save(self.path(found.readout))
 

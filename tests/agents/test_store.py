@@ -63,3 +63,15 @@ def test_a_full_disk_is_a_typed_failure_that_leaves_nothing_behind(tmp_path, mon
     monkeypatch.undo()
     assert store.get("a") is None
     assert [path.name for path in tmp_path.iterdir()] == []
+
+
+def test_a_folder_that_was_moved_away_does_not_come_to_be_a_second_time(tmp_path):
+    store = Store.open(tmp_path / "run")
+    store.put("units/a/done.json", b"{}")
+    (tmp_path / "run").rename(tmp_path / "moved")
+    for write in (store.put, store.replace):
+        with pytest.raises(StoreError, match="is gone"):
+            write("units/b/done.json", b"{}")
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "moved").rename(tmp_path / "run")
+    assert store.put("units/b/done.json", b"{}")

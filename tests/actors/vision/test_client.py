@@ -18,6 +18,7 @@ from actors.pool import LocalPool
 from actors.vision.backend import VisionBackend
 from actors.vision.base import Unit
 from actors.vision.client import SAMPLE, PoolVisionClient
+from actors.vision.exemplars import ExemplarStore, LayerExemplars
 from actors.vision.network import Network, wrap
 from actors.vision.requests import SweepStep
 from actors.vision.reserve import split
@@ -446,3 +447,19 @@ async def test_a_device_that_is_lost_ends_the_sweep_and_no_image_is_to_blame(tmp
         with pytest.raises(ExceptionGroup) as caught:
             await client.layer_exemplars([Readout("2")], Numbered(9))
         assert caught.group_contains(BackendError, match="not this one")
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 half", b"rubbish"])
+async def test_a_damaged_table_of_exemplars_is_made_again(
+    pool: LocalPool[Any, Any], tmp_path: Path, damage: bytes
+) -> None:
+    dataset = Numbered(20)
+    first = await PoolVisionClient.connect(pool, tmp_path, reserve=0.25)
+    good = (await first.layer_exemplars([Readout("deep")], dataset))[Readout("deep")]
+    (table,) = ExemplarStore.of(tmp_path, first.fingerprint, dataset.fingerprint, 0.25).folder.glob("*.npz")
+    table.write_bytes(damage)
+    async with LocalPool(make_backend()) as later:
+        second = await PoolVisionClient.connect(later, tmp_path, reserve=0.25)
+        again = (await second.layer_exemplars([Readout("deep")], dataset))[Readout("deep")]
+    assert np.array_equal(again.indices, good.indices)
+    assert np.array_equal(LayerExemplars.load(table).indices, good.indices)
