@@ -12,6 +12,7 @@ import contextlib
 import os
 import posixpath
 import re
+import shutil
 import threading
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -344,7 +345,9 @@ def _set_aside(marks: Objects, folder: Path, generation: int) -> Path | None:
     held = folder.with_name(f"{folder.name}.held")
     last = held.read_text().split() if held.exists() else []
     found = None
-    if last != [run, str(generation - 1)] and folder.is_dir() and any(folder.iterdir()):
+    if not last and folder.is_dir():
+        shutil.rmtree(folder)  # a reader's: all in it came from the URL
+    elif last != [run, str(generation - 1)] and folder.is_dir() and any(folder.iterdir()):
         found = folder.with_name(f"{folder.name}.aside-{uuid.uuid4().hex[:8]}")
         folder.rename(found)
     held.parent.mkdir(parents=True, exist_ok=True)

@@ -224,6 +224,18 @@ async def test_a_copy_that_was_overtaken_is_set_aside_and_never_mixed_in(url, tm
     assert any(str(aside) in line for line in told)
 
 
+async def test_what_was_only_read_here_is_not_set_aside_when_work_begins_here(url, tmp_path):
+    reader, told = tmp_path / "b", []
+    async with mirrored(url, tmp_path / "a", tell=said([]), stop=never):
+        write(tmp_path / "a", plan="p", units__u__rounds__0001="r")
+    async with followed(url, reader):
+        assert Store(reader).has("units/u/rounds/0001")
+    async with mirrored(url, reader, tell=told.append, stop=never):
+        assert Store(reader).get("units/u/rounds/0001") == b"r"
+    assert not list(tmp_path.glob("b.aside-*"))
+    assert not any("kept in" in line for line in told)
+
+
 async def test_a_copy_goes_on_after_its_own_process_died_and_one_of_another_run_does_not(url, tmp_path):
     folder = tmp_path / "a"
     async with mirrored(url, folder, tell=said([]), stop=never):
