@@ -1,7 +1,7 @@
 """Paints a unit's activation map onto the image: what excites it stays bright, the rest is darkened.
 
 What is painted is a mask, three shades over a picture, so that a store can keep the mask (a kilobyte or two, as a PNG
-that darkens and outlines whatever it is laid over) in place of the painted pixels (fifty times as many).
+that darkens and outlines whatever it is laid over) in place of the painted pixels (some twenty times as many).
 """
 
 from __future__ import annotations
