@@ -261,7 +261,8 @@ def _send_messages_to_the_log() -> None:
 
 
 def _log_message(data: Mapping[str, Any], ignore_prefix: bool = False) -> None:
-    level = logging.WARNING if data.get("is_err") or data.get("pid") == "raylet" else logging.INFO
+    # Workers' lines come only where `worker_logs` asks for them, and then they are to be seen without more ado.
+    level = logging.INFO if data.get("pid") == "autoscaler" else logging.WARNING
     _log.log(level, "ray %s: %s", data.get("pid", ""), "\n".join(data["lines"]))
 
 

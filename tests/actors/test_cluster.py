@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from actors.cluster import Cluster, _environment, _find, _prepare_authentication
+from actors.cluster import Cluster, _environment, _find, _log_message, _prepare_authentication
 from actors.cluster_settings import RaySettings
 from actors.errors import RefusedError, UsageError
 from actors.pool import ReplicaPool
@@ -252,6 +252,21 @@ def test_a_cluster_of_its_own_ends_without_a_trace_and_prints_nothing_on_stdout(
 def test_a_cluster_that_cannot_be_joined_is_named(address: str, reason: str) -> None:
     with pytest.raises(UsageError, match=reason):
         _find(RaySettings(address=address))
+
+
+def test_what_workers_print_is_shown_where_it_was_asked_for(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("WARNING")  # as where no verbosity is asked for
+    _log_message({"pid": 17, "lines": ["round run=b6 unit=0:3 round=2"], "is_err": False})
+    _log_message({"pid": "autoscaler", "lines": ["Tip: use `ray status`"], "is_err": False})
+    assert [record.getMessage() for record in caplog.records] == ["ray 17: round run=b6 unit=0:3 round=2"]
+
+
+def test_an_address_for_jobs_in_the_environment_is_named_where_no_cluster_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8265")
+    with pytest.raises(UsageError, match=r"no cluster runs at RAY_ADDRESS=http://127\.0\.0\.1:8265"):
+        _find(RaySettings(address="auto"))
 
 
 def test_what_answers_but_is_not_ray_is_not_joined() -> None:
