@@ -336,14 +336,19 @@ class VisionBackend:
             def read(units: torch.Tensor) -> None:
                 maxima[readout] = spatial_max(units).cpu().numpy()
                 wanted = {at: which for at, which in asked.get(readout, {}).items() if at < len(units)}
-                if wanted and self._maps.takes_all(*units.shape[1:]):
-                    # An array a row: kept apart, and forgotten apart.
-                    maps[readout] = {at: _small(units[at]) for at in wanted}
-                elif wanted:
-                    maps[readout] = {
-                        at: dict(zip(which, _small(units[at, list(which)]), strict=True))
-                        for at, which in wanted.items()
-                    }
+                if not wanted:
+                    return
+                # One copy from the device for all images, then an array for each: they are forgotten one by one.
+                if self._maps.takes_all(*units.shape[1:]):
+                    whole = _small(units[list(wanted)])
+                    maps[readout] = {at: row.copy() for at, row in zip(wanted, whole, strict=True)}
+                else:
+                    pairs = [(at, index) for at, which in wanted.items() for index in which]
+                    at, index = zip(*pairs, strict=True)
+                    some: dict[int, dict[int, np.ndarray]] = {row: {} for row in wanted}
+                    for (row, unit), each in zip(pairs, _small(units[list(at), list(index)]), strict=True):
+                        some[row][unit] = each.copy()
+                    maps[readout] = some
 
             return read
 
