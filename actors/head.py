@@ -26,6 +26,7 @@ from actors.errors import UsageError
 
 _START_TIMEOUT_S = 90.0
 _STOP_TIMEOUT_S = 20.0
+_DASHBOARD_PORT = 8265
 
 
 class LocalHead:
@@ -48,17 +49,18 @@ class LocalHead:
             raise UsageError(
                 f"a cluster of this command runs already at {facts['address']}.", "maia cluster down"
             )
-        with socket.socket() as probe:
-            # As the server itself will: a connection that was closed a moment ago is no obstacle.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("", port))
-            except OSError as error:
-                raise UsageError(f"port {port} is taken.", "Choose another with --port.") from error
+        if not _free(port):
+            raise UsageError(f"port {port} is taken.", "Choose another with --port.")
         _prepare_authentication()
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
         command += ["--port", str(port), "--disable-usage-stats"]
         command += ["--include-dashboard", str(settings.dashboard).lower(), "--dashboard-host", "127.0.0.1"]
+        dashboard = ""
+        if settings.dashboard:
+            # Another cluster of this machine may have the usual one.
+            at = next(each for each in range(_DASHBOARD_PORT, 65536) if _free(each))
+            dashboard = f"http://127.0.0.1:{at}"
+            command += ["--dashboard-port", str(at)]
         command += ["--object-store-memory", str(settings.object_store_mb * 2**20)]
         command += [] if settings.num_cpus is None else ["--num-cpus", str(settings.num_cpus)]
         command += [] if settings.num_gpus is None else ["--num-gpus", str(settings.num_gpus)]
@@ -69,6 +71,7 @@ class LocalHead:
         try:
             told = self._started(process)
             facts = {"address": f"{_own_address(told)}:{port}", "pid": process.pid, "log": str(self._log)}
+            facts |= {"dashboard": dashboard} if dashboard else {}
             self._facts.write_text(json.dumps(facts))
         except BaseException:  # Ctrl-C as well: nobody would know of it
             self._end(process.pid)
@@ -134,6 +137,18 @@ class LocalHead:
                 time.sleep(0.1)
             if not members:
                 return
+
+
+def _free(port: int) -> bool:
+    """Return whether a server could listen at a port of all this machine's addresses."""
+    with socket.socket() as probe:
+        # As a server does: a connection that was closed a moment ago is no obstacle.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return False
+    return True
 
 
 def _session(leader: int) -> list[int]:

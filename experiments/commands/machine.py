@@ -90,6 +90,8 @@ def up(
         Console().show(
             f"a cluster runs at {facts['address']}: set ray.address to it, or to auto on this machine"
         )
+        if "dashboard" in facts:
+            Console().show(f"dashboard and jobs: RAY_ADDRESS={facts['dashboard']}")
 
 
 @cluster.command(name="status", epilog=examples("maia cluster status"))

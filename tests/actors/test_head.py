@@ -67,6 +67,28 @@ def test_a_port_that_anything_listens_on_is_taken(address: str, tmp_path: Path) 
             LocalHead(tmp_path).up(SETTINGS, other.getsockname()[1])
 
 
+def test_a_dashboard_gives_way_to_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+
+    class Process:
+        pid = 2**22 + 1
+
+        def __init__(self, command: list[str], **_: object) -> None:
+            asked.append(command)
+
+    monkeypatch.setattr("actors.head.subprocess.Popen", Process)
+    monkeypatch.setattr(LocalHead, "_started", lambda *_: "Local node IP: 192.0.2.7")
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken = other.getsockname()[1]
+        monkeypatch.setattr("actors.head._DASHBOARD_PORT", taken)
+        facts = LocalHead(tmp_path).up(RaySettings(dashboard=True), free_port())
+    port = asked[0][asked[0].index("--dashboard-port") + 1]
+    assert int(port) > taken
+    assert facts["dashboard"] == f"http://127.0.0.1:{port}"
+
+
 def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="file/cache cannot be written"):
