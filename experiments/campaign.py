@@ -89,8 +89,6 @@ class Campaign:
                 paths = await asyncio.to_thread(write_results, store.root, plan)
             except StoreError as full:
                 outcome.stopped = outcome.stopped or full
-            if outcome.stopped is not None and not store.has(MANIFEST):
-                raise outcome.stopped  # the folder is gone: there is nothing to sum up
         return Finished(store, plan, outcome, paths)
 
     async def _work(self, planner: Planner, closing: Closing | None, lease: Lease) -> Outcome:
@@ -128,6 +126,8 @@ class Campaign:
                 console.say(f"studying {units}, {at_once} at a time")
                 async with _stoppable(console, orchestrator, lease), live.shown(console, hosts, observe):
                     outcome = await orchestrator.run(todo)
+                if outcome.stopped is not None and not store.has(MANIFEST):
+                    raise outcome.stopped  # the folder is gone: there is nothing to sum up
                 live.settle(await asyncio.to_thread(_spent, store))
                 await observe()
             console.say(live.text())
