@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import math
 import platform
@@ -95,11 +96,14 @@ class HostActor:
         async def subject_of(item: WorkItem) -> Any:
             return await bench.subject(item.layer, item.name)
 
+        account = RemoteAccount(self._ledger) if self._ledger else None
+        if account is not None:
+            await account.begin(self._name)
         return LocalHost(
             bench.laboratory,
             FencedStore(plan.run, self._name),
             subject_of,
-            account=RemoteAccount(self._ledger) if self._ledger else None,
+            account=account,
             unit_budget=plan.profile.sweep.unit_budget,
         )
 
@@ -128,17 +132,42 @@ class HostActor:
 
 
 class LedgerActor:
-    """A run's account, where every host can reach it. A restart finds in the records what was spent."""
+    """A run's account, where every host can reach it. A restart finds in the records what was spent.
+
+    Each reservation is known by a number and by the life of the host that made it: what a host held when it died
+    counts as spent, like any call whose outcome is not known, and nobody waits for it to be settled.
+    """
 
     def __init__(self, profile: Profile, run: Path) -> None:
         from agents.budget import spent_so_far
 
         self._ledger = Ledger(profile.sweep.budget, spent_so_far(Store(run)), elapsed_s=_elapsed(run))
+        self._lives: dict[str, str] = {}
+        """By host, its latest life."""
+        self._held: dict[tuple[str, int], Cost] = {}
+        """By life and number."""
 
-    async def reserve(self, cost: Cost) -> None:
+    async def begin(self, host: str, life: str) -> None:
+        """Let a host begin: its lives before are over."""
+        await self.end(host)
+        self._lives[host] = life
+
+    async def end(self, host: str) -> None:
+        """Count what a host that is lost holds as spent."""
+        over = self._lives.pop(host, None)
+        for key in [key for key in self._held if key[0] == over]:
+            cost = self._held.pop(key)
+            await self._ledger.settle(cost, cost)
+
+    async def reserve(self, cost: Cost, life: str, number: int) -> None:
         await self._ledger.reserve(cost)
+        self._held[life, number] = cost
 
-    async def settle(self, reserved: Cost, spent: Cost) -> str:
+    async def settle(self, spent: Cost, life: str, number: int) -> str:
+        """Settle a reservation; one that is not known has been counted already, when its host or this account was lost."""
+        reserved = self._held.pop((life, number), None)
+        if reserved is None:
+            return await self._ledger.near()
         return await self._ledger.settle(reserved, spent)
 
     async def near(self) -> str:
@@ -158,12 +187,22 @@ class RemoteAccount:
         import ray
 
         self._actor = ray.get_actor(name)
+        self._life = uuid.uuid4().hex
+        self._numbers = itertools.count()
+        self._open: list[tuple[Cost, int]] = []
+
+    async def begin(self, host: str) -> None:
+        await _ask(self._actor.begin.remote(host, self._life), "the ledger")
 
     async def reserve(self, cost: Cost) -> None:
-        await _ask(self._actor.reserve.remote(cost), "the ledger")
+        number = next(self._numbers)
+        await _ask(self._actor.reserve.remote(cost, self._life, number), "the ledger")
+        self._open.append((cost, number))
 
     async def settle(self, reserved: Cost, spent: Cost) -> str:
-        return await _ask(self._actor.settle.remote(reserved, spent), "the ledger")
+        entry = next(each for each in self._open if each[0] == reserved)
+        self._open.remove(entry)
+        return await _ask(self._actor.settle.remote(spent, self._life, entry[1]), "the ledger")
 
     async def near(self) -> str:
         return await _ask(self._actor.near.remote(), "the ledger")
@@ -261,8 +300,17 @@ class RayHost:
             return
         self._given_up.set_result(None)
         self._kill()
+        self._settle()
         self._seat += 1  # its node may be what is broken
         self._launch()
+
+    def _settle(self) -> None:
+        """Let nobody wait for what the lost host has set aside. A ledger that is lost itself finds it in the records."""
+        import ray
+
+        if self._ledger:
+            with contextlib.suppress(ValueError):
+                ray.get_actor(self._ledger).end.remote(self._name)
 
     async def ready(self) -> None:
         """Return when the host works again; all who wait for it wait for one attempt to bring it back."""

@@ -16,13 +16,15 @@ import psutil
 import pytest
 
 from actors.errors import UsageError
+from agents.budget import BudgetSettings, BudgetSpentError, Cost
 from agents.faults import HostLostError
 from agents.host import HostCounts
+from agents.orchestrator import SweepSettings
 from agents.store import Store
 from agents.work import WorkItem
 from experiments import hosts
 from experiments.config import Profile
-from experiments.hosts import HostPlan, RayHost
+from experiments.hosts import HostPlan, LedgerActor, RayHost
 
 pytestmark = [pytest.mark.anyio, pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -89,6 +91,40 @@ async def test_a_node_that_does_not_see_the_run_says_so_by_name(tmp_path: Path) 
         await host.stop()
 
 
+@pytest.mark.parametrize("how", ["given up", "started again"])
+async def test_what_a_lost_host_had_set_aside_counts_as_spent_and_nobody_waits_for_it(
+    how: str, tmp_path: Path
+) -> None:
+    profile = Profile(sweep=SweepSettings(budget=BudgetSettings(tokens=100)))
+    ledger = LedgerActor(profile, tmp_path)
+    await ledger.begin("a", "a1")
+    await ledger.begin("b", "b1")
+    await ledger.reserve(Cost(tokens=20), "a1", 0)
+    await ledger.settle(Cost(tokens=10), "a1", 0)
+    await ledger.reserve(Cost(tokens=60), "a1", 1)
+    waiting = asyncio.create_task(ledger.reserve(Cost(tokens=50), "b1", 0))
+    await asyncio.sleep(0)
+    assert not waiting.done(), "the other may yet spend less than it has set aside"
+    await (ledger.end("a") if how == "given up" else ledger.begin("a", "a2"))
+    with pytest.raises(BudgetSpentError):
+        await asyncio.wait_for(waiting, 5)
+    await ledger.settle(Cost(tokens=60), "a1", 1)  # it lives after all, and is late
+    await asyncio.wait_for(ledger.reserve(Cost(tokens=30), "b1", 1), 5)
+    with pytest.raises(BudgetSpentError, match="70 spent"):
+        await ledger.reserve(Cost(tokens=31), "b1", 2)
+
+
+async def test_an_account_that_was_started_again_is_not_settled_twice(tmp_path: Path) -> None:
+    profile = Profile(sweep=SweepSettings(budget=BudgetSettings(tokens=100)))
+    again = LedgerActor(profile, tmp_path)
+    await again.settle(Cost(tokens=60), "a1", 7)  # reserved before it died, and found in the records since
+    await again.reserve(Cost(tokens=100), "a1", 8)
+    late = asyncio.create_task(again.reserve(Cost(tokens=1), "a1", 9))
+    await asyncio.sleep(0)
+    assert not late.done(), "no more than the limit is ever set aside"
+    late.cancel()
+
+
 class Unbuildable(Host):
     """What a node with another version of a package, or without a file, makes of a host."""
 
@@ -126,6 +162,7 @@ def test_hosts_are_on_as_many_nodes_as_there_are_and_leave_one_that_is_lost(tmp_
 import asyncio, sys
 import ray
 from ray.cluster_utils import Cluster
+from agents.budget import BudgetSettings, BudgetSpentError, Cost
 from agents.faults import HostLostError
 from agents.work import WorkItem
 from experiments import hosts
