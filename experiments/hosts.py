@@ -134,8 +134,8 @@ class HostActor:
 class LedgerActor:
     """A run's account, where every host can reach it. A restart finds in the records what was spent.
 
-    Each reservation is known by a number and by the life of the host that made it: what a host held when it died
-    counts as spent, like any call whose outcome is not known, and nobody waits for it to be settled.
+    Each reservation is known by a number and by the life (`HOST/LIFE`) of the host that made it: what a host held when it
+    died counts as spent, like any call whose outcome is not known, and nobody waits for it to be settled.
     """
 
     def __init__(self, profile: Profile, run: Path) -> None:
@@ -143,24 +143,34 @@ class LedgerActor:
 
         self._ledger = Ledger(profile.sweep.budget, spent_so_far(Store(run)), elapsed_s=_elapsed(run))
         self._lives: dict[str, str] = {}
-        """By host, its latest life."""
+        """By host, its latest life; "" of one that is lost."""
         self._held: dict[tuple[str, int], Cost] = {}
         """By life and number."""
 
     async def begin(self, host: str, life: str) -> None:
         """Let a host begin: its lives before are over."""
-        await self.end(host)
         self._lives[host] = life
+        await self._settle_lost()
 
     async def end(self, host: str) -> None:
         """Count what a host that is lost holds as spent."""
-        over = self._lives.pop(host, None)
-        for key in [key for key in self._held if key[0] == over]:
+        self._lives[host] = ""
+        await self._settle_lost()
+
+    async def _settle_lost(self) -> None:
+        for key in [key for key in self._held if self._is_over(key[0])]:
             cost = self._held.pop(key)
             await self._ledger.settle(cost, cost)
 
+    def _is_over(self, life: str) -> bool:
+        return self._lives.get(life.rpartition("/")[0], life) != life
+
     async def reserve(self, cost: Cost, life: str, number: int) -> None:
         await self._ledger.reserve(cost)
+        if self._is_over(life):
+            # Its host was lost while this waited for room: nobody would settle it.
+            await self._ledger.settle(cost, Cost())
+            raise HostLostError("a host is lost: others have its work.")
         self._held[life, number] = cost
 
     async def settle(self, spent: Cost, life: str, number: int) -> str:
@@ -187,11 +197,12 @@ class RemoteAccount:
         import ray
 
         self._actor = ray.get_actor(name)
-        self._life = uuid.uuid4().hex
+        self._life = ""
         self._numbers = itertools.count()
         self._open: list[tuple[Cost, int]] = []
 
     async def begin(self, host: str) -> None:
+        self._life = f"{host}/{uuid.uuid4().hex}"
         await _ask(self._actor.begin.remote(host, self._life), "the ledger")
 
     async def reserve(self, cost: Cost) -> None:

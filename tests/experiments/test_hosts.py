@@ -97,29 +97,46 @@ async def test_what_a_lost_host_had_set_aside_counts_as_spent_and_nobody_waits_f
 ) -> None:
     profile = Profile(sweep=SweepSettings(budget=BudgetSettings(tokens=100)))
     ledger = LedgerActor(profile, tmp_path)
-    await ledger.begin("a", "a1")
-    await ledger.begin("b", "b1")
-    await ledger.reserve(Cost(tokens=20), "a1", 0)
-    await ledger.settle(Cost(tokens=10), "a1", 0)
-    await ledger.reserve(Cost(tokens=60), "a1", 1)
-    waiting = asyncio.create_task(ledger.reserve(Cost(tokens=50), "b1", 0))
+    await ledger.begin("a", "a/1")
+    await ledger.begin("b", "b/1")
+    await ledger.reserve(Cost(tokens=20), "a/1", 0)
+    await ledger.settle(Cost(tokens=10), "a/1", 0)
+    await ledger.reserve(Cost(tokens=60), "a/1", 1)
+    waiting = asyncio.create_task(ledger.reserve(Cost(tokens=50), "b/1", 0))
     await asyncio.sleep(0)
     assert not waiting.done(), "the other may yet spend less than it has set aside"
-    await (ledger.end("a") if how == "given up" else ledger.begin("a", "a2"))
+    await (ledger.end("a") if how == "given up" else ledger.begin("a", "a/2"))
     with pytest.raises(BudgetSpentError):
         await asyncio.wait_for(waiting, 5)
-    await ledger.settle(Cost(tokens=60), "a1", 1)  # it lives after all, and is late
-    await asyncio.wait_for(ledger.reserve(Cost(tokens=30), "b1", 1), 5)
+    await ledger.settle(Cost(tokens=60), "a/1", 1)  # it lives after all, and is late
+    await asyncio.wait_for(ledger.reserve(Cost(tokens=30), "b/1", 1), 5)
     with pytest.raises(BudgetSpentError, match="70 spent"):
-        await ledger.reserve(Cost(tokens=31), "b1", 2)
+        await ledger.reserve(Cost(tokens=31), "b/1", 2)
+
+
+@pytest.mark.parametrize("how", ["given up", "started again"])
+async def test_a_lost_host_gets_no_room_that_it_still_waited_for(how: str, tmp_path: Path) -> None:
+    """What it held is settled when it is lost, which would let in what it asked for besides: nobody would settle that."""
+    profile = Profile(sweep=SweepSettings(budget=BudgetSettings(tokens=100)))
+    ledger = LedgerActor(profile, tmp_path)  # also one that was started again after the host had begun
+    await ledger.reserve(Cost(tokens=40), "a/1", 0)
+    await ledger.reserve(Cost(tokens=40), "b/1", 0)
+    waiting = asyncio.create_task(ledger.reserve(Cost(tokens=30), "a/1", 1))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    await (ledger.end("a") if how == "given up" else ledger.begin("a", "a/2"))
+    await ledger.settle(Cost(tokens=10), "b/1", 0)
+    with pytest.raises(HostLostError):
+        await asyncio.wait_for(waiting, 5)
+    await asyncio.wait_for(ledger.reserve(Cost(tokens=50), "b/1", 1), 5)
 
 
 async def test_an_account_that_was_started_again_is_not_settled_twice(tmp_path: Path) -> None:
     profile = Profile(sweep=SweepSettings(budget=BudgetSettings(tokens=100)))
     again = LedgerActor(profile, tmp_path)
-    await again.settle(Cost(tokens=60), "a1", 7)  # reserved before it died, and found in the records since
-    await again.reserve(Cost(tokens=100), "a1", 8)
-    late = asyncio.create_task(again.reserve(Cost(tokens=1), "a1", 9))
+    await again.settle(Cost(tokens=60), "a/1", 7)  # reserved before it died, and found in the records since
+    await again.reserve(Cost(tokens=100), "a/1", 8)
+    late = asyncio.create_task(again.reserve(Cost(tokens=1), "a/1", 9))
     await asyncio.sleep(0)
     assert not late.done(), "no more than the limit is ever set aside"
     late.cancel()
