@@ -345,8 +345,11 @@ def _set_aside(marks: Objects, folder: Path, generation: int) -> Path | None:
     held = folder.with_name(f"{folder.name}.held")
     last = held.read_text().split() if held.exists() else []
     found = None
-    if not last and folder.is_dir():
-        shutil.rmtree(folder)  # a reader's: all in it came from the URL
+    if not held.exists() and folder.is_dir():
+        # A reader's: all in it came from the URL. Out of the way first, for a reader may be fetching into it.
+        gone = folder.with_name(f"{folder.name}.gone-{uuid.uuid4().hex[:8]}")
+        folder.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
     elif last != [run, str(generation - 1)] and folder.is_dir() and any(folder.iterdir()):
         found = folder.with_name(f"{folder.name}.aside-{uuid.uuid4().hex[:8]}")
         folder.rename(found)

@@ -236,6 +236,18 @@ async def test_what_was_only_read_here_is_not_set_aside_when_work_begins_here(ur
     assert not any("kept in" in line for line in told)
 
 
+async def test_what_was_not_copied_yet_outlives_a_power_cut_that_emptied_the_note_of_who_held_it(url, tmp_path):
+    folder = tmp_path / "a"
+    async with mirrored(url, folder, tell=said([]), stop=never):
+        write(folder, plan="p")
+    write(folder, units__u__calls__k="paid for, and not copied")
+    (tmp_path / "a.held").write_text("")
+    async with mirrored(url, folder, tell=said([]), stop=never):
+        pass
+    (aside,) = tmp_path.glob("a.aside-*")
+    assert Store(aside).has("units/u/calls/k")
+
+
 async def test_a_copy_goes_on_after_its_own_process_died_and_one_of_another_run_does_not(url, tmp_path):
     folder = tmp_path / "a"
     async with mirrored(url, folder, tell=said([]), stop=never):
