@@ -243,7 +243,8 @@ def doubtful(names: Iterable[str]) -> dict[str, int]:
 
 
 def _surely_unbilled(error: MaiaError) -> bool:
-    return isinstance(error, UsageError) or getattr(error, "in_doubt", None) == 0
+    in_doubt = getattr(error, "in_doubt", 0 if isinstance(error, UsageError) else None)
+    return in_doubt == 0
 
 
 def _encode(record: dict[str, Any]) -> bytes:

@@ -111,8 +111,9 @@ class EndpointCaller:
                         ticket.used_tokens = 0.0
                     self.tally.faults[fault.kind] += 1
                     self._tell_gate(ticket, fault, attempts, in_doubt)
-            except EndpointDownError as error:
-                raise EndpointDownError(error.message, error.fix, attempts, in_doubt) from None
+            except (EndpointDownError, EndpointStopError) as error:
+                # The gate's, which knows nothing of this request's attempts.
+                raise type(error)(error.message, error.fix, attempts, in_doubt) from None
             wait = self._wait_before(attempts + 1, fault)
             out_of_time = self._clock() + wait >= deadline
             if not fault.passing or attempts >= settings.max_attempts or out_of_time:

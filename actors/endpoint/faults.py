@@ -62,14 +62,18 @@ _QUOTA_WORDS = re.compile(
 _DETAIL_CHARS = 400
 
 
-class EndpointError(BackendError):
-    """An endpoint gave no usable answer. `attempts` were made; `in_doubt` of them may have been billed."""
+class AttemptedError(MaiaError):
+    """A request failed for which `attempts` were made; `in_doubt` of them may have been billed."""
 
     def __init__(self, message: str, fix: str = "", attempts: int = 0, in_doubt: int = 0) -> None:
         super().__init__(message, fix)
         self.args = (message, fix, attempts, in_doubt)
         self.attempts = attempts
         self.in_doubt = in_doubt
+
+
+class EndpointError(AttemptedError, BackendError):
+    """An endpoint gave no usable answer."""
 
 
 class EndpointDownError(EndpointError):
@@ -81,17 +85,11 @@ class ContextLengthError(EndpointError):
     """The conversation does not fit the model: shorten it and ask again."""
 
 
-class ContentFilteredError(RefusedError):
+class ContentFilteredError(AttemptedError, RefusedError):
     """The provider declined the content. It is an answer; asking again would only be billed again."""
 
-    def __init__(self, message: str, fix: str = "", attempts: int = 0, in_doubt: int = 0) -> None:
-        super().__init__(message, fix)
-        self.args = (message, fix, attempts, in_doubt)
-        self.attempts = attempts
-        self.in_doubt = in_doubt
 
-
-class EndpointStopError(UsageError):
+class EndpointStopError(AttemptedError, UsageError):
     """No request can work until a person acts (key, quota, model name): stop everything."""
 
 
@@ -181,16 +179,22 @@ def to_error(fault: Fault, host: str, model: str, attempts: int, in_doubt: int) 
             return EndpointStopError(
                 f"{where} does not accept the key ({fault.detail}).",
                 "Check that the variable named in `api_key_env` holds a valid key for it, then resume.",
+                attempts,
+                in_doubt,
             )
         case "no_quota":
             return EndpointStopError(
                 f"the account at {where} has no quota or credit left ({fault.detail}).",
                 "Add credit or raise the account's limit, then resume; finished work is kept.",
+                attempts,
+                in_doubt,
             )
         case "no_model":
             return EndpointStopError(
                 f"{where} does not know the model {model!r} or the address ({fault.detail}).",
                 "Check `model` and `base_url`; the address usually ends in /v1.",
+                attempts,
+                in_doubt,
             )
         case "too_long":
             return ContextLengthError(

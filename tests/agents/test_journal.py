@@ -97,10 +97,14 @@ async def test_a_call_that_was_refused_or_never_sent_is_not_in_doubt(store):
             await chat.complete(ask("a"))
     await chat.complete(ask("a"))
     assert journal.in_doubt() == []
-    chat = RecordedChat(Refusing(EndpointError("timed out.", "", 3, 1)), journal, "interpreter")
-    with pytest.raises(EndpointError):
-        await chat.complete(ask("b"))
-    assert journal.in_doubt() == [request_key("counting", ask("b"))]
+    for text, error in [
+        ("b", EndpointError("timed out.", "", 3, 1)),
+        ("c", EndpointStopError("timed out, then a bad key.", "", 2, 1)),
+    ]:
+        chat = RecordedChat(Refusing(error), journal, "interpreter")
+        with pytest.raises(type(error)):
+            await chat.complete(ask(text))
+        assert request_key("counting", ask(text)) in journal.in_doubt()
 
 
 def test_a_call_is_another_call_when_anything_differs():

@@ -283,6 +283,19 @@ async def test_a_fault_that_no_retry_can_cure_ends_at_once_in_words(
     assert clock.slept == []
 
 
+async def test_a_stop_after_an_attempt_that_may_be_billed_says_so(
+    endpoint: FakeEndpoint, opened: Opened
+) -> None:
+    endpoint.faults.extend([Fault.error(504, "too slow"), Fault.no_quota()])
+    async with opened(endpoint) as backend:
+        with pytest.raises(EndpointStopError) as caught:
+            await backend.complete(ask())
+        assert (caught.value.attempts, caught.value.in_doubt) == (2, 1)
+        with pytest.raises(EndpointStopError) as caught:
+            await backend.complete(ask())  # never sent: the other request's attempts are not its own
+    assert (caught.value.attempts, caught.value.in_doubt) == (0, 0)
+
+
 async def test_a_stopped_endpoint_is_asked_again_after_the_pause(
     endpoint: FakeEndpoint, opened: Opened, clock: FakeClock
 ) -> None:
