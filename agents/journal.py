@@ -33,8 +33,9 @@ from actors.errors import MaiaError, UsageError
 from actors.images import Image, decode
 from agents.store import Store, StoreError
 
-_DEEPEST = 1000
-"""Masks on masks that are followed: a program may measure what it measured, but not in a circle."""
+MOST_MASKS = 4
+"""Masks on one picture, one on the other, that are kept as masks: a program may measure what it measured, again and
+again. What is painted on those is kept as pixels."""
 
 
 class JournalError(MaiaError):
@@ -84,7 +85,7 @@ class Blobs:
                 self._store.has(key) for key in (self.key(image.id), self.mask_key(image.id))
             ):
                 continue
-            if (made := image.painted) is not None:
+            if (made := image.painted) is not None and _n_masks(image) <= MOST_MASKS:
                 self.put([made.picture])
                 self._store.put(self.mask_key(image.id), masks.encode_mask(made.mask, made.picture.id))
             else:
@@ -101,7 +102,7 @@ class Blobs:
         wanted = image_id
         try:
             while (data := self._store.get(self.key(wanted))) is None:
-                if (mask := self._store.get(self.mask_key(wanted))) is None or len(laid) == _DEEPEST:
+                if (mask := self._store.get(self.mask_key(wanted))) is None or len(laid) == MOST_MASKS:
                     raise JournalError(f"image {wanted} is missing from {self._store.root}.")
                 laid.append(masks.decode_mask(mask))
                 wanted = masks.beneath(mask)
@@ -113,6 +114,14 @@ class Blobs:
         if image.id != image_id:
             raise JournalError(f"image {image_id} in {self._store.root} has changed.")
         return image
+
+
+def _n_masks(image: Image) -> int:
+    """Return how many masks lie on each other in an image; more than `MOST_MASKS` are not counted up."""
+    n_masks, made = 0, image.painted
+    while made is not None and n_masks <= MOST_MASKS:
+        n_masks, made = n_masks + 1, made.picture.painted
+    return n_masks
 
 
 def _lossless(image: Image) -> bytes:

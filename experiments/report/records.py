@@ -19,7 +19,7 @@ from typing import Any
 from actors.errors import UsageError
 from actors.images import ImageDecodeError
 from actors.masks import beneath
-from agents.journal import Blobs
+from agents.journal import MOST_MASKS, Blobs
 from agents.journal import slug as slug_of
 
 _UNIT = re.compile(
@@ -27,8 +27,6 @@ _UNIT = re.compile(
     re.DOTALL,
 )
 _IMAGE_ID = re.compile(r"[0-9a-f]{8,64}")
-_MOST_LAYERS = 5
-"""A picture and the masks on it that a page shows."""
 
 
 def text(value: Any, default: str = "") -> str:
@@ -175,7 +173,7 @@ class RunDirectory:
         An id is a path's part only if it is hexadecimal: records are not trusted to name files.
         """
         layers: list[str] = []
-        while isinstance(image_id, str) and _IMAGE_ID.fullmatch(image_id) and len(layers) < _MOST_LAYERS:
+        while isinstance(image_id, str) and _IMAGE_ID.fullmatch(image_id) and len(layers) <= MOST_MASKS:
             whole, mask = Blobs.key(image_id), Blobs.mask_key(image_id)
             if (self.root / whole).is_file():
                 return (whole, *reversed(layers))

@@ -10,7 +10,7 @@ from actors.endpoint.faults import EndpointError, EndpointStopError
 from actors.images import Image, encode_png
 from actors.masks import encode_mask, paint
 from agents.budget import BudgetSpentError
-from agents.journal import Blobs, Journal, JournalError, RecordedChat, request_key, slug
+from agents.journal import MOST_MASKS, Blobs, Journal, JournalError, RecordedChat, request_key, slug
 from agents.store import Store, StoreError
 
 pytestmark = pytest.mark.anyio
@@ -157,6 +157,19 @@ def test_of_a_masked_image_the_mask_is_kept_and_the_pixels_come_back(store):
     assert len((store.root / Blobs.mask_key(once.id)).read_bytes()) < once.pixels.nbytes / 8
     Blobs(store).put([Image(once.pixels, once.id)])
     assert not store.has(Blobs.key(once.id)), "its mask tells it already"
+
+
+def test_masks_on_masks_without_end_come_back(store):
+    rng = np.random.default_rng(0)
+    images = [Image.from_pixels(np.full((32, 32, 3), 255, np.uint8))]
+    for _ in range(1500):  # more than a recursion may take
+        images.append(paint(images[-1], rng.random((3, 3)), 0.5))
+    blobs = Blobs(store)
+    blobs.put([images[-1], *images[:9]])
+    for image in (images[-1], *images[:9]):
+        assert np.array_equal(Blobs(store).get(image.id).pixels, image.pixels)
+    kept = [store.has(Blobs.mask_key(image.id)) for image in images[:7]]
+    assert kept == [False, *[True] * MOST_MASKS, False, False]
 
 
 def test_a_mask_that_leads_nowhere_is_named(store):

@@ -236,7 +236,9 @@ async def test_what_was_only_read_here_is_not_set_aside_when_work_begins_here(ur
     assert not any("kept in" in line for line in told)
 
 
-async def test_what_was_not_copied_yet_outlives_a_power_cut_that_emptied_the_note_of_who_held_it(url, tmp_path):
+async def test_what_was_not_copied_yet_outlives_a_power_cut_that_emptied_the_note_of_who_held_it(
+    url, tmp_path
+):
     folder = tmp_path / "a"
     async with mirrored(url, folder, tell=said([]), stop=never):
         write(folder, plan="p")
