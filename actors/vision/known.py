@@ -1,7 +1,8 @@
 """What a network was found to hold when it was last loaded, so that a mistyped layer or class is told at once.
 
 A network is known by the name that it is asked for. Only names are remembered whose layers follow from the library that
-registers them, at its present version: what a person's own code builds may be another network today.
+registers them, at its present version and that of this program, which reads them: what a person's own code builds may be
+another network today.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ class KnownNetwork:
 def remember(folder: Path, asked: str, found: KnownNetwork) -> None:
     """Keep in the cache what the network `asked` for holds; a folder that cannot be written costs only time."""
     path = _path(folder, asked)
-    if path is None or path.exists():
+    if path is None or recall(folder, asked) == found:
         return
     draft = path.with_name(f".{os.urandom(8).hex()}.tmp")
     try:
@@ -96,7 +97,7 @@ def _path(folder: Path, asked: str) -> Path | None:
     if library is None:
         return None
     try:
-        about = f"{asked}|{library} {version(library)}"
+        about = f"{asked}|{library} {version(library)}|maia {version('maia')}"
     except PackageNotFoundError:
         return None
     digest = hashlib.blake2b(about.encode(), digest_size=12).hexdigest()

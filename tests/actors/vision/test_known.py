@@ -32,9 +32,11 @@ def test_what_may_be_another_network_today_is_not_remembered(tmp_path, name):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_another_version_of_the_library_may_build_another_network(tmp_path, monkeypatch):
+@pytest.mark.parametrize("changed", ["timm", "maia"])
+def test_another_version_may_build_or_read_another_network(tmp_path, monkeypatch, changed):
     remember(tmp_path, "resnet18", FOUND)
-    monkeypatch.setattr(known, "version", lambda _: "0.0.1")
+    present = known.version
+    monkeypatch.setattr(known, "version", lambda name: "0.0.1" if name == changed else present(name))
     assert recall(tmp_path, "resnet18") is None
 
 
@@ -45,6 +47,8 @@ def test_a_damaged_or_unwritable_memory_is_none(tmp_path):
     assert recall(tmp_path, "resnet18") is None
     path.write_text('{"another": "form"}')
     assert recall(tmp_path, "resnet18") is None
+    remember(tmp_path, "resnet18", FOUND)
+    assert recall(tmp_path, "resnet18") == FOUND, "and is made again"
     (tmp_path / "file").write_text("")
     remember(tmp_path / "file", "resnet18", FOUND)
 
