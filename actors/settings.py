@@ -36,6 +36,6 @@ class Placement(Settings):
     @field_validator("num_gpus")
     @classmethod
     def _shared_or_whole(cls, value: float) -> float:
-        if value > 1 and value != int(value):
+        if value > 1 and value % 1:  # also of infinity
             raise ValueError("must be a whole number, or below 1 for a share of one GPU")
         return value

@@ -124,8 +124,9 @@ class TappedModule:
                 calls = seen[name][1] + 1 if name in seen else 1
                 seen[name] = (clock, calls, _shape_of(output, len(example)))
                 clock += 1
-                if next(module.children(), None) is None:
-                    last = type(module).__name__
+                kind = type(module).__name__
+                if next(module.children(), None) is None and kind not in _SAME_AS_INPUT:
+                    last = kind
 
             return hook
 

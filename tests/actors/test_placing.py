@@ -54,7 +54,7 @@ def test_many_nodes_make_a_short_line() -> None:
     assert "has no node" in waiting(demand(), [])
 
 
-@pytest.mark.parametrize("share", [1.5, 2.25])
+@pytest.mark.parametrize("share", [1.5, 2.25, float("inf")])
 def test_a_share_of_several_gpus_is_refused_where_it_is_written(share: float) -> None:
     with pytest.raises(ValueError, match="whole number, or below 1"):
         Placement(num_gpus=share)

@@ -228,6 +228,7 @@ def test_the_spatial_maximum_is_the_same_in_every_memory_layout(shape: tuple[int
         ([nn.Softmax(1)], 4, "probabilities"),
         ([nn.Softmax(1)], 2, "probabilities"),
         ([nn.Sigmoid()], 4, "probabilities"),
+        ([nn.Sigmoid(), nn.Identity()], 4, "probabilities"),
         ([], 1, "sigmoid"),
         ([nn.Sigmoid()], 1, "probabilities"),
     ],
