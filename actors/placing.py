@@ -63,7 +63,7 @@ async def answered(answer: Awaitable[T], actor: Any, demand: Demand, begun: int 
             dies whenever it is started.
     """
     asking = asyncio.ensure_future(answer)
-    since = told = None
+    since = impossible_since = told = None
     try:
         while not (await asyncio.wait([asking], timeout=LOOK_S))[0]:
             deaths = 0 if begun is None else await asyncio.to_thread(restarts, actor) - begun
@@ -73,13 +73,15 @@ async def answered(answer: Awaitable[T], actor: Any, demand: Demand, begun: int 
                     "It may need more memory than its node has: Ray's logs there (/tmp/ray/session_latest/logs) say more.",
                 )
             if not await asyncio.to_thread(waits_for_a_place, actor):
-                since = told = None
+                since = impossible_since = told = None
                 continue
             nodes = await asyncio.to_thread(_nodes)
             now = time.monotonic()
             since = since or now
             never = impossible(demand, nodes)
-            if never and now - since >= demand.patience_s and not await asyncio.to_thread(grows):
+            impossible_since = (impossible_since or now) if never else None
+            lasted = 0.0 if impossible_since is None else now - impossible_since
+            if never and lasted >= demand.patience_s and not await asyncio.to_thread(grows):
                 raise UsageError(
                     f"{never} {_shown(nodes, 'total')}",
                     "Ask for less (`placement` of the model in the configuration), or add nodes; nothing here adds any "
@@ -155,6 +157,8 @@ def waits_for_a_place(actor: Any) -> bool:
     from ray._private import state
 
     found = state.actors(actor._actor_id.hex())
+    if not found:  # not on record yet
+        return False
     return not found["Address"]["Port"] and found["State"] in ("PENDING_CREATION", "RESTARTING")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -81,6 +82,24 @@ def test_a_cluster_grows_where_its_nodes_have_types_of_an_autoscaler(
     kept = {b"__autoscaling_status": status, b"__autoscaler_v2_enabled": v2}
     monkeypatch.setattr(internal_kv, "_internal_kv_get", kept.__getitem__)
     assert placing.grows() is grown
+
+
+@pytest.mark.anyio
+async def test_a_node_that_is_lost_while_others_hold_it_may_come_back_for_as_long_as_any(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The patience is with nodes that could carry it, however long it waited for room on them before."""
+    looks, clock = iter([NODES] * 9 + [NODES[1:]] * 5), iter(range(60, 10000, 60))
+    monkeypatch.setattr(placing, "LOOK_S", 0.001)
+    monkeypatch.setattr(placing, "waits_for_a_place", lambda actor: True)
+    monkeypatch.setattr(placing, "grows", lambda: False)
+    monkeypatch.setattr(placing, "_nodes", looks.__next__)
+    monkeypatch.setattr(placing, "time", SimpleNamespace(monotonic=clock.__next__))
+    never = asyncio.get_running_loop().create_future()
+    asked = Demand("a replica of vision", {"GPU": 1.0}, patience_s=200)
+    with pytest.raises(UsageError, match="no node has that"):
+        await placing.answered(never, None, asked)
+    assert next(looks, None) is None, "four minutes from its loss"
 
 
 class TestOnRay:
