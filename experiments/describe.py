@@ -32,6 +32,7 @@ _NOT_SCIENCE = {
     "remembered_mb",
     "bank_folder",
     "bank_memory_mb",
+    "map_memory_mb",
     "sweep",
     "ask_above_dollars",
 }

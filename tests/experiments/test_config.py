@@ -8,6 +8,7 @@ import pytest
 
 from actors.errors import ConfigError, UsageError
 from experiments import config
+from experiments.describe import science
 
 
 def write(folder: Path, text: str) -> Path:
@@ -91,3 +92,16 @@ def test_the_cache_folder_of_the_environment_wins(tmp_path, monkeypatch):
     assert loaded.cache == Path("/somewhere")
     monkeypatch.setenv("MAIA_CACHE", str(tmp_path))
     assert loaded.cache == tmp_path
+
+
+def test_how_much_memory_models_may_take_is_no_part_of_what_a_run_is_about():
+    def names(value: object) -> list[str]:
+        return (
+            [name for key, each in value.items() for name in (key, *names(each))]
+            if isinstance(value, dict)
+            else []
+        )
+
+    kept = names(science(config.load().profile()))
+    assert "reserve" in kept
+    assert not [name for name in kept if name.endswith("_mb")]
