@@ -51,9 +51,14 @@ async def run_sweep(
     One process at a time does a sweep; others wait for it. What an interrupted run left is taken up.
 
     Raises:
-        UsageError: If the store cannot be written, or no image could be read.
+        UsageError: If the store cannot be written, or no image is left or could be used.
         BackendError: If replicas keep dying.
     """
+    if not len(indices):
+        raise UsageError(
+            f"all {len(dataset)} images of the data set {dataset.name!r} are held back for confirmation.",
+            "Give it more images, or lower vision.reserve.",
+        )
     folder = store.sweep_folder(readouts, k, step)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -439,6 +439,13 @@ async def test_a_network_without_a_finite_activation_is_refused_each_time_and_no
         assert (await client.sample(Unit("2", 1), Numbered(9))).shape == (0,)
 
 
+async def test_a_data_set_that_is_held_back_as_a_whole_is_refused_in_words(tmp_path: Path) -> None:
+    async with LocalPool(fussy(limit=1e9)) as made:
+        client = await PoolVisionClient.connect(made, tmp_path, reserve=0.9999)
+        with pytest.raises(UsageError, match=r"all 2 images .* held back"):
+            await client.layer_exemplars([Readout("2")], Numbered(2))
+
+
 async def test_a_device_that_is_lost_ends_the_sweep_and_no_image_is_to_blame(tmp_path: Path) -> None:
     backend = fussy(limit=1e9)
     backend.network.module[1].limit = -1e9  # from now on, it fails on everything
