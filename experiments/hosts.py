@@ -288,7 +288,12 @@ class RayHost:
                 # Twice, for this process may have been stopped itself: then the first look was cut short.
                 silent += 1
                 if silent == 2 and actor is self._actor:
-                    await self._give_up()
+                    try:
+                        await self._give_up()
+                    except Exception:
+                        # The head may be away for a moment; whoever asks the host then finds that it is lost.
+                        _log.exception("a host that is silent could not be replaced")
+                        silent = 0
                 continue
             except HostLostError:
                 silent = 0
@@ -309,7 +314,8 @@ class RayHost:
             await asyncio.to_thread(fence, Store(self._plan.run), self._name)
         if actor is not self._actor:  # given up by somebody else meanwhile
             return
-        self._given_up.set_result(None)
+        if not self._given_up.done():  # else nothing came of an attempt before
+            self._given_up.set_result(None)
         self._kill()
         self._settle()
         self._seat += 1  # its node may be what is broken

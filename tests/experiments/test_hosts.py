@@ -80,6 +80,40 @@ async def test_the_work_of_a_stopped_host_goes_to_another_and_it_is_fenced_off(
         await host.stop()
 
 
+@pytest.mark.parametrize("missing", ["carriers", "fence"])
+async def test_a_host_that_could_not_be_replaced_at_once_is_replaced_and_watched_all_the_same(
+    missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(hosts, "HostActor", Host)
+    monkeypatch.setattr(hosts, "LOOK_S", 0.1)
+    host = RayHost(HostPlan(Profile(), tmp_path, "m", {}, tmp_path), "", 4, silence_s=1.5)
+    try:
+        first = await host.study(WorkItem("short", "l", "0"))
+        present = getattr(hosts, missing)
+        failing = iter([ConnectionError("the head is away")])
+
+        def away(*arguments: Any) -> Any:
+            for error in failing:
+                raise error
+            return present(*arguments)
+
+        monkeypatch.setattr(hosts, missing, away)
+        long = asyncio.create_task(host.study(WorkItem("long", "l", "1")))
+        await host.counts()
+        os.kill(first["pid"], signal.SIGSTOP)
+        with pytest.raises(HostLostError):
+            await asyncio.wait_for(long, 30)
+        await asyncio.wait_for(host.ready(), 60)
+        assert (await host.study(WorkItem("short", "l", "0")))["pid"] != first["pid"]
+        assert "could not be replaced" in caplog.text
+        assert not host._watching.done()
+        assert Store(tmp_path).has(f"hosts/{first['name']}.fenced")
+    finally:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            psutil.Process(first["pid"]).kill()
+        await host.stop()
+
+
 async def test_a_node_that_does_not_see_the_run_says_so_by_name(tmp_path: Path) -> None:
     run = tmp_path / "elsewhere"
     host = RayHost(HostPlan(Profile(), tmp_path, "m", {}, run), "", 1)
