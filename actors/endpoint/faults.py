@@ -56,6 +56,8 @@ _LENGTH_WORDS = re.compile(
     r"|exceeds? the (model'?s )?maximum (number of )?tokens|maximum (model|context|input) len",
     re.I,
 )
+_TOO_LARGE_WORDS = re.compile(r"request too large|tokens must be reduced", re.I)
+"""Of a request that takes more than a minute's allowance: waiting does not help it, and others fit."""
 _QUOTA_WORDS = re.compile(
     r"insufficient[ _](quota|balance|funds|credit)|exceeded your current quota|billing", re.I
 )
@@ -130,6 +132,8 @@ def from_status(status: int, body: object, headers: Mapping[str, str]) -> Fault:
     kind: FaultKind
     if status == 402 or codes & _QUOTA_CODES or (status in (403, 429) and _QUOTA_WORDS.search(words)):
         kind = "no_quota"
+    elif status == 429 and _TOO_LARGE_WORDS.search(words):
+        kind = "too_long"
     elif status == 429:
         return Fault("rate_limited", detail, retry_after(headers))
     elif status in (408, 409, 425) or status >= 500:

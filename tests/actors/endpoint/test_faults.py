@@ -20,6 +20,15 @@ from actors.errors import MaiaError
         (429, {"code": "insufficient_quota", "message": "You exceeded your current quota"}, "no_quota"),
         (429, {"code": "rate_limit_exceeded", "message": "Limit 30000, Requested 31000"}, "rate_limited"),
         (429, {"type": "tokens", "message": "Rate limit reached for tokens"}, "rate_limited"),
+        (
+            429,
+            {
+                "code": "rate_limit_exceeded",
+                "message": "Request too large for gpt-4o on tokens per min (TPM): Limit 30000, Requested 39104. "
+                "The input or output tokens must be reduced in order to run successfully.",
+            },
+            "too_long",
+        ),
         (402, {"code": 402, "message": "Insufficient credits"}, "no_quota"),
         (403, {"message": "Your billing is not active"}, "no_quota"),
         (401, {"code": "invalid_api_key", "message": "Incorrect API key provided"}, "bad_key"),
