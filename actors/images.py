@@ -74,14 +74,11 @@ class Image:
             raise ImageDecodeError(
                 "its pixels are floating-point numbers, whose black and white nobody knows"
             )
-        if image.mode.startswith("I"):
+        if image.mode == "I":
+            raise ImageDecodeError("its pixels are numbers of 32 bits, whose black and white nobody knows")
+        if image.mode.startswith("I;16"):
             # Pillow's own conversion would cut everything above 255 off, and so leave white.
-            wide = np.asarray(image).astype(np.int64)
-            if wide.size and not 0 <= wide.min() <= wide.max() <= 65535:
-                raise ImageDecodeError(
-                    "its pixels are numbers of more than 16 bits, whose white nobody knows"
-                )
-            image = PIL.Image.fromarray((wide // 257).astype(np.uint8))
+            image = PIL.Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
         if "A" in image.getbands() or "transparency" in image.info:
             rgba = image.convert("RGBA")
             page = PIL.Image.new("RGBA", rgba.size, "white")

@@ -209,14 +209,17 @@ def test_a_name_that_is_no_text_is_told_in_characters_that_can_be_stored(tmp_pat
     caught.value.message.encode()
 
 
-def test_sixteen_bits_a_pixel_become_eight_and_no_guess_is_made_of_floating_point(tmp_path: Path) -> None:
+def test_sixteen_bits_a_pixel_become_eight_and_no_guess_is_made_of_other_numbers(tmp_path: Path) -> None:
     ramp = np.linspace(0, 65535, 256, dtype=np.uint16).reshape(16, 16)
     PIL.Image.fromarray(ramp).save(tmp_path / "deep.png")
     PIL.Image.fromarray(ramp.astype(np.float32) / 65535).save(tmp_path / "float.tiff")
+    PIL.Image.fromarray(np.arange(256, dtype=np.int32).reshape(16, 16)).save(tmp_path / "wide.tiff")
     dataset = FolderDataset(tmp_path)
     assert dataset.load(0).pixels[..., 0].ravel().tolist() == list(range(256))
     with pytest.raises(ImageDecodeError, match="floating-point"):
         dataset.load(1)
+    with pytest.raises(ImageDecodeError, match="32 bits"):
+        dataset.load(2)
 
 
 def test_what_is_no_image_is_told_in_the_same_words_each_time(tmp_path: Path) -> None:
