@@ -67,11 +67,6 @@ class MapCache:
                     _cost(dropped) if isinstance(dropped, np.ndarray) else sum(map(_cost, dropped.values()))
                 )
 
-    def clear(self) -> None:
-        with self._lock:
-            self._maps.clear()
-            self._held = 0
-
 
 def _cost(maps: np.ndarray) -> int:
     return maps.nbytes + _ENTRY_OVERHEAD

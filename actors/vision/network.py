@@ -6,8 +6,9 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
+from actors.errors import UsageError
 from actors.vision.base import Scores
 from actors.vision.preprocess import Fit, Preprocess
 
@@ -72,7 +73,12 @@ def wrap(
     `size` is the input's height and width, None for images at their own size. Images are resized to
     `resize` (by default `size`) as `fit` says, and their centre is cropped to `size`. `scores` says how the output becomes
     probabilities: "softmax" over all classes, "sigmoid" of each class by itself, or "probabilities", as it is.
+
+    Raises:
+        UsageError: If `scores` is another word.
     """
+    if scores is not None and scores not in get_args(Scores):
+        raise UsageError(f"scores must be one of {', '.join(get_args(Scores))}, got {scores!r}")
 
     def pair(value: int | tuple[int, int] | None) -> tuple[int, int] | None:
         return (value, value) if isinstance(value, int) else value

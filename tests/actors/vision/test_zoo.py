@@ -295,3 +295,8 @@ def test_networks_that_give_probabilities_have_another_fingerprint_than_those_wi
         for scores in (None, "softmax", "sigmoid", "probabilities")
     }
     assert len(prints) == 3
+
+
+def test_a_word_that_says_nothing_of_the_output_is_refused() -> None:
+    with pytest.raises(UsageError, match="softmax, sigmoid, probabilities, got 'logits'"):
+        wrap(networks.tiny_conv(), scores="logits")  # type: ignore[arg-type]
