@@ -68,7 +68,7 @@ class Blobs:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._written: set[str] = set()
+        self._there: set[str] = set()
 
     @staticmethod
     def key(image_id: str) -> str:
@@ -81,16 +81,18 @@ class Blobs:
     def put(self, images: Iterable[Image]) -> None:
         """Write what is not there yet; of a painted image its mask, after the image beneath."""
         for image in images:
-            if image.id in self._written or any(
-                self._store.has(key) for key in (self.key(image.id), self.mask_key(image.id))
-            ):
+            if image.id in self._there:
                 continue
-            if (made := image.painted) is not None and _n_masks(image) <= MOST_MASKS:
-                self.put([made.picture])
-                self._store.put(self.mask_key(image.id), masks.encode_mask(made.mask, made.picture.id))
-            else:
-                self._store.put(self.key(image.id), _lossless(image))
-            self._written.add(image.id)
+            if not any(self._store.has(key) for key in (self.key(image.id), self.mask_key(image.id))):
+                self._write(image)
+            self._there.add(image.id)
+
+    def _write(self, image: Image) -> None:
+        if (made := image.painted) is not None and _n_masks(image) <= MOST_MASKS:
+            self.put([made.picture])
+            self._store.put(self.mask_key(image.id), masks.encode_mask(made.mask, made.picture.id))
+        else:
+            self._store.put(self.key(image.id), _lossless(image))
 
     def get(self, image_id: str) -> Image:
         """Return the image.
