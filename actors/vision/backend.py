@@ -287,6 +287,11 @@ class VisionBackend:
                 # What one image does to the network is no other's failure: they may be of different agents.
                 half = len(batch) // 2
                 return [*self._measure(batch[:half]), *self._measure(batch[half:])]
+            asked = [ask.readout for ask in batch[0].asks]
+            if self._recent.keys() - set(asked):
+                # It may be what others asked for that fails, and is no image's failure.
+                self._recent = OrderedDict.fromkeys(asked)
+                return self._measure(batch)
             image = batch[0].image
             return [
                 BackendError(

@@ -20,7 +20,7 @@ from actors.vision.backend import VisionBackend
 from actors.vision.network import Network, wrap
 from actors.vision.requests import Ask, VisionRequest, VisionResult
 from actors.vision.settings import VisionSettings
-from actors.vision.units import OUTPUT, Readout
+from actors.vision.units import OUTPUT, Reader, Readout
 from tests.actors.vision import networks
 
 pytestmark = pytest.mark.anyio
@@ -245,6 +245,17 @@ async def test_an_image_on_which_the_network_fails_does_not_fail_its_neighbours(
     assert failed == [3]
     assert "too bright" in str(answers[3])
     await made.close()
+
+
+async def test_what_another_asked_for_and_cannot_be_read_fails_nobody_else(backend: VisionBackend) -> None:
+    def unreadable(maps: torch.Tensor) -> torch.Tensor:
+        raise ValueError("not this one")
+
+    backend._readers[STEM] = Reader(backend.n_units(STEM), unreadable)
+    (failed,) = await backend.run([want(photos(1)[0], STEM)])
+    assert isinstance(failed, BackendError)
+    answers = await backend.run([want(image, DEEP) for image in photos(3, seed=1)])
+    assert not any(isinstance(answer, BackendError) for answer in answers)
 
 
 async def test_too_little_memory_halves_the_batch_and_goes_on(backend: VisionBackend) -> None:
