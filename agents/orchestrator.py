@@ -13,7 +13,7 @@ import logging
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -35,8 +35,9 @@ ATTEMPTS = 3
 class SweepSettings(Settings):
     """How many agents work at once, and where."""
 
-    hosts: int = Field(0, ge=0, le=4096)
-    """Processes that carry agents, spread over the cluster; 0 carries them in the command's own."""
+    hosts: Annotated[int, Field(ge=0, le=4096)] | Literal["per-node"] = 0
+    """Processes that carry agents, spread over the cluster: a number, or `per-node` for one on each node that offers
+    CPUs when the run begins. 0 carries them in the command's own."""
     agents: int = Field(32, ge=1, le=4096)
     """Studies at once on each host."""
     budget: BudgetSettings = BudgetSettings()

@@ -162,6 +162,7 @@ class Campaign:
                 )
             ]
             return
+        from actors.placing import carriers
         from experiments.hosts import HostPlan, RayHost, ledger
 
         # Told here, a model that cannot work says why; a host would only not find it.
@@ -170,8 +171,9 @@ class Campaign:
         plan = HostPlan(self.profile, self.loaded.cache, model, bench.addresses, run)
         with ledger(self.profile, plan.run) as account:
             first = random.randrange(1024)  # several runs on a cluster shall not begin at the same node
+            count = len(carriers()) if settings.hosts == "per-node" else settings.hosts
             hosts: list[HostHandle] = [
-                RayHost(plan, account, settings.agents, seat=first + i) for i in range(settings.hosts)
+                RayHost(plan, account, settings.agents, seat=first + i) for i in range(count)
             ]
             try:
                 yield hosts

@@ -287,7 +287,9 @@ def _hours(profile: Profile, n_units: int, cost: _Cost, before_s: float) -> tupl
 
     What runs on this machine's processor shares it; devices and endpoints work side by side.
     """
-    at_once = min(n_units, max(1, profile.sweep.hosts) * profile.sweep.agents) or 1
+    # Of a cluster that nobody has joined yet, one node is known to be there.
+    hosts = 1 if profile.sweep.hosts == "per-node" else max(1, profile.sweep.hosts)
+    at_once = min(n_units, hosts * profile.sweep.agents) or 1
     parts = dict.fromkeys((_PROCESSOR,), 0.0)
     for name, seconds, placement in (
         ("making images", cost.generation_s, profile.generation.placement),

@@ -38,15 +38,11 @@ class ThreeNodes:
 
     def processes(self, words: str) -> list[psutil.Process]:
         """Return the processes below this cluster's nodes whose command line holds `words`."""
-        found = []
-        for raylet in self.raylets():
-            for process in raylet.children(recursive=True):
-                try:
-                    if words in " ".join(process.cmdline()):
-                        found.append(process)
-                except psutil.Error:
-                    continue
-        return found
+        return [process for raylet in self.raylets() for process in _named(raylet, words)]
+
+    def spread(self, words: str) -> list[int]:
+        """Return how many such processes each node has."""
+        return [len(_named(raylet, words)) for raylet in self.raylets()]
 
     def lose_a_node(self) -> None:
         """Lose a node that carries a host, with everything on it."""
@@ -58,6 +54,17 @@ class ThreeNodes:
     @staticmethod
     def _below(node: Any) -> list[psutil.Process]:
         return psutil.Process(node.all_processes["raylet"][0].process.pid).children(recursive=True)
+
+
+def _named(raylet: psutil.Process, words: str) -> list[psutil.Process]:
+    found = []
+    for process in raylet.children(recursive=True):
+        try:
+            if words in " ".join(process.cmdline()):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -84,12 +91,15 @@ def config(nodes: ThreeNodes, endpoint: FakeEndpoint, tmp_path_factory: pytest.T
     folder = tmp_path_factory.mktemp("faults")
     # A budget that is never reached: it takes an account that all hosts share, and that may die.
     budget = {"dollars": 1000}
-    return write_world(folder, endpoint, ray={"address": nodes.address}, hosts=3, agents=5, budget=budget)
+    return write_world(
+        folder, endpoint, ray={"address": nodes.address}, hosts="per-node", agents=5, budget=budget
+    )
 
 
 @pytest.fixture(scope="module")
-def undisturbed(config: Path) -> dict[str, str]:
+def undisturbed(nodes: ThreeNodes, config: Path) -> dict[str, str]:
     with driver(config, config.parent / "undisturbed") as run:
+        until(lambda: nodes.spread("ray::HostActor") == [1, 1, 1], "a host on each node")
         assert run.wait() == 0, run.told()
     found = labels(run.out)
     assert len(found) == N_UNITS
