@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from actors.errors import UsageError
@@ -67,10 +67,10 @@ def claim(store: Store, manifest: dict[str, Any]) -> None:
     check(store, manifest)
 
 
-def check_studied(store: Store, facts: Mapping[str, Any]) -> None:
+def check_studied(store: Store, facts: Mapping[str, Any], names: Collection[str] = tuple(_NAMES)) -> None:
     """Make sure that network and data set are, by their fingerprints, those that the directory was begun with.
 
-    A file of weights may change under its name, and a folder of images under its path.
+    A file of weights may change under its name, and a folder of images under its path. `names` are those that count.
 
     Raises:
         UsageError: If one is another.
@@ -80,7 +80,7 @@ def check_studied(store: Store, facts: Mapping[str, Any]) -> None:
     changed = [
         f"the {told} was {old[name]}, now {facts.get(name)}"
         for name, told in _NAMES.items()
-        if name in old and old[name] != facts.get(name)
+        if name in names and name in old and old[name] != facts.get(name)
     ]
     if changed:
         raise UsageError(

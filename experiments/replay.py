@@ -11,7 +11,7 @@ from typing import Any
 from actors.errors import UsageError
 from agents.interpreter import InterpreterSettings
 from agents.journal import Journal
-from agents.manifest import check, claim
+from agents.manifest import check, check_studied, claim, claim_studied
 from agents.replay import replay, take_over
 from agents.store import Store
 from agents.study import study
@@ -129,7 +129,12 @@ async def _branch(
         subject = await bench.subject(item.layer, item.name)
         if subject.id != item.unit:
             raise UsageError(f"the profile's network calls this unit {subject.id}, not {item.unit}.")
+        facts = bench.laboratory.facts
+        # Images may come from elsewhere, which is what branches are for; what measured them in the rounds before may not.
+        check_studied(unit.store, facts, ("network",))
+        check_studied(store, facts)
         claim(store, manifest)
+        claim_studied(store, facts)
         write_plan(store, [replace(item, seed=manifest["seed"])])
         target = Journal(store, item.unit)
         await asyncio.to_thread(take_over, source, target, records)

@@ -79,6 +79,14 @@ def test_a_sweep_is_studied_told_resumed_and_replayed(maia, endpoint: FakeEndpoi
     assert (code, again["divergence"]) == (0, ""), "of a branch, the rounds that it took over are another's"
     assert again["rounds"] == again["recorded"] == branch["rounds"]
 
+    asked, studied = len(endpoint.seen), out / "studied.json"
+    studied.write_text(json.dumps({**json.loads(studied.read_text()), "network": "another's"}))
+    code, told = maia("branch", str(out / "0:4"), "--from-round", "2", "--out", str(tmp_path / "other"))
+    assert code == 2
+    assert "network (its weights" in told
+    assert not (tmp_path / "other" / "manifest.json").exists()
+    assert len(endpoint.seen) == asked
+
 
 def test_a_unit_that_is_not_there_is_refused_before_anything_is_claimed(maia, tmp_path: Path) -> None:
     code, told = maia("sweep", "0", "--units", "0-48", "--out", str(tmp_path / "run"))
