@@ -35,7 +35,7 @@ class OurSweep:
         self.plan, self.folder = plan, folder
         plan.save(folder)
         self.device = SweepDevice(backend, VisionSettings(compile=compile))
-        self.sweep = _Sweep(plan, folder, time.monotonic() + 1e9)
+        self.sweep = _Sweep(plan, folder, "", time.monotonic() + 1e9)
         self._steps = iter(plan.steps())
 
     def step(self, pixels: list[np.ndarray]) -> None:

@@ -128,7 +128,7 @@ async def _plan(
             if row["verdict"] == "alive"
         ]
     console.say(
-        f"{len(items)} units are worth an agent, {len(ids) - len(items)} are dead, constant or duplicates"
+        f"{len(items)} units are worth an agent, {len(ids) - len(items)} are dead, constant, duplicates or not finite"
     )
     store.put(SCREENING, json.dumps(finite(screened), indent=1, allow_nan=False).encode())
     return write_plan(store, items)

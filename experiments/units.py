@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import re
 from collections import defaultdict
@@ -63,7 +64,7 @@ def choose(text: str, n_units: int, seed: int) -> list[int]:
 def screen(found: LayerExemplars, units: Sequence[int]) -> list[dict[str, Any]]:
     """Return one row a unit: statistics over the data set, and `verdict`.
 
-    `dead`: never above zero and always the same; `constant`: always the same otherwise; `duplicate`: `of` an
+    `not finite`: NaN or infinite on every image; `dead`: never above zero and always the same; `constant`: always the same otherwise; `duplicate`: `of` an
     earlier unit, with the same strongest images, activations, moments and quantiles; else `alive`. One image tells
     nothing of the kind: then all are.
     """
@@ -82,7 +83,9 @@ def screen(found: LayerExemplars, units: Sequence[int]) -> list[dict[str, Any]]:
             ),
             "verdict": "alive",
         }
-        if found.n_images < 2:
+        if math.isnan(mean):
+            row["verdict"] = "not finite"
+        elif found.n_images < 2:
             pass
         elif std <= _SAME * max(abs(mean), abs(maximum), 1e-30):
             row["verdict"] = "dead" if maximum <= 0 else "constant"

@@ -30,7 +30,7 @@ class LayerExemplars:
 
     `indices` int64 (U, k), -1 where the data set had fewer than k images; `activations` float32 (U, k);
     `quantiles` float32 (U, levels); `mean`, `std`, `maximum` float32 (U,). `skipped` images by index, with
-    the reason.
+    the reason. Of a unit that is never finite there is no exemplar, and everything else is NaN.
     """
 
     readout: Readout
@@ -152,16 +152,21 @@ def finish_sweep(folder: Path, store: Path) -> int:
         )
     for readout, tally in whole.tallies.items():
         activations, indices = tally.top()
-        deviation = np.sqrt(tally.m2.cpu().numpy() / max(1, n_images))
+        mean, quantiles = tally.mean.cpu().numpy().astype(np.float32), tally.quantiles(LEVELS)
+        deviation = np.sqrt(tally.m2.cpu().numpy() / max(1, n_images)).astype(np.float32)
+        broken = tally.broken.cpu().numpy()
+        indices[broken] = -1
+        for values in (activations, mean, deviation, quantiles):
+            values[broken] = np.nan
         ExemplarStore(store).put(
             LayerExemplars(
                 readout=readout,
                 indices=indices,
                 activations=activations,
                 levels=np.array(LEVELS),
-                quantiles=tally.quantiles(LEVELS),
-                mean=tally.mean.cpu().numpy().astype(np.float32),
-                std=deviation.astype(np.float32),
+                quantiles=quantiles,
+                mean=mean,
+                std=deviation,
                 n_images=n_images,
                 skipped=whole.skipped,
             )

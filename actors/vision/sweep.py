@@ -34,6 +34,7 @@ RESERVOIR_ROWS = 8192
 _CHUNK = 256
 HALF_MAX = 65504.0
 """The largest float16: samples are kept in half precision."""
+_BEGUN = "begun"
 _NOTHING = -(2**63)
 """A key below every real one."""
 
@@ -96,7 +97,15 @@ class SweepPlan:
     rows: int = RESERVOIR_ROWS
 
     def save(self, folder: Path) -> None:
+        """Write the plan, and which sweep this is: one that goes on with what is in the folder, or a new one."""
+        if not (begun := folder / _BEGUN).exists():
+            _replace(begun, uuid.uuid4().hex.encode())
         _replace(folder / "plan.pickle", pickle.dumps(self))
+
+    @staticmethod
+    def begun(folder: Path) -> str:
+        """Return which sweep the folder holds: another one if it was removed and made again."""
+        return (folder / _BEGUN).read_text()
 
     @staticmethod
     def load(folder: Path) -> SweepPlan:
@@ -194,6 +203,8 @@ class Tally:
         self.m2 = torch.zeros(n_units, dtype=wide, device=device)
         self.reservoir = torch.empty((rows, n_units), dtype=torch.float16, device=device)
         self.filled = torch.zeros(rows, dtype=torch.bool)
+        self.broken = torch.zeros(n_units, dtype=torch.bool, device=device)
+        """Units that are never finite: they count as 0 here, so that they cost the others no image, and are told apart."""
         self._chunk = torch.empty((_CHUNK, n_units), dtype=torch.float32, device=device)
         self._chunk_indices = torch.empty(_CHUNK, dtype=torch.int64, device=device)
         self._held = 0
@@ -274,6 +285,7 @@ class Tally:
 
         self.fold()
         other.fold()
+        self.broken |= other.broken.to(self.broken.device)
         both = torch.cat([self.keys, other.keys.to(self.keys.device)], dim=1)
         self.keys = both.topk(self.keys.shape[1], dim=1).values
         if other.n_images:
@@ -331,6 +343,7 @@ class Tally:
             "reservoir": self.reservoir[rows.to(self.reservoir.device)].cpu().numpy(),
             "n_rows": np.array(len(self.filled)),
             "last_index": np.array(self._last_index),
+            "broken": self.broken.cpu().numpy(),
         }
 
     @classmethod
@@ -347,6 +360,7 @@ class Tally:
         tally.reservoir[rows.to(tally.reservoir.device)] = torch.tensor(arrays["reservoir"], device=device)
         tally.filled[rows] = True
         tally._last_index = int(arrays["last_index"])
+        tally.broken = torch.tensor(arrays["broken"], device=device)
         return tally
 
 

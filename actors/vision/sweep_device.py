@@ -37,6 +37,8 @@ _log = logging.getLogger(__name__)
 _HAND_OVER_EVERY_S = 30.0
 _HELD_STEPS = 3
 _HELD_SWEEPS = 4
+_LOOKED_AT = 8
+"""Images that tell a unit that is never finite from an image on which units are not."""
 
 Taken = tuple[Tally, "torch.Tensor", Draw]
 """A readout's tally, the images' maxima (n, U), and what was sampled of them."""
@@ -64,16 +66,24 @@ class SweepDevice:
 
     async def step(self, step: SweepStep) -> SweepAck | MaiaError:
         """Take one step's images into this replica's part; a step that is in it already costs nothing."""
+        folder = Path(step.folder)
         sweep = self._sweeps.get(step.folder)
-        if sweep is None:
-            try:
-                plan = await asyncio.to_thread(SweepPlan.load, Path(step.folder))
-            except OSError as error:
-                return BackendError(
-                    f"the plan of the sweep in {step.folder} cannot be read: {error}",
-                    "Replicas on other machines need the cache folder on a shared file system.",
-                )
-            sweep = self._sweeps.setdefault(step.folder, _Sweep(plan, Path(step.folder), self._clock()))
+        try:
+            begun = await asyncio.to_thread(SweepPlan.begun, folder)
+            plan = (
+                await asyncio.to_thread(SweepPlan.load, folder)
+                if sweep is None or sweep.begun != begun
+                else None
+            )
+        except OSError as error:
+            return BackendError(
+                f"the plan of the sweep in {step.folder} cannot be read: {error}",
+                "Replicas on other machines need the cache folder on a shared file system.",
+            )
+        sweep = self._sweeps.get(step.folder)  # others may have come while the disk was read
+        if sweep is None or sweep.begun != begun:
+            assert plan is not None
+            sweep = self._sweeps[step.folder] = _Sweep(plan, folder, begun, self._clock())
             while len(self._sweeps) > _HELD_SWEEPS:
                 del self._sweeps[next(iter(self._sweeps))]
         if step.start in sweep.done and not step.hand_over:
@@ -150,8 +160,14 @@ class SweepDevice:
         if self._settings.compile and self._backend.network.preprocess.size is not None:
             run = self._compiled
         taken = run(sweep, positions, images)
-        finite = torch.isfinite(torch.cat([maxima for _, maxima, _ in taken], dim=1).sum(1)).cpu()
         indices = torch.from_numpy(plan.indices[positions])
+        finite = _finite(taken)
+        if not finite.all():
+            if sweep.broken is None:
+                sweep.broken = self._broken(plan)
+                sweep.mark()
+            taken = [(tally, maxima.masked_fill(tally.broken, 0.0), draw) for tally, maxima, draw in taken]
+            finite = _finite(taken)
         if finite.all():
             for tally, maxima, _ in taken:
                 tally.add(maxima, indices)
@@ -163,6 +179,35 @@ class SweepDevice:
                 tally.drop_samples(draw.rows(~finite.numpy()[draw.images]))
             if finite.any():
                 tally.add(maxima[finite.to(maxima.device)], indices[finite])
+
+    def _broken(self, plan: SweepPlan) -> dict[Readout, torch.Tensor]:
+        """Return which units are finite on none of a few images spread over the data set, bool (U,).
+
+        The same for every replica. Where nothing at all is finite, images or weights are to blame: then none is.
+        """
+        import torch
+
+        finite: dict[Readout, torch.Tensor] = {}
+
+        def take(readout: Readout) -> Callable[[torch.Tensor], None]:
+            def read(units: torch.Tensor) -> None:
+                fine = torch.isfinite(spatial_max(units)).any(0)
+                finite[readout] = finite[readout] | fine if readout in finite else fine
+
+            return read
+
+        spread = np.linspace(0, len(plan.indices) - 1, min(_LOOKED_AT, len(plan.indices))).astype(int)
+        for index in plan.indices[spread]:
+            image = _load_one(plan, int(index))
+            if isinstance(image, str):
+                continue
+            try:
+                self._backend.forward([image], {readout: take(readout) for readout in plan.readouts})
+            except Exception:
+                continue  # an image on which the network fails tells nothing, and is left out in its own step
+        if not any(bool(fine.any()) for fine in finite.values()):
+            return {}
+        return {readout: ~fine for readout, fine in finite.items()}
 
     def _eager(self, sweep: _Sweep, positions: np.ndarray, images: Sequence[np.ndarray]) -> list[Taken]:
         draws: dict[int, Draw] = {}
@@ -219,12 +264,21 @@ class SweepDevice:
         return taken
 
 
+def _finite(taken: Sequence[Taken]) -> torch.Tensor:
+    """Return on which images all units are finite, bool (n,), in the host's memory."""
+    import torch
+
+    return torch.isfinite(torch.cat([maxima for _, maxima, _ in taken], dim=1).sum(1)).cpu()
+
+
 class _Sweep:
     """One sweep on this replica: the part in progress, and every step that was taken in since the start."""
 
-    def __init__(self, plan: SweepPlan, folder: Path, now: float) -> None:
-        self.plan = plan
+    def __init__(self, plan: SweepPlan, folder: Path, begun: str, now: float) -> None:
+        self.plan, self.begun = plan, begun
         self.done: set[int] = set()
+        self.broken: dict[Readout, torch.Tensor] | None = None
+        """Units that are never finite, once an image was not; None before."""
         self._folder = folder
         self._begin(now)
 
@@ -236,7 +290,14 @@ class _Sweep:
         if readout not in self.part.tallies:
             n_chosen = min(len(self.plan.indices), self.plan.rows // samples)
             self.part.tallies[readout] = Tally(n_units, self.plan.k, n_chosen * samples, device)
+            self.mark()
         return self.part.tallies[readout]
+
+    def mark(self) -> None:
+        """Tell the part's tallies which units are broken."""
+        for readout, tally in self.part.tallies.items():
+            if self.broken and readout in self.broken:
+                tally.broken = self.broken[readout]
 
     def hand_over(self, now: float) -> None:
         if self.part.done:

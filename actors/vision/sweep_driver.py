@@ -71,7 +71,12 @@ async def run_sweep(
         plan = SweepPlan(dataset, indices, tuple(readouts), k, step)
         await asyncio.to_thread(plan.save, folder)
         await _all_steps(pool, plan, folder, progress)
-        await pool.call("finish_sweep", str(folder), str(store.folder))
+        try:
+            await pool.call("finish_sweep", str(folder), str(store.folder))
+        except UsageError:
+            # No image counted: whatever is mended then, the next attempt has to look at all of them again.
+            await asyncio.to_thread(shutil.rmtree, folder)
+            raise
         await asyncio.to_thread(shutil.rmtree, folder)
 
 

@@ -61,6 +61,21 @@ def test_dead_constant_and_duplicate_units_are_told_from_living_ones() -> None:
     assert screen(found, [1])[0]["verdict"] == "alive", "its twin is not part of the run"
 
 
+def test_a_unit_that_is_never_finite_is_no_twin_of_another() -> None:
+    nothing = np.full((2, 1), np.nan, np.float32)
+    found = LayerExemplars(
+        readout=Readout("layer"),
+        indices=np.array([[-1], [-1]]),
+        activations=nothing,
+        levels=np.array([0.5]),
+        quantiles=nothing,
+        mean=nothing[:, 0],
+        std=nothing[:, 0],
+        n_images=9,
+    )
+    assert [row["verdict"] for row in screen(found, [0, 1])] == ["not finite", "not finite"]
+
+
 def test_one_image_says_of_no_unit_that_it_is_dead_or_constant() -> None:
     found = LayerExemplars(
         readout=Readout("layer"),

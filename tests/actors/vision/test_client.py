@@ -470,3 +470,46 @@ async def test_a_damaged_table_of_exemplars_is_made_again(
         again = (await second.layer_exemplars([Readout("deep")], dataset))[Readout("deep")]
     assert np.array_equal(again.indices, good.indices)
     assert np.array_equal(LayerExemplars.load(table).indices, good.indices)
+
+
+class Poisoned(torch.nn.Module):
+    """Makes two of its channels what they must not be, on every image."""
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        maps = maps.clone()
+        maps[:, 1], maps[:, 3] = float("nan"), float("inf")
+        return maps
+
+
+async def test_a_unit_that_is_never_finite_is_told_and_costs_the_others_nothing(tmp_path: Path) -> None:
+    dataset, readout = Numbered(60), Readout("1")
+
+    async def swept(name: str, *after: torch.nn.Module) -> LayerExemplars:
+        first = torch.nn.Conv2d(3, 5, 3, bias=False)
+        torch.nn.init.uniform_(first.weight, 0.1, 0.3, generator=torch.Generator().manual_seed(0))
+        module = torch.nn.Sequential(first, *after)
+        plain = wrap(module, name=name, size=(6, 6), mean=(0, 0, 0), std=(1, 1, 1))
+        backend = VisionBackend(plain, VisionSettings(placement=ONE_THREAD, device="cpu", batch=8))
+        async with LocalPool(backend) as made:
+            client = await PoolVisionClient.connect(made, tmp_path, reserve=0.25)
+            return (await client.layer_exemplars([readout], dataset))[readout]
+
+    healthy, found = await swept("healthy", torch.nn.Identity()), await swept("poisoned", Poisoned())
+    assert found.n_images == healthy.n_images
+    assert not found.skipped
+    others, broken = [0, 2, 4], [1, 3]
+    for name in ("indices", "activations", "quantiles", "mean", "std"):
+        assert np.array_equal(getattr(found, name)[others], getattr(healthy, name)[others])
+    assert (found.indices[broken] == -1).all()
+    assert np.isnan(found.quantiles[broken]).all()
+
+
+async def test_a_search_in_which_no_image_counted_begins_anew_in_the_same_process(tmp_path: Path) -> None:
+    backend = fussy(limit=1e9, broken=True)
+    async with LocalPool(backend) as made:
+        client = await PoolVisionClient.connect(made, tmp_path, reserve=0)
+        with pytest.raises(UsageError, match="no image of the data set"):
+            await client.layer_exemplars([Readout("2")], Numbered(9))
+        backend.network.module[1].broken = False
+        found = await client.layer_exemplars([Readout("2")], Numbered(9))
+        assert found[Readout("2")].n_images == 9
