@@ -7,13 +7,14 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from actors.errors import UsageError
+from actors.vision.datasets import is_path
 from agents.store import Store, parse
 
 KEY = "manifest.json"
 STUDIED = "studied.json"
 _NAMES = {
     "network": "network (its weights, modules or preprocessing)",
-    "dataset": "data set (its files' names, sizes or times of change)",
+    "dataset": "data set (its files' names, sizes or content)",
 }
 _ON_THE_WAY = frozenset(
     {
@@ -52,8 +53,11 @@ def check(store: Store, manifest: dict[str, Any]) -> None:
     present = store.get(KEY)
     if present is None:
         return
-    old, new = parse(present, store.root / KEY), json.loads(_encode(manifest))
-    different = list(_differences("", _told(old), _told(new)))
+    old, new = _told(parse(present, store.root / KEY)), _told(json.loads(_encode(manifest)))
+    if store.has(STUDIED) and all(is_path(_dataset(each)) for each in (old, new)):
+        # It may lie elsewhere by now: whether it is the same one, its fingerprint tells (`check_studied`).
+        new["settings"]["dataset"] = old["settings"]["dataset"]
+    different = list(_differences("", old, new))
     if different:
         raise UsageError(
             f"{store.root} holds a run of another configuration: " + "; ".join(different[:6]) + ".",
@@ -93,6 +97,13 @@ def claim_studied(store: Store, facts: Mapping[str, Any]) -> None:
     """Write down what is studied unless it is there; raises like `check_studied`."""
     store.put(STUDIED, _encode({name: facts[name] for name in _NAMES if name in facts}))
     check_studied(store, facts)
+
+
+def _dataset(manifest: dict[str, Any]) -> str:
+    """Return the data set that a manifest names; one that names none counts as no path."""
+    settings = manifest.get("settings")
+    named = settings.get("dataset") if isinstance(settings, dict) else None
+    return named if isinstance(named, str) else "scenes"
 
 
 def _told(manifest: Any) -> Any:

@@ -22,11 +22,16 @@ from actors.hub import require
 from actors.images import Image, ImageDecodeError, Provenance, decode
 from actors.vision.base import ImageDataset
 
+_LOOKED_AT = 32
+"""Images whose content is part of a data set's fingerprint."""
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 
 
 class FolderDataset:
-    """All images below a folder, sorted by path. The fingerprint covers names, sizes and times of change."""
+    """All images below a folder, sorted by path.
+
+    The fingerprint covers names, sizes and the content of a few files: a copy elsewhere is the same data set.
+    """
 
     def __init__(self, folder: Path | str) -> None:
         """List the folder.
@@ -67,7 +72,7 @@ def _list_images(folder: Path) -> tuple[list[str], str]:
     def fail(error: OSError) -> None:
         raise UsageError(f"the data set folder {str(folder)!r} cannot be read: {error}", fix) from error
 
-    found: list[tuple[str, int, int]] = []
+    found: list[tuple[str, int]] = []
     walked: set[tuple[int, int]] = set()
     for parent, folders, files in os.walk(folder, onerror=fail, followlinks=True):
         here = Path(parent).stat()
@@ -86,13 +91,23 @@ def _list_images(folder: Path) -> tuple[list[str], str]:
                     continue  # a dangling link is no image
                 if not stat.S_ISREG(status.st_mode):
                     continue  # a pipe or a device would be waited for without end
-                found.append((path.relative_to(folder).as_posix(), status.st_size, status.st_mtime_ns))
+                found.append((path.relative_to(folder).as_posix(), status.st_size))
     if not found:
         kinds = ", ".join(sorted(SUFFIXES))
         raise UsageError(f"the data set folder {str(folder)!r} holds no image ({kinds}).", fix)
     found.sort()
-    digest = hashlib.blake2b(json.dumps(found).encode(), digest_size=12).hexdigest()
-    return [path for path, _, _ in found], digest
+    digest = hashlib.blake2b(json.dumps(found).encode(), digest_size=12)
+    for place in _spread(len(found)):
+        try:
+            digest.update(hashlib.blake2b((folder / found[place][0]).read_bytes()).digest())
+        except OSError:
+            digest.update(b"unreadable")  # told when it is loaded
+    return [path for path, _ in found], digest.hexdigest()
+
+
+def _spread(n: int) -> list[int]:
+    """Return the places of a few of `n` images, all along."""
+    return sorted({round(place) for place in np.linspace(0, n - 1, min(n, _LOOKED_AT))})
 
 
 class ArrayDataset:
@@ -109,9 +124,10 @@ class ArrayDataset:
         array = self._pixels
         if array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] != 3 or not len(array):
             raise UsageError(f"{self._path} must be uint8 (N, H, W, 3), it is {array.dtype} {array.shape}")
-        status = self._path.stat()
-        facts = [str(self._path), status.st_size, status.st_mtime_ns]
-        self.fingerprint = hashlib.blake2b(json.dumps(facts).encode(), digest_size=12).hexdigest()
+        digest = hashlib.blake2b(json.dumps([self.name, *array.shape]).encode(), digest_size=12)
+        for place in _spread(len(array)):
+            digest.update(np.ascontiguousarray(array[place]).data)
+        self.fingerprint = digest.hexdigest()
         self._length = len(array)
 
     @cached_property
@@ -221,7 +237,12 @@ class HubDataset:
 
 def canonical(text: str) -> str:
     """Return the name of a data set that is the same from every folder and however its path is written."""
-    return text if text.partition(":")[0] in ("hf", "scenes") else str(Path(text).expanduser().resolve())
+    return str(Path(text).expanduser().resolve()) if is_path(text) else text
+
+
+def is_path(text: str) -> bool:
+    """Say whether a data set is named by where it is, and not by what it is."""
+    return text.partition(":")[0] not in ("hf", "scenes")
 
 
 def open_dataset(text: str) -> ImageDataset:

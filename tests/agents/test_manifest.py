@@ -9,6 +9,19 @@ from agents.manifest import check, check_studied, claim, claim_studied
 from agents.store import Store
 
 
+def test_a_data_set_may_lie_elsewhere_if_its_fingerprint_is_on_record(tmp_path):
+    store = Store.open(tmp_path)
+    begun = {"model": "net", "settings": {"dataset": "/here/photos", "rounds": 3}}
+    moved = {"model": "net", "settings": {"dataset": "/there/photos", "rounds": 3}}
+    claim(store, begun)
+    with pytest.raises(UsageError, match="dataset"):
+        check(store, moved)
+    claim_studied(store, {"network": "aa", "dataset": "bb"})
+    check(store, moved)
+    with pytest.raises(UsageError, match="dataset"):
+        check(store, {**moved, "settings": {"dataset": "scenes:30:0", "rounds": 3}})
+
+
 def test_another_configuration_is_refused_with_the_difference(tmp_path):
     store = Store.open(tmp_path)
     claim(store, {"model": "net", "settings": {"dataset": "a", "rounds": 3}})

@@ -49,8 +49,26 @@ def test_the_fingerprint_of_a_folder_follows_its_files(tmp_path: Path) -> None:
     assert FolderDataset(tmp_path).fingerprint == first
     picture(tmp_path / "2.png", 2)
     second = FolderDataset(tmp_path).fingerprint
-    os.utime(tmp_path / "1.png", ns=(1, 1))
+    content = bytearray((tmp_path / "1.png").read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "1.png").write_bytes(content)
     assert len({first, second, FolderDataset(tmp_path).fingerprint}) == 3
+
+
+def test_a_copy_is_the_same_data_set_wherever_and_whenever_it_was_made(tmp_path: Path) -> None:
+    for folder in ("here/photos", "there/again"):
+        (tmp_path / folder).mkdir(parents=True)
+        for seed in range(40):
+            picture(tmp_path / folder / f"{seed}.png", seed)
+        os.utime(tmp_path / folder / "1.png", ns=(1, 1))
+        os.utime(tmp_path / "here/photos/2.png", ns=(2, 2))
+    here, there = (FolderDataset(tmp_path / folder) for folder in ("here/photos", "there/again"))
+    assert here.fingerprint == there.fingerprint
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        write_array(here, tmp_path / folder / "images.npy", size=8)
+    one, two = (ArrayDataset(tmp_path / folder / "images.npy") for folder in ("one", "two"))
+    assert one.fingerprint == two.fingerprint
 
 
 def test_a_corrupt_file_is_an_error_that_names_it(tmp_path: Path) -> None:
