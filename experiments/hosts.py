@@ -146,6 +146,8 @@ class LedgerActor:
         """By host, its latest life; "" of one that is lost."""
         self._held: dict[tuple[str, int], Cost] = {}
         """By life and number."""
+        self._unwanted: set[tuple[str, int]] = set()
+        """What was settled before it was granted: whoever asked for it has gone."""
 
     async def begin(self, host: str, life: str) -> None:
         """Let a host begin: its lives before are over."""
@@ -161,6 +163,7 @@ class LedgerActor:
         for key in [key for key in self._held if self._is_over(key[0])]:
             cost = self._held.pop(key)
             await self._ledger.settle(cost, cost)
+        self._unwanted = {key for key in self._unwanted if not self._is_over(key[0])}
 
     def _is_over(self, life: str) -> bool:
         return self._lives.get(life.rpartition("/")[0], life) != life
@@ -172,11 +175,20 @@ class LedgerActor:
             await self._ledger.settle(cost, Cost())
             raise HostLostError("a host is lost: others have its work.")
         self._held[life, number] = cost
+        if (life, number) in self._unwanted:
+            self._unwanted.remove((life, number))
+            await self.settle(Cost(), life, number)
 
     async def settle(self, spent: Cost, life: str, number: int) -> str:
-        """Settle a reservation; one that is not known has been counted already, when its host or this account was lost."""
+        """Settle a reservation.
+
+        One that is not known has been counted already, when its host or this account was lost, or is given back as
+        soon as it is granted.
+        """
         reserved = self._held.pop((life, number), None)
         if reserved is None:
+            if not self._is_over(life):
+                self._unwanted.add((life, number))
             return await self._ledger.near()
         return await self._ledger.settle(reserved, spent)
 
@@ -207,7 +219,13 @@ class RemoteAccount:
 
     async def reserve(self, cost: Cost) -> None:
         number = next(self._numbers)
-        await _ask(self._actor.reserve.remote(cost, self._life, number), "the ledger")
+        try:
+            await _ask(self._actor.reserve.remote(cost, self._life, number), "the ledger")
+        except BaseException:
+            # It may have been granted, or be yet. Nobody waits for the answer; an account that is gone holds nothing.
+            with contextlib.suppress(Exception):
+                self._actor.settle.remote(Cost(), self._life, number)
+            raise
         self._open.append((cost, number))
 
     async def settle(self, reserved: Cost, spent: Cost) -> str:

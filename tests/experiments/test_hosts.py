@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -24,7 +25,7 @@ from agents.store import Store
 from agents.work import WorkItem
 from experiments import hosts
 from experiments.config import Profile
-from experiments.hosts import HostPlan, LedgerActor, RayHost
+from experiments.hosts import HostPlan, LedgerActor, RayHost, RemoteAccount
 
 pytestmark = [pytest.mark.anyio, pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -174,6 +175,73 @@ async def test_an_account_that_was_started_again_is_not_settled_twice(tmp_path: 
     await asyncio.sleep(0)
     assert not late.done(), "no more than the limit is ever set aside"
     late.cancel()
+
+
+class Remote:
+    """What Ray makes of an actor: its methods run whether anybody waits for them or not."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+        self.lost: tuple[str, ...] = ()
+        """Methods whose answers do not arrive."""
+
+    def __getattr__(self, name: str) -> SimpleNamespace:
+        def remote(*arguments: Any) -> Any:
+            running = asyncio.create_task(getattr(self._actor, name)(*arguments))
+
+            async def answer() -> Any:
+                found = await asyncio.shield(running)
+                if name in self.lost:
+                    raise HostLostError("the ledger is lost: it did not answer.")
+                return found
+
+            return asyncio.ensure_future(answer())
+
+        return SimpleNamespace(remote=remote)
+
+
+@pytest.mark.parametrize("how", ["cancelled while it waits", "cancelled once granted", "answer lost"])
+async def test_what_was_set_aside_for_a_study_that_has_gone_is_given_back(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    profile = Profile(sweep=SweepSettings(budget=BudgetSettings(tokens=100)))
+    actor = Remote(LedgerActor(profile, tmp_path))
+    monkeypatch.setattr(ray, "get_actor", {"the account": actor}.__getitem__)
+    account, other = RemoteAccount("the account"), RemoteAccount("the account")
+    await account.begin("a")
+    await other.begin("b")
+    held = Cost(tokens=80 if how == "cancelled while it waits" else 30)
+    await other.reserve(held)
+    if how == "answer lost":
+        actor.lost = ("reserve",)
+        with pytest.raises(HostLostError):
+            await account.reserve(Cost(tokens=60))
+        actor.lost = ()
+    else:
+        asking = asyncio.create_task(account.reserve(Cost(tokens=60)))
+        await asyncio.sleep(0)
+        if how == "cancelled once granted":
+            while not actor._actor._held.get((account._life, 0)):  # noqa: ASYNC110
+                await asyncio.sleep(0)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+    await other.settle(held, Cost(tokens=5))
+    await asyncio.wait_for(other.reserve(Cost(tokens=95)), 5)
+    with pytest.raises(BudgetSpentError, match="5 spent"):
+        await account.reserve(Cost(tokens=96))
+
+
+async def test_what_is_settled_before_it_was_asked_for_is_not_set_aside(tmp_path: Path) -> None:
+    """Two messages to an actor may overtake each other."""
+    profile = Profile(sweep=SweepSettings(budget=BudgetSettings(tokens=100)))
+    ledger = LedgerActor(profile, tmp_path)
+    await ledger.begin("a", "a/1")
+    await ledger.settle(Cost(), "a/1", 0)
+    await ledger.reserve(Cost(tokens=60), "a/1", 0)
+    await asyncio.wait_for(ledger.reserve(Cost(tokens=100), "a/1", 1), 5)
 
 
 class Unbuildable(Host):
