@@ -33,6 +33,8 @@ BEAT_S = 10.0
 """Seconds from one sign of life at the URL to the next; six without one, and another process may take over."""
 _OWN = "mirror"
 """Folder of the URL that is not part of the run: who copies to it."""
+_WORKING = "working"
+"""Folder of a machine's cache where the working copies are."""
 _DERIVED = "report"
 """Made from the records, and made again after a copy came back."""
 _UNFINISHED = re.compile(r"\.[0-9a-f]{32}\.tmp")
@@ -41,6 +43,17 @@ _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 
 def is_url(text: str) -> bool:
     return _URL.match(text) is not None
+
+
+def working_copy(cache: Path, url: str) -> Path:
+    """Return the folder for the run at a URL: the same one every time."""
+    from agents.journal import slug
+
+    return cache / _WORKING / slug(url)
+
+
+def is_working_copy(cache: Path, folder: Path) -> bool:
+    return folder.resolve().parent == (cache / _WORKING).resolve()
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from agents.lease import Lease, worked_s
 from agents.manifest import KEY as MANIFEST
 from agents.manifest import check, check_studied, claim_studied
 from agents.orchestrator import Orchestrator, Outcome, failures
+from agents.remote import is_working_copy
 from agents.store import Store, StoreError, parse
 from agents.work import WorkItem, read_plan
 from experiments.config import Configuration, Profile
@@ -145,7 +146,13 @@ class Campaign:
     async def _hosts(self, bench: Workbench) -> AsyncIterator[list[HostHandle]]:
         """Yield the hosts that the profile asks for, with the run's account behind them."""
         settings = self.profile.sweep
-        if settings.hosts == 0:
+        n_hosts = settings.hosts
+        if n_hosts == "per-node" and is_working_copy(self.loaded.cache, self.store.root):
+            self.console.say(
+                "no other node sees the working copy of a run at a URL: this process carries all agents"
+            )
+            n_hosts = 0
+        if n_hosts == 0:
 
             async def subject_of(item: WorkItem) -> Subject:
                 return await bench.subject(item.layer, item.name)
@@ -171,7 +178,7 @@ class Campaign:
         plan = HostPlan(self.profile, self.loaded.cache, model, bench.addresses, run)
         with ledger(self.profile, plan.run) as account:
             first = random.randrange(1024)  # several runs on a cluster shall not begin at the same node
-            count = len(carriers()) if settings.hosts == "per-node" else settings.hosts
+            count = len(carriers()) if n_hosts == "per-node" else n_hosts
             hosts: list[HostHandle] = [
                 RayHost(plan, account, settings.agents, seat=first + i) for i in range(count)
             ]

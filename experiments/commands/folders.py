@@ -106,11 +106,11 @@ def opened(manager: AbstractAsyncContextManager[None]) -> Iterator[None]:
 
 
 def working_copy(ctx: typer.Context, url: Url) -> Path:
-    """Return the folder for the run at a URL: the same one every time."""
-    from agents.journal import slug
+    """Return the folder for the run at a URL, below the cache of the command's configuration."""
+    from agents import remote
     from experiments.config import load
 
-    return load(ctx.params.get("config")).cache / "working" / slug(url.text)
+    return remote.working_copy(load(ctx.params.get("config")).cache, url.text)
 
 
 def out_option(help: str) -> OptionInfo:

@@ -5,11 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from experiments.campaign import _stoppable
+from agents.host import LocalHost
+from agents.orchestrator import SweepSettings
+from agents.remote import is_working_copy, working_copy
+from agents.store import Store
+from experiments.campaign import Campaign, _stoppable
+from experiments.config import Profile
 from experiments.console import Console
 
 pytestmark = pytest.mark.anyio
@@ -63,3 +70,18 @@ async def test_a_run_under_nohup_goes_on_without_its_terminal() -> None:
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize(("hosts", "said"), [("per-node", True), (0, False)])
+async def test_a_run_at_a_url_is_carried_here_for_other_nodes_do_not_see_its_working_copy(
+    hosts: Any, said: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    profile = Profile(sweep=SweepSettings(hosts=hosts))
+    store = Store(working_copy(tmp_path, "s3://bucket/run"))
+    loaded: Any = SimpleNamespace(cache=tmp_path)
+    bench: Any = SimpleNamespace(laboratory=None)
+    campaign = Campaign(Console(), loaded, profile, store, {"model": "m"})
+    async with campaign._hosts(bench) as carried:
+        assert [type(host) for host in carried] == [LocalHost]
+    assert ("this process carries all agents" in capsys.readouterr().err) is said
+    assert not is_working_copy(tmp_path, tmp_path / "runs" / "run")
