@@ -131,7 +131,14 @@ async def _branch(
             raise UsageError(f"the profile's network calls this unit {subject.id}, not {item.unit}.")
         facts = bench.laboratory.facts
         # Images may come from elsewhere, which is what branches are for; what measured them in the rounds before may not.
-        check_studied(unit.store, facts, ("network",))
+        try:
+            if records:
+                check_studied(unit.store, facts, ("network",))
+        except UsageError as error:
+            raise UsageError(
+                f"the rounds before round {manifest['from_round']} were measured in another network. {error.message}",
+                "Branch with the weights, modules and preprocessing that they were measured in.",
+            ) from None
         check_studied(store, facts)
         claim(store, manifest)
         claim_studied(store, facts)

@@ -84,6 +84,8 @@ def test_a_sweep_is_studied_told_resumed_and_replayed(maia, endpoint: FakeEndpoi
     code, told = maia("branch", str(out / "0:4"), "--from-round", "2", "--out", str(tmp_path / "other"))
     assert code == 2
     assert "network (its weights" in told
+    assert "Branch with the weights" in told
+    assert "--out" not in told, "another folder would not help"
     assert not (tmp_path / "other" / "manifest.json").exists()
     assert len(endpoint.seen) == asked
 
