@@ -295,8 +295,8 @@ class RayReplica:
     def __init__(self, actor: Any, demand: Demand | None = None) -> None:
         """`demand` is what it needs of a node; its owner looks after that, nobody else."""
         self._actor, self._demand = actor, demand
-        self._restarts = 0
-        """How often it had been started again when it was last ready."""
+        self._restarts: int | None = 0
+        """How often it had been started again when it was last ready; None where Ray did not say."""
 
     async def _ask(self, method: Any, *args: Any) -> Any:
         from ray import exceptions
@@ -336,7 +336,10 @@ class RayReplica:
             facts = await asking
             return facts
         facts = await answered(asking, self._actor, self._demand, self._restarts)
-        self._restarts = await asyncio.to_thread(restarts, self._actor)
+        try:
+            self._restarts = await asyncio.to_thread(restarts, self._actor)
+        except Exception:  # the head may be away for a moment, and the replica works
+            self._restarts = None
         return facts
 
     async def statistics(self) -> dict[str, Any]:

@@ -66,22 +66,29 @@ async def answered(answer: Awaitable[T], actor: Any, demand: Demand, begun: int 
     since = impossible_since = told = None
     try:
         while not (await asyncio.wait([asking], timeout=LOOK_S))[0]:
-            deaths = 0 if begun is None else await asyncio.to_thread(restarts, actor) - begun
+            try:
+                deaths = 0 if begun is None else await asyncio.to_thread(restarts, actor) - begun
+                unplaced = await asyncio.to_thread(waits_for_a_place, actor)
+                nodes = await asyncio.to_thread(_nodes) if unplaced else []
+                never = impossible(demand, nodes) if unplaced else ""
+                more = bool(never) and await asyncio.to_thread(grows)
+            except Exception:
+                # The head may be away for a moment: that says nothing about the actor.
+                _log.debug("Ray did not say how %s stands", demand.who, exc_info=True)
+                continue
             if deaths >= DEATHS:
                 raise UsageError(
                     f"{demand.who} died {deaths} times in a row before it was ready.",
                     "It may need more memory than its node has: Ray's logs there (/tmp/ray/session_latest/logs) say more.",
                 )
-            if not await asyncio.to_thread(waits_for_a_place, actor):
+            if not unplaced:
                 since = impossible_since = told = None
                 continue
-            nodes = await asyncio.to_thread(_nodes)
             now = time.monotonic()
             since = since or now
-            never = impossible(demand, nodes)
             impossible_since = (impossible_since or now) if never else None
             lasted = 0.0 if impossible_since is None else now - impossible_since
-            if never and lasted >= demand.patience_s and not await asyncio.to_thread(grows):
+            if never and lasted >= demand.patience_s and not more:
                 raise UsageError(
                     f"{never} {_shown(nodes, 'total')}",
                     "Ask for less (`placement` of the model in the configuration), or add nodes; nothing here adds any "

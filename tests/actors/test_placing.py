@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from actors import placing
-from actors.cluster import Cluster
+from actors import cluster, placing
+from actors.cluster import Cluster, RayReplica
 from actors.cluster_settings import RaySettings
 from actors.errors import UsageError
 from actors.placing import Demand, Node, impossible, waiting
@@ -100,6 +100,32 @@ async def test_a_node_that_is_lost_while_others_hold_it_may_come_back_for_as_lon
     with pytest.raises(UsageError, match="no node has that"):
         await placing.answered(never, None, asked)
     assert next(looks, None) is None, "four minutes from its loss"
+
+
+@pytest.mark.anyio
+async def test_an_actor_is_not_at_fault_when_ray_does_not_say_how_it_stands(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asking = asyncio.get_running_loop().create_future()
+    looks = 0
+
+    def away(actor: Any) -> int:
+        nonlocal looks
+        looks += 1
+        if looks == 3:
+            asking.get_loop().call_soon_threadsafe(asking.set_result, {"slots": 1})
+        raise ConnectionError("the head is away")
+
+    async def describe() -> Any:
+        return await asking
+
+    monkeypatch.setattr(placing, "LOOK_S", 0.001)
+    monkeypatch.setattr(placing, "restarts", away)
+    monkeypatch.setattr(cluster, "restarts", away)
+    replica = RayReplica(SimpleNamespace(describe=SimpleNamespace(remote=describe)), demand())
+    assert await replica.describe() == {"slots": 1}
+    assert looks >= 4, "while it was waited for, and once it had answered"
+    assert replica._restarts is None, "so that deaths which are not known do not count"
 
 
 class TestOnRay:
