@@ -77,6 +77,16 @@ def _read_records(ctx: typer.Context, value: Any) -> Any:
     return _followed(ctx, value, images=False) if isinstance(value, Url) else value
 
 
+def _read_to_export(ctx: typer.Context, value: Any) -> Any:
+    """As `read`. A working copy that was only read is thrown away when work begins there, and a file in it with it."""
+    if isinstance(value, Url) and ctx.params.get("out") is None:
+        raise UsageError(
+            f"{value.text} is not of this machine, where the export is to be written.",
+            "Name a file to write with --out.",
+        )
+    return read(ctx, value)
+
+
 def _read_unit(ctx: typer.Context, value: Any) -> Any:
     if not isinstance(value, Url):
         return value
@@ -137,6 +147,7 @@ EarlierRun = Annotated[
         metavar="DIR|URL",
     ),
 ]
+ExportedRun = Annotated[Path, run_argument("The --out folder, or URL, of a run.", _read_to_export)]
 OpenRun = Annotated[Path, run_argument("The --out folder, or URL, of a run, which is added to.", _work)]
 UnitPath = Annotated[
     Path,

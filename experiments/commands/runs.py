@@ -17,6 +17,7 @@ from experiments.commands.common import (
     run,
 )
 from experiments.commands.folders import (
+    ExportedRun,
     OpenRun,
     RunDirectory,
     RunRecords,
@@ -146,13 +147,19 @@ def view(
     )
 )
 def export(
-    run_directory: RunDirectory,
+    run_directory: ExportedRun,
     format: Annotated[
         str, typer.Option("--format", "-f", help="jsonl, csv, parquet, neuronpedia or inspect.")
     ] = "jsonl",
     out: Annotated[
         Path | None,
-        typer.Option(help="File to write [default: export.* in the run].", parser=here, metavar="FILE"),
+        typer.Option(
+            help="File to write [default: export.* in the run; needed for a run at a URL].",
+            parser=here,
+            # Read first: a run at a URL need not be fetched to be refused.
+            is_eager=True,
+            metavar="FILE",
+        ),
     ] = None,
     images: Annotated[
         bool, typer.Option(help="Put the pictures of transcripts into an inspect log.")

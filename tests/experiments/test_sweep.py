@@ -161,6 +161,10 @@ def test_a_sweep_at_a_url_goes_on_where_another_machine_left_it(
         assert "there is no run at" in told
         code, told = maia("estimate", "m", "l", "--like", f"{bucket}/sweeps/tyni")
         assert (code, "there is no run at" in told) == (2, True)
+        code, told = maia("export", out)
+        assert (code, "Name a file to write with --out" in told) == (2, True), "a working copy does not last"
+        code, told = maia("export", out, "--out", str(tmp_path / "tiny.jsonl"))
+        assert (code, (tmp_path / "tiny.jsonl").read_text().count("\n")) == (0, 2)
         code, told = maia("export", out, "--out", f"{bucket}/tiny.jsonl")
         assert (code, "is a URL; a folder or file of this machine is needed" in told) == (2, True)
         assert maia("cancel", out)[1]["asked"] is False
