@@ -27,7 +27,7 @@ from typing import Any, TextIO
 
 from actors.vision.known import recall
 from agents.journal import slug
-from agents.manifest import check, claim
+from agents.manifest import check, check_studied, claim, claim_studied
 from agents.person import PersonsStudy
 from agents.store import Store
 from agents.study import Workplace
@@ -210,7 +210,10 @@ class Session:
                 )
             )
             subject = wait(bench.subject(layer, str(unit)))
+            # Only now: a mistyped unit must not claim the folder.
+            check_studied(store, bench.laboratory.facts)
             claim(store, manifest)
+            claim_studied(store, bench.laboratory.facts)
             write_plan(store, [WorkItem(subject.id, layer, str(unit), seed=seed)])
             tell("searching the data set for exemplars")
             wait(subject.prepare(lambda _done, _total: None))

@@ -14,7 +14,7 @@ import numpy as np
 from actors.errors import MaiaError, UsageError
 from actors.vision.datasets import open_dataset
 from agents.journal import Journal
-from agents.manifest import check, claim
+from agents.manifest import check, check_studied, claim, claim_studied
 from agents.statistics import wilson_interval
 from agents.store import Store
 from agents.study import Laboratory, failure, study
@@ -107,13 +107,15 @@ async def measure(
         raise UsageError(
             "the detector knows the concepts of none of these units.", "; ".join(unknown.values())
         )
+    own = replace(laboratory, facts={**laboratory.facts, "dataset": fingerprint})
+    check_studied(store, own.facts)
     claim(store, manifest)
+    claim_studied(store, own.facts)
     for name, why in unknown.items():
         console.say(f"left out: {name}: {why}")
     console.say(f"looking through the data set for the concepts of {len(known)} units")
     with console.progress("data set") as progress:
         await gym.prepare(known, progress)
-    own = replace(laboratory, facts={**laboratory.facts, "dataset": fingerprint})
     rows = await _compare(console, own, gym, known, store, seed, baseline)
     result = {
         "experiment": "synthetic",

@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 from anyio.from_thread import start_blocking_portal
@@ -17,6 +18,7 @@ from actors.errors import UsageError
 from agents.critic import ConfirmationSettings
 from agents.interpreter import InterpreterSettings
 from agents.journal import Journal
+from agents.manifest import claim_studied
 from agents.person import PersonsStudy
 from agents.store import Store, StoreError
 from agents.study import Laboratory, Workplace
@@ -339,6 +341,29 @@ def test_a_program_from_a_pipe_is_one_experiment(open_session, capsys):
     assert study.rounds == 1
     assert not talk(study, io.StringIO("tools.summarize_images(images)"))
     assert "NameError" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("changed", ["network", "dataset"])
+def test_a_study_is_not_gone_on_with_on_another_network_or_data_set(
+    changed, config_file, tmp_path, monkeypatch
+):
+    """The same words may name other weights, or another folder's images, by now."""
+    from experiments.workbench import Workbench
+
+    begun = {"network": "aa", "dataset": "bb"}
+
+    @contextlib.asynccontextmanager
+    async def bench(profile, **_):
+        async def subject(layer, unit):
+            return SimpleNamespace(id=f"m/{layer}/{unit}")
+
+        yield SimpleNamespace(subject=subject, laboratory=SimpleNamespace(facts=begun | {changed: "cc"}))
+
+    monkeypatch.setattr(Workbench, "open", bench)
+    claim_studied(Store.open(tmp_path / "run"), begun)
+    with pytest.raises(UsageError, match="begun with something else"):
+        Session.open("m", "l", 3, out=tmp_path / "run", config=config_file(), tell=lambda text: None)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["studied.json"]
 
 
 UNCLOSED = """

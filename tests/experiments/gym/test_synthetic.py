@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
+from actors.errors import UsageError
+from agents.manifest import claim_studied
 from agents.store import Store
 from benchmarks.bench_scientist import drawn
 from benchmarks.in_process import laboratory
 from experiments import config
 from experiments.console import Console
 from experiments.gym.neurons import choose
-from experiments.synthetic import measure, table
+from experiments.synthetic import measure, open_gym, table
 
 pytestmark = pytest.mark.anyio
 
@@ -44,6 +47,30 @@ async def test_synthetic_neurons_are_named_and_scored(tmp_path):
     assert rows["umbrella OR castle"]["first_right"]["images"] <= rows["umbrella OR castle"]["images"]
     assert result["summary"]["two_afc"]["n"] == 2
     assert "against one look at the exemplars" in table(result)
+
+
+@pytest.mark.parametrize("changed", ["network", "dataset"])
+async def test_neurons_begun_with_another_detector_or_data_set_are_not_gone_on_with(changed, tmp_path):
+    profile = config.load(None).profile("embedded").model_copy(update={"dataset": "scenes:40:0"})
+    async with laboratory(profile) as (own, detector):
+        _, fingerprint = open_gym(detector, profile, tmp_path, 0)
+        begun = {"network": "a detector", "dataset": fingerprint}
+        store = Store.open(tmp_path / "run")
+        claim_studied(store, begun | {changed: "another"})
+        with pytest.raises(UsageError, match="begun with something else"):
+            await measure(
+                Console(quiet=True),
+                replace(own, facts=own.facts | begun),
+                detector,
+                profile,
+                choose("umbrella"),
+                store,
+                {"command": "synthetic"},
+                cache=tmp_path,
+                seed=0,
+                baseline=False,
+            )
+    assert list(store.keys("")) == ["studied.json"], "and nothing was claimed or studied"
 
 
 def test_drawn_units_differ_by_seed_and_are_of_every_kind():
