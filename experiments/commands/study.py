@@ -191,11 +191,16 @@ def session(
     ) as study:  # fmt: skip
         with contextlib.redirect_stdout(sys.stderr if json else sys.stdout):
             went_well = talk(study, sys.stdin)
-        rounds, result, page = study.rounds, study.result, study.report()
+        rounds, result = study.rounds, study.result
+        # Who asked for nothing, or whose program failed before it did, has left nothing to show.
+        page = study.report() if rounds or result else None
     if json:
-        console.result({"run": str(study.run), "rounds": rounds, "report": str(page), "result": result})
+        report = None if page is None else str(page)
+        console.result({"run": str(study.run), "rounds": rounds, "report": report, "result": result})
+    elif page is None:
+        console.show("nothing was measured, so there is no report")
     elif result is None:
-        console.show(f"{rounds} rounds\nreport: {page}", markup=False)
+        console.show(f"{rounds} round{'' if rounds == 1 else 's'}\nreport: {page}", markup=False)
     else:
         from experiments.describe import card
 
