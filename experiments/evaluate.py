@@ -18,6 +18,7 @@ from actors.errors import MaiaError, UsageError
 from actors.images import Image
 from actors.vision.reserve import split
 from agents.journal import slug
+from agents.manifest import check_studied
 from agents.sceptic import Sceptic
 from agents.stimuli import share_words
 from agents.store import Store
@@ -97,6 +98,8 @@ async def evaluate(
         )
     model = None if manifest.get("model") == "synthetic" else manifest["model"]
     async with Workbench.open(profile, cache=loaded.cache, model=model, tell=console.say) as bench:
+        # Labels of other weights foretell nothing about these.
+        check_studied(Store(run), bench.laboratory.facts, ("network",))
         subject_of = await subjects(bench, loaded.cache, manifest)
         evaluation = await prepare(bench, sizes or Sizes(), seed)
         rows = await measure(console, evaluation, units, subject_of, Store.open(run))

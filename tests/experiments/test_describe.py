@@ -57,6 +57,10 @@ def test_a_unit_of_known_meaning_is_named(ray_cluster, config_file, tmp_path, mo
     measures = row["methods"]["maia"]
     assert measures["positive"] > measures["negative"]
     assert measures["auroc"] >= 0.8
+    studied = tmp_path / "run" / "studied.json"
+    studied.write_text(json.dumps(json.loads(studied.read_text()) | {"network": "another's"}))
+    assert maia(monkeypatch, "evaluate", str(tmp_path / "run"), *sizes) == 2
+    assert "network (its weights" in capsys.readouterr().err
 
 
 @pytest.mark.anyio
