@@ -27,6 +27,8 @@ _UNIT = re.compile(
     re.DOTALL,
 )
 _IMAGE_ID = re.compile(r"[0-9a-f]{8,64}")
+_MARKS = ("manifest.json", "leases", "plan.json", "units", "experiments")
+"""Each of them tells a run's folder from any other, into which no report is written."""
 
 
 def text(value: Any, default: str = "") -> str:
@@ -105,9 +107,11 @@ class RunDirectory:
     """Reads a run: its manifest, its units and where its images lie."""
 
     def __init__(self, root: Path) -> None:
-        """Raises: UsageError: If there is no such directory."""
+        """Raises: UsageError: If there is no such directory, or it is somebody's own."""
         if not root.is_dir():
             raise UsageError(f"there is no run directory {root}.", "Name the --out folder of a run.")
+        if not any((root / name).exists() for name in _MARKS):
+            raise UsageError(f"there is no run in {root}.", "Name the --out folder of a run.")
         self.root = root
         self.problems: list[str] = []
         self.manifest = self._read(root / "manifest.json", self.problems) or {}

@@ -78,6 +78,10 @@ def test_a_run_without_a_readable_manifest_has_an_index(run):
 def test_no_run_is_refused(tmp_path):
     with pytest.raises(UsageError, match="no run directory"):
         write_site(tmp_path / "nothing")
+    (tmp_path / "photo.png").touch()
+    with pytest.raises(UsageError, match="there is no run in"):
+        write_site(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["photo.png"]
 
 
 def test_writing_again_writes_nothing(run):
