@@ -46,7 +46,7 @@ def _phrase(term: Term) -> str:
     if term.kind == "tone":
         return f"the colour {term.name} anywhere, in things or in the background"
     if term.kind == "background":
-        return f"the {term.name} background, whatever is in front of it"
+        return f"the {label_of(term)}, whatever is in front of it"
     return with_article(term.name)
 
 
