@@ -17,7 +17,7 @@ import numpy as np
 
 from actors.errors import MaiaError, UsageError
 from actors.vision.units import parse_unit
-from agents.manifest import check, claim
+from agents.manifest import check, check_studied, claim, claim_studied
 from agents.store import Store
 from agents.study import Laboratory, failure, study
 from agents.tasks.describe_unit import DescribeUnit
@@ -93,14 +93,14 @@ async def ablate(
         other = profile.model_copy(update={"generation": loaded.profile(asked.swap).generation})
         async with Workbench.open(other, cache=loaded.cache, model=model, tell=console.say) as bench:
             units = await _units(console, bench, loaded, other, asked)
-            claim(store, manifest)
+            _claim(store, manifest, bench)
             name = f"generator of {asked.swap}"
             records[name] = await _study_all(
                 console, replace(FULL, name=name), bench.laboratory, units, store, asked
             )
     async with Workbench.open(profile, cache=loaded.cache, model=model, tell=console.say) as bench:
         units = await _units(console, bench, loaded, profile, asked)
-        claim(store, manifest)
+        _claim(store, manifest, bench)
         for each in chosen:
             records[each.name] = await _study_all(console, each, bench.laboratory, units, store, asked)
         names = [*(each.name for each in chosen), *(name for name in records if name not in VARIANTS)]
@@ -138,6 +138,12 @@ class _Unit:
     layer: str
     name: str
     truth: GymUnit | None = None
+
+
+def _claim(store: Store, manifest: dict[str, Any], bench: Workbench) -> None:
+    check_studied(store, bench.laboratory.facts)
+    claim(store, manifest)
+    claim_studied(store, bench.laboratory.facts)
 
 
 async def _units(

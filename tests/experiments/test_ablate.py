@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from actors.errors import UsageError
+from agents.manifest import claim_studied
+from agents.store import Store
+from experiments import ablate as ablation
 from experiments.ablate import Ablation, _differences, _truth, _Unit, ablate, page, table
 from experiments.console import Console
 from experiments.evaluate import NULL, summarise
@@ -78,3 +83,21 @@ async def test_a_variant_that_does_not_exist_is_refused_before_anything_starts(c
     with pytest.raises(UsageError, match="'half'"):
         await ablate(Console(quiet=True), config_file(), None, asked, out=tmp_path / "run")
     assert not (tmp_path / "run" / "manifest.json").exists()
+
+
+@pytest.mark.anyio
+async def test_a_comparison_is_not_gone_on_with_on_another_network(config_file, tmp_path, monkeypatch):
+    @contextlib.asynccontextmanager
+    async def bench(profile, **_):
+        yield SimpleNamespace(laboratory=SimpleNamespace(facts={"network": "cc", "dataset": "bb"}))
+
+    async def units(*_):
+        return {}
+
+    monkeypatch.setattr(ablation.Workbench, "open", bench)
+    monkeypatch.setattr(ablation, "_units", units)
+    store = Store.open(tmp_path / "run")
+    claim_studied(store, {"network": "aa", "dataset": "bb"})
+    with pytest.raises(UsageError, match="begun with something else"):
+        await ablate(Console(quiet=True), config_file(), None, Ablation("m", "l", "3"), out=store.root)
+    assert list(store.keys("")) == ["studied.json"]
