@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from actors.errors import UsageError
+from actors.vision.known import recall
 from agents.journal import slug
 from agents.store import Store
 from agents.work import read_plan
+from experiments import config as configuration
 from experiments.config import Profile
 from experiments.estimate import assumptions_of, charges, estimate
 from experiments.precedents import measured, precedents
@@ -37,7 +39,7 @@ def may_charge(profile: Profile) -> bool:
 async def count_units(
     config: Path | None, profile_name: str | None, model: str, layers: Sequence[str], units: str, seed: int
 ) -> int:
-    """Return how many units a run would look at; the network is loaded only if `units` does not tell.
+    """Return how many units a run would look at; the network is loaded only if it is not known and `units` do not tell.
 
     A name, such as a class's, counts as one.
 
@@ -49,15 +51,20 @@ async def count_units(
 
     parts = [part.strip() for part in units.split(",")]
     numbers = [part for part in parts if re.fullmatch(r"all|sample:\d+|\d+|\d+-\d+", part)]
-    names = len(parts) - len(numbers)
+    names = 0 if "all" in parts else len(parts) - len(numbers)
+
+    def counted(size: int) -> int:
+        return names + (len(choose(",".join(numbers), size, seed)) if numbers else 0)
+
+    if (known := recall(configuration.load(config).cache, model)) is not None:
+        return sum(counted(known.layers[known.layer(layer)]) for layer in layers)
     if "all" not in parts:
-        counted = len(choose(",".join(numbers), 1 << 40, seed)) if numbers else 0
-        return len(layers) * (counted + names)
+        return len(layers) * counted(1 << 40)
     sizes = {each["name"]: each["n_units"] for each in await list_layers(config, profile_name, model)}
     for layer in layers:
         if layer not in sizes:
             raise UsageError(f"{model} has no layer {layer!r}.", f"`maia layers {model}` lists them.")
-    return sum(len(choose(",".join(numbers), sizes[layer], seed)) for layer in layers)
+    return sum(counted(sizes[layer]) for layer in layers)
 
 
 def unfinished(run: Path) -> int | None:

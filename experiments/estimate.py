@@ -366,7 +366,7 @@ def table(found: dict[str, Any]) -> Any:
 
     for name, form, value in (
         ("dollars", "${:,.2f}", lambda each: each["dollars"]),
-        ("hours", "{:,.2g}", lambda each: each["hours"]),
+        ("hours", "{:,.2f}", lambda each: each["hours"]),
         ("calls of the interpreter", "{:,}", lambda each: each["interpreter_calls"]),
         ("calls of observers", "{:,}", lambda each: each["observer_calls"]),
         ("prompt tokens", "{:,}", lambda each: each["prompt_tokens"]),

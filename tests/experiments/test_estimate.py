@@ -12,10 +12,11 @@ import pytest
 
 from actors.chat.settings import OpenAIChat
 from actors.errors import UsageError
+from actors.vision.known import KnownNetwork, remember
 from agents.budget import BudgetSettings
 from agents.journal import slug
 from experiments import cli
-from experiments.approval import approve, foretell
+from experiments.approval import approve, count_units, foretell
 from experiments.config import load
 from experiments.describe import science
 from experiments.estimate import Assumptions, assume, assumptions_of, charges, estimate
@@ -286,3 +287,24 @@ def test_methods_have_names_of_their_own(monkeypatch, tmp_path, capsys, command,
         cli.main()
     assert stop.value.code == 2
     assert repr(names[0]) in capsys.readouterr().err.replace("\n", " ")
+
+
+@pytest.mark.anyio
+async def test_of_a_network_that_was_loaded_before_no_more_units_are_foretold_than_it_has(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("MAIA_CACHE", str(tmp_path))
+    known = KnownNetwork("resnet18", {"layer3": 256, "output": 1000}, {}, {}, ["tench", "goldfish"])
+
+    async def count(layers: list[str], units: str) -> int:
+        return await count_units(None, None, "resnet18", layers, units, 0)
+
+    assert await count(["layer3"], "sample:9999") == 9999, "nothing is known yet"
+    remember(tmp_path, "resnet18", known)
+    assert await count(["layer3"], "sample:9999") == 256
+    assert await count(["layer3", "output"], "all") == 1256
+    assert await count(["output"], "3,goldfish") == 2
+    with pytest.raises(UsageError, match="no layer 'layer33'"):
+        await count(["layer33"], "sample:6")
+    with pytest.raises(UsageError, match="numbered 0 to 255"):
+        await count(["layer3"], "7,256")
