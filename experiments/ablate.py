@@ -160,6 +160,8 @@ async def _units(
             raise UsageError(
                 "the detector knows the concepts of none of these units.", "; ".join(unknown.values())
             )
+        for name, why in unknown.items():
+            console.say(f"left out: {name}: {why}")
         with console.progress("data set") as progress:
             await gym.prepare(known, progress)
         made = [_Unit(gym.subject(each), SYNTHETIC, each.name, each) for each in known]
