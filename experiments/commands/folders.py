@@ -18,6 +18,9 @@ from experiments.console import Console
 if TYPE_CHECKING:
     from typer.models import ArgumentInfo, OptionInfo
 
+_BUCKETS = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az")
+"""Schemes whose URLs begin with a bucket; of others, such as `file`, the host may be left out."""
+
 
 @dataclass(frozen=True)
 class Url:
@@ -37,7 +40,7 @@ def place(text: str | Path) -> Path | Url:
     if not (isinstance(text, str) and is_url(text)):
         return Path(text)
     scheme, _, rest = text.partition("://")
-    if not rest.strip("/"):
+    if not rest.strip("/") or (rest.startswith("/") and scheme.lower() in _BUCKETS):
         raise UsageError(f"{text} names no bucket or folder.", f"Write {scheme.lower()}://BUCKET/PATH.")
     return Url(f"{scheme.lower()}://{rest.rstrip('/')}")
 

@@ -92,6 +92,7 @@ def maia(monkeypatch, *arguments: str) -> int:
         (["export", "nowhere"], "no run in nowhere"),
         (["doctor", "--profile", "embeded"], "Did you mean embedded?"),
         (["status", "s3://"], "Write s3://BUCKET/PATH."),
+        (["status", "s3:///run"], "Write s3://BUCKET/PATH."),
         (["replay", "s3://bucket"], "Write s3://bucket/RUN/UNIT"),
         (["describe", "concept-net", "concepts", "1", "--out", "S3:///"], "Write s3://BUCKET/PATH."),
     ],
