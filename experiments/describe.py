@@ -171,6 +171,12 @@ def card(record: dict[str, Any]) -> str:
     lines = [""]
     if record["status"] == "answered":
         lines += [f"[bold]{plain(record['label'])}[/bold]", plain(record["description"]), ""]
+        answered = record.get("answered") or []
+        if record.get("labels") and set(answered) - set(record["labels"]):
+            whole = plain(" OR ".join(answered))
+            lines += [
+                f"the answer was {whole}, and the description is of all of it; the label is what stood its tests"
+            ]
     else:
         lines += [f"[bold]no label[/bold]: the study ended with {record['status']}", ""]
     evidence = record.get("evidence") or {}

@@ -256,7 +256,10 @@ def _card(value: Any) -> dict[str, Any]:
         }
         for each in map(mapping, sequence(card.get("labels")))
     ]
+    answered = [each for each in sequence(card.get("answered")) if isinstance(each, str)]
+    kept = {each["label"] for each in labels}
     return {
+        "answered": " OR ".join(answered) if kept and set(answered) - kept else "",
         "kind": text(card.get("kind")),
         "reason": text(card.get("reason")),
         "warnings": [each for each in sequence(card.get("warnings")) if isinstance(each, str)],

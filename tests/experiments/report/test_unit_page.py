@@ -391,6 +391,10 @@ def test_the_card_has_verdict_warnings_and_figures(run):
         "ceiling": 0.81,
     }
     page = markup.check(write_unit_page(run.root, run.write_unit(36, done=run.done(36, card=card))))
+    assert "The answer was" not in page.text
+    card["answered"] = ["a <i>wheel</i>", "sky", "a <b>cloud</b>"]
+    longer = markup.check(write_unit_page(run.root, run.write_unit(37, done=run.done(37, card=card))))
+    assert "The answer was a <i>wheel</i> OR sky OR a <b>cloud</b>, and the description" in longer.text
     shown = " ".join(next(page.find("section", class_="card")).text.split())
     for fact in (
         "polysemantic",
