@@ -38,6 +38,8 @@ _ON_THE_WAY = frozenset(
         "batch",
         "device",
         "compile",
+        # No longer written down, but in what was.
+        "map_memory_mb",
     }
 )
 """Where settings were read from, where a model is and how hard it is driven: written down, and free to change between

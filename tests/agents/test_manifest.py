@@ -39,7 +39,8 @@ def test_the_same_settings_from_another_file_are_the_same_configuration(tmp_path
 def test_where_a_model_is_and_how_hard_it_is_driven_may_change_and_which_it_is_may_not(tmp_path):
     store = Store.open(tmp_path)
     chat = {"model": "qwen", "base_url": "http://gpu-17:8000/v1", "requests_per_minute": 60, "price": None}
-    claim(store, {"settings": {"chat": {"interpreter": chat}, "vision": {"batch": 64, "dtype": "float32"}}})
+    vision = {"batch": 64, "dtype": "float32", "map_memory_mb": 256}
+    claim(store, {"settings": {"chat": {"interpreter": chat}, "vision": vision}})
     moved = chat | {"base_url": "http://gpu-23:8000/v1", "requests_per_minute": 20, "price": {"prompt": 1}}
     check(store, {"settings": {"chat": {"interpreter": moved}, "vision": {"batch": 8, "dtype": "float32"}}})
     with pytest.raises(UsageError, match="model was"):
