@@ -285,7 +285,8 @@ def from_python(target: str, pretrained: bool) -> Network:
         has = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
         raise names.no_factory(where, attribute, has)
     with _failing(target, where):
-        made = factory()
+        # What is left to chance is the same for every command and replica.
+        made = _seeded(factory)
     if isinstance(made, torch.nn.Module):
         options = getattr(made, "preprocessing", None) or {}
         made = wrap(made, name=target, class_names=getattr(made, "class_names", ()), **options)
@@ -331,6 +332,9 @@ def _import(where: str) -> Any:
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
+        # Last, so that what stands beside the file hides nothing.
+        if str(path.parent) not in sys.path:
+            sys.path.append(str(path.parent))
         spec.loader.exec_module(module)
         return module
     here = str(Path.cwd())
@@ -350,7 +354,7 @@ def _frozen(module: torch.nn.Module) -> torch.nn.Module:
     return module.eval().requires_grad_(False)
 
 
-def _seeded(build: Callable[[], torch.nn.Module]) -> torch.nn.Module:
+def _seeded(build: Callable[[], Any]) -> Any:
     """Build with random weights that are the same every time, without touching the global generator."""
     import torch
 

@@ -144,6 +144,17 @@ def test_a_checkpoint_of_another_network_or_a_damaged_one_is_refused(tmp_path: P
             load_network(f"resnet10t@{tmp_path / file}")
 
 
+def test_a_file_finds_what_stands_beside_it_and_makes_the_same_weights_every_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "parts_of_it.py").write_text("import torch\nhead = lambda: torch.nn.Conv2d(3, 4, 2)\n")
+    (tmp_path / "whole.py").write_text("from parts_of_it import head\n\n\ndef build():\n    return head()\n")
+    one, other = (load_network(f"python:{tmp_path / 'whole.py'}:build").module for _ in range(2))
+    assert torch.equal(next(one.parameters()), next(other.parameters()))
+    del sys.modules["network_whole"], sys.modules["parts_of_it"]
+
+
 def test_a_python_factory_from_a_package_or_a_file(tmp_path: Path) -> None:
     network = load_network("python:tests.actors.vision.networks:tiny_conv")
     assert isinstance(network.module, networks.TinyConv)
