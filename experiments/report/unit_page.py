@@ -142,6 +142,10 @@ def summarise(run: RunDirectory, unit: UnitRecords) -> Summary:
     made = number(done.get("images_made"))
     if made is None and unit.rounds:
         made = number(mapping(unit.rounds[-1].get("toolbox")).get("images_made"))
+    # The critic's too, as everywhere else where images are counted.
+    verdicts = [mapping(mapping(record.get("verdict")).get("evidence")) for record in unit.rounds]
+    tested = sum(number(evidence.get("images_made")) or 0 for evidence in verdicts)
+    made = tested + (made or 0) if tested or made is not None else None
     return Summary(
         slug=unit.slug,
         unit=unit.name.id,
