@@ -56,7 +56,7 @@ def test_images_are_counted_with_those_of_its_tests(run):
     rounds = [run.round(1), run.answer(2, "wheels", tested, accepted=False), run.answer(3, "wheels", tested)]
     page = markup.check(write_unit_page(run.root, run.write_unit(1, rounds=rounds)))
     card = " ".join(next(page.find("section", class_="card")).text.split())
-    assert "Images made and tested 28" in card, "six of the agent, eleven of each test"
+    assert "Images made and tested28" in card, "six of the agent, eleven of each test"
 
 
 def test_every_fresh_image_is_a_dot_that_leads_to_its_picture(run):
