@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from actors.errors import UsageError
-from actors.vision.datasets import is_path
+from actors.vision.datasets import canonical, is_path
 from agents.store import Store, parse
 
 KEY = "manifest.json"
@@ -56,8 +56,9 @@ def check(store: Store, manifest: dict[str, Any]) -> None:
     if present is None:
         return
     old, new = _told(parse(present, store.root / KEY)), _told(json.loads(_encode(manifest)))
-    if store.has(STUDIED) and all(is_path(_dataset(each)) for each in (old, new)):
-        # It may lie elsewhere by now: whether it is the same one, its fingerprint tells (`check_studied`).
+    before, now = _dataset(old), _dataset(new)
+    if is_path(before) and is_path(now) and (store.has(STUDIED) or canonical(before) == canonical(now)):
+        # It may be written otherwise, or lie elsewhere by now: its fingerprint tells whether it is the same one.
         new["settings"]["dataset"] = old["settings"]["dataset"]
     different = list(_differences("", old, new))
     if different:

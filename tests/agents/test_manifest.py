@@ -9,6 +9,15 @@ from agents.manifest import check, check_studied, claim, claim_studied
 from agents.store import Store
 
 
+def test_a_data_set_may_be_written_otherwise(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    store = Store.open(tmp_path / "run")
+    claim(store, {"model": "net", "settings": {"dataset": "photos"}})
+    check(store, {"model": "net", "settings": {"dataset": str(tmp_path / "photos")}})
+    with pytest.raises(UsageError, match="dataset"):
+        check(store, {"model": "net", "settings": {"dataset": str(tmp_path / "others")}})
+
+
 def test_a_data_set_may_lie_elsewhere_if_its_fingerprint_is_on_record(tmp_path):
     store = Store.open(tmp_path)
     begun = {"model": "net", "settings": {"dataset": "/here/photos", "rounds": 3}}
