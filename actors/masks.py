@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import PIL.Image
@@ -90,31 +92,33 @@ def decode_mask(data: bytes) -> np.ndarray:
     Raises:
         ImageDecodeError: If they are not.
     """
-    mask = np.asarray(_opened(data))
+    with _reading(data) as picture:
+        mask = np.asarray(picture)
     if mask.ndim != 2 or mask.dtype != np.uint8:
         raise ImageDecodeError("not a mask: a PNG of another kind")
     return mask
 
 
 def beneath(data: bytes) -> str:
-    """Return the id of the image that an encoded mask belongs on.
+    """Return the id of the image that an encoded mask belongs on; the mask itself is not decoded.
 
     Raises:
         ImageDecodeError: If `encode_mask` did not make these bytes.
     """
-    named = _opened(data).info.get(_BENEATH)
+    with _reading(data) as picture:
+        named = picture.info.get(_BENEATH)
     if not isinstance(named, str):
         raise ImageDecodeError("not a mask: a PNG that names no image")
     return named
 
 
-def _opened(data: bytes) -> PIL.Image.Image:
+@contextmanager
+def _reading(data: bytes) -> Iterator[PIL.Image.Image]:
     try:
-        picture = PIL.Image.open(io.BytesIO(data), formats=("PNG",))
-        picture.load()
+        with PIL.Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
+            yield picture
     except Exception as error:  # Pillow's decoders raise a dozen types on damaged data
         raise ImageDecodeError(f"not a readable mask: {type(error).__name__}: {error}") from error
-    return picture
 
 
 def active_region(

@@ -23,10 +23,11 @@ _FORM = re.compile(r"all|sample:0*[1-9]\d*|\d+|\d+-\d+")
 
 def check(text: str) -> None:
     """Raise UsageError if the text has no form that `choose` takes, whatever the layer's size."""
-    for part in text.split(","):
-        if not _FORM.fullmatch(part.strip()):
+    for part in map(str.strip, text.split(",")):
+        low, dash, high = part.partition("-")
+        if not _FORM.fullmatch(part) or (dash and int(low) > int(high)):
             raise UsageError(
-                f"units are written all, 0-63, 3,17 or sample:100, got {part.strip()!r}.", "Correct --units."
+                f"units are written all, 0-63, 3,17 or sample:100, got {part!r}.", "Correct --units."
             )
 
 
@@ -38,22 +39,16 @@ def choose(text: str, n_units: int, seed: int) -> list[int]:
     Raises:
         UsageError: If the text has none of these forms, or names a unit that the layer does not have.
     """
+    check(text)
     chosen: set[int] = set()
-    for part in text.split(","):
-        part = part.strip()
+    for part in map(str.strip, text.split(",")):
         low, dash, high = part.partition("-")
         if part == "all":
             chosen.update(range(n_units))
-        elif part.startswith("sample:") and part[7:].isdecimal() and int(part[7:]) > 0:
+        elif part.startswith("sample:"):
             chosen.update(random.Random(seed).sample(range(n_units), min(int(part[7:]), n_units)))
-        elif part.isdecimal():
-            chosen.add(int(part))
-        elif dash and low.isdecimal() and high.isdecimal() and int(low) <= int(high):
-            chosen.update(range(int(low), int(high) + 1))
         else:
-            raise UsageError(
-                f"units are written all, 0-63, 3,17 or sample:100, got {part!r}.", "Correct --units."
-            )
+            chosen.update(range(int(low), int(high if dash else low) + 1))
     if beyond := [unit for unit in sorted(chosen) if unit >= n_units]:
         raise UsageError(
             f"the layer's units are numbered 0 to {n_units - 1}, got {beyond[0]}.", "Correct --units."
@@ -64,9 +59,9 @@ def choose(text: str, n_units: int, seed: int) -> list[int]:
 def screen(found: LayerExemplars, units: Sequence[int]) -> list[dict[str, Any]]:
     """Return one row a unit: statistics over the data set, and `verdict`.
 
-    `not finite`: NaN or infinite on every image; `dead`: never above zero and always the same; `constant`: always the same otherwise; `duplicate`: `of` an
-    earlier unit, with the same strongest images, activations, moments and quantiles; else `alive`. One image tells
-    nothing of the kind: then all are.
+    `not finite`: NaN or infinite on every image; `dead`: never above zero and always the same; `constant`: always
+    the same otherwise; `duplicate`: `of` an earlier unit, with the same strongest images, activations, moments and
+    quantiles; else `alive`. One image tells nothing of the kind but the first: then all others are alive.
     """
     rows: list[dict[str, Any]] = []
     alike: dict[bytes, list[int]] = defaultdict(list)

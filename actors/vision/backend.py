@@ -29,6 +29,7 @@ from actors.vision.network import Network
 from actors.vision.preprocess import View
 from actors.vision.requests import Ask, Reading, SweepAck, SweepStep, VisionRequest, VisionResult
 from actors.vision.settings import VisionSettings
+from actors.vision.sweep import HALF_MAX
 from actors.vision.taps import TappedModule, spatial_max
 from actors.vision.units import OUTPUT, Reader, Readout, reader
 
@@ -43,8 +44,6 @@ T = TypeVar("T")
 
 _RECENT_READOUTS = 32
 """Readouts that every pass reads where it comes by: what was asked once will be asked again."""
-
-_HALF_MAX = 65504.0
 
 
 class VisionBackend:
@@ -472,5 +471,5 @@ def _asked_maps(rows: Sequence[_Row]) -> dict[Readout, dict[int, dict[int, None]
 
 def _small(maps: torch.Tensor) -> np.ndarray:
     """Return maps as float16, beyond its range its largest."""
-    found: np.ndarray = maps.float().clamp(-_HALF_MAX, _HALF_MAX).half().cpu().numpy()
+    found: np.ndarray = maps.float().clamp(-HALF_MAX, HALF_MAX).half().cpu().numpy()
     return found
