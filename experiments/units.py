@@ -48,7 +48,9 @@ def choose(text: str, n_units: int, seed: int) -> list[int]:
         elif part.startswith("sample:"):
             chosen.update(random.Random(seed).sample(range(n_units), min(int(part[7:]), n_units)))
         else:
-            chosen.update(range(int(low), int(high if dash else low) + 1))
+            first, last = int(low), int(high if dash else low)
+            # One unit that does not exist is enough to refuse: a mistyped range may name billions.
+            chosen.update(range(first, min(last, max(first, n_units)) + 1))
     if beyond := [unit for unit in sorted(chosen) if unit >= n_units]:
         raise UsageError(
             f"the layer's units are numbered 0 to {n_units - 1}, got {beyond[0]}.", "Correct --units."

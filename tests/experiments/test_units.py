@@ -88,3 +88,11 @@ def test_one_image_says_of_no_unit_that_it_is_dead_or_constant() -> None:
         n_images=1,
     )
     assert [row["verdict"] for row in screen(found, [0, 1])] == ["alive", "alive"]
+
+
+@pytest.mark.parametrize(("text", "beyond"), [("0-99999999999", 48), ("3,60-99999999999", 60), ("48", 48)])
+def test_the_first_unit_that_does_not_exist_is_named_however_many_are_asked_for(
+    text: str, beyond: int
+) -> None:
+    with pytest.raises(UsageError, match=f"numbered 0 to 47, got {beyond}"):
+        choose(text, 48, 0)
