@@ -84,7 +84,7 @@ def _read_to_export(ctx: typer.Context, value: Any) -> Any:
     """As `read`. A working copy that was only read is thrown away when work begins there, and a file in it with it."""
     if isinstance(value, Url) and ctx.params.get("out") is None:
         raise UsageError(
-            f"{value.text} is not of this machine, where the export is to be written.",
+            f"{value.text} is at a URL, and exports are files of this machine.",
             "Name a file to write with --out.",
         )
     return read(ctx, value)
