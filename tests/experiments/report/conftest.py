@@ -78,3 +78,21 @@ def view(browser: Any, width: int, height: int, *, dark: bool = False) -> None:
     )
     scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+
+
+def await_text(browser: Any, selector: str, text: str) -> None:
+    """Return once a page that has loaded whole shows that text there, on whichever page the browser is by then.
+
+    A page that is just being left may answer in any way, so that an error of the driver's is asked again too.
+    """
+    from selenium.common.exceptions import WebDriverException
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    script = """if (document.readyState !== 'complete') return null;
+    const found = document.querySelector(arguments[0]); return found && found.innerText.trim();"""
+
+    def shown(browser: Any) -> bool:
+        return bool(browser.execute_script(script, selector) == text)
+
+    wait = WebDriverWait(browser, 30, 0.05, ignored_exceptions=(WebDriverException,))
+    wait.until(shown, f"{selector} never said {text!r}")

@@ -10,7 +10,7 @@ import PIL.Image
 import pytest
 
 from experiments.report import write_site, write_unit_page
-from tests.experiments.report.conftest import view
+from tests.experiments.report.conftest import await_text, view
 from tests.experiments.report.run_directories import FakeRun, many_units
 from tests.experiments.report.screenshots import take, take_all
 from tests.experiments.report.test_experiments import example
@@ -112,14 +112,14 @@ def test_the_keyboard_walks_and_opens(browser, many):
     keys(browser, "j")
     assert element(browser, "tr.chosen td.label").text == wanted
     keys(browser, ENTER)
-    assert wanted in element(browser, "h1").text
+    await_text(browser, "h1", wanted)
 
 
 def test_a_row_opens_its_unit(browser, many):
     open_page(browser, many)
     wanted = column(browser, "label")[1]
     element(browser, "tr[data-place='1'] td.label a").click()
-    assert element(browser, "h1").text == wanted
+    await_text(browser, "h1", wanted)
 
 
 def test_ten_thousand_rows_keep_the_page_small_and_scroll_to_the_end(browser, many, tmp_path):

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from agents.journal import slug
-from tests.experiments.report.conftest import view
+from tests.experiments.report.conftest import await_text, view
 from tests.experiments.report.run_directories import FakeRun, masked, picture
 
 pytestmark = pytest.mark.browser
@@ -66,14 +66,7 @@ def judging(run: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 def await_progress(browser: Any, text: str) -> None:
     """Return once the page that says so is there: an answer leads to another page."""
-    from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    def shown(browser: Any) -> bool:
-        return bool(browser.find_element("css selector", "label").text == text)
-
-    gone = (StaleElementReferenceException, NoSuchElementException)
-    WebDriverWait(browser, 20, 0.05, ignored_exceptions=gone).until(shown, f"the page never said {text!r}")
+    await_text(browser, "label", text)
 
 
 def labels(browser: Any) -> tuple[str, str]:
