@@ -28,9 +28,10 @@ import numpy as np
 
 from actors.cluster_settings import RaySettings
 from actors.errors import MaiaError, UsageError
+from actors.link import ReplicaLostError
 from actors.placing import Demand, answered, restarts
-from actors.pool import ReplicaLostError, ReplicaPool
 from actors.replica import Letter, ReplicaActor, Reply
+from actors.replica_pool import ReplicaPool
 from actors.settings import Placement
 from actors.transport import Parcel, pack
 
@@ -409,7 +410,7 @@ class RayLauncher:
 
 
 class SharedLauncher:
-    """Finds replicas that a pool of another process starts and stops (`actors.pool.SharedReplicas`)."""
+    """Finds replicas that a pool of another process starts and stops (`actors.replica_pool.SharedReplicas`)."""
 
     def __init__(self, address: str) -> None:
         self._address = address

@@ -24,7 +24,7 @@ from actors.detection.client import PoolDetector
 from actors.endpoint.settings import EndpointSettings
 from actors.generation.client import PoolImageMaker
 from actors.masks import paint
-from actors.pool import ReplicaPool
+from actors.replica_pool import ReplicaPool
 from actors.settings import Placement, Settings
 from actors.vision import known
 from actors.vision.base import ImageDataset

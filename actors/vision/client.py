@@ -14,7 +14,8 @@ import numpy as np
 from actors.backend import Priority
 from actors.errors import BackendError, UsageError
 from actors.images import Image, Provenance
-from actors.pool import Pool, ReplicaLostError
+from actors.link import ReplicaLostError
+from actors.pool import Pool
 from actors.vision.base import Exemplars, ImageDataset, LayerInfo, Unit, UnitResponse
 from actors.vision.exemplars import ExemplarStore, LayerExemplars
 from actors.vision.known import KnownNetwork

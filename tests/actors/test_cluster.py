@@ -18,7 +18,7 @@ import pytest
 from actors.cluster import Cluster, _environment, _find, _log_message, _prepare_authentication
 from actors.cluster_settings import RaySettings
 from actors.errors import RefusedError, UsageError
-from actors.pool import ReplicaPool
+from actors.replica_pool import ReplicaPool
 from actors.settings import Placement
 from actors.transport import pack
 from tests.actors.scripted import Show, image

@@ -12,8 +12,10 @@ import pytest
 from actors.backend import Priority
 from actors.coalescer import ClosedError
 from actors.errors import MaiaError, OverloadedError, RefusedError, UsageError
-from actors.pool import LocalPool, ReplicaLostError, ReplicaPool
+from actors.link import ReplicaLostError
+from actors.pool import LocalPool
 from actors.replica import Letter, Replica, Reply
+from actors.replica_pool import ReplicaPool
 from actors.settings import Placement
 from actors.transport import Parcel, unpack
 from tests.actors.scripted import ScriptedBackend, Show, image, settle
@@ -234,7 +236,7 @@ async def test_pixels_travel_once_to_each_replica() -> None:
 
 
 async def test_pixels_of_many_images_are_spread_over_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("actors.pool.PIXEL_BYTES_IN_A_CALL", 200)  # an image has 90 bytes
+    monkeypatch.setattr("actors.link.PIXEL_BYTES_IN_A_CALL", 200)  # an image has 90 bytes
     async with Bench(launcher=HereLauncher(gated=False)) as bench:
         assert len(await bench.pool.map([Show(i, image(i)) for i in range(7)])) == 7
         assert max(len(letter.pixels) for letter in bench.replicas[0].letters) == 2
