@@ -20,8 +20,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from actors.cluster import _environment, _prepare_authentication
 from actors.cluster_settings import RaySettings
+from actors.connection import inherited_environment, prepare_authentication
 from actors.errors import UsageError
 
 _START_TIMEOUT_S = 90.0
@@ -51,7 +51,7 @@ class LocalHead:
             )
         if not _free(port):
             raise UsageError(f"port {port} is taken.", "Choose another with --port.")
-        _prepare_authentication()
+        prepare_authentication()
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
         command += ["--port", str(port), "--disable-usage-stats"]
         command += ["--include-dashboard", str(settings.dashboard).lower(), "--dashboard-host", "127.0.0.1"]
@@ -64,7 +64,7 @@ class LocalHead:
         command += ["--object-store-memory", str(settings.object_store_mb * 2**20)]
         command += [] if settings.num_cpus is None else ["--num-cpus", str(settings.num_cpus)]
         command += [] if settings.num_gpus is None else ["--num-gpus", str(settings.num_gpus)]
-        with _environment(settings), self._log.open("w") as log:
+        with inherited_environment(settings), self._log.open("w") as log:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )

@@ -10,8 +10,9 @@ import asyncio
 import os
 from typing import Any
 
-from actors.cluster import Cluster, _prepare_authentication
+from actors.cluster import Cluster
 from actors.cluster_settings import RaySettings
+from actors.connection import prepare_authentication
 from actors.settings import Placement
 from benchmarks.harness import Context, Curve, Metric, Result, Table
 from benchmarks.simulated import rush
@@ -66,7 +67,7 @@ async def _rate(n_nodes: int, seconds: float) -> float:
 
 def run(context: Context) -> Result:
     os.environ.setdefault("RAY_AUTH_MODE", "token")
-    _prepare_authentication()
+    prepare_authentication()
     seconds = 4.0 if context.quick else 10.0
     sizes = (1, 4) if context.quick else (1, 2, 3, 4)
     rates = {n: asyncio.run(_rate(n, seconds)) for n in sizes}

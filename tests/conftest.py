@@ -27,8 +27,8 @@ def ray_cluster() -> Iterator[None]:
 
     Mark the tests that use it `ray`.
     """
-    from actors.cluster import connect, disconnect
     from actors.cluster_settings import RaySettings
+    from actors.connection import connect, disconnect
 
     with pytest.MonkeyPatch.context() as environment:
         for name, value in CANARY.items():

@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from actors.cluster import Cluster, _environment, _find, _log_message, _prepare_authentication
+from actors.cluster import Cluster
 from actors.cluster_settings import RaySettings
+from actors.connection import _find, _log_message, inherited_environment, prepare_authentication
 from actors.errors import RefusedError, UsageError
 from actors.replica_pool import ReplicaPool
 from actors.settings import Placement
@@ -161,12 +162,12 @@ def test_the_token_can_be_read_by_its_owner_alone(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     path = tmp_path / "ray" / "token"
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(path))
-    _prepare_authentication()
+    prepare_authentication()
     assert len(path.read_text()) == 64
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     path.write_text("an older token")
     path.chmod(0o644)
-    _prepare_authentication()
+    prepare_authentication()
     assert path.read_text() == "an older token"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
@@ -176,7 +177,7 @@ def test_a_token_file_that_cannot_be_made_is_named(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "file" / "token"))
     with pytest.raises(UsageError, match="file/token cannot be made private"):
-        _prepare_authentication()
+        prepare_authentication()
 
 
 def test_only_named_variables_are_shown_to_ray_and_ours_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,7 +185,7 @@ def test_only_named_variables_are_shown_to_ray_and_ours_come_back(monkeypatch: p
     monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
     monkeypatch.setenv("MY_DATA", "/data")
     before = dict(os.environ)
-    with _environment(RaySettings(keep_env=("MY_DATA",))):
+    with inherited_environment(RaySettings(keep_env=("MY_DATA",))):
         assert not {"HF_TOKEN", "RAY_AUTH_TOKEN"} & os.environ.keys()
         assert os.environ["MY_DATA"] == "/data"
         assert os.environ["PATH"] == before["PATH"]
