@@ -17,7 +17,7 @@ from agents.journal import slug
 from agents.statistics import e_benjamini_hochberg
 from experiments.report import pages, plots
 from experiments.report.records import RunDirectory, text
-from experiments.report.unit_page import VERDICTS, Summary
+from experiments.report.summary import VERDICTS, Summary
 
 SIMILAR = 0.6
 """Cosine similarity of two labels from which they are shown as one group."""

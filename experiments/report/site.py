@@ -18,7 +18,7 @@ from agents.store import Store
 from experiments.machinery import reuse
 from experiments.report import experiment_page, layer_page, pages, plots, unit_page
 from experiments.report.records import RunDirectory, mapping, sequence, text
-from experiments.report.unit_page import VERDICTS, Summary
+from experiments.report.summary import VERDICTS, Summary, summarise
 
 COLUMNS = (
     "href",
@@ -58,7 +58,7 @@ def write(run_dir: Path) -> Path:
         if summary is None or not page.is_file():
             unit = run.unit(slug)
             unit_page.write_page(run, unit)
-            summary = unit_page.summarise(run, unit)
+            summary = summarise(run, unit)
             known.put(slug, state, summary)
             changed = True
         summaries.append(summary)

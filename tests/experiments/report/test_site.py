@@ -13,7 +13,7 @@ from actors.errors import UsageError
 from experiments.report import pages, write_site
 from experiments.report.layer_page import group_labels, similarity
 from experiments.report.records import RunDirectory
-from experiments.report.unit_page import summarise
+from experiments.report.summary import summarise
 from tests.experiments.report import markup
 from tests.experiments.report.run_directories import LAYER, FakeRun, many_units
 

@@ -1,0 +1,147 @@
+"""The evidence of an answer, as pages show it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from markupsafe import Markup
+
+from experiments.report import pages, plots
+from experiments.report.gallery import Gallery, Picture
+from experiments.report.records import mapping, number, sequence, text
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """The test of an answer on fresh images. Numbers are None where the record has none."""
+
+    kind: str
+    auroc: float | None = None
+    low: float | None = None
+    high: float | None = None
+    e_value: float | None = None
+    corrected: float | None = None
+    """The e-value for what the study says, however many tests it took; to compare units."""
+    margin: float | None = None
+    mean_positive: float | None = None
+    mean_control: float | None = None
+    n_positive: float | None = None
+    n_control: float | None = None
+    compliance: float | None = None
+    compliant_auroc: float | None = None
+    failures: tuple[str, ...] = ()
+    positives: tuple[Picture, ...] = ()
+    controls: tuple[Picture, ...] = ()
+    plot: Markup | None = None
+
+
+def numbers(value: Any) -> Evidence:
+    """Return the numbers of an evidence record."""
+    evidence = mapping(value)
+    interval = [number(each) for each in sequence(evidence.get("auroc_interval"))]
+    low, high = interval if len(interval) == 2 else (None, None)
+    return Evidence(
+        kind=text(evidence.get("kind")),
+        auroc=number(evidence.get("auroc")),
+        low=low,
+        high=high,
+        e_value=number(evidence.get("e_value")),
+        corrected=number(evidence.get("e_value_corrected", evidence.get("e_value"))),
+        margin=number(evidence.get("margin")),
+        mean_positive=number(evidence.get("mean_positive")),
+        mean_control=number(evidence.get("mean_control")),
+        n_positive=number(evidence.get("n_positive")),
+        n_control=number(evidence.get("n_control")),
+        compliance=number(evidence.get("compliance")),
+        compliant_auroc=number(mapping(evidence.get("compliant")).get("auroc")),
+        failures=tuple(each for each in sequence(evidence.get("failures")) if isinstance(each, str)),
+    )
+
+
+def evidence_of(value: Any, gallery: Gallery, prefix: str) -> Evidence:
+    """Return an evidence record with its images and its strip plot."""
+    evidence = numbers(value)
+    groups = {}
+    for name in ("positives", "controls"):
+        pictures = []
+        for position, trial in enumerate(map(mapping, sequence(mapping(value).get(name)))):
+            notes = "; ".join(each for each in sequence(trial.get("notes")) if isinstance(each, str))
+            picture = gallery.picture(
+                trial.get("image"),
+                caption=text(trial.get("prompt")),
+                activation=number(trial.get("activation")),
+                note=notes,
+            )
+            pictures.append(replace(picture, anchor=f"{prefix}-{name}-{position + 1}"))
+        groups[name] = pictures
+    rows = [
+        plots.Strip(
+            name,
+            style,
+            [
+                plots.Dot(p.activation, f"{p.caption}: {p.activation:.2f}", p.anchor)
+                for p in groups[group]
+                if p.activation is not None
+            ],
+        )
+        for group, name, style in (
+            ("positives", "the label", "positive"),
+            ("controls", "other things", "control"),
+        )
+    ]
+    told = (
+        f"Activations of {len(groups['positives'])} fresh images of the label and {len(groups['controls'])} of other "
+        f"things; an image of the label exceeds another with probability {pages.figure(evidence.auroc)}."
+    )
+
+    def strongest(pictures: list[Picture]) -> tuple[Picture, ...]:
+        return tuple(
+            sorted(pictures, key=lambda p: -(p.activation if p.activation is not None else float("-inf")))
+        )
+
+    return replace(
+        evidence,
+        positives=strongest(groups["positives"]),
+        controls=strongest(groups["controls"]),
+        plot=plots.strips(rows, "activation", told),
+    )
+
+
+def background_plot(value: Any) -> Markup:
+    """Return the histogram of activations over the data set, if the record holds one."""
+    found = mapping(mapping(value).get("histogram"))
+    counts = [number(each) for each in sequence(found.get("counts"))]
+    low, high = number(found.get("low")), number(found.get("high"))
+    if not counts or low is None or high is None or not high > low or any(c is None or c < 0 for c in counts):
+        return Markup("")
+    total = sum(c or 0.0 for c in counts)
+    told = f"Activations of {total:.0f} images spread over the data set, from {low:.2f} to {high:.2f}"
+    return plots.counted([c or 0.0 for c in counts], low, high, f"activation, {total:.0f} images", told)
+
+
+def card_of(value: Any) -> dict[str, Any]:
+    """Return the label card's kind, warnings and figures; what is not recorded is empty or None."""
+    card = mapping(value)
+    labels = [
+        {
+            "label": text(each.get("label")),
+            "auroc": number(each.get("auroc")),
+            "margin": number(each.get("margin")),
+            "explains": number(each.get("explains")),
+        }
+        for each in map(mapping, sequence(card.get("labels")))
+    ]
+    answered = [each for each in sequence(card.get("answered")) if isinstance(each, str)]
+    kept = {each["label"] for each in labels}
+    return {
+        "answered": " OR ".join(answered) if kept and set(answered) - kept else "",
+        "kind": text(card.get("kind")),
+        "reason": text(card.get("reason")),
+        "warnings": [each for each in sequence(card.get("warnings")) if isinstance(each, str)],
+        "labels": labels if len(labels) > 1 else [],
+        **{
+            name: number(card.get(name))
+            for name in ("auprc", "pearson", "null_percentile", "ceiling", "explained")
+        },
+    }

@@ -1,0 +1,141 @@
+"""A unit in one line of numbers and words: what the index shows of it, and the head of its page."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from agents.verdict import VERDICTS as WORDS
+from agents.verdict import verdict_of as word_of
+from experiments.report.evidence import numbers
+from experiments.report.records import RunDirectory, UnitRecords, mapping, number, sequence, text
+
+_KEYS = {"not confirmed": "unconfirmed", "no answer": "silent", "in progress": "running"}
+THUMBS = 3
+"""Exemplars that a table shows of each unit."""
+VERDICTS = {_KEYS.get(word, word): word for word in WORDS}
+"""Verdicts by key (a style class, too) and how they are written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What the index shows of a unit; also the head of its page."""
+
+    slug: str
+    unit: str
+    model: str
+    layer: str
+    short: str
+    index: int | None
+    verdict: str
+    label: str
+    labels: list[str]
+    description: str
+    auroc: float | None
+    low: float | None
+    high: float | None
+    e_value: float | None
+    """For what the study says, however many tests it took."""
+    tested: bool
+    """Whether any of its labels was tested, the last one or one that was given up."""
+    rounds: int
+    images: float | None
+    tokens: float | None
+    dollars: float | None
+    seconds: float | None
+    error: str
+    damaged: bool
+    thumbs: list[list[str]]
+    """Its strongest images, masked: of each the paths of its layers below the run directory."""
+
+    @property
+    def href(self) -> str:
+        return f"units/{quote(self.slug, safe='')}.html"
+
+
+def verdict_of(unit: UnitRecords) -> str:
+    """Return the unit's key in `VERDICTS`; without a result it is a failure's, or in progress."""
+    if unit.done is None and (unit.failures or unit.problems):
+        return "failed"
+    word = word_of(unit.done)
+    return _KEYS.get(word, word)
+
+
+def _tested(record: dict[str, Any]) -> bool:
+    return mapping(record.get("evidence")).get("kind") == "confirmation"
+
+
+def summarise(run: RunDirectory, unit: UnitRecords) -> Summary:
+    """Return the unit in one line of numbers and words."""
+    done = unit.done or {}
+    evidence = numbers(done.get("evidence"))
+    usage = usage_of(unit)
+    made = number(done.get("images_made"))
+    if made is None and unit.rounds:
+        made = number(mapping(unit.rounds[-1].get("toolbox")).get("images_made"))
+    # The critic's too, as everywhere else where images are counted.
+    verdicts = [mapping(mapping(record.get("verdict")).get("evidence")) for record in unit.rounds]
+    tested = sum(number(evidence.get("images_made")) or 0 for evidence in verdicts)
+    made = tested + (made or 0) if tested or made is not None else None
+    return Summary(
+        slug=unit.slug,
+        unit=unit.name.id,
+        model=unit.name.model,
+        layer=unit.name.layer,
+        short=unit.name.short,
+        index=unit.name.index,
+        verdict=verdict_of(unit),
+        label=text(done.get("label")),
+        labels=[each for each in sequence(done.get("labels")) if isinstance(each, str)],
+        description=text(done.get("description")),
+        auroc=evidence.auroc,
+        low=evidence.low,
+        high=evidence.high,
+        e_value=evidence.corrected,
+        tested=any(_tested(each) for each in (done, *(mapping(r.get("verdict")) for r in unit.rounds))),
+        rounds=len(unit.rounds) or int(number(done.get("rounds")) or 0),
+        images=made,
+        tokens=usage["tokens"],
+        dollars=usage["dollars"],
+        seconds=unit.seconds,
+        error=error_of(unit.done or (unit.failures[-1] if unit.failures else {})) or "; ".join(unit.problems),
+        damaged=bool(unit.problems),
+        thumbs=list(itertools.islice(_thumbs(run, done), THUMBS)),
+    )
+
+
+def _thumbs(run: RunDirectory, done: dict[str, Any]) -> Iterator[list[str]]:
+    for each in map(mapping, sequence(done.get("exemplars"))):
+        if layers := run.image(each.get("image")):
+            yield list(layers)
+
+
+def error_of(record: dict[str, Any]) -> str:
+    """Return what a record says went wrong, and what to do about it."""
+    error = mapping(record.get("error"))
+    return " ".join(filter(None, (text(error.get("message")), text(error.get("fix")))))
+
+
+def usage_of(unit: UnitRecords) -> dict[str, Any]:
+    """Return tokens, dollars and requests: of the result, or so far of the rounds that are there."""
+    recorded = list(map(mapping, mapping(mapping(unit.done).get("usage")).values()))
+    parts = recorded or [mapping(mapping(r.get("reply")).get("usage")) for r in unit.rounds]
+    tokens = [each for each in map(tokens_of, parts) if each is not None]
+    dollars = [each for part in parts if (each := number(part.get("dollars"))) is not None]
+    requests = [each for part in parts if (each := number(part.get("requests"))) is not None]
+    return {
+        "tokens": sum(tokens) if tokens else None,
+        "cached": sum(number(part.get("cached_tokens")) or 0 for part in parts) if parts else None,
+        "dollars": sum(dollars) if dollars else None,
+        "requests": sum(requests) if requests else None,
+        "estimated": any(part.get("estimated") is True for part in parts),
+    }
+
+
+def tokens_of(usage: dict[str, Any]) -> float | None:
+    """Return tokens in and out, None where neither is on record."""
+    counts = [number(usage.get(key)) for key in ("prompt_tokens", "completion_tokens")]
+    return sum(each or 0 for each in counts) if any(each is not None for each in counts) else None
