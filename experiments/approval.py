@@ -18,16 +18,35 @@ from agents.store import Store
 from agents.work import read_plan
 from experiments import config as configuration
 from experiments.config import Profile
-from experiments.estimate import assumptions_of, charges, estimate
-from experiments.precedents import measured, precedents
+from experiments.estimate import assume, assumptions_of, charges, estimate
+from experiments.precedents import Wanted, differences, measured, precedents
 
 
-def foretell(profile: Profile, n_units: int, runs: Path = Path("runs")) -> dict[str, Any]:
-    """Return the estimate of a run of `n_units` studies: from like runs below `runs`, where there are any."""
-    assumed, like = assumptions_of(profile), precedents(profile, runs)
-    if like:
-        assumed = measured(like, profile, assumed)
-    return estimate(profile, n_units, assumed) | {"like": [str(each) for each in like]}
+def foretell(
+    profile: Profile,
+    n_units: int,
+    wanted: Wanted | None = None,
+    *,
+    below: Path = Path("runs"),
+    like: Path | None = None,
+    assumes: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Return the estimate of a run of `n_units` studies: from the run `like`, or from alike ones below a folder.
+
+    `assumes` are NAME=NUMBER texts that count more than what earlier runs took. `notes` tells where those differ.
+
+    Raises:
+        UsageError: If `like` has no finished study, or a text is no assumption.
+    """
+    wanted, assumed = wanted or Wanted(), assumptions_of(profile)
+    runs = precedents(profile, below, wanted) if like is None else [like]
+    if runs:
+        assumed = measured(runs, profile, assumed, wanted.task)
+    found = estimate(profile, n_units, assume(assumes, assumed))
+    return found | {
+        "like": [str(run) for run in runs],
+        "notes": [*differences(runs, wanted), *found["notes"]],
+    }
 
 
 def may_charge(profile: Profile) -> bool:

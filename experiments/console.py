@@ -150,3 +150,8 @@ def _escape(text: str) -> str:
 def plain(text: str) -> str:
     """Return model-written text that is safe to print on a terminal."""
     return _escape(text)
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number of things in words, as "1 unit" and "2,048 units"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

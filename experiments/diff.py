@@ -76,6 +76,27 @@ def _facts(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def summary(found: dict[str, Any]) -> str:
+    """Return in words how many units both runs have and how many of them changed, and how many one of them has alone."""
+    from experiments.console import counted
+
+    told = f"{counted(found['units'], 'unit')} in both runs: " + ", ".join(
+        (
+            f"{found['same']} the same",
+            f"{found['relabelled']} relabelled",
+            f"{found['verdict_changed']} with another verdict",
+            f"{found['score_changed']} with another score",
+        )
+    )
+    alone = (found["only_in_first"], found["only_in_second"])
+    only = [
+        f"{counted(len(units), 'unit')} only in {name}"
+        for name, units in zip(found["runs"], alone, strict=True)
+        if units
+    ]
+    return "\n".join((told, ", ".join(only) or "no unit is in one of them only"))
+
+
 def table(found: dict[str, Any]) -> Any:
     """Return the differences as a table for a terminal."""
     from rich.table import Table
@@ -88,13 +109,10 @@ def table(found: dict[str, Any]) -> Any:
     def score(side: dict[str, Any]) -> str:
         return "–" if side["auroc"] is None else f"{side['auroc']:.2f}"
 
-    title = (
-        f"{found['units']} units in both runs: {found['same']} the same, {found['relabelled']} relabelled, "
-        f"{found['verdict_changed']} with another verdict, {found['score_changed']} with another score"
-    )
+    title = plain(summary(found))
     if not found["changed"]:
         return title
-    shown = Table(title=title, title_justify="left", box=None)
+    shown = Table(title=title, title_justify="left", title_style="", box=None)
     for column in ("unit", "label before", "after", "verdict before", "after", "AUROC before", "after"):
         shown.add_column(column, no_wrap=column == "unit")
     for each in found["changed"]:

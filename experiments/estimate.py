@@ -356,7 +356,9 @@ def table(found: dict[str, Any]) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    shown = Table(title=f"{found['units']:,} units", title_justify="left", box=None)
+    from experiments.console import counted
+
+    shown = Table(title=counted(found["units"], "unit"), title_justify="left", box=None)
     shown.add_column("")
     for column in _RANGE:
         shown.add_column(column.replace("_", " "), justify="right")

@@ -24,6 +24,7 @@ from agents.label_card import label_card
 from agents.store import Store, finite
 from agents.verdict import verdict_of
 from agents.work import WorkItem, build_task, read_plan
+from experiments.recorded import no_run
 from experiments.report.records import UnitName
 from experiments.results import as_parquet, result
 from tools.sandbox import api_page
@@ -51,7 +52,7 @@ class Run:
         """Raises: UsageError: If there is no run in the folder, or nothing in it has come to an end."""
         path = folder / "manifest.json"
         if not path.is_file():
-            raise UsageError(f"there is no run in {folder}.", "Name the --out folder of a run.")
+            raise no_run(folder)
         store = Store(folder)
         items = read_plan(store) or list(_recorded(store))
         run = cls(store, json.loads(path.read_bytes()), items)

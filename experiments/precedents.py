@@ -1,7 +1,8 @@
 """What earlier runs took: the figures that an estimate uses in place of assumptions.
 
 Runs of another agent foretell nothing: only those count whose models, agent settings and confirmation are the
-profile's own. Networks and layers may differ.
+profile's own, and whose agents were asked the same. Runs of the same network come before those of others, which
+differ in what they are asked.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from actors.errors import UsageError
 from agents.store import Store
+from agents.tasks.describe_unit import DescribeUnit
 from experiments.config import Profile
 from experiments.describe import science
 from experiments.estimate import FRESH_LOOKS, Assumptions, confirmation
@@ -24,35 +26,88 @@ _ALIKE = ("chat", "interpreter", "confirmation", "generation")
 """Sections of a profile that a study's length and cost depend on."""
 
 
-def precedents(profile: Profile, folder: Path) -> list[Path]:
-    """Return the runs directly below `folder` with finished studies under settings like the profile's, by name."""
-    settings = science(profile)
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is to be foretold: studies of a network, with a profile by its name, that are asked a `task`.
 
-    def alike(manifest: Any) -> bool:
-        recorded = manifest.get("settings") if isinstance(manifest, dict) else None
+    An empty `model` or `profile` stands for any.
+    """
+
+    model: str = ""
+    profile: str = ""
+    task: str = DescribeUnit.name
+
+
+def precedents(profile: Profile, folder: Path, wanted: Wanted | None = None) -> list[Path]:
+    """Return the runs directly below `folder` with finished studies under settings like the profile's, by name.
+
+    Where there are such runs of the same network, they alone are returned; among these, and among others, those of the
+    profile of the same name.
+    """
+    settings, wanted = science(profile), wanted or Wanted()
+
+    def alike(manifest: dict[str, Any]) -> bool:
+        recorded = manifest.get("settings")
         return isinstance(recorded, dict) and all(recorded.get(key) == settings[key] for key in _ALIKE)
 
-    found = []
-    for path in sorted(folder.glob("*/manifest.json")):
-        try:
-            manifest = json.loads(path.read_bytes())
-        except (OSError, ValueError):
-            continue
-        if alike(manifest) and any(_studies(path.parent)):
-            found.append(path.parent)
-    return found
+    found = [
+        (path.parent, _nearness(manifest, wanted))
+        for path in sorted(folder.glob("*/manifest.json"))
+        if alike(manifest := _manifest(path.parent)) and any(_studies(path.parent, wanted.task))
+    ]
+    nearest = max((near for _, near in found), default=None)
+    return [run for run, near in found if near == nearest]
 
 
-def measured(runs: Sequence[Path], profile: Profile, base: Assumptions) -> Assumptions:
+def _nearness(manifest: dict[str, Any], wanted: Wanted) -> tuple[bool, bool]:
+    return not _other(manifest, wanted, "model"), not _other(manifest, wanted, "profile")
+
+
+def _other(manifest: dict[str, Any], wanted: Wanted, what: str) -> str:
+    """Return the network or profile of a run where it is another than what is wanted, else ""."""
+    asked, recorded = getattr(wanted, what), str(manifest.get(what) or "")
+    return recorded if asked and recorded != asked else ""
+
+
+def differences(runs: Sequence[Path], wanted: Wanted) -> list[str]:
+    """Return in sentences in what runs differ from what they foretell."""
+    told = []
+    for what, name in (("model", "network"), ("profile", "profile")):
+        others: dict[str, list[str]] = {}
+        for run in runs:
+            if other := _other(_manifest(run), wanted, what):
+                others.setdefault(other, []).append(str(run))
+        told += [
+            f"foretold from another {name}, {other} ({', '.join(where)}), whose studies may take more or less"
+            for other, where in others.items()
+        ]
+    return told
+
+
+def _manifest(run: Path) -> dict[str, Any]:
+    """Return what a run is about, nothing where that cannot be read."""
+    try:
+        found = json.loads((run / "manifest.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def measured(
+    runs: Sequence[Path], profile: Profile, base: Assumptions, task: str = DescribeUnit.name
+) -> Assumptions:
     """Return `base` with what the finished studies of earlier runs took in place of what was assumed.
 
     Raises:
-        UsageError: If no study is finished in any of them.
+        UsageError: If no study of the task is finished in any of them.
     """
-    records = [record for run in runs for record in _studies(run)]
+    records = [record for run in runs for record in _studies(run, task)]
     if not records:
         named = " and ".join(map(str, runs))
-        raise UsageError(f"{named} holds no finished study.", "Name the --out folder of an earlier run.")
+        raise UsageError(
+            f"{named} holds no finished study of the kind that is foretold ({task}).",
+            "Name the --out folder of an earlier run.",
+        )
     rounds = [record["rounds"] for record in records]
     found = replace(
         base,
@@ -113,12 +168,13 @@ def _requests(runs: Sequence[Path]) -> dict[str, dict[str, float]]:
     return total
 
 
-def _studies(run: Path) -> Iterator[dict[str, Any]]:
+def _studies(run: Path, task: str) -> Iterator[dict[str, Any]]:
     """Yield the results of a run that an agent came to by itself; a damaged one tells nothing of the next run."""
     for path in sorted((run / "units").glob("*/done.json")):
         try:
             record = json.loads(path.read_bytes())
         except (OSError, ValueError):
             continue
-        if record.get("rounds") and not str(record.get("facts", {}).get("interpreter")).startswith("person:"):
+        by_person = str(record.get("facts", {}).get("interpreter")).startswith("person:")
+        if record.get("rounds") and record.get("task", task) == task and not by_person:
             yield record

@@ -1,16 +1,22 @@
-"""Finding one unit of a run directory by what a person would type: DIR/FOLDER, DIR/ID or DIR/LAYER:NUMBER."""
+"""Finding a run's units by what a person would type: DIR for all, DIR/FOLDER, DIR/ID, DIR/LAYER:NUMBER or DIR/NUMBER."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from actors.errors import UsageError
 from agents.journal import slug
+from agents.manifest import KEY as MANIFEST
 from agents.store import Store
 from agents.work import WorkItem, read_plan
+
+_OUT = "Name the --out folder of a run."
+_SHOWN = 8
+"""Units or runs that are named where there is none of that name."""
 
 
 @dataclass(frozen=True)
@@ -22,26 +28,78 @@ class RecordedUnit:
     manifest: dict[str, Any]
 
 
+def is_run(folder: Path) -> bool:
+    """Say whether a folder is a run's own, and not one below it."""
+    return (folder / MANIFEST).is_file()
+
+
+def no_run(folder: Path) -> UsageError:
+    """Return the error of a folder that is taken for a run and holds none; runs below it are named."""
+    if not folder.is_dir():
+        return UsageError(f"there is no run in {folder}: there is no such folder.", _OUT)
+    return UsageError(f"there is no run in {folder}.", _runs_below(folder) or _OUT)
+
+
 def find_unit(path: Path) -> RecordedUnit:
-    """Return the unit that `path` names.
+    """Return the unit that `path` names; a run of one unit may be named alone.
 
     Raises:
         UsageError: If there is no such run or unit, naming the run's units.
     """
-    run = next((parent for parent in (path, *path.parents) if (parent / "manifest.json").is_file()), None)
+    units = find_units(path)
+    if len(units) > 1:
+        raise UsageError(f"{path} is a run of {len(units)} units.", f"Write {path}/UNIT: {_names(units)}.")
+    return units[0]
+
+
+def find_units(path: Path) -> list[RecordedUnit]:
+    """Return the unit that `path` names, or all units of the run that it names, at least one.
+
+    A unit is named as its run names it, and by its number alone where no other layer has it.
+
+    Raises:
+        UsageError: If there is no such run or unit, naming the run's units.
+    """
+    run = next((parent for parent in (path, *path.parents) if is_run(parent)), None)
     if run is None:
-        raise UsageError(f"{path} lies in no run directory.", "Write DIR/UNIT, DIR being an --out folder.")
+        raise (
+            no_run(path)
+            if path.is_dir()
+            else UsageError(f"{path} lies in no run.", f"Write DIR/UNIT. {_OUT}")
+        )
     store = Store(run)
-    manifest = json.loads((run / "manifest.json").read_bytes())
-    name = path.relative_to(run).as_posix().removeprefix("units/")
+    manifest = json.loads((run / MANIFEST).read_bytes())
     items = read_plan(store) or _single(store, manifest)
-    if name in ("", ".") and len(items) == 1:
-        return RecordedUnit(store, items[0], manifest)
-    for item in items:
+    units = [RecordedUnit(store, item, manifest) for item in items]
+    if not units:
+        raise UsageError(f"{run} has no recorded unit.", _runs_below(run) or "Play it again once it has.")
+    name = path.relative_to(run).as_posix().removeprefix("units/")
+    if name in ("", ".", "units"):
+        return units
+    for unit in units:
+        item = unit.item
         if name in (slug(item.unit), item.unit, item.unit.partition("/")[2], f"{item.layer}:{item.name}"):
-            return RecordedUnit(store, item, manifest)
-    known = ", ".join(f"{item.layer}:{item.name}" for item in items[:8])
-    raise UsageError(f"{run} has no unit {name!r}.", f"It has {known}{' ...' if len(items) > 8 else ''}.")
+            return [unit]
+    alike = [unit for unit in units if unit.item.name == name]
+    if len(alike) == 1:
+        return alike
+    raise UsageError(f"{run} has no unit {name!r}.", f"It has {_names(alike or units)}.")
+
+
+def _names(units: Sequence[RecordedUnit]) -> str:
+    return _listed([f"{unit.item.layer}:{unit.item.name}" for unit in units])
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _runs_below(folder: Path) -> str:
+    found = [path.parent for depth in ("*", "*/*") for path in sorted(folder.glob(f"{depth}/{MANIFEST}"))]
+    if not found:
+        return ""
+    return f"Runs below it: {_listed(list(map(str, found)))}."
 
 
 def _single(store: Store, manifest: dict[str, Any]) -> list[WorkItem]:

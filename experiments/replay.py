@@ -1,4 +1,4 @@
-"""`maia replay`: a recorded unit again, offline. `maia branch`: another way on from one of its rounds."""
+"""`maia replay`: recorded units again, offline. `maia branch`: another way on from one of its rounds."""
 
 from __future__ import annotations
 
@@ -20,33 +20,47 @@ from experiments import config as configuration
 from experiments.config import Profile
 from experiments.console import Console
 from experiments.describe import science
-from experiments.recorded import RecordedUnit, find_unit
+from experiments.recorded import RecordedUnit, find_unit, find_units
 from tools import sandbox
-from tools.sandbox import SandboxSettings, api_page
+from tools.sandbox import SandboxServer, SandboxSettings, api_page
 
 
-async def replay_unit(console: Console, path: Path) -> dict[str, Any]:
-    """Play a recorded unit again and return where it diverged, if it did.
+async def replay_units(console: Console, path: Path) -> list[dict[str, Any]]:
+    """Play the recorded unit that `path` names again, or all that agents studied in a run; return where each diverged.
 
     Raises:
-        UsageError: If there is no such unit.
+        UsageError: If there is no such run or unit, or no agent was asked about it.
     """
-    unit = _studied(path)
-    settings = unit.manifest.get("settings", {})
+    units = [
+        unit for unit in find_units(path) if unit.item.task and Journal(unit.store, unit.item.unit).rounds()
+    ]
+    if not units:
+        raise _no_rounds(path)
+    settings = units[0].manifest.get("settings", {})
+    played = []
     async with await sandbox.start(SandboxSettings(**settings.get("sandbox", {}))) as sandboxes:
-        with tempfile.TemporaryDirectory(prefix="maia-replay-") as scratch:
-            outcome = await replay(
-                unit.store,
-                unit.item.unit,
-                build_task(unit.item),
-                sandboxes,
-                Path(scratch),
-                api_page=api_page(),
-                settings=InterpreterSettings(**settings.get("interpreter", {})),
-                seed=unit.item.seed,
-                taken_over=unit.manifest.get("from_round", 1) - 1,
-                on_round=lambda number: console.say(f"round {number}: as on record"),
-            )
+        for unit in units:
+            if len(units) > 1:
+                console.say(unit.item.unit)
+            played.append(await _replay(console, unit, sandboxes))
+    return played
+
+
+async def _replay(console: Console, unit: RecordedUnit, sandboxes: SandboxServer) -> dict[str, Any]:
+    settings = unit.manifest.get("settings", {})
+    with tempfile.TemporaryDirectory(prefix="maia-replay-") as scratch:
+        outcome = await replay(
+            unit.store,
+            unit.item.unit,
+            build_task(unit.item),
+            sandboxes,
+            Path(scratch),
+            api_page=api_page(),
+            settings=InterpreterSettings(**settings.get("interpreter", {})),
+            seed=unit.item.seed,
+            taken_over=unit.manifest.get("from_round", 1) - 1,
+            on_round=lambda number: console.say(f"round {number}: as on record"),
+        )
     return {
         "unit": unit.item.unit,
         "rounds": outcome.rounds,
@@ -63,11 +77,15 @@ def _studied(path: Path) -> RecordedUnit:
     """
     unit = find_unit(path)
     if not unit.item.task:
-        raise UsageError(
-            f"{unit.item.unit} was measured by a fixed design alone: there are no rounds.",
-            "Name a unit that an agent has studied.",
-        )
+        raise _no_rounds(path)
     return unit
+
+
+def _no_rounds(path: Path) -> UsageError:
+    return UsageError(
+        f"there are no rounds in {path}: no agent has studied it, or none has finished a round yet.",
+        "Name a unit that an agent has studied, or play it again later.",
+    )
 
 
 async def branch(

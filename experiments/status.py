@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from actors.errors import UsageError
 from agents import lease
 from agents.interpreter import images_tested
 from agents.journal import slug
@@ -17,6 +16,7 @@ from agents.survey import MEASURED
 from agents.work import KEY as PLAN
 from agents.work import read_plan
 from experiments.machinery import reuse
+from experiments.recorded import no_run
 
 _WOULD_FAIL_AGAIN = {"UndrawableError"}
 """Types of failures that another try with the same models cannot mend."""
@@ -41,7 +41,7 @@ def status(run: Path) -> dict[str, Any]:
         UsageError: If there is no run in the directory.
     """
     if not (run / "manifest.json").exists() and not (run / "leases").exists():
-        raise UsageError(f"there is no run in {run}.", "Name the --out folder of a run.")
+        raise no_run(run)
     store = Store(run)
     plan = read_plan(store)
     units = [item.unit for item in plan] if plan is not None else _described(store)

@@ -100,15 +100,29 @@ def examples(*lines: str) -> str:
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
 
-def approve(config: Path | None, profile: str | None, yes: bool, count: Callable[[], int]) -> None:
-    """Ask before studies that may cost more than their profile lets pass; `count` says how many there are to do."""
+def approve(
+    config: Path | None,
+    profile: str | None,
+    yes: bool,
+    count: Callable[[], int],
+    *,
+    model: str = "",
+    task: str = "describe",
+) -> None:
+    """Ask before studies that may cost more than their profile lets pass; `count` says how many there are to do.
+
+    What earlier studies of the same `task`, of the network `model` first, have cost foretells it.
+    """
     from experiments import approval
     from experiments.config import load
+    from experiments.precedents import Wanted
 
-    chosen = load(config).profile(profile)
+    loaded = load(config)
+    chosen = loaded.profile(profile)
     if not approval.may_charge(chosen):
         return
-    found = approval.foretell(chosen, count())
+    wanted = Wanted(model, profile or loaded.default_profile, task)
+    found = approval.foretell(chosen, count(), wanted)
     asked = None
     if sys.stdin.isatty() and sys.stderr.isatty():
 

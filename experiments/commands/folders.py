@@ -101,6 +101,17 @@ def _read_unit(ctx: typer.Context, value: Any) -> Any:
     return _followed(ctx, Url(run)) / unit
 
 
+def _read_run_or_unit(ctx: typer.Context, value: Any) -> Any:
+    if not isinstance(value, Url):
+        return value
+    from agents.manifest import KEY
+    from agents.remote import RemoteStore
+
+    # A bucket alone is refused without being asked.
+    whole = "/" in value.text.partition("://")[2] and RemoteStore(value.text).has(KEY)
+    return _followed(ctx, value) if whole else _read_unit(ctx, value)
+
+
 def _followed(ctx: typer.Context, url: Url, *, images: bool = True) -> Path:
     from agents.remote import followed
 
@@ -159,5 +170,14 @@ UnitPath = Annotated[
         parser=place,
         callback=_read_unit,
         metavar="DIR|URL/UNIT",
+    ),
+]
+RunOrUnitPath = Annotated[
+    Path,
+    typer.Argument(
+        help="DIR/UNIT: an --out folder or URL and a unit of it, as layer:number; a DIR alone for all its units.",
+        parser=place,
+        callback=_read_run_or_unit,
+        metavar="DIR[/UNIT]|URL/UNIT",
     ),
 ]

@@ -20,6 +20,7 @@ from experiments.commands.folders import (
     ExportedRun,
     OpenRun,
     RunDirectory,
+    RunOrUnitPath,
     RunRecords,
     UnitPath,
     Url,
@@ -69,21 +70,26 @@ def cancel(run_directory: Anywhere, json: Json = False) -> None:
         console.show("nobody works on this run")
 
 
-@commands.command(epilog=examples("maia replay runs/b6/blocks.6:91"))
-def replay(unit: UnitPath, json: Json = False, verbose: Verbose = 0) -> None:
-    """Play a recorded unit again without models, and say where it comes out differently."""
-    from experiments.replay import replay_unit
+@commands.command(epilog=examples("maia replay runs/b6/blocks.6:91", "maia replay runs/b6"))
+def replay(unit: RunOrUnitPath, json: Json = False, verbose: Verbose = 0) -> None:
+    """Play a recorded unit again without models, or all units of a run, and say where one comes out differently."""
+    from experiments.recorded import is_run
+    from experiments.replay import replay_units
 
     configure_logging(verbose)
     console = Console(quiet=json)
-    found = run(replay_unit(console, unit))
+    played = run(replay_units(console, unit))
+    diverged = [each for each in played if each["divergence"]]
     if json:
-        console.result(found)
-    elif found["divergence"]:
-        console.show(f"diverged in {found['divergence']}", markup=False)
+        console.result({"units": played, "diverged": len(diverged)} if is_run(unit) else played[0])
     else:
-        console.show(f"all {found['rounds']} rounds came out as on record")
-    if found["divergence"]:
+        for each in diverged:
+            console.show(f"{each['unit']} diverged in {each['divergence']}", markup=False)
+        if not diverged:
+            rounds = sum(each["rounds"] for each in played)
+            of = "" if len(played) == 1 else f" of {len(played)} units"
+            console.show(f"all {rounds} rounds{of} came out as on record")
+    if diverged:
         raise typer.Exit(1)
 
 

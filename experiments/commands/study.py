@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -101,7 +102,8 @@ def sweep(
     configure_logging(verbose)
     console = Console()
     folder = out or default_run(f"{model} {layers} {units}")
-    approve(config, profile, yes, lambda: units_left(config, profile, folder, model, layers, units))
+    count = partial(units_left, config, profile, folder, model, layers, units)
+    approve(config, profile, yes, count, model=model)
     asked = Sweep(model, tuple(layers.split(",")), units, seed, data, retry_failed)
     summary = run(study_units(console, config, profile, asked, out=folder), folder)
     if json:
@@ -146,7 +148,8 @@ def audit(
     console = Console()
     folder = out or default_run(f"audit {model} {classes}")
     if not figures_only:
-        approve(config, profile, yes, lambda: units_left(config, profile, folder, model, "output", classes))
+        count = partial(units_left, config, profile, folder, model, "output", classes)
+        approve(config, profile, yes, count, model=model, task="audit")
     asked = Audit(model, classes, seed, images, not figures_only, data, retry_failed)
     result = run(audit_classes(console, config, profile, asked, out=folder), folder)
     if json:
@@ -290,21 +293,20 @@ def estimate(
     config: ConfigPath = None,
 ) -> None:
     """Say what a sweep would take: calls, tokens, dollars, device time, hours."""
-    from experiments import approval, precedents
-    from experiments import estimate as prediction
+    from experiments import approval
     from experiments.config import load
+    from experiments.estimate import assume as check
+    from experiments.estimate import table
+    from experiments.precedents import Wanted
 
     configure_logging(0)
     console = Console(quiet=json)
-    chosen = load(config).profile(profile)
-    assumed = prediction.assumptions_of(chosen)
-    runs = precedents.precedents(chosen, Path("runs")) if like is None else [like]
-    if runs:
-        assumed = precedents.measured(runs, chosen, assumed)
-    assumed = prediction.assume(assume or [], assumed)
+    loaded = load(config)
+    check(assume or [])
     count = run(approval.count_units(config, profile, model, layers.split(","), units, 0))
-    found = prediction.estimate(chosen, count, assumed) | {"like": list(map(str, runs))}
+    wanted = Wanted(model, profile or loaded.default_profile)
+    found = approval.foretell(loaded.profile(profile), count, wanted, like=like, assumes=assume or ())
     if json:
         console.result(found)
     else:
-        console.show(prediction.table(found))
+        console.show(table(found))

@@ -100,7 +100,7 @@ def planted_biases(
     console = Console()
     if agents:
         studies = sum(len(BiasDesign.drawn(seed + number).classes) for number in range(networks))
-        approve(config, profile, yes, lambda: studies - finished_studies(out))
+        approve(config, profile, yes, lambda: studies - finished_studies(out), task="audit")
     result = run(
         measure(
             console, config, profile, out=out, networks=networks, seed=seed, per_context=images, agents=agents
@@ -163,7 +163,7 @@ def robust_features(
     asked = asked_for(
         data, classes, places, start, trainings=trainings, epochs=epochs, top=top, seed=seed, limit=limit
     )
-    approve(config, profile, yes, lambda: trainings * top - finished_studies(out))
+    approve(config, profile, yes, lambda: trainings * top - finished_studies(out), task="selective")
     result = run(compare(console, config, profile, asked, out=out), out)
     if json:
         console.result(result)
@@ -288,7 +288,7 @@ def ablate(
         systems = len({FULL.name, *chosen}) + (swap is not None)
         return count * systems - finished_studies(out)
 
-    approve(config, profile, yes, studies)
+    approve(config, profile, yes, studies, model=model)
     result = run(compare(console, config, profile, asked, out=out), out)
     if json:
         console.result(result)

@@ -21,6 +21,7 @@ from actors.images import ImageDecodeError
 from actors.masks import beneath
 from agents.journal import MOST_MASKS, Blobs
 from agents.journal import slug as slug_of
+from experiments.recorded import no_run
 
 _UNIT = re.compile(
     r"^(?:(?P<model>.+?)/)?(?:(?P<kind>\w+):)?(?P<layer>[^:/@]+):(?P<index>\d+)(?:@(?P<source>.*))?$",
@@ -108,10 +109,8 @@ class RunDirectory:
 
     def __init__(self, root: Path) -> None:
         """Raises: UsageError: If there is no such directory, or it is somebody's own."""
-        if not root.is_dir():
-            raise UsageError(f"there is no run directory {root}.", "Name the --out folder of a run.")
         if not any((root / name).exists() for name in _MARKS):
-            raise UsageError(f"there is no run in {root}.", "Name the --out folder of a run.")
+            raise no_run(root)
         self.root = root
         self.problems: list[str] = []
         self.manifest = self._read(root / "manifest.json", self.problems) or {}

@@ -55,7 +55,7 @@ def test_search_works_from_a_file(site, browser):
 
     browser.get((site / "index.html").as_uri())
     browser.execute_script("document.querySelector('[data-md-toggle=search]').click()")
-    wait = WebDriverWait(browser, 20)
+    wait = WebDriverWait(browser, 60)
     box = wait.until(visibility_of_element_located((By.CSS_SELECTOR, ".md-search__input")))
     box.send_keys("Landlock")
     found = wait.until(visibility_of_element_located((By.CSS_SELECTOR, ".md-search-result__item")))

@@ -52,7 +52,7 @@ async def test_who_asks_a_run_to_end_has_agents_finish_their_round(number: signa
     orchestrator: Any = Orchestrator()
     async with _stoppable(Console(quiet=True), orchestrator, Lease()):  # type: ignore[arg-type]
         os.kill(os.getpid(), number)
-        await asyncio.wait_for(orchestrator.paused.wait(), 5)
+        await asyncio.wait_for(orchestrator.paused.wait(), 60)
         if number != signal.SIGINT:
             os.kill(os.getpid(), number)
             await asyncio.sleep(0)

@@ -150,7 +150,7 @@ def begin(tmp_path):
 def test_one_ctrl_c_lets_a_command_close_what_is_open(begin, number):
     process = begin(0.0)
     process.send_signal(number)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert out == "closing\nclosed\n"
     assert "interrupted; repeat the command" in err
@@ -162,7 +162,7 @@ def test_two_ctrl_c_end_a_command_at_once(begin):
     process.send_signal(signal.SIGINT)
     assert process.stdout.readline() == "closing\n"
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=10)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert out == ""
     assert "ended at once" in err

@@ -20,7 +20,7 @@ from experiments.approval import approve, count_units, foretell
 from experiments.config import load
 from experiments.describe import science
 from experiments.estimate import Assumptions, assume, assumptions_of, charges, estimate
-from experiments.precedents import measured, precedents
+from experiments.precedents import Wanted, measured, precedents
 
 PRICED = """
 profiles:
@@ -103,16 +103,19 @@ def test_endpoints_with_a_key_elsewhere_may_charge():
     assert not charges(OpenAIChat(model="m", base_url="http://gpu7:8000/v1", api_key_env=None))
 
 
-def earlier(folder, profile, *rounds, counted=None, person=False):
+def earlier(
+    folder, profile, *rounds, counted=None, person=False, model="net", profile_name="free", task="describe"
+):
     """Write a run of studies that took so many rounds."""
     folder.mkdir(parents=True)
-    (folder / "manifest.json").write_text(json.dumps({"settings": science(profile)}))
+    about = {"model": model, "profile": profile_name, "settings": science(profile)}
+    (folder / "manifest.json").write_text(json.dumps(about))
     for number, each in enumerate(rounds):
         unit = folder / "units" / str(number)
         unit.mkdir(parents=True)
         usage = {"interpreter": {"completion_tokens": each * 100}}
         facts = {"interpreter": "person:ada" if person else "model"}
-        record = {"rounds": each, "images_made": each * 7, "usage": usage, "facts": facts}
+        record = {"rounds": each, "images_made": each * 7, "usage": usage, "facts": facts, "task": task}
         (unit / "done.json").write_text(json.dumps(record))
     if counted is not None:
         (folder / "leases" / "0001").mkdir(parents=True)
@@ -159,8 +162,38 @@ def test_only_runs_of_the_same_models_and_settings_foretell(profiles, tmp_path):
     damaged.parent.mkdir()
     damaged.write_text('{"rounds": ')
     assert [each.name for each in precedents(free, tmp_path)] == ["like", "moved"]
-    assert foretell(free, 9, tmp_path)["likely"]["interpreter_calls"] == 36
-    assert foretell(free, 9, tmp_path / "nowhere")["assumes"] == asdict(assumptions_of(free))
+    assert foretell(free, 9, below=tmp_path)["likely"]["interpreter_calls"] == 36
+    assert foretell(free, 9, below=tmp_path / "nowhere")["assumes"] == asdict(assumptions_of(free))
+
+
+def test_runs_of_the_same_network_foretell_alone_and_others_are_said_to_differ(profiles, tmp_path):
+    free = profiles.profile("free")
+    earlier(tmp_path / "same", free, 4, model="net", profile_name="free")
+    earlier(tmp_path / "other", free, 8, model="resnet18", profile_name="free")
+    earlier(tmp_path / "renamed", free, 6, model="net", profile_name="mine")
+    found = foretell(free, 1, Wanted("net", "free"), below=tmp_path)
+    assert (found["like"], found["assumes"]["rounds"]) == ([str(tmp_path / "same")], 4)
+    assert not any("another" in note for note in found["notes"])
+    found = foretell(free, 1, Wanted("net", "theirs"), below=tmp_path)
+    assert found["like"] == [str(tmp_path / "renamed"), str(tmp_path / "same")]
+    found = foretell(free, 1, Wanted("vit", "free"), below=tmp_path)
+    assert found["like"] == [str(tmp_path / "other"), str(tmp_path / "same")]
+    assert [note.partition(" (")[0] for note in found["notes"][:2]] == [
+        "foretold from another network, resnet18",
+        "foretold from another network, net",
+    ]
+    found = foretell(free, 1, Wanted("vit", "free"), like=tmp_path / "renamed")
+    assert [note.split()[3] for note in found["notes"][:2]] == ["network,", "profile,"]
+
+
+def test_studies_that_were_asked_something_else_foretell_nothing(profiles, tmp_path):
+    free = profiles.profile("free")
+    earlier(tmp_path / "units", free, 4, model="net", task="describe")
+    earlier(tmp_path / "classes", free, 8, model="net", task="audit")
+    assert foretell(free, 1, Wanted("net"), below=tmp_path)["assumes"]["rounds"] == 4
+    assert foretell(free, 1, Wanted("net", task="audit"), below=tmp_path)["assumes"]["rounds"] == 8
+    with pytest.raises(UsageError, match="no finished study"):
+        foretell(free, 1, Wanted("net"), like=tmp_path / "classes")
 
 
 def test_a_range_narrows_with_the_studies_that_it_comes_from_and_stays_within_the_limits(profiles):

@@ -12,7 +12,7 @@ import pytest
 
 from actors.errors import UsageError
 from experiments import cli
-from experiments.diff import diff
+from experiments.diff import diff, summary
 from experiments.export import export
 from experiments.report import write_site
 from tests.experiments.report.run_directories import LAYER, FakeRun
@@ -132,8 +132,11 @@ def test_a_log_of_what_no_agent_was_asked_invents_no_conversation_and_no_score(t
 def test_what_cannot_be_exported_is_said(run, tmp_path):
     with pytest.raises(UsageError, match="no format 'xml'"):
         export(run.root, "xml")
-    with pytest.raises(UsageError, match="no run"):
+    with pytest.raises(UsageError, match="nowhere: there is no such folder"):
         export(tmp_path / "nowhere", "jsonl")
+    with pytest.raises(UsageError, match="no run") as refused:
+        export(tmp_path, "jsonl")
+    assert str(run.root) in refused.value.fix, "runs below the folder are named"
     empty = FakeRun(tmp_path / "empty")
     empty.write_unit(1, finished=False)
     with pytest.raises(UsageError, match="no unit"):
@@ -153,6 +156,14 @@ def test_a_diff_tells_labels_verdicts_and_scores_that_changed(run, tmp_path):
     assert changed["after"]["labels"] == ["faces"]
     assert (found["relabelled"], found["verdict_changed"], found["score_changed"]) == (1, 1, 1)
     assert [unit.endswith(":9") for unit in found["only_in_second"]] == [True]
+    told = summary(found)
+    assert told.splitlines() == [
+        "2 units in both runs: 1 the same, 1 relabelled, 1 with another verdict, 1 with another score",
+        f"1 unit only in {other.root}",
+    ]
+    told = summary(diff(other.root, run.root) | {"units": 1})
+    assert told.startswith("1 unit in both runs: ")
+    assert f"1 unit only in {other.root}" in told
 
 
 def test_another_network_is_compared_by_layer_and_number(run, tmp_path):

@@ -90,7 +90,7 @@ def test_ties_count_half_and_the_page_stands_beside_the_papers_figures(run, peop
 
 def fetch(url, data=None, host=None):
     request = urllib.request.Request(url, data, {"Host": host} if host else {})
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=60) as answer:
         return answer.read()
 
 
@@ -158,7 +158,7 @@ class Told:
 def post(url, form):
     """Return the answer to a form without following where it leads."""
     address = urllib.parse.urlsplit(url)
-    connection = http.client.HTTPConnection(address.netloc, timeout=10)
+    connection = http.client.HTTPConnection(address.netloc, timeout=60)
     try:
         connection.request("POST", f"{address.path}choice", urllib.parse.urlencode(form))
         return connection.getresponse().status

@@ -66,9 +66,12 @@ def test_a_sweep_is_studied_told_resumed_and_replayed(maia, endpoint: FakeEndpoi
     assert (code, again["rounds"], again["divergence"]) == (0, 4, "")
     record = next(out.glob("units/*_0_4-*/rounds/0002.json"))
     record.write_text(record.read_text().replace("banana: activation", "melon: activation"))
-    code, again = maia("replay", str(out / "0:4"))
+    code, again = maia("replay", str(out / "4"))
     assert code == 1
     assert again["divergence"].startswith("round 2: observation")
+    code, again = maia("replay", str(out))
+    assert (code, again["diverged"]) == (1, 1)
+    assert [each["rounds"] for each in again["units"]] == [4, 1, 4], "a run alone stands for all its units"
     assert len(endpoint.seen) == asked, "replaying asks nothing"
 
     code, branch = maia(
@@ -154,6 +157,8 @@ def test_a_sweep_at_a_url_goes_on_where_another_machine_left_it(
         assert (code, again["done"], again["rounds"]) == (0, 2, summary["rounds"])
         assert len(endpoint.seen) == asked, "the answers that were paid for came along"
         assert maia("replay", f"{out}/0:3")[1]["divergence"] == ""
+        code, again = maia("replay", out)
+        assert (code, len(again["units"]), again["diverged"]) == (0, 2, 0)
         assert maia("report", out)[0] == 0
 
         code, told = maia("status", f"{bucket}/sweeps/tyni")

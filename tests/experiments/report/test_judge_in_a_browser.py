@@ -109,7 +109,7 @@ def test_a_judge_clicks_and_types_closes_comes_back_and_finishes_without_learnin
         await_progress(browser, "2 of 4 answered")
         third = labels(browser)
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 130
+        assert process.wait(60) == 130
 
     with judging(run) as (process, url):
         browser.get(url)
@@ -126,7 +126,7 @@ def test_a_judge_clicks_and_types_closes_comes_back_and_finishes_without_learnin
         await_progress(browser, "4 of 4 answered")
         assert "Thank you" in browser.find_element("css selector", "body").text
         assert browser.title == "Which label fits better?", "no label became a script"
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
 
     result = json.loads((run / "judgements.json").read_text())
     assert {each["unit"].rpartition(":")[2]: each["won"] for each in result["judgements"]} == chosen

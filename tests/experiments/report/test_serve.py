@@ -32,7 +32,7 @@ def server(run: FakeRun) -> Iterator[RunServer]:
 def ask(
     server: RunServer, path: str, method: str = "GET", **headers: str
 ) -> tuple[http.client.HTTPResponse, bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", urlsplit(server.url).port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", urlsplit(server.url).port, timeout=60)
     try:
         connection.request(method, path.replace("TOKEN", server.token), headers=headers)
         response = connection.getresponse()
@@ -121,7 +121,7 @@ def test_an_open_page_hears_of_a_new_unit_once_its_page_is_there(server, run):
 
 def test_closing_ends_open_event_streams(run):
     with RunServer(run.root) as server:
-        connection = http.client.HTTPConnection("127.0.0.1", urlsplit(server.url).port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", urlsplit(server.url).port, timeout=60)
         connection.request("GET", f"/{server.token}/events")
         response = connection.getresponse()
         response.readline()
