@@ -11,8 +11,7 @@ import pytest
 
 from actors.backend import Priority
 from actors.coalescer import ClosedError
-from actors.errors import MaiaError, OverloadedError, RefusedError, UsageError
-from actors.link import ReplicaLostError
+from actors.errors import MaiaError, OverloadedError, RefusedError, ReplicaLostError, UsageError
 from actors.pool import LocalPool
 from actors.replica import Letter, Replica, Reply
 from actors.replica_pool import ReplicaPool

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from actors.chat.base import ChatReply, ChatRequest
+from actors.endpoint.faults import EndpointStopError
 from agents.observers import BlindObservers
 from tests.tools.fakes import picture_of
 
@@ -49,3 +52,24 @@ async def test_a_summary_sees_all_images_at_once():
 async def test_a_describer_that_says_nothing_is_said_to_have_said_nothing(reply):
     text = await BlindObservers(EchoChat(reply)).describe([picture_of("a")], ["t"])
     assert "gave no description" in text
+
+
+async def test_a_fault_of_one_look_keeps_its_type_and_the_other_looks_are_not_lost():
+    """A revoked key must stop the run, not fail the study as a fault of the program; looks are paid for."""
+
+    class Failing(EchoChat):
+        async def complete(self, request: ChatRequest) -> ChatReply:
+            reply = await super().complete(request)
+            await asyncio.sleep(0)
+            if len(self.requests) == 3 and request is self.requests[1]:
+                raise EndpointStopError("the key was revoked.")
+            self.answered += 1
+            return reply
+
+        answered = 0
+
+    chat = Failing()
+    images = [picture_of("a"), picture_of("b"), picture_of("c")]
+    with pytest.raises(EndpointStopError, match="revoked"):
+        await BlindObservers(chat).describe(images, ["a", "b", "c"])
+    assert chat.answered == 2

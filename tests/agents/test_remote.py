@@ -281,7 +281,7 @@ async def test_a_run_is_asked_to_stop_at_its_url(url, tmp_path):
     asked = asyncio.Event()
     async with mirrored(url, tmp_path / "a", tell=said([]), stop=asked.set, copy_s=0.01):
         assert ask_to_stop(url)
-        await asyncio.wait_for(asked.wait(), 10)
+        await asyncio.wait_for(asked.wait(), 60)
     assert not ask_to_stop(url), "nobody works there any more"
 
 

@@ -75,6 +75,23 @@ def test_every_parameter_is_explained(path):
     assert unexplained == []
 
 
+def test_an_overview_of_80_columns_cuts_no_summary():
+    told = subprocess.run(
+        [sys.executable, "-m", "experiments.cli", "--help"],
+        env=os.environ | {"COLUMNS": "80"}, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert "robust-features" in told
+    assert "..." not in told.replace("[ARGS]...", "")
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_no_option_names_two_defaults(path):
+    for parameter in COMMANDS[path].params:
+        if "[default:" in (getattr(parameter, "help", None) or ""):
+            shown = parameter.show_default and parameter.default is not None
+            assert not shown, parameter.name
+
+
 def maia(monkeypatch, *arguments: str) -> int:
     monkeypatch.setattr("sys.argv", ["maia", *arguments])
     try:

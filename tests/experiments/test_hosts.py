@@ -56,7 +56,7 @@ async def test_the_work_of_a_stopped_host_goes_to_another_and_it_is_fenced_off(
 ) -> None:
     monkeypatch.setattr(hosts, "HostActor", Host)
     monkeypatch.setattr(hosts, "LOOK_S", 0.1)
-    host = RayHost(HostPlan(Profile(), tmp_path, "m", {}, tmp_path), "", 4, silence_s=1.5)
+    host = RayHost(HostPlan(Profile(), tmp_path, "m", {}, tmp_path), "", 4, silence_s=4.0)
     try:
         first = await host.study(WorkItem("short", "l", "0"))
         assert not (tmp_path / "hosts").exists(), "a host that answers is left alone"
@@ -66,7 +66,7 @@ async def test_the_work_of_a_stopped_host_goes_to_another_and_it_is_fenced_off(
         os.kill(stopped.pid, signal.SIGSTOP)
         try:
             with pytest.raises(HostLostError, match="did not answer"):
-                await asyncio.wait_for(long, 30)
+                await asyncio.wait_for(long, 60)
             assert Store(tmp_path).has(f"hosts/{first['name']}.fenced")
             await asyncio.wait_for(host.ready(), 60)
             second = await host.study(WorkItem("short", "l", "0"))
@@ -76,7 +76,7 @@ async def test_the_work_of_a_stopped_host_goes_to_another_and_it_is_fenced_off(
         finally:
             with contextlib.suppress(psutil.NoSuchProcess):
                 stopped.send_signal(signal.SIGCONT)
-        stopped.wait(20)
+        stopped.wait(60)
     finally:
         await host.stop()
 
@@ -87,7 +87,7 @@ async def test_a_host_that_could_not_be_replaced_at_once_is_replaced_and_watched
 ) -> None:
     monkeypatch.setattr(hosts, "HostActor", Host)
     monkeypatch.setattr(hosts, "LOOK_S", 0.1)
-    host = RayHost(HostPlan(Profile(), tmp_path, "m", {}, tmp_path), "", 4, silence_s=1.5)
+    host = RayHost(HostPlan(Profile(), tmp_path, "m", {}, tmp_path), "", 4, silence_s=4.0)
     try:
         first = await host.study(WorkItem("short", "l", "0"))
         present = getattr(hosts, missing)
@@ -103,7 +103,7 @@ async def test_a_host_that_could_not_be_replaced_at_once_is_replaced_and_watched
         await host.counts()
         os.kill(first["pid"], signal.SIGSTOP)
         with pytest.raises(HostLostError):
-            await asyncio.wait_for(long, 30)
+            await asyncio.wait_for(long, 60)
         await asyncio.wait_for(host.ready(), 60)
         assert (await host.study(WorkItem("short", "l", "0")))["pid"] != first["pid"]
         assert "could not be replaced" in caplog.text
@@ -142,9 +142,9 @@ async def test_what_a_lost_host_had_set_aside_counts_as_spent_and_nobody_waits_f
     assert not waiting.done(), "the other may yet spend less than it has set aside"
     await (ledger.end("a") if how == "given up" else ledger.begin("a", "a/2"))
     with pytest.raises(BudgetSpentError):
-        await asyncio.wait_for(waiting, 5)
+        await asyncio.wait_for(waiting, 60)
     await ledger.settle(Cost(tokens=60), "a/1", 1)  # it lives after all, and is late
-    await asyncio.wait_for(ledger.reserve(Cost(tokens=30), "b/1", 1), 5)
+    await asyncio.wait_for(ledger.reserve(Cost(tokens=30), "b/1", 1), 60)
     with pytest.raises(BudgetSpentError, match="70 spent"):
         await ledger.reserve(Cost(tokens=31), "b/1", 2)
 
@@ -162,8 +162,8 @@ async def test_a_lost_host_gets_no_room_that_it_still_waited_for(how: str, tmp_p
     await (ledger.end("a") if how == "given up" else ledger.begin("a", "a/2"))
     await ledger.settle(Cost(tokens=10), "b/1", 0)
     with pytest.raises(HostLostError):
-        await asyncio.wait_for(waiting, 5)
-    await asyncio.wait_for(ledger.reserve(Cost(tokens=50), "b/1", 1), 5)
+        await asyncio.wait_for(waiting, 60)
+    await asyncio.wait_for(ledger.reserve(Cost(tokens=50), "b/1", 1), 60)
 
 
 async def test_an_account_that_was_started_again_is_not_settled_twice(tmp_path: Path) -> None:
@@ -229,7 +229,7 @@ async def test_what_was_set_aside_for_a_study_that_has_gone_is_given_back(
         with pytest.raises(asyncio.CancelledError):
             await asking
     await other.settle(held, Cost(tokens=5))
-    await asyncio.wait_for(other.reserve(Cost(tokens=95)), 5)
+    await asyncio.wait_for(other.reserve(Cost(tokens=95)), 60)
     with pytest.raises(BudgetSpentError, match="5 spent"):
         await account.reserve(Cost(tokens=96))
 
@@ -241,7 +241,7 @@ async def test_what_is_settled_before_it_was_asked_for_is_not_set_aside(tmp_path
     await ledger.begin("a", "a/1")
     await ledger.settle(Cost(), "a/1", 0)
     await ledger.reserve(Cost(tokens=60), "a/1", 0)
-    await asyncio.wait_for(ledger.reserve(Cost(tokens=100), "a/1", 1), 5)
+    await asyncio.wait_for(ledger.reserve(Cost(tokens=100), "a/1", 1), 60)
 
 
 class Unbuildable(Host):

@@ -331,3 +331,36 @@ async def test_a_network_with_weights_over_time_as_well_is_read(tmp_path: Path) 
     made = VisionBackend(network(Clip()), settings())
     assert made.n_units(Readout("flat")) == 5
     await made.close()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:torch.quantize_per_tensor")
+@pytest.mark.parametrize("made", ["scripted", "quantised", "compiled", "compiled in place"])
+async def test_a_network_in_another_form_is_measured_as_the_plain_one(made: str) -> None:
+    def plain() -> torch.nn.Module:
+        torch.manual_seed(0)
+        return torch.nn.Sequential(
+            torch.nn.Conv2d(3, 5, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(5 * 14 * 10, 3)
+        )
+
+    module: Any = plain()
+    match made:
+        case "scripted":
+            module = torch.jit.script(module)
+        case "quantised":
+            module = torch.ao.quantization.quantize_dynamic(module, {torch.nn.Linear})
+        case "compiled":
+            module = torch.compile(module)
+        case "compiled in place":
+            module.compile()
+    images = photos(3)
+    found = {}
+    for name, each in (("plain", plain()), (made, module)):
+        other = VisionBackend(network(each, size=(16, 12)), settings())
+        try:
+            layers = {layer.name for layer in other.layers()}
+            assert layers == ({"output"} if name == "scripted" else {"0", "1", "2", "3", "output"})
+            answers = await results(other, *(want(image, SCORES, (1,)) for image in images))
+            found[name] = [float(answer.readings[0].activations[0]) for answer in answers]
+        finally:
+            await other.close()
+    assert found[made] == pytest.approx(found["plain"], abs=0.02 if made == "quantised" else 1e-5)

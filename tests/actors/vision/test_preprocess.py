@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 
@@ -18,8 +19,6 @@ MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
 def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
     """Return a smooth image with detail, read-only as images are."""
     rng = np.random.default_rng(seed)
-    import PIL.Image
-
     small = PIL.Image.fromarray(rng.integers(0, 256, (9, 7, 3), dtype=np.uint8))
     pixels = np.array(small.resize((width, height), PIL.Image.Resampling.BICUBIC))
     pixels.flags.writeable = False
@@ -28,7 +27,6 @@ def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 def reference(image: np.ndarray, preprocess: Preprocess, interpolation: str) -> torch.Tensor:
     runtime.import_vision_libraries()
-    import PIL.Image
     import torchvision.transforms as transforms
     from torchvision.transforms import InterpolationMode
 
@@ -107,6 +105,23 @@ def test_an_extreme_aspect_ratio_is_cut_to_the_input_size() -> None:
     preprocess = Preprocess((8, 8), (9, 9), "cover", "bilinear")
     assert preprocess.batch([photo(1, 300)]).shape == (1, 3, 8, 8)
     assert Preprocess((8, 8), None, "contain", "bilinear").batch([photo(1, 300)]).shape == (1, 3, 8, 8)
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "lanczos"])
+@pytest.mark.parametrize("shape", [(3, 700), (700, 3), (90, 2000)])
+def test_the_far_ends_of_a_strip_are_not_resized_and_change_nothing(
+    interpolation: str, shape: tuple[int, int]
+) -> None:
+    preprocess = Preprocess((24, 24), (26, 26), "cover", interpolation, (0, 0, 0), (1, 1, 1))
+    image = photo(*shape)
+    resized = preprocess._resized(image[None])
+    assert max(resized.shape) < max(preprocess.scaled(*shape)) / 2
+    scaled = preprocess.scaled(*shape)
+    method = PIL.Image.Resampling[interpolation.upper()]
+    whole = PIL.Image.fromarray(image).resize((scaled[1], scaled[0]), method)
+    expected = preprocess._cropped(torch.from_numpy(np.array(whole)[None]), 24, 24)[0]
+    found = preprocess.batch([image])[0].permute(1, 2, 0) * 255
+    assert (found - expected).abs().mean() < 1.5
 
 
 @pytest.mark.parametrize("bad", [{"interpolation": "magic"}, {"std": (1, 0, 1)}, {"mean": (0.5,)}])

@@ -266,3 +266,69 @@ def test_a_network_that_returns_one_number_an_image_has_one_unit() -> None:
     with torch.inference_mode():
         expected = module(batch)
     assert torch.equal(read(tap, batch, "output")["output"][:, 0, 0, 0], expected)
+
+
+class _Unsteady(nn.Module):
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.what, self.calls = what, 0
+        self.norm = nn.BatchNorm2d(4, track_running_stats=what != "a normalisation over the batch")
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        maps = self.norm(self.conv(images))
+        match self.what:
+            case "dropout":
+                maps = nn.functional.dropout(maps, training=True)
+            case "a memory":
+                maps = maps * self.calls
+        return maps.amax((2, 3))
+
+
+@pytest.mark.parametrize("what", ["nothing", "dropout", "a normalisation over the batch", "a memory"])
+def test_a_network_whose_values_are_not_an_images_own_is_found_out(what: str) -> None:
+    torch.manual_seed(0)
+    with torch.inference_mode():
+        assert tapped(_Unsteady(what).eval(), (9, 11)).is_steady() is (what == "nothing")
+
+
+class _Returns(nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.mean((2, 3)).argmax(1)
+
+
+class _Holds(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.sparse, self.sign, self.fourier, self.last = _Sparse(), _Sign(), _Fourier(), _Returns()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.last(self.fourier(self.sign(self.sparse(images).to_dense()).float()).abs())
+
+
+class _Sparse(nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.to_sparse()
+
+
+class _Sign(nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images > 0
+
+
+class _Fourier(nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.fft.fft2(images)
+
+
+def test_values_that_are_no_dense_real_numbers_are_named_as_the_reason() -> None:
+    found = tapped(_Holds(), (8, 8))
+    assert not found.taps
+    assert {name: reason.rpartition("(")[2] for name, reason in found.unreadable.items()} == {
+        "sparse": "torch.float32)",
+        "sign": "torch.bool)",
+        "fourier": "torch.complex64)",
+        "last": "torch.int64)",
+        "output": "torch.int64)",
+    }

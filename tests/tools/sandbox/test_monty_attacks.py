@@ -38,7 +38,7 @@ async def contained(sandbox: MontySandbox, host: FakeHost, program: str, *status
     began = time.monotonic()
     outcome = await sandbox.run(program, host)
     assert outcome.status in statuses, outcome
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 30
     assert (await sandbox.run("print(kept + 1)", host)).output == "42\n"
     assert os.path.realpath(__file__) not in outcome.error  # noqa: ASYNC240
     return outcome.error
