@@ -99,7 +99,13 @@ class Workbench:
             }
             tell("testing the sandbox")
             sandboxes = await stack.enter_async_context(await sandbox.start(profile.sandbox))
-            yield await cls._assemble(profile, cache, model, dataset, cluster, pools, sandboxes)
+            bench = await cls._assemble(profile, cache, model, dataset, cluster, pools, sandboxes)
+            if bench.network is not None and not bench.network.steady:
+                tell(
+                    f"warning: {bench.network.name} gives an image other activations in other company, or each time: look "
+                    "for dropout that is left on, or a normalisation over the batch; no finding is surer than that"
+                )
+            yield bench
 
     @classmethod
     @asynccontextmanager

@@ -87,6 +87,8 @@ class VisionBackend:
             network.prefix_tokens,
             network.scores,
         )
+        with torch.inference_mode():
+            self._steady = self._tapped.is_steady()
         if (output := self._tapped.taps.get(OUTPUT)) is not None:
             network = replace(network, scores=output.info.scores)
         self.network = network
@@ -168,6 +170,7 @@ class VisionBackend:
             "class_names": list(self.network.class_names),
             "layers": self.layers(),
             "batch": self.max_batch,
+            "steady": self._steady,
         }
 
     def layers(self) -> list[LayerInfo]:

@@ -56,6 +56,8 @@ class PoolVisionClient:
             facts["unreadable"],
             facts["class_names"],
         )
+        self.steady: bool = facts["steady"]
+        """False where an image's activations depend on its neighbours in a batch, or on chance."""
         self._batch: int = facts["batch"]
         self._n_units: dict[Readout, int] = {}
         self._exemplars: dict[tuple[str, Readout], LayerExemplars] = {}

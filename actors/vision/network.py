@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -45,11 +45,45 @@ class Network:
         if self.scores not in (None, "softmax"):
             facts.append(self.scores)
         digest.update(json.dumps(facts).encode())
-        for name, tensor in sorted(self.module.state_dict().items()):
-            digest.update(f"{name}:{tuple(tensor.shape)}:{tensor.dtype}:".encode())
-            flat = tensor.detach().cpu().contiguous().reshape(-1)
-            digest.update(flat.view(torch.uint8).numpy().data)
+        for name, value in sorted(self.module.state_dict().items()):
+            for tensor in _tensors(value):
+                digest.update(f"{name}:{tuple(tensor.shape)}:{tensor.dtype}:".encode())
+                flat = tensor.detach().cpu().contiguous().reshape(-1)
+                digest.update(flat.view(torch.uint8).numpy().data)
         return digest.hexdigest()
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    """Yield the plain tensors of a state's value: quantised modules keep theirs packed, in tuples beside other things."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        dense = value.dequantize() if value.is_quantized else value
+        yield dense if dense.layout == torch.strided else dense.to_dense()
+    elif isinstance(value, (tuple, list)):
+        for part in value:
+            yield from _tensors(part)
+
+
+def at_rest(module: torch.nn.Module) -> torch.nn.Module:
+    """Return a module as it is studied: in evaluation mode, without gradients, and not compiled.
+
+    What reads a layer would be compiled too, anew for each reader.
+    """
+    module = _uncompiled(module).eval()
+    for parameter in module.parameters():  # all at once is nothing that TorchScript knows
+        parameter.requires_grad_(False)
+    return module
+
+
+def _uncompiled(module: torch.nn.Module) -> torch.nn.Module:
+    module = getattr(module, "_orig_mod", module)
+    if getattr(module, "_compiled_call_impl", None) is not None:
+        module._compiled_call_impl = None
+    for name, child in list(module.named_children()):
+        if (plain := _uncompiled(child)) is not child:
+            setattr(module, name, plain)
+    return module
 
 
 def wrap(
@@ -93,7 +127,7 @@ def wrap(
     )
     return Network(
         name=name,
-        module=module.eval().requires_grad_(False),
+        module=at_rest(module),
         preprocess=preprocess,
         weights=weights,
         class_names=tuple(class_names),

@@ -24,6 +24,9 @@ View = tuple[float, float, float, float]
 
 WHOLE: View = (0.0, 0.0, 1.0, 1.0)
 
+_FAR = 4
+"""Of an image much longer than the input, this many times the input's length is resized; the crop lies in its middle."""
+
 _IN_TORCH = {"bilinear": "bilinear", "bicubic": "bicubic"}
 _IN_PILLOW = {"nearest": 0, "lanczos": 1, "box": 4, "hamming": 5}
 
@@ -107,10 +110,10 @@ class Preprocess:
         return batch.mul_(1 / (255 * std)).sub_(mean / std).to(dtype or torch.float32)
 
     def _resized(self, images: np.ndarray) -> torch.Tensor:
-        """Return uint8 (N, h, w, 3) for uint8 (N, H, W, 3)."""
+        """Return uint8 (N, h, w, 3) for uint8 (N, H, W, 3), without ends that are far from the crop."""
         import torch
 
-        target = self.scaled(*images.shape[1:3])
+        images, target = self._middle(images)
         if images.shape[1:3] == target:
             return torch.from_numpy(images)
         if self.interpolation in _IN_TORCH:
@@ -128,6 +131,25 @@ class Preprocess:
         return torch.from_numpy(
             np.stack([np.asarray(PIL.Image.fromarray(image).resize(shape, method)) for image in images])
         )
+
+    def _middle(self, images: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
+        """Return the part of uint8 (N, H, W, 3) that is worth resizing, and the size that it is resized to.
+
+        A strip of one pixel by thousands would else become millions wide, and cost gigabytes.
+        """
+        scaled = self.scaled(*images.shape[1:3])
+        if self.size is None:
+            return images, scaled
+        target = list(scaled)
+        for axis, (length, long, wanted) in enumerate(
+            zip(images.shape[1:3], scaled, self.size, strict=True), start=1
+        ):
+            # A few pixels more than the part itself: an interpolation reads beyond it.
+            cut = (length - math.ceil(_FAR * wanted * length / long) - 8) // 2
+            if long > 2 * _FAR * wanted and cut > 0:
+                images = images.take(range(cut, length - cut), axis)
+                target[axis - 1] = round(images.shape[axis] * long / length)
+        return images, (target[0], target[1])
 
     def _cropped(self, images: torch.Tensor, height: int, width: int) -> torch.Tensor:
         """Return the centre; where it is larger than the image, the rest is the mean colour (0 to the network)."""

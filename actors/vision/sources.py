@@ -22,7 +22,7 @@ from urllib.request import getproxies
 from actors import hub, runtime
 from actors.errors import MaiaError, UsageError
 from actors.vision import names
-from actors.vision.network import Network, wrap
+from actors.vision.network import Network, at_rest, wrap
 from actors.vision.preprocess import Fit, Preprocess
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def from_timm(name: str, pretrained: bool) -> Network:
     config = timm.data.resolve_data_config({}, model=module)
     return Network(
         name=name,
-        module=_frozen(module),
+        module=at_rest(module),
         preprocess=_timm_preprocess(config),
         weights="pretrained" if pretrained else "random",
         class_names=tuple(_timm_class_names(module)),
@@ -158,7 +158,7 @@ def from_torchvision(name: str, pretrained: bool) -> Network:
         class_names = tuple(weights.meta.get("categories", ()))
     return Network(
         name=name,
-        module=_frozen(module),
+        module=at_rest(module),
         preprocess=preprocess,
         weights="pretrained" if pretrained else "random",
         class_names=class_names,
@@ -189,7 +189,7 @@ def from_transformers(name: str, pretrained: bool) -> Network:
         class_names = tuple(str(labels[index]) for index in sorted(labels))
     return Network(
         name=name,
-        module=_frozen(module),
+        module=at_rest(module),
         preprocess=_processor_preprocess(processor, pair),
         weights="pretrained" if pretrained else "random",
         class_names=class_names,
@@ -348,10 +348,6 @@ def _import(where: str) -> Any:
         raise UsageError(
             f"there is no module {where!r}.", "Install it, or run from the folder that holds it."
         ) from error
-
-
-def _frozen(module: torch.nn.Module) -> torch.nn.Module:
-    return module.eval().requires_grad_(False)
 
 
 def _seeded(build: Callable[[], Any]) -> Any:

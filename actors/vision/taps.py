@@ -101,7 +101,9 @@ class TappedModule:
         torch.backends.mha.set_fastpath_enabled(False)
         self.module = module
         self._feed = feed or module
-        self._modules = dict(module.named_modules())
+        # TorchScript runs its modules itself, and no hook in them: of such a network the output can be read.
+        modules = module.named_modules()
+        self._modules = {name: each for name, each in modules if not isinstance(each, torch.jit.ScriptModule)}
         self._input = tuple(example.shape)
         self._narrows: dict[str, bool] = {}
         self._like = example
@@ -139,7 +141,8 @@ class TappedModule:
                 raise BackendError(
                     f"the network fails on an input of shape {tuple(example.shape)}: "
                     f"{type(error).__name__}: {str(error)[:300]}",
-                    "Check its input size and preprocessing.",
+                    "It is called with a batch of images and nothing else: check its input size and preprocessing, and "
+                    "vision.dtype.",
                 ) from error
         seen.pop("", None)
         seen[OUTPUT] = (clock, 1, _shape_of(output, len(example), least_axes=1))
@@ -223,6 +226,29 @@ class TappedModule:
         except Exception:  # whatever a module or a device raises
             return False
         return True
+
+    def is_steady(self) -> bool:
+        """Say whether an image's values are its own: the same in other company, and each time. Call in inference mode.
+
+        They are not where dropout is left on, or a normalisation is over the batch.
+        """
+        import torch
+
+        if not self.taps:
+            return True
+        generator = torch.Generator().manual_seed(0)
+        rows = torch.randn((3, *self._input[1:]), generator=generator).to(self._like)
+        found: list[torch.Tensor] = []
+        last = max(self.taps.values(), key=lambda tap: tap.place)
+        for pair in (rows[:2], rows[1:]):
+            try:
+                self.run(pair, {last.info.name: lambda maps: found.append(maps.float().clone())})
+            except Exception:  # what a network fails on is told when it is shown
+                return True
+        one, other = found[0][1], found[1][0]
+        # Half precisions round by up to a hundredth of what they add up.
+        tolerance = 1e-3 if self._like.dtype.itemsize >= 4 else 5e-2
+        return not bool((one - other).abs().max() > tolerance * one.abs().max())
 
     def run(
         self, batch: torch.Tensor, reads: Mapping[str, Read], wanted: Sequence[str] | None = None
@@ -389,12 +415,20 @@ def _shape_of(
         return f"it returns a {type(output).__name__}, not a tensor"
     for least in range(2, least_axes - 1, -1):
         for pick, tensor in candidates:
-            if isinstance(tensor, torch.Tensor) and tensor.ndim >= least and len(tensor) == n_images:
-                if not tensor.is_floating_point():
-                    continue
+            if _is_read(tensor) and tensor.ndim >= least and len(tensor) == n_images:
                 return pick, tuple(tensor.shape)
+    kinds = [str(tensor.dtype) for _, tensor in candidates if isinstance(tensor, torch.Tensor)]
+    if kinds and not any(_is_read(tensor) for _, tensor in candidates):
+        return f"it returns no dense tensor of real numbers ({', '.join(kinds)})"
     shapes = [tuple(tensor.shape) for _, tensor in candidates if isinstance(tensor, torch.Tensor)]
     return f"no tensor that it returns has one row per image (for {n_images} images: {shapes})"
+
+
+def _is_read(value: Any) -> bool:
+    """Say whether this is a tensor whose values activations can be."""
+    import torch
+
+    return isinstance(value, torch.Tensor) and value.is_floating_point() and value.layout == torch.strided
 
 
 def _units_last(module: torch.nn.Module | None) -> bool | None:

@@ -116,8 +116,8 @@ def _parse(name: str) -> tuple[str, Path | None, str, str]:
 def load_checkpoint(module: torch.nn.Module, path: Path) -> None:
     """Load the state dict in `path` (.safetensors, .pt, .pth, .bin) strictly into `module`.
 
-    Dictionaries that hold it as `state_dict` or `model`, and the prefix `module.` of data-parallel
-    training, are understood.
+    Dictionaries that hold it as `state_dict` or `model`, and the prefixes of data-parallel
+    training and of compiled modules, are understood.
 
     Raises:
         UsageError: If the file is missing, damaged, or made for another network.
@@ -128,8 +128,9 @@ def load_checkpoint(module: torch.nn.Module, path: Path) -> None:
         if isinstance(inner, Mapping):
             state = dict(inner)
             break
-    if state and all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    for wrapping in ("module.", "_orig_mod.", "module."):
+        if state and all(name.startswith(wrapping) for name in state):
+            state = {name.removeprefix(wrapping): tensor for name, tensor in state.items()}
     own = module.state_dict()
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     missing = [name for name in missing if not name.endswith("num_batches_tracked")]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from actors import hub
 from actors.backend import Priority
 from actors.coalescer import Coalescer
-from actors.errors import BackendError, UsageError
+from actors.errors import BackendError, DeviceLostError, UsageError
 from actors.images import Image
 from actors.settings import Placement
 from actors.transport import pack, unpack
@@ -216,17 +218,180 @@ async def test_a_bad_request_fails_alone(backend: VisionBackend) -> None:
     assert isinstance(outcomes[2], UsageError)
 
 
-async def test_activations_that_are_not_finite_are_a_typed_failure_and_are_not_kept() -> None:
+def never_finite(unit: int) -> torch.nn.Module:
     module = networks.tiny_conv()
     with torch.no_grad():
-        module.deep.bias[2] = float("nan")  # type: ignore[union-attr, operator, index]
-    made = VisionBackend(network(module), settings())
-    image = photos(1)[0]
-    bad, good = await made.run([want(image, indices=(2,)), want(photos(1, 5)[0], indices=(1,))])
-    assert isinstance(bad, BackendError)
-    assert "not finite" in str(bad)
-    assert isinstance(good, VisionResult)
+        module.deep.bias[unit] = float("nan")  # type: ignore[union-attr, operator, index]
+    return module
+
+
+async def test_activations_that_are_not_finite_are_a_typed_failure() -> None:
+    made = VisionBackend(network(never_finite(2)), settings())
+    (image,) = photos(1)
+    coalescer: Coalescer[Any, Any] = Coalescer(made)
+    for indices in ((2,), (1, 2)):
+        with pytest.raises(BackendError, match="not finite at 'deep'"):
+            await coalescer.submit(want(image, indices=indices))
+    assert made.forwards == 1
+    await coalescer.aclose()
+    await made.close()
+
+
+async def test_a_unit_that_is_never_finite_costs_its_neighbours_nothing() -> None:
+    """Neither those who ask for them on the same image at the same time, nor the bank, nor whoever asks for all."""
+    made = VisionBackend(network(never_finite(2)), settings())
+    images = photos(3)
+    coalescer: Coalescer[Any, Any] = Coalescer(made)
+    bad = [coalescer.submit_nowait(want(image, indices=(2,))) for image in images]
+    good = [coalescer.submit_nowait(want(image, indices=(1,))) for image in images]
+    for each in bad:
+        with pytest.raises(BackendError, match="not finite"):
+            await each
+    assert all(np.isfinite([(await each).readings[0].activations for each in good]).ravel())
+    assert made.forwards == made.bank.statistics().stored == 3
+    table = await coalescer.submit(want(images[0], indices=None, maps=False))
+    assert np.flatnonzero(np.isnan(table.readings[0].activations)).tolist() == [2]
+    await coalescer.submit(want(images[1], indices=(1, 4), maps=False))
+    assert made.forwards == 3
+    await coalescer.aclose()
+    await made.close()
+
+
+async def test_an_image_on_which_nothing_is_finite_is_not_kept() -> None:
+    class Broken(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * (float("nan") if x.any() else 1.0)
+
+    made = VisionBackend(network(torch.nn.Sequential(Broken(), torch.nn.Conv2d(3, 4, 3))), settings())
+    await made.run([want(photos(1)[0], Readout("1"))])
     assert made.bank.statistics().stored == 0
+    await made.close()
+
+
+class Failing(torch.nn.Module):
+    """Passes its input on and calls `fail` with it, once it was recorded and tried out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fail: Callable[[torch.Tensor], object] = lambda _: None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.fail(x)
+        return x
+
+
+def failing() -> tuple[VisionBackend, Failing]:
+    module = Failing()
+    return VisionBackend(network(torch.nn.Sequential(module, torch.nn.Conv2d(3, 4, 3))), settings()), module
+
+
+def is_white(x: torch.Tensor) -> torch.Tensor:
+    return x.flatten(1).amin(1) > 1.5
+
+
+def with_a_white_one() -> list[Image]:
+    return [*photos(3), Image.from_pixels(np.full((20, 16, 3), 250, np.uint8)), *photos(2, seed=1)]
+
+
+async def test_a_device_that_is_lost_is_no_images_failure() -> None:
+    """All are asked again in another process: nothing is known of any."""
+    made, module = failing()
+    calls: list[int] = []
+
+    def lost_from_the_third_call_on(x: torch.Tensor) -> None:
+        calls.append(len(x))
+        if len(calls) > 2:
+            raise RuntimeError("CUDA error: device-side assert triggered")
+
+    module.fail = lost_from_the_third_call_on
+    coalescer: Coalescer[Any, Any] = Coalescer(made)
+    first = [want(image, Readout("1")) for image in photos(2)]
+    for request in first:
+        await coalescer.submit(request)
+    later = [coalescer.submit_nowait(want(image, Readout("1"))) for image in photos(7, seed=1)]
+    for outcome in await asyncio.gather(*later, return_exceptions=True):
+        assert isinstance(outcome, DeviceLostError)
+        assert "device-side assert" in str(outcome)
+    assert len(calls) < 9, "not every image is tried alone"
+    assert made.lookup(first[0]) is not None
+    await coalescer.aclose()
+    await made.close()
+
+
+async def test_memory_that_is_short_even_for_nothing_is_a_lost_device() -> None:
+    made, module = failing()
+
+    def full(_: torch.Tensor) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    module.fail = full
+    with pytest.raises(DeviceLostError, match="out of memory"):
+        await made.run([want(image, Readout("1")) for image in photos(4)])
+    await made.close()
+
+
+async def test_an_image_that_takes_all_memory_fails_alone_and_batches_stay_large() -> None:
+    made, module = failing()
+
+    def too_large(x: torch.Tensor) -> None:
+        if is_white(x).any():
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    module.fail = too_large
+    before = made.max_batch
+    answers = await made.run([want(image, Readout("1")) for image in with_a_white_one()])
+    assert [place for place, each in enumerate(answers) if isinstance(each, hub.OutOfMemoryError)] == [3]
+    assert all(isinstance(each, VisionResult) for place, each in enumerate(answers) if place != 3)
+    assert made.max_batch == before
+    await made.close()
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError(), StopIteration(1)])
+async def test_a_network_that_would_end_the_process_fails_on_its_image_alone(error: BaseException) -> None:
+    made, module = failing()
+
+    def end(x: torch.Tensor) -> None:
+        if is_white(x).any():
+            raise error
+
+    module.fail = end
+    coalescer: Coalescer[Any, Any] = Coalescer(made)
+    asked = [coalescer.submit_nowait(want(image, Readout("1"))) for image in with_a_white_one()]
+    outcomes = await asyncio.gather(*asked, return_exceptions=True)
+    assert [place for place, each in enumerate(outcomes) if isinstance(each, BackendError)] == [3]
+    assert type(error).__name__ in str(outcomes[3])
+    await coalescer.aclose()
+    await made.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda x: x[~is_white(x)], "of 0 images"),
+        (lambda x: torch.cat([x, x]) if is_white(x).any() else x, "of 2 images"),
+        (lambda x: x[:, :2] if is_white(x).any() else x, "2 units"),
+        (lambda x: x.mean(3) if is_white(x).any() else x, ""),
+        (lambda x: x.to("meta") if is_white(x).any() else x, ""),
+    ],
+    ids=["drops a row", "adds a row", "fewer units", "no map", "another device"],
+)
+async def test_a_network_whose_output_changes_shape_gives_no_image_anothers_values(
+    change: Callable[[torch.Tensor], torch.Tensor], words: str
+) -> None:
+    class Changing(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return change(x)
+
+    made = VisionBackend(network(torch.nn.Sequential(Changing())), settings())
+    images = with_a_white_one()
+    answers = await made.run([want(image, Readout("0"), (1,)) for image in images])
+    assert [place for place, each in enumerate(answers) if isinstance(each, BackendError)] == [3]
+    assert words in str(answers[3])
+    for image, answer in zip(images, answers, strict=True):
+        if isinstance(answer, VisionResult):
+            seen = made.network.preprocess.batch([image.pixels])
+            assert answer.readings[0].activations[1] == pytest.approx(float(seen[0, 1].max()))
+    assert made.bank.statistics().stored == 5
     await made.close()
 
 
