@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, ParamSpec, TypeVar
 
 from actors.backend import RequestT, ResultT
-from actors.errors import MaiaError
+from actors.errors import BackendError, DeviceLostError, MaiaError
+from actors.runtime import devices_work
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -22,15 +23,36 @@ class DeviceThread:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix=name)
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Return `function(*args, **kwargs)`, called in the thread; the event loop goes on meanwhile."""
+        """Return `function(*args, **kwargs)`, called in the thread; the event loop goes on meanwhile.
+
+        Raises:
+            DeviceLostError: If it failed and no GPU of this process answers any more.
+            BackendError: If it tried to end the process: what is not an Exception would end the event loop.
+        """
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(
-            self._executor, lambda: _without_gradients(function, *args, **kwargs)
-        )
+        return await loop.run_in_executor(self._executor, lambda: _told(function, *args, **kwargs))
 
     def close(self) -> None:
         """Let the running call finish and drop those that have not begun."""
         self._executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _told(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    try:
+        return _without_gradients(function, *args, **kwargs)
+    except MaiaError:
+        raise
+    except Exception as error:
+        if not devices_work():
+            raise DeviceLostError(
+                f"the GPU no longer works for this process: {type(error).__name__}: {str(error)[:300]}",
+                "See what `nvidia-smi` and the kernel's log say of it.",
+            ) from error
+        if isinstance(error, StopIteration):  # no future takes one
+            raise BackendError(f"a model raised {error!r}") from error
+        raise
+    except BaseException as error:  # no signal arrives in this thread: it is the model's own
+        raise BackendError(f"a model raised {error!r}, which would end the process.") from error
 
 
 def _without_gradients(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -17,8 +17,7 @@ import numpy as np
 
 from actors.cluster_settings import RaySettings
 from actors.connection import connect, disconnect
-from actors.errors import MaiaError, UsageError
-from actors.link import ReplicaLostError
+from actors.errors import MaiaError, ReplicaLostError, UsageError
 from actors.placing import Demand, answered, restarts
 from actors.replica import Letter, ReplicaActor, Reply
 from actors.replica_pool import ReplicaPool

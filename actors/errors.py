@@ -37,5 +37,19 @@ class OverloadedError(BackendError):
     """A bounded queue is full: the caller should wait and try again."""
 
 
+class ReplicaLostError(BackendError):
+    """A replica died or cannot be reached. `gone` says that it will not come back by itself."""
+
+    def __init__(self, message: str, fix: str = "", gone: bool = False) -> None:
+        super().__init__(message, fix)
+        self.args = (message, fix, gone)
+        self.gone = gone
+
+
+class DeviceLostError(ReplicaLostError):
+    """The device under a model fails on whatever it is given: no request is to blame, and only another process can
+    answer it."""
+
+
 class RefusedError(BackendError):
     """A model answered by declining (safety checker, content filter). It is an answer, not a fault."""

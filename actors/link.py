@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from actors.backend import Priority
-from actors.errors import BackendError, OverloadedError, UsageError
+from actors.errors import OverloadedError, UsageError
 from actors.replica import Arrival, Letter, Reply
 from actors.transport import Parcel, images_from, pack, unpack
 
@@ -24,15 +24,6 @@ REQUESTS_IN_A_CALL = 1024
 """More would keep a replica's event loop busy with unpickling while others wait for a ping."""
 PIXEL_BYTES_IN_A_CALL = 64 * 2**20
 DEATHS_TO_CONVICT = 3
-
-
-class ReplicaLostError(BackendError):
-    """A replica died or cannot be reached. `gone` says that it will not come back by itself."""
-
-    def __init__(self, message: str, fix: str = "", gone: bool = False) -> None:
-        super().__init__(message, fix)
-        self.args = (message, fix, gone)
-        self.gone = gone
 
 
 class ReplicaHandle(Protocol):

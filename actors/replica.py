@@ -21,7 +21,7 @@ import sys
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib import import_module
@@ -32,7 +32,7 @@ import numpy as np
 
 from actors.backend import Backend, Priority
 from actors.coalescer import Coalescer, Ticket
-from actors.errors import BackendError, MaiaError, UsageError
+from actors.errors import BackendError, DeviceLostError, MaiaError, UsageError
 from actors.images import Image
 from actors.transport import Parcel, images_from, pack, unpack
 
@@ -40,6 +40,9 @@ _log = logging.getLogger(__name__)
 
 SILENT_SESSION_S = 120.0
 """A session that has not called for so long lost its process; a live one with work always has a call parked."""
+
+LAST_WORDS_S = 1.0
+"""How long a process whose device is lost goes on, to tell those who wait why it ends."""
 
 _PRIORITIES = tuple(Priority)
 
@@ -169,7 +172,11 @@ class Replica:
         self._pixels_received = 0
 
     async def exchange(self, letter: Letter) -> Reply:
-        """Take in requests, pixels and withdrawals; return what is ready, waiting for it if nothing is."""
+        """Take in requests, pixels and withdrawals; return what is ready, waiting for it if nothing is.
+
+        Raises:
+            DeviceLostError: If the backend's device is lost: all that is unanswered is for another process.
+        """
         session = self._session(letter)
         if session is None:
             return Reply()
@@ -260,6 +267,9 @@ class Replica:
         outcomes, session.mailbox = session.mailbox, []
         if not outcomes:
             return Reply(missing=missing)
+        for _, outcome in outcomes:
+            if isinstance(outcome, DeviceLostError):
+                raise outcome
         try:
             parcel, images = pack(outcomes)
         except Exception:
@@ -366,7 +376,8 @@ def build(factory: str, kwargs: Mapping[str, Any]) -> Backend[Any, Any]:
 class ReplicaActor:
     """What Ray runs (`actors.cluster` makes it an actor). All state is made here, so a restart is complete.
 
-    A backend that cannot be built is reported by every call, typed, instead of an actor that dies.
+    A backend that cannot be built is reported by every call, typed, instead of an actor that dies. One whose device is
+    lost does die, because this process will not get the device to work again: Ray starts the next.
     """
 
     def __init__(
@@ -399,10 +410,20 @@ class ReplicaActor:
         return self._replica
 
     async def exchange(self, letter: Letter) -> Reply:
-        return await self._ready().exchange(letter)
+        return await self._answered(self._ready().exchange(letter))
 
     async def call(self, parcel: Parcel, pixels: dict[str, np.ndarray]) -> Reply:
-        return await self._ready().call(parcel, pixels)
+        return await self._answered(self._ready().call(parcel, pixels))
+
+    async def _answered(self, answer: Awaitable[Reply]) -> Reply:
+        try:
+            return await answer
+        except DeviceLostError as error:
+            if self._failure is None:
+                _log.error("this process ends: %s", error)
+                self._failure = error
+                asyncio.get_running_loop().call_later(LAST_WORDS_S, os._exit, 1)
+            raise
 
     async def ping(self) -> int:
         return await self._ready().ping()

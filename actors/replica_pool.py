@@ -18,8 +18,8 @@ from typing import Any, Protocol, Self, cast
 
 from actors.backend import Priority, RequestT, ResultT
 from actors.coalescer import ClosedError, Room
-from actors.errors import BackendError, MaiaError, OverloadedError
-from actors.link import DEATHS_TO_CONVICT, Item, Link, ReplicaHandle, ReplicaLostError
+from actors.errors import BackendError, MaiaError, OverloadedError, ReplicaLostError
+from actors.link import DEATHS_TO_CONVICT, Item, Link, ReplicaHandle
 from actors.pool import Asking, PoolStatistics
 from actors.settings import Placement
 from actors.transport import images_from, pack, unpack

@@ -168,6 +168,26 @@ def pick_device(name: str = "auto") -> torch.device:
     return device
 
 
+def devices_work() -> bool:
+    """Say whether the GPUs that this process holds memory on still compute, True where it holds none.
+
+    After some faults (an assertion in a kernel, an illegal access, a GPU that fell off the bus) they compute nothing
+    more for this process, and each later call fails with an error of its own.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None or not hasattr(torch, "cuda") or not torch.cuda.is_initialized():
+        return True
+    try:
+        for index in range(torch.cuda.device_count()):
+            if torch.cuda.memory_reserved(index):
+                torch.zeros(1, device=f"cuda:{index}").add(1).cpu()
+    except torch.OutOfMemoryError:
+        return True
+    except RuntimeError:
+        return False
+    return True
+
+
 def seed_everything(seed: int) -> None:
     """Seed Python, numpy and torch (all devices). For training and tests: requests carry their own seeds."""
     import numpy as np

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from actors.endpoint.faults import EndpointDownError, EndpointStopError
-from actors.errors import MaiaError, UsageError
-from actors.link import ReplicaLostError
+from actors.errors import MaiaError, ReplicaLostError, UsageError
 from agents.journal import OvertakenError
 from agents.store import StoreError
 from tools.sandbox import SandboxError

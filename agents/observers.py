@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import anyio
-
 from actors.chat.base import ChatModel, ChatRequest, Message, Part
+from actors.grouping import all_of
 from actors.images import Image
 
 _MASK_NOTE = (
@@ -35,14 +34,7 @@ class BlindObservers:
 
     async def describe(self, images: Sequence[Image], titles: Sequence[str]) -> str:
         """Return one line an image, `"title": description`, in order. Each image has its own conversation."""
-        replies = [""] * len(images)
-
-        async def look(position: int, image: Image) -> None:
-            replies[position] = await self.look(image)
-
-        async with anyio.create_task_group() as group:
-            for position, image in enumerate(images):
-                group.start_soon(look, position, image)
+        replies = await all_of(self.look(image) for image in images)
         # The titles stay with us: they often hold the hypothesis.
         return "\n".join(f'"{title}": {reply}' for title, reply in zip(titles, replies, strict=True))
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-import anyio
-
 from actors.chat.base import ChatModel, ChatRequest, Message, Part
+from actors.grouping import all_of
 from actors.images import Image
 from agents.stimuli import share_words
 
@@ -54,20 +53,14 @@ class Sceptic:
 
     async def shows(self, questions: Sequence[tuple[Image, str]]) -> list[bool | None]:
         """Return for each (image, thing) whether the image shows it; None where the model could not tell."""
-        answers: list[bool | None] = [None] * len(questions)
 
-        async def ask(position: int, image: Image, thing: str) -> None:
+        async def ask(image: Image, thing: str) -> bool | None:
             question = f"Does this image show {thing}? Answer yes or no."
-            words = re.findall(
-                r"[a-z]+", (await self._ask(_WITNESS, [question, image], max_tokens=16)).lower()
-            )
-            if words and words[0] in ("yes", "no"):
-                answers[position] = words[0] == "yes"
+            reply = await self._ask(_WITNESS, [question, image], max_tokens=16)
+            words = re.findall(r"[a-z]+", reply.lower())
+            return words[0] == "yes" if words and words[0] in ("yes", "no") else None
 
-        async with anyio.create_task_group() as group:
-            for position, (image, thing) in enumerate(questions):
-                group.start_soon(ask, position, image, thing)
-        return answers
+        return await all_of(ask(image, thing) for image, thing in questions)
 
     async def _ask(self, role: str, parts: Sequence[Part], max_tokens: int) -> str:
         messages = (Message("system", (role,)), Message("user", tuple(parts)))

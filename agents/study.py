@@ -10,6 +10,7 @@ from typing import Any
 
 from actors.chat.base import ChatModel, Usage
 from actors.errors import MaiaError
+from actors.vision.base import SampleError
 from agents.budget import Account, BudgetSettings, Ledger, MeteredChat, MeteredStudio, Rate
 from agents.critic import ConfirmationSettings, Critic
 from agents.faults import NO_OBSERVATION, ToolsBrokenError
@@ -161,8 +162,13 @@ class Workplace:
         }
 
     async def _spread(self) -> dict[str, Any]:
-        """Return the histogram of activations over the data set, of subjects that know it."""
-        found = histogram(await self.subject.sample()) if isinstance(self.subject, Sampled) else None
+        """Return the histogram of activations over the data set, of subjects that know it, or why there is none."""
+        if not isinstance(self.subject, Sampled):
+            return {}
+        try:
+            found = histogram(await self.subject.sample())
+        except SampleError as error:
+            return {"unsampled": str(error)}  # it is for people to look at: the result stands without it
         return {} if found is None else {"histogram": found}
 
 

@@ -72,7 +72,8 @@ def percentiles(
 ) -> dict[str, dict[str, Any]]:
     """Return for each unit how its own label compares with those of others, where there are any.
 
-    `means`, float (units, chosen), is the mean activation of each unit over the images of each chosen unit's label.
+    `means`, float (units, chosen), is the mean activation of each unit over the images of each chosen unit's label;
+    where that is not finite, the label is not compared with.
     `percentile` is the share of the other labels whose mean is below that of the unit's own, ties counted half;
     labels in the same words are not others. `nearest` are the other labels that drive the unit most, with the
     `share` of the own label's mean that they reach above the lowest label.
@@ -80,7 +81,11 @@ def percentiles(
     found = {}
     for row, each in enumerate(units):
         own = float(np.mean(each.activations))
-        columns = [i for i, other in enumerate(chosen) if not _words(each) & _words(other)]
+        columns = [
+            i
+            for i, other in enumerate(chosen)
+            if not _words(each) & _words(other) and np.isfinite(means[row, i])
+        ]
         if not columns:
             continue
         values = means[row, columns]

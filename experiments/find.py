@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from actors.errors import MaiaError, UsageError
+from actors.errors import BackendError, MaiaError, UsageError
 from actors.generation.base import MadeImage
 from actors.vision.known import recall
 from actors.vision.units import Readout, parse_unit
@@ -50,6 +50,7 @@ async def find_units(
 
     Raises:
         UsageError: If the layer does not exist, or no image of the concept could be made.
+        BackendError: If no unit of the layer is finite on the images.
     """
     from experiments.workbench import Workbench
 
@@ -99,8 +100,15 @@ async def find_units(
         table = await bench.vision.activations(units, pictures, agent="find")
         name = bench.vision.name
     ends = np.cumsum([len(made) for made in shown.values()])[:-1]
-    chosen = rank(*np.split(table, ends, axis=1))[:top]
-    rows = sorted(chosen, key=lambda row: -row["auroc"])
+    ranked = rank(*np.split(table, ends, axis=1))
+    if not ranked:
+        raise BackendError(
+            f"no unit of {readout.layer!r} is finite on all of the {len(pictures)} images.",
+            "Set vision.dtype to float32, and check the network's weights.",
+        )
+    if n_left := len(units) - len(ranked):
+        notes.append(f"{n_left} of {len(units)} units are not finite on all of the images, and were left out")
+    rows = sorted(ranked[:top], key=lambda row: -row["auroc"])
     return {
         "concept": concept,
         "model": model,
@@ -129,12 +137,17 @@ def _words(text: str) -> set[str]:
 def rank(positive: np.ndarray, things: np.ndarray, places: np.ndarray) -> list[dict[str, Any]]:
     """Return one row a unit, best first by the even images; `auroc` and means are of the odd ones.
 
+    A unit that is not finite on all images has no row: it can be compared with none.
     `positive` (U, P), `things` (U, C) and `places` (U, D) are activations. `auroc` is the worse of the two comparisons.
     `q` is the Benjamini-Hochberg adjustment over all units of the larger p of two one-sided Mann-Whitney tests: that a
     unit is above both is claimed, so both must hold.
     """
     from scipy.stats import false_discovery_control, mannwhitneyu
 
+    finite = np.flatnonzero(np.all([np.isfinite(each).all(1) for each in (positive, things, places)], axis=0))
+    if not len(finite):
+        return []
+    positive, things, places = (each[finite] for each in (positive, things, places))
     controls = (things, places)
     ranked = np.min([_auroc(positive[:, ::2], control[:, ::2]) for control in controls], axis=0)
     judged, against = positive[:, 1::2], [control[:, 1::2] for control in controls]
@@ -145,7 +158,7 @@ def rank(positive: np.ndarray, things: np.ndarray, places: np.ndarray) -> list[d
     order = np.lexsort((-(means[0] - np.maximum(means[1], means[2])), -ranked))
     return [
         {
-            "index": int(unit),
+            "index": int(finite[unit]),
             "auroc": float(auroc[unit]),
             "q": float(q[unit]),
             "mean_concept": float(means[0][unit]),

@@ -82,7 +82,11 @@ class Sampled(Protocol):
     """A subject that tells how its activations are spread over the data set, for people to look at."""
 
     async def sample(self) -> np.ndarray:
-        """Return activations on images spread evenly over the data set, float32 (n,); the same ones every time."""
+        """Return activations on images spread evenly over the data set, float32 (n,); the same ones every time.
+
+        Raises:
+            SampleError: If it is known on none of them.
+        """
 
 
 def histogram(values: np.ndarray, bins: int = 24) -> dict[str, Any] | None:

@@ -31,6 +31,7 @@ from actors.hub import (
     weights_digest,
 )
 from actors.images import Image
+from actors.runtime import devices_work
 
 
 class LocalBackend(UnsharedBackend[ChatRequest, ChatReply]):
@@ -147,6 +148,8 @@ class LocalBackend(UnsharedBackend[ChatRequest, ChatReply]):
             if len(batch) == 1:
                 return [error]
         except Exception as error:
+            if not devices_work():
+                raise  # no conversation is to blame
             if len(batch) == 1:
                 what = f"{self.name} failed on a conversation: {type(error).__name__}: {error}"
                 if is_out_of_memory(error):

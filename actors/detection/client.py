@@ -11,6 +11,7 @@ import numpy as np
 from actors.backend import Priority
 from actors.detection.base import Detection, DetectRequest, Images
 from actors.errors import MaiaError, UsageError
+from actors.grouping import task_group
 from actors.images import Image
 
 _STEP = 32
@@ -69,7 +70,7 @@ class PoolDetector:
             done += stop - start
             progress(done, count)
 
-        async with asyncio.TaskGroup() as group:
+        async with task_group() as group:
             for start in range(0, count, _STEP):
                 group.create_task(step(start))
         return ids, scores

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
-from actors import hub
+from actors import hub, runtime
 from actors.errors import BackendError, MaiaError, RefusedError, UsageError
 from actors.generation.base import EditRequest, GenerateRequest, MadeImage
 from actors.generation.pipelines import Task, call_arguments, find_folder, load_pipeline, longest_prompt
@@ -170,6 +170,8 @@ class DiffusionMaker:
         return {"height": size[0], "width": size[1], **area}
 
     def _failure(self, error: Exception) -> MaiaError:
+        if not runtime.devices_work():
+            raise error  # no request is to blame
         if hub.is_out_of_memory(error):
             return hub.OutOfMemoryError(
                 f"{self.name} ran out of memory on a single image on {self._device}.",

@@ -18,7 +18,7 @@ import numpy as np
 
 from actors import hub, runtime
 from actors.blocking import DeviceThread
-from actors.errors import BackendError, MaiaError, UsageError
+from actors.errors import BackendError, DeviceLostError, MaiaError, UsageError
 from actors.images import Provenance
 from actors.vision import requests
 from actors.vision.bank import StimulusBank
@@ -135,13 +135,28 @@ class VisionBackend:
         readings = []
         for ask in request.asks:
             reading = self._known(request.image.id, ask)
-            if reading is None:
+            if reading is None or not _finite(ask, reading):
                 return None
             readings.append(reading)
         return requests.narrow(request, VisionResult(tuple(readings), self._view(request)))
 
     def answer(self, request: Any, result: Any) -> Any:
-        return result if isinstance(request, SweepStep) else requests.narrow(request, result)
+        """Return the part of a result that `request` asks for.
+
+        Raises:
+            BackendError: If a map is asked of a unit that is not finite on the image. Where only activations are, there
+                may be many units, and those that are not finite are told by their values.
+        """
+        if isinstance(request, SweepStep):
+            return result
+        for ask in request.asks:
+            if not _finite(ask, result.reading(ask.readout)):
+                raise BackendError(
+                    f"{self.name} gives activations that are not finite at {ask.readout.layer!r} on image "
+                    f"{request.image.id[:8]}.",
+                    "Use float32, and check the network's weights.",
+                )
+        return requests.narrow(request, result)
 
     async def run(
         self, batch: Sequence[VisionRequest | SweepStep]
@@ -248,9 +263,16 @@ class VisionBackend:
         """Return images, uint8 (H, W, 3), as the network takes them."""
         return self.network.preprocess.batch(images, self.device, self._dtype)
 
-    def works(self) -> bool:
-        """Say whether the network runs on what it was recorded with. In the device's thread."""
-        return self._tapped.works()
+    def check_works(self, error: Exception) -> None:
+        """Raise DeviceLostError if the network now fails on what it was recorded with, too, after it failed with `error`.
+
+        A device that is lost fails on every image: then none is to blame. In the device's thread.
+        """
+        if not self._tapped.works():
+            raise DeviceLostError(
+                f"{self.name} fails on whatever it is shown: {type(error).__name__}: {str(error)[:300]}",
+                f"See whether {self.device} is still there and has memory to spare.",
+            ) from error
 
     def compiled(self, readouts: Sequence[Readout]) -> CompiledPass:
         """Return a pass that reads these as one graph; the first call compiles it. In the device's thread."""
@@ -283,26 +305,41 @@ class VisionBackend:
         try:
             results = self._pass(rows) if rows else []
         except Exception as error:
-            if hub.is_out_of_memory(error):
-                return self._in_halves(batch, error)
-            if len(batch) > 1:
-                # What one image does to the network is no other's failure: they may be of different agents.
-                half = len(batch) // 2
-                return [*self._measure(batch[:half]), *self._measure(batch[half:])]
-            asked = [ask.readout for ask in batch[0].asks]
-            if self._recent.keys() - set(asked):
-                # It may be what others asked for that fails, and is no image's failure.
-                self._recent = OrderedDict.fromkeys(asked)
-                return self._measure(batch)
-            image = batch[0].image
+            # Its traceback would keep what the failed pass had computed, and memory may be what is short.
+            failure = error.with_traceback(None)
+        else:
+            outcomes |= {row.place: result for row, result in zip(rows, results, strict=True)}
+            return [outcomes[place] for place in range(len(batch))]
+        return self._after(failure, batch)
+
+    def _after(self, failure: Exception, batch: Sequence[VisionRequest]) -> list[VisionResult | MaiaError]:
+        """Return the outcomes of a batch in which something failed: of what one image does, no other is to suffer."""
+        short = hub.is_out_of_memory(failure)
+        if len(batch) > 1:
+            half = (len(batch) + 1) // 2
+            most = self.max_batch
+            if short:
+                self.max_batch = half
+            results = [*self._measure(batch[:half]), *self._measure(batch[half:])]
+            if any(isinstance(each, hub.OutOfMemoryError) for each in results):
+                self.max_batch = most  # it was one image that is too large, not the batch
+            return results
+        asked = [ask.readout for ask in batch[0].asks]
+        if self._recent.keys() - set(asked):
+            # It may be what others asked for that fails, and is no image's failure.
+            self._recent = OrderedDict.fromkeys(asked)
+            return self._measure(batch)
+        self.check_works(failure)
+        image = batch[0].image
+        which = f"image {image.id[:8]} of {image.size[0]}x{image.size[1]} pixels"
+        if short:
             return [
-                BackendError(
-                    f"{self.name} fails on image {image.id[:8]} of {image.size[0]}x{image.size[1]} pixels: "
-                    f"{type(error).__name__}: {str(error)[:300]}"
+                hub.OutOfMemoryError(
+                    f"{self.name} runs out of memory on {which} alone.",
+                    "Use a smaller network, float16 or another device.",
                 )
             ]
-        outcomes |= {row.place: result for row, result in zip(rows, results, strict=True)}
-        return [outcomes[place] for place in range(len(batch))]
+        return [BackendError(f"{self.name} fails on {which}: {type(failure).__name__}: {str(failure)[:300]}")]
 
     def _row(self, place: int, request: VisionRequest) -> _Row:
         for ask in request.asks:
@@ -317,16 +354,7 @@ class VisionBackend:
                 known[ask.readout] = reading
         return _Row(place, request, known, self._tapped.deepest(layers) if layers else "")
 
-    def _in_halves(self, batch: Sequence[VisionRequest], error: Exception) -> list[VisionResult | MaiaError]:
-        if len(batch) == 1:
-            raise hub.OutOfMemoryError(
-                f"{self.name} runs out of memory on a single image of {batch[0].image.size}.",
-                "Use a smaller network, float16 or another device.",
-            ) from error
-        self.max_batch = half = (len(batch) + 1) // 2
-        return [*self._measure(batch[:half]), *self._measure(batch[half:])]
-
-    def _pass(self, rows: Sequence[_Row]) -> list[VisionResult | MaiaError]:
+    def _pass(self, rows: Sequence[_Row]) -> list[VisionResult]:
         asked = _asked_maps(rows)
         n_asks = 0
         for row in rows:
@@ -364,7 +392,8 @@ class VisionBackend:
         reads = {readout: take(readout) for readout, place in places.items() if place <= limit}
         self.forward([row.request.image.pixels for row in rows], reads, [row.wanted for row in rows])
         for readout, values in maxima.items():
-            finite = np.isfinite(values).all(axis=1)
+            # An image on which nothing is finite is not kept: that is the device's fault, or the weights'.
+            finite = np.isfinite(values).any(axis=1)
             ids = [row.request.image.id for row, good in zip(rows, finite, strict=False) if good]
             kept = values.copy()
             kept[finite] = self.bank.put(self._bank_key(readout), ids, values[finite])
@@ -377,20 +406,13 @@ class VisionBackend:
         row: _Row,
         maxima: dict[Readout, np.ndarray],
         maps: dict[Readout, Mapping[int, np.ndarray | Mapping[int, np.ndarray]]],
-    ) -> VisionResult | MaiaError:
+    ) -> VisionResult:
         readings = []
         for ask in row.request.asks:
             if ask.readout in row.known:
                 readings.append(row.known[ask.readout])
                 continue
             found = maxima[ask.readout][at]
-            chosen = found if ask.indices is None else found[list(ask.indices)]
-            if not np.isfinite(chosen).all():
-                return BackendError(
-                    f"{self.name} gives activations that are not finite at {ask.readout.layer!r} on image "
-                    f"{row.request.image.id[:8]}.",
-                    "Use float32, and check the network's weights.",
-                )
             small = {}
             if ask.maps:
                 # Copies: a view would keep all units' maps alive for as long as somebody has one.
@@ -470,6 +492,11 @@ def _asked_maps(rows: Sequence[_Row]) -> dict[Readout, dict[int, dict[int, None]
             if ask.maps and ask.readout not in row.known:
                 asked.setdefault(ask.readout, {}).setdefault(at, {}).update(dict.fromkeys(ask.indices or ()))
     return asked
+
+
+def _finite(ask: Ask, reading: Reading) -> bool:
+    """Say whether every unit is finite whose map is asked."""
+    return not ask.maps or bool(np.isfinite(reading.activations[list(ask.indices or ())]).all())
 
 
 def _small(maps: torch.Tensor) -> np.ndarray:

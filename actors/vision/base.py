@@ -13,7 +13,13 @@ from typing import Literal, Protocol
 import numpy as np
 
 from actors.backend import Priority
+from actors.errors import BackendError
 from actors.images import Image, Provenance
+
+
+class SampleError(BackendError):
+    """A unit's activation is known on no image of a data set's sample."""
+
 
 UnitKind = str
 """`channel`, `logit`, `probability`, `direction`, `latent`, or a kind added with `units.register_kind`."""
@@ -150,7 +156,10 @@ class VisionClient(Protocol):
         agent: str = "",
         priority: Priority = Priority.INTERACTIVE,
     ) -> np.ndarray:
-        """Return float32 (units, images) without maps: what the stimulus bank knows costs no pass."""
+        """Return float32 (units, images) without maps: what the stimulus bank knows costs no pass.
+
+        Not finite where a unit is not: one among many costs the others nothing.
+        """
 
     async def exemplars(
         self,
@@ -165,5 +174,8 @@ class VisionClient(Protocol):
         """Return the unit's activations, float32 (n,), on images at even distances in the data set.
 
         The same images for every unit, loaded once and shown once for all units of a layer; those that cannot be
-        read are left out.
+        read, or on which the unit is not finite, are left out.
+
+        Raises:
+            SampleError: If that leaves none.
         """

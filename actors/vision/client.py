@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 
 from actors.backend import Priority
-from actors.errors import BackendError, UsageError
+from actors.errors import BackendError, ReplicaLostError, UsageError
 from actors.images import Image, Provenance
-from actors.link import ReplicaLostError
 from actors.pool import Pool
-from actors.vision.base import Exemplars, ImageDataset, LayerInfo, Unit, UnitResponse
+from actors.vision.base import Exemplars, ImageDataset, LayerInfo, SampleError, Unit, UnitResponse
 from actors.vision.exemplars import ExemplarStore, LayerExemplars
 from actors.vision.known import KnownNetwork
 from actors.vision.requests import Ask, VisionRequest
@@ -214,13 +213,26 @@ class PoolVisionClient:
                 ask = Ask(key[1], None)
                 found = await asyncio.gather(*(self._column(image, ask) for image in self._sampled[1]))
                 columns = [each for each in found if not isinstance(each, BackendError)]
-                if failed := [each for each in found if isinstance(each, BackendError)]:
+                failed = [each for each in found if isinstance(each, BackendError)]
+                if not columns:
+                    reason = failed[0].message if failed else "none of them can be read."
+                    raise SampleError(
+                        f"no image of the sample of {dataset.name!r} could be measured: {reason}",
+                        "Look at the images of the data set.",
+                    )
+                if failed:
                     _log.warning(
                         "%d images of the sample are left out; the first: %s", len(failed), failed[0]
                     )
-                self._samples[key] = np.stack(columns, axis=1) if columns else np.empty((0, 0), np.float32)
-            table = self._samples[key]
-        return table[unit.index] if len(table) else np.empty(0, np.float32)
+                self._samples[key] = np.stack(columns, axis=1)
+            values = self._samples[key][unit.index]
+        finite = values[np.isfinite(values)]
+        if not len(finite):
+            raise SampleError(
+                f"{unit} of {self.name} is finite on no image of the sample of {dataset.name!r}.",
+                "Use float32, and check the network's weights.",
+            )
+        return finite
 
     async def _column(self, image: Image, ask: Ask) -> np.ndarray | BackendError:
         """Return what an image does to all units, or how the network fails on it."""

@@ -227,10 +227,6 @@ class Tally:
         self.reservoir[rows] = values.to(self.reservoir.dtype)
         self.filled[rows] = True
 
-    def drop_samples(self, rows: torch.Tensor) -> None:
-        """Take back rows of images that turned out not to count."""
-        self.filled[rows.cpu()] = False
-
     def fold(self) -> None:
         """Bring what was added since the last fold into the top k and the moments."""
 

@@ -14,12 +14,13 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from actors import hub, runtime
+from actors import runtime
 from actors.errors import BackendError, MaiaError
 from actors.vision.requests import SweepAck, SweepStep
 from actors.vision.settings import VisionSettings
@@ -40,8 +41,33 @@ _HELD_SWEEPS = 4
 _LOOKED_AT = 8
 """Images that tell a unit that is never finite from an image on which units are not."""
 
-Taken = tuple[Tally, "torch.Tensor", Draw]
-"""A readout's tally, the images' maxima (n, U), and what was sampled of them."""
+
+@dataclass(frozen=True)
+class Taken:
+    """A readout's tally, and what some images are to add to it: maxima float32 (n, U), and samples (m * samples, U) of
+    those that are drawn.
+    """
+
+    tally: Tally
+    maxima: torch.Tensor
+    draw: Draw
+    sampled: torch.Tensor | None
+
+    def count(self, indices: torch.Tensor, which: torch.Tensor) -> None:
+        """Add the images `which`, bool (n,), of the data set's `indices`, int64 (n,)."""
+        whole = bool(which.all())
+        if self.sampled is not None:
+            if whole:
+                self.tally.sample(self.draw.target, self.sampled)
+            else:
+                kept = which.numpy()[self.draw.images]
+                by_image = self.sampled.unflatten(0, (len(kept), self.draw.samples))
+                self.tally.sample(self.draw.rows(kept), by_image[kept].flatten(0, 1))
+        if whole:
+            self.tally.add(self.maxima, indices)
+        elif which.any():
+            self.tally.add(self.maxima[which.to(self.maxima.device)], indices[which])
+
 
 Loaded = np.ndarray | str
 """Pixels, or why there are none."""
@@ -135,50 +161,71 @@ class SweepDevice:
 
     def _run(self, sweep: _Sweep, start: int, places: np.ndarray, images: Sequence[np.ndarray]) -> None:
         """Take in images, and leave out those on which the network fails: tried together, in halves, alone."""
+        positions = start + places
         try:
-            self._take(sweep, start, places, images)
+            taken = self._measure(sweep, positions, images)
         except MaiaError:
             raise
         except Exception as error:
-            if len(images) > 1:
-                half = len(images) // 2
-                self._run(sweep, start, places[:half], images[:half])
-                self._run(sweep, start, places[half:], images[half:])
-                return
-            # A device that is lost fails on every image: then none is to blame, and none may be left out for it.
-            if hub.is_out_of_memory(error) or not self._backend.works():
-                raise
-            index = int(sweep.plan.indices[start + int(places[0])])
-            sweep.part.skipped[index] = f"the network fails on it: {type(error).__name__}: {error}"[:300]
+            # Its traceback would keep what the failed pass had computed, and memory may be what is short.
+            failure = error.with_traceback(None)
+        else:
+            self._count(sweep, positions, *taken)
+            return
+        if len(images) > 1:
+            half = len(images) // 2
+            self._run(sweep, start, places[:half], images[:half])
+            self._run(sweep, start, places[half:], images[half:])
+            return
+        self._backend.check_works(failure)
+        index = int(sweep.plan.indices[positions[0]])
+        sweep.part.skipped[index] = f"the network fails on it: {type(failure).__name__}: {failure}"[:300]
 
-    def _take(self, sweep: _Sweep, start: int, places: np.ndarray, images: Sequence[np.ndarray]) -> None:
-        import torch
+    def _measure(
+        self, sweep: _Sweep, positions: np.ndarray, images: Sequence[np.ndarray]
+    ) -> tuple[list[Taken], torch.Tensor]:
+        """Return what images do to each readout, and on which of them all units are finite, bool (n,) in the host's memory.
 
+        Nothing is counted yet.
+        """
         plan = sweep.plan
-        positions = start + places
         run = self._eager
         if self._settings.compile and self._backend.network.preprocess.size is not None:
             run = self._compiled
         taken = run(sweep, positions, images)
-        indices = torch.from_numpy(plan.indices[positions])
         finite = _finite(taken)
         if not finite.all():
             if sweep.broken is None:
                 sweep.broken = self._broken(plan)
                 sweep.mark()
-            taken = [(tally, maxima.masked_fill(tally.broken, 0.0), draw) for tally, maxima, draw in taken]
+            taken = [replace(each, maxima=each.maxima.masked_fill(each.tally.broken, 0.0)) for each in taken]
             finite = _finite(taken)
-        if finite.all():
-            for tally, maxima, _ in taken:
-                tally.add(maxima, indices)
-            return
+        return taken, finite
+
+    def _count(
+        self, sweep: _Sweep, positions: np.ndarray, taken: Sequence[Taken], finite: torch.Tensor
+    ) -> None:
+        """Add images to every tally, without those on which something is not finite.
+
+        Raises:
+            BackendError: If that failed half way. The part in progress is given up then, lest some tallies had an image
+                that others lack: its steps are run again.
+        """
+        import torch
+
+        indices = torch.from_numpy(sweep.plan.indices[positions])
+        try:
+            for each in taken:
+                each.count(indices, finite)
+        except Exception as error:
+            sweep.give_up(self._clock())
+            self._backend.check_works(error)
+            raise BackendError(
+                f"what a step of the sweep found could not be counted: {type(error).__name__}: {str(error)[:300]}",
+                "Run again to go on from what is done.",
+            ) from error
         for index in indices[~finite].tolist():
             sweep.part.skipped[index] = "its activations are not finite"
-        for tally, maxima, draw in taken:
-            if len(draw.images):
-                tally.drop_samples(draw.rows(~finite.numpy()[draw.images]))
-            if finite.any():
-                tally.add(maxima[finite.to(maxima.device)], indices[finite])
 
     def _broken(self, plan: SweepPlan) -> dict[Readout, torch.Tensor]:
         """Return which units are finite on none of a few images spread over the data set, bool (U,).
@@ -212,7 +259,6 @@ class SweepDevice:
     def _eager(self, sweep: _Sweep, positions: np.ndarray, images: Sequence[np.ndarray]) -> list[Taken]:
         draws: dict[int, Draw] = {}
         taken: list[Taken] = []
-        sampled: list[torch.Tensor | None] = []
 
         def take(readout: Readout) -> Callable[[torch.Tensor], None]:
             def read(units: torch.Tensor) -> None:
@@ -221,16 +267,12 @@ class SweepDevice:
                     draws[n_positions] = sweep.plan.draw(positions, n_positions)
                 draw = draws[n_positions]
                 tally = sweep.tally(readout, units.shape[1], draw.samples, units.device)
-                sampled.append(draw.of(units) if len(draw.images) else None)
-                taken.append((tally, spatial_max(units), draw))
+                sampled = draw.of(units) if len(draw.images) else None
+                taken.append(Taken(tally, spatial_max(units), draw, sampled))
 
             return read
 
         self._backend.forward(images, {readout: take(readout) for readout in sweep.plan.readouts})
-        # Only now: a network that failed on the way has shown nothing.
-        for (tally, _, draw), values in zip(taken, sampled, strict=True):
-            if values is not None:
-                tally.sample(draw.target, values)
         return taken
 
     def _compiled(self, sweep: _Sweep, positions: np.ndarray, images: Sequence[np.ndarray]) -> list[Taken]:
@@ -255,12 +297,10 @@ class SweepDevice:
         for readout, (maxima, sampled, n_positions) in zip(plan.readouts, found, strict=True):
             draw = draws[n_positions]
             tally = sweep.tally(readout, maxima.shape[1], draw.samples, maxima.device)
-            if len(draw.images) == plan.step:
-                tally.sample(draw.target, sampled)
-            elif len(draw.images):
+            if len(draw.images) < plan.step:
                 by_image = sampled.unflatten(0, (plan.step, draw.samples))
-                tally.sample(draw.target, by_image[torch.from_numpy(draw.images)].flatten(0, 1))
-            taken.append((tally, maxima[:n], draw))
+                sampled = by_image[torch.from_numpy(draw.images)].flatten(0, 1)
+            taken.append(Taken(tally, maxima[:n], draw, sampled if len(draw.images) else None))
         return taken
 
 
@@ -268,7 +308,7 @@ def _finite(taken: Sequence[Taken]) -> torch.Tensor:
     """Return on which images all units are finite, bool (n,), in the host's memory."""
     import torch
 
-    return torch.isfinite(torch.cat([maxima for _, maxima, _ in taken], dim=1).sum(1)).cpu()
+    return torch.isfinite(torch.cat([each.maxima for each in taken], dim=1).sum(1)).cpu()
 
 
 class _Sweep:
@@ -298,6 +338,11 @@ class _Sweep:
         for readout, tally in self.part.tallies.items():
             if self.broken and readout in self.broken:
                 tally.broken = self.broken[readout]
+
+    def give_up(self, now: float) -> None:
+        """Forget the part in progress and that its steps were done."""
+        self.done -= self.part.done
+        self._begin(now)
 
     def hand_over(self, now: float) -> None:
         if self.part.done:

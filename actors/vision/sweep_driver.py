@@ -18,6 +18,7 @@ import numpy as np
 
 from actors.backend import Priority
 from actors.errors import BackendError, UsageError
+from actors.grouping import task_group
 from actors.pool import Pool
 from actors.vision.base import ImageDataset, SweepProgress
 from actors.vision.exemplars import ExemplarStore
@@ -129,7 +130,7 @@ async def _round(
         if progress is not None:
             progress(SweepProgress(n_done, total, n_skipped))
 
-    async with asyncio.TaskGroup() as group:
+    async with task_group() as group:
         for place in range(len(todo)):
             await window.acquire()
             group.create_task(send(place))

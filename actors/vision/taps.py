@@ -66,6 +66,26 @@ class Tap:
         # A network may return one number an image, (N,).
         return (tensor if tensor.ndim == 2 else tensor[:, None])[:, :, None, None]
 
+    def maps_of(self, output: Any, n_images: int) -> torch.Tensor:
+        """Return `maps`, once it is sure that they are of as many images and units as they should be.
+
+        Results are told apart by position alone: one row less, and each would be another image's.
+        """
+        maps = self.maps(output)
+        if maps.shape[:2] != (n_images, self.info.n_units):
+            raise RuntimeError(
+                f"{self.info.name!r} gave {maps.shape[1]} units of {maps.shape[0]} images, and has {self.info.n_units} "
+                f"of {n_images}"
+            )
+        return maps
+
+
+@dataclass
+class _Rows:
+    """How many images are still on their way through a pass."""
+
+    n: int
+
 
 def spatial_max(maps: torch.Tensor) -> torch.Tensor:
     """Return the maximum over positions, float32 (N, C), of maps (N, C, h, w) in any memory layout.
@@ -137,7 +157,7 @@ class TappedModule:
                 hooks.callback(module.register_forward_hook(observe(name)).remove)
             try:
                 output = self._feed(example)
-            except Exception as error:
+            except BaseException as error:  # some networks even end the process
                 raise BackendError(
                     f"the network fails on an input of shape {tuple(example.shape)}: "
                     f"{type(error).__name__}: {str(error)[:300]}",
@@ -223,7 +243,7 @@ class TappedModule:
         """Say whether the module still runs on the input that it was recorded with. Call in inference mode."""
         try:
             self._feed(self._like)
-        except Exception:  # whatever a module or a device raises
+        except BaseException:  # whatever a module or a device raises
             return False
         return True
 
@@ -261,17 +281,22 @@ class TappedModule:
         """
         deepest = self.deepest(list(reads))
         exits = self._exits(wanted, deepest) if wanted else {}
+        rows = _Rows(len(batch))
         with ExitStack() as hooks:
             for layer in {*reads, *exits}:
-                hook = self._hook(layer, reads.get(layer), exits.get(layer), layer == deepest)
+                hook = self._hook(layer, reads.get(layer), exits.get(layer), layer == deepest, rows)
                 if layer != OUTPUT:
                     hooks.callback(self._modules[layer].register_forward_hook(hook).remove)
             try:
                 output = self._feed(batch)
             except _Stop:
                 return
+            except Exception:
+                raise
+            except BaseException as error:  # some networks even end the process
+                raise RuntimeError(f"it raised {error!r}") from error
             if OUTPUT in reads:
-                reads[OUTPUT](self.taps[OUTPUT].maps(output))
+                reads[OUTPUT](self.taps[OUTPUT].maps_of(output, rows.n))
 
     def run_through(self, batch: torch.Tensor, reads: Mapping[str, Read]) -> None:
         """Do what `run` does without leaving the pass early, in a form that `torch.compile` traces.
@@ -292,7 +317,7 @@ class TappedModule:
             reads[OUTPUT](self.taps[OUTPUT].maps(output))
 
     def _hook(
-        self, layer: str, read: Read | None, keep: int | None, stop: bool
+        self, layer: str, read: Read | None, keep: int | None, stop: bool, rows: _Rows
     ) -> Callable[[Any, Any, Any], Any]:
         tap = self.taps[layer]
         calls = 0
@@ -303,10 +328,13 @@ class TappedModule:
             if calls < tap.calls:
                 return None
             if read is not None:
-                read(tap.maps(output))
+                read(tap.maps_of(output, rows.n))
             if stop:
                 raise _Stop
-            return None if keep is None else output[:keep]
+            if keep is None:
+                return None
+            rows.n = keep
+            return output[:keep]
 
         return hook
 

@@ -80,6 +80,17 @@ class TestPools:
         assert (await pool.describe())["pid"] != pid
         assert pool.statistics().resubmitted == 6
 
+    async def test_a_process_whose_device_is_lost_ends_and_the_next_answers(self, cluster: Cluster) -> None:
+        pool = cluster.pool("lost", SCRIPTED, {"gated": False, "max_batch": 1})
+        shows = [Show(i, unit="on a device that lasts for two batches") for i in range(5)]
+        pids, answers = set(), []
+        for show in shows:
+            answers.append(await pool.submit(show))
+            pids.add((await pool.describe())["pid"])
+        assert answers == [(i, None) for i in range(5)]
+        assert len(pids) == 3
+        assert pool.statistics().lost_replicas == 2
+
     async def test_workers_see_no_secret_that_their_pool_did_not_ask_for(self, cluster: Cluster) -> None:
         pool = cluster.pool("scrubbed", SCRIPTED)
         keyed = cluster.pool("keyed", SCRIPTED, env={"OPENAI_API_KEY": "for this pool"})

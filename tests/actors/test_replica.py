@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from actors.backend import Priority
-from actors.errors import BackendError, MaiaError, OverloadedError, RefusedError, UsageError
+from actors.errors import BackendError, DeviceLostError, MaiaError, OverloadedError, RefusedError, UsageError
 from actors.replica import ImageCache, Letter, Replica, ReplicaActor, Reply, build
 from actors.transport import images_from, pack, unpack
 from tests.actors.scripted import ScriptedBackend, Show, image, settle
@@ -303,3 +303,27 @@ async def test_an_actor_that_cannot_build_its_backend_says_so_in_every_call(
     for ask in (actor.ping(), actor.describe(), actor.statistics(), actor.exchange(letter((1, Show(1))))):
         with pytest.raises(MaiaError, match="there are no weights: lost"):
             await ask
+
+
+async def test_of_a_lost_device_nothing_is_an_answer_and_its_process_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr("os.environ", {})
+    monkeypatch.setattr("os._exit", ended.append)
+    monkeypatch.setattr("actors.replica.LAST_WORDS_S", 0.0)
+    monkeypatch.setattr("actors.runtime.cpu_preamble", lambda: None)
+    kwargs, _ = pack({"gated": False, "max_batch": 1})
+    actor = ReplicaActor("tests.actors.scripted:build", kwargs, {}, 1)
+    lasting = "on a device that lasts for two batches"
+    for number in (1, 2):
+        reply = await actor.exchange(letter((number, Show(number, unit=lasting))))
+        assert outcomes(reply) == {number: (number, None)}
+    for _ in range(2):
+        with pytest.raises(DeviceLostError, match="the GPU is gone"):
+            await actor.exchange(letter((3, Show(3, unit=lasting)), (4, Show(4))))
+    with pytest.raises(DeviceLostError, match="the GPU is gone"):
+        await actor.describe()
+    await asyncio.sleep(0)
+    await settle()
+    assert ended == [1]

@@ -42,6 +42,14 @@ def test_the_same_words_are_not_another_label():
     assert [found[each.id]["n"] for each in units] == [1, 1, 2]
 
 
+def test_labels_on_whose_images_a_unit_is_not_finite_are_left_out_of_its_comparison():
+    units = [labelled(0, "dog", 4.0), labelled(1, "cat", 1.0), labelled(2, "car", 2.0)]
+    means = np.array([[5.0, np.nan, 1.0], [9.0, 1.0, 0.0], [np.inf, np.nan, 2.0]])
+    found = percentiles(units, units, means)
+    assert [found[each.id]["n"] if each.id in found else 0 for each in units] == [1, 2, 0]
+    assert found["net/a:0"]["percentile"] == 1.0
+
+
 def test_a_layer_of_one_label_has_nothing_to_compare():
     units = [labelled(0, "dog"), labelled(1, "dog")]
     assert percentiles(units, units, np.zeros((2, 2))) == {}

@@ -45,6 +45,19 @@ def test_a_unit_must_be_above_things_and_above_places() -> None:
     assert rows[8]["mean_places"] > 2 > rows[8]["mean_things"]
 
 
+def test_a_unit_that_is_not_finite_costs_its_neighbours_nothing() -> None:
+    rng = np.random.default_rng(1)
+    tables = [rng.normal(size=(60, n)) for n in (40, 31, 36)]
+    tables[0][7] += 3
+    expected = rank(*(np.delete(each, [3, 20], axis=0) for each in tables))
+    tables[0][3], tables[2][20, 5] = np.nan, np.inf
+    rows = rank(*tables)
+    assert {row["index"] for row in rows} == set(range(60)) - {3, 20}
+    assert rows[0] == expected[0] | {"index": 7}
+    assert [row["q"] for row in rows] == [row["q"] for row in expected]
+    assert rank(*(np.full_like(each, np.nan) for each in tables)) == []
+
+
 @pytest.mark.parametrize(
     ("concept", "left_out"),
     [

@@ -346,7 +346,9 @@ async def test_an_image_that_takes_all_memory_fails_alone_and_batches_stay_large
     await made.close()
 
 
-@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError(), StopIteration(1)])
+@pytest.mark.parametrize(
+    "error", [SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError(), StopIteration(1)]
+)
 async def test_a_network_that_would_end_the_process_fails_on_its_image_alone(error: BaseException) -> None:
     made, module = failing()
 

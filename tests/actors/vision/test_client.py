@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,17 +13,18 @@ import pytest
 import torch
 
 from actors.backend import Priority
-from actors.errors import BackendError, UsageError
+from actors.errors import BackendError, DeviceLostError, UsageError
 from actors.images import Image, ImageDecodeError
 from actors.pool import LocalPool
 from actors.vision.backend import VisionBackend
-from actors.vision.base import Unit
+from actors.vision.base import SampleError, Unit
 from actors.vision.client import SAMPLE, PoolVisionClient
 from actors.vision.exemplars import ExemplarStore, LayerExemplars
 from actors.vision.network import Network, wrap
 from actors.vision.requests import SweepStep
 from actors.vision.reserve import split
 from actors.vision.settings import VisionSettings
+from actors.vision.sweep import Tally
 from actors.vision.sweep_driver import SweepProgress
 from actors.vision.units import OUTPUT, Readout
 from tests.actors.vision import networks
@@ -316,8 +318,9 @@ async def test_a_sample_is_spread_over_the_data_set_and_made_once_for_all_units_
     assert len(dataset.loaded) == before
 
 
-async def test_a_data_set_without_a_readable_image_has_an_empty_sample(client: PoolVisionClient) -> None:
-    assert (await client.sample(Unit("deep", 3), Numbered(2, frozenset({0, 1})))).shape == (0,)
+async def test_a_data_set_without_a_readable_image_has_no_sample(client: PoolVisionClient) -> None:
+    with pytest.raises(SampleError, match=r"no image .* could be measured: none of them can be read"):
+        await client.sample(Unit("deep", 3), Numbered(2, frozenset({0, 1})))
 
 
 async def test_layers_are_also_known_by_the_papers_names(client: PoolVisionClient) -> None:
@@ -435,7 +438,8 @@ async def test_a_network_without_a_finite_activation_is_refused_each_time_and_no
         for _ in range(2):
             with pytest.raises(UsageError, match=r"no image of the data set.*not finite"):
                 await client.layer_exemplars([Readout("2")], Numbered(9))
-        assert (await client.sample(Unit("2", 1), Numbered(9))).shape == (0,)
+        with pytest.raises(SampleError, match="finite on no image"):
+            await client.sample(Unit("2", 1), Numbered(9))
 
 
 async def test_a_data_set_that_is_held_back_as_a_whole_is_refused_in_words(tmp_path: Path) -> None:
@@ -445,14 +449,62 @@ async def test_a_data_set_that_is_held_back_as_a_whole_is_refused_in_words(tmp_p
             await client.layer_exemplars([Readout("2")], Numbered(2))
 
 
+async def test_an_image_that_takes_all_memory_is_left_out_of_a_sweep(tmp_path: Path) -> None:
+    dataset = Numbered(20)
+    backend = fussy(limit=1e9)
+    seen = means(backend.network.module, dataset)
+    level = float(np.quantile(seen, 0.9))
+    large = np.flatnonzero(seen > level).tolist()
+
+    def too_large(_module: Any, _inputs: Any, output: torch.Tensor) -> None:
+        if (output.mean((1, 2, 3)) > level).any():
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    backend.network.module[0].register_forward_hook(too_large)
+    async with LocalPool(backend) as made:
+        client = await PoolVisionClient.connect(made, tmp_path, reserve=0)
+        found = (await client.layer_exemplars([Readout("2")], dataset))[Readout("2")]
+        assert sorted(found.skipped) == large
+        assert all("out of memory" in reason for reason in found.skipped.values())
+
+
+async def test_what_could_not_be_counted_whole_is_not_counted_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One readout's tally has the images of a step, the other's has not: the part is done again."""
+    dataset, readouts = Numbered(40), [Readout("stem"), Readout("deep")]
+    async with LocalPool(make_backend(batch=4)) as pool:
+        client = await PoolVisionClient.connect(pool, tmp_path / "whole", reserve=0)
+        expected = await client.layer_exemplars(readouts, dataset)
+    original, calls = Tally.add, itertools.count(1)
+
+    def add(self: Tally, maxima: torch.Tensor, indices: torch.Tensor) -> None:
+        if next(calls) == 10:
+            raise RuntimeError("no room")
+        original(self, maxima, indices)
+
+    monkeypatch.setattr(Tally, "add", add)
+    async with LocalPool(make_backend(batch=4)) as pool:
+        client = await PoolVisionClient.connect(pool, tmp_path / "cut", reserve=0)
+        with pytest.raises(BackendError, match="could not be counted: RuntimeError: no room"):
+            await client.layer_exemplars(readouts, dataset)
+        found = await client.layer_exemplars(readouts, dataset)
+    for readout in readouts:
+        assert found[readout].n_images == expected[readout].n_images == 40
+        assert np.allclose(found[readout].mean, expected[readout].mean)
+        assert np.array_equal(found[readout].indices, expected[readout].indices)
+        assert np.array_equal(found[readout].quantiles, expected[readout].quantiles)
+
+
 async def test_a_device_that_is_lost_ends_the_sweep_and_no_image_is_to_blame(tmp_path: Path) -> None:
     backend = fussy(limit=1e9)
     backend.network.module[1].limit = -1e9  # from now on, it fails on everything
     async with LocalPool(backend) as made:
         client = await PoolVisionClient.connect(made, tmp_path, reserve=0)
-        with pytest.raises(ExceptionGroup) as caught:
+        with pytest.raises(DeviceLostError, match="not this one"):
             await client.layer_exemplars([Readout("2")], Numbered(9))
-        assert caught.group_contains(BackendError, match="not this one")
+        with pytest.raises(DeviceLostError, match="not this one"):
+            await client.sample(Unit("2", 1), Numbered(9))
 
 
 @pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 half", b"rubbish"])

@@ -1,0 +1,57 @@
+"""What a model does in its thread ends neither the event loop nor, where no request is to blame, a request."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from actors import blocking
+from actors.blocking import BlockingBackend
+from actors.coalescer import Coalescer
+from actors.errors import BackendError, DeviceLostError, RefusedError
+
+pytestmark = pytest.mark.anyio
+
+
+async def ask(run: Callable[[Sequence[int]], list[int]]) -> int:
+    backend: BlockingBackend[int, int] = BlockingBackend("model", run)
+    coalescer: Coalescer[int, int] = Coalescer(backend)
+    try:
+        return await coalescer.submit(3)
+    finally:
+        await coalescer.aclose()
+        await backend.close()
+
+
+@pytest.mark.parametrize(
+    "error", [SystemExit(2), KeyboardInterrupt(), asyncio.CancelledError(), StopIteration()]
+)
+async def test_a_model_that_would_end_the_process_fails_on_what_it_was_asked(error: BaseException) -> None:
+    def run(_: Sequence[int]) -> list[int]:
+        raise error
+
+    with pytest.raises(BackendError, match=type(error).__name__):
+        await ask(run)
+
+
+@pytest.mark.parametrize("works", [True, False])
+async def test_a_failure_while_the_gpu_is_lost_is_not_the_requests(
+    works: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(_: Sequence[int]) -> list[int]:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(blocking, "devices_work", lambda: works)
+    with pytest.raises(BackendError, match="illegal memory access") as caught:
+        await ask(run)
+    assert isinstance(caught.value, DeviceLostError) is not works
+
+
+async def test_a_typed_failure_stays_what_it_is() -> None:
+    def run(_: Sequence[int]) -> list[int]:
+        raise RefusedError("no.")
+
+    with pytest.raises(RefusedError, match="no"):
+        await ask(run)
