@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from agents.manifest import check, claim
+from actors.vision.datasets import open_dataset
+from agents.manifest import check, claim, claim_studied
 from agents.statistics import wilson_interval
 from agents.store import Store
 from experiments import config as configuration
@@ -45,7 +46,7 @@ async def planted_biases(
     class is also audited freely by an agent, and its text is checked against the numbers.
 
     Raises:
-        UsageError: If `out` is another run, or the images cannot be made.
+        UsageError: If `out` is another run or one on other data, or the images cannot be made.
     """
     loaded = configuration.load(config)
     store = Store.open(out)
@@ -59,7 +60,9 @@ async def planted_biases(
         "settings": science(loaded.profile(profile_name)),
     }
     check(store, manifest)
+    dataset = await asyncio.to_thread(open_dataset, loaded.profile(profile_name).dataset)
     claim(store, manifest)
+    claim_studied(store, {"dataset": dataset.fingerprint})
     rows: list[dict[str, Any]] = []
     failed: list[dict[str, Any]] = []
     finished = True

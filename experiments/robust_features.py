@@ -21,7 +21,7 @@ import numpy as np
 
 from actors.errors import UsageError
 from agents.journal import slug
-from agents.manifest import check, claim
+from agents.manifest import check, claim, claim_studied
 from agents.store import Store
 from agents.work import WorkItem, read_plan, write_plan
 from experiments import config as configuration
@@ -76,7 +76,7 @@ async def robust_features(
     `out/training-N/network`, where every command can study it.
 
     Raises:
-        UsageError: If the set cannot be drawn or read, or `out` is another run.
+        UsageError: If the set cannot be drawn or read, or `out` is another run or one on another set.
     """
     loaded = configuration.load(config)
     profile = loaded.profile(profile_name)
@@ -99,6 +99,8 @@ async def robust_features(
     console.say("preparing the images")
     with console.progress("images") as progress:
         spurious = await asyncio.to_thread(_open_set, asked, loaded.cache / "spurious", progress)
+    # Named by its files: with others in between, one table would be of two sets.
+    claim_studied(store, {"dataset": spurious.name})
     trainings = []
     for number in range(asked.trainings):
         path = out / f"training-{number}" / "rows.json"

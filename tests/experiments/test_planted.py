@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from actors.errors import UsageError
 from actors.scenes.vocabulary import vocabulary
 from experiments import planted
 from experiments.cli import app
@@ -127,6 +129,15 @@ async def test_an_audit_that_did_not_end_is_not_judged_and_no_other_network_is_t
     assert {row["network"] for row in result["rows"]} == {0}
     assert "interrupted" in planted.table(result)
     assert not (await measured(monkeypatch, tmp_path, [FOUND | {"run": run}]))["finished"]
+
+
+@pytest.mark.anyio
+async def test_a_run_is_not_gone_on_with_on_other_data_under_the_same_name(monkeypatch, tmp_path):
+    await measured(monkeypatch, tmp_path, [FOUND | {"run": DONE | {"paused": True}}])
+    other = SimpleNamespace(fingerprint="another")
+    monkeypatch.setattr(planted, "open_dataset", lambda _: other)
+    with pytest.raises(UsageError, match=r"data set .* now another"):
+        await measured(monkeypatch, tmp_path, [FOUND | {"run": DONE}] * 2)
 
 
 @pytest.mark.parametrize(("finished", "code"), [(True, 0), (False, 130)])

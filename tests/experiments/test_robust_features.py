@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -12,7 +13,15 @@ from experiments import robust_features
 from experiments.console import Console
 from experiments.gym.classifiers import Recipe
 from experiments.gym.spawrious import Labelled, SceneDesign, SpuriousSet
-from experiments.robust_features import Measurements, RobustFeatures, asked_for, page, summarise, table
+from experiments.robust_features import (
+    Measurements,
+    RobustFeatures,
+    _open_set,
+    asked_for,
+    page,
+    summarise,
+    table,
+)
 
 
 def labelled(labels, places):
@@ -159,3 +168,7 @@ async def test_a_whole_run_trains_judges_and_reports_and_repeated_reads_what_it_
     again = await robust_features.robust_features(console, config_file(), None, asked, out=out)
     assert again["trainings"] == result["trainings"]
     assert not (out / "training-0" / "features.npz").exists(), "what was finished is read"
+    other = dataclasses.replace(_open_set(asked, tmp_path / "spurious", lambda *_: None), name="other files")
+    module_patch.setattr(robust_features, "_open_set", lambda *_: other)
+    with pytest.raises(UsageError, match="now other files"):
+        await robust_features.robust_features(console, config_file(), None, asked, out=out)
