@@ -25,7 +25,7 @@ from agents.store import Store, finite
 from agents.verdict import verdict_of
 from agents.work import WorkItem, build_task, read_plan
 from experiments.recorded import no_run
-from experiments.report.records import UnitName
+from experiments.report.records import UnitName, without_home
 from experiments.results import as_parquet, result
 from tools.sandbox import api_page
 
@@ -55,7 +55,7 @@ class Run:
             raise no_run(folder)
         store = Store(folder)
         items = read_plan(store) or list(_recorded(store))
-        run = cls(store, json.loads(path.read_bytes()), items)
+        run = cls(store, without_home(json.loads(path.read_bytes())), items)
         if not any(True for _ in run.rows()):
             raise UsageError(f"no unit of {folder} has a result yet.", "Export it later.")
         return run
@@ -64,13 +64,18 @@ class Run:
         """Yield the row of each unit that has come to an end, as in `results.jsonl`."""
         for item in self.items:
             if (row := result(self.store, item)) is not None:
-                yield row
+                yield _given_away(row)
 
     def records(self) -> Iterator[tuple[WorkItem, dict[str, Any]]]:
         """Yield the whole record of each unit with a result."""
         for item in self.items:
             if (record := Journal(self.store, item.unit).done()) is not None:
-                yield item, record
+                yield item, _given_away(record)
+
+
+def _given_away(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a record that names nobody's home folder; what agents wrote stays as it is."""
+    return record | {key: without_home(record[key]) for key in ("facts", "error") if key in record}
 
 
 def _recorded(store: Store) -> Iterator[WorkItem]:

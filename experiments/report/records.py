@@ -28,6 +28,7 @@ _UNIT = re.compile(
     re.DOTALL,
 )
 _IMAGE_ID = re.compile(r"[0-9a-f]{8,64}")
+_HOME = re.compile(r"(?<![\w.~-])(/home/[^/\s:;,'\"]+|/Users/[^/\s:;,'\"]+|/root)(?=[/\s:;,'\"]|$)")
 _MARKS = ("manifest.json", "leases", "plan.json", "units", "experiments")
 """Each of them tells a run's folder from any other, into which no report is written."""
 
@@ -52,6 +53,15 @@ def mapping(value: Any) -> dict[str, Any]:
 
 def sequence(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
+
+
+def without_home(value: Any) -> Any:
+    """Return a JSON value whose texts have `~` for home folders: what is given away names nobody's account."""
+    if isinstance(value, str):
+        return _HOME.sub("~", value)
+    if isinstance(value, dict):
+        return {key: without_home(each) for key, each in value.items()}
+    return [without_home(each) for each in value] if isinstance(value, list) else value
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +123,8 @@ class RunDirectory:
             raise no_run(root)
         self.root = root
         self.problems: list[str] = []
-        self.manifest = self._read(root / "manifest.json", self.problems) or {}
+        self._recorded = self._read(root / "manifest.json", self.problems) or {}
+        self.manifest = without_home(self._recorded)
         self.plan = {each["unit"]: each for each in self._planned()}
         self.screening = self._read(root / "screening.json", self.problems) or {}
         self.crosswise = self._read(root / "crosswise.json", self.problems) or {}
@@ -153,6 +164,10 @@ class RunDirectory:
         duration = self._read(folder / "duration.json", problems)
         unit = text(mapping(done or (failures[-1] if failures else None)).get("unit")) or self._named(slug)
         seconds = number(mapping(duration).get("seconds"))
+        for each in (done, *failures):
+            for key in ("facts", "error"):  # what agents wrote stays as it is
+                if each is not None and key in each:
+                    each[key] = without_home(each[key])
         return UnitRecords(slug, UnitName.parse(unit), done, rounds, failures, seconds, problems)
 
     def state(self, slug: str) -> str:
@@ -189,7 +204,7 @@ class RunDirectory:
 
     def _named(self, slug: str) -> str:
         """Return the id of a unit that has no result yet, from the plan or the manifest."""
-        named = [text(self.manifest.get(key)) for key in ("model", "layer", "unit")]
+        named = [text(self._recorded.get(key)) for key in ("model", "layer", "unit")]
         for unit in (*self.plan, f"{named[0]}/{named[1]}:{named[2]}"):
             if slug_of(unit) == slug:
                 return unit

@@ -32,7 +32,12 @@ def command(run: RunDirectory, unit: UnitRecords) -> str:
         words += ["--seed", f"{seed:.0f}"]
     # Into the run's own folder, the command would only read what is there.
     words += ["--out", f"runs/again-{slug(unit.name.short)}"]
-    return shlex.join(["maia", *words])
+    return " ".join(map(_quoted, ["maia", *words]))
+
+
+def _quoted(word: str) -> str:
+    """Return a word for a shell, which is to expand the home folder at its beginning."""
+    return f"~/{shlex.quote(word[2:])}" if word.startswith("~/") and len(word) > 2 else shlex.quote(word)
 
 
 def _design(manifest: Mapping[str, Any]) -> list[str]:

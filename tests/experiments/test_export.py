@@ -27,6 +27,17 @@ def run(tmp_path) -> FakeRun:
     return run
 
 
+@pytest.mark.parametrize("wanted", ["jsonl", "neuronpedia", "inspect"])
+def test_an_export_names_nobodys_home_folder(run, tmp_path, wanted):
+    run.put("manifest.json", {"model": "m", "settings": {"dataset": "/home/ada/photos"}})
+    facts = run.done(7)["facts"] | {"model": "python:/home/ada/nets/it.py:make"}
+    run.write_unit(7, done=run.done(7) | {"facts": facts})
+    export(run.root, wanted, tmp_path / "out")
+    written = (tmp_path / "out").read_text()
+    assert "/home/ada" not in written
+    assert ("~/photos" in written) is (wanted == "inspect")
+
+
 def write_abstention(run, index):
     """A record of a study that found no meaning; one from before `confirmed` was left empty for it."""
     changes = {"label": "not interpretable", "labels": ["not interpretable"], "confirmed": True}

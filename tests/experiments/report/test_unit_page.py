@@ -242,6 +242,28 @@ def test_the_command_is_quoted_for_a_shell(run):
     assert next(page.find("code", id="command")).text.startswith(words)
 
 
+def test_a_page_names_nobodys_home_folder(run):
+    """It is given away; the command still works for whoever made it."""
+    run.put(
+        "manifest.json",
+        {
+            "command": "describe", "model": "python:/home/ada/nets/it.py:make", "layer": "a", "unit": "3",
+            "config": "/home/ada/lab.yaml", "settings": {"dataset": "/Users/ada/my photos"},
+        },
+    )  # fmt: skip
+    slug = run.write_unit(14)
+    record = json.loads((run.root / "units" / slug / "done.json").read_text())
+    record["facts"]["model"] = "python:/home/ada/nets/it.py:make"
+    run.put(f"units/{slug}/done.json", record)
+    page = markup.check(write_unit_page(run.root, slug))
+    assert next(page.find("code", id="command")).text.startswith(
+        "maia describe 'python:~/nets/it.py:make' a 3 --config ~/lab.yaml --data ~/'my photos' --seed 3"
+    )
+    pages = list((run.root / "report").rglob("*.html"))
+    assert pages
+    assert not [path for path in pages if "ada/" in path.read_text()]
+
+
 @pytest.mark.parametrize(
     ("manifest", "planned", "words"),
     [
