@@ -11,6 +11,8 @@ from actors.chat.settings import Price
 CHARS_PER_TOKEN = 4
 """English text and code with the tokenizers of today's large models: a rule of thumb, used for limits."""
 _TOKENS_PER_MESSAGE = 4
+_MOST = 10**9
+"""More tokens than these in one call are nonsense: a budget would be spent, and tables have no room for them."""
 
 
 def estimate_prompt(messages: Sequence[Message], image_tokens: int) -> int:
@@ -50,4 +52,5 @@ def read_usage(reported: Any, estimated_prompt: int, text: str, price: Price | N
 
 
 def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    """Return a reported number of tokens, None for what no call can have cost."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MOST else None

@@ -225,8 +225,9 @@ def to_error(fault: Fault, host: str, model: str, attempts: int, in_doubt: int) 
             # Nobody could have been served: it is not this request's failure, and the next would meet the same.
             down = fault.kind == "rate_limited" or (fault.kind == "unreachable" and not fault.in_doubt)
             tries = "1 attempt" if attempts == 1 else f"{attempts} attempts"
+            asks = f" It asks to wait for {fault.retry_after_s:,.0f} s." if fault.retry_after_s else ""
             return (EndpointDownError if down else EndpointError)(
-                f"{where} gave no usable answer in {tries}, the last: {fault.kind} ({fault.detail}).",
+                f"{where} gave no usable answer in {tries}, the last: {fault.kind} ({fault.detail}).{asks}",
                 "Wait and resume, or lower `max_concurrent`, `requests_per_minute` or `tokens_per_minute`.",
                 attempts,
                 in_doubt,

@@ -138,6 +138,12 @@ async def test_usage_is_what_was_reported_and_costs_what_the_price_list_says(
     assert reply.model == "exact-1"
 
 
+@pytest.mark.parametrize("tokens", [-5, None, True, "12", 10**30])
+def test_a_count_of_tokens_that_no_call_can_have_is_estimated(tokens: object) -> None:
+    usage = read_usage({"prompt_tokens": tokens, "completion_tokens": 3}, 40, "four", None, 1)
+    assert (usage.prompt_tokens, usage.completion_tokens, usage.estimated) == (40, 3, True)
+
+
 async def test_missing_usage_is_estimated_and_marked(endpoint: FakeEndpoint, opened: Opened) -> None:
     endpoint.script = lambda seen: Reply("twelve chars", usage=False)
     async with opened(endpoint, image_tokens=60, price=Price(prompt=1.0, completion=2.0)) as backend:
