@@ -82,8 +82,9 @@ class Exemplars:
     """A unit's strongest data-set images, best first.
 
     `indices` int64 (k,) into the data set and `activations` float32 (k,); `quantiles` maps a level in
-    (0, 1) to the activation at that level over all positions and images; `mean`, `std`, `maximum` are
-    of per-image activations over the `n_images` seen.
+    (0, 1) to the activation at that level over positions and images, from a sample that is kept, like maps, in half
+    precision: to three digits, and at most 65504 in size. `mean`, `std`, `maximum` are of per-image
+    activations over the `n_images` seen, in single precision.
     """
 
     unit: Unit

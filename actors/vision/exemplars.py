@@ -29,7 +29,7 @@ class LayerExemplars:
     """All units of a readout: the k strongest images, quantiles over positions, moments over images.
 
     `indices` int64 (U, k), -1 where the data set had fewer than k images; `activations` float32 (U, k);
-    `quantiles` float32 (U, levels); `mean`, `std`, `maximum` float32 (U,). `skipped` images by index, with
+    `quantiles` float32 (U, levels), of values in half precision; `mean`, `std`, `maximum` float32 (U,). `skipped` images by index, with
     the reason. Of a unit that is never finite there is no exemplar, and everything else is NaN.
     """
 
