@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -11,6 +12,13 @@ import structlog
 # Ray reads these when it is imported, so they are set before any test module can import it.
 os.environ.setdefault("RAY_AUTH_MODE", "token")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# Signals that whoever started the tests had ignored (`nohup`, a job in the background) would be ignored by all that
+# the tests start. A handler is not inherited, and does nothing here that ignoring did not.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+for number in (signal.SIGTERM, signal.SIGHUP):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, lambda *_: None)
 
 CANARY = {"OPENAI_API_KEY": "canary-key", "SOME_VARIABLE_OF_THE_DRIVER": "canary-value"}
 """Set in this process while the cluster starts; no worker may ever see them."""
