@@ -91,6 +91,7 @@ class VisionBackend:
             self._steady = self._tapped.is_steady()
         if (output := self._tapped.taps.get(OUTPUT)) is not None:
             network = replace(network, scores=output.info.scores)
+            _check_names(network, output.info)
         self.network = network
         self.fingerprint = network.fingerprint(settings.dtype)
         self._readers: dict[Readout, Reader] = {}
@@ -482,6 +483,15 @@ class _Row:
     request: VisionRequest
     known: dict[Readout, Reading]
     wanted: str
+
+
+def _check_names(network: Network, output: LayerInfo) -> None:
+    named = len(network.class_names)
+    if output.kind == "vector" and named not in (0, output.n_units):
+        raise UsageError(
+            f"{network.name} names {named} classes, and its output has {output.n_units}.",
+            "Give class_names one name for each, in the order of the output, or none at all.",
+        )
 
 
 def _asked_maps(rows: Sequence[_Row]) -> dict[Readout, dict[int, dict[int, None]]]:

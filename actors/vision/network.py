@@ -108,9 +108,15 @@ def wrap(
     `resize` (by default `size`) as `fit` says, and their centre is cropped to `size`. `scores` says how the output becomes
     probabilities: "softmax" over all classes, "sigmoid" of each class by itself, or "probabilities", as it is.
 
+    `class_names` are in the order of the output.
+
     Raises:
-        UsageError: If `scores` is another word.
+        UsageError: If `scores` is another word, or `class_names` are not texts in a list.
     """
+    if not isinstance(class_names, (list, tuple)) or not all(isinstance(name, str) for name in class_names):
+        raise UsageError(
+            f"class_names must be a list of texts in the order of the output, got {str(class_names)[:80]!r}"
+        )
     if scores is not None and scores not in get_args(Scores):
         raise UsageError(f"scores must be one of {', '.join(get_args(Scores))}, got {scores!r}")
 

@@ -37,6 +37,10 @@ Verbose = Annotated[
 ]
 
 
+LARGEST_SEED = 2**32 - 1
+"""Every library that is given a seed takes this one."""
+
+
 class Interrupts:
     """The first Ctrl-C (SIGTERM, SIGHUP) cancels a command, so that what is open is closed; a second ends it at once."""
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from experiments.commands.common import (
+    LARGEST_SEED,
     ConfigPath,
     Json,
     ProfileName,
@@ -100,7 +101,7 @@ def branch(
     unit: UnitPath,
     out: Annotated[Path, out_option("Run directory of the branch.")],
     from_round: Annotated[int, typer.Option(min=1, help="The first round that is played anew.")] = 1,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of what follows [default: the same].")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=LARGEST_SEED, help="Seed of what follows [default: the same].")] = None,
     profile: ProfileName = None,
     json: Json = False,
     config: ConfigPath = None,

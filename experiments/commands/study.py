@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from experiments.commands.common import (
+    LARGEST_SEED,
     ConfigPath,
     Data,
     Json,
@@ -48,7 +49,7 @@ def describe(
     ],
     profile: ProfileName = None,
     out: Annotated[Path | None, out_option("Run directory [default: runs/<model>-<layer>-<unit>].")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the whole study.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the whole study.")] = 0,
     data: Data = None,
     json: Json = False,
     config: ConfigPath = None,
@@ -86,7 +87,7 @@ def sweep(
     ] = "all",
     profile: ProfileName = None,
     out: Annotated[Path | None, out_option("Run directory [default: runs/<model>-<layers>-<units>].")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of all studies.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of all studies.")] = 0,
     data: Data = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Study failed units again.")] = False,
     yes: Yes = False,
@@ -121,7 +122,7 @@ def audit(
         str, typer.Option(help="all, a class's name, 281-285, 3,17, sample:20, or several with commas.")
     ] = "all",
     out: Annotated[Path | None, out_option("Run directory [default: runs/audit-<model>-<classes>].")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of all images and studies.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of all images and studies.")] = 0,
     images: Annotated[
         int,
         typer.Option(
@@ -177,7 +178,7 @@ def session(
         out_option("Run directory; one that was begun is gone on with [default: a new one]."),
     ] = None,
     person: Annotated[str, typer.Option(help="Who studies: written into the record.")] = "person",
-    seed: Annotated[int, typer.Option(min=0, help="Seed of all images.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of all images.")] = 0,
     data: Data = None,
     json: Json = False,
     config: ConfigPath = None,
@@ -221,7 +222,7 @@ def find(
     layer: Annotated[str, typer.Argument(help="Layer, as `maia layers MODEL` lists them.")],
     images: Annotated[int, typer.Option(min=8, max=500, help="Images of the concept.")] = 40,
     top: Annotated[int, typer.Option(min=1, help="Units to show.")] = 10,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the images.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the images.")] = 0,
     profile: ProfileName = None,
     json: Json = False,
     config: ConfigPath = None,

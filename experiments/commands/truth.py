@@ -9,6 +9,7 @@ import typer
 
 from actors.errors import UsageError
 from experiments.commands.common import (
+    LARGEST_SEED,
     ConfigPath,
     Json,
     ProfileName,
@@ -40,7 +41,7 @@ def synthetic(
         ),
     ] = "all",
     out: Annotated[Path, out_option("Run directory.")] = Path("runs/synthetic"),
-    seed: Annotated[int, typer.Option(min=0, help="Seed of data set and studies.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of data set and studies.")] = 0,
     baseline: Annotated[
         bool, typer.Option(help="Also label from one look at the exemplars, to compare.")
     ] = True,
@@ -77,7 +78,7 @@ def synthetic(
 def planted_biases(
     networks: Annotated[int, typer.Option(min=1, help="Classifiers, of eight classes each.")] = 3,
     out: Annotated[Path, out_option("Run directory.")] = Path("runs/planted-biases"),
-    seed: Annotated[int, typer.Option(min=0, help="Seed of classes, biases and images.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of classes, biases and images.")] = 0,
     images: Annotated[
         int,
         typer.Option(
@@ -144,7 +145,7 @@ def robust_features(
         int | None, typer.Option(min=2, help="At most so many images of each cell of a folder.")
     ] = None,
     out: Annotated[Path, out_option("Run directory.")] = Path("runs/robust-features"),
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the set and of all studies.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the set and of all studies.")] = 0,
     yes: Yes = False,
     profile: ProfileName = None,
     json: Json = False,
@@ -207,7 +208,7 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many units.")] = None,
     controls: Annotated[int, typer.Option(min=2, help="Images of the data set to compare with.")] = 60,
     cosy: Annotated[int, typer.Option(min=2, help="Images of each label for CoSy's measures.")] = 20,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of prompts and images.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of prompts and images.")] = 0,
     profile: ProfileName = None,
     json: Json = False,
     config: ConfigPath = None,
@@ -257,7 +258,7 @@ def ablate(
         str | None, typer.Option(help="A profile whose image generator is tried as well.")
     ] = None,
     out: Annotated[Path, out_option("Run directory.")] = Path("runs/ablation"),
-    seed: Annotated[int, typer.Option(min=0, help="Seed of everything.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of everything.")] = 0,
     yes: Yes = False,
     profile: ProfileName = None,
     json: Json = False,
@@ -305,7 +306,7 @@ def judge(
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port on the loopback address [default: a free one].")
     ] = 0,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of order and sides.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of order and sides.")] = 0,
     open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open a browser.")] = True,
     json: Json = False,
 ) -> None:

@@ -531,3 +531,9 @@ async def test_a_network_in_another_form_is_measured_as_the_plain_one(made: str)
         finally:
             await other.close()
     assert found[made] == pytest.approx(found["plain"], abs=0.02 if made == "quantised" else 1e-5)
+
+
+@pytest.mark.parametrize("names", [["dog"], [f"class {number}" for number in range(1001)]])
+async def test_as_many_classes_are_named_as_there_are_or_none(names: list[str]) -> None:
+    with pytest.raises(UsageError, match=f"names {len(names)} classes, and its output has"):
+        VisionBackend(network(class_names=names), settings())

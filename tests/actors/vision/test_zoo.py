@@ -311,3 +311,9 @@ def test_networks_that_give_probabilities_have_another_fingerprint_than_those_wi
 def test_a_word_that_says_nothing_of_the_output_is_refused() -> None:
     with pytest.raises(UsageError, match="softmax, sigmoid, probabilities, got 'logits'"):
         wrap(networks.tiny_conv(), scores="logits")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("class_names", [[1, 2, 3], {0: "dog"}, "dog"])
+def test_class_names_that_are_no_list_of_texts_are_refused(class_names: Any) -> None:
+    with pytest.raises(UsageError, match="a list of texts in the order of the output"):
+        wrap(networks.tiny_conv(), class_names=class_names)
