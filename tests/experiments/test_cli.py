@@ -106,7 +106,7 @@ def maia(monkeypatch, *arguments: str) -> int:
     [
         (["descrbe"], "Did you mean 'describe'"),
         (["describe", "a", "b", "1", "--sead", "3"], "--seed"),
-        (["sweep", "a", "b", "--seed", "99999999999999999999"], "0<=x<=4294967295"),
+        (["sweep", "a", "b", "--seed", "99999999999999999999"], "less than or equal to 4294967295"),
         (["export", "nowhere"], "no run in nowhere"),
         (["doctor", "--profile", "embeded"], "Did you mean embedded?"),
         (["status", "s3://"], "Write s3://BUCKET/PATH."),
