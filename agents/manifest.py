@@ -1,4 +1,7 @@
-"""What a run directory is about: written once, and compared before anything is added to it."""
+"""What a run directory is about: written first, and compared before anything is added to it.
+
+A run of many units may be given more of them, and never fewer; everything else stays as it was.
+"""
 
 from __future__ import annotations
 
@@ -46,8 +49,26 @@ _ON_THE_WAY = frozenset(
 two commands. A server moves, a rate turns out too high, a batch too large, and what was paid for is gone on with."""
 
 
+_EXTENT = ("asked", "layers", "units")
+"""What says which units a run has: the words of the command line, and once the network is known their ids."""
+_OPTIONS = {
+    "layer": "LAYER",
+    "unit": "UNIT",
+    "layers": "LAYERS",
+    "model": "MODEL",
+    "seed": "--seed",
+    "profile": "--profile",
+    "per_context": "--images",
+    "settings.dataset": "the dataset (--data)",
+}
+"""How a person says what a manifest holds."""
+_UNITS_OPTION = {"sweep": "--units", "audit": "--classes"}
+
+
 def check(store: Store, manifest: dict[str, Any]) -> None:
-    """Make sure that the directory is unclaimed, or claimed for this very manifest.
+    """Make sure that the directory is unclaimed, or claimed for this very manifest, of which it may have fewer units.
+
+    Only the ids of units tell whether it has fewer: without `units`, what was asked for is not compared.
 
     Raises:
         UsageError: Showing each difference, if the directory belongs to another configuration.
@@ -60,12 +81,52 @@ def check(store: Store, manifest: dict[str, Any]) -> None:
     if is_path(before) and is_path(now) and (store.has(STUDIED) or canonical(before) == canonical(now)):
         # It may be written otherwise, or lie elsewhere by now: its fingerprint tells whether it is the same one.
         new["settings"]["dataset"] = old["settings"]["dataset"]
+    commands = [each.get("command") for each in (old, new)]
+    if all(commands) and commands[0] != commands[1]:
+        raise UsageError(
+            f"{store.root} holds a run of `maia {commands[0]}`, and this is `maia {commands[1]}`.",
+            "Give this run its own --out.",
+        )
+    if "asked" in old and "asked" in new:
+        _check_extent(store, old, new)
+        old, new = ({k: v for k, v in each.items() if k not in _EXTENT} for each in (old, new))
     different = list(_differences("", old, new))
     if different:
         raise UsageError(
             f"{store.root} holds a run of another configuration: " + "; ".join(different[:6]) + ".",
             "Give this run its own --out, or repeat the earlier command to go on with it.",
         )
+
+
+def _check_extent(store: Store, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Raise UsageError if a unit of the run is not among those that are asked for now."""
+    left_out = set(old.get("units", ())) - set(new.get("units", old.get("units", ())))
+    if not left_out:
+        return
+    option, asked = _UNITS_OPTION.get(new.get("command", ""), "asked"), old["asked"]
+    said = _differences("", *({k: each.get(k) for k in _EXTENT[:2]} for each in (old, new)))
+    raise UsageError(
+        f"{store.root} holds a run of more than is asked for now: "
+        + "; ".join(each.replace("asked", option, 1) for each in said)
+        + f", which leaves out {len(left_out)} of its {len(old['units'])}.",
+        f"A run may be given more and never less: to add to it, name what it has as well ({option} {asked},MORE). "
+        "Otherwise give this run its own --out.",
+    )
+
+
+def widened(store: Store, manifest: dict[str, Any]) -> bool:
+    """Say whether a run has been asked for in other words than before, so that it may have to be planned for more."""
+    present = store.get(KEY)
+    old = {} if present is None else parse(present, store.root / KEY)
+    return any(old.get(key) != manifest[key] for key in _EXTENT if key in manifest)
+
+
+def widen(store: Store, manifest: dict[str, Any]) -> None:
+    """Write down which units the run has now; raises like `check`. Call it once they are planned."""
+    check(store, manifest)
+    if widened(store, manifest):
+        old = parse(store.get(KEY) or b"{}", store.root / KEY)
+        store.replace(KEY, _encode(old | {key: manifest[key] for key in _EXTENT if key in manifest}))
 
 
 def claim(store: Store, manifest: dict[str, Any]) -> None:
@@ -125,4 +186,16 @@ def _differences(path: str, old: Any, new: Any) -> Any:
         for key in sorted(old.keys() | new.keys()):
             yield from _differences(f"{path}.{key}" if path else key, old.get(key), new.get(key))
     elif old != new:
-        yield f"{path} was {json.dumps(old)}, now {json.dumps(new)}"
+        told = _OPTIONS.get(path) or path
+        if told.startswith("settings."):
+            told = f"the profile's {told.removeprefix('settings.')}"
+        yield f"{told} was {_brief(old)}, now {_brief(new)}"
+
+
+def _brief(value: Any) -> str:
+    """Return a value as a person would write it; one that was not there is said so."""
+    if value is None:
+        return "not set"
+    if isinstance(value, list) and all(isinstance(each, str) for each in value):
+        value = ",".join(value)
+    return json.dumps(value, ensure_ascii=False)

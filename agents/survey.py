@@ -3,6 +3,7 @@
 A survey is `async (studio, subject, *, seed, **arguments) -> Survey`. It is taken whole or not at
 all; taken again after a crash, its images come from the generator's cache.
 
+    units/<unit>/begun.json    that it was begun: nothing else tells so while it is taken
     units/<unit>/survey.json   what was found, and how many images were made for it
     blobs/ab/<id>.webp         the images that it keeps
 """
@@ -23,6 +24,7 @@ from agents.work import WorkItem, named
 from tools.subject import Subject
 from tools.toolbox import Studio
 
+BEGUN = "begun.json"
 MEASURED = "measured"
 """The status of a result that no agent was asked for."""
 
@@ -45,6 +47,7 @@ async def take(
     """
     if (record := await asyncio.to_thread(read, store, item.unit)) is not None:
         return record
+    await asyncio.to_thread(store.put, f"units/{slug(item.unit)}/{BEGUN}", b"{}")
     counter = _Counter(account)
     taken: Survey = await named(item.survey)(
         MeteredStudio(studio, counter), subject, seed=item.seed, **item.survey_arguments

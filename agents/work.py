@@ -62,10 +62,26 @@ def named(text: str) -> Any:
 
 def write_plan(store: Store, items: Sequence[WorkItem]) -> list[WorkItem]:
     """Write the plan of a run unless it has one, and return the one that counts."""
-    store.put(KEY, json.dumps([asdict(item) for item in items], indent=1, ensure_ascii=False).encode())
+    store.put(KEY, _encode(items))
     written = read_plan(store)
     assert written is not None
     return written
+
+
+def extend_plan(store: Store, items: Sequence[WorkItem]) -> list[WorkItem]:
+    """Write the plan of a run that has come to have more items, and return it.
+
+    Raises:
+        ValueError: If an item is missing that was planned before: its results would be nobody's.
+    """
+    if missing := {item.unit for item in read_plan(store) or ()} - {item.unit for item in items}:
+        raise ValueError(f"the plan of {store.root} would lose {sorted(missing)[0]}")
+    store.replace(KEY, _encode(items))
+    return list(items)
+
+
+def _encode(items: Sequence[WorkItem]) -> bytes:
+    return json.dumps([asdict(item) for item in items], indent=1, ensure_ascii=False).encode()
 
 
 def read_plan(store: Store) -> list[WorkItem] | None:

@@ -7,14 +7,16 @@ charges. Without a terminal it needs `--yes`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from actors.errors import UsageError
 from actors.vision.known import recall
 from agents.journal import slug
-from agents.store import Store
+from agents.manifest import KEY as MANIFEST
+from agents.manifest import widened
+from agents.store import Store, parse
 from agents.work import read_plan
 from experiments import config as configuration
 from experiments.config import Profile
@@ -86,12 +88,20 @@ async def count_units(
     return sum(counted(sizes[layer]) for layer in layers)
 
 
-def unfinished(run: Path) -> int | None:
-    """Return how many units of a planned run have no result yet, None if nothing is planned."""
-    plan = read_plan(Store(run)) if run.is_dir() else None
+def unfinished(run: Path, asked: Mapping[str, Any], count: Callable[[], int]) -> int:
+    """Return how many units a run has still to study: all that are counted if nothing is planned yet.
+
+    `asked` is what its manifest would say of its units; asked for in other words, it may be given more.
+    """
+    store = Store(run)
+    plan = read_plan(store) if run.is_dir() else None
     if plan is None:
-        return None
-    return sum(not (run / "units" / slug(item.unit) / "done.json").exists() for item in plan)
+        return count()
+    left = sum(not (run / "units" / slug(item.unit) / "done.json").exists() for item in plan)
+    known = parse(store.get(MANIFEST) or b"{}", run / MANIFEST).get("units")
+    if known is not None and widened(store, dict(asked)):
+        left += max(0, count() - len(known))
+    return left
 
 
 def approve(found: dict[str, Any], limit: float, *, yes: bool, ask: Callable[[str], bool] | None) -> str:

@@ -21,14 +21,14 @@ from actors.vision.known import KnownNetwork, recall
 from actors.vision.units import OUTPUT, Readout, class_index
 from agents import survey
 from agents.journal import slug
-from agents.manifest import claim
+from agents.manifest import check, claim, widen
 from agents.store import Store
-from agents.work import WorkItem, read_plan, write_plan
+from agents.work import WorkItem, extend_plan, read_plan, write_plan
 from experiments import config as configuration
 from experiments.audit_page import page
 from experiments.bias_claims import disagreements
 from experiments.campaign import Campaign
-from experiments.console import Console
+from experiments.console import Console, counted
 from experiments.contexts import FRESH, LEAST, ClassSurvey, judge
 from experiments.describe import science
 from experiments.units import choose
@@ -69,8 +69,12 @@ async def audit(
     profile = loaded.profile(profile_name)
     if asked.data is not None:
         profile = profile.model_copy(update={"dataset": asked.data})
-    if (network := recall(loaded.cache, asked.model)) is not None:
-        classes_of(asked, network, network.layers[network.layer(OUTPUT)])
+    network = recall(loaded.cache, asked.model)
+    units = (
+        None
+        if network is None
+        else {"units": list(_ids(asked, network, network.layers[network.layer(OUTPUT)]).values())}
+    )
     store = Store.open(out or Path("runs") / slug(f"audit {asked.model} {asked.classes}"))
     manifest = {
         "command": "audit",
@@ -84,6 +88,8 @@ async def audit(
         "config": loaded.named_file,
         "settings": science(profile),
     }
+    if units is not None:
+        check(store, manifest | units)
     campaign = Campaign(console, loaded, profile, store, manifest, asked.retry_failed)
     finished = await campaign.run(partial(_plan, console, store, manifest, asked))
     surveys = {item.unit: survey.read(store, item.unit) for item in finished.plan}
@@ -147,13 +153,17 @@ async def _plan(
     vision, readout = bench.vision, Readout(OUTPUT, "probability")
     await vision.check(readout.unit(0))
     size = next(layer.n_units for layer in await vision.layers() if layer.name == OUTPUT)
-    drawn = classes_of(asked, vision.known, size)
-    ids = {index: f"{vision.name}/{readout.unit(index)}" for index in drawn}
-    claim(store, manifest | {"units": list(ids.values())})
-    if (plan := read_plan(store)) is not None:
+    drawn, ids = classes_of(asked, vision.known, size), _ids(asked, vision.known, size)
+    manifest = manifest | {"units": list(ids.values())}
+    claim(store, manifest)
+    plan = read_plan(store)
+    planned = {item.unit for item in plan or ()}
+    ids = {index: unit for index, unit in ids.items() if unit not in planned}
+    if plan is not None and not ids:
+        widen(store, manifest)
         return plan
     if asked.agents:
-        console.say(f"searching the data set for the exemplars of {len(ids)} classes")
+        console.say(f"searching the data set for the exemplars of {counted(len(ids), 'class', 'classes')}")
         with console.progress("exemplars") as progress:
             await vision.layer_exemplars(
                 [readout], bench.dataset, progress=lambda swept: progress(swept.done, swept.total)
@@ -171,7 +181,17 @@ async def _plan(
         )
         for index, unit in ids.items()
     ]
-    return write_plan(store, items)
+    if plan is None:
+        return write_plan(store, items)
+    plan = extend_plan(store, [*plan, *items])
+    widen(store, manifest)
+    return plan
+
+
+def _ids(asked: Audit, network: KnownNetwork, size: int) -> dict[int, str]:
+    """Return the units of the classes that are asked for; raises like `classes_of`."""
+    readout = Readout(OUTPUT, "probability")
+    return {index: f"{network.name}/{readout.unit(index)}" for index in classes_of(asked, network, size)}
 
 
 def classes_of(asked: Audit, network: KnownNetwork, size: int) -> dict[int, str]:

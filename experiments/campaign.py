@@ -21,7 +21,7 @@ from agents.host import HostCounts, HostHandle, LocalHost, widen_threads
 from agents.journal import slug
 from agents.lease import Lease, worked_s
 from agents.manifest import KEY as MANIFEST
-from agents.manifest import check, check_studied, claim_studied
+from agents.manifest import check, check_studied, claim_studied, widened
 from agents.orchestrator import Orchestrator, Outcome, failures
 from agents.remote import is_working_copy
 from agents.store import Store, StoreError, parse
@@ -64,7 +64,7 @@ class Campaign:
     profile: Profile
     store: Store
     manifest: dict[str, Any]
-    """What the run is about. `units`, known only once the network is, are added by the planner."""
+    """What the run is about. `units`, known for sure only once the network is, are added by the planner."""
     retry_failed: bool = False
 
     async def run(self, planner: Planner, closing: Closing | None = None) -> Finished:
@@ -76,10 +76,11 @@ class Campaign:
             UsageError: If the directory belongs to another configuration, or another process works on it.
         """
         store = self.store
-        check(store, self.manifest | _units_of(store))
+        check(store, self.manifest)
         async with await Lease.take(store, tell=self.console.say) as lease:
             plan = read_plan(store)
-            if plan is None or self._open(plan) or (closing is not None and not store.has(closing.key)):
+            unclosed = closing is not None and not store.has(closing.key)
+            if plan is None or self._open(plan) or unclosed or widened(store, self.manifest):
                 outcome = await self._work(planner, closing, lease)
             else:
                 self.console.say(f"{store.root} holds all results already")
@@ -308,9 +309,3 @@ def _spent(store: Store) -> HostCounts:
 
 def _spent_in(found: dict[str, Any]) -> HostCounts:
     return HostCounts(found["rounds"], found["tokens"], found["dollars"], found["images"])
-
-
-def _units_of(store: Store) -> dict[str, Any]:
-    data = store.get(MANIFEST)
-    present = parse(data, store.root / MANIFEST) if data is not None else {}
-    return {"units": present["units"]} if "units" in present else {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -46,6 +47,8 @@ def configure_logging(verbosity: int, stream: TextIO | None = None) -> None:
 
 
 _LINE_EVERY_S = 10.0
+_UNBOUNDED = 10_000
+"""Columns, more than any table has."""
 
 
 class Console:
@@ -58,6 +61,11 @@ class Console:
         self._rich = RichConsole(stderr=True, highlight=False, soft_wrap=True)
         self._quiet = quiet
         Console._begun = self._started = Console._begun or time.monotonic()
+
+    @property
+    def _redraws(self) -> bool:
+        """Say whether what was told can be told anew in its place: TERM=dumb is a terminal that cannot."""
+        return self._rich.is_terminal and not self._rich.is_dumb_terminal
 
     def say(self, text: str) -> None:
         """Tell one step, with the seconds since the start."""
@@ -81,10 +89,21 @@ class Console:
         sys.stdout.flush()
 
     def show(self, *renderables: Any, markup: bool = True) -> None:
-        """Print for a person, on stdout; without `markup`, text is printed as it is."""
+        """Print for a person, on stdout; without `markup`, text is printed as it is.
+
+        Tables fit the terminal; in a pipe or a file a row is a line, unless COLUMNS says how wide it may be.
+        """
         out = RichConsole(highlight=False, soft_wrap=True)
-        for each in renderables:
-            out.print(each, markup=markup)
+        if not out.is_terminal and "COLUMNS" not in os.environ:
+            out.width = _UNBOUNDED
+        with out.capture() as printed:
+            for each in renderables:
+                out.print(each, markup=markup)
+        text = printed.get()
+        if not out.is_terminal:
+            text = "".join(f"{line.rstrip()}\n" for line in text.splitlines())
+        sys.stdout.write(text)
+        sys.stdout.flush()
 
     @contextmanager
     def progress(self, label: str) -> Iterator[Any]:
@@ -92,7 +111,7 @@ class Console:
         if self._quiet:
             yield lambda _done, _total: None
             return
-        if not self._rich.is_terminal:
+        if not self._redraws:
             told = [-1]
 
             def update(done: int, total: int) -> None:
@@ -114,11 +133,22 @@ class Console:
             yield lambda done, total: bar.update(task, completed=done, total=total)
 
     @contextmanager
+    def waiting(self, text: str) -> Iterator[None]:
+        """Tell on a terminal what is waited for, as long as it lasts; elsewhere nothing."""
+        if not self._quiet and self._redraws:
+            with self._rich.status(_escape(text)):
+                yield
+            return
+        if self._rich.is_terminal:
+            self.say(text)
+        yield
+
+    @contextmanager
     def line(self) -> Iterator[Any]:
         """Yield show(text): a line that is replaced on a terminal, one every ten seconds elsewhere."""
         if self._quiet:
             yield lambda _text: None
-        elif self._rich.is_terminal:
+        elif self._redraws:
             with self._rich.status("") as status:
                 yield lambda text: status.update(_escape(text))
         else:
@@ -152,6 +182,6 @@ def plain(text: str) -> str:
     return _escape(text)
 
 
-def counted(number: int, noun: str) -> str:
+def counted(number: int, noun: str, plural: str = "") -> str:
     """Return a number of things in words, as "1 unit" and "2,048 units"."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"

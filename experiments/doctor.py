@@ -171,16 +171,21 @@ def table(report: dict[str, Any]) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    from experiments.console import mark
+    from experiments.console import counted, mark, plain
 
+    missing = sum(not each["ok"] for each in report["findings"])
+    ready = f"{counted(missing, 'thing')} missing" if missing else "nothing is missing"
     shown = Table(
-        title=f"profile {report['profile']} of {report['configuration']}", title_justify="left", box=None
+        title=plain(f"profile {report['profile']} of {report['configuration']}: {ready}"),
+        title_justify="left",
+        box=None,
     )
     shown.add_column("")
     shown.add_column("what")
-    shown.add_column("found")
-    shown.add_column("advice")
+    shown.add_column("found, and what to do about it")
     for each in report["findings"]:
         state: Readiness = "missing" if not each["ok"] else "ready" if each["asked"] else "not asked"
-        shown.add_row(mark(state), each["topic"], Text(each["found"]), Text(each["advice"]))
+        # Beneath each other: beside each other, both would be narrow columns, and one of them mostly empty.
+        told = Text("\n").join([Text(each["found"])] + [Text(each["advice"], "dim")] * bool(each["advice"]))
+        shown.add_row(mark(state), each["topic"], told)
     return shown

@@ -110,8 +110,7 @@ def export(folder: Path, wanted: str, out: Path | None = None, *, images: bool =
     data = writers[wanted](run)
     path = out or folder / (_inspect_name(run) if wanted == "inspect" else f"export.{ENDINGS[wanted]}")
     try:
-        if out is None:
-            path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
     except OSError as error:
         raise UsageError(f"{path} cannot be written ({error.strerror}).", "Choose another --out.") from error

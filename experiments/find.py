@@ -31,6 +31,8 @@ PLACES = (
 )  # fmt: skip
 Q = 0.05
 """Share of false finds that is let pass among the units that are called selective."""
+MOST_IMAGES = 500
+"""Images of a concept that may be asked for."""
 
 
 async def find_units(
@@ -66,6 +68,8 @@ async def find_units(
         readout = Readout.of(first)
         rng = random.Random(seed)
         things = control_subjects([concept])
+        if note := too_few(sizes[readout.layer], n_images, len(things)):
+            console.warn(note)
         controls = {
             "things": rng.sample(things, k=min(n_images, len(things))),
             "places": list(islice(cycle(rng.sample(other := places(concept), k=len(other))), n_images)),
@@ -142,7 +146,7 @@ def rank(positive: np.ndarray, things: np.ndarray, places: np.ndarray) -> list[d
     `q` is the Benjamini-Hochberg adjustment over all units of the larger p of two one-sided Mann-Whitney tests: that a
     unit is above both is claimed, so both must hold.
     """
-    from scipy.stats import false_discovery_control, mannwhitneyu
+    from scipy.stats import false_discovery_control
 
     finite = np.flatnonzero(np.all([np.isfinite(each).all(1) for each in (positive, things, places)], axis=0))
     if not len(finite):
@@ -152,7 +156,7 @@ def rank(positive: np.ndarray, things: np.ndarray, places: np.ndarray) -> list[d
     ranked = np.min([_auroc(positive[:, ::2], control[:, ::2]) for control in controls], axis=0)
     judged, against = positive[:, 1::2], [control[:, 1::2] for control in controls]
     auroc = np.min([_auroc(judged, control) for control in against], axis=0)
-    p_values = [mannwhitneyu(judged, control, alternative="greater", axis=1).pvalue for control in against]
+    p_values = [_p_values(judged, control) for control in against]
     q = false_discovery_control(np.max([np.where(np.isfinite(p), p, 1.0) for p in p_values], axis=0))
     means = [each.mean(1) for each in (judged, *against)]
     order = np.lexsort((-(means[0] - np.maximum(means[1], means[2])), -ranked))
@@ -177,6 +181,45 @@ def _auroc(positive: np.ndarray, control: np.ndarray) -> np.ndarray:
     ranks = rankdata(np.concatenate([positive, control], axis=1), axis=1)
     area: np.ndarray = (ranks[:, :n].sum(1) - n * (n + 1) / 2) / (n * m)
     return area
+
+
+def too_few(n_units: int, n_images: int, n_things: int) -> str:
+    """Return a sentence if so few images leave even a unit that tells them all apart above `Q`, "" if they do not.
+
+    Of other things there are `n_things` at most, however many images are asked for.
+    """
+    if (best := _least_q(n_units, n_images, n_things)) < Q:
+        return ""
+    enough = next((n for n in range(n_images, MOST_IMAGES + 1) if _least_q(n_units, n, n_things) < Q), None)
+    return (
+        f"with {n_images} images no unit of {n_units:,} can be told from chance: its q would be {best:.2g} at best, "
+        f"and less than {Q} is needed. "
+        + (
+            f"Ask for --images {enough} or more."
+            if enough
+            else "No number of images that may be asked for would do."
+        )
+    )
+
+
+def _least_q(n_units: int, n_images: int, n_things: int) -> float:
+    """Return the q of the only unit that is above all controls with every image of the concept that judges it."""
+    controls = np.arange(min(n_images, n_things) // 2)
+    return min(1.0, float(_p_values(np.arange(n_images // 2) + len(controls), controls)) * n_units)
+
+
+def _p_values(judged: np.ndarray, controls: np.ndarray) -> np.ndarray:
+    """Return the one-sided p of each row: (U, P) and (U, C) give (U,).
+
+    Always by the normal approximation: the exact one is for rows without ties, and one unit's ties must not change
+    what is said of another.
+    """
+    from scipy.stats import mannwhitneyu
+
+    found: np.ndarray = mannwhitneyu(
+        judged, controls, alternative="greater", axis=-1, method="asymptotic"
+    ).pvalue
+    return found
 
 
 async def _images(bench: Any, prompts: list[str], seed: int) -> tuple[list[MadeImage], set[str]]:

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from actors.vision.known import recall
+from actors.vision.known import KnownNetwork, recall
 from actors.vision.units import Readout, parse_unit
 from agents.journal import slug
-from agents.manifest import claim
+from agents.manifest import check as check_manifest
+from agents.manifest import claim, widen
 from agents.store import Store, finite, parse
-from agents.work import WorkItem, read_plan, write_plan
+from agents.work import WorkItem, extend_plan, read_plan, write_plan
 from experiments import config as configuration
 from experiments import crosswise
 from experiments.campaign import Campaign, Closing
-from experiments.console import Console
+from experiments.console import Console, counted
 from experiments.describe import science
 from experiments.exemplars import tell_skipped
 from experiments.units import check, choose, screen
@@ -58,9 +60,8 @@ async def sweep(
     profile = loaded.profile(profile_name)
     if asked.data is not None:
         profile = profile.model_copy(update={"dataset": asked.data})
-    if (network := recall(loaded.cache, asked.model)) is not None:
-        for layer in asked.layers:
-            choose(asked.units, network.layers[network.layer(layer)], asked.seed)
+    network = recall(loaded.cache, asked.model)
+    units = None if network is None else {"units": ids_of(network, wanted_of(network, asked))}
     run = out or Path("runs") / slug(f"{asked.model} {','.join(asked.layers)} {asked.units}")
     store = Store.open(run)
     manifest = {
@@ -73,6 +74,8 @@ async def sweep(
         "config": loaded.named_file,
         "settings": science(profile),
     }
+    if units is not None:
+        check_manifest(store, manifest | units)
     campaign = Campaign(console, loaded, profile, store, manifest, asked.retry_failed)
     closing = Closing(crosswise.KEY, partial(_compare, store))
     finished = await campaign.run(partial(_plan, console, store, manifest, asked), closing)
@@ -84,6 +87,24 @@ async def sweep(
     }
 
 
+def wanted_of(network: KnownNetwork, asked: Sweep) -> dict[Readout, list[int]]:
+    """Return the units that are asked for by layer.
+
+    Raises:
+        UsageError: If there is no such layer or unit.
+    """
+    found: dict[Readout, list[int]] = {}
+    for text in asked.layers:
+        first = parse_unit(text, "0", network.class_names)
+        layer = network.layer(first.layer)
+        found[Readout(layer, first.kind)] = choose(asked.units, network.layers[layer], asked.seed)
+    return found
+
+
+def ids_of(network: KnownNetwork, wanted: Mapping[Readout, Sequence[int]]) -> list[str]:
+    return [f"{network.name}/{readout.unit(index)}" for readout, units in wanted.items() for index in units]
+
+
 async def _compare(store: Store, bench: Workbench, plan: list[WorkItem]) -> None:
     await crosswise.compare(bench.vision, store, plan)
 
@@ -91,19 +112,28 @@ async def _compare(store: Store, bench: Workbench, plan: list[WorkItem]) -> None
 async def _plan(
     console: Console, store: Store, manifest: dict[str, Any], asked: Sweep, bench: Workbench
 ) -> list[WorkItem]:
-    """Return the work of the run: from its directory, or from a pass over the data set."""
+    """Return the work of the run: from its directory, or from a pass over the data set for what is not planned yet."""
     vision = bench.vision
-    sizes = {layer.name: layer.n_units for layer in await vision.layers()}
-    names = await vision.class_names()
-    wanted: dict[Readout, list[int]] = {}
-    for layer in asked.layers:
-        first = await vision.unit(parse_unit(layer, "0", names))
-        wanted[Readout.of(first)] = choose(asked.units, sizes[first.layer], asked.seed)
-    ids = [f"{vision.name}/{readout.unit(index)}" for readout, units in wanted.items() for index in units]
-    claim(store, manifest | {"units": ids})
-    if (plan := read_plan(store)) is not None:
+    wanted = wanted_of(vision.known, asked)
+    for readout in wanted:
+        await vision.check(readout.unit(0))
+    ids = ids_of(vision.known, wanted)
+    manifest = manifest | {"units": ids}
+    claim(store, manifest)
+    plan = read_plan(store)
+    screened: dict[str, list[dict[str, Any]]] = (
+        {} if plan is None else parse(store.get(SCREENING) or b"{}", store.root / SCREENING)
+    )
+    seen = {layer: [row["unit"] for row in rows] for layer, rows in screened.items()}
+    new = {
+        readout: sorted(set(units) - set(seen.get(readout.layer, ()))) for readout, units in wanted.items()
+    }
+    n_new = sum(map(len, new.values()))
+    if plan is not None and not n_new:
+        widen(store, manifest)
         return plan
-    console.say(f"searching the data set for the exemplars of {len(ids)} units")
+    added = "" if plan is None else f", which are added to the {len(ids) - n_new} of this run"
+    console.say(f"searching the data set for the exemplars of {counted(n_new, 'unit')}{added}")
     with console.progress("exemplars") as progress:
         found = await vision.layer_exemplars(
             list(wanted), bench.dataset, progress=lambda swept: progress(swept.done, swept.total)
@@ -116,10 +146,14 @@ async def _plan(
         )
     skipped = tell_skipped(console, bench.dataset, unread, str(store.root / SKIPPED))
     store.put(SKIPPED, json.dumps(skipped, indent=1, ensure_ascii=False).encode())
-    screened: dict[str, list[dict[str, Any]]] = {}
     items: list[WorkItem] = []
-    for readout, units in wanted.items():
-        rows = screened[readout.layer] = await asyncio.to_thread(screen, found[readout], units)
+    for readout, units in new.items():
+        before = screened.get(readout.layer, [])
+        # Units that are studied come first: one that does the same is the duplicate, whatever its number.
+        order = sorted(before, key=lambda row: row["verdict"] == "duplicate")
+        rows = await asyncio.to_thread(screen, found[readout], [row["unit"] for row in order] + units)
+        rows = rows[len(before) :]
+        screened[readout.layer] = sorted(before + rows, key=lambda row: int(row["unit"]))
         items += [
             WorkItem(
                 f"{vision.name}/{readout.unit(row['unit'])}", readout.layer, str(row["unit"]), seed=asked.seed
@@ -128,7 +162,19 @@ async def _plan(
             if row["verdict"] == "alive"
         ]
     console.say(
-        f"{len(items)} units are worth an agent, {len(ids) - len(items)} are dead, constant, duplicates or not finite"
+        f"{counted(len(items), 'unit')} worth an agent, {n_new - len(items)} dead, constant, duplicates or not finite"
     )
-    store.put(SCREENING, json.dumps(finite(screened), indent=1, allow_nan=False).encode())
-    return write_plan(store, items)
+    if plan is None:
+        store.put(SCREENING, _encode(screened))
+        return write_plan(store, items)
+    # The plan first, the words of the command last: whatever is cut short is begun again by the same command.
+    plan = extend_plan(store, [*plan, *(item for item in items if item not in plan)])
+    store.replace(SCREENING, _encode(screened))
+    # Every label is compared with all others: with more of them, all are compared again.
+    (store.root / crosswise.KEY).unlink(missing_ok=True)
+    widen(store, manifest)
+    return plan
+
+
+def _encode(screened: dict[str, list[dict[str, Any]]]) -> bytes:
+    return json.dumps(finite(screened), indent=1, allow_nan=False).encode()

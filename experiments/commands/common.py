@@ -20,7 +20,14 @@ from experiments.preflight import left_as_found
 Model = Annotated[
     str, typer.Argument(help="Network, such as tf_efficientnet_lite0, hf:OWNER/NAME, python:MODULE:FACTORY.")
 ]
-ProfileName = Annotated[str | None, typer.Option("--profile", "-p", help="Profile of ray_config.yaml.")]
+ProfileName = Annotated[
+    str | None,
+    typer.Option(
+        "--profile",
+        "-p",
+        help="Profile of the configuration file [default: its default_profile, `embedded` as it comes].",
+    ),
+]
 ConfigPath = Annotated[
     Path | None,
     # Read first: where the working copy of a URL is depends on it.
@@ -33,7 +40,10 @@ Data = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Spend what it takes without asking.")]
 Verbose = Annotated[
-    int, typer.Option("--verbose", "-v", count=True, help="Log what happens (-vv: everything).")
+    int,
+    typer.Option(
+        "--verbose", "-v", count=True, show_default=False, help="Log what happens (-vv: everything)."
+    ),
 ]
 
 
@@ -137,15 +147,17 @@ def approve(
 
 
 def units_left(
-    config: Path | None, profile: str | None, folder: Path, model: str, layers: str, units: str
+    config: Path | None, profile: str | None, folder: Path, model: str, layers: str | None, asked: str
 ) -> int:
-    """Return how many units the run in `folder` has still to study: all of them if it was never planned."""
+    """Return how many units a sweep of `layers` in `folder` has still to study, or without them an audit's classes."""
     from experiments import approval
 
-    planned = approval.unfinished(folder)
-    if planned is not None:
-        return planned
-    return int(run(approval.count_units(config, profile, model, layers.split(","), units, 0)))
+    def count() -> int:
+        names = (layers or "output").split(",")
+        return int(run(approval.count_units(config, profile, model, names, asked, 0)))
+
+    extent = {"asked": asked} if layers is None else {"asked": asked, "layers": layers.split(",")}
+    return approval.unfinished(folder, extent, count)
 
 
 def finished_studies(folder: Path) -> int:

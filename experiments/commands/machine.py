@@ -21,12 +21,13 @@ commands = typer.Typer()
 
 @commands.command(epilog=examples("maia doctor", "maia doctor --profile local --json"))
 def doctor(profile: ProfileName = None, json: Json = False, config: ConfigPath = None) -> None:
-    """Say what this machine can run, and what to do about what it cannot."""
+    """Say what this machine can run. What it cannot comes with what to do about it."""
     from experiments.doctor import examine, table
 
     configure_logging(0)
     console = Console(quiet=json)
-    report = run(examine(config, profile))
+    with console.waiting("trying what this machine has, the sandbox last"):
+        report = run(examine(config, profile))
     if json:
         console.result(report)
     else:
@@ -41,7 +42,7 @@ def models(
     json: Json = False,
     config: ConfigPath = None,
 ) -> None:
-    """List what can be studied, and which models each profile would use."""
+    """List what can be studied. Also which models each profile would use."""
     from experiments.models import list_models, table
 
     configure_logging(0)
@@ -60,7 +61,8 @@ def layers(model: Model, profile: ProfileName = None, json: Json = False, config
 
     configure_logging(0)
     console = Console(quiet=json)
-    found = run(list_layers(config, profile, model))
+    with console.waiting(f"starting Ray and loading {model}"):
+        found = run(list_layers(config, profile, model))
     if json:
         console.result({"model": model, "layers": found})
     else:
@@ -83,7 +85,8 @@ def up(
     from experiments.config import load
 
     loaded = load(config)
-    facts = LocalHead(loaded.cache).up(loaded.profile(profile).ray, port)
+    with Console(quiet=json).waiting("starting Ray"):
+        facts = LocalHead(loaded.cache).up(loaded.profile(profile).ray, port)
     if json:
         Console(quiet=True).result(facts)
     else:
@@ -115,7 +118,8 @@ def down(json: Json = False, config: ConfigPath = None) -> None:
     from actors.head import LocalHead
     from experiments.config import load
 
-    ended = LocalHead(load(config).cache).down()
+    with Console(quiet=json).waiting("ending Ray"):
+        ended = LocalHead(load(config).cache).down()
     if json:
         Console(quiet=True).result({"ended": ended})
     else:

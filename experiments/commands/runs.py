@@ -39,7 +39,7 @@ Anywhere = Annotated[Any, run_argument("The --out folder, or URL, of a run.")]
 
 @commands.command(epilog=examples("maia status runs/b6", "maia status runs/b6 --json"))
 def status(run_directory: RunRecords, json: Json = False) -> None:
-    """Say how far a run is, also while another process works on it."""
+    """Say how far a run is. Also while another process works on it, and after one died."""
     from experiments.status import card
     from experiments.status import status as state_of
 
@@ -53,7 +53,7 @@ def status(run_directory: RunRecords, json: Json = False) -> None:
 
 @commands.command(epilog=examples("maia cancel runs/b6"))
 def cancel(run_directory: Anywhere, json: Json = False) -> None:
-    """Ask a run to stop: its agents finish their round, and everything done stays valid."""
+    """Ask a run to stop. Its agents finish their round, and everything done stays valid."""
     from experiments.status import cancel as ask_to_stop
 
     console = Console(quiet=json)
@@ -73,7 +73,7 @@ def cancel(run_directory: Anywhere, json: Json = False) -> None:
 
 @commands.command(epilog=examples("maia replay runs/b6/blocks.6:91", "maia replay runs/b6"))
 def replay(unit: RunOrUnitPath, json: Json = False, verbose: Verbose = 0) -> None:
-    """Play a recorded unit again without models, or all units of a run, and say where one comes out differently."""
+    """Play recorded units again without models. Says where one comes out differently."""
     from experiments.recorded import is_run
     from experiments.replay import replay_units
 
@@ -107,7 +107,7 @@ def branch(
     config: ConfigPath = None,
     verbose: Verbose = 0,
 ) -> None:
-    """Go on from one of a unit's rounds in another way: another profile, another seed."""
+    """Go on from one of a unit's rounds in another way. The way is another profile or another seed."""
     from experiments.replay import branch as go_on
 
     configure_logging(verbose)
@@ -121,7 +121,7 @@ def branch(
 
 @commands.command(epilog=examples("maia report runs/b6"))
 def report(run_directory: OpenRun, json: Json = False) -> None:
-    """Write the static report of a run; what did not change is left as it is."""
+    """Write the static report of a run. What did not change is left as it is."""
     from experiments.report import write_site
 
     page = write_site(run_directory)
@@ -136,11 +136,14 @@ def report(run_directory: OpenRun, json: Json = False) -> None:
 def view(
     run_directory: RunDirectory,
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port on the loopback address [default: a free one].")
+        int,
+        typer.Option(
+            min=0, max=65535, show_default=False, help="Port on the loopback address [default: a free one]."
+        ),
     ] = 0,
     open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open a browser.")] = True,
 ) -> None:
-    """Serve a run's report on this machine and keep it up to date while the run goes on."""
+    """Serve a run's report on this machine. It is kept up to date while the run goes on."""
     from experiments.view import view as serve
 
     # Ctrl-C is how a view ends.
@@ -161,7 +164,7 @@ def export(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="File to write [default: export.* in the run; needed for a run at a URL].",
+            help="File to write; its folders are made [default: export.* in the run; needed for a run at a URL].",
             parser=here,
             # Read first: a run at a URL need not be fetched to be refused.
             is_eager=True,
@@ -192,7 +195,7 @@ def diff(
     second: Annotated[Path, run_argument("Another run over the same units or layers.", read)],
     json: Json = False,
 ) -> None:
-    """Show which labels, verdicts and scores changed between two runs, models or checkpoints."""
+    """Show what changed between two runs. Labels, verdicts and scores of two models or checkpoints, say."""
     from experiments.diff import diff as compare
     from experiments.diff import table
 

@@ -95,7 +95,7 @@ def sweep(
     config: ConfigPath = None,
     verbose: Verbose = 0,
 ) -> None:
-    """Study whole layers; repeated on the same directory, it goes on where it was."""
+    """Study whole layers. Repeated on the same directory, it goes on where it was; more units or layers may be added."""
     from experiments.status import card
     from experiments.sweep import Sweep
     from experiments.sweep import sweep as study_units
@@ -140,7 +140,7 @@ def audit(
     config: ConfigPath = None,
     verbose: Verbose = 0,
 ) -> None:
-    """Find the contexts in which classes lose or gain probability; repeated on the same directory, it goes on."""
+    """Find contexts in which classes lose or gain probability. Repeated on the same directory, it goes on; more classes may be added."""
     from experiments.audit import Audit, table
     from experiments.audit import audit as audit_classes
     from experiments.status import card
@@ -149,7 +149,7 @@ def audit(
     console = Console()
     folder = out or default_run(f"audit {model} {classes}")
     if not figures_only:
-        count = partial(units_left, config, profile, folder, model, "output", classes)
+        count = partial(units_left, config, profile, folder, model, None, classes)
         approve(config, profile, yes, count, model=model, task="audit")
     asked = Audit(model, classes, seed, images, not figures_only, data, retry_failed)
     result = run(audit_classes(console, config, profile, asked, out=folder), folder)
@@ -184,7 +184,7 @@ def session(
     config: ConfigPath = None,
     verbose: Verbose = 0,
 ) -> None:
-    """Study a unit yourself, with the agents' tools, recorded as theirs; a program may come from a pipe."""
+    """Study a unit yourself, with the agents' tools. It is recorded as theirs; a program may come from a pipe."""
     from experiments.session import Session, talk
 
     configure_logging(verbose)
@@ -220,7 +220,9 @@ def find(
     ],
     model: Model,
     layer: Annotated[str, typer.Argument(help="Layer, as `maia layers MODEL` lists them.")],
-    images: Annotated[int, typer.Option(min=8, max=500, help="Images of the concept.")] = 40,
+    images: Annotated[
+        int, typer.Option(min=8, max=500, help="Images of the concept; many units need many images.")
+    ] = 40,
     top: Annotated[int, typer.Option(min=1, help="Units to show.")] = 10,
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the images.")] = 0,
     profile: ProfileName = None,
@@ -228,7 +230,7 @@ def find(
     config: ConfigPath = None,
     verbose: Verbose = 0,
 ) -> None:
-    """Find the units of a layer that are selective for a concept."""
+    """Find the units of a layer that answer to a concept."""
     from experiments.find import find_units, table
 
     configure_logging(verbose)
@@ -261,7 +263,7 @@ def exemplars(
     config: ConfigPath = None,
     verbose: Verbose = 0,
 ) -> None:
-    """Find the strongest images of every unit of some layers, in one pass over a data set."""
+    """Find the strongest images of all units of some layers. One pass over a data set finds them all."""
     from experiments.exemplars import find_exemplars
 
     configure_logging(verbose)
@@ -293,7 +295,7 @@ def estimate(
     json: Json = False,
     config: ConfigPath = None,
 ) -> None:
-    """Say what a sweep would take: calls, tokens, dollars, device time, hours."""
+    """Say what a sweep would take. Calls, tokens, dollars, device time and hours, before anything is spent."""
     from experiments import approval
     from experiments.config import load
     from experiments.estimate import assume as check
@@ -304,7 +306,8 @@ def estimate(
     console = Console(quiet=json)
     loaded = load(config)
     check(assume or [])
-    count = run(approval.count_units(config, profile, model, layers.split(","), units, 0))
+    with console.waiting(f"counting the units of {model}"):
+        count = run(approval.count_units(config, profile, model, layers.split(","), units, 0))
     wanted = Wanted(model, profile or loaded.default_profile)
     found = approval.foretell(loaded.profile(profile), count, wanted, like=like, assumes=assume or ())
     if json:

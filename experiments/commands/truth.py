@@ -52,7 +52,7 @@ def synthetic(
     config: ConfigPath = None,
     verbose: Verbose = 0,
 ) -> None:
-    """Describe synthetic neurons, whose truth is known, and score the labels against it."""
+    """Describe synthetic neurons, whose truth is known. The labels are scored against it."""
     from experiments.gym.neurons import choose
     from experiments.synthetic import describe_synthetic, table
 
@@ -92,7 +92,7 @@ def planted_biases(
     config: ConfigPath = None,
     verbose: Verbose = 0,
 ) -> None:
-    """Audit classifiers whose biases are known: the share found, and the false alarms."""
+    """Audit classifiers whose biases are known. Tells the share found, and the false alarms."""
     from experiments.gym.biases import BiasDesign
     from experiments.planted import planted_biases as measure
     from experiments.planted import table
@@ -119,7 +119,10 @@ def planted_biases(
 
 @commands.command(
     name="robust-features",
-    epilog=examples("maia robust-features", "maia robust-features --data ~/spawrious --json"),
+    epilog=examples(
+        "maia robust-features --trainings 1 --out runs/robust",
+        "maia robust-features --data ~/spawrious --json",
+    ),
 )
 def robust_features(
     data: Annotated[
@@ -152,10 +155,7 @@ def robust_features(
     config: ConfigPath = None,
     verbose: Verbose = 0,
 ) -> None:
-    """Keep the units that follow the object and drop those that follow its place: Table 2 of the paper.
-
-    Example: maia robust-features --trainings 1 --out runs/robust
-    """
+    """Keep units that follow the object and not its place. This is Table 2 of the paper."""
     from experiments.robust_features import asked_for, table
     from experiments.robust_features import robust_features as compare
 
@@ -214,7 +214,7 @@ def evaluate(
     config: ConfigPath = None,
     verbose: Verbose = 0,
 ) -> None:
-    """Measure how well a run's labels foretell its units: Table A3 of the paper, and more."""
+    """Measure how well a run's labels foretell its units. This is Table A3 of the paper, and more."""
     from experiments.evaluate import Sizes, table
     from experiments.evaluate import evaluate as measure
 
@@ -265,7 +265,7 @@ def ablate(
     config: ConfigPath = None,
     verbose: Verbose = 0,
 ) -> None:
-    """Compare the whole system with less than the system, on the same units: Table A5 of the paper."""
+    """Compare the whole system with less than the system. On the same units, as in Table A5 of the paper."""
     from experiments import approval
     from experiments.ablate import Ablation, table
     from experiments.ablate import ablate as compare
@@ -304,13 +304,16 @@ def judge(
     against: Against = None,
     name: Annotated[str, typer.Option(help="The judge's name, one word.")] = "judge",
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port on the loopback address [default: a free one].")
+        int,
+        typer.Option(
+            min=0, max=65535, show_default=False, help="Port on the loopback address [default: a free one]."
+        ),
     ] = 0,
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of order and sides.")] = 0,
     open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open a browser.")] = True,
     json: Json = False,
 ) -> None:
-    """Let a person compare labels without knowing whose they are, on a page of this machine."""
+    """Let a person compare labels blindly. A page of this machine does not tell whose they are."""
     from experiments.judge import judge as serve
     from experiments.judge import table
 

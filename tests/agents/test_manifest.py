@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from actors.errors import UsageError
-from agents.manifest import check, check_studied, claim, claim_studied
+from agents.manifest import KEY, check, check_studied, claim, claim_studied, widen, widened
 from agents.store import Store
 
 
@@ -34,9 +36,58 @@ def test_a_data_set_may_lie_elsewhere_if_its_fingerprint_is_on_record(tmp_path):
 def test_another_configuration_is_refused_with_the_difference(tmp_path):
     store = Store.open(tmp_path)
     claim(store, {"model": "net", "settings": {"dataset": "a", "rounds": 3}})
-    with pytest.raises(UsageError, match=r'settings\.dataset was "a", now "b"') as refusal:
+    with pytest.raises(UsageError, match=r'the dataset \(--data\) was "a", now "b"') as refusal:
         check(store, {"model": "net", "settings": {"dataset": "b", "rounds": 3}})
     assert "rounds" not in refusal.value.message
+
+
+def test_what_differs_is_told_in_the_words_of_the_command_line(tmp_path):
+    store = Store.open(tmp_path)
+    begun = {
+        "command": "sweep",
+        "model": "net",
+        "seed": 0,
+        "profile": "a",
+        "layers": ["x", "y"],
+        "asked": "0-2",
+    }
+    begun |= {"units": ["net/x:0", "net/y:0"], "settings": {"interpreter": {"max_rounds": 15}}}
+    claim(store, begun)
+
+    def refusal(**changes):
+        with pytest.raises(UsageError) as refused:
+            check(store, begun | changes)
+        return f"{refused.value.message} {refused.value.fix}"
+
+    assert "--seed was 0, now 1" in refusal(seed=1)
+    assert "the profile's interpreter.max_rounds was 15, now 9" in refusal(
+        settings={"interpreter": {"max_rounds": 9}}
+    )
+    told = refusal(layers=["x"], units=["net/x:0"])
+    assert 'LAYERS was "x,y", now "x", which leaves out 1 of its 2.' in told
+    told = refusal(asked="0", units=["net/y:0"])
+    assert '--units was "0-2", now "0", which leaves out 1 of its 2.' in told
+    assert "(--units 0-2,MORE)" in told
+    told = refusal(command="audit")
+    assert "a run of `maia sweep`, and this is `maia audit`" in told
+    assert told.count("was") == 0
+
+
+def test_a_run_may_be_widened_and_keeps_what_else_it_says(tmp_path):
+    store = Store.open(tmp_path)
+    begun = {"command": "sweep", "asked": "0-1", "layers": ["x"], "config": "old.yaml"}
+    claim(store, begun | {"units": ["x:0", "x:1"]})
+    more = begun | {"asked": "0-2", "config": "new.yaml"}
+    check(store, more)
+    assert widened(store, more)
+    assert not widened(store, begun)
+    claim(store, more | {"units": ["x:0", "x:1", "x:2"]})
+    assert widened(store, more), "claiming writes down nothing new: what is new is not planned yet"
+    widen(store, more | {"units": ["x:0", "x:1", "x:2"]})
+    assert not widened(store, more)
+    assert json.loads(store.get(KEY)) == more | {"units": ["x:0", "x:1", "x:2"], "config": "old.yaml"}
+    with pytest.raises(UsageError, match="leaves out 1 of its 3"):
+        widen(store, begun | {"units": ["x:0", "x:1"]})
 
 
 def test_the_same_settings_from_another_file_are_the_same_configuration(tmp_path):

@@ -164,7 +164,7 @@ def test_a_folder_of_another_study_is_not_touched(ray_cluster, config_file, tmp_
     claim(Store.open(run), {"model": "other"})
     arguments = ["describe", NET, "blocks.6", "1", "--out", str(run), "--config", str(config_file())]
     assert maia(monkeypatch, *arguments) == 2
-    assert 'model was "other", now "tf_efficientnet_lite0"' in capsys.readouterr().err
+    assert 'MODEL was "other", now "tf_efficientnet_lite0"' in capsys.readouterr().err
     assert sorted(path.name for path in run.iterdir()) == ["manifest.json"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +13,7 @@ from actors.generation.base import MadeImage
 from actors.images import Image, Provenance
 from actors.scenes.grammar import parse_prompt
 from agents.stimuli import lacks_something
-from experiments.find import PLACES, _images, places, rank, shorten, table
+from experiments.find import PLACES, Q, _images, places, rank, shorten, table, too_few
 
 
 def test_a_selective_unit_is_found_and_chance_is_not() -> None:
@@ -121,6 +122,26 @@ async def test_images_that_do_not_show_what_was_asked_are_left_out_and_told() ->
     good, problems = await _images(bench, ["a cake", "a bird", "a ring", "a dog", "a dog"], 0)
     assert [made.provenance.maker for made in good] == ["a bird", "a dog", "a dog"]
     assert problems == {"not drawn: cake", "chose hen for bird", "refused."}
+
+
+@pytest.mark.parametrize("n_units", [1, 5, 40, 320, 5000])
+def test_as_many_images_are_suggested_as_can_tell_one_unit_from_chance(n_units: int) -> None:
+    """The suggestion is held against the ranking itself: enough is enough, and one less is not."""
+
+    def least(n_images: int) -> float:
+        table = np.full((n_units, n_images), 0.5)
+        table[0] = np.linspace(2, 3, n_images)
+        rng = np.random.default_rng(0)
+        controls = [rng.random((n_units, n)) for n in (min(n_images, 31), n_images)]
+        return min(row["q"] for row in rank(table, *controls))
+
+    told = too_few(n_units, 8, 31)
+    if not told:
+        assert least(8) < Q
+        return
+    enough = int(re.search(r"--images (\d+)", told)[1])
+    assert not too_few(n_units, enough, 31)
+    assert least(enough) < Q <= least(enough - 1)
 
 
 def test_the_table_says_which_units_may_be_chance() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from agents.journal import slug
 from agents.store import Store
+from agents.survey import BEGUN
 from agents.work import WorkItem, write_plan
 from experiments.status import card, status
 
@@ -79,6 +80,13 @@ def test_the_time_between_two_commands_is_nobodys_pace(
     for unit, at in zip("ab", ends, strict=True):
         finished(run, unit, at)
     assert status(run)["units_an_hour"] == pace
+
+
+def test_what_is_being_surveyed_is_begun(run: Path) -> None:
+    """Nothing else tells so for minutes: a survey is written down when it is whole."""
+    Store(run).put(f"units/{slug('a')}/{BEGUN}", b"{}")
+    found = status(run)
+    assert (found["begun"], found["waiting"]) == (1, 2)
 
 
 def failed(run: Path, unit: str, kind: str) -> None:

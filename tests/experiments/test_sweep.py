@@ -57,10 +57,10 @@ def test_a_sweep_is_studied_told_resumed_and_replayed(maia, endpoint: FakeEndpoi
     assert (out / "crosswise.json").exists(), "what an interrupted run did not come to is made up for"
     assert len(endpoint.seen) == asked
 
-    code, told = maia("sweep", "0", "--units", "3-6", "--out", str(out))
+    code, told = maia("sweep", "0", "--units", "3-4", "--out", str(out))
     assert code == 2
-    assert "3-5" in told
-    assert "3-6" in told
+    assert '--units was "3-5", now "3-4", which leaves out 1 of its 3' in told
+    assert "(--units 3-5,MORE)" in told
 
     code, again = maia("replay", str(out / "0:4"))
     assert (code, again["rounds"], again["divergence"]) == (0, 4, "")
@@ -91,6 +91,44 @@ def test_a_sweep_is_studied_told_resumed_and_replayed(maia, endpoint: FakeEndpoi
     assert "--out" not in told, "another folder would not help"
     assert not (tmp_path / "other" / "manifest.json").exists()
     assert len(endpoint.seen) == asked
+
+
+def test_a_run_may_be_given_more_units_and_keeps_those_it_has(
+    maia, endpoint: FakeEndpoint, tmp_path: Path
+) -> None:
+    out, whole = tmp_path / "run", tmp_path / "whole"
+    assert maia("sweep", "0", "--units", "4-5", "--out", str(out))[0] == 0
+    before = labels(out)
+    asked = len(endpoint.seen)
+    code, summary = maia("sweep", "0", "--units", "3-5,7", "--out", str(out))
+    assert (code, summary["units"], summary["done"], summary["screened"]) == (0, 4, 4, {"alive": 4})
+    assert len(endpoint.seen) == asked + 2 * 4, "only the new units are studied"
+    assert maia("sweep", "0", "--units", "3-5,7", "--out", str(whole))[0] == 0
+    assert labels(out) == labels(whole)
+    assert before.items() <= labels(out).items()
+    assert (out / "crosswise.json").read_bytes() == (whole / "crosswise.json").read_bytes()
+    assert (out / "screening.json").read_bytes() == (whole / "screening.json").read_bytes()
+    plans = [json.loads((run / "plan.json").read_bytes()) for run in (out, whole)]
+    assert sorted(map(str, plans[0])) == sorted(map(str, plans[1]))
+    manifests = [json.loads((run / "manifest.json").read_bytes()) for run in (out, whole)]
+    assert manifests[0] == manifests[1]
+    assert len((out / "results.jsonl").read_text().splitlines()) == 4
+
+    asked = len(endpoint.seen)
+    assert maia("sweep", "0", "--units", "3-5,7", "--out", str(out))[0] == 0
+    assert maia("sweep", "0", "--units", "3,4,5,7", "--out", str(out))[0] == 0, "the same in other words"
+    assert len(endpoint.seen) == asked
+    # Killed after the plan had grown and before anything else was written down.
+    manifest = manifests[0] | {"asked": "4-5", "units": [each["unit"] for each in plans[0][:2]]}
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    table = json.loads((out / "screening.json").read_bytes())
+    (out / "screening.json").write_text(
+        json.dumps({"0": [row for row in table["0"] if row["unit"] in (4, 5)]})
+    )
+    assert maia("sweep", "0", "--units", "3-5,7", "--out", str(out))[0] == 0
+    assert len(endpoint.seen) == asked
+    assert json.loads((out / "screening.json").read_bytes()) == table
+    assert len(json.loads((out / "plan.json").read_bytes())) == 4
 
 
 def test_a_unit_that_is_not_there_is_refused_before_anything_is_claimed(maia, tmp_path: Path) -> None:
@@ -124,8 +162,14 @@ def test_an_audit_goes_the_way_of_every_run_and_a_class_that_cannot_be_drawn_fai
     n_asked = len(endpoint.seen)
     assert maia(*asked, "--classes", "dog,kite")[1]["values"] == result["values"]
     assert len(endpoint.seen) == n_asked, "a finished audit asks nothing"
-    assert maia(*asked, "--classes", "dog")[0] == 2
+    code, told = maia(*asked, "--classes", "dog")
+    assert (code, '--classes was "dog,kite", now "dog"' in told) == (2, True)
+    code, more = maia(*asked, "--classes", "dog,kite,cat")
+    assert (code, more["run"]["done"]) == (0, 3), "more classes may be added"
+    assert {name: more["values"][name] for name in result["values"]} == result["values"]
+    assert len(endpoint.seen) == n_asked + 4, "those that had been audited are not audited again"
 
+    n_asked = len(endpoint.seen)
     out = tmp_path / "figures"
     code, result = maia("audit", "--images", "2", "--out", str(out), "--classes", "all", "--figures-only")
     assert len(endpoint.seen) == n_asked, "figures need no agent"
