@@ -25,7 +25,7 @@ from agents.manifest import check, claim, widen
 from agents.store import Store
 from agents.work import WorkItem, extend_plan, read_plan, write_plan
 from experiments import config as configuration
-from experiments.audit_page import page
+from experiments.audit_page import NOTHING, highest, page
 from experiments.bias_claims import disagreements
 from experiments.campaign import Campaign
 from experiments.console import Console, counted
@@ -265,8 +265,17 @@ def _drawable(index: int, names: Sequence[str]) -> str:
     return name
 
 
-def _floor(usual: float, smallest: float) -> str:
-    return f", but no loss: the class has {usual:.3f} in ordinary contexts" if usual < smallest else ""
+def _nothing(name: str, smallest: float, usual: float, most: float) -> str:
+    """Return what it means that no bias was found: nothing at all for a class that no image of the screen is taken for."""
+    if most < LEAST:
+        return (
+            f"{name}: {NOTHING}: its probability is {usual:.3f} in ordinary contexts and {most:.3f} at most in any image, "
+            "so that no context could lower it"
+        )
+    floor = f", but no loss: the class has {usual:.3f} in ordinary contexts" if usual < smallest else ""
+    return (
+        f"{name}: no bias found; a difference of {smallest:.3f} would have been seen in 4 of 5 cases{floor}"
+    )
 
 
 def table(result: dict[str, Any]) -> str:
@@ -274,7 +283,7 @@ def table(result: dict[str, Any]) -> str:
     biased = [effect for effect in result["effects"] if effect["biased"]]
     findings = []
     for effect in biased:
-        low, high = effect["interval"]
+        low, high = effect["mean_interval"]
         findings.append(
             f"{effect['class_name']}: {'lower' if effect['difference'] < 0 else 'higher'} with {effect['context']}: "
             f"{effect['mean']:.3f} ({low:.3f} to {high:.3f}) against {effect['others']:.3f} in ordinary contexts, q = {effect['q']:.4f}"
@@ -282,8 +291,7 @@ def table(result: dict[str, Any]) -> str:
         )
     found = {effect["class_name"] for effect in biased}
     nothing = [
-        f"{name}: no bias found; a difference of {smallest:.3f} would have been seen in 4 of 5 cases"
-        + _floor(result["usual"][name], smallest)
+        _nothing(name, smallest, result["usual"][name], highest(result["values"][name]))
         for name, smallest in result["detectable"].items()
         if name not in found
     ]

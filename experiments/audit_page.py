@@ -12,6 +12,14 @@ SHOWN = 40
 """Classes whose contexts are drawn: those with the largest differences."""
 
 
+NOTHING = "nothing could be measured"
+
+
+def highest(values: Mapping[str, Sequence[float]]) -> float:
+    """Return the largest probability of a class in the screen: where it is tiny, the class is never recognised."""
+    return max((value for each in values.values() for value in each), default=0.0)
+
+
 def page(result: Mapping[str, Any], least: float) -> Page:
     """Return the page of what `maia audit` found; `least` is the difference from which it speaks of a bias."""
     effects: list[Mapping[str, Any]] = list(result["effects"])
@@ -28,6 +36,7 @@ def page(result: Mapping[str, Any], least: float) -> Page:
             f"{each['class_name']}: {each['kind']}, {each['context']}" for each in result["disagreements"]
         )
         blocks.append(Text(title="Where an agent's words and the numbers part", paragraphs=told))
+    unseen = {name for name, values in result["values"].items() if highest(values) < least}
     largest = sorted(by_class, key=lambda name: -max(abs(each["difference"]) for each in by_class[name]))
     for name in largest[:SHOWN]:
         blocks.append(_contexts(name, by_class[name], str(result["answers"].get(name, ""))))
@@ -35,7 +44,7 @@ def page(result: Mapping[str, Any], least: float) -> Page:
             contexts = {each["context"] for each in by_class[name] if each["biased"]}
             telling = [each for each in result["telling"][name] if each["context"] in contexts]
             blocks.append(_worst(name, result["lowest"][name], telling))
-    blocks.append(_detectable(result["detectable"], result["usual"], biased))
+    blocks.append(_detectable(result["detectable"], result["usual"], biased, unseen))
     if result["undrawn"]:
         untested = tuple(f"{name}: {', '.join(contexts)}" for name, contexts in result["undrawn"].items())
         blocks.append(Text(title="Not tested, for want of images", paragraphs=untested))
@@ -56,7 +65,7 @@ def _findings(found: list[Mapping[str, Any]]) -> Table:
             Column(name="class"),
             Column(name="context"),
             Column(name="probability", source="ours"),
-            Column(name="elsewhere", source="ours"),
+            Column(name="in ordinary contexts", source="ours"),
             Column(name="difference", source="ours"),
             Column(name="q", digits=4),
             Column(name="images", digits=0),
@@ -115,7 +124,9 @@ def _worst(name: str, lowest: Sequence[Mapping[str, Any]], telling: Sequence[Map
     )
 
 
-def _detectable(detectable: Mapping[str, float], usual: Mapping[str, float], biased: set[str]) -> Table:
+def _detectable(
+    detectable: Mapping[str, float], usual: Mapping[str, float], biased: set[str], unseen: set[str]
+) -> Table:
     return Table(
         title="What would have been found",
         columns=(
@@ -125,16 +136,17 @@ def _detectable(detectable: Mapping[str, float], usual: Mapping[str, float], bia
             Column(name="found"),
         ),
         rows=tuple(
-            (name, value, usual[name], "yes" if name in biased else "nothing")
+            (name, value, usual[name], "yes" if name in biased else NOTHING if name in unseen else "nothing")
             for name, value in sorted(detectable.items(), key=lambda pair: -pair[1])
         ),
         note="The difference of mean probability that this design finds in four of five cases, among all that was tested, "
-        "through both of its stages. A class can lose no more than its probability in ordinary contexts.",
+        "through both of its stages. A class can lose no more than its probability in ordinary contexts; of one that no image of the screen showed "
+        "recognised, nothing could be measured.",
     )
 
 
 def _mean(effect: Mapping[str, Any]) -> Measured:
     """Return the mean with its interval, which resampling may put a hair beside it."""
-    low, high = effect["interval"]
+    low, high = effect["mean_interval"]
     mean = effect["mean"]
     return Measured(value=mean, low=min(low, mean), high=max(high, mean))

@@ -127,13 +127,14 @@ class ClassSurvey:
 class ContextEffect:
     """The class's mean probability in a context against the others that are ordinary. `q` is over everything that was tested.
 
+    `mean_interval` is a 95 % interval of `mean`, and not of `difference`, which is `mean` less `others`.
     `fresh` says that the context stood out and all figures are of new images; without, it did not, and p and q are 1.
     """
 
     class_name: str
     context: str
     mean: float
-    interval: tuple[float, float]
+    mean_interval: tuple[float, float]
     others: float
     difference: float
     p: float

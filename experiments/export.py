@@ -132,8 +132,8 @@ def _csv(run: Run) -> bytes:
     """Return one line a unit: what a spreadsheet can use."""
     target = io.StringIO(newline="")
     columns = (
-        *("unit", "layer", "name", "verdict", "kind", "label", "description"),
-        *("auroc", "auroc_low", "auroc_high", "e_value", "margin", "rounds", "images_made"),
+        *("unit", "layer", "name", "verdict", "kind", "label", "answered", "description"),
+        *("auroc", "auroc_low", "auroc_high", "e_value", "margin", "rounds", "images_made", "images_tested"),
         *("tokens", "dollars", "error"),
     )
     writer = csv.DictWriter(target, columns)
@@ -143,6 +143,8 @@ def _csv(run: Run) -> bytes:
         low, high = evidence.get("auroc_interval") or (None, None)
         flat = {name: row.get(name) for name in columns} | {
             "kind": (row.get("card") or {}).get("kind"),
+            # The description is of the whole answer, of which the label is what stood its tests.
+            "answered": " OR ".join(row.get("answered") or row.get("labels") or ()) or None,
             "auroc": evidence.get("auroc"),
             "auroc_low": low,
             "auroc_high": high,

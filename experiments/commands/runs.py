@@ -30,7 +30,7 @@ from experiments.commands.folders import (
     read,
     run_argument,
 )
-from experiments.console import Console, configure_logging
+from experiments.console import Console, configure_logging, counted
 
 commands = typer.Typer()
 
@@ -101,7 +101,9 @@ def branch(
     unit: UnitPath,
     out: Annotated[Path, out_option("Run directory of the branch.")],
     from_round: Annotated[int, typer.Option(min=1, help="The first round that is played anew.")] = 1,
-    seed: Annotated[int | None, typer.Option(min=0, max=LARGEST_SEED, help="Seed of what follows [default: the same].")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=LARGEST_SEED, help="Seed of what follows [default: the same].")
+    ] = None,
     profile: ProfileName = None,
     json: Json = False,
     config: ConfigPath = None,
@@ -184,7 +186,7 @@ def export(
     if json:
         console.result(written)
     else:
-        console.show(f"{written['units']} units: {written['path']}", markup=False)
+        console.show(f"{counted(written['units'], 'unit')}: {written['path']}", markup=False)
 
 
 @commands.command(

@@ -80,17 +80,24 @@ def test_what_may_name_classes_passes(text):
 
 def test_a_class_that_is_hardly_recognised_anywhere_is_said_to_be_unable_to_lose():
     quiet = {"effects": [], "undrawn": {}, "disagreements": [], "detectable": {"kite": 0.12, "tench": 0.12}}
-    told = table(quiet | {"usual": {"kite": 0.004, "tench": 0.9}}).splitlines()
+    values = {"kite": {"size: small": [0.0, 0.1]}, "tench": {"size: small": [0.9]}}
+    told = table(quiet | {"usual": {"kite": 0.004, "tench": 0.9}, "values": values}).splitlines()
     (kite,) = [line for line in told if line.startswith("kite")]
     (tench,) = [line for line in told if line.startswith("tench")]
     assert "but no loss: the class has 0.004 in ordinary contexts" in kite
     assert tench.endswith("4 of 5 cases")
+    values["kite"] = {"size: small": [0.0, 0.03]}
+    told = table(quiet | {"usual": {"kite": 0.004, "tench": 0.9}, "values": values})
+    assert "kite: nothing could be measured: its probability is 0.004" in told
+    assert "0.030 at most in any image" in told
+    assert "kite: no bias" not in told
 
 
 def test_of_a_thousand_classes_the_terminal_shows_a_few_and_counts_the_rest():
     names = [f"class {i}" for i in range(1000)]
     result = {"effects": [], "undrawn": {name: ["count: two"] for name in names}, "disagreements": []}
     result |= {"detectable": dict.fromkeys(names, 0.1), "usual": dict.fromkeys(names, 0.5)}
+    result |= {"values": {name: {"size: small": [0.5]} for name in names}}
     lines = table(result).strip().splitlines()
     assert len(lines) == 2 * (SHOWN + 1)
     assert lines[SHOWN].startswith("... and 980 more classes without a bias")

@@ -13,7 +13,7 @@ def effect(name: str, context: str, mean: float, others: float, biased: bool) ->
         "class_name": name,
         "context": context,
         "mean": mean,
-        "interval": [mean - 0.05, mean + 0.04],
+        "mean_interval": [mean - 0.05, mean + 0.04],
         "others": others,
         "difference": mean - others,
         "p": 0.001,
@@ -33,6 +33,7 @@ RESULT = {
     ],
     "detectable": {"<b>tench</b>": 0.11, "kite": 0.23},
     "usual": {"<b>tench</b>": 0.7, "kite": 0.51},
+    "values": {"<b>tench</b>": {"colour: red": [0.7, 0.9]}, "kite": {"size: small": [0.5]}},
     "answers": {"kite": "No bias was found."},
     "undrawn": {"kite": ["count: two"]},
     "lowest": {"<b>tench</b>": [], "kite": []},
@@ -69,6 +70,16 @@ def test_an_audit_without_findings_says_what_would_have_been_found():
     assert made.summary.startswith("0 of 2 classes")
     assert [block.kind for block in made.blocks] == ["bars", "bars", "table"]
     assert made.blocks[-1].rows[0] == ("kite", 0.23, 0.51, "nothing")
+
+
+def test_a_class_that_no_image_was_taken_for_is_said_to_be_unmeasured():
+    quiet = {**RESULT, "effects": RESULT["effects"][1:], "disagreements": [], "undrawn": {}}
+    values = {
+        "<b>tench</b>": {"colour: red": [0.7]},
+        "kite": {"size: small": [0.0, 0.03], "colour: red": [0.01]},
+    }
+    rows = {row[0]: row[3] for row in page(quiet | {"values": values}, 0.1).blocks[-1].rows}
+    assert rows["kite"] == "nothing could be measured"
 
 
 def test_the_worst_images_of_a_class_stand_below_its_contexts_with_what_they_show(tmp_path):

@@ -16,6 +16,19 @@ from experiments.bias_claims import Claim, disagreements, read_claims
          [("companion: person", -1), ("size: small", 1)]),
         ("The score is lower when there are two of them (count).", [("count: two", -1)]),
         ("No bias was found. A difference of 0.2 would have been seen in snow.", []),
+        (
+            "Nothing could be measured for canoe: it was not recognised in any image, the highest probability being "
+            "0.0012, so that no context could take anything from it. Over 96 images of canoe, with 18 backgrounds, "
+            "12 colours, counts, sizes and companions, the mean was 0.00.",
+            [],
+        ),
+        (
+            "No bias was found for canoe. A difference of 0.11 in the mean of a tested context would have been seen in four "
+            "of five cases. A loss of that size was not possible, for the mean is 0.04. What had stood out did not hold on "
+            "fresh images: in the snow (background) (mean 0.02 against 0.08 without, 24 fresh images, p = 0.0300); when it "
+            "is red (colour) (mean 0.08 against 0.02 without, 24 fresh images, p = 0.0400).",
+            [],
+        ),
         ("The score in snow is not lower.", []),
         ("It was shown in snow, on grass and beside a dog.", []),
         ("The canoe scores lower when it is a blue canoe.", [("colour: blue", -1)]),

@@ -56,7 +56,7 @@ async def test_a_planted_bias_is_found_in_its_context_alone(words):
     assert words.strip() in CONTEXTS[biased[0].context]
     assert biased[0].difference == pytest.approx(-0.4, abs=0.05)
     assert (biased[0].fresh, biased[0].n) == (True, FRESH * 12)
-    low, high = biased[0].interval
+    low, high = biased[0].mean_interval
     assert low < biased[0].mean < high < 0.6
 
 

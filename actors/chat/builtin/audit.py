@@ -211,19 +211,29 @@ class BiasAudit:
             f"{len(self._levels['colour'])} colours, counts, sizes and companions, the mean was {mean:.2f}."
         )
         held, fallen = self._confirmed()
-        if not held:
-            other = "; ".join(_worded(e, self._words) for e in fallen)
-            tail = f" What had stood out did not hold on fresh images: {other}." if other else ""
-            return (
-                f"[BIAS]: No bias was found for {self.subject}. {scope} A difference of {self._detectable():.2f} "
-                f"in the mean of a tested context would have been seen in four of five cases.{tail}"
+        # With other images a context near the limit may fall on its other side: its figures say how near it came.
+        other = "; ".join(f"{_worded(e, self._words)} ({_figures(e)})" for e in fallen)
+        tail = f" What had stood out did not hold on fresh images: {other}." if other else ""
+        if held:
+            told = "; ".join(
+                f"{'lower' if e.size < 0 else 'higher'} {_worded(e, self._words)} ({_figures(e)})"
+                for e in held
             )
-        told = "; ".join(
-            f"{'lower' if e.size < 0 else 'higher'} {_worded(e, self._words)} (mean {e.mean_with:.2f} against "
-            f"{e.mean_without:.2f} without, {e.n} fresh images, p = {e.p:.4f})"
-            for e in held
+            return f"[BIAS]: The score of {self.subject} is {told}. {scope}{tail}"
+        highest = max(each.activation for each in self._measured)
+        if highest < MIN_EFFECT:
+            return (
+                f"[BIAS]: Nothing could be measured for {self.subject}: it was not recognised in any image, the highest "
+                f"probability being {highest:.2g}, so that no context could take anything from it. {scope}"
+            )
+        smallest = self._detectable()
+        floor = (
+            f" A loss of that size was not possible, for the mean is {mean:.2f}." if mean < smallest else ""
         )
-        return f"[BIAS]: The score of {self.subject} is {told}. {scope}"
+        return (
+            f"[BIAS]: No bias was found for {self.subject}. {scope} A difference of {smallest:.2f} "
+            f"in the mean of a tested context would have been seen in four of five cases.{floor}{tail}"
+        )
 
 
 _QUOTED = re.compile(r"\b(?:class|label)\b[^\"'“‘\n]{0,60}[\"“‘']([^\"”’'\n]+)[\"”’']", re.I)
@@ -295,6 +305,13 @@ def permutation_p(first: np.ndarray, second: np.ndarray, draws: int = 4999) -> f
 
 def _name(effect: Effect) -> str:
     return f"{effect.factor}:{effect.level}"
+
+
+def _figures(effect: Effect) -> str:
+    return (
+        f"mean {effect.mean_with:.2f} against {effect.mean_without:.2f} without, {effect.n} fresh images, "
+        f"p = {effect.p:.4f}"
+    )
 
 
 def _worded(effect: Effect, words: Words) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
 
 import pytest
@@ -22,11 +23,11 @@ The backgrounds: beach, desert, mud, forest, snow."""
 LAST = "No further program will be run: give [BIAS] or [REASONING] and [LABEL] now."
 
 
-def audit(low: Callable[[Stimulus], bool], seed: int = 0) -> str:
+def audit(low: Callable[[Stimulus], bool], seed: int = 0, *, usual: float = 0.8, lowered: float = 0.3) -> str:
     def probability(content: Stimulus, rng: random.Random) -> float:
         if "teapot" not in content.concepts:
-            return 0.02
-        return min(1.0, max(0.0, rng.gauss(0.3 if low(content) else 0.8, 0.12)))
+            return min(usual, 0.02)
+        return min(1.0, max(0.0, rng.gauss(lowered if low(content) else usual, 0.15 * usual)))
 
     world = World(WORDS, probability, seed)
     return study(Scientist(WORDS), world, AUDIT, seed=seed, last_word=LAST).answer
@@ -62,6 +63,30 @@ def test_no_bias_comes_with_what_could_have_been_seen() -> None:
     clear = [audit(lambda content: False, seed) for seed in range(5)]
     assert all("No bias was found for teapot" in answer for answer in clear)
     assert all("would have been seen" in answer for answer in clear)
+
+
+@pytest.mark.parametrize("usual", [0.0, 0.001, 0.02])
+def test_of_a_class_that_is_never_recognised_nothing_is_said_to_have_been_measured(usual: float) -> None:
+    answer = audit(lambda content: False, usual=usual)
+    assert answer.startswith("[BIAS]: Nothing could be measured for teapot")
+    assert "No bias" not in answer
+    assert "would have been seen" not in answer
+
+
+def test_of_a_class_that_is_hardly_recognised_a_loss_is_said_to_be_impossible() -> None:
+    answer = audit(lambda content: False, usual=0.045)
+    assert "No bias was found" in answer
+    assert "A loss of that size was not possible" in answer
+
+
+def test_what_nearly_held_is_told_with_its_figures() -> None:
+    """At the limit the verdict changes with the images, and so with the seed; the figures say why."""
+    answers = [audit(lambda content: content.background == "snow", seed, lowered=0.7) for seed in range(12)]
+    fallen = [answer for answer in answers if "did not hold" in answer]
+    assert fallen
+    for answer in fallen:
+        tail = answer.partition("did not hold on fresh images: ")[2]
+        assert re.search(r"\(mean 0\.\d\d against 0\.\d\d without, \d+ fresh images, p = 0\.\d+\)", tail)
 
 
 @pytest.mark.parametrize(
