@@ -12,6 +12,9 @@ less urgent work; agents are slow callers, so in practice it fills the gaps betw
 the bucket whose oldest work has waited longest is next; within a bucket agents take turns, one work each,
 and a turn goes by the backend's rank.
 
+A backend may have requests of a kind that run at once, beside its slots (`beside`): what they wait for has been waited
+for by another request of theirs.
+
 Same work once. Callers whose requests have the same key share one piece of work while it waits, and join
 running work that covers what they want. A caller that is cancelled withdraws: work that nobody waits for
 and that has not started disappears; running work finishes and is shared by whoever still waits.
@@ -150,7 +153,7 @@ class _Work(Generic[RequestT, ResultT]):
         request: RequestT,
         rank: float,
         agent: str,
-        lane: _Lane[RequestT, ResultT],
+        lane: _Lane[RequestT, ResultT] | None,
         since: float,
     ) -> None:
         self.key = key
@@ -158,7 +161,7 @@ class _Work(Generic[RequestT, ResultT]):
         self.rank = rank
         self.agent = agent
         self.lane: _Lane[RequestT, ResultT] | None = lane
-        """The lane in which it waits; None once it is sealed or withdrawn."""
+        """The lane in which it waits; None once it is sealed or withdrawn, and of what never waits."""
         self.since = since
         self.tickets: list[Ticket[RequestT, ResultT]] = []
 
@@ -242,6 +245,9 @@ class Coalescer(Generic[RequestT, ResultT]):
         self._queued_by_key: dict[Hashable, _Work[RequestT, ResultT]] = {}
         self._running_by_key: dict[Hashable, list[_Work[RequestT, ResultT]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        """The batches in the slots."""
+        self._runs_beside: Callable[[RequestT], bool] | None = getattr(backend, "beside", None)
+        self._beside: set[asyncio.Task[None]] = set()
         self._room = Room(limit)
         self._idle: list[asyncio.Future[None]] = []
         self._pump_scheduled = False
@@ -316,6 +322,9 @@ class Coalescer(Generic[RequestT, ResultT]):
                 f"{backend.name}: {self._room.limit} requests are waiting already.",
                 "Wait for some to be answered.",
             )
+        if self._runs_beside is not None and self._runs_beside(request):
+            self._begin_beside(ticket, agent)
+            return ticket
         key = backend.key(request)
         work = self._share(key, request, priority) if key is not None else None
         if work is None:
@@ -333,6 +342,14 @@ class Coalescer(Generic[RequestT, ResultT]):
         ticket.work = work
         self._room.taken += 1
         return ticket
+
+    def _begin_beside(self, ticket: Ticket[RequestT, ResultT], agent: str) -> None:
+        work: _Work[RequestT, ResultT] = _Work(None, ticket.request, 0.0, agent, None, self._clock())
+        work.tickets.append(ticket)
+        ticket.work = work
+        self._room.taken += 1
+        self._running += 1  # and counted no further: it was, when it waited
+        self._beside.add(asyncio.get_running_loop().create_task(self._run([work])))
 
     def _share(self, key: Hashable, request: RequestT, priority: Priority) -> _Work[RequestT, ResultT] | None:
         """Return the running or waiting work that will answer `request` too, if there is one."""
@@ -462,6 +479,7 @@ class Coalescer(Generic[RequestT, ResultT]):
         task = asyncio.current_task()
         if task is not None:
             self._tasks.discard(task)
+            self._beside.discard(task)
         self._busy_s += self._clock() - started
         self._running -= len(batch)
         n_answered = 0
@@ -500,7 +518,7 @@ class Coalescer(Generic[RequestT, ResultT]):
 
     def _leave(self, n: int) -> None:
         self._room.leave(n)
-        if self._idle and not self._queued and not self._tasks:
+        if self._idle and not self._queued and not self._tasks and not self._beside:
             for waiter in self._idle:
                 if not waiter.done():
                     waiter.set_result(None)
@@ -508,7 +526,7 @@ class Coalescer(Generic[RequestT, ResultT]):
 
     async def drain(self) -> None:
         """Return when nothing is queued or running."""
-        while self._queued or self._tasks:
+        while self._queued or self._tasks or self._beside:
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._idle.append(waiter)
             await waiter
@@ -528,8 +546,8 @@ class Coalescer(Generic[RequestT, ResultT]):
                 self._leave(len(tickets))
         self._lanes.clear()
         self._room.let_all_in()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        if running := self._tasks | self._beside:
+            await asyncio.wait(running)
 
     def statistics(self) -> CoalescerStatistics:
         return CoalescerStatistics(

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from pydantic import Field
 
-from actors.chat.base import ChatModel, ChatReply, ChatRequest, Usage
+from actors.chat.base import ChatModel, ChatReply, ChatRequest, Sending, Usage, announced, unannounced
 from actors.chat.pricing import estimate_prompt
 from actors.errors import MaiaError
 from actors.generation.base import MadeImage
@@ -242,11 +242,20 @@ class MeteredChat:
         return {"tokens": most.tokens, "dollars": most.dollars}
 
     async def complete(self, request: ChatRequest) -> ChatReply:
+        return await self.announced(request, unannounced)
+
+    async def announced(self, request: ChatRequest, sending: Sending) -> ChatReply:
         most = self._rate.most(request)
         await self._account.reserve(most)
         spent = Cost()
+
+        async def leaving() -> None:
+            nonlocal spent
+            await sending()
+            spent = most  # until it is known how it ended; of a call that is cancelled, it never is
+
         try:
-            reply = await self._model.complete(request)
+            reply = await announced(self._model, request, leaving)
             spent = Cost.of(reply.usage)
         except MaiaError as error:
             doubtful = getattr(error, "in_doubt", 0)

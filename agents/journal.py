@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from actors import masks
-from actors.chat.base import ChatModel, ChatReply, ChatRequest, Usage
+from actors.chat.base import ChatModel, ChatReply, ChatRequest, Usage, announced
 from actors.errors import MaiaError, UsageError
 from actors.images import Image, decode
 from agents.store import Store, StoreError
@@ -278,12 +278,20 @@ class RecordedChat:
 
     async def complete(self, request: ChatRequest) -> ChatReply:
         # In threads: writing to disk takes milliseconds, and a host has hundreds of conversations on one event loop.
-        key, attempt, reply = await asyncio.to_thread(self._begin, request)
+        key = request_key(self.name, request)
+        reply = await asyncio.to_thread(self._journal.answer, key)
         if reply is None:
+            attempt = 0
+
+            async def sending() -> None:
+                # Only now: what waits for a budget, a rate limit or its turn has not been sent, and is not in doubt.
+                nonlocal attempt
+                attempt = await asyncio.to_thread(self._intend, key, request)
+
             try:
-                bought = await self._model.complete(request)
+                bought = await announced(self._model, request, sending)
             except MaiaError as error:
-                if _surely_unbilled(error):
+                if attempt and _surely_unbilled(error):
                     with contextlib.suppress(StoreError):  # then it stays in doubt; the error is what matters
                         await asyncio.to_thread(self._journal.record_unbilled, key, attempt)
                 raise
@@ -294,11 +302,6 @@ class RecordedChat:
             reply = await asyncio.shield(writing)
         return reply
 
-    def _begin(self, request: ChatRequest) -> tuple[str, int, ChatReply | None]:
-        """Return a call's key with its recorded answer, or with its attempt once that it will be sent is written down."""
-        key = request_key(self.name, request)
-        reply, attempt = self._journal.answer(key), 0
-        if reply is None:
-            about = {"role": self._role, "model": self.name, "turns": len(request.messages)}
-            attempt = self._journal.intend(key, {**about, **self._about(request)})
-        return key, attempt, reply
+    def _intend(self, key: str, request: ChatRequest) -> int:
+        about = {"role": self._role, "model": self.name, "turns": len(request.messages)}
+        return self._journal.intend(key, {**about, **self._about(request)})

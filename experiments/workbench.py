@@ -273,7 +273,7 @@ def _chat_pool(cluster: Cluster, role: str, settings: ChatSettings) -> ReplicaPo
 async def _chat(pool: ReplicaPool[Any, Any], settings: ChatSettings) -> ChatModel:
     match settings:
         case OpenAIChat():
-            return PoolChatModel(pool, settings.model, settings.sees_images)
+            return PoolChatModel(pool, settings.model, settings.sees_images, admits=True)
         case BuiltinChat():
             return PoolChatModel(pool, f"builtin:{settings.model}", True)
         case TransformersChat():

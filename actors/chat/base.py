@@ -6,8 +6,9 @@ seam knows an endpoint's wire format.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from actors.images import Image
 
@@ -95,3 +96,47 @@ class ChatModel(Protocol):
             BackendError: If the endpoint stayed unreachable or unusable after all retries.
             UsageError: If it can never work as configured (no key, unknown model).
         """
+
+
+Sending = Callable[[], Awaitable[None]]
+"""Awaited once, just before a request can leave. What it raises keeps the request from leaving."""
+
+
+@runtime_checkable
+class Announcing(Protocol):
+    """A chat model that may wait for long before it sends anything, and tells when it does."""
+
+    async def announced(self, request: ChatRequest, sending: Sending) -> ChatReply:
+        """Do as `complete`, and await `sending` after all waiting: until then nothing has been sent."""
+
+
+async def announced(model: ChatModel, request: ChatRequest, sending: Sending) -> ChatReply:
+    """Return the reply of any chat model; one that tells nothing may send as soon as it is asked."""
+    if isinstance(model, Announcing):
+        return await model.announced(request, sending)
+    await sending()
+    return await model.complete(request)
+
+
+async def unannounced() -> None:
+    """The `Sending` of whoever does not want to know."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """Asks a backend for leave to send a conversation of about this size; the answer is the name of the leave.
+
+    `tokens` are those of its text. Whoever is given leave and has gone meanwhile holds nobody up for long.
+    """
+
+    tokens: int
+    images: int
+    max_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A conversation that is to be sent at once, by leave."""
+
+    request: ChatRequest
+    leave: str

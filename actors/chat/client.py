@@ -10,8 +10,19 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
-from actors.chat.base import ChatModel, ChatReply, ChatRequest, Message
+from actors.chat.base import (
+    Admission,
+    Admitted,
+    ChatModel,
+    ChatReply,
+    ChatRequest,
+    Message,
+    Sending,
+    announced,
+    unannounced,
+)
 from actors.chat.history import NOT_SHOWN
+from actors.chat.pricing import estimate_prompt
 from actors.images import Image
 
 _WORDS_KEPT = 20_000
@@ -29,15 +40,30 @@ class ChatPool(Protocol):
 
 
 class PoolChatModel:
-    """A `ChatModel` whose replicas live in a pool; conversations are the unit of fairness."""
+    """A `ChatModel` whose replicas live in a pool; conversations are the unit of fairness.
 
-    def __init__(self, pool: ChatPool, name: str, sees_images: bool) -> None:
-        self._pool = pool
+    `admits` says that its backend gives leave to send (`Admission`): what waits there for its turn, or for a rate
+    limit, has then not been announced as sent.
+    """
+
+    def __init__(self, pool: ChatPool, name: str, sees_images: bool, *, admits: bool = False) -> None:
+        self._pool, self._admits = pool, admits
         self.name = name
         self.sees_images = sees_images
 
     async def complete(self, request: ChatRequest) -> ChatReply:
         reply: ChatReply = await self._pool.submit(request, agent=request.conversation)
+        return reply
+
+    async def announced(self, request: ChatRequest, sending: Sending) -> ChatReply:
+        if not self._admits:
+            await sending()
+            return await self.complete(request)
+        n_images = sum(len(message.images) for message in request.messages)
+        size = Admission(estimate_prompt(request.messages, 0), n_images, request.max_tokens)
+        leave: str = await self._pool.submit(size, agent=request.conversation)
+        await sending()
+        reply: ChatReply = await self._pool.submit(Admitted(request, leave), agent=request.conversation)
         return reply
 
 
@@ -57,17 +83,21 @@ class WithoutSight:
         self._words: OrderedDict[str, asyncio.Future[str]] = OrderedDict()
 
     async def complete(self, request: ChatRequest) -> ChatReply:
+        return await self.announced(request, unannounced)
+
+    async def announced(self, request: ChatRequest, sending: Sending) -> ChatReply:
         if not any(message.images for message in request.messages):
-            return await self._model.complete(request)
+            return await announced(self._model, request, sending)
         images = {image.id: image for message in request.messages for image in message.images}
         words = dict(zip(images, await asyncio.gather(*map(self._in_words, images.values())), strict=True))
         messages = tuple(
             Message(m.role, tuple(part if isinstance(part, str) else words[part.id] for part in m.parts))
             for m in request.messages
         )
-        return await self._model.complete(
-            ChatRequest(messages, request.conversation, request.max_tokens, request.temperature, request.seed)
+        described = ChatRequest(
+            messages, request.conversation, request.max_tokens, request.temperature, request.seed
         )
+        return await announced(self._model, described, sending)
 
     async def _in_words(self, image: Image) -> str:
         if self._describe is None:

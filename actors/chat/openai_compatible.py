@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from actors.blocking import UnsharedBackend
-from actors.chat.base import ChatReply, ChatRequest, FinishReason, Message
+from actors.chat.base import Admission, Admitted, ChatReply, ChatRequest, FinishReason, Message
 from actors.chat.encoding import MessageEncoder, as_utf8
 from actors.chat.history import drop_images_in_blocks, without_images
 from actors.chat.pricing import estimate_prompt, read_usage
@@ -26,7 +26,7 @@ _MOST_CHARS = 64
 """Characters that a reply may have for each token that it was asked to keep to; longer ones are cut. Real ones have four."""
 
 
-class OpenAIBackend(UnsharedBackend[ChatRequest, ChatReply]):
+class OpenAIBackend(UnsharedBackend[Any, Any]):
     """One model of one endpoint, for all agents; two agents that ask the same get two opinions."""
 
     def __init__(
@@ -49,18 +49,37 @@ class OpenAIBackend(UnsharedBackend[ChatRequest, ChatReply]):
         self._encoder = MessageEncoder(settings)
         self._caller = EndpointCaller(settings, self._secrets, **collaborators)
 
-    async def run(self, batch: Sequence[ChatRequest]) -> Sequence[ChatReply | MaiaError]:
-        """Return one reply or typed failure a request."""
-        results: list[ChatReply | MaiaError] = []
+    def beside(self, request: ChatRequest | Admission | Admitted) -> bool:
+        """Say whether a request has waited already: it must not wait for the slots of those that wait for its place."""
+        return isinstance(request, Admitted)
+
+    async def run(self, batch: Sequence[ChatRequest | Admission | Admitted]) -> Sequence[Any]:
+        """Return one reply, leave or typed failure a request."""
+        results: list[ChatReply | str | MaiaError] = []
         for request in batch:  # max_batch is 1; more would still be right, one after the other
             try:
-                results.append(await self.complete(request))
+                match request:
+                    case Admission():
+                        results.append(await self.admit(request))
+                    case Admitted():
+                        results.append(await self.complete(request.request, request.leave))
+                    case _:
+                        results.append(await self.complete(request))
             except MaiaError as error:
                 results.append(error)
         return results
 
-    async def complete(self, request: ChatRequest) -> ChatReply:
-        """Return the reply of the endpoint. Raises as `ChatModel.complete` does."""
+    async def admit(self, size: Admission) -> str:
+        """Return leave to send a request of that size; raises as `EndpointCaller.admit`."""
+        n_images = size.images if self._settings.sees_images else 0
+        if (most := self._settings.history.max_images) is not None:
+            n_images = min(n_images, most)
+        return await self._caller.admit(
+            size.tokens + n_images * self._settings.image_tokens + size.max_tokens
+        )
+
+    async def complete(self, request: ChatRequest, leave: str = "") -> ChatReply:
+        """Return the reply of the endpoint, at once where there is leave. Raises as `ChatModel.complete` does."""
         settings = self._settings
         body = self.body(request)
         prompt = estimate_prompt(self._history(request), settings.image_tokens)
@@ -82,7 +101,7 @@ class OpenAIBackend(UnsharedBackend[ChatRequest, ChatReply]):
             return Sent(answer, usage.prompt_tokens + usage.completion_tokens)
 
         try:
-            sent = await self._caller.call(send, prompt + request.max_tokens, classify)
+            sent = await self._caller.call(send, prompt + request.max_tokens, classify, leave)
         except ContentFilteredError as error:
             usage = read_usage({"prompt_tokens": 0, "completion_tokens": 0}, 0, "", None, error.attempts)
             return ChatReply(error.message, "filtered", usage, settings.model)
@@ -145,6 +164,7 @@ class OpenAIBackend(UnsharedBackend[ChatRequest, ChatReply]):
         }
 
     async def close(self) -> None:
+        self._caller.close()
         await self._connection.client.close()
 
     def __repr__(self) -> str:

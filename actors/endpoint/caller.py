@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+import uuid
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
@@ -22,6 +24,9 @@ from actors.endpoint.secrets import Secrets
 from actors.endpoint.settings import EndpointSettings
 
 T = TypeVar("T")
+
+LEAVE_S = 15.0
+"""How long leave to send lasts: whoever was given it only writes down that it will, and may be gone."""
 
 log = structlog.get_logger(__name__)
 
@@ -47,6 +52,15 @@ class Tally:
     faults: Counter[str] = field(default_factory=Counter)
 
 
+@dataclass(frozen=True, slots=True)
+class _Leave:
+    """A place in flight that is kept for a request to come, and what gives it back when none comes."""
+
+    place: AsyncExitStack
+    ticket: Ticket
+    end: asyncio.Task[None]
+
+
 class EndpointCaller:
     """Makes requests to one endpoint: gate, attempts, deadline, typed failures.
 
@@ -66,18 +80,58 @@ class EndpointCaller:
         self._clock, self._sleep, self._random = clock, sleep, random
         self.gate = Gate(settings, clock, sleep)
         self.tally = Tally()
+        self._leaves: dict[str, _Leave] = {}
+
+    async def admit(self, tokens: float) -> str:
+        """Wait until a request of about `tokens` tokens may be sent, and return leave for `call` to send it at once.
+
+        So a caller can tell what has left from what waits for its turn, a rate limit or the end of an outage.
+
+        Raises:
+            EndpointDownError: If the endpoint is in an outage longer than `outage_patience_s`.
+            EndpointStopError: If no request can work until a person acts.
+        """
+        place, name = AsyncExitStack(), uuid.uuid4().hex
+        ticket = await place.enter_async_context(self.gate.admit(tokens))
+        self._leaves[name] = _Leave(place, ticket, asyncio.create_task(self._end(name)))
+        return name
+
+    async def _end(self, name: str) -> None:
+        await self._sleep(LEAVE_S)
+        leave = self._leaves.pop(name)
+        leave.ticket.used_tokens = 0.0
+        await leave.place.aclose()
+
+    @asynccontextmanager
+    async def _admitted(self, tokens: float, leave: str) -> AsyncIterator[Ticket]:
+        given = self._leaves.pop(leave, None)
+        if given is None:
+            async with self.gate.admit(tokens) as ticket:
+                yield ticket
+        else:
+            given.end.cancel()
+            async with given.place:
+                yield given.ticket
+
+    def close(self) -> None:
+        """Let nobody wait for what was never sent."""
+        for leave in self._leaves.values():
+            leave.end.cancel()
+        self._leaves.clear()
 
     async def call(
         self,
         send: Callable[[], Awaitable[Sent[T]]],
         tokens: float,
         classify: Callable[[Exception], Fault | None],
+        leave: str = "",
     ) -> Sent[T]:
         """Return the answer of the first attempt that gets one.
 
         `send` makes one attempt and raises what its library raises, or `FaultyAnswerError`; `classify`
         returns the fault in a library's exception, or None for a bug, which is raised as it is.
-        `tokens` is what the request is expected to cost, for the tokens-a-minute limit.
+        `tokens` is what the request is expected to cost, for the tokens-a-minute limit. With `leave` (`admit`) that
+        lasts, the first attempt is made at once.
 
         Raises:
             ContentFilteredError: If the provider declined the content.
@@ -91,7 +145,7 @@ class EndpointCaller:
         fault: Fault | None = None
         while True:
             try:
-                async with self.gate.admit(tokens) as ticket:
+                async with self._admitted(tokens, leave) as ticket:
                     now = self._clock()
                     deadline = deadline if deadline is not None else now + settings.deadline_s
                     if fault is not None and now >= deadline:

@@ -486,3 +486,38 @@ async def test_statistics_tell_what_was_merged_and_how_long_work_waited(
     assert statistics.wait_ms[3] == 1, "one waited for 5 ms: the bin that ends at 8 ms"
     assert sum(statistics.wait_ms) == 5
     await asyncio.gather(*futures)
+
+
+async def test_a_request_that_has_waited_already_runs_beside_the_slots_and_is_not_counted_again() -> None:
+    class Admitting(ScriptedDevice):
+        def beside(self, request: Probe) -> bool:
+            return request.subject == "admitted"
+
+        async def run(self, batch: Sequence[Probe]) -> Sequence[str | MaiaError]:
+            self.batches.append(list(batch))
+            self.running.append(asyncio.get_running_loop().create_future())
+            return await self.running[-1]
+
+    device = Admitting()
+    coalescer: Coalescer[Probe, str] = Coalescer(device)
+    waits = coalescer.submit_nowait(Probe("x"))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    beside = [coalescer.submit_nowait(Probe("admitted")) for _ in range(2)]
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert [[probe.subject for probe in batch] for batch in device.batches] == [
+        ["x"],
+        ["admitted"],
+        ["admitted"],
+    ]
+    assert coalescer.statistics().batch_items == 1
+    assert (coalescer.statistics().running, coalescer.statistics().waiting) == (3, 3)
+    closing = asyncio.ensure_future(coalescer.aclose())
+    await asyncio.sleep(0)
+    assert not closing.done()
+    for future in device.running:
+        future.set_result(["A"])
+    await closing
+    assert [future.result() for future in (waits, *beside)] == ["A"] * 3
+    assert (coalescer.statistics().running, coalescer.statistics().waiting) == (0, 0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,15 @@ from actors.chat.base import ChatReply, ChatRequest, Message, Usage
 from actors.endpoint.faults import EndpointError, EndpointStopError
 from actors.images import Image, encode_png
 from actors.masks import encode_mask, paint
-from agents.budget import BudgetSpentError
+from agents.budget import (
+    BudgetSettings,
+    BudgetSpentError,
+    Cost,
+    Ledger,
+    MeteredChat,
+    Rate,
+    spent_so_far,
+)
 from agents.journal import MOST_MASKS, Blobs, Journal, JournalError, RecordedChat, request_key, slug
 from agents.store import Store, StoreError
 
@@ -105,6 +115,46 @@ async def test_a_call_that_was_refused_or_never_sent_is_not_in_doubt(store):
         with pytest.raises(type(error)):
             await chat.complete(ask(text))
         assert request_key("counting", ask(text)) in journal.in_doubt()
+
+
+class Waiting(CountingChat):
+    """Sends when told, and says so before."""
+
+    def __init__(self):
+        super().__init__()
+        self.turn, self.sent = asyncio.Event(), asyncio.Event()
+        self.answering = asyncio.Event()
+
+    async def announced(self, request, sending):
+        await self.turn.wait()
+        await sending()
+        self.sent.set()
+        await self.answering.wait()
+        return await self.complete(request)
+
+
+@pytest.mark.parametrize("left", [False, True])
+async def test_a_call_that_ends_while_it_waits_for_its_turn_is_not_in_doubt(store, left):
+    model, journal = Waiting(), Journal(store, "u")
+    ledger = Ledger(BudgetSettings())
+    metered = MeteredChat(model, ledger, Rate(prompt=1.0))
+    call = asyncio.ensure_future(
+        RecordedChat(metered, journal, "interpreter", metered.about).complete(ask("a"))
+    )
+    if left:
+        model.turn.set()
+        await model.sent.wait()
+    else:
+        await asyncio.to_thread(lambda: None)  # the record has been looked at
+    call.cancel()
+    await asyncio.wait([call])
+    assert call.cancelled()
+    assert bool(journal.in_doubt()) is left
+    assert bool(ledger.spent.tokens) is bool(spent_so_far(store).tokens) is left
+    assert ledger.reserved == Cost()
+    model.turn.set()
+    model.answering.set()
+    assert (await RecordedChat(model, journal, "interpreter").complete(ask("a"))).text == "answer 1"
 
 
 def test_a_call_is_another_call_when_anything_differs():

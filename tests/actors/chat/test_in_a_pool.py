@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from actors.chat.base import ChatRequest, Message
+from actors.chat.base import ChatReply, ChatRequest, Message, announced, unannounced
 from actors.chat.client import PoolChatModel
 from actors.chat.openai_compatible import OpenAIBackend
 from actors.chat.settings import OpenAIChat
@@ -39,6 +39,50 @@ async def test_agents_share_the_places_of_one_endpoint(endpoint: FakeEndpoint) -
     assert sum(endpoint.billed.values()) == 20
 
 
+async def test_a_call_is_announced_when_it_leaves_and_not_while_it_waits(endpoint: FakeEndpoint) -> None:
+    """Neither for a rate limit nor for its turn: whoever ends meanwhile has nothing in doubt."""
+    endpoint.script = echo
+    settings = OpenAIChat(
+        model=MODEL, base_url=endpoint.base_url, api_key_env="K", max_concurrent=2, requests_per_minute=30
+    )
+    leaving: list[int] = []
+
+    async def ask_as(agent: int) -> ChatReply:
+        async def sending() -> None:
+            assert sum(endpoint.billed.values()) < len(leaving) + 1
+            leaving.append(agent)
+
+        return await announced(model, ask(agent), sending)
+
+    async with LocalPool(OpenAIBackend(settings, environ={"K": KEY})) as pool:
+        model = PoolChatModel(pool, MODEL, True, admits=True)
+        calls = [asyncio.ensure_future(ask_as(agent)) for agent in range(6)]
+        replies = await asyncio.gather(*calls[:3])
+        assert [reply.text for reply in replies] == [f"agent {i} turn 0 saw 1" for i in range(3)]
+        for call in calls[3:]:
+            call.cancel()
+        await asyncio.wait(calls)
+    assert leaving == [0, 1, 2]
+    assert sum(endpoint.billed.values()) == 3
+
+
+async def test_calls_that_are_tried_again_do_not_wait_for_those_that_have_leave(
+    endpoint: FakeEndpoint,
+) -> None:
+    endpoint.script = echo
+    endpoint.faults.extend(Fault.error(500, "busy") for _ in range(9))
+    settings = OpenAIChat(
+        model=MODEL, base_url=endpoint.base_url, api_key_env="K", max_concurrent=1, backoff_s=0.001,
+        max_attempts=20, breaker_failures=99,
+    )  # fmt: skip
+    async with LocalPool(OpenAIBackend(settings, environ={"K": KEY})) as pool:
+        model = PoolChatModel(pool, MODEL, True, admits=True)
+        replies = await asyncio.gather(*(announced(model, ask(agent), unannounced) for agent in range(8)))
+        assert pool.statistics().answered == 8
+    assert len(replies) == 8
+    assert endpoint.max_in_flight == 1
+
+
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 async def test_an_endpoint_behind_a_ray_actor(endpoint: FakeEndpoint) -> None:
@@ -54,8 +98,9 @@ async def test_an_endpoint_behind_a_ray_actor(endpoint: FakeEndpoint) -> None:
         Cluster.start() as cluster,
         cluster.pool("chat", factory, kwargs, env={"MAIA_TEST_KEY": KEY}) as pool,
     ):
-        model = PoolChatModel(pool, MODEL, True)
-        replies = await asyncio.gather(*(model.complete(ask(agent)) for agent in range(6)))
+        model = PoolChatModel(pool, MODEL, True, admits=True)
+        asked = (announced(model, ask(agent), unannounced) for agent in range(6))
+        replies = await asyncio.gather(*asked)
         assert [reply.text for reply in replies] == [f"agent {i} turn 0 saw 1" for i in range(6)]
         assert replies[0].usage.prompt_tokens > 85
         endpoint.faults.append(Fault.context_length())
