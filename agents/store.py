@@ -98,11 +98,7 @@ class Store:
                 return False
             finally:
                 temporary.unlink(missing_ok=True)
-            folder = os.open(final.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            self._keep_name(final)
         except OSError as error:
             raise _refusal(final, error) from error
         return True
@@ -125,7 +121,9 @@ class Store:
             )
 
     def replace(self, key: str, data: bytes) -> None:
-        """Write `data` under `key` whatever was there, whole or not at all: for counts and tables, never for truth.
+        """Write `data` under `key` whatever was there, whole or not at all: for what grows or is counted, never for results.
+
+        On disk before this returns, so that a machine that fails leaves the old or the new.
 
         Raises:
             StoreError: If the disk is full or the folder cannot be written.
@@ -135,10 +133,11 @@ class Store:
         try:
             try:
                 self._make(final.parent)
-                temporary.write_bytes(data)
+                self._write(temporary, data)
                 temporary.replace(final)
             finally:
                 temporary.unlink(missing_ok=True)
+            self._keep_name(final)
         except OSError as error:
             raise _refusal(final, error) from error
 
@@ -149,6 +148,15 @@ class Store:
         if not self.root.is_dir():
             raise FileNotFoundError(errno.ENOENT, f"{self.root} is gone", str(self.root))
         folder.mkdir(parents=True, exist_ok=True)
+
+    @staticmethod
+    def _keep_name(path: Path) -> None:
+        """Have the name of a file on disk, as well as its bytes."""
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
     @staticmethod
     def _write(path: Path, data: bytes) -> None:
