@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import sys
 from typing import Annotated, Any
@@ -11,6 +12,9 @@ import typer
 from actors.errors import MaiaError, UsageError
 from experiments.commands import machine, runs, study, truth
 from experiments.console import Console
+
+_DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)
+"""A disk that is full, read-only, damaged or gone: nothing that a program could have done better."""
 
 app = typer.Typer(
     name="maia",
@@ -67,6 +71,14 @@ def main() -> None:
             raise
         Console().fail(known[0])
         sys.exit(2 if isinstance(known[0], UsageError) else 1)
+    except OSError as error:
+        if error.errno not in _DISK_FAULTS:
+            raise
+        where = error.filename or "a file"
+        Console().fail(
+            MaiaError(f"{where} cannot be written: {error.strerror}.", "Mend that, and repeat the command.")
+        )
+        sys.exit(1)
     except Exception as error:
         # Typer brings a click of its own under a private name: its usage errors are known by what they can do.
         if not hasattr(error, "show") or not hasattr(error, "exit_code"):

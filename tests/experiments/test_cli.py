@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shlex
@@ -216,3 +217,15 @@ def test_a_study_that_was_interrupted_goes_on_where_it_was(config_file, tmp_path
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout)["label"]
     assert "round 1," not in again.stderr, "the first round was not played again"
+
+
+def test_a_disk_that_is_full_is_told_and_no_traceback(monkeypatch, capsys, tmp_path):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "audit.json"))
+
+    monkeypatch.setattr("experiments.diff.diff", full)
+    (tmp_path / "manifest.json").write_text("{}")
+    assert maia(monkeypatch, "diff", str(tmp_path), str(tmp_path)) == 1
+    told = capsys.readouterr().err
+    assert f"{tmp_path}/audit.json cannot be written: No space left on device." in told.replace("\n", "")
+    assert "Traceback" not in told
