@@ -165,13 +165,14 @@ async def _plan(
         f"{counted(len(items), 'unit')} worth an agent, {n_new - len(items)} dead, constant, duplicates or not finite"
     )
     if plan is None:
-        store.put(SCREENING, _encode(screened))
-        return write_plan(store, items)
-    # The plan first, the words of the command last: whatever is cut short is begun again by the same command.
-    plan = extend_plan(store, [*plan, *(item for item in items if item not in plan)])
-    store.replace(SCREENING, _encode(screened))
-    # Every label is compared with all others: with more of them, all are compared again.
-    (store.root / crosswise.KEY).unlink(missing_ok=True)
+        store.replace(SCREENING, _encode(screened))
+        plan = write_plan(store, items)
+    else:
+        # The plan first, the words of the command last: whatever is cut short is begun again by the same command.
+        plan = extend_plan(store, [*plan, *(item for item in items if item not in plan)])
+        store.replace(SCREENING, _encode(screened))
+        # Every label is compared with all others: with more of them, all are compared again.
+        (store.root / crosswise.KEY).unlink(missing_ok=True)
     widen(store, manifest)
     return plan
 
