@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from actors.errors import MaiaError
+from actors.grouping import task_group
 from actors.settings import Settings
 from agents.budget import BudgetSettings, BudgetSpentError
 from agents.faults import CONCERNS_ALL, MACHINERY, HostLostError
@@ -37,7 +38,8 @@ class SweepSettings(Settings):
 
     hosts: Annotated[int, Field(ge=0, le=4096)] | Literal["per-node"] = 0
     """Processes that carry agents, spread over the cluster: a number, or `per-node` for one on each node that offers
-    CPUs when the run begins. 0 carries them in the command's own, and so does `per-node` where `--out` is a URL."""
+    CPUs, also of those that join later. 0 carries them in the command's own, and so does `per-node` where `--out` is a
+    URL."""
     agents: int = Field(32, ge=1, le=4096)
     """Studies at once on each host."""
     budget: BudgetSettings = BudgetSettings()
@@ -87,6 +89,7 @@ class Orchestrator:
         self._pausing = False
         self._open = 0
         self._news = asyncio.Event()
+        self._group: asyncio.TaskGroup | None = None
 
     async def run(self, items: Sequence[WorkItem]) -> Outcome:
         """Bring every item to its end, or stop in a state that can be resumed and say why.
@@ -96,7 +99,8 @@ class Orchestrator:
         self._waiting.extend(items)
         self._open = len(self._waiting)
         workers = min(self._width, max(1, -(-self._open // max(1, len(self._hosts)))))
-        async with asyncio.TaskGroup() as group:
+        async with task_group() as group:
+            self._group = group
             # Round by round over the hosts, so that the first items spread over all of them.
             for _ in range(workers):
                 for host in self._hosts:
@@ -107,6 +111,13 @@ class Orchestrator:
             self._pausing and self._outcome.stopped is None and bool(self._outcome.unfinished)
         )
         return self._outcome
+
+    def join(self, host: HostHandle) -> None:
+        """Give a host that comes later its part of what waits. Where nothing is left to do, it gets none."""
+        self._hosts.append(host)
+        if self._group is not None and self._open and not self._pausing:
+            for _ in range(min(self._width, self._open)):
+                self._group.create_task(self._work(host))
 
     async def pause(self) -> None:
         """Begin no study, and let those that run end with their round."""

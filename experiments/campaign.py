@@ -51,6 +51,10 @@ class Closing:
     compare: Callable[[Workbench, list[WorkItem]], Awaitable[None]]
 
 
+Newcomers = Callable[[], Awaitable[list[HostHandle]]]
+"""Starts hosts on the nodes that have none yet, and returns them."""
+
+_NEWCOMERS_EVERY_S = 20.0
 _LOOK_S = 5.0
 """How long replicas may take to say what they have done."""
 
@@ -119,14 +123,18 @@ class Campaign:
                         await asyncio.to_thread(counts.write, store, lease.generation)
 
             await observe()
-            async with self._hosts(bench) as hosts:
+            async with self._hosts(bench) as (hosts, newcomers):
                 orchestrator = Orchestrator(
                     store, hosts, agents_per_host=profile.sweep.agents, on_event=live.event
                 )
                 at_once = min(len(todo), profile.sweep.agents * len(hosts))
                 units = "1 unit" if len(todo) == 1 else f"{len(todo)} units"
                 console.say(f"studying {units}, {at_once} at a time")
-                async with _stoppable(console, orchestrator, lease), live.shown(console, hosts, observe):
+                async with (
+                    _stoppable(console, orchestrator, lease),
+                    live.shown(console, hosts, observe),
+                    _joined(console, orchestrator, newcomers),
+                ):
                     outcome = await orchestrator.run(todo)
                 if outcome.stopped is not None and not store.has(MANIFEST):
                     raise outcome.stopped  # the folder is gone: there is nothing to sum up
@@ -144,8 +152,11 @@ class Campaign:
         return outcome
 
     @asynccontextmanager
-    async def _hosts(self, bench: Workbench) -> AsyncIterator[list[HostHandle]]:
-        """Yield the hosts that the profile asks for, with the run's account behind them."""
+    async def _hosts(self, bench: Workbench) -> AsyncIterator[tuple[list[HostHandle], Newcomers]]:
+        """Yield the hosts that the profile asks for, with the run's account behind them.
+
+        And what starts hosts on nodes that have joined since, and adds them to these.
+        """
         settings = self.profile.sweep
         n_hosts = settings.hosts
         if n_hosts == "per-node" and is_working_copy(self.loaded.cache, self.store.root):
@@ -160,18 +171,21 @@ class Campaign:
 
             before = await asyncio.to_thread(spent_so_far, self.store)
             purse = Ledger(settings.budget, before, elapsed_s=lambda: worked_s(self.store))
-            yield [
-                LocalHost(
-                    bench.laboratory,
-                    self.store,
-                    subject_of,
-                    account=purse,
-                    unit_budget=settings.unit_budget,
-                )
-            ]
+            yield (
+                [
+                    LocalHost(
+                        bench.laboratory,
+                        self.store,
+                        subject_of,
+                        account=purse,
+                        unit_budget=settings.unit_budget,
+                    )
+                ],
+                _nobody,
+            )
             return
         from actors.placing import carriers
-        from experiments.hosts import HostPlan, RayHost, ledger
+        from experiments.hosts import HostPlan, RayHost, ledger, without_host
 
         # Told here, a model that cannot work says why; a host would only not find it.
         await asyncio.gather(*(pool.ready() for pool in bench.pools.values()))
@@ -180,11 +194,21 @@ class Campaign:
         with ledger(self.profile, plan.run) as account:
             first = random.randrange(1024)  # several runs on a cluster shall not begin at the same node
             count = len(carriers()) if n_hosts == "per-node" else n_hosts
-            hosts: list[HostHandle] = [
-                RayHost(plan, account, settings.agents, seat=first + i) for i in range(count)
-            ]
+            started = [RayHost(plan, account, settings.agents, seat=first + i) for i in range(count)]
+            hosts: list[HostHandle] = [*started]
+
+            async def on_new_nodes() -> list[HostHandle]:
+                nodes = await asyncio.to_thread(carriers)
+                new = [
+                    RayHost(plan, account, settings.agents, seat=nodes.index(node))
+                    for node in without_host(nodes, started)
+                ]
+                started.extend(new)
+                hosts.extend(new)
+                return [*new]
+
             try:
-                yield hosts
+                yield hosts, on_new_nodes if n_hosts == "per-node" else _nobody
             finally:
                 await asyncio.gather(*(host.stop() for host in hosts))
 
@@ -203,6 +227,33 @@ class Campaign:
             if not self.store.has(f"units/{slug(item.unit)}/done.json")
             and (self.retry_failed or not failures(self.store, item.unit))
         ]
+
+
+async def _nobody() -> list[HostHandle]:
+    return []
+
+
+@asynccontextmanager
+async def _joined(console: Console, orchestrator: Orchestrator, newcomers: Newcomers) -> AsyncIterator[None]:
+    """Have hosts that are started meanwhile take their part of the work."""
+
+    async def look() -> None:
+        while True:
+            await asyncio.sleep(_NEWCOMERS_EVERY_S)
+            try:
+                for host in await newcomers():
+                    orchestrator.join(host)
+                    console.say("a node has joined: one more host takes its part of the work")
+            except Exception as error:
+                # The head may be away for a moment, and the work goes on with the hosts that there are.
+                console.warn(f"no host could be started on a new node: {type(error).__name__}: {error}")
+
+    looking = asyncio.create_task(look())
+    try:
+        yield
+    finally:
+        looking.cancel()
+        await asyncio.wait([looking])
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import logging
 import math
 import platform
 import uuid
-from collections.abc import Awaitable, Iterator, Mapping
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -261,7 +261,7 @@ class RayHost:
         self._name = uuid.uuid4().hex
         self._given_up: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         nodes = carriers()
-        node = nodes[self._seat % len(nodes)]
+        self.node = node = nodes[self._seat % len(nodes)]
         self._actor = (
             ray.remote(HostActor)
             .options(
@@ -413,6 +413,15 @@ class RayHost:
         import ray
 
         ray.kill(self._actor)
+
+
+def without_host(nodes: Sequence[str], hosts: Sequence[RayHost]) -> list[str]:
+    """Return the nodes that are to have a host more, so that there is one for each.
+
+    A host whose node was lost is on another: nodes that come and go do not make hosts ever more.
+    """
+    taken = {host.node for host in hosts}
+    return [node for node in nodes if node not in taken][: max(0, len(nodes) - len(hosts))]
 
 
 async def _ask(answer: Awaitable[T], who: str) -> T:

@@ -73,6 +73,39 @@ async def test_items_spread_over_hosts_and_no_host_carries_more_than_it_may(tmp_
     assert outcome.stopped is None
 
 
+async def test_a_host_that_joins_takes_its_part_of_what_waits(tmp_path: Path) -> None:
+    first, late = FakeHost(), FakeHost()
+
+    def on_event(event: Event) -> None:
+        if event.kind == "done" and not late.tries and late not in run._hosts:
+            run.join(late)
+
+    run = Orchestrator(Store(tmp_path), [first], agents_per_host=2, on_event=on_event)
+    outcome = await run.run(items(30))
+    assert len(outcome.done) == 30
+    assert (first.most, late.most) == (2, 2)
+    assert min(first.tries.total(), late.tries.total()) > 10
+    run.join(FakeHost())
+
+
+async def test_a_host_that_joins_a_run_that_pauses_begins_nothing_and_is_told(tmp_path: Path) -> None:
+    first, late, later = FakeHost(), FakeHost(), FakeHost()
+    tasks = []
+
+    def on_event(event: Event) -> None:
+        if not tasks:
+            run.join(late)
+            tasks.append(asyncio.ensure_future(run.pause()))
+
+    run = Orchestrator(Store(tmp_path), [first], agents_per_host=1, on_event=on_event)
+    outcome = await run.run(items(9))
+    await tasks[0]
+    run.join(later)
+    assert outcome.paused
+    assert late.pausing.is_set()
+    assert not later.tries
+
+
 async def test_one_units_failure_is_recorded_with_its_type_and_touches_no_other(tmp_path: Path) -> None:
     store = Store(tmp_path)
     host = FakeHost(lambda item, _: BackendError("no.", "Try.") if item.name == "2" else None)

@@ -15,6 +15,7 @@ from agents.host import LocalHost
 from agents.orchestrator import SweepSettings
 from agents.remote import is_working_copy, working_copy
 from agents.store import Store
+from experiments import campaign
 from experiments.campaign import Campaign, _stoppable
 from experiments.config import Profile
 from experiments.console import Console
@@ -80,8 +81,33 @@ async def test_a_run_at_a_url_is_carried_here_for_other_nodes_do_not_see_its_wor
     store = Store(working_copy(tmp_path, "s3://bucket/run"))
     loaded: Any = SimpleNamespace(cache=tmp_path)
     bench: Any = SimpleNamespace(laboratory=None)
-    campaign = Campaign(Console(), loaded, profile, store, {"model": "m"})
-    async with campaign._hosts(bench) as carried:
+    run = Campaign(Console(), loaded, profile, store, {"model": "m"})
+    async with run._hosts(bench) as (carried, newcomers):
         assert [type(host) for host in carried] == [LocalHost]
+        assert await newcomers() == []
     assert ("this process carries all agents" in capsys.readouterr().err) is said
     assert not is_working_copy(tmp_path, tmp_path / "runs" / "run")
+
+
+async def test_hosts_that_are_started_meanwhile_join_the_work_whatever_comes_between(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(campaign, "_NEWCOMERS_EVERY_S", 0.0)
+    answers: list[Any] = [ConnectionError("no head"), [], ["first"], ["second", "third"]]
+    joined: list[Any] = []
+    done = asyncio.Event()
+
+    async def newcomers() -> list[Any]:
+        if not answers:
+            done.set()
+            return []
+        if isinstance(answer := answers.pop(0), Exception):
+            raise answer
+        return answer
+
+    async with campaign._joined(Console(), SimpleNamespace(join=joined.append), newcomers):  # type: ignore[arg-type]
+        await done.wait()
+    assert joined == ["first", "second", "third"]
+    told = capsys.readouterr().err
+    assert told.count("a node has joined") == 3
+    assert "no head" in told

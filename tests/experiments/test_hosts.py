@@ -286,7 +286,8 @@ from agents.faults import HostLostError
 from agents.work import WorkItem
 from experiments import hosts
 from experiments.config import Profile
-from experiments.hosts import HostPlan, RayHost
+from experiments.hosts import HostPlan, RayHost, without_host
+from actors.placing import carriers
 from tests.experiments.test_hosts import Where
 
 hosts.HostActor = Where
@@ -312,6 +313,14 @@ async def main(folder):
             except HostLostError:
                 await host.ready()
         assert found["node"] == cluster.head_node.node_id
+    assert without_host(carriers(), started) == []
+    added = cluster.add_node(**size)  # Ray starts nodes in the main thread alone
+    cluster.wait_for_nodes()
+    pair = started[:1]
+    assert without_host(carriers(), started[:2]) == [], "two hosts, two nodes"
+    (free,) = without_host(carriers(), pair)
+    started.append(RayHost(plan, "", 1, seat=carriers().index(free)))
+    assert (await started[-1].study(item))["node"] == free == added.node_id
     for host in started:
         await host.stop()
 
