@@ -16,21 +16,38 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+PATIENCE_S = 3600.0
+"""How long one piece of work may take, and wait for others of its thread: longer than the longest batch on a slow machine,
+and not for ever, as those who wait for a device that hangs would."""
+
+
 class DeviceThread:
     """The one thread in which a device's blocking work runs, in order, without recording gradients."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, patience_s: float = PATIENCE_S) -> None:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._patience_s = patience_s
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Return `function(*args, **kwargs)`, called in the thread; the event loop goes on meanwhile.
 
         Raises:
-            DeviceLostError: If it failed and no GPU of this process answers any more.
+            DeviceLostError: If it failed and no GPU of this process answers any more, or if it hangs: a thread cannot
+                be ended, but its process can.
             BackendError: If it tried to end the process: what is not an Exception would end the event loop.
         """
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._executor, lambda: _told(function, *args, **kwargs))
+        working = loop.run_in_executor(self._executor, lambda: _told(function, *args, **kwargs))
+        try:
+            async with asyncio.timeout(self._patience_s) as patience:
+                return await working
+        except TimeoutError:
+            if not patience.expired():
+                raise
+            raise DeviceLostError(
+                f"a model has not come back from its work for {self._patience_s / 60:.0f} minutes.",
+                "See what its process does, and whether the device still works.",
+            ) from None
 
     def close(self) -> None:
         """Let the running call finish and drop those that have not begun."""

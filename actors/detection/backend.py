@@ -9,8 +9,9 @@ import numpy as np
 
 from actors.blocking import DeviceThread, UnsharedBackend
 from actors.detection.base import Detection, Detector, DetectRequest, Images
-from actors.errors import MaiaError, UsageError
+from actors.errors import BackendError, MaiaError, UsageError
 from actors.recall import Recall
+from actors.runtime import devices_work
 
 
 class DetectionBackend(UnsharedBackend[DetectRequest, Detection]):
@@ -35,12 +36,34 @@ class DetectionBackend(UnsharedBackend[DetectRequest, Detection]):
 
     async def run(self, batch: Sequence[DetectRequest]) -> list[Detection | MaiaError]:
         """Return one detection or typed failure a request, in order."""
-        found = await self._thread.run(self._detector.detect, batch)
+        found = await self._thread.run(self._detect, batch)
         for request, each in zip(batch, found, strict=True):
             if isinstance(each, Detection):
                 n_bytes = each.mask.nbytes + each.boxes.nbytes + each.box_scores.nbytes
                 self._remembered.put(self.key(request), each, n_bytes)
         return found
+
+    def _detect(self, batch: Sequence[DetectRequest]) -> list[Detection | MaiaError]:
+        """Return what the detector does; of what one request does to it, no other is to suffer."""
+        try:
+            return list(self._detector.detect(batch))
+        except Exception as error:
+            if not isinstance(error, MaiaError) and not devices_work():
+                raise
+            # Without its traceback, which would keep what the failed call had computed.
+            failure = error.with_traceback(None)
+        if len(batch) > 1:
+            half = len(batch) // 2
+            return [*self._detect(batch[:half]), *self._detect(batch[half:])]
+        if isinstance(failure, MaiaError):
+            return [failure]
+        (request,) = batch
+        return [
+            BackendError(
+                f"{self.name} fails on {request.concept!r} in image {request.image.id[:8]}: "
+                f"{type(failure).__name__}: {str(failure)[:300]}"
+            )
+        ]
 
     async def survey(
         self, images: Images, start: int, stop: int, concepts: Sequence[str]
@@ -68,7 +91,7 @@ class DetectionBackend(UnsharedBackend[DetectRequest, Detection]):
             for first in range(0, len(concepts), self.max_batch):
                 chunk = concepts[first : first + self.max_batch]
                 for column, found in enumerate(
-                    self._detector.detect([DetectRequest(image, concept) for concept in chunk]), first
+                    self._detect([DetectRequest(image, concept) for concept in chunk]), first
                 ):
                     if isinstance(found, MaiaError):
                         raise found

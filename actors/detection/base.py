@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from actors.errors import MaiaError
+from actors.errors import BackendError, MaiaError
 from actors.images import Image
 
 
@@ -36,6 +36,14 @@ class Detection:
     @property
     def present(self) -> bool:
         return self.score > 0.0
+
+
+def no_numbers(name: str) -> BackendError:
+    """Return the failure of a detector whose scores are not finite: above no threshold, they would be an absence."""
+    return BackendError(
+        f"{name} produced values that are no numbers.",
+        "Some models overflow in float16: set `dtype` to bfloat16 or float32.",
+    )
 
 
 class Images(Protocol):

@@ -17,7 +17,7 @@ import numpy as np
 import PIL.Image
 
 from actors import hub
-from actors.detection.base import Detection, DetectRequest
+from actors.detection.base import Detection, DetectRequest, no_numbers
 from actors.detection.masks import dilated, dilated_as_authors, merged, radius_for, resized
 from actors.detection.settings import GroundingDetection, Mode
 from actors.errors import MaiaError, UsageError
@@ -149,6 +149,8 @@ class GroundingDetector:
         inputs["pixel_values"] = inputs["pixel_values"].to(self._dtype)
         outputs = self._detector(**inputs)
         likeness = outputs.logits.float().sigmoid()  # (images, boxes, text positions)
+        if not (likeness.isfinite().all() and outputs.pred_boxes.isfinite().all()):
+            raise no_numbers(self.name)
         confidence = likeness.amax(-1)
         keep = confidence > self._box_threshold
         if self._mode == "paper":

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from actors import hub
-from actors.detection.base import Detection, DetectRequest
+from actors.detection.base import Detection, DetectRequest, no_numbers
 from actors.detection.masks import dilated, merged, radius_for
 from actors.detection.settings import Sam3Detection
 from actors.errors import MaiaError, MissingDependencyError, UsageError
@@ -84,6 +84,8 @@ class Sam3Detector:
             # The image is most of the work: several concepts of one image share its encoding.
             features = self._model.get_vision_features(seen["pixel_values"].to(self._device, self._dtype))
             outputs = self._model(vision_embeds=_rows(features, rows), **words.to(self._device))
+            if not (outputs.pred_logits.isfinite().all() and outputs.pred_boxes.isfinite().all()):
+                raise no_numbers(self.name)
             found = self._reads.post_process_instance_segmentation(
                 outputs,
                 threshold=self._settings.threshold,

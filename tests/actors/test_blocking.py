@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Sequence
 
 import pytest
 
 from actors import blocking
-from actors.blocking import BlockingBackend
+from actors.blocking import BlockingBackend, DeviceThread
 from actors.coalescer import Coalescer
 from actors.errors import BackendError, DeviceLostError, RefusedError
 
@@ -55,3 +56,21 @@ async def test_a_typed_failure_stays_what_it_is() -> None:
 
     with pytest.raises(RefusedError, match="no"):
         await ask(run)
+
+
+async def test_a_device_that_hangs_is_lost_and_nobody_waits_for_ever() -> None:
+    thread, goes_on = DeviceThread("hangs", patience_s=0.05), threading.Event()
+    with pytest.raises(DeviceLostError, match="has not come back"):
+        await thread.run(goes_on.wait, 60)
+    goes_on.set()
+    thread.close()
+
+
+async def test_what_a_model_itself_could_not_wait_for_is_its_own_failure() -> None:
+    def run() -> None:
+        raise TimeoutError("no answer")
+
+    thread = DeviceThread("slow")
+    with pytest.raises(TimeoutError, match="no answer"):
+        await thread.run(run)
+    thread.close()

@@ -15,7 +15,7 @@ from actors.detection.base import Detection, DetectRequest
 from actors.detection.client import PoolDetector
 from actors.detection.factory import available, build_backend
 from actors.detection.settings import DetectionSettings
-from actors.errors import MaiaError, UsageError
+from actors.errors import BackendError, MaiaError, UsageError
 from actors.images import Image
 from actors.pool import LocalPool
 
@@ -79,6 +79,21 @@ async def test_failures_stay_in_their_places() -> None:
             await PoolDetector(pool).detect([plain(4, 4)], ["a", "b"])
     assert isinstance(dog, Detection)
     assert isinstance(quokka, UsageError)
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), BackendError("no"), MemoryError("no")])
+async def test_what_one_request_does_to_the_detector_is_no_others_failure(error: Exception) -> None:
+    class Fussy(Seeker):
+        def detect(self, requests: Sequence[DetectRequest]) -> list[Detection | MaiaError]:
+            if any(request.concept == "emu" for request in requests):
+                raise error
+            return super().detect(requests)
+
+    async with LocalPool(DetectionBackend(Fussy())) as pool:
+        found = await PoolDetector(pool).detect([plain(4, 4)] * 4, ["dog", "cat", "emu", "owl"])
+    assert [isinstance(each, Detection) for each in found] == [True, True, False, True]
+    assert isinstance(found[2], BackendError)
+    assert "no" in str(found[2])
 
 
 async def test_memory_is_bounded() -> None:

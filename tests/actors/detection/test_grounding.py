@@ -13,7 +13,7 @@ from actors import hub
 from actors.detection.base import Detection, DetectRequest
 from actors.detection.grounding import GroundingDetector, caption
 from actors.detection.settings import GroundingDetection
-from actors.errors import MissingDependencyError, UsageError
+from actors.errors import BackendError, MissingDependencyError, UsageError
 from actors.images import Image
 from tests.fake_hub import COMMIT, FakeHub, point_at
 
@@ -163,6 +163,23 @@ def test_nothing_found_is_zero_and_an_empty_mask(detector: Any) -> None:
     (nothing,) = found(detector(box_threshold=0.9999).detect([DetectRequest(picture(60, 50, 0), "dog")]))
     assert (nothing.score, nothing.present, nothing.mask.any()) == (0.0, False, False)
     assert nothing.boxes.shape == (0, 4)
+
+
+@pytest.mark.parametrize("name", ["logits", "pred_boxes"])
+def test_scores_that_are_no_numbers_are_a_failure_and_not_an_absence(
+    detector: Any, requests: list[DetectRequest], name: str
+) -> None:
+    def overflow(_module: Any, _inputs: Any, outputs: Any) -> Any:
+        outputs[name].fill_(float("nan"))
+        return outputs
+
+    seeker = detector()
+    hook = seeker._detector.register_forward_hook(overflow)
+    try:
+        with pytest.raises(BackendError, match="no numbers"):
+            seeker.detect(requests[:1])
+    finally:
+        hook.remove()
 
 
 def test_each_image_is_segmented_once_however_many_concepts_are_sought(

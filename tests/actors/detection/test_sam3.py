@@ -11,7 +11,7 @@ import pytest
 from actors.detection.base import Detection, DetectRequest
 from actors.detection.sam3 import Sam3Detector
 from actors.detection.settings import Sam3Detection
-from actors.errors import UsageError
+from actors.errors import BackendError, UsageError
 from tests.actors.detection.test_grounding import found, picture
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
@@ -78,6 +78,23 @@ def test_nothing_above_the_threshold_is_nothing(load: Any, requests: list[Detect
     (nothing,) = found(load(threshold=0.999).detect(requests[:1]))
     assert not nothing.present
     assert not nothing.mask.any()
+
+
+@pytest.mark.parametrize("name", ["pred_logits", "pred_boxes"])
+def test_scores_that_are_no_numbers_are_a_failure_and_not_an_absence(
+    load: Any, requests: list[DetectRequest], name: str
+) -> None:
+    def overflow(_module: Any, _inputs: Any, outputs: Any) -> Any:
+        outputs[name].fill_(float("nan"))
+        return outputs
+
+    seeker = load()
+    hook = seeker._model.register_forward_hook(overflow)
+    try:
+        with pytest.raises(BackendError, match="no numbers"):
+            seeker.detect(requests[:1])
+    finally:
+        hook.remove()
 
 
 def test_a_concept_without_words_fails_alone(load: Any) -> None:
