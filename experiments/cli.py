@@ -13,6 +13,7 @@ from actors.errors import MaiaError, UsageError
 from experiments.commands import machine, runs, study, truth
 from experiments.console import Console
 
+_NOT_ALLOWED = (errno.EACCES, errno.EPERM)
 _DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)
 """A disk that is full, read-only, damaged or gone: nothing that a program could have done better."""
 
@@ -72,6 +73,14 @@ def main() -> None:
         Console().fail(known[0])
         sys.exit(2 if isinstance(known[0], UsageError) else 1)
     except OSError as error:
+        if error.errno in _NOT_ALLOWED and error.filename is not None:
+            Console().fail(
+                UsageError(
+                    f"{error.filename} cannot be read or written ({error.strerror}).",
+                    "Change its permissions, or work on a copy of the folder.",
+                )
+            )
+            sys.exit(2)
         if error.errno not in _DISK_FAULTS:
             raise
         where = error.filename or "a file"

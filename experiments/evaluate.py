@@ -31,7 +31,7 @@ from experiments.gym.neurons import choose
 from experiments.paper import TABLE_A3
 from experiments.predictive import Evaluation, compare
 from experiments.prompts import ChatPromptWriter, PromptWriter, TemplatePromptWriter
-from experiments.recorded import no_run
+from experiments.recorded import read_manifest
 from experiments.report.schema import Bar, Bars, Cell, Column, Measured, Page, Table
 from experiments.workbench import Workbench
 from tools.subject import Subject
@@ -119,10 +119,7 @@ async def evaluate(
 
 
 def _manifest(run: Path) -> dict[str, Any]:
-    path = run / "manifest.json"
-    if not path.is_file():
-        raise no_run(run)
-    manifest: dict[str, Any] = json.loads(path.read_bytes())
+    manifest = read_manifest(run)
     if not manifest.get("model"):
         raise UsageError(f"{run} is a run of {manifest.get('command')!r}, which has no units with labels.")
     return manifest

@@ -24,7 +24,7 @@ from agents.label_card import label_card
 from agents.store import Store, finite
 from agents.verdict import verdict_of
 from agents.work import WorkItem, build_task, read_plan
-from experiments.recorded import no_run
+from experiments.recorded import read_manifest
 from experiments.report.records import UnitName, without_home
 from experiments.results import as_parquet, result
 from tools.sandbox import api_page
@@ -50,12 +50,9 @@ class Run:
     @classmethod
     def open(cls, folder: Path) -> Run:
         """Raises: UsageError: If there is no run in the folder, or nothing in it has come to an end."""
-        path = folder / "manifest.json"
-        if not path.is_file():
-            raise no_run(folder)
-        store = Store(folder)
+        manifest, store = read_manifest(folder), Store(folder)
         items = read_plan(store) or list(_recorded(store))
-        run = cls(store, without_home(json.loads(path.read_bytes())), items)
+        run = cls(store, without_home(manifest), items)
         if not any(True for _ in run.rows()):
             raise UsageError(f"no unit of {folder} has a result yet.", "Export it later.")
         return run

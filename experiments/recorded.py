@@ -11,7 +11,7 @@ from typing import Any
 from actors.errors import UsageError
 from agents.journal import slug
 from agents.manifest import KEY as MANIFEST
-from agents.store import Store
+from agents.store import Store, parse
 from agents.work import WorkItem, read_plan
 
 _OUT = "Name the --out folder of a run."
@@ -31,6 +31,20 @@ class RecordedUnit:
 def is_run(folder: Path) -> bool:
     """Say whether a folder is a run's own, and not one below it."""
     return (folder / MANIFEST).is_file()
+
+
+def read_manifest(run: Path) -> dict[str, Any]:
+    """Return what a run is about.
+
+    Raises:
+        UsageError: If there is no run in the folder, or what it is about is damaged.
+    """
+    if not is_run(run):
+        raise no_run(run)
+    found = parse((run / MANIFEST).read_bytes(), run / MANIFEST)
+    if not isinstance(found, dict):
+        raise UsageError(f"{run / MANIFEST} is damaged: it is no object.", "Restore it from a copy.")
+    return found
 
 
 def no_run(folder: Path) -> UsageError:
@@ -68,7 +82,7 @@ def find_units(path: Path) -> list[RecordedUnit]:
             else UsageError(f"{path} lies in no run.", f"Write DIR/UNIT. {_OUT}")
         )
     store = Store(run)
-    manifest = json.loads((run / MANIFEST).read_bytes())
+    manifest = read_manifest(run)
     items = read_plan(store) or _single(store, manifest)
     units = [RecordedUnit(store, item, manifest) for item in items]
     if not units:

@@ -21,7 +21,8 @@ async def view(console: Console, run_dir: Path, *, port: int = 0, open_browser: 
     try:
         server = await asyncio.to_thread(RunServer, run_dir, port=port)
     except OSError as error:
-        if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+        # One that names a file is not the port's.
+        if error.filename is not None or error.errno not in (errno.EADDRINUSE, errno.EACCES):
             raise
         raise UsageError(
             f"port {port} cannot be used ({error.strerror}).", "Choose another with --port."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import re
@@ -152,6 +153,47 @@ def test_what_cannot_be_exported_is_said(run, tmp_path):
     empty.write_unit(1, finished=False)
     with pytest.raises(UsageError, match="no unit"):
         export(empty.root, "jsonl")
+
+
+@pytest.mark.parametrize("command", ["export", "replay", "evaluate"])
+@pytest.mark.parametrize("damage", ["{", "[]"])
+def test_a_run_whose_manifest_is_damaged_is_refused_by_its_name(run, monkeypatch, capsys, command, damage):
+    (run.root / "manifest.json").write_text(damage)
+    monkeypatch.setattr("sys.argv", ["maia", command, str(run.root)])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2
+    assert "manifest.json is damaged" in capsys.readouterr().err.replace("\n", " ")
+
+
+@pytest.mark.parametrize("command", ["report", "view"])
+def test_a_folder_that_may_not_be_written_is_named(run, monkeypatch, capsys, command):
+    def refused(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied", str(run.root / "report"))
+
+    monkeypatch.setattr(Path, "mkdir", refused)
+    monkeypatch.setattr(
+        "sys.argv", ["maia", command, str(run.root), *(["--no-open"] if command == "view" else [])]
+    )
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2
+    told = capsys.readouterr().err
+    assert f"{run.root / 'report'} cannot be read or written (Permission denied)" in told
+    assert "port" not in told.replace("report", "")
+
+
+def test_a_file_is_exported_into_folders_that_are_made_for_it(run, tmp_path):
+    written = export(run.root, "csv", tmp_path / "no" / "such" / "folder" / "table.csv")
+    assert Path(written["path"]).read_text().startswith("unit,layer,name")
+
+
+def test_a_label_that_is_less_than_the_answer_stands_beside_it(run, tmp_path):
+    run.write_unit(11, done=run.done(11, "wheels") | {"answered": ["wheels", "a hub"]})
+    export(run.root, "csv", tmp_path / "table.csv")
+    rows = {row["name"]: row for row in csv.DictReader(io.StringIO((tmp_path / "table.csv").read_text()))}
+    assert (rows["11"]["label"], rows["11"]["answered"]) == ("wheels", "wheels OR a hub")
+    assert rows["3"]["answered"] == rows["3"]["label"]
 
 
 def test_a_diff_tells_labels_verdicts_and_scores_that_changed(run, tmp_path):
