@@ -7,7 +7,7 @@ for one provider must not travel to another, nor to a local server that needs no
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,10 @@ from actors.endpoint.settings import EndpointSettings
 
 if TYPE_CHECKING:
     import openai
+
+
+MOST_BYTES = 256 << 20
+"""Of an answer: more than the largest pictures in base64 take."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +59,36 @@ def connect(settings: EndpointSettings, environ: Mapping[str, str]) -> Connectio
         # Over aiohttp: the usual transport walks through all connections for every request, and with hundreds in
         # flight that takes longer than everything else which a request costs.
         http_client=openai.DefaultAioHttpClient(
+            event_hooks={"response": [_bound]},
             limits=httpx2.Limits(
                 max_connections=settings.max_concurrent, max_keepalive_connections=settings.max_concurrent
-            )
+            ),
         ),
     )
     return Connection(client, Secrets([key or "", *secret_headers.values()]), headers)
+
+
+async def _bound(response: Any) -> None:
+    """Have a body that does not end be given up, before it fills the memory of all who use this process."""
+    import httpx2
+
+    class Bounded(httpx2.AsyncByteStream):
+        def __init__(self, stream: httpx2.AsyncByteStream) -> None:
+            self._stream = stream
+
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            n_bytes = 0
+            async for chunk in self._stream:
+                n_bytes += len(chunk)
+                if n_bytes > MOST_BYTES:
+                    told = f"an answer of more than {MOST_BYTES >> 20} MiB"
+                    raise FaultyAnswerError(Fault("garbled", told, in_doubt=True))
+                yield chunk
+
+        async def aclose(self) -> None:
+            await self._stream.aclose()
+
+    response.stream = Bounded(response.stream)
 
 
 def classify(error: Exception) -> Fault | None:
@@ -87,6 +115,8 @@ def _connection_fault(error: Exception) -> Fault:
     causes, cause = [], error.__cause__
     while cause is not None:
         causes.append(cause)
+        if isinstance(cause, FaultyAnswerError):
+            return cause.fault
         cause = cause.__cause__
     # The transport's own words: the client calls every broken connection a timeout.
     own = next((each for each in causes if isinstance(each, aiohttp.ClientError)), None)

@@ -19,6 +19,7 @@ from actors.chat.base import ChatReply, ChatRequest, Message
 from actors.chat.openai_compatible import OpenAIBackend, _text_of, read_answer
 from actors.chat.pricing import read_usage
 from actors.chat.settings import OpenAIChat, Price
+from actors.endpoint import openai_client
 from actors.endpoint.faults import (
     ContextLengthError,
     EndpointDownError,
@@ -615,6 +616,19 @@ async def test_a_reply_many_times_too_long_is_cut_and_said_to_be(
         reply = await backend.complete(ask(max_tokens=100))
     assert (len(reply.text), reply.finish) == (6400, "length")
     assert reply.usage.completion_tokens == 25_000, "what is billed is counted"
+
+
+async def test_an_answer_that_does_not_end_is_given_up_before_it_fills_the_memory(
+    endpoint: FakeEndpoint, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openai_client, "MOST_BYTES", 1 << 20)
+    endpoint.script = lambda seen: "x" * (3 << 20)
+    async with opened(endpoint, max_attempts=2) as backend:
+        with pytest.raises(EndpointError, match="more than 1 MiB") as failure:
+            await backend.complete(ask())
+        assert (failure.value.attempts, failure.value.in_doubt) == (2, 2)
+        endpoint.script = lambda seen: "short"
+        assert (await backend.complete(ask())).text == "short"
 
 
 async def test_a_models_name_that_no_encoder_takes_costs_no_answer(
