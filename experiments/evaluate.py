@@ -192,8 +192,9 @@ def _labels(path: Path) -> dict[str, str]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         raise UsageError(
-            f"{path} cannot be read as labels: {error}", 'Write {"layer:unit": "label"}.'
+            f"{path} cannot be read as labels: {reason}.", 'Write {"layer:unit": "label"}.'
         ) from error
     if not isinstance(found, dict) or not all(isinstance(v, str) for v in found.values()):
         raise UsageError(f"{path} must hold one object of labels by unit.", 'Write {"layer:unit": "label"}.')

@@ -26,6 +26,7 @@ def list_models(config: Path | None, pattern: str) -> dict[str, Any]:
         "sources": sorted(SOURCES),
         "aliases": dict(MODEL_ALIASES),
         "layer_aliases": {model: dict(layers) for model, layers in LAYER_ALIASES.items()},
+        "pattern": pattern,
         "timm": timm.list_models(pattern) if pattern else [],
         "timm_total": len(timm.list_models()),
         "weights_here": ["tf_efficientnet_lite0", "concept-net"],
@@ -41,6 +42,18 @@ def table(found: dict[str, Any]) -> Any:
 
     from experiments.console import mark
 
+    if found["pattern"]:
+        # Who asks for a name looks for a network: the rest is what `maia models` says alone.
+        return "\n".join(
+            [
+                f"networks of timm that match {found['pattern']}: {len(found['timm'])}",
+                *found["timm"],
+            ]
+            if found["timm"]
+            else [
+                f"no network of timm matches {found['pattern']}: write * for anything, as in '*{found['pattern'].strip('*')}*'"
+            ]
+        )
     networks = Table(title="networks under study", title_justify="left", box=None)
     networks.add_column("write")
     networks.add_column("for")
@@ -55,8 +68,6 @@ def table(found: dict[str, Any]) -> Any:
     networks.add_row("hf:OWNER/NAME or hf:FOLDER", "a network of transformers")
     networks.add_row("python:MODULE:FACTORY", "your own")
     networks.add_row("NAME@FILE", "any of them, with a checkpoint of yours")
-    for name in found["timm"]:
-        networks.add_row(name, "timm")
     models = Table(title="models of the profiles", title_justify="left", box=None)
     for column in ("", "profile", "role", "found"):
         models.add_column(column)

@@ -50,7 +50,13 @@ def read_manifest(run: Path) -> dict[str, Any]:
 def no_run(folder: Path) -> UsageError:
     """Return the error of a folder that is taken for a run and holds none; runs below it are named."""
     if not folder.is_dir():
-        return UsageError(f"there is no run in {folder}: there is no such folder.", _OUT)
+        kind = "it is a file" if folder.exists() else "there is no such folder"
+        return UsageError(f"there is no run in {folder}: {kind}.", _OUT)
+    if (folder / "leases").is_dir():
+        return UsageError(
+            f"the run in {folder} has come to no unit yet.",
+            f"Try again later: `maia status {folder}` says whether somebody works on it.",
+        )
     return UsageError(f"there is no run in {folder}.", _runs_below(folder) or _OUT)
 
 

@@ -26,8 +26,9 @@ def check(text: str) -> None:
     for part in map(str.strip, text.split(",")):
         low, dash, high = part.partition("-")
         if not _FORM.fullmatch(part) or (dash and int(low) > int(high)):
+            reason = ", a range that goes down" if _FORM.fullmatch(part) else ""
             raise UsageError(
-                f"units are written all, 0-63, 3,17 or sample:100, got {part!r}.", "Correct --units."
+                f"units are written all, 0-63, 3,17 or sample:100, got {part!r}{reason}.", "Correct --units."
             )
 
 

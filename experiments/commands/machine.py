@@ -37,7 +37,7 @@ def doctor(profile: ProfileName = None, json: Json = False, config: ConfigPath =
 @commands.command(epilog=examples("maia models", "maia models 'vit_*'"))
 def models(
     pattern: Annotated[
-        str, typer.Argument(help="Also list timm's networks of this name, with * for anything.")
+        str, typer.Argument(help="List timm's networks of this name instead, with * for anything.")
     ] = "",
     json: Json = False,
     config: ConfigPath = None,
@@ -51,7 +51,7 @@ def models(
     if json:
         console.result(found)
     else:
-        console.show(table(found))
+        console.show(table(found), markup=False)
 
 
 @commands.command(epilog=examples("maia layers resnet50", "maia layers python:net.py:build --json"))
@@ -80,7 +80,7 @@ def up(
     json: Json = False,
     config: ConfigPath = None,
 ) -> None:
-    """Start a cluster here that runs until `maia cluster down`; the profile's `ray` section says how."""
+    """Start a cluster here. It runs until `maia cluster down`; the profile's `ray` section says how."""
     from actors.head import LocalHead
     from experiments.config import load
 
@@ -114,7 +114,7 @@ def cluster_status(json: Json = False, config: ConfigPath = None) -> None:
 
 @cluster.command(epilog=examples("maia cluster down"))
 def down(json: Json = False, config: ConfigPath = None) -> None:
-    """End the cluster of `maia cluster up` with all its processes; no other Ray is touched."""
+    """End the cluster of `maia cluster up`. All its processes end; no other Ray is touched."""
     from actors.head import LocalHead
     from experiments.config import load
 

@@ -76,13 +76,25 @@ def test_every_parameter_is_explained(path):
     assert unexplained == []
 
 
-def test_an_overview_of_80_columns_cuts_no_summary():
-    told = subprocess.run(
-        [sys.executable, "-m", "experiments.cli", "--help"],
-        env=os.environ | {"COLUMNS": "80"}, capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
-    assert "robust-features" in told
+@pytest.mark.parametrize("group", [(), ("cluster",)], ids=" ".join)
+def test_an_overview_of_80_columns_cuts_no_summary(monkeypatch, capsys, group):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert maia(monkeypatch, *group, "--help") == 0
+    told = capsys.readouterr().out
+    assert "Commands:" in told
     assert "..." not in told.replace("[ARGS]...", "")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "told"),
+    [
+        ("resnet18", "networks of timm that match resnet18: 1\nresnet18\n"),
+        ("nonet", "no network of timm matches nonet:"),
+    ],
+)
+def test_who_looks_for_a_network_is_told_of_networks_alone(monkeypatch, capsys, pattern, told):
+    assert maia(monkeypatch, "models", pattern) == 0
+    assert capsys.readouterr().out.startswith(told)
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
