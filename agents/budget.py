@@ -23,7 +23,7 @@ from actors.errors import MaiaError
 from actors.generation.base import MadeImage
 from actors.images import Image, Provenance
 from actors.settings import Settings
-from agents.faults import NO_OBSERVATION
+from agents.faults import raise_nobodys
 from agents.interpreter import images_tested
 from agents.journal import doubtful
 from agents.store import Store
@@ -303,9 +303,7 @@ class MeteredStudio:
         finally:
             n_made = sum(isinstance(each, MadeImage) for each in made)
             await self._account.settle(most, Cost(images=n_made))
-        for each in made:
-            if isinstance(each, NO_OBSERVATION):
-                raise each
+        raise_nobodys(made)
         return made
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from actors.endpoint.faults import EndpointDownError, EndpointStopError
 from actors.errors import MaiaError, ReplicaLostError, UsageError
 from agents.journal import OvertakenError
@@ -24,6 +26,13 @@ CONCERNS_ALL = (UsageError, StoreError, EndpointDownError)
 
 NO_OBSERVATION = (*MACHINERY, EndpointStopError, EndpointDownError, StoreError)
 """Faults that a program which called a tool must not see: what an agent makes of them would be its result."""
+
+
+def raise_nobodys(results: Iterable[object]) -> None:
+    """Raise the first fault among results that is none of theirs: an image that could not be made for it is not missing."""
+    for each in results:
+        if isinstance(each, NO_OBSERVATION):
+            raise each
 
 
 class ToolsBrokenError(Exception):

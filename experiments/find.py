@@ -20,6 +20,7 @@ from actors.errors import BackendError, MaiaError, UsageError
 from actors.generation.base import MadeImage
 from actors.vision.known import recall
 from actors.vision.units import Readout, parse_unit
+from agents.faults import raise_nobodys
 from agents.stimuli import control_subjects, lacks_something, prompts_for
 from experiments import config as configuration
 from experiments.console import Console
@@ -230,6 +231,7 @@ async def _images(bench: Any, prompts: list[str], seed: int) -> tuple[list[MadeI
     """
     seeds = [seed_for(seed, "find", prompt, index) for index, prompt in enumerate(prompts)]
     made = await bench.laboratory.studio.generate(prompts, seeds, agent="find")
+    raise_nobodys(made)
     problems = {str(each) for each in made if isinstance(each, MaiaError)}
     images = [each for each in made if isinstance(each, MadeImage)]
     problems |= {note for each in images for note in each.provenance.notes}

@@ -16,6 +16,7 @@ from actors.backend import Priority
 from actors.errors import BackendError
 from actors.generation.base import MadeImage
 from actors.images import Image
+from agents.faults import raise_nobodys
 from agents.statistics import auroc, auroc_interval, average_precision, standardised_margin
 from experiments.prompts import PromptWriter
 from tools.subject import Subject
@@ -137,6 +138,7 @@ async def _made(
 ) -> list[Image]:
     seeds = [seed_for(evaluation.seed, purpose, prompt, number) for number, prompt in enumerate(prompts)]
     made = await evaluation.studio.generate(list(prompts), seeds, agent=subject.id)
+    raise_nobodys(made)
     failed = [each for each in made if not isinstance(each, MadeImage)]
     if failed:
         raise BackendError(

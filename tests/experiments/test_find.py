@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from actors.errors import MaiaError
+from actors.endpoint.faults import EndpointStopError
+from actors.errors import MaiaError, ReplicaLostError
 from actors.generation.base import MadeImage
 from actors.images import Image, Provenance
 from actors.scenes.grammar import parse_prompt
@@ -114,6 +115,18 @@ class Studio:
                 else MadeImage(image, Provenance("fake", prompt, notes=notes))
             )
         return made
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("fault", [ReplicaLostError("lost."), EndpointStopError("no credit left.")])
+async def test_what_broke_beneath_the_images_is_not_taken_for_images_that_cannot_be_drawn(fault) -> None:
+    class Breaking(Studio):
+        async def generate(self, prompts, seeds, *, agent=""):
+            return [*(await super().generate(prompts, seeds))[:-1], fault]
+
+    bench = SimpleNamespace(laboratory=SimpleNamespace(studio=Breaking()))
+    with pytest.raises(type(fault)):
+        await _images(bench, ["a cake", "a dog", "a dog"], 0)
 
 
 @pytest.mark.anyio
