@@ -126,7 +126,7 @@ class Ledger:
         while True:
             for name, limit in self._limits():
                 if getattr(cost, name) and getattr(self.spent + cost, name) > limit:
-                    raise self._refusal(name, limit, getattr(cost, name))
+                    raise self._refusal(name, limit, cost)
             if self._hours_left() <= 0:
                 raise self._refusal("hours", self.limits.hours or 0)
             committed = self.spent + self.reserved + cost
@@ -165,15 +165,18 @@ class Ledger:
         hours = self.limits.hours
         return float("inf") if hours is None else hours - self._elapsed_s() / 3600
 
-    def _refusal(self, name: str, limit: float, most: float = 0) -> MaiaError:
-        spent = (
-            ""
-            if name == "hours"
-            else f" ({getattr(self.spent, name):g} spent, and the call may take {most:g})"
-        )
+    def _refusal(self, name: str, limit: float, cost: Cost | None = None) -> MaiaError:
+        what = f"the {self._what}'s budget of {limit:g} {name}"
+        fix = f"Raise {'sweep.budget' if self._what == 'run' else 'sweep.unit_budget'}.{name} and resume."
+        if cost is None:
+            return self._error(f"{what} has no room for the next call.", fix)
+        most = getattr(cost, name)
+        if self._what == "unit" and cost.requests and not self.spent.requests:
+            # The next unit's first call is as large: this is no unit's failure.
+            return BudgetSpentError(f"{what} has no room for a first call, which may take {most:g}.", fix)
+        spent = getattr(self.spent, name)
         return self._error(
-            f"the {self._what}'s budget of {limit:g} {name} has no room for the next call{spent}.",
-            f"Raise {'sweep.budget' if self._what == 'run' else 'sweep.unit_budget'}.{name} and resume.",
+            f"{what} has no room for the next call ({spent:g} spent, and the call may take {most:g}).", fix
         )
 
 

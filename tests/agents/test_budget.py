@@ -109,6 +109,15 @@ async def test_a_spent_unit_stops_itself_and_leaves_the_run_untouched() -> None:
     assert run.reserved == Cost()
 
 
+async def test_a_units_budget_that_no_first_call_fits_stops_the_run_and_fails_no_unit() -> None:
+    unit = Ledger(BudgetSettings(tokens=50), what="unit", error=UnitBudgetError)
+    with pytest.raises(BudgetSpentError, match=r"50 tokens has no room for a first call, which may take 51"):
+        await unit.reserve(Cost(tokens=51, requests=1))
+    await unit.settle(Cost(), Cost(tokens=5, requests=1))
+    with pytest.raises(UnitBudgetError, match=r"5 spent, and the call may take 51"):
+        await unit.reserve(Cost(tokens=51, requests=1))
+
+
 async def test_near_the_runs_limit_no_unit_begins_and_one_that_has_concludes() -> None:
     run = Ledger(BudgetSettings(images=10), Cost(images=10))
     account = UnitAccount(Ledger(BudgetSettings()), run)
