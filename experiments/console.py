@@ -83,10 +83,7 @@ class Console:
 
     def result(self, value: Any) -> None:
         """Print one JSON object on stdout."""
-        sys.stdout.write(
-            json.dumps(finite(value), ensure_ascii=False, sort_keys=True, allow_nan=False) + "\n"
-        )
-        sys.stdout.flush()
+        _print(json.dumps(finite(value), ensure_ascii=False, sort_keys=True, allow_nan=False) + "\n")
 
     def show(self, *renderables: Any, markup: bool = True) -> None:
         """Print for a person, on stdout; without `markup`, text is printed as it is.
@@ -102,8 +99,7 @@ class Console:
         text = printed.get()
         if not out.is_terminal:
             text = "".join(f"{line.rstrip()}\n" for line in text.splitlines())
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        _print(text)
 
     @contextmanager
     def progress(self, label: str) -> Iterator[Any]:
@@ -169,6 +165,11 @@ def mark(state: Readiness) -> Text:
         "not asked": Text("not asked", "yellow"),
         "missing": Text("no", "red"),
     }[state]
+
+
+def _print(text: str) -> None:
+    # Unlike a write of our own, this is none where a person has closed stdout.
+    print(text, end="", flush=True)
 
 
 def _escape(text: str) -> str:

@@ -247,17 +247,21 @@ def table(found: dict[str, Any]) -> Any:
     """Return the result as a table for a terminal; what may be chance is dim."""
     from rich.table import Table
 
-    from experiments.console import plain
+    from experiments.console import counted, plain
 
     surely = sum(row["q"] < Q for row in found["units"])
-    told = (
-        f"{surely} of the {len(found['units'])} are selective (q < {Q}); the others may be chance"
-        if surely < len(found["units"])
-        else f"all of these are selective (q < {Q})"
-    )
+    if surely == len(found["units"]):
+        told = f"all of these are selective (q < {Q})"
+    elif surely:
+        told = f"{surely} of the {len(found['units'])} are selective (q < {Q}); the others may be chance"
+    else:
+        told = f"none of these is surely selective (q < {Q}): all may be chance, or need more --images"
     shown = Table(
-        title=f"{plain(shorten(found['concept'], 60))} in {plain(found['layer'])}, {found['n_units']} units",
+        title=f"{plain(shorten(found['concept'], 60))} in {plain(found['layer'])}, {counted(found['n_units'], 'unit')}",
+        title_justify="left",
         caption=f"measured on images that did not choose the units: {told}",
+        caption_justify="left",
+        box=None,
     )
     for name in ("unit", "AUROC", "q", "mean on the concept", "on other things", "on other places"):
         shown.add_column(name, justify="right")

@@ -54,6 +54,12 @@ def test_one_thing_is_no_several(number, told):
     assert counted(number, "class", "classes") == told
 
 
+def test_a_closed_stdout_is_no_fault(monkeypatch):
+    monkeypatch.setattr("sys.stdout", None)
+    Console().show("a line", wide())
+    Console().result({"a": 1})
+
+
 def test_a_reader_that_has_seen_enough_is_no_fault():
     """As `maia models | head -1`: it ends at once, without a traceback."""
     script = (

@@ -163,6 +163,7 @@ def test_the_table_says_which_units_may_be_chance() -> None:
     found = {"concept": "[b]dogs", "layer": "l", "n_units": 7, "units": units}
     assert "1 of the 2 are selective" in str(table(found).caption)
     assert "all of these" in str(table(found | {"units": units[:1]}).caption)
+    assert "none of these is surely selective" in str(table(found | {"units": units[1:]}).caption)
 
 
 def test_a_long_concept_does_not_fill_the_screen() -> None:
