@@ -78,7 +78,9 @@ def synthetic(
 def planted_biases(
     networks: Annotated[int, typer.Option(min=1, help="Classifiers, of eight classes each.")] = 3,
     out: Annotated[Path, out_option("Run directory.")] = Path("runs/planted-biases"),
-    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of classes, biases and images.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of classes, biases and images.")
+    ] = 0,
     images: Annotated[
         int,
         typer.Option(
@@ -148,7 +150,9 @@ def robust_features(
         int | None, typer.Option(min=2, help="At most so many images of each cell of a folder.")
     ] = None,
     out: Annotated[Path, out_option("Run directory.")] = Path("runs/robust-features"),
-    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the set and of all studies.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the set and of all studies.")
+    ] = 0,
     yes: Yes = False,
     profile: ProfileName = None,
     json: Json = False,
