@@ -16,7 +16,9 @@ import anyio
 import numpy as np
 
 from actors.errors import MaiaError, UsageError
+from actors.grouping import task_group
 from actors.vision.units import parse_unit
+from agents.faults import CONCERNS_ALL
 from agents.manifest import check, check_studied, claim, claim_studied
 from agents.store import Store
 from agents.study import Laboratory, failure, study
@@ -197,16 +199,16 @@ async def _study_all(
             task = DescribeUnit()
             try:
                 records[name] = await study(chosen.of(laboratory), unit.subject, task, own, seed=asked.seed)
-            except UsageError:
+            except CONCERNS_ALL:
                 raise
             except MaiaError as error:
                 records[name] = failure(unit.subject, task, error)
             told = records[name].get("label") or records[name]["status"]
             console.say(f"{chosen.name}: {len(records)} of {len(units)}, {unit.name}: {told}")
 
-    async with anyio.create_task_group() as group:
+    async with task_group() as group:
         for name, unit in units.items():
-            group.start_soon(one, name, unit)
+            group.create_task(one(name, unit))
     return records
 
 

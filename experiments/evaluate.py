@@ -15,8 +15,10 @@ import numpy as np
 
 from actors.chat.settings import BuiltinChat
 from actors.errors import MaiaError, UsageError
+from actors.grouping import task_group
 from actors.images import Image
 from actors.vision.reserve import split
+from agents.faults import CONCERNS_ALL
 from agents.journal import slug
 from agents.manifest import check_studied
 from agents.sceptic import Sceptic
@@ -309,7 +311,7 @@ async def measure(
                 return
             try:
                 row |= await compare(evaluation, await subject_of(unit), unit.labels)
-            except UsageError:
+            except CONCERNS_ALL:
                 raise
             except MaiaError as error:
                 # On record for this run, and tried again by the next.
@@ -320,9 +322,9 @@ async def measure(
             rows[unit.unit] = row
             console.say(f"{len(rows)} of {len(units)} evaluated: {unit.unit}")
 
-    async with anyio.create_task_group() as group:
+    async with task_group() as group:
         for unit in units:
-            group.start_soon(one, unit)
+            group.create_task(one(unit))
     return [rows[unit.unit] for unit in units]
 
 

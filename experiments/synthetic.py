@@ -12,7 +12,9 @@ import anyio
 import numpy as np
 
 from actors.errors import MaiaError, UsageError
+from actors.grouping import task_group
 from actors.vision.datasets import open_dataset
+from agents.faults import CONCERNS_ALL
 from agents.journal import Journal
 from agents.manifest import check, check_studied, claim, claim_studied
 from agents.statistics import wilson_interval
@@ -205,7 +207,7 @@ async def study_all(
             subject, task = gym.subject(unit), DescribeUnit()
             try:
                 record = await study(own, subject, task, store, seed=seed)
-            except UsageError:
+            except CONCERNS_ALL:
                 raise
             except MaiaError as error:
                 record = failure(subject, task, error)
@@ -213,9 +215,9 @@ async def study_all(
             told = record.get("label") or record["status"]
             console.say(f"{len(records)} of {len(units)} ({variant.name}) {unit.kind} {unit.name}: {told}")
 
-    async with anyio.create_task_group() as group:
+    async with task_group() as group:
         for unit in units:
-            group.start_soon(one, unit)
+            group.create_task(one(unit))
     return records
 
 

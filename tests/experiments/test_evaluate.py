@@ -8,10 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from actors.endpoint.faults import EndpointDownError
 from actors.errors import MaiaError, UsageError
 from actors.vision.datasets import open_dataset
 from agents.journal import slug
-from agents.store import Store
+from agents.store import Store, StoreError
 from experiments.config import Profile
 from experiments.console import Console
 from experiments.evaluate import (
@@ -83,7 +84,7 @@ def test_a_method_without_labels_for_the_run_is_named(tmp_path):
     empty.write_text("[1]")
     with pytest.raises(UsageError, match="labels by unit"):
         gather(run, {"people": empty})
-    with pytest.raises(UsageError, match="no run directory"):
+    with pytest.raises(UsageError, match="there is no run in"):
         gather(tmp_path, {})
 
 
@@ -127,6 +128,21 @@ async def test_what_was_measured_is_read_and_a_failure_is_on_record_and_tried_ag
     await measure(console, changed, units, subject_of, store)
     assert len(studio.made) > made, "another generator is another measurement"
     await measure(console, changed, units, subject_of, store)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("fault", [EndpointDownError("it is down."), StoreError("full.")])
+async def test_what_every_unit_would_meet_ends_the_evaluation_and_is_no_units_failure(tmp_path, fault):
+    class Down(FakeStudio):
+        async def generate(self, prompts, seeds, *, agent=""):
+            return [fault] * len(prompts)
+
+    async def subject_of(_unit):
+        return dog_unit(FakeStudio())
+
+    units = [Labelled(f"u{i}", "a", str(i), {"maia": "dog"}) for i in range(3)]
+    with pytest.raises(type(fault)):
+        await measure(Console(quiet=True), evaluation(Down()), units, subject_of, Store.open(tmp_path))
 
 
 class Pool:

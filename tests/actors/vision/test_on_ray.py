@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from actors.cluster import Cluster
 from actors.errors import UsageError
@@ -14,6 +15,7 @@ from actors.settings import Placement
 from actors.vision.base import Unit
 from actors.vision.client import PoolVisionClient
 from actors.vision.datasets import ArrayDataset
+from actors.vision.network import Network, wrap
 from actors.vision.settings import VisionSettings
 from actors.vision.units import Readout
 from tests.actors.vision.test_client import make_backend
@@ -59,3 +61,45 @@ async def test_two_replicas_measure_and_sweep_as_one_process_does(ray_cluster: N
         broken = cluster.pool("broken", FACTORY, {"network": "resnet1oo", "settings": settings}, placement)
         with pytest.raises(UsageError, match="no network 'resnet1oo'"):
             await PoolVisionClient.connect(broken, tmp_path / "there")
+
+
+class Lasting(torch.nn.Module):
+    """A network whose device is lost, for all of its process, after `passes` passes that show an image."""
+
+    def __init__(self, passes: int) -> None:
+        super().__init__()
+        self.deep, self.passes = torch.nn.Conv2d(3, 4, 3), passes
+        torch.nn.init.uniform_(self.deep.weight, generator=torch.Generator().manual_seed(0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.passes -= bool(x.any())
+        if self.passes < 0:
+            raise RuntimeError("CUDA error: device-side assert triggered")
+        found: torch.Tensor = self.deep(x)
+        return found
+
+
+def lasting() -> Network:
+    return wrap(Lasting(9), name="lasting", size=(8, 8))
+
+
+async def test_images_are_asked_again_of_another_process_when_a_device_is_lost(
+    ray_cluster: None, tmp_path: Path
+) -> None:
+    """Measured and swept, none is left out, and none is to blame."""
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 8, 8, 3), dtype=np.uint8)
+    np.save(tmp_path / "images.npy", pixels)
+    dataset = ArrayDataset(tmp_path / "images.npy")
+    placement = Placement(threads=1)
+    settings = VisionSettings(placement=placement, device="cpu", batch=4)
+    network = "python:tests.actors.vision.test_on_ray:lasting"
+    async with Cluster.start() as cluster:
+        pool = cluster.pool("lasting", FACTORY, {"network": network, "settings": settings}, placement)
+        client = await PoolVisionClient.connect(pool, tmp_path / "cache", reserve=0)
+        measured = [(await client.measure(Unit("deep", 1), [dataset.load(i)]))[0] for i in range(12)]
+        assert pool.statistics().lost_replicas
+        found = (await client.layer_exemplars([Readout("deep")], dataset))[Readout("deep")]
+        assert (found.n_images, found.skipped) == (24, {})
+        expected = {int(i): float(a) for i, a in zip(found.indices[1], found.activations[1], strict=True)}
+        for index, each in enumerate(measured):
+            assert each.activation == pytest.approx(expected.get(index, each.activation), abs=1e-5)
