@@ -54,7 +54,7 @@ class Run:
         items = read_plan(store) or list(_recorded(store))
         run = cls(store, without_home(manifest), items)
         if not any(True for _ in run.rows()):
-            raise UsageError(f"no unit of {folder} has a result yet.", "Export it later.")
+            raise UsageError(f"no unit of {folder} has a result yet.", "Repeat this once one has.")
         return run
 
     def rows(self) -> Iterator[dict[str, Any]]:
