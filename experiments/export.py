@@ -126,12 +126,12 @@ def _jsonl(run: Run) -> bytes:
 
 
 def _csv(run: Run) -> bytes:
-    """Return one line a unit: what a spreadsheet can use."""
+    """Return one line a unit: what a spreadsheet can use. Columns that Parquet has as well have the same names."""
     target = io.StringIO(newline="")
     columns = (
         *("unit", "layer", "name", "verdict", "kind", "label", "answered", "description"),
         *("auroc", "auroc_low", "auroc_high", "e_value", "margin", "rounds", "images_made", "images_tested"),
-        *("tokens", "dollars", "error"),
+        *("cost_tokens", "cost_dollars", "error"),
     )
     writer = csv.DictWriter(target, columns)
     writer.writeheader()
@@ -147,8 +147,8 @@ def _csv(run: Run) -> bytes:
             "auroc_high": high,
             "e_value": evidence.get("e_value"),
             "margin": evidence.get("margin"),
-            "tokens": cost.get("tokens"),
-            "dollars": cost.get("dollars"),
+            "cost_tokens": cost.get("tokens"),
+            "cost_dollars": cost.get("dollars"),
             "error": (row.get("error") or {}).get("message"),
         }
         writer.writerow({name: _harmless(value) for name, value in flat.items()})

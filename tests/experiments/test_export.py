@@ -87,7 +87,7 @@ def test_csv_opens_in_a_spreadsheet_and_holds_no_formula(run, tmp_path):
     rows = list(csv.DictReader(io.StringIO((tmp_path / "table.csv").read_text())))
     wheels, formula = sorted(rows, key=lambda row: row["name"])
     assert (wheels["layer"], wheels["name"], wheels["label"]) == (LAYER, "3", "wheels")
-    assert (wheels["auroc"], wheels["auroc_low"], wheels["tokens"]) == ("0.91", "0.78", "5380")
+    assert (wheels["auroc"], wheels["auroc_low"], wheels["cost_tokens"]) == ("0.91", "0.78", "5380")
     assert formula["label"] == "'=HYPERLINK(1)"
 
 
@@ -232,3 +232,12 @@ def test_both_commands_print_one_object(run, monkeypatch, capsys):
         monkeypatch.setattr("sys.argv", ["maia", *arguments, "--json"])
         cli.main()
         assert json.loads(capsys.readouterr().out)["units"] == 2
+
+
+def test_a_figure_has_one_name_in_every_table(run, tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    export(run.root, "csv", tmp_path / "table.csv")
+    columns = (tmp_path / "table.csv").read_text().splitlines()[0].split(",")
+    named = set(parquet.read_table(export(run.root, "parquet")["path"]).column_names)
+    named |= {"kind", "auroc", "auroc_low", "auroc_high", "e_value", "margin"}  # of `card` and `evidence`
+    assert set(columns) <= named
