@@ -87,6 +87,8 @@ def check(store: Store, manifest: dict[str, Any]) -> None:
             f"{store.root} holds a run of `maia {commands[0]}`, and this is `maia {commands[1]}`.",
             "Give this run its own --out.",
         )
+    if "units" not in new:  # the network is not known yet
+        old.pop("units", None)
     if "asked" in old and "asked" in new:
         _check_extent(store, old, new)
         old, new = ({k: v for k, v in each.items() if k not in _EXTENT} for each in (old, new))

@@ -73,6 +73,16 @@ def test_what_differs_is_told_in_the_words_of_the_command_line(tmp_path):
     assert told.count("was") == 0
 
 
+def test_units_are_compared_once_they_are_known(tmp_path):
+    store = Store.open(tmp_path)
+    begun = {"command": "selective", "model": "net"}
+    claim(store, begun | {"units": ["net/x:0"]})
+    check(store, begun)
+    assert not widened(store, begun)
+    with pytest.raises(UsageError, match="units was"):
+        check(store, begun | {"units": ["net/x:0", "net/x:1"]})
+
+
 def test_a_run_may_be_widened_and_keeps_what_else_it_says(tmp_path):
     store = Store.open(tmp_path)
     begun = {"command": "sweep", "asked": "0-1", "layers": ["x"], "config": "old.yaml"}
