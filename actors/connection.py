@@ -159,15 +159,25 @@ def _signals_left_alone() -> Iterator[None]:
 
 
 _PROBE = """
-import sys
+import os, socket, sys
 from ray._raylet import GcsClient
 from ray.exceptions import AuthenticationError
 address = sys.argv[1]
 if address == "auto":
-    from ray._private.services import canonicalize_bootstrap_address
-    address = canonicalize_bootstrap_address("auto")
+    # Not as Ray itself would look: it also finds what another program started for itself, and ends.
+    from ray._private.services import canonicalize_bootstrap_address, find_bootstrap_address
+    named = os.environ.get("RAY_ADDRESS", "auto")
+    address = find_bootstrap_address(None) if named in ("", "auto") else named
     if address is None:
-        sys.exit("nothing")
+        sys.exit(0)
+    # Of those that were started here the last one is noted; it may have ended, and Ray would wait long for it.
+    try:
+        address = canonicalize_bootstrap_address(address)
+        host, _, port = address.rpartition(":")
+        socket.create_connection((host, int(port)), 5).close()
+    except (OSError, ValueError):
+        print("ended", address)
+        sys.exit(0)
 try:
     GcsClient(address=address).check_alive([], timeout=5)
 except AuthenticationError:
@@ -212,10 +222,12 @@ def _find(settings: RaySettings) -> str:
     if answer not in ("open", "closed"):
         reason = "what answers there is not Ray"
         if address == "auto":
-            named = os.environ.get("RAY_ADDRESS")
+            named = os.environ.get("RAY_ADDRESS", "").removeprefix("auto")
             # Ray looks there first; `ray job submit` wants the address of the job server in it, which is not a cluster's.
             where = f"at RAY_ADDRESS={named}" if named else "on this machine"
             reason = f"no cluster runs {where}"
+            if answer == "ended" and not named:
+                reason = f"the last cluster that was started on this machine, {found}, does not answer"
         raise UsageError(*_explain(settings, ConnectionError(reason)))
     address = found
     if answer == "open":

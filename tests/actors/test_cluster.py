@@ -281,6 +281,18 @@ def test_an_address_for_jobs_in_the_environment_is_named_where_no_cluster_is(
         _find(RaySettings(address="auto"))
 
 
+def test_where_the_last_cluster_has_ended_it_is_not_said_that_none_runs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "ray_current_cluster").write_text("127.0.0.1:1")
+    with pytest.raises(UsageError, match=r"started on this machine, [\d.]+:1, does not answer") as told:
+        _find(RaySettings(address="auto", join_timeout_s=15))
+    assert "set ray.address to host:port" in told.value.fix
+
+
 def test_what_answers_but_is_not_ray_is_not_joined() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
