@@ -6,6 +6,8 @@ by layer and number.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ def diff(first: Path, second: Path) -> dict[str, Any]:
     both = sorted(runs[0].keys() & runs[1].keys())
     if not both:
         raise UsageError(
-            f"{first} and {second} have no unit in common.",
+            f"{first} ({_extent(runs[0])}) and {second} ({_extent(runs[1])}) have no unit in common.",
             "Name the units (--units 3,17), or keep the --seed: sample:N draws others with another.",
         )
     units = [_compare(unit, runs[0][unit], runs[1][unit]) for unit in both]
@@ -46,6 +48,14 @@ def diff(first: Path, second: Path) -> dict[str, Any]:
         "only_in_second": sorted(runs[1].keys() - runs[0].keys()),
         "changed": changed,
     }
+
+
+def _extent(units: Iterable[str]) -> str:
+    """Return how many units there are of each layer, in words."""
+    from experiments.console import counted
+
+    layers = Counter(UnitName.parse(unit).layer for unit in units)
+    return ", ".join(f"{counted(number, 'unit')} of {layer}" for layer, number in layers.items())
 
 
 def _units(run: Run) -> dict[str, dict[str, Any]]:

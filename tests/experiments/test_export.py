@@ -219,6 +219,15 @@ def test_a_diff_tells_labels_verdicts_and_scores_that_changed(run, tmp_path):
     assert f"1 unit only in {other.root}" in told
 
 
+def test_runs_without_a_unit_in_common_are_told_apart_by_their_layers(run, tmp_path):
+    other = FakeRun(tmp_path / "other")
+    other.write_unit(9)
+    with pytest.raises(UsageError) as refused:
+        diff(run.root, other.root)
+    assert f"run (2 units of {LAYER}) and " in refused.value.message
+    assert f"other (1 unit of {LAYER}) have no unit in common" in refused.value.message
+
+
 def test_another_network_is_compared_by_layer_and_number(run, tmp_path):
     other = FakeRun(tmp_path / "other", model="resnet18")
     other.write_unit(3, "arches")
