@@ -139,7 +139,7 @@ def test_waiting_for_news_ends_at_a_change_or_in_time():
 
 
 def test_no_run_is_refused(tmp_path):
-    with pytest.raises(UsageError, match="no run directory"):
+    with pytest.raises(UsageError, match="there is no such folder"):
         RunServer(tmp_path / "nothing")
 
 

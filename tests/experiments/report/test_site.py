@@ -76,7 +76,7 @@ def test_a_run_without_a_readable_manifest_has_an_index(run):
 
 
 def test_no_run_is_refused(tmp_path):
-    with pytest.raises(UsageError, match="no run directory"):
+    with pytest.raises(UsageError, match="there is no such folder"):
         write_site(tmp_path / "nothing")
     (tmp_path / "photo.png").touch()
     with pytest.raises(UsageError, match="there is no run in"):
