@@ -68,14 +68,17 @@ class LocalHead:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
+        facts = {"address": f"127.0.0.1:{port}", "pid": process.pid, "log": str(self._log)}
+        facts |= {"dashboard": dashboard} if dashboard else {}
         try:
-            told = self._started(process)
-            facts = {"address": f"{_own_address(told)}:{port}", "pid": process.pid, "log": str(self._log)}
-            facts |= {"dashboard": dashboard} if dashboard else {}
+            # Noted already: should this process be killed while it waits, `down` finds what it has started.
+            self._facts.write_text(json.dumps(facts))
+            facts["address"] = f"{_own_address(self._started(process))}:{port}"
             self._facts.write_text(json.dumps(facts))
         except BaseException:  # Ctrl-C as well: nobody would know of it
             self._end(process.pid)
             process.wait()
+            self._facts.unlink(missing_ok=True)
             raise
         return facts
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -106,5 +109,29 @@ def test_a_start_that_is_interrupted_leaves_no_process(
     port = free_port()
     with pytest.raises(KeyboardInterrupt):
         LocalHead(tmp_path).up(SETTINGS, port)
+    assert not starters(port)
+    assert LocalHead(tmp_path).status() is None
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from actors.cluster_settings import RaySettings
+from actors.head import LocalHead
+
+LocalHead._started = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+LocalHead(Path(sys.argv[1])).up(RaySettings(num_cpus=1), int(sys.argv[2]))
+"""
+
+
+@pytest.mark.ray
+def test_a_start_that_is_killed_can_be_ended_by_whoever_comes_next(tmp_path: Path) -> None:
+    port = free_port()
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), str(port)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert starters(port)
+    with pytest.raises(UsageError, match="runs already"):
+        LocalHead(tmp_path).up(SETTINGS, port)
+    assert LocalHead(tmp_path).down()
     assert not starters(port)
     assert LocalHead(tmp_path).status() is None
