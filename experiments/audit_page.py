@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from experiments.console import counted
 from experiments.report.schema import Bar, Bars, Block, Column, Figure, Figures, Measured, Page, Table, Text
 
 SHOWN = 40
@@ -53,7 +54,8 @@ def page(result: Mapping[str, Any], least: float) -> Page:
         title="Audit",
         summary=f"{len(biased)} of {len(by_class)} classes have a context in which their probability surely differs by more "
         f"than {least:g} from that in ordinary ones. {len(effects)} contexts were tested at a false-discovery rate of 5 %; "
-        f"{again} stood out at first and were shown again.",
+        f"{again} stood out at first and were shown again."
+        + (f" Of {counted(len(unseen), 'class', 'classes')} nothing could be measured." if unseen else ""),
         blocks=tuple(blocks),
     )
 

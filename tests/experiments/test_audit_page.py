@@ -80,6 +80,8 @@ def test_a_class_that_no_image_was_taken_for_is_said_to_be_unmeasured():
     }
     rows = {row[0]: row[3] for row in page(quiet | {"values": values}, 0.1).blocks[-1].rows}
     assert rows["kite"] == "nothing could be measured"
+    assert page(quiet | {"values": values}, 0.1).summary.endswith("Of 1 class nothing could be measured.")
+    assert "nothing" not in page(quiet, 0.1).summary
 
 
 def test_the_worst_images_of_a_class_stand_below_its_contexts_with_what_they_show(tmp_path):
