@@ -31,6 +31,7 @@ from experiments.console import Console
 from experiments.live import Live
 from experiments.machinery import RequestCounts
 from experiments.metrics import RunMetrics
+from experiments.preflight import keep_apart
 from experiments.results import write_results
 from experiments.status import status
 from tools.subject import Subject
@@ -80,6 +81,7 @@ class Campaign:
             UsageError: If the directory belongs to another configuration, or another process works on it.
         """
         store = self.store
+        keep_apart(self.profile.dataset, store.root)
         check(store, self.manifest)
         async with await Lease.take(store, tell=self.console.say) as lease:
             plan = read_plan(store)

@@ -19,6 +19,7 @@ from agents.verdict import abstained
 from experiments import config as configuration
 from experiments.config import Profile
 from experiments.console import Console, plain
+from experiments.preflight import keep_apart
 
 if TYPE_CHECKING:
     from experiments.workbench import Workbench
@@ -65,6 +66,7 @@ async def describe_unit(
     if (network := recall(loaded.cache, model)) is not None:
         network.check(layer, unit)
     run = out or Path("runs") / slug(f"{model} {layer} {unit}")
+    keep_apart(profile.dataset, run)
     store = Store.open(run)
     manifest = {
         "command": "describe",

@@ -16,7 +16,7 @@ from actors.detection.factory import available as detection_available
 from actors.errors import UsageError
 from actors.generation.factory import available as generation_available
 from actors.vision.base import ImageDataset
-from actors.vision.datasets import open_dataset
+from actors.vision.datasets import is_path, open_dataset
 from actors.vision.zoo import check_name
 from experiments.config import Profile
 
@@ -53,6 +53,20 @@ def check(profile: Profile, model: str | None) -> ImageDataset:
                 "`maia doctor`, with the same --profile, tells more.",
             )
     return dataset
+
+
+def keep_apart(dataset: str, run: Path) -> None:
+    """Refuse a run whose images would come to be a part of its own data set.
+
+    Raises:
+        UsageError: If the run's folder lies inside the data set's.
+    """
+    folder = Path(dataset).expanduser().resolve()
+    if is_path(dataset) and run.resolve().is_relative_to(folder):
+        raise UsageError(
+            f"the run's folder {run} lies inside the data set's, {folder}: its images would be taken for data.",
+            "Give the run an --out elsewhere, or name a folder that holds nothing but the images.",
+        )
 
 
 @contextmanager

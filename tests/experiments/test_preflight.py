@@ -42,6 +42,8 @@ def here(tmp_path, monkeypatch):
         ("describe resnet50 layer3 1 --profile keyless", "MAIA_NO_SUCH_KEY is not set"),
         ("describe resnet50 layer3 1 --profile other", "other"),
         ("describe resnet50 layer3 1 --out runs/mine --data nowhere", "nowhere' does not exist"),
+        ("describe resnet50 layer3 1 --data .", "lies inside the data set's"),
+        ("sweep resnet50 layer3 --data . --out mine", "lies inside the data set's"),
         ("sweep resnet5O layer3", "no network 'resnet5O'"),
         ("audit resnet5O --figures-only", "no network 'resnet5O'"),
         ("session resnet5O layer3 1", "no network 'resnet5O'"),
