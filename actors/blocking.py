@@ -16,9 +16,9 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-PATIENCE_S = 3600.0
-"""How long one piece of work may take, and wait for others of its thread: longer than the longest batch on a slow machine,
-and not for ever, as those who wait for a device that hangs would."""
+PATIENCE_S = 6 * 3600.0
+"""How long one piece of work may take, and wait for others of its thread: longer than a batch of pictures or long answers
+takes on a machine without a GPU, and not for ever, as those who wait for a device that hangs would."""
 
 
 class DeviceThread:

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_PATIENCE_S = 3600.0
+"""How long a batch of images, or compiling a pass, may take before the device counts as hanging."""
 _RECENT_READOUTS = 32
 """Readouts that every pass reads where it comes by: what was asked once will be asked again."""
 
@@ -72,7 +74,7 @@ class VisionBackend:
             network = load_network(network, pretrained=settings.pretrained, checkpoint=settings.checkpoint)
         self.name = network.name
         self.max_batch = settings.batch
-        self._thread = DeviceThread("vision-device")
+        self._thread = DeviceThread("vision-device", patience_s=_PATIENCE_S)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="vision-bank")
         module = network.module.to(self.device, self._dtype)
         for tensor in (*module.parameters(), *module.buffers()):
