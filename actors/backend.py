@@ -34,6 +34,9 @@ class Backend(Protocol[RequestT, ResultT]):
 
     Requests are frozen dataclasses that pickle; `Image` values inside them travel as content ids, and
     their pixels only to a replica that lacks them.
+
+    Two things a backend need not have: `controls`, the names of methods that clients may call beside all requests; and
+    `beside(request)`, which says that a request runs at once, in no slot, as it has been waited for by another.
     """
 
     name: str
