@@ -97,7 +97,7 @@ def wanted_of(network: KnownNetwork, asked: Sweep) -> dict[Readout, list[int]]:
     for text in asked.layers:
         first = parse_unit(text, "0", network.class_names)
         layer = network.layer(first.layer)
-        found[Readout(layer, first.kind)] = choose(asked.units, network.layers[layer], asked.seed)
+        found[Readout(layer, first.kind)] = choose(asked.units, network.layers[layer], asked.seed, layer)
     return found
 
 
@@ -141,7 +141,7 @@ async def _plan(
     unread = next(iter(found.values())).skipped
     if (n_images := next(iter(found.values())).n_images) < FEW:
         console.warn(
-            f"exemplars are the strongest of {n_images} images only: what is dead, constant or a duplicate among so few "
+            f"exemplars are the strongest of {counted(n_images, 'image')} only: what is dead, constant or a duplicate among so few "
             "may be neither among more"
         )
     skipped = tell_skipped(console, bench.dataset, unread, str(store.root / SKIPPED))

@@ -32,10 +32,10 @@ def check(text: str) -> None:
             )
 
 
-def choose(text: str, n_units: int, seed: int) -> list[int]:
+def choose(text: str, n_units: int, seed: int, layer: str = "") -> list[int]:
     """Return the units that `text` names, in order: `all`, `0-63`, `3,17`, `sample:100`, or a mixture by commas.
 
-    A sample is the same in every run with this seed.
+    A sample is the same in every run with this seed. `layer` is what errors call it, which may be one of several.
 
     Raises:
         UsageError: If the text has none of these forms, or names a unit that the layer does not have.
@@ -53,8 +53,10 @@ def choose(text: str, n_units: int, seed: int) -> list[int]:
             # One unit that does not exist is enough to refuse: a mistyped range may name billions.
             chosen.update(range(first, min(last, max(first, n_units)) + 1))
     if beyond := [unit for unit in sorted(chosen) if unit >= n_units]:
+        whose = f"the units of layer {layer!r}" if layer else "the layer's units"
         raise UsageError(
-            f"the layer's units are numbered 0 to {n_units - 1}, got {beyond[0]}.", "Correct --units."
+            f"{whose} are numbered 0 to {n_units - 1}, got {beyond[0]}.",
+            "Correct --units; it is for all layers that are named together.",
         )
     return sorted(chosen)
 

@@ -51,7 +51,9 @@ class FolderDataset:
         try:
             return decode(path.read_bytes())
         except (OSError, ImageDecodeError) as error:
-            raise ImageDecodeError(f"{_printable(str(path))}: {error}") from error
+            # The system's own words name the path again, in characters that may not be told.
+            why = error.strerror if isinstance(error, OSError) else error
+            raise ImageDecodeError(f"{_printable(str(path))}: {why}") from error
 
     def provenance(self, index: int) -> Provenance:
         return Provenance("dataset", maker=self.name, recipe={"path": _printable(self._paths[index])})

@@ -96,3 +96,8 @@ def test_the_first_unit_that_does_not_exist_is_named_however_many_are_asked_for(
 ) -> None:
     with pytest.raises(UsageError, match=f"numbered 0 to 47, got {beyond}"):
         choose(text, 48, 0)
+
+
+def test_of_several_layers_the_one_that_lacks_a_unit_is_named():
+    with pytest.raises(UsageError, match=r"the units of layer 'blocks\.6' are numbered 0 to 6, got 7"):
+        choose("5-9", 7, 0, "blocks.6")

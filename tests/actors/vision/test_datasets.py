@@ -259,3 +259,12 @@ def test_a_path_is_the_same_data_set_however_it_is_written(
     assert canonical("photos") == canonical(f"{tmp_path}/photos/") == canonical("./x/../photos")
     assert canonical("scenes:60:0") == "scenes:60:0"
     assert canonical("hf:cifar10:test") == "hf:cifar10:test"
+
+
+def test_an_image_that_has_gone_is_named_once(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png", 0)
+    dataset = FolderDataset(tmp_path)
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(ImageDecodeError) as told:
+        dataset.load(0)
+    assert str(told.value) == f"{tmp_path / 'a.png'}: No such file or directory"
