@@ -136,10 +136,11 @@ class Workbench:
         sandboxes: SandboxServer,
     ) -> Workbench:
         roles = profile.chat
-        observers = await _chat(pools["observers"], roles.observers or roles.interpreter)
+        at_once = profile.sweep.at_once
+        observers = await _chat(pools["observers"], roles.observers or roles.interpreter, at_once)
         interpreter = observers
         if "interpreter" in pools:
-            interpreter = await _chat(pools["interpreter"], roles.interpreter)
+            interpreter = await _chat(pools["interpreter"], roles.interpreter, at_once)
         sight = "its own"
         if not interpreter.sees_images:
             eyes = BlindObservers(observers) if observers.sees_images else None
@@ -270,10 +271,15 @@ def _chat_pool(cluster: Cluster, role: str, settings: ChatSettings) -> ReplicaPo
     )
 
 
-async def _chat(pool: ReplicaPool[Any, Any], settings: ChatSettings) -> ChatModel:
+async def _chat(pool: ReplicaPool[Any, Any], settings: ChatSettings, at_once: int) -> ChatModel:
+    """Return the model behind a pool, for as many agents `at_once`."""
     match settings:
         case OpenAIChat():
-            return PoolChatModel(pool, settings.model, settings.sees_images, admits=True)
+            # Where no call has to wait before it is sent, none is told from those in flight: asking for leave costs each
+            # call a message, a fifth of what it costs here.
+            waits = bool(settings.requests_per_minute or settings.tokens_per_minute)
+            admits = waits or at_once > settings.max_concurrent
+            return PoolChatModel(pool, settings.model, settings.sees_images, admits=admits)
         case BuiltinChat():
             return PoolChatModel(pool, f"builtin:{settings.model}", True)
         case TransformersChat():
