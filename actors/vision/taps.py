@@ -170,7 +170,7 @@ class TappedModule:
         taps: dict[str, Tap] = {}
         grids: list[tuple[int, int]] = []
         for name, (place, calls, found) in sorted(seen.items(), key=lambda item: item[1][0]):
-            module = self._modules.get("" if name == OUTPUT else name)
+            module = self.module if name == OUTPUT else self._modules.get(name)
             kind_name = type(module).__name__
             if isinstance(found, str):
                 self.unreadable[name] = found

@@ -87,7 +87,9 @@ def _channels(readout: Readout, layer: LayerInfo) -> Reader:
 
 
 def _logits(readout: Readout, layer: LayerInfo) -> Reader:
-    _require_classifier(readout, layer)
+    # A network that returns maps has its classes' logits at every position: they are units like any other.
+    if layer.name != OUTPUT:
+        _require_classifier(readout, layer)
     return Reader(layer.n_units)
 
 
@@ -106,7 +108,7 @@ def _require_classifier(readout: Readout, layer: LayerInfo) -> None:
     if layer.kind != "vector":
         raise UsageError(
             f"a {readout.kind} needs a vector of class scores, but {layer.name!r} is a {layer.kind}.",
-            f"Use the layer {OUTPUT!r} of a classifier.",
+            f"Use the layer {OUTPUT!r} of a classifier; where that is a {layer.kind}, name a unit of it by its number.",
         )
 
 

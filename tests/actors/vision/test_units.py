@@ -204,6 +204,13 @@ def test_classes_need_a_vector_of_scores(kind: str) -> None:
         reader(Readout("deep", kind), LAYER)
 
 
+def test_of_a_network_that_returns_maps_a_class_is_a_unit_like_any_other() -> None:
+    maps = LayerInfo(OUTPUT, "map", 5, (4, 6), "Conv2d")
+    assert reader(Readout(OUTPUT, "logit"), maps) == Reader(5)
+    with pytest.raises(UsageError, match="by its number"):
+        reader(Readout(OUTPUT, "probability"), maps)
+
+
 def test_a_further_kind_is_one_function(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(units, "_KINDS", dict(units._KINDS))
 
