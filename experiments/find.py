@@ -243,6 +243,11 @@ def shorten(text: str, limit: int) -> str:
     return text if len(text) <= limit else f"{text[: limit - 4]} ..."
 
 
+def _told(activation: float) -> str:
+    """Return an activation as it fits a column: of some networks they have thirty digits."""
+    return f"{activation:.2f}" if abs(activation) < 1e6 else f"{activation:.2e}"
+
+
 def table(found: dict[str, Any]) -> Any:
     """Return the result as a table for a terminal; what may be chance is dim."""
     from rich.table import Table
@@ -270,9 +275,9 @@ def table(found: dict[str, Any]) -> Any:
             str(row["index"]),
             f"{row['auroc']:.2f}",
             f"{row['q']:.2g}",
-            f"{row['mean_concept']:.2f}",
-            f"{row['mean_things']:.2f}",
-            f"{row['mean_places']:.2f}",
+            _told(row["mean_concept"]),
+            _told(row["mean_things"]),
+            _told(row["mean_places"]),
             style=None if row["q"] < Q else "dim",
         )
     return shown

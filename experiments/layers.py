@@ -23,7 +23,9 @@ def table(model: str, layers: list[dict[str, Any]]) -> Any:
     """Return the layers as a table for a terminal."""
     from rich.table import Table
 
-    shown = Table(title=f"{model}: {len(layers)} layers", title_justify="left", box=None)
+    from experiments.console import counted
+
+    shown = Table(title=f"{model}: {counted(len(layers), 'layer')}", title_justify="left", box=None)
     for column in ("layer", "units", "kind", "positions", "module"):
         shown.add_column(column, justify="right" if column == "units" else "left")
     for each in layers:

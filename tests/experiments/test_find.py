@@ -166,6 +166,19 @@ def test_the_table_says_which_units_may_be_chance() -> None:
     assert "none of these is surely selective" in str(table(found | {"units": units[1:]}).caption)
 
 
+def test_activations_of_thirty_digits_fit_a_column() -> None:
+    row = {
+        "index": 3,
+        "q": 0.001,
+        "auroc": 0.9,
+        "mean_concept": 7e29,
+        "mean_things": 0.5,
+        "mean_places": -1.25,
+    }
+    shown = table({"concept": "dogs", "layer": "l", "n_units": 7, "units": [row]})
+    assert [next(iter(column.cells)) for column in shown.columns][3:] == ["7.00e+29", "0.50", "-1.25"]
+
+
 def test_a_long_concept_does_not_fill_the_screen() -> None:
     assert shorten("dog", 60) == "dog"
     assert len(shorten("dog " * 300, 60)) == 60
