@@ -275,8 +275,7 @@ async def _chat(pool: ReplicaPool[Any, Any], settings: ChatSettings, at_once: in
     """Return the model behind a pool, for as many agents `at_once`."""
     match settings:
         case OpenAIChat():
-            # Where no call has to wait before it is sent, none is told from those in flight: asking for leave costs each
-            # call a message, a fifth of what it costs here.
+            # Asking for leave is a message more for each call, for nothing where none has to wait before it is sent.
             waits = bool(settings.requests_per_minute or settings.tokens_per_minute)
             admits = waits or at_once > settings.max_concurrent
             return PoolChatModel(pool, settings.model, settings.sees_images, admits=admits)
