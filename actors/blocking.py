@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, ParamSpec, TypeVar
@@ -17,16 +18,20 @@ T = TypeVar("T")
 
 
 PATIENCE_S = 6 * 3600.0
-"""How long one piece of work may take, and wait for others of its thread: longer than a batch of pictures or long answers
-takes on a machine without a GPU, and not for ever, as those who wait for a device that hangs would."""
+"""How long one piece of work may take: longer than a batch of pictures or long answers takes on a machine without a GPU,
+and not for ever, as those who wait for a device that hangs would."""
 
 
 class DeviceThread:
     """The one thread in which a device's blocking work runs, in order, without recording gradients."""
 
-    def __init__(self, name: str, patience_s: float = PATIENCE_S) -> None:
+    def __init__(
+        self, name: str, patience_s: float = PATIENCE_S, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix=name)
-        self._patience_s = patience_s
+        self._patience_s, self._clock = patience_s, clock
+        self._came_back = clock()
+        """When the thread last ended a piece of work."""
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Return `function(*args, **kwargs)`, called in the thread; the event loop goes on meanwhile.
@@ -37,17 +42,26 @@ class DeviceThread:
             BackendError: If it tried to end the process: what is not an Exception would end the event loop.
         """
         loop = asyncio.get_running_loop()
-        working = loop.run_in_executor(self._executor, lambda: _told(function, *args, **kwargs))
+        working = loop.run_in_executor(self._executor, lambda: self._work(function, *args, **kwargs))
+        asked = self._clock()
         try:
-            async with asyncio.timeout(self._patience_s) as patience:
-                return await working
-        except TimeoutError:
-            if not patience.expired():
-                raise
-            raise DeviceLostError(
-                f"a model has not come back from its work for {self._patience_s / 60:.0f} minutes.",
-                "See what its process does, and whether the device still works.",
-            ) from None
+            # What waits its turn behind slow work is not hanging: patience begins anew with each piece that ends.
+            while (left := max(asked, self._came_back) + self._patience_s - self._clock()) > 0:
+                await asyncio.wait([working], timeout=left)
+                if working.done():
+                    return await working
+        finally:
+            working.cancel()
+        raise DeviceLostError(
+            f"a model has not come back from its work for {self._patience_s / 60:.0f} minutes.",
+            "See what its process does, and whether the device still works.",
+        )
+
+    def _work(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return _told(function, *args, **kwargs)
+        finally:
+            self._came_back = self._clock()
 
     def close(self) -> None:
         """Let the running call finish and drop those that have not begun."""

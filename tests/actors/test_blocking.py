@@ -66,6 +66,20 @@ async def test_a_device_that_hangs_is_lost_and_nobody_waits_for_ever() -> None:
     thread.close()
 
 
+async def test_work_that_waits_behind_slow_work_is_not_taken_for_hanging() -> None:
+    now, turns = [0.0], [threading.Event() for _ in range(2)]
+    thread = DeviceThread("slow", patience_s=0.05, clock=lambda: now[0])
+    first, second = (asyncio.ensure_future(thread.run(turn.wait, 60)) for turn in turns)
+    await asyncio.sleep(0)
+    now[0] = 0.04
+    turns[0].set()
+    assert await first
+    now[0] = 0.08  # longer than the patience since it was asked, and not since its turn came
+    turns[1].set()
+    assert await second
+    thread.close()
+
+
 async def test_what_a_model_itself_could_not_wait_for_is_its_own_failure() -> None:
     def run() -> None:
         raise TimeoutError("no answer")
