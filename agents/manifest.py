@@ -89,8 +89,9 @@ def check(store: Store, manifest: dict[str, Any]) -> None:
         )
     if "units" not in new:  # the network is not known yet
         old.pop("units", None)
-    if "asked" in old and "asked" in new:
-        _check_extent(store, old, new)
+    extents = old, new
+    grows = "asked" in old and "asked" in new
+    if grows:
         old, new = ({k: v for k, v in each.items() if k not in _EXTENT} for each in (old, new))
     different = list(_differences("", old, new))
     if different:
@@ -98,6 +99,9 @@ def check(store: Store, manifest: dict[str, Any]) -> None:
             f"{store.root} holds a run of another configuration: " + "; ".join(different[:6]) + ".",
             "Give this run its own --out, or repeat the earlier command to go on with it.",
         )
+    # Last: another seed samples other units, and is the reason then.
+    if grows:
+        _check_extent(store, *extents)
 
 
 def _check_extent(store: Store, old: dict[str, Any], new: dict[str, Any]) -> None:
@@ -107,10 +111,10 @@ def _check_extent(store: Store, old: dict[str, Any], new: dict[str, Any]) -> Non
         return
     option, asked = _UNITS_OPTION.get(new.get("command", ""), "asked"), old["asked"]
     said = _differences("", *({k: each.get(k) for k in _EXTENT[:2]} for each in (old, new)))
+    told = "; ".join(each.replace("asked", option, 1) for each in said) or "the same words name other units"
     raise UsageError(
-        f"{store.root} holds a run of more than is asked for now: "
-        + "; ".join(each.replace("asked", option, 1) for each in said)
-        + f", which leaves out {len(left_out)} of its {len(old['units'])}.",
+        f"{store.root} holds a run of more than is asked for now: {told}, which leaves out {len(left_out)} of its "
+        f"{len(old['units'])}.",
         f"A run may be given more and never less: to add to it, name what it has as well ({option} {asked},MORE). "
         "Otherwise give this run its own --out.",
     )

@@ -68,6 +68,11 @@ def test_what_differs_is_told_in_the_words_of_the_command_line(tmp_path):
     told = refusal(asked="0", units=["net/y:0"])
     assert '--units was "0-2", now "0", which leaves out 1 of its 2.' in told
     assert "(--units 0-2,MORE)" in told
+    told = refusal(seed=1, units=["net/x:2", "net/y:2"])
+    assert "--seed was 0, now 1" in told, "the seed is why a sample has other units"
+    assert "leaves out" not in told
+    told = refusal(units=["net/x:1", "net/y:1"])
+    assert "the same words name other units, which leaves out 2 of its 2." in told
     told = refusal(command="audit")
     assert "a run of `maia sweep`, and this is `maia audit`" in told
     assert told.count("was") == 0
@@ -98,6 +103,15 @@ def test_a_run_may_be_widened_and_keeps_what_else_it_says(tmp_path):
     assert json.loads(store.get(KEY)) == more | {"units": ["x:0", "x:1", "x:2"], "config": "old.yaml"}
     with pytest.raises(UsageError, match="leaves out 1 of its 3"):
         widen(store, begun | {"units": ["x:0", "x:1"]})
+
+
+def test_a_run_whose_units_are_not_on_record_is_of_what_was_asked_for(tmp_path):
+    """As one of `maia ablate`: nothing could tell that it keeps what it has."""
+    store = Store.open(tmp_path)
+    begun = {"command": "ablate", "model": "net", "layer": "x", "asked": "0-3"}
+    claim(store, begun)
+    with pytest.raises(UsageError, match='asked was "0-3", now "0-1"'):
+        check(store, begun | {"asked": "0-1"})
 
 
 def test_the_same_settings_from_another_file_are_the_same_configuration(tmp_path):
