@@ -21,13 +21,13 @@ from actors.vision.known import KnownNetwork, recall
 from actors.vision.units import OUTPUT, Readout, class_index
 from agents import survey
 from agents.journal import slug
-from agents.manifest import check, claim, widen
+from agents.manifest import claim, widen
 from agents.store import Store
 from agents.work import WorkItem, extend_plan, read_plan, write_plan
 from experiments import config as configuration
 from experiments.audit_page import NOTHING, highest, page
 from experiments.bias_claims import disagreements
-from experiments.campaign import Campaign
+from experiments.campaign import Campaign, check_known
 from experiments.console import Console, counted
 from experiments.contexts import FRESH, LEAST, ClassSurvey, judge
 from experiments.describe import science
@@ -71,9 +71,7 @@ async def audit(
         profile = profile.model_copy(update={"dataset": asked.data})
     network = recall(loaded.cache, asked.model)
     units = (
-        None
-        if network is None
-        else {"units": list(_ids(asked, network, network.layers[network.layer(OUTPUT)]).values())}
+        [] if network is None else list(_ids(asked, network, network.layers[network.layer(OUTPUT)]).values())
     )
     store = Store.open(out or Path("runs") / slug(f"audit {asked.model} {asked.classes}"))
     manifest = {
@@ -88,8 +86,7 @@ async def audit(
         "config": loaded.named_file,
         "settings": science(profile),
     }
-    if units is not None:
-        check(store, manifest | units)
+    check_known(store, manifest, network, units)
     campaign = Campaign(console, loaded, profile, store, manifest, asked.retry_failed)
     finished = await campaign.run(partial(_plan, console, store, manifest, asked))
     surveys = {item.unit: survey.read(store, item.unit) for item in finished.plan}

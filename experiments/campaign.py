@@ -9,13 +9,14 @@ import asyncio
 import contextlib
 import random
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from actors.errors import MaiaError
+from actors.vision.known import KnownNetwork
 from agents.budget import Ledger, spent_so_far
 from agents.host import HostCounts, HostHandle, LocalHost, widen_threads
 from agents.journal import slug
@@ -229,6 +230,22 @@ class Campaign:
             if not self.store.has(f"units/{slug(item.unit)}/done.json")
             and (self.retry_failed or not failures(self.store, item.unit))
         ]
+
+
+def check_known(
+    store: Store, manifest: Mapping[str, Any], network: KnownNetwork | None, units: Sequence[str]
+) -> None:
+    """Compare a run with what is asked for as `check` does, before its `network` is loaded, which is known from before.
+
+    A profile may ask for a checkpoint or random weights, which are part of a network's name: a run of units by another
+    name than the one that is known is compared once the network is loaded.
+
+    Raises:
+        UsageError: If the directory belongs to another configuration.
+    """
+    recorded = parse(store.get(MANIFEST) or b"{}", store.root / MANIFEST).get("units", ())
+    if network is not None and all(unit.startswith(f"{network.name}/") for unit in recorded):
+        check(store, {**manifest, "units": list(units)})
 
 
 async def _nobody() -> list[HostHandle]:

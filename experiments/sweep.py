@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any
 from actors.vision.known import KnownNetwork, recall
 from actors.vision.units import Readout, parse_unit
 from agents.journal import slug
-from agents.manifest import check as check_manifest
 from agents.manifest import claim, widen
 from agents.store import Store, finite, parse
 from agents.work import WorkItem, extend_plan, read_plan, write_plan
 from experiments import config as configuration
 from experiments import crosswise
-from experiments.campaign import Campaign, Closing
+from experiments.campaign import Campaign, Closing, check_known
 from experiments.console import Console, counted
 from experiments.describe import science
 from experiments.exemplars import tell_skipped
@@ -61,7 +60,7 @@ async def sweep(
     if asked.data is not None:
         profile = profile.model_copy(update={"dataset": asked.data})
     network = recall(loaded.cache, asked.model)
-    units = None if network is None else {"units": ids_of(network, wanted_of(network, asked))}
+    units = [] if network is None else ids_of(network, wanted_of(network, asked))
     run = out or Path("runs") / slug(f"{asked.model} {','.join(asked.layers)} {asked.units}")
     store = Store.open(run)
     manifest = {
@@ -74,8 +73,7 @@ async def sweep(
         "config": loaded.named_file,
         "settings": science(profile),
     }
-    if units is not None:
-        check_manifest(store, manifest | units)
+    check_known(store, manifest, network, units)
     campaign = Campaign(console, loaded, profile, store, manifest, asked.retry_failed)
     closing = Closing(crosswise.KEY, partial(_compare, store))
     finished = await campaign.run(partial(_plan, console, store, manifest, asked), closing)

@@ -11,12 +11,15 @@ from typing import Any
 
 import pytest
 
+from actors.errors import UsageError
+from actors.vision.known import KnownNetwork
 from agents.host import LocalHost
+from agents.manifest import claim
 from agents.orchestrator import SweepSettings
 from agents.remote import is_working_copy, working_copy
 from agents.store import Store
 from experiments import campaign
-from experiments.campaign import Campaign, _stoppable
+from experiments.campaign import Campaign, _stoppable, check_known
 from experiments.config import Profile
 from experiments.console import Console
 
@@ -87,6 +90,18 @@ async def test_a_run_at_a_url_is_carried_here_for_other_nodes_do_not_see_its_wor
         assert await newcomers() == []
     assert ("this process carries all agents" in capsys.readouterr().err) is said
     assert not is_working_copy(tmp_path, tmp_path / "runs" / "run")
+
+
+def test_a_run_is_compared_beforehand_only_with_a_network_of_its_name(tmp_path: Path) -> None:
+    """Random weights, or a checkpoint of the profile, are part of a network's name, and not of the word it is asked by."""
+    store = Store.open(tmp_path)
+    manifest = {"command": "sweep", "model": "net", "asked": "0-1", "layers": ["x"]}
+    claim(store, manifest | {"units": ["net (random weights)/x:0", "net (random weights)/x:1"]})
+    weights, random = (KnownNetwork(name, {"x": 9}, {}, {}, []) for name in ("net", "net (random weights)"))
+    check_known(store, manifest, weights, ["net/x:0", "net/x:1"])
+    check_known(store, manifest, None, [])
+    with pytest.raises(UsageError, match="leaves out 1 of its 2"):
+        check_known(store, manifest | {"asked": "0"}, random, ["net (random weights)/x:0"])
 
 
 async def test_hosts_that_are_started_meanwhile_join_the_work_whatever_comes_between(
