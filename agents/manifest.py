@@ -87,10 +87,11 @@ def check(store: Store, manifest: dict[str, Any]) -> None:
             f"{store.root} holds a run of `maia {commands[0]}`, and this is `maia {commands[1]}`.",
             "Give this run its own --out.",
         )
+    extents = old, new
+    # A run whose units are on record can be seen to keep them all; any other is what was asked for.
+    grows = "units" in old and "asked" in old and "asked" in new
     if "units" not in new:  # the network is not known yet
         old.pop("units", None)
-    extents = old, new
-    grows = "asked" in old and "asked" in new
     if grows:
         old, new = ({k: v for k, v in each.items() if k not in _EXTENT} for each in (old, new))
     different = list(_differences("", old, new))
