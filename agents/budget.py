@@ -25,7 +25,7 @@ from actors.images import Image, Provenance
 from actors.settings import Settings
 from agents.faults import raise_nobodys
 from agents.interpreter import images_tested
-from agents.journal import doubtful
+from agents.journal import attempts_in_doubt, doubtful
 from agents.store import Store
 from tools.toolbox import Studio
 
@@ -261,9 +261,10 @@ class MeteredChat:
             reply = await announced(self._model, request, leaving)
             spent = Cost.of(reply.usage)
         except MaiaError as error:
-            doubtful = getattr(error, "in_doubt", 0)
-            attempts = getattr(error, "attempts", 0)
-            spent = Cost(doubtful * most.dollars, doubtful * most.tokens, attempts)
+            # Of a replica that was lost with it nobody knows: then it stays what it was, as it does in the records.
+            if (doubtful := attempts_in_doubt(error)) is not None:
+                attempts = getattr(error, "attempts", 0)
+                spent = Cost(doubtful * most.dollars, doubtful * most.tokens, attempts)
             raise
         finally:
             await self._account.settle(most, spent)

@@ -253,9 +253,10 @@ def doubtful(names: Iterable[str]) -> dict[str, int]:
     return dict(open_attempts)
 
 
-def _surely_unbilled(error: MaiaError) -> bool:
-    in_doubt = getattr(error, "in_doubt", 0 if isinstance(error, UsageError) else None)
-    return in_doubt == 0
+def attempts_in_doubt(error: MaiaError) -> int | None:
+    """Return how many attempts of a call that ended so may have been billed; None where nobody knows."""
+    told: int | None = getattr(error, "in_doubt", 0 if isinstance(error, UsageError) else None)
+    return told
 
 
 def _encode(record: dict[str, Any]) -> bytes:
@@ -291,7 +292,7 @@ class RecordedChat:
             try:
                 bought = await announced(self._model, request, sending)
             except MaiaError as error:
-                if attempt and _surely_unbilled(error):
+                if attempt and attempts_in_doubt(error) == 0:
                     with contextlib.suppress(StoreError):  # then it stays in doubt; the error is what matters
                         await asyncio.to_thread(self._journal.record_unbilled, key, attempt)
                 raise

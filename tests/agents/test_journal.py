@@ -9,6 +9,7 @@ import pytest
 
 from actors.chat.base import ChatReply, ChatRequest, Message, Usage
 from actors.endpoint.faults import EndpointError, EndpointStopError
+from actors.errors import ReplicaLostError
 from actors.images import Image, encode_png
 from actors.masks import encode_mask, paint
 from agents.budget import (
@@ -155,6 +156,22 @@ async def test_a_call_that_ends_while_it_waits_for_its_turn_is_not_in_doubt(stor
     model.turn.set()
     model.answering.set()
     assert (await RecordedChat(model, journal, "interpreter").complete(ask("a"))).text == "answer 1"
+
+
+@pytest.mark.parametrize("left", [False, True])
+async def test_a_call_that_a_lost_replica_held_is_paid_for_in_the_account_as_in_the_records(store, left):
+    class Losing(CountingChat):
+        async def announced(self, request, sending):
+            if left:
+                await sending()
+            raise ReplicaLostError("it died.")
+
+    ledger = Ledger(BudgetSettings())
+    metered = MeteredChat(Losing(), ledger, Rate(prompt=1.0))
+    with pytest.raises(ReplicaLostError):
+        await RecordedChat(metered, Journal(store, "u"), "interpreter", metered.about).complete(ask("a"))
+    assert ledger.spent == spent_so_far(store)
+    assert bool(ledger.spent.tokens) is left
 
 
 def test_a_call_is_another_call_when_anything_differs():
