@@ -150,9 +150,14 @@ class SweepDevice:
             # Grouped by input size: only networks that take images at their own size have more than one.
             sizes = [self._backend.network.preprocess.input_size(*image.shape[:2]) for image in pixels]
             places = np.flatnonzero(good)
-            for size in dict.fromkeys(sizes):
-                rows = [row for row, other in enumerate(sizes) if other == size]
-                self._run(sweep, step.start, places[rows], [pixels[row] for row in rows])
+            try:
+                for size in dict.fromkeys(sizes):
+                    rows = [row for row, other in enumerate(sizes) if other == size]
+                    self._run(sweep, step.start, places[rows], [pixels[row] for row in rows])
+            except BaseException:
+                # Some of the step may be counted: taken into the same part again, it would count twice.
+                sweep.give_up(self._clock())
+                raise
         sweep.part.done.add(step.start)
         sweep.done.add(step.start)
         if step.hand_over or self._clock() - sweep.began > _HAND_OVER_EVERY_S:
@@ -208,8 +213,7 @@ class SweepDevice:
         """Add images to every tally, without those on which something is not finite.
 
         Raises:
-            BackendError: If that failed half way. The part in progress is given up then, lest some tallies had an image
-                that others lack: its steps are run again.
+            BackendError: If that failed half way: some tallies may have an image that others lack.
         """
         import torch
 
@@ -218,7 +222,6 @@ class SweepDevice:
             for each in taken:
                 each.count(indices, finite)
         except Exception as error:
-            sweep.give_up(self._clock())
             self._backend.check_works(error)
             raise BackendError(
                 f"what a step of the sweep found could not be counted: {type(error).__name__}: {str(error)[:300]}",
@@ -340,7 +343,7 @@ class _Sweep:
                 tally.broken = self.broken[readout]
 
     def give_up(self, now: float) -> None:
-        """Forget the part in progress and that its steps were done."""
+        """Forget the part in progress and that its steps were done: they are run again."""
         self.done -= self.part.done
         self._begin(now)
 

@@ -507,6 +507,35 @@ async def test_a_device_that_is_lost_ends_the_sweep_and_no_image_is_to_blame(tmp
             await client.sample(Unit("2", 1), Numbered(9))
 
 
+async def test_what_was_counted_before_a_device_was_lost_is_not_counted_twice_when_it_works_again(
+    tmp_path: Path,
+) -> None:
+    """In a process that lives on, the step that was half counted is run again."""
+    dataset, readout = Numbered(16), Readout("2")
+    backend = fussy(limit=1e9)
+    lost, counted = False, 0
+
+    def fail(_module: Any, _inputs: Any, output: torch.Tensor) -> None:
+        nonlocal counted
+        if lost and (len(output) != 4 or counted):
+            raise RuntimeError("CUDA error: gone")
+        counted += lost
+
+    backend.network.module[0].register_forward_hook(fail)
+    async with LocalPool(backend) as made:
+        client = await PoolVisionClient.connect(made, tmp_path / "whole", reserve=0)
+        expected = (await client.layer_exemplars([readout], dataset))[readout]
+        client = await PoolVisionClient.connect(made, tmp_path / "cut", reserve=0)
+        lost = True
+        with pytest.raises(DeviceLostError, match="gone"):
+            await client.layer_exemplars([readout], dataset)
+        assert counted == 1
+        lost = False
+        found = (await client.layer_exemplars([readout], dataset))[readout]
+    assert found.n_images == expected.n_images == 16
+    assert np.array_equal(found.indices, expected.indices)
+
+
 @pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 half", b"rubbish"])
 async def test_a_damaged_table_of_exemplars_is_made_again(
     pool: LocalPool[Any, Any], tmp_path: Path, damage: bytes
