@@ -20,6 +20,7 @@ from experiments import config as configuration
 from experiments.config import Profile
 from experiments.console import Console
 from experiments.describe import science
+from experiments.preflight import keep_apart
 from experiments.recorded import RecordedUnit, find_unit, find_units
 from tools import sandbox
 from tools.sandbox import SandboxServer, SandboxSettings, api_page
@@ -113,6 +114,7 @@ async def branch(
         )
     loaded = configuration.load(config)
     profile = loaded.profile(profile_name)
+    keep_apart(profile.dataset, out)
     store = Store.open(out)
     manifest = {
         "command": "branch",

@@ -45,7 +45,7 @@ from experiments.display import (
     mixed,
     unit_card,
 )
-from experiments.preflight import left_as_found
+from experiments.preflight import keep_apart, left_as_found
 from tools.sandbox import ProgramOutcome, SandboxSettings
 from tools.sandbox.child.api import System as AgentSystem
 from tools.sandbox.child.api import Tools as AgentTools
@@ -177,6 +177,7 @@ class Session:
         if (network := recall(loaded.cache, model)) is not None:
             network.check(layer, str(unit))
         run = Path(out) if out is not None else _new_folder(f"{model} {layer} {unit} by {person}")
+        keep_apart(chosen.dataset, run)
         manifest = {
             "command": "session",
             "person": person,

@@ -30,6 +30,7 @@ from experiments.gym.dataset import GymDataset
 from experiments.gym.neurons import GymUnit, choose, confounded, table_a4
 from experiments.gym.score import named_by, same, score, senses
 from experiments.gym.subjects import Gym
+from experiments.preflight import keep_apart
 from experiments.variants import FULL, ONE_SHOT, Variant
 from experiments.workbench import Workbench
 from tools.synthetic import ConceptDetector, ConceptTable
@@ -62,6 +63,7 @@ async def describe_synthetic(
     loaded = configuration.load(config)
     profile = loaded.profile(profile_name)
     chosen = choose(units)[:limit]
+    keep_apart(profile.dataset, out)
     store = Store.open(out)
     manifest = {
         "command": "synthetic",

@@ -14,6 +14,8 @@ CONFIG = """
 profiles:
   embedded:
     dataset: scenes:300:1
+  folder:
+    dataset: .
   keyless:
     dataset: scenes:300:1
     chat:
@@ -44,6 +46,9 @@ def here(tmp_path, monkeypatch):
         ("describe resnet50 layer3 1 --out runs/mine --data nowhere", "nowhere' does not exist"),
         ("describe resnet50 layer3 1 --data .", "lies inside the data set's"),
         ("sweep resnet50 layer3 --data . --out mine", "lies inside the data set's"),
+        ("session resnet50 layer3 1 --data . --out mine", "lies inside the data set's"),
+        ("ablate resnet50 layer3 --profile folder", "lies inside the data set's"),
+        ("synthetic --units dog --profile folder", "lies inside the data set's"),
         ("sweep resnet5O layer3", "no network 'resnet5O'"),
         ("audit resnet5O --figures-only", "no network 'resnet5O'"),
         ("session resnet5O layer3 1", "no network 'resnet5O'"),
