@@ -166,11 +166,12 @@ async def _plan(
         store.replace(SCREENING, _encode(screened))
         plan = write_plan(store, items)
     else:
-        # The plan first, the words of the command last: whatever is cut short is begun again by the same command.
-        plan = extend_plan(store, [*plan, *(item for item in items if item not in plan)])
-        store.replace(SCREENING, _encode(screened))
         # Every label is compared with all others: with more of them, all are compared again.
         (store.root / crosswise.KEY).unlink(missing_ok=True)
+        # The plan before the screening, the words of the command last: what is cut short is begun again by the same command.
+        planned = {item.unit for item in plan}
+        plan = extend_plan(store, [*plan, *(item for item in items if item.unit not in planned)])
+        store.replace(SCREENING, _encode(screened))
     widen(store, manifest)
     return plan
 

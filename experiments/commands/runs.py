@@ -82,7 +82,8 @@ def replay(unit: RunOrUnitPath, json: Json = False, verbose: Verbose = 0) -> Non
     played = run(replay_units(console, unit))
     diverged = [each for each in played if each["divergence"]]
     if json:
-        console.result({"units": played, "diverged": len(diverged)} if is_run(unit) else played[0])
+        whole = is_run(unit) or len(played) > 1
+        console.result({"units": played, "diverged": len(diverged)} if whole else played[0])
     else:
         for each in diverged:
             console.show(f"{each['unit']} diverged in {each['divergence']}", markup=False)

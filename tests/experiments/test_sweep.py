@@ -72,6 +72,7 @@ def test_a_sweep_is_studied_told_resumed_and_replayed(maia, endpoint: FakeEndpoi
     code, again = maia("replay", str(out))
     assert (code, again["diverged"]) == (1, 1)
     assert [each["rounds"] for each in again["units"]] == [4, 1, 4], "a run alone stands for all its units"
+    assert maia("replay", str(out / "units"))[1] == again
     assert len(endpoint.seen) == asked, "replaying asks nothing"
 
     code, branch = maia(
