@@ -66,24 +66,28 @@ class Tap:
         # A network may return one number an image, (N,).
         return (tensor if tensor.ndim == 2 else tensor[:, None])[:, :, None, None]
 
-    def maps_of(self, output: Any, n_images: int) -> torch.Tensor:
+    def maps_of(self, output: Any, rows: _Rows) -> torch.Tensor:
         """Return `maps`, once it is sure that they are of as many images and units as they should be.
 
         Results are told apart by position alone: one row less, and each would be another image's.
         """
         maps = self.maps(output)
-        if maps.shape[:2] != (n_images, self.info.n_units):
+        if maps.shape[0] not in (rows.n, rows.whole) or maps.shape[1] != self.info.n_units:
             raise RuntimeError(
                 f"{self.info.name!r} gave {maps.shape[1]} units of {maps.shape[0]} images, and has {self.info.n_units} "
-                f"of {n_images}"
+                f"of {rows.n}"
             )
         return maps
 
 
 @dataclass
 class _Rows:
-    """How many images are still on their way through a pass."""
+    """How many images are still on their way through a pass.
 
+    Of a branch beside the trunk, such as another head, the `whole` batch is: it is not narrowed.
+    """
+
+    whole: int
     n: int
 
 
@@ -281,7 +285,7 @@ class TappedModule:
         """
         deepest = self.deepest(list(reads))
         exits = self._exits(wanted, deepest) if wanted else {}
-        rows = _Rows(len(batch))
+        rows = _Rows(len(batch), len(batch))
         with ExitStack() as hooks:
             for layer in {*reads, *exits}:
                 hook = self._hook(layer, reads.get(layer), exits.get(layer), layer == deepest, rows)
@@ -296,7 +300,7 @@ class TappedModule:
             except BaseException as error:  # some networks even end the process
                 raise RuntimeError(f"it raised {error!r}") from error
             if OUTPUT in reads:
-                reads[OUTPUT](self.taps[OUTPUT].maps_of(output, rows.n))
+                reads[OUTPUT](self.taps[OUTPUT].maps_of(output, rows))
 
     def run_through(self, batch: torch.Tensor, reads: Mapping[str, Read]) -> None:
         """Do what `run` does without leaving the pass early, in a form that `torch.compile` traces.
@@ -328,7 +332,7 @@ class TappedModule:
             if calls < tap.calls:
                 return None
             if read is not None:
-                read(tap.maps_of(output, rows.n))
+                read(tap.maps_of(output, rows))
             if stop:
                 raise _Stop
             if keep is None:

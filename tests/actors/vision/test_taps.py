@@ -206,6 +206,26 @@ def test_a_layer_inside_a_residual_branch_is_not_narrowed_before_its_block_ends(
         assert not tapped(networks.tiny_resnet(), (64, 32))._is_trunk("layer1.0.conv1")
 
 
+def test_a_head_beside_the_one_in_the_output_is_read_of_all_images() -> None:
+    class TwoHeads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.head, self.other = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 1), nn.Conv2d(4, 2, 1)
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            stem = self.stem(x)
+            return self.head(stem), self.other(stem)
+
+    tap, batch = tapped(TwoHeads(), (9, 7)), images(3, (9, 7))
+    alone = read(tap, batch, "head", "other")
+    with torch.inference_mode():
+        assert tap._is_trunk("head")
+    found = read(tap, batch, "head", "other", wanted=["other", "head", "head"])
+    assert [len(found[name]) for name in ("head", "other")] == [3, 3]
+    for name, maps in found.items():
+        assert torch.allclose(maps, alone[name], atol=1e-6), name
+
+
 def test_a_network_that_fails_on_its_input_size_says_so() -> None:
     with pytest.raises(BackendError, match="shape"):
         tapped(networks.tiny_vit(), (30, 16))
