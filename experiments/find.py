@@ -187,14 +187,14 @@ def _auroc(positive: np.ndarray, control: np.ndarray) -> np.ndarray:
 def too_few(n_units: int, n_images: int, n_things: int) -> str:
     """Return a sentence if so few images leave even a unit that tells them all apart above `Q`, "" if they do not.
 
-    Of other things there are `n_things` at most, however many images are asked for.
+    One that is alone in that: of several, each is surer. Of other things there are `n_things` at most, however many images are asked for.
     """
     if (best := _least_q(n_units, n_images, n_things)) < Q:
         return ""
     enough = next((n for n in range(n_images, MOST_IMAGES + 1) if _least_q(n_units, n, n_things) < Q), None)
     return (
-        f"with {n_images} images no unit of {n_units:,} can be told from chance: its q would be {best:.2g} at best, "
-        f"and less than {Q} is needed. "
+        f"with {n_images} images a unit of {n_units:,} that alone answers to the concept cannot be told from chance: its q "
+        f"would be {best:.2g} at best, and less than {Q} is needed. "
         + (
             f"Ask for --images {enough} or more."
             if enough
