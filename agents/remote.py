@@ -25,7 +25,9 @@ from urllib.parse import urlsplit
 
 from actors.errors import MaiaError, UsageError
 from agents.lease import Lease, cancel, works_here
+from agents.manifest import KEY as MANIFEST
 from agents.store import Objects, Store, StoreError
+from agents.work import KEY as PLAN
 
 COPY_S = 5.0
 """Seconds from one copying to the next: what a machine that is lost for good may take with it."""
@@ -296,7 +298,10 @@ def _rank(key: str) -> int:
         return 0
     if key.startswith("units/"):
         return 3 if key.endswith("/done.json") else 2 if "/rounds/" in key else 1
-    return 4 if "/" not in key or key.startswith("leases/") else 5
+    if key in (PLAN, MANIFEST):
+        # What says that units are planned must never be there without them: they would be taken for done.
+        return 4 if key == PLAN else 6
+    return 5 if "/" not in key or key.startswith("leases/") else 7
 
 
 @asynccontextmanager

@@ -186,15 +186,29 @@ def test_a_record_is_copied_after_the_images_that_it_names(url, tmp_path, monkey
         blobs__ab__x="i",
         units__u__rounds__0001="r",
         units__u__calls__k="c",
+        manifest="m",
+        plan="p",
+        screening="s",
+        report__index="page",
     )
-    (tmp_path / "a" / "units" / "u" / "done").rename(tmp_path / "a" / "units" / "u" / "done.json")
+    for name in ("units/u/done", "manifest", "plan", "screening"):
+        (tmp_path / "a" / name).rename(tmp_path / "a" / f"{name}.json")
     remote, order = RemoteStore(url), []
     upload = remote.upload
     monkeypatch.setattr(
         remote, "upload", lambda files: (order.append([key for _, key in files]), upload(files))
     )
     WorkingCopy(remote, tmp_path / "a").push()
-    assert order == [["blobs/ab/x"], ["units/u/calls/k"], ["units/u/rounds/0001"], ["units/u/done.json"]]
+    assert order == [
+        ["blobs/ab/x"],
+        ["units/u/calls/k"],
+        ["units/u/rounds/0001"],
+        ["units/u/done.json"],
+        ["plan.json"],
+        ["screening.json"],
+        ["manifest.json"],
+        ["report/index"],
+    ]
 
 
 async def test_a_run_goes_on_from_its_url_on_another_machine(url, tmp_path):
