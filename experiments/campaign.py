@@ -54,7 +54,7 @@ class Closing:
 
 
 Newcomers = Callable[[], Awaitable[list[HostHandle]]]
-"""Starts hosts on the nodes that have none yet, and returns them."""
+"""Starts hosts on the nodes that have none yet, and returns those that work."""
 
 _NEWCOMERS_EVERY_S = 20.0
 _LOOK_S = 5.0
@@ -200,15 +200,27 @@ class Campaign:
             started = [RayHost(plan, account, settings.agents, seat=first + i) for i in range(count)]
             hosts: list[HostHandle] = [*started]
 
+            unfit: set[str] = set()
+
             async def on_new_nodes() -> list[HostHandle]:
                 nodes = await asyncio.to_thread(carriers)
-                new = [
-                    RayHost(plan, account, settings.agents, seat=nodes.index(node))
-                    for node in without_host(nodes, started)
-                ]
-                started.extend(new)
-                hosts.extend(new)
-                return [*new]
+                new: list[HostHandle] = []
+                for node in without_host([each for each in nodes if each not in unfit], started):
+                    host = RayHost(plan, account, settings.agents, seat=nodes.index(node))
+                    try:
+                        await host.ready()
+                    except BaseException as error:
+                        await host.stop()
+                        if not isinstance(error, Exception):
+                            raise
+                        # What it lacks (the run's folder, a sandbox) would end the run, were it one of the run's hosts.
+                        unfit.add(node)
+                        self.console.warn(f"a node has joined on which no host works: {error}")
+                        continue
+                    started.append(host)
+                    hosts.append(host)
+                    new.append(host)
+                return new
 
             try:
                 yield hosts, on_new_nodes if n_hosts == "per-node" else _nobody

@@ -92,6 +92,39 @@ async def test_a_run_at_a_url_is_carried_here_for_other_nodes_do_not_see_its_wor
     assert not is_working_copy(tmp_path, tmp_path / "runs" / "run")
 
 
+async def test_a_node_that_joins_and_cannot_carry_agents_is_left_alone_and_ends_no_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nodes, started, stopped = ["a"], [], []
+
+    class Host:
+        def __init__(self, *_: Any, seat: int) -> None:
+            self.node = nodes[seat % len(nodes)]
+            started.append(self.node)
+
+        async def ready(self) -> None:
+            if self.node == "b":
+                raise UsageError("b, a node of the cluster, does not see the run directory.")
+
+        async def stop(self) -> None:
+            stopped.append(self.node)
+
+    monkeypatch.setattr("experiments.hosts.RayHost", Host)
+    monkeypatch.setattr("actors.placing.carriers", lambda: nodes)
+    profile = Profile(sweep=SweepSettings(hosts="per-node"))
+    loaded: Any = SimpleNamespace(cache=tmp_path / "cache")
+    bench: Any = SimpleNamespace(pools={}, addresses={})
+    run = Campaign(Console(), loaded, profile, Store(tmp_path / "run"), {"model": "m"})
+    async with run._hosts(bench) as (carried, newcomers):
+        nodes += ["b", "c"]
+        assert [host.node for host in await newcomers()] == ["c"]  # type: ignore[attr-defined]
+        assert "does not see the run directory" in capsys.readouterr().err
+        assert await newcomers() == []
+        assert (started, stopped) == (["a", "b", "c"], ["b"])
+        assert [host.node for host in carried] == ["a", "c"]  # type: ignore[attr-defined]
+    assert sorted(stopped) == ["a", "b", "c"]
+
+
 def test_a_run_is_compared_beforehand_only_with_a_network_of_its_name(tmp_path: Path) -> None:
     """Random weights, or a checkpoint of the profile, are part of a network's name, and not of the word it is asked by."""
     store = Store.open(tmp_path)
