@@ -100,6 +100,7 @@ def test_a_run_may_be_given_more_units_and_keeps_those_it_has(
     out, whole = tmp_path / "run", tmp_path / "whole"
     assert maia("sweep", "0", "--units", "4-5", "--out", str(out))[0] == 0
     before = labels(out)
+    (out / "crosswise.json").write_text('{"of": "fewer"}')
     asked = len(endpoint.seen)
     code, summary = maia("sweep", "0", "--units", "3-5,7", "--out", str(out))
     assert (code, summary["units"], summary["done"], summary["screened"]) == (0, 4, 4, {"alive": 4})
