@@ -178,9 +178,8 @@ async def _plan(
         )
         for index, unit in ids.items()
     ]
-    if plan is None:
-        return write_plan(store, items)
-    plan = extend_plan(store, [*plan, *items])
+    # Claimed with fewer and killed before its plan, a run without one may have been given more as well.
+    plan = write_plan(store, items) if plan is None else extend_plan(store, [*plan, *items])
     widen(store, manifest)
     return plan
 
