@@ -403,8 +403,11 @@ class RayHost:
         return await self._answered(self._actor.counts.remote())
 
     async def stop(self) -> None:
-        self._watching.cancel()
-        await asyncio.wait([self._watching])
+        # Whoever still waits for the host to come back would see it end, and start another.
+        looking = [task for task in (self._watching, self._returning) if task is not None]
+        for task in looking:
+            task.cancel()
+        await asyncio.wait(looking)
         with contextlib.suppress(MaiaError, TimeoutError):
             await asyncio.wait_for(_ask(self._actor.close.remote(), "a host"), 5)
         self._kill()
