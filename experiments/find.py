@@ -98,7 +98,7 @@ async def find_units(
         for kind, good in shown.items():
             if (missing := asked[kind] - len(good)) > 0:
                 notes.append(
-                    f"{missing} of {asked[kind]} images of {kind} do not show what was asked, and were left out"
+                    f"{missing} of {asked[kind]} images of {kind} could not be made as asked, and were left out"
                 )
         units = [readout.unit(index) for index in range(sizes[readout.layer])]
         pictures = [each.image for made in shown.values() for each in made]
