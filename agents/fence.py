@@ -43,10 +43,9 @@ class FencedStore(Store):
             self._check()
         return super().put(key, data)
 
-    def replace(self, key: str, data: bytes) -> None:
-        """Write as `Store.replace`; raises as `put`."""
+    def _exchange(self, key: str, data: bytes, kept: bool = False) -> None:
         self._check()
-        super().replace(key, data)
+        super()._exchange(key, data, kept)
 
     def _check(self) -> None:
         if self.has(_key(self._host)):

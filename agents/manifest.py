@@ -133,7 +133,7 @@ def widen(store: Store, manifest: dict[str, Any]) -> None:
     check(store, manifest)
     if widened(store, manifest):
         old = parse(store.get(KEY) or b"{}", store.root / KEY)
-        store.replace(KEY, _encode(old | {key: manifest[key] for key in _EXTENT if key in manifest}))
+        store.rewrite(KEY, _encode(old | {key: manifest[key] for key in _EXTENT if key in manifest}))
 
 
 def claim(store: Store, manifest: dict[str, Any]) -> None:

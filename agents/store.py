@@ -121,23 +121,33 @@ class Store:
             )
 
     def replace(self, key: str, data: bytes) -> None:
-        """Write `data` under `key` whatever was there, whole or not at all: for what grows or is counted, never for results.
-
-        On disk before this returns, so that a machine that fails leaves the old or the new.
+        """Write `data` under `key` whatever was there, whole or not at all: for counts and tables, never for truth.
 
         Raises:
             StoreError: If the disk is full or the folder cannot be written.
         """
+        self._exchange(key, data)
+
+    def rewrite(self, key: str, data: bytes) -> None:
+        """Do as `replace`, and have it on disk before this returns: for what a run is about, which may only grow.
+
+        Raises:
+            StoreError: If the disk is full or the folder cannot be written.
+        """
+        self._exchange(key, data, kept=True)
+
+    def _exchange(self, key: str, data: bytes, kept: bool = False) -> None:
         final = self.root / key
         temporary = final.with_name(f".{uuid.uuid4().hex}.tmp")
         try:
             try:
                 self._make(final.parent)
-                self._write(temporary, data)
+                self._write(temporary, data, kept)
                 temporary.replace(final)
             finally:
                 temporary.unlink(missing_ok=True)
-            self._keep_name(final)
+            if kept:
+                self._keep_name(final)
         except OSError as error:
             raise _refusal(final, error) from error
 
@@ -159,13 +169,14 @@ class Store:
             os.close(folder)
 
     @staticmethod
-    def _write(path: Path, data: bytes) -> None:
+    def _write(path: Path, data: bytes, kept: bool = True) -> None:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         try:
             view = memoryview(data)
             while view:
                 view = view[os.write(descriptor, view) :]
-            os.fsync(descriptor)
+            if kept:
+                os.fsync(descriptor)
         finally:
             os.close(descriptor)
 

@@ -76,7 +76,7 @@ def extend_plan(store: Store, items: Sequence[WorkItem]) -> list[WorkItem]:
     """
     if missing := {item.unit for item in read_plan(store) or ()} - {item.unit for item in items}:
         raise ValueError(f"the plan of {store.root} would lose {sorted(missing)[0]}")
-    store.replace(KEY, _encode(items))
+    store.rewrite(KEY, _encode(items))
     return list(items)
 
 

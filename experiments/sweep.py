@@ -163,7 +163,7 @@ async def _plan(
         f"{counted(len(items), 'unit')} worth an agent, {n_new - len(items)} dead, constant, duplicates or not finite"
     )
     if plan is None:
-        store.replace(SCREENING, _encode(screened))
+        store.rewrite(SCREENING, _encode(screened))
         plan = write_plan(store, items)
     else:
         # Every label is compared with all others: with more of them, all are compared again.
@@ -171,7 +171,7 @@ async def _plan(
         # The plan before the screening, the words of the command last: what is cut short is begun again by the same command.
         planned = {item.unit for item in plan}
         plan = extend_plan(store, [*plan, *(item for item in items if item.unit not in planned)])
-        store.replace(SCREENING, _encode(screened))
+        store.rewrite(SCREENING, _encode(screened))
     widen(store, manifest)
     return plan
 
