@@ -31,13 +31,12 @@ from agents.work import WorkItem
 _log = logging.getLogger(__name__)
 
 ATTEMPTS = 3
-MOST_HOSTS = 4096
 
 
 class SweepSettings(Settings):
     """How many agents work at once, and where."""
 
-    hosts: Annotated[int, Field(ge=0, le=MOST_HOSTS)] | Literal["per-node"] = 0
+    hosts: Annotated[int, Field(ge=0, le=4096)] | Literal["per-node"] = 0
     """Processes that carry agents, spread over the cluster: a number, or `per-node` for one on each node that offers
     CPUs, also of those that join later. 0 carries them in the command's own, and so does `per-node` where `--out` is a
     URL."""
@@ -47,11 +46,6 @@ class SweepSettings(Settings):
     """What the whole run may spend; may be raised to resume."""
     unit_budget: BudgetSettings = BudgetSettings()
     """What one unit may spend; near it, its agent is asked for its final answer."""
-
-    @property
-    def at_once(self) -> int:
-        """Studies at once on all hosts; with one on each node, on as many as there may come to be."""
-        return self.agents * (max(1, self.hosts) if isinstance(self.hosts, int) else MOST_HOSTS)
 
 
 @dataclass

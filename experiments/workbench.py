@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from actors.chat.base import ChatModel
 from actors.chat.client import PoolChatModel, WithoutSight
@@ -136,11 +136,11 @@ class Workbench:
         sandboxes: SandboxServer,
     ) -> Workbench:
         roles = profile.chat
-        at_once = profile.sweep.at_once
-        observers = await _chat(pools["observers"], roles.observers or roles.interpreter, at_once)
+        hosts = profile.sweep.hosts
+        observers = await _chat(pools["observers"], roles.observers or roles.interpreter, hosts)
         interpreter = observers
         if "interpreter" in pools:
-            interpreter = await _chat(pools["interpreter"], roles.interpreter, at_once)
+            interpreter = await _chat(pools["interpreter"], roles.interpreter, hosts)
         sight = "its own"
         if not interpreter.sees_images:
             eyes = BlindObservers(observers) if observers.sees_images else None
@@ -271,14 +271,16 @@ def _chat_pool(cluster: Cluster, role: str, settings: ChatSettings) -> ReplicaPo
     )
 
 
-async def _chat(pool: ReplicaPool[Any, Any], settings: ChatSettings, at_once: int) -> ChatModel:
-    """Return the model behind a pool, for as many agents `at_once`."""
+async def _chat(
+    pool: ReplicaPool[Any, Any], settings: ChatSettings, hosts: int | Literal["per-node"]
+) -> ChatModel:
+    """Return the model behind a pool, in one of so many `hosts` that share it."""
     match settings:
         case OpenAIChat():
-            # Asking for leave is a message more for each call, for nothing where none has to wait before it is sent.
-            waits = bool(settings.requests_per_minute or settings.tokens_per_minute)
-            admits = waits or at_once > settings.max_concurrent
-            return PoolChatModel(pool, settings.model, settings.sees_images, admits=admits)
+            unhindered = 0
+            if hosts != "per-node" and not (settings.requests_per_minute or settings.tokens_per_minute):
+                unhindered = settings.max_concurrent // max(1, hosts)
+            return PoolChatModel(pool, settings.model, settings.sees_images, unhindered=unhindered)
         case BuiltinChat():
             return PoolChatModel(pool, f"builtin:{settings.model}", True)
         case TransformersChat():

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from actors.chat.base import (
@@ -42,29 +43,46 @@ class ChatPool(Protocol):
 class PoolChatModel:
     """A `ChatModel` whose replicas live in a pool; conversations are the unit of fairness.
 
-    `admits` says that its backend gives leave to send (`Admission`): what waits there for its turn, or for a rate
-    limit, has then not been announced as sent.
+    `unhindered` is how many calls of this process its backend sends at once, None where it gives no leave to send
+    (`Admission`). A call beyond them may have to wait there, for its turn or for a rate limit, and asks for leave first, so
+    that it is not announced as sent meanwhile. For the others the message more would tell nothing.
     """
 
-    def __init__(self, pool: ChatPool, name: str, sees_images: bool, *, admits: bool = False) -> None:
-        self._pool, self._admits = pool, admits
+    def __init__(
+        self, pool: ChatPool, name: str, sees_images: bool, *, unhindered: int | None = None
+    ) -> None:
+        self._pool, self._unhindered = pool, unhindered
+        self._unanswered = 0
         self.name = name
         self.sees_images = sees_images
 
     async def complete(self, request: ChatRequest) -> ChatReply:
-        reply: ChatReply = await self._pool.submit(request, agent=request.conversation)
-        return reply
+        with self._unanswered_call():
+            reply: ChatReply = await self._ask(request, request.conversation)
+            return reply
 
     async def announced(self, request: ChatRequest, sending: Sending) -> ChatReply:
-        if not self._admits:
+        waits = self._unhindered is not None and self._unanswered >= self._unhindered
+        with self._unanswered_call():
+            asked: ChatRequest | Admitted = request
+            if waits:
+                n_images = sum(len(message.images) for message in request.messages)
+                size = Admission(estimate_prompt(request.messages, 0), n_images, request.max_tokens)
+                asked = Admitted(request, await self._ask(size, request.conversation))
             await sending()
-            return await self.complete(request)
-        n_images = sum(len(message.images) for message in request.messages)
-        size = Admission(estimate_prompt(request.messages, 0), n_images, request.max_tokens)
-        leave: str = await self._pool.submit(size, agent=request.conversation)
-        await sending()
-        reply: ChatReply = await self._pool.submit(Admitted(request, leave), agent=request.conversation)
-        return reply
+            reply: ChatReply = await self._ask(asked, request.conversation)
+            return reply
+
+    async def _ask(self, asked: ChatRequest | Admission | Admitted, conversation: str) -> Any:
+        return await self._pool.submit(asked, agent=conversation)
+
+    @contextmanager
+    def _unanswered_call(self) -> Iterator[None]:
+        self._unanswered += 1
+        try:
+            yield
+        finally:
+            self._unanswered -= 1
 
 
 class WithoutSight:

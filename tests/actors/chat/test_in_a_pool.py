@@ -55,7 +55,7 @@ async def test_a_call_is_announced_when_it_leaves_and_not_while_it_waits(endpoin
         return await announced(model, ask(agent), sending)
 
     async with LocalPool(OpenAIBackend(settings, environ={"K": KEY})) as pool:
-        model = PoolChatModel(pool, MODEL, True, admits=True)
+        model = PoolChatModel(pool, MODEL, True, unhindered=0)
         calls = [asyncio.ensure_future(ask_as(agent)) for agent in range(6)]
         replies = await asyncio.gather(*calls[:3])
         assert [reply.text for reply in replies] == [f"agent {i} turn 0 saw 1" for i in range(3)]
@@ -76,7 +76,7 @@ async def test_calls_that_are_tried_again_do_not_wait_for_those_that_have_leave(
         max_attempts=20, breaker_failures=99,
     )  # fmt: skip
     async with LocalPool(OpenAIBackend(settings, environ={"K": KEY})) as pool:
-        model = PoolChatModel(pool, MODEL, True, admits=True)
+        model = PoolChatModel(pool, MODEL, True, unhindered=0)
         replies = await asyncio.gather(*(announced(model, ask(agent), unannounced) for agent in range(8)))
         assert pool.statistics().answered == 8
     assert len(replies) == 8
@@ -98,7 +98,7 @@ async def test_an_endpoint_behind_a_ray_actor(endpoint: FakeEndpoint) -> None:
         Cluster.start() as cluster,
         cluster.pool("chat", factory, kwargs, env={"MAIA_TEST_KEY": KEY}) as pool,
     ):
-        model = PoolChatModel(pool, MODEL, True, admits=True)
+        model = PoolChatModel(pool, MODEL, True, unhindered=0)
         asked = (announced(model, ask(agent), unannounced) for agent in range(6))
         replies = await asyncio.gather(*asked)
         assert [reply.text for reply in replies] == [f"agent {i} turn 0 saw 1" for i in range(6)]
