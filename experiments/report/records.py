@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ _UNIT = re.compile(
     re.DOTALL,
 )
 _IMAGE_ID = re.compile(r"[0-9a-f]{8,64}")
-_HOME = re.compile(r"(?<![\w.~-])(/home/[^/\s:;,'\"]+|/Users/[^/\s:;,'\"]+|/root)(?=[/\s:;,'\"]|$)")
+_HOMES = r"/home/[^/\s:;,'\"]+|/Users/[^/\s:;,'\"]+|/root"
+"""Where home folders usually are."""
 _MARKS = ("manifest.json", "leases", "plan.json", "units", "experiments")
 """Each of them tells a run's folder from any other, into which no report is written."""
 
@@ -55,10 +57,17 @@ def sequence(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
+@cache
+def _home_folders(own: str) -> re.Pattern[str]:
+    """Return what matches home folders: those where they usually are, and one's `own`, which may be anywhere."""
+    ways = f"{re.escape(own)}|{_HOMES}" if own.strip("/~") else _HOMES
+    return re.compile(rf"(?<![\w.~-])({ways})(?=[/\s:;,'\"]|$)")
+
+
 def without_home(value: Any) -> Any:
     """Return a JSON value whose texts have `~` for home folders: what is given away names nobody's account."""
     if isinstance(value, str):
-        return _HOME.sub("~", value)
+        return _home_folders(os.path.expanduser("~")).sub("~", value)  # noqa: PTH111 (as it is, where there is none)
     if isinstance(value, dict):
         return {key: without_home(each) for key, each in value.items()}
     return [without_home(each) for each in value] if isinstance(value, list) else value

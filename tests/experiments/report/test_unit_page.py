@@ -13,6 +13,7 @@ import pytest
 from actors.errors import UsageError
 from actors.images import Provenance
 from experiments.report import write_unit_page
+from experiments.report.records import without_home
 from tests.experiments.report import markup
 from tests.experiments.report.run_directories import LAYER, FakeRun, masked, picture
 from tools.sandbox.child.wire import IMAGE
@@ -262,6 +263,16 @@ def test_a_page_names_nobodys_home_folder(run):
     pages = list((run.root / "report").rglob("*.html"))
     assert pages
     assert not [path for path in pages if "ada/" in path.read_text()]
+
+
+def test_ones_own_home_folder_is_not_named_wherever_it_lies(monkeypatch):
+    monkeypatch.setenv("HOME", "/nfs/home/ada")
+    assert without_home({"data": ["/nfs/home/ada/photos", "/home/eve/x"]}) == {"data": ["~/photos", "~/x"]}
+    assert (
+        without_home("/nfs/home/adalbert and /mnt/nfs/home/ada") == "/nfs/home/adalbert and /mnt/nfs/home/ada"
+    )
+    monkeypatch.setenv("HOME", "/")
+    assert without_home("/data/photos") == "/data/photos"
 
 
 @pytest.mark.parametrize(
