@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from enum import IntEnum
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, Self, TypeVar, runtime_checkable
 
 from actors.errors import MaiaError
 
@@ -27,6 +27,14 @@ class Priority(IntEnum):
     INTERACTIVE = 0
     CONFIRMATION = 1
     SWEEP = 2
+
+
+@runtime_checkable
+class Counted(Protocol):
+    """A result that says how often it was asked for, as each time may have been billed."""
+
+    def asked_again(self, times: int) -> Self:
+        """Return the result of a request that was also sent `times` before, to replicas that died."""
 
 
 class Backend(Protocol[RequestT, ResultT]):

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, Self, cast
 
-from actors.backend import Priority, RequestT, ResultT
+from actors.backend import Counted, Priority, RequestT, ResultT
 from actors.coalescer import ClosedError, Room
 from actors.errors import BackendError, MaiaError, OverloadedError, ReplicaLostError
 from actors.link import DEATHS_TO_CONVICT, Item, Link, ReplicaHandle
@@ -226,6 +226,8 @@ class ReplicaPool(Asking[RequestT, ResultT]):
             future.set_exception(outcome)
         else:
             self._answered += 1
+            if item.deaths and isinstance(outcome, Counted):
+                outcome = outcome.asked_again(item.deaths)
             future.set_result(outcome)
         self._leave()
 

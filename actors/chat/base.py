@@ -7,7 +7,7 @@ seam knows an endpoint's wire format.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol, runtime_checkable
 
 from actors.images import Image
@@ -81,6 +81,10 @@ class ChatReply:
     finish: FinishReason = "stop"
     usage: Usage = Usage()
     model: str = ""
+
+    def asked_again(self, times: int) -> ChatReply:
+        """Return the reply with `times` more requests in its usage (`actors.backend.Counted`)."""
+        return replace(self, usage=self.usage + Usage(requests=times))
 
 
 class ChatModel(Protocol):

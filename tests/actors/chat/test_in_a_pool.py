@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 
 import pytest
 
@@ -115,3 +117,27 @@ async def test_an_endpoint_behind_a_ray_actor(endpoint: FakeEndpoint) -> None:
     async with Cluster.start() as cluster, cluster.pool("chat", factory, kwargs) as pool:
         with pytest.raises(MissingKeyError, match="MAIA_TEST_KEY is not set"):
             await PoolChatModel(pool, MODEL, True).complete(ask(1))
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+async def test_a_call_whose_actor_died_is_made_again_and_both_are_counted(endpoint: FakeEndpoint) -> None:
+    from actors.cluster import Cluster
+
+    endpoint.script = echo
+    endpoint.faults.append(Fault.hang())
+    settings = OpenAIChat(model=MODEL, base_url=endpoint.base_url, api_key_env="MAIA_TEST_KEY")
+    factory, kwargs = "actors.chat.factory:build_backend", {"settings": settings}
+    async with (
+        Cluster.start() as cluster,
+        cluster.pool("chat", factory, kwargs, env={"MAIA_TEST_KEY": KEY}) as pool,
+    ):
+        model = PoolChatModel(pool, MODEL, True)
+        pid = (await pool.describe())["pid"]
+        asked = asyncio.ensure_future(model.complete(ask(1)))
+        await endpoint.received(1)
+        os.kill(pid, signal.SIGKILL)
+        reply = await asked
+        assert reply.text == "agent 1 turn 0 saw 1"
+        assert reply.usage.requests == len(endpoint.seen) == 2
+        assert (await model.complete(ask(2))).usage.requests == 1
