@@ -22,7 +22,7 @@ from actors.detection.compose import Formula, compose
 from actors.detection.settings import Mode
 from actors.errors import MaiaError
 from actors.images import Image
-from actors.vision.base import ImageDataset
+from actors.vision.base import ImageDataset, SampleError
 from tools.subject import Background, Exemplar, Progress, Response
 
 
@@ -162,12 +162,23 @@ class SyntheticNeuron:
         ]
 
     async def background(self) -> Background:
-        values = await self.activations()
-        known = values[~np.isnan(values)]
+        """Return the behaviour over the images on which it is known.
+
+        Raises:
+            SampleError: If there is none.
+        """
+        known = await self.sample()
         return Background(float(known.mean()), float(known.std()), float(known.max()), len(known), 0.0)
 
     async def sample(self) -> np.ndarray:
-        return await self.activations()
+        values = await self.activations()
+        known: np.ndarray = values[~np.isnan(values)]
+        if not len(known):
+            raise SampleError(
+                f"{self.id} is known on no image of {self._table.dataset.name!r}.",
+                "Look at the images of the data set.",
+            )
+        return known
 
     async def activations(self) -> np.ndarray:
         """Return the activation on every image of the data set, float32 (N,), NaN where unreadable."""

@@ -15,6 +15,7 @@ from actors.detection.compose import Formula
 from actors.errors import MaiaError, UsageError
 from actors.images import Image, ImageDecodeError, Provenance
 from actors.pool import LocalPool
+from actors.vision.base import SampleError
 from tools.synthetic import ConceptTable, SyntheticNeuron
 
 pytestmark = pytest.mark.anyio
@@ -140,3 +141,22 @@ async def test_an_unknown_concept_is_told_before_any_pass(detector, tmp_path):
 async def test_a_detectors_failure_is_never_an_absence(detector, tmp_path):
     with pytest.raises(UsageError, match="quokka"):
         await neuron(detector, tmp_path, "quokka").measure([picture(1, 2, 3)])
+
+
+async def test_what_no_image_tells_is_a_failure_of_its_own_and_never_a_number(detector, tmp_path):
+    class Damaged(Pictures):
+        fingerprint = "damaged"
+
+        def load(self, index: int) -> Image:
+            raise ImageDecodeError("damaged")
+
+    unit = SyntheticNeuron(Formula.parse("dog"), ConceptTable(detector, Damaged(), tmp_path), np.arange(7))
+    for ask in (unit.sample, unit.background):
+        with pytest.raises(SampleError, match="known on no image of 'pictures'"):
+            await ask()
+
+
+async def test_a_sample_is_of_the_images_that_can_be_read(detector, tmp_path):
+    found = await neuron(detector, tmp_path, "dog").sample()
+    assert found.dtype == np.float32
+    assert found == pytest.approx([1.0, 0.2, 0.0, 0.4, 0.0, 0.8])
