@@ -488,8 +488,9 @@ class _Row:
 
 
 def _check_names(network: Network, output: LayerInfo) -> None:
+    # Whatever the output's kind, its units are the classes: a wrong list would give them others' names.
     named = len(network.class_names)
-    if output.kind == "vector" and named not in (0, output.n_units):
+    if named not in (0, output.n_units):
         raise UsageError(
             f"{network.name} names {named} classes, and its output has {output.n_units}.",
             "Give class_names one name for each, in the order of the output, or none at all.",

@@ -537,3 +537,19 @@ async def test_a_network_in_another_form_is_measured_as_the_plain_one(made: str)
 async def test_as_many_classes_are_named_as_there_are_or_none(names: list[str]) -> None:
     with pytest.raises(UsageError, match=f"names {len(names)} classes, and its output has"):
         VisionBackend(network(class_names=names), settings())
+
+
+@pytest.mark.parametrize("kind", ["map", "tokens"])
+async def test_classes_that_are_maps_are_named_as_many_as_there_are_too(kind: str) -> None:
+    maps = torch.nn.Conv2d(3, 4, 3, padding=1)
+    module = torch.nn.Sequential(maps, *([Tokens()] if kind == "tokens" else []))
+    with pytest.raises(UsageError, match="names 3 classes, and its output has 4"):
+        VisionBackend(network(module, class_names=["ant", "bee", "cat"]), settings())
+    made = VisionBackend(network(module, class_names=["ant", "bee", "cat", "dog"]), settings())
+    assert (made.layers()[-1].kind, made.n_units(SCORES)) == (kind, 4)
+    await made.close()
+
+
+class Tokens(torch.nn.Module):
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        return maps.flatten(2).transpose(1, 2)
