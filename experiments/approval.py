@@ -21,7 +21,7 @@ from agents.work import read_plan
 from experiments import config as configuration
 from experiments.config import Profile
 from experiments.estimate import assume, assumptions_of, charges, estimate
-from experiments.precedents import Wanted, differences, measured, precedents
+from experiments.precedents import Wanted, differences, measured, precedents, suited
 
 
 def foretell(
@@ -40,7 +40,8 @@ def foretell(
     Raises:
         UsageError: If `like` has no finished study, or a text is no assumption.
     """
-    wanted, assumed = wanted or Wanted(), assumptions_of(profile)
+    wanted = wanted or Wanted()
+    assumed = suited(assumptions_of(profile), wanted.task)
     runs = precedents(profile, below, wanted) if like is None else [like]
     if runs:
         assumed = measured(runs, profile, assumed, wanted.task)

@@ -34,6 +34,8 @@ class Assumptions:
     """Studies that these figures come from; what nobody measured is as sure as if it came from one."""
     images_a_round: float = 10
     """Images that are made in a round, and shown to the interpreter."""
+    images_beforehand: float = 0
+    """Images of a study's survey: made by a fixed design, and shown to no agent."""
     observation_tokens: float = 250
     """Tokens of text in an observation."""
     reply_tokens: float = 450
@@ -43,7 +45,7 @@ class Assumptions:
     look_tokens: float = 60
     """Tokens of a description."""
     answers: float = 1.2
-    """Answers of a study that are examined."""
+    """Answers of a study that are examined: 0 where they name no concept that could be."""
     seconds_a_reply: float = 8.0
     """Seconds until an interpreter has replied."""
     seconds_a_look: float = 2.0
@@ -132,7 +134,7 @@ def estimate(profile: Profile, n_units: int, assumed: Assumptions) -> dict[str, 
             images_a_round=(settings.max_images or 1000) / settings.max_rounds,
             observation_tokens=settings.max_text_shown / 4,
             reply_tokens=settings.max_tokens,
-            answers=settings.max_examinations,
+            answers=settings.max_examinations if assumed.answers else 0,
         ),
         most=True,
     )
@@ -184,7 +186,7 @@ def _study(profile: Profile, assumed: Assumptions, *, most: bool = False) -> _Co
         _dollars(interpreter, prompt, cached, completion),
         _dollars(observer, look_prompt, 0, look_completion),
     ]
-    made = assumed.rounds * assumed.images_a_round + confirmed
+    made = assumed.images_beforehand + assumed.rounds * assumed.images_a_round + confirmed
     return _Cost(
         interpreter_calls=assumed.rounds,
         observer_calls=looks,
@@ -223,7 +225,7 @@ def _conversation(settings: ChatSettings, assumed: Assumptions) -> tuple[float, 
 def confirmation(profile: Profile, assumed: Assumptions, most: bool = False) -> tuple[float, float]:
     """Return how many images a study's confirmation makes and has looked at."""
     test = profile.confirmation
-    if test is None:
+    if test is None or not assumed.answers:
         return 0.0, 0.0
     each, tests = (test.max_images, 1 + _RETESTS) if most else (test.min_images, 1)
     witnessed = assumed.answers * 2 * each * tests

@@ -16,6 +16,7 @@ from typing import Any
 
 from actors.errors import UsageError
 from agents.store import Store
+from agents.tasks.bias import AuditClass
 from agents.tasks.describe_unit import DescribeUnit
 from experiments.config import Profile
 from experiments.describe import science
@@ -24,6 +25,8 @@ from experiments.machinery import counts
 
 _ALIKE = ("chat", "interpreter", "confirmation", "generation")
 """Sections of a profile that a study's length and cost depend on."""
+_TASKS = {task.name: task for task in (DescribeUnit, AuditClass)}
+"""Questions that runs are foretold of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +88,13 @@ def differences(runs: Sequence[Path], wanted: Wanted) -> list[str]:
 
 
 def _manifest(run: Path) -> dict[str, Any]:
-    """Return what a run is about, nothing where that cannot be read."""
+    return _read(run / "manifest.json")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return a record, nothing where it cannot be read: a damaged one tells nothing of the next run."""
     try:
-        found = json.loads((run / "manifest.json").read_bytes())
+        found = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -109,23 +116,44 @@ def measured(
             "Name the --out folder of an earlier run.",
         )
     rounds = [record["rounds"] for record in records]
+    surveys = _surveys(runs)
     found = replace(
-        base,
+        suited(base, task),
         rounds=statistics.fmean(rounds),
         rounds_spread=statistics.stdev(rounds) if len(rounds) > 1 else base.rounds_spread,
         studies=len(records),
+        images_beforehand=statistics.fmean(surveys) if surveys else 0.0,
         images_a_round=sum(record["images_made"] for record in records) / sum(rounds),
     )
     replies = sum(record["usage"]["interpreter"]["completion_tokens"] for record in records)
     if replies:
         found = replace(found, reply_tokens=replies / sum(rounds))
-    return _from_requests(_requests(runs), sum(rounds), profile, found)
+    return _from_requests(_requests(runs), sum(rounds), sum(surveys), profile, found)
+
+
+def suited(assumed: Assumptions, task: str) -> Assumptions:
+    """Return assumptions for studies that are asked a `task`: only a concept's name is examined."""
+    known = _TASKS.get(task)
+    return assumed if known is None or known.names_concept else replace(assumed, answers=0)
+
+
+def _surveys(runs: Sequence[Path]) -> list[int]:
+    """Return how many images each survey took, of unfinished studies as well: their requests are counted, too."""
+    records = (_read(path) for run in runs for path in sorted(run.glob("units/*/survey.json")))
+    return [record["images"] for record in records if "images" in record]
 
 
 def _from_requests(
-    asked: dict[str, dict[str, float]], recorded_rounds: int, profile: Profile, found: Assumptions
+    asked: dict[str, dict[str, float]],
+    recorded_rounds: int,
+    surveyed: int,
+    profile: Profile,
+    found: Assumptions,
 ) -> Assumptions:
-    """Return the assumptions with what the models were asked; runs of one study count no requests."""
+    """Return the assumptions with what the models were asked, of it `surveyed` images of surveys.
+
+    Runs of one study count no requests.
+    """
     if not {"observers", "generation", "vision"} <= asked.keys():
         return found
     observers, generation, vision = asked["observers"], asked["generation"], asked["vision"]
@@ -140,7 +168,8 @@ def _from_requests(
     found = replace(
         found,
         looks_a_round=max(looks - witnessed, 0.0) / found.rounds,
-        images_a_round=max(images - fresh, 0.0) / found.rounds,
+        # An agent is shown nothing of a survey, which would else be paid for again with every round after.
+        images_a_round=max(images - surveyed / studies - fresh, 0.0) / found.rounds,
         passes_an_image=max(ran - FRESH_LOOKS, 0.0) / max(images, 1.0),
     )
     seconds = {
@@ -169,12 +198,9 @@ def _requests(runs: Sequence[Path]) -> dict[str, dict[str, float]]:
 
 
 def _studies(run: Path, task: str) -> Iterator[dict[str, Any]]:
-    """Yield the results of a run that an agent came to by itself; a damaged one tells nothing of the next run."""
+    """Yield the results of a run that an agent came to by itself."""
     for path in sorted((run / "units").glob("*/done.json")):
-        try:
-            record = json.loads(path.read_bytes())
-        except (OSError, ValueError):
-            continue
+        record = _read(path)
         by_person = str(record.get("facts", {}).get("interpreter")).startswith("person:")
         if record.get("rounds") and record.get("task", task) == task and not by_person:
             yield record

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -147,6 +147,31 @@ def test_what_the_models_of_earlier_runs_were_asked_is_foretold_for_as_many_stud
     assert found["device_seconds"]["generation"] == pytest.approx(900 * 0.2)
     assert found["device_seconds"]["vision"] == pytest.approx((1000 + 300) * 0.02, abs=0.1)
     assert (assumed.seconds_a_reply, assumed.seconds_a_look) == (2.0, 0.25)
+
+
+def test_the_images_of_a_survey_are_made_and_shown_to_no_agent_and_an_audit_is_not_confirmed(
+    profiles, tmp_path
+):
+    tested = profiles.profile("free").confirmation
+    assert tested is not None
+    paid = profiles.profile("paid").model_copy(update={"confirmation": tested})
+    counted = {
+        "observers": {"asked": 30 + 60, "reused": 0, "busy_s": 100.0},
+        "generation": {"asked": 3 * 300 + 210, "reused": 0, "busy_s": 160.0},
+        "vision": {"asked": 1500, "reused": 0, "busy_s": 20.0},
+    }
+    earlier(tmp_path / "a", paid, 10, 10, 10, counted=counted, task="audit")
+    for unit in (tmp_path / "a" / "units").iterdir():
+        (unit / "survey.json").write_text(json.dumps({"images": 300, "found": {}}))
+    assumed = measured([tmp_path / "a"], paid, EXACT, "audit")
+    assert (assumed.images_beforehand, assumed.images_a_round, assumed.looks_a_round) == (300, 7, 2)
+    surveyed = estimate(paid, 3, assumed)
+    assert (surveyed["likely"]["images"], surveyed["likely"]["observer_calls"]) == (3 * 300 + 210, 60)
+    agents = estimate(paid, 3, replace(assumed, images_beforehand=0))
+    for column in ("likely", "at_most"):
+        assert surveyed[column]["dollars"] == agents[column]["dollars"] > 0
+        assert surveyed[column]["images"] - agents[column]["images"] == 3 * 300
+    assert foretell(paid, 1, Wanted(task="audit"), below=tmp_path / "nowhere")["assumes"]["answers"] == 0
 
 
 def test_only_runs_of_the_same_models_and_settings_foretell(profiles, tmp_path):
