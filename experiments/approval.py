@@ -69,7 +69,7 @@ async def count_units(
         UsageError: If a layer or unit does not exist, as far as it was looked at.
     """
     from experiments.layers import list_layers
-    from experiments.units import choose
+    from experiments.units import at_most, choose
 
     parts = [part.strip() for part in units.split(",")]
     numbers = [part for part in parts if re.fullmatch(r"all|sample:\d+|\d+|\d+-\d+", part)]
@@ -81,7 +81,7 @@ async def count_units(
     if (known := recall(configuration.load(config).cache, model)) is not None:
         return sum(counted(known.layers[known.layer(layer)]) for layer in layers)
     if "all" not in parts:
-        return len(layers) * counted(1 << 40)
+        return len(layers) * (names + (at_most(",".join(numbers)) if numbers else 0))
     sizes = {each["name"]: each["n_units"] for each in await list_layers(config, profile_name, model)}
     for layer in layers:
         if layer not in sizes:

@@ -61,6 +61,28 @@ def choose(text: str, n_units: int, seed: int, layer: str = "") -> list[int]:
     return sorted(chosen)
 
 
+def at_most(text: str) -> int:
+    """Return how many units a text without `all` may name, in a layer whose size is not known.
+
+    They are counted and not listed: a mistyped range may name billions.
+
+    Raises:
+        UsageError: If the text has none of the forms that `choose` takes.
+    """
+    check(text)
+    count, end, ranges = 0, -1, []
+    for part in map(str.strip, text.split(",")):
+        low, dash, high = part.partition("-")
+        if part.startswith("sample:"):
+            count += int(part[7:])
+        else:
+            ranges.append((int(low), int(high if dash else low)))
+    for first, last in sorted(ranges):
+        count += max(0, last - max(first - 1, end))
+        end = max(end, last)
+    return count
+
+
 def screen(found: LayerExemplars, units: Sequence[int]) -> list[dict[str, Any]]:
     """Return one row a unit: statistics over the data set, and `verdict`.
 

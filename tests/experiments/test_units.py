@@ -8,7 +8,7 @@ import pytest
 from actors.errors import UsageError
 from actors.vision.exemplars import LayerExemplars
 from actors.vision.units import Readout
-from experiments.units import check, choose, screen
+from experiments.units import at_most, check, choose, screen
 
 
 @pytest.mark.parametrize(
@@ -39,6 +39,22 @@ def test_a_wrong_form_is_refused_before_the_layer_is_known(text: str) -> None:
 @pytest.mark.parametrize("text", ["all", "0-63", " 3, 17", "sample:100", "1,5-7,sample:2"])
 def test_every_form_passes_whatever_the_layer(text: str) -> None:
     check(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("0-9999999999", 10**10),
+        ("5,1,5", 2),
+        ("0-4,3-9,20,8-8", 11),
+        ("3-9,0-20", 21),
+        ("sample:99999999999,0-1", 10**11 + 1),
+    ],
+)
+def test_units_of_a_layer_whose_size_is_not_known_are_counted_however_many_they_are(
+    text: str, count: int
+) -> None:
+    assert at_most(text) == count
 
 
 def test_dead_constant_and_duplicate_units_are_told_from_living_ones() -> None:
