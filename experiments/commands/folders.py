@@ -107,9 +107,19 @@ def _read_run_or_unit(ctx: typer.Context, value: Any) -> Any:
     from agents.manifest import KEY
     from agents.remote import RemoteStore
 
-    # A bucket alone is refused without being asked.
-    whole = "/" in value.text.partition("://")[2] and RemoteStore(value.text).has(KEY)
-    return _followed(ctx, value) if whole else _read_unit(ctx, value)
+    above = value.text.rpartition("/")[0]
+    if "/" not in value.text.partition("://")[2]:
+        return _read_unit(ctx, value)  # refuses a bucket alone, without asking for it
+    named = RemoteStore(value.text)
+    named.check()
+    if named.has(KEY):
+        return _followed(ctx, value)
+    if not RemoteStore(above).has(KEY):
+        raise UsageError(
+            f"there is no run at {value.text}, and none at {above} of which it could be a unit.",
+            "Name the --out of a run, or a unit of it as URL/layer:number.",
+        )
+    return _read_unit(ctx, value)
 
 
 def _followed(ctx: typer.Context, url: Url, *, images: bool = True) -> Path:

@@ -210,6 +210,9 @@ def test_a_sweep_at_a_url_goes_on_where_another_machine_left_it(
         code, told = maia("status", f"{bucket}/sweeps/tyni")
         assert code == 2
         assert "there is no run at" in told
+        for missing in (f"{bucket}/tyni", f"{bucket}/sweeps/tyni", f"{bucket}/sweeps/tyni/0:3"):
+            code, told = maia("replay", missing)
+            assert (code, f"there is no run at {missing}, and none at" in told) == (2, True)
         code, told = maia("estimate", "m", "l", "--like", f"{bucket}/sweeps/tyni")
         assert (code, "there is no run at" in told) == (2, True)
         code, told = maia("export", out)
