@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from actors.errors import BackendError
 from actors.hub import is_out_of_memory
-from actors.vision.taps import TappedModule
+from actors.vision.taps import OutputChangedError, TappedModule
 
 if TYPE_CHECKING:
     import torch
@@ -40,9 +40,12 @@ class CompiledPass:
 
         Raises:
             BackendError: If the network cannot be compiled.
+            OutputChangedError: If it gives less or more than a row for each image.
         """
         try:
             return self._graph(batch, flat)
+        except OutputChangedError:
+            raise  # an image's doing, and found out as without a graph
         except Exception as error:
             if is_out_of_memory(error):
                 raise  # no fault of the compiler's

@@ -34,6 +34,10 @@ _ATTENTION = ("Softmax",)
 Read = Callable[["torch.Tensor"], None]
 
 
+class OutputChangedError(RuntimeError):
+    """A module gave other images' or units' worth of output than it was given or recorded with."""
+
+
 class _Stop(BaseException):
     """Ends a forward pass early. Not an Exception, so that no network's own `except` swallows it."""
 
@@ -70,10 +74,13 @@ class Tap:
         """Return `maps`, once it is sure that they are of as many images and units as they should be.
 
         Results are told apart by position alone: one row less, and each would be another image's.
+
+        Raises:
+            OutputChangedError: If they are not.
         """
         maps = self.maps(output)
         if maps.shape[0] not in (rows.n, rows.whole) or maps.shape[1] != self.info.n_units:
-            raise RuntimeError(
+            raise OutputChangedError(
                 f"{self.info.name!r} gave {maps.shape[1]} units of {maps.shape[0]} images, and has {self.info.n_units} "
                 f"of {rows.n}"
             )
@@ -303,22 +310,20 @@ class TappedModule:
                 reads[OUTPUT](self.taps[OUTPUT].maps_of(output, rows))
 
     def run_through(self, batch: torch.Tensor, reads: Mapping[str, Read]) -> None:
-        """Do what `run` does without leaving the pass early, in a form that `torch.compile` traces.
-
-        A module that is called several times is read each time; the last is the one that counts.
-        """
+        """Do what `run` does without leaving the pass early, in a form that `torch.compile` traces."""
         handles = []
+        rows = _Rows(len(batch), len(batch))
         for layer, read in reads.items():
             if layer != OUTPUT:
-                tap = self.taps[layer]
-                handles.append(self._modules[layer].register_forward_hook(_reading(tap, read)))
+                hook = self._hook(layer, read, None, False, rows)
+                handles.append(self._modules[layer].register_forward_hook(hook))
         try:
             output = self._feed(batch)
         finally:
             for handle in handles:
                 handle.remove()
         if OUTPUT in reads:
-            reads[OUTPUT](self.taps[OUTPUT].maps(output))
+            reads[OUTPUT](self.taps[OUTPUT].maps_of(output, rows))
 
     def _hook(
         self, layer: str, read: Read | None, keep: int | None, stop: bool, rows: _Rows
@@ -401,13 +406,6 @@ class TappedModule:
     def _output(self, rows: torch.Tensor) -> torch.Tensor | None:
         tap = self.taps.get(OUTPUT)
         return None if tap is None else tap.maps(self._feed(rows)).float()
-
-
-def _reading(tap: Tap, read: Read) -> Callable[[Any, Any, Any], None]:
-    def hook(_module: Any, _inputs: Any, output: Any) -> None:
-        read(tap.maps(output))
-
-    return hook
 
 
 def scores_of(output: torch.Tensor, last: str = "") -> Scores:
