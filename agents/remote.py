@@ -274,7 +274,7 @@ class WorkingCopy:
     def _push(self) -> int:
         changed: dict[int, list[tuple[Path, str, tuple[int, int]]]] = {}
         for folder, _, names in os.walk(self.folder):
-            for name in names:
+            for name in sorted(names):  # the manifest is looked at before the plan, which grows before it
                 path = Path(folder) / name
                 key = path.relative_to(self.folder).as_posix()
                 with contextlib.suppress(FileNotFoundError):

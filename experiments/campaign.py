@@ -48,8 +48,8 @@ Planner = Callable[["Workbench"], Awaitable[list[WorkItem]]]
 class Closing:
     """Compares what a whole run has found, once nothing is left to do and while its models are there."""
 
-    key: str
-    """What it writes: without it, a run whose items all have results is not at its end."""
+    done: Callable[[], bool]
+    """Whether it has: before, a run whose items all have results is not at its end."""
     compare: Callable[[Workbench, list[WorkItem]], Awaitable[None]]
 
 
@@ -86,7 +86,7 @@ class Campaign:
         check(store, self.manifest)
         async with await Lease.take(store, tell=self.console.say) as lease:
             plan = read_plan(store)
-            unclosed = closing is not None and not store.has(closing.key)
+            unclosed = closing is not None and not closing.done()
             if plan is None or self._open(plan) or unclosed or widened(store, self.manifest):
                 outcome = await self._work(planner, closing, lease)
             else:

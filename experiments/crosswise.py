@@ -12,7 +12,7 @@ import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from actors.images import Image
 from actors.vision.base import Unit, VisionClient
 from actors.vision.units import parse_unit
 from agents.journal import Blobs, slug
-from agents.store import Store
+from agents.store import Store, parse
 from agents.work import WorkItem
 
 KEY = "crosswise.json"
@@ -42,6 +42,18 @@ class LabelledUnit:
     labels: tuple[str, ...]
     activations: tuple[float, ...]
     images: tuple[str, ...]
+
+
+def read(store: Store) -> dict[str, Any] | None:
+    """Return what was compared, None if the labels of the run as it is now have not been."""
+    data = store.get(KEY)
+    return None if data is None else cast("dict[str, Any] | None", parse(data, store.root / KEY))
+
+
+def forget(store: Store) -> None:
+    """Have all labels compared again. Not removed: the copy of a run at a URL keeps every file that it once had."""
+    if store.has(KEY):
+        store.rewrite(KEY, b"null")
 
 
 async def compare(vision: VisionClient, store: Store, plan: Sequence[WorkItem]) -> None:

@@ -16,7 +16,7 @@ from agents.store import Store, finite, parse
 from agents.study import total_usage
 from agents.verdict import verdict_of
 from agents.work import WorkItem
-from experiments.crosswise import KEY as CROSSWISE
+from experiments import crosswise
 
 
 def write_results(run: Path, items: Sequence[WorkItem]) -> list[Path]:
@@ -26,7 +26,7 @@ def write_results(run: Path, items: Sequence[WorkItem]) -> list[Path]:
         StoreError: If the disk is full.
     """
     store = Store(run)
-    across = json.loads(store.get(CROSSWISE) or b"{}")
+    across = crosswise.read(store) or {}
     rows = [
         row | ({"crosswise": across[item.unit]} if item.unit in across else {})
         for item in items

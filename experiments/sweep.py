@@ -75,7 +75,7 @@ async def sweep(
     }
     check_known(store, manifest, network, units)
     campaign = Campaign(console, loaded, profile, store, manifest, asked.retry_failed)
-    closing = Closing(crosswise.KEY, partial(_compare, store))
+    closing = Closing(lambda: crosswise.read(store) is not None, partial(_compare, store))
     finished = await campaign.run(partial(_plan, console, store, manifest, asked), closing)
     screened = parse(store.get(SCREENING) or b"{}", run / SCREENING)
     verdicts = [row["verdict"] for table in screened.values() for row in table]
@@ -167,7 +167,7 @@ async def _plan(
         plan = write_plan(store, items)
     else:
         # Every label is compared with all others: with more of them, all are compared again.
-        (store.root / crosswise.KEY).unlink(missing_ok=True)
+        crosswise.forget(store)
         # The plan before the screening, the words of the command last: what is cut short is begun again by the same command.
         planned = {item.unit for item in plan}
         plan = extend_plan(store, [*plan, *(item for item in items if item.unit not in planned)])

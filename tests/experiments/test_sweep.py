@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from agents.store import Store
+from experiments import crosswise
 from tests.fake_endpoint import FakeEndpoint, Fault
 from tests.faults.world import CommandLine, labels, script, write_world
 from tests.object_store import s3
@@ -52,9 +54,13 @@ def test_a_sweep_is_studied_told_resumed_and_replayed(maia, endpoint: FakeEndpoi
     asked = len(endpoint.seen)
     assert maia("sweep", "0", "--units", "3-5", "--out", str(out))[0] == 0
     assert len(endpoint.seen) == asked, "a finished run asks nothing"
-    (out / "crosswise.json").unlink()
+    compared = crosswise.read(Store(out))
+    assert compared is not None
+    crosswise.forget(Store(out))
+    assert maia("export", str(out), "--format", "inspect", "--out", str(tmp_path / "log.json"))[0] == 0
+    assert maia("report", str(out))[0] == 0, "without it, results are told"
     assert maia("sweep", "0", "--units", "3-5", "--out", str(out))[0] == 0
-    assert (out / "crosswise.json").exists(), "what an interrupted run did not come to is made up for"
+    assert crosswise.read(Store(out)) == compared, "what an interrupted run did not come to is made up for"
     assert len(endpoint.seen) == asked
 
     code, told = maia("sweep", "0", "--units", "3-4", "--out", str(out))
