@@ -113,10 +113,15 @@ def _check_extent(store: Store, old: dict[str, Any], new: dict[str, Any]) -> Non
     option, asked = _UNITS_OPTION.get(new.get("command", ""), "asked"), old["asked"]
     said = _differences("", *({k: each.get(k) for k in _EXTENT[:2]} for each in (old, new)))
     told = "; ".join(each.replace("asked", option, 1) for each in said) or "the same words name other units"
+    layers = old.get("layers") or ()
+    dropped = set(layers) - set(new.get("layers") or layers)
+    as_well = [f"{_OPTIONS['layers']} {','.join(layers)},MORE"] if dropped else []
+    if not dropped or asked != new["asked"]:
+        as_well.append(f"{option} {asked},MORE")
     raise UsageError(
         f"{store.root} holds a run of more than is asked for now: {told}, which leaves out {len(left_out)} of its "
         f"{len(old['units'])}.",
-        f"A run may be given more and never less: to add to it, name what it has as well ({option} {asked},MORE). "
+        f"A run may be given more and never less: to add to it, name what it has as well ({' '.join(as_well)}). "
         "Otherwise give this run its own --out.",
     )
 

@@ -65,6 +65,9 @@ def test_what_differs_is_told_in_the_words_of_the_command_line(tmp_path):
     )
     told = refusal(layers=["x"], units=["net/x:0"])
     assert 'LAYERS was "x,y", now "x", which leaves out 1 of its 2.' in told
+    assert "(LAYERS x,y,MORE)" in told
+    assert "(LAYERS x,y,MORE --units 0-2,MORE)" in refusal(layers=["x"], asked="1", units=["net/x:1"])
+    assert "(--units 0-2,MORE)" in refusal(layers=["x", "y", "z"], asked="1", units=["net/z:1"])
     told = refusal(asked="0", units=["net/y:0"])
     assert '--units was "0-2", now "0", which leaves out 1 of its 2.' in told
     assert "(--units 0-2,MORE)" in told
