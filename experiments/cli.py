@@ -14,8 +14,9 @@ from experiments.commands import machine, runs, study, truth
 from experiments.console import Console
 
 _NOT_ALLOWED = (errno.EACCES, errno.EPERM)
-_DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)
-"""A disk that is full, read-only, damaged or gone: nothing that a program could have done better."""
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_BROKEN = (errno.EIO, errno.ESTALE)
+"""A disk that is full or read-only, and one that is damaged or gone: nothing that a program could have done better."""
 
 app = typer.Typer(
     name="maia",
@@ -81,11 +82,11 @@ def main() -> None:
                 )
             )
             sys.exit(2)
-        if error.errno not in _DISK_FAULTS:
+        if error.errno not in (*_NO_ROOM, *_BROKEN):
             raise
-        where = error.filename or "a file"
+        where, what = error.filename or "a file", "written" if error.errno in _NO_ROOM else "read or written"
         Console().fail(
-            MaiaError(f"{where} cannot be written: {error.strerror}.", "Mend that, and repeat the command.")
+            MaiaError(f"{where} cannot be {what}: {error.strerror}.", "Mend that, and repeat the command.")
         )
         sys.exit(1)
     except Exception as error:

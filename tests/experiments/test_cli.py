@@ -231,13 +231,20 @@ def test_a_study_that_was_interrupted_goes_on_where_it_was(config_file, tmp_path
     assert "round 1," not in again.stderr, "the first round was not played again"
 
 
-def test_a_disk_that_is_full_is_told_and_no_traceback(monkeypatch, capsys, tmp_path):
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "audit.json"))
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (errno.ENOSPC, "cannot be written: No space left on device."),
+        (errno.EIO, "cannot be read or written: Input/output error."),
+    ],
+)
+def test_a_disk_that_is_full_or_broken_is_told_and_no_traceback(monkeypatch, capsys, tmp_path, fault, said):
+    def fails(*_: object) -> None:
+        raise OSError(fault, os.strerror(fault), str(tmp_path / "audit.json"))
 
-    monkeypatch.setattr("experiments.diff.diff", full)
+    monkeypatch.setattr("experiments.diff.diff", fails)
     (tmp_path / "manifest.json").write_text("{}")
     assert maia(monkeypatch, "diff", str(tmp_path), str(tmp_path)) == 1
     told = capsys.readouterr().err
-    assert f"{tmp_path}/audit.json cannot be written: No space left on device." in told.replace("\n", "")
+    assert f"{tmp_path}/audit.json {said}".replace(" ", "") in "".join(told.split())
     assert "Traceback" not in told
