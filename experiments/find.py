@@ -79,26 +79,25 @@ async def find_units(
             f"making {n_images} images of {shorten(concept, 60)!r}, "
             + " and ".join(f"{len(subjects)} of other {kind}" for kind, subjects in controls.items())
         )
-        of_concept, problems = await _images(bench, prompts_for([concept] * n_images, rng), seed)
+        of_concept, lost, odd = await _images(bench, prompts_for([concept] * n_images, rng), seed)
         if len(of_concept) < 4:
-            told = "; ".join(sorted(problems)[:3])
             raise UsageError(
-                f"too few images of {shorten(concept, 60)!r} could be made: {told}.", "Reword it."
+                f"too few images of {shorten(concept, 60)!r} could be made: {_some(lost)}.", "Reword it."
             )
-        notes = sorted(problems)
+        notes = sorted(odd)
         shown = {"the concept": of_concept}
-        asked = {"the concept": n_images}
+        asked, reasons = {"the concept": n_images}, {"the concept": lost}
         for kind, subjects in controls.items():
-            good, more = await _images(bench, prompts_for(subjects, rng), seed)
+            good, lost, _ = await _images(bench, prompts_for(subjects, rng), seed)
             if len(good) < 4:
-                raise UsageError(
-                    f"too few images of other {kind} could be made: {'; '.join(sorted(more)[:3])}."
-                )
+                raise UsageError(f"too few images of other {kind} could be made: {_some(lost)}.")
             shown[f"other {kind}"], asked[f"other {kind}"] = good, len(subjects)
+            reasons[f"other {kind}"] = lost
         for kind, good in shown.items():
             if (missing := asked[kind] - len(good)) > 0:
                 notes.append(
-                    f"{missing} of {asked[kind]} images of {kind} could not be made as asked, and were left out"
+                    f"{missing} of {asked[kind]} images of {kind} could not be made as asked, and were left out: "
+                    + _some(reasons[kind])
                 )
         units = [readout.unit(index) for index in range(sizes[readout.layer])]
         pictures = [each.image for made in shown.values() for each in made]
@@ -223,8 +222,8 @@ def _p_values(judged: np.ndarray, controls: np.ndarray) -> np.ndarray:
     return found
 
 
-async def _images(bench: Any, prompts: list[str], seed: int) -> tuple[list[MadeImage], set[str]]:
-    """Return the images that show what was asked, and in words what could not be made, or not as asked.
+async def _images(bench: Any, prompts: list[str], seed: int) -> tuple[list[MadeImage], set[str], set[str]]:
+    """Return the images that show what was asked, why others are lost, and what is odd about those that are not.
 
     A picture without its subject would count against every unit that is selective for it, and one that was to show
     another thing may be nothing but a background.
@@ -232,10 +231,16 @@ async def _images(bench: Any, prompts: list[str], seed: int) -> tuple[list[MadeI
     seeds = [seed_for(seed, "find", prompt, index) for index, prompt in enumerate(prompts)]
     made = await bench.laboratory.studio.generate(prompts, seeds, agent="find")
     raise_nobodys(made)
-    problems = {str(each) for each in made if isinstance(each, MaiaError)}
+    lost = {str(each) for each in made if isinstance(each, MaiaError)}
     images = [each for each in made if isinstance(each, MadeImage)]
-    problems |= {note for each in images for note in each.provenance.notes}
-    return [each for each in images if not lacks_something(each)], problems
+    lost |= {note for each in images if lacks_something(each) for note in each.provenance.notes}
+    good = [each for each in images if not lacks_something(each)]
+    return good, lost, {note for each in good for note in each.provenance.notes}
+
+
+def _some(reasons: set[str]) -> str:
+    """Return as many reasons as fit a line."""
+    return "; ".join(reason.rstrip(".") for reason in sorted(reasons)[:3])
 
 
 def shorten(text: str, limit: int) -> str:
