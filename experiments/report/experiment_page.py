@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from experiments.report import charts, pages
 from experiments.report.gallery import Picture
-from experiments.report.records import RunDirectory, text
+from experiments.report.records import RunDirectory, text, without_home
 from experiments.report.schema import Bars, Block, Figures, Lines, Measured, Page, Scatter
 
 _RAW_LIMIT = 200_000
@@ -73,16 +73,16 @@ def _page(run: RunDirectory, path: Path) -> tuple[str, str]:
         is_measured=lambda cell: isinstance(cell, Measured),
         is_number=lambda cell: isinstance(cell, int | float) and not isinstance(cell, bool),
         problem=problem,
-        raw="" if page else raw[:_RAW_LIMIT],
+        raw="" if page else without_home(raw[:_RAW_LIMIT]),
         file_name=path.name,
     )
     return title, content
 
 
 def read(raw: str) -> tuple[Page | None, str]:
-    """Return the page in a file's text, or None and what is wrong with it."""
+    """Return the page in a file's text, which names nobody's home folder, or None and what is wrong with it."""
     try:
-        content = json.loads(raw)
+        content = without_home(json.loads(raw))
         if isinstance(content, dict) and "page" in content:
             content = content["page"]
         return Page.model_validate(content), ""

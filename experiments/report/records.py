@@ -61,7 +61,8 @@ def sequence(value: Any) -> list[Any]:
 def _home_folders(own: str) -> re.Pattern[str]:
     """Return what matches home folders: those where they usually are, and one's `own`, which may be anywhere."""
     ways = f"{re.escape(own)}|{_HOMES}" if own.strip("/~") else _HOMES
-    return re.compile(rf"(?<![\w.~-])({ways})(?=[/\s:;,'\"]|$)")
+    # A line may begin as JSON writes it, after an escape.
+    return re.compile(rf"(?:(?<![\w.~-])|(?<=\\[nrt]))({ways})(?=[/\s:;,'\"]|$)")
 
 
 def without_home(value: Any) -> Any:

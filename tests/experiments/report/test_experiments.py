@@ -135,6 +135,16 @@ def test_raw_results_may_stand_beside_the_page(run):
     assert "Predictive descriptions" in next(page_of(run, "both").find("h1")).text
 
 
+@pytest.mark.parametrize("page", [True, False])
+def test_a_page_names_nobodys_home_folder(run, page):
+    text = Text(title="On /home/ada/photos", paragraphs=("As follows:\n/home/ada/nets/it.py:make",))
+    content = Page(title="t", blocks=(text,)).model_dump(mode="json")
+    run.put("experiments/own.json", content if page else {"scores": content})
+    told = page_of(run, "own").text
+    assert "~/photos" in told
+    assert "/home/ada" not in told
+
+
 @pytest.mark.parametrize(
     ("content", "told"),
     [
