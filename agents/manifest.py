@@ -49,7 +49,7 @@ _ON_THE_WAY = frozenset(
 two commands. A server moves, a rate turns out too high, a batch too large, and what was paid for is gone on with."""
 
 
-_EXTENT = ("asked", "layers", "units")
+EXTENT = ("asked", "layers", "units")
 """What says which units a run has: the words of the command line, and once the network is known their ids."""
 _OPTIONS = {
     "layer": "LAYER",
@@ -93,7 +93,7 @@ def check(store: Store, manifest: dict[str, Any]) -> None:
     if "units" not in new:  # the network is not known yet
         old.pop("units", None)
     if grows:
-        old, new = ({k: v for k, v in each.items() if k not in _EXTENT} for each in (old, new))
+        old, new = ({k: v for k, v in each.items() if k not in EXTENT} for each in (old, new))
     different = list(_differences("", old, new))
     if different:
         raise UsageError(
@@ -111,7 +111,7 @@ def _check_extent(store: Store, old: dict[str, Any], new: dict[str, Any]) -> Non
     if not left_out:
         return
     option, asked = _UNITS_OPTION.get(new.get("command", ""), "asked"), old["asked"]
-    said = _differences("", *({k: each.get(k) for k in _EXTENT[:2]} for each in (old, new)))
+    said = _differences("", *({k: each.get(k) for k in EXTENT[:2]} for each in (old, new)))
     told = "; ".join(each.replace("asked", option, 1) for each in said) or "the same words name other units"
     layers = old.get("layers") or ()
     dropped = set(layers) - set(new.get("layers") or layers)
@@ -130,7 +130,7 @@ def widened(store: Store, manifest: dict[str, Any]) -> bool:
     """Say whether a run has been asked for in other words than before, so that it may have to be planned for more."""
     present = store.get(KEY)
     old = {} if present is None else parse(present, store.root / KEY)
-    return any(old.get(key) != manifest[key] for key in _EXTENT if key in manifest)
+    return any(old.get(key) != manifest[key] for key in EXTENT if key in manifest)
 
 
 def widen(store: Store, manifest: dict[str, Any]) -> None:
@@ -138,7 +138,7 @@ def widen(store: Store, manifest: dict[str, Any]) -> None:
     check(store, manifest)
     if widened(store, manifest):
         old = parse(store.get(KEY) or b"{}", store.root / KEY)
-        store.rewrite(KEY, _encode(old | {key: manifest[key] for key in _EXTENT if key in manifest}))
+        store.rewrite(KEY, _encode(old | {key: manifest[key] for key in EXTENT if key in manifest}))
 
 
 def claim(store: Store, manifest: dict[str, Any]) -> None:

@@ -21,6 +21,8 @@ from actors.errors import MissingDependencyError, UsageError
 from actors.images import data_url, encode_jpeg
 from agents.journal import Blobs, Journal
 from agents.label_card import label_card
+from agents.manifest import EXTENT
+from agents.manifest import KEY as MANIFEST
 from agents.store import Store, finite
 from agents.verdict import verdict_of
 from agents.work import WorkItem, build_task, read_plan
@@ -223,12 +225,24 @@ def _inspect_name(run: Run) -> str:
     return f"inspect/{began}_maia-{run.manifest.get('command', 'study')}_{_identity(run)}.json"
 
 
+_FIRST = "leases/0001/claim.json"
+"""Who began the run, and when: written once, where the manifest is written again for a run that is given more units."""
+
+
 def _identity(run: Run) -> str:
-    return hashlib.blake2b(json.dumps(run.manifest, sort_keys=True).encode(), digest_size=11).hexdigest()
+    """Return what names the run, however many units it comes to have."""
+    claim = run.store.get(_FIRST)
+    # Without a claim, what tells two runs of one configuration apart are their units.
+    left_out = () if claim is None else EXTENT
+    about = {key: value for key, value in run.manifest.items() if key not in left_out}
+    return hashlib.blake2b(
+        (claim or b"") + json.dumps(about, sort_keys=True).encode(), digest_size=11
+    ).hexdigest()
 
 
 def _created(run: Run) -> datetime:
-    return datetime.fromtimestamp((run.store.root / "manifest.json").stat().st_mtime, UTC)
+    key = _FIRST if run.store.has(_FIRST) else MANIFEST
+    return datetime.fromtimestamp((run.store.root / key).stat().st_mtime, UTC)
 
 
 def _inspect(run: Run, images: bool) -> bytes:

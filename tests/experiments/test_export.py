@@ -6,6 +6,7 @@ import csv
 import errno
 import io
 import json
+import os
 import re
 from pathlib import Path
 
@@ -126,6 +127,31 @@ def test_an_inspect_log_holds_each_conversation_and_its_scores(run, images):
     assert kinds.count("image") == (2 if images else 0)
     assert sample["scores"]["auroc"]["value"] == 0.91
     assert log["results"]["scores"][0]["metrics"]["mean"]["value"] == pytest.approx(0.91)
+
+
+def test_a_run_that_is_given_more_units_is_the_same_log_and_another_run_is_another(run, tmp_path):
+    def exported(of) -> Path:
+        return Path(export(of.root, "inspect")["path"])
+
+    begun = {"command": "sweep", "model": "net", "layers": ["x"], "asked": "0-63", "units": ["net/x:0"]}
+    run.put("manifest.json", begun)
+    run.put("leases/0001/claim.json", {"host": "a", "pid": 3, "started": "77"})
+    os.utime(run.root / "leases/0001/claim.json", (1_700_000_000, 1_700_000_000))
+    first = exported(run)
+    assert first.name.startswith("2023-11-14T22-13-20+00-00_maia-sweep_")
+    run.put(
+        "manifest.json", begun | {"asked": "0-127", "layers": ["x", "y"], "units": ["net/x:0", "net/y:1"]}
+    )
+    run.put("leases/0002/claim.json", {"host": "b", "pid": 4, "started": "99"})
+    run.write_unit(6)
+    assert exported(run) == first
+    assert len(json.loads(first.read_text())["samples"]) == 3
+    other = FakeRun(tmp_path / "other")
+    other.write_unit(3)
+    other.put("manifest.json", begun | {"units": ["net/x:5"]})
+    other.put("leases/0001/claim.json", {"host": "a", "pid": 5, "started": "88"})
+    os.utime(other.root / "leases/0001/claim.json", (1_700_000_000, 1_700_000_000))
+    assert exported(other).name != first.name
 
 
 def test_a_log_of_what_no_agent_was_asked_invents_no_conversation_and_no_score(tmp_path):
