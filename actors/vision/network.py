@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING, Any, get_args
 
 from actors.errors import UsageError
@@ -37,32 +38,31 @@ class Network:
     scores: Scores | None = None
 
     def fingerprint(self, dtype: str) -> str:
-        """Return 32 hex digits of the architecture, every weight, the preprocessing, what the output is, and `dtype`."""
-        import torch
+        """Return 32 hex digits of the architecture, every weight, the preprocessing, what the output is, and `dtype`.
+
+        Raises:
+            UsageError: If the network holds something that cannot be told apart from what another would hold.
+        """
+        from actors.vision.content import scripted, update
 
         digest = hashlib.blake2b(digest_size=16)
         facts: list[Any] = [repr(self.module), self.preprocess.facts(), dtype]
         if self.scores not in (None, "softmax"):
             facts.append(self.scores)
         digest.update(json.dumps(facts).encode())
-        for name, value in sorted(self.module.state_dict().items()):
-            for tensor in _tensors(value):
-                digest.update(f"{name}:{tuple(tensor.shape)}:{tensor.dtype}:".encode())
-                flat = tensor.detach().cpu().contiguous().reshape(-1)
-                digest.update(flat.view(torch.uint8).numpy().data)
+        held = chain(
+            sorted(self.module.state_dict().items(), key=lambda item: item[0]), scripted(self.module)
+        )
+        for name, value in held:
+            try:
+                update(digest, name, value)
+            except Exception as error:  # whatever somebody's class raises when it is to be pickled
+                raise UsageError(
+                    f"{self.name} holds a {type(value).__name__} at {name!r} that cannot be told apart from another: "
+                    f"{type(error).__name__}: {str(error)[:200]}",
+                    "Let the module's state hold tensors and values that can be pickled (see get_extra_state).",
+                ) from error
         return digest.hexdigest()
-
-
-def _tensors(value: Any) -> Iterator[torch.Tensor]:
-    """Yield the plain tensors of a state's value: quantised modules keep theirs packed, in tuples beside other things."""
-    import torch
-
-    if isinstance(value, torch.Tensor):
-        dense = value.dequantize() if value.is_quantized else value
-        yield dense if dense.layout == torch.strided else dense.to_dense()
-    elif isinstance(value, (tuple, list)):
-        for part in value:
-            yield from _tensors(part)
 
 
 def at_rest(module: torch.nn.Module) -> torch.nn.Module:
