@@ -197,16 +197,18 @@ class Campaign:
         with ledger(self.profile, plan.run) as account:
             first = random.randrange(1024)  # several runs on a cluster shall not begin at the same node
             count = len(carriers()) if n_hosts == "per-node" else n_hosts
-            started = [RayHost(plan, account, settings.agents, seat=first + i) for i in range(count)]
-            hosts: list[HostHandle] = [*started]
-
             unfit: set[str] = set()
+            started = [
+                RayHost(plan, account, settings.agents, seat=first + i, unfit=unfit) for i in range(count)
+            ]
+            hosts: list[HostHandle] = [*started]
 
             async def on_new_nodes() -> list[HostHandle]:
                 nodes = await asyncio.to_thread(carriers)
                 new: list[HostHandle] = []
                 for node in without_host([each for each in nodes if each not in unfit], started):
-                    host = RayHost(plan, account, settings.agents, seat=nodes.index(node))
+                    seat = [each for each in nodes if each not in unfit].index(node)
+                    host = RayHost(plan, account, settings.agents, seat=seat, unfit=unfit)
                     try:
                         await host.ready()
                     except BaseException as error:

@@ -66,6 +66,10 @@ class HostGoneError(HostLostError):
     """A host that Ray will not bring back: it could not be built, was ended, or its node is lost."""
 
 
+class UnfitNodeError(UsageError):
+    """A node that lacks what every host needs."""
+
+
 class HostActor:
     """What Ray runs."""
 
@@ -85,7 +89,7 @@ class HostActor:
         widen_threads()
         plan = self._plan
         if not await asyncio.to_thread(Store(plan.run).has, PLAN):
-            raise UsageError(
+            raise UnfitNodeError(
                 f"{platform.node()}, a node of the cluster, does not see the run directory {plan.run}.",
                 "Put --out (of a URL: the cache, MAIA_CACHE) on a path that all nodes share, or set sweep.hosts to 0.",
             )
@@ -241,14 +245,25 @@ class RayHost:
     """A host in a Ray actor, as the orchestrator sees it."""
 
     def __init__(
-        self, plan: HostPlan, ledger: str, width: int, *, seat: int = 0, silence_s: float = SILENCE_S
+        self,
+        plan: HostPlan,
+        ledger: str,
+        width: int,
+        *,
+        seat: int = 0,
+        unfit: set[str] | None = None,
+        silence_s: float = SILENCE_S,
     ) -> None:
         """`ledger` is the name of the run's account, "" for none. Must be made on the event loop.
 
-        Hosts with seats in a row are on as many nodes as there are.
+        Hosts with seats in a row are on as many nodes as there are. `unfit` are the ids of nodes on which none works,
+        known to all hosts of a run, each of which adds those that it meets.
         """
         self._plan, self._ledger, self._width, self._silence_s = plan, ledger, width, silence_s
         self._seat = seat
+        self._unfit = set() if unfit is None else unfit
+        self._begun = False
+        """Whether a host has worked here or been replaced: what a node lacks from then on is no fault of the command."""
         self._pausing = False
         self._returning: asyncio.Task[None] | None = None
         self._launch()
@@ -261,6 +276,7 @@ class RayHost:
         self._name = uuid.uuid4().hex
         self._given_up: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         nodes = carriers()
+        nodes = [node for node in nodes if node not in self._unfit] or nodes
         self.node = node = nodes[self._seat % len(nodes)]
         self._actor = (
             ray.remote(HostActor)
@@ -280,13 +296,25 @@ class RayHost:
         return await self._answered(self._actor.study.remote(item))
 
     async def _answered(self, answer: Awaitable[T]) -> T:
-        """Return what the host answers; raises HostLostError if it cannot, or is given up meanwhile."""
-        asking, given_up = asyncio.ensure_future(_ask(answer, "a host")), self._given_up
+        """Return what the host answers.
+
+        Raises:
+            HostLostError: If it cannot, or is given up meanwhile.
+            UnfitNodeError: If its node lacks what it needs, and no host has begun here before.
+        """
+        asking, given_up, node = asyncio.ensure_future(_ask(answer, "a host")), self._given_up, self.node
         try:
             either: list[asyncio.Future[Any]] = [asking, given_up]
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if not given_up.done():
-                return asking.result()
+                found = asking.result()
+                self._begun = True
+                return found
+        except UnfitNodeError as unfit:
+            if not self._begun:
+                raise
+            self._unfit.add(node)
+            raise HostGoneError(unfit.message, unfit.fix) from None
         finally:
             asking.cancel()
         raise HostLostError(f"a host is lost: it did not answer for {2 * self._silence_s:g} s.")
@@ -336,7 +364,9 @@ class RayHost:
             self._given_up.set_result(None)
         self._kill()
         self._settle()
-        self._seat += 1  # its node may be what is broken
+        self._begun = True
+        if self.node not in self._unfit:  # else another is in its place among those that are left
+            self._seat += 1  # its node may be what is broken
         self._launch()
 
     def _settle(self) -> None:

@@ -98,8 +98,9 @@ async def test_a_node_that_joins_and_cannot_carry_agents_is_left_alone_and_ends_
     nodes, started, stopped = ["a"], [], []
 
     class Host:
-        def __init__(self, *_: Any, seat: int) -> None:
-            self.node = nodes[seat % len(nodes)]
+        def __init__(self, *_: Any, seat: int, unfit: set[str]) -> None:
+            fit = [node for node in nodes if node not in unfit]
+            self.node = fit[seat % len(fit)]
             started.append(self.node)
 
         async def ready(self) -> None:

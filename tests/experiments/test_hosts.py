@@ -25,7 +25,7 @@ from agents.store import Store
 from agents.work import WorkItem
 from experiments import hosts
 from experiments.config import Profile
-from experiments.hosts import HostPlan, LedgerActor, RayHost, RemoteAccount
+from experiments.hosts import HostPlan, LedgerActor, RayHost, RemoteAccount, UnfitNodeError
 
 pytestmark = [pytest.mark.anyio, pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -122,6 +122,58 @@ async def test_a_node_that_does_not_see_the_run_says_so_by_name(tmp_path: Path) 
         with pytest.raises(UsageError, match=re.escape(f"does not see the run directory {run}")):
             await asyncio.wait_for(host.ready(), 60)
         assert not run.exists(), "nor does it make one that nobody else sees"
+    finally:
+        await host.stop()
+
+
+class Forgetful(Host):
+    """Works until its node no longer sees the run."""
+
+    def __init__(self, plan: HostPlan, ledger: str, name: str) -> None:
+        super().__init__(plan, ledger, name)
+        self.run = plan.run
+
+    async def ready(self) -> None:
+        if (self.run / "unmounted").exists():
+            raise UnfitNodeError("a node does not see the run directory.")
+
+    async def study(self, item: WorkItem) -> dict[str, Any]:
+        await self.ready()
+        return await super().study(item)
+
+
+async def test_a_node_that_no_longer_sees_the_run_costs_its_host_and_not_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hosts, "HostActor", Forgetful)
+    unfit: set[str] = set()
+    host = RayHost(HostPlan(Profile(), tmp_path, "m", {}, tmp_path), "", 4, unfit=unfit)
+    try:
+        await asyncio.wait_for(host.ready(), 60)
+        (tmp_path / "unmounted").touch()
+        with pytest.raises(HostLostError, match="does not see the run"):
+            await asyncio.wait_for(host.study(WorkItem("short", "l", "0")), 60)
+        assert unfit == {host.node}
+        with pytest.raises(HostLostError, match=r"3 times in a row.*does not see the run"):
+            await asyncio.wait_for(host.ready(), 60)
+        (tmp_path / "unmounted").unlink()
+        await asyncio.wait_for(host.ready(), 60)  # where none is fit, the least bad is tried
+    finally:
+        await host.stop()
+
+
+async def test_no_host_is_started_on_a_node_that_was_found_unfit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hosts, "HostActor", Host)
+    (here,) = hosts.carriers()
+    monkeypatch.setattr(hosts, "carriers", lambda: ["0" * len(here), here])
+    host = RayHost(HostPlan(Profile(), tmp_path, "m", {}, tmp_path), "", 4, seat=0, unfit={"0" * len(here)})
+    try:
+        await asyncio.wait_for(host.ready(), 60)
+        await host._replace()
+        assert host.node == here
+        await asyncio.wait_for(host.ready(), 60)
     finally:
         await host.stop()
 
