@@ -99,13 +99,14 @@ async def evaluate(
             f"{run} has no labels to evaluate.",
             "Units get labels by `maia describe`, `sweep` and `synthetic`.",
         )
+    store = Store.open(run)
     model = None if manifest.get("model") == "synthetic" else manifest["model"]
     async with Workbench.open(profile, cache=loaded.cache, model=model, tell=console.say) as bench:
         # Labels of other weights foretell nothing about these.
-        check_studied(Store(run), bench.laboratory.facts, ("network",))
+        check_studied(store, bench.laboratory.facts, ("network",))
         subject_of = await subjects(bench, loaded.cache, manifest)
         evaluation = await prepare(bench, sizes or Sizes(), seed)
-        rows = await measure(console, evaluation, units, subject_of, Store.open(run))
+        rows = await measure(console, evaluation, units, subject_of, store)
     result = {
         "experiment": "evaluation",
         "model": manifest.get("model"),

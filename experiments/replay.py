@@ -49,6 +49,7 @@ async def replay_units(console: Console, path: Path) -> list[dict[str, Any]]:
 
 async def _replay(console: Console, unit: RecordedUnit, sandboxes: SandboxServer) -> dict[str, Any]:
     settings = unit.manifest.get("settings", {})
+    taken_over = unit.manifest.get("from_round", 1) - 1
     with tempfile.TemporaryDirectory(prefix="maia-replay-") as scratch:
         outcome = await replay(
             unit.store,
@@ -59,13 +60,14 @@ async def _replay(console: Console, unit: RecordedUnit, sandboxes: SandboxServer
             api_page=api_page(),
             settings=InterpreterSettings(**settings.get("interpreter", {})),
             seed=unit.item.seed,
-            taken_over=unit.manifest.get("from_round", 1) - 1,
+            taken_over=taken_over,
             on_round=lambda number: console.say(f"round {number}: as on record"),
         )
     return {
         "unit": unit.item.unit,
         "rounds": outcome.rounds,
         "recorded": outcome.recorded,
+        "taken_over": taken_over,
         "divergence": outcome.divergence,
     }
 

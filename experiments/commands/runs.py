@@ -88,8 +88,10 @@ def replay(unit: RunOrUnitPath, json: Json = False, verbose: Verbose = 0) -> Non
         for each in diverged:
             console.show(f"{each['unit']} diverged in {each['divergence']}", markup=False)
         if not diverged:
-            rounds = sum(each["rounds"] for each in played)
+            rounds = sum(each["rounds"] - each["taken_over"] for each in played)
             of = "" if len(played) == 1 else f" of {len(played)} units"
+            if played[0]["taken_over"]:
+                of = f" since the {played[0]['taken_over']} that the branch took over"
             console.show(f"all {rounds} rounds{of} came out as on record")
     if diverged:
         raise typer.Exit(1)
@@ -119,7 +121,11 @@ def branch(
     if json:
         console.result(record)
     else:
-        console.show(f"{record['label'] or record['status']}\nreport: {record['report']}", markup=False)
+        from experiments.describe import card
+
+        console.show(card(record | {"paths": {"report": record["report"]}}))
+    if record["status"] == "failed":
+        raise typer.Exit(1)
 
 
 @commands.command(epilog=examples("maia report runs/b6"))
