@@ -8,6 +8,7 @@ differ in what they are asked.
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +26,8 @@ from experiments.machinery import counts
 
 _ALIKE = ("chat", "interpreter", "confirmation", "generation")
 """Sections of a profile that a study's length and cost depend on."""
+_ASSUMED_STUDIES = 4
+"""Studies that what is assumed of their spread counts as."""
 _TASKS = {task.name: task for task in (DescribeUnit, AuditClass)}
 """Questions that runs are foretold of."""
 
@@ -120,7 +123,7 @@ def measured(
     found = replace(
         suited(base, task),
         rounds=statistics.fmean(rounds),
-        rounds_spread=statistics.stdev(rounds) if len(rounds) > 1 else base.rounds_spread,
+        rounds_spread=_spread(rounds, base.rounds_spread),
         studies=len(records),
         images_beforehand=statistics.fmean(surveys) if surveys else 0.0,
         images_a_round=sum(record["images_made"] for record in records) / sum(rounds),
@@ -129,6 +132,13 @@ def measured(
     if replies:
         found = replace(found, reply_tokens=replies / sum(rounds))
     return _from_requests(_requests(runs), sum(rounds), sum(surveys), profile, found)
+
+
+def _spread(rounds: Sequence[float], assumed: float) -> float:
+    """Return the standard deviation of rounds, of which few studies tell little: six alike say nothing of the seventh."""
+    n = len(rounds) - 1
+    told = n * statistics.variance(rounds) if n else 0.0
+    return math.sqrt((told + _ASSUMED_STUDIES * assumed**2) / (n + _ASSUMED_STUDIES))
 
 
 def suited(assumed: Assumptions, task: str) -> Assumptions:

@@ -135,3 +135,10 @@ def _single(store: Store, manifest: dict[str, Any]) -> list[WorkItem]:
                 )
             )
     return found
+
+
+def parts_of(run: Path) -> list[Path]:
+    """Return the runs in a run that has no units of its own: of an ablation its variants."""
+    return sorted(
+        path.parent for depth in ("*", "*/*", "*/*/*") for path in run.glob(f"{depth}/manifest.json")
+    )

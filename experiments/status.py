@@ -16,7 +16,7 @@ from agents.survey import MEASURED
 from agents.work import KEY as PLAN
 from agents.work import read_plan
 from experiments.machinery import reuse
-from experiments.recorded import no_run
+from experiments.recorded import no_run, parts_of
 
 _WOULD_FAIL_AGAIN = {"UndrawableError"}
 """Types of failures that another try with the same models cannot mend."""
@@ -45,6 +45,8 @@ def status(run: Path) -> dict[str, Any]:
     store = Store(run)
     plan = read_plan(store)
     units = [item.unit for item in plan] if plan is not None else _described(store)
+    if not units and (parts := parts_of(run)):
+        return _of_parts(run, parts)
     each = {unit: _unit(run / "units" / slug(unit)) for unit in units}
     states = [unit.state for unit in each.values()]
     owner = lease.owner(store)
@@ -70,6 +72,29 @@ def status(run: Path) -> dict[str, Any]:
         "failures": {
             unit: _last_failure(run, unit) for unit, found in each.items() if found.state == "failed"
         },
+    }
+
+
+def _of_parts(run: Path, parts: list[Path]) -> dict[str, Any]:
+    """Return the state of a run of runs: their sums, at an end when its result is there."""
+    found = [status(part) for part in parts]
+    owner = lease.owner(Store(run))
+    failed = sum(each["failed"] for each in found)
+    state = "finished with failures" if failed else "finished"
+    if owner is not None:
+        state = "running"
+    elif not any(run.glob("experiments/*.json")) or any(each["begun"] + each["waiting"] for each in found):
+        state = "interrupted"
+    sums = ("units", "done", "failed", "begun", "waiting", "rounds", "images", "tokens", "dollars")
+    return {
+        "run": str(run),
+        "state": state,
+        "owner": None if owner is None else {"host": owner.get("host"), "pid": owner.get("pid")},
+        **{name: sum(each[name] for each in found) for name in sums},
+        "units_an_hour": None,
+        "reuse": {},
+        "failures": {unit: error for each in found for unit, error in each["failures"].items()},
+        "parts": [part.relative_to(run).as_posix() for part in parts],
     }
 
 
@@ -170,6 +195,8 @@ def card(found: dict[str, Any]) -> str:
     ]
     if vision := found["reuse"].get("vision"):
         lines.append(f"{vision['rate']:.0%} of {vision['asked']:,} measurements needed no pass of their own")
+    if parts := found.get("parts"):
+        lines.append(plain(f"its runs, each with a status of its own: {', '.join(parts)}"))
     for unit, error in list(found["failures"].items())[:10]:
         lines.append(f"[red]failed[/red] {plain(unit)}: {error['type']}: {plain(error['message'])}")
     types = {error["type"] for error in found["failures"].values()}

@@ -131,6 +131,15 @@ def test_an_earlier_run_replaces_assumptions(profiles, tmp_path):
         measured([tmp_path / "nowhere"], paid, EXACT)
 
 
+def test_few_studies_that_took_as_many_rounds_do_not_foretell_that_all_will(profiles, tmp_path):
+    def spread(n: int) -> float:
+        earlier(tmp_path / str(n), profiles.profile("free"), *[14] * n)
+        return measured([tmp_path / str(n)], profiles.profile("free"), EXACT).rounds_spread
+
+    few, many = spread(2), spread(100)
+    assert 0 < many < 1 < few < EXACT.rounds_spread
+
+
 def test_what_the_models_of_earlier_runs_were_asked_is_foretold_for_as_many_studies(profiles, tmp_path):
     """A run like the recorded one comes to what was recorded: calls, images, seconds of devices."""
     free = profiles.profile("free")

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from actors.errors import UsageError
 from agents.journal import slug
 from agents.store import Store
 from agents.survey import BEGUN
 from agents.work import WorkItem, write_plan
+from experiments.export import export
 from experiments.status import card, status
 
 
@@ -107,3 +109,26 @@ def test_of_several_failures_one_that_may_be_mended_is_enough(run: Path) -> None
     failed(run, "b", "UndrawableError")
     failed(run, "c", "BackendError")
     assert "--retry-failed" in card(status(run))
+
+
+def test_a_run_of_runs_is_their_sum_and_at_its_end_when_its_result_is_there(tmp_path: Path) -> None:
+    """As one of `maia ablate`, whose variants are runs of their own."""
+    (tmp_path / "manifest.json").write_text("{}")
+    for name in ("full", "one-shot"):
+        part = tmp_path / "variants" / name
+        part.mkdir(parents=True)
+        (part / "manifest.json").write_text("{}")
+        write_plan(Store(part), [WorkItem(unit, "layer", unit) for unit in "ab"])
+        finished(part, "a", 1100)
+    assert (status(tmp_path)["state"], status(tmp_path)["waiting"]) == ("interrupted", 2)
+    finished(tmp_path / "variants/full", "b", 1100)
+    finished(tmp_path / "variants/one-shot", "b", 1100)
+    assert status(tmp_path)["state"] == "interrupted", "what compares them is still to come"
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments/ablation.json").write_text("{}")
+    found = status(tmp_path)
+    assert (found["state"], found["units"], found["done"], found["rounds"]) == ("finished", 4, 4, 16)
+    assert "variants/full, variants/one-shot" in card(found)
+    with pytest.raises(UsageError, match="runs in it") as refused:
+        export(tmp_path, "csv")
+    assert "variants/full" in refused.value.fix
