@@ -115,7 +115,7 @@ def sweep(
     end(summary)
 
 
-@commands.command(epilog=examples("maia audit tf_efficientnet_lite0 --classes goldfish --out runs/audit"))
+@commands.command(epilog=examples("maia audit tf_efficientnet_lite0 --classes umbrella,hourglass --out runs/audit"))
 def audit(
     model: Model,
     classes: Annotated[
