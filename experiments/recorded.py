@@ -85,7 +85,9 @@ def find_units(path: Path) -> list[RecordedUnit]:
         raise (
             no_run(path)
             if path.is_dir()
-            else UsageError(f"{path} lies in no run.", f"Write DIR/UNIT. {_OUT}")
+            else UsageError(
+                f"{path} is no run, and lies in none.", "Name the --out folder of a run, or DIR/UNIT."
+            )
         )
     store = Store(run)
     manifest = read_manifest(run)
