@@ -115,7 +115,9 @@ def sweep(
     end(summary)
 
 
-@commands.command(epilog=examples("maia audit tf_efficientnet_lite0 --classes umbrella,hourglass --out runs/audit"))
+@commands.command(
+    epilog=examples("maia audit tf_efficientnet_lite0 --classes umbrella,hourglass --out runs/audit")
+)
 def audit(
     model: Model,
     classes: Annotated[
