@@ -26,7 +26,7 @@ from agents.manifest import KEY as MANIFEST
 from agents.store import Store, finite
 from agents.verdict import verdict_of
 from agents.work import WorkItem, build_task, read_plan
-from experiments.recorded import parts_of, read_manifest
+from experiments.recorded import read_manifest, told_below
 from experiments.report.records import UnitName, without_home
 from experiments.results import as_parquet, result
 from tools.sandbox import api_page
@@ -56,11 +56,8 @@ class Run:
         items = read_plan(store) or list(_recorded(store))
         run = cls(store, without_home(manifest), items)
         if not any(True for _ in run.rows()):
-            if parts := parts_of(folder):
-                named = ", ".join(str(part) for part in parts[:8])
-                raise UsageError(
-                    f"{folder} has no units of its own, but runs in it.", f"Export one of them: {named}."
-                )
+            if told := told_below(folder):
+                raise UsageError(f"{folder} has no units of its own, but runs in it.", f"Export one. {told}")
             raise UsageError(f"no unit of {folder} has a result yet.", "Repeat this once one has.")
         return run
 

@@ -57,7 +57,7 @@ def no_run(folder: Path) -> UsageError:
             f"the run in {folder} has come to no unit yet.",
             f"Try again later: `maia status {folder}` says whether somebody works on it.",
         )
-    return UsageError(f"there is no run in {folder}.", _runs_below(folder) or _OUT)
+    return UsageError(f"there is no run in {folder}.", told_below(folder) or _OUT)
 
 
 def find_unit(path: Path) -> RecordedUnit:
@@ -94,7 +94,7 @@ def find_units(path: Path) -> list[RecordedUnit]:
     items = read_plan(store) or _single(store, manifest)
     units = [RecordedUnit(store, item, manifest) for item in items]
     if not units:
-        raise UsageError(f"{run} has no recorded unit.", _runs_below(run) or "Play it again once it has.")
+        raise UsageError(f"{run} has no recorded unit.", told_below(run) or "Play it again once it has.")
     name = path.relative_to(run).as_posix().removeprefix("units/")
     if name in ("", ".", "units"):
         return units
@@ -117,11 +117,15 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-def _runs_below(folder: Path) -> str:
-    found = [path.parent for depth in ("*", "*/*") for path in sorted(folder.glob(f"{depth}/{MANIFEST}"))]
-    if not found:
-        return ""
-    return f"Runs below it: {_listed(list(map(str, found)))}."
+def runs_below(folder: Path) -> list[Path]:
+    """Return the runs in a folder, or in a run that has no units of its own: of an ablation its variants."""
+    return [path.parent for depth in ("*", "*/*") for path in sorted(folder.glob(f"{depth}/{MANIFEST}"))]
+
+
+def told_below(folder: Path) -> str:
+    """Return a sentence that names the runs in a folder, "" where there are none."""
+    found = runs_below(folder)
+    return f"Runs below it: {_listed(list(map(str, found)))}." if found else ""
 
 
 def _single(store: Store, manifest: dict[str, Any]) -> list[WorkItem]:
@@ -137,10 +141,3 @@ def _single(store: Store, manifest: dict[str, Any]) -> list[WorkItem]:
                 )
             )
     return found
-
-
-def parts_of(run: Path) -> list[Path]:
-    """Return the runs in a run that has no units of its own: of an ablation its variants."""
-    return sorted(
-        path.parent for depth in ("*", "*/*", "*/*/*") for path in run.glob(f"{depth}/manifest.json")
-    )

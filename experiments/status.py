@@ -16,7 +16,7 @@ from agents.survey import MEASURED
 from agents.work import KEY as PLAN
 from agents.work import read_plan
 from experiments.machinery import reuse
-from experiments.recorded import no_run, parts_of
+from experiments.recorded import no_run, runs_below
 
 _WOULD_FAIL_AGAIN = {"UndrawableError"}
 """Types of failures that another try with the same models cannot mend."""
@@ -45,7 +45,7 @@ def status(run: Path) -> dict[str, Any]:
     store = Store(run)
     plan = read_plan(store)
     units = [item.unit for item in plan] if plan is not None else _described(store)
-    if not units and (parts := parts_of(run)):
+    if not units and (parts := runs_below(run)):
         return _of_parts(run, parts)
     each = {unit: _unit(run / "units" / slug(unit)) for unit in units}
     states = [unit.state for unit in each.values()]
@@ -55,7 +55,7 @@ def status(run: Path) -> dict[str, Any]:
     return {
         "run": str(run),
         "state": _state(store, owner, waiting + begun, failed, planned=bool(units)),
-        "owner": None if owner is None else {"host": owner.get("host"), "pid": owner.get("pid")},
+        "owner": _who(owner),
         "units": len(units),
         "done": len(units) - begun - failed - waiting,
         "failed": failed,
@@ -75,6 +75,10 @@ def status(run: Path) -> dict[str, Any]:
     }
 
 
+def _who(owner: Any) -> dict[str, Any] | None:
+    return None if owner is None else {"host": owner.get("host"), "pid": owner.get("pid")}
+
+
 def _of_parts(run: Path, parts: list[Path]) -> dict[str, Any]:
     """Return the state of a run of runs: their sums, at an end when its result is there."""
     found = [status(part) for part in parts]
@@ -89,7 +93,7 @@ def _of_parts(run: Path, parts: list[Path]) -> dict[str, Any]:
     return {
         "run": str(run),
         "state": state,
-        "owner": None if owner is None else {"host": owner.get("host"), "pid": owner.get("pid")},
+        "owner": _who(owner),
         **{name: sum(each[name] for each in found) for name in sums},
         "units_an_hour": None,
         "reuse": {},
