@@ -68,7 +68,8 @@ _UNITS_OPTION = {"sweep": "--units", "audit": "--classes"}
 def check(store: Store, manifest: dict[str, Any]) -> None:
     """Make sure that the directory is unclaimed, or claimed for this very manifest, of which it may have fewer units.
 
-    Only the ids of units tell whether it has fewer: without `units`, what was asked for is not compared.
+    Only the ids of units tell whether it has fewer: while `manifest` lacks them, as its network is not known yet, what was
+    asked for is not compared.
 
     Raises:
         UsageError: Showing each difference, if the directory belongs to another configuration.
@@ -128,17 +129,26 @@ def _check_extent(store: Store, old: dict[str, Any], new: dict[str, Any]) -> Non
 
 def widened(store: Store, manifest: dict[str, Any]) -> bool:
     """Say whether a run has been asked for in other words than before, so that it may have to be planned for more."""
-    present = store.get(KEY)
-    old = {} if present is None else parse(present, store.root / KEY)
-    return any(old.get(key) != manifest[key] for key in EXTENT if key in manifest)
+    old = recorded(store)
+    return old | _extent(manifest) != old
 
 
 def widen(store: Store, manifest: dict[str, Any]) -> None:
     """Write down which units the run has now; raises like `check`. Call it once they are planned."""
     check(store, manifest)
-    if widened(store, manifest):
-        old = parse(store.get(KEY) or b"{}", store.root / KEY)
-        store.rewrite(KEY, _encode(old | {key: manifest[key] for key in EXTENT if key in manifest}))
+    old = recorded(store)
+    if (new := old | _extent(manifest)) != old:
+        store.rewrite(KEY, _encode(new))
+
+
+def recorded(store: Store) -> dict[str, Any]:
+    """Return the manifest of a run, nothing where it has none yet."""
+    found: dict[str, Any] = parse(store.get(KEY) or b"{}", store.root / KEY)
+    return found
+
+
+def _extent(manifest: dict[str, Any]) -> dict[str, Any]:
+    return {key: manifest[key] for key in EXTENT if key in manifest}
 
 
 def claim(store: Store, manifest: dict[str, Any]) -> None:

@@ -14,9 +14,8 @@ from typing import Any
 from actors.errors import UsageError
 from actors.vision.known import recall
 from agents.journal import slug
-from agents.manifest import KEY as MANIFEST
-from agents.manifest import widened
-from agents.store import Store, parse
+from agents.manifest import recorded, widened
+from agents.store import Store
 from agents.work import read_plan
 from experiments import config as configuration
 from experiments.config import Profile
@@ -99,7 +98,7 @@ def unfinished(run: Path, asked: Mapping[str, Any], count: Callable[[], int]) ->
     if plan is None:
         return count()
     left = sum(not (run / "units" / slug(item.unit) / "done.json").exists() for item in plan)
-    known = parse(store.get(MANIFEST) or b"{}", run / MANIFEST).get("units")
+    known = recorded(store).get("units")
     if known is not None and widened(store, dict(asked)):
         left += max(0, count() - len(known))
     return left

@@ -22,7 +22,7 @@ from agents.host import HostCounts, HostHandle, LocalHost, widen_threads
 from agents.journal import slug
 from agents.lease import Lease, worked_s
 from agents.manifest import KEY as MANIFEST
-from agents.manifest import check, check_studied, claim_studied, widened
+from agents.manifest import check, check_studied, claim_studied, recorded, widened
 from agents.orchestrator import Orchestrator, Outcome, failures
 from agents.remote import is_working_copy
 from agents.store import Store, StoreError, parse
@@ -257,8 +257,8 @@ def check_known(
     Raises:
         UsageError: If the directory belongs to another configuration.
     """
-    recorded = parse(store.get(MANIFEST) or b"{}", store.root / MANIFEST).get("units", ())
-    if network is not None and all(unit.startswith(f"{network.name}/") for unit in recorded):
+    before = recorded(store).get("units", ())
+    if network is not None and all(unit.startswith(f"{network.name}/") for unit in before):
         check(store, {**manifest, "units": list(units)})
 
 

@@ -58,7 +58,7 @@ class PoolChatModel:
 
     async def complete(self, request: ChatRequest) -> ChatReply:
         with self._unanswered_call():
-            reply: ChatReply = await self._ask(request, request.conversation)
+            reply: ChatReply = await self._pool.submit(request, agent=request.conversation)
             return reply
 
     async def announced(self, request: ChatRequest, sending: Sending) -> ChatReply:
@@ -68,13 +68,10 @@ class PoolChatModel:
             if waits:
                 n_images = sum(len(message.images) for message in request.messages)
                 size = Admission(estimate_prompt(request.messages, 0), n_images, request.max_tokens)
-                asked = Admitted(request, await self._ask(size, request.conversation))
+                asked = Admitted(request, await self._pool.submit(size, agent=request.conversation))
             await sending()
-            reply: ChatReply = await self._ask(asked, request.conversation)
+            reply: ChatReply = await self._pool.submit(asked, agent=request.conversation)
             return reply
-
-    async def _ask(self, asked: ChatRequest | Admission | Admitted, conversation: str) -> Any:
-        return await self._pool.submit(asked, agent=conversation)
 
     @contextmanager
     def _unanswered_call(self) -> Iterator[None]:
