@@ -47,7 +47,7 @@ class OpenAIBackend(UnsharedBackend[Any, Any]):
         self._connection = connect(settings, environ)
         self._secrets = self._connection.secrets
         self._encoder = MessageEncoder(settings)
-        self._caller = EndpointCaller(settings, self._secrets, **collaborators)
+        self._caller = EndpointCaller(settings, self._secrets, proxy=self._connection.proxy, **collaborators)
 
     def beside(self, request: ChatRequest | Admission | Admitted) -> bool:
         """Say whether a request has waited already: it must not wait for the slots of those that wait for its place."""
@@ -112,7 +112,9 @@ class OpenAIBackend(UnsharedBackend[Any, Any]):
             # It would be sent back in every later round, and be kept with each.
             text, finish = text[:most], "length"
         model = sent.value.get("model")
-        name = as_utf8(model)[:200] if isinstance(model, str) and model else settings.model
+        name = (
+            self._secrets.redact(as_utf8(model))[:200] if isinstance(model, str) and model else settings.model
+        )
         return ChatReply(text, finish, usage, name)
 
     def body(self, request: ChatRequest) -> dict[str, Any]:

@@ -18,12 +18,26 @@ from typing import Any, Generic, TypeVar
 
 import structlog
 
-from actors.endpoint.faults import EndpointDownError, EndpointStopError, Fault, FaultyAnswerError, to_error
+from actors.endpoint.faults import (
+    PASSING,
+    EndpointDownError,
+    EndpointStopError,
+    Fault,
+    FaultyAnswerError,
+    to_error,
+)
 from actors.endpoint.gate import Clock, Gate, Sleep, Ticket
 from actors.endpoint.secrets import Secrets
 from actors.endpoint.settings import EndpointSettings
+from actors.errors import MaiaError
 
 T = TypeVar("T")
+
+Adapt = Callable[[Fault], Awaitable[bool]]
+"""Says whether a request that met this fault is now another one, worth an attempt of its own."""
+
+MOST_ADAPTATIONS = 12
+"""Ways in which one request may be changed before its fault counts."""
 
 LEAVE_S = 15.0
 """How long leave to send lasts: whoever was given it only writes down that it will, and may be gone."""
@@ -75,8 +89,9 @@ class EndpointCaller:
         clock: Clock = time.monotonic,
         sleep: Sleep = asyncio.sleep,
         random: Callable[[], float] = random.random,
+        proxy: str = "",
     ) -> None:
-        self._settings, self._secrets = settings, secrets
+        self._settings, self._secrets, self._proxy = settings, secrets, proxy
         self._clock, self._sleep, self._random = clock, sleep, random
         self.gate = Gate(settings, clock, sleep)
         self.tally = Tally()
@@ -125,13 +140,15 @@ class EndpointCaller:
         tokens: float,
         classify: Callable[[Exception], Fault | None],
         leave: str = "",
+        adapt: Adapt | None = None,
     ) -> Sent[T]:
         """Return the answer of the first attempt that gets one.
 
         `send` makes one attempt and raises what its library raises, or `FaultyAnswerError`; `classify`
         returns the fault in a library's exception, or None for a bug, which is raised as it is.
         `tokens` is what the request is expected to cost, for the tokens-a-minute limit. With `leave` (`admit`) that
-        lasts, the first attempt is made at once.
+        lasts, the first attempt is made at once. `adapt` is asked of each fault whether `send` now asks differently, such
+        as without a field that the server does not know: then the next attempt is made at once.
 
         Raises:
             ContentFilteredError: If the provider declined the content.
@@ -141,7 +158,7 @@ class EndpointCaller:
         """
         settings = self._settings
         deadline: float | None = None
-        attempts = in_doubt = 0
+        attempts = adapted = in_doubt = 0
         fault: Fault | None = None
         while True:
             try:
@@ -149,7 +166,7 @@ class EndpointCaller:
                     now = self._clock()
                     deadline = deadline if deadline is not None else now + settings.deadline_s
                     if fault is not None and now >= deadline:
-                        raise to_error(fault, settings.host, settings.model, attempts, in_doubt)
+                        raise self._error(fault, attempts, in_doubt)
                     attempts += 1
                     outcome = await self._attempt(
                         send, classify, min(settings.attempt_timeout_s, deadline - now)
@@ -164,14 +181,18 @@ class EndpointCaller:
                     if not fault.in_doubt:
                         ticket.used_tokens = 0.0
                     self.tally.faults[fault.kind] += 1
+                    if adapt is not None and adapted < MOST_ADAPTATIONS and await adapt(fault):
+                        adapted += 1
+                        self.gate.succeeded()
+                        continue
                     self._tell_gate(ticket, fault, attempts, in_doubt)
             except (EndpointDownError, EndpointStopError) as error:
                 # The gate's, which knows nothing of this request's attempts.
                 raise type(error)(error.message, error.fix, attempts, in_doubt) from None
-            wait = self._wait_before(attempts + 1, fault)
+            wait = self._wait_before(attempts - adapted + 1, fault)
             out_of_time = self._clock() + wait >= deadline
-            if not fault.passing or attempts >= settings.max_attempts or out_of_time:
-                raise to_error(fault, settings.host, settings.model, attempts, in_doubt) from None
+            if not fault.passing or attempts - adapted >= settings.max_attempts or out_of_time:
+                raise self._error(fault, attempts, in_doubt) from None
             log.warning(
                 "endpoint_retry",
                 host=settings.host,
@@ -182,13 +203,16 @@ class EndpointCaller:
             )
             await self._sleep(wait)
 
+    def _error(self, fault: Fault, attempts: int, in_doubt: int) -> MaiaError:
+        return to_error(fault, self._settings.host, self._settings.model, attempts, in_doubt, self._proxy)
+
     async def _attempt(
         self,
         send: Callable[[], Awaitable[Sent[T]]],
         classify: Callable[[Exception], Fault | None],
         patience_s: float,
     ) -> Sent[T] | Fault:
-        """Send once; return the answer, or the fault without secrets in its words."""
+        """Send once; return the answer, or the fault as it may be shown."""
         self.tally.attempts += 1
         # Counted first: an attempt that is cancelled, or ends in a bug, was sent all the same.
         self.tally.in_doubt += 1
@@ -209,17 +233,20 @@ class EndpointCaller:
             return sent
         if not fault.in_doubt:
             self.tally.in_doubt -= 1
-        return replace(fault, detail=self._secrets.redact(fault.detail))
+        if fault.status == 404 and fault.why == "address" and self.tally.answers:
+            # It answered here before: the route is gone while the server is deployed anew.
+            fault = replace(fault, kind="overloaded")
+        return fault.told(self._secrets.redact)
 
     def _tell_gate(self, ticket: Ticket, fault: Fault, attempts: int, in_doubt: int) -> None:
         if fault.kind == "rate_limited":
             self.gate.slow_down(ticket, fault.retry_after_s)
-        elif fault.passing:
+        elif fault.kind in PASSING:
             self.gate.failed(ticket, f"{fault.kind} ({fault.detail})")
             if fault.retry_after_s:
                 self.gate.slow_down(ticket, fault.retry_after_s)
         else:
-            error = to_error(fault, self._settings.host, self._settings.model, attempts, in_doubt)
+            error = self._error(fault, attempts, in_doubt)
             if isinstance(error, EndpointStopError):
                 self.gate.stop(error)
             else:

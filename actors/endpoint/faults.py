@@ -1,67 +1,25 @@
 """What can go wrong at an HTTP endpoint, and which of it is worth another attempt.
 
-Two vocabularies: a `Fault` says what one attempt met, and the errors below are what a caller sees when
-no further attempt can help. The error bodies differ between providers, so a fault is recognised by its
-code where there is one, else by its status, and by words only where many providers share the words.
+Two vocabularies: a `Fault` says what one attempt met, and the errors below are what a caller sees when no further
+attempt can help. What a status and a body mean is in `actors.endpoint.rules`.
 """
 
 from __future__ import annotations
 
-import email.utils
-import math
-import re
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
+from actors.endpoint.error_body import ErrorBody, read_body
+from actors.endpoint.rules import FaultKind, image_limit, is_about_an_image, rule_for
+from actors.endpoint.waits import wait_for
 from actors.errors import BackendError, MaiaError, RefusedError, UsageError
-
-FaultKind = Literal[
-    "rate_limited",  # too fast: slow everyone down
-    "overloaded",  # a server error that usually passes
-    "unreachable",  # no connection, or it broke
-    "timeout",  # no complete answer in time
-    "garbled",  # an answer that is none: HTML, broken JSON, no choices
-    "filtered",  # the provider declined the content: an answer
-    "too_long",  # the prompt does not fit the model
-    "rejected",  # this request can never work
-    "no_model",
-    "bad_key",
-    "no_quota",
-]
 
 PASSING: frozenset[str] = frozenset({"rate_limited", "overloaded", "unreachable", "timeout", "garbled"})
 """Faults that another attempt may cure."""
 
-_FILTER_CODES = {
-    "content_filter",
-    "content_policy_violation",
-    "moderation_blocked",
-    "responsibleaipolicyviolation",
-    "invalid_prompt",
-    "data_inspection_failed",
-}
-_QUOTA_CODES = {
-    "insufficient_quota",
-    "billing_hard_limit_reached",
-    "billing_not_active",
-    "insufficient_balance",
-}
-_FILTER_WORDS = re.compile(
-    r"content (management|filter|polic)|safety system|usage polic|moderation|flagged", re.I
-)
-_LENGTH_WORDS = re.compile(
-    r"context[ _](length|window|size)|prompt is too long|input is too long|too many (input )?tokens"
-    r"|exceeds? the (model'?s )?maximum (number of )?tokens|maximum (model|context|input) len",
-    re.I,
-)
-_TOO_LARGE_WORDS = re.compile(r"request too large|tokens must be reduced", re.I)
-"""Of a request that takes more than a minute's allowance: waiting does not help it, and others fit."""
-_QUOTA_WORDS = re.compile(
-    r"insufficient[ _](quota|balance|funds|credit)|exceeded your current quota|billing", re.I
-)
 _DETAIL_CHARS = 400
+_IN_DOUBT = frozenset({408, 499, 504, *range(520, 527)} - {521, 523, 525, 526})
+"""Statuses of a request that may have been worked on, and billed, all the same."""
 
 
 class AttemptedError(MaiaError):
@@ -95,18 +53,43 @@ class EndpointStopError(AttemptedError, UsageError):
     """No request can work until a person acts (key, quota, model name): stop everything."""
 
 
+class ImagesError(EndpointError):
+    """The request holds more images than the endpoint takes."""
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What one attempt met. `in_doubt`: the endpoint may have done, and billed, the work."""
+    """What one attempt met."""
 
     kind: FaultKind
     detail: str
+    """The server's words; whole until `told`, which comes after the secrets have been taken out."""
     retry_after_s: float | None = None
     in_doubt: bool = False
+    """The endpoint may have done, and billed, the work."""
+    status: int = 0
+    """The HTTP status; 0 where there was none."""
+    why: str = ""
+    """The rule that decided."""
+    body: ErrorBody = field(default_factory=ErrorBody)
+    image_limit: int | None = None
+    """Images that the server says it takes."""
+    final: bool = False
+    """The server forbids another attempt (`x-should-retry: false`)."""
 
     @property
     def passing(self) -> bool:
-        return self.kind in PASSING
+        return self.kind in PASSING and not self.final
+
+    @property
+    def about_an_image(self) -> bool:
+        """One image was not to the server's liking: it can be left out."""
+        return self.kind == "rejected" and is_about_an_image(self.body)
+
+    def told(self, redact: Callable[[str], str]) -> Fault:
+        """Return the fault as it may be shown: without secrets, and then on one line of bounded length."""
+        body = replace(self.body, words=redact(self.body.words), values={})
+        return replace(self, detail=_one_line(redact(self.detail)), body=body)
 
 
 class FaultyAnswerError(Exception):
@@ -119,119 +102,110 @@ class FaultyAnswerError(Exception):
 
 def from_status(status: int, body: object, headers: Mapping[str, str]) -> Fault:
     """Return the fault that an HTTP status, its decoded (or raw) body and its headers tell of."""
-    error: Any = body.get("error", body) if isinstance(body, dict) else body
-    fields = error if isinstance(error, dict) else {}
-    codes = {str(fields.get(name, "")).lower() for name in ("code", "type", "status")}
-    inner = fields.get("innererror")
-    if isinstance(inner, dict):
-        codes.add(str(inner.get("code", "")).lower())
-    text = fields.get("message") or (error if isinstance(error, str) else "")
-    detail = f"HTTP {status}: {_one_line(str(text)) or 'no message'}"
-    words = str(text)
-
-    kind: FaultKind
-    if status == 402 or codes & _QUOTA_CODES or (status in (403, 429) and _QUOTA_WORDS.search(words)):
-        kind = "no_quota"
-    elif status == 429 and _TOO_LARGE_WORDS.search(words):
-        kind = "too_long"
-    elif status == 429:
-        return Fault("rate_limited", detail, retry_after(headers))
-    elif status in (408, 409, 425) or status >= 500:
-        return Fault("overloaded", detail, retry_after(headers), in_doubt=status in (408, 504))
-    elif codes & _FILTER_CODES or (status in (400, 403, 422) and _FILTER_WORDS.search(words)):
-        kind = "filtered"
-    elif status in (401, 403):
-        kind = "bad_key"
-    elif "context_length_exceeded" in codes or status == 413 or _LENGTH_WORDS.search(words):
-        kind = "too_long"
-    elif status == 404:
-        kind = "no_model"
-    else:
-        kind = "rejected"
-    return Fault(kind, detail)
+    read = read_body(body)
+    rule = rule_for(status, read)
+    kind = rule.kind
+    should_retry = {name.lower(): value for name, value in headers.items()}.get("x-should-retry", "").lower()
+    if should_retry == "true" and kind == "rejected":
+        kind = "overloaded"
+    fault = Fault(
+        kind,
+        f"HTTP {status}: {read.words or 'no message'}",
+        status=status,
+        why=rule.why,
+        body=read,
+        final=should_retry == "false",
+    )
+    if kind in PASSING:
+        seconds = wait_for(headers, read, limited=kind == "rate_limited")
+        return replace(fault, retry_after_s=seconds, in_doubt=status in _IN_DOUBT)
+    return replace(fault, image_limit=image_limit(read)) if kind == "too_many_images" else fault
 
 
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds that `Retry-After` (or `retry-after-ms`) asks for; None if absent or nonsense."""
-    lowered = {name.lower(): value for name, value in headers.items()}
-    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        value = lowered.get(name, "").strip()
-        if not value:
-            continue
-        try:
-            seconds = float(value) * unit
-        except ValueError:
-            try:
-                until = email.utils.parsedate_to_datetime(value)
-                # The endpoint's own clock tells how far off that is; ours may have jumped, or never been right.
-                sent = email.utils.parsedate_to_datetime(lowered["date"]) if "date" in lowered else None
-                now = sent.timestamp() if sent is not None else time.time()
-                seconds = until.timestamp() - now
-            except (ValueError, TypeError, OverflowError):
-                continue
-            seconds = max(seconds, 0.0)
-        if math.isfinite(seconds) and seconds >= 0:
-            return seconds
-    return None
+_ADVICE: dict[str, tuple[type[MaiaError], str, str]] = {
+    "bad_key": (
+        EndpointStopError,
+        "{where} does not accept the key ({detail}).",
+        "Check that the variable named in `api_key_env` holds a valid key for it, then resume.",
+    ),
+    "no_access": (
+        EndpointStopError,
+        "{where} refuses access ({detail}).",
+        "The key is not the reason: a proxy, a firewall or the state of the account is. Put that right, "
+        "or set `proxy`, then resume.",
+    ),
+    "no_quota": (
+        EndpointStopError,
+        "the account at {where} has no quota or credit left ({detail}).",
+        "Add credit or raise the account's limit, then resume; finished work is kept.",
+    ),
+    "no_model": (
+        EndpointStopError,
+        "{where} does not know the model {model!r}, may not give it to this account, or has nothing at the address "
+        "({detail}).",
+        "Check `model` and `base_url`; the address usually ends in /v1.",
+    ),
+    "no_vision": (
+        EndpointStopError,
+        "{model} at {where} takes no images ({detail}).",
+        "Choose a model that sees images, or set `sees_images: false`: others then describe the images to it.",
+    ),
+    "too_long": (
+        ContextLengthError,
+        "the request is too long for {model} ({detail}).",
+        "Shorten the conversation: fewer rounds, `history.max_images`, or a smaller `image_side`.",
+    ),
+    "too_many_images": (
+        ImagesError,
+        "the request holds more images than {where} takes ({detail}).",
+        "Set `history.max_images` to what it takes.",
+    ),
+    "filtered": (
+        ContentFilteredError,
+        "{where} declined the content ({detail}).",
+        "Reword the request or change its images.",
+    ),
+    "rejected": (
+        EndpointError,
+        "{where} rejected the request ({detail}).",
+        "If it names a parameter, leave that out with `omit` or set it in `extra_body`.",
+    ),
+}
 
 
-def to_error(fault: Fault, host: str, model: str, attempts: int, in_doubt: int) -> MaiaError:
-    """Return what a caller sees when `fault` is the end of its request."""
+def to_error(fault: Fault, host: str, model: str, attempts: int, in_doubt: int, proxy: str = "") -> MaiaError:
+    """Return what a caller sees when `fault` is the end of its request; `proxy` is the one on the way, if any."""
     where = f"the endpoint {host}"
-    match fault.kind:
-        case "bad_key":
-            return EndpointStopError(
-                f"{where} does not accept the key ({fault.detail}).",
-                "Check that the variable named in `api_key_env` holds a valid key for it, then resume.",
-                attempts,
-                in_doubt,
-            )
-        case "no_quota":
-            return EndpointStopError(
-                f"the account at {where} has no quota or credit left ({fault.detail}).",
-                "Add credit or raise the account's limit, then resume; finished work is kept.",
-                attempts,
-                in_doubt,
-            )
-        case "no_model":
-            return EndpointStopError(
-                f"{where} does not know the model {model!r} or the address ({fault.detail}).",
-                "Check `model` and `base_url`; the address usually ends in /v1.",
-                attempts,
-                in_doubt,
-            )
-        case "too_long":
-            return ContextLengthError(
-                f"the request is too long for {model} ({fault.detail}).",
-                "Shorten the conversation: fewer rounds or images, or a smaller `image_side`.",
-                attempts,
-                in_doubt,
-            )
-        case "filtered":
-            return ContentFilteredError(
-                f"{where} declined the content ({fault.detail}).",
-                "Reword the request or change its images.",
-                attempts,
-                in_doubt,
-            )
-        case "rejected":
-            return EndpointError(
-                f"{where} rejected the request ({fault.detail}).",
-                "If it names a parameter, leave that out with `omit` or set it in `extra_body`.",
-                attempts,
-                in_doubt,
-            )
-        case _:
-            # Nobody could have been served: it is not this request's failure, and the next would meet the same.
-            down = fault.kind == "rate_limited" or (fault.kind == "unreachable" and not fault.in_doubt)
-            tries = "1 attempt" if attempts == 1 else f"{attempts} attempts"
-            asks = f" It asks to wait for {fault.retry_after_s:,.0f} s." if fault.retry_after_s else ""
-            return (EndpointDownError if down else EndpointError)(
-                f"{where} gave no usable answer in {tries}, the last: {fault.kind} ({fault.detail}).{asks}",
-                "Wait and resume, or lower `max_concurrent`, `requests_per_minute` or `tokens_per_minute`.",
-                attempts,
-                in_doubt,
-            )
+    detail = f"{_one_line(fault.detail)}{f', through the proxy {proxy}' if proxy else ''}"
+    if fault.kind in _ADVICE:
+        kind, message, fix = _ADVICE[fault.kind]
+        message = message.format(where=where, model=model, detail=detail)
+        return kind(message, fix, attempts, in_doubt)  # type: ignore[call-arg]
+    # Nobody could have been served: it is not this request's failure, and the next would meet the same.
+    refused = fault.kind == "unreachable" and not fault.in_doubt
+    tries = "1 attempt" if attempts == 1 else f"{attempts} attempts"
+    asks = f" It asks to wait for {fault.retry_after_s:,.0f} s." if fault.retry_after_s else ""
+    return (EndpointDownError if refused or fault.kind == "rate_limited" else EndpointError)(
+        f"{where} gave no usable answer in {tries}, the last: {fault.kind} ({detail}).{asks}",
+        _wait_advice(fault, refused, proxy),
+        attempts,
+        in_doubt,
+    )
+
+
+def _wait_advice(fault: Fault, refused: bool, proxy: str) -> str:
+    if refused:
+        return (
+            f"Check that `base_url` has the right host and port and that the server runs"
+            f"{', and `proxy`' if proxy else ''}, then resume."
+        )
+    if fault.kind == "timeout" and fault.status == 524:
+        return (
+            "The answer is slower than the proxy before the server allows: set `stream: true`, then resume."
+        )
+    if fault.kind == "timeout":
+        return "Wait and resume, raise `attempt_timeout_s`, or set `stream: true`."
+    return "Wait and resume, or lower `max_concurrent`, `requests_per_minute` or `tokens_per_minute`."
 
 
 def _one_line(text: str) -> str:

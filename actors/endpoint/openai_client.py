@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from actors.endpoint.error_body import read_body
 from actors.endpoint.faults import Fault, FaultyAnswerError, from_status
+from actors.endpoint.proxies import login_of, proxy_for, without_login
 from actors.endpoint.secrets import Secrets, read_secrets
 from actors.endpoint.settings import EndpointSettings
 
@@ -30,6 +32,8 @@ class Connection:
     client: openai.AsyncOpenAI
     secrets: Secrets
     headers: dict[str, Any] = field(repr=False)
+    proxy: str = ""
+    """The proxy on the way, as it may be shown; "" for none."""
 
 
 def connect(settings: EndpointSettings, environ: Mapping[str, str]) -> Connection:
@@ -50,6 +54,7 @@ def connect(settings: EndpointSettings, environ: Mapping[str, str]) -> Connectio
     }
     if key is None:
         headers["Authorization"] = openai.Omit()
+    proxy = proxy_for(settings.base_url, settings.proxy, environ)
     client = openai.AsyncOpenAI(
         api_key=key or "no-key",  # None would make the client look in the environment
         base_url=settings.base_url,
@@ -60,12 +65,18 @@ def connect(settings: EndpointSettings, environ: Mapping[str, str]) -> Connectio
         # flight that takes longer than everything else which a request costs.
         http_client=openai.DefaultAioHttpClient(
             event_hooks={"response": [_bound]},
+            # The client's own reading of the environment knows neither loopback nor address ranges. Certificates that
+            # a variable names are still taken.
+            proxy=proxy,
+            trust_env=False,
+            verify=httpx2.create_ssl_context(),
             limits=httpx2.Limits(
                 max_connections=settings.max_concurrent, max_keepalive_connections=settings.max_concurrent
             ),
         ),
     )
-    return Connection(client, Secrets([key or "", *secret_headers.values()]), headers)
+    hidden = [key or "", *secret_headers.values(), login_of(proxy) if proxy else ""]
+    return Connection(client, Secrets(hidden), headers, without_login(proxy) if proxy else "")
 
 
 async def _bound(response: Any) -> None:
@@ -97,10 +108,8 @@ def classify(error: Exception) -> Fault | None:
 
     match error:
         case openai.APIStatusError():
-            body = error.body if error.body is not None else error.response.text
-            if isinstance(body, dict) and "error" not in body:
-                body = {"error": body}
-            return from_status(error.status_code, body, error.response.headers)
+            # Not `error.body`: of some shapes the client keeps a part only, such as the words without the code.
+            return from_status(error.status_code, error.response.text, error.response.headers)
         case openai.APIConnectionError():
             return _connection_fault(error)
         case openai.OpenAIError():
@@ -124,6 +133,8 @@ def _connection_fault(error: Exception) -> Fault:
         own is None and any(isinstance(each, TimeoutError) for each in causes)
     ):
         return Fault("timeout", "the connection timed out", in_doubt=True)
+    if isinstance(own, aiohttp.ClientHttpProxyError):
+        return from_status(own.status, f"the proxy answered: {own.message}", own.headers or {})
     origin = own or (causes[0] if causes else error)
     # A connection that never opened carried nothing; one that broke may have carried the request.
     in_doubt = not isinstance(own, aiohttp.ClientConnectorError)
@@ -140,7 +151,7 @@ def json_object(data: bytes) -> dict[str, Any]:
     try:
         body = json.loads(data)
     except (ValueError, RecursionError) as error:
-        start = data[:80].decode("utf-8", "replace")
+        start = read_body(data).words
         raise FaultyAnswerError(
             Fault("garbled", f"not JSON ({type(error).__name__}): {start!r}", in_doubt=True)
         ) from None
@@ -148,13 +159,28 @@ def json_object(data: bytes) -> dict[str, Any]:
         raise FaultyAnswerError(
             Fault("garbled", f"JSON of the wrong kind: {type(body).__name__}", in_doubt=True)
         )
-    error_field = body.get("error")
-    if error_field:
-        code = error_field.get("code") if isinstance(error_field, dict) else None
-        try:
-            status = int(str(code))
-        except ValueError:
-            status = 502
-        fault = from_status(status if 400 <= status <= 599 else 502, body, {})
-        raise FaultyAnswerError(Fault(fault.kind, f"{fault.detail} (sent with status 200)", None, True))
+    raise_error_in(body)
     return body
+
+
+def raise_error_in(body: dict[str, Any]) -> None:
+    """Raise the error that a body of status 200 holds in place of an answer, or beside an empty one.
+
+    Raises:
+        FaultyAnswerError: If `error` is there, at the top or in the first choice.
+    """
+    choices = body.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+    error = body.get("error") or first.get("error")
+    if not error:
+        return
+    code = error.get("code") or error.get("status") if isinstance(error, dict) else None
+    try:
+        status = int(str(code))
+    except ValueError:
+        status = 502
+    if not 400 <= status <= 599:
+        status = 502
+    fault = from_status(status, {"error": error}, {})
+    # Billed or not: a server that began to answer may have done the work.
+    raise FaultyAnswerError(replace(fault, detail=f"{fault.detail} (sent with status 200)", in_doubt=True))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import html
+import json
+import re
 import urllib.parse
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from actors.endpoint.settings import EndpointSettings
 from actors.errors import UsageError
@@ -13,27 +16,84 @@ class MissingKeyError(UsageError):
     """An endpoint's key is not in the environment."""
 
 
-class Secrets:
-    """Values that must never be shown. Its own text and pickle hold none of them."""
+PART = 8
+"""Characters of a secret that already count as one: servers shorten the keys that they repeat."""
+_ANCHOR = 4
+_REDACTED = "[redacted]"
 
-    __slots__ = ("_values",)
+
+class Secrets:
+    """Values that must never be shown, whole or in part. Its own text and pickle hold none of them."""
+
+    __slots__ = ("_anchors", "_short", "_values")
 
     def __init__(self, values: Iterable[str] = ()) -> None:
-        forms = {form for value in values if value for form in (value, urllib.parse.quote(value, safe=""))}
+        forms = {form for value in values if value for form in _forms(value)}
         # Longest first, so that a secret that contains another leaves no remainder.
-        self._values = sorted(forms, key=len, reverse=True)
+        self._values = sorted((form for form in forms if len(form) >= PART), key=len, reverse=True)
+        # A placeholder ("EMPTY", "x") is part of ordinary words: it is taken out only where it stands alone.
+        short = sorted((form for form in forms if len(form) < PART), key=len, reverse=True)
+        words = "|".join(map(re.escape, short))
+        self._short = re.compile(rf"(?<![\w-])(?:{words})(?![\w-])") if short else None
+        # Every part of PART characters holds one of these: looking for them alone is a fraction of the work.
+        step = PART - _ANCHOR + 1
+        self._anchors = [
+            (value, at, value[at : at + _ANCHOR])
+            for value in self._values
+            for at in range(0, len(value) - _ANCHOR + 1, step)
+        ]
 
     def redact(self, text: str) -> str:
-        """Return `text` with every secret replaced by `[redacted]`."""
+        """Return `text` with every secret, and every part of one of at least `PART` characters, replaced.
+
+        A part that is an ordinary word (lower-case letters alone) stays: keys hold such words by way of placeholder.
+        """
+        text = self.redact_record(text)
+        return text if self._short is None else self._short.sub(_REDACTED, text)
+
+    def redact_record(self, text: str) -> str:
+        """Do as `redact`, and leave values shorter than `PART` alone: in a record they are ordinary words."""
         for value in self._values:
-            text = text.replace(value, "[redacted]")
-        return text
+            text = text.replace(value, _REDACTED)
+        spans = sorted(self._parts(text))
+        if not spans:
+            return text
+        pieces, end = [], 0
+        for start, stop in spans:
+            if start >= end:
+                pieces += [text[end:start], _REDACTED]
+            end = max(end, stop)
+        return "".join([*pieces, text[end:]])
+
+    def _parts(self, text: str) -> Iterator[tuple[int, int]]:
+        """Yield where parts of secrets stand in a text."""
+        for value, at, anchor in self._anchors:
+            found = text.find(anchor)
+            while found >= 0:
+                before, after = 0, _ANCHOR
+                while before < min(at, found) and text[found - before - 1] == value[at - before - 1]:
+                    before += 1
+                while (
+                    at + after < len(value)
+                    and found + after < len(text)
+                    and text[found + after] == value[at + after]
+                ):
+                    after += 1
+                part = text[found - before : found + after]
+                if len(part) >= PART and not (part.isalpha() and part.islower()):
+                    yield found - before, found + after
+                found = text.find(anchor, found + 1)
 
     def __repr__(self) -> str:
         return f"Secrets({len(self._values)} hidden)"
 
     def __reduce__(self) -> tuple[type[Secrets], tuple[()]]:
         return Secrets, ()
+
+
+def _forms(value: str) -> Iterator[str]:
+    """Yield the spellings in which a value may come back: plain, in an address, in JSON, in HTML."""
+    yield from (value, urllib.parse.quote(value, safe=""), json.dumps(value)[1:-1], html.escape(value))
 
 
 def read_secret(variable: str, environ: Mapping[str, str], used_for: str) -> str:

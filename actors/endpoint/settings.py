@@ -30,6 +30,10 @@ class EndpointSettings(Settings):
     extra_body: dict[str, Any] = Field(default_factory=dict)
     """Further fields of the request's JSON body, for what only this endpoint understands."""
 
+    proxy: str = "env"
+    """env: the proxy that http_proxy, https_proxy and no_proxy name; none: no proxy; or a proxy's address. A server
+    on this machine is never asked through a proxy."""
+
     max_concurrent: int = Field(default=32, ge=1, le=4096)
     """Requests in flight at most; halved while the endpoint is overloaded, and restored as it recovers."""
     requests_per_minute: float | None = Field(default=None, gt=0)
@@ -66,6 +70,18 @@ class EndpointSettings(Settings):
             # The value is not repeated: it holds a secret.
             raise ValueError("must not hold a user name or password; use api_key_env or headers_env")
         return value.rstrip("/")
+
+    @field_validator("proxy")
+    @classmethod
+    def _proxy(cls, value: str) -> str:
+        if value in ("env", "none"):
+            return value
+        url = urllib.parse.urlsplit(value)
+        if url.scheme not in ("http", "https") or not url.hostname:
+            raise ValueError("must be env, none, or an http:// or https:// address")
+        if url.username or url.password:
+            raise ValueError("must not hold a user name or password; set https_proxy, and `proxy: env`")
+        return value
 
     @field_validator("extra_headers", "headers_env")
     @classmethod

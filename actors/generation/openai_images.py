@@ -27,6 +27,8 @@ from actors.images import Image, ImageDecodeError, Provenance, decode, encode_pn
 
 _LIMIT_BYTES = 64 << 20
 _FETCHES = 3
+_MOST_WORDS = 4000
+"""Characters of a reworded prompt that are kept."""
 
 
 class OpenAIImageMaker:
@@ -49,7 +51,9 @@ class OpenAIImageMaker:
         self.slots = settings.max_concurrent
         self._settings = settings
         self._connection = connect(settings, environ)
-        self._caller = EndpointCaller(settings, self._connection.secrets, **collaborators)
+        self._caller = EndpointCaller(
+            settings, self._connection.secrets, proxy=self._connection.proxy, **collaborators
+        )
 
     async def generate(self, requests: Sequence[GenerateRequest]) -> list[MadeImage | MaiaError]:
         """Return one image or typed failure a request, in order."""
@@ -125,7 +129,8 @@ class OpenAIImageMaker:
         reworded = item.get("revised_prompt")
         notes: tuple[str, ...] = ()
         if isinstance(reworded, str) and reworded.strip() not in ("", arguments["prompt"].strip()):
-            notes = (f"the endpoint drew this prompt instead: {self._connection.secrets.redact(reworded)}",)
+            words = self._connection.secrets.redact(reworded)[:_MOST_WORDS]
+            notes = (f"the endpoint drew this prompt instead: {words}",)
         seed = request.seed if self._settings.send_seed else None
         maker = f"{self.name} {self.settings}" + ("" if self._settings.send_seed else " (takes no seed)")
         return MadeImage(
@@ -151,10 +156,12 @@ class OpenAIImageMaker:
             except (OSError, ValueError) as error:
                 if attempt == _FETCHES:
                     host = urllib.parse.urlsplit(url).netloc
+                    why = self._connection.secrets.redact(f"{host}: {error}")
+                    # Not chained: the library's own error holds the address, which may hold a key.
                     raise BackendError(
-                        f"{self.name} made an image, but it could not be fetched from {host}: {error}",
+                        f"{self.name} made an image, but it could not be fetched from {why}",
                         "Set `response_format: b64_json` to get images in the answer itself.",
-                    ) from error
+                    ) from None
         raise AssertionError("unreachable")
 
     def describe(self) -> dict[str, Any]:

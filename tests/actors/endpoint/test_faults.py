@@ -8,9 +8,11 @@ import pickle
 
 import pytest
 
-from actors.endpoint.faults import Fault, from_status, retry_after, to_error
+from actors.endpoint.error_body import ErrorBody
+from actors.endpoint.faults import Fault, from_status, to_error
 from actors.endpoint.secrets import Secrets
 from actors.endpoint.settings import EndpointSettings
+from actors.endpoint.waits import wait_for
 from actors.errors import MaiaError
 
 
@@ -70,7 +72,7 @@ def test_how_long_an_endpoint_asks_to_wait_is_told() -> None:
 
 
 def test_a_long_message_is_cut_and_stays_on_one_line() -> None:
-    detail = from_status(500, {"error": {"message": "line\n" * 1000}}, {}).detail
+    detail = from_status(500, {"error": {"message": "line\n" * 1000}}, {}).told(str).detail
     assert len(detail) < 500
     assert "\n" not in detail
 
@@ -92,17 +94,17 @@ def test_a_long_message_is_cut_and_stays_on_one_line() -> None:
     ],
 )
 def test_retry_after_in_all_its_forms(headers: dict[str, str], seconds: float | None) -> None:
-    assert retry_after(headers) == seconds
+    assert wait_for(headers, ErrorBody()) == seconds
 
 
 def test_a_date_to_wait_for_is_reckoned_by_the_clock_of_the_endpoint() -> None:
     headers = {"Date": "Mon, 06 Jan 2020 10:00:00 GMT", "Retry-After": "Mon, 06 Jan 2020 10:00:30 GMT"}
-    assert retry_after(headers) == 30
+    assert wait_for(headers, ErrorBody()) == 30
 
 
 def test_retry_after_as_a_date_to_come() -> None:
     when = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=100)
-    wait = retry_after({"Retry-After": email.utils.format_datetime(when, usegmt=True)})
+    wait = wait_for({"Retry-After": email.utils.format_datetime(when, usegmt=True)}, ErrorBody())
     assert wait is not None
     assert 90 < wait <= 100
 

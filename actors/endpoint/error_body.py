@@ -1,0 +1,176 @@
+"""Reads what a server said of an error, whatever the shape of the body.
+
+Servers answer with OpenAI's `{"error": {...}}`, a list of one, a plain string, FastAPI's `detail`, problem details
+(RFC 7807), AWS's `__type` and `Message`, another server's body as JSON inside a string, or a proxy's page. All of
+them come down to codes (for programs) and words (for people), which are gathered from any depth.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+_CODE_FIELDS = {
+    "code",
+    "type",
+    "status",
+    "reason",
+    "error_type",
+    "error_code",
+    "errorcode",
+    "__type",
+    "innercode",
+}
+_WORD_FIELDS = {
+    "message", "msg", "detail", "title", "error", "errors", "raw", "description", "error_description", "error_msg",
+    "errormessage", "text", "reason",
+}  # fmt: skip
+_FIELD_NAMES = {"param", "loc", "field"}
+_ECHOES = {"input", "request", "messages", "prompt", "headers", "ctx", "traceback", "stack"}
+"""Fields that repeat the request: what is in them was said by us."""
+_MOST_NODES = 2000
+_MOST_DEPTH = 16
+_MOST_CHARS = 1 << 16
+"""Characters of a body that are read: no server needs more for its reason."""
+_PAGE = re.compile(r"^\s*(<!doctype html|<html|<head|<body|<title|<center)", re.I)
+_TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.I | re.S)
+_URL = re.compile(r"\bhttps?://\S+", re.I)
+_QUOTED = re.compile(r"[`'\"“‘\[]([A-Za-z_][\w.\-]*)[`'\"”’\]]")
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorBody:
+    """What a body says: `codes` in lower case, `words` as shown to people, `fields` of the request that it names."""
+
+    codes: frozenset[str] = frozenset()
+    words: str = ""
+    fields: frozenset[str] = frozenset()
+    page: bool = False
+    """The body is a web page: a proxy's or a load balancer's, not the API's."""
+    values: Mapping[str, str] = field(default_factory=dict)
+    """Scalars by lower-case name, the first of each: `retrydelay`, `n_ctx`, `x-ratelimit-reset`."""
+
+    @property
+    def plain(self) -> str:
+        """The words without addresses: a link to a billing page is no word about money."""
+        return _URL.sub(" ", self.words)
+
+
+def read_body(body: object) -> ErrorBody:
+    """Return what a decoded or raw body says; any value is read, and none raises."""
+    if isinstance(body, bytes | bytearray):
+        body = bytes(body[: 4 * _MOST_CHARS]).decode("utf-8", "replace")
+    if isinstance(body, str):
+        if _PAGE.match(body):
+            return ErrorBody(words=_page_words(body[:_MOST_CHARS]), page=True)
+        body = _json_in(body, whole=True) or body[:_MOST_CHARS]
+    reading = _Reading()
+    reading.read(body, "error", 0)
+    words = "; ".join(dict.fromkeys(reading.words))
+    if not words and body not in (None, "", {}, []):
+        words = _as_text(body)
+    names = reading.fields | {name.lower() for name in _QUOTED.findall(words)}
+    return ErrorBody(frozenset(reading.codes), words[:_MOST_CHARS], frozenset(names), values=reading.values)
+
+
+class _Reading:
+    """One walk through a body."""
+
+    def __init__(self) -> None:
+        self.codes: set[str] = set()
+        self.words: list[str] = []
+        self.fields: set[str] = set()
+        self.values: dict[str, str] = {}
+        self._nodes = 0
+
+    def read(self, value: Any, name: str, depth: int) -> None:
+        self._nodes += 1
+        if self._nodes > _MOST_NODES or depth > _MOST_DEPTH:
+            return
+        match value:
+            case dict():
+                # Words of the body itself before those that it quotes.
+                for key, each in sorted(value.items(), key=lambda item: isinstance(item[1], dict | list)):
+                    if (lowered := str(key).lower()) not in _ECHOES or _is_rate_header(lowered, each):
+                        self.read(each, lowered, depth + 1)
+            case list():
+                if name == "loc" and value:
+                    self.fields.add(str(value[-1]).lower())
+                for each in value if name != "loc" else []:
+                    self.read(each, name, depth + 1)
+            case str() | int() | float() if not isinstance(value, bool):
+                self._scalar(value, name, depth)
+            case _:
+                pass
+
+    def _scalar(self, value: str | float, name: str, depth: int) -> None:
+        self.values.setdefault(name, str(value)[:200])
+        if name in _CODE_FIELDS and not _is_status(value):
+            self.codes.add(str(value).rpartition("#")[2].lower()[:200])
+        if not isinstance(value, str):
+            return
+        if name in _FIELD_NAMES and value:
+            self.fields.add(re.split(r"[.\]\[ ]|->", value.strip(".] "))[-1].lower() or value.lower())
+        if name in _WORD_FIELDS and value.strip():
+            inner = _json_in(value)
+            if inner is not None:
+                lead = value[: _json_start(value)].strip(" -:")
+                if lead:
+                    self.words.append(lead)
+                self.read(inner, name, depth + 1)
+            elif name != "reason" or " " in value:
+                self.words.append(value.strip())
+
+
+def _is_rate_header(name: str, value: object) -> bool:
+    return name == "headers" and isinstance(value, dict)
+
+
+def _is_status(value: object) -> bool:
+    return bool(re.fullmatch(r"\d{3}", str(value)))
+
+
+def _json_start(text: str) -> int:
+    starts = [at for at in (text.find("{"), text.find("[{")) if at >= 0]
+    return min(starts) if starts else -1
+
+
+def _json_in(text: str, whole: bool = False) -> Any:
+    """Return the JSON object or list in a text (with `whole`, that is the text), None if there is none."""
+    start = _json_start(text)
+    if start < 0 or (whole and text[:start].strip()):
+        return None
+    for candidate in _spellings(text[start:]):
+        try:
+            value, _ = json.JSONDecoder().raw_decode(candidate)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(value, dict | list) and value:
+            return value
+    return None
+
+
+def _spellings(text: str) -> Iterator[str]:
+    yield text
+    if text.startswith(("{'", "[{'")):  # Python's spelling, which gateways in Python pass on
+        yield text.replace("'", '"').replace("None", "null")
+
+
+def _page_words(text: str) -> str:
+    title = _TITLE.search(text)
+    # A page's own words, without its scripts and styles.
+    body = re.sub(r"<(script|style|title)\b.*?</\1>", " ", text, flags=re.I | re.S)
+    said = " ".join(html.unescape(re.sub(r"<[^>]*>", " ", body)).split())[:300]
+    name = " ".join(html.unescape(title.group(1)).split()) if title else ""
+    return f"a web page: {'; '.join(part for part in (name, said) if part)}"
+
+
+def _as_text(body: object) -> str:
+    try:
+        return body if isinstance(body, str) else json.dumps(body, ensure_ascii=False)[:_MOST_CHARS]
+    except (TypeError, ValueError, RecursionError):
+        return repr(type(body).__name__)

@@ -1,0 +1,57 @@
+"""Which optional fields of a request a server's complaint names."""
+
+from __future__ import annotations
+
+import re
+
+from actors.endpoint.error_body import ErrorBody
+
+OPTIONAL = (
+    "max_completion_tokens", "max_tokens", "temperature", "seed", "stop", "detail", "reasoning_effort", "cache_control",
+    "service_tier", "stream_options", "stream", "response_format", "size", "quality", "reasoning_content", "reasoning",
+)  # fmt: skip
+"""Fields without which a request still asks the same; longer names before those that they hold."""
+
+_ALIASES = {
+    "reasoning_effort": r"reasoning[ _-]?effort|support thinking|thinking (is )?not supported",
+    "cache_control": r"cache[ _-]?control",
+}
+_COMPLAINT = re.compile(
+    r"unsupported|not supported|unknown|unrecogni[sz]ed|unexpected|not permitted|not allowed|deprecated|extra|invalid|"
+    r"does not support|doesn't support|cannot find field|no longer|must|should|not accept|only|too (large|high|big)|removed",
+    re.I,
+)
+_MOST = re.compile(
+    r"(?:at most|max\w*(?: value)?(?: is| of)?|less than or equal to|<=|up to|limit(?: is| of)?|not exceed)\D{0,20}(\d+)",
+    re.I,
+)
+
+
+def named_fields(body: ErrorBody) -> frozenset[str]:
+    """Return the optional fields that a complaint is about: by its `param` or `loc`, quoted, or in camel case."""
+    if not (_COMPLAINT.search(body.plain) or body.fields):
+        return frozenset()
+    named = {field for field in OPTIONAL if _plain(field) in {_plain(name) for name in body.fields}}
+    words = _plain(body.plain)
+    for field in OPTIONAL:
+        # One word, such as "seed", stands in many sentences: it must be quoted or named by `param`.
+        if "_" in field and _plain(field) in words:
+            named.add(field)
+    named |= {field for field, words in _ALIASES.items() if re.search(words, body.plain, re.I)}
+    if body.fields and (own := {field for field in named if field == _param(body)}):
+        return frozenset(own)
+    return frozenset(named)
+
+
+def most_tokens(body: ErrorBody) -> int | None:
+    """Return the longest answer that a server says it gives, None where it says none."""
+    found = [int(number) for number in _MOST.findall(body.plain)]
+    return min((each for each in found if each > 0), default=None)
+
+
+def _param(body: ErrorBody) -> str:
+    return body.values.get("param", "").lower()
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", "").lower()

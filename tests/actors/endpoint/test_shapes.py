@@ -1,0 +1,88 @@
+"""Every recorded shape of an error is understood: `endpoint_shapes.yaml` holds them, server by server."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from actors.endpoint.error_body import read_body
+from actors.endpoint.faults import from_status, to_error
+from actors.endpoint.fields import named_fields
+
+SHAPES: list[dict[str, Any]] = yaml.safe_load((Path(__file__).parent / "endpoint_shapes.yaml").read_text())
+
+
+def sent(shape: dict[str, Any]) -> bytes:
+    body = shape["body"]
+    return (body if isinstance(body, str) else json.dumps(body)).encode()
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"{shape['server']}: {shape['situation']}")
+def test_a_recorded_shape_is_the_kind_that_the_table_says(shape: dict[str, Any]) -> None:
+    """From the raw bytes as from the decoded body, with the limit and the wait that the words name."""
+    for body in (sent(shape), shape["body"]):
+        fault = from_status(shape["status"], body, {})
+        assert fault.kind == shape["kind"], fault
+        assert fault.image_limit == shape.get("limit")
+        if "wait_s" in shape:
+            assert fault.retry_after_s == pytest.approx(shape["wait_s"])
+        if "field" in shape:
+            assert shape["field"] in named_fields(fault.body)
+        assert str(to_error(fault, "host", "model", 1, 0))
+
+
+def test_the_words_are_shown_whatever_the_shape() -> None:
+    """Of every shape but an empty one, the server's own words are in the error."""
+    for shape in SHAPES:
+        told = str(to_error(from_status(shape["status"], sent(shape), {}), "host", "model", 1, 0))
+        assert "no message" not in told, shape
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"error": {"message": "Provider returned error", "metadata": {"raw": '{"detail": "too wide"}'}}}, "Provider returned error; too wide"),
+        ({"error": "{'error': 'Invalid model name'}"}, "Invalid model name"),
+        ({"message": 'GroqException - {"error": {"message": "slow"}}'}, "GroqException; slow"),
+        ({"title": "Unauthorized", "detail": "no"}, "Unauthorized; no"),
+        ({"Message": "with a capital"}, "with a capital"),
+        ({"oops": 3}, '{"oops": 3}'),
+        (b"<html><title>Sign in</title><script>x</script><p>Please &amp; now</p>", "a web page: Sign in; Please & now"),
+        ("", ""),
+        (None, ""),
+        ([[[[]]]], "[[[[]]]]"),
+    ],
+)  # fmt: skip
+def test_words_are_read_from_any_depth(body: object, words: str) -> None:
+    """Nested, quoted and embedded bodies come down to their words."""
+    assert read_body(body).words == words
+
+
+def test_what_a_body_repeats_of_the_request_is_not_its_own() -> None:
+    """A validation error that quotes the conversation does not turn into what the conversation spoke of."""
+    echo = {
+        "detail": [
+            {
+                "type": "missing",
+                "loc": ["body", "x"],
+                "msg": "Field required",
+                "input": {"message": "billing"},
+            }
+        ]
+    }
+    body = read_body(echo)
+    assert body.words == "Field required"
+    assert body.fields == {"x"}
+
+
+def test_hostile_bodies_are_read_in_bounds() -> None:
+    """Deep, wide and long bodies end, and keep words of bounded length."""
+    deep: Any = "end"
+    for _ in range(5000):
+        deep = {"error": deep}
+    for body in (deep, {"errors": ["x"] * 10**5}, "y" * 10**7, b"{" * 10**6):
+        assert len(read_body(body).words) <= 1 << 16
