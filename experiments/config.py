@@ -26,8 +26,11 @@ from agents.interpreter import InterpreterSettings
 from agents.orchestrator import SweepSettings
 from tools.sandbox.settings import SandboxSettings
 
-FILE_NAME = "ray_config.yaml"
-_OWN_FILE = Path(__file__).resolve().parent.parent / FILE_NAME
+FILE_NAME = "maia.yaml"
+"""Written by `maia init`; looked for in the current folder before `ray_config.yaml`."""
+_BUILT_IN_NAME = "ray_config.yaml"
+BUILT_IN_FILE = Path(__file__).resolve().parent.parent / _BUILT_IN_NAME
+"""The profiles that are always there, to be used and to be extended."""
 
 
 class ChatRoles(Settings):
@@ -46,7 +49,7 @@ class Profile(Settings):
     ray: RaySettings = RaySettings()
     vision: VisionSettings = VisionSettings()
     dataset: str = "scenes:3000:0"
-    """Images for exemplars: a folder, a .npy file, `hf:ID[:SPLIT[:COLUMN]]`, or `scenes:SIZE:SEED`."""
+    """Images for exemplars: a folder, a .npy file, `hf:ID[:SPLIT[:COLUMN]]`, or `scenes:SIZE:SEED`. Empty: `--data` must name them."""
     generation: GenerationSettings = ScenesGeneration()
     detection: DetectionSettings = ScenesDetection()
     chat: ChatRoles = ChatRoles()
@@ -67,8 +70,8 @@ class Configuration(Settings):
     """The profile of commands that name none."""
     cache_dir: Path = Path("~/.cache/maia")
     """Where exemplars, generated images and measured activations are kept between runs."""
-    profiles: dict[str, Profile] = Field(min_length=1)
-    """Ways of running, by name."""
+    profiles: dict[str, Profile]
+    """Ways of running, by name. The built-in ones are always there; one of the same name replaces it, and may extend it."""
 
     def profile(self, name: str | None = None) -> Profile:
         """Return a profile by name.
@@ -88,7 +91,7 @@ class Configuration(Settings):
     def named_file(self) -> str | None:
         """The file's whole path for `--config`, None for the program's own file, which needs no naming."""
         path = self.path.resolve()
-        return None if path == _OWN_FILE else str(path)
+        return None if path == BUILT_IN_FILE else str(path)
 
     @property
     def cache(self) -> Path:
@@ -97,7 +100,7 @@ class Configuration(Settings):
 
 
 def find(explicit: Path | None = None) -> Path:
-    """Return the configuration file: the one named, MAIA_CONFIG, ./ray_config.yaml, or the program's own."""
+    """Return the configuration file: the one named, MAIA_CONFIG, ./maia.yaml, ./ray_config.yaml, or the built-in one."""
     if explicit is None and os.environ.get("MAIA_CONFIG"):
         explicit = Path(os.environ["MAIA_CONFIG"])
     if explicit is not None:
@@ -106,26 +109,25 @@ def find(explicit: Path | None = None) -> Path:
                 f"the configuration file {explicit} does not exist.", "Check --config or MAIA_CONFIG."
             )
         return explicit
-    here = Path.cwd() / FILE_NAME
-    return here if here.is_file() else _OWN_FILE
+    for name in (FILE_NAME, _BUILT_IN_NAME):
+        if (here := Path.cwd() / name).is_file():
+            return here
+    return BUILT_IN_FILE
 
 
 def load(explicit: Path | None = None) -> Configuration:
-    """Return the validated configuration.
+    """Return the validated configuration; the built-in profiles are part of it, whatever file is read.
+
+    A profile of the file replaces the built-in one of its name, and may extend it by that name.
 
     Raises:
         ConfigError: Naming the file and the key of the first thing that is wrong.
     """
     path = find(explicit)
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeyLoader)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}.") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(content, dict) or not isinstance(content.get("profiles"), dict):
-        raise ConfigError(f"{path} must be a mapping with the key 'profiles', itself a mapping of names.")
-    profiles = {name: _extended(content["profiles"], name, path) for name in content["profiles"]}
+    content = _read(path)
+    built_in = {} if path.resolve() == BUILT_IN_FILE else _read(BUILT_IN_FILE)["profiles"]
+    own = content["profiles"]
+    profiles = {name: _extended(own, built_in, name, path) for name in {**built_in, **own}}
     try:
         return Configuration(**{**content, "profiles": profiles, "path": path})
     except ValidationError as error:
@@ -134,9 +136,30 @@ def load(explicit: Path | None = None) -> Configuration:
         raise ConfigError(f"{path}: {error}") from error
 
 
-def _extended(profiles: dict[str, Any], name: str, path: Path, seen: tuple[str, ...] = ()) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeyLoader)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}.") from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "the file"
+        raise ConfigError(
+            f"{path} is not valid YAML at {where}: {error.problem or error.context}.",
+            "Keys of one mapping must start in the same column, and be indented by spaces.",
+        ) from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(content, dict) or not isinstance(content.setdefault("profiles", {}), dict):
+        raise ConfigError(f"{path} must be a mapping; its key 'profiles' is itself a mapping of names.")
+    return content
+
+
+def _extended(
+    own: dict[str, Any], built_in: dict[str, Any], name: str, path: Path, seen: tuple[str, ...] = ()
+) -> dict[str, Any]:
     """Return profile `name` with what it extends merged under it."""
-    content = profiles[name]
+    content = own[name] if name in own else built_in[name]
     if content is None:
         content = {}
     if not isinstance(content, dict):
@@ -145,14 +168,17 @@ def _extended(profiles: dict[str, Any], name: str, path: Path, seen: tuple[str, 
     parent = content.pop("extends", None)
     if parent is None:
         return content
-    if parent not in profiles:
+    if parent == name and name in own and name in built_in:
+        return _merged(_extended({}, built_in, name, path), content)
+    if parent not in own and parent not in built_in:
         raise ConfigError(
             f"{path}: profiles.{name}.extends names {parent!r}, which is not a profile.",
-            f"Profiles: {', '.join(sorted(map(str, profiles)))}.",
+            f"{_meant(str(parent), map(str, {**built_in, **own}))}"
+            f"Profiles: {', '.join(sorted(map(str, {**built_in, **own})))}.",
         )
     if parent in (name, *seen):
         raise ConfigError(f"{path}: profiles.{name} extends itself, by way of {parent!r}.")
-    return _merged(_extended(profiles, parent, path, (*seen, name)), content)
+    return _merged(_extended(own, built_in, parent, path, (*seen, name)), content)
 
 
 def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -173,8 +199,14 @@ def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 def _explain(error: ValidationError, path: Path) -> str:
     """Return one line a problem: the key's path, the rule, the value."""
-    lines = []
-    for problem in error.errors()[:5]:
+    lines: list[str] = []
+    inherited = set()
+    for problem in error.errors():
+        # A profile that extends another has its faults too: each is told once, where it was written or first met.
+        below = problem["loc"][2:] if problem["loc"][:1] == ("profiles",) else problem["loc"]
+        if len(lines) == 5 or (below, problem["type"]) in inherited:
+            continue
+        inherited.add((below, problem["type"]))
         # Pydantic puts the chosen variant of a union into the location; the file has no such key.
         keys = [str(key) for key in problem["loc"]]
         variants = {

@@ -98,7 +98,7 @@ def replay(unit: RunOrUnitPath, json: Json = False, verbose: Verbose = 0) -> Non
 
 
 @commands.command(
-    epilog=examples("maia branch runs/b6/blocks.6:91 --from-round 3 --profile openai --out runs/branch")
+    epilog=examples("maia branch runs/b6/blocks.6:91 --from-round 3 --profile hosted --out runs/branch")
 )
 def branch(
     unit: UnitPath,

@@ -35,7 +35,7 @@ commands = typer.Typer()
 @commands.command(
     epilog=examples(
         "maia describe tf_efficientnet_lite0 blocks.6 91",
-        'maia describe resnet50 output "golden retriever" --profile openai',
+        'maia describe resnet50 output "golden retriever" --profile hosted',
         "maia describe python:net.py:build 1 7 --data ~/images --json",
     )
 )
@@ -76,7 +76,7 @@ def describe(
 @commands.command(
     epilog=examples(
         "maia sweep tf_efficientnet_lite0 blocks.6 --units sample:6 --out runs/b6",
-        "maia sweep resnet50 layer3,layer4 --profile openai --yes",
+        "maia sweep resnet50 layer3,layer4 --profile hosted --yes",
     )
 )
 def sweep(
@@ -281,7 +281,7 @@ def exemplars(
 
 @commands.command(
     epilog=examples(
-        "maia estimate tf_efficientnet_lite0 blocks.6 --units sample:100 --profile openai",
+        "maia estimate tf_efficientnet_lite0 blocks.6 --units sample:100 --profile hosted",
         "maia estimate resnet50 layer3 --like runs/b6 --assume rounds=12",
     )
 )

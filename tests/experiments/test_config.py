@@ -17,12 +17,43 @@ def write(folder: Path, text: str) -> Path:
     return path
 
 
-def test_the_programs_own_file_has_the_four_profiles():
-    loaded = config.load(Path(config.__file__).parent.parent / config.FILE_NAME)
-    assert {"embedded", "openai", "local", "cluster"} <= set(loaded.profiles)
+def test_the_built_in_file_has_four_profiles():
+    loaded = config.load(config.BUILT_IN_FILE)
+    assert set(loaded.profiles) == {"embedded", "hosted", "local", "cluster"}
     assert loaded.profile() is loaded.profiles["embedded"]
-    assert loaded.profile("openai").generation == loaded.profile("embedded").generation
-    assert loaded.profile("openai").chat.interpreter.backend == "openai"
+    hosted = loaded.profile("hosted")
+    assert hosted.chat.interpreter.backend == "openai"
+    assert hosted.generation.backend == "openai-images"
+    assert hosted.dataset == ""
+
+
+def test_a_file_of_ones_own_adds_to_the_built_in_profiles_and_may_extend_them(tmp_path):
+    """The built-in profiles stay usable, and one may be changed under its own name."""
+    path = write(
+        tmp_path,
+        "profiles:\n"
+        "  mine: {extends: embedded, vision: {batch: 7}}\n"
+        "  local: {extends: local, vision: {batch: 9}}\n",
+    )
+    loaded = config.load(path)
+    built_in = config.load(config.BUILT_IN_FILE)
+    assert loaded.profile("hosted") == built_in.profile("hosted")
+    assert loaded.profile("mine").dataset == built_in.profile("embedded").dataset
+    assert loaded.profile("local").vision.batch == 9
+    assert loaded.profile("local").generation == built_in.profile("local").generation
+    # What is built in extends what is built in or replaced: the cluster follows this local.
+    assert loaded.profile("cluster").vision.batch == 9
+
+
+def test_a_fault_that_other_profiles_inherit_is_told_once(tmp_path):
+    path = write(tmp_path, "profiles:\n  a: {visoin: {}}\n  b: {extends: a}\n  c: {extends: b}\n")
+    with pytest.raises(ConfigError) as error:
+        config.load(path)
+    assert str(error.value).count("visoin") == 1
+
+
+def test_a_file_may_hold_no_profile_of_its_own(tmp_path):
+    assert "embedded" in config.load(write(tmp_path, "cache_dir: /somewhere")).profiles
 
 
 def test_a_profile_changes_only_what_it_names(tmp_path):
@@ -53,12 +84,12 @@ def test_a_profile_changes_only_what_it_names(tmp_path):
         ("profiles: {a: {extends: z}}", ["profiles.a.extends", "'z'"]),
         ("profiles: {a: {extends: b}, b: {extends: a}}", ["extends itself"]),
         ("profiles: {a: 3}", ["profiles.a must be a mapping"]),
-        ("profiles: {}", ["profiles"]),
         ("profiles: [a]", ["must be a mapping"]),
         ("[]", ["must be a mapping"]),
         ("profiles: {a: {}}\nprofiles: {b: {}}", ["stands twice"]),
         ("profiles: {a: {}}\nprofile: b", ["unknown key profile"]),
-        ("profiles: {a: {", ["not valid YAML"]),
+        ("profiles: {a: {", ["not valid YAML at line 1"]),
+        ("profiles:\n  a:\n    vision: {}\n   ray: {}\n", ["not valid YAML at line 4, column 4", "indented"]),
     ],
 )
 def test_what_is_wrong_is_named_with_the_file(tmp_path, text, told):
@@ -73,7 +104,7 @@ def test_a_missing_file_or_profile_is_named(tmp_path):
     with pytest.raises(ConfigError, match="does not exist"):
         config.load(tmp_path / "none.yaml")
     loaded = config.load(write(tmp_path, "profiles: {a: {}, b: {}}\ndefault_profile: a"))
-    with pytest.raises(UsageError, match=r"no profile 'c'.*Profiles: a, b"):
+    with pytest.raises(UsageError, match=r"no profile 'c'.*Profiles: a, b, cluster, embedded, hosted, local"):
         loaded.profile("c")
 
 
@@ -85,6 +116,8 @@ def test_only_a_file_that_is_not_the_programs_own_needs_naming(tmp_path, monkeyp
         tmp_path / "ray_config.yaml"
     )
     assert config.load().named_file == str(tmp_path / "ray_config.yaml")
+    (tmp_path / "maia.yaml").write_text("default_profile: embedded")
+    assert config.load().named_file == str(tmp_path / "maia.yaml")
 
 
 def test_the_cache_folder_of_the_environment_wins(tmp_path, monkeypatch):
