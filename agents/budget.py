@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import repeat
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,13 +32,14 @@ from tools.toolbox import Studio
 _NEAR = 0.9
 """The part of a limit at which agents are asked to conclude: what is left pays for their last replies."""
 _FIELDS = ("dollars", "tokens", "requests", "images")
+"""What a cost is made of and a budget may limit."""
 
 
 class BudgetSettings(Settings):
-    """Limits; null is none. Dollars bind only where the configuration gives the model's `price`."""
+    """Limits; null is none. A limit in dollars needs a known price of every model that charges."""
 
     dollars: float | None = Field(None, gt=0)
-    """US dollars for language models."""
+    """US dollars for language models and hosted images."""
     tokens: int | None = Field(None, ge=1)
     """Prompt and completion tokens."""
     requests: int | None = Field(None, ge=1)
@@ -75,16 +76,19 @@ class Cost:
     tokens: int = 0
     requests: int = 0
     images: int = 0
+    unpriced: int = 0
+    """Requests and images whose price is unknown: they are not in `dollars`."""
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(*(getattr(self, name) + getattr(other, name) for name in _FIELDS))
+        return Cost(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
 
     def __sub__(self, other: Cost) -> Cost:
-        return Cost(*(getattr(self, name) - getattr(other, name) for name in _FIELDS))
+        return Cost(*(getattr(self, each.name) - getattr(other, each.name) for each in fields(self)))
 
     @classmethod
     def of(cls, usage: Usage) -> Cost:
-        return cls(usage.dollars, usage.prompt_tokens + usage.completion_tokens, usage.requests)
+        tokens = usage.prompt_tokens + usage.completion_tokens
+        return cls(usage.dollars, tokens, usage.requests, unpriced=usage.unpriced)
 
 
 class Account(Protocol):
@@ -224,12 +228,14 @@ class Rate:
     prompt: float = 0.0
     completion: float = 0.0
     image_tokens: int = 85
+    known: bool = True
+    """False: it charges, and nobody knows how much."""
 
     def most(self, request: ChatRequest) -> Cost:
         """Return what a request costs if its answer is as long as it may be."""
         prompt = estimate_prompt(request.messages, self.image_tokens)
         dollars = (prompt * self.prompt + request.max_tokens * self.completion) / 1e6
-        return Cost(dollars, prompt + request.max_tokens, 1)
+        return Cost(dollars, prompt + request.max_tokens, 1, unpriced=0 if self.known else 1)
 
 
 class MeteredChat:
@@ -242,7 +248,7 @@ class MeteredChat:
     def about(self, request: ChatRequest) -> dict[str, Any]:
         """Return what a call may cost, for the record of its intent."""
         most = self._rate.most(request)
-        return {"tokens": most.tokens, "dollars": most.dollars}
+        return {"tokens": most.tokens, "dollars": most.dollars, "unpriced": most.unpriced}
 
     async def complete(self, request: ChatRequest) -> ChatReply:
         return await self.announced(request, unannounced)
@@ -264,7 +270,8 @@ class MeteredChat:
             # Of a replica that was lost with it nobody knows: then it stays what it was, as it does in the records.
             if (doubtful := attempts_in_doubt(error)) is not None:
                 attempts = getattr(error, "attempts", 0)
-                spent = Cost(doubtful * most.dollars, doubtful * most.tokens, attempts)
+                unpriced = doubtful * most.unpriced
+                spent = Cost(doubtful * most.dollars, doubtful * most.tokens, attempts, unpriced=unpriced)
             raise
         finally:
             await self._account.settle(most, spent)
@@ -274,8 +281,16 @@ class MeteredChat:
 class MeteredStudio:
     """An image maker whose images are paid from an account."""
 
-    def __init__(self, studio: Studio, account: Account) -> None:
+    def __init__(
+        self,
+        studio: Studio,
+        account: Account,
+        expected: float = 0.0,
+        record: Callable[[Usage], None] = lambda _: None,
+    ) -> None:
+        """`expected` is US dollars set aside for an image; `record` writes down what a paid call was charged."""
         self._studio, self._account = studio, account
+        self._expected, self._record = expected, record
 
     async def generate(
         self, prompts: Sequence[str], seeds: Sequence[int], *, agent: str = ""
@@ -295,7 +310,7 @@ class MeteredStudio:
         return await self._paid(len(images), work)
 
     async def _paid(self, count: int, work: Any) -> list[MadeImage | MaiaError]:
-        most = Cost(images=count)
+        most = Cost(count * self._expected, images=count)
         try:
             await self._account.reserve(most)
         except BaseException:
@@ -305,10 +320,20 @@ class MeteredStudio:
         try:
             made = await work
         finally:
-            n_made = sum(isinstance(each, MadeImage) for each in made)
-            await self._account.settle(most, Cost(images=n_made))
+            await self._account.settle(most, await self._charged(made))
         raise_nobodys(made)
         return made
+
+    async def _charged(self, made: Sequence[MadeImage | MaiaError]) -> Cost:
+        """Return what the images cost; a failed call that may have been billed counts as one that was."""
+        images = [each for each in made if isinstance(each, MadeImage)]
+        doubtful = sum(attempts_in_doubt(each) or 0 for each in made if isinstance(each, MaiaError))
+        dollars = sum(each.dollars or 0.0 for each in images) + doubtful * self._expected
+        cost = Cost(dollars, images=len(images), unpriced=sum(each.dollars is None for each in images))
+        if cost.dollars or cost.unpriced:
+            usage = Usage(dollars=cost.dollars, unpriced=cost.unpriced)
+            await asyncio.to_thread(self._record, usage)
+        return cost
 
 
 def spent_so_far(store: Store, folder: str = "units") -> Cost:
@@ -322,8 +347,12 @@ def spent_so_far(store: Store, folder: str = "units") -> Cost:
     for call, attempts in doubtful(map(str, calls)).items():
         if attempts > 0:
             about = json.loads(Path(f"{call}.request-1").read_bytes())
-            each = Cost(about.get("dollars", 0.0), about.get("tokens", 0), 1)
+            each = Cost(
+                about.get("dollars", 0.0), about.get("tokens", 0), 1, unpriced=about.get("unpriced", 0)
+            )
             total += sum(repeat(each, attempts), Cost())
+    for path in root.rglob("charged/*.json"):
+        total += Cost.of(Usage(**json.loads(path.read_bytes())))
     for rounds in {path.parent for path in root.rglob("rounds/*.json")}:
         records = [json.loads(path.read_bytes()) for path in sorted(rounds.glob("[0-9]*.json"))]
         total += Cost(images=records[-1]["toolbox"]["images_made"] + images_tested(records))

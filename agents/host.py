@@ -50,6 +50,7 @@ class HostCounts:
     tokens: int = 0
     dollars: float = 0.0
     images: int = 0
+    unpriced: int = 0
 
 
 class HostHandle(Protocol):
@@ -145,10 +146,13 @@ class LocalHost:
         await account.open(begun=self._store.has(f"{folder}/rounds/0001.json"))
         subject = await self._subject_of(item)
         if item.survey:
-            found = await survey.take(self._laboratory.studio, subject, item, self._store, account)
+            lab = self._laboratory
+            found = await survey.take(lab.studio, subject, item, self._store, account, lab.dollars_per_image)
             if not item.task:
-                record = survey.result(item, found, self._laboratory.facts)
-                await asyncio.to_thread(Journal(self._store, item.unit).finish, record)
+                journal = Journal(self._store, item.unit)
+                charged = await asyncio.to_thread(journal.image_charges)
+                record = survey.result(item, found, lab.facts, charged)
+                await asyncio.to_thread(journal.finish, record)
                 return record
         return await study(
             self._laboratory,
@@ -167,7 +171,8 @@ class LocalHost:
         self._pausing = True
 
     async def counts(self) -> HostCounts:
-        return HostCounts(self._rounds, self._spent.tokens, self._spent.dollars, self._spent.images)
+        spent = self._spent
+        return HostCounts(self._rounds, spent.tokens, spent.dollars, spent.images, spent.unpriced)
 
     async def stop(self) -> None: ...
 

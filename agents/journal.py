@@ -6,6 +6,7 @@ that reached us is never bought twice. A round is on disk before the next one be
     units/<unit>/calls/<key>.request-<n>   attempt n of a call, about to be sent; without an outcome it is "in doubt"
     units/<unit>/calls/<key>.unbilled-<n>  that attempt was surely not paid for: refused, or never sent
     units/<unit>/calls/<key>.answer        the answer of one attempt, which is the last
+    units/<unit>/charged/0001.json         what a call for images was charged, where images cost money
     units/<unit>/rounds/0001.json          a finished round
     units/<unit>/done.json                 the result
     blobs/ab/<id>.webp                     every image that was shown, lossless, by content id
@@ -140,6 +141,7 @@ class Journal:
         self._store = store
         self.folder = f"units/{slug(unit)}"
         self.blobs = Blobs(store)
+        self._charges = 0
 
     def rounds(self) -> list[dict[str, Any]]:
         """Return the finished rounds in order, up to the first gap."""
@@ -220,6 +222,19 @@ class Journal:
                 assert answer is not None
                 total[role] = total.get(role, Usage()) + answer.usage
         return total
+
+    def record_image_charge(self, usage: Usage) -> None:
+        """Write down what a call for images was charged, as soon as it is known."""
+        record = _encode(asdict(usage))
+        self._charges += 1
+        while not self._store.put(f"{self.folder}/charged/{self._charges:04d}.json", record):
+            self._charges += 1
+
+    def image_charges(self) -> Usage:
+        """Return what images were charged, over all interruptions."""
+        names = [name.rpartition("/")[2] for name in self._store.keys(f"{self.folder}/charged")]
+        records = (self._read(f"charged/{name}") or {} for name in sorted(names))
+        return sum((Usage(**record) for record in records), Usage())
 
     def _read(self, name: str) -> dict[str, Any] | None:
         data = self._store.get(f"{self.folder}/{name}")

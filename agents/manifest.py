@@ -206,6 +206,8 @@ def _encode(manifest: dict[str, Any]) -> bytes:
 def _differences(path: str, old: Any, new: Any) -> Any:
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted(old.keys() | new.keys()):
+            if path.startswith("settings") and key not in old:
+                continue  # a setting that did not exist when the run was begun
             yield from _differences(f"{path}.{key}" if path else key, old.get(key), new.get(key))
     elif old != new:
         told = _OPTIONS.get(path) or path

@@ -62,6 +62,8 @@ class Laboratory:
     """What "interpreter" and "observer" charge; a role that is missing is free."""
     facts: dict[str, Any]
     """Versions, model names and fingerprints: written into every result."""
+    dollars_per_image: float = 0.0
+    """US dollars that are set aside for an image before it is made; 0 where images are free, or nobody knows."""
     withheld: frozenset[str] = frozenset()
     """Calls of programs that are refused, for ablations."""
     finishing: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_FINISHING))
@@ -90,7 +92,9 @@ class Workplace:
         self._purse = account or Ledger(BudgetSettings())
         self._started = time.monotonic()
         observer = self.recorded(laboratory.observers, "observer")
-        studio = MeteredStudio(laboratory.studio, self._purse)
+        studio = MeteredStudio(
+            laboratory.studio, self._purse, laboratory.dollars_per_image, self.journal.record_image_charge
+        )
         self.toolbox = _Tools(
             System(subject, laboratory.paint),
             studio,
@@ -122,6 +126,9 @@ class Workplace:
             name: asdict(usage.get(role, Usage()))
             for name, role in (("interpreter", "interpreter"), ("observers", "observer"))
         }
+        charged = await asyncio.to_thread(self.journal.image_charges)
+        if charged != Usage():
+            record["usage"]["images"] = asdict(charged)
         record["verdict"] = verdict_of(record)
         if self.task.names_concept:
             record["card"] = label_card(record)

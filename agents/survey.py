@@ -13,12 +13,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from actors.chat.base import Usage
 from actors.images import Image
 from agents.budget import Account, Cost, MeteredStudio
-from agents.journal import Blobs, slug
+from agents.journal import Blobs, Journal, slug
 from agents.store import Store
 from agents.work import WorkItem, named
 from tools.subject import Subject
@@ -38,9 +39,16 @@ class Survey:
 
 
 async def take(
-    studio: Studio, subject: Subject, item: WorkItem, store: Store, account: Account
+    studio: Studio,
+    subject: Subject,
+    item: WorkItem,
+    store: Store,
+    account: Account,
+    dollars_per_image: float = 0.0,
 ) -> dict[str, Any]:
     """Return the record of an item's survey, from the store if it is there already.
+
+    `dollars_per_image` is set aside for an image before it is made.
 
     Raises:
         MaiaError: If it could not be taken; nothing of it is kept.
@@ -49,9 +57,9 @@ async def take(
         return record
     await asyncio.to_thread(store.put, f"units/{slug(item.unit)}/{BEGUN}", b"{}")
     counter = _Counter(account)
-    taken: Survey = await named(item.survey)(
-        MeteredStudio(studio, counter), subject, seed=item.seed, **item.survey_arguments
-    )
+    record_charge = Journal(store, item.unit).record_image_charge
+    metered = MeteredStudio(studio, counter, dollars_per_image, record_charge)
+    taken: Survey = await named(item.survey)(metered, subject, seed=item.seed, **item.survey_arguments)
     # Images first: a record never names one that is not there.
     await asyncio.to_thread(Blobs(store).put, taken.images)
     data = json.dumps({"images": counter.images, "found": taken.found}, sort_keys=True, ensure_ascii=False)
@@ -68,8 +76,8 @@ def read(store: Store, unit: str) -> dict[str, Any] | None:
     return None if data is None else dict(json.loads(data))
 
 
-def result(item: WorkItem, record: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
-    """Return the result of an item that asks for a survey alone."""
+def result(item: WorkItem, record: dict[str, Any], facts: dict[str, Any], charged: Usage) -> dict[str, Any]:
+    """Return the result of an item that asks for a survey alone; its images were charged `charged`."""
     return {
         "unit": item.unit,
         "task": "survey",
@@ -83,7 +91,7 @@ def result(item: WorkItem, record: dict[str, Any], facts: dict[str, Any]) -> dic
         "rounds": 0,
         "images_made": record["images"],
         "exemplars": [],
-        "usage": {},
+        "usage": {} if charged == Usage() else {"images": asdict(charged)},
         "in_doubt": [],
         "seed": item.seed,
         "facts": facts,

@@ -19,7 +19,8 @@ from agents.store import Store
 from agents.work import read_plan
 from experiments import config as configuration
 from experiments.config import Profile
-from experiments.estimate import assume, assumptions_of, charges, estimate
+from experiments.console import money
+from experiments.estimate import assume, assumptions_of, estimate
 from experiments.precedents import Wanted, differences, measured, precedents, suited
 
 
@@ -49,12 +50,6 @@ def foretell(
         "like": [str(run) for run in runs],
         "notes": [*differences(runs, wanted), *found["notes"]],
     }
-
-
-def may_charge(profile: Profile) -> bool:
-    """Say whether any of the profile's language models may cost money."""
-    roles = profile.chat
-    return any(map(charges, (roles.interpreter, roles.observers or roles.interpreter)))
 
 
 async def count_units(
@@ -116,12 +111,12 @@ def approve(found: dict[str, Any], limit: float, *, yes: bool, ask: Callable[[st
         return "no unit is left to study"
     dollars = found["likely"]["dollars"]
     units = "1 unit is" if found["units"] == 1 else f"{found['units']} units are"
-    told = f"{units} expected to cost " + (
-        "an unknown amount" if dollars is None else f"about ${dollars:,.2f}"
-    )
+    unknown = dollars is None
+    known = money(found["likely"]["dollars_known"], unknown)
+    told = f"{units} expected to cost " + ("an unknown amount" if known == "unknown" else f"about {known}")
     if dollars is not None and dollars <= limit:
         return told
-    why = "no price is configured" if dollars is None else f"ask_above_dollars is {limit:g}"
+    why = "a price is unknown" if unknown else f"ask_above_dollars is {limit:g}"
     if yes or (ask is not None and ask(f"{told} ({why}). Go on?")):
         return told
     raise UsageError(

@@ -392,4 +392,4 @@ def _spent(store: Store) -> HostCounts:
 
 
 def _spent_in(found: dict[str, Any]) -> HostCounts:
-    return HostCounts(found["rounds"], found["tokens"], found["dollars"], found["images"])
+    return HostCounts(found["rounds"], found["tokens"], found["dollars"], found["images"], found["unpriced"])

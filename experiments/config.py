@@ -159,6 +159,8 @@ def _extended(
     own: dict[str, Any], built_in: dict[str, Any], name: str, path: Path, seen: tuple[str, ...] = ()
 ) -> dict[str, Any]:
     """Return profile `name` with what it extends merged under it."""
+    if name not in own:
+        own = {}  # what is built in never depends on the file
     content = own[name] if name in own else built_in[name]
     if content is None:
         content = {}

@@ -186,3 +186,11 @@ def plain(text: str) -> str:
 def counted(number: int, noun: str, plural: str = "") -> str:
     """Return a number of things in words, as "1 unit" and "2,048 units"."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def money(dollars: float, unknown: object) -> str:
+    """Return a cost in words: `dollars` have a known price, and `unknown` is true where something else has not."""
+    known = f"${dollars:,.2f}"
+    if not unknown:
+        return known
+    return f"{known} + unknown" if dollars else "unknown"

@@ -7,18 +7,18 @@ configuration's own limits allow.
 
 from __future__ import annotations
 
-import ipaddress
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
-from urllib.parse import urlsplit
 
-from actors.chat.pricing import dollars, estimate_text
-from actors.chat.settings import ChatSettings, OpenAIChat
+from actors.chat.pricing import estimate_text
+from actors.chat.settings import ChatSettings, known_price
 from actors.errors import MaiaError, UsageError
+from actors.generation.settings import dollars_per_image
 from agents.tasks.describe_unit import DescribeUnit
 from experiments.config import Profile
+from experiments.spending import unpriced
 from tools.sandbox import api_page
 
 
@@ -119,7 +119,7 @@ def assumptions_of(profile: Profile) -> Assumptions:
 
 
 def estimate(profile: Profile, n_units: int, assumed: Assumptions) -> dict[str, Any]:
-    """Return what studying `n_units` takes, as plain values; dollars are None where a price is not configured."""
+    """Return what studying `n_units` takes, as plain values; `dollars` is None where a price is unknown."""
     settings = profile.interpreter
     assumed = replace(assumed, rounds=min(assumed.rounds, settings.max_rounds))
     # 90 % of such runs take more: their mean varies, and so does the mean that it is foretold from.
@@ -165,7 +165,10 @@ class _Cost:
     prompt_tokens: float
     cached_tokens: float
     completion_tokens: float
-    dollars: float | None
+    dollars: float
+    """US dollars of what has a known price."""
+    unpriced: bool
+    """Whether something charges whose price is unknown."""
     images: float
     generation_s: float
     vision_s: float
@@ -182,18 +185,21 @@ def _study(profile: Profile, assumed: Assumptions, *, most: bool = False) -> _Co
     read = 0 if observer.backend == "builtin" else looks
     look_prompt = read * (_WORDS_OF_A_LOOK + _image_tokens(observer))
     look_completion = read * assumed.look_tokens
-    parts = [
-        _dollars(interpreter, prompt, cached, completion),
-        _dollars(observer, look_prompt, 0, look_completion),
-    ]
     made = assumed.images_beforehand + assumed.rounds * assumed.images_a_round + confirmed
+    an_image = dollars_per_image(profile.generation)
+    parts = [
+        _token_dollars(interpreter, prompt, cached, completion),
+        _token_dollars(observer, look_prompt, 0, look_completion),
+        None if an_image is None else made * an_image,
+    ]
     return _Cost(
         interpreter_calls=assumed.rounds,
         observer_calls=looks,
         prompt_tokens=prompt + look_prompt,
         cached_tokens=cached,
         completion_tokens=completion + look_completion,
-        dollars=None if None in parts else sum(part or 0.0 for part in parts),
+        dollars=sum(part or 0.0 for part in parts),
+        unpriced=None in parts,
         images=made,
         generation_s=made * assumed.seconds_an_image,
         vision_s=(made * assumed.passes_an_image + FRESH_LOOKS) * assumed.seconds_a_pass,
@@ -237,24 +243,12 @@ def _image_tokens(settings: ChatSettings) -> int:
     return getattr(settings, "image_tokens", 85)
 
 
-def _dollars(settings: ChatSettings, prompt: float, cached: float, completion: float) -> float | None:
-    """Return the price of tokens, None if somebody charges for them and the configuration does not say what."""
-    price = getattr(settings, "price", None)
+def _token_dollars(settings: ChatSettings, prompt: float, cached: float, completion: float) -> float | None:
+    """Return the price of tokens; None where the model charges and its price is unknown."""
+    price = known_price(settings)
     if price is None:
-        return None if charges(settings) else 0.0
-    known = cached if price.cached is not None else 0
-    return dollars(price, round(prompt), round(known), round(completion))
-
-
-def charges(settings: ChatSettings) -> bool:
-    """Say whether a model may cost money: an endpoint with a key that is not on this machine."""
-    if not isinstance(settings, OpenAIChat) or settings.api_key_env is None:
-        return False
-    host = urlsplit(settings.base_url).hostname or ""
-    try:
-        return not ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host != "localhost"
+        return None
+    return price.dollars(prompt, cached if price.cached is not None else 0.0, completion)
 
 
 def _times(cost: _Cost, n_units: int, data_s: float) -> dict[str, Any]:
@@ -267,7 +261,8 @@ def _times(cost: _Cost, n_units: int, data_s: float) -> dict[str, Any]:
     }
     return {
         **total,
-        "dollars": None if cost.dollars is None else round(cost.dollars * n_units, 2),
+        "dollars": None if cost.unpriced else round(cost.dollars * n_units, 2),
+        "dollars_known": round(cost.dollars * n_units, 2),
         "device_seconds": {
             "generation": round(cost.generation_s * n_units, 1),
             "vision": round(cost.vision_s * n_units + data_s, 1),
@@ -334,17 +329,7 @@ def _notes(profile: Profile, passes: int | None, data_s: float) -> list[str]:
             f"{data_s:,.0f} seconds of the network's are the pass over the {passes:,} images of the data set, "
             "which is not made again where the cache holds it"
         )
-    roles = {"interpreter": profile.chat.interpreter}
-    if profile.chat.observers is not None:
-        roles["observers"] = profile.chat.observers
-    for role, settings in roles.items():
-        if charges(settings) and getattr(settings, "price", None) is None:
-            notes.append(f"dollars are unknown: chat.{role}.price is not configured")
-    if "openai-images" in (
-        profile.generation.backend,
-        getattr(getattr(profile.generation, "editor", None), "backend", ""),
-    ):
-        notes.append("what an images endpoint charges is not counted")
+    notes += [f"the price of {each} is unknown" for each in unpriced(profile)]
     if passes is None:
         notes.append(f"the size of {profile.dataset} is unknown here: its pass is not counted")
     if getattr(getattr(profile.chat.interpreter, "price", None), "cached", None) is not None:
@@ -358,18 +343,21 @@ def table(found: dict[str, Any]) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    from experiments.console import counted
+    from experiments.console import counted, money
 
     shown = Table(title=counted(found["units"], "unit"), title_justify="left", box=None)
     shown.add_column("")
     for column in _RANGE:
         shown.add_column(column.replace("_", " "), justify="right")
 
-    def amount(value: float | None, form: str) -> str:
+    def amount(value: Any, form: str) -> str:
         return "unknown" if value is None else form.format(value)
 
+    def cost(each: dict[str, Any]) -> str:
+        return money(each["dollars_known"], each["dollars"] is None)
+
     for name, form, value in (
-        ("dollars", "${:,.2f}", lambda each: each["dollars"]),
+        ("dollars", "{}", cost),
         ("hours", "{:,.2f}", lambda each: each["hours"]),
         ("calls of the interpreter", "{:,}", lambda each: each["interpreter_calls"]),
         ("calls of observers", "{:,}", lambda each: each["observer_calls"]),

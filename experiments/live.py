@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from agents.faults import HostLostError
 from agents.host import HostCounts, HostHandle
 from agents.orchestrator import Event
-from experiments.console import Console
+from experiments.console import Console, money
 
 _PACE_UNITS = 50
 """Units that the pace is measured over, at least: the first units of a run start cold."""
@@ -63,6 +63,7 @@ class Live:
             sum(each.tokens for each in said),
             sum(each.dollars for each in said),
             sum(each.images for each in said),
+            sum(each.unpriced for each in said),
         )
 
     def settle(self, spent: HostCounts) -> None:
@@ -108,7 +109,7 @@ class Live:
             f"{base.rounds + live.rounds} rounds",
             f"{base.images + live.images} images made and tested",
             f"{base.tokens + live.tokens:,} tokens",
-            f"${base.dollars + live.dollars:.2f}",
+            money(base.dollars + live.dollars, base.unpriced + live.unpriced),
         ]
         # Of a run that has ended, `status` tells the pace.
         if (pace := self.units_an_hour) is not None and (left := self.left_s):

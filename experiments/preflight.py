@@ -19,6 +19,7 @@ from actors.vision.base import ImageDataset
 from actors.vision.datasets import is_path, open_dataset
 from actors.vision.zoo import check_name
 from experiments.config import Profile
+from experiments.spending import check_budget
 
 
 def availability(profile: Profile) -> dict[str, tuple[Readiness, str]]:
@@ -43,6 +44,8 @@ def check(profile: Profile, model: str | None) -> ImageDataset:
     """
     if model is not None:
         check_name(model)
+    check_budget(profile)
+    _check_named(profile.dataset)
     dataset = open_dataset(profile.dataset)
     if profile.ray.address != "local":
         return dataset
@@ -61,11 +64,20 @@ def keep_apart(dataset: str, run: Path) -> None:
     Raises:
         UsageError: If the run's folder lies inside the data set's.
     """
+    _check_named(dataset)
     folder = Path(dataset).expanduser().resolve()
     if is_path(dataset) and run.resolve().is_relative_to(folder):
         raise UsageError(
             f"the run's folder {run} lies inside the data set's, {folder}: its images would be taken for data.",
             "Give the run an --out elsewhere, or name a folder that holds nothing but the images.",
+        )
+
+
+def _check_named(dataset: str) -> None:
+    if not dataset:
+        raise UsageError(
+            "the profile names no images.",
+            "Give --data FOLDER with the images that units are studied on, or set `dataset` in the profile.",
         )
 
 

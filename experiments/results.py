@@ -65,7 +65,7 @@ def result(store: Store, item: WorkItem) -> dict[str, Any] | None:
             "cached_tokens": usage.cached_tokens,
             "completion_tokens": usage.completion_tokens,
             "requests": usage.requests,
-            "dollars": usage.dollars,
+            "dollars": None if usage.unpriced else usage.dollars,
             "estimated": usage.estimated,
         },
     }

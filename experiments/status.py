@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from actors.chat.base import Usage
 from agents import lease
 from agents.interpreter import images_tested
 from agents.journal import slug
@@ -31,6 +32,7 @@ class _Unit:
     images: int = 0
     tokens: int = 0
     dollars: float = 0.0
+    unpriced: int = 0
     finished_at: float = 0.0
 
 
@@ -65,6 +67,7 @@ def status(run: Path) -> dict[str, Any]:
         "images": sum(unit.images for unit in each.values()),
         "tokens": sum(unit.tokens for unit in each.values()),
         "dollars": round(sum(unit.dollars for unit in each.values()), 4),
+        "unpriced": sum(unit.unpriced for unit in each.values()),
         "units_an_hour": _rate(
             [unit.finished_at for unit in each.values() if unit.finished_at], _worked_since(run)
         ),
@@ -89,7 +92,18 @@ def _of_parts(run: Path, parts: list[Path]) -> dict[str, Any]:
         state = "running"
     elif not any(run.glob("experiments/*.json")) or any(each["begun"] + each["waiting"] for each in found):
         state = "interrupted"
-    sums = ("units", "done", "failed", "begun", "waiting", "rounds", "images", "tokens", "dollars")
+    sums = (
+        "units",
+        "done",
+        "failed",
+        "begun",
+        "waiting",
+        "rounds",
+        "images",
+        "tokens",
+        "dollars",
+        "unpriced",
+    )
     return {
         "run": str(run),
         "state": state,
@@ -133,17 +147,21 @@ def _unit(folder: Path) -> _Unit:
             + (0 if record["status"] == MEASURED else surveyed),
             usage.prompt_tokens + usage.completion_tokens,
             usage.dollars,
+            usage.unpriced,
             done.stat().st_mtime,
         )
     rounds = sorted((folder / "rounds").glob("[0-9]*.json"))
     records = [parse(path.read_bytes(), path) for path in rounds]
-    usages = [record["reply"]["usage"] for record in records]
+    usages = [Usage(**record["reply"]["usage"]) for record in records]
+    charged = [Usage(**parse(path.read_bytes(), path)) for path in (folder / "charged").glob("*.json")]
+    usage = sum((*usages, *charged), Usage())
     return _Unit(
         "failed" if (folder / "failed-1.json").exists() else "begun" if folder.exists() else "waiting",
         len(records),
         surveyed + (records[-1]["toolbox"]["images_made"] if records else 0) + images_tested(records),
-        sum(usage["prompt_tokens"] + usage["completion_tokens"] for usage in usages),
-        sum(usage["dollars"] for usage in usages),
+        usage.prompt_tokens + usage.completion_tokens,
+        usage.dollars,
+        usage.unpriced,
     )
 
 
@@ -185,7 +203,7 @@ def _last_failure(run: Path, unit: str) -> dict[str, Any]:
 
 def card(found: dict[str, Any]) -> str:
     """Return a run's state in a few lines for a terminal."""
-    from experiments.console import plain
+    from experiments.console import money, plain
 
     owner = found.get("owner")
     by = f" by process {owner['pid']} on {plain(str(owner['host']))}" if owner else ""
@@ -194,7 +212,7 @@ def card(found: dict[str, Any]) -> str:
     lines = [
         f"[bold]{found['state']}[/bold]{by}: {found['done']} of {found['units']} units done, "
         f"{found['begun']} begun, {found['waiting']} waiting, {found['failed']} failed",
-        f"{found['rounds']} rounds, {found['images']} images made and tested, {found['tokens']:,} tokens, ${found['dollars']:.2f}"
+        f"{found['rounds']} rounds, {found['images']} images made and tested, {found['tokens']:,} tokens, {money(found['dollars'], found['unpriced'])}"
         + (f", {found['units_an_hour']:.0f} units an hour" if found["units_an_hour"] else ""),
     ]
     if vision := found["reuse"].get("vision"):

@@ -18,11 +18,12 @@ from typing import Any, Literal
 
 from actors.chat.base import ChatModel
 from actors.chat.client import PoolChatModel, WithoutSight
-from actors.chat.settings import BuiltinChat, ChatSettings, OpenAIChat, TransformersChat
+from actors.chat.settings import BuiltinChat, ChatSettings, OpenAIChat, TransformersChat, known_price
 from actors.cluster import Cluster
 from actors.detection.client import PoolDetector
 from actors.endpoint.settings import EndpointSettings
 from actors.generation.client import PoolImageMaker
+from actors.generation.settings import dollars_per_image
 from actors.masks import paint
 from actors.replica_pool import ReplicaPool
 from actors.settings import Placement, Settings
@@ -37,6 +38,7 @@ from agents.observers import BlindObservers
 from agents.study import Laboratory
 from experiments import preflight
 from experiments.config import Profile
+from experiments.spending import notices
 from tools import sandbox
 from tools.sandbox import SandboxServer
 from tools.subject import NetworkUnit, Subject
@@ -88,6 +90,8 @@ class Workbench:
             UsageError: If something cannot work as configured; nothing is left running.
         """
         dataset = preflight.check(profile, model)
+        for notice in notices(profile):
+            tell(f"warning: {notice}")
         async with AsyncExitStack() as stack:
             tell("starting Ray")
             cluster = await stack.enter_async_context(Cluster.start(profile.ray))
@@ -163,6 +167,7 @@ class Workbench:
                 "interpreter": _rate(roles.interpreter),
                 "observer": _rate(roles.observers or roles.interpreter),
             },
+            dollars_per_image=dollars_per_image(profile.generation) or 0.0,
             facts={
                 **studied,
                 "dataset": dataset.fingerprint,
@@ -289,9 +294,11 @@ async def _chat(
 
 
 def _rate(settings: ChatSettings) -> Rate:
-    price = getattr(settings, "price", None)
     image_tokens = getattr(settings, "image_tokens", 85)
-    return Rate(price.prompt, price.completion, image_tokens) if price else Rate(0, 0, image_tokens)
+    price = known_price(settings)
+    if price is None:
+        return Rate(0, 0, image_tokens, known=False)
+    return Rate(price.prompt, price.completion, image_tokens)
 
 
 def secrets(settings: Settings) -> dict[str, str]:

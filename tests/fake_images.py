@@ -38,6 +38,8 @@ class FakeImages:
     faults: deque[Fault] = field(default_factory=deque)
     revise: str | None = None
     """What the endpoint says it drew instead."""
+    usage: dict[str, Any] | None = None
+    """What it says that an image took."""
     as_url: bool = False
     black: bool = False
     hold: int = 0
@@ -107,7 +109,8 @@ class FakeImages:
             item = {"b64_json": base64.b64encode(self._png(color)).decode()}
         if self.revise is not None:
             item["revised_prompt"] = self.revise
-        return web.json_response({"created": 1, "data": [item]})
+        usage = {} if self.usage is None else {"usage": self.usage}
+        return web.json_response({"created": 1, "data": [item], **usage})
 
     async def _picture(self, request: web.Request) -> web.Response:
         if "Authorization" in request.headers:

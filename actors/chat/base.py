@@ -53,14 +53,17 @@ class ChatRequest:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens billed for one call. `estimated` is true where the endpoint did not say."""
+    """What one call was billed. `estimated` is true where the endpoint did not say how many tokens it took."""
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
     requests: int = 0
     dollars: float = 0.0
+    """US dollars, of what has a known price."""
     estimated: bool = False
+    unpriced: int = 0
+    """Requests (and paid images) whose price is unknown: they are not in `dollars`."""
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
@@ -70,6 +73,7 @@ class Usage:
             self.requests + other.requests,
             self.dollars + other.dollars,
             self.estimated or other.estimated,
+            self.unpriced + other.unpriced,
         )
 
 

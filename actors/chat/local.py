@@ -15,7 +15,6 @@ from actors.blocking import DeviceThread, UnsharedBackend
 from actors.chat.base import ChatReply, ChatRequest, FinishReason, Message, Usage
 from actors.chat.encoding import as_utf8
 from actors.chat.history import drop_images_in_blocks, without_images
-from actors.chat.pricing import dollars
 from actors.chat.settings import TransformersChat
 from actors.endpoint.faults import ContextLengthError
 from actors.errors import BackendError, MaiaError, UsageError
@@ -219,7 +218,8 @@ class LocalBackend(UnsharedBackend[ChatRequest, ChatReply]):
         finish: FinishReason = "length" if end is None else "stop"
         n = len(tokens) if end is None else end + 1
         text = self._tokenizer.decode(tokens[:n], skip_special_tokens=True).strip()
-        cost = dollars(self._settings.price, prompt_tokens, 0, n)
+        price = self._settings.price
+        cost = 0.0 if price is None else price.dollars(prompt_tokens, 0, n)
         return ChatReply(text, finish, Usage(prompt_tokens, 0, n, 1, cost), self._settings.model)
 
     def _too_long(self, n_tokens: int) -> ContextLengthError:

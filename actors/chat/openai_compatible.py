@@ -19,6 +19,7 @@ from actors.chat.settings import OpenAIChat
 from actors.endpoint.caller import EndpointCaller, Sent
 from actors.endpoint.faults import ContentFilteredError, Fault, FaultyAnswerError
 from actors.endpoint.openai_client import classify, connect, json_object
+from actors.endpoint.prices import TokenPrice
 from actors.errors import MaiaError
 
 _OWN_FIELD_HOSTS = ("api.openai.com", ".openai.azure.com", ".services.ai.azure.com")
@@ -103,11 +104,12 @@ class OpenAIBackend(UnsharedBackend[Any, Any]):
         try:
             sent = await self._caller.call(send, prompt + request.max_tokens, classify, leave)
         except ContentFilteredError as error:
-            usage = read_usage({"prompt_tokens": 0, "completion_tokens": 0}, 0, "", None, error.attempts)
+            nothing = {"prompt_tokens": 0, "completion_tokens": 0}
+            usage = read_usage(nothing, 0, "", TokenPrice(), error.attempts)
             return ChatReply(error.message, "filtered", usage, settings.model)
         text, finish = _text_of(sent.value)
         text = self._secrets.redact(text)
-        usage = read_usage(sent.value.get("usage"), prompt, text, settings.price, sent.attempts)
+        usage = read_usage(sent.value.get("usage"), prompt, text, settings.known_price, sent.attempts)
         if len(text) > (most := _MOST_CHARS * request.max_tokens):
             # It would be sent back in every later round, and be kept with each.
             text, finish = text[:most], "length"
@@ -161,7 +163,7 @@ class OpenAIBackend(UnsharedBackend[Any, Any]):
             "image_side": settings.image_side,
             "jpeg_quality": settings.jpeg_quality,
             "detail": settings.detail,
-            "priced": settings.price is not None,
+            "priced": settings.known_price is not None,
             **self._caller.statistics(),
         }
 

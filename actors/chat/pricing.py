@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from actors.chat.base import Message, Usage
-from actors.chat.settings import Price
+from actors.endpoint.prices import TokenPrice
 
 CHARS_PER_TOKEN = 4
 """English text and code with the tokenizers of today's large models: a rule of thumb, used for limits."""
@@ -28,16 +28,10 @@ def estimate_text(text: str) -> int:
     return -(-len(text) // CHARS_PER_TOKEN)
 
 
-def dollars(price: Price | None, prompt: int, cached: int, completion: int) -> float:
-    """Return the price of a call; `cached` of the `prompt` tokens came from the provider's cache."""
-    if price is None:
-        return 0.0
-    cached_price = price.prompt if price.cached is None else price.cached
-    return ((prompt - cached) * price.prompt + cached * cached_price + completion * price.completion) / 1e6
-
-
-def read_usage(reported: Any, estimated_prompt: int, text: str, price: Price | None, requests: int) -> Usage:
-    """Return the usage in a response's `usage` field; what it does not say is estimated."""
+def read_usage(
+    reported: Any, estimated_prompt: int, text: str, price: TokenPrice | None, requests: int
+) -> Usage:
+    """Return the usage in a response's `usage` field; what it does not say is estimated. No `price`: it is unknown."""
     fields = reported if isinstance(reported, dict) else {}
     prompt, completion = _count(fields.get("prompt_tokens")), _count(fields.get("completion_tokens"))
     estimated = prompt is None or completion is None
@@ -48,7 +42,8 @@ def read_usage(reported: Any, estimated_prompt: int, text: str, price: Price | N
     prompt = estimated_prompt if prompt is None else prompt
     completion = estimate_text(text) if completion is None else completion
     cached = min(cached or 0, prompt)
-    return Usage(prompt, cached, completion, requests, dollars(price, prompt, cached, completion), estimated)
+    dollars = 0.0 if price is None else price.dollars(prompt, cached, completion)
+    return Usage(prompt, cached, completion, requests, dollars, estimated, requests if price is None else 0)
 
 
 def _count(value: Any) -> int | None:

@@ -6,19 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from actors.endpoint.catalogue import catalogue
+from actors.endpoint.prices import TokenPrice
 from actors.endpoint.settings import EndpointSettings
 from actors.settings import Placement, Settings
-
-
-class Price(Settings):
-    """US dollars for one million tokens, as the provider's price list gives them."""
-
-    prompt: float = Field(default=0.0, ge=0)
-    """Prompt tokens."""
-    cached: float | None = Field(default=None, ge=0)
-    """Prompt tokens that the provider found in its prefix cache; null: the same as `prompt`."""
-    completion: float = Field(default=0.0, ge=0)
-    """Completion tokens."""
 
 
 class HistorySettings(Settings):
@@ -68,9 +59,17 @@ class OpenAIChat(EndpointSettings):
     cache_breakpoints: bool = False
     """Mark the first and last message with `cache_control`: for endpoints that cache only what is marked."""
 
-    price: Price | None = None
-    """null: the cost is unknown, is counted as 0 dollars, and a budget in dollars does not bind."""
+    price: TokenPrice | None = None
+    """null: the price of the built-in list (docs/models.md). A model that is not on it has an unknown price."""
     history: HistorySettings = HistorySettings()
+
+    @property
+    def known_price(self) -> TokenPrice | None:
+        """What the model charges: as configured, else nothing on this machine, else as listed; None is unknown."""
+        if self.price is not None or not self.charges:
+            return self.price or TokenPrice()
+        listed = catalogue().find_chat(self.host, self.model)
+        return None if listed is None else listed.price
 
 
 class TransformersChat(Settings):
@@ -108,7 +107,8 @@ class TransformersChat(Settings):
     extra_load: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of `from_pretrained`, such as a quantisation."""
     placement: Placement = Placement()
-    price: Price | None = None
+    price: TokenPrice | None = None
+    """What to count for its tokens; null counts nothing: it runs on this machine."""
     history: HistorySettings = HistorySettings()
 
 
@@ -122,3 +122,14 @@ class BuiltinChat(Settings):
 
 ChatSettings = Annotated[OpenAIChat | TransformersChat | BuiltinChat, Field(discriminator="backend")]
 """One language model of the configuration; `backend` says which of the three it is."""
+
+
+def known_price(settings: ChatSettings) -> TokenPrice | None:
+    """Return what a model charges for its tokens; None is unknown. What runs on this machine is free unless configured."""
+    match settings:
+        case OpenAIChat():
+            return settings.known_price
+        case TransformersChat():
+            return settings.price or TokenPrice()
+        case _:
+            return TokenPrice()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import urllib.parse
 from typing import Any
 
@@ -95,3 +96,14 @@ class EndpointSettings(Settings):
     def host(self) -> str:
         """The host and port of the address, for messages."""
         return urllib.parse.urlsplit(self.base_url).netloc
+
+    @property
+    def charges(self) -> bool:
+        """Whether a call may cost money: it takes a key, and is not on this machine."""
+        if self.api_key_env is None and not self.headers_env:
+            return False
+        name = urllib.parse.urlsplit(self.base_url).hostname or ""
+        try:
+            return not ipaddress.ip_address(name).is_loopback
+        except ValueError:
+            return name != "localhost"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from actors.blocking import DeviceThread, UnsharedBackend
@@ -132,7 +133,8 @@ class GenerationBackend(UnsharedBackend[Request, MadeImage]):
         answers = [kept[i] if result is None else result for i, result in enumerate(results)]
         for request, made_image in zip(batch, answers, strict=True):
             if isinstance(made_image, MadeImage):
-                self._remembered.put(self.key(request), made_image, made_image.image.pixels.nbytes)
+                free = replace(made_image, dollars=0.0)  # it is paid for once
+                self._remembered.put(self.key(request), free, made_image.image.pixels.nbytes)
         return answers
 
     def describe(self) -> dict[str, Any]:

@@ -37,10 +37,14 @@ class EditRequest:
 
 @dataclass(frozen=True, slots=True)
 class MadeImage:
-    """An image with how it was made. `provenance.notes` says what of the request could not be done."""
+    """An image with how it was made. `provenance.notes` says what of the request could not be done.
+
+    `dollars` is what was charged for making it now: 0 for one that was made before, None where the price is unknown.
+    """
 
     image: Image
     provenance: Provenance
+    dollars: float | None = 0.0
 
 
 class ImageMaker(Protocol):

@@ -112,12 +112,13 @@ class OpenAIImageMaker:
         if not arguments["prompt"].strip():
             return UsageError("a prompt must have words, got an empty one")
 
-        async def send() -> Sent[dict[str, Any]]:
+        async def send() -> Sent[tuple[dict[str, Any], object]]:
             raw = await create(**arguments)
-            return Sent(_first_item(json_object(raw.http_response.content)), 0.0)
+            body = json_object(raw.http_response.content)
+            return Sent((_first_item(body), body.get("usage")), 0.0)
 
         try:
-            item = (await self._caller.call(send, 0.0, classify)).value
+            item, usage = (await self._caller.call(send, 0.0, classify)).value
             image = await self._image(item)
         except MaiaError as error:
             return error
@@ -133,9 +134,11 @@ class OpenAIImageMaker:
             notes = (f"the endpoint drew this prompt instead: {words}",)
         seed = request.seed if self._settings.send_seed else None
         maker = f"{self.name} {self.settings}" + ("" if self._settings.send_seed else " (takes no seed)")
+        price = self._settings.known_price
         return MadeImage(
             image,
             Provenance(known.source, maker, known.prompt, seed, known.edits, known.parent, notes=notes),
+            None if price is None else price.charged(self._settings.quality, usage),
         )
 
     async def _image(self, item: dict[str, Any]) -> Image:

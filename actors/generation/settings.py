@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from actors.endpoint.catalogue import catalogue
+from actors.endpoint.prices import ImagePrice
 from actors.endpoint.settings import EndpointSettings
 from actors.settings import Placement, Settings
 
@@ -93,6 +95,16 @@ class OpenAIImages(EndpointSettings):
     """DALL-E and most local servers want `b64_json` here; GPT image models take none and answer in base64."""
     send_seed: bool = False
     """Send each image's seed as the field `seed`. OpenAI has none; local servers often do."""
+    price: ImagePrice | None = None
+    """null: the price of the built-in list (docs/models.md). A model that is not on it has an unknown price."""
+
+    @property
+    def known_price(self) -> ImagePrice | None:
+        """What an image costs: as configured, else nothing on this machine, else as listed; None is unknown."""
+        if self.price is not None or not self.charges:
+            return self.price or ImagePrice(image=0.0)
+        listed = catalogue().find_images(self.host, self.model)
+        return None if listed is None else listed.price
 
 
 class DiffusersEditor(DiffusersPipeline):
@@ -125,3 +137,19 @@ class OpenAIGeneration(OpenAIImages, SharedGeneration):
 GenerationSettings = Annotated[
     ScenesGeneration | DiffusersGeneration | OpenAIGeneration, Field(discriminator="backend")
 ]
+
+
+def hosted_makers(settings: GenerationSettings) -> list[OpenAIImages]:
+    """Return the parts of an image maker that are endpoints: the maker, its editor, both or neither."""
+    parts = (settings, getattr(settings, "editor", None))
+    return [part for part in parts if isinstance(part, OpenAIImages)]
+
+
+def dollars_per_image(settings: GenerationSettings) -> float | None:
+    """Return US dollars to expect for an image, of maker and editor the dearer; None where that is unknown."""
+    expected = [
+        None if part.known_price is None else part.known_price.expected(part.quality)
+        for part in hosted_makers(settings)
+    ]
+    known = [each for each in expected if each is not None]
+    return None if len(known) < len(expected) else max(known, default=0.0)

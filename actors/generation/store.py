@@ -13,6 +13,7 @@ import json
 import os
 import secrets
 from collections.abc import Hashable
+from dataclasses import replace
 from pathlib import Path
 
 import PIL.Image
@@ -72,7 +73,9 @@ class ImageStore:
         except OSError as error:
             log.warning("image_not_stored", path=str(path), error=str(error))
             return made
-        return self.get(key) or made
+        first = self.get(key)
+        # Both were paid for; the one that is kept was not charged to this request.
+        return made if first is None else replace(first, dollars=made.dollars)
 
     def _path(self, key: Hashable) -> Path:
         digest = hashlib.blake2b(json.dumps(key, default=list).encode(), digest_size=16).hexdigest()

@@ -130,10 +130,11 @@ def approve(
     from experiments import approval
     from experiments.config import load
     from experiments.precedents import Wanted
+    from experiments.spending import may_charge
 
     loaded = load(config)
     chosen = loaded.profile(profile)
-    if not approval.may_charge(chosen):
+    if not may_charge(chosen):
         return
     wanted = Wanted(model, profile or loaded.default_profile, task)
     found = approval.foretell(chosen, count(), wanted)

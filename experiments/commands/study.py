@@ -23,6 +23,7 @@ from experiments.commands.common import (
     default_run,
     end,
     examples,
+    finished_studies,
     run,
     units_left,
 )
@@ -51,6 +52,7 @@ def describe(
     out: Annotated[Path | None, out_option("Run directory [default: runs/<model>-<layer>-<unit>].")] = None,
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the whole study.")] = 0,
     data: Data = None,
+    yes: Yes = False,
     json: Json = False,
     config: ConfigPath = None,
     verbose: Verbose = 0,
@@ -61,6 +63,8 @@ def describe(
     configure_logging(verbose)
     console = Console()
     folder = out or default_run(f"{model} {layer} {unit}")
+    if not finished_studies(folder):
+        approve(config, profile, yes, lambda: 1, model=model)
     work = describe_unit(console, config, profile, model, layer, unit, out=folder, seed=seed, data=data)
     record = run(work, folder)
     if json:
@@ -182,6 +186,7 @@ def session(
     person: Annotated[str, typer.Option(help="Who studies: written into the record.")] = "person",
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of all images.")] = 0,
     data: Data = None,
+    yes: Yes = False,
     json: Json = False,
     config: ConfigPath = None,
     verbose: Verbose = 0,
@@ -191,6 +196,7 @@ def session(
 
     configure_logging(verbose)
     console = Console()
+    approve(config, profile, yes, lambda: 1, model=model)
     with Session.open(
         model, layer, unit, out=out, profile=profile, config=config, data=data, seed=seed,
         person=person, tell=console.say,

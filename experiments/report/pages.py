@@ -15,6 +15,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from experiments.console import money
+
 _HERE = Path(__file__).parent
 ASSETS = _HERE / "assets"
 
@@ -28,7 +30,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters.update(figure=figure, amount=amount, seconds=seconds, highlight=highlight)
+    made.filters.update(figure=figure, money=money, amount=amount, seconds=seconds, highlight=highlight)
     return made
 
 

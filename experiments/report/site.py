@@ -135,6 +135,7 @@ def _index(
         images=_total([each.images for each in summaries]),
         tokens=_total([each.tokens for each in summaries]),
         dollars=_total([each.dollars for each in summaries]),
+        unpriced=any(each.unpriced for each in summaries),
         seconds=_total([each.seconds for each in summaries]),
         reuse=[(_ASKED.get(role, role), rate) for role, rate in _reuse(run)],
         layers=[

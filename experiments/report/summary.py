@@ -45,6 +45,8 @@ class Summary:
     images: float | None
     tokens: float | None
     dollars: float | None
+    unpriced: bool
+    """Whether something charged whose price is unknown."""
     seconds: float | None
     error: str
     damaged: bool
@@ -100,6 +102,7 @@ def summarise(run: RunDirectory, unit: UnitRecords) -> Summary:
         images=made,
         tokens=usage["tokens"],
         dollars=usage["dollars"],
+        unpriced=usage["unpriced"],
         seconds=unit.seconds,
         error=error_of(unit.done or (unit.failures[-1] if unit.failures else {})) or "; ".join(unit.problems),
         damaged=bool(unit.problems),
@@ -130,6 +133,7 @@ def usage_of(unit: UnitRecords) -> dict[str, Any]:
         "tokens": sum(tokens) if tokens else None,
         "cached": sum(number(part.get("cached_tokens")) or 0 for part in parts) if parts else None,
         "dollars": sum(dollars) if dollars else None,
+        "unpriced": any(number(part.get("unpriced")) for part in parts),
         "requests": sum(requests) if requests else None,
         "estimated": any(part.get("estimated") is True for part in parts),
     }

@@ -6,22 +6,27 @@ import asyncio
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from actors.chat.base import ChatReply, ChatRequest, Message, Usage
 from actors.endpoint.faults import EndpointError
 from actors.errors import MaiaError
+from actors.generation.base import MadeImage
+from actors.images import Image, Provenance
 from agents.budget import (
     BudgetSettings,
     BudgetSpentError,
     Cost,
     Ledger,
     MeteredChat,
+    MeteredStudio,
     Rate,
     UnitAccount,
     UnitBudgetError,
     spent_so_far,
 )
+from agents.journal import Journal
 from agents.store import Store
 
 pytestmark = pytest.mark.anyio
@@ -154,3 +159,40 @@ async def test_the_final_answer_is_asked_for_while_what_is_set_aside_for_it_stil
         await ledger.reserve(most)
         asked = await ledger.settle(most, Cost(tokens=700))
     await ledger.reserve(most)
+
+
+class PaidStudio:
+    """Makes one image a price; a failure in its place may have been billed."""
+
+    def __init__(self, *outcomes: MadeImage | MaiaError) -> None:
+        self.outcomes = list(outcomes)
+
+    async def generate(self, prompts: list[str], seeds: list[int], *, agent: str = "") -> list[object]:
+        assert len(prompts) == len(seeds) == len(self.outcomes)
+        return self.outcomes
+
+
+def made(dollars: float | None) -> MadeImage:
+    image = Image.from_pixels(np.zeros((2, 3, 3), np.uint8))
+    return MadeImage(image, Provenance("generated"), dollars)
+
+
+async def test_paid_images_are_on_the_account_and_on_record_as_soon_as_they_are_made(tmp_path: Path) -> None:
+    """A failed call that may have been billed counts at the expected price; an unknown price is no zero."""
+    store = Store.open(tmp_path)
+    journal = Journal(store, "u")
+    ledger = Ledger(BudgetSettings(dollars=1.0))
+    doubtful = EndpointError("it broke", "", 1, 1)
+    studio = PaidStudio(made(0.04), made(None), made(0.0), doubtful)
+    metered = MeteredStudio(studio, ledger, 0.1, journal.record_image_charge)
+    await metered.generate(["a"] * 4, [0] * 4)
+    assert ledger.spent == Cost(dollars=pytest.approx(0.14), images=3, unpriced=1)
+    assert ledger.reserved == Cost()
+    assert journal.image_charges() == Usage(dollars=pytest.approx(0.14), unpriced=1)
+    assert spent_so_far(store) == Cost(dollars=pytest.approx(0.14), unpriced=1)
+
+
+async def test_images_that_a_budget_in_dollars_has_no_room_for_are_not_made() -> None:
+    metered = MeteredStudio(PaidStudio(), Ledger(BudgetSettings(dollars=0.5)), 0.2)
+    with pytest.raises(BudgetSpentError, match=r"0\.5 dollars"):
+        await metered.generate(["a", "b", "c"], [0, 1, 2])

@@ -44,7 +44,7 @@ class World:
         self.store = Store.open(root)
         self.studio = FakeStudio()
         self.account = Ledger(budget or BudgetSettings(), spent_so_far(self.store))
-        laboratory = SimpleNamespace(studio=self.studio, facts={"model": "fake"})
+        laboratory = SimpleNamespace(studio=self.studio, facts={"model": "fake"}, dollars_per_image=0.0)
         self.host = LocalHost(laboratory, self.store, self._subject, account=self.account)  # type: ignore[arg-type]
 
     async def _subject(self, item: WorkItem) -> Subject:

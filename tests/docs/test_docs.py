@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from actors.endpoint.catalogue import catalogue
 from actors.scenes.grammar import parse_prompt
-from experiments import config_reference
+from experiments import config_reference, models_reference
 from experiments.session import Session, System, Tools
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -20,6 +21,26 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 def test_the_configuration_page_is_what_the_settings_say():
     """If this fails: python -m experiments.config_reference"""
     assert config_reference.TARGET.read_text(encoding="utf-8") == config_reference.reference()
+
+
+def test_the_page_of_models_is_what_the_catalogue_says():
+    """If this fails: python -m experiments.models_reference"""
+    assert models_reference.TARGET.read_text(encoding="utf-8") == models_reference.reference()
+
+
+def test_pages_and_profiles_name_no_hosted_model_that_ends():
+    """By the day on which the list was checked; models.md itself tells which end."""
+    listed = catalogue()
+    ending = {each.id for each in (*listed.chat, *listed.images) if each.notice(listed.checked)}
+    texts = [*PAGES, ROOT / "ray_config.yaml"]
+    named = {
+        (path.name, model)
+        for path in texts
+        if path != models_reference.TARGET
+        for model in ending
+        if re.search(rf"(?<![\w./-]){re.escape(model)}(?![\w.-])", path.read_text(encoding="utf-8"))
+    }
+    assert named == set()
 
 
 def test_every_setting_has_a_meaning():

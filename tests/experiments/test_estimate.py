@@ -19,7 +19,7 @@ from experiments import cli
 from experiments.approval import approve, count_units, foretell
 from experiments.config import load
 from experiments.describe import science
-from experiments.estimate import Assumptions, assume, assumptions_of, charges, estimate
+from experiments.estimate import Assumptions, assume, assumptions_of, estimate
 from experiments.precedents import Wanted, measured, precedents
 
 PRICED = """
@@ -97,10 +97,30 @@ def test_a_price_that_nobody_configured_is_unknown_and_not_zero(profiles):
 
 
 def test_endpoints_with_a_key_elsewhere_may_charge():
-    assert charges(OpenAIChat(model="m"))
-    assert not charges(OpenAIChat(model="m", base_url="http://127.0.0.1:8000/v1"))
-    assert not charges(OpenAIChat(model="m", base_url="http://localhost:8000/v1"))
-    assert not charges(OpenAIChat(model="m", base_url="http://gpu7:8000/v1", api_key_env=None))
+    assert OpenAIChat(model="m").charges
+    assert OpenAIChat(model="m", api_key_env=None, headers_env={"api-key": "K"}).charges
+    assert not OpenAIChat(model="m", base_url="http://127.0.0.1:8000/v1").charges
+    assert not OpenAIChat(model="m", base_url="http://localhost:8000/v1").charges
+    assert not OpenAIChat(model="m", base_url="http://gpu7:8000/v1", api_key_env=None).charges
+
+
+def test_hosted_images_are_part_of_the_estimate(tmp_path):
+    """An image with a known price is counted; one without makes the whole unknown, and what is known is still told."""
+    path = tmp_path / "config.yaml"
+    images = "{backend: openai-images, model: %s, quality: low, size: 1024x1024}"
+    path.write_text(
+        "profiles:\n"
+        f"  known: {{extends: embedded, generation: {images % 'gpt-image-2'}}}\n"
+        f"  mixed: {{extends: hosted, dataset: 'scenes:300:1', generation: {images % 'somebodys'}}}\n"
+    )
+    loaded = load(path)
+    likely = estimate(loaded.profile("known"), 10, EXACT)["likely"]
+    # Each unit makes 3 rounds of 5 images, and its confirmation.
+    assert likely["dollars"] == pytest.approx(likely["images"] * 0.006, abs=0.01)
+    mixed = estimate(loaded.profile("mixed"), 10, EXACT)
+    assert mixed["likely"]["dollars"] is None
+    assert mixed["likely"]["dollars_known"] > 0
+    assert any("generation.price.image" in note for note in mixed["notes"])
 
 
 def earlier(
@@ -270,7 +290,7 @@ def test_what_costs_more_than_the_limit_needs_a_yes(profiles):
     assert "Go on?" in asked[0]
     assert approve(found, 1, yes=True, ask=None)
     unknown = estimate(profiles.profile("unpriced"), 1, EXACT)
-    with pytest.raises(UsageError, match="no price is configured"):
+    with pytest.raises(UsageError, match="a price is unknown"):
         approve(unknown, 1e6, yes=False, ask=None)
     nothing = estimate(profiles.profile("unpriced"), 0, EXACT)
     assert approve(nothing, 0, yes=False, ask=None) == "no unit is left to study"
@@ -282,6 +302,8 @@ def test_what_costs_more_than_the_limit_needs_a_yes(profiles):
         (["sweep", "resnet18", "layer1", "--units", "0-63"], "64 units are"),
         (["audit", "resnet18", "--classes", "goldfish,3-5,sample:9"], "13 units are"),
         (["audit", "resnet18", "--classes", "goldfish"], "1 unit is"),
+        (["describe", "resnet18", "layer1", "3"], "1 unit is"),
+        (["session", "resnet18", "layer1", "3"], "1 unit is"),
         (["ablate", "resnet18", "layer1", "--units", "0-4", "--variants", "one-shot"], "10 units are"),
         (["ablate", "synthetic", "--units", "dog; blue", "--variants", "full,one-shot"], "4 units are"),
         (["synthetic", "--units", "dog; blue; cat", "--limit", "2"], "2 units are"),

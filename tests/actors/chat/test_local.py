@@ -11,8 +11,9 @@ import pytest
 
 from actors.chat.base import ChatReply, ChatRequest, Message
 from actors.chat.local import LocalBackend, fold_system
-from actors.chat.settings import Price, TransformersChat
+from actors.chat.settings import TransformersChat
 from actors.endpoint.faults import ContextLengthError
+from actors.endpoint.prices import TokenPrice
 from actors.errors import BackendError, UsageError
 from actors.hub import HubUnreachableError, ModelNotFoundError, TooLittleMemoryError
 from tests.actors.chat import tiny_models
@@ -143,7 +144,7 @@ async def test_a_model_with_eyes_can_be_told_to_keep_them_shut(saved: dict[str, 
 
 
 async def test_usage_is_counted_and_the_end_is_named(saved: dict[str, Path]) -> None:
-    backend = load(saved["text"], price=Price(prompt=1.0, completion=3.0))
+    backend = load(saved["text"], price=TokenPrice(prompt=1.0, completion=3.0))
     cut, *drawn = replies(
         await backend.run(
             # So hot that every token is as likely: some of the answers end by themselves.

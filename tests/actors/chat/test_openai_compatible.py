@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from actors.chat.base import ChatReply, ChatRequest, Message
 from actors.chat.openai_compatible import OpenAIBackend, _text_of, read_answer
 from actors.chat.pricing import read_usage
-from actors.chat.settings import OpenAIChat, Price
+from actors.chat.settings import OpenAIChat
 from actors.endpoint import openai_client
 from actors.endpoint.faults import (
     ContextLengthError,
@@ -29,6 +29,7 @@ from actors.endpoint.faults import (
     from_status,
     to_error,
 )
+from actors.endpoint.prices import TokenPrice
 from actors.endpoint.secrets import MissingKeyError
 from actors.errors import BackendError, UsageError
 from tests.actors.chat.conftest import FakeClock, picture
@@ -126,7 +127,7 @@ async def test_usage_is_what_was_reported_and_costs_what_the_price_list_says(
     }
     choice = {"message": {"role": "assistant", "content": "yes"}, "finish_reason": "stop"}
     endpoint.script = lambda seen: Reply(body={"choices": [choice], "usage": reported, "model": "exact-1"})
-    async with opened(endpoint, price=Price(prompt=3.0, cached=0.5, completion=10.0)) as backend:
+    async with opened(endpoint, price=TokenPrice(prompt=3.0, cached=0.5, completion=10.0)) as backend:
         reply = await backend.complete(ask())
     assert (reply.usage.prompt_tokens, reply.usage.cached_tokens, reply.usage.completion_tokens) == (
         1000,
@@ -147,7 +148,7 @@ def test_a_count_of_tokens_that_no_call_can_have_is_estimated(tokens: object) ->
 
 async def test_missing_usage_is_estimated_and_marked(endpoint: FakeEndpoint, opened: Opened) -> None:
     endpoint.script = lambda seen: Reply("twelve chars", usage=False)
-    async with opened(endpoint, image_tokens=60, price=Price(prompt=1.0, completion=2.0)) as backend:
+    async with opened(endpoint, image_tokens=60, price=TokenPrice(prompt=1.0, completion=2.0)) as backend:
         reply = await backend.complete(ask("x" * 400, picture(1)))
     assert reply.usage.estimated
     assert reply.usage.prompt_tokens == pytest.approx(100 + 60, abs=20)

@@ -3,17 +3,21 @@ from __future__ import annotations
 import pytest
 
 from actors.chat.base import Message, Usage
-from actors.chat.pricing import dollars, estimate_prompt, estimate_text, read_usage
-from actors.chat.settings import Price
+from actors.chat.pricing import estimate_prompt, estimate_text, read_usage
+from actors.endpoint.prices import TokenPrice
 from tests.actors.chat.conftest import picture
 
 
 def test_cached_tokens_have_their_own_price() -> None:
-    assert dollars(Price(prompt=2, cached=0.2, completion=8), 1000, 600, 50) == pytest.approx(
-        (400 * 2 + 600 * 0.2 + 50 * 8) / 1e6
-    )
-    assert dollars(Price(prompt=2, completion=8), 1000, 600, 0) == pytest.approx(1000 * 2 / 1e6)
-    assert dollars(None, 1000, 0, 1000) == 0.0
+    price = TokenPrice(prompt=2, cached=0.2, completion=8)
+    assert price.dollars(1000, 600, 50) == pytest.approx((400 * 2 + 600 * 0.2 + 50 * 8) / 1e6)
+    assert TokenPrice(prompt=2, completion=8).dollars(1000, 600, 0) == pytest.approx(1000 * 2 / 1e6)
+
+
+def test_without_a_known_price_a_call_counts_as_unpriced_and_not_as_free() -> None:
+    usage = read_usage({"prompt_tokens": 1000, "completion_tokens": 10}, 1, "", None, 2)
+    assert (usage.dollars, usage.unpriced) == (0.0, 2)
+    assert read_usage({"prompt_tokens": 1000, "completion_tokens": 10}, 1, "", TokenPrice(), 2).unpriced == 0
 
 
 def test_an_estimate_grows_with_text_and_images() -> None:
@@ -36,7 +40,7 @@ def test_an_estimate_grows_with_text_and_images() -> None:
     ],
 )
 def test_usage_that_is_missing_or_nonsense_is_estimated(reported: object) -> None:
-    usage = read_usage(reported, 100, "four", Price(prompt=1, completion=1), 2)
+    usage = read_usage(reported, 100, "four", TokenPrice(prompt=1, completion=1), 2)
     assert usage.estimated
     assert usage.requests == 2
     assert usage.dollars > 0
@@ -44,13 +48,13 @@ def test_usage_that_is_missing_or_nonsense_is_estimated(reported: object) -> Non
 
 def test_usage_in_other_spellings() -> None:
     usage = read_usage(
-        {"prompt_tokens": 100, "completion_tokens": 5, "prompt_cache_hit_tokens": 60}, 1, "", None, 1
+        {"prompt_tokens": 100, "completion_tokens": 5, "prompt_cache_hit_tokens": 60}, 1, "", TokenPrice(), 1
     )
     assert usage == Usage(100, 60, 5, 1, 0.0, False)
     over = {"prompt_tokens": 10, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 99}}
     assert read_usage(over, 1, "", None, 1).cached_tokens == 10
     null = {"prompt_tokens": 10, "completion_tokens": 5, "prompt_tokens_details": None}
-    assert read_usage(null, 1, "", None, 1) == Usage(10, 0, 5, 1, 0.0, False)
+    assert read_usage(null, 1, "", TokenPrice(), 1) == Usage(10, 0, 5, 1, 0.0, False)
 
 
 def test_usage_adds_up() -> None:
