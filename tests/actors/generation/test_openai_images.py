@@ -82,9 +82,11 @@ async def test_an_image_is_charged_by_the_tokens_of_the_answer_and_once() -> Non
     """The same request again is answered from memory, and costs nothing."""
     images = FakeImages(usage={"input_tokens": 10, "output_tokens": 1000})
     price = {"tokens": {"text": 5, "output": 30}}
-    async with at(images, price=price) as (maker, _):
-        async with LocalPool(GenerationBackend(maker, maker, remembered_bytes=10**6)) as pool:
-            first, again = [await pool.submit(GenerateRequest("a dog", 0)) for _ in range(2)]
+    async with (
+        at(images, price=price) as (maker, _),
+        LocalPool(GenerationBackend(maker, maker, remembered_bytes=10**6)) as pool,
+    ):
+        first, again = [await pool.submit(GenerateRequest("a dog", 0)) for _ in range(2)]
     assert first.dollars == pytest.approx((10 * 5 + 1000 * 30) / 1e6)
     assert again.dollars == 0
     assert len(images.seen) == 1
