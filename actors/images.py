@@ -10,6 +10,7 @@ import base64
 import hashlib
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -111,14 +112,14 @@ class Painted:
     mask: np.ndarray
 
 
-def decode(data: bytes) -> Image:
-    """Return the image in encoded bytes (PNG, JPEG, WEBP, BMP, GIF, TIFF); its first frame.
+def decode(data: bytes, *, formats: Sequence[str] = _FORMATS) -> Image:
+    """Return the image in encoded bytes (one of `formats`, all that are understood by default); its first frame.
 
     Raises:
         ImageDecodeError: If the bytes are damaged, of another format, or larger than MAX_SIDE.
     """
     try:
-        with PIL.Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        with PIL.Image.open(io.BytesIO(data), formats=tuple(formats)) as image:
             if max(image.size) > MAX_SIDE:
                 raise ImageDecodeError(f"an image's sides must be at most {MAX_SIDE}, got {image.size}")
             image.load()
@@ -128,7 +129,7 @@ def decode(data: bytes) -> Image:
     except PIL.UnidentifiedImageError:
         # Pillow's words name an address in memory, which differs each time.
         raise ImageDecodeError(
-            f"not a readable image: {len(data)} bytes in none of the formats {', '.join(_FORMATS)}"
+            f"not a readable image: {len(data)} bytes in none of the formats {', '.join(formats)}"
         ) from None
     except Exception as error:  # Pillow's decoders raise a dozen types on damaged data
         raise ImageDecodeError(f"not a readable image: {type(error).__name__}: {error}") from error

@@ -16,7 +16,7 @@ import PIL.Image
 import PIL.PngImagePlugin
 
 from actors.errors import UsageError
-from actors.images import Image, ImageDecodeError, Painted
+from actors.images import MAX_SIDE, Image, ImageDecodeError, Painted
 
 RED = (255, 0, 0)
 WHOLE = (0.0, 0.0, 1.0, 1.0)
@@ -116,6 +116,8 @@ def beneath(data: bytes) -> str:
 def _reading(data: bytes) -> Iterator[PIL.Image.Image]:
     try:
         with PIL.Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
+            if max(picture.size) > MAX_SIDE:
+                raise ImageDecodeError(f"a mask's sides must be at most {MAX_SIDE}, got {picture.size}")
             yield picture
     except Exception as error:  # Pillow's decoders raise a dozen types on damaged data
         raise ImageDecodeError(f"not a readable mask: {type(error).__name__}: {error}") from error

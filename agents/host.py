@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -31,6 +31,7 @@ from agents.interpreter import Round, StudyPausedError
 from agents.journal import Journal, slug
 from agents.store import Store
 from agents.study import Laboratory, study
+from agents.survey import SurveyFunction
 from agents.tasks.base import Task
 from agents.work import WorkItem, build_task
 from tools.subject import Subject
@@ -104,12 +105,14 @@ class LocalHost:
         subject_of: Callable[[WorkItem], Awaitable[Subject]],
         task_of: Callable[[WorkItem], Task] = build_task,
         *,
+        surveys: Mapping[str, SurveyFunction] | None = None,
         account: Account | None = None,
         unit_budget: BudgetSettings | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._laboratory, self._store = laboratory, store
         self._subject_of, self._task_of = subject_of, task_of
+        self._surveys = surveys or {}
         self._account = account or Ledger(BudgetSettings())
         self._unit_budget = unit_budget or BudgetSettings()
         self._clock = clock
@@ -147,7 +150,9 @@ class LocalHost:
         subject = await self._subject_of(item)
         if item.survey:
             lab = self._laboratory
-            found = await survey.take(lab.studio, subject, item, self._store, account, lab.dollars_per_image)
+            found = await survey.take(
+                self._surveys, lab.studio, subject, item, self._store, account, lab.dollars_per_image
+            )
             if not item.task:
                 journal = Journal(self._store, item.unit)
                 charged = await asyncio.to_thread(journal.image_charges)

@@ -32,14 +32,25 @@ from actors import masks
 from actors.chat.base import ChatModel, ChatReply, ChatRequest, Usage, announced
 from actors.errors import MaiaError, UsageError
 from actors.images import Image, decode
+from agents.record_types import (
+    AnswerRecord,
+    CallRecord,
+    Record,
+    RoundRecord,
+    StudyResult,
+    UsageRecord,
+    read_record,
+)
+from agents.run_files import RecordError
 from agents.store import Store, StoreError
 
+_IMAGE_ID = re.compile(r"[0-9a-f]{8,64}")
 MOST_MASKS = 4
 """Masks on one picture, one on the other, that are kept as masks: a program may measure what it measured, again and
 again. What is painted on those is kept as pixels."""
 
 
-class JournalError(MaiaError):
+class JournalError(RecordError):
     """A record on disk does not say what it should."""
 
 
@@ -103,13 +114,17 @@ class Blobs:
         """
         laid: list[np.ndarray] = []
         wanted = image_id
+        if not _IMAGE_ID.fullmatch(image_id):
+            raise JournalError(f"{image_id[:80]!r} is no image id: an id is 8 to 64 hexadecimal digits.")
         try:
             while (data := self._store.get(self.key(wanted))) is None:
                 if (mask := self._store.get(self.mask_key(wanted))) is None or len(laid) == MOST_MASKS:
                     raise JournalError(f"image {wanted} is missing from {self._store.root}.")
                 laid.append(masks.decode_mask(mask))
                 wanted = masks.beneath(mask)
-            image = decode(data)
+                if not _IMAGE_ID.fullmatch(wanted):
+                    raise JournalError(f"the mask {image_id} in {self._store.root} names no image.")
+            image = decode(data, formats=("WEBP",))
             for each in reversed(laid):
                 image = masks.lay(each, image)
         except UsageError as error:
@@ -146,7 +161,7 @@ class Journal:
     def rounds(self) -> list[dict[str, Any]]:
         """Return the finished rounds in order, up to the first gap."""
         found: list[dict[str, Any]] = []
-        while (record := self._read(f"rounds/{len(found) + 1:04d}.json")) is not None:
+        while (record := self._read(f"rounds/{len(found) + 1:04d}.json", RoundRecord)) is not None:
             found.append(record)
         return found
 
@@ -160,7 +175,7 @@ class Journal:
         self._commit(f"rounds/{number:04d}.json", record)
 
     def done(self) -> dict[str, Any] | None:
-        return self._read("done.json")
+        return self._read("done.json", StudyResult)
 
     def finish(self, record: dict[str, Any]) -> None:
         self._commit("done.json", record)
@@ -171,7 +186,7 @@ class Journal:
 
     def answer(self, key: str) -> ChatReply | None:
         """Return the recorded answer of a call."""
-        record = self._read(f"calls/{key}.answer")
+        record = self._read(f"calls/{key}.answer", AnswerRecord)
         if record is None:
             return None
         return ChatReply(**{**record, "usage": Usage(**record["usage"])})
@@ -216,7 +231,7 @@ class Journal:
         for name in self._store.keys(f"{self.folder}/calls"):
             key, _, kind = name.rpartition("/")[2].partition(".")
             if kind == "answer":
-                about = self._read(f"calls/{key}.request-1") or {}
+                about = self._read(f"calls/{key}.request-1", CallRecord) or {}
                 role = str(about.get("role", ""))
                 answer = self.answer(key)
                 assert answer is not None
@@ -233,19 +248,11 @@ class Journal:
     def image_charges(self) -> Usage:
         """Return what images were charged, over all interruptions."""
         names = [name.rpartition("/")[2] for name in self._store.keys(f"{self.folder}/charged")]
-        records = (self._read(f"charged/{name}") or {} for name in sorted(names))
+        records = (self._read(f"charged/{name}", UsageRecord) or {} for name in sorted(names))
         return sum((Usage(**record) for record in records), Usage())
 
-    def _read(self, name: str) -> dict[str, Any] | None:
-        data = self._store.get(f"{self.folder}/{name}")
-        if data is None:
-            return None
-        try:
-            record = json.loads(data)
-        except ValueError as error:
-            raise JournalError(f"{self._store.root / self.folder / name} is not JSON: {error}") from error
-        assert isinstance(record, dict)
-        return record
+    def _read(self, name: str, kind: type[Record]) -> dict[str, Any] | None:
+        return read_record(self._store, f"{self.folder}/{name}", kind)
 
     def _commit(self, name: str, record: dict[str, Any]) -> None:
         data = _encode(record)

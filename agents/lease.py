@@ -17,6 +17,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Awaitable, Callable
@@ -24,11 +25,16 @@ from pathlib import Path
 from typing import Any, Self
 
 from actors.errors import MaiaError, UsageError
+from agents.run_files import RecordError, parse_json
 from agents.store import Objects, StoreError
 
 BEAT_S = 2.0
 STALE_S = 20.0
 """How long the number must stand still: ten beats."""
+
+
+_CLAIM = re.compile(r"leases/([0-9]{1,9})/claim\.json")
+_BEAT = re.compile(rb"[0-9]{1,12}")
 
 
 class LeaseLostError(MaiaError):
@@ -111,14 +117,14 @@ class Lease:
 
 def newest(store: Objects) -> int:
     """Return the generation claimed last, 0 if none was."""
-    claims = (key.split("/") for key in store.keys("leases") if key.endswith("/claim.json"))
-    return max((int(generation) for _, generation, _ in claims if generation.isdecimal()), default=0)
+    claims = map(_CLAIM.fullmatch, store.keys("leases"))
+    return max((int(found[1]) for found in claims if found), default=0)
 
 
 def worked_s(store: Objects) -> float:
     """Return about how many seconds all generations have worked, from their beats."""
     beats = [store.get(key) or b"" for key in store.keys("leases") if key.endswith("/beat")]
-    return BEAT_S * sum(int(beat) for beat in beats if beat.isdigit())
+    return BEAT_S * sum(int(beat) for beat in beats if _BEAT.fullmatch(beat))
 
 
 def owner(store: Objects) -> dict[str, Any] | None:
@@ -149,10 +155,10 @@ def _folder(generation: int) -> str:
 
 
 def _claim(store: Objects, generation: int) -> dict[str, Any]:
-    data = store.get(f"{_folder(generation)}/claim.json")
+    key = f"{_folder(generation)}/claim.json"
     try:
-        found = json.loads(data or b"{}")
-    except ValueError:
+        found = parse_json(store.get(key) or b"{}", Path(key))
+    except RecordError:  # who claimed it cannot be told; that somebody did, can
         found = {}
     return found if isinstance(found, dict) else {}
 

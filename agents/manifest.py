@@ -11,7 +11,8 @@ from typing import Any
 
 from actors.errors import UsageError
 from actors.vision.datasets import canonical, is_path
-from agents.store import Store, parse
+from agents.record_types import Manifest, read_record
+from agents.store import Store
 
 KEY = "manifest.json"
 STUDIED = "studied.json"
@@ -74,10 +75,10 @@ def check(store: Store, manifest: dict[str, Any]) -> None:
     Raises:
         UsageError: Showing each difference, if the directory belongs to another configuration.
     """
-    present = store.get(KEY)
-    if present is None:
+    present = recorded(store)
+    if not present:
         return
-    old, new = _told(parse(present, store.root / KEY)), _told(json.loads(_encode(manifest)))
+    old, new = _told(present), _told(json.loads(_encode(manifest)))
     before, now = _dataset(old), _dataset(new)
     if is_path(before) and is_path(now) and (store.has(STUDIED) or canonical(before) == canonical(now)):
         # It may be written otherwise, or lie elsewhere by now: its fingerprint tells whether it is the same one.
@@ -142,9 +143,12 @@ def widen(store: Store, manifest: dict[str, Any]) -> None:
 
 
 def recorded(store: Store) -> dict[str, Any]:
-    """Return the manifest of a run, nothing where it has none yet."""
-    found: dict[str, Any] = parse(store.get(KEY) or b"{}", store.root / KEY)
-    return found
+    """Return the manifest of a run, nothing where it has none yet.
+
+    Raises:
+        RecordError: If it is damaged.
+    """
+    return read_record(store, KEY, Manifest) or {}
 
 
 def _extent(manifest: dict[str, Any]) -> dict[str, Any]:
@@ -165,8 +169,7 @@ def check_studied(store: Store, facts: Mapping[str, Any], names: Collection[str]
     Raises:
         UsageError: If one is another.
     """
-    present = store.get(STUDIED)
-    old: dict[str, Any] = {} if present is None else parse(present, store.root / STUDIED)
+    old = store.read_object(STUDIED) or {}
     changed = [
         f"the {told} was {old[name]}, now {facts.get(name)}"
         for name, told in _NAMES.items()

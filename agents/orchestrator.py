@@ -25,6 +25,7 @@ from agents.faults import CONCERNS_ALL, MACHINERY, HostLostError
 from agents.host import HostHandle
 from agents.interpreter import StudyPausedError
 from agents.journal import slug
+from agents.record_types import FailureRecord, read_record
 from agents.store import Store, StoreError
 from agents.work import WorkItem
 
@@ -242,6 +243,7 @@ def record_failure(store: Store, unit: str, record: dict[str, Any]) -> None:
 def failures(store: Store, unit: str) -> list[dict[str, Any]]:
     """Return the failures on record, oldest first."""
     found: list[dict[str, Any]] = []
-    while (data := store.get(f"units/{slug(unit)}/failed-{len(found) + 1}.json")) is not None:
-        found.append(json.loads(data))
+    folder = f"units/{slug(unit)}"
+    while (record := read_record(store, f"{folder}/failed-{len(found) + 1}.json", FailureRecord)) is not None:
+        found.append(record)
     return found

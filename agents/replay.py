@@ -19,6 +19,7 @@ from actors.images import Image
 from agents.faults import ToolsBrokenError
 from agents.interpreter import Interpreter, InterpreterSettings, Round, StudyPausedError, Verdict
 from agents.journal import Journal, request_key
+from agents.record_types import CallRecord, read_record
 from agents.store import Store
 from agents.tasks.base import Answer, Task
 from tools.sandbox import SandboxServer
@@ -238,7 +239,7 @@ def _model_name(store: Store, journal: Journal) -> str:
     """Return the name under which the interpreter's calls were recorded."""
     for key in store.keys(f"{journal.folder}/calls"):
         if ".request-" in key:
-            about = json.loads(store.get(key) or b"{}")
+            about = read_record(store, key, CallRecord) or {}
             if about.get("role") == "interpreter":
                 return str(about["model"])
     raise DivergedError("no call of the interpreter is on record.")

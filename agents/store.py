@@ -7,7 +7,6 @@ after a power cut. Indices and reports are made from these objects and can be ma
 from __future__ import annotations
 
 import errno
-import json
 import math
 import os
 import shutil
@@ -17,6 +16,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from actors.errors import MaiaError, UsageError
+from agents import run_files
+from agents.run_files import RecordError
+
+__all__ = ["Objects", "RecordError", "Store", "StoreError", "finite", "parse"]
 
 
 class StoreError(MaiaError):
@@ -79,29 +82,16 @@ class Store:
     def put(self, key: str, data: bytes) -> bool:
         """Write `data` under `key` unless the key exists; return whether this call wrote it.
 
-        The bytes are on disk, and so is their name, before this returns (write, fsync, link, fsync of
-        the folder). `link` is atomic also on NFS, where exclusive creation is not.
+        The bytes are on disk, and so is their name, before this returns.
 
         Raises:
             StoreError: If the disk is full or the folder cannot be written.
+            RecordError: If the folder of the key is a link.
         """
-        final = self.root / key
         try:
-            if final.exists():
-                return False
-            self._make(final.parent)
-            temporary = final.parent / f".{uuid.uuid4().hex}.tmp"
-            try:
-                self._write(temporary, data)
-                os.link(temporary, final)
-            except FileExistsError:
-                return False
-            finally:
-                temporary.unlink(missing_ok=True)
-            self._keep_name(final)
+            return run_files.put_file(self.root, key, data)
         except OSError as error:
-            raise _refusal(final, error) from error
-        return True
+            raise _refusal(self.root / key, error) from error
 
     def check_room(self) -> None:
         """Make sure that what is begun now can be written when it ends.
@@ -125,6 +115,7 @@ class Store:
 
         Raises:
             StoreError: If the disk is full or the folder cannot be written.
+            RecordError: If the folder of the key is a link.
         """
         self._exchange(key, data)
 
@@ -133,84 +124,72 @@ class Store:
 
         Raises:
             StoreError: If the disk is full or the folder cannot be written.
+            RecordError: If the folder of the key is a link.
         """
         self._exchange(key, data, kept=True)
 
     def _exchange(self, key: str, data: bytes, kept: bool = False) -> None:
-        final = self.root / key
-        temporary = final.with_name(f".{uuid.uuid4().hex}.tmp")
         try:
-            try:
-                self._make(final.parent)
-                self._write(temporary, data, kept)
-                temporary.replace(final)
-            finally:
-                temporary.unlink(missing_ok=True)
-            if kept:
-                self._keep_name(final)
+            run_files.replace_file(self.root, key, data, synced=kept)
         except OSError as error:
-            raise _refusal(final, error) from error
+            raise _refusal(self.root / key, error) from error
 
-    def _make(self, folder: Path) -> None:
-        """Make a folder below the root. The root is made by `open` alone: one that was moved away in the middle of a run
-        must not come to be a second time, with the rest of what the first one holds.
+    def remove(self, key: str) -> None:
+        """Remove what can be made again; of a link, the link itself.
+
+        Raises:
+            RecordError: If the folder of the key is a link.
         """
-        if not self.root.is_dir():
-            raise FileNotFoundError(errno.ENOENT, f"{self.root} is gone", str(self.root))
-        folder.mkdir(parents=True, exist_ok=True)
-
-    @staticmethod
-    def _keep_name(path: Path) -> None:
-        """Have the name of a file on disk, as well as its bytes."""
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-    @staticmethod
-    def _write(path: Path, data: bytes, kept: bool = True) -> None:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-        try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(descriptor, view) :]
-            if kept:
-                os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        run_files.remove_file(self.root, key)
 
     def get(self, key: str) -> bytes | None:
-        """Return the object, or None if there is none under that key."""
-        try:
-            return (self.root / key).read_bytes()
-        except FileNotFoundError:
-            return None
+        """Return the object, or None if there is none under that key.
+
+        Raises:
+            RecordError: If it is no regular file, lies behind a link, or is too large.
+        """
+        return run_files.read_bytes(self.root, key)
+
+    def read(self, key: str) -> Any:
+        """Return the JSON value of a record, or None if there is none under that key.
+
+        Raises:
+            RecordError: If it cannot be read, or is damaged.
+        """
+        data = self.get(key)
+        return None if data is None else run_files.parse_json(data, self.root / key)
+
+    def read_object(self, key: str) -> dict[str, Any] | None:
+        """Do as `read` of a record that is a JSON object."""
+        value = self.read(key)
+        if value is not None and not isinstance(value, dict):
+            raise RecordError(f"{self.root / key} is damaged: it holds no object.")
+        return value
 
     def has(self, key: str) -> bool:
-        return (self.root / key).exists()
+        """Return whether there is a regular file under that key."""
+        return self.status(key) is not None
+
+    def status(self, key: str) -> os.stat_result | None:
+        """Return the status of the file under a key, None if there is none."""
+        return run_files.file_status(self.root, key)
 
     def keys(self, prefix: str) -> Iterator[str]:
         """Yield the keys below the folder `prefix`, sorted; unfinished writes are not keys."""
-        folder = self.root / prefix
-        for path in sorted(folder.rglob("*")):
-            if path.is_file() and not (path.name.startswith(".") and path.name.endswith(".tmp")):
-                yield path.relative_to(self.root).as_posix()
+        yield from run_files.list_files(self.root, prefix)
+
+    def folders(self, prefix: str) -> list[str]:
+        """Return the names of the folders in the folder `prefix`, sorted."""
+        return run_files.list_folders(self.root, prefix)
 
 
 def parse(data: bytes, path: Path) -> Any:
     """Return the JSON value in `data`, which were read from `path`.
 
     Raises:
-        UsageError: If it is none: the file was changed by others, or its disk is failing.
+        RecordError: If it is none: the file was changed by others, or its disk is failing.
     """
-    try:
-        return json.loads(data)
-    except ValueError as error:
-        raise UsageError(
-            f"{path} is damaged: {error}.",
-            "Restore it from a copy; without one, delete it, and what is made from it is made again on resuming.",
-        ) from error
+    return run_files.parse_json(data, path)
 
 
 def finite(value: Any) -> Any:

@@ -12,16 +12,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from inspect import signature
 from typing import Any
 
 from actors.chat.base import Usage
 from actors.images import Image
 from agents.budget import Account, Cost, MeteredStudio
 from agents.journal import Blobs, Journal, slug
+from agents.record_types import SurveyRecord, read_record
+from agents.run_files import RecordError
 from agents.store import Store
-from agents.work import WorkItem, named
+from agents.work import WorkItem
 from tools.subject import Subject
 from tools.toolbox import Studio
 
@@ -38,7 +41,11 @@ class Survey:
     images: Sequence[Image] = ()
 
 
+SurveyFunction = Callable[..., Awaitable[Survey]]
+
+
 async def take(
+    surveys: Mapping[str, SurveyFunction],
     studio: Studio,
     subject: Subject,
     item: WorkItem,
@@ -48,18 +55,28 @@ async def take(
 ) -> dict[str, Any]:
     """Return the record of an item's survey, from the store if it is there already.
 
-    `dollars_per_image` is set aside for an image before it is made.
+    `surveys` are those that a plan may name. `dollars_per_image` is set aside for an image before it is made.
 
     Raises:
+        RecordError: If there is none of that name, or it does not take the item's arguments.
         MaiaError: If it could not be taken; nothing of it is kept.
     """
+    if (survey := surveys.get(item.survey)) is None:
+        raise RecordError(
+            f"there is no survey {item.survey!r}.",
+            "The plan of this run is damaged, or from another version.",
+        )
+    try:
+        signature(survey).bind(studio, subject, seed=item.seed, **item.survey_arguments)
+    except TypeError as error:
+        raise RecordError(f"the survey {item.survey!r} is planned with wrong arguments: {error}.") from error
     if (record := await asyncio.to_thread(read, store, item.unit)) is not None:
         return record
     await asyncio.to_thread(store.put, f"units/{slug(item.unit)}/{BEGUN}", b"{}")
     counter = _Counter(account)
     record_charge = Journal(store, item.unit).record_image_charge
     metered = MeteredStudio(studio, counter, dollars_per_image, record_charge)
-    taken: Survey = await named(item.survey)(metered, subject, seed=item.seed, **item.survey_arguments)
+    taken = await survey(metered, subject, seed=item.seed, **item.survey_arguments)
     # Images first: a record never names one that is not there.
     await asyncio.to_thread(Blobs(store).put, taken.images)
     data = json.dumps({"images": counter.images, "found": taken.found}, sort_keys=True, ensure_ascii=False)
@@ -72,8 +89,7 @@ async def take(
 
 def read(store: Store, unit: str) -> dict[str, Any] | None:
     """Return a unit's survey, None if it was not taken yet."""
-    data = store.get(_key(unit))
-    return None if data is None else dict(json.loads(data))
+    return read_record(store, _key(unit), SurveyRecord)
 
 
 def result(item: WorkItem, record: dict[str, Any], facts: dict[str, Any], charged: Usage) -> dict[str, Any]:

@@ -4,60 +4,65 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from importlib import import_module
-from typing import Any
+from dataclasses import asdict, field
+from typing import Annotated, Any
 
-from actors.errors import UsageError
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from agents.run_files import damaged
 from agents.store import Store
+from agents.tasks import create_task
 from agents.tasks.base import Task
 
 KEY = "plan.json"
 
 
-@dataclass(frozen=True, slots=True)
+_FORMER_NAMES = {
+    "agents.tasks.describe_unit:DescribeUnit": "describe",
+    "agents.tasks.bias:AuditClass": "audit",
+    "agents.tasks.selective:JudgeSelectivity": "selective",
+    "experiments.contexts:survey_class": "class",
+}
+"""What plans of earlier versions call tasks and surveys."""
+
+
+def _present_name(name: Any) -> Any:
+    return _FORMER_NAMES.get(name, name) if isinstance(name, str) else name
+
+
+_Name = Annotated[str, Field(max_length=4096)]
+
+
+@dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
 class WorkItem:
     """One study. `unit` is the subject's id, and the item's; `layer` and `name` are how a person would ask for it.
 
-    `task` names the question's class as "package.module:Class", built with `arguments` (plain JSON values); ""
-    asks no agent. `survey` names measurements by a fixed design that come first, as "package.module:function",
-    called with `survey_arguments` (see `agents.survey`).
+    `task` names the question (`agents.tasks.TASKS`), built with `arguments` (plain JSON values); "" asks no agent.
+    `survey` names measurements by a fixed design that come first (`experiments.contexts.SURVEYS`), called with
+    `survey_arguments`.
     """
 
-    unit: str
-    layer: str
-    name: str
-    task: str = "agents.tasks.describe_unit:DescribeUnit"
+    unit: _Name
+    layer: _Name
+    name: _Name
+    task: Annotated[str, BeforeValidator(_present_name)] = "describe"
     arguments: dict[str, Any] = field(default_factory=dict)
-    seed: int = 0
-    survey: str = ""
+    seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
+    survey: Annotated[str, BeforeValidator(_present_name)] = ""
     survey_arguments: dict[str, Any] = field(default_factory=dict)
+
+
+_PLAN = TypeAdapter(list[WorkItem])
 
 
 def build_task(item: WorkItem) -> Task:
     """Return the question of an item.
 
     Raises:
-        UsageError: If it does not exist or does not take these arguments.
+        RecordError: If it does not exist or does not take these arguments.
     """
-    try:
-        task: Task = named(item.task)(**item.arguments)
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"there is no task {item.task!r} with {item.arguments}: {error}") from error
-    return task
-
-
-def named(text: str) -> Any:
-    """Return what "package.module:name" names.
-
-    Raises:
-        UsageError: If there is no such thing.
-    """
-    module, _, name = text.partition(":")
-    try:
-        return getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UsageError(f"there is no {text!r}: {error}") from error
+    return create_task(item.task, item.arguments)
 
 
 def write_plan(store: Store, items: Sequence[WorkItem]) -> list[WorkItem]:
@@ -88,12 +93,12 @@ def read_plan(store: Store) -> list[WorkItem] | None:
     """Return the plan, None if the run has none yet.
 
     Raises:
-        UsageError: If it is damaged.
+        RecordError: If it is damaged.
     """
-    data = store.get(KEY)
-    if data is None:
+    found = store.read(KEY)
+    if found is None:
         return None
     try:
-        return [WorkItem(**each) for each in json.loads(data)]
-    except (ValueError, TypeError) as error:
-        raise UsageError(f"{store.root / KEY} is damaged: {error}") from error
+        return _PLAN.validate_python(found)
+    except ValidationError as error:
+        raise damaged(store.root / KEY, error) from error

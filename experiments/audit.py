@@ -23,13 +23,14 @@ from agents import survey
 from agents.journal import slug
 from agents.manifest import claim, widen
 from agents.store import Store
+from agents.tasks.bias import AuditClass
 from agents.work import WorkItem, extend_plan, read_plan, write_plan
 from experiments import config as configuration
 from experiments.audit_page import NOTHING, highest, page
 from experiments.bias_claims import disagreements
 from experiments.campaign import Campaign, check_known
 from experiments.console import Console, counted
-from experiments.contexts import FRESH, LEAST, ClassSurvey, judge
+from experiments.contexts import CLASS_SURVEY, FRESH, LEAST, ClassSurvey, judge
 from experiments.describe import science
 from experiments.units import choose
 
@@ -170,10 +171,10 @@ async def _plan(
             unit,
             OUTPUT,
             f"probability:{index}",
-            task="agents.tasks.bias:AuditClass" if asked.agents else "",
+            task=AuditClass.name if asked.agents else "",
             arguments={"class_name": drawn[index]} if asked.agents else {},
             seed=asked.seed,
-            survey="experiments.contexts:survey_class",
+            survey=CLASS_SURVEY,
             survey_arguments={"class_name": drawn[index], "per_context": asked.per_context},
         )
         for index, unit in ids.items()

@@ -29,6 +29,7 @@ from agents.store import Store, StoreError, parse
 from agents.work import WorkItem, read_plan
 from experiments.config import Configuration, Profile
 from experiments.console import Console
+from experiments.contexts import SURVEYS
 from experiments.live import Live
 from experiments.machinery import RequestCounts
 from experiments.metrics import RunMetrics
@@ -180,6 +181,7 @@ class Campaign:
                         bench.laboratory,
                         self.store,
                         subject_of,
+                        surveys=SURVEYS,
                         account=purse,
                         unit_budget=settings.unit_budget,
                     )

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from actors.errors import MaiaError, UsageError
+from agents.run_files import RecordError
 from experiments.commands import machine, runs, study, truth
 from experiments.console import Console
 
@@ -56,7 +57,7 @@ def main() -> None:
             sys.exit(code)
     except MaiaError as error:
         Console().fail(error)
-        sys.exit(2 if isinstance(error, UsageError) else 1)
+        sys.exit(2 if isinstance(error, UsageError | RecordError) else 1)
     except typer.Exit as stop:
         sys.exit(stop.exit_code)
     except SystemExit as stop:
@@ -72,7 +73,7 @@ def main() -> None:
         if not known:
             raise
         Console().fail(known[0])
-        sys.exit(2 if isinstance(known[0], UsageError) else 1)
+        sys.exit(2 if isinstance(known[0], UsageError | RecordError) else 1)
     except OSError as error:
         if error.errno in _NOT_ALLOWED and error.filename is not None:
             Console().fail(

@@ -13,6 +13,7 @@ from typing import Any, TextIO
 
 import structlog
 from rich.console import Console as RichConsole
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -70,23 +71,23 @@ class Console:
     def say(self, text: str) -> None:
         """Tell one step, with the seconds since the start."""
         if not self._quiet:
-            self._rich.print(f"[dim]{time.monotonic() - self._started:6.1f}s[/dim] {_escape(text)}")
+            self._rich.print(f"[dim]{time.monotonic() - self._started:6.1f}s[/dim] {plain(text)}")
 
     def warn(self, text: str) -> None:
-        self._rich.print(f"[yellow]warning:[/yellow] {_escape(text)}")
+        self._rich.print(f"[yellow]warning:[/yellow] {plain(text)}")
 
     def fail(self, error: MaiaError) -> None:
         """Tell what went wrong and what to do, without a traceback."""
-        self._rich.print(f"[red]error:[/red] {_escape(error.message)}")
+        self._rich.print(f"[red]error:[/red] {plain(error.message)}")
         if error.fix:
-            self._rich.print(f"       {_escape(error.fix)}")
+            self._rich.print(f"       {plain(error.fix)}")
 
     def result(self, value: Any) -> None:
         """Print one JSON object on stdout."""
-        _print(json.dumps(finite(value), ensure_ascii=False, sort_keys=True, allow_nan=False) + "\n")
+        _print(json_text(value) + "\n")
 
     def show(self, *renderables: Any, markup: bool = True) -> None:
-        """Print for a person, on stdout; without `markup`, text is printed as it is.
+        """Print for a person, on stdout; without `markup`, text is printed as `printable` leaves it.
 
         Tables fit the terminal; in a pipe or a file a row is a line, unless COLUMNS says how wide it may be.
         """
@@ -95,7 +96,8 @@ class Console:
             out.width = _UNBOUNDED
         with out.capture() as printed:
             for each in renderables:
-                out.print(each, markup=markup)
+                as_it_is = isinstance(each, str) and not markup
+                out.print(printable(each) if as_it_is else each, markup=markup)
         text = printed.get()
         if not out.is_terminal:
             text = "".join(f"{line.rstrip()}\n" for line in text.splitlines())
@@ -132,7 +134,7 @@ class Console:
     def waiting(self, text: str) -> Iterator[None]:
         """Tell on a terminal what is waited for, as long as it lasts; elsewhere nothing."""
         if not self._quiet and self._redraws:
-            with self._rich.status(_escape(text)):
+            with self._rich.status(plain(text)):
                 yield
             return
         if self._rich.is_terminal:
@@ -146,7 +148,7 @@ class Console:
             yield lambda _text: None
         elif self._redraws:
             with self._rich.status("") as status:
-                yield lambda text: status.update(_escape(text))
+                yield lambda text: status.update(plain(text))
         else:
             told = [-_LINE_EVERY_S]
 
@@ -172,15 +174,25 @@ def _print(text: str) -> None:
     print(text, end="", flush=True)
 
 
-def _escape(text: str) -> str:
-    """Model-written text may hold what rich takes for markup, and control characters for the terminal."""
-    cleaned = "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
-    return cleaned.replace("[", "\\[")
+def printable(text: str) -> str:
+    """Return text for a terminal: what may move the cursor, set colors, link, or turn the writing direction is replaced.
+
+    Run directories and models may write any of it. Newlines and tabs stay.
+    """
+    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def plain(text: str) -> str:
-    """Return model-written text that is safe to print on a terminal."""
-    return _escape(text)
+    """Return `printable` text as rich's markup, in which none of it is a tag."""
+    return escape(printable(text))
+
+
+def json_text(value: Any) -> str:
+    """Return one line of JSON; characters that a terminal would act on are escaped as JSON does it."""
+    text = json.dumps(finite(value), ensure_ascii=False, sort_keys=True, allow_nan=False)
+    return (
+        text if text.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
+    )
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:

@@ -24,7 +24,7 @@ from actors.images import Image
 from actors.scenes.vocabulary import vocabulary
 from agents.statistics import benjamini_hochberg, detectable_difference, permutation_p_values
 from agents.stimuli import lacks_something
-from agents.survey import Survey
+from agents.survey import Survey, SurveyFunction
 from tools.subject import Subject
 from tools.toolbox import Studio, seed_for
 
@@ -186,6 +186,11 @@ async def survey_class(
         [each for each, _ in lowest], [each for each, _ in telling],
     )  # fmt: skip
     return Survey(asdict(survey), [image for _, image in (*lowest, *telling)])
+
+
+CLASS_SURVEY = "class"
+SURVEYS: Mapping[str, SurveyFunction] = {CLASS_SURVEY: survey_class}
+"""What a run's plan may name as a survey."""
 
 
 def screened(values: Mapping[str, Sequence[float]]) -> tuple[list[str], dict[str, int]]:

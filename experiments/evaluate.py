@@ -27,6 +27,7 @@ from agents.store import Store
 from agents.tasks.describe_unit import NOT_INTERPRETABLE
 from agents.work import WorkItem, read_plan
 from experiments import config as configuration
+from experiments.config import Configuration, Profile
 from experiments.console import Console
 from experiments.describe import science
 from experiments.gym.neurons import choose
@@ -35,6 +36,8 @@ from experiments.predictive import Evaluation, compare
 from experiments.prompts import ChatPromptWriter, PromptWriter, TemplatePromptWriter
 from experiments.recorded import read_manifest
 from experiments.report.schema import Bar, Bars, Cell, Column, Measured, Page, Table
+from experiments.spending import may_charge
+from experiments.trust import Trust, dataset_of, network_of, units_of
 from experiments.workbench import Workbench
 from tools.subject import Subject
 
@@ -75,6 +78,9 @@ async def evaluate(
     limit: int | None = None,
     sizes: Sizes | None = None,
     seed: int = 0,
+    model: str | None = None,
+    data: str | None = None,
+    trust: Trust | None = None,
 ) -> dict[str, Any]:
     """Measure the labels of a run and of other methods, write `evaluation.json` and a page into it, and return it.
 
@@ -86,9 +92,10 @@ async def evaluate(
     """
     loaded = configuration.load(config)
     manifest = _manifest(run)
-    profile = loaded.profile(profile_name or manifest.get("profile"))
-    if manifest.get("settings", {}).get("dataset"):
-        profile = profile.model_copy(update={"dataset": manifest["settings"]["dataset"]})
+    trust = trust or Trust()
+    profile = _profile(loaded, profile_name, manifest)
+    dataset = dataset_of(manifest, profile.dataset, data, trust)
+    profile = profile.model_copy(update={"dataset": dataset})
     labelled = gather(run, against)
     omitted = left_out(run, labelled)
     for each in omitted:
@@ -100,8 +107,10 @@ async def evaluate(
             "Units get labels by `maia describe`, `sweep` and `synthetic`.",
         )
     store = Store.open(run)
-    model = None if manifest.get("model") == "synthetic" else manifest["model"]
-    async with Workbench.open(profile, cache=loaded.cache, model=model, tell=console.say) as bench:
+    synthetic = manifest.get("model") == "synthetic"
+    network = None if synthetic else network_of(manifest, model, trust)
+    units_of(((unit.layer, unit.name) for unit in units), trust)
+    async with Workbench.open(profile, cache=loaded.cache, model=network, tell=console.say) as bench:
         # Labels of other weights foretell nothing about these.
         check_studied(store, bench.laboratory.facts, ("network",))
         subject_of = await subjects(bench, loaded.cache, manifest)
@@ -116,9 +125,25 @@ async def evaluate(
         "rows": rows,
         "summary": summarise(rows),
     }
-    (run / "evaluation.json").write_text(json.dumps(result, indent=1, ensure_ascii=False))
+    store.replace("evaluation.json", json.dumps(result, indent=1, ensure_ascii=False).encode())
     page(result).save(run, "evaluation")
     return result
+
+
+def _profile(loaded: Configuration, named: str | None, manifest: Mapping[str, Any]) -> Profile:
+    """Return the profile that the person named, else the run's, unless that may charge: nobody has asked for it then.
+
+    Raises:
+        UsageError: If the run names one that may charge.
+    """
+    recorded = manifest.get("profile")
+    profile = loaded.profile(named or recorded)
+    if named is None and recorded not in (None, loaded.default_profile) and may_charge(profile):
+        raise UsageError(
+            f"the run names the profile {recorded!r}, whose models may charge; a run does not choose what you pay for.",
+            f"Name it yourself: --profile {recorded}.",
+        )
+    return profile
 
 
 def _manifest(run: Path) -> dict[str, Any]:

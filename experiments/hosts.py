@@ -32,6 +32,7 @@ from agents.store import Store, StoreError
 from agents.work import KEY as PLAN
 from agents.work import WorkItem
 from experiments.config import Profile
+from experiments.contexts import SURVEYS
 
 T = TypeVar("T")
 
@@ -107,6 +108,7 @@ class HostActor:
             bench.laboratory,
             FencedStore(plan.run, self._name),
             subject_of,
+            surveys=SURVEYS,
             account=account,
             unit_budget=plan.profile.sweep.unit_budget,
         )

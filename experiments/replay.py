@@ -8,11 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from actors.errors import UsageError
 from agents.interpreter import InterpreterSettings
 from agents.journal import Journal
+from agents.manifest import KEY as MANIFEST
 from agents.manifest import check, check_studied, claim, claim_studied
-from agents.replay import replay, take_over
+from agents.replay import DivergedError, Replay, replay, take_over
+from agents.run_files import RecordError, damaged
 from agents.store import Store
 from agents.study import study
 from agents.work import build_task, write_plan
@@ -22,12 +26,20 @@ from experiments.console import Console
 from experiments.describe import science
 from experiments.preflight import keep_apart
 from experiments.recorded import RecordedUnit, find_unit, find_units
+from experiments.trust import Trust, network_of, sandbox_of, units_of
 from tools import sandbox
-from tools.sandbox import SandboxServer, SandboxSettings, api_page
+from tools.sandbox import SandboxServer, api_page
+
+_MAX_TEXT_SHOWN = 10_000_000
+_MAX_IMAGES_SHOWN = 10_000
 
 
-async def replay_units(console: Console, path: Path) -> list[dict[str, Any]]:
+async def replay_units(
+    console: Console, path: Path, *, config: Path | None = None, profile_name: str | None = None
+) -> list[dict[str, Any]]:
     """Play the recorded unit that `path` names again, or all that agents studied in a run; return where each diverged.
+
+    The sandbox is the profile's; the record can only lower its limits.
 
     Raises:
         UsageError: If there is no such run or unit, or no agent was asked about it.
@@ -37,18 +49,25 @@ async def replay_units(console: Console, path: Path) -> list[dict[str, Any]]:
     ]
     if not units:
         raise _no_rounds(path)
-    settings = units[0].manifest.get("settings", {})
+    own = configuration.load(config).profile(profile_name).sandbox
+    settings, higher = sandbox_of(units[0].manifest, own)
+    for each in higher:
+        console.say(each)
     played = []
-    async with await sandbox.start(SandboxSettings(**settings.get("sandbox", {}))) as sandboxes:
+    async with await sandbox.start(settings) as sandboxes:
         for unit in units:
             if len(units) > 1:
                 console.say(unit.item.unit)
-            played.append(await _replay(console, unit, sandboxes))
+            try:
+                played.append(await _replay(console, unit, sandboxes))
+            except (RecordError, DivergedError) as error:
+                if len(units) == 1:
+                    raise
+                played.append(_as_json(unit, Replay(0, 0, str(error)), 0))
     return played
 
 
 async def _replay(console: Console, unit: RecordedUnit, sandboxes: SandboxServer) -> dict[str, Any]:
-    settings = unit.manifest.get("settings", {})
     taken_over = unit.manifest.get("from_round", 1) - 1
     with tempfile.TemporaryDirectory(prefix="maia-replay-") as scratch:
         outcome = await replay(
@@ -58,11 +77,15 @@ async def _replay(console: Console, unit: RecordedUnit, sandboxes: SandboxServer
             sandboxes,
             Path(scratch),
             api_page=api_page(),
-            settings=InterpreterSettings(**settings.get("interpreter", {})),
+            settings=_interpreter_settings(unit),
             seed=unit.item.seed,
             taken_over=taken_over,
             on_round=lambda number: console.say(f"round {number}: as on record"),
         )
+    return _as_json(unit, outcome, taken_over)
+
+
+def _as_json(unit: RecordedUnit, outcome: Replay, taken_over: int) -> dict[str, Any]:
     return {
         "unit": unit.item.unit,
         "rounds": outcome.rounds,
@@ -70,6 +93,21 @@ async def _replay(console: Console, unit: RecordedUnit, sandboxes: SandboxServer
         "taken_over": taken_over,
         "divergence": outcome.divergence,
     }
+
+
+def _interpreter_settings(unit: RecordedUnit) -> InterpreterSettings:
+    """Return the recorded limits of the study; what a round may show has bounds whatever the record says."""
+    recorded = unit.manifest.get("settings", {}).get("interpreter", {})
+    try:
+        found = InterpreterSettings.model_validate(recorded)
+    except ValidationError as error:
+        raise damaged(unit.store.root / MANIFEST, error) from error
+    return found.model_copy(
+        update={
+            "max_text_shown": min(found.max_text_shown, _MAX_TEXT_SHOWN),
+            "max_images_shown": min(found.max_images_shown, _MAX_IMAGES_SHOWN),
+        }
+    )
 
 
 def _studied(path: Path) -> RecordedUnit:
@@ -100,8 +138,12 @@ async def branch(
     out: Path,
     *,
     seed: int | None = None,
+    model: str | None = None,
+    trust: Trust | None = None,
 ) -> dict[str, Any]:
     """Take over the rounds before `from_round` and go on with another profile or seed in a run of its own.
+
+    `model` names the run's network again; what a run names of this machine needs that, or `trust`.
 
     Raises:
         UsageError: If there is no such unit or round, or the directory belongs to another run.
@@ -117,10 +159,13 @@ async def branch(
     loaded = configuration.load(config)
     profile = loaded.profile(profile_name)
     keep_apart(profile.dataset, out)
+    trust = trust or Trust()
+    network = network_of(unit.manifest, model, trust)
+    units_of([(item.layer, item.name)], trust)
     store = Store.open(out)
     manifest = {
         "command": "branch",
-        "model": unit.manifest["model"],
+        "model": network,
         "layer": item.layer,
         "unit": item.name,
         "units": [item.unit],

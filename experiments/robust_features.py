@@ -23,6 +23,7 @@ from actors.errors import UsageError
 from agents.journal import slug
 from agents.manifest import check, claim, claim_studied
 from agents.store import Store
+from agents.tasks.selective import JudgeSelectivity
 from agents.work import WorkItem, read_plan, write_plan
 from experiments import config as configuration
 from experiments.campaign import Campaign
@@ -209,7 +210,7 @@ async def _judge(
                     subject.id,
                     LAYER,
                     str(int(unit)),
-                    task="agents.tasks.selective:JudgeSelectivity",
+                    task=JudgeSelectivity.name,
                     arguments={"classes": list(spurious.classes), "environments": list(spurious.places)},
                     seed=asked.seed,
                 )

@@ -98,6 +98,21 @@ def source_of(name: str) -> str:
     return _parse(name)[2]
 
 
+def local_parts(name: str) -> list[str]:
+    """Return what loading a network would run or read of this machine, in words; nothing for published networks.
+
+    Raises:
+        UsageError: If there is no such source.
+    """
+    asked, checkpoint, prefix, rest = _parse(name)
+    found = []
+    if asked not in MODEL_ALIASES and prefix not in ("timm", "torchvision", "hf"):
+        found.append(f"the code {rest.rpartition(':')[0] or rest}, which would be run")
+    if prefix == "hf" and (Path(rest).expanduser().exists() or rest.startswith((".", "/", "~"))):
+        found.append(f"the folder {rest}")
+    return found if checkpoint is None else [*found, f"the weights {checkpoint}"]
+
+
 def _parse(name: str) -> tuple[str, Path | None, str, str]:
     """Return the name without its checkpoint, the checkpoint, the source's prefix, and the source's own name."""
     asked, _, path = name.partition("@")

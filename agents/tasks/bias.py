@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic.dataclasses import dataclass
+
 from agents.tasks.base import Answer, read_sections
 
 _OPENING = """\
@@ -27,17 +29,17 @@ _LAST_WORD = """\
 This was the last experiment: no further program will be run. Give your final answer now, with [BIAS]: and without code."""
 
 
+@dataclass(frozen=True)
 class AuditClass:
     """Ask in which contexts a class is recognised worse or better."""
 
     name = "audit"
     names_concept = False
 
-    def __init__(self, class_name: str) -> None:
-        self._class_name = class_name
+    class_name: str
 
     def opening(self) -> str:
-        return _OPENING.format(name=self._class_name)
+        return _OPENING.format(name=self.class_name)
 
     def last_word(self) -> str:
         return _LAST_WORD

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from pydantic.dataclasses import dataclass
 
 from agents.tasks.base import Answer, first_line, read_sections
 
@@ -29,17 +29,18 @@ This was the last experiment: no further program will be run. Answer now, with [
 SPURIOUS, and without code."""
 
 
+@dataclass(frozen=True)
 class JudgeSelectivity:
     """Ask whether a unit is selective for an object or spurious."""
 
     name = "selective"
     names_concept = False
 
-    def __init__(self, classes: Sequence[str], environments: Sequence[str]) -> None:
-        self._classes, self._environments = ", ".join(classes), ", ".join(environments)
+    classes: tuple[str, ...]
+    environments: tuple[str, ...]
 
     def opening(self) -> str:
-        return _OPENING.format(classes=self._classes, environments=self._environments)
+        return _OPENING.format(classes=", ".join(self.classes), environments=", ".join(self.environments))
 
     def last_word(self) -> str:
         return _LAST_WORD

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from experiments.console import Console
+from experiments.console import Console, printable
 from experiments.preflight import left_as_found
 
 Model = Annotated[
@@ -45,6 +45,25 @@ Verbose = Annotated[
         "--verbose", "-v", count=True, show_default=False, help="Log what happens (-vv: everything)."
     ),
 ]
+
+
+TrustRun = Annotated[
+    bool,
+    typer.Option(
+        "--trust", help="Load code, weights and images of this machine that the run names, without asking."
+    ),
+]
+RunModel = Annotated[
+    str | None, typer.Option("--model", help="The run's network, named again [default: as recorded].")
+]
+
+
+def trust_of(given: bool) -> Any:
+    """Return what the person agrees to load of what a run names; on a terminal they are asked."""
+    from experiments.trust import Trust
+
+    asked = sys.stdin.isatty() and sys.stderr.isatty()
+    return Trust(given, (lambda question: typer.confirm(printable(question), err=True)) if asked else None)
 
 
 LARGEST_SEED = 2**32 - 1

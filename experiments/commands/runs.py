@@ -13,9 +13,12 @@ from experiments.commands.common import (
     ConfigPath,
     Json,
     ProfileName,
+    RunModel,
+    TrustRun,
     Verbose,
     examples,
     run,
+    trust_of,
 )
 from experiments.commands.folders import (
     ExportedRun,
@@ -72,14 +75,23 @@ def cancel(run_directory: Anywhere, json: Json = False) -> None:
 
 
 @commands.command(epilog=examples("maia replay runs/b6/blocks.6:91", "maia replay runs/b6"))
-def replay(unit: RunOrUnitPath, json: Json = False, verbose: Verbose = 0) -> None:
-    """Play recorded units again without models. Says where one comes out differently."""
+def replay(
+    unit: RunOrUnitPath,
+    profile: ProfileName = None,
+    json: Json = False,
+    config: ConfigPath = None,
+    verbose: Verbose = 0,
+) -> None:
+    """Play recorded units again without models. Says where one comes out differently.
+
+    Programs run in the sandbox of the profile; the run can only lower its limits.
+    """
     from experiments.recorded import is_run
     from experiments.replay import replay_units
 
     configure_logging(verbose)
     console = Console(quiet=json)
-    played = run(replay_units(console, unit))
+    played = run(replay_units(console, unit, config=config, profile_name=profile))
     diverged = [each for each in played if each["divergence"]]
     if json:
         whole = is_run(unit) or len(played) > 1
@@ -108,6 +120,8 @@ def branch(
         int | None, typer.Option(min=0, max=LARGEST_SEED, help="Seed of what follows [default: the same].")
     ] = None,
     profile: ProfileName = None,
+    model: RunModel = None,
+    trust: TrustRun = False,
     json: Json = False,
     config: ConfigPath = None,
     verbose: Verbose = 0,
@@ -117,7 +131,9 @@ def branch(
 
     configure_logging(verbose)
     console = Console()
-    record = run(go_on(console, config, profile, unit, from_round, out, seed=seed), out)
+    agreed = trust_of(trust)
+    work = go_on(console, config, profile, unit, from_round, out, seed=seed, model=model, trust=agreed)
+    record = run(work, out)
     if json:
         console.result(record)
     else:

@@ -11,8 +11,11 @@ from actors.errors import UsageError
 from experiments.commands.common import (
     LARGEST_SEED,
     ConfigPath,
+    Data,
     Json,
     ProfileName,
+    RunModel,
+    TrustRun,
     Verbose,
     Yes,
     approve,
@@ -20,6 +23,7 @@ from experiments.commands.common import (
     finished_studies,
     run,
     show_report,
+    trust_of,
 )
 from experiments.commands.folders import OpenRun, here, out_option
 from experiments.console import Console, configure_logging
@@ -214,6 +218,9 @@ def evaluate(
     cosy: Annotated[int, typer.Option(min=2, help="Images of each label for CoSy's measures.")] = 20,
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of prompts and images.")] = 0,
     profile: ProfileName = None,
+    model: RunModel = None,
+    data: Data = None,
+    trust: TrustRun = False,
     json: Json = False,
     config: ConfigPath = None,
     verbose: Verbose = 0,
@@ -235,6 +242,9 @@ def evaluate(
             limit=limit,
             sizes=sizes,
             seed=seed,
+            model=model,
+            data=data,
+            trust=trust_of(trust),
         )
     )
     if json:

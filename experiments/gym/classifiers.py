@@ -19,6 +19,8 @@ import numpy as np
 from actors.errors import UsageError
 from actors.vision.network import Network
 from actors.vision.preprocess import Preprocess
+from agents import run_files
+from agents.run_files import RecordError
 
 if TYPE_CHECKING:
     import torch
@@ -243,8 +245,32 @@ def save(
     return folder
 
 
+_FILES = frozenset({"weights.safetensors", "recipe.json", "network.py"})
+
+
 def exists(folder: Path) -> bool:
-    return (folder / "recipe.json").is_file()
+    """Return whether the folder holds a classifier; the code in it is then this project's own.
+
+    A run that is resumed may have been made by a stranger, and this code is imported.
+
+    Raises:
+        RecordError: If the folder is a link, or holds anything else.
+    """
+    if folder.is_symlink() or folder.parent.is_symlink():
+        raise RecordError(f"{folder} is a link, or lies behind one.", "Give this run an --out of its own.")
+    if not run_files.file_status(folder, "recipe.json"):
+        return False
+    cached = folder / "__pycache__"
+    if cached.is_dir() and not cached.is_symlink():
+        shutil.rmtree(cached)
+    if strange := sorted({path.name for path in folder.iterdir()} - _FILES):
+        raise RecordError(
+            f"{folder} holds {strange[0]!r}, which was not written there by this project.",
+            "Remove it, or give this run an --out of its own.",
+        )
+    if run_files.read_bytes(folder, "network.py") != _MODULE.encode():
+        run_files.replace_file(folder, "network.py", _MODULE.encode())
+    return True
 
 
 def facts_of(folder: Path) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from agents.journal import slug as slug_of
 from experiments.recorded import no_run
 
 _UNIT = re.compile(
-    r"^(?:(?P<model>.+?)/)?(?:(?P<kind>\w+):)?(?P<layer>[^:/@]+):(?P<index>\d+)(?:@(?P<source>.*))?$",
+    r"^(?:(?P<model>.+?)/)?(?:(?P<kind>\w+):)?(?P<layer>[^:/@]+):(?P<index>[0-9]{1,18})(?:@(?P<source>.*))?$",
     re.DOTALL,
 )
 _IMAGE_ID = re.compile(r"[0-9a-f]{8,64}")

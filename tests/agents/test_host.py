@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import structlog
 
-from actors.errors import RefusedError, UsageError
+from actors.errors import RefusedError
 from agents import survey
 from agents.budget import BudgetSettings, BudgetSpentError, Cost, Ledger, spent_so_far
 from agents.host import LocalHost, UnexpectedError
 from agents.orchestrator import Orchestrator
+from agents.run_files import RecordError
 from agents.store import Store
 from agents.work import WorkItem
 from experiments.results import write_results
@@ -37,6 +38,9 @@ async def brightness(studio: Studio, subject: Subject, *, seed: int, words: str)
     return survey.Survey({"values": [response.activation for response in responses]}, images[:1])
 
 
+SURVEYS = {"brightness": brightness}
+
+
 class World:
     """A host whose items ask for surveys alone."""
 
@@ -45,7 +49,13 @@ class World:
         self.studio = FakeStudio()
         self.account = Ledger(budget or BudgetSettings(), spent_so_far(self.store))
         laboratory = SimpleNamespace(studio=self.studio, facts={"model": "fake"}, dollars_per_image=0.0)
-        self.host = LocalHost(laboratory, self.store, self._subject, account=self.account)  # type: ignore[arg-type]
+        self.host = LocalHost(
+            laboratory,
+            self.store,
+            self._subject,
+            surveys=SURVEYS,
+            account=self.account,  # type: ignore[arg-type]
+        )
 
     async def _subject(self, item: WorkItem) -> Subject:
         structlog.get_logger().warning("looked up")
@@ -54,7 +64,7 @@ class World:
     def item(self, words: str) -> WorkItem:
         return WorkItem(
             f"fake/{words}", "output", words, task="", seed=3,
-            survey="tests.agents.test_host:brightness", survey_arguments={"words": words},
+            survey="brightness", survey_arguments={"words": words},
         )  # fmt: skip
 
     async def run(self, *words: str) -> Any:
@@ -73,7 +83,7 @@ async def test_a_survey_is_taken_once_and_its_images_are_on_the_account(tmp_path
     again = World(tmp_path)
     assert again.account.spent == Cost(images=4), "after a crash the records tell what was spent"
     found = await survey.take(
-        again.studio, FakeSubject(again.studio, len), again.item("dog"), again.store, again.account
+        SURVEYS, again.studio, FakeSubject(again.studio, len), again.item("dog"), again.store, again.account
     )
     assert found["found"]["values"] == [3.0, 12.0]
     assert not again.studio.made, "what is on record is not measured again"
@@ -122,6 +132,7 @@ async def test_a_units_hours_are_kept(tmp_path: Path) -> None:
         world.host._laboratory,
         world.store,
         world._subject,
+        surveys=SURVEYS,
         account=world.account,
         unit_budget=BudgetSettings(hours=1),
         clock=lambda: next(now),
@@ -164,5 +175,5 @@ async def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     await world.run("dog")
     (key,) = [key for key in world.store.keys("units") if key.endswith("done.json")]
     world.store.replace(key, b'{"unit": "fake')
-    with pytest.raises(UsageError, match=r"done\.json is damaged"):
+    with pytest.raises(RecordError, match=r"done\.json is damaged"):
         write_results(tmp_path, [world.item("dog")])

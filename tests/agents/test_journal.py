@@ -191,11 +191,12 @@ def test_a_call_is_another_call_when_anything_differs():
 
 def test_a_round_is_written_once_and_a_rival_is_told(store):
     journal = Journal(store, "u")
-    journal.commit_round(1, {"x": 1}, [])
-    journal.commit_round(1, {"x": 1}, [])
+    record = {"round": 1, "reply": {"text": "one"}}
+    journal.commit_round(1, record, [])
+    journal.commit_round(1, record, [])
     with pytest.raises(JournalError, match="another content"):
-        Journal(store, "u").commit_round(1, {"x": 2}, [])
-    assert journal.rounds() == [{"x": 1}]
+        Journal(store, "u").commit_round(1, {"round": 1, "reply": {"text": "two"}}, [])
+    assert journal.rounds() == [record]
 
 
 def test_images_come_back_with_the_very_same_pixels_and_damage_is_noticed(store):

@@ -8,6 +8,7 @@ import pytest
 
 from actors.errors import UsageError
 from agents.manifest import KEY, check, check_studied, claim, claim_studied, widen, widened
+from agents.run_files import RecordError
 from agents.store import Store
 
 
@@ -158,5 +159,5 @@ def test_weights_and_images_that_changed_under_their_name_are_another_run(tmp_pa
 def test_a_damaged_manifest_is_named(tmp_path, data):
     store = Store.open(tmp_path)
     (tmp_path / "manifest.json").write_bytes(data)
-    with pytest.raises(UsageError, match=r"manifest\.json is damaged"):
+    with pytest.raises(RecordError, match=r"manifest\.json is damaged"):
         check(store, {"model": "net"})

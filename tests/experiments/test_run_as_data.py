@@ -1,0 +1,190 @@
+"""A run directory that a stranger made chooses nothing that is executed, loaded, read or written elsewhere."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actors.errors import UsageError
+from agents.run_files import RecordError
+from agents.store import Store
+from agents.tasks import TASKS
+from agents.work import WorkItem, build_task, read_plan
+from experiments import cli
+from experiments.contexts import SURVEYS
+from experiments.trust import Trust, dataset_of, network_of, sandbox_of, units_of
+from tests.experiments.report.run_directories import LAYER, FakeRun
+from tools.sandbox import SandboxSettings
+
+Maia = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def maia(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Maia:
+    """Return a function that runs a command in this process and returns its exit code and all it printed."""
+
+    def run(*words: Any) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["maia", *map(str, words)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        printed = capsys.readouterr()
+        return code, printed.out + printed.err
+
+    return run
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> FakeRun:
+    run = FakeRun(tmp_path / "run")
+    run.write_unit(3)
+    return run
+
+
+def plan(run: FakeRun, **changes: Any) -> None:
+    run.put("plan.json", [{"unit": run.unit_id(3), "layer": LAYER, "name": "3", "seed": 0} | changes])
+
+
+def test_a_replay_runs_no_command_that_the_manifest_names(run: FakeRun, maia: Maia, tmp_path: Path) -> None:
+    """The sandbox's launcher, executor and walls are the person's own."""
+    mark = tmp_path / "ran"
+    hostile = {
+        "wrap": ["/bin/sh", "-c", f'touch {mark}; exec "$0" "$@"'],
+        "allow_weak": True,
+        "executor": "no such",
+        "namespaces": False,
+    }
+    run.put("manifest.json", {"model": run.model, "settings": {"sandbox": hostile}})
+    plan(run)
+    code, told = maia("replay", run.root)
+    assert (code, mark.exists()) == (1, False), told
+    assert "no call of the interpreter is on record" in told
+
+
+def test_of_recorded_sandbox_settings_only_lower_limits_count() -> None:
+    """A record can't raise a limit, and what is no limit stays the person's."""
+    own = SandboxSettings(max_calls=100, program_timeout_s=10.0)
+    recorded: dict[str, Any] = {name: "anything" for name, _ in own} | {
+        "wrap": ["sh"], "allow_weak": True, "namespaces": False, "max_calls": 50, "program_timeout_s": 1e9,
+    }  # fmt: skip
+    recorded.pop("dialect", None)
+    found, told = sandbox_of({"settings": {"sandbox": recorded}}, own)
+    assert found == own.model_copy(update={"max_calls": 50})
+    assert len(told) == 1
+    assert "program_timeout_s 1000000000" in told[0]
+
+
+@pytest.mark.parametrize("value", [-1, 0, 1e-300, float("-inf")])
+def test_a_recorded_limit_that_is_none_is_named(value: float) -> None:
+    """Bad values in a manifest are damage, not a traceback."""
+    with pytest.raises(RecordError, match="sandbox settings of this run are damaged"):
+        sandbox_of({"settings": {"sandbox": {"max_calls": value}}}, SandboxSettings())
+
+
+@pytest.mark.parametrize("command", ["replay", "export"])
+def test_no_function_that_a_plan_names_is_called(
+    run: FakeRun, maia: Maia, tmp_path: Path, command: str
+) -> None:
+    """Tasks come from a table; a plan's words are never imported."""
+    mark = tmp_path / "called"
+    plan(run, task="subprocess:getoutput", arguments={"cmd": f"touch {mark}"})
+    options = ("--format", "inspect", "--out", tmp_path / "log.json") if command == "export" else ()
+    code, told = maia(command, run.root, *options)
+    assert (code, mark.exists()) == (2, False), told
+    assert "there is no task 'subprocess:getoutput'" in told
+
+
+def test_plans_of_earlier_versions_name_the_same_tasks(tmp_path: Path) -> None:
+    """What a plan calls a task may be its former name, and nothing else."""
+    store = Store.open(tmp_path)
+    item = {"unit": "u", "layer": "l", "name": "1"}
+    former = item | {
+        "task": "agents.tasks.bias:AuditClass", "arguments": {"class_name": "dog"},
+        "survey": "experiments.contexts:survey_class",
+    }  # fmt: skip
+    store.put("plan.json", json.dumps([item, former]).encode())
+    first, second = read_plan(store) or []
+    assert [first.task, second.task, second.survey] == ["describe", "audit", *SURVEYS]
+    assert set(TASKS) == {"describe", "audit", "selective"}
+    assert "dog" in build_task(second).opening()
+
+
+@pytest.mark.parametrize(
+    ("task", "arguments"),
+    [("describe", {"x": 1}), ("audit", {}), ("audit", {"class_name": 5}), ("selective", {"classes": 3})],
+)
+def test_a_task_refuses_arguments_that_are_not_its_own(task: str, arguments: dict[str, Any]) -> None:
+    """The arguments of a plan are checked against the task's fields."""
+    with pytest.raises(RecordError, match=f"the task '{task}' does not take"):
+        build_task(WorkItem("u", "l", "1", task, arguments))
+
+
+@pytest.mark.parametrize("command", ["branch", "evaluate"])
+def test_code_that_a_run_names_is_not_loaded_unasked(
+    run: FakeRun, maia: Maia, tmp_path: Path, command: str
+) -> None:
+    """Where nobody can be asked, the path is shown and nothing runs."""
+    evil = run.root / "evil.py"
+    evil.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    run.put("manifest.json", {"model": f"python:{evil}:make", "settings": {}})
+    unit = run.unit_id(3)
+    run.put("plan.json", [{"unit": unit, "layer": LAYER, "name": "3"}])
+    words = (f"{run.root}/{unit}", "--out", tmp_path / "out") if command == "branch" else (run.root,)
+    code, told = maia(command, *words)
+    assert (code, (tmp_path / "ran").exists()) == (2, False), told
+    assert str(evil) in told.replace("\n", "")
+    assert "--trust" in told
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "shown"),
+    [
+        ("python:/tmp/it.py:make", "the code /tmp/it.py"),
+        ("python:mod.ule:make", "the code mod.ule"),
+        ("resnet18@/tmp/weights.pt", "the weights /tmp/weights.pt"),
+        ("hf:./folder", "the folder ./folder"),
+    ],
+)
+def test_what_a_network_takes_from_this_machine_is_agreed_to(model: str, shown: str) -> None:
+    """A person agrees by a flag, by an answer, or by naming the network again."""
+    manifest = {"model": model}
+    with pytest.raises(UsageError, match=shown):
+        network_of(manifest, None, Trust())
+    with pytest.raises(UsageError, match="--trust"):
+        network_of(manifest, None, Trust(ask=lambda _: False))
+    asked: list[str] = []
+    assert network_of(manifest, None, Trust(ask=lambda question: asked.append(question) is None)) == model
+    assert shown in asked[0]
+    assert network_of(manifest, model, Trust()) == model
+    assert network_of(manifest, None, Trust(given=True)) == model
+    with pytest.raises(UsageError, match="the run studied"):
+        network_of(manifest, "resnet50", Trust())
+
+
+@pytest.mark.parametrize(
+    "model", ["resnet18", "timm:resnet50.a1_in1k", "hf:facebook/dinov2-small", "concept-net"]
+)
+def test_published_networks_need_no_question(model: str) -> None:
+    """They are loaded by name, with the weights of their publisher."""
+    assert network_of({"model": model}, None, Trust()) == model
+
+
+def test_files_of_units_and_images_are_agreed_to() -> None:
+    """A direction's file and a folder of images are read only where the person agrees."""
+    with pytest.raises(UsageError, match=r"the file /tmp/v\.npy"):
+        units_of([("layer4", "direction:/tmp/v.npy:0")], Trust())
+    units_of([("layer4", "3"), ("output", "logit:dog")], Trust())
+    manifest = {"settings": {"dataset": "/home/ada/photos"}}
+    with pytest.raises(UsageError, match="/home/ada/photos"):
+        dataset_of(manifest, "scenes", None, Trust())
+    assert dataset_of(manifest, "/home/ada/photos", None, Trust()) == "/home/ada/photos"
+    assert dataset_of(manifest, "scenes", "scenes:50", Trust()) == "scenes:50"
+    assert dataset_of({"settings": {"dataset": "scenes:9"}}, "scenes", None, Trust()) == "scenes:9"
