@@ -16,11 +16,11 @@ from pydantic import Field
 
 from actors.chat.base import ChatModel, ChatReply, ChatRequest, Message, Part
 from actors.chat.history import without_images
-from actors.endpoint.faults import ContextLengthError
+from actors.endpoint.faults import ContextLengthError, ImagesError
 from actors.errors import MaiaError
 from actors.images import Image
 from actors.settings import Settings
-from agents.journal import Journal
+from agents.journal import Journal, reply_record
 from agents.tasks.base import Answer, Task, read_hypotheses, read_program
 from tools.sandbox import ProgramOutcome, Sandbox
 from tools.toolbox import Shown, Toolbox
@@ -28,6 +28,8 @@ from tools.toolbox import Shown, Toolbox
 Ending = Literal["answered", "no_answer", "refused"]
 
 _MAX_REFUSALS = 3
+_NO_REPLY = "No reply came through (it was declined or filtered). Go on with the study of this unit."
+_FILTERED = "(What this observation showed was left out: the model's provider filtered it. Go on without it.)"
 
 
 class Examiner(Protocol):
@@ -237,9 +239,9 @@ class Interpreter:
         if not self._too_long:
             try:
                 return await self._model.complete(request)
-            except ContextLengthError:
+            except (ContextLengthError, ImagesError) as error:
                 self._too_long = True
-                self._log.warning("conversation too long for the model: old images are left out")
+                self._log.warning("old images are left out", why=error.message)
         recent = len(self._messages) - 1
         messages = (*without_images(self._messages[:recent]), *self._messages[recent:])
         return await self._model.complete(replace(request, messages=messages))
@@ -291,7 +293,9 @@ class Interpreter:
         if reply.finish == "length":
             return "Your reply was cut off because it was too long, and nothing was run. Write less: one short program."
         if reply.finish in ("refused", "filtered"):
-            return "No reply came through (it was declined or filtered). Go on with the study of this unit."
+            return _NO_REPLY
+        if not reply.text.strip() and reply.thoughts:
+            return "Your reply held thoughts only. Write a program after [CODE]:, or your final answer."
         if not reply.text.strip():
             return "Your reply was empty. Write a program after [CODE]:, or your final answer."
         return (
@@ -308,7 +312,7 @@ class Interpreter:
         # The album's last: it knows what a masked image was painted on.
         images = {image.id: image for image in (*shown, *tested, *self._toolbox.album.images.values())}
         await asyncio.to_thread(self._journal.commit_round, finished.number, record, images.values())
-        self._extend(finished.reply.text, finished.observation)
+        self._extend(record["reply"], finished.observation)
         self._recorded += len(record["sandbox"])
         self._demanded = finished.demanded
         self._records.append(record)
@@ -321,10 +325,23 @@ class Interpreter:
         )
         self._on_round(finished)
 
-    def _extend(self, reply: str, observation: Sequence[Part]) -> None:
-        self._messages.append(Message("assistant", (reply or "(empty)",)))
+    def _extend(self, reply: Mapping[str, Any], observation: Sequence[Part]) -> None:
+        """Add a recorded reply and what followed it; if it was filtered, leave out what the conversation had last."""
+        said = reply["text"] or "(empty)"
+        if reply["finish"] == "filtered":
+            said = "(filtered)"
+            self._leave_out_newest()
+        self._messages.append(Message("assistant", (said,), reply.get("thoughts", "")))
         if observation:
             self._messages.append(Message("user", tuple(observation)))
+
+    def _leave_out_newest(self) -> None:
+        """Replace the newest observation that is still whole: sent again, it would be filtered again."""
+        for at in range(len(self._messages) - 1, 1, -1):
+            message = self._messages[at]
+            if message.role == "user" and message.parts not in ((_FILTERED,), (_NO_REPLY,)):
+                self._messages[at] = Message("user", (_FILTERED,))
+                return
 
     async def _take_up(self, records: list[dict[str, Any]]) -> None:
         """Rebuild conversation, toolbox and sandbox from finished rounds."""
@@ -339,7 +356,7 @@ class Interpreter:
 
         for record in records:
             observation = tuple(p if isinstance(p, str) else image(p["image"]) for p in record["observation"])
-            self._extend(record["reply"]["text"], observation)
+            self._extend(record["reply"], observation)
             if record["verdict"] is not None:
                 self._examinations += 1
                 self._verdict = Verdict(**record["verdict"])
@@ -363,7 +380,7 @@ def round_record(
     outcome = finished.outcome
     return {
         "round": finished.number,
-        "reply": asdict(finished.reply),
+        "reply": reply_record(finished.reply),
         "hypotheses": list(finished.hypotheses),
         "program": finished.program,
         "outcome": None

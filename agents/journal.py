@@ -189,7 +189,8 @@ class Journal:
         record = self._read(f"calls/{key}.answer", AnswerRecord)
         if record is None:
             return None
-        return ChatReply(**{**record, "usage": Usage(**record["usage"])})
+        notes = tuple(record.get("notes", ()))
+        return ChatReply(**{**record, "usage": Usage(**record["usage"]), "notes": notes})
 
     def intend(self, key: str, about: dict[str, Any]) -> int:
         """Write down that a call is about to be sent, and return the attempt's number.
@@ -209,7 +210,7 @@ class Journal:
 
     def record_answer(self, key: str, reply: ChatReply) -> ChatReply:
         """Write the answer down and return the one that counts: the first that was written."""
-        if self._store.put(f"{self.folder}/calls/{key}.answer", _encode(asdict(reply))):
+        if self._store.put(f"{self.folder}/calls/{key}.answer", _encode(reply_record(reply))):
             return reply
         first = self.answer(key)
         assert first is not None
@@ -283,6 +284,12 @@ def attempts_in_doubt(error: MaiaError) -> int | None:
 
 def _encode(record: dict[str, Any]) -> bytes:
     return json.dumps(record, sort_keys=True, indent=1, ensure_ascii=False).encode()
+
+
+def reply_record(reply: ChatReply) -> dict[str, Any]:
+    """Return a reply as it is written down; what it does not have is left out, as in records of before it existed."""
+    record = asdict(reply)
+    return {name: value for name, value in record.items() if value or name not in ("thoughts", "notes")}
 
 
 class RecordedChat:

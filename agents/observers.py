@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from actors.chat.base import ChatModel, ChatRequest, Message, Part
+from actors.endpoint.faults import ImageRejectedError
 from actors.grouping import all_of
 from actors.images import Image
 
@@ -48,9 +49,11 @@ class BlindObservers:
 
     async def _ask(self, role: str, parts: Sequence[Part]) -> str:
         messages = (Message("system", (role,)), Message("user", tuple(parts)))
-        reply = await self._model.complete(
-            ChatRequest(messages, conversation="observer", max_tokens=self._max_tokens, seed=self._seed)
-        )
+        request = ChatRequest(messages, conversation="observer", max_tokens=self._max_tokens, seed=self._seed)
+        try:
+            reply = await self._model.complete(request)
+        except ImageRejectedError as error:
+            return f"(the describer gave no description: {error.message})"
         if reply.finish in ("filtered", "refused") or not reply.text.strip():
             return f"(the describer gave no description: {reply.finish})"
         return " ".join(reply.text.split())

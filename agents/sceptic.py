@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 
 from actors.chat.base import ChatModel, ChatRequest, Message, Part
+from actors.endpoint.faults import ImageRejectedError
 from actors.grouping import all_of
 from actors.images import Image
 from agents.stimuli import share_words
@@ -64,7 +65,8 @@ class Sceptic:
 
     async def _ask(self, role: str, parts: Sequence[Part], max_tokens: int) -> str:
         messages = (Message("system", (role,)), Message("user", tuple(parts)))
-        reply = await self._model.complete(
-            ChatRequest(messages, conversation="sceptic", max_tokens=max_tokens, seed=self._seed)
-        )
-        return reply.text
+        request = ChatRequest(messages, conversation="sceptic", max_tokens=max_tokens, seed=self._seed)
+        try:
+            return (await self._model.complete(request)).text
+        except ImageRejectedError:
+            return ""  # as for an answer that cannot be read: it could not tell

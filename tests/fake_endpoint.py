@@ -70,6 +70,10 @@ class Reply:
     usage: bool = True
     body: dict[str, Any] | None = None
     """The whole response body in place of the usual one."""
+    message: dict[str, Any] = field(default_factory=dict)
+    """Further fields of the message, such as `reasoning_content`."""
+    reported: dict[str, Any] = field(default_factory=dict)
+    """Further or other fields of `usage`."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,20 @@ class Fault:
     def slow_drip(cls) -> Fault:
         """A space every few milliseconds for ever: no read times out, and no answer comes."""
         return cls("slow_drip")
+
+    @classmethod
+    def cut_stream(cls) -> Fault:
+        """A stream that ends in good order before the answer does."""
+        return cls("stream", body=b'data: {"choices": [{"delta": {"content": "half"}}]}\n\n')
+
+    @classmethod
+    def error_in_stream(cls, message: str, code: int = 502) -> Fault:
+        """An answer that begins and ends with an error."""
+        error = json.dumps({"error": {"message": message, "code": code}})
+        return cls(
+            "stream",
+            body=f'data: {{"choices": [{{"delta": {{"content": "a"}}}}]}}\n\ndata: {error}\n\n'.encode(),
+        )
 
     @classmethod
     def malformed_json(cls) -> Fault:
@@ -306,7 +324,10 @@ class FakeEndpoint:
             self.billed[seen.digest] += 1
         if isinstance(answer, Fault):
             return await self._send(request, answer)
-        return web.json_response(answer.body or self._completion(seen, answer))
+        completion = answer.body or self._completion(seen, answer)
+        if seen.body.get("stream"):
+            return web.Response(body=_as_stream(completion, seen.body), content_type="text/event-stream")
+        return web.json_response(completion)
 
     def _check_key(self, request: web.Request) -> None:
         sent = request.headers.get("Authorization")
@@ -348,7 +369,7 @@ class FakeEndpoint:
         return Seen(len(self.seen), body, raw, headers, tuple(images), digest)
 
     def _completion(self, seen: Seen, reply: Reply) -> dict[str, Any]:
-        message = {"role": "assistant", "content": reply.text, "refusal": reply.refusal}
+        message = {"role": "assistant", "content": reply.text, "refusal": reply.refusal, **reply.message}
         body: dict[str, Any] = {
             "id": f"chatcmpl-{seen.number}",
             "object": "chat.completion",
@@ -364,6 +385,7 @@ class FakeEndpoint:
                 "completion_tokens": completion,
                 "total_tokens": prompt + completion,
                 "prompt_tokens_details": {"cached_tokens": cached},
+                **reply.reported,
             }
         return body
 
@@ -372,6 +394,8 @@ class FakeEndpoint:
         match fault.kind:
             case "status":
                 return web.json_response(fault.body, status=fault.status, headers=fault.headers)
+            case "stream":
+                return web.Response(body=fault.body, content_type="text/event-stream")
             case "raw":
                 return web.Response(body=fault.body, content_type="application/json", headers=fault.headers)
             case "reset_before_body":
@@ -403,6 +427,23 @@ class FakeEndpoint:
                 return response
             case unknown:
                 raise AssertionError(f"no such fault: {unknown}")
+
+
+def _as_stream(completion: dict[str, Any], asked: dict[str, Any]) -> bytes:
+    """Return a completion as server-sent events: each text in two pieces, usage in a last chunk if it was asked for."""
+    choice = completion["choices"][0]
+    message = {name: value for name, value in choice["message"].items() if value is not None}
+    halves = [{k: v[: len(v) // 2] if isinstance(v, str) else v for k, v in message.items()}]
+    halves.append({k: v[len(v) // 2 :] for k, v in message.items() if isinstance(v, str) and k != "role"})
+    chunks: list[dict[str, Any]] = [
+        {"model": completion.get("model"), "choices": [{"delta": half, "finish_reason": None}]}
+        for half in halves
+    ]
+    chunks.append({"choices": [{"delta": {}, "finish_reason": choice["finish_reason"]}]})
+    if asked.get("stream_options", {}).get("include_usage") and "usage" in completion:
+        chunks.append({"choices": [], "usage": completion["usage"]})
+    events = [f"data: {json.dumps(chunk)}" for chunk in chunks]
+    return "\n\n".join([": keep-alive", *events, "data: [DONE]", ""]).encode()
 
 
 class _ComplaintError(Exception):

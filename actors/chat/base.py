@@ -25,6 +25,8 @@ class Message:
 
     role: Role
     parts: tuple[Part, ...]
+    thoughts: str = ""
+    """What the model thought before an assistant turn; sent again only to servers that want it."""
 
     @property
     def text(self) -> str:
@@ -85,6 +87,10 @@ class ChatReply:
     finish: FinishReason = "stop"
     usage: Usage = Usage()
     model: str = ""
+    thoughts: str = ""
+    """What the model thought, where the server tells: kept and shown, never run and never read for an answer."""
+    notes: tuple[str, ...] = ()
+    """What the request had to go without: fields that the server refuses, images that it does not take."""
 
     def asked_again(self, times: int) -> ChatReply:
         """Return the reply with `times` more requests in its usage (`actors.backend.Counted`)."""

@@ -9,6 +9,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Protocol
 
 from actors.chat.base import (
@@ -17,7 +18,6 @@ from actors.chat.base import (
     ChatModel,
     ChatReply,
     ChatRequest,
-    Message,
     Sending,
     announced,
     unannounced,
@@ -106,13 +106,10 @@ class WithoutSight:
         images = {image.id: image for message in request.messages for image in message.images}
         words = dict(zip(images, await asyncio.gather(*map(self._in_words, images.values())), strict=True))
         messages = tuple(
-            Message(m.role, tuple(part if isinstance(part, str) else words[part.id] for part in m.parts))
+            replace(m, parts=tuple(part if isinstance(part, str) else words[part.id] for part in m.parts))
             for m in request.messages
         )
-        described = ChatRequest(
-            messages, request.conversation, request.max_tokens, request.temperature, request.seed
-        )
-        return await announced(self._model, described, sending)
+        return await announced(self._model, replace(request, messages=messages), sending)
 
     async def _in_words(self, image: Image) -> str:
         if self._describe is None:

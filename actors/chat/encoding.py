@@ -6,13 +6,17 @@ the conversation. Each image is encoded once; base64 of a JPEG is kept by conten
 
 from __future__ import annotations
 
+import io
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
+import PIL.Image
+
 from actors.chat.base import Message
 from actors.chat.settings import OpenAIChat
-from actors.images import Image, data_url, encode_jpeg
+from actors.images import Image, data_url
 
 _CACHE_BYTES = 256 * 2**20
 """The pictures of a few hundred conversations: with less, each call would encode most of its own again."""
@@ -34,25 +38,39 @@ class MessageEncoder:
         self.encoded = 0
         """Images that were really encoded, for tests and benchmarks."""
 
-    def encode(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
-        """Return the `messages` field of the request."""
-        encoded = [self._message(message) for message in messages]
-        if self._settings.cache_breakpoints and encoded:
+    def encode(
+        self, messages: Sequence[Message], *, detail: bool = True, marks: bool = True
+    ) -> list[dict[str, Any]]:
+        """Return the `messages` field of the request; `detail` and `marks` are left out of it if False."""
+        encoded = [self._message(message, detail) for message in messages]
+        if self._settings.cache_breakpoints and marks and encoded:
             for position in {0, len(encoded) - 1}:
                 _mark(encoded[position])
         return encoded
 
-    def _message(self, message: Message) -> dict[str, Any]:
-        if not message.images:
-            # A plain string: endpoints for text-only models take nothing else.
-            return {"role": message.role, "content": as_utf8(message.text)}
-        return {"role": message.role, "content": [self._part(part) for part in message.parts]}
+    def bytes(self, messages: Sequence[Message]) -> int:
+        """Return about how many bytes the messages are when they are sent."""
+        return sum(
+            len(part.encode("utf-8", "replace")) if isinstance(part, str) else len(self._url(part))
+            for message in messages
+            for part in message.parts
+        )
 
-    def _part(self, part: str | Image) -> dict[str, Any]:
+    def _message(self, message: Message, detail: bool) -> dict[str, Any]:
+        if message.images:
+            parts = [self._part(part, detail) for part in message.parts]
+            return {"role": message.role, "content": parts}
+        # A plain string: endpoints for text-only models take nothing else.
+        encoded = {"role": message.role, "content": as_utf8(message.text)}
+        if self._settings.send_thoughts is not None and message.thoughts:
+            encoded[self._settings.send_thoughts] = as_utf8(message.thoughts)
+        return encoded
+
+    def _part(self, part: str | Image, detail: bool) -> dict[str, Any]:
         if isinstance(part, str):
             return {"type": "text", "text": as_utf8(part)}
         url: dict[str, Any] = {"url": self._url(part)}
-        if self._settings.detail is not None:
+        if self._settings.detail is not None and detail:
             url["detail"] = self._settings.detail
         return {"type": "image_url", "image_url": url}
 
@@ -62,13 +80,35 @@ class MessageEncoder:
             self._urls.move_to_end(image.id)
             return url
         settings = self._settings
-        url = data_url(encode_jpeg(image, settings.jpeg_quality, settings.image_side), "image/jpeg")
+        buffer = io.BytesIO()
+        within_limits(image.to_pil(), settings).save(buffer, "JPEG", quality=settings.jpeg_quality)
+        url = data_url(buffer.getvalue(), "image/jpeg")
         self.encoded += 1
         self._urls[image.id] = url
         self._held += len(url)
         while self._held > self._limit and len(self._urls) > 1:
             self._held -= len(self._urls.popitem(last=False)[1])
         return url
+
+
+def within_limits(picture: PIL.Image.Image, settings: OpenAIChat) -> PIL.Image.Image:
+    """Return a picture as models take it: thin ones padded with gray, small ones enlarged, large ones shrunk."""
+    width, height = picture.size
+    longest, shortest = max(height, width), min(height, width)
+    least = max(1, min(settings.image_least_side, settings.image_side // 4))
+    padded = max(shortest, math.ceil(longest / min(settings.image_max_aspect, settings.image_side / least)))
+    scale = min(settings.image_side / longest, max(1.0, least / padded))
+    if settings.image_pixels is not None:
+        scale = min(scale, math.sqrt(settings.image_pixels / (longest * padded)))
+    if padded > shortest:
+        size = (longest, padded) if width >= height else (padded, longest)
+        page = PIL.Image.new("RGB", size, (128, 128, 128))
+        page.paste(picture, ((size[0] - width) // 2, (size[1] - height) // 2))
+        picture = page
+    if scale == 1:
+        return picture
+    target = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    return picture.resize(target, PIL.Image.Resampling.LANCZOS, reducing_gap=2.0)
 
 
 def _mark(message: dict[str, Any]) -> None:

@@ -7,21 +7,68 @@ and old images are the part that can be missed: their titles, activations and de
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
+from dataclasses import replace
 
-from actors.chat.base import Message
+from actors.chat.base import Message, Part
 from actors.images import Image
 
 LEFT_OUT = "[image left out: shown earlier in this conversation]"
+TOO_MANY = "[image left out: more images than the model takes at once]"
 NOT_SHOWN = "[image: not shown; this model cannot see]"
 
 
 def without_images(messages: Sequence[Message]) -> tuple[Message, ...]:
     """Return the messages with every image replaced by `NOT_SHOWN`."""
     return tuple(
-        Message(message.role, tuple(part if isinstance(part, str) else NOT_SHOWN for part in message.parts))
+        replace(message, parts=tuple(part if isinstance(part, str) else NOT_SHOWN for part in message.parts))
         for message in messages
     )
+
+
+def leave_out(messages: Sequence[Message], image_ids: Container[str], words: str) -> tuple[Message, ...]:
+    """Return the messages with each of these images replaced by `words`."""
+    return tuple(
+        replace(
+            message,
+            parts=tuple(
+                words if isinstance(part, Image) and part.id in image_ids else part for part in message.parts
+            ),
+        )
+        if message.images
+        else message
+        for message in messages
+    )
+
+
+def keep_images(messages: Sequence[Message], most: int) -> tuple[Message, ...]:
+    """Return the messages with at most `most` images: the oldest leave first, and of the newest message the last.
+
+    A fifth of `most` leaves at once, so that several rounds in a row begin with the same bytes (`drop_images_in_blocks`).
+    """
+    kept = drop_images_in_blocks(messages, most, max(1, most // 5))
+    over = sum(len(message.images) for message in kept) - most
+    if over <= 0:
+        return kept
+    newest = kept[-1]
+    allowed = len(newest.images) - over
+    parts: list[Part] = []
+    for part in newest.parts:
+        if isinstance(part, Image):
+            allowed -= 1
+            part = part if allowed >= 0 else TOO_MANY
+        parts.append(part)
+    return (*kept[:-1], replace(newest, parts=tuple(parts)))
+
+
+def fold_system(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """Return the messages with a leading system message put in front of the first user's words.
+
+    Some models' templates know no system role.
+    """
+    if len(messages) < 2 or messages[0].role != "system" or messages[1].role != "user":
+        return tuple(messages)
+    return (Message("user", (*messages[0].parts, *messages[1].parts)), *messages[2:])
 
 
 def drop_images_in_blocks(messages: Sequence[Message], max_images: int, block: int) -> tuple[Message, ...]:
@@ -44,6 +91,6 @@ def drop_images_in_blocks(messages: Sequence[Message], max_images: int, block: i
                 if to_drop > 0 and isinstance(part, Image):
                     parts[i] = LEFT_OUT
                     to_drop -= 1
-            message = Message(message.role, tuple(parts))
+            message = replace(message, parts=tuple(parts))
         kept.append(message)
     return tuple(kept)

@@ -14,8 +14,9 @@ from typing import Any
 from actors.blocking import DeviceThread, UnsharedBackend
 from actors.chat.base import ChatReply, ChatRequest, FinishReason, Message, Usage
 from actors.chat.encoding import as_utf8
-from actors.chat.history import drop_images_in_blocks, without_images
+from actors.chat.history import drop_images_in_blocks, fold_system, without_images
 from actors.chat.settings import TransformersChat
+from actors.chat.thoughts import split_thoughts
 from actors.endpoint.faults import ContextLengthError
 from actors.errors import BackendError, MaiaError, UsageError
 from actors.hub import (
@@ -220,7 +221,9 @@ class LocalBackend(UnsharedBackend[ChatRequest, ChatReply]):
         text = self._tokenizer.decode(tokens[:n], skip_special_tokens=True).strip()
         price = self._settings.price
         cost = 0.0 if price is None else price.dollars(prompt_tokens, 0, n)
-        return ChatReply(text, finish, Usage(prompt_tokens, 0, n, 1, cost), self._settings.model)
+        text, thoughts = split_thoughts(text)
+        usage = Usage(prompt_tokens, 0, n, 1, cost)
+        return ChatReply(text, finish, usage, self._settings.model, thoughts)
 
     def _too_long(self, n_tokens: int) -> ContextLengthError:
         return ContextLengthError(
@@ -298,16 +301,6 @@ class LocalBackend(UnsharedBackend[ChatRequest, ChatReply]):
         self._thread.close()
         del self._model
         self._free_cache()
-
-
-def fold_system(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """Return the messages with a leading system message put before the first user's words.
-
-    Some models' templates know no system role.
-    """
-    if len(messages) < 2 or messages[0].role != "system" or messages[1].role != "user":
-        return tuple(messages)
-    return (Message("user", (*messages[0].parts, *messages[1].parts)), *messages[2:])
 
 
 def _model_types_with_eyes() -> set[str]:

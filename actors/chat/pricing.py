@@ -11,6 +11,9 @@ from actors.endpoint.prices import TokenPrice
 CHARS_PER_TOKEN = 4
 """English text and code with the tokenizers of today's large models: a rule of thumb, used for limits."""
 _TOKENS_PER_MESSAGE = 4
+_CACHED = ("prompt_cache_hit_tokens", "cached_tokens")
+"""Spellings of cached prompt tokens at the top of `usage`: DeepSeek's and Kimi's."""
+_MOST_DOLLARS = 1e4
 _MOST = 10**9
 """More tokens than these in one call are nonsense: a budget would be spent, and tables have no room for them."""
 
@@ -31,19 +34,28 @@ def estimate_text(text: str) -> int:
 def read_usage(
     reported: Any, estimated_prompt: int, text: str, price: TokenPrice | None, requests: int
 ) -> Usage:
-    """Return the usage in a response's `usage` field; what it does not say is estimated. No `price`: it is unknown."""
+    """Return the usage in a response's `usage` field; what it does not say is estimated. No `price`: it is unknown.
+
+    Some servers count thoughts in the total only, so what the total has beyond the prompt was completion. A `cost` that
+    the server names (OpenRouter) is what was charged, whatever the price list says.
+    """
     fields = reported if isinstance(reported, dict) else {}
     prompt, completion = _count(fields.get("prompt_tokens")), _count(fields.get("completion_tokens"))
+    total = _count(fields.get("total_tokens"))
     estimated = prompt is None or completion is None
+    if prompt is not None and completion is not None and total is not None:
+        completion = max(completion, total - prompt)
     details = fields.get("prompt_tokens_details")
-    cached = _count(details.get("cached_tokens")) if isinstance(details, dict) else None
-    if cached is None:  # DeepSeek's spelling
-        cached = _count(fields.get("prompt_cache_hit_tokens"))
+    named = (details.get("cached_tokens") if isinstance(details, dict) else None, *map(fields.get, _CACHED))
+    cached = next((count for count in map(_count, named) if count is not None), 0)
     prompt = estimated_prompt if prompt is None else prompt
     completion = estimate_text(text) if completion is None else completion
-    cached = min(cached or 0, prompt)
-    dollars = 0.0 if price is None else price.dollars(prompt, cached, completion)
-    return Usage(prompt, cached, completion, requests, dollars, estimated, requests if price is None else 0)
+    cached = min(cached, prompt)
+    cost = fields.get("cost")
+    if not isinstance(cost, int | float) or isinstance(cost, bool) or not 0 <= cost < _MOST_DOLLARS:
+        cost = None if price is None else price.dollars(prompt, cached, completion)
+    unpriced = requests if cost is None else 0
+    return Usage(prompt, cached, completion, requests, float(cost or 0.0), estimated, unpriced)
 
 
 def _count(value: Any) -> int | None:

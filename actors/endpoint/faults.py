@@ -57,6 +57,14 @@ class ImagesError(EndpointError):
     """The request holds more images than the endpoint takes."""
 
 
+class ImageRejectedError(EndpointError):
+    """The server fails on the only image of the request: others may be fine."""
+
+
+class ThinkingError(EndpointError):
+    """The model used the whole limit for its thoughts and gave no answer, also with more room."""
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
     """What one attempt met."""
@@ -88,7 +96,8 @@ class Fault:
 
     def told(self, redact: Callable[[str], str]) -> Fault:
         """Return the fault as it may be shown: without secrets, and then on one line of bounded length."""
-        body = replace(self.body, words=redact(self.body.words), values={})
+        values = {name: redact(value) for name, value in self.body.values.items()}
+        body = replace(self.body, words=redact(self.body.words), values=values)
         return replace(self, detail=_one_line(redact(self.detail)), body=body)
 
 

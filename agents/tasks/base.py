@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from actors.chat.thoughts import split_thoughts
+
 _FENCE = re.compile(
     r"^[ \t]*(```+|~~~+)[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:^[ \t]*\1[ \t]*$|\Z)", re.DOTALL | re.MULTILINE
 )
@@ -49,8 +51,10 @@ class Task(Protocol):
 def read_program(reply: str) -> str | None:
     """Return the Python in a reply, its blocks joined in order; None if there is none.
 
-    Fences marked as another language are not programs. An unclosed fence runs to the end of the reply.
+    Fences marked as another language are not programs, nor are drafts in the model's thoughts. An unclosed fence runs to
+    the end of the reply.
     """
+    reply, _ = split_thoughts(reply)
     blocks = [body for _, language, body in _FENCE.findall(reply) if language.lower() in _PROGRAM_LANGUAGES]
     program = "\n\n".join(block.rstrip() for block in blocks if block.strip())
     return program or None
@@ -62,6 +66,7 @@ def read_sections(reply: str) -> dict[str, list[str]]:
     `[LABEL 1]` and `[LABEL 2]` are two sections named LABEL. Placeholders in angle brackets, which a
     model may have copied from the instructions, are not answers and are left out.
     """
+    reply, _ = split_thoughts(reply)
     prose = _FENCE.sub("\n", reply)
     marks = list(_MARKER.finditer(prose))
     sections: dict[str, list[str]] = {}

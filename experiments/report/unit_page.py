@@ -38,6 +38,10 @@ class RoundView:
     number: int
     kind: str
     thoughts: str
+    reasoning: str
+    """What the model thought before it answered, as its server tells."""
+    notes: list[str]
+    """What the request had to go without."""
     hypotheses: list[Hypothesis]
     program: Markup | None
     program_lines: int
@@ -168,6 +172,8 @@ def _rounds(unit: UnitRecords, gallery: Gallery) -> Iterator[RoundView]:
             if verdict or record.get("answered") is True
             else "no program",
             thoughts=_thoughts(text(reply.get("text"))),
+            reasoning=text(reply.get("thoughts")),
+            notes=[each for each in sequence(reply.get("notes")) if isinstance(each, str)],
             hypotheses=_fates(hypotheses, before),
             program=pages.highlight(program) if program else None,
             program_lines=program.count("\n") + 1,

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from actors.chat.base import ChatReply, ChatRequest, Message
-from actors.chat.local import LocalBackend, fold_system
+from actors.chat.history import fold_system
+from actors.chat.local import LocalBackend
 from actors.chat.settings import TransformersChat
 from actors.endpoint.faults import ContextLengthError
 from actors.endpoint.prices import TokenPrice

@@ -15,8 +15,9 @@ import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from actors.chat.answers import read_answer, read_completion
 from actors.chat.base import ChatReply, ChatRequest, Message
-from actors.chat.openai_compatible import OpenAIBackend, _text_of, read_answer
+from actors.chat.openai_compatible import OpenAIBackend
 from actors.chat.pricing import read_usage
 from actors.chat.settings import OpenAIChat
 from actors.endpoint import openai_client
@@ -424,13 +425,14 @@ ODD_BODY = JSON | st.fixed_dictionaries(
 @given(body=ODD_BODY)
 def test_any_json_is_an_answer_or_a_fault(body: Any) -> None:
     try:
-        answer = read_answer(json.dumps(body).encode())
+        answer = read_completion(json.dumps(body).encode())
     except FaultyAnswerError as error:
         _ = to_error(error.fault, "h", "m", 1, 0)
         return
-    text, finish = _text_of(answer)
-    text.encode()
-    assert finish in ("stop", "length", "filtered", "refused")
+    read = read_answer(answer)
+    text = read.text
+    (text + read.thoughts).encode()
+    assert read.finish in ("stop", "length", "filtered", "refused")
     assert read_usage(answer.get("usage"), 5, text, None, 1).prompt_tokens >= 0
 
 

@@ -1,0 +1,87 @@
+"""What an endpoint was found to take, so that it is found out once and not with every request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+_MOST_IMAGES = 100_000
+"""Ids that are remembered; a run shows fewer new images than that between two restarts."""
+
+
+@dataclass(slots=True)
+class Learned:
+    """Limits and refusals of one endpoint, as its own words gave them."""
+
+    refused: dict[str, str] = field(default_factory=dict)
+    """Optional fields that are no longer sent, each with the server's words."""
+    max_tokens_field: str | None = None
+    longest_answer: int | None = None
+    """Tokens."""
+    fold_system: bool = False
+    stream: bool = False
+    max_images: int | None = None
+    most_tokens: int | None = None
+    """Prompt tokens that fitted, by our own estimate, after more did not."""
+    most_bytes: int | None = None
+    room: int = 0
+    """Tokens that thinking was found to need beside the answer."""
+    bad_images: dict[str, str] = field(default_factory=dict)
+    """Images that the server fails on when they are all that it is shown, by id, with its words."""
+    context: int | None = None
+    """Prompt tokens at which the server seems to cut conversations without saying so."""
+    _accepted: set[str] = field(default_factory=set)
+
+    def accept(self, image_ids: set[str]) -> None:
+        """Remember images that the server has taken."""
+        if len(self._accepted) > _MOST_IMAGES:
+            self._accepted.clear()
+        self._accepted |= image_ids
+
+    def unproven(self, image_ids: set[str]) -> set[str]:
+        """Return the images that the server has not taken yet."""
+        return image_ids - self._accepted
+
+    def facts(self) -> dict[str, Any]:
+        """Return what was learned, for `describe`; empty if nothing was."""
+        known: dict[str, Any] = {
+            "not_sent": sorted(self.refused),
+            "max_tokens_field": self.max_tokens_field,
+            "longest_answer": self.longest_answer,
+            "system_folded": self.fold_system,
+            "stream": self.stream,
+            "max_images": self.max_images,
+            "most_prompt_tokens": self.most_tokens,
+            "most_bytes": self.most_bytes,
+            "reasoning_tokens": self.room,
+            "images_left_out": sorted(self.bad_images),
+            "context_seems_to_be": self.context,
+        }
+        return {name: value for name, value in known.items() if value}
+
+
+class TruncationWatch:
+    """Notices a server that drops the start of long conversations and says nothing.
+
+    Ollama does so at its context length: the prompt tokens that it reports stop growing while the conversation grows.
+    """
+
+    _LEAST = 2000
+    """Estimated tokens below which an estimate says too little."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, tuple[int, int, int]] = {}
+
+    def saw(self, conversation: str, estimated: int, reported: int) -> bool:
+        """Return whether a prompt of about `estimated` text tokens, reported as `reported`, was surely cut."""
+        if estimated >= self._LEAST and 2 * reported < estimated:
+            return True
+        before, seen, still = self._last.get(conversation, (0, 0, 0))
+        grew = estimated > 1.1 * before and estimated - before >= 200
+        stopped = before > 0 and grew and reported <= seen + 8
+        if grew or estimated < before:
+            still = still + 1 if stopped else 0
+            if len(self._last) > 10_000:
+                self._last.clear()
+            self._last[conversation] = (estimated, reported, still)
+        return still >= 2
