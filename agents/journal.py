@@ -30,6 +30,7 @@ import numpy as np
 
 from actors import masks
 from actors.chat.base import ChatModel, ChatReply, ChatRequest, Usage, announced
+from actors.endpoint.secrets import without_secrets
 from actors.errors import MaiaError, UsageError
 from actors.images import Image, decode
 from agents.record_types import (
@@ -256,7 +257,7 @@ class Journal:
         return read_record(self._store, f"{self.folder}/{name}", kind)
 
     def _commit(self, name: str, record: dict[str, Any]) -> None:
-        data = _encode(record)
+        data = without_secrets(_encode(record))  # as the store keeps it: it is compared below
         if (
             not self._store.put(f"{self.folder}/{name}", data)
             and self._store.get(f"{self.folder}/{name}") != data

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
+from actors.endpoint.secrets import without_secrets
 from actors.errors import MaiaError, UsageError
 from agents import run_files
 from agents.run_files import RecordError
@@ -89,7 +90,7 @@ class Store:
             RecordError: If the folder of the key is a link.
         """
         try:
-            return run_files.put_file(self.root, key, data)
+            return run_files.put_file(self.root, key, without_secrets(data))
         except OSError as error:
             raise _refusal(self.root / key, error) from error
 
@@ -130,7 +131,7 @@ class Store:
 
     def _exchange(self, key: str, data: bytes, kept: bool = False) -> None:
         try:
-            run_files.replace_file(self.root, key, data, synced=kept)
+            run_files.replace_file(self.root, key, without_secrets(data), synced=kept)
         except OSError as error:
             raise _refusal(self.root / key, error) from error
 

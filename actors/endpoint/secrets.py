@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import html
 import json
+import os
 import re
 import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,6 +21,7 @@ class MissingKeyError(UsageError):
 PART = 8
 """Characters of a secret that already count as one: servers shorten the keys that they repeat."""
 _ANCHOR = 4
+_LONGEST_WORD = 12
 _REDACTED = "[redacted]"
 
 
@@ -30,9 +33,9 @@ class Secrets:
     def __init__(self, values: Iterable[str] = ()) -> None:
         forms = {form for value in values if value for form in _forms(value)}
         # Longest first, so that a secret that contains another leaves no remainder.
-        self._values = sorted((form for form in forms if len(form) >= PART), key=len, reverse=True)
+        self._values = sorted((form for form in forms if not _is_word(form)), key=len, reverse=True)
         # A placeholder ("EMPTY", "x") is part of ordinary words: it is taken out only where it stands alone.
-        short = sorted((form for form in forms if len(form) < PART), key=len, reverse=True)
+        short = sorted((form for form in forms if _is_word(form)), key=len, reverse=True)
         words = "|".join(map(re.escape, short))
         self._short = re.compile(rf"(?<![\w-])(?:{words})(?![\w-])") if short else None
         # Every part of PART characters holds one of these: looking for them alone is a fraction of the work.
@@ -46,13 +49,13 @@ class Secrets:
     def redact(self, text: str) -> str:
         """Return `text` with every secret, and every part of one of at least `PART` characters, replaced.
 
-        A part that is an ordinary word (lower-case letters alone) stays: keys hold such words by way of placeholder.
+        A part that is an ordinary word stays: keys hold such words by way of placeholder.
         """
         text = self.redact_record(text)
         return text if self._short is None else self._short.sub(_REDACTED, text)
 
     def redact_record(self, text: str) -> str:
-        """Do as `redact`, and leave values shorter than `PART` alone: in a record they are ordinary words."""
+        """Do as `redact`, and leave values alone that are ordinary words: a record is full of those."""
         for value in self._values:
             text = text.replace(value, _REDACTED)
         spans = sorted(self._parts(text))
@@ -80,7 +83,7 @@ class Secrets:
                 ):
                     after += 1
                 part = text[found - before : found + after]
-                if len(part) >= PART and not (part.isalpha() and part.islower()):
+                if not _is_word(part):
                     yield found - before, found + after
                 found = text.find(anchor, found + 1)
 
@@ -91,9 +94,43 @@ class Secrets:
         return Secrets, ()
 
 
+def _is_word(text: str) -> bool:
+    """Say whether a text is too short for a secret, or looks like a word of a language."""
+    return len(text) < PART or (len(text) < _LONGEST_WORD and text.isalpha() and text.islower())
+
+
 def _forms(value: str) -> Iterator[str]:
     """Yield the spellings in which a value may come back: plain, in an address, in JSON, in HTML."""
     yield from (value, urllib.parse.quote(value, safe=""), json.dumps(value)[1:-1], html.escape(value))
+
+
+_NAMES = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.I)
+_read: set[str] = set()
+"""Values that this process has read for use: whatever their variables are called, they are secrets."""
+
+
+def without_secrets(data: bytes, environ: Mapping[str, str] = os.environ) -> bytes:
+    """Return what is about to be kept without any secret that this process knows; binary data are as they were.
+
+    Known are the values that were read for use (`read_secret`), and those of variables whose names end as keys' do.
+    """
+    named = {
+        value for name, value in environ.items() if _NAMES.search(name) and not value.startswith(("/", "~"))
+    }
+    values = frozenset(value.strip() for value in named | _read if len(value.strip()) >= PART)
+    if not values:
+        return data
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        return data
+    clean = _secrets(values).redact_record(text)
+    return data if clean == text else clean.encode()
+
+
+@functools.lru_cache(maxsize=4)
+def _secrets(values: frozenset[str]) -> Secrets:
+    return Secrets(values)
 
 
 def read_secret(variable: str, environ: Mapping[str, str], used_for: str) -> str:
@@ -109,6 +146,7 @@ def read_secret(variable: str, environ: Mapping[str, str], used_for: str) -> str
             f"Set it (export {variable}=...), name another variable in `api_key_env`, "
             "or write `api_key_env: null` for an endpoint without keys.",
         )
+    _read.add(value)
     if not (value.isascii() and value.isprintable()):
         raise MissingKeyError(
             f"the key in the environment variable {variable} holds characters that no key has.",

@@ -304,3 +304,44 @@ async def test_a_conversation_too_long_for_the_model_goes_on_without_its_old_ima
     study = await bench.agent(chat).run()
     assert study.ending == "answered"
     assert [len(message.images) for message in chat.sent.messages] == [0, 0, 0, 0, 0, 2]
+
+
+async def test_what_was_filtered_is_left_out_and_the_study_goes_on(bench):
+    """The newest observation goes, not the whole study; a study taken up again leaves out the same."""
+    study, chat = await bench.study(CODE, ChatReply("declined by a filter", "filtered"), CODE, ANSWER)
+    assert study.ending == "answered"
+    left_out, filtered = chat.requests[2].messages[3], chat.requests[2].messages[4]
+    assert "left out: the model's provider filtered it" in left_out.text
+    assert left_out.images == ()
+    assert filtered.text == "(filtered)"
+    assert chat.requests[3].messages[7].images, "later observations are whole"
+    again = bench.agent(ScriptedChat([]))
+    await again.run()
+    assert tuple(again._messages)[: len(chat.requests[3].messages)] == chat.requests[3].messages
+
+
+async def test_three_filtered_replies_in_a_row_end_the_study(bench):
+    """Each leaves out one more observation, and the third is the last."""
+    replies = [CODE, CODE, *[ChatReply("", "filtered")] * 3]
+    study, chat = await bench.study(*replies)
+    assert study.ending == "refused"
+    assert [message.images for message in chat.requests[-1].messages] == [()] * len(
+        chat.requests[-1].messages
+    )
+
+
+async def test_thoughts_are_on_record_and_are_neither_run_nor_read(bench):
+    """A draft in the thoughts is no program, and a label there no answer."""
+    thinking = ChatReply(CODE, thoughts=f"{CODE.replace('look', 'draft')}\n{ANSWER}")
+    study, chat = await bench.study(thinking, f"<think>{CODE}</think>\n{ANSWER}")
+    assert bench.sandbox.ran == ["look"]
+    assert study.ending == "answered"
+    assert "draft" in study.rounds[0]["reply"]["thoughts"]
+    assert "thoughts" not in study.rounds[1]["reply"]
+    assert "draft" not in chat.requests[1].messages[2].text
+
+
+async def test_a_reply_of_thoughts_alone_is_told_so(bench):
+    """The model learns that its answer did not come through."""
+    _, chat = await bench.study(ChatReply("", thoughts="hm"), ANSWER)
+    assert "thoughts only" in chat.requests[1].messages[-1].text

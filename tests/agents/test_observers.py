@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from actors.chat.base import ChatReply, ChatRequest
-from actors.endpoint.faults import EndpointStopError
+from actors.endpoint.faults import EndpointStopError, ImageRejectedError
 from agents.observers import BlindObservers
 from tests.tools.fakes import picture_of
 
@@ -52,6 +52,21 @@ async def test_a_summary_sees_all_images_at_once():
 async def test_a_describer_that_says_nothing_is_said_to_have_said_nothing(reply):
     text = await BlindObservers(EchoChat(reply)).describe([picture_of("a")], ["t"])
     assert "gave no description" in text
+
+
+async def test_an_image_that_the_server_fails_on_costs_its_own_description():
+    """The others are described, and the line says what happened."""
+
+    class Choosy(EchoChat):
+        async def complete(self, request: ChatRequest) -> ChatReply:
+            if request.messages[1].images[0] == picture_of("b"):
+                raise ImageRejectedError("the endpoint h fails on the image 12 (1x9 px).")
+            return await super().complete(request)
+
+    images = [picture_of("a"), picture_of("b")]
+    first, second = (await BlindObservers(Choosy()).describe(images, ["a", "b"])).splitlines()
+    assert "indeed" in first
+    assert "gave no description: the endpoint h fails on the image" in second
 
 
 async def test_a_fault_of_one_look_keeps_its_type_and_the_other_looks_are_not_lost():

@@ -75,3 +75,18 @@ def test_a_folder_that_was_moved_away_does_not_come_to_be_a_second_time(tmp_path
     assert not (tmp_path / "run").exists()
     (tmp_path / "moved").rename(tmp_path / "run")
     assert store.put("units/b/done.json", b"{}")
+
+
+def test_no_secret_of_this_process_is_kept(tmp_path, monkeypatch):
+    """Whole or in part, put or replaced; an image is kept as it is, and words that are no key are too."""
+    key = "sk-door-5f3e9a1c7b88"
+    monkeypatch.setenv("MY_LAB_API_KEY", key)
+    monkeypatch.setenv("PLAIN_TOKEN", "required")
+    store = Store.open(tmp_path)
+    store.put("a.json", f'{{"model": "{key}", "why": "required"}}'.encode())
+    store.replace("b.json", f"echo {key[3:14]}".encode())
+    picture = b"\x89PNG\xff" + key.encode()
+    store.put("c.png", picture)
+    assert store.get("a.json") == b'{"model": "[redacted]", "why": "required"}'
+    assert store.get("b.json") == b"echo [redacted]"
+    assert store.get("c.png") == picture

@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
+import pytest
 
 from actors.chat.base import Message
-from actors.chat.encoding import MessageEncoder
+from actors.chat.encoding import MessageEncoder, within_limits
 from actors.chat.settings import OpenAIChat
+from actors.images import Image
 from tests.actors.chat.conftest import picture
 
 
@@ -32,6 +34,45 @@ def test_an_image_is_a_jpeg_of_the_settings_size_and_quality() -> None:
     assert sizes[0] < sizes[1]
     smooth = np.asarray(PIL.Image.open(io.BytesIO(jpeg)))
     assert smooth.shape == (50, 150, 3)
+
+
+def sent_size(width: int, height: int, **settings: Any) -> tuple[int, int]:
+    (encoded,) = encoder(**settings).encode([Message("user", (picture(1, height, width),))])
+    data = base64.b64decode(encoded["content"][0]["image_url"]["url"].partition(",")[2])
+    size: tuple[int, int] = PIL.Image.open(io.BytesIO(data)).size
+    return size
+
+
+@pytest.mark.parametrize(
+    ("size", "settings", "sent"),
+    [
+        ((28, 28), {}, (56, 56)),
+        ((32, 32), {"image_least_side": 112, "image_side": 448}, (112, 112)),
+        ((500, 19), {}, (224, 56)),
+        ((19, 500), {}, (56, 224)),
+        ((1, 1), {}, (56, 56)),
+        ((1, 8000), {}, (56, 224)),
+        ((300, 10), {"image_side": 1024, "image_max_aspect": 5}, (300, 60)),
+        ((1000, 1000), {"image_side": 1024, "image_pixels": 250_000}, (500, 500)),
+        ((224, 160), {}, (224, 160)),
+        ((640, 480), {}, (224, 168)),
+        ((64, 32), {"image_side": 48}, (48, 24)),
+    ],
+)
+def test_an_image_is_brought_within_what_models_take(
+    size: tuple[int, int], settings: dict[str, Any], sent: tuple[int, int]
+) -> None:
+    """Small ones are enlarged, thin ones padded, large ones shrunk, and others are left as they are."""
+    assert sent_size(*size, **settings) == sent
+
+
+def test_what_is_added_to_a_thin_image_is_gray_and_the_image_keeps_its_shape() -> None:
+    """A stripe stays a stripe, in the middle."""
+    white = Image.from_pixels(np.full((20, 400, 3), 255, np.uint8))
+    padded = np.asarray(within_limits(white.to_pil(), OpenAIChat(model="m")))
+    assert padded.shape == (56, 224, 3)
+    assert padded[0].mean() == pytest.approx(128, abs=3)
+    assert padded[28].mean() == pytest.approx(255, abs=3)
 
 
 def test_detail_can_be_left_out() -> None:
