@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEVICE ?= cpu
 
-.PHONY: demo test check lint types contract bench docs clean
+.PHONY: demo test oracles check lint types contract bench docs clean
 
 # The demo's part of the environment, without what only developers and users of large models need.
 $(VENV)/.base: pyproject.toml constraints.txt
@@ -22,6 +22,11 @@ demo: $(VENV)/.base
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
+
+# Dictionaries against the libraries that publish them, which bring much that nothing else needs.
+oracles: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[oracles]"
+	$(BIN)/python -m pytest -m slow tests/actors/vision/dictionaries
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

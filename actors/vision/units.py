@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from actors.vision.dictionaries.dictionary import Dictionary
+
 _FEW = 20
 """Classes that are all named to whoever asks for another one."""
 
@@ -30,7 +32,7 @@ OUTPUT = "output"
 
 @dataclass(frozen=True, slots=True)
 class Readout:
-    """All units of one kind at one layer; `source` is the file of directions or of an autoencoder."""
+    """All units of one kind at one layer; `source` is the file of directions or the dictionary."""
 
     layer: str
     kind: str = "channel"
@@ -153,82 +155,25 @@ def load_vectors(path: str) -> np.ndarray:
 
 
 def _latents(readout: Readout, layer: LayerInfo) -> Reader:
-    """Latents of a sparse autoencoder: see `SparseEncoder.load` for the names that are understood."""
-    encoder = SparseEncoder.load(readout.source)
-    if encoder.weight.shape[1] != layer.n_units:
+    """Codes of a dictionary (sparse autoencoder) at each position."""
+    from actors.vision.dictionaries.formats import load
+
+    dictionary, digest = load(readout.source)
+    if dictionary.width != layer.n_units:
+        hook = f" (trained at {dictionary.hook!r})" if dictionary.hook else ""
         raise UsageError(
-            f"the autoencoder {readout.source} reads {encoder.weight.shape[1]} channels, "
-            f"but layer {layer.name!r} has {layer.n_units}."
+            f"the dictionary {readout.source}{hook} reads {dictionary.width} channels, "
+            f"but layer {layer.name!r} has {layer.n_units}.",
+            "Name the layer that it was trained at.",
         )
-    return Reader(len(encoder.weight), encoder, _file_digest(readout.source))
+    copies: dict[torch.device, Dictionary] = {}
 
+    def read(maps: torch.Tensor) -> torch.Tensor:
+        if maps.device not in copies:
+            copies[maps.device] = dictionary.on(maps.device)
+        return copies[maps.device].encode(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
-@dataclass(frozen=True)
-class SparseEncoder:
-    """The encoder of a sparse autoencoder: ReLU, JumpReLU (`threshold`) or TopK (`k`)."""
-
-    weight: torch.Tensor
-    """(U, C)"""
-    bias: torch.Tensor
-    """(U,)"""
-    offset: torch.Tensor
-    """(C,), subtracted from the input first."""
-    threshold: torch.Tensor | None = None
-    k: int | None = None
-
-    @classmethod
-    def load(cls, path: str) -> SparseEncoder:
-        """Read safetensors named as SAELens (`W_enc` (C, U), `b_enc`, `b_dec`, `threshold`) or as a linear layer
-        (`encoder.weight` (U, C), `encoder.bias`, `b_dec` or `pre_bias`). The metadata or a `cfg.json` beside
-        the file may hold `k` (TopK) and `apply_b_dec_to_input` (true unless told).
-        """
-        import json
-
-        import torch
-        from safetensors import safe_open
-
-        file = _existing(path)
-        tensors = _safetensors(file)
-        with safe_open(file, framework="pt") as opened:
-            facts = dict(opened.metadata() or {})
-        beside = file.with_name("cfg.json")
-        if beside.exists():
-            facts |= json.loads(beside.read_text())
-        if "W_enc" in tensors:
-            weight = tensors["W_enc"].float().T.contiguous()
-            bias = tensors.get("b_enc")
-        elif "encoder.weight" in tensors:
-            weight, bias = tensors["encoder.weight"].float(), tensors.get("encoder.bias")
-        else:
-            raise UsageError(
-                f"{path} is no sparse autoencoder that is understood: it holds {sorted(tensors)}.",
-                "Name the encoder W_enc (C, U) or encoder.weight (U, C).",
-            )
-        offset = tensors.get("b_dec", tensors.get("pre_bias"))
-        if str(facts.get("apply_b_dec_to_input", True)).lower() == "false":
-            offset = None
-        threshold = tensors.get("threshold")
-        return cls(
-            weight,
-            torch.zeros(len(weight)) if bias is None else bias.float(),
-            torch.zeros(weight.shape[1]) if offset is None else offset.float(),
-            None if threshold is None else threshold.float(),
-            int(facts["k"]) if facts.get("k") is not None else None,
-        )
-
-    def __call__(self, maps: torch.Tensor) -> torch.Tensor:
-        import torch
-
-        device = maps.device
-        rows = maps.float().permute(0, 2, 3, 1) - self.offset.to(device)
-        latents = torch.nn.functional.linear(rows, self.weight.to(device), self.bias.to(device))
-        if self.threshold is not None:
-            latents = latents * (latents > self.threshold.to(device))
-        latents = latents.relu_()
-        if self.k is not None:
-            best = latents.topk(min(self.k, latents.shape[-1]), dim=-1)
-            latents = torch.zeros_like(latents).scatter_(-1, best.indices, best.values)
-        return latents.permute(0, 3, 1, 2)
+    return Reader(dictionary.n_latents, read, digest)
 
 
 def _existing(path: str) -> Path:
@@ -267,7 +212,7 @@ def parse_unit(layer_text: str, unit_text: str, class_names: Sequence[str] = ())
 
     `42` is a channel of the layer, and a class logit where the layer is "output"; there a class may also
     be named. `logit:tench`, `probability:0` (the layer is then "output" whatever was said);
-    `direction:FILE[:ROW]`, `latent:FILE:ROW`.
+    `direction:FILE[:ROW]`, `latent:PATH:INDEX` (a file or a folder).
 
     Raises:
         UsageError: If the text has none of these forms, or names no class or more than one.
@@ -285,7 +230,7 @@ def parse_unit(layer_text: str, unit_text: str, class_names: Sequence[str] = ())
     if (not source and kind == "direction") or (not row.isdecimal() and kind == "direction"):
         source, row = rest, "0"
     if not source:
-        raise UsageError(f"a {kind} is written {kind}:FILE:ROW, got {unit_text!r}")
+        raise UsageError(f"a {kind} is written {kind}:PATH:INDEX, got {unit_text!r}")
     return Unit(layer_text, _index(row, unit_text), kind, source)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,9 @@ from safetensors.torch import save_file
 from actors.errors import UsageError
 from actors.vision import units
 from actors.vision.base import LayerInfo, Unit
+from actors.vision.dictionaries.formats import load
 from actors.vision.units import OUTPUT, Reader, Readout, parse_unit, reader, register_kind
+from tests.actors.vision.dictionaries import published
 
 CLASSES = ["tench, Tinca tinca", "goldfish", "crane", "construction site", "crane"]
 LAYER = LayerInfo("deep", "map", 5, (2, 3), "Conv2d")
@@ -47,7 +48,7 @@ def test_a_unit_is_named_by_layer_and_text(layer: str, text: str, unit: Unit) ->
         ("output", "goldfihs", "goldfish"),
         ("output", "crane", "[2, 4]"),
         ("output", "zebra", "no class"),
-        ("deep", "latent:sae.safetensors", "latent:FILE:ROW"),
+        ("deep", "latent:sae.safetensors", "latent:PATH:INDEX"),
         ("deep", "latent:sae.safetensors:x", "number"),
     ],
 )
@@ -113,56 +114,23 @@ def test_files_with_other_contents_have_other_digests(tmp_path: Path) -> None:
     assert reader(Readout("deep", "direction", str(tmp_path / "a.npy")), LAYER).digest != first.digest
 
 
-def sae(**more: torch.Tensor) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    weight, bias, offset = (torch.randn(shape, generator=generator) for shape in ((5, 8), (8,), (5,)))
-    return {"W_enc": weight, "b_enc": bias, "b_dec": offset, **more}
-
-
-def expected_latents(tensors: dict[str, torch.Tensor], offset: bool = True) -> torch.Tensor:
-    rows = maps().permute(0, 2, 3, 1)
-    rows = rows - tensors["b_dec"] if offset else rows
-    return (rows @ tensors["W_enc"] + tensors["b_enc"]).permute(0, 3, 1, 2)
-
-
-def test_a_latent_is_the_encoders_output(tmp_path: Path) -> None:
-    path = tmp_path / "sae.safetensors"
-    save_file(sae(), path)
-    made = reader(Readout("deep", "latent", str(path)), LAYER)
-    assert made.n_units == 8
+def test_a_latent_is_the_code_of_each_position(tmp_path: Path) -> None:
+    path = published.sae_lens(tmp_path, normalize_activations="layer_norm")
+    layer = LayerInfo("deep", "map", published.D, (2, 3), "Conv2d")
+    made = reader(Readout("deep", "latent", str(path)), layer)
+    assert made.n_units == published.F
     assert made.read is not None
-    assert torch.allclose(made.read(maps()), expected_latents(sae()).relu(), atol=1e-5)
+    x = published.inputs(24)
+    codes = made.read(x.reshape(3, 2, 4, published.D).permute(0, 3, 1, 2))
+    assert codes.shape == (3, published.F, 2, 4)
+    expected, _ = load(str(path / "sae_weights.safetensors"))
+    assert torch.equal(codes.permute(0, 2, 3, 1).reshape(24, -1), expected.encode(x))
 
 
-def test_a_jump_relu_is_zero_up_to_its_threshold(tmp_path: Path) -> None:
-    path = tmp_path / "sae.safetensors"
-    save_file(sae(threshold=torch.full((8,), 0.7)), path)
-    made = reader(Readout("deep", "latent", str(path)), LAYER)
-    assert made.read is not None
-    plain = expected_latents(sae())
-    assert torch.allclose(made.read(maps()), torch.where(plain > 0.7, plain, 0), atol=1e-5)
-
-
-def test_top_k_keeps_k_latents_a_position_and_linear_names_are_understood(tmp_path: Path) -> None:
-    tensors = sae()
-    linear = {"encoder.weight": tensors["W_enc"].T.contiguous(), "encoder.bias": tensors["b_enc"]}
-    path = tmp_path / "sae.safetensors"
-    save_file(linear, path, metadata={"k": "2"})
-    made = reader(Readout("deep", "latent", str(path)), LAYER)
-    assert made.read is not None
-    latents = made.read(maps())
-    assert int((latents > 0).sum(1).max()) <= 2
-    plain = expected_latents(tensors, offset=False).relu()
-    assert torch.allclose(latents.amax(1), plain.amax(1), atol=1e-5)
-
-
-def test_a_configuration_beside_the_file_can_leave_the_offset_out(tmp_path: Path) -> None:
-    path = tmp_path / "sae.safetensors"
-    save_file(sae(), path)
-    (tmp_path / "cfg.json").write_text(json.dumps({"apply_b_dec_to_input": False}))
-    made = reader(Readout("deep", "latent", str(path)), LAYER)
-    assert made.read is not None
-    assert torch.allclose(made.read(maps()), expected_latents(sae(), offset=False).relu(), atol=1e-5)
+def test_a_dictionary_of_another_layer_is_refused_with_both_widths_and_its_own_place(tmp_path: Path) -> None:
+    path = published.sae_lens(tmp_path, hook_name="blocks.9.hook_resid_post")
+    with pytest.raises(UsageError, match=r"'blocks\.9\.hook_resid_post'.* reads 6 channels.*'deep' has 5"):
+        reader(Readout("deep", "latent", str(path)), LAYER)
 
 
 def test_a_probability_is_the_softmax_over_the_classes() -> None:
@@ -177,7 +145,6 @@ def wrong_files(folder: Path) -> list[tuple[str, str, str]]:
     (folder / "bad.npy").write_bytes(b"no")
     (folder / "bad.safetensors").write_bytes(b"no")
     save_file({"a": torch.ones(5), "b": torch.ones(5)}, folder / "two.safetensors")
-    save_file(sae(W_enc=torch.ones(6, 8)), folder / "wide.safetensors")
     return [
         ("direction", "long.npy", "length 6"),
         ("direction", "deep.npy", "shape"),
@@ -186,8 +153,8 @@ def wrong_files(folder: Path) -> list[tuple[str, str, str]]:
         ("direction", "a.txt", "no file"),
         ("direction", "two.safetensors", "one tensor"),
         ("latent", "bad.safetensors", "not a readable"),
-        ("latent", "two.safetensors", "no sparse autoencoder"),
-        ("latent", "wide.safetensors", "6 channels"),
+        ("latent", "two.safetensors", "no configuration"),
+        ("latent", "a.txt", "no file or folder"),
     ]
 
 

@@ -1,0 +1,146 @@
+"""overcomplete: a whole module (`torch.save(sae)`), or a state dict with a `config.json` that says what it is of.
+
+The library keeps no configuration, and `top_k` and `running_threshold` are in no state dict. So beside one a
+configuration is needed: {"class": "TopKSAE", "top_k": 32}; also `running_threshold`, `normalization`, `delta`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+
+from actors.errors import UsageError
+from actors.vision.dictionaries.dictionary import Activation, Dictionary, JumpRelu, Relu, TopK
+from actors.vision.dictionaries.files import Facts, Published, Stub
+
+_TINY = 1e-8
+"""Added to norms by the library."""
+
+_ATTRIBUTES = ("top_k", "running_threshold")
+
+
+class _Config(Facts):
+    harmless = frozenset({"threshold_momentum", "use_multiplier", "kernel", "bandwidth", "device"})
+
+    sae: Literal["SAE", "TopKSAE", "JumpSAE", "BatchTopKSAE", "RATopKSAE", "RAJumpSAE"]
+    top_k: int | None = None
+    running_threshold: float | None = None
+    normalization: Literal["l2", "max_l2", "l1", "max_l1", "identity"] = "l2"
+    delta: float = 1.0
+
+
+def fits(files: Published) -> bool:
+    return any(name.startswith("dictionary.") for name in files.tensors)
+
+
+def dictionary(files: Published) -> Dictionary:
+    """Return the dictionary as the module encodes in evaluation: no input normalization, no offset."""
+    config = _config(files)
+    decoder = _atoms(files, config)
+    encoder, bias = _encoder(files, decoder)
+    made = Dictionary(encoder, decoder, _activation(files, config, len(decoder)), bias)
+    files.refuse_unused(f"{config.sae} with a linear encoder")
+    return made
+
+
+def _config(files: Published) -> _Config:
+    if not isinstance(files.root, Stub):
+        if "class" not in files.config:
+            raise UsageError(
+                f"{files.path} is a state dict of overcomplete, which does not say how codes are chosen.",
+                f'Write {files.path.with_name("config.json")} with {{"class": "TopKSAE", "top_k": 32}} as it was made, '
+                "or save the whole module with torch.save.",
+            )
+        values = {("sae" if key == "class" else key): value for key, value in files.config.items()}
+        values["sae"] = str(values["sae"]).rpartition(".")[2]
+        return _Config.of(values, files.config_name)
+    module = vars(files.root)
+    atoms = vars(module["_modules"]["dictionary"])
+    values = {name: _number(module[name]) for name in _ATTRIBUTES if module.get(name) is not None}
+    values["sae"] = files.root.class_name
+    _check_encoder(files, module["_modules"]["encoder"])
+    if "delta" in atoms:
+        values["delta"] = _number(atoms["delta"])
+    else:
+        function = getattr(atoms.get("normalization"), "full_name", "")
+        values["normalization"] = function.rpartition(".")[2].removeprefix("normalize_")
+    return _Config.of(values, str(files.path))
+
+
+def _check_encoder(files: Published, encoder: object) -> None:
+    """Raise UsageError if a pickled encoder is more than one linear layer and a ReLU."""
+    assert isinstance(encoder, Stub)
+    if encoder.class_name == "TieableEncoder":
+        return
+    parts = vars(encoder)["_modules"]
+    final = parts.get("final_block")
+    names = [] if final is None else [m.class_name for m in vars(final)["_modules"].values()]
+    output = getattr(parts.get("final_activation"), "class_name", "")
+    blocks = vars(parts["mlp_blocks"])["_modules"] if "mlp_blocks" in parts else {}
+    if encoder.class_name != "MLPEncoder" or blocks or names != ["Linear", "Identity"] or output != "ReLU":
+        found = f"{encoder.class_name} of {len(blocks)} blocks, {' + '.join(names)} and {output or 'no activation'}"
+        raise UsageError(
+            f"{files.path} has an encoder that is not read: {found}.",
+            "A linear or tied encoder with ReLU is read; encode with overcomplete, or name another dictionary.",
+        )
+
+
+def _encoder(files: Published, atoms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    latents, width = atoms.shape
+    tied = [name for name in files.tensors if name.startswith("encoder.tied_to.")]
+    if tied:
+        files.ignore(*tied)  # the dictionary once more
+        return atoms, files.optional("encoder.bias", latents)
+    if "encoder.weight" in files.tensors:
+        return files.tensor("encoder.weight", latents, width), files.optional("encoder.bias", latents)
+    weight = files.tensor("encoder.final_block.0.weight", latents, width)
+    return weight, files.tensor("encoder.final_block.0.bias", latents)
+
+
+def _activation(files: Published, config: _Config, latents: int) -> Activation:
+    match config.sae:
+        case "SAE":
+            return Relu()
+        case "TopKSAE" | "RATopKSAE":
+            return TopK(files.count("top_k", config.top_k, latents))
+        case "JumpSAE" | "RAJumpSAE":
+            files.ignore("bandwidth")
+            return JumpRelu(files.tensor("thresholds", latents).float().exp(), inclusive=True)
+        case "BatchTopKSAE":
+            if config.running_threshold is None:
+                raise UsageError(
+                    f"{files.config_name} holds no running_threshold: without it the codes depend on the whole batch.",
+                    "Save the whole trained module, or add running_threshold to the configuration.",
+                )
+            return JumpRelu(torch.full((latents,), config.running_threshold), inclusive=True)
+
+
+def _atoms(files: Published, config: _Config) -> torch.Tensor:
+    """Return the atoms (F, D) as evaluation sees them: constraints are applied late, after the last step of training."""
+    multiplier = files.scalar("dictionary.multiplier") or 0.0
+    if "dictionary.C" not in files.tensors:
+        weights = _matrix(files, "dictionary._weights")
+        return _normalized(weights, config.normalization) * torch.tensor(multiplier).exp()
+    points, mixture, relax = (_matrix(files, f"dictionary.{name}") for name in ("C", "W", "Relax"))
+    mixture = mixture.relu()
+    mixture = mixture / (mixture.sum(-1, keepdim=True) + _TINY)
+    relax = relax * (config.delta / relax.norm(dim=-1, keepdim=True)).clamp(max=1)
+    return (mixture @ points + relax) * torch.tensor(multiplier).exp()
+
+
+def _matrix(files: Published, name: str) -> torch.Tensor:
+    found = files.tensors.get(name)
+    rows, columns = found.shape if found is not None and found.ndim == 2 else (0, 0)
+    return files.tensor(name, rows, columns).float()
+
+
+def _normalized(atoms: torch.Tensor, how: str) -> torch.Tensor:
+    if how == "identity":
+        return atoms
+    norms = atoms.norm(p=2 if how.endswith("l2") else 1, dim=1, keepdim=True)
+    return atoms / (norms.amax(0, keepdim=True) if how.startswith("max") else norms + _TINY)
+
+
+def _number(value: Any) -> Any:
+    return value.item() if isinstance(value, torch.Tensor) else value
