@@ -19,10 +19,18 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from actors import machine, own_folder
 from actors.cluster_settings import RaySettings
 from actors.errors import UsageError
+from actors.own_folder import OwnFolder
+from actors.runtime import available_cores
 
 _log = logging.getLogger(__name__)
+
+_ROOT = Path(__file__).resolve().parent.parent
+
+_folder: OwnFolder | None = None
+"""Of the cluster that this process started."""
 
 _INHERITED = frozenset(
     {"PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TERM", "PWD", "HOSTNAME"}
@@ -41,18 +49,28 @@ _INHERITED_PREFIXES = (
     "OMP_",
     "MKL_",
     "OPENBLAS_",
-    "RAY_",
 )
-_NEVER_INHERITED = frozenset({"RAY_AUTH_TOKEN"})
+_NOT_INHERITED = frozenset({"PYTHONWARNINGS", "PYTHONINSPECT"})
+_PRIVATE = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Ray's name for it: nodes have the loopback address, on which all its servers then listen.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+}
+"""Ray's variables for a cluster that only this process uses."""
 
 
 @contextlib.contextmanager
-def inherited_environment(settings: RaySettings) -> Iterator[None]:
-    """Show Ray's processes, which copy it, the environment that they may have; then restore ours."""
+def inherited_environment(settings: RaySettings, ray: Mapping[str, str] | None = None) -> Iterator[None]:
+    """Show Ray and its processes, which copy it, the environment that they may have; then restore ours.
+
+    Of Ray's own variables they get `ray` and those in `keep_env`: others may be meant for another project.
+    """
     before = dict(os.environ)
     for name in before:
-        allowed = name in _INHERITED or name in settings.keep_env or name.startswith(_INHERITED_PREFIXES)
-        if not allowed or name in _NEVER_INHERITED:
+        allowed = name in _INHERITED or name.startswith(_INHERITED_PREFIXES)
+        if name not in settings.keep_env and (not allowed or name in _NOT_INHERITED):
             del os.environ[name]
     failures = str(settings.health_failures)
     os.environ.update(
@@ -62,6 +80,8 @@ def inherited_environment(settings: RaySettings) -> Iterator[None]:
         RAY_health_check_failure_threshold=failures,
         # Ray starts workers at 15: whatever else runs here would take the cores from the models.
         RAY_worker_niceness=before.get("RAY_worker_niceness", "0"),
+        **machine.without_proxy(before),
+        **(ray or {}),
     )
     try:
         yield
@@ -102,42 +122,93 @@ def connect(settings: RaySettings) -> bool:
     """
     if "ray" in sys.modules and sys.modules["ray"].is_initialized():
         return False
-    address = "local" if settings.address == "local" else _find(settings)
+    if settings.address == "local":
+        _start(settings)
+    else:
+        _join(settings, _find(settings))
+    return True
+
+
+def _start(settings: RaySettings) -> None:
+    """Start a cluster that only this process uses: on the loopback address, in a folder and with a token of its own."""
+    global _folder
+    machine.ensure(machine.Surroundings(settings=settings))
+    _folder = own_folder.make()
+    private = {**_PRIVATE, "RAY_AUTH_TOKEN_PATH": str(_folder.write_token())}
+    store, place = machine.store_place(settings, machine.SHARED_MEMORY, _folder.path)
+    with _explained(settings), inherited_environment(settings, private), _signals_left_alone():
+        import ray
+
+        _read_environment_again()
+        ray.init(
+            address="local",
+            num_cpus=settings.num_cpus or available_cores(),
+            num_gpus=settings.num_gpus,
+            object_store_memory=store,
+            include_dashboard=settings.dashboard,
+            dashboard_host="127.0.0.1",
+            _temp_dir=str(_folder.ray),
+            _plasma_directory=None if place is None else str(place),
+            **_common(settings),
+        )
+
+
+def _join(settings: RaySettings, address: str) -> None:
     prepare_authentication()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    import ray
+    # `uv run` would have each worker start through uv, in a copy of the current folder.
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    with _explained(settings), _signals_left_alone():
+        import ray
 
-    _read_environment_again()
+        _read_environment_again()
+        common = _common(settings)
+        if settings.ship_code:
+            modules = [str(_ROOT / name) for name in machine.PACKAGES]
+            common["runtime_env"] = {"py_modules": modules}
+        ray.init(address=address, **common)
+
+
+def _common(settings: RaySettings) -> dict[str, Any]:
     _send_messages_to_the_log()
-    common: dict[str, Any] = {
+    return {
         "namespace": settings.namespace,
+        "job_config": _job(),
         "log_to_driver": settings.worker_logs,
         "logging_level": logging.WARNING,
         "configure_logging": False,
     }
+
+
+def _job() -> Any:
+    """Return a job in whose workers our packages come first.
+
+    Ray puts the current folder before all else on a worker's path, and PYTHONPATH before the installed packages: a
+    folder called `tools` or `agents` there would be taken for ours.
+    """
+    from ray.job_config import JobConfig
+
+    class Job(JobConfig):
+        def _get_proto_job_config(self) -> Any:
+            # Ray has added its folders by now, and a worker inserts each before those it has.
+            if str(_ROOT) not in self._py_driver_sys_path and machine.hidden_by(os.environ, Path.cwd()):
+                self._py_driver_sys_path.append(str(_ROOT))
+            return super()._get_proto_job_config()
+
+    return Job()
+
+
+@contextlib.contextmanager
+def _explained(settings: RaySettings) -> Iterator[None]:
+    """Turn what Ray raises while it starts into a `UsageError`, and leave nothing running."""
     try:
-        if address == "local":
-            with inherited_environment(settings), _signals_left_alone():
-                ray.init(
-                    address="local",
-                    num_cpus=settings.num_cpus,
-                    num_gpus=settings.num_gpus,
-                    object_store_memory=settings.object_store_mb * 2**20,
-                    include_dashboard=settings.dashboard,
-                    dashboard_host="127.0.0.1",
-                    **common,
-                )
-        else:
-            if settings.ship_code:
-                root = Path(__file__).resolve().parent.parent
-                modules = [str(root / name) for name in ("actors", "tools", "agents", "experiments")]
-                common["runtime_env"] = {"py_modules": modules}
-            with _signals_left_alone():
-                ray.init(address=address, **common)
+        yield
     except Exception as error:
-        ray.shutdown()  # what did start must not outlive the attempt
-        raise UsageError(*_explain(settings, error)) from error
-    return True
+        if "ray" in sys.modules:
+            sys.modules["ray"].shutdown()  # what did start must not outlive the attempt
+        told = _explain(settings, error)
+        _release()
+        raise UsageError(*told) from error
 
 
 @contextlib.contextmanager
@@ -162,21 +233,26 @@ _PROBE = """
 import os, socket, sys
 from ray._raylet import GcsClient
 from ray.exceptions import AuthenticationError
-address = sys.argv[1]
+address, *folders = sys.argv[1:]
 if address == "auto":
     # Not as Ray itself would look: it also finds what another program started for itself, and ends.
     from ray._private.services import canonicalize_bootstrap_address, find_bootstrap_address
     named = os.environ.get("RAY_ADDRESS", "auto")
-    address = find_bootstrap_address(None) if named in ("", "auto") else named
+    noted = [named]
+    if named in ("", "auto"):
+        noted = [found for each in [*folders, None] if (found := find_bootstrap_address(each))]
+    # Of those that were started in a folder the last one is noted; it may have ended, and Ray would wait long for it.
+    address = None
+    for each in noted:
+        try:
+            host, _, port = canonicalize_bootstrap_address(each).rpartition(":")
+            socket.create_connection((host, int(port)), 5).close()
+            address = f"{host}:{port}"
+            break
+        except (OSError, ValueError):
+            pass
     if address is None:
-        sys.exit(0)
-    # Of those that were started here the last one is noted; it may have ended, and Ray would wait long for it.
-    try:
-        address = canonicalize_bootstrap_address(address)
-        host, _, port = address.rpartition(":")
-        socket.create_connection((host, int(port)), 5).close()
-    except (OSError, ValueError):
-        print("ended", address)
+        print(*["ended", noted[0]] if noted else "")
         sys.exit(0)
 try:
     GcsClient(address=address).check_alive([], timeout=5)
@@ -209,7 +285,7 @@ def _find(settings: RaySettings) -> str:
     without_token = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH_")}
     try:
         probe = subprocess.run(
-            [sys.executable, "-c", _PROBE, address],
+            [sys.executable, "-P", "-c", _PROBE, address, *(f"{each}/s" for each in own_folder.existing())],
             env=without_token | {"RAY_AUTH_MODE": "disabled"},
             capture_output=True,
             text=True,
@@ -242,10 +318,17 @@ def _find(settings: RaySettings) -> str:
 
 
 def _read_environment_again() -> None:
-    """Let Ray see how it is to authenticate: it looks once, when it is imported, which may be long ago."""
-    from ray._raylet import Config  # type: ignore[attr-defined]
+    """Let Ray see its environment: it looks once, when it is imported, which may be long ago."""
+    from ray._private import ray_constants
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
     Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+    for constant, variable in (
+        ("ENABLE_RAY_CLUSTER", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"),
+        ("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "RAY_ENABLE_UV_RUN_RUNTIME_ENV"),
+    ):
+        setattr(ray_constants, constant, os.environ.get(variable, "1") in ("1", "true", "True"))
 
 
 def _send_messages_to_the_log() -> None:
@@ -269,7 +352,7 @@ def _explain(settings: RaySettings, error: Exception) -> tuple[str, str]:
     if settings.address == "local":
         return (
             f"Ray could not start on this machine: {told}",
-            "Look at the newest folder in /tmp/ray for its logs; free memory, and space on /tmp and /dev/shm.",
+            f"`maia doctor` looks for the cause; Ray's logs are in {log_folder()}.",
         )
     return (
         f"the Ray cluster at {settings.address!r} could not be joined: {told}",
@@ -278,8 +361,26 @@ def _explain(settings: RaySettings, error: Exception) -> tuple[str, str]:
     )
 
 
+def log_folder() -> str:
+    """Return where Ray's logs are on this machine; on other nodes of a cluster they are below that node's own folder."""
+    if _folder is not None:
+        return str(_folder.logs)
+    import ray
+
+    temporary = ray.get_runtime_context().get_temp_dir() if ray.is_initialized() else "/tmp/ray"
+    return f"{temporary}/session_latest/logs"
+
+
 def disconnect() -> None:
     """Leave Ray; a cluster that we started ends with all its processes."""
     import ray
 
     ray.shutdown()
+    _release()
+
+
+def _release() -> None:
+    global _folder
+    if _folder is not None:
+        _folder.release()
+        _folder = None

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from actors import machine, own_folder
 from actors.cluster_settings import RaySettings
 from actors.connection import inherited_environment, prepare_authentication
 from actors.errors import UsageError
@@ -51,7 +52,10 @@ class LocalHead:
             )
         if not _free(port):
             raise UsageError(f"port {port} is taken.", "Choose another with --port.")
+        machine.ensure(machine.Surroundings(settings=settings))
         prepare_authentication()
+        folder = own_folder.make()
+        store, place = machine.store_place(settings, machine.SHARED_MEMORY, folder.path)
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
         command += ["--port", str(port), "--disable-usage-stats"]
         command += ["--include-dashboard", str(settings.dashboard).lower(), "--dashboard-host", "127.0.0.1"]
@@ -61,13 +65,22 @@ class LocalHead:
             at = next(each for each in range(_DASHBOARD_PORT, 65536) if _free(each))
             dashboard = f"http://127.0.0.1:{at}"
             command += ["--dashboard-port", str(at)]
-        command += ["--object-store-memory", str(settings.object_store_mb * 2**20)]
+        command += ["--temp-dir", str(folder.ray), "--object-store-memory", str(store)]
+        command += [] if place is None else ["--plasma-directory", str(place)]
         command += [] if settings.num_cpus is None else ["--num-cpus", str(settings.num_cpus)]
         command += [] if settings.num_gpus is None else ["--num-gpus", str(settings.num_gpus)]
-        with inherited_environment(settings), self._log.open("w") as log:
+        given = {name: os.environ[name] for name in machine.RAY_VARIABLES_KEPT & os.environ.keys()}
+        given.pop("RAY_AUTH_TOKEN", None)
+        with inherited_environment(settings, given), self._log.open("w") as log:
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                pass_fds=(folder.lock,),  # it keeps the folder while it lives
             )
+        folder.release()
         facts = {"address": f"127.0.0.1:{port}", "pid": process.pid, "log": str(self._log)}
         facts |= {"dashboard": dashboard} if dashboard else {}
         try:

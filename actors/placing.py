@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from actors.connection import log_folder
 from actors.errors import UsageError
 
 T = TypeVar("T")
@@ -79,7 +80,7 @@ async def answered(answer: Awaitable[T], actor: Any, demand: Demand, begun: int 
             if deaths >= DEATHS:
                 raise UsageError(
                     f"{demand.who} died {deaths} times in a row before it was ready.",
-                    "It may need more memory than its node has: Ray's logs there (/tmp/ray/session_latest/logs) say more.",
+                    f"It may need more memory than its node has: Ray's logs there ({log_folder()}) say more.",
                 )
             if not unplaced:
                 since = impossible_since = told = None

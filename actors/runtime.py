@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import os
 import platform
 import random
@@ -28,10 +29,52 @@ _kept: list[Any] = []
 
 
 def available_cores() -> int:
-    """Return how many cores this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Return how many cores this process may keep busy: its affinity, and the quota of its control groups."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quotas = [
+        _ratio(*quota.split()) for quota in control_group_limits("cpu.max") if not quota.startswith("max")
+    ]
+    v1 = zip(
+        control_group_limits("cpu/cpu.cfs_quota_us"),
+        control_group_limits("cpu/cpu.cfs_period_us"),
+        strict=False,
+    )
+    quotas += [_ratio(quota, period) for quota, period in v1 if int(quota) > 0]
+    return max(1, min([cores, *map(math.ceil, quotas)]))
+
+
+def available_memory() -> int:
+    """Return how many bytes of memory this process may use: the machine's, or what its control groups allow."""
+    limits = control_group_limits("memory.max") + control_group_limits("memory/memory.limit_in_bytes")
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([machine, *(int(limit) for limit in limits if limit.isdigit())])
+
+
+def control_group_limits(name: str, root: Path = Path("/sys/fs/cgroup"), process: str = "self") -> list[str]:
+    """Return what `name` says in a process's control groups, its own first, then those above it.
+
+    `name` is a file of version 2 ("cpu.max") or a controller and a file of version 1 ("cpu/cpu.cfs_quota_us"). In a
+    container a group's path may be the host's, of which only the top is to be seen. [] where there are no such groups.
+    """
+    controller, _, file = name.rpartition("/")
+    try:
+        lines = Path(f"/proc/{process}/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controller not in controllers.split(","):
+            continue
+        group = Path(path.lstrip("/"))
+        for folder in dict.fromkeys((group, *group.parents)):
+            with contextlib.suppress(OSError):
+                found.append((root / controller / folder / file).read_text().strip())
+    return found
+
+
+def _ratio(quota: str, period: str) -> float:
+    return int(quota) / int(period)
 
 
 def worker_env(threads: int | None = None) -> dict[str, str]:

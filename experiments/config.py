@@ -95,8 +95,19 @@ class Configuration(Settings):
 
     @property
     def cache(self) -> Path:
-        """The cache folder; the environment variable MAIA_CACHE wins over the file."""
-        return Path(os.environ.get("MAIA_CACHE") or self.cache_dir).expanduser()
+        """The cache folder; the environment variable MAIA_CACHE wins over the file.
+
+        Raises:
+            UsageError: If it is below the home folder, and this user has none.
+        """
+        folder = Path(os.environ.get("MAIA_CACHE") or self.cache_dir)
+        try:
+            return folder.expanduser()
+        except RuntimeError as error:
+            raise UsageError(
+                f"the cache {folder} is in the home folder, and this user has none.",
+                "Set MAIA_CACHE to a folder of your own, or HOME.",
+            ) from error
 
 
 def find(explicit: Path | None = None) -> Path:

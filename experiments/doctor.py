@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from actors import machine
 from actors.backend import Readiness
+from actors.machine import Finding, Surroundings
+from actors.runtime import available_cores
 from experiments import config as configuration
 from experiments.preflight import availability
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line of the report. `advice` is empty where nothing has to be done.
-
-    Whether something elsewhere works is not asked: `ok` then says that nothing here stands in its way.
-    """
-
-    topic: str
-    ok: bool
-    found: str
-    advice: str = ""
-    asked: bool = True
 
 
 async def examine(config: Path | None, profile_name: str | None) -> dict[str, Any]:
@@ -35,7 +23,8 @@ async def examine(config: Path | None, profile_name: str | None) -> dict[str, An
     profile = loaded.profile(profile_name)
     findings = [
         _python(),
-        _machine(),
+        _system(),
+        *machine.examine(Surroundings(settings=profile.ray)),
         *_packages(),
         _gpu(),
         _ray(profile.ray.address),
@@ -63,13 +52,8 @@ def _python() -> Finding:
     )
 
 
-def _machine() -> Finding:
-    memory = (
-        os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30 if hasattr(os, "sysconf") else 0.0
-    )
-    return Finding(
-        "Machine", True, f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {memory:.0f} GiB"
-    )
+def _system() -> Finding:
+    return Finding("Machine", True, f"{platform.system()} {platform.machine()}, {available_cores()} cores")
 
 
 def _packages() -> list[Finding]:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from actors.cluster import what_ray_says
+from actors.connection import log_folder
 from actors.errors import MaiaError, UsageError
 from actors.placing import Demand, answered, carriers, waits_for_a_place
 from actors.runtime import work_in
@@ -401,7 +402,7 @@ class RayHost:
                 await self._replace()
         raise HostLostError(
             f"no host could be started, {STARTS} times in a row. {reason}",
-            "Look at Ray's logs of its node (/tmp/ray/session_latest/logs), or set sweep.hosts to 0.",
+            f"Look at Ray's logs of its node ({log_folder()}), or set sweep.hosts to 0.",
         )
 
     async def _back(self) -> None:

@@ -21,7 +21,10 @@ commands = typer.Typer()
 
 @commands.command(epilog=examples("maia doctor", "maia doctor --profile local --json"))
 def doctor(profile: ProfileName = None, json: Json = False, config: ConfigPath = None) -> None:
-    """Say what this machine can run. What it cannot comes with what to do about it."""
+    """Say what this machine can run. What it cannot comes with what to do about it.
+
+    The exit code is 0 where nothing that the profile needs is missing, else 1.
+    """
     from experiments.doctor import examine, table
 
     configure_logging(0)
@@ -32,6 +35,8 @@ def doctor(profile: ProfileName = None, json: Json = False, config: ConfigPath =
         console.result(report)
     else:
         console.show(table(report))
+    if not report["ready"]:
+        raise typer.Exit(1)
 
 
 @commands.command(epilog=examples("maia models", "maia models 'vit_*'"))
