@@ -28,7 +28,9 @@ class OwnPackages:
 def main() -> None:
     """Run the command line in a sound environment; replaces the process once where Python must start differently."""
     if not sys.platform.startswith(("linux", "darwin")):
-        print(f"error: maia runs on Linux, and this is {sys.platform}. On Windows, use WSL 2.", file=sys.stderr)
+        print(
+            f"error: maia runs on Linux, and this is {sys.platform}. On Windows, use WSL 2.", file=sys.stderr
+        )
         sys.exit(2)
     _open_standard_streams()
     if changes := needed_environment(dict(os.environ), sys.getfilesystemencoding(), sys.warnoptions):

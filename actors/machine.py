@@ -91,19 +91,23 @@ def raise_open_files() -> int:
 
 
 def store_place(settings: RaySettings, shared_memory: Path, fallback: Path) -> tuple[int, Path | None]:
-    """Return the bytes of the object store, and its folder where Ray's own choice (shared memory) will not do.
-
-    It gets what `object_store_mb` says; less where shared memory has less free; a folder on disk where shared
-    memory has not even what Ray needs at least (docker gives 64 MiB).
-    """
+    """Return the bytes of the object store, and its folder where Ray's own choice (shared memory) will not do."""
     wanted = settings.object_store_mb * 2**20
     if not sys.platform.startswith("linux"):
         return wanted, None
-    free = _free(shared_memory)
-    if free is not None and free >= wanted:
+    return fitted(wanted, _free(shared_memory) or 0, fallback)
+
+
+def fitted(wanted: int, free: int, fallback: Path) -> tuple[int, Path | None]:
+    """Return the bytes of an object store, and its folder if not shared memory, of which `free` bytes are free.
+
+    It gets what is wanted; less where shared memory has less; a folder on disk where shared memory has not even what
+    Ray needs at least (docker gives 64 MiB).
+    """
+    if free >= wanted:
         return wanted, None
-    if free is not None and free * 0.9 >= LEAST_STORE_BYTES:
-        return int(free * 0.9), None
+    if free * 9 // 10 >= LEAST_STORE_BYTES:
+        return free * 9 // 10, None
     return wanted, fallback
 
 

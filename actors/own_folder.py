@@ -63,30 +63,33 @@ class OwnFolder:
         os.close(self.lock)
 
 
-def make(environment: Mapping[str, str] = os.environ) -> OwnFolder:
+def make(environment: Mapping[str, str] = os.environ, fallback: str = "/tmp") -> OwnFolder:
     """Make a folder for one cluster, and remove those of clusters that ended long ago.
 
     Raises:
         UsageError: If there is no place for it.
     """
     refused = []
-    for parent in candidates(environment):
+    for parent in candidates(environment, fallback):
         if reason := unfit(parent):
             refused.append(reason)
             continue
         _prune(parent)
-        if made := _made(parent):
-            return made
-        refused.append(f"files in {parent} cannot be locked")
+        try:
+            if made := _made(parent):
+                return made
+            refused.append(f"files in {parent} cannot be locked")
+        except OSError as error:
+            refused.append(f"{parent}: {error.strerror}")
     raise UsageError(
         f"there is no folder for Ray's files: {'; '.join(refused)}.",
         f"Set TMPDIR to a folder of your own whose path has at most {LONGEST_TEMPORARY_PATH} bytes.",
     )
 
 
-def candidates(environment: Mapping[str, str]) -> list[Path]:
+def candidates(environment: Mapping[str, str], fallback: str = "/tmp") -> list[Path]:
     """Return the places where the folder may be made, the preferred one first."""
-    named = [environment.get("TMPDIR", ""), "/tmp", environment.get("XDG_RUNTIME_DIR", "")]
+    named = [environment.get("TMPDIR", ""), fallback, environment.get("XDG_RUNTIME_DIR", "")]
     return [Path(each) for each in dict.fromkeys(named) if each.startswith("/")]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -11,10 +12,11 @@ from typing import Any
 
 from actors import machine
 from actors.backend import Readiness
+from actors.errors import UsageError
 from actors.machine import Finding, Surroundings
 from actors.runtime import available_cores
 from experiments import config as configuration
-from experiments.preflight import availability
+from experiments.preflight import availability, check_cache
 
 
 async def examine(config: Path | None, profile_name: str | None) -> dict[str, Any]:
@@ -120,16 +122,14 @@ def _models(profile: configuration.Profile) -> list[Finding]:
 
 def _cache(folder: Path) -> Finding:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    except OSError as error:
-        return Finding(
-            "Cache",
-            False,
-            f"{folder}: {error.strerror}",
-            "Set cache_dir or MAIA_CACHE to a folder you may write.",
-        )
-    return Finding("Cache", True, f"{folder}, {size / 2**20:.0f} MiB")
+        check_cache(folder)
+    except UsageError as error:
+        return Finding("Cache", False, error.message, error.fix)
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    free = shutil.disk_usage(folder).free
+    return Finding(
+        "Cache", True, f"{folder}: {size / 2**20:.0f} MiB, and {free / 2**30:.1f} GiB free on its disk"
+    )
 
 
 async def _sandbox(settings: Any) -> list[Finding]:

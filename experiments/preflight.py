@@ -5,6 +5,8 @@ Only a loaded network knows its layers and units: those are refused later, and o
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,6 +58,23 @@ def check(profile: Profile, model: str | None) -> ImageDataset:
                 "`maia doctor`, with the same --profile, tells more.",
             )
     return dataset
+
+
+def check_cache(folder: Path) -> None:
+    """Return if the cache can be written here.
+
+    Raises:
+        UsageError: If it cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise UsageError(
+            f"the cache {folder} cannot be written ({error.strerror}).",
+            "Set MAIA_CACHE, or cache_dir in the configuration, to a folder of your own.",
+        ) from error
 
 
 def keep_apart(dataset: str, run: Path) -> None:

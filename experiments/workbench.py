@@ -92,6 +92,7 @@ class Workbench:
         dataset = preflight.check(profile, model)
         for notice in notices(profile):
             tell(f"warning: {notice}")
+        preflight.check_cache(cache)
         async with AsyncExitStack() as stack:
             tell("starting Ray")
             cluster = await stack.enter_async_context(Cluster.start(profile.ray))
@@ -201,6 +202,7 @@ async def network_alone(profile: Profile, cache: Path, model: str) -> AsyncItera
         UsageError: If there is no such network, or it cannot be loaded.
     """
     check_name(model)
+    preflight.check_cache(cache)
     async with Cluster.start(profile.ray) as cluster, _vision_pool(cluster, profile, cache, model) as pool:
         yield await _connect(pool, profile, cache, model)
 

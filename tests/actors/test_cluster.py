@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -13,11 +14,12 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from actors.cluster import Cluster
 from actors.cluster_settings import RaySettings
-from actors.connection import _find, _log_message, inherited_environment, prepare_authentication
+from actors.connection import _find, _log_message, inherited_environment, log_folder, prepare_authentication
 from actors.errors import RefusedError, UsageError
 from actors.replica_pool import ReplicaPool
 from actors.settings import Placement
@@ -164,6 +166,45 @@ class TestHosts:
             ray.kill(host)
 
 
+def listening(pids: set[int]) -> set[str]:
+    """Return the addresses, as the kernel writes them, at which these processes listen."""
+    inodes = set()
+    for pid in pids:
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                inodes.add(str(descriptor.readlink()).removeprefix("socket:[").removesuffix("]"))
+    found = set()
+    for table in ("tcp", "tcp6", "udp", "udp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[9] in inodes and fields[3] in ("0A", "07"):
+                found.add(fields[1].rpartition(":")[0])
+    return found
+
+
+@pytest.mark.ray
+def test_nothing_of_a_private_cluster_listens_beyond_the_loopback_address(ray_cluster: None) -> None:
+    """GCS, raylet, agents, workers, and this process itself."""
+    this = psutil.Process()
+    processes = [this, *this.children(recursive=True)]
+    names = " ".join(" ".join(each.cmdline()) for each in processes)
+    assert "gcs_server" in names
+    assert "raylet" in names
+    assert listening({each.pid for each in processes}) == {
+        "0100007F",
+        "0000000000000000FFFF00000100007F",
+    }
+
+
+@pytest.mark.ray
+def test_nobody_else_can_reach_the_files_of_a_private_cluster(ray_cluster: None) -> None:
+    """Sockets and logs lie below a folder of mode 0700 that belongs to us."""
+    logs = Path(log_folder())
+    folder = next(each for each in logs.parents if each.name.startswith("maia-ray-"))
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert any(logs.iterdir())
+
+
 def test_settings_refuse_what_they_do_not_know() -> None:
     with pytest.raises(ValueError, match="Extra inputs"):
         RaySettings.model_validate({"adress": "auto"})
@@ -194,10 +235,13 @@ def test_a_token_file_that_cannot_be_made_is_named(tmp_path: Path, monkeypatch: 
 def test_only_named_variables_are_shown_to_ray_and_ours_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "secret")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    monkeypatch.setenv("PYTHONWARNINGS", "error")
     monkeypatch.setenv("MY_DATA", "/data")
     before = dict(os.environ)
-    with inherited_environment(RaySettings(keep_env=("MY_DATA",))):
-        assert not {"HF_TOKEN", "RAY_AUTH_TOKEN"} & os.environ.keys()
+    with inherited_environment(RaySettings(keep_env=("MY_DATA",)), {"RAY_AUTH_MODE": "token"}):
+        assert not {"HF_TOKEN", "RAY_AUTH_TOKEN", "RAY_ADDRESS", "PYTHONWARNINGS"} & os.environ.keys()
+        assert os.environ["RAY_AUTH_MODE"] == "token"
         assert os.environ["MY_DATA"] == "/data"
         assert os.environ["PATH"] == before["PATH"]
         assert os.environ["RAY_health_check_period_ms"] == "1000"  # noqa: SIM112
@@ -223,12 +267,13 @@ asyncio.run(main())
 """
 
 
-def live(address: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def live(address: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", LIFE, address],
         capture_output=True,
         text=True,
         timeout=120,
+        cwd=cwd,
         env={name: value for name, value in os.environ.items() if name != "RAY_AUTH_MODE"}
         | {"PYTHONPATH": os.pathsep.join(sys.path)}
         | environment,
@@ -251,6 +296,38 @@ def test_a_cluster_of_its_own_ends_without_a_trace_and_prints_nothing_on_stdout(
         except OSError:
             continue
     assert left == []
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_private_cluster_starts_whatever_the_shell_holds(tmp_path: Path) -> None:
+    """One start with all at once: each was tried alone, and none hides another's failure."""
+    long = tmp_path / ("x" * 80)
+    stranger = tmp_path / "ein fremder Ordner für maia"
+    for name in ("actors", "tools", "agents", "experiments"):
+        (stranger / name).mkdir(parents=True)
+        (stranger / name / "__init__.py").write_text("raise RuntimeError('not ours')")
+    long.mkdir()
+    done = live(
+        "local",
+        cwd=stranger,
+        TMPDIR=str(long),
+        HOME=str(tmp_path / "nowhere"),
+        http_proxy="http://127.0.0.1:9",
+        https_proxy="http://127.0.0.1:9",
+        RAY_ADDRESS="10.9.9.9:6379",
+        RAY_TMPDIR="/nowhere",
+        RAY_RUNTIME_ENV_HOOK="nobody.knows",
+        RAY_JOB_CONFIG_JSON_ENV_VAR="{",
+        RAY_REDIS_ADDRESS="10.9.9.9:1",
+        RAY_OVERRIDE_RESOURCES='{"CPU": 0}',
+        RAY_AUTH_TOKEN_PATH="/nowhere/token",
+        CUDA_VISIBLE_DEVICES="",
+        LC_ALL="C",
+        TERM="dumb",
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("[[3, null], ")
 
 
 @pytest.mark.parametrize(
