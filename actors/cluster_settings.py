@@ -19,13 +19,13 @@ class RaySettings(Settings):
     num_gpus: int | None = Field(default=None, ge=0)
     """GPUs that a local cluster may use; None: all that Ray finds."""
     object_store_mb: int = Field(default=512, ge=80)
-    """Shared memory of a local cluster for messages of more than 100 KB, in MiB."""
+    """Shared memory of a local cluster for messages of more than 100 KB, in MiB; less, or disk, where /dev/shm is small."""
     dashboard: bool = False
     """Ray's dashboard of a local cluster, on the loopback address only."""
     allow_unauthenticated: bool = False
     """Join a cluster that accepts anybody. Whoever reaches its ports can run code on it."""
     keep_env: tuple[str, ...] = ()
-    """Names of further environment variables that workers of a local cluster inherit; never secrets."""
+    """Names of further environment variables that a local cluster and its workers inherit, also Ray's own; never secrets."""
     ship_code: bool = True
     """Send this program's packages to the workers of a joined cluster; its dependencies must be there."""
     health_failures: int = Field(default=5, ge=1)

@@ -191,7 +191,7 @@ def _job() -> Any:
     class Job(JobConfig):
         def _get_proto_job_config(self) -> Any:
             # Ray has added its folders by now, and a worker inserts each before those it has.
-            if str(_ROOT) not in self._py_driver_sys_path and machine.hidden_by(os.environ, Path.cwd()):
+            if self._cached_pb is None and machine.hidden_by(os.environ, Path.cwd()):
                 self._py_driver_sys_path.append(str(_ROOT))
             return super()._get_proto_job_config()
 

@@ -17,6 +17,7 @@ import os
 import secrets
 import shutil
 import stat
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from pathlib import Path
 from actors.errors import UsageError
 
 _PREFIX = "maia-ray-"
-_SOCKET_LIMIT = 107
+_SOCKET_LIMIT = 103 if sys.platform == "darwin" else 107
 _BELOW = len(f"/{_PREFIX}12345678/s/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")
 """Bytes of a socket's path below TMP; process ids have at most seven digits on Linux."""
 LONGEST_TEMPORARY_PATH = _SOCKET_LIMIT - _BELOW
