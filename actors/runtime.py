@@ -50,15 +50,17 @@ def available_memory() -> int:
     return min([machine, *(int(limit) for limit in limits if limit.isdigit())])
 
 
-def control_group_limits(name: str, root: Path = Path("/sys/fs/cgroup"), process: str = "self") -> list[str]:
-    """Return what `name` says in a process's control groups, its own first, then those above it.
+def control_group_limits(
+    name: str, root: Path = Path("/sys/fs/cgroup"), groups: Path = Path("/proc/self/cgroup")
+) -> list[str]:
+    """Return what `name` says in this process's control groups, its own first, then those above it.
 
     `name` is a file of version 2 ("cpu.max") or a controller and a file of version 1 ("cpu/cpu.cfs_quota_us"). In a
     container a group's path may be the host's, of which only the top is to be seen. [] where there are no such groups.
     """
     controller, _, file = name.rpartition("/")
     try:
-        lines = Path(f"/proc/{process}/cgroup").read_text().splitlines()
+        lines = groups.read_text().splitlines()
     except OSError:
         return []
     found = []

@@ -3,12 +3,20 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from actors.errors import UsageError
-from actors.runtime import available_cores, pick_device, pick_dtype, seed_everything, worker_env
+from actors.runtime import (
+    available_cores,
+    control_group_limits,
+    pick_device,
+    pick_dtype,
+    seed_everything,
+    worker_env,
+)
 
 
 def run(program: str) -> str:
@@ -120,3 +128,24 @@ def test_dtypes_go_by_their_names() -> None:
     assert pick_dtype("bfloat16") is torch.bfloat16
     with pytest.raises(UsageError, match="got 'float64'"):
         pick_dtype("float64")
+
+
+@pytest.mark.parametrize(
+    ("groups", "name", "folders"),
+    [
+        ("0::/job/step\n", "cpu.max", ["job/step", "job"]),
+        ("0::/\n", "cpu.max", ["."]),
+        ("4:memory:/\n3:cpu,cpuacct:/job\n0::/\n", "cpu/cpu.cfs_quota_us", ["cpu/job", "cpu"]),
+        ("0::/../the/path/of/the/host\n", "cpu.max", ["."]),
+    ],
+)
+def test_limits_of_control_groups_are_read_up_to_the_top(
+    groups: str, name: str, folders: list[str], tmp_path: Path
+) -> None:
+    """A scheduler limits a job as a whole, a container runtime the container: the least of all holds."""
+    root, listed = tmp_path / "cgroup", tmp_path / "groups"
+    listed.write_text(groups)
+    for index, folder in enumerate(folders):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        (root / folder / name.rpartition("/")[2]).write_text(f"{index}\n")
+    assert control_group_limits(name, root, listed) == [str(index) for index in range(len(folders))]
