@@ -126,7 +126,8 @@ def test_the_documented_commands_run(ray_cluster, workspace, monkeypatch, capsys
         except SystemExit as stop:
             code = int(stop.code or 0)
         printed = capsys.readouterr()
-        assert code == 0, f"{page}: {line}\n{printed.err}"
+        # What a profile needs (a key, a GPU) may be missing here, and then `doctor` exits with 1.
+        assert code == 0 or (code == 1 and words[0] == "doctor"), f"{page}: {line}\n{printed.err}"
         if as_json:
             json.loads(printed.out)
     assert (workspace / "runs" / "demo" / "report" / "units").is_dir()

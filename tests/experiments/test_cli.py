@@ -136,6 +136,22 @@ def test_what_is_mistyped_is_met_with_what_may_have_been_meant(monkeypatch, caps
     assert "Traceback" not in printed.err
 
 
+def test_doctor_ends_with_1_where_the_profile_lacks_something(monkeypatch, capsys, tmp_path):
+    """A script can ask whether a run would begin; the machine's findings are in the JSON."""
+    chat = {"backend": "openai", "model": "gpt-4o", "api_key_env": "MAIA_TEST_KEY"}
+    config = tmp_path / "ray_config.yaml"
+    config.write_text(
+        json.dumps({"profiles": {"hosted": {"dataset": "scenes:9:0", "chat": {"interpreter": chat}}}})
+    )
+    monkeypatch.delenv("MAIA_TEST_KEY", raising=False)
+    assert maia(monkeypatch, "doctor", "--json", "--profile", "hosted", "--config", str(config)) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert not report["ready"]
+    assert {"Open files", "Temporary folder", "Shared memory"} <= {
+        each["topic"] for each in report["findings"]
+    }
+
+
 def test_a_shell_can_complete_commands():
     environment = os.environ | {
         "_MAIA_COMPLETE": "complete_bash",
