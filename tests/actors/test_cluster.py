@@ -170,8 +170,8 @@ def listening(pids: set[int]) -> set[str]:
     """Return the addresses, as the kernel writes them, at which these processes listen."""
     inodes = set()
     for pid in pids:
-        with contextlib.suppress(OSError):
-            for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        for descriptor in Path(f"/proc/{pid}/fd").glob("*"):
+            with contextlib.suppress(OSError):
                 inodes.add(str(descriptor.readlink()).removeprefix("socket:[").removesuffix("]"))
     found = set()
     for table in ("tcp", "tcp6", "udp", "udp6"):
