@@ -6,6 +6,7 @@ them all; a command that starts Ray refuses with the first that is not `ok`, and
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import shutil
@@ -26,7 +27,7 @@ LEAST_OPEN_FILES = 256
 LEAST_STORE_BYTES = 80 * 2**20
 """Ray starts no smaller object store."""
 _LEAST_MEMORY_GIB = 2.0
-_LEAST_DISK_MIB = 500
+_LEAST_DISK_MIB = 100
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 RAY_VARIABLES_KEPT = frozenset(
@@ -85,8 +86,9 @@ def raise_open_files() -> int:
     # Beyond that a process that closes all descriptors one by one takes seconds to start another.
     wanted = 65536 if hard == resource.RLIM_INFINITY else min(hard, 65536)
     if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-        soft = wanted
+        with contextlib.suppress(OSError, ValueError):  # macOS has a lower limit that it does not tell
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
     return soft if soft != resource.RLIM_INFINITY else sys.maxsize
 
 
