@@ -33,10 +33,10 @@ def main() -> None:
         )
         sys.exit(2)
     _open_standard_streams()
-    if changes := needed_environment(dict(os.environ), sys.getfilesystemencoding(), sys.warnoptions):
+    flags = sys.getfilesystemencoding(), sys.warnoptions, sys.flags.optimize
+    if changes := needed_environment(dict(os.environ), *flags):
         os.environ.update(changes)
-        # -W options in front of the program are left out; those that Python needs to find it are kept.
-        os.execv(sys.executable, [sys.executable, *_without_warnings(sys.orig_argv[1:])])
+        os.execv(sys.executable, [sys.executable, *_without_flags(sys.orig_argv[1:])])
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A terminal that cannot show a character gets a question mark, not an error.
@@ -47,30 +47,36 @@ def main() -> None:
     command_line()
 
 
-def needed_environment(environment: dict[str, str], encoding: str, warnings: list[str]) -> dict[str, str]:
+def needed_environment(
+    environment: dict[str, str], encoding: str, warnings: list[str], optimize: int
+) -> dict[str, str]:
     """Return the variables with which Python must be started again, {} where it runs as it should.
 
     Files and names are UTF-8 whatever the locale is. Warnings that end the process are for a project's own tests:
-    libraries warn while they are imported.
+    libraries warn while they are imported. Some also need the docstrings that optimization level 2 removes.
     """
     changes = {}
     if encoding != "utf-8":
         changes["PYTHONUTF8"] = "1"
     if any(option.startswith("error") for option in warnings):
         changes["PYTHONWARNINGS"] = "default"
+    if optimize > 1:
+        changes["PYTHONOPTIMIZE"] = "0"
     # Of a second start with the same wish nothing better would come.
     return {name: value for name, value in changes.items() if environment.get(name) != value}
 
 
-def _without_warnings(words: list[str]) -> list[str]:
+def _without_flags(words: list[str]) -> list[str]:
+    """Return Python's arguments without -W and -O, which would win over the variables."""
     kept: list[str] = []
-    skip = False
-    for word in words:
-        if skip or (not kept and word.startswith("-W")):
-            skip = not skip and word == "-W"
-            continue
-        kept.append(word)
-    return kept
+    words = list(words)
+    while words and words[0].startswith("-") and words[0] not in ("-c", "-m"):
+        flag = words.pop(0)
+        if flag == "-W":
+            words.pop(0)
+        elif not flag.startswith(("-W", "-O")):
+            kept += [flag, words.pop(0)] if flag == "-X" else [flag]
+    return kept + words
 
 
 def _open_standard_streams() -> None:

@@ -27,17 +27,16 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     "shell",
     [
-        "cd {stranger} && {maia} --version",
-        "PYTHONPATH={stranger} PYTHONSAFEPATH=1 {maia} --version",
-        "PYTHONWARNINGS=error {maia} models --help",
-        "PYTHONIOENCODING=ascii PYTHONOPTIMIZE=2 {maia} models --help",
-        "LC_ALL=POSIX PYTHONCOERCECLOCALE=0 PYTHONUTF8=0 TERM=dumb {maia} models --help",
-        "{maia} --version <&- && {maia} --version <&- >&- 2>&-",
+        "cd {stranger} && PYTHONPATH={stranger} PYTHONSAFEPATH=1 {maia} models --help",
+        "PYTHONWARNINGS=error PYTHONIOENCODING=ascii PYTHONOPTIMIZE=2 {maia} models --help",
+        "LC_ALL=POSIX PYTHONCOERCECLOCALE=0 PYTHONUTF8=0 TERM=dumb {maia} models --help <&-",
+        "{python} -OO -P -W error -X dev -Werror {main} models --help",
     ],
 )
 def test_the_command_starts(shell: str, stranger: Path) -> None:
     """Nothing is printed about it."""
-    command = shell.format(maia=f"'{sys.executable}' '{ROOT / 'maia_main.py'}'", stranger=f"'{stranger}'")
+    python, main = f"'{sys.executable}'", f"'{ROOT / 'maia_main.py'}'"
+    command = shell.format(maia=f"{python} {main}", python=python, main=main, stranger=f"'{stranger}'")
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -52,7 +51,7 @@ def test_on_another_system_one_sentence_says_where_the_program_runs() -> None:
 
 def test_python_is_started_again_once_at_most() -> None:
     """Where the variables are set already, starting again would change nothing."""
-    changed = needed_environment({}, "ascii", ["error::UserWarning"])
-    assert changed == {"PYTHONUTF8": "1", "PYTHONWARNINGS": "default"}
-    assert needed_environment(changed, "ascii", ["error"]) == {}
-    assert needed_environment(dict(os.environ), "utf-8", ["ignore"]) == {}
+    changed = needed_environment({}, "ascii", ["error::UserWarning"], 2)
+    assert changed == {"PYTHONUTF8": "1", "PYTHONWARNINGS": "default", "PYTHONOPTIMIZE": "0"}
+    assert needed_environment(changed, "ascii", ["error"], 2) == {}
+    assert needed_environment(dict(os.environ), "utf-8", ["ignore"], 1) == {}
