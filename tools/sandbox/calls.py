@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import hashlib
 import time
-from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
+import anyio.to_thread
 import msgpack
 
 from actors.errors import MaiaError
@@ -19,9 +20,14 @@ from tools.sandbox.methods import checked
 from tools.sandbox.settings import SandboxSettings
 from tools.sandbox.shelf import ImageShelf
 
-_PATIENCE_CALLS = 100
-"""Refused requests after which a program that goes on asking is ended."""
-_OFF_LOOP_BYTES = 1 << 20
+MAX_REFUSALS = 10
+"""Requests that are refused before a program that goes on asking is ended."""
+_BURST_S = 0.25
+_SHARE = 0.05
+_PLAIN = frozenset({"state"})
+"""Calls that carry no pixels."""
+_OBSERVED = frozenset({"describe", "summarize"})
+T = TypeVar("T")
 
 
 class EndedError(Exception):
@@ -45,20 +51,66 @@ class GoneError(Exception):
 
 
 class Clock:
-    """Seconds that are left of a budget which runs only inside `running`."""
+    """Seconds that are left of a budget which runs only inside `running`, and there not inside `paused`."""
 
     def __init__(self, seconds: float) -> None:
         self.left_s = seconds
+        self._since = 0.0
+        self._deadline: asyncio.Timeout | None = None
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Raise TimeoutError in the body once the budget is used up."""
-        began = time.monotonic()
+        self._since = time.monotonic()
         try:
-            async with asyncio.timeout(max(self.left_s, 0)):
+            async with asyncio.timeout(max(self.left_s, 0)) as self._deadline:
                 yield
         finally:
-            self.left_s -= time.monotonic() - began
+            self._deadline = None
+            self.left_s -= time.monotonic() - self._since
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Let the body take no time of a budget that is running."""
+        if self._deadline is None:
+            yield
+            return
+        self.left_s -= time.monotonic() - self._since
+        self._deadline.reschedule(None)
+        try:
+            yield
+        finally:
+            self._since = time.monotonic()
+            if not self._deadline.expired():
+                self._deadline.reschedule(asyncio.get_running_loop().time() + max(self.left_s, 0))
+
+
+class Pace:
+    """Spreads out what a program costs the event loop of its host, so that it delays itself and nobody else.
+
+    A program has a quarter of a second at once, and a twentieth of the time after that.
+    """
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._spent_s = 0.0
+
+    def spend(self, seconds: float) -> None:
+        """Count processor time that was measured elsewhere."""
+        self._spent_s += seconds
+
+    @contextlib.contextmanager
+    def working(self) -> Iterator[None]:
+        """Count the processor time of the body, which must not wait."""
+        began = time.thread_time()
+        try:
+            yield
+        finally:
+            self._spent_s += time.thread_time() - began
+
+    def owed_s(self) -> float:
+        """Return how long the program must wait for its next answer."""
+        return max(0.0, (self._spent_s - _BURST_S) / _SHARE - (time.monotonic() - self._began))
 
 
 class Recorded:
@@ -82,7 +134,7 @@ class Recorded:
 class CallDesk:
     """The requests of one program.
 
-    `own` is the time of the program's own work, `waiting` that of the tools it calls.
+    `own` is the time of the program's own work and of the host's work for it, `waiting` that of the tools it calls.
     """
 
     def __init__(self, settings: SandboxSettings, shelf: ImageShelf, host: ToolHost | Recorded) -> None:
@@ -91,7 +143,9 @@ class CallDesk:
         self.waiting = Clock(settings.calls_timeout_s)
         self.calls = 0
         self.answers: list[dict[str, Any]] = []
+        self.pace = Pace()
         self._images = 0
+        self._observations = 0
         self._refused = 0
 
     async def reply(
@@ -109,11 +163,11 @@ class CallDesk:
             if message["op"] != "call" or set(message) != {"op", "method", "arguments"} or blob:
                 raise ProtocolError("an unknown request")
             if message["method"] == "pixels":
-                return {"value": None}, self._pixels(message["arguments"])
-            return {"value": await self._call(message["method"], message["arguments"])}, None
+                return {"value": None}, await self._pixels(message["arguments"])
+            return await self._call(message["method"], message["arguments"]), None
         except MaiaError as error:
             self._refused += 1
-            if self._refused > _PATIENCE_CALLS:
+            if self._refused > MAX_REFUSALS:
                 raise EndedError(
                     "limit", f"The program was ended: it kept making calls that fail. {error}"
                 ) from None
@@ -121,18 +175,20 @@ class CallDesk:
 
     async def _put(self, height: Any, width: Any, blob: bytearray) -> str:
         self._count_image()
-        if len(blob) < _OFF_LOOP_BYTES:
-            image = parse_pixels(height, width, blob)
-        else:  # hashing it takes milliseconds
-            image = await asyncio.to_thread(parse_pixels, height, width, blob)
-        self._shelf.add(image)
-        return image.id
 
-    def _pixels(self, arguments: Any) -> memoryview:
+        def keep() -> str:
+            image = parse_pixels(height, width, blob)
+            self._shelf.add(image)
+            return image.id
+
+        return await anyio.to_thread.run_sync(keep)  # hashing and spilling large ones takes milliseconds
+
+    async def _pixels(self, arguments: Any) -> memoryview:
         if type(arguments) is not dict or set(arguments) != {"id"} or type(arguments["id"]) is not str:
             raise ProtocolError("a malformed request for pixels")
         self._count_image()
-        return self._shelf.get(arguments["id"]).pixels.data.cast("B")
+        image = await anyio.to_thread.run_sync(self._shelf.get, arguments["id"])
+        return image.pixels.data.cast("B")
 
     def _count_image(self) -> None:
         self._images += 1
@@ -141,28 +197,55 @@ class CallDesk:
                 f"a program may use the pixels of {self._settings.max_images} images.", "Use fewer images."
             )
 
-    async def _call(self, method: Any, arguments: Any) -> Any:
+    async def _call(self, method: Any, arguments: Any) -> dict[str, Any]:
+        """Return the value that a tool answers, or the error."""
         if self.calls >= self._settings.max_calls:
             raise MaiaError(
                 f"a program may make {self._settings.max_calls} calls.", "Do less in one program."
             )
         self.calls += 1
-        digest = hashlib.blake2b(msgpack.packb([method, arguments]), digest_size=16).hexdigest()
+        with self.pace.working():
+            digest = hashlib.blake2b(msgpack.packb([method, arguments]), digest_size=16).hexdigest()
         if isinstance(self._host, Recorded):
             return self._answer_again(self._host.next(digest))
         try:
-            encoded = await self._ask(self._host, method, arguments)
+            values = await self._checked(method, arguments)
         except MaiaError as error:
             self.answers.append({"asked": digest, "error": str(error)})
             raise
-        self.answers.append({"asked": digest, "value": encoded})
-        return encoded
-
-    async def _ask(self, host: ToolHost, method: Any, arguments: Any) -> Any:
-        values = checked(method, arguments, self._shelf)
         try:
-            async with self.waiting.running():
-                answer = await host.call(method, values)
+            answer = {"value": await self._ask(self._host, method, values)}
+        except MaiaError as error:  # a tool that fails is an answer too, not a request that is refused
+            answer = {"error": str(error)}
+        self.answers.append({"asked": digest, **answer})
+        return answer
+
+    async def _checked(self, method: Any, arguments: Any) -> dict[str, Any]:
+        """Return the arguments of a call with their images, which may have to be read from a file."""
+        values = await self._working(lambda: checked(method, arguments, self._shelf), method not in _PLAIN)
+        if method in _OBSERVED:
+            self._observations += len(values["images"]) if method == "describe" else 1
+            if self._observations > self._settings.max_observations:
+                raise MaiaError(
+                    f"a program may have {self._settings.max_observations} descriptions and summaries.",
+                    "Look at fewer images in one program.",
+                )
+        return values
+
+    async def _working(self, work: Callable[[], T], in_thread: bool) -> T:
+        """Do the host's work for a call, in a thread if it touches pixels."""
+
+        def paced() -> T:
+            with self.pace.working():
+                return work()
+
+        return await anyio.to_thread.run_sync(paced) if in_thread else paced()
+
+    async def _ask(self, host: ToolHost, method: str, values: dict[str, Any]) -> Any:
+        try:
+            with self.own.paused():
+                async with self.waiting.running():
+                    answer = await host.call(method, values)
         except TimeoutError:
             if self.waiting.left_s > 0:
                 raise MaiaError(
@@ -171,14 +254,14 @@ class CallDesk:
             limit = self._settings.calls_timeout_s
             text = f"The program was ended: its tool calls took more than {limit:g} s together. Ask for less at once."
             raise EndedError("timeout", text) from None
-        return encode_value(answer, self._shelf)
+        return await self._working(lambda: encode_value(answer, self._shelf), method not in _PLAIN)
 
-    def _answer_again(self, entry: dict[str, Any]) -> Any:
+    def _answer_again(self, entry: dict[str, Any]) -> dict[str, Any]:
         self.answers.append(entry)
         if "error" in entry:
-            raise MaiaError(entry["error"])
+            return {"error": entry["error"]}
         _know(entry["value"], self._shelf)
-        return entry["value"]
+        return {"value": entry["value"]}
 
 
 def _know(value: Any, shelf: ImageShelf) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -37,6 +38,7 @@ _SYSTEM = (
     "/usr/share/zoneinfo",
     "/dev/urandom",
 )
+_LIBRARY = re.compile(r"lib[^/]*\.so(\.[0-9]+)*")
 T = TypeVar("T")
 _START_TIMEOUT_S = 30.0
 _ANSWER_TIMEOUT_S = 10.0
@@ -51,6 +53,19 @@ class Child:
     channel: Channel
     output: int
     """The end of its output pipe that is read here, non-blocking."""
+
+    def n_threads(self) -> int | None:
+        """Return how many threads it has, None where its process is gone or cannot be seen from here."""
+        try:
+            # The fork server may count process ids in a namespace of its own; this is the id that is seen here.
+            seen = re.search(
+                r"^Pid:\s+(\d+)$", Path(f"/proc/self/fdinfo/{self.pidfd}").read_text(), re.MULTILINE
+            )
+            status = Path(f"/proc/{seen[1]}/status").read_text() if seen else ""
+        except OSError:
+            return None
+        threads = re.search(r"^Threads:\s+(\d+)$", status, re.MULTILINE)
+        return int(threads[1]) if threads else None
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal; a pidfd cannot hit a stranger that took over the pid."""
@@ -81,6 +96,8 @@ class ForkServer:
         """The walls that this machine lacks, one sentence each."""
         self.unhidden: str | None = None
         """Why the server has no namespaces of its own, or None if it has."""
+        self.counted = False
+        """Whether the kernel limits the threads of each child; if not, they must be watched."""
 
     async def start(self) -> None:
         """Start the process and wait until it has built its walls.
@@ -108,6 +125,7 @@ class ForkServer:
             raise
         self.missing = tuple(hello["missing"])
         self.unhidden = hello["unhidden"]
+        self.counted = hello["counted"]
 
     async def spawn(self, seed: int) -> Child:
         """Return a new confined child.
@@ -255,8 +273,8 @@ def _execute(settings: SandboxSettings, control: socket.socket) -> subprocess.Po
         # Each malloc arena reserves 64 MiB of the address space that limits a program's memory.
         "MALLOC_ARENA_MAX": "2",
     }
-    if "LD_LIBRARY_PATH" in os.environ:
-        environment["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
+    if folders := _library_folders():
+        environment["LD_LIBRARY_PATH"] = ":".join(map(str, folders))
     python, program = sys.executable, [str(_CHILD), json.dumps(configuration)]
     # Descriptor 3 by its number, because a wrapping command passes numbers on, not Python objects.
     keeper = os.dup(control.fileno())
@@ -300,5 +318,19 @@ def _readable() -> tuple[list[str], list[str]]:
     stdlib = [str(Path(os.__file__).parent), sysconfig.get_config_var("DESTSHARED")]
     needed = [str(path) for path in packages] + [path for path in stdlib if path and Path(path).is_dir()]
     shared = [str(path) for path in (Path(sys.base_prefix) / "lib").glob("lib*.so*")]
-    extra = os.environ.get("LD_LIBRARY_PATH", "").split(":")
-    return needed, [*needed, *map(str, beside), *shared, *(path for path in extra if path), *_SYSTEM]
+    # Their libraries alone: what else lies in those folders is not for programs.
+    linked = [str(path) for folder in _library_folders() for path in _libraries(folder)]
+    return needed, [*needed, *map(str, beside), *shared, *linked, *_SYSTEM]
+
+
+def _library_folders() -> list[Path]:
+    """Return the absolute folders of LD_LIBRARY_PATH; a relative one would mean another folder to the server."""
+    named = map(Path, os.environ.get("LD_LIBRARY_PATH", "").split(":"))
+    return [folder for folder in named if folder.is_absolute() and folder.is_dir()]
+
+
+def _libraries(folder: Path) -> list[Path]:
+    """Return the shared libraries of a folder; a link counts as what it leads to."""
+    return [
+        path for path in folder.glob("lib*.so*") if _LIBRARY.fullmatch(path.resolve().name) and path.is_file()
+    ]

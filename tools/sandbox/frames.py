@@ -1,14 +1,15 @@
 """Reading what an untrusted process wrote.
 
 Everything is bounded before it is allocated: the header says how long the two parts are, the structure
-is at most 1 MiB, and pixels are never parsed. msgpack's extension types, which could stand for objects,
-are refused; there is no pickle anywhere.
+is at most 1 MiB of at most 12,000 items, and pixels are never parsed. msgpack's extension types, which
+could stand for objects, are refused; there is no pickle anywhere.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from typing import Any
 
 import msgpack
@@ -20,13 +21,19 @@ from tools.sandbox.child.wire import (
     IMAGE,
     MAX_BLOB_BYTES,
     MAX_DEPTH,
+    MAX_ITEMS,
     MAX_PIXELS,
     MAX_SIDE,
     MAX_STRUCTURE_BYTES,
 )
 from tools.sandbox.shelf import ImageShelf, UnknownImageError
 
-_MAX_ITEMS = 100_000
+_LEVELS = MAX_DEPTH + 8
+"""Nesting of a structure: that of a value, and of what it is sent in."""
+_SMALL_BYTES = 4096
+_FRAME_S, _BYTE_S = 50e-6, 0.5e-9
+_PAUSE_S = 0.005
+"""Between two reads where the other side sends little at a time: each of them costs the event loop a turn."""
 
 
 class ProtocolError(Exception):
@@ -49,12 +56,69 @@ def parse_header(data: bytes | bytearray) -> tuple[int, int]:
     return structure_bytes, blob_bytes
 
 
+def _headers() -> list[tuple[int, int, int] | None]:
+    """Return for each first byte of a msgpack item: bytes of its payload, width of its length, items inside.
+
+    Items inside are counted for one unit of the length; None is what is not allowed (bin, ext, an unused byte).
+    """
+    table: list[tuple[int, int, int] | None] = [(0, 0, 0)] * 256
+    for count in range(16):
+        table[0x80 + count] = (0, 0, 2 * count)
+        table[0x90 + count] = (0, 0, count)
+    for size in range(32):
+        table[0xA0 + size] = (size, 0, 0)
+    for byte in (0xC1, *range(0xC4, 0xCA), *range(0xD4, 0xD9)):
+        table[byte] = None
+    sizes = {0xCA: 4, 0xCB: 8, 0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8, 0xD0: 1, 0xD1: 2, 0xD2: 4, 0xD3: 8}
+    table[0xCA:0xD4] = [(sizes[byte], 0, 0) for byte in range(0xCA, 0xD4)]
+    table[0xD9:0xE0] = [(0, 1, 0), (0, 2, 0), (0, 4, 0), (0, 2, 1), (0, 4, 1), (0, 2, 2), (0, 4, 2)]
+    return table
+
+
+_HEADERS = _headers()
+
+
+def check_structure(data: bytes | bytearray) -> None:
+    """Read the headers of a msgpack structure, so that nothing costly is built of it.
+
+    Raises:
+        ProtocolError: If it is cut off, nested too deeply, has too many items, or one that is not allowed.
+    """
+    position = n_items = 0
+    expected = 1
+    outer: list[int] = []
+    try:
+        while expected or outer:
+            if not expected:
+                expected = outer.pop()
+                continue
+            expected -= 1
+            n_items += 1
+            header = _HEADERS[data[position]]
+            if header is None:
+                raise ProtocolError("an item of a type that is not allowed")
+            payload, width, inside = header
+            position += 1
+            if width:
+                length = int.from_bytes(data[position : position + width], "big")
+                payload, inside = (width, inside * length) if inside else (width + length, 0)
+            position += payload
+            if inside:
+                outer.append(expected)
+                expected = inside
+            if n_items + expected > MAX_ITEMS or len(outer) > _LEVELS:
+                raise ProtocolError(f"a structure of more than {MAX_ITEMS} items or {_LEVELS} levels")
+    except IndexError:
+        raise ProtocolError("a structure that is cut off") from None
+
+
 def parse_structure(data: bytes | bytearray) -> dict[str, Any]:
     """Return the message of a frame, a dict with an "op".
 
     Raises:
         ProtocolError: If the bytes are anything else.
     """
+    check_structure(data)
     try:
         message = msgpack.unpackb(
             data,
@@ -62,8 +126,8 @@ def parse_structure(data: bytes | bytearray) -> dict[str, Any]:
             strict_map_key=True,
             max_str_len=MAX_STRUCTURE_BYTES,
             max_bin_len=0,
-            max_array_len=_MAX_ITEMS,
-            max_map_len=_MAX_ITEMS,
+            max_array_len=MAX_ITEMS,
+            max_map_len=MAX_ITEMS,
             max_ext_len=0,
         )
     except Exception as error:  # msgpack raises a dozen types on bad data
@@ -130,12 +194,19 @@ def encode_value(value: Any, shelf: ImageShelf) -> Any:
 
 
 class Channel:
-    """Frames over a non-blocking stream socket. Deadlines are the caller's (`asyncio.timeout`)."""
+    """Frames over a non-blocking stream socket. Deadlines are the caller's (`asyncio.timeout`).
+
+    A side that always has something to say, or that sends byte by byte, leaves the event loop to others.
+    """
 
     def __init__(self, connection: socket.socket) -> None:
         connection.setblocking(False)
         self._socket = connection
         self.moved_bytes = 0
+        """Of both directions, pixels included."""
+        self.structure_bytes = 0
+        """Of both directions, without pixels."""
+        self._work_s = 0.0
 
     async def receive(self) -> tuple[dict[str, Any], bytearray]:
         """Return the next message and its blob.
@@ -144,9 +215,16 @@ class Channel:
             ProtocolError: If it is not a frame.
             ClosedError: If the other side is gone.
         """
+        await asyncio.sleep(0)  # a read of what is there already does not yield
         structure_bytes, blob_bytes = parse_header(await self._read(HEADER.size))
-        message = parse_structure(await self._read(structure_bytes))
-        return message, await self._read(blob_bytes)
+        structure = await self._read(structure_bytes)
+        blob = await self._read(blob_bytes)
+        self.structure_bytes += structure_bytes
+        began = time.thread_time()
+        try:
+            return parse_structure(structure), blob
+        finally:
+            self._work_s += _FRAME_S + blob_bytes * _BYTE_S + time.thread_time() - began
 
     async def send(self, message: dict[str, Any], blob: memoryview | None = None) -> None:
         """Send one frame.
@@ -164,6 +242,13 @@ class Channel:
         except (BrokenPipeError, ConnectionResetError):
             raise ClosedError from None
         self.moved_bytes += len(structure) + blob_bytes
+        self.structure_bytes += len(structure)
+        self._work_s += _FRAME_S + blob_bytes * _BYTE_S
+
+    def take_work_s(self) -> float:
+        """Return the processor time that frames have cost since the last call: parsing as measured, copying by size."""
+        spent, self._work_s = self._work_s, 0.0
+        return spent
 
     def idle(self) -> bool:
         """Say whether nothing waits to be read and the other side is there."""
@@ -198,5 +283,7 @@ class Channel:
             if got == 0:
                 raise ClosedError
             view = view[got:]
+            if view and got < _SMALL_BYTES:
+                await asyncio.sleep(_PAUSE_S)
         self.moved_bytes += size
         return buffer

@@ -9,18 +9,12 @@ from types import TracebackType
 from typing import Any
 
 from tools.sandbox.base import Check, SandboxError, Status, Tier
-from tools.sandbox.calls import CallDesk, EndedError, GoneError, UnrestError
+from tools.sandbox.calls import CallDesk, EndedError
+from tools.sandbox.child.wire import MAX_THREADS
 from tools.sandbox.fork_server import Child, ForkServer
-from tools.sandbox.frames import ClosedError, ProtocolError, decode_value
-from tools.sandbox.session import Output, Session
+from tools.sandbox.frames import ClosedError
+from tools.sandbox.session import FLOOD, Output, Session
 from tools.sandbox.settings import SandboxSettings
-
-_MAX_ERROR = 16_000
-_FLOOD = 32
-"""Multiples of the kept output after which a program that goes on printing is ended."""
-_PATIENCE_S = 5.0
-"""Seconds in which an idle process must take up a program."""
-_ENDINGS = ("ok", "error", "memory", "forbidden")
 
 
 class KernelSandbox(Session):
@@ -60,29 +54,26 @@ class KernelSandbox(Session):
     async def _execute(self, program: str, desk: CallDesk, output: Output) -> tuple[Status, Any, str]:
         child = self._child
         assert child is not None
-        self._number += 1
-        child.channel.moved_bytes = 0
-        reader = _PipeReader(child, output, _FLOOD * self._settings.output_bytes)
+        reader = _PipeReader(child, output, FLOOD * self._settings.output_bytes)
+        watch = None if self._server.counted else _ThreadWatch(child)
         child.signal(signal.SIGCONT)
         reader.start()
         try:
-            return await self._converse(child, program, desk)
-        except TimeoutError:
-            limit = self._settings.program_timeout_s
-            raise EndedError(
-                "timeout",
-                f"The program was ended after {limit:g} s of its own work (waiting for tools does not count)."
-                " Look for a loop that does not end, or do less at a time.",
-            ) from None
-        except ProtocolError as error:
-            raise EndedError(
-                "protocol", f"The program was ended: it wrote to the sandbox's own connection ({error})."
-            ) from None
+            report = await self._converse(child.channel, program, desk)
+            if watch is not None:
+                watch.look()
+            if watch is not None and watch.exceeded:
+                raise ClosedError
+            return report
         except ClosedError:
             if reader.flooded:
                 raise EndedError(
                     "limit",
                     f"The program was ended: it printed more than {reader.limit_bytes >> 20} MB. Print less.",
+                ) from None
+            if watch is not None and watch.exceeded:
+                raise EndedError(
+                    "limit", f"The program was ended: it had more than {MAX_THREADS} threads. Use fewer."
                 ) from None
             child.signal(signal.SIGKILL)  # it may have closed its socket and live on
             code = await self._server.reap(child)
@@ -94,48 +85,25 @@ class KernelSandbox(Session):
                 ) from None
             raise EndedError("died", _died(code)) from None
         finally:
+            if watch is not None:
+                watch.stop()
             child.signal(signal.SIGSTOP)
             reader.stop()
 
-    async def _converse(self, child: Child, program: str, desk: CallDesk) -> tuple[Status, Any, str]:
-        channel, limit = child.channel, self._settings.max_bytes
-        try:
-            async with asyncio.timeout(_PATIENCE_S):
-                await channel.send({"op": "run", "program": program, "number": self._number})
-                started, _ = await channel.receive()
-        except (TimeoutError, ProtocolError) as error:
-            raise UnrestError from error
-        except ClosedError as error:
-            raise GoneError from error
-        if started != {"op": "started", "number": self._number}:
-            raise UnrestError
-        while True:
-            async with desk.own.running():
-                message, blob = await channel.receive()
-            if channel.moved_bytes > limit:
-                raise EndedError(
-                    "limit", f"The program was ended: it moved more than {limit >> 20} MiB of images."
-                )
-            if message["op"] == "done":
-                return self._report(message)
-            reply, pixels = await desk.reply(message, blob)
-            async with desk.own.running():
-                await channel.send(reply, pixels)
-
-    def _report(self, message: dict[str, Any]) -> tuple[Status, Any, str]:
-        if set(message) != {"op", "status", "value", "error"} or type(message["error"]) is not str:
-            raise ProtocolError("a malformed report")
-        if message["status"] not in _ENDINGS:
-            raise ProtocolError("a malformed report")
-        return message["status"], decode_value(message["value"], self._shelf), message["error"][:_MAX_ERROR]
-
 
 class _PipeReader:
-    """Empties a child's output pipe while its program runs, and ends a child that floods it."""
+    """Empties a child's output pipe while its program runs, and ends a child that floods it.
+
+    A program that prints little at a time is read 200 times a second at most; one that fills the pipe, as fast as it does.
+    """
+
+    _PIPE_BYTES = 1 << 16
+    _PAUSE_S = 0.005
 
     def __init__(self, child: Child, output: Output, limit_bytes: int) -> None:
         self._child, self._output, self.limit_bytes = child, output, limit_bytes
         self._loop = asyncio.get_running_loop()
+        self._pause: asyncio.TimerHandle | None = None
         self.flooded = False
 
     def start(self) -> None:
@@ -143,25 +111,57 @@ class _PipeReader:
 
     def stop(self) -> None:
         """Take what is left; a frozen or dead child adds no more."""
-        self._loop.remove_reader(self._child.output)
-        while self._read():
+        self._wait()
+        while self._take():
             pass
 
-    def _read(self) -> bool:
+    def _read(self) -> None:
+        if self._take() < self._PIPE_BYTES // 2:  # a full pipe may hold less than it could
+            self._wait()
+            self._pause = self._loop.call_later(self._PAUSE_S, self.start)
+
+    def _wait(self) -> None:
+        self._loop.remove_reader(self._child.output)
+        if self._pause is not None:
+            self._pause.cancel()
+
+    def _take(self) -> int:
+        """Return how many bytes there were, 0 if the output is at its end or the child has been ended."""
         if self.flooded:
-            return False
+            return 0
         try:
-            data = os.read(self._child.output, 1 << 16)
+            data = os.read(self._child.output, self._PIPE_BYTES)
         except BlockingIOError:
-            return False
-        if not data:
-            self._loop.remove_reader(self._child.output)
-            return False
+            return 0
         self._output.add(data)
         if self._output.total_bytes > self.limit_bytes:
             self.flooded = True
             self._child.signal(signal.SIGKILL)
-        return True
+        return len(data)
+
+
+class _ThreadWatch:
+    """Ends a child that has too many threads, where the kernel does not refuse them."""
+
+    _EVERY_S = 0.1
+
+    def __init__(self, child: Child) -> None:
+        self._child = child
+        self._loop = asyncio.get_running_loop()
+        self._next = self._loop.call_later(self._EVERY_S, self._again)
+        self.exceeded = False
+
+    def stop(self) -> None:
+        self._next.cancel()
+
+    def look(self) -> None:
+        if (self._child.n_threads() or 0) > MAX_THREADS:
+            self.exceeded = True
+            self._child.signal(signal.SIGKILL)
+
+    def _again(self) -> None:
+        self.look()
+        self._next = self._loop.call_later(self._EVERY_S, self._again)
 
 
 def _died(code: int) -> str:

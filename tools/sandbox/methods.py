@@ -17,6 +17,8 @@ from tools.sandbox.child.wire import IMAGE, MAX_TEXT
 from tools.sandbox.shelf import ImageShelf
 
 MAX_ITEMS = 1000
+MAX_CALL_BYTES = 384 << 20
+"""Pixels of the images of one call: 128 images of 1024 x 1024."""
 
 Check = Callable[[Any, str, ImageShelf], Any]
 """(value, name of the argument, images known to the sandbox) -> checked value, or UsageError."""
@@ -66,6 +68,18 @@ def _integer(low: int, high: int) -> Check:
         return value
 
     return check
+
+
+def _check_pixels(arguments: Any, shelf: ImageShelf) -> None:
+    """Refuse more pixels than one call should hold in memory, before any is read."""
+    lists = [value for value in arguments.values() if type(value) is list] if type(arguments) is dict else []
+    named = [item.get(IMAGE) for items in lists for item in items if type(item) is dict]
+    total = sum(shelf.size_bytes(id) for id in named if type(id) is str)
+    if total > MAX_CALL_BYTES:
+        raise BadCallError(
+            f"the images of one call may have {MAX_CALL_BYTES // 3 >> 20} million pixels together, got {total // 3 >> 20}; "
+            "use fewer or smaller ones at a time"
+        )
 
 
 def _text_or_texts(value: Any, name: str, shelf: ImageShelf) -> Any:
@@ -118,6 +132,7 @@ def checked(method: Any, arguments: Any, shelf: ImageShelf) -> dict[str, Any]:
     if type(method) is not str or method not in METHODS:
         raise BadCallError(f"there is no tool {_shown(method)}")
     wanted = METHODS[method]
+    _check_pixels(arguments, shelf)
     if type(arguments) is not dict or set(arguments) != set(wanted.arguments):
         raise BadCallError(f"{method} takes the arguments {', '.join(wanted.arguments) or '(none)'}")
     values = {name: check(arguments[name], name, shelf) for name, check in wanted.arguments.items()}

@@ -11,10 +11,11 @@ import tempfile
 from typing import Any, Protocol
 
 from tools.sandbox.base import Check, Sandbox, Tier
+from tools.sandbox.child.wire import MAX_THREADS
 from tools.sandbox.settings import SandboxSettings
 
 _PROBES = """
-import ctypes, errno, os, socket
+import ctypes, errno, os, socket, time
 
 def attempt(function):
     try:
@@ -38,6 +39,11 @@ def fork():
 def reading(path):
     return lambda: open(path).read()
 
+VM_FS_SIGHAND_THREAD_SYSVSEM = 0x50B00
+NOTHING = ctypes.CDLL(None).getpid
+stack = ctypes.create_string_buffer(1 << 16)
+STACK_TOP = ctypes.c_void_p(ctypes.addressof(stack) + (1 << 16) - 256)
+
 probes = {
     "reads a secret file": reading(SECRET),
     "reads the files of this project": reading(PROJECT),
@@ -53,6 +59,10 @@ probes = {
     "traces its parent": libc("ptrace", 16, os.getppid(), 0, 0),
     "makes an anonymous file": lambda: os.memfd_create("x"),
     "allocates more than its limit": lambda: bytearray(LIMIT),
+    "has descriptors for each thread": libc("syscall", 436, 1000, 1001, 2),  # close_range(.., CLOSE_RANGE_UNSHARE)
+    "starts a thread with its own descriptors": libc("clone", NOTHING, STACK_TOP, VM_FS_SIGHAND_THREAD_SYSVSEM, None),
+    "looks for another process": lambda: os.getpgid(os.getppid()),
+    "reads another process's time": lambda: time.clock_gettime(~os.getppid() << 3 | 2),
 }
 
 if HIDDEN:
@@ -61,6 +71,18 @@ if HIDDEN:
 
 def run_experiment(system, tools):
     return {name: attempt(probe) for name, probe in probes.items()}
+"""
+
+
+_THREADS = """
+import threading
+threading.stack_size(1 << 16)
+done = threading.Event()
+try:
+    for _ in range(N):
+        threading.Thread(target=done.wait, daemon=True).start()
+except RuntimeError as error:
+    print("refused", end="")
 """
 
 
@@ -81,7 +103,13 @@ async def run_checks(server: _Opens, settings: SandboxSettings) -> list[Check]:
     try:
         os.write(descriptor, b"not for programs")
         os.fchmod(descriptor, 0o644)
-        program = f"SECRET = {secret!r}\nPROJECT = {__file__!r}\nHIDDEN = {server.tier == 'kernel+ns'}\nLIMIT = {settings.memory_bytes + (64 << 20)}\n{_PROBES}"
+        given = {
+            "SECRET": secret,
+            "PROJECT": __file__,
+            "HIDDEN": server.tier == "kernel+ns",
+            "LIMIT": settings.memory_bytes + (64 << 20),
+        }
+        program = "\n".join([*(f"{name} = {value!r}" for name, value in given.items()), _PROBES])
         sandbox = await server.open(seed=0)
         try:
             outcome = await sandbox.run(program, _NoTools())
@@ -92,10 +120,26 @@ async def run_checks(server: _Opens, settings: SandboxSettings) -> list[Check]:
         os.unlink(secret)  # noqa: PTH108
     if outcome.status != "ok" or not isinstance(outcome.value, dict):
         return [Check("the self-test runs", False, f"{outcome.status}: {outcome.error}")]
-    return [
+    rows = [
         Check(f"a program that {name}", result != "SUCCEEDED", result)
         for name, result in outcome.value.items()
     ]
+    return [*rows, await _check_threads(server)]
+
+
+async def _check_threads(server: _Opens) -> Check:
+    """Return a row that passes if too many threads are refused, or end their program."""
+    sandbox = await server.open(seed=0)
+    try:
+        outcome = await sandbox.run(f"N = {2 * MAX_THREADS}\n{_THREADS}", _NoTools())
+    finally:
+        await sandbox.close()
+    detail = outcome.output or outcome.error or "SUCCEEDED"
+    return Check(
+        f"a program that starts {2 * MAX_THREADS} threads",
+        outcome.status == "limit" or outcome.output == "refused",
+        detail,
+    )
 
 
 _MONTY_PROBES = {

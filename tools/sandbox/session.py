@@ -12,6 +12,7 @@ from actors.errors import MaiaError
 from actors.images import Image
 from tools.sandbox.base import ProgramOutcome, Status, Tier, ToolHost
 from tools.sandbox.calls import CallDesk, Clock, DivergedError, EndedError, GoneError, Recorded, UnrestError
+from tools.sandbox.frames import Channel, ClosedError, ProtocolError, decode_value
 from tools.sandbox.settings import SandboxSettings
 from tools.sandbox.shelf import ImageShelf
 
@@ -19,6 +20,14 @@ RESTARTED = (
     "Your session was restarted, because something kept running after your last program."
     " What that program defined may be lost."
 )
+
+
+FLOOD = 32
+"""Multiples of the kept output after which a program that goes on printing is ended."""
+_MAX_ERROR = 16_000
+_PATIENCE_S = 5.0
+"""Seconds in which an idle process must take up a program."""
+_ENDINGS = ("ok", "error", "memory", "forbidden")
 
 
 class Output:
@@ -136,6 +145,69 @@ class Session(ABC):
         Raises:
             EndedError: If the executor had to be, or was, ended.
         """
+
+    async def _converse(self, channel: Channel, program: str, desk: CallDesk) -> tuple[Status, Any, str]:
+        """Give a program to the process behind `channel` and answer its requests until it is done.
+
+        Raises:
+            UnrestError, GoneError: If the process does not take it up.
+            EndedError: If the program must be ended.
+            ClosedError: If its process ended.
+        """
+        self._number += 1
+        channel.moved_bytes = channel.structure_bytes = 0
+        try:
+            async with asyncio.timeout(_PATIENCE_S):
+                await channel.send({"op": "run", "program": program, "number": self._number})
+                started, _ = await channel.receive()
+        except (TimeoutError, ProtocolError) as error:
+            raise UnrestError from error
+        except ClosedError as error:
+            raise GoneError from error
+        if started != {"op": "started", "number": self._number}:
+            raise UnrestError
+        try:
+            async with desk.own.running():
+                return await self._serve(channel, desk)
+        except TimeoutError:
+            limit = self._settings.program_timeout_s
+            raise EndedError(
+                "timeout",
+                f"The program was ended after {limit:g} s of its own work (waiting for tools does not count)."
+                " Look for a loop that does not end, or do less at a time.",
+            ) from None
+        except ProtocolError as error:
+            raise EndedError(
+                "protocol", f"The program was ended: it wrote to the sandbox's own connection ({error})."
+            ) from None
+
+    async def _serve(self, channel: Channel, desk: CallDesk) -> tuple[Status, Any, str]:
+        settings = self._settings
+        while True:
+            message, blob = await channel.receive()
+            if channel.moved_bytes > settings.max_bytes:
+                limit = settings.max_bytes >> 20
+                raise EndedError("limit", f"The program was ended: it moved more than {limit} MiB of images.")
+            if channel.structure_bytes > settings.max_text_bytes:
+                limit = settings.max_text_bytes >> 10
+                raise EndedError(
+                    "limit",
+                    f"The program was ended: it exchanged more than {limit} KiB of text and numbers with its tools."
+                    " Log, display and return less.",
+                )
+            if message["op"] == "done":
+                return self._report(message)
+            reply, pixels = await desk.reply(message, blob)
+            await channel.send(reply, pixels)
+            desk.pace.spend(channel.take_work_s())
+            await asyncio.sleep(desk.pace.owed_s())
+
+    def _report(self, message: dict[str, Any]) -> tuple[Status, Any, str]:
+        if set(message) != {"op", "status", "value", "error"} or type(message["error"]) is not str:
+            raise ProtocolError("a malformed report")
+        if message["status"] not in _ENDINGS:
+            raise ProtocolError("a malformed report")
+        return message["status"], decode_value(message["value"], self._shelf), message["error"][:_MAX_ERROR]
 
     async def _ready(self) -> tuple[str, ...]:
         """Make sure that an executor waits with the variables of the record; return notes for the agent."""

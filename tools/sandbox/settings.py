@@ -26,8 +26,12 @@ class SandboxSettings(Settings):
     """Tool calls a program."""
     max_bytes: int = Field(512 << 20, ge=1 << 20)
     """Bytes a program may move over its socket, both ways together."""
+    max_text_bytes: int = Field(16 << 20, ge=1 << 16)
+    """Bytes that a program may exchange with its tools besides pixels: arguments, answers, its result."""
     max_images: int = Field(1000, ge=1)
-    """Images a program may send, fetch or be given."""
+    """Images whose pixels a program may send or fetch."""
+    max_observations: int = Field(100, ge=1)
+    """Images that a program may have described, a summary of several counted as one."""
     kept_bytes: int = Field(4 << 30, ge=1 << 20)
     """Pixels that are kept for one agent's variables, most of them in an unnamed temporary file."""
     output_bytes: int = Field(1_000_000, ge=1000)

@@ -65,6 +65,11 @@ class ImageShelf:
     def __contains__(self, id: str) -> bool:
         return id in self._sizes
 
+    def size_bytes(self, id: str) -> int:
+        """Return the bytes of an image's pixels, 0 if it is not known."""
+        height, width = self._sizes.get(id, (0, 0))
+        return height * width * 3
+
     def get(self, id: str) -> Image:
         """Return a known image.
 

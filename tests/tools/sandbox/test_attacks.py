@@ -7,17 +7,23 @@ whole module runs twice: as the user who runs the tests, and again without privi
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
+import resource
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
+import msgpack
 import pytest
 
 from tests.tools.sandbox.conftest import LIMITS
 from tests.tools.sandbox.hosts import FakeHost
+from tools.sandbox.base import ProgramOutcome
+from tools.sandbox.calls import MAX_REFUSALS
+from tools.sandbox.child.wire import MAX_THREADS
 from tools.sandbox.kernel import KernelSandbox, KernelServer
 
 pytestmark = pytest.mark.anyio
@@ -160,7 +166,7 @@ found["bomb"] = "refused" if bombs == 0 else f"SUCCEEDED {bombs}"
     assert found["fork"] == "EPERM"
 
 
-async def test_a_thread_bomb_meets_the_memory_limit_and_burns_nothing_afterwards(
+async def test_a_thread_bomb_meets_a_limit_and_burns_nothing_afterwards(
     sandbox: KernelSandbox, host: FakeHost
 ) -> None:
     outcome = await sandbox.run(
@@ -170,17 +176,15 @@ def spin():
     while True: time.sleep(0.001)
 started = 0
 try:
-    for _ in range(2000):
+    for _ in range(60):
         threading.Thread(target=spin, daemon=True).start()
         started += 1
 except (RuntimeError, MemoryError) as error:
     print("stopped", type(error).__name__)
-assert started < 400, started
 """,
         host,
     )
     assert outcome.status in ("ok", "memory"), outcome
-    assert "stopped" in outcome.output
     pid = sandbox.pid
     assert pid is not None
     before = cpu_ticks(pid)
@@ -475,9 +479,9 @@ async def test_every_system_call_that_is_not_on_the_list_is_refused(
     """All numbers, also those that no table of ours knows."""
     import pyseccomp
 
-    from tools.sandbox.child.syscalls import ALLOWED
+    from tools.sandbox.child.syscalls import ALLOWED, RESTRICTED
 
-    names = (*ALLOWED, "fcntl", "ioctl", "clone", "prlimit64", "clone3")
+    names = (*ALLOWED, *(name for name, *_ in RESTRICTED), "prlimit64", "clone3")
     # uretprobe and uprobe: recent kernels let them past every filter, and answer with SIGILL.
     allowed = {335, 336} | {pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, name) for name in names}
     found = await probed(
@@ -990,6 +994,365 @@ def run_experiment(system, tools): return kept
     assert host.asked == []
 
 
+# 25: what costs the host.
+
+
+async def turns(run: Awaitable[ProgramOutcome]) -> tuple[ProgramOutcome, int]:
+    """Return how a program ended, and how many turns the event loop gave to somebody else meanwhile."""
+    task = asyncio.ensure_future(run)
+    count = 0
+    while not task.done():
+        count += 1
+        await asyncio.sleep(0)
+    return task.result(), count
+
+
+async def test_the_loop_is_given_to_others_between_two_frames(sandbox: KernelSandbox, host: FakeHost) -> None:
+    """A program that has all its requests ready does not keep the event loop until they are answered."""
+    program = f"""{WRITE}
+frame = msgpack.packb({{'op': 'call', 'method': 'state', 'arguments': {{}}}})
+os.write(3, (struct.pack('<II', len(frame), 0) + frame) * 40)
+while tools.experiment_log is None: pass
+"""
+    outcome, count = await turns(sandbox.run(program, host))
+    assert len(host.asked) >= 40, outcome
+    assert count >= len(host.asked)
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        "send(msgpack.packb({'op': 'call', 'method': 'x', 'arguments': [[] for _ in range(13_000)]}))",
+        "send(msgpack.packb({'op': 'call', 'method': 'x', 'arguments': {str(n): n for n in range(7000)}}))",
+        "send(msgpack.packb({'op': 'call', 'method': 'x', 'arguments': [[0] * 100] * 130}))",
+        "v = 0\nfor _ in range(40): v = [v]\nsend(msgpack.packb({'op': 'call', 'method': 'x', 'arguments': v}))",
+        "send(b'\\x81\\xa2op' + b'\\x91' * 600 + b'\\xc0')",
+        "send(b'\\xdc\\x27\\x10' * 1000)",  # each says that it holds ten thousand
+        "send(b'\\xc4\\x00')",
+    ],
+)
+async def test_a_structure_that_would_cost_the_host_is_refused_by_its_headers(
+    sandbox: KernelSandbox, host: FakeHost, attack: str
+) -> None:
+    assert (
+        "structure"
+        in (error := await ended(sandbox, host, f"{WRITE}{attack}\nimport time; time.sleep(60)", "protocol"))
+        or "type" in error
+    )
+    assert host.asked == []
+
+
+async def test_few_requests_are_refused_before_a_program_is_ended(
+    sandbox: KernelSandbox, host: FakeHost
+) -> None:
+    program = (
+        "n = 0\nwhile True:\n  n += 1; print(n)\n  try: tools._call('nothing')\n  except RuntimeError: pass"
+    )
+    outcome = await sandbox.run(program, host)
+    assert outcome.status == "limit"
+    assert outcome.output.split()[-1] == str(MAX_REFUSALS + 1)
+
+
+async def test_a_tool_that_fails_is_no_refusal(sandbox: KernelSandbox, host: FakeHost) -> None:
+    """A program may go on where the image model declines one prompt after another."""
+    program = "n = 0\nfor _ in range(30):\n  try: tools.text2image(['forbidden'])\n  except RuntimeError: n += 1\nprint(n)"
+    outcome = await sandbox.run(program, host)
+    assert (outcome.status, outcome.output) == ("ok", "30\n")
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "x = ['laugh'] * 9\nfor _ in range(20): x = [x] * 9",
+        "x = [0]\nfor _ in range(200): x = [x, x]",
+        "x = {}\nfor _ in range(40): x = {'a': x, 'b': x}",
+        "x = [list(range(9999))] * 9999",
+        "import numpy as np\nx = [np.zeros((90, 90), int)] * 50",
+        "x = {n: {m: m for m in range(300)} for n in range(300)}",
+        "x = []\nx += [x] * 1000",
+        "class L(list):\n  def __iter__(self):\n    while True: yield 1\n  def __len__(self): return 3\nx = L([1])",
+        "x = {str(n): 'y' * 10 for n in range(9000)}",
+    ],
+)
+async def test_a_value_is_cut_to_what_crosses_however_much_of_it_is_shared(
+    sandbox: KernelSandbox, host: FakeHost, program: str
+) -> None:
+    outcome = await sandbox.run(f"{program}\ndef run_experiment(system, tools): return x", host)
+    assert outcome.status == "ok", outcome
+    assert len(msgpack.packb(outcome.value)) < 1 << 20
+    assert "more)" in str(outcome.value) or "<" in str(outcome.value)
+
+
+async def test_text_that_is_exchanged_with_tools_has_a_bound(server: KernelServer, host: FakeHost) -> None:
+    sandbox = KernelSandbox(
+        server._fork_server, LIMITS.model_copy(update={"max_text_bytes": 1 << 20}), server.tier, 1
+    )
+    error = await ended(sandbox, host, "for _ in range(30): tools.display('x' * 90_000)", "limit")
+    assert "1024 KiB" in error
+    await sandbox.close()
+
+
+async def test_observations_have_a_bound(server: KernelServer, host: FakeHost) -> None:
+    settings = LIMITS.model_copy(update={"max_observations": 5})
+    sandbox = KernelSandbox(server._fork_server, settings, server.tier, 1)
+    program = (
+        "images = tools.text2image(['a'], n=4)\ntools.describe_images(images)\ntools.summarize_images(images)\n"
+        "tools.describe_images(images[:1])"
+    )
+    outcome = await sandbox.run(program, host)
+    assert "5 descriptions" in outcome.error
+    assert host.methods == ["text2image", "describe", "summarize"]
+    await sandbox.close()
+
+
+async def test_a_call_has_a_bound_on_pixels(sandbox: KernelSandbox, host: FakeHost) -> None:
+    program = (
+        "import numpy as np\nimage = tools._values.image(np.zeros((2048, 2048, 3), np.uint8))\n"
+        "tools._call('measure', images=[image] * 40)"
+    )
+    outcome = await sandbox.run(program, host)
+    assert "million pixels" in outcome.error
+    assert host.asked == []
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import os\nwhile True: os.write(1, b'x')",
+        "import os\nwhile True: os.write(3, b'\\0')",
+        "import os, struct\nos.write(3, struct.pack('<II', 99, 12 << 20))\nwhile True: os.write(3, b'\\0')",
+        "import fcntl, os\nfcntl.fcntl(1, fcntl.F_SETFL, os.O_DIRECT | os.O_WRONLY)\nwhile True: os.write(1, b'x')",
+        "import sys\nwhile True: sys.stdout.write('\\r')",
+        "while True: print(end='', flush=True)",
+    ],
+)
+async def test_what_is_written_a_byte_at_a_time_is_read_in_portions(
+    quick: KernelServer, host: FakeHost, program: str
+) -> None:
+    """The host's process is woken a few hundred times a second at most, however many writes there are."""
+    sandbox = await quick.open(seed=1)
+    await sandbox.run("kept = 41", host)
+    before = voluntary_switches()
+    outcome = await sandbox.run(program, host)
+    assert outcome.status in ("timeout", "protocol"), outcome
+    assert voluntary_switches() - before < 1000 * outcome.duration_s + 200
+    assert (await sandbox.run("print(kept)", host)).output == "41\n"
+    await sandbox.close()
+
+
+def voluntary_switches() -> int:
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+
+
+# 26: threads and what they could multiply.
+
+THREADS = [
+    "import threading\nthreading.stack_size(32768)\ndef start(f): threading.Thread(target=f, daemon=True).start()",
+    "import _thread\n_thread.stack_size(32768)\ndef start(f): _thread.start_new_thread(f, ())",
+    "import ctypes\nlibc = ctypes.CDLL(None)\ndef start(f):\n"
+    "  if libc.pthread_create(ctypes.byref(ctypes.c_ulong()), None, libc.pause, None): raise RuntimeError",
+]
+
+
+@pytest.mark.parametrize("start", THREADS)
+async def test_threads_have_a_limit(sandbox: KernelSandbox, host: FakeHost, start: str) -> None:
+    """They are refused by the kernel, or end the program where only a watch counts them."""
+    program = f"""{start}
+import time
+n = 0
+try:
+    while n < 1000: start(lambda: time.sleep(60)); n += 1
+except RuntimeError: print(n)
+"""
+    outcome = await sandbox.run(program, host)
+    if sandbox._server.counted:
+        assert outcome.status == "ok", outcome
+        assert int(outcome.output) < MAX_THREADS
+    else:
+        assert outcome.status in ("limit", "memory"), outcome
+    assert (
+        int(re.search(r"Threads:\s+(\d+)", proc(sandbox.pid, "status")).group(1) if sandbox.pid else 0)
+        <= MAX_THREADS
+    )  # type: ignore[union-attr]
+    assert (await sandbox.run("print('alive')", host)).output == "alive\n"
+
+
+async def test_threads_of_one_sandbox_leave_those_of_others_alone(
+    open_sandbox: Callable[..., Awaitable[KernelSandbox]], host: FakeHost
+) -> None:
+    greedy, neighbour = await open_sandbox(), await open_sandbox()
+    await greedy.run(f"{THREADS[0]}\nimport time\nfor _ in range(60): start(lambda: time.sleep(60))", host)
+    program = (
+        f"{THREADS[0]}\nimport time\nfor _ in range(40): start(lambda: time.sleep(60))\nprint('started')"
+    )
+    assert (await neighbour.run(program, host)).output == "started\n"
+    assert (await (await open_sandbox()).run("print('opened')", host)).output == "opened\n"
+
+
+async def test_no_thread_has_descriptors_of_its_own(sandbox: KernelSandbox, host: FakeHost) -> None:
+    found = await probed(
+        sandbox,
+        host,
+        """
+for flags in (2, 4, 6, 2 | 1 << 32):
+    found[f"close_range {flags}"] = attempt(raw, 436, 1000, 1001, flags)
+nothing = libc.getpid
+stack = ctypes.create_string_buffer(1 << 16)
+top = ctypes.c_void_p(ctypes.addressof(stack) + (1 << 16) - 256)
+thread = 0x100 | 0x200 | 0x800 | 0x10000 | 0x40000
+def clone(flags):
+    if libc.clone(nothing, top, flags, None) == -1: raise OSError(ctypes.get_errno(), "clone")
+for name, flags in {"without files": thread, "with a pid fd": thread | 0x400 | 0x1000, "vfork": thread | 0x400 | 0x4000,
+                    "process": 0x100 | 0x400 | 17, "user": thread | 0x400 | 0x10000000}.items():
+    found[name] = attempt(clone, flags)
+pipes = []
+try:
+    while len(pipes) < 500: pipes.append(os.pipe())
+except OSError as error:
+    found["pipes"] = "EMFILE" if len(pipes) < 32 else f"SUCCEEDED: {len(pipes)}"
+for pair in pipes: os.close(pair[0]); os.close(pair[1])
+""",
+    )
+    assert found["without files"] == "EPERM"
+
+
+async def test_no_other_process_is_seen_by_its_id(
+    open_sandbox: Callable[..., Awaitable[KernelSandbox]], host: FakeHost
+) -> None:
+    await open_sandbox()
+    sandbox = await open_sandbox()
+    found = await probed(
+        sandbox,
+        host,
+        f"""
+import time
+for name, pid in {{"host": {os.getpid()}, "parent": os.getppid() or 1, "init": 1, "none": 2**22 - 3}}.items():
+    found["group of " + name] = attempt(os.getpgid, pid)
+    found["session of " + name] = attempt(os.getsid, pid)
+    found["affinity of " + name] = attempt(os.sched_getaffinity, pid)
+    for kind in (0, 1, 2, 4, 6):
+        found[f"clock {{kind}} of " + name] = attempt(time.clock_gettime, ~pid << 3 | kind)
+        found[f"resolution {{kind}} of " + name] = attempt(time.clock_getres, ~pid << 3 | kind)
+    word = ctypes.c_uint32(pid)
+    for operation in (6, 6 | 128, 8, 11, 12, 13, 13 | 256):
+        found[f"futex {{operation}} of " + name] = attempt(raw, 202, ctypes.byref(word), operation, 0, 0, 0, 0)
+    found["robust list of " + name] = attempt(raw, 274, pid, 0, 0)
+""",
+    )
+    assert set(found.values()) == {"EPERM"}
+
+
+async def test_what_is_set_on_descriptor_0_stays_in_one_sandbox(
+    open_sandbox: Callable[..., Awaitable[KernelSandbox]], host: FakeHost
+) -> None:
+    one, other = await open_sandbox(), await open_sandbox()
+    await one.run("import fcntl, os; fcntl.fcntl(0, fcntl.F_SETFL, os.O_APPEND | os.O_NONBLOCK)", host)
+    outcome = await other.run(
+        "import fcntl, os; print(fcntl.fcntl(0, fcntl.F_GETFL) & (os.O_APPEND | os.O_NONBLOCK))", host
+    )
+    assert outcome.output == "0\n"
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="numbers of x86-64")
+async def test_nothing_but_descriptors_holds_memory_outside_the_limit(
+    sandbox: KernelSandbox, host: FakeHost
+) -> None:
+    await probed(
+        sandbox,
+        host,
+        """
+for name, number in {"eventfd": 284, "eventfd2": 290, "timerfd": 283, "epoll": 213, "epoll1": 291, "inotify": 253,
+                     "inotify1": 294, "fanotify": 300, "memfd": 319, "signalfd": 289, "pidfd": 434, "mq": 240,
+                     "socketpair": 53, "msgget": 68, "semget": 64, "add_key": 248, "timer": 222, "io_setup": 206,
+                     "futex_waitv": 449, "userfaultfd": 323}.items():
+    found[name] = attempt(raw, number, 1, 1, 0, 0, 0)
+import fcntl
+read_end, write_end = os.pipe()
+for size in (1 << 17, 1 << 20, 1 << 30):
+    found[f"pipe of {size}"] = attempt(fcntl.fcntl, write_end, 1031, size)
+""",
+    )
+
+
+async def test_libraries_of_the_environment_are_readable_and_nothing_beside_them(
+    host: FakeHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "libraries"
+    folder.mkdir()
+    (folder / "libneeded.so.1").write_text("a library")
+    for name in ("secret", "key.so", "libkey.so.pem"):
+        (folder / name).write_text("canary")
+    (folder / "liblink.so").symlink_to(folder / "secret")
+    for path in (tmp_path, folder):
+        path.chmod(0o755)
+    for variable in ("LD_LIBRARY_PATH", "PYTHONPATH", "PATH", "PYTHONHOME_"):
+        monkeypatch.setenv(variable, f"{os.environ.get(variable, '')}:{folder}:{tmp_path}".lstrip(":"))
+    async with KernelServer(LIMITS) as server:
+        await server.start()
+        sandbox = await server.open(seed=1)
+        await probed(
+            sandbox,
+            host,
+            f"""
+for name in ("secret", "key.so", "libkey.so.pem", "liblink.so"):
+    found[name] = attempt(read, {str(folder)!r} + "/" + name)
+""",
+        )
+        outcome = await sandbox.run(f"print(open({str(folder / 'libneeded.so.1')!r}).read())", host)
+        assert outcome.output == "a library\n", outcome
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "class E:\n  def __lt__(self, other):\n    while True: pass\nsorted([E(), E()])",
+        "class E:\n  def __del__(self):\n    while True: pass\nE()",
+        "class E:\n  def __del__(self): self.again = E()\nE()\nimport time; time.sleep(60)",
+        "import atexit\ndef f():\n  while True: pass\natexit.register(f)\nraise SystemExit",
+        "import signal\nsignal.signal(signal.SIGALRM, lambda *a: signal.setitimer(signal.ITIMER_REAL, 1e-6))\n"
+        "signal.setitimer(signal.ITIMER_REAL, 1e-6)\nwhile True: pass",
+        "class E:\n  def __repr__(self): return '[' + repr(self)\nprint(E())",
+        "class E:\n  def __repr__(self): return 'x' * 10**8\ntools.display(E(), E())",
+        "exec('x = 1\\n' * 2_000_000)",
+        "exec('(' * 150 + ')' * 150)",
+        "eval('+'.join(['1'] * 200_000))",
+        "raise ValueError(*['x' * 1_000_000] * 50)",
+        "e = Exception('x')\nfor n in range(100_000): e.add_note('y' * 99)\nraise e",
+        "raise ExceptionGroup('x' * 10**6, [ValueError('y' * 10**6)] * 500)",
+        "int('9' * 10**7)",
+        "x = 3 ** 10**8",
+        "tools.display(10**5000)",
+        "'%s' % ('x' * 10**9)",
+        "import re; re.sub('(.*)*x', '', 'a' * 99)",
+        "import zlib; x = zlib.decompressobj().decompress(zlib.compress(b'0' * 10**9))",
+        "import json; json.loads('[' * 10**6)",
+        "import pickle; pickle.loads(b'(' * 10**7 + b'.')",
+        "import struct; struct.pack('1000000000s', b'')",
+        "import itertools; list(itertools.product(range(1000), repeat=5))",
+        "def g():\n  yield from g()\nlist(g())",
+        "import sys; sys.setrecursionlimit(10**8)\ndef f(): f()\nf()",
+        "import asyncio\nasync def f():\n  while True: asyncio.ensure_future(f()); await asyncio.sleep(0)\nasyncio.run(f())",
+        "import gc\nwhile True: gc.collect()",
+        "import sys; sys.settrace(lambda *a: sys.settrace)\nwhile True: pass",
+        "tools.display(*(['x'] * 900 for _ in iter(int, 1)))",
+        "system.call_neuron(iter(lambda: 'x', None))",
+        "tools.text2image('x' for _ in iter(int, 1))",
+    ],
+)
+async def test_programs_of_many_kinds_cost_their_agent_alone(
+    quick: KernelServer, host: FakeHost, program: str
+) -> None:
+    sandbox = await quick.open(seed=1)
+    outcome = await sandbox.run(program, host)
+    assert len(outcome.error) <= 17_000
+    assert outcome.duration_s < 20
+    outcome.error.encode()
+    assert host.asked == [] or set(host.methods) == {"display"}
+    await sandbox.run("x = None", host)
+    assert (await sandbox.run("print('alive')", host)).output == "alive\n"
+    await sandbox.close()
+
+
 # Not in the table.
 
 
@@ -1076,8 +1439,6 @@ async def test_words_in_an_image_or_an_answer_change_nothing(sandbox: KernelSand
 async def test_hostile_neighbours_change_nothing_for_the_others(
     open_sandbox: Callable[..., Awaitable[KernelSandbox]],
 ) -> None:
-    import asyncio
-
     hostile = [
         "import os\nwhile True: os.write(1, b'x' * 65536)",
         f"{WRITE}os.write(3, b'\\xff' * 99)\nwhile True: pass",

@@ -19,6 +19,7 @@ from tools.sandbox.frames import (
     Channel,
     ClosedError,
     ProtocolError,
+    check_structure,
     decode_value,
     encode_value,
     parse_header,
@@ -82,6 +83,32 @@ def test_a_mutated_frame_is_read_or_refused(
 def test_random_structures_are_a_message_or_refused(data: bytes) -> None:
     with contextlib.suppress(ProtocolError):
         assert type(parse_structure(data)["op"]) is str
+
+
+@settings(deadline=None, max_examples=200)
+@given(VALUES)
+def test_headers_alone_tell_what_may_be_built(value: Any) -> None:
+    """What has no bytes in it passes, and what passes can be packed again."""
+    data = msgpack.packb({"op": "done", "value": value})
+    if b"\xc4" not in data and b"\xc5" not in data:
+        assert msgpack.packb(parse_structure(data)) == data
+
+
+@pytest.mark.parametrize("levels", [10, 33, 511, 512, 600, 1024, 1025, 500_000])
+def test_nesting_is_refused_long_before_a_parser_or_a_packer_fails(levels: int) -> None:
+    """The limits of msgpack differ from version to version, and that of packing from that of unpacking."""
+    data = b"\x81\xa2op" + b"\x91" * levels + b"\xa1x"
+    with pytest.raises(ProtocolError):
+        parse_structure(data)
+
+
+@pytest.mark.parametrize(
+    ("n_items", "refused"), [(10_000, False), (11_990, False), (12_001, True), (100_000, True)]
+)
+def test_items_are_counted_before_they_are_built(n_items: int, refused: bool) -> None:
+    data = msgpack.packb({"op": "done", "value": [0] * n_items})
+    with pytest.raises(ProtocolError, match="items") if refused else contextlib.nullcontext():
+        check_structure(data)
 
 
 @settings(deadline=None, max_examples=100)

@@ -11,14 +11,16 @@ import ctypes
 import errno
 import functools
 import os
+import random
 import resource
 import signal
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .syscalls import ALLOWED, CLONE_NEW, CLONE_THREAD, FCNTL_COMMANDS, IOCTL_COMMANDS
+from .syscalls import ALLOWED, RESTRICTED
+from .wire import MAX_THREADS
 
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
@@ -29,7 +31,13 @@ PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_CLEAR_ALL = 4
 SECCOMP_MODE_FILTER = 2
 UNUSED_UID = 1_879_048_192
-"""First of the user ids that Linux distributions leave to nobody."""
+"""First of the 2**28 user ids that Linux distributions leave to nobody."""
+UIDS = 100_000
+"""User ids of one fork server."""
+CLONE_NEWUSER = 0x10000000
+DESCRIPTORS = 64
+PIPE_BYTES = DESCRIPTORS // 2 << 16
+"""What the pipes of one sandbox can hold: memory that no limit on address space sees."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -55,6 +63,13 @@ class Plan:
     """Address space of the bare interpreter."""
     uid: int | None = None
     """The first of the user ids that children get; None keeps the server's own."""
+    own_space: bool = False
+    """Whether each child enters a user namespace of its own, in which its threads are counted apart."""
+
+    @property
+    def counted(self) -> bool:
+        """Return whether the kernel limits the threads of one child."""
+        return self.uid is not None or self.own_space
 
 
 def plan(readable: Sequence[str], size_bytes: int) -> Plan:
@@ -106,11 +121,8 @@ def seccomp_program() -> bytes:
     rules.set_attr(seccomp.Attr.ACT_BADARCH, seccomp.KILL_PROCESS)
     for name in ALLOWED:
         _allow(seccomp, rules, name)
-    for command in FCNTL_COMMANDS:
-        _allow(seccomp, rules, "fcntl", seccomp.Arg(1, seccomp.MASKED_EQ, 0xFFFFFFFF, command))
-    for command in IOCTL_COMMANDS:
-        _allow(seccomp, rules, "ioctl", seccomp.Arg(1, seccomp.MASKED_EQ, 0xFFFFFFFF, command))
-    _allow(seccomp, rules, "clone", seccomp.Arg(0, seccomp.MASKED_EQ, CLONE_THREAD | CLONE_NEW, CLONE_THREAD))
+    for name, argument, mask, value in RESTRICTED:
+        _allow(seccomp, rules, name, seccomp.Arg(argument, seccomp.MASKED_EQ, mask, value))
     # Its flags lie in memory, where no filter sees them; libc then falls back to clone.
     rules.add_rule(seccomp.ERRNO(errno.ENOSYS), "clone3")
     # Reading one's own limits is harmless, setting them or another's is not.
@@ -136,8 +148,12 @@ def raise_walls(plan: Plan, number: int, memory_bytes: int, parent: int) -> None
     Raises:
         OSError: If a wall of the plan cannot be raised; the caller must then exit.
     """
-    _limit(plan.size_bytes + memory_bytes)
-    _drop_privileges(None if plan.uid is None else plan.uid + number % 100_000)
+    _limit(plan.size_bytes + memory_bytes - PIPE_BYTES)
+    if plan.own_space:
+        _enter_own_space()
+    if plan.counted:
+        resource.setrlimit(resource.RLIMIT_NPROC, (MAX_THREADS, MAX_THREADS))
+    _drop_privileges(None if plan.uid is None else plan.uid + number % UIDS)
     # After the last change of credentials, which clears it.
     _prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
     if os.getppid() != parent:
@@ -185,7 +201,7 @@ def _limit(address_space_bytes: int) -> None:
     limits = {
         resource.RLIMIT_AS: address_space_bytes,
         resource.RLIMIT_FSIZE: 0,
-        resource.RLIMIT_NOFILE: 64,
+        resource.RLIMIT_NOFILE: DESCRIPTORS,
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_MEMLOCK: 0,
         resource.RLIMIT_MSGQUEUE: 0,
@@ -223,17 +239,40 @@ def _drop_privileges(uid: int | None) -> None:
         raise OSError(ctypes.get_errno(), "capset")
 
 
-def can_become(uid: int, readable: Sequence[str]) -> bool:
-    """Say whether a child of this (root) process can take `uid` and still read the interpreter."""
-    if os.geteuid() != 0:
-        return False
+def _enter_own_space() -> None:
+    if _libc.unshare(CLONE_NEWUSER) != 0:
+        raise OSError(ctypes.get_errno(), "unshare")
+
+
+def with_users(walls: Plan, readable: Sequence[str]) -> Plan:
+    """Return the plan with what keeps the threads of one child apart from those of others: a user id or a namespace."""
+    # Two servers on one machine should not share user ids: their threads would be counted together.
+    uid = UNUSED_UID + UIDS * random.SystemRandom().randrange((1 << 28) // UIDS)
+    if os.geteuid() == 0 and _counts(functools.partial(_become, uid), readable):
+        return replace(walls, uid=uid)
+    return replace(walls, own_space=_counts(_enter_own_space, readable))
+
+
+def _become(uid: int) -> None:
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+
+
+def _counts(change: Callable[[], None], readable: Sequence[str]) -> bool:
+    """Return whether a process can read the interpreter after `change`, and has its own count of processes."""
     child = os.fork()
     if child == 0:
         try:
-            os.setgroups([])
-            os.setresgid(uid, uid, uid)
-            os.setresuid(uid, uid, uid)
-            os._exit(0 if all(_readable(path) for path in readable) else 1)
+            change()
+            resource.setrlimit(resource.RLIMIT_NPROC, (2, 2))
+            if os.fork() == 0:  # the second process; it counts until somebody waits for it
+                os._exit(0)
+            try:
+                os.fork()
+            except BlockingIOError:
+                os._exit(0 if all(_readable(path) for path in readable) else 1)
+            os._exit(1)
         except BaseException:
             os._exit(1)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

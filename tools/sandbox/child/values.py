@@ -62,8 +62,15 @@ class Values:
         """Return references for a list of images; a single image counts as a list of one."""
         return [self.image(item) for item in as_list(value, "images")]
 
-    def any(self, value: Any, depth: int = 0) -> Any:
-        """Return any value of a program in a form that crosses; what has none is told as text."""
+    def any(self, value: Any) -> Any:
+        """Return any value of a program in a form that crosses; what has none is told as text.
+
+        What exceeds the items that cross is counted or cut, however small its shared parts are.
+        """
+        return self._any(value, 0, [MAX_LIST])
+
+    def _any(self, value: Any, depth: int, left: list[int]) -> Any:
+        left[0] -= 1
         if isinstance(value, np.generic):
             value = value.item()
         if value is None or isinstance(value, bool):
@@ -76,16 +83,29 @@ class Values:
             return int(value) if -(2**63) <= value < 2**64 else text_of(value)
         if isinstance(value, float):
             return float(value) if math.isfinite(value) else repr(float(value))
-        if depth >= MAX_DEPTH:
-            return text_of(value)
+        if depth >= MAX_DEPTH:  # the text of shared lists may be longer than any memory
+            shared = isinstance(value, (dict, list, tuple, set, frozenset, np.ndarray))
+            return f"<{type(value).__name__}>" if shared else text_of(value)
         if isinstance(value, np.ndarray) and value.size <= MAX_LIST:
             value = value.tolist()
-            return self.any(value, depth + 1)
+            return self._any(value, depth + 1, left)
         if isinstance(value, dict):
-            return {text_of(key).replace("\0", ""): self.any(item, depth + 1) for key, item in value.items()}
+            entries: dict[str, Any] = {}
+            for key, item in value.items():
+                if left[0] <= 2:
+                    entries["..."] = f"({len(value) - len(entries)} more)"
+                    break
+                left[0] -= 1
+                entries[text_of(key).replace("\0", "")] = self._any(item, depth + 1, left)
+            return entries
         if isinstance(value, (list, tuple, set, frozenset)):
-            items = [self.any(item, depth + 1) for item in itertools.islice(value, MAX_LIST)]
-            return items if len(value) <= MAX_LIST else [*items, f"... ({len(value) - MAX_LIST} more)"]
+            items: list[Any] = []
+            for item in value:
+                if left[0] <= 1:
+                    items.append(f"... ({len(value) - len(items)} more)")
+                    break
+                items.append(self._any(item, depth + 1, left))
+            return items
         return text_of(value)
 
 

@@ -23,7 +23,11 @@ MAX_BLOB_BYTES = 3 * MAX_PIXELS
 MAX_TEXT = 100_000
 """Characters of one string that crosses."""
 MAX_LIST = 10_000
-"""Items of one list that crosses."""
+"""Items of one value that crosses, those of nested and of shared lists counted each time they occur."""
+MAX_ITEMS = MAX_LIST + 2000
+"""Items of one structure: a value and what it is sent in."""
+MAX_THREADS = 64
+"""Threads of one sandbox."""
 MAX_DEPTH = 24
 """Levels of nested lists and dicts that cross."""
 ENTRY_POINTS = ("run_experiment", "execute_command")

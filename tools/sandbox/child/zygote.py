@@ -11,7 +11,6 @@ import signal
 import socket
 import sys
 import time
-from dataclasses import replace
 from typing import Any
 
 import msgpack
@@ -28,7 +27,7 @@ import PIL.ImageFont
 import PIL.ImageOps
 import PIL.ImageStat
 
-from .confine import UNUSED_UID, Plan, can_become, plan, raise_walls
+from .confine import Plan, plan, raise_walls, with_users
 from .link import Link
 from .namespaces import enter_namespaces
 from .runner import BALLAST_BYTES, OUTPUT_COPY, Runner
@@ -61,13 +60,13 @@ def serve(configuration: dict[str, Any]) -> None:
     unhidden: str | None = "switched off in the settings"
     if configuration["namespaces"]:
         unhidden = enter_namespaces([*configuration["readable"], *_DEVICES])
-    if can_become(UNUSED_UID, configuration["readable_needed"]):
-        walls = replace(walls, uid=UNUSED_UID)
+    walls = with_users(walls, configuration["readable_needed"])
     # What is imported stays importable with its submodules; nothing else of those folders is to be had.
     sys.path = [path for path in sys.path if path not in configuration["path"]]
     gc.collect()
     gc.freeze()
-    control.send(json.dumps({"missing": walls.missing, "uid": walls.uid, "unhidden": unhidden}).encode())
+    hello = {"missing": walls.missing, "unhidden": unhidden, "counted": walls.counted}
+    control.send(json.dumps(hello).encode())
     children = 0
     alive: set[int] = set()
     ended: dict[int, int] = {}
@@ -123,6 +122,8 @@ def _become_sandbox(
     for target in (1, 2, OUTPUT_COPY):
         os.dup2(output, target)
     os.dup2(rpc, RPC)
+    # Not the server's: what F_SETFL changes on an open file, everyone sees who shares it.
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     first = OUTPUT_COPY + 1
     if walls.ruleset is not None:
         os.closerange(first, walls.ruleset.fileno())
