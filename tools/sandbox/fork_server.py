@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import anyio
 
 from tools.sandbox.base import SandboxError, SandboxUnavailableError
-from tools.sandbox.frames import Channel, ClosedError, ProtocolError
+from tools.sandbox.frames import ClosedError, ProtocolError, SocketChannel
 from tools.sandbox.settings import SandboxSettings
 
 _CHILD = Path(__file__).parent / "child" / "__main__.py"
@@ -50,7 +50,7 @@ class Child:
 
     pid: int
     pidfd: int
-    channel: Channel
+    channel: SocketChannel
     output: int
     """The end of its output pipe that is read here, non-blocking."""
 
@@ -189,7 +189,7 @@ class ForkServer:
                     f"a sandbox cannot be opened: {answer.get('failed', 'no descriptor is free')}."
                 )
             undo.pop_all()
-        child = Child(answer["pid"], descriptors[0], Channel(ours), read_end)
+        child = Child(answer["pid"], descriptors[0], SocketChannel(ours), read_end)
         try:
             async with asyncio.timeout(_ANSWER_TIMEOUT_S):
                 ready, _ = await child.channel.receive()

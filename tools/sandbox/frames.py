@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from abc import ABC, abstractmethod
 from typing import Any
 
 import msgpack
@@ -193,15 +194,13 @@ def encode_value(value: Any, shelf: ImageShelf) -> Any:
     return value
 
 
-class Channel:
-    """Frames over a non-blocking stream socket. Deadlines are the caller's (`asyncio.timeout`).
+class Channel(ABC):
+    """Frames, counted. Deadlines are the caller's (`asyncio.timeout`).
 
     A side that always has something to say, or that sends byte by byte, leaves the event loop to others.
     """
 
-    def __init__(self, connection: socket.socket) -> None:
-        connection.setblocking(False)
-        self._socket = connection
+    def __init__(self) -> None:
         self.moved_bytes = 0
         """Of both directions, pixels included."""
         self.structure_bytes = 0
@@ -234,11 +233,10 @@ class Channel:
         """
         structure = msgpack.packb(message, unicode_errors="replace")
         blob_bytes = 0 if blob is None else blob.nbytes
-        loop = asyncio.get_running_loop()
         try:
-            await loop.sock_sendall(self._socket, HEADER.pack(len(structure), blob_bytes) + structure)
+            await self._write(HEADER.pack(len(structure), blob_bytes) + structure)
             if blob is not None:
-                await loop.sock_sendall(self._socket, blob)
+                await self._write(blob)
         except (BrokenPipeError, ConnectionResetError):
             raise ClosedError from None
         self.moved_bytes += len(structure) + blob_bytes
@@ -249,6 +247,25 @@ class Channel:
         """Return the processor time that frames have cost since the last call: parsing as measured, copying by size."""
         spent, self._work_s = self._work_s, 0.0
         return spent
+
+    @abstractmethod
+    async def _read(self, size: int) -> bytearray:
+        """Return the next bytes, and count them; raise ClosedError if there are not so many."""
+
+    @abstractmethod
+    async def _write(self, data: bytes | memoryview) -> None: ...
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+
+class SocketChannel(Channel):
+    """Frames over a non-blocking stream socket."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        super().__init__()
+        connection.setblocking(False)
+        self._socket = connection
 
     def idle(self) -> bool:
         """Say whether nothing waits to be read and the other side is there."""
@@ -271,6 +288,9 @@ class Channel:
 
     def close(self) -> None:
         self._socket.close()
+
+    async def _write(self, data: bytes | memoryview) -> None:
+        await asyncio.get_running_loop().sock_sendall(self._socket, data)
 
     async def _read(self, size: int) -> bytearray:
         buffer = bytearray(size)

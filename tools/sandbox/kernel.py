@@ -13,7 +13,7 @@ from tools.sandbox.calls import CallDesk, EndedError
 from tools.sandbox.child.wire import MAX_THREADS
 from tools.sandbox.fork_server import Child, ForkServer
 from tools.sandbox.frames import ClosedError
-from tools.sandbox.session import FLOOD, Output, Session
+from tools.sandbox.session import FLOOD, Output, Session, flooded
 from tools.sandbox.settings import SandboxSettings
 
 
@@ -59,7 +59,7 @@ class KernelSandbox(Session):
         child.signal(signal.SIGCONT)
         reader.start()
         try:
-            report = await self._converse(child.channel, program, desk)
+            report = await self._converse(child.channel, program, desk, output)
             if watch is not None:
                 watch.look()
             if watch is not None and watch.exceeded:
@@ -67,10 +67,7 @@ class KernelSandbox(Session):
             return report
         except ClosedError:
             if reader.flooded:
-                raise EndedError(
-                    "limit",
-                    f"The program was ended: it printed more than {reader.limit_bytes >> 20} MB. Print less.",
-                ) from None
+                raise flooded(self._settings) from None
             if watch is not None and watch.exceeded:
                 raise EndedError(
                     "limit", f"The program was ended: it had more than {MAX_THREADS} threads. Use fewer."

@@ -30,6 +30,12 @@ _PATIENCE_S = 5.0
 _ENDINGS = ("ok", "error", "memory", "forbidden")
 
 
+def flooded(settings: SandboxSettings) -> EndedError:
+    """Return the end of a program that printed far more than is kept."""
+    limit = FLOOD * settings.output_bytes >> 20
+    return EndedError("limit", f"The program was ended: it printed more than {limit} MB. Print less.")
+
+
 class Output:
     """What a program printed: the first `limit_bytes` of it, and a count of the rest."""
 
@@ -146,7 +152,9 @@ class Session(ABC):
             EndedError: If the executor had to be, or was, ended.
         """
 
-    async def _converse(self, channel: Channel, program: str, desk: CallDesk) -> tuple[Status, Any, str]:
+    async def _converse(
+        self, channel: Channel, program: str, desk: CallDesk, output: Output
+    ) -> tuple[Status, Any, str]:
         """Give a program to the process behind `channel` and answer its requests until it is done.
 
         Raises:
@@ -168,7 +176,7 @@ class Session(ABC):
             raise UnrestError
         try:
             async with desk.own.running():
-                return await self._serve(channel, desk)
+                return await self._serve(channel, desk, output)
         except TimeoutError:
             limit = self._settings.program_timeout_s
             raise EndedError(
@@ -181,26 +189,43 @@ class Session(ABC):
                 "protocol", f"The program was ended: it wrote to the sandbox's own connection ({error})."
             ) from None
 
-    async def _serve(self, channel: Channel, desk: CallDesk) -> tuple[Status, Any, str]:
-        settings = self._settings
+    async def _serve(self, channel: Channel, desk: CallDesk, output: Output) -> tuple[Status, Any, str]:
+        printed_bytes = 0
         while True:
             message, blob = await channel.receive()
-            if channel.moved_bytes > settings.max_bytes:
-                limit = settings.max_bytes >> 20
-                raise EndedError("limit", f"The program was ended: it moved more than {limit} MiB of images.")
-            if channel.structure_bytes > settings.max_text_bytes:
-                limit = settings.max_text_bytes >> 10
-                raise EndedError(
-                    "limit",
-                    f"The program was ended: it exchanged more than {limit} KiB of text and numbers with its tools."
-                    " Log, display and return less.",
-                )
-            if message["op"] == "done":
-                return self._report(message)
-            reply, pixels = await desk.reply(message, blob)
-            await channel.send(reply, pixels)
+            if message["op"] == "print":
+                printed_bytes += self._take_print(message, output)
+            else:
+                self._check_moved(channel.moved_bytes, channel.structure_bytes - printed_bytes)
+                if message["op"] == "done":
+                    return self._report(message)
+                await channel.send(*await desk.reply(message, blob))
             desk.pace.spend(channel.take_work_s())
             await asyncio.sleep(desk.pace.owed_s())
+
+    def _check_moved(self, all_bytes: int, text_bytes: int) -> None:
+        """Raise EndedError if a program exchanged too much with its tools."""
+        settings = self._settings
+        if all_bytes > settings.max_bytes:
+            limit = settings.max_bytes >> 20
+            raise EndedError("limit", f"The program was ended: it moved more than {limit} MiB of images.")
+        if text_bytes > settings.max_text_bytes:
+            limit = settings.max_text_bytes >> 10
+            raise EndedError(
+                "limit",
+                f"The program was ended: it exchanged more than {limit} KiB of text and numbers with its tools."
+                " Log, display and return less.",
+            )
+
+    def _take_print(self, message: dict[str, Any], output: Output) -> int:
+        """Keep what an executor without an output pipe printed; return its bytes."""
+        if set(message) != {"op", "text"} or type(message["text"]) is not str:
+            raise ProtocolError("a malformed print")
+        data = message["text"].encode()
+        output.add(data)
+        if output.total_bytes > FLOOD * self._settings.output_bytes:
+            raise flooded(self._settings)
+        return len(data)
 
     def _report(self, message: dict[str, Any]) -> tuple[Status, Any, str]:
         if set(message) != {"op", "status", "value", "error"} or type(message["error"]) is not str:

@@ -29,8 +29,6 @@ async def start(settings: SandboxSettings) -> SandboxServer:
     if settings.executor in ("auto", "monty"):
         try:
             return await _start_monty(settings)
-        except ImportError:
-            reasons.append("pydantic-monty is not installed")
         except SandboxError as error:
             reasons.append(error.message)
     raise SandboxUnavailableError(

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from tests.tools.sandbox.hosts import picture
 from tools.sandbox.child.wire import HEADER, IMAGE, pack
 from tools.sandbox.frames import (
-    Channel,
     ClosedError,
     ProtocolError,
+    SocketChannel,
     check_structure,
     decode_value,
     encode_value,
@@ -49,7 +49,7 @@ def read(data: bytes) -> Any:
             theirs.setblocking(False)
             theirs.send(data)
             theirs.shutdown(socket.SHUT_WR)
-            return await Channel(ours).receive()
+            return await SocketChannel(ours).receive()
 
     return asyncio.run(converse())
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
+import signal
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,6 +14,8 @@ import pytest
 
 from tests.tools.sandbox.conftest import LIMITS
 from tests.tools.sandbox.hosts import FakeHost, picture
+from tests.tools.sandbox.test_attacks import memory_holds
+from tests.tools.sandbox.test_lifetime import descendants
 from tools.sandbox.monty import MontySandbox, MontyServer
 
 pytestmark = pytest.mark.anyio
@@ -151,6 +155,7 @@ async def test_floods_are_cut(sandbox: MontySandbox, host: FakeHost) -> None:
     await sandbox.run("kept = 41", host)
     outcome = await sandbox.run("while True: print('x' * 10_000)", host)
     assert outcome.status in ("limit", "timeout")
+    assert "printed" in outcome.error or outcome.status == "timeout"
     assert len(outcome.output) <= LIMITS.output_bytes
     assert outcome.output_truncated
     outcome = await sandbox.run("for _ in range(100): tools.display('x')", host)
@@ -161,11 +166,70 @@ async def test_floods_are_cut(sandbox: MontySandbox, host: FakeHost) -> None:
     assert (await sandbox.run("print(kept)", host)).output == "41\n"
 
 
-async def test_a_worker_that_is_killed_is_replaced(sandbox: MontySandbox, host: FakeHost) -> None:
-    import signal
+@pytest.mark.parametrize(
+    "program",
+    [
+        "while True:\n  try:\n    import nothing\n  except ImportError: pass",
+        "while True: x = system.layer",
+        "while True:\n  try: open('/x')\n  except Exception: pass",
+        "while True:\n  try: x = tools.experiment_log\n  except Exception: pass",
+        "x = ['laugh'] * 9\nfor _ in range(20): x = [x] * 9\ntools.display(x)",
+        "x = [0]\nfor _ in range(60): x = [x, x]\nstr(x)",
+        "while True: print('y', end='')",
+        "while True: len(tools.dataset_exemplars(system))",
+    ],
+)
+async def test_what_asks_the_host_again_and_again_ends_at_the_hosts_clock(
+    sandbox: MontySandbox, host: FakeHost, program: str
+) -> None:
+    """The interpreter's own clock stands still while it waits for an answer; the host's does not."""
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    outcome = await sandbox.run(program, host)
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    assert outcome.status in ("timeout", "limit", "memory", "error"), outcome
+    assert outcome.duration_s < 10
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2
+    assert (await sandbox.run("print('alive')", host)).output == "alive\n"
 
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "x = ['laugh'] * 9\nfor _ in range(20): x = [x] * 9",
+        "x = {}\nfor _ in range(40): x = {'a': x, 'b': x}",
+        "x = ['x' * 90_000] * 10_000",
+        "x = [list(range(9999))] * 9999",
+    ],
+)
+async def test_a_value_never_grows_in_the_host(sandbox: MontySandbox, host: FakeHost, value: str) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    outcome = await sandbox.run(f"{value}\ndef run_experiment(system, tools): return x", host)
+    assert outcome.status in ("ok", "error", "memory", "timeout", "died"), outcome
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10
+    assert (await sandbox.run("print('alive')", host)).output == "alive\n"
+
+
+async def test_a_text_is_cut_before_it_crosses(sandbox: MontySandbox, host: FakeHost) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for program in (
+        "raise ValueError('x' * 20_000_000)",
+        "print('x' * 20_000_000)",
+        "tools.display('x' * 20_000_000)",
+        "tools.text2image(['x' * 20_000_000])",
+        "raise ValueError('x' * 200_000_000)",
+    ):
+        outcome = await sandbox.run(program, host)
+        assert len(outcome.error) <= 16_000
+        assert len(outcome.output) <= LIMITS.output_bytes
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10
+    assert max((len(item) for item in host.displayed), default=0) < 101_000
+
+
+async def test_a_worker_that_is_killed_is_replaced(sandbox: MontySandbox, host: FakeHost) -> None:
     await sandbox.run("kept = 41", host)
-    os.kill(sandbox._session.worker_pid, signal.SIGKILL)
+    assert sandbox.pid is not None
+    for pid in (sandbox.pid, *descendants(sandbox.pid)):
+        os.kill(pid, signal.SIGKILL)
     outcome = await sandbox.run("print(kept)", host)
     assert outcome.status in ("died", "ok")
     assert (await sandbox.run("print(kept)", host)).output == "41\n"
@@ -185,14 +249,15 @@ async def test_closing_does_not_wait_for_a_program_that_runs(host: FakeHost) -> 
 async def test_the_key_of_the_host_is_not_in_a_worker(
     host: FakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tests.tools.sandbox.test_attacks import memory_holds
-
     canary = "sk-canary-" + "9b1c" * 8
     monkeypatch.setenv("OPENAI_API_KEY", canary)
     async with MontyServer(LIMITS) as server:
         await server.start()
         sandbox = await server.open(seed=1)
         await sandbox.run("a = tools.dataset_exemplars(system)", host)
-        pid = sandbox._session.worker_pid
-        assert canary not in Path(f"/proc/{pid}/environ").read_text(errors="replace")  # noqa: ASYNC240
-        assert not memory_holds(pid, canary.encode())
+        assert sandbox.pid is not None
+        pids = {sandbox.pid} | descendants(sandbox.pid)
+        assert len(pids) == 2
+        for pid in pids:
+            assert canary not in Path(f"/proc/{pid}/environ").read_text(errors="replace")  # noqa: ASYNC240
+            assert not memory_holds(pid, canary.encode())

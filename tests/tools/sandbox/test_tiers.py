@@ -123,6 +123,13 @@ def test_without_monty_the_reason_names_every_missing_piece() -> None:
     assert "pydantic-monty is not installed" in fallback
 
 
+def test_a_monty_that_does_not_start_is_a_reason() -> None:
+    """Its package may be there without its program."""
+    _, fallback, _ = started(NO_LANDLOCK + "\nos.environ['MONTY_BIN'] = '/nonexistent/monty'")
+    assert fallback.startswith("SandboxUnavailableError")
+    assert "a monty worker did not come up" in fallback
+
+
 async def test_another_system_has_no_kernel_walls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     with pytest.raises(SandboxUnavailableError, match="Linux only, this is darwin"):

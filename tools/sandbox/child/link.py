@@ -40,6 +40,11 @@ class Link:
         self._write(pack({"op": "started", "number": number}))
         self._gate.set()
 
+    def notify(self, message: dict[str, Any]) -> None:
+        """Send a message that is not answered."""
+        with self._lock:
+            self._write(_frame(message))
+
     def finish(self, message: dict[str, Any]) -> None:
         """Send a program's last message, after every call that is under way has been answered.
 

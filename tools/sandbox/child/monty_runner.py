@@ -1,0 +1,284 @@
+"""The other side of the `monty` executor: a process that hands programs to an interpreter for a subset of Python.
+
+The interpreter runs in a worker process of its own; this one holds the API that programs call and converts
+what passes between the two. So whatever a value or a text costs on its way, it costs this process, which the
+host ends at the program's deadline. It is started by `__main__` with frames on its standard input and output.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import select
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID, uuid4
+
+import pydantic_monty as monty
+
+from .image_handle import ImageHandle
+from .link import Link, ToolError
+from .paper_dialect import PaperSystem, PaperTools
+from .values import Values, text_of
+from .wire import ENTRY_POINTS, MAX_TEXT
+
+_MAX_ERROR = 8_000
+_SYSTEM = frozenset({"call_neuron", "neuron", "load_model"})
+_TOOLS = frozenset(
+    {
+        "dataset_exemplars",
+        "text2image",
+        "edit_images",
+        "describe_images",
+        "summarize_images",
+        "display",
+        "log_experiment",
+        "save_experiment_log",
+    }
+)
+_SYSTEM_ATTRIBUTES = frozenset({"neuron_num", "layer", "model_name", "device"})
+_TOOLS_ATTRIBUTES = frozenset({"experiment_log", "results_list", "activation_threshold"})
+_TWO_TARGETS = re.compile(rb"(?:^|\n)[ \t]*\(?[ \t]*\w+[ \t]*,[ \t]*\w+[ \t]*\)?[ \t]*=[ \t]*$")
+_ENTRY = re.compile(rf"^def[ \t]+({'|'.join(ENTRY_POINTS)})[ \t]*\(([^)]*)\)", re.MULTILINE)
+
+
+class PipeLink(Link):
+    """Frames over standard input and output, which every platform has."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+        self._in, self._out = sys.stdin.buffer, sys.stdout.buffer
+
+    def tell(self, text: str) -> None:
+        """Print, as the program would."""
+        for start in range(0, len(text), MAX_TEXT):
+            self.notify({"op": "print", "text": text_of(text[start : start + MAX_TEXT])})
+
+    def _write(self, data: bytes | memoryview) -> None:
+        self._out.write(data)
+        self._out.flush()
+
+    def _read(self, size: int) -> bytearray:
+        data = self._in.read(size)
+        if len(data) < size:
+            os._exit(0)  # the host is gone
+        return bytearray(data)
+
+
+class _Handles(Values):
+    """Images are handles of this session or nothing: what a program made up is never decoded."""
+
+    def image(self, value: Any) -> dict[str, str]:
+        if type(value) is not ImageHandle:
+            raise ToolError(f"expected an image that came from tools or system, got {type(value).__name__}")
+        return super().image(value)
+
+
+class MontyRunner:
+    """One agent's session of the interpreter; see `Runner`."""
+
+    def __init__(self, link: PipeLink, session: Any) -> None:
+        self._link, self._session = link, session
+        self._values = _Handles(link)
+        self._sources: list[bytes] = []
+        self._receivers: dict[UUID, tuple[Any, frozenset[str]]] = {}
+        self._inputs: dict[str, Any] = {}
+        for name, kind, methods, attributes in (
+            ("system", PaperSystem, _SYSTEM, _SYSTEM_ATTRIBUTES),
+            ("tools", PaperTools, _TOOLS, _TOOLS_ATTRIBUTES),
+        ):
+            receiver = kind(link)
+            receiver._values = self._values
+            receiver._tell = lambda text: link.tell(f"{text}\n")
+            identity = uuid4()
+            self._receivers[identity] = (receiver, methods | attributes)
+            self._inputs[name] = monty.ClassInstance(
+                receiver, id=identity, allowed_methods=methods, lazy_attrs=attributes
+            )
+
+    def serve(self) -> None:
+        """Answer the host for ever."""
+        while True:
+            message = self._link.receive()
+            self._link.begin(message["number"])
+            report = self.run(message["program"])
+            try:
+                self._link.finish({"op": "done", **report})
+            except ToolError as error:
+                text = f"What {ENTRY_POINTS[0]} returned is {error}."
+                self._link.finish({"op": "done", "status": "error", "value": None, "error": text})
+
+    def run(self, program: str) -> dict[str, Any]:
+        """Run one program; return its status, value and error text."""
+        try:
+            self._feed(program)
+            value = None
+            for call in _entry_calls(program):
+                value = self._feed(call)
+            return {"status": "ok", "value": self._values.any(value), "error": ""}
+        except monty.MontyCrashedError:
+            os._exit(1)  # the interpreter is gone, and its variables with it
+        except monty.MontyError as error:
+            return _failed(error)
+        except (ToolError, MemoryError) as error:
+            status = "memory" if isinstance(error, MemoryError) else "error"
+            return {
+                "status": status,
+                "value": None,
+                "error": str(error) or "The program used too much memory.",
+            }
+
+    def _feed(self, source: str) -> Any:
+        self._sources.append(source.encode("utf-8", "replace"))
+        snapshot = self._session.feed_start(
+            source, inputs=self._inputs, print_callback=lambda stream, text: self._link.tell(text)
+        )
+        while not isinstance(snapshot, monty.MontyComplete):
+            snapshot = self._resume(snapshot)
+        return snapshot.output
+
+    def _resume(self, snapshot: Any) -> Any:
+        identity: Any = getattr(snapshot, "object_id", None)
+        receiver, names = self._receivers.get(identity, (None, frozenset()))
+        if isinstance(snapshot, monty.NameLookupSnapshot):
+            name = snapshot.variable_name
+            if receiver is None or name not in names:
+                return snapshot.resume_auto()
+            answer = self._answer(lambda: getattr(receiver, name))
+            # Without a value the program meets an AttributeError; there is no other way to fail here.
+            return (
+                snapshot.resume(value=answer["return_value"])
+                if "return_value" in answer
+                else snapshot.resume()
+            )
+        if isinstance(snapshot, monty.FutureSnapshot):
+            raise ToolError("The program waits for something that never comes (await).")
+        if not isinstance(snapshot, monty.FunctionSnapshot) or receiver is None:
+            return snapshot.resume_auto()  # an import or a file: refused
+        name = str(snapshot.function_name)
+        if name not in names:
+            return snapshot.resume_auto()
+        args, kwargs = snapshot.args, snapshot.kwargs
+        unpacked = name == "dataset_exemplars" and self._unpacks_into_two(snapshot.position)
+
+        def call() -> Any:
+            result = getattr(receiver, name)(*args, **kwargs)
+            return tuple(map(list, zip(*list(result), strict=True))) if unpacked else result
+
+        return snapshot.resume(self._answer(call))
+
+    def _unpacks_into_two(self, position: Any) -> bool:
+        """Return whether a call stands behind `a, b = `, as in the paper's programs."""
+        number = re.search(r"\d+", position.filename)
+        if number is None or int(number[0]) >= len(self._sources):
+            return False
+        return _TWO_TARGETS.search(self._sources[int(number[0])][: position.start][-200:]) is not None
+
+    def _answer(self, call: Callable[[], Any]) -> dict[str, Any]:
+        """Return the result of a call into `system` or `tools`, in the form in which Monty takes it."""
+        try:
+            return {"return_value": _wrapped(call())}
+        except Exception as error:  # ours, or of Python for arguments that do not fit
+            name = (
+                type(error).__name__
+                if type(error) in (TypeError, AttributeError, ValueError)
+                else "RuntimeError"
+            )
+            return {"exc_type": name, "message": str(error)[:_MAX_ERROR]}
+
+
+def serve(configuration: dict[str, Any]) -> None:
+    """Start the interpreter and answer the host until it goes away."""
+    _follow_the_host()
+    link = PipeLink()
+    with contextlib.ExitStack() as opened:
+        try:
+            pool = opened.enter_context(monty.Monty(max_processes=1))
+            session = opened.enter_context(
+                pool.checkout(
+                    script_name="program",
+                    limits={
+                        # The host's clock ends programs; this ends a worker that was left alone.
+                        "max_feed_duration_secs": configuration["backstop_s"],
+                        "max_memory": configuration["memory_bytes"],
+                        "max_suspensions": 1 << 30,
+                    },
+                    os_policy={"random_start": {"seed": configuration["seed"]}},
+                )
+            )
+            _limit_memory(configuration["memory_bytes"])
+        except (OSError, RuntimeError, TimeoutError, monty.MontyError) as error:
+            link.finish({"op": "failed", "error": str(error)})
+            return
+        link.finish({"op": "ready"})
+        MontyRunner(link, session).serve()
+
+
+def _follow_the_host() -> None:
+    """End this process and the interpreter's with the host, also while a program runs."""
+    if not hasattr(select, "poll"):
+        return  # Windows: the interpreter ends at its own deadline
+
+    def wait() -> None:
+        watched = select.poll()
+        watched.register(0, 0)  # only that the other end was closed
+        watched.poll()
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _limit_memory(more_bytes: int) -> None:
+    """Bound what converting values may take, where the system can."""
+    if sys.platform == "linux":
+        import resource
+
+        with open("/proc/self/statm") as file:  # noqa: PTH123
+            size = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        resource.setrlimit(resource.RLIMIT_AS, (size + more_bytes, size + more_bytes))
+
+
+def _failed(error: Any) -> dict[str, Any]:
+    """Return how a program that raised ended."""
+    message = error.display("type-msg")[:_MAX_ERROR]
+    kind = message.partition(":")[0]
+    text = text_of(error.display()[-_MAX_ERROR:])
+    status = {"MemoryError": "memory", "PermissionError": "forbidden"}.get(kind, "error")
+    if kind == "MemoryError":
+        text += "\nThe program used more memory than it may."
+    if kind == "ModuleNotFoundError":
+        text += "\nThis interpreter has a part of the standard library, and neither numpy nor PIL."
+    return {"status": status, "value": None, "error": text}
+
+
+def _wrapped(value: Any) -> Any:
+    """Return `value` with each image as an opaque object of the interpreter."""
+    if type(value) is ImageHandle:
+        return monty.ClassInstance(value, eager_attrs=("width", "height", "size"))
+    if isinstance(value, (list, tuple)):
+        return (
+            type(value)(map(_wrapped, value))
+            if type(value) in (list, tuple)
+            else [_wrapped(v) for v in list(value)]
+        )
+    if isinstance(value, dict):
+        return {key: _wrapped(item) for key, item in value.items()}
+    return value
+
+
+def _entry_calls(program: str) -> list[str]:
+    """Return the calls of entry points that a program defines and does not call itself, read off its text."""
+    calls = []
+    for name, parameters in dict(_ENTRY.findall(program)).items():
+        if len(re.findall(rf"\b{name}[ \t]*\(", program)) > 1:
+            continue
+        given = [
+            text.partition(":")[0].partition("=")[0].strip() for text in parameters.split(",") if text.strip()
+        ]
+        wanted = ["tools", "system"] if given[:1] == ["tools"] else ["system", "tools"]
+        calls.append(f"{name}({', '.join(wanted[: len(given)])})")
+    return calls
