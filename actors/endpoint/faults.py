@@ -194,7 +194,9 @@ def to_error(fault: Fault, host: str, model: str, attempts: int, in_doubt: int, 
     refused = fault.kind == "unreachable" and not fault.in_doubt
     tries = "1 attempt" if attempts == 1 else f"{attempts} attempts"
     asks = f" It asks to wait for {fault.retry_after_s:,.0f} s." if fault.retry_after_s else ""
-    return (EndpointDownError if refused or fault.kind == "rate_limited" else EndpointError)(
+    # So is a wait that the server asks for and that was too long to sit out.
+    down = refused or fault.kind == "rate_limited" or bool(fault.retry_after_s)
+    return (EndpointDownError if down else EndpointError)(
         f"{where} gave no usable answer in {tries}, the last: {fault.kind} ({detail}).{asks}",
         _wait_advice(fault, refused, proxy),
         attempts,

@@ -38,24 +38,27 @@ def _words(*patterns: str) -> re.Pattern[str]:
     return re.compile("|".join(patterns), re.I)
 
 
+_LIMIT = r"(exceed\w*|limit\w*|maximum|max\b|at most|up to|only|more than|allowed|over)"
+_IMAGES = r"\bimages?\b(\(s\))?"
 IMAGE_COUNT = _words(
-    r"too many images?\b",
-    r"\bimage count\b",
-    r"number of images?\b[^.;]{0,60}(exceed|limit|maximum|at most|too (many|large|high))",
-    r"(exceed\w*|maximum|max|limit)[^.;]{0,40}number of images?\b",
-    r"\b(at most|maximum( of)?|max( of)?|up to|only( supports?)?|limit(ed)?( is| to| of)?|more than)\s*:?\s*\(?"
-    r"(\d+|one|a single|two|three|four|five)\)?\s+image(s|\(s\))?(?! tokens)",
-    r"\b\d+ images?\b[^.;]{0,40}(exceed|limit|maximum|at most|up to|more than|allowed)",
-    r"\bimages?\b(?! (size|width|height))[^.;]{0,25}(at most|up to|maximum of|limit of|limited to|more than)\s*:?\s*\(?\d+\)?"
-    r"(?!\s*(\w?i?b\b|bytes|pixels|px|tokens|x\s*\d|mega))",
-    r"only (one|a single|1) image\b",
-    r"multiple images? (is|are) not supported",
+    r"too many image",
+    rf"{_IMAGES}[^;]{{0,40}}{_LIMIT}[^;]{{0,40}}\d",
+    rf"{_LIMIT}[^;]{{0,40}}\d[^;]{{0,20}}{_IMAGES}",
+    rf"{_LIMIT}[^;]{{0,30}}{_IMAGES}[^;]{{0,40}}\d",
+    rf"\d {_IMAGES}[^;]{{0,40}}{_LIMIT}",
+    r"only( supports?)? (one|a single) image|multiple images? (is|are) not supported",
+    r"limit-mm-per-prompt|found \d+ (image )?items in the same prompt",
 )
+"""Images, a number, and a word of limits, near each other."""
 IMAGE_LIMIT = re.compile(
     r"(?:at most|max\w*|limit\w*|up to|allowed|supports?|only|more than|>)[^\d.;]{0,40}?(\d+|\bone\b|\ba single\b)",
     re.I,
 )
-_MEASURE = _words(r"\d\s*(bytes|[kmg]i?b\b|pixels|px\b|megapixels?)", r"dimension|aspect ratio|resolution")
+_SIDES = r"\d\s*[x×]\s*\d|\b(width|height|size|long|large|small|ratio|length)\b"
+_MEASURE = _words(
+    r"\d\s*(bytes|[kmg]i?b\b|pixels|px\b|megapixels?)",
+    r"dimension|aspect ratio|resolution",
+)
 _NO_VISION = _words(
     r"(does(n't| not)|cannot|can't|not able to) (currently )?(support|accept|take|process|handle|read)s? (any )?"
     r"(the )?(image|vision|visual|multi-?modal|picture)(?!.{0,30}(format|type|generation|edit|size|of (this|that)))",
@@ -63,10 +66,10 @@ _NO_VISION = _words(
     r"\b(image|vision|multi-?modal)s? (inputs?|content|data) (is|are)( currently)? (not|un)\w*",
     r"support(s)? (image|vision|multi-?modal) inputs?\b(?<=no endpoints found that support image input)",
     r"unknown variant `?image_url", r"image_url[`'\"]? is only supported by", r"not a (multi-?modal|vision)",
-    r"mmproj", r"no endpoints found that support (image|vision)", r"text[- ]only model", r"only supports? text",
+    r"mmproj", r"no endpoints found that support[^.]{0,30}(image|vision)", r"vision (features?|capabilit\w+) (is|are) not", r"text[- ]only model", r"only supports? text|only text[^.]{0,20}supported",
     r"content[^.]{0,20}must be a string", r"(unsupported|invalid) content (part )?type[^.]{0,20}image_url",
     r"image_url[^.]{0,30}(not supported|unsupported|is not allowed)",
-    r"TextContentPart[^.]{0,60}should be 'text'", r"at most 0 image", r"missing data required for image",
+    r"TextContentPart[^.]{0,60}should be 'text'", r"at most 0 image", r"\b(image|vision)[^.;]{0,20} (is|are) not enabled", r"missing data required for image",
 )  # fmt: skip
 _BAD_IMAGE = _words(
     r"(unsupported|invalid|corrupt\w*|malformed|bad|undecodable|damaged|empty|broken)[^.;]{0,25}\bimage",
@@ -87,6 +90,9 @@ _MONEY = _words(
     r"balance is (insufficient|not enough|too low)|(quota|credits?|balance) (is |are )?not enough",
     r"(purchase|buy|add) (more )?credits?", r"payment (is )?required", r"recharge|top[ -]?up", r"good standing", r"key limit exceeded",
     r"specified api usage limits?", r"requires more credits", r"past[- ]due|overdue|in arrears|unpaid",
+    r"enough (balance|credits?|funds)",
+    r"usage limit (is |was |has been )?(reached|exceeded)|balance is negative|negative balance|subscription (has )?(expired|ended)",
+    r"plan does(n't| not) (include|allow|support|cover)|upgrade (your|to a (paid|higher)) (plan|tier)",
     r"exceeded your (monthly|total)[^.]{0,30}(credits?|allowance|quota)", r"free (tier|trial|quota)[^.]{0,30}(exhausted|ended|expired|used up)",
     r"余额不足|欠费",
 )  # fmt: skip
@@ -96,27 +102,28 @@ _WINDOW = _words(
     r"rate[ _-]limit", r"concurren", r"too many requests", r"free-models-per",
 )  # fmt: skip
 _ACCOUNT_HINDERED = _words(
-    r"virtual network|firewall|private (link|endpoint)|corporate policy",
+    r"virtual network|firewall|allow-?list|private (link|endpoint)|(corporate|network) policy",
     r"\b(resource|account|subscription|organi[sz]ation|project|consumer|workspace|tenant|team|api[_ ]key:)\b[^.]{0,60}"
-    r"\b(blocked|suspended|disabled|deactivated|banned|terminated|restricted)",
+    r"\b(blocked|suspended|locked|disabled|deactivated|banned|terminated|restricted)",
     r"location is not supported", r"\bip( address)?\b[^.]{0,40}(not (allowed|authorized|in)|blocked|denied)",
     r"anthropic-workspace-id", r"accept the (terms|license|agreement)", r"network authentication required",
 )  # fmt: skip
 _NO_MODEL = _words(
-    r"\b(model|deployment|engine)\b[^.]{0,120}?(does(n't| not) exist|do not exist|not found|is not (available|loaded|deployed|served|"
-    r"valid|a valid|hosted|supported(?! with))|has been (deprecated|retired|shut|decommissioned|removed|discontinued)|"
+    r"\b(model|deployment|engine)\b[^.]{0,120}?(does(n't| not) exist|do not exist|not found|(is (currently |temporarily )?)?not (available|loaded|deployed|served|"
+    r"valid|a valid|hosted|supported(?! with))|(has )?reached (the )?end of (its )?life|has been (deprecated|retired|shut|decommissioned|removed|discontinued)|"
     r"(is )?no longer (available|supported)|was (deprecated|retired|shut|decommissioned|removed)|is unknown|not exist)",
     r"(unknown|invalid|no such|unrecogni[sz]ed|unsupported|nonexistent) model(?! (param|arg|input|output))",
     r"(no|not have|don't have|doesn't have|without) access to[^.]{0,30}model", r"must be verified to use the model",
     r"pinned to[^.]{0,200}requested", r"does not work with the specified model", r"not a valid model",
-    r"model identifier is invalid", r"(no|unknown) (available )?(provider|channel) for model", r"模型不存在",
+    r"model identifier is invalid", r"(no|unknown) (available )?(provider|channel) for model",
+    r"no models? (is |are )?loaded|load a model|on-demand throughput", r"模型不存在",
 )  # fmt: skip
 _CONTEXT = _words(
     r"context[ _-]?(length|window|size|limit)", r"\b(prompt|input|conversation|messages?|request|string) (is |are |was )?too long",
     r"maximum (model|context|input|prompt|sequence|request|allowed input) len", r"contextwindowexceeded", r"longer than the maximum",
     r"too large to process", r"prompt exceeds max", r"range of input length", r"reduce the length of", r"reduce your (prompt|input)",
     r"maximum allowed input length", r"input (token )?(length|count)[^.]{0,60}(exceed|too|larger|greater)", r"n_keep|n_ctx",
-    r"(prompt|input) (token count|tokens|size)[^.]{0,60}exceed", r"(input|prompt) (is )?too large",
+    r"(prompt|input|sequence) (token count|tokens|size|length)[^.]{0,60}exceed|array too long|input length[^.]{0,60}max_?(length|imum)", r"(input|prompt) (is )?too large",
 )  # fmt: skip
 _TOKENS = _words(
     r"(?<!max_)(?<!max_completion_)(?<!max_new_)\btokens?\b[^.;]{0,60}(exceed|must be|must have|less than|greater than|<=|too (many|long|large))",
@@ -131,8 +138,9 @@ _FILTER_CODE = (
 )
 _FILTER = _words(
     r"content[ _]?(management|filter|polic|violat|moderation)", r"contentpolicy", r"safety (system|check|filter|polic|setting)",
-    r"safety_check", r"usage (polic|guideline)", r"\bmoderation\b", r"\bflagged\b", r"guardrail", r"inappropriate content",
+    r"safety_check", r"usage (polic|guideline)", r"\bmoderation\b", r"\bflagged\b", r"guardrail", r"inappropriate content|\bnsfw\b",
     r"responsible ai", r"(sensitive|prohibited|unsafe|harmful) (content|information|words?|material)", r"violat\w*[^.]{0,40}(polic|guideline|terms)", r"considered high risk",
+    r"(blocked|rejected|refused|stopped|declined) (due to|because of|for|by)[^.]{0,25}(safety|content|polic)",
     r"敏感",
 )  # fmt: skip
 _KEY_CODE = (
@@ -203,7 +211,7 @@ RULES = (
         _ANY,
         r"too_many_images|image_count",
         IMAGE_COUNT,
-        unless=_words(_MEASURE.pattern, _WINDOW.pattern),
+        unless=_words(_MEASURE.pattern, _SIDES, _WINDOW.pattern, r"at most 0 image"),
     ),
     Rule(
         "no_vision",
@@ -232,7 +240,7 @@ RULES = (
         "rate code",
         (400, 401, 403, 503),
         r"servicequota|throttl|rate_?limit|too_?many_?requests|limit_requests",
-        _words(r"rate limit (is |was |has been )?(reached|exceeded|hit)"),
+        _words(r"\b(rate|[TR]P[MD]) limit (is |was |has been )?(reached|exceeded|hit)"),
     ),
     Rule("no_quota", "money words", _CLIENT, words=_MONEY),
     Rule(
@@ -271,6 +279,7 @@ RULES = (
     Rule("too_long", "context words", _ANY, words=_CONTEXT, unless=_MEASURE),
     Rule("too_long", "token words", _CLIENT, words=_TOKENS, unless_codes=_PARAMETER),
     Rule("filtered", "filter code", _CLIENT, _FILTER_CODE),
+    Rule("filtered", "unavailable for legal reasons", (451,)),
     Rule("filtered", "filter words", (400, 403, 422, 451), words=_FILTER),
     Rule("bad_key", "status", (401,)),
     Rule("bad_key", "key code or words", (400, 403), _KEY_CODE, _KEY),

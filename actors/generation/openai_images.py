@@ -19,6 +19,7 @@ from typing import Any
 
 from actors.endpoint.caller import EndpointCaller, Sent
 from actors.endpoint.faults import Fault, FaultyAnswerError
+from actors.endpoint.fields import named_fields
 from actors.endpoint.openai_client import classify, connect, json_object
 from actors.errors import BackendError, MaiaError, RefusedError, UsageError
 from actors.generation.base import EditRequest, GenerateRequest, MadeImage
@@ -50,6 +51,8 @@ class OpenAIImageMaker:
         self.settings = json.dumps(asked, sort_keys=True)
         self.slots = settings.max_concurrent
         self._settings = settings
+        self._refused: set[str] = set()
+        """Fields that the server was found not to know."""
         self._connection = connect(settings, environ)
         self._caller = EndpointCaller(
             settings, self._connection.secrets, proxy=self._connection.proxy, **collaborators
@@ -96,11 +99,34 @@ class OpenAIImageMaker:
             "quality": settings.quality,
             "response_format": settings.response_format,
         }
-        further = {**settings.extra_body, **({"seed": seed} if settings.send_seed else {})}
-        body = {name: value for name, value in wanted.items() if value is not None}
+        further = {**settings.extra_body, **({"seed": seed} if self._sends_seed else {})}
+        body = {
+            name: value for name, value in wanted.items() if value is not None and name not in self._refused
+        }
         if further:
             body["extra_body"] = further
         return {**body, "n": 1, "extra_headers": self._connection.headers}
+
+    @property
+    def _sends_seed(self) -> bool:
+        return self._settings.send_seed and "seed" not in self._refused
+
+    def _leave_out(self, named: frozenset[str], arguments: dict[str, Any]) -> bool:
+        """Take a field that the server does not know out of a request, and of all that follow.
+
+        A size or a quality that it refuses is the user's to change: another one would make other images.
+        """
+        further = arguments.get("extra_body", {})
+        known = {"seed"} & set(further) - set(self._settings.extra_body) | {"response_format"} & set(
+            arguments
+        )
+        if not (refused := named & known):
+            return False
+        self._refused |= refused
+        for name in refused:
+            arguments.pop(name, None)
+        arguments["extra_body"] = {name: value for name, value in further.items() if name not in refused}
+        return True
 
     async def _made(
         self,
@@ -117,8 +143,11 @@ class OpenAIImageMaker:
             body = json_object(raw.http_response.content)
             return Sent((_first_item(body), body.get("usage")), 0.0)
 
+        async def adapt(fault: Fault) -> bool:
+            return self._leave_out(named_fields(fault.body), arguments) if fault.kind == "rejected" else False
+
         try:
-            item, usage = (await self._caller.call(send, 0.0, classify)).value
+            item, usage = (await self._caller.call(send, 0.0, classify, adapt=adapt)).value
             image = await self._image(item)
         except MaiaError as error:
             return error
@@ -132,8 +161,8 @@ class OpenAIImageMaker:
         if isinstance(reworded, str) and reworded.strip() not in ("", arguments["prompt"].strip()):
             words = self._connection.secrets.redact(reworded)[:_MOST_WORDS]
             notes = (f"the endpoint drew this prompt instead: {words}",)
-        seed = request.seed if self._settings.send_seed else None
-        maker = f"{self.name} {self.settings}" + ("" if self._settings.send_seed else " (takes no seed)")
+        seed = request.seed if self._sends_seed else None
+        maker = f"{self.name} {self.settings}" + ("" if self._sends_seed else " (takes no seed)")
         price = self._settings.known_price
         return MadeImage(
             image,
@@ -174,6 +203,7 @@ class OpenAIImageMaker:
             "model": self._settings.model,
             "address": self._settings.base_url,
             "settings": self.settings,
+            "not_sent": sorted(self._refused),
             **self._caller.statistics(),
         }
 

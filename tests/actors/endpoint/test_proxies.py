@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-import pytest
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
 
+import pytest
+from aiohttp import web
+
+from actors.chat.base import ChatRequest, Message
+from actors.chat.openai_compatible import OpenAIBackend
+from actors.chat.settings import OpenAIChat
+from actors.endpoint.faults import EndpointDownError, EndpointStopError
 from actors.endpoint.proxies import login_of, proxy_for, without_login
 from actors.endpoint.settings import EndpointSettings
+from tests.fake_endpoint import MODEL, FakeEndpoint
 
 ENV = {
     "https_proxy": "http://me:hunter2pass@proxy:3128",
@@ -49,3 +59,87 @@ def test_a_proxy_that_cannot_be_used_is_refused(value: str) -> None:
     """Words, other protocols, and a login in the configuration are errors."""
     with pytest.raises(ValueError, match="must"):
         EndpointSettings(model="m", proxy=value)
+
+
+class FakeProxy:
+    """Takes requests for any host, as a forward proxy does, and answers each with `status`, or passes on a completion."""
+
+    def __init__(self, status: int = 200) -> None:
+        self.status, self.asked = status, list[str]()
+
+    async def answer(self, request: web.Request) -> web.Response:
+        self.asked.append(str(request.url))
+        if self.status != 200:
+            page = "<html><title>Proxy Authentication Required</title></html>"
+            return web.Response(status=self.status, text=page, content_type="text/html")
+        message = {"role": "assistant", "content": "through the proxy"}
+        return web.json_response({"choices": [{"message": message, "finish_reason": "stop"}]})
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[str]:
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", self.answer)
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+        finally:
+            await runner.cleanup()
+
+
+@asynccontextmanager
+async def backend_at(base_url: str, environ: dict[str, str], **settings: Any) -> AsyncIterator[OpenAIBackend]:
+    wanted = OpenAIChat(model=MODEL, base_url=base_url, api_key_env=None, max_attempts=1, **settings)
+    backend = OpenAIBackend(wanted, environ=environ)
+    try:
+        yield backend
+    finally:
+        await backend.close()
+
+
+ASK = ChatRequest((Message("user", ("hello",)),))
+
+
+@pytest.mark.anyio
+async def test_a_host_elsewhere_is_asked_through_the_proxy_of_the_environment() -> None:
+    """With the real client: the name need not even be known here."""
+    proxy = FakeProxy()
+    async with (
+        proxy.running() as address,
+        backend_at("http://model.invalid/v1", {"http_proxy": address}) as backend,
+    ):
+        assert (await backend.complete(ASK)).text == "through the proxy"
+    assert proxy.asked == ["http://model.invalid/v1/chat/completions"]
+
+
+@pytest.mark.anyio
+async def test_a_proxy_that_wants_a_login_is_named() -> None:
+    """It is no fault of the key, and the run stops."""
+    proxy = FakeProxy(407)
+    async with (
+        proxy.running() as address,
+        backend_at("http://model.invalid/v1", {"http_proxy": address}) as backend,
+    ):
+        with pytest.raises(
+            EndpointStopError, match=f"Proxy Authentication Required.*through the proxy {address}"
+        ):
+            await backend.complete(ASK)
+
+
+@pytest.mark.anyio
+async def test_a_server_on_this_machine_is_asked_directly_whatever_the_environment_says() -> None:
+    """A proxy could not reach it."""
+    with FakeEndpoint(key=None) as server:
+        async with backend_at(
+            server.base_url, {"http_proxy": "http://127.0.0.1:9", "no_proxy": ""}
+        ) as backend:
+            assert (await backend.complete(ASK)).text
+
+
+@pytest.mark.anyio
+async def test_a_proxy_that_is_not_there_is_named_and_can_be_switched_off() -> None:
+    """The error says which proxy, and that `proxy` sets it."""
+    async with backend_at("http://model.invalid/v1", {}, proxy="http://127.0.0.1:9") as backend:
+        with pytest.raises(EndpointDownError, match=r"through the proxy http://127.0.0.1:9.*`proxy`"):
+            await backend.complete(ASK)

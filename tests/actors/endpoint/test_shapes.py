@@ -86,3 +86,12 @@ def test_hostile_bodies_are_read_in_bounds() -> None:
         deep = {"error": deep}
     for body in (deep, {"errors": ["x"] * 10**5}, "y" * 10**7, b"{" * 10**6):
         assert len(read_body(body).words) <= 1 << 16
+
+
+def test_further_wordings_are_understood() -> None:
+    """Other servers' words for the same things are of the same kinds."""
+    wordings = yaml.safe_load((Path(__file__).parent / "endpoint_wordings.yaml").read_text())
+    wrong = [
+        (wanted, body) for wanted, status, body in wordings if from_status(status, body, {}).kind != wanted
+    ]
+    assert wrong == []

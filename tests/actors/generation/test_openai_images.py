@@ -215,3 +215,26 @@ async def test_a_missing_key_is_told_by_its_variable_and_nothing_shows_a_key() -
     async with at(FakeImages()) as (maker, _):
         made = await one(maker)
         assert KEY not in repr((maker.describe(), maker.name, maker.settings, made.provenance))
+
+
+async def test_a_field_that_the_endpoint_does_not_know_is_left_out_from_then_on() -> None:
+    """A seed and a format are found out from its words; a size is the user's."""
+    images = FakeImages.failing(
+        Fault.error(400, "Unknown parameter: 'response_format'."),
+        Fault.error(400, "Unknown parameter: 'seed'."),
+    )
+    async with at(images, response_format="b64_json", send_seed=True, size="1024x1024") as (maker, _):
+        first, second = await one(maker, seed=3), await one(maker, seed=4)
+        assert maker.describe()["not_sent"] == ["response_format", "seed"]
+    assert (first.provenance.seed, second.provenance.seed) == (None, None)
+    assert len(images.seen) == 4
+    assert set(images.seen[-1].fields) == {"model", "prompt", "n", "size"}
+
+
+async def test_a_size_that_the_endpoint_refuses_is_told() -> None:
+    """Another size would make other images."""
+    images = FakeImages.failing(Fault.error(400, "Invalid value: 'size' must be at least 655360 pixels"))
+    async with at(images, size="512x512") as (maker, _):
+        made = await one(maker)
+    assert isinstance(made, EndpointError)
+    assert "655360" in str(made)
