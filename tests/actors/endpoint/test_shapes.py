@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,7 @@ import yaml
 from actors.endpoint.error_body import read_body
 from actors.endpoint.faults import from_status, to_error
 from actors.endpoint.fields import named_fields
-
-SHAPES: list[dict[str, Any]] = yaml.safe_load((Path(__file__).parent / "endpoint_shapes.yaml").read_text())
-
-
-def sent(shape: dict[str, Any]) -> bytes:
-    body = shape["body"]
-    return (body if isinstance(body, str) else json.dumps(body)).encode()
+from tests.actors.endpoint.shapes import SHAPES, TARGET, page, sent
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"{shape['server']}: {shape['situation']}")
@@ -95,3 +88,8 @@ def test_further_wordings_are_understood() -> None:
         (wanted, body) for wanted, status, body in wordings if from_status(status, body, {}).kind != wanted
     ]
     assert wrong == []
+
+
+def test_the_documentation_shows_the_table() -> None:
+    """If this fails: python -m tests.actors.endpoint.shapes"""
+    assert TARGET.read_text(encoding="utf-8") == page()
