@@ -20,6 +20,7 @@ from actors.backend import Counted, Priority, RequestT, ResultT
 from actors.coalescer import ClosedError, Room
 from actors.errors import BackendError, MaiaError, OverloadedError, ReplicaLostError
 from actors.link import DEATHS_TO_CONVICT, Item, Link, ReplicaHandle
+from actors.placing import DEATHS
 from actors.pool import Asking, PoolStatistics
 from actors.settings import Placement
 from actors.transport import images_from, pack, unpack
@@ -272,11 +273,17 @@ class ReplicaPool(Asking[RequestT, ResultT]):
         self.spawn(self._await_ready(link))
 
     async def _await_ready(self, link: Link) -> None:
-        """Make the link ready as soon as its replica answers; replace a replica that never will."""
+        """Make the link ready as soon as its replica answers; replace a replica that never will, a few times."""
+        ended = 0
         while not self._closed:
             try:
                 facts = await link.handle.describe()
             except ReplicaLostError as error:
+                ended += error.gone
+                if ended == DEATHS and self._shared is None:
+                    told = f"{self.name}: {DEATHS} replicas in a row ended while they were started: {error.message}"
+                    self.replica_broken(link, BackendError(told))
+                    return
                 if error.gone and not self._replace(link):
                     return
                 await asyncio.sleep(self._restart_pause_s)

@@ -11,7 +11,7 @@ import pytest
 
 from actors.backend import Priority
 from actors.coalescer import ClosedError
-from actors.errors import MaiaError, OverloadedError, RefusedError, ReplicaLostError, UsageError
+from actors.errors import BackendError, MaiaError, OverloadedError, RefusedError, ReplicaLostError, UsageError
 from actors.pool import LocalPool
 from actors.replica import Letter, Replica, Reply
 from actors.replica_pool import ReplicaPool
@@ -501,6 +501,26 @@ class SharedLauncher(HereLauncher):
         found = [each for each in self.there if id(each) not in self._given]
         self._given |= {id(each) for each in found}
         return found
+
+
+class StillbornLauncher(HereLauncher):
+    """Its replicas end while they are started, as where their process cannot import them."""
+
+    def launch(self) -> HereReplica:
+        replica = super().launch()
+        replica.gone = True
+        replica.alive.clear()
+        return replica
+
+
+async def test_a_pool_whose_replicas_end_while_they_are_started_gives_up_and_says_why() -> None:
+    """Nothing waits for ever for a model that no process can hold."""
+    async with Bench(launcher=StillbornLauncher()) as bench:
+        with pytest.raises(BackendError, match=r"5 replicas in a row ended.*the actor is dead"):
+            await bench.pool.submit(Show(1))
+        assert len(bench.replicas) == 5
+        for replica in bench.replicas:
+            replica.stopped = True
 
 
 async def test_a_shared_pool_follows_the_replicas_that_come_and_go() -> None:
