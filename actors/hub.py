@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import structlog
 
@@ -30,6 +33,8 @@ _OTHER_FORMATS = ("*.msgpack", "*.h5", "*.onnx", "*.onnx_data", "*.ot", "*.tflit
 """Never fetched: no backend here reads them."""
 _WHOLE_FILE = 1 << 26
 _SAMPLES, _SAMPLE_BYTES = 64, 1 << 16
+_CONNECT_S = 3.0
+"""A host that has not answered by then counts as unreachable."""
 _HEADROOM = 1.2
 """Memory wanted per byte of weights: activations and fragmentation come on top of the weights."""
 
@@ -94,7 +99,7 @@ def resolve(model: str, revision: str | None = None, fetch: Callable[[], str] | 
     if folder is not None:
         return folder
     log.info("finding_model", model=model, revision=revision)
-    with explained(model, revision), _without_progress_bars():
+    with explained(model, revision), _without_progress_bars(), quick_when_offline():
         return Path(fetch() if fetch else _snapshot(model, revision))
 
 
@@ -132,6 +137,36 @@ def _without_progress_bars() -> Iterator[None]:
         yield
     finally:
         utils.enable_progress_bars()
+
+
+@contextmanager
+def quick_when_offline() -> Iterator[None]:
+    """Let the hub's client go to its cache at once where its host does not answer.
+
+    Its own retries take most of a minute to find that out.
+    """
+    import huggingface_hub.constants as constants
+
+    was = constants.HF_HUB_OFFLINE
+    if not was and not reachable(constants.ENDPOINT):
+        constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = was
+
+
+def reachable(url: str) -> bool:
+    """Say whether the host of a URL accepts connections, within a few seconds; True where a proxy stands between."""
+    parts = urlsplit(url)
+    if getproxies().get(parts.scheme) and not proxy_bypass(parts.hostname or ""):
+        return True
+    try:
+        port = parts.port or (80 if parts.scheme == "http" else 443)
+        socket.create_connection((parts.hostname or "", port), timeout=_CONNECT_S).close()
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager

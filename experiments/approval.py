@@ -72,7 +72,8 @@ async def count_units(
     def counted(size: int) -> int:
         return names + (len(choose(",".join(numbers), size, seed)) if numbers else 0)
 
-    if (known := recall(configuration.load(config).cache, model)) is not None:
+    loaded = configuration.load(config)
+    if (known := recall(loaded.cache, model, loaded.profile(profile_name).vision)) is not None:
         return sum(counted(known.layers[known.layer(layer)]) for layer in layers)
     if "all" not in parts:
         return len(layers) * (names + (at_most(",".join(numbers)) if numbers else 0))

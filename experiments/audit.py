@@ -52,6 +52,7 @@ class Audit:
     per_context: int = 12
     agents: bool = True
     data: str | None = None
+    class_names: Path | None = None
     retry_failed: bool = False
 
 
@@ -67,10 +68,8 @@ async def audit(
     """
     check_classes(asked.classes)
     loaded = configuration.load(config)
-    profile = loaded.profile(profile_name)
-    if asked.data is not None:
-        profile = profile.model_copy(update={"dataset": asked.data})
-    network = recall(loaded.cache, asked.model)
+    profile = loaded.profile(profile_name).given(asked.data, asked.class_names)
+    network = recall(loaded.cache, asked.model, profile.vision)
     units = (
         [] if network is None else list(_ids(asked, network, network.layers[network.layer(OUTPUT)]).values())
     )
@@ -201,7 +200,7 @@ def classes_of(asked: Audit, network: KnownNetwork, size: int) -> dict[int, str]
     if not names:
         raise UsageError(
             f"{network.name} does not name its classes, so that no images of them can be asked for.",
-            "Give it class_names (docs/own-network.md).",
+            "Give them in a file with --class-names, or as class_names of its factory (docs/own-network.md).",
         )
     return {
         index: _drawable(index, names) for index in choose_classes(asked.classes, names, size, asked.seed)

@@ -20,6 +20,7 @@ from actors.detection.settings import DetectionSettings, ScenesDetection
 from actors.errors import ConfigError, UsageError
 from actors.generation.settings import GenerationSettings, ScenesGeneration
 from actors.settings import Settings
+from actors.vision.class_names import read as read_class_names
 from actors.vision.settings import VisionSettings
 from agents.critic import ConfirmationSettings
 from agents.interpreter import InterpreterSettings
@@ -60,6 +61,16 @@ class Profile(Settings):
     sweep: SweepSettings = SweepSettings()
     ask_above_dollars: float = Field(10.0, ge=0)
     """Dollars that a sweep may be expected to cost before it asks first, or needs `--yes`."""
+
+    def given(self, data: str | None, class_names: Path | None = None) -> Profile:
+        """Return the profile with the options `--data` and `--class-names` of a command.
+
+        Raises:
+            UsageError: If the file of class names cannot be read.
+        """
+        named = {} if class_names is None else {"class_names": read_class_names(class_names)}
+        own = {} if data is None else {"dataset": data}
+        return self.model_copy(update=own | {"vision": self.vision.model_copy(update=named)})
 
 
 class Configuration(Settings):

@@ -51,6 +51,7 @@ async def describe_unit(
     out: Path | None = None,
     seed: int = 0,
     data: str | None = None,
+    class_names: Path | None = None,
 ) -> dict[str, Any]:
     """Study one unit and return its result with the paths of what was written.
 
@@ -60,10 +61,8 @@ async def describe_unit(
         UsageError: If anything that was asked for does not exist or cannot work.
     """
     loaded = configuration.load(config)
-    profile = loaded.profile(profile_name)
-    if data is not None:
-        profile = profile.model_copy(update={"dataset": data})
-    if (network := recall(loaded.cache, model)) is not None:
+    profile = loaded.profile(profile_name).given(data, class_names)
+    if (network := recall(loaded.cache, model, profile.vision)) is not None:
         network.check(layer, unit)
     run = out or Path("runs") / slug(f"{model} {layer} {unit}")
     keep_apart(profile.dataset, run)

@@ -50,7 +50,7 @@ async def find_exemplars(
     names = [name.strip() for name in layers.split(",") if name.strip()]
     if not names:
         raise UsageError("--layers names no layer.", "Give them with commas: --layers blocks.5,blocks.6")
-    if (network := recall(loaded.cache, model)) is not None:
+    if (network := recall(loaded.cache, model, profile.vision)) is not None:
         for name in names:
             network.layer(name)
     run = out or Path("runs") / slug(f"exemplars {model} {' '.join(names)}")

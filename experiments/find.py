@@ -61,7 +61,7 @@ async def find_units(
         raise UsageError("there is no concept to look for.", 'Name one, such as "forested backgrounds".')
     loaded = configuration.load(config)
     profile = loaded.profile(profile_name)
-    if (network := recall(loaded.cache, model)) is not None:
+    if (network := recall(loaded.cache, model, profile.vision)) is not None:
         network.check(layer, "0")
     async with Workbench.open(profile, cache=loaded.cache, model=model, tell=console.say) as bench:
         first = await bench.vision.unit(parse_unit(layer, "0", await bench.vision.class_names()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,20 @@ from typing import Any
 from experiments import config as configuration
 
 
-async def list_layers(config: Path | None, profile_name: str | None, model: str) -> list[dict[str, Any]]:
-    """Return every layer of a network as plain JSON values, in the order of the forward pass."""
+async def list_layers(
+    config: Path | None, profile_name: str | None, model: str, tell: Callable[[str], None] = lambda text: None
+) -> list[dict[str, Any]]:
+    """Return every layer of a network as plain JSON values, in the order of the forward pass.
+
+    Layers need no weights, so that none are fetched; `tell` is given what was taken from a file of weights.
+    """
     from experiments.workbench import network_alone
 
     loaded = configuration.load(config)
     profile = loaded.profile(profile_name)
-    async with network_alone(profile, loaded.cache, model) as vision:
+    bare = profile.vision.model_copy(update={"pretrained": False})
+    profile = profile.model_copy(update={"vision": bare})
+    async with network_alone(profile, loaded.cache, model, tell) as vision:
         return [asdict(layer) for layer in await vision.layers()]
 
 

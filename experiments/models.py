@@ -64,8 +64,13 @@ def table(found: dict[str, Any]) -> Any:
     networks.add_row(
         "NAME or timm:NAME", f"one of {found['timm_total']} networks of timm (maia models PATTERN)"
     )
+    networks.add_row("hf-hub:OWNER/NAME", "a network that timm saved on the hub")
     networks.add_row("torchvision:NAME", "a network of torchvision")
     networks.add_row("hf:OWNER/NAME or hf:FOLDER", "a network of transformers")
+    networks.add_row("hf:OWNER/NAME#MODULE", "a module inside, such as the vision tower of a larger model")
+    networks.add_row(
+        "open_clip:NAME:WEIGHTS", "the vision tower of a model of open_clip, where it is installed"
+    )
     networks.add_row("python:MODULE:FACTORY", "your own")
     networks.add_row("NAME@FILE", "any of them, with a checkpoint of yours")
     models = Table(title="models of the profiles", title_justify="left", box=None)

@@ -154,6 +154,7 @@ class Session:
         profile: str | None = None,
         config: Path | str | None = None,
         data: str | None = None,
+        class_names: Path | str | None = None,
         seed: int = 0,
         person: str = "person",
         tell: Tell = _tell,
@@ -171,10 +172,8 @@ class Session:
         from experiments.workbench import Workbench
 
         loaded = configuration.load(Path(config) if config is not None else None)
-        chosen = loaded.profile(profile)
-        if data is not None:
-            chosen = chosen.model_copy(update={"dataset": data})
-        if (network := recall(loaded.cache, model)) is not None:
+        chosen = loaded.profile(profile).given(data, None if class_names is None else Path(class_names))
+        if (network := recall(loaded.cache, model, chosen.vision)) is not None:
             network.check(layer, str(unit))
         run = Path(out) if out is not None else _new_folder(f"{model} {layer} {unit} by {person}")
         keep_apart(chosen.dataset, run)

@@ -43,6 +43,7 @@ class Sweep:
     units: str = "all"
     seed: int = 0
     data: str | None = None
+    class_names: Path | None = None
     retry_failed: bool = False
 
 
@@ -56,10 +57,8 @@ async def sweep(
     """
     check(asked.units)
     loaded = configuration.load(config)
-    profile = loaded.profile(profile_name)
-    if asked.data is not None:
-        profile = profile.model_copy(update={"dataset": asked.data})
-    network = recall(loaded.cache, asked.model)
+    profile = loaded.profile(profile_name).given(asked.data, asked.class_names)
+    network = recall(loaded.cache, asked.model, profile.vision)
     units = [] if network is None else ids_of(network, wanted_of(network, asked))
     run = out or Path("runs") / slug(f"{asked.model} {','.join(asked.layers)} {asked.units}")
     store = Store.open(run)

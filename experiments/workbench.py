@@ -105,6 +105,8 @@ class Workbench:
             tell("testing the sandbox")
             sandboxes = await stack.enter_async_context(await sandbox.start(profile.sandbox))
             bench = await cls._assemble(profile, cache, model, dataset, cluster, pools, sandboxes)
+            if bench.network is not None:
+                _tell_weights(bench.network, tell)
             if bench.network is not None and not bench.network.steady:
                 tell(
                     f"warning: {bench.network.name} gives an image other activations in other company, or each time: look "
@@ -195,7 +197,9 @@ class Workbench:
 
 
 @asynccontextmanager
-async def network_alone(profile: Profile, cache: Path, model: str) -> AsyncIterator[PoolVisionClient]:
+async def network_alone(
+    profile: Profile, cache: Path, model: str, tell: Tell = _quiet
+) -> AsyncIterator[PoolVisionClient]:
     """Yield the network under study, for commands that need nothing else.
 
     Raises:
@@ -204,7 +208,15 @@ async def network_alone(profile: Profile, cache: Path, model: str) -> AsyncItera
     check_name(model)
     preflight.check_cache(cache)
     async with Cluster.start(profile.ray) as cluster, _vision_pool(cluster, profile, cache, model) as pool:
-        yield await _connect(pool, profile, cache, model)
+        vision = await _connect(pool, profile, cache, model)
+        _tell_weights(vision, tell)
+        yield vision
+
+
+def _tell_weights(vision: PoolVisionClient, tell: Tell) -> None:
+    """Say what was taken from a file of weights, and what not: `@FILE` names only the file."""
+    if vision.weights.startswith("checkpoint"):
+        tell(f"weights: {vision.weights}")
 
 
 def _vision_pool(cluster: Cluster, profile: Profile, cache: Path, model: str) -> ReplicaPool[Any, Any]:
@@ -224,7 +236,7 @@ async def _connect(
 ) -> PoolVisionClient:
     """Connect, and keep for the next command what the network was found to hold."""
     vision = await PoolVisionClient.connect(pool, _bank(profile, cache), profile.vision.reserve)
-    await asyncio.to_thread(known.remember, cache, model, vision.known)
+    await asyncio.to_thread(known.remember, cache, model, vision.known, profile.vision)
     return vision
 
 

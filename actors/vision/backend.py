@@ -71,7 +71,12 @@ class VisionBackend:
         self.device = runtime.pick_device(settings.device)
         self._dtype: torch.dtype = getattr(torch, settings.dtype)
         if isinstance(network, str):
-            network = load_network(network, pretrained=settings.pretrained, checkpoint=settings.checkpoint)
+            network = load_network(
+                network,
+                pretrained=settings.pretrained,
+                checkpoint=settings.checkpoint,
+                class_names=settings.class_names,
+            )
         self.name = network.name
         self.max_batch = settings.batch
         self._thread = DeviceThread("vision-device", patience_s=_PATIENCE_S)

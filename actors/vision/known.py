@@ -12,14 +12,15 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from actors.errors import UsageError
 from actors.vision.base import Unit
+from actors.vision.settings import VisionSettings
 from actors.vision.units import parse_unit
-from actors.vision.zoo import source_of
+from actors.vision.zoo import RANDOM, parse
 
 _LIBRARIES = {"timm": "timm", "torchvision": "torchvision"}
 """The sources whose names always stand for the same layers, and the package that registers them."""
@@ -69,10 +70,12 @@ class KnownNetwork:
             self.check_index(parsed, self.layers[name])
 
 
-def remember(folder: Path, asked: str, found: KnownNetwork) -> None:
+def remember(folder: Path, asked: str, found: KnownNetwork, settings: VisionSettings) -> None:
     """Keep in the cache what the network `asked` for holds; a folder that cannot be written costs only time."""
-    path = _path(folder, asked)
-    if path is None or recall(folder, asked) == found:
+    path = _path(folder, asked, settings)
+    # The layers and classes of these sources are the same with any weights.
+    found = replace(found, name=found.name.removesuffix(RANDOM))
+    if path is None or recall(folder, asked, settings) == found:
         return
     draft = path.with_name(f".{os.urandom(8).hex()}.tmp")
     try:
@@ -83,22 +86,28 @@ def remember(folder: Path, asked: str, found: KnownNetwork) -> None:
         return
 
 
-def recall(folder: Path, asked: str) -> KnownNetwork | None:
+def recall(folder: Path, asked: str, settings: VisionSettings) -> KnownNetwork | None:
     """Return what is known of a network, None if it was never loaded or may have changed."""
-    path = _path(folder, asked)
+    path = _path(folder, asked, settings)
     try:
         return None if path is None else KnownNetwork(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
 
 
-def _path(folder: Path, asked: str) -> Path | None:
-    library = _LIBRARIES.get(source_of(asked))
+def _path(folder: Path, asked: str, settings: VisionSettings) -> Path | None:
+    address = parse(asked)
+    library = _LIBRARIES.get(address.source)
     if library is None:
         return None
+    about = [asked, *settings.class_names]
     try:
-        about = f"{asked}|{library} {version(library)}|maia {version('maia')}"
-    except PackageNotFoundError:
+        if (checkpoint := address.checkpoint or settings.checkpoint) is not None:
+            # Its head may have another number of classes, and names for them.
+            facts = checkpoint.stat()
+            about.append(f"{checkpoint.absolute()} {facts.st_size} {facts.st_mtime_ns}")
+        about += [f"{library} {version(library)}", f"maia {version('maia')}"]
+    except (PackageNotFoundError, OSError):
         return None
-    digest = hashlib.blake2b(about.encode(), digest_size=12).hexdigest()
+    digest = hashlib.blake2b("|".join(about).encode(), digest_size=12).hexdigest()
     return folder / "networks" / f"{digest}.json"

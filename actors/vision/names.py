@@ -53,7 +53,35 @@ def check_torchvision(name: str) -> None:
 
 def check_transformers(name: str) -> None:
     hub.require("hf: networks", "transformers")
+    hub.local_folder(model_and_module(name)[0])
+
+
+def model_and_module(name: str) -> tuple[str, str]:
+    """Return a model of transformers and, after #, the path of a module inside it; "" stands for the whole."""
+    if "#" not in name or Path(name).expanduser().exists():
+        return name, ""
+    model, _, module = name.rpartition("#")
+    return model, module
+
+
+def check_timm_hub(name: str) -> None:
     hub.local_folder(name)
+
+
+OPEN_CLIP_FOLDERS = ("hf-hub:", "local-dir:")
+"""How open_clip writes that an architecture and its weights are stored together, on the hub or in a folder."""
+
+
+def check_open_clip(name: str) -> None:
+    hub.require("open_clip: networks", "open_clip", install="pip install open-clip-torch")
+    if name.startswith(OPEN_CLIP_FOLDERS):
+        return
+    spec = importlib.util.find_spec("open_clip")
+    folders = (spec.submodule_search_locations if spec else None) or ()
+    known = [path.stem for folder in folders for path in (Path(folder) / "model_configs").glob("*.json")]
+    architecture = name.partition(":")[0]
+    if known and architecture not in known:
+        raise unknown("open_clip", architecture, known)
 
 
 def check_python(target: str) -> None:
@@ -97,8 +125,10 @@ def no_factory(where: str, attribute: str, names: list[str]) -> UsageError:
 
 CHECKS: Mapping[str, Callable[[str], None]] = {
     "timm": check_timm,
+    "hf-hub": check_timm_hub,
     "torchvision": check_torchvision,
     "hf": check_transformers,
+    "open_clip": check_open_clip,
     "python": check_python,
 }
 """How a name under each prefix is looked at. Each raises UsageError for one that points nowhere."""

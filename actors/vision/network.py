@@ -65,6 +65,15 @@ class Network:
         return digest.hexdigest()
 
 
+def seeded(build: Callable[[], Any]) -> Any:
+    """Build with random weights that are the same every time, without touching the global generator."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return build()
+
+
 def at_rest(module: torch.nn.Module) -> torch.nn.Module:
     """Return a module as it is studied: in evaluation mode, without gradients, and not compiled.
 

@@ -19,9 +19,13 @@ if TYPE_CHECKING:
     import torch
 
 Fit = Literal["cover", "squash", "contain"]
+Place = Literal["even", "down", "start"]
+"""Where the input lies in the resized image, or that in the input: in the middle, half a pixel rounded to even as in
+torchvision or down as in transformers; or at the top left."""
 View = tuple[float, float, float, float]
 """Top, left, bottom, right as fractions of the image; beyond 0..1 where the input was padded."""
 
+_LATER = ("place", "bgr")
 WHOLE: View = (0.0, 0.0, 1.0, 1.0)
 
 _FAR = 4
@@ -45,6 +49,9 @@ class Preprocess:
     interpolation: str = "bicubic"
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    place: Place = "even"
+    bgr: bool = False
+    """Whether the network takes blue first; `mean` and `std` are of red, green and blue all the same."""
 
     def __post_init__(self) -> None:
         if self.interpolation not in _IN_TORCH and self.interpolation not in _IN_PILLOW:
@@ -55,7 +62,9 @@ class Preprocess:
 
     def facts(self) -> dict[str, Any]:
         """Return plain values for the fingerprint."""
-        return asdict(self)
+        facts = asdict(self)
+        # What most networks are without keeps the caches of earlier versions.
+        return facts if self.bgr or self.place != "even" else {k: facts[k] for k in facts if k not in _LATER}
 
     def scaled(self, height: int, width: int) -> tuple[int, int]:
         """Return the size to which an image of `height` x `width` is resized, before the crop."""
@@ -76,13 +85,25 @@ class Preprocess:
         if self.size is None:
             return WHOLE
         scaled = self.scaled(height, width)
-        top, left = (round((s - c) / 2) for s, c in zip(scaled, self.size, strict=True))
+        top, left = self._starts(scaled)
         return (
             top / scaled[0],
             left / scaled[1],
             (top + self.size[0]) / scaled[0],
             (left + self.size[1]) / scaled[1],
         )
+
+    def _starts(self, scaled: tuple[int, int]) -> tuple[int, int]:
+        """Return the top and left of the input in an image of the size `scaled`, negative where it reaches beyond."""
+        assert self.size is not None
+        spare = scaled[0] - self.size[0], scaled[1] - self.size[1]
+        match self.place:
+            case "even":
+                return round(spare[0] / 2), round(spare[1] / 2)
+            case "down":
+                return spare[0] // 2, spare[1] // 2
+            case "start":
+                return 0, 0
 
     def input_size(self, height: int, width: int) -> tuple[int, int]:
         return self.size or (height, width)
@@ -107,7 +128,10 @@ class Preprocess:
         batch = pixels.to(device, non_blocking=True).permute(0, 3, 1, 2).to(torch.float32)
         mean = torch.tensor(self.mean, device=batch.device).view(1, 3, 1, 1)
         std = torch.tensor(self.std, device=batch.device).view(1, 3, 1, 1)
-        return batch.mul_(1 / (255 * std)).sub_(mean / std).to(dtype or torch.float32)
+        batch = batch.mul_(1 / (255 * std)).sub_(mean / std)
+        if self.bgr:
+            batch = batch.flip(1).contiguous(memory_format=torch.channels_last)
+        return batch.to(dtype or torch.float32)
 
     def _resized(self, images: np.ndarray) -> torch.Tensor:
         """Return uint8 (N, h, w, 3) for uint8 (N, H, W, 3), without ends that are far from the crop."""
@@ -156,8 +180,10 @@ class Preprocess:
         import torch
 
         scaled_h, scaled_w = images.shape[1:3]
-        top, left = round((scaled_h - height) / 2), round((scaled_w - width) / 2)
-        if top >= 0 and left >= 0:
+        if self.size is None:
+            return images
+        top, left = self._starts((scaled_h, scaled_w))
+        if scaled_h >= height and scaled_w >= width:
             return images[:, top : top + height, left : left + width]
         fill = torch.tensor([round(255 * m) for m in self.mean], dtype=torch.uint8)
         page = fill.expand(len(images), height, width, 3).clone()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
 from actors.settings import Placement, Settings
+from actors.vision import class_names
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -28,7 +29,10 @@ class VisionSettings(Settings):
     pretrained: bool = True
     """False builds the network with random weights, and its name says so."""
     checkpoint: Path | None = None
-    """A state dict (.safetensors, .pt, .pth) loaded into the network instead of its source's weights."""
+    """A checkpoint (.safetensors, .pt, .pth, .ckpt ...) loaded into the network instead of its source's weights."""
+    class_names: tuple[str, ...] = ()
+    """Names of the classes in the order of the output, in place of the source's; or a file of them, see
+    docs/own-network.md."""
     bank_memory_mb: Annotated[int, Field(ge=0)] = 512
     """Activations kept in memory by each replica, in MiB."""
     map_memory_mb: Annotated[int, Field(ge=0)] = 256
@@ -37,6 +41,11 @@ class VisionSettings(Settings):
     """Where the stimulus bank and exemplars are kept across runs; None uses the run's cache folder."""
     reserve: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """Part of a data set, chosen by hash, that exploring agents never see: it is for confirmation."""
+
+    @field_validator("class_names", mode="before")
+    @classmethod
+    def _named_by_a_file(cls, value: Any) -> Any:
+        return class_names.read(Path(value)) if isinstance(value, str | Path) else value
 
     @field_validator("device")
     @classmethod

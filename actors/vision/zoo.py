@@ -1,37 +1,55 @@
 """Networks by name: where a name points, and what is said when it points nowhere.
 
-    resnet50, timm:resnet50.a1_in1k       timm, the default
-    torchvision:resnet18                  torchvision.models
-    hf:facebook/dinov2-small, hf:FOLDER   transformers, from the hub or saved by save_pretrained
-    python:package.module:factory         a user's own, a module or what `wrap` makes of it
+    resnet50, timm:resnet50.a1_in1k         timm, the default
+    hf-hub:timm/resnet50.a1_in1k            timm, from the hub or a folder that timm saved
+    torchvision:resnet18                    torchvision.models
+    hf:facebook/dinov2-small, hf:FOLDER     transformers, from the hub or saved by save_pretrained
+    hf:OWNER/NAME#vision_tower              a module inside, such as the vision tower of a larger model
+    open_clip:ViT-B-32:laion2b_s34b_b79k    the vision tower of a model of open_clip
+    python:package.module:factory           a user's own, a module or what `wrap` makes of it
     python:path/to/file.py:factory
-    NAME@FILE                             any of them with a state dict of one's own
+    NAME@FILE                               any of them with a checkpoint of one's own
 
-The sources' own code is in `sources`. Preprocessing and class names come from the source's configuration.
+The sources' own code is in `sources` and `transformers_models`. Preprocessing and class names come from the source's
+configuration.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Protocol
 
 from actors.errors import UsageError
-from actors.vision import sources
-from actors.vision.names import CHECKS
+from actors.vision import checkpoints, sources
+from actors.vision.names import CHECKS, model_and_module
 from actors.vision.network import Network
+from actors.vision.transformers_models import from_transformers
 
-if TYPE_CHECKING:
-    import torch
 
-SOURCES: dict[str, Callable[[str, bool], Network]] = {
+class Source(Protocol):
+    """Loads a network by its own name, with its source's weights or with random ones.
+
+    `n_classes` gives it a head of so many classes in place of its own; UsageError where that cannot be.
+    """
+
+    def __call__(self, name: str, pretrained: bool, n_classes: int | None = None, /) -> Network: ...
+
+
+SOURCES: Mapping[str, Source] = {
     "timm": sources.from_timm,
+    "hf-hub": sources.from_timm_hub,
     "torchvision": sources.from_torchvision,
-    "hf": sources.from_transformers,
+    "hf": from_transformers,
+    "open_clip": sources.from_open_clip,
     "python": sources.from_python,
 }
-"""How a name under each prefix is loaded, with its source's weights or with random ones."""
+"""How a name under each prefix is loaded."""
+
+RANDOM = " (random weights)"
+"""What the name of a network with random weights ends with."""
 
 MODEL_ALIASES: Mapping[str, str] = {
     "resnet152": "timm:resnet152.tv_in1k",
@@ -51,30 +69,69 @@ LAYER_ALIASES: Mapping[str, Mapping[str, str]] = {
 """The paper's layer names by model alias; what a module is called already needs none."""
 
 
-def load_network(name: str, *, pretrained: bool = True, checkpoint: Path | None = None) -> Network:
+@dataclass(frozen=True)
+class Address:
+    """What a network's name says: its source and its name there, and the file with its weights.
+
+    `asked` is the name without the file.
+    """
+
+    asked: str
+    source: str
+    name: str
+    checkpoint: Path | None
+
+
+def load_network(
+    name: str,
+    *,
+    pretrained: bool = True,
+    checkpoint: Path | None = None,
+    class_names: Sequence[str] = (),
+) -> Network:
     """Load the network that `name` points to, in evaluation mode, on the CPU.
 
     `pretrained` False gives random weights (seeded, and said in the name). `checkpoint`, or `@FILE` in the
-    name, gives the weights of a file; the source's own are then not fetched.
+    name, gives the weights of a file; the source's own are then not fetched, and where the file has another number
+    of classes the network is built with that. `class_names` take the place of the source's.
 
     Raises:
         UsageError: If there is no such network (the nearest names are told), its weights cannot be had,
             or the checkpoint does not fit.
     """
-    asked, path, prefix, rest = _parse(name)
-    checkpoint = path or checkpoint
-    network = SOURCES[prefix](rest, pretrained and checkpoint is None)
-    weights = network.weights
-    if checkpoint is not None:
-        load_checkpoint(network.module, checkpoint)
-        weights = f"checkpoint {checkpoint}"
-    label = asked
-    if checkpoint is not None:
-        label += f"@{checkpoint.name}"
-    elif weights == "random":
-        label += " (random weights)"
-    aliases = {**LAYER_ALIASES.get(asked, {}), **network.aliases}
-    return sources.renamed(network, name=label, weights=weights, aliases=aliases)
+    address = parse(name)
+    checkpoint = address.checkpoint or checkpoint
+    aliases = LAYER_ALIASES.get(address.asked, {})
+    if checkpoint is None:
+        network = SOURCES[address.source](address.name, pretrained)
+        label = address.asked + (RANDOM if network.weights == "random" else "")
+    else:
+        network = _with_checkpoint(address, checkpoints.read(checkpoint))
+        label = f"{address.asked}@{checkpoint.name}"
+    return sources.renamed(
+        network,
+        name=label,
+        aliases={**aliases, **network.aliases},
+        class_names=tuple(class_names) or network.class_names,
+    )
+
+
+def _with_checkpoint(address: Address, stored: checkpoints.Checkpoint) -> Network:
+    """Build the network with random weights and load the file's, with as many classes as the file has."""
+    build = SOURCES[address.source]
+    network = build(address.name, False)
+    try:
+        loaded = stored.load_into(network.module)
+    except checkpoints.OtherHeadError as error:
+        try:
+            network = build(address.name, False, error.n_classes)
+        except Exception:  # whatever a source raises that knows nothing of classes
+            raise error from None
+        loaded = stored.load_into(network.module)
+        loaded = replace(loaded, notes=(*loaded.notes, f"built with its {error.n_classes} classes"))
+    notes = f" ({'; '.join(loaded.notes)})" if loaded.notes else ""
+    names = (loaded.class_names or network.class_names) if loaded.classifies else ()
+    return sources.renamed(network, weights=f"checkpoint {stored.path}{notes}", class_names=names)
 
 
 def check_name(name: str) -> None:
@@ -83,19 +140,29 @@ def check_name(name: str) -> None:
     Raises:
         UsageError: If no source has such a network, or a file that the name gives is missing.
     """
-    _, checkpoint, prefix, rest = _parse(name)
-    CHECKS[prefix](rest)
-    if checkpoint is not None and not checkpoint.expanduser().is_file():
-        raise _no_checkpoint(checkpoint)
+    address = parse(name)
+    CHECKS[address.source](address.name)
+    if address.checkpoint is not None and not address.checkpoint.is_file():
+        raise checkpoints.missing(address.checkpoint)
 
 
-def source_of(name: str) -> str:
-    """Return the source that a network's name points to, such as "timm".
+def parse(name: str) -> Address:
+    """Return what a network's name says.
 
     Raises:
         UsageError: If there is no such source.
     """
-    return _parse(name)[2]
+    asked, checkpoint = _cut(name)
+    full = MODEL_ALIASES.get(asked, asked)
+    source, colon, rest = full.partition(":")
+    if not colon:
+        source, rest = "timm", full
+    if source not in SOURCES or not rest:
+        raise UsageError(
+            f"there is no source of networks {source!r} (in {name!r}).",
+            f"Write one of {', '.join(f'{each}:NAME' for each in SOURCES)}, or a timm name alone{_near(asked)}.",
+        )
+    return Address(asked, source, rest, checkpoint)
 
 
 def local_parts(name: str) -> list[str]:
@@ -104,94 +171,40 @@ def local_parts(name: str) -> list[str]:
     Raises:
         UsageError: If there is no such source.
     """
-    asked, checkpoint, prefix, rest = _parse(name)
+    address = parse(name)
     found = []
-    if asked not in MODEL_ALIASES and prefix not in ("timm", "torchvision", "hf"):
-        found.append(f"the code {rest.rpartition(':')[0] or rest}, which would be run")
-    if prefix == "hf" and (Path(rest).expanduser().exists() or rest.startswith((".", "/", "~"))):
-        found.append(f"the folder {rest}")
-    return found if checkpoint is None else [*found, f"the weights {checkpoint}"]
+    if address.source == "python" and address.asked not in MODEL_ALIASES:
+        found.append(f"the code {address.name.rpartition(':')[0] or address.name}, which would be run")
+    if address.source in ("hf", "hf-hub", "open_clip"):
+        place, _ = model_and_module(address.name)
+        if place.startswith(("local-dir:", ".", "/", "~")) or Path(place).expanduser().exists():
+            found.append(f"the folder {place}")
+    return found if address.checkpoint is None else [*found, f"the weights {address.checkpoint}"]
 
 
-def _parse(name: str) -> tuple[str, Path | None, str, str]:
-    """Return the name without its checkpoint, the checkpoint, the source's prefix, and the source's own name."""
-    asked, _, path = name.partition("@")
-    full = MODEL_ALIASES.get(asked, asked)
-    prefix, colon, rest = full.partition(":")
-    if not colon:
-        prefix, rest = "timm", full
-    if prefix not in SOURCES or not rest:
-        raise UsageError(
-            f"there is no source of networks {prefix!r} (in {name!r}).",
-            f"Write one of {', '.join(f'{source}:NAME' for source in SOURCES)}, or a timm name alone{_near(asked)}.",
-        )
-    return asked, Path(path) if path else None, prefix, rest
+def _cut(name: str) -> tuple[str, Path | None]:
+    """Return a name without its checkpoint, and the checkpoint.
 
-
-def load_checkpoint(module: torch.nn.Module, path: Path) -> None:
-    """Load the state dict in `path` (.safetensors, .pt, .pth, .bin) strictly into `module`.
-
-    Dictionaries that hold it as `state_dict` or `model`, and the prefixes of data-parallel
-    training and of compiled modules, are understood.
-
-    Raises:
-        UsageError: If the file is missing, damaged, or made for another network.
+    Folders may be called `me@company`. An `@` counts that an existing file follows, the last of several; else, before
+    what ends as weights do, the last one, or the first in names of libraries, which have none. A folder or file that is
+    there under the whole name has no checkpoint.
     """
-    state = _read_state(path.expanduser())
-    for key in ("state_dict", "model", "model_state_dict"):
-        inner = state.get(key)
-        if isinstance(inner, Mapping):
-            state = dict(inner)
-            break
-    for wrapping in ("module.", "_orig_mod.", "module."):
-        if state and all(name.startswith(wrapping) for name in state):
-            state = {name.removeprefix(wrapping): tensor for name, tensor in state.items()}
-    own = module.state_dict()
-    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    missing = [name for name in missing if not name.endswith("num_batches_tracked")]
-    wrong = [
-        f"{name} {tuple(state[name].shape)} for {tuple(tensor.shape)}"
-        for name, tensor in own.items()
-        if name in state and state[name].shape != tensor.shape
-    ]
-    if missing or unexpected or wrong:
-        parts = [
-            f"{len(names)} {what} ({', '.join(names[:3])}{' ...' if len(names) > 3 else ''})"
-            for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", wrong))
-            if names
-        ]
-        raise UsageError(
-            f"the checkpoint {path} was made for another network: tensors {', '.join(parts)}.",
-            "Give the network that it was saved from.",
-        )
-    module.load_state_dict(state, strict=False)
-
-
-def _read_state(path: Path) -> dict[str, Any]:
-    import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if not path.is_file():
-        raise _no_checkpoint(path)
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except SafetensorError as error:
-        raise UsageError(f"the checkpoint {path} is damaged: {error}") from error
-    except Exception as error:  # damaged pickles and archives raise anything
-        raise UsageError(
-            f"the checkpoint {path} cannot be read: {type(error).__name__}: {str(error)[:200]}",
-            "Save a plain state dict of tensors, best as .safetensors.",
-        ) from error
-    if not isinstance(state, dict):
-        raise UsageError(f"the checkpoint {path} holds a {type(state).__name__}, not a state dict.")
-    return state
-
-
-def _no_checkpoint(path: Path) -> UsageError:
-    return UsageError(f"there is no checkpoint {str(path)!r}.")
+    source, colon, rest = name.partition(":")
+    plain = not colon or source in ("timm", "torchvision")
+    cuts = [at for at, sign in enumerate(name) if sign == "@"]
+    files = [at for at in cuts if Path(name[at + 1 :]).expanduser().is_file()]
+    if not cuts or (not files and rest and Path(rest).expanduser().exists()):
+        return name, None
+    if files:
+        cut = files[-1]
+    elif plain:
+        cut = cuts[0]
+    elif name.endswith(checkpoints.SUFFIXES):
+        cut = cuts[-1]
+    else:
+        return name, None
+    path = name[cut + 1 :]
+    return name[:cut], Path(path).expanduser() if path else None
 
 
 def _near(name: str) -> str:

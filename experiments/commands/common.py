@@ -37,6 +37,12 @@ Data = Annotated[
     str | None,
     typer.Option(help="Images for exemplars: a folder, FILE.npy, hf:ID [default: the profile's]."),
 ]
+ClassNames = Annotated[
+    Path | None,
+    typer.Option(
+        help="File of class names in the order of the output: .txt, .json, .yaml or .csv [default: the network's]."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Spend what it takes without asking.")]
 Verbose = Annotated[

@@ -67,7 +67,7 @@ def layers(model: Model, profile: ProfileName = None, json: Json = False, config
     configure_logging(0)
     console = Console(quiet=json)
     with console.waiting(f"starting Ray and loading {model}"):
-        found = run(list_layers(config, profile, model))
+        found = run(list_layers(config, profile, model, console.say))
     if json:
         console.result({"model": model, "layers": found})
     else:

@@ -12,6 +12,7 @@ import typer
 
 from experiments.commands.common import (
     LARGEST_SEED,
+    ClassNames,
     ConfigPath,
     Data,
     Json,
@@ -53,6 +54,7 @@ def describe(
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the whole study.")] = 0,
     data: Data = None,
     yes: Yes = False,
+    class_names: ClassNames = None,
     json: Json = False,
     config: ConfigPath = None,
     verbose: Verbose = 0,
@@ -65,7 +67,18 @@ def describe(
     folder = out or default_run(f"{model} {layer} {unit}")
     if not finished_studies(folder):
         approve(config, profile, yes, lambda: 1, model=model)
-    work = describe_unit(console, config, profile, model, layer, unit, out=folder, seed=seed, data=data)
+    work = describe_unit(
+        console,
+        config,
+        profile,
+        model,
+        layer,
+        unit,
+        out=folder,
+        seed=seed,
+        data=data,
+        class_names=class_names,
+    )
     record = run(work, folder)
     if json:
         console.result(record)
@@ -93,6 +106,7 @@ def sweep(
     out: Annotated[Path | None, out_option("Run directory [default: runs/<model>-<layers>-<units>].")] = None,
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of all studies.")] = 0,
     data: Data = None,
+    class_names: ClassNames = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Study failed units again.")] = False,
     yes: Yes = False,
     json: Json = False,
@@ -109,7 +123,7 @@ def sweep(
     folder = out or default_run(f"{model} {layers} {units}")
     count = partial(units_left, config, profile, folder, model, layers, units)
     approve(config, profile, yes, count, model=model)
-    asked = Sweep(model, tuple(layers.split(",")), units, seed, data, retry_failed)
+    asked = Sweep(model, tuple(layers.split(",")), units, seed, data, class_names, retry_failed)
     summary = run(study_units(console, config, profile, asked, out=folder), folder)
     if json:
         console.result(summary)
@@ -139,6 +153,7 @@ def audit(
         bool, typer.Option("--figures-only", help="Measure the fixed design alone, without agents.")
     ] = False,
     data: Data = None,
+    class_names: ClassNames = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Audit failed classes again.")] = False,
     yes: Yes = False,
     profile: ProfileName = None,
@@ -157,7 +172,7 @@ def audit(
     if not figures_only:
         count = partial(units_left, config, profile, folder, model, None, classes)
         approve(config, profile, yes, count, model=model, task="audit")
-    asked = Audit(model, classes, seed, images, not figures_only, data, retry_failed)
+    asked = Audit(model, classes, seed, images, not figures_only, data, class_names, retry_failed)
     result = run(audit_classes(console, config, profile, asked, out=folder), folder)
     if json:
         console.result(result)
@@ -187,6 +202,7 @@ def session(
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of all images.")] = 0,
     data: Data = None,
     yes: Yes = False,
+    class_names: ClassNames = None,
     json: Json = False,
     config: ConfigPath = None,
     verbose: Verbose = 0,
@@ -198,8 +214,8 @@ def session(
     console = Console()
     approve(config, profile, yes, lambda: 1, model=model)
     with Session.open(
-        model, layer, unit, out=out, profile=profile, config=config, data=data, seed=seed,
-        person=person, tell=console.say,
+        model, layer, unit, out=out, profile=profile, config=config, data=data,
+        class_names=class_names, seed=seed, person=person, tell=console.say,
     ) as study:  # fmt: skip
         with contextlib.redirect_stdout(sys.stderr if json else sys.stdout):
             went_well = talk(study, sys.stdin)

@@ -292,13 +292,13 @@ def load(folder: Path) -> Network:
     Raises:
         UsageError: If there is none, or it is damaged.
     """
-    from actors.vision.zoo import load_checkpoint
+    from actors.vision import checkpoints
 
     facts = facts_of(folder)
     recipe, names = Recipe(**facts["recipe"]), facts["class_names"]
     bare = Recipe(**{**facts["recipe"], "pretrained": False})
     module = build(bare, len(names))
-    load_checkpoint(module, folder / "weights.safetensors")
+    checkpoints.read(folder / "weights.safetensors").load_into(module)
     return Network(
         name=folder.name,
         module=module.eval().requires_grad_(False),

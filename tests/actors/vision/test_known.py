@@ -6,7 +6,8 @@ import pytest
 
 from actors.errors import UsageError
 from actors.vision import known
-from actors.vision.known import KnownNetwork, recall, remember
+from actors.vision.known import KnownNetwork
+from actors.vision.settings import VisionSettings
 
 FOUND = KnownNetwork(
     "resnet18",
@@ -15,6 +16,14 @@ FOUND = KnownNetwork(
     {"odd": "it returns a str, not a tensor"},
     ["tench, Tinca tinca", "goldfish", "crane"],
 )
+
+
+def recall(folder, asked, settings=None):
+    return known.recall(folder, asked, settings or VisionSettings())
+
+
+def remember(folder, asked, found, settings=None):
+    known.remember(folder, asked, found, settings or VisionSettings())
 
 
 def test_what_was_found_is_recalled_for_the_same_name_and_no_other(tmp_path):
