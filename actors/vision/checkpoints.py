@@ -243,7 +243,7 @@ def _other_head(
     pairs = set()
     for name in wrong:
         ours, theirs = own[name].shape, stored[name].shape
-        if not ours or len(ours) != len(theirs) or ours[1:] != theirs[1:]:
+        if len(ours) != len(theirs) or ours[1:] != theirs[1:] or ours[:1] == theirs[:1]:
             return None
         pairs.add((ours[0], theirs[0]))
     return pairs.pop() if len(pairs) == 1 else None
@@ -333,8 +333,10 @@ def _file(path: Path) -> Any:
             ) from error
         if "persistent_load" in str(error):
             raise _whole_module(path, "") from error
+        # Torch advises at length, and says in one line what was wrong.
+        found = re.search(r"Trying to [^\n]+|Can only [^\n]+", str(error))
         raise UsageError(
-            f"the checkpoint {path} cannot be read: {type(error).__name__}: {str(error)[:200]}",
+            f"the checkpoint {path} cannot be read: {found[0] if found else str(error)[:200] or type(error).__name__}",
             "Save a plain state dict of tensors, best as .safetensors.",
         ) from error
 
