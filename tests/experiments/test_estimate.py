@@ -13,6 +13,7 @@ import pytest
 from actors.chat.settings import OpenAIChat
 from actors.errors import UsageError
 from actors.vision.known import KnownNetwork, remember
+from actors.vision.settings import VisionSettings
 from agents.budget import BudgetSettings
 from agents.journal import slug
 from experiments import cli
@@ -389,7 +390,7 @@ async def test_of_a_network_that_was_loaded_before_no_more_units_are_foretold_th
         return await count_units(None, None, "resnet18", layers, units, 0)
 
     assert await count(["layer3"], "sample:9999") == 9999, "nothing is known yet"
-    remember(tmp_path, "resnet18", known)
+    remember(tmp_path, "resnet18", known, VisionSettings())
     assert await count(["layer3"], "sample:9999") == 256
     assert await count(["layer3", "output"], "all") == 1256
     assert await count(["output"], "3,goldfish") == 2
