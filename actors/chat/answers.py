@@ -17,14 +17,26 @@ _FINISH: dict[str, FinishReason] = {
     **dict.fromkeys(("length", "max_tokens", "model_length", "max_output_tokens"), "length"),
     **dict.fromkeys(
         (
-            "content_filter", "content_filtered", "safety", "recitation", "blocklist", "prohibited_content", "spii",
-            "image_safety", "image_prohibited_content", "image_recitation", "sensitive", "guardrail_intervened",
-            "guardrail", "moderation", "language",
+            "content_filter",
+            "content_filtered",
+            "safety",
+            "recitation",
+            "blocklist",
+            "prohibited_content",
+            "spii",
+            "image_safety",
+            "image_prohibited_content",
+            "image_recitation",
+            "sensitive",
+            "guardrail_intervened",
+            "guardrail",
+            "moderation",
+            "language",
         ),
         "filtered",
     ),
     "refusal": "refused",
-}  # fmt: skip
+}
 """How servers spell the end of an answer, in lower case. All others are "stop"."""
 
 _BROKEN = ("error", "network_error", "abort", "aborted", "insufficient_system_resource")
@@ -46,7 +58,8 @@ def read_completion(data: bytes) -> dict[str, Any]:
     """Return the body of a chat completion whose first choice has a message; a stream is put together.
 
     Raises:
-        FaultyAnswerError: If there is none: an error in spite of status 200, another kind of body, a cut stream, or an
+        FaultyAnswerError: If there is none: an error in spite of status 200, another kind of body, a cut
+            stream, or an
             answer that broke off.
     """
     body = (

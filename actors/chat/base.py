@@ -55,7 +55,8 @@ class ChatRequest:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What one call was billed. `estimated` is true where the endpoint did not say how many tokens it took."""
+    """What one call was billed. `estimated` is true where the endpoint did not say how many tokens it
+    took."""
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
@@ -88,7 +89,8 @@ class ChatReply:
     usage: Usage = Usage()
     model: str = ""
     thoughts: str = ""
-    """What the model thought, where the server tells: kept and shown, never run and never read for an answer."""
+    """What the model thought, where the server tells: kept and shown, never run and never read for an
+    answer."""
     notes: tuple[str, ...] = ()
     """What the request had to go without: fields that the server refuses, images that it does not take."""
 
@@ -138,7 +140,8 @@ async def unannounced() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """Asks a backend for leave to send a conversation of about this size; the answer is the name of the leave.
+    """Asks a backend for leave to send a conversation of about this size; the answer is the name of the
+    leave.
 
     `tokens` are those of its text. Whoever is given leave and has gone meanwhile holds nobody up for long.
     """

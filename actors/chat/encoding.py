@@ -24,7 +24,8 @@ _EPHEMERAL = {"type": "ephemeral"}
 
 
 def as_utf8(text: str) -> str:
-    """Return the text with lone surrogates, which a program may print and no encoder takes, replaced by `?`."""
+    """Return the text with lone surrogates, which a program may print and no encoder takes, replaced by
+    `?`."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
@@ -92,7 +93,8 @@ class MessageEncoder:
 
 
 def within_limits(picture: PIL.Image.Image, settings: OpenAIChat) -> PIL.Image.Image:
-    """Return a picture as models take it: thin ones padded with gray, small ones enlarged, large ones shrunk."""
+    """Return a picture as models take it: thin ones padded with gray, small ones enlarged, large ones
+    shrunk."""
     width, height = picture.size
     longest, shortest = max(height, width), min(height, width)
     least = max(1, min(settings.image_least_side, settings.image_side // 4))

@@ -42,9 +42,11 @@ def leave_out(messages: Sequence[Message], image_ids: Container[str], words: str
 
 
 def keep_images(messages: Sequence[Message], most: int) -> tuple[Message, ...]:
-    """Return the messages with at most `most` images: the oldest leave first, and of the newest message the last.
+    """Return the messages with at most `most` images: the oldest leave first, and of the newest message the
+    last.
 
-    A fifth of `most` leaves at once, so that several rounds in a row begin with the same bytes (`drop_images_in_blocks`).
+    A fifth of `most` leaves at once, so that several rounds in a row begin with the same bytes
+    (`drop_images_in_blocks`).
     """
     kept = drop_images_in_blocks(messages, most, max(1, most // 5))
     over = sum(len(message.images) for message in kept) - most

@@ -63,7 +63,8 @@ class Learned:
 class TruncationWatch:
     """Notices a server that drops the start of long conversations and says nothing.
 
-    Ollama does so at its context length: the prompt tokens that it reports stop growing while the conversation grows.
+    Ollama does so at its context length: the prompt tokens that it reports stop growing while the
+    conversation grows.
     """
 
     _LEAST = 2000
@@ -73,7 +74,8 @@ class TruncationWatch:
         self._last: dict[str, tuple[int, int, int]] = {}
 
     def saw(self, conversation: str, estimated: int, reported: int) -> bool:
-        """Return whether a prompt of about `estimated` text tokens, reported as `reported`, was surely cut."""
+        """Return whether a prompt of about `estimated` text tokens, reported as `reported`, was surely
+        cut."""
         if estimated >= self._LEAST and 2 * reported < estimated:
             return True
         before, seen, still = self._last.get(conversation, (0, 0, 0))

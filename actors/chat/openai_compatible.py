@@ -29,10 +29,12 @@ from actors.endpoint.prices import TokenPrice
 from actors.errors import MaiaError
 
 _MOST_CHARS = 64
-"""Characters that a reply may have for each token that it was asked to keep to; longer ones are cut. Real ones have four."""
+"""Characters that a reply may have for each token that it was asked to keep to; longer ones are cut. Real
+ones have four."""
 _MORE_ROOM = 3
 _LEAST_ROOM = 4096
-"""Tokens of room that a second attempt gets for thoughts: at least these, or `_MORE_ROOM` times the first limit."""
+"""Tokens of room that a second attempt gets for thoughts: at least these, or `_MORE_ROOM` times the first
+limit."""
 
 log = structlog.get_logger(__name__)
 
@@ -62,7 +64,8 @@ class OpenAIBackend(UnsharedBackend[Any, Any]):
         self._caller = EndpointCaller(settings, self._secrets, proxy=self._connection.proxy, **collaborators)
 
     def beside(self, request: ChatRequest | Admission | Admitted) -> bool:
-        """Say whether a request has waited already: it must not wait for the slots of those that wait for its place."""
+        """Say whether a request has waited already: it must not wait for the slots of those that wait for its
+        place."""
         return isinstance(request, Admitted)
 
     async def run(self, batch: Sequence[ChatRequest | Admission | Admitted]) -> Sequence[Any]:
@@ -110,7 +113,8 @@ class OpenAIBackend(UnsharedBackend[Any, Any]):
         usage = reply.usage + again.usage if again is not reply else reply.usage
         if _without_room(again):
             raise ThinkingError(
-                f"{self._settings.model} used {used:,} and then {outgoing.longest:,} tokens for its thoughts and gave no "
+                f"{self._settings.model} used {used:,} and then {outgoing.longest:,} tokens for its "
+                f"thoughts and gave no "
                 "answer.",
                 "Raise `reasoning_tokens`, or lower `reasoning_effort` (low, none).",
                 usage.requests,
@@ -177,23 +181,28 @@ class OpenAIBackend(UnsharedBackend[Any, Any]):
             return []
         self._learned.context = usage.prompt_tokens
         told = (
-            f"the endpoint seems to cut conversations at {usage.prompt_tokens:,} tokens without saying so: of this one, "
-            f"with about {words:,} tokens of text, it counted no more. Start the server with a longer context (Ollama: "
-            "OLLAMA_CONTEXT_LENGTH or `num_ctx`), or shorten conversations with `max_rounds` or `history.max_images`."
+            f"the endpoint seems to cut conversations at {usage.prompt_tokens:,} tokens without saying "
+            f"so: of this one, "
+            f"with about {words:,} tokens of text, it counted no more. Start the server with a longer "
+            f"context (Ollama: "
+            "OLLAMA_CONTEXT_LENGTH or `num_ctx`), or shorten conversations with `max_rounds` or "
+            "`history.max_images`."
         )
         log.warning("conversation_cut", host=self._settings.host, model=self._settings.model, why=told)
         return [told]
 
     async def _send(self, body: dict[str, Any]) -> dict[str, Any]:
-        # As a further body the client sends all of it untouched. Given as arguments it walks through every part of
-        # every message of the conversation, which takes ten times as long as everything else that a call costs.
+        # As a further body the client sends all of it untouched. Given as arguments it walks through every
+        # part of every message of the conversation, which takes ten times as long as everything else that a
+        # call costs.
         raw = await self._connection.client.chat.completions.with_raw_response.create(
             model=self._settings.model, messages=[], extra_body=body, extra_headers=self._connection.headers
         )
         return read_completion(raw.http_response.content)
 
     async def _alone(self, messages: Sequence[Message]) -> tuple[Fault | None, Usage]:
-        """Ask a small question of its own; return how that failed, None if it was answered, and what it cost."""
+        """Ask a small question of its own; return how that failed, None if it was answered, and what it
+        cost."""
         question = self._outgoing(ChatRequest(tuple(messages), max_tokens=16))
         fault: Fault | None
         try:

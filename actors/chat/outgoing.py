@@ -1,8 +1,8 @@
 """One request on its way to an endpoint: what is sent, and how it is changed by what the server says of it.
 
-Endpoints differ in what they take: fields, roles, images, lengths. None of it can be asked for beforehand, and all of
-it is said when it is refused. A refusal that names what is in the way changes this request, and is remembered for those
-that follow.
+Endpoints differ in what they take: fields, roles, images, lengths. None of it can be asked for beforehand,
+and all of it is said when it is refused. A refusal that names what is in the way changes this request, and is
+remembered for those that follow.
 """
 
 from __future__ import annotations
@@ -26,24 +26,31 @@ from actors.endpoint.fields import most_tokens, named_fields
 BAD_IMAGE = "[image left out: the model's server fails on it]"
 _OWN_FIELD_HOSTS = ("api.openai.com", ".openai.azure.com", ".services.ai.azure.com")
 _NO_SYSTEM = re.compile(
-    r"system[ _]?(role|message|prompt|instruction)?s?\b[^.;]{0,40}(not supported|unsupported|not allowed|isn't|not enabled|cannot|"
-    r"invalid)|(not|n't) support[^.;]{0,20}system|roles must alternate|only (the )?['\"]?user['\"]? and ['\"]?assistant|"
-    r"(unsupported|unknown|invalid) role:?[^.;]{0,10}system|developer instruction is not enabled|first message[^.;]{0,30}user",
+    r"system[ _]?(role|message|prompt|instruction)?s?\b[^.;]{0,40}(not supported|unsupported|not allowed|"
+    r"isn't|not enabled|cannot|"
+    r"invalid)|(not|n't) support[^.;]{0,20}system|roles must alternate|only (the )?['\"]?user['\"]? and "
+    r"['\"]?assistant|"
+    r"(unsupported|unknown|invalid) role:?[^.;]{0,10}system|developer instruction is not enabled|first "
+    r"message[^.;]{0,30}user",
     re.I,
 )
 _STREAM_ONLY = re.compile(
-    r"only supports? (the )?stream|stream(ing)?( mode)? (is )?required|stream[^.;]{0,20}must be (set to )?true|enable the stream|"
+    r"only supports? (the )?stream|stream(ing)?( mode)? (is )?required|stream[^.;]{0,20}must be (set to "
+    r")?true|enable the stream|"
     r"streaming is (strongly )?(required|recommended)|non-?stream\w* [^.;]{0,30}not (supported|allowed)",
     re.I,
 )
 _NUMBER = r"(\d[\d,]{2,})"
 _CONTEXT = re.compile(
-    rf"(?:context (?:length|window|size|limit)|maximum (?:model |prompt |input )?length|limit|maximum|n_ctx|available)\D{{0,40}}{_NUMBER}",
+    rf"(?:context (?:length|window|size|limit)|maximum (?:model |prompt |input )?length|limit|maximum|"
+    rf"n_ctx|available)\D{{0,40}}{_NUMBER}",
     re.I,
 )
 _SENT = re.compile(
-    rf"{_NUMBER} (?:input )?tokens? (?:in the messages|>|from the input)|(?:has|contains|resulted in|requested|request \(|input \(|"
-    rf"length \(?|given:?|prompt contains at least|count(?: of)? \(?)\s*{_NUMBER}|too long: {_NUMBER}|{_NUMBER} \+ \d+ >",
+    rf"{_NUMBER} (?:input )?tokens? (?:in the messages|>|from the input)|(?:has|contains|resulted in|"
+    rf"requested|request \(|input \(|"
+    rf"length \(?|given:?|prompt contains at least|count(?: of)? \(?)\s*{_NUMBER}|too long: {_NUMBER}|"
+    rf"{_NUMBER} \+ \d+ >",
     re.I,
 )
 _SUM = re.compile(r"(\d+) \+ \d+ > (\d+)")
@@ -194,9 +201,13 @@ class Outgoing:
     def _changed(self, what: str, fault: Fault, setting: str) -> bool:
         self.notes.append(f"{what} ({fault.detail})")
         log.warning(
-            "endpoint_adapted", host=self._settings.host, model=self._settings.model, change=what, said=fault.detail,
+            "endpoint_adapted",
+            host=self._settings.host,
+            model=self._settings.model,
+            change=what,
+            said=fault.detail,
             setting=setting,
-        )  # fmt: skip
+        )
         return True
 
     def _fewer_images(self, fault: Fault) -> bool:

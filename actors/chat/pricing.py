@@ -15,7 +15,8 @@ _CACHED = ("prompt_cache_hit_tokens", "cached_tokens")
 """Spellings of cached prompt tokens at the top of `usage`: DeepSeek's and Kimi's."""
 _MOST_DOLLARS = 1e4
 _MOST = 10**9
-"""More tokens than these in one call are nonsense: a budget would be spent, and tables have no room for them."""
+"""More tokens than these in one call are nonsense: a budget would be spent, and tables have no room for
+them."""
 
 
 def estimate_prompt(messages: Sequence[Message], image_tokens: int) -> int:
@@ -34,10 +35,11 @@ def estimate_text(text: str) -> int:
 def read_usage(
     reported: Any, estimated_prompt: int, text: str, price: TokenPrice | None, requests: int
 ) -> Usage:
-    """Return the usage in a response's `usage` field; what it does not say is estimated. No `price`: it is unknown.
+    """Return the usage in a response's `usage` field; what it does not say is estimated. No `price`: it is
+    unknown.
 
-    Some servers count thoughts in the total only, so what the total has beyond the prompt was completion. A `cost` that
-    the server names (OpenRouter) is what was charged, whatever the price list says.
+    Some servers count thoughts in the total only, so what the total has beyond the prompt was completion. A
+    `cost` that the server names (OpenRouter) is what was charged, whatever the price list says.
     """
     fields = reported if isinstance(reported, dict) else {}
     prompt, completion = _count(fields.get("prompt_tokens")), _count(fields.get("completion_tokens"))

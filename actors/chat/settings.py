@@ -38,12 +38,14 @@ class OpenAIChat(EndpointSettings):
     sees_images: bool = True
     """False for a text-only model: images are then replaced by words before they reach it."""
     image_side: int = Field(default=224, ge=16, le=4096)
-    """Longest side in pixels of the JPEG that is sent: sets the token cost. Smaller images stay as they are."""
+    """Longest side in pixels of the JPEG that is sent: sets the token cost. Smaller images stay as they
+    are."""
     image_least_side: int = Field(default=56, ge=1, le=4096)
-    """Shorter side in pixels: smaller images are enlarged, since many models fail below 28. At most a quarter of
-    `image_side` counts."""
+    """Shorter side in pixels: smaller images are enlarged, since many models fail below 28. At most a quarter
+    of `image_side` counts."""
     image_max_aspect: float = Field(default=20.0, ge=1)
-    """Longer side over shorter side at most: thinner images are padded. With both sides bounded, four may be less."""
+    """Longer side over shorter side at most: thinner images are padded. With both sides bounded, four may be
+    less."""
     image_pixels: int | None = Field(default=None, ge=256)
     """Most pixels of an image; null leaves it to `image_side`."""
     jpeg_quality: int = Field(default=90, ge=1, le=100)
@@ -54,27 +56,31 @@ class OpenAIChat(EndpointSettings):
     """Tokens that an image is assumed to cost, for limits and where the endpoint does not report usage."""
 
     max_tokens_field: Literal["auto", "max_tokens", "max_completion_tokens"] = "auto"
-    """Name of the answer's limit. auto: `max_completion_tokens` for OpenAI and Azure, else `max_tokens`, and the other
-    one where the server says so."""
+    """Name of the answer's limit. auto: `max_completion_tokens` for OpenAI and Azure, else `max_tokens`, and
+    the other one where the server says so."""
     reasoning_tokens: int = Field(default=0, ge=0)
-    """Added to that limit for a model that reasons before it answers. An answer that is empty because thinking used the
-    limit is asked for once more, with more room."""
+    """Added to that limit for a model that reasons before it answers. An answer that is empty because
+    thinking used the limit is asked for once more, with more room."""
     reasoning_effort: str | None = None
     """Sent as it is (none, minimal, low, medium, high, ...); null leaves it to the model."""
     send_thoughts: Literal["reasoning_content", "reasoning"] | None = None
-    """Field in which the thoughts of earlier turns are sent again, for models that want them; null never sends them."""
+    """Field in which the thoughts of earlier turns are sent again, for models that want them; null never
+    sends them."""
     system: Literal["auto", "send", "fold"] = "auto"
-    """fold puts the system message in front of the first user message, for models without that role; auto does so when
-    the server says that it has none."""
+    """fold puts the system message in front of the first user message, for models without that role; auto
+    does so when the server says that it has none."""
     stream: bool = False
-    """Have the answer sent in pieces: for a proxy that cuts silent connections, and models that only stream."""
+    """Have the answer sent in pieces: for a proxy that cuts silent connections, and models that only
+    stream."""
     service_tier: str | None = None
-    """OpenAI's tier (auto, default, flex, priority, ...), sent as it is. flex is slow and half the price: attempts then
-    last up to 15 minutes, and refusals for want of capacity are waited out for two hours, unless set otherwise."""
+    """OpenAI's tier (auto, default, flex, priority, ...), sent as it is. flex is slow and half the price:
+    attempts then last up to 15 minutes, and refusals for want of capacity are waited out for two hours,
+    unless set otherwise."""
     temperature: float | None = Field(default=None, ge=0, le=2)
     """Used where a request names none; null leaves it to the model."""
     omit: tuple[Literal["temperature", "seed", "max_tokens"], ...] = ()
-    """Parameters that are never sent. What the server itself names as unknown is left out without being listed here."""
+    """Parameters that are never sent. What the server itself names as unknown is left out without being
+    listed here."""
     cache_breakpoints: bool = False
     """Mark the first and last message with `cache_control`: for endpoints that cache only what is marked."""
 
@@ -86,12 +92,14 @@ class OpenAIChat(EndpointSettings):
         return values
 
     price: TokenPrice | None = None
-    """null: the price of the built-in list (docs/models.md). A model that is not on it has an unknown price."""
+    """null: the price of the built-in list (docs/models.md). A model that is not on it has an unknown
+    price."""
     history: HistorySettings = HistorySettings()
 
     @property
     def known_price(self) -> TokenPrice | None:
-        """What the model charges: as configured, else nothing on this machine, else as listed; None is unknown."""
+        """What the model charges: as configured, else nothing on this machine, else as listed; None is
+        unknown."""
         if self.price is not None or not self.charges:
             return self.price or TokenPrice()
         listed = catalogue().find_chat(self.host, self.model)
@@ -151,7 +159,8 @@ ChatSettings = Annotated[OpenAIChat | TransformersChat | BuiltinChat, Field(disc
 
 
 def known_price(settings: ChatSettings) -> TokenPrice | None:
-    """Return what a model charges for its tokens; None is unknown. What runs on this machine is free unless configured."""
+    """Return what a model charges for its tokens; None is unknown. What runs on this machine is free unless
+    configured."""
     match settings:
         case OpenAIChat():
             return settings.known_price

@@ -1,7 +1,8 @@
 """Takes the thoughts of a reasoning model out of what it answers.
 
-A server with a reasoning parser puts thoughts into fields of their own; without one, or when the parser fails, they
-stand in the text between tags. Thoughts hold drafts: programs that must not run, and labels that nobody gives.
+A server with a reasoning parser puts thoughts into fields of their own; without one, or when the parser
+fails, they stand in the text between tags. Thoughts hold drafts: programs that must not run, and labels that
+nobody gives.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ _FIELDS = ("reasoning_content", "reasoning", "thinking")
 def split_thoughts(text: str) -> tuple[str, str]:
     """Return (answer, thoughts) of a text in which thoughts stand between tags.
 
-    A block that is not closed runs to the end. A closing tag without an opening one, whose opening the prompt held,
-    ends thoughts that began with the text.
+    A block that is not closed runs to the end. A closing tag without an opening one, whose opening the prompt
+    held, ends thoughts that began with the text.
     """
     thoughts: list[str] = []
 
@@ -44,7 +45,8 @@ def split_thoughts(text: str) -> tuple[str, str]:
 
 
 def _last_stray(text: str) -> re.Match[str] | None:
-    """Return the last closing tag that is none of a program's texts: outside of fenced code, or first on its line."""
+    """Return the last closing tag that is none of a program's texts: outside of fenced code, or first on its
+    line."""
     found = None
     for tag in _STRAY.finditer(text):
         before = text[: tag.start()]
@@ -55,7 +57,8 @@ def _last_stray(text: str) -> re.Match[str] | None:
 
 
 def thoughts_beside(message: dict[str, Any]) -> str:
-    """Return the thoughts in a message's own fields: one of them where servers send two with the same words."""
+    """Return the thoughts in a message's own fields: one of them where servers send two with the same
+    words."""
     for name in _FIELDS:
         value = message.get(name)
         if isinstance(value, str) and value.strip():
@@ -66,7 +69,8 @@ def thoughts_beside(message: dict[str, Any]) -> str:
 
 
 def _texts(parts: Any, names: tuple[str, ...]) -> list[str]:
-    """Return the text of a list's parts under the given names; Mistral's `thinking` is itself a list of parts."""
+    """Return the text of a list's parts under the given names; Mistral's `thinking` is itself a list of
+    parts."""
     found: list[str] = []
     for part in parts if isinstance(parts, list) else []:
         for name in names:

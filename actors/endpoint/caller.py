@@ -98,7 +98,8 @@ class EndpointCaller:
         self._leaves: dict[str, _Leave] = {}
 
     async def admit(self, tokens: float) -> str:
-        """Wait until a request of about `tokens` tokens may be sent, and return leave for `call` to send it at once.
+        """Wait until a request of about `tokens` tokens may be sent, and return leave for `call` to send it
+        at once.
 
         So a caller can tell what has left from what waits for its turn, a rate limit or the end of an outage.
 
@@ -145,10 +146,11 @@ class EndpointCaller:
         """Return the answer of the first attempt that gets one.
 
         `send` makes one attempt and raises what its library raises, or `FaultyAnswerError`; `classify`
-        returns the fault in a library's exception, or None for a bug, which is raised as it is.
-        `tokens` is what the request is expected to cost, for the tokens-a-minute limit. With `leave` (`admit`) that
-        lasts, the first attempt is made at once. `adapt` is asked of each fault whether `send` now asks differently, such
-        as without a field that the server does not know: then the next attempt is made at once.
+        returns the fault in a library's exception, or None for a bug, which is raised as it is. `tokens` is
+        what the request is expected to cost, for the tokens-a-minute limit. With `leave` (`admit`) that
+        lasts, the first attempt is made at once. `adapt` is asked of each fault whether `send` now asks
+        differently, such as without a field that the server does not know: then the next attempt is made at
+        once.
 
         Raises:
             ContentFilteredError: If the provider declined the content.

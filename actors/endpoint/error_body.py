@@ -1,8 +1,8 @@
 """Reads what a server said of an error, whatever the shape of the body.
 
-Servers answer with OpenAI's `{"error": {...}}`, a list of one, a plain string, FastAPI's `detail`, problem details
-(RFC 7807), AWS's `__type` and `Message`, another server's body as JSON inside a string, or a proxy's page. All of
-them come down to codes (for programs) and words (for people), which are gathered from any depth.
+Servers answer with OpenAI's `{"error": {...}}`, a list of one, a plain string, FastAPI's `detail`, problem
+details (RFC 7807), AWS's `__type` and `Message`, another server's body as JSON inside a string, or a proxy's
+page. All of them come down to codes (for programs) and words (for people), which are gathered from any depth.
 """
 
 from __future__ import annotations
@@ -26,9 +26,20 @@ _CODE_FIELDS = {
     "innercode",
 }
 _WORD_FIELDS = {
-    "message", "msg", "detail", "title", "error", "errors", "raw", "description", "error_description", "error_msg",
-    "errormessage", "text", "reason",
-}  # fmt: skip
+    "message",
+    "msg",
+    "detail",
+    "title",
+    "error",
+    "errors",
+    "raw",
+    "description",
+    "error_description",
+    "error_msg",
+    "errormessage",
+    "text",
+    "reason",
+}
 _FIELD_NAMES = {"param", "loc", "field"}
 _ECHOES = {"input", "request", "messages", "prompt", "headers", "ctx", "traceback", "stack"}
 """Fields that repeat the request: what is in them was said by us."""
@@ -44,7 +55,8 @@ _QUOTED = re.compile(r"[`'\"“‘\[]([A-Za-z_][\w.\-]*)[`'\"”’\]]")
 
 @dataclass(frozen=True, slots=True)
 class ErrorBody:
-    """What a body says: `codes` in lower case, `words` as shown to people, `fields` of the request that it names."""
+    """What a body says: `codes` in lower case, `words` as shown to people, `fields` of the request that it
+    names."""
 
     codes: frozenset[str] = frozenset()
     words: str = ""

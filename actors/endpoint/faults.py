@@ -1,7 +1,7 @@
 """What can go wrong at an HTTP endpoint, and which of it is worth another attempt.
 
-Two vocabularies: a `Fault` says what one attempt met, and the errors below are what a caller sees when no further
-attempt can help. What a status and a body mean is in `actors.endpoint.rules`.
+Two vocabularies: a `Fault` says what one attempt met, and the errors below are what a caller sees when no
+further attempt can help. What a status and a body mean is in `actors.endpoint.rules`.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class EndpointError(AttemptedError, BackendError):
 
 
 class EndpointDownError(EndpointError):
-    """The endpoint serves nobody (no connection, refusals for their rate, a long outage): wait and resume rather than
-    try the next request."""
+    """The endpoint serves nobody (no connection, refusals for their rate, a long outage): wait and resume
+    rather than try the next request."""
 
 
 class ContextLengthError(EndpointError):
@@ -150,14 +150,16 @@ _ADVICE: dict[str, tuple[type[MaiaError], str, str]] = {
     ),
     "no_model": (
         EndpointStopError,
-        "{where} does not know the model {model!r}, may not give it to this account, or has nothing at the address "
+        "{where} does not know the model {model!r}, may not give it to this account, or has nothing at "
+        "the address "
         "({detail}).",
         "Check `model` and `base_url`; the address usually ends in /v1.",
     ),
     "no_vision": (
         EndpointStopError,
         "{model} at {where} takes no images ({detail}).",
-        "Choose a model that sees images, or set `sees_images: false`: others then describe the images to it.",
+        "Choose a model that sees images, or set `sees_images: false`: others then describe the images "
+        "to it.",
     ),
     "too_long": (
         ContextLengthError,
@@ -183,7 +185,8 @@ _ADVICE: dict[str, tuple[type[MaiaError], str, str]] = {
 
 
 def to_error(fault: Fault, host: str, model: str, attempts: int, in_doubt: int, proxy: str = "") -> MaiaError:
-    """Return what a caller sees when `fault` is the end of its request; `proxy` is the one on the way, if any."""
+    """Return what a caller sees when `fault` is the end of its request; `proxy` is the one on the way, if
+    any."""
     where = f"the endpoint {host}"
     detail = f"{_one_line(fault.detail)}{f', through the proxy {proxy}' if proxy else ''}"
     if fault.kind in _ADVICE:

@@ -7,28 +7,42 @@ import re
 from actors.endpoint.error_body import ErrorBody
 
 OPTIONAL = (
-    "max_completion_tokens", "max_tokens", "temperature", "seed", "stop", "detail", "reasoning_effort", "cache_control",
-    "service_tier", "stream_options", "stream", "response_format", "size", "quality", "reasoning_content", "reasoning",
-)  # fmt: skip
-"""Fields without which a request still asks the same; longer names before those that they hold."""
+    "max_completion_tokens",
+    "max_tokens",
+    "temperature",
+    "seed",
+    "stop",
+    "detail",
+    "reasoning_effort",
+    "cache_control",
+    "service_tier",
+    "stream_options",
+    "stream",
+    "response_format",
+)
+"""Fields without which a request still asks the same."""
 
 _ALIASES = {
     "reasoning_effort": r"reasoning[ _-]?effort|support thinking|thinking (is )?not supported",
     "cache_control": r"cache[ _-]?control",
 }
 _COMPLAINT = re.compile(
-    r"unsupported|not supported|unknown|unrecogni[sz]ed|unexpected|not permitted|not allowed|deprecated|extra|invalid|"
-    r"does not support|doesn't support|cannot find field|no longer|must|should|not accept|only|too (large|high|big)|removed",
+    r"unsupported|not supported|unknown|unrecogni[sz]ed|unexpected|not permitted|not allowed|deprecated|"
+    r"extra|invalid|"
+    r"does not support|doesn't support|cannot find field|no longer|must|should|not accept|only|too "
+    r"(large|high|big)|removed",
     re.I,
 )
 _MOST = re.compile(
-    r"(?:at most|max\w*(?: value)?(?: is| of)?|less than or equal to|<=|up to|limit(?: is| of)?|not exceed)\D{0,20}(\d+)",
+    r"(?:at most|max\w*(?: value)?(?: is| of)?|less than or equal to|<=|up to|limit(?: is| of)?|not "
+    r"exceed)\D{0,20}(\d+)",
     re.I,
 )
 
 
 def named_fields(body: ErrorBody) -> frozenset[str]:
-    """Return the optional fields that a complaint is about: by its `param` or `loc`, quoted, or in camel case."""
+    """Return the optional fields that a complaint is about: by its `param` or `loc`, quoted, or in camel
+    case."""
     if not (_COMPLAINT.search(body.plain) or body.fields):
         return frozenset()
     named = {field for field in OPTIONAL if _plain(field) in {_plain(name) for name in body.fields}}

@@ -61,12 +61,12 @@ def connect(settings: EndpointSettings, environ: Mapping[str, str]) -> Connectio
         max_retries=0,
         timeout=openai.Timeout(settings.attempt_timeout_s, connect=settings.connect_timeout_s),
         default_query=settings.extra_query or None,
-        # Over aiohttp: the usual transport walks through all connections for every request, and with hundreds in
-        # flight that takes longer than everything else which a request costs.
+        # Over aiohttp: the usual transport walks through all connections for every request, and with hundreds
+        # in flight that takes longer than everything else which a request costs.
         http_client=openai.DefaultAioHttpClient(
             event_hooks={"response": [_bound]},
-            # The client's own reading of the environment knows neither loopback nor address ranges. Certificates that
-            # a variable names are still taken.
+            # The client's own reading of the environment knows neither loopback nor address ranges.
+            # Certificates that a variable names are still taken.
             proxy=proxy,
             trust_env=False,
             verify=httpx2.create_ssl_context(),
@@ -108,7 +108,8 @@ def classify(error: Exception) -> Fault | None:
 
     match error:
         case openai.APIStatusError():
-            # Not `error.body`: of some shapes the client keeps a part only, such as the words without the code.
+            # Not `error.body`: of some shapes the client keeps a part only, such as the words without the
+            # code.
             return from_status(error.status_code, error.response.text, error.response.headers)
         case openai.APIConnectionError():
             return _connection_fault(error)

@@ -22,8 +22,8 @@ def is_loopback(host: str) -> bool:
 def proxy_for(base_url: str, setting: str, environ: Mapping[str, str]) -> str | None:
     """Return the address of the proxy to use, None for none.
 
-    `setting` is "none", "env" (the variables http_proxy, https_proxy, all_proxy and no_proxy, in either case) or an
-    address. Entries of no_proxy are hosts, domains, and address ranges such as 10.0.0.0/8.
+    `setting` is "none", "env" (the variables http_proxy, https_proxy, all_proxy and no_proxy, in either case)
+    or an address. Entries of no_proxy are hosts, domains, and address ranges such as 10.0.0.0/8.
     """
     url = urllib.parse.urlsplit(base_url)
     host = url.hostname or ""

@@ -1,7 +1,9 @@
-"""What an error of a server means: one ordered table, read from top to bottom; the first rule that fits decides.
+"""What an error of a server means: one ordered table, read from top to bottom; the first rule that fits
+decides.
 
-The order is the meaning: words about length or content come before a 403's presumed key, and a named window of a rate
-limit ("tokens per minute", "try again in 8s") before words about money, which many servers add to every refusal.
+The order is the meaning: words about length or content come before a 403's presumed key, and a named window
+of a rate limit ("tokens per minute", "try again in 8s") before words about money, which many servers add to
+every refusal.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ FaultKind = Literal[
     "rejected",  # this request can never work
     "no_vision",  # the model takes no images
     "no_model",
-    "no_access",  # the key is known, and something else stands in the way: a proxy, a firewall, a blocked account
+    "no_access",  # not the key: a proxy, a firewall or the state of the account
     "bad_key",
     "no_quota",
 ]
@@ -51,7 +53,8 @@ IMAGE_COUNT = _words(
 )
 """Images, a number, and a word of limits, near each other."""
 IMAGE_LIMIT = re.compile(
-    r"(?:at most|max\w*|limit\w*|up to|allowed|supports?|only|more than|>)[^\d.;]{0,40}?(\d+|\bone\b|\ba single\b)",
+    r"(?:at most|max\w*|limit\w*|up to|allowed|supports?|only|more than|>)[^\d.;]{0,40}?(\d+|\bone\b|\ba "
+    r"single\b)",
     re.I,
 )
 _SIDES = r"\d\s*[x×]\s*\d|\b(width|height|size|long|large|small|ratio|length)\b"
@@ -60,102 +63,191 @@ _MEASURE = _words(
     r"dimension|aspect ratio|resolution",
 )
 _NO_VISION = _words(
-    r"(does(n't| not)|cannot|can't|not able to) (currently )?(support|accept|take|process|handle|read)s? (any )?"
-    r"(the )?(image|vision|visual|multi-?modal|picture)(?!.{0,30}(format|type|generation|edit|size|of (this|that)))",
-    r"\b(image|vision|multi-?modal|image_url)s?( inputs?| content| messages?| understanding)? (is|are) not supported",
+    r"(does(n't| not)|cannot|can't|not able to) (currently )?(support|accept|take|process|handle|read)s? "
+    r"(any )?"
+    r"(the )?(image|vision|visual|multi-?modal|picture)(?!.{0,30}(format|type|generation|edit|size|of "
+    r"(this|that)))",
+    r"\b(image|vision|multi-?modal|image_url)s?( inputs?| content| messages?| understanding)? (is|are) "
+    r"not supported",
     r"\b(image|vision|multi-?modal)s? (inputs?|content|data) (is|are)( currently)? (not|un)\w*",
     r"support(s)? (image|vision|multi-?modal) inputs?\b(?<=no endpoints found that support image input)",
-    r"unknown variant `?image_url", r"image_url[`'\"]? is only supported by", r"not a (multi-?modal|vision)",
-    r"mmproj", r"no endpoints found that support[^.]{0,30}(image|vision)", r"vision (features?|capabilit\w+) (is|are) not", r"text[- ]only model", r"only supports? text|only text[^.]{0,20}supported",
-    r"content[^.]{0,20}must be a string", r"(unsupported|invalid) content (part )?type[^.]{0,20}image_url",
+    r"unknown variant `?image_url",
+    r"image_url[`'\"]? is only supported by",
+    r"not a (multi-?modal|vision)",
+    r"mmproj",
+    r"no endpoints found that support[^.]{0,30}(image|vision)",
+    r"vision (features?|capabilit\w+) (is|are) not",
+    r"text[- ]only model",
+    r"only supports? text|only text[^.]{0,20}supported",
+    r"content[^.]{0,20}must be a string",
+    r"(unsupported|invalid) content (part )?type[^.]{0,20}image_url",
     r"image_url[^.]{0,30}(not supported|unsupported|is not allowed)",
-    r"TextContentPart[^.]{0,60}should be 'text'", r"at most 0 image", r"\b(image|vision)[^.;]{0,20} (is|are) not enabled", r"missing data required for image",
-)  # fmt: skip
+    r"TextContentPart[^.]{0,60}should be 'text'",
+    r"at most 0 image",
+    r"\b(image|vision)[^.;]{0,20} (is|are) not enabled",
+    r"missing data required for image",
+)
 _BAD_IMAGE = _words(
     r"(unsupported|invalid|corrupt\w*|malformed|bad|undecodable|damaged|empty|broken)[^.;]{0,25}\bimage",
-    r"\bimage[^.;]{0,60}(invalid|corrupt|unsupported|not supported|too (small|large|big)|could ?n[o']t|cannot|failed|"
+    r"\bimage[^.;]{0,60}(invalid|corrupt|unsupported|not supported|too (small|large|big)|could ?n[o']t|"
+    r"cannot|failed|"
     r"larger than|smaller than|exceed|at least|must be|ratio|unreadable)",
-    r"(failed|unable|could ?n[o']t|cannot) (to )?(load|decode|process|parse|read|open|identify|download)[^.;]{0,30}image",
-    r"cannot identify image", r"image (dimension|length|width|height|size)", r"height:\d+ (or|and) width:\d+",
+    r"(failed|unable|could ?n[o']t|cannot) (to )?(load|decode|process|parse|read|open|identify|"
+    r"download)[^.;]{0,30}image",
+    r"cannot identify image",
+    r"image (dimension|length|width|height|size)",
+    r"height:\d+ (or|and) width:\d+",
     r"aspect ratio",
-)  # fmt: skip
+)
 _MONEY_CODE = (
-    r"insufficient_?(\w+_)?(quota|balance|credit|fund)|credit_balance|billing_(error|hard|not)|spend_limit|arrear|overdue|"
+    r"insufficient_?(\w+_)?(quota|balance|credit|fund)|credit_balance|billing_(error|hard|not)|"
+    r"spend_limit|arrear|overdue|"
     r"budget_exceeded|payment_required|organization_usage_limit|quota_not_enough|out_of_credits"
 )
 _MONEY = _words(
-    r"insufficient[ _](\w+ ){0,4}(quota|balance|funds?|credits?)", r"exceeded your current quota", r"\bbilling\b",
-    r"\bno (prepaid |remaining )?credits?\b", r"credit balance", r"(used|run|ran) (up )?(all|out of)[^.]{0,20}credits?",
-    r"credits? (have |has |are |is )?(expired|exhausted|depleted|been used)", r"spend(ing)? limit", r"\bbudget\b[^.]{0,20}exceed|exceed\w*[^.]{0,12}budget",
+    r"insufficient[ _](\w+ ){0,4}(quota|balance|funds?|credits?)",
+    r"exceeded your current quota",
+    r"\bbilling\b",
+    r"\bno (prepaid |remaining )?credits?\b",
+    r"credit balance",
+    r"(used|run|ran) (up )?(all|out of)[^.]{0,20}credits?",
+    r"credits? (have |has |are |is )?(expired|exhausted|depleted|been used)",
+    r"spend(ing)? limit",
+    r"\bbudget\b[^.]{0,20}exceed|exceed\w*[^.]{0,12}budget",
     r"balance is (insufficient|not enough|too low)|(quota|credits?|balance) (is |are )?not enough",
-    r"(purchase|buy|add) (more )?credits?", r"payment (is )?required", r"recharge|top[ -]?up", r"good standing", r"key limit exceeded",
-    r"specified api usage limits?", r"requires more credits", r"past[- ]due|overdue|in arrears|unpaid",
+    r"(purchase|buy|add) (more )?credits?",
+    r"payment (is )?required",
+    r"recharge|top[ -]?up",
+    r"good standing",
+    r"key limit exceeded",
+    r"specified api usage limits?",
+    r"requires more credits",
+    r"past[- ]due|overdue|in arrears|unpaid",
     r"enough (balance|credits?|funds)",
-    r"usage limit (is |was |has been )?(reached|exceeded)|balance is negative|negative balance|subscription (has )?(expired|ended)",
+    r"usage limit (is |was |has been )?(reached|exceeded)|balance is negative|negative balance|"
+    r"subscription (has )?(expired|ended)",
     r"plan does(n't| not) (include|allow|support|cover)|upgrade (your|to a (paid|higher)) (plan|tier)",
-    r"exceeded your (monthly|total)[^.]{0,30}(credits?|allowance|quota)", r"free (tier|trial|quota)[^.]{0,30}(exhausted|ended|expired|used up)",
+    r"exceeded your (monthly|total)[^.]{0,30}(credits?|allowance|quota)",
+    r"free (tier|trial|quota)[^.]{0,30}(exhausted|ended|expired|used up)",
     r"余额不足|欠费",
-)  # fmt: skip
+)
 _WINDOW = _words(
-    r"\bper[ _-](second|min|minute|hour|day)", r"\b[TRI]P[MDHS]\b", r"\b(tpm|rpm)\b",
+    r"\bper[ _-](second|min|minute|hour|day)",
+    r"\b[TRI]P[MDHS]\b",
+    r"\b(tpm|rpm)\b",
     r"(try again|retry|available again|wait)\b[^.;]{0,30}\d+(\.\d+)? ?(m?s|sec\w*|m|min\w*|h|hours?)\b",
-    r"rate[ _-]limit", r"concurren", r"too many requests", r"free-models-per",
-)  # fmt: skip
+    r"rate[ _-]limit",
+    r"concurren",
+    r"too many requests",
+    r"free-models-per",
+)
 _ACCOUNT_HINDERED = _words(
     r"virtual network|firewall|allow-?list|private (link|endpoint)|(corporate|network) policy",
-    r"\b(resource|account|subscription|organi[sz]ation|project|consumer|workspace|tenant|team|api[_ ]key:)\b[^.]{0,60}"
+    r"\b(resource|account|subscription|organi[sz]ation|project|consumer|workspace|tenant|team|api[_ "
+    r"]key:)\b[^.]{0,60}"
     r"\b(blocked|suspended|locked|disabled|deactivated|banned|terminated|restricted)",
-    r"location is not supported", r"\bip( address)?\b[^.]{0,40}(not (allowed|authorized|in)|blocked|denied)",
-    r"anthropic-workspace-id", r"accept the (terms|license|agreement)", r"network authentication required",
-)  # fmt: skip
+    r"location is not supported",
+    r"\bip( address)?\b[^.]{0,40}(not (allowed|authorized|in)|blocked|denied)",
+    r"anthropic-workspace-id",
+    r"accept the (terms|license|agreement)",
+    r"network authentication required",
+)
 _NO_MODEL = _words(
-    r"\b(model|deployment|engine)\b[^.]{0,120}?(does(n't| not) exist|do not exist|not found|(is (currently |temporarily )?)?not (available|loaded|deployed|served|"
-    r"valid|a valid|hosted|supported(?! with))|(has )?reached (the )?end of (its )?life|has been (deprecated|retired|shut|decommissioned|removed|discontinued)|"
-    r"(is )?no longer (available|supported)|was (deprecated|retired|shut|decommissioned|removed)|is unknown|not exist)",
+    r"\b(model|deployment|engine)\b[^.]{0,120}?(does(n't| not) exist|do not exist|not found|(is "
+    r"(currently |temporarily )?)?not (available|loaded|deployed|served|"
+    r"valid|a valid|hosted|supported(?! with))|(has )?reached (the )?end of (its )?life|has been "
+    r"(deprecated|retired|shut|decommissioned|removed|discontinued)|"
+    r"(is )?no longer (available|supported)|was (deprecated|retired|shut|decommissioned|removed)|is "
+    r"unknown|not exist)",
     r"(unknown|invalid|no such|unrecogni[sz]ed|unsupported|nonexistent) model(?! (param|arg|input|output))",
-    r"(no|not have|don't have|doesn't have|without) access to[^.]{0,30}model", r"must be verified to use the model",
-    r"pinned to[^.]{0,200}requested", r"does not work with the specified model", r"not a valid model",
-    r"model identifier is invalid", r"(no|unknown) (available )?(provider|channel) for model",
-    r"no models? (is |are )?loaded|load a model|on-demand throughput", r"模型不存在",
-)  # fmt: skip
+    r"(no|not have|don't have|doesn't have|without) access to[^.]{0,30}model",
+    r"must be verified to use the model",
+    r"pinned to[^.]{0,200}requested",
+    r"does not work with the specified model",
+    r"not a valid model",
+    r"model identifier is invalid",
+    r"(no|unknown) (available )?(provider|channel) for model",
+    r"no models? (is |are )?loaded|load a model|on-demand throughput",
+    r"模型不存在",
+)
 _CONTEXT = _words(
-    r"context[ _-]?(length|window|size|limit)", r"\b(prompt|input|conversation|messages?|request|string) (is |are |was )?too long",
-    r"maximum (model|context|input|prompt|sequence|request|allowed input) len", r"contextwindowexceeded", r"longer than the maximum",
-    r"too large to process", r"prompt exceeds max", r"range of input length", r"reduce the length of", r"reduce your (prompt|input)",
-    r"maximum allowed input length", r"input (token )?(length|count)[^.]{0,60}(exceed|too|larger|greater)", r"n_keep|n_ctx",
-    r"(prompt|input|sequence) (token count|tokens|size|length)[^.]{0,60}exceed|array too long|input length[^.]{0,60}max_?(length|imum)", r"(input|prompt) (is )?too large",
-)  # fmt: skip
+    r"context[ _-]?(length|window|size|limit)",
+    r"\b(prompt|input|conversation|messages?|request|string) (is |are |was )?too long",
+    r"maximum (model|context|input|prompt|sequence|request|allowed input) len",
+    r"contextwindowexceeded",
+    r"longer than the maximum",
+    r"too large to process",
+    r"prompt exceeds max",
+    r"range of input length",
+    r"reduce the length of",
+    r"reduce your (prompt|input)",
+    r"maximum allowed input length",
+    r"input (token )?(length|count)[^.]{0,60}(exceed|too|larger|greater)",
+    r"n_keep|n_ctx",
+    r"(prompt|input|sequence) (token count|tokens|size|length)[^.]{0,60}exceed|array too long|input "
+    r"length[^.]{0,60}max_?(length|imum)",
+    r"(input|prompt) (is )?too large",
+)
 _TOKENS = _words(
-    r"(?<!max_)(?<!max_completion_)(?<!max_new_)\btokens?\b[^.;]{0,60}(exceed|must be|must have|less than|greater than|<=|too (many|long|large))",
-    r"exceed\w*[^.;]{0,60}\btokens?\b", r"too many (input |prompt )?tokens", r"must have less than \d+ tokens", r"token limit",
-)  # fmt: skip
+    r"(?<!max_)(?<!max_completion_)(?<!max_new_)\btokens?\b[^.;]{0,60}(exceed|must be|must have|less "
+    r"than|greater than|<=|too (many|long|large))",
+    r"exceed\w*[^.;]{0,60}\btokens?\b",
+    r"too many (input |prompt )?tokens",
+    r"must have less than \d+ tokens",
+    r"token limit",
+)
 _TOO_LARGE = _words(
     r"request too large", r"tokens must be reduced", r"payload too large|body too large|entity too large"
 )
 _FILTER_CODE = (
-    r"content_?filter|content_policy|moderation_blocked|responsibleaipolicy|data_?inspection_?failed|cyber_policy|bio_policy|"
+    r"content_?filter|content_policy|moderation_blocked|responsibleaipolicy|data_?inspection_?failed|"
+    r"cyber_policy|bio_policy|"
     r"safety_violation|prohibited_content|sensitive|unsafe_"
 )
 _FILTER = _words(
-    r"content[ _]?(management|filter|polic|violat|moderation)", r"contentpolicy", r"safety (system|check|filter|polic|setting)",
-    r"safety_check", r"usage (polic|guideline)", r"\bmoderation\b", r"\bflagged\b", r"guardrail", r"inappropriate content|\bnsfw\b",
-    r"responsible ai", r"(sensitive|prohibited|unsafe|harmful) (content|information|words?|material)", r"violat\w*[^.]{0,40}(polic|guideline|terms)", r"considered high risk",
-    r"(blocked|rejected|refused|stopped|declined) (due to|because of|for|by)[^.]{0,25}(safety|content|polic)",
+    r"content[ _]?(management|filter|polic|violat|moderation)",
+    r"contentpolicy",
+    r"safety (system|check|filter|polic|setting)",
+    r"safety_check",
+    r"usage (polic|guideline)",
+    r"\bmoderation\b",
+    r"\bflagged\b",
+    r"guardrail",
+    r"inappropriate content|\bnsfw\b",
+    r"responsible ai",
+    r"(sensitive|prohibited|unsafe|harmful) (content|information|words?|material)",
+    r"violat\w*[^.]{0,40}(polic|guideline|terms)",
+    r"considered high risk",
+    r"(blocked|rejected|refused|stopped|declined) (due to|because of|for|by)[^.]{0,25}(safety|content|"
+    r"polic)",
     r"敏感",
-)  # fmt: skip
+)
 _KEY_CODE = (
-    r"invalid_?api_?key|api_?key_invalid|incorrect_api_key|authentication_?(error|failed)|invalid_auth|unauthenticated|"
-    r"token_not_found_in_db|unrecognizedclient|invalid_iam_token|missing_api_key|expiredtoken|invalid_token|no_api_key"
+    r"invalid_?api_?key|api_?key_invalid|incorrect_api_key|authentication_?(error|failed)|invalid_auth|"
+    r"unauthenticated|"
+    r"token_not_found_in_db|unrecognizedclient|invalid_iam_token|missing_api_key|expiredtoken|"
+    r"invalid_token|no_api_key"
 )
 _KEY = _words(
-    r"api[ _-]?key[^.]{0,30}(not valid|invalid|incorrect|expired|missing|required|revoked|wrong|not found|does not exist)",
-    r"(invalid|incorrect|wrong|missing|expired|malformed|no|unknown|bad|provide an) (or missing )?(api[ _-]?keys?|access token|auth\w*|credentials?|"
-    r"bearer|proxy server token|subscription key)", r"(didn't|did not|must) provide[^.]{0,20}api key", r"unauthorized|not authenticated|authentication (failed|error)",
-)  # fmt: skip
+    r"api[ _-]?key[^.]{0,30}(not valid|invalid|incorrect|expired|missing|required|revoked|wrong|not "
+    r"found|does not exist)",
+    r"(invalid|incorrect|wrong|missing|expired|malformed|no|unknown|bad|provide an) (or missing )?(api[ "
+    r"_-]?keys?|access token|auth\w*|credentials?|"
+    r"bearer|proxy server token|subscription key)",
+    r"(didn't|did not|must) provide[^.]{0,20}api key",
+    r"unauthorized|not authenticated|authentication (failed|error)",
+)
 _CAPACITY = _words(
-    r"overload", r"\bcapacity\b", r"\bbusy\b", r"high (demand|load|traffic)", r"resource[ _]unavailable", r"temporarily unavailable",
-    r"no (healthy|available) (instances?|workers?|backends?|upstream)", r"queue is full", r"capacity_exhausted",
-)  # fmt: skip
+    r"overload",
+    r"\bcapacity\b",
+    r"\bbusy\b",
+    r"high (demand|load|traffic)",
+    r"resource[ _]unavailable",
+    r"temporarily unavailable",
+    r"no (healthy|available) (instances?|workers?|backends?|upstream)",
+    r"queue is full",
+    r"capacity_exhausted",
+)
 _NEVER = _words(
     r"\bnot (supported|implemented|available on this)\b",
     r"unsupported",
@@ -167,7 +259,8 @@ _PARAMETER = r"unsupported_(parameter|value)|unknown_parameter|invalid_value|ext
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A kind of fault and what it looks like: a status among `statuses`, and a code or words, if any are given."""
+    """A kind of fault and what it looks like: a status among `statuses`, and a code or words, if any are
+    given."""
 
     kind: FaultKind
     why: str
@@ -260,7 +353,8 @@ RULES = (
         "no_model",
         "model code",
         _ANY,
-        r"model_?not_?(found|available|exist)|invalid_model|deploymentnotfound|operationnotsupported|unknown_model|model_deprecated|model_decommissioned",
+        r"model_?not_?(found|available|exist)|invalid_model|deploymentnotfound|operationnotsupported|"
+        r"unknown_model|model_deprecated|model_decommissioned",
     ),
     Rule(
         "no_model",
@@ -273,7 +367,8 @@ RULES = (
         "too_long",
         "length code",
         _ANY,
-        r"context_?(length|window)|exceed_context|input_too_large|max_prompt_tokens|string_above_max|prompt_too_long|request_too_large|\b1261\b",
+        r"context_?(length|window)|exceed_context|input_too_large|max_prompt_tokens|string_above_max|"
+        r"prompt_too_long|request_too_large|\b1261\b",
     ),
     Rule("too_long", "too large to be sent", (413,)),
     Rule("too_long", "context words", _ANY, words=_CONTEXT, unless=_MEASURE),

@@ -110,9 +110,11 @@ _read: set[str] = set()
 
 
 def without_secrets(data: bytes, environ: Mapping[str, str] = os.environ) -> bytes:
-    """Return what is about to be kept without any secret that this process knows; binary data are as they were.
+    """Return what is about to be kept without any secret that this process knows; binary data are as they
+    were.
 
-    Known are the values that were read for use (`read_secret`), and those of variables whose names end as keys' do.
+    Known are the values that were read for use (`read_secret`), and those of variables whose names end as
+    keys' do.
     """
     named = {
         value for name, value in environ.items() if _NAMES.search(name) and not value.startswith(("/", "~"))

@@ -32,8 +32,8 @@ class EndpointSettings(Settings):
     """Further fields of the request's JSON body, for what only this endpoint understands."""
 
     proxy: str = "env"
-    """env: the proxy that http_proxy, https_proxy and no_proxy name; none: no proxy; or a proxy's address. A server
-    on this machine is never asked through a proxy."""
+    """env: the proxy that http_proxy, https_proxy and no_proxy name; none: no proxy; or a proxy's address. A
+    server on this machine is never asked through a proxy."""
 
     max_concurrent: int = Field(default=32, ge=1, le=4096)
     """Requests in flight at most; halved while the endpoint is overloaded, and restored as it recovers."""

@@ -12,9 +12,20 @@ from datetime import UTC, datetime
 from actors.endpoint.error_body import ErrorBody
 
 _UNITS = {
-    "ms": 0.001, "millisecond": 0.001, "s": 1.0, "sec": 1.0, "second": 1.0, "m": 60.0, "min": 60.0, "minute": 60.0,
-    "h": 3600.0, "hr": 3600.0, "hour": 3600.0, "d": 86_400.0, "day": 86_400.0,
-}  # fmt: skip
+    "ms": 0.001,
+    "millisecond": 0.001,
+    "s": 1.0,
+    "sec": 1.0,
+    "second": 1.0,
+    "m": 60.0,
+    "min": 60.0,
+    "minute": 60.0,
+    "h": 3600.0,
+    "hr": 3600.0,
+    "hour": 3600.0,
+    "d": 86_400.0,
+    "day": 86_400.0,
+}
 _NUMBER = r"\d+(?:\.\d+)?"
 _UNIT = r"(?:milliseconds?|ms|seconds?|secs?|minutes?|mins?|hours?|hrs?|days?|[smhd])(?![a-z])"
 _PIECE = re.compile(rf"({_NUMBER})\s*({_UNIT})", re.I)
@@ -39,9 +50,9 @@ def wait_for(
 ) -> float | None:
     """Return the seconds that a server asks to wait, None if it does not say.
 
-    `Retry-After` is believed first, then the body's `retryDelay`, its words, and last, of a request that was refused
-    for its rate (`limited`), the times at which the limits in the headers are full again. `now`: seconds since 1970
-    by our clock, for times that are absolute.
+    `Retry-After` is believed first, then the body's `retryDelay`, its words, and last, of a request that was
+    refused for its rate (`limited`), the times at which the limits in the headers are full again. `now`:
+    seconds since 1970 by our clock, for times that are absolute.
     """
     lowered = {name.lower(): str(value) for name, value in headers.items()}
     now = time.time() if now is None else now
@@ -73,7 +84,8 @@ def _limit_reset(values: Mapping[str, str], now: float) -> float | None:
 
 
 def parse_duration(text: str, bare_unit: float | None = None) -> float | None:
-    """Return the seconds in "7m12.5s", "220ms" or "2 minutes"; a number without a unit counts `bare_unit` seconds."""
+    """Return the seconds in "7m12.5s", "220ms" or "2 minutes"; a number without a unit counts `bare_unit`
+    seconds."""
     text = text.strip()
     if bare_unit is not None and re.fullmatch(_NUMBER, text):
         return float(text) * bare_unit
@@ -103,7 +115,8 @@ def _retry_after(headers: Mapping[str, str], now: float) -> float | None:
         except ValueError:
             try:
                 until = email.utils.parsedate_to_datetime(value)
-                # The endpoint's own clock tells how far off that is; ours may have jumped, or never been right.
+                # The endpoint's own clock tells how far off that is; ours may have jumped, or never been
+                # right.
                 sent = email.utils.parsedate_to_datetime(headers["date"]) if "date" in headers else None
                 seconds = max(until.timestamp() - (sent.timestamp() if sent is not None else now), 0.0)
             except (ValueError, TypeError, OverflowError):
@@ -114,7 +127,8 @@ def _retry_after(headers: Mapping[str, str], now: float) -> float | None:
 
 
 def _reset(value: str, now: float) -> float | None:
-    """Return the seconds until a limit's reset: a duration, seconds, a Unix time (s or ms) or an RFC 3339 time."""
+    """Return the seconds until a limit's reset: a duration, seconds, a Unix time (s or ms) or an RFC 3339
+    time."""
     try:
         number = float(value)
     except ValueError:

@@ -485,3 +485,13 @@ def test_the_spread_of_activations_over_the_data_set_is_drawn(run):
     section = next(page.find("section", **{"aria-labelledby": "exemplars-title"}))
     assert len([bar for bar in section.find("rect") if bar.attributes.get("class") == "bar"]) == 4
     assert "129 images" in section.text
+
+
+def test_what_a_model_thought_is_folded_and_what_it_went_without_is_said(run):
+    """Thoughts are model-written text: they stay text, and apart from the answer."""
+    record = run.round(1)
+    record["reply"] |= {"thoughts": f"a draft {HOSTILE}", "notes": ["sent without seed", 3]}
+    page = markup.check(write_unit_page(run.root, run.write_unit(1, rounds=[record], finished=False)))
+    folded = next(page.find("details", class_="reasoning"))
+    assert "a draft" in folded.text
+    assert "sent without seed" in next(page.find("article", class_="round")).text
