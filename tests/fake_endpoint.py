@@ -236,6 +236,10 @@ class FakeEndpoint:
         self.billed: Counter[str] = Counter()
         """Times each distinct request was worked on, by digest: also when no answer got through."""
         self.complaints: list[str] = []
+        self.batches: dict[str, dict[str, Any]] = {}
+        self.batch_answers: int | None = None
+        """Lines of a batch that are answered before it expires; None answers all."""
+        self._files: dict[str, bytes] = {}
         self.in_flight = self.max_in_flight = 0
         self.delay_s = 0.0
         """Time that an answer takes."""
@@ -282,6 +286,14 @@ class FakeEndpoint:
         self._loop, self._closing = asyncio.get_running_loop(), asyncio.Event()
         app = web.Application(client_max_size=256 * 2**20)
         app.add_routes([web.post("/v1/chat/completions", self._chat), web.get("/v1/models", self._models)])
+        app.add_routes(
+            [
+                web.post("/v1/files", self._take_file),
+                web.get("/v1/files/{id}/content", self._give_file),
+                web.post("/v1/batches", self._make_batch),
+                web.get("/v1/batches/{id}", self._give_batch),
+            ]
+        )
         app.add_routes(self._routes)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
         await runner.setup()
@@ -295,6 +307,55 @@ class FakeEndpoint:
 
     async def _models(self, request: web.Request) -> web.Response:
         return web.json_response({"object": "list", "data": [{"id": self.model, "object": "model"}]})
+
+    async def _take_file(self, request: web.Request) -> web.Response:
+        self._check_key(request)
+        form = await request.post()
+        assert form["purpose"] == "batch"
+        return web.json_response(self._keep(form["file"].file.read()))  # type: ignore[union-attr]
+
+    def _keep(self, data: bytes) -> dict[str, Any]:
+        name = f"file-{len(self._files)}"
+        self._files[name] = data
+        return {"id": name, "object": "file", "bytes": len(data), "created_at": 1, "filename": "batch.jsonl",
+                "purpose": "batch", "status": "processed"}  # fmt: skip
+
+    async def _give_file(self, request: web.Request) -> web.Response:
+        self._check_key(request)
+        return web.Response(body=self._files[request.match_info["id"]])
+
+    async def _make_batch(self, request: web.Request) -> web.Response:
+        """Answer every line, but those beyond `batch_answers`; the batch has ended when it is looked at again."""
+        self._check_key(request)
+        asked = await request.json()
+        assert asked["endpoint"] == "/v1/chat/completions"
+        outputs, errors = [], []
+        for line in self._files[asked["input_file_id"]].splitlines()[: self.batch_answers]:
+            entry = json.loads(line)
+            seen = self._parse(json.dumps(entry["body"]).encode(), request)
+            self.seen.append(seen)
+            answer = self.faults.popleft() if self.faults else self.script(seen)
+            failed = isinstance(answer, Fault)
+            reply = Reply(answer) if isinstance(answer, str) else answer
+            body = reply.body if isinstance(reply, Fault) else self._completion(seen, reply)
+            response = {"status_code": answer.status if failed else 200, "body": body}
+            (errors if failed else outputs).append({"custom_id": entry["custom_id"], "response": response})
+        kept = [
+            self._keep("\n".join(map(json.dumps, lines)).encode())["id"] for lines in (outputs[::-1], errors)
+        ]
+        name = f"batch-{len(self.batches)}"
+        self.batches[name] = {
+            "id": name, "object": "batch", "status": "in_progress", "created_at": 1, "completion_window": "24h",
+            "endpoint": asked["endpoint"], "input_file_id": asked["input_file_id"],
+            "output_file_id": kept[0], "error_file_id": kept[1],
+        }  # fmt: skip
+        return web.json_response(self.batches[name])
+
+    async def _give_batch(self, request: web.Request) -> web.Response:
+        self._check_key(request)
+        batch = self.batches[request.match_info["id"]]
+        batch["status"] = "completed" if self.batch_answers is None else "expired"
+        return web.json_response(batch)
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         self.in_flight += 1

@@ -17,6 +17,7 @@ import structlog
 from actors.blocking import UnsharedBackend
 from actors.chat.answers import read_answer, read_completion
 from actors.chat.base import Admission, Admitted, ChatReply, ChatRequest, Message, Usage
+from actors.chat.batches import Batches
 from actors.chat.encoding import MessageEncoder, as_utf8
 from actors.chat.learned import Learned, TruncationWatch
 from actors.chat.outgoing import Outgoing
@@ -61,6 +62,8 @@ class OpenAIBackend(UnsharedBackend[Any, Any]):
         self._secrets = self._connection.secrets
         self._encoder = MessageEncoder(settings)
         self._learned, self._watch = Learned(), TruncationWatch()
+        sleep = collaborators.get("sleep", asyncio.sleep)
+        self._batches = None if settings.batch is None else Batches(self._connection, settings.batch, sleep)
         self._caller = EndpointCaller(settings, self._secrets, proxy=self._connection.proxy, **collaborators)
 
     def beside(self, request: ChatRequest | Admission | Admitted) -> bool:
@@ -192,6 +195,8 @@ class OpenAIBackend(UnsharedBackend[Any, Any]):
         return [told]
 
     async def _send(self, body: dict[str, Any]) -> dict[str, Any]:
+        if self._batches is not None:
+            return read_completion(await self._batches.ask(body))
         # As a further body the client sends all of it untouched. Given as arguments it walks through every
         # part of every message of the conversation, which takes ten times as long as everything else that a
         # call costs.
@@ -245,6 +250,8 @@ class OpenAIBackend(UnsharedBackend[Any, Any]):
 
     async def close(self) -> None:
         self._caller.close()
+        if self._batches is not None:
+            self._batches.close()
         await self._connection.client.close()
 
     def __repr__(self) -> str:

@@ -139,7 +139,7 @@ class Outgoing:
             "reasoning_effort": settings.reasoning_effort,
             "service_tier": settings.service_tier,
         }
-        if settings.stream or self._learned.stream:
+        if (settings.stream or self._learned.stream) and settings.batch is None:
             fields |= {"stream": True, "stream_options": {"include_usage": True}}
         dropped = {*settings.omit, *refused}
         body |= {name: value for name, value in fields.items() if value is not None and name not in dropped}

@@ -28,6 +28,17 @@ class HistorySettings(Settings):
         return self
 
 
+class BatchSettings(Settings):
+    """Asking in batches: half the price at OpenAI, answered within a day. Not for the interpreter, whose rounds wait."""
+
+    collect_s: float = Field(default=10.0, ge=0)
+    """Seconds for which requests are collected into one batch."""
+    poll_s: float = Field(default=60.0, gt=0)
+    """Seconds between two looks at a batch."""
+    window: str = "24h"
+    """The endpoint's word for the time in which it must be answered."""
+
+
 class OpenAIChat(EndpointSettings):
     """Any endpoint that speaks OpenAI's chat completions: OpenAI, Azure, vLLM, Ray Serve LLM, and others.
 
@@ -84,10 +95,18 @@ class OpenAIChat(EndpointSettings):
     cache_breakpoints: bool = False
     """Mark the first and last message with `cache_control`: for endpoints that cache only what is marked."""
 
+    batch: BatchSettings | None = None
+    """Ask through the batch API; null asks one by one. Attempts then last up to 25 hours, and 4,096 requests are in
+    flight, unless set otherwise. Give the price of batches in `price`."""
+
     @model_validator(mode="before")
     @classmethod
     def _patience(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("service_tier") == "flex":
+        if not isinstance(values, dict):
+            return values
+        if values.get("batch") is not None:
+            return {"attempt_timeout_s": 90_000.0, "deadline_s": 200_000.0, "max_concurrent": 4096, **values}
+        if values.get("service_tier") == "flex":
             return {"attempt_timeout_s": 900.0, "deadline_s": 7200.0, "max_attempts": 60, **values}
         return values
 

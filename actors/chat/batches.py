@@ -1,0 +1,145 @@
+"""Asks in batches: OpenAI's batch API, which answers within a day at half the price.
+
+Requests that come within a few seconds of each other are written into one file, a batch is made of it, and each line of
+its result is the answer to one of them. For what nobody waits for, such as an evaluation, and not for a loop of rounds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import structlog
+
+from actors.chat.settings import BatchSettings
+from actors.endpoint.faults import Fault, FaultyAnswerError, from_status
+from actors.endpoint.openai_client import Connection
+
+_ENDED = ("completed", "failed", "expired", "cancelled")
+_CALL_S = 120.0
+"""Seconds for one call about a batch, whose answer is small or a file."""
+_MOST_LINES = 50_000
+"""Requests that OpenAI takes in one batch."""
+
+log = structlog.get_logger(__name__)
+
+Line = tuple[dict[str, Any], "asyncio.Future[bytes]"]
+
+
+class Batches:
+    """Collects requests to one endpoint and asks them together. `sleep` is passed in by tests."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        settings: BatchSettings,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._connection, self._settings, self._sleep = connection, settings, sleep
+        self._client = connection.client.with_options(timeout=_CALL_S)
+        self._pending: list[Line] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._collecting = False
+
+    async def ask(self, body: dict[str, Any]) -> bytes:
+        """Return the body of the answer to one request.
+
+        Raises:
+            FaultyAnswerError: If the batch ended without it, or its line is an error.
+            openai.OpenAIError: If the batch could not be made or read.
+        """
+        answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._pending.append((body, answer))
+        if not self._collecting:
+            self._collecting = True
+            self._start(self._collect())
+        return await answer
+
+    def close(self) -> None:
+        """Wait for no batch any longer; those that were made are answered, and billed, all the same."""
+        for task in self._tasks:
+            task.cancel()
+
+    def _start(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _collect(self) -> None:
+        await self._sleep(self._settings.collect_s)
+        self._collecting = False
+        waiting = [(body, answer) for body, answer in self._pending if not answer.done()]
+        self._pending = []
+        for start in range(0, len(waiting), _MOST_LINES):
+            self._start(self._answer(waiting[start : start + _MOST_LINES]))
+
+    async def _answer(self, lines: list[Line]) -> None:
+        """Make a batch of the lines, wait for its end, and give each its answer or fault."""
+        try:
+            results = await self._results([body for body, _ in lines])
+        except asyncio.CancelledError:
+            for _, answer in lines:
+                answer.cancel()
+            raise
+        except Exception as error:
+            for _, answer in lines:
+                if not answer.done():
+                    answer.set_exception(error)
+            return
+        for (_, answer), result in zip(lines, results, strict=True):
+            if answer.done():
+                continue
+            if isinstance(result, Fault):
+                answer.set_exception(FaultyAnswerError(result))
+            else:
+                answer.set_result(result)
+
+    async def _results(self, bodies: list[dict[str, Any]]) -> list[bytes | Fault]:
+        headers = self._connection.headers
+        url = "/v1/chat/completions"
+        lines = [
+            {"custom_id": str(n), "method": "POST", "url": url, "body": body} for n, body in enumerate(bodies)
+        ]
+        data = "\n".join(json.dumps(line) for line in lines).encode()
+        file = await self._client.files.create(
+            file=("batch.jsonl", data), purpose="batch", extra_headers=headers
+        )
+        batch = await self._client.batches.create(
+            input_file_id=file.id,
+            endpoint="/v1/chat/completions",
+            completion_window=self._settings.window,  # type: ignore[arg-type]
+            extra_headers=headers,
+        )
+        log.info("batch_sent", batch=batch.id, requests=len(bodies))
+        while batch.status not in _ENDED:
+            await self._sleep(self._settings.poll_s)
+            batch = await self._client.batches.retrieve(batch.id, extra_headers=headers)
+        lacking = Fault("overloaded", f"the batch {batch.id} ended as {batch.status} without this answer")
+        results: list[bytes | Fault] = [lacking] * len(bodies)
+        for name in (batch.output_file_id, batch.error_file_id):
+            if name:
+                content = await self._client.files.content(name, extra_headers=headers)
+                self._read(content.content, results)
+        log.info("batch_ended", batch=batch.id, status=batch.status)
+        return results
+
+    @staticmethod
+    def _read(data: bytes, results: list[bytes | Fault]) -> None:
+        """Put each line of a result file to its request; lines that are none are passed over."""
+        for line in data.splitlines():
+            try:
+                entry = json.loads(line)
+                at, response = int(entry["custom_id"]), entry.get("response") or {}
+                status, body = int(response.get("status_code") or 502), response.get("body")
+            except (ValueError, KeyError, TypeError, AttributeError):
+                continue
+            if not 0 <= at < len(results):
+                continue
+            failed = status >= 400 or body is None
+            results[at] = (
+                from_status(max(status, 400), body or {"error": entry.get("error")}, {})
+                if failed
+                else json.dumps(body).encode()
+            )
