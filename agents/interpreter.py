@@ -15,7 +15,7 @@ import structlog
 from pydantic import Field
 
 from actors.chat.base import ChatModel, ChatReply, ChatRequest, Message, Part
-from actors.chat.history import without_images
+from actors.chat.history import drop_images_in_blocks
 from actors.endpoint.faults import ContextLengthError, ImagesError
 from actors.errors import MaiaError
 from actors.images import Image
@@ -242,8 +242,7 @@ class Interpreter:
             except (ContextLengthError, ImagesError) as error:
                 self._too_long = True
                 self._log.warning("old images are left out", why=error.message)
-        recent = len(self._messages) - 1
-        messages = (*without_images(self._messages[:recent]), *self._messages[recent:])
+        messages = drop_images_in_blocks(self._messages, 0, 1)
         return await self._model.complete(replace(request, messages=messages))
 
     async def _examine(self, answer: Answer) -> Verdict | None:

@@ -60,3 +60,34 @@ def test_usage_in_other_spellings() -> None:
 def test_usage_adds_up() -> None:
     total = Usage(1, 2, 3, 1, 0.5) + Usage(10, 20, 30, 2, 1.0, True)
     assert total == Usage(11, 22, 33, 3, 1.5, True)
+
+
+@pytest.mark.parametrize(
+    ("reported", "cached", "completion"),
+    [
+        ({"prompt_tokens": 1000, "completion_tokens": 50, "total_tokens": 1850}, 0, 850),
+        ({"prompt_tokens": 20, "completion_tokens": 198, "total_tokens": 623}, 0, 603),
+        ({"prompt_tokens": 20, "completion_tokens": 198, "total_tokens": 218}, 0, 198),
+        ({"prompt_tokens": 20, "completion_tokens": 198, "total_tokens": 0}, 0, 198),
+        ({"prompt_tokens": 20, "completion_tokens": 5, "cached_tokens": 16}, 16, 5),
+        ({"prompt_tokens": 20, "completion_tokens": 5, "prompt_cache_hit_tokens": 12}, 12, 5),
+        ({"prompt_tokens": 20, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 8}}, 8, 5),
+    ],
+)
+def test_thoughts_that_only_the_total_counts_are_completion(
+    reported: dict[str, object], cached: int, completion: int
+) -> None:
+    """xAI and Gemini leave thoughts out of `completion_tokens`; cached tokens have three spellings."""
+    usage = read_usage(reported, 7, "", TokenPrice(), 1)
+    assert (usage.cached_tokens, usage.completion_tokens) == (cached, completion)
+
+
+@pytest.mark.parametrize(
+    ("cost", "dollars"), [(0.0123, 0.0123), (0, 0.0), (-1, 2.0), (True, 2.0), ("x", 2.0)]
+)
+def test_a_cost_that_the_server_names_is_what_was_charged(cost: object, dollars: float) -> None:
+    """OpenRouter's is exact; nonsense is not believed, and a named cost needs no price list."""
+    reported = {"prompt_tokens": 10**6, "completion_tokens": 0, "cost": cost}
+    usage = read_usage(reported, 7, "", TokenPrice(prompt=2.0), 1)
+    assert usage.dollars == pytest.approx(dollars)
+    assert read_usage({**reported, "cost": 0.5}, 7, "", None, 1).unpriced == 0
