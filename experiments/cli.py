@@ -11,7 +11,7 @@ import typer
 
 from actors.errors import MaiaError, UsageError
 from agents.run_files import RecordError
-from experiments.commands import machine, runs, study, truth
+from experiments.commands import machine, runs, setup, study, truth
 from experiments.console import Console
 
 _NOT_ALLOWED = (errno.EACCES, errno.EPERM)
@@ -27,7 +27,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for room in (study, runs, truth, machine):
+for room in (setup, study, runs, truth, machine):
     app.add_typer(room.commands)
 
 

@@ -38,6 +38,7 @@ from agents.observers import BlindObservers
 from agents.study import Laboratory
 from experiments import preflight
 from experiments.config import Profile
+from experiments.endpoint_check import require_endpoints
 from experiments.spending import notices
 from tools import sandbox
 from tools.sandbox import SandboxServer
@@ -93,6 +94,7 @@ class Workbench:
         for notice in notices(profile):
             tell(f"warning: {notice}")
         preflight.check_cache(cache)
+        await require_endpoints(profile, tell)
         async with AsyncExitStack() as stack:
             tell("starting Ray")
             cluster = await stack.enter_async_context(Cluster.start(profile.ray))

@@ -80,6 +80,8 @@ class FakeImages:
             return _error(401, "Incorrect API key provided", "invalid_api_key")
         if seen.fields.get("model") != IMAGE_MODEL:
             return _error(404, f"The model `{seen.fields.get('model')}` does not exist", "model_not_found")
+        if "prompt" not in seen.fields:
+            return _error(400, "Missing required parameter: 'prompt'.", "missing_required_parameter")
         if not isinstance(seen.fields.get("prompt"), str) or str(seen.fields.get("n")) != "1":
             self.complaints.append(f"needs a prompt and n=1, got {seen.fields}")
         self.seen.append(seen)

@@ -58,6 +58,8 @@ class HostedImages(HostedModel):
     """A model that makes or edits images."""
 
     use: tuple[Literal["maker", "editor"], ...] = ()
+    size: str | None = None
+    """The size that the price of an image is for."""
     price: ImagePrice | None = None
 
 

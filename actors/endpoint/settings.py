@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 import urllib.parse
 from typing import Any
 
 from pydantic import Field, field_validator
 
+from actors.endpoint.proxies import is_loopback
 from actors.settings import Settings
 
 _OWN_HEADERS = {"authorization", "content-type", "content-length", "host"}
@@ -102,8 +102,4 @@ class EndpointSettings(Settings):
         """Whether a call may cost money: it takes a key, and is not on this machine."""
         if self.api_key_env is None and not self.headers_env:
             return False
-        name = urllib.parse.urlsplit(self.base_url).hostname or ""
-        try:
-            return not ipaddress.ip_address(name).is_loopback
-        except ValueError:
-            return name != "localhost"
+        return not is_loopback(urllib.parse.urlsplit(self.base_url).hostname or "")

@@ -1,0 +1,45 @@
+"""Whether an images endpoint knows its model, found out without making an image."""
+
+from __future__ import annotations
+
+import asyncio
+
+from actors.endpoint.faults import Fault, FaultyAnswerError, to_error
+from actors.endpoint.openai_client import Connection, classify
+from actors.endpoint.settings import EndpointSettings
+from actors.errors import MaiaError
+
+_STOPS = frozenset({"bad_key", "no_access", "no_quota", "no_model", "unreachable"})
+
+
+async def model_fault(
+    connection: Connection, settings: EndpointSettings, timeout_s: float
+) -> MaiaError | None:
+    """Return why no image can be made; None where nothing stands in the way, as far as can be told for free.
+
+    A request without a prompt is sent: a server that knows the model refuses it for that, and one that does not says so.
+    """
+    create = connection.client.post
+    try:
+        async with asyncio.timeout(timeout_s):
+            await create(
+                "/images/generations",
+                body={"model": settings.model},
+                cast_to=object,
+                options={"headers": connection.headers},
+            )
+    except TimeoutError:
+        return None
+    except FaultyAnswerError as error:
+        fault: Fault | None = error.fault
+    except Exception as error:
+        fault = classify(error)
+        if fault is None:
+            raise
+    else:
+        return None
+    assert fault is not None
+    if fault.kind not in _STOPS or (fault.kind == "unreachable" and fault.in_doubt):
+        return None
+    told = fault.told(connection.secrets.redact)
+    return to_error(told, settings.host, settings.model, 1, 0, connection.proxy)
