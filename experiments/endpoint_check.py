@@ -158,7 +158,7 @@ async def _check_chat(
             answer.warnings += (
                 f"it was shown a red and a blue image and did not name both colors (it said {reply!r}): it may not see images",
             )
-        answer.suggested = dict(probe.facts.get("suggested", {}))
+        answer.suggested = dict(probe.suggested)
     elif answer.error is None:
         answer.warnings += (f"no answer within {within_s:g} s",)
     if part.known_price is None:
@@ -216,6 +216,17 @@ def _with_nearest(error: MaiaError, models: tuple[ListedModel, ...] | None, name
     if not models or find(models, name) is not None or not (like := nearest(models, name)):
         return error
     return UsageError(error.message, f"{error.fix} Nearest that it lists: {', '.join(like)}.")
+
+
+def suggestions(reports: Sequence[EndpointReport]) -> dict[str, Any]:
+    """Return the suggested settings of all endpoints as a part of a profile."""
+    changes: dict[str, Any] = {}
+    for report in reports:
+        part = changes
+        for key in report.key.split(".") if report.suggested else ():
+            part = part.setdefault(key, {})
+        part |= report.suggested
+    return changes
 
 
 def table(reports: Sequence[EndpointReport]) -> Any:

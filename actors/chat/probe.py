@@ -31,8 +31,8 @@ class ChatProbe:
     seconds: float
     named_colors: bool
     """Whether the reply names the colors of both images: then the model sees. If not, it may only be a weak one."""
-    facts: Mapping[str, Any]
-    """What `OpenAIBackend.describe` says of the endpoint afterwards, with what it was found to take."""
+    suggested: Mapping[str, Any]
+    """Settings that say from the start what the endpoint was found to take; {} where it takes everything."""
 
 
 def question(sees_images: bool) -> ChatRequest:
@@ -61,8 +61,22 @@ async def ask(
     started = time.monotonic()
     try:
         reply = await backend.complete(question(settings.sees_images))
-        facts = backend.describe()
+        suggested = _suggested(backend.describe()["learned"])
     finally:
         await backend.close()
     text = reply.text.lower()
-    return ChatProbe(reply, time.monotonic() - started, all(color in text for color in _COLORS), facts)
+    return ChatProbe(reply, time.monotonic() - started, all(color in text for color in _COLORS), suggested)
+
+
+def _suggested(learned: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of `OpenAIChat` for what a backend has learned (`Learned.facts`)."""
+    omitted = [name for name in learned.get("not_sent", ()) if name in ("temperature", "seed", "max_tokens")]
+    suggested: dict[str, Any] = {"omit": omitted} if omitted else {}
+    if "detail" in learned.get("not_sent", ()):
+        suggested["detail"] = None
+    if learned.get("system_folded"):
+        suggested["system"] = "fold"
+    for name in ("max_tokens_field", "stream", "reasoning_tokens"):
+        if name in learned:
+            suggested[name] = learned[name]
+    return suggested

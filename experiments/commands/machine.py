@@ -19,22 +19,49 @@ from experiments.console import Console, configure_logging
 commands = typer.Typer()
 
 
-@commands.command(epilog=examples("maia doctor", "maia doctor --profile local --json"))
-def doctor(profile: ProfileName = None, json: Json = False, config: ConfigPath = None) -> None:
-    """Say what this machine can run. What it cannot comes with what to do about it.
-
-    The exit code is 0 where nothing that the profile needs is missing, else 1.
-    """
+@commands.command(
+    epilog=examples("maia doctor", "maia doctor --profile local --json", "maia doctor --profile hosted --ask")
+)
+def doctor(
+    profile: ProfileName = None,
+    ask: Annotated[
+        bool, typer.Option("--ask", help="Ask the profile's endpoints too: one cheap call each.")
+    ] = False,
+    save: Annotated[
+        bool, typer.Option("--save", help="With --ask: write what was found out into the profile.")
+    ] = False,
+    json: Json = False,
+    config: ConfigPath = None,
+) -> None:
+    """Say what this machine can run. What it cannot comes with what to do about it."""
+    from experiments import endpoint_check
+    from experiments.config import load
     from experiments.doctor import examine, table
+    from experiments.profile_file import update_profile
 
     configure_logging(0)
     console = Console(quiet=json)
+    loaded = load(config)
+    reports: list[endpoint_check.EndpointReport] = []
+    if ask or save:
+        with console.waiting("asking the endpoints"):
+            reports = run(endpoint_check.check_endpoints(loaded.profile(profile)))
+        if not json:
+            console.show(endpoint_check.table(reports))
+    saved = None
+    if save and (changes := endpoint_check.suggestions(reports)):
+        saved = str(update_profile(loaded.path, profile or loaded.default_profile, changes))
     with console.waiting("trying what this machine has, the sandbox last"):
         report = run(examine(config, profile))
     if json:
-        console.result(report)
+        asked = {"endpoints": [each.as_json() for each in reports], "saved": saved} if ask or save else {}
+        console.result(report | asked)
     else:
         console.show(table(report))
+        if saved:
+            console.show(f"written into {saved}", markup=False)
+    if any(each.error is not None for each in reports):
+        raise typer.Exit(2)
     if not report["ready"]:
         raise typer.Exit(1)
 

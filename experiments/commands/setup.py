@@ -30,7 +30,9 @@ def init(
     server: Annotated[
         str, typer.Option(help="Address of a server of your own that speaks OpenAI's API, with /v1.")
     ] = "",
-    server_model: Annotated[str, typer.Option(help="Its model [default: the only one it lists].")] = "",
+    server_model: Annotated[
+        str | None, typer.Option(help="Its model [default: the only one it lists].")
+    ] = None,
     key_env: Annotated[str, typer.Option(help="Environment variable with the server's key.")] = "",
     gpu: Annotated[
         bool | None, typer.Option("--gpu/--no-gpu", help="Make images on a GPU of this machine.")
@@ -54,7 +56,7 @@ def init(
     console = Console(quiet=json)
     if sys.stdin.isatty() and not (provider or server):
         provider, server, gpu, data, model = _questions(provider, server, gpu, data, model)
-    answers = Answers(provider, server, server_model, key_env, bool(gpu), data)
+    answers = Answers(provider, server, server_model or "", key_env, bool(gpu), data)
     profile: dict[str, Any] = run(write_profile(out, name, answers, replace=force, environ=os.environ))
     reports: list[EndpointReport] = []
     if ask and "chat" in profile:

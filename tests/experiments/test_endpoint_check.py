@@ -11,10 +11,10 @@ from aiohttp import web
 from actors.endpoint.model_list import ListedModel, find, nearest, read_list
 from actors.errors import ConfigError, UsageError
 from experiments.config import BUILT_IN_FILE, Profile, load
-from experiments.endpoint_check import check_endpoints, require_endpoints
+from experiments.endpoint_check import check_endpoints, require_endpoints, suggestions
 from experiments.init import Answers, write_profile
 from experiments.profile_file import new_file, update_profile
-from tests.fake_endpoint import KEY, MODEL, FakeEndpoint, Seen
+from tests.fake_endpoint import KEY, MODEL, FakeEndpoint, Fault, Seen
 from tests.fake_images import IMAGE_MODEL, FakeImages
 
 pytestmark = pytest.mark.anyio
@@ -96,6 +96,26 @@ async def test_one_endpoint_that_two_roles_use_is_asked_once():
         reports = await check_endpoints(both, 20, ENVIRON)
         assert len(server.seen) == 1
     assert [report.key for report in reports] == ["chat.interpreter", "chat.observers"]
+
+
+async def test_what_the_endpoint_refuses_becomes_settings_of_the_profile(tmp_path: Path):
+    """A server without a system role and without seeds is asked again at once, and the profile can say so."""
+
+    def choosy(seen: Seen) -> str | Fault:
+        if "seed" in seen.body:
+            return Fault.error(400, "Unknown parameter: 'seed'.", "unknown_parameter")
+        if seen.messages[0]["role"] == "system":
+            return Fault.error(400, "System role not supported")
+        return "red blue"
+
+    with FakeEndpoint(choosy) as server:
+        reports = await check_endpoints(profile(server), 20, ENVIRON)
+    assert reports[0].error is None
+    assert suggestions(reports) == {"chat": {"interpreter": {"omit": ["seed"], "system": "fold"}}}
+    path = tmp_path / "own.yaml"
+    path.write_text("profiles: {a: {chat: {interpreter: {backend: openai, model: m}}}}")
+    update_profile(path, "a", suggestions(reports))
+    assert load(path).profile("a").chat.interpreter.system == "fold"
 
 
 async def test_what_does_not_answer_in_time_is_left_to_the_run():
