@@ -104,7 +104,7 @@ class ExemplarStore:
         return cls(cache / "exemplars" / network / which)
 
     def path(self, readout: Readout) -> Path:
-        name = json.dumps([readout.layer, readout.kind, readout.source])
+        name = json.dumps(_key(readout))
         return self.folder / f"{hashlib.blake2b(name.encode(), digest_size=12).hexdigest()}.npz"
 
     def get(self, readout: Readout, k: int) -> LayerExemplars | None:
@@ -129,8 +129,24 @@ class ExemplarStore:
 
     def sweep_folder(self, readouts: Sequence[Readout], k: int, step: int) -> Path:
         """Return where an unfinished sweep over `readouts` is kept, so that it can be resumed."""
-        name = json.dumps([k, step, *sorted([r.layer, r.kind, r.source] for r in readouts)])
+        name = json.dumps([k, step, *sorted(map(_key, readouts))])
         return self.folder / f"sweep-{hashlib.blake2b(name.encode(), digest_size=8).hexdigest()}"
+
+
+def _key(readout: Readout) -> list[str]:
+    """Return what names a readout in the store: a file that was written anew is another one."""
+    return [readout.layer, readout.kind, readout.source, *_state(readout.source)]
+
+
+def _state(source: str) -> list[str]:
+    """Return name, size and time of change of each file that a source names; nothing for what is no file."""
+    path = Path(source).expanduser()
+    if not source or not path.exists():
+        return []
+    beside = (path.with_name(name) for name in ("cfg.json", "config.json"))
+    files = sorted(path.iterdir()) if path.is_dir() else [path, *beside]
+    states = [(file.name, file.stat()) for file in files if file.is_file()]
+    return [f"{name}:{state.st_size}:{state.st_mtime_ns}" for name, state in states]
 
 
 def finish_sweep(folder: Path, store: Path) -> int:

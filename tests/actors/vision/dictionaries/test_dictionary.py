@@ -19,6 +19,8 @@ from actors.vision.dictionaries.dictionary import (
     TopK,
 )
 from actors.vision.dictionaries.formats import load
+from actors.vision.exemplars import ExemplarStore
+from actors.vision.units import Readout
 from tests.actors.vision.dictionaries import published
 from tests.actors.vision.dictionaries.published import D, F, drawn, inputs
 
@@ -102,3 +104,13 @@ def test_the_digest_is_of_weights_and_configuration(tmp_path: Path) -> None:
     changed = {**published.encoder(), "b_enc": torch.zeros(F)}
     digests.add(load(str(published.sae_lens(tmp_path, changed)))[1])
     assert len(digests) == 3
+
+
+def test_exemplars_of_a_dictionary_that_was_written_anew_are_found_again(tmp_path: Path) -> None:
+    """The store is named after paths, and the same path may hold another dictionary tomorrow."""
+    folder, store = published.sae_lens(tmp_path / "sae"), ExemplarStore(tmp_path / "store")
+    readouts = [Readout("deep", "latent", str(path)) for path in (folder, folder / "sae_weights.safetensors")]
+    before = [store.path(readout) for readout in readouts]
+    assert before == [store.path(readout) for readout in readouts]
+    published.sae_lens(folder, architecture="topk", k=3)
+    assert not set(before) & {store.path(readout) for readout in readouts}
