@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
+import sys
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,11 +85,11 @@ class Checkpoint:
             OtherHeadError: If only the number of classes differs.
             UsageError: If the file was made for another network.
         """
-        fit = max(
-            (each for state in self.states for each in _fits(module, state)),
-            key=lambda each: (each.same, each.named, -_rank(each.words), -len(each.prefix)),
-        )
+        fit = _best(module, self.states)
         notes = fit.notes(self.states)
+        if fit.missing(module) and (converted := _converted(module, fit)) is not None:
+            fit = converted
+            notes.append("names converted by timm")
         if (head := _absent_head(module, fit)) is not None:
             import torch
 
@@ -98,8 +100,8 @@ class Checkpoint:
         if ignored := fit.ignored(module):
             notes.append(f"{len(ignored)} tensors of no part of the network ignored ({_some(ignored)})")
         module.load_state_dict(fit.tensors, strict=False)
-        n_outputs = next(reversed(list(module.parameters()))).shape[:1]
-        names = self.class_names if n_outputs == (len(self.class_names),) else ()
+        outputs = [parameter.shape[:1] for parameter in module.parameters()][-1:]
+        names = self.class_names if outputs == [(len(self.class_names),)] else ()
         return Loaded(tuple(notes), head is None, names)
 
 
@@ -195,21 +197,41 @@ def _own(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 def _fits(module: torch.nn.Module, state: StateDict) -> Iterator[_Fit]:
     """Yield the ways to read a state dict for `module`, each with another prefix."""
     own = _own(module)
-    first = next(iter(own), "")
-    depth = 0
-    while all(name.split(".")[: depth + 1] == first.split(".")[: depth + 1] for name in own):
-        if not own or depth >= first.count("."):
-            break
-        depth += 1
     ends: dict[str, list[str]] = defaultdict(list)
     for name in state.tensors:
         cuts = [0, *(found.end() for found in re.finditer(r"\.", name))]
         for cut in cuts:
             ends[name[cut:]].append(name[:cut])
-    for common in {"", "".join(f"{part}." for part in first.split(".")[:depth])}:
+    for common in {"", _common(own)}:
         prefixes = Counter(prefix for name in own for prefix in ends.get(name.removeprefix(common), ()))
         for prefix, _ in prefixes.most_common(8) or [("", 0)]:
             yield _fit(own, state, prefix, common)
+
+
+def _common(names: Iterable[str]) -> str:
+    """Return the parts that all names begin with, with the dot after them."""
+    shared = os.path.commonprefix(list(names))  # noqa: RUF071 (it is cut at a dot)
+    return shared[: shared.rfind(".") + 1]
+
+
+def _best(module: torch.nn.Module, states: Iterable[StateDict]) -> _Fit:
+    return max(
+        (each for state in states for each in _fits(module, state)),
+        key=lambda each: (each.same, each.named, -_rank(each.words), -len(each.prefix)),
+    )
+
+
+def _converted(module: torch.nn.Module, fit: _Fit) -> _Fit | None:
+    """Return the fit of what timm's own conversion makes of the names of an architecture's authors; None if no better."""
+    convert = getattr(sys.modules[type(module).__module__], "checkpoint_filter_fn", None)
+    if convert is None:
+        return None
+    bare = {name.removeprefix(_common(fit.state.tensors)): value for name, value in fit.state.tensors.items()}
+    try:
+        found = _best(module, [replace(fit.state, tensors=convert(bare, module))])
+    except Exception:  # it expects its own architecture's names, and raises anything without them
+        return None
+    return found if found.same > fit.same else None
 
 
 def _fit(own: Mapping[str, torch.Tensor], state: StateDict, prefix: str, common: str) -> _Fit:

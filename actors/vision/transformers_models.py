@@ -43,12 +43,15 @@ def from_transformers(name: str, pretrained: bool, n_classes: int | None = None)
         if n_classes is not None:
             config.num_labels = n_classes
         loader = _class(config, transformers)
-        whole = loader.from_pretrained(model) if pretrained else seeded(lambda: _from_config(loader, config))
+        path = _tower(_skeleton(loader, config), path, name)
+        module = (
+            loader.from_pretrained(model) if pretrained else seeded(lambda: _random(loader, config, path))
+        )
+        module = module.get_submodule(path) if pretrained else module
         processor = _processor(model, transformers)
-    module = _tower(whole, path, name)
     classes: tuple[str, ...] = ()
     labels = getattr(config, "id2label", None)
-    if module is whole and labels and loader is transformers.AutoModelForImageClassification:
+    if not path and labels and loader is transformers.AutoModelForImageClassification:
         classes = class_names.named(tuple(str(labels[index]) for index in sorted(labels)))
     return Network(
         name=name,
@@ -79,22 +82,43 @@ def _from_config(loader: Any, config: Any) -> Any:
     return loader.from_config(config) if hasattr(loader, "from_config") else loader(config)
 
 
-def _tower(whole: Any, path: str, name: str) -> Any:
-    """Return the module at `path`, which may begin below or above the model's own root; without one, what takes images."""
+def _skeleton(loader: Any, config: Any) -> Any:
+    """Return a model without memory for its weights: a wrong path is told before gigabytes are loaded."""
+    import torch
+
+    try:
+        with torch.device("meta"):
+            return _from_config(loader, config)
+    except Exception:  # a model may compute with its weights while it is built
+        return seeded(lambda: _from_config(loader, config))
+
+
+def _random(loader: Any, config: Any, path: str) -> Any:
+    """Return the module at `path` with random weights; a tower is built alone, without the model around it."""
+    from transformers import PreTrainedModel
+
+    tower = _skeleton(loader, config).get_submodule(path) if path else None
+    if isinstance(tower, PreTrainedModel):
+        return type(tower)(tower.config)
+    return _from_config(loader, config).get_submodule(path)
+
+
+def _tower(whole: Any, path: str, name: str) -> str:
+    """Return the path of the module at `path`, which may begin below or above the model's root; without, what takes images."""
     modules = dict(whole.named_modules())
     if path:
         ends = [path, *(path[at + 1 :] for at, sign in enumerate(path) if sign == ".")]
         for end in ends:
             found = sorted((each for each in modules if f".{each}".endswith(f".{end}")), key=len)
             if found:
-                return modules[found[0]]
+                return found[0]
         near = difflib.get_close_matches(path, [*_towers(whole), *modules], n=5, cutoff=0.3)
         raise UsageError(f"{name} has no module {path!r}.", f"The nearest are {', '.join(near)}.")
     if _takes_images(whole):
-        return whole
+        return ""
     towers = _towers(whole)
     if len(towers) == 1:
-        return modules[towers[0]]
+        return towers[0]
     if towers:
         fix = f"Name the module that sees them: {' or '.join(f'hf:{name}#{each}' for each in towers)}."
     else:

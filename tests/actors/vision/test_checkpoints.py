@@ -9,6 +9,7 @@ import functools
 import json
 import os
 import pathlib
+import re
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -259,3 +260,28 @@ def test_names_of_classes_in_a_file_are_taken_where_they_fit_the_head(tmp_path: 
     meta = {"dataset_meta": {"classes": names}}
     assert load({"state_dict": trained(), "meta": meta}, tmp_path).class_names == tuple(names)
     assert load({"state_dict": trained(), "names": ["lr", "wd"]}, tmp_path).class_names == ()
+
+
+def test_the_names_of_an_architectures_authors_are_converted_by_timm(tmp_path: pathlib.Path) -> None:
+    """ConvNeXt as its authors published it, with other names and linear layers in place of convolutions."""
+    names = [
+        (r"^stem\.", "downsample_layers.0."),
+        (r"^stages\.(\d)\.downsample\.", r"downsample_layers.\1."),
+        (r"^(stages\.\d)\.blocks\.", r"\1."),
+        (r"conv_dw", "dwconv"),
+        (r"mlp\.fc", "pwconv"),
+        (r"mlp\.grn", "grn"),
+        (r"^head\.norm", "norm"),
+        (r"^head\.fc", "head"),
+    ]
+    original: State = {}
+    for name, value in networks.tiny_convnext().state_dict().items():
+        for pattern, other in names:
+            name = re.sub(pattern, other, name)
+        original[name] = value
+    torch.save({"model": prefixed("module.", original)}, tmp_path / "convnext.pth")
+    module = networks.seeded(networks.tiny_convnext, 3)
+    loaded = checkpoints.read(tmp_path / "convnext.pth").load_into(module)
+    expected = networks.tiny_convnext().state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in module.state_dict().items())
+    assert "names converted by timm" in loaded.notes
