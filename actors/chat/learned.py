@@ -13,6 +13,8 @@ _MOST_IMAGES = 100_000
 class Learned:
     """Limits and refusals of one endpoint, as its own words gave them."""
 
+    version: int = 0
+    """Counts what was learned: a request that was sent before may be refused for what is known by now."""
     refused: dict[str, str] = field(default_factory=dict)
     """Optional fields that are no longer sent, each with the server's words."""
     max_tokens_field: str | None = None

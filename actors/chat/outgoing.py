@@ -84,6 +84,8 @@ class Outgoing:
         self._most_tokens, self._most_bytes = learned.most_tokens, learned.most_bytes
         self._longest: int | None = None
         self._server_errors = 0
+        self._version = learned.version
+        """What was known when the request was last sent."""
         # A question about an image means nothing without it; a conversation goes on.
         self._least_images = 0 if any(message.role == "assistant" for message in request.messages) else 1
 
@@ -128,6 +130,7 @@ class Outgoing:
     def body(self, messages: Sequence[Message]) -> dict[str, Any]:
         """Return the JSON body of the request; it holds no secret."""
         settings, request, refused = self._settings, self._request, self._learned.refused
+        self._version = self._learned.version
         encoded = self._encoder.encode(
             messages, detail="detail" not in refused, marks="cache_control" not in refused
         )
@@ -170,6 +173,8 @@ class Outgoing:
             ImageRejectedError: If nothing would be left to be asked about.
         """
         learned = self._learned
+        if learned.version != self._version and fault.kind in ("too_many_images", "too_long", "rejected"):
+            return True  # another request was refused meanwhile: this one is now sent as it should have been
         if fault.kind == "too_many_images":
             return self._fewer_images(fault)
         if fault.kind == "too_long":
@@ -199,6 +204,7 @@ class Outgoing:
         return self._other_fields(fault)
 
     def _changed(self, what: str, fault: Fault, setting: str) -> bool:
+        self._learned.version += 1
         self.notes.append(f"{what} ({fault.detail})")
         log.warning(
             "endpoint_adapted",
@@ -265,6 +271,7 @@ class Outgoing:
         if not bad:
             return False
         learned.bad_images |= bad
+        learned.version += 1
         sizes = ", ".join(f"{i.id[:8]} ({i.size[1]}x{i.size[0]} px)" for i in suspects if i.id in bad)
         if len(images) - len(bad) < self._least_images:
             raise ImageRejectedError(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -162,6 +164,27 @@ async def test_a_server_that_refuses_everything_is_not_asked_for_ever(
         with pytest.raises(EndpointError, match="rejected"):
             await backend.complete(ask(seed=1))
     assert len(endpoint.seen) <= 6
+
+
+async def test_many_requests_at_once_find_the_same_out_together(
+    endpoint: FakeEndpoint, opened: Opened
+) -> None:
+    """Those that were sent before the first refusal are sent again, and the limit is not halved for each."""
+
+    def script(seen: Seen) -> Any:
+        if "seed" in seen.body:
+            return FIELD_COMPLAINTS["seed"]
+        return (
+            Fault.error(400, "too many images; at most 16 are allowed") if len(seen.images) > 16 else "fine"
+        )
+
+    endpoint.script, endpoint.delay_s = script, 0.05
+    request = replace(conversation(12), seed=1)
+    async with opened(endpoint) as backend:
+        replies = await asyncio.gather(*(backend.complete(request) for _ in range(8)))
+        facts = backend.describe()["learned"]
+    assert {reply.text for reply in replies} == {"fine"}
+    assert facts == {"not_sent": ["seed"], "max_images": 16}
 
 
 # Images and length
