@@ -21,12 +21,12 @@ _EPSILON = 1e-5
 """Added to the deviation by SAELens and ViT-Prisma (`run_time_activation_ln_in`)."""
 
 _BLOCK_BYTES = 64 << 20
-"""Codes that are computed at once: their temporaries are as large, and all codes of a batch may be gigabytes."""
+"""Codes computed at once: temporaries are as large, and the codes of a batch may be gigabytes."""
 
 
 @dataclass(frozen=True)
 class Activation:
-    """What turns pre-activations (n, F) into codes (n, F), in place. `joint`: a code depends on other latents too."""
+    """Turns pre-activations (n, F) into codes (n, F), in place. `joint`: a code depends on other latents."""
 
     joint: ClassVar[bool] = False
 
@@ -60,7 +60,7 @@ class JumpRelu(Activation):
 
 @dataclass(frozen=True)
 class Gated(Activation):
-    """[y + gate_bias > 0] relu(gain y + magnitude_bias), each (F,) (Rajamanoharan et al. 2024, equation 7)."""
+    """[y + gate_bias > 0] relu(gain y + magnitude_bias), each (F,) (Rajamanoharan et al. 2024)."""
 
     gate_bias: torch.Tensor
     gain: torch.Tensor
@@ -101,7 +101,7 @@ Record = TypeVar("Record", Activation, "Dictionary")
 
 @dataclass(frozen=True)
 class Dictionary:
-    """A dictionary as it was read. Its tensors may be mapped from the file; `on` copies what encoding needs."""
+    """A dictionary as it was read. Tensors may be mapped from the file; `on` copies what encoding needs."""
 
     encoder: torch.Tensor
     """(F, D)"""
@@ -133,7 +133,7 @@ class Dictionary:
         return self.encoder.shape[0]
 
     def on(self, device: torch.device) -> Dictionary:
-        """Return the dictionary with its encoder copied to `device` in single precision; the decoder stays."""
+        """Return it with the encoder copied to `device` in single precision; the decoder stays."""
 
         def copied(tensor: torch.Tensor) -> torch.Tensor:
             return tensor.to(device, torch.float32, copy=True)
@@ -159,7 +159,7 @@ class Dictionary:
         return codes.reshape(*x.shape[:-1], kept)
 
     def decode(self, codes: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """Return the reconstruction, float32 (..., D), of codes (..., F); `x` (..., D) is what was encoded."""
+        """Return the reconstruction, float32 (..., D), of codes (..., F); `x` (..., D) was encoded."""
         scaled = codes if self.decoder_scale is None else codes * self.decoder_scale.float()
         out = scaled @ self.decoder.float()
         if self.decoder_bias is not None:

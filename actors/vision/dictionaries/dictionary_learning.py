@@ -12,10 +12,11 @@ from actors.vision.dictionaries.dictionary import Activation, Dictionary, Gated,
 from actors.vision.dictionaries.files import Facts, Published
 
 _TRAINING = """
-anneal_end anneal_start auxk_alpha bandwidth buffer decay_start device group_fractions group_sizes group_weights
-l1_penalty layer lm_name lr n_sparsity_updates norm_factor p_end p_start resample_steps seed sparsity_coeff
-sparsity_function sparsity_penalty sparsity_queue_length sparsity_warmup_steps steps target_l0 threshold_beta
-threshold_start_step top_k_aux trainer_class wandb_name warmup_steps
+activation_queue_length adaptive_sparsity_penalty anneal_end anneal_start auxk_alpha bandwidth buffer
+decay_start device group_fractions group_sizes group_weights l1_penalty layer lm_name lr n_sparsity_updates
+norm_factor p_end p_start resample_steps seed sparsity_coeff sparsity_function sparsity_loss_queue_length
+sparsity_penalty sparsity_queue_length sparsity_warmup_steps steps steps_before_annealing target_l0
+threshold_beta threshold_start_step top_k_aux trainer_class wandb_name warmup_steps
 """
 
 
@@ -98,7 +99,7 @@ def _activation(files: Published, config: _Config, scale: float) -> Activation:
         return TopK(k)
     if threshold is None:
         raise UsageError(
-            f"{files.path} holds no threshold: without it the codes of {config.dict_class} depend on the whole batch.",
+            f"{files.path} holds no threshold: without it its codes depend on the whole batch.",
             "Save it with a version of dictionary_learning that keeps the threshold.",
         )
     # Below zero it was never estimated, and all positive codes pass.

@@ -1,14 +1,13 @@
 """Weights and configurations of dictionaries, read without running anything that a file holds.
 
-Pickles are loaded with `weights_only`; classes that they name (a library's configuration object, a whole module)
-become `Stub`s, which keep the attributes and have no code.
+Pickles are loaded with `weights_only`; classes that they name (a library's configuration object, a whole
+module) become `Stub`s, which keep the attributes and have no code.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,8 @@ from actors.errors import UsageError
 CONFIGS = ("cfg.json", "config.json")
 
 _WEIGHTS = ("sae_weights.safetensors", "sae.safetensors", "ae.pt")
+_ARCHIVE = b"PK\x03\x04"
+"""The first bytes of what torch.save writes since version 1.6."""
 _SUFFIXES = (".safetensors", ".pt", ".pth")
 _ASIDE = frozenset(
     {"sparsity", "activation_whitening", "activations_store_state", "trainer_state", "optimizer"}
@@ -30,7 +31,7 @@ _ASIDE = frozenset(
 
 
 class Stub:
-    """An object of a class that is not loaded: `full_name` of the class, and the attributes that were pickled."""
+    """An object whose class is not loaded: the `full_name` of that, and the attributes that were pickled."""
 
     full_name: ClassVar[str] = ""
 
@@ -44,7 +45,7 @@ class Stub:
 
 @dataclass(frozen=True)
 class Published:
-    """What was found at a path: tensors by name, the configuration, and the pickled object if there is one."""
+    """What was found at a path: tensors by name, the configuration, and the pickled object if any."""
 
     path: Path
     tensors: Mapping[str, torch.Tensor]
@@ -98,7 +99,7 @@ class Published:
         """
         if k is None or k != int(k) or not 1 <= k <= latents:
             raise UsageError(
-                f"{self.config_name} must give {name} as a number from 1 to {latents} (its latents), it gives {k}."
+                f"{self.config_name} must give {name} from 1 to {latents} (its latents), it gives {k}."
             )
         return int(k)
 
@@ -116,7 +117,7 @@ class Published:
 
 
 class Facts(BaseModel):
-    """The part of a configuration that determines codes. A key that is neither a field nor `harmless` is refused."""
+    """What determines codes in a configuration. A key that is neither a field nor `harmless` is refused."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
     harmless: ClassVar[frozenset[str]] = frozenset()
@@ -216,7 +217,8 @@ def _safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
 
     try:
         with safe_open(path, framework="pt") as opened:
-            return {name: opened.get_tensor(name) for name in opened.keys()}, dict(opened.metadata() or {})  # noqa: SIM118
+            names = opened.keys()
+            return {name: opened.get_tensor(name) for name in names}, dict(opened.metadata() or {})
     except SafetensorError as error:
         raise UsageError(f"{path} is not a readable safetensors file: {error}") from error
 
@@ -234,10 +236,12 @@ def _from_text(metadata: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _torch_file(path: Path) -> object:
-    if not zipfile.is_zipfile(path):
+    with path.open("rb") as file:
+        archive = file.read(len(_ARCHIVE)) == _ARCHIVE
+    if not archive:
         raise UsageError(
-            f"{path} is a pickle of the old kind, which cannot be read without running it, or is damaged.",
-            "Load it with the library that wrote it, and save its state dict with torch.save or as .safetensors.",
+            f"{path} is no archive of torch.save: an old pickle, a layout that is not read, or damaged.",
+            "Load it with the library that wrote it, and save its state dict as .safetensors.",
         )
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
@@ -263,7 +267,7 @@ def _tensors(root: object) -> dict[str, torch.Tensor]:
         if isinstance(root.get(key), Mapping):
             return _tensors(root[key])
     return {
-        str(name): value if isinstance(value, torch.Tensor) else torch.tensor(value)
+        str(name): value.detach() if isinstance(value, torch.Tensor) else torch.tensor(value)
         for name, value in root.items()
         if isinstance(value, torch.Tensor | int | float)
     }

@@ -23,8 +23,8 @@ def load(path: str) -> tuple[Dictionary, str]:
     if found.config_path is None and not found.config:
         raise UsageError(
             f"{found.path} holds {names} and no configuration, without which its codes are not determined.",
-            "Put its cfg.json or config.json beside it. One of your own: W_enc (D, F), b_enc, W_dec, b_dec, and "
-            '{"architecture": "standard", "d_in": D, "d_sae": F} as SAELens writes it.',
+            "Put its cfg.json or config.json beside it. One of your own: W_enc (D, F), b_enc, W_dec, b_dec, "
+            'and {"architecture": "standard", "d_in": D, "d_sae": F} as SAELens writes it.',
         )
     raise UsageError(
         f"{found.path} is of no format that is read: it holds {names}, and {found.config_name} "

@@ -1,7 +1,7 @@
-"""overcomplete: a whole module (`torch.save(sae)`), or a state dict with a `config.json` that says what it is of.
+"""overcomplete: a whole module (`torch.save(sae)`), or a state dict with a `config.json` of what it is of.
 
-The library keeps no configuration, and `top_k` and `running_threshold` are in no state dict. So beside one a
-configuration is needed: {"class": "TopKSAE", "top_k": 32}; also `running_threshold`, `normalization`, `delta`.
+The library keeps no configuration, and `top_k` and `running_threshold` are in no state dict. So one is needed
+beside it: {"class": "TopKSAE", "top_k": 32}; also `running_threshold`, `normalization`, `delta`.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def _config(files: Published) -> _Config:
         if "class" not in files.config:
             raise UsageError(
                 f"{files.path} is a state dict of overcomplete, which does not say how codes are chosen.",
-                f'Write {files.path.with_name("config.json")} with {{"class": "TopKSAE", "top_k": 32}} as it was made, '
+                f'Write {files.path.with_name("config.json")} as it was made ({{"class": "TopKSAE", "top_k": 32}}), '
                 "or save the whole module with torch.save.",
             )
         values = {("sae" if key == "class" else key): value for key, value in files.config.items()}
@@ -79,10 +79,11 @@ def _check_encoder(files: Published, encoder: object) -> None:
     output = getattr(parts.get("final_activation"), "class_name", "")
     blocks = vars(parts["mlp_blocks"])["_modules"] if "mlp_blocks" in parts else {}
     if encoder.class_name != "MLPEncoder" or blocks or names != ["Linear", "Identity"] or output != "ReLU":
-        found = f"{encoder.class_name} of {len(blocks)} blocks, {' + '.join(names)} and {output or 'no activation'}"
+        layers = " + ".join([*names, output or "no activation"])
+        found = f"{encoder.class_name} of {len(blocks)} blocks and {layers}"
         raise UsageError(
             f"{files.path} has an encoder that is not read: {found}.",
-            "A linear or tied encoder with ReLU is read; encode with overcomplete, or name another dictionary.",
+            "A linear or tied encoder with ReLU is read; name another dictionary.",
         )
 
 
@@ -110,14 +111,14 @@ def _activation(files: Published, config: _Config, latents: int) -> Activation:
         case "BatchTopKSAE":
             if config.running_threshold is None:
                 raise UsageError(
-                    f"{files.config_name} holds no running_threshold: without it the codes depend on the whole batch.",
+                    f"{files.config_name} holds no running_threshold: codes then depend on the whole batch.",
                     "Save the whole trained module, or add running_threshold to the configuration.",
                 )
             return JumpRelu(torch.full((latents,), config.running_threshold), inclusive=True)
 
 
 def _atoms(files: Published, config: _Config) -> torch.Tensor:
-    """Return the atoms (F, D) as evaluation sees them: constraints are applied late, after the last step of training."""
+    """Return the atoms (F, D) as in evaluation: training leaves its last step without the constraints."""
     multiplier = files.scalar("dictionary.multiplier") or 0.0
     if "dictionary.C" not in files.tensors:
         weights = _matrix(files, "dictionary._weights")

@@ -10,20 +10,21 @@ from actors.vision.dictionaries.dictionary import Activation, Dictionary, Gated,
 from actors.vision.dictionaries.files import Facts, Published, Stub
 
 _TRAINING = """
-_device _dtype b_dec_init_method cached_activations_path checkpoint_path context_size d_out d_sae dataset_name
-dataset_path dataset_train_path dataset_val_path dead_feature_threshold dead_feature_window device dtype
-feature_sampling_window from_pretrained_path image_size initialization_method is_training l1_coefficient
-layer_out_subtype log_to_wandb lp_norm lr lr_scheduler_name lr_warm_up_steps max_grad_norm min_explained_variance
-min_l0 model_class_name model_name model_path n_batches_in_buffer n_checkpoints n_validation_runs num_epochs
-num_patch num_workers out_hook_point_layer return_out_only seed store_batch_size total_training_images
-total_training_tokens train_batch_size transcoder_with_skip_connection unique_hash use_cached_activations
-use_ghost_grads use_patches_only verbose vit_model_cfg wandb_entity wandb_log_frequency wandb_project
+_device _dtype b_dec_init_method cached_activations_path checkpoint_path context_size d_out d_sae
+dataset_name dataset_path dataset_train_path dataset_val_path dead_feature_threshold dead_feature_window
+device dtype feature_sampling_window from_pretrained_path image_size initialization_method is_training
+l1_coefficient layer_out_subtype log_to_wandb lp_norm lr lr_scheduler_name lr_warm_up_steps max_grad_norm
+min_explained_variance min_l0 model_class_name model_name model_path n_batches_in_buffer n_checkpoints
+n_validation_runs num_epochs num_patch num_workers out_hook_point_layer return_out_only seed
+store_batch_size total_training_images total_training_tokens train_batch_size
+transcoder_with_skip_connection unique_hash use_cached_activations use_ghost_grads use_patches_only verbose
+vit_model_cfg wandb_entity wandb_log_frequency wandb_project
 """
 
 
 class _Config(Facts):
     harmless = frozenset(_TRAINING.split())
-    """What they did in training is in the weights. Patches are what is read, whether the class token was learned or not."""
+    """What they did in training is in the weights."""
 
     architecture: Literal["standard", "gated"] = "standard"
     d_in: int
@@ -47,7 +48,7 @@ def dictionary(files: Published) -> Dictionary:
     config = _Config.of(_values(files), files.config_name)
     if config.cls_token_only:
         raise UsageError(
-            f"{files.config_name} reads the class token alone (cls_token_only): tokens cannot be selected yet.",
+            f"{files.config_name} is of the class token alone (cls_token_only): tokens cannot be selected yet.",
             "Name a dictionary of the patches.",
         )
     if extra := [key for key in config.activation_fn_kwargs if key != "k"]:
@@ -73,8 +74,8 @@ def _activation(files: Published, config: _Config, latents: int) -> Activation:
     if config.architecture == "gated":
         if config.activation_fn_str != "relu":
             raise UsageError(
-                f"{files.config_name} asks for activation_fn_str = {config.activation_fn_str!r} in the architecture "
-                "'gated', which is read with 'relu' alone."
+                f"{files.config_name} asks for activation_fn_str = {config.activation_fn_str!r}; "
+                "the architecture 'gated' is read with 'relu' alone."
             )
         gain = files.tensor("r_mag", latents).float().exp()
         return Gated(files.tensor("b_gate", latents), gain, files.tensor("b_mag", latents))

@@ -1,4 +1,4 @@
-"""SAELens (`cfg.json` + `sae_weights.safetensors`), of version 6 (`metadata`) and before (one flat configuration)."""
+"""SAELens (`cfg.json` + `sae_weights.safetensors`), of version 6 (`metadata`) and before (flat)."""
 
 from __future__ import annotations
 
@@ -27,26 +27,29 @@ _SCALER = "activation_scaler.json"
 
 _TRAINING = """
 act_store_device activations_mixing_fraction adam_beta1 adam_beta2 autocast autocast_lm aux_loss_coefficient
-b_dec_init_method begin_batch_token begin_sequence_token buffer_size_gb cached_activations_path checkpoint_path
-compile_llm compile_sae context_size dataset_name dataset_path dataset_trust_remote_code dead_feature_estimation_method
-dead_feature_threshold dead_feature_window decoder_heuristic_init decoder_init_norm decoder_orthogonal_init device
-disable_concat_sequences dtype eval_batch_size_prompts eval_every_n_wandb_logs exclude_special_tokens expansion_factor
-feature_reinit_scale feature_sampling_method feature_sampling_window finetuning_method finetuning_tokens
-from_pretrained_path hook_eval hook_layer hook_point_eval hook_point_layer init_encoder_as_decoder_transpose
-is_dataset_tokenized jumprelu_bandwidth jumprelu_init_threshold jumprelu_sparsity_loss_mode jumprelu_ste_to_input
-jumprelu_tanh_scale l0_coefficient l0_warm_up_steps l1_coefficient l1_warm_up_steps llm_batch_size
-llm_compilation_mode llm_device log_activations_store_to_wandb log_optimizer_state_to_wandb log_to_wandb logger
-lp_norm lr lr_decay_steps lr_end lr_scheduler_name lr_warm_up_steps matryoshka_widths model_batch_size
-model_class_name model_from_pretrained_kwargs model_kwargs model_name mse_loss_normalization
-n_batches_for_norm_estimate n_batches_in_buffer n_checkpoints n_eval_batches n_restart_cycles
-n_shuffles_final n_shuffles_in_entire_dir n_shuffles_with_last_section name neuronpedia_id noise_scale
-normalize_sae_decoder output_path pre_act_loss_coefficient prefetch_llm_batches prepend_bos resample_batches resume
-resume_from_checkpoint run_name sae_compilation_mode sae_lens_training_version sae_lens_version
-save_final_checkpoint scale_sparsity_penalty_by_decoder_norm seed sequence_separator_token shuffle_every_n_buffers
+b_dec_init_method begin_batch_token begin_sequence_token buffer_size_gb cached_activations_path
+checkpoint_path compile_llm compile_sae context_size dataset_name dataset_path dataset_trust_remote_code
+dead_feature_estimation_method dead_feature_threshold dead_feature_window decoder_heuristic_init
+decoder_heuristic_init_norm decoder_init_norm decoder_orthogonal_init device disable_concat_sequences dtype
+eval_batch_size_prompts eval_every_n_wandb_logs exclude_special_tokens expansion_factor feature_reinit_scale
+feature_sampling_method feature_sampling_window finetuning_method finetuning_tokens from_pretrained_path
+hook_eval hook_layer hook_point_eval hook_point_layer init_encoder_as_decoder_transpose is_dataset_tokenized
+jumprelu_bandwidth jumprelu_init_threshold jumprelu_sparsity_loss_mode jumprelu_ste_to_input
+jumprelu_tanh_scale l0_coefficient l0_warm_up_steps l1_coefficient l1_loss_wd_norm l1_warm_up_steps
+llm_batch_size llm_compilation_mode llm_device log_activations_store_to_wandb log_optimizer_state_to_wandb
+log_to_wandb logger lp_norm lr lr_decay_steps lr_end lr_scheduler_name lr_warm_up_steps matryoshka_widths
+model_batch_size model_class_name model_from_pretrained_kwargs model_kwargs model_name
+mse_loss_normalization n_batches_for_norm_estimate n_batches_in_buffer n_checkpoints n_eval_batches
+n_restart_cycles n_shuffles_final n_shuffles_in_entire_dir n_shuffles_with_last_section name neuronpedia_id
+new_cached_activations_path noise_scale normalize_sae_decoder output_path pre_act_loss_coefficient
+prefetch_llm_batches prepend_bos resample_batches resume resume_from_checkpoint run_name
+sae_compilation_mode sae_lens_training_version sae_lens_version save_final_checkpoint
+scale_sparsity_penalty_by_decoder_norm seed sequence_separator_token shuffle_every_n_buffers
 store_batch_size store_batch_size_prompts streaming target_l0 tokens_per_buffer topk_threshold_lr
-total_training_tokens train_batch_size train_batch_size_tokens training_tokens unique_id use_cached_activations
-use_chat_formatting use_error_term use_ghost_grads use_matryoshka_aux_loss use_sparse_activations verbose
-wandb_entity wandb_id wandb_log_frequency wandb_project
+total_training_samples total_training_tokens train_batch_size train_batch_size_samples
+train_batch_size_tokens training_tokens unique_id use_cached_activations use_chat_formatting use_error_term
+use_ghost_grads use_matryoshka_aux_loss use_sparse_activations verbose vit_prisma_version wandb_entity
+wandb_id wandb_log_frequency wandb_project
 """
 """Keys of the configurations of training runs, versions 1 to 6: what they say is in the weights."""
 
@@ -159,21 +162,21 @@ def _normalization(files: Published, config: _Config) -> tuple[Normalization, fl
     asked = config.normalize_activations
     if asked == "covariance_whitening":
         raise UsageError(
-            f"{files.config_name} asks for normalize_activations = 'covariance_whitening', which is not in the weights.",
+            f"{files.config_name} asks for normalize_activations = 'covariance_whitening', which is not folded.",
             "Fold it with SAELens (fold_activation_whitening), and save the dictionary again.",
         )
     if asked == "expected_average_only_in" or asked is True:
         if not isinstance(factor, int | float):
             raise UsageError(
                 f"{files.config_name} asks for normalize_activations = {asked!r}, whose factor no file holds.",
-                f'Put {{"scaling_factor": FACTOR}} into {beside}; or, if the factor is folded into the weights, '
+                f'Put {{"scaling_factor": FACTOR}} into {beside}. If the factor is folded into the weights, '
                 "set normalize_activations to 'none'.",
             )
         return "none", float(factor)
     if factor is not None:
         raise UsageError(
             f"{beside} holds a factor of {factor}, and {files.config_name} does not ask for it.",
-            "Set normalize_activations to 'expected_average_only_in', or take the file away if the factor is folded.",
+            "Set normalize_activations to 'expected_average_only_in'; if it is folded, take the file away.",
         )
     return ("none" if asked is None or asked is False else asked), 1.0
 

@@ -10,8 +10,8 @@ def assert_codes_equal(
 ) -> None:
     """Check codes (n, F) of inputs x (n, D) against another computation with the same encoder weights.
 
-    A sum of D products is off by at most D rounding errors of the sum of their sizes; a few more operations come
-    before and after it.
+    A sum of D products is off by at most D rounding errors of the sum of their sizes; a few more operations
+    come before and after it.
     """
     ours, theirs = ours.double(), theirs.detach().double()
     size = float(x.norm(dim=-1).max() * weight.norm() + ours.abs().max())

@@ -234,7 +234,7 @@ def test_a_backup_of_dictionary_learning_is_scaled_as_its_final_save(tmp_path: P
 
 
 def test_a_state_dict_of_overcomplete_needs_to_be_told_what_it_is_of(tmp_path: Path) -> None:
-    """The same tensors are a TopKSAE or a BatchTopKSAE by their configuration; a JumpSAE keeps the threshold itself."""
+    """The same tensors are a TopKSAE or a BatchTopKSAE by their configuration."""
     t = published.drawn(W_enc=(D, F), b_enc=(F,), atoms=(F, D))
     state = {
         "encoder.final_block.0.weight": t["W_enc"].T.contiguous(),

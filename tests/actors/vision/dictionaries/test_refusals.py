@@ -31,7 +31,7 @@ def refusal(path: Path) -> str:
         ({"architecture": "gated", "k": 4}, "'r_mag'"),
         ({"architecture": "temporal"}, "architecture = 'temporal'"),
         ({"architecture": "transcoder"}, "architecture = 'transcoder'"),
-        ({"architecture": "topk"}, "must give k as a number from 1 to 10"),
+        ({"architecture": "topk"}, "must give k from 1 to 10"),
         ({"architecture": "topk", "k": 11}, "it gives 11"),
         ({"architecture": "batchtopk", "k": 4}, "'topk_threshold'"),
         ({"normalize_activations": "batch_norm"}, "normalize_activations = 'batch_norm'"),
@@ -62,7 +62,7 @@ def test_what_a_configuration_of_sae_lens_asks_for_is_refused_by_name(
         ({"cls_token_only": True}, "class token alone (cls_token_only)"),
         ({"is_transcoder": True}, "is_transcoder = True"),
         ({"architecture": "jumprelu"}, "architecture = 'jumprelu'"),
-        ({"architecture": "gated", "activation_fn_str": "topk"}, "in the architecture 'gated'"),
+        ({"architecture": "gated", "activation_fn_str": "topk"}, "the architecture 'gated'"),
         ({"hook_point_head_index": 2}, "hook_point_head_index = 2"),
         ({"activation_fn_str": "topk"}, "activation_fn_kwargs.k"),
         ({"normalize_activations": None}, "normalize_activations = None"),
@@ -159,7 +159,7 @@ def test_a_pickle_cannot_run_code(tmp_path: Path) -> None:
         torch.save({"x": _Runs(target)}, tmp_path / "a.pt", _use_new_zipfile_serialization=not old)
         refusal(tmp_path / "a.pt")
     (tmp_path / "a.pt").write_bytes(pickle.dumps(_Runs(target)))
-    assert "old kind" in refusal(tmp_path / "a.pt")
+    assert "an old pickle" in refusal(tmp_path / "a.pt")
     (tmp_path / "a.pt").write_bytes(b"PK\x03\x04 damaged")
     refusal(tmp_path / "a.pt")
     assert not target.exists()
