@@ -109,7 +109,15 @@ def _tower(whole: Any, path: str, name: str) -> str:
     if path:
         ends = [path, *(path[at + 1 :] for at, sign in enumerate(path) if sign == ".")]
         for end in ends:
-            found = sorted((each for each in modules if f".{each}".endswith(f".{end}")), key=len)
+            found = [each for each in modules if f".{each}".endswith(f".{end}")]
+            outermost = min((each.count(".") for each in found), default=0)
+            found = [each for each in found if each == end] or [
+                each for each in found if each.count(".") == outermost
+            ]
+            if len(found) > 1:
+                raise UsageError(
+                    f"{name} has several modules {path!r}.", f"Give the whole path: {' or '.join(found[:5])}."
+                )
             if found:
                 return found[0]
         near = difflib.get_close_matches(path, [*_towers(whole), *modules], n=5, cutoff=0.3)
@@ -234,7 +242,7 @@ def _preprocess(processor: Any | None, size: tuple[int, int] | None, name: str) 
         return np.asarray(found, float)
 
     try:
-        return rebuilt(show, f"hf:{name}", interpolation)
+        return rebuilt(show, f"hf:{name}", interpolation, size)
     except (NotAnImageError, KeyError) as error:
         log.warning("images_are_squashed", network=name, because=str(error))
         return _stated(processor, size or (224, 224), interpolation or "bilinear")

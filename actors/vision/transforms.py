@@ -36,10 +36,16 @@ class NotAnImageError(Exception):
 log = structlog.get_logger(__name__)
 
 
-def rebuilt(transform: Transform, name: str, interpolation: str | None = None) -> Preprocess:
+def rebuilt(
+    transform: Transform,
+    name: str,
+    interpolation: str | None = None,
+    usual: tuple[int, int] | None = None,
+) -> Preprocess:
     """Return the preprocessing that does what `transform` does, for a network called `name`.
 
-    A transform that gives images of several shapes several inputs is taken with squares: as wide as it makes them high.
+    A transform that gives images of other shapes inputs of other shapes is taken with the network's `usual` size, or with
+    squares as wide as it makes the shorter side.
 
     Raises:
         NotAnImageError: If what it gives is not the image, resized and cut.
@@ -56,10 +62,10 @@ def rebuilt(transform: Transform, name: str, interpolation: str | None = None) -
         fit, box = "contain", (max(wide.scaled),) * 2
     else:
         fit, box = "cover", (min(wide.scaled),) * 2
-    size = wide.size if wide.size == tall.size else (min(wide.size),) * 2
+    size = wide.size if wide.size == tall.size else usual or (min(wide.size),) * 2
     rough = replace(colors, size=size, fit=fit, resize=(round(box[0]), round(box[1])))
     if wide.size != tall.size:
-        log.warning("inputs_are_made_square", network=name, size=size)
+        log.warning("inputs_are_made_of_one_size", network=name, size=size)
         return replace(rough, fit="cover", resize=size, interpolation=interpolation or "bilinear")
     image = _textured(rough)
     theirs = transform(image)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from actors.errors import UsageError
@@ -39,6 +41,24 @@ def test_what_may_be_another_network_today_is_not_remembered(tmp_path, name):
     remember(tmp_path, name, FOUND)
     assert recall(tmp_path, name) is None
     assert list(tmp_path.iterdir()) == []
+
+
+def test_other_class_names_or_another_checkpoint_make_another_network(tmp_path):
+    named = VisionSettings(class_names=("ant", "bee", "cat"))
+    remember(tmp_path, "resnet18", FOUND, named)
+    assert recall(tmp_path, "resnet18") is None
+    assert recall(tmp_path, "resnet18", named) == FOUND
+    weights = tmp_path / "w.pth"
+    weights.write_bytes(b"3 classes")
+    remember(tmp_path, f"resnet18@{weights}", FOUND)
+    assert recall(tmp_path, f"resnet18@{weights}") == FOUND
+    weights.write_bytes(b"no longer 3 classes")
+    assert recall(tmp_path, f"resnet18@{weights}") is None
+
+
+def test_what_was_found_with_random_weights_is_what_any_weights_have(tmp_path):
+    remember(tmp_path, "resnet18", replace(FOUND, name="resnet18 (random weights)"))
+    assert recall(tmp_path, "resnet18", VisionSettings(pretrained=False)) == FOUND
 
 
 @pytest.mark.parametrize("changed", ["timm", "maia"])

@@ -156,6 +156,30 @@ def test_a_tower_whose_inputs_do_not_follow_from_images_is_refused_in_a_sentence
         load_network(f"hf:{folder}#vision_towr")
 
 
+def test_a_path_that_several_modules_have_is_refused_with_them(tmp_path: Path) -> None:
+    folder = save(*clip(), tmp_path)
+    with pytest.raises(
+        UsageError, match=r"several modules 'encoder'.*text_model.encoder or vision_model.encoder"
+    ):
+        load_network(f"hf:{folder}#encoder")
+
+
+def test_a_tower_without_weights_is_built_alone_with_the_weights_of_a_file(tmp_path: Path) -> None:
+    whole, processor = llava()
+    folder = save(whole, processor, tmp_path)
+    network = load_network(f"hf:{folder}#vision_tower@{folder / 'model.safetensors'}")
+    theirs = whole.get_submodule("model.vision_tower").state_dict()
+    assert all(torch.equal(value, theirs[name]) for name, value in network.module.state_dict().items())
+
+
+def test_images_of_a_detector_get_inputs_of_its_usual_size() -> None:
+    from actors.vision.transformers_models import _preprocess
+
+    processor = transformers.DetrImageProcessor(size={"shortest_edge": 32, "longest_edge": 64})
+    assert _preprocess(processor, None, "detector").size == (32, 32)
+    assert _preprocess(processor, (32, 48), "detector").size == (32, 48)
+
+
 def timm_wrapper(folder: Path) -> Any:
     labels = dict(enumerate(["ant", "bee", "cat"]))
     config = transformers.TimmWrapperConfig(
