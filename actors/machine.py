@@ -23,7 +23,7 @@ from actors.runtime import available_memory
 SHARED_MEMORY = Path("/dev/shm")
 PACKAGES = ("actors", "tools", "agents", "experiments")
 LEAST_OPEN_FILES = 256
-"""A run of one study on two cores opens about 130 in its largest process."""
+"""A study of one unit was seen to run with so many."""
 LEAST_STORE_BYTES = 80 * 2**20
 """Ray starts no smaller object store."""
 _LEAST_MEMORY_GIB = 2.0

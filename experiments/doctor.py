@@ -16,6 +16,7 @@ from actors.errors import UsageError
 from actors.machine import Finding, Surroundings
 from actors.runtime import available_cores
 from experiments import config as configuration
+from experiments.console import counted
 from experiments.preflight import availability, check_cache
 
 
@@ -55,7 +56,8 @@ def _python() -> Finding:
 
 
 def _system() -> Finding:
-    return Finding("Machine", True, f"{platform.system()} {platform.machine()}, {available_cores()} cores")
+    cores = counted(available_cores(), "core")
+    return Finding("Machine", True, f"{platform.system()} {platform.machine()}, {cores}")
 
 
 def _packages() -> list[Finding]:
@@ -155,7 +157,7 @@ def table(report: dict[str, Any]) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    from experiments.console import counted, mark, plain
+    from experiments.console import mark, plain
 
     missing = sum(not each["ok"] for each in report["findings"])
     ready = f"{counted(missing, 'thing')} missing" if missing else "nothing is missing"
