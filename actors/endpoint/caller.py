@@ -145,12 +145,10 @@ class EndpointCaller:
     ) -> Sent[T]:
         """Return the answer of the first attempt that gets one.
 
-        `send` makes one attempt and raises what its library raises, or `FaultyAnswerError`; `classify`
-        returns the fault in a library's exception, or None for a bug, which is raised as it is. `tokens` is
-        what the request is expected to cost, for the tokens-a-minute limit. With `leave` (`admit`) that
-        lasts, the first attempt is made at once. `adapt` is asked of each fault whether `send` now asks
-        differently, such as without a field that the server does not know: then the next attempt is made at
-        once.
+        `send` makes one attempt and raises what its library raises, or `FaultyAnswerError`; `classify` returns the
+        fault in a library's exception, or None for a bug, which is raised as it is. `tokens` is what the request is
+        expected to cost, for the tokens-a-minute limit. With `leave` (`admit`) that lasts, the first attempt is made
+        at once. `adapt` says of each fault whether `send` now asks differently: then the next attempt is made at once.
 
         Raises:
             ContentFilteredError: If the provider declined the content.
@@ -170,9 +168,8 @@ class EndpointCaller:
                     if fault is not None and now >= deadline:
                         raise self._error(fault, attempts, in_doubt)
                     attempts += 1
-                    outcome = await self._attempt(
-                        send, classify, min(settings.attempt_timeout_s, deadline - now)
-                    )
+                    patience = min(settings.attempt_timeout_s, deadline - now)
+                    outcome = await self._attempt(send, classify, patience)
                     if isinstance(outcome, Sent):
                         ticket.used_tokens = outcome.tokens
                         self.tally.answers += 1
@@ -195,15 +192,18 @@ class EndpointCaller:
             out_of_time = self._clock() + wait >= deadline
             if not fault.passing or attempts - adapted >= settings.max_attempts or out_of_time:
                 raise self._error(fault, attempts, in_doubt) from None
-            log.warning(
-                "endpoint_retry",
-                host=settings.host,
-                fault=fault.kind,
-                detail=fault.detail,
-                attempt=attempts,
-                wait_s=round(wait, 2),
-            )
+            self._log_retry(fault, attempts, wait)
             await self._sleep(wait)
+
+    def _log_retry(self, fault: Fault, attempts: int, wait: float) -> None:
+        log.warning(
+            "endpoint_retry",
+            host=self._settings.host,
+            fault=fault.kind,
+            detail=fault.detail,
+            attempt=attempts,
+            wait_s=round(wait, 2),
+        )
 
     def _error(self, fault: Fault, attempts: int, in_doubt: int) -> MaiaError:
         return to_error(fault, self._settings.host, self._settings.model, attempts, in_doubt, self._proxy)

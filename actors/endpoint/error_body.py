@@ -178,7 +178,9 @@ def _page_words(text: str) -> str:
     body = re.sub(r"<(script|style|title)\b.*?</\1>", " ", text, flags=re.I | re.S)
     said = " ".join(html.unescape(re.sub(r"<[^>]*>", " ", body)).split())[:300]
     name = " ".join(html.unescape(title.group(1)).split()) if title else ""
-    return f"a web page: {'; '.join(part for part in (name, said) if part)}"
+    return ": ".join(
+        part for part in ("a web page", "; ".join(part for part in (name, said) if part)) if part
+    )
 
 
 def _as_text(body: object) -> str:
