@@ -21,7 +21,7 @@ demo: $(VENV)/.base
 	$(BIN)/maia describe tf_efficientnet_lite0 blocks.6 91 --profile embedded --out runs/demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 # Dictionaries against the libraries that publish them, which bring much that nothing else needs.
 oracles: $(VENV)/.dev

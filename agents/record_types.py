@@ -206,6 +206,8 @@ class AnswerRecord(Record):
     finish: str = "stop"
     usage: UsageRecord = UsageRecord()
     model: str = ""
+    thoughts: str = ""
+    notes: list[str] = []
 
 
 class Judgement(Record):
