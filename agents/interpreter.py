@@ -23,7 +23,7 @@ from actors.settings import Settings
 from agents.journal import Journal, reply_record
 from agents.tasks.base import Answer, Task, read_hypotheses, read_program
 from tools.sandbox import ProgramOutcome, Sandbox
-from tools.toolbox import Shown, Toolbox
+from tools.toolbox import Screen, Shown, Toolbox
 
 Ending = Literal["answered", "no_answer", "refused"]
 
@@ -65,7 +65,9 @@ class InterpreterSettings(Settings):
     max_images_shown: int = Field(40, ge=0)
     """Images of one observation that the model is shown; the rest is counted."""
     max_text_shown: int = Field(20_000, ge=100)
-    """Characters of one observation's printed output that the model is shown."""
+    """Characters of one observation's printed output that the model is shown, and of what it displays and logs."""
+    max_observations: int | None = Field(1000, ge=1)
+    """Images of one study that the observers may describe, a summary of several counted as one; null is no limit."""
     max_tokens: int = Field(4096, ge=1)
     """Longest reply of the model, in tokens."""
     temperature: float | None = Field(None, ge=0)
@@ -146,8 +148,10 @@ class Interpreter:
     ) -> None:
         self._steering = steering or NoSteering()
         self._model, self._sandbox, self._toolbox = model, sandbox, toolbox
+        settings = settings or InterpreterSettings()
+        toolbox.screen = Screen(settings.max_images_shown, settings.max_text_shown)
         self._task, self._journal, self._api_page = task, journal, api_page
-        self._examiner, self._settings = examiner, settings or InterpreterSettings()
+        self._examiner, self._settings = examiner, settings
         self._seed, self._on_round = seed, on_round
         self._log = structlog.get_logger().bind(unit=toolbox.system.subject.id, task=task.name)
         self._messages: list[Message] = []
@@ -257,18 +261,7 @@ class Interpreter:
 
     def _observe(self, outcome: ProgramOutcome, *, premature: bool) -> tuple[Part, ...]:
         """Return what the model is shown of a program: displays and log entries, prints, the error."""
-        parts: list[Part] = []
-        images = 0
-        for item in self._toolbox.take_shown():
-            if isinstance(item, Image):
-                images += 1
-                if images > self._settings.max_images_shown:
-                    continue
-            parts.append(item)
-        if images > self._settings.max_images_shown:
-            parts.append(
-                f"(The first {self._settings.max_images_shown} of {images} images are shown: show fewer at a time.)"
-            )
+        parts: list[Part] = list(self._toolbox.screen.take())
         if printed := outcome.output.rstrip():
             parts.append(_shorten(printed, self._settings.max_text_shown))
         if outcome.output_truncated:
@@ -309,8 +302,9 @@ class Interpreter:
         # The examiner's too: a study that is taken up again has its verdict, but would not make its images again.
         tested = self._examiner.images.values() if self._examiner and finished.verdict else ()
         # The album's last: it knows what a masked image was painted on.
-        images = {image.id: image for image in (*shown, *tested, *self._toolbox.album.images.values())}
+        images = {image.id: image for image in (*shown, *tested, *self._toolbox.album.held.values())}
         await asyncio.to_thread(self._journal.commit_round, finished.number, record, images.values())
+        self._toolbox.album.release()
         self._extend(record["reply"], finished.observation)
         self._recorded += len(record["sandbox"])
         self._demanded = finished.demanded
@@ -346,28 +340,20 @@ class Interpreter:
         """Rebuild conversation, toolbox and sandbox from finished rounds."""
         if not records:
             return
-        cache: dict[str, Image] = {}
-
-        def image(image_id: str) -> Image:
-            if image_id not in cache:
-                cache[image_id] = self._journal.blobs.get(image_id)
-            return cache[image_id]
-
+        blobs = self._journal.blobs
         for record in records:
-            observation = tuple(p if isinstance(p, str) else image(p["image"]) for p in record["observation"])
+            observation = tuple(p if isinstance(p, str) else blobs[p["image"]] for p in record["observation"])
             self._extend(record["reply"], observation)
             if record["verdict"] is not None:
                 self._examinations += 1
                 self._verdict = Verdict(**record["verdict"])
         last = records[-1]
         self._demanded = last["demanded"]
-        for image_id in last["toolbox"]["provenance"]:
-            image(image_id)
-        self._toolbox.restore(last["toolbox"], cache)
+        self._toolbox.restore(last["toolbox"], blobs)
         programs = [program for record in records for program in record["sandbox"]]
         self._recorded = len(programs)
         if programs:
-            self._sandbox.restore(programs, cache)
+            self._sandbox.restore(programs, blobs)
         self._records = list(records)
         self._log.info("resumed", rounds=len(records))
 

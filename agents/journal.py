@@ -91,12 +91,17 @@ class Blobs:
     def mask_key(image_id: str) -> str:
         return f"blobs/{image_id[:2]}/{image_id}.png"
 
+    def __contains__(self, image_id: str) -> bool:
+        keys = (self.key(image_id), self.mask_key(image_id))
+        return image_id in self._there or any(self._store.has(key) for key in keys)
+
+    def __getitem__(self, image_id: str) -> Image:
+        return self.get(image_id)
+
     def put(self, images: Iterable[Image]) -> None:
         """Write what is not there yet; of a painted image its mask, after the image beneath."""
         for image in images:
-            if image.id in self._there:
-                continue
-            if not any(self._store.has(key) for key in (self.key(image.id), self.mask_key(image.id))):
+            if image.id not in self:
                 self._write(image)
             self._there.add(image.id)
 

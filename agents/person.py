@@ -16,6 +16,10 @@ from actors.images import Image
 from agents.interpreter import Round, Study, Verdict, examine, merge_text, round_record
 from agents.study import Workplace
 from tools.sandbox import ProgramOutcome
+from tools.toolbox import Screen
+
+_MAX_IMAGES_SHOWN, _MAX_TEXT_SHOWN = 1000, 1_000_000
+"""What one program of a person may show: far more than fits into a model's context."""
 
 
 class PersonsStudy:
@@ -41,6 +45,7 @@ class PersonsStudy:
     async def open(self) -> None:
         """Take up the rounds and the result on record, if there are any; an answer that stands gets its result."""
         journal, toolbox = self.place.journal, self.place.toolbox
+        toolbox.screen = Screen(_MAX_IMAGES_SHOWN, _MAX_TEXT_SHOWN)
         self.result = await asyncio.to_thread(journal.done)
         self._records = await asyncio.to_thread(journal.rounds)
         for record in self._records:
@@ -49,8 +54,7 @@ class PersonsStudy:
                 self._verdict = Verdict(**record["verdict"])
         if self._records:
             snapshot = self._records[-1]["toolbox"]
-            images = {key: await asyncio.to_thread(journal.blobs.get, key) for key in snapshot["provenance"]}
-            toolbox.restore(snapshot, images)
+            await asyncio.to_thread(toolbox.restore, snapshot, journal.blobs)
         if self.answered and self.result is None:
             await self._finish()
 
@@ -65,7 +69,7 @@ class PersonsStudy:
         self._refuse_if_answered()
         listed = "\n".join(f"Hypothesis_{i}: {words}" for i, words in enumerate(hypotheses, 1))
         said = f"[HYPOTHESIS LIST]:\n{listed}\n" if hypotheses else ""
-        parts = self.place.toolbox.take_shown()
+        parts = self.place.toolbox.screen.take()
         if printed := outcome.output.rstrip():
             parts.append(printed)
         if outcome.status != "ok":
@@ -151,8 +155,9 @@ class PersonsStudy:
         shown = [part for part in finished.observation if isinstance(part, Image)]
         # Those of the critic too: a study that is taken up again has its verdict but not its images.
         tested = self.place.critic.images.values() if self.place.critic is not None else ()
-        images = {image.id: image for image in (*toolbox.album.images.values(), *shown, *tested)}
+        images = {image.id: image for image in (*toolbox.album.held.values(), *shown, *tested)}
         await asyncio.to_thread(
             self.place.journal.commit_round, finished.number, record, list(images.values())
         )
+        toolbox.album.release()
         self._records.append(record)

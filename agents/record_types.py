@@ -127,6 +127,8 @@ class Toolbox(Record):
     """What a resumed agent must know."""
 
     images_made: Count = 0
+    observations: Count = 0
+    measured: dict[ImageId, Number] = {}
     activation_threshold: Number | None = None
     log: list[list[dict[str, Any]]] = []
     provenance: dict[ImageId, Any] = {}

@@ -78,7 +78,7 @@ class _RecordedToolbox(Toolbox):
     """Answers calls from the record, in order; keeps its own log."""
 
     def __init__(self, unit: str, journal: Journal, place: _Place) -> None:
-        super().__init__(_Nameless(unit), _Nameless(unit), _Nameless(unit), seed=0)  # type: ignore[arg-type]
+        super().__init__(_Nameless(unit), _Nameless(unit), _Nameless(unit), seed=0, keeper=journal.blobs)  # type: ignore[arg-type]
         self._journal, self._place = journal, place
         self._next = 0
         self._round = -1
@@ -109,7 +109,8 @@ class _RecordedToolbox(Toolbox):
     def snapshot(self) -> dict[str, Any]:
         # How images came about is known to those who made them: it is taken over, not made again.
         known = self._place.record["toolbox"]
-        return {**super().snapshot(), "provenance": known["provenance"]}
+        taken = {key: known[key] for key in ("provenance", "observations", "measured") if key in known}
+        return {key: value for key, value in (super().snapshot() | taken).items() if key in known}
 
     def _decoded(self, value: Any) -> Any:
         if isinstance(value, list):
@@ -117,7 +118,7 @@ class _RecordedToolbox(Toolbox):
         if isinstance(value, dict):
             if _IMAGE in value:
                 image: Image = self._journal.blobs.get(value[_IMAGE][0])
-                self.album.images.setdefault(image.id, image)
+                self.album.hold(image)
                 return image
             return {key: self._decoded(each) for key, each in value.items()}
         return value

@@ -101,7 +101,9 @@ class Workplace:
             BlindObservers(observer, seed=seed),
             seed=seed,
             max_images=laboratory.settings.max_images,
+            max_observations=laboratory.settings.max_observations,
             withheld=laboratory.withheld,
+            keeper=self.journal.blobs,
         )
         self.critic: Critic | None = None
         if laboratory.confirmation is not None and task.names_concept:

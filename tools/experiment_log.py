@@ -6,7 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from actors.errors import UsageError
-from actors.images import Image
+from tools.sandbox.base import ImageRef
+
+MAX_ENTRIES = 1000
+MAX_CHARACTERS = 500_000
+"""Of titles and texts. The log is written into every round, and sent to every program that looks at it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +19,7 @@ class LogEntry:
 
     title: str
     activation: float
-    image: Image
+    image: ImageRef
     text: str = ""
 
 
@@ -29,18 +33,20 @@ class ExperimentLog:
 
     experiments: list[list[LogEntry]] = field(default_factory=list)
     activation_threshold: float | None = None
+    _n_entries: int = 0
+    _n_characters: int = 0
 
     def add(
         self,
         activations: Sequence[float],
-        images: Sequence[Image],
+        images: Sequence[ImageRef],
         titles: Sequence[str],
         texts: Sequence[str],
     ) -> list[LogEntry]:
         """Append one experiment and return its entries.
 
         Raises:
-            UsageError: If the lists differ in length. One text may stand for all images.
+            UsageError: If the lists differ in length, or the log is full. One text may stand for all images.
         """
         if len(texts) == 1 and len(images) != 1:
             texts = [texts[0], *[""] * (len(images) - 1)] if images else []
@@ -55,6 +61,15 @@ class ExperimentLog:
                 titles, activations, images, texts or [""] * len(images), strict=True
             )
         ]
+        n_entries = self._n_entries + len(entries)
+        n_characters = self._n_characters + sum(len(entry.title) + len(entry.text) for entry in entries)
+        if n_entries > MAX_ENTRIES or n_characters > MAX_CHARACTERS:
+            raise UsageError(
+                f"the experiment log of a study may have {MAX_ENTRIES} images and {MAX_CHARACTERS} characters, and this "
+                f"would make {n_entries} and {n_characters}.",
+                "Log what matters, with short texts.",
+            )
+        self._n_entries, self._n_characters = n_entries, n_characters
         self.experiments.append(entries)
         return entries
 

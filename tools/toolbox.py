@@ -6,21 +6,23 @@ or wire formats, nor of language models (the blind observers are passed in).
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from actors.errors import MaiaError, UsageError
 from actors.generation.base import MadeImage
 from actors.images import Image, Provenance
 from tools.experiment_log import ExperimentLog
+from tools.sandbox.base import ImageRef, ImageSource
 from tools.system import Measurement, System
 
 EXEMPLARS = 15
 """Exemplars of a unit, as in MAIA."""
 
+_HELD_BYTES = 64 << 20
 Shown = str | Image
 """A piece of what a program showed its agent."""
 
@@ -61,31 +63,103 @@ def seed_for(run_seed: int, *parts: object) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big") >> 1
 
 
-@dataclass(slots=True)
+class ImageKeeper(ImageSource, Protocol):
+    """Where images are kept on disk."""
+
+    def put(self, images: Iterable[Image]) -> None: ...
+
+
 class Album:
-    """The images one agent has met, with how each came about."""
+    """The images one agent has met, with how each came about.
 
-    provenance: dict[str, Provenance] = field(default_factory=dict)
-    images: dict[str, Image] = field(default_factory=dict)
-    _told: dict[str, str] = field(default_factory=dict)
+    Pixels are held in memory only until `keeper` has them: a program may measure many gigabytes of them.
+    """
 
-    def told(self) -> dict[str, str]:
-        """Return every image's provenance as JSON; each is written once, however many rounds tell it."""
+    def __init__(
+        self, keeper: ImageKeeper | None = None, provenance: Mapping[str, Provenance] | None = None
+    ) -> None:
+        self.provenance = dict(provenance or {})
+        self.held: dict[str, Image] = {}
+        """Images that may not be on disk yet."""
+        self._keeper = keeper
+        self._held_bytes = 0
+        self._written: dict[str, str] = {}
+
+    def record(self) -> dict[str, str]:
+        """Return every image's provenance as JSON; each is encoded once, however many rounds record it."""
         for key, value in self.provenance.items():
-            if key not in self._told:
-                self._told[key] = value.to_json()
-        return dict(self._told)
+            if key not in self._written:
+                self._written[key] = value.to_json()
+        return dict(self._written)
 
     def add(self, image: Image, provenance: Provenance) -> None:
-        self.images.setdefault(image.id, image)
         self.provenance.setdefault(image.id, provenance)
+        self.hold(image)
+
+    def hold(self, image: Image) -> None:
+        if image.id not in self.held:
+            self.held[image.id] = image
+            self._held_bytes += image.pixels.nbytes
+
+    def release(self) -> None:
+        """Let go of pixels that are on disk now."""
+        if self._keeper is not None:
+            self.held.clear()
+            self._held_bytes = 0
+
+    async def spill(self) -> None:
+        """Write images to disk if they take too much memory."""
+        if self._keeper is not None and self._held_bytes > _HELD_BYTES:
+            await asyncio.to_thread(self._keeper.put, list(self.held.values()))
+            self.release()
 
     def under_mask(self, image: Image) -> Image:
         """Return the whole picture of a masked one: an edit of a darkened picture would test the darkening."""
         provenance = self.provenance.get(image.id)
-        if provenance is not None and provenance.source == "masked":
-            return self.images.get(provenance.parent, image)
+        if provenance is None or provenance.source != "masked":
+            return image
+        if provenance.parent in self.held:
+            return self.held[provenance.parent]
+        if self._keeper is not None and provenance.parent in self._keeper:
+            return self._keeper[provenance.parent]
         return image
+
+
+class Screen:
+    """What a program displayed and logged for its agent to see, in order and up to a bound; the rest is counted."""
+
+    def __init__(self, max_images: int = 40, max_characters: int = 20_000) -> None:
+        self._max_images, self._max_characters = max_images, max_characters
+        self._items: list[Shown] = []
+        self._n_images = self._n_characters = 0
+
+    def show(self, items: Iterable[Shown]) -> None:
+        for item in items:
+            if isinstance(item, Image):
+                self._n_images += 1
+                if self._n_images <= self._max_images:
+                    self._items.append(item)
+                continue
+            room = max(self._max_characters - self._n_characters, 0)
+            self._n_characters += len(item)
+            if room and item:
+                self._items.append(item[:room])
+
+    def take(self) -> list[Shown]:
+        """Return what was shown since the last call, and forget it."""
+        shown = self._items
+        if self._n_images > self._max_images:
+            shown.append(
+                f"(The first {self._max_images} of {self._n_images} images are shown: show fewer at a time.)"
+            )
+        if self._n_characters > self._max_characters:
+            shown.append(
+                f"(The first {self._max_characters} of {self._n_characters} characters that were displayed and logged "
+                "are shown: show less at a time.)"
+            )
+        self._items = []
+        self._n_images = self._n_characters = 0
+        return shown
 
 
 class Toolbox:
@@ -104,15 +178,21 @@ class Toolbox:
         seed: int,
         n_exemplars: int = EXEMPLARS,
         max_images: int | None = None,
+        max_observations: int | None = None,
         withheld: Collection[str] = (),
+        keeper: ImageKeeper | None = None,
     ) -> None:
         self.system = system
         self.log_book = ExperimentLog()
-        self.album = Album()
-        self.shown: list[Shown] = []
+        self.album = Album(keeper)
+        self.screen = Screen()
         self.images_made = 0
-        self._studio, self._observers = studio, observers
+        self.observations = 0
+        self.measured: dict[str, float] = {}
+        """What each image that was shown to the unit measured, by its id and not by that of the masked one."""
+        self._keeper, self._studio, self._observers = keeper, studio, observers
         self._seed, self._n_exemplars, self._max_images = seed, n_exemplars, max_images
+        self._max_observations = max_observations
         self._withheld = frozenset(withheld)
         self._draws: Counter[str] = Counter()
 
@@ -129,16 +209,13 @@ class Toolbox:
             raise ToolError("This tool is not available in this study. Do without it.")
         return await handler(**arguments)
 
-    def take_shown(self) -> list[Shown]:
-        """Return what was displayed and logged since the last call, in order, and forget it."""
-        shown, self.shown = self.shown, []
-        return shown
-
     def snapshot(self) -> dict[str, Any]:
         """Return, as plain JSON values, what a resumed agent's toolbox must know again."""
         return {
             "draws": dict(self._draws),
             "images_made": self.images_made,
+            "observations": self.observations,
+            "measured": dict(self.measured),
             "activation_threshold": self.log_book.activation_threshold,
             "log": [
                 [
@@ -147,42 +224,45 @@ class Toolbox:
                 ]
                 for entries in self.log_book.experiments
             ],
-            "provenance": self.album.told(),
+            "provenance": self.album.record(),
         }
 
-    def restore(self, snapshot: dict[str, Any], images: dict[str, Image]) -> None:
+    def restore(self, snapshot: dict[str, Any], images: ImageSource) -> None:
         """Take up a snapshot; `images` must hold every logged image by id."""
         self._draws = Counter(snapshot["draws"])
         self.images_made = snapshot["images_made"]
+        self.observations = snapshot.get("observations", 0)  # older records have neither
+        self.measured = dict(snapshot.get("measured", {}))
         self.log_book = ExperimentLog(activation_threshold=snapshot["activation_threshold"])
         for entries in snapshot["log"]:
             self.log_book.add(
                 [e["activation"] for e in entries],
-                [images[e["image"]] for e in entries],
+                [ImageRef.of(images[e["image"]]) for e in entries],
                 [e["title"] for e in entries],
                 [e["text"] for e in entries],
             )
-        self.album = Album(
-            {key: Provenance.from_json(text) for key, text in snapshot["provenance"].items()}, dict(images)
-        )
+        provenance = {key: Provenance.from_json(text) for key, text in snapshot["provenance"].items()}
+        self.album = Album(self._keeper, provenance)
 
     # What follows answers the wire names of the sandbox's method table.
 
     async def _do_measure(self, images: list[Image]) -> dict[str, Any]:
         if not images:
             raise ToolError("call_neuron needs at least one image.")
-        return self._told(await self.system.measure(images))
+        return await self._keep(await self.system.measure(images))
 
     async def _do_exemplars(self) -> dict[str, Any]:
         found = await self.system.exemplars(self._n_exemplars)
         if found:
             self.log_book.activation_threshold = sum(m.response.activation for m in found) / len(found)
-        return self._told(found)
+        return await self._keep(found)
 
-    def _told(self, measurements: Sequence[Measurement]) -> dict[str, Any]:
+    async def _keep(self, measurements: Sequence[Measurement]) -> dict[str, Any]:
         for each in measurements:
+            self.measured[each.image.id] = each.shown_activation
             self.album.add(each.image, each.provenance or Provenance("program"))
             self.album.add(each.masked, Provenance("masked", parent=each.image.id))
+        await self.album.spill()
         return {
             "activations": [each.shown_activation for each in measurements],
             "images": [each.masked for each in measurements],
@@ -197,7 +277,7 @@ class Toolbox:
             seeds.append(seed_for(self._seed, "generate", prompt, draws[prompt]))
             draws[prompt] += 1
         made = await self._studio.generate(wanted, seeds, agent=self.system.subject.id)
-        images, notes = self._accept(made, wanted)
+        images, notes = await self._accept(made, wanted)
         # Only now: a call that failed is repeated with the same seeds, so nothing is made twice.
         self._draws = draws
         return {"images": images, "notes": notes}
@@ -209,14 +289,14 @@ class Toolbox:
                 f"{len(instructions)} instructions."
             )
         self._admit(len(images))
-        images = [self.album.under_mask(image) for image in images]
+        images = await asyncio.to_thread(lambda: [self.album.under_mask(image) for image in images])
         seeds = [
             seed_for(self._seed, "edit", image.id, text)
             for image, text in zip(images, instructions, strict=True)
         ]
         known = [self.album.provenance.get(image.id) for image in images]
         made = await self._studio.edit(images, instructions, seeds, known, agent=self.system.subject.id)
-        edited, notes = self._accept(made, instructions)
+        edited, notes = await self._accept(made, instructions)
         return {"images": edited, "notes": notes}
 
     async def _do_describe(self, images: list[Image], titles: list[str]) -> str:
@@ -224,11 +304,13 @@ class Toolbox:
             raise ToolError(
                 f"describe_images needs one title an image, got {len(images)} images and {len(titles)} titles."
             )
+        self._observe(len(images))
         return await self._observers.describe(images, titles)
 
     async def _do_summarize(self, images: list[Image]) -> str:
         if not images:
             raise ToolError("summarize_images needs at least one image.")
+        self._observe(1)
         return await self._observers.summarize(images)
 
     async def _do_log(
@@ -236,20 +318,20 @@ class Toolbox:
     ) -> dict[str, Any]:
         try:
             entries = self.log_book.add(
-                activations, images, titles, [texts] if isinstance(texts, str) else texts
+                activations,
+                list(map(ImageRef.of, images)),
+                titles,
+                [texts] if isinstance(texts, str) else texts,
             )
         except UsageError as error:
             raise ToolError(str(error)) from error
-        for entry in entries:
-            self.shown += [f"{entry.title}: activation {entry.activation:.2f}", entry.image]
-            if entry.text:
-                self.shown.append(entry.text)
-        if reminder := self.log_book.reminder(entries):
-            self.shown.append(reminder)
+        for entry, image in zip(entries, images, strict=True):
+            self.screen.show((f"{entry.title}: activation {entry.activation:.2f}", image, entry.text))
+        self.screen.show((self.log_book.reminder(entries),))
         return {}
 
     async def _do_display(self, items: list[Shown]) -> dict[str, Any]:
-        self.shown += items
+        self.screen.show(items)
         return {}
 
     async def _do_state(self) -> dict[str, Any]:
@@ -278,7 +360,17 @@ class Toolbox:
                 "Ask for fewer, or conclude from what you have."
             )
 
-    def _accept(
+    def _observe(self, count: int) -> None:
+        """Count observations before they are asked for, whether or not they succeed: each costs a request."""
+        if self._max_observations is not None and self.observations + count > self._max_observations:
+            left = self._max_observations - self.observations
+            raise ToolError(
+                f"This study may have {self._max_observations} descriptions and summaries and {left} are left, but "
+                f"{count} were asked for. Ask for fewer, or conclude from what you have."
+            )
+        self.observations += count
+
+    async def _accept(
         self, made: Sequence[MadeImage | MaiaError], asked: Sequence[str]
     ) -> tuple[list[Image], list[str]]:
         """Keep what was made, or raise one error that names every request that failed."""
@@ -296,4 +388,5 @@ class Toolbox:
             images.append(each.image)
             notes += [f"{text!r}: {note}" for note in each.provenance.notes]
         self.images_made += len(images)
+        await self.album.spill()
         return images, notes

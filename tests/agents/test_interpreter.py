@@ -133,7 +133,7 @@ async def test_a_programs_error_goes_back_as_text_and_what_it_showed_is_kept(ben
         return ""
 
     def fails(host: Any) -> Any:
-        host.shown.append("shown before")
+        host.screen.show(["shown before"])
         return outcome(
             status="error", error="NameError: name 'x' is not defined (line 3)", output="printed\n"
         )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
+from actors.images import Image, Provenance
 from tests.tools.fakes import FakeObservers, FakeStudio, FakeSubject, darken, picture_of
 from tools.system import System
-from tools.toolbox import Toolbox, ToolError
+from tools.toolbox import Album, Screen, Toolbox, ToolError
 
 pytestmark = pytest.mark.anyio
 
@@ -89,10 +91,10 @@ async def test_what_is_logged_is_shown_in_order_with_the_reminder_below_the_thre
     image = picture_of("x")
     await box.call("display", {"items": ["look", image]})
     await box.call("log", {"activations": [0.5], "images": [image], "titles": ["a cat"], "texts": "sits"})
-    shown = box.take_shown()
+    shown = box.screen.take()
     assert shown[:5] == ["look", image, "a cat: activation 0.50", image, "sits"]
     assert "Continue" in shown[5]
-    assert box.take_shown() == []
+    assert box.screen.take() == []
 
 
 async def test_a_restored_toolbox_goes_on_where_it_was(studio):
@@ -102,7 +104,7 @@ async def test_a_restored_toolbox_goes_on_where_it_was(studio):
     await box.call("log", {"activations": [1.0], "images": first, "titles": ["t"], "texts": ["x"]})
     snapshot = json.loads(json.dumps(box.snapshot()))
     again = toolbox(studio)
-    again.restore(snapshot, box.album.images)
+    again.restore(snapshot, box.album.held)
     assert await again.call("state", {}) == await box.call("state", {})
     assert (await again.call("text2image", {"prompts": ["a dog"]})) == (
         await box.call("text2image", {"prompts": ["a dog"]})
@@ -124,3 +126,75 @@ async def test_a_restored_toolbox_goes_on_where_it_was(studio):
 async def test_bad_calls_are_answered_in_words(studio, method, arguments):
     with pytest.raises(ToolError):
         await toolbox(studio).call(method, arguments)
+
+
+class Disk(dict):
+    """Keeps what it is given, as a run's folder does."""
+
+    def put(self, images):
+        for image in images:
+            assert image.id not in self or self[image.id] == image
+            self[image.id] = image
+
+
+def large(value: int) -> Image:
+    return Image.from_pixels(np.full((2048, 2048, 3), value, np.uint8))
+
+
+async def test_images_are_held_in_memory_only_until_they_are_on_disk(studio):
+    """A program may measure many gigabytes of pixels; an edit still finds the picture under a mask."""
+    disk = Disk()
+    album = Album(disk)
+    for value in range(12):
+        album.add(large(value), Provenance("program"))
+        album.add(picture_of(f"mask {value}"), Provenance("masked", parent=large(value).id))
+        await album.spill()
+        assert sum(image.pixels.nbytes for image in album.held.values()) <= 80 << 20
+    assert len(disk) >= 10
+    assert album.under_mask(picture_of("mask 0")) == large(0)
+    album.release()
+    assert album.held == {}
+    assert len(album.record()) == 24
+
+
+async def test_without_a_disk_images_stay_in_memory(studio):
+    album = Album()
+    album.add(picture_of("a"), Provenance("program"))
+    album.release()
+    assert list(album.held) == [picture_of("a").id]
+
+
+def test_what_is_shown_has_a_bound_and_the_rest_is_counted():
+    screen = Screen(max_images=2, max_characters=10)
+    screen.show(["12345", picture_of("a"), "", "6789abcdef", picture_of("b")])
+    screen.show([picture_of("c"), "never"])
+    shown = screen.take()
+    assert shown[:4] == ["12345", picture_of("a"), "6789a", picture_of("b")]
+    assert "first 2 of 3 images" in shown[4]
+    assert "first 10 of 20 characters" in shown[5]
+    assert screen.take() == []
+
+
+async def test_what_an_image_measured_is_recorded_beside_what_was_logged(studio):
+    """A program may log any number; what the unit answered is in the record by the image's id."""
+    box = toolbox(studio)
+    images = (await box.call("text2image", {"prompts": ["a dog"]}))["images"]
+    masked = (await box.call("measure", {"images": images}))["images"]
+    await box.call("log", {"activations": [99.99], "images": masked, "titles": ["a dog"], "texts": ""})
+    record = box.snapshot()
+    (entry,) = record["log"][0]
+    parent = json.loads(record["provenance"][entry["image"]])["parent"]
+    assert (entry["activation"], record["measured"][parent]) == (99.99, 3.14)
+
+
+async def test_observations_of_a_study_have_a_bound_that_is_restored(studio):
+    box = toolbox(studio, max_observations=4)
+    images = [picture_of(str(n)) for n in range(3)]
+    await box.call("describe", {"images": images, "titles": ["a", "b", "c"]})
+    again = toolbox(studio, max_observations=4)
+    again.restore(json.loads(json.dumps(box.snapshot())), {})
+    with pytest.raises(ToolError, match="1 are left, but 3"):
+        await again.call("describe", {"images": images, "titles": ["a", "b", "c"]})
+    await again.call("summarize", {"images": images})
+    with pytest.raises(ToolError, match="0 are left"):
+        await again.call("summarize", {"images": images})

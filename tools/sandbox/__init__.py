@@ -6,6 +6,8 @@ that comes out of the process is treated as hostile. docs/sandbox.md says what t
 
 from tools.sandbox.base import (
     Check,
+    ImageRef,
+    ImageSource,
     ProgramOutcome,
     Sandbox,
     SandboxError,
@@ -24,6 +26,8 @@ __all__ = [
     "METHODS",
     "BadCallError",
     "Check",
+    "ImageRef",
+    "ImageSource",
     "ProgramOutcome",
     "Sandbox",
     "SandboxError",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Literal, Protocol
@@ -47,11 +47,32 @@ class ProgramOutcome:
     """What the agent should know of its variables: that they were rebuilt, or that they are lost."""
 
 
+@dataclass(frozen=True, slots=True)
+class ImageRef:
+    """An image that a sandbox knows, without its pixels."""
+
+    id: str
+    size: tuple[int, int]
+    """Height and width in pixels."""
+
+    @classmethod
+    def of(cls, image: Image) -> ImageRef:
+        return cls(image.id, image.size)
+
+
+class ImageSource(Protocol):
+    """Images by content id, such as those that a run has on disk."""
+
+    def __contains__(self, id: str, /) -> bool: ...
+
+    def __getitem__(self, id: str, /) -> Image: ...
+
+
 class ToolHost(Protocol):
     """Answers the calls of one agent's programs."""
 
     async def call(self, method: str, arguments: dict[str, Any]) -> Any:
-        """Return the answer of `docs/architecture.md`; images are `Image` both ways.
+        """Return the answer of `docs/architecture.md`; images are `Image` both ways, or `ImageRef` if known already.
 
         Raises:
             MaiaError: Becomes an exception in the program, with the same words.
@@ -68,7 +89,7 @@ class Sandbox(Protocol):
     def record(self) -> list[dict[str, Any]]:
         """The programs so far and what their calls were answered, as JSON values; images as ids. It only grows."""
 
-    def restore(self, records: Sequence[dict[str, Any]], images: Mapping[str, Image]) -> None:
+    def restore(self, records: Sequence[dict[str, Any]], images: ImageSource) -> None:
         """Take over another sandbox's record; variables are rebuilt before the next program."""
 
     async def close(self) -> None:

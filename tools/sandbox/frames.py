@@ -17,6 +17,7 @@ import msgpack
 import numpy as np
 
 from actors.images import Image
+from tools.sandbox.base import ImageRef
 from tools.sandbox.child.wire import (
     HEADER,
     IMAGE,
@@ -184,6 +185,9 @@ def encode_value(value: Any, shelf: ImageShelf) -> Any:
     """Return an answer in the form in which it crosses; its images become known to the sandbox."""
     if isinstance(value, Image):
         shelf.add(value)
+        return {IMAGE: [value.id, *value.size]}
+    if isinstance(value, ImageRef):
+        shelf.know(value.id, *value.size)
         return {IMAGE: [value.id, *value.size]}
     if isinstance(value, (list, tuple)):
         return [encode_value(item, shelf) for item in value]

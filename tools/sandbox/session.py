@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from actors.errors import MaiaError
-from actors.images import Image
-from tools.sandbox.base import ProgramOutcome, Status, Tier, ToolHost
+from tools.sandbox.base import ImageSource, ProgramOutcome, Status, Tier, ToolHost
 from tools.sandbox.calls import CallDesk, Clock, DivergedError, EndedError, GoneError, Recorded, UnrestError
 from tools.sandbox.frames import Channel, ClosedError, ProtocolError, decode_value
 from tools.sandbox.settings import SandboxSettings
@@ -78,7 +77,7 @@ class Session(ABC):
     def record(self) -> list[dict[str, Any]]:
         return list(self._records)
 
-    def restore(self, records: Sequence[dict[str, Any]], images: Mapping[str, Image]) -> None:
+    def restore(self, records: Sequence[dict[str, Any]], images: ImageSource) -> None:
         if self._number:
             raise MaiaError("a record can be restored only before the first program.")
         self._records, self._skipped = list(records), set()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import tempfile
 from collections import OrderedDict
-from collections.abc import Mapping
 from typing import IO
 
 import numpy as np
 
-from actors.errors import UsageError
+from actors.errors import MaiaError, UsageError
 from actors.images import Image
+from tools.sandbox.base import ImageSource
 
 _IN_MEMORY_BYTES = 32 << 20
 
@@ -35,7 +35,7 @@ class ImageShelf:
         self._total_bytes = 0
         self._file: IO[bytes] | None = None
         self._offsets: dict[str, int] = {}
-        self._elsewhere: Mapping[str, Image] = {}
+        self._elsewhere: ImageSource = {}
 
     def add(self, image: Image) -> None:
         """Make `image` known.
@@ -55,10 +55,10 @@ class ImageShelf:
             self._hold(image)
 
     def know(self, id: str, height: int, width: int) -> None:
-        """Make an image known whose pixels are in the mapping given to `look_in`."""
+        """Make an image known whose pixels are in the source given to `look_in`."""
         self._sizes.setdefault(id, (height, width))
 
-    def look_in(self, images: Mapping[str, Image]) -> None:
+    def look_in(self, images: ImageSource) -> None:
         """Find pixels that the shelf does not have in `images`."""
         self._elsewhere = images
 
@@ -88,7 +88,10 @@ class ImageShelf:
             pixels = np.frombuffer(self._file.read(height * width * 3), np.uint8).reshape(height, width, 3)
             image = Image(pixels, id)
         elif id in self._elsewhere:
-            image = self._elsewhere[id]
+            try:
+                image = self._elsewhere[id]
+            except MaiaError as error:  # damaged, in words that name files of the host
+                raise UnknownImageError("the pixels of this image are gone") from error
         else:
             raise UnknownImageError("the pixels of this image are gone")
         self._hold(image)
