@@ -17,4 +17,5 @@ SUITE = (
     "benchmarks.responsive",
     "benchmarks.nodes",
     "benchmarks.fault",
+    "benchmarks.hostile",
 )

@@ -254,7 +254,9 @@ class CallDesk:
             limit = self._settings.calls_timeout_s
             text = f"The program was ended: its tool calls took more than {limit:g} s together. Ask for less at once."
             raise EndedError("timeout", text) from None
-        return await self._working(lambda: encode_value(answer, self._shelf), method not in _PLAIN)
+        return await self._working(
+            lambda: encode_value(answer, self._shelf), method not in _PLAIN or _long(answer)
+        )
 
     def _answer_again(self, entry: dict[str, Any]) -> dict[str, Any]:
         self.answers.append(entry)
@@ -262,6 +264,12 @@ class CallDesk:
             return {"error": entry["error"]}
         _know(entry["value"], self._shelf)
         return {"value": entry["value"]}
+
+
+def _long(answer: Any) -> bool:
+    return isinstance(answer, dict) and any(
+        isinstance(value, list) and len(value) > 50 for value in answer.values()
+    )
 
 
 def _know(value: Any, shelf: ImageShelf) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import importlib.util
 import json
 import os
@@ -13,6 +14,7 @@ import socket
 import subprocess
 import sys
 import sysconfig
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,18 +56,39 @@ class Child:
     output: int
     """The end of its output pipe that is read here, non-blocking."""
 
-    def n_threads(self) -> int | None:
-        """Return how many threads it has, None where its process is gone or cannot be seen from here."""
+    @functools.cached_property
+    def seen_pid(self) -> int | None:
+        """Its process id here, where the fork server may count in a namespace of its own; None if it has none here."""
         try:
-            # The fork server may count process ids in a namespace of its own; this is the id that is seen here.
-            seen = re.search(
-                r"^Pid:\s+(\d+)$", Path(f"/proc/self/fdinfo/{self.pidfd}").read_text(), re.MULTILINE
-            )
-            status = Path(f"/proc/{seen[1]}/status").read_text() if seen else ""
+            about = Path(f"/proc/self/fdinfo/{self.pidfd}").read_text()
         except OSError:
             return None
+        found = re.search(r"^Pid:\s+([1-9]\d*)$", about, re.MULTILINE)
+        return int(found[1]) if found else None
+
+    def n_threads(self) -> int:
+        """Return how many threads it has, 0 where its process is gone or cannot be seen from here."""
+        try:
+            status = Path(f"/proc/{self.seen_pid}/status").read_text()
+        except OSError:
+            return 0
         threads = re.search(r"^Threads:\s+(\d+)$", status, re.MULTILINE)
-        return int(threads[1]) if threads else None
+        return int(threads[1]) if threads else 0
+
+    def processor_s(self) -> float:
+        """Return the processor time it has used, 0 where its process is gone or cannot be seen from here."""
+        if self.seen_pid is None:
+            return 0.0
+        try:
+            return time.clock_gettime(~self.seen_pid << 3 | 2)
+        except OSError:
+            return 0.0
+
+    def demote(self) -> None:
+        """Let every other process of this machine go first."""
+        if self.seen_pid is not None:
+            with contextlib.suppress(OSError):
+                os.setpriority(os.PRIO_PGRP, self.seen_pid, 19)
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal; a pidfd cannot hit a stranger that took over the pid."""

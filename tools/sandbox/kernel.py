@@ -55,20 +55,19 @@ class KernelSandbox(Session):
         child = self._child
         assert child is not None
         reader = _PipeReader(child, output, FLOOD * self._settings.output_bytes)
-        watch = None if self._server.counted else _ThreadWatch(child)
+        watch = _Watch(child, count_threads=not self._server.counted)
         child.signal(signal.SIGCONT)
         reader.start()
         try:
             report = await self._converse(child.channel, program, desk, output)
-            if watch is not None:
-                watch.look()
-            if watch is not None and watch.exceeded:
+            watch.look()
+            if watch.exceeded:
                 raise ClosedError
             return report
         except ClosedError:
             if reader.flooded:
                 raise flooded(self._settings) from None
-            if watch is not None and watch.exceeded:
+            if watch.exceeded:
                 raise EndedError(
                     "limit", f"The program was ended: it had more than {MAX_THREADS} threads. Use fewer."
                 ) from None
@@ -82,8 +81,7 @@ class KernelSandbox(Session):
                 ) from None
             raise EndedError("died", _died(code)) from None
         finally:
-            if watch is not None:
-                watch.stop()
+            watch.stop()
             child.signal(signal.SIGSTOP)
             reader.stop()
 
@@ -137,22 +135,31 @@ class _PipeReader:
         return len(data)
 
 
-class _ThreadWatch:
-    """Ends a child that has too many threads, where the kernel does not refuse them."""
+class _Watch:
+    """Looks at a child while its program runs.
+
+    One that keeps the processor busy has to let others go first from then on; a program's usual work is done in less.
+    One that has too many threads is ended, where the kernel does not refuse them.
+    """
 
     _EVERY_S = 0.1
+    _BUSY_S = 0.5
 
-    def __init__(self, child: Child) -> None:
-        self._child = child
+    def __init__(self, child: Child, *, count_threads: bool) -> None:
+        self._child, self._count_threads = child, count_threads
         self._loop = asyncio.get_running_loop()
+        self._began_s = child.processor_s()
+        self._busy = self.exceeded = False
         self._next = self._loop.call_later(self._EVERY_S, self._again)
-        self.exceeded = False
 
     def stop(self) -> None:
         self._next.cancel()
 
     def look(self) -> None:
-        if (self._child.n_threads() or 0) > MAX_THREADS:
+        if not self._busy and self._child.processor_s() - self._began_s > self._BUSY_S:
+            self._busy = True
+            self._child.demote()
+        if self._count_threads and self._child.n_threads() > MAX_THREADS:
             self.exceeded = True
             self._child.signal(signal.SIGKILL)
 

@@ -1190,6 +1190,33 @@ async def test_threads_of_one_sandbox_leave_those_of_others_alone(
     assert (await (await open_sandbox()).run("print('opened')", host)).output == "opened\n"
 
 
+async def test_a_program_that_keeps_the_processor_busy_lets_others_go_first(
+    server: KernelServer, sandbox: KernelSandbox, host: FakeHost
+) -> None:
+    """All its threads get the lowest priority, those that it starts later too; its neighbors keep theirs."""
+    patient = LIMITS.model_copy(update={"program_timeout_s": 100.0})
+    busy, neighbor = KernelSandbox(server._fork_server, patient, server.tier, 1), sandbox
+    program = """
+import threading, time
+def spin():
+    while time.process_time() < 0.9: pass
+for _ in range(3): threading.Thread(target=spin).start()
+spin()
+threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+"""
+    assert (await busy.run(program, host)).status == "ok"
+    assert (await neighbor.run("x = sum(range(1000))", host)).status == "ok"
+    assert priorities(busy.pid) == {19}
+    assert priorities(neighbor.pid) == {0}
+    await busy.close()
+
+
+def priorities(pid: int | None) -> set[int]:
+    """Return the nice values of a process's threads."""
+    stats = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/stat")]
+    return {int(stat.rpartition(")")[2].split()[16]) for stat in stats}
+
+
 async def test_no_thread_has_descriptors_of_its_own(sandbox: KernelSandbox, host: FakeHost) -> None:
     found = await probed(
         sandbox,
