@@ -65,7 +65,7 @@ PROGRAMS: dict[str, Sequence[str]] = {
     ),
     "threads": (
         "import threading\ndef spin():\n  while True: pass\n"
-        "for _ in range(60): threading.Thread(target=spin, daemon=True).start()\nspin()",
+        "for _ in range(15): threading.Thread(target=spin, daemon=True).start()\nspin()",
         "import numpy as np\na = np.ones((900, 900))\nwhile True: a @ a",
     ),
     "images": (

@@ -85,10 +85,13 @@ class Child:
             return 0.0
 
     def demote(self) -> None:
-        """Let every other process of this machine go first."""
-        if self.seen_pid is not None:
-            with contextlib.suppress(OSError):
-                os.setpriority(os.PRIO_PGRP, self.seen_pid, 19)
+        """Let other processes of this machine go first, as far as this user may."""
+        if self.seen_pid is None:
+            return
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PGRP, self.seen_pid, 19)
+        with contextlib.suppress(OSError):  # where processor time is shared out by sessions
+            Path(f"/proc/{self.seen_pid}/autogroup").write_text("19")
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal; a pidfd cannot hit a stranger that took over the pid."""

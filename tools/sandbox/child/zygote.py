@@ -117,8 +117,7 @@ def _spawn(
 def _become_sandbox(
     walls: Plan, message: dict[str, Any], descriptors: list[int], number: int, parent: int
 ) -> None:
-    # A group, not a session: a scheduler that shares out by sessions would take no notice of priorities.
-    os.setpgid(0, 0)
+    os.setsid()  # also so that a scheduler that shares out by sessions counts all its threads as one
     rpc, output = descriptors
     for target in (1, 2, OUTPUT_COPY):
         os.dup2(output, target)
