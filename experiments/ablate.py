@@ -43,7 +43,7 @@ from experiments.gym.neurons import GymUnit
 from experiments.gym.neurons import choose as choose_synthetic
 from experiments.gym.score import score
 from experiments.paper import TABLE_A5
-from experiments.preflight import keep_apart
+from experiments.preflight import check_out
 from experiments.report.schema import Cell, Column, Measured, Page, Table
 from experiments.units import choose
 from experiments.variants import EXEMPLARS_ONLY, FULL, GENERATED_ONLY, ONE_SHOT, VARIANTS, Variant, variant
@@ -83,7 +83,7 @@ async def ablate(
     loaded = configuration.load(config)
     profile = loaded.profile(profile_name)
     chosen = [variant(name) for name in dict.fromkeys((FULL.name, *asked.variants))]
-    keep_apart(profile.dataset, out)
+    check_out(profile.dataset, out)
     store = Store.open(out)
     manifest = {
         "command": "ablate", "model": asked.model, "layer": asked.layer, "asked": asked.units,

@@ -32,6 +32,7 @@ from experiments.campaign import Campaign, check_known
 from experiments.console import Console, counted
 from experiments.contexts import CLASS_SURVEY, FRESH, LEAST, ClassSurvey, judge
 from experiments.describe import science
+from experiments.preflight import check_out
 from experiments.units import choose
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class Audit:
     data: str | None = None
     class_names: Path | None = None
     retry_failed: bool = False
+    few_images: bool = False
 
 
 async def audit(
@@ -68,12 +70,14 @@ async def audit(
     """
     check_classes(asked.classes)
     loaded = configuration.load(config)
-    profile = loaded.profile(profile_name).given(asked.data, asked.class_names)
+    profile = loaded.profile(profile_name).given(asked.data, asked.class_names, asked.few_images)
     network = recall(loaded.cache, asked.model, profile.vision)
     units = (
         [] if network is None else list(_ids(asked, network, network.layers[network.layer(OUTPUT)]).values())
     )
-    store = Store.open(out or Path("runs") / slug(f"audit {asked.model} {asked.classes}"))
+    run = out or Path("runs") / slug(f"audit {asked.model} {asked.classes}")
+    check_out(profile.dataset, run)
+    store = Store.open(run)
     manifest = {
         "command": "audit",
         "model": asked.model,

@@ -50,7 +50,10 @@ class Profile(Settings):
     ray: RaySettings = RaySettings()
     vision: VisionSettings = VisionSettings()
     dataset: str = "scenes:3000:0"
-    """Images for exemplars: a folder, a .npy file, `hf:ID[:SPLIT[:COLUMN]]`, or `scenes:SIZE:SEED`. Empty: `--data` must name them."""
+    """Images for exemplars: a folder, a list of paths (.txt, .csv), a .npy file, `hf:ID[/CONFIG][:SPLIT[:COLUMN]]`, or
+    `scenes:SIZE:SEED`. Empty: `--data` must name them."""
+    few_images: bool = False
+    """Go on with a data set of fewer than 30 distinct images."""
     generation: GenerationSettings = ScenesGeneration()
     detection: DetectionSettings = ScenesDetection()
     chat: ChatRoles = ChatRoles()
@@ -62,14 +65,15 @@ class Profile(Settings):
     ask_above_dollars: float = Field(10.0, ge=0)
     """Dollars that a sweep may be expected to cost before it asks first, or needs `--yes`."""
 
-    def given(self, data: str | None, class_names: Path | None = None) -> Profile:
-        """Return the profile with the options `--data` and `--class-names` of a command.
+    def given(self, data: str | None, class_names: Path | None = None, few_images: bool = False) -> Profile:
+        """Return the profile with the options `--data`, `--class-names` and `--few-images` of a command.
 
         Raises:
             UsageError: If the file of class names cannot be read.
         """
         named = {} if class_names is None else {"class_names": read_class_names(class_names)}
-        own = {} if data is None else {"dataset": data}
+        own: dict[str, Any] = {} if data is None else {"dataset": data}
+        own |= {"few_images": few_images or self.few_images}
         return self.model_copy(update=own | {"vision": self.vision.model_copy(update=named)})
 
 

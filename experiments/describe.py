@@ -19,7 +19,7 @@ from agents.verdict import abstained
 from experiments import config as configuration
 from experiments.config import Profile
 from experiments.console import Console, plain
-from experiments.preflight import keep_apart
+from experiments.preflight import check_out
 
 if TYPE_CHECKING:
     from experiments.workbench import Workbench
@@ -36,6 +36,7 @@ _NOT_SCIENCE = {
     "map_memory_mb",
     "sweep",
     "ask_above_dollars",
+    "few_images",
 }
 """Settings that say where and how fast things run, not what comes out."""
 
@@ -52,6 +53,7 @@ async def describe_unit(
     seed: int = 0,
     data: str | None = None,
     class_names: Path | None = None,
+    few_images: bool = False,
 ) -> dict[str, Any]:
     """Study one unit and return its result with the paths of what was written.
 
@@ -61,11 +63,11 @@ async def describe_unit(
         UsageError: If anything that was asked for does not exist or cannot work.
     """
     loaded = configuration.load(config)
-    profile = loaded.profile(profile_name).given(data, class_names)
+    profile = loaded.profile(profile_name).given(data, class_names, few_images)
     if (network := recall(loaded.cache, model, profile.vision)) is not None:
         network.check(layer, unit)
     run = out or Path("runs") / slug(f"{model} {layer} {unit}")
-    keep_apart(profile.dataset, run)
+    check_out(profile.dataset, run)
     store = Store.open(run)
     manifest = {
         "command": "describe",

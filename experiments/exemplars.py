@@ -12,14 +12,17 @@ import numpy as np
 
 from actors.errors import UsageError
 from actors.vision.base import ImageDataset, Unit
+from actors.vision.distinct import DistinctDataset, name_of
 from actors.vision.exemplars import LayerExemplars
 from actors.vision.known import recall
 from actors.vision.reserve import split
 from actors.vision.units import Readout
+from actors.vision.zoo import check_name
 from agents.journal import slug
 from agents.store import Store
 from experiments import config as configuration
 from experiments.console import Console
+from experiments.preflight import check_out, open_images
 
 
 async def find_exemplars(
@@ -32,6 +35,7 @@ async def find_exemplars(
     data: str | None,
     k: int,
     out: Path | None,
+    few_images: bool = False,
 ) -> dict[str, Any]:
     """Sweep the data set once for all units of all layers, and write a table a layer.
 
@@ -42,11 +46,10 @@ async def find_exemplars(
     Raises:
         UsageError: If there is no such network, layer or data set, or the folder cannot be written.
     """
-    from actors.vision.datasets import open_dataset
     from experiments.workbench import network_alone
 
     loaded = configuration.load(config)
-    profile = loaded.profile(profile_name)
+    profile = loaded.profile(profile_name).given(data, few_images=few_images)
     names = [name.strip() for name in layers.split(",") if name.strip()]
     if not names:
         raise UsageError("--layers names no layer.", "Give them with commas: --layers blocks.5,blocks.6")
@@ -54,11 +57,14 @@ async def find_exemplars(
         for name in names:
             network.layer(name)
     run = out or Path("runs") / slug(f"exemplars {model} {' '.join(names)}")
+    check_out(profile.dataset, run)
     store = Store.open(run)
-    dataset = open_dataset(data or profile.dataset)
+    check_name(model)
+    dataset = await open_images(profile, loaded.cache, console.say)
     _, reserved = await asyncio.to_thread(split, dataset, profile.vision.reserve)
-    held = f", of which {len(reserved)} are held back for confirmation" if len(reserved) else ""
-    console.say(f"{len(dataset)} images in {dataset.name}{held}")
+    share = f"{len(reserved) / len(dataset):.0%}"
+    held = f", of which {len(reserved):,} ({share}) are held back for confirmation" if len(reserved) else ""
+    console.say(f"{len(dataset):,} distinct images in {dataset.name}{held}")
     async with network_alone(profile, loaded.cache, model) as vision:
         units = [await vision.unit(Unit(name, 0)) for name in names]
         readouts = [Readout.of(unit) for unit in units]
@@ -72,10 +78,8 @@ async def find_exemplars(
         path.write_text("".join(json.dumps(row) + "\n" for row in rows(found[readout], dataset, k)))
         files[name] = str(path)
     first = found[readouts[0]]
-    skipped = {dataset_name(dataset, index): reason for index, reason in first.skipped.items()}
-    for image, reason in list(skipped.items())[:10]:
-        console.warn(f"{image} was skipped: {reason}")
-    return {
+    skipped = tell_skipped(console, dataset, first.skipped)
+    summary = {
         "model": model,
         "network": vision.fingerprint,
         "dataset": dataset.fingerprint,
@@ -85,6 +89,8 @@ async def find_exemplars(
         "files": files,
         "run": str(store.root),
     }
+    (run / "exemplars.json").write_text(json.dumps(summary, indent=1))
+    return summary
 
 
 def rows(found: LayerExemplars, dataset: ImageDataset, k: int) -> Any:
@@ -95,7 +101,7 @@ def rows(found: LayerExemplars, dataset: ImageDataset, k: int) -> Any:
             "layer": unit.unit.layer,
             "unit": index,
             "exemplars": [
-                {"index": int(i), "image": dataset_name(dataset, int(i)), "activation": float(a)}
+                {"index": int(i), "image": name_of(dataset, int(i)), "activation": float(a)}
                 for i, a in zip(unit.indices, unit.activations, strict=True)
             ],
             "quantiles": {str(level): value for level, value in unit.quantiles.items()},
@@ -110,15 +116,10 @@ def tell_skipped(
     console: Console, dataset: ImageDataset, unread: Mapping[int, str], more: str = ""
 ) -> dict[str, str]:
     """Warn of images that could not be read, and return each one's reason by its name; `more` says where all are named."""
-    skipped = {dataset_name(dataset, index): reason for index, reason in unread.items()}
+    skipped = dict(dataset.unreadable) if isinstance(dataset, DistinctDataset) else {}
+    skipped |= {name_of(dataset, index): reason for index, reason in unread.items()}
     for image, reason in list(skipped.items())[:5]:
         console.warn(f"{image} was skipped: {reason}")
     if len(skipped) > 5:
         console.warn(f"{len(skipped)} images were skipped in all" + (f"; {more} names them" if more else ""))
     return skipped
-
-
-def dataset_name(dataset: ImageDataset, index: int) -> str:
-    """Return where an image of the data set lies, or what it shows."""
-    provenance = dataset.provenance(index)
-    return str(provenance.recipe.get("path") or provenance.prompt or f"{dataset.name}[{index}]")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from actors.vision.datasets import open_dataset
+from actors.vision.distinct import distinct
 from agents.manifest import check, claim, claim_studied
 from agents.statistics import wilson_interval
 from agents.store import Store
@@ -21,6 +22,7 @@ from experiments.console import Console
 from experiments.contexts import CONTEXTS, LEAST, prompt_of
 from experiments.describe import science
 from experiments.gym import biases, classifiers
+from experiments.preflight import check_out
 from experiments.report.schema import Column, Measured, Page, Table, Text
 
 ENOUGH = 400
@@ -49,6 +51,7 @@ async def planted_biases(
         UsageError: If `out` is another run or one on other data, or the images cannot be made.
     """
     loaded = configuration.load(config)
+    check_out(loaded.profile(profile_name).dataset, out)
     store = Store.open(out)
     manifest = {
         "command": "planted-biases",
@@ -60,7 +63,8 @@ async def planted_biases(
         "settings": science(loaded.profile(profile_name)),
     }
     check(store, manifest)
-    dataset = await asyncio.to_thread(open_dataset, loaded.profile(profile_name).dataset)
+    profile = loaded.profile(profile_name)
+    dataset = await asyncio.to_thread(lambda: distinct(open_dataset(profile.dataset), loaded.cache))
     claim(store, manifest)
     claim_studied(store, {"dataset": dataset.fingerprint})
     rows: list[dict[str, Any]] = []

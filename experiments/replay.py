@@ -24,7 +24,7 @@ from experiments import config as configuration
 from experiments.config import Profile
 from experiments.console import Console
 from experiments.describe import science
-from experiments.preflight import keep_apart
+from experiments.preflight import check_out
 from experiments.recorded import RecordedUnit, find_unit, find_units
 from experiments.trust import Trust, network_of, sandbox_of, units_of
 from tools import sandbox
@@ -158,7 +158,7 @@ async def branch(
         )
     loaded = configuration.load(config)
     profile = loaded.profile(profile_name)
-    keep_apart(profile.dataset, out)
+    check_out(profile.dataset, out)
     trust = trust or Trust()
     network = network_of(unit.manifest, model, trust)
     units_of([(item.layer, item.name)], trust)

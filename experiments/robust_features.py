@@ -32,6 +32,7 @@ from experiments.console import Console
 from experiments.describe import science
 from experiments.gym import classifiers, logistic, world
 from experiments.gym.spawrious import SceneDesign, SpuriousSet, balanced, folder_set, scene_set
+from experiments.preflight import check_out
 from experiments.report.schema import Bar, Bars, Column, Measured, Page, Table, Text
 
 LAYER = "layer4"
@@ -81,6 +82,7 @@ async def robust_features(
     """
     loaded = configuration.load(config)
     profile = loaded.profile(profile_name)
+    check_out(profile.dataset, out)
     store = Store.open(out)
     manifest = {
         "command": "robust-features",
@@ -194,7 +196,7 @@ async def _judge(
     }  # fmt: skip
     # The strongest images are looked for in the validation set's own file.
     file = getattr(spurious.validation.images, "filename", None)
-    profile = profile.model_copy(update={"dataset": str(file)})
+    profile = profile.given(str(file), few_images=True)
 
     async def plan(bench: Any) -> list[WorkItem]:
         subjects = [await bench.subject(LAYER, str(int(unit))) for unit in units]

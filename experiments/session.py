@@ -45,7 +45,7 @@ from experiments.display import (
     mixed,
     unit_card,
 )
-from experiments.preflight import keep_apart, left_as_found
+from experiments.preflight import check_out, left_as_found
 from tools.sandbox import ProgramOutcome, SandboxSettings
 from tools.sandbox.child.api import System as AgentSystem
 from tools.sandbox.child.api import Tools as AgentTools
@@ -155,6 +155,7 @@ class Session:
         config: Path | str | None = None,
         data: str | None = None,
         class_names: Path | str | None = None,
+        few_images: bool = False,
         seed: int = 0,
         person: str = "person",
         tell: Tell = _tell,
@@ -172,11 +173,12 @@ class Session:
         from experiments.workbench import Workbench
 
         loaded = configuration.load(Path(config) if config is not None else None)
-        chosen = loaded.profile(profile).given(data, None if class_names is None else Path(class_names))
+        names = None if class_names is None else Path(class_names)
+        chosen = loaded.profile(profile).given(data, names, few_images)
         if (network := recall(loaded.cache, model, chosen.vision)) is not None:
             network.check(layer, str(unit))
         run = Path(out) if out is not None else _new_folder(f"{model} {layer} {unit} by {person}")
-        keep_apart(chosen.dataset, run)
+        check_out(chosen.dataset, run)
         manifest = {
             "command": "session",
             "person": person,

@@ -22,6 +22,7 @@ from experiments.campaign import Campaign, Closing, check_known
 from experiments.console import Console, counted
 from experiments.describe import science
 from experiments.exemplars import tell_skipped
+from experiments.preflight import check_out
 from experiments.units import check, choose, screen
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class Sweep:
     data: str | None = None
     class_names: Path | None = None
     retry_failed: bool = False
+    few_images: bool = False
 
 
 async def sweep(
@@ -57,10 +59,11 @@ async def sweep(
     """
     check(asked.units)
     loaded = configuration.load(config)
-    profile = loaded.profile(profile_name).given(asked.data, asked.class_names)
+    profile = loaded.profile(profile_name).given(asked.data, asked.class_names, asked.few_images)
     network = recall(loaded.cache, asked.model, profile.vision)
     units = [] if network is None else ids_of(network, wanted_of(network, asked))
     run = out or Path("runs") / slug(f"{asked.model} {','.join(asked.layers)} {asked.units}")
+    check_out(profile.dataset, run)
     store = Store.open(run)
     manifest = {
         "command": "sweep",

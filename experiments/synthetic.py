@@ -14,6 +14,7 @@ import numpy as np
 from actors.errors import MaiaError, UsageError
 from actors.grouping import task_group
 from actors.vision.datasets import open_dataset
+from actors.vision.distinct import distinct
 from agents.faults import CONCERNS_ALL
 from agents.journal import Journal
 from agents.manifest import check, check_studied, claim, claim_studied
@@ -30,7 +31,7 @@ from experiments.gym.dataset import GymDataset
 from experiments.gym.neurons import GymUnit, choose, confounded, table_a4
 from experiments.gym.score import named_by, same, score, senses
 from experiments.gym.subjects import Gym
-from experiments.preflight import keep_apart
+from experiments.preflight import check_out
 from experiments.variants import FULL, ONE_SHOT, Variant
 from experiments.workbench import Workbench
 from tools.synthetic import ConceptDetector, ConceptTable
@@ -63,7 +64,7 @@ async def describe_synthetic(
     loaded = configuration.load(config)
     profile = loaded.profile(profile_name)
     chosen = choose(units)[:limit]
-    keep_apart(profile.dataset, out)
+    check_out(profile.dataset, out)
     store = Store.open(out)
     manifest = {
         "command": "synthetic",
@@ -140,7 +141,7 @@ def open_gym(detector: ConceptDetector, profile: Profile, cache: Path, seed: int
     Where the profile's data set is scenes, the pairs of the gym's own units are planted in it.
     """
     kind, _, rest = profile.dataset.partition(":")
-    dataset: Any = open_dataset(profile.dataset)
+    dataset: Any = distinct(open_dataset(profile.dataset), cache)
     if kind == "scenes":
         size = int(rest.split(":")[0]) if rest else len(dataset)
         pairs = [unit.formula.concepts for unit in table_a4() if unit.kind == "given" and unit.formula]

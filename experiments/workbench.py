@@ -31,6 +31,7 @@ from actors.vision import known
 from actors.vision.base import ImageDataset
 from actors.vision.client import PoolVisionClient
 from actors.vision.datasets import open_dataset
+from actors.vision.distinct import distinct
 from actors.vision.units import parse_unit
 from actors.vision.zoo import check_name
 from agents.budget import Rate
@@ -90,11 +91,12 @@ class Workbench:
         Raises:
             UsageError: If something cannot work as configured; nothing is left running.
         """
-        dataset = preflight.check(profile, model)
+        preflight.check(profile, model)
         for notice in notices(profile):
             tell(f"warning: {notice}")
         preflight.check_cache(cache)
         await require_endpoints(profile, tell)
+        dataset = await preflight.open_images(profile, cache, tell)
         async with AsyncExitStack() as stack:
             tell("starting Ray")
             cluster = await stack.enter_async_context(Cluster.start(profile.ray))
@@ -126,7 +128,7 @@ class Workbench:
         Raises:
             UsageError: If the models are gone, or no sandbox works on this machine.
         """
-        dataset = open_dataset(profile.dataset)
+        dataset = await asyncio.to_thread(lambda: distinct(open_dataset(profile.dataset), cache))
         async with AsyncExitStack() as stack:
             cluster = await stack.enter_async_context(Cluster.start(profile.ray))
             pools = {role: cluster.attach(address) for role, address in addresses.items()}

@@ -1,7 +1,7 @@
-"""The part of a data set (or of generated images) that is kept for confirmation.
+"""The part of a data set that is kept for confirmation: exploring agents never see it.
 
-The split is a hash of a stable key: no list to keep, the same in every process and run, and an image stays
-on its side when the data set grows. Exploring agents never see what is reserved.
+It is the images whose keys have the smallest hashes, as many as were promised. So there is no list to keep, every process
+draws the same, and when images are added only a few whose hashes are near the limit change sides.
 """
 
 from __future__ import annotations
@@ -11,22 +11,21 @@ import hashlib
 import numpy as np
 
 from actors.vision.base import ImageDataset
-
-
-def is_reserved(key: str, fraction: float) -> bool:
-    """Say whether the image known by `key` (a content id, a prompt and seed ...) is for confirmation only."""
-    digest = hashlib.blake2b(key.encode(), digest_size=8, person=b"reserve").digest()
-    return int.from_bytes(digest, "big") < fraction * 2.0**64
+from actors.vision.distinct import DistinctDataset
 
 
 def split(dataset: ImageDataset, fraction: float) -> tuple[np.ndarray, np.ndarray]:
     """Return the indices for exploring and the reserved ones, int64, both in order.
 
-    The key is the index under the data set's fingerprint, so that no image must be read to know its side.
+    Reserved are round(fraction * n) images. Of distinct images the key is their content; of others the index under the data
+    set's fingerprint, so that no image must be read to know its side.
     """
-    reserved = np.fromiter(
-        (is_reserved(f"{dataset.fingerprint}:{index}", fraction) for index in range(len(dataset))),
-        dtype=bool,
-        count=len(dataset),
-    )
+    n = len(dataset)
+    if isinstance(dataset, DistinctDataset):
+        keys = [key.tobytes() for key in dataset.keys]
+    else:
+        keys = [f"{dataset.fingerprint}:{index}".encode() for index in range(n)]
+    hashes = [hashlib.blake2b(key, digest_size=8, person=b"reserve").digest() for key in keys]
+    reserved = np.zeros(n, bool)
+    reserved[sorted(range(n), key=lambda index: (hashes[index], index))[: round(fraction * n)]] = True
     return np.flatnonzero(~reserved), np.flatnonzero(reserved)

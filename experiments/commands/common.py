@@ -35,7 +35,9 @@ ConfigPath = Annotated[
 ]
 Data = Annotated[
     str | None,
-    typer.Option(help="Images for exemplars: a folder, FILE.npy, hf:ID [default: the profile's]."),
+    typer.Option(
+        help="Images for exemplars: a folder, a list of paths (.txt, .csv), FILE.npy, hf:ID [default: the profile's]."
+    ),
 ]
 ClassNames = Annotated[
     Path | None,
@@ -43,6 +45,7 @@ ClassNames = Annotated[
         help="File of class names in the order of the output: .txt, .json, .yaml or .csv [default: the network's]."
     ),
 ]
+FewImages = Annotated[bool, typer.Option("--few-images", help="Go on with fewer than 30 distinct images.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Spend what it takes without asking.")]
 Verbose = Annotated[

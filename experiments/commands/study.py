@@ -15,6 +15,7 @@ from experiments.commands.common import (
     ClassNames,
     ConfigPath,
     Data,
+    FewImages,
     Json,
     Model,
     ProfileName,
@@ -55,6 +56,7 @@ def describe(
     data: Data = None,
     yes: Yes = False,
     class_names: ClassNames = None,
+    few_images: FewImages = False,
     json: Json = False,
     config: ConfigPath = None,
     verbose: Verbose = 0,
@@ -78,6 +80,7 @@ def describe(
         seed=seed,
         data=data,
         class_names=class_names,
+        few_images=few_images,
     )
     record = run(work, folder)
     if json:
@@ -107,6 +110,7 @@ def sweep(
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of all studies.")] = 0,
     data: Data = None,
     class_names: ClassNames = None,
+    few_images: FewImages = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Study failed units again.")] = False,
     yes: Yes = False,
     json: Json = False,
@@ -123,7 +127,7 @@ def sweep(
     folder = out or default_run(f"{model} {layers} {units}")
     count = partial(units_left, config, profile, folder, model, layers, units)
     approve(config, profile, yes, count, model=model)
-    asked = Sweep(model, tuple(layers.split(",")), units, seed, data, class_names, retry_failed)
+    asked = Sweep(model, tuple(layers.split(",")), units, seed, data, class_names, retry_failed, few_images)
     summary = run(study_units(console, config, profile, asked, out=folder), folder)
     if json:
         console.result(summary)
@@ -154,6 +158,7 @@ def audit(
     ] = False,
     data: Data = None,
     class_names: ClassNames = None,
+    few_images: FewImages = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Audit failed classes again.")] = False,
     yes: Yes = False,
     profile: ProfileName = None,
@@ -172,7 +177,7 @@ def audit(
     if not figures_only:
         count = partial(units_left, config, profile, folder, model, None, classes)
         approve(config, profile, yes, count, model=model, task="audit")
-    asked = Audit(model, classes, seed, images, not figures_only, data, class_names, retry_failed)
+    asked = Audit(model, classes, seed, images, not figures_only, data, class_names, retry_failed, few_images)
     result = run(audit_classes(console, config, profile, asked, out=folder), folder)
     if json:
         console.result(result)
@@ -203,6 +208,7 @@ def session(
     data: Data = None,
     yes: Yes = False,
     class_names: ClassNames = None,
+    few_images: FewImages = False,
     json: Json = False,
     config: ConfigPath = None,
     verbose: Verbose = 0,
@@ -214,7 +220,7 @@ def session(
     console = Console()
     approve(config, profile, yes, lambda: 1, model=model)
     with Session.open(
-        model, layer, unit, out=out, profile=profile, config=config, data=data,
+        model, layer, unit, out=out, profile=profile, config=config, data=data, few_images=few_images,
         class_names=class_names, seed=seed, person=person, tell=console.say,
     ) as study:  # fmt: skip
         with contextlib.redirect_stdout(sys.stderr if json else sys.stdout):
@@ -274,12 +280,8 @@ def find(
 def exemplars(
     model: Model,
     layers: Annotated[str, typer.Option(help="Layers with commas between them.")],
-    data: Annotated[
-        str | None,
-        typer.Option(
-            help="Images: a folder, FILE.npy, hf:ID[:SPLIT], scenes:SIZE:SEED [default: the profile's]."
-        ),
-    ] = None,
+    data: Data = None,
+    few_images: FewImages = False,
     k: Annotated[int, typer.Option(min=1, max=1000, help="Exemplars of each unit.")] = 15,
     out: Annotated[Path | None, out_option("Folder for the tables [default: runs/exemplars-...].")] = None,
     profile: ProfileName = None,
@@ -293,7 +295,9 @@ def exemplars(
     configure_logging(verbose)
     console = Console(quiet=json)
     folder = out or default_run(f"exemplars {model} {layers.replace(',', ' ')}")
-    work = find_exemplars(console, config, profile, model, layers, data=data, k=k, out=folder)
+    work = find_exemplars(
+        console, config, profile, model, layers, data=data, k=k, out=folder, few_images=few_images
+    )
     result = run(work, folder)
     if json:
         console.result(result)

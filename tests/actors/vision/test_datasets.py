@@ -11,16 +11,10 @@ import PIL.Image
 import pytest
 
 from actors.errors import MissingDependencyError, UsageError
-from actors.images import Image, ImageDecodeError
-from actors.vision.datasets import (
-    ArrayDataset,
-    FolderDataset,
-    HubDataset,
-    canonical,
-    open_dataset,
-    write_array,
-)
-from actors.vision.reserve import is_reserved, split
+from actors.images import ImageDecodeError
+from actors.vision.datasets import ArrayDataset, canonical, open_dataset, write_array
+from actors.vision.folder import FolderDataset
+from actors.vision.hub_dataset import HubDataset
 
 
 def picture(path: Path, seed: int, size: tuple[int, int] = (9, 7)) -> np.ndarray:
@@ -162,42 +156,8 @@ def test_a_hub_data_set_needs_its_library(monkeypatch: pytest.MonkeyPatch) -> No
     import actors.hub
 
     monkeypatch.setattr(actors.hub, "find_spec", lambda name: None)
-    with pytest.raises(MissingDependencyError, match="pip install datasets"):
+    with pytest.raises(MissingDependencyError, match=r"maia\[datasets\]"):
         HubDataset("owner/name")
-
-
-class Counted:
-    name = "counted"
-
-    def __init__(self, n: int, fingerprint: str = "a") -> None:
-        self.n, self.fingerprint = n, fingerprint
-
-    def __len__(self) -> int:
-        return self.n
-
-    def load(self, index: int) -> Image:
-        raise AssertionError("the split reads no image")
-
-    def provenance(self, index: int) -> object:
-        raise AssertionError
-
-
-def test_the_reserve_is_a_part_by_hash_that_never_overlaps_and_stays_as_data_grow() -> None:
-    explore, reserved = split(Counted(2000), 0.2)  # type: ignore[arg-type]
-    assert len(explore) + len(reserved) == 2000
-    assert not set(explore.tolist()) & set(reserved.tolist())
-    assert 330 < len(reserved) < 470
-    _, smaller = split(Counted(500), 0.2)  # type: ignore[arg-type]
-    assert smaller.tolist() == [index for index in reserved.tolist() if index < 500]
-    _, other = split(Counted(2000, "b"), 0.2)  # type: ignore[arg-type]
-    assert other.tolist() != reserved.tolist()
-    assert len(split(Counted(50), 0.0)[1]) == 0  # type: ignore[arg-type]
-
-
-def test_what_is_reserved_at_a_small_part_is_also_at_a_larger_one() -> None:
-    for number in range(200):
-        if is_reserved(str(number), 0.1):
-            assert is_reserved(str(number), 0.3)
 
 
 def test_a_folder_that_links_back_to_itself_is_read_once(tmp_path: Path) -> None:
@@ -225,19 +185,6 @@ def test_a_name_that_is_no_text_is_told_in_characters_that_can_be_stored(tmp_pat
     with pytest.raises(ImageDecodeError) as caught:
         dataset.load(0)
     caught.value.message.encode()
-
-
-def test_sixteen_bits_a_pixel_become_eight_and_no_guess_is_made_of_other_numbers(tmp_path: Path) -> None:
-    ramp = np.linspace(0, 65535, 256, dtype=np.uint16).reshape(16, 16)
-    PIL.Image.fromarray(ramp).save(tmp_path / "deep.png")
-    PIL.Image.fromarray(ramp.astype(np.float32) / 65535).save(tmp_path / "float.tiff")
-    PIL.Image.fromarray(np.arange(256, dtype=np.int32).reshape(16, 16)).save(tmp_path / "wide.tiff")
-    dataset = FolderDataset(tmp_path)
-    assert dataset.load(0).pixels[..., 0].ravel().tolist() == list(range(256))
-    with pytest.raises(ImageDecodeError, match="floating-point"):
-        dataset.load(1)
-    with pytest.raises(ImageDecodeError, match="32 bits"):
-        dataset.load(2)
 
 
 def test_what_is_no_image_is_told_in_the_same_words_each_time(tmp_path: Path) -> None:

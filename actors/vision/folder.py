@@ -1,0 +1,291 @@
+"""Pictures in files: all below a folder, members of tar files too, or those that a list names."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import hashlib
+import json
+import os
+import stat
+import tarfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from actors.errors import UsageError
+from actors.images import (
+    DECODING,
+    LOADED_SIDE,
+    Image,
+    ImageDecodeError,
+    Preview,
+    Provenance,
+    decode,
+    heif_is_read,
+    is_heif,
+    looks_like_image,
+    preview,
+)
+
+_LOOKED_AT = 32
+"""Images whose content is part of a data set's fingerprint."""
+_NAMES = "jpg jpeg jpe jfif png webp bmp dib gif tif tiff ppm pgm pbm pnm avif jp2 mpo"
+SUFFIXES = frozenset(f".{name}" for name in _NAMES.split(" "))
+HEIF_SUFFIXES = frozenset({".heic", ".heif", ".hif"})
+LISTS = frozenset({".txt", ".csv", ".tsv", ".jsonl"})
+_FILE_COLUMNS = ("file_name", "filename", "file", "path", "filepath", "image", "image_path")
+_HEAD = 32
+_FIX = "Give a folder of images (with subfolders or without)."
+
+
+class Entry(NamedTuple):
+    """One encoded picture: a whole file, or `size` bytes of a tar file from `offset` on."""
+
+    path: str
+    """Relative to the data set's folder; of a tar's member, the tar's path and the member's name."""
+    size: int
+    file: str
+    offset: int | None
+
+
+class FolderDataset:
+    """All images below a folder, sorted by path, those in tar files too.
+
+    The fingerprint covers names, sizes and the content of a few images: a copy elsewhere is the same data set.
+    `passed_over` counts files by why they are not among the images.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        """List the folder.
+
+        Raises:
+            UsageError: If it does not exist, cannot be read, or holds no image.
+        """
+        root = Path(folder).expanduser().resolve()
+        if not root.exists():
+            raise UsageError(f"the data set folder {str(root)!r} does not exist.", _FIX)
+        if not root.is_dir():
+            raise UsageError(f"{str(root)!r} is not a folder.", _FIX)
+        passed: Counter[str] = Counter()
+        entries = sorted(_below(root, passed))
+        if not entries:
+            raise UsageError(
+                f"the data set folder {str(root)!r} holds no image ({', '.join(sorted(SUFFIXES))})"
+                f"{': passed over ' + listed(passed) if passed else ''}.",
+                _FIX,
+            )
+        self._hold(root.name, root, entries, passed)
+
+    @classmethod
+    def of_list(cls, path: Path | str) -> FolderDataset:
+        """Return the images that a file names: a path a line (.txt), or a column of paths (.csv, .tsv, .jsonl).
+
+        Paths are relative to the file's folder.
+
+        Raises:
+            UsageError: If it cannot be read, or names no file that exists.
+        """
+        listing = Path(path).expanduser().resolve()
+        try:
+            names = _names(listing)
+        except (OSError, ValueError) as error:
+            raise UsageError(f"the list of images {str(listing)!r} cannot be read: {error}") from error
+        passed: Counter[str] = Counter()
+        entries = []
+        for name in dict.fromkeys(names):
+            # Lists of training code have a class's number after the path.
+            found = next(
+                (
+                    each
+                    for each in (name, name.rpartition(" ")[0])
+                    if each and (listing.parent / each).is_file()
+                ),
+                "",
+            )
+            if found:
+                entries.append(Entry(found, (listing.parent / found).stat().st_size, found, None))
+            else:
+                passed["named, but not there"] += 1
+        if not entries:
+            raise UsageError(
+                f"{str(listing)!r} names no image that exists"
+                f"{f'; the first of {len(names)}: {names[0]!r}' if names else ''}.",
+                "Write one path a line, relative to the list's own folder, or a column named path.",
+            )
+        self = cls.__new__(cls)
+        self._hold(listing.stem, listing.parent, entries, passed)
+        return self
+
+    def _hold(self, name: str, root: Path, entries: list[Entry], passed: Counter[str]) -> None:
+        self.name, self._root, self._entries, self.passed_over = name, root, entries, passed
+        self.fingerprint = _fingerprint(root, entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def load(self, index: int) -> Image:
+        with _named(self._root, self._entries[index]) as entry:
+            return decode(_read(self._root, entry), LOADED_SIDE)
+
+    def preview(self, index: int) -> Preview:
+        with _named(self._root, self._entries[index]) as entry:
+            return preview(_read(self._root, entry))
+
+    def provenance(self, index: int) -> Provenance:
+        return Provenance("dataset", maker=self.name, recipe={"path": _printable(self._entries[index].path)})
+
+
+def listed(counts: Counter[str]) -> str:
+    """Return counted reasons as words, the most frequent first."""
+    return ", ".join(f"{count:,} {what}" for what, count in counts.most_common())
+
+
+@contextlib.contextmanager
+def _named(root: Path, entry: Entry) -> Iterator[Entry]:
+    """Give the entry; what goes wrong with it names it."""
+    try:
+        yield entry
+    except (OSError, ImageDecodeError) as error:
+        # The system's own words name the path again, in characters that may not be shown.
+        why = error.strerror if isinstance(error, OSError) else error
+        raise ImageDecodeError(f"{_printable(str(root / entry.path))}: {why}") from error
+
+
+def _read(root: Path, entry: Entry) -> bytes:
+    if entry.offset is None:
+        return (root / entry.file).read_bytes()
+    with (root / entry.file).open("rb") as file:
+        file.seek(entry.offset)
+        return file.read(entry.size)
+
+
+def _printable(path: str) -> str:
+    """Return a path as text that can be stored: names on disk are bytes, and not all are UTF-8."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _below(root: Path, passed: Counter[str]) -> Iterator[Entry]:
+    """Yield the pictures below a folder in any order, and count the other files."""
+
+    def fail(error: OSError) -> None:
+        raise UsageError(f"the data set folder {str(root)!r} cannot be read: {error}", _FIX) from error
+
+    walked: set[tuple[int, int]] = set()
+    for parent, folders, files in os.walk(root, onerror=fail, followlinks=True):
+        here = Path(parent).stat()
+        if (here.st_dev, here.st_ino) in walked:  # a link back up, or a second way to the same folder
+            folders.clear()
+            continue
+        walked.add((here.st_dev, here.st_ino))
+        if is_run(folders, files):
+            folders.clear()
+            passed["folders of earlier runs"] += 1
+            continue
+        # In this order whatever the disk's is: which of two ways to a folder counts must not change.
+        folders.sort()
+        for file in files:
+            if not file.startswith("."):
+                yield from _in_file(root, Path(parent) / file, passed)
+
+
+def is_run(folders: list[str], files: list[str]) -> bool:
+    """Say whether a folder with these names in it is the folder of a run, whose images are its own."""
+    return "manifest.json" in files and bool({"units", "blobs", "leases", "report"}.intersection(folders))
+
+
+def _in_file(root: Path, path: Path, passed: Counter[str]) -> Iterator[Entry]:
+    """Yield the picture that a file is, or the pictures in it, or count why there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        passed["links to nowhere"] += 1
+        return
+    if not stat.S_ISREG(status.st_mode):
+        return  # a pipe or a device would be waited for without end
+    name, suffix = path.relative_to(root).as_posix(), path.suffix.lower()
+    if suffix == ".tar":
+        yield from _in_tar(path, name, passed)
+    elif (why := _passed_over(suffix, path)) is None:
+        yield Entry(name, status.st_size, name, None)
+    else:
+        passed[why] += 1
+
+
+def _in_tar(path: Path, name: str, passed: Counter[str]) -> Iterator[Entry]:
+    try:
+        with tarfile.open(path, "r:") as archive:
+            for member in archive:
+                if not member.isreg() or Path(member.name).name.startswith("."):
+                    continue
+                why = _passed_over(Path(member.name).suffix.lower(), None)
+                if why is None:
+                    yield Entry(f"{name}/{member.name}", member.size, name, member.offset_data)
+                else:
+                    passed[why] += 1
+    except (OSError, tarfile.TarError) as error:
+        passed[f".tar that cannot be read ({_printable(name)}: {error})"] += 1
+
+
+def _passed_over(suffix: str, path: Path | None) -> str | None:
+    """Return why a file is not taken for a picture, None if it is; one without a usual suffix is looked into."""
+    if suffix in SUFFIXES:
+        return None
+    if suffix in HEIF_SUFFIXES:
+        return None if heif_is_read() else f'{suffix} (pip install "maia[heif]" reads them)'
+    if suffix in (".zip", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"):
+        return f"{suffix} (unpack them)"
+    if suffix in (".parquet", ".arrow"):
+        return f"{suffix} (name their folder as hf:FOLDER)"
+    if path is None or suffix[1:].isalpha():
+        return suffix or "without a suffix"
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+    except OSError:
+        return None  # whoever loads it says why it cannot be read
+    if is_heif(head) and not heif_is_read():
+        return 'HEIF without a suffix (pip install "maia[heif]" reads them)'
+    if looks_like_image(head):
+        return None
+    return suffix if 2 < len(suffix) <= 5 and not suffix[1:].isdecimal() else "without an image's suffix"
+
+
+def _names(listing: Path) -> list[str]:
+    """Return the paths that a list names.
+
+    Raises:
+        ValueError: If no column of the table holds paths.
+    """
+    lines = listing.read_text("utf-8-sig").splitlines()
+    if listing.suffix.lower() == ".txt":
+        return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    if listing.suffix.lower() == ".jsonl":
+        rows = [json.loads(line) for line in lines if line.strip()]
+    else:
+        delimiter = "\t" if listing.suffix.lower() == ".tsv" else ","
+        rows = list(csv.DictReader(lines, delimiter=delimiter))
+    columns = list(rows[0]) if rows and isinstance(rows[0], dict) else []
+    column = next((each for each in columns if each.lower() in _FILE_COLUMNS), None)
+    if column is None:
+        raise ValueError(f"it has the columns {columns}; one with paths is named {', '.join(_FILE_COLUMNS)}")
+    return [str(row[column]) for row in rows if row.get(column)]
+
+
+def _fingerprint(root: Path, entries: list[Entry]) -> str:
+    named = json.dumps([DECODING, [(entry.path, entry.size) for entry in entries]])
+    digest = hashlib.blake2b(named.encode(), digest_size=12)
+    for place in spread(len(entries), _LOOKED_AT):
+        try:
+            digest.update(hashlib.blake2b(_read(root, entries[place])).digest())
+        except OSError:
+            digest.update(b"unreadable")  # said when it is loaded
+    return digest.hexdigest()
+
+
+def spread(n: int, at_most: int) -> list[int]:
+    """Return the places of a few of `n` images, all along."""
+    return sorted({round(place) for place in np.linspace(0, n - 1, min(n, at_most))})
