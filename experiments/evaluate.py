@@ -95,7 +95,9 @@ async def evaluate(
     trust = trust or Trust()
     profile = _profile(loaded, profile_name, manifest)
     dataset = dataset_of(manifest, profile.dataset, data, trust)
-    profile = profile.model_copy(update={"dataset": dataset})
+    profile = profile.given(
+        dataset, few_images=True
+    )  # whether they were enough was settled when the run began
     labelled = gather(run, against)
     omitted = left_out(run, labelled)
     for each in omitted:
