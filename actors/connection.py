@@ -285,7 +285,7 @@ def _find(settings: RaySettings) -> str:
     without_token = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH_")}
     try:
         probe = subprocess.run(
-            [sys.executable, "-P", "-c", _PROBE, address, *(f"{each}/s" for each in own_folder.existing())],
+            [sys.executable, "-P", "-c", _PROBE, address, *map(str, own_folder.running())],
             env=without_token | {"RAY_AUTH_MODE": "disabled"},
             capture_output=True,
             text=True,

@@ -120,6 +120,18 @@ def existing(environment: Mapping[str, str] = os.environ) -> list[Path]:
     return [path for parent in candidates(environment) for path in _ours(parent)]
 
 
+def running(environment: Mapping[str, str] = os.environ) -> list[Path]:
+    """Return Ray's temporary folders of this user's clusters that run, the newest first."""
+    found = []
+    for path in existing(environment):
+        lock = _locked(path)
+        if lock is None:
+            found.append(path / "s")
+        else:
+            os.close(lock)
+    return found
+
+
 def _made(parent: Path) -> OwnFolder | None:
     # Between its making and its locking another process may take the folder for an old one, and remove it.
     for _ in range(3):

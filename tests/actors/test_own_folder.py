@@ -55,10 +55,12 @@ def test_folders_of_running_clusters_are_kept_and_old_logs_of_ended_ones_are_not
     last = own_folder.make(short)
     left = own_folder.existing(short)
     assert running.path in left
+    assert {running.ray, last.ray} <= set(own_folder.running(short))
     assert last.path in left
     assert len([path for path in left if path.parent == Path(short["TMPDIR"])]) == 2 + 3
     running.release()
     last.release()
+    assert not {running.ray, last.ray} & set(own_folder.running(short))
 
 
 def test_a_place_where_others_can_replace_files_is_not_used(tmp_path: Path) -> None:
