@@ -61,6 +61,9 @@ async def test_a_study_ends_with_its_answer_and_keeps_no_key(tmp_path: Any) -> N
         ).run()
         facts = backend.describe()
         await backend.close()
+    assert journal.usage()["interpreter"].requests == facts["attempts"], (
+        "records with thoughts and notes are read"
+    )
     assert study.ending == "answered"
     assert bench.sandbox.ran == ["look"] * 3
     assert [record["reply"]["finish"] for record in study.rounds] == [
