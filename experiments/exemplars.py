@@ -61,10 +61,7 @@ async def find_exemplars(
     store = Store.open(run)
     check_name(model)
     dataset = await open_images(profile, loaded.cache, console.say)
-    _, reserved = await asyncio.to_thread(split, dataset, profile.vision.reserve)
-    share = f"{len(reserved) / len(dataset):.0%}"
-    held = f", of which {len(reserved):,} ({share}) are held back for confirmation" if len(reserved) else ""
-    console.say(f"{len(dataset):,} distinct images in {dataset.name}{held}")
+    await asyncio.to_thread(_say_split, console, dataset, profile.vision.reserve)
     async with network_alone(profile, loaded.cache, model) as vision:
         units = [await vision.unit(Unit(name, 0)) for name in names]
         readouts = [Readout.of(unit) for unit in units]
@@ -93,15 +90,26 @@ async def find_exemplars(
     return summary
 
 
+def _say_split(console: Console, dataset: ImageDataset, reserve: float) -> None:
+    n, n_reserved = len(dataset), len(split(dataset, reserve)[1])
+    held = (
+        f", of which {n_reserved:,} ({n_reserved / n:.0%}) are held back for confirmation"
+        if n_reserved
+        else ""
+    )
+    console.say(f"{n:,} distinct images in {dataset.name}{held}")
+
+
 def rows(found: LayerExemplars, dataset: ImageDataset, k: int) -> Any:
-    """Yield each unit of a layer as plain JSON values."""
+    """Yield each unit of a layer as plain JSON values; an exemplar's `index` is into the whole data set, copies too."""
+    whole = dataset.firsts if isinstance(dataset, DistinctDataset) else np.arange(len(dataset))
     for index in range(len(found.indices)):
         unit = found.of(Unit(found.readout.layer, index, found.readout.kind, found.readout.source), k)
         yield {
             "layer": unit.unit.layer,
             "unit": index,
             "exemplars": [
-                {"index": int(i), "image": name_of(dataset, int(i)), "activation": float(a)}
+                {"index": int(whole[i]), "image": name_of(dataset, int(i)), "activation": float(a)}
                 for i, a in zip(unit.indices, unit.activations, strict=True)
             ],
             "quantiles": {str(level): value for level, value in unit.quantiles.items()},

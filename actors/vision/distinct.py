@@ -116,9 +116,10 @@ class DistinctDataset:
 
     def __init__(self, whole: ImageDataset, census: Census) -> None:
         self._whole = whole
-        self._firsts = census.firsts
+        self.firsts = census.firsts
+        """Indices into the whole data set, int64 ascending."""
         self.name = whole.name
-        self.keys = census.digests[self._firsts]
+        self.keys = census.digests[self.firsts]
         version = f"{DECODING}:{len(self.keys)}:".encode()
         self.fingerprint = hashlib.blake2b(version + self.keys.tobytes(), digest_size=12).hexdigest()
         self.n_files = len(whole)
@@ -130,19 +131,20 @@ class DistinctDataset:
         return self.n_files - len(self.unreadable) - len(self)
 
     def __len__(self) -> int:
-        return len(self._firsts)
+        return len(self.firsts)
 
     def load(self, index: int) -> Image:
-        return self._whole.load(int(self._firsts[index]))
+        return self._whole.load(int(self.firsts[index]))
 
     def provenance(self, index: int) -> Provenance:
-        return self._whole.provenance(int(self._firsts[index]))
+        return self._whole.provenance(int(self.firsts[index]))
 
 
 def name_of(dataset: ImageDataset, index: int) -> str:
     """Return where an image of the data set lies, or what it shows."""
     provenance = dataset.provenance(index)
-    return str(provenance.recipe.get("path") or provenance.prompt or f"{dataset.name}[{index}]")
+    row = provenance.recipe.get("row", index)
+    return str(provenance.recipe.get("path") or provenance.prompt or f"{dataset.name}[{row}]")
 
 
 def distinct(dataset: ImageDataset, cache: Path, progress: Progress | None = None) -> ImageDataset:

@@ -40,7 +40,7 @@ class VisionSettings(Settings):
     bank_folder: Path | None = None
     """Where the stimulus bank and exemplars are kept across runs; None uses the run's cache folder."""
     reserve: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    """Part of a data set, chosen by hash, that exploring agents never see: it is for confirmation."""
+    """Part of the distinct images of a data set that exploring agents never see: it is for confirmation."""
 
     @field_validator("class_names", mode="before")
     @classmethod

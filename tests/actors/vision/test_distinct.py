@@ -12,7 +12,7 @@ import pytest
 from actors.errors import UsageError
 from actors.images import Image, Preview, preview
 from actors.vision.datasets import ArrayDataset
-from actors.vision.distinct import DistinctDataset, distinct, take_census
+from actors.vision.distinct import DistinctDataset, distinct, name_of, take_census
 from actors.vision.folder import FolderDataset
 from actors.vision.reserve import split
 from tests.actors.vision.pictures import encoded, folder_of, photographs
@@ -175,3 +175,13 @@ def test_few_images_change_sides_when_a_folder_grows(tmp_path: Path) -> None:
 def _paths(dataset: DistinctDataset) -> set[str]:
     """Return the paths of the images that are held back."""
     return {str(dataset.provenance(int(index)).recipe["path"]) for index in split(dataset, 0.2)[1]}
+
+
+def test_a_row_of_an_array_keeps_its_number_beside_copies(tmp_path: Path) -> None:
+    """Names and indices that are written down are those of the file."""
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
+    np.save(tmp_path / "x.npy", pixels[[0, 0, 0, 1, 2]])
+    dataset = distinct(ArrayDataset(tmp_path / "x.npy"), tmp_path)
+    assert isinstance(dataset, DistinctDataset)
+    assert dataset.firsts.tolist() == [0, 3, 4]
+    assert [name_of(dataset, index) for index in range(3)] == ["x[0]", "x[3]", "x[4]"]
