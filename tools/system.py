@@ -28,7 +28,7 @@ class Painter(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """One image as it was shown to the subject."""
+    """One image as it was shown to the subject; of one without places in the image, `masked` is the image itself."""
 
     image: Image
     response: Response
@@ -72,7 +72,7 @@ class System:
         # One thread for the list, not one an image: painting takes about a millisecond.
         masked = await asyncio.to_thread(
             lambda: [
-                self._paint(image, response.map, threshold, response.view)
+                self._paint(image, response.map, threshold, response.view) if response.map.size > 1 else image
                 for image, response in zip(images, responses, strict=True)
             ]
         )

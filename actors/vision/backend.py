@@ -7,6 +7,7 @@ computes anyway is kept in the stimulus bank: the maxima of all units of every r
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +26,7 @@ from actors.vision.bank import StimulusBank
 from actors.vision.base import LayerInfo
 from actors.vision.exemplars import finish_sweep
 from actors.vision.maps import MapCache
-from actors.vision.network import Network
+from actors.vision.network import Network, convert
 from actors.vision.preprocess import View
 from actors.vision.requests import Ask, Reading, SweepAck, SweepStep, VisionRequest, VisionResult
 from actors.vision.settings import VisionSettings
@@ -44,6 +45,8 @@ T = TypeVar("T")
 
 _PATIENCE_S = 3600.0
 """How long a batch of images, or compiling a pass, may take before the device counts as hanging."""
+_ANY_SIZE = (224, 224)
+"""What a network that takes images at their own size is recorded with."""
 _RECENT_READOUTS = 32
 """Readouts that every pass reads where it comes by: what was asked once will be asked again."""
 
@@ -81,19 +84,8 @@ class VisionBackend:
         self.max_batch = settings.batch
         self._thread = DeviceThread("vision-device", patience_s=_PATIENCE_S)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="vision-bank")
-        module = network.module.to(self.device, self._dtype)
-        for tensor in (*module.parameters(), *module.buffers()):
-            if tensor.ndim == 4:  # the format is one of images: weights over time as well cannot have it
-                tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
-        size = network.preprocess.size or (224, 224)
-        example = torch.zeros((2, 3, *size), dtype=self._dtype, device=self.device)
-        self._tapped = TappedModule(
-            module,
-            example.contiguous(memory_format=torch.channels_last),
-            network.feed,
-            network.prefix_tokens,
-            network.scores,
-        )
+        self._channels_last = True
+        network, self._tapped = self._recorded(network)
         with torch.inference_mode():
             self._steady = self._tapped.is_steady()
         if (output := self._tapped.taps.get(OUTPUT)) is not None:
@@ -109,6 +101,51 @@ class VisionBackend:
         self._compiled: tuple[tuple[Readout, ...], CompiledPass] | None = None
         self.forwards = 0
         """Images that went through the network, for whoever checks that none went twice."""
+
+    def _recorded(self, network: Network) -> tuple[Network, TappedModule]:
+        """Return the network with its layers recorded on the device, in the layout of memory that it works in.
+
+        One that takes a single channel is shown luminance.
+
+        Raises:
+            BackendError: If it fails on its input.
+            UsageError: If it takes images of other channels than its preprocessing gives.
+        """
+        for channels_last in (True, False):
+            # Code that flattens maps with `view` takes them only as they lie in memory by default.
+            self._channels_last = channels_last
+            try:
+                return network, self._record(network)
+            except BackendError as error:
+                failure = error
+        given = network.preprocess.channels
+        size = ", ".join(map(str, (2, len(given), *(network.preprocess.size or _ANY_SIZE))))
+        refused = re.search(rf"expected input\[{size}\] to have (\d+) channels", failure.message)
+        if refused is None:
+            raise failure
+        if refused[1] == "1" and given == "RGB":
+            return self._recorded(replace(network, preprocess=network.preprocess.gray()))
+        raise UsageError(
+            f"{network.name} takes images of {refused[1]} channels, and is given {len(given)} ({given}).",
+            'Say in its factory what each channel is, as in wrap(module, channels="RGB0", mean=..., std=...): R, G, B, L '
+            "(luminance), or 0 for one that images do not have.",
+        ) from failure
+
+    def _record(self, network: Network) -> TappedModule:
+        import torch
+
+        module = convert(network.module, self.device, self._dtype, channels_last=self._channels_last)
+        size = network.preprocess.size or _ANY_SIZE
+        n_channels = len(network.preprocess.channels)
+        example = torch.zeros((2, n_channels, *size), dtype=self._dtype, device=self.device)
+        layout = torch.channels_last if self._channels_last else torch.contiguous_format
+        return TappedModule(
+            module,
+            example.contiguous(memory_format=layout),
+            network.feed,
+            network.prefix_tokens,
+            network.scores,
+        )
 
     # -- what the machinery asks of a request ---------------------------------------------------------
 
@@ -269,7 +306,8 @@ class VisionBackend:
 
     def batch(self, images: Sequence[np.ndarray]) -> torch.Tensor:
         """Return images, uint8 (H, W, 3), as the network takes them."""
-        return self.network.preprocess.batch(images, self.device, self._dtype)
+        batch = self.network.preprocess.batch(images, self.device, self._dtype)
+        return batch if self._channels_last else batch.contiguous()
 
     def check_works(self, error: Exception) -> None:
         """Raise DeviceLostError if the network now fails on what it was recorded with, too, after it failed with `error`.
@@ -372,15 +410,19 @@ class VisionBackend:
                 n_asks += 1
         while len(self._recent) > max(_RECENT_READOUTS, n_asks):
             self._recent.popitem(last=False)
+        image_hw = self.network.preprocess.input_size(*rows[0].request.image.size)
         maxima: dict[Readout, np.ndarray] = {}
         maps: dict[Readout, Mapping[int, np.ndarray | Mapping[int, np.ndarray]]] = {}
 
         def take(readout: Readout) -> Callable[[torch.Tensor], None]:
             def read(units: torch.Tensor) -> None:
-                maxima[readout] = spatial_max(units).cpu().numpy()
+                found = spatial_max(units)
+                maxima[readout] = found.cpu().numpy()
                 wanted = {at: which for at, which in asked.get(readout, {}).items() if at < len(units)}
                 if not wanted:
                     return
+                if not self._tapped.is_placed(self.layer(readout.layer), units[0, 0].numel(), image_hw):
+                    units = found[:, :, None, None]  # a map would show places that nobody knows
                 # One copy from the device for all images, then an array for each: they are forgotten one by one.
                 if self._maps.takes_all(*units.shape[1:]):
                     whole = _small(units[list(wanted)])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from actors.errors import UsageError
 from actors.vision.base import Scores
+from actors.vision.detectors import DetectionScores
 from actors.vision.preprocess import Fit, Preprocess
 
 if TYPE_CHECKING:
@@ -75,24 +76,61 @@ def seeded(build: Callable[[], Any]) -> Any:
 
 
 def at_rest(module: torch.nn.Module) -> torch.nn.Module:
-    """Return a module as it is studied: in evaluation mode, without gradients, and not compiled.
+    """Return a module as it is studied: in evaluation mode, without gradients, not compiled and on one device.
 
-    What reads a layer would be compiled too, anew for each reader.
+    What reads a layer would be compiled too, anew for each reader; what divides a batch among devices gives
+    each layer a part of it.
     """
-    module = _uncompiled(module).eval()
+    module = _bare(module).eval()
     for parameter in module.parameters():  # all at once is nothing that TorchScript knows
         parameter.requires_grad_(False)
     return module
 
 
-def _uncompiled(module: torch.nn.Module) -> torch.nn.Module:
-    module = getattr(module, "_orig_mod", module)
+def _bare(module: torch.nn.Module) -> torch.nn.Module:
+    """Return a module without the wrappers of training around it and its parts."""
+    from torch.nn.parallel import DataParallel, DistributedDataParallel
+    from torch.optim.swa_utils import AveragedModel
+
+    while True:
+        if isinstance(module, (DataParallel, DistributedDataParallel, AveragedModel)):
+            module = module.module
+        elif hasattr(module, "_orig_mod"):
+            module = module._orig_mod
+        else:
+            break
     if getattr(module, "_compiled_call_impl", None) is not None:
         module._compiled_call_impl = None
     for name, child in list(module.named_children()):
-        if (plain := _uncompiled(child)) is not child:
+        if (plain := _bare(child)) is not child:
             setattr(module, name, plain)
     return module
+
+
+def convert(
+    module: torch.nn.Module, device: torch.device | str, dtype: torch.dtype, *, channels_last: bool
+) -> torch.nn.Module:
+    """Move a module to a device, and its real numbers to `dtype`; complex ones stay complex.
+
+    `channels_last` says how weights of four axes lie in memory.
+    """
+    import torch
+
+    module.to(device)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    complex_dtype = torch.complex128 if dtype == torch.float64 else torch.complex64
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.is_complex():
+            tensor.data = tensor.data.to(complex_dtype)
+        elif tensor.is_floating_point():
+            tensor.data = tensor.data.to(dtype)
+        if tensor.ndim == 4:  # the format is one of images: weights over time as well cannot have it
+            tensor.data = tensor.data.contiguous(memory_format=layout)
+    return module
+
+
+IMAGENET = {"R": (0.485, 0.229), "G": (0.456, 0.224), "B": (0.406, 0.225), "L": (0.449, 0.226)}
+"""Mean and standard deviation of ImageNet's images in 0..1, by channel."""
 
 
 def wrap(
@@ -103,24 +141,30 @@ def wrap(
     resize: int | tuple[int, int] | None = None,
     fit: Fit = "cover",
     interpolation: str = "bicubic",
-    mean: Sequence[float] = (0.485, 0.456, 0.406),
-    std: Sequence[float] = (0.229, 0.224, 0.225),
+    channels: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     class_names: Sequence[str] = (),
     aliases: Mapping[str, str] | None = None,
     prefix_tokens: int | None = None,
     weights: str = "as given",
     scores: Scores | None = None,
+    detects: int | None = None,
 ) -> Network:
-    """Make a network under study of any module that takes a batch (N, 3, h, w) of normalised images.
+    """Make a network under study of any module that takes a batch (N, C, h, w) of normalised images.
 
     `size` is the input's height and width, None for images at their own size. Images are resized to
     `resize` (by default `size`) as `fit` says, and their centre is cropped to `size`. `scores` says how the output becomes
     probabilities: "softmax" over all classes, "sigmoid" of each class by itself, or "probabilities", as it is.
 
+    `channels` says what the C channels are, "RGB" by default, "L" (luminance) if `mean` is one number: R, G, B, L, or 0 for
+    one that images do not have. `mean` and `std`, a number for each, are by default those of ImageNet's images.
+    `detects` is the number of classes of a detector: its units are then each class's best score in the image.
     `class_names` are in the order of the output.
 
     Raises:
-        UsageError: If `scores` is another word, or `class_names` are not texts in a list.
+        UsageError: If `scores` is another word, `class_names` are not texts in a list, or `channels`, `mean` and `std`
+            do not fit each other.
     """
     if not isinstance(class_names, (list, tuple)) or not all(isinstance(name, str) for name in class_names):
         raise UsageError(
@@ -132,21 +176,25 @@ def wrap(
     def pair(value: int | tuple[int, int] | None) -> tuple[int, int] | None:
         return (value, value) if isinstance(value, int) else value
 
+    channels = channels or ("L" if mean is not None and len(mean) == 1 else "RGB")
     preprocess = Preprocess(
         size=pair(size),
         resize=pair(resize),
         fit=fit,
         interpolation=interpolation,
-        mean=tuple(mean),
-        std=tuple(std),
+        mean=tuple(IMAGENET.get(each, (0.0, 1.0))[0] for each in channels) if mean is None else tuple(mean),
+        std=tuple(IMAGENET.get(each, (0.0, 1.0))[1] for each in channels) if std is None else tuple(std),
+        channels=channels,
     )
+    module = at_rest(module)
     return Network(
         name=name,
-        module=at_rest(module),
+        module=module,
         preprocess=preprocess,
         weights=weights,
         class_names=tuple(class_names),
         aliases=dict(aliases or {}),
+        feed=None if detects is None else DetectionScores(module, detects),
         prefix_tokens=prefix_tokens,
-        scores=scores,
+        scores=scores if detects is None else "probabilities",
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -25,11 +25,20 @@ torchvision or down as in transformers; or at the top left."""
 View = tuple[float, float, float, float]
 """Top, left, bottom, right as fractions of the image; beyond 0..1 where the input was padded."""
 
-_LATER = ("place", "bgr")
+_LATER = ("place", "channels")
 WHOLE: View = (0.0, 0.0, 1.0, 1.0)
 
 _FAR = 4
 """Of an image much longer than the input, this many times the input's length is resized; the crop lies in its middle."""
+
+_CHANNELS = {
+    "R": (1.0, 0.0, 0.0),
+    "G": (0.0, 1.0, 0.0),
+    "B": (0.0, 0.0, 1.0),
+    "L": (0.299, 0.587, 0.114),
+    "0": (0.0, 0.0, 0.0),
+}
+"""Shares of red, green and blue in a channel of the input."""
 
 _IN_TORCH = {"bilinear": "bilinear", "bicubic": "bicubic"}
 _IN_PILLOW = {"nearest": 0, "lanczos": 1, "box": 4, "hamming": 5}
@@ -41,6 +50,9 @@ class Preprocess:
 
     `cover` keeps the aspect ratio and covers the box `resize` (height, width), `contain` keeps it and
     fits inside, `squash` does not keep it. `size` None feeds images at their own size, unresized.
+
+    `channels` says what each channel of the input is: R, G, B, L (luminance, ITU-R 601), or 0 for one that images do not
+    have, which is 0 to the network. `mean` and `std` hold a number for each.
     """
 
     size: tuple[int, int] | None = (224, 224)
@@ -50,21 +62,32 @@ class Preprocess:
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     place: Place = "even"
-    bgr: bool = False
-    """Whether the network takes blue first; `mean` and `std` are of red, green and blue all the same."""
+    channels: str = "RGB"
 
     def __post_init__(self) -> None:
         if self.interpolation not in _IN_TORCH and self.interpolation not in _IN_PILLOW:
             known = ", ".join([*_IN_TORCH, *_IN_PILLOW])
             raise UsageError(f"interpolation must be one of {known}, got {self.interpolation!r}")
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise UsageError(f"mean and std must be 3 numbers, std above 0, got {self.mean} and {self.std}")
+        if not self.channels or set(self.channels) - set(_CHANNELS):
+            raise UsageError(f"channels must be of the letters {', '.join(_CHANNELS)}, got {self.channels!r}")
+        n = len(self.channels)
+        if len(self.mean) != n or len(self.std) != n or min(self.std) <= 0:
+            raise UsageError(
+                f"mean and std must hold {n} numbers, one for each of the channels {self.channels}, std above 0; got "
+                f"{self.mean} and {self.std}"
+            )
 
     def facts(self) -> dict[str, Any]:
         """Return plain values for the fingerprint."""
         facts = asdict(self)
         # What most networks are without keeps the caches of earlier versions.
-        return facts if self.bgr or self.place != "even" else {k: facts[k] for k in facts if k not in _LATER}
+        usual = self.channels == "RGB" and self.place == "even"
+        return {key: facts[key] for key in facts if key not in _LATER} if usual else facts
+
+    def gray(self) -> Preprocess:
+        """Return the same for luminance alone, with the mean of `mean` and of `std`."""
+        mean, std = (sum(each) / len(each) for each in (self.mean, self.std))
+        return replace(self, channels="L", mean=(mean,), std=(std,))
 
     def scaled(self, height: int, width: int) -> tuple[int, int]:
         """Return the size to which an image of `height` x `width` is resized, before the crop."""
@@ -114,7 +137,7 @@ class Preprocess:
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
     ) -> torch.Tensor:
-        """Return (N, 3, h, w) channels-last for uint8 (H, W, 3) images, whose sizes may differ."""
+        """Return (N, C, h, w) channels-last for uint8 (H, W, 3) images, whose sizes may differ; C of `channels`."""
         import torch
 
         height, width = self.input_size(*images[0].shape[:2])
@@ -126,11 +149,15 @@ class Preprocess:
             same = self._resized(np.stack([images[row] for row in rows]))
             pixels[rows] = self._cropped(same, height, width)
         batch = pixels.to(device, non_blocking=True).permute(0, 3, 1, 2).to(torch.float32)
-        mean = torch.tensor(self.mean, device=batch.device).view(1, 3, 1, 1)
-        std = torch.tensor(self.std, device=batch.device).view(1, 3, 1, 1)
+        mean = torch.tensor(self.mean, device=batch.device).view(1, -1, 1, 1)
+        std = torch.tensor(self.std, device=batch.device).view(1, -1, 1, 1)
+        if self.channels != "RGB":
+            weights = torch.tensor([_CHANNELS[each] for each in self.channels], device=batch.device)
+            batch = torch.einsum("nihw,ci->nhwc", batch, weights).permute(0, 3, 1, 2)
         batch = batch.mul_(1 / (255 * std)).sub_(mean / std)
-        if self.bgr:
-            batch = batch.flip(1).contiguous(memory_format=torch.channels_last)
+        absent = [place for place, each in enumerate(self.channels) if each == "0"]
+        if absent:
+            batch[:, absent] = 0
         return batch.to(dtype or torch.float32)
 
     def _resized(self, images: np.ndarray) -> torch.Tensor:
@@ -175,6 +202,12 @@ class Preprocess:
                 target[axis - 1] = round(images.shape[axis] * long / length)
         return images, (target[0], target[1])
 
+    def _mean_color(self) -> tuple[float, float, float]:
+        """Return red, green and blue of the color that is 0 to the network, as nearly as there is one."""
+        by_channel = dict(zip(self.channels, self.mean, strict=True))
+        gray = by_channel.get("L", 0.5)
+        return by_channel.get("R", gray), by_channel.get("G", gray), by_channel.get("B", gray)
+
     def _cropped(self, images: torch.Tensor, height: int, width: int) -> torch.Tensor:
         """Return the centre; where it is larger than the image, the rest is the mean colour (0 to the network)."""
         import torch
@@ -185,7 +218,7 @@ class Preprocess:
         top, left = self._starts((scaled_h, scaled_w))
         if scaled_h >= height and scaled_w >= width:
             return images[:, top : top + height, left : left + width]
-        fill = torch.tensor([round(255 * m) for m in self.mean], dtype=torch.uint8)
+        fill = torch.tensor([round(255 * m) for m in self._mean_color()], dtype=torch.uint8)
         page = fill.expand(len(images), height, width, 3).clone()
         inside = images[:, max(top, 0) : max(top, 0) + height, max(left, 0) : max(left, 0) + width]
         row, column = max(-top, 0), max(-left, 0)

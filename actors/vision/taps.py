@@ -11,25 +11,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from actors.errors import BackendError
+from actors.errors import BackendError, UsageError
 from actors.vision.base import LayerInfo, Scores
+from actors.vision.layout import Layout, Open, decide, hypotheses, relates_tokens, speaks_against
+from actors.vision.places import Evidence, coded_images, codes
 from actors.vision.units import OUTPUT
 
 if TYPE_CHECKING:
     import torch
-
-_MAX_PREFIX = 32
-"""More tokens than these before the patches are taken for no patch grid at all."""
 
 _SAME_AS_INPUT = ("Identity", "Dropout", "Dropout2d", "DropPath", "StochasticDepth")
 _SQUASHING = ("Sigmoid", "Softmax")
 """Last modules of networks that return probabilities."""
 _ATTENTION = ("Softmax",)
 """Modules whose (N, heads, T, T) outputs are weights between tokens, not maps over the image."""
+
+_COARSE_BITS = 2
+"""Bits of a row's and of a column's number that tell raster order from others."""
 
 Read = Callable[["torch.Tensor"], None]
 
@@ -43,32 +45,34 @@ class _Stop(BaseException):
 
 
 @dataclass(frozen=True, slots=True)
-class Tap:
-    """A module's output, and how to see it as (N, C, h, w).
+class _Seen:
+    """A tensor of a module's last output in the recorded pass: where in the pass, which call, where in the output."""
 
-    `place` is the position of its last call among all calls of the pass, `calls` the number of its
-    calls; `pick` finds the tensor in a tuple or dictionary; `channels_last` says where the units are.
-    """
-
-    info: LayerInfo
+    module: str
     place: int
     calls: int
     pick: int | str | None
-    channels_last: bool
-    prefix: int
-    grid: tuple[int, int]
+    shape: tuple[int, ...]
 
-    def maps(self, output: Any) -> torch.Tensor:
-        """Return the output as a view (N, C, h, w); prefix tokens are dropped."""
-        tensor: torch.Tensor = output if self.pick is None else output[self.pick]
-        if tensor.ndim == 4:
-            return tensor.permute(0, 3, 1, 2) if self.channels_last else tensor
-        if tensor.ndim == 3:
-            tokens = tensor if self.channels_last else tensor.transpose(1, 2)
-            patches = tokens[:, self.prefix :].transpose(1, 2)
-            return patches.unflatten(2, self.grid)
-        # A network may return one number an image, (N,).
-        return (tensor if tensor.ndim == 2 else tensor[:, None])[:, :, None, None]
+
+@dataclass(frozen=True, slots=True)
+class Tap:
+    """A tensor of a module's output, and how to see it as (N, C, h, w).
+
+    `place` is the position of its last call among all calls of the pass, `calls` the number of its
+    calls; `pick` finds the tensor in a tuple or dictionary.
+    """
+
+    info: LayerInfo
+    module: str
+    place: int
+    calls: int
+    pick: int | str | None
+    layout: Layout
+
+    def maps(self, output: Any, image_hw: tuple[int, int]) -> torch.Tensor:
+        """Return the output for images of `image_hw` as a view (N, C, h, w); prefix tokens are dropped."""
+        return self.layout.maps(output if self.pick is None else output[self.pick], image_hw)
 
     def maps_of(self, output: Any, rows: _Rows) -> torch.Tensor:
         """Return `maps`, once it is sure that they are of as many images and units as they should be.
@@ -78,7 +82,7 @@ class Tap:
         Raises:
             OutputChangedError: If they are not.
         """
-        maps = self.maps(output)
+        maps = self.maps(output, rows.image_hw)
         if maps.shape[0] not in (rows.n, rows.whole) or maps.shape[1] != self.info.n_units:
             raise OutputChangedError(
                 f"{self.info.name!r} gave {maps.shape[1]} units of {maps.shape[0]} images, and has {self.info.n_units} "
@@ -89,13 +93,14 @@ class Tap:
 
 @dataclass
 class _Rows:
-    """How many images are still on their way through a pass.
+    """How many images, of `image_hw`, are still on their way through a pass.
 
     Of a branch beside the trunk, such as another head, the `whole` batch is: it is not narrowed.
     """
 
     whole: int
     n: int
+    image_hw: tuple[int, int]
 
 
 def spatial_max(maps: torch.Tensor) -> torch.Tensor:
@@ -131,11 +136,12 @@ class TappedModule:
         # Its fused path skips the submodules, and with them their hooks.
         torch.backends.mha.set_fastpath_enabled(False)
         self.module = module
-        self._feed = feed or module
+        self.feed = feed or module
         # TorchScript runs its modules itself, and no hook in them: of such a network the output can be read.
         modules = module.named_modules()
         self._modules = {name: each for name, each in modules if not isinstance(each, torch.jit.ScriptModule)}
         self._input = tuple(example.shape)
+        self._image_hw = (example.shape[2], example.shape[3])
         self._narrows: dict[str, bool] = {}
         self._like = example
         self.unreadable: dict[str, str] = {}
@@ -145,17 +151,58 @@ class TappedModule:
     def _record(
         self, example: torch.Tensor, prefix_tokens: int | None, scores: Scores | None
     ) -> dict[str, Tap]:
+        seen, output, last = self._observe(example)
+        may_be = self._hypotheses(seen, prefix_tokens)
+        evidence = self._evidence(seen, may_be, example)
+        layouts = decide(
+            {
+                name: Open(seen[name].shape, [(one, evidence.get((name, one))) for one in layouts])
+                for name, layouts in may_be.items()
+                if name not in self.unreadable
+            }
+        )
+        taps: dict[str, Tap] = {}
+        for name, each in seen.items():
+            kind = type(self._module(each)).__name__
+            if len(each.shape) <= 2:
+                info = LayerInfo(name, "vector", math.prod(each.shape[1:]), (), kind)
+                layout = Layout(False, False, (1, 1), self._image_hw, certain=True)
+            elif name in layouts:
+                layout = layouts[name]
+                n_units = each.shape[-1] if layout.units_last else each.shape[1]
+                of_map = len(each.shape) == 4 and layout.grid is not None
+                info = LayerInfo(name, "map" if of_map else "tokens", n_units, layout.grid or (), kind)
+            else:
+                self.unreadable.setdefault(
+                    name, f"its output has shape {each.shape[1:]} per image, with no units that can be told"
+                )
+                continue
+            taps[name] = Tap(info, each.module, each.place, each.calls, each.pick, layout)
+        if (tap := taps.get(OUTPUT)) is not None and tap.info.kind == "vector":
+            assert output is not None
+            found = scores or scores_of(output.reshape(len(output), -1), last)
+            taps[OUTPUT] = replace(tap, info=replace(tap.info, scores=found))
+        return taps
+
+    def _module(self, seen: _Seen) -> torch.nn.Module:
+        return self.module if seen.module == OUTPUT else self._modules[seen.module]
+
+    def _observe(self, example: torch.Tensor) -> tuple[dict[str, _Seen], torch.Tensor | None, str]:
+        """Return what each module gave that can be read, in the order of the pass, the network's first such tensor, and the
+        class of the last module.
+
+        Of several tensors the first goes by the module's name, the others by `NAME[KEY]`.
+        """
         import torch
 
-        seen: dict[str, tuple[int, int, Any]] = {}
-        last_channels_last: list[tuple[tuple[int, ...], bool]] = []
+        last_calls: dict[str, tuple[int, int, list[tuple[int | str | None, Any]] | str]] = {}
         clock, last = 0, ""
 
         def observe(name: str) -> Callable[[Any, Any, Any], None]:
             def hook(module: Any, _inputs: Any, output: Any) -> None:
                 nonlocal clock, last
-                calls = seen[name][1] + 1 if name in seen else 1
-                seen[name] = (clock, calls, _shape_of(output, len(example)))
+                calls = last_calls[name][1] + 1 if name in last_calls else 1
+                last_calls[name] = clock, calls, _tensors(output, len(example))
                 clock += 1
                 kind = type(module).__name__
                 if next(module.children(), None) is None and kind not in _SAME_AS_INPUT:
@@ -165,9 +212,12 @@ class TappedModule:
 
         with ExitStack() as hooks, torch.inference_mode():
             for name, module in self._modules.items():
-                hooks.callback(module.register_forward_hook(observe(name)).remove)
+                if name:
+                    hooks.callback(module.register_forward_hook(observe(name)).remove)
             try:
-                output = self._feed(example)
+                output = self.feed(example)
+            except UsageError:
+                raise
             except BaseException as error:  # some networks even end the process
                 raise BackendError(
                     f"the network fails on an input of shape {tuple(example.shape)}: "
@@ -175,69 +225,113 @@ class TappedModule:
                     "It is called with a batch of images and nothing else: check its input size and preprocessing, and "
                     "vision.dtype.",
                 ) from error
-        seen.pop("", None)
-        seen[OUTPUT] = (clock, 1, _shape_of(output, len(example), least_axes=1))
-
-        taps: dict[str, Tap] = {}
-        grids: list[tuple[int, int]] = []
-        for name, (place, calls, found) in sorted(seen.items(), key=lambda item: item[1][0]):
-            module = self.module if name == OUTPUT else self._modules.get(name)
-            kind_name = type(module).__name__
+        last_calls[OUTPUT] = clock, 1, _tensors(output, len(example), least_axes=1)
+        seen: dict[str, _Seen] = {}
+        for module_name, (place, calls, found) in sorted(last_calls.items(), key=lambda item: item[1][0]):
             if isinstance(found, str):
-                self.unreadable[name] = found
+                self.unreadable[module_name] = found
                 continue
-            if kind_name in _ATTENTION and len(found[1]) == 4:
+            for pick, tensor in found:
+                name = module_name if tensor is found[0][1] else f"{module_name}[{pick}]"
+                seen[name] = _Seen(module_name, place, calls, pick, tuple(tensor.shape))
+        self.unreadable |= {
+            name: _why_silent(name, module)
+            for name, module in self._modules.items()
+            if name and name not in last_calls
+        }
+        given = last_calls[OUTPUT][2]
+        return seen, None if isinstance(given, str) else given[0][1], last
+
+    def _hypotheses(self, seen: Mapping[str, _Seen], prefix_tokens: int | None) -> dict[str, list[Layout]]:
+        """Return the layouts that each output of three or four axes may have."""
+        import torch
+
+        grids: list[tuple[int, int]] = []
+        may_be: dict[str, list[Layout]] = {}
+        n_tokens = 0
+        for name, each in seen.items():
+            if len(each.shape) not in (3, 4):
+                continue
+            module = self._module(each)
+            weights = isinstance(module, torch.nn.MultiheadAttention) and each.pick == 1
+            if len(each.shape) == 4:
+                weights = type(module).__name__ in _ATTENTION or relates_tokens(
+                    module, each.shape, n_tokens, grids
+                )
+            if weights:
                 self.unreadable[name] = "its output relates tokens to each other: it is no map over the image"
                 continue
-            pick, shape = found
-            tap = self._tap(
-                name, kind_name, module, place, calls, pick, shape, grids, last_channels_last, prefix_tokens
-            )
-            if tap is None:
-                self.unreadable[name] = (
-                    f"its output has shape {shape[1:]} per image, with no units that can be told"
-                )
-                continue
-            if isinstance(module, torch.nn.Conv2d) and tap.grid != (1, 1):
-                grids.append(tap.grid)
-            last_channels_last.append((shape, tap.channels_last))
-            taps[name] = tap
-        if (tap := taps.get(OUTPUT)) is not None and tap.info.kind == "vector":
-            found_scores = scores or scores_of(tap.maps(output)[:, :, 0, 0], last)
-            taps[OUTPUT] = replace(tap, info=replace(tap.info, scores=found_scores))
-        return taps
+            if len(each.shape) == 3:
+                n_tokens = each.shape[1]
+            may_be[name] = hypotheses(module, each.shape, self._image_hw, grids, prefix_tokens)
+            if isinstance(module, torch.nn.Conv2d) and each.shape[2:] != (1, 1):
+                grids.append((each.shape[2], each.shape[3]))
+        return may_be
 
-    def _tap(
+    def _evidence(
+        self, seen: Mapping[str, _Seen], may_be: Mapping[str, Sequence[Layout]], example: torch.Tensor
+    ) -> dict[tuple[str, Layout], Evidence]:
+        """Return what the positions of open outputs spelled; nothing of grids on whose images the network fails."""
+        asked: dict[tuple[int, int], dict[str, list[Layout]]] = {}
+        for name, layouts in may_be.items():
+            for layout in layouts:
+                if not layout.certain and layout.grid is not None:
+                    asked.setdefault(layout.grid, {}).setdefault(name, []).append(layout)
+        found: dict[tuple[str, Layout], Evidence] = {}
+        for grid, outputs in asked.items():
+            # The coarsest bits tell whether the order is the usual one; only another takes all of them.
+            coarse = self._spelled(seen, outputs, grid, example, _COARSE_BITS)
+            found |= coarse
+            if any(speaks_against(layout, each) for (_, layout), each in coarse.items()):
+                whole = self._spelled(seen, outputs, grid, example, None)
+                # An order that is another in each pass is none.
+                found |= {key: each for key, each in whole.items() if each.repeats(coarse.get(key))}
+        return found
+
+    def _spelled(
         self,
-        name: str,
-        kind_name: str,
-        module: torch.nn.Module | None,
-        place: int,
-        calls: int,
-        pick: int | str | None,
-        shape: tuple[int, ...],
-        grids: Sequence[tuple[int, int]],
-        earlier: Sequence[tuple[tuple[int, ...], bool]],
-        prefix_tokens: int | None,
-    ) -> Tap | None:
-        image_hw = self._input[2:]
-        if len(shape) <= 2:
-            info = LayerInfo(name, "vector", math.prod(shape[1:]), (), kind_name)
-            return Tap(info, place, calls, pick, False, 0, (1, 1))
-        if len(shape) == 3:
-            last = _units_last(module)
-            last = True if last is None else last
-            n_tokens, n_units = (shape[1], shape[2]) if last else (shape[2], shape[1])
-            prefix, grid = _patch_grid(n_tokens, image_hw, grids, prefix_tokens)
-            return Tap(
-                LayerInfo(name, "tokens", n_units, grid, kind_name), place, calls, pick, last, prefix, grid
-            )
-        if len(shape) == 4:
-            last = _map_units_last(module, shape, image_hw, earlier)
-            grid = (shape[1], shape[2]) if last else (shape[2], shape[3])
-            n_units = shape[3] if last else shape[1]
-            return Tap(LayerInfo(name, "map", n_units, grid, kind_name), place, calls, pick, last, 0, grid)
-        return None
+        seen: Mapping[str, _Seen],
+        outputs: Mapping[str, Sequence[Layout]],
+        grid: tuple[int, int],
+        example: torch.Tensor,
+        most: int | None,
+    ) -> dict[tuple[str, Layout], Evidence]:
+        import torch
+
+        found: dict[tuple[str, Layout], Evidence] = {}
+        last = max(outputs, key=lambda name: seen[name].place)
+        batch = coded_images(grid, example, most)
+
+        def observe(name: str) -> Callable[[Any, Any, Any], None]:
+            calls = 0
+
+            def hook(_module: Any, _inputs: Any, output: Any) -> None:
+                nonlocal calls
+                calls += 1
+                if calls < seen[name].calls:
+                    return
+                tensor = output if seen[name].pick is None else output[seen[name].pick]
+                if len(tensor) != len(batch):
+                    self.unreadable[name] = "its rows are not one per image"
+                    return
+                for layout in outputs[name]:
+                    found[name, layout] = Evidence.of(layout.sequence(tensor), codes(grid, most))
+                if name == last:
+                    raise _Stop
+
+            return hook
+
+        with ExitStack() as hooks, torch.inference_mode(), suppress(_Stop, Exception):
+            # The deepest comes last: it ends the pass, and others may be of the same module.
+            for name in sorted(outputs, key=lambda name: name == last):
+                if seen[name].module != OUTPUT:
+                    module = self._modules[seen[name].module]
+                    hooks.callback(module.register_forward_hook(observe(name)).remove)
+            output = self.feed(batch)
+            for name in outputs:
+                if seen[name].module == OUTPUT:
+                    observe(name)(None, None, output)
+        return found
 
     def layers(self) -> list[LayerInfo]:
         """Return the layers in the order of the pass, without those that only pass their input on."""
@@ -246,6 +340,10 @@ class TappedModule:
     def deepest(self, layers: Sequence[str]) -> str:
         return max(layers, key=lambda layer: self.taps[layer].place)
 
+    def is_placed(self, layer: str, n_positions: int, image_hw: tuple[int, int]) -> bool:
+        """Say whether it is known where in images of `image_hw` the `n_positions` of a layer lie."""
+        return self.taps[layer].layout.grid_at(n_positions, image_hw) is not None
+
     def depth(self, layer: str) -> float:
         """Return how far into the pass a layer is, in 0..1."""
         return self.taps[layer].place / max(1, self.taps[OUTPUT].place if OUTPUT in self.taps else 1)
@@ -253,7 +351,7 @@ class TappedModule:
     def works(self) -> bool:
         """Say whether the module still runs on the input that it was recorded with. Call in inference mode."""
         try:
-            self._feed(self._like)
+            self.feed(self._like)
         except BaseException:  # whatever a module or a device raises
             return False
         return True
@@ -292,38 +390,42 @@ class TappedModule:
         """
         deepest = self.deepest(list(reads))
         exits = self._exits(wanted, deepest) if wanted else {}
-        rows = _Rows(len(batch), len(batch))
+        rows = _Rows(len(batch), len(batch), (batch.shape[2], batch.shape[3]))
         with ExitStack() as hooks:
-            for layer in {*reads, *exits}:
+            # The deepest comes last: it ends the pass, and others may be of the same module.
+            for layer in sorted({*reads, *exits}, key=lambda layer: layer == deepest):
                 hook = self._hook(layer, reads.get(layer), exits.get(layer), layer == deepest, rows)
-                if layer != OUTPUT:
-                    hooks.callback(self._modules[layer].register_forward_hook(hook).remove)
+                if (module := self.taps[layer].module) != OUTPUT:
+                    hooks.callback(self._modules[module].register_forward_hook(hook).remove)
             try:
-                output = self._feed(batch)
+                output = self.feed(batch)
             except _Stop:
                 return
             except Exception:
                 raise
             except BaseException as error:  # some networks even end the process
                 raise RuntimeError(f"it raised {error!r}") from error
-            if OUTPUT in reads:
-                reads[OUTPUT](self.taps[OUTPUT].maps_of(output, rows))
+            self._read_output(output, reads, rows)
 
     def run_through(self, batch: torch.Tensor, reads: Mapping[str, Read]) -> None:
         """Do what `run` does without leaving the pass early, in a form that `torch.compile` traces."""
         handles = []
-        rows = _Rows(len(batch), len(batch))
+        rows = _Rows(len(batch), len(batch), (batch.shape[2], batch.shape[3]))
         for layer, read in reads.items():
-            if layer != OUTPUT:
+            if (module := self.taps[layer].module) != OUTPUT:
                 hook = self._hook(layer, read, None, False, rows)
-                handles.append(self._modules[layer].register_forward_hook(hook))
+                handles.append(self._modules[module].register_forward_hook(hook))
         try:
-            output = self._feed(batch)
+            output = self.feed(batch)
         finally:
             for handle in handles:
                 handle.remove()
-        if OUTPUT in reads:
-            reads[OUTPUT](self.taps[OUTPUT].maps_of(output, rows))
+        self._read_output(output, reads, rows)
+
+    def _read_output(self, output: Any, reads: Mapping[str, Read], rows: _Rows) -> None:
+        for layer, read in reads.items():
+            if self.taps[layer].module == OUTPUT:
+                read(self.taps[layer].maps_of(output, rows))
 
     def _hook(
         self, layer: str, read: Read | None, keep: int | None, stop: bool, rows: _Rows
@@ -389,7 +491,7 @@ class TappedModule:
         generator = torch.Generator().manual_seed(0)
         rows = torch.randn((3, *self._input[1:]), generator=generator).to(self._like)
         whole, narrow = self._output(rows), None
-        handle = self._modules[layer].register_forward_hook(lambda _module, _inputs, output: output[:2])
+        handle = self._modules[tap.module].register_forward_hook(lambda _module, _inputs, output: output[:2])
         try:
             narrow = self._output(rows)
         except (
@@ -405,7 +507,7 @@ class TappedModule:
 
     def _output(self, rows: torch.Tensor) -> torch.Tensor | None:
         tap = self.taps.get(OUTPUT)
-        return None if tap is None else tap.maps(self._feed(rows)).float()
+        return None if tap is None else tap.maps(self.feed(rows), self._image_hw).float()
 
 
 def scores_of(output: torch.Tensor, last: str = "") -> Scores:
@@ -425,10 +527,10 @@ def scores_of(output: torch.Tensor, last: str = "") -> Scores:
     return "sigmoid" if values.shape[1] == 1 else "softmax"
 
 
-def _shape_of(
+def _tensors(
     output: Any, n_images: int, least_axes: int = 2
-) -> tuple[int | str | None, tuple[int, ...]] | str:
-    """Return where in `output` the first tensor with a row per image is and its shape, or why there is none.
+) -> list[tuple[int | str | None, torch.Tensor]] | str:
+    """Return the tensors with a row per image in `output` and where in it they are, or why there are none.
 
     One number an image, a single axis, is taken only where nothing has more and `least_axes` is 1.
     """
@@ -443,15 +545,27 @@ def _shape_of(
         candidates = list(enumerate(output))
     else:
         return f"it returns a {type(output).__name__}, not a tensor"
+    of_images = [
+        (pick, each) for pick, each in candidates if _is_read(each) and each.ndim and len(each) == n_images
+    ]
     for least in range(2, least_axes - 1, -1):
-        for pick, tensor in candidates:
-            if _is_read(tensor) and tensor.ndim >= least and len(tensor) == n_images:
-                return pick, tuple(tensor.shape)
+        if found := [(pick, tensor) for pick, tensor in of_images if tensor.ndim >= least]:
+            return found
     kinds = [str(tensor.dtype) for _, tensor in candidates if isinstance(tensor, torch.Tensor)]
     if kinds and not any(_is_read(tensor) for _, tensor in candidates):
         return f"it returns no dense tensor of real numbers ({', '.join(kinds)})"
+    if any(isinstance(each, Mapping) and "scores" in each for _, each in candidates):
+        return "it returns the boxes of a detector; wrap(module, detects=N) gives the best score of each of its N classes"
     shapes = [tuple(tensor.shape) for _, tensor in candidates if isinstance(tensor, torch.Tensor)]
     return f"no tensor that it returns has one row per image (for {n_images} images: {shapes})"
+
+
+def _why_silent(name: str, module: torch.nn.Module) -> str:
+    """Return why a module gave nothing in a pass."""
+    parts = [f"{name}.{part}" for part, _ in module.named_children()]
+    if parts:
+        return f"it is not called as a whole in a pass: name one of its parts, such as {parts[-1]!r}"
+    return "it is not called in a pass"
 
 
 def _is_read(value: Any) -> bool:
@@ -459,76 +573,3 @@ def _is_read(value: Any) -> bool:
     import torch
 
     return isinstance(value, torch.Tensor) and value.is_floating_point() and value.layout == torch.strided
-
-
-def _units_last(module: torch.nn.Module | None) -> bool | None:
-    """Return whether a module's units are on its output's last axis, None if its class does not tell."""
-    import torch
-
-    nn = torch.nn
-    firsts = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm)
-    if isinstance(module, (*firsts, nn.InstanceNorm2d, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)):
-        return False
-    if isinstance(module, (nn.Linear, nn.Embedding, nn.MultiheadAttention)):
-        return True
-    if isinstance(module, nn.LayerNorm) and not type(module).__name__.endswith("2d"):
-        return True
-    return None
-
-
-def _map_units_last(
-    module: torch.nn.Module | None,
-    shape: tuple[int, ...],
-    image_hw: Sequence[int],
-    earlier: Sequence[tuple[tuple[int, ...], bool]],
-) -> bool:
-    """Return whether a 4-D output is (N, h, w, C) rather than (N, C, h, w).
-
-    The module's class decides if it can; else the positions are the two neighbouring axes with the
-    image's proportions; where both fit, it is as the last output of the same shape was.
-    """
-    known = _units_last(module)
-    if known is not None:
-        return known
-    aspect = math.log(image_hw[0] / image_hw[1])
-    first = abs(math.log(shape[2] / shape[3]) - aspect)
-    last = abs(math.log(shape[1] / shape[2]) - aspect)
-    if abs(first - last) > 1e-9:
-        return last < first
-    return next((known for other, known in reversed(earlier) if other == shape), False)
-
-
-def _patch_grid(
-    n_tokens: int, image_hw: Sequence[int], grids: Sequence[tuple[int, int]], declared: int | None
-) -> tuple[int, tuple[int, int]]:
-    """Return the number of prefix tokens and the patches' grid (h, w).
-
-    The network's own word on its prefix tokens comes first; then a convolution's grid (the patch embedding's)
-    with as many tokens before it as are left over; then a grid in exactly the image's proportions, then about.
-    """
-    if declared is not None and declared < n_tokens:
-        n = n_tokens - declared
-        exact = next((g for g in reversed(grids) if g[0] * g[1] == n), None)
-        grid = exact or _grid_of(n, image_hw, 0.0) or _grid_of(n, image_hw, 0.25)
-        if grid:
-            return declared, grid
-    prefixes = range(min(_MAX_PREFIX, n_tokens - 1) + 1)
-    for prefix in prefixes:
-        for grid in reversed(grids):
-            if grid[0] * grid[1] == n_tokens - prefix:
-                return prefix, grid
-    for tolerance in (0.0, 0.25):
-        for prefix in prefixes:
-            found = _grid_of(n_tokens - prefix, image_hw, tolerance)
-            if found and found != (1, 1):
-                return prefix, found
-    return 0, (1, n_tokens)
-
-
-def _grid_of(n: int, image_hw: Sequence[int], tolerance: float) -> tuple[int, int] | None:
-    """Return (h, w) with h * w = n in the image's proportions (their log-ratio within `tolerance`), or None."""
-    h = round(math.sqrt(n * image_hw[0] / image_hw[1]))
-    if h < 1 or n % h:
-        return None
-    w = n // h
-    return (h, w) if abs(math.log(h * image_hw[1] / (w * image_hw[0]))) <= tolerance + 1e-9 else None

@@ -108,9 +108,9 @@ def _colors(transform: Transform, name: str) -> Preprocess:
             f"the images of {name} are prepared by mixing their colors, which cannot be done here.",
             "Wrap the network in a factory that prepares its images itself (docs/own-network.md).",
         )
-    black = black[::-1] if bgr else black
+    own = own[::-1] if bgr else own
     mean, std = (tuple(float(round(each, 7) + 0.0) for each in values) for values in (-black / own, 1 / own))
-    return Preprocess(mean=mean, std=std, bgr=bool(bgr))
+    return Preprocess(mean=mean, std=std, channels="BGR" if bgr else "RGB")
 
 
 def _seen(transform: Transform, height: int, width: int, colors: Preprocess) -> _Seen:
@@ -118,10 +118,11 @@ def _seen(transform: Transform, height: int, width: int, colors: Preprocess) -> 
     image = np.zeros((height, width, 3), np.uint8)
     image[..., 0] = np.round(np.linspace(0, 255, width))[None, :]
     image[..., 1] = np.round(np.linspace(0, 255, height))[:, None]
-    found = transform(image)[:: -1 if colors.bgr else 1]
+    found = transform(image)
     scaled = []
     for channel, axis in ((1, 1), (0, 0)):
-        levels = np.median(found[channel] * colors.std[channel] + colors.mean[channel], axis)
+        place = colors.channels.index("RG"[channel])
+        levels = np.median(found[place] * colors.std[place] + colors.mean[place], axis)
         steps = np.convolve(np.diff(levels), np.ones(9) / 9, "same")
         rising = np.flatnonzero(steps > np.quantile(steps, 0.9) / 4)  # the rest is padding
         if len(rising) < 16:
@@ -165,5 +166,5 @@ def _textured(rough: Preprocess) -> np.ndarray:
 
 def _difference(ours: Preprocess, image: np.ndarray, theirs: np.ndarray) -> float:
     """Return the mean difference of two inputs in grey levels."""
-    std = np.array(ours.std[:: -1 if ours.bgr else 1])[:, None, None]
+    std = np.array(ours.std)[:, None, None]
     return float((np.abs(ours.batch([image])[0].numpy() - theirs) * std * 255).mean())

@@ -81,7 +81,8 @@ async def test_a_result_is_the_networks_own_activation_and_map(backend: VisionBa
     assert np.allclose(reading.maps[2], expected, atol=1e-2)
 
 
-async def test_alone_and_coalesced_differ_by_less_than_a_ten_thousandth_of_the_deviation() -> None:
+async def test_alone_and_coalesced_differ_by_rounding_alone() -> None:
+    """A batch may add up in another order than an image by itself, whatever kernels a processor has."""
     images = photos(17)
     together = VisionBackend(network(networks.tiny_resnet(), size=(64, 32)), settings())
     alone = VisionBackend(network(networks.tiny_resnet(), size=(64, 32)), settings())
@@ -94,7 +95,8 @@ async def test_alone_and_coalesced_differ_by_less_than_a_ten_thousandth_of_the_d
             np.stack([r.readings[0].activations for r, m in zip(which, mixed, strict=True) if m == readout])
             for which in (batched, single)
         )
-        assert (np.abs(a - b) <= 1e-4 * b.std(axis=0) + 1e-7).all()
+        # The longest sums are of 3 x 3 x 7 products, and rounding of one layer passes through those after it.
+        assert (np.abs(a - b) <= 63 * np.finfo(np.float32).eps * np.abs(b).max()).all()
     await together.close()
     await alone.close()
 

@@ -123,7 +123,7 @@ def test_prefix_tokens_are_dropped_whether_declared_or_not(options: dict[str, An
     module = networks.tiny_vit(**options)
     for declared in (None, prefix):
         tap = tapped(module, (24, 16), declared).taps["blocks.1.mlp.fc1"]
-        assert tap.prefix == prefix
+        assert tap.layout.prefix == prefix
         assert tap.info.shape == (6, 4)
 
 

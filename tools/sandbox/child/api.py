@@ -61,7 +61,8 @@ class System(Remote):
         Returns two lists in the order of `images`: the activations (numbers rounded to two decimals,
         higher means stronger; compare them with those of the dataset exemplars), and the same images
         masked: the region that drives the unit stays bright inside a red outline, the rest is darkened.
-        An image in which nothing is outlined did not drive the unit.
+        An image in which nothing is outlined did not drive the unit. Of a unit without places in the
+        image, such as a class, the images come back as they are.
 
         Example:
             images = tools.text2image(["a red bus in the rain", "a red bus in a desert"])
