@@ -329,9 +329,9 @@ class VisionBackend:
             self._compiled = tuple(readouts), CompiledPass(self._tapped, readings)
         return self._compiled[1]
 
-    def grid(self, readout: Readout) -> tuple[int, int]:
-        """Return the positions (h, w) of a readout's layer."""
-        return self._tapped.taps[self.layer(readout.layer)].grid
+    def n_positions(self, readout: Readout) -> int:
+        """Return how many positions a readout's layer has."""
+        return self._tapped.taps[self.layer(readout.layer)].n_positions
 
     def _measure(self, batch: Sequence[VisionRequest]) -> list[VisionResult | MaiaError]:
         outcomes: dict[int, VisionResult | MaiaError] = {}

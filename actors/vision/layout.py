@@ -66,6 +66,16 @@ class Layout:
         prefix = self.prefix if grid is not None else self.declared
         return positions[:, :, prefix:].unflatten(2, grid or (1, -1))
 
+    def n_positions(self, shape: Sequence[int]) -> int:
+        """Return h * w of the maps of an output of `shape`, on images of the size that it was recorded with."""
+        if len(shape) <= 2:
+            return 1
+        if self.tokens and self.grid is not None:
+            return math.prod(self.grid)
+        return math.prod(shape[1:-1] if self.units_last else shape[2:]) - (
+            self.declared if self.tokens else 0
+        )
+
     def sequence(self, output: torch.Tensor) -> torch.Tensor:
         """Return the output as (N, T, C)."""
         units_last = output if self.units_last else output.movedim(1, -1)

@@ -94,9 +94,9 @@ def _bare(module: torch.nn.Module) -> torch.nn.Module:
 
     while True:
         if isinstance(module, (DataParallel, DistributedDataParallel, AveragedModel)):
-            module = module.module
+            module = module.get_submodule("module")
         elif hasattr(module, "_orig_mod"):
-            module = module._orig_mod
+            module = module.get_submodule("_orig_mod")
         else:
             break
     if getattr(module, "_compiled_call_impl", None) is not None:

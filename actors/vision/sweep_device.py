@@ -283,9 +283,9 @@ class SweepDevice:
         import torch
 
         plan, n = sweep.plan, len(images)
-        grids = [self._backend.grid(readout) for readout in plan.readouts]
+        counts = {self._backend.n_positions(readout) for readout in plan.readouts}
         # A readout may bring its layer's positions down to one, as a class's probability does.
-        draws = {places: plan.draw(positions, places) for places in {1, *(h * w for h, w in grids)}}
+        draws = {places: plan.draw(positions, places) for places in {1, *counts}}
         flat = {}
         for places, draw in draws.items():
             everywhere = np.zeros((plan.step, draw.samples), np.int64)

@@ -69,6 +69,7 @@ class Tap:
     calls: int
     pick: int | str | None
     layout: Layout
+    n_positions: int
 
     def maps(self, output: Any, image_hw: tuple[int, int]) -> torch.Tensor:
         """Return the output for images of `image_hw` as a view (N, C, h, w); prefix tokens are dropped."""
@@ -177,7 +178,9 @@ class TappedModule:
                     name, f"its output has shape {each.shape[1:]} per image, with no units that can be told"
                 )
                 continue
-            taps[name] = Tap(info, each.module, each.place, each.calls, each.pick, layout)
+            taps[name] = Tap(
+                info, each.module, each.place, each.calls, each.pick, layout, layout.n_positions(each.shape)
+            )
         if (tap := taps.get(OUTPUT)) is not None and tap.info.kind == "vector":
             assert output is not None
             found = scores or scores_of(output.reshape(len(output), -1), last)
