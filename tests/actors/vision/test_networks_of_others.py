@@ -1,0 +1,82 @@
+"""What is read of networks that others wrote is what their own library says that their layers give."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks import networks
+from benchmarks.architectures import ARCHITECTURES
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries', about themselves
+
+QUICK = [
+    "byobnet",
+    "convnext",
+    "cspnext",
+    "cpubone",
+    "edgenext",
+    "efficientformer_v2",
+    "efficientnet",
+    "efficientvim",
+    "efficientvit_mit",
+    "efficientvit_msra",
+    "fasternet",
+    "ghostnet",
+    "inception_next",
+    "lcnetv2",
+    "levit",
+    "mambaout",
+    "maxxvit",
+    "mobilenetv3",
+    "mobilevit",
+    "nfnet",
+    "pvt_v2",
+    "repghost",
+    "resnet",
+    "shvit",
+    "starnet",
+    "swiftformer",
+    "vision_transformer",
+    "vision_transformer_relpos",
+]
+"""A spread of families whose smallest network is small; all others are `slow`."""
+
+
+def _no_difference(findings: list[networks.Finding]) -> None:
+    assert [each for each in findings if each.verdict == "different"] == []
+    assert all(each.why for each in findings if each.verdict == "refused")
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param(family, marks=() if family in QUICK else pytest.mark.slow)
+        for family in sorted(networks.SMALLEST)
+    ],
+)
+def test_features_of_timm_are_read_as_timm_gives_them(family: str) -> None:
+    """Each is equal, or read without places, or refused with a reason; none is silently another."""
+    _no_difference(networks.timm_findings(networks.SMALLEST[family]))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name == "perceiver" else ())
+        for name in sorted(ARCHITECTURES)
+    ],
+)
+def test_blocks_of_transformers_are_read_as_their_hidden_states(name: str) -> None:
+    """The same of every encoder block; an architecture whose inputs are named is refused as a whole."""
+    pytest.importorskip("transformers")
+    if name == "siglip2":
+        with pytest.raises(TypeError, match="spatial_shapes"):
+            networks.transformers_findings(name)
+    else:
+        _no_difference(networks.transformers_findings(name))
+
+
+@pytest.mark.slow
+def test_every_family_of_timm_is_compared() -> None:
+    """A family that timm adds is added here."""
+    assert set(networks.timm_families()) == set(networks.SMALLEST)
