@@ -39,7 +39,7 @@ HEIF_SUFFIXES = frozenset({".heic", ".heif", ".hif"})
 LISTS = frozenset({".txt", ".csv", ".tsv", ".jsonl"})
 _FILE_COLUMNS = ("file_name", "filename", "file", "path", "filepath", "image", "image_path")
 _HEAD = 32
-_FIX = "Give a folder of images (with subfolders or without)."
+_FIX = "Give a folder of images (with subfolders or without), a .tar, or a list of paths (.txt, .csv)."
 
 
 class Entry(NamedTuple):
@@ -53,7 +53,7 @@ class Entry(NamedTuple):
 
 
 class FolderDataset:
-    """All images below a folder, sorted by path, those in tar files too.
+    """All images below a folder, sorted by path, those in tar files too; or those in one tar file.
 
     The fingerprint covers names, sizes and the content of a few images: a copy elsewhere is the same data set.
     `passed_over` counts files by why they are not among the images.
@@ -68,17 +68,22 @@ class FolderDataset:
         root = Path(folder).expanduser().resolve()
         if not root.exists():
             raise UsageError(f"the data set folder {str(root)!r} does not exist.", _FIX)
-        if not root.is_dir():
-            raise UsageError(f"{str(root)!r} is not a folder.", _FIX)
         passed: Counter[str] = Counter()
-        entries = sorted(_below(root, passed))
+        name = root.name
+        if root.is_dir():
+            entries = sorted(_below(root, passed))
+        elif root.suffix.lower() == ".tar":
+            root = root.parent
+            entries = sorted(_in_tar(root / name, name, passed))
+        else:
+            raise UsageError(f"{str(root)!r} is not a folder.", _FIX)
         if not entries:
             raise UsageError(
                 f"the data set folder {str(root)!r} holds no image ({', '.join(sorted(SUFFIXES))})"
                 f"{': passed over ' + listed(passed) if passed else ''}.",
                 _FIX,
             )
-        self._hold(root.name, root, entries, passed)
+        self._hold(name, root, entries, passed)
 
     @classmethod
     def of_list(cls, path: Path | str) -> FolderDataset:

@@ -80,6 +80,7 @@ def test_a_folder_of_tars_is_read_where_it_lies(tmp_path: Path) -> None:
     dataset = pickle.loads(pickle.dumps(open_dataset(str(tmp_path))))
     assert isinstance(dataset, Previewed)
     assert paths(dataset)[:4] == ["0.tar/000.png", "0.tar/001.png", "0.tar/002.png", "1.tar/003.png"]
+    assert paths(open_dataset(str(tmp_path / "1.tar"))) == ["1.tar/003.png", "1.tar/004.png", "1.tar/005.png"]
     for index in (5, 0, 3):
         assert np.array_equal(dataset.load(index).pixels, np.asarray(some(index)))
     assert dataset.passed_over[".cls"] == 6
