@@ -184,7 +184,7 @@ def _check_named(dataset: str) -> None:
         )
 
 
-_MARKS = frozenset({"manifest.json", "leases", "exemplars.json"})
+_MARKS = frozenset({"manifest.json", "studied.json", "leases", "exemplars.json"})
 """What a run's folder has from its beginning."""
 
 
