@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from actors.images import Image
-from tools.sandbox import SandboxServer, SandboxSettings, start
+from tools.sandbox import SandboxServer, SandboxSettings, SandboxUnavailableError, start
 from tools.sandbox.kernel import KernelSandbox
 
 SETTINGS = SandboxSettings(max_calls=100_000, max_images=100_000, max_bytes=8 << 30, kept_bytes=1 << 30)
@@ -260,8 +260,8 @@ def main() -> int:
     rows.append(Row(f"all of {options.alive} gone after kill -9 of the host", gone, "s", 1))
     try:
         rows += asyncio.run(monty_rows())
-    except ImportError:
-        print("pydantic-monty is not installed: left out", file=sys.stderr)
+    except SandboxUnavailableError as error:
+        print(f"monty is left out: {error.message}", file=sys.stderr)
     machine = f"{os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}"
     print(f"{machine}, uid {os.geteuid()}\n\n{table(rows)}")
     if options.json is not None:

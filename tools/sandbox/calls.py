@@ -181,7 +181,7 @@ class CallDesk:
             self._shelf.add(image)
             return image.id
 
-        return await anyio.to_thread.run_sync(keep)  # hashing and spilling large ones takes milliseconds
+        return await self._working(keep, in_thread=True)  # hashing and spilling large ones takes milliseconds
 
     async def _pixels(self, arguments: Any) -> memoryview:
         if type(arguments) is not dict or set(arguments) != {"id"} or type(arguments["id"]) is not str:
