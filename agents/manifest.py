@@ -61,8 +61,10 @@ _OPTIONS = {
     "profile": "--profile",
     "per_context": "--images",
     "settings.dataset": "the dataset (--data)",
+    "settings.vision.class_names": "the list of class names (--class-names)",
 }
 """How a person says what a manifest holds."""
+_LONG = 200
 _UNITS_OPTION = {"sweep": "--units", "audit": "--classes"}
 
 
@@ -225,4 +227,5 @@ def _brief(value: Any) -> str:
         return "not set"
     if isinstance(value, list) and all(isinstance(each, str) for each in value):
         value = ",".join(value)
-    return json.dumps(value, ensure_ascii=False)
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _LONG else f"{text[: _LONG - 3]}..."

@@ -36,6 +36,40 @@ _WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.
 """What torch.compile, FSDP and activation checkpointing put into names, at any depth."""
 _BOOKKEEPING = ("num_batches_tracked", "total_ops", "total_params", "position_ids", "n_averaged")
 """Buffers that hold no weights."""
+_BESIDE = frozenset(
+    [
+        "loss",
+        "losses",
+        "criterion",
+        "head",
+        "heads",
+        "decoder",
+        "predictor",
+        "predictors",
+        "projector",
+        "projection",
+        "queue",
+        "ptr",
+        "center",
+        "metric",
+        "metrics",
+        "accuracy",
+        "acc",
+        "auroc",
+        "f1",
+        "optimizer",
+        "scheduler",
+        "ema",
+        "classifier",
+        "fc",
+        "linear",
+        "aux",
+        "prototypes",
+        "mask_token",
+        "logit_scale",
+    ]
+)
+"""What trainers keep beside a network, by the last word of its name: anything else may be a part that the network lacks."""
 _DEPTH = 4
 _MOST_CLASSES_OF_OBJECTS = 200
 
@@ -154,8 +188,8 @@ class _Fit:
             for name in self.tensors.keys() - own.keys()
             if name in buffers
             or name.endswith(_BOOKKEEPING)
-            # A numbered part more is a longer network.
-            or (name.partition(".")[0] not in parts and not name.partition(".")[0].isdecimal())
+            or "pooler" in name.split(".")
+            or (name.partition(".")[0] not in parts and _beside(name.partition(".")[0]))
         )
 
     def check(self, path: Path, module: torch.nn.Module) -> None:
@@ -202,7 +236,9 @@ def _fits(module: torch.nn.Module, state: StateDict) -> Iterator[_Fit]:
         cuts = [0, *(found.end() for found in re.finditer(r"\.", name))]
         for cut in cuts:
             ends[name[cut:]].append(name[:cut])
-    for common in {"", _common(own)}:
+    # The encoder of transformers' classifiers is often stored alone, without the name that it has in them.
+    most = "".join(f"{part}." for part, _ in Counter(name.partition(".")[0] for name in own).most_common(1))
+    for common in dict.fromkeys(("", _common(own), most)):
         prefixes = Counter(prefix for name in own for prefix in ends.get(name.removeprefix(common), ()))
         for prefix, _ in prefixes.most_common(8) or [("", 0)]:
             yield _fit(own, state, prefix, common)
@@ -256,6 +292,10 @@ def _alike(stored: torch.Tensor, own: torch.Tensor) -> bool:
     """Say whether a tensor can stand for another: integers in place of floats are quantised, and mean something else."""
     floats = stored.is_floating_point() or stored.is_complex()
     return stored.shape == own.shape and (floats or not own.is_floating_point())
+
+
+def _beside(part: str) -> bool:
+    return part in _BESIDE or part.rpartition("_")[2] in _BESIDE
 
 
 def _other_head(

@@ -203,6 +203,31 @@ def test_another_networks_weights_are_refused(
         load(state, tmp_path)
 
 
+@pytest.mark.parametrize("part", ["norm_pre.weight", "reg_token", "fc_norm.bias", "se.weight"])
+def test_a_part_that_the_network_lacks_is_no_rubbish_of_a_trainer(part: str, tmp_path: pathlib.Path) -> None:
+    with pytest.raises(UsageError, match=f"unexpected .{part}"):
+        load(trained() | {part: torch.ones(7)}, tmp_path)
+
+
+def test_an_encoder_stored_alone_fits_into_its_classifier(tmp_path: pathlib.Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {
+        "hidden_size": 12,
+        "num_attention_heads": 2,
+        "intermediate_size": 20,
+        "image_size": 8,
+        "patch_size": 4,
+    }
+    config = transformers.ViTConfig(num_hidden_layers=1, **sizes)
+    encoder = transformers.ViTModel(config)
+    torch.save(encoder.state_dict(), tmp_path / "encoder.bin")
+    classifier = transformers.ViTForImageClassification(config)
+    loaded = checkpoints.read(tmp_path / "encoder.bin").load_into(classifier)
+    assert torch.equal(classifier.vit.layernorm.weight, encoder.layernorm.weight)
+    assert torch.equal(classifier.vit.embeddings.cls_token, encoder.embeddings.cls_token)
+    assert not loaded.classifies
+
+
 def test_a_longer_network_is_not_cut_to_fit(tmp_path: pathlib.Path) -> None:
     """A numbered part more, with all others alike, is another network and no rubbish of a trainer."""
     short, long = nn.Sequential(nn.Linear(2, 2)), nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
