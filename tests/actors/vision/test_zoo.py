@@ -249,7 +249,7 @@ class TestTransformers:
         assert len(names) == 1
         info = tapped.taps[names[0]].info
         assert (info.n_units, info.shape) == (n_units, (6, 6))
-        assert tapped.taps[names[0]].prefix == (0 if kind == "siglip" else 1)
+        assert tapped.taps[names[0]].layout.prefix == (0 if kind == "siglip" else 1)
 
     def test_a_classifier_brings_its_class_names(self, tiny: Any) -> None:
         assert load_network(f"hf:{tiny('vit')}").class_names == ("ant", "bee", "cat")
