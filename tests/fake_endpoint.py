@@ -27,6 +27,8 @@ import PIL.Image
 import pytest
 from aiohttp import web
 
+from actors.chat.probe import SYSTEM
+
 KEY = "sk-canary-5f3e9a1c7b"
 """The only key that the server takes; tests search logs and errors for it."""
 MODEL = "fake-vlm"
@@ -227,9 +229,12 @@ class FakeEndpoint:
         model: str = MODEL,
         routes: Sequence[web.RouteDef] = (),
         port: int = 0,
+        probed: bool = False,
     ) -> None:
+        """With `probed`, what commands ask before they start is answered in order and kept apart, in `probes`."""
         self.script = script
         self.faults = deque(faults)
+        self.probed, self.probes = probed, 0
         self.key, self.model = key, model
         self.cache = PrefixCache()
         self.seen: list[Seen] = []
@@ -373,6 +378,9 @@ class FakeEndpoint:
         except _ComplaintError as complaint:
             self.complaints.append(complaint.message)
             return await self._send(request, Fault.error(complaint.status, complaint.message, complaint.code))
+        if self.probed and seen.messages[0]["content"] == SYSTEM:
+            self.probes += 1
+            return web.json_response(self._completion(seen, Reply("red, blue")))
         with self._arrival:
             self.seen.append(seen)
             self._arrival.notify_all()

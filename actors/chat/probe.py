@@ -19,6 +19,7 @@ from actors.chat.settings import OpenAIChat
 from actors.images import Image
 
 _COLORS = {"red": (220, 20, 20), "blue": (20, 40, 220)}
+SYSTEM = "You answer in a few words."
 _SIDE = 64
 _MAX_TOKENS = 64
 
@@ -41,7 +42,7 @@ def question(sees_images: bool) -> ChatRequest:
     ask = "Name the color of each of these two images, one word for each, and nothing else."
     parts: tuple[str | Image, ...] = (ask, *pictures) if sees_images else ("Say: ready.",)
     return ChatRequest(
-        (Message("system", ("You answer in a few words.",)), Message("user", parts)),
+        (Message("system", (SYSTEM,)), Message("user", parts)),
         conversation="probe",
         max_tokens=_MAX_TOKENS,
         seed=0,

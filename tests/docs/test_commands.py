@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 PARSED_ONLY = {
+    "init": "writes a configuration, and asks an endpoint",
     "cluster": "starts a cluster for the whole machine",
     "session": "talks to a person; tests/docs/test_notebook.py has a session",
     "view": "serves until it is interrupted; tests/experiments/report/test_serve.py runs it",
@@ -45,7 +46,7 @@ profiles:
     chat:
       interpreter: {backend: builtin, model: scientist}
       observers: {backend: builtin, model: observer}
-  openai: *small
+  hosted: *small
   local: *small
 """
 

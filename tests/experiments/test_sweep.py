@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[FakeEndpoint]:
-    with FakeEndpoint(script) as started:
+    with FakeEndpoint(script, probed=True) as started:
         yield started
         assert started.complaints == []
 
@@ -81,9 +81,8 @@ def test_a_sweep_is_studied_told_resumed_and_replayed(maia, endpoint: FakeEndpoi
     assert maia("replay", str(out / "units"))[1] == again
     assert len(endpoint.seen) == asked, "replaying asks nothing"
 
-    code, branch = maia(
-        "branch", str(out / "0:4"), "--from-round", "2", "--seed", "3", "--out", str(tmp_path / "branch")
-    )
+    onwards = ("branch", str(out / "0:4"), "--from-round", "2", "--trust")
+    code, branch = maia(*onwards, "--seed", "3", "--out", str(tmp_path / "branch"))
     assert (code, branch["seed"]) == (0, 3)
     code, again = maia("replay", str(tmp_path / "branch" / "0:4"))
     assert (code, again["divergence"]) == (0, ""), "of a branch, the rounds that it took over are another's"
@@ -91,7 +90,7 @@ def test_a_sweep_is_studied_told_resumed_and_replayed(maia, endpoint: FakeEndpoi
 
     asked, studied = len(endpoint.seen), out / "studied.json"
     studied.write_text(json.dumps({**json.loads(studied.read_text()), "network": "another's"}))
-    code, told = maia("branch", str(out / "0:4"), "--from-round", "2", "--out", str(tmp_path / "other"))
+    code, told = maia(*onwards, "--out", str(tmp_path / "other"))
     assert code == 2
     assert "network (its weights" in told
     assert "Branch with the weights" in told

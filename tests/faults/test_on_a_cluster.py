@@ -80,7 +80,7 @@ def nodes() -> Iterator[ThreeNodes]:
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[FakeEndpoint]:
-    with FakeEndpoint(script) as started:
+    with FakeEndpoint(script, probed=True) as started:
         started.delay_s = 1.0
         yield started
         assert started.complaints == []

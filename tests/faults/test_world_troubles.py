@@ -63,7 +63,7 @@ class Endpoint(FakeEndpoint):
     """Lets something happen when the n-th call arrives."""
 
     def __init__(self) -> None:
-        super().__init__(self._reply_and_watch)
+        super().__init__(self._reply_and_watch, probed=True)
         self.at, self.happens = 0, lambda: None
 
     def _reply_and_watch(self, seen: Seen) -> str | Reply:
