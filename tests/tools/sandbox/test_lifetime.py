@@ -56,9 +56,7 @@ def alive(pids: set[int]) -> set[int]:
 
 @pytest.mark.parametrize("executor", ["cpython", "monty"])
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_nothing_is_left_once_the_host_was_killed(
-    executor: str, how: signal.Signals, tmp_path: Path
-) -> None:
+def test_nothing_is_left_once_the_host_was_killed(executor: str, how: signal.Signals, tmp_path: Path) -> None:
     """It has a temporary folder of its own: other tests use the machine's at the same time."""
     host = subprocess.Popen(
         [sys.executable, "-c", HOST, executor],
