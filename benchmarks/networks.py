@@ -1,15 +1,19 @@
-"""What is read of a layer beside what its own library says that it gives.
+"""`python -m benchmarks.networks [FAMILY ...]`: compare what is read of layers with what their own library says that they give.
 
+It writes the rows of docs/networks.md, each when it is done: of all networks, or of those families and architectures.
 Weights are random: only the reading is compared. timm names a network's feature modules (`feature_info`) and returns what each gives (`forward_intermediates`); transformers
 returns what each encoder block gives (`hidden_states`).
 """
 
 from __future__ import annotations
 
+import argparse
 import functools
 import inspect
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -22,6 +26,9 @@ runtime.import_vision_libraries()
 import timm  # noqa: E402
 
 from actors.vision.taps import TappedModule  # noqa: E402
+from benchmarks.architectures import ARCHITECTURES, IMAGE  # noqa: E402
+
+PAGE = Path(__file__).parents[1] / "docs" / "networks.md"
 
 Verdict = Literal["equal", "without places", "refused", "different"]
 
@@ -125,7 +132,7 @@ def _finding(
     name: str, layer: str, tapped: TappedModule, read: Mapping[str, torch.Tensor], want: torch.Tensor
 ) -> Finding:
     if not layer:
-        return Finding(name, "refused", tapped.unreadable.get(name, "no module gives it"))
+        return Finding(name, "refused", tapped.unreadable.get(name, "no module gives it with one row per image"))
     if layer not in read:
         return Finding(layer, "refused", tapped.unreadable.get(layer, "there is no such layer"))
     found, layout = read[layer], tapped.taps[layer].layout
@@ -135,8 +142,10 @@ def _finding(
     placed = layout.grid is not None or found[0, 0].numel() == 1
     if want.ndim == 4 and want.shape[1] != found.shape[1] == want.shape[3]:
         want = want.movedim(-1, 1)
+    n_more = found[0, 0].numel() - want[0, 0].numel()
     if not placed:
-        found, want = (each.flatten(2).sort().values for each in (found, want))
+        # What timm gives as a grid follows the tokens that are no places.
+        found, want = found.flatten(2)[:, :, max(n_more, 0) :].sort().values, want.flatten(2).sort().values
     if found.shape != want.shape:
         return Finding(layer, "different", f"{tuple(found.shape)} for {tuple(want.shape)}")
     # Both are the same operations in the same order; a layout that differs may change a kernel's last digits.
@@ -144,7 +153,8 @@ def _finding(
     apart = float((found - want).abs().max())
     if not apart <= tolerance:
         return Finding(layer, "different", f"by {apart:.3g} of {float(want.abs().max()):.3g}")
-    return Finding(layer, "equal" if placed else "without places")
+    more = f"beside {n_more} that timm leaves out, as a class token" if n_more else ""
+    return Finding(layer, "equal") if placed else Finding(layer, "without places", more)
 
 
 CUT: dict[str, dict[str, Any]] = {
@@ -322,10 +332,8 @@ def _of_timm(module: nn.Module, batch: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 def transformers_findings(name: str) -> list[Finding]:
-    """Compare what every encoder block of a transformers network gives."""
+    """Compare what every encoder block of a transformers network gives; one that takes more than images is refused."""
     import transformers
-
-    from benchmarks.architectures import ARCHITECTURES, IMAGE
 
     kind, config_kind, sizes = ARCHITECTURES[name]
     config = getattr(transformers, config_kind)(**sizes)
@@ -337,7 +345,11 @@ def transformers_findings(name: str) -> list[Finding]:
     batch = torch.randn((2, 3, height, width), generator=torch.Generator().manual_seed(1))
     feed = functools.partial(_feed, module)
     with torch.inference_mode():
-        answer = module(pixel_values=batch, output_hidden_states=True)
+        try:
+            answer = module(pixel_values=batch, output_hidden_states=True)
+        except TypeError as error:
+            why = f"it takes more than images: {str(error).partition('missing ')[2]}"
+            return [Finding("all layers", "refused", why)]
         placed = answer.get("reshaped_hidden_states")
         states = answer.hidden_states if placed is None else placed
         wanted = {f"hidden_states[{place}]": state for place, state in enumerate(states)}
@@ -355,3 +367,50 @@ def timm_families() -> dict[str, list[str]]:
     for name in timm.list_models():
         found.setdefault(timm.model_entrypoint(name).__module__.rpartition(".")[2], []).append(name)
     return found
+
+
+def row(library: str, family: str, findings: Sequence[Finding]) -> str:
+    """Return the page's row of a family of timm, or of an architecture of transformers."""
+    network = SMALLEST[family] if library == "timm" else ARCHITECTURES[family][0]
+    notes: dict[str, list[str]] = {}
+    for each in findings:
+        if each.verdict != "equal":
+            notes.setdefault(f"{each.verdict}: {each.why}".removesuffix(": "), []).append(f"`{each.layer}`")
+    rest = "; ".join(f"{', '.join(layers)}: {why}" for why, layers in notes.items())
+    n_equal = sum(each.verdict == "equal" for each in findings)
+    equal = f"{n_equal} of {len(findings)}" if findings else "nothing to compare"
+    return f"| {library} | {family} | `{network}` | {equal} | {rest.replace('|', '/')} |"
+
+
+def rows() -> dict[tuple[str, str], str]:
+    """Return the page's rows by library and family."""
+    lines = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| t")]
+    return {(line.split(" | ")[0][2:], line.split(" | ")[1]): line for line in lines}
+
+
+def main() -> None:
+    warnings.simplefilter("ignore")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.networks", description=__doc__)
+    parser.add_argument("families", nargs="*", metavar="FAMILY", help="as in the table")
+    known = [*SMALLEST, *ARCHITECTURES]
+    asked = parser.parse_args().families
+    if unknown := set(asked) - set(known):
+        parser.error(f"no such family: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    for family in asked or dict.fromkeys(known):
+        if family in SMALLEST:
+            _put("timm", family, row("timm", family, timm_findings(SMALLEST[family])))
+        if family in ARCHITECTURES:
+            _put("transformers", family, row("transformers", family, transformers_findings(family)))
+
+
+def _put(library: str, family: str, line: str) -> None:
+    print(line, flush=True)
+    text = PAGE.read_text(encoding="utf-8")
+    before = rows()
+    head = text.partition("\n| t")[0].rstrip()
+    made = before | {(library, family): line}
+    PAGE.write_text("\n".join([head, *(made[key] for key in sorted(made))]) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

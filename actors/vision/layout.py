@@ -152,15 +152,23 @@ def _of_four_axes(
     grouped = Layout(True, True, exact or _grid_of(n_positions, image_hw, 0.0), image_hw)
     found = [units_last] if far[second] <= _NEAR or _rounded(second, image_hw) else [grouped]
     if last is None:
-        found.append(units_first)
+        near = far[first] <= _NEAR or _rounded(first, image_hw)
+        # Showing images costs passes: axes in no proportion to the image's are not asked about.
+        found.append(units_first if near else replace(units_first, grid=None))
         if far[first] <= min(_NEAR, far[second]):
             found.reverse()
     return found
 
 
 def speaks_against(layout: Layout, evidence: Evidence) -> bool:
-    """Say whether positions clearly spelled something else than raster order."""
-    return evidence.margin >= _CLEAR and not _is_sure(evidence, _raster(layout, evidence))
+    """Say whether positions clearly spelled something else than raster order.
+
+    Axes of rows and columns can only be other axes; windows of attention alone take a few bits from them.
+    """
+    raster = _raster(layout, evidence)
+    if not layout.tokens and evidence.agreement(raster) >= _LIKELY:
+        return False
+    return evidence.margin >= _CLEAR and not _is_sure(evidence, raster)
 
 
 @dataclass(frozen=True)

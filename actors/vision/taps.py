@@ -274,19 +274,32 @@ class TappedModule:
     def _evidence(
         self, seen: Mapping[str, _Seen], may_be: Mapping[str, Sequence[Layout]], example: torch.Tensor
     ) -> dict[tuple[str, Layout], Evidence]:
-        """Return what the positions of open outputs spelled; nothing of grids on whose images the network fails."""
+        """Return what the positions of open outputs spelled; nothing of images on which the network fails."""
+        import torch
+
         asked: dict[tuple[int, int], dict[str, list[Layout]]] = {}
         for name, layouts in may_be.items():
             for layout in layouts:
                 if not layout.certain and layout.grid is not None:
                     asked.setdefault(layout.grid, {}).setdefault(name, []).append(layout)
-        found: dict[tuple[str, Layout], Evidence] = {}
+        # Grids that halve each other have the same coarse images, and share a pass.
+        passes: list[tuple[torch.Tensor, dict[str, list[Layout]]]] = []
+        for grid, outputs in asked.items():
+            batch = coded_images(grid, example, _COARSE_BITS)
+            shared = next((both for images, both in passes if torch.equal(images, batch)), None)
+            if shared is None:
+                passes.append((batch, shared := {}))
+            for name, layouts in outputs.items():
+                shared.setdefault(name, []).extend(layouts)
+        coarse: dict[tuple[str, Layout], Evidence] = {}
+        for batch, outputs in passes:
+            coarse |= self._spelled(seen, outputs, batch, _COARSE_BITS)
+        found = dict(coarse)
         for grid, outputs in asked.items():
             # The coarsest bits tell whether the order is the usual one; only another takes all of them.
-            coarse = self._spelled(seen, outputs, grid, example, _COARSE_BITS)
-            found |= coarse
-            if any(speaks_against(layout, each) for (_, layout), each in coarse.items()):
-                whole = self._spelled(seen, outputs, grid, example, None)
+            keys = [(name, layout) for name, layouts in outputs.items() for layout in layouts]
+            if any(key in coarse and speaks_against(key[1], coarse[key]) for key in keys):
+                whole = self._spelled(seen, outputs, coded_images(grid, example), None)
                 # An order that is another in each pass is none.
                 found |= {key: each for key, each in whole.items() if each.repeats(coarse.get(key))}
         return found
@@ -295,15 +308,14 @@ class TappedModule:
         self,
         seen: Mapping[str, _Seen],
         outputs: Mapping[str, Sequence[Layout]],
-        grid: tuple[int, int],
-        example: torch.Tensor,
+        batch: torch.Tensor,
         most: int | None,
     ) -> dict[tuple[str, Layout], Evidence]:
+        """Return what positions spelled when shown `batch`, the `coded_images` of the grids of these layouts."""
         import torch
 
         found: dict[tuple[str, Layout], Evidence] = {}
         last = max(outputs, key=lambda name: seen[name].place)
-        batch = coded_images(grid, example, most)
 
         def observe(name: str) -> Callable[[Any, Any, Any], None]:
             calls = 0
@@ -318,7 +330,8 @@ class TappedModule:
                     self.unreadable[name] = "its rows are not one per image"
                     return
                 for layout in outputs[name]:
-                    found[name, layout] = Evidence.of(layout.sequence(tensor), codes(grid, most))
+                    assert layout.grid is not None
+                    found[name, layout] = Evidence.of(layout.sequence(tensor), codes(layout.grid, most))
                 if name == last:
                     raise _Stop
 

@@ -41,10 +41,28 @@ QUICK = [
 ]
 """A spread of families whose smallest network is small; all others are `slow`."""
 
+QUICK_TRANSFORMERS = [
+    "clip",
+    "dinov2",
+    "dinov3 vit",
+    "group vit",
+    "hiera",
+    "levit",
+    "pixtral",
+    "resnet",
+    "siglip2",
+    "swin",
+    "vit",
+    "vit mae",
+    "yolos",
+]
+"""Kinds of token orders and of refusals; all others are `slow`."""
 
-def _no_difference(findings: list[networks.Finding]) -> None:
+
+def _is_as_the_page_says(row: str, library: str, family: str, findings: list[networks.Finding]) -> None:
     assert [each for each in findings if each.verdict == "different"] == []
     assert all(each.why for each in findings if each.verdict == "refused")
+    assert row == networks.rows()[library, family], "run `python -m benchmarks.networks`"
 
 
 @pytest.mark.parametrize(
@@ -56,24 +74,28 @@ def _no_difference(findings: list[networks.Finding]) -> None:
 )
 def test_features_of_timm_are_read_as_timm_gives_them(family: str) -> None:
     """Each is equal, or read without places, or refused with a reason; none is silently another."""
-    _no_difference(networks.timm_findings(networks.SMALLEST[family]))
+    findings = networks.timm_findings(networks.SMALLEST[family])
+    _is_as_the_page_says(networks.row("timm", family, findings), "timm", family, findings)
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=pytest.mark.slow if name == "perceiver" else ())
+        pytest.param(name, marks=() if name in QUICK_TRANSFORMERS else pytest.mark.slow)
         for name in sorted(ARCHITECTURES)
     ],
 )
 def test_blocks_of_transformers_are_read_as_their_hidden_states(name: str) -> None:
-    """The same of every encoder block; an architecture whose inputs are named is refused as a whole."""
+    """The same of every encoder block; an architecture that takes more than images is refused as a whole."""
     pytest.importorskip("transformers")
-    if name == "siglip2":
-        with pytest.raises(TypeError, match="spatial_shapes"):
-            networks.transformers_findings(name)
-    else:
-        _no_difference(networks.transformers_findings(name))
+    findings = networks.transformers_findings(name)
+    _is_as_the_page_says(networks.row("transformers", name, findings), "transformers", name, findings)
+
+
+def test_the_page_has_a_row_for_every_family_and_architecture() -> None:
+    """The table of docs/networks.md leaves out none."""
+    families = {("timm", family) for family in networks.SMALLEST}
+    assert set(networks.rows()) == families | {("transformers", name) for name in ARCHITECTURES}
 
 
 @pytest.mark.slow
