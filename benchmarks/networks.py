@@ -132,7 +132,9 @@ def _finding(
     name: str, layer: str, tapped: TappedModule, read: Mapping[str, torch.Tensor], want: torch.Tensor
 ) -> Finding:
     if not layer:
-        return Finding(name, "refused", tapped.unreadable.get(name, "no module gives it with one row per image"))
+        return Finding(
+            name, "refused", tapped.unreadable.get(name, "no module gives it with one row per image")
+        )
     if layer not in read:
         return Finding(layer, "refused", tapped.unreadable.get(layer, "there is no such layer"))
     found, layout = read[layer], tapped.taps[layer].layout
