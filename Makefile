@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEVICE ?= cpu
 
-.PHONY: demo test oracles check lint types contract bench docs clean
+.PHONY: demo test servers oracles check lint types contract bench docs clean
 
 # The demo's part of the environment, without what only developers and users of large models need.
 $(VENV)/.base: pyproject.toml constraints.txt
@@ -22,6 +22,10 @@ demo: $(VENV)/.base
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+# Real chat servers, installed into environments of their own below ~/.cache/maia-servers (or MAIA_SERVERS).
+servers: $(VENV)/.dev
+	$(BIN)/python -m pytest -m servers -rs tests/conformance
 
 # Dictionaries against the libraries that publish them, which bring much that nothing else needs.
 oracles: $(VENV)/.dev

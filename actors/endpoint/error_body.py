@@ -112,6 +112,7 @@ class _Reading:
             case list():
                 if name == "loc" and value:
                     self.fields.add(str(value[-1]).lower())
+                    self.words.append(f"at {'.'.join(str(each) for each in value[:_MOST_DEPTH])}")
                 for each in value if name != "loc" else []:
                     self.read(each, name, depth + 1)
             case str() | int() | float() if not isinstance(value, bool):

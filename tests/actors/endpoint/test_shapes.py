@@ -68,7 +68,7 @@ def test_what_a_body_repeats_of_the_request_is_not_its_own() -> None:
         ]
     }
     body = read_body(echo)
-    assert body.words == "Field required"
+    assert body.words == "Field required; at body.x"
     assert body.fields == {"x"}
 
 
