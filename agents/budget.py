@@ -8,11 +8,11 @@ which count calls in doubt as paid.
 from __future__ import annotations
 
 import asyncio
-import json
+import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from itertools import repeat
-from pathlib import Path
 from typing import Any, Protocol
 
 from pydantic import Field
@@ -26,6 +26,15 @@ from actors.settings import Settings
 from agents.faults import raise_nobodys
 from agents.interpreter import images_tested
 from agents.journal import attempts_in_doubt, doubtful
+from agents.record_types import (
+    AnswerRecord,
+    CallRecord,
+    RoundRecord,
+    SurveyRecord,
+    UsageRecord,
+    read_record,
+)
+from agents.run_files import RecordError
 from agents.store import Store
 from tools.toolbox import Studio
 
@@ -337,25 +346,45 @@ class MeteredStudio:
 
 
 def spent_so_far(store: Store, folder: str = "units") -> Cost:
-    """Return what the records below `folder` say was spent; an attempt without a known outcome counts as paid."""
+    """Return what the records below `folder` say was spent; an attempt without a known outcome counts as paid.
+
+    A record that is damaged counts nothing: its unit is named as failed.
+    """
+    keys = list(store.keys(folder))
+    calls = [key for key in keys if "/calls/" in key]
     total = Cost()
-    root = store.root / folder
-    calls = [path for path in root.rglob("calls/*") if not path.name.startswith(".")]
-    for path in calls:
-        if path.suffix == ".answer":
-            total += Cost.of(Usage(**json.loads(path.read_bytes())["usage"]))
-    for call, attempts in doubtful(map(str, calls)).items():
+    for key in keys:
+        above, _, name = key.rpartition("/")
+        with suppress(RecordError):
+            if name.endswith(".answer") and above.endswith("/calls"):
+                answer = read_record(store, key, AnswerRecord) or {}
+                total += Cost.of(Usage(**answer.get("usage", {})))
+            elif above.endswith("/charged"):
+                total += Cost.of(Usage(**(read_record(store, key, UsageRecord) or {})))
+            elif name == "survey.json":
+                total += Cost(images=(read_record(store, key, SurveyRecord) or {}).get("images", 0))
+    for call, attempts in doubtful(calls).items():
         if attempts > 0:
-            about = json.loads(Path(f"{call}.request-1").read_bytes())
-            each = Cost(
-                about.get("dollars", 0.0), about.get("tokens", 0), 1, unpriced=about.get("unpriced", 0)
-            )
-            total += sum(repeat(each, attempts), Cost())
-    for path in root.rglob("charged/*.json"):
-        total += Cost.of(Usage(**json.loads(path.read_bytes())))
-    for rounds in {path.parent for path in root.rglob("rounds/*.json")}:
-        records = [json.loads(path.read_bytes()) for path in sorted(rounds.glob("[0-9]*.json"))]
-        total += Cost(images=records[-1]["toolbox"]["images_made"] + images_tested(records))
-    for survey in root.rglob("survey.json"):
-        total += Cost(images=json.loads(survey.read_bytes())["images"])
-    return total
+            with suppress(RecordError):
+                about = read_record(store, f"{call}.request-1", CallRecord) or {}
+                each = Cost(
+                    about.get("dollars", 0.0), about.get("tokens", 0), 1, unpriced=about.get("unpriced", 0)
+                )
+                total += sum(repeat(each, attempts), Cost())
+    return sum((_images_of(store, rounds) for rounds in sorted(_rounds_in(keys))), total)
+
+
+def _rounds_in(keys: Sequence[str]) -> set[str]:
+    """Return the folders of rounds among keys."""
+    return {key.rpartition("/")[0] for key in keys if re.fullmatch(r".*/rounds/[0-9]+\.json", key)}
+
+
+def _images_of(store: Store, rounds: str) -> Cost:
+    """Return the images that were made in a unit's rounds and tested by its examiner."""
+    records = []
+    for key in store.keys(rounds):
+        with suppress(RecordError):
+            if (record := read_record(store, key, RoundRecord)) is not None:
+                records.append(record)
+    made = records[-1].get("toolbox", {}).get("images_made", 0) if records else 0
+    return Cost(images=made + images_tested(records))

@@ -86,8 +86,8 @@ class Exemplar(Record):
     """One of the strongest images of the data set."""
 
     image: ImageId
-    source: ImageId
-    activation: Number
+    source: ImageId | None = None
+    activation: Number | None = None
 
 
 class StudyResult(Record):
@@ -95,7 +95,7 @@ class StudyResult(Record):
 
     unit: str
     task: str = "describe"
-    status: str
+    status: str = "failed"
     label: str | None = None
     labels: list[str] = []
     answered: list[str] = []
@@ -179,7 +179,7 @@ class FailureReason(Record):
 class FailureRecord(Record):
     """How an attempt failed, `failed-<n>.json`."""
 
-    unit: str
+    unit: str = ""
     error: FailureReason
 
 
@@ -210,6 +210,14 @@ class AnswerRecord(Record):
     model: str = ""
     thoughts: str = ""
     notes: list[str] = []
+
+
+class EvaluationRow(Record):
+    """What a unit's labels foretell, `evaluation/<unit>-<digest>.json`."""
+
+    unit: str
+    layer: str
+    labels: dict[str, str]
 
 
 class Judgement(Record):

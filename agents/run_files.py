@@ -63,10 +63,10 @@ def opened_folder(root: Path, parts: Sequence[str], *, make: bool = False) -> It
         raise FileNotFoundError(errno.ENOENT, f"{root} is gone", str(root)) from error
     try:
         for depth, part in enumerate(parts, 1):
-            if make:
-                with suppress(FileExistsError):
-                    os.mkdir(part, dir_fd=handle)
             try:
+                if make:
+                    with suppress(FileExistsError):
+                        os.mkdir(part, dir_fd=handle)
                 below = os.open(
                     part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=handle
                 )
@@ -151,13 +151,23 @@ def list_files(root: Path, prefix: str = "") -> list[str]:
     return sorted(found, key=lambda key: key.split("/"))
 
 
-def list_folders(root: Path, prefix: str) -> list[str]:
+def list_folders(root: Path, prefix: str = "") -> list[str]:
     """Return the names of the real directories in a folder, sorted; none where it is a link or missing."""
     try:
-        with opened_folder(root, split_key(prefix)) as handle, os.scandir(handle) as entries:
+        parts = split_key(prefix) if prefix else []
+        with opened_folder(root, parts) as handle, os.scandir(handle) as entries:
             return sorted(each.name for each in entries if each.is_dir(follow_symlinks=False))
     except (OSError, RecordError):
         return []
+
+
+def folder_state(root: Path, prefix: str) -> tuple[int, int]:
+    """Return when a folder last changed, in nanoseconds, and how many entries it has; zeros where it is a link or missing."""
+    try:
+        with opened_folder(root, split_key(prefix)) as handle, os.scandir(handle) as entries:
+            return os.fstat(handle).st_mtime_ns, sum(1 for _ in entries)
+    except (OSError, RecordError):
+        return 0, 0
 
 
 def remove_file(root: Path, key: str) -> None:
@@ -210,9 +220,10 @@ def replace_file(root: Path, key: str, data: bytes, *, synced: bool = False) -> 
         try:
             _write(temporary, folder, data, synced)
             os.replace(temporary, parts[-1], src_dir_fd=folder, dst_dir_fd=folder)
-        except BaseException:
+        except OSError as error:
+            raise _refused(root, parts, error) from error
+        finally:
             _discard(temporary, folder)
-            raise
         if synced:
             os.fsync(folder)
 
@@ -298,7 +309,7 @@ def _refused(root: Path, parts: Sequence[str], error: OSError) -> Exception:
         return _not_regular(root, parts)
     if error.errno == errno.ENAMETOOLONG:
         return RecordError(f"{path} cannot be read: the name is too long.")
-    return error
+    return OSError(error.errno, error.strerror, str(path))
 
 
 def _not_regular(root: Path, parts: Sequence[str]) -> RecordError:

@@ -158,7 +158,12 @@ class Store:
             RecordError: If it cannot be read, or is damaged.
         """
         data = self.get(key)
-        return None if data is None else run_files.parse_json(data, self.root / key)
+        if data is None:
+            return None
+        value = run_files.parse_json(data, self.root / key)
+        if value is None:
+            raise RecordError(f"{self.root / key} is damaged: it holds null.")
+        return value
 
     def read_object(self, key: str) -> dict[str, Any] | None:
         """Do as `read` of a record that is a JSON object."""
@@ -178,6 +183,10 @@ class Store:
     def keys(self, prefix: str) -> Iterator[str]:
         """Yield the keys below the folder `prefix`, sorted; unfinished writes are not keys."""
         yield from run_files.list_files(self.root, prefix)
+
+    def folder_state(self, prefix: str) -> tuple[int, int]:
+        """Return when a folder last changed, in nanoseconds, and how many entries it has; zeros where there is none."""
+        return run_files.folder_state(self.root, prefix)
 
     def folders(self, prefix: str) -> list[str]:
         """Return the names of the folders in the folder `prefix`, sorted."""
@@ -206,7 +215,9 @@ def finite(value: Any) -> Any:
             return value
 
 
-def _refusal(path: Path, error: OSError) -> StoreError:
+def _refusal(path: Path, error: OSError) -> MaiaError:
+    if error.errno == errno.ENAMETOOLONG:
+        return RecordError(f"cannot write {path}: the name is too long.")
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     fix = "Free some space and resume." if full else "Check the folder and resume."
     return StoreError(f"cannot write {path}: {error.strerror}.", fix)

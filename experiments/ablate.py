@@ -131,7 +131,7 @@ async def ablate(
         "differences": _differences(rows, [*names[1:], NULL]),
         "truth": _truth(units, records, names) if asked.model == SYNTHETIC else None,
     }
-    (out / "ablation.json").write_text(json.dumps(result, indent=1, ensure_ascii=False))
+    Store(out).replace("ablation.json", json.dumps(result, indent=1, ensure_ascii=False).encode())
     page(result).save(out, "ablation")
     return result
 

@@ -93,7 +93,7 @@ def unfinished(run: Path, asked: Mapping[str, Any], count: Callable[[], int]) ->
     plan = read_plan(store) if run.is_dir() else None
     if plan is None:
         return count()
-    left = sum(not (run / "units" / slug(item.unit) / "done.json").exists() for item in plan)
+    left = sum(not store.has(f"units/{slug(item.unit)}/done.json") for item in plan)
     known = recorded(store).get("units")
     if known is not None and widened(store, dict(asked)):
         left += max(0, count() - len(known))

@@ -10,7 +10,7 @@ import contextlib
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,13 +22,14 @@ from actors.vision.units import OUTPUT, Readout, class_index
 from agents import survey
 from agents.journal import slug
 from agents.manifest import claim, widen
+from agents.run_files import RecordError
 from agents.store import Store
 from agents.tasks.bias import AuditClass
 from agents.work import WorkItem, extend_plan, read_plan, write_plan
 from experiments import config as configuration
 from experiments.audit_page import NOTHING, highest, page
 from experiments.bias_claims import disagreements
-from experiments.campaign import Campaign, check_known
+from experiments.campaign import Campaign, Finished, check_items, check_known
 from experiments.console import Console, counted
 from experiments.contexts import CLASS_SURVEY, FRESH, LEAST, ClassSurvey, judge
 from experiments.describe import science
@@ -93,24 +94,18 @@ async def audit(
     check_known(store, manifest, network, units)
     campaign = Campaign(console, loaded, profile, store, manifest, asked.retry_failed)
     finished = await campaign.run(partial(_plan, console, store, manifest, asked))
-    surveys = {item.unit: survey.read(store, item.unit) for item in finished.plan}
-    records = finished.records()
     names = names_of(finished.plan)
-    audits = [
-        replace(ClassSurvey.of(found["found"]), class_name=names[each["unit"]])
-        for each in records
-        if (found := surveys[each["unit"]])
-    ]
+    records, audits = _measured(console, store, finished, names)
     drawn = {names[item.unit]: item.survey_arguments["class_name"] for item in finished.plan}
     effects = [asdict(effect) | {"biased": effect.biased} for effect in judge(audits)]
     answers = {
         audited.class_name: record["description"]
         for audited, record in zip(audits, records, strict=True)
-        if record["description"]
+        if record.get("description")
     }
     result = {
         "experiment": "audit",
-        "facts": records[0]["facts"] if records else {},
+        "facts": records[0].get("facts", {}) if records else {},
         "seed": asked.seed,
         "effects": effects,
         "detectable": {each.class_name: each.detectable(len(effects)) for each in audits},
@@ -129,9 +124,25 @@ async def audit(
             for each in disagreements(text, drawn[name], [e for e in effects if e["class_name"] == name])
         ],
     }
-    (store.root / "audit.json").write_text(json.dumps(result, indent=1, ensure_ascii=False))
+    store.replace("audit.json", json.dumps(result, indent=1, ensure_ascii=False).encode())
     page(result, LEAST).save(store.root, "audit")
     return result | {"run": finished.summary()}
+
+
+def _measured(
+    console: Console, store: Store, finished: Finished, names: Mapping[str, str]
+) -> tuple[list[dict[str, Any]], list[ClassSurvey]]:
+    """Return the results that there are, each with its survey; one with a damaged survey is told and left out."""
+    records, audits = [], []
+    for record in finished.records():
+        unit = record["unit"]
+        try:
+            if unit in names and (found := survey.read(store, unit)) is not None:
+                audits.append(replace(ClassSurvey.of(found["found"]), class_name=names[unit]))
+                records.append(record)
+        except RecordError as error:
+            console.warn(f"{names[unit]} is left out: {error.message}")
+    return records, audits
 
 
 def names_of(plan: Sequence[WorkItem]) -> dict[str, str]:
@@ -159,6 +170,8 @@ async def _plan(
     claim(store, manifest)
     plan = read_plan(store)
     planned = {item.unit for item in plan or ()}
+    wanted = _items(asked, drawn, ids)
+    check_items(store, plan or (), wanted)
     ids = {index: unit for index, unit in ids.items() if unit not in planned}
     if plan is not None and not ids:
         widen(store, manifest)
@@ -169,8 +182,17 @@ async def _plan(
             await vision.layer_exemplars(
                 [readout], bench.dataset, progress=lambda swept: progress(swept.done, swept.total)
             )
-    items = [
-        WorkItem(
+    items = [wanted[unit] for unit in ids.values()]
+    # Claimed with fewer and killed before its plan, a run without one may have been given more as well.
+    plan = write_plan(store, items) if plan is None else extend_plan(store, [*plan, *items])
+    widen(store, manifest)
+    return plan
+
+
+def _items(asked: Audit, drawn: Mapping[int, str], ids: Mapping[int, str]) -> dict[str, WorkItem]:
+    """Return the items of the classes that are asked for, by unit."""
+    return {
+        unit: WorkItem(
             unit,
             OUTPUT,
             f"probability:{index}",
@@ -181,11 +203,7 @@ async def _plan(
             survey_arguments={"class_name": drawn[index], "per_context": asked.per_context},
         )
         for index, unit in ids.items()
-    ]
-    # Claimed with fewer and killed before its plan, a run without one may have been given more as well.
-    plan = write_plan(store, items) if plan is None else extend_plan(store, [*plan, *items])
-    widen(store, manifest)
-    return plan
+    }
 
 
 def _ids(asked: Audit, network: KnownNetwork, size: int) -> dict[int, str]:

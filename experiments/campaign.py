@@ -23,9 +23,12 @@ from agents.journal import slug
 from agents.lease import Lease, worked_s
 from agents.manifest import KEY as MANIFEST
 from agents.manifest import check, check_studied, claim_studied, recorded, widened
-from agents.orchestrator import Orchestrator, Outcome, failures
+from agents.orchestrator import Orchestrator, Outcome
+from agents.record_types import StudyResult, read_record
 from agents.remote import is_working_copy
-from agents.store import Store, StoreError, parse
+from agents.run_files import RecordError
+from agents.store import Store, StoreError
+from agents.work import KEY as PLAN
 from agents.work import WorkItem, read_plan
 from experiments.config import Configuration, Profile
 from experiments.console import Console
@@ -244,8 +247,26 @@ class Campaign:
             item
             for item in plan
             if not self.store.has(f"units/{slug(item.unit)}/done.json")
-            and (self.retry_failed or not failures(self.store, item.unit))
+            and (self.retry_failed or not _has_failed(self.store, item))
         ]
+
+
+def _has_failed(store: Store, item: WorkItem) -> bool:
+    return store.has(f"units/{slug(item.unit)}/failed-1.json")
+
+
+def check_items(store: Store, plan: Sequence[WorkItem], wanted: Mapping[str, WorkItem]) -> None:
+    """Make sure that what is planned is what the command asks for: a run that somebody sent does not choose what is spent.
+
+    Raises:
+        RecordError: If an item of the plan is another than the one that is `wanted` of its unit.
+    """
+    for item in plan:
+        if wanted.get(item.unit) != item:
+            raise RecordError(
+                f"{store.root / PLAN} plans {item.unit} in another way than this command.",
+                "Give this run its own --out.",
+            )
 
 
 def check_known(
@@ -315,11 +336,10 @@ class Finished:
         page: str | None = None
         try:
             page = str(write_site(run))
-        except OSError as error:
+        except (OSError, RecordError) as error:
             # The results are safe without it, and whatever filled the disk has been told.
-            stopped = stopped or StoreError(
-                f"the report cannot be written: {error.strerror}.", f"maia report {run}"
-            )
+            why = error.message if isinstance(error, RecordError) else error.strerror
+            stopped = stopped or StoreError(f"the report cannot be written: {why}.", f"maia report {run}")
         return {
             **{key: value for key, value in found.items() if key not in ("owner", "state")},
             "state": "finished" if not found["waiting"] + found["begun"] else "interrupted",
@@ -333,12 +353,11 @@ class Finished:
 
 
 def result_of(store: Store, item: WorkItem) -> dict[str, Any] | None:
-    """Return an item's result, None if it has none yet."""
-    data = store.get(f"units/{slug(item.unit)}/done.json")
-    if data is None:
+    """Return an item's result, None if it has none yet, or a damaged one, which `status` names."""
+    try:
+        return read_record(store, f"units/{slug(item.unit)}/done.json", StudyResult)
+    except RecordError:
         return None
-    record: dict[str, Any] = parse(data, store.root / "units" / slug(item.unit) / "done.json")
-    return record
 
 
 @asynccontextmanager

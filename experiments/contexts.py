@@ -13,15 +13,18 @@ import random
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
 from actors.backend import Priority
 from actors.errors import MaiaError
 from actors.generation.base import MadeImage
 from actors.images import Image
 from actors.scenes.vocabulary import vocabulary
+from agents.run_files import RecordError, damaged
 from agents.statistics import benjamini_hochberg, detectable_difference, permutation_p_values
 from agents.stimuli import lacks_something
 from agents.survey import Survey, SurveyFunction
@@ -94,9 +97,21 @@ class ClassSurvey:
 
     @classmethod
     def of(cls, found: Mapping[str, Any]) -> ClassSurvey:
-        """Return a survey from its plain values."""
-        kept = {name: [Shown(**each) for each in found[name]] for name in ("lowest", "telling")}
-        return cls(**{**found, **kept})
+        """Return a survey from its plain values.
+
+        Raises:
+            RecordError: If they are not those of a survey.
+        """
+        try:
+            survey = TypeAdapter(cls).validate_python(found)
+        except ValidationError as error:
+            raise damaged(Path("survey.json"), error) from error
+        if (
+            not survey.ordinary
+            or not {*survey.ordinary, *survey.fresh} <= survey.values.keys() | survey.fresh.keys()
+        ):
+            raise RecordError("survey.json is damaged: its contexts are not those that were shown.")
+        return survey
 
     def others(self, context: str) -> list[float]:
         """Return what a context is compared with: the ordinary ones but itself, in new images if it has such."""

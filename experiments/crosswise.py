@@ -10,9 +10,9 @@ import asyncio
 import json
 import random
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +21,8 @@ from actors.images import Image
 from actors.vision.base import Unit, VisionClient
 from actors.vision.units import parse_unit
 from agents.journal import Blobs, slug
+from agents.record_types import StudyResult, read_record
+from agents.run_files import RecordError
 from agents.store import Store, parse
 from agents.work import WorkItem
 
@@ -47,7 +49,12 @@ class LabelledUnit:
 def read(store: Store) -> dict[str, Any] | None:
     """Return what was compared, None if the labels of the run as it is now have not been."""
     data = store.get(KEY)
-    return None if data is None else cast("dict[str, Any] | None", parse(data, store.root / KEY))
+    found: Any = None if data is None else parse(data, store.root / KEY)
+    if found is not None and not isinstance(found, dict):
+        raise RecordError(
+            f"{store.root / KEY} is damaged: it holds no object.", "Remove it: it is made again."
+        )
+    return found
 
 
 def forget(store: Store) -> None:
@@ -122,8 +129,10 @@ def percentiles(
 def _tested(store: Store, plan: Sequence[WorkItem], class_names: Sequence[str]) -> list[LabelledUnit]:
     found = []
     for item in plan:
-        data = store.get(f"units/{slug(item.unit)}/done.json")
-        record: Mapping[str, Any] = json.loads(data) if data is not None else {}
+        try:
+            record = read_record(store, f"units/{slug(item.unit)}/done.json", StudyResult) or {}
+        except RecordError:  # the run names it as failed
+            continue
         positives = (record.get("evidence") or {}).get("positives") or ()
         labels = tuple(record.get("labels") or ())
         if positives and labels:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from actors.vision.known import recall
 from agents.interpreter import Round
 from agents.journal import slug
 from agents.manifest import check, check_studied, claim, claim_studied
+from agents.record_types import StudyResult, read_record
 from agents.store import Store
 from agents.study import failure, study
 from agents.tasks.describe_unit import DescribeUnit
@@ -157,8 +157,7 @@ def _finished(store: Store) -> dict[str, Any] | None:
     done = [key for key in store.keys("units") if key.endswith("/done.json")]
     if not done:
         return None
-    record: dict[str, Any] = json.loads(store.get(done[0]) or b"null")
-    return record
+    return read_record(store, done[0], StudyResult)
 
 
 def _paths(run: Path, record: dict[str, Any]) -> dict[str, str]:

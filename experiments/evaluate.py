@@ -21,6 +21,8 @@ from actors.vision.reserve import split
 from agents.faults import CONCERNS_ALL
 from agents.journal import slug
 from agents.manifest import check_studied
+from agents.record_types import EvaluationRow, read_record
+from agents.run_files import RecordError
 from agents.sceptic import Sceptic
 from agents.stimuli import share_words
 from agents.store import Store
@@ -34,7 +36,7 @@ from experiments.gym.neurons import choose
 from experiments.paper import TABLE_A3
 from experiments.predictive import Evaluation, compare
 from experiments.prompts import ChatPromptWriter, PromptWriter, TemplatePromptWriter
-from experiments.recorded import read_manifest
+from experiments.recorded import finished_studies, read_manifest
 from experiments.report.schema import Bar, Bars, Cell, Column, Measured, Page, Table
 from experiments.spending import may_charge
 from experiments.trust import Trust, dataset_of, network_of, units_of
@@ -151,7 +153,9 @@ def _profile(loaded: Configuration, named: str | None, manifest: Mapping[str, An
 def _manifest(run: Path) -> dict[str, Any]:
     manifest = read_manifest(run)
     if not manifest.get("model"):
-        raise UsageError(f"{run} is a run of {manifest.get('command')!r}, which has no units with labels.")
+        raise UsageError(
+            f"{run} is a run of {manifest.get('command') or 'another version'!r}, which has no units with labels."
+        )
     return manifest
 
 
@@ -180,10 +184,11 @@ def gather(run: Path, against: Mapping[str, Path]) -> list[Labelled]:
 
 def left_out(run: Path, labelled: Sequence[Labelled]) -> list[str]:
     """Return in sentences how many studied units are not among the `labelled` ones, and why."""
-    records = records_of(run)
+    damaged: list[str] = []
+    records = records_of(run, damaged)
     silent = sum(not label_of(record) for _, record in records)
     others = len(records) - silent - len(labelled)
-    told = []
+    told = [f"left out: {problem}" for problem in damaged]
     if silent:
         told.append(f"left out, for their studies ended without a label: {silent} of {len(records)} units")
     if others:
@@ -191,13 +196,11 @@ def left_out(run: Path, labelled: Sequence[Labelled]) -> list[str]:
     return told
 
 
-def records_of(run: Path) -> list[tuple[WorkItem, dict[str, Any]]]:
+def records_of(run: Path, problems: list[str] | None = None) -> list[tuple[WorkItem, dict[str, Any]]]:
+    """Return the items of a run with their results; what is wrong with one that is damaged goes to `problems`."""
     store, manifest = Store(run), _manifest(run)
-    records = {}
-    for folder in sorted((run / "units").glob("*")):
-        if (data := store.get(f"units/{folder.name}/done.json")) is not None:
-            record = json.loads(data)
-            records[record["unit"]] = record
+    found = finished_studies(store, [] if problems is None else problems)
+    records = {record["unit"]: record for record in found}
     plan = read_plan(store) or [
         WorkItem(unit, manifest.get("layer", _LAYERS_OF_SYNTHETIC), manifest.get("unit", ""))
         for unit in records
@@ -221,7 +224,7 @@ def _labels(path: Path) -> dict[str, str]:
         return {item.unit: label for item, record in records_of(path) if (label := label_of(record))}
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UsageError(
             f"{path} cannot be read as labels: {reason}.", 'Write {"layer:unit": "label"}.'
@@ -316,6 +319,14 @@ def _controls(bench: Workbench, count: int, seed: int) -> list[Image]:
     return images
 
 
+def _measured(store: Store, key: str) -> dict[str, Any] | None:
+    """Return what was measured before; a damaged record is measured again, though it stays."""
+    try:
+        return read_record(store, key, EvaluationRow)
+    except RecordError:
+        return None
+
+
 async def measure(
     console: Console,
     evaluation: Evaluation,
@@ -334,8 +345,8 @@ async def measure(
             digest = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=6).hexdigest()
             key = f"evaluation/{slug(unit.unit)}-{digest}.json"
             row: dict[str, Any] = {"unit": unit.unit, "layer": unit.layer, "labels": unit.labels}
-            if (data := await asyncio.to_thread(store.get, key)) is not None:
-                rows[unit.unit] = json.loads(data)
+            if (known := await asyncio.to_thread(_measured, store, key)) is not None:
+                rows[unit.unit] = known
                 return
             try:
                 row |= await compare(evaluation, await subject_of(unit), unit.labels)

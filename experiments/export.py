@@ -11,22 +11,25 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from actors.errors import MissingDependencyError, UsageError
 from actors.images import data_url, encode_jpeg
+from agents import run_files
 from agents.journal import Blobs, Journal
 from agents.label_card import label_card
 from agents.manifest import EXTENT
 from agents.manifest import KEY as MANIFEST
+from agents.run_files import RecordError
 from agents.store import Store, finite
 from agents.verdict import verdict_of
 from agents.work import WorkItem, build_task, read_plan
-from experiments.recorded import read_manifest, told_below
+from experiments.recorded import finished_studies, read_manifest, told_below
 from experiments.report.records import UnitName, without_home
 from experiments.results import as_parquet, result
 from tools.sandbox import api_page
@@ -39,6 +42,7 @@ ENDINGS: dict[str, str] = {
     "neuronpedia": "neuronpedia.jsonl",
 }
 _IMAGE_SIDE = 224
+_SHOWN_BY_PROGRAM = "(What the program displayed, logged and printed, in its own words:)"
 
 
 @dataclass(frozen=True)
@@ -48,14 +52,19 @@ class Run:
     store: Store
     manifest: dict[str, Any]
     items: list[WorkItem]
+    problems: list[str] = field(default_factory=list)
+    """What is damaged, a sentence each."""
 
     @classmethod
     def open(cls, folder: Path) -> Run:
         """Raises: UsageError: If there is no run in the folder, or nothing in it has come to an end."""
         manifest, store = read_manifest(folder), Store(folder)
-        items = read_plan(store) or list(_recorded(store))
-        run = cls(store, without_home(manifest), items)
+        problems: list[str] = []
+        items = read_plan(store) or [_item(record) for record in finished_studies(store, problems)]
+        run = cls(store, without_home(manifest), items, problems)
         if not any(True for _ in run.rows()):
+            if problems:
+                raise RecordError(problems[0])
             if told := told_below(folder):
                 raise UsageError(f"{folder} has no units of its own, but runs in it.", f"Export one. {told}")
             raise UsageError(f"no unit of {folder} has a result yet.", "Repeat this once one has.")
@@ -68,10 +77,19 @@ class Run:
                 yield _given_away(row)
 
     def records(self) -> Iterator[tuple[WorkItem, dict[str, Any]]]:
-        """Yield the whole record of each unit with a result."""
+        """Yield the whole record of each unit with a result; what is wrong with a damaged one goes to `problems`."""
         for item in self.items:
-            if (record := Journal(self.store, item.unit).done()) is not None:
-                yield item, _given_away(record)
+            with self.kept():
+                if (record := Journal(self.store, item.unit).done()) is not None:
+                    yield item, _given_away(record)
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Leave out what is damaged, and say so."""
+        try:
+            yield
+        except RecordError as error:
+            self.problems.append(error.message)
 
 
 def _given_away(record: dict[str, Any]) -> dict[str, Any]:
@@ -79,14 +97,11 @@ def _given_away(record: dict[str, Any]) -> dict[str, Any]:
     return record | {key: without_home(record[key]) for key in ("facts", "error") if key in record}
 
 
-def _recorded(store: Store) -> Iterator[WorkItem]:
-    """Yield the units of a run without a plan, such as one of `maia describe`: those on record."""
-    for key in store.keys("units"):
-        if key.endswith("/done.json"):
-            record = json.loads(store.get(key) or b"{}")
-            name = UnitName.parse(record["unit"])
-            index = "" if name.index is None else str(name.index)
-            yield WorkItem(record["unit"], name.layer, index, seed=record.get("seed", 0))
+def _item(record: dict[str, Any]) -> WorkItem:
+    """Return the item of a unit of a run without a plan, such as one of `maia describe`."""
+    name = UnitName.parse(record["unit"])
+    index = "" if name.index is None else str(name.index)
+    return WorkItem(record["unit"], name.layer, index, seed=record.get("seed", 0))
 
 
 def export(folder: Path, wanted: str, out: Path | None = None, *, images: bool = False) -> dict[str, Any]:
@@ -110,13 +125,35 @@ def export(folder: Path, wanted: str, out: Path | None = None, *, images: bool =
     run = Run.open(folder)
     data = writers[wanted](run)
     path = out or folder / (_inspect_name(run) if wanted == "inspect" else f"export.{ENDINGS[wanted]}")
+    _write(folder, path, data)
+    units = sum(1 for _ in run.rows())
+    return {
+        "run": str(folder),
+        "format": wanted,
+        "path": str(path),
+        "units": units,
+        "bytes": len(data),
+        "problems": list(dict.fromkeys(run.problems)),
+    }
+
+
+def _write(folder: Path, path: Path, data: bytes) -> None:
+    """Write a file, whole or not at all. In the run's folder no link is followed; elsewhere the path is the person's.
+
+    Raises:
+        RecordError: If a folder of the run that it belongs in is a link.
+        UsageError: If it cannot be written.
+    """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
+        if path.is_relative_to(folder):
+            run_files.replace_file(folder, path.relative_to(folder).as_posix(), data)
+        elif path.exists() and not path.is_file():
+            path.write_bytes(data)  # a terminal or a pipe
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            run_files.replace_file(path.parent, path.name, data)
     except OSError as error:
         raise UsageError(f"{path} cannot be written ({error.strerror}).", "Choose another --out.") from error
-    units = sum(1 for _ in run.rows())
-    return {"run": str(folder), "format": wanted, "path": str(path), "units": units, "bytes": len(data)}
 
 
 def _lines(rows: Iterator[dict[str, Any]]) -> bytes:
@@ -212,19 +249,26 @@ def _neuronpedia(run: Run) -> bytes:
                 {
                     "image": Blobs.key(each["source"]),
                     **_masked(run.store, each["image"]),
-                    "maxValue": each["activation"],
+                    "maxValue": each.get("activation"),
                 }
                 for each in record.get("exemplars") or ()
+                if each.get("source")
             ],
         }
 
-    return _lines(feature(item, record) for item, record in run.records())
+    def features() -> Iterator[dict[str, Any]]:
+        for item, record in run.records():
+            with run.kept():
+                yield feature(item, record)
+
+    return _lines(features())
 
 
 def _inspect_name(run: Run) -> str:
     """Return where Inspect's viewer finds a log: it lists files that begin with a time, in a folder."""
     began = _created(run).strftime("%Y-%m-%dT%H-%M-%S+00-00")
-    return f"inspect/{began}_maia-{run.manifest.get('command', 'study')}_{_identity(run)}.json"
+    command = re.sub(r"[^a-z-]", "", run.manifest.get("command") or "study")[:40]
+    return f"inspect/{began}_maia-{command}_{_identity(run)}.json"
 
 
 _FIRST = "leases/0001/claim.json"
@@ -243,8 +287,8 @@ def _identity(run: Run) -> str:
 
 
 def _created(run: Run) -> datetime:
-    key = _FIRST if run.store.has(_FIRST) else MANIFEST
-    return datetime.fromtimestamp((run.store.root / key).stat().st_mtime, UTC)
+    status = run.store.status(_FIRST) or run.store.status(MANIFEST)
+    return datetime.fromtimestamp(status.st_mtime if status else 0, UTC)
 
 
 def _inspect(run: Run, images: bool) -> bytes:
@@ -280,9 +324,9 @@ def _inspect(run: Run, images: bool) -> bytes:
             ],
         },
         "stats": {"started_at": created, "completed_at": created, "model_usage": {}},
-        "samples": [_sample(run, item, record, model, images) for item, record in records],
+        "samples": list(_samples(run, records, model, images)),
     }
-    return json.dumps(log, ensure_ascii=False, indent=1).encode()
+    return json.dumps(finite(log), ensure_ascii=False, indent=1).encode()
 
 
 def _auroc(record: dict[str, Any]) -> float | None:
@@ -300,6 +344,14 @@ def _score_of_run(name: str, values: list[float]) -> dict[str, Any]:
     return {"name": name, "scorer": name, "params": {}, "metrics": metrics, "scored_samples": len(values)}
 
 
+def _samples(
+    run: Run, records: Sequence[tuple[WorkItem, dict[str, Any]]], model: str, images: bool
+) -> Iterator[dict[str, Any]]:
+    for item, record in records:
+        with run.kept():
+            yield _sample(run, item, record, model, images)
+
+
 def _sample(run: Run, item: WorkItem, record: dict[str, Any], model: str, images: bool) -> dict[str, Any]:
     journal = Journal(run.store, item.unit)
     messages: list[dict[str, Any]] = []
@@ -309,18 +361,17 @@ def _sample(run: Run, item: WorkItem, record: dict[str, Any], model: str, images
         messages.append({"role": "user", "content": build_task(item).opening()})
     for each in journal.rounds():
         messages.append({"role": "assistant", "content": each["reply"]["text"], "source": "generate"})
-        if each["observation"]:
-            parts = [_part(journal, part, images) for part in each["observation"]]
+        if observation := each.get("observation"):
+            parts = [_part(journal, part, images) for part in observation]
+            if each.get("program") is not None:
+                parts = [{"type": "text", "text": _SHOWN_BY_PROGRAM}, *parts]
             messages.append({"role": "user", "content": parts})
     label = record.get("label") or ""
     scores: dict[str, Any] = {}
     if (auroc := _auroc(record)) is not None:
-        low, high = record["evidence"]["auroc_interval"]
-        scores["auroc"] = {
-            "value": auroc,
-            "answer": label,
-            "explanation": f"95 % interval {low:.2f} to {high:.2f}, on fresh images",
-        }
+        interval = record["evidence"].get("auroc_interval")
+        told = "95 % interval {:.2f} to {:.2f}, ".format(*interval) if interval else ""
+        scores["auroc"] = {"value": auroc, "answer": label, "explanation": f"{told}on fresh images"}
     if (confirmed := _confirmed(record)) is not None:
         scores["confirmed"] = {"value": confirmed, "answer": label}
     spoken = messages and messages[-1]["role"] == "assistant"

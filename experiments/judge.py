@@ -9,29 +9,33 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
 import re
-import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from actors.errors import UsageError
 from actors.images import encode_png
-from agents.journal import Blobs, JournalError
+from agents.journal import Blobs
+from agents.record_types import Judgement, read_record
+from agents.run_files import RecordError
 from agents.statistics import wilson_interval
 from agents.store import Store
 from experiments.console import Console
 from experiments.evaluate import OURS, gather, records_of
+from experiments.local_server import LoopbackHandler, LoopbackServer, shown_in_browser
 from experiments.report import pages
 from experiments.report.schema import Cell, Column, Measured, Page, Table
 
 _ICON = Path(__file__).parent / "report" / "assets" / "icon.svg"
+_log = logging.getLogger(__name__)
 CHOICES = ("left", "right", "tie")
 _LONGEST_FORM = 10_000
 _FAREWELL_S = 3.0
@@ -77,7 +81,7 @@ class Judging:
                     continue
                 draw = hashlib.blake2b(f"{seed}/{judge}/{unit.unit}/{other}".encode(), digest_size=8).digest()
                 methods = (OURS, other) if draw[0] % 2 else (other, OURS)
-                images = tuple(each["image"] for each in records[unit.unit].get("exemplars", ()))
+                images = tuple(each["image"] for each in records[unit.unit].get("exemplars") or ())
                 labels = (unit.labels[methods[0]], unit.labels[methods[1]])
                 questions.append(Question(draw.hex(), unit.unit, methods, labels, images))
         if not questions:
@@ -116,17 +120,40 @@ class Judging:
 
 def results(run: Path) -> dict[str, Any]:
     """Return every judgement of a run, and the win rate of each pair of methods; also written to `judgements.json`."""
-    found = [json.loads(path.read_text()) for path in sorted((run / "judgements").glob("*/*.json"))]
+    store = Store(run)
+    found = _judgements(store)
     pairs: dict[str, list[dict[str, Any]]] = {}
     for each in found:
         other = next(method for method in each["methods"] if method != OURS)
         pairs.setdefault(other, []).append(each)
     summary = {name: _rate(chosen) for name, chosen in pairs.items()}
     result = {"experiment": "judge", "judgements": found, "summary": summary}
-    (run / "judgements.json").write_text(json.dumps(result, indent=1, ensure_ascii=False))
+    store.replace("judgements.json", json.dumps(result, indent=1, ensure_ascii=False).encode())
     if found:
         page(summary).save(run, "judgements")
     return result
+
+
+def _judgements(store: Store) -> list[dict[str, Any]]:
+    """Return the choices on record; one that is damaged is logged and counts nothing."""
+    found = []
+    for key in store.keys("judgements"):
+        try:
+            record = read_record(store, key, Judgement) or {}
+        except RecordError as error:
+            _log.warning("%s", error.message)
+            continue
+        methods = record["methods"]
+        if methods.count(OURS) == 1 and _is_choice(record):
+            found.append(record)
+        else:
+            _log.warning("%s holds no choice between this system and another method", store.root / key)
+    return found
+
+
+def _is_choice(record: Mapping[str, Any]) -> bool:
+    left, right = record["methods"]
+    return {"left": left, "right": right, "tie": ""}.get(record["choice"]) == record["won"]
 
 
 def _rate(chosen: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -177,12 +204,11 @@ class JudgeServer:
     def __init__(
         self, judging: Judging, run: Path, *, port: int = 0, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self.token = secrets.token_urlsafe(16)
         self.farewell = threading.Event()
         """Set once the page that says that all is answered was sent."""
-        handler = _handler(judging, Blobs(Store(run.resolve())), self.token, clock, self.farewell)
-        self._server = ThreadingHTTPServer(("127.0.0.1", port), handler)
-        self._server.daemon_threads = True
+        handler = _handler(judging, Blobs(Store(run.resolve())), clock, self.farewell)
+        self._server = LoopbackServer(handler, port)
+        self.token = self._server.token
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(0.1,), name="maia-judge", daemon=True
         )
@@ -204,84 +230,66 @@ class JudgeServer:
         self.close()
 
 
+_POLICY = "default-src 'none'; img-src 'self'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+
+
 def _handler(
-    judging: Judging, blobs: Blobs, token: str, clock: Callable[[], float], farewell: threading.Event
-) -> Callable[..., BaseHTTPRequestHandler]:
+    judging: Judging, blobs: Blobs, clock: Callable[[], float], farewell: threading.Event
+) -> type[LoopbackHandler]:
     shown: dict[str, float] = {}
 
-    class Handler(BaseHTTPRequestHandler):
-        server_version, sys_version = "maia-judge", ""
-
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
+    class Handler(LoopbackHandler):
+        server_version = "maia-judge"
 
         def do_GET(self) -> None:
-            below = self._below()
+            below = self.below()
+            if below is None:
+                return None
             if below == "":
                 waiting = judging.open()
                 if waiting:
                     shown.setdefault(waiting[0].id, clock())
-                self._answer(HTTPStatus.OK, self._page(waiting).encode(), "text/html; charset=utf-8")
-                if not waiting:
-                    farewell.set()
-                return
+                self._page(waiting)
+                return None if waiting else farewell.set()
             if below == "icon.svg":
-                return self._answer(HTTPStatus.OK, _ICON.read_bytes(), "image/svg+xml")
-            match = re.fullmatch(r"image/([0-9a-f]+)", below or "")
+                return self.answer(HTTPStatus.OK, _ICON.read_bytes(), "image/svg+xml")
+            match = re.fullmatch(r"image/([0-9a-f]+)", below)
             if match is None or not self._belongs(match[1]):
-                return self._answer(HTTPStatus.NOT_FOUND, b"not here\n", "text/plain")
+                return self.refuse(HTTPStatus.NOT_FOUND, "not here")
             try:
                 picture = encode_png(blobs.get(match[1]))
-            except JournalError:
-                return self._answer(HTTPStatus.NOT_FOUND, b"not here\n", "text/plain")
-            self._answer(HTTPStatus.OK, picture, "image/png")
+            except RecordError:
+                return self.refuse(HTTPStatus.NOT_FOUND, "not here")
+            self.answer(HTTPStatus.OK, picture, "image/png")
 
         def do_POST(self) -> None:
-            length = int(self.headers.get("Content-Length") or 0)
-            if self._below() != "choice" or not 0 < length <= _LONGEST_FORM:
-                return self._answer(HTTPStatus.NOT_FOUND, b"not here\n", "text/plain")
-            form = parse_qs(self.rfile.read(length).decode("utf-8", "replace"))
+            below = self.below()
+            if below is None:
+                return None
+            if below != "choice":
+                return self.refuse(HTTPStatus.NOT_FOUND, "not here")
+            if (body := self.form(_LONGEST_FORM)) is None:
+                return None
+            form = parse_qs(body.decode("utf-8", "replace"))
             asked, choice = form.get("question", [""])[0], form.get("choice", [""])[0]
             if not judging.answer(asked, choice, clock() - shown.get(asked, clock())):
-                return self._answer(HTTPStatus.BAD_REQUEST, b"no such question or choice\n", "text/plain")
-            self.send_response(HTTPStatus.SEE_OTHER)
-            self.send_header("Location", f"/{token}/")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def _below(self) -> str | None:
-            """Return the address below the random word, None for a stranger's."""
-            host = self.headers.get("Host", "").rpartition(":")[0]
-            first, _, below = urlsplit(self.path).path.lstrip("/").partition("/")
-            known = secrets.compare_digest(first.encode(), token.encode())
-            return below if known and host in ("127.0.0.1", "localhost") else None
+                return self.refuse(HTTPStatus.BAD_REQUEST, "no such question or choice")
+            self.head(HTTPStatus.SEE_OTHER, 0, "text/plain", Location=f"/{self.server.token}/")
 
         @staticmethod
         def _belongs(image: str) -> bool:
             return any(image in question.images for question in judging.questions.values())
 
-        def _page(self, waiting: Sequence[Question]) -> str:
-            return pages.render(
+        def _page(self, waiting: Sequence[Question]) -> None:
+            content = pages.render(
                 "judge.html",
-                token=token,
+                token=self.server.token,
                 question=waiting[0] if waiting else None,
                 done=len(judging.questions) - len(waiting),
                 total=len(judging.questions),
-            )
-
-        def _answer(self, status: HTTPStatus, content: bytes, kind: str) -> None:
-            self.send_response(status)
-            for name, value in (
-                ("Content-Type", kind),
-                ("Content-Length", str(len(content))),
-                ("Cache-Control", "no-store"),
-                ("X-Content-Type-Options", "nosniff"),
-                ("Referrer-Policy", "no-referrer"),
-                ("X-Frame-Options", "DENY"),
-                ("Content-Security-Policy", "default-src 'none'; img-src 'self'; style-src 'unsafe-inline'; form-action 'self'"),
-            ):  # fmt: skip
-                self.send_header(name, value)
-            self.end_headers()
+            ).encode("utf-8", "replace")
+            kind = "text/html; charset=utf-8"
+            self.head(HTTPStatus.OK, len(content), kind, Content_Security_Policy=_POLICY)
             self.wfile.write(content)
 
     return Handler
@@ -312,16 +320,13 @@ async def judge(
     with server:
         asked = len(judging.open())
         console.say(f"{server.url} ({asked} comparisons, Ctrl-C ends and keeps what was answered)")
-        if open_browser:
-            import webbrowser
-
-            await asyncio.to_thread(webbrowser.open, server.url)
         try:
-            while not await asyncio.to_thread(judging.finished.wait, 0.5):
-                pass
-            if asked:
-                # The last answer is on disk, but its reply sends the browser to one more page.
-                await asyncio.to_thread(server.farewell.wait, _FAREWELL_S)
+            with shown_in_browser(server.url) if open_browser else nullcontext():
+                while not await asyncio.to_thread(judging.finished.wait, 0.5):
+                    pass
+                if asked:
+                    # The last answer is on disk, but its reply sends the browser to one more page.
+                    await asyncio.to_thread(server.farewell.wait, _FAREWELL_S)
         except asyncio.CancelledError:
             await asyncio.to_thread(results, run)
             raise

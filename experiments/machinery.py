@@ -12,8 +12,11 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
+from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError
+
+from agents.run_files import RecordError
 from agents.store import Store
 
 _KEY = "machinery.json"
@@ -23,6 +26,11 @@ class _Counts(NamedTuple):
     asked: int = 0
     reused: int = 0
     busy_s: float = 0.0
+
+
+_STRETCH = TypeAdapter(
+    dict[str, dict[Literal["asked", "reused", "busy_s"], Annotated[FiniteFloat, Field(ge=0, le=1e15)]]]
+)
 
 
 class RequestCounts:
@@ -61,10 +69,16 @@ class RequestCounts:
 def counts(store: Store) -> dict[str, dict[str, float]]:
     """Return, by role, requests `asked` and `reused` and `busy_s` over all stretches of a run."""
     total: defaultdict[str, dict[str, float]] = defaultdict(lambda: dict.fromkeys(_Counts._fields, 0))
-    for path in store.root.glob(f"leases/*/{_KEY}"):
-        for role, each in json.loads(path.read_bytes()).items():
-            for key in _Counts._fields:
-                total[role][key] += each.get(key, 0)
+    for key in store.keys("leases"):
+        if not key.endswith(f"/{_KEY}"):
+            continue
+        try:
+            found = _STRETCH.validate_python(store.read(key))
+        except (RecordError, ValidationError):  # counts of one stretch; the others tell something, too
+            continue
+        for role, each in found.items():
+            for name, value in each.items():
+                total[role][name] += value
     return {role: each for role, each in sorted(total.items()) if each["asked"]}
 
 

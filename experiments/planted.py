@@ -97,7 +97,7 @@ async def planted_biases(
         "failed": failed,
         "summary": summarise(rows),
     }
-    (out / "planted_biases.json").write_text(json.dumps(result, indent=1, ensure_ascii=False))
+    Store(out).replace("planted_biases.json", json.dumps(result, indent=1, ensure_ascii=False).encode())
     page(result).save(out, "planted-biases")
     return result
 

@@ -7,7 +7,7 @@ differ in what they are asked.
 
 from __future__ import annotations
 
-import json
+import contextlib
 import math
 import statistics
 from collections.abc import Iterator, Sequence
@@ -16,6 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from actors.errors import UsageError
+from agents.manifest import recorded
+from agents.record_types import SurveyRecord, read_record
+from agents.run_files import RecordError
 from agents.store import Store
 from agents.tasks.bias import AuditClass
 from agents.tasks.describe_unit import DescribeUnit
@@ -23,6 +26,7 @@ from experiments.config import Profile
 from experiments.describe import science
 from experiments.estimate import FRESH_LOOKS, Assumptions, confirmation
 from experiments.machinery import counts
+from experiments.recorded import finished_studies
 
 _ALIKE = ("chat", "interpreter", "confirmation", "generation")
 """Sections of a profile that a study's length and cost depend on."""
@@ -91,16 +95,11 @@ def differences(runs: Sequence[Path], wanted: Wanted) -> list[str]:
 
 
 def _manifest(run: Path) -> dict[str, Any]:
-    return _read(run / "manifest.json")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """Return a record, nothing where it cannot be read: a damaged one tells nothing of the next run."""
+    """Return what a run is about, nothing where that is damaged: it tells nothing of the next run."""
     try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        return recorded(Store(run))
+    except RecordError:
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def measured(
@@ -126,9 +125,10 @@ def measured(
         rounds_spread=_spread(rounds, base.rounds_spread),
         studies=len(records),
         images_beforehand=statistics.fmean(surveys) if surveys else 0.0,
-        images_a_round=sum(record["images_made"] for record in records) / sum(rounds),
+        images_a_round=sum(record.get("images_made", 0) for record in records) / sum(rounds),
     )
-    replies = sum(record["usage"]["interpreter"]["completion_tokens"] for record in records)
+    usages = (record.get("usage", {}).get("interpreter", {}) for record in records)
+    replies = sum(usage.get("completion_tokens", 0) for usage in usages)
     if replies:
         found = replace(found, reply_tokens=replies / sum(rounds))
     return _from_requests(_requests(runs), sum(rounds), sum(surveys), profile, found)
@@ -149,8 +149,13 @@ def suited(assumed: Assumptions, task: str) -> Assumptions:
 
 def _surveys(runs: Sequence[Path]) -> list[int]:
     """Return how many images each survey took, of unfinished studies as well: their requests are counted, too."""
-    records = (_read(path) for run in runs for path in sorted(run.glob("units/*/survey.json")))
-    return [record["images"] for record in records if "images" in record]
+    found = []
+    for store in map(Store, runs):
+        for folder in store.folders("units"):
+            with contextlib.suppress(RecordError):
+                if record := read_record(store, f"units/{folder}/survey.json", SurveyRecord):
+                    found.append(record["images"])
+    return found
 
 
 def _from_requests(
@@ -209,8 +214,7 @@ def _requests(runs: Sequence[Path]) -> dict[str, dict[str, float]]:
 
 def _studies(run: Path, task: str) -> Iterator[dict[str, Any]]:
     """Yield the results of a run that an agent came to by itself."""
-    for path in sorted((run / "units").glob("*/done.json")):
-        record = _read(path)
+    for record in finished_studies(Store(run), []):
         by_person = str(record.get("facts", {}).get("interpreter")).startswith("person:")
         if record.get("rounds") and record.get("task", task) == task and not by_person:
             yield record

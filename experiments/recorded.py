@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,10 @@ from typing import Any
 from actors.errors import UsageError
 from agents.journal import slug
 from agents.manifest import KEY as MANIFEST
-from agents.store import Store, parse
+from agents.manifest import recorded
+from agents.record_types import StudyResult, read_record
+from agents.run_files import RecordError, list_folders
+from agents.store import Store
 from agents.work import WorkItem, read_plan
 
 _OUT = "Name the --out folder of a run."
@@ -30,21 +32,31 @@ class RecordedUnit:
 
 def is_run(folder: Path) -> bool:
     """Say whether a folder is a run's own, and not one below it."""
-    return (folder / MANIFEST).is_file()
+    return Store(folder).has(MANIFEST)
 
 
 def read_manifest(run: Path) -> dict[str, Any]:
     """Return what a run is about.
 
     Raises:
-        UsageError: If there is no run in the folder, or what it is about is damaged.
+        UsageError: If there is no run in the folder.
+        RecordError: If what it is about is damaged.
     """
     if not is_run(run):
         raise no_run(run)
-    found = parse((run / MANIFEST).read_bytes(), run / MANIFEST)
-    if not isinstance(found, dict):
-        raise UsageError(f"{run / MANIFEST} is damaged: it is no object.", "Restore it from a copy.")
-    return found
+    return recorded(Store(run))
+
+
+def finished_studies(store: Store, problems: list[str]) -> Iterator[dict[str, Any]]:
+    """Yield the results in the unit folders of a run; what is wrong with one that is damaged goes to `problems`."""
+    for folder in store.folders("units"):
+        try:
+            record = read_record(store, f"units/{folder}/done.json", StudyResult)
+        except RecordError as error:
+            problems.append(error.message)
+            continue
+        if record is not None:
+            yield record
 
 
 def no_run(folder: Path) -> UsageError:
@@ -91,7 +103,10 @@ def find_units(path: Path) -> list[RecordedUnit]:
         )
     store = Store(run)
     manifest = read_manifest(run)
-    items = read_plan(store) or _single(store, manifest)
+    problems: list[str] = []
+    items = read_plan(store) or _single(store, manifest, problems)
+    if not items and problems:
+        raise RecordError(problems[0])
     units = [RecordedUnit(store, item, manifest) for item in items]
     if not units:
         raise UsageError(f"{run} has no recorded unit.", told_below(run) or "Play it again once it has.")
@@ -119,7 +134,9 @@ def _listed(names: Sequence[str]) -> str:
 
 def runs_below(folder: Path) -> list[Path]:
     """Return the runs in a folder, or in a run that has no units of its own: of an ablation its variants."""
-    return [path.parent for depth in ("*", "*/*") for path in sorted(folder.glob(f"{depth}/{MANIFEST}"))]
+    above = list_folders(folder)
+    names = [*above, *(f"{name}/{below}" for name in above for below in list_folders(folder, name))]
+    return [folder / name for name in names if is_run(folder / name)]
 
 
 def told_below(folder: Path) -> str:
@@ -128,16 +145,7 @@ def told_below(folder: Path) -> str:
     return f"Runs below it: {_listed(list(map(str, found)))}." if found else ""
 
 
-def _single(store: Store, manifest: dict[str, Any]) -> list[WorkItem]:
+def _single(store: Store, manifest: dict[str, Any], problems: list[str]) -> list[WorkItem]:
     """Return the unit of a run that has no plan, such as one of `maia describe`."""
-    found = []
-    for folder in sorted((store.root / "units").glob("*")):
-        done = store.get(f"units/{folder.name}/done.json")
-        if done is not None:
-            unit = json.loads(done)["unit"]
-            found.append(
-                WorkItem(
-                    unit, manifest.get("layer", ""), manifest.get("unit", ""), seed=manifest.get("seed", 0)
-                )
-            )
-    return found
+    layer, unit, seed = manifest.get("layer", ""), manifest.get("unit", ""), manifest.get("seed", 0)
+    return [WorkItem(record["unit"], layer, unit, seed=seed) for record in finished_studies(store, problems)]

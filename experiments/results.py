@@ -12,7 +12,9 @@ from typing import Any
 
 from agents.journal import slug
 from agents.orchestrator import failures
-from agents.store import Store, finite, parse
+from agents.record_types import StudyResult, read_record
+from agents.run_files import RecordError
+from agents.store import Store, finite
 from agents.study import total_usage
 from agents.verdict import verdict_of
 from agents.work import WorkItem
@@ -26,7 +28,10 @@ def write_results(run: Path, items: Sequence[WorkItem]) -> list[Path]:
         StoreError: If the disk is full.
     """
     store = Store(run)
-    across = crosswise.read(store) or {}
+    try:
+        across = crosswise.read(store) or {}
+    except RecordError:  # made again by the next comparison, and named by the report
+        across = {}
     rows = [
         row | ({"crosswise": across[item.unit]} if item.unit in across else {})
         for item in items
@@ -45,20 +50,22 @@ def write_results(run: Path, items: Sequence[WorkItem]) -> list[Path]:
 
 
 def result(store: Store, item: WorkItem) -> dict[str, Any] | None:
-    """Return one unit's row, None if it has come to no end yet."""
+    """Return one unit's row, None if it has come to no end yet. Of a unit with a damaged record, a failure that names it."""
     folder = f"units/{slug(item.unit)}"
     about = {"unit": item.unit, "layer": item.layer, "name": item.name, "folder": folder}
-    data = store.get(f"{folder}/done.json")
-    if data is None:
-        tried = failures(store, item.unit)
+    try:
+        record = read_record(store, f"{folder}/done.json", StudyResult)
+        tried = failures(store, item.unit) if record is None else []
+    except RecordError as error:
+        return {**about, **damage(error), "verdict": "failed", "attempts": 0}
+    if record is None:
         return {**about, **tried[-1], "verdict": "failed", "attempts": len(tried)} if tried else None
-    record = parse(data, store.root / folder / "done.json")
     usage = total_usage(record)
     return {
         **about,
         **{key: value for key, value in record.items() if key not in ("exemplars", "usage")},
         "verdict": verdict_of(record),
-        "exemplars": [each["image"] for each in record["exemplars"]],
+        "exemplars": [each["image"] for each in record.get("exemplars") or ()],
         "cost": {
             "tokens": usage.prompt_tokens + usage.completion_tokens,
             "prompt_tokens": usage.prompt_tokens,
@@ -69,6 +76,12 @@ def result(store: Store, item: WorkItem) -> dict[str, Any] | None:
             "estimated": usage.estimated,
         },
     }
+
+
+def damage(error: RecordError) -> dict[str, Any]:
+    """Return what is told of a study whose record is damaged, as of one that failed."""
+    told = {"type": type(error).__name__, "message": error.message, "fix": error.fix}
+    return {"status": "failed", "error": told}
 
 
 _COLUMNS = {

@@ -106,13 +106,15 @@ async def robust_features(
     claim_studied(store, {"dataset": spurious.name})
     trainings = []
     for number in range(asked.trainings):
-        path = out / f"training-{number}" / "rows.json"
-        if not path.exists():
-            found = await _one_training(console, loaded, profile, asked, spurious, number, path.parent)
+        key = f"training-{number}/rows.json"
+        if (rows := store.read_object(key)) is None:
+            folder = out / f"training-{number}"
+            found = await _one_training(console, loaded, profile, asked, spurious, number, folder)
             if found is None:
                 break
-            _write(path, found)
-        trainings.append(json.loads(path.read_text()))
+            _write(store, key, found)
+            rows = json.loads(json.dumps(found))
+        trainings.append(rows)
     result: dict[str, Any] = {
         "experiment": "robust-features",
         "set": spurious.name,
@@ -122,7 +124,7 @@ async def robust_features(
         "trainings": trainings,
         "summary": summarise(trainings) if trainings else None,
     }
-    _write(out / "robust_features.json", result)
+    _write(store, "robust_features.json", result)
     if trainings:
         page(result).save(out, "robust-features")
     return result
@@ -469,10 +471,8 @@ def _plain(value: Any) -> dict[str, Any]:
     return plain
 
 
-def _write(path: Path, value: Any) -> None:
-    draft = path.with_name(f".{uuid.uuid4().hex[:8]}.tmp")
-    draft.write_text(json.dumps(value, indent=1, ensure_ascii=False))
-    os.replace(draft, path)  # noqa: PTH105
+def _write(store: Store, key: str, value: Any) -> None:
+    store.replace(key, json.dumps(value, indent=1, ensure_ascii=False).encode())
 
 
 def default_out(asked: RobustFeatures) -> Path:

@@ -8,18 +8,24 @@ from pathlib import Path
 from typing import Any
 
 from actors.chat.base import Usage
-from agents import lease
+from agents import lease, survey
 from agents.interpreter import images_tested
-from agents.journal import slug
-from agents.store import Store, parse
+from agents.journal import Journal, slug
+from agents.orchestrator import failures
+from agents.record_types import StudyResult, read_record
+from agents.run_files import RecordError
+from agents.store import Store
 from agents.study import total_usage
 from agents.survey import MEASURED
 from agents.work import KEY as PLAN
 from agents.work import read_plan
 from experiments.machinery import reuse
-from experiments.recorded import no_run, runs_below
+from experiments.recorded import finished_studies, is_run, no_run, runs_below
+from experiments.results import damage
 
-_WOULD_FAIL_AGAIN = {"UndrawableError"}
+_DEEPEST = 2
+"""Levels of runs in runs that are looked at: an ablation holds its variants, and a study of studies holds those."""
+_WOULD_FAIL_AGAIN = {"UndrawableError", "RecordError"}
 """Types of failures that another try with the same models cannot mend."""
 
 
@@ -34,22 +40,37 @@ class _Unit:
     dollars: float = 0.0
     unpriced: int = 0
     finished_at: float = 0.0
+    error: dict[str, Any] | None = None
+    """Of a study that failed, why."""
 
 
-def status(run: Path) -> dict[str, Any]:
-    """Return the state of a run as plain values.
+def status(run: Path, *, below: int = _DEEPEST) -> dict[str, Any]:
+    """Return the state of a run as plain values; of a unit with a damaged record, a failure that names it.
+
+    Runs in it are looked at `below` levels deep.
 
     Raises:
         UsageError: If there is no run in the directory.
+        RecordError: If its plan is damaged.
     """
-    if not (run / "manifest.json").exists() and not (run / "leases").exists():
+    if not is_run(run) and not (run / "leases").exists():
         raise no_run(run)
     store = Store(run)
     plan = read_plan(store)
-    units = [item.unit for item in plan] if plan is not None else _described(store)
-    if not units and (parts := runs_below(run)):
-        return _of_parts(run, parts)
-    each = {unit: _unit(run / "units" / slug(unit)) for unit in units}
+    problems: list[str] = []
+    units = (
+        [item.unit for item in plan]
+        if plan is not None
+        else [record["unit"] for record in finished_studies(store, problems)]
+    )
+    if not units and not problems and below and (parts := runs_below(run)):
+        return _of_parts(run, parts, below)
+    each = {unit: _unit(store, unit) for unit in units}
+    each |= {
+        problem: _Unit("failed", error={"type": "RecordError", "message": problem, "fix": ""})
+        for problem in problems
+    }
+    units = list(each)
     states = [unit.state for unit in each.values()]
     owner = lease.owner(store)
     begun, failed = states.count("begun"), states.count("failed")
@@ -72,9 +93,7 @@ def status(run: Path) -> dict[str, Any]:
             [unit.finished_at for unit in each.values() if unit.finished_at], _worked_since(run)
         ),
         "reuse": reuse(store),
-        "failures": {
-            unit: _last_failure(run, unit) for unit, found in each.items() if found.state == "failed"
-        },
+        "failures": {unit: found.error for unit, found in each.items() if found.state == "failed"},
     }
 
 
@@ -82,15 +101,17 @@ def _who(owner: Any) -> dict[str, Any] | None:
     return None if owner is None else {"host": owner.get("host"), "pid": owner.get("pid")}
 
 
-def _of_parts(run: Path, parts: list[Path]) -> dict[str, Any]:
+def _of_parts(run: Path, parts: list[Path], below: int) -> dict[str, Any]:
     """Return the state of a run of runs: their sums, at an end when its result is there."""
-    found = [status(part) for part in parts]
+    found = [status(part, below=below - 1) for part in parts]
     owner = lease.owner(Store(run))
     failed = sum(each["failed"] for each in found)
     state = "finished with failures" if failed else "finished"
     if owner is not None:
         state = "running"
-    elif not any(run.glob("experiments/*.json")) or any(each["begun"] + each["waiting"] for each in found):
+    elif not any(key.endswith(".json") for key in Store(run).keys("experiments")) or any(
+        each["begun"] + each["waiting"] for each in found
+    ):
         state = "interrupted"
     sums = (
         "units",
@@ -125,59 +146,57 @@ def _state(store: Store, owner: Any, open_: int, failed: int, *, planned: bool) 
     return "finished with failures" if failed else "finished"
 
 
-def _described(store: Store) -> list[str]:
-    """Return the units of a run without a plan, such as one of `maia describe`: those on record."""
-    folder = store.root / "units"
-    found = []
-    for path in sorted(folder.glob("*/done.json")) if folder.is_dir() else ():
-        found.append(parse(path.read_bytes(), path)["unit"])
-    return found
+def _unit(store: Store, unit: str) -> _Unit:
+    try:
+        return _read_unit(store, unit)
+    except RecordError as error:
+        return _Unit("failed", error=damage(error)["error"])
 
 
-def _unit(folder: Path) -> _Unit:
-    done, surveyed = folder / "done.json", _surveyed(folder)
-    if done.exists():
-        record = parse(done.read_bytes(), done)
+def _read_unit(store: Store, unit: str) -> _Unit:
+    folder = f"units/{slug(unit)}"
+    surveyed = (survey.read(store, unit) or {"images": 0})["images"]
+    if (record := read_record(store, f"{folder}/done.json", StudyResult)) is not None:
         usage = total_usage(record)
+        finished = store.status(f"{folder}/done.json")
         return _Unit(
-            record["status"],
-            record["rounds"],
-            record["images_made"]
+            record.get("status", "failed"),
+            record.get("rounds", 0),
+            record.get("images_made", 0)
             + record.get("images_tested", 0)
-            + (0 if record["status"] == MEASURED else surveyed),
+            + (0 if record.get("status") == MEASURED else surveyed),
             usage.prompt_tokens + usage.completion_tokens,
             usage.dollars,
             usage.unpriced,
-            done.stat().st_mtime,
+            finished.st_mtime if finished else 0.0,
         )
-    rounds = sorted((folder / "rounds").glob("[0-9]*.json"))
-    records = [parse(path.read_bytes(), path) for path in rounds]
-    usages = [Usage(**record["reply"]["usage"]) for record in records]
-    charged = [Usage(**parse(path.read_bytes(), path)) for path in (folder / "charged").glob("*.json")]
-    usage = sum((*usages, *charged), Usage())
+    journal = Journal(store, unit)
+    records = journal.rounds()
+    usages = [Usage(**record["reply"].get("usage", {})) for record in records]
+    usage = sum(usages, journal.image_charges())
+    failed = failures(store, unit)
     return _Unit(
-        "failed" if (folder / "failed-1.json").exists() else "begun" if folder.exists() else "waiting",
+        "failed" if failed else "begun" if store.folder_state(folder)[0] else "waiting",
         len(records),
-        surveyed + (records[-1]["toolbox"]["images_made"] if records else 0) + images_tested(records),
+        surveyed
+        + (records[-1].get("toolbox", {}).get("images_made", 0) if records else 0)
+        + images_tested(records),
         usage.prompt_tokens + usage.completion_tokens,
         usage.dollars,
         usage.unpriced,
+        error=failed[-1]["error"] if failed else None,
     )
-
-
-def _surveyed(folder: Path) -> int:
-    """Return how many images were made for a unit's survey, which come before those of its agent."""
-    path = folder / "survey.json"
-    return int(parse(path.read_bytes(), path)["images"]) if path.exists() else 0
 
 
 def _worked_since(run: Path) -> list[float]:
     """Return when commands began on the run's studies, the plan first; nothing for a run without a plan."""
-    plan = run / PLAN
-    if not plan.exists():
+    store = Store(run)
+    plan = store.status(PLAN)
+    if plan is None:
         return []
-    planned = plan.stat().st_mtime
-    claims = [path.stat().st_mtime for path in run.glob("leases/*/claim.json")]
+    planned = plan.st_mtime
+    found = [store.status(key) for key in store.keys("leases") if key.endswith("/claim.json")]
+    claims = [each.st_mtime for each in found if each is not None]
     return [planned, *(at for at in claims if at > planned)]
 
 
@@ -192,13 +211,6 @@ def _rate(times: list[float], since: list[float]) -> float | None:
         return None
     start = max(*begun, last - 3600)
     return round(3600 * sum(at > start for at in times) / (last - start), 1)
-
-
-def _last_failure(run: Path, unit: str) -> dict[str, Any]:
-    paths = (run / "units" / slug(unit)).glob("failed-*.json")
-    newest = max(paths, key=lambda path: int(path.stem.partition("-")[2]))
-    error: dict[str, Any] = parse(newest.read_bytes(), newest)["error"]
-    return error
 
 
 def card(found: dict[str, Any]) -> str:

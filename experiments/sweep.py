@@ -18,7 +18,7 @@ from agents.store import Store, finite, parse
 from agents.work import WorkItem, extend_plan, read_plan, write_plan
 from experiments import config as configuration
 from experiments import crosswise
-from experiments.campaign import Campaign, Closing, check_known
+from experiments.campaign import Campaign, Closing, check_items, check_known
 from experiments.console import Console, counted
 from experiments.describe import science
 from experiments.exemplars import tell_skipped
@@ -121,6 +121,12 @@ async def _plan(
     manifest = manifest | {"units": ids}
     claim(store, manifest)
     plan = read_plan(store)
+    planned = {
+        (item := _item(vision.name, readout, index, asked)).unit: item
+        for readout, units in wanted.items()
+        for index in units
+    }
+    check_items(store, plan or (), planned)
     screened: dict[str, list[dict[str, Any]]] = (
         {} if plan is None else parse(store.get(SCREENING) or b"{}", store.root / SCREENING)
     )
@@ -155,11 +161,7 @@ async def _plan(
         rows = rows[len(before) :]
         screened[readout.layer] = sorted(before + rows, key=lambda row: int(row["unit"]))
         items += [
-            WorkItem(
-                f"{vision.name}/{readout.unit(row['unit'])}", readout.layer, str(row["unit"]), seed=asked.seed
-            )
-            for row in rows
-            if row["verdict"] == "alive"
+            planned[f"{vision.name}/{readout.unit(row['unit'])}"] for row in rows if row["verdict"] == "alive"
         ]
     console.say(
         f"{counted(len(items), 'unit')} worth an agent, {n_new - len(items)} dead, constant, duplicates or not finite"
@@ -171,11 +173,15 @@ async def _plan(
         # Every label is compared with all others: with more of them, all are compared again.
         crosswise.forget(store)
         # The plan before the screening, the words of the command last: what is cut short is begun again by the same command.
-        planned = {item.unit for item in plan}
-        plan = extend_plan(store, [*plan, *(item for item in items if item.unit not in planned)])
+        known = {item.unit for item in plan}
+        plan = extend_plan(store, [*plan, *(item for item in items if item.unit not in known)])
         store.rewrite(SCREENING, _encode(screened))
     widen(store, manifest)
     return plan
+
+
+def _item(network: str, readout: Readout, index: int, asked: Sweep) -> WorkItem:
+    return WorkItem(f"{network}/{readout.unit(index)}", readout.layer, str(index), seed=asked.seed)
 
 
 def _encode(screened: dict[str, list[dict[str, Any]]]) -> bytes:

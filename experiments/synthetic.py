@@ -131,7 +131,7 @@ async def measure(
         "rows": rows,
         "summary": summarise(rows),
     }
-    (store.root / "synthetic.json").write_text(json.dumps(result, indent=1, ensure_ascii=False))
+    store.replace("synthetic.json", json.dumps(result, indent=1, ensure_ascii=False).encode())
     return result
 
 

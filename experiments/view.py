@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
+from contextlib import nullcontext
 from pathlib import Path
 
 from actors.errors import UsageError
 from experiments.console import Console
+from experiments.local_server import shown_in_browser
 
 
 async def view(console: Console, run_dir: Path, *, port: int = 0, open_browser: bool = True) -> None:
@@ -29,10 +31,7 @@ async def view(console: Console, run_dir: Path, *, port: int = 0, open_browser: 
         ) from error
     try:
         console.say(f"{server.url} (Ctrl-C ends)")
-        if open_browser:
-            import webbrowser
-
-            await asyncio.to_thread(webbrowser.open, server.url)
-        await asyncio.Event().wait()
+        with shown_in_browser(server.url) if open_browser else nullcontext():
+            await asyncio.Event().wait()
     finally:
         await asyncio.to_thread(server.close)

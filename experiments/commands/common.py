@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from agents.run_files import RecordError
 from experiments.console import Console, printable
 from experiments.preflight import left_as_found
 
@@ -207,8 +208,9 @@ def show_report(console: Console, run: Path) -> None:
 
     try:
         console.show(f"report: {write_site(run)}", markup=False)
-    except OSError as error:
-        console.warn(f"the report could not be written ({error.strerror}): maia report {run}")
+    except (OSError, RecordError) as error:
+        why = error.message if isinstance(error, RecordError) else error.strerror
+        console.warn(f"the report could not be written ({why}): maia report {run}")
 
 
 def end(summary: dict[str, Any]) -> None:

@@ -40,6 +40,9 @@ commands = typer.Typer()
 Anywhere = Annotated[Any, run_argument("The --out folder, or URL, of a run.")]
 
 
+_PROBLEMS_SHOWN = 20
+
+
 @commands.command(epilog=examples("maia status runs/b6", "maia status runs/b6 --json"))
 def status(run_directory: RunRecords, json: Json = False) -> None:
     """Say how far a run is. Also while another process works on it, and after one died."""
@@ -206,6 +209,8 @@ def export(
 
     console = Console(quiet=json)
     written = write(run_directory, format, out, images=images)
+    for problem in written["problems"][:_PROBLEMS_SHOWN]:
+        console.warn(problem)
     if json:
         console.result(written)
     else:

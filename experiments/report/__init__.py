@@ -22,7 +22,7 @@ def write_unit_page(run_dir: Path, slug: str) -> Path:
     """
     run = RunDirectory(run_dir)
     path = unit_page.write(run, slug)
-    pages.write_assets(run_dir / "report")
+    pages.write_assets(run.store)
     return path
 
 

@@ -2,41 +2,53 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from pydantic import ValidationError
 
+from agents.run_files import RecordError, parse_json
 from experiments.report import charts, pages
 from experiments.report.gallery import Picture
 from experiments.report.records import RunDirectory, text, without_home
 from experiments.report.schema import Bars, Block, Figures, Lines, Measured, Page, Scatter
 
+_LARGEST = 16 << 20
 _RAW_LIMIT = 200_000
 
 
 def write_all(run: RunDirectory) -> list[tuple[str, str]]:
     """Write a page for each experiment; return (title, address) in order of the files' names."""
     written = []
-    for path in sorted((run.root / "experiments").glob("*.json")):
-        address = f"experiments/{path.stem}.html"
-        title, content = _page(run, path)
-        pages.write(run.root / "report" / address, content)
-        written.append((title, f"experiments/{quote(path.stem, safe='')}.html"))
+    for key in _keys(run):
+        name = Path(key).stem
+        try:
+            title, content = _page(run, key)
+            pages.write(run.store, f"report/experiments/{name}.html", content)
+        except RecordError as error:
+            run.problems.append(error.message.replace(f"{run.root}/", ""))
+            continue
+        written.append((title, f"experiments/{quote(name, safe='')}.html"))
     return written
+
+
+def _keys(run: RunDirectory) -> list[str]:
+    found = (Path(key) for key in run.store.keys("experiments"))
+    return [path.as_posix() for path in found if path.suffix == ".json" and len(path.parts) == 2]
 
 
 def newest(run: RunDirectory) -> list[tuple[str, int]]:
     """Return each experiment's file with its date, in nanoseconds."""
-    return [
-        (path.name, path.stat().st_mtime_ns) for path in sorted((run.root / "experiments").glob("*.json"))
-    ]
+    found = ((key, run.store.status(key)) for key in _keys(run))
+    return [(Path(key).name, status.st_mtime_ns) for key, status in found if status is not None]
 
 
-def _page(run: RunDirectory, path: Path) -> tuple[str, str]:
-    raw = path.read_text(encoding="utf-8", errors="replace")
+def _page(run: RunDirectory, key: str) -> tuple[str, str]:
+    path = Path(key)
+    raw = run.store.get(key) or b""
+    if len(raw) > _LARGEST:
+        raise RecordError(f"{key} is too large for a page: at most {_LARGEST >> 20} MiB are shown.")
     page, problem = read(raw)
 
     def picture(image: str, caption: str, activation: float | None) -> Picture:
@@ -73,16 +85,16 @@ def _page(run: RunDirectory, path: Path) -> tuple[str, str]:
         is_measured=lambda cell: isinstance(cell, Measured),
         is_number=lambda cell: isinstance(cell, int | float) and not isinstance(cell, bool),
         problem=problem,
-        raw="" if page else without_home(raw[:_RAW_LIMIT]),
+        raw="" if page else without_home(raw[:_RAW_LIMIT].decode("utf-8", "replace")),
         file_name=path.name,
     )
     return title, content
 
 
-def read(raw: str) -> tuple[Page | None, str]:
+def read(raw: bytes) -> tuple[Page | None, str]:
     """Return the page in a file's text, which names nobody's home folder, or None and what is wrong with it."""
     try:
-        content = without_home(json.loads(raw))
+        content = without_home(parse_json(raw, Path("it")))
         if isinstance(content, dict) and "page" in content:
             content = content["page"]
         return Page.model_validate(content), ""
@@ -92,5 +104,5 @@ def read(raw: str) -> tuple[Page | None, str]:
             for problem in error.errors()[:5]
         )
         return None, told
-    except (ValueError, RecursionError) as error:
-        return None, f"it is not JSON: {error}"
+    except RecordError as error:
+        return None, f"it is not JSON: {error.message}"

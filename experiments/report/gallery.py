@@ -13,6 +13,8 @@ from tools.sandbox.child.wire import IMAGE
 
 _LOGGED = re.compile(r"(?P<title>.*): (?P<logged>activation )?(?P<value>[-+]?\d[\d.e+-]*)$", re.DOTALL)
 _CAPTION_LIMIT = 200
+_ROUNDED = 0.005 + 1e-9
+"""Programs are told two decimals, so that a number within half of the last one is the measured one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,13 +22,15 @@ class Picture:
     """One image of a page: `masks` are laid over what is at `href`.
 
     `plain` is the same image without its mask, if what is at `href` has it painted on. `href` is None if the image is
-    not in the store. `note` is what was said of it.
+    not in the store. `note` is what was said of it. `activation` was measured; `reported` is what a program said it was,
+    where that was not measured or is not the same.
     """
 
     href: str | None
     alt: str
     caption: str = ""
     activation: float | None = None
+    reported: float | None = None
     note: str = ""
     plain: str | None = None
     masks: tuple[str, ...] = ()
@@ -66,25 +70,26 @@ class Gallery:
         self._locate = locate
         self._origin: dict[str, dict[str, Any]] = {}
         self._activation: dict[str, float] = {}
+        self._reported: dict[str, float] = {}
         for record in rounds:
             snapshot = mapping(record.get("toolbox"))
             for image_id, origin in mapping(snapshot.get("provenance")).items():
                 if image_id not in self._origin:
                     self._origin[image_id] = _origin(origin)
-            for entry in logged(snapshot):
-                self._know(entry.get("image"), entry.get("activation"))
             for image_id, activation in measured(record.get("sandbox")):
-                self._know(image_id, activation)
+                self._keep(self._activation, image_id, activation)
+            for entry in logged(snapshot):
+                self._keep(self._reported, entry.get("image"), entry.get("activation"))
 
-    def _know(self, image_id: Any, activation: Any) -> None:
-        """Keep an activation; what is said of a masked image holds for the image under the mask."""
+    def _keep(self, known: dict[str, float], image_id: Any, activation: Any) -> None:
+        """Keep an activation; what is known of a masked image holds for the image under the mask."""
         value = number(activation)
         if value is None or not isinstance(image_id, str):
             return
-        self._activation.setdefault(image_id, value)
+        known.setdefault(image_id, value)
         origin = self._origin.get(image_id, {})
         if origin.get("source") == "masked" and isinstance(origin.get("parent"), str):
-            self._activation.setdefault(origin["parent"], value)
+            known.setdefault(origin["parent"], value)
 
     def picture(
         self,
@@ -92,39 +97,53 @@ class Gallery:
         *,
         caption: str = "",
         activation: float | None = None,
+        reported: float | None = None,
         note: str = "",
         under: Any = None,
     ) -> Picture:
-        """Return the figure of an image. `under` is the image under the mask, if the caller knows it."""
+        """Return the figure of an image. `under` is the image under the mask, if the caller knows it.
+
+        `activation` is a measured one that the caller knows; `reported` is what a program said.
+        """
         origin = self._origin.get(image_id, {}) if isinstance(image_id, str) else {}
         parent = (
             under if under is not None else origin.get("parent") if origin.get("source") == "masked" else None
         )
-        if activation is None and isinstance(image_id, str):
-            activation = self._activation.get(image_id)
+        if isinstance(image_id, str):
+            activation = self._activation.get(image_id) if activation is None else activation
+            reported = self._reported.get(image_id) if reported is None else reported
+        if reported is not None and activation is not None and abs(reported - activation) <= _ROUNDED:
+            reported = None
         layers = self._locate(image_id)
         alt = caption or self.story(image_id)
         if activation is not None:
             alt = f"{alt}; activation {activation:.2f}"
+        if reported is not None:
+            alt = f"{alt}; {reported:.2f} reported by the program"
         plain = self._locate(parent) if parent is not None and len(layers) == 1 else ()
         return Picture(
             layers[0] if layers else None,
             alt,
             caption,
             activation,
+            reported,
             note,
             plain[0] if plain else None,
             tuple(layers[1:]),
         )
 
     def _captioned(self, image_id: Any, caption: str) -> Picture:
-        """Return the figure of a shown image; a caption that ends in its activation is not told twice."""
+        """Return the figure of a shown image; a caption that ends in its activation is not told twice.
+
+        What a caption says is the program's word: it stands as reported beside what was measured.
+        """
         if found := _LOGGED.match(caption):
             value = number(_float(found["value"]))
             known = self._activation.get(image_id) if isinstance(image_id, str) else None
-            logged_or_known = found["logged"] or (known is not None and value == round(known, 2))
-            if value is not None and logged_or_known:
-                return self.picture(image_id, caption=found["title"], activation=value)
+            if value is not None and known is not None and abs(value - known) <= _ROUNDED:
+                return self.picture(image_id, caption=found["title"])
+            if value is not None and found["logged"]:
+                return self.picture(image_id, caption=found["title"], reported=value)
         return self.picture(image_id, caption=caption)
 
     def story(self, image_id: Any) -> str:

@@ -67,7 +67,7 @@ def write_all(run: RunDirectory, summaries: Sequence[Summary]) -> dict[str, str]
     for layer, units in by_layer.items():
         if max(len(units), run.planned(layer)) > 1:
             addresses[layer] = f"layers/{slug(layer)}.html"
-            pages.write(run.root / "report" / addresses[layer], _page(run, layer, units))
+            pages.write(run.store, f"report/{addresses[layer]}", _page(run, layer, units))
     return addresses
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import uuid
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from agents import run_files
+from agents.store import Store
 from experiments.console import money
 
 _HERE = Path(__file__).parent
@@ -90,16 +91,14 @@ def render(template: str, /, **values: Any) -> str:
     return environment().get_template(template).render(**values)
 
 
-def write(path: Path, content: str) -> None:
-    """Replace `path` in one step: whoever reads it meanwhile sees the old page or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        # A lone surrogate, which JSON may hold, has no UTF-8.
-        temporary.write_bytes(content.encode("utf-8", "replace"))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def write(store: Store, key: str, content: str) -> None:
+    """Replace a file of the report in one step: whoever reads it meanwhile sees the old page or the new one.
+
+    Raises:
+        RecordError: If the folder of the key is a link.
+        OSError: If it cannot be written.
+    """
+    run_files.replace_file(store.root, key, content.encode("utf-8", "replace"))
 
 
 @cache
@@ -112,11 +111,15 @@ def edition() -> str:
     return digest.hexdigest()[:16]
 
 
-def write_assets(report: Path) -> None:
-    """Copy styles and scripts unless those of this edition are there."""
-    stamp = report / "assets" / "edition.txt"
-    if stamp.is_file() and stamp.read_text(encoding="utf-8") == edition():
-        return
+def write_assets(store: Store) -> list[str]:
+    """Write styles and scripts unless the very same are there; return their keys.
+
+    Whoever made the run may have put others in their place.
+    """
+    keys = []
     for source in sorted(ASSETS.iterdir()):
-        write(report / "assets" / source.name, source.read_text(encoding="utf-8"))
-    write(stamp, edition())
+        keys.append(f"report/assets/{source.name}")
+        content = source.read_bytes()
+        if store.status(keys[-1]) is None or store.get(keys[-1]) != content:
+            run_files.replace_file(store.root, keys[-1], content)
+    return keys

@@ -7,7 +7,6 @@ is there, and a field of another type counts as absent.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -22,6 +21,9 @@ from actors.images import ImageDecodeError
 from actors.masks import beneath
 from agents.journal import MOST_MASKS, Blobs
 from agents.journal import slug as slug_of
+from agents.run_files import RecordError
+from agents.store import Store
+from experiments import crosswise
 from experiments.recorded import no_run
 
 _UNIT = re.compile(
@@ -132,12 +134,24 @@ class RunDirectory:
         if not any((root / name).exists() for name in _MARKS):
             raise no_run(root)
         self.root = root
+        self.store = Store(root)
         self.problems: list[str] = []
-        self._recorded = self._read(root / "manifest.json", self.problems) or {}
+        self._recorded = self._read("manifest.json", self.problems) or {}
         self.manifest = without_home(self._recorded)
         self.plan = {each["unit"]: each for each in self._planned()}
-        self.screening = self._read(root / "screening.json", self.problems) or {}
-        self.crosswise = self._read(root / "crosswise.json", self.problems) or {}
+        self.screening = self._read("screening.json", self.problems) or {}
+        self.crosswise = self._crosswise()
+
+    def _crosswise(self) -> dict[str, Any]:
+        try:
+            return crosswise.read(self.store) or {}
+        except RecordError as error:
+            self.problems.append(self._told(error))
+            return {}
+
+    def _told(self, error: RecordError) -> str:
+        """Return an error without the path of the run, which may name somebody's home folder."""
+        return error.message.replace(f"{self.root}/", "")
 
     def planned(self, layer: str) -> int:
         """Return how many units of a layer the run has planned."""
@@ -145,11 +159,7 @@ class RunDirectory:
 
     def slugs(self) -> list[str]:
         """Return the folders of all units that have begun, sorted."""
-        try:
-            with os.scandir(self.root / "units") as entries:
-                return sorted(entry.name for entry in entries if entry.is_dir())
-        except FileNotFoundError:
-            return []
+        return self.store.folders("units")
 
     def unit(self, slug: str) -> UnitRecords:
         """Return what is recorded about one unit.
@@ -157,21 +167,21 @@ class RunDirectory:
         Raises:
             UsageError: If the run has no such unit.
         """
-        folder = self.root / "units" / slug
-        if not slug or slug in (".", "..") or "/" in slug or "\\" in slug or not folder.is_dir():
+        if slug not in self.slugs():
             raise UsageError(f"{self.root} has no unit {slug!r}.", "The folders under units/ are its units.")
+        folder = f"units/{slug}"
         problems: list[str] = []
-        done = self._read(folder / "done.json", problems)
+        done = self._read(f"{folder}/done.json", problems)
         rounds = []
-        for expected, path in enumerate(_numbered(folder / "rounds", ""), 1):
-            if path.stem != f"{expected:04d}" and not problems:
-                problems.append(f"round {expected} is missing before {path.name}")
-            if (record := self._read(path, problems)) is not None:
+        for expected, key in enumerate(self._numbered(f"{folder}/rounds/"), 1):
+            name = key.rpartition("/")[2]
+            if name != f"{expected:04d}.json" and not problems:
+                problems.append(f"round {expected} is missing before {name}")
+            if (record := self._read(key, problems)) is not None:
                 rounds.append(record)
-        failures = [
-            r for path in _numbered(folder, "failed-") if (r := self._read(path, problems)) is not None
-        ]
-        duration = self._read(folder / "duration.json", problems)
+        failed = self._numbered(f"{folder}/failed-")
+        failures = [r for key in failed if (r := self._read(key, problems)) is not None]
+        duration = self._read(f"{folder}/duration.json", problems)
         unit = text(mapping(done or (failures[-1] if failures else None)).get("unit")) or self._named(slug)
         seconds = number(mapping(duration).get("seconds"))
         for each in (done, *failures):
@@ -186,13 +196,14 @@ class RunDirectory:
         Records are written once and never changed, so their folders tell. Their number stands beside the
         date because two records may be added within one tick of the file system's clock.
         """
-        folder = self.root / "units" / slug
-        return " ".join(_state(each) for each in (folder, folder / "rounds"))
+        states = (self.store.folder_state(f"units/{slug}{below}") for below in ("", "/rounds"))
+        return " ".join(f"{changed} {entries}" for changed, entries in states)
 
     def plan_state(self) -> str:
         """Return what changes whenever something does that concerns all units."""
         shared = ("manifest.json", "plan.json", "crosswise.json")
-        return " ".join(str(_modified(self.root / name)) for name in shared)
+        found = (self.store.status(name) for name in shared)
+        return " ".join(str(each.st_mtime_ns if each else 0) for each in found)
 
     def image(self, image_id: Any) -> tuple[str, ...]:
         """Return the paths below the run directory whose pictures, each laid over the one before, are a stored image.
@@ -203,11 +214,11 @@ class RunDirectory:
         layers: list[str] = []
         while isinstance(image_id, str) and _IMAGE_ID.fullmatch(image_id) and len(layers) <= MOST_MASKS:
             whole, mask = Blobs.key(image_id), Blobs.mask_key(image_id)
-            if (self.root / whole).is_file():
+            if self.store.has(whole):
                 return (whole, *reversed(layers))
             try:
-                image_id = beneath((self.root / mask).read_bytes())
-            except (OSError, ImageDecodeError):
+                image_id = beneath(self.store.get(mask) or b"")
+            except (RecordError, ImageDecodeError):
                 break
             layers.append(mask)
         return ()
@@ -222,47 +233,29 @@ class RunDirectory:
 
     def _planned(self) -> Iterator[dict[str, Any]]:
         """Return the items of the plan: the units of a sweep and how each is asked for."""
-        for item in self._load(self.root / "plan.json", list, self.problems) or []:
+        for item in self._load("plan.json", list, self.problems) or []:
             if isinstance(item, dict) and isinstance(item.get("unit"), str):
                 yield item
 
-    def _read(self, path: Path, problems: list[str]) -> dict[str, Any] | None:
-        found: dict[str, Any] | None = self._load(path, dict, problems)
+    def _numbered(self, prefix: str) -> list[str]:
+        """Return the keys `<prefix><number>.json` by number."""
+        name = re.compile(rf"{re.escape(prefix)}[0-9][^/]*\.json")
+        found = (key for key in self.store.keys(prefix.rpartition("/")[0]) if name.fullmatch(key))
+        return sorted(found, key=lambda key: (len(key), key))
+
+    def _read(self, key: str, problems: list[str]) -> dict[str, Any] | None:
+        found: dict[str, Any] | None = self._load(key, dict, problems)
         return found
 
-    def _load(self, path: Path, kind: type, problems: list[str]) -> Any:
+    def _load(self, key: str, kind: type, problems: list[str]) -> Any:
         """Return a record of that kind, None if there is none; what is wrong with it goes to `problems`."""
         try:
-            content = json.loads(path.read_bytes())
-        except FileNotFoundError:
+            content = self.store.read(key)
+        except (OSError, RecordError) as error:
+            told = self._told(error) if isinstance(error, RecordError) else error.strerror
+            problems.append(f"{key} cannot be read: {told}")
             return None
-        except (OSError, ValueError, RecursionError) as error:
-            problems.append(f"{path.relative_to(self.root)} cannot be read: {error}")
-            return None
-        if not isinstance(content, kind):
-            problems.append(
-                f"{path.relative_to(self.root)} holds {type(content).__name__}, not {kind.__name__}"
-            )
+        if content is not None and not isinstance(content, kind):
+            problems.append(f"{key} holds {type(content).__name__}, not {kind.__name__}")
             return None
         return content
-
-
-def _numbered(folder: Path, prefix: str) -> list[Path]:
-    """Return the files `<prefix><number>.json` of a folder by number."""
-    found = folder.glob(f"{prefix}[0-9]*.json")
-    return sorted(found, key=lambda path: (len(path.stem), path.stem))
-
-
-def _state(folder: Path) -> str:
-    try:
-        with os.scandir(folder) as entries:
-            return f"{_modified(folder)} {sum(1 for _ in entries)}"
-    except OSError:
-        return "0 0"
-
-
-def _modified(path: Path) -> int:
-    try:
-        return path.stat().st_mtime_ns
-    except OSError:
-        return 0

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
+from agents.store import Store
 from experiments.report import pages
 
 
@@ -157,6 +158,6 @@ class Page(_Part):
 
     def save(self, run_dir: Path, name: str) -> Path:
         """Write the page to `experiments/<name>.json` of a run and return its path."""
-        path = run_dir / "experiments" / f"{name}.json"
-        pages.write(path, self.model_dump_json(indent=1))
-        return path
+        key = f"experiments/{name}.json"
+        pages.write(Store(run_dir), key, self.model_dump_json(indent=1))
+        return run_dir / key

@@ -7,17 +7,19 @@ The address ends in a random word: other users of the machine can't guess it.
 
 from __future__ import annotations
 
-import secrets
+import os
+import re
 import threading
-from collections.abc import Callable
+from functools import cache
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
-from urllib.parse import unquote, urlsplit
+from typing import IO
 
 from actors.errors import UsageError
-from experiments.report import experiment_page, write_site
+from agents import run_files
+from agents.run_files import RecordError
+from experiments.local_server import LoopbackHandler, LoopbackServer
+from experiments.report import experiment_page, pages, write_site
 from experiments.report.records import RunDirectory
 
 _TYPES = {
@@ -28,8 +30,16 @@ _TYPES = {
     ".webp": "image/webp",
     ".png": "image/png",
 }
-_STORED = ("image/webp", "image/png")
-_LIVE = '<script defer src="/{token}/report/assets/live.js"></script></body>'
+_SERVED = re.compile(
+    r"report/(index\.html|units\.js|(units|layers|experiments)/[^/.][^/]*\.html)|blobs/[0-9a-f]{2}/[0-9a-f]{8,64}\.(webp|png)"
+)
+"""What the report's writer made, and stored images: nothing else of a run is served."""
+_LIVE = '<script defer src="/{token}/report/assets/live.js"></script>\n'
+_POLICY = (
+    "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; connect-src 'self'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'"
+)
+_CHUNK = 1 << 16
 _HEARTBEAT_S = 15.0
 
 
@@ -81,10 +91,10 @@ class RunServer:
         """
         self._run_dir = run_dir.resolve()
         write_site(self._run_dir)
-        self.token = secrets.token_urlsafe(16)
         self.news = News()
         self._poll_s = poll_s
-        self._server = _Server(("127.0.0.1", port), _handler(self._run_dir, self.token, self.news))
+        self._server = LoopbackServer(_handler(self._run_dir, self.news), port)
+        self.token = self._server.token
         self._stop = threading.Event()
         self._threads = [
             threading.Thread(target=self._server.serve_forever, args=(0.1,), name="maia-view", daemon=True),
@@ -119,7 +129,7 @@ class RunServer:
                 continue
             try:
                 write_site(self._run_dir)
-            except (OSError, UsageError):
+            except (OSError, UsageError, RecordError):
                 continue  # a full disk, or a folder moved away: the next look tries again
             seen = state
             self.news.tell()
@@ -135,58 +145,51 @@ def _state(run_dir: Path) -> dict[str, str | int]:
     return units | experiments | {"": run.plan_state()}
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A reader who closes the page is no fault."""
-
-
-def _handler(run_dir: Path, token: str, news: News) -> Callable[..., BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        server_version, sys_version = "maia-view", ""
+def _handler(run_dir: Path, news: News) -> type[LoopbackHandler]:
+    class Handler(LoopbackHandler):
+        server_version = "maia-view"
         protocol_version = "HTTP/1.1"
-
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
 
         def do_HEAD(self) -> None:
             self.do_GET()
 
         def do_GET(self) -> None:
-            host = self.headers.get("Host", "").rpartition(":")[0] or self.headers.get("Host", "")
-            if host not in ("127.0.0.1", "localhost"):
-                return self._answer(HTTPStatus.FORBIDDEN, b"only from this machine\n", "text/plain")
-            address = unquote(urlsplit(self.path).path)
-            if not secrets.compare_digest(address.split("/")[1].encode(), token.encode()):
-                return self._answer(HTTPStatus.NOT_FOUND, b"not here\n", "text/plain")
-            below = address[len(token) + 2 :]
+            below = self.below()
+            if below is None:
+                return None
             if below == "events":
                 return self._events()
-            path = _inside(run_dir, below)
-            if path is None:
-                return self._answer(HTTPStatus.NOT_FOUND, b"not here\n", "text/plain")
+            key = _served(below)
             try:
-                content = path.read_bytes()
-            except OSError:
-                return self._answer(HTTPStatus.NOT_FOUND, b"not here\n", "text/plain")
-            if path.suffix == ".html":
-                content = content.replace(b"</body>", _LIVE.format(token=token).encode())
-            self._answer(HTTPStatus.OK, content, _TYPES[path.suffix])
+                handle = None if key is None else run_files.open_file(run_dir, key)
+            except (OSError, RecordError):
+                handle = None
+            if key is None or handle is None:
+                return self.answer(HTTPStatus.NOT_FOUND, b"not here\n", "text/plain")
+            with os.fdopen(handle, "rb") as file:
+                self._send(file, os.fstat(handle).st_size, Path(key).suffix)
 
-        def _answer(self, status: HTTPStatus, content: bytes, kind: str) -> None:
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(content)))
+        def _send(self, file: IO[bytes], size: int, suffix: str) -> None:
+            # Behind the page's end, where browsers still take it: the page is not read for it.
+            live = _LIVE.format(token=self.server.token).encode() if suffix == ".html" else b""
             # A stored image's address is its content; everything else may change at any moment.
-            self.send_header("Cache-Control", "max-age=86400, immutable" if kind in _STORED else "no-store")
-            self.send_header("X-Content-Type-Options", "nosniff")
-            self.send_header("Referrer-Policy", "no-referrer")
-            self.send_header("Cross-Origin-Resource-Policy", "same-origin")
-            self.send_header("X-Frame-Options", "DENY")
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(content)
+            kept = "max-age=86400, immutable" if suffix in (".webp", ".png") else "no-store"
+            self.head(
+                HTTPStatus.OK,
+                size + len(live),
+                _TYPES[suffix],
+                Cache_Control=kept,
+                Content_Security_Policy=_POLICY,
+            )
+            if self.command == "HEAD":
+                return
+            while size and (chunk := file.read(min(size, _CHUNK))):
+                self.wfile.write(chunk)
+                size -= len(chunk)
+            if size:  # cut off meanwhile: the reader must not wait for the rest
+                self.close_connection = True
+            else:
+                self.wfile.write(live)
 
         def _events(self) -> None:
             """Tell the page of each change until it goes away."""
@@ -206,15 +209,16 @@ def _handler(run_dir: Path, token: str, news: News) -> Callable[..., BaseHTTPReq
     return Handler
 
 
-def _inside(run_dir: Path, below: str) -> Path | None:
-    """Return the file that an address names if it is a page, an asset or an image of the run."""
+def _served(below: str) -> str | None:
+    """Return the key of the file that an address names if it is a page, an asset or an image of the run."""
     if below in ("", "report", "report/"):
-        below = "report/index.html"
-    if "\0" in below or below.split("/")[0] not in ("report", "blobs"):
-        return None
-    try:
-        path = (run_dir / below).resolve()
-        inside = path.is_relative_to(run_dir / below.split("/")[0]) and path.is_file()
-    except OSError:
-        return None
-    return path if inside and path.suffix in _TYPES and not path.name.startswith(".") else None
+        return "report/index.html"
+    folder, _, name = below.rpartition("/")
+    if folder == "report/assets" and name in _assets():
+        return below
+    return below if _SERVED.fullmatch(below) and "\0" not in below else None
+
+
+@cache
+def _assets() -> frozenset[str]:
+    return frozenset(path.name for path in pages.ASSETS.iterdir())

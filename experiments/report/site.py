@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from agents.run_files import RecordError
 from agents.store import Store
 from experiments.machinery import reuse
 from experiments.report import experiment_page, layer_page, pages, plots, unit_page
@@ -42,38 +43,45 @@ COLUMNS = (
 def write(run_dir: Path) -> Path:
     """Write what is missing or older than its records; return the index.
 
+    What lies in `report/` and was not written there by this machine is written again or removed.
+
     Raises:
         UsageError: If there is no such directory.
+        RecordError: If `report` or a folder in it is a link.
     """
     run = RunDirectory(run_dir)
-    report = run_dir / "report"
-    pages.write_assets(report)
-    known = _Summaries(report / "summaries.json")
+    store = run.store
+    kept = pages.write_assets(store)
+    known = _Summaries(store)
     plan = run.plan_state()
     summaries, changed = [], False
     for slug in run.slugs():
-        state = f"{run.state(slug)} {plan}"
-        page = report / "units" / f"{slug}.html"
-        summary = known.get(slug, state)
-        if summary is None or not page.is_file():
+        state, page = f"{run.state(slug)} {plan}", f"report/units/{slug}.html"
+        summary = known.get(slug, state, page)
+        if summary is None:
             unit = run.unit(slug)
-            unit_page.write_page(run, unit)
+            try:
+                unit_page.write_page(run, unit)
+            except RecordError as error:
+                run.problems.append(error.message.replace(f"{run.root}/", ""))
+                continue
             summary = summarise(run, unit)
-            known.put(slug, state, summary)
+            known.put(slug, state, page, summary)
             changed = True
         summaries.append(summary)
-    changed |= _remove_others(report / "units", {f"{each.slug}.html" for each in summaries})
+        kept.append(page)
     changed |= known.others_changed([*experiment_page.newest(run), *_reuse(run)])
-    index = report / "index.html"
-    if changed or known.forget_others({each.slug for each in summaries}) or not index.is_file():
+    changed |= known.forget_others({each.slug for each in summaries}) or not known.site_is_whole()
+    if changed:
         layers = layer_page.write_all(run, summaries)
-        _remove_others(report / "layers", {Path(href).name for href in layers.values()})
         experiments = experiment_page.write_all(run)
-        _remove_others(report / "experiments", {unquote(Path(href).name) for _, href in experiments})
-        pages.write(report / "units.js", pages.as_script("MAIA_UNITS", rows(summaries)))
-        pages.write(index, _index(run, summaries, layers, experiments))
+        pages.write(store, "report/units.js", pages.as_script("MAIA_UNITS", rows(summaries)))
+        pages.write(store, "report/index.html", _index(run, summaries, layers, experiments))
+        site = ["index.html", "units.js", *layers.values(), *(unquote(href) for _, href in experiments)]
+        known.keep_site([f"report/{each}" for each in site])
         known.save()
-    return index
+    _remove_others(store, {*kept, *known.site, _Summaries.KEY})
+    return run_dir / "report" / "index.html"
 
 
 def rows(summaries: Sequence[Summary]) -> dict[str, Any]:
@@ -178,43 +186,48 @@ def _total(values: Sequence[float | None]) -> float | None:
     return sum(known) if known else None
 
 
-def _remove_others(folder: Path, wanted: set[str]) -> bool:
-    """Delete pages of units that the run no longer holds; return whether there were any."""
-    gone = [path for path in folder.glob("*.html") if path.name not in wanted]
-    for path in gone:
-        path.unlink(missing_ok=True)
-    return bool(gone)
+def _remove_others(store: Store, kept: set[str]) -> None:
+    """Delete from the report what its writer does not know: pages of units that are gone, and files of others."""
+    for key in store.keys("report"):
+        if key not in kept:
+            store.remove(key)
 
 
 class _Summaries:
-    """Summaries of units by folder, with the state of the records they were made from.
+    """Summaries of units by folder, with the state of the records they were made from, and of the pages made of them.
 
-    Those that another edition of the report wrote are not taken up, so its pages are written again.
+    Those that another edition of the report wrote are not taken up, so its pages are written again. Nor are those of a page
+    that has been replaced or copied since: inode and time of change are this machine's, and nobody else can foresee them.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    KEY = "report/summaries.json"
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
         self._units: dict[str, Any] = {}
         self._others: Any = None
+        self.site: dict[str, Any] = {}
+        """Pages of the whole run, each with its stamp."""
         try:
-            content = mapping(json.loads(path.read_bytes()))
-        except (OSError, ValueError):
+            content = mapping(store.read(self.KEY))
+        except RecordError:
             return
         if content.get("edition") == pages.edition():
             self._units = mapping(content.get("units"))
             self._others = content.get("others")
+            self.site = mapping(content.get("site"))
 
-    def get(self, slug: str, state: str) -> Summary | None:
+    def get(self, slug: str, state: str, page: str) -> Summary | None:
         entry = self._units.get(slug)
-        if not isinstance(entry, list) or len(entry) != 2 or entry[0] != state:
+        if not isinstance(entry, list) or len(entry) != 3 or entry[:2] != [state, self._stamp(page)]:
             return None
         try:
-            return Summary(**entry[1])
+            return Summary(**entry[2])
         except TypeError:
             return None
 
-    def put(self, slug: str, state: str, summary: Summary) -> None:
-        self._units[slug] = [state, asdict(summary)]
+    def put(self, slug: str, state: str, page: str, summary: Summary) -> None:
+        self._units[slug] = [state, self._stamp(page), asdict(summary)]
 
     def others_changed(self, found: list[tuple[str, float]]) -> bool:
         listed = [list(each) for each in found]
@@ -227,8 +240,23 @@ class _Summaries:
             del self._units[slug]
         return bool(gone)
 
+    def site_is_whole(self) -> bool:
+        """Return whether the pages of the whole run are those that were written."""
+        return bool(self.site) and all(stamp == self._stamp(key) for key, stamp in self.site.items())
+
+    def keep_site(self, keys: Sequence[str]) -> None:
+        self.site = {key: self._stamp(key) for key in keys}
+
     def save(self) -> None:
-        pages.write(
-            self._path,
-            json.dumps({"edition": pages.edition(), "units": self._units, "others": self._others}),
-        )
+        content = {
+            "edition": pages.edition(), "units": self._units, "others": self._others, "site": self.site
+        }  # fmt: skip
+        pages.write(self._store, self.KEY, json.dumps(content))
+
+    def _stamp(self, key: str) -> list[int]:
+        """Return what changes when a file is replaced, empty if there is none."""
+        try:
+            status = self._store.status(key)
+        except RecordError:
+            return []
+        return [] if status is None else [status.st_ino, status.st_ctime_ns, status.st_size]

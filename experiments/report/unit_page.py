@@ -70,9 +70,9 @@ def write(run: RunDirectory, slug: str) -> Path:
 
 def write_page(run: RunDirectory, unit: UnitRecords) -> Path:
     """Write the page of what was read of a unit."""
-    path = run.root / "report" / "units" / f"{unit.slug}.html"
-    pages.write(path, _page(run, unit))
-    return path
+    key = f"report/units/{unit.slug}.html"
+    pages.write(run.store, key, _page(run, unit))
+    return run.root / key
 
 
 def _page(run: RunDirectory, unit: UnitRecords) -> str:

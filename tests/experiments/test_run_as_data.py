@@ -97,7 +97,7 @@ def test_no_function_that_a_plan_names_is_called(
     plan(run, task="subprocess:getoutput", arguments={"cmd": f"touch {mark}"})
     options = ("--format", "inspect", "--out", tmp_path / "log.json") if command == "export" else ()
     code, told = maia(command, run.root, *options)
-    assert (code, mark.exists()) == (2, False), told
+    assert (code, mark.exists()) == (2 if command == "replay" else 0, False), told
     assert "there is no task 'subprocess:getoutput'" in told
 
 

@@ -21,7 +21,9 @@ from experiments.status import card, status
 def finished(run: Path, unit: str, at: float, **record: Any) -> None:
     path = run / "units" / slug(unit) / "done.json"
     path.parent.mkdir(parents=True)
-    path.write_text(json.dumps({"status": "answered", "rounds": 4, "images_made": 5, "usage": {}} | record))
+    path.write_text(
+        json.dumps({"unit": unit, "status": "answered", "rounds": 4, "images_made": 5, "usage": {}} | record)
+    )
     os.utime(path, (at, at))
 
 
@@ -39,8 +41,14 @@ def test_the_images_of_critics_count_like_those_of_agents(run: Path) -> None:
     rounds = run / "units" / slug("c") / "rounds"
     rounds.mkdir(parents=True)
     usage = {"prompt_tokens": 1, "completion_tokens": 2, "dollars": 0.5}
-    for number, verdict in ((1, {"evidence": {"images_made": 11}}), (2, None)):
-        record = {"reply": {"usage": usage}, "toolbox": {"images_made": 13}, "verdict": verdict}
+    sent_back = {"accepted": False, "objection": "", "evidence": {"images_made": 11}}
+    for number, verdict in ((1, sent_back), (2, None)):
+        record = {
+            "round": number,
+            "reply": {"text": "", "usage": usage},
+            "toolbox": {"images_made": 13},
+            "verdict": verdict,
+        }
         (rounds / f"{number:04d}.json").write_text(json.dumps(record))
     found = status(run)
     assert found["images"] == 5 + 7 + 5 + 13 + 11

@@ -14,6 +14,7 @@ from actors.images import Image, Provenance
 from actors.masks import lay
 from agents.journal import Blobs, slug
 from agents.store import Store
+from tools.sandbox.child.wire import IMAGE
 
 LAYER = "blocks.4.1"
 
@@ -31,6 +32,12 @@ def masked(image: Image) -> Image:
     mask = np.zeros(image.size, np.uint8)
     mask[16:40, 20:44] = 1
     return lay(mask, image)
+
+
+def measured_call(activations: dict[Image, float]) -> dict[str, Any]:
+    """Return the recorded answer to `measure`, which is the host's and not the program's word."""
+    handles = [{IMAGE: [image.id, *image.size]} for image in activations]
+    return {"asked": "", "value": {"activations": list(activations.values()), "images": handles}}
 
 
 class FakeRun:
@@ -166,7 +173,13 @@ class FakeRun:
                 ],
                 "provenance": provenance,
             },
-            "sandbox": None,
+            "sandbox": [
+                {
+                    "program": program or "",
+                    "status": "ok",
+                    "calls": [measured_call({cover: 4.2, after: 1.1})],
+                }
+            ],
         }
 
     def answer(
