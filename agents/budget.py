@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, fields
 from itertools import repeat
 from typing import Any, Protocol
@@ -345,33 +345,58 @@ class MeteredStudio:
         return cost
 
 
-def spent_so_far(store: Store, folder: str = "units") -> Cost:
+def spent_so_far(store: Store, folder: str = "units", problems: list[str] | None = None) -> Cost:
     """Return what the records below `folder` say was spent; an attempt without a known outcome counts as paid.
 
-    A record that is damaged counts nothing: its unit is named as failed.
+    So does one whose answer is damaged. Where a damaged record leaves the sum too small, `problems` gets a sentence.
+
+    Raises:
+        RecordError: If a damaged record leaves the sum too small, and `problems` is None.
     """
     keys = list(store.keys(folder))
     calls = [key for key in keys if "/calls/" in key]
-    total = Cost()
+    in_doubt = Counter(doubtful(calls))
+    total, damaged = Cost(), list[RecordError]()
     for key in keys:
-        above, _, name = key.rpartition("/")
-        with suppress(RecordError):
-            if name.endswith(".answer") and above.endswith("/calls"):
-                answer = read_record(store, key, AnswerRecord) or {}
-                total += Cost.of(Usage(**answer.get("usage", {})))
-            elif above.endswith("/charged"):
-                total += Cost.of(Usage(**(read_record(store, key, UsageRecord) or {})))
-            elif name == "survey.json":
-                total += Cost(images=(read_record(store, key, SurveyRecord) or {}).get("images", 0))
-    for call, attempts in doubtful(calls).items():
+        try:
+            total += _recorded_cost(store, key)
+        except RecordError as error:
+            call, _, kind = key.rpartition(".")
+            if kind == "answer" and f"{call}.request-1" in keys:
+                in_doubt[call] += 1
+            else:
+                damaged.append(error)
+    for call, attempts in in_doubt.items():
         if attempts > 0:
-            with suppress(RecordError):
+            try:
                 about = read_record(store, f"{call}.request-1", CallRecord) or {}
-                each = Cost(
-                    about.get("dollars", 0.0), about.get("tokens", 0), 1, unpriced=about.get("unpriced", 0)
-                )
-                total += sum(repeat(each, attempts), Cost())
-    return sum((_images_of(store, rounds) for rounds in sorted(_rounds_in(keys))), total)
+            except RecordError as error:
+                damaged.append(error)
+                continue
+            each = Cost(
+                about.get("dollars", 0.0), about.get("tokens", 0), 1, unpriced=about.get("unpriced", 0)
+            )
+            total += sum(repeat(each, attempts), Cost())
+    for rounds in sorted(_rounds_in(keys)):
+        total += _images_of(store, rounds, damaged)
+    if damaged and problems is None:
+        raise damaged[0]
+    if problems is not None:
+        problems += [error.message for error in damaged]
+    return total
+
+
+def _recorded_cost(store: Store, key: str) -> Cost:
+    """Return what one record says was paid or made by itself: an answer, a charge or a survey."""
+    above, _, name = key.rpartition("/")
+    if name.endswith(".answer") and above.endswith("/calls"):
+        answer = read_record(store, key, AnswerRecord) or {}
+        return Cost.of(Usage(**answer.get("usage", {})))
+    if above.endswith("/charged"):
+        return Cost.of(Usage(**(read_record(store, key, UsageRecord) or {})))
+    if name == "survey.json":
+        return Cost(images=(read_record(store, key, SurveyRecord) or {}).get("images", 0))
+    return Cost()
 
 
 def _rounds_in(keys: Sequence[str]) -> set[str]:
@@ -379,12 +404,14 @@ def _rounds_in(keys: Sequence[str]) -> set[str]:
     return {key.rpartition("/")[0] for key in keys if re.fullmatch(r".*/rounds/[0-9]+\.json", key)}
 
 
-def _images_of(store: Store, rounds: str) -> Cost:
+def _images_of(store: Store, rounds: str, damaged: list[RecordError]) -> Cost:
     """Return the images that were made in a unit's rounds and tested by its examiner."""
     records = []
     for key in store.keys(rounds):
-        with suppress(RecordError):
+        try:
             if (record := read_record(store, key, RoundRecord)) is not None:
                 records.append(record)
+        except RecordError as error:
+            damaged.append(error)
     made = records[-1].get("toolbox", {}).get("images_made", 0) if records else 0
     return Cost(images=made + images_tested(records))

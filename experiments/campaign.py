@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from actors.errors import MaiaError
 from actors.vision.known import KnownNetwork
-from agents.budget import Ledger, spent_so_far
+from agents.budget import Cost, Ledger, spent_so_far
 from agents.host import HostCounts, HostHandle, LocalHost, widen_threads
 from agents.journal import slug
 from agents.lease import Lease, worked_s
@@ -166,6 +166,7 @@ class Campaign:
         """
         settings = self.profile.sweep
         n_hosts = settings.hosts
+        before = await asyncio.to_thread(self._spent_before)
         if n_hosts == "per-node" and is_working_copy(self.loaded.cache, self.store.root):
             self.console.say(
                 "no other node sees the working copy of a run at a URL: this process carries all agents"
@@ -176,7 +177,6 @@ class Campaign:
             async def subject_of(item: WorkItem) -> Subject:
                 return await bench.subject(item.layer, item.name)
 
-            before = await asyncio.to_thread(spent_so_far, self.store)
             purse = Ledger(settings.budget, before, elapsed_s=lambda: worked_s(self.store))
             yield (
                 [
@@ -233,6 +233,23 @@ class Campaign:
                 yield hosts, on_new_nodes if n_hosts == "per-node" else _nobody
             finally:
                 await asyncio.gather(*(host.stop() for host in hosts))
+
+    def _spent_before(self) -> Cost:
+        """Return what the run has spent; damaged records, which hide a part of it, are told.
+
+        Raises:
+            RecordError: If a part is hidden and there is a budget, which could be passed unnoticed.
+        """
+        problems: list[str] = []
+        spent = spent_so_far(self.store, problems=problems)
+        if problems and self.profile.sweep.budget.limited:
+            raise RecordError(
+                f"{problems[0]} What the run has spent is not known, and it has a budget.",
+                "Restore the record from a copy, or resume without a budget.",
+            )
+        for problem in problems:
+            self.console.warn(problem)
+        return spent
 
     def _live(self, todo: int) -> Live:
         """Return the live line of a run that has `todo` items to do, from what its directory holds."""

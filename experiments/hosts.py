@@ -148,7 +148,10 @@ class LedgerActor:
     def __init__(self, profile: Profile, run: Path) -> None:
         from agents.budget import spent_so_far
 
-        self._ledger = Ledger(profile.sweep.budget, spent_so_far(Store(run)), elapsed_s=_elapsed(run))
+        spent = spent_so_far(
+            Store(run), problems=[]
+        )  # told by the campaign, which checks them against the budget
+        self._ledger = Ledger(profile.sweep.budget, spent, elapsed_s=_elapsed(run))
         self._lives: dict[str, str] = {}
         """By host, its latest life; "" of one that is lost."""
         self._held: dict[tuple[str, int], Cost] = {}

@@ -27,6 +27,7 @@ from agents.budget import (
     spent_so_far,
 )
 from agents.journal import Journal
+from agents.run_files import RecordError
 from agents.store import Store
 
 pytestmark = pytest.mark.anyio
@@ -143,12 +144,29 @@ async def test_an_account_is_rebuilt_from_the_records_with_calls_in_doubt_as_pai
     store.put("units/c/calls/4.request-1", b'{"tokens": 100, "dollars": 1}')
     store.put("units/c/calls/4.request-2", b'{"tokens": 100, "dollars": 1}')
     store.put("units/c/calls/4.answer", json.dumps({"text": "", "usage": usage}).encode())
-    store.put("units/b/rounds/0001.json", b'{"toolbox": {"images_made": 3}}')
-    store.put("units/b/rounds/0002.json", b'{"toolbox": {"images_made": 5}}')
+    for number, made in ((1, 3), (2, 5)):
+        record = {"round": number, "reply": {"text": ""}, "toolbox": {"images_made": made}}
+        store.put(f"units/b/rounds/{number:04d}.json", json.dumps(record).encode())
     assert spent_so_far(store, "units/b") == Cost(dollars=0.5, tokens=70, requests=1, images=5)
     assert spent_so_far(store, "units/c") == Cost(dollars=1.25, tokens=112, requests=2)
     assert spent_so_far(store) == Cost(dollars=2, tokens=194, requests=4, images=5)
     assert spent_so_far(store, "units/a") == Cost(dollars=0.25, tokens=12, requests=1)
+
+
+def test_what_a_damaged_record_hides_is_counted_at_its_most_or_named(tmp_path: Path) -> None:
+    """A damaged answer counts as its request foretold; a damaged charge, round or request is named."""
+    store = Store(tmp_path)
+    store.put("units/a/calls/1.request-1", b'{"tokens": 999, "dollars": 9}')
+    store.put("units/a/calls/1.answer", b'{"usage": {"dollars": "none"}}')
+    assert spent_so_far(store) == Cost(dollars=9, tokens=999, requests=1)
+    for key in ("charged/1.json", "rounds/0001.json", "calls/2.request-1", "calls/3.answer", "survey.json"):
+        store.put(f"units/b/{key}", b"[")
+        problems: list[str] = []
+        assert spent_so_far(store, problems=problems) == Cost(dollars=9, tokens=999, requests=1)
+        assert [key in problem for problem in problems] == [True]
+        with pytest.raises(RecordError, match=key):
+            spent_so_far(store)
+        store.remove(f"units/b/{key}")
 
 
 async def test_the_final_answer_is_asked_for_while_what_is_set_aside_for_it_still_fits() -> None:

@@ -136,7 +136,14 @@ def earlier(
         unit.mkdir(parents=True)
         usage = {"interpreter": {"completion_tokens": each * 100}}
         facts = {"interpreter": "person:ada" if person else "model"}
-        record = {"rounds": each, "images_made": each * 7, "usage": usage, "facts": facts, "task": task}
+        record = {
+            "unit": f"net/output:{number}",
+            "rounds": each,
+            "images_made": each * 7,
+            "usage": usage,
+            "facts": facts,
+            "task": task,
+        }
         (unit / "done.json").write_text(json.dumps(record))
     if counted is not None:
         (folder / "leases" / "0001").mkdir(parents=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from actors.errors import UsageError
+from agents import run_files
 from experiments import cli
 from experiments.diff import diff, summary
 from experiments.export import export
@@ -197,7 +198,7 @@ def test_a_folder_that_may_not_be_written_is_named(run, monkeypatch, capsys, com
     def refused(*_, **__):
         raise PermissionError(errno.EACCES, "Permission denied", str(run.root / "report"))
 
-    monkeypatch.setattr(Path, "mkdir", refused)
+    monkeypatch.setattr(run_files, "replace_file", refused)
     monkeypatch.setattr(
         "sys.argv", ["maia", command, str(run.root), *(["--no-open"] if command == "view" else [])]
     )

@@ -125,9 +125,9 @@ def test_strangers_get_nothing(run, people):
         port = urllib.parse.urlsplit(server.url).port
         form = urllib.parse.urlencode({"question": judging.open()[0].id, "choice": "tie"}).encode()
         for url, host in ((f"http://127.0.0.1:{port}/guess/", None), (server.url, "evil.example:80")):
-            with pytest.raises(urllib.error.HTTPError, match="403|404"):
+            with pytest.raises(urllib.error.HTTPError, match=r"403|404"):
                 fetch(url, host=host)
-            with pytest.raises(urllib.error.HTTPError, match="403|404"):
+            with pytest.raises(urllib.error.HTTPError, match=r"403|404"):
                 fetch(f"{url}choice", form, host)
     assert len(judging.open()) == 23
 

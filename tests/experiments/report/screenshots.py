@@ -42,7 +42,7 @@ def take_all(browser: Any, run_dir: Path, folder: Path) -> list[str]:
     """Take the pages that a run has: its index, the best unit, the largest layer, its first experiment."""
     report = write_site(run_dir).parent
     rows = json.loads((report / "summaries.json").read_bytes())["units"].values()
-    units = sorted((summary for _, summary in rows), key=lambda unit: -(unit["auroc"] or 0.0))
+    units = sorted((summary for _, _, summary in rows), key=lambda unit: -(unit["auroc"] or 0.0))
     taken: list[str] = []
 
     def shot(page: Path, name: str, **options: Any) -> None:
