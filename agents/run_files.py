@@ -29,7 +29,8 @@ MAX_DEPTH = 64
 """Nesting of a record's values."""
 MAX_VALUES = 2_000_000
 """Values of one record; a plan of 100,000 units holds half of them."""
-_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+# Possessive, and one without an end runs to the end of the data: a search stays linear in a damaged file too.
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -67,6 +68,7 @@ def opened_folder(root: Path, parts: Sequence[str], *, make: bool = False) -> It
                 if make:
                     with suppress(FileExistsError):
                         os.mkdir(part, dir_fd=handle)
+                        os.fsync(handle)
                 below = os.open(
                     part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=handle
                 )

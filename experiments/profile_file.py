@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -59,11 +60,14 @@ def _write(path: Path, content: Any, header: str = "") -> None:
     buffer = io.StringIO()
     _round_trip().dump(content, buffer)
     # Checked beside its place: what is there stays until the new content is known to be right.
-    draft = path.with_name(f".{path.name}.draft")
+    place = path.resolve()  # a link stays one
+    draft = place.with_name(f".{place.name}.draft")
     draft.write_text(header + buffer.getvalue(), encoding="utf-8")
     try:
         load(draft)
-        draft.replace(path)
+        if place.exists():
+            shutil.copymode(place, draft)
+        draft.replace(place)
     finally:
         draft.unlink(missing_ok=True)
 

@@ -244,6 +244,8 @@ class FakeEndpoint:
         self.batches: dict[str, dict[str, Any]] = {}
         self.batch_answers: int | None = None
         """Lines of a batch that are answered before it expires; None answers all."""
+        self.failing_looks = 0
+        """Times that reading a batch or a file is answered with 503."""
         self._files: dict[str, bytes] = {}
         self.in_flight = self.max_in_flight = 0
         self.delay_s = 0.0
@@ -327,6 +329,8 @@ class FakeEndpoint:
 
     async def _give_file(self, request: web.Request) -> web.Response:
         self._check_key(request)
+        if self._look_fails():
+            return web.json_response({"error": {"message": "upstream unavailable"}}, status=503)
         return web.Response(body=self._files[request.match_info["id"]])
 
     async def _make_batch(self, request: web.Request) -> web.Response:
@@ -356,8 +360,14 @@ class FakeEndpoint:
         }  # fmt: skip
         return web.json_response(self.batches[name])
 
+    def _look_fails(self) -> bool:
+        self.failing_looks -= 1
+        return self.failing_looks >= 0
+
     async def _give_batch(self, request: web.Request) -> web.Response:
         self._check_key(request)
+        if self._look_fails():
+            return web.json_response({"error": {"message": "upstream unavailable"}}, status=503)
         batch = self.batches[request.match_info["id"]]
         batch["status"] = "completed" if self.batch_answers is None else "expired"
         return web.json_response(batch)

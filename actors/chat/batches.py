@@ -7,21 +7,26 @@ its result is the answer to one of them. For what nobody waits for, such as an e
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
 from actors.chat.settings import BatchSettings
 from actors.endpoint.faults import Fault, FaultyAnswerError, from_status
-from actors.endpoint.openai_client import Connection
+from actors.endpoint.openai_client import Connection, classify
 
 _ENDED = ("completed", "failed", "expired", "cancelled")
 _CALL_S = 120.0
 """Seconds for one call about a batch, whose answer is small or a file."""
 _MOST_LINES = 50_000
 """Requests that OpenAI takes in one batch."""
+_MOST_FAILED_READS = 60
+"""Failures to read a batch before its requests fail: an hour's outage at the default `poll_s`."""
+
+T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
@@ -61,6 +66,8 @@ class Batches:
         """Wait for no batch any longer; those that were made are answered, and billed, all the same."""
         for task in self._tasks:
             task.cancel()
+        for _, answer in self._pending:
+            answer.cancel()
 
     def _start(self, work: Any) -> None:
         task = asyncio.create_task(work)
@@ -115,15 +122,32 @@ class Batches:
         log.info("batch_sent", batch=batch.id, requests=len(bodies))
         while batch.status not in _ENDED:
             await self._sleep(self._settings.poll_s)
-            batch = await self._client.batches.retrieve(batch.id, extra_headers=headers)
+            batch = await self._read_again(
+                functools.partial(self._client.batches.retrieve, batch.id, extra_headers=headers)
+            )
         lacking = Fault("overloaded", f"the batch {batch.id} ended as {batch.status} without this answer")
         results: list[bytes | Fault] = [lacking] * len(bodies)
         for name in (batch.output_file_id, batch.error_file_id):
             if name:
-                content = await self._client.files.content(name, extra_headers=headers)
+                content = await self._read_again(
+                    functools.partial(self._client.files.content, name, extra_headers=headers)
+                )
                 self._read(content.content, results)
         log.info("batch_ended", batch=batch.id, status=batch.status)
         return results
+
+    async def _read_again(self, read: Callable[[], Awaitable[T]]) -> T:
+        """Return what `read` returns, after passing faults if need be: the batch is billed all the same."""
+        for _ in range(_MOST_FAILED_READS):
+            try:
+                return await read()
+            except Exception as error:
+                fault = classify(error)
+                if fault is None or not fault.passing:
+                    raise
+                log.warning("batch_not_read", fault=fault.kind, wait_s=self._settings.poll_s)
+            await self._sleep(self._settings.poll_s)
+        return await read()
 
     @staticmethod
     def _read(data: bytes, results: list[bytes | Fault]) -> None:

@@ -57,7 +57,8 @@ async def ask(
     Raises:
         MaiaError: As `OpenAIBackend.complete`; EndpointStopError for a key, account or model that cannot work.
     """
-    brief = settings.model_copy(update={"max_attempts": 2, "deadline_s": within_s})
+    # Not in a batch, which would be billed, and answered long after `within_s`.
+    brief = settings.model_copy(update={"max_attempts": 2, "deadline_s": within_s, "batch": None})
     backend = OpenAIBackend(brief, environ=environ, **collaborators)
     started = time.monotonic()
     try:

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from actors.errors import UsageError
-from agents.store import Store, StoreError
+from agents.store import RecordError, Store, StoreError
 
 
 def test_the_first_writer_wins_and_the_second_learns_so(tmp_path):
@@ -90,3 +90,11 @@ def test_no_secret_of_this_process_is_kept(tmp_path, monkeypatch):
     assert store.get("a.json") == b'{"model": "[redacted]", "why": "required"}'
     assert store.get("b.json") == b"echo [redacted]"
     assert store.get("c.png") == picture
+
+
+def test_a_damaged_record_is_refused_in_time_that_grows_with_its_size(tmp_path):
+    """A string without an end, full of escaped quotation marks, is read once and not once for each of them."""
+    store = Store.open(tmp_path)
+    store.put("a.json", b'["' + b'\\"' * 500_000)
+    with pytest.raises(RecordError, match=r"a\.json is damaged"):
+        store.read("a.json")

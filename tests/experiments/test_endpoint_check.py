@@ -49,6 +49,16 @@ async def test_an_endpoint_that_works_is_told_with_what_was_found():
     assert report.warnings == ()
 
 
+async def test_an_endpoint_that_is_asked_in_batches_is_tried_without_one():
+    """A batch would be billed, and answered long after anybody waits for it."""
+    with FakeEndpoint(sees) as server:
+        chat = {"backend": "openai", "model": MODEL, "base_url": server.base_url, "api_key_env": "SOME_KEY"}
+        asked = Profile(chat={"interpreter": {**chat, "batch": {}}})
+        (report,) = await check_endpoints(asked, 20, ENVIRON)
+        assert server.batches == {}
+    assert "sees images" in report.found
+
+
 async def test_a_model_that_names_no_color_may_be_blind_and_that_is_a_warning():
     with FakeEndpoint(lambda _: "I see nothing.") as server:
         (report,) = await check_endpoints(profile(server), 20, ENVIRON)
@@ -219,6 +229,18 @@ def test_a_profile_is_changed_in_its_file_and_comments_stay(tmp_path: Path, monk
     assert written == tmp_path / "maia.yaml"
     assert load(written).profile("hosted").vision.batch == 3
     assert load(written).profile("hosted").generation.backend == "openai-images"
+
+
+def test_a_changed_file_keeps_its_permissions_and_its_link(tmp_path: Path):
+    """A configuration is often kept private, and elsewhere."""
+    file, link = tmp_path / "kept.yaml", tmp_path / "maia.yaml"
+    new_file(file, "mine", {"extends": "embedded"}, "# a comment\n")
+    file.chmod(0o600)
+    link.symlink_to(file)
+    update_profile(link, "mine", {"ask_above_dollars": 2})
+    assert link.is_symlink()
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert load(file).profiles["mine"].ask_above_dollars == 2
 
 
 def test_a_new_file_starts_with_its_comment(tmp_path: Path):

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from actors.chat.base import ChatRequest, Message
-from actors.chat.settings import OpenAIChat
+from actors.chat.batches import Batches
+from actors.chat.settings import BatchSettings, OpenAIChat
 from actors.endpoint.faults import EndpointStopError
+from actors.endpoint.openai_client import connect
 from tests.fake_endpoint import FakeEndpoint, Fault
 
 pytestmark = pytest.mark.anyio
@@ -50,6 +52,30 @@ async def test_what_an_expired_batch_left_unanswered_is_asked_again(
         replies = await asyncio.gather(*(backend.complete(ask(str(n))) for n in range(5)))
     assert sorted(reply.usage.requests for reply in replies) == [1, 1, 2, 2, 3]
     assert len(endpoint.batches) == 3
+
+
+async def test_a_batch_that_cannot_be_read_for_a_while_is_read_later(
+    endpoint: FakeEndpoint, opened: Opened
+) -> None:
+    """It is billed all the same: its requests are not asked again."""
+    endpoint.failing_looks = 3
+    async with opened(endpoint, batch={}) as backend:
+        replies = await asyncio.gather(*(backend.complete(ask(str(n))) for n in range(3)))
+    assert [reply.usage.requests for reply in replies] == [1, 1, 1]
+    assert len(endpoint.batches) == 1
+
+
+async def test_nobody_waits_for_a_batch_that_was_not_made(endpoint: FakeEndpoint) -> None:
+    """What was still being collected when the endpoint was closed is cancelled."""
+    settings = OpenAIChat(model="m", base_url=endpoint.base_url, api_key_env=None)
+    connection = connect(settings, {})
+    batches = Batches(connection, BatchSettings(), sleep=lambda _: asyncio.Event().wait())
+    asked = asyncio.create_task(batches.ask({}))
+    await asyncio.sleep(0)
+    batches.close()
+    with pytest.raises(asyncio.CancelledError):
+        await asked
+    await connection.client.close()
 
 
 async def test_a_server_without_batches_says_so(endpoint: FakeEndpoint, opened: Opened) -> None:
