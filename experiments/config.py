@@ -137,8 +137,22 @@ def find(explicit: Path | None = None) -> Path:
         return explicit
     for name in (FILE_NAME, _BUILT_IN_NAME):
         if (here := Path.cwd() / name).is_file():
+            _check_not_of_a_run(here)
             return here
     return BUILT_IN_FILE
+
+
+def _check_not_of_a_run(path: Path) -> None:
+    """Refuse a configuration that nobody named and that lies in a run directory: whoever sent the run wrote it.
+
+    Raises:
+        ConfigError: If there is a manifest beside it.
+    """
+    if (path.parent / "manifest.json").exists():
+        raise ConfigError(
+            f"{path} lies in a run directory, and a run chooses no models, addresses or keys.",
+            "Work from another folder, or name the file with --config if it is your own.",
+        )
 
 
 def load(explicit: Path | None = None) -> Configuration:

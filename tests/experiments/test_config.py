@@ -137,3 +137,14 @@ def test_how_much_memory_models_may_take_is_no_part_of_what_a_run_is_about():
     kept = names(science(config.load().profile()))
     assert "reserve" in kept
     assert not [name for name in kept if name.endswith("_mb")]
+
+
+def test_a_configuration_that_came_with_a_run_is_used_only_if_it_is_named(tmp_path, monkeypatch):
+    """It could send the person's key to an address of the sender's choice."""
+    monkeypatch.delenv("MAIA_CONFIG", raising=False)
+    monkeypatch.chdir(tmp_path)
+    path = write(tmp_path, "profiles: {a: {}}")
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(ConfigError, match="lies in a run directory"):
+        config.load()
+    assert "a" in config.load(path).profiles

