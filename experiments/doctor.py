@@ -6,6 +6,7 @@ import importlib.metadata
 import platform
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,17 @@ from actors.machine import Finding, Surroundings
 from actors.runtime import available_cores
 from experiments import config as configuration
 from experiments.console import counted
+from experiments.endpoint_check import EndpointReport
 from experiments.preflight import availability, check_cache
 
 
-async def examine(config: Path | None, profile_name: str | None) -> dict[str, Any]:
-    """Return the findings for a profile as plain JSON values. Keys are named, never shown."""
+async def examine(
+    config: Path | None, profile_name: str | None, asked: Sequence[EndpointReport] = ()
+) -> dict[str, Any]:
+    """Return the findings for a profile as plain JSON values. Keys are named, never shown.
+
+    `asked` is what its endpoints answered, if they were asked.
+    """
     loaded = configuration.load(config)
     profile = loaded.profile(profile_name)
     findings = [
@@ -32,7 +39,8 @@ async def examine(config: Path | None, profile_name: str | None) -> dict[str, An
         _gpu(),
         _ray(profile.ray.address),
         _weights(),
-        *_models(profile),
+        *[each for each in _models(profile) if each.asked or not asked],
+        *map(_endpoint, asked),
         _cache(loaded.cache),
         *await _sandbox(profile.sandbox),
     ]
@@ -43,6 +51,12 @@ async def examine(config: Path | None, profile_name: str | None) -> dict[str, An
         "ready": all(each.ok for each in findings),
         "findings": [asdict(each) for each in findings],
     }
+
+
+def _endpoint(report: EndpointReport) -> Finding:
+    if report.error is not None:
+        return Finding(report.key, False, report.error.message, report.error.fix)
+    return Finding(report.key, True, f"{report.settings.model} at {report.settings.host} answered")
 
 
 def _python() -> Finding:

@@ -68,7 +68,9 @@ async def check_endpoints(
     answers = await asyncio.gather(*(_check(part, within_s, environ) for part in distinct.values()))
     by_identity = dict(zip(distinct, answers, strict=True))
     return [
-        EndpointReport(key, part, answer.error, answer.found, answer.warnings, answer.suggested)
+        EndpointReport(
+            key, part, answer.error, answer.found, answer.warnings + _price_warning(part), answer.suggested
+        )
         for key, part in asked.items()
         for answer in [by_identity[_identity(part)]]
     ]
@@ -97,7 +99,14 @@ async def require_endpoints(
 
 
 def _identity(part: EndpointSettings) -> tuple[object, ...]:
-    return isinstance(part, OpenAIChat), part.base_url, part.model, part.api_key_env
+    # An editor is asked like the maker of the same endpoint; prices and histories are no part of the question.
+    kind = "chat" if isinstance(part, OpenAIChat) else "images"
+    return kind, part.model_dump_json(exclude={"backend", "price", "history", "editor", "placement", "store"})
+
+
+def _price_warning(part: EndpointSettings) -> tuple[str, ...]:
+    assert isinstance(part, OpenAIChat | OpenAIImages)
+    return () if part.known_price else ("its price is unknown: set `price` to have costs counted",)
 
 
 @dataclass(slots=True)
@@ -161,8 +170,6 @@ async def _check_chat(
         answer.suggested = dict(probe.suggested)
     elif answer.error is None:
         answer.warnings += (f"no answer within {within_s:g} s",)
-    if part.known_price is None:
-        answer.warnings += ("its price is unknown: set `price` to have costs counted",)
     return answer
 
 
@@ -176,8 +183,6 @@ async def _check_images(part: OpenAIImages, connection: Connection, within_s: fl
     if models is None or find(models, part.model) is None:
         fault = await model_fault(connection, part, within_s)
         answer.error = fault and _with_nearest(fault, models, part.model)
-    if part.known_price is None:
-        answer.warnings += ("its price is unknown: set `price` to have costs counted",)
     return answer
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from actors.errors import UsageError
+from actors.errors import ConfigError, UsageError
 from experiments.config import BUILT_IN_FILE, FILE_NAME, load
 
 
@@ -23,7 +23,9 @@ def update_profile(path: Path, name: str, changes: Mapping[str, Any]) -> Path:
     target = Path.cwd() / FILE_NAME if path.resolve() == BUILT_IN_FILE else path
     content = _round_trip().load(target.read_text(encoding="utf-8")) if target.exists() else {}
     content = content or {}
-    profiles = content.setdefault("profiles", {})
+    if content.get("profiles") is None:
+        content["profiles"] = {}
+    profiles = content["profiles"]
     if profiles.get(name) is None:
         profiles[name] = {"extends": name} if name in load(BUILT_IN_FILE).profiles else {}
     _merge(profiles[name], changes)
@@ -68,6 +70,8 @@ def _write(path: Path, content: Any, header: str = "") -> None:
         if place.exists():
             shutil.copymode(place, draft)
         draft.replace(place)
+    except ConfigError as error:
+        raise ConfigError(error.message.replace(str(draft), str(place)), error.fix) from error
     finally:
         draft.unlink(missing_ok=True)
 

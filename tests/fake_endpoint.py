@@ -24,7 +24,6 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 import PIL.Image
-import pytest
 from aiohttp import web
 
 from actors.chat.probe import SYSTEM
@@ -547,14 +546,6 @@ def _text(content: str | list[dict[str, Any]]) -> str:
     if isinstance(content, str):
         return content
     return "\n".join(part["text"] for part in content if part["type"] == "text")
-
-
-@pytest.fixture
-def fake_endpoint() -> Iterator[FakeEndpoint]:
-    """A running server that must have had nothing to complain about, unless the test clears `complaints`."""
-    with FakeEndpoint() as endpoint:
-        yield endpoint
-    assert endpoint.complaints == []
 
 
 def main() -> None:

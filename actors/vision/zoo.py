@@ -17,6 +17,7 @@ configuration.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -182,6 +183,10 @@ def local_parts(name: str) -> list[str]:
     return found if address.checkpoint is None else [*found, f"the weights {address.checkpoint}"]
 
 
+_FACTORY = re.compile(r":[^\W\d]\w*$")
+"""The end of a name of a Python factory: the function."""
+
+
 def _cut(name: str) -> tuple[str, Path | None]:
     """Return a name without its checkpoint, and the checkpoint.
 
@@ -200,7 +205,9 @@ def _cut(name: str) -> tuple[str, Path | None]:
     elif plain:
         cut = cuts[0]
     elif name.endswith(checkpoints.SUFFIXES):
-        cut = cuts[-1]
+        # Of a factory the checkpoint begins behind its name, whatever the folders of either are called.
+        behind = [at for at in cuts if source == "python" and _FACTORY.search(name[:at].partition(":")[2])]
+        cut = behind[0] if behind else cuts[-1]
     else:
         return name, None
     path = name[cut + 1 :]

@@ -52,7 +52,7 @@ def doctor(
     if save and (changes := endpoint_check.suggestions(reports)):
         saved = str(update_profile(loaded.path, profile or loaded.default_profile, changes))
     with console.waiting("trying what this machine has, the sandbox last"):
-        report = run(examine(config, profile))
+        report = run(examine(config, profile, reports))
     if json:
         asked = {"endpoints": [each.as_json() for each in reports], "saved": saved} if ask or save else {}
         console.result(report | asked)

@@ -69,11 +69,16 @@ def init(
         console.show(f"wrote {out}: profile {name}", markup=False)
         if reports:
             console.show(table(reports))
-        network = model or "tf_efficientnet_lite0"
         found_by_itself = out.resolve() == (Path.cwd() / "maia.yaml").resolve()
         config = "" if found_by_itself else f" --config {shlex.quote(str(out))}"
-        following = (f"maia layers {network}{config}", f"maia describe {network} LAYER UNIT{config}")
-        console.show("\n".join(["next:", *(f"  {command}" for command in following)]), markup=False)
+        network = model or "tf_efficientnet_lite0"
+        following = [f"maia layers {network}{config}", f"maia describe {network} LAYER UNIT{config}"]
+        if any(report.error is not None for report in reports):
+            following = [
+                f"mend the profile in {out}, or repeat the command with other options and --force",
+                f"maia doctor --ask{config}",
+            ]
+        console.show("\n".join(["next:", *(f"  {each}" for each in following)]), markup=False)
     if any(report.error is not None for report in reports):
         raise typer.Exit(2)
 

@@ -27,6 +27,13 @@ from tests.actors.vision.test_sweep import Numbered
 pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")]
 
 
+@pytest.fixture(autouse=True)
+def with_vector_instructions() -> None:
+    """The code that torch's compiler writes needs them: without, torch 2.13's own headers do not compile."""
+    if torch.backends.cpu.get_cpu_capability() == "DEFAULT":
+        pytest.skip("torch.compile writes no code that compiles for ATEN_CPU_CAPABILITY=default")
+
+
 async def swept(studied: Network, plan: SweepPlan, folder: Path, compile: bool) -> Partial:
     """Run a whole sweep on one device, in `folder`; return its only part."""
     plan.save(folder)

@@ -13,7 +13,7 @@ import torch
 from actors import hub
 from actors.errors import UsageError
 from actors.vision.network import wrap
-from actors.vision.zoo import load_network
+from actors.vision.zoo import check_name, load_network
 from tests.actors.vision import networks
 
 
@@ -317,3 +317,11 @@ def test_a_word_that_says_nothing_of_the_output_is_refused() -> None:
 def test_class_names_that_are_no_list_of_texts_are_refused(class_names: Any) -> None:
     with pytest.raises(UsageError, match="a list of texts in the order of the output"):
         wrap(networks.tiny_conv(), class_names=class_names)
+
+
+def test_a_missing_checkpoint_is_named_whatever_its_folder_is_called(tmp_path: Path) -> None:
+    """The path begins behind the factory's name, also where a folder has an `@`."""
+    code = tmp_path / "net.py"
+    code.write_text("def build(): ...")
+    with pytest.raises(UsageError, match=r"weights@corp.*none\.pth"):
+        check_name(f"python:{code}:build@{tmp_path}/weights@corp/none.pth")
