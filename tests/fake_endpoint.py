@@ -175,6 +175,20 @@ def one_round(seen: Seen) -> str:
     return f"I was shown {len(seen.messages)} messages and {len(seen.images)} images."
 
 
+def small_study(seen: Seen) -> str:
+    """Answer as an interpreter that looks at the exemplars, tests one hypothesis, and concludes; observers get a word."""
+    if not any("tools." in text for text in seen.texts[:1]):
+        return "a robot"
+    if seen.rounds == 0:
+        return (
+            "[HYPOTHESIS LIST]:\nHypothesis_1: robots\n[CODE]:\n```python\n"
+            "for activation, image in tools.dataset_exemplars(system)[:3]:\n    tools.display(activation, image)\n"
+            "images = tools.text2image(['a robot', 'a car'])\n"
+            "activations, masked = system.call_neuron(images)\nprint(activations)\n```"
+        )
+    return "[DESCRIPTION]: Robots drive this unit.\n[LABEL]: robot"
+
+
 class PrefixCache:
     """How many tokens of a prompt a provider has seen before: whole blocks of a common prefix.
 
@@ -557,7 +571,9 @@ def main() -> None:
     parser.add_argument("--no-key", action="store_true", help="take requests without a key only")
     arguments = parser.parse_args()
     key = None if arguments.no_key else KEY
-    with FakeEndpoint(key=key, model=arguments.model, port=arguments.port) as endpoint:
+    with FakeEndpoint(
+        small_study, key=key, model=arguments.model, port=arguments.port, probed=True
+    ) as endpoint:
         print(f"base_url {endpoint.base_url}, model {endpoint.model}, key {endpoint.key}. Ctrl-C ends it.")
         try:
             threading.Event().wait()
