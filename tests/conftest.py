@@ -24,6 +24,13 @@ CANARY = {"OPENAI_API_KEY": "canary-key", "SOME_VARIABLE_OF_THE_DRIVER": "canary
 """Set in this process while the cluster starts; no worker may ever see them."""
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep in one process what shares something costly: each file's tests, and all that use the Ray cluster (`-n 2`)."""
+    for item in items:
+        group = "ray" if item.get_closest_marker("ray") else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"

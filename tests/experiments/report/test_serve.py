@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import json
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -149,14 +148,10 @@ def test_a_page_in_the_browser_follows_the_run(browser, server, run):
     assert browser.execute_script("return MAIA_UNITS.rows.length") == 1
     run.put("plan.json", [{"unit": run.unit_id(2)}])
     run.write_unit(2)
-    wait = """const done = arguments[0];
-    const look = () => MAIA_UNITS.rows.length === 2 ? done(true) : setTimeout(look, 50); look();"""
-    from selenium.common.exceptions import JavascriptException, WebDriverException
+    from selenium.common.exceptions import WebDriverException
+    from selenium.webdriver.support.wait import WebDriverWait
 
-    for _ in range(20):  # a reload ends the script that waits
-        try:
-            assert browser.execute_async_script(wait)
-            break
-        except (JavascriptException, WebDriverException):
-            continue
-    assert json.loads(browser.execute_script("return JSON.stringify(MAIA_UNITS.rows.length)")) == 2
+    # Asked again and again: a script that waits in the page would not outlive its reload.
+    count = "return typeof MAIA_UNITS === 'undefined' ? 0 : MAIA_UNITS.rows.length"
+    waiting = WebDriverWait(browser, 60, 0.1, ignored_exceptions=(WebDriverException,))
+    assert waiting.until(lambda page: page.execute_script(count) == 2)
