@@ -43,7 +43,8 @@ async def contained(sandbox: MontySandbox, host: FakeHost, program: str, *status
     outcome = await sandbox.run(program, host)
     assert outcome.status in statuses, outcome
     assert time.monotonic() - began < 30
-    assert (await sandbox.run("print(kept + 1)", host)).output == "42\n"
+    after = await sandbox.run("print(kept + 1)", host)
+    assert after.output == "42\n", after
     assert os.path.realpath(__file__) not in outcome.error  # noqa: ASYNC240
     return outcome.error
 

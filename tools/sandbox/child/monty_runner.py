@@ -232,6 +232,10 @@ def _follow_the_host() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
+_RESERVED_BYTES = 256 << 20
+"""Address space that allocators and stacks of threads reserve and hardly use; without room for it a process ends at random."""
+
+
 def _limit_memory(more_bytes: int) -> None:
     """Bound what converting values may take, where the system can."""
     if sys.platform == "linux":
@@ -239,7 +243,8 @@ def _limit_memory(more_bytes: int) -> None:
 
         with open("/proc/self/statm") as file:  # noqa: PTH123
             size = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-        resource.setrlimit(resource.RLIMIT_AS, (size + more_bytes, size + more_bytes))
+        most = size + more_bytes + _RESERVED_BYTES
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
 def _failed(error: Any) -> dict[str, Any]:
