@@ -151,7 +151,16 @@ def test_a_page_in_the_browser_follows_the_run(browser, server, run):
     from selenium.common.exceptions import WebDriverException
     from selenium.webdriver.support.wait import WebDriverWait
 
-    # Asked again and again: a script that waits in the page would not outlive its reload.
+    # Asked again and again: a script that waits in the page would not outlive its reload. A page that was not listening
+    # yet hears of the next unit.
     count = "return typeof MAIA_UNITS === 'undefined' ? 0 : MAIA_UNITS.rows.length"
-    waiting = WebDriverWait(browser, 60, 0.1, ignored_exceptions=(WebDriverException,))
-    assert waiting.until(lambda page: page.execute_script(count) == 2)
+    units = iter(range(3, 20))
+
+    def follows(page):
+        if page.execute_script(count) >= 2:
+            return True
+        run.write_unit(next(units))
+        return False
+
+    waiting = WebDriverWait(browser, 100, 5, ignored_exceptions=(WebDriverException,))
+    assert waiting.until(follows)
