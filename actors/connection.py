@@ -134,9 +134,11 @@ def _start(settings: RaySettings) -> None:
     global _folder
     machine.ensure(machine.Surroundings(settings=settings))
     _folder = own_folder.make()
-    private = {**_PRIVATE, "RAY_AUTH_TOKEN_PATH": str(_folder.write_token())}
-    store, place = machine.store_place(settings, machine.SHARED_MEMORY, _folder.path)
-    with _explained(settings), inherited_environment(settings, private), _signals_left_alone():
+    with _explained(settings), contextlib.ExitStack() as surroundings:
+        private = {**_PRIVATE, "RAY_AUTH_TOKEN_PATH": str(_folder.write_token())}
+        store, place = machine.store_place(settings, machine.SHARED_MEMORY, _folder.path)
+        surroundings.enter_context(inherited_environment(settings, private))
+        surroundings.enter_context(_signals_left_alone())
         import ray
 
         _read_environment_again()

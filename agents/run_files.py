@@ -253,11 +253,14 @@ def parse_json(data: bytes, path: Path) -> Any:
 
 def damaged(path: Path, error: ValidationError) -> RecordError:
     """Return the error of a record that is not of its type: the first thing that is wrong, without its value."""
+    return RecordError(f"{path} is damaged: {first_fault(error)}.", "Restore it from a copy.")
+
+
+def first_fault(error: ValidationError) -> str:
+    """Return the first thing that is wrong with a value and where it is, without the value."""
     first = error.errors(include_url=False, include_input=False)[0]
     where = ".".join(map(str, first["loc"]))[:200]
-    return RecordError(
-        f"{path} is damaged: {where + ': ' if where else ''}{first['msg']}.", "Restore it from a copy."
-    )
+    return f"{where}: {first['msg']}" if where else str(first["msg"])
 
 
 def _check_extent(data: bytes) -> None:

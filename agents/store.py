@@ -139,9 +139,13 @@ class Store:
         """Remove what can be made again; of a link, the link itself.
 
         Raises:
+            StoreError: If the folder cannot be written.
             RecordError: If the folder of the key is a link.
         """
-        run_files.remove_file(self.root, key)
+        try:
+            run_files.remove_file(self.root, key)
+        except OSError as error:
+            raise _refusal(self.root / key, error) from error
 
     def get(self, key: str) -> bytes | None:
         """Return the object, or None if there is none under that key.

@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from actors.errors import UsageError
 from actors.vision.datasets import canonical, is_path
 from actors.vision.units import parse_unit
 from actors.vision.zoo import local_parts
-from agents.run_files import RecordError
+from agents.run_files import RecordError, first_fault
 from tools.sandbox import SandboxSettings
 
 Ask = Callable[[str], bool]
@@ -123,8 +125,11 @@ def sandbox_of(manifest: Mapping[str, Any], own: SandboxSettings) -> tuple[Sandb
             )
     try:
         return SandboxSettings.model_validate(own.model_dump() | lower), told
-    except ValueError as error:
-        raise RecordError(f"the sandbox settings of this run are damaged: {error}") from error
+    except ValidationError as error:
+        raise RecordError(
+            f"the sandbox settings of this run are damaged: {first_fault(error)}.",
+            "Restore its manifest.json from a copy.",
+        ) from error
 
 
 def _is_local(dataset: str) -> bool:

@@ -52,8 +52,7 @@ class Batches:
         """Return the body of the answer to one request.
 
         Raises:
-            FaultyAnswerError: If the batch ended without it, or its line is an error.
-            openai.OpenAIError: If the batch could not be made or read.
+            FaultyAnswerError: If the batch could not be made or read, ended without it, or its line is an error.
         """
         answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._pending.append((body, answer))
@@ -91,9 +90,11 @@ class Batches:
                 answer.cancel()
             raise
         except Exception as error:
+            fault = error.fault if isinstance(error, FaultyAnswerError) else classify(error)
             for _, answer in lines:
                 if not answer.done():
-                    answer.set_exception(error)
+                    # One error object for each: those who wait add to the traceback of the one that they get.
+                    answer.set_exception(FaultyAnswerError(fault) if fault else _failure(error))
             return
         for (_, answer), result in zip(lines, results, strict=True):
             if answer.done():
@@ -167,3 +168,10 @@ class Batches:
                 if failed
                 else json.dumps(body).encode()
             )
+
+
+def _failure(error: Exception) -> RuntimeError:
+    """Return an error of one request's own for one of all of them."""
+    failure = RuntimeError(f"the batch failed: {type(error).__name__}: {error}")
+    failure.__cause__ = error
+    return failure

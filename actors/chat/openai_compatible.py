@@ -197,6 +197,9 @@ class OpenAIBackend(UnsharedBackend[Any, Any]):
     async def _send(self, body: dict[str, Any]) -> dict[str, Any]:
         if self._batches is not None:
             return read_completion(await self._batches.ask(body))
+        return await self._send_now(body)
+
+    async def _send_now(self, body: dict[str, Any]) -> dict[str, Any]:
         # As a further body the client sends all of it untouched. Given as arguments it walks through every
         # part of every message of the conversation, which takes ten times as long as everything else that a
         # call costs.
@@ -206,13 +209,13 @@ class OpenAIBackend(UnsharedBackend[Any, Any]):
         return read_completion(raw.http_response.content)
 
     async def _alone(self, messages: Sequence[Message]) -> tuple[Fault | None, Usage]:
-        """Ask a small question of its own; return how that failed, None if it was answered, and what it
-        cost."""
+        """Ask a small question of its own, also where requests go in batches; return how that failed, None if
+        it was answered, and what it cost."""
         question = self._outgoing(ChatRequest(tuple(messages), max_tokens=16))
         fault: Fault | None
         try:
             async with asyncio.timeout(self._settings.attempt_timeout_s):
-                answer = await self._send(question.body(messages))
+                answer = await self._send_now(question.body(messages))
         except FaultyAnswerError as error:
             fault = error.fault
         except TimeoutError:

@@ -9,6 +9,7 @@ import os
 import re
 import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 
 from actors.endpoint.settings import EndpointSettings
 from actors.errors import UsageError
@@ -116,9 +117,7 @@ def without_secrets(data: bytes, environ: Mapping[str, str] = os.environ) -> byt
     Known are the values that were read for use (`read_secret`), and those of variables whose names end as
     keys' do.
     """
-    named = {
-        value for name, value in environ.items() if _NAMES.search(name) and not value.startswith(("/", "~"))
-    }
+    named = {value for name, value in environ.items() if _NAMES.search(name) and not _is_a_file(value)}
     values = frozenset(value.strip() for value in named | _read if len(value.strip()) >= PART)
     if not values:
         return data
@@ -128,6 +127,14 @@ def without_secrets(data: bytes, environ: Mapping[str, str] = os.environ) -> byt
         return data
     clean = _secrets(values).redact_record(text)
     return data if clean == text else clean.encode()
+
+
+def _is_a_file(value: str) -> bool:
+    """Say whether the variable names a file in place of the key itself; keys may begin with "/" too."""
+    try:
+        return value.startswith(("/", "~")) and Path(value).expanduser().exists()
+    except (OSError, RuntimeError, ValueError):
+        return False  # too long for a path, of an unknown user, or with a null byte
 
 
 @functools.lru_cache(maxsize=4)

@@ -115,15 +115,20 @@ def _retry_after(headers: Mapping[str, str], now: float) -> float | None:
         except ValueError:
             try:
                 until = email.utils.parsedate_to_datetime(value)
-                # The endpoint's own clock tells how far off that is; ours may have jumped, or never been
-                # right.
-                sent = email.utils.parsedate_to_datetime(headers["date"]) if "date" in headers else None
-                seconds = max(until.timestamp() - (sent.timestamp() if sent is not None else now), 0.0)
             except (ValueError, TypeError, OverflowError):
                 continue
+            seconds = max(until.timestamp() - _sent(headers, now), 0.0)
         if math.isfinite(seconds) and seconds >= 0:
             return seconds
     return None
+
+
+def _sent(headers: Mapping[str, str], now: float) -> float:
+    """Return when the answer was sent by the endpoint's own clock: ours may have jumped, or never been right."""
+    try:
+        return email.utils.parsedate_to_datetime(headers["date"]).timestamp()
+    except (KeyError, ValueError, TypeError, OverflowError):
+        return now
 
 
 def _reset(value: str, now: float) -> float | None:

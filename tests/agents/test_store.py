@@ -92,6 +92,24 @@ def test_no_secret_of_this_process_is_kept(tmp_path, monkeypatch):
     assert store.get("c.png") == picture
 
 
+def test_a_key_that_begins_like_a_path_is_a_key_unless_there_is_such_a_file(tmp_path, monkeypatch):
+    """Keys in base 64 may begin with a slash, and variables may name a file that holds the key."""
+    file = tmp_path / "key-of-my-lab.json"
+    file.write_text("")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "/k9Qx2b7Zr+f31L0aVw")
+    monkeypatch.setenv("LAB_CREDENTIALS", str(file))
+    store = Store.open(tmp_path / "run")
+    store.put("a", f"/k9Qx2b7Zr+f31L0aVw {file}".encode())
+    assert store.get("a") == f"[redacted] {file}".encode()
+
+
+def test_what_cannot_be_removed_is_a_typed_failure(tmp_path):
+    store = Store.open(tmp_path)
+    (tmp_path / "folder" / "full").mkdir(parents=True)
+    with pytest.raises((StoreError, RecordError), match="folder"):
+        store.remove("folder")
+
+
 def test_a_damaged_record_is_refused_in_time_that_grows_with_its_size(tmp_path):
     """A string without an end, full of escaped quotation marks, is read once and not once for each of them."""
     store = Store.open(tmp_path)

@@ -84,7 +84,7 @@ def test_of_recorded_sandbox_settings_only_lower_limits_count() -> None:
 @pytest.mark.parametrize("value", [-1, 0, 1e-300, float("-inf")])
 def test_a_recorded_limit_that_is_none_is_named(value: float) -> None:
     """Bad values in a manifest are damage, not a traceback."""
-    with pytest.raises(RecordError, match="sandbox settings of this run are damaged"):
+    with pytest.raises(RecordError, match=r"sandbox settings of this run are damaged: max_calls: .*[^\n]\.$"):
         sandbox_of({"settings": {"sandbox": {"max_calls": value}}}, SandboxSettings())
 
 

@@ -70,16 +70,6 @@ class MontySandbox(Session):
         return None if self._process is None else self._process.pid
 
     async def _open(self) -> None:
-        try:
-            await self._open_once()
-        except ClosedError:
-            # It ended while it started, as on a machine that is short of memory for a moment.
-            try:
-                await self._open_once()
-            except ClosedError as error:
-                raise SandboxError("a monty process ended twice while it started.") from error
-
-    async def _open_once(self) -> None:
         configuration = {
             "executor": "monty",
             "seed": self._seed,
@@ -106,10 +96,7 @@ class MontySandbox(Session):
                 ready, _ = await self._channel.receive()
             if ready["op"] != "ready":
                 raise SandboxError(f"a monty worker did not come up: {ready.get('error')}.")
-        except ClosedError:
-            await self._discard()
-            raise
-        except (ProtocolError, TimeoutError) as error:
+        except (ClosedError, ProtocolError, TimeoutError) as error:
             await self._discard()
             raise SandboxError(f"a monty process did not come up ({type(error).__name__}).") from error
         except BaseException:

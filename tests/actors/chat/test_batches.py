@@ -11,8 +11,9 @@ import pytest
 from actors.chat.base import ChatRequest, Message
 from actors.chat.batches import Batches
 from actors.chat.settings import BatchSettings, OpenAIChat
-from actors.endpoint.faults import EndpointStopError
+from actors.endpoint.faults import EndpointStopError, FaultyAnswerError
 from actors.endpoint.openai_client import connect
+from tests.actors.chat.conftest import picture
 from tests.fake_endpoint import FakeEndpoint, Fault
 
 pytestmark = pytest.mark.anyio
@@ -76,6 +77,39 @@ async def test_nobody_waits_for_a_batch_that_was_not_made(endpoint: FakeEndpoint
     with pytest.raises(asyncio.CancelledError):
         await asked
     await connection.client.close()
+
+
+async def test_requests_of_a_batch_that_fails_get_an_error_each(endpoint: FakeEndpoint) -> None:
+    """Whoever raises one adds to its traceback, which is no business of the others."""
+    settings = OpenAIChat(model="m", base_url=endpoint.base_url.replace("/v1", "/v2"), api_key_env=None)
+    connection = connect(settings, {})
+    batches = Batches(connection, BatchSettings(collect_s=0))
+    first, second = await asyncio.gather(batches.ask({}), batches.ask({}), return_exceptions=True)
+    assert isinstance(first, FaultyAnswerError)
+    assert isinstance(second, FaultyAnswerError)
+    assert first.fault == second.fault
+    assert first is not second
+    await connection.client.close()
+
+
+async def test_images_are_tried_alone_without_waiting_for_a_batch_each(
+    endpoint: FakeEndpoint, opened: Opened
+) -> None:
+    """One batch brings the fault, and one the answer without the image that the server fails on."""
+    bad = picture(7, 40, 44)
+    endpoint.script = lambda seen: (
+        Fault.error(400, "Failed to load image")
+        if any(each.size[0] != 80 for each in seen.images)
+        else "fine"
+    )
+    shown = Message("user", ("look", picture(1, 60, 80), bad))
+    turns = (Message("user", ("go",)), Message("assistant", ("code",)), shown)
+    async with opened(endpoint, batch={"collect_s": 0}) as backend:
+        reply = await backend.complete(ChatRequest(turns))
+    assert reply.text == "fine"
+    assert f"{bad.id[:8]} (44x40 px)" in reply.notes[0]
+    assert len(endpoint.batches) == 2
+    assert len(endpoint.seen) > 2
 
 
 async def test_a_server_without_batches_says_so(endpoint: FakeEndpoint, opened: Opened) -> None:

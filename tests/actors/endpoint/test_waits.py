@@ -40,6 +40,8 @@ def test_a_duration_is_read_in_all_its_units(text: str, seconds: float | None) -
         ({}, {"message": "Please retry after 26 seconds."}, 26),
         ({}, {"details": [{"retryDelay": "36s"}], "message": "Please retry in 36.4s."}, 36.4),
         ({"retry-after": "3"}, {"message": "try again in 9m"}, 3),
+        ({"retry-after": "Mon, 30 Nov 2026 00:53:30 GMT", "date": "Mon, 30 Nov 2026 00:53:25 GMT"}, {}, 5),
+        ({"retry-after": "Mon, 30 Nov 2026 00:53:30 GMT", "date": "yesterday"}, {}, 10),
         ({"x-ratelimit-reset-tokens": "6m0s", "x-ratelimit-remaining-tokens": "0",
           "x-ratelimit-reset-requests": "1h0m0s", "x-ratelimit-remaining-requests": "99"}, {}, 360),
         ({"x-ratelimit-reset-requests": "7.66s"}, {}, 7.66),
