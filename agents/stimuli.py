@@ -41,6 +41,11 @@ def share_words(first: str, second: str) -> bool:
     return any(forms & _forms(word) for word in _words(second))
 
 
+def content_words(text: str) -> set[str]:
+    """Return a text's words without function words, each in its shortest form that may be its singular."""
+    return {min(_forms(word), key=lambda form: (len(form), form)) for word in _words(text)}
+
+
 def prompts_for(subjects: Sequence[str], rng: random.Random) -> list[str]:
     """Return one prompt a subject, in order; labels and controls share the same wordings."""
     return [rng.choice(_TEMPLATES).format(subject) for subject in subjects]

@@ -16,6 +16,7 @@ from urllib.parse import unquote
 
 from agents.run_files import RecordError
 from agents.store import Store
+from experiments import journal_scan
 from experiments.machinery import reuse
 from experiments.report import experiment_page, layer_page, pages, plots, unit_page
 from experiments.report.records import RunDirectory, mapping, sequence, text
@@ -152,6 +153,7 @@ def _index(
             if name in layers
         ],
         experiments=experiments,
+        signs=journal_scan.rates(each.signs for each in summaries),
         problems=run.problems,
     )
 

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from agents.verdict import VERDICTS as WORDS
 from agents.verdict import verdict_of as word_of
+from experiments import journal_scan
 from experiments.report.evidence import numbers
 from experiments.report.records import RunDirectory, UnitRecords, mapping, number, sequence, text
 
@@ -52,6 +53,8 @@ class Summary:
     damaged: bool
     thumbs: list[list[str]]
     """Its strongest images, masked: of each the paths of its layers below the run directory."""
+    signs: dict[str, bool | None]
+    """Which signs of careless reasoning its journal shows (`journal_scan.SIGNS`); None where that cannot be told."""
 
     @property
     def href(self) -> str:
@@ -107,6 +110,7 @@ def summarise(run: RunDirectory, unit: UnitRecords) -> Summary:
         error=error_of(unit.done or (unit.failures[-1] if unit.failures else {})) or "; ".join(unit.problems),
         damaged=bool(unit.problems),
         thumbs=list(itertools.islice(_thumbs(run, done), THUMBS)),
+        signs=journal_scan.scan(journal_scan.read_rounds(unit.rounds)),
     )
 
 

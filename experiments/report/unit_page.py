@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from agents.journal import slug
 from agents.verdict import abstained
+from experiments import journal_scan
 from experiments.report import pages, reproduce
 from experiments.report.evidence import Evidence, background_plot, card_of, evidence_of
 from experiments.report.gallery import Block, Edit, Gallery, Picture
@@ -82,6 +83,7 @@ def _page(run: RunDirectory, unit: UnitRecords) -> str:
         return [f"../../{layer}" for layer in run.image(image_id)]
 
     gallery = Gallery(unit.rounds, locate)
+    summary = summarise(run, unit)
     exemplars = [
         gallery.picture(
             each.get("image"),
@@ -95,7 +97,8 @@ def _page(run: RunDirectory, unit: UnitRecords) -> str:
         "unit.html",
         run_name=text(run.manifest.get("name")) or run.root.resolve().name,
         root="../",
-        summary=summarise(run, unit),
+        summary=summary,
+        signs=[journal_scan.SIGNS[sign] for sign, seen in summary.signs.items() if seen],
         layer_href=layer_href(run, unit),
         reserve=_reserve(run),
         verdicts=VERDICTS,

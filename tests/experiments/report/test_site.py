@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from actors.errors import UsageError
+from experiments import journal_scan
 from experiments.report import pages, write_site
 from experiments.report.layer_page import group_labels, similarity
 from experiments.report.records import RunDirectory
@@ -246,3 +247,16 @@ def test_the_index_names_the_stand_ins_of_the_run(run):
     told = next(page.find("p", class_="stand-in")).text
     assert "generator" in told
     assert "interpreter" not in told
+
+
+def test_the_index_says_how_many_studies_show_a_sign_of_careless_reasoning(run):
+    answered = run.answer(1, "wheels", None) | {"toolbox": {"images_made": 0}}
+    careless = run.write_unit(1, "wheels", rounds=[answered])
+    careful = run.write_unit(2, "wheels", rounds=[run.round(1), run.round(2), run.answer(3, "wheels", None)])
+    index = write_site(run.root).read_text(encoding="utf-8")
+    sign = journal_scan.SIGNS["untried"]
+    assert "<td>1 of 2</td>" in index[index.index(sign) :].split("</tr>")[0]
+    pages_of = {
+        name: (run.root / f"report/units/{name}.html").read_text("utf-8") for name in (careless, careful)
+    }
+    assert [sign in pages_of[careless], sign in pages_of[careful]] == [True, False]
