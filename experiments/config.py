@@ -21,6 +21,7 @@ from actors.errors import ConfigError, UsageError
 from actors.generation.settings import GenerationSettings, ScenesGeneration
 from actors.settings import Settings
 from actors.vision.class_names import read as read_class_names
+from actors.vision.labels import ColumnSettings
 from actors.vision.settings import VisionSettings
 from agents.critic import ConfirmationSettings
 from agents.interpreter import InterpreterSettings
@@ -52,6 +53,8 @@ class Profile(Settings):
     dataset: str = "scenes:3000:0"
     """Images for exemplars: a folder, a list of paths (.txt, .csv), a .npy file, `hf:ID[/CONFIG][:SPLIT[:COLUMN]]`, or
     `scenes:SIZE:SEED`. Empty: `--data` must name them."""
+    columns: ColumnSettings = ColumnSettings()
+    """Where the data set says what an image shows; only audits ask for it."""
     few_images: bool = False
     """Go on with a data set of fewer than 30 distinct images."""
     generation: GenerationSettings = ScenesGeneration()

@@ -317,7 +317,7 @@ def _dataset_size(profile: Profile) -> int | None:
     if profile.dataset.startswith("hf:"):
         return None
     try:
-        return len(open_dataset(profile.dataset))
+        return len(open_dataset(profile.dataset, profile.columns.image))
     except MaiaError:
         return None
 

@@ -81,7 +81,7 @@ async def open_images(profile: Profile, cache: Path, tell: Callable[[str], None]
             raise UsageError("stopped")
 
     _check_named(profile.dataset)
-    whole = await asyncio.to_thread(open_dataset, profile.dataset)
+    whole = await asyncio.to_thread(open_dataset, profile.dataset, profile.columns.image)
     if len(whole) > _SOON_SEEN:
         tell(f"looking through the {len(whole):,} images of {whole.name} for copies, once")
     try:

@@ -128,7 +128,8 @@ class Workbench:
         Raises:
             UsageError: If the models are gone, or no sandbox works on this machine.
         """
-        dataset = await asyncio.to_thread(lambda: distinct(open_dataset(profile.dataset), cache))
+        whole = await asyncio.to_thread(open_dataset, profile.dataset, profile.columns.image)
+        dataset = await asyncio.to_thread(distinct, whole, cache)
         async with AsyncExitStack() as stack:
             cluster = await stack.enter_async_context(Cluster.start(profile.ray))
             pools = {role: cluster.attach(address) for role, address in addresses.items()}

@@ -109,8 +109,8 @@ def is_path(text: str) -> bool:
     return text.partition(":")[0] not in ("hf", "scenes")
 
 
-def open_dataset(text: str) -> ImageDataset:
-    """Return the data set that a command line names.
+def open_dataset(text: str, image_column: str = "") -> ImageDataset:
+    """Return the data set that a command line names; `image_column` is the column of a table that names images.
 
     A folder of images or tars, one that the `datasets` library wrote, a list of paths (.txt, .csv, .tsv, .jsonl), a .npy
     file, `hf:ID[/CONFIG][:SPLIT[:COLUMN]]`, or `scenes[:SIZE[:SEED]]`.
@@ -120,21 +120,21 @@ def open_dataset(text: str) -> ImageDataset:
     """
     kind, _, rest = text.partition(":")
     if kind == "hf" and rest:
-        return HubDataset.named(rest)
+        return HubDataset.named(rest, image_column)
     if kind == "scenes":
         return _scenes(text)
     path = Path(text).expanduser()
     if path.suffix == ".npy":
         return ArrayDataset(path)
     if path.is_file() and path.suffix.lower() in LISTS:
-        return FolderDataset.of_list(path)
+        return FolderDataset.of_list(path, image_column)
     if is_saved(path):
-        return HubDataset(str(path.resolve()))
+        return HubDataset(str(path.resolve()), column=image_column)
     try:
         return FolderDataset(path)
     except UsageError:
         if path.is_dir() and has_tables(path):
-            return HubDataset(str(path.resolve()))
+            return HubDataset(str(path.resolve()), column=image_column)
         raise
 
 

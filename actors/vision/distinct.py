@@ -43,6 +43,7 @@ from actors.images import (
 from actors.runtime import available_cores
 from actors.vision.bank import publish
 from actors.vision.base import ImageDataset
+from actors.vision.labels import ColumnSettings, Labels, labels_of
 
 COARSE = 0.1
 ROUNDING = 2.0
@@ -138,6 +139,10 @@ class DistinctDataset:
 
     def provenance(self, index: int) -> Provenance:
         return self._whole.provenance(int(self.firsts[index]))
+
+    def labels(self, columns: ColumnSettings) -> Labels:
+        """Return what is said of each image's first copy; raises as `labels_of` of the whole data set."""
+        return labels_of(self._whole, columns).take(self.firsts)
 
 
 def name_of(dataset: ImageDataset, index: int) -> str:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import hashlib
 import json
 import os
 import stat
 import tarfile
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
@@ -30,14 +29,16 @@ from actors.images import (
     looks_like_image,
     preview,
 )
+from actors.vision import tables
+from actors.vision.labels import ColumnSettings, Labels, from_files
+from actors.vision.tables import Table, file_column, no_column, read_table
 
 _LOOKED_AT = 32
 """Images whose content is part of a data set's fingerprint."""
 _NAMES = "jpg jpeg jpe jfif png webp bmp dib gif tif tiff ppm pgm pbm pnm avif jp2 mpo"
 SUFFIXES = frozenset(f".{name}" for name in _NAMES.split(" "))
 HEIF_SUFFIXES = frozenset({".heic", ".heif", ".hif"})
-LISTS = frozenset({".txt", ".csv", ".tsv", ".jsonl"})
-_FILE_COLUMNS = ("file_name", "filename", "file", "path", "filepath", "image", "image_path")
+LISTS = frozenset({".txt", *tables.SUFFIXES})
 _HEAD = 32
 _FIX = "Give a folder of images (with subfolders or without), a .tar, or a list of paths (.txt, .csv)."
 
@@ -86,33 +87,33 @@ class FolderDataset:
         self._hold(name, root, entries, passed)
 
     @classmethod
-    def of_list(cls, path: Path | str) -> FolderDataset:
+    def of_list(cls, path: Path | str, column: str = "") -> FolderDataset:
         """Return the images that a file names: a path a line (.txt), or a column of paths (.csv, .tsv, .jsonl).
 
-        Paths are relative to the file's folder.
+        Paths are relative to the file's folder. `column` is the one that names files; "" takes one of a usual name.
 
         Raises:
-            UsageError: If it cannot be read, or names no file that exists.
+            UsageError: If it cannot be read, has no such column, or names no file that exists.
         """
         listing = Path(path).expanduser().resolve()
         try:
-            names = _names(listing)
+            table = _listed(listing)
         except (OSError, ValueError) as error:
             raise UsageError(f"the list of images {str(listing)!r} cannot be read: {error}") from error
+        if (found := file_column(table.columns, column)) is None:
+            if column:
+                raise no_column(str(listing), column, table.columns, "--image-column")
+            raise UsageError(
+                f"{str(listing)!r} names no images in a column of a usual name: its columns are "
+                f"{', '.join(table.columns) or 'none'}.",
+                "Call the column of paths `path`, or name it: columns.image of a profile, --image-column of an audit.",
+            )
+        names = list(dict.fromkeys(row[found] for row in table.rows if row.get(found)))
         passed: Counter[str] = Counter()
         entries = []
-        for name in dict.fromkeys(names):
-            # Lists of training code have a class's number after the path.
-            found = next(
-                (
-                    each
-                    for each in (name, name.rpartition(" ")[0])
-                    if each and (listing.parent / each).is_file()
-                ),
-                "",
-            )
-            if found:
-                entries.append(Entry(found, (listing.parent / found).stat().st_size, found, None))
+        for name in names:
+            if (listing.parent / name).is_file():
+                entries.append(Entry(name, (listing.parent / name).stat().st_size, name, None))
             else:
                 passed["named, but not there"] += 1
         if not entries:
@@ -123,10 +124,12 @@ class FolderDataset:
             )
         self = cls.__new__(cls)
         self._hold(listing.stem, listing.parent, entries, passed)
+        self._table = table
         return self
 
     def _hold(self, name: str, root: Path, entries: list[Entry], passed: Counter[str]) -> None:
         self.name, self._root, self._entries, self.passed_over = name, root, entries, passed
+        self._table: Table | None = None
         self.fingerprint = _fingerprint(root, entries)
 
     def __len__(self) -> int:
@@ -142,6 +145,16 @@ class FolderDataset:
 
     def provenance(self, index: int) -> Provenance:
         return Provenance("dataset", maker=self.name, recipe={"path": _printable(self._entries[index].path)})
+
+    def labels(self, columns: ColumnSettings) -> Labels:
+        """Return the class and the attributes of each image: of the list, or of tables and class folders.
+
+        Raises:
+            UsageError: If there are none, or a column that is asked for is not there.
+        """
+        images = [entry.path for entry in self._entries]
+        beside = _tables(self._root, images) if self._table is None else [self._table]
+        return from_files(self.name, images, beside, columns)
 
 
 def listed(counts: Counter[str]) -> str:
@@ -259,25 +272,38 @@ def _passed_over(suffix: str, path: Path | None) -> str | None:
     return suffix if 2 < len(suffix) <= 5 and not suffix[1:].isdecimal() else "without an image's suffix"
 
 
-def _names(listing: Path) -> list[str]:
-    """Return the paths that a list names.
+def _listed(listing: Path) -> Table:
+    """Return a list of images as a table; a line of a .txt may have a class after the path, as training code writes it.
 
     Raises:
-        ValueError: If no column of the table holds paths.
+        OSError, ValueError: If it cannot be read.
     """
-    lines = listing.read_text("utf-8-sig").splitlines()
-    if listing.suffix.lower() == ".txt":
-        return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-    if listing.suffix.lower() == ".jsonl":
-        rows = [json.loads(line) for line in lines if line.strip()]
-    else:
-        delimiter = "\t" if listing.suffix.lower() == ".tsv" else ","
-        rows = list(csv.DictReader(lines, delimiter=delimiter))
-    columns = list(rows[0]) if rows and isinstance(rows[0], dict) else []
-    column = next((each for each in columns if each.lower() in _FILE_COLUMNS), None)
-    if column is None:
-        raise ValueError(f"it has the columns {columns}; one with paths is named {', '.join(_FILE_COLUMNS)}")
-    return [str(row[column]) for row in rows if row.get(column)]
+    if listing.suffix.lower() != ".txt":
+        return read_table(listing)
+    rows = []
+    for line in listing.read_text("utf-8-sig").splitlines():
+        name, (path, _, label) = line.strip(), line.strip().rpartition(" ")
+        if not name or name.startswith("#"):
+            continue
+        labelled = path and not (listing.parent / name).is_file() and (listing.parent / path).is_file()
+        rows.append({"path": path, "label": label} if labelled else {"path": name})
+    return Table(listing.name, tuple(rows))
+
+
+def _tables(root: Path, images: Sequence[str]) -> list[Table]:
+    """Return the tables that lie in the data set's folder and in folders of its images, those of the outermost first.
+
+    A file that is no table, such as notes in .csv, is passed over.
+    """
+    folders = {parent.as_posix() for image in images for parent in PurePosixPath(image).parents}
+    found = []
+    for folder in sorted(folders, key=lambda each: (each.count("/"), each)):
+        here = root / folder
+        for path in sorted(here.iterdir()) if here.is_dir() else ():
+            if path.suffix.lower() in tables.SUFFIXES and path.is_file():
+                with contextlib.suppress(OSError, ValueError):
+                    found.append(read_table(path, "" if folder == "." else folder))
+    return found
 
 
 def _fingerprint(root: Path, entries: list[Entry]) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from actors.errors import UsageError
 from actors.hub import require
 from actors.images import LOADED_SIDE, Image, ImageDecodeError, Preview, Provenance, decode, preview
+from actors.vision.labels import ColumnSettings, Labels, from_columns
 
 _SPELLING = "hf:ID[/CONFIG][:SPLIT[:COLUMN]]"
 _USUAL_SPLIT = "validation"
@@ -64,8 +65,10 @@ class HubDataset:
         self.fingerprint = hashlib.blake2b(self._table._fingerprint.encode(), digest_size=12).hexdigest()
 
     @classmethod
-    def named(cls, text: str) -> HubDataset:
+    def named(cls, text: str, image_column: str = "") -> HubDataset:
         """Return the data set ID[/CONFIG][:SPLIT[:COLUMN]]; of a folder, what follows its path is the configuration.
+
+        `image_column` is the column where the text names none.
 
         Raises:
             UsageError: As the constructor does.
@@ -82,7 +85,7 @@ class HubDataset:
         if Path(path).expanduser().is_dir():
             path = str(Path(path).expanduser().resolve())
         split, column = (*rest, "", "")[:2]
-        return cls(path, split, column, config)
+        return cls(path, split, column or image_column, config)
 
     def _only_split(self) -> str:
         """Return the split that is meant where none is named."""
@@ -181,6 +184,37 @@ class HubDataset:
 
     def provenance(self, index: int) -> Provenance:
         return Provenance("dataset", maker=self.name, recipe={"row": index})
+
+    def labels(self, columns: ColumnSettings) -> Labels:
+        """Return the class and the attributes of each row: a column of classes, and others of few values.
+
+        Raises:
+            UsageError: If there is no such column, or none of classes.
+        """
+        import datasets
+
+        features = self._table.features
+        told = {
+            name for name, each in features.items() if isinstance(each, datasets.ClassLabel | datasets.Value)
+        }
+        levels = {
+            name: features[name].names for name in told if isinstance(features[name], datasets.ClassLabel)
+        }
+        read = self._table.select_columns(sorted(told)).with_format(None)
+        texts = {
+            name: [_level(value, levels.get(name)) for value in read[name]]
+            for name in features
+            if name in told
+        }
+        label = columns.label or (next(iter(levels)) if len(levels) == 1 else "")
+        return from_columns(self.name, texts, columns.model_copy(update={"label": label}), levels=levels)
+
+
+def _level(value: Any, names: Sequence[str] | None) -> str | None:
+    """Return a value as text, that of a column of classes by its name; -1 is none of them."""
+    if value is None or (names is not None and not 0 <= value < len(names)):
+        return None
+    return str(value) if names is None else names[value]
 
 
 def _image_column(name: str, table: Any) -> str:

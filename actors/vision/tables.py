@@ -1,0 +1,116 @@
+"""Tables beside images on disk (.csv, .tsv, .jsonl): one row an image, with a column that names its file."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TypeVar
+
+from actors.errors import UsageError
+
+_T = TypeVar("_T")
+
+SUFFIXES = (".csv", ".tsv", ".jsonl")
+FILE_COLUMNS = (
+    "file_name", "filename", "file", "path", "filepath", "file_path", "image", "image_path", "img_filename",
+    "img_path", "image_file", "image_name", "image_id", "img",
+)  # fmt: skip
+"""Names of columns that are taken to hold files, the surest first."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text by column. `place` is the folder that paths in it are relative to, "" for the data set's own."""
+
+    name: str
+    rows: tuple[Mapping[str, str], ...]
+    place: str = ""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(column for row in self.rows for column in row))
+
+
+def read_table(path: Path, place: str = "") -> Table:
+    """Return what a file of rows holds; numbers and truth values of .jsonl as their text, nested values left out.
+
+    Raises:
+        ValueError: If it is no table.
+    """
+    lines = path.read_text("utf-8-sig").splitlines()
+    rows: list[Mapping[str, str]] = []
+    if path.suffix.lower() == ".jsonl":
+        for line in lines:
+            row = json.loads(line) if line.strip() else {}
+            if not isinstance(row, dict):
+                raise ValueError("a line of it holds no object")
+            rows.append(
+                {key: str(value) for key, value in row.items() if isinstance(value, str | int | float)}
+            )
+    else:
+        reader = csv.DictReader(lines, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+        for row in reader:
+            rows.append(
+                {key.strip(): (value or "").strip() for key, value in row.items() if isinstance(key, str)}
+            )
+    return Table(path.name, tuple(row for row in rows if row), place)
+
+
+def file_column(columns: Sequence[str], asked: str = "") -> str | None:
+    """Return the column that names files: the one asked for, else the first of a usual name, None if there is none."""
+    if asked:
+        return asked if asked in columns else None
+    by_name = {column.lower(): column for column in reversed(columns)}
+    return next((by_name[name] for name in FILE_COLUMNS if name in by_name), None)
+
+
+def matched(images: Sequence[str], table: Table, column: str) -> list[Mapping[str, str] | None]:
+    """Return each image's row: by its path, else by its name, else by that without its suffix, where one alone has it.
+
+    `images` are paths relative to the data set's folder.
+    """
+    found: list[Mapping[str, str] | None] = [None] * len(images)
+    rows = [(_joined(table.place, row.get(column, "")), row) for row in table.rows]
+    below = f"{table.place}/" if table.place else ""
+    for key in (_path, _name, _stem):
+        by_key = _unique((key(path), row) for path, row in rows)
+        for text, index in _unique((key(image), index) for index, image in enumerate(images)).items():
+            if found[index] is None and images[index].startswith(below):
+                found[index] = by_key.get(text)
+    return found
+
+
+def _unique(pairs: Iterable[tuple[str, _T]]) -> dict[str, _T]:
+    """Return the values of the keys that occur once."""
+    listed = list(pairs)
+    times = Counter(key for key, _ in listed)
+    return {key: value for key, value in listed if key and times[key] == 1}
+
+
+def _joined(place: str, path: str) -> str:
+    return f"{place}/{path}" if place and path else path
+
+
+def _path(path: str) -> str:
+    return PurePosixPath(path.replace("\\", "/")).as_posix() if path else ""
+
+
+def _name(path: str) -> str:
+    return PurePosixPath(_path(path)).name
+
+
+def _stem(path: str) -> str:
+    return PurePosixPath(_path(path)).stem
+
+
+def no_column(what: str, column: str, columns: Iterable[str], option: str) -> UsageError:
+    """Return the error for a column that is not there; it names those that are."""
+    there = ", ".join(columns)
+    return UsageError(
+        f"{what} has no column {column!r}.",
+        f"It has {there}: name one with {option}." if there else "It has no columns.",
+    )
