@@ -18,4 +18,5 @@ SUITE = (
     "benchmarks.nodes",
     "benchmarks.fault",
     "benchmarks.hostile",
+    "benchmarks.first_error",
 )

@@ -179,10 +179,18 @@ def approve(
 def units_left(
     config: Path | None, profile: str | None, folder: Path, model: str, layers: str | None, asked: str
 ) -> int:
-    """Return how many units a sweep of `layers` in `folder` has still to study, or without them an audit's classes."""
+    """Return how many units a sweep of `layers` in `folder` has still to study, or without them an audit's classes.
+
+    Raises:
+        UsageError: If units have to be counted, and an endpoint of the profile cannot work.
+    """
     from experiments import approval
+    from experiments.config import load
+    from experiments.endpoint_check import require_endpoints
 
     def count() -> int:
+        # Counting may start Ray and load the network: an endpoint that cannot work is known long before.
+        run(require_endpoints(load(config).profile(profile), lambda _: None))
         names = (layers or "output").split(",")
         return int(run(approval.count_units(config, profile, model, names, asked, 0)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from aiohttp import web
 
 from actors.endpoint.model_list import ListedModel, find, nearest, read_list
 from actors.errors import ConfigError, UsageError
+from experiments.commands.common import units_left
 from experiments.config import BUILT_IN_FILE, Profile, load
 from experiments.endpoint_check import check_endpoints, require_endpoints, suggestions
 from experiments.init import Answers, write_profile
@@ -126,6 +128,17 @@ async def test_what_the_endpoint_refuses_becomes_settings_of_the_profile(tmp_pat
     path.write_text("profiles: {a: {chat: {interpreter: {backend: openai, model: m}}}}")
     update_profile(path, "a", suggestions(reports))
     assert load(path).profile("a").chat.interpreter.system == "fold"
+
+
+def test_endpoints_are_asked_before_a_network_is_loaded_to_count_its_units(tmp_path, monkeypatch):
+    """Of `all` units of a network that was never loaded here, nothing else tells the number."""
+    monkeypatch.setenv("SOME_KEY", "wrong-key-wrong-key")
+    with FakeEndpoint(sees) as server:
+        own = profile(server).model_dump(mode="json", exclude_unset=True)
+        config = tmp_path / "own.yaml"
+        config.write_text(json.dumps({"profiles": {"own": own}, "cache_dir": str(tmp_path / "cache")}))
+        with pytest.raises(UsageError, match="does not accept the key"):
+            units_left(config, "own", tmp_path / "run", "resnet18", "layer1", "all")
 
 
 async def test_what_does_not_answer_in_time_is_left_to_the_run():
