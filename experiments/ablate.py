@@ -15,7 +15,7 @@ from typing import Any
 import anyio
 import numpy as np
 
-from actors.errors import MaiaError, UsageError
+from actors.errors import MaiaError
 from actors.grouping import task_group
 from actors.vision.units import parse_unit
 from agents.faults import CONCERNS_ALL
@@ -155,15 +155,12 @@ async def _units(
 ) -> dict[str, _Unit]:
     """Return the units by id, their exemplars found."""
     if bench.network is None:
-        from experiments.synthetic import open_gym
+        from experiments.synthetic import open_gym, studied
 
         assert bench.detector is not None, "a set-up without a network has the concept detector"
-        gym, _ = open_gym(bench.detector, profile, loaded.cache, asked.seed)
-        known, unknown = await gym.covered([u for u in choose_synthetic(asked.units) if u.formula])
-        if not known:
-            raise UsageError(
-                "the detector knows the concepts of none of these units.", "; ".join(unknown.values())
-            )
+        units = [unit for unit in choose_synthetic(asked.units) if unit.formula]
+        gym, _ = open_gym(bench.detector, profile, loaded.cache, asked.seed, units)
+        known, unknown = await studied(gym, units)
         for name, why in unknown.items():
             console.say(f"left out: {name}: {why}")
         with console.progress("data set") as progress:

@@ -266,8 +266,9 @@ async def subjects(
     from experiments.synthetic import open_gym
 
     assert bench.detector is not None, "a set-up without a network has the concept detector"
-    gym, _ = open_gym(bench.detector, bench.profile, cache, manifest.get("seed", 0))
-    known = {gym.subject(each).id: each for name in manifest["units"] for each in choose(name)}
+    units = [each for name in manifest["units"] for each in choose(name)]
+    gym, _ = open_gym(bench.detector, bench.profile, cache, manifest.get("seed", 0), units)
+    known = {gym.subject(each).id: each for each in units}
 
     async def of_gym(unit: Labelled) -> Subject:
         return gym.subject(known[unit.unit])

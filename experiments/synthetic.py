@@ -11,8 +11,11 @@ from typing import Any
 import anyio
 import numpy as np
 
+from actors.chat.settings import BuiltinChat
 from actors.errors import MaiaError, UsageError
+from actors.generation.settings import ScenesGeneration
 from actors.grouping import task_group
+from actors.scenes.withheld import Withheld
 from actors.vision.datasets import open_dataset
 from actors.vision.distinct import distinct
 from agents.faults import CONCERNS_ALL
@@ -27,8 +30,9 @@ from experiments import config as configuration
 from experiments.config import Profile
 from experiments.console import Console
 from experiments.describe import science
-from experiments.gym.dataset import GymDataset
-from experiments.gym.neurons import GymUnit, choose, confounded, table_a4
+from experiments.gym.dataset import GymDataset, check_pair
+from experiments.gym.drawn import reachable
+from experiments.gym.neurons import GymUnit, choose, everything, planted_pairs, table_a4
 from experiments.gym.score import named_by, same, score, senses
 from experiments.gym.subjects import Gym
 from experiments.preflight import check_out
@@ -53,16 +57,18 @@ async def describe_synthetic(
     seed: int = 0,
     baseline: bool = True,
     limit: int | None = None,
+    withheld: float = 0.0,
 ) -> dict[str, Any]:
     """Study the units, score their labels, write `synthetic.json` into `out` and return what it holds.
 
-    An interrupted run goes on where it was.
+    `withheld` is the share of the embedded vocabulary that image maker and models lack. An interrupted run goes on where it
+    was.
 
     Raises:
         UsageError: If no unit can be studied with this profile's detector, or `out` is another run.
     """
     loaded = configuration.load(config)
-    profile = loaded.profile(profile_name)
+    profile = without(loaded.profile(profile_name), Withheld(share=withheld, seed=seed))
     chosen = choose(units)[:limit]
     check_out(profile.dataset, out)
     store = Store.open(out)
@@ -106,12 +112,8 @@ async def measure(
     baseline: bool,
 ) -> dict[str, Any]:
     """Study the units in this laboratory; as `describe_synthetic`."""
-    gym, fingerprint = open_gym(detector, profile, cache, seed)
-    known, unknown = await gym.covered(chosen)
-    if not known:
-        raise UsageError(
-            "the detector knows the concepts of none of these units.", "; ".join(unknown.values())
-        )
+    gym, fingerprint = open_gym(detector, profile, cache, seed, chosen)
+    known, unknown = await studied(gym, chosen)
     own = replace(laboratory, facts={**laboratory.facts, "dataset": fingerprint})
     check_studied(store, own.facts)
     claim(store, manifest)
@@ -122,6 +124,9 @@ async def measure(
     with console.progress("data set") as progress:
         await gym.prepare(known, progress)
     rows = await _compare(console, own, gym, known, store, seed, baseline)
+    lacking = lacked(profile)
+    for unit, row in zip(known, rows, strict=True):
+        row["reachable"] = reachable(unit, lacking)
     result = {
         "experiment": "synthetic",
         "facts": own.facts,
@@ -135,20 +140,78 @@ async def measure(
     return result
 
 
-def open_gym(detector: ConceptDetector, profile: Profile, cache: Path, seed: int) -> tuple[Gym, str]:
+def without(profile: Profile, withheld: Withheld) -> Profile:
+    """Return the profile whose image maker and models lack some concepts; data set and units keep them.
+
+    Raises:
+        UsageError: If one of them is no stand-in of the embedded world: nothing can be taken from it.
+    """
+    if withheld.share == 0:
+        return profile
+    roles = profile.chat
+    interpreter, observers = roles.interpreter, roles.observers or roles.interpreter
+    if not (
+        isinstance(profile.generation, ScenesGeneration)
+        and isinstance(interpreter, BuiltinChat)
+        and isinstance(observers, BuiltinChat)
+    ):
+        raise UsageError(
+            "concepts can be withheld from the embedded image maker and models alone.",
+            "Use --profile embedded, or leave out --withheld.",
+        )
+    lacking = {"withheld": withheld}
+    chat = roles.model_copy(
+        update={
+            "interpreter": interpreter.model_copy(update=lacking),
+            "observers": observers.model_copy(update=lacking),
+        }
+    )
+    generation = profile.generation.model_copy(update=lacking)
+    return profile.model_copy(update={"generation": generation, "chat": chat})
+
+
+def lacked(profile: Profile) -> frozenset[str]:
+    """Return the concepts that the profile's image maker cannot draw, as far as that is known."""
+    return getattr(profile.generation, "withheld", Withheld()).concepts()
+
+
+def open_gym(
+    detector: ConceptDetector, profile: Profile, cache: Path, seed: int, units: Sequence[GymUnit]
+) -> tuple[Gym, str]:
     """Return the gym over a detector, and the fingerprint of its data set.
 
-    Where the profile's data set is scenes, the pairs of the gym's own units are planted in it.
+    Where the profile's data set is scenes, what must be seen together for these units is planted in it.
+
+    Raises:
+        UsageError: If no scene can show what a unit waits for.
     """
     kind, _, rest = profile.dataset.partition(":")
     dataset: Any = distinct(open_dataset(profile.dataset), cache)
     if kind == "scenes":
         size = int(rest.split(":")[0]) if rest else len(dataset)
-        pairs = [unit.formula.concepts for unit in table_a4() if unit.kind == "given" and unit.formula]
-        pairs += [(*unit.formula.concepts, unit.beside) for unit in confounded() if unit.formula]
-        dataset = GymDataset(size, seed, [(pair[0], pair[1]) for pair in pairs])
+        for pair in planted_pairs([unit for unit in units if unit not in everything()]):
+            check_pair(*pair)
+        dataset = GymDataset(size, seed, planted_pairs(units))
     table = ConceptTable(detector, dataset, cache / "concepts")
     return Gym(detector, dataset, table, reserve=profile.vision.reserve), dataset.fingerprint
+
+
+async def studied(gym: Gym, units: Sequence[GymUnit]) -> tuple[list[GymUnit], dict[str, str]]:
+    """Return the units whose concepts the detector knows, and why each other one of the gym's own is left out.
+
+    Raises:
+        UsageError: Naming the nearest words, if it does not know a concept of a unit that was asked for in words of its
+            own, or knows none of the units.
+    """
+    known, unknown = await gym.covered(units)
+    own = {unit.name for unit in everything()}
+    if strange := [why for name, why in unknown.items() if name not in own]:
+        raise UsageError("; ".join(strange))
+    if not known:
+        raise UsageError(
+            "the detector knows the concepts of none of these units.", "; ".join(unknown.values())
+        )
+    return known, unknown
 
 
 async def _compare(
@@ -179,6 +242,7 @@ async def _compare(
             "confirmed": record.get("confirmed"),
             "verdict": verdict_of(record),
             "found_kind": (record.get("card") or {}).get("kind"),
+            "e_value": (record.get("evidence") or {}).get("e_value_corrected"),
             "rounds": record.get("rounds"),
             "images": record.get("images_made"),
             **score(unit, labels),
@@ -252,6 +316,8 @@ def coverage(known: Sequence[GymUnit]) -> dict[str, int]:
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return shares with Wilson's 95 % intervals by kind of unit, and the comparison with the one-shot baseline."""
+    beyond = [row for row in rows if not row.get("reachable", True)]
+    rows = [row for row in rows if row.get("reachable", True)]
     by_kind = {}
     for kind in [*KINDS, "nuisance"]:
         chosen = [
@@ -261,7 +327,22 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             by_kind[kind] = _shares(chosen)
     judged = [row for row in rows if "one_shot" in row]
     scored = [row for row in judged if row["kind"] in ("mono", "or", "given")]
-    return {"by_kind": by_kind, "two_afc": _two_afc(scored) if scored else None}
+    return {
+        "by_kind": by_kind,
+        "two_afc": _two_afc(scored) if scored else None,
+        "out_of_reach": _beyond(beyond) if beyond else None,
+    }
+
+
+def _beyond(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return how many units that no image of the image maker can drive were confirmed, and how many called out of reach."""
+    n = len(rows)
+    counts = {
+        "confirmed": sum(row["verdict"] == "confirmed" for row in rows),
+        "called": sum(row["verdict"] == "out of reach" for row in rows),
+    }
+    intervals = {f"{name}_interval": list(wilson_interval(count, n)) for name, count in counts.items()}
+    return {"n": n, **counts, **intervals}
 
 
 def _shares(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -328,6 +409,11 @@ def table(result: Mapping[str, Any]) -> str:
         lines.append(
             f"against one look at the exemplars: {afc['rate']:.2f} ({low:.2f} to {high:.2f}) of {afc['n']} comparisons, "
             f"{afc['ties']} ties; the paper's figure is {afc['paper']:.2f}"
+        )
+    if beyond := result["summary"].get("out_of_reach"):
+        lines.append(
+            f"of {beyond['n']} units whose concepts the image maker cannot draw, {beyond['confirmed']} were confirmed and "
+            f"{beyond['called']} called out of reach"
         )
     found = result["coverage"]
     lines.append(f"{found['studied']} of the {found['printed']} neurons that Table A4 prints were studied")

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from actors.endpoint.catalogue import catalogue
 from actors.endpoint.prices import TokenPrice
 from actors.endpoint.settings import EndpointSettings
+from actors.scenes.withheld import Withheld
 from actors.settings import Placement, Settings
 
 
@@ -171,6 +172,8 @@ class BuiltinChat(Settings):
     backend: Literal["builtin"] = "builtin"
     model: Literal["scientist", "observer"] = "scientist"
     """`scientist` reasons and writes programs, `observer` describes images."""
+    withheld: Withheld = Withheld()
+    """Concepts that it neither sees nor has words for, for studies of what lies out of its reach."""
 
 
 ChatSettings = Annotated[OpenAIChat | TransformersChat | BuiltinChat, Field(discriminator="backend")]

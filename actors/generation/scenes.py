@@ -27,7 +27,11 @@ class ScenesMaker:
     max_batch = 16
 
     def __init__(self, settings: ScenesGeneration | None = None) -> None:
+        withheld = (settings or ScenesGeneration()).withheld
+        self._lacking = withheld.concepts()
         self.name = f"scenes (embedded stand-in) {digest()}-{words_digest()}"
+        if self._lacking:
+            self.name += f" without {len(self._lacking)} concepts (seed {withheld.seed})"
         self.settings = f"size={IMAGE_SIZE}"
 
     def generate(self, requests: Sequence[GenerateRequest]) -> list[MadeImage | MaiaError]:
@@ -35,7 +39,7 @@ class ScenesMaker:
         return [self._generate(request) for request in requests]
 
     def _generate(self, request: GenerateRequest) -> MadeImage:
-        reading = parse_prompt(request.prompt, request.seed)
+        reading = parse_prompt(request.prompt, request.seed, self._lacking)
         return MadeImage(
             Image.from_pixels(render(reading.scene, IMAGE_SIZE)),
             Provenance(
@@ -54,7 +58,7 @@ class ScenesMaker:
 
     def _edit(self, request: EditRequest) -> MadeImage:
         known = request.provenance or Provenance("unknown")
-        edited = edit_image(request.image, request.instruction, request.seed, _scene_of(known))
+        edited = edit_image(request.image, request.instruction, request.seed, _scene_of(known), self._lacking)
         return MadeImage(
             edited.image,
             Provenance(

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from actors.endpoint.catalogue import catalogue
 from actors.endpoint.prices import ImagePrice
 from actors.endpoint.settings import EndpointSettings
+from actors.scenes.withheld import Withheld
 from actors.settings import Placement, Settings
 
 Offload = Literal["none", "model", "sequential"]
@@ -29,6 +30,8 @@ class ScenesGeneration(SharedGeneration):
     """Draws scenes from a fixed vocabulary: a stand-in that needs no weights."""
 
     backend: Literal["scenes"] = "scenes"
+    withheld: Withheld = Withheld()
+    """Concepts that it cannot draw, for studies of what lies out of an image maker's reach."""
 
 
 class DiffusersPipeline(Settings):

@@ -16,7 +16,7 @@ import numpy as np
 from actors.images import Image
 from actors.scenes.grammar import MAX_OBJECTS
 from actors.scenes.instructions import Change, Target, parse_instruction
-from actors.scenes.layout import Wish, choose, place
+from actors.scenes.layout import Wish, choose, drawable, place
 from actors.scenes.render import render
 from actors.scenes.scene import Placed, Scene
 from actors.scenes.vocabulary import vocabulary
@@ -83,8 +83,8 @@ class SceneCanvas:
 class Editor:
     """Carries changes out on a canvas. `done` counts those that changed it, `notes` tell of the others."""
 
-    def __init__(self, canvas: Canvas, seed: int) -> None:
-        self._canvas = canvas
+    def __init__(self, canvas: Canvas, seed: int, lacking: frozenset[str] = frozenset()) -> None:
+        self._canvas, self._lacking = canvas, lacking
         self._seed = int(seed) & 0xFFFF_FFFF_FFFF
         self.done = 0
         self.notes: list[str] = []
@@ -100,7 +100,7 @@ class Editor:
         canvas = self._canvas
         everything = list(range(len(canvas.objects)))
         if target.name:
-            names = {concept.name for concept in vocabulary().members(target.name)}
+            names = set(drawable(target.name, self._lacking))
             found = [i for i in everything if canvas.objects[i].concept in names]
             if target.color is not None:
                 found = [i for i in found if canvas.color_of(i) == target.color] or found
@@ -115,7 +115,7 @@ class Editor:
 
     def _made(self, wish: Wish, like: Placed | None, salt: int) -> Placed:
         """Return a new object; `like` gives its place."""
-        concept = choose(wish.name, self._rng(salt))
+        concept = choose(wish.name, self._rng(salt), self._lacking)
         if concept != wish.name:
             self.notes.append(f"chose {concept} for {wish.name or 'an object'}")
         if like is not None:
@@ -126,7 +126,16 @@ class Editor:
         n = len(self._canvas.objects) + 1
         return place(concept, wish, list(self._canvas.objects), None, max(n, 2), self._rng(salt + 50))
 
+    def _can_draw(self, wish: Wish) -> bool:
+        """Say whether anything is known under the wish's name; a note is left if not."""
+        known = bool(drawable(wish.name, self._lacking))
+        if not known:
+            self.notes.append(f"not drawn: {wish.name}")
+        return known
+
     def _replace(self, change: Change) -> None:
+        if not self._can_draw(change.wishes[0]):
+            return
         found = self._find(change.target)
         for index in found:
             self._canvas.put(index, self._made(change.wishes[0], self._canvas.objects[index], 0))
@@ -209,8 +218,9 @@ class Editor:
             if not found:
                 return
             anchor = found[0]
+        before = len(self._canvas.objects)
         self._add_all(change.wishes, anchor, {}, 0)
-        self.done += 1
+        self.done += len(self._canvas.objects) > before
 
     def _add_all(self, wishes: Sequence[Wish], anchor: int | None, known: dict[int, int], first: int) -> None:
         """Add new objects; `known` maps positions in the instruction's own list to objects in the picture."""
@@ -218,6 +228,8 @@ class Editor:
             if len(self._canvas.objects) >= MAX_OBJECTS:
                 self.notes.append(f"not added: a scene holds {MAX_OBJECTS} objects")
                 return
+            if not self._can_draw(wish):
+                continue
             beside = known.get(wish.anchor) if wish.anchor is not None else anchor
             others = list(self._canvas.objects)
             base = others[beside] if beside is not None and beside < len(others) else None
@@ -247,25 +259,34 @@ class Edited:
     notes: tuple[str, ...]
 
 
-def edit_scene(scene: Scene, instruction: str, seed: int = 0) -> tuple[Scene, bool, tuple[str, ...]]:
+def edit_scene(
+    scene: Scene, instruction: str, seed: int = 0, lacking: frozenset[str] = frozenset()
+) -> tuple[Scene, bool, tuple[str, ...]]:
     """Return the changed scene, whether anything was done, and notes on what was not."""
     asked = parse_instruction(instruction)
     canvas = SceneCanvas(scene)
-    editor = Editor(canvas, seed)
+    editor = Editor(canvas, seed, lacking)
     for change in asked.changes:
         editor.carry_out(change)
     return canvas.scene, editor.done > 0, tuple(dict.fromkeys((*asked.notes, *editor.notes)))
 
 
-def edit_image(image: Image, instruction: str, seed: int = 0, scene: Scene | None = None) -> Edited:
+def edit_image(
+    image: Image,
+    instruction: str,
+    seed: int = 0,
+    scene: Scene | None = None,
+    lacking: frozenset[str] = frozenset(),
+) -> Edited:
     """Return the image changed as asked; with `scene`, the image's own recipe, exactly.
 
-    A recipe that does not give these very pixels (the image was cropped, masked or drawn over) is not used.
+    A recipe that does not give these very pixels (the image was cropped, masked or drawn over) is not used. Concepts of
+    `lacking` are neither found nor drawn.
     """
     if scene is not None and image.size[0] == image.size[1]:
         size = image.size[0]
         if np.array_equal(render(scene, size), image.pixels):
-            changed, done, notes = edit_scene(scene, instruction, seed)
+            changed, done, notes = edit_scene(scene, instruction, seed, lacking)
             return Edited(Image.from_pixels(render(changed, size)), changed, done, notes)
     from actors.scenes.retouch import PixelCanvas
 
@@ -273,7 +294,7 @@ def edit_image(image: Image, instruction: str, seed: int = 0, scene: Scene | Non
     if not asked.changes:
         return Edited(image, None, False, asked.notes)
     canvas = PixelCanvas(image, seed)
-    editor = Editor(canvas, seed)
+    editor = Editor(canvas, seed, lacking)
     for change in asked.changes:
         editor.carry_out(change)
     notes = tuple(dict.fromkeys((*asked.notes, *editor.notes, *canvas.notes)))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from actors.scenes.backgrounds import BACKGROUNDS, PLAIN
-from actors.scenes.layout import Wish, arrange
+from actors.scenes.layout import Wish, arrange, drawable
 from actors.scenes.lexicon import Term, read
 from actors.scenes.scene import Scene
 from actors.scenes.vocabulary import vocabulary
@@ -48,8 +48,8 @@ class Phrase:
 class Reader:
     """Reads terms from left to right into wishes and a background."""
 
-    def __init__(self, terms: list[Term]) -> None:
-        self._terms = terms
+    def __init__(self, terms: list[Term], lacking: frozenset[str] = frozenset()) -> None:
+        self._terms, self._lacking = terms, lacking
         self.wishes: list[Wish] = []
         self.background: str | None = None
         self.background_color: str | None = None
@@ -152,6 +152,10 @@ class Reader:
         self._last = indices or self._last
 
     def _thing(self, i: int, term: Term) -> None:
+        if not drawable(term.value, self._lacking):
+            self._take()
+            self.undrawn += term.words
+            return
         self.drawn += term.words
         concept = vocabulary().get(term.value)
         own_plural = concept is not None and concept.names[0] in concept.plurals
@@ -256,15 +260,15 @@ class Reader:
         self.undrawn += term.words
 
 
-def parse_prompt(prompt: str, seed: int = 0) -> Reading:
+def parse_prompt(prompt: str, seed: int = 0, lacking: frozenset[str] = frozenset()) -> Reading:
     """Return the scene of a prompt; other seeds give other layouts, textures, light and open choices.
 
     The same seed gives the same layout and, where the prompt names none, the same background whatever the
-    objects are, so that two prompts can be compared.
+    objects are, so that two prompts can be compared. Concepts of `lacking` are words that are not understood.
     """
     seed = int(seed) & 0xFFFF_FFFF_FFFF
-    reader = Reader(read(prompt))
-    objects, chosen = arrange(reader.wishes, seed)
+    reader = Reader(read(prompt), lacking)
+    objects, chosen = arrange(reader.wishes, seed, lacking)
     rng = np.random.default_rng((seed, 0))
     texture, light = int(rng.integers(2**31)), round(float(rng.uniform(0.88, 1.1)), 3)
     free = list(BACKGROUNDS)

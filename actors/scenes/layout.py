@@ -28,10 +28,16 @@ class Wish:
     """Index, in the list of wishes, of the object that the relation refers to."""
 
 
-def choose(name: str, rng: np.random.Generator) -> str:
-    """Return the concept of this name, or a member of this category; any concept for ""."""
+def drawable(name: str, lacking: frozenset[str] = frozenset()) -> list[str]:
+    """Return the concept of this name, or the members of this category; all concepts for "". None of `lacking`."""
     members = vocabulary().members(name) if name else concepts()
-    return members[int(rng.integers(len(members)))].name
+    return [concept.name for concept in members if concept.name not in lacking]
+
+
+def choose(name: str, rng: np.random.Generator, lacking: frozenset[str] = frozenset()) -> str:
+    """Return one of what is drawable under this name; there must be something."""
+    members = drawable(name, lacking)
+    return members[int(rng.integers(len(members)))]
 
 
 def _base_size(n: int, rng: np.random.Generator) -> float:
@@ -136,14 +142,18 @@ def place(
     )  # fmt: skip
 
 
-def arrange(wishes: Sequence[Wish], seed: int) -> tuple[tuple[Placed, ...], list[str]]:
+def arrange(
+    wishes: Sequence[Wish], seed: int, lacking: frozenset[str] = frozenset()
+) -> tuple[tuple[Placed, ...], list[str]]:
     """Return the objects in painting order, and the concept chosen for each wish in the order of wishes."""
     for wish in wishes:
         # What carries something stands low, so that there is room above it.
         if wish.anchor is not None and not wishes[wish.anchor].positions:
             room = {"on": "bottom", "worn by": "bottom", "above": "bottom", "below": "top"}.get(wish.relation)
             wishes[wish.anchor].positions |= {room} if room else set()
-    chosen = [choose(wish.name, np.random.default_rng((seed, i, 1))) for i, wish in enumerate(wishes)]
+    chosen = [
+        choose(wish.name, np.random.default_rng((seed, i, 1)), lacking) for i, wish in enumerate(wishes)
+    ]
     placed: dict[int, Placed] = {}
     layers: dict[int, float] = {}
     waiting = list(range(len(wishes)))

@@ -50,6 +50,14 @@ def synthetic(
         bool, typer.Option(help="Also label from one look at the exemplars, to compare.")
     ] = True,
     limit: Annotated[int | None, typer.Option(min=1, help="Study only the first so many.")] = None,
+    withheld: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=0.95,
+            help="Share of the embedded vocabulary that image maker and models lack, drawn by the seed.",
+        ),
+    ] = 0.0,
     yes: Yes = False,
     profile: ProfileName = None,
     json: Json = False,
@@ -65,7 +73,15 @@ def synthetic(
     approve(config, profile, yes, lambda: len(choose(units)[:limit]) - finished_studies(out))
     result = run(
         describe_synthetic(
-            console, config, profile, units=units, out=out, seed=seed, baseline=baseline, limit=limit
+            console,
+            config,
+            profile,
+            units=units,
+            out=out,
+            seed=seed,
+            baseline=baseline,
+            limit=limit,
+            withheld=withheld,
         ),
         out,
     )

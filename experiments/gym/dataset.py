@@ -1,4 +1,4 @@
-"""The gym's images for exemplars: scenes at random, and scenes of the conditions that its neurons wait for.
+"""The gym's images for exemplars: scenes at random, and scenes of the conditions that the chosen neurons wait for.
 
 In photographs dogs do stand on grass; in scenes at random one in a thousand would. So every pair of a conditional
 neuron, and the concept of a confounded one with its background, is shown together a few times.
@@ -58,6 +58,16 @@ class GymDataset:
         scene = self.scene(index)
         return Provenance(
             "dataset", self.name, prompt=scene.caption(), seed=self._seed, recipe=scene.to_dict()
+        )
+
+
+def check_pair(first: str, second: str) -> None:
+    """Raise UsageError if no scene shows both: it has one background."""
+    places = [BACKGROUND_WORDS.get(phrase.lower().strip()) for phrase in (first, second)]
+    if all(places) and places[0] != places[1]:
+        raise UsageError(
+            f"no scene shows {first!r} with {second!r}: both are backgrounds, and a scene has one.",
+            "Name a thing and a background, or two things.",
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -72,22 +73,34 @@ def nuisances() -> list[GymUnit]:
     return [GymUnit(kind, None, seed=seed) for kind in NUISANCES for seed in range(PER_NUISANCE)]
 
 
+def everything() -> list[GymUnit]:
+    """Return the units that the gym has of its own: those of `all`."""
+    return [*table_a4(), *confounded(), *nuisances()]
+
+
+def planted_pairs(units: Sequence[GymUnit]) -> list[tuple[str, str]]:
+    """Return what must be seen together for these units to be seen at all, in their order."""
+    conditional = [unit.formula.concepts for unit in units if unit.kind == "given" and unit.formula]
+    beside = [(unit.formula.concepts[0], unit.beside) for unit in units if unit.beside and unit.formula]
+    return [(first, second) for first, second in dict.fromkeys([*conditional, *beside])]
+
+
 def choose(text: str) -> list[GymUnit]:
     """Return the units that a command line names: `all`, kinds, or formulas, divided by semicolons.
 
     Raises:
         UsageError: If a part is no kind and no formula.
     """
-    everything = [*table_a4(), *confounded(), *nuisances()]
+    own = everything()
     chosen: list[GymUnit] = []
     for part in (part.strip() for part in text.split(";")):
         if part in ("all", ""):
-            chosen += everything
+            chosen += own
         elif part == "nuisance":
             chosen += nuisances()
-        elif any(unit.kind == part for unit in everything):
-            chosen += [unit for unit in everything if unit.kind == part]
-        elif named := [unit for unit in everything if unit.name == part]:
+        elif any(unit.kind == part for unit in own):
+            chosen += [unit for unit in own if unit.kind == part]
+        elif named := [unit for unit in own if unit.name == part]:
             chosen += named
         else:
             formula = Formula.parse(part)

@@ -22,7 +22,8 @@ class BuiltinBackend(BlockingBackend[ChatRequest, ChatReply]):
     """The scientist or the observer, as the settings say. Equal conversations are answered once."""
 
     def __init__(self, settings: BuiltinChat) -> None:
-        words, eyes = embedded_words(), NetEyes()
+        lacking = settings.withheld.concepts()
+        words, eyes = embedded_words(lacking), NetEyes(lacking=lacking)
         self.sees_images = True
         if settings.model == "observer":
             super().__init__(

@@ -45,11 +45,12 @@ _COLOURS: dict[str, tuple[str, ...]] = {
 """What anybody would expect of such a place."""
 
 
-@lru_cache(maxsize=1)
-def embedded_words() -> Words:
-    """Return the one vocabulary, made on first use."""
+@lru_cache(maxsize=8)
+def embedded_words(lacking: frozenset[str] = frozenset()) -> Words:
+    """Return the vocabulary without the concepts `lacking`, and without categories that have no others; made once."""
     table = vocabulary()
-    categories = list(table.categories())
+    known = [concept for concept in table.concepts() if concept.name not in lacking]
+    categories = [c for c in table.categories() if any(c in concept.lineage for concept in known)]
     above = {c: next((x.lineage for x in table.members(c) if c in x.lineage), ()) for c in categories}
     other_names: dict[str, list[str]] = {}
     for name, (meaning, is_plural) in table.words().items():
@@ -58,7 +59,7 @@ def embedded_words() -> Words:
     return Words(
         concepts={
             c.name: Noun(c.name, c.plurals[0], (*c.names[1:], *c.plurals[1:]), c.lineage, (c.color,))
-            for c in table.concepts()
+            for c in known
         },
         categories={
             c: Noun(

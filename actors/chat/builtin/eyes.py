@@ -65,10 +65,13 @@ class Eyes(Protocol):
 
 
 class NetEyes:
-    """Eyes that are the concept net: an embedded stand-in. Loaded at the first look; recent looks are kept."""
+    """Eyes that are the concept net: an embedded stand-in. Loaded at the first look; recent looks are kept.
 
-    def __init__(self, net: ConceptNet | None = None) -> None:
-        self._net = net
+    Things of the concepts `lacking` are not recognised.
+    """
+
+    def __init__(self, net: ConceptNet | None = None, lacking: frozenset[str] = frozenset()) -> None:
+        self._net, self._lacking = net, lacking
         self._kept: OrderedDict[tuple[str, bool], Seen] = OrderedDict()
 
     def look(self, images: Sequence[Image], whole: bool = False) -> list[Seen]:
@@ -78,7 +81,7 @@ class NetEyes:
             for image_id, image, sighting in zip(unknown, shown, self._loaded().look(shown), strict=True):
                 # Darkened all over: nothing in it is highlighted.
                 blank = int(image.pixels.max()) <= _DARKENED
-                self._kept[image_id, whole] = Seen() if blank else _seen(sighting)
+                self._kept[image_id, whole] = Seen() if blank else _seen(sighting, self._lacking)
         found = [self._kept[image.id, whole] for image in images]
         for image in images:
             self._kept.move_to_end((image.id, whole))
@@ -102,9 +105,11 @@ def _brightened(image: Image) -> Image:
     return image if region is None else Image.from_pixels(restore(image.pixels, region))
 
 
-def _seen(sighting: Sighting) -> Seen:
+def _seen(sighting: Sighting, lacking: frozenset[str] = frozenset()) -> Seen:
     things = []
     for thing in sighting.things(_LEAST_SCORE):
+        if thing.concept in lacking:
+            continue
         height, width = thing.mask.shape
         x0, y0, x1, y1 = thing.box
         things.append(

@@ -8,21 +8,23 @@ from dataclasses import replace
 import pytest
 
 from actors.errors import UsageError
+from actors.scenes.withheld import Withheld
 from agents.manifest import claim_studied
 from agents.store import Store
 from benchmarks.bench_scientist import drawn
 from benchmarks.in_process import laboratory
 from experiments import config
 from experiments.console import Console
-from experiments.gym.neurons import choose
-from experiments.synthetic import measure, open_gym, table
+from experiments.gym.dataset import PLANTED, GymDataset
+from experiments.gym.neurons import choose, planted_pairs
+from experiments.synthetic import lacked, measure, open_gym, studied, summarise, table, without
 
 pytestmark = pytest.mark.anyio
 
 
 async def test_synthetic_neurons_are_named_and_scored(tmp_path):
-    profile = config.load(None).profile("embedded").model_copy(update={"dataset": "scenes:40:0"})
-    chosen = choose("umbrella OR castle; dog|grass; random 0; whisker")
+    profile = config.load(None).profile("embedded").model_copy(update={"dataset": "scenes:350:0"})
+    chosen = choose("umbrella OR castle; dog|grass; random 0; hair")
     async with laboratory(profile) as (own, detector):
         result = await measure(
             Console(quiet=True),
@@ -37,7 +39,7 @@ async def test_synthetic_neurons_are_named_and_scored(tmp_path):
             baseline=True,
         )
     assert json.loads((tmp_path / "run/synthetic.json").read_text()) == json.loads(json.dumps(result))
-    assert list(result["left_out"]) == ["whisker"]
+    assert list(result["left_out"]) == ["hair"]
     rows = {row["truth"]: row for row in result["rows"]}
     assert rows["random 0"]["labels"] == ["not interpretable"]
     assert all(row["right"] for row in rows.values()), rows
@@ -53,7 +55,8 @@ async def test_synthetic_neurons_are_named_and_scored(tmp_path):
 async def test_neurons_begun_with_another_detector_or_data_set_are_not_gone_on_with(changed, tmp_path):
     profile = config.load(None).profile("embedded").model_copy(update={"dataset": "scenes:40:0"})
     async with laboratory(profile) as (own, detector):
-        _, fingerprint = open_gym(detector, profile, tmp_path, 0)
+        chosen = choose("umbrella")
+        _, fingerprint = open_gym(detector, profile, tmp_path, 0, chosen)
         begun = {"network": "a detector", "dataset": fingerprint}
         store = Store.open(tmp_path / "run")
         claim_studied(store, begun | {changed: "another"})
@@ -63,7 +66,7 @@ async def test_neurons_begun_with_another_detector_or_data_set_are_not_gone_on_w
                 replace(own, facts=own.facts | begun),
                 detector,
                 profile,
-                choose("umbrella"),
+                chosen,
                 store,
                 {"command": "synthetic"},
                 cache=tmp_path,
@@ -71,6 +74,56 @@ async def test_neurons_begun_with_another_detector_or_data_set_are_not_gone_on_w
                 baseline=False,
             )
     assert list(store.keys("")) == ["studied.json"], "and nothing was claimed or studied"
+
+
+@pytest.mark.parametrize(("asked", "told"), [("pizza|zorblax", "zorblax"), ("snow|desert", "scene has one")])
+async def test_a_unit_that_no_scene_can_show_is_refused_by_name(asked, told, tmp_path):
+    profile = config.load(None).profile("embedded").model_copy(update={"dataset": "scenes:40:0"})
+    chosen = choose(f"umbrella; {asked}")
+    async with laboratory(profile) as (_, detector):
+
+        async def open_all() -> None:
+            gym, _ = open_gym(detector, profile, tmp_path, 0, chosen)
+            await studied(gym, chosen)
+
+        with pytest.raises(UsageError, match=told):
+            await open_all()
+
+
+def test_what_a_conditional_unit_waits_for_is_planted_whatever_it_is():
+    pairs = planted_pairs(choose("turtle|bed; apple|snow; turtle|bed; dog OR cat; umbrella"))
+    assert pairs == [("turtle", "bed"), ("apple", "snow")]
+    dataset = GymDataset(30, 3, pairs)
+    planted = [dataset.scene(index) for index in range(30, len(dataset))]
+    assert len(planted) == 2 * PLANTED
+    assert all({"turtle", "bed"} <= {o.concept for o in scene.objects} for scene in planted[:PLANTED])
+    assert all(scene.background == "snow" for scene in planted[PLANTED:])
+
+
+def test_concepts_are_taken_from_maker_and_models_alone_and_only_from_stand_ins():
+    loaded, third = config.load(None), Withheld(share=1 / 3, seed=2)
+    profile = without(loaded.profile("embedded"), third)
+    assert lacked(profile) == third.concepts()
+    assert profile.chat.observers.withheld == profile.chat.interpreter.withheld == third
+    assert profile.dataset == loaded.profile("embedded").dataset
+    assert profile.detection == loaded.profile("embedded").detection
+    with pytest.raises(UsageError, match="embedded image maker"):
+        without(loaded.profile("hosted"), third)
+
+
+def test_units_that_the_maker_cannot_drive_are_counted_apart():
+    row = {"kind": "mono", "right": True, "recall": 1.0, "precision": 1.0, "operator": True, "first_right": None,
+           "status": "answered", "verdict": "confirmed", "reachable": True}  # fmt: skip
+    far = [
+        row | {"right": False, "reachable": False, "verdict": verdict}
+        for verdict in ("out of reach", "confirmed")
+    ]
+    found = summarise([row, *far])
+    assert found["by_kind"]["mono"]["n"] == 1
+    counts = found["out_of_reach"]
+    assert (counts["n"], counts["confirmed"], counts["called"]) == (2, 1, 1)
+    old = {key: value for key, value in row.items() if key != "reachable"}
+    assert summarise([old])["out_of_reach"] is None
 
 
 def test_drawn_units_differ_by_seed_and_are_of_every_kind():

@@ -1,0 +1,185 @@
+"""How often the system is right about units that nobody chose, and what it says where its tools lack the concept.
+
+    python -m benchmarks.bench_gym --only pairs --units 40
+    python -m benchmarks.bench_gym --only reach calibration
+
+`pairs` draws units of each kind (A, A OR B, A|B) from the embedded vocabulary. `reach` takes a third of that vocabulary from
+image maker, observer and scientist, and not from data set and units: units out of what is left, and units within it.
+`calibration` counts, over the units of both, the wrong labels among those that stand at a layer's false-discovery rate of 5 %.
+`agreement` studies the same units of EfficientNet-lite0 with two seeds.
+
+Everything runs in one process, without Ray; an interrupted run goes on where it was. Figures are kept in RESULTS.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from actors.scenes.withheld import Withheld
+from agents.statistics import e_benjamini_hochberg, wilson_interval
+from agents.store import Store
+from benchmarks.bench_truth import RESULTS, keep
+from benchmarks.in_process import laboratory
+from experiments import config
+from experiments.console import Console
+from experiments.gym.drawn import drawn, out_of_reach
+from experiments.gym.neurons import GymUnit
+from experiments.synthetic import measure, without
+
+OUT_OF_REACH = "out of reach"
+FALSE_DISCOVERIES = 0.05
+TARGETS: Mapping[str, float] = {"mono": 0.95, "or": 0.9, "given": 0.8}
+SAID = {"mono": "one concept", "or": "A OR B", "given": "A given B (A\\|B)"}
+Rows = Sequence[Mapping[str, Any]]
+
+
+async def study(units: Sequence[GymUnit], seed: int, out: Path, withheld: Withheld) -> Rows:
+    """Return the scored rows of the units, from `out` if they were all studied there before."""
+    finished = out / "synthetic.json"
+    names = [unit.name for unit in units]
+    if finished.exists() and (rows := json.loads(finished.read_text())["rows"]):
+        if [row["truth"] for row in rows] != names:
+            raise SystemExit(f"{out} holds other units; give this run another --out.")
+        return list(rows)
+    loaded = config.load(None)
+    profile = without(loaded.profile("embedded"), withheld)
+    manifest = {
+        "command": "synthetic", "model": "synthetic", "units": names, "seed": seed,
+        "withheld": withheld.model_dump(),
+    }  # fmt: skip
+    async with laboratory(profile) as (own, detector):
+        result = await measure(
+            Console(), own, detector, profile, units, Store.open(out), manifest,
+            cache=loaded.cache, seed=seed, baseline=False,
+        )  # fmt: skip
+    return list(result["rows"])
+
+
+def pairs(options: argparse.Namespace) -> str:
+    units = drawn(options.units, options.seed)
+    rows = anyio.run(study, units, options.seed, options.out / "pairs", Withheld())
+    return f"{_kinds(rows)}\n\n{_wrong(rows)}"
+
+
+def reach(options: argparse.Namespace) -> str:
+    withheld = Withheld(share=options.share, seed=options.seed)
+    lacking, count = withheld.concepts(), max(1, options.units // 2)
+    outside = out_of_reach(count, options.seed, lacking)
+    within = drawn(count, options.seed + 1, lacking)
+    far = anyio.run(study, outside, options.seed, options.out / "out-of-reach", withheld)
+    near = anyio.run(study, within, options.seed, options.out / "within-reach", withheld)
+    verdicts = Counter(row["verdict"] for row in far)
+    confirmed, told = verdicts["confirmed"], verdicts[OUT_OF_REACH]
+    lines = [
+        f"{len(lacking)} of the embedded world's concepts were taken from image maker, observer and scientist.",
+        "",
+        "| units out of what is left | | share (Wilson 95 %) | target |",
+        "|---|---:|---|---|",
+        f"| confirmed | {confirmed}/{len(far)} | {_share(confirmed, len(far))} | at most 0.05 |",
+        f"| called out of reach | {told}/{len(far)} | {_share(told, len(far))} | at least 0.80 |",
+        "",
+        f"Their verdicts: {'; '.join(f'{name} {n}' for name, n in verdicts.most_common())}.",
+        "",
+        "Units within what is left:",
+        "",
+        _kinds(near),
+        "",
+        f"Of these, {sum(row['verdict'] == OUT_OF_REACH for row in near)} are called out of reach. {_wrong(near)}",
+    ]
+    return "\n".join(lines)
+
+
+def calibration(options: argparse.Namespace) -> str:
+    rows: list[Mapping[str, Any]] = []
+    for name in ("pairs", "out-of-reach", "within-reach"):
+        path = options.out / name / "synthetic.json"
+        if not path.exists():
+            raise SystemExit(f"there is no {path}: run the parts pairs and reach first.")
+        rows += json.loads(path.read_text())["rows"]
+    held = e_benjamini_hochberg([row["e_value"] or 0.0 for row in rows], FALSE_DISCOVERIES)
+    stand = [row for row, holds in zip(rows, held, strict=True) if holds and row["verdict"] == "confirmed"]
+    strange = sum(row["precision"] is None or row["precision"] < 1 for row in stand)
+    wrong = sum(not row["right"] for row in stand)
+    return "\n".join(
+        [
+            f"{len(stand)} of {len(rows)} labels are confirmed and stand at a false-discovery rate of {FALSE_DISCOVERIES:.0%}.",
+            "",
+            "| of the labels that stand | | share (Wilson 95 %) | target |",
+            "|---|---:|---|---|",
+            f"| name something that is no part of the unit | {strange}/{len(stand)} | {_share(strange, len(stand))} | at most 0.05 |",
+            f"| that, or name only a part of it | {wrong}/{len(stand)} | {_share(wrong, len(stand))} | |",
+        ]
+    )
+
+
+def _kinds(rows: Rows) -> str:
+    lines = ["| units | right | share (Wilson 95 %) | target | confirmed |", "|---|---:|---|---|---:|"]
+    for kind, target in TARGETS.items():
+        own = [row for row in rows if row["kind"] == kind]
+        right = sum(row["right"] for row in own)
+        confirmed = sum(row["verdict"] == "confirmed" for row in own)
+        lines.append(
+            f"| {SAID[kind]} | {right}/{len(own)} | {_share(right, len(own))} | at least {target:.2f} | {confirmed} |"
+        )
+    return "\n".join(lines)
+
+
+def _wrong(rows: Rows) -> str:
+    told = [f"`{row['truth']}`: {' OR '.join(row['labels'])}" for row in rows if not row["right"]]
+    return f"Not right: {'; '.join(told)}." if told else "All are right."
+
+
+def _share(part: int, whole: int) -> str:
+    low, high = wilson_interval(part, whole)
+    return f"{part / max(1, whole):.2f} ({low:.2f} to {high:.2f})"
+
+
+PARTS: Mapping[str, Callable[[argparse.Namespace], str]] = {
+    "pairs": pairs,
+    "reach": reach,
+    "calibration": calibration,
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.bench_gym",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
+    parser.add_argument(
+        "--units", type=int, default=40, help="units of each kind; `reach` takes half as many twice"
+    )
+    parser.add_argument(
+        "--share", type=float, default=1 / 3, help="part of the vocabulary that is taken away"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=2026, help="seed of units, data set, studies and what is taken"
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/gym"), help="where the runs are kept")
+    parser.add_argument("--dry", action="store_true", help="print the figures and keep nothing")
+    options = parser.parse_args()
+    for name in options.only:
+        started = time.monotonic()
+        text = PARTS[name](options)
+        if options.dry:
+            print(text)
+            continue
+        command = f"python -m benchmarks.bench_gym --units {options.units} --seed {options.seed}"
+        keep(f"gym {name}", command, f"{text}\n\nTook {time.monotonic() - started:.0f} s of this process.")
+        print(f"{name}: kept in {RESULTS.name}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
