@@ -29,8 +29,9 @@ from agents.budget import (
 )
 from agents.interpreter import Round, StudyPausedError
 from agents.journal import Journal, slug
+from agents.repeats import study_repeatedly
 from agents.store import Store
-from agents.study import Laboratory, study
+from agents.study import Laboratory
 from agents.survey import SurveyFunction
 from agents.tasks.base import Task
 from agents.work import WorkItem, build_task
@@ -146,7 +147,8 @@ class LocalHost:
             elapsed_s=lambda: self._clock() - begun,
         )
         account = UnitAccount(purse, self._account, self._pay)
-        await account.open(begun=self._store.has(f"{folder}/rounds/0001.json"))
+        first = (f"{folder}/{below}rounds/0001.json" for below in ("", "repeats/1/"))
+        await account.open(begun=any(map(self._store.has, first)))
         subject = await self._subject_of(item)
         if item.survey:
             lab = self._laboratory
@@ -159,12 +161,13 @@ class LocalHost:
                 record = survey.result(item, found, lab.facts, charged)
                 await asyncio.to_thread(journal.finish, record)
                 return record
-        return await study(
+        return await study_repeatedly(
             self._laboratory,
             subject,
             self._task_of(item),
             self._store,
             seed=item.seed,
+            repeats=item.repeats,
             steering=_Steering(lambda: self._pausing, account),
             account=account,
             on_round=self._count,
@@ -181,7 +184,7 @@ class LocalHost:
 
     async def stop(self) -> None: ...
 
-    def _count(self, _: Round) -> None:
+    def _count(self, number: int, finished: Round) -> None:
         self._rounds += 1
 
     def _pay(self, cost: Cost) -> None:

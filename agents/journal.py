@@ -9,6 +9,7 @@ that reached us is never bought twice. A round is on disk before the next one be
     units/<unit>/charged/0001.json         what a call for images was charged, where images cost money
     units/<unit>/rounds/0001.json          a finished round
     units/<unit>/done.json                 the result
+    units/<unit>/repeats/2/...             the same of the second of several studies of the unit
     blobs/ab/<id>.webp                     every image that was shown, lossless, by content id
     blobs/ab/<id>.png                      the same of one that a mask was painted on: the mask, naming what is beneath
 """
@@ -156,11 +157,12 @@ def _lossless(image: Image) -> bytes:
 
 
 class Journal:
-    """The records of one unit."""
+    """The records of one unit, or of one of several studies of it, by number from 1."""
 
-    def __init__(self, store: Store, unit: str) -> None:
+    def __init__(self, store: Store, unit: str, repeat: int = 0) -> None:
         self._store = store
-        self.folder = f"units/{slug(unit)}"
+        self.repeat = repeat
+        self.folder = f"units/{slug(unit)}" + (f"/repeats/{repeat}" if repeat else "")
         self.blobs = Blobs(store)
         self._charges = 0
 
@@ -271,6 +273,14 @@ class Journal:
                 f"{self.folder}/{name} was already written with another content.",
                 "Another run works on the same folder: let it finish, or give this one its own --out.",
             )
+
+
+def repeats_of(store: Store, unit: str) -> list[Journal]:
+    """Return the journals of several studies of a unit, in order; none of one that was studied once."""
+    numbers = (
+        int(name) for name in store.folders(f"units/{slug(unit)}/repeats") if re.fullmatch(r"[1-9]\d?", name)
+    )
+    return [Journal(store, unit, number) for number in sorted(numbers)]
 
 
 def doubtful(names: Iterable[str]) -> dict[str, int]:

@@ -58,6 +58,7 @@ _OPTIONS = {
     "layers": "LAYERS",
     "model": "MODEL",
     "seed": "--seed",
+    "repeat": "--repeat",
     "profile": "--profile",
     "per_context": "--images",
     "settings.dataset": "the dataset (--data)",

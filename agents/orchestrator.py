@@ -194,7 +194,8 @@ class Orchestrator:
         self._news.set()
 
     def _rounds(self, item: WorkItem) -> int:
-        return sum(1 for _ in self._store.keys(f"units/{slug(item.unit)}/rounds"))
+        keys = self._store.keys(f"units/{slug(item.unit)}")
+        return sum("/rounds/" in key for key in keys)
 
     async def _fail(self, item: WorkItem, error: MaiaError) -> None:
         record = failure(item, error)

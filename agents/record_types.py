@@ -90,6 +90,33 @@ class Exemplar(Record):
     activation: Number | None = None
 
 
+class RepeatedStudy(Record):
+    """One of several studies of a unit, as the pooled result tells of it."""
+
+    number: Annotated[int, Field(ge=1)]
+    seed: Annotated[int, Field(ge=0, lt=2**64)] | None = None
+    labels: list[str] = []
+    verdict: str = ""
+    auroc: Number | None = None
+    rounds: Count = 0
+
+
+class AgreementRecord(Record):
+    """How far several studies of a unit agree."""
+
+    value: Number | None = None
+    studies: Count = 0
+    labelled: Count = 0
+    pairs: list[dict[str, Any]] = []
+
+
+class PoolingRecord(Record):
+    """What the aggregator of several studies reads, `pooling.json`."""
+
+    evidence: str
+    agreement: AgreementRecord
+
+
 class StudyResult(Record):
     """A unit's result, `done.json`."""
 
@@ -111,6 +138,8 @@ class StudyResult(Record):
     exemplars: list[Exemplar] = []
     usage: dict[str, UsageRecord] = {}
     in_doubt: list[str] = []
+    repeats: list[RepeatedStudy] = []
+    agreement: AgreementRecord | None = None
     seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
     facts: dict[str, Any] = {}
 

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from actors.chat.base import ChatReply, ChatRequest
 from actors.errors import MaiaError
@@ -22,7 +22,7 @@ from agents.journal import Journal, request_key
 from agents.record_types import CallRecord, read_record
 from agents.store import Store
 from agents.tasks.base import Answer, Task
-from tools.sandbox import SandboxServer
+from tools.sandbox import Sandbox
 from tools.toolbox import Toolbox, ToolError
 
 _IMAGE = "\0image"
@@ -30,6 +30,12 @@ _IMAGE = "\0image"
 
 _LIVE = ("log", "display")
 """Tools that only keep what a program says: they run again."""
+
+
+class Sandboxes(Protocol):
+    """Opens what programs run in."""
+
+    async def open(self, *, seed: int) -> Sandbox: ...
 
 
 class DivergedError(MaiaError):
@@ -169,26 +175,27 @@ async def replay(
     store: Store,
     unit: str,
     task: Task,
-    sandboxes: SandboxServer,
+    sandboxes: Sandboxes,
     scratch: Path,
     *,
     api_page: str,
     settings: InterpreterSettings,
     seed: int,
     taken_over: int = 0,
+    repeat: int = 0,
     on_round: Callable[[int], None] = lambda _: None,
 ) -> Replay:
     """Play a unit's rounds again into the folder `scratch` and compare them with the record.
 
-    The first `taken_over` rounds were another run's, which has their calls: they are taken up, and the others played.
+    `repeat` names one of several studies of the unit. The first `taken_over` rounds were another run's, which has their calls: they are taken up, and the others played.
 
     Raises:
         UsageError: If a program cannot be run here at all.
     """
-    journal = Journal(store, unit)
+    journal = Journal(store, unit, repeat)
     records = journal.rounds()
     place = _Place(records)
-    again = Journal(Store(scratch), unit)
+    again = Journal(Store(scratch), unit, repeat)
     take_over(journal, again, records[:taken_over])
     place.index = taken_over
     difference = ""

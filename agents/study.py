@@ -71,6 +71,14 @@ class Laboratory:
     once would all end last, and hold up those that still converse."""
 
 
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """One of several studies of a unit: its number from 1, and the seed of the images that all of them make alike."""
+
+    number: int
+    image_seed: int
+
+
 class Workplace:
     """What one study works with, built from what the run shares: an agent's, or a person's.
 
@@ -86,12 +94,13 @@ class Workplace:
         *,
         seed: int = 0,
         account: Account | None = None,
+        repeat: Repeat | None = None,
     ) -> None:
         self.laboratory, self.subject, self.task, self.seed = laboratory, subject, task, seed
-        self.journal = Journal(store, subject.id)
+        self.journal = Journal(store, subject.id, repeat.number if repeat else 0)
         self._purse = account or Ledger(BudgetSettings())
         self._started = time.monotonic()
-        observer = self.recorded(laboratory.observers, "observer")
+        self.observer = observer = self.recorded(laboratory.observers, "observer")
         studio = MeteredStudio(
             laboratory.studio, self._purse, laboratory.dollars_per_image, self.journal.record_image_charge
         )
@@ -99,7 +108,7 @@ class Workplace:
             System(subject, laboratory.paint),
             studio,
             BlindObservers(observer, seed=seed),
-            seed=seed,
+            seed=repeat.image_seed if repeat else seed,
             max_images=laboratory.settings.max_images,
             max_observations=laboratory.settings.max_observations,
             withheld=laboratory.withheld,
@@ -120,8 +129,13 @@ class Workplace:
         metered = MeteredChat(model, self._purse, self.laboratory.rates.get(role, Rate()))
         return RecordedChat(metered, self.journal, role, metered.about)
 
-    async def finish(self, outcome: Study) -> dict[str, Any]:
-        """Write the result down and return it: plain JSON values; `docs/architecture.md` names its fields."""
+    async def finish(
+        self, outcome: Study, adding: Callable[[dict[str, Any]], None] = lambda _: None
+    ) -> dict[str, Any]:
+        """Write the result down and return it: plain JSON values; `docs/architecture.md` names its fields.
+
+        `adding` is called with it before its verdict is told.
+        """
         record = await self._result(outcome)
         usage = await asyncio.to_thread(self.journal.usage)
         record["usage"] = {
@@ -131,6 +145,7 @@ class Workplace:
         charged = await asyncio.to_thread(self.journal.image_charges)
         if charged != Usage():
             record["usage"]["images"] = asdict(charged)
+        adding(record)
         record["verdict"] = verdict_of(record)
         if self.task.names_concept:
             record["card"] = label_card(record)
@@ -191,15 +206,16 @@ async def study(
     steering: Steering | None = None,
     account: Account | None = None,
     on_round: Callable[[Round], None] = lambda _: None,
+    repeat: Repeat | None = None,
 ) -> dict[str, Any]:
     """Return the result of studying one unit, from the store if it is there already.
 
     Raises:
         MaiaError: If a backend failed for good. Nothing finished is lost: call again to go on.
     """
-    if (done := await asyncio.to_thread(Journal(store, subject.id).done)) is not None:
+    place = Workplace(laboratory, subject, task, store, seed=seed, account=account, repeat=repeat)
+    if (done := await asyncio.to_thread(place.journal.done)) is not None:
         return done
-    place = Workplace(laboratory, subject, task, store, seed=seed, account=account)
     sandbox = await laboratory.sandboxes.open(seed=seed)
     try:
         agent = Interpreter(

@@ -32,6 +32,8 @@ def _present_name(name: Any) -> Any:
 
 
 _Name = Annotated[str, Field(max_length=4096)]
+MOST_REPEATS = 20
+"""Studies of one unit at most."""
 
 
 @dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
@@ -40,7 +42,7 @@ class WorkItem:
 
     `task` names the question (`agents.tasks.TASKS`), built with `arguments` (plain JSON values); "" asks no agent.
     `survey` names measurements by a fixed design that come first (`experiments.contexts.SURVEYS`), called with
-    `survey_arguments`.
+    `survey_arguments`. `repeats`: studies of the unit with seeds of their own, whose answers are pooled.
     """
 
     unit: _Name
@@ -51,6 +53,7 @@ class WorkItem:
     seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
     survey: Annotated[str, BeforeValidator(_present_name)] = ""
     survey_arguments: dict[str, Any] = field(default_factory=dict)
+    repeats: Annotated[int, Field(ge=1, le=MOST_REPEATS)] = 1
 
 
 _PLAN = TypeAdapter(list[WorkItem])

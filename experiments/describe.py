@@ -12,8 +12,9 @@ from agents.interpreter import Round
 from agents.journal import slug
 from agents.manifest import check, check_studied, claim, claim_studied
 from agents.record_types import StudyResult, read_record
+from agents.repeats import study_repeatedly
 from agents.store import Store
-from agents.study import failure, study
+from agents.study import failure
 from agents.tasks.describe_unit import DescribeUnit
 from agents.verdict import abstained
 from experiments import config as configuration
@@ -54,10 +55,11 @@ async def describe_unit(
     data: str | None = None,
     class_names: Path | None = None,
     few_images: bool = False,
+    repeat: int = 1,
 ) -> dict[str, Any]:
     """Study one unit and return its result with the paths of what was written.
 
-    A study that was interrupted goes on where it was; one that is finished is read.
+    Studied several times (`repeat`), it is the answer that was pooled from what all the studies measured. A study that was interrupted goes on where it was; one that is finished is read.
 
     Raises:
         UsageError: If anything that was asked for does not exist or cannot work.
@@ -78,7 +80,7 @@ async def describe_unit(
         "profile": profile_name or loaded.default_profile,
         "config": loaded.named_file,
         "settings": science(profile),
-    }
+    } | ({"repeat": repeat} if repeat > 1 else {})
     check(store, manifest)
     record = _finished(store)
     if record is None:
@@ -93,7 +95,9 @@ async def _study(
 ) -> dict[str, Any]:
     from experiments.workbench import Workbench
 
-    def on_round(finished: Round) -> None:
+    repeats = manifest.get("repeat", 1)
+
+    def on_round(number: int, finished: Round) -> None:
         if finished.verdict is not None:
             if abstained(finished.verdict.evidence):
                 told = "abstained"
@@ -104,7 +108,8 @@ async def _study(
         else:
             told = f"program {finished.outcome.status}" if finished.outcome else "program"
         guess = f": {finished.hypotheses[0]}" if finished.hypotheses else ""
-        console.say(f"round {finished.number}, {told}{guess}")
+        which = "" if repeats == 1 else f"study {number}, " if number else "all studies together, "
+        console.say(f"{which}round {finished.number}, {told}{guess}")
 
     async with Workbench.open(profile, cache=cache, model=manifest["model"], tell=console.say) as bench:
         subject = await bench.subject(manifest["layer"], manifest["unit"])
@@ -116,11 +121,18 @@ async def _study(
         with console.progress("exemplars") as progress:
             await subject.prepare(progress)
         await _tell_skipped(console, bench, manifest)
-        console.say("studying the unit")
+        console.say("studying the unit" + (f" {repeats} times" if repeats > 1 else ""))
         task = DescribeUnit()
         try:
-            return await study(
-                bench.laboratory, subject, task, store, seed=manifest["seed"], on_round=on_round
+            return await study_repeatedly(
+                bench.laboratory,
+                subject,
+                task,
+                store,
+                seed=manifest["seed"],
+                repeats=repeats,
+                at_once=repeats,
+                on_round=on_round,
             )
         except UsageError:
             raise
@@ -154,10 +166,10 @@ def science(profile: Profile) -> dict[str, Any]:
 
 
 def _finished(store: Store) -> dict[str, Any] | None:
-    done = [key for key in store.keys("units") if key.endswith("/done.json")]
-    if not done:
-        return None
-    return read_record(store, done[0], StudyResult)
+    records = (
+        read_record(store, f"units/{folder}/done.json", StudyResult) for folder in store.folders("units")
+    )
+    return next((record for record in records if record is not None), None)
 
 
 def _paths(run: Path, record: dict[str, Any]) -> dict[str, str]:
@@ -191,8 +203,28 @@ def card(record: dict[str, Any]) -> str:
             f"mean activation {evidence['mean_positive']:.2f} on {evidence['n_positive']} images of the label, "
             f"{evidence['mean_control']:.2f} on {evidence['n_control']} others",
         ]
+    lines += _repeats(record)
     if "rounds" in record:
         images = record["images_made"] + record.get("images_tested", 0)
-        lines.append(f"{record['rounds']} rounds, {images} images made and tested")
+        rounds = record["rounds"] + sum(each["rounds"] for each in record.get("repeats", ()))
+        lines.append(f"{rounds} rounds, {images} images made and tested")
     lines.append(f"report: {record['paths']['report']}")
     return "\n".join(lines)
+
+
+def _repeats(record: dict[str, Any]) -> list[str]:
+    """Return how far the labels of several studies agree, and what each of them is."""
+    found = record.get("repeats") or []
+    if not found:
+        return []
+    agreement = (record.get("agreement") or {}).get("value")
+    told = "not measured: that needs two labels that were put to a test"
+    if agreement is not None:
+        told = (
+            f"{agreement:.2f} of the images of each other's tests are told apart by a blind witness who knows the label "
+            "(0.50 is chance)"
+        )
+    return [f"agreement of {len(found)} studies: {told}"] + [
+        f"  {each['number']}: {plain(' OR '.join(each['labels']) or 'no label')} ({each['verdict']})"
+        for each in found
+    ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,17 @@ from pydantic import ValidationError
 
 from actors.errors import UsageError
 from agents.interpreter import InterpreterSettings
-from agents.journal import Journal
+from agents.journal import Journal, repeats_of
 from agents.manifest import KEY as MANIFEST
 from agents.manifest import check, check_studied, claim, claim_studied
-from agents.replay import DivergedError, Replay, replay, take_over
+from agents.pooling import ROLE, NoSandboxes, PooledTask, limits
+from agents.record_types import PoolingRecord, read_record
+from agents.repeats import pooling_key, seed_of
+from agents.replay import DivergedError, Replay, Sandboxes, replay, take_over
 from agents.run_files import RecordError, damaged
 from agents.store import Store
 from agents.study import study
+from agents.tasks.base import Task
 from agents.work import build_task, write_plan
 from experiments import config as configuration
 from experiments.config import Profile
@@ -69,20 +73,56 @@ async def replay_units(
 
 async def _replay(console: Console, unit: RecordedUnit, sandboxes: SandboxServer) -> dict[str, Any]:
     taken_over = unit.manifest.get("from_round", 1) - 1
-    with tempfile.TemporaryDirectory(prefix="maia-replay-") as scratch:
-        outcome = await replay(
-            unit.store,
-            unit.item.unit,
-            build_task(unit.item),
-            sandboxes,
-            Path(scratch),
-            api_page=api_page(),
-            settings=_interpreter_settings(unit),
-            seed=unit.item.seed,
-            taken_over=taken_over,
-            on_round=lambda number: console.say(f"round {number}: as on record"),
+    played = Replay(0, 0)
+    for each in _studies(unit, sandboxes):
+        which = f"study {each.repeat}, " if each.repeat else ""
+        with tempfile.TemporaryDirectory(prefix="maia-replay-") as scratch:
+            outcome = await replay(
+                unit.store,
+                unit.item.unit,
+                each.task,
+                each.sandboxes,
+                Path(scratch),
+                api_page=each.api_page,
+                settings=each.settings,
+                seed=each.seed,
+                taken_over=taken_over,
+                repeat=each.repeat,
+                on_round=lambda number, which=which: console.say(f"{which}round {number}: as on record"),  # type: ignore[misc]
+            )
+        divergence = outcome.divergence and which + outcome.divergence
+        played = Replay(
+            played.rounds + outcome.rounds,
+            played.recorded + outcome.recorded,
+            played.divergence or divergence,
         )
-    return _as_json(unit, outcome, taken_over)
+    return _as_json(unit, played, taken_over)
+
+
+def _studies(unit: RecordedUnit, sandboxes: SandboxServer) -> list[_Study]:
+    """Return what there is to play of a unit: its study, or several and the answer that was pooled from them."""
+    task, settings, seed = build_task(unit.item), _interpreter_settings(unit), unit.item.seed
+    numbers = [journal.repeat for journal in repeats_of(unit.store, unit.item.unit)]
+    if not numbers:
+        return [_Study(0, task, seed, api_page(), settings, sandboxes)]
+    found = [_Study(n, task, seed_of(seed, n), api_page(), settings, sandboxes) for n in numbers]
+    key = pooling_key(Journal(unit.store, unit.item.unit))
+    if (known := read_record(unit.store, key, PoolingRecord)) is not None:
+        pooled = PooledTask(task, known["evidence"])
+        found.append(_Study(0, pooled, seed_of(seed, 0), ROLE, limits(settings), NoSandboxes()))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Study:
+    """One conversation of a unit's record: `repeat` is its number, 0 for the one with the result."""
+
+    repeat: int
+    task: Task
+    seed: int
+    api_page: str
+    settings: InterpreterSettings
+    sandboxes: Sandboxes
 
 
 def _as_json(unit: RecordedUnit, outcome: Replay, taken_over: int) -> dict[str, Any]:
@@ -119,6 +159,11 @@ def _studied(path: Path) -> RecordedUnit:
     unit = find_unit(path)
     if not unit.item.task:
         raise _no_rounds(path)
+    if repeats_of(unit.store, unit.item.unit):
+        raise UsageError(
+            f"{unit.item.unit} was studied several times, and a branch goes on from one study.",
+            "Study it once (maia describe without --repeat), and branch from that.",
+        )
     return unit
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from actors.chat.base import Usage
 from agents import lease, survey
 from agents.interpreter import images_tested
-from agents.journal import Journal, slug
+from agents.journal import Journal, repeats_of, slug
 from agents.orchestrator import failures
 from agents.record_types import StudyResult, read_record
 from agents.run_files import RecordError
@@ -161,7 +161,7 @@ def _read_unit(store: Store, unit: str) -> _Unit:
         finished = store.status(f"{folder}/done.json")
         return _Unit(
             record.get("status", "failed"),
-            record.get("rounds", 0),
+            record.get("rounds", 0) + sum(each.get("rounds", 0) for each in record.get("repeats") or ()),
             record.get("images_made", 0)
             + record.get("images_tested", 0)
             + (0 if record.get("status") == MEASURED else surveyed),
@@ -170,17 +170,17 @@ def _read_unit(store: Store, unit: str) -> _Unit:
             usage.unpriced,
             finished.st_mtime if finished else 0.0,
         )
-    journal = Journal(store, unit)
-    records = journal.rounds()
-    usages = [Usage(**record["reply"].get("usage", {})) for record in records]
-    usage = sum(usages, journal.image_charges())
+    journals = [Journal(store, unit), *repeats_of(store, unit)]
+    studies = [journal.rounds() for journal in journals]
+    usages = [Usage(**record["reply"].get("usage", {})) for records in studies for record in records]
+    usage = sum([*usages, *(journal.image_charges() for journal in journals)], Usage())
     failed = failures(store, unit)
     return _Unit(
         "failed" if failed else "begun" if store.folder_state(folder)[0] else "waiting",
-        len(records),
+        sum(map(len, studies)),
         surveyed
-        + (records[-1].get("toolbox", {}).get("images_made", 0) if records else 0)
-        + images_tested(records),
+        + sum(records[-1].get("toolbox", {}).get("images_made", 0) for records in studies if records)
+        + sum(map(images_tested, studies)),
         usage.prompt_tokens + usage.completion_tokens,
         usage.dollars,
         usage.unpriced,

@@ -47,6 +47,7 @@ class Sweep:
     class_names: Path | None = None
     retry_failed: bool = False
     few_images: bool = False
+    repeat: int = 1
 
 
 async def sweep(
@@ -74,7 +75,7 @@ async def sweep(
         "profile": profile_name or loaded.default_profile,
         "config": loaded.named_file,
         "settings": science(profile),
-    }
+    } | ({"repeat": asked.repeat} if asked.repeat > 1 else {})
     check_known(store, manifest, network, units)
     campaign = Campaign(console, loaded, profile, store, manifest, asked.retry_failed)
     closing = Closing(lambda: crosswise.read(store) is not None, partial(_compare, store))
@@ -181,7 +182,8 @@ async def _plan(
 
 
 def _item(network: str, readout: Readout, index: int, asked: Sweep) -> WorkItem:
-    return WorkItem(f"{network}/{readout.unit(index)}", readout.layer, str(index), seed=asked.seed)
+    unit = f"{network}/{readout.unit(index)}"
+    return WorkItem(unit, readout.layer, str(index), seed=asked.seed, repeats=asked.repeat)
 
 
 def _encode(screened: dict[str, list[dict[str, Any]]]) -> bytes:

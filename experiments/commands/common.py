@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from agents.run_files import RecordError
+from agents.work import MOST_REPEATS
 from experiments.console import Console, printable
 from experiments.preflight import left_as_found
 
@@ -44,6 +45,14 @@ ClassNames = Annotated[
     Path | None,
     typer.Option(
         help="File of class names in the order of the output: .txt, .json, .yaml or .csv [default: the network's]."
+    ),
+]
+Repeat = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        max=MOST_REPEATS,
+        help="Studies of each unit with seeds of their own; how far they agree is told, and one answer is pooled.",
     ),
 ]
 FewImages = Annotated[bool, typer.Option("--few-images", help="Go on with fewer than 30 distinct images.")]

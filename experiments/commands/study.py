@@ -19,6 +19,7 @@ from experiments.commands.common import (
     Json,
     Model,
     ProfileName,
+    Repeat,
     Verbose,
     Yes,
     approve,
@@ -40,6 +41,7 @@ commands = typer.Typer()
         "maia describe tf_efficientnet_lite0 blocks.6 91",
         'maia describe resnet50 output "golden retriever" --profile hosted',
         "maia describe python:net.py:build 1 7 --data ~/images --json",
+        "maia describe tf_efficientnet_lite0 blocks.6 91 --repeat 3",
     )
 )
 def describe(
@@ -57,6 +59,7 @@ def describe(
     yes: Yes = False,
     class_names: ClassNames = None,
     few_images: FewImages = False,
+    repeat: Repeat = 1,
     json: Json = False,
     config: ConfigPath = None,
     verbose: Verbose = 0,
@@ -68,7 +71,7 @@ def describe(
     console = Console()
     folder = out or default_run(f"{model} {layer} {unit}")
     if not finished_studies(folder):
-        approve(config, profile, yes, lambda: 1, model=model)
+        approve(config, profile, yes, lambda: repeat, model=model)
     work = describe_unit(
         console,
         config,
@@ -81,6 +84,7 @@ def describe(
         data=data,
         class_names=class_names,
         few_images=few_images,
+        repeat=repeat,
     )
     record = run(work, folder)
     if json:
@@ -111,6 +115,7 @@ def sweep(
     data: Data = None,
     class_names: ClassNames = None,
     few_images: FewImages = False,
+    repeat: Repeat = 1,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Study failed units again.")] = False,
     yes: Yes = False,
     json: Json = False,
@@ -125,9 +130,14 @@ def sweep(
     configure_logging(verbose)
     console = Console()
     folder = out or default_run(f"{model} {layers} {units}")
-    count = partial(units_left, config, profile, folder, model, layers, units)
+
+    def count() -> int:
+        return repeat * units_left(config, profile, folder, model, layers, units)
+
     approve(config, profile, yes, count, model=model)
-    asked = Sweep(model, tuple(layers.split(",")), units, seed, data, class_names, retry_failed, few_images)
+    asked = Sweep(
+        model, tuple(layers.split(",")), units, seed, data, class_names, retry_failed, few_images, repeat
+    )
     summary = run(study_units(console, config, profile, asked, out=folder), folder)
     if json:
         console.result(summary)

@@ -141,6 +141,12 @@ def standing(units: Sequence[Summary]) -> tuple[list[Summary], list[Summary]]:
     )
 
 
+def _agreement(units: Sequence[Summary]) -> dict[str, float] | None:
+    """Return how far the labels of units that were studied several times agree; None where there are none."""
+    values = [each.agreement for each in units if each.agreement is not None]
+    return {"n": len(values), "mean": float(np.mean(values)), "least": min(values)} if values else None
+
+
 def _page(run: RunDirectory, layer: str, units: Sequence[Summary]) -> str:
     groups = group_labels(units)
     grouped = {each.slug for group in groups for each in group.units}
@@ -165,6 +171,7 @@ def _page(run: RunDirectory, layer: str, units: Sequence[Summary]) -> str:
         fall=fall,
         rate=FALSE_DISCOVERIES,
         shared=shared,
+        agreement=_agreement(units),
         n_groups=len(groups),
         scores=plots.histogram(
             scores, 0.0, 1.0, 20, "AUROC on fresh images", f"AUROC of {len(scores)} units of {layer}"

@@ -11,7 +11,7 @@ import math
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -124,6 +124,8 @@ class UnitRecords:
     failures: list[dict[str, Any]]
     seconds: float | None
     problems: list[str] = field(default_factory=list)
+    repeat: int = 0
+    """Which of several studies of the unit it is, from 1; 0 is the unit's result."""
 
 
 class RunDirectory:
@@ -169,7 +171,17 @@ class RunDirectory:
         """
         if slug not in self.slugs():
             raise UsageError(f"{self.root} has no unit {slug!r}.", "The folders under units/ are its units.")
-        folder = f"units/{slug}"
+        return self._records(slug, f"units/{slug}", slug)
+
+    def repeats(self, slug: str) -> list[UnitRecords]:
+        """Return what is recorded about each of several studies of a unit; none of a unit that was studied once."""
+        folder = f"units/{slug}/repeats"
+        numbers = sorted(int(name) for name in self.store.folders(folder) if re.fullmatch(r"[1-9]\d?", name))
+        return [
+            replace(self._records(slug, f"{folder}/{n}", f"{slug}.repeat-{n}"), repeat=n) for n in numbers
+        ]
+
+    def _records(self, slug: str, folder: str, page: str) -> UnitRecords:
         problems: list[str] = []
         done = self._read(f"{folder}/done.json", problems)
         rounds = []
@@ -188,7 +200,7 @@ class RunDirectory:
             for key in ("facts", "error"):  # what agents wrote stays as it is
                 if each is not None and key in each:
                     each[key] = without_home(each[key])
-        return UnitRecords(slug, UnitName.parse(unit), done, rounds, failures, seconds, problems)
+        return UnitRecords(page, UnitName.parse(unit), done, rounds, failures, seconds, problems)
 
     def state(self, slug: str) -> str:
         """Return what changes whenever a record of the unit is added.
@@ -196,7 +208,9 @@ class RunDirectory:
         Records are written once and never changed, so their folders tell. Their number stands beside the
         date because two records may be added within one tick of the file system's clock.
         """
-        states = (self.store.folder_state(f"units/{slug}{below}") for below in ("", "/rounds"))
+        repeats = self.store.folders(f"units/{slug}/repeats")
+        below = ("", "/rounds", *(f"/repeats/{name}{each}" for name in repeats for each in ("", "/rounds")))
+        states = (self.store.folder_state(f"units/{slug}{each}") for each in below)
         return " ".join(f"{changed} {entries}" for changed, entries in states)
 
     def plan_state(self) -> str:

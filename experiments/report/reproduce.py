@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from agents.journal import slug
-from experiments.report.records import RunDirectory, UnitRecords, mapping, number, text
+from experiments.report.records import RunDirectory, UnitRecords, mapping, number, sequence, text
 
 
 def command(run: RunDirectory, unit: UnitRecords) -> str:
@@ -30,6 +30,8 @@ def command(run: RunDirectory, unit: UnitRecords) -> str:
     seed = number(done.get("seed", manifest.get("seed")))
     if seed is not None:
         words += ["--seed", f"{seed:.0f}"]
+    if repeats := sequence(done.get("repeats")):
+        words += ["--repeat", str(len(repeats))]
     # Into the run's own folder, the command would only read what is there.
     words += ["--out", f"runs/again-{slug(unit.name.short)}"]
     return " ".join(map(_quoted, ["maia", *words]))

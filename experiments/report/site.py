@@ -70,7 +70,7 @@ def write(run_dir: Path) -> Path:
             known.put(slug, state, page, summary)
             changed = True
         summaries.append(summary)
-        kept.append(page)
+        kept += [page, *(f"report/units/{each}.html" for each in summary.repeats)]
     changed |= known.others_changed([*experiment_page.newest(run), *_reuse(run)])
     changed |= known.forget_others({each.slug for each in summaries}) or not known.site_is_whole()
     if changed:
@@ -153,7 +153,7 @@ def _index(
             if name in layers
         ],
         experiments=experiments,
-        signs=journal_scan.rates(each.signs for each in summaries),
+        signs=journal_scan.rates(sign for each in summaries for sign in each.signs),
         problems=run.problems,
     )
 

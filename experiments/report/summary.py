@@ -53,8 +53,13 @@ class Summary:
     damaged: bool
     thumbs: list[list[str]]
     """Its strongest images, masked: of each the paths of its layers below the run directory."""
-    signs: dict[str, bool | None]
-    """Which signs of careless reasoning its journal shows (`journal_scan.SIGNS`); None where that cannot be told."""
+    agreement: float | None
+    """How far the labels of several studies of it agree; None of a unit that was studied once."""
+    repeats: list[str]
+    """Names of the pages of these studies."""
+    signs: list[dict[str, bool | None]]
+    """Which signs of careless reasoning the journal of each study of it shows (`journal_scan.SIGNS`); None where that
+    cannot be told."""
 
     @property
     def href(self) -> str:
@@ -76,6 +81,7 @@ def _tested(record: dict[str, Any]) -> bool:
 def summarise(run: RunDirectory, unit: UnitRecords) -> Summary:
     """Return the unit in one line of numbers and words."""
     done = unit.done or {}
+    repeats = [] if unit.repeat else run.repeats(unit.slug)
     evidence = numbers(done.get("evidence"))
     usage = usage_of(unit)
     made = number(done.get("images_made"))
@@ -110,7 +116,10 @@ def summarise(run: RunDirectory, unit: UnitRecords) -> Summary:
         error=error_of(unit.done or (unit.failures[-1] if unit.failures else {})) or "; ".join(unit.problems),
         damaged=bool(unit.problems),
         thumbs=list(itertools.islice(_thumbs(run, done), THUMBS)),
-        signs=journal_scan.scan(journal_scan.read_rounds(unit.rounds)),
+        agreement=number(mapping(done.get("agreement")).get("value")),
+        repeats=[each.slug for each in repeats],
+        # Whoever pools what several studies measured tries nothing itself.
+        signs=[journal_scan.scan(journal_scan.read_rounds(each.rounds)) for each in repeats or [unit]],
     )
 
 

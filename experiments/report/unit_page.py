@@ -70,9 +70,10 @@ def write(run: RunDirectory, slug: str) -> Path:
 
 
 def write_page(run: RunDirectory, unit: UnitRecords) -> Path:
-    """Write the page of what was read of a unit."""
-    key = f"report/units/{unit.slug}.html"
-    pages.write(run.store, key, _page(run, unit))
+    """Write the page of what was read of a unit, and one of each of several studies of it."""
+    for each in (*run.repeats(unit.slug), unit):
+        key = f"report/units/{each.slug}.html"
+        pages.write(run.store, key, _page(run, each))
     return run.root / key
 
 
@@ -98,7 +99,11 @@ def _page(run: RunDirectory, unit: UnitRecords) -> str:
         run_name=text(run.manifest.get("name")) or run.root.resolve().name,
         root="../",
         summary=summary,
-        signs=[journal_scan.SIGNS[sign] for sign, seen in summary.signs.items() if seen],
+        repeat=unit.repeat,
+        repeats=list(_repeats(run, unit)),
+        signs=[]
+        if summary.repeats
+        else [journal_scan.SIGNS[sign] for each in summary.signs for sign, seen in each.items() if seen],
         layer_href=layer_href(run, unit),
         reserve=_reserve(run),
         verdicts=VERDICTS,
@@ -121,14 +126,32 @@ def _page(run: RunDirectory, unit: UnitRecords) -> str:
         stand_ins=stand_ins(run, unit),
         problems=unit.problems,
         failures=[error_of(each) for each in unit.failures],
-        command=reproduce.command(run, unit),
+        command="" if unit.repeat else reproduce.command(run, unit),
         task=text(done.get("task")) or text(run.manifest.get("task")),
     )
 
 
+def _repeats(run: RunDirectory, unit: UnitRecords) -> Iterator[dict[str, Any]]:
+    """Return each of several studies of a unit, with the share of the others' images that its label tells apart."""
+    if unit.repeat:
+        return
+    pairs = [*map(mapping, sequence(mapping(mapping(unit.done).get("agreement")).get("pairs")))]
+    for each in run.repeats(unit.slug):
+        summary = summarise(run, each)
+        own = [number(pair.get("predicted")) for pair in pairs if pair.get("label_of") == each.repeat]
+        told = [value for value in own if value is not None]
+        predicted = sum(told) / len(told) if told else None
+        yield {
+            "number": each.repeat,
+            "summary": summary,
+            "href": f"{quote(each.slug, safe='')}.html",
+            "predicted": predicted,
+        }
+
+
 def _crosswise(run: RunDirectory, unit: UnitRecords) -> dict[str, Any] | None:
     """Return how the unit's label compares with those of the layer's other units; None if it was not compared."""
-    found = mapping(run.crosswise.get(unit.name.id))
+    found = mapping(None if unit.repeat else run.crosswise.get(unit.name.id))
     percentile, n = number(found.get("percentile")), number(found.get("n"))
     if percentile is None or n is None:
         return None

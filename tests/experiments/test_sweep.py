@@ -227,3 +227,30 @@ def test_a_sweep_at_a_url_goes_on_where_another_machine_left_it(
         code, told = maia("export", out, "--out", f"{bucket}/tiny.jsonl")
         assert (code, "is a URL; a folder or file of this machine is needed" in told) == (2, True)
         assert maia("cancel", out)[1]["asked"] is False
+
+
+def test_units_that_are_studied_twice_are_told_once_with_their_agreement_and_can_be_replayed(
+    maia, endpoint: FakeEndpoint, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    sweep = ("sweep", "0", "--units", "3-4", "--repeat", "2", "--out", str(out))
+    code, summary = maia(*sweep)
+    assert (code, summary["units"], summary["done"]) == (0, 2, 2)
+    rows = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    for row in rows:
+        assert [each["number"] for each in row["repeats"]] == [1, 2]
+        assert row["agreement"]["studies"] == 2
+    asked = len(endpoint.seen)
+    assert maia(*sweep)[0] == 0
+    assert len(endpoint.seen) == asked, "a finished run asks nothing"
+    code, again = maia("replay", str(out / "0:4"))
+    assert (code, again["divergence"]) == (0, "")
+    assert again["rounds"] == again["recorded"] > 4
+    code, told = maia(
+        "branch", str(out / "0:4"), "--from-round", "1", "--trust", "--out", str(tmp_path / "b")
+    )
+    assert code == 2
+    assert "studied several times" in told
+    code, told = maia("sweep", "0", "--units", "3-4", "--out", str(out))
+    assert code == 2
+    assert "--repeat was 2, now not set" in told

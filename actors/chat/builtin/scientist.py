@@ -15,6 +15,7 @@ from actors.chat.builtin.audit import BiasAudit
 from actors.chat.builtin.contexts import read_contexts
 from actors.chat.builtin.describing import UnitStudy
 from actors.chat.builtin.eyes import Eyes
+from actors.chat.builtin.pooling import is_pooling, pooled_answer
 from actors.chat.builtin.reading import Reading, read
 from actors.chat.builtin.selective import SelectivityTest
 from actors.chat.builtin.words import Term, Words
@@ -39,6 +40,8 @@ class Scientist:
         return ChatReply(self.next_turn(request), model=MODEL)
 
     def next_turn(self, request: ChatRequest) -> str:
+        if is_pooling(request.messages):
+            return pooled_answer(request.messages)
         reading = read(request.messages, self._words)
         rng = random.Random(f"{request.seed or 0}/{reading.rounds}")
         return self._study(reading, request.messages, rng)()

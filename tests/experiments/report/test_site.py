@@ -260,3 +260,29 @@ def test_the_index_says_how_many_studies_show_a_sign_of_careless_reasoning(run):
         name: (run.root / f"report/units/{name}.html").read_text("utf-8") for name in (careless, careful)
     }
     assert [sign in pages_of[careless], sign in pages_of[careful]] == [True, False]
+
+
+def test_each_of_several_studies_of_a_unit_has_a_page_and_the_layer_tells_how_far_they_agree(run):
+    pair = {"label_of": 2, "images_of": 1, "seen": 0.8, "false": 0.0, "n_positive": 5, "n_control": 5}
+    agreement = {"value": 0.87, "studies": 2, "labelled": 2, "pairs": [pair | {"predicted": 0.9}]}
+    pooled = run.done(1, "wheels") | {"agreement": agreement, "repeats": [{"number": 1}, {"number": 2}]}
+    name = run.write_unit(1, "wheels", done=pooled, rounds=[run.answer(1, "wheels", None)])
+    run.write_unit(2, "dogs")
+    for number in (1, 2):
+        folder = f"units/{name}/repeats/{number}"
+        run.put(f"{folder}/rounds/0001.json", run.round(1))
+        run.put(f"{folder}/done.json", run.done(1, f"wheels of kind {number}"))
+    index = write_site(run.root)
+    page = (index.parent / f"units/{name}.html").read_text("utf-8")
+    (layer,) = (index.parent / "layers").iterdir()
+    for number in (1, 2):
+        assert f'href="{name}.repeat-{number}.html"' in page
+        assert f"wheels of kind {number}" in (index.parent / f"units/{name}.repeat-{number}.html").read_text(
+            "utf-8"
+        )
+    assert "<td>0.90</td>" in page
+    assert "agree to 0.87" in layer.read_text("utf-8")
+    assert table(run)[0]["label"] == "wheels", "a unit is one row, however often it was studied"
+    before = written(run)
+    write_site(run.root)
+    assert written(run) == before, "pages of studies stay with those of their units"
