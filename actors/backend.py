@@ -17,8 +17,9 @@ RequestT = TypeVar("RequestT")
 ResultT = TypeVar("ResultT")
 
 
-Readiness = Literal["ready", "not asked", "missing"]
-"""Whether a model could be used on this machine; `not asked`: that is for an endpoint or a hub to say."""
+Readiness = Literal["ready", "not asked", "optional", "missing"]
+"""Whether something could be used on this machine; `not asked`: that is for an endpoint or a hub to say; `optional`: it is
+missing, and only some profiles need it."""
 
 
 class Priority(IntEnum):

@@ -40,7 +40,8 @@ RAY_VARIABLES_KEPT = frozenset(
 class Finding:
     """One line of the report. `advice` is empty where nothing has to be done.
 
-    Whether something elsewhere works is not asked: `ok` then says that nothing here stands in its way.
+    Whether something elsewhere works is not asked: `ok` then says that nothing here stands in its way. What is not
+    `needed` may be missing.
     """
 
     topic: str
@@ -48,6 +49,7 @@ class Finding:
     found: str
     advice: str = ""
     asked: bool = True
+    needed: bool = True
 
 
 @dataclass(frozen=True)

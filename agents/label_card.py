@@ -29,7 +29,7 @@ def label_card(record: Mapping[str, Any]) -> dict[str, Any]:
     sanity checks that AUROC and margin (CoSy's AUC and MAD) do not: they fall when a label misses or adds images.
     `null_percentile` is the share of random other labels, one fresh image each, that drive the unit less than the
     median image of the label. `ceiling` is the Spearman-Brown reliability of activations over a prompt's seeds:
-    no label can foretell more. `explains` is the share of the strongest exemplars in which a blind observer sees the
+    no label can predict more. `explains` is the share of the strongest exemplars in which a blind observer sees the
     label, `explained` the share in which it sees any.
     """
     evidence = record.get("evidence") or {}

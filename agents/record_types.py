@@ -242,7 +242,7 @@ class AnswerRecord(Record):
 
 
 class EvaluationRow(Record):
-    """What a unit's labels foretell, `evaluation/<unit>-<digest>.json`."""
+    """What a unit's labels predict, `evaluation/<unit>-<digest>.json`."""
 
     unit: str
     layer: str

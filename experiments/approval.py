@@ -7,7 +7,7 @@ charges. Without a terminal it needs `--yes`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from experiments.estimate import assume, assumptions_of, estimate
 from experiments.precedents import Wanted, differences, measured, precedents, suited
 
 
-def foretell(
+def predict(
     profile: Profile,
     n_units: int,
     wanted: Wanted | None = None,
@@ -53,11 +53,16 @@ def foretell(
 
 
 async def count_units(
-    config: Path | None, profile_name: str | None, model: str, layers: Sequence[str], units: str, seed: int
+    config: Path | None,
+    profile_name: str | None,
+    model: str,
+    layers: Sequence[str],
+    units: str,
+    before_loading: Callable[[Profile], Awaitable[None]] | None = None,
 ) -> int:
     """Return how many units a run would look at; the network is loaded only if it is not known and `units` do not tell.
 
-    A name, such as a class's, counts as one.
+    A name, such as a class's, counts as one; samples are drawn with seed 0. `before_loading` may refuse the profile before a network is loaded.
 
     Raises:
         UsageError: If a layer or unit does not exist, as far as it was looked at.
@@ -70,13 +75,16 @@ async def count_units(
     names = 0 if "all" in parts else len(parts) - len(numbers)
 
     def counted(size: int) -> int:
-        return names + (len(choose(",".join(numbers), size, seed)) if numbers else 0)
+        return names + (len(choose(",".join(numbers), size, seed=0)) if numbers else 0)
 
     loaded = configuration.load(config)
-    if (known := recall(loaded.cache, model, loaded.profile(profile_name).vision)) is not None:
+    profile = loaded.profile(profile_name)
+    if (known := recall(loaded.cache, model, profile.vision)) is not None:
         return sum(counted(known.layers[known.layer(layer)]) for layer in layers)
     if "all" not in parts:
         return len(layers) * (names + (at_most(",".join(numbers)) if numbers else 0))
+    if before_loading is not None:
+        await before_loading(profile)
     sizes = {each["name"]: each["n_units"] for each in await list_layers(config, profile_name, model)}
     for layer in layers:
         if layer not in sizes:

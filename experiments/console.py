@@ -165,6 +165,7 @@ def mark(state: Readiness) -> Text:
     return {
         "ready": Text("ok", "green"),
         "not asked": Text("not asked", "yellow"),
+        "optional": Text("optional", "dim"),
         "missing": Text("no", "red"),
     }[state]
 

@@ -6,7 +6,7 @@ import importlib.metadata
 import platform
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ async def examine(
         _python(),
         _system(),
         *machine.examine(Surroundings(settings=profile.ray)),
-        *_packages(),
+        *packages(),
         _gpu(),
         _ray(profile.ray.address),
         _weights(),
@@ -48,9 +48,14 @@ async def examine(
         "configuration": str(loaded.path),
         "profile": profile_name or loaded.default_profile,
         "profiles": {name: each.description for name, each in loaded.profiles.items()},
-        "ready": all(each.ok for each in findings),
+        "ready": is_ready(findings),
         "findings": [asdict(each) for each in findings],
     }
+
+
+def is_ready(findings: Sequence[Finding]) -> bool:
+    """Say whether nothing is missing that is needed."""
+    return all(each.ok or not each.needed for each in findings)
 
 
 def _endpoint(report: EndpointReport) -> Finding:
@@ -74,26 +79,29 @@ def _system() -> Finding:
     return Finding("Machine", True, f"{platform.system()} {platform.machine()}, {cores}")
 
 
-def _packages() -> list[Finding]:
+_PACKAGES = {
+    "ray": "",
+    "torch": "",
+    "timm": "",
+    "openai": "",
+    "transformers": "models",
+    "diffusers": "models",
+    "pydantic-monty": "monty",
+}
+"""Packages, each with the extra that brings it; those without one are needed."""
+
+
+def packages(extras: Mapping[str, str] = _PACKAGES) -> list[Finding]:
+    """Return which packages are installed; one that an extra brings is not needed."""
     findings = []
-    for name, needed, extra in (
-        ("ray", True, ""),
-        ("torch", True, ""),
-        ("timm", True, ""),
-        ("openai", True, ""),
-        ("transformers", False, "models"),
-        ("diffusers", False, "models"),
-        ("pydantic-monty", False, "monty"),
-    ):
+    for name, extra in extras.items():
         try:
             findings.append(Finding(name, True, importlib.metadata.version(name)))
         except importlib.metadata.PackageNotFoundError:
             advice = (
                 f'pip install -c constraints.txt "maia[{extra}]"' if extra else "Install the program again."
             )
-            findings.append(
-                Finding(name, not needed, "not installed (optional)" if extra else "not installed", advice)
-            )
+            findings.append(Finding(name, False, "not installed", advice, needed=not extra))
     return findings
 
 
@@ -173,7 +181,7 @@ def table(report: dict[str, Any]) -> Any:
 
     from experiments.console import mark, plain
 
-    missing = sum(not each["ok"] for each in report["findings"])
+    missing = sum(_state(each) == "missing" for each in report["findings"])
     ready = f"{counted(missing, 'thing')} missing" if missing else "nothing is missing"
     shown = Table(
         title=plain(f"profile {report['profile']} of {report['configuration']}: {ready}"),
@@ -184,8 +192,13 @@ def table(report: dict[str, Any]) -> Any:
     shown.add_column("what")
     shown.add_column("found, and what to do about it")
     for each in report["findings"]:
-        state: Readiness = "missing" if not each["ok"] else "ready" if each["asked"] else "not asked"
         # Beneath each other: beside each other, both would be narrow columns, and one of them mostly empty.
         told = Text("\n").join([Text(each["found"])] + [Text(each["advice"], "dim")] * bool(each["advice"]))
-        shown.add_row(mark(state), each["topic"], told)
+        shown.add_row(mark(_state(each)), each["topic"], told)
     return shown
+
+
+def _state(finding: dict[str, Any]) -> Readiness:
+    if not finding["ok"]:
+        return "missing" if finding["needed"] else "optional"
+    return "ready" if finding["asked"] else "not asked"

@@ -24,6 +24,7 @@ from actors.errors import MaiaError, UsageError
 from actors.generation.probe import model_fault
 from actors.generation.settings import OpenAIImages
 from experiments.config import Profile
+from experiments.console import counted, mark
 from experiments.spending import endpoints
 
 QUICK_S = 3.0
@@ -205,9 +206,9 @@ def _listed(models: tuple[ListedModel, ...] | None, name: str) -> tuple[tuple[st
     model = find(models, name)
     if model is None:
         like = nearest(models, name)
-        told = f"{name} is not among the {len(models)} models that the server lists"
+        told = f"{name} is not in the server's list of {counted(len(models), 'model')}"
         return (), (f"{told}; nearest: {', '.join(like)}" if like else told,)
-    found = [f"listed among {len(models)} models"]
+    found = [f"in the server's list of {counted(len(models), 'model')}"]
     if model.context is not None:
         found.append(f"context of {model.context:,} tokens")
     if model.ends is None:
@@ -238,8 +239,6 @@ def table(reports: Sequence[EndpointReport]) -> Any:
     """Return the reports for a terminal."""
     from rich.table import Table
     from rich.text import Text
-
-    from experiments.console import mark
 
     shown = Table(title="endpoints", title_justify="left", box=None)
     for column in ("", "setting", "what it answered"):

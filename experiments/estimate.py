@@ -122,7 +122,7 @@ def estimate(profile: Profile, n_units: int, assumed: Assumptions) -> dict[str, 
     """Return what studying `n_units` takes, as plain values; `dollars` is None where a price is unknown."""
     settings = profile.interpreter
     assumed = replace(assumed, rounds=min(assumed.rounds, settings.max_rounds))
-    # 90 % of such runs take more: their mean varies, and so does the mean that it is foretold from.
+    # 90 % of such runs take more: their mean varies, and so does the mean that it is predicted from.
     spread = _TENTH * assumed.rounds_spread * math.sqrt(1 / max(n_units, 1) + 1 / max(assumed.studies, 1))
     low = _study(profile, replace(assumed, rounds=max(assumed.rounds - spread, 1.0)))
     likely = _study(profile, assumed)
@@ -373,7 +373,7 @@ def table(found: dict[str, Any]) -> Any:
     source = ", ".join(found.get("like") or ()) or "no earlier run: assumptions of the profile"
     notes = [
         f"bound by {found['bound_by']}",
-        f"foretold from {source}",
+        f"predicted from {source}",
         f"assumes {assumes}",
         *(f"note: {note}" for note in found["notes"]),
     ]

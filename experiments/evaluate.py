@@ -1,4 +1,4 @@
-"""`maia evaluate DIR`: how well the labels of a run foretell its units (MAIA 4.1, Table A3), beside the paper's figures."""
+"""`maia evaluate DIR`: how well the labels of a run predict its units (MAIA 4.1, Table A3), beside the paper's figures."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ async def evaluate(
     network = None if synthetic else network_of(manifest, model, trust)
     units_of(((unit.layer, unit.name) for unit in units), trust)
     async with Workbench.open(profile, cache=loaded.cache, model=network, tell=console.say) as bench:
-        # Labels of other weights foretell nothing about these.
+        # Labels of other weights predict nothing about these.
         check_studied(store, bench.laboratory.facts, ("network",))
         subject_of = await subjects(bench, loaded.cache, manifest)
         evaluation = await prepare(bench, sizes or Sizes(), seed)

@@ -15,6 +15,7 @@ from actors.endpoint.model_list import ListedModel, list_models
 from actors.endpoint.openai_client import connect
 from actors.errors import UsageError
 from experiments import config as configuration
+from experiments.console import counted
 from experiments.profile_file import new_file
 
 _LIST_S = 10.0
@@ -168,6 +169,6 @@ async def _only_model(answers: Answers, environ: Mapping[str, str]) -> str:
         return models[0].id
     names = ", ".join(each.id for each in (models or ())[:8])
     raise UsageError(
-        f"the server at {answers.server} lists {len(models or ())} models{': ' + names if names else ''}.",
+        f"the server at {answers.server} lists {counted(len(models or ()), 'model')}{': ' + names if names else ''}.",
         "Name the one to use with --server-model.",
     )

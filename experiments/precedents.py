@@ -1,6 +1,6 @@
 """What earlier runs took: the figures that an estimate uses in place of assumptions.
 
-Runs of another agent foretell nothing: only those count whose models, agent settings and confirmation are the
+Runs of another agent predict nothing: only those count whose models, agent settings and confirmation are the
 profile's own, and whose agents were asked the same. Runs of the same network come before those of others, which
 differ in what they are asked.
 """
@@ -33,12 +33,12 @@ _ALIKE = ("chat", "interpreter", "confirmation", "generation")
 _ASSUMED_STUDIES = 4
 """Studies that what is assumed of their spread counts as."""
 _TASKS = {task.name: task for task in (DescribeUnit, AuditClass)}
-"""Questions that runs are foretold of."""
+"""Questions that runs are predicted of."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is to be foretold: studies of a network, with a profile by its name, that are asked a `task`.
+    """What is to be predicted: studies of a network, with a profile by its name, that are asked a `task`.
 
     An empty `model` or `profile` stands for any.
     """
@@ -80,7 +80,7 @@ def _other(manifest: dict[str, Any], wanted: Wanted, what: str) -> str:
 
 
 def differences(runs: Sequence[Path], wanted: Wanted) -> list[str]:
-    """Return in sentences in what runs differ from what they foretell."""
+    """Return in sentences in what runs differ from what they predict."""
     told = []
     for what, name in (("model", "network"), ("profile", "profile")):
         others: dict[str, list[str]] = {}
@@ -88,7 +88,7 @@ def differences(runs: Sequence[Path], wanted: Wanted) -> list[str]:
             if other := _other(_manifest(run), wanted, what):
                 others.setdefault(other, []).append(str(run))
         told += [
-            f"foretold from another {name}, {other} ({', '.join(where)}), whose studies may take more or less"
+            f"predicted from another {name}, {other} ({', '.join(where)}), whose studies may take more or less"
             for other, where in others.items()
         ]
     return told
@@ -114,7 +114,7 @@ def measured(
     if not records:
         named = " and ".join(map(str, runs))
         raise UsageError(
-            f"{named} holds no finished study of the kind that is foretold ({task}).",
+            f"{named} holds no finished study of the kind that is predicted ({task}).",
             "Name the --out folder of an earlier run.",
         )
     rounds = [record["rounds"] for record in records]

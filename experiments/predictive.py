@@ -1,4 +1,4 @@
-"""How well labels foretell a unit: the paper's predictive protocol, and measures that it lacks (CoSy, NeuronEval).
+"""How well labels predict a unit: the paper's predictive protocol, and measures that it lacks (CoSy, NeuronEval).
 
 Several methods label the same unit. Their prompts are pooled, every label is paired with the pooled prompts
 that it entails most and least, and the unit answers. Nothing here knows where labels or units come from.

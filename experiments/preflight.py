@@ -23,6 +23,7 @@ from actors.vision.base import ImageDataset
 from actors.vision.datasets import is_path, open_dataset
 from actors.vision.distinct import DistinctDataset, distinct
 from actors.vision.folder import FolderDataset, listed
+from actors.vision.offline import check_weights
 from actors.vision.zoo import check_name
 from experiments.config import Profile
 from experiments.spending import check_budget
@@ -46,13 +47,16 @@ def check(profile: Profile, model: str | None) -> None:
     cluster that is joined finds packages, keys and files there, so that nothing here tells whether it can.
 
     Raises:
-        UsageError: If there is no such network, or one of the profile's models cannot be used here.
+        UsageError: If there is no such network, its weights cannot be had, or one of the profile's models cannot be used
+            here.
     """
     if model is not None:
         check_name(model)
     check_budget(profile)
     if profile.ray.address != "local":
         return
+    if model is not None:
+        check_weights(model, profile.vision)
     for role, (state, told) in availability(profile).items():
         if state == "missing" and not (role == "detection" and model is not None):
             raise UsageError(

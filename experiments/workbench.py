@@ -32,6 +32,7 @@ from actors.vision.base import ImageDataset
 from actors.vision.client import PoolVisionClient
 from actors.vision.datasets import open_dataset
 from actors.vision.distinct import distinct
+from actors.vision.offline import check_weights
 from actors.vision.units import parse_unit
 from actors.vision.zoo import check_name
 from agents.budget import Rate
@@ -211,6 +212,8 @@ async def network_alone(
         UsageError: If there is no such network, or it cannot be loaded.
     """
     check_name(model)
+    if profile.ray.address == "local":
+        check_weights(model, profile.vision)
     preflight.check_cache(cache)
     async with Cluster.start(profile.ray) as cluster, _vision_pool(cluster, profile, cache, model) as pool:
         vision = await _connect(pool, profile, cache, model)

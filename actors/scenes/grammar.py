@@ -196,7 +196,7 @@ class Reader:
             self._describe_last("color", term.value)
             return
         if self._phrase.color is not None:
-            self.notes.append(f"one colour an object: used {term.value}, not {self._phrase.color}")
+            self.notes.append(f"one color an object: used {term.value}, not {self._phrase.color}")
         self._phrase.color = term.value
 
     def _size(self, i: int, term: Term) -> None:

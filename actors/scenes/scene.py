@@ -99,4 +99,4 @@ class Scene:
 
 def _check_color(color: str | None) -> None:
     if color is not None and color not in COLORS:
-        raise UsageError(f"no colour is called {color!r}.", f"Known: {', '.join(COLORS)}.")
+        raise UsageError(f"no color is called {color!r}.", f"Known: {', '.join(COLORS)}.")

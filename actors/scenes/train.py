@@ -191,7 +191,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rate", type=float, default=2.5e-3, help="highest learning rate")
-    parser.add_argument("--tinted", type=float, default=0.3, help="share of objects in another colour")
+    parser.add_argument("--tinted", type=float, default=0.3, help="share of objects in another color")
     parser.add_argument("--resume", type=Path, help="weights to go on from")
     told = parser.parse_args()
     train(told.minutes, told.out, told.seed, told.threads, told.resume, told.rate, told.tinted)

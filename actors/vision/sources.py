@@ -26,7 +26,10 @@ from actors.vision.transforms import rebuilt
 if TYPE_CHECKING:
     import torch
 
-_NO_WEIGHTS = "Connect once to fetch them, give a state dict with NAME@FILE, or set `pretrained: false` for random weights."
+NO_WEIGHTS = (
+    "Connect once to fetch them, give a state dict with NAME@FILE, or set `vision: {pretrained: false}` in the profile "
+    "for random weights."
+)
 
 
 def renamed(network: Network, **changes: Any) -> Network:
@@ -45,7 +48,7 @@ def from_timm(name: str, pretrained: bool, n_classes: int | None = None) -> Netw
         raise names.unknown("timm", name, near)
     packaged = PACKAGED_WEIGHTS.get(name) if pretrained else None
     if pretrained and packaged is None and not timm.is_model_pretrained(name):
-        raise UsageError(f"timm has no pretrained weights for {name!r}.", _NO_WEIGHTS)
+        raise UsageError(f"timm has no pretrained weights for {name!r}.", NO_WEIGHTS)
     network = _timm(name, f"timm:{name}", pretrained and packaged is None, n_classes)
     if packaged is not None:
         packaged(network.module)
@@ -72,7 +75,7 @@ def _timm(name: str, asked: str, pretrained: bool, n_classes: int | None) -> Net
         with hub.explained(asked), hub.quick_when_offline():
             module = build() if pretrained else seeded(build)
     except hub.HubUnreachableError as error:
-        raise hub.HubUnreachableError(error.message, _NO_WEIGHTS) from error
+        raise hub.HubUnreachableError(error.message, NO_WEIGHTS) from error
     return Network(
         name=name,
         module=at_rest(module),
@@ -148,7 +151,7 @@ def from_torchvision(name: str, pretrained: bool, n_classes: int | None = None) 
     weights = getattr(zoo.get_model_weights(name), "DEFAULT", None)
     if pretrained:
         if weights is None:
-            raise UsageError(f"torchvision has no pretrained weights for {name!r}.", _NO_WEIGHTS)
+            raise UsageError(f"torchvision has no pretrained weights for {name!r}.", NO_WEIGHTS)
         module = _fetched(name, weights)
     else:
         # Weights would have told these networks to build no auxiliary head, which is not used here.
@@ -191,7 +194,7 @@ def _fetched(name: str, weights: Any) -> torch.nn.Module:
         made: torch.nn.Module = zoo.get_model(name, weights=weights)
     except OSError as error:
         raise UsageError(
-            f"the weights of torchvision:{name} cannot be fetched: {error}", _NO_WEIGHTS
+            f"the weights of torchvision:{name} cannot be fetched: {error}", NO_WEIGHTS
         ) from error
     return made
 
@@ -220,7 +223,7 @@ def from_open_clip(name: str, pretrained: bool, n_classes: int | None = None) ->
             else f"open_clip:{name} does not say which weights.",
             f"Write open_clip:{architecture}:TAG with one of {', '.join(tags)}, or open_clip:{architecture}@FILE."
             if tags
-            else _NO_WEIGHTS,
+            else NO_WEIGHTS,
         )
 
     def build() -> torch.nn.Module:

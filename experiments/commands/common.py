@@ -163,7 +163,7 @@ def approve(
 ) -> None:
     """Ask before studies that may cost more than their profile lets pass; `count` says how many there are to do.
 
-    What earlier studies of the same `task`, of the network `model` first, have cost foretells it.
+    What earlier studies of the same `task`, of the network `model` first, have cost predicts it.
     """
     from experiments import approval
     from experiments.config import load
@@ -175,7 +175,7 @@ def approve(
     if not may_charge(chosen):
         return
     wanted = Wanted(model, profile or loaded.default_profile, task)
-    found = approval.foretell(chosen, count(), wanted)
+    found = approval.predict(chosen, count(), wanted)
     asked = None
     if sys.stdin.isatty() and sys.stderr.isatty():
 
@@ -191,17 +191,19 @@ def units_left(
     """Return how many units a sweep of `layers` in `folder` has still to study, or without them an audit's classes.
 
     Raises:
-        UsageError: If units have to be counted, and an endpoint of the profile cannot work.
+        UsageError: If a network has to be loaded to count its units, and an endpoint of the profile cannot work.
     """
     from experiments import approval
-    from experiments.config import load
+    from experiments.config import Profile
     from experiments.endpoint_check import require_endpoints
 
+    async def ask(chosen: Profile) -> None:
+        # Warnings are told when the models are started.
+        await require_endpoints(chosen, lambda _: None)
+
     def count() -> int:
-        # Counting may start Ray and load the network: an endpoint that cannot work is known long before.
-        run(require_endpoints(load(config).profile(profile), lambda _: None))
         names = (layers or "output").split(",")
-        return int(run(approval.count_units(config, profile, model, names, asked, 0)))
+        return int(run(approval.count_units(config, profile, model, names, asked, ask)))
 
     extent = {"asked": asked} if layers is None else {"asked": asked, "layers": layers.split(",")}
     return approval.unfinished(folder, extent, count)

@@ -165,7 +165,7 @@ RunRecords = Annotated[Path, run_argument("The --out folder, or URL, of a run.",
 EarlierRun = Annotated[
     Path | None,
     typer.Option(
-        help="An earlier run to foretell from [default: those below runs/ with the same models and settings].",
+        help="An earlier run to predict from [default: those below runs/ with the same models and settings].",
         parser=place,
         callback=_read_records,
         metavar="DIR|URL",

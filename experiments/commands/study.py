@@ -345,9 +345,9 @@ def estimate(
     loaded = load(config)
     check(assume or [])
     with console.waiting(f"counting the units of {model}"):
-        count = run(approval.count_units(config, profile, model, layers.split(","), units, 0))
+        count = run(approval.count_units(config, profile, model, layers.split(","), units))
     wanted = Wanted(model, profile or loaded.default_profile)
-    found = approval.foretell(loaded.profile(profile), count, wanted, like=like, assumes=assume or ())
+    found = approval.predict(loaded.profile(profile), count, wanted, like=like, assumes=assume or ())
     if json:
         console.result(found)
     else:

@@ -241,7 +241,7 @@ def evaluate(
     config: ConfigPath = None,
     verbose: Verbose = 0,
 ) -> None:
-    """Measure how well a run's labels foretell its units. This is Table A3 of the paper, and more."""
+    """Measure how well a run's labels predict its units. This is Table A3 of the paper, and more."""
     from experiments.evaluate import Sizes, table
     from experiments.evaluate import evaluate as measure
 
@@ -315,7 +315,7 @@ def ablate(
         if model == "synthetic":
             count = sum(unit.formula is not None for unit in choose(asked.units))
         else:
-            count = run(approval.count_units(config, profile, model, [layer], units, seed))
+            count = run(approval.count_units(config, profile, model, [layer], units))
         systems = len({FULL.name, *chosen}) + (swap is not None)
         return count * systems - finished_studies(out)
 

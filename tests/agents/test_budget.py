@@ -154,7 +154,7 @@ async def test_an_account_is_rebuilt_from_the_records_with_calls_in_doubt_as_pai
 
 
 def test_what_a_damaged_record_hides_is_counted_at_its_most_or_named(tmp_path: Path) -> None:
-    """A damaged answer counts as its request foretold; a damaged charge, round or request is named."""
+    """A damaged answer counts as its request predicted; a damaged charge, round or request is named."""
     store = Store(tmp_path)
     store.put("units/a/calls/1.request-1", b'{"tokens": 999, "dollars": 9}')
     store.put("units/a/calls/1.answer", b'{"usage": {"dollars": "none"}}')

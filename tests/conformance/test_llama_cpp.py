@@ -82,7 +82,7 @@ async def test_the_probe_finds_the_model_and_what_it_counts(settings: OpenAIChat
     """The server answers to any name but lists one: that is a warning, not an error."""
     report = await probe(settings, key=KEY)
     assert report.error is None
-    assert "not among the 1 models" in " ".join(report.warnings)
+    assert "not in the server's list of 1 model" in " ".join(report.warnings)
     assert "tokens in" in " ".join(report.found)
 
 

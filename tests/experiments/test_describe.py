@@ -50,7 +50,7 @@ def test_a_unit_of_known_meaning_is_named(ray_cluster, config_file, tmp_path, mo
     # Asked again, the finished study is read and nothing is started.
     assert maia(monkeypatch, *arguments, "--config", str(config_file())) == 0
     assert json.loads(capsys.readouterr().out) == record
-    # And its label foretells new images.
+    # And its label predicts new images.
     sizes = ("--controls", "10", "--cosy", "4", "--json", "--config", str(config_file()))
     assert maia(monkeypatch, "evaluate", str(tmp_path / "run"), *sizes) == 0
     (row,) = json.loads(capsys.readouterr().out)["rows"]

@@ -47,7 +47,7 @@ async def test_an_endpoint_that_works_is_told_with_what_was_found():
     assert report.error is None
     assert report.key == "chat.interpreter"
     assert "sees images" in report.found
-    assert "listed among 1 models" in report.found
+    assert "in the server's list of 1 model" in report.found
     assert report.warnings == ()
 
 

@@ -17,7 +17,7 @@ from actors.vision.settings import VisionSettings
 from agents.budget import BudgetSettings
 from agents.journal import slug
 from experiments import cli
-from experiments.approval import approve, count_units, foretell
+from experiments.approval import approve, count_units, predict
 from experiments.config import load
 from experiments.describe import science
 from experiments.estimate import Assumptions, assume, assumptions_of, estimate
@@ -159,7 +159,7 @@ def test_an_earlier_run_replaces_assumptions(profiles, tmp_path):
         measured([tmp_path / "nowhere"], paid, EXACT)
 
 
-def test_few_studies_that_took_as_many_rounds_do_not_foretell_that_all_will(profiles, tmp_path):
+def test_few_studies_that_took_as_many_rounds_do_not_predict_that_all_will(profiles, tmp_path):
     def spread(n: int) -> float:
         earlier(tmp_path / str(n), profiles.profile("free"), *[14] * n)
         return measured([tmp_path / str(n)], profiles.profile("free"), EXACT).rounds_spread
@@ -168,7 +168,7 @@ def test_few_studies_that_took_as_many_rounds_do_not_foretell_that_all_will(prof
     assert 0 < many < 1 < few < EXACT.rounds_spread
 
 
-def test_what_the_models_of_earlier_runs_were_asked_is_foretold_for_as_many_studies(profiles, tmp_path):
+def test_what_the_models_of_earlier_runs_were_asked_is_predicted_for_as_many_studies(profiles, tmp_path):
     """A run like the recorded one comes to what was recorded: calls, images, seconds of devices."""
     free = profiles.profile("free")
     counted = {
@@ -208,10 +208,10 @@ def test_the_images_of_a_survey_are_made_and_shown_to_no_agent_and_an_audit_is_n
     for column in ("likely", "at_most"):
         assert surveyed[column]["dollars"] == agents[column]["dollars"] > 0
         assert surveyed[column]["images"] - agents[column]["images"] == 3 * 300
-    assert foretell(paid, 1, Wanted(task="audit"), below=tmp_path / "nowhere")["assumes"]["answers"] == 0
+    assert predict(paid, 1, Wanted(task="audit"), below=tmp_path / "nowhere")["assumes"]["answers"] == 0
 
 
-def test_only_runs_of_the_same_models_and_settings_foretell(profiles, tmp_path):
+def test_only_runs_of_the_same_models_and_settings_predict(profiles, tmp_path):
     free = profiles.profile("free")
     earlier(tmp_path / "like", free, 4)
     earlier(tmp_path / "moved", free.model_copy(update={"dataset": "scenes:9:9"}), 4)
@@ -224,38 +224,38 @@ def test_only_runs_of_the_same_models_and_settings_foretell(profiles, tmp_path):
     damaged.parent.mkdir()
     damaged.write_text('{"rounds": ')
     assert [each.name for each in precedents(free, tmp_path)] == ["like", "moved"]
-    assert foretell(free, 9, below=tmp_path)["likely"]["interpreter_calls"] == 36
-    assert foretell(free, 9, below=tmp_path / "nowhere")["assumes"] == asdict(assumptions_of(free))
+    assert predict(free, 9, below=tmp_path)["likely"]["interpreter_calls"] == 36
+    assert predict(free, 9, below=tmp_path / "nowhere")["assumes"] == asdict(assumptions_of(free))
 
 
-def test_runs_of_the_same_network_foretell_alone_and_others_are_said_to_differ(profiles, tmp_path):
+def test_runs_of_the_same_network_predict_alone_and_others_are_said_to_differ(profiles, tmp_path):
     free = profiles.profile("free")
     earlier(tmp_path / "same", free, 4, model="net", profile_name="free")
     earlier(tmp_path / "other", free, 8, model="resnet18", profile_name="free")
     earlier(tmp_path / "renamed", free, 6, model="net", profile_name="mine")
-    found = foretell(free, 1, Wanted("net", "free"), below=tmp_path)
+    found = predict(free, 1, Wanted("net", "free"), below=tmp_path)
     assert (found["like"], found["assumes"]["rounds"]) == ([str(tmp_path / "same")], 4)
     assert not any("another" in note for note in found["notes"])
-    found = foretell(free, 1, Wanted("net", "theirs"), below=tmp_path)
+    found = predict(free, 1, Wanted("net", "theirs"), below=tmp_path)
     assert found["like"] == [str(tmp_path / "renamed"), str(tmp_path / "same")]
-    found = foretell(free, 1, Wanted("vit", "free"), below=tmp_path)
+    found = predict(free, 1, Wanted("vit", "free"), below=tmp_path)
     assert found["like"] == [str(tmp_path / "other"), str(tmp_path / "same")]
     assert [note.partition(" (")[0] for note in found["notes"][:2]] == [
-        "foretold from another network, resnet18",
-        "foretold from another network, net",
+        "predicted from another network, resnet18",
+        "predicted from another network, net",
     ]
-    found = foretell(free, 1, Wanted("vit", "free"), like=tmp_path / "renamed")
+    found = predict(free, 1, Wanted("vit", "free"), like=tmp_path / "renamed")
     assert [note.split()[3] for note in found["notes"][:2]] == ["network,", "profile,"]
 
 
-def test_studies_that_were_asked_something_else_foretell_nothing(profiles, tmp_path):
+def test_studies_that_were_asked_something_else_predict_nothing(profiles, tmp_path):
     free = profiles.profile("free")
     earlier(tmp_path / "units", free, 4, model="net", task="describe")
     earlier(tmp_path / "classes", free, 8, model="net", task="audit")
-    assert foretell(free, 1, Wanted("net"), below=tmp_path)["assumes"]["rounds"] == 4
-    assert foretell(free, 1, Wanted("net", task="audit"), below=tmp_path)["assumes"]["rounds"] == 8
+    assert predict(free, 1, Wanted("net"), below=tmp_path)["assumes"]["rounds"] == 4
+    assert predict(free, 1, Wanted("net", task="audit"), below=tmp_path)["assumes"]["rounds"] == 8
     with pytest.raises(UsageError, match="no finished study"):
-        foretell(free, 1, Wanted("net"), like=tmp_path / "classes")
+        predict(free, 1, Wanted("net"), like=tmp_path / "classes")
 
 
 def test_a_range_narrows_with_the_studies_that_it_comes_from_and_stays_within_the_limits(profiles):
@@ -387,14 +387,14 @@ def test_methods_have_names_of_their_own(monkeypatch, tmp_path, capsys, command,
 
 
 @pytest.mark.anyio
-async def test_of_a_network_that_was_loaded_before_no_more_units_are_foretold_than_it_has(
+async def test_of_a_network_that_was_loaded_before_no_more_units_are_predicted_than_it_has(
     tmp_path, monkeypatch
 ):
     monkeypatch.setenv("MAIA_CACHE", str(tmp_path))
     known = KnownNetwork("resnet18", {"layer3": 256, "output": 1000}, {}, {}, ["tench", "goldfish"])
 
     async def count(layers: list[str], units: str) -> int:
-        return await count_units(None, None, "resnet18", layers, units, 0)
+        return await count_units(None, None, "resnet18", layers, units)
 
     assert await count(["layer3"], "sample:9999") == 9999, "nothing is known yet"
     remember(tmp_path, "resnet18", known, VisionSettings())

@@ -35,7 +35,7 @@ def dog_unit(studio):
     return FakeSubject(studio, lambda shown: (2.0 if "dog" in shown else 0.1) + (len(shown) % 7) / 100)
 
 
-async def test_the_label_that_is_true_foretells_the_unit_and_another_does_not():
+async def test_the_label_that_is_true_predicts_the_unit_and_another_does_not():
     studio = FakeStudio()
     found = await compare(evaluation(studio), dog_unit(studio), {"maia": "dog", "other": "guitar"})
     right, wrong = found["methods"]["maia"], found["methods"]["other"]

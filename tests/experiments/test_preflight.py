@@ -17,10 +17,12 @@ CONFIG = """
 profiles:
   embedded:
     dataset: scenes:300:1
+    vision: {pretrained: false}  # no weights are fetched by these tests
   folder:
     dataset: .
   keyless:
     dataset: scenes:300:1
+    vision: {pretrained: false}
     chat:
       interpreter: {backend: openai, model: big, api_key_env: MAIA_NO_SUCH_KEY, base_url: "http://127.0.0.1:9/v1"}
 """
@@ -42,7 +44,7 @@ def here(tmp_path, monkeypatch):
     ("words", "told"),
     [
         ("describe resnet5O layer3 1", "no network 'resnet5O'"),
-        ("describe resnet50 layer3 1 --data nowhere", "nowhere' does not exist"),
+        ("describe tf_efficientnet_lite0 blocks.6 1 --data nowhere", "nowhere' does not exist"),
         ("describe resnet50 layer3 1 --data scenes:many", "scenes[:SIZE[:SEED]]"),
         ("describe resnet50 layer3 1 --profile keyless", "MAIA_NO_SUCH_KEY is not set"),
         ("describe resnet50 layer3 1 --profile other", "other"),
