@@ -40,7 +40,7 @@ ONE_SHOT = Variant(
 EXEMPLARS_ONLY = Variant(
     "exemplars-only", "no image is made", frozenset({"text2image", "edit"}), confirmed=False
 )
-GENERATED_ONLY = Variant("generated-only", "no exemplar is shown", frozenset({"exemplars"}))
+GENERATED_ONLY = Variant("generated-only", "no exemplar is shown", frozenset({"exemplars", "exemplars_by"}))
 UNCONFIRMED = Variant("unconfirmed", "answers stand as they are given", confirmed=False)
 
 VARIANTS = {each.name: each for each in (FULL, ONE_SHOT, EXEMPLARS_ONLY, GENERATED_ONLY, UNCONFIRMED)}

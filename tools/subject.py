@@ -16,7 +16,7 @@ import numpy as np
 
 from actors.backend import Priority
 from actors.images import Image, Provenance
-from actors.vision.base import ImageDataset, Unit, VisionClient
+from actors.vision.base import ImageDataset, Scatter, Unit, VisionClient
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +89,20 @@ class Sampled(Protocol):
         """
 
 
+@runtime_checkable
+class Browsable(Protocol):
+    """A subject of which more than the strongest images can be looked at, none of them reserved for confirmation."""
+
+    async def scatter(self) -> Scatter:
+        """Return activations on a part of the data set; raises BackendError if none is known."""
+
+    async def features(self, images: Sequence[Image]) -> np.ndarray | None:
+        """Return what images are compared by, as in `Scatter.features`."""
+
+    async def pictures(self, indices: Sequence[int]) -> list[Exemplar]:
+        """Return images of the data set with the responses to them."""
+
+
 def histogram(values: np.ndarray, bins: int = 24) -> dict[str, Any] | None:
     """Return `low`, `high`, `counts` and the number `n` of finite values; None if they do not vary."""
     finite = values[np.isfinite(values)]
@@ -129,13 +143,22 @@ class NetworkUnit:
 
     async def exemplars(self, k: int) -> list[Exemplar]:
         (found,) = await self._client.exemplars([self._unit], self._dataset, k)
+        return await self.pictures(found.indices[:k].tolist())
+
+    async def pictures(self, indices: Sequence[int]) -> list[Exemplar]:
         # In a thread: decoding a dozen images would hold up every other agent of this process.
-        loaded = await asyncio.to_thread(_recent.load_all, self._dataset, found.indices[:k].tolist())
+        loaded = await asyncio.to_thread(_recent.load_all, self._dataset, indices)
         responses = await self.measure([image for image, _ in loaded])
         return [
             Exemplar(image, provenance, response)
             for (image, provenance), response in zip(loaded, responses, strict=True)
         ]
+
+    async def scatter(self) -> Scatter:
+        return await self._client.scatter(self._unit, self._dataset)
+
+    async def features(self, images: Sequence[Image]) -> np.ndarray | None:
+        return await self._client.features(images)
 
     async def sample(self) -> np.ndarray:
         return await self._client.sample(self._unit, self._dataset)

@@ -22,8 +22,12 @@ from actors.detection.compose import Formula, compose
 from actors.detection.settings import Mode
 from actors.errors import MaiaError
 from actors.images import Image
-from actors.vision.base import ImageDataset, SampleError
+from actors.vision.base import ImageDataset, SampleError, Scatter
+from tools.contrast import thumbnails
 from tools.subject import Background, Exemplar, Progress, Response
+
+_BROWSED = 1024
+"""Images of the data set at most that agents may look at beside the strongest."""
 
 
 class ConceptDetector(Protocol):
@@ -49,6 +53,7 @@ class ConceptTable:
         self._scores: dict[str, np.ndarray] = {}
         self._ids: list[str] = []
         self._lock = asyncio.Lock()
+        self._small: tuple[bytes, np.ndarray] = (b"", np.empty(0, np.float32))
 
     async def fill(self, concepts: Iterable[str], progress: Progress = lambda _done, _total: None) -> None:
         """Make sure of these concepts: one pass over the data set for all that are not on disk yet.
@@ -75,6 +80,17 @@ class ConceptTable:
     def ids(self) -> list[str]:
         """The content id of every image, "" where unreadable."""
         return self._ids
+
+    async def small_pictures(self, indices: np.ndarray) -> np.ndarray:
+        """Return what images of the data set are compared by, float32 (n, d); made once for the same images."""
+        key = indices.tobytes()
+        async with self._lock:
+            if self._small[0] != key:
+                self._small = key, await asyncio.to_thread(self._shrink, indices.tolist())
+            return self._small[1]
+
+    def _shrink(self, indices: Sequence[int]) -> np.ndarray:
+        return np.concatenate([thumbnails([self.dataset.load(index).pixels]) for index in indices])
 
     def _read(self, folder: Path, concept: str) -> bool:
         if concept in self._scores:
@@ -154,12 +170,7 @@ class SyntheticNeuron:
         values = await self.activations()
         explored = self._explored[~np.isnan(values[self._explored])]
         order = explored[np.argsort(-values[explored], kind="stable")][:k]
-        images = [await asyncio.to_thread(self._table.dataset.load, int(index)) for index in order]
-        responses = await self.measure(images)
-        return [
-            Exemplar(image, self._table.dataset.provenance(int(index)), response)
-            for index, image, response in zip(order, images, responses, strict=True)
-        ]
+        return await self.pictures(order.tolist())
 
     async def background(self) -> Background:
         """Return the behaviour over the images on which it is known.
@@ -169,6 +180,33 @@ class SyntheticNeuron:
         """
         known = await self.sample()
         return Background(float(known.mean()), float(known.std()), float(known.max()), len(known), 0.0)
+
+    async def scatter(self) -> Scatter:
+        """Return activations on images that agents may see; these are compared by small pictures of them.
+
+        Raises:
+            SampleError: If it is known on none of them.
+        """
+        values = await self.activations()
+        drawn = np.sort(np.random.default_rng(0).permutation(self._explored)[:_BROWSED])
+        drawn = drawn[~np.isnan(values[drawn])]
+        if not len(drawn):
+            raise SampleError(
+                f"{self.id} is known on no image of {self._table.dataset.name!r}.",
+                "Look at the images of the data set.",
+            )
+        return Scatter(drawn, values[drawn], await self._table.small_pictures(drawn))
+
+    async def features(self, images: Sequence[Image]) -> np.ndarray:
+        return await asyncio.to_thread(thumbnails, [image.pixels for image in images])
+
+    async def pictures(self, indices: Sequence[int]) -> list[Exemplar]:
+        images = [await asyncio.to_thread(self._table.dataset.load, index) for index in indices]
+        responses = await self.measure(images)
+        return [
+            Exemplar(image, self._table.dataset.provenance(index), response)
+            for index, image, response in zip(indices, images, responses, strict=True)
+        ]
 
     async def sample(self) -> np.ndarray:
         values = await self.activations()

@@ -9,8 +9,12 @@ from typing import Protocol
 
 import numpy as np
 
+from actors.errors import UsageError
 from actors.images import Image, Provenance
-from tools.subject import Response, Subject
+from actors.vision.base import Scatter
+from tools import contrast
+from tools.contrast import Chosen, Which
+from tools.subject import Browsable, Response, Subject
 
 
 class Painter(Protocol):
@@ -66,6 +70,47 @@ class System:
                 )
             }
         return list(self._exemplars[k])
+
+    async def exemplars_by(self, which: Which, k: int, seed: int) -> list[tuple[Measurement, str]]:
+        """Return images of the data set that agents may see, each with a note that says why it was chosen.
+
+        `which`: "top", the strongest `k`; "modes", these in groups of alike images; "quantiles", across the firing range;
+        "near", of each of these the image most like it that leaves the unit silent; "least", the lowest `k`.
+
+        Raises:
+            UsageError: If the subject tells nothing but its strongest images, or images cannot be compared.
+        """
+        top = await self.exemplars(k)
+        if which == "top" or not top:
+            return [(each, "among the strongest") for each in top]
+        if not isinstance(self.subject, Browsable):
+            raise UsageError("of this unit only its strongest images are known.", 'Ask for which="top".')
+        scatter = await self.subject.scatter()
+        if which == "quantiles":
+            return await self._pictured(self.subject, scatter, contrast.quantiles(scatter.activations, seed))
+        if which == "least":
+            return await self._pictured(self.subject, scatter, contrast.least(scatter.activations, k, seed))
+        features = await self.subject.features([each.image for each in top])
+        if features is None or scatter.features is None:
+            raise UsageError("images cannot be compared in this network.", 'Ask for "quantiles" or "least".')
+        centre = scatter.features.mean(axis=0)
+        vectors = contrast.unit_length(features, centre)
+        if which == "modes":
+            return [(top[each.row], each.note) for each in await asyncio.to_thread(contrast.modes, vectors)]
+        strengths = np.array([each.response.activation for each in top])
+        others = contrast.unit_length(scatter.features, centre)
+        chosen = await asyncio.to_thread(contrast.near, scatter.activations, others, strengths, vectors)
+        return await self._pictured(self.subject, scatter, chosen)
+
+    async def _pictured(
+        self, subject: Browsable, scatter: Scatter, chosen: Sequence[Chosen]
+    ) -> list[tuple[Measurement, str]]:
+        found = await subject.pictures([int(scatter.indices[each.row]) for each in chosen])
+        painted = await self._painted([each.image for each in found], [each.response for each in found])
+        return [
+            (replace(measured, provenance=each.provenance), choice.note)
+            for measured, each, choice in zip(painted, found, chosen, strict=True)
+        ]
 
     async def _painted(self, images: Sequence[Image], responses: Sequence[Response]) -> list[Measurement]:
         threshold = (await self.subject.background()).mask_threshold

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from actors.errors import MaiaError, UsageError
 from actors.generation.base import MadeImage
 from actors.images import Image, Provenance
+from tools.contrast import Which
 from tools.experiment_log import ExperimentLog
 from tools.sandbox.base import ImageRef, ImageSource
 from tools.system import Measurement, System
@@ -256,6 +257,13 @@ class Toolbox:
         if found:
             self.log_book.activation_threshold = sum(m.response.activation for m in found) / len(found)
         return await self._keep(found)
+
+    async def _do_exemplars_by(self, which: Which, k: int) -> dict[str, Any]:
+        try:
+            found = await self.system.exemplars_by(which, k, seed_for(self._seed, "exemplars", which))
+        except UsageError as error:
+            raise ToolError(f"{error.message} {error.fix}") from error
+        return {**await self._keep([each for each, _ in found]), "notes": [note for _, note in found]}
 
     async def _keep(self, measurements: Sequence[Measurement]) -> dict[str, Any]:
         for each in measurements:

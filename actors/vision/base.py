@@ -98,6 +98,19 @@ class Exemplars:
 
 
 @dataclass(frozen=True, slots=True)
+class Scatter:
+    """What a unit does on some images of a data set that agents may see.
+
+    `indices` int64 (n,) into the data set, ascending; `activations` float32 (n,), finite; `features` float32 (n, d), by which
+    images are compared: each unit's maximum in the network's last layer before its classifier. None where there is none.
+    """
+
+    indices: np.ndarray
+    activations: np.ndarray
+    features: np.ndarray | None
+
+
+@dataclass(frozen=True, slots=True)
 class SweepProgress:
     """How far a pass over a data set is; `skipped` images of this run could not be read."""
 
@@ -170,6 +183,18 @@ class VisionClient(Protocol):
         progress: Callable[[SweepProgress], None] | None = None,
     ) -> list[Exemplars]:
         """Return each unit's exemplars; one pass over the data set for all units of all their layers."""
+
+    async def scatter(self, unit: Unit, dataset: ImageDataset) -> Scatter:
+        """Return what the unit does on a part of the images that are not reserved, the same ones for every unit.
+
+        They are loaded and shown once for all units of a layer.
+
+        Raises:
+            BackendError: If the unit's activation is known on none of them.
+        """
+
+    async def features(self, images: Sequence[Image]) -> np.ndarray | None:
+        """Return what images are compared by, as in `Scatter.features`."""
 
     async def sample(self, unit: Unit, dataset: ImageDataset) -> np.ndarray:
         """Return the unit's activations, float32 (n,), on images at even distances in the data set.

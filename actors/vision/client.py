@@ -15,11 +15,12 @@ from actors.backend import Priority
 from actors.errors import BackendError, ReplicaLostError, UsageError
 from actors.images import Image, Provenance
 from actors.pool import Pool
-from actors.vision.base import Exemplars, ImageDataset, LayerInfo, SampleError, Unit, UnitResponse
+from actors.vision.base import Exemplars, ImageDataset, LayerInfo, SampleError, Scatter, Unit, UnitResponse
 from actors.vision.exemplars import ExemplarStore, LayerExemplars
 from actors.vision.known import KnownNetwork
 from actors.vision.requests import Ask, VisionRequest
 from actors.vision.reserve import split
+from actors.vision.scatter import ScatterTable
 from actors.vision.sweep_driver import Progress, run_sweep
 from actors.vision.units import OUTPUT, Readout, class_index
 
@@ -64,6 +65,7 @@ class PoolVisionClient:
         self._samples: dict[tuple[str, Readout], np.ndarray] = {}
         self._sampled: tuple[str, list[Image]] = ("", [])
         self._sampling = asyncio.Lock()
+        self._scatters = ScatterTable(self._columns, list(self._layers.values()))
 
     @classmethod
     async def connect(cls, pool: Pool[Any, Any], cache: Path, reserve: float = 0.2) -> PoolVisionClient:
@@ -234,16 +236,29 @@ class PoolVisionClient:
             )
         return finite
 
+    async def scatter(self, unit: Unit, dataset: ImageDataset) -> Scatter:
+        unit = await self.unit(unit)
+        explored, _ = await asyncio.to_thread(split, dataset, self._reserve)
+        readout = Readout.of(unit)
+        return await self._scatters.of(readout, unit.index, self._n_units[readout], dataset, explored)
+
+    async def features(self, images: Sequence[Image]) -> np.ndarray | None:
+        return await self._scatters.features(images)
+
     async def _column(self, image: Image, ask: Ask) -> np.ndarray | BackendError:
         """Return what an image does to all units, or how the network fails on it."""
+        found = await self._columns(image, (ask,))
+        return found if isinstance(found, BackendError) else found[0]
+
+    async def _columns(self, image: Image, asks: tuple[Ask, ...]) -> list[np.ndarray] | BackendError:
+        """Return what an image does to the units of each ask, or how the network fails on it."""
         try:
-            result = await self._pool.submit(VisionRequest(image, (ask,)), priority=Priority.CONFIRMATION)
+            result = await self._pool.submit(VisionRequest(image, asks), priority=Priority.CONFIRMATION)
         except ReplicaLostError:
             raise
         except BackendError as error:
             return error
-        column: np.ndarray = result.readings[0].activations
-        return column
+        return [reading.activations for reading in result.readings]
 
     async def note(self, image: Image, provenance: Provenance) -> None:
         """Record in the stimulus bank where an image came from."""

@@ -7,12 +7,13 @@ process, so every one is checked here before a `ToolHost` sees it, and nothing u
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from actors.errors import UsageError
 from actors.images import Image
+from tools.contrast import WHICH
 from tools.sandbox.child.wire import IMAGE, MAX_TEXT
 from tools.sandbox.shelf import ImageShelf
 
@@ -61,6 +62,15 @@ def _listed(item: Check, at_least: int = 0, at_most: int = MAX_ITEMS) -> Check:
     return check
 
 
+def _one_of(words: Sequence[str]) -> Check:
+    def check(value: Any, name: str, shelf: ImageShelf) -> str:
+        if type(value) is not str or value not in words:
+            raise BadCallError(f"{name} must be one of {', '.join(words)}, got {_shown(value)}")
+        return value
+
+    return check
+
+
 def _integer(low: int, high: int) -> Check:
     def check(value: Any, name: str, shelf: ImageShelf) -> int:
         if type(value) is not int or not low <= value <= high:
@@ -104,6 +114,7 @@ _IMAGES = _listed(_image, 1, 256)
 METHODS: Mapping[str, Method] = {
     "measure": Method({"images": _IMAGES}),
     "exemplars": Method({}),
+    "exemplars_by": Method({"which": _one_of(WHICH), "k": _integer(1, 50)}),
     "text2image": Method({"prompts": _listed(_text, 1, 256), "n": _integer(1, 64)}),
     "edit": Method({"images": _IMAGES, "instructions": _listed(_text, 1, 256)}, ("images", "instructions")),
     "describe": Method({"images": _IMAGES, "titles": _listed(_text, 1, 256)}, ("images", "titles")),

@@ -52,6 +52,11 @@ class FakeHost:
         self.threshold = sum(activations) / len(activations)
         return {"activations": activations, "images": [picture(f"exemplar {a}") for a in activations]}
 
+    def _exemplars_by(self, which: str, k: int) -> Any:
+        activations = [float(9 - index) for index in range(k)]
+        images = [picture(f"{which} {activation}") for activation in activations]
+        return {"activations": activations, "images": images, "notes": [f"{which} {i + 1}" for i in range(k)]}
+
     def _text2image(self, prompts: list[str], n: int) -> Any:
         assert all(type(prompt) is str for prompt in prompts)
         if "forbidden" in prompts:

@@ -16,6 +16,7 @@ def test_the_page_names_every_method_of_the_later_dialect_and_none_of_the_papers
     shown = set(re.findall(r"^(?:system|tools)\.(\w+)\(", page, re.MULTILINE))
     assert shown == {
         "call_neuron",
+        "exemplars",
         "dataset_exemplars",
         "text2image",
         "edit_images",
@@ -30,7 +31,7 @@ def test_the_page_names_every_method_of_the_later_dialect_and_none_of_the_papers
 @pytest.mark.anyio
 async def test_the_examples_of_the_page_run(sandbox: KernelSandbox, host: FakeHost) -> None:
     examples = re.findall(r"Example:\n((?: {8}.*\n?|\n)+)", api_page())
-    assert len(examples) == 7
+    assert len(examples) == 8
     ready = "prompts = ['a', 'b']\nimages = tools.text2image(prompts)\nactivations, masked = system.call_neuron(images)\n"
     for example in examples:
         outcome = await sandbox.run(ready + "\n".join(line[8:] for line in example.splitlines()), host)

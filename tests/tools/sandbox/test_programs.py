@@ -101,6 +101,26 @@ assert copied[0][0] == 9.0
     )
 
 
+async def test_exemplars_of_every_kind_come_with_the_reason_for_each(either: Sandbox, host: FakeHost) -> None:
+    program = """
+found = system.exemplars("near", k=3)
+for activation, image, why in found:
+    tools.display(activation, image, why)
+print(len(found), found[0][0], found[0][2], len(system.exemplars()))
+"""
+    outcome = await good(either, host, program)
+    assert outcome.output == "3 9.0 near 1 15\n"
+    assert host.asked[0] == ("exemplars_by", {"which": "near", "k": 3})
+
+
+async def test_a_kind_of_exemplars_that_there_is_not_is_refused_in_words(
+    either: Sandbox, host: FakeHost
+) -> None:
+    outcome = await either.run('system.exemplars("best")', host)
+    assert outcome.status == "error"
+    assert "which must be one of top, modes, quantiles, near, least" in outcome.error
+
+
 async def test_two_exemplars_still_come_as_pairs(sandbox: KernelSandbox) -> None:
     host = FakeHost()
     host.exemplar_count = 2

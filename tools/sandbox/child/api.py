@@ -80,6 +80,21 @@ class System(Remote):
             masked += answer["images"]
         return activations, masked
 
+    def exemplars(self, which: str = "top", k: int = 15) -> list[tuple[float, ImageHandle, str]]:
+        """Return images of the photo collection as (activation, masked image, why it was chosen), by `which`.
+
+        "top": the strongest. "modes": these in groups of alike images; have a hypothesis for each group.
+        "near": images like the strongest that leave the unit silent; what do they lack? "quantiles": from
+        the strongest to silent ones. "least": the lowest. How alike images are is told by the network's
+        own last features, so that two may be alike in what the unit sees and in nothing else.
+
+        Example:
+            for activation, image, why in system.exemplars("near"):
+                tools.display(activation, image, why)
+        """
+        answer = self._call("exemplars_by", which=which, k=k)
+        return list(zip(answer["activations"], answer["images"], answer["notes"], strict=True))
+
 
 class Tools(Remote):
     """Instruments for experiments on the unit."""

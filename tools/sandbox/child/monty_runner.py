@@ -27,7 +27,7 @@ from .values import Values, text_of
 from .wire import ENTRY_POINTS, MAX_TEXT
 
 _MAX_ERROR = 8_000
-_SYSTEM = frozenset({"call_neuron", "neuron", "load_model"})
+_SYSTEM = frozenset({"call_neuron", "exemplars", "neuron", "load_model"})
 _TOOLS = frozenset(
     {
         "dataset_exemplars",
