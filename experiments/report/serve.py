@@ -14,6 +14,7 @@ from functools import cache
 from http import HTTPStatus
 from pathlib import Path
 from typing import IO
+from urllib.parse import urlsplit
 
 from actors.errors import UsageError
 from agents import run_files
@@ -34,7 +35,8 @@ _SERVED = re.compile(
     r"report/(index\.html|units\.js|(units|layers|experiments)/[^/.][^/]*\.html)|blobs/[0-9a-f]{2}/[0-9a-f]{8,64}\.(webp|png)"
 )
 """What the report's writer made, and stored images: nothing else of a run is served."""
-_LIVE = '<script defer src="/{token}/report/assets/live.js"></script>\n'
+_LIVE = '<script defer src="/{token}/report/assets/live.js" data-seen="{seen}"></script>\n'
+"""`seen` is the count of changes when the page was read: the page may begin to listen only after the next one."""
 _POLICY = (
     "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; connect-src 'self'; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'"
@@ -160,6 +162,7 @@ def _handler(run_dir: Path, news: News) -> type[LoopbackHandler]:
             if below == "events":
                 return self._events()
             key = _served(below)
+            seen = news.count  # before the page is read: what changes from here on, the page is told
             try:
                 handle = None if key is None else run_files.open_file(run_dir, key)
             except (OSError, RecordError):
@@ -167,11 +170,11 @@ def _handler(run_dir: Path, news: News) -> type[LoopbackHandler]:
             if key is None or handle is None:
                 return self.answer(HTTPStatus.NOT_FOUND, b"not here\n", "text/plain")
             with os.fdopen(handle, "rb") as file:
-                self._send(file, os.fstat(handle).st_size, Path(key).suffix)
+                # Behind the page's end, where browsers still take it: the page is not read for it.
+                live = _LIVE.format(token=self.server.token, seen=seen) if key.endswith(".html") else ""
+                self._send(file, os.fstat(handle).st_size, Path(key).suffix, live.encode())
 
-        def _send(self, file: IO[bytes], size: int, suffix: str) -> None:
-            # Behind the page's end, where browsers still take it: the page is not read for it.
-            live = _LIVE.format(token=self.server.token).encode() if suffix == ".html" else b""
+        def _send(self, file: IO[bytes], size: int, suffix: str, live: bytes) -> None:
             # A stored image's address is its content; everything else may change at any moment.
             kept = "max-age=86400, immutable" if suffix in (".webp", ".png") else "no-store"
             self.head(
@@ -192,19 +195,25 @@ def _handler(run_dir: Path, news: News) -> type[LoopbackHandler]:
                 self.wfile.write(live)
 
         def _events(self) -> None:
-            """Tell the page of each change until it goes away."""
+            """Tell the page of each change since it was read, until it goes away."""
             self.close_connection = True
             self.send_response(HTTPStatus.OK)
             self.send_header("Content-Type", "text/event-stream")
             self.send_header("Cache-Control", "no-store")
             self.end_headers()
-            seen = news.count
+            seen = self._seen()
             self.wfile.write(b"retry: 1000\n\n")
             while not news.closed:
                 now = news.wait(seen, _HEARTBEAT_S)
-                self.wfile.write(b"data: changed\n\n" if now != seen else b": still here\n\n")
+                told = f"id: {now}\ndata: changed\n\n" if now != seen else ": still here\n\n"
+                self.wfile.write(told.encode())
                 self.wfile.flush()
                 seen = now
+
+        def _seen(self) -> int:
+            """Return the count of changes that the page names; where a connection was lost, the last that it was told."""
+            named = self.headers.get("Last-Event-ID") or urlsplit(self.path).query.removeprefix("seen=")
+            return int(named) if re.fullmatch(r"[0-9]{1,9}", named) else news.count
 
     return Handler
 

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from actors.chat.base import ChatReply, ChatRequest, Message
 from actors.chat.openai_compatible import OpenAIBackend
 from actors.chat.settings import OpenAIChat
+from actors.endpoint.faults import EndpointDownError
 from actors.images import Image
 from agents.interpreter import Interpreter, InterpreterSettings, Study
 from agents.journal import Journal, RecordedChat
@@ -50,12 +52,14 @@ async def ask(settings: OpenAIChat, *parts: str | Image, key: str = "", max_toke
         await backend.close()
 
 
-async def ask_a_server_that_dies(server: Server, settings: OpenAIChat, *, key: str = "") -> ChatReply:
-    """Ask for a long answer, and kill the server once it has read the question."""
+async def ask_a_server_that_dies(server: Server, settings: OpenAIChat, *, key: str = "") -> EndpointDownError:
+    """Ask for a long answer, kill the server once it has read the question, and return the error of the asker."""
     asking = asyncio.create_task(ask(settings, "Count to a thousand.", key=key, max_tokens=4000))
     await asyncio.wait_for(asyncio.to_thread(server.wait_until_asked), 60)
     server.kill()
-    return await asking
+    with pytest.raises(EndpointDownError, match="unreachable") as down:
+        await asking
+    return down.value
 
 
 async def study(settings: OpenAIChat, folder: Path, *, key: str = "", rounds: int = 3) -> Study:

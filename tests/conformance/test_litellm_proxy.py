@@ -214,6 +214,6 @@ async def test_a_killed_proxy_is_down_and_its_last_answer_in_doubt(
 ) -> None:
     """What was asked may have been worked on; then nobody answers at the address."""
     upstream.faults.append(Fault.hang())
-    with start() as server, pytest.raises(EndpointDownError, match=r"unreachable") as down:
-        await ask_a_server_that_dies(server, endpoint(server, "through", key=True), key=KEY)
-    assert down.value.in_doubt == 1
+    with start() as server:
+        down = await ask_a_server_that_dies(server, endpoint(server, "through", key=True), key=KEY)
+    assert down.in_doubt == 1

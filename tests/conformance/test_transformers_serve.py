@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from actors.chat.settings import OpenAIChat
-from actors.endpoint.faults import EndpointDownError, EndpointError, EndpointStopError
+from actors.endpoint.faults import EndpointError, EndpointStopError
 from actors.runtime import import_vision_libraries
 from tests.actors.chat.tiny_models import save_qwen2_vl
 from tests.conformance.asking import ask, ask_a_server_that_dies, endpoint, picture, probe, study
@@ -109,6 +109,6 @@ async def test_a_killed_server_is_down_and_its_last_answer_in_doubt(
     start: Callable[[], AbstractContextManager[Server]], model: str
 ) -> None:
     """What was asked may have been worked on; then nobody answers at the address."""
-    with start() as server, pytest.raises(EndpointDownError, match=r"unreachable") as down:
-        await ask_a_server_that_dies(server, endpoint(server, model))
-    assert down.value.in_doubt == 1
+    with start() as server:
+        down = await ask_a_server_that_dies(server, endpoint(server, model))
+    assert down.in_doubt == 1

@@ -1,6 +1,7 @@
 // Only in pages that `maia view` serves: loads the page again when its run went on, where the reader was.
 (() => {
   "use strict";
+  const { seen } = document.currentScript.dataset;
   const place = `maia-place ${location.pathname}`;
   const kept = sessionStorage.getItem(place);
   if (kept) {
@@ -18,7 +19,7 @@
     sessionStorage.setItem(place, JSON.stringify({ top: scrollY, open }));
     location.reload();
   };
-  const events = new EventSource(`/${location.pathname.split("/")[1]}/events`);
+  const events = new EventSource(`/${location.pathname.split("/")[1]}/events?seen=${seen}`);
   events.addEventListener("message", again);
   const later = () => { if (waiting && !busy() && !document.hidden) { waiting = false; again(); } };
   for (const name of ["focusout", "visibilitychange", "mouseup", "keyup"]) {

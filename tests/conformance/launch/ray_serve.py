@@ -3,6 +3,7 @@
 Run as `python ray_serve.py PORT`. A stand-in: the model's name says what happens, no model is there.
 """
 
+import asyncio
 import signal
 import sys
 import threading
@@ -16,6 +17,24 @@ from ray import serve
 api = FastAPI()
 
 
+LIMIT = 4
+"""Images in one request that the model `images` takes."""
+TOO_LONG = "This model's maximum context length is 512 tokens. However, your request has 900 input tokens."
+TOO_MANY = f"At most {LIMIT} image(s) may be provided in one prompt."
+
+
+def refused(words: str) -> JSONResponse:
+    """Return an error of the engine as Ray Serve LLM wraps it."""
+    named = f"{words} (Request ID: 7f)"
+    message = f"Message: {named}, Internal exception: {named}, original exception: {words}"
+    return JSONResponse({"error": {"message": message, "type": "VLLMValidationError", "code": 400}}, 400)
+
+
+def n_images(body: dict[str, Any]) -> int:
+    contents = (each["content"] for each in body["messages"] if isinstance(each["content"], list))
+    return sum(part["type"] == "image_url" for content in contents for part in content)
+
+
 @serve.deployment
 @serve.ingress(api)
 class Stub:
@@ -27,6 +46,14 @@ class Stub:
                 return JSONResponse({"detail": "still loading"}, 503, {"Retry-After": "1"})
             case "slow":
                 raise HTTPException(408, "Request timed out after 1s.")
+            case "locked":
+                raise HTTPException(401, "Invalid API key")
+            case "short":
+                return refused(TOO_LONG)
+            case "images" if n_images(body) > LIMIT:
+                return refused(TOO_MANY)
+            case "hanging":
+                await asyncio.Event().wait()
             case "broken":
                 raise RuntimeError("a bug in the deployment")
         text = "" if body["model"] == "empty" else "red, blue"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -118,6 +119,21 @@ def test_an_open_page_hears_of_a_new_unit_once_its_page_is_there(server, run):
     connection.close()
 
 
+@pytest.mark.parametrize("after", ["read", "lost"])
+def test_a_page_that_was_not_listening_when_its_run_changed_is_told_at_once(server, after):
+    """Between its being read and its first connection, or while the connection was lost."""
+    _, content = ask(server, "/TOKEN/")
+    seen = re.search(rb'data-seen="(\d+)"', content)[1].decode()
+    server.news.tell()
+    connection = http.client.HTTPConnection("127.0.0.1", urlsplit(server.url).port, timeout=60)
+    query, headers = (f"?seen={seen}", {}) if after == "read" else ("?seen=999", {"Last-Event-ID": seen})
+    connection.request("GET", f"/{server.token}/events{query}", headers=headers)
+    response = connection.getresponse()
+    lines = [response.readline() for _ in range(4)]
+    assert lines == [b"retry: 1000\n", b"\n", f"id: {int(seen) + 1}\n".encode(), b"data: changed\n"]
+    connection.close()
+
+
 def test_closing_ends_open_event_streams(run):
     with RunServer(run.root) as server:
         connection = http.client.HTTPConnection("127.0.0.1", urlsplit(server.url).port, timeout=60)
@@ -151,16 +167,7 @@ def test_a_page_in_the_browser_follows_the_run(browser, server, run):
     from selenium.common.exceptions import WebDriverException
     from selenium.webdriver.support.wait import WebDriverWait
 
-    # Asked again and again: a script that waits in the page would not outlive its reload. A page that was not listening
-    # yet hears of the next unit.
+    # Asked again and again: a script that waits in the page would not outlive its reload.
     count = "return typeof MAIA_UNITS === 'undefined' ? 0 : MAIA_UNITS.rows.length"
-    units = iter(range(3, 20))
-
-    def follows(page):
-        if page.execute_script(count) >= 2:
-            return True
-        run.write_unit(next(units))
-        return False
-
-    waiting = WebDriverWait(browser, 100, 5, ignored_exceptions=(WebDriverException,))
-    assert waiting.until(follows)
+    waiting = WebDriverWait(browser, 100, 1, ignored_exceptions=(WebDriverException,))
+    assert waiting.until(lambda page: page.execute_script(count) >= 2)
