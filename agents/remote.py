@@ -26,6 +26,7 @@ from urllib.parse import urlsplit
 from actors.errors import MaiaError, UsageError
 from agents.lease import Lease, cancel, works_here
 from agents.manifest import KEY as MANIFEST
+from agents.run_files import MAX_BYTES, RecordError, split_key
 from agents.store import Objects, Store, StoreError
 from agents.work import KEY as PLAN
 
@@ -76,6 +77,7 @@ class RemoteStore:
             UsageError: If nothing that is installed knows such URLs.
         """
         import fsspec
+        from fsspec.implementations.local import LocalFileSystem
 
         if (written := urlsplit(url)).password is not None:
             raise UsageError(
@@ -93,6 +95,7 @@ class RemoteStore:
             raise UsageError(
                 f"{url} cannot be used: {error}.", "Use a folder, or s3://BUCKET/PATH."
             ) from error
+        self._has_links = isinstance(self.fs, LocalFileSystem)
         self.name = url.rstrip("/")
         self.root: str = f"{root.rstrip('/')}/{folder}".rstrip("/")
 
@@ -138,8 +141,15 @@ class RemoteStore:
             self.fs.pipe_file(self._path(key), data)
 
     def get(self, key: str) -> bytes | None:
+        """Return an object, None if there is none under that key.
+
+        Raises:
+            StoreError: If the URL fails, or the object is larger than a file of a run.
+        """
         with self._told():
             try:
+                if (self.fs.info(self._path(key))["size"] or 0) > MAX_BYTES:
+                    raise _too_large(self.name, key)
                 found: bytes = self.fs.cat_file(self._path(key))
             except FileNotFoundError:
                 return None
@@ -154,7 +164,10 @@ class RemoteStore:
         yield from sorted(self.objects(prefix))
 
     def objects(self, prefix: str) -> dict[str, Held]:
-        """Return what is said of each key below a folder; below all with ""."""
+        """Return what is said of each key below a folder; below all with "".
+
+        Of a file system only regular files count, and none behind a link that leads elsewhere.
+        """
         with self._told():
             try:
                 found = self.fs.find(self._path(prefix), detail=True)
@@ -163,7 +176,11 @@ class RemoteStore:
         return {
             path[len(self.root) :].strip("/"): Held(about["size"], _written(about))
             for path, about in found.items()
+            if about.get("type") == "file" and not about.get("islink") and self._stays(path)
         }
+
+    def _stays(self, path: str) -> bool:
+        return not self._has_links or Path(path).resolve().is_relative_to(Path(self.root).resolve())
 
     def remove(self, folder: str) -> None:
         """Delete all keys below a folder."""
@@ -208,6 +225,13 @@ class RemoteStore:
             ) from error
 
 
+def _too_large(name: str, key: str) -> StoreError:
+    return StoreError(
+        f"{name} holds {key!r} with more than {MAX_BYTES >> 20} MiB, the most that a file of a run has.",
+        "Remove it.",
+    )
+
+
 def _written(about: Mapping[str, Any]) -> float | None:
     """Return when an object was written, whatever its service calls that."""
     for name in ("LastModified", "last_modified", "mtime", "updated", "created"):
@@ -247,10 +271,14 @@ class WorkingCopy:
             written_once = "/" in key and top != "leases"
             if top in (_OWN, _DERIVED) or (top == "blobs" and not images):
                 continue
-            if ".." in key.split("/"):  # an object's name is any text, and whoever owns a bucket chooses it
-                raise StoreError(
-                    f"{self.remote.name} holds {key!r}, which is no file of a run.", "Remove it."
-                )
+            try:  # an object's name is any text, and whoever owns a bucket chooses it
+                split_key(key)
+            except RecordError as error:
+                raise StoreError(f"{self.remote.name}: {error.message}", "Remove it.") from error
+            if held[key].size > MAX_BYTES:
+                if "/" not in key and not key.endswith(".json"):
+                    continue  # a table of results, which is made from the records
+                raise _too_large(self.remote.name, key)
             if not (written_once and path.exists()):
                 wanted.append((key, path))
             elif path.stat().st_size == held[key].size:

@@ -114,7 +114,8 @@ def read_bytes(root: Path, key: str) -> bytes | None:
         return None
     with os.fdopen(handle, "rb") as file:
         try:
-            data = file.read(MAX_BYTES + 1)
+            # Asked for more than it has, a file takes that much memory all the same.
+            data = file.read(min(os.fstat(handle).st_size, MAX_BYTES) + 1)
         except OSError as error:
             raise RecordError(f"{root / key} cannot be read ({error.strerror}).") from error
     if len(data) > MAX_BYTES:

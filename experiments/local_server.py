@@ -13,7 +13,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -134,13 +134,15 @@ class LoopbackHandler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def shown_in_browser(url: str) -> Iterator[None]:
+def shown_in_browser(url: str, start: Callable[[str], object] | None = None) -> Iterator[None]:
     """Open an address in the person's browser for as long as the context lasts.
 
     By way of a file that only its owner reads: what a browser is started with, every user of the machine can see.
+    `start` starts a browser with an address; None takes the person's.
     """
     import webbrowser
 
+    start = start or webbrowser.open
     folder = Path(tempfile.mkdtemp(prefix="maia-open-"))  # 0700
     page = folder / "open.html"
     try:
@@ -150,7 +152,7 @@ def shown_in_browser(url: str) -> Iterator[None]:
             f'<!doctype html><meta name="referrer" content="no-referrer">'
             f'<meta http-equiv="refresh" content="0; url={target}"><a href="{target}">Open</a>\n'
         )
-        webbrowser.open(page.as_uri())
+        start(page.as_uri())
         yield
     finally:
         shutil.rmtree(folder, ignore_errors=True)

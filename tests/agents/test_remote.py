@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import uuid
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from actors.errors import UsageError
 from agents.lease import Lease
 from agents.remote import RemoteStore, WorkingCopy, ask_to_stop, followed, is_url, mirrored
+from agents.run_files import MAX_BYTES
 from agents.store import Store, StoreError
 from tests.object_store import s3
 
@@ -154,9 +156,41 @@ def test_an_object_whose_name_leads_out_of_the_folder_is_not_fetched(bucket, tmp
     url = f"{bucket}/{uuid.uuid4().hex}"
     remote = RemoteStore(url)
     remote.put("units/../../../escaped", b"")
-    with pytest.raises(StoreError, match="which is no file of a run"):
+    with pytest.raises(StoreError, match="names no file of a run"):
         WorkingCopy(remote, tmp_path / "cache" / "copy").pull()
     assert list(tmp_path.rglob("escaped")) == []
+
+
+@pytest.mark.parametrize("name", ["units/u/done.json", "blobs/ab/x.png", "plan.json"])
+def test_an_object_that_is_larger_than_a_file_of_a_run_is_named_and_not_fetched(name, tmp_path):
+    """Whoever may write to the bucket does not fill this machine's disk or memory; a table is made again."""
+    there = tmp_path / "there"
+    for large in (there / "results.csv", there / name):
+        large.parent.mkdir(parents=True, exist_ok=True)
+        large.touch()
+        os.truncate(large, MAX_BYTES + 1)  # takes no room
+    remote, copy = RemoteStore(f"file://{there}"), tmp_path / "copy"
+    with pytest.raises(StoreError, match=rf"holds '{name}' with more than 64 MiB"):
+        WorkingCopy(remote, copy).pull()
+    with pytest.raises(StoreError, match="64 MiB"):
+        remote.get(name)
+    (there / name).unlink()
+    WorkingCopy(remote, copy).pull()
+    assert [path for path in copy.rglob("*") if path.is_file()] == []
+
+
+def test_of_a_file_system_no_link_pipe_or_device_is_fetched(tmp_path):
+    """As in a folder: what lies elsewhere on this machine is no part of a run."""
+    there, outside = tmp_path / "there", tmp_path / "outside"
+    write(there, manifest="{}", units__u__done="{}")
+    write(outside, secret="mine")
+    (there / "units" / "linked").symlink_to(outside)
+    (there / "plan.json").symlink_to(outside / "secret")
+    (there / "endless.json").symlink_to("/dev/zero")
+    os.mkfifo(there / "crosswise.json")
+    WorkingCopy(RemoteStore(f"file://{there}"), tmp_path / "copy").pull()
+    fetched = {path.relative_to(tmp_path / "copy").as_posix() for path in (tmp_path / "copy").rglob("*")}
+    assert fetched == {"manifest", "units", "units/u", "units/u/done"}
 
 
 async def test_a_bucket_that_is_gone_for_a_while_costs_nothing(bucket, tmp_path, monkeypatch):

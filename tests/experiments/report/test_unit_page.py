@@ -96,6 +96,34 @@ def test_logged_images_get_their_title_and_activation_as_caption(run):
     assert "a wheel: activation" not in "".join(each.text for each in first.find("pre", class_="output"))
 
 
+def lie_in_the_log(record, image, value):
+    record["toolbox"]["log"] = [[{"title": "a wheel", "activation": value, "image": image, "text": ""}]]
+
+
+def lie_in_a_caption(record, image, value):
+    record["observation"] = [f"a wheel: activation {value}", {"image": image}]
+
+
+def lie_in_printed_words(record, image, value):
+    record["observation"] = [f"looking\nof the unit, its activation {value}", {"image": image}]
+
+
+@pytest.mark.parametrize("lie", [lie_in_the_log, lie_in_a_caption, lie_in_printed_words])
+@pytest.mark.parametrize("of", ["before", "after"])
+def test_what_a_program_says_is_never_shown_as_measured(run, lie, of):
+    """Of an image that was measured the measurement is shown, and what was said stands beside it as said."""
+    record = run.round(1)
+    cover, after = (part["image"] for part in record["observation"] if isinstance(part, dict))
+    lie(record, cover if of == "before" else after, 99.99)
+    page = markup.check(write_unit_page(run.root, run.write_unit(4, rounds=[record], finished=False)))
+    edit = next(page.find("ol", class_="edits"))
+    assert "−3.10" in edit.text
+    assert not any("99.99" in each.text for each in page.find("b", class_="value"))
+    said = [each.text for each in page.find("small", class_="reported") if "99.99" in each.text]
+    # Words in no form of a title and its activation stay the caption that the program gave.
+    assert bool(said) is (lie is not lie_in_printed_words)
+
+
 def test_an_edit_is_shown_with_the_change_it_made(run):
     page = markup.check(write_unit_page(run.root, run.write_unit(4)))
     edits = next(page.find("ol", class_="edits"))
