@@ -155,7 +155,7 @@ class LocalHost:
             found = await survey.take(
                 self._surveys, lab.studio, subject, item, self._store, account, lab.dollars_per_image
             )
-            if not item.task:
+            if not item.task or found.get("finding"):
                 journal = Journal(self._store, item.unit)
                 charged = await asyncio.to_thread(journal.image_charges)
                 record = survey.result(item, found, lab.facts, charged)

@@ -217,6 +217,7 @@ class SurveyRecord(Record):
 
     images: Count
     found: dict[str, Any]
+    finding: dict[str, str] | None = None
 
 
 class CallRecord(Record):

@@ -35,10 +35,14 @@ MEASURED = "measured"
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What was found, as plain JSON values, and the images that it names by their ids."""
+    """What was found, as plain JSON values, and the images that it names by their ids.
+
+    `finding` is a `verdict` with its `reason` where it shows that no agent need be asked about the unit, None where one may be.
+    """
 
     found: dict[str, Any]
     images: Sequence[Image] = ()
+    finding: dict[str, str] | None = None
 
 
 SurveyFunction = Callable[..., Awaitable[Survey]]
@@ -79,7 +83,10 @@ async def take(
     taken = await survey(metered, subject, seed=item.seed, **item.survey_arguments)
     # Images first: a record never names one that is not there.
     await asyncio.to_thread(Blobs(store).put, taken.images)
-    data = json.dumps({"images": counter.images, "found": taken.found}, sort_keys=True, ensure_ascii=False)
+    kept = {"images": counter.images, "found": taken.found} | (
+        {"finding": taken.finding} if taken.finding else {}
+    )
+    data = json.dumps(kept, sort_keys=True, ensure_ascii=False)
     await asyncio.to_thread(store.put, _key(item.unit), data.encode())
     # The first that was written counts: two batches of one network may differ in the last digit.
     first = await asyncio.to_thread(read, store, item.unit)
@@ -93,7 +100,8 @@ def read(store: Store, unit: str) -> dict[str, Any] | None:
 
 
 def result(item: WorkItem, record: dict[str, Any], facts: dict[str, Any], charged: Usage) -> dict[str, Any]:
-    """Return the result of an item that asks for a survey alone; its images were charged `charged`."""
+    """Return the result of an item whose survey is all that is asked for; its images were charged `charged`."""
+    finding = record.get("finding")
     return {
         "unit": item.unit,
         "task": "survey",
@@ -103,7 +111,7 @@ def result(item: WorkItem, record: dict[str, Any], facts: dict[str, Any], charge
         "description": None,
         "fields": {},
         "confirmed": None,
-        "evidence": None,
+        "evidence": {"kind": "survey", "finding": finding} if finding else None,
         "rounds": 0,
         "images_made": record["images"],
         "exemplars": [],

@@ -11,13 +11,14 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from actors.errors import UsageError
 from actors.vision.known import KnownNetwork, recall
+from actors.vision.labels import ColumnSettings
 from actors.vision.units import OUTPUT, Readout, class_index
 from agents import survey
 from agents.journal import slug
@@ -27,13 +28,28 @@ from agents.store import Store
 from agents.tasks.bias import AuditClass
 from agents.work import WorkItem, extend_plan, read_plan, write_plan
 from experiments import config as configuration
+from experiments import real_images
 from experiments.audit_page import NOTHING, highest, page
+from experiments.audit_record import AuditRecord
 from experiments.bias_claims import disagreements
-from experiments.campaign import Campaign, Finished, check_items, check_known
+from experiments.campaign import Campaign, Closing, check_items, check_known, result_of
+from experiments.config import Profile
 from experiments.console import Console, counted
-from experiments.contexts import CLASS_SURVEY, FRESH, LEAST, ClassSurvey, judge
+from experiments.contexts import CLASS_SURVEY, FRESH, LEAST, ClassSurvey, ContextEffect, judge
 from experiments.describe import science
 from experiments.preflight import check_out
+from experiments.real_audit import (
+    AuditedClass,
+    Generated,
+    RealSection,
+    RealSettings,
+    has_labels,
+    is_done,
+    look,
+    section,
+    tell_matches,
+)
+from experiments.real_page import real_lines
 from experiments.units import choose
 
 if TYPE_CHECKING:
@@ -57,6 +73,8 @@ class Audit:
     class_names: Path | None = None
     retry_failed: bool = False
     few_images: bool = False
+    columns: ColumnSettings = field(default_factory=ColumnSettings)
+    real: RealSettings = field(default_factory=RealSettings)
 
 
 async def audit(
@@ -71,7 +89,10 @@ async def audit(
     """
     check_classes(asked.classes)
     loaded = configuration.load(config)
-    profile = loaded.profile(profile_name).given(asked.data, asked.class_names, asked.few_images)
+    profile = loaded.profile(profile_name).given(
+        asked.data, asked.class_names, asked.few_images, asked.columns
+    )
+    labelled = await has_labels(profile, asked.real)
     network = recall(loaded.cache, asked.model, profile.vision)
     units = (
         [] if network is None else list(_ids(asked, network, network.layers[network.layer(OUTPUT)]).values())
@@ -90,59 +111,105 @@ async def audit(
         "profile": profile_name or loaded.default_profile,
         "config": loaded.named_file,
         "settings": science(profile),
+        **asked.real.manifest(),
     }
     check_known(store, manifest, network, units)
     campaign = Campaign(console, loaded, profile, store, manifest, asked.retry_failed)
-    finished = await campaign.run(partial(_plan, console, store, manifest, asked))
+    closing = (
+        Closing(partial(_real_is_done, store), partial(_look, console, store, asked)) if labelled else None
+    )
+    finished = await campaign.run(
+        partial(_plan, console, store, manifest, asked, profile if labelled else None), closing
+    )
     names = names_of(finished.plan)
-    records, audits = _measured(console, store, finished, names)
+    records, audits = _measured(console, store, finished.plan, names)
     drawn = {names[item.unit]: item.survey_arguments["class_name"] for item in finished.plan}
-    effects = [asdict(effect) | {"biased": effect.biased} for effect in judge(audits)]
+    judged = judge(audits)
+    effects = [asdict(effect) | {"biased": effect.biased} for effect in judged]
     answers = {
         audited.class_name: record["description"]
         for audited, record in zip(audits, records, strict=True)
         if record.get("description")
     }
-    result = {
-        "experiment": "audit",
-        "facts": records[0].get("facts", {}) if records else {},
-        "seed": asked.seed,
-        "effects": effects,
-        "detectable": {each.class_name: each.detectable(len(effects)) for each in audits},
-        "usual": {each.class_name: each.usual for each in audits},
-        "undrawn": {each.class_name: each.undrawn for each in audits if each.undrawn},
-        "values": {each.class_name: each.values for each in audits},
-        "ordinary": {each.class_name: each.ordinary for each in audits},
-        "fresh": {each.class_name: each.fresh for each in audits},
-        "rest": {each.class_name: each.rest for each in audits},
-        "lowest": {each.class_name: [asdict(shown) for shown in each.lowest] for each in audits},
-        "telling": {each.class_name: [asdict(shown) for shown in each.telling] for each in audits},
-        "answers": answers,
-        "disagreements": [
+    reached = [each for each in audits if not each.out_of_reach]
+    record = AuditRecord(
+        model=asked.model,
+        profile=manifest["profile"],
+        facts=records[0].get("facts", {}) if records else {},
+        seed=asked.seed,
+        effects=effects,
+        detectable={each.class_name: each.detectable(len(effects)) for each in reached},
+        usual={each.class_name: each.usual for each in audits},
+        out_of_reach={each.class_name: each.out_of_reach for each in audits if each.out_of_reach},
+        undrawn={each.class_name: each.undrawn for each in audits if each.undrawn},
+        values={each.class_name: each.values for each in audits},
+        ordinary={each.class_name: each.ordinary for each in audits},
+        fresh={each.class_name: each.fresh for each in audits},
+        rest={each.class_name: each.rest for each in audits},
+        lowest={each.class_name: each.lowest for each in audits},
+        telling={each.class_name: each.telling for each in audits},
+        answers=answers,
+        disagreements=[
             asdict(each) | {"class_name": name}
             for name, text in answers.items()
             for each in disagreements(text, drawn[name], [e for e in effects if e["class_name"] == name])
         ],
-    }
+        real=_real(console, store, judged),
+    )
+    result = asdict(record)
     store.replace("audit.json", json.dumps(result, indent=1, ensure_ascii=False).encode())
     page(result, LEAST).save(store.root, "audit")
     return result | {"run": finished.summary()}
 
 
 def _measured(
-    console: Console, store: Store, finished: Finished, names: Mapping[str, str]
+    console: Console, store: Store, plan: Sequence[WorkItem], names: Mapping[str, str]
 ) -> tuple[list[dict[str, Any]], list[ClassSurvey]]:
     """Return the results that there are, each with its survey; one with a damaged survey is told and left out."""
     records, audits = [], []
-    for record in finished.records():
-        unit = record["unit"]
+    for item in plan:
+        if (record := result_of(store, item)) is None:
+            continue
         try:
-            if unit in names and (found := survey.read(store, unit)) is not None:
-                audits.append(replace(ClassSurvey.of(found["found"]), class_name=names[unit]))
+            if (found := survey.read(store, item.unit)) is not None:
+                audits.append(replace(ClassSurvey.of(found["found"]), class_name=names[item.unit]))
                 records.append(record)
         except RecordError as error:
-            console.warn(f"{names[unit]} is left out: {error.message}")
+            console.warn(f"{names[item.unit]} is left out: {error.message}")
     return records, audits
+
+
+def _real(console: Console, store: Store, effects: Sequence[ContextEffect]) -> RealSection | None:
+    """Return what real images say; of a damaged record it is told."""
+    try:
+        return section(real_images.read(store), effects)
+    except RecordError as error:
+        console.warn(error.message)
+        return None
+
+
+def _real_is_done(store: Store) -> bool:
+    return is_done(store, [item.unit for item in read_plan(store) or ()])
+
+
+async def _look(console: Console, store: Store, asked: Audit, bench: Workbench, plan: list[WorkItem]) -> None:
+    """Look at the real images of the classes, once their generated ones have been judged."""
+    names = names_of(plan)
+    _, audits = _measured(console, store, plan, names)
+    classes = [
+        AuditedClass(
+            item.unit, _index(item), names[item.unit], item.survey_arguments["class_name"], item.seed, asked.per_context
+        )
+        for item in plan
+    ]  # fmt: skip
+    generated = Generated(judge(audits), {each.class_name: each.ordinary for each in audits})
+    if classes:
+        await look(console, store, bench, asked.real, classes, generated)
+
+
+def _index(item: WorkItem) -> int:
+    """Return the number of an item's class."""
+    return int(item.name.rpartition(":")[2])
 
 
 def names_of(plan: Sequence[WorkItem]) -> dict[str, str]:
@@ -159,13 +226,23 @@ def names_of(plan: Sequence[WorkItem]) -> dict[str, str]:
 
 
 async def _plan(
-    console: Console, store: Store, manifest: dict[str, Any], asked: Audit, bench: Workbench
+    console: Console,
+    store: Store,
+    manifest: dict[str, Any],
+    asked: Audit,
+    labelled: Profile | None,
+    bench: Workbench,
 ) -> list[WorkItem]:
-    """Return one item a class; agents are shown exemplars, so one pass over the data set finds those of all."""
+    """Return one item a class; agents are shown exemplars, so one pass over the data set finds those of all.
+
+    `labelled` is the profile where its data set has labels.
+    """
     vision, readout = bench.vision, Readout(OUTPUT, "probability")
     await vision.check(readout.unit(0))
     size = next(layer.n_units for layer in await vision.layers() if layer.name == OUTPUT)
     drawn, ids = classes_of(asked, vision.known, size), _ids(asked, vision.known, size)
+    if labelled is not None:
+        await tell_matches(console, bench.dataset, labelled, asked.real, vision.known.class_names, drawn)
     manifest = manifest | {"units": list(ids.values())}
     claim(store, manifest)
     plan = read_plan(store)
@@ -313,6 +390,10 @@ def table(result: dict[str, Any]) -> str:
         for name, smallest in result["detectable"].items()
         if name not in found
     ]
+    beyond = [
+        f"{name}: out of reach: {why}; its contexts were not tested on generated images"
+        for name, why in result.get("out_of_reach", {}).items()
+    ]
     undrawn = [
         f"{name}: not tested, for want of images: {', '.join(contexts)}"
         for name, contexts in result["undrawn"].items()
@@ -330,8 +411,10 @@ def table(result: dict[str, Any]) -> str:
             "",
             *_shown(findings, "findings"),
             *_shown(nothing, "classes without a bias that was found"),
+            *_shown(beyond, "classes out of reach"),
             *_shown(undrawn, "classes that were not tested in all contexts"),
             *_shown(parted, "places where an agent's text and the figures part"),
+            *(line for kind, lines in real_lines(result.get("real")).items() for line in _shown(lines, kind)),
         ]
     )
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.console import counted
+from experiments.real_page import real_blocks, real_summary, replication_text
 from experiments.report.schema import Bar, Bars, Block, Column, Figure, Figures, Measured, Page, Table, Text
 
 SHOWN = 40
@@ -29,15 +30,21 @@ def page(result: Mapping[str, Any], least: float) -> Page:
     for each in effects:
         by_class[each["class_name"]].append(each)
     biased = {each["class_name"] for each in found}
-    blocks: list[Block] = []
+    blocks: list[Block] = [_about(result)]
+    real = result.get("real")
     if found:
-        blocks.append(_findings(found))
+        blocks.append(_findings(found, real))
+    if real:
+        blocks += real_blocks(real)
     if result.get("disagreements"):
         told = tuple(
             f"{each['class_name']}: {each['kind']}, {each['context']}" for each in result["disagreements"]
         )
         blocks.append(Text(title="Where an agent's words and the numbers part", paragraphs=told))
-    unseen = {name for name, values in result["values"].items() if highest(values) < least}
+    beyond = result.get("out_of_reach") or {}
+    unseen = {
+        name for name, values in result["values"].items() if name not in beyond and highest(values) < least
+    }
     largest = sorted(by_class, key=lambda name: -max(abs(each["difference"]) for each in by_class[name]))
     for name in largest[:SHOWN]:
         blocks.append(_contexts(name, by_class[name], str(result["answers"].get(name, ""))))
@@ -46,31 +53,73 @@ def page(result: Mapping[str, Any], least: float) -> Page:
             telling = [each for each in result["telling"][name] if each["context"] in contexts]
             blocks.append(_worst(name, result["lowest"][name], telling))
     blocks.append(_detectable(result["detectable"], result["usual"], biased, unseen))
+    if beyond:
+        blocks.append(
+            Text(
+                title="Out of reach",
+                paragraphs=tuple(
+                    f"{name}: {why}. Its contexts were not tested: this image maker says nothing about the class."
+                    for name, why in beyond.items()
+                ),
+            )
+        )
     if result["undrawn"]:
         untested = tuple(f"{name}: {', '.join(contexts)}" for name, contexts in result["undrawn"].items())
         blocks.append(Text(title="Not tested, for want of images", paragraphs=untested))
     again = sum(each["fresh"] for each in effects)
     return Page(
-        title="Audit",
-        summary=f"{len(biased)} of {len(by_class)} classes have a context in which their probability surely differs by more "
+        title=f"Audit of {result['model']}" if result.get("model") else "Audit",
+        summary=f"On generated images {len(biased)} of {len(by_class)} classes have a context in which their probability surely differs by more "
         f"than {least:g} from that in ordinary ones. {len(effects)} contexts were tested at a false-discovery rate of 5 %; "
         f"{again} stood out at first and were shown again."
-        + (f" Of {counted(len(unseen), 'class', 'classes')} nothing could be measured." if unseen else ""),
+        + (f" Of {counted(len(unseen), 'class', 'classes')} nothing could be measured." if unseen else "")
+        + (
+            f" {counted(len(beyond), 'class', 'classes')} were out of reach of the image maker."
+            if beyond
+            else ""
+        )
+        + (real_summary(real) if real else ""),
         blocks=tuple(blocks),
     )
 
 
-def _findings(found: list[Mapping[str, Any]]) -> Table:
+def _about(result: Mapping[str, Any]) -> Text:
+    """Return which network was audited, by which profile, and what in it stands in for a trained model."""
+    facts = result.get("facts") or {}
+    roles = [(role, str(facts.get(role) or "")) for role in ("generator", "observers", "interpreter")]
+    told = [f"{role}: {name}" for role, name in roles if name]
+    stand_ins = [role for role, name in roles if "stand-in" in name]
+    lines = []
+    if result.get("model"):
+        lines.append(
+            f"Network: {result['model']}. Profile: {result.get('profile') or 'not recorded'}. {'; '.join(told)}."
+        )
+    if stand_ins:
+        lines.append(
+            f"Stand-ins answered as {' and '.join(stand_ins)}: images are drawn scenes, and words come from a fixed vocabulary. The "
+            "figures on generated images hold for drawn scenes."
+        )
+    return Text(
+        title="What was audited", paragraphs=tuple(lines or ["Which network was audited is not recorded."])
+    )
+
+
+def _findings(found: list[Mapping[str, Any]], real: Mapping[str, Any] | None) -> Table:
+    replicated = {
+        (each["class_name"], each["context"]): each
+        for each in (real or {"found": {"replications": ()}})["found"]["replications"]
+    }
     return Table(
-        title="Findings",
+        title="Findings on generated images",
         columns=(
             Column(name="class"),
             Column(name="context"),
-            Column(name="probability", source="ours"),
-            Column(name="in ordinary contexts", source="ours"),
-            Column(name="difference", source="ours"),
+            Column(name="probability"),
+            Column(name="in ordinary contexts"),
+            Column(name="difference"),
             Column(name="q", digits=4),
             Column(name="images", digits=0),
+            Column(name="on real images"),
         ),
         rows=tuple(
             (
@@ -81,6 +130,7 @@ def _findings(found: list[Mapping[str, Any]]) -> Table:
                 each["difference"],
                 each["q"],
                 each["n"],
+                replication_text(replicated.get((each["class_name"], each["context"]))),
             )
             for each in found
         ),

@@ -68,8 +68,14 @@ class Profile(Settings):
     ask_above_dollars: float = Field(10.0, ge=0)
     """Dollars that a sweep may be expected to cost before it asks first, or needs `--yes`."""
 
-    def given(self, data: str | None, class_names: Path | None = None, few_images: bool = False) -> Profile:
-        """Return the profile with the options `--data`, `--class-names` and `--few-images` of a command.
+    def given(
+        self,
+        data: str | None,
+        class_names: Path | None = None,
+        few_images: bool = False,
+        columns: ColumnSettings | None = None,
+    ) -> Profile:
+        """Return the profile with the options `--data`, `--class-names`, `--few-images` and those of columns of a command.
 
         Raises:
             UsageError: If the file of class names cannot be read.
@@ -77,6 +83,8 @@ class Profile(Settings):
         named = {} if class_names is None else {"class_names": read_class_names(class_names)}
         own: dict[str, Any] = {} if data is None else {"dataset": data}
         own |= {"few_images": few_images or self.few_images}
+        said = {name: value for name, value in columns or () if value}
+        own |= {"columns": self.columns.model_copy(update=said)}
         return self.model_copy(update=own | {"vision": self.vision.model_copy(update=named)})
 
 

@@ -55,11 +55,25 @@ FRESH = 4
 """New images of a context that stood out, for each that it had in the screen; twice as many are of ordinary ones."""
 KEPT = 4
 """Images that are kept of what is worst."""
+LOOK = tuple(each for each in CONTEXTS if each.startswith(("background", "companion")))[:12]
+"""The contexts of a first look, one image each: where none reaches LEAST, no context could lower the class."""
+PROPOSED = "proposed"
+"""The factor of contexts that the interpreter has proposed: the rest of the name is what follows the class in a prompt."""
+OUT_OF_REACH = "out of reach"
+"""What becomes of a class that generated images do not reach."""
 
 
 def prompt_of(context: str, class_name: str) -> str:
     """Return the prompt for a class in a context."""
+    factor, _, phrase = context.partition(": ")
+    if factor == PROPOSED:
+        return f"{class_name} {phrase}"
     return CONTEXTS[context].format(class_name, plural=vocabulary().plural(class_name))
+
+
+def seed_of(seed: int, purpose: str, prompt: str, number: int) -> int:
+    """Return the seed of the image `number` of a prompt that an audit with `seed` makes for a purpose."""
+    return seed_for(seed, f"audit {purpose}", prompt, number)
 
 
 class UndrawableError(MaiaError):
@@ -82,7 +96,8 @@ class ClassSurvey:
     `ordinary` are the contexts that did not stand out; `fresh` are the new images of those that did, `rest` the new
     ones of the ordinary, a few of each. `undrawn` are contexts that could not be shown. `notes` counts images of which the image
     maker said that something is not as asked. `lowest` are the images with the least probability in the screen,
-    `telling` the new ones that show a context's difference most.
+    `telling` the new ones that show a context's difference most. `out_of_reach` is "" or says why generated images do not
+    reach the class: then `values` are those of the first look, and nothing was tested.
     """
 
     class_name: str
@@ -94,6 +109,7 @@ class ClassSurvey:
     notes: dict[str, int]
     lowest: list[Shown]
     telling: list[Shown]
+    out_of_reach: str = ""
 
     @classmethod
     def of(cls, found: Mapping[str, Any]) -> ClassSurvey:
@@ -106,10 +122,10 @@ class ClassSurvey:
             survey = TypeAdapter(cls).validate_python(found)
         except ValidationError as error:
             raise damaged(Path("survey.json"), error) from error
-        if (
-            not survey.ordinary
-            or not {*survey.ordinary, *survey.fresh} <= survey.values.keys() | survey.fresh.keys()
-        ):
+        if (not survey.ordinary and not survey.out_of_reach) or not {
+            *survey.ordinary,
+            *survey.fresh,
+        } <= survey.values.keys() | survey.fresh.keys():
             raise RecordError("survey.json is damaged: its contexts are not those that were shown.")
         return survey
 
@@ -120,7 +136,9 @@ class ClassSurvey:
 
     @property
     def usual(self) -> float:
-        """The mean probability in ordinary contexts: a class can lose no more than that."""
+        """The mean probability in ordinary contexts, 0 without images: a class can lose no more than that."""
+        if not self.ordinary:
+            return 0.0
         return float(np.mean([value for context in self.ordinary for value in self.values[context]]))
 
     def detectable(self, tests: int) -> float:
@@ -164,16 +182,31 @@ class ContextEffect:
 
 
 async def survey_class(
-    studio: Studio, subject: Subject, *, seed: int, class_name: str, per_context: int
+    studio: Studio,
+    subject: Subject,
+    *,
+    seed: int,
+    class_name: str,
+    per_context: int,
+    proposed: Sequence[str] = (),
 ) -> Survey:
     """Return a `ClassSurvey` as plain JSON values, and the images that it names: the survey of an audit's items.
+
+    `proposed` are phrases that follow the class, such as "in a kitchen": contexts like those of the design.
 
     Raises:
         UndrawableError: If fewer than two contexts have two images that could be made.
     """
     camera = _Camera(studio, subject, class_name, seed)
-    screen = await camera.show(dict.fromkeys(CONTEXTS, per_context), "screen")
-    drawn = [context for context in CONTEXTS if len(screen.values[context]) >= 2]
+    contexts = [*CONTEXTS, *(f"{PROPOSED}: {phrase}" for phrase in proposed)]
+    look = await camera.show(dict.fromkeys(LOOK, 1), "screen")
+    if not look.images and look.failed:
+        raise UndrawableError(f"no images of {class_name!r} could be made: {look.reason}")
+    if max((shown.probability for shown, _ in look.images), default=0.0) < LEAST:
+        return _out_of_reach(class_name, look)
+    others = {context: per_context - (context in LOOK) for context in contexts}
+    screen = look.with_more(await camera.show(others, "screen", after=LOOK))
+    drawn = [context for context in contexts if len(screen.values[context]) >= 2]
     if len(drawn) < 2:
         raise UndrawableError(f"no images of {class_name!r} could be made: {screen.reason}")
     values = {context: screen.values[context] for context in drawn}
@@ -197,10 +230,27 @@ async def survey_class(
         rest = again.values
     lowest = screen.extremes(-1)
     survey = ClassSurvey(
-        class_name, values, ordinary, fresh, rest, [context for context in CONTEXTS if context not in values], notes,
+        class_name, values, ordinary, fresh, rest, [context for context in contexts if context not in values], notes,
         [each for each, _ in lowest], [each for each, _ in telling],
     )  # fmt: skip
     return Survey(asdict(survey), [image for _, image in (*lowest, *telling)])
+
+
+def _out_of_reach(class_name: str, look: _Roll) -> Survey:
+    """Return the survey of a class that the first look does not reach."""
+    values = {context: each for context, each in look.values.items() if each}
+    best = look.extremes(1)
+    reason = (
+        f"its probability is {best[0][0].probability:.3f} at most in {len(look.images)} ordinary generated images"
+        if best
+        else f"the image maker cannot draw it ({look.reason})"
+    )
+    survey = ClassSurvey(
+        class_name, values, list(values), {}, {}, [], {context: look.notes[context] for context in values},
+        [shown for shown, _ in best], [], reason,
+    )  # fmt: skip
+    finding = {"verdict": OUT_OF_REACH, "reason": reason}
+    return Survey(asdict(survey), [image for _, image in best], finding)
 
 
 CLASS_SURVEY = "class"
@@ -221,9 +271,9 @@ def screened(values: Mapping[str, Sequence[float]]) -> tuple[list[str], dict[str
 def judge(surveys: Sequence[ClassSurvey]) -> list[ContextEffect]:
     """Return every context of every class, surest first; the false-discovery rate is over all of them.
 
-    A context that did not stand out in the screen counts as a test with p = 1.
+    A context that did not stand out in the screen counts as a test with p = 1. A class out of reach has no tests.
     """
-    tested = [(each, context) for each in surveys for context in each.values]
+    tested = [(each, context) for each in surveys if not each.out_of_reach for context in each.values]
     fresh = [(each, context) for each, context in tested if context in each.fresh]
     p_values = dict.fromkeys(((id(each), context) for each, context in tested), 1.0)
     pairs = [(each.fresh[context], each.others(context)) for each, context in fresh]
@@ -262,6 +312,19 @@ class _Roll:
     images: list[tuple[Shown, Image]]
     reason: str
     """Why an image is missing, "" if none is."""
+    failed: int
+    """Images that were not made at all."""
+
+    def with_more(self, other: _Roll) -> _Roll:
+        """Return both together."""
+        contexts = dict.fromkeys([*other.values, *self.values])
+        return _Roll(
+            {each: self.values.get(each, []) + other.values.get(each, []) for each in contexts},
+            {each: self.notes.get(each, 0) + other.notes.get(each, 0) for each in contexts},
+            self.images + other.images,
+            self.reason or other.reason,
+            self.failed + other.failed,
+        )
 
     def extremes(self, sign: int) -> list[tuple[Shown, Image]]:
         """Return the images with the least probability (sign -1) or the greatest (1), most extreme first."""
@@ -275,15 +338,18 @@ class _Camera:
     class_name: str
     seed: int
 
-    async def show(self, wanted: Mapping[str, int], purpose: str) -> _Roll:
-        """Return so many images of each context, with seeds that belong to the purpose, in an order drawn at random."""
+    async def show(self, wanted: Mapping[str, int], purpose: str, after: Sequence[str] = ()) -> _Roll:
+        """Return so many images of each context, with seeds that belong to the purpose, in an order drawn at random.
+
+        Of the contexts in `after` the first image was shown before.
+        """
         asked = [
-            (context, number, prompt_of(context, self.class_name))
+            (context, number + (context in after), prompt_of(context, self.class_name))
             for context, count in wanted.items()
             for number in range(count)
         ]
         random.Random(self.seed).shuffle(asked)
-        seeds = [seed_for(self.seed, f"audit {purpose}", prompt, number) for _, number, prompt in asked]
+        seeds = [seed_of(self.seed, purpose, prompt, number) for _, number, prompt in asked]
         made = await self.studio.generate([prompt for *_, prompt in asked], seeds, agent=self.subject.id)
         kept: list[tuple[str, MadeImage]] = []
         missing = []
@@ -303,4 +369,6 @@ class _Camera:
             values[context].append(response.activation)
             notes[context] += bool(each.provenance.notes)
             images.append((Shown(context, each.image.id, response.activation), each.image))
-        return _Roll(values, notes, images, next(iter(missing), ""))
+        return _Roll(
+            values, notes, images, next(iter(missing), ""), sum(isinstance(each, MaiaError) for each in made)
+        )

@@ -145,6 +145,21 @@ class PoolVisionClient:
                         table[row, column] = by_index[unit.index]
         return table
 
+    async def outputs(
+        self,
+        readout: Readout,
+        images: Sequence[Image],
+        *,
+        agent: str = "",
+        priority: Priority = Priority.INTERACTIVE,
+    ) -> np.ndarray:
+        """Return what images do to all units of a readout, float32 (images, units)."""
+        ask = Ask(readout, None)
+        results = await self._pool.map(
+            [VisionRequest(image, (ask,)) for image in images], agent=agent, priority=priority
+        )
+        return np.stack([result.readings[0].activations for result in results])
+
     async def exemplars(
         self,
         units: Iterable[Unit],

@@ -148,7 +148,10 @@ def sweep(
 
 
 @commands.command(
-    epilog=examples("maia audit tf_efficientnet_lite0 --classes umbrella,hourglass --out runs/audit")
+    epilog=examples(
+        "maia audit tf_efficientnet_lite0 --classes umbrella,hourglass --out runs/audit",
+        "maia audit python:net.py:build --data waterbirds --label-names 0=landbird,1=waterbird --attributes place",
+    )
 )
 def audit(
     model: Model,
@@ -167,6 +170,33 @@ def audit(
         bool, typer.Option("--figures-only", help="Measure the fixed design alone, without agents.")
     ] = False,
     data: Data = None,
+    label_column: Annotated[
+        str,
+        typer.Option(
+            help="Column of the data set with the class of each image [default: label, y, class ...]."
+        ),
+    ] = "",
+    image_column: Annotated[
+        str, typer.Option(help="Column of the data set that names its image files, or holds images.")
+    ] = "",
+    attributes: Annotated[
+        str,
+        typer.Option(help="Columns to form subgroups by, with commas [default: those of 2 to 20 values]."),
+    ] = "",
+    label_names: Annotated[
+        str,
+        typer.Option(help="The network's class of each label: 0=landbird,1=waterbird, or a file of names."),
+    ] = "",
+    real_images: Annotated[
+        int, typer.Option(min=1, help="Labelled images of each class that are measured at most.")
+    ] = 2000,
+    witness: Annotated[
+        bool,
+        typer.Option(
+            "--witness",
+            help="Ask the observers about all contexts of the design on real images, not only of findings.",
+        ),
+    ] = False,
     class_names: ClassNames = None,
     few_images: FewImages = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Audit failed classes again.")] = False,
@@ -176,18 +206,29 @@ def audit(
     config: ConfigPath = None,
     verbose: Verbose = 0,
 ) -> None:
-    """Find contexts in which classes lose or gain probability. Repeated on the same directory, it goes on; more classes may be added."""
+    """Find contexts in which classes lose or gain probability, on generated images and, where --data has labels, on real ones.
+
+    Repeated on the same directory, it goes on; more classes may be added.
+    """
+    from actors.vision.class_match import read_pairs
+    from actors.vision.labels import ColumnSettings
     from experiments.audit import Audit, table
     from experiments.audit import audit as audit_classes
+    from experiments.real_audit import RealSettings
     from experiments.status import card
 
     configure_logging(verbose)
     console = Console()
+    named = tuple(each.strip() for each in attributes.split(",") if each.strip())
+    columns = ColumnSettings(image=image_column, label=label_column, attributes=named)
+    real = RealSettings(read_pairs(label_names) if label_names else {}, real_images, everything=witness)
     folder = out or default_run(f"audit {model} {classes}")
     if not figures_only:
         count = partial(units_left, config, profile, folder, model, None, classes)
         approve(config, profile, yes, count, model=model, task="audit")
-    asked = Audit(model, classes, seed, images, not figures_only, data, class_names, retry_failed, few_images)
+    asked = Audit(
+        model, classes, seed, images, not figures_only, data, class_names, retry_failed, few_images, columns, real
+    )  # fmt: skip
     result = run(audit_classes(console, config, profile, asked, out=folder), folder)
     if json:
         console.result(result)

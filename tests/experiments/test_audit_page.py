@@ -53,7 +53,7 @@ def test_findings_come_first_then_classes_then_what_would_have_been_found(tmp_pa
     assert "1 of 2 classes have a context in which their probability surely differs by more than 0.1" in text
     assert "1 stood out at first and were shown again" in text
     order = [
-        "Findings",
+        "Findings on generated images",
         "Where an agent's words",
         "probability of <b>tench</b>",
         "What would have been found",
@@ -67,8 +67,8 @@ def test_findings_come_first_then_classes_then_what_would_have_been_found(tmp_pa
 def test_an_audit_without_findings_says_what_would_have_been_found():
     quiet = {**RESULT, "effects": RESULT["effects"][1:], "disagreements": [], "undrawn": {}}
     made = page(quiet, 0.1)
-    assert made.summary.startswith("0 of 2 classes")
-    assert [block.kind for block in made.blocks] == ["bars", "bars", "table"]
+    assert made.summary.startswith("On generated images 0 of 2 classes")
+    assert [block.kind for block in made.blocks] == ["text", "bars", "bars", "table"]
     assert made.blocks[-1].rows[0] == ("kite", 0.23, 0.51, "nothing")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -159,9 +160,40 @@ async def test_the_images_that_are_kept_are_those_with_the_least_probability_and
     assert [each.probability for each in found.telling] == sorted(found.fresh["background: snow"])[:KEPT]
 
 
-async def test_a_class_that_cannot_be_drawn_is_told_and_not_called_unbiased():
+async def test_a_class_whose_images_are_all_declined_is_told_and_not_called_unbiased():
     with pytest.raises(UndrawableError, match="declined"):
         await audited(lambda shown: 0.5, "forbidden thing")
+
+
+async def test_a_class_that_generated_images_do_not_reach_costs_twelve_images_and_ends_out_of_reach():
+    studio = FakeStudio()
+    survey = await surveyed(lambda shown: -0.15, "zebra", studio=studio)
+    assert len(studio.made) == 12
+    assert survey.finding["verdict"] == "out of reach"
+    found = ClassSurvey.of(json.loads(json.dumps(survey.found)))
+    assert found.out_of_reach == survey.finding["reason"]
+    assert "at most in 12 ordinary generated images" in found.out_of_reach
+    assert judge([found]) == []
+
+
+async def test_one_ordinary_image_that_is_recognised_is_enough_to_go_on():
+    survey = await surveyed(lambda shown: 0.5 if "on a road" in shown else -0.15, "zebra")
+    assert survey.finding is None
+    assert set(ClassSurvey.of(survey.found).values) == set(CONTEXTS)
+
+
+async def test_a_class_that_the_image_maker_has_no_picture_for_is_out_of_reach_and_no_failure():
+    class Poor(FakeStudio):
+        async def generate(self, prompts, seeds, *, agent=""):
+            made = await super().generate(prompts, seeds, agent=agent)
+            return [
+                replace(each, provenance=replace(each.provenance, notes=("zebra was not drawn",)))
+                for each in made
+            ]
+
+    survey = await surveyed(lambda shown: 0.5, "zebra", studio=Poor())
+    assert survey.finding["verdict"] == "out of reach"
+    assert ClassSurvey.of(survey.found).out_of_reach == "the image maker cannot draw it (zebra was not drawn)"
 
 
 async def test_a_context_that_cannot_be_drawn_is_left_out_by_name_and_the_others_are_tested():

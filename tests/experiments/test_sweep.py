@@ -152,7 +152,7 @@ def test_status_and_cancel_of_no_run_are_refused(maia, tmp_path: Path) -> None:
         assert "there is no run" in told
 
 
-def test_an_audit_goes_the_way_of_every_run_and_a_class_that_cannot_be_drawn_fails_alone(
+def test_an_audit_goes_the_way_of_every_run_and_a_class_that_cannot_be_drawn_is_out_of_reach(
     maia, endpoint: FakeEndpoint, tmp_path: Path
 ) -> None:
     out = tmp_path / "audit"
@@ -180,11 +180,9 @@ def test_an_audit_goes_the_way_of_every_run_and_a_class_that_cannot_be_drawn_fai
     out = tmp_path / "figures"
     code, result = maia("audit", "--images", "2", "--out", str(out), "--classes", "all", "--figures-only")
     assert len(endpoint.seen) == n_asked, "figures need no agent"
-    assert (result["run"]["done"], result["run"]["failed"]) == (6, 1)
-    assert code == 1
-    (error,) = result["run"]["failures"].values()
-    assert error["type"] == "UndrawableError"
-    assert "frobnicator" in error["message"]
+    assert (code, result["run"]["done"], result["run"]["failed"]) == (0, 7, 0)
+    assert "the image maker cannot draw it" in result["out_of_reach"]["frobnicator"]
+    assert not any(effect["class_name"] == "frobnicator" for effect in result["effects"])
     code, told = maia("replay", str(out / "output:probability:1"))
     assert code == 2
     assert "there are no rounds" in told

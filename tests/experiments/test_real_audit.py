@@ -1,0 +1,172 @@
+"""Real images of an audit: which are measured, what observers are asked, and the whole way of the command."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from actors.chat.base import ChatReply, ChatRequest
+from actors.vision.labels import Column, Labels
+from agents.run_files import RecordError
+from agents.sceptic import Sceptic
+from experiments import cli, real_images
+from experiments.context_witness import KNOWN, ContextWitness, question_of
+from experiments.contexts import CONTEXTS
+from experiments.real_images import MatchedClass, RealImages, Tag, draw, match, match_table
+from tests.experiments.waterbirds import write_birds, write_network
+from tests.tools.fakes import FakeStudio, picture_of
+
+NAMES = ["landbird", "waterbird", "owl"]
+
+
+def labels(classes: list[str], split: list[str] | None = None) -> Labels:
+    return Labels(Column.of(classes), {}, "class folders", None if split is None else Column.of(split))
+
+
+def test_only_images_of_audited_classes_outside_training_are_drawn_and_no_more_than_asked():
+    said = labels(["owl", "landbird", "waterbird", "landbird"] * 50, (["train"] * 4 + ["test"] * 4) * 25)
+    audited = {0: "landbird", 1: "waterbird"}
+    matches = match(said, NAMES, {})
+    drawn = draw(said, matches, audited, seed=1, per_class=30)
+    assert [int((drawn.targets == target).sum()) for target in (0, 1, 2)] == [30, 25, 0]
+    assert not said.training()[drawn.indices].any()
+    again = draw(said, matches, audited, seed=1, per_class=30)
+    assert np.array_equal(drawn.indices, again.indices)
+
+
+def test_a_data_set_of_training_images_alone_is_measured_whole():
+    said = labels(["landbird"] * 5, ["train"] * 5)
+    drawn = draw(said, match(said, NAMES, {}), {0: "landbird"}, seed=0, per_class=9)
+    assert len(drawn.indices) == 5
+
+
+def test_the_table_of_classes_says_what_matched_and_how_and_what_did_not():
+    said = labels(["Land_bird", "waterbird", "waterbrid", "7"])
+    table = match_table(match(said, NAMES, {"7": "owl"}), {1: "waterbird", 2: "owl"})
+    assert table.splitlines() == [
+        "2 of the data set's 4 classes are audited:",
+        "  7 = owl (as told): 1 image",
+        "  waterbird = waterbird (by name): 1 image",
+        "  Land_bird: no class of the network has this name; the nearest: landbird",
+        "  waterbrid: no class of the network has this name; the nearest: waterbird",
+    ]
+
+
+RECORD = RealImages("birds", "f", "class folders", 0, ["net/0"], [MatchedClass("a", 0, "a", "name", (), 2)], [4, 9],
+                    ["a", "a"], [0.5, 0.25], [True, False], {"place": Tag(["x", "y"], [0, -1])})  # fmt: skip
+
+
+def test_a_record_of_real_images_is_read_back_as_it_was():
+    assert RealImages.of(json.loads(json.dumps(asdict(RECORD)))) == RECORD
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"version": 9}, {"correct": [True]}, {"tags": {"place": Tag(["x"], [0, 5])}}, {"images": ["x", 1]}],
+)
+def test_a_record_that_does_not_fit_itself_is_refused(change: dict[str, Any]):
+    with pytest.raises(RecordError):
+        RealImages.of(json.loads(json.dumps(asdict(replace(RECORD, **change)))))
+
+
+class Eyes:
+    """An observer who sees what the studio made, and of other images what `real` says; it is asked in yes or no."""
+
+    name, sees_images = "fake eyes", True
+
+    def __init__(self, studio: FakeStudio, real: dict[str, str]) -> None:
+        self._studio, self._real = studio, real
+        self.asked: list[str] = []
+
+    async def complete(self, request: ChatRequest) -> ChatReply:
+        (message,) = [each for each in request.messages if each.role == "user"]
+        (image,) = message.images
+        self.asked.append(message.text)
+        assert "yes or no" in message.text
+        shown = self._studio.shows.get(image.id) or self._real[image.id]
+        return ChatReply(
+            "cannot tell" if shown == "fog" else "yes" if "snow" in shown else "no", model=self.name
+        )
+
+
+@pytest.mark.anyio
+async def test_observers_are_asked_of_real_images_and_judged_by_generated_ones_they_cannot_tell_apart():
+    real = [picture_of(f"real {number}") for number in range(3)]
+    studio = FakeStudio()
+    eyes = Eyes(studio, dict(zip([image.id for image in real], ["snow", "grass", "fog"], strict=True)))
+    witness = ContextWitness(Sceptic(eyes), studio, "kayak", seed=1, per_context=12)
+    ordinary = ["background: grass", "colour: red", "background: snow"]
+    found = await witness.look(
+        "background: snow", ordinary, [real[0], None, real[1], real[2]], [5, 6, 7, 8], "kayak"
+    )
+    assert (found.images, found.shown) == ([5, 7, 8], [True, False, None])
+    assert (found.hits, found.present, found.alarms, found.absent) == (KNOWN, KNOWN, 0, KNOWN)
+    assert {text.split("?")[0] for text in eyes.asked} == {"Does this image show something in the snow"}
+
+
+def test_every_context_of_the_design_has_a_question():
+    asked = {question_of(context, "kayak") for context in CONTEXTS}
+    assert len(asked) == len(CONTEXTS)
+    assert {"something at night", "a person", "red kayak", "two kayaks", "small kayak"} <= asked
+    assert question_of("proposed: in a kitchen", "kayak") == "something in a kitchen"
+
+
+def maia(monkeypatch, *arguments: str) -> int:
+    monkeypatch.setattr("sys.argv", ["maia", *arguments])
+    try:
+        cli.main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+def test_a_column_that_is_not_there_ends_the_command_before_anything_is_started(
+    config_file, tmp_path, monkeypatch, capsys
+):
+    write_birds(tmp_path / "birds", 8)
+    asked = (
+        "audit",
+        write_network(tmp_path),
+        "--data",
+        str(tmp_path / "birds"),
+        "--config",
+        str(config_file()),
+    )
+    out = tmp_path / "run"
+    assert maia(monkeypatch, *asked, "--label-column", "species", "--out", str(out)) == 2
+    told = capsys.readouterr().err
+    assert "no column 'species'" in told
+    assert "y, split, place" in told
+    assert not out.exists()
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(300)
+def test_an_audit_names_the_worst_group_of_a_classifier_that_leans_on_the_place(
+    ray_cluster, config_file, tmp_path, monkeypatch, capsys
+):
+    write_birds(tmp_path / "birds", 900, share=0.9)
+    out = tmp_path / "run"
+    arguments = [
+        "audit", write_network(tmp_path), "--data", str(tmp_path / "birds"), "--attributes", "place", "--figures-only",
+        "--label-names", "0=landbird,1=waterbird", "--out", str(out), "--config", str(config_file()), "--json",
+    ]  # fmt: skip
+    assert maia(monkeypatch, *arguments) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert set(result["out_of_reach"]) == set(NAMES[:2]), "the embedded image maker draws no such birds"
+    found = result["real"]["found"]
+    worst = found["worst"]
+    assert (worst["class_name"], worst["level"]) in {("landbird", "1"), ("waterbird", "0")}
+    assert worst["below"]
+    assert [each["weighted_by"] for each in found["averages"]] == ["", "place"]
+    measured = (out / real_images.KEY).read_bytes()
+    page = (out / "report" / "experiments" / "audit.html").read_text()
+    assert "Real images by subgroup" in page
+    assert "stand-in" in page
+    assert maia(monkeypatch, *arguments) == 0, "asked again, it reads what there is"
+    assert json.loads(capsys.readouterr().out)["real"] == result["real"]
+    assert (out / real_images.KEY).read_bytes() == measured
