@@ -86,27 +86,49 @@ def told_robust(result: Mapping[str, Any]) -> str:
     """Return Table 2 as Markdown."""
     summary = result["summary"]
     lines = [
-        "| subset | method | units | balanced data | test accuracy, mean ± standard deviation | paper |",
-        "|---|---|---:|---|---:|---:|",
+        "| subset | method | units | balanced data | test accuracy, mean ± standard deviation | validation accuracy | paper |",
+        "|---|---|---:|---|---:|---:|---:|",
     ]
     for row in summary["rows"]:
         spread = "" if row["spread"] is None else f" ± {row['spread']:.3f}"
         value = "not possible" if row["accuracy"] is None else f"{row['accuracy']:.3f}{spread}"
         paper = "" if row["paper_accuracy"] is None else f"{row['paper_accuracy']:.3f}"
+        validation = _figure(row["validation"], 3)
         lines.append(
-            f"| {row['subset']} | {row['method']} | {row['units']:.0f} | {'yes' if row['balanced'] else 'no'} | {value} | {paper} |"
+            f"| {row['subset']} | {row['method']} | {row['units']:.0f} | {'yes' if row['balanced'] else 'no'} | {value} | {validation} | {paper} |"
         )
-    percentiles = ", ".join(
-        "none" if t["percentile"] is None else f"{t['percentile']:.2f}" for t in result["trainings"]
-    )
+
+    def percentiles(key: str) -> str:
+        return ", ".join(_figure(training[key]) for training in result["trainings"])
+
+    judged = summary["judgement"]
     lines += [
         "",
         f"Of {summary['n']} trainings, the agent's units are ahead of L1 of the same size in {summary['beats_l1']}, of L1's "
         f"units fitted without a penalty in {summary['beats_l1_no_penalty']}, and of the 95th percentile of 100 random sets "
-        f"in {summary['beats_random_95']}. Share of random sets below the agent's, by training: {percentiles}. "
+        f"in {summary['beats_random_95']}. Share of random sets below the agent's, by training: {percentiles('percentile')}.",
+        "",
+        f"With one ridge for every choice: ahead of L1 of the same size in {summary['ridge_beats_l1']}, of the 95th percentile of "
+        f"random sets in {summary['ridge_beats_random_95']}; share of random sets below: {percentiles('ridge_percentile')}.",
+        "",
+        "The judgement itself, on images of every class in every place, means over the trainings:",
+        "",
+        "| units | number | variance between classes | between places |",
+        "|---|---:|---:|---:|",
+        *(
+            f"| {group} | {_figure(judged[group]['n'], 1)} | {_figure(judged[group]['by_class'])} | "
+            f"{_figure(judged[group]['by_place'])} |"
+            for group in ("kept", "dropped")
+        ),
+        "",
+        f"AUROC of the judgement (class part less place part, kept against dropped): {_figure(judged['auroc'])}. "
         f"Classes {', '.join(result['classes'])}; places {', '.join(result['places'])}.",
     ]
     return "\n".join(lines)
+
+
+def _figure(value: float | None, digits: int = 2) -> str:
+    return "none" if value is None else f"{value:.{digits}f}"
 
 
 def told_ablation(result: Mapping[str, Any]) -> str:

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from experiments.config import Configuration, Profile
 from experiments.console import Console
 from experiments.describe import science
 from experiments.gym import classifiers, logistic, world
+from experiments.gym.selectivity import Shares
 from experiments.gym.spawrious import SceneDesign, SpuriousSet, balanced, folder_set, scene_set
 from experiments.preflight import check_out
 from experiments.report.schema import Bar, Bars, Column, Measured, Page, Table, Text
@@ -51,6 +51,15 @@ PAPER: Mapping[str, tuple[int, float]] = {
     "balanced L1 top n": (22, 0.865),
 }
 """Units and test accuracy of Table 2. The spread of the random sets is given as 0.05."""
+PLAIN: Mapping[str, str] = {
+    "all": "all, no penalty",
+    "random": "random",
+    "L1 top n": "L1 top n, no penalty",
+    "agent": "agent",
+}
+"""Names of the rows of choices that are fitted anew without a penalty, as the paper does for two of them."""
+RIDGE: Mapping[str, str] = {name: f"{name}, ridge" for name in PLAIN}
+"""Names of the rows in which every choice has the same regularised read-out."""
 
 
 @dataclass(frozen=True)
@@ -237,12 +246,14 @@ async def _judge(
 
 @dataclass(frozen=True)
 class Measurements:
-    """A trained network's features on validation and test, float32 (N, units), and what its own head says."""
+    """A trained network's features on three parts of the set, float32 (N, units), and its own head's accuracy on two."""
 
     spurious: SpuriousSet
     validation: np.ndarray
     test: np.ndarray
+    crossed: np.ndarray
     original: float
+    original_validation: float
 
     @classmethod
     def of(cls, network: Path, spurious: SpuriousSet) -> Measurements:
@@ -250,92 +261,148 @@ class Measurements:
         if not kept.exists():
             loaded = classifiers.load(network)
             module, preprocess = loaded.module, loaded.preprocess
-            scores = classifiers.logits(module, preprocess, spurious.test.images)
+            parts = {"validation": spurious.validation, "test": spurious.test, "crossed": spurious.crossed}
+            found: dict[str, Any] = {
+                name: classifiers.features(module, preprocess, part.images) for name, part in parts.items()
+            }
+            for name, key in (("test", "original"), ("validation", "original_validation")):
+                found[key] = _head_accuracy(module, found[name], parts[name].labels)
             draft = kept.with_name(f".{uuid.uuid4().hex[:8]}.npz")
-            np.savez(
-                draft,
-                validation=classifiers.features(module, preprocess, spurious.validation.images),
-                test=classifiers.features(module, preprocess, spurious.test.images),
-                original=float((scores.argmax(axis=1) == spurious.test.labels).mean()),
-            )
+            np.savez(draft, **found)
             os.replace(draft, kept)  # noqa: PTH105
-        with np.load(kept) as found:
-            return cls(spurious, found["validation"], found["test"], float(found["original"]))
+        with np.load(kept) as stored:
+            return cls(
+                spurious,
+                stored["validation"],
+                stored["test"],
+                stored["crossed"],
+                float(stored["original"]),
+                float(stored["original_validation"]),
+            )
 
     def informative(self, top: int) -> logistic.Fitted:
         """Return the L1 fit on the unbalanced validation set that keeps `top` units."""
         return logistic.sparse_to(self.validation, self.spurious.validation.labels, top)
 
+    def judgement(self, units: np.ndarray, kept: Sequence[int]) -> dict[str, Any]:
+        """Return what the kept and the dropped of these units follow, on images of every class in every place."""
+        crossed = self.spurious.crossed
+        return Shares.of(self.crossed, crossed.labels, crossed.places).judged(units, set(kept))
+
     def rows(self, informative: logistic.Fitted, kept: Sequence[int], seed: int) -> dict[str, Any]:
-        """Return every row of Table 2, and two that the paper lacks: what cannot be computed is None."""
-        labels, test = self.spurious.validation.labels, self.spurious.test.labels
-        n, pool = len(kept), informative.units
+        """Return every row of Table 2 and those of our own, and where the agent's choice stands among random ones.
+
+        What cannot be computed is None.
+        """
+        pool, n = informative.units, len(kept)
         subset = f"L1 top {len(pool)}"
-
-        def refitted(units: Sequence[int] | np.ndarray) -> float:
-            return logistic.unregularised(self.validation, labels, units).accuracy(self.test, test)
-
+        chosen = {"all": pool, "agent": np.asarray(kept, int)}
         rows = [
-            _row("All", "original model", self.validation.shape[1], False, self.original),
-            _row(subset, "all", len(pool), False, informative.accuracy(self.test, test)),
-            _row(subset, "all, no penalty", len(pool), False, refitted(pool)),
+            _row(
+                "All",
+                "original model",
+                self.validation.shape[1],
+                False,
+                self.original,
+                self.original_validation,
+            ),
+            self._scored(subset, "all", informative),
         ]
-        chance: list[float] = []
+        random: list[np.ndarray] = []
         if 0 < n < len(pool):
             rng = np.random.default_rng((seed, 61))
-            chance = [refitted(rng.choice(pool, n, replace=False)) for _ in range(RANDOM_SETS)]
-            smaller = logistic.sparse_to(self.validation, labels, n, pool)
-            rows += [
-                _row(subset, "random", n, False, float(np.mean(chance)), float(np.std(chance))),
-                _row(subset, "L1 top n", len(smaller.units), False, smaller.accuracy(self.test, test)),
-                _row(subset, "L1 top n, no penalty", len(smaller.units), False, refitted(smaller.units)),
-            ]
-        ours = refitted(kept) if n else None
-        rows.append(_row(subset, "agent", n, False, ours))
-        rows += self._balanced_rows(n, seed)
-        return {
-            "rows": rows,
-            "percentile": _percentile(chance, ours),
-            "random_95": float(np.quantile(chance, 0.95)) if chance else None,
+            random = [rng.choice(pool, n, replace=False) for _ in range(RANDOM_SETS)]
+            smaller = logistic.sparse_to(self.validation, self.spurious.validation.labels, n, pool)
+            rows.append(self._scored(subset, "L1 top n", smaller))
+            chosen["L1 top n"] = smaller.units
+        plain, standing = self._refitted(subset, logistic.unregularised, PLAIN, chosen, random)
+        ridge, ridge_standing = self._refitted(subset, logistic.ridge, RIDGE, chosen, random)
+        told = standing | {f"ridge_{name}": value for name, value in ridge_standing.items()}
+        rows += [*plain, *ridge, *self._balanced_rows(n, seed)]
+        return {"rows": rows, **told, "judgement": self.judgement(pool, kept)}
+
+    def _refitted(
+        self,
+        subset: str,
+        fit: Callable[..., logistic.Fitted],
+        names: Mapping[str, str],
+        chosen: Mapping[str, np.ndarray],
+        random: Sequence[np.ndarray],
+    ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """Return the rows of one read-out, fitted anew to each choice, and where the agent's stands among random ones."""
+        labels = self.spurious.validation.labels
+        chance = [self._accuracies(fit(self.validation, labels, units)) for units in random]
+        rows = []
+        if chance:
+            (test, validation), (spread, _) = np.mean(chance, axis=0), np.std(chance, axis=0)
+            row = _row(subset, names["random"], len(random[0]), False, float(test), float(validation))
+            rows.append(row | {"spread": float(spread)})
+        for choice, units in chosen.items():
+            found = self._accuracies(fit(self.validation, labels, units)) if len(units) else (None, None)
+            rows.append(_row(subset, names[choice], len(units), False, *found))
+        values = [test for test, _ in chance]
+        return rows, {
+            "percentile": _percentile(values, _accuracy(rows, names["agent"])),
+            "random_95": float(np.quantile(values, 0.95)) if values else None,
         }
+
+    def _accuracies(self, fit: logistic.Fitted) -> tuple[float, float]:
+        """Return the accuracy of a fit on the test and on the validation set, to which it was fitted."""
+        return (
+            fit.accuracy(self.test, self.spurious.test.labels),
+            fit.accuracy(self.validation, self.spurious.validation.labels),
+        )
+
+    def _scored(self, subset: str, method: str, fit: logistic.Fitted) -> dict[str, Any]:
+        return _row(subset, method, len(fit.units), False, *self._accuracies(fit))
 
     def _balanced_rows(self, n: int, seed: int) -> list[dict[str, Any]]:
         """Return the rows of fits to small balanced sets, one set visible at a time: means over the sets."""
-        part, test = self.spurious.validation, self.spurious.test.labels
+        part = self.spurious.validation
         tuned, small = [], []
         for number in range(BALANCED_SETS):
             rng = np.random.default_rng((seed, 62, number))
             rows = balanced(part, BALANCED_IMAGES, rng)
             features, labels = self.validation[rows], part.labels[rows]
             fit = logistic.tuned(features, labels, rng)
-            tuned.append((len(fit.units), fit.accuracy(self.test, test)))
+            tuned.append((len(fit.units), *self._accuracies(fit)))
             if n:
                 fit = logistic.sparse_to(features, labels, n)
-                small.append((len(fit.units), fit.accuracy(self.test, test)))
+                small.append((len(fit.units), *self._accuracies(fit)))
         made = [_balanced("balanced L1, tuned", tuned)]
         return [*made, _balanced("balanced L1 top n", small)] if small else made
 
 
+def _head_accuracy(module: Any, features: np.ndarray, labels: np.ndarray) -> float:
+    """Return the accuracy of the network's own last layer on features of `classifiers.features`."""
+    import torch
+
+    with torch.inference_mode():
+        scores = module.get_classifier()(torch.from_numpy(features))
+    return float((scores.argmax(dim=1).numpy() == labels).mean())
+
+
 def _row(
-    subset: str,
-    method: str,
-    units: int,
-    is_balanced: bool,
-    accuracy: float | None,
-    spread: float | None = None,
+    subset: str, method: str, units: int, is_balanced: bool, accuracy: float | None, validation: float | None
 ) -> dict[str, Any]:
+    """Return a row of Table 2; `validation` is the accuracy on the whole validation set, wrong labels included."""
     paper = PAPER.get(method)
     return {
         "subset": subset, "method": method, "units": units, "balanced": is_balanced, "accuracy": accuracy,
-        "spread": spread, "paper_units": paper and paper[0], "paper_accuracy": paper and paper[1],
+        "validation": validation, "spread": None, "paper_units": paper and paper[0],
+        "paper_accuracy": paper and paper[1],
     }  # fmt: skip
 
 
-def _balanced(method: str, found: Sequence[tuple[int, float]]) -> dict[str, Any]:
-    units, accuracies = zip(*found, strict=True)
-    return _row(
-        "All", method, int(np.median(units)), True, float(np.mean(accuracies)), float(np.std(accuracies))
-    )
+def _balanced(method: str, found: Sequence[tuple[int, float, float]]) -> dict[str, Any]:
+    units, test, validation = zip(*found, strict=True)
+    row = _row("All", method, int(np.median(units)), True, float(np.mean(test)), float(np.mean(validation)))
+    return row | {"spread": float(np.std(test))}
+
+
+def _accuracy(rows: Sequence[Mapping[str, Any]], method: str) -> float | None:
+    """Return a row's test accuracy; None if there is no such row, or it could not be computed."""
+    return next((row["accuracy"] for row in rows if row["method"] == method), None)
 
 
 def _percentile(chance: Sequence[float], ours: float | None) -> float | None:
@@ -361,29 +428,46 @@ def summarise(trainings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 "units": float(np.mean([row["units"] for row in found])),
                 "accuracy": float(np.mean(values)) if values else None,
                 "spread": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+                "validation": _mean([row.get("validation") for row in found]),
                 "n": len(values),
             }
         )  # fmt: skip
 
-    def accuracy(training: Mapping[str, Any], method: str) -> float:
-        found = [row["accuracy"] for row in training["rows"] if row["method"] == method]
-        return found[0] if found and found[0] is not None else math.nan
+    def wins(ours: str, other: str) -> int:
+        """Count trainings in which one row is ahead of another; what could not be computed is never ahead."""
+        pairs = [(_accuracy(t["rows"], ours), _accuracy(t["rows"], other)) for t in trainings]
+        return sum(a is not None and b is not None and a > b for a, b in pairs)
 
-    agents = [accuracy(training, "agent") for training in trainings]
+    def beats_chance(ours: str, limit: str) -> int:
+        pairs = [(_accuracy(t["rows"], ours), t.get(limit)) for t in trainings]
+        return sum(a is not None and b is not None and a > b for a, b in pairs)
+
     return {
         "rows": rows,
         "n": len(trainings),
-        # A comparison with what could not be computed is false, and so never counted as won.
-        "beats_l1": sum(
-            a > accuracy(t, "L1 top n") for a, t in zip(agents, trainings, strict=True)
-        ),
-        "beats_l1_no_penalty": sum(
-            a > accuracy(t, "L1 top n, no penalty") for a, t in zip(agents, trainings, strict=True)
-        ),
-        "beats_random_95": sum(
-            t["random_95"] is not None and a > t["random_95"] for a, t in zip(agents, trainings, strict=True)
-        ),
-    }  # fmt: skip
+        "beats_l1": wins("agent", "L1 top n"),
+        "beats_l1_no_penalty": wins("agent", PLAIN["L1 top n"]),
+        "beats_random_95": beats_chance("agent", "random_95"),
+        "ridge_beats_l1": wins(RIDGE["agent"], RIDGE["L1 top n"]),
+        "ridge_beats_random_95": beats_chance(RIDGE["agent"], "ridge_random_95"),
+        "judgement": _judgement(trainings),
+    }
+
+
+def _judgement(trainings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the means over the trainings of what kept and dropped units follow; None where no training measured it."""
+    judged = [training["judgement"] for training in trainings if training.get("judgement")]
+    told: dict[str, Any] = {
+        group: {key: _mean([each[group][key] for each in judged]) for key in ("n", "by_class", "by_place")}
+        for group in ("kept", "dropped")
+    }
+    return told | {"auroc": _mean([each["auroc"] for each in judged])}
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """Return the mean of what was measured."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
 
 
 def page(result: Mapping[str, Any]) -> Page:
@@ -393,12 +477,13 @@ def page(result: Mapping[str, Any]) -> Page:
         Column(name="subset"), Column(name="method"), Column(name="units", digits=0),
         Column(name="paper: units", digits=0, source="paper"), Column(name="balanced data"),
         Column(name="test accuracy", digits=3, source="ours"),
+        Column(name="validation accuracy", digits=3, source="ours"),
         Column(name="paper: test accuracy", digits=3, source="paper"),
     )  # fmt: skip
     rows = tuple(
         (
             row["subset"], row["method"], row["units"], row["paper_units"], "yes" if row["balanced"] else "no",
-            _measured(row), row["paper_accuracy"],
+            _measured(row), row["validation"], row["paper_accuracy"],
         )
         for row in summary["rows"]
     )  # fmt: skip
@@ -410,7 +495,8 @@ def page(result: Mapping[str, Any]) -> Page:
     ]
     told = (
         f"Over {summary['n']} trainings the agent's units beat L1 of the same size in {summary['beats_l1']}, and the 95th "
-        f"percentile of random sets in {summary['beats_random_95']}."
+        f"percentile of random sets in {summary['beats_random_95']}; with one ridge for all choices, in "
+        f"{summary['ridge_beats_l1']} and {summary['ridge_beats_random_95']}."
     )
     return Page(
         title="Robust features",
@@ -419,8 +505,11 @@ def page(result: Mapping[str, Any]) -> Page:
             Table(
                 title="Table 2", columns=columns, rows=rows,
                 note="Mean over trainings, with the standard deviation over them as the interval. The paper's figures are "
-                "of one training on Spawrious and are not comparable one by one. Rows without a figure of the paper are ours.",
+                "of one training on Spawrious and are not comparable one by one. Rows without a figure of the paper are ours. "
+                "Validation accuracy is on the unbalanced set that all rows but the first and the balanced ones are fitted to, "
+                f"with its wrong labels. Rows with ridge have one read-out for every choice, of inverse strength {logistic.RIDGE}.",
             ),
+            _judgement_table(result["trainings"]),
             Bars(title="Each training", axis="accuracy on the test set", bars=tuple(bars)),
             Text(
                 title="How it was made",
@@ -429,6 +518,28 @@ def page(result: Mapping[str, Any]) -> Page:
                 ),
             ),
         ),
+    )  # fmt: skip
+
+
+def _judgement_table(trainings: Sequence[Mapping[str, Any]]) -> Table:
+    """Return what the agent's judgement is worth by itself: no read-out decides these figures."""
+    rows = []
+    for training in trainings:
+        judged = training.get("judgement") or {}
+        for group in ("kept", "dropped") if judged else ():
+            found = judged[group]
+            told = judged["auroc"] if group == "kept" else None
+            rows.append((training["seed"], group, found["n"], found["by_class"], found["by_place"], told))
+    columns = (
+        Column(name="training", digits=0), Column(name="units"), Column(name="number", digits=0),
+        Column(name="variance between classes", digits=2, source="ours"),
+        Column(name="between places", digits=2, source="ours"), Column(name="AUROC", digits=2, source="ours"),
+    )  # fmt: skip
+    return Table(
+        title="The judgement itself", columns=columns, rows=tuple(rows),
+        note="Parts of a unit's variance over images of every class in every place, equally many of each, that neither the agent "
+        "nor any fit has seen; means over the units. AUROC: the probability that the part between classes less the part "
+        "between places is larger in a kept unit than in a dropped one.",
     )  # fmt: skip
 
 
@@ -448,7 +559,7 @@ def table(result: Mapping[str, Any]) -> str:
         return "interrupted before the first training was judged; repeat the command to go on"
     lines = [
         "",
-        f"{'subset':10} {'method':22} {'units':>6} {'balanced':>8} {'test accuracy':>16} {'paper':>6}",
+        f"{'subset':10} {'method':22} {'units':>6} {'balanced':>8} {'test accuracy':>16} {'validation':>10} {'paper':>6}",
     ]
     for row in result["summary"]["rows"]:
         spread = "" if row["spread"] is None else f" ± {row['spread']:.3f}"
@@ -456,14 +567,28 @@ def table(result: Mapping[str, Any]) -> str:
         paper = "" if row["paper_accuracy"] is None else f"{row['paper_accuracy']:.3f}"
         lines.append(
             f"{row['subset']:10} {row['method']:22} {row['units']:6.0f} {'yes' if row['balanced'] else 'no':>8} "
-            f"{value:>16} {paper:>6}"
+            f"{value:>16} {_figure(row['validation'], 3):>10} {paper:>6}"
         )
     summary = result["summary"]
     lines.append(
         f"agent ahead of L1 in {summary['beats_l1']} of {summary['n']} trainings, of the 95th percentile of random sets in "
-        f"{summary['beats_random_95']}"
+        f"{summary['beats_random_95']}; with one ridge for all choices {summary['ridge_beats_l1']} and "
+        f"{summary['ridge_beats_random_95']}"
+    )
+    judged = summary["judgement"]
+    told = [
+        f"{_figure(judged[group]['by_class'])} and {_figure(judged[group]['by_place'])} of the {group} units'"
+        for group in ("kept", "dropped")
+    ]
+    lines.append(
+        f"classes and places explain {', '.join(told)} variance on balanced images; AUROC of the judgement "
+        f"{_figure(judged['auroc'])}"
     )
     return "\n".join(lines)
+
+
+def _figure(value: float | None, digits: int = 2) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
 
 
 def _plain(value: Any) -> dict[str, Any]:

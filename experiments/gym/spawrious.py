@@ -23,7 +23,7 @@ from actors.images import ImageDecodeError, decode
 from actors.scenes.backgrounds import BACKGROUND_WORDS
 from actors.scenes.render import digest, render
 from actors.scenes.sampling import random_scene
-from actors.scenes.vocabulary import vocabulary
+from actors.scenes.vocabulary import concepts, vocabulary
 
 Progress = Callable[[int, int], None]
 
@@ -47,7 +47,11 @@ class Labelled:
 
 @dataclass(frozen=True)
 class SpuriousSet:
-    """A whole set. `places` are the classes' own places in their order, and then the one they share."""
+    """A whole set. `places` are the classes' own places in their order, and then the one they share.
+
+    `crossed` has equally many images of each class in each of its places, to measure what a unit follows. Nothing is
+    fitted to it, and no agent sees it.
+    """
 
     name: str
     classes: tuple[str, ...]
@@ -55,17 +59,28 @@ class SpuriousSet:
     train: Labelled
     validation: Labelled
     test: Labelled
+    crossed: Labelled
 
 
 @dataclass(frozen=True, slots=True)
 class SceneDesign:
-    """A set of scenes: one object each, in its own colours, small enough for the place to be the easier sign."""
+    """A set of scenes: one object each, in its own colours, small enough for the place to be the easier sign.
+
+    Some labels are wrong, so that no choice of units tells the classes apart perfectly: a fit without a penalty then
+    has an optimum.
+    """
 
     classes: tuple[str, ...] = ("pig", "frog", "elephant", "fox")
     places: tuple[str, ...] = ("desert", "forest", "mud", "snow", "beach")
     n_train: int = 3000
     n_validation: int = 2534
     n_test: int = 1600
+    n_crossed: int = 480
+    """Images of `crossed`, of all classes in all places together."""
+    wrong_labels: float = 0.1
+    """Share of the training and validation labels that are another class's, drawn at random."""
+    others: int = 0
+    """Other things in each scene, behind the object and never of a class."""
     side: int = 128
     """Height and width of the images, pixels."""
     sizes: tuple[float, float] = (0.3, 0.5)
@@ -92,6 +107,10 @@ class SceneDesign:
             raise UsageError(
                 f"scenes have no place {unknown[0]!r}.",
                 f"Places: {', '.join(sorted(set(BACKGROUND_WORDS.values())))}.",
+            )
+        if not 0 <= self.wrong_labels < 1 - 1 / max(2, len(classes)):
+            raise UsageError(
+                f"the share of wrong labels must be from 0 to below that of chance, got {self.wrong_labels}"
             )
         places = [BACKGROUND_WORDS[place] for place in self.places]
         _check_numbers(classes, places)
@@ -140,6 +159,9 @@ def scene_set(
         "train": in_training(0, design.n_train),
         "validation": in_training(1, design.n_validation),
         "test": [(index % shared, swap[index % shared]) for index in range(design.n_test)],
+        "crossed": [
+            (index % shared, index // shared % (shared + 1)) for index in range(_whole(design, shared))
+        ],
     }
     done, total = 0, sum(map(len, plan.values()))
 
@@ -154,17 +176,41 @@ def scene_set(
         drawn = [partial(make, part, index, *pair) for index, pair in enumerate(pairs)]
         images = _kept(cache / f"{name}-{kind}.npy", design.side, drawn)
         labels, places = np.array(pairs).T
+        if kind in ("train", "validation"):
+            labels = mislabelled(
+                labels, shared, design.wrong_labels, np.random.default_rng((design.seed, 60, len(kind)))
+            )
         labelled[kind] = Labelled(images, labels, places)
     return SpuriousSet(f"scenes {name}", design.classes, design.places, **labelled)
 
 
+def _whole(design: SceneDesign, n_classes: int) -> int:
+    """Return how many images show every class in every place equally often: about `n_crossed`, at least one each."""
+    cells = n_classes * (n_classes + 1)
+    return max(1, design.n_crossed // cells) * cells
+
+
+def mislabelled(labels: np.ndarray, n_classes: int, share: float, rng: np.random.Generator) -> np.ndarray:
+    """Return labels int64 (N,) of which a share is exchanged for another class, each equally likely."""
+    wrong = rng.random(len(labels)) < share
+    return np.where(wrong, (labels + rng.integers(1, n_classes, len(labels))) % n_classes, labels)
+
+
 def draw(design: SceneDesign, label: int, place: int, rng: np.random.Generator) -> np.ndarray:
-    """Return a picture of one object in a place, uint8 (side, side, 3)."""
-    scene = random_scene(rng, 1, named=[design.classes[label]], background=design.places[place], tinted=0.0)
+    """Return a picture of one object of a class in a place, the design's other things behind it, uint8 (side, side, 3)."""
+    apart = [concept.name for concept in concepts() if concept.name not in design.classes]
+    others = [str(name) for name in rng.choice(apart, design.others, replace=False)]
+    scene = random_scene(
+        rng,
+        1 + design.others,
+        named=[design.classes[label], *others],
+        background=design.places[place],
+        tinted=0.0,
+    )
+    first, *rest = scene.objects
     size = float(rng.uniform(*design.sizes))
     x, y = (float(value) for value in rng.uniform(0.4 * size, 1 - 0.4 * size, 2))
-    placed = replace(scene.objects[0], size=size, x=x, y=y)
-    return render(replace(scene, objects=(placed,)), design.side)
+    return render(replace(scene, objects=(*rest, replace(first, size=size, x=x, y=y))), design.side)
 
 
 def _kept(path: Path, side: int, images: Sequence[Callable[[], np.ndarray]]) -> np.ndarray:
@@ -238,6 +284,7 @@ def folder_set(
         "validation": [file for index, file in enumerate(train) if index in held_out],
         "test": test,
     }
+    parts["crossed"] = _crossed([*parts["validation"], *parts["test"]], seed)
     facts = [
         (str(file.path.relative_to(root)), file.path.stat().st_size)
         for part in parts.values()
@@ -261,6 +308,19 @@ def folder_set(
         for part, files in parts.items()
     }
     return SpuriousSet(f"Spawrious {name}", CLASSES, (*OWN_PLACES, SHARED_PLACE), **labelled)
+
+
+def _crossed(files: Sequence[_File], seed: int) -> list[_File]:
+    """Return equally many files of every class in every place that it has: as many as of the rarest such pair."""
+    cells: dict[tuple[int, int], list[_File]] = {}
+    for file in files:
+        cells.setdefault((file.label, file.place), []).append(file)
+    rng, each = np.random.default_rng((seed, 64)), min(map(len, cells.values()))
+    return [
+        found[int(index)]
+        for _, found in sorted(cells.items())
+        for index in rng.choice(len(found), each, replace=False)
+    ]
 
 
 def _files(root: Path, half: int, place: str, name: str) -> list[Path]:

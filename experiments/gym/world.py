@@ -33,6 +33,8 @@ EPOCHS = 3
 LEARNING_RATE = 1.5e-3
 SIZES = (0.22, 0.4)
 """Sizes of the animals, as parts of the image's side: they are seen from afar, whatever the set's own sizes are."""
+OTHERS = 1
+"""Other things beside each animal."""
 
 
 def weights(
@@ -54,6 +56,7 @@ def weights(
         ANIMALS,
         IMAGES,
         SIZES,
+        OTHERS,
     ]
     path = cache / f"{hashlib.blake2b(json.dumps(facts).encode(), digest_size=8).hexdigest()}.safetensors"
     if not path.exists():
@@ -72,7 +75,7 @@ def lessons(design: SceneDesign) -> tuple[np.ndarray, np.ndarray, int]:
     others = [c.name for c in vocabulary().members("animal") if c.name not in design.classes]
     n_others = ANIMALS - len(design.classes)
     animals = [*design.classes, *others[:: max(1, len(others) // max(1, n_others))][: max(0, n_others)]]
-    anywhere = replace(design, classes=tuple(animals), places=tuple(BACKGROUNDS), sizes=SIZES)
+    anywhere = replace(design, classes=tuple(animals), places=tuple(BACKGROUNDS), sizes=SIZES, others=OTHERS)
     n_classes = len(animals) + len(design.places)
     images, labels = [], np.arange(IMAGES) % n_classes
     for index, label in enumerate(labels):

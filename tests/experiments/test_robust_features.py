@@ -43,11 +43,13 @@ def measured():
     labels = np.arange(600) % 4
     places = np.where(rng.random(600) < 0.9, labels, 4)
     test = np.arange(300) % 4
+    crossed = np.arange(200) % 4, np.arange(200) // 4 % 5
     sets = SpuriousSet(
         "made up", ("a", "b", "c", "d"), ("e", "f", "g", "h", "i"), labelled(labels, places),
-        labelled(labels, places), labelled(test, (test + 2) % 4),
+        labelled(labels, places), labelled(test, (test + 2) % 4), labelled(*crossed),
     )  # fmt: skip
-    return Measurements(sets, features(labels, places), features(test, (test + 2) % 4), 0.31)
+    found = (features(labels, places), features(test, (test + 2) % 4), features(*crossed))
+    return Measurements(sets, *found, 0.31, 0.93)
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +87,33 @@ def test_every_row_of_table_2_is_there_with_the_papers_figure(trainings):
     found = {row["method"]: row["paper_accuracy"] for row in trainings[0]["rows"]}
     assert found["agent"] == 0.837
     assert found["L1 top n, no penalty"] is None
+
+
+def test_one_ridge_serves_every_choice_and_every_row_tells_its_validation_accuracy(trainings):
+    found = {row["method"]: row for row in trainings[0]["rows"]}
+    assert set(robust_features.RIDGE.values()) <= set(found)
+    assert found["agent, ridge"]["accuracy"] > found["L1 top n, ridge"]["accuracy"]
+    assert trainings[0]["ridge_percentile"] >= 0.9
+    assert all(0 < row["validation"] <= 1 for row in found.values())
+    assert found["original model"]["validation"] == 0.93
+
+
+def test_the_judgement_is_measured_without_a_read_out(trainings):
+    judged = trainings[0]["judgement"]
+    assert judged["kept"]["by_class"] > 0.3 > judged["kept"]["by_place"]
+    assert judged["dropped"]["by_place"] > judged["dropped"]["by_class"]
+    assert judged["auroc"] == 1.0
+    told = summarise(trainings)["judgement"]
+    assert told["kept"]["n"] == judged["kept"]["n"]
+
+
+def test_trainings_of_older_runs_have_no_judgement_and_are_still_summarised(trainings):
+    fields = ("judgement", "ridge_percentile", "ridge_random_95")
+    old = {key: value for key, value in trainings[0].items() if key not in fields}
+    rows = [{k: v for k, v in row.items() if k != "validation"} for row in old["rows"]]
+    summary = summarise([old | {"rows": rows}])
+    assert summary["judgement"]["auroc"] is None
+    assert summary["ridge_beats_random_95"] == 0
 
 
 def test_an_agent_that_keeps_nothing_wins_nothing(measured, few):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import PIL.Image
 import pytest
@@ -12,7 +14,8 @@ from experiments.gym.spawrious import SceneDesign, balanced, exchanged, folder_s
 
 SMALL = SceneDesign(
     classes=("dog", "cat", "frog"), places=("desert", "snow", "grass", "beach"), n_train=120, n_validation=90,
-    n_test=33, side=24,
+    n_test=33, side=24, n_crossed=30,
+    wrong_labels=0.0,
 )  # fmt: skip
 
 
@@ -33,6 +36,32 @@ def test_in_the_test_every_class_is_in_the_place_of_another(made):
     swap = exchanged(3)
     assert all(swap[index] != index for index in range(3))
     assert [swap[label] for label in made.test.labels] == list(made.test.places)
+
+
+def test_every_class_is_equally_often_in_every_place_of_the_crossed_part(made, tmp_path):
+    for part, n_places in (
+        (made.crossed, 4),
+        (folder_set(folder(tmp_path / "d"), tmp_path, side=16).crossed, 5),
+    ):
+        cells = list(zip(part.labels.tolist(), part.places.tolist(), strict=True))
+        counts = {cells.count(cell) for cell in cells}
+        assert len(counts) == 1
+        assert set(part.places.tolist()) == set(range(n_places))
+    assert len(made.crossed) == 24, "two images of each of 3 x 4 pairs"
+
+
+def test_wrong_labels_are_as_frequent_as_asked_for_and_none_is_in_the_test(made, tmp_path):
+    noisy = scene_set(replace(SMALL, wrong_labels=0.3), tmp_path)
+    for part, clean in ((noisy.train, made.train), (noisy.validation, made.validation)):
+        assert (part.images == clean.images).all()
+        assert 0.15 < (part.labels != clean.labels).mean() < 0.45
+    assert (noisy.test.labels == made.test.labels).all()
+    assert (noisy.crossed.labels == made.crossed.labels).all()
+
+
+def test_a_share_of_wrong_labels_that_leaves_nothing_to_learn_is_refused():
+    with pytest.raises(UsageError, match=r"wrong labels must be .* got 0\.7"):
+        replace(SMALL, wrong_labels=0.7).checked()
 
 
 @pytest.mark.parametrize("n", [2, 3, 4, 7])
