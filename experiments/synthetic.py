@@ -30,9 +30,9 @@ from experiments import config as configuration
 from experiments.config import Profile
 from experiments.console import Console
 from experiments.describe import science
-from experiments.gym.dataset import GymDataset, check_pair
+from experiments.gym.dataset import GymDataset, check_shown
 from experiments.gym.drawn import reachable
-from experiments.gym.neurons import GymUnit, choose, everything, planted_pairs, table_a4
+from experiments.gym.neurons import GymUnit, choose, everything, planted, table_a4
 from experiments.gym.score import named_by, same, score, senses
 from experiments.gym.subjects import Gym
 from experiments.preflight import check_out
@@ -180,7 +180,7 @@ def open_gym(
 ) -> tuple[Gym, str]:
     """Return the gym over a detector, and the fingerprint of its data set.
 
-    Where the profile's data set is scenes, what must be seen together for these units is planted in it.
+    Where the profile's data set is scenes, what drives these units is planted in it.
 
     Raises:
         UsageError: If no scene can show what a unit waits for.
@@ -189,9 +189,8 @@ def open_gym(
     dataset: Any = distinct(open_dataset(profile.dataset), cache)
     if kind == "scenes":
         size = int(rest.split(":")[0]) if rest else len(dataset)
-        for pair in planted_pairs([unit for unit in units if unit not in everything()]):
-            check_pair(*pair)
-        dataset = GymDataset(size, seed, planted_pairs(units))
+        check_shown(planted([unit for unit in units if unit not in everything()]))
+        dataset = GymDataset(size, seed, planted(units))
     table = ConceptTable(detector, dataset, cache / "concepts")
     return Gym(detector, dataset, table, reserve=profile.vision.reserve), dataset.fingerprint
 

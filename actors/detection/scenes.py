@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -43,6 +44,7 @@ class Wanted:
     color: str | None = None
 
 
+@lru_cache(maxsize=4096)
 def understand(phrase: str) -> Wanted:
     """Return what to look for. Of several nouns ("school bus stop") the last is meant.
 

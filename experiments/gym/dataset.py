@@ -1,13 +1,14 @@
 """The gym's images for exemplars: scenes at random, and scenes of the conditions that the chosen neurons wait for.
 
 In photographs dogs do stand on grass; in scenes at random one in a thousand would. So every pair of a conditional
-neuron, and the concept of a confounded one with its background, is shown together a few times.
+neuron, and the concept of a confounded one with its background, is shown together a few times, and every other concept
+alone: of some, scenes at random have hardly one that can be recognised.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -24,19 +25,24 @@ from actors.scenes.vocabulary import vocabulary
 
 PLANTED = 12
 """Scenes that show a pair together."""
+ALONE = 6
+"""Scenes that show a concept by itself."""
 
 
 class GymDataset:
-    """A data set of scenes with `pairs` planted after the `size` random ones."""
+    """A data set of scenes, with those of `planted` after the `size` random ones: of a pair, or of a concept alone."""
 
-    def __init__(self, size: int, seed: int, pairs: Sequence[tuple[str, str]]) -> None:
-        self._base, self._seed, self._pairs = ScenesDataset(size, seed), seed, tuple(pairs)
-        digest = hashlib.blake2b(repr(self._pairs).encode(), digest_size=6).hexdigest()
+    def __init__(self, size: int, seed: int, planted: Sequence[tuple[str, ...]]) -> None:
+        self._base, self._seed = ScenesDataset(size, seed), seed
+        self._planted = [
+            (phrases, turn) for phrases in planted for turn in range(PLANTED if len(phrases) > 1 else ALONE)
+        ]
+        digest = hashlib.blake2b(repr(self._planted).encode(), digest_size=6).hexdigest()
         self.name = f"gym:{size}:{seed}"
-        self.fingerprint = f"gym:{digest}:{PLANTED}:{self._base.fingerprint}"
+        self.fingerprint = f"gym:{digest}:{self._base.fingerprint}"
 
     def __len__(self) -> int:
-        return len(self._base) + PLANTED * len(self._pairs)
+        return len(self._base) + len(self._planted)
 
     def scene(self, index: int) -> Scene:
         """Return the scene of image `index`.
@@ -46,10 +52,12 @@ class GymDataset:
         """
         if index < len(self._base):
             return self._base.scene(index)
-        pair, turn = divmod(index - len(self._base), PLANTED)
-        if pair >= len(self._pairs):
+        if index >= len(self):
             raise UsageError(f"an index into {self.name} must be in 0..{len(self) - 1}, got {index}")
-        return together(self._pairs[pair], np.random.default_rng((self._seed, 23, pair, turn)))
+        place = index - len(self._base)
+        phrases, _ = self._planted[place]
+        rng = np.random.default_rng((self._seed, 23, place))
+        return together(phrases, rng, beside=len(phrases) > 1)
 
     def load(self, index: int) -> Image:
         return Image.from_pixels(render(self.scene(index), IMAGE_SIZE))
@@ -61,18 +69,19 @@ class GymDataset:
         )
 
 
-def check_pair(first: str, second: str) -> None:
-    """Raise UsageError if no scene shows both: it has one background."""
-    places = [BACKGROUND_WORDS.get(phrase.lower().strip()) for phrase in (first, second)]
-    if all(places) and places[0] != places[1]:
-        raise UsageError(
-            f"no scene shows {first!r} with {second!r}: both are backgrounds, and a scene has one.",
-            "Name a thing and a background, or two things.",
-        )
+def check_shown(planted: Iterable[Sequence[str]]) -> None:
+    """Raise UsageError for the first phrases that no scene shows together: it has one background."""
+    for phrases in planted:
+        places = {BACKGROUND_WORDS[word] for word in map(str.lower, phrases) if word in BACKGROUND_WORDS}
+        if len(places) > 1:
+            raise UsageError(
+                f"no scene shows {' with '.join(map(repr, phrases))}: both are backgrounds, and a scene has one.",
+                "Name a thing and a background, or two things.",
+            )
 
 
-def together(phrases: Sequence[str], rng: np.random.Generator) -> Scene:
-    """Return a scene that shows what each phrase names, and one or two other things."""
+def together(phrases: Sequence[str], rng: np.random.Generator, beside: bool = True) -> Scene:
+    """Return a scene that shows what each phrase names and, where there is to be something `beside`, now and then another thing."""
     named: list[str] = []
     place = color = None
     for phrase in phrases:
@@ -85,7 +94,7 @@ def together(phrases: Sequence[str], rng: np.random.Generator) -> Scene:
         elif terms:
             members = [concept.name for concept in vocabulary().members(terms[-1].value)]
             named.append(members[int(rng.integers(len(members)))])
-    n_objects = max(1, len(named)) + int(rng.integers(2))
+    n_objects = max(1, len(named)) + int(beside and rng.integers(2))
     scene = random_scene(rng, min(n_objects, 4), named=named, background=place, tinted=0.0)
     if color is None:
         return scene

@@ -78,11 +78,17 @@ def everything() -> list[GymUnit]:
     return [*table_a4(), *confounded(), *nuisances()]
 
 
-def planted_pairs(units: Sequence[GymUnit]) -> list[tuple[str, str]]:
-    """Return what must be seen together for these units to be seen at all, in their order."""
+def planted(units: Sequence[GymUnit]) -> list[tuple[str, ...]]:
+    """Return what must be seen, a concept alone or two together, for these units to be seen at all; in their order."""
+    alone = [
+        (concept,)
+        for unit in units
+        if unit.kind in ("mono", "or") and unit.formula
+        for concept in unit.formula.concepts
+    ]
     conditional = [unit.formula.concepts for unit in units if unit.kind == "given" and unit.formula]
     beside = [(unit.formula.concepts[0], unit.beside) for unit in units if unit.beside and unit.formula]
-    return [(first, second) for first, second in dict.fromkeys([*conditional, *beside])]
+    return list(dict.fromkeys([*conditional, *beside, *alone]))
 
 
 def choose(text: str) -> list[GymUnit]:

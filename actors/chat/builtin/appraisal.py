@@ -219,10 +219,22 @@ class Appraisal:
         """
         evidence = Evidence(self.reading.rows, [], self._words)
         truth = evidence.truth(standing.lead)
-        alone = Counter(
-            row.stimulus.things[0].concept for row in self.reading.rows if len(row.stimulus.things) == 1
-        )
         middle = 0.5 * (standing.mean_on + standing.mean_off)
+        return self._unexplained(
+            [row for row, sure in zip(self.reading.rows, truth, strict=True) if sure < 0.4], middle
+        )
+
+    def hits(self) -> list[Row]:
+        """Return generated images that are as strong as exemplars while nothing explains them yet, strongest first."""
+        levels = [each.activation for each in self.reading.exemplars]
+        values = [row.activation for row in self.reading.rows]
+        if not levels or not values:
+            return []
+        return self._unexplained(self.reading.rows, 0.5 * (max(levels) + min(values)))
+
+    def _unexplained(self, rows: Sequence[Row], above: float) -> list[Row]:
+        """Return the strongest rows above a value of which a part has yet to be shown alone."""
+        alone = self._alone()
 
         def told(stimulus: Stimulus) -> bool:
             often = _ENOUGH_ALONE if len(stimulus.things) == 1 else 1
@@ -230,13 +242,35 @@ class Appraisal:
 
         found = [
             row
-            for row, sure in zip(self.reading.rows, truth, strict=True)
-            if sure < 0.4
-            and row.activation > middle
+            for row in rows
+            if row.activation > above
             and (len(row.stimulus.things) >= CROWDED or len(row.stimulus.things) == 1)
             and not told(row.stimulus)
         ]
         return sorted(found, key=lambda row: -row.activation)[:SUSPECTS]
+
+    def _alone(self) -> Counter[str]:
+        """Return how many images showed each concept by itself."""
+        return Counter(
+            row.stimulus.things[0].concept for row in self.reading.rows if len(row.stimulus.things) == 1
+        )
+
+    def hinted(self) -> list[str]:
+        """Return concepts that the strong exemplars' highlighted parts were taken for, then others of their kinds: those
+        that no image has shown alone.
+
+        What is rarely recognised is taken for something like it, each time for another.
+        """
+        seen = Counter(
+            term.name
+            for terms, lit in zip(self._looked_at, self._lit(), strict=True)
+            for term in terms
+            if lit and term.kind == "concept"
+        )
+        names = [name for name, _ in seen.most_common()]
+        names += [other for name in names for other in self._words.siblings(name)]
+        alone = self._alone()
+        return [name for name in dict.fromkeys(names) if not alone[name]]
 
     def shown_concepts(self) -> set[str]:
         """Return the concepts that some generated image was asked to show."""

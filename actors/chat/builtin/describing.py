@@ -59,6 +59,10 @@ class UnitStudy:
         standing = self._appraisal.standing()
         rounds = reading.measured_rounds
         since_rejection = [r for r in rounds if not reading.rejected or r > reading.rejected[-1]]
+        if (standing is None or not standing.promising) and len(rounds) < HOPELESS_ROUNDS:
+            hits = self._appraisal.hits() if standing is None else self._appraisal.suspects(standing)
+            if hits:
+                return self._single_out(hits)
         if standing is None:
             return (
                 conclude(self._appraisal, self._words)
@@ -98,12 +102,14 @@ class UnitStudy:
     def _survey(self) -> str:
         hypotheses = ["the unit is driven by something that its exemplars do not show clearly"]
         hypotheses.append("the unit is driven by nothing that words can name")
-        thoughts = (
-            self._observations() + " Nothing stands out yet, so I look far and wide: many things at once."
-        )
-        untried = set(self._words.concepts) - self._appraisal.shown_concepts()
-        survey = self._designer.survey(BATCH, CROWDED, untried)
-        program = trial_program("Many different things and backgrounds.", survey, self._words)
+        thoughts = self._observations() + " Nothing stands out yet, so I look far and wide."
+        if hinted := self._appraisal.hinted()[:BATCH]:
+            survey, purpose = self._designer.each_alone(hinted), "What the exemplars may show, and its like."
+        else:
+            untried = set(self._words.concepts) - self._appraisal.shown_concepts()
+            survey = self._designer.survey(BATCH, CROWDED, untried)
+            purpose = "Many different things and backgrounds."
+        program = trial_program(purpose, survey, self._words)
         return reply(thoughts, hypotheses, program)
 
     def _search(self, standing: Standing, untried: Sequence[str]) -> str:

@@ -52,6 +52,10 @@ class Designer:
             found.append(Stimulus(tuple(Thing(name) for name in chosen), background))
         return found
 
+    def each_alone(self, concepts: Sequence[str]) -> list[Stimulus]:
+        """Return an image of each concept by itself, on any background."""
+        return [Stimulus((Thing(name),), self._background()) for name in concepts]
+
     def one_by_one(self, crowded: Sequence[Stimulus], each: int) -> list[Stimulus]:
         """Return images that show each part of the given ones alone: which of them was it?"""
         found = []

@@ -15,8 +15,8 @@ from benchmarks.bench_scientist import drawn
 from benchmarks.in_process import laboratory
 from experiments import config
 from experiments.console import Console
-from experiments.gym.dataset import PLANTED, GymDataset
-from experiments.gym.neurons import choose, planted_pairs
+from experiments.gym.dataset import ALONE, PLANTED, GymDataset
+from experiments.gym.neurons import choose, planted
 from experiments.synthetic import lacked, measure, open_gym, studied, summarise, table, without
 
 pytestmark = pytest.mark.anyio
@@ -90,14 +90,16 @@ async def test_a_unit_that_no_scene_can_show_is_refused_by_name(asked, told, tmp
             await open_all()
 
 
-def test_what_a_conditional_unit_waits_for_is_planted_whatever_it_is():
-    pairs = planted_pairs(choose("turtle|bed; apple|snow; turtle|bed; dog OR cat; umbrella"))
-    assert pairs == [("turtle", "bed"), ("apple", "snow")]
-    dataset = GymDataset(30, 3, pairs)
-    planted = [dataset.scene(index) for index in range(30, len(dataset))]
-    assert len(planted) == 2 * PLANTED
-    assert all({"turtle", "bed"} <= {o.concept for o in scene.objects} for scene in planted[:PLANTED])
-    assert all(scene.background == "snow" for scene in planted[PLANTED:])
+def test_what_drives_a_unit_is_planted_whatever_it_is():
+    shown = planted(choose("turtle|bed; apple|snow; turtle|bed; dog OR cat; umbrella"))
+    assert shown == [("turtle", "bed"), ("apple", "snow"), ("dog",), ("cat",), ("umbrella",)]
+    dataset = GymDataset(30, 3, shown)
+    scenes = [dataset.scene(index) for index in range(30, len(dataset))]
+    pairs, alone = scenes[: 2 * PLANTED], scenes[2 * PLANTED :]
+    assert len(alone) == 3 * ALONE
+    assert all({"turtle", "bed"} <= {o.concept for o in scene.objects} for scene in pairs[:PLANTED])
+    assert all(scene.background == "snow" for scene in pairs[PLANTED:])
+    assert [[o.concept for o in scene.objects] for scene in alone[:ALONE]] == [["dog"]] * ALONE
 
 
 def test_concepts_are_taken_from_maker_and_models_alone_and_only_from_stand_ins():

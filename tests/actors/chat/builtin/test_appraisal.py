@@ -9,7 +9,7 @@ import pytest
 from actors.chat.builtin.appraisal import Appraisal
 from actors.chat.builtin.embedded_words import embedded_words
 from actors.chat.builtin.formulas import Formula
-from actors.chat.builtin.reading import Reading, Row
+from actors.chat.builtin.reading import Exemplar, Reading, Row
 from actors.chat.builtin.stimuli import Stimulus, Thing
 from actors.chat.builtin.words import Term
 
@@ -61,3 +61,25 @@ def test_a_single_thing_that_drives_the_unit_without_a_reason_is_a_suspect_until
 def test_a_concept_counts_as_tried_if_it_was_there_to_be_seen(things, tried):
     appraisal = Appraisal(Reading(rows=[*rows_of_a_violin_unit(), row(0.0, *things)]), WORDS)
     assert ("dog" not in appraisal.untried(VIOLIN)) == tried
+
+
+def few_exemplars(*rows: Row) -> Appraisal:
+    """Two strong exemplars, each taken for another tool, and many silent ones."""
+    strong = [Exemplar(0.9, "A white telescope."), Exemplar(0.6, "A red dagger.")]
+    return Appraisal(Reading(exemplars=[*strong, *[Exemplar(0.0, "A cake.")] * 13], rows=list(rows)), WORDS)
+
+
+def test_what_strong_exemplars_were_taken_for_comes_first_and_then_its_like_until_it_was_shown_alone():
+    hinted = few_exemplars().hinted()
+    assert set(hinted[:2]) == {"telescope", "dagger"}
+    assert "wrench" in hinted
+    assert "cake" not in hinted
+    assert "dagger" not in few_exemplars(row(0.0, Thing("dagger"))).hinted()
+
+
+def test_an_image_as_strong_as_exemplars_is_a_hit_until_its_thing_was_shown_thrice():
+    weak = row(0.01, Thing("dagger"))
+    hits = few_exemplars(weak, row(0.8, Thing("wrench"))).hits()
+    assert [each.stimulus.concepts for each in hits] == [("wrench",)]
+    assert few_exemplars(weak, *[row(0.8, Thing("wrench"))] * 3).hits() == []
+    assert few_exemplars(weak).hits() == few_exemplars().hits() == []
