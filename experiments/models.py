@@ -29,7 +29,7 @@ def list_models(config: Path | None, pattern: str) -> dict[str, Any]:
         "pattern": pattern,
         "timm": timm.list_models(pattern) if pattern else [],
         "timm_total": len(timm.list_models()),
-        "weights_here": ["tf_efficientnet_lite0", "concept-net"],
+        "weights_here": ["tf_efficientnet_lite0", "tf_efficientnet_lite2", "concept-net"],
         "profiles": profiles,
     }
 

@@ -25,6 +25,8 @@ from actors.endpoint.settings import EndpointSettings
 from actors.generation.client import PoolImageMaker
 from actors.generation.settings import dollars_per_image
 from actors.masks import paint
+from actors.packaged import Packaged
+from actors.photographs.classifier import eyes_beside
 from actors.replica_pool import ReplicaPool
 from actors.settings import Placement, Settings
 from actors.vision import known
@@ -109,6 +111,7 @@ class Workbench:
             }
             tell("testing the sandbox")
             sandboxes = await stack.enter_async_context(await sandbox.start(profile.sandbox))
+            await _keep_observers_apart(stack, cluster, profile, model, pools)
             bench = await cls._assemble(profile, cache, model, dataset, cluster, pools, sandboxes)
             if bench.network is not None:
                 _tell_weights(bench.network, tell)
@@ -184,6 +187,7 @@ class Workbench:
                 "interpreter": interpreter.name,
                 "sight": sight,
                 "observers": observers.name,
+                **await _eyes(roles.observers or roles.interpreter, pools["observers"]),
                 "sandbox": sandboxes.tier,
                 "versions": _versions(),
             },
@@ -282,17 +286,44 @@ def _pools(
             secrets(generation),
         ),
     )
+    for role, chat in _chat_roles(profile).items():
+        yield role, _chat_pool(cluster, role, chat, eyes_beside(model or ""))
+
+
+def _chat_roles(profile: Profile) -> dict[str, ChatSettings]:
+    """Return the chat models that need replicas of their own."""
     roles = profile.chat
-    yield "observers", _chat_pool(cluster, "observers", roles.observers or roles.interpreter)
+    found = {"observers": roles.observers or roles.interpreter}
     if roles.observers is not None and roles.observers != roles.interpreter:
-        yield "interpreter", _chat_pool(cluster, "interpreter", roles.interpreter)
+        found["interpreter"] = roles.interpreter
+    return found
 
 
-def _chat_pool(cluster: Cluster, role: str, settings: ChatSettings) -> ReplicaPool[Any, Any]:
+async def _keep_observers_apart(
+    stack: AsyncExitStack,
+    cluster: Cluster,
+    profile: Profile,
+    model: str | None,
+    pools: dict[str, ReplicaPool[Any, Any]],
+) -> None:
+    """Start the built-in models anew, with another network for photographs, if the studied one has the same weights."""
+    builtin = {role: chat for role, chat in _chat_roles(profile).items() if isinstance(chat, BuiltinChat)}
+    if model is None or not builtin:
+        return
+    eyes = eyes_beside(model, (await pools["vision"].describe()).get("head", ""))
+    if eyes != eyes_beside(model):
+        for role, chat in builtin.items():
+            pools[role] = await stack.enter_async_context(_chat_pool(cluster, role, chat, eyes))
+
+
+def _chat_pool(
+    cluster: Cluster, role: str, settings: ChatSettings, eyes: Packaged | None
+) -> ReplicaPool[Any, Any]:
+    """`eyes` is the network that sees photographs for a built-in model."""
     return cluster.pool(
         f"chat-{role}",
         "actors.chat.factory:build_backend",
-        {"settings": settings},
+        {"settings": settings, "photographs": eyes if isinstance(settings, BuiltinChat) else None},
         getattr(settings, "placement", Placement()),
         secrets(settings),
     )
@@ -313,6 +344,13 @@ async def _chat(
         case TransformersChat():
             facts = await pool.describe()
             return PoolChatModel(pool, settings.model, bool(facts.get("sees_images", settings.sees_images)))
+
+
+async def _eyes(settings: ChatSettings, pool: ReplicaPool[Any, Any]) -> dict[str, str]:
+    """Return which network sees photographs for a built-in observer; nothing of other models, which see all images."""
+    if not isinstance(settings, BuiltinChat):
+        return {}
+    return {"photographs seen by": (await pool.describe()).get("photographs") or "nobody"}
 
 
 def _rate(settings: ChatSettings) -> Rate:

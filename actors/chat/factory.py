@@ -12,10 +12,13 @@ from actors.chat.base import ChatReply, ChatRequest
 from actors.chat.settings import BuiltinChat, ChatSettings, OpenAIChat, TransformersChat
 from actors.endpoint.secrets import read_secrets
 from actors.errors import UsageError
+from actors.packaged import Packaged
 
 
-def build_backend(settings: ChatSettings) -> Backend[ChatRequest, ChatReply]:
-    """Return the loaded model.
+def build_backend(
+    settings: ChatSettings, photographs: Packaged | None = None
+) -> Backend[ChatRequest, ChatReply]:
+    """Return the loaded model. `photographs` is the network that sees photographs for a built-in one.
 
     Raises:
         UsageError: If it cannot work as configured: no key, no such model, a missing package.
@@ -31,8 +34,9 @@ def build_backend(settings: ChatSettings) -> Backend[ChatRequest, ChatReply]:
             return LocalBackend(settings)
         case BuiltinChat():
             from actors.chat.builtin.backend import BuiltinBackend
+            from actors.photographs.classifier import LiteClassifier
 
-            return BuiltinBackend(settings)
+            return BuiltinBackend(settings, LiteClassifier(photographs) if photographs else None)
 
 
 def available(settings: ChatSettings, environ: Mapping[str, str] = os.environ) -> tuple[Readiness, str]:

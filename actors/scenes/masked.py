@@ -41,10 +41,12 @@ def visible_region(image: Image) -> np.ndarray | None:
     outside = shaded[areas]
     if not 0.01 <= outside.mean() < 1.0:
         return None
-    # The line is what borders the dark, nearly everywhere; and it ends a few pixels further in.
-    rim = ndimage.binary_dilation(outside, iterations=2) & ~outside
-    if not rim.any() or line[rim].mean() < 0.6:
+    # The line is what borders the dark, nearly everywhere (in small images it is one pixel wide); and it ends a few
+    # pixels further in.
+    rims = [ndimage.binary_dilation(outside, iterations=width) & ~outside for width in (1, 2)]
+    if not rims[0].any() or max(line[rim].mean() for rim in rims) < 0.6:
         return None
+    rim = rims[1]
     inner = ndimage.binary_dilation(outside, iterations=8) & ~ndimage.binary_dilation(outside, iterations=5)
     if inner.sum() > 0.5 * rim.sum() and line[inner].mean() > 0.7:
         return None

@@ -21,6 +21,7 @@ from actors import hub, runtime
 from actors.blocking import DeviceThread
 from actors.errors import BackendError, DeviceLostError, MaiaError, UsageError
 from actors.images import Provenance
+from actors.packaged import head_digest
 from actors.vision import requests
 from actors.vision.bank import StimulusBank
 from actors.vision.base import LayerInfo
@@ -93,6 +94,7 @@ class VisionBackend:
             _check_names(network, output.info)
         self.network = network
         self.fingerprint = network.fingerprint(settings.dtype)
+        self._head = head_digest(network.module)
         self._readers: dict[Readout, Reader] = {}
         self._recent: OrderedDict[Readout, None] = OrderedDict()
         self.bank = StimulusBank(self.fingerprint, settings.bank_memory_mb << 20, settings.bank_folder)
@@ -220,6 +222,7 @@ class VisionBackend:
         return {
             "name": self.name,
             "fingerprint": self.fingerprint,
+            "head": self._head,
             "weights": self.network.weights,
             "device": str(self.device),
             "dtype": self._settings.dtype,

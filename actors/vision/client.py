@@ -47,6 +47,7 @@ class PoolVisionClient:
         self._reserve = reserve
         self.name: str = facts["name"]
         self.fingerprint: str = facts["fingerprint"]
+        self.head: str = facts.get("head", "")
         self.weights: str = facts["weights"]
         self._layers: dict[str, LayerInfo] = {layer.name: layer for layer in facts["layers"]}
         self.known = KnownNetwork(

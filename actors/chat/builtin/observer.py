@@ -1,4 +1,6 @@
-"""The built-in observer: blind descriptions, summaries and yes/no answers from the concept net, in plain English.
+"""The built-in observer: blind descriptions, summaries and yes/no answers in plain English.
+
+Of drawn scenes it says what the concept net sees, of photographs what an ImageNet classifier does (`photographs`).
 
 What is asked is told by the conversation alone: by the system prompt's first words, else by the question.
 A new kind of question is one more line in `_KINDS`.
@@ -12,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from actors.chat.base import ChatReply, ChatRequest
+from actors.chat.builtin import photographs
 from actors.chat.builtin.eyes import Eyes, Seen, SeenThing
 from actors.chat.builtin.words import Term, Words, number_word, with_article
 from actors.images import Image
@@ -78,6 +81,8 @@ class Observer:
 
 def describe_one(seen: Seen, words: Words) -> str:
     """Return one sentence: things with number, colour and place, then the background."""
+    if seen.photograph is not None:
+        return photographs.describe(seen.photograph)
     groups: dict[str, list[SeenThing]] = {}
     for thing in seen.things:
         groups.setdefault(thing.concept, []).append(thing)
@@ -128,6 +133,13 @@ def _summarise(question: Question, seen: Sequence[Seen], words: Words) -> str:
     total = len(seen)
     if total == 1:
         return describe_one(seen[0], words)
+    pictures = [each.photograph for each in seen if each.photograph is not None]
+    if pictures:
+        drawn = [each for each in seen if each.photograph is None]
+        parts = [photographs.summarise(pictures)] if len(pictures) > 1 else []
+        if not parts:
+            parts = [photographs.describe(pictures[0])]
+        return " ".join([*parts, *([_summarise(question, drawn, words)] if drawn else [])])
     counts = Counter(term for each in seen for term in each.terms(words))
     least = max(2, round(0.12 * total))
 
@@ -169,12 +181,23 @@ def _yes_or_no(question: Question, seen: Sequence[Seen], words: Words) -> str:
     Of what it cannot know it says so.
     """
     match = _SHOWS.search(question.text)
-    named, *excepted = _WITHOUT.split(match["what"] if match else "")
+    phrase = match["what"] if match else ""
+    answers = [_shows(each, phrase, words) for each in seen]
+    if False in answers:
+        return "no"
+    return "I cannot tell: I do not know these words." if None in answers else "yes"
+
+
+def _shows(seen: Seen, phrase: str, words: Words) -> bool | None:
+    """Say whether an image shows what a phrase names; None where it has words that its observer does not know."""
+    if seen.photograph is not None:
+        return photographs.shows(seen.photograph, phrase)
+    named, *excepted = _WITHOUT.split(phrase)
     wanted, unwanted = _asked(named, words), {term for part in excepted for term in _asked(part, words)}
     if not wanted or (excepted and not unwanted):
-        return "I cannot tell: I do not know these words."
-    shown = [each.terms(words) | {Term("tone", each.colour)} for each in seen]
-    return "yes" if all(wanted <= terms and not unwanted & terms for terms in shown) else "no"
+        return None
+    shown = seen.terms(words) | {Term("tone", seen.colour)}
+    return wanted <= shown and not unwanted & shown
 
 
 def _asked(phrase: str, words: Words) -> set[Term]:
