@@ -12,9 +12,10 @@ from pathlib import Path
 
 from actors import hub
 from actors.errors import UsageError
+from actors.packaged import PACKAGED
 from actors.vision.names import OPEN_CLIP_FOLDERS, model_and_module
 from actors.vision.settings import VisionSettings
-from actors.vision.sources import NO_WEIGHTS, PACKAGED_WEIGHTS
+from actors.vision.sources import NO_WEIGHTS
 from actors.vision.zoo import parse
 
 _TORCHVISION_HOST = "https://download.pytorch.org"
@@ -39,7 +40,7 @@ def check_weights(
         if hub.local_folder(model) is None:
             _check(name, _hub_files(f"models--{model.replace('/', '--')}"), _hub_host(), reachable)
         return
-    if given or not settings.pretrained or address.name in PACKAGED_WEIGHTS:
+    if given or not settings.pretrained or address.name in PACKAGED:
         return
     if address.source == "torchvision":
         _check(name, _torch_files(environ), _TORCHVISION_HOST, reachable)
