@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from actors.chat.base import ChatReply, ChatRequest
+from actors.chat.base import ChatReply, ChatRequest, Usage
 from actors.errors import MaiaError
 from actors.images import Image
 from agents.faults import ToolsBrokenError
@@ -44,11 +44,16 @@ class DivergedError(MaiaError):
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """`rounds` came out as on record; `divergence` says where and how the next one differed, "" if none did."""
+    """`rounds` came out as on record; `divergence` says where and how the next one differed, "" if none did.
+
+    `reworded`: the API page or the task was worded otherwise when it was recorded, so that the replies are those to another
+    opening.
+    """
 
     rounds: int
     recorded: int
     divergence: str = ""
+    reworded: bool = False
 
 
 class _Place:
@@ -70,14 +75,20 @@ class _Place:
 class _RecordedModel:
     sees_images = True
 
-    def __init__(self, journal: Journal, name: str) -> None:
-        self._journal, self.name = journal, name
+    def __init__(self, journal: Journal, name: str, place: _Place) -> None:
+        self._journal, self.name, self._place = journal, name, place
+        self.reworded = False
 
     async def complete(self, request: ChatRequest) -> ChatReply:
         answer = self._journal.answer(request_key(self.name, request))
-        if answer is None:
-            raise DivergedError("the model is asked something else than on record.")
-        return answer
+        if answer is not None:
+            return answer
+        # Every observation is compared: what else the model reads is how a study begins, which a later version words anew.
+        self.reworded = True
+        reply = self._place.record["reply"]
+        return ChatReply(
+            **{**reply, "usage": Usage(**reply["usage"]), "notes": tuple(reply.get("notes", ()))}
+        )
 
 
 class _RecordedToolbox(Toolbox):
@@ -210,10 +221,15 @@ async def replay(
         place.index += 1
         on_round(finished.number)
 
+    model = _RecordedModel(journal, _model_name(store, journal), place)
+
+    def result(divergence: str) -> Replay:
+        return Replay(place.index, len(records), divergence, model.reworded)
+
     sandbox = await sandboxes.open(seed=seed)
     try:
         agent = Interpreter(
-            _RecordedModel(journal, _model_name(store, journal)),
+            model,
             sandbox,
             _RecordedToolbox(unit, journal, place),
             task,
@@ -230,13 +246,12 @@ async def replay(
         except StudyPausedError:
             pass
         except DivergedError as error:
-            return Replay(place.index, len(records), f"round {place.index + 1}: {error.message}")
+            return result(f"round {place.index + 1}: {error.message}")
         except ToolsBrokenError as broken:
-            return Replay(place.index, len(records), f"round {place.index + 1}: {broken.fault.message}")
+            return result(f"round {place.index + 1}: {broken.fault.message}")
     finally:
         await sandbox.close()
-    missing = "" if place.over else f"round {place.index + 1}: the replay ended before it."
-    return Replay(place.index, len(records), missing)
+    return result("" if place.over else f"round {place.index + 1}: the replay ended before it.")
 
 
 def _examined(records: Sequence[dict[str, Any]]) -> bool:

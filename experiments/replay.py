@@ -90,11 +90,11 @@ async def _replay(console: Console, unit: RecordedUnit, sandboxes: SandboxServer
                 repeat=each.repeat,
                 on_round=lambda number, which=which: console.say(f"{which}round {number}: as on record"),  # type: ignore[misc]
             )
-        divergence = outcome.divergence and which + outcome.divergence
         played = Replay(
             played.rounds + outcome.rounds,
             played.recorded + outcome.recorded,
-            played.divergence or divergence,
+            played.divergence or (outcome.divergence and which + outcome.divergence),
+            played.reworded or outcome.reworded,
         )
     return _as_json(unit, played, taken_over)
 
@@ -132,6 +132,7 @@ def _as_json(unit: RecordedUnit, outcome: Replay, taken_over: int) -> dict[str, 
         "recorded": outcome.recorded,
         "taken_over": taken_over,
         "divergence": outcome.divergence,
+        "reworded": outcome.reworded,
     }
 
 

@@ -108,6 +108,10 @@ def replay(
             if played[0]["taken_over"]:
                 of = f" since the {played[0]['taken_over']} that the branch took over"
             console.show(f"all {rounds} rounds{of} came out as on record")
+        if any(each["reworded"] for each in played):
+            console.show(
+                "the API page or the task was worded otherwise then, and the replies are those to it"
+            )
     if diverged:
         raise typer.Exit(1)
 

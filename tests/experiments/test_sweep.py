@@ -70,6 +70,11 @@ def test_a_sweep_is_studied_told_resumed_and_replayed(maia, endpoint: FakeEndpoi
 
     code, again = maia("replay", str(out / "0:4"))
     assert (code, again["rounds"], again["divergence"]) == (0, 4, "")
+    assert again["reworded"] is False
+    for answer in out.glob("units/*_0_5-*/calls/*.answer"):
+        answer.rename(answer.with_name(f"{'0' * 32}{answer.name[32:]}"))  # as if asked in other words
+    code, again = maia("replay", str(out / "0:5"))
+    assert (code, again["rounds"], again["divergence"], again["reworded"]) == (0, 4, "", True)
     record = next(out.glob("units/*_0_4-*/rounds/0002.json"))
     record.write_text(record.read_text().replace("banana: activation", "melon: activation"))
     code, again = maia("replay", str(out / "4"))

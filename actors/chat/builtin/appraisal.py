@@ -11,6 +11,7 @@ import numpy as np
 
 from actors.chat.builtin.formulas import Evidence, Formula, Merit, auroc, truth_table
 from actors.chat.builtin.reading import Reading, Row
+from actors.chat.builtin.rebuilding import FEW, MOST_THINGS, Example
 from actors.chat.builtin.stimuli import Stimulus, Thing
 from actors.chat.builtin.words import Term, Words
 
@@ -33,6 +34,8 @@ _HASTY = 12.0
 """Nats by which an untested addition must be better to lead all the same."""
 _OPEN = 3.5
 """Nats of measured gain from which a condition, an exception or an addition is worth a test of its own."""
+_NEAR = 0.5
+"""Part of the weakest exemplar's activation from which an image comes near it."""
 _ALONE = 0.5
 """Part of the best concept's effect that another must have by itself to be named beside it."""
 
@@ -110,8 +113,9 @@ class Appraisal:
         if not any(looked_at) and reading.summary:
             looked_at = [self._terms_in(reading.summary) for _ in reading.exemplars]
         around = list(context) if len(context) == len(looked_at) else [frozenset()] * len(looked_at)
-        self._looked_at = looked_at
+        self._looked_at, self._around = looked_at, around
         lit = self._lit()
+        self._places = [place for place, on in enumerate(lit) if on]
         self.exemplar_terms = [
             bright | rest for bright, rest, on in zip(looked_at, around, lit, strict=True) if on
         ]
@@ -142,6 +146,21 @@ class Appraisal:
         values = self.activations()
         told = bool(self.reading.rows) or not any(values)
         return told and len(values) > 1 and max(values) - min(values) <= 1e-9
+
+    def rare(self) -> list[Example]:
+        """Return the exemplars that the unit fires on where these are few and no generated image comes near them; else none."""
+        if not 0 < len(self._places) <= FEW or len(self._places) == len(self.reading.exemplars):
+            return []
+        if any(row.activation > _NEAR * min(self._levels) for row in self.reading.rows if row.before is None):
+            return []
+        found = []
+        for place, activation in zip(self._places, self._levels, strict=True):
+            terms = [*sorted(self._looked_at[place]), *sorted(self._around[place] - self._looked_at[place])]
+            things = [Thing(term.name) for term in terms if term.kind == "concept"][:MOST_THINGS]
+            background = next((term.name for term in terms if term.kind == "background"), "")
+            if things:
+                found.append(Example(place, activation, Stimulus(tuple(things), background)))
+        return found
 
     def standing(self, final: bool = False) -> Standing | None:
         rows = self.reading.rows

@@ -17,8 +17,9 @@ from actors.chat.builtin.conclusion import conclude
 from actors.chat.builtin.design import Designer
 from actors.chat.builtin.edits import causal_changes
 from actors.chat.builtin.formulas import Merit
-from actors.chat.builtin.programs import exemplar_program, reply, trial_program
+from actors.chat.builtin.programs import edit_program, exemplar_program, reply, trial_program
 from actors.chat.builtin.reading import Row
+from actors.chat.builtin.rebuilding import Example, example_edits, rebuilt
 from actors.chat.builtin.words import Words, with_article
 
 MAX_MEASURED_ROUNDS = 12
@@ -30,6 +31,8 @@ CHANGES = 6
 SURVEY = 44
 REFINING_ROUNDS = 10
 """Measured rounds after which no further addition to a formula that stands is looked into."""
+_REBUILDING = 2
+"""Rounds at most that draw the few images again that drive a unit."""
 _UNTRIED_SHARE = 0.05
 """Share of the vocabulary that may stay unseen when the search for further concepts ends."""
 
@@ -56,6 +59,8 @@ class UnitStudy:
                 if len(reading.measured_rounds) >= 2
                 else self._survey()
             )
+        if len(reading.measured_rounds) < _REBUILDING and (examples := self._appraisal.rare()):
+            return self._rebuild(examples)
         standing = self._appraisal.standing()
         rounds = reading.measured_rounds
         since_rejection = [r for r in rounds if not reading.rejected or r > reading.rejected[-1]]
@@ -111,6 +116,25 @@ class UnitStudy:
             purpose = "Many different things and backgrounds."
         program = trial_program(purpose, survey, self._words)
         return reply(thoughts, hypotheses, program)
+
+    def _rebuild(self, examples: Sequence[Example]) -> str:
+        """Draw the few images again that drive the unit, whole and in parts, and edit them."""
+        stimuli = rebuilt(examples[:1], self._words, self._rng)
+        edits = [] if self._reading.failures_in_a_row else example_edits(examples, self._words, self._rng)
+        hypotheses = [
+            f"the unit is driven by {each.content.prompt(self._words)}, all of it" for each in examples
+        ]
+        hypotheses += [
+            "the unit is driven by one part of that",
+            "the unit is driven by two parts of that together",
+        ]
+        thoughts = (
+            self._observations()
+            + f" Only {len(examples)} of the exemplars drive it, so I draw them again, take them "
+            "apart, and edit them."
+        )
+        program = trial_program("The few strong images, whole and in parts.", stimuli, self._words)
+        return reply(thoughts, hypotheses, program + ("\n" + edit_program(edits) if edits else ""))
 
     def _search(self, standing: Standing, untried: Sequence[str]) -> str:
         """Look for a further, unrelated concept among everything not shown yet."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from actors.chat.builtin.rebuilding import ExampleEdit
 from actors.chat.builtin.stimuli import Stimulus
 from actors.chat.builtin.words import Words
 
@@ -60,6 +61,18 @@ for (code, prompt, edited, instruction), old, new in zip(changes, before, after)
     print(f"CHANGE | {{old}} -> {{new}} | {{code}} => {{edited}} ;")
 """
 
+_EXAMPLES = """\
+# The strongest exemplars with one thing changed.
+changes = [
+{changes}
+]
+pairs = tools.dataset_exemplars(system)
+edits = tools.edit_images([pairs[change[0]][1] for change in changes], [change[3] for change in changes])
+after, masked_after = system.call_neuron(edits)
+for (place, code, edited, instruction), new in zip(changes, after):
+    print(f"CHANGE | {{pairs[place][0]}} -> {{new}} | {{code}} => {{edited}} ;")
+"""
+
 _STRONGEST = """\
 best = sorted(range(len(trials)), key=lambda index: -activations[index])[:{shown}]
 for index in best:
@@ -103,6 +116,15 @@ def trial_program(
         heading = "The same pictures with one thing changed." if stimuli else purpose
         parts.append(_CHANGES.format(purpose=heading, changes=lines))
     return "\n".join(parts)
+
+
+def edit_program(edits: Sequence[ExampleEdit]) -> str:
+    """Return a program that edits exemplars and measures what becomes of them."""
+    lines = (
+        f"    ({e.example.place}, {e.example.content.code!r}, {e.after.code!r}, {e.instruction!r}),"
+        for e in edits
+    )
+    return _EXAMPLES.format(changes="\n".join(lines))
 
 
 def reply(thoughts: str, hypotheses: Sequence[str], program: str) -> str:

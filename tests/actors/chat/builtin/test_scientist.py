@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,7 +12,7 @@ import pytest
 from actors.chat.base import ChatRequest, Message
 from actors.chat.builtin.embedded_words import embedded_words
 from actors.chat.builtin.scientist import Scientist
-from actors.chat.builtin.stimuli import Stimulus
+from actors.chat.builtin.stimuli import Stimulus, Thing
 from actors.chat.builtin.words import Term, Words
 from benchmarks.bench_scientist import OPENING, make, planted, terms_named
 from tests.actors.chat.builtin.world import Outcome, World, WorldEyes, random_scene, run, study
@@ -172,3 +173,33 @@ def test_disobedient_images_and_poor_eyes_do_not_mislead() -> None:
         world_of(lambda content: shows(content, VIOLIN)), recall=0.75, confusion=0.15, obedience=0.9
     )
     assert terms_named(studied(world).labels, WORDS) == {VIOLIN}
+
+
+SCOOTER, SQUID = Term("concept", "scooter"), Term("concept", "squid")
+
+
+@pytest.mark.parametrize("terms", [(SCOOTER, SNOW), (VIOLIN, SQUID), (SQUID,)], ids=str)
+def test_what_a_unit_waits_for_that_fires_on_one_image_of_the_data_set_is_found(
+    terms: tuple[Term, ...],
+) -> None:
+    """The one image shows other things as well, and its mask the first thing alone."""
+    numbers = itertools.count()
+
+    def holds(content: Stimulus) -> bool:
+        return all(shows(content, term) for term in terms)
+
+    def scene(rng: random.Random, words: Words) -> Stimulus:
+        while holds(drawn := random_scene(rng, words)):
+            pass
+        if next(numbers) != 1234:
+            return drawn
+        things = tuple(Thing(term.name) for term in terms if term.kind == "concept")
+        place = next((term.name for term in terms if term.kind == "background"), drawn.background)
+        return Stimulus((*things, Thing("teapot")), place)
+
+    def first(content: Stimulus) -> Stimulus:
+        return Stimulus(tuple(each for each in content.things if each.concept == terms[0].name))
+
+    outcome = studied(world_of(holds, dataset=scene, looks_at=first))
+    assert terms_named(outcome.labels, WORDS) == set(terms)
+    assert outcome.images <= 300

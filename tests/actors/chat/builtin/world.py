@@ -84,7 +84,7 @@ class World:
         assert len(images) == len(instructions)
         self.images_made += len(images)
         return [
-            self._new(self._edited(self._content[image.id], text))
+            self._new(self._edited(self.whole(image), text))
             for image, text in zip(images, instructions, strict=True)
         ]
 
