@@ -17,11 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from actors.errors import UsageError
+from actors.grouping import all_of
 from actors.vision.known import KnownNetwork, recall
 from actors.vision.labels import ColumnSettings
 from actors.vision.units import OUTPUT, Readout, class_index
-from agents import survey
-from agents.journal import slug
+from agents import context_proposals, survey
+from agents.budget import Ledger, MeteredChat, Rate, spent_so_far
+from agents.journal import Journal, RecordedChat, slug
+from agents.lease import worked_s
 from agents.manifest import claim, widen
 from agents.run_files import RecordError
 from agents.store import Store
@@ -35,7 +38,7 @@ from experiments.bias_claims import disagreements
 from experiments.campaign import Campaign, Closing, check_items, check_known, result_of
 from experiments.config import Profile
 from experiments.console import Console, counted
-from experiments.contexts import CLASS_SURVEY, FRESH, LEAST, ClassSurvey, ContextEffect, judge
+from experiments.contexts import CLASS_SURVEY, FRESH, KNOWN_PHRASES, LEAST, ClassSurvey, ContextEffect, judge
 from experiments.describe import science
 from experiments.preflight import check_out
 from experiments.real_audit import (
@@ -75,6 +78,8 @@ class Audit:
     few_images: bool = False
     columns: ColumnSettings = field(default_factory=ColumnSettings)
     real: RealSettings = field(default_factory=RealSettings)
+    propose: int = 0
+    """Contexts of each class that the interpreter proposes beside those of the design."""
 
 
 async def audit(
@@ -112,6 +117,7 @@ async def audit(
         "config": loaded.named_file,
         "settings": science(profile),
         **asked.real.manifest(),
+        **({"propose_contexts": asked.propose} if asked.propose else {}),
     }
     check_known(store, manifest, network, units)
     campaign = Campaign(console, loaded, profile, store, manifest, asked.retry_failed)
@@ -247,7 +253,8 @@ async def _plan(
     claim(store, manifest)
     plan = read_plan(store)
     planned = {item.unit for item in plan or ()}
-    wanted = _items(asked, drawn, ids)
+    proposed = await _proposed(console, store, asked, bench, {ids[index]: drawn[index] for index in ids})
+    wanted = _items(asked, drawn, ids, proposed)
     check_items(store, plan or (), wanted)
     ids = {index: unit for index, unit in ids.items() if unit not in planned}
     if plan is not None and not ids:
@@ -266,7 +273,41 @@ async def _plan(
     return plan
 
 
-def _items(asked: Audit, drawn: Mapping[int, str], ids: Mapping[int, str]) -> dict[str, WorkItem]:
+async def _proposed(
+    console: Console, store: Store, asked: Audit, bench: Workbench, classes: Mapping[str, str]
+) -> dict[str, tuple[str, ...]]:
+    """Return the contexts proposed for each unit, asked for before anything is measured and the same ever after."""
+    if not asked.propose:
+        return {}
+    found = {unit: context_proposals.read(store, unit, asked.propose) for unit in classes}
+    missing = [unit for unit, proposals in found.items() if proposals is None]
+    lab = bench.laboratory
+    purse = Ledger(
+        bench.profile.sweep.budget, spent_so_far(store, problems=[]), elapsed_s=lambda: worked_s(store)
+    )
+    metered = MeteredChat(lab.interpreter, purse, lab.rates.get("interpreter", Rate()))
+
+    async def ask(unit: str) -> None:
+        model = RecordedChat(metered, Journal(store, unit), "interpreter", metered.about)
+        proposals = await context_proposals.propose(
+            model, classes[unit], asked.propose, KNOWN_PHRASES, seed=asked.seed
+        )
+        found[unit] = await context_proposals.freeze(store, unit, proposals)
+
+    if missing:
+        console.say(f"asking the interpreter for contexts of {counted(len(missing), 'class', 'classes')}")
+        await all_of(ask(unit) for unit in missing)
+    for unit in missing:
+        if (each := found[unit]) is not None and not each.phrases:
+            console.warn(
+                f"{classes[unit]}: the interpreter's answer has no context in the form that was asked for"
+            )
+    return {unit: each.phrases for unit, each in found.items() if each is not None}
+
+
+def _items(
+    asked: Audit, drawn: Mapping[int, str], ids: Mapping[int, str], proposed: Mapping[str, tuple[str, ...]]
+) -> dict[str, WorkItem]:
     """Return the items of the classes that are asked for, by unit."""
     return {
         unit: WorkItem(
@@ -277,7 +318,8 @@ def _items(asked: Audit, drawn: Mapping[int, str], ids: Mapping[int, str]) -> di
             arguments={"class_name": drawn[index]} if asked.agents else {},
             seed=asked.seed,
             survey=CLASS_SURVEY,
-            survey_arguments={"class_name": drawn[index], "per_context": asked.per_context},
+            survey_arguments={"class_name": drawn[index], "per_context": asked.per_context}
+            | ({"proposed": list(proposed[unit])} if proposed.get(unit) else {}),
         )
         for index, unit in ids.items()
     }

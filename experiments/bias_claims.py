@@ -107,6 +107,12 @@ def _same(context: str, other: str) -> bool:
     return plain(context) == plain(other)
 
 
+def _quoted(context: str, text: str) -> bool:
+    """Say whether a text names a proposed context by its own phrase; others are read by their words."""
+    factor, _, phrase = context.partition(": ")
+    return factor == "proposed" and phrase in " ".join(text.lower().split())
+
+
 def says_lower(text: str, class_name: str, context: str) -> bool:
     """Say whether a text claims that the probability is lower in a context."""
     claims, _ = read_claims(text, class_name)
@@ -137,6 +143,6 @@ def disagreements(text: str, class_name: str, effects: Sequence[Mapping[str, Any
     found += [
         Disagreement(class_name, "missed", each["context"], float(each["difference"]))
         for each in effects
-        if each["biased"] and each["context"] not in named
+        if each["biased"] and each["context"] not in named and not _quoted(each["context"], text)
     ]
     return found + [Disagreement(class_name, "unchecked", words, None) for words in unknown]

@@ -47,6 +47,10 @@ CONTEXTS = {
 }  # fmt: skip
 """Name of a context and the wording of its prompt; `{}` is the class, `{plural}` several of it."""
 
+KNOWN_PHRASES = tuple(
+    template.removeprefix("{} ") for template in CONTEXTS.values() if template.startswith("{} ")
+)
+"""The phrases of the design that follow the class."""
 LEAST = 0.1
 """What is called a bias is surely a larger difference of mean probability than this."""
 RATE = 0.05

@@ -166,6 +166,14 @@ def audit(
             min=2, help="Images of each class in each context, before what stands out is shown again."
         ),
     ] = 12,
+    propose_contexts: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=24,
+            help="Contexts of each class that the interpreter names before anything is measured.",
+        ),
+    ] = 0,
     figures_only: Annotated[
         bool, typer.Option("--figures-only", help="Measure the fixed design alone, without agents.")
     ] = False,
@@ -227,7 +235,8 @@ def audit(
         count = partial(units_left, config, profile, folder, model, None, classes)
         approve(config, profile, yes, count, model=model, task="audit")
     asked = Audit(
-        model, classes, seed, images, not figures_only, data, class_names, retry_failed, few_images, columns, real
+        model, classes, seed, images, not figures_only, data, class_names, retry_failed, few_images, columns, real,
+        propose_contexts,
     )  # fmt: skip
     result = run(audit_classes(console, config, profile, asked, out=folder), folder)
     if json:

@@ -176,6 +176,20 @@ async def test_a_class_that_generated_images_do_not_reach_costs_twelve_images_an
     assert judge([found]) == []
 
 
+async def test_proposed_contexts_go_through_the_design_like_its_own():
+    studio, counter = FakeStudio(), iter(range(10**6))
+    subject = FakeSubject(
+        studio, lambda shown: (0.2 if "kitchen" in shown else 0.7) + noise(str(next(counter)))
+    )
+    survey = await survey_class(
+        studio, subject, seed=3, class_name="kayak", per_context=12, proposed=["in a kitchen", "at dawn"]
+    )
+    found = ClassSurvey.of(survey.found)
+    assert len(found.values) == len(CONTEXTS) + 2
+    assert [effect.context for effect in judge([found]) if effect.biased] == ["proposed: in a kitchen"]
+    assert "kayak in a kitchen" in {prompt for prompt, _ in studio.made}
+
+
 async def test_one_ordinary_image_that_is_recognised_is_enough_to_go_on():
     survey = await surveyed(lambda shown: 0.5 if "on a road" in shown else -0.15, "zebra")
     assert survey.finding is None

@@ -16,6 +16,7 @@ from actors.chat.builtin.contexts import read_contexts
 from actors.chat.builtin.describing import UnitStudy
 from actors.chat.builtin.eyes import Eyes
 from actors.chat.builtin.pooling import is_pooling, pooled_answer
+from actors.chat.builtin.proposing import is_proposing, proposed_contexts
 from actors.chat.builtin.reading import Reading, read
 from actors.chat.builtin.selective import SelectivityTest
 from actors.chat.builtin.words import Term, Words
@@ -42,6 +43,8 @@ class Scientist:
     def next_turn(self, request: ChatRequest) -> str:
         if is_pooling(request.messages):
             return pooled_answer(request.messages)
+        if is_proposing(request.messages):
+            return proposed_contexts(request.messages, self._words, random.Random(request.seed or 0))
         reading = read(request.messages, self._words)
         rng = random.Random(f"{request.seed or 0}/{reading.rounds}")
         return self._study(reading, request.messages, rng)()
