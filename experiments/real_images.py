@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
+from pydantic import NonNegativeInt, TypeAdapter, ValidationError
 
 from actors.backend import Priority
 from actors.images import Image
@@ -64,10 +64,19 @@ class Answers:
     context: str
     images: list[int]
     shown: list[bool | None]
-    hits: int = 0
-    present: int = 0
-    alarms: int = 0
-    absent: int = 0
+    hits: NonNegativeInt = 0
+    present: NonNegativeInt = 0
+    alarms: NonNegativeInt = 0
+    absent: NonNegativeInt = 0
+
+    def fits(self, n_rows: int) -> bool:
+        """Say whether the answers are about rows of a record, and no more of them right or wrong than were asked for."""
+        return (
+            len(self.images) == len(self.shown)
+            and all(0 <= row < n_rows for row in self.images)
+            and self.hits <= self.present
+            and self.alarms <= self.absent
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +98,7 @@ class RealImages:
     probabilities: list[float]
     correct: list[bool]
     tags: dict[str, Tag]
-    training: dict[str, dict[str, dict[str, int]]] = field(default_factory=dict)
+    training: dict[str, dict[str, dict[str, NonNegativeInt]]] = field(default_factory=dict)
     answers: list[Answers] = field(default_factory=list)
     unreadable: int = 0
     complete: bool = True
@@ -109,10 +118,14 @@ class RealImages:
         n = len(record.images)
         columns: list[Sequence[Any]] = [record.classes, record.probabilities, record.correct]
         columns += [tag.values for tag in record.tags.values()]
-        in_range = all(-1 <= value < len(t.levels) for t in record.tags.values() for value in t.values)
-        rows = all(0 <= row < n for each in record.answers for row in each.images)
-        even = all(len(each.images) == len(each.shown) for each in record.answers)
-        if record.version != VERSION or any(len(c) != n for c in columns) or not (in_range and rows and even):
+        fits = (
+            record.version == VERSION
+            and all(len(column) == n for column in columns)
+            and all(0 <= value <= 1 for value in record.probabilities)
+            and all(-1 <= value < len(tag.levels) for tag in record.tags.values() for value in tag.values)
+            and all(each.fits(n) for each in record.answers)
+        )
+        if not fits:
             raise RecordError(
                 f"{KEY} is damaged, or of another version.",
                 "Remove it, and repeat the command: it is made again.",

@@ -16,7 +16,7 @@ from agents.sceptic import Sceptic
 from experiments import cli, real_images
 from experiments.context_witness import KNOWN, ContextWitness, question_of
 from experiments.contexts import CONTEXTS
-from experiments.real_images import MatchedClass, RealImages, Tag, draw, match, match_table
+from experiments.real_images import Answers, MatchedClass, RealImages, Tag, draw, match, match_table
 from tests.experiments.waterbirds import write_birds, write_network
 from tests.tools.fakes import FakeStudio, picture_of
 
@@ -66,8 +66,12 @@ def test_a_record_of_real_images_is_read_back_as_it_was():
 
 @pytest.mark.parametrize(
     "change",
-    [{"version": 9}, {"correct": [True]}, {"tags": {"place": Tag(["x"], [0, 5])}}, {"images": ["x", 1]}],
-)
+    [
+        {"version": 9}, {"correct": [True]}, {"tags": {"place": Tag(["x"], [0, 5])}}, {"images": ["x", 1]},
+        {"probabilities": [float("nan"), 0.5]}, {"training": {"place": {"a": {"x": -1}}}},
+        {"answers": [Answers("a", "size: small", [7], [True])]}, {"answers": [Answers("a", "size: small", [], [], 3, 2)]},
+    ],
+)  # fmt: skip
 def test_a_record_that_does_not_fit_itself_is_refused(change: dict[str, Any]):
     with pytest.raises(RecordError):
         RealImages.of(json.loads(json.dumps(asdict(replace(RECORD, **change)))))
