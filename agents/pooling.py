@@ -67,6 +67,15 @@ def concepts_of(records: Sequence[Mapping[str, Any]]) -> list[Concept]:
     return [found[label] for label in sorted(found, key=str.lower)]
 
 
+def taken_together(toolboxes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return a toolbox's snapshot that knows every image of several studies and what it measured; it has made none itself."""
+    merged: dict[str, dict[str, Any]] = {"measured": {}, "provenance": {}}
+    for toolbox in toolboxes:
+        for name, values in merged.items():
+            values.update(toolbox.get(name) or {})
+    return {"draws": {}, "images_made": 0, "activation_threshold": None, "log": [], **merged}
+
+
 def tried_of(toolboxes: Sequence[Mapping[str, Any]]) -> dict[str, tuple[float, str]]:
     """Return what the studies' own images were made of and did, by image id; images of the data set are left out."""
     found: dict[str, tuple[float, str]] = {}

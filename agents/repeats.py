@@ -109,10 +109,13 @@ async def _pool(
     on_round: Callable[[Round], None],
 ) -> dict[str, Any]:
     """Have the aggregator answer from what the studies measured, and write the result down."""
+    toolboxes = await asyncio.to_thread(_toolboxes, store, place.subject.id, len(records))
+    # Whoever tests the answer shall know what all the studies' images did.
+    place.toolbox.restore(pooling.taken_together(toolboxes), place.journal.blobs)
     key = pooling_key(place.journal)
     known = await asyncio.to_thread(read_record, store, key, PoolingRecord)
     if known is None:
-        known = await _evidence(place, store, records)
+        known = await _evidence(place, records, toolboxes)
         await asyncio.to_thread(store.put, key, json.dumps(known, indent=1, ensure_ascii=False).encode())
     aggregator = Interpreter(
         place.recorded(place.laboratory.interpreter, "interpreter"),
@@ -143,7 +146,9 @@ async def _pool(
         return await place.finish(outcome, add)
 
 
-async def _evidence(place: Workplace, store: Store, records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+async def _evidence(
+    place: Workplace, records: Sequence[dict[str, Any]], toolboxes: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
     """Return what the aggregator reads, and how far the studies' labels agree."""
     found = await _agreement(place, records)
     exemplars = await place.toolbox.system.exemplars(EXEMPLARS)
@@ -151,7 +156,6 @@ async def _evidence(place: Workplace, store: Store, records: Sequence[dict[str, 
     seen = await BlindObservers(place.observer, seed=place.seed).describe(
         [e.masked for e in exemplars], titles
     )
-    toolboxes = await asyncio.to_thread(_toolboxes, store, place.subject.id, len(records))
     text = pooling.evidence_text(
         asdict(await place.subject.background()),
         seen,

@@ -213,8 +213,9 @@ def _requests(runs: Sequence[Path]) -> dict[str, dict[str, float]]:
 
 
 def _studies(run: Path, task: str) -> Iterator[dict[str, Any]]:
-    """Yield the results of a run that an agent came to by itself."""
+    """Yield the results of a run that one agent came to by itself."""
     for record in finished_studies(Store(run), []):
         by_person = str(record.get("facts", {}).get("interpreter")).startswith("person:")
-        if record.get("rounds") and record.get("task", task) == task and not by_person:
+        several = bool(record.get("repeats"))
+        if record.get("rounds") and record.get("task", task) == task and not by_person and not several:
             yield record

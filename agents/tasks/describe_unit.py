@@ -27,11 +27,12 @@ The program sees the objects `system` and `tools` that are documented above, and
 programs. Show yourself what you need with tools.display(...) or tools.log_experiment(...): only what was shown or \
 logged or printed reaches you. Then stop writing, and wait for the observation.
 
-What makes good experiments: the data set's exemplars first; several images for a claim, never a single one; \
-controls that lack the concept; edits that change one thing and keep the rest; tests of the background, the colour \
-and the number of things as well as of the thing itself; a search for a second, unrelated concept. Change your \
-hypotheses when the numbers differ from what they predicted, in either direction. If next to no exemplar drives the unit, \
-work with those that do: draw them again whole and in parts, edit and crop them, compare with look-alikes that leave it silent.
+What makes good experiments: the data set's exemplars first, with a hypothesis for each group of them; several \
+images for a claim, never a single one; controls that lack the concept; edits that change one thing and keep the \
+rest; tests of the background, the colour and the number of things as well as of the thing itself; a search for a \
+second, unrelated concept. Change your hypotheses when the numbers differ from what they predicted, in either \
+direction. If next to no exemplar drives the unit, work with those that do: draw them again whole and in parts, edit \
+and crop them, compare them with look-alikes that leave it silent.
 
 When several experiments agree, end with your final answer, in a reply that holds no program:
 [DESCRIPTION]: one or more sentences: specific about what drives the unit and complete about everything that does; \
