@@ -37,13 +37,17 @@ from experiments.synthetic import measure, without
 
 OUT_OF_REACH = "out of reach"
 FALSE_DISCOVERIES = 0.05
+NOTHING = Withheld()
 TARGETS: Mapping[str, float] = {"mono": 0.95, "or": 0.9, "given": 0.8}
 SAID = {"mono": "one concept", "or": "A OR B", "given": "A given B (A\\|B)"}
 Rows = Sequence[Mapping[str, Any]]
 
 
-async def study(units: Sequence[GymUnit], seed: int, out: Path, withheld: Withheld) -> Rows:
-    """Return the scored rows of the units, from `out` if they were all studied there before."""
+async def study(
+    units: Sequence[GymUnit], options: argparse.Namespace, name: str, withheld: Withheld = NOTHING
+) -> Rows:
+    """Return the scored rows of the units, from the run of this name if they were all studied there before."""
+    out: Path = options.out / name
     finished = out / "synthetic.json"
     names = [unit.name for unit in units]
     if finished.exists() and (rows := json.loads(finished.read_text())["rows"]):
@@ -52,21 +56,22 @@ async def study(units: Sequence[GymUnit], seed: int, out: Path, withheld: Withhe
         return list(rows)
     loaded = config.load(None)
     profile = without(loaded.profile("embedded"), withheld)
+    profile = profile.model_copy(update={"dataset": f"scenes:{options.images}:0"})
     manifest = {
-        "command": "synthetic", "model": "synthetic", "units": names, "seed": seed,
+        "command": "synthetic", "model": "synthetic", "units": names, "seed": options.seed, "dataset": profile.dataset,
         "withheld": withheld.model_dump(),
     }  # fmt: skip
     async with laboratory(profile) as (own, detector):
         result = await measure(
             Console(), own, detector, profile, units, Store.open(out), manifest,
-            cache=loaded.cache, seed=seed, baseline=False,
+            cache=loaded.cache, seed=options.seed, baseline=False,
         )  # fmt: skip
     return list(result["rows"])
 
 
 def pairs(options: argparse.Namespace) -> str:
     units = drawn(options.units, options.seed)
-    rows = anyio.run(study, units, options.seed, options.out / "pairs", Withheld())
+    rows = anyio.run(study, units, options, "pairs")
     return f"{_kinds(rows)}\n\n{_wrong(rows)}"
 
 
@@ -75,8 +80,8 @@ def reach(options: argparse.Namespace) -> str:
     lacking, count = withheld.concepts(), max(1, options.units // 2)
     outside = out_of_reach(count, options.seed, lacking)
     within = drawn(count, options.seed + 1, lacking)
-    far = anyio.run(study, outside, options.seed, options.out / "out-of-reach", withheld)
-    near = anyio.run(study, within, options.seed, options.out / "within-reach", withheld)
+    far = anyio.run(study, outside, options, "out-of-reach", withheld)
+    near = anyio.run(study, within, options, "within-reach", withheld)
     verdicts = Counter(row["verdict"] for row in far)
     confirmed, told = verdicts["confirmed"], verdicts[OUT_OF_REACH]
     lines = [
@@ -160,6 +165,7 @@ def main() -> int:
     parser.add_argument(
         "--units", type=int, default=40, help="units of each kind; `reach` takes half as many twice"
     )
+    parser.add_argument("--images", type=int, default=1500, help="scenes at random in the data set")
     parser.add_argument(
         "--share", type=float, default=1 / 3, help="part of the vocabulary that is taken away"
     )
@@ -175,7 +181,7 @@ def main() -> int:
         if options.dry:
             print(text)
             continue
-        command = f"python -m benchmarks.bench_gym --units {options.units} --seed {options.seed}"
+        command = f"python -m benchmarks.bench_gym --units {options.units} --images {options.images} --seed {options.seed}"
         keep(f"gym {name}", command, f"{text}\n\nTook {time.monotonic() - started:.0f} s of this process.")
         print(f"{name}: kept in {RESULTS.name}", file=sys.stderr)
     return 0

@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks.harness import processor
 from experiments.console import Console
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
@@ -156,7 +157,7 @@ def keep(name: str, command: str, text: str, results: Path = RESULTS) -> None:
     """Write a part's section into the results, in the place of its earlier one if there is one."""
     heading = f"## Known truth: {name}"
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    section = f"{heading}\n\nCommand: `{command}` (`python -m benchmarks.bench_truth --only {name}`), {now}, built-in interpreter.\n\n{text}\n"
+    section = f"{heading}\n\nCommand: `{command}`, {now}, built-in interpreter, {processor()}.\n\n{text}\n"
     content = results.read_text() if results.exists() else ""
     pattern = re.compile(rf"^{re.escape(heading)}\n.*?(?=^## |\Z)", re.M | re.S)
     if pattern.search(content):
@@ -178,7 +179,11 @@ def main() -> int:
     for name in arguments.only:
         started = time.monotonic()
         command, text = PARTS[name](console, arguments)
-        keep(name, command, f"{text}\n\nTook {time.monotonic() - started:.0f} s of this process.")
+        keep(
+            name,
+            f"{command}` (`python -m benchmarks.bench_truth --only {name}",
+            f"{text}\n\nTook {time.monotonic() - started:.0f} s of this process.",
+        )
         print(f"{name}: kept in {RESULTS.name}", file=sys.stderr)
     return 0
 

@@ -173,7 +173,7 @@ def machine(device: str) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "device": device,
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "processor": _processor(),
+        "processor": processor(),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
         "python": platform.python_version(),
         "versions": _versions("ray", "torch", "timm", "numpy", "diffusers"),
@@ -186,7 +186,8 @@ def machine(device: str) -> dict[str, Any]:
     return facts
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Return the processor's name."""
     try:
         with open("/proc/cpuinfo") as file:  # noqa: PTH123
             return next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
