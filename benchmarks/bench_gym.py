@@ -6,19 +6,21 @@
 `pairs` draws units of each kind (A, A OR B, A|B) from the embedded vocabulary. `reach` takes a third of that vocabulary from
 image maker, observer and scientist, and not from data set and units: units out of what is left, and units within it.
 `calibration` counts, over the units of both, the wrong labels among those that stand at a layer's false-discovery rate of 5 %.
-`agreement` studies the same units of EfficientNet-lite0 with two seeds.
+`agreement` studies the same units of EfficientNet-lite0 with two seeds, as `maia sweep` does.
 
-Everything runs in one process, without Ray; an interrupted run goes on where it was. Figures are kept in RESULTS.md.
+All but the last runs in one process, without Ray; an interrupted run goes on where it was. Figures are kept in RESULTS.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import random
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ import anyio
 from actors.scenes.withheld import Withheld
 from agents.statistics import e_benjamini_hochberg, wilson_interval
 from agents.store import Store
+from agents.verdict import verdict_of
 from benchmarks.bench_truth import RESULTS, keep
 from benchmarks.in_process import laboratory
 from experiments import config
@@ -38,6 +41,7 @@ from experiments.synthetic import measure, without
 OUT_OF_REACH = "out of reach"
 FALSE_DISCOVERIES = 0.05
 NOTHING = Withheld()
+NETWORK, LAYER, UNITS_OF_LAYER = "tf_efficientnet_lite0", "blocks.6", 320
 TARGETS: Mapping[str, float] = {"mono": 0.95, "or": 0.9, "given": 0.8}
 SAID = {"mono": "one concept", "or": "A OR B", "given": "A given B (A\\|B)"}
 Rows = Sequence[Mapping[str, Any]]
@@ -126,6 +130,39 @@ def calibration(options: argparse.Namespace) -> str:
     )
 
 
+def agreement(options: argparse.Namespace) -> str:
+    from experiments.evaluate import label_of, records_of
+    from experiments.sweep import Sweep, sweep
+
+    names = sorted(
+        random.Random(f"agreement/{options.seed}").sample(range(UNITS_OF_LAYER), options.network_units)
+    )
+    units = ",".join(map(str, names))
+    found = []
+    for seed in (options.seed, options.seed + 1):
+        out = options.out / f"agreement-{seed}"
+        asked = Sweep(NETWORK, (LAYER,), units, seed)
+        anyio.run(partial(sweep, Console(), None, "embedded", asked, out=out))
+        found.append({item.unit: record for item, record in records_of(out)})
+    both = sorted(found[0].keys() & found[1].keys())
+    verdicts = Counter(tuple(verdict_of(each[unit]) for each in found) for unit in both)
+    same = sum(count for (first, second), count in verdicts.items() if first == second)
+    words = sum(label_of(found[0][unit]) == label_of(found[1][unit]) for unit in both)
+    told = "; ".join(f"{first} / {second}: {count}" for (first, second), count in verdicts.most_common())
+    return "\n".join(
+        [
+            f"{len(both)} units of `{LAYER}` of {NETWORK}, drawn with the seed, each studied with two seeds of studies.",
+            "",
+            "| | | share (Wilson 95 %) | target |",
+            "|---|---:|---|---|",
+            f"| the same verdict | {same}/{len(both)} | {_share(same, len(both))} | at least 0.90 |",
+            f"| the same label, word for word | {words}/{len(both)} | {_share(words, len(both))} | |",
+            "",
+            f"Verdicts with the first and the second seed: {told}.",
+        ]
+    )
+
+
 def _kinds(rows: Rows) -> str:
     lines = ["| units | right | share (Wilson 95 %) | target | confirmed |", "|---|---:|---|---|---:|"]
     for kind, target in TARGETS.items():
@@ -152,6 +189,7 @@ PARTS: Mapping[str, Callable[[argparse.Namespace], str]] = {
     "pairs": pairs,
     "reach": reach,
     "calibration": calibration,
+    "agreement": agreement,
 }
 
 
@@ -165,6 +203,7 @@ def main() -> int:
     parser.add_argument(
         "--units", type=int, default=40, help="units of each kind; `reach` takes half as many twice"
     )
+    parser.add_argument("--network-units", type=int, default=30, help="units of the network, for `agreement`")
     parser.add_argument("--images", type=int, default=1500, help="scenes at random in the data set")
     parser.add_argument(
         "--share", type=float, default=1 / 3, help="part of the vocabulary that is taken away"
