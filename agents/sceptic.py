@@ -12,6 +12,7 @@ from actors.chat.base import ChatModel, ChatRequest, Message, Part
 from actors.endpoint.faults import ImageRejectedError
 from actors.grouping import all_of
 from actors.images import Image
+from agents.meaning import Meaning, ask_meaning
 from agents.stimuli import share_words
 
 _ROLE = (
@@ -62,6 +63,10 @@ class Sceptic:
             return words[0] == "yes" if words and words[0] in ("yes", "no") else None
 
         return await all_of(ask(image, thing) for image, thing in questions)
+
+    async def meaning(self, label: str) -> Meaning | None:
+        """Return what a label's words mean, None where the model does not say so in the form that is asked for."""
+        return await ask_meaning(self._model, label, self._seed)
 
     async def _ask(self, role: str, parts: Sequence[Part], max_tokens: int) -> str:
         messages = (Message("system", (role,)), Message("user", tuple(parts)))

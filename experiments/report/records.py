@@ -181,6 +181,10 @@ class RunDirectory:
             replace(self._records(slug, f"{folder}/{n}", f"{slug}.repeat-{n}"), repeat=n) for n in numbers
         ]
 
+    def pooled(self, slug: str) -> str:
+        """Return what the aggregator of several studies of a unit read, "" where there is none or it is damaged."""
+        return text(mapping(self._read(f"units/{slug}/pooling.json", self.problems)).get("evidence"))
+
     def _records(self, slug: str, folder: str, page: str) -> UnitRecords:
         problems: list[str] = []
         done = self._read(f"{folder}/done.json", problems)

@@ -101,6 +101,7 @@ def _page(run: RunDirectory, unit: UnitRecords) -> str:
         summary=summary,
         repeat=unit.repeat,
         repeats=list(_repeats(run, unit)),
+        pooled="" if unit.repeat else run.pooled(unit.slug),
         signs=[]
         if summary.repeats
         else [journal_scan.SIGNS[sign] for each in summary.signs for sign, seen in each.items() if seen],

@@ -272,8 +272,10 @@ def test_each_of_several_studies_of_a_unit_has_a_page_and_the_layer_tells_how_fa
         folder = f"units/{name}/repeats/{number}"
         run.put(f"{folder}/rounds/0001.json", run.round(1))
         run.put(f"{folder}/done.json", run.done(1, f"wheels of kind {number}"))
+    run.put(f"units/{name}/pooling.json", {"evidence": "4.20 | a <b>wheel</b>", "agreement": agreement})
     index = write_site(run.root)
     page = (index.parent / f"units/{name}.html").read_text("utf-8")
+    assert "4.20 | a &lt;b&gt;wheel&lt;/b&gt;" in page
     (layer,) = (index.parent / "layers").iterdir()
     for number in (1, 2):
         assert f'href="{name}.repeat-{number}.html"' in page
