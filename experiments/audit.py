@@ -6,21 +6,17 @@ agent's free audit of the class follows, and what it says is checked against the
 
 from __future__ import annotations
 
-import contextlib
 import json
-import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from actors.errors import UsageError
 from actors.grouping import all_of
 from actors.vision.known import KnownNetwork, recall
 from actors.vision.labels import ColumnSettings
-from actors.vision.units import OUTPUT, Readout, class_index
+from actors.vision.units import OUTPUT, Readout
 from agents import context_proposals, survey
 from agents.budget import Ledger, MeteredChat, Rate, spent_so_far
 from agents.journal import Journal, RecordedChat, slug
@@ -32,7 +28,8 @@ from agents.tasks.bias import AuditClass
 from agents.work import WorkItem, extend_plan, read_plan, write_plan
 from experiments import config as configuration
 from experiments import real_images
-from experiments.audit_page import NOTHING, highest, page
+from experiments.audit_classes import check_classes, classes_of, names_of
+from experiments.audit_page import page
 from experiments.audit_record import AuditRecord
 from experiments.bias_claims import disagreements
 from experiments.campaign import Campaign, Closing, check_items, check_known, result_of
@@ -52,15 +49,9 @@ from experiments.real_audit import (
     section,
     tell_matches,
 )
-from experiments.real_page import real_lines
-from experiments.units import choose
 
 if TYPE_CHECKING:
     from experiments.workbench import Workbench
-
-SHOWN = 20
-"""Lines of each kind that a terminal is given: a thousand classes would bury what was found."""
-_NUMBERS = re.compile(r"\s*(all|sample:\d+|\d+|\d+-\d+)\s*")
 
 
 @dataclass(frozen=True)
@@ -97,7 +88,7 @@ async def audit(
     profile = loaded.profile(profile_name).given(
         asked.data, asked.class_names, asked.few_images, asked.columns
     )
-    labelled = await has_labels(profile, asked.real)
+    labelled = await has_labels(console, profile, asked.real)
     network = recall(loaded.cache, asked.model, profile.vision)
     units = (
         [] if network is None else list(_ids(asked, network, network.layers[network.layer(OUTPUT)]).values())
@@ -127,9 +118,20 @@ async def audit(
     finished = await campaign.run(
         partial(_plan, console, store, manifest, asked, profile if labelled else None), closing
     )
-    names = names_of(finished.plan)
-    records, audits = _measured(console, store, finished.plan, names)
-    drawn = {names[item.unit]: item.survey_arguments["class_name"] for item in finished.plan}
+    record = _record(console, store, asked, manifest["profile"], finished.plan)
+    result = asdict(record)
+    store.replace("audit.json", json.dumps(result, indent=1, ensure_ascii=False).encode())
+    page(result, LEAST).save(store.root, "audit")
+    return result | {"run": finished.summary()}
+
+
+def _record(
+    console: Console, store: Store, asked: Audit, profile: str, plan: Sequence[WorkItem]
+) -> AuditRecord:
+    """Return what the run has found, from its directory."""
+    names = names_of(plan)
+    records, audits = _measured(console, store, plan, names)
+    drawn = {names[item.unit]: item.survey_arguments["class_name"] for item in plan}
     judged = judge(audits)
     effects = [asdict(effect) | {"biased": effect.biased} for effect in judged]
     answers = {
@@ -138,9 +140,9 @@ async def audit(
         if record.get("description")
     }
     reached = [each for each in audits if not each.out_of_reach]
-    record = AuditRecord(
+    return AuditRecord(
         model=asked.model,
-        profile=manifest["profile"],
+        profile=profile,
         facts=records[0].get("facts", {}) if records else {},
         seed=asked.seed,
         effects=effects,
@@ -162,10 +164,6 @@ async def audit(
         ],
         real=_real(console, store, judged),
     )
-    result = asdict(record)
-    store.replace("audit.json", json.dumps(result, indent=1, ensure_ascii=False).encode())
-    page(result, LEAST).save(store.root, "audit")
-    return result | {"run": finished.summary()}
 
 
 def _measured(
@@ -218,19 +216,6 @@ def _index(item: WorkItem) -> int:
     return int(item.name.rpartition(":")[2])
 
 
-def names_of(plan: Sequence[WorkItem]) -> dict[str, str]:
-    """Return each item's class by a name that no other item has: what it is drawn by, with its index where that repeats.
-
-    ImageNet has a crane that flies and a crane that lifts.
-    """
-    times = Counter(item.survey_arguments["class_name"] for item in plan)
-    return {
-        item.unit: name if times[name] == 1 else f"{name} ({item.name.rpartition(':')[2]})"
-        for item in plan
-        for name in [item.survey_arguments["class_name"]]
-    }
-
-
 async def _plan(
     console: Console,
     store: Store,
@@ -246,7 +231,7 @@ async def _plan(
     vision, readout = bench.vision, Readout(OUTPUT, "probability")
     await vision.check(readout.unit(0))
     size = next(layer.n_units for layer in await vision.layers() if layer.name == OUTPUT)
-    drawn, ids = classes_of(asked, vision.known, size), _ids(asked, vision.known, size)
+    drawn, ids = classes_of(asked.classes, asked.seed, vision.known, size), _ids(asked, vision.known, size)
     if labelled is not None:
         await tell_matches(console, bench.dataset, labelled, asked.real, vision.known.class_names, drawn)
     manifest = manifest | {"units": list(ids.values())}
@@ -328,140 +313,7 @@ def _items(
 def _ids(asked: Audit, network: KnownNetwork, size: int) -> dict[int, str]:
     """Return the units of the classes that are asked for; raises like `classes_of`."""
     readout = Readout(OUTPUT, "probability")
-    return {index: f"{network.name}/{readout.unit(index)}" for index in classes_of(asked, network, size)}
-
-
-def classes_of(asked: Audit, network: KnownNetwork, size: int) -> dict[int, str]:
-    """Return the classes that are asked for, of `size` in all, each with the name that images of it are asked for by.
-
-    Raises:
-        UsageError: If there is no such class, or one has no name.
-    """
-    names = network.class_names
-    if not names:
-        raise UsageError(
-            f"{network.name} does not name its classes, so that no images of them can be asked for.",
-            "Give them in a file with --class-names, or as class_names of its factory (docs/own-network.md).",
-        )
     return {
-        index: _drawable(index, names) for index in choose_classes(asked.classes, names, size, asked.seed)
+        index: f"{network.name}/{readout.unit(index)}"
+        for index in classes_of(asked.classes, asked.seed, network, size)
     }
-
-
-def choose_classes(text: str, names: Sequence[str], size: int, seed: int) -> list[int]:
-    """Return the classes that `text` names, in order: one class's whole name, or by commas what `choose` takes and names.
-
-    Raises:
-        UsageError: If there is no such class.
-    """
-    if not text.strip().isdecimal():
-        with contextlib.suppress(UsageError):
-            return [class_index(text, names)]
-    chosen: set[int] = set()
-    for part in text.split(","):
-        if not _NUMBERS.fullmatch(part):
-            chosen.add(class_index(part, names))
-            continue
-        highest = max((int(number) for number in re.findall(r"\d+", part)), default=0)
-        if highest >= size and "sample" not in part:
-            raise UsageError(
-                f"the classes are numbered 0 to {size - 1}, got {part.strip()!r}.", "Correct --classes."
-            )
-        chosen.update(choose(part, size, seed))
-    return sorted(chosen)
-
-
-def check_classes(text: str) -> None:
-    """Refuse what can name no class of any network.
-
-    Raises:
-        UsageError: If a part between commas is empty, or a range or a sample has nothing in it.
-    """
-    for part in map(str.strip, text.split(",")):
-        low, dash, high = part.partition("-")
-        backwards = dash and low.isdecimal() and high.isdecimal() and int(low) > int(high)
-        if not part or backwards or re.fullmatch(r"sample:0*", part):
-            raise UsageError(
-                f"classes are written all, NAME, 281-285, 3,17 or sample:20, got {part!r}.",
-                "Correct --classes.",
-            )
-
-
-def _drawable(index: int, names: Sequence[str]) -> str:
-    """Return the first of a class's names, which image makers are asked for; ImageNet joins several by commas.
-
-    Raises:
-        UsageError: If the network does not name the class.
-    """
-    name = names[index].split(",")[0].strip() if index < len(names) else ""
-    if not name:
-        raise UsageError(
-            f"class {index} has no name, so that no images of it can be asked for.",
-            "Name it in the network's class_names, or leave it out of --classes.",
-        )
-    return name
-
-
-def _nothing(name: str, smallest: float, usual: float, most: float) -> str:
-    """Return what it means that no bias was found: nothing at all for a class that no image of the screen is taken for."""
-    if most < LEAST:
-        return (
-            f"{name}: {NOTHING}: its probability is {usual:.3f} in ordinary contexts and {most:.3f} at most in any image, "
-            "so that no context could lower it"
-        )
-    floor = f", but no loss: the class has {usual:.3f} in ordinary contexts" if usual < smallest else ""
-    return (
-        f"{name}: no bias found; a difference of {smallest:.3f} would have been seen in 4 of 5 cases{floor}"
-    )
-
-
-def table(result: dict[str, Any]) -> str:
-    """Return what was found in lines for a terminal: of each kind as many as fit there, and how many more there are."""
-    biased = [effect for effect in result["effects"] if effect["biased"]]
-    findings = []
-    for effect in biased:
-        low, high = effect["mean_interval"]
-        findings.append(
-            f"{effect['class_name']}: {'lower' if effect['difference'] < 0 else 'higher'} with {effect['context']}: "
-            f"{effect['mean']:.3f} ({low:.3f} to {high:.3f}) against {effect['others']:.3f} in ordinary contexts, q = {effect['q']:.4f}"
-            + (f", {effect['notes']} of {effect['n']} images incomplete" if effect["notes"] else "")
-        )
-    found = {effect["class_name"] for effect in biased}
-    nothing = [
-        _nothing(name, smallest, result["usual"][name], highest(result["values"][name]))
-        for name, smallest in result["detectable"].items()
-        if name not in found
-    ]
-    beyond = [
-        f"{name}: out of reach: {why}; its contexts were not tested on generated images"
-        for name, why in result.get("out_of_reach", {}).items()
-    ]
-    undrawn = [
-        f"{name}: not tested, for want of images: {', '.join(contexts)}"
-        for name, contexts in result["undrawn"].items()
-    ]
-    parted = []
-    for each in result["disagreements"]:
-        measured = "" if each["difference"] is None else f" (measured difference {each['difference']:.3f})"
-        parted.append(
-            f"{each['class_name']}: the agent's text is {each['kind']} on {each['context']}{measured}"
-            if each["kind"] != "unchecked"
-            else f'{each["class_name"]}: not checked, for its words are not known: "{each["context"]}"'
-        )
-    return "\n".join(
-        [
-            "",
-            *_shown(findings, "findings"),
-            *_shown(nothing, "classes without a bias that was found"),
-            *_shown(beyond, "classes out of reach"),
-            *_shown(undrawn, "classes that were not tested in all contexts"),
-            *_shown(parted, "places where an agent's text and the figures part"),
-            *(line for kind, lines in real_lines(result.get("real")).items() for line in _shown(lines, kind)),
-        ]
-    )
-
-
-def _shown(lines: list[str], what: str) -> list[str]:
-    if len(lines) <= SHOWN:
-        return lines
-    return [*lines[:SHOWN], f"... and {len(lines) - SHOWN} more {what}: the report and audit.json have all"]

@@ -23,7 +23,7 @@ from agents.store import Store
 from experiments import real_images
 from experiments.config import Profile
 from experiments.console import Console
-from experiments.context_witness import ContextWitness, contexts_to_ask
+from experiments.context_witness import KNOWN, ContextWitness, contexts_to_ask
 from experiments.contexts import ContextEffect
 from experiments.real_images import Answers, MatchedClass, RealImages, Tag
 from experiments.subgroups import Findings, findings
@@ -44,10 +44,12 @@ class RealSettings:
     """Images of a class at most that observers are asked about."""
     everything: bool = False
     """Ask the observers about every context of the design, and not only about those of findings."""
+    approved: bool = False
+    """Ask them whatever it costs."""
 
     def manifest(self) -> dict[str, Any]:
         """Return what of it a run's manifest holds: nothing where all is as usual, as runs before it had none."""
-        own, usual = asdict(self), asdict(RealSettings())
+        own, usual = ({**asdict(each), "approved": False} for each in (self, RealSettings()))
         return {"real": {key: own[key] for key in own if own[key] != usual[key]}} if own != usual else {}
 
 
@@ -85,21 +87,24 @@ class RealSection:
     """Of each class and context that observers were asked about: images, answers "yes" and unsure, and their errors."""
 
 
-async def has_labels(profile: Profile, settings: RealSettings) -> bool:
-    """Say whether the profile's data set has labels. One that nobody has said to have any may be without.
+async def has_labels(console: Console, profile: Profile, settings: RealSettings) -> bool:
+    """Say whether the profile's data set has labels. One that nobody has said to have any may be without, which is told.
 
     Raises:
         UsageError: If labels are asked for, and there are none, or a column is not there.
     """
     dataset = await asyncio.to_thread(open_dataset, profile.dataset, profile.columns.image)
     asked = profile.columns != ColumnSettings() or bool(settings.names) or settings.everything
+    if not isinstance(dataset, Labelled) and not asked:
+        return False
     try:
         await asyncio.to_thread(labels_of, dataset, profile.columns)
-    except UsageError:
+    except UsageError as error:
         if asked:
             raise
+        console.say(f"no real images are looked at: {error.message} {error.fix}")
         return False
-    return isinstance(dataset, Labelled)
+    return True
 
 
 async def tell_matches(
@@ -179,6 +184,11 @@ async def _answers(
     console.say(
         f"asking the observers about {n_contexts} contexts on up to {settings.witnessed} real images each"
     )
+    n_questions = n_contexts * (settings.witnessed + 2 * KNOWN)
+    rate, limit = bench.laboratory.rates.get("observer", Rate()), bench.profile.ask_above_dollars
+    if not settings.approved and (why := too_dear(rate, n_questions, limit)):
+        console.warn(f"{why}: the observers were not asked. Repeat the command with --yes to have them asked")
+        return [], False
     problems: list[str] = []
     before = await asyncio.to_thread(spent_so_far, store, problems=problems)
     purse = Ledger(bench.profile.sweep.budget, before, elapsed_s=lambda: worked_s(store))
@@ -193,6 +203,18 @@ async def _answers(
         console.warn(f"the observers could not be asked everything: {error.message}")
         return answers, False
     return answers, True
+
+
+def too_dear(rate: Rate, questions: int, limit: float) -> str:
+    """Return why so many questions need a person's yes, "" if they do not: their price is above the limit, or unknown."""
+    if not rate.known:
+        return f"{questions:,} questions about images would cost an unknown amount"
+    tokens = _QUESTION_TOKENS + rate.image_tokens
+    dollars = questions * (tokens * rate.prompt + _ANSWER_TOKENS * rate.completion) / 1e6
+    return f"{questions:,} questions about images would cost about ${dollars:.2f}" if dollars > limit else ""
+
+
+_QUESTION_TOKENS, _ANSWER_TOKENS = 60, 16
 
 
 async def _of_class(

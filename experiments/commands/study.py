@@ -220,8 +220,9 @@ def audit(
     """
     from actors.vision.class_match import read_pairs
     from actors.vision.labels import ColumnSettings
-    from experiments.audit import Audit, table
+    from experiments.audit import Audit
     from experiments.audit import audit as audit_classes
+    from experiments.audit_table import table
     from experiments.real_audit import RealSettings
     from experiments.status import card
 
@@ -229,7 +230,9 @@ def audit(
     console = Console()
     named = tuple(each.strip() for each in attributes.split(",") if each.strip())
     columns = ColumnSettings(image=image_column, label=label_column, attributes=named)
-    real = RealSettings(read_pairs(label_names) if label_names else {}, real_images, everything=witness)
+    real = RealSettings(
+        read_pairs(label_names) if label_names else {}, real_images, everything=witness, approved=yes
+    )
     folder = out or default_run(f"audit {model} {classes}")
     if not figures_only:
         count = partial(units_left, config, profile, folder, model, None, classes)

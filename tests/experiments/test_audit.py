@@ -8,7 +8,8 @@ from actors.errors import UsageError
 from agents.tasks.bias import AuditClass
 from agents.tasks.selective import JudgeSelectivity
 from agents.work import WorkItem
-from experiments.audit import SHOWN, _drawable, check_classes, choose_classes, names_of, table
+from experiments.audit_classes import check_classes, choose_classes, drawable, names_of
+from experiments.audit_table import SHOWN, table
 
 
 def test_classes_that_are_drawn_by_the_same_word_keep_names_of_their_own():
@@ -59,10 +60,10 @@ def test_a_class_that_is_not_there_is_refused_with_what_is(text, told):
 
 
 def test_a_class_is_drawn_by_its_first_name():
-    assert [_drawable(index, NAMES) for index in (0, 1)] == ["tench", "goldfish"]
+    assert [drawable(index, NAMES) for index in (0, 1)] == ["tench", "goldfish"]
     for names in (NAMES, [""] * 8, [" , x"] * 8):
         with pytest.raises(UsageError, match="class 7 has no name"):
-            _drawable(7, names)
+            drawable(7, names)
 
 
 @pytest.mark.parametrize("text", ["", " ", "dog,", "3-1", "sample:0", "dog,,cat"])

@@ -11,11 +11,13 @@ import pytest
 
 from actors.chat.base import ChatReply, ChatRequest
 from actors.vision.labels import Column, Labels
+from agents.budget import Rate
 from agents.run_files import RecordError
 from agents.sceptic import Sceptic
 from experiments import cli, real_images
 from experiments.context_witness import KNOWN, ContextWitness, question_of
 from experiments.contexts import CONTEXTS
+from experiments.real_audit import RealSettings, too_dear
 from experiments.real_images import Answers, MatchedClass, RealImages, Tag, draw, match, match_table
 from tests.experiments.waterbirds import write_birds, write_network
 from tests.tools.fakes import FakeStudio, picture_of
@@ -117,6 +119,18 @@ def test_every_context_of_the_design_has_a_question():
     assert len(asked) == len(CONTEXTS)
     assert {"something at night", "a person", "red kayak", "two kayaks", "small kayak"} <= asked
     assert question_of("proposed: in a kitchen", "kayak") == "something in a kitchen"
+
+
+def test_questions_that_cost_more_than_may_be_spent_unasked_need_a_yes():
+    dear = Rate(prompt=10.0, completion=40.0, image_tokens=1000)
+    assert "$22.48" in too_dear(dear, 2000, limit=10.0)
+    assert too_dear(dear, 2000, limit=30.0) == too_dear(Rate(), 10**6, limit=0.0) == ""
+    assert "unknown amount" in too_dear(Rate(known=False), 1, limit=10.0)
+
+
+def test_a_yes_does_not_make_another_run_of_it():
+    assert RealSettings(approved=True).manifest() == RealSettings().manifest() == {}
+    assert RealSettings(everything=True).manifest() == {"real": {"everything": True}}
 
 
 def maia(monkeypatch, *arguments: str) -> int:

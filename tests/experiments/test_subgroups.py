@@ -9,7 +9,8 @@ import pytest
 
 from experiments.contexts import ContextEffect
 from experiments.real_images import Answers, RealImages, Tag
-from experiments.subgroups import FEW, Groups, column_level, findings, halves, replications, told_apart
+from experiments.replication import column_level, replications, told_apart
+from experiments.subgroups import FEW, Groups, findings, halves
 
 
 def birds(rng: np.random.Generator, n: int = 600, loss: float = 0.0, share: float = 0.95) -> RealImages:
