@@ -206,7 +206,7 @@ def card(record: dict[str, Any]) -> str:
     lines += _repeats(record)
     if "rounds" in record:
         images = record["images_made"] + record.get("images_tested", 0)
-        rounds = record["rounds"] + sum(each["rounds"] for each in record.get("repeats", ()))
+        rounds = record["rounds"] + sum(each.get("rounds", 0) for each in record.get("repeats", ()))
         lines.append(f"{rounds} rounds, {images} images made and tested")
     lines.append(f"report: {record['paths']['report']}")
     return "\n".join(lines)
@@ -225,6 +225,7 @@ def _repeats(record: dict[str, Any]) -> list[str]:
             "(0.50 is chance)"
         )
     return [f"agreement of {len(found)} studies: {told}"] + [
-        f"  {each['number']}: {plain(' OR '.join(each['labels']) or 'no label')} ({each['verdict']})"
+        f"  {each['number']}: {plain(' OR '.join(each.get('labels') or ()) or 'no label')} "
+        f"({plain(each.get('verdict') or 'no verdict')})"
         for each in found
     ]
