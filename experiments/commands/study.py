@@ -179,22 +179,22 @@ def audit(
     ] = False,
     data: Data = None,
     label_column: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="Column of the data set with the class of each image [default: label, y, class ...]."
         ),
-    ] = "",
+    ] = None,
     image_column: Annotated[
-        str, typer.Option(help="Column of the data set that names its image files, or holds images.")
-    ] = "",
+        str | None, typer.Option(help="Column of the data set that names its image files, or holds images.")
+    ] = None,
     attributes: Annotated[
-        str,
+        str | None,
         typer.Option(help="Columns to form subgroups by, with commas [default: those of 2 to 20 values]."),
-    ] = "",
+    ] = None,
     label_names: Annotated[
-        str,
+        str | None,
         typer.Option(help="The network's class of each label: 0=landbird,1=waterbird, or a file of names."),
-    ] = "",
+    ] = None,
     real_images: Annotated[
         int, typer.Option(min=1, help="Labelled images of each class that are measured at most.")
     ] = 2000,
@@ -214,7 +214,7 @@ def audit(
     config: ConfigPath = None,
     verbose: Verbose = 0,
 ) -> None:
-    """Find contexts in which classes lose or gain probability, on generated images and, where --data has labels, on real ones.
+    """Find contexts in which classes lose or gain probability. Where --data has labels, on real images, too.
 
     Repeated on the same directory, it goes on; more classes may be added.
     """
@@ -228,8 +228,8 @@ def audit(
 
     configure_logging(verbose)
     console = Console()
-    named = tuple(each.strip() for each in attributes.split(",") if each.strip())
-    columns = ColumnSettings(image=image_column, label=label_column, attributes=named)
+    named = tuple(each.strip() for each in (attributes or "").split(",") if each.strip())
+    columns = ColumnSettings(image=image_column or "", label=label_column or "", attributes=named)
     real = RealSettings(
         read_pairs(label_names) if label_names else {}, real_images, everything=witness, approved=yes
     )

@@ -37,7 +37,14 @@ async def brightness(studio: Studio, subject: Subject, *, seed: int, words: str)
     return survey.Survey({"values": [response.activation for response in responses]}, images[:1])
 
 
-SURVEYS = {"brightness": brightness}
+UNREACHED = {"verdict": "out of reach", "reason": "nothing came near"}
+
+
+async def unreached(studio: Studio, subject: Subject, *, seed: int) -> survey.Survey:
+    return survey.Survey({"best": 0.01}, finding=UNREACHED)
+
+
+SURVEYS = {"brightness": brightness, "unreached": unreached}
 
 
 class World:
@@ -96,6 +103,20 @@ async def test_what_is_logged_during_a_study_names_run_and_unit(tmp_path: Path) 
         ("night-run", "fake/dog"),
         ("night-run", "fake/kite"),
     }
+
+
+async def test_no_agent_is_asked_about_a_unit_whose_survey_says_that_it_is_out_of_reach(
+    tmp_path: Path,
+) -> None:
+    """The laboratory of this world has no interpreter that could be asked."""
+    world = World(tmp_path)
+    outcome = await Orchestrator(world.store, [world.host], agents_per_host=1).run(
+        [WorkItem("fake/dog", "output", "dog", seed=3, survey="unreached")]
+    )
+    record = outcome.done["fake/dog"]
+    assert record["evidence"]["finding"] == UNREACHED
+    assert (record["rounds"], record["status"]) == (0, survey.MEASURED)
+    assert survey.read(world.store, "fake/dog")["finding"] == UNREACHED
 
 
 async def test_a_survey_that_fails_leaves_nothing_and_a_broken_one_harms_no_other(tmp_path: Path) -> None:
