@@ -177,6 +177,7 @@ async def test_the_final_answer_is_asked_for_while_what_is_set_aside_for_it_stil
         await ledger.reserve(most)
         asked = await ledger.settle(most, Cost(tokens=700))
     await ledger.reserve(most)
+    assert ledger.spent.tokens + most.tokens <= 9000
 
 
 class PaidStudio:

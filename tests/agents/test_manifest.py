@@ -10,6 +10,7 @@ from actors.errors import UsageError
 from agents.manifest import KEY, check, check_studied, claim, claim_studied, widen, widened
 from agents.run_files import RecordError
 from agents.store import Store
+from tests.refusals import refusal
 
 
 def test_a_data_set_may_be_written_otherwise(tmp_path, monkeypatch):
@@ -121,7 +122,8 @@ def test_a_run_whose_units_are_not_on_record_is_of_what_was_asked_for(tmp_path):
 def test_the_same_settings_from_another_file_are_the_same_configuration(tmp_path):
     store = Store.open(tmp_path)
     claim(store, {"model": "net", "settings": {"rounds": 3}})
-    check(store, {"model": "net", "settings": {"rounds": 3}, "config": "/elsewhere/lab.yaml"})
+    same = {"model": "net", "settings": {"rounds": 3}, "config": "/elsewhere/lab.yaml"}
+    assert refusal(check, store, same) == ""
 
 
 def test_where_a_model_is_and_how_hard_it_is_driven_may_change_and_which_it_is_may_not(tmp_path):

@@ -10,6 +10,7 @@ from agents.tasks.selective import JudgeSelectivity
 from agents.work import WorkItem
 from experiments.audit_classes import check_classes, choose_classes, drawable, names_of
 from experiments.audit_table import SHOWN, table
+from tests.refusals import refusal
 
 
 def test_classes_that_are_drawn_by_the_same_word_keep_names_of_their_own():
@@ -76,7 +77,7 @@ def test_classes_that_no_network_could_have_are_refused_before_one_is_loaded(tex
     "text", ["all", "T-shirt", "2-cell embryo", "tench, Tinca tinca", "281-285", "sample:3,1"]
 )
 def test_what_may_name_classes_passes(text):
-    check_classes(text)
+    assert refusal(check_classes, text) == ""
 
 
 def test_a_class_that_is_hardly_recognised_anywhere_is_said_to_be_unable_to_lose():

@@ -54,10 +54,11 @@ def test_one_thing_is_no_several(number, told):
     assert counted(number, "class", "classes") == told
 
 
-def test_a_closed_stdout_is_no_fault(monkeypatch):
+def test_a_closed_stdout_is_no_fault(monkeypatch, capfd):
     monkeypatch.setattr("sys.stdout", None)
     Console().show("a line", wide())
     Console().result({"a": 1})
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_reader_that_has_seen_enough_is_no_fault():

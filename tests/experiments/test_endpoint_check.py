@@ -144,11 +144,15 @@ def test_endpoints_are_asked_before_a_network_is_loaded_to_count_its_units(tmp_p
 async def test_what_does_not_answer_in_time_is_left_to_the_run():
     with FakeEndpoint(sees) as server:
         server.delay_s = 20
-        await require_endpoints(profile(server), quiet, 0.5, ENVIRON)
+        told: list[str] = []
+        await require_endpoints(profile(server), told.append, 0.5, ENVIRON)
+    assert any("no answer within 0.5 s" in each for each in told)
 
 
 async def test_the_embedded_profile_asks_nobody():
-    await require_endpoints(load(BUILT_IN_FILE).profile("embedded"), quiet, 1, {})
+    told: list[str] = []
+    await require_endpoints(load(BUILT_IN_FILE).profile("embedded"), told.append, 1, {})
+    assert told == []
 
 
 def test_lists_of_models_are_read_in_the_forms_that_servers_use():
