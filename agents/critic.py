@@ -1,26 +1,29 @@
-"""The critic: an answer is accepted only after a test on fresh images that its agent never saw.
+"""The critic: an answer is accepted only after tests that its agent has no part in.
 
-The test is set up by the program, not asked for in a prompt: images of the labels and images of other
-things, drawn with reserved seeds, shown to the unit, and compared pair by pair with an e-value, which is
-valid whenever one stops looking. Of a label that passes, the simplest form is accepted that the numbers cannot
-reject. A sceptic who never saw the study may propose a rival, which is tested too.
+They are set up by the program, not asked for in a prompt. Images of the labels and images of other things, drawn with
+reserved seeds, are shown to the unit and compared pair by pair with an e-value, which is valid whenever one stops looking.
+Of a label that passes, the simplest form is kept that the numbers cannot reject. An assessor says how strong it is, which of
+the unit's strongest images it covers, and whether it holds on images of the data set that no agent saw. A sceptic who
+never saw the study may propose a rival, which is tested too. The finding on all of it is the verdict.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from dataclasses import replace
+from collections import ChainMap
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-from pydantic import Field
 
-from actors.backend import Priority
-from actors.errors import MaiaError
 from actors.generation.base import MadeImage
 from actors.images import Image
-from actors.settings import Settings
+from agents import objections
+from agents.assessor import Assessor, ConfirmationSettings, Makings
+from agents.evidence.coverage import more_than_missed
+from agents.evidence.finding import Figures, Finding, of_abstention, of_label
+from agents.fresh_images import FreshImages, UnmadeError
 from agents.interpreter import Verdict
 from agents.sceptic import Sceptic
 from agents.simpler import Doubt, doubts
@@ -28,27 +31,12 @@ from agents.statistics import auroc, auroc_interval, e_value
 from agents.stimuli import control_subjects, prompts_for
 from agents.tasks.base import Answer
 from agents.tasks.describe_unit import NOT_INTERPRETABLE
-from agents.trials import Trial, Trials, borne_out, summarise, surely_less
+from agents.trials import Trials, borne_out, summarise, surely_less
+from agents.verdict import HOLDING
 from tools.subject import Subject
 from tools.toolbox import EXEMPLARS, Studio, seed_for
 
-
-class ConfirmationSettings(Settings):
-    """How much evidence a label needs."""
-
-    min_images: int = Field(20, ge=2)
-    """Images of the label, and as many controls, that are always measured."""
-    max_images: int = Field(40, ge=2)
-    """Images of the label, and as many controls, at which the test gives up."""
-    block: int = Field(10, ge=1)
-    """Images of each kind that are made and measured at a time."""
-    alpha: float = Field(0.05, gt=0, lt=1)
-    """Level of the sequential test: a label is confirmed when the e-value reaches 1 / alpha."""
-    min_auroc: float = Field(0.7, ge=0.5, le=1)
-    """A label may be surely, yet uselessly, better than chance; below this it is not confirmed."""
-    probe: int = Field(10, ge=0)
-    """Fresh images of a sceptic's rival, of each simpler label, and for a second measurement; 0 omits them."""
-
+__all__ = ["ConfirmationSettings", "Critic", "is_abstention", "share_of"]
 
 _LEFT = 0.5
 """Part of a thing's effect that may be left beside what a label excepts."""
@@ -56,8 +44,18 @@ _SAME = 0.1
 """Difference, as a part of the label's effect, up to which two groups of images count as driving a unit alike."""
 
 
+@dataclass(frozen=True, slots=True)
+class Tested:
+    """Labels after the test on fresh images. `specific`: whether they passed; None if their images could not be made."""
+
+    answer: Answer
+    specific: bool | None
+    trials: Trials
+    evidence: dict[str, Any]
+
+
 class Critic:
-    """Examines answers about one subject."""
+    """Examines answers about one subject. `makings` is what its agent made."""
 
     def __init__(
         self,
@@ -67,13 +65,19 @@ class Critic:
         seed: int,
         settings: ConfirmationSettings | None = None,
         sceptic: Sceptic | None = None,
+        makings: Makings | None = None,
     ) -> None:
-        self._sceptic = sceptic
-        self._subject, self._studio, self._seed = subject, studio, seed
+        self._subject, self._sceptic, self._seed = subject, sceptic, seed
         self._settings = settings or ConfirmationSettings()
-        self.images: dict[str, Image] = {}
+        self._fresh = FreshImages(subject, studio, seed)
+        self._assessor = Assessor(subject, self._settings, seed=seed, witness=sceptic, makings=makings)
         self._tests = 0
         """Tests of this examination, so far."""
+
+    @property
+    def images(self) -> Mapping[str, Image]:
+        """Every image that was made or is named in the evidence, by id."""
+        return ChainMap(self._fresh.kept, self._assessor.images)
 
     async def examine(self, answer: Answer, attempt: int) -> Verdict:
         """Test the labels of `answer`; each attempt has images of its own.
@@ -81,50 +85,109 @@ class Critic:
         The verdict's labels are the simplest that the numbers cannot reject.
         """
         self._tests = 0
-        if is_abstention(answer):
-            return Verdict(True, "", {"kind": "abstention", **await self._inspected(attempt)})
-        verdict, trials = await self._confirm(answer, attempt)
-        own = borne_out(answer.labels, trials)
-        if 0 < len(own) < len(answer.labels):
-            answer = replace(answer, labels=own)
-            verdict, trials = await self._confirm(answer, attempt)
-        if not verdict.accepted or self._settings.probe == 0:
-            return replace(verdict, labels=answer.labels)
-        compared: list[dict[str, Any]] = []
-        while (simpler := await self._simpler(answer, trials, attempt, compared)) != answer:
-            second, second_trials = await self._confirm(simpler, attempt)
-            if not second.accepted:
-                break
-            answer, verdict, trials = simpler, second, second_trials
-        verdict = replace(verdict, labels=answer.labels)
-        verdict.evidence["simpler"] = compared
-        verdict.evidence["explained"] = await self._explained(answer.labels)
-        verdict.evidence["retest"] = await self._retest(trials, attempt)
-        return await self._challenge(answer, trials, verdict, attempt)
+        self._fresh.activations.clear()
+        before = len(self._fresh.kept)
+        verdict = await (
+            self._abstention(attempt) if is_abstention(answer) else self._labels(answer, attempt)
+        )
+        if made := len(self._fresh.kept) - before:
+            verdict.evidence["images_made"] = made
+        return verdict
 
-    async def _confirm(self, answer: Answer, attempt: int) -> tuple[Verdict, Trials]:
+    async def _abstention(self, attempt: int) -> Verdict:
+        inspected = await self._inspected(attempt)
+        figures = await self._assessor.reach(self._fresh.activations)
+        found = of_abstention(figures)
+        evidence = {"kind": "abstention", **inspected, **figures.to_json(), "finding": asdict(found)}
+        return Verdict(True, "", evidence)
+
+    async def _labels(self, answer: Answer, attempt: int) -> Verdict:
+        tested = await self._confirm(answer, attempt)
+        own = borne_out(answer.labels, tested.trials)
+        if 0 < len(own) < len(answer.labels):
+            tested = await self._confirm(replace(answer, labels=own), attempt)
+        beaten_by = ""
+        if tested.specific and self._settings.probe:
+            tested = await self._simplest(tested, attempt)
+            tested.evidence["retest"] = await self._retest(tested.trials, attempt)
+            beaten_by = await self._rival(tested, attempt)
+        figures = await self._assessor.reach(self._fresh.activations)
+        if tested.specific or not (figures.reach and figures.reach.reached):
+            figures = await self._assessor.labels(tested.answer.labels, tested.trials, figures)
+        return self._verdict(tested, figures, beaten_by, attempt)
+
+    def _verdict(self, tested: Tested, figures: Figures, beaten_by: str, attempt: int) -> Verdict:
+        """Return the finding, and what the agent is told if it may go on."""
+        found = of_label(tested.specific, figures, beaten_by=beaten_by)
+        evidence = tested.evidence | figures.to_json() | {"finding": asdict(found)}
+        if found.verdict == "holds on your images" and figures.held_back is not None:
+            # What its generated images say is of no account.
+            evidence["e_value_corrected"] = (figures.held_back.e_value or 0.0) * share_of(attempt)
+        objection, shown = self._objection(tested, figures, found, beaten_by, attempt)
+        return Verdict(not objection, objection, evidence, tested.answer.labels, shown)
+
+    def _objection(
+        self, tested: Tested, figures: Figures, found: Finding, beaten_by: str, attempt: int
+    ) -> tuple[str, tuple[str, ...]]:
+        """Return what to tell the agent, "" if the answer stands, and the images to show it.
+
+        A label that holds goes back once if it leaves more of the strongest images unexplained than the witness overlooks.
+        Images that are held back are never shown.
+        """
+        left = [each for each in figures.uncovered if each.origin != "held back"]
+        seen = [each for each in figures.looked if each.origin != "held back"]
+        holds, unit = found.verdict in HOLDING, figures.unit
+        if holds and (
+            attempt > 1 or unit is None or not more_than_missed(seen, unit.middle, figures.witness)
+        ):
+            return "", ()
+        if tested.specific is None:
+            return objections.untestable(tested.evidence["failures"]), ()
+        if not tested.specific and not holds:
+            return objections.not_specific(tested.answer, tested.trials, tested.evidence), ()
+        if beaten_by:
+            return objections.beaten(tested.answer, tested.evidence), ()
+        return objections.not_enough(tested.answer, found, left), tuple(each.image for each in left)
+
+    async def _confirm(self, answer: Answer, attempt: int) -> Tested:
         """Compare fresh images of the labels with images of other things."""
         self._tests += 1
-        trials = Trials()
+        trials, settings = Trials(), self._settings
         rng = random.Random(seed_for(self._seed, "confirm", *answer.labels, attempt))
         controls = control_subjects(answer.labels)
-        while len(trials.positives) < self._settings.max_images:
-            count = min(self._settings.block, self._settings.max_images - len(trials.positives))
-            labels = [answer.labels[(len(trials.positives) + i) % len(answer.labels)] for i in range(count)]
+        while (done := len(trials.positives)) < settings.max_images:
+            count = min(settings.block, settings.max_images - done)
+            labels = [answer.labels[(done + i) % len(answer.labels)] for i in range(count)]
             others = [rng.choice(controls) for _ in range(count)]
-            positives, negatives = prompts_for(labels, rng), prompts_for(others, rng)
-            failure = await self._measure(positives + negatives, labels, (*answer.labels, attempt), trials)
-            if failure is not None:
-                return failure, trials
-            if len(trials.positives) >= self._settings.min_images and self._decided(trials):
+            prompts = prompts_for(labels, rng) + prompts_for(others, rng)
+            test: tuple[str | int, ...] = (*answer.labels, attempt)
+            try:
+                made = await self._fresh.block(prompts, [*labels, *[""] * count], test, done)
+            except UnmadeError as error:
+                return Tested(answer, None, Trials(), {"kind": "untestable", "failures": error.failures})
+            trials.positives += made[:count]
+            trials.controls += made[count:]
+            if len(trials.positives) >= settings.min_images and self._decided(trials):
                 break
         await self._witness(trials)
-        return self._judge(answer, trials, attempt), trials
+        evidence = summarise(trials)
+        evidence["e_value_corrected"] = evidence["e_value"] * share_of(attempt) * share_of(self._tests)
+        return Tested(answer, self._decided(trials), trials, evidence)
 
-    async def _simpler(
-        self, answer: Answer, trials: Trials, attempt: int, compared: list[dict[str, Any]]
-    ) -> Answer:
+    async def _simplest(self, tested: Tested, attempt: int) -> Tested:
+        """Return the simplest labels that pass, with what was compared."""
+        compared: list[dict[str, Any]] = []
+        while (simpler := await self._simpler(tested, attempt, compared)) != tested.answer:
+            second = await self._confirm(simpler, attempt)
+            if not second.specific:
+                break
+            tested = second
+        tested.evidence["simpler"] = compared
+        return tested
+
+    async def _simpler(self, tested: Tested, attempt: int, compared: list[dict[str, Any]]) -> Answer:
         """Return the answer with one label simpler, or as it is; add to what was `compared`."""
+        answer, trials = tested.answer, tested.trials
         _, controls = trials.numbers()
         for place, label in enumerate(answer.labels):
             own = [trial.activation for trial in trials.positives if trial.label == label]
@@ -150,13 +213,13 @@ class Critic:
         A difference must be sure, and more than a trifle; and an exception must turn the unit off, or nearly.
         """
         n = self._settings.probe
-        weaker = await self._probe(_wordings(doubt.weaker, n), "weaker", attempt)
+        weaker = await self._fresh.probe(_wordings(doubt.weaker, n), "weaker", attempt)
         stronger = own
         if doubt.stronger is not None:
             # Beside other things, so that a crowded picture is not taken for the exception.
             others = random.Random(label).choices(control_subjects([label]), k=n)
             prompts = [f"{doubt.stronger} with {other}" for other in others]
-            stronger = await self._probe(prompts, "stronger", attempt)
+            stronger = await self._fresh.probe(prompts, "stronger", attempt)
         if not weaker or not stronger:
             return None
         share = auroc(stronger, weaker)
@@ -176,22 +239,6 @@ class Critic:
             and left <= (1 - _SAME if doubt.stronger is None else _LEFT),
         }
 
-    async def _explained(self, labels: Sequence[str]) -> dict[str, Any] | None:
-        """Return which share of the strongest exemplars shows each label, and any of them; None if nobody can tell."""
-        if self._sceptic is None:
-            return None
-        exemplars = await self._subject.exemplars(EXEMPLARS)
-        asked = [(each.image, label) for label in labels for each in exemplars]
-        found = await self._sceptic.shows(asked)
-        n = len(exemplars)
-        columns = [found[start : start + n] for start in range(0, len(found), n)] if n else []
-        # An image of which the observer could not tell is no evidence for or against.
-        told = [row for row in zip(*columns, strict=True) if None not in row]
-        if not told:
-            return None
-        by_label = {label: float(np.mean([row[i] for row in told])) for i, label in enumerate(labels)}
-        return {"n": len(told), "labels": by_label, "any": float(np.mean([any(row) for row in told]))}
-
     async def _witness(self, trials: Trials) -> None:
         """Ask a blind observer of each image whether it shows the label: of controls, to know the observer."""
         if self._sceptic is None:
@@ -199,7 +246,7 @@ class Critic:
         labels = list(dict.fromkeys(trial.label for trial in trials.positives))
         asked = [(trial, trial.label) for trial in trials.positives]
         asked += [(trial, labels[i % len(labels)]) for i, trial in enumerate(trials.controls)]
-        found = await self._sceptic.shows([(self.images[trial.image], label) for trial, label in asked])
+        found = await self._sceptic.shows([(self._fresh.kept[trial.image], label) for trial, label in asked])
         seen = [replace(trial, shows=shows) for (trial, _), shows in zip(asked, found, strict=True)]
         split = len(trials.positives)
         trials.positives, trials.controls = seen[:split], seen[split:]
@@ -214,8 +261,7 @@ class Critic:
         if self._sceptic is None or n < 2:
             return {}
         things = random.Random(seed_for(self._seed, "inspect", attempt)).sample(everyday, n)
-        seeds = [seed_for(self._seed, "reserved", "inspect", thing, attempt) for thing in things]
-        made = await self._studio.generate(things, seeds, agent=self._subject.id)
+        made = await self._fresh.make(things, (("inspect", thing, attempt) for thing in things))
         images = [
             (each.image, thing)
             for each, thing in zip(made, things, strict=True)
@@ -225,7 +271,7 @@ class Critic:
             return {}
         others = [images[(place + 1) % len(images)][1] for place in range(len(images))]
         asked = images + [(image, other) for (image, _), other in zip(images, others, strict=True)]
-        self.images.update((image.id, image) for image, _ in images)
+        await self._fresh.measure([image for image, _ in images])
         found = await self._sceptic.shows(asked)
         told = [
             pair for pair in zip(found[: len(images)], found[len(images) :], strict=True) if None not in pair
@@ -242,26 +288,25 @@ class Critic:
         """Return (activation, activation of another image of the same prompt): how far a prompt decides it."""
         half = max(1, self._settings.probe // 2)
         first = [*trials.positives[:half], *trials.controls[:half]]
-        again = await self._probe([trial.prompt for trial in first], "retest", attempt)
+        again = await self._fresh.probe([trial.prompt for trial in first], "retest", attempt)
         return list(zip([trial.activation for trial in first], again, strict=True)) if again else []
 
-    async def _challenge(self, answer: Answer, trials: Trials, verdict: Verdict, attempt: int) -> Verdict:
-        """Let a sceptic's rival compete: an answer falls if images of the rival surely drive the unit more."""
-        rival = None
-        if self._sceptic is not None:
-            exemplars = await self._subject.exemplars(EXEMPLARS)
-            rival = await self._sceptic.rival(
-                [(each.image, each.response.activation) for each in exemplars], answer.labels
-            )
-        if rival is None:
-            return verdict
-        values = await self._probe(_wordings(rival, self._settings.probe), "rival", attempt)
-        if not values:
-            return verdict
-        positives, controls = trials.numbers()
+    async def _rival(self, tested: Tested, attempt: int) -> str:
+        """Let a sceptic's rival compete, and write down how; return it if its images surely drive the unit more, else ""."""
+        if self._sceptic is None:
+            return ""
+        exemplars = await self._subject.exemplars(EXEMPLARS)
+        seen = [(each.image, each.response.activation) for each in exemplars]
+        rival = await self._sceptic.rival(seen, tested.answer.labels)
+        values = (
+            await self._fresh.probe(_wordings(rival, self._settings.probe), "rival", attempt) if rival else []
+        )
+        if rival is None or not values:
+            return ""
+        positives, controls = tested.trials.numbers()
         share = auroc(values, positives)
         low, high = auroc_interval(share, len(values), len(positives))
-        verdict.evidence["rival"] = {
+        tested.evidence["rival"] = {
             "label": rival,
             "mean": float(np.mean(values)),
             "n": len(values),
@@ -269,66 +314,12 @@ class Critic:
             "beats_interval": [low, high],
         }
         trifle = _SAME * (np.mean(positives) - np.mean(controls))
-        if low <= 0.5 or np.mean(values) - np.mean(positives) <= trifle:
-            return verdict
-        return Verdict(
-            False,
-            f'Your answer "{answer.label}" drives the unit, but somebody who saw only the strongest images proposed '
-            f'"{rival}", and fresh images of that drive it more: mean {np.mean(values):.2f} against '
-            f"{np.mean(positives):.2f}. Test what both have in common, and answer again.",
-            verdict.evidence,
-            verdict.labels,
-        )
-
-    async def _probe(self, prompts: list[str], purpose: str, attempt: int) -> list[float]:
-        """Return the activations of fresh reserved images, in order; none if one of them could not be made."""
-        seeds = [seed_for(self._seed, "reserved", purpose, p, attempt, i) for i, p in enumerate(prompts)]
-        made = await self._studio.generate(prompts, seeds, agent=self._subject.id)
-        images = [each.image for each in made if isinstance(each, MadeImage)]
-        if len(images) < len(made):
-            return []
-        self.images.update((image.id, image) for image in images)
-        return [each.activation for each in await self._subject.measure(images, Priority.CONFIRMATION)]
-
-    async def _measure(
-        self, prompts: list[str], labels: list[str], test: tuple[str | int, ...], trials: Trials
-    ) -> Verdict | None:
-        """Make and measure one block; return a verdict only if the images could not be made.
-
-        `test` says which test it is: each has images of its own, controls included.
-        """
-        done, split = len(trials.positives), len(labels)
-        # The word keeps these seeds apart from all that an exploring agent can draw.
-        seeds = [seed_for(self._seed, "reserved", *test, p, done + i) for i, p in enumerate(prompts)]
-        made = await self._studio.generate(prompts, seeds, agent=self._subject.id)
-        failed = [each for each in made if isinstance(each, MaiaError)]
-        if failed:
-            return Verdict(
-                False,
-                f"Your answer could not be tested: {len(failed)} of {len(made)} fresh images could not be made "
-                f"({failed[0]}). Word the label so that an image of it can be made, or conclude as before.",
-                {"kind": "untestable", "failures": [str(error) for error in failed[:5]]},
-            )
-        images = [each for each in made if isinstance(each, MadeImage)]
-        responses = await self._subject.measure([m.image for m in images], Priority.CONFIRMATION)
-        for position, (prompt, each, response) in enumerate(zip(prompts, images, responses, strict=True)):
-            self.images[each.image.id] = each.image
-            group = trials.positives if position < split else trials.controls
-            label = labels[position] if position < split else ""
-            group.append(Trial(prompt, each.image.id, response.activation, each.provenance.notes, label))
-        return None
+        return rival if low > 0.5 and np.mean(values) - np.mean(positives) > trifle else ""
 
     def _decided(self, trials: Trials) -> bool:
         positives, controls = trials.numbers()
         enough = e_value(positives, controls) >= 1 / self._settings.alpha
         return enough and auroc(positives, controls) >= self._settings.min_auroc
-
-    def _judge(self, answer: Answer, trials: Trials, attempt: int) -> Verdict:
-        evidence = summarise(trials)
-        evidence["e_value_corrected"] = evidence["e_value"] * share_of(attempt) * share_of(self._tests)
-        accepted = self._decided(trials)
-        objection = "" if accepted else _objection(answer, trials, evidence)
-        return Verdict(accepted, objection, evidence)
 
 
 def share_of(number: int) -> float:
@@ -348,23 +339,3 @@ def _wordings(subject: str, count: int) -> list[str]:
 def is_abstention(answer: Answer) -> bool:
     """Say whether the answer is that nothing explains the unit."""
     return all(NOT_INTERPRETABLE in label.lower() for label in answer.labels)
-
-
-def _objection(answer: Answer, trials: Trials, evidence: dict[str, Any]) -> str:
-    best = sorted(trials.controls, key=lambda trial: -trial.activation)[:3]
-    undrawn = sorted({note for trial in trials.positives for note in trial.notes})
-    lines = [
-        f'Your answer "{answer.label}" was tested on fresh images that you have not seen, and was not confirmed.',
-        f"{evidence['n_positive']} images made from your labels: mean activation {evidence['mean_positive']:.2f}; "
-        f"{evidence['n_control']} images of other things: mean {evidence['mean_control']:.2f}; an image of the label "
-        f"exceeds another one with probability {evidence['auroc']:.2f}.",
-        "The strongest of the other things: "
-        + "; ".join(f'"{trial.prompt}" ({trial.activation:.2f})' for trial in best)
-        + ".",
-    ]
-    if undrawn:
-        lines.append("The image model could not draw everything: " + "; ".join(undrawn[:5]) + ".")
-    lines.append(
-        "Go on with experiments that could explain this, and answer again; if nothing explains the unit, say so."
-    )
-    return "\n".join(lines)

@@ -53,6 +53,8 @@ class Verdict:
     objection: str
     evidence: dict[str, Any]
     labels: Sequence[str] | None = None
+    shown: Sequence[str] = ()
+    """Ids of the examiner's images that belong to the objection."""
 
 
 class InterpreterSettings(Settings):
@@ -203,7 +205,7 @@ class Interpreter:
             observation = self._observe(outcome, premature=self._task.read_answer(reply.text) is not None)
         elif answer is not None:
             verdict = await self._examine(answer)
-            observation = () if self._settled(verdict, last) else (verdict.objection if verdict else "",)
+            observation = () if self._settled(verdict, last) else self._objection(verdict)
         else:
             observation = (self._nothing_to_run(reply),)
         reason = self._steering.conclude()
@@ -253,7 +255,13 @@ class Interpreter:
         if self._examiner is None:
             return None
         self._examinations += 1
-        return await examine(self._examiner, answer, self._examinations)
+        return await self._examiner.examine(answer, self._examinations)
+
+    def _objection(self, verdict: Verdict | None) -> tuple[Part, ...]:
+        """Return why an answer is sent back, and the images that show it."""
+        if verdict is None or self._examiner is None:
+            return ("",)
+        return objection(verdict, self._examiner.images)
 
     def _settled(self, verdict: Verdict | None, last: bool) -> bool:
         exhausted = last or self._examinations >= self._settings.max_examinations
@@ -382,7 +390,7 @@ def round_record(
         "observation": [
             part if isinstance(part, str) else {"image": part.id} for part in finished.observation
         ],
-        "verdict": None if finished.verdict is None else asdict(finished.verdict),
+        "verdict": None if finished.verdict is None else verdict_record(finished.verdict),
         "answered": finished.answered,
         "last": finished.last,
         "demanded": finished.demanded,
@@ -391,14 +399,14 @@ def round_record(
     }
 
 
-async def examine(examiner: Examiner, answer: Answer, attempt: int) -> Verdict:
-    """Return the examiner's verdict, with the images that it made for it as `images_made` in the evidence."""
-    before = len(examiner.images)
-    verdict = await examiner.examine(answer, attempt)
-    # None on replay: the recorded verdict has its count.
-    if made := len(examiner.images) - before:
-        verdict.evidence["images_made"] = made
-    return verdict
+def verdict_record(verdict: Verdict) -> dict[str, Any]:
+    """Return a verdict as it is written down: as in earlier versions where it shows no images."""
+    return {key: value for key, value in asdict(verdict).items() if key != "shown" or value}
+
+
+def objection(verdict: Verdict, images: Mapping[str, Image]) -> tuple[Part, ...]:
+    """Return what an agent is told and shown of a verdict that sends its answer back."""
+    return (verdict.objection, *(images[each] for each in verdict.shown if each in images))
 
 
 def images_tested(records: Iterable[Mapping[str, Any]]) -> int:

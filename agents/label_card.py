@@ -1,4 +1,4 @@
-"""The label card: what is known about a unit's label, in figures, and the kind of unit that follows from them.
+"""The label card: what is known about a unit's label, in figures, and the kind of unit where its labels hold.
 
 A pure function of a study's record, so that cards of old runs can be made again.
 """
@@ -12,12 +12,13 @@ import numpy as np
 
 from agents.simpler import is_combination
 from agents.statistics import auroc, auroc_interval, average_precision, standardised_margin
+from agents.verdict import MEANINGS, holds, reason_of, verdict_of
 
-Kind = Literal["monosemantic", "polysemantic", "conditional", "not interpretable", "dead"]
+Kind = Literal["monosemantic", "polysemantic", "conditional"]
 
 _LEAST_COMPLIANCE = 0.75
 """Share of images that show what was asked, below which a tool is called into question."""
-_ROUNDING = 1e-9
+_ASSESSED = ("strength", "coverage", "held_back", "reach", "uncovered", "witness")
 _CLEAR = 0.7
 """AUROC from which one group of images counts as driving the unit more than another."""
 
@@ -25,18 +26,22 @@ _CLEAR = 0.7
 def label_card(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return the card of a study's record, as plain JSON values.
 
-    Figures that were not measured are None. `auprc` and `pearson` are over the confirmation's images and pass the
+    `kind` says what a unit is whose labels hold, and is None for any other; `reason` is of the kind, or else of the verdict.
+    Figures that were not measured are None. `strength`, `coverage`, `held_back`, `reach`, `uncovered` and `witness` are as
+    in `agents.evidence`. `auprc` and `pearson` are over the confirmation's images and pass the
     sanity checks that AUROC and margin (CoSy's AUC and MAD) do not: they fall when a label misses or adds images.
     `null_percentile` is the share of random other labels, one fresh image each, that drive the unit less than the
     median image of the label. `ceiling` is the Spearman-Brown reliability of activations over a prompt's seeds:
-    no label can predict more. `explains` is the share of the strongest exemplars in which a blind observer sees the
-    label, `explained` the share in which it sees any.
+    no label can predict more. `explains` is the share of the strongest images of the data set in which a blind observer
+    sees the label, `explained` the share in which it sees any.
     """
     evidence = record.get("evidence") or {}
     positives = [t["activation"] for t in evidence.get("positives", ())]
     controls = [t["activation"] for t in evidence.get("controls", ())]
     labels = [_label(label, evidence, controls) for label in record.get("labels") or ()]
-    kind, reason = _kind(record, evidence, labels)
+    verdict = verdict_of(record)
+    known = holds(record) and labels
+    kind, reason = _kind(evidence, labels) if known else (None, reason_of(evidence) or MEANINGS[verdict])
     measured = bool(positives and controls)
     truth = np.r_[np.ones(len(positives)), np.zeros(len(controls))]
     values = np.r_[positives, controls]
@@ -45,7 +50,7 @@ def label_card(record: Mapping[str, Any]) -> dict[str, Any]:
         "reason": reason,
         "labels": labels,
         "answered": record.get("answered"),
-        "explained": (evidence.get("explained") or {}).get("any"),
+        "explained": _explained(evidence)[0],
         "auroc": evidence.get("auroc"),
         "auroc_interval": evidence.get("auroc_interval"),
         "margin": evidence.get("margin"),
@@ -56,6 +61,7 @@ def label_card(record: Mapping[str, Any]) -> dict[str, Any]:
         "compliance": evidence.get("compliance"),
         "rival": evidence.get("rival"),
         "simpler": evidence.get("simpler"),
+        **{name: evidence.get(name) for name in _ASSESSED},
         "warnings": _warnings(evidence),
         "cost": {
             "rounds": record.get("rounds"),
@@ -65,9 +71,15 @@ def label_card(record: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def kind_of(record: Mapping[str, Any]) -> str | None:
+    """Return the kind of the unit on record, None unless its labels hold: an earlier version had kinds for others, too."""
+    card = record.get("card") or {}
+    return card.get("kind") if holds(record) else None
+
+
 def _label(label: str, evidence: Mapping[str, Any], controls: Sequence[float]) -> dict[str, Any]:
     own = [t["activation"] for t in evidence.get("positives", ()) if t.get("label") == label]
-    explains = ((evidence.get("explained") or {}).get("labels") or {}).get(label)
+    explains = _explained(evidence)[1].get(label)
     known = {"label": label, "explains": explains}
     if not own or not controls:
         return {**known, "auroc": None, "auroc_interval": None, "margin": None, "n": len(own)}
@@ -81,24 +93,20 @@ def _label(label: str, evidence: Mapping[str, Any], controls: Sequence[float]) -
     }
 
 
-def _kind(
-    record: Mapping[str, Any], evidence: Mapping[str, Any], labels: Sequence[Mapping[str, Any]]
-) -> tuple[Kind, str]:
-    background = record.get("background") or {}
-    # Equal values do not always have a standard deviation of exactly zero.
-    scale = max(abs(background.get("mean", 0.0)), abs(background.get("maximum", 0.0)))
-    if background.get("n_images", 0) > 1 and background.get("std", 1.0) <= _ROUNDING * scale:
-        return "dead", "every image of the data set gives the same activation"
-    if not labels:
-        return "not interpretable", "the study ended without a label"
-    if evidence.get("kind") == "abstention":
-        return "not interpretable", "no experiment explained the activations"
-    if record.get("confirmed") is False:
-        return "not interpretable", "the label was not confirmed on fresh images"
+def _explained(evidence: Mapping[str, Any]) -> tuple[float | None, Mapping[str, float]]:
+    """Return the share of strong images that show any label, and each: in the words of this version or an earlier one."""
+    if (found := evidence.get("coverage")) is not None:
+        return found.get("share"), found.get("labels") or {}
+    earlier = evidence.get("explained") or {}
+    return earlier.get("any"), earlier.get("labels") or {}
+
+
+def _kind(evidence: Mapping[str, Any], labels: Sequence[Mapping[str, Any]]) -> tuple[Kind, str]:
+    """Return the kind of a unit whose labels hold, and why."""
     borne_out = [each for each in labels if each["auroc_interval"] and each["auroc_interval"][0] > 0.5]
     if len(labels) > 1 and len(borne_out) > 1:
         return "polysemantic", f"{len(borne_out)} labels each drive the unit by themselves"
-    if len(labels) > 1 and not borne_out and record.get("confirmed"):
+    if len(labels) > 1 and not borne_out:
         return (
             "polysemantic",
             f"{len(labels)} labels together drive the unit, too few images of each to say more",
@@ -108,8 +116,6 @@ def _kind(
         return "conditional", "the whole label drives the unit, and less of it does not: " + ", ".join(
             f'"{each["weaker"]}"' for each in compared
         )
-    if record.get("confirmed") is None:
-        return "monosemantic", "one label; it was not put to a test"
     return "monosemantic", "one label drives the unit"
 
 

@@ -10,10 +10,10 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from actors.chat.base import ChatReply
+from actors.chat.base import ChatReply, Part
 from actors.errors import UsageError
 from actors.images import Image
-from agents.interpreter import Round, Study, Verdict, examine, merge_text, round_record
+from agents.interpreter import Round, Study, Verdict, merge_text, objection, round_record
 from agents.study import Workplace
 from tools.sandbox import ProgramOutcome
 from tools.toolbox import Screen
@@ -112,14 +112,16 @@ class PersonsStudy:
                 "an answer needs at least one label.", 'Write answer("wheels of cars"), or several labels.'
             )
         verdict = None
+        observation: tuple[Part, ...] = ()
         if self.place.critic is not None:
             before = sum(record["verdict"] is not None for record in self._records)
-            verdict = await examine(self.place.critic, answer, before + 1)
+            verdict = await self.place.critic.examine(answer, before + 1)
             self._verdict = verdict
             settled = verdict.accepted or before + 1 >= self.place.laboratory.settings.max_examinations
+            if not settled:
+                observation = objection(verdict, self.place.critic.images)
         else:
             settled = True
-        observation = () if settled or verdict is None else (verdict.objection,)
         await self._commit(
             Round(
                 self.rounds + 1,

@@ -172,6 +172,7 @@ class VerdictRecord(Record):
     objection: str
     evidence: Evidence
     labels: list[str] | None = None
+    shown: list[ImageId] = []
 
 
 class ShownImage(Record):

@@ -18,7 +18,7 @@ from actors.errors import MaiaError
 from actors.images import Image
 from agents.faults import ToolsBrokenError
 from agents.interpreter import Interpreter, InterpreterSettings, Round, StudyPausedError, Verdict
-from agents.journal import Journal, request_key
+from agents.journal import Blobs, Journal, request_key
 from agents.record_types import CallRecord, read_record
 from agents.store import Store
 from agents.tasks.base import Answer, Task
@@ -150,13 +150,17 @@ class _Nameless:
 
 
 class _RecordedExaminer:
-    def __init__(self, place: _Place) -> None:
-        self._place = place
+    def __init__(self, place: _Place, images: Blobs) -> None:
+        self._place, self._blobs = place, images
         self.images: dict[str, Image] = {}
 
     async def examine(self, answer: Answer, attempt: int) -> Verdict | None:
-        verdict = self._place.record["verdict"]
-        return None if verdict is None else Verdict(**verdict)
+        record = self._place.record["verdict"]
+        if record is None:
+            return None
+        verdict = Verdict(**record)
+        self.images.update((each, self._blobs.get(each)) for each in verdict.shown)
+        return verdict
 
 
 class _RecordedSteering:
@@ -235,7 +239,7 @@ async def replay(
             task,
             again,
             api_page=api_page,
-            examiner=_RecordedExaminer(place) if _examined(records) else None,  # type: ignore[arg-type]
+            examiner=_RecordedExaminer(place, journal.blobs) if _examined(records) else None,  # type: ignore[arg-type]
             settings=settings,
             steering=_RecordedSteering(place, settings.max_rounds),
             seed=seed,

@@ -24,7 +24,9 @@ def auroc(positives: Sequence[float], controls: Sequence[float]) -> float:
     return float(((difference > 0) + 0.5 * (difference == 0)).mean())
 
 
-def auroc_interval(value: float, n_positives: int, n_controls: int, z: float = 1.96) -> tuple[float, float]:
+def auroc_interval(
+    value: float, n_positives: float, n_controls: float, z: float = 1.96
+) -> tuple[float, float]:
     """Return a confidence interval for an AUROC that stays sensible at 0 and 1.
 
     Newcombe (2006), method 5: the Hanley-McNeil variance with both group sizes replaced by their mean,
@@ -75,7 +77,50 @@ def e_value(positives: Sequence[float], controls: Sequence[float]) -> float:
     return wealth
 
 
-def wilson_interval(successes: float, trials: int, z: float = 1.96) -> tuple[float, float]:
+def rank_e_value(positives: Sequence[float], controls: Sequence[float]) -> float:
+    """Return the evidence that positives tend to exceed controls, from groups of one positive and some controls.
+
+    Both in an order that does not depend on their values. If the two are exchangeable, a positive's rank r among the k of its
+    group is uniform, so that k / (r (1 + 1/2 + ... + 1/k)) is 1 in the mean whatever the values are, ties taking the mean of
+    their ranks' terms; the groups share nothing, and their product is an e-value. Each of the fewer kind meets many of the other.
+    """
+    values, others = np.asarray(positives, float), np.asarray(controls, float)
+    if len(others) < len(values):
+        values, others = -others, -values  # each control meets many positives
+    n = len(values)
+    if n == 0:
+        return 1.0
+    size = len(others) // n
+    terms = 1 / np.arange(1, size + 2)
+    terms *= len(terms) / terms.sum()
+    groups = others[: n * size].reshape(n, size)
+    above = (groups > values[:n, None]).sum(axis=1)
+    equal = (groups == values[:n, None]).sum(axis=1)
+    return float(np.prod([terms[a : a + e + 1].mean() for a, e in zip(above, equal, strict=True)]))
+
+
+def weighted_auroc(values: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> float | None:
+    """Return P(positive > control) in the population that a sample with these weights stands for (Hajek); None without a group.
+
+    All of shape (n,); `positive` is bool, a weight is 1 / the probability of being drawn. Ties count half.
+    """
+    above, below = values[positive], values[~positive]
+    products = np.outer(weights[positive], weights[~positive])
+    if not products.size:
+        return None
+    difference = np.subtract.outer(above, below)
+    return float((products * ((difference > 0) + 0.5 * (difference == 0))).sum() / products.sum())
+
+
+def bootstrap_interval(values: Sequence[float], draws: int = 1000, seed: int = 0) -> tuple[float, float]:
+    """Return the 95 % percentile interval of a mean."""
+    sample = np.asarray(values, float)
+    means = np.random.default_rng(seed).choice(sample, (draws, len(sample))).mean(axis=1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def wilson_interval(successes: float, trials: float, z: float = 1.96) -> tuple[float, float]:
     """Return Wilson's confidence interval for a proportion; (0, 1) without trials."""
     if trials == 0:
         return 0.0, 1.0

@@ -28,7 +28,7 @@ from agents.observers import BlindObservers
 from agents.sceptic import Sceptic
 from agents.store import Store
 from agents.tasks.base import Task
-from agents.verdict import abstained, verdict_of
+from agents.verdict import TESTED, verdict_of
 from tools.sandbox import SandboxServer, api_page
 from tools.subject import Sampled, Subject, histogram
 from tools.system import Painter, System
@@ -122,6 +122,7 @@ class Workplace:
                 seed=seed,
                 settings=laboratory.confirmation,
                 sceptic=Sceptic(observer, seed=seed),
+                makings=self.toolbox,
             )
 
     def recorded(self, model: ChatModel, role: str) -> RecordedChat:
@@ -147,6 +148,7 @@ class Workplace:
             record["usage"]["images"] = asdict(charged)
         adding(record)
         record["verdict"] = verdict_of(record)
+        record["confirmed"] = record["verdict"] == "confirmed" if record["verdict"] in TESTED else None
         if self.task.names_concept:
             record["card"] = label_card(record)
         record["in_doubt"] = await asyncio.to_thread(self.journal.in_doubt)
@@ -171,7 +173,6 @@ class Workplace:
             "answered": list(answer.labels) if answer else [],
             "description": answer.description if answer else None,
             "fields": answer.fields if answer else {},
-            "confirmed": verdict.accepted if verdict and answer and not abstained(verdict.evidence) else None,
             "evidence": verdict.evidence if verdict and answer else None,
             "rounds": len(outcome.rounds),
             "images_made": self.toolbox.images_made,

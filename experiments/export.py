@@ -22,12 +22,12 @@ from actors.errors import MissingDependencyError, UsageError
 from actors.images import data_url, encode_jpeg
 from agents import run_files
 from agents.journal import Blobs, Journal
-from agents.label_card import label_card
+from agents.label_card import kind_of, label_card
 from agents.manifest import EXTENT
 from agents.manifest import KEY as MANIFEST
 from agents.run_files import RecordError
 from agents.store import Store, finite
-from agents.verdict import verdict_of
+from agents.verdict import TESTED, abstained, is_confirmed, reason_of, verdict_of
 from agents.work import WorkItem, build_task, read_plan
 from experiments.recorded import finished_studies, read_manifest, told_below
 from experiments.report.records import UnitName, without_home
@@ -172,6 +172,7 @@ def _csv(run: Run) -> bytes:
     columns = (
         *("unit", "layer", "name", "verdict", "kind", "label", "answered", "description"),
         *("auroc", "auroc_low", "auroc_high", "e_value", "margin", "rounds", "images_made", "images_tested"),
+        *("strength", "coverage", "held_back_auroc", "reason"),
         *("cost_tokens", "cost_dollars", "error"),
     )
     writer = csv.DictWriter(target, columns)
@@ -180,7 +181,11 @@ def _csv(run: Run) -> bytes:
         evidence, cost = row.get("evidence") or {}, row.get("cost") or {}
         low, high = evidence.get("auroc_interval") or (None, None)
         flat = {name: row.get(name) for name in columns} | {
-            "kind": (row.get("card") or {}).get("kind"),
+            "kind": kind_of(row),
+            "reason": reason_of(evidence) or None,
+            "strength": (evidence.get("strength") or {}).get("share"),
+            "coverage": (evidence.get("coverage") or {}).get("share"),
+            "held_back_auroc": (evidence.get("held_back") or {}).get("auroc"),
             # The description is of the whole answer, of which the label is what stood its tests.
             "answered": " OR ".join(row.get("answered") or row.get("labels") or ()) or None,
             "auroc": evidence.get("auroc"),
@@ -234,7 +239,7 @@ def _neuronpedia(run: Run) -> bytes:
             "index": "" if name.index is None else str(name.index),
             "maxActApprox": background.get("maximum"),
             "verdict": verdict,
-            "kind": card.get("kind"),
+            "kind": kind_of(record | {"card": card}),
             "explanations": [
                 {
                     "description": label,
@@ -243,7 +248,7 @@ def _neuronpedia(run: Run) -> bytes:
                     "notes": record.get("description") or "",
                     "scores": scores,
                 }
-                for label in (record.get("labels") or () if verdict != "abstained" else ())
+                for label in (record.get("labels") or () if not abstained(record.get("evidence")) else ())
             ],
             "activations": [
                 {
@@ -335,8 +340,8 @@ def _auroc(record: dict[str, Any]) -> float | None:
 
 
 def _confirmed(record: dict[str, Any]) -> float | None:
-    """Return whether a label stood its test, None if none was put to one."""
-    return {"confirmed": 1.0, "not confirmed": 0.0}.get(verdict_of(record))
+    """Return whether a label is confirmed, None if none was put to a test that could tell."""
+    return float(is_confirmed(record)) if verdict_of(record) in TESTED else None
 
 
 def _score_of_run(name: str, values: list[float]) -> dict[str, Any]:

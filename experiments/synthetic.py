@@ -20,12 +20,13 @@ from actors.vision.datasets import open_dataset
 from actors.vision.distinct import distinct
 from agents.faults import CONCERNS_ALL
 from agents.journal import Journal
+from agents.label_card import kind_of
 from agents.manifest import check, check_studied, claim, claim_studied
 from agents.statistics import wilson_interval
 from agents.store import Store
 from agents.study import Laboratory, failure, study
 from agents.tasks.describe_unit import DescribeUnit
-from agents.verdict import verdict_of
+from agents.verdict import is_confirmed, verdict_of
 from experiments import config as configuration
 from experiments.config import Profile
 from experiments.console import Console
@@ -238,9 +239,9 @@ async def _compare(
             "truth": unit.name,
             "status": record["status"],
             "labels": labels,
-            "confirmed": record.get("confirmed"),
+            "confirmed": is_confirmed(record),
             "verdict": verdict_of(record),
-            "found_kind": (record.get("card") or {}).get("kind"),
+            "found_kind": kind_of(record),
             "e_value": (record.get("evidence") or {}).get("e_value_corrected"),
             "rounds": record.get("rounds"),
             "images": record.get("images_made"),

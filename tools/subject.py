@@ -16,7 +16,7 @@ import numpy as np
 
 from actors.backend import Priority
 from actors.images import Image, Provenance
-from actors.vision.base import ImageDataset, Scatter, Unit, VisionClient
+from actors.vision.base import HeldBack, ImageDataset, SampleError, Scatter, Unit, VisionClient
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +103,25 @@ class Browsable(Protocol):
         """Return images of the data set with the responses to them."""
 
 
+@runtime_checkable
+class Reserving(Protocol):
+    """A subject with a data set of which a part is held back: no agent ever sees it, and labels are tested on it."""
+
+    async def held_back(self, count: int) -> HeldBack:
+        """Return what at most `count` of these images do to it; the same images for all subjects of a data set."""
+
+    async def held_back_images(self, indices: Sequence[int]) -> list[Image]:
+        """Return images of the data set by index, in order."""
+
+
+@runtime_checkable
+class Anchored(Protocol):
+    """A subject that knows what an image of its own thing does to it, though the data set may hold none."""
+
+    async def anchor(self) -> float | None:
+        """Return an activation that images reach which show what the subject is for; None where that is unknown."""
+
+
 def histogram(values: np.ndarray, bins: int = 24) -> dict[str, Any] | None:
     """Return `low`, `high`, `counts` and the number `n` of finite values; None if they do not vary."""
     finite = values[np.isfinite(values)]
@@ -110,6 +129,10 @@ def histogram(values: np.ndarray, bins: int = 24) -> dict[str, Any] | None:
         return None
     counts, edges = np.histogram(finite.astype(np.float64), bins)
     return {"low": float(edges[0]), "high": float(edges[-1]), "counts": counts.tolist(), "n": len(finite)}
+
+
+_WINS = 0.5
+"""Probability of a class from which no other can be more probable."""
 
 
 class NetworkUnit:
@@ -162,6 +185,27 @@ class NetworkUnit:
 
     async def sample(self) -> np.ndarray:
         return await self._client.sample(self._unit, self._dataset)
+
+    async def anchor(self) -> float | None:
+        """Return, of a class, the logit with which classes win on images of the data set, or the least such probability.
+
+        A class of which the data set has no image is never near it: its strongest images are then merely the least unlike.
+        """
+        if self._unit.kind == "probability":
+            return _WINS
+        if self._unit.kind != "logit":
+            return None
+        try:
+            return await self._client.winning_logit(self._unit, self._dataset)
+        except SampleError:
+            return None
+
+    async def held_back(self, count: int) -> HeldBack:
+        return await self._client.held_back(self._unit, self._dataset, count)
+
+    async def held_back_images(self, indices: Sequence[int]) -> list[Image]:
+        loaded = await asyncio.to_thread(_recent.load_all, self._dataset, indices)
+        return [image for image, _ in loaded]
 
     async def background(self) -> Background:
         (found,) = await self._client.exemplars([self._unit], self._dataset)

@@ -22,7 +22,8 @@ from actors.detection.compose import Formula, compose
 from actors.detection.settings import Mode
 from actors.errors import MaiaError
 from actors.images import Image
-from actors.vision.base import ImageDataset, SampleError, Scatter
+from actors.vision.base import HeldBack, ImageDataset, SampleError, Scatter
+from actors.vision.reserve import SEED, sample
 from tools.contrast import thumbnails
 from tools.subject import Background, Exemplar, Progress, Response
 
@@ -117,7 +118,7 @@ class ConceptTable:
 class SyntheticNeuron:
     """A subject whose activation, in [0, 1], is that of a formula over detected concepts.
 
-    `explored` are the data-set indices that exemplars may come from. The map is the activation on the formula's
+    `explored` are the data-set indices that exemplars may come from; the others are held back. The map is the activation on the formula's
     mask and 0 elsewhere, so a position is active when it is above 0.
     """
 
@@ -217,6 +218,15 @@ class SyntheticNeuron:
                 "Look at the images of the data set.",
             )
         return known
+
+    async def held_back(self, count: int) -> HeldBack:
+        values = await self.activations()
+        reserved = np.setdiff1d(np.flatnonzero(~np.isnan(values)), self._explored)
+        chosen = sample(reserved, count)
+        return HeldBack(chosen, values[chosen], len(reserved), SEED)
+
+    async def held_back_images(self, indices: Sequence[int]) -> list[Image]:
+        return await asyncio.to_thread(lambda: [self._table.dataset.load(int(index)) for index in indices])
 
     async def activations(self) -> np.ndarray:
         """Return the activation on every image of the data set, float32 (N,), NaN where unreadable."""

@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from actors.errors import MaiaError, UsageError
@@ -52,6 +53,17 @@ class Observers(Protocol):
     async def describe(self, images: Sequence[Image], titles: Sequence[str]) -> str: ...
 
     async def summarize(self, images: Sequence[Image]) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """An image that an agent made and measured. `from_data`: an edit of an image of the data set, or of unknown origin."""
+
+    image: str
+    activation: float
+    told: str
+    """What was asked for."""
+    from_data: bool
 
 
 class ToolError(MaiaError):
@@ -113,6 +125,16 @@ class Album:
         if self._keeper is not None and self._held_bytes > _HELD_BYTES:
             await asyncio.to_thread(self._keeper.put, list(self.held.values()))
             self.release()
+
+    def first(self, image_id: str) -> str:
+        """Return the source of the image that an image was made from, edit by edit; "" where that is unknown."""
+        seen: set[str] = set()
+        while image_id not in seen and (origin := self.provenance.get(image_id)) is not None:
+            if origin.source not in ("edited", "masked"):
+                return origin.source
+            seen.add(image_id)
+            image_id = origin.parent
+        return ""
 
     def under_mask(self, image: Image) -> Image:
         """Return the whole picture of a masked one: an edit of a darkened picture would test the darkening."""
@@ -209,6 +231,29 @@ class Toolbox:
         if method in self._withheld:
             raise ToolError("This tool is not available in this study. Do without it.")
         return await handler(**arguments)
+
+    def made(self) -> list[Made]:
+        """Return what was generated or edited, and then measured."""
+        found = []
+        for image_id, activation in self.measured.items():
+            origin = self.album.provenance.get(image_id)
+            if origin is not None and origin.source in ("generated", "edited"):
+                told = "; ".join([origin.prompt, *origin.edits] if origin.prompt else origin.edits)
+                found.append(Made(image_id, activation, told, self.album.first(image_id) != "generated"))
+        return found
+
+    async def pictures(self, ids: Sequence[str]) -> list[Image]:
+        """Return images by id, in order.
+
+        Raises:
+            KeyError: If one is neither held nor kept.
+        """
+
+        def load() -> list[Image]:
+            held, keeper = self.album.held, self._keeper
+            return [held[each] if each in held or keeper is None else keeper[each] for each in ids]
+
+        return await asyncio.to_thread(load)
 
     def snapshot(self) -> dict[str, Any]:
         """Return, as plain JSON values, what a resumed agent's toolbox must know again."""

@@ -111,6 +111,20 @@ class Scatter:
 
 
 @dataclass(frozen=True, slots=True)
+class HeldBack:
+    """A simple random sample of the images that are held back for confirmation, and what they do to a unit.
+
+    `indices` int64 (n,) into the data set, in order, and `activations` float32 (n,), all finite. `total` images are
+    held back; `seed` is that of the sample.
+    """
+
+    indices: np.ndarray
+    activations: np.ndarray
+    total: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
 class SweepProgress:
     """How far a pass over a data set is; `skipped` images of this run could not be read."""
 
@@ -204,4 +218,18 @@ class VisionClient(Protocol):
 
         Raises:
             SampleError: If that leaves none.
+        """
+
+    async def winning_logit(self, unit: Unit, dataset: ImageDataset) -> float:
+        """Return the mean of the largest logit over the images of `sample`; `unit` is the logit of any class.
+
+        Raises:
+            SampleError: If no image can be measured.
+        """
+
+    async def held_back(self, unit: Unit, dataset: ImageDataset, count: int) -> HeldBack:
+        """Return what at most `count` of the images that are held back for confirmation do to the unit.
+
+        The same images for every unit, and shown once for all units of a layer; those that cannot be read, or on which
+        the unit is not finite, are left out.
         """

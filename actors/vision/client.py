@@ -15,8 +15,18 @@ from actors.backend import Priority
 from actors.errors import BackendError, ReplicaLostError, UsageError
 from actors.images import Image, Provenance
 from actors.pool import Pool
-from actors.vision.base import Exemplars, ImageDataset, LayerInfo, SampleError, Scatter, Unit, UnitResponse
+from actors.vision.base import (
+    Exemplars,
+    HeldBack,
+    ImageDataset,
+    LayerInfo,
+    SampleError,
+    Scatter,
+    Unit,
+    UnitResponse,
+)
 from actors.vision.exemplars import ExemplarStore, LayerExemplars
+from actors.vision.held_back import HeldBackReadings
 from actors.vision.known import KnownNetwork
 from actors.vision.requests import Ask, VisionRequest
 from actors.vision.reserve import split
@@ -67,6 +77,7 @@ class PoolVisionClient:
         self._sampled: tuple[str, list[Image]] = ("", [])
         self._sampling = asyncio.Lock()
         self._scatters = ScatterTable(self._columns, list(self._layers.values()))
+        self._held_back = HeldBackReadings(self._column, reserve)
 
     @classmethod
     async def connect(cls, pool: Pool[Any, Any], cache: Path, reserve: float = 0.2) -> PoolVisionClient:
@@ -222,6 +233,24 @@ class PoolVisionClient:
 
     async def sample(self, unit: Unit, dataset: ImageDataset) -> np.ndarray:
         unit = await self.unit(unit)
+        values = (await self._sample(unit, dataset))[unit.index]
+        finite = values[np.isfinite(values)]
+        if not len(finite):
+            raise SampleError(
+                f"{unit} of {self.name} is finite on no image of the sample of {dataset.name!r}.",
+                "Use float32, and check the network's weights.",
+            )
+        return finite
+
+    async def winning_logit(self, unit: Unit, dataset: ImageDataset) -> float:
+        table = await self._sample(await self.unit(unit), dataset)
+        finite = table[:, np.isfinite(table).all(axis=0)]
+        if not finite.size:
+            raise SampleError(f"no image of the sample of {dataset.name!r} has finite logits.")
+        return float(finite.max(axis=0).mean())
+
+    async def _sample(self, unit: Unit, dataset: ImageDataset) -> np.ndarray:
+        """Return what the sample of a data set does to all units of the unit's readout, float32 (units, n)."""
         key = dataset.fingerprint, Readout.of(unit)
         # One at a time: hundreds of agents come for it at once, and all but the first find it made.
         async with self._sampling:
@@ -243,14 +272,7 @@ class PoolVisionClient:
                         "%d images of the sample are left out; the first: %s", len(failed), failed[0]
                     )
                 self._samples[key] = np.stack(columns, axis=1)
-            values = self._samples[key][unit.index]
-        finite = values[np.isfinite(values)]
-        if not len(finite):
-            raise SampleError(
-                f"{unit} of {self.name} is finite on no image of the sample of {dataset.name!r}.",
-                "Use float32, and check the network's weights.",
-            )
-        return finite
+            return self._samples[key]
 
     async def scatter(self, unit: Unit, dataset: ImageDataset) -> Scatter:
         unit = await self.unit(unit)
@@ -275,6 +297,12 @@ class PoolVisionClient:
         except BackendError as error:
             return error
         return [reading.activations for reading in result.readings]
+
+    async def held_back(self, unit: Unit, dataset: ImageDataset, count: int) -> HeldBack:
+        unit = await self.unit(unit)
+        await self.check(unit)  # under the layer's own name
+        readout = Readout.of(unit)
+        return await self._held_back.of(readout, unit.index, self._n_units[readout], dataset, count)
 
     async def note(self, image: Image, provenance: Provenance) -> None:
         """Record in the stimulus bank where an image came from."""

@@ -29,3 +29,14 @@ def split(dataset: ImageDataset, fraction: float) -> tuple[np.ndarray, np.ndarra
     reserved = np.zeros(n, bool)
     reserved[sorted(range(n), key=lambda index: (hashes[index], index))[: round(fraction * n)]] = True
     return np.flatnonzero(~reserved), np.flatnonzero(reserved)
+
+
+SEED = 0
+"""Seed of the sample of reserved images: one for all units, so that they share the passes."""
+
+
+def sample(reserved: np.ndarray, count: int) -> np.ndarray:
+    """Return a simple random sample of at most `count` reserved indices, int64, in order; the same one every time."""
+    if len(reserved) <= count:
+        return reserved
+    return np.sort(np.random.default_rng(SEED).choice(reserved, count, replace=False))

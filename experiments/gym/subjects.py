@@ -12,8 +12,8 @@ import numpy as np
 from actors.backend import Priority
 from actors.errors import MaiaError
 from actors.images import Image
-from actors.vision.base import ImageDataset
-from actors.vision.reserve import split
+from actors.vision.base import HeldBack, ImageDataset
+from actors.vision.reserve import SEED, sample, split
 from experiments.gym.neurons import GymUnit, Kind
 from tools.subject import Background, Exemplar, Progress, Response, Subject
 from tools.synthetic import ConceptDetector, ConceptTable, SyntheticNeuron
@@ -98,6 +98,16 @@ class NuisanceUnit:
     async def background(self) -> Background:
         values = np.array([value for value, _ in await self._ranked()])
         return Background(float(values.mean()), float(values.std()), float(values.max()), len(values), 0.0)
+
+    async def held_back(self, count: int) -> HeldBack:
+        reserved = np.setdiff1d(np.arange(len(self._dataset)), self._explored)
+        chosen = sample(reserved, count)
+        images = await self.held_back_images(chosen.tolist())
+        values = np.array([self.activation(image.id) for image in images], np.float32)
+        return HeldBack(chosen, values, len(reserved), SEED)
+
+    async def held_back_images(self, indices: Sequence[int]) -> list[Image]:
+        return await asyncio.to_thread(lambda: [self._dataset.load(int(index)) for index in indices])
 
     async def _ranked(self) -> list[tuple[float, int]]:
         """Return (activation, index) of a few hundred explored images, strongest first: more would tell nothing."""

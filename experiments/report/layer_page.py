@@ -17,7 +17,7 @@ from agents.journal import slug
 from agents.statistics import e_benjamini_hochberg
 from experiments.report import pages, plots
 from experiments.report.records import RunDirectory, text
-from experiments.report.summary import VERDICTS, Summary
+from experiments.report.summary import LABELLED, STANDING, VERDICTS, Summary
 
 SIMILAR = 0.6
 """Cosine similarity of two labels from which they are shown as one group."""
@@ -25,7 +25,6 @@ SIMILAR = 0.6
 FALSE_DISCOVERIES = 0.05
 """Expected share of chance findings among a layer's labels that are said to stand."""
 
-_EXPLAINED = ("confirmed", "unconfirmed", "untested")
 _STOP = {
     "a",
     "an",
@@ -77,7 +76,7 @@ def group_labels(units: Sequence[Summary]) -> list[Group]:
     Average-link clustering by label similarity; equal labels are one point, so it takes the number of
     distinct labels squared.
     """
-    labelled = [each for each in units if each.label and each.verdict in _EXPLAINED]
+    labelled = [each for each in units if each.label and each.verdict in LABELLED]
     by_label: dict[str, list[Summary]] = defaultdict(list)
     for each in labelled:
         by_label[" ".join(each.label.lower().split())].append(each)
@@ -129,11 +128,13 @@ def standing(units: Sequence[Summary]) -> tuple[list[Summary], list[Summary]]:
     """Return the units whose labels stand, and those whose labels do not, at the layer's false-discovery rate.
 
     Over all units of which a label was tested, by the e-values of their tests: many units tried, some would pass by chance.
-    A study that gave its label up counts as a test without evidence: left out, it would make the others look better.
+    A study that gave its label up counts as a test without evidence, and so does one whose label does not hold: left out, it
+    would make the others look better.
     """
-    labelled = [each for each in units if each.verdict in _EXPLAINED and each.e_value is not None]
+    labelled = [each for each in units if each.verdict in LABELLED and each.e_value is not None]
     given_up = [each for each in units if each.tested and each not in labelled]
-    values = [each.e_value or 0.0 for each in labelled] + [0.0] * len(given_up)
+    values = [(each.e_value or 0.0) if each.verdict in STANDING else 0.0 for each in labelled]
+    values += [0.0] * len(given_up)
     held = e_benjamini_hochberg(values, FALSE_DISCOVERIES)[: len(labelled)]
     return (
         [each for each, holds in zip(labelled, held, strict=True) if holds],

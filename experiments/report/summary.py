@@ -8,17 +8,32 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
+from agents.verdict import HOLDING, MEANINGS, TESTED
 from agents.verdict import VERDICTS as WORDS
 from agents.verdict import verdict_of as word_of
 from experiments import journal_scan
 from experiments.report.evidence import numbers
 from experiments.report.records import RunDirectory, UnitRecords, mapping, number, sequence, text
 
-_KEYS = {"not confirmed": "unconfirmed", "no answer": "silent", "in progress": "running"}
+_KEYS = {
+    "holds on your images": "real",
+    "holds for generated images": "generated",
+    "not confirmed": "unconfirmed",
+    "out of reach": "unreached",
+    "not interpretable": "unexplained",
+    "no answer": "silent",
+    "in progress": "running",
+}
 THUMBS = 3
 """Exemplars that a table shows of each unit."""
 VERDICTS = {_KEYS.get(word, word): word for word in WORDS}
 """Verdicts by key (a style class, too) and how they are written."""
+SENTENCES = {_KEYS.get(word, word): sentence for word, sentence in MEANINGS.items()}
+"""What they mean, by key."""
+LABELLED = frozenset(_KEYS.get(word, word) for word in (*TESTED, "untested"))
+"""Keys of verdicts on a label."""
+STANDING = frozenset(_KEYS.get(word, word) for word in HOLDING)
+"""Keys of verdicts on a label that holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +85,11 @@ def verdict_of(unit: UnitRecords) -> str:
     """Return the unit's key in `VERDICTS`; without a result it is a failure's, or in progress."""
     if unit.done is None and (unit.failures or unit.problems):
         return "failed"
-    word = word_of(unit.done)
+    return key_of(word_of(unit.done))
+
+
+def key_of(word: str) -> str:
+    """Return the key of a verdict."""
     return _KEYS.get(word, word)
 
 

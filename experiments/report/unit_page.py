@@ -12,13 +12,20 @@ from urllib.parse import quote
 from markupsafe import Markup
 
 from agents.journal import slug
-from agents.verdict import abstained
+from agents.verdict import verdict_of
 from experiments import journal_scan
 from experiments.report import pages, reproduce
 from experiments.report.evidence import Evidence, background_plot, card_of, evidence_of
 from experiments.report.gallery import Block, Edit, Gallery, Picture
 from experiments.report.records import RunDirectory, UnitName, UnitRecords, mapping, number, sequence, text
-from experiments.report.summary import VERDICTS, error_of, summarise, tokens_of, usage_of
+from experiments.report.summary import (
+    VERDICTS,
+    error_of,
+    key_of,
+    summarise,
+    tokens_of,
+    usage_of,
+)
 
 _STAND_IN = re.compile(r"\b(?:builtin|built-in|scenes)\b", re.IGNORECASE)
 _FORMAL = re.compile(r"^[ \t>*_#`-]*\[[A-Z][A-Z _]*\d*\]|^[ \t]*(?:```|~~~)", re.MULTILINE)
@@ -227,9 +234,7 @@ def _of_round(verdict: dict[str, Any]) -> str:
     """Return the key in `VERDICTS` of what the examiner said, "" if nothing was examined."""
     if not verdict:
         return ""
-    if abstained(verdict.get("evidence")):
-        return "abstained"
-    return "confirmed" if verdict.get("accepted") is True else "unconfirmed"
+    return key_of(verdict_of({"status": "answered", "confirmed": verdict.get("accepted"), **verdict}))
 
 
 def _thoughts(reply: str) -> str:

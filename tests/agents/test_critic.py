@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from zlib import crc32
 
 import pytest
@@ -10,8 +11,8 @@ from actors.backend import Priority
 from agents.critic import ConfirmationSettings, Critic, share_of
 from agents.stimuli import control_subjects, prompts_for
 from agents.tasks.base import Answer
-from tests.tools.fakes import FakeStudio, FakeSubject
-from tools.toolbox import seed_for
+from tests.tools.fakes import FakeStudio, FakeSubject, ReservingSubject, picture_of
+from tools.toolbox import Made, seed_for
 
 pytestmark = pytest.mark.anyio
 
@@ -24,6 +25,10 @@ def critic(activation, **settings):
 
 def answer(*labels: str) -> Answer:
     return Answer(labels, "words")
+
+
+def finding(verdict) -> str:
+    return verdict.evidence["finding"]["verdict"]
 
 
 async def test_a_label_that_predicts_is_confirmed_with_twenty_images_of_each_kind():
@@ -111,14 +116,21 @@ async def test_an_abstention_needs_no_test():
     judge, studio, _ = critic(lambda shown: 0.0)
     verdict = await judge.examine(answer("Not interpretable"), 1)
     assert verdict.accepted
-    assert verdict.evidence == {"kind": "abstention"}
+    assert verdict.evidence["kind"] == "abstention"
     assert studio.made == []
+    assert finding(verdict) == "out of reach", "nothing was made, so nothing is known of the unit"
 
 
 async def test_an_abstention_has_the_tools_looked_at():
     verdict = await doubted(lambda shown: 0.0).examine(answer("not interpretable"), 1)
     assert verdict.accepted
     assert verdict.evidence["inspected"] == {"n": 10, "seen": 10, "false": 0}
+
+
+@pytest.mark.parametrize(("best", "word"), [(4.0, "not interpretable"), (1.0, "out of reach")])
+async def test_an_abstention_says_something_of_the_unit_only_where_images_reach_its_range(best, word):
+    verdict = await doubted(lambda shown: best).examine(answer("not interpretable"), 1)
+    assert finding(verdict) == word
 
 
 def test_controls_share_no_word_with_the_label():
@@ -151,10 +163,11 @@ class ScriptedSceptic:
         return [(thing in self._studio.shows[image.id]) is self._honest for image, thing in questions]
 
 
-def doubted(activation, *, rival=None, honest=True):
+def doubted(activation, *, rival=None, honest=True, dataset="dog", held_back=(), makings=None):
     studio = FakeStudio()
     sceptic = ScriptedSceptic(studio, rival, honest)
-    return Critic(FakeSubject(studio, activation), studio, seed=0, sceptic=sceptic)
+    subject = ReservingSubject(studio, activation, dataset=dataset, held_back=held_back)
+    return Critic(subject, studio, seed=0, sceptic=sceptic, makings=makings)
 
 
 async def test_a_rival_that_drives_the_unit_more_sends_the_answer_back():
@@ -180,7 +193,7 @@ async def test_a_rival_that_does_less_is_written_down_and_the_answer_stands():
 
 async def accepted(activation, *labels):
     """Return the verdict on labels of a unit with a little noise that only the prompt decides."""
-    judge = doubted(lambda shown: activation(shown) + crc32(shown.encode()) / 2**34)
+    judge = doubted(lambda shown: activation(shown) + crc32(shown.encode()) / 2**34, dataset=" ".join(labels))
     verdict = await judge.examine(answer(*labels), 1)
     assert verdict.accepted
     return verdict
@@ -222,12 +235,10 @@ async def test_a_label_that_does_nothing_by_itself_is_dropped():
 
 
 async def test_of_each_label_it_is_told_what_share_of_the_exemplars_it_explains():
-    verdict = await accepted(lambda shown: 3.0 * ("dataset" in shown), "dataset")
-    assert verdict.evidence["explained"] == {
-        "n": 15,
-        "labels": {"dataset": 1.0},
-        "any": 1.0,
-    }
+    verdict = await accepted(lambda shown: 3.0 * ("dog" in shown), "dog")
+    found = verdict.evidence["coverage"]
+    assert (found["n"], found["shown"], found["untold"]) == (15, 15, 0)
+    assert found["labels"] == {"dog": 1.0}
 
 
 async def test_images_that_do_not_show_the_label_are_not_compliant():
@@ -243,3 +254,124 @@ async def test_images_that_do_not_show_the_label_are_not_compliant():
     assert 0.2 < verdict.evidence["compliance"] < 0.8
     assert verdict.evidence["compliant"]["auroc"] == 1.0
     assert verdict.evidence["auroc"] < 1.0
+
+
+def noise(shown: str) -> float:
+    return random.Random(shown).random() / 4
+
+
+def of_dogs(shown: str) -> float:
+    return 3.0 * ("dog" in shown) + noise(shown)
+
+
+SOME_DOGS = ["a dog"] * 12 + ["a cat"] * 30 + ["a house"] * 38
+
+
+async def test_a_label_is_confirmed_that_is_specific_strong_covering_and_true_on_images_held_back():
+    verdict = await doubted(of_dogs, held_back=SOME_DOGS).examine(answer("dog"), 1)
+    assert verdict.accepted
+    assert finding(verdict) == "confirmed"
+    held = verdict.evidence["held_back"]
+    assert (held["status"], held["drawn"], held["shown"], held["auroc"]) == ("holds", 80, 12, 1.0)
+    assert held["e_value"] >= 20
+
+
+@pytest.mark.parametrize("held_back", [(), ["a dog"] * 4 + ["a cat"] * 40])
+async def test_without_enough_images_of_the_label_that_are_held_back_it_holds_for_generated_images(held_back):
+    verdict = await doubted(of_dogs, held_back=held_back).examine(answer("dog"), 1)
+    assert verdict.accepted
+    assert finding(verdict) == "holds for generated images"
+
+
+async def test_a_label_that_images_held_back_contradict_is_not_confirmed():
+    def only_drawn(shown):
+        return 3.0 * ("dog" in shown and "true" not in shown) + noise(shown)
+
+    real = [f"a true dog {i}" for i in range(30)] + [f"a true cat {i}" for i in range(50)]
+    verdict = await doubted(only_drawn, held_back=real).examine(answer("dog"), 1)
+    assert not verdict.accepted
+    assert finding(verdict) == "not confirmed"
+    assert verdict.evidence["held_back"]["status"] == "contradicted"
+
+
+async def test_a_label_whose_images_reach_too_little_of_the_units_range_is_weak():
+    """The exemplars reach 5 and the data set's mean is 0.5."""
+    judge = doubted(lambda s: of_dogs(s) / 3, makings=(made := Makings(*[("a wolf", 4.5, False)] * 5)))
+    judge._sceptic._studio.shows[made.images[0].id] = "a wolf"
+    verdict = await judge.examine(answer("dog"), 1)
+    assert not verdict.accepted
+    assert finding(verdict) == "weak"
+
+
+async def test_where_nothing_that_was_made_reaches_the_unit_it_is_out_of_reach():
+    verdict = await doubted(lambda s: of_dogs(s) / 3).examine(answer("dog"), 1)
+    assert finding(verdict) == "out of reach"
+    assert "%" in verdict.objection
+
+
+async def test_a_label_that_real_images_bear_out_holds_there_though_no_made_one_reaches_the_unit():
+    def only_real(shown):
+        return (3.0 if "true" in shown else 0.3) * ("dog" in shown) + noise(shown)
+
+    real = ["a true dog"] * 12 + ["a true cat"] * 68
+    verdict = await doubted(only_real, held_back=real).examine(answer("dog"), 1)
+    assert verdict.accepted
+    assert finding(verdict) == "holds on your images"
+
+
+class Makings:
+    """What an agent made: (what was asked for, activation, whether from the data set)."""
+
+    def __init__(self, *made):
+        self.images = [picture_of(told) for told, _, _ in made]
+        self._made = [
+            Made(image.id, value, told, edited)
+            for image, (told, value, edited) in zip(self.images, made, strict=True)
+        ]
+
+    def made(self):
+        return self._made
+
+    async def pictures(self, ids):
+        by_id = {image.id: image for image in self.images}
+        return [by_id[each] for each in ids]
+
+
+async def test_strong_images_that_the_label_does_not_explain_go_back_once_with_their_pictures():
+    made = Makings(*((f"a comet {i}", 4.9, False) for i in range(3)))
+    judge = doubted(of_dogs, makings=made)
+    judge._sceptic._studio.shows |= {image.id: "a comet" for image in made.images}
+    first = await judge.examine(answer("dog"), 1)
+    assert not first.accepted
+    assert set(first.shown) == {image.id for image in made.images} <= set(judge.images)
+    assert 'UNEXPLAINED | 4.90 | made: "a comet 0"' in first.objection
+    second = await judge.examine(answer("dog"), 2)
+    assert second.accepted
+    assert len(second.evidence["uncovered"]) == 3
+
+
+async def test_a_label_that_explains_too_few_of_the_strongest_images_is_partial():
+    judge = doubted(of_dogs, dataset="a fence")
+    for attempt in (1, 2):
+        verdict = await judge.examine(answer("dog"), attempt)
+        assert not verdict.accepted
+        assert finding(verdict) == "partial"
+    assert len(verdict.shown) == 8
+
+
+async def test_no_image_that_is_held_back_is_shown_to_the_agent():
+    held_back = ["a dog"] * 30 + ["a fence, held back"] * 6 + ["a cat"] * 30
+    judge = doubted(lambda s: 6.0 * ("held" in s) + of_dogs(s), dataset="a fence", held_back=held_back)
+    judge._sceptic.shows = _finds_no_fences(judge._sceptic)
+    verdict = await judge.examine(answer("dog"), 1)
+    reserved = {image.id for image in judge._subject._held_back}
+    assert verdict.shown
+    assert not reserved & set(verdict.shown)
+    assert reserved & {each["image"] for each in verdict.evidence["uncovered"]}
+
+
+def _finds_no_fences(sceptic):
+    async def shows(questions):
+        return ["fence" not in sceptic._studio.shows[image.id] for image, _ in questions]
+
+    return shows

@@ -192,19 +192,27 @@ async def test_images_of_an_examination_are_on_disk_with_its_round(bench):
     assert Journal(bench.store, "unit").blobs.get(tested.id) == tested
 
 
-async def test_the_images_that_an_examination_made_are_counted_in_its_round(bench):
-    class Maker(ScriptedExaminer):
-        async def examine(self, answer: Answer, attempt: int) -> Verdict:
-            for value in range(3 * attempt):
-                image = Image.from_pixels(np.full((2, 3, 3), 10 * attempt + value, np.uint8))
-                self.images[image.id] = image
-            return await super().examine(answer, attempt)
-
-    examiner = Maker(Verdict(False, "no", {"n": 1}), Verdict(True, "", {"n": 2}))
+async def test_the_images_that_examinations_made_are_counted(bench):
+    examiner = ScriptedExaminer(
+        Verdict(False, "no", {"images_made": 3}), Verdict(True, "", {"images_made": 6})
+    )
     study, _ = await bench.study(ANSWER, ANSWER, examiner=examiner)
-    assert [record["verdict"]["evidence"]["images_made"] for record in study.rounds] == [3, 6]
     assert images_tested(study.rounds) == 9
     assert images_tested([{"verdict": None}, {}]) == 0
+
+
+async def test_an_objection_comes_with_the_images_that_it_speaks_of(bench):
+    unexplained, other = (Image.from_pixels(np.full((4, 5, 3), value, np.uint8)) for value in (7, 9))
+    examiner = ScriptedExaminer(
+        Verdict(False, "and these?", {}, None, (unexplained.id,)), Verdict(True, "", {})
+    )
+    examiner.images = {unexplained.id: unexplained, other.id: other}
+    study, chat = await bench.study(ANSWER, ANSWER, examiner=examiner)
+    assert chat.requests[-1].messages[-1].parts == ("and these?", unexplained)
+    first, last = study.rounds
+    assert first["observation"] == ["and these?", {"image": unexplained.id}]
+    assert first["verdict"]["shown"] == [unexplained.id]
+    assert "shown" not in last["verdict"], "as in records of earlier versions"
 
 
 async def test_after_the_last_examination_the_answer_stands_marked_unconfirmed(bench):

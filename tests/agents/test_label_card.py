@@ -1,10 +1,10 @@
-"""The card's kind follows from the figures, and a broken tool is called by its name."""
+"""The kind of a unit whose labels hold follows from the figures, and a broken tool is called by its name."""
 
 from __future__ import annotations
 
 import pytest
 
-from agents.label_card import label_card
+from agents.label_card import kind_of, label_card
 
 
 def trial(activation, label="", shows=None, notes=()):
@@ -18,12 +18,17 @@ def trial(activation, label="", shows=None, notes=()):
     }
 
 
-def record(labels=("dog",), confirmed=True, std=1.0, mean=0.0, **evidence):
+def record(labels=("dog",), verdict="confirmed", std=1.0, mean=0.0, **evidence):
     positives = [trial(3 + i / 10, labels[i % len(labels)] if labels else "") for i in range(10)]
-    usual = {"kind": "confirmation", "positives": positives, "controls": [trial(i / 10) for i in range(10)]}
+    usual = {
+        "kind": "confirmation",
+        "positives": positives,
+        "controls": [trial(i / 10) for i in range(10)],
+        "finding": {"verdict": verdict, "reason": "because"},
+    }
     return {
+        "status": "answered",
         "labels": list(labels),
-        "confirmed": confirmed,
         "background": {"std": std, "mean": mean, "maximum": mean, "n_images": 9},
         "evidence": usual | evidence,
         "rounds": 3,
@@ -47,12 +52,13 @@ def compared(label, simpler, *, rejected=True):
             "monosemantic",
         ),
         (record(("red dog",), simpler=[compared("red dog", "dog")]), "monosemantic"),
-        (record(confirmed=False), "not interpretable"),
-        (record(("not interpretable",), kind="abstention", positives=[], controls=[]), "not interpretable"),
-        (record((), confirmed=None), "not interpretable"),
-        (record(std=0.0), "dead"),
-        (record(std=1e-17, mean=0.37), "dead"),
+        (record(verdict="holds on your images"), "monosemantic"),
         (record(std=0.002, mean=0.37), "monosemantic"),
+        (record(verdict="partial"), None),
+        (record(verdict="not confirmed"), None),
+        (record(("not interpretable",), "out of reach", kind="abstention", positives=[], controls=[]), None),
+        (record(()), None),
+        (record(std=0.0), None),
     ],
 )
 def test_the_kind_of_unit_follows_from_the_figures(given, kind):
@@ -131,5 +137,25 @@ def test_honest_tools_are_not_called_into_question():
     ],
 )
 def test_an_abstention_names_the_tool_that_may_be_to_blame(inspected, named):
-    given = record(("not interpretable",), kind="abstention", positives=[], controls=[], inspected=inspected)
+    empty = {"kind": "abstention", "positives": [], "controls": []}
+    given = record(("not interpretable",), "not interpretable", **empty, inspected=inspected)
     assert [warning.split(":")[0] for warning in label_card(given)["warnings"]] == named
+
+
+def test_a_label_that_does_not_hold_has_the_reason_of_its_verdict_and_no_kind():
+    card = label_card(record(verdict="weak"))
+    assert (card["kind"], card["reason"]) == (None, "because")
+    assert kind_of(record() | {"card": card}) is None
+
+
+def test_a_card_of_an_earlier_version_has_a_kind_only_where_its_label_holds():
+    earlier = {"status": "answered", "confirmed": False, "card": {"kind": "not interpretable"}}
+    assert kind_of(earlier) is None
+    assert kind_of(earlier | {"confirmed": True, "card": {"kind": "conditional"}}) == "conditional"
+
+
+def test_the_shares_of_images_that_show_a_label_are_those_of_the_coverage():
+    found = {"share": 0.7, "labels": {"dog": 0.7}}
+    card = label_card(record(coverage=found))
+    assert card["explained"] == card["labels"][0]["explains"] == 0.7
+    assert card["coverage"] == found

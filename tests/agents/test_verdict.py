@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from agents.verdict import VERDICTS, verdict_of
+from agents.verdict import HOLDING, MEANINGS, TESTED, VERDICTS, holds, is_confirmed, verdict_of
+
+
+def found(word):
+    return {"status": "answered", "evidence": {"kind": "confirmation", "finding": {"verdict": word}}}
 
 
 @pytest.mark.parametrize(
     ("record", "verdict"),
     [
-        ({"status": "answered", "confirmed": True, "evidence": {"kind": "confirmation"}}, "confirmed"),
-        ({"status": "answered", "confirmed": False, "evidence": {"kind": "confirmation"}}, "not confirmed"),
-        ({"status": "answered", "confirmed": None, "evidence": {"kind": "abstention"}}, "abstained"),
-        ({"status": "answered", "confirmed": True, "evidence": {"kind": "abstention"}}, "abstained"),
+        *((found(word), word) for word in (*TESTED, "out of reach", "not interpretable", "untested")),
         ({"status": "answered", "confirmed": None, "evidence": None}, "untested"),
         ({"status": "answered"}, "untested"),
         ({"status": "no answer"}, "no answer"),
@@ -22,9 +23,37 @@ from agents.verdict import VERDICTS, verdict_of
         ({"status": "failed"}, "failed"),
         ({"error": {"type": "HostLost"}}, "failed"),
         ({"status": 7, "evidence": "damaged"}, "no answer"),
+        ({"status": "answered", "evidence": {"finding": {"verdict": "splendid"}}}, "untested"),
         (None, "in progress"),
+        (
+            found("confirmed") | {"background": {"mean": 0.37, "maximum": 0.37, "std": 1e-17, "n_images": 9}},
+            "dead",
+        ),
     ],
 )
 def test_each_ending_has_its_word(record, verdict):
     assert verdict_of(record) == verdict
     assert verdict in VERDICTS
+
+
+@pytest.mark.parametrize(
+    ("record", "verdict"),
+    [
+        ({"confirmed": True, "evidence": {"kind": "confirmation"}}, "holds for generated images"),
+        ({"confirmed": False, "evidence": {"kind": "confirmation"}}, "not confirmed"),
+        ({"confirmed": None, "evidence": {"kind": "abstention"}}, "not interpretable"),
+        ({"confirmed": True, "evidence": {"kind": "abstention"}}, "not interpretable"),
+    ],
+)
+def test_a_record_of_an_earlier_version_claims_no_more_than_was_tested_then(record, verdict):
+    assert verdict_of({"status": "answered", **record}) == verdict
+
+
+def test_each_verdict_has_a_sentence():
+    assert set(MEANINGS) == set(VERDICTS)
+    assert all(sentence.endswith(".") for sentence in MEANINGS.values())
+
+
+def test_only_one_verdict_is_confirmed_and_three_hold():
+    assert [word for word in VERDICTS if is_confirmed(found(word))] == ["confirmed"]
+    assert tuple(word for word in VERDICTS if holds(found(word))) == HOLDING

@@ -54,16 +54,16 @@ def test_an_abstention_is_called_one_everywhere_and_counts_as_no_label(run, tmp_
     assert {row["name"]: row["verdict"] for row in rows} == {
         "3": "confirmed",
         "5": "confirmed",
-        "9": "abstained",
+        "9": "not interpretable",
     }
     export(run.root, "csv", tmp_path / "table.csv")
     rows = list(csv.DictReader(io.StringIO((tmp_path / "table.csv").read_text())))
-    assert [row["verdict"] for row in sorted(rows, key=lambda row: row["name"])][-1] == "abstained"
+    assert [row["verdict"] for row in sorted(rows, key=lambda row: row["name"])][-1] == "not interpretable"
     features = [
         json.loads(line) for line in Path(export(run.root, "neuronpedia")["path"]).read_text().splitlines()
     ]
     (feature,) = (each for each in features if each["index"] == "9")
-    assert (feature["verdict"], feature["explanations"]) == ("abstained", [])
+    assert (feature["verdict"], feature["explanations"]) == ("not interpretable", [])
     log = json.loads(Path(export(run.root, "inspect")["path"]).read_text())
     assert {
         sample["id"].rpartition(":")[2]: "confirmed" in sample["scores"] for sample in log["samples"]
@@ -72,7 +72,7 @@ def test_an_abstention_is_called_one_everywhere_and_counts_as_no_label(run, tmp_
         "5": True,
         "9": False,
     }
-    assert '"abstained"' in write_site(run.root).with_name("units.js").read_text()
+    assert '"unexplained"' in write_site(run.root).with_name("units.js").read_text()
     assert diff(run.root, run.root)["same"] == 3
 
 
@@ -275,5 +275,6 @@ def test_a_figure_has_one_name_in_every_table(run, tmp_path):
     export(run.root, "csv", tmp_path / "table.csv")
     columns = (tmp_path / "table.csv").read_text().splitlines()[0].split(",")
     named = set(parquet.read_table(export(run.root, "parquet")["path"]).column_names)
-    named |= {"kind", "auroc", "auroc_low", "auroc_high", "e_value", "margin"}  # of `card` and `evidence`
+    named |= {"kind", "auroc", "auroc_low", "auroc_high", "e_value", "margin", "strength", "coverage"}
+    named |= {"held_back_auroc", "reason"}  # of `card` and `evidence`
     assert set(columns) <= named

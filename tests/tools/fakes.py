@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from actors.backend import Priority
 from actors.errors import MaiaError, RefusedError
 from actors.generation.base import MadeImage
 from actors.images import Image, Provenance
+from actors.vision.base import HeldBack
 from tools.subject import Background, Exemplar, Response
 
 
@@ -68,17 +70,24 @@ class FakeStudio:
 
 
 class FakeSubject:
-    """A unit whose activation is a function of what the studio says an image shows."""
+    """A unit whose activation is a function of what the studio says an image shows.
+
+    The data set's images, all of them exemplars, show `dataset` and a number.
+    """
 
     def __init__(
-        self, studio: FakeStudio, activation: Callable[[str], float], name: str = "fake/unit"
+        self,
+        studio: FakeStudio,
+        activation: Callable[[str], float],
+        name: str = "fake/unit",
+        dataset: str = "dataset image",
     ) -> None:
         self.id = name
         self.priorities: list[Priority] = []
         self._studio, self._activation = studio, activation
         self._dataset = [picture_of(f"dataset {i}") for i in range(15)]
         for i, image in enumerate(self._dataset):
-            studio.shows[image.id] = f"dataset image {i}"
+            studio.shows[image.id] = f"{dataset} {i}"
 
     async def check(self) -> None: ...
 
@@ -99,6 +108,26 @@ class FakeSubject:
 
     async def background(self) -> Background:
         return Background(0.5, 0.2, 5.0, 15, 0.9)
+
+
+class ReservingSubject(FakeSubject):
+    """With images that are held back: each shows one of `held_back`."""
+
+    def __init__(self, *args: Any, held_back: Sequence[str], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._held_back = [picture_of(f"held back {i}") for i in range(len(held_back))]
+        self._studio.shows |= {
+            image.id: shown for image, shown in zip(self._held_back, held_back, strict=True)
+        }
+
+    async def held_back(self, count: int) -> HeldBack:
+        n = min(count, len(self._held_back))
+        shown = [self._studio.shows[image.id] for image in self._held_back[:n]]
+        values = np.array([self._activation(each) for each in shown], np.float32)
+        return HeldBack(np.arange(n), values, len(self._held_back), 0)
+
+    async def held_back_images(self, indices: Sequence[int]) -> list[Image]:
+        return [self._held_back[index] for index in indices]
 
 
 class FakeObservers:

@@ -241,6 +241,9 @@ class FakeRun:
             "in_doubt": [],
         }
         record.update(changes)
+        if record["evidence"].get("kind") == "confirmation":
+            word = "confirmed" if record["confirmed"] else "not confirmed"
+            record["evidence"] |= {"finding": {"verdict": word, "reason": "Because of its figures."}}
         return record
 
     def write_unit(
@@ -309,6 +312,7 @@ def many_units(root: Path, count: int, seed: int = 0) -> FakeRun:
                 "description": f"Answers to {label}.",
                 "confirmed": auroc > 0.7,
                 "evidence": {
+                    "finding": {"verdict": "confirmed" if auroc > 0.7 else "not confirmed", "reason": ""},
                     "kind": "confirmation",
                     "auroc": auroc,
                     "auroc_interval": [auroc - 0.1, min(1, auroc + 0.1)],

@@ -43,7 +43,7 @@ def written(run: FakeRun) -> dict[str, int]:
 def test_the_index_counts_and_lists_every_unit(run):
     run.put("plan.json", [{"unit": run.unit_id(3)}, {"unit": run.unit_id(5)}, 7, {"x": 1}])
     run.write_unit(1, "wheels")
-    run.write_unit(2, "dogs", done=run.done(2, "dogs") | {"confirmed": False})
+    run.write_unit(2, "dogs", done=run.done(2, "dogs", confirmed=False))
     run.write_unit(3, finished=False)
     run.write_unit(
         4, done={"unit": run.unit_id(4), "status": "failed", "error": {"message": "gone.", "fix": ""}}

@@ -184,8 +184,10 @@ def test_a_program_is_highlighted_and_stays_the_same_text(run):
 @pytest.mark.parametrize(
     ("changes", "verdict"),
     [
-        ({"confirmed": False}, "not confirmed"),
-        ({"evidence": {"kind": "abstention"}}, "abstained"),
+        ({"confirmed": False, "evidence": {"kind": "confirmation"}}, "not confirmed"),
+        ({"evidence": {"kind": "abstention"}}, "not interpretable"),
+        ({"evidence": {"kind": "abstention", "finding": {"verdict": "out of reach"}}}, "out of reach"),
+        ({"evidence": {"kind": "confirmation"}}, "holds for generated images"),
         (
             {"evidence": {"kind": "untestable", "failures": ["no <b>ink</b>"]}, "confirmed": False},
             "not confirmed",

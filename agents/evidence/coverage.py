@@ -1,0 +1,104 @@
+"""Which of the unit's strongest images show the label: what a label does not cover, it does not explain."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from agents.evidence.witness import Accuracy
+from agents.statistics import wilson_interval
+
+Origin = Literal["exemplar", "held back", "generated", "edited"]
+UNCOVERED = 8
+"""Strongest images without the label that are kept."""
+_CHANCE = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """An image, what it does to the unit, and for each label whether the witness finds it there; None: it cannot tell."""
+
+    image: str
+    activation: float
+    origin: Origin
+    shows: dict[str, bool | None]
+    prompt: str = ""
+
+    @property
+    def covered(self) -> bool | None:
+        """Whether it shows any label."""
+        if any(self.shows.values()):
+            return True
+        return None if None in self.shows.values() else False
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """Of `n` strong images of the data set of which the witness could tell, how many show a label; `untold`: it could not.
+
+    `interval` is Wilson's, of the share as seen; `corrected` allows for the witness's errors, None if these are unknown.
+    """
+
+    n: int
+    untold: int
+    shown: int
+    share: float | None
+    interval: tuple[float, float]
+    corrected: float | None
+    labels: dict[str, float]
+    least: float
+
+    @property
+    def covers(self) -> bool | None:
+        """Whether the label explains enough of them; None where too many could not be told."""
+        whole = self.n + self.untold
+        if not whole:
+            return None
+        if self.n >= self.untold:
+            best = self.share if self.corrected is None else self.corrected
+            return best is not None and best >= self.least
+        if self.shown >= self.least * whole:
+            return True
+        return False if self.shown + self.untold < self.least * whole else None
+
+
+def coverage(
+    strong: Sequence[Looked], labels: Sequence[str], witness: Accuracy | None, least: float
+) -> Coverage:
+    """Return the coverage of the unit's strong images by the labels."""
+    told = [each for each in strong if each.covered is not None]
+    shown = sum(each.covered is True for each in told)
+    share = shown / len(told) if told else None
+    by_label = {}
+    for label in labels:
+        known = [each.shows[label] for each in strong if each.shows[label] is not None]
+        if known:
+            by_label[label] = sum(map(bool, known)) / len(known)
+    return Coverage(
+        len(told),
+        len(strong) - len(told),
+        shown,
+        share,
+        wilson_interval(shown, len(told)),
+        witness.share(share) if witness is not None and share is not None else None,
+        by_label,
+        least,
+    )
+
+
+def uncovered(looked: Sequence[Looked], above: float) -> list[Looked]:
+    """Return the strongest images above an activation that show no label, strongest first."""
+    found = [each for each in looked if each.covered is False and each.activation >= above]
+    return sorted(found, key=lambda each: -each.activation)[:UNCOVERED]
+
+
+def more_than_missed(looked: Sequence[Looked], above: float, witness: Accuracy | None) -> bool:
+    """Say whether more strong images lack the label than a witness would miss that overlooks it now and then."""
+    told = [each.covered for each in looked if each.covered is not None and each.activation >= above]
+    lacking = told.count(False)
+    miss = 0.0 if witness is None else 1 - witness.sensitivity
+    n = len(told)
+    at_least = sum(math.comb(n, k) * miss**k * (1 - miss) ** (n - k) for k in range(lacking, n + 1))
+    return lacking > 0 and at_least < _CHANCE

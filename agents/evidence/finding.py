@@ -1,0 +1,136 @@
+"""The verdict that follows from the figures, and the reason for it in words."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from agents.evidence.coverage import Coverage, Looked
+from agents.evidence.held_back import HeldBackTest
+from agents.evidence.reach import Range, Reach, Strength
+from agents.evidence.witness import Accuracy
+from agents.verdict import Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A verdict and what it rests on."""
+
+    verdict: Verdict
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """All that is known of an answer's labels beside the test on fresh images; None is what could not be measured."""
+
+    unit: Range | None
+    reach: Reach | None
+    strength: Strength | None = None
+    witness: Accuracy | None = None
+    coverage: Coverage | None = None
+    held_back: HeldBackTest | None = None
+    uncovered: tuple[Looked, ...] = ()
+    """The strongest images without the label."""
+    looked: tuple[Looked, ...] = ()
+    """All strong images of which the witness was asked. Not written down."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values, with what each figure was held against."""
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in asdict(self).items()
+            if value is not None and name != "looked"
+        }
+
+
+def of_label(specific: bool | None, figures: Figures, *, beaten_by: str = "") -> Finding:
+    """Return the finding on labels. `specific`: the test on fresh images, None if there could be none."""
+    unit, held = figures.unit, figures.held_back
+    covers = figures.coverage.covers if figures.coverage is not None else None
+    strong = figures.strength is None or figures.strength.strong
+    reached = figures.reach is not None and figures.reach.reached
+    if unit is None:
+        return Finding("not confirmed", "No image of the data set drives the unit more than another.")
+    if held is not None and held.status == "holds" and covers:
+        if specific and strong and reached and not beaten_by:
+            return Finding("confirmed", f"{_covers(figures)}; {_on_data(held)}.")
+        if not reached and held.share is not None and held.share >= _least(figures):
+            return Finding("holds on your images", f"{_covers(figures)}; {_on_data(held)}. {_reach(figures)}")
+    if specific is None and not (figures.reach and figures.reach.n):
+        return Finding("untested", "No image of the label could be made.")
+    if not reached:
+        return Finding("out of reach", _reach(figures))
+    if specific is None:
+        return Finding("untested", "No image of the label could be made.")
+    if not specific:
+        return Finding(
+            "not confirmed", "Images of the label do not drive the unit more than other things, surely."
+        )
+    if beaten_by:
+        return Finding("not confirmed", f'Images of "{beaten_by}" drive the unit more.')
+    if held is not None and held.status == "contradicted":
+        return Finding("not confirmed", f"On real images it does not hold: {_on_data(held)}.")
+    if not strong and figures.strength is not None:
+        share = figures.strength.share
+        return Finding("weak", f"Its images reach {share:.0%} of what the unit's strongest images reach.")
+    if covers is False:
+        return Finding("partial", f"{_covers(figures)}.")
+    return Finding("holds for generated images", f"{_untold(figures)}")
+
+
+def of_abstention(figures: Figures) -> Finding:
+    """Return the finding on the answer that nothing explains the unit."""
+    if figures.unit is None or (figures.reach is not None and figures.reach.reached):
+        return Finding("not interpretable", _reach(figures) if figures.unit else "The unit does not vary.")
+    return Finding("out of reach", _reach(figures))
+
+
+def _least(figures: Figures) -> float:
+    return (
+        figures.strength.least
+        if figures.strength is not None
+        else figures.reach.least
+        if figures.reach
+        else 0.0
+    )
+
+
+def _reach(figures: Figures) -> str:
+    reach, unit = figures.reach, figures.unit
+    if reach is None or reach.mean is None or reach.share is None or unit is None:
+        return "No image was made."
+    of = "images of a class that wins" if unit.anchor == unit.high else "the strongest of the data set"
+    return (
+        f"The best of {reach.n} images that were made reach {reach.mean:.2f}, and {of} {unit.high:.2f}: "
+        f"{max(0.0, reach.share):.0%} of the way from the data set's mean, {unit.low:.2f}."
+    )
+
+
+def _covers(figures: Figures) -> str:
+    found = figures.coverage
+    if found is None:
+        return "Nobody was asked which images show the label"
+    untold = f", and of {found.untold} the witness could not tell" if found.untold else ""
+    return f"{found.shown} of the {found.n} strongest images of the data set show the label{untold}"
+
+
+def _on_data(held: HeldBackTest) -> str:
+    if held.auroc is None:
+        return f"{held.shown} of {held.drawn} images that no agent saw show it"
+    return (
+        f"{held.shown} of {held.drawn} images that no agent saw show it, and one of these exceeds another image with "
+        f"probability {held.auroc:.2f}"
+    )
+
+
+def _untold(figures: Figures) -> str:
+    held = figures.held_back
+    if held is None:
+        return "The data set holds no image that no agent saw."
+    told = f"{held.shown} of {held.drawn} images that no agent saw show the label"
+    if held.untold:
+        told += f", and of {held.untold} the witness could not tell"
+    if held.status == "holds":
+        return f"{told}; {_covers(figures)}."
+    return f"{told}: {'too few to tell' if held.status == 'too few' else 'not enough to be sure'}."

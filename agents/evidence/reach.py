@@ -1,0 +1,105 @@
+"""A unit's range on its data set, and whether generated images reach it.
+
+A label's images may beat other things and still be nothing to the unit: every figure is in parts of this range.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from agents.statistics import bootstrap_interval
+
+STRONGEST = 15
+"""Images of the data set at most whose mean is the upper end of the range: as many as there are exemplars."""
+BEST = 5
+"""Generated images whose mean is what the image maker reaches: one alone may be luck."""
+_LIT = 0.25
+"""Part of the way from the data set's mean to its strongest image from which an image counts as strong: of a rare unit the
+"strongest" fifteen images are mostly ones that leave it silent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """`low`: the mean over the data set. `high`: the mean of its strongest images. `lit`: the activation from which an image
+    is one of these.
+
+    `anchor`: what images of the unit's own thing are known to reach, of a class; where that is more, it is `high`.
+    """
+
+    low: float
+    high: float
+    lit: float
+    anchor: float | None = None
+
+    def share(self, activation: float) -> float:
+        """Return which part of the range an activation reaches: 0 at the data set's mean, 1 at its strongest images."""
+        return (activation - self.low) / (self.high - self.low)
+
+    @property
+    def middle(self) -> float:
+        return (self.low + self.high) / 2
+
+
+def range_of(mean: float, activations: Sequence[float], anchor: float | None = None) -> Range | None:
+    """Return the range of a unit with this mean over the data set and these strongest images; None if it does not vary."""
+    finite = np.sort(np.asarray(activations, float)[np.isfinite(activations)])[::-1]
+    known = [] if anchor is None else [anchor]
+    top = max([*finite[:1].tolist(), *known], default=mean)
+    if not top - mean > 1e-9 * max(1.0, abs(mean)):
+        return None
+    lit = mean + _LIT * (top - mean)
+    strong = finite[finite >= lit][:STRONGEST]
+    ends = [float(strong.mean())] if len(strong) else []
+    return Range(float(mean), max(ends + known), float(lit), anchor)
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How far the best of all generated images get: `mean` activation of the best, `share` of the unit's range."""
+
+    n: int
+    mean: float | None
+    share: float | None
+    least: float
+
+    @property
+    def reached(self) -> bool:
+        """Whether generated images say anything about the unit."""
+        return self.share is not None and self.share >= self.least
+
+
+def reach(unit: Range, generated: Sequence[float], least: float) -> Reach:
+    """Return the reach of generated images; without any, none."""
+    best = np.sort(np.asarray(generated, float))[::-1][:BEST]
+    mean = float(best.mean()) if len(best) else None
+    return Reach(len(generated), mean, None if mean is None else unit.share(mean), least)
+
+
+@dataclass(frozen=True, slots=True)
+class Strength:
+    """Which part of the unit's range the images of the labels reach, together and by label, in the mean."""
+
+    share: float
+    interval: tuple[float, float]
+    labels: dict[str, float]
+    least: float
+
+    @property
+    def strong(self) -> bool:
+        return self.share >= self.least
+
+
+def strength(unit: Range, by_label: Mapping[str, Sequence[float]], least: float) -> Strength | None:
+    """Return the strength of labels from the activations of their fresh images; None without images.
+
+    The interval is a percentile bootstrap over the images, with a fixed seed.
+    """
+    values = [each for own in by_label.values() for each in own]
+    if not values:
+        return None
+    low, high = bootstrap_interval(values)
+    labels = {label: unit.share(float(np.mean(own))) for label, own in by_label.items() if len(own)}
+    return Strength(unit.share(float(np.mean(values))), (unit.share(low), unit.share(high)), labels, least)

@@ -1,0 +1,156 @@
+"""Strength, reach, coverage and the finding that follows from them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from agents.evidence.coverage import Looked, coverage, more_than_missed, uncovered
+from agents.evidence.finding import Figures, of_abstention, of_label
+from agents.evidence.held_back import HeldBackTest
+from agents.evidence.reach import range_of, reach, strength
+from agents.evidence.witness import Accuracy, accuracy
+from agents.verdict import VERDICTS
+
+GOOD = Accuracy(1.0, 1.0, 20, 20)
+
+
+def looked(*covered, activation=2.0, origin="exemplar"):
+    return [Looked(f"{i:08x}", activation, origin, {"dog": each}) for i, each in enumerate(covered)]
+
+
+def test_the_range_of_a_rare_unit_is_told_by_the_one_image_that_it_answers_to():
+    unit = range_of(0.001, [1.0] + [0.0] * 14)
+    assert (unit.high, unit.lit) == (1.0, pytest.approx(0.25, abs=0.01))
+
+
+def test_one_outlier_does_not_stand_for_the_range():
+    unit = range_of(0.0, [15.0] + [7.0] * 14)
+    assert unit.high == pytest.approx((15 + 14 * 7) / 15)
+
+
+def test_what_a_class_reaches_where_it_wins_is_its_range_though_the_data_set_has_no_image_of_it():
+    unit = range_of(0.3, [2.5] * 15, anchor=6.0)
+    assert unit.high == 6.0
+    assert not reach(unit, [2.2] * 99, 0.5).reached
+    assert range_of(0.3, [9.0] * 15, anchor=6.0).high == 9.0
+
+
+@pytest.mark.parametrize("activations", [[], [0.5, 0.5], [float("nan")]])
+def test_a_unit_that_does_not_vary_has_no_range(activations):
+    assert range_of(0.5, activations) is None
+
+
+def test_a_label_is_as_strong_as_the_part_of_the_range_that_its_images_reach():
+    unit = range_of(1.0, [9.0] * 5)
+    found = strength(unit, {"dog": [5.0, 5.0], "cat": [1.0, 1.0]}, 0.3)
+    assert found.share == pytest.approx(0.25)
+    assert found.labels == {"dog": pytest.approx(0.5), "cat": pytest.approx(0.0)}
+    assert found.interval[0] <= found.share <= found.interval[1]
+    assert not found.strong
+
+
+def test_one_lucky_image_reaches_little_and_without_images_nothing_is_reached():
+    unit = range_of(0.0, [10.0] * 5)
+    assert not reach(unit, [10.0, 0.0, 0.0, 0.0, 0.0], 0.3).reached
+    assert reach(unit, [4.0] * 5 + [0.0] * 90, 0.3).reached
+    assert not reach(unit, [], 0.3).reached
+
+
+def test_a_share_is_corrected_for_what_the_witness_overlooks_and_invents():
+    witness = accuracy([True] * 16 + [False] * 4, [False] * 18 + [True] * 2)
+    assert witness.share(0.8 * 0.5 + 0.1 * 0.5) == pytest.approx(0.5)
+    assert Accuracy(0.5, 0.6, 20, 20).share(0.5) is None, "such a witness guesses"
+    assert accuracy([True] * 4, [False] * 20) is None
+
+
+@pytest.mark.parametrize(
+    ("covered", "covers"),
+    [
+        ([True] * 5 + [False] * 10, True),
+        ([True] * 4 + [False] * 11, False),
+        ([True] * 6 + [None] * 9, True),
+        ([True] * 2 + [None] * 13, None),
+        ([False] * 12 + [None] * 3, False),
+        ([None] * 15, None),
+        ([], None),
+    ],
+)
+def test_images_of_which_nobody_can_tell_neither_cover_nor_refute(covered, covers):
+    assert coverage(looked(*covered), ["dog"], GOOD, 0.3).covers is covers
+
+
+def test_the_strongest_images_without_the_label_come_first_and_unknown_ones_are_no_objection():
+    images = [
+        *looked(False, activation=3.0),
+        *looked(True, None, activation=9.0),
+        *looked(False, activation=5.0),
+    ]
+    assert [each.activation for each in uncovered(images, 1.0)] == [5.0, 3.0]
+
+
+def test_no_more_images_lack_the_label_than_a_careless_witness_overlooks():
+    careless = Accuracy(0.8, 1.0, 20, 20)
+    assert not more_than_missed(looked(*[True] * 12, *[False] * 3), 1.0, careless)
+    assert more_than_missed(looked(*[True] * 12, *[False] * 3), 1.0, GOOD)
+    assert more_than_missed(looked(*[True] * 5, *[False] * 10), 1.0, careless)
+    assert not more_than_missed(looked(*[True] * 15), 1.0, GOOD)
+
+
+UNIT = range_of(0.0, [10.0] * 15)
+REACHED, UNREACHED = reach(UNIT, [8.0] * 9, 0.3), reach(UNIT, [1.0] * 9, 0.3)
+STRONG, FAINT = strength(UNIT, {"dog": [8.0] * 9}, 0.3), strength(UNIT, {"dog": [1.0] * 9}, 0.3)
+COVERING = coverage(looked(*[True] * 10), ["dog"], GOOD, 0.3)
+NARROW = coverage(looked(*[False] * 10), ["dog"], GOOD, 0.3)
+TRUE = HeldBackTest(
+    "holds", 600, 400, 0, 80, 12, 0, 0.1, 0.9, (0.8, 1.0), 0.9, 99.0, 0.8, 0.7, (0.5, 0.9), 5.0, 6.0
+)
+ALL = Figures(UNIT, REACHED, STRONG, GOOD, COVERING, TRUE)
+FEW = replace(TRUE, status="too few", auroc=None, e_value=None)
+
+
+@pytest.mark.parametrize(
+    ("specific", "figures", "verdict"),
+    [
+        (True, ALL, "confirmed"),
+        (True, replace(ALL, held_back=FEW), "holds for generated images"),
+        (True, replace(ALL, held_back=None), "holds for generated images"),
+        (True, replace(ALL, held_back=None, coverage=None, witness=None), "holds for generated images"),
+        (True, replace(ALL, held_back=replace(TRUE, status="undecided")), "holds for generated images"),
+        (True, replace(ALL, held_back=replace(TRUE, status="contradicted")), "not confirmed"),
+        (True, replace(ALL, strength=FAINT), "weak"),
+        (True, replace(ALL, coverage=NARROW), "partial"),
+        (True, replace(ALL, coverage=NARROW, held_back=FEW), "partial"),
+        (False, ALL, "not confirmed"),
+        (False, replace(ALL, reach=UNREACHED), "holds on your images"),
+        (None, replace(ALL, reach=reach(UNIT, [], 0.3), strength=None), "holds on your images"),
+        (True, replace(ALL, reach=UNREACHED, strength=FAINT, held_back=FEW), "out of reach"),
+        (True, replace(ALL, reach=UNREACHED, coverage=NARROW), "out of reach"),
+        (None, replace(ALL, reach=reach(UNIT, [], 0.3), strength=None, held_back=FEW), "untested"),
+        (False, Figures(None, None), "not confirmed"),
+    ],
+)
+def test_the_finding_says_no_more_than_the_figures(specific, figures, verdict):
+    found = of_label(specific, figures)
+    assert found.verdict == verdict
+    assert found.verdict in VERDICTS
+    assert found.reason
+
+
+def test_a_label_that_a_rival_beats_is_not_confirmed():
+    assert of_label(True, ALL, beaten_by="grass").verdict == "not confirmed"
+
+
+def test_nothing_is_said_of_a_unit_that_no_made_image_reaches():
+    assert of_abstention(Figures(UNIT, UNREACHED)).verdict == "out of reach"
+    assert of_abstention(Figures(UNIT, REACHED)).verdict == "not interpretable"
+
+
+def test_figures_are_plain_json_values():
+    import json
+
+    written = json.loads(json.dumps(replace(ALL, uncovered=tuple(looked(False))).to_json()))
+    assert written["held_back"]["status"] == "holds"
+    assert written["uncovered"][0]["shows"] == {"dog": False}
+    assert written["coverage"]["least"] == 0.3

@@ -1,0 +1,114 @@
+"""The test on real images stands for the data set, and claims nothing where the label has nothing to do with the unit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from agents.evidence.held_back import Sample, draw, held_back_test
+from agents.evidence.reach import Range
+from agents.evidence.witness import Accuracy
+from agents.statistics import auroc
+
+UNIT = Range(0.0, 3.0, 1.5)
+
+
+def population(rng, n=400, prevalence=0.12, effect=1.4):
+    """Return activations, and which of the images show the label."""
+    shown = rng.random(n) < prevalence
+    return rng.normal(size=n) + effect * shown, shown
+
+
+def examined(rng, activations, shown, *, errors=(1.0, 1.0), witness=None, looks=80):
+    drawn = draw(activations, looks, rng)
+    sensitivity, specificity = errors
+    said = [bool(rng.random() < (sensitivity if shown[each.position] else 1 - specificity)) for each in drawn]
+    return held_back_test(
+        Sample(600, len(activations), 0),
+        drawn,
+        [float(activations[each.position]) for each in drawn],
+        said,
+        unit=UNIT,
+        witness=witness,
+        alpha=0.05,
+        min_auroc=0.7,
+    )
+
+
+def test_a_draw_knows_the_probability_of_each_image_and_takes_the_strongest():
+    activations = np.arange(400.0)
+    drawn = draw(activations, 80, np.random.default_rng(0))
+    assert len(drawn) == len({each.position for each in drawn}) == 80
+    assert {each.position for each in drawn if each.weight == 1.0} == set(range(380, 400))
+    assert sum(each.weight for each in drawn) == pytest.approx(400)
+    assert [each.position for each in drawn] != sorted(each.position for each in drawn)
+
+
+def test_all_images_are_drawn_where_there_are_no_more_than_may_be_asked_about():
+    drawn = draw(np.arange(30.0), 80, np.random.default_rng(0))
+    assert sorted(each.position for each in drawn) == list(range(30))
+    assert {each.weight for each in drawn} == {1.0}
+
+
+def test_auroc_precision_and_prevalence_are_those_of_the_data_set_and_their_intervals_cover_them():
+    rng = np.random.default_rng(1)
+    errors, covered, shares, n = [], 0, [], 60
+    for _ in range(n):
+        activations, shown = population(rng)
+        found = examined(rng, activations, shown)
+        truth = auroc(activations[shown], activations[~shown])
+        errors.append(found.auroc - truth)
+        covered += found.auroc_interval[0] <= truth <= found.auroc_interval[1]
+        shares.append((found.prevalence - shown.mean(), found.precision - shown[activations >= 1.5].mean()))
+    assert abs(np.mean(errors)) < 0.02
+    assert covered >= 0.85 * n
+    assert np.abs(np.mean(shares, axis=0)).max() < 0.03
+
+
+def test_the_e_value_is_at_most_one_in_the_mean_where_the_label_ignores_the_unit():
+    rng = np.random.default_rng(2)
+    found = [examined(rng, *population(rng, effect=0.0)) for _ in range(150)]
+    values = np.array([each.e_value for each in found if each.e_value is not None])
+    assert values.mean() < 1 + 3 * values.std() / np.sqrt(len(values))
+    assert (values >= 20).mean() <= 0.05
+    assert np.mean([each.status == "holds" for each in found]) <= 0.05
+
+
+def test_a_label_that_drives_the_unit_holds_with_few_images_of_it():
+    rng = np.random.default_rng(3)
+    found = [examined(rng, *population(rng, prevalence=0.04, effect=3.0)) for _ in range(20)]
+    assert sum(each.status == "holds" for each in found) >= 15
+
+
+def test_the_witnesss_errors_are_allowed_for():
+    rng = np.random.default_rng(4)
+    witness = Accuracy(0.85, 0.9, 40, 40)
+    raw, corrected, truth = [], [], []
+    for _ in range(40):
+        activations, shown = population(rng, prevalence=0.3)
+        found = examined(rng, activations, shown, errors=(0.85, 0.9), witness=witness)
+        raw.append(found.auroc)
+        corrected.append(found.corrected)
+        truth.append(auroc(activations[shown], activations[~shown]))
+    assert np.mean(truth) - np.mean(raw) > 0.05
+    assert abs(np.mean(truth) - np.mean(corrected)) < 0.04
+
+
+@pytest.mark.parametrize(
+    ("effect", "prevalence", "status"),
+    [(3.0, 0.3, "holds"), (-0.5, 0.4, "contradicted"), (3.0, 0.0, "too few")],
+)
+def test_what_the_images_say_has_a_word(effect, prevalence, status):
+    rng = np.random.default_rng(5)
+    assert examined(rng, *population(rng, effect=effect, prevalence=prevalence)).status == status
+
+
+def test_images_of_which_the_witness_cannot_tell_are_counted_apart():
+    drawn = draw(np.arange(20.0), 20, np.random.default_rng(0))
+    said = [None if i % 2 else i < 10 for i in range(20)]
+    found = held_back_test(
+        Sample(20, 20, 0), drawn, [1.0] * 20, said, unit=UNIT, witness=None, alpha=0.05, min_auroc=0.7
+    )
+    assert (found.drawn, found.shown, found.untold) == (20, 5, 10)
+    assert found.auroc == 0.5
+    assert found.e_value == 1.0
