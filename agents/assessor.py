@@ -19,7 +19,7 @@ from actors.vision.base import HeldBack
 from agents.evidence.coverage import Looked, Origin, coverage, uncovered
 from agents.evidence.finding import Figures
 from agents.evidence.held_back import Drawn, HeldBackTest, Sample, draw, held_back_test
-from agents.evidence.reach import STRONGEST, Range, Reach, range_of, reach, strength
+from agents.evidence.reach import STRONGEST, Range, range_of, reach, strength
 from agents.evidence.witness import Accuracy, accuracy
 from agents.trials import Trials
 from tools.subject import Anchored, Exemplar, Reserving, Subject
@@ -107,9 +107,9 @@ class Assessor:
 
     async def reach(self, fresh: Sequence[float]) -> Figures:
         """Return whether the agent's images, or the critic's with these activations, reach the unit's range."""
-        exemplars = await self._subject.exemplars(EXEMPLARS)
-        unit = await self._range(exemplars)
-        return Figures(unit, None if unit is None else self._reach(unit, fresh))
+        generated = [*(each.activation for each in self._makings.made() if not each.from_data), *fresh]
+        unit = await self._range(await self._subject.exemplars(EXEMPLARS), generated)
+        return Figures(unit, None if unit is None else reach(unit, generated, self._settings.min_reach))
 
     async def labels(self, labels: Sequence[str], trials: Trials, figures: Figures) -> Figures:
         """Return the figures with all that the test's images and a look at the data set say of the labels."""
@@ -139,17 +139,13 @@ class Assessor:
             looked=tuple(everything),
         )
 
-    def _reach(self, unit: Range, fresh: Sequence[float]) -> Reach:
-        own = [each.activation for each in self._makings.made() if not each.from_data]
-        return reach(unit, [*own, *fresh], self._settings.min_reach)
-
-    async def _range(self, exemplars: Sequence[Exemplar]) -> Range | None:
+    async def _range(self, exemplars: Sequence[Exemplar], generated: Sequence[float]) -> Range | None:
         background = await self._subject.background()
         held_back = await self._sampled()
-        strongest = [] if held_back is None else np.sort(held_back.activations)[::-1][:STRONGEST].tolist()
+        strongest = [] if held_back is None else held_back.activations.tolist()
         anchor = await self._subject.anchor() if isinstance(self._subject, Anchored) else None
         activations = [*(each.response.activation for each in exemplars), *strongest]
-        return range_of(background.mean, activations, anchor)
+        return range_of(background.mean, activations, generated, anchor)
 
     async def _sampled(self) -> HeldBack | None:
         """Return the sample of the images that are held back, None where there are none."""

@@ -16,7 +16,7 @@ from agents.repeats import study_repeatedly
 from agents.store import Store
 from agents.study import failure
 from agents.tasks.describe_unit import DescribeUnit
-from agents.verdict import abstained
+from agents.verdict import HOLDING, MEANINGS, finding_of, verdict_of
 from experiments import config as configuration
 from experiments.config import Profile
 from experiments.console import Console, plain
@@ -99,10 +99,8 @@ async def _study(
 
     def on_round(number: int, finished: Round) -> None:
         if finished.verdict is not None:
-            if abstained(finished.verdict.evidence):
-                told = "abstained"
-            else:
-                told = "confirmed" if finished.verdict.accepted else "sent back after a test on fresh images"
+            found = finding_of(finished.verdict.evidence) or "answered"
+            told = found if finished.verdict.accepted else f"sent back after its tests ({found} so far)"
         elif finished.program is None:
             told = "no program"
         else:
@@ -193,16 +191,7 @@ def card(record: dict[str, Any]) -> str:
             ]
     else:
         lines += [f"[bold]no label[/bold]: the study ended with {record['status']}", ""]
-    evidence = record.get("evidence") or {}
-    if "auroc" in evidence:
-        low, high = evidence["auroc_interval"]
-        verdict = "[green]confirmed[/green]" if record["confirmed"] else "[yellow]not confirmed[/yellow]"
-        lines += [
-            f"{verdict} on images that the agent never saw: AUROC {evidence['auroc']:.2f} "
-            f"(95 % interval {low:.2f} to {high:.2f}), e-value {evidence['e_value']:.3g}",
-            f"mean activation {evidence['mean_positive']:.2f} on {evidence['n_positive']} images of the label, "
-            f"{evidence['mean_control']:.2f} on {evidence['n_control']} others",
-        ]
+    lines += _evidence(record)
     lines += _repeats(record)
     if "rounds" in record:
         images = record["images_made"] + record.get("images_tested", 0)
@@ -210,6 +199,19 @@ def card(record: dict[str, Any]) -> str:
         lines.append(f"{rounds} rounds, {images} images made and tested")
     lines.append(f"report: {record['paths']['report']}")
     return "\n".join(lines)
+
+
+def _evidence(record: dict[str, Any]) -> list[str]:
+    """Return the verdict with its sentence, and the figures that it rests on with what they mean."""
+    from experiments.figures import figures_of, reason
+
+    verdict = verdict_of(record)
+    colour = "green" if verdict in HOLDING else "yellow"
+    lines = [f"[{colour}]{verdict}[/{colour}]: {MEANINGS[verdict]}"]
+    if told := reason(record.get("evidence")):
+        lines.append(plain(told))
+    lines += [f"  {each.name}: {each.value} - {each.told}" for each in figures_of(record.get("evidence"))]
+    return lines
 
 
 def _repeats(record: dict[str, Any]) -> list[str]:

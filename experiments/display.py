@@ -14,14 +14,20 @@ import PIL.Image
 from markupsafe import Markup
 
 from actors.images import data_url
-from agents.verdict import verdict_of
+from agents.label_card import kind_of
+from agents.verdict import HOLDING, MEANINGS, finding_of, reason_of, verdict_of
+from experiments.figures import figures_of
 from tools.sandbox.child.image_handle import ImageHandle
 from tools.sandbox.child.paper_dialect import Exemplars
 
 SHOWN = 60
 """Images of one list that are shown; the rest is counted."""
 _SIDE = 160
-_COLOURS = {"confirmed": "#1a7f37", "not confirmed": "#9a6700", "failed": "#b42318"}
+_COLOURS: dict[str, str] = {
+    **dict.fromkeys(HOLDING, "#1a7f37"),
+    **dict.fromkeys(("partial", "weak", "not confirmed"), "#9a6700"),
+    "failed": "#b42318",
+}
 _PLAIN = "#57606a"
 
 
@@ -67,20 +73,12 @@ class LabelCard(dict[str, Any]):
 
     def _repr_html_(self) -> str:
         evidence, card = self.get("evidence") or {}, self.get("card") or {}
-        rows: list[tuple[str, str]] = []
-        if card.get("kind"):
+        rows: list[tuple[str, str]] = [
+            ("verdict", f"{MEANINGS[verdict_of(self)]} {reason_of(evidence)}".strip())
+        ]
+        if kind_of(self):
             rows.append(("kind", f"{card['kind']}: {card['reason']}"))
-        if "auroc" in evidence:
-            low, high = evidence["auroc_interval"]
-            rows += [
-                ("AUROC on fresh images", f"{evidence['auroc']:.2f} (95 % interval {low:.2f} to {high:.2f})"),
-                ("e-value", f"{evidence['e_value']:.3g}"),
-                (
-                    "mean activation",
-                    f"{evidence['mean_positive']:.2f} on {evidence['n_positive']} images of the label, "
-                    f"{evidence['mean_control']:.2f} on {evidence['n_control']} others",
-                ),
-            ]
+        rows += [(each.name, f"{each.value} - {each.told}") for each in figures_of(evidence)]
         rows += [
             (name, str(self[key]))
             for name, key in (("rounds", "rounds"), ("images made", "images_made"), ("unit", "unit"))
@@ -109,9 +107,8 @@ class Examined:
     def _repr_html_(self) -> str:
         if self.record is not None:
             return self.record._repr_html_()
-        return _card(
-            self.label, "not confirmed", self.verdict.objection, [("next", "go on and answer again")]
-        )
+        found = finding_of(self.verdict.evidence) or "not confirmed"
+        return _card(self.label, found, self.verdict.objection, [("next", "go on and answer again")])
 
 
 def gallery(items: Iterable[tuple[Any, str]]) -> str:

@@ -16,9 +16,11 @@ STRONGEST = 15
 """Images of the data set at most whose mean is the upper end of the range: as many as there are exemplars."""
 BEST = 5
 """Generated images whose mean is what the image maker reaches: one alone may be luck."""
-_LIT = 0.25
-"""Part of the way from the data set's mean to its strongest image from which an image counts as strong: of a rare unit the
-"strongest" fifteen images are mostly ones that leave it silent."""
+_ROBUST = 3
+"""Images of the data set whose mean tells how far it goes: one alone may be an outlier."""
+_LIT = 0.5
+"""Part of the way from the data set's mean to the strongest of all images, generated ones too, from which an image counts as
+strong: of a rare unit most of the fifteen strongest images of a data set leave it silent, or nearly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +45,29 @@ class Range:
         return (self.low + self.high) / 2
 
 
-def range_of(mean: float, activations: Sequence[float], anchor: float | None = None) -> Range | None:
-    """Return the range of a unit with this mean over the data set and these strongest images; None if it does not vary."""
-    finite = np.sort(np.asarray(activations, float)[np.isfinite(activations)])[::-1]
+def range_of(
+    mean: float, activations: Sequence[float], generated: Sequence[float] = (), anchor: float | None = None
+) -> Range | None:
+    """Return the range of a unit with this mean over the data set, these strongest images of it, and these generated ones.
+
+    None if it does not vary.
+    """
+    finite = _strongest(activations, STRONGEST)
     known = [] if anchor is None else [anchor]
-    top = max([*finite[:1].tolist(), *known], default=mean)
+    tops = [each.mean() for each in (finite[:_ROBUST], _strongest(generated, BEST)) if len(each)]
+    top = float(max([*tops, *known], default=mean))
     if not top - mean > 1e-9 * max(1.0, abs(mean)):
         return None
     lit = mean + _LIT * (top - mean)
-    strong = finite[finite >= lit][:STRONGEST]
-    ends = [float(strong.mean())] if len(strong) else []
+    strong = finite[finite >= lit]
+    ends = [float(strong.mean())] if len(strong) else [top]
     return Range(float(mean), max(ends + known), float(lit), anchor)
+
+
+def _strongest(activations: Sequence[float], count: int) -> np.ndarray:
+    """Return the largest finite values, largest first."""
+    values = np.asarray(activations, float)
+    return np.sort(values[np.isfinite(values)])[::-1][:count]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +87,7 @@ class Reach:
 
 def reach(unit: Range, generated: Sequence[float], least: float) -> Reach:
     """Return the reach of generated images; without any, none."""
-    best = np.sort(np.asarray(generated, float))[::-1][:BEST]
+    best = _strongest(generated, BEST)
     mean = float(best.mean()) if len(best) else None
     return Reach(len(generated), mean, None if mean is None else unit.share(mean), least)
 

@@ -211,7 +211,7 @@ async def test_an_objection_comes_with_the_images_that_it_speaks_of(bench):
     assert chat.requests[-1].messages[-1].parts == ("and these?", unexplained)
     first, last = study.rounds
     assert first["observation"] == ["and these?", {"image": unexplained.id}]
-    assert first["verdict"]["shown"] == [unexplained.id]
+    assert first["verdict"]["shown"] == (unexplained.id,)
     assert "shown" not in last["verdict"], "as in records of earlier versions"
 
 

@@ -12,6 +12,7 @@ import pytest
 from agents.store import Store
 from agents.study import study
 from agents.tasks.describe_unit import DescribeUnit
+from agents.verdict import holds
 from experiments import cli, config
 from experiments.workbench import Workbench
 from tests.fake_endpoint import KEY, FakeEndpoint
@@ -41,7 +42,7 @@ def test_a_unit_of_known_meaning_is_named(ray_cluster, config_file, tmp_path, mo
     printed = capsys.readouterr()
     record = json.loads(printed.out)
     assert "banana" in record["label"]
-    assert record["confirmed"]
+    assert holds(record), record["evidence"]["finding"]
     assert record["evidence"]["auroc"] >= 0.8
     assert min(record["evidence"]["n_positive"], record["evidence"]["n_control"]) >= 20
     assert {"label", "labels", "description", "rounds", "evidence", "paths"} <= set(record)
@@ -104,8 +105,9 @@ def test_an_openai_endpoint_reasons_over_several_rounds_with_images(
                 "acts, masked = system.call_neuron(images)\n"
                 "tools.log_experiment(acts, masked, ['a banana', 'a car'], ['', ''])\nprint(acts)\n```"
             )
-        assert len(seen.images) == 5
-        assert "a banana: activation" in seen.texts[-1]
+        if seen.rounds == 2:
+            assert len(seen.images) == 5
+            assert "a banana: activation" in seen.texts[-1]
         return "[DESCRIPTION]: Bananas.\n[LABEL]: banana"
 
     monkeypatch.setenv("FAKE_KEY", KEY)

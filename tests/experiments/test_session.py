@@ -23,6 +23,7 @@ from agents.person import PersonsStudy
 from agents.store import Store, StoreError
 from agents.study import Laboratory, Workplace
 from agents.tasks.describe_unit import DescribeUnit
+from agents.verdict import holds
 from experiments.report import write_unit_page
 from experiments.session import Session, talk
 from tests.tools.fakes import FakeStudio, FakeSubject, darken
@@ -38,7 +39,7 @@ class Observer:
     async def complete(self, request):
         from actors.chat.base import ChatReply
 
-        return ChatReply("no <b>thing</b>")
+        return ChatReply("unsure: <b>thing</b>")
 
 
 @pytest.fixture
@@ -129,7 +130,7 @@ def test_an_answer_is_examined_sent_back_and_examined_again(open_session):
     second = study.answer("banana", description="Bananas.")
     assert second.accepted
     assert study.result["label"] == "banana"
-    assert study.result["confirmed"]
+    assert study.result["verdict"] == "holds for generated images", "nothing is held back here"
     assert study.result["rounds"] == 2
     assert study.result["card"]["kind"] == "monosemantic"
     with pytest.raises(UsageError, match="has its answer already"):
@@ -139,7 +140,7 @@ def test_an_answer_is_examined_sent_back_and_examined_again(open_session):
 def test_the_last_answer_that_may_be_examined_stands_unconfirmed(open_session):
     study = open_session()
     study.answer("car")
-    assert study.answer("boat").record["confirmed"] is False
+    assert not holds(study.answer("boat").record)
 
 
 def test_a_study_that_was_begun_is_gone_on_with(open_session):

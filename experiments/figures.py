@@ -1,0 +1,115 @@
+"""The figures of a label's evidence in words: the same on the page, in the terminal and in a notebook.
+
+A record may be damaged or of an earlier version: a figure that cannot be read is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from experiments.report.records import mapping, number, sequence, text
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One figure: what it is called, its value with what is uncertain about it, and what that means."""
+
+    name: str
+    value: str
+    told: str
+
+
+def figures_of(evidence: Any) -> list[Figure]:
+    """Return the figures that are on record, in the order in which a label must pass them."""
+    record = mapping(evidence)
+    found = (_specific(record), _strong(record), _covering(record), _held_back(record), _reach(record))
+    return [figure for each in found for figure in each]
+
+
+def _specific(evidence: dict[str, Any]) -> Iterator[Figure]:
+    auroc, e_value = number(evidence.get("auroc")), number(evidence.get("e_value"))
+    if auroc is None:
+        return
+    means = [number(evidence.get(key)) for key in ("mean_positive", "mean_control")]
+    told = "the chance that a new image of the label drives the unit more than one of another thing"
+    if None not in means:
+        told += f"; mean activation {means[0]:.2f} against {means[1]:.2f}"
+    value = f"AUROC {auroc:.2f}{_interval(evidence.get('auroc_interval'))}"
+    yield Figure("specific", value + (f", e-value {e_value:.3g}" if e_value is not None else ""), told)
+
+
+def _strong(evidence: dict[str, Any]) -> Iterator[Figure]:
+    found = mapping(evidence.get("strength"))
+    share = number(found.get("share"))
+    if share is not None:
+        told = "how far new images of the label get from the data set's mean to its strongest images"
+        yield Figure(
+            "strong", f"{share:.0%}{_interval(found.get('interval'), share=True)}", told + _asked(found)
+        )
+
+
+def _covering(evidence: dict[str, Any]) -> Iterator[Figure]:
+    found = mapping(evidence.get("coverage"))
+    share, n, shown = (number(found.get(key)) for key in ("share", "n", "shown"))
+    untold, corrected = number(found.get("untold")) or 0, number(found.get("corrected"))
+    if n is None:
+        return
+    told = (
+        f"{shown or 0:.0f} of the {n:.0f} strongest images of the data set show the label, by a blind witness"
+    )
+    if untold:
+        told += f"; of {untold:.0f} more it could not tell"
+    if corrected is not None and share is not None and abs(corrected - share) >= 0.005:
+        told += f"; {corrected:.0%} with the witness's errors allowed for"
+    value = "not known" if share is None else f"{share:.0%}{_interval(found.get('interval'), share=True)}"
+    yield Figure("covering", value, told + _asked(found))
+
+
+def _held_back(evidence: dict[str, Any]) -> Iterator[Figure]:
+    found = mapping(evidence.get("held_back"))
+    drawn, shown, auroc = (number(found.get(key)) for key in ("drawn", "shown", "auroc"))
+    if drawn is None:
+        return
+    untold, corrected = number(found.get("untold")) or 0, number(found.get("corrected"))
+    told = f"{shown or 0:.0f} of {drawn:.0f} images of the data set that no agent saw show the label"
+    if untold:
+        told += f"; of {untold:.0f} the witness could not tell"
+    if auroc is None:
+        yield Figure("true on real images", "not known", f"{told}: too few to tell")
+        return
+    value = f"AUROC {auroc:.2f}{_interval(found.get('auroc_interval'))}"
+    if (e_value := number(found.get("e_value"))) is not None:
+        value += f", e-value {e_value:.3g}"
+    if corrected is not None and abs(corrected - auroc) >= 0.005:
+        told += f"; AUROC {corrected:.2f} with the witness's errors allowed for"
+    if (precision := number(found.get("precision"))) is not None:
+        told += f"; {precision:.0%} of strong images show it"
+    yield Figure("true on real images", value, told)
+
+
+def _reach(evidence: dict[str, Any]) -> Iterator[Figure]:
+    found = mapping(evidence.get("reach"))
+    share, n = number(found.get("share")), number(found.get("n"))
+    if share is not None and n is not None:
+        told = f"how far the best of all {n:.0f} images that were made get from the data set's mean to its strongest images"
+        yield Figure("reachable", f"{share:.0%}", told + _asked(found))
+
+
+def _interval(value: Any, *, share: bool = False) -> str:
+    ends = [number(each) for each in sequence(value)]
+    if len(ends) != 2 or None in ends:
+        return ""
+    low, high = ends
+    return f" ({low:.0%} to {high:.0%})" if share else f" ({low:.2f} to {high:.2f})"
+
+
+def _asked(found: dict[str, Any]) -> str:
+    least = number(found.get("least"))
+    return "" if least is None else f"; asked is {least:.0%}"
+
+
+def reason(evidence: Any) -> str:
+    """Return what the verdict rests on, "" where none is on record."""
+    return text(mapping(mapping(evidence).get("finding")).get("reason"))
