@@ -593,3 +593,34 @@ async def test_a_search_in_which_no_image_counted_begins_anew_in_the_same_proces
         backend.network.module[1].broken = False
         found = await client.layer_exemplars([Readout("2")], Numbered(9))
         assert found[Readout("2")].n_images == 9
+
+
+async def test_images_that_are_held_back_are_shown_once_for_all_units_of_a_layer(
+    client: PoolVisionClient, pool: LocalPool[Any, Any]
+) -> None:
+    dataset = Loads(200)
+    found = await asyncio.gather(*(client.held_back(Unit("deep", unit), dataset, 30) for unit in (3, 0, 5)))
+    _, reserved = split(dataset, 0.25)
+    readable = [index for index in dataset.loaded if index % 10]
+    assert len(dataset.loaded) == len(set(dataset.loaded)) == 30
+    assert set(dataset.loaded) <= set(reserved.tolist())
+    backend: Any = pool.backend
+    assert backend.forwards == len(readable)
+    for unit, held in zip((3, 0, 5), found, strict=True):
+        assert held.indices.tolist() == readable
+        assert held.total == len(reserved) == 50
+        assert np.allclose(
+            held.activations, all_activations(Numbered(200), "deep")[readable, unit], atol=1e-5
+        )
+    again = await client.held_back(Unit("paper", 3), dataset, 30)
+    assert np.array_equal(again.activations, found[0].activations)
+    assert len(dataset.loaded) == 30
+
+
+async def test_a_class_wins_with_the_mean_of_the_largest_logits(client: PoolVisionClient) -> None:
+    dataset = Numbered(6)
+    logits = await client.activations(
+        [Unit(OUTPUT, i, "logit") for i in range(4)], [dataset.load(i) for i in range(6)]
+    )
+    found = await client.winning_logit(Unit(OUTPUT, 2, "logit"), dataset)
+    assert found == pytest.approx(float(logits.max(axis=0).mean()), abs=1e-4)
