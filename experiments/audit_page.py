@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,6 +11,7 @@ from experiments.console import counted
 from experiments.real_page import real_blocks, real_summary, replication_text
 from experiments.report.schema import Bar, Bars, Block, Column, Figure, Figures, Measured, Page, Table, Text
 
+_STAND_IN = re.compile(r"stand-in|^builtin")
 SHOWN = 40
 """Classes whose contexts are drawn: those with the largest differences."""
 
@@ -37,10 +39,10 @@ def page(result: Mapping[str, Any], least: float) -> Page:
     if real:
         blocks += real_blocks(real)
     if result.get("disagreements"):
-        told = tuple(
+        parted = tuple(
             f"{each['class_name']}: {each['kind']}, {each['context']}" for each in result["disagreements"]
         )
-        blocks.append(Text(title="Where an agent's words and the numbers part", paragraphs=told))
+        blocks.append(Text(title="Where an agent's words and the numbers part", paragraphs=parted))
     beyond = result.get("out_of_reach") or {}
     unseen = {
         name for name, values in result["values"].items() if name not in beyond and highest(values) < least
@@ -52,35 +54,54 @@ def page(result: Mapping[str, Any], least: float) -> Page:
             contexts = {each["context"] for each in by_class[name] if each["biased"]}
             telling = [each for each in result["telling"][name] if each["context"] in contexts]
             blocks.append(_worst(name, result["lowest"][name], telling))
-    blocks.append(_detectable(result["detectable"], result["usual"], biased, unseen))
+    if result["detectable"]:
+        blocks.append(_detectable(result["detectable"], result["usual"], biased, unseen))
     if beyond:
-        blocks.append(
-            Text(
-                title="Out of reach",
-                paragraphs=tuple(
-                    f"{name}: {why}. Its contexts were not tested: this image maker says nothing about the class."
-                    for name, why in beyond.items()
-                ),
-            )
-        )
+        blocks += _out_of_reach(beyond, result["lowest"])
     if result["undrawn"]:
         untested = tuple(f"{name}: {', '.join(contexts)}" for name, contexts in result["undrawn"].items())
         blocks.append(Text(title="Not tested, for want of images", paragraphs=untested))
-    again = sum(each["fresh"] for each in effects)
+    told = (
+        _summary(effects, biased, by_class, least) if effects else "No class was tested on generated images."
+    )
+    if unseen:
+        told += f" Of {counted(len(unseen), 'class', 'classes')} nothing could be measured."
+    if beyond:
+        are = "is" if len(beyond) == 1 else "are"
+        told += f" {counted(len(beyond), 'class', 'classes')} {are} out of reach of the image maker."
     return Page(
         title=f"Audit of {result['model']}" if result.get("model") else "Audit",
-        summary=f"On generated images {len(biased)} of {len(by_class)} classes have a context in which their probability surely differs by more "
-        f"than {least:g} from that in ordinary ones. {len(effects)} contexts were tested at a false-discovery rate of 5 %; "
-        f"{again} stood out at first and were shown again."
-        + (f" Of {counted(len(unseen), 'class', 'classes')} nothing could be measured." if unseen else "")
-        + (
-            f" {counted(len(beyond), 'class', 'classes')} were out of reach of the image maker."
-            if beyond
-            else ""
-        )
-        + (real_summary(real) if real else ""),
+        summary=told + (real_summary(real) if real else ""),
         blocks=tuple(blocks),
     )
+
+
+def _summary(
+    effects: Sequence[Mapping[str, Any]], biased: set[str], by_class: Mapping[str, Any], least: float
+) -> str:
+    again = sum(each["fresh"] for each in effects)
+    return (
+        f"On generated images {len(biased)} of {counted(len(by_class), 'class has', 'classes have')} a context in which the "
+        f"probability surely differs by more than {least:g} from that in ordinary ones. {len(effects)} contexts were tested at a "
+        f"false-discovery rate of 5 %; {again} stood out at first and were shown again."
+    )
+
+
+def _out_of_reach(beyond: Mapping[str, str], best: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Block]:
+    """Return which classes the first look did not reach, why, and the images that came nearest."""
+    words = tuple(
+        f"{name}: {why}. Its contexts were not tested: this image maker says nothing about the class."
+        for name, why in beyond.items()
+    )
+    figures = tuple(
+        Figure(
+            image=each["image"], caption=f"{name}, {each['context']}: probability {each['probability']:.3f}"
+        )
+        for name in [*beyond][:SHOWN]
+        for each in best.get(name, ())
+    )
+    shown: list[Block] = [Text(title="Out of reach", paragraphs=words)]
+    return [*shown, Figures(title="Out of reach: the nearest images", figures=figures)] if figures else shown
 
 
 def _about(result: Mapping[str, Any]) -> Text:
@@ -88,7 +109,7 @@ def _about(result: Mapping[str, Any]) -> Text:
     facts = result.get("facts") or {}
     roles = [(role, str(facts.get(role) or "")) for role in ("generator", "observers", "interpreter")]
     told = [f"{role}: {name}" for role, name in roles if name]
-    stand_ins = [role for role, name in roles if "stand-in" in name]
+    stand_ins = [role for role, name in roles if _STAND_IN.search(name)]
     lines = []
     if result.get("model"):
         lines.append(

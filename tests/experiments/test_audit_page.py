@@ -50,7 +50,7 @@ def test_findings_come_first_then_classes_then_what_would_have_been_found(tmp_pa
     write_site(run.root)
     shown = markup.check(run.root / "report" / "experiments" / "audit.html")
     text = " ".join(shown.text.split())
-    assert "1 of 2 classes have a context in which their probability surely differs by more than 0.1" in text
+    assert "1 of 2 classes have a context in which the probability surely differs by more than 0.1" in text
     assert "1 stood out at first and were shown again" in text
     order = [
         "Findings on generated images",
@@ -108,3 +108,44 @@ def test_the_worst_images_of_a_class_stand_below_its_contexts_with_what_they_sho
         "<b>tench</b>, background: snow: probability 0.030",
     ]
     assert all((page_path.parent / image.attributes["src"]).is_file() for image in pictures)
+
+
+REAL = {
+    "dataset": "birds", "source": "column 'y' of metadata.csv", "images": {"kite": 60}, "unreadable": 0, "answers": [],
+    "matches": [
+        {"name": "1", "index": 4, "network_class": "kite", "how": "as told", "near": [], "images": 60},
+        {"name": "9", "index": None, "network_class": "", "how": "", "near": [], "images": 2},
+    ],
+    "found": {
+        "subgroups": [
+            {"class_name": "kite", "attribute": "place", "level": "<i>sea</i>", "n": 50, "accuracy": 0.5,
+             "accuracy_interval": [0.3, 0.7], "probability": 0.45},
+            {"class_name": "kite", "attribute": "place", "level": "land", "n": 10, "accuracy": None,
+             "accuracy_interval": None, "probability": None},
+        ],
+        "worst": None, "associations": [], "averages": [{"weighted_by": "", "accuracy": 0.5, "interval": [0.4, 0.6]}],
+        "replications": [
+            {"class_name": "<b>tench</b>", "context": "background: snow", "generated": -0.5, "verdict": "replicated",
+             "told_by": "observers", "n": 30, "n_without": 40, "effect": -0.2, "interval": [-0.3, -0.1], "q": 0.01,
+             "factor": 0.8, "corrected": -0.25},
+        ],
+    },
+}  # fmt: skip
+
+
+def test_a_page_says_what_was_audited_by_what_and_what_real_images_say_of_each_finding(tmp_path):
+    run = FakeRun(tmp_path / "run")
+    facts = {"generator": "scenes (embedded stand-in) 1", "observers": "gpt-x"}
+    about = {"model": "resnet50", "profile": "mine", "facts": facts, "real": REAL}
+    beyond = {"out_of_reach": {"zebra": "its probability is 0.020 at most in 12 ordinary generated images"}}
+    page(RESULT | about | beyond, 0.1).save(run.root, "audit")
+    write_site(run.root)
+    text = " ".join(markup.check(run.root / "report" / "experiments" / "audit.html").text.split())
+    assert "Network: resnet50. Profile: mine." in text
+    assert "Stand-ins answered as generator:" in text
+    assert "replicated: -0.200 (-0.300 to -0.100) on 30 real images with this context, 40 without" in text
+    assert "errors of the observers shrink it to 0.80: corrected -0.250" in text
+    assert "<i>sea</i>" in text
+    assert "too few" in text
+    assert "1 class is out of reach of the image maker" in text
+    assert "zebra: its probability is 0.020 at most in 12 ordinary generated images" in text
