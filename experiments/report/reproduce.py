@@ -43,9 +43,24 @@ def _quoted(word: str) -> str:
 
 
 def _design(manifest: Mapping[str, Any]) -> list[str]:
-    images = number(manifest.get("per_context"))
+    """Return the options of an audit, other than its classes."""
+    images, proposed = number(manifest.get("per_context")), number(manifest.get("propose_contexts"))
     words = [] if images is None else ["--images", f"{images:.0f}"]
-    return words if manifest.get("agents", True) else [*words, "--figures-only"]
+    words += [f"--propose-contexts={proposed:.0f}"] if proposed else []
+    words += [] if manifest.get("agents", True) else ["--figures-only"]
+    columns, real = mapping(mapping(manifest.get("settings")).get("columns")), mapping(manifest.get("real"))
+    named = {
+        "--label-column": text(columns.get("label")),
+        "--image-column": text(columns.get("image")),
+        "--attributes": ",".join(map(text, sequence(columns.get("attributes")))),
+        "--label-names": ",".join(
+            f"{label}={text(name)}" for label, name in mapping(real.get("names")).items()
+        ),
+    }
+    words += [word for option, value in named.items() if value for word in (option, value)]
+    if (limit := number(real.get("per_class"))) is not None:
+        words += ["--real-images", f"{limit:.0f}"]
+    return [*words, "--witness"] if real.get("everything") is True else words
 
 
 def _studying(asked: str, model: str, run: RunDirectory, unit: UnitRecords) -> list[str]:

@@ -10,7 +10,11 @@ import numpy as np
 import pytest
 
 from actors.chat.base import ChatReply, ChatRequest
-from actors.vision.labels import Column, Labels
+from actors.images import Image
+from actors.vision.base import LayerInfo
+from actors.vision.folder import FolderDataset
+from actors.vision.labels import Column, ColumnSettings, Labels, labels_of
+from actors.vision.units import Readout
 from agents.budget import Rate
 from agents.run_files import RecordError
 from agents.sceptic import Sceptic
@@ -19,6 +23,7 @@ from experiments.context_witness import KNOWN, ContextWitness, question_of
 from experiments.contexts import CONTEXTS
 from experiments.real_audit import RealSettings, too_dear
 from experiments.real_images import Answers, MatchedClass, RealImages, Tag, draw, match, match_table
+from experiments.subgroups import findings
 from tests.experiments.waterbirds import write_birds, write_network
 from tests.tools.fakes import FakeStudio, picture_of
 
@@ -119,6 +124,50 @@ def test_every_context_of_the_design_has_a_question():
     assert len(asked) == len(CONTEXTS)
     assert {"something at night", "a person", "red kayak", "two kayaks", "small kayak"} <= asked
     assert question_of("proposed: in a kitchen", "kayak") == "something in a kitchen"
+
+
+class Classifier:
+    """Says waterbird where middle and border of an image, weighed against each other, are blue rather than green."""
+
+    def __init__(self, reliance: float) -> None:
+        self._reliance = reliance
+
+    async def layers(self) -> list[LayerInfo]:
+        return [LayerInfo("output", "vector", 2, (), "head", "softmax")]
+
+    async def outputs(self, readout: Readout, images: list[Image], **_: Any) -> np.ndarray:
+        assert readout == Readout("output", "probability")
+        blue = [(image.pixels[..., 2].astype(float) - image.pixels[..., 1]) / 60 for image in images]
+        middle, border = (
+            np.array([each[rows, rows].mean() for each in blue]) for rows in (slice(14, 34), slice(8))
+        )
+        water = 1 / (1 + np.exp(-3 * ((1 - self._reliance) * middle + self._reliance * border)))
+        return np.stack([1 - water, water], 1).astype(np.float32)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("reliance", "biased"), [(0.6, True), (0.0, False)])
+async def test_on_a_data_set_in_the_form_of_waterbirds_the_bias_of_a_classifier_is_found_and_none_of_a_fair_one(
+    tmp_path, reliance, biased
+):
+    dataset = FolderDataset(write_birds(tmp_path / "birds", 1400))
+    said = labels_of(dataset, ColumnSettings(attributes=("place",)))
+    audited = {0: "landbird", 1: "waterbird"}
+    matches = match(said, NAMES, {"0": "landbird", "1": "waterbird"})
+    drawn = draw(said, matches, audited, seed=0, per_class=2000)
+    vision: Any = Classifier(reliance)
+    probability, correct, read = await real_images.measure(vision, dataset, drawn, lambda done, total: None)
+    place = said.attributes["place"].take(drawn.indices)
+    found = findings(
+        RealImages("birds", "f", said.source, 0, [], matches, drawn.indices.tolist(),
+                   [audited[target] for target in drawn.targets.tolist()], probability.tolist(), correct.tolist(),
+                   {"place": Tag(list(place.levels), place.values.tolist())}), [],
+    )  # fmt: skip
+    assert read.all()
+    assert any(each.biased for each in found.associations) is biased
+    assert found.worst.below is biased
+    if biased:
+        assert (found.worst.class_name, found.worst.level) in {("landbird", "1"), ("waterbird", "0")}
 
 
 def test_questions_that_cost_more_than_may_be_spent_unasked_need_a_yes():
