@@ -25,8 +25,9 @@ from agents.evidence.coverage import more_than_missed
 from agents.evidence.finding import Figures, Finding, of_abstention, of_label
 from agents.fresh_images import FreshImages, UnmadeError
 from agents.interpreter import Verdict
+from agents.meaning import Meaning, doubts_about, rivals_of
 from agents.sceptic import Sceptic
-from agents.simpler import Doubt, doubts
+from agents.simpler import Doubt
 from agents.statistics import auroc, auroc_interval, e_value
 from agents.stimuli import control_subjects, prompts_for
 from agents.tasks.base import Answer
@@ -71,6 +72,7 @@ class Critic:
         self._settings = settings or ConfirmationSettings()
         self._fresh = FreshImages(subject, studio, seed)
         self._assessor = Assessor(subject, self._settings, seed=seed, witness=sceptic, makings=makings)
+        self._meanings: dict[str, Meaning | None] = {}
         self._tests = 0
         """Tests of this examination, so far."""
 
@@ -183,6 +185,9 @@ class Critic:
                 break
             tested = second
         tested.evidence["simpler"] = compared
+        known = {label: await self._meaning(label) for label in tested.answer.labels}
+        if meanings := {label: asdict(each) for label, each in known.items() if each}:
+            tested.evidence["meanings"] = meanings
         return tested
 
     async def _simpler(self, tested: Tested, attempt: int, compared: list[dict[str, Any]]) -> Answer:
@@ -192,7 +197,7 @@ class Critic:
         for place, label in enumerate(answer.labels):
             own = [trial.activation for trial in trials.positives if trial.label == label]
             possible: dict[str, float] = {}
-            for doubt in doubts(label):
+            for doubt in doubts_about(label, await self._meaning(label)):
                 found = await self._compare(doubt, label, own, controls, attempt)
                 if found is None:
                     continue
@@ -204,6 +209,12 @@ class Critic:
                 labels = (*answer.labels[:place], simplest, *answer.labels[place + 1 :])
                 return replace(answer, labels=tuple(dict.fromkeys(labels)))
         return answer
+
+    async def _meaning(self, label: str) -> Meaning | None:
+        """Return what a label's words mean, asked once of a model that sees the label alone; None where it does not say."""
+        if label not in self._meanings:
+            self._meanings[label] = None if self._sceptic is None else await self._sceptic.meaning(label)
+        return self._meanings[label]
 
     async def _compare(
         self, doubt: Doubt, label: str, own: list[float], controls: list[float], attempt: int
@@ -292,29 +303,48 @@ class Critic:
         return list(zip([trial.activation for trial in first], again, strict=True)) if again else []
 
     async def _rival(self, tested: Tested, attempt: int) -> str:
-        """Let a sceptic's rival compete, and write down how; return it if its images surely drive the unit more, else ""."""
-        if self._sceptic is None:
+        """Let rivals compete, and write down the strongest; return it if its images surely drive the unit more, else ""."""
+        found = [
+            each
+            for each in [await self._compete(rival, tested, attempt) for rival in await self._rivals(tested)]
+            if each
+        ]
+        if not found:
             return ""
+        best = max(found, key=lambda each: float(each["mean"]))
+        tested.evidence["rival"] = best
+        if len(found) > 1:
+            tested.evidence["rivals"] = found
+        positives, controls = map(np.mean, tested.trials.numbers())
+        more = best["mean"] - positives > _SAME * (positives - controls)
+        return str(best["label"]) if best["beats_interval"][0] > 0.5 and more else ""
+
+    async def _rivals(self, tested: Tested) -> list[str]:
+        """Return what somebody proposes who sees the strongest images alone, and narrower words and synonyms of the labels."""
+        if self._sceptic is None:
+            return []
         exemplars = await self._subject.exemplars(EXEMPLARS)
         seen = [(each.image, each.response.activation) for each in exemplars]
-        rival = await self._sceptic.rival(seen, tested.answer.labels)
-        values = (
-            await self._fresh.probe(_wordings(rival, self._settings.probe), "rival", attempt) if rival else []
-        )
-        if rival is None or not values:
-            return ""
-        positives, controls = tested.trials.numbers()
+        proposed = await self._sceptic.rival(seen, tested.answer.labels)
+        named = [
+            rival for label in tested.answer.labels for rival in rivals_of(label, await self._meaning(label))
+        ]
+        return list(dict.fromkeys([*([proposed] if proposed else []), *named]))
+
+    async def _compete(self, rival: str, tested: Tested, attempt: int) -> dict[str, Any] | None:
+        """Return how fresh images of a rival do against those of the labels; None if they could not be made."""
+        values = await self._fresh.probe(_wordings(rival, self._settings.probe), "rival", attempt)
+        if not values:
+            return None
+        positives, _ = tested.trials.numbers()
         share = auroc(values, positives)
-        low, high = auroc_interval(share, len(values), len(positives))
-        tested.evidence["rival"] = {
+        return {
             "label": rival,
             "mean": float(np.mean(values)),
             "n": len(values),
             "beats": share,
-            "beats_interval": [low, high],
+            "beats_interval": list(auroc_interval(share, len(values), len(positives))),
         }
-        trifle = _SAME * (np.mean(positives) - np.mean(controls))
-        return rival if low > 0.5 and np.mean(values) - np.mean(positives) > trifle else ""
 
     def _decided(self, trials: Trials) -> bool:
         positives, controls = trials.numbers()

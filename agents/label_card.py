@@ -112,11 +112,19 @@ def _kind(evidence: Mapping[str, Any], labels: Sequence[Mapping[str, Any]]) -> t
             f"{len(labels)} labels together drive the unit, too few images of each to say more",
         )
     compared = [each for each in evidence.get("simpler") or () if each["label"] == labels[0]["label"]]
-    if is_combination(labels[0]["label"]) and compared and all(each["rejected"] for each in compared):
+    if _combines(labels[0]["label"], evidence) and compared and all(each["rejected"] for each in compared):
         return "conditional", "the whole label drives the unit, and less of it does not: " + ", ".join(
             f'"{each["weaker"]}"' for each in compared
         )
     return "monosemantic", "one label drives the unit"
+
+
+def _combines(label: str, evidence: Mapping[str, Any]) -> bool:
+    """Say whether a label holds a condition: by what a model said that it means, or else by its words."""
+    meaning = (evidence.get("meanings") or {}).get(label)
+    if meaning is None:
+        return is_combination(label)
+    return bool(meaning.get("qualifiers") or meaning.get("exceptions"))
 
 
 def _ceiling(pairs: Sequence[Sequence[float]]) -> float | None:

@@ -9,6 +9,7 @@ import pytest
 
 from actors.backend import Priority
 from agents.critic import ConfirmationSettings, Critic, share_of
+from agents.meaning import Meaning
 from agents.stimuli import control_subjects, prompts_for
 from agents.tasks.base import Answer
 from tests.tools.fakes import FakeStudio, FakeSubject, ReservingSubject, picture_of
@@ -151,8 +152,14 @@ def test_labels_and_controls_share_their_wordings():
 class ScriptedSceptic:
     """Sees what the studio was asked to show; lies or proposes as told."""
 
-    def __init__(self, studio, rival=None, honest=True):
+    def __init__(self, studio, rival=None, honest=True, meanings=None):
         self._studio, self._rival, self._honest = studio, rival, honest
+        self._meanings = meanings or {}
+        self.asked = []
+
+    async def meaning(self, label):
+        self.asked.append(label)
+        return self._meanings.get(label)
 
     async def rival(self, images, labels):
         assert len(images) == 15
@@ -179,6 +186,43 @@ async def test_a_rival_that_drives_the_unit_more_sends_the_answer_back():
     assert not verdict.accepted
     assert '"grass"' in verdict.objection
     assert verdict.evidence["rival"]["beats"] == 1.0
+
+
+def meant(activation, meanings, dataset="dog"):
+    studio = FakeStudio()
+    sceptic = ScriptedSceptic(studio, meanings=meanings)
+    noisy = ReservingSubject(
+        studio, lambda shown: activation(shown) + crc32(shown.encode()) / 2**34, dataset=dataset, held_back=()
+    )
+    return Critic(noisy, studio, seed=0, sceptic=sceptic), sceptic
+
+
+async def test_a_broader_word_whose_images_drive_the_unit_as_much_takes_the_place_of_the_label():
+    meanings = {"dog": Meaning("dog", broader="pet")}
+    judge, sceptic = meant(lambda shown: 3.0 if "dog" in shown or "pet" in shown else 0.1, meanings)
+    verdict = await judge.examine(answer("dog"), 1)
+    assert verdict.labels == ("pet",)
+    assert verdict.evidence["simpler"][0]["simpler"] == "pet"
+    assert sceptic.asked == ["dog", "pet"], "each label is asked about once"
+
+
+async def test_a_broader_word_that_does_less_leaves_the_label_as_it_is():
+    meaning = Meaning("dog", broader="pet")
+    judge, _ = meant(lambda shown: 3.0 if "dog" in shown else 0.1, {"dog": meaning})
+    verdict = await judge.examine(answer("dog"), 1)
+    assert verdict.labels == ("dog",)
+    assert verdict.evidence["simpler"][0]["rejected"]
+    assert verdict.evidence["meanings"]["dog"]["broader"] == "pet"
+
+
+async def test_a_narrower_word_whose_images_drive_the_unit_more_sends_the_answer_back():
+    meaning = Meaning("dog", narrower="poodle", synonym="canine")
+    judge, _ = meant(
+        lambda shown: 5.0 if "poodle" in shown else 3.0 if "dog" in shown else 0.1, {"dog": meaning}
+    )
+    verdict = await judge.examine(answer("dog"), 1)
+    assert '"poodle"' in verdict.objection
+    assert [each["label"] for each in verdict.evidence["rivals"]] == ["poodle", "canine"]
 
 
 async def test_a_rival_that_does_less_is_written_down_and_the_answer_stands():
