@@ -153,7 +153,12 @@ async def _measured(
     audited, seed = {each.index: each.name for each in classes}, classes[0].seed
     labels = await asyncio.to_thread(labels_of, bench.dataset, bench.profile.columns)
     matches = real_images.match(labels, bench.vision.known.class_names, settings.names)
-    drawn = real_images.draw(labels, matches, audited, seed=seed, per_class=settings.per_class)
+    per_class = min(settings.per_class, real_images.room_for(len(audited), len(labels.attributes)))
+    if per_class < settings.per_class:
+        console.say(
+            f"at most {per_class:,} images of each of the {len(audited):,} classes are measured: a record has no more room"
+        )
+    drawn = real_images.draw(labels, matches, audited, seed=seed, per_class=per_class)
     console.say(f"measuring {len(drawn.indices):,} real images")
     with console.progress("real images") as progress:
         probability, correct, read = await real_images.measure(bench.vision, bench.dataset, drawn, progress)

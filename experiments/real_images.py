@@ -29,6 +29,8 @@ KEY = "real_images.json"
 VERSION = 1
 PER_CLASS = 2000
 """Images of a class at most that are measured: as many are drawn at random where there are more."""
+MOST_VALUES = 1_500_000
+"""Values of a record at most: one of a run may have two million (`agents.run_files`)."""
 _AT_ONCE = 64
 
 
@@ -177,6 +179,11 @@ def how_told(how: str) -> str:
 
 def _few(lines: Sequence[str], most: int) -> list[str]:
     return list(lines) if len(lines) <= most else [*lines[:most], f"  ... and {len(lines) - most} more"]
+
+
+def room_for(n_classes: int, n_attributes: int) -> int:
+    """Return how many images of each class a record has room for, at least one."""
+    return max(1, MOST_VALUES // ((4 + n_attributes) * max(1, n_classes)))
 
 
 @dataclass(frozen=True)
