@@ -29,7 +29,7 @@ import anyio
 from actors.scenes.withheld import Withheld
 from agents.statistics import e_benjamini_hochberg, wilson_interval
 from agents.store import Store
-from agents.verdict import verdict_of
+from agents.verdict import HOLDING, verdict_of
 from benchmarks.bench_truth import RESULTS, keep
 from benchmarks.in_process import laboratory
 from experiments import config
@@ -87,13 +87,13 @@ def reach(options: argparse.Namespace) -> str:
     far = anyio.run(study, outside, options, "out-of-reach", withheld)
     near = anyio.run(study, within, options, "within-reach", withheld)
     verdicts = Counter(row["verdict"] for row in far)
-    confirmed, told = verdicts["confirmed"], verdicts[OUT_OF_REACH]
+    held, told = sum(verdicts[each] for each in HOLDING), verdicts[OUT_OF_REACH]
     lines = [
         f"{len(lacking)} of the embedded world's concepts were taken from image maker, observer and scientist.",
         "",
         "| units out of what is left | | share (Wilson 95 %) | target |",
         "|---|---:|---|---|",
-        f"| confirmed | {confirmed}/{len(far)} | {_share(confirmed, len(far))} | at most 0.05 |",
+        f"| a label is said to hold | {held}/{len(far)} | {_share(held, len(far))} | at most 0.05 |",
         f"| called out of reach | {told}/{len(far)} | {_share(told, len(far))} | at least 0.80 |",
         "",
         f"Their verdicts: {'; '.join(f'{name} {n}' for name, n in verdicts.most_common())}.",
@@ -115,12 +115,12 @@ def calibration(options: argparse.Namespace) -> str:
             raise SystemExit(f"there is no {path}: run the parts pairs and reach first.")
         rows += json.loads(path.read_text())["rows"]
     held = e_benjamini_hochberg([row["e_value"] or 0.0 for row in rows], FALSE_DISCOVERIES)
-    stand = [row for row, holds in zip(rows, held, strict=True) if holds and row["verdict"] == "confirmed"]
+    stand = [row for row, holds in zip(rows, held, strict=True) if holds and row["verdict"] in HOLDING]
     strange = sum(row["precision"] is None or row["precision"] < 1 for row in stand)
     wrong = sum(not row["right"] for row in stand)
     return "\n".join(
         [
-            f"{len(stand)} of {len(rows)} labels are confirmed and stand at a false-discovery rate of {FALSE_DISCOVERIES:.0%}.",
+            f"{len(stand)} of {len(rows)} labels are said to hold and stand at a false-discovery rate of {FALSE_DISCOVERIES:.0%}.",
             "",
             "| of the labels that stand | | share (Wilson 95 %) | target |",
             "|---|---:|---|---|",
@@ -164,13 +164,13 @@ def agreement(options: argparse.Namespace) -> str:
 
 
 def _kinds(rows: Rows) -> str:
-    lines = ["| units | right | share (Wilson 95 %) | target | confirmed |", "|---|---:|---|---|---:|"]
+    lines = ["| units | right | share (Wilson 95 %) | target | said to hold |", "|---|---:|---|---|---:|"]
     for kind, target in TARGETS.items():
         own = [row for row in rows if row["kind"] == kind]
         right = sum(row["right"] for row in own)
-        confirmed = sum(row["verdict"] == "confirmed" for row in own)
+        held = sum(row["verdict"] in HOLDING for row in own)
         lines.append(
-            f"| {SAID[kind]} | {right}/{len(own)} | {_share(right, len(own))} | at least {target:.2f} | {confirmed} |"
+            f"| {SAID[kind]} | {right}/{len(own)} | {_share(right, len(own))} | at least {target:.2f} | {held} |"
         )
     return "\n".join(lines)
 

@@ -26,7 +26,7 @@ from agents.statistics import wilson_interval
 from agents.store import Store
 from agents.study import Laboratory, failure, study
 from agents.tasks.describe_unit import DescribeUnit
-from agents.verdict import is_confirmed, verdict_of
+from agents.verdict import HOLDING, is_confirmed, verdict_of
 from experiments import config as configuration
 from experiments.config import Profile
 from experiments.console import Console
@@ -335,10 +335,10 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _beyond(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return how many units that no image of the image maker can drive were confirmed, and how many called out of reach."""
+    """Return of how many units that no image of the image maker can drive a label was said to hold, and how many were called out of reach."""
     n = len(rows)
     counts = {
-        "confirmed": sum(row["verdict"] == "confirmed" for row in rows),
+        "held": sum(row["verdict"] in HOLDING for row in rows),
         "called": sum(row["verdict"] == "out of reach" for row in rows),
     }
     intervals = {f"{name}_interval": list(wilson_interval(count, n)) for name, count in counts.items()}
@@ -412,8 +412,8 @@ def table(result: Mapping[str, Any]) -> str:
         )
     if beyond := result["summary"].get("out_of_reach"):
         lines.append(
-            f"of {beyond['n']} units whose concepts the image maker cannot draw, {beyond['confirmed']} were confirmed and "
-            f"{beyond['called']} called out of reach"
+            f"of {beyond['n']} units whose concepts the image maker cannot draw, {beyond['called']} were called out of reach, and "
+            f"of {beyond['held']} a label was said to hold"
         )
     found = result["coverage"]
     lines.append(f"{found['studied']} of the {found['printed']} neurons that Table A4 prints were studied")

@@ -123,7 +123,7 @@ def test_units_that_the_maker_cannot_drive_are_counted_apart():
     found = summarise([row, *far])
     assert found["by_kind"]["mono"]["n"] == 1
     counts = found["out_of_reach"]
-    assert (counts["n"], counts["confirmed"], counts["called"]) == (2, 1, 1)
+    assert (counts["n"], counts["held"], counts["called"]) == (2, 1, 1)
     old = {key: value for key, value in row.items() if key != "reachable"}
     assert summarise([old])["out_of_reach"] is None
 
