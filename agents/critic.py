@@ -233,21 +233,33 @@ class Critic:
             stronger = await self._fresh.probe(prompts, "stronger", attempt)
         if not weaker or not stronger:
             return None
+        most = 1 - _SAME if doubt.stronger is None else _LEFT
+        low = float(np.mean(controls))
+
+        def left() -> float:
+            return (float(np.mean(weaker)) - low) / max(1e-9, float(np.mean(stronger)) - low)
+
+        # Few images of "vehicle" may all be road vehicles: what seems lost is looked for in more, before it is given up.
+        while (
+            len(weaker) < self._settings.max_images and left() <= most and not surely_less(weaker, stronger)
+        ):
+            more = await self._fresh.probe(_wordings(doubt.weaker, n), f"weaker {len(weaker)}", attempt)
+            if not more:
+                break
+            weaker += more
         share = auroc(stronger, weaker)
-        low, mean_weaker, mean_stronger = (float(np.mean(group)) for group in (controls, weaker, stronger))
-        left = (mean_weaker - low) / max(1e-9, mean_stronger - low)
         return {
             "label": label,
             "simpler": doubt.simpler,
             "weaker": doubt.weaker,
             "stronger": label if doubt.stronger is None else f"{doubt.stronger} with other things",
-            "mean_weaker": mean_weaker,
-            "mean_stronger": mean_stronger,
+            "n_weaker": len(weaker),
+            "mean_weaker": float(np.mean(weaker)),
+            "mean_stronger": float(np.mean(stronger)),
             "auroc": share,
             "auroc_interval": list(auroc_interval(share, len(stronger), len(weaker))),
-            "left": left,
-            "rejected": surely_less(weaker, stronger)
-            and left <= (1 - _SAME if doubt.stronger is None else _LEFT),
+            "left": left(),
+            "rejected": surely_less(weaker, stronger) and left() <= most,
         }
 
     async def _witness(self, trials: Trials) -> None:

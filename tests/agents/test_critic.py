@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from zlib import crc32
 
@@ -94,6 +95,20 @@ async def test_a_simpler_label_is_tested_on_images_of_its_own_controls_too():
     verdict = await judge.examine(answer("dog with a ball"), 1)
     assert verdict.labels == ("dog",)
     assert len(set(studio.made)) == len(studio.made)
+
+
+async def test_a_shorter_label_that_seems_to_lose_something_is_shown_more_often_before_it_is_taken():
+    other_vehicles = itertools.cycle([1.0, 1.0, 1.0, 0.0, 0.0])
+
+    def activation(shown: str) -> float:
+        return 1.0 if "road" in shown else next(other_vehicles) if "vehicle" in shown else len(shown) / 1000
+
+    judge, _, _ = critic(activation)
+    verdict = await judge.examine(answer("road vehicle"), 1)
+    assert verdict.labels == ("road vehicle",)
+    (compared,) = verdict.evidence["simpler"]
+    assert (compared["simpler"], compared["rejected"]) == ("vehicle", True)
+    assert 10 < compared["n_weaker"] <= 40
 
 
 async def test_what_a_study_claims_is_worth_less_the_more_it_has_tested():
