@@ -89,6 +89,29 @@ def near(
     return found
 
 
+def spread(
+    which: Literal["quantiles", "least"],
+    activations: np.ndarray,
+    features: np.ndarray | None,
+    k: int,
+    seed: int,
+) -> list[Chosen]:
+    """Return `quantiles`, or the `k` `least`, without pictures that are the same by their `features` (n, d), where these are known."""
+    chosen = quantiles(activations, seed) if which == "quantiles" else least(activations, 2 * k, seed)
+    if features is not None:
+        chosen = distinct(chosen, unit_length(features, features.mean(axis=0)))
+    return chosen if which == "quantiles" else chosen[:k]
+
+
+def distinct(chosen: Sequence[Chosen], vectors: np.ndarray) -> list[Chosen]:
+    """Return what was chosen without images that are the same picture as one before; `vectors` (n, d) have length 1."""
+    kept: list[Chosen] = []
+    for each in chosen:
+        if not any(vectors[each.row] @ vectors[other.row] >= SAME for other in kept):
+            kept.append(each)
+    return kept
+
+
 def modes(vectors: np.ndarray) -> list[Chosen]:
     """Return the exemplars in groups of alike images, the largest group first; one group where none stand apart.
 

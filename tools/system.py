@@ -80,26 +80,27 @@ class System:
         Raises:
             UsageError: If the subject tells nothing but its strongest images, or images cannot be compared.
         """
-        top = await self.exemplars(k)
+        # Of those that are known already: finding more could take a pass over the data set.
+        top = (await self.exemplars(max([k, *self._exemplars])))[:k]
         if which == "top" or not top:
             return [(each, "among the strongest") for each in top]
         if not isinstance(self.subject, Browsable):
             raise UsageError("of this unit only its strongest images are known.", 'Ask for which="top".')
         scatter = await self.subject.scatter()
-        if which == "quantiles":
-            return await self._pictured(self.subject, scatter, contrast.quantiles(scatter.activations, seed))
-        if which == "least":
-            return await self._pictured(self.subject, scatter, contrast.least(scatter.activations, k, seed))
-        features = await self.subject.features([each.image for each in top])
-        if features is None or scatter.features is None:
+        values, features = scatter.activations, scatter.features
+        if which in ("quantiles", "least"):
+            chosen = contrast.spread(which, values, features, k, seed)
+            return await self._pictured(self.subject, scatter, chosen)
+        seen = await self.subject.features([each.image for each in top])
+        if features is None or seen is None:
             raise UsageError("images cannot be compared in this network.", 'Ask for "quantiles" or "least".')
-        centre = scatter.features.mean(axis=0)
-        vectors = contrast.unit_length(features, centre)
+        centre = features.mean(axis=0)
+        vectors = contrast.unit_length(seen, centre)
         if which == "modes":
             return [(top[each.row], each.note) for each in await asyncio.to_thread(contrast.modes, vectors)]
         strengths = np.array([each.response.activation for each in top])
-        others = contrast.unit_length(scatter.features, centre)
-        chosen = await asyncio.to_thread(contrast.near, scatter.activations, others, strengths, vectors)
+        others = contrast.unit_length(features, centre)
+        chosen = await asyncio.to_thread(contrast.near, values, others, strengths, vectors)
         return await self._pictured(self.subject, scatter, chosen)
 
     async def _pictured(

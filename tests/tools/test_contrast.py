@@ -56,6 +56,12 @@ def test_near_misses_are_alike_and_silent_and_neither_the_same_picture_nor_used_
     assert chosen[0].note == "like exemplar 1 (similarity 0.94), and silent"
 
 
+def test_the_same_picture_is_shown_once() -> None:
+    chosen = [contrast.Chosen(row, "") for row in (2, 0, 1, 3)]
+    kept = contrast.distinct(chosen, directions(0, 45, 2, 90))
+    assert [each.row for each in kept] == [2, 1, 3]
+
+
 def test_two_kinds_of_exemplars_are_two_groups_and_one_kind_is_one() -> None:
     spread = np.random.default_rng(0).normal(0, 4, 12)
     two = contrast.modes(directions(*(spread[:5] + 10), *(spread[5:] + 120)))
@@ -96,6 +102,7 @@ async def test_a_program_gets_masked_images_with_the_reason_for_each() -> None:
     studio = FakeStudio()
     subject = BrowsableSubject(studio, len)
     box = Toolbox(System(subject, darken), studio, FakeObservers(), seed=0)
+    await box.call("exemplars", {})
     for which in contrast.WHICH:
         told = await box.call("exemplars_by", {"which": which, "k": 6})
         assert len(told["activations"]) == len(told["images"]) == len(told["notes"]) > 0

@@ -18,6 +18,8 @@ from tools.sandbox.child.wire import IMAGE, MAX_TEXT
 from tools.sandbox.shelf import ImageShelf
 
 MAX_ITEMS = 1000
+MOST_EXEMPLARS = 15
+"""Exemplars that a program may ask for at once: as many as every sweep keeps, so that no call begins another sweep."""
 MAX_CALL_BYTES = 384 << 20
 """Pixels of the images of one call: 128 images of 1024 x 1024."""
 
@@ -114,7 +116,7 @@ _IMAGES = _listed(_image, 1, 256)
 METHODS: Mapping[str, Method] = {
     "measure": Method({"images": _IMAGES}),
     "exemplars": Method({}),
-    "exemplars_by": Method({"which": _one_of(WHICH), "k": _integer(1, 50)}),
+    "exemplars_by": Method({"which": _one_of(WHICH), "k": _integer(1, MOST_EXEMPLARS)}),
     "text2image": Method({"prompts": _listed(_text, 1, 256), "n": _integer(1, 64)}),
     "edit": Method({"images": _IMAGES, "instructions": _listed(_text, 1, 256)}, ("images", "instructions")),
     "describe": Method({"images": _IMAGES, "titles": _listed(_text, 1, 256)}, ("images", "titles")),

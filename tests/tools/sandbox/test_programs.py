@@ -119,6 +119,10 @@ async def test_a_kind_of_exemplars_that_there_is_not_is_refused_in_words(
     outcome = await either.run('system.exemplars("best")', host)
     assert outcome.status == "error"
     assert "which must be one of top, modes, quantiles, near, least" in outcome.error
+    outcome = await either.run('system.exemplars("top", k=16)', host)
+    assert "k must be a whole number from 1 to 15" in outcome.error, (
+        "more would begin a pass over the data set"
+    )
 
 
 async def test_two_exemplars_still_come_as_pairs(sandbox: KernelSandbox) -> None:

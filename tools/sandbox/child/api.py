@@ -81,8 +81,9 @@ class System(Remote):
         return activations, masked
 
     def exemplars(self, which: str = "top", k: int = 15) -> list[tuple[float, ImageHandle, str]]:
-        """Return images of the photo collection as (activation, masked image, why it was chosen), by `which`.
+        """Return at most `k` (15) images of the photo collection: (activation, masked image, why it was chosen).
 
+        `which` says how they are chosen.
         "top": the strongest. "modes": these in groups of alike images; have a hypothesis for each group.
         "near": images like the strongest that leave the unit silent; what do they lack? "quantiles": from
         the strongest to silent ones. "least": the lowest. How alike images are is told by the network's
