@@ -86,18 +86,22 @@ class Clock:
 
 
 class Pace:
-    """Spreads out what a program costs the event loop of its host, so that it delays itself and nobody else.
+    """Spreads out what a sandbox's programs cost the event loop of their host, so that they delay themselves alone.
 
-    A program has a quarter of a second at once, and a twentieth of the time after that.
+    A sandbox has a quarter of a second at once, which a twentieth of the time fills again: one program after another
+    gets no more than one that goes on.
     """
 
-    def __init__(self) -> None:
-        self._began = time.monotonic()
-        self._spent_s = 0.0
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._at = clock()
+        self._left_s = _BURST_S
 
     def spend(self, seconds: float) -> None:
         """Count processor time that was measured elsewhere."""
-        self._spent_s += seconds
+        now = self._clock()
+        self._left_s = min(_BURST_S, self._left_s + (now - self._at) * _SHARE) - seconds
+        self._at = now
 
     @contextlib.contextmanager
     def working(self) -> Iterator[None]:
@@ -106,11 +110,12 @@ class Pace:
         try:
             yield
         finally:
-            self._spent_s += time.thread_time() - began
+            self.spend(time.thread_time() - began)
 
     def owed_s(self) -> float:
         """Return how long the program must wait for its next answer."""
-        return max(0.0, (self._spent_s - _BURST_S) / _SHARE - (time.monotonic() - self._began))
+        self.spend(0.0)
+        return max(0.0, -self._left_s / _SHARE)
 
 
 class Recorded:
@@ -137,13 +142,14 @@ class CallDesk:
     `own` is the time of the program's own work and of the host's work for it, `waiting` that of the tools it calls.
     """
 
-    def __init__(self, settings: SandboxSettings, shelf: ImageShelf, host: ToolHost | Recorded) -> None:
-        self._settings, self._shelf, self._host = settings, shelf, host
+    def __init__(
+        self, settings: SandboxSettings, shelf: ImageShelf, host: ToolHost | Recorded, pace: Pace
+    ) -> None:
+        self._settings, self._shelf, self._host, self.pace = settings, shelf, host, pace
         self.own = Clock(settings.program_timeout_s)
         self.waiting = Clock(settings.calls_timeout_s)
         self.calls = 0
         self.answers: list[dict[str, Any]] = []
-        self.pace = Pace()
         self._images = 0
         self._observations = 0
         self._refused = 0

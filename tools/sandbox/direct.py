@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from tools.sandbox.base import ToolHost
-from tools.sandbox.calls import CallDesk, EndedError
+from tools.sandbox.calls import CallDesk, EndedError, Pace
 from tools.sandbox.child.link import Link, ToolError
 from tools.sandbox.settings import SandboxSettings
 from tools.sandbox.shelf import ImageShelf
@@ -29,7 +29,7 @@ class DirectLink(Link):
 
     def begin(self, number: int = 0) -> None:
         """Forget the calls of the program before."""
-        self.desk = CallDesk(self._settings, self.shelf, self._host)
+        self.desk = CallDesk(self._settings, self.shelf, self._host, Pace())
 
     def ask(self, message: dict[str, Any], blob: memoryview | None = None) -> dict[str, Any]:
         """Return the answer to one request.

@@ -10,7 +10,16 @@ from typing import Any
 
 from actors.errors import MaiaError
 from tools.sandbox.base import ImageSource, ProgramOutcome, Status, Tier, ToolHost
-from tools.sandbox.calls import CallDesk, Clock, DivergedError, EndedError, GoneError, Recorded, UnrestError
+from tools.sandbox.calls import (
+    CallDesk,
+    Clock,
+    DivergedError,
+    EndedError,
+    GoneError,
+    Pace,
+    Recorded,
+    UnrestError,
+)
 from tools.sandbox.frames import Channel, ClosedError, ProtocolError, decode_value
 from tools.sandbox.settings import SandboxSettings
 from tools.sandbox.shelf import ImageShelf
@@ -66,6 +75,7 @@ class Session(ABC):
     def __init__(self, settings: SandboxSettings, tier: Tier, seed: int) -> None:
         self._settings, self._tier, self._seed = settings, tier, seed
         self._shelf = ImageShelf(settings.kept_bytes)
+        self._pace = Pace()
         self._records: list[dict[str, Any]] = []
         # The record only grows, so that a journal can take what is new of it; what cannot be rebuilt is skipped.
         self._skipped: set[int] = set()
@@ -94,7 +104,10 @@ class Session(ABC):
                 raise MaiaError("this sandbox is closed.")
             began = time.monotonic()
             notes = await self._ready()
-            desk, output = CallDesk(self._settings, self._shelf, host), Output(self._settings.output_bytes)
+            # What earlier programs owe is on no program's clock.
+            await asyncio.sleep(self._pace.owed_s())
+            desk = CallDesk(self._settings, self._shelf, host, self._pace)
+            output = Output(self._settings.output_bytes)
             value: Any = None
             try:
                 (status, value, words), more = await self._take_up(program, desk, output)
@@ -296,7 +309,7 @@ class Session(ABC):
         for index, entry in enumerate(self._records):
             if index in self._skipped:
                 continue
-            desk = CallDesk(self._settings, self._shelf, Recorded(entry["calls"]))
+            desk = CallDesk(self._settings, self._shelf, Recorded(entry["calls"]), self._pace)
             desk.own = clock
             try:
                 status, _, _ = await self._execute(entry["program"], desk, Output(0))

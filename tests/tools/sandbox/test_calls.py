@@ -50,12 +50,19 @@ async def test_a_clock_that_does_not_run_can_be_paused() -> None:
     assert clock.left_s == 0.01
 
 
-def test_a_program_waits_twenty_times_as_long_as_it_kept_the_host_beyond_the_burst() -> None:
-    pace = Pace()
+def test_programs_wait_twenty_times_as_long_as_they_kept_the_host_beyond_the_burst() -> None:
+    """The burst fills again in five seconds, and never beyond: who was quiet for an hour gets no hour's worth."""
+    now = 3600.0
+    pace = Pace(lambda: now)
     pace.spend(0.25)
     assert pace.owed_s() == 0
     pace.spend(0.5)
-    assert pace.owed_s() == pytest.approx(10, abs=1)
+    assert pace.owed_s() == pytest.approx(10)
+    now += 4
+    assert pace.owed_s() == pytest.approx(6)
+    now += 3600
+    pace.spend(0.3)
+    assert pace.owed_s() == pytest.approx(1)
 
 
 async def test_the_time_of_a_tool_is_not_a_programs_own() -> None:
@@ -66,7 +73,7 @@ async def test_the_time_of_a_tool_is_not_a_programs_own() -> None:
             await asyncio.sleep(0.05)
             return await super().call(method, arguments)
 
-    desk = CallDesk(SandboxSettings(program_timeout_s=0.03), ImageShelf(1 << 20), Slow())
+    desk = CallDesk(SandboxSettings(program_timeout_s=0.03), ImageShelf(1 << 20), Slow(), Pace())
     async with desk.own.running():
         answer, _ = await desk.reply({"op": "call", "method": "state", "arguments": {}}, bytearray())
     assert "value" in answer
