@@ -54,7 +54,9 @@ async def measure(n_images: int, layer: str, threads: int) -> None:
     print(
         f"scatter of the first unit, {len(found.indices)} images: {first:.1f} s; of another: {second:.2f} s"
     )
-    print(f"kept: {kept / 2**20:.1f} MB; compared by {client._scatters.layer}")
+    print(
+        f"kept: {kept / 2**20:.1f} MB; compared by {client._scatters.layer.name if client._scatters.layer else None}"
+    )
     print(f"{len(chosen)} look-alikes chosen, measured and loaded: {chose:.2f} s")
     for measured, note in chosen[:5]:
         print(f"  {measured.response.activation:.2f} {note}")

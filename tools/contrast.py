@@ -70,10 +70,9 @@ def least(activations: np.ndarray, k: int, seed: int) -> list[Chosen]:
 def near(
     activations: np.ndarray, vectors: np.ndarray, top: np.ndarray, top_vectors: np.ndarray
 ) -> list[Chosen]:
-    """Return for each exemplar the image most like it that leaves the unit silent.
+    """Return for each exemplar the image most like it that does not drive the unit: below its median, or a tenth of the exemplar.
 
-    `vectors` (n, d) and `top_vectors` (m, d) have length 1; `top` (m,) are the exemplars' activations. Silent is below the
-    median, or below a tenth of that exemplar. What is the same picture as the exemplar or one chosen before is left out.
+    `vectors` (n, d) and `top_vectors` (m, d) have length 1; `top` (m,) are the exemplars' activations. What is the same picture as the exemplar or one chosen before is left out.
     """
     found: list[Chosen] = []
     median = float(np.median(activations))
@@ -85,7 +84,8 @@ def near(
             fit[each.row] = False
         if fit.any():
             row = int(np.argmax(np.where(fit, alike, -np.inf)))
-            found.append(Chosen(row, f"like exemplar {number} (similarity {alike[row]:.2f}), and silent"))
+            told = "silent, or nearly" if activations[row] < _SILENT * activation else "below the median"
+            found.append(Chosen(row, f"like exemplar {number} (similarity {alike[row]:.2f}), and {told}"))
     return found
 
 

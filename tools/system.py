@@ -75,7 +75,7 @@ class System:
         """Return images of the data set that agents may see, each with a note that says why it was chosen.
 
         `which`: "top", the strongest `k`; "modes", these in groups of alike images; "quantiles", across the firing range;
-        "near", of each of these the image most like it that leaves the unit silent; "least", the lowest `k`.
+        "near", of each of these the image most like it that does not drive the unit; "least", the lowest `k`.
 
         Raises:
             UsageError: If the subject tells nothing but its strongest images, or images cannot be compared.

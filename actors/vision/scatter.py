@@ -30,9 +30,15 @@ Show = Callable[[Image, tuple[Ask, ...]], Awaitable[Sequence[np.ndarray] | Backe
 
 
 def comparing_layer(layers: Sequence[LayerInfo]) -> LayerInfo | None:
-    """Return the last layer before the classifier that is narrow enough; None if there is none."""
-    fit = [layer for layer in layers if layer.name != OUTPUT and layer.n_units <= WIDEST]
-    return fit[-1] if fit else None
+    """Return the last layer before the classifier that is narrow enough; None if there is none.
+
+    The classifier's own module counts as the classifier: a layer after which nothing else comes, of as many units as classes.
+    """
+    classes = next((layer.n_units for layer in layers if layer.name == OUTPUT), None)
+    before = [layer for layer in layers if layer.name != OUTPUT]
+    while before and before[-1].kind == "vector" and before[-1].n_units == classes:
+        before.pop()
+    return next((layer for layer in reversed(before) if layer.n_units <= WIDEST), None)
 
 
 @dataclass(frozen=True, slots=True)

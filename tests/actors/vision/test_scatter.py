@@ -21,6 +21,7 @@ LAYERS = [
     LayerInfo("early", "map", 4, (2, 2), "Conv2d"),
     LayerInfo("late", "vector", 3, (), "Linear"),
     LayerInfo("huge", "vector", scatter.WIDEST + 1, (), "Linear"),
+    LayerInfo("classifier", "vector", 2, (), "Linear"),
     LayerInfo("output", "vector", 2, (), "Linear", "softmax"),
 ]
 WIDTH = {layer.name: layer.n_units for layer in LAYERS}

@@ -85,7 +85,7 @@ class System(Remote):
 
         `which` says how they are chosen.
         "top": the strongest. "modes": these in groups of alike images; have a hypothesis for each group.
-        "near": images like the strongest that leave the unit silent; what do they lack? "quantiles": from
+        "near": images like the strongest that do not drive the unit; what do they lack? "quantiles": from
         the strongest to silent ones. "least": the lowest. How alike images are is told by the network's
         own last features, so that two may be alike in what the unit sees and in nothing else.
 
