@@ -46,12 +46,16 @@ class PhotoSighting:
         seen = np.sort(self.views[:, sorted(classes)].sum(1))
         return min(1.0, float(seen[-_BEST_VIEWS:].mean()))
 
+    def says(self, classes: frozenset[int]) -> bool:
+        """Say whether it is sure enough of these classes together to name them."""
+        return self.sure(classes) >= YES + _A_CLASS_MORE * len(classes)
+
     def shows(self, meaning: Meaning) -> bool | None:
         """Say whether it shows what a word stands for; None where that cannot be told."""
-        sure, more = self.sure(meaning.classes), _A_CLASS_MORE * len(meaning.classes)
-        if sure >= YES + more:
+        if self.says(meaning.classes):
             return True
-        return False if sure < NO + more and meaning.covered >= _LEAST_COVERED else None
+        surely_not = self.sure(meaning.classes) < NO + _A_CLASS_MORE * len(meaning.classes)
+        return False if surely_not and meaning.covered >= _LEAST_COVERED else None
 
     def seen(self, at_most: int = 3) -> list[tuple[Node, float]]:
         """Return the most particular things that can be said of the image, surest first, with how sure.
@@ -66,8 +70,7 @@ class PhotoSighting:
 
     def all_seen(self) -> list[tuple[Node, float]]:
         """Return all that can be said of it with how sure that is: classes, surest first, then kinds, the smallest first."""
-        sure = [(node, self.sure(node.classes)) for node in self.taxonomy.spoken]
-        found = [each for each in sure if each[1] >= YES + _A_CLASS_MORE * len(each[0].classes)]
+        found = [(node, self.sure(node.classes)) for node in self.taxonomy.spoken if self.says(node.classes)]
         return sorted(found, key=lambda each: (len(each[0].classes), -each[1]))
 
 

@@ -36,6 +36,14 @@ if images:
     print("DESCRIPTIONS END")
 """
 
+CONTRAST = """\
+# Real images from across the unit's range, and its lowest: what do the strongest have that these lack?
+others = system.exemplars("quantiles") + system.exemplars("least", 8)
+tools.display(*[image for activation, image, why in others])
+for number, (activation, image, why) in enumerate(others, 1):
+    print(f"CONTRAST {number} | {activation} ;")
+"""
+
 _TRIALS = """\
 # {purpose}
 trials = [

@@ -22,6 +22,7 @@ _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _RESULT = re.compile(rf"^RESULT \| ({_NUMBER}) \| (.*?) ;\s*$", re.M)
 _CHANGE = re.compile(rf"^CHANGE \| ({_NUMBER}) -> ({_NUMBER}) \| (.*?) => (.*?) ;\s*$", re.M)
 _EXEMPLAR = re.compile(rf"^EXEMPLAR (\d+) \| ({_NUMBER}) ;\s*$", re.M)
+_CONTRAST = re.compile(rf"^CONTRAST (\d+) \| ({_NUMBER}) ;\s*$", re.M)
 _SUMMARY = re.compile(r"^SUMMARY BEGINS\n(.*?)^SUMMARY ENDS", re.M | re.S)
 _SEEN = re.compile(r"^DESCRIPTIONS BEGIN\n(.*?)(?:^DESCRIPTIONS END|\Z)", re.M | re.S)
 _TITLE = re.compile(r"\bexemplar (\d+)\b")
@@ -63,6 +64,8 @@ class Reading:
     rounds: int = 0
     exemplars: list[Exemplar] = field(default_factory=list)
     exemplars_asked: bool = False
+    contrast: list[Exemplar] = field(default_factory=list)
+    """Further real images, from across the unit's range."""
     summary: str = ""
     rows: list[Row] = field(default_factory=list)
     failed_rounds: list[int] = field(default_factory=list)
@@ -128,7 +131,7 @@ def _observe(reading: Reading, message: Message, words: Words) -> None:
     # Each part is read by itself: a note of a tool may stand between two printed lines.
     text = message.text.replace("\r\n", "\n")
     this_round = reading.rounds - 1
-    before = len(reading.rows) + len(reading.exemplars)
+    before = len(reading.rows) + len(reading.exemplars) + len(reading.contrast)
     for value, code in _RESULT.findall(text):
         stimulus = parse_code(code, words)
         if stimulus is not None:
@@ -140,7 +143,13 @@ def _observe(reading: Reading, message: Message, words: Words) -> None:
     found = {int(number): float(value) for number, value in _EXEMPLAR.findall(text)}
     if found:
         _take_exemplars(reading, found, text, message.images)
-    if this_round not in reading.rejected and len(reading.rows) + len(reading.exemplars) == before:
+    others = [float(value) for _, value in _CONTRAST.findall(text)]
+    if others and len(others) == len(message.images):
+        reading.contrast = [
+            Exemplar(value, image=image) for value, image in zip(others, message.images, strict=True)
+        ]
+    known = len(reading.rows) + len(reading.exemplars) + len(reading.contrast)
+    if this_round not in reading.rejected and known == before:
         reading.failed_rounds.append(this_round)
 
 

@@ -14,12 +14,13 @@ from actors.chat.builtin.appraisal import Appraisal
 from actors.chat.builtin.audit import BiasAudit
 from actors.chat.builtin.contexts import read_contexts
 from actors.chat.builtin.describing import UnitStudy
-from actors.chat.builtin.eyes import Eyes
+from actors.chat.builtin.eyes import Eyes, Seen
+from actors.chat.builtin.photo_study import PhotoStudy, Pictured
 from actors.chat.builtin.pooling import is_pooling, pooled_answer
 from actors.chat.builtin.proposing import is_proposing, proposed_contexts
-from actors.chat.builtin.reading import Reading, read
+from actors.chat.builtin.reading import Exemplar, Reading, read
 from actors.chat.builtin.selective import SelectivityTest
-from actors.chat.builtin.words import Term, Words
+from actors.chat.builtin.words import Words
 
 MODEL = "builtin:scientist (embedded stand-in)"
 
@@ -54,11 +55,29 @@ class Scientist:
             return BiasAudit(reading, read_contexts(messages), self._words, rng).next_turn
         if reading.task == "selective":
             return SelectivityTest(reading, read_contexts(messages), self._words, rng).next_turn
-        appraisal = Appraisal(reading, self._words, self._context(reading))
+        looks = self._looks(reading.exemplars)
+        if _mostly_photographs(looks):
+            others = self._looks(reading.contrast)
+            images = [
+                *zip(reading.exemplars, looks, strict=True),
+                *zip(reading.contrast, others, strict=False),
+            ]
+            pictured = [
+                Pictured(each.activation, seen.photograph)
+                for each, seen in images
+                if seen.photograph is not None
+            ]
+            return PhotoStudy(reading, pictured).next_turn
+        appraisal = Appraisal(reading, self._words, [seen.terms(self._words) for seen in looks])
         return UnitStudy(appraisal, self._words, rng).next_turn
 
-    def _context(self, reading: Reading) -> Sequence[frozenset[Term]]:
-        images = [each.image for each in reading.exemplars if each.image is not None]
-        if self._eyes is None or not images or len(images) != len(reading.exemplars):
-            return ()
-        return [seen.terms(self._words) for seen in self._eyes.look(images, whole=True)]
+    def _looks(self, exemplars: Sequence[Exemplar]) -> list[Seen]:
+        """Return what is seen in each whole picture; nothing where there are no eyes, or not all have pictures."""
+        images = [each.image for each in exemplars if each.image is not None]
+        if self._eyes is None or not images or len(images) != len(exemplars):
+            return []
+        return self._eyes.look(images, whole=True)
+
+
+def _mostly_photographs(looks: Sequence[Seen]) -> bool:
+    return 2 * sum(seen.photograph is not None for seen in looks) > len(looks)

@@ -1,0 +1,160 @@
+"""The neuron-description study on photographs: hypotheses from what a classifier sees, judged on real images alone.
+
+The embedded image maker draws scenes, which say nothing about a unit that answers to photographs. So nothing is made: the
+strongest images of the data set are compared with images from across the unit's range, and a label stands or falls by
+these. Whether it holds on images that were held back is for others to test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from actors.chat.builtin.answers import NOT_INTERPRETABLE, final_description
+from actors.chat.builtin.photographs import article
+from actors.chat.builtin.programs import CONTRAST, reply
+from actors.chat.builtin.reading import Reading
+from actors.photographs.look import PhotoSighting
+from actors.photographs.taxonomy import Meaning, Node
+
+_FLOOR = 0.02
+"""Added to every probability: nothing is surer to be absent than this."""
+_LEAST_SCORE = 3.0
+"""Nats of evidence from which a word is worth a hypothesis."""
+_LEAST_IMAGES = 2
+"""Strong images that must show it: a single one decides nothing."""
+_LEAST_COVERED = 0.25
+"""Part of the unit's activation above its lowest, over all images seen, that a label's images must have."""
+_MOST_LABELS = 3
+_MOST_ANSWERS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Pictured:
+    """A real image with its activation and what is seen in it."""
+
+    activation: float
+    seen: PhotoSighting
+
+
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """What may drive the unit: any of `nodes`. `covered` is the part of the activation that its images have."""
+
+    nodes: tuple[Node, ...]
+    covered: float
+    score: float
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return tuple(node.name for node in self.nodes)
+
+    @property
+    def claim(self) -> str:
+        return f"the unit is driven by {' OR '.join(article(name) for name in self.labels)}"
+
+
+class PhotoStudy:
+    """One decision in the study of one unit whose exemplars are photographs."""
+
+    def __init__(self, reading: Reading, pictured: Sequence[Pictured]) -> None:
+        self._reading, self._pictured = reading, pictured
+
+    def next_turn(self) -> str:
+        """Return the next assistant turn: a program that shows further real images, or the answer."""
+        # Before other images are known, zero stands for what the unit does on them.
+        guesses = guesses_of(self._pictured, None if self._reading.contrast else 0.0)
+        asked = self._reading.contrast or self._reading.rounds >= 2
+        if not asked and not self._reading.final_demanded:
+            hypotheses = [guess.claim for guess in guesses[:4]]
+            hypotheses.append("the unit is driven by nothing that ImageNet's words name")
+            thoughts = (
+                "These are photographs, and my image maker draws scenes: I argue from real images alone. "
+                "I compare the strongest with images from across the unit's range."
+            )
+            return reply(thoughts, hypotheses, CONTRAST)
+        tried = len(self._reading.rejected)
+        if tried < min(_MOST_ANSWERS, len(guesses)):
+            return self._answer(guesses[tried])
+        return self._nothing(guesses[0] if guesses else None)
+
+    def _answer(self, guess: Guess) -> str:
+        meaning = Meaning(frozenset().union(*(node.classes for node in guess.nodes)), 1.0)
+        shown = [each.activation for each in self._pictured if each.seen.shows(meaning)]
+        others = [each.activation for each in self._pictured if not each.seen.shows(meaning)]
+        text = (
+            f"{guess.claim[:1].upper()}{guess.claim[1:]}. Of {len(self._pictured)} photographs that were looked at, the "
+            f"{len(shown)} that show it reach a mean activation of {np.mean(shown):.2f}"
+        )
+        text += f", the {len(others)} others {np.mean(others):.2f}." if others else "."
+        text += " No image was made: this rests on real images alone."
+        return final_description(text, guess.labels)
+
+    def _nothing(self, best: Guess | None) -> str:
+        text = f"Nothing that ImageNet's words name explains the unit on {len(self._pictured)} photographs"
+        text += f"; the best guess was that {best.claim}." if best else "."
+        return final_description(f"{text} No image was made.", [NOT_INTERPRETABLE])
+
+
+def guesses_of(pictured: Sequence[Pictured], lowest: float | None = None) -> list[Guess]:
+    """Return what may drive the unit, the best first: words in which strong images differ from the others.
+
+    Each image weighs between 1 (the strongest) and -1 (the lowest, or what `lowest` says if that is lower), and a word's
+    score is the weighted sum of how much likelier the classifier finds it there than by chance: log of (probability +
+    floor) over (share of the classes + floor).
+    """
+    if not pictured:
+        return []
+    values = np.array([each.activation for each in pictured])
+    low = float(values.min()) if lowest is None else min(lowest, float(values.min()))
+    if values.max() <= low:
+        return []
+    height = (values - low) / (values.max() - low)
+    nodes = pictured[0].seen.taxonomy.spoken
+    sure = np.array([[each.seen.sure(node.classes) for each in pictured] for node in nodes])
+    shown = np.array([[each.seen.says(node.classes) for each in pictured] for node in nodes])
+    chance = np.array([len(node.classes) for node in nodes]) / 1000
+    lift = np.log((sure + _FLOOR) / (chance[:, None] + _FLOOR))
+    return _ranked(nodes, lift, shown, height)
+
+
+def _ranked(nodes: Sequence[Node], lift: np.ndarray, shown: np.ndarray, height: np.ndarray) -> list[Guess]:
+    """Return the best union of words, then the best single ones, that cover enough of the activation."""
+    scores = lift @ (2 * height - 1)
+    supported = (shown & (height > 0.5)).sum(1) >= _LEAST_IMAGES
+    single = [int(at) for at in np.argsort(-scores) if supported[at] and scores[at] >= _LEAST_SCORE]
+    if not single:
+        return []
+    choices = dict.fromkeys([tuple(_union(nodes, lift, shown, height)), *((at,) for at in single)])
+    guesses = [_guess(nodes, chosen, scores, shown, height) for chosen in choices]
+    return [guess for guess in guesses if guess.covered >= _LEAST_COVERED]
+
+
+def _union(nodes: Sequence[Node], lift: np.ndarray, shown: np.ndarray, height: np.ndarray) -> list[int]:
+    """Return words that together explain the strong images: each the best for those that the former leave."""
+    weights = 2 * height - 1
+    chosen: list[int] = []
+    while len(chosen) < _MOST_LABELS:
+        scores = lift @ weights
+        supported = (shown & (height > 0.5) & (weights != 0)).sum(1) >= _LEAST_IMAGES
+        apart = [
+            at
+            for at in map(int, np.flatnonzero(supported & (scores >= _LEAST_SCORE)))
+            if not any(nodes[at].classes & nodes[other].classes for other in chosen)
+        ]
+        if not apart:
+            break
+        best = max(apart, key=lambda at: scores[at])
+        chosen.append(int(best))
+        weights = np.where(shown[best], 0.0, weights)
+    return chosen
+
+
+def _guess(
+    nodes: Sequence[Node], chosen: Sequence[int], scores: np.ndarray, shown: np.ndarray, height: np.ndarray
+) -> Guess:
+    any_shown = shown[list(chosen)].any(0)
+    covered = float(height[any_shown].sum() / height.sum())
+    return Guess(tuple(nodes[at] for at in chosen), covered, float(scores[list(chosen)].sum()))
