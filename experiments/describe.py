@@ -18,6 +18,7 @@ from agents.study import failure
 from agents.tasks.describe_unit import DescribeUnit
 from agents.verdict import HOLDING, MEANINGS, finding_of, verdict_of
 from experiments import config as configuration
+from experiments import photographs
 from experiments.config import Profile
 from experiments.console import Console, plain
 from experiments.preflight import check_out
@@ -119,6 +120,8 @@ async def _study(
         with console.progress("exemplars") as progress:
             await subject.prepare(progress)
         await _tell_skipped(console, bench, manifest)
+        if "notice" in bench.laboratory.facts:
+            console.say(await photographs.of_unit(bench.laboratory.observers, subject))
         console.say("studying the unit" + (f" {repeats} times" if repeats > 1 else ""))
         task = DescribeUnit()
         try:

@@ -12,7 +12,7 @@ import importlib.metadata
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,7 +40,7 @@ from actors.vision.zoo import check_name
 from agents.budget import Rate
 from agents.observers import BlindObservers
 from agents.study import Laboratory
-from experiments import preflight
+from experiments import photographs, preflight
 from experiments.config import Profile
 from experiments.endpoint_check import require_endpoints
 from experiments.spending import notices
@@ -120,7 +120,19 @@ class Workbench:
                     f"warning: {bench.network.name} gives an image other activations in other company, or each time: look "
                     "for dropout that is left on, or a normalisation over the batch; no finding is surer than that"
                 )
-            yield bench
+            yield await bench._warned_of_photographs(tell)
+
+    async def _warned_of_photographs(self, tell: Tell) -> Workbench:
+        """Say what the embedded observers make of the data set, if they are to look at photographs; keep it in the facts."""
+        roles = self.profile.chat
+        if self.network is None or not isinstance(roles.observers or roles.interpreter, BuiltinChat):
+            return self
+        notice = await photographs.of_dataset(self.laboratory.observers, self.dataset)
+        if not notice:
+            return self
+        tell(f"warning: {notice}")
+        facts = self.laboratory.facts | {"notice": notice}
+        return replace(self, laboratory=replace(self.laboratory, facts=facts))
 
     @classmethod
     @asynccontextmanager

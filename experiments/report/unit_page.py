@@ -126,6 +126,7 @@ def _page(run: RunDirectory, unit: UnitRecords) -> str:
         card=card_of(done.get("card")),
         crosswise=_crosswise(run, unit),
         sight=_sight(mapping(done.get("facts")).get("sight")),
+        notice=text(mapping(done.get("facts")).get("notice")),
         usage=usage_of(unit),
         facts=list(_flat(mapping(done.get("facts")))),
         seed=shown(done.get("seed", run.manifest.get("seed"))),

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from actors.photographs.look import PhotoSighting
 from actors.photographs.taxonomy import Node, Taxonomy
 
-NOTHING_IN_PHOTOGRAPH = "A photograph of nothing that I know."
+_PHOTOGRAPH = "A photograph "
+_NOTHING = "A photograph of nothing that I know."
 
 _OR = re.compile(r"\s*(?:,|;|/|\bor\b)\s*", re.I)
 _WITHOUT = re.compile(r"\b(?:without|but not|except|rather than)\b", re.I)
@@ -58,9 +59,19 @@ def describe(sighting: PhotoSighting) -> str:
     """Return one sentence: what is seen with its kind and how sure that is, or that nothing is known."""
     seen = sighting.seen()
     if not seen:
-        return NOTHING_IN_PHOTOGRAPH
+        return _NOTHING
     named = [f"{article(node.name)}{_kind(node, sighting.taxonomy)} ({sure:.2f})" for node, sure in seen]
-    return f"A photograph with {', '.join(named)}."
+    return f"{_PHOTOGRAPH}with {', '.join(named)}."
+
+
+def is_of_photograph(description: str) -> bool:
+    """Say whether a description by the built-in observer is of a photograph."""
+    return description.startswith(_PHOTOGRAPH)
+
+
+def is_of_nothing(description: str) -> bool:
+    """Say whether nothing was recognised in a photograph that was described."""
+    return description == _NOTHING
 
 
 def summarise(sightings: Sequence[PhotoSighting]) -> str:
