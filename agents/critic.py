@@ -43,6 +43,8 @@ _LEFT = 0.5
 """Part of a thing's effect that may be left beside what a label excepts."""
 _SAME = 0.1
 """Difference, as a part of the label's effect, up to which two groups of images count as driving a unit alike."""
+_FEWEST = 5
+"""Images of a wider kind that do not show the label, from which they tell something."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +226,11 @@ class Critic:
         A difference must be sure, and more than a trifle; and an exception must turn the unit off, or nearly.
         """
         n = self._settings.probe
-        weaker = await self._fresh.probe(_wordings(doubt.weaker, n), "weaker", attempt)
+        weaker = await (
+            self._others(doubt, label, attempt)
+            if doubt.wider
+            else self._fresh.probe(_wordings(doubt.weaker, n), "weaker", attempt)
+        )
         stronger = own
         if doubt.stronger is not None:
             # Beside other things, so that a crowded picture is not taken for the exception.
@@ -261,6 +267,18 @@ class Critic:
             "left": left(),
             "rejected": surely_less(weaker, stronger) and left() <= most,
         }
+
+    async def _others(self, doubt: Doubt, label: str, attempt: int) -> list[float]:
+        """Return the activations of images of a wider kind that do not show the label; none where these are too few.
+
+        Asked for an animal, an image maker may draw a dog: that says nothing about animals.
+        """
+        if self._sceptic is None:
+            return []
+        made = await self._fresh.pictured(_wordings(doubt.weaker, 2 * self._settings.probe), "wider", attempt)
+        shown = await self._sceptic.shows([(image, label) for image, _ in made])
+        found = [activation for (_, activation), shows in zip(made, shown, strict=True) if shows is False]
+        return found if len(found) >= _FEWEST else []
 
     async def _witness(self, trials: Trials) -> None:
         """Ask a blind observer of each image whether it shows the label: of controls, to know the observer."""

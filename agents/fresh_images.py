@@ -50,9 +50,15 @@ class FreshImages:
 
     async def probe(self, prompts: Sequence[str], purpose: str, attempt: int) -> list[float]:
         """Return the activations of one image a prompt, in order; none if one of them could not be made."""
+        return [activation for _, activation in await self.pictured(prompts, purpose, attempt)]
+
+    async def pictured(self, prompts: Sequence[str], purpose: str, attempt: int) -> list[tuple[Image, float]]:
+        """As `probe`, with the images."""
         made = await self.make(prompts, ((purpose, p, attempt, i) for i, p in enumerate(prompts)))
         images = [each.image for each in made if isinstance(each, MadeImage)]
-        return await self.measure(images) if len(images) == len(made) else []
+        if len(images) < len(made):
+            return []
+        return list(zip(images, await self.measure(images), strict=True))
 
     async def block(
         self, prompts: Sequence[str], labels: Sequence[str], test: tuple[str | int, ...], done: int

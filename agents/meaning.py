@@ -102,7 +102,7 @@ async def ask_meaning(model: ChatModel, label: str, seed: int | None = None) -> 
 def doubts_about(label: str, meaning: Meaning | None) -> list[Doubt]:
     """Return every way to say less than a label does, by its meaning, or by its words where that is not known.
 
-    A broader word says less, too: where images of it drive the unit as much, the label names one example of what does.
+    A broader word says less, too: where its other images drive the unit as much, the label names one example of what does.
     """
     if meaning is None:
         return doubts(label)
@@ -114,7 +114,7 @@ def doubts_about(label: str, meaning: Meaning | None) -> list[Doubt]:
     if meaning.combines:
         found.append(Doubt(meaning.core, meaning.core))
     if meaning.broader:
-        found.append(Doubt(meaning.broader, meaning.broader))
+        found.append(Doubt(meaning.broader, meaning.broader, wider=True))
     return [each for each in _distinct(found) if _same(each.simpler) != _same(label)]
 
 

@@ -53,12 +53,14 @@ _HOLLOW = frozenset(
 class Doubt:
     """`simpler` says as much as the label, unless images of `weaker` surely drive the unit less than those of `stronger`.
 
-    `stronger` is None where it is the label itself.
+    `stronger` is None where it is the label itself. `wider`: what is simpler is a kind that the label belongs to, of which
+    only images that do not show the label tell anything.
     """
 
     simpler: str
     weaker: str
     stronger: str | None = None
+    wider: bool = False
 
 
 def doubts(label: str) -> list[Doubt]:

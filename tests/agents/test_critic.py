@@ -221,6 +221,15 @@ async def test_a_broader_word_whose_images_drive_the_unit_as_much_takes_the_plac
     assert sceptic.asked == ["dog", "pet"], "each label is asked about once"
 
 
+async def test_a_broader_word_is_judged_by_its_images_that_do_not_show_the_label():
+    """Asked for a sheepdog's kind, an image maker draws dogs: they say nothing about other animals."""
+    meanings = {"dog": Meaning("dog", broader="dogged beast")}
+    judge, _ = meant(lambda shown: 3.0 if "dog" in shown else 0.1, meanings)
+    verdict = await judge.examine(answer("dog"), 1)
+    assert verdict.labels == ("dog",)
+    assert verdict.evidence["simpler"] == []
+
+
 async def test_a_broader_word_that_does_less_leaves_the_label_as_it_is():
     meaning = Meaning("dog", broader="pet")
     judge, _ = meant(lambda shown: 3.0 if "dog" in shown else 0.1, {"dog": meaning})

@@ -37,7 +37,7 @@ class Model:
 async def test_a_single_thing_has_a_core_and_words_beside_it() -> None:
     found = await ask_meaning(Model(DOG), "dogs")
     assert found == Meaning("dog", broader="animal", narrower="poodle", synonym="canine")
-    assert doubts_about("dogs", found) == [Doubt("animal", "animal")]
+    assert doubts_about("dogs", found) == [Doubt("animal", "animal", wider=True)]
     assert rivals_of("dogs", found) == ["poodle", "canine"]
     assert not combines("dogs", found)
 
@@ -62,7 +62,7 @@ def test_each_condition_is_doubted_by_leaving_it_out_and_an_exception_by_putting
 
 def test_a_preposition_that_is_part_of_a_name_is_no_condition() -> None:
     meaning = Meaning("lady in waiting", broader="courtier")
-    assert doubts_about("lady in waiting", meaning) == [Doubt("courtier", "courtier")]
+    assert doubts_about("lady in waiting", meaning) == [Doubt("courtier", "courtier", wider=True)]
     assert not combines("lady in waiting", meaning)
     assert combines("lady in waiting", None)
 
