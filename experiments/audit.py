@@ -7,7 +7,7 @@ agent's free audit of the class follows, and what it says is checked against the
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from actors.grouping import all_of
 from actors.vision.known import KnownNetwork, recall
-from actors.vision.labels import ColumnSettings
+from actors.vision.labels import ColumnSettings, Labels
 from actors.vision.units import OUTPUT, Readout
 from agents import context_proposals, survey
 from agents.budget import Ledger, MeteredChat, Rate, spent_so_far
@@ -28,12 +28,11 @@ from agents.tasks.bias import AuditClass
 from agents.work import WorkItem, extend_plan, read_plan, write_plan
 from experiments import config as configuration
 from experiments import real_images
-from experiments.audit_classes import check_classes, classes_of, names_of
+from experiments.audit_classes import OF_DATA, check_classes, classes_of, names_of
 from experiments.audit_page import page
 from experiments.audit_record import AuditRecord
 from experiments.bias_claims import disagreements
 from experiments.campaign import Campaign, Closing, check_items, check_known, result_of
-from experiments.config import Profile
 from experiments.console import Console, counted
 from experiments.contexts import CLASS_SURVEY, FRESH, KNOWN_PHRASES, LEAST, ClassSurvey, ContextEffect, judge
 from experiments.describe import science
@@ -43,7 +42,7 @@ from experiments.real_audit import (
     Generated,
     RealSection,
     RealSettings,
-    has_labels,
+    find_labels,
     is_done,
     look,
     section,
@@ -88,11 +87,12 @@ async def audit(
     profile = loaded.profile(profile_name).given(
         asked.data, asked.class_names, asked.few_images, asked.columns
     )
-    labelled = await has_labels(console, profile, asked.real)
+    labels = await find_labels(console, profile, asked.real, asked.classes.strip() == OF_DATA)
     network = recall(loaded.cache, asked.model, profile.vision)
-    units = (
-        [] if network is None else list(_ids(asked, network, network.layers[network.layer(OUTPUT)]).values())
-    )
+    units: list[str] = []
+    if network is not None:
+        size = network.layers[network.layer(OUTPUT)]
+        units = list(_ids(network, _classes(asked, labels, network, size)).values())
     run = out or Path("runs") / slug(f"audit {asked.model} {asked.classes}")
     check_out(profile.dataset, run)
     store = Store.open(run)
@@ -113,11 +113,9 @@ async def audit(
     check_known(store, manifest, network, units)
     campaign = Campaign(console, loaded, profile, store, manifest, asked.retry_failed)
     closing = (
-        Closing(partial(_real_is_done, store), partial(_look, console, store, asked)) if labelled else None
+        Closing(partial(_real_is_done, store), partial(_look, console, store, asked)) if labels else None
     )
-    finished = await campaign.run(
-        partial(_plan, console, store, manifest, asked, profile if labelled else None), closing
-    )
+    finished = await campaign.run(partial(_plan, console, store, manifest, asked, labels), closing)
     record = _record(console, store, asked, manifest["profile"], finished.plan)
     result = asdict(record)
     store.replace("audit.json", json.dumps(result, indent=1, ensure_ascii=False).encode())
@@ -221,19 +219,20 @@ async def _plan(
     store: Store,
     manifest: dict[str, Any],
     asked: Audit,
-    labelled: Profile | None,
+    labels: Labels | None,
     bench: Workbench,
 ) -> list[WorkItem]:
     """Return one item a class; agents are shown exemplars, so one pass over the data set finds those of all.
 
-    `labelled` is the profile where its data set has labels.
+    `labels` are the data set's, None where it has none.
     """
     vision, readout = bench.vision, Readout(OUTPUT, "probability")
     await vision.check(readout.unit(0))
     size = next(layer.n_units for layer in await vision.layers() if layer.name == OUTPUT)
-    drawn, ids = classes_of(asked.classes, asked.seed, vision.known, size), _ids(asked, vision.known, size)
-    if labelled is not None:
-        await tell_matches(console, bench.dataset, labelled, asked.real, vision.known.class_names, drawn)
+    drawn = _classes(asked, labels, vision.known, size)
+    ids = _ids(vision.known, drawn)
+    if labels is not None:
+        await tell_matches(console, bench, asked.real, drawn)
     manifest = manifest | {"units": list(ids.values())}
     claim(store, manifest)
     plan = read_plan(store)
@@ -310,10 +309,13 @@ def _items(
     }
 
 
-def _ids(asked: Audit, network: KnownNetwork, size: int) -> dict[int, str]:
-    """Return the units of the classes that are asked for; raises like `classes_of`."""
+def _classes(asked: Audit, labels: Labels | None, network: KnownNetwork, size: int) -> dict[int, str]:
+    """Return the classes that are asked for, as `classes_of` does."""
+    of_data = () if labels is None else real_images.match(labels, network.class_names, asked.real.names)
+    return classes_of(asked.classes, asked.seed, network, size, of_data)
+
+
+def _ids(network: KnownNetwork, classes: Iterable[int]) -> dict[int, str]:
+    """Return the units of classes."""
     readout = Readout(OUTPUT, "probability")
-    return {
-        index: f"{network.name}/{readout.unit(index)}"
-        for index in classes_of(asked.classes, asked.seed, network, size)
-    }
+    return {index: f"{network.name}/{readout.unit(index)}" for index in classes}

@@ -11,6 +11,7 @@ from actors.errors import UsageError
 from actors.vision.known import KnownNetwork
 from actors.vision.units import class_index
 from agents.work import WorkItem
+from experiments.real_images import MatchedClass
 from experiments.units import choose
 
 _NUMBERS = re.compile(r"\s*(all|sample:\d+|\d+|\d+-\d+)\s*")
@@ -29,8 +30,16 @@ def names_of(plan: Sequence[WorkItem]) -> dict[str, str]:
     }
 
 
-def classes_of(asked: str, seed: int, network: KnownNetwork, size: int) -> dict[int, str]:
+OF_DATA = "data"
+"""Stands for the classes that the data set has."""
+
+
+def classes_of(
+    asked: str, seed: int, network: KnownNetwork, size: int, of_data: Sequence[MatchedClass] = ()
+) -> dict[int, str]:
     """Return the classes that are asked for, of `size` in all, each with the name that images of it are asked for by.
+
+    `of_data` are those of the data set, which `OF_DATA` stands for.
 
     Raises:
         UsageError: If there is no such class, or one has no name.
@@ -41,7 +50,16 @@ def classes_of(asked: str, seed: int, network: KnownNetwork, size: int) -> dict[
             f"{network.name} does not name its classes, so that no images of them can be asked for.",
             "Give them in a file with --class-names, or as class_names of its factory (docs/own-network.md).",
         )
-    return {index: drawable(index, names) for index in choose_classes(asked, names, size, seed)}
+    if asked.strip() != OF_DATA:
+        return {index: drawable(index, names) for index in choose_classes(asked, names, size, seed)}
+    found = sorted({each.index for each in of_data if each.index is not None})
+    if not found:
+        raise UsageError(
+            f"no class of the data set has the name of a class of {network.name}: "
+            f"{', '.join(each.name for each in of_data[:20]) or 'it has none'}.",
+            "Name them with --label-names LABEL=CLASS, or give --classes by name.",
+        )
+    return {index: drawable(index, names) for index in found}
 
 
 def choose_classes(text: str, names: Sequence[str], size: int, seed: int) -> list[int]:

@@ -11,9 +11,8 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from actors.errors import MaiaError, UsageError
-from actors.vision.base import ImageDataset
 from actors.vision.datasets import open_dataset
-from actors.vision.labels import ColumnSettings, Labelled, labels_of
+from actors.vision.labels import ColumnSettings, Labelled, Labels, labels_of
 from agents.budget import Ledger, MeteredChat, Rate, spent_so_far
 from agents.journal import Journal, RecordedChat
 from agents.lease import worked_s
@@ -87,32 +86,33 @@ class RealSection:
     """Of each class and context that observers were asked about: images, answers "yes" and unsure, and their errors."""
 
 
-async def has_labels(console: Console, profile: Profile, settings: RealSettings) -> bool:
-    """Say whether the profile's data set has labels. One that nobody has said to have any may be without, which is told.
+async def find_labels(
+    console: Console, profile: Profile, settings: RealSettings, needed: bool = False
+) -> Labels | None:
+    """Return what the profile's data set says of its images, copies included. One may be without, which is told.
 
     Raises:
-        UsageError: If labels are asked for, and there are none, or a column is not there.
+        UsageError: If labels are `needed` or asked for, and there are none, or a column is not there.
     """
     dataset = await asyncio.to_thread(open_dataset, profile.dataset, profile.columns.image)
-    asked = profile.columns != ColumnSettings() or bool(settings.names) or settings.everything
+    asked = needed or profile.columns != ColumnSettings() or bool(settings.names) or settings.everything
     if not isinstance(dataset, Labelled) and not asked:
-        return False
+        return None
     try:
-        await asyncio.to_thread(labels_of, dataset, profile.columns)
+        return await asyncio.to_thread(labels_of, dataset, profile.columns)
     except UsageError as error:
         if asked:
             raise
         console.say(f"no real images are looked at: {error.message} {error.fix}")
-        return False
-    return True
+        return None
 
 
 async def tell_matches(
-    console: Console, dataset: ImageDataset, profile: Profile, settings: RealSettings, class_names: Sequence[str],
-    audited: Mapping[int, str],
-) -> None:  # fmt: skip
+    console: Console, bench: Workbench, settings: RealSettings, audited: Mapping[int, str]
+) -> None:
     """Say which classes of the data set are which of the network's; raises as `real_images.match`."""
-    labels = await asyncio.to_thread(labels_of, dataset, profile.columns)
+    dataset, class_names = bench.dataset, bench.vision.known.class_names
+    labels = await asyncio.to_thread(labels_of, dataset, bench.profile.columns)
     matches = real_images.match(labels, class_names, settings.names)
     console.say(f"labels of {dataset.name}: {labels.source}")
     console.say(real_images.match_table(matches, audited))
@@ -253,3 +253,9 @@ def section(record: RealImages | None, effects: Sequence[ContextEffect]) -> Real
             for each in record.answers
         ],
     )  # fmt: skip
+
+
+async def count_classes(console: Console, profile: Profile, settings: RealSettings) -> int:
+    """Return how many classes the profile's data set has; raises as `find_labels`."""
+    labels = await find_labels(console, profile, settings, needed=True)
+    return 0 if labels is None else len(labels.classes)

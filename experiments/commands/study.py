@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -150,13 +149,17 @@ def sweep(
 @commands.command(
     epilog=examples(
         "maia audit tf_efficientnet_lite0 --classes umbrella,hourglass --out runs/audit",
+        "maia audit resnet50 --classes data --data ~/photographs --figures-only",
         "maia audit python:net.py:build --data waterbirds --label-names 0=landbird,1=waterbird --attributes place",
     )
 )
 def audit(
     model: Model,
     classes: Annotated[
-        str, typer.Option(help="all, a class's name, 281-285, 3,17, sample:20, or several with commas.")
+        str,
+        typer.Option(
+            help="all, data (those of the data set), a class's name, 281-285, 3,17, sample:20, or several with commas."
+        ),
     ] = "all",
     out: Annotated[Path | None, out_option("Run directory [default: runs/audit-<model>-<classes>].")] = None,
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of all images and studies.")] = 0,
@@ -222,8 +225,10 @@ def audit(
     from actors.vision.labels import ColumnSettings
     from experiments.audit import Audit
     from experiments.audit import audit as audit_classes
+    from experiments.audit_classes import OF_DATA
     from experiments.audit_table import table
-    from experiments.real_audit import RealSettings
+    from experiments.config import load
+    from experiments.real_audit import RealSettings, count_classes
     from experiments.status import card
 
     configure_logging(verbose)
@@ -235,7 +240,13 @@ def audit(
     )
     folder = out or default_run(f"audit {model} {classes}")
     if not figures_only:
-        count = partial(units_left, config, profile, folder, model, None, classes)
+
+        def count() -> int:
+            if classes.strip() != OF_DATA or folder.exists():
+                return units_left(config, profile, folder, model, None, classes)
+            chosen = load(config).profile(profile).given(data, columns=columns)
+            return int(run(count_classes(console, chosen, real)))
+
         approve(config, profile, yes, count, model=model, task="audit")
     asked = Audit(
         model, classes, seed, images, not figures_only, data, class_names, retry_failed, few_images, columns, real,

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from actors.errors import UsageError
+from actors.vision.known import KnownNetwork
+from actors.vision.labels import Column, Labels
 from agents.tasks.bias import AuditClass
 from agents.tasks.selective import JudgeSelectivity
 from agents.work import WorkItem
-from experiments.audit_classes import check_classes, choose_classes, drawable, names_of
+from experiments.audit_classes import check_classes, choose_classes, classes_of, drawable, names_of
 from experiments.audit_table import SHOWN, table
+from experiments.real_images import match
 from tests.refusals import refusal
 
 
@@ -58,6 +62,15 @@ def test_a_class_that_is_not_there_is_refused_with_what_is(text, told):
     with pytest.raises(UsageError) as refusal:
         choose_classes(text, NAMES, 6, seed=0)
     assert told in f"{refusal.value.message} {refusal.value.fix}"
+
+
+def test_the_classes_of_a_data_set_are_those_that_have_a_name_of_the_networks():
+    network = KnownNetwork("net", {"output": 6}, {}, {}, NAMES)
+    said = Labels(Column.of(["Gold_fish", "goldfish", "unicorn", "t shirt"]), {}, "class folders")
+    assert classes_of("data", 0, network, 6, match(said, NAMES, {})) == {1: "goldfish", 2: "T-shirt"}
+    with pytest.raises(UsageError, match="no class of the data set") as refusal:
+        classes_of("data", 0, network, 6, match(said.take(np.array([2])), NAMES, {})[:1])
+    assert "--label-names" in refusal.value.fix
 
 
 def test_a_class_is_drawn_by_its_first_name():

@@ -220,7 +220,7 @@ def test_an_audit_names_the_worst_group_of_a_classifier_that_leans_on_the_place(
     out = tmp_path / "run"
     arguments = [
         "audit", write_network(tmp_path), "--data", str(tmp_path / "birds"), "--attributes", "place", "--figures-only",
-        "--label-names", "0=landbird,1=waterbird", "--out", str(out), "--config", str(config_file()), "--json",
+        "--classes", "data", "--label-names", "0=landbird,1=waterbird", "--out", str(out), "--config", str(config_file()), "--json",
     ]  # fmt: skip
     assert maia(monkeypatch, *arguments) == 0
     result = json.loads(capsys.readouterr().out)
