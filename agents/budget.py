@@ -386,6 +386,22 @@ def spent_so_far(store: Store, folder: str = "units", problems: list[str] | None
     return total
 
 
+def spent_under(store: Store, limits: BudgetSettings) -> tuple[Cost, list[str]]:
+    """Return what was spent by a run that has these limits, and in sentences which damaged records hide more.
+
+    Raises:
+        RecordError: If a part is hidden and there is any limit, which could be passed unnoticed.
+    """
+    problems: list[str] = []
+    spent = spent_so_far(store, problems=problems)
+    if problems and limits.limited:
+        raise RecordError(
+            f"{problems[0]} What the run has spent is not known, and it has a budget.",
+            "Restore the record from a copy, or resume without a budget.",
+        )
+    return spent, problems
+
+
 def _recorded_cost(store: Store, key: str) -> Cost:
     """Return what one record says was paid or made by itself: an answer, a charge or a survey."""
     above, _, name = key.rpartition("/")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from actors.errors import MaiaError
 from actors.vision.known import KnownNetwork
-from agents.budget import Cost, Ledger, spent_so_far
+from agents.budget import Cost, Ledger, spent_under
 from agents.host import HostCounts, HostHandle, LocalHost, widen_threads
 from agents.journal import slug
 from agents.lease import Lease, worked_s
@@ -240,13 +240,7 @@ class Campaign:
         Raises:
             RecordError: If a part is hidden and there is a budget, which could be passed unnoticed.
         """
-        problems: list[str] = []
-        spent = spent_so_far(self.store, problems=problems)
-        if problems and self.profile.sweep.budget.limited:
-            raise RecordError(
-                f"{problems[0]} What the run has spent is not known, and it has a budget.",
-                "Restore the record from a copy, or resume without a budget.",
-            )
+        spent, problems = spent_under(self.store, self.profile.sweep.budget)
         for problem in problems:
             self.console.warn(problem)
         return spent

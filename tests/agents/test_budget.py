@@ -25,6 +25,7 @@ from agents.budget import (
     UnitAccount,
     UnitBudgetError,
     spent_so_far,
+    spent_under,
 )
 from agents.journal import Journal
 from agents.run_files import RecordError
@@ -167,6 +168,21 @@ def test_what_a_damaged_record_hides_is_counted_at_its_most_or_named(tmp_path: P
         with pytest.raises(RecordError, match=key):
             spent_so_far(store)
         store.remove(f"units/b/{key}")
+
+
+@pytest.mark.parametrize("name", BudgetSettings.model_fields)
+@pytest.mark.parametrize(
+    "key", ["charged/1.json", "rounds/0001.json", "calls/2.request-1", "calls/3.answer", "survey.json"]
+)
+def test_with_any_limit_a_damaged_charge_is_refused_and_without_one_it_is_told(
+    name: str, key: str, tmp_path: Path
+) -> None:
+    """Whoever damages what was paid must not get a second budget."""
+    store = Store(tmp_path)
+    store.put(f"units/b/{key}", b"[")
+    assert key in spent_under(store, BudgetSettings())[1][0]
+    with pytest.raises(RecordError, match=rf"{key}.*What the run has spent is not known"):
+        spent_under(store, BudgetSettings.model_validate({name: 5}))
 
 
 async def test_the_final_answer_is_asked_for_while_what_is_set_aside_for_it_still_fits() -> None:
