@@ -38,16 +38,14 @@ from experiments.contexts import CLASS_SURVEY, FRESH, KNOWN_PHRASES, LEAST, Clas
 from experiments.describe import science
 from experiments.preflight import check_out
 from experiments.real_audit import (
-    AuditedClass,
-    Generated,
     RealSection,
     RealSettings,
     find_labels,
     is_done,
-    look,
     section,
     tell_matches,
 )
+from experiments.real_look import AuditedClass, Generated, Look
 
 if TYPE_CHECKING:
     from experiments.workbench import Workbench
@@ -206,7 +204,7 @@ async def _look(console: Console, store: Store, asked: Audit, bench: Workbench, 
     ]  # fmt: skip
     generated = Generated(judge(audits), {each.class_name: each.ordinary for each in audits})
     if classes:
-        await look(console, store, bench, asked.real, classes, generated)
+        await Look(console, store, bench, asked.real, classes, generated).take()
 
 
 def _index(item: WorkItem) -> int:

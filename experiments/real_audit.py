@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from actors.errors import MaiaError, UsageError
+from actors.errors import UsageError
 from actors.vision.datasets import open_dataset
 from actors.vision.labels import ColumnSettings, Labelled, Labels, labels_of
-from agents.budget import Ledger, MeteredChat, Rate, spent_so_far
-from agents.journal import Journal, RecordedChat
-from agents.lease import worked_s
 from agents.run_files import RecordError
-from agents.sceptic import Sceptic
 from agents.store import Store
 from experiments import real_images
 from experiments.config import Profile
 from experiments.console import Console
-from experiments.context_witness import KNOWN, ContextWitness, contexts_to_ask
 from experiments.contexts import ContextEffect
-from experiments.real_images import Answers, MatchedClass, RealImages, Tag
+from experiments.real_images import MatchedClass, RealImages
 from experiments.subgroups import Findings, findings
 
 if TYPE_CHECKING:
@@ -50,26 +43,6 @@ class RealSettings:
         """Return what of it a run's manifest holds: nothing where all is as usual, as runs before it had none."""
         own, usual = ({**asdict(each), "approved": False} for each in (self, RealSettings()))
         return {"real": {key: own[key] for key in own if own[key] != usual[key]}} if own != usual else {}
-
-
-@dataclass(frozen=True)
-class AuditedClass:
-    """A class of the run: its unit, its number, the name it has in the audit, and how its images were asked for."""
-
-    unit: str
-    index: int
-    name: str
-    drawn_as: str
-    seed: int
-    per_context: int
-
-
-@dataclass(frozen=True)
-class Generated:
-    """What the audit found on generated images: all effects, and the ordinary contexts of each class."""
-
-    effects: Sequence[ContextEffect]
-    ordinary: Mapping[str, Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -130,113 +103,6 @@ def is_done(store: Store, units: Sequence[str]) -> bool:
     except RecordError:
         return False
     return record is not None and record.complete and set(record.units) == set(units)
-
-
-async def look(
-    console: Console, store: Store, bench: Workbench, settings: RealSettings, classes: Sequence[AuditedClass],
-    generated: Generated,
-) -> None:  # fmt: skip
-    """Measure the real images of the classes and ask the observers about them; write `real_images.json`.
-
-    Raises:
-        MaiaError: If the network cannot be asked. What observers could not be asked is told, and asked next time.
-    """
-    record = await _measured(console, bench, settings, classes)
-    answers, complete = await _answers(console, store, bench, settings, classes, generated, record)
-    record = replace(record, answers=answers, complete=complete)
-    store.replace(real_images.KEY, json.dumps(asdict(record), ensure_ascii=False).encode())
-
-
-async def _measured(
-    console: Console, bench: Workbench, settings: RealSettings, classes: Sequence[AuditedClass]
-) -> RealImages:
-    audited, seed = {each.index: each.name for each in classes}, classes[0].seed
-    labels = await asyncio.to_thread(labels_of, bench.dataset, bench.profile.columns)
-    matches = real_images.match(labels, bench.vision.known.class_names, settings.names)
-    per_class = min(settings.per_class, real_images.room_for(len(audited), len(labels.attributes)))
-    if per_class < settings.per_class:
-        console.say(
-            f"at most {per_class:,} images of each of the {len(audited):,} classes are measured: a record has no more room"
-        )
-    drawn = real_images.draw(labels, matches, audited, seed=seed, per_class=per_class)
-    console.say(f"measuring {len(drawn.indices):,} real images")
-    with console.progress("real images") as progress:
-        probability, correct, read = await real_images.measure(bench.vision, bench.dataset, drawn, progress)
-    indices = drawn.indices[read]
-    kept = labels.take(indices)
-    return RealImages(
-        bench.dataset.name, bench.dataset.fingerprint, labels.source, seed, [each.unit for each in classes], matches,
-        indices.tolist(), [audited[target] for target in drawn.targets[read].tolist()], probability[read].tolist(),
-        correct[read].tolist(),
-        {name: Tag(list(column.levels), column.values.tolist()) for name, column in kept.attributes.items()},
-        real_images.training_counts(labels, matches, audited), unreadable=int((~read).sum()),
-    )  # fmt: skip
-
-
-async def _answers(
-    console: Console, store: Store, bench: Workbench, settings: RealSettings, classes: Sequence[AuditedClass],
-    generated: Generated, record: RealImages,
-) -> tuple[list[Answers], bool]:  # fmt: skip
-    """Return what observers said, and whether all that was to be asked was answered."""
-    found: dict[str, list[str]] = {each.name: [] for each in classes if each.name in record.classes}
-    for effect in generated.effects:
-        if effect.biased and effect.class_name in found:
-            found[effect.class_name].append(effect.context)
-    wanted = {name: each for name, each in contexts_to_ask(found, settings.everything).items() if each}
-    if not wanted:
-        return [], True
-    n_contexts = sum(map(len, wanted.values()))
-    console.say(
-        f"asking the observers about {n_contexts} contexts on up to {settings.witnessed} real images each"
-    )
-    n_questions = n_contexts * (settings.witnessed + 2 * KNOWN)
-    rate, limit = bench.laboratory.rates.get("observer", Rate()), bench.profile.ask_above_dollars
-    if not settings.approved and (why := too_dear(rate, n_questions, limit)):
-        console.warn(f"{why}: the observers were not asked. Repeat the command with --yes to have them asked")
-        return [], False
-    problems: list[str] = []
-    before = await asyncio.to_thread(spent_so_far, store, problems=problems)
-    purse = Ledger(bench.profile.sweep.budget, before, elapsed_s=lambda: worked_s(store))
-    answers: list[Answers] = []
-    try:
-        for each in classes:
-            if each.name in wanted:
-                answers += await _of_class(
-                    bench, store, purse, settings, each, wanted[each.name], generated, record
-                )
-    except MaiaError as error:
-        console.warn(f"the observers could not be asked everything: {error.message}")
-        return answers, False
-    return answers, True
-
-
-def too_dear(rate: Rate, questions: int, limit: float) -> str:
-    """Return why so many questions need a person's yes, "" if they do not: their price is above the limit, or unknown."""
-    if not rate.known:
-        return f"{questions:,} questions about images would cost an unknown amount"
-    tokens = _QUESTION_TOKENS + rate.image_tokens
-    dollars = questions * (tokens * rate.prompt + _ANSWER_TOKENS * rate.completion) / 1e6
-    return f"{questions:,} questions about images would cost about ${dollars:.2f}" if dollars > limit else ""
-
-
-_QUESTION_TOKENS, _ANSWER_TOKENS = 60, 16
-
-
-async def _of_class(
-    bench: Workbench, store: Store, purse: Ledger, settings: RealSettings, audited: AuditedClass,
-    contexts: Sequence[str], generated: Generated, record: RealImages,
-) -> list[Answers]:  # fmt: skip
-    lab = bench.laboratory
-    metered = MeteredChat(lab.observers, purse, lab.rates.get("observer", Rate()))
-    model = RecordedChat(metered, Journal(store, audited.unit), "observer", metered.about)
-    witness = ContextWitness(
-        Sceptic(model, seed=audited.seed), lab.studio, audited.drawn_as, audited.seed, audited.per_context
-    )
-    own = [row for row, name in enumerate(record.classes) if name == audited.name]
-    rows = sorted(random.Random(audited.seed).sample(own, min(settings.witnessed, len(own))))
-    images = await asyncio.to_thread(real_images.load, bench.dataset, [record.images[row] for row in rows])
-    ordinary = generated.ordinary.get(audited.name, ())
-    return [await witness.look(context, ordinary, images, rows, audited.name) for context in contexts]
 
 
 def section(record: RealImages | None, effects: Sequence[ContextEffect]) -> RealSection | None:

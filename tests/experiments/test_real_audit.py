@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,11 +20,15 @@ from actors.vision.units import Readout
 from agents.budget import Rate
 from agents.run_files import RecordError
 from agents.sceptic import Sceptic
+from agents.store import Store
 from experiments import cli, real_images
+from experiments.config import Profile
+from experiments.console import Console
 from experiments.context_witness import KNOWN, ContextWitness, question_of
-from experiments.contexts import CONTEXTS
-from experiments.real_audit import RealSettings, too_dear
+from experiments.contexts import CONTEXTS, ContextEffect
+from experiments.real_audit import RealSettings, is_done
 from experiments.real_images import Answers, MatchedClass, RealImages, Tag, draw, match, match_table
+from experiments.real_look import AuditedClass, Generated, Look, too_dear
 from experiments.subgroups import findings
 from tests.experiments.waterbirds import write_birds, write_network
 from tests.tools.fakes import FakeStudio, picture_of
@@ -89,7 +95,7 @@ class Eyes:
 
     name, sees_images = "fake eyes", True
 
-    def __init__(self, studio: FakeStudio, real: dict[str, str]) -> None:
+    def __init__(self, studio: FakeStudio, real: Callable[[Image], str]) -> None:
         self._studio, self._real = studio, real
         self.asked: list[str] = []
 
@@ -98,7 +104,7 @@ class Eyes:
         (image,) = message.images
         self.asked.append(message.text)
         assert "yes or no" in message.text
-        shown = self._studio.shows.get(image.id) or self._real[image.id]
+        shown = self._studio.shows.get(image.id) or self._real(image)
         return ChatReply(
             "cannot tell" if shown == "fog" else "yes" if "snow" in shown else "no", model=self.name
         )
@@ -108,7 +114,8 @@ class Eyes:
 async def test_observers_are_asked_of_real_images_and_judged_by_generated_ones_they_cannot_tell_apart():
     real = [picture_of(f"real {number}") for number in range(3)]
     studio = FakeStudio()
-    eyes = Eyes(studio, dict(zip([image.id for image in real], ["snow", "grass", "fog"], strict=True)))
+    said = dict(zip([image.id for image in real], ["snow", "grass", "fog"], strict=True))
+    eyes = Eyes(studio, lambda image: said[image.id])
     witness = ContextWitness(Sceptic(eyes), studio, "kayak", seed=1, per_context=12)
     ordinary = ["background: grass", "colour: red", "background: snow"]
     found = await witness.look(
@@ -168,6 +175,41 @@ async def test_on_a_data_set_in_the_form_of_waterbirds_the_bias_of_a_classifier_
     assert found.worst.below is biased
     if biased:
         assert (found.worst.class_name, found.worst.level) in {("landbird", "1"), ("waterbird", "0")}
+
+
+def finding(context: str) -> ContextEffect:
+    return ContextEffect("waterbird", context, 0.3, (0.2, 0.4), 0.8, -0.5, 0.001, 0.01, 48, 0, True)
+
+
+@pytest.mark.anyio
+async def test_a_look_measures_the_images_asks_about_each_finding_and_leaves_all_on_record(tmp_path):
+    """The observers call land "snow"; what they said is not asked again."""
+    studio, store = FakeStudio(), Store.open(tmp_path / "run")
+    eyes = Eyes(
+        studio,
+        lambda image: "snow" if image.pixels[:8, :, 1].mean() > image.pixels[:8, :, 2].mean() else "sea",
+    )
+    vision: Any = Classifier(0.6)
+    vision.known = SimpleNamespace(class_names=NAMES)
+    laboratory = SimpleNamespace(observers=eyes, studio=studio, rates={}, dollars_per_image=0.0)
+    dataset = FolderDataset(write_birds(tmp_path / "birds", 400, share=0.7))
+    bench: Any = SimpleNamespace(dataset=dataset, vision=vision, profile=Profile(), laboratory=laboratory)
+    audited = [AuditedClass(f"net/{n}", n, NAMES[n], NAMES[n], 5, 12) for n in (0, 1)]
+    effects = [finding("background: snow")]
+    generated = Generated(effects, {"waterbird": ["background: grass", "colour: red"]})
+    settings = RealSettings({"0": "landbird", "1": "waterbird"}, witnessed=60)
+    look = Look(Console(quiet=True), store, bench, settings, audited, generated)
+    await look.take()
+    record = real_images.read(store)
+    assert is_done(store, ["net/0", "net/1"])
+    assert not is_done(store, ["net/0", "net/1", "net/2"]), "of more classes it has to look again"
+    (answers,) = record.answers
+    assert (answers.class_name, answers.context, len(answers.images)) == ("waterbird", "background: snow", 60)
+    (replicated,) = findings(record, effects).replications
+    assert (replicated.verdict, replicated.told_by, replicated.factor) == ("replicated", "observers", 1.0)
+    n_asked = len(eyes.asked)
+    await look.take()
+    assert (real_images.read(store), len(eyes.asked)) == (record, n_asked)
 
 
 def test_questions_that_cost_more_than_may_be_spent_unasked_need_a_yes():
