@@ -103,13 +103,7 @@ def summarise(run: RunDirectory, unit: UnitRecords) -> Summary:
     repeats = [] if unit.repeat else run.repeats(unit.slug)
     evidence = numbers(done.get("evidence"))
     usage = usage_of(unit)
-    made = number(done.get("images_made"))
-    if made is None and unit.rounds:
-        made = number(mapping(unit.rounds[-1].get("toolbox")).get("images_made"))
-    # The critic's too, as everywhere else where images are counted.
-    verdicts = [mapping(mapping(record.get("verdict")).get("evidence")) for record in unit.rounds]
-    tested = sum(number(evidence.get("images_made")) or 0 for evidence in verdicts)
-    made = tested + (made or 0) if tested or made is not None else None
+    rounds = [record for each in (unit, *repeats) for record in each.rounds]
     return Summary(
         slug=unit.slug,
         unit=unit.name.id,
@@ -126,8 +120,8 @@ def summarise(run: RunDirectory, unit: UnitRecords) -> Summary:
         high=evidence.high,
         e_value=evidence.corrected,
         tested=any(_tested(each) for each in (done, *(mapping(r.get("verdict")) for r in unit.rounds))),
-        rounds=len(unit.rounds) or int(number(done.get("rounds")) or 0),
-        images=made,
+        rounds=len(rounds) or int(number(done.get("rounds")) or 0),
+        images=_images(done, rounds, [each.rounds[-1] for each in (unit, *repeats) if each.rounds]),
         tokens=usage["tokens"],
         dollars=usage["dollars"],
         unpriced=usage["unpriced"],
@@ -140,6 +134,16 @@ def summarise(run: RunDirectory, unit: UnitRecords) -> Summary:
         # Whoever pools what several studies measured tries nothing itself.
         signs=[journal_scan.scan(journal_scan.read_rounds(each.rounds)) for each in repeats or [unit]],
     )
+
+
+def _images(done: dict[str, Any], rounds: list[dict[str, Any]], last: list[dict[str, Any]]) -> float | None:
+    """Return how many images were made, the critic's too; None where nothing tells. `last`: each study's latest round."""
+    so_far = [number(mapping(record.get("toolbox")).get("images_made")) for record in last]
+    made = [number(done.get("images_made"))] if "images_made" in done else so_far
+    verdicts = [mapping(mapping(record.get("verdict")).get("evidence")) for record in rounds]
+    tested = sum(number(evidence.get("images_made")) or 0 for evidence in verdicts)
+    told = [each for each in made if each is not None]
+    return tested + sum(told) if tested or told else None
 
 
 def _thumbs(run: RunDirectory, done: dict[str, Any]) -> Iterator[list[str]]:
