@@ -26,7 +26,7 @@ _LEAST_SCORE = 3.0
 _LEAST_IMAGES = 2
 """Strong images that must show it: a single one decides nothing."""
 _LEAST_COVERED = 0.25
-"""Part of the unit's activation above its lowest, over all images seen, that a label's images must have."""
+"""Part of the height of all images seen that those of a label must have."""
 _MOST_LABELS = 3
 _MOST_ANSWERS = 3
 
@@ -41,7 +41,7 @@ class Pictured:
 
 @dataclass(frozen=True, slots=True)
 class Guess:
-    """What may drive the unit: any of `nodes`. `covered` is the part of the activation that its images have."""
+    """What may drive the unit: any of `nodes`. `covered` is the part of the height of all images that its images have."""
 
     nodes: tuple[Node, ...]
     covered: float
@@ -64,8 +64,9 @@ class PhotoStudy:
 
     def next_turn(self) -> str:
         """Return the next assistant turn: a program that shows further real images, or the answer."""
-        # Before other images are known, zero stands for what the unit does on them.
-        guesses = guesses_of(self._pictured, None if self._reading.contrast else 0.0)
+        contrast = [each.activation for each in self._reading.contrast]
+        # Before other images are known, zero stands for what the unit usually does.
+        guesses = guesses_of(self._pictured, float(np.median(contrast)) if contrast else 0.0)
         asked = self._reading.contrast or self._reading.rounds >= 2
         if not asked and not self._reading.final_demanded:
             hypotheses = [guess.claim for guess in guesses[:4]]
@@ -98,26 +99,25 @@ class PhotoStudy:
         return final_description(f"{text} No image was made.", [NOT_INTERPRETABLE])
 
 
-def guesses_of(pictured: Sequence[Pictured], lowest: float | None = None) -> list[Guess]:
+def guesses_of(pictured: Sequence[Pictured], usual: float) -> list[Guess]:
     """Return what may drive the unit, the best first: words in which strong images differ from the others.
 
-    Each image weighs between 1 (the strongest) and -1 (the lowest, or what `lowest` says if that is lower), and a word's
-    score is the weighted sum of how much likelier the classifier finds it there than by chance: log of (probability +
-    floor) over (share of the classes + floor).
+    An image's height is 0 at the `usual` activation or below and 1 at the strongest; it speaks for its words above one half and
+    against them below. How much: the log of how much likelier the classifier finds them there than by chance,
+    (probability + floor) / (share of the classes + floor). That a weak image lacks a thing speaks for nothing.
     """
     if not pictured:
         return []
     values = np.array([each.activation for each in pictured])
-    low = float(values.min()) if lowest is None else min(lowest, float(values.min()))
-    if values.max() <= low:
+    if values.max() <= usual or np.ptp(values) == 0:
         return []
-    height = (values - low) / (values.max() - low)
+    height = np.clip((values - usual) / (values.max() - usual), 0, 1)
     nodes = pictured[0].seen.taxonomy.spoken
     sure = np.array([[each.seen.sure(node.classes) for each in pictured] for node in nodes])
     shown = np.array([[each.seen.says(node.classes) for each in pictured] for node in nodes])
     chance = np.array([len(node.classes) for node in nodes]) / 1000
     lift = np.log((sure + _FLOOR) / (chance[:, None] + _FLOOR))
-    return _ranked(nodes, lift, shown, height)
+    return _ranked(nodes, np.where(height > 0.5, lift, np.maximum(lift, 0)), shown, height)
 
 
 def _ranked(nodes: Sequence[Node], lift: np.ndarray, shown: np.ndarray, height: np.ndarray) -> list[Guess]:

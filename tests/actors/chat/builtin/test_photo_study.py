@@ -25,29 +25,29 @@ def pictured(*groups: tuple[PhotoSighting, Sequence[float]]) -> list[Pictured]:
 
 def test_a_class_that_the_strong_images_show_is_the_first_guess() -> None:
     seen = pictured((COFFEE, [9, 8.5, 8]), (UNKNOWN, [2, 1.5, 1, 0]), (CAT, [1, 0.5]))
-    assert guesses_of(seen)[0].labels == ("espresso",)
+    assert guesses_of(seen, 1.0)[0].labels == ("espresso",)
 
 
 def test_classes_of_one_kind_make_the_kind_the_guess() -> None:
     seen = pictured(
         (CAT, [9, 8]), (TABBY_CAT, [8.5, 8]), (TIGER, [9, 8.7]), (COFFEE, [1, 0]), (UNKNOWN, [0, 1])
     )
-    assert guesses_of(seen)[0].labels == ("cat",)
+    assert guesses_of(seen, 1.0)[0].labels == ("cat",)
 
 
 def test_two_unrelated_things_are_named_together() -> None:
     seen = pictured(
         (COFFEE, [9, 8.5, 8]), (FLOWER, [9, 8.4, 8]), (UNKNOWN, [1, 0.5, 0, 0]), (CAT, [0.2, 0.1])
     )
-    assert set(guesses_of(seen)[0].labels) == {"espresso", "daisy"}
+    assert set(guesses_of(seen, 1.0)[0].labels) == {"espresso", "daisy"}
 
 
 def test_nothing_is_guessed_of_one_image_of_unknown_things_or_of_what_strong_and_weak_share() -> None:
-    assert guesses_of(pictured((COFFEE, [9]), (UNKNOWN, [8, 8, 7, 1, 0]))) == []
-    assert guesses_of(pictured((UNKNOWN, [9, 8, 7, 1, 0]))) == []
-    assert guesses_of(pictured((COFFEE, [9, 0, 8, 1]))) == []
-    assert guesses_of(pictured((COFFEE, [3, 3, 3]))) == []
-    assert guesses_of([]) == []
+    assert guesses_of(pictured((COFFEE, [9]), (UNKNOWN, [8, 8, 7, 1, 0])), 1.0) == []
+    assert guesses_of(pictured((UNKNOWN, [9, 8, 7, 1, 0])), 1.0) == []
+    assert guesses_of(pictured((COFFEE, [9, 0, 8, 1])), 1.0) == []
+    assert guesses_of(pictured((COFFEE, [3, 3, 3])), 1.0) == []
+    assert guesses_of([], 1.0) == []
 
 
 class Eyes:
