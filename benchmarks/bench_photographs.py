@@ -31,7 +31,7 @@ from benchmarks.photographs import ASKED, CONTENTS, crops, fetch
 PRESENT = ("tabby, tabby cat", "Egyptian cat", "tiger cat", "espresso", "palace", "barn", "alp", "tripod")
 """Class logits whose class is in the photographs."""
 ABSENT = ("golden retriever", "banana")
-BLOCKS = (0, 17, 42, 91, 130, 160)
+BLOCKS = (17, 91, 160)
 """Units of `blocks.6`."""
 
 
@@ -132,7 +132,7 @@ CHANGES: Mapping[str, Callable[[Image], Image]] = {
 
 def kind(arguments: argparse.Namespace) -> str:
     """Return how often drawn scenes are taken for photographs, and photographs for drawn."""
-    from actors.chat.builtin.eyes import PHOTOGRAPHED_BELOW
+    from actors.chat.builtin.eyes import is_photograph
     from actors.scenes.concept_net import shared_net
     from actors.vision.datasets import open_dataset
 
@@ -141,13 +141,11 @@ def kind(arguments: argparse.Namespace) -> str:
     photographs = _pictures([path for path, _ in crops(arguments.photos, 90, 7)])
     lines = ["| | scenes taken for photographs | photographs taken for drawn |", "|---|---:|---:|"]
     for name, change in CHANGES.items():
-        certain = [
-            np.array([each.certainty for each in shared_net().look([change(image) for image in images])])
+        taken = [
+            np.mean([is_photograph(each) for each in shared_net().look([change(image) for image in images])])
             for images in (drawn, photographs)
         ]
-        lines.append(
-            f"| {name} | {np.mean(certain[0] < PHOTOGRAPHED_BELOW):.3f} | {np.mean(certain[1] >= PHOTOGRAPHED_BELOW):.3f} |"
-        )
+        lines.append(f"| {name} | {taken[0]:.3f} | {1 - taken[1]:.3f} |")
     return "\n".join(lines)
 
 

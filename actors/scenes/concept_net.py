@@ -142,12 +142,16 @@ class Sighting:
         return max(self.backgrounds, key=lambda name: self.backgrounds[name])
 
     @property
-    def certainty(self) -> float:
-        """The mean, over the whole picture, of the probability of what is likeliest at a position, in (0, 1].
+    def doubt(self) -> float:
+        """The entropy of what a position shows, mean over the whole picture, in nats: near 0 in drawn scenes."""
+        return float(-(self._maps * np.log(self._maps + 1e-9)).sum(0).mean())
 
-        In drawn scenes it is near 1; photographs show next to nothing that the net knows.
-        """
-        return float(self._maps.max(0).mean())
+    @property
+    def saturation(self) -> float:
+        """The difference of the largest and the smallest channel, mean over the whole picture, in 0..255."""
+        side = (INPUT_SIZE, INPUT_SIZE)
+        small = np.asarray(PIL.Image.fromarray(self._pixels).resize(side, PIL.Image.Resampling.BOX))
+        return float(np.ptp(small, axis=2).mean())
 
     def score_of(self, names: Sequence[str]) -> float:
         """Return how surely any of the named concepts or backgrounds is in the image, in [0, 1]."""

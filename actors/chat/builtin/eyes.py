@@ -1,7 +1,7 @@
 """What the built-in models see in an image: things with colour and place, and the background.
 
-Drawn scenes are for the concept net, photographs for an ImageNet classifier; which an image is, is told by how certain
-the concept net is (`PHOTOGRAPHED_BELOW`). Both are behind a `Protocol`, so that rules and wording are tested without weights.
+Drawn scenes are for the concept net, photographs for an ImageNet classifier; which an image is, is told by the concept
+net's doubt (`is_photograph`). Both are behind a `Protocol`, so that rules and wording are tested without weights.
 """
 
 from __future__ import annotations
@@ -28,8 +28,10 @@ _LEAST_BACKGROUND = 0.12
 _DARKENED = 70
 """Brightest value of a picture that was darkened to a quarter, with room for JPEG."""
 _REMEMBERED = 512
-PHOTOGRAPHED_BELOW = 0.7
-"""Certainty of the concept net below which an image is a photograph (docs/photographs.md tells how often that is wrong)."""
+_PHOTOGRAPHED_FROM = 0.85
+"""Doubt of the concept net, less `_A_SATURATION_LESS` for each level of saturation, from which an image is a photograph."""
+_A_SATURATION_LESS = 0.005
+"""Drawn scenes are colourful, so that a colourful image must be stranger to count as none (docs/photographs.md)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,7 @@ class NetEyes:
             places = [
                 place
                 for place, sighting in enumerate(sightings)
-                if sighting.certainty < PHOTOGRAPHED_BELOW and not blank[place]
+                if is_photograph(sighting) and not blank[place]
             ]
             told = look(self._classifier, [images[place] for place in places], whole)
             photographs = dict(zip(places, told, strict=True))
@@ -132,6 +134,11 @@ class NetEyes:
 
             self._net = shared_net()
         return self._net
+
+
+def is_photograph(sighting: Sighting) -> bool:
+    """Say whether an image is a photograph rather than a drawn scene, by what the concept net made of it."""
+    return sighting.doubt - _A_SATURATION_LESS * sighting.saturation >= _PHOTOGRAPHED_FROM
 
 
 def _brightened(image: Image) -> Image:

@@ -28,7 +28,6 @@ _LEAST_IMAGES = 2
 _LEAST_COVERED = 0.25
 """Part of the height of all images seen that those of a label must have."""
 _MOST_LABELS = 3
-_MOST_ANSWERS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +75,11 @@ class PhotoStudy:
                 "I compare the strongest with images from across the unit's range."
             )
             return reply(thoughts, hypotheses, CONTRAST)
-        tried = len(self._reading.rejected)
-        if tried < min(_MOST_ANSWERS, len(guesses)):
-            return self._answer(guesses[tried])
-        return self._nothing(guesses[0] if guesses else None)
+        answers = _apart(guesses)
+        if not answers:
+            return self._nothing()
+        # A label that is sent back may be right, and untestable here: where nothing else is left it is given again.
+        return self._answer(answers[min(len(self._reading.rejected), len(answers) - 1)])
 
     def _answer(self, guess: Guess) -> str:
         meaning = Meaning(frozenset().union(*(node.classes for node in guess.nodes)), 1.0)
@@ -93,10 +93,24 @@ class PhotoStudy:
         text += " No image was made: this rests on real images alone."
         return final_description(text, guess.labels)
 
-    def _nothing(self, best: Guess | None) -> str:
-        text = f"Nothing that ImageNet's words name explains the unit on {len(self._pictured)} photographs"
-        text += f"; the best guess was that {best.claim}." if best else "."
-        return final_description(f"{text} No image was made.", [NOT_INTERPRETABLE])
+    def _nothing(self) -> str:
+        seen = f"on {len(self._pictured)} photographs"
+        text = f"Nothing that ImageNet's words name explains the unit {seen}. No image was made."
+        return final_description(text, [NOT_INTERPRETABLE])
+
+
+def _apart(guesses: Sequence[Guess]) -> list[Guess]:
+    """Return the best guess, and after it the one other that shares nothing with it and is worth half of it; or it again."""
+    if not guesses:
+        return []
+    best = guesses[0]
+    taken = {at for node in best.nodes for at in node.classes}
+    others = [
+        guess
+        for guess in guesses[1:]
+        if guess.score >= 0.5 * best.score and not any(taken & node.classes for node in guess.nodes)
+    ]
+    return [best, *others[:1], best]
 
 
 def guesses_of(pictured: Sequence[Pictured], usual: float) -> list[Guess]:
