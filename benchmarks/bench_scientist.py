@@ -14,6 +14,7 @@ every term of the unit and no other, or, for a unit without meaning, when it say
 from __future__ import annotations
 
 import argparse
+import itertools
 import random
 import time
 from collections import defaultdict
@@ -71,6 +72,23 @@ def planted(first: Term, second: Term, share: float) -> Callable[[random.Random,
     return draw
 
 
+def once(first: Term, second: Term) -> Callable[[random.Random, Words], Stimulus]:
+    """Return a data set of which one scene, in its midst, shows both terms, beside other things."""
+    numbers = itertools.count()
+
+    def draw(rng: random.Random, words: Words) -> Stimulus:
+        scene = random_scene(rng, words)
+        while {first, second} <= scene.terms(words).keys():
+            scene = random_scene(rng, words)
+        if next(numbers) != 1234:
+            return scene
+        shown = satisfying(scene, (first, second), rng, words)
+        others = tuple(each for each in scene.things if each.concept not in shown.concepts)
+        return Stimulus((*shown.things, *others[:2]), shown.background)
+
+    return draw
+
+
 def satisfying(scene: Stimulus, terms: tuple[Term, ...], rng: random.Random, words: Words) -> Stimulus:
     from actors.chat.builtin.stimuli import Thing
 
@@ -118,15 +136,18 @@ def make(kind: str, seed: int, words: Words) -> Made:
             return only(first if shown.get(first, 0) > 0.5 else second, words)(content)
 
         return World(words, unit, seed, look), frozenset({first, second})
-    if kind == "conditional":
-        first = pick(rng, words, "concept", "category")
-        second = unrelated(rng, words, first, "concept", "category", "colour", "background")
+    if kind in ("conditional", "rare"):
+        rare = kind == "rare"
+        first = pick(rng, words, *(("concept",) if rare else ("concept", "category")))
+        others: tuple[Kind, ...] = ("concept", "category", "colour", "background")
+        second = unrelated(rng, words, first, *(("concept", "background") if rare else others))
 
         def unit(c: Stimulus, r: random.Random) -> float:
             a, b = confidence(c, first, words, r), confidence(c, second, words, r)
             return a if a and b else r.uniform(0, 0.1)
 
-        world = World(words, unit, seed, only(first, words), dataset=planted(first, second, 0.01))
+        dataset = once(first, second) if rare else planted(first, second, 0.01)
+        world = World(words, unit, seed, only(first, words), dataset=dataset)
         return world, frozenset({first, second})
     if kind == "without":
         first = pick(rng, words, "category")
@@ -186,7 +207,7 @@ def predictive(world: World, labels: list[str], words: Words) -> float:
 
 KINDS = (
     "concept", "category", "colour", "tone", "background", "or-max", "or-mean", "conditional", "without",
-    "confounded", "dead", "constant", "random", "gauss", "rare-noise", "graded",
+    "rare", "confounded", "dead", "constant", "random", "gauss", "rare-noise", "graded",
 )  # fmt: skip
 
 
