@@ -32,10 +32,12 @@ def predict(
     below: Path = Path("runs"),
     like: Path | None = None,
     assumes: Sequence[str] = (),
+    cache: Path | None = None,
 ) -> dict[str, Any]:
     """Return the estimate of a run of `n_units` studies: from the run `like`, or from alike ones below a folder.
 
     `assumes` are NAME=NUMBER texts that count more than what earlier runs took. `notes` tells where those differ.
+    `cache` may know how many images of the data set are distinct.
 
     Raises:
         UsageError: If `like` has no finished study, or a text is no assumption.
@@ -45,7 +47,7 @@ def predict(
     runs = precedents(profile, below, wanted) if like is None else [like]
     if runs:
         assumed = measured(runs, profile, assumed, wanted.task)
-    found = estimate(profile, n_units, assume(assumes, assumed))
+    found = estimate(profile, n_units, assume(assumes, assumed), cache)
     return found | {
         "like": [str(run) for run in runs],
         "notes": [*differences(runs, wanted), *found["notes"]],

@@ -13,6 +13,7 @@ import random
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -301,10 +302,15 @@ def judge(surveys: Sequence[ClassSurvey]) -> list[ContextEffect]:
 
 def _interval(values: Sequence[float]) -> tuple[float, float]:
     """Return a 95 % interval of the mean by resampling: probabilities are far from normal."""
-    rng = np.random.default_rng(0)
-    means = rng.choice(np.asarray(values, float), (2000, len(values))).mean(axis=1)
+    means = np.asarray(values, float)[_resamples(len(values))].mean(axis=1)
     low, high = np.quantile(means, (0.025, 0.975))
     return float(low), float(high)
+
+
+@lru_cache(maxsize=32)
+def _resamples(n: int) -> np.ndarray:
+    """Return 2000 samples with replacement of `n` positions, (2000, n): the same for every context of that many images."""
+    return np.random.default_rng(0).integers(0, n, (2000, n))
 
 
 @dataclass(frozen=True, slots=True)

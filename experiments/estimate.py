@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 from actors.chat.pricing import estimate_text
@@ -118,8 +119,13 @@ def assumptions_of(profile: Profile) -> Assumptions:
     return found
 
 
-def estimate(profile: Profile, n_units: int, assumed: Assumptions) -> dict[str, Any]:
-    """Return what studying `n_units` takes, as plain values; `dollars` is None where a price is unknown."""
+def estimate(
+    profile: Profile, n_units: int, assumed: Assumptions, cache: Path | None = None
+) -> dict[str, Any]:
+    """Return what studying `n_units` takes, as plain values; `dollars` is None where a price is unknown.
+
+    `cache` may know how many images of the data set are distinct.
+    """
     settings = profile.interpreter
     assumed = replace(assumed, rounds=min(assumed.rounds, settings.max_rounds))
     # 90 % of such runs take more: their mean varies, and so does the mean that it is predicted from.
@@ -138,7 +144,7 @@ def estimate(profile: Profile, n_units: int, assumed: Assumptions) -> dict[str, 
         ),
         most=True,
     )
-    passes = _dataset_size(profile)
+    passes, copies = _dataset_size(profile, cache)
     data = (passes or 0) * assumed.seconds_a_pass
 
     def told(cost: _Cost) -> dict[str, Any]:
@@ -152,7 +158,7 @@ def estimate(profile: Profile, n_units: int, assumed: Assumptions) -> dict[str, 
         "at_most": _within(profile, told(most)),
         "bound_by": _hours(profile, n_units, likely, data)[1],
         "assumes": asdict(assumed),
-        "notes": _notes(profile, passes, data),
+        "notes": _notes(profile, passes, data, copies),
     }
 
 
@@ -310,20 +316,28 @@ def _hours(profile: Profile, n_units: int, cost: _Cost, before_s: float) -> tupl
     return round((parts[slowest] + before_s) / 3600, 3), slowest
 
 
-def _dataset_size(profile: Profile) -> int | None:
-    """Return the number of images of the data set, None where only a download would tell."""
+def _dataset_size(profile: Profile, cache: Path | None) -> tuple[int | None, bool]:
+    """Return the number of images of the data set, and whether copies among them are counted, too.
+
+    The number is None where only a download would tell.
+    """
     from actors.vision.datasets import open_dataset
+    from actors.vision.distinct import counted
 
     if profile.dataset.startswith("hf:"):
-        return None
+        return None, False
     try:
-        return len(open_dataset(profile.dataset, profile.columns.image))
+        dataset = open_dataset(profile.dataset, profile.columns.image)
+        n = counted(dataset, cache)
+        return (len(dataset), True) if n is None else (n, False)
     except MaiaError:
-        return None
+        return None, False
 
 
-def _notes(profile: Profile, passes: int | None, data_s: float) -> list[str]:
+def _notes(profile: Profile, passes: int | None, data_s: float, copies: bool) -> list[str]:
     notes = []
+    if passes and copies:
+        notes.append(f"the data set is taken to hold no copies among its {passes:,} images")
     if passes and data_s >= 1:
         notes.append(
             f"{data_s:,.0f} seconds of the network's are the pass over the {passes:,} images of the data set, "

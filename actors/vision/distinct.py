@@ -162,11 +162,7 @@ def distinct(dataset: ImageDataset, cache: Path, progress: Progress | None = Non
     """
     if not isinstance(dataset, Previewed):
         return dataset
-    readers = (
-        f"{DECODING} {PIL.__version__} {heif_is_read()} {COARSE} {ROUNDING} {FINE} {CLOSE_UP} {THUMBNAIL}"
-    )
-    which = hashlib.blake2b(f"{readers} {dataset.fingerprint}".encode(), digest_size=12).hexdigest()
-    path = cache / "datasets" / f"{which}.npz"
+    path = _kept(dataset, cache)
     census = _known(path)
     if census is None:
         census = take_census(dataset, progress)
@@ -181,6 +177,23 @@ def distinct(dataset: ImageDataset, cache: Path, progress: Progress | None = Non
             "Give it images that can be.",
         )
     return DistinctDataset(dataset, census)
+
+
+def counted(dataset: ImageDataset, cache: Path | None) -> int | None:
+    """Return the number of distinct images where `distinct` has found it before, else None; no image is looked at."""
+    if not isinstance(dataset, Previewed):
+        return len(dataset)
+    census = None if cache is None else _known(_kept(dataset, cache))
+    return None if census is None else len(census.firsts)
+
+
+def _kept(dataset: ImageDataset, cache: Path) -> Path:
+    """Return where what was seen of a data set is kept."""
+    readers = (
+        f"{DECODING} {PIL.__version__} {heif_is_read()} {COARSE} {ROUNDING} {FINE} {CLOSE_UP} {THUMBNAIL}"
+    )
+    which = hashlib.blake2b(f"{readers} {dataset.fingerprint}".encode(), digest_size=12).hexdigest()
+    return cache / "datasets" / f"{which}.npz"
 
 
 def _known(path: Path) -> Census | None:

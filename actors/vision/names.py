@@ -48,7 +48,19 @@ def check_timm(name: str) -> None:
 def check_torchvision(name: str) -> None:
     known = registered("torchvision")
     if known and name not in known:
-        raise unknown("torchvision", name, sorted(known))
+        raise unknown_in_torchvision(name, sorted(known))
+
+
+def unknown_in_torchvision(name: str, known: list[str]) -> UsageError:
+    """Return the error that torchvision has no network `name` for images as a whole; one for another task is told as that."""
+    for task in ("detection", "segmentation", "video", "optical_flow", "quantization"):
+        if name in registered("torchvision", task):
+            detects = " with detects=91 for the classes of COCO" if task == "detection" else ""
+            return UsageError(
+                f"torchvision's {name!r} is a network for {task.replace('_', ' ')}, which is not loaded by name.",
+                f"Build it in a file of your own{detects}: python:FILE:FUNCTION (docs/own-network.md).",
+            )
+    return unknown("torchvision", name, known)
 
 
 def check_transformers(name: str) -> None:
@@ -135,10 +147,13 @@ CHECKS: Mapping[str, Callable[[str], None]] = {
 
 
 @cache
-def registered(library: str) -> frozenset[str]:
-    """Return the networks that `timm` or `torchvision` registers by name; none if its source cannot be read."""
+def registered(library: str, folder: str = "") -> frozenset[str]:
+    """Return the networks that `timm` or `torchvision` registers by name, in a folder of its models if one is given.
+
+    None if its source cannot be read.
+    """
     found = set()
-    for text in _texts(library):
+    for text in _texts(library, folder):
         for arguments, function in _REGISTERED.findall(text):
             named = _QUOTED.search(arguments)
             found.add(named[1] if named else function)
@@ -146,11 +161,11 @@ def registered(library: str) -> frozenset[str]:
 
 
 @cache
-def _texts(library: str) -> tuple[str, ...]:
+def _texts(library: str, folder: str = "") -> tuple[str, ...]:
     spec = importlib.util.find_spec(library)
     folders = (spec.submodule_search_locations if spec else None) or ()
     return tuple(
         path.read_text(encoding="utf-8", errors="replace")
-        for folder in folders
-        for path in sorted((Path(folder) / "models").glob("*.py"))
+        for installed in folders
+        for path in sorted((Path(installed) / "models" / folder).glob("*.py"))
     )

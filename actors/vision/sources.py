@@ -122,7 +122,7 @@ def from_torchvision(name: str, pretrained: bool, n_classes: int | None = None) 
     import torchvision.models as zoo
 
     if name not in zoo.list_models(module=zoo):
-        raise names.unknown("torchvision", name, zoo.list_models(module=zoo))
+        raise names.unknown_in_torchvision(name, zoo.list_models(module=zoo))
     weights = getattr(zoo.get_model_weights(name), "DEFAULT", None)
     if pretrained:
         if weights is None:

@@ -175,7 +175,7 @@ def approve(
     if not may_charge(chosen):
         return
     wanted = Wanted(model, profile or loaded.default_profile, task)
-    found = approval.predict(chosen, count(), wanted)
+    found = approval.predict(chosen, count(), wanted, cache=loaded.cache)
     asked = None
     if sys.stdin.isatty() and sys.stderr.isatty():
 

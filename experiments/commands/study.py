@@ -411,7 +411,9 @@ def estimate(
     with console.waiting(f"counting the units of {model}"):
         count = run(approval.count_units(config, profile, model, layers.split(","), units))
     wanted = Wanted(model, profile or loaded.default_profile)
-    found = approval.predict(loaded.profile(profile), count, wanted, like=like, assumes=assume or ())
+    found = approval.predict(
+        loaded.profile(profile), count, wanted, like=like, assumes=assume or (), cache=loaded.cache
+    )
     if json:
         console.result(found)
     else:

@@ -110,9 +110,9 @@ def test_something_is_ordinary_also_where_every_context_differs_from_every_other
 def test_differences_that_are_not_called_biases_raise_few_alarms(spread, difference):
     """Also true ones that are just below: among many, some look larger than they are."""
     rng = np.random.default_rng(4)
-    found = judge([drawn(rng, f"class {i}", spread, difference) for i in range(60)])
+    found = judge([drawn(rng, f"class {i}", spread, difference) for i in range(40)])
     alarms = {effect.class_name for effect in found if effect.biased}
-    assert len(alarms) <= 3, "5 % of 60 classes"
+    assert len(alarms) <= 2, "5 % of 40 classes"
 
 
 @pytest.mark.parametrize("classes", [11, 40])
@@ -123,12 +123,11 @@ def test_a_single_biased_context_is_found_however_many_classes_are_audited(class
     assert found == [("class 0", "size: small")]
 
 
-@pytest.mark.parametrize("spread", [0.005, 0.05, 0.2])
-def test_what_is_said_to_be_found_in_four_of_five_cases_is_found_as_often(spread):
+def test_what_is_said_to_be_found_in_four_of_five_cases_is_found_as_often():
     rng = np.random.default_rng(3)
-    others = [drawn(rng, f"class {i}", spread) for i in range(3)]
     found = []
-    for _ in range(60):
+    for spread in (0.005, 0.05, 0.2) * 14:
+        others = [drawn(rng, f"class {i}", spread) for i in range(3)]
         size = drawn(rng, "kayak", spread).detectable(4 * len(CONTEXTS))
         assert size > LEAST
         effects = judge([*others, drawn(rng, "kayak", spread, size)])
@@ -239,11 +238,12 @@ async def test_a_context_that_stood_out_and_cannot_be_drawn_again_is_not_called_
     assert {effect.context for effect in judge([found])} == set(CONTEXTS) - {"background: snow"}
 
 
-def test_the_embedded_image_maker_can_draw_every_one_of_its_things_in_every_context():
+def test_the_embedded_image_maker_can_draw_every_one_of_its_things_and_every_context():
+    """Each thing in a quarter of the contexts, each context with a quarter of the things."""
     lacking = [
         (concept.name, context)
-        for concept in concepts()
-        for context in CONTEXTS
+        for number, concept in enumerate(concepts())
+        for context in [*CONTEXTS][number % 4 :: 4]
         for notes in [parse_prompt(prompt_of(context, concept.name), 1).notes]
         if any("not drawn" in note or "could be drawn" in note for note in notes)
     ]

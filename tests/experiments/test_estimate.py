@@ -12,6 +12,8 @@ import pytest
 
 from actors.chat.settings import OpenAIChat
 from actors.errors import UsageError
+from actors.vision.datasets import open_dataset
+from actors.vision.distinct import distinct
 from actors.vision.known import KnownNetwork, remember
 from actors.vision.settings import VisionSettings
 from agents.budget import BudgetSettings
@@ -226,6 +228,22 @@ def test_only_runs_of_the_same_models_and_settings_predict(profiles, tmp_path):
     assert [each.name for each in precedents(free, tmp_path)] == ["like", "moved"]
     assert predict(free, 9, below=tmp_path)["likely"]["interpreter_calls"] == 36
     assert predict(free, 9, below=tmp_path / "nowhere")["assumes"] == asdict(assumptions_of(free))
+
+
+def test_copies_among_the_images_are_not_counted_once_they_are_known(profiles, tmp_path):
+    folder, cache = tmp_path / "images", tmp_path / "cache"
+    folder.mkdir()
+    scenes = open_dataset("scenes:4:0")
+    for number in range(8):
+        scenes.load(number % 4).to_pil().save(folder / f"{number}.png")
+    profile = profiles.profile("free").model_copy(update={"dataset": str(folder)})
+    (note,) = (note for note in estimate(profile, 1, EXACT, cache)["notes"] if "copies" in note)
+    assert note == "the data set is taken to hold no copies among its 8 images"
+    before = estimate(profile, 1, EXACT, cache)["likely"]["device_seconds"]["vision"]
+    distinct(open_dataset(str(folder)), cache)
+    found = estimate(profile, 1, EXACT, cache)
+    assert not any("copies" in note for note in found["notes"])
+    assert found["likely"]["device_seconds"]["vision"] == pytest.approx(before - 4 * EXACT.seconds_a_pass)
 
 
 def test_runs_of_the_same_network_predict_alone_and_others_are_said_to_differ(profiles, tmp_path):

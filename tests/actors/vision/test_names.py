@@ -46,6 +46,8 @@ def test_a_name_that_may_point_somewhere_passes(name):
         ("resnet5O", "nearest are.*resnet50"),
         ("resnet50.a1_in2k", "nearest are.*resnet50.a1_in1k"),
         ("torchvision:resnet19", "nearest are.*resnet18"),
+        ("torchvision:fasterrcnn_resnet50_fpn", "for detection.*detects=91"),
+        ("torchvision:raft_large", "for optical flow"),
         ("jax:resnet50", "no source of networks 'jax'"),
         ("hf:./nowhere", "does not exist"),
         ("python:nowhere.py:build", "no file 'nowhere.py'"),
