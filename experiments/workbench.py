@@ -362,7 +362,7 @@ async def _eyes(settings: ChatSettings, pool: ReplicaPool[Any, Any]) -> dict[str
     """Return which network sees photographs for a built-in observer; nothing of other models, which see all images."""
     if not isinstance(settings, BuiltinChat):
         return {}
-    return {"photographs seen by": (await pool.describe()).get("photographs") or "nobody"}
+    return {"photographs": (await pool.describe()).get("photographs") or "taken for drawn scenes"}
 
 
 def _rate(settings: ChatSettings) -> Rate:

@@ -110,23 +110,17 @@ class NetEyes:
         sightings = self._loaded().look(shown)
         # Darkened all over: nothing in it is highlighted.
         blank = [int(image.pixels.max()) <= _DARKENED for image in images]
-        photographs: dict[int, PhotoSighting] = {}
-        if self._classifier is not None:
-            places = [
-                place
-                for place, sighting in enumerate(sightings)
-                if is_photograph(sighting) and not blank[place]
-            ]
-            told = look(self._classifier, [images[place] for place in places], whole)
-            photographs = dict(zip(places, told, strict=True))
-        return [
-            Seen(photograph=photographs[place])
-            if place in photographs
-            else Seen()
-            if blank[place]
-            else _seen(sighting, self._lacking)
-            for place, sighting in enumerate(sightings)
+        found = [
+            Seen() if dark else _seen(sighting, self._lacking)
+            for sighting, dark in zip(sightings, blank, strict=True)
         ]
+        if self._classifier is None:
+            return found
+        places = [at for at, each in enumerate(sightings) if not blank[at] and is_photograph(each)]
+        told = look(self._classifier, [images[place] for place in places], whole)
+        for place, photograph in zip(places, told, strict=True):
+            found[place] = Seen(photograph=photograph)
+        return found
 
     def _loaded(self) -> ConceptNet:
         if self._net is None:

@@ -136,10 +136,8 @@ def _summarise(question: Question, seen: Sequence[Seen], words: Words) -> str:
     pictures = [each.photograph for each in seen if each.photograph is not None]
     if pictures:
         drawn = [each for each in seen if each.photograph is None]
-        parts = [photographs.summarise(pictures)] if len(pictures) > 1 else []
-        if not parts:
-            parts = [photographs.describe(pictures[0])]
-        return " ".join([*parts, *([_summarise(question, drawn, words)] if drawn else [])])
+        told = [photographs.summarise(pictures)]
+        return " ".join(told + ([_summarise(question, drawn, words)] if drawn else []))
     counts = Counter(term for each in seen for term in each.terms(words))
     least = max(2, round(0.12 * total))
 

@@ -77,6 +77,8 @@ def is_of_nothing(description: str) -> bool:
 def summarise(sightings: Sequence[PhotoSighting]) -> str:
     """Return how many of the photographs show what, the most frequent first, kinds after particular things."""
     total = len(sightings)
+    if total == 1:
+        return describe(sightings[0])
     said = []
     counts = common(sightings)
     least = max(2, round(0.12 * total))
