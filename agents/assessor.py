@@ -53,11 +53,24 @@ class ConfirmationSettings(Settings):
     """Images of the part of the data set that is held back, sampled once for all units, whose activations are measured: one
     pass each for all units of a layer. 0 leaves the labels untested on real images."""
     held_back_looks: int = Field(80, ge=20)
-    """Of these, images of which the witness is asked whether they show the label, for each label."""
+    """Questions to the witness whether one of these images shows a label, shared among an answer's labels; at least 20 images
+    are looked at. Beside these, one examination asks of at most 15 exemplars and 15 images of the agent, for each label."""
 
 
+_LEAST_LOOKS = 20
 _AT_ONCE = 20
 """Images that are held back and in memory at a time."""
+
+
+def looks_at_data(settings: ConfirmationSettings, n_labels: int) -> int:
+    """Return the most questions that the witness of one examination is asked about the data set's images and the agent's."""
+    held_back = n_labels * _looks_each(settings, n_labels) if settings.held_back else 0
+    return held_back + n_labels * (EXEMPLARS + STRONGEST)
+
+
+def _looks_each(settings: ConfirmationSettings, n_labels: int) -> int:
+    """Return how many images that are held back are looked at, each once for every label."""
+    return max(_LEAST_LOOKS, settings.held_back_looks // n_labels)
 
 
 class Witness(Protocol):
@@ -170,7 +183,8 @@ class Assessor:
         if held is None:
             return None, []
         seed = seed_for(self._seed, "held back", self._subject.id, *labels)
-        drawn = draw(held.activations, self._settings.held_back_looks, np.random.default_rng(seed))
+        count = _looks_each(self._settings, len(labels))
+        drawn = draw(held.activations, count, np.random.default_rng(seed))
         looked: list[Looked] = []
         for start in range(0, len(drawn), _AT_ONCE):
             looked += await self._look_at_drawn(held, drawn[start : start + _AT_ONCE], labels, unit)

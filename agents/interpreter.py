@@ -75,7 +75,7 @@ class InterpreterSettings(Settings):
     temperature: float | None = Field(None, ge=0)
     """Sampling temperature; null leaves the endpoint's own."""
     max_examinations: int = Field(2, ge=1)
-    """Answers that may be sent back by the examiner before the last one stands, marked unconfirmed."""
+    """Answers that may be sent back by the examiner before the last one stands, with the verdict that its figures give."""
 
 
 class StudyPausedError(MaiaError):

@@ -206,7 +206,7 @@ def card(record: dict[str, Any]) -> str:
 
 def _evidence(record: dict[str, Any]) -> list[str]:
     """Return the verdict with its sentence, and the figures that it rests on with what they mean."""
-    from experiments.figures import figures_of, reason
+    from experiments.report.figures import figures_of, reason
 
     verdict = verdict_of(record)
     colour = "green" if verdict in HOLDING else "yellow"

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from actors.images import data_url
 from agents.label_card import kind_of
 from agents.verdict import HOLDING, MEANINGS, finding_of, reason_of, verdict_of
-from experiments.figures import figures_of
+from experiments.report.figures import figures_of
 from tools.sandbox.child.image_handle import ImageHandle
 from tools.sandbox.child.paper_dialect import Exemplars
 

@@ -17,6 +17,7 @@ from actors.chat.pricing import estimate_text
 from actors.chat.settings import ChatSettings, known_price
 from actors.errors import MaiaError, UsageError
 from actors.generation.settings import dollars_per_image
+from agents.assessor import looks_at_data
 from agents.tasks.describe_unit import DescribeUnit
 from experiments.config import Profile
 from experiments.spending import unpriced
@@ -79,6 +80,8 @@ _PROCESSOR = "this machine's processor"
 FRESH_LOOKS = 15
 """Images of a study that are shown to the network and not made: the exemplars."""
 _WORDS_OF_A_LOOK = 120
+_LABELS = 4
+"""Labels of one answer, where the most is asked for."""
 _RETESTS = 2
 """Times that one answer may be confirmed again: the labels that were borne out, and a simpler one in their place."""
 
@@ -242,7 +245,18 @@ def confirmation(profile: Profile, assumed: Assumptions, most: bool = False) -> 
     each, tests = (test.max_images, 1 + _RETESTS) if most else (test.min_images, 1)
     witnessed = assumed.answers * 2 * each * tests
     probes = 3 * test.probe * (assumed.answers if most else 1)
-    return witnessed + probes, witnessed + 1
+    return witnessed + probes, witnessed + 1 + assumed.answers * looks_at_data(test, _LABELS if most else 1)
+
+
+def held_back_passes(profile: Profile) -> int:
+    """Return the passes of images that are held back, made once for all units of a layer.
+
+    An estimate has them in the pass over the whole data set, of which agents see the rest.
+    """
+    size = _dataset_size(profile)
+    if profile.confirmation is None or size is None:
+        return 0
+    return min(profile.confirmation.held_back, round(profile.vision.reserve * size))
 
 
 def _image_tokens(settings: ChatSettings) -> int:

@@ -24,7 +24,7 @@ from agents.tasks.bias import AuditClass
 from agents.tasks.describe_unit import DescribeUnit
 from experiments.config import Profile
 from experiments.describe import science
-from experiments.estimate import FRESH_LOOKS, Assumptions, confirmation
+from experiments.estimate import FRESH_LOOKS, Assumptions, confirmation, held_back_passes
 from experiments.machinery import counts
 from experiments.recorded import finished_studies
 
@@ -179,7 +179,7 @@ def _from_requests(
     fresh, witnessed = confirmation(profile, found)
     looks = (observers["asked"] - (0 if own else rounds)) / studies
     images = generation["asked"] / studies
-    ran = (vision["asked"] - vision["reused"]) / studies
+    ran = max(vision["asked"] - vision["reused"] - held_back_passes(profile), 0) / studies
     found = replace(
         found,
         looks_a_round=max(looks - witnessed, 0.0) / found.rounds,

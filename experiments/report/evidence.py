@@ -120,8 +120,29 @@ def background_plot(value: Any) -> Markup:
     return plots.counted([c or 0.0 for c in counts], low, high, f"activation, {total:.0f} images", told)
 
 
-def card_of(value: Any) -> dict[str, Any]:
-    """Return the label card's kind, warnings and figures; what is not recorded is empty or None."""
+_ORIGINS = {
+    "exemplar": "an exemplar",
+    "held back": "of the data set, seen by no agent",
+    "generated": "made by the agent",
+    "edited": "edited by the agent",
+}
+
+
+def uncovered(value: Any, gallery: Gallery) -> list[Picture]:
+    """Return the strongest images in which the witness does not find the label."""
+    return [
+        gallery.picture(
+            each.get("image"),
+            caption=text(each.get("prompt")),
+            activation=number(each.get("activation")),
+            note=_ORIGINS.get(text(each.get("origin")), ""),
+        )
+        for each in map(mapping, sequence(mapping(value).get("uncovered")))
+    ]
+
+
+def card_of(value: Any, *, holds: bool) -> dict[str, Any]:
+    """Return the label card's kind, of a label that holds, warnings and figures; what is not recorded is empty or None."""
     card = mapping(value)
     labels = [
         {
@@ -136,7 +157,7 @@ def card_of(value: Any) -> dict[str, Any]:
     kept = {each["label"] for each in labels}
     return {
         "answered": " OR ".join(answered) if kept and set(answered) - kept else "",
-        "kind": text(card.get("kind")),
+        "kind": text(card.get("kind")) if holds else "",
         "reason": text(card.get("reason")),
         "warnings": [each for each in sequence(card.get("warnings")) if isinstance(each, str)],
         "labels": labels if len(labels) > 1 else [],

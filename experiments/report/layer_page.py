@@ -17,7 +17,8 @@ from agents.journal import slug
 from agents.statistics import e_benjamini_hochberg
 from experiments.report import pages, plots
 from experiments.report.records import RunDirectory, text
-from experiments.report.summary import LABELLED, STANDING, VERDICTS, Summary
+from experiments.report.summary import Summary
+from experiments.report.verdicts import LABELLED, STANDING, VERDICTS
 
 SIMILAR = 0.6
 """Cosine similarity of two labels from which they are shown as one group."""

@@ -17,6 +17,7 @@ from markupsafe import Markup
 from agents import run_files
 from agents.store import Store
 from experiments.console import money
+from experiments.report.verdicts import SENTENCES
 
 _HERE = Path(__file__).parent
 ASSETS = _HERE / "assets"
@@ -32,6 +33,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters.update(figure=figure, money=money, amount=amount, seconds=seconds, highlight=highlight)
+    made.globals["meanings"] = SENTENCES
     return made
 
 

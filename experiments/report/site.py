@@ -20,7 +20,8 @@ from experiments import journal_scan
 from experiments.machinery import reuse
 from experiments.report import experiment_page, layer_page, pages, plots, unit_page
 from experiments.report.records import RunDirectory, mapping, sequence, text
-from experiments.report.summary import VERDICTS, Summary, summarise
+from experiments.report.summary import Summary, summarise
+from experiments.report.verdicts import SENTENCES, VERDICTS
 
 COLUMNS = (
     "href",
@@ -97,6 +98,7 @@ def rows(summaries: Sequence[Summary]) -> dict[str, Any]:
     return {
         "columns": COLUMNS,
         "verdicts": VERDICTS,
+        "meanings": SENTENCES,
         "rows": [[cell(each, column) for column in COLUMNS] for each in summaries],
     }
 

@@ -8,32 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from agents.verdict import HOLDING, MEANINGS, TESTED
-from agents.verdict import VERDICTS as WORDS
 from agents.verdict import verdict_of as word_of
 from experiments import journal_scan
 from experiments.report.evidence import numbers
 from experiments.report.records import RunDirectory, UnitRecords, mapping, number, sequence, text
+from experiments.report.verdicts import key_of
 
-_KEYS = {
-    "holds on your images": "real",
-    "holds for generated images": "generated",
-    "not confirmed": "unconfirmed",
-    "out of reach": "unreached",
-    "not interpretable": "unexplained",
-    "no answer": "silent",
-    "in progress": "running",
-}
 THUMBS = 3
 """Exemplars that a table shows of each unit."""
-VERDICTS = {_KEYS.get(word, word): word for word in WORDS}
-"""Verdicts by key (a style class, too) and how they are written."""
-SENTENCES = {_KEYS.get(word, word): sentence for word, sentence in MEANINGS.items()}
-"""What they mean, by key."""
-LABELLED = frozenset(_KEYS.get(word, word) for word in (*TESTED, "untested"))
-"""Keys of verdicts on a label."""
-STANDING = frozenset(_KEYS.get(word, word) for word in HOLDING)
-"""Keys of verdicts on a label that holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +68,6 @@ def verdict_of(unit: UnitRecords) -> str:
     if unit.done is None and (unit.failures or unit.problems):
         return "failed"
     return key_of(word_of(unit.done))
-
-
-def key_of(word: str) -> str:
-    """Return the key of a verdict."""
-    return _KEYS.get(word, word)
 
 
 def _tested(record: dict[str, Any]) -> bool:

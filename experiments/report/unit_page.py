@@ -15,17 +15,12 @@ from agents.journal import slug
 from agents.verdict import verdict_of
 from experiments import journal_scan
 from experiments.report import pages, reproduce
-from experiments.report.evidence import Evidence, background_plot, card_of, evidence_of
+from experiments.report.evidence import Evidence, background_plot, card_of, evidence_of, uncovered
+from experiments.report.figures import figures_of, reason
 from experiments.report.gallery import Block, Edit, Gallery, Picture
 from experiments.report.records import RunDirectory, UnitName, UnitRecords, mapping, number, sequence, text
-from experiments.report.summary import (
-    VERDICTS,
-    error_of,
-    key_of,
-    summarise,
-    tokens_of,
-    usage_of,
-)
+from experiments.report.summary import error_of, summarise, tokens_of, usage_of
+from experiments.report.verdicts import STANDING, VERDICTS, key_of
 
 _STAND_IN = re.compile(r"\b(?:builtin|built-in|scenes)\b", re.IGNORECASE)
 _FORMAL = re.compile(r"^[ \t>*_#`-]*\[[A-Z][A-Z _]*\d*\]|^[ \t]*(?:```|~~~)", re.MULTILINE)
@@ -123,7 +118,11 @@ def _page(run: RunDirectory, unit: UnitRecords) -> str:
         background={k: number(v) for k, v in mapping(done.get("background")).items()},
         background_plot=background_plot(done.get("background")),
         rounds=list(_rounds(unit, gallery)),
-        card=card_of(done.get("card")),
+        card=card_of(done.get("card"), holds=summary.verdict in STANDING),
+        figures=figures_of(done.get("evidence")),
+        reason=reason(done.get("evidence")),
+        covered=bool(mapping(done.get("evidence")).get("coverage")),
+        uncovered=uncovered(done.get("evidence"), gallery),
         crosswise=_crosswise(run, unit),
         sight=_sight(mapping(done.get("facts")).get("sight")),
         notice=text(mapping(done.get("facts")).get("notice")),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from agents.verdict import HOLDING, MEANINGS, TESTED, VERDICTS, holds, is_confirmed, verdict_of
@@ -57,3 +59,8 @@ def test_each_verdict_has_a_sentence():
 def test_only_one_verdict_is_confirmed_and_three_hold():
     assert [word for word in VERDICTS if is_confirmed(found(word))] == ["confirmed"]
     assert tuple(word for word in VERDICTS if holds(found(word))) == HOLDING
+
+
+def test_the_documentation_lists_every_verdict_with_its_sentence():
+    page = (Path(__file__).parents[2] / "docs" / "evidence.md").read_text()
+    assert [word for word, sentence in MEANINGS.items() if f"| `{word}` | {sentence} |" not in page] == []

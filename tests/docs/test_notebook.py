@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from actors.scenes.concept_net import class_names
+from agents.verdict import holds
 
 nbformat = pytest.importorskip("nbformat")
 nbclient = pytest.importorskip("nbclient")
@@ -49,7 +50,7 @@ def test_the_notebook_runs_and_leaves_a_study(tmp_path, monkeypatch):
     (done,) = (tmp_path / "run" / "units").glob("*/done.json")
     record = json.loads(done.read_text())
     assert record["label"] == "banana"
-    assert record["confirmed"]
+    assert holds(record)
     assert record["facts"]["interpreter"] == "person:a reader"
     assert record["rounds"] >= 4
     programs = [json.loads(path.read_text())["program"] for path in sorted(done.parent.glob("rounds/*.json"))]

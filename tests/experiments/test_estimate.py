@@ -16,6 +16,7 @@ from actors.vision.datasets import open_dataset
 from actors.vision.distinct import distinct
 from actors.vision.known import KnownNetwork, remember
 from actors.vision.settings import VisionSettings
+from agents.assessor import looks_at_data
 from agents.budget import BudgetSettings
 from agents.journal import slug
 from experiments import cli
@@ -91,6 +92,18 @@ def test_the_most_counts_every_image_that_a_confirmation_may_make(profiles):
     # Of each answer: all its labels, those that were borne out, and a simpler one.
     assert found["observer_calls"] >= rounds.max_examinations * 3 * a_test
     assert found["images"] >= rounds.max_images + rounds.max_examinations * 3 * (a_test + test.probe)
+
+
+def test_the_looks_at_images_of_the_data_set_are_counted_and_bounded_by_settings(profiles):
+    profile = profiles.profile("free")
+    without = profile.model_copy(
+        update={"confirmation": profile.confirmation.model_copy(update={"held_back": 0})}
+    )
+    answers = replace(EXACT, answers=1.0)
+    asked = [estimate(each, 1, answers)["likely"]["observer_calls"] for each in (profile, without)]
+    assert asked[0] - asked[1] == profile.confirmation.held_back_looks
+    assert looks_at_data(profile.confirmation, 4) == 80 + 4 * 30
+    assert looks_at_data(profile.confirmation, 8) == 8 * 20 + 8 * 30
 
 
 def test_a_price_that_nobody_configured_is_unknown_and_not_zero(profiles):
@@ -175,16 +188,16 @@ def test_what_the_models_of_earlier_runs_were_asked_is_predicted_for_as_many_stu
     free = profiles.profile("free")
     counted = {
         "interpreter": {"asked": 30, "reused": 0, "busy_s": 60.0},
-        "observers": {"asked": 400, "reused": 0, "busy_s": 100.0},
+        "observers": {"asked": 800, "reused": 0, "busy_s": 200.0},
         "generation": {"asked": 900, "reused": 100, "busy_s": 160.0},
         "vision": {"asked": 1500, "reused": 500, "busy_s": 20.0},
     }
     earlier(tmp_path / "a", free, 10, 10, 10, counted=counted)
     assumed = measured([tmp_path / "a"], free, EXACT)
     found = estimate(free, 3, assumed)["likely"]
-    assert (found["interpreter_calls"], found["observer_calls"], found["images"]) == (30, 400, 900)
+    assert (found["interpreter_calls"], found["observer_calls"], found["images"]) == (30, 800, 900)
     assert found["device_seconds"]["generation"] == pytest.approx(900 * 0.2)
-    assert found["device_seconds"]["vision"] == pytest.approx((1000 + 300) * 0.02, abs=0.1)
+    assert found["device_seconds"]["vision"] == pytest.approx((1000 - 60 + 300) * 0.02, abs=0.1)
     assert (assumed.seconds_a_reply, assumed.seconds_a_look) == (2.0, 0.25)
 
 

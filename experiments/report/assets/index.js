@@ -76,6 +76,12 @@
     return strip;
   };
 
+  const chip = (key) => {
+    const made = element("span", `chip ${key}`, MAIA_UNITS.verdicts[key]);
+    made.title = MAIA_UNITS.meanings[key];
+    return made;
+  };
+
   const row = (place) => {
     const unit = units[shown[place]];
     const line = element("tr", place === chosen ? "chosen" : "");
@@ -92,7 +98,7 @@
     link.title = unit[at.label] || unit[at.short];
     cell("thumbs", thumbs(unit[at.thumbs], unit[at.short]));
     cell("label", link);
-    cell("verdict", element("span", `chip ${unit[at.verdict]}`, MAIA_UNITS.verdicts[unit[at.verdict]]));
+    cell("verdict", chip(unit[at.verdict]));
     cell("number auroc", figure(unit[at.auroc], 2));
     cell("low", interval(unit[at.low], unit[at.high], unit[at.auroc]));
     cell("number e_value", large(unit[at.e_value]));

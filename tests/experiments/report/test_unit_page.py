@@ -12,6 +12,7 @@ import pytest
 
 from actors.errors import UsageError
 from actors.images import Provenance
+from agents.verdict import MEANINGS
 from experiments.report import write_unit_page
 from experiments.report.records import without_home
 from tests.experiments.report import markup
@@ -525,3 +526,76 @@ def test_what_a_model_thought_is_folded_and_what_it_went_without_is_said(run):
     folded = next(page.find("details", class_="reasoning"))
     assert "a draft" in folded.text
     assert "sent without seed" in next(page.find("article", class_="round")).text
+
+
+def assessed(run):
+    """Return a result with all figures of an examination, and an image that the label does not explain."""
+    fence = picture(4711)
+    run.store(fence)
+    looked = {
+        "image": fence.id,
+        "activation": 9.47,
+        "origin": "exemplar",
+        "shows": {"wheels": False},
+        "prompt": "",
+    }
+    evidence = run.evidence("wheels", 7) | {
+        "strength": {"share": 0.72, "interval": [0.6, 0.85], "labels": {}, "least": 0.3},
+        "coverage": {
+            "n": 14,
+            "untold": 1,
+            "shown": 9,
+            "share": 0.64,
+            "interval": [0.4, 0.8],
+            "corrected": 0.7,
+            "least": 0.3,
+        },
+        "held_back": {
+            "drawn": 80,
+            "shown": 12,
+            "untold": 0,
+            "auroc": 0.93,
+            "auroc_interval": [0.8, 0.99],
+            "e_value": 99.0,
+        },
+        "reach": {"n": 320, "share": 0.98, "least": 0.5},
+        "uncovered": [looked],
+    }
+    return run.done(8, evidence=evidence)
+
+
+def test_a_verdict_stands_with_its_sentence_and_each_figure_with_what_it_means(run):
+    page = markup.check(write_unit_page(run.root, run.write_unit(8, done=assessed(run))))
+    head = next(page.find("div", class_="head")).text
+    assert MEANINGS["confirmed"] in head
+    assert "Because of its figures." in head
+    rows = [row.text for row in next(page.find("table", class_="figures")).find("tr")]
+    assert [
+        name in row
+        for name, row in zip(
+            ("specific", "strong", "covering", "true on real images", "reachable"), rows, strict=True
+        )
+    ] == [True] * 5
+    assert "72% (60% to 85%)" in rows[1]
+    assert "9 of the 14 strongest images" in rows[2]
+    assert "AUROC 0.93 (0.80 to 0.99)" in rows[3]
+
+
+def test_what_the_label_does_not_cover_is_shown(run):
+    page = markup.check(write_unit_page(run.root, run.write_unit(8, done=assessed(run))))
+    section = next(each for each in page.find("section") if "What the label does not cover" in each.text)
+    assert [figure.text.split() for figure in section.find("figcaption")] == [["9.47", "an", "exemplar"]]
+    assert (
+        "What the label does not cover" not in markup.check(write_unit_page(run.root, run.write_unit(9))).text
+    )
+
+
+@pytest.mark.parametrize("value", [7, "x", [], {"share": "high", "n": []}, None])
+def test_figures_that_are_damaged_are_left_out(run, value):
+    evidence = run.evidence("wheels", 7) | dict.fromkeys(
+        ("strength", "coverage", "held_back", "reach", "uncovered", "finding"), value
+    )
+    done = run.done(8) | {"evidence": evidence}
+    page = markup.check(write_unit_page(run.root, run.write_unit(8, done=done)))
+    (row,) = next(page.find("table", class_="figures")).find("tr")
+    assert row.text.startswith("specific")
