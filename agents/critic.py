@@ -145,7 +145,7 @@ class Critic:
             attempt > 1 or unit is None or not more_than_missed(seen, unit.middle, figures.witness)
         ):
             return "", ()
-        if tested.specific is None:
+        if tested.specific is None and not holds:
             return objections.untestable(tested.evidence["failures"]), ()
         if not tested.specific and not holds:
             return objections.not_specific(tested.answer, tested.trials, tested.evidence), ()
