@@ -253,7 +253,7 @@ def held_back_passes(profile: Profile) -> int:
 
     An estimate has them in the pass over the whole data set, of which agents see the rest.
     """
-    size = _dataset_size(profile)
+    size, _ = _dataset_size(profile, None)
     if profile.confirmation is None or size is None:
         return 0
     return min(profile.confirmation.held_back, round(profile.vision.reserve * size))
