@@ -173,7 +173,8 @@ class Assessor:
         images = [each.image for each in exemplars]
         self.images.update((image.id, image) for image in images)
         activations = [each.response.activation for each in exemplars]
-        return await self._look(images, activations, labels, "exemplar")
+        looked = await self._look(images, activations, labels, "exemplar")
+        return [replace(each, prompt=f"exemplar {rank}") for rank, each in enumerate(looked, 1)]
 
     async def _test(
         self, labels: Sequence[str], unit: Range, witness: Accuracy | None

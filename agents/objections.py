@@ -74,4 +74,4 @@ def not_enough(answer: Answer, found: Finding, left: Sequence[Looked]) -> str:
 
 
 def _origin(each: Looked) -> str:
-    return f'made: "{each.prompt}"' if each.prompt else "an exemplar of the data set"
+    return each.prompt if each.origin == "exemplar" else f'made: "{each.prompt}"'

@@ -25,6 +25,7 @@ class Looked:
     origin: Origin
     shows: dict[str, bool | None]
     prompt: str = ""
+    """What was asked for; of an exemplar, its rank."""
 
     @property
     def covered(self) -> bool | None:

@@ -121,7 +121,7 @@ def background_plot(value: Any) -> Markup:
 
 
 _ORIGINS = {
-    "exemplar": "an exemplar",
+    "exemplar": "of the data set",
     "held back": "of the data set, seen by no agent",
     "generated": "made by the agent",
     "edited": "edited by the agent",

@@ -291,6 +291,20 @@ class Appraisal:
         alone = self._alone()
         return [name for name in dict.fromkeys(names) if not alone[name]]
 
+    def objected(self) -> list[Stimulus]:
+        """Return what the critic's objection says no label explains: images as they were made, and of exemplars the things that
+        were seen in them."""
+        made = {row.stimulus.prompt(self._words): row.stimulus for row in self.reading.rows}
+        found = []
+        for each in self.reading.unexplained:
+            if isinstance(each, str):
+                found += [stimulus for prompt, stimulus in made.items() if prompt == each]
+            elif each <= len(self._looked_at):
+                seen = self._looked_at[each - 1] | self._around[each - 1]
+                things = sorted(term.name for term in seen if term.kind == "concept")[:MOST_THINGS]
+                found.append(Stimulus(tuple(map(Thing, things))))
+        return [stimulus for stimulus in found if stimulus.things]
+
     def shown_concepts(self) -> set[str]:
         """Return the concepts that some generated image was asked to show."""
         return {concept for row in self.reading.rows for concept in row.stimulus.concepts}

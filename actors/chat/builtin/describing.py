@@ -20,6 +20,7 @@ from actors.chat.builtin.formulas import Merit
 from actors.chat.builtin.programs import edit_program, exemplar_program, reply, trial_program
 from actors.chat.builtin.reading import Row
 from actors.chat.builtin.rebuilding import Example, example_edits, rebuilt
+from actors.chat.builtin.stimuli import Stimulus
 from actors.chat.builtin.words import Words, with_article
 
 MAX_MEASURED_ROUNDS = 12
@@ -67,13 +68,15 @@ class UnitStudy:
         if (standing is None or not standing.promising) and len(rounds) < HOPELESS_ROUNDS:
             hits = self._appraisal.hits() if standing is None else self._appraisal.suspects(standing)
             if hits:
-                return self._single_out(hits)
+                return self._single_out([row.stimulus for row in hits])
         if standing is None:
             return (
                 conclude(self._appraisal, self._words)
                 if len(rounds) >= MAX_MEASURED_ROUNDS
                 else self._survey()
             )
+        if reading.rejected and not since_rejection and (left := self._appraisal.objected()):
+            return self._single_out(left)
         if len(since_rejection) >= (2 if reading.rejected else MAX_MEASURED_ROUNDS):
             return conclude(self._appraisal, self._words)
         if len(since_rejection) >= HOPELESS_ROUNDS and not standing.promising:
@@ -85,7 +88,7 @@ class UnitStudy:
             return self._experiment(standing, [standing.merits[0], *standing.refinements])
         suspects = self._appraisal.suspects(standing)
         if suspects:
-            return self._single_out(suspects)
+            return self._single_out([row.stimulus for row in suspects])
         untried = self._appraisal.untried(standing.lead)
         if len(untried) > _UNTRIED_SHARE * len(self._words.concepts):
             return self._search(standing, untried)
@@ -147,14 +150,13 @@ class UnitStudy:
         thoughts = self._observations() + " One explanation stands; I look for a second, unrelated concept."
         return reply(thoughts, hypotheses, trial_program(purpose, stimuli, self._words))
 
-    def _single_out(self, suspects: Sequence[Row]) -> str:
-        stimuli = self._designer.one_by_one([row.stimulus for row in suspects], each=2)
-        names = sorted({name for row in suspects for name in row.stimulus.concepts})
+    def _single_out(self, suspects: Sequence[Stimulus]) -> str:
+        stimuli = self._designer.one_by_one(suspects, each=2)
+        names = sorted({name for stimulus in suspects for name in stimulus.concepts})
         hypotheses = [f"the unit is also driven by {with_article(name)}" for name in names]
         hypotheses.append("the unit is driven by none of these: they were chance")
         thoughts = (
-            self._observations()
-            + " Some crowded images are strong without a reason: I show their parts alone."
+            self._observations() + " Some images are strong without a reason: I show their parts alone."
         )
         return reply(thoughts, hypotheses, trial_program("Which part was it?", stimuli, self._words))
 

@@ -23,6 +23,9 @@ _RESULT = re.compile(rf"^RESULT \| ({_NUMBER}) \| (.*?) ;\s*$", re.M)
 _CHANGE = re.compile(rf"^CHANGE \| ({_NUMBER}) -> ({_NUMBER}) \| (.*?) => (.*?) ;\s*$", re.M)
 _EXEMPLAR = re.compile(rf"^EXEMPLAR (\d+) \| ({_NUMBER}) ;\s*$", re.M)
 _CONTRAST = re.compile(rf"^CONTRAST (\d+) \| ({_NUMBER}) ;\s*$", re.M)
+_UNEXPLAINED = re.compile(
+    rf"^UNEXPLAINED \| {_NUMBER} \| (?:exemplar (?P<rank>\d+)|made: \"(?P<prompt>.*)\")\s*$", re.M
+)
 _SUMMARY = re.compile(r"^SUMMARY BEGINS\n(.*?)^SUMMARY ENDS", re.M | re.S)
 _SEEN = re.compile(r"^DESCRIPTIONS BEGIN\n(.*?)(?:^DESCRIPTIONS END|\Z)", re.M | re.S)
 _TITLE = re.compile(r"\bexemplar (\d+)\b")
@@ -74,6 +77,8 @@ class Reading:
     """The text of the latest message."""
     rejected: list[int] = field(default_factory=list)
     """Rounds whose final answer was not accepted."""
+    unexplained: list[int | str] = field(default_factory=list)
+    """What the latest objection says no label explains: ranks of exemplars, and prompts of images that were made."""
     final_demanded: bool = False
 
     @property
@@ -149,6 +154,10 @@ def _observe(reading: Reading, message: Message, words: Words) -> None:
             Exemplar(value, image=image) for value, image in zip(others, message.images, strict=True)
         ]
     known = len(reading.rows) + len(reading.exemplars) + len(reading.contrast)
+    if this_round in reading.rejected:
+        reading.unexplained = [
+            int(found["rank"]) if found["rank"] else found["prompt"] for found in _UNEXPLAINED.finditer(text)
+        ]
     if this_round not in reading.rejected and known == before:
         reading.failed_rounds.append(this_round)
 

@@ -537,7 +537,7 @@ def assessed(run):
         "activation": 9.47,
         "origin": "exemplar",
         "shows": {"wheels": False},
-        "prompt": "",
+        "prompt": "exemplar 15",
     }
     evidence = run.evidence("wheels", 7) | {
         "strength": {"share": 0.72, "interval": [0.6, 0.85], "labels": {}, "least": 0.3},
@@ -584,7 +584,9 @@ def test_a_verdict_stands_with_its_sentence_and_each_figure_with_what_it_means(r
 def test_what_the_label_does_not_cover_is_shown(run):
     page = markup.check(write_unit_page(run.root, run.write_unit(8, done=assessed(run))))
     section = next(each for each in page.find("section") if "What the label does not cover" in each.text)
-    assert [figure.text.split() for figure in section.find("figcaption")] == [["9.47", "an", "exemplar"]]
+    assert [figure.text.split() for figure in section.find("figcaption")] == [
+        ["9.47", "exemplar", "15of", "the", "data", "set"]
+    ]
     assert (
         "What the label does not cover" not in markup.check(write_unit_page(run.root, run.write_unit(9))).text
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -11,9 +12,10 @@ import pytest
 
 from actors.chat.base import ChatRequest, Message
 from actors.chat.builtin.embedded_words import embedded_words
+from actors.chat.builtin.reading import read
 from actors.chat.builtin.scientist import Scientist
 from actors.chat.builtin.stimuli import Stimulus, Thing
-from actors.chat.builtin.words import Term, Words
+from actors.chat.builtin.words import Term, Words, with_article
 from benchmarks.bench_scientist import OPENING, make, planted, terms_named
 from tests.actors.chat.builtin.world import Outcome, World, WorldEyes, random_scene, run, study
 
@@ -148,6 +150,25 @@ def test_a_study_survives_a_failing_program_and_cut_output() -> None:
             parts = [p[: int(len(p) * 0.7)] if isinstance(p, str) else p for p in parts]
         messages.append(Message("user", tuple(parts)))
     assert "[LABEL]: violin" in messages[-1].text
+
+
+def test_what_no_label_explains_is_shown_part_by_part_after_the_objection() -> None:
+    """The critic names an exemplar by its rank and an image by what was asked for."""
+    world = world_of(lambda content: shows(content, VIOLIN))
+    outcome = studied(world)
+    reading = read(outcome.messages, WORDS)
+    made = next(row.stimulus for row in reading.rows if len(row.stimulus.things) == 2)
+    seen = set(re.findall(r"EXEMPLAR (\d+)", str(outcome.messages)))
+    assert "2" in seen
+    objection = (
+        f'These follow:\nUNEXPLAINED | 0.90 | made: "{made.prompt(WORDS)}"\nUNEXPLAINED | 0.80 | exemplar 2'
+    )
+    rejected = (*outcome.messages, Message("user", (objection,)))
+    assert read(rejected, WORDS).unexplained == [made.prompt(WORDS), 2]
+    reply = Scientist(WORDS, WorldEyes(world)).next_turn(ChatRequest(rejected))
+    assert "I show their parts alone" in reply
+    for concept in made.concepts:
+        assert f"driven by {with_article(concept)}" in reply
 
 
 def test_a_rejected_answer_is_followed_by_experiments() -> None:
