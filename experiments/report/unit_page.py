@@ -16,7 +16,7 @@ from agents.verdict import verdict_of
 from experiments import journal_scan
 from experiments.report import pages, reproduce
 from experiments.report.evidence import Evidence, background_plot, card_of, evidence_of, uncovered
-from experiments.report.figures import figures_of, reason
+from experiments.report.figures import MEANINGS, figures_of, reason
 from experiments.report.gallery import Block, Edit, Gallery, Picture
 from experiments.report.records import RunDirectory, UnitName, UnitRecords, mapping, number, sequence, text
 from experiments.report.summary import error_of, summarise, tokens_of, usage_of
@@ -120,6 +120,7 @@ def _page(run: RunDirectory, unit: UnitRecords) -> str:
         rounds=list(_rounds(unit, gallery)),
         card=card_of(done.get("card"), holds=summary.verdict in STANDING),
         figures=figures_of(done.get("evidence")),
+        figure_meanings=MEANINGS,
         reason=reason(done.get("evidence")),
         covered=bool(mapping(done.get("evidence")).get("coverage")),
         uncovered=uncovered(done.get("evidence"), gallery),

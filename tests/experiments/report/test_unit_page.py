@@ -14,6 +14,7 @@ from actors.errors import UsageError
 from actors.images import Provenance
 from agents.verdict import MEANINGS
 from experiments.report import write_unit_page
+from experiments.report.figures import MEANINGS as FIGURES
 from experiments.report.records import without_home
 from tests.experiments.report import markup
 from tests.experiments.report.run_directories import LAYER, FakeRun, masked, picture
@@ -579,6 +580,21 @@ def test_a_verdict_stands_with_its_sentence_and_each_figure_with_what_it_means(r
     assert "72% (60% to 85%)" in rows[1]
     assert "9 of the 14 strongest images" in rows[2]
     assert "AUROC 0.93 (0.80 to 0.99)" in rows[3]
+
+
+def test_every_figure_that_has_a_meaning_says_it_where_it_stands_and_in_a_list(run):
+    page = markup.check(write_unit_page(run.root, run.write_unit(35, "wheels")))
+    numbers = next(page.find("dl", class_="numbers"))
+    told = {each.text: each.attributes.get("title") for each in numbers.find("dt")}
+    assert {name for name, title in told.items() if title} >= {
+        "AUROC",
+        "e-value",
+        "Margin",
+        "Mean activation",
+    }
+    assert all(title == FIGURES[name] for name, title in told.items() if title)
+    listed = " ".join(next(page.find("section", class_="card")).text.split())
+    assert all(" ".join(meaning.split()) in listed for meaning in FIGURES.values())
 
 
 def test_what_the_label_does_not_cover_is_shown(run):
