@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from actors.images import Image, Provenance
-from tools.subject import RecentImages, histogram
+from actors.vision.base import SampleError, Unit
+from tools.subject import NetworkUnit, RecentImages, histogram
 
 
 def test_a_histogram_counts_every_finite_value():
@@ -45,3 +46,29 @@ def test_images_of_a_data_set_are_loaded_once_while_there_is_room() -> None:
     assert (one.loaded, other.loaded) == ([5, 7], [5]), "two data sets have nothing in common"
     recent.load_all(one, [5, 9, 7])  # type: ignore[arg-type]
     assert one.loaded == [5, 7, 9, 7], "the one that was not wanted for longest made room"
+
+
+class Classifier:
+    """Stands for a network's client: classes win with a logit of 6.5."""
+
+    name = "fake"
+
+    async def winning_logit(self, unit: Unit, dataset: object) -> float:
+        if unit.index == 9:
+            raise SampleError("nothing can be measured.")
+        return 6.5
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("unit", "anchor"),
+    [
+        (Unit("output", 3, "logit"), 6.5),
+        (Unit("output", 9, "logit"), None),
+        (Unit("output", 3, "probability"), 0.5),
+        (Unit("blocks.6", 3), None),
+    ],
+)
+async def test_a_class_knows_what_images_of_it_reach_and_a_channel_does_not(unit, anchor):
+    subject = NetworkUnit(Classifier(), unit, CountingDataset("one"))  # type: ignore[arg-type]
+    assert await subject.anchor() == anchor

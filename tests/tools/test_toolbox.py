@@ -198,3 +198,19 @@ async def test_observations_of_a_study_have_a_bound_that_is_restored(studio):
     await again.call("summarize", {"images": images})
     with pytest.raises(ToolError, match="0 are left"):
         await again.call("summarize", {"images": images})
+
+
+async def test_what_an_agent_made_and_measured_is_told_with_whether_it_began_in_the_data_set(studio):
+    tools = toolbox(studio)
+    generated = await tools.call("text2image", {"prompts": ["a dog", "a cat"]})
+    dog, _unmeasured = generated["images"]
+    exemplars = await tools.call("exemplars", {})
+    edits = await tools.call(
+        "edit", {"images": [dog, exemplars["images"][0]], "instructions": ["add snow", "remove the sky"]}
+    )
+    await tools.call("measure", {"images": [dog, *edits["images"]]})
+    made = tools.made()
+    assert [each.image for each in made] == [dog.id, *(image.id for image in edits["images"])]
+    assert [each.from_data for each in made] == [False, False, True]
+    assert [each.told for each in made] == ["a dog", "add snow", "remove the sky"]
+    assert await tools.pictures([made[2].image]) == [edits["images"][1]]
