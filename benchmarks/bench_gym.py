@@ -36,7 +36,8 @@ from experiments import config
 from experiments.console import Console
 from experiments.gym.drawn import drawn, out_of_reach
 from experiments.gym.neurons import GymUnit
-from experiments.synthetic import measure, without
+from experiments.gym.opening import without
+from experiments.synthetic import measure
 
 OUT_OF_REACH = "out of reach"
 FALSE_DISCOVERIES = 0.05

@@ -155,7 +155,7 @@ async def _units(
 ) -> dict[str, _Unit]:
     """Return the units by id, their exemplars found."""
     if bench.network is None:
-        from experiments.synthetic import open_gym, studied
+        from experiments.gym.opening import open_gym, studied
 
         assert bench.detector is not None, "a set-up without a network has the concept detector"
         units = [unit for unit in choose_synthetic(asked.units) if unit.formula]

@@ -263,7 +263,7 @@ async def subjects(
             return await bench.subject(unit.layer, unit.name)
 
         return of_network
-    from experiments.synthetic import open_gym
+    from experiments.gym.opening import open_gym
 
     assert bench.detector is not None, "a set-up without a network has the concept detector"
     units = [each for name in manifest["units"] for each in choose(name)]

@@ -180,8 +180,9 @@ def robust_features(
     verbose: Verbose = 0,
 ) -> None:
     """Keep units that follow the object and not its place. This is Table 2 of the paper."""
-    from experiments.robust_features import asked_for, table
+    from experiments.robust_features import asked_for
     from experiments.robust_features import robust_features as compare
+    from experiments.robust_features_page import table
 
     configure_logging(verbose)
     console = Console()

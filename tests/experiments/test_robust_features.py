@@ -18,10 +18,9 @@ from experiments.robust_features import (
     RobustFeatures,
     _open_set,
     asked_for,
-    page,
     summarise,
-    table,
 )
+from experiments.robust_features_page import page, table
 
 
 def labelled(labels, places):

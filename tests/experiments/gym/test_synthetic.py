@@ -17,7 +17,8 @@ from experiments import config
 from experiments.console import Console
 from experiments.gym.dataset import ALONE, PLANTED, GymDataset
 from experiments.gym.neurons import choose, planted
-from experiments.synthetic import lacked, measure, open_gym, studied, summarise, table, without
+from experiments.gym.opening import lacked, open_gym, studied, without
+from experiments.synthetic import measure, summarise, table
 
 pytestmark = pytest.mark.anyio
 
