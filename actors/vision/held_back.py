@@ -51,7 +51,7 @@ class HeldBackReadings:
             if key not in self._tables:
                 self._tables[key] = await self._measure(readout, alone, dataset, sample(reserved, count))
         indices, table = self._tables[key]
-        values = table[0 if alone is not None else index]
+        values = table[0 if alone is not None else index] if len(indices) else np.empty(0, np.float32)
         finite = np.isfinite(values)
         return HeldBack(indices[finite], values[finite], len(reserved), SEED)
 

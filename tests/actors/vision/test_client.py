@@ -617,6 +617,16 @@ async def test_images_that_are_held_back_are_shown_once_for_all_units_of_a_layer
     assert len(dataset.loaded) == 30
 
 
+async def test_without_a_readable_image_that_is_held_back_there_is_none(
+    pool: LocalPool[Any, Any], tmp_path: Path
+) -> None:
+    whole = await PoolVisionClient.connect(pool, tmp_path, reserve=0)
+    assert len((await whole.held_back(Unit("deep", 3), Numbered(9), 30)).activations) == 0
+    part = await PoolVisionClient.connect(pool, tmp_path, reserve=0.25)
+    damaged = Numbered(8, frozenset(range(8)))
+    assert len((await part.held_back(Unit("deep", 3), damaged, 30)).activations) == 0
+
+
 async def test_a_class_wins_with_the_mean_of_the_largest_logits(client: PoolVisionClient) -> None:
     dataset = Numbered(6)
     logits = await client.activations(
