@@ -17,7 +17,7 @@ from actors.chat.builtin.photographs import article
 from actors.chat.builtin.programs import CONTRAST, reply
 from actors.chat.builtin.reading import Reading
 from actors.photographs.look import PhotoSighting
-from actors.photographs.taxonomy import Meaning, Node
+from actors.photographs.taxonomy import Meaning, Node, Taxonomy
 
 _FLOOR = 0.02
 """Added to every probability: nothing is surer to be absent than this."""
@@ -28,6 +28,8 @@ _LEAST_IMAGES = 2
 _LEAST_COVERED = 0.25
 """Part of the height of all images seen that those of a label must have."""
 _MOST_LABELS = 3
+_TOLD_APART = 0.85
+"""Part of a kind's probability that one of it must have to be named in its place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +131,27 @@ def guesses_of(pictured: Sequence[Pictured], usual: float) -> list[Guess]:
     nodes = pictured[0].seen.taxonomy.spoken
     sure = np.array([[each.seen.sure(node.classes) for each in pictured] for node in nodes])
     shown = np.array([[each.seen.says(node.classes) for each in pictured] for node in nodes])
+    shown &= _resolved(pictured[0].seen.taxonomy, sure, shown, height > 0.5)[:, None]
     chance = np.array([len(node.classes) for node in nodes]) / 1000
     lift = np.log((sure + _FLOOR) / (chance[:, None] + _FLOOR))
     return _ranked(nodes, np.where(height > 0.5, lift, np.maximum(lift, 0)), shown, height)
+
+
+def _resolved(taxonomy: Taxonomy, sure: np.ndarray, shown: np.ndarray, strong: np.ndarray) -> np.ndarray:
+    """Return which words the classifier tells from others of their kind: bool, one for each that may be said.
+
+    Where a tabby takes only part of what it finds of cats, the images show a cat, and no one can tell which.
+    """
+    places = {node.classes: at for at, node in enumerate(taxonomy.spoken)}
+    found = np.ones(len(sure), bool)
+    for at in map(int, np.flatnonzero((shown & strong).any(1))):
+        kind = taxonomy.kind_of(taxonomy.spoken[at])
+        if kind is None:
+            continue
+        whole = sure[places[kind.classes]]
+        there = strong & shown[at] & (sure[at] >= 0.5 * whole)
+        found[at] = not there.any() or sure[at, there].sum() >= _TOLD_APART * whole[there].sum()
+    return found
 
 
 def _ranked(nodes: Sequence[Node], lift: np.ndarray, shown: np.ndarray, height: np.ndarray) -> list[Guess]:

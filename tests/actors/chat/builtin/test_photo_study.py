@@ -35,6 +35,12 @@ def test_classes_of_one_kind_make_the_kind_the_guess() -> None:
     assert guesses_of(seen, 1.0)[0].labels == ("cat",)
 
 
+def test_where_the_classifier_cannot_tell_which_of_a_kind_it_is_the_kind_is_the_guess() -> None:
+    unsure = sighting(*[{EGYPTIAN_CAT: 0.6, TABBY: 0.1, TIGER_CAT: 0.2}] * 6)
+    seen = pictured((unsure, [9, 8.5, 8]), (COFFEE, [1, 0]), (UNKNOWN, [0, 1]))
+    assert guesses_of(seen, 1.0)[0].labels == ("cat",)
+
+
 def test_two_unrelated_things_are_named_together() -> None:
     seen = pictured(
         (COFFEE, [9, 8.5, 8]), (FLOWER, [9, 8.4, 8]), (UNKNOWN, [1, 0.5, 0, 0]), (CAT, [0.2, 0.1])
