@@ -65,7 +65,7 @@ def verdict_of(record: Mapping[str, Any] | None) -> Verdict:
         return "in progress"
     status = record.get("status", "failed")
     if status == "measured":
-        return "measured"
+        return "out of reach" if finding_of(record.get("evidence")) == "out of reach" else "measured"
     if status != "answered":
         return "failed" if status == "failed" else "no answer"
     if is_dead(record):

@@ -22,6 +22,8 @@ def found(word):
         ({"status": "no answer"}, "no answer"),
         ({"status": "refused"}, "no answer"),
         ({"status": "measured"}, "measured"),
+        (found("out of reach") | {"status": "measured"}, "out of reach"),
+        (found("confirmed") | {"status": "measured"}, "measured"),
         ({"status": "failed"}, "failed"),
         ({"error": {"type": "HostLost"}}, "failed"),
         ({"status": 7, "evidence": "damaged"}, "no answer"),
