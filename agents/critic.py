@@ -43,6 +43,8 @@ _LEFT = 0.5
 """Part of a thing's effect that may be left beside what a label excepts."""
 _SAME = 0.1
 """Difference, as a part of the label's effect, up to which two groups of images count as driving a unit alike."""
+_MOST_SIMPLER = 8
+"""Simpler labels of one answer at most that are tested, one after another."""
 _FEWEST = 5
 """Images of a wider kind that do not show the label, from which they tell something."""
 
@@ -181,7 +183,13 @@ class Critic:
     async def _simplest(self, tested: Tested, attempt: int) -> Tested:
         """Return the simplest labels that pass, with what was compared."""
         compared: list[dict[str, Any]] = []
-        while (simpler := await self._simpler(tested, attempt, compared)) != tested.answer:
+        # A model may call each of two words broader than the other, or word a label anew for ever.
+        seen = {tested.answer.labels}
+        while len(seen) <= _MOST_SIMPLER:
+            simpler = await self._simpler(tested, attempt, compared)
+            if simpler.labels in seen:
+                break
+            seen.add(simpler.labels)
             second = await self._confirm(simpler, attempt)
             if not second.specific:
                 break
@@ -226,11 +234,7 @@ class Critic:
         A difference must be sure, and more than a trifle; and an exception must turn the unit off, or nearly.
         """
         n = self._settings.probe
-        weaker = await (
-            self._others(doubt, label, attempt)
-            if doubt.wider
-            else self._fresh.probe(_wordings(doubt.weaker, n), "weaker", attempt)
-        )
+        weaker = await self._weaker(doubt, label, "", attempt)
         stronger = own
         if doubt.stronger is not None:
             # Beside other things, so that a crowded picture is not taken for the exception.
@@ -249,7 +253,7 @@ class Critic:
         while (
             len(weaker) < self._settings.max_images and left() <= most and not surely_less(weaker, stronger)
         ):
-            more = await self._fresh.probe(_wordings(doubt.weaker, n), f"weaker {len(weaker)}", attempt)
+            more = await self._weaker(doubt, label, f" {len(weaker)}", attempt)
             if not more:
                 break
             weaker += more
@@ -268,14 +272,22 @@ class Critic:
             "rejected": surely_less(weaker, stronger) and left() <= most,
         }
 
-    async def _others(self, doubt: Doubt, label: str, attempt: int) -> list[float]:
+    async def _weaker(self, doubt: Doubt, label: str, more: str, attempt: int) -> list[float]:
+        """Return the activations of images of what is weaker; `more` names further ones."""
+        if doubt.wider:
+            return await self._others(doubt, label, f"wider{more}", attempt)
+        return await self._fresh.probe(
+            _wordings(doubt.weaker, self._settings.probe), f"weaker{more}", attempt
+        )
+
+    async def _others(self, doubt: Doubt, label: str, purpose: str, attempt: int) -> list[float]:
         """Return the activations of images of a wider kind that do not show the label; none where these are too few.
 
         Asked for an animal, an image maker may draw a dog: that says nothing about animals.
         """
         if self._sceptic is None:
             return []
-        made = await self._fresh.pictured(_wordings(doubt.weaker, 2 * self._settings.probe), "wider", attempt)
+        made = await self._fresh.pictured(_wordings(doubt.weaker, 2 * self._settings.probe), purpose, attempt)
         shown = await self._sceptic.shows([(image, label) for image, _ in made])
         found = [activation for (_, activation), shows in zip(made, shown, strict=True) if shows is False]
         return found if len(found) >= _FEWEST else []

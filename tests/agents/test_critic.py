@@ -230,6 +230,35 @@ async def test_a_broader_word_is_judged_by_its_images_that_do_not_show_the_label
     assert verdict.evidence["simpler"] == []
 
 
+async def test_further_images_of_a_broader_word_do_not_show_the_label_either():
+    """Half of the pets that are drawn are dogs; of the others, three in five drive the unit."""
+    others = itertools.cycle([3.0, 3.0, 3.0, 0.0, 0.0])
+
+    class HalfDogs(FakeStudio):
+        async def generate(self, prompts, seeds, *, agent=""):
+            drawn = zip(prompts, seeds, strict=True)
+            shown = [f"dog {p}" if "pet" in p and seed % 2 else p for p, seed in drawn]
+            return await super().generate(shown, seeds, agent=agent)
+
+    studio = HalfDogs()
+    sceptic = ScriptedSceptic(studio, meanings={"dog": Meaning("dog", broader="pet")})
+    subject = ReservingSubject(
+        studio, lambda s: 3.0 if "dog" in s else next(others) if "pet" in s else len(s) / 1000, held_back=()
+    )
+    verdict = await Critic(subject, studio, seed=0, sceptic=sceptic).examine(answer("dog"), 1)
+    (compared,) = verdict.evidence["simpler"]
+    assert compared["n_weaker"] > 20, "more were asked for"
+    assert compared["mean_weaker"] < 2.0
+
+
+async def test_two_words_that_are_each_called_broader_than_the_other_end_the_search():
+    meanings = {"dog": Meaning("dog", broader="hound"), "hound": Meaning("hound", broader="dog")}
+    judge, sceptic = meant(lambda shown: 3.0 if "dog" in shown or "hound" in shown else 0.1, meanings)
+    verdict = await judge.examine(answer("dog"), 1)
+    assert verdict.labels == ("hound",)
+    assert sceptic.asked == ["dog", "hound"]
+
+
 async def test_a_broader_word_that_does_less_leaves_the_label_as_it_is():
     meaning = Meaning("dog", broader="pet")
     judge, _ = meant(lambda shown: 3.0 if "dog" in shown else 0.1, {"dog": meaning})
