@@ -27,6 +27,9 @@ _LEAST_IMAGES = 2
 """Strong images that must show it: a single one decides nothing."""
 _LEAST_COVERED = 0.25
 """Part of the height of all images seen that those of a label must have."""
+_LEAST_MARGIN = 2.0
+"""Standard deviations by which a label's images must stand out. On crops of photographs, class logits of EfficientNet-lite0 whose
+class is there had 2.2 to 5.8 (12 of them), others at most 1.6: those answer to what is least unlike their class."""
 _MOST_LABELS = 3
 _TOLD_APART = 0.85
 """Part of a kind's probability that one of it must have to be named in its place."""
@@ -77,16 +80,14 @@ class PhotoStudy:
                 "I compare the strongest with images from across the unit's range."
             )
             return reply(thoughts, hypotheses, CONTRAST)
-        answers = _apart(guesses)
+        answers = _apart([guess for guess in guesses if self._margin(guess) >= _LEAST_MARGIN])
         if not answers:
             return self._nothing()
         # A label that is sent back may be right, and untestable here: where nothing else is left it is given again.
         return self._answer(answers[min(len(self._reading.rejected), len(answers) - 1)])
 
     def _answer(self, guess: Guess) -> str:
-        meaning = Meaning(frozenset().union(*(node.classes for node in guess.nodes)), 1.0)
-        shown = [each.activation for each in self._pictured if each.seen.shows(meaning)]
-        others = [each.activation for each in self._pictured if not each.seen.shows(meaning)]
+        shown, others = self._split(guess)
         text = (
             f"{guess.claim[:1].upper()}{guess.claim[1:]}. Of {len(self._pictured)} photographs that were looked at, the "
             f"{len(shown)} that show it reach a mean activation of {np.mean(shown):.2f}"
@@ -94,6 +95,18 @@ class PhotoStudy:
         text += f", the {len(others)} others {np.mean(others):.2f}." if others else "."
         text += " No image was made: this rests on real images alone."
         return final_description(text, guess.labels)
+
+    def _split(self, guess: Guess) -> tuple[list[float], list[float]]:
+        """Return the activations of the images that show a guess, and of the others."""
+        meaning = Meaning(frozenset().union(*(node.classes for node in guess.nodes)), 1.0)
+        shown = [each.activation for each in self._pictured if each.seen.shows(meaning)]
+        return shown, [each.activation for each in self._pictured if not each.seen.shows(meaning)]
+
+    def _margin(self, guess: Guess) -> float:
+        """Return by how many standard deviations of the others the mean of a guess's images is above theirs."""
+        shown, others = self._split(guess)
+        spread = float(np.std(others)) if others else 0.0
+        return float(np.mean(shown) - np.mean(others)) / spread if spread > 0 else np.inf
 
     def _nothing(self) -> str:
         seen = f"on {len(self._pictured)} photographs"

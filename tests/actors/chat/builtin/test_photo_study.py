@@ -96,3 +96,11 @@ def test_the_scientist_looks_at_exemplars_then_at_other_real_images_and_answers_
     assert "text2image" not in second
     assert "[LABEL]: espresso" in answer
     assert "No image was made" in answer
+
+
+def test_what_hardly_stands_out_from_other_images_is_no_answer() -> None:
+    top = [Image.from_pixels(np.full((8, 8, 3), n, np.uint8)) for n in range(8)]
+    others = [Image.from_pixels(np.full((8, 8, 3), 100 + n, np.uint8)) for n in range(4)]
+    eyes = Eyes({image.id: COFFEE if n in (0, 4) else UNKNOWN for n, image in enumerate([*top, *others])})
+    answer = Scientist(embedded_words(), eyes).next_turn(conversation("top", "others", shown=[top, others]))
+    assert "not interpretable" in answer
