@@ -121,10 +121,10 @@ def approve(found: dict[str, Any], limit: float, *, yes: bool, ask: Callable[[st
     if found["units"] <= 0:
         return "no unit is left to study"
     dollars = found["likely"]["dollars"]
-    units = "1 unit is" if found["units"] == 1 else f"{found['units']} units are"
+    studies = "1 study is" if found["units"] == 1 else f"{found['units']} studies are"
     unknown = dollars is None
     known = money(found["likely"]["dollars_known"], unknown)
-    told = f"{units} expected to cost " + ("an unknown amount" if known == "unknown" else f"about {known}")
+    told = f"{studies} expected to cost " + ("an unknown amount" if known == "unknown" else f"about {known}")
     if dollars is not None and dollars <= limit:
         return told
     why = "a price is unknown" if unknown else f"ask_above_dollars is {limit:g}"

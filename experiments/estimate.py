@@ -373,7 +373,9 @@ def table(found: dict[str, Any]) -> Any:
 
     from experiments.console import counted, money
 
-    shown = Table(title=counted(found["units"], "unit"), title_justify="left", box=None)
+    repeat = found.get("repeat", 1)
+    title = counted(found["units"], "unit") + (f", each studied {repeat} times" if repeat > 1 else "")
+    shown = Table(title=title, title_justify="left", box=None)
     shown.add_column("")
     for column in _RANGE:
         shown.add_column(column.replace("_", " "), justify="right")

@@ -389,6 +389,7 @@ def estimate(
     model: Model,
     layers: Annotated[str, typer.Argument(help="Layers, separated by commas; `output` for classes.")],
     units: Annotated[str, typer.Option(help="all, 0-63, 3,17 or sample:100.")] = "all",
+    repeat: Repeat = 1,
     like: EarlierRun = None,
     assume: Annotated[
         list[str] | None, typer.Option(help="NAME=NUMBER in place of an assumption; may be repeated.")
@@ -412,8 +413,14 @@ def estimate(
         count = run(approval.count_units(config, profile, model, layers.split(","), units))
     wanted = Wanted(model, profile or loaded.default_profile)
     found = approval.predict(
-        loaded.profile(profile), count, wanted, like=like, assumes=assume or (), cache=loaded.cache
+        loaded.profile(profile), count * repeat, wanted, like=like, assumes=assume or (), cache=loaded.cache
     )
+    found |= {"units": count, "repeat": repeat}
+    if repeat > 1:
+        found["notes"] = [
+            *found["notes"],
+            "how the studies of a unit agree, and one pooled answer, are not counted",
+        ]
     if json:
         console.result(found)
     else:

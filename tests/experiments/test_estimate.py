@@ -338,16 +338,16 @@ def test_what_costs_more_than_the_limit_needs_a_yes(profiles):
 @pytest.mark.parametrize(
     ("arguments", "n"),
     [
-        (["sweep", "resnet18", "layer1", "--units", "0-63"], "64 units are"),
-        (["audit", "resnet18", "--classes", "goldfish,3-5,sample:9"], "13 units are"),
-        (["audit", "resnet18", "--classes", "goldfish"], "1 unit is"),
-        (["describe", "resnet18", "layer1", "3"], "1 unit is"),
-        (["session", "resnet18", "layer1", "3"], "1 unit is"),
-        (["ablate", "resnet18", "layer1", "--units", "0-4", "--variants", "one-shot"], "10 units are"),
-        (["ablate", "synthetic", "--units", "dog; blue", "--variants", "full,one-shot"], "4 units are"),
-        (["synthetic", "--units", "dog; blue; cat", "--limit", "2"], "2 units are"),
-        (["planted-biases", "--networks", "2", "--agents"], "16 units are"),
-        (["robust-features", "--trainings", "2", "--top", "7"], "14 units are"),
+        (["sweep", "resnet18", "layer1", "--units", "0-63"], "64 studies are"),
+        (["audit", "resnet18", "--classes", "goldfish,3-5,sample:9"], "13 studies are"),
+        (["audit", "resnet18", "--classes", "goldfish"], "1 study is"),
+        (["describe", "resnet18", "layer1", "3"], "1 study is"),
+        (["session", "resnet18", "layer1", "3"], "1 study is"),
+        (["ablate", "resnet18", "layer1", "--units", "0-4", "--variants", "one-shot"], "10 studies are"),
+        (["ablate", "synthetic", "--units", "dog; blue", "--variants", "full,one-shot"], "4 studies are"),
+        (["synthetic", "--units", "dog; blue; cat", "--limit", "2"], "2 studies are"),
+        (["planted-biases", "--networks", "2", "--agents"], "16 studies are"),
+        (["robust-features", "--trainings", "2", "--top", "7"], "14 studies are"),
     ],
 )
 def test_what_is_costly_without_a_terminal_or_a_yes_ends_before_it_begins(
@@ -399,11 +399,11 @@ def test_an_audit_counts_what_its_own_run_has_left_and_not_what_a_sweep_has(
     planned(tmp_path / "runs" / slug("net output 0-4"), units=5, finished=5)
     with pytest.raises(SystemExit):
         cli.main()
-    assert "5 units are expected" in capsys.readouterr().err
+    assert "5 studies are expected" in capsys.readouterr().err
     planned(tmp_path / "runs" / slug("audit net 0-4"), units=5, finished=2)
     with pytest.raises(SystemExit):
         cli.main()
-    assert "3 units are expected" in capsys.readouterr().err
+    assert "3 studies are expected" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["evaluate", "judge"])
@@ -436,3 +436,19 @@ async def test_of_a_network_that_was_loaded_before_no_more_units_are_predicted_t
         await count(["layer33"], "sample:6")
     with pytest.raises(UsageError, match="numbered 0 to 255"):
         await count(["layer3"], "7,256")
+
+
+def test_repeated_studies_are_estimated_as_so_many_studies(profiles, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def asked(*options):
+        arguments = ["estimate", "net", "output", "--units", "0,3", "--profile", "paid", "--json", *options]
+        monkeypatch.setattr("sys.argv", ["maia", *arguments, "--config", str(profiles.path)])
+        cli.main()
+        return json.loads(capsys.readouterr().out)
+
+    once, thrice = asked(), asked("--repeat", "3")
+    assert (once["units"], thrice["units"], thrice["repeat"]) == (2, 2, 3)
+    for name in ("interpreter_calls", "images", "prompt_tokens"):
+        assert thrice["likely"][name] == pytest.approx(3 * once["likely"][name], abs=2)
+    assert "not counted" in thrice["notes"][-1]
