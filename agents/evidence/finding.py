@@ -55,7 +55,7 @@ def of_label(specific: bool | None, figures: Figures, *, beaten_by: str = "") ->
     if held is not None and held.status == "holds" and covers:
         if specific and strong and reached and not beaten_by:
             return Finding("confirmed", f"{_covers(figures)}; {_on_data(held)}.")
-        if not reached and held.share is not None and held.share >= _least(figures):
+        if not reached and unit.in_data and held.share is not None and held.share >= _least(figures):
             return Finding("holds on your images", f"{_covers(figures)}; {_on_data(held)}. {_reach(figures)}")
     if specific is None and not (figures.reach and figures.reach.n):
         return Finding("untested", "No image of the label could be made.")
@@ -101,10 +101,13 @@ def _reach(figures: Figures) -> str:
     if reach is None or reach.mean is None or reach.share is None or unit is None:
         return "No image was made."
     of = "images of a class that wins" if unit.anchor == unit.high else "the strongest of the data set"
-    return (
+    told = (
         f"The best of {reach.n} images that were made reach {reach.mean:.2f}, and {of} {unit.high:.2f}: "
         f"{max(0.0, reach.share):.0%} of the way from the data set's mean, {unit.low:.2f}."
     )
+    if unit.in_data or unit.data is None:
+        return told
+    return f"{told} The data set's own strongest images reach {unit.data:.2f}: it holds none of the class."
 
 
 def _covers(figures: Figures) -> str:

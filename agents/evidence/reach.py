@@ -18,6 +18,8 @@ BEST = 5
 """Generated images whose mean is what the image maker reaches: one alone may be luck."""
 _ROBUST = 3
 """Images of the data set whose mean tells how far it goes: one alone may be an outlier."""
+_NEAR = 0.75
+"""Part of the way to the logit with which classes win that the data set's strongest images must go for the class to be in it."""
 _LIT = 0.5
 """Part of the way from the data set's mean to the strongest of all images, generated ones too, from which an image counts as
 strong: of a rare unit most of the fifteen strongest images of a data set leave it silent, or nearly."""
@@ -35,10 +37,17 @@ class Range:
     high: float
     lit: float
     anchor: float | None = None
+    data: float | None = None
+    """Mean activation of the very strongest images of the data set; None without images."""
 
     def share(self, activation: float) -> float:
         """Return which part of the range an activation reaches: 0 at the data set's mean, 1 at its strongest images."""
         return (activation - self.low) / (self.high - self.low)
+
+    @property
+    def in_data(self) -> bool:
+        """Whether the data set's own images come near what the unit is for: of a class that is not in it, they do not."""
+        return self.anchor is None or (self.data is not None and self.share(self.data) >= _NEAR)
 
     @property
     def middle(self) -> float:
@@ -54,14 +63,21 @@ def range_of(
     """
     finite = _strongest(activations, STRONGEST)
     known = [] if anchor is None else [anchor]
-    tops = [each.mean() for each in (finite[:_ROBUST], _strongest(generated, BEST)) if len(each)]
-    top = float(max([*tops, *known], default=mean))
+    data = _mean(finite[:_ROBUST])
+    top = max(
+        (each for each in (data, _mean(_strongest(generated, BEST)), anchor) if each is not None),
+        default=mean,
+    )
     if not top - mean > 1e-9 * max(1.0, abs(mean)):
         return None
     lit = mean + _LIT * (top - mean)
     strong = finite[finite >= lit]
     ends = [float(strong.mean())] if len(strong) else [top]
-    return Range(float(mean), max(ends + known), float(lit), anchor)
+    return Range(float(mean), max(ends + known), float(lit), anchor, data)
+
+
+def _mean(values: np.ndarray) -> float | None:
+    return float(values.mean()) if len(values) else None
 
 
 def _strongest(activations: Sequence[float], count: int) -> np.ndarray:
@@ -87,8 +103,7 @@ class Reach:
 
 def reach(unit: Range, generated: Sequence[float], least: float) -> Reach:
     """Return the reach of generated images; without any, none."""
-    best = _strongest(generated, BEST)
-    mean = float(best.mean()) if len(best) else None
+    mean = _mean(_strongest(generated, BEST))
     return Reach(len(generated), mean, None if mean is None else unit.share(mean), least)
 
 

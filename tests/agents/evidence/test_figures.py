@@ -138,6 +138,17 @@ def test_the_finding_says_no_more_than_the_figures(specific, figures, verdict):
     assert found.reason
 
 
+def test_a_label_of_images_that_are_far_from_a_class_that_wins_does_not_hold_on_them():
+    absent = range_of(0.4, [4.2] * 3 + [2.0] * 12, anchor=7.5)
+    figures = replace(ALL, unit=absent, reach=reach(absent, [1.0] * 9, 0.5))
+    found = of_label(False, figures)
+    assert found.verdict == "out of reach"
+    assert "holds none of the class" in found.reason
+    present = range_of(0.4, [9.0] * 3 + [2.0] * 12, anchor=7.5)
+    held = replace(figures, unit=present, reach=reach(present, [1.0] * 9, 0.5))
+    assert of_label(False, held).verdict == "holds on your images"
+
+
 def test_a_label_that_a_rival_beats_is_not_confirmed():
     assert of_label(True, ALL, beaten_by="grass").verdict == "not confirmed"
 
