@@ -221,8 +221,8 @@ def main() -> int:
         if options.dry:
             print(text)
             continue
-        command = f"python -m benchmarks.bench_gym --units {options.units} --images {options.images} --seed {options.seed}"
-        keep(f"gym {name}", command, f"{text}\n\nTook {time.monotonic() - started:.0f} s of this process.")
+        command = f"python -m benchmarks.bench_gym --only {name} --units {options.units} --images {options.images} --seed {options.seed}"
+        keep(f"gym {name}", [command], f"{text}\n\nTook {time.monotonic() - started:.0f} s of this process.")
         print(f"{name}: kept in {RESULTS.name}", file=sys.stderr)
     return 0
 

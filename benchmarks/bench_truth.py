@@ -14,7 +14,7 @@ import asyncio
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -153,11 +153,12 @@ def told_ablation(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def keep(name: str, command: str, text: str, results: Path = RESULTS) -> None:
-    """Write a part's section into the results, in the place of its earlier one if there is one."""
+def keep(name: str, commands: Sequence[str], text: str, results: Path = RESULTS) -> None:
+    """Write a part's section into the results, in the place of its earlier one. `commands` all measure the same."""
     heading = f"## Known truth: {name}"
+    told = " or ".join(f"`{command}`" for command in commands)
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    section = f"{heading}\n\nCommand: `{command}`, {now}, built-in interpreter, {processor()}.\n\n{text}\n"
+    section = f"{heading}\n\nCommand: {told}, {now}, built-in interpreter, {processor()}.\n\n{text}\n"
     content = results.read_text() if results.exists() else ""
     pattern = re.compile(rf"^{re.escape(heading)}\n.*?(?=^## |\Z)", re.M | re.S)
     if pattern.search(content):
@@ -181,7 +182,7 @@ def main() -> int:
         command, text = PARTS[name](console, arguments)
         keep(
             name,
-            f"{command}` (`python -m benchmarks.bench_truth --only {name}",
+            [command, f"python -m benchmarks.bench_truth --only {name}"],
             f"{text}\n\nTook {time.monotonic() - started:.0f} s of this process.",
         )
         print(f"{name}: kept in {RESULTS.name}", file=sys.stderr)
