@@ -19,9 +19,9 @@ from agents.evidence.witness import Accuracy
 from agents.statistics import auroc_interval, rank_e_value, weighted_auroc, wilson_interval
 
 Status = Literal["holds", "contradicted", "undecided", "too few"]
-LEAST_SHOWN = 2
-"""Drawn images that must show the label, and that must not, for a test. The test is exact for any number: two of 40 that are
-the strongest have an e-value of 31, one has 9."""
+LEAST_SHOWN = 5
+"""Drawn images that must show the label, and that must not, for a test. The e-value is exact for fewer, too, but a data set's few
+images of one thing are often of one occasion: two or three crops of a photograph say no more than one."""
 _TOP = 0.25
 """Part of the sample that counts as its upper end; and part of the draw that is the strongest images, all taken."""
 
