@@ -154,7 +154,7 @@ class FolderDataset:
         """
         images = [entry.path for entry in self._entries]
         beside = _tables(self._root, images) if self._table is None else [self._table]
-        return from_files(self.name, images, beside, columns)
+        return from_files(self.name, [_printable(image) for image in images], beside, columns)
 
 
 def listed(counts: Counter[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -41,23 +42,42 @@ def read_table(path: Path, place: str = "") -> Table:
     Raises:
         ValueError: If it is no table.
     """
-    lines = path.read_text("utf-8-sig").splitlines()
-    rows: list[Mapping[str, str]] = []
-    if path.suffix.lower() == ".jsonl":
-        for line in lines:
-            row = json.loads(line) if line.strip() else {}
-            if not isinstance(row, dict):
-                raise ValueError("a line of it holds no object")
-            rows.append(
-                {key: str(value) for key, value in row.items() if isinstance(value, str | int | float)}
-            )
-    else:
-        reader = csv.DictReader(lines, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
-        for row in reader:
-            rows.append(
-                {key.strip(): (value or "").strip() for key, value in row.items() if isinstance(key, str)}
-            )
+    text = path.read_text("utf-8-sig")
+    try:
+        rows = _objects(text) if path.suffix.lower() == ".jsonl" else _lines(text, path.suffix.lower())
+    except (csv.Error, RecursionError) as error:
+        raise ValueError(str(error)) from error
     return Table(path.name, tuple(row for row in rows if row), place)
+
+
+def _objects(text: str) -> list[Mapping[str, str]]:
+    rows: list[Mapping[str, str]] = []
+    for line in text.split("\n"):
+        row = json.loads(line) if line.strip() else {}
+        if not isinstance(row, dict):
+            raise ValueError("a line of it holds no object")
+        rows.append(
+            {
+                _storable(key): _storable(str(value))
+                for key, value in row.items()
+                if isinstance(value, str | int | float)
+            }
+        )
+    return rows
+
+
+def _lines(text: str, suffix: str) -> list[Mapping[str, str]]:
+    # Only a line's end ends a line: other separators, and line ends within quotes, may be part of a field.
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if suffix == ".tsv" else ",")
+    return [
+        {key.strip(): (value or "").strip() for key, value in row.items() if isinstance(key, str)}
+        for row in reader
+    ]
+
+
+def _storable(text: str) -> str:
+    """Return text that can be written down: JSON can name halves of characters, which UTF-8 has not."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def file_column(columns: Sequence[str], asked: str = "") -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -134,3 +135,35 @@ def test_a_data_set_of_the_datasets_library_has_the_names_of_its_classes(tmp_pat
     labels = read(tmp_path / "set")
     assert named(labels) == ["dog", "cat", "", "dog"]
     assert labels.attributes["place"].counts() == {"land": 2, "sea": 2}
+
+
+def test_a_table_that_csv_cannot_read_is_passed_over_like_other_notes(tmp_path):
+    write_images(tmp_path, ["cat/1.png", "dog/2.png"])
+    (tmp_path / "notes.csv").write_text("file_name,label\n1.png," + "x" * 200_000)
+    assert named(read(tmp_path)) == ["cat", "dog"]
+
+
+def test_a_list_that_csv_cannot_read_is_refused_with_its_reason(tmp_path):
+    write_images(tmp_path, ["1.png"])
+    (tmp_path / "list.csv").write_text("path,label\n1.png," + "x" * 200_000)
+    with pytest.raises(UsageError, match="field larger than field limit"):
+        read(tmp_path / "list.csv")
+
+
+def test_only_the_end_of_a_line_ends_a_row(tmp_path):
+    write_images(tmp_path, ["1.png", "2.png"])
+    (tmp_path / "list.csv").write_text('path,label\n1.png,"a\nb"\n2.png,c\u2028d\n')
+    assert named(read(tmp_path / "list.csv")) == ["a\nb", "c\u2028d"]
+
+
+@pytest.mark.parametrize("form", ["folder", "table"])
+def test_names_that_are_no_text_can_be_written_down(form, tmp_path):
+    if form == "folder":
+        write_images(tmp_path, [os.fsdecode(b"caf\xe9/1.png"), "dog/2.png"])
+    else:
+        write_images(tmp_path, ["1.png", "2.png"])
+        rows = ['{"file_name": "1.png", "label": "\\ud800"}', '{"file_name": "2.png", "label": "dog"}']
+        (tmp_path / "metadata.jsonl").write_text("\n".join(rows))
+    labels = read(tmp_path)
+    assert len(labels.classes) == 2
+    assert all(each.encode() for each in labels.classes)
