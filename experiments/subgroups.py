@@ -208,14 +208,23 @@ class Groups:
 
 
 def halves(real: RealImages) -> np.ndarray:
-    """Return which half each image belongs to, bool (n,): drawn at random, every other one of images tagged alike."""
+    """Return which half each image belongs to, bool (n,): drawn at random, every other one of images tagged alike.
+
+    Which half the first of these goes to is drawn, too: of a data set with one image in each place, all images in one place
+    would else be in the same half.
+    """
     n = len(real.images)
-    random = np.random.default_rng((real.seed, 89)).random(n)
-    tags = [np.array(tag.values, np.int64) for tag in real.tags.values()]
+    rng = np.random.default_rng((real.seed, 89))
+    if not n:
+        return np.zeros(0, bool)
     _, classes = np.unique(real.classes, return_inverse=True)
-    order = np.lexsort((random, *tags, classes)) if n else np.zeros(0, np.int64)
+    tags = np.stack([*(np.array(tag.values, np.int64) for tag in real.tags.values()), classes])
+    order = np.lexsort((rng.random(n), *tags))
+    starts = np.r_[True, (np.diff(tags[:, order]) != 0).any(axis=0)]
+    alike = np.cumsum(starts) - 1
+    place = np.arange(n) - np.flatnonzero(starts)[alike]
     second = np.zeros(n, bool)
-    second[order[1::2]] = True
+    second[order] = (place + rng.integers(0, 2, alike[-1] + 1)[alike]) % 2 == 1
     return second
 
 

@@ -103,6 +103,23 @@ def test_the_halves_share_images_that_are_tagged_alike_evenly():
         assert abs(second[rows].sum() - len(rows) / 2) <= 1
 
 
+def test_of_pairs_that_differ_in_one_tag_alone_each_half_has_images_of_both_kinds():
+    """Every scene is shown once on land and once on water: tagged alike are no two images."""
+    place, scene = np.tile([0, 1], 200), np.repeat(np.arange(200), 2)
+    tags = {"place": Tag(["land", "water"], place.tolist())}
+    tags |= {f"digit {at}": Tag([*"0123456789"], (scene // 10**at % 10).tolist()) for at in range(3)}
+    real = replace(
+        birds(np.random.default_rng(11), 400),
+        classes=["bird"] * 400,
+        tags=tags,
+        correct=(place == 0).tolist(),
+    )
+    second = halves(real)
+    assert all(70 <= second[place == each].sum() <= 130 for each in (0, 1))
+    worst = Groups.of(real).worst()
+    assert (worst.attribute, worst.level, worst.accuracy) == ("place", "water", 0.0)
+
+
 def finding(context: str, difference: float) -> ContextEffect:
     return ContextEffect(
         "waterbird", context, 0.5 + difference, (0.4, 0.6), 0.5, difference, 0.001, 0.01, 48, 0, True
