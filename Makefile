@@ -21,7 +21,7 @@ demo: $(VENV)/.base
 	$(BIN)/maia describe tf_efficientnet_lite0 blocks.6 91 --profile embedded --out runs/demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # Real chat servers, installed into environments of their own below ~/.cache/maia-servers (or MAIA_SERVERS).
 servers: $(VENV)/.dev

@@ -1,4 +1,4 @@
-"""What every test may use: the asyncio backend of anyio, and one Ray cluster for the whole run."""
+"""What every test may use: the asyncio backend of anyio, and one Ray cluster for each process of a run."""
 
 from __future__ import annotations
 
@@ -25,10 +25,9 @@ CANARY = {"OPENAI_API_KEY": "canary-key", "SOME_VARIABLE_OF_THE_DRIVER": "canary
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep in one process what shares something costly: each file's tests, and all that use the Ray cluster (`-n 2`)."""
-    for item in items:
-        group = "ray" if item.get_closest_marker("ray") else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
+    """Begin with the files that use Ray, which take longest: what is short fills the end of a run of several processes."""
+    with_ray = {item.path for item in items if item.get_closest_marker("ray")}
+    items.sort(key=lambda item: item.path not in with_ray)
 
 
 @pytest.fixture(scope="session")

@@ -26,8 +26,15 @@ def bucket():
         yield url
 
 
+@pytest.fixture(params=["memory", "file"])
+def place(request, tmp_path):
+    """A URL for what does not depend on the service."""
+    return f"memory://{uuid.uuid4().hex}/run" if request.param == "memory" else f"file://{tmp_path}/there/run"
+
+
 @pytest.fixture(params=["s3", "memory", "file"])
 def url(request, tmp_path):
+    """A URL of every kind, for what a service does in its own way: claiming a key, listing, times of writing."""
     name = uuid.uuid4().hex
     if request.param == "s3":
         return f"{request.getfixturevalue('bucket')}/{name}/run"
@@ -142,14 +149,14 @@ def test_what_is_fetched_is_as_old_as_it_was(url, tmp_path):
         )
 
 
-def test_who_goes_on_where_it_was_sends_only_what_the_url_lacks(url, tmp_path):
+def test_who_goes_on_where_it_was_sends_only_what_the_url_lacks(place, tmp_path):
     store = write(tmp_path / "a", plan="p", units__u__rounds__0001="r", blobs__ab__x="image")
-    WorkingCopy(RemoteStore(url), tmp_path / "a").push()
+    WorkingCopy(RemoteStore(place), tmp_path / "a").push()
     store.put("units/u/rounds/0002", b"s")
-    again = WorkingCopy(RemoteStore(url), tmp_path / "a")
+    again = WorkingCopy(RemoteStore(place), tmp_path / "a")
     again.pull()
     assert again.push() == 1
-    assert RemoteStore(url).get("units/u/rounds/0002") == b"s"
+    assert RemoteStore(place).get("units/u/rounds/0002") == b"s"
 
 
 def test_an_object_whose_name_leads_out_of_the_folder_is_not_fetched(bucket, tmp_path):
@@ -213,7 +220,7 @@ async def test_a_bucket_that_is_gone_for_a_while_costs_nothing(bucket, tmp_path,
         await until(lambda: RemoteStore(url).has("plan"))
 
 
-def test_a_record_is_copied_after_the_images_that_it_names(url, tmp_path, monkeypatch):
+def test_a_record_is_copied_after_the_images_that_it_names(place, tmp_path, monkeypatch):
     write(
         tmp_path / "a",
         units__u__done="d",
@@ -227,7 +234,7 @@ def test_a_record_is_copied_after_the_images_that_it_names(url, tmp_path, monkey
     )
     for name in ("units/u/done", "manifest", "plan", "screening"):
         (tmp_path / "a" / name).rename(tmp_path / "a" / f"{name}.json")
-    remote, order = RemoteStore(url), []
+    remote, order = RemoteStore(place), []
     upload = remote.upload
     monkeypatch.setattr(
         remote, "upload", lambda files: (order.append([key for _, key in files]), upload(files))
@@ -255,63 +262,63 @@ async def test_a_run_goes_on_from_its_url_on_another_machine(url, tmp_path):
     assert RemoteStore(url).get("units/u/rounds/0002") == b"s"
 
 
-async def test_a_copy_that_was_overtaken_is_set_aside_and_never_mixed_in(url, tmp_path):
+async def test_a_copy_that_was_overtaken_is_set_aside_and_never_mixed_in(place, tmp_path):
     first, told = tmp_path / "a", []
-    async with mirrored(url, first, tell=told.append, stop=never):
+    async with mirrored(place, first, tell=told.append, stop=never):
         write(first, plan="p", units__u__rounds__0001="one")
     # The first machine is lost with a round that was not copied, and another goes on from what was.
     write(first, units__u__rounds__0002="of the first")
-    async with mirrored(url, tmp_path / "b", tell=told.append, stop=never):
+    async with mirrored(place, tmp_path / "b", tell=told.append, stop=never):
         write(tmp_path / "b", units__u__rounds__0002="of the second")
     assert not any("kept in" in line for line in told)
-    async with mirrored(url, first, tell=told.append, stop=never):
+    async with mirrored(place, first, tell=told.append, stop=never):
         assert Store(first).get("units/u/rounds/0002") == b"of the second"
-    assert RemoteStore(url).get("units/u/rounds/0002") == b"of the second"
+    assert RemoteStore(place).get("units/u/rounds/0002") == b"of the second"
     (aside,) = tmp_path.glob("a.aside-*")
     assert Store(aside).get("units/u/rounds/0002") == b"of the first"
     assert any(str(aside) in line for line in told)
 
 
-async def test_what_was_only_read_here_is_not_set_aside_when_work_begins_here(url, tmp_path):
+async def test_what_was_only_read_here_is_not_set_aside_when_work_begins_here(place, tmp_path):
     reader, told = tmp_path / "b", []
-    async with mirrored(url, tmp_path / "a", tell=said([]), stop=never):
+    async with mirrored(place, tmp_path / "a", tell=said([]), stop=never):
         write(tmp_path / "a", plan="p", units__u__rounds__0001="r")
-    async with followed(url, reader):
+    async with followed(place, reader):
         assert Store(reader).has("units/u/rounds/0001")
-    async with mirrored(url, reader, tell=told.append, stop=never):
+    async with mirrored(place, reader, tell=told.append, stop=never):
         assert Store(reader).get("units/u/rounds/0001") == b"r"
     assert not list(tmp_path.glob("b.aside-*"))
     assert not any("kept in" in line for line in told)
 
 
 async def test_what_was_not_copied_yet_outlives_a_power_cut_that_emptied_the_note_of_who_held_it(
-    url, tmp_path
+    place, tmp_path
 ):
     folder = tmp_path / "a"
-    async with mirrored(url, folder, tell=said([]), stop=never):
+    async with mirrored(place, folder, tell=said([]), stop=never):
         write(folder, plan="p")
     write(folder, units__u__calls__k="paid for, and not copied")
     (tmp_path / "a.held").write_text("")
-    async with mirrored(url, folder, tell=said([]), stop=never):
+    async with mirrored(place, folder, tell=said([]), stop=never):
         pass
     (aside,) = tmp_path.glob("a.aside-*")
     assert Store(aside).has("units/u/calls/k")
 
 
-async def test_a_copy_goes_on_after_its_own_process_died_and_one_of_another_run_does_not(url, tmp_path):
+async def test_a_copy_goes_on_after_its_own_process_died_and_one_of_another_run_does_not(place, tmp_path):
     folder = tmp_path / "a"
-    async with mirrored(url, folder, tell=said([]), stop=never):
+    async with mirrored(place, folder, tell=said([]), stop=never):
         write(folder, plan="p")
     write(folder, units__u__rounds__0001="not copied yet")
-    async with mirrored(url, folder, tell=said([]), stop=never):
+    async with mirrored(place, folder, tell=said([]), stop=never):
         assert Store(folder).has("units/u/rounds/0001")
-    assert RemoteStore(url).has("units/u/rounds/0001")
-    for key in list(RemoteStore(url).keys("")):
-        RemoteStore(url).fs.rm(RemoteStore(url)._path(key))
-    async with mirrored(url, folder, tell=said([]), stop=never):
+    assert RemoteStore(place).has("units/u/rounds/0001")
+    for key in list(RemoteStore(place).keys("")):
+        RemoteStore(place).fs.rm(RemoteStore(place)._path(key))
+    async with mirrored(place, folder, tell=said([]), stop=never):
         assert not Store(folder).has("units/u/rounds/0001"), "the URL was emptied, and is another run's"
         write(folder, plan="q")
-    assert RemoteStore(url).get("plan") == b"q"
+    assert RemoteStore(place).get("plan") == b"q"
 
 
 async def test_a_second_process_is_refused_by_name(url, tmp_path):
@@ -325,19 +332,19 @@ async def refuse(url: str, folder: Path) -> None:
         raise AssertionError("two at once")
 
 
-async def test_a_run_is_asked_to_stop_at_its_url(url, tmp_path):
+async def test_a_run_is_asked_to_stop_at_its_url(place, tmp_path):
     asked = asyncio.Event()
-    async with mirrored(url, tmp_path / "a", tell=said([]), stop=asked.set, copy_s=0.01):
-        assert ask_to_stop(url)
+    async with mirrored(place, tmp_path / "a", tell=said([]), stop=asked.set, copy_s=0.01):
+        assert ask_to_stop(place)
         await asyncio.wait_for(asked.wait(), 60)
-    assert not ask_to_stop(url), "nobody works there any more"
+    assert not ask_to_stop(place), "nobody works there any more"
 
 
-async def test_who_works_in_the_copy_is_asked_there(url, tmp_path):
+async def test_who_works_in_the_copy_is_asked_there(place, tmp_path):
     folder = tmp_path / "a"
-    working = mirrored(url, folder, tell=said([]), stop=never, copy_s=0.01)
+    working = mirrored(place, folder, tell=said([]), stop=never, copy_s=0.01)
     async with working, await Lease.take(Store.open(folder)) as lease:
-        assert ask_to_stop(url)
+        assert ask_to_stop(place)
         await until(lease.cancelled)
 
 
@@ -354,28 +361,28 @@ async def test_readers_follow_what_is_copied(url, tmp_path):
             await until(lambda: Store(tmp_path / "b").has("units/u/done.json"))
 
 
-async def test_a_run_that_was_refused_leaves_nothing_at_its_url(url, tmp_path):
-    async with mirrored(url, tmp_path / "a", tell=said([]), stop=never):
+async def test_a_run_that_was_refused_leaves_nothing_at_its_url(place, tmp_path):
+    async with mirrored(place, tmp_path / "a", tell=said([]), stop=never):
         pass
-    assert list(RemoteStore(url).keys("")) == []
+    assert list(RemoteStore(place).keys("")) == []
     with pytest.raises(UsageError, match="no such layer"):
-        async with mirrored(url, tmp_path / "a", tell=said([]), stop=never):
+        async with mirrored(place, tmp_path / "a", tell=said([]), stop=never):
             raise UsageError("no such layer")
-    assert list(RemoteStore(url).keys("")) == []
+    assert list(RemoteStore(place).keys("")) == []
 
 
-async def test_a_run_that_ends_with_an_error_is_all_at_its_url(url, tmp_path):
+async def test_a_run_that_ends_with_an_error_is_all_at_its_url(place, tmp_path):
     told: list[str] = []
 
     async def fail() -> None:
-        async with mirrored(url, tmp_path / "a", tell=told.append, stop=never):
+        async with mirrored(place, tmp_path / "a", tell=told.append, stop=never):
             write(tmp_path / "a", plan="p")
             raise UsageError("two units failed")
 
     with pytest.raises(UsageError, match="two units failed"):
         await fail()
-    assert told[-1] == f"all of it is at {url}"
-    assert RemoteStore(url).get("plan") == b"p"
+    assert told[-1] == f"all of it is at {place}"
+    assert RemoteStore(place).get("plan") == b"p"
 
 
 async def test_a_service_that_is_gone_for_a_while_costs_nothing(bucket, tmp_path, monkeypatch):

@@ -15,8 +15,12 @@ profiles:
     chat:
       interpreter: {backend: builtin, model: scientist}
       observers: {backend: builtin, model: observer}
-  openai:
+  brief:
     extends: embedded
+    interpreter: {max_rounds: 4}
+    confirmation: {min_images: 6, max_images: 6, block: 6, probe: 0, held_back_looks: 20}
+  openai:
+    extends: brief
     chat:
       interpreter:
         backend: openai

@@ -69,7 +69,7 @@ async def test_two_units_at_once_give_what_each_gives_alone(ray_cluster, config_
     loaded = config.load(config_file())
     units = [("concepts", "3"), ("concepts", "40")]
     results: dict[str, list] = {"alone": [], "together": []}
-    async with Workbench.open(loaded.profile(), cache=loaded.cache, model="concept-net") as bench:
+    async with Workbench.open(loaded.profile("brief"), cache=loaded.cache, model="concept-net") as bench:
         subjects = [await bench.subject(*unit) for unit in units]
         for subject in subjects:
             results["alone"].append(
