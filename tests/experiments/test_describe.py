@@ -9,6 +9,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from actors.scenes.concept_net import class_names
 from agents.store import Store
 from agents.study import study
 from agents.tasks.describe_unit import DescribeUnit
@@ -20,6 +21,7 @@ from tests.fake_endpoint import KEY, FakeEndpoint
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 NET = "tf_efficientnet_lite0"
+BANANA = str(class_names().index("banana"))
 
 
 def maia(monkeypatch, *arguments: str) -> int:
@@ -34,10 +36,7 @@ def maia(monkeypatch, *arguments: str) -> int:
 
 def test_a_unit_of_known_meaning_is_named(ray_cluster, config_file, tmp_path, monkeypatch, capsys):
     """The concept net's channels are named by what they were trained to find: the label must say the same."""
-    from actors.scenes.concept_net import class_names
-
-    unit = class_names().index("banana")
-    arguments = ["describe", "concept-net", "concepts", str(unit), "--json", "--out", str(tmp_path / "run")]
+    arguments = ["describe", "concept-net", "concepts", BANANA, "--json", "--out", str(tmp_path / "run")]
     assert maia(monkeypatch, *arguments, "--config", str(config_file())) == 0
     printed = capsys.readouterr()
     record = json.loads(printed.out)
@@ -115,7 +114,7 @@ def test_an_openai_endpoint_reasons_over_several_rounds_with_images(
         path = str(config_file(endpoint.base_url))
         code = maia(
             monkeypatch,
-            *["describe", NET, "output", "954", "--json", "--profile", "openai"],
+            *["describe", "concept-net", "concepts", BANANA, "--json", "--profile", "openai"],
             *["--out", str(tmp_path / "run"), "--config", path],
         )
         record = json.loads(capsys.readouterr().out)

@@ -60,7 +60,7 @@ def test_two_unrelated_concepts_get_two_labels() -> None:
     assert terms_named(outcome.labels, WORDS) == {VIOLIN, FRUIT}
 
 
-@pytest.mark.parametrize("hidden", ["horse", "necklace", "teapot", "bus", "owl", "hammer"])
+@pytest.mark.parametrize("hidden", ["horse", "necklace", "bus"])
 def test_a_concept_that_no_exemplar_shows_is_found_all_the_same(hidden: str) -> None:
     """The strongest images of a unit may all show one of the things that drive it."""
     absent = Term("concept", hidden)
