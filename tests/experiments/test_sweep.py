@@ -14,7 +14,7 @@ from tests.fake_endpoint import FakeEndpoint, Fault
 from tests.faults.world import CommandLine, labels, script, write_world
 from tests.object_store import s3
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import pytest
 from tests.fake_endpoint import FakeEndpoint, Reply, Seen
 from tests.faults.world import ROUNDS, CommandLine, answers, driver, labels, script, write_world
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 UNITS = ("0", "--units", "0-5")
 AGENTS = 3
