@@ -101,7 +101,11 @@ def _held_back(evidence: dict[str, Any]) -> Iterator[Figure]:
     if untold:
         told += f"; of {untold:.0f} the witness could not tell"
     if auroc is None:
-        yield Figure("true on real images", "not known", f"{told}: too few to tell")
+        yield Figure(
+            "true on real images",
+            "not known",
+            f"{told}: too few to tell; more photographs, or a larger `vision.reserve`, would help",
+        )
         return
     value = f"AUROC {auroc:.2f}{_interval(found.get('auroc_interval'))}"
     if (e_value := number(found.get("e_value"))) is not None:
