@@ -118,7 +118,8 @@ class Critic:
             tested.evidence["retest"] = await self._retest(tested.trials, attempt)
             beaten_by = await self._rival(tested, attempt)
         figures = await self._assessor.reach(self._fresh.activations)
-        if tested.specific or not (figures.reach and figures.reach.reached):
+        # Of a label that no image could be made of, real images may still tell.
+        if tested.specific is not False or not (figures.reach and figures.reach.reached):
             figures = await self._assessor.labels(tested.answer.labels, tested.trials, figures)
         return self._verdict(tested, figures, beaten_by, attempt)
 

@@ -55,8 +55,10 @@ def of_label(specific: bool | None, figures: Figures, *, beaten_by: str = "") ->
     if held is not None and held.status == "holds" and covers:
         if specific and strong and reached and not beaten_by:
             return Finding("confirmed", f"{_covers(figures)}; {_on_data(held)}.")
-        if not reached and unit.in_data and held.share is not None and held.share >= _least(figures):
-            return Finding("holds on your images", f"{_covers(figures)}; {_on_data(held)}. {_reach(figures)}")
+        strongly = held.share is not None and held.share >= _least(figures)
+        if (specific is None or not reached) and unit.in_data and strongly:
+            untried = _reach(figures) if not reached else "No image of the label could be made."
+            return Finding("holds on your images", f"{_covers(figures)}; {_on_data(held)}. {untried}")
     if specific is None and not (figures.reach and figures.reach.n):
         return Finding("untested", "No image of the label could be made.")
     if not reached:
@@ -130,7 +132,7 @@ def _on_data(held: HeldBackTest) -> str:
 def _untold(figures: Figures) -> str:
     held = figures.held_back
     if held is None:
-        return "The data set holds no image that no agent saw."
+        return "The label was looked for in no image of the data set that no agent saw."
     told = f"{held.shown} of {held.drawn} images that no agent saw show the label"
     if held.untold:
         told += f", and of {held.untold} the witness could not tell"

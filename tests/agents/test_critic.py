@@ -416,6 +416,20 @@ async def test_a_label_that_real_images_bear_out_holds_there_though_no_made_one_
     assert finding(verdict) == "holds on your images"
 
 
+async def test_a_label_that_cannot_be_drawn_may_hold_on_real_images_of_a_unit_that_others_reach():
+    def of_forbidden(shown):
+        return 3.0 * ("forbidden" in shown) + noise(shown)
+
+    real = ["a forbidden dog"] * 12 + ["a cat"] * 68
+    made = Makings(*[("a wolf", 4.9, False)] * 5)
+    judge = doubted(of_forbidden, dataset="a forbidden dog", held_back=real, makings=made)
+    judge._sceptic._studio.shows[made.images[0].id] = "a wolf"
+    verdict = await judge.examine(answer("forbidden dog"), 2)
+    assert verdict.accepted
+    assert finding(verdict) == "holds on your images"
+    assert "could be made" in verdict.evidence["finding"]["reason"]
+
+
 class Makings:
     """What an agent made: (what was asked for, activation, whether from the data set)."""
 

@@ -125,6 +125,8 @@ FEW = replace(TRUE, status="too few", auroc=None, e_value=None)
         (False, ALL, "not confirmed"),
         (False, replace(ALL, reach=UNREACHED), "holds on your images"),
         (None, replace(ALL, reach=reach(UNIT, [], 0.3), strength=None), "holds on your images"),
+        (None, replace(ALL, strength=None), "holds on your images"),
+        (None, replace(ALL, strength=None, held_back=FEW), "untested"),
         (True, replace(ALL, reach=UNREACHED, strength=FAINT, held_back=FEW), "out of reach"),
         (True, replace(ALL, reach=UNREACHED, coverage=NARROW), "out of reach"),
         (None, replace(ALL, reach=reach(UNIT, [], 0.3), strength=None, held_back=FEW), "untested"),
