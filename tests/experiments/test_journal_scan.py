@@ -36,6 +36,12 @@ def test_hypotheses_that_only_ever_gain_alternatives_or_lose_conditions_are_noti
     assert signs([*rounds, ScannedRound((), (), ("dogs",))]) == {"widened"}
 
 
+def test_blanks_between_alternatives_say_nothing_however_many_they_are() -> None:
+    leading = ("dogs on snow", "dogs", f"dogs,{' ' * 10_000}or \n cats")
+    rounds = [ScannedRound((each,), (DOG, DOG)) for each in leading]
+    assert signs([*rounds, ScannedRound((), (), ("dogs",))]) == {"widened"}
+
+
 def test_a_hypothesis_that_was_narrowed_once_is_no_such_sign() -> None:
     rounds = [ScannedRound((each,), (DOG, DOG)) for each in ("dogs", "dogs or cats", "dogs")]
     assert scan([*rounds, ScannedRound((), (), ("dogs",))])["widened"] is False

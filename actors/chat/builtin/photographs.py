@@ -12,7 +12,7 @@ from actors.photographs.taxonomy import Node, Taxonomy
 _PHOTOGRAPH = "A photograph "
 _NOTHING = "A photograph of nothing that I know."
 
-_OR = re.compile(r"\s*(?:,|;|/|\bor\b)\s*", re.I)
+_OR = re.compile(r"[,;/]|\bor\b", re.I)
 _WITHOUT = re.compile(r"\b(?:without|but not|except|rather than)\b", re.I)
 _FILLERS = frozenset(
     [
