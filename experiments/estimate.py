@@ -84,6 +84,12 @@ _LABELS = 4
 """Labels of one answer, where the most is asked for."""
 _RETESTS = 2
 """Times that one answer may be confirmed again: the labels that were borne out, and a simpler one in their place."""
+_PROBES = 2
+"""Groups of images for each answer beside its test: a second measurement, and a sceptic's rival."""
+_PROBES_A_LABEL = 4
+"""Such groups for each label: a narrower word, a synonym, and two of a broader word, of which the witness is asked, too."""
+_PARTS = 2
+"""Parts of a label that are shown by themselves, where the most is asked for."""
 
 
 def assume(values: Sequence[str], base: Assumptions | None = None) -> Assumptions:
@@ -244,8 +250,11 @@ def confirmation(profile: Profile, assumed: Assumptions, most: bool = False) -> 
         return 0.0, 0.0
     each, tests = (test.max_images, 1 + _RETESTS) if most else (test.min_images, 1)
     witnessed = assumed.answers * 2 * each * tests
-    probes = 3 * test.probe * (assumed.answers if most else 1)
-    return witnessed + probes, witnessed + 1 + assumed.answers * looks_at_data(test, _LABELS if most else 1)
+    labels, answers = (_LABELS, assumed.answers) if most else (1, 1)
+    probes = test.probe * answers * (_PROBES + labels * (_PROBES_A_LABEL + (_PARTS if most else 0)))
+    broader = 2 * test.probe * answers * labels
+    looks = witnessed + broader + 1 + assumed.answers * looks_at_data(test, labels)
+    return witnessed + probes, looks
 
 
 def held_back_passes(profile: Profile) -> int:

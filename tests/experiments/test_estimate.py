@@ -23,7 +23,7 @@ from experiments import cli
 from experiments.approval import approve, count_units, predict
 from experiments.config import load
 from experiments.describe import science
-from experiments.estimate import Assumptions, assume, assumptions_of, estimate
+from experiments.estimate import Assumptions, assume, assumptions_of, confirmation, estimate
 from experiments.precedents import Wanted, measured, precedents
 
 PRICED = """
@@ -452,3 +452,12 @@ def test_repeated_studies_are_estimated_as_so_many_studies(profiles, monkeypatch
     for name in ("interpreter_calls", "images", "prompt_tokens"):
         assert thrice["likely"][name] == pytest.approx(3 * once["likely"][name], abs=2)
     assert "not counted" in thrice["notes"][-1]
+
+
+def test_the_words_that_compete_with_a_label_are_counted_with_its_confirmation(profiles):
+    """A second measurement, a rival, a narrower word, a synonym, and a broader word twice."""
+    profile = profiles.profile("free")
+    test = profile.confirmation
+    made, looked_at = confirmation(profile, Assumptions(answers=1))
+    assert made == 2 * test.min_images + 6 * test.probe
+    assert looked_at >= 2 * test.min_images + 2 * test.probe
