@@ -307,9 +307,12 @@ def _interval(values: Sequence[float]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=4)
 def _resamples(n: int) -> np.ndarray:
-    """Return 2000 samples with replacement of `n` positions, (2000, n): the same for every context of that many images."""
+    """Return 2000 samples with replacement of `n` positions, (2000, n): the same for every context of that many images.
+
+    Few are kept: groups of real images are of as many sizes, and of a thousand images it takes 16 MB.
+    """
     return np.random.default_rng(0).integers(0, n, (2000, n))
 
 

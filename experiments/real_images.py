@@ -205,11 +205,11 @@ def draw(
     training = labels.training()
     if (own[~training] >= 0).any():
         own = np.where(training, -1, own)
-    rng = np.random.default_rng((seed, 83))
     chosen = []
     for target in sorted(set(own[own >= 0].tolist())):
-        places = np.flatnonzero(own == target)
-        chosen.append(rng.permutation(places)[:per_class])
+        # By its class, so that a class that is added later leaves the others' images as they are.
+        rng = np.random.default_rng((seed, 83, target))
+        chosen.append(rng.permutation(np.flatnonzero(own == target))[:per_class])
     indices = np.sort(np.concatenate(chosen)) if chosen else np.zeros(0, np.int64)
     return Drawn(indices, own[indices])
 

@@ -199,7 +199,7 @@ def audit(
         typer.Option(help="The network's class of each label: 0=landbird,1=waterbird, or a file of names."),
     ] = None,
     real_images: Annotated[
-        int, typer.Option(min=1, help="Labelled images of each class that are measured at most.")
+        int, typer.Option(min=1, max=20_000, help="Labelled images of each class that are measured at most.")
     ] = 2000,
     witness: Annotated[
         bool,
