@@ -251,8 +251,11 @@ def confirmation(profile: Profile, assumed: Assumptions, most: bool = False) -> 
     each, tests = (test.max_images, 1 + _RETESTS) if most else (test.min_images, 1)
     witnessed = assumed.answers * 2 * each * tests
     labels, answers = (_LABELS, assumed.answers) if most else (1, 1)
-    probes = test.probe * answers * (_PROBES + labels * (_PROBES_A_LABEL + (_PARTS if most else 0)))
-    broader = 2 * test.probe * answers * labels
+    # The built-in observer does not say what words mean: then a label is cut at its prepositions.
+    words = (profile.chat.observers or profile.chat.interpreter).backend != "builtin"
+    own = (_PROBES_A_LABEL if words else 1) + (_PARTS if most else 0)
+    probes = test.probe * answers * (_PROBES + labels * own)
+    broader = 2 * test.probe * answers * labels if words else 0
     looks = witnessed + broader + 1 + assumed.answers * looks_at_data(test, labels)
     return witnessed + probes, looks
 

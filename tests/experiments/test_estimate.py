@@ -454,10 +454,12 @@ def test_repeated_studies_are_estimated_as_so_many_studies(profiles, monkeypatch
     assert "not counted" in thrice["notes"][-1]
 
 
-def test_the_words_that_compete_with_a_label_are_counted_with_its_confirmation(profiles):
+def test_the_words_that_compete_with_a_label_are_counted_where_the_observer_says_what_it_means(profiles):
     """A second measurement, a rival, a narrower word, a synonym, and a broader word twice."""
-    profile = profiles.profile("free")
-    test = profile.confirmation
-    made, looked_at = confirmation(profile, Assumptions(answers=1))
+    builtin = profiles.profile("free")
+    chat = builtin.chat.model_copy(update={"observers": OpenAIChat(model="seeing")})
+    asked, test = builtin.model_copy(update={"chat": chat}), builtin.confirmation
+    made, looked_at = confirmation(asked, Assumptions(answers=1))
     assert made == 2 * test.min_images + 6 * test.probe
-    assert looked_at >= 2 * test.min_images + 2 * test.probe
+    fewer, seldom = confirmation(builtin, Assumptions(answers=1))
+    assert (made - fewer, looked_at - seldom) == (3 * test.probe, 2 * test.probe)
