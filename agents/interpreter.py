@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, Protocol
 
 import structlog
@@ -22,6 +22,7 @@ from actors.images import Image
 from actors.settings import Settings
 from agents.journal import Journal, reply_record
 from agents.tasks.base import Answer, Task, read_hypotheses, read_program
+from agents.verdict import HOLDING, finding_of
 from tools.sandbox import ProgramOutcome, Sandbox
 from tools.toolbox import Screen, Shown, Toolbox
 
@@ -180,7 +181,23 @@ class Interpreter:
                 raise StudyPausedError(f"paused after round {len(self._records)}.")
             await self._round(len(self._records) + 1)
         answer = self._task.read_answer(self._records[-1]["reply"]["text"]) if ending == "answered" else None
-        return Study(ending, answer, self._verdict, tuple(self._records))
+        found = Study(ending, answer, self._verdict, tuple(self._records))
+        return self._earlier(found) or found
+
+    def _earlier(self, found: Study) -> Study | None:
+        """Return the study with its last answer that held, where the one that it ended with does not, or is none.
+
+        An answer that holds may go back for what it leaves unexplained: nothing is lost by the attempt.
+        """
+        if found.verdict is None or (_holds(found.verdict) and found.answer is not None):
+            return None
+        for record in reversed(self._records):
+            verdict = None if record["verdict"] is None else verdict_from(record["verdict"])
+            answer = self._task.read_answer(record["reply"]["text"])
+            if verdict is not None and answer is not None and _holds(verdict):
+                stands = replace(verdict, accepted=True, objection="", shown=())
+                return replace(found, ending="answered", answer=answer, verdict=stands)
+        return None
 
     def _ending(self) -> Ending | None:
         """Say how the study ended, None if it goes on: told from the records alone, so also on resuming."""
@@ -354,7 +371,7 @@ class Interpreter:
             self._extend(record["reply"], observation)
             if record["verdict"] is not None:
                 self._examinations += 1
-                self._verdict = Verdict(**record["verdict"])
+                self._verdict = verdict_from(record["verdict"])
         last = records[-1]
         self._demanded = last["demanded"]
         self._toolbox.restore(last["toolbox"], blobs)
@@ -364,6 +381,16 @@ class Interpreter:
             self._sandbox.restore(programs, blobs)
         self._records = list(records)
         self._log.info("resumed", rounds=len(records))
+
+
+def _holds(verdict: Verdict) -> bool:
+    return finding_of(verdict.evidence) in HOLDING
+
+
+def verdict_from(record: Mapping[str, Any]) -> Verdict:
+    """Return a verdict from its record; fields of later versions are left out."""
+    known = {each.name: record[each.name] for each in fields(Verdict) if each.name in record}
+    return Verdict(**known)
 
 
 def round_record(

@@ -13,7 +13,7 @@ from typing import Any
 from actors.chat.base import ChatReply, Part
 from actors.errors import UsageError
 from actors.images import Image
-from agents.interpreter import Round, Study, Verdict, merge_text, objection, round_record
+from agents.interpreter import Round, Study, Verdict, merge_text, objection, round_record, verdict_from
 from agents.study import Workplace
 from tools.sandbox import ProgramOutcome
 from tools.toolbox import Screen
@@ -51,7 +51,7 @@ class PersonsStudy:
         for record in self._records:
             self._hypotheses = tuple(record["hypotheses"]) or self._hypotheses
             if record["verdict"] is not None:
-                self._verdict = Verdict(**record["verdict"])
+                self._verdict = verdict_from(record["verdict"])
         if self._records:
             snapshot = self._records[-1]["toolbox"]
             await asyncio.to_thread(toolbox.restore, snapshot, journal.blobs)

@@ -17,7 +17,14 @@ from actors.chat.base import ChatReply, ChatRequest, Usage
 from actors.errors import MaiaError
 from actors.images import Image
 from agents.faults import ToolsBrokenError
-from agents.interpreter import Interpreter, InterpreterSettings, Round, StudyPausedError, Verdict
+from agents.interpreter import (
+    Interpreter,
+    InterpreterSettings,
+    Round,
+    StudyPausedError,
+    Verdict,
+    verdict_from,
+)
 from agents.journal import Blobs, Journal, request_key
 from agents.record_types import CallRecord, read_record
 from agents.store import Store
@@ -158,7 +165,7 @@ class _RecordedExaminer:
         record = self._place.record["verdict"]
         if record is None:
             return None
-        verdict = Verdict(**record)
+        verdict = verdict_from(record)
         self.images.update((each, self._blobs.get(each)) for each in verdict.shown)
         return verdict
 

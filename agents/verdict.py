@@ -37,7 +37,7 @@ MEANINGS: dict[Verdict, str] = {
     "partial": "New images of the label drive the unit strongly, but it explains too few of the unit's strongest images: "
     "something else drives it, too.",
     "weak": "New images of the label drive the unit more than other things do, but reach too small a part of what its "
-    "strongest images reach: the label is not what the unit is for.",
+    "strongest images reach: it is not all that drives the unit, or the image maker draws it badly.",
     "not confirmed": "The label did not stand its test.",
     "out of reach": "No image that was made reaches what the unit's strongest images reach: this image maker says nothing "
     "about the unit. Use one that can draw such images.",

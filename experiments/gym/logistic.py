@@ -15,7 +15,8 @@ import numpy as np
 STRENGTHS = tuple(float(c) for c in np.logspace(-2, 0, 5))
 """Inverse strengths of the L1 penalty among which the balanced data chooses."""
 RIDGE = 0.1
-"""Inverse strength of the L2 penalty of `ridge`: one for all, fixed before any subset of units was compared."""
+"""Inverse strength of the L2 penalty of `ridge`: one for every choice of units, whatever the set. On an earlier, separable set 1, 0.1 and
+0.01 were tried in two trainings: the agent's units stood at percentile 0.90 to 1.00 of random ones with each."""
 _BISECTIONS = 16
 
 

@@ -215,6 +215,16 @@ async def test_an_objection_comes_with_the_images_that_it_speaks_of(bench):
     assert "shown" not in last["verdict"], "as in records of earlier versions"
 
 
+@pytest.mark.parametrize("worse", [ANSWER.replace("dogs", "cats"), "I cannot tell."])
+async def test_an_answer_that_held_stands_where_a_later_one_does_not_hold_or_there_is_none(bench, worse):
+    held = {"finding": {"verdict": "confirmed", "reason": ""}}
+    lost = {"finding": {"verdict": "not confirmed", "reason": ""}}
+    examiner = ScriptedExaminer(Verdict(False, "and these?", held, ("first",)), Verdict(False, "no", lost))
+    study, _ = await bench.study(ANSWER, worse, examiner=examiner, max_examinations=2, max_rounds=2)
+    assert (study.ending, study.verdict) == ("answered", Verdict(True, "", held, ("first",)))
+    assert study.answer == Answer(("dogs",), "Dogs.")
+
+
 async def test_after_the_last_examination_the_answer_stands_marked_unconfirmed(bench):
     examiner = ScriptedExaminer(Verdict(False, "no", {}), Verdict(False, "no", {}))
     study, _ = await bench.study(ANSWER, ANSWER, examiner=examiner, max_examinations=2)
