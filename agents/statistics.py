@@ -112,7 +112,9 @@ def weighted_auroc(values: np.ndarray, positive: np.ndarray, weights: np.ndarray
     return float((products * ((difference > 0) + 0.5 * (difference == 0))).sum() / products.sum())
 
 
-def bootstrap_interval(values: Sequence[float], draws: int = 1000, seed: int = 0) -> tuple[float, float]:
+def bootstrap_interval(
+    values: Sequence[float] | np.ndarray, draws: int = 1000, seed: int = 0
+) -> tuple[float, float]:
     """Return the 95 % percentile interval of a mean."""
     sample = np.asarray(values, float)
     means = np.random.default_rng(seed).choice(sample, (draws, len(sample))).mean(axis=1)

@@ -24,6 +24,7 @@ from agents.manifest import check_studied
 from agents.record_types import EvaluationRow, read_record
 from agents.run_files import RecordError
 from agents.sceptic import Sceptic
+from agents.statistics import bootstrap_interval
 from agents.stimuli import share_words
 from agents.store import Store
 from agents.tasks.describe_unit import NOT_INTERPRETABLE
@@ -405,10 +406,9 @@ def difference(
 
 def interval(values: np.ndarray, seed: int = 0) -> dict[str, Any]:
     """Return the mean of values float (N,) with its 95 % bootstrap interval over them."""
-    draws = np.random.default_rng(seed).choice(values, (4000, len(values))).mean(axis=1)
-    low, high = np.quantile(draws, (0.025, 0.975))
+    low, high = bootstrap_interval(values, 4000, seed)
     mean = float(values.mean())
-    return {"mean": mean, "interval": [min(float(low), mean), max(float(high), mean)], "n": len(values)}
+    return {"mean": mean, "interval": [min(low, mean), max(high, mean)], "n": len(values)}
 
 
 def page(result: Mapping[str, Any]) -> Page:

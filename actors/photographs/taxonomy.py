@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-N_CLASSES = 1000
 DATA = Path(__file__).parent / "assets" / "imagenet.txt"
 
 _LARGEST_SPOKEN = 400
