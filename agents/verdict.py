@@ -33,7 +33,7 @@ MEANINGS: dict[Verdict, str] = {
     "and it explains enough of the strongest; the image maker cannot draw the label or does not reach the unit, so nothing was "
     "tested by experiment.",
     "holds for generated images": "New images of the label drive the unit, strongly and more than other things do; the data "
-    "set could not tell whether it holds on real images, too.",
+    "set could not tell whether it holds on its own images, too.",
     "partial": "New images of the label drive the unit strongly, but it explains too few of the unit's strongest images: "
     "something else drives it, too.",
     "weak": "New images of the label drive the unit more than other things do, but reach too small a part of what its "

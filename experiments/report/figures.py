@@ -104,7 +104,7 @@ def _held_back(evidence: dict[str, Any]) -> Iterator[Figure]:
         yield Figure(
             "true on real images",
             "not known",
-            f"{told}: too few to tell; more photographs, or a larger `vision.reserve`, would help",
+            f"{told}: too few to tell; more images, or a larger `vision.reserve`, would help",
         )
         return
     value = f"AUROC {auroc:.2f}{_interval(found.get('auroc_interval'))}"
