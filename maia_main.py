@@ -42,7 +42,7 @@ def main() -> None:
             # A terminal that cannot show a character gets a question mark, not an error.
             stream.reconfigure(errors="replace")
     sys.meta_path.insert(0, OwnPackages)
-    from experiments.cli import main as command_line
+    from experiments.cli.main import main as command_line
 
     command_line()
 

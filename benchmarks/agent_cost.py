@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from actors.cluster import Cluster
-from actors.cluster_settings import RaySettings
+from actors.cluster.settings import RaySettings
+from actors.serving.cluster import Cluster
 from benchmarks.harness import Context, Metric, Result, Table
 from benchmarks.simulated import Ask
 

@@ -26,18 +26,18 @@ from typing import Any
 
 import anyio
 
-from actors.scenes.withheld import Withheld
-from agents.statistics import e_benjamini_hochberg, wilson_interval
-from agents.store import Store
-from agents.verdict import HOLDING, verdict_of
+from actors.embedded.drawing.withheld import Withheld
+from agents.evidence.statistics import e_benjamini_hochberg, wilson_interval
+from agents.evidence.verdict import HOLDING, verdict_of
+from agents.records.store import Store
 from benchmarks.bench_truth import RESULTS, keep
 from benchmarks.in_process import laboratory
-from experiments import config
-from experiments.console import Console
-from experiments.gym.drawn import drawn, out_of_reach
-from experiments.gym.neurons import GymUnit
-from experiments.gym.opening import without
-from experiments.synthetic import measure
+from experiments.paper.gym.drawn import drawn, out_of_reach
+from experiments.paper.gym.neurons import GymUnit
+from experiments.paper.gym.opening import without
+from experiments.paper.synthetic_neurons import measure
+from experiments.setup import config
+from experiments.setup.console import Console
 
 OUT_OF_REACH = "out of reach"
 FALSE_DISCOVERIES = 0.05
@@ -132,8 +132,8 @@ def calibration(options: argparse.Namespace) -> str:
 
 
 def agreement(options: argparse.Namespace) -> str:
-    from experiments.evaluate import label_of, records_of
-    from experiments.sweep import Sweep, sweep
+    from experiments.paper.evaluate import label_of, records_of
+    from experiments.studies.sweep import Sweep, sweep
 
     names = sorted(
         random.Random(f"agreement/{options.seed}").sample(range(UNITS_OF_LAYER), options.network_units)

@@ -19,12 +19,12 @@ import numpy as np
 import PIL.Image
 import PIL.ImageFilter
 
+from actors.embedded.photographs.classifier import LiteClassifier
+from actors.embedded.photographs.look import PhotoSighting, look
+from actors.embedded.photographs.taxonomy import Meaning, imagenet
 from actors.images import Image
 from actors.masks import paint
 from actors.packaged import LITE0, LITE2
-from actors.photographs.classifier import LiteClassifier
-from actors.photographs.look import PhotoSighting, look
-from actors.photographs.taxonomy import Meaning, imagenet
 from agents.tasks.describe_unit import NOT_INTERPRETABLE
 from benchmarks.photographs import ASKED, CONTENTS, crops, fetch
 
@@ -132,9 +132,9 @@ CHANGES: Mapping[str, Callable[[Image], Image]] = {
 
 def kind(arguments: argparse.Namespace) -> str:
     """Return how often drawn scenes are taken for photographs, and photographs for drawn."""
-    from actors.chat.builtin.eyes import is_photograph
-    from actors.scenes.concept_net import shared_net
-    from actors.vision.datasets import open_dataset
+    from actors.embedded.concept_net.concept_net import shared_net
+    from actors.embedded.observer.eyes import is_photograph
+    from actors.vision.data.datasets import open_dataset
 
     scenes = open_dataset("scenes:200:11")
     drawn = [scenes.load(place) for place in range(len(scenes))]
@@ -177,11 +177,11 @@ def _right(unit: str, label: str) -> str:
 
 
 async def _study(arguments: argparse.Namespace, folder: Path) -> dict[str, dict[str, Any]]:
-    from agents.store import Store
-    from agents.study import study
+    from agents.records.store import Store
+    from agents.study.study import study
     from agents.tasks.describe_unit import DescribeUnit
-    from experiments import config
-    from experiments.workbench import Workbench
+    from experiments.setup import config
+    from experiments.setup.workbench import Workbench
 
     loaded = config.load(None)
     profile = loaded.profile("embedded").given(str(folder), None, False)

@@ -16,12 +16,12 @@ from collections.abc import Awaitable
 from pathlib import Path
 from typing import TypeVar
 
-from actors.pool import LocalPool
+from actors.serving.pool import LocalPool
 from actors.settings import Placement
 from actors.vision.backend import VisionBackend
-from actors.vision.base import Unit
 from actors.vision.client import PoolVisionClient
-from actors.vision.datasets import open_dataset
+from actors.vision.data.datasets import open_dataset
+from actors.vision.readout.base import Unit
 from actors.vision.settings import VisionSettings
 from tools.subject import NetworkUnit
 from tools.system import System

@@ -27,13 +27,13 @@ def main() -> None:
     import numpy as np
     import torch
 
+    from actors.embedded.concept_net.concept_net import ConceptNet
+    from actors.embedded.drawing.backgrounds import BACKGROUNDS
+    from actors.embedded.drawing.grammar import parse_prompt
+    from actors.embedded.drawing.render import render
+    from actors.embedded.drawing.sampling import random_scene
+    from actors.embedded.editing.edit import edit_image, edit_scene
     from actors.images import Image
-    from actors.scenes.backgrounds import BACKGROUNDS
-    from actors.scenes.concept_net import ConceptNet
-    from actors.scenes.edit import edit_image, edit_scene
-    from actors.scenes.grammar import parse_prompt
-    from actors.scenes.render import render
-    from actors.scenes.sampling import random_scene
 
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)

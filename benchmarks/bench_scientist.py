@@ -25,12 +25,12 @@ from typing import Any
 import anyio
 import numpy as np
 
-from actors.chat.builtin.embedded_words import embedded_words
-from actors.chat.builtin.formulas import auroc
-from actors.chat.builtin.scientist import Scientist
-from actors.chat.builtin.stimuli import Stimulus
-from actors.chat.builtin.words import Kind, Term, Words
-from tests.actors.chat.builtin.world import World, WorldEyes, random_scene, study
+from actors.embedded.language.embedded_words import embedded_words
+from actors.embedded.language.words import Kind, Term, Words
+from actors.embedded.reasoning.formulas import auroc
+from actors.embedded.reasoning.stimuli import Stimulus
+from actors.embedded.scientist.scientist import Scientist
+from tests.actors.embedded.scientist.world import World, WorldEyes, random_scene, study
 
 OPENING = (
     "Describe the unit: answer with [HYPOTHESIS LIST], [CODE], and in the end [DESCRIPTION] and [LABEL]."
@@ -90,7 +90,7 @@ def once(first: Term, second: Term) -> Callable[[random.Random, Words], Stimulus
 
 
 def satisfying(scene: Stimulus, terms: tuple[Term, ...], rng: random.Random, words: Words) -> Stimulus:
-    from actors.chat.builtin.stimuli import Thing
+    from actors.embedded.reasoning.stimuli import Thing
 
     names = [t.name for t in terms if t.kind == "concept"]
     names += [rng.choice(words.members(t.name)) for t in terms if t.kind == "category"]
@@ -236,12 +236,12 @@ def drawn(count: int, seed: int, words: Words) -> str:
 
 async def in_the_gym(units: str, seed: int, out: Path) -> dict[str, Any]:
     """Run `maia synthetic` with the embedded profile in this process, and return its result."""
-    from agents.store import Store
+    from agents.records.store import Store
     from benchmarks.in_process import laboratory
-    from experiments import config
-    from experiments.console import Console
-    from experiments.gym.neurons import choose
-    from experiments.synthetic import measure
+    from experiments.paper.gym.neurons import choose
+    from experiments.paper.synthetic_neurons import measure
+    from experiments.setup import config
+    from experiments.setup.console import Console
 
     loaded = config.load(None)
     profile = loaded.profile("embedded")
@@ -276,7 +276,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/gym"), help="run directory of --gym")
     options = parser.parse_args()
     if options.gym:
-        from experiments.synthetic import table
+        from experiments.paper.synthetic_neurons import table
 
         print(table(anyio.run(in_the_gym, options.gym, options.seed, options.out)))
         return

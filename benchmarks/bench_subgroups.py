@@ -3,7 +3,7 @@
     python -m benchmarks.bench_subgroups [--seeds 300] [--images 1200]
 
 Two classes, each in its own place on 95 % of its images. Elsewhere a classifier loses probability. Nothing is trained: the
-figures are those of the statistics of `experiments.subgroups` and `experiments.replication`.
+figures are those of the statistics of `experiments.audit.subgroups` and `experiments.audit.replication`.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from agents.statistics import wilson_interval
-from experiments.contexts import ContextEffect
-from experiments.real_images import Answers, RealImages, Tag
-from experiments.replication import replications
-from experiments.subgroups import Groups, findings
+from agents.evidence.statistics import wilson_interval
+from experiments.audit.real_images import Answers, RealImages, Tag
+from experiments.audit.replication import replications
+from experiments.audit.subgroups import Groups, findings
+from experiments.runs.context_survey import ContextEffect
 
 LOSSES = (0.0, 0.05, 0.2, 0.3, 0.5)
 NAMES = ("landbird", "waterbird")

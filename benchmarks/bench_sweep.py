@@ -155,7 +155,14 @@ def sweep(
     config = folder / "ray_config.yaml"
     config.write_text(json.dumps({"default_profile": "bench", "profiles": {"bench": profile}}))
     run = folder / out
-    command = [sys.executable, "-m", "experiments.cli", "sweep", f"python:{folder / 'tiny.py'}:build", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "experiments.cli.main",
+        "sweep",
+        f"python:{folder / 'tiny.py'}:build",
+        "0",
+    ]
     command += ["--units", f"0-{units - 1}", "--out", str(run), "--config", str(config)]
     environment = {**os.environ, "MAIA_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
     with (folder / f"{out}.log").open("w") as log:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import processor
-from experiments.console import Console
+from experiments.setup.console import Console
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
 ABLATED = "blue; boat; bridge; dog; flame; frog; pizza; tractor; dog OR car; baby OR dog; truck OR train; red OR purple"
@@ -28,7 +28,7 @@ ABLATED = "blue; boat; bridge; dog; flame; frog; pizza; tractor; dog OR car; bab
 
 
 def planted_biases(console: Console, arguments: argparse.Namespace) -> tuple[str, str]:
-    from experiments.planted import planted_biases as measure
+    from experiments.paper.planted_biases import planted_biases as measure
 
     result = asyncio.run(
         measure(console, None, None, out=arguments.out / "planted-biases", networks=arguments.networks)
@@ -37,8 +37,8 @@ def planted_biases(console: Console, arguments: argparse.Namespace) -> tuple[str
 
 
 def robust_features(console: Console, arguments: argparse.Namespace) -> tuple[str, str]:
-    from experiments.robust_features import asked_for
-    from experiments.robust_features import robust_features as measure
+    from experiments.paper.robust_features import asked_for
+    from experiments.paper.robust_features import robust_features as measure
 
     asked = asked_for(
         None, None, None, None, trainings=arguments.trainings, epochs=None, top=50, seed=0, limit=None
@@ -48,8 +48,8 @@ def robust_features(console: Console, arguments: argparse.Namespace) -> tuple[st
 
 
 def ablation(console: Console, arguments: argparse.Namespace) -> tuple[str, str]:
-    from experiments.ablate import SYNTHETIC, Ablation
-    from experiments.ablate import ablate as measure
+    from experiments.paper.ablate import SYNTHETIC, Ablation
+    from experiments.paper.ablate import ablate as measure
 
     asked = Ablation(SYNTHETIC, "", arguments.units)
     result = asyncio.run(measure(console, None, None, asked, out=arguments.out / "ablation"))

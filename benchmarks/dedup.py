@@ -9,9 +9,9 @@ import time
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
-from actors.blocking import DeviceThread, UnsharedBackend
-from actors.coalescer import Coalescer
-from actors.pool import LocalPool
+from actors.serving.blocking import DeviceThread, UnsharedBackend
+from actors.serving.coalescer import Coalescer
+from actors.serving.pool import LocalPool
 from benchmarks.harness import Context, Curve, Metric, Result, Table
 
 ID = "B8"

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 
 from actors.images import Image
-from actors.vision.requests import Ask, VisionRequest, VisionResult
-from actors.vision.table_a3 import UNIT_COUNTS
-from actors.vision.units import Readout
+from actors.vision.readout.requests import Ask, VisionRequest, VisionResult
+from actors.vision.readout.units import Readout
 from benchmarks import studied
 from benchmarks.harness import Context, Metric, Result, interleave, median_ratio, timed
+from experiments.studies.table_a3 import UNIT_COUNTS
 
 ID = "B9"
 TITLE = "Requests of many depths in one batch"

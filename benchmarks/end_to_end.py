@@ -20,13 +20,13 @@ from typing import Any
 
 import numpy as np
 
-from actors.cluster import Cluster
-from actors.cluster_settings import RaySettings
+from actors.cluster.settings import RaySettings
 from actors.images import Image, encode_jpeg
 from actors.masks import paint
+from actors.serving.cluster import Cluster
 from actors.settings import Placement
-from actors.vision.base import Unit
 from actors.vision.client import PoolVisionClient
+from actors.vision.readout.base import Unit
 from actors.vision.settings import VisionSettings
 from benchmarks import studied
 from benchmarks.harness import Context, Curve, Metric, Result, Table

@@ -16,14 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from actors.cluster import Cluster
-from actors.cluster_settings import RaySettings
+from actors.cluster.settings import RaySettings
+from actors.serving.cluster import Cluster
 from actors.settings import Placement
 from actors.vision.client import PoolVisionClient
-from actors.vision.exemplars import LayerExemplars
+from actors.vision.readout.units import Readout
 from actors.vision.settings import VisionSettings
-from actors.vision.sweep_device import _HAND_OVER_EVERY_S
-from actors.vision.units import Readout
+from actors.vision.sweep.device import _HAND_OVER_EVERY_S
+from actors.vision.sweep.exemplars import LayerExemplars
 from benchmarks.harness import Context, Metric, Result, Table
 from benchmarks.studied import pictures, scratch
 

@@ -9,9 +9,9 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 
-from actors.blocking import BlockingBackend
 from actors.generation.base import GenerateRequest
-from actors.pool import LocalPool
+from actors.serving.blocking import BlockingBackend
+from actors.serving.pool import LocalPool
 from benchmarks.harness import Context, Metric, Result, Table, median_ratio
 
 ID = "B11"

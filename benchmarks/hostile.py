@@ -19,9 +19,9 @@ from pathlib import Path
 import structlog
 
 from actors.chat.base import ChatReply, ChatRequest
-from agents.interpreter import Interpreter, InterpreterSettings, Round
-from agents.journal import Journal
-from agents.store import Store
+from agents.records.journal import Journal
+from agents.records.store import Store
+from agents.study.interpreter import Interpreter, InterpreterSettings, Round
 from agents.tasks.describe_unit import DescribeUnit
 from benchmarks.harness import Context, Metric, Result, Table, percentile
 from tests.tools.fakes import FakeObservers, FakeStudio, FakeSubject, darken

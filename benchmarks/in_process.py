@@ -15,9 +15,9 @@ from actors.detection.client import PoolDetector
 from actors.generation import factory as generation
 from actors.generation.client import PoolImageMaker
 from actors.masks import paint
-from actors.pool import LocalPool
-from agents.study import Laboratory
-from experiments.config import Profile
+from actors.serving.pool import LocalPool
+from agents.study.study import Laboratory
+from experiments.setup.config import Profile
 from tools import sandbox
 
 

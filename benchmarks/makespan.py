@@ -10,8 +10,8 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from actors.cluster import Cluster
-from actors.cluster_settings import RaySettings
+from actors.cluster.settings import RaySettings
+from actors.serving.cluster import Cluster
 from benchmarks import peers
 from benchmarks.harness import Context, Curve, Metric, Result, Table
 from benchmarks.simulated import Ask

@@ -25,7 +25,7 @@ runtime.import_vision_libraries()
 
 import timm  # noqa: E402
 
-from actors.vision.taps import TappedModule  # noqa: E402
+from actors.vision.readout.taps import TappedModule  # noqa: E402
 from benchmarks.architectures import ARCHITECTURES, IMAGE  # noqa: E402
 
 PAGE = Path(__file__).parents[1] / "docs" / "networks.md"

@@ -10,9 +10,9 @@ import asyncio
 import os
 from typing import Any
 
-from actors.cluster import Cluster
-from actors.cluster_settings import RaySettings
-from actors.connection import prepare_authentication
+from actors.cluster.connection import prepare_authentication
+from actors.cluster.settings import RaySettings
+from actors.serving.cluster import Cluster
 from actors.settings import Placement
 from benchmarks.harness import Context, Curve, Metric, Result, Table
 from benchmarks.simulated import rush

@@ -34,7 +34,7 @@ def main() -> None:
     import timm
     import torch
 
-    from actors.vision.zoo import load_network
+    from actors.vision.networks.zoo import load_network
 
     if tuned:
         runtime.set_threads(runtime.available_cores())

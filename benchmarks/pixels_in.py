@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from actors.blocking import UnsharedBackend
-from actors.cluster import Cluster
-from actors.cluster_settings import RaySettings
+from actors.cluster.settings import RaySettings
 from actors.images import Image, encode_png
+from actors.serving.blocking import UnsharedBackend
+from actors.serving.cluster import Cluster
 from benchmarks.harness import Context, Metric, Result, Table, median_ratio
 
 ID = "B7"

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from actors.vision.backend import VisionBackend
-from actors.vision.datasets import ArrayDataset
-from actors.vision.sweep import Draw, SweepPlan, Tally
-from actors.vision.units import Readout
+from actors.vision.data.datasets import ArrayDataset
+from actors.vision.readout.units import Readout
+from actors.vision.sweep.accumulators import Draw, SweepPlan, Tally
 from benchmarks import studied
 from benchmarks.harness import Context, Metric, Result, Table, timed
 

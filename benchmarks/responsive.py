@@ -11,10 +11,10 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from actors.blocking import BlockingBackend
-from actors.cluster import Cluster
-from actors.cluster_settings import RaySettings
+from actors.cluster.settings import RaySettings
 from actors.runtime import import_vision_libraries, pick_device
+from actors.serving.blocking import BlockingBackend
+from actors.serving.cluster import Cluster
 from benchmarks.harness import Context, Metric, Result, Table, percentile
 from benchmarks.simulated import Ask
 

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from actors.blocking import DeviceThread, UnsharedBackend
+from actors.serving.blocking import DeviceThread, UnsharedBackend
 
 
 @dataclass(frozen=True, slots=True)

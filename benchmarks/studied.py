@@ -15,9 +15,9 @@ import torch
 from actors import runtime
 from actors.settings import Placement
 from actors.vision.backend import VisionBackend
-from actors.vision.datasets import ArrayDataset
+from actors.vision.data.datasets import ArrayDataset
+from actors.vision.readout.units import Readout
 from actors.vision.settings import VisionSettings
-from actors.vision.units import Readout
 
 LITE0 = "tf_efficientnet_lite0"
 RESNET152_LAYERS = ("conv1", "layer1", "layer2", "layer3", "layer4")

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 
 from actors.vision.backend import VisionBackend
-from actors.vision.requests import SweepStep
+from actors.vision.readout.requests import SweepStep
+from actors.vision.readout.taps import spatial_max
+from actors.vision.readout.units import Readout
 from actors.vision.settings import VisionSettings
-from actors.vision.sweep import SweepPlan
-from actors.vision.sweep_device import SweepDevice, _Sweep
-from actors.vision.taps import spatial_max
-from actors.vision.units import Readout
+from actors.vision.sweep.accumulators import SweepPlan
+from actors.vision.sweep.device import SweepDevice, _Sweep
 from benchmarks import studied
 from benchmarks.harness import Context, Metric, Result, Table, interleave, median_ratio, timed
 

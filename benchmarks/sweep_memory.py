@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from actors.vision.sweep import SweepPlan, Tally
-from actors.vision.units import Readout
+from actors.vision.readout.units import Readout
+from actors.vision.sweep.accumulators import SweepPlan, Tally
 from benchmarks import studied
 from benchmarks.harness import Context, Curve, Metric, Result
 

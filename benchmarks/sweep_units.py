@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from actors.vision.sweep import SweepPlan
+from actors.vision.sweep.accumulators import SweepPlan
 from benchmarks import studied
 from benchmarks.harness import Context, Curve, Metric, Result, interleave, median_ratio, timed
 from benchmarks.sweep_all_units import OurSweep

@@ -66,7 +66,7 @@ def commands_page() -> str:
     """Return the help of every command, from the program itself."""
     import typer.main
 
-    from experiments.cli import app
+    from experiments.cli.main import app
 
     parts = [
         "# Commands",

@@ -41,8 +41,8 @@ def ray_cluster() -> Iterator[None]:
 
     Mark the tests that use it `ray`.
     """
-    from actors.cluster_settings import RaySettings
-    from actors.connection import connect, disconnect
+    from actors.cluster.connection import connect, disconnect
+    from actors.cluster.settings import RaySettings
 
     with pytest.MonkeyPatch.context() as environment:
         for name, value in CANARY.items():

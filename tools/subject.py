@@ -14,9 +14,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from actors.backend import Priority
 from actors.images import Image, Provenance
-from actors.vision.base import HeldBack, ImageDataset, SampleError, Scatter, Unit, VisionClient
+from actors.serving.backend import Priority
+from actors.vision.readout.base import HeldBack, ImageDataset, SampleError, Scatter, Unit, VisionClient
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,14 +16,14 @@ from typing import Protocol
 
 import numpy as np
 
-from actors.backend import Priority
 from actors.detection.base import Detection
 from actors.detection.compose import Formula, compose
 from actors.detection.settings import Mode
 from actors.errors import MaiaError
 from actors.images import Image
-from actors.vision.base import HeldBack, ImageDataset, SampleError, Scatter
-from actors.vision.reserve import SEED, sample
+from actors.serving.backend import Priority
+from actors.vision.data.reserve import SEED, sample
+from actors.vision.readout.base import HeldBack, ImageDataset, SampleError, Scatter
 from tools.contrast import thumbnails
 from tools.subject import Background, Exemplar, Progress, Response
 

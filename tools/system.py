@@ -11,7 +11,7 @@ import numpy as np
 
 from actors.errors import UsageError
 from actors.images import Image, Provenance
-from actors.vision.base import Scatter
+from actors.vision.readout.base import Scatter
 from tools import contrast
 from tools.contrast import Chosen, Which
 from tools.subject import Browsable, Response, Subject

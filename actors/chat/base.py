@@ -95,7 +95,7 @@ class ChatReply:
     """What the request had to go without: fields that the server refuses, images that it does not take."""
 
     def asked_again(self, times: int) -> ChatReply:
-        """Return the reply with `times` more requests in its usage (`actors.backend.Counted`)."""
+        """Return the reply with `times` more requests in its usage (`actors.serving.backend.Counted`)."""
         return replace(self, usage=self.usage + Usage(requests=times))
 
 

@@ -23,7 +23,7 @@ from actors.chat.base import (
     unannounced,
 )
 from actors.chat.history import NOT_SHOWN
-from actors.chat.pricing import estimate_prompt
+from actors.chat.hosted.pricing import estimate_prompt
 from actors.images import Image
 
 _WORDS_KEPT = 20_000

@@ -7,12 +7,12 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from actors.backend import Backend, Readiness
 from actors.chat.base import ChatReply, ChatRequest
 from actors.chat.settings import BuiltinChat, ChatSettings, OpenAIChat, TransformersChat
 from actors.endpoint.secrets import read_secrets
 from actors.errors import UsageError
 from actors.packaged import Packaged
+from actors.serving.backend import Backend, Readiness
 
 
 def build_backend(
@@ -25,7 +25,7 @@ def build_backend(
     """
     match settings:
         case OpenAIChat():
-            from actors.chat.openai_compatible import OpenAIBackend
+            from actors.chat.hosted.openai_compatible import OpenAIBackend
 
             return OpenAIBackend(settings)
         case TransformersChat():
@@ -33,8 +33,8 @@ def build_backend(
 
             return LocalBackend(settings)
         case BuiltinChat():
-            from actors.chat.builtin.backend import BuiltinBackend
-            from actors.photographs.classifier import LiteClassifier
+            from actors.embedded.chat_model import BuiltinBackend
+            from actors.embedded.photographs.classifier import LiteClassifier
 
             return BuiltinBackend(settings, LiteClassifier(photographs) if photographs else None)
 

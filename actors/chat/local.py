@@ -11,7 +11,6 @@ from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
-from actors.blocking import DeviceThread, UnsharedBackend
 from actors.chat.base import ChatReply, ChatRequest, FinishReason, Message, Usage
 from actors.chat.encoding import as_utf8
 from actors.chat.history import drop_images_in_blocks, fold_system, without_images
@@ -32,6 +31,7 @@ from actors.hub import (
 )
 from actors.images import Image
 from actors.runtime import devices_work
+from actors.serving.blocking import DeviceThread, UnsharedBackend
 
 
 class LocalBackend(UnsharedBackend[ChatRequest, ChatReply]):

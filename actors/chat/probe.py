@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from actors.chat.base import ChatReply, ChatRequest, Message
-from actors.chat.openai_compatible import OpenAIBackend
+from actors.chat.hosted.openai_compatible import OpenAIBackend
 from actors.chat.settings import OpenAIChat
 from actors.images import Image
 

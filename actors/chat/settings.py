@@ -6,10 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from actors.embedded.drawing.withheld import Withheld
 from actors.endpoint.catalogue import catalogue
 from actors.endpoint.prices import TokenPrice
 from actors.endpoint.settings import EndpointSettings
-from actors.scenes.withheld import Withheld
 from actors.settings import Placement, Settings
 
 

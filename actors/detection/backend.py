@@ -1,4 +1,4 @@
-"""A concept detector behind the seam of `actors.backend`: the same concept in the same image is sought once."""
+"""A concept detector behind the seam of `actors.serving.backend`: the same concept in the same image is sought once."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from actors.blocking import DeviceThread, UnsharedBackend
 from actors.detection.base import Detection, Detector, DetectRequest, Images
 from actors.errors import BackendError, MaiaError, UsageError
-from actors.recall import Recall
 from actors.runtime import devices_work
+from actors.serving.blocking import DeviceThread, UnsharedBackend
+from actors.serving.lru import Recall
 
 
 class DetectionBackend(UnsharedBackend[DetectRequest, Detection]):

@@ -8,11 +8,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from actors.backend import Priority
 from actors.detection.base import Detection, DetectRequest, Images
 from actors.errors import MaiaError, UsageError
 from actors.grouping import task_group
 from actors.images import Image
+from actors.serving.backend import Priority
 
 _STEP = 32
 """Images of one call of a survey: other callers get in between."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from actors import hub
-from actors.backend import Readiness
 from actors.detection.backend import DetectionBackend
 from actors.detection.base import Detector
 from actors.detection.settings import DetectionSettings, GroundingDetection, Sam3Detection, ScenesDetection
 from actors.errors import UsageError
+from actors.serving.backend import Readiness
 
 
 def build_backend(settings: DetectionSettings) -> DetectionBackend:
@@ -31,7 +31,7 @@ def _detector(settings: DetectionSettings) -> Detector:
 
             return Sam3Detector(settings)
         case ScenesDetection():
-            from actors.detection.scenes import ScenesDetector
+            from actors.embedded.detector import ScenesDetector
 
             return ScenesDetector(settings)
 

@@ -1,4 +1,4 @@
-"""Image makers behind the seam of `actors.backend`: what may be shared, batched and answered from memory.
+"""Image makers behind the seam of `actors.serving.backend`: what may be shared, batched and answered from memory.
 
 An image is keyed by its maker, the maker's settings, what was asked, and the seed. So the same request is
 made once, across agents (in flight and in memory) and across runs (on disk).
@@ -12,11 +12,11 @@ from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
-from actors.blocking import DeviceThread, UnsharedBackend
 from actors.errors import MaiaError
 from actors.generation.base import EditRequest, GenerateRequest, ImageMaker, MadeImage
 from actors.generation.store import ImageStore
-from actors.recall import Recall
+from actors.serving.blocking import DeviceThread, UnsharedBackend
+from actors.serving.lru import Recall
 
 Request = GenerateRequest | EditRequest
 Made = MadeImage | MaiaError

@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from actors.backend import Priority
 from actors.errors import MaiaError, UsageError
 from actors.generation.base import EditRequest, GenerateRequest, MadeImage
 from actors.images import Image, Provenance
+from actors.serving.backend import Priority
 
 
 class GenerationPool(Protocol):

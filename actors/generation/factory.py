@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from actors import hub
-from actors.backend import Readiness
 from actors.endpoint.secrets import read_secrets
 from actors.errors import UsageError
 from actors.generation.backend import AsyncImageMaker, GenerationBackend, InOneThread
@@ -21,6 +20,7 @@ from actors.generation.settings import (
     ScenesGeneration,
 )
 from actors.generation.store import ImageStore
+from actors.serving.backend import Readiness
 
 
 def build_backend(settings: GenerationSettings) -> GenerationBackend:
@@ -51,7 +51,7 @@ def _generator(settings: GenerationSettings) -> AsyncImageMaker:
 
             return OpenAIImageMaker(settings)
         case ScenesGeneration():
-            from actors.generation.scenes import ScenesMaker
+            from actors.embedded.image_maker import ScenesMaker
 
             return InOneThread(ScenesMaker(settings))
 

@@ -18,28 +18,28 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 import numpy as np
 
 from actors import hub, runtime
-from actors.blocking import DeviceThread
 from actors.errors import BackendError, DeviceLostError, MaiaError, UsageError
 from actors.images import Provenance
 from actors.packaged import head_digest
-from actors.vision import requests
-from actors.vision.bank import StimulusBank
-from actors.vision.base import LayerInfo
-from actors.vision.exemplars import finish_sweep
-from actors.vision.maps import MapCache
-from actors.vision.network import Network, convert
-from actors.vision.preprocess import View
-from actors.vision.requests import Ask, Reading, SweepAck, SweepStep, VisionRequest, VisionResult
+from actors.serving.blocking import DeviceThread
+from actors.vision.networks.network import Network, convert
+from actors.vision.networks.preprocess import View
+from actors.vision.readout import requests
+from actors.vision.readout.bank import StimulusBank
+from actors.vision.readout.base import LayerInfo
+from actors.vision.readout.maps import MapCache
+from actors.vision.readout.requests import Ask, Reading, SweepAck, SweepStep, VisionRequest, VisionResult
+from actors.vision.readout.taps import TappedModule, spatial_max
+from actors.vision.readout.units import OUTPUT, Reader, Readout, reader
 from actors.vision.settings import VisionSettings
-from actors.vision.sweep import HALF_MAX
-from actors.vision.taps import TappedModule, spatial_max
-from actors.vision.units import OUTPUT, Reader, Readout, reader
+from actors.vision.sweep.accumulators import HALF_MAX
+from actors.vision.sweep.exemplars import finish_sweep
 
 if TYPE_CHECKING:
     import torch
 
-    from actors.vision.compiled import CompiledPass
-    from actors.vision.sweep_device import SweepDevice
+    from actors.vision.sweep.compiled import CompiledPass
+    from actors.vision.sweep.device import SweepDevice
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -69,7 +69,7 @@ class VisionBackend:
         runtime.import_vision_libraries()
         import torch
 
-        from actors.vision.zoo import load_network
+        from actors.vision.networks.zoo import load_network
 
         runtime.set_threads(settings.placement.threads)
         self.device = runtime.pick_device(settings.device)
@@ -325,7 +325,7 @@ class VisionBackend:
 
     def compiled(self, readouts: Sequence[Readout]) -> CompiledPass:
         """Return a pass that reads these as one graph; the first call compiles it. In the device's thread."""
-        from actors.vision.compiled import CompiledPass
+        from actors.vision.sweep.compiled import CompiledPass
 
         if self._compiled is None or self._compiled[0] != tuple(readouts):
             readings = [(self.layer(each.layer), self._reader(each).read) for each in readouts]
@@ -521,7 +521,7 @@ class VisionBackend:
 
     def _sweep_device(self) -> SweepDevice:
         if self._sweeps is None:
-            from actors.vision.sweep_device import SweepDevice
+            from actors.vision.sweep.device import SweepDevice
 
             self._sweeps = SweepDevice(self, self._settings)
         return self._sweeps

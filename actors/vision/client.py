@@ -11,11 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from actors.backend import Priority
 from actors.errors import BackendError, ReplicaLostError, UsageError
 from actors.images import Image, Provenance
-from actors.pool import Pool
-from actors.vision.base import (
+from actors.serving.backend import Priority
+from actors.serving.pool import Pool
+from actors.vision.data.reserve import split
+from actors.vision.held_back import HeldBackReadings
+from actors.vision.networks.layer_cache import KnownNetwork
+from actors.vision.readout.base import (
     Exemplars,
     HeldBack,
     ImageDataset,
@@ -25,14 +28,11 @@ from actors.vision.base import (
     Unit,
     UnitResponse,
 )
-from actors.vision.exemplars import ExemplarStore, LayerExemplars
-from actors.vision.held_back import HeldBackReadings
-from actors.vision.known import KnownNetwork
-from actors.vision.requests import Ask, VisionRequest
-from actors.vision.reserve import split
-from actors.vision.scatter import ScatterTable
-from actors.vision.sweep_driver import Progress, run_sweep
-from actors.vision.units import OUTPUT, Readout, class_index
+from actors.vision.readout.requests import Ask, VisionRequest
+from actors.vision.readout.units import OUTPUT, Readout, class_index
+from actors.vision.sweep.driver import Progress, run_sweep
+from actors.vision.sweep.exemplars import ExemplarStore, LayerExemplars
+from actors.vision.sweep.scatter import ScatterTable
 
 _log = logging.getLogger(__name__)
 

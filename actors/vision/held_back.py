@@ -14,10 +14,10 @@ import numpy as np
 
 from actors.errors import BackendError
 from actors.images import Image
-from actors.vision.base import HeldBack, ImageDataset
-from actors.vision.requests import Ask
-from actors.vision.reserve import SEED, sample, split
-from actors.vision.units import Readout
+from actors.vision.data.reserve import SEED, sample, split
+from actors.vision.readout.base import HeldBack, ImageDataset
+from actors.vision.readout.requests import Ask
+from actors.vision.readout.units import Readout
 
 _AT_ONCE = 32
 """Images that are in memory at a time."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from actors.settings import Placement, Settings
-from actors.vision import class_names
+from actors.vision.data import class_names
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from agents.evidence.statistics import wilson_interval
 from agents.evidence.witness import Accuracy
-from agents.statistics import wilson_interval
 
 Origin = Literal["exemplar", "held back", "generated", "edited"]
 UNCOVERED = 8

@@ -8,8 +8,8 @@ from typing import Any
 from agents.evidence.coverage import Coverage, Looked
 from agents.evidence.held_back import HeldBackTest
 from agents.evidence.reach import Range, Reach, Strength
+from agents.evidence.verdict import Verdict
 from agents.evidence.witness import Accuracy
-from agents.verdict import Verdict
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,8 @@ from typing import Literal
 import numpy as np
 
 from agents.evidence.reach import Range
+from agents.evidence.statistics import auroc_interval, rank_e_value, weighted_auroc, wilson_interval
 from agents.evidence.witness import Accuracy
-from agents.statistics import auroc_interval, rank_e_value, weighted_auroc, wilson_interval
 
 Status = Literal["holds", "contradicted", "undecided", "too few"]
 LEAST_SHOWN = 5

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from agents.statistics import bootstrap_interval
+from agents.evidence.statistics import bootstrap_interval
 
 STRONGEST = 15
 """Images of the data set at most whose mean is the upper end of the range: as many as there are exemplars."""

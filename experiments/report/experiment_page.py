@@ -8,10 +8,11 @@ from urllib.parse import quote
 
 from pydantic import ValidationError
 
-from agents.run_files import RecordError, parse_json
+from agents.records.run_files import RecordError, parse_json
+from experiments.records.names import without_home
 from experiments.report import charts, pages
 from experiments.report.gallery import Picture
-from experiments.report.records import RunDirectory, text, without_home
+from experiments.report.records import RunDirectory, text
 from experiments.report.schema import Bars, Block, Figures, Lines, Measured, Page, Scatter
 
 _LARGEST = 16 << 20

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from agents.journal import slug
-from agents.statistics import e_benjamini_hochberg
+from agents.evidence.statistics import e_benjamini_hochberg
+from agents.records.journal import slug
 from experiments.report import pages, plots
 from experiments.report.records import RunDirectory, text
 from experiments.report.summary import Summary

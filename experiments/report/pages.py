@@ -14,10 +14,10 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from agents import run_files
-from agents.store import Store
-from experiments.console import money
+from agents.records import run_files
+from agents.records.store import Store
 from experiments.report.verdicts import SENTENCES
+from experiments.setup.console import money
 
 _HERE = Path(__file__).parent
 ASSETS = _HERE / "assets"

@@ -8,31 +8,24 @@ is there, and a field of another type counts as absent.
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from actors.errors import UsageError
 from actors.images import ImageDecodeError
 from actors.masks import beneath
-from agents.journal import MOST_MASKS, Blobs
-from agents.journal import slug as slug_of
-from agents.run_files import RecordError
-from agents.store import Store
-from experiments import crosswise
-from experiments.recorded import no_run
+from agents.records.journal import MOST_MASKS, Blobs
+from agents.records.journal import slug as slug_of
+from agents.records.run_files import RecordError
+from agents.records.store import Store
+from experiments.records import cross_unit as crosswise
+from experiments.records.lookup import no_run
+from experiments.records.names import UnitName, without_home
 
-_UNIT = re.compile(
-    r"^(?:(?P<model>.+?)/)?(?:(?P<kind>\w+):)?(?P<layer>[^:/@]+):(?P<index>[0-9]{1,18})(?:@(?P<source>.*))?$",
-    re.DOTALL,
-)
 _IMAGE_ID = re.compile(r"[0-9a-f]{8,64}")
-_HOMES = r"/home/[^/\s:;,'\"]+|/Users/[^/\s:;,'\"]+|/root"
-"""Where home folders usually are."""
 _MARKS = ("manifest.json", "leases", "plan.json", "units", "experiments")
 """Each of them tells a run's folder from any other, into which no report is written."""
 
@@ -57,57 +50,6 @@ def mapping(value: Any) -> dict[str, Any]:
 
 def sequence(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
-
-
-@cache
-def _home_folders(own: str) -> re.Pattern[str]:
-    """Return what matches home folders: those where they usually are, and one's `own`, which may be anywhere."""
-    ways = f"{re.escape(own)}|{_HOMES}" if own.strip("/~") else _HOMES
-    # A line may begin as JSON writes it, after an escape.
-    return re.compile(rf"(?:(?<![\w.~-])|(?<=\\[nrt]))({ways})(?=[/\s:;,'\"]|$)")
-
-
-def without_home(value: Any) -> Any:
-    """Return a JSON value whose texts have `~` for home folders: what is given away names nobody's account."""
-    if isinstance(value, str):
-        return _home_folders(os.path.expanduser("~")).sub("~", value)  # noqa: PTH111 (as it is, where there is none)
-    if isinstance(value, dict):
-        return {key: without_home(each) for key, each in value.items()}
-    return [without_home(each) for each in value] if isinstance(value, list) else value
-
-
-@dataclass(frozen=True, slots=True)
-class UnitName:
-    """A unit's id taken apart; an id of another form is all `layer`."""
-
-    id: str
-    model: str
-    kind: str
-    layer: str
-    index: int | None
-    source: str = ""
-
-    @classmethod
-    def parse(cls, unit: str) -> UnitName:
-        found = _UNIT.match(unit)
-        if found is None:
-            return cls(unit, "", "channel", unit, None)
-        return cls(
-            unit,
-            found["model"] or "",
-            found["kind"] or "channel",
-            found["layer"],
-            int(found["index"]),
-            found["source"] or "",
-        )
-
-    @property
-    def short(self) -> str:
-        """The id without the model: what tells units of one run apart."""
-        if self.index is None:
-            return self.id
-        kind = "" if self.kind == "channel" else f"{self.kind}:"
-        return f"{kind}{self.layer}:{self.index}" + (f"@{self.source}" if self.source else "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from agents.journal import slug
+from agents.records.journal import slug
 from experiments.report.records import RunDirectory, UnitRecords, mapping, number, sequence, text
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
-from agents.store import Store
+from agents.records.store import Store
 from experiments.report import pages
 
 

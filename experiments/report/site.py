@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from agents.run_files import RecordError
-from agents.store import Store
-from experiments import journal_scan
-from experiments.machinery import reuse
+from agents.records.run_files import RecordError
+from agents.records.store import Store
+from experiments.records import journal_scan
+from experiments.records.reuse import reuse
 from experiments.report import experiment_page, layer_page, pages, plots, unit_page
 from experiments.report.records import RunDirectory, mapping, sequence, text
 from experiments.report.summary import Summary, summarise

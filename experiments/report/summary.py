@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from agents.verdict import verdict_of as word_of
-from experiments import journal_scan
+from agents.evidence.verdict import verdict_of as word_of
+from experiments.records import journal_scan
 from experiments.report.evidence import numbers
 from experiments.report.records import RunDirectory, UnitRecords, mapping, number, sequence, text
 from experiments.report.verdicts import key_of

@@ -11,14 +11,15 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
-from agents.journal import slug
-from agents.verdict import verdict_of
-from experiments import journal_scan
+from agents.evidence.verdict import verdict_of
+from agents.records.journal import slug
+from experiments.records import journal_scan
+from experiments.records.names import UnitName
 from experiments.report import pages, reproduce
 from experiments.report.evidence import Evidence, background_plot, card_of, evidence_of, uncovered
 from experiments.report.figures import MEANINGS, figures_of, reason
 from experiments.report.gallery import Block, Edit, Gallery, Picture
-from experiments.report.records import RunDirectory, UnitName, UnitRecords, mapping, number, sequence, text
+from experiments.report.records import RunDirectory, UnitRecords, mapping, number, sequence, text
 from experiments.report.summary import error_of, summarise, tokens_of, usage_of
 from experiments.report.verdicts import STANDING, VERDICTS, key_of
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from agents.verdict import HOLDING, MEANINGS, TESTED
-from agents.verdict import VERDICTS as WORDS
+from agents.evidence.verdict import HOLDING, MEANINGS, TESTED
+from agents.evidence.verdict import VERDICTS as WORDS
 
 _KEYS = {
     "holds on your images": "real",

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from actors.blocking import UnsharedBackend
 from actors.errors import DeviceLostError, MaiaError, RefusedError, UsageError
 from actors.images import Image
+from actors.serving.blocking import UnsharedBackend
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ from dataclasses import fields
 import pytest
 
 from actors.chat.base import ChatReply, Usage
-from agents import record_types
-from agents.interpreter import Verdict
+from agents.critic.review import Review
+from agents.records import record_types
 
 
 @pytest.mark.parametrize(
@@ -16,7 +16,7 @@ from agents.interpreter import Verdict
     [
         (record_types.UsageRecord, Usage),
         (record_types.AnswerRecord, ChatReply),
-        (record_types.VerdictRecord, Verdict),
+        (record_types.ReviewRecord, Review),
     ],
 )
 def test_a_record_that_becomes_an_object_has_its_fields(

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from actors.chat.openai_compatible import OpenAIBackend
+from actors.chat.hosted.openai_compatible import OpenAIBackend
 from actors.chat.settings import OpenAIChat
-from agents.interpreter import Interpreter, InterpreterSettings
-from agents.journal import Journal, RecordedChat
+from agents.records.journal import Journal, RecordedChat
+from agents.study.interpreter import Interpreter, InterpreterSettings
 from agents.tasks.describe_unit import DescribeUnit
-from tests.agents.test_interpreter import ANSWER, CODE, Bench
+from tests.agents.study.test_interpreter import ANSWER, CODE, Bench
 from tests.fake_endpoint import KEY, MODEL, FakeEndpoint, Fault, Reply, Seen
 from tests.tools.fakes import FakeObservers, darken
 from tools.system import System

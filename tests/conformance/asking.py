@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 
 from actors.chat.base import ChatReply, ChatRequest, Message
-from actors.chat.openai_compatible import OpenAIBackend
+from actors.chat.hosted.openai_compatible import OpenAIBackend
 from actors.chat.settings import OpenAIChat
 from actors.endpoint.faults import EndpointDownError
 from actors.images import Image
-from agents.interpreter import Interpreter, InterpreterSettings, Study
-from agents.journal import Journal, RecordedChat
+from agents.records.journal import Journal, RecordedChat
+from agents.study.interpreter import Interpreter, InterpreterSettings, Study
 from agents.tasks.describe_unit import DescribeUnit
-from experiments.config import Profile
-from experiments.endpoint_check import EndpointReport, check_endpoints
+from experiments.setup.config import Profile
+from experiments.setup.endpoint_check import EndpointReport, check_endpoints
 from tests.agents.fakes import FakeSandbox
-from tests.agents.test_interpreter import Bench, look
+from tests.agents.study.test_interpreter import Bench, look
 from tests.conformance.servers import Server
 from tests.tools.fakes import FakeObservers, darken
 from tools.system import System

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from experiments.cli import app
-from experiments.metrics import METRICS
+from experiments.cli.main import app
+from experiments.runs.metrics import METRICS
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from experiments import cli
-from experiments.commands import folders
+from experiments.cli import folders
+from experiments.cli import main as cli
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -27,7 +27,7 @@ PARSED_ONLY = {
     "init": "writes a configuration, and asks an endpoint",
     "cluster": "starts a cluster for the whole machine",
     "session": "talks to a person; tests/docs/test_notebook.py has a session",
-    "view": "serves until it is interrupted; tests/experiments/report/test_serve.py runs it",
+    "view": "serves until it is interrupted; tests/experiments/web/test_report_server.py runs it",
 }
 """Commands that are never run here, and why."""
 LIGHT = {"models", "doctor", "estimate", "status", "report", "export", "diff"}
@@ -91,7 +91,7 @@ def is_run(page: str, line: str) -> bool:
 @pytest.fixture
 def workspace(tmp_path, monkeypatch) -> Path:
     """A folder as a reader of the tutorial has it: its network, its images, and runs that other pages speak of."""
-    from actors.vision.datasets import open_dataset
+    from actors.vision.data.datasets import open_dataset
 
     scenes = open_dataset("scenes:40:3")
     (tmp_path / "images").mkdir()

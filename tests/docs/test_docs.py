@@ -9,22 +9,22 @@ from typing import Any
 
 import pytest
 
+from actors.embedded.drawing.grammar import parse_prompt
 from actors.endpoint.catalogue import catalogue
-from actors.scenes.grammar import parse_prompt
-from experiments import config_reference, models_reference
-from experiments.session import Session, System, Tools
+from experiments.setup import config_reference, models_reference
+from experiments.studies.session import Session, System, Tools
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def test_the_configuration_page_is_what_the_settings_say():
-    """If this fails: python -m experiments.config_reference"""
+    """If this fails: python -m experiments.setup.config_reference"""
     assert config_reference.TARGET.read_text(encoding="utf-8") == config_reference.reference()
 
 
 def test_the_page_of_models_is_what_the_catalogue_says():
-    """If this fails: python -m experiments.models_reference"""
+    """If this fails: python -m experiments.setup.models_reference"""
     assert models_reference.TARGET.read_text(encoding="utf-8") == models_reference.reference()
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from actors.scenes.concept_net import class_names
-from agents.verdict import holds
+from actors.embedded.concept_net.concept_net import class_names
+from agents.evidence.verdict import holds
 
 nbformat = pytest.importorskip("nbformat")
 nbclient = pytest.importorskip("nbclient")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from experiments.describe import card
+from experiments.studies.describe import card
 
 
 def test_the_result_of_several_studies_tells_how_far_they_agree_and_what_each_said() -> None:

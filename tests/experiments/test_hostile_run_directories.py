@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from experiments import cli
+from experiments.cli import main as cli
 from tests.experiments.report.run_directories import FakeRun
 
 READING = (

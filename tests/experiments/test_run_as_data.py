@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from actors.errors import UsageError
-from agents.run_files import RecordError
-from agents.store import Store
+from agents.records.run_files import RecordError
+from agents.records.store import Store
+from agents.records.work import WorkItem, build_task, read_plan
 from agents.tasks import TASKS
-from agents.work import WorkItem, build_task, read_plan
-from experiments import cli
-from experiments.contexts import SURVEYS
-from experiments.trust import Trust, dataset_of, network_of, sandbox_of, units_of
+from experiments.cli import main as cli
+from experiments.records.trust import Trust, dataset_of, network_of, sandbox_of, units_of
+from experiments.runs.context_survey import SURVEYS
 from tests.experiments.report.run_directories import LAYER, FakeRun
 from tools.sandbox import SandboxSettings
 
@@ -107,7 +107,7 @@ def test_plans_of_earlier_versions_name_the_same_tasks(tmp_path: Path) -> None:
     item = {"unit": "u", "layer": "l", "name": "1"}
     former = item | {
         "task": "agents.tasks.bias:AuditClass", "arguments": {"class_name": "dog"},
-        "survey": "experiments.contexts:survey_class",
+        "survey": "experiments.runs.context_survey:survey_class",
     }  # fmt: skip
     store.put("plan.json", json.dumps([item, former]).encode())
     first, second = read_plan(store) or []

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from experiments import cli
+from experiments.cli import main as cli
 from tests.fake_endpoint import KEY, FakeEndpoint, Seen
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -131,7 +131,7 @@ class Driver:
             [
                 sys.executable,
                 "-m",
-                "experiments.cli",
+                "experiments.cli.main",
                 "sweep",
                 f"python:{folder / 'tiny.py'}:build",
                 "0",

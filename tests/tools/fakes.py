@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from actors.backend import Priority
 from actors.errors import MaiaError, RefusedError
 from actors.generation.base import MadeImage
 from actors.images import Image, Provenance
-from actors.vision.base import HeldBack
+from actors.serving.backend import Priority
+from actors.vision.readout.base import HeldBack
 from tools.subject import Background, Exemplar, Response
 
 

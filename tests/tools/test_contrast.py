@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from actors.images import Image, Provenance
-from actors.vision.base import Scatter
+from actors.vision.readout.base import Scatter
 from tests.tools.fakes import FakeObservers, FakeStudio, FakeSubject, darken
 from tools import contrast
 from tools.subject import Exemplar, Response

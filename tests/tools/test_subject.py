@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from actors.images import Image, Provenance
-from actors.vision.base import SampleError, Unit
+from actors.vision.readout.base import SampleError, Unit
 from tools.subject import NetworkUnit, RecentImages, histogram
 
 

@@ -14,8 +14,8 @@ from actors.detection.client import PoolDetector
 from actors.detection.compose import Formula
 from actors.errors import MaiaError, UsageError
 from actors.images import Image, ImageDecodeError, Provenance
-from actors.pool import LocalPool
-from actors.vision.base import SampleError
+from actors.serving.pool import LocalPool
+from actors.vision.readout.base import SampleError
 from tools.synthetic import ConceptTable, SyntheticNeuron
 
 pytestmark = pytest.mark.anyio

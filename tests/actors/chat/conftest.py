@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from actors.chat.openai_compatible import OpenAIBackend
+from actors.chat.hosted.openai_compatible import OpenAIBackend
 from actors.chat.settings import OpenAIChat
 from actors.images import Image
 from tests.fake_endpoint import KEY, MODEL, FakeEndpoint

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from actors.backend import Readiness
 from actors.chat.factory import available, build_backend
-from actors.chat.openai_compatible import OpenAIBackend
+from actors.chat.hosted.openai_compatible import OpenAIBackend
 from actors.chat.settings import BuiltinChat, ChatSettings, OpenAIChat, TransformersChat
+from actors.serving.backend import Readiness
 from tests.fake_endpoint import KEY
 
 parse = TypeAdapter(ChatSettings).validate_python

@@ -10,11 +10,11 @@ import pytest
 
 from actors.chat.base import ChatReply, ChatRequest, Message, announced, unannounced
 from actors.chat.client import PoolChatModel
-from actors.chat.openai_compatible import OpenAIBackend
+from actors.chat.hosted.openai_compatible import OpenAIBackend
 from actors.chat.settings import OpenAIChat
 from actors.endpoint.faults import ContextLengthError, EndpointStopError
 from actors.endpoint.secrets import MissingKeyError
-from actors.pool import LocalPool
+from actors.serving.pool import LocalPool
 from tests.actors.chat.conftest import picture
 from tests.fake_endpoint import KEY, MODEL, FakeEndpoint, Fault, Seen
 
@@ -89,7 +89,7 @@ async def test_calls_that_are_tried_again_do_not_wait_for_those_that_have_leave(
 @pytest.mark.usefixtures("ray_cluster")
 async def test_an_endpoint_behind_a_ray_actor(endpoint: FakeEndpoint) -> None:
     """Real client, real actor: answers, typed failures and a missing key all arrive; the key only there."""
-    from actors.cluster import Cluster
+    from actors.serving.cluster import Cluster
 
     endpoint.script = echo
     settings = OpenAIChat(
@@ -122,7 +122,7 @@ async def test_an_endpoint_behind_a_ray_actor(endpoint: FakeEndpoint) -> None:
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 async def test_a_call_whose_actor_died_is_made_again_and_both_are_counted(endpoint: FakeEndpoint) -> None:
-    from actors.cluster import Cluster
+    from actors.serving.cluster import Cluster
 
     endpoint.script = echo
     endpoint.faults.append(Fault.hang())

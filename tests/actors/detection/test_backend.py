@@ -17,7 +17,7 @@ from actors.detection.factory import available, build_backend
 from actors.detection.settings import DetectionSettings
 from actors.errors import BackendError, MaiaError, UsageError
 from actors.images import Image
-from actors.pool import LocalPool
+from actors.serving.pool import LocalPool
 
 pytestmark = pytest.mark.anyio
 

@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from actors.chat.base import ChatRequest, Message
-from actors.chat.openai_compatible import OpenAIBackend
+from actors.chat.hosted.openai_compatible import OpenAIBackend
 from actors.chat.settings import OpenAIChat
 from actors.endpoint.faults import EndpointDownError, EndpointStopError
 from actors.endpoint.proxies import login_of, proxy_for, without_login

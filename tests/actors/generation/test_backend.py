@@ -17,7 +17,7 @@ from actors.generation.base import EditRequest, GenerateRequest, MadeImage
 from actors.generation.client import PoolImageMaker
 from actors.generation.store import ImageStore
 from actors.images import Image, Provenance
-from actors.pool import LocalPool
+from actors.serving.pool import LocalPool
 
 pytestmark = pytest.mark.anyio
 

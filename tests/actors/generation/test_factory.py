@@ -15,7 +15,7 @@ from actors.generation.base import EditRequest, GenerateRequest, MadeImage
 from actors.generation.factory import available, build_backend
 from actors.generation.settings import GenerationSettings
 from actors.images import Image
-from actors.pool import LocalPool
+from actors.serving.pool import LocalPool
 
 pytestmark = [
     pytest.mark.anyio,

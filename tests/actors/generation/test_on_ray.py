@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from actors.cluster import Cluster
 from actors.detection.base import Detection
 from actors.detection.client import PoolDetector
 from actors.detection.settings import GroundingDetection
@@ -15,6 +14,7 @@ from actors.errors import UsageError
 from actors.generation.base import MadeImage
 from actors.generation.client import PoolImageMaker
 from actors.generation.settings import DiffusersEditor, DiffusersGeneration
+from actors.serving.cluster import Cluster
 from actors.settings import Placement
 from tests.actors.detection import tiny_detectors
 

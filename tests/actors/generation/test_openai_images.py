@@ -19,7 +19,7 @@ from actors.generation.client import PoolImageMaker
 from actors.generation.openai_images import OpenAIImageMaker
 from actors.generation.settings import OpenAIImages
 from actors.images import Image, Provenance
-from actors.pool import LocalPool
+from actors.serving.pool import LocalPool
 from tests.fake_endpoint import KEY, FakeEndpoint, Fault
 from tests.fake_images import IMAGE_MODEL, FakeImages
 

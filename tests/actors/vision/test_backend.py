@@ -12,18 +12,18 @@ import pytest
 import torch
 
 from actors import hub
-from actors.backend import Priority
-from actors.coalescer import Coalescer
 from actors.errors import BackendError, DeviceLostError, UsageError
 from actors.images import Image
+from actors.serving.backend import Priority
+from actors.serving.coalescer import Coalescer
+from actors.serving.transport import pack, unpack
 from actors.settings import Placement
-from actors.transport import pack, unpack
 from actors.vision.backend import VisionBackend
-from actors.vision.network import Network, wrap
-from actors.vision.requests import Ask, VisionRequest, VisionResult
+from actors.vision.networks.network import Network, wrap
+from actors.vision.readout.requests import Ask, VisionRequest, VisionResult
+from actors.vision.readout.units import OUTPUT, Reader, Readout
 from actors.vision.settings import VisionSettings
-from actors.vision.units import OUTPUT, Reader, Readout
-from tests.actors.vision import networks
+from tests.actors.vision import tiny_networks as networks
 
 pytestmark = pytest.mark.anyio
 

@@ -12,24 +12,24 @@ import numpy as np
 import pytest
 import torch
 
-from actors.backend import Priority
 from actors.errors import BackendError, DeviceLostError, UsageError
 from actors.images import Image, ImageDecodeError
-from actors.pool import LocalPool
+from actors.serving.backend import Priority
+from actors.serving.pool import LocalPool
 from actors.vision.backend import VisionBackend
-from actors.vision.base import SampleError, Unit
 from actors.vision.client import SAMPLE, PoolVisionClient
-from actors.vision.exemplars import ExemplarStore, LayerExemplars
-from actors.vision.network import Network, wrap
-from actors.vision.requests import SweepStep
-from actors.vision.reserve import split
+from actors.vision.data.reserve import split
+from actors.vision.networks.network import Network, wrap
+from actors.vision.readout.base import SampleError, Unit
+from actors.vision.readout.requests import SweepStep
+from actors.vision.readout.units import OUTPUT, Readout
 from actors.vision.settings import VisionSettings
-from actors.vision.sweep import Tally
-from actors.vision.sweep_driver import SweepProgress
-from actors.vision.units import OUTPUT, Readout
-from tests.actors.vision import networks
+from actors.vision.sweep.accumulators import Tally
+from actors.vision.sweep.driver import SweepProgress
+from actors.vision.sweep.exemplars import ExemplarStore, LayerExemplars
+from tests.actors.vision import tiny_networks as networks
+from tests.actors.vision.sweep.test_accumulators import Numbered, brute_force
 from tests.actors.vision.test_backend import ONE_THREAD
-from tests.actors.vision.test_sweep import Numbered, brute_force
 
 pytestmark = pytest.mark.anyio
 

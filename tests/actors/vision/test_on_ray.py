@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from actors.cluster import Cluster
 from actors.errors import UsageError
-from actors.pool import LocalPool
+from actors.serving.cluster import Cluster
+from actors.serving.pool import LocalPool
 from actors.settings import Placement
-from actors.vision.base import Unit
 from actors.vision.client import PoolVisionClient
-from actors.vision.datasets import ArrayDataset
-from actors.vision.network import Network, wrap
+from actors.vision.data.datasets import ArrayDataset
+from actors.vision.networks.network import Network, wrap
+from actors.vision.readout.base import Unit
+from actors.vision.readout.units import Readout
 from actors.vision.settings import VisionSettings
-from actors.vision.units import Readout
 from tests.actors.vision.test_client import make_backend
 
 pytestmark = [

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from actors.images import Image
-from actors.pool import LocalPool
-from actors.vision import units
+from actors.serving.pool import LocalPool
 from actors.vision.backend import VisionBackend
-from actors.vision.base import Unit
 from actors.vision.client import PoolVisionClient
+from actors.vision.readout import units
+from actors.vision.readout.base import Unit
+from actors.vision.readout.units import parse_unit
 from actors.vision.settings import VisionSettings
-from actors.vision.units import parse_unit
 from tests.actors.vision.test_backend import ONE_THREAD
 
 PAGE = Path(__file__).parents[3] / "docs" / "own-network.md"

@@ -10,8 +10,8 @@ from agents.evidence.coverage import Looked, coverage, more_than_missed, uncover
 from agents.evidence.finding import Figures, of_abstention, of_label
 from agents.evidence.held_back import HeldBackTest
 from agents.evidence.reach import range_of, reach, strength
+from agents.evidence.verdict import VERDICTS
 from agents.evidence.witness import Accuracy, accuracy
-from agents.verdict import VERDICTS
 
 GOOD = Accuracy(1.0, 1.0, 20, 20)
 

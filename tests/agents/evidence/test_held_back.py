@@ -7,8 +7,8 @@ import pytest
 
 from agents.evidence.held_back import Sample, draw, held_back_test
 from agents.evidence.reach import Range
+from agents.evidence.statistics import auroc
 from agents.evidence.witness import Accuracy
-from agents.statistics import auroc
 
 UNIT = Range(0.0, 3.0, 1.5)
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from actors.images import Image, Provenance
 from actors.masks import lay
-from agents.journal import Blobs, slug
-from agents.store import Store
+from agents.records.journal import Blobs, slug
+from agents.records.store import Store
 from tools.sandbox.child.wire import IMAGE
 
 LAYER = "blocks.4.1"

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from agents.journal import slug
+from agents.records.journal import slug
 from tests.experiments.report.conftest import await_text, view
 from tests.experiments.report.run_directories import FakeRun, masked, picture
 
@@ -49,7 +49,7 @@ def judging(run: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Start the command and yield its process with the page's address; whoever still runs at the end is killed."""
     against = f"people={run.parent / 'people.json'}"
     command = [
-        sys.executable, "-m", "experiments.cli", "judge", str(run), "--against", against, "--name", "ada", "--no-open",
+        sys.executable, "-m", "experiments.cli.main", "judge", str(run), "--against", against, "--name", "ada", "--no-open",
     ]  # fmt: skip
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from actors.errors import UsageError
-from experiments import journal_scan
+from experiments.records import journal_scan
 from experiments.report import pages, write_site
 from experiments.report.layer_page import group_labels, similarity
 from experiments.report.records import RunDirectory

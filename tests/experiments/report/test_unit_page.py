@@ -12,10 +12,10 @@ import pytest
 
 from actors.errors import UsageError
 from actors.images import Provenance
-from agents.verdict import MEANINGS
+from agents.evidence.verdict import MEANINGS
+from experiments.records.names import without_home
 from experiments.report import write_unit_page
 from experiments.report.figures import MEANINGS as FIGURES
-from experiments.report.records import without_home
 from tests.experiments.report import markup
 from tests.experiments.report.run_directories import LAYER, FakeRun, masked, picture
 from tools.sandbox.child.wire import IMAGE

@@ -19,8 +19,8 @@ from actors.vision.dictionaries.dictionary import (
     TopK,
 )
 from actors.vision.dictionaries.formats import load
-from actors.vision.exemplars import ExemplarStore
-from actors.vision.units import Readout
+from actors.vision.readout.units import Readout
+from actors.vision.sweep.exemplars import ExemplarStore
 from tests.actors.vision.dictionaries import published
 from tests.actors.vision.dictionaries.published import D, F, drawn, inputs
 

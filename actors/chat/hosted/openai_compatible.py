@@ -1,0 +1,265 @@
+"""A language model behind an endpoint that speaks OpenAI's chat completions.
+
+The body of the answer is read here rather than taken from the client's types: those accept answers
+without choices and proxies' pages. A cut-off, filtered, refused or empty answer is an answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import structlog
+
+from actors.chat.answers import read_answer, read_completion
+from actors.chat.base import Admission, Admitted, ChatReply, ChatRequest, Message, Usage
+from actors.chat.encoding import MessageEncoder, as_utf8
+from actors.chat.hosted.batches import Batches
+from actors.chat.hosted.learned import Learned, TruncationWatch
+from actors.chat.hosted.outgoing import Outgoing
+from actors.chat.hosted.pricing import estimate_prompt, read_usage
+from actors.chat.settings import OpenAIChat
+from actors.endpoint.caller import EndpointCaller, Sent
+from actors.endpoint.faults import ContentFilteredError, Fault, FaultyAnswerError, ThinkingError
+from actors.endpoint.openai_client import classify, connect
+from actors.endpoint.prices import TokenPrice
+from actors.errors import MaiaError
+from actors.serving.blocking import UnsharedBackend
+
+_MOST_CHARS = 64
+"""Characters that a reply may have for each token that it was asked to keep to; longer ones are cut. Real
+ones have four."""
+_MORE_ROOM = 3
+_LEAST_ROOM = 4096
+"""Tokens of room that a second attempt gets for thoughts: at least these, or `_MORE_ROOM` times the first
+limit."""
+
+log = structlog.get_logger(__name__)
+
+
+class OpenAIBackend(UnsharedBackend[Any, Any]):
+    """One model of one endpoint, for all agents; two agents that ask the same get two opinions."""
+
+    def __init__(
+        self,
+        settings: OpenAIChat,
+        *,
+        environ: Mapping[str, str] = os.environ,
+        **collaborators: Any,
+    ) -> None:
+        """Open the client; nothing is sent. `collaborators` (clock, sleep, random) go to `EndpointCaller`.
+
+        Raises:
+            MissingKeyError: If the environment variable of the key is not set.
+        """
+        self.name = f"openai:{settings.model}"
+        self.slots = settings.max_concurrent
+        self._settings = settings
+        self._connection = connect(settings, environ)
+        self._secrets = self._connection.secrets
+        self._encoder = MessageEncoder(settings)
+        self._learned, self._watch = Learned(), TruncationWatch()
+        sleep = collaborators.get("sleep", asyncio.sleep)
+        self._batches = None if settings.batch is None else Batches(self._connection, settings.batch, sleep)
+        self._caller = EndpointCaller(settings, self._secrets, proxy=self._connection.proxy, **collaborators)
+
+    def beside(self, request: ChatRequest | Admission | Admitted) -> bool:
+        """Say whether a request has waited already: it must not wait for the slots of those that wait for its
+        place."""
+        return isinstance(request, Admitted)
+
+    async def run(self, batch: Sequence[ChatRequest | Admission | Admitted]) -> Sequence[Any]:
+        """Return one reply, leave or typed failure a request."""
+        results: list[ChatReply | str | MaiaError] = []
+        for request in batch:  # max_batch is 1; more would still be right, one after the other
+            try:
+                match request:
+                    case Admission():
+                        results.append(await self.admit(request))
+                    case Admitted():
+                        results.append(await self.complete(request.request, request.leave))
+                    case _:
+                        results.append(await self.complete(request))
+            except MaiaError as error:
+                results.append(error)
+        return results
+
+    async def admit(self, size: Admission) -> str:
+        """Return leave to send a request of that size; raises as `EndpointCaller.admit`."""
+        n_images = size.images if self._settings.sees_images else 0
+        limits = (self._settings.history.max_images, self._learned.max_images)
+        n_images = min(n_images, *(limit for limit in limits if limit is not None), n_images)
+        return await self._caller.admit(
+            size.tokens + n_images * self._settings.image_tokens + size.max_tokens
+        )
+
+    async def complete(self, request: ChatRequest, leave: str = "") -> ChatReply:
+        """Return the reply of the endpoint, at once where there is leave.
+
+        An answer that is empty because thinking used the limit is asked for once more, with more room.
+
+        Raises:
+            ThinkingError: If that was in vain.
+            ImageRejectedError: If the server fails on the only image that the request is about.
+        """
+        outgoing = self._outgoing(request)
+        reply = await self._ask(outgoing, request, leave)
+        if not _without_room(reply):
+            return reply
+        used = outgoing.longest
+        outgoing = self._outgoing(request)
+        outgoing.room += max(_LEAST_ROOM, _MORE_ROOM * used)
+        again = await self._ask(outgoing, request, "") if outgoing.longest > used else reply
+        usage = reply.usage + again.usage if again is not reply else reply.usage
+        if _without_room(again):
+            raise ThinkingError(
+                f"{self._settings.model} used {used:,} and then {outgoing.longest:,} tokens for its "
+                f"thoughts and gave no "
+                "answer.",
+                "Raise `reasoning_tokens`, or lower `reasoning_effort` (low, none).",
+                usage.requests,
+                usage.requests,  # answered and billed, and nobody has the answer
+            )
+        self._learned.room = max(self._learned.room, outgoing.room - self._settings.reasoning_tokens)
+        note = f"asked again with {outgoing.longest:,} tokens: thinking had used {used:,}"
+        return replace(again, usage=usage, notes=(*reply.notes, note, *again.notes))
+
+    def _outgoing(self, request: ChatRequest) -> Outgoing:
+        return Outgoing(request, self._settings, self._encoder, self._learned, self._alone)
+
+    async def _ask(self, outgoing: Outgoing, request: ChatRequest, leave: str) -> ChatReply:
+        settings = self._settings
+        prompt = 0
+
+        async def send() -> Sent[dict[str, Any]]:
+            nonlocal prompt
+            messages = outgoing.messages()
+            prompt = outgoing.tokens(messages)
+            body = await self._send(outgoing.body(messages))
+            usage = read_usage(body.get("usage"), prompt, read_answer(body).text, None, 1)
+            return Sent(body, usage.prompt_tokens + usage.completion_tokens)
+
+        expected = outgoing.tokens(outgoing.messages()) + request.max_tokens
+        try:
+            sent = await self._caller.call(send, expected, classify, leave, outgoing.adapt)
+        except ContentFilteredError as error:
+            nothing = {"prompt_tokens": 0, "completion_tokens": 0}
+            usage = read_usage(nothing, 0, "", TokenPrice(), error.attempts)
+            return ChatReply(error.message, "filtered", usage, settings.model, notes=tuple(outgoing.notes))
+        outgoing.succeeded()
+        return self._reply(sent, outgoing, request, prompt)
+
+    def _reply(
+        self, sent: Sent[dict[str, Any]], outgoing: Outgoing, request: ChatRequest, prompt: int
+    ) -> ChatReply:
+        settings, body, redact = self._settings, sent.value, self._secrets.redact
+        answer = read_answer(body)
+        text, thoughts, finish = redact(answer.text), redact(answer.thoughts), answer.finish
+        usage = (
+            read_usage(body.get("usage"), prompt, text + thoughts, settings.known_price, sent.attempts)
+            + outgoing.spent
+        )
+        most = _MOST_CHARS * outgoing.longest
+        if len(text) > most:
+            # It would be sent back in every later round, and be kept with each.
+            text, finish = text[:most], "length"
+        notes = [
+            *outgoing.notes,
+            *self._truncation(request, read_usage(body.get("usage"), prompt, "", None, 1)),
+        ]
+        model = body.get("model")
+        name = redact(as_utf8(model))[:200] if isinstance(model, str) and model else settings.model
+        return ChatReply(text, finish, usage, name, thoughts[:most], tuple(notes))
+
+    def _truncation(self, request: ChatRequest, usage: Usage) -> list[str]:
+        """Say once that the server seems to cut conversations, if it does."""
+        words = estimate_prompt(self._outgoing(request).messages(), 0)
+        reported = usage.prompt_tokens + usage.cached_tokens
+        if usage.estimated or self._learned.context is not None:
+            return []
+        if not self._watch.saw(request.conversation, words, reported):
+            return []
+        self._learned.context = usage.prompt_tokens
+        told = (
+            f"the endpoint seems to cut conversations at {usage.prompt_tokens:,} tokens without saying "
+            f"so: of this one, "
+            f"with about {words:,} tokens of text, it counted no more. Start the server with a longer "
+            f"context (Ollama: "
+            "OLLAMA_CONTEXT_LENGTH or `num_ctx`), or shorten conversations with `max_rounds` or "
+            "`history.max_images`."
+        )
+        log.warning("conversation_cut", host=self._settings.host, model=self._settings.model, why=told)
+        return [told]
+
+    async def _send(self, body: dict[str, Any]) -> dict[str, Any]:
+        if self._batches is not None:
+            return read_completion(await self._batches.ask(body))
+        return await self._send_now(body)
+
+    async def _send_now(self, body: dict[str, Any]) -> dict[str, Any]:
+        # As a further body the client sends all of it untouched. Given as arguments it walks through every
+        # part of every message of the conversation, which takes ten times as long as everything else that a
+        # call costs.
+        raw = await self._connection.client.chat.completions.with_raw_response.create(
+            model=self._settings.model, messages=[], extra_body=body, extra_headers=self._connection.headers
+        )
+        return read_completion(raw.http_response.content)
+
+    async def _alone(self, messages: Sequence[Message]) -> tuple[Fault | None, Usage]:
+        """Ask a small question of its own, also where requests go in batches; return how that failed, None if
+        it was answered, and what it cost."""
+        question = self._outgoing(ChatRequest(tuple(messages), max_tokens=16))
+        fault: Fault | None
+        try:
+            async with asyncio.timeout(self._settings.attempt_timeout_s):
+                answer = await self._send_now(question.body(messages))
+        except FaultyAnswerError as error:
+            fault = error.fault
+        except TimeoutError:
+            fault = Fault("timeout", "no answer in time", in_doubt=True)
+        except Exception as error:
+            fault = classify(error)
+            if fault is None:
+                raise
+        else:
+            prompt = question.tokens(messages)
+            return None, read_usage(answer.get("usage"), prompt, "", self._settings.known_price, 1)
+        return fault.told(self._secrets.redact), Usage(requests=1)
+
+    def body(self, request: ChatRequest) -> dict[str, Any]:
+        """Return the JSON body that is sent for this request; it holds no secret."""
+        outgoing = self._outgoing(request)
+        return outgoing.body(outgoing.messages())
+
+    def describe(self) -> dict[str, Any]:
+        settings = self._settings
+        return {
+            "name": self.name,
+            "backend": settings.backend,
+            "model": settings.model,
+            "base_url": settings.base_url,
+            "sees_images": settings.sees_images,
+            "image_side": settings.image_side,
+            "jpeg_quality": settings.jpeg_quality,
+            "detail": settings.detail,
+            "priced": settings.known_price is not None,
+            "proxy": self._connection.proxy,
+            "learned": self._learned.facts(),
+            **self._caller.statistics(),
+        }
+
+    async def close(self) -> None:
+        self._caller.close()
+        if self._batches is not None:
+            self._batches.close()
+        await self._connection.client.close()
+
+    def __repr__(self) -> str:
+        return f"OpenAIBackend({self._settings.model!r} at {self._settings.host})"
+
+
+def _without_room(reply: ChatReply) -> bool:
+    return reply.finish == "length" and not reply.text.strip()

@@ -1,0 +1,289 @@
+"""What the user's shell and machine hold that stands in the way of a run, found before anything is started.
+
+Each check looks at one thing and returns a `Finding`, or None where there is nothing to say. `maia doctor` shows
+them all; a command that starts Ray refuses with the first that is not `ok`, and logs nothing of the others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from actors.cluster import private_folder as own_folder
+from actors.cluster.settings import RaySettings
+from actors.errors import UsageError
+from actors.runtime import available_memory
+
+SHARED_MEMORY = Path("/dev/shm")
+PACKAGES = ("actors", "tools", "agents", "experiments")
+LEAST_OPEN_FILES = 256
+"""A study of one unit was seen to run with so many."""
+LEAST_STORE_BYTES = 80 * 2**20
+"""Ray starts no smaller object store."""
+_LEAST_MEMORY_GIB = 2.0
+_LEAST_DISK_MIB = 100
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy")
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+RAY_VARIABLES_KEPT = frozenset(
+    {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_USAGE_STATS_ENABLED"}
+)
+"""Of a cluster that is started here; all other variables of Ray's are another project's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report. `advice` is empty where nothing has to be done.
+
+    Whether something elsewhere works is not asked: `ok` then says that nothing here stands in its way. What is not
+    `needed` may be missing.
+    """
+
+    topic: str
+    ok: bool
+    found: str
+    advice: str = ""
+    asked: bool = True
+    needed: bool = True
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What the checks look at."""
+
+    environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+    folder: Path = field(default_factory=Path.cwd)
+    platform: str = sys.platform
+    encoding: str = field(default_factory=sys.getfilesystemencoding)
+    open_files: int = field(default_factory=lambda: raise_open_files())
+    shared_memory: Path = SHARED_MEMORY
+    memory_bytes: int = field(default_factory=available_memory)
+    settings: RaySettings = field(default_factory=RaySettings)
+
+
+def examine(here: Surroundings) -> list[Finding]:
+    """Return what all checks have to say."""
+    return [found for check in CHECKS if (found := check(here)) is not None]
+
+
+def ensure(here: Surroundings) -> None:
+    """Return if a cluster can be started here.
+
+    Raises:
+        UsageError: With the first thing that stands in the way, and what to do.
+    """
+    for found in examine(here):
+        if not found.ok:
+            raise UsageError(f"{found.topic}: {found.found}.", found.advice)
+
+
+def raise_open_files() -> int:
+    """Raise this process's limit on open files as far as it may, for it and what it starts; return the limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # Beyond that a process that closes all descriptors one by one takes seconds to start another.
+    wanted = 65536 if hard == resource.RLIM_INFINITY else min(hard, 65536)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):  # macOS has a lower limit that it does not tell
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
+    return soft if soft != resource.RLIM_INFINITY else sys.maxsize
+
+
+def store_place(settings: RaySettings, shared_memory: Path, fallback: Path) -> tuple[int, Path | None]:
+    """Return the bytes of the object store, and its folder where Ray's own choice (shared memory) will not do."""
+    wanted = settings.object_store_mb * 2**20
+    if not sys.platform.startswith("linux"):
+        return wanted, None
+    return fitted(wanted, _free(shared_memory) or 0, fallback)
+
+
+def fitted(wanted: int, free: int, fallback: Path) -> tuple[int, Path | None]:
+    """Return the bytes of an object store, and its folder if not shared memory, of which `free` bytes are free.
+
+    It gets what is wanted; less where shared memory has less; a folder on disk where shared memory has not even what
+    Ray needs at least (docker gives 64 MiB).
+    """
+    if free >= wanted:
+        return wanted, None
+    if free * 9 // 10 >= LEAST_STORE_BYTES:
+        return free * 9 // 10, None
+    return wanted, fallback
+
+
+def hidden_by(environment: Mapping[str, str], folder: Path) -> dict[str, Path]:
+    """Return which of our packages' names also stand in folders of PYTHONPATH or in `folder`, and where."""
+    own = Path(__file__).resolve().parents[2]
+    places = [each for each in environment.get("PYTHONPATH", "").split(os.pathsep) if each]
+    found: dict[str, Path] = {}
+    for place in (folder, *(folder / each for each in places)):
+        for name in PACKAGES:
+            there = place / name
+            if (there.is_dir() or there.with_suffix(".py").is_file()) and place.resolve() != own:
+                found.setdefault(name, place)
+    return found
+
+
+def without_proxy(environment: Mapping[str, str], *hosts: str) -> dict[str, str]:
+    """Return the variables that keep the loopback address and `hosts` from a proxy; {} where no proxy is set."""
+    if not any(environment.get(name) or environment.get(name.upper()) for name in _PROXIES):
+        return {}
+    given = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
+    names = [each.strip() for each in given.split(",") if each.strip()]
+    value = ",".join(dict.fromkeys([*names, *LOOPBACK, *hosts]))
+    return {"no_proxy": value, "NO_PROXY": value}
+
+
+def _platform(here: Surroundings) -> Finding | None:
+    if here.platform.startswith("linux"):
+        return None
+    return Finding(
+        "Platform",
+        True,
+        f"{here.platform}, on which this program is not tested",
+        "Programs run in the sandbox `monty`, since the one of the kernel needs Linux.",
+    )
+
+
+def _open_files(here: Surroundings) -> Finding:
+    enough = here.open_files >= LEAST_OPEN_FILES
+    return Finding(
+        "Open files",
+        enough,
+        f"{here.open_files} allowed"
+        if enough
+        else f"{here.open_files} are allowed, and a run needs {LEAST_OPEN_FILES}",
+        ""
+        if enough
+        else f"Raise the hard limit: ulimit -Hn {LEAST_OPEN_FILES * 16}, or docker --ulimit nofile.",
+    )
+
+
+def _shared_memory(here: Surroundings) -> Finding | None:
+    if not here.platform.startswith("linux"):
+        return None
+    size, folder = store_place(here.settings, here.shared_memory, Path("disk"))
+    free = _free(here.shared_memory)
+    told = f"{here.shared_memory}: " + ("not there" if free is None else f"{free / 2**20:.0f} MiB free")
+    if folder is not None:
+        told += ", the object store is on disk"
+    elif size < here.settings.object_store_mb * 2**20:
+        told += f", the object store has {size / 2**20:.0f} MiB"
+    small = folder is not None or size < here.settings.object_store_mb * 2**20
+    return Finding(
+        "Shared memory", True, told, "Large batches are slower: docker run --shm-size=1g." if small else ""
+    )
+
+
+def _temporary_folder(here: Surroundings) -> Finding:
+    reasons: list[str] = []
+    for place in own_folder.candidates(here.environment):
+        if not (reason := own_folder.unfit(place)):
+            why = f" ({reasons[0]})" if reasons else ""
+            return Finding("Temporary folder", True, f"Ray's files are in {place}{why}")
+        reasons.append(reason)
+    return Finding(
+        "Temporary folder",
+        False,
+        "; ".join(reasons),
+        f"Set TMPDIR to a folder of your own whose path has at most {own_folder.LONGEST_TEMPORARY_PATH} bytes.",
+    )
+
+
+def _disk(here: Surroundings) -> Finding | None:
+    for place in own_folder.candidates(here.environment):
+        if not own_folder.unfit(place):
+            free = shutil.disk_usage(place).free / 2**20
+            return Finding(
+                "Disk",
+                free >= _LEAST_DISK_MIB,
+                f"{free / 2**10:.1f} GiB free in {place}"
+                if free >= _LEAST_DISK_MIB
+                else f"{free:.0f} MiB are free in {place}, and a run needs {_LEAST_DISK_MIB}",
+                "" if free >= _LEAST_DISK_MIB else "Free some, or set TMPDIR to a folder on another disk.",
+            )
+    return None
+
+
+def _memory(here: Surroundings) -> Finding:
+    gib = here.memory_bytes / 2**30
+    enough = not here.memory_bytes or gib >= _LEAST_MEMORY_GIB
+    return Finding(
+        "Memory",
+        enough,
+        f"{gib:.1f} GiB"
+        if enough
+        else f"{gib:.1f} GiB are allowed, and a run needs {_LEAST_MEMORY_GIB:g} GiB",
+        "" if enough else "Raise the limit of the container or job (docker --memory, SLURM --mem).",
+    )
+
+
+def _proxies(here: Surroundings) -> Finding | None:
+    if not (added := without_proxy(here.environment)):
+        return None
+    return Finding("Proxy", True, f"used, not for {added['no_proxy']}")
+
+
+def _ray_variables(here: Surroundings) -> Finding | None:
+    kept = RAY_VARIABLES_KEPT | set(here.settings.keep_env)
+    ignored = sorted(name for name in here.environment if name.startswith("RAY_") and name not in kept)
+    if not ignored or here.settings.address != "local":
+        return None
+    return Finding(
+        "Ray's variables",
+        True,
+        f"{', '.join(ignored)}: not used for a cluster that is started here",
+        "Name those that should count in ray.keep_env.",
+    )
+
+
+def _packages(here: Surroundings) -> Finding | None:
+    hidden = hidden_by(here.environment, here.folder)
+    if not hidden:
+        return None
+    told = ", ".join(f"{name} in {place}" for name, place in hidden.items())
+    return Finding("Other packages", True, f"{told}: not taken for this program's own")
+
+
+def _encoding(here: Surroundings) -> Finding | None:
+    if here.encoding == "utf-8":
+        return None
+    return Finding(
+        "Locale", False, f"files are named in {here.encoding}, and records need UTF-8", "Set PYTHONUTF8=1."
+    )
+
+
+def _umask(here: Surroundings) -> Finding | None:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    if not mask & 0o700:
+        return None
+    return Finding(
+        "umask", False, f"it is {mask:04o}: you cannot use files that you make", "Set it to 022 or 077."
+    )
+
+
+def _free(folder: Path) -> int | None:
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return None
+
+
+CHECKS: tuple[Callable[[Surroundings], Finding | None], ...] = (
+    _platform,
+    _open_files,
+    _shared_memory,
+    _temporary_folder,
+    _disk,
+    _memory,
+    _encoding,
+    _umask,
+    _proxies,
+    _ray_variables,
+    _packages,
+)

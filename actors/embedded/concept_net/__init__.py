@@ -1,0 +1,1 @@
+"""The small network that knows which things a drawn image shows."""

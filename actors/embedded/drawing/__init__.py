@@ -1,0 +1,1 @@
+"""Scenes: drawn images with known content, their vocabulary and their data set."""

@@ -1,0 +1,1 @@
+"""Edits of images by instruction."""

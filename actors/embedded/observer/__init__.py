@@ -1,0 +1,1 @@
+"""The embedded observer: describes drawn images and photographs."""

@@ -1,0 +1,1 @@
+"""The embedded classifier of photographs, and the kinds of WordNet that its classes belong to."""

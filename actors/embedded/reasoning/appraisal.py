@@ -1,0 +1,425 @@
+"""How the hypotheses about a unit stand, given all that was measured: the judgement behind each next step."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from actors.embedded.language.words import Term, Words
+from actors.embedded.reasoning.formulas import Evidence, Formula, Merit, auroc, truth_table
+from actors.embedded.reasoning.reading import Reading, Row
+from actors.embedded.reasoning.rebuilding import FEW, MOST_THINGS, Example
+from actors.embedded.reasoning.stimuli import Stimulus, Thing
+
+CROWDED = 4
+"""Things in an image of a survey."""
+SUSPECTS = 3
+_ENOUGH_ALONE = 3
+"""Images of a thing alone that tell whether the first of them was chance."""
+_CLEAR_GAP = 6.0
+"""Nats by which a formula must lead its rivals to be taken as settled."""
+_MIN_GAIN = 11.0
+"""Nats of measured gain below which even the best of thousands of formulas is no explanation."""
+_CONFIRMED = 0.85
+_ACCEPTABLE = 0.6
+_LEVEL = 0.001
+_LEFT = 0.25
+"""Part of the effect that may be left where an exception holds."""
+_EXCEPTION_LEVEL = 1e-4
+_HASTY = 12.0
+"""Nats by which an untested addition must be better to lead all the same."""
+_OPEN = 3.5
+"""Nats of measured gain from which a condition, an exception or an addition is worth a test of its own."""
+_NEAR = 0.5
+"""Part of the weakest exemplar's activation from which an image comes near it."""
+_ALONE = 0.5
+"""Part of the best concept's effect that another must have by itself to be named beside it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How well the leading formula stands. AUROC: of images that satisfy it over those that do not."""
+
+    merits: list[Merit]
+    auroc: float
+    foretold: float
+    """AUROC on the latest round of the formula that led before it; 0.5 while there is none."""
+    settled: bool
+    mean_on: float
+    mean_off: float
+    n_on: int
+    n_off: int
+    p_foretold: float | None
+    """One-sided p-value that what the formula foretold, while it led, was chance; None before the second round."""
+    refinements: list[Merit]
+    """Formulas that add to the leading one, fit better so far, and rest on too few images."""
+
+    @property
+    def lead(self) -> Formula:
+        return self.merits[0].formula
+
+    @property
+    def promising(self) -> bool:
+        return self.merits[0].measured >= _MIN_GAIN or (
+            self.p_foretold is not None and self.p_foretold < _LEVEL
+        )
+
+    @property
+    def acceptable(self) -> bool:
+        """Whether it may be the answer. Before anything could be foretold, it must fit the better."""
+        if self.merits[0].measured < _MIN_GAIN or self.n_on < 3:
+            return False
+        if self.p_foretold is None:
+            return self.auroc >= _CONFIRMED
+        return self.p_foretold < _LEVEL and self.auroc >= _ACCEPTABLE
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """A formula and a later round's activations: of the images that satisfy it, and of those that do not."""
+
+    formula: Formula
+    on: np.ndarray
+    off: np.ndarray
+
+
+def _surprise(forecasts: Sequence[Forecast], formula: Formula) -> float | None:
+    """Return the one-sided Mann-Whitney p-value of all that the formula foretold while it led; 1 if it never
+    did on both sides, None if there was nothing to foretell."""
+    from scipy import stats
+
+    if not forecasts:
+        return None
+    own = [each for each in forecasts if each.formula == formula]
+    on = np.concatenate([each.on for each in own]) if own else np.zeros(0)
+    off = np.concatenate([each.off for each in own]) if own else np.zeros(0)
+    if not len(on) or not len(off):
+        return 1.0
+    if np.ptp(np.concatenate([on, off])) == 0:
+        return 1.0
+    return float(stats.mannwhitneyu(on, off, alternative="greater").pvalue)
+
+
+class Appraisal:
+    """The evidence of one conversation. `context` holds the terms of each exemplar's whole picture, or nothing."""
+
+    def __init__(self, reading: Reading, words: Words, context: Sequence[frozenset[Term]] = ()) -> None:
+        self.reading, self._words = reading, words
+        looked_at = [self._terms_in(each.text) for each in reading.exemplars]
+        if not any(looked_at) and reading.summary:
+            looked_at = [self._terms_in(reading.summary) for _ in reading.exemplars]
+        around = list(context) if len(context) == len(looked_at) else [frozenset()] * len(looked_at)
+        self._looked_at, self._around = looked_at, around
+        lit = self._lit()
+        self._places = [place for place, on in enumerate(lit) if on]
+        self.exemplar_terms = [
+            bright | rest for bright, rest, on in zip(looked_at, around, lit, strict=True) if on
+        ]
+        self._levels = [each.activation for each, on in zip(reading.exemplars, lit, strict=True) if on]
+
+    def _terms_in(self, text: str) -> frozenset[Term]:
+        found: set[Term] = set()
+        for term in self._words.find(text):
+            found |= self._words.closure(term)
+        return frozenset(found)
+
+    def _lit(self) -> list[bool]:
+        """Say which exemplars the unit answered to: those in the upper half of what it ever did."""
+        values = [each.activation for each in self.reading.exemplars]
+        if not values:
+            return []
+        low = float(np.median([row.activation for row in self.reading.rows] or [min(0.0, *values, 0.0)]))
+        middle = low + 0.5 * (max(values) - low)
+        return [value >= middle for value in values]
+
+    def activations(self) -> list[float]:
+        """Return every activation seen, exemplars first."""
+        exemplars = [each.activation for each in self.reading.exemplars]
+        return exemplars + [row.activation for row in self.reading.rows]
+
+    def flat(self) -> bool:
+        """Say whether nothing shown so far made a difference. Exemplars alone may all be as strong as can be."""
+        values = self.activations()
+        told = bool(self.reading.rows) or not any(values)
+        return told and len(values) > 1 and max(values) - min(values) <= 1e-9
+
+    def rare(self) -> list[Example]:
+        """Return the exemplars that the unit fires on where these are few and no generated image comes near them; else none."""
+        if not 0 < len(self._places) <= FEW or len(self._places) == len(self.reading.exemplars):
+            return []
+        if any(row.activation > _NEAR * min(self._levels) for row in self.reading.rows if row.before is None):
+            return []
+        found = []
+        for place, activation in zip(self._places, self._levels, strict=True):
+            terms = [*sorted(self._looked_at[place]), *sorted(self._around[place] - self._looked_at[place])]
+            things = [Thing(term.name) for term in terms if term.kind == "concept"][:MOST_THINGS]
+            background = next((term.name for term in terms if term.kind == "background"), "")
+            if things:
+                found.append(Example(place, activation, Stimulus(tuple(things), background)))
+        return found
+
+    def standing(self, final: bool = False) -> Standing | None:
+        rows = self.reading.rows
+        evidence = Evidence(rows, self.exemplar_terms, self._words, self._levels)
+        merits = self._ranked(rows)
+        forecasts = self._forecasts()
+        if final:
+            # A guess that too few images speak for, or that foretold nothing, is worth an experiment but no answer.
+            merits = [merit for merit in merits if evidence.tested(merit.formula)] or merits
+            merits.sort(key=lambda merit: (_surprise(forecasts, merit.formula) or 0.0) >= _LEVEL)
+        if not merits:
+            return None
+        lead = merits[0].formula
+        on, off = split(evidence, lead)
+        # The latest round counts that held images on both sides.
+        latest = next((f for f in reversed(forecasts) if min(len(f.on), len(f.off)) >= 3), None)
+        foretold = auroc(latest.on, latest.off) if latest else 0.5
+        agreed = latest is not None and latest.formula == lead
+        truth = evidence.truth(lead)
+        # An exception or addition that next to no image speaks for is no rival yet: a few misses always suggest some.
+        rivals = [
+            merit
+            for merit in merits[1:]
+            if np.abs(evidence.truth(merit.formula) - truth).max(initial=0.0) >= 0.5
+            and (not _adds(merit.formula, lead) or evidence.tested(merit.formula))
+        ]
+        gap = merits[0].score - (rivals[0].score if rivals else 0.0)
+        settled = (
+            agreed
+            and foretold >= _CONFIRMED
+            and gap >= _CLEAR_GAP
+            and len(on) >= 6
+            and evidence.tested(lead)
+            and len(self.reading.measured_rounds) >= 2
+        )
+        return Standing(
+            merits,
+            auroc(on, off),
+            foretold,
+            settled,
+            float(on.mean()) if len(on) else 0.0,
+            float(off.mean()) if len(off) else 0.0,
+            len(on),
+            len(off),
+            _surprise(forecasts, lead),
+            [
+                merit
+                for merit in merits[1:]
+                if _adds(merit.formula, lead)
+                and merit.measured > merits[0].measured + _OPEN
+                and not evidence.tested(merit.formula)
+            ],
+        )
+
+    def _forecasts(self) -> list[Forecast]:
+        """Return, for every round but the first, what the formula that led before it said of its images."""
+        forecasts = []
+        rows = self.reading.rows
+        for number in self.reading.measured_rounds[1:]:
+            earlier = [row for row in rows if row.round < number]
+            merits = self._ranked(earlier)
+            if merits:
+                tested = Evidence([row for row in rows if row.round == number], [], self._words)
+                forecasts.append(Forecast(merits[0].formula, *split(tested, merits[0].formula)))
+        return forecasts
+
+    def _ranked(self, rows: Sequence[Row]) -> list[Merit]:
+        return list(_ranked(tuple(rows), tuple(self.exemplar_terms), tuple(self._levels), self._words))
+
+    def suspects(self, standing: Standing) -> list[Row]:
+        """Return images that are strong although the leading formula says otherwise, strongest first.
+
+        Crowded ones, and those of a single thing, which no neighbour can have caused. Left out are those of which every
+        thing has been measured alone often enough since.
+        """
+        evidence = Evidence(self.reading.rows, [], self._words)
+        truth = evidence.truth(standing.lead)
+        middle = 0.5 * (standing.mean_on + standing.mean_off)
+        return self._unexplained(
+            [row for row, sure in zip(self.reading.rows, truth, strict=True) if sure < 0.4], middle
+        )
+
+    def hits(self) -> list[Row]:
+        """Return generated images that are as strong as exemplars while nothing explains them yet, strongest first."""
+        levels = [each.activation for each in self.reading.exemplars]
+        values = [row.activation for row in self.reading.rows]
+        if not levels or not values:
+            return []
+        return self._unexplained(self.reading.rows, 0.5 * (max(levels) + min(values)))
+
+    def _unexplained(self, rows: Sequence[Row], above: float) -> list[Row]:
+        """Return the strongest rows above a value of which a part has yet to be shown alone."""
+        alone = self._alone()
+
+        def told(stimulus: Stimulus) -> bool:
+            often = _ENOUGH_ALONE if len(stimulus.things) == 1 else 1
+            return all(alone[concept] >= often for concept in stimulus.concepts)
+
+        found = [
+            row
+            for row in rows
+            if row.activation > above
+            and (len(row.stimulus.things) >= CROWDED or len(row.stimulus.things) == 1)
+            and not told(row.stimulus)
+        ]
+        return sorted(found, key=lambda row: -row.activation)[:SUSPECTS]
+
+    def _alone(self) -> Counter[str]:
+        """Return how many images showed each concept by itself."""
+        return Counter(
+            row.stimulus.things[0].concept for row in self.reading.rows if len(row.stimulus.things) == 1
+        )
+
+    def hinted(self) -> list[str]:
+        """Return concepts that the strong exemplars' highlighted parts were taken for, then others of their kinds: those
+        that no image has shown alone.
+
+        What is rarely recognised is taken for something like it, each time for another.
+        """
+        seen = Counter(
+            term.name
+            for terms, lit in zip(self._looked_at, self._lit(), strict=True)
+            for term in terms
+            if lit and term.kind == "concept"
+        )
+        names = [name for name, _ in seen.most_common()]
+        names += [other for name in names for other in self._words.siblings(name)]
+        alone = self._alone()
+        return [name for name in dict.fromkeys(names) if not alone[name]]
+
+    def objected(self) -> list[Stimulus]:
+        """Return what the critic's objection says no label explains: images as they were made, and of exemplars the things that
+        were seen in them."""
+        made = {row.stimulus.prompt(self._words): row.stimulus for row in self.reading.rows}
+        found = []
+        for each in self.reading.unexplained:
+            if isinstance(each, str):
+                found += [stimulus for prompt, stimulus in made.items() if prompt == each]
+            elif each <= len(self._looked_at):
+                seen = self._looked_at[each - 1] | self._around[each - 1]
+                things = sorted(term.name for term in seen if term.kind == "concept")[:MOST_THINGS]
+                found.append(Stimulus(tuple(map(Thing, things))))
+        return [stimulus for stimulus in found if stimulus.things]
+
+    def shown_concepts(self) -> set[str]:
+        """Return the concepts that some generated image was asked to show."""
+        return {concept for row in self.reading.rows for concept in row.stimulus.concepts}
+
+    def untried(self, besides: Formula) -> list[str]:
+        """Return the concepts that the formula does not cover and that no image tried, as they are, where it was false.
+
+        A thing that was repainted, small, or behind a large one may not have been there to be seen.
+        """
+        rows = self.reading.rows
+        truth = Evidence(rows, [], self._words).truth(besides)
+        tried = {
+            thing.concept
+            for row, sure in zip(rows, truth, strict=True)
+            if sure < 0.4
+            for place, thing in enumerate(row.stimulus.things)
+            if thing.size != "small"
+            and not thing.repainted(self._words)
+            and not any(other.size == "large" for at, other in enumerate(row.stimulus.things) if at != place)
+        }
+        left = [name for name in self._words.concepts if name not in tried]
+        shown = [Stimulus((Thing(name),)).terms(self._words) for name in left]
+        covered = besides.truth(truth_table(shown, besides.terms))
+        return [name for name, sure in zip(left, covered, strict=True) if sure < 0.4]
+
+    def looked_at_shares(self) -> dict[Term, float]:
+        """Return in which share of the exemplars' highlighted regions each term was seen."""
+        counts = Counter(term for terms in self._looked_at for term in terms)
+        return {term: count / len(self._looked_at) for term, count in counts.items()}
+
+    def _excepted(self, first: np.ndarray, second: np.ndarray, left: float) -> bool:
+        """Say whether an exception is one: next to nothing is `left` of the effect, and that is no luck.
+
+        The level is strict because any of some hundred terms could have been the exception.
+        """
+        from scipy import stats
+
+        activations = np.array([row.activation for row in self.reading.rows])
+        among, outside = activations[first * second > 0.6], activations[first * (1 - second) > 0.6]
+        if left > _LEFT or np.ptp(np.concatenate([among, outside])) == 0:
+            return False
+        return bool(stats.mannwhitneyu(among, outside, alternative="less").pvalue < _EXCEPTION_LEVEL)
+
+    def pruned(self, formula: Formula) -> Formula:
+        """Return the formula without the parts that its own images do not bear out."""
+        evidence = Evidence(self.reading.rows, [], self._words)
+        if not self.reading.rows:
+            return formula
+        _, off = split(evidence, formula)
+        base = float(off.mean()) if len(off) else float(evidence.activations.min())
+        truths = {term: evidence.truth(Formula("is", (term,))) for term in formula.terms}
+
+        def effect(present: Sequence[Term], absent: Sequence[Term]) -> float | None:
+            sure = np.prod([truths[t] for t in present] + [1 - truths[t] for t in absent], axis=0)
+            chosen = evidence.activations[sure > 0.6]
+            return float(chosen.mean()) - base if len(chosen) >= 3 else None
+
+        if formula.operator == "or":
+            effects = {
+                term: effect([term], [other for other in formula.terms if other != term]) or 0.0
+                for term in formula.terms
+            }
+            best = max(effects.values())
+            kept = sorted(
+                (t for t in formula.terms if effects[t] >= _ALONE * best > 0), key=lambda t: -effects[t]
+            )
+            return Formula("or" if len(kept) > 1 else "is", tuple(kept)) if kept else formula
+        if formula.operator in ("and", "without"):
+            first, second = formula.terms
+            both, alone = effect([first, second], []), effect([first], [second])
+            on, off_effect = (both, alone) if formula.operator == "and" else (alone, both)
+            if on is None or off_effect is None or off_effect > _ALONE * on:
+                return Formula("is", (first,))
+            if formula.operator == "without" and not self._excepted(
+                truths[first], truths[second], off_effect / on
+            ):
+                return Formula("is", (first,))
+        return formula
+
+
+def led(evidence: Evidence) -> list[Merit]:
+    """Return the best formulas, first the one to act on: an exception or a further concept leads only once it was tested.
+
+    A few misses always suggest some exception, and the next few another.
+    """
+    merits = evidence.ranked()
+    for place, merit in enumerate(merits):
+        if evidence.tested(merit.formula):
+            if all(_hasty(better, merit) for better in merits[:place]):
+                return [merit, *merits[:place], *merits[place + 1 :]]
+            break
+    return merits
+
+
+@lru_cache(maxsize=96)
+def _ranked(
+    rows: tuple[Row, ...], exemplars: tuple[frozenset[Term], ...], levels: tuple[float, ...], words: Words
+) -> tuple[Merit, ...]:
+    """As `led`; kept, because each turn of a conversation asks again of all earlier rounds."""
+    return tuple(led(Evidence(rows, exemplars, words, levels)))
+
+
+def _hasty(better: Merit, simpler: Merit) -> bool:
+    return (
+        better.formula.operator != "and"
+        and _adds(better.formula, simpler.formula)
+        and better.score < simpler.score + _HASTY
+    )
+
+
+def _adds(formula: Formula, simpler: Formula) -> bool:
+    return set(simpler.terms) < set(formula.terms)
+
+
+def split(evidence: Evidence, formula: Formula) -> tuple[np.ndarray, np.ndarray]:
+    """Return the activations of the rows that satisfy the formula and of those that do not; unsure ones are left out."""
+    truth = evidence.truth(formula)
+    return evidence.activations[truth > 0.6], evidence.activations[truth < 0.4]

@@ -1,0 +1,82 @@
+"""Edits as causal tests: the same picture with one thing changed."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+from actors.embedded.language.words import Term, Words, with_article
+from actors.embedded.reasoning.formulas import Formula
+from actors.embedded.reasoning.programs import Change
+from actors.embedded.reasoning.stimuli import Stimulus, Thing
+
+
+def causal_changes(formula: Formula, words: Words, rng: random.Random, count: int) -> list[Change]:
+    """Return edits of pictures that satisfy the formula; each takes away or keeps what it speaks of."""
+    found: list[Change] = []
+    makers = (_replaced, _moved, _recoloured)
+    for index in range(count * 3):
+        if len(found) == count:
+            break
+        terms = (
+            (formula.terms[index % len(formula.terms)],)
+            if formula.operator in ("is", "or")
+            else formula.terms
+        )
+        stimulus = _picture(terms if formula.operator != "without" else terms[:1], words, rng)
+        # The thing itself is what most formulas are about: it is changed every other time.
+        maker = makers[(0, 1, 0, 2)[index % 4]]
+        change = maker(stimulus, words, rng)
+        if change is not None:
+            found.append(change)
+    return found
+
+
+def _picture(terms: tuple[Term, ...], words: Words, rng: random.Random) -> Stimulus:
+    concepts = [term.name for term in terms if term.kind == "concept"]
+    concepts += [rng.choice(words.members(term.name)) for term in terms if term.kind == "category"]
+    colour = next((term.name for term in terms if term.kind in ("colour", "tone")), "")
+    if not concepts:
+        concepts = [rng.choice([name for name in words.concepts if words.can_be(name, colour)])]
+    colour = colour if words.can_be(concepts[0], colour) else ""
+    things = tuple(
+        Thing(name, colour if index == 0 else "") for index, name in enumerate(dict.fromkeys(concepts))
+    )
+    background = next((term.name for term in terms if term.kind == "background"), "")
+    return Stimulus(things, background or rng.choice(list(words.backgrounds)))
+
+
+def _replaced(stimulus: Stimulus, words: Words, rng: random.Random) -> Change | None:
+    old = rng.choice(stimulus.things)
+    taken = {thing.concept for thing in stimulus.things}
+    near = [name for name in words.siblings(old.concept) if name not in taken]
+    far = [name for name in words.concepts if name not in taken]
+    pool = near if near and rng.random() < 0.5 else far
+    if not pool:
+        return None
+    new = Thing(rng.choice(pool))
+    return Change(
+        stimulus,
+        stimulus.swap(old.concept, new),
+        f"replace the {old.concept} with {with_article(new.concept)}",
+    )
+
+
+def _moved(stimulus: Stimulus, words: Words, rng: random.Random) -> Change | None:
+    others = [name for name in words.backgrounds if name != stimulus.background]
+    if not others:
+        return None
+    background = rng.choice(others)
+    return Change(stimulus, stimulus.on(background), f"change the background to {background}")
+
+
+def _recoloured(stimulus: Stimulus, words: Words, rng: random.Random) -> Change | None:
+    old = rng.choice(stimulus.things)
+    natural = words.concepts[old.concept].colours
+    taken = {old.colour, *natural}
+    others = [name for name in words.colours if name not in taken and words.can_be(old.concept, name)]
+    if not others:
+        return None
+    new = replace(old, colour=rng.choice(others))
+    instruction = f"change the color of the {old.concept} to {new.colour}"
+    return Change(stimulus, stimulus.swap(old.concept, new), instruction)

@@ -1,0 +1,182 @@
+"""What the scientist reads out of a conversation: the task, and every measurement made so far.
+
+Nothing is remembered between calls: the messages are the whole state. Observations may be cut off,
+mixed with notes of the tools, or hold nothing but an error; whatever line is whole counts, the rest is passed over.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from actors.chat.base import Message
+from actors.embedded.language.words import Words
+from actors.embedded.reasoning.stimuli import Stimulus, parse_code
+from actors.images import Image
+
+Task = Literal["describe", "audit", "selective"]
+
+_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+_RESULT = re.compile(rf"^RESULT \| ({_NUMBER}) \| (.*?) ;\s*$", re.M)
+_CHANGE = re.compile(rf"^CHANGE \| ({_NUMBER}) -> ({_NUMBER}) \| (.*?) => (.*?) ;\s*$", re.M)
+_EXEMPLAR = re.compile(rf"^EXEMPLAR (\d+) \| ({_NUMBER}) ;\s*$", re.M)
+_CONTRAST = re.compile(rf"^CONTRAST (\d+) \| ({_NUMBER}) ;\s*$", re.M)
+_UNEXPLAINED = re.compile(
+    rf"^UNEXPLAINED \| {_NUMBER} \| (?:exemplar (?P<rank>\d+)|made: \"(?P<prompt>.*)\")\s*$", re.M
+)
+_SUMMARY = re.compile(r"^SUMMARY BEGINS\n(.*?)^SUMMARY ENDS", re.M | re.S)
+_SEEN = re.compile(r"^DESCRIPTIONS BEGIN\n(.*?)(?:^DESCRIPTIONS END|\Z)", re.M | re.S)
+_TITLE = re.compile(r"\bexemplar (\d+)\b")
+_FAILURE = re.compile(r"\b(Traceback|\w*Error\b|[Tt]imed out|[Tt]ime limit|was stopped|failed)")
+_ANSWER = re.compile(r"\[(DESCRIPTION|BIAS|REASONING|LABEL(?: \d+)?)\]")
+_LAST_CALL = re.compile(
+    r"\b(final (answer|description|label|reply|round)|last round|no (more|further)|not? (run|write)|now answer|"
+    r"must (now )?(conclude|answer|give)|out of rounds|conclude)\b",
+    re.I,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One measured image. `before` is set when it was made by an edit: what it was made from."""
+
+    round: int
+    stimulus: Stimulus
+    activation: float
+    before: Stimulus | None = None
+    before_activation: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Exemplar:
+    """One of the unit's strongest images: `text` is a blind description of its highlighted part."""
+
+    activation: float
+    text: str = ""
+    image: Image | None = None
+
+
+@dataclass(slots=True)
+class Reading:
+    """A conversation, as evidence. Rounds count the scientist's own turns, from 0."""
+
+    task: Task = "describe"
+    task_text: str = ""
+    rounds: int = 0
+    exemplars: list[Exemplar] = field(default_factory=list)
+    exemplars_asked: bool = False
+    contrast: list[Exemplar] = field(default_factory=list)
+    """Further real images, from across the unit's range."""
+    summary: str = ""
+    rows: list[Row] = field(default_factory=list)
+    failed_rounds: list[int] = field(default_factory=list)
+    """Rounds whose program ended without any measurement."""
+    last_words: str = ""
+    """The text of the latest message."""
+    rejected: list[int] = field(default_factory=list)
+    """Rounds whose final answer was not accepted."""
+    unexplained: list[int | str] = field(default_factory=list)
+    """What the latest objection says no label explains: ranks of exemplars, and prompts of images that were made."""
+    final_demanded: bool = False
+
+    @property
+    def failures_in_a_row(self) -> int:
+        count = 0
+        while self.rounds - 1 - count in self.failed_rounds:
+            count += 1
+        return count
+
+    @property
+    def measured_rounds(self) -> list[int]:
+        return sorted({row.round for row in self.rows})
+
+
+def read(messages: Sequence[Message], words: Words) -> Reading:
+    """Return the evidence in a conversation. Never raises: what can't be understood is left out."""
+    reading = Reading()
+    turns = [message for message in messages if message.role != "system"]
+    for message in turns:
+        if message.role == "assistant":
+            reading.rounds += 1
+            if _is_final(message.text):
+                reading.rejected.append(reading.rounds - 1)
+            elif "dataset_exemplars" in message.text:
+                reading.exemplars_asked = True
+        elif reading.rounds == 0:
+            reading.task_text += message.text + "\n"
+        else:
+            _observe(reading, message, words)
+    reading.task = _task_of(reading.task_text)
+    if turns and turns[-1].role == "user":
+        reading.last_words = turns[-1].text
+        reading.final_demanded = reading.rounds > 0 and _demands_answer(turns[-1].text)
+    return reading
+
+
+def _is_final(text: str) -> bool:
+    return "```" not in text and bool(_ANSWER.search(text))
+
+
+def _task_of(text: str) -> Task:
+    if "[BIAS]" in text:
+        return "audit"
+    if "SELECTIVE" in text and "SPURIOUS" in text:
+        return "selective"
+    return "describe"
+
+
+def _demands_answer(text: str) -> bool:
+    """Say whether a message asks for the final answer rather than reporting an experiment."""
+    return bool(_ANSWER.search(text)) and bool(_LAST_CALL.search(text))
+
+
+def _observe(reading: Reading, message: Message, words: Words) -> None:
+    # Each part is read by itself: a note of a tool may stand between two printed lines.
+    text = message.text.replace("\r\n", "\n")
+    this_round = reading.rounds - 1
+    before = len(reading.rows) + len(reading.exemplars) + len(reading.contrast)
+    for value, code in _RESULT.findall(text):
+        stimulus = parse_code(code, words)
+        if stimulus is not None:
+            reading.rows.append(Row(this_round, stimulus, float(value)))
+    for old, new, source, target in _CHANGE.findall(text):
+        made_from, stimulus = parse_code(source, words), parse_code(target, words)
+        if made_from is not None and stimulus is not None:
+            reading.rows.append(Row(this_round, stimulus, float(new), made_from, float(old)))
+    found = {int(number): float(value) for number, value in _EXEMPLAR.findall(text)}
+    if found:
+        _take_exemplars(reading, found, text, message.images)
+    others = [float(value) for _, value in _CONTRAST.findall(text)]
+    if others and len(others) == len(message.images):
+        reading.contrast = [
+            Exemplar(value, image=image) for value, image in zip(others, message.images, strict=True)
+        ]
+    known = len(reading.rows) + len(reading.exemplars) + len(reading.contrast)
+    if this_round in reading.rejected:
+        reading.unexplained = [
+            int(found["rank"]) if found["rank"] else found["prompt"] for found in _UNEXPLAINED.finditer(text)
+        ]
+    if this_round not in reading.rejected and known == before:
+        reading.failed_rounds.append(this_round)
+
+
+def _take_exemplars(reading: Reading, found: dict[int, float], text: str, images: Sequence[Image]) -> None:
+    if summary := _SUMMARY.search(text):
+        reading.summary = summary[1]
+    described: dict[int, str] = {}
+    if seen := _SEEN.search(text):
+        pieces = _TITLE.split(seen[1])
+        for number, piece in zip(pieces[1::2], pieces[2::2], strict=True):
+            described[int(number)] = described.get(int(number), "") + piece
+    pictured = len(images) == len(found)
+    reading.exemplars = [
+        Exemplar(found[number], described.get(number, ""), images[position] if pictured else None)
+        for position, number in enumerate(sorted(found))
+    ]
+
+
+def looks_failed(text: str) -> bool:
+    """Say whether an observation tells of an error."""
+    return bool(_FAILURE.search(text))

@@ -1,0 +1,83 @@
+"""The built-in scientist: a rule-based stand-in for a language model, behind the same chat interface.
+
+It is a pure function of the messages (and of the request's seed): it sees what a model would see, writes
+the programs that a model would write, and can be resumed or replayed like one.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+
+from actors.chat.base import ChatReply, ChatRequest, Message
+from actors.embedded.language.words import Words
+from actors.embedded.observer.eyes import Eyes, Seen
+from actors.embedded.reasoning.appraisal import Appraisal
+from actors.embedded.reasoning.reading import Exemplar, Reading, read
+from actors.embedded.scientist.audit import BiasAudit
+from actors.embedded.scientist.contexts import read_contexts
+from actors.embedded.scientist.describing import UnitStudy
+from actors.embedded.scientist.photo_study import PhotoStudy, Pictured
+from actors.embedded.scientist.pooling import is_pooling, pooled_answer
+from actors.embedded.scientist.proposing import is_proposing, proposed_contexts
+from actors.embedded.scientist.selective import SelectivityTest
+
+MODEL = "builtin:scientist (embedded stand-in)"
+
+
+class Scientist:
+    """Answers conversations that ask for a study. `eyes` may be None: then only blind descriptions are used."""
+
+    name = MODEL
+    sees_images = True
+
+    def __init__(self, words: Words, eyes: Eyes | None = None) -> None:
+        self._words, self._eyes = words, eyes
+
+    async def complete(self, request: ChatRequest) -> ChatReply:
+        return self.reply(request)
+
+    def reply(self, request: ChatRequest) -> ChatReply:
+        """Return the next assistant turn. Blocking: about a second of computation late in a study."""
+        return ChatReply(self.next_turn(request), model=MODEL)
+
+    def next_turn(self, request: ChatRequest) -> str:
+        if is_pooling(request.messages):
+            return pooled_answer(request.messages)
+        if is_proposing(request.messages):
+            return proposed_contexts(request.messages, self._words, random.Random(request.seed or 0))
+        reading = read(request.messages, self._words)
+        rng = random.Random(f"{request.seed or 0}/{reading.rounds}")
+        return self._study(reading, request.messages, rng)()
+
+    def _study(self, reading: Reading, messages: Sequence[Message], rng: random.Random) -> Callable[[], str]:
+        if reading.task == "audit":
+            return BiasAudit(reading, read_contexts(messages), self._words, rng).next_turn
+        if reading.task == "selective":
+            return SelectivityTest(reading, read_contexts(messages), self._words, rng).next_turn
+        looks = self._looks(reading.exemplars)
+        if _mostly_photographs(looks):
+            others = self._looks(reading.contrast)
+            images = [
+                *zip(reading.exemplars, looks, strict=True),
+                *zip(reading.contrast, others, strict=False),
+            ]
+            pictured = [
+                Pictured(each.activation, seen.photograph)
+                for each, seen in images
+                if seen.photograph is not None
+            ]
+            return PhotoStudy(reading, pictured).next_turn
+        appraisal = Appraisal(reading, self._words, [seen.terms(self._words) for seen in looks])
+        return UnitStudy(appraisal, self._words, rng).next_turn
+
+    def _looks(self, exemplars: Sequence[Exemplar]) -> list[Seen]:
+        """Return what is seen in each whole picture; nothing where there are no eyes, or not all have pictures."""
+        images = [each.image for each in exemplars if each.image is not None]
+        if self._eyes is None or not images or len(images) != len(exemplars):
+            return []
+        return self._eyes.look(images, whole=True)
+
+
+def _mostly_photographs(looks: Sequence[Seen]) -> bool:
+    return 2 * sum(seen.photograph is not None for seen in looks) > len(looks)

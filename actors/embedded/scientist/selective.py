@@ -1,0 +1,220 @@
+"""The robust-feature test: does a unit answer to the object whatever the place, or to the place?
+
+Every class is shown in every environment, and the environments without any class. The unit is called
+SELECTIVE only if the class explains most of what varies and the place little; when unsure, SPURIOUS.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from actors.embedded.language.words import Kind, Words
+from actors.embedded.reasoning.programs import reply
+from actors.embedded.reasoning.reading import Reading
+from actors.embedded.scientist.contexts import NONE, Context, Measured, context_program, prompt_of
+
+ROUNDS = 3
+BATCH = 48
+_MAX_FAILURES = 3
+_LEAST_CLASS_SHARE = 0.3
+_MOST_PLACE_SHARE = 0.15
+_MOST_PLACE_RATIO = 0.5
+"""Largest spread over environments, as a part of that over classes, of a unit that is called selective."""
+_ALPHA = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """A two-way table of activations. Shares of variance, corrected for chance (omega squared), in [0, 1]."""
+
+    by_class: dict[str, float]
+    by_place: dict[str, float]
+    place_alone: dict[str, float]
+    class_share: float
+    place_share: float
+    p_class: float
+    n: int
+
+    @property
+    def class_range(self) -> float:
+        return max(self.by_class.values()) - min(self.by_class.values())
+
+    @property
+    def place_range(self) -> float:
+        return max(self.by_place.values()) - min(self.by_place.values())
+
+    @property
+    def selective(self) -> bool:
+        return (
+            self.p_class < _ALPHA
+            and self.class_share >= _LEAST_CLASS_SHARE
+            and self.place_share <= _MOST_PLACE_SHARE
+            and self.place_range <= _MOST_PLACE_RATIO * self.class_range
+            and not self.empty_place_drives
+        )
+
+    @property
+    def empty_place_drives(self) -> bool:
+        """Whether some environment without any object does more than half of what the best class does."""
+        if not self.place_alone:
+            return False
+        low = min(self.by_class.values())
+        return max(self.place_alone.values()) - low > 0.5 * self.class_range
+
+
+class SelectivityTest:
+    """One decision in the test of one unit."""
+
+    def __init__(
+        self, reading: Reading, measured: Sequence[Measured], words: Words, rng: random.Random
+    ) -> None:
+        self._reading, self._measured = reading, list(measured)
+        self._words, self._rng = words, rng
+        self.classes = named_in(
+            reading.task_text, ("class", "classes", "breeds", "animals", "objects"), "concept", words
+        )
+        self.places = named_in(
+            reading.task_text,
+            ("environments", "backgrounds", "settings", "places", "locations"),
+            "background",
+            words,
+        )
+
+    def next_turn(self) -> str:
+        """Return the next assistant turn: a program, or the final answer."""
+        rounds = {each.round for each in self._measured}
+        failed = self._reading.rounds - len(rounds)
+        untestable = len(self.classes) < 2 or len(self.places) < 2
+        if self._reading.final_demanded or failed >= _MAX_FAILURES or untestable or len(rounds) >= ROUNDS:
+            return self._conclude()
+        shares = two_way(self._measured)
+        if len(rounds) == ROUNDS - 1 and shares and shares.p_class > 0.2 and shares.class_share < 0.05:
+            return self._conclude()
+        return self._experiment()
+
+    def _experiment(self) -> str:
+        cells = [(name, place) for name in self.classes for place in self.places]
+        repeats = max(1, (BATCH - len(self.places)) // len(cells))
+        chosen = cells * repeats if len(cells) <= BATCH else self._rng.sample(cells, BATCH)
+        trials = []
+        for name, place in chosen:
+            context = Context({"class": name, "background": place})
+            trials.append((context, prompt_of(context, name, self._words)))
+        for place in self.places:
+            context = Context({"background": place})
+            trials.append((context, prompt_of(context, "", self._words)))
+        hypotheses = [
+            "the unit answers to one of the classes whatever the environment (selective)",
+            "the unit answers to an environment whatever stands in it (spurious)",
+            "the unit answers to a class only in its usual environment (spurious)",
+        ]
+        thoughts = "Every class in every environment, and the environments alone. " + self._told()
+        return reply(thoughts.strip(), hypotheses, context_program("Class by environment.", trials))
+
+    def _told(self) -> str:
+        shares = two_way(self._measured)
+        if shares is None:
+            return ""
+        return (
+            f"So far the class explains {shares.class_share:.0%} of the variance and the environment "
+            f"{shares.place_share:.0%}."
+        )
+
+    def _conclude(self) -> str:
+        shares = two_way(self._measured)
+        if shares is None:
+            return (
+                "[REASONING]: Too little could be measured to tell the object from its environment, and an unsure "
+                "unit is not trusted.\n[LABEL]: SPURIOUS"
+            )
+        by_class = ", ".join(f"{name} {mean:.2f}" for name, mean in shares.by_class.items())
+        by_place = ", ".join(f"{name} {mean:.2f}" for name, mean in shares.by_place.items())
+        alone = ", ".join(f"{name} {mean:.2f}" for name, mean in shares.place_alone.items())
+        reasoning = (
+            f"Over {shares.n} images of every class in every environment, the class explains {shares.class_share:.0%} of "
+            f"the variance (p = {shares.p_class:.2g}) and the environment {shares.place_share:.0%}. Mean by class: "
+            f"{by_class}. Mean by environment: {by_place}."
+        )
+        if alone:
+            reasoning += f" Environments without any object: {alone}."
+        if shares.selective:
+            reasoning += " The unit follows the object and hardly its place."
+        else:
+            reasoning += " The unit does not follow the object clearly enough apart from its place."
+        return f"[REASONING]: {reasoning}\n[LABEL]: {'SELECTIVE' if shares.selective else 'SPURIOUS'}"
+
+
+def two_way(measured: Sequence[Measured]) -> Shares | None:
+    """Return the analysis of variance of class and environment, or None if there is too little of it."""
+    from scipy import stats
+
+    rows = [each for each in measured if each.context.get("class") != NONE]
+    classes = list(dict.fromkeys(each.context.get("class") for each in rows))
+    places = list(dict.fromkeys(each.context.get("background") for each in rows))
+    if len(classes) < 2 or len(places) < 2 or len(rows) < 2 * (len(classes) + len(places)):
+        return None
+    y = np.array([each.activation for each in rows])
+
+    def columns(names: Sequence[str], factor: str) -> np.ndarray:
+        chosen = [[float(each.context.get(factor) == name) for name in names[1:]] for each in rows]
+        return np.array(chosen)
+
+    ones = np.ones((len(rows), 1))
+    by_class, by_place = columns(classes, "class"), columns(places, "background")
+
+    def residual(*parts: np.ndarray) -> float:
+        design = np.hstack([ones, *parts])
+        fit, *_ = np.linalg.lstsq(design, y, rcond=None)
+        return float(((y - design @ fit) ** 2).sum())
+
+    both = residual(by_class, by_place)
+    df = len(rows) - 1 - by_class.shape[1] - by_place.shape[1]
+    total = float(((y - y.mean()) ** 2).sum())
+    if df < 1 or total <= 1e-12:
+        return None
+    noise = both / df
+    # What each explains beyond the other: the design may be unbalanced after failed images.
+    gain_class, gain_place = residual(by_place) - both, residual(by_class) - both
+
+    def omega(gain: float, k: int) -> float:
+        return float(np.clip((gain - k * noise) / (total + noise), 0, 1))
+
+    k_class = by_class.shape[1]
+    f = gain_class / k_class / max(noise, 1e-12)
+
+    def means(names: Sequence[str], factor: str) -> dict[str, float]:
+        return {
+            name: float(np.mean([e.activation for e in rows if e.context.get(factor) == name]))
+            for name in names
+        }
+
+    empty: dict[str, list[float]] = {}
+    for each in measured:
+        if each.context.get("class") == NONE:
+            empty.setdefault(each.context.get("background"), []).append(each.activation)
+    return Shares(
+        means(classes, "class"),
+        means(places, "background"),
+        {place: float(np.mean(values)) for place, values in empty.items()},
+        omega(gain_class, k_class),
+        omega(gain_place, by_place.shape[1]),
+        float(stats.f.sf(f, k_class, df)),
+        len(rows),
+    )
+
+
+def named_in(text: str, headings: Sequence[str], kind: Kind, words: Words) -> list[str]:
+    """Return the names that a task lists after one of the headings and a colon; else those of its kind in the text."""
+    pattern = rf"\b(?:{'|'.join(headings)})\b[^:\n]{{0,60}}:\s*([^\n]+)"
+    if match := re.search(pattern, text, re.I):
+        parts = re.split(r",|;|/|\band\b|\bor\b", re.split(r"\.\s|\.$", match[1])[0])
+        names = [part.strip(" .\"'`*()").replace("_", " ").lower() for part in parts]
+        names = [re.sub(r"^(a|an|the)\s+", "", name) for name in names if name and len(name.split()) <= 4]
+        if len(names) >= 2:
+            return list(dict.fromkeys(names))
+    return list(dict.fromkeys(term.name for term in words.find(text) if term.kind == kind))

@@ -1,0 +1,180 @@
+"""Turns a plain synchronous model into a `Backend`: its work runs in one thread, off the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Generic, ParamSpec, TypeVar
+
+from actors.errors import BackendError, DeviceLostError, MaiaError
+from actors.runtime import devices_work
+from actors.serving.backend import RequestT, ResultT
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+PATIENCE_S = 6 * 3600.0
+"""How long one piece of work may take: longer than a batch of pictures or long answers takes on a machine without a GPU,
+and not for ever, as those who wait for a device that hangs would."""
+
+
+class DeviceThread:
+    """The one thread in which a device's blocking work runs, in order, without recording gradients."""
+
+    def __init__(
+        self, name: str, patience_s: float = PATIENCE_S, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._patience_s, self._clock = patience_s, clock
+        self._came_back = clock()
+        """When the thread last ended a piece of work."""
+
+    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Return `function(*args, **kwargs)`, called in the thread; the event loop goes on meanwhile.
+
+        Raises:
+            DeviceLostError: If it failed and no GPU of this process answers any more, or if it hangs: a thread cannot
+                be ended, but its process can.
+            BackendError: If it tried to end the process: what is not an Exception would end the event loop.
+        """
+        loop = asyncio.get_running_loop()
+        working = loop.run_in_executor(self._executor, lambda: self._work(function, *args, **kwargs))
+        asked = self._clock()
+        try:
+            # What waits its turn behind slow work is not hanging: patience begins anew with each piece that ends.
+            while (left := max(asked, self._came_back) + self._patience_s - self._clock()) > 0:
+                await asyncio.wait([working], timeout=left)
+                if working.done():
+                    return await working
+        finally:
+            working.cancel()
+        raise DeviceLostError(
+            f"a model has not come back from its work for {self._patience_s / 60:.0f} minutes.",
+            "See what its process does, and whether the device still works.",
+        )
+
+    def _work(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return _told(function, *args, **kwargs)
+        finally:
+            self._came_back = self._clock()
+
+    def close(self) -> None:
+        """Let the running call finish and drop those that have not begun."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _told(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    try:
+        return _without_gradients(function, *args, **kwargs)
+    except MaiaError:
+        raise
+    except Exception as error:
+        if not devices_work():
+            raise DeviceLostError(
+                f"the GPU no longer works for this process: {type(error).__name__}: {str(error)[:300]}",
+                "See what `nvidia-smi` and the kernel's log say of it.",
+            ) from error
+        if isinstance(error, StopIteration):  # no future takes one
+            raise BackendError(f"a model raised {error!r}") from error
+        raise
+    except BaseException as error:  # no signal arrives in this thread: it is the model's own
+        raise BackendError(f"a model raised {error!r}, which would end the process.") from error
+
+
+def _without_gradients(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    torch = sys.modules.get("torch")
+    if torch is None or not hasattr(torch, "inference_mode"):  # not used here, or still being imported
+        return function(*args, **kwargs)
+    with torch.inference_mode():  # a property of the thread, so it is entered inside it
+        result: T = function(*args, **kwargs)
+        return result
+
+
+class UnsharedBackend(Generic[RequestT, ResultT]):
+    """The plain answers to what the machinery asks of a backend: nothing is shared, all goes together.
+
+    A base for backends that override only what is different for them; `name` and `run` they must give.
+    """
+
+    name: str
+    slots: int = 1
+    max_batch: int = 1
+    controls: frozenset[str] = frozenset()
+
+    def key(self, request: RequestT) -> Hashable | None:
+        return None
+
+    def merge(self, first: RequestT, second: RequestT) -> RequestT:
+        return first
+
+    def covers(self, running: RequestT, wanted: RequestT) -> bool:
+        return True
+
+    def bucket(self, request: RequestT) -> Hashable:
+        return None
+
+    def rank(self, request: RequestT) -> float:
+        return 0.0
+
+    def lookup(self, request: RequestT) -> ResultT | None:
+        return None
+
+    def answer(self, request: RequestT, result: ResultT) -> ResultT:
+        return result
+
+    async def run(self, batch: Sequence[RequestT]) -> Sequence[ResultT | MaiaError]:
+        raise NotImplementedError
+
+    def describe(self) -> dict[str, Any]:
+        return {"name": self.name}
+
+    async def close(self) -> None:
+        return None
+
+
+class BlockingBackend(UnsharedBackend[RequestT, ResultT]):
+    """A synchronous function over batches as a backend.
+
+    `run_batch` is called in the backend's own thread. `key` says which requests are the same work (their
+    equality is then enough: the first result answers all); `bucket` what must be equal within a batch.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        run_batch: Callable[[Sequence[RequestT]], Sequence[ResultT | MaiaError]],
+        *,
+        max_batch: int = 1,
+        key: Callable[[RequestT], Hashable | None] | None = None,
+        bucket: Callable[[RequestT], Hashable] | None = None,
+        facts: Mapping[str, Any] | None = None,
+        close: Callable[[], None] | None = None,
+    ) -> None:
+        self.name = name
+        self.max_batch = max_batch
+        self._run_batch = run_batch
+        self._key, self._bucket, self._close = key, bucket, close
+        self._facts = dict(facts or {})
+        self._thread = DeviceThread(name)
+
+    def key(self, request: RequestT) -> Hashable | None:
+        return None if self._key is None else self._key(request)
+
+    def bucket(self, request: RequestT) -> Hashable:
+        return None if self._bucket is None else self._bucket(request)
+
+    async def run(self, batch: Sequence[RequestT]) -> Sequence[ResultT | MaiaError]:
+        return await self._thread.run(self._run_batch, batch)
+
+    def describe(self) -> dict[str, Any]:
+        return {"name": self.name, "max_batch": self.max_batch, **self._facts}
+
+    async def close(self) -> None:
+        if self._close is not None:
+            await self._thread.run(self._close)
+        self._thread.close()

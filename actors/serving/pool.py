@@ -1,0 +1,192 @@
+"""What callers hold of a model, wherever it runs: `Pool`. `LocalPool` is one around a backend in this process.
+
+`actors.serving.replica_pool` has the one whose model runs in other processes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, Generic, Protocol, Self, TypeVar
+
+from actors.serving.backend import Backend, Priority, RequestT, ResultT
+from actors.serving.coalescer import Coalescer
+from actors.serving.replica import call_control
+
+MAP_WINDOW = 256
+"""Requests of one `map` that are outstanding at a time, so that one caller cannot fill the pool."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStatistics:
+    """A snapshot of one pool as this process sees it. Counts are since the start.
+
+    `outstanding` requests are unanswered, `unsent` of them still here; `calls` were made to replicas and
+    carried `requests` in all; `resubmitted` requests were sent again after a replica was lost.
+    """
+
+    replicas: int
+    ready: int
+    outstanding: int
+    unsent: int
+    requests: int
+    answered: int
+    failed: int
+    calls: int
+    pixels_sent: int
+    lost_replicas: int
+    resubmitted: int
+    restarted: int
+
+
+RequestT_contra = TypeVar("RequestT_contra", contravariant=True)
+
+
+class Pool(Protocol[RequestT_contra, ResultT]):
+    """What callers hold: one model, shared, local or not. Use it with `async with`."""
+
+    name: str
+
+    async def submit(
+        self, request: RequestT_contra, *, agent: str = "", priority: Priority = Priority.INTERACTIVE
+    ) -> ResultT: ...
+
+    async def map(
+        self,
+        requests: Iterable[RequestT_contra],
+        *,
+        agent: str = "",
+        priority: Priority = Priority.INTERACTIVE,
+    ) -> list[ResultT]: ...
+
+    async def call(self, name: str, *args: Any, **kwargs: Any) -> Any: ...
+
+    async def describe(self) -> dict[str, Any]: ...
+
+    def statistics(self) -> PoolStatistics: ...
+
+    async def replica_statistics(self) -> list[dict[str, Any]]: ...
+
+    async def drain(self) -> None: ...
+
+    async def aclose(self) -> None: ...
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(self, *exception: object) -> None: ...
+
+
+class Asking(Generic[RequestT, ResultT]):
+    """What every pool does with `submit`."""
+
+    name: str
+
+    async def submit(
+        self, request: RequestT, *, agent: str = "", priority: Priority = Priority.INTERACTIVE
+    ) -> ResultT:
+        raise NotImplementedError
+
+    async def aclose(self) -> None:
+        raise NotImplementedError
+
+    async def map(
+        self, requests: Iterable[RequestT], *, agent: str = "", priority: Priority = Priority.INTERACTIVE
+    ) -> list[ResultT]:
+        """Return one result a request, in order; the first failure cancels the rest and is raised.
+
+        `requests` is read as there is room, `MAP_WINDOW` at a time.
+        """
+        tasks: list[asyncio.Task[ResultT]] = []
+        window = asyncio.Semaphore(MAP_WINDOW)
+        failed = asyncio.Event()
+
+        def finished(task: asyncio.Task[ResultT]) -> None:
+            window.release()
+            if task.cancelled() or task.exception() is not None:
+                failed.set()
+
+        try:
+            for request in requests:
+                await window.acquire()
+                if failed.is_set():
+                    break
+                task = asyncio.ensure_future(self.submit(request, agent=agent, priority=priority))
+                task.add_done_callback(finished)
+                tasks.append(task)
+            return list(await asyncio.gather(*tasks))
+        finally:
+            unfinished = [task for task in tasks if not task.done()]
+            for task in unfinished:
+                task.cancel()
+            if unfinished:
+                await asyncio.wait(unfinished)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.aclose()
+
+
+class LocalPool(Asking[RequestT, ResultT]):
+    """A backend in this process behind the handle of a pool: for tests, small runs and remote endpoints."""
+
+    def __init__(self, backend: Backend[RequestT, ResultT], *, name: str = "", limit: int = 4096) -> None:
+        self.name = name or backend.name
+        self.backend = backend
+        self.coalescer: Coalescer[RequestT, ResultT] = Coalescer(backend, limit=limit)
+
+    async def submit(
+        self, request: RequestT, *, agent: str = "", priority: Priority = Priority.INTERACTIVE
+    ) -> ResultT:
+        """Return the result of `request`. Raises as `ReplicaPool.submit`."""
+        return await self.coalescer.submit(request, agent=agent, priority=priority)
+
+    def submit_nowait(
+        self, request: RequestT, *, agent: str = "", priority: Priority = Priority.INTERACTIVE
+    ) -> asyncio.Future[ResultT]:
+        """Return a future of the result. Raises OverloadedError if the queue is full."""
+        return self.coalescer.submit_nowait(request, agent=agent, priority=priority)
+
+    async def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Return what the backend's control method `name` returns."""
+        return await call_control(self.backend, name, args, kwargs)
+
+    async def describe(self) -> dict[str, Any]:
+        return {
+            **self.backend.describe(),
+            "pid": os.getpid(),
+            "slots": self.backend.slots,
+            "max_batch": self.backend.max_batch,
+        }
+
+    def statistics(self) -> PoolStatistics:
+        counts = self.coalescer.statistics()
+        answered = counts.batch_items + counts.duplicates_saved + counts.lookups_answered
+        return PoolStatistics(
+            replicas=1,
+            ready=1,
+            outstanding=counts.waiting,
+            unsent=0,
+            requests=answered + counts.queued,
+            answered=answered - counts.running,
+            failed=counts.failed,
+            calls=0,
+            pixels_sent=0,
+            lost_replicas=0,
+            resubmitted=0,
+            restarted=0,
+        )
+
+    async def replica_statistics(self) -> list[dict[str, Any]]:
+        counts = self.coalescer.statistics()
+        return [{**asdict(counts), "mean_batch": counts.mean_batch}]
+
+    async def drain(self) -> None:
+        await self.coalescer.drain()
+
+    async def aclose(self) -> None:
+        await self.coalescer.aclose()
+        await self.backend.close()

@@ -1,0 +1,1 @@
+"""Data sets of images: folders, tables, the hub; labels; distinct images; the part held back for confirmation."""

@@ -1,0 +1,157 @@
+"""Which of a network's classes a data set's class is: by its name, never by its place in a list.
+
+A name fits if it is one of a class's names (ImageNet joins several by commas), whatever its case, underscores and
+numbering. WordNet numbers of ImageNet's folders and ImageNet's other names for the same thing fit as well.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+from actors.errors import UsageError
+from actors.vision.data import class_names as files
+from actors.vision.readout.units import class_index
+
+How = Literal["as told", "name", "WordNet number", "ImageNet synonym", ""]
+
+_SYNSET = re.compile(r"n\d{8}")
+_NUMBERING = re.compile(r"^(?:n\d{8}[-_. ]+|\d+[-_.]+)(?=\D)")
+_PAIRS = re.compile(r",(?=[^,=]+=)")
+
+
+@dataclass(frozen=True)
+class Match:
+    """A data set's class and the network's: `index` is None where none fits, `near` are then the nearest names."""
+
+    name: str
+    index: int | None = None
+    how: How = ""
+    near: tuple[str, ...] = ()
+
+
+def match_classes(
+    names: Sequence[str], class_names: Sequence[str], told: Mapping[str, str] | None = None
+) -> list[Match]:
+    """Return the network's class of each of the data set's, in order.
+
+    `told` gives the network's class, by name or number, for those that a person has matched.
+
+    Raises:
+        UsageError: If `told` names a class that one of the two does not have.
+    """
+    told = told or {}
+    if unknown := [name for name in told if name not in names]:
+        raise UsageError(
+            f"the data set has no class {unknown[0]!r}.",
+            f"Its classes: {', '.join(names[:20])}. Correct --label-names.",
+        )
+    by_name = _by_name(class_names)
+    return [
+        Match(name, _told(told[name], class_names), "as told")
+        if name in told
+        else _match(name, class_names, by_name)
+        for name in names
+    ]
+
+
+def read_pairs(text: str) -> dict[str, str]:
+    """Return what `0=landbird,1=waterbird` says, or the names in a file for the labels 0, 1, 2 and so on.
+
+    Raises:
+        UsageError: If it is neither.
+    """
+    if "=" not in text:
+        return {str(number): name for number, name in enumerate(files.read(Path(text)))}
+    pairs = [part.partition("=") for part in _PAIRS.split(text)]
+    if any(not label.strip() or not name.strip() for label, _, name in pairs):
+        raise UsageError(
+            f"labels are named as LABEL=CLASS,LABEL=CLASS or by a file of names, got {text!r}.",
+            "Correct --label-names.",
+        )
+    return {label.strip(): name.strip() for label, _, name in pairs}
+
+
+def plain(name: str) -> str:
+    """Return a name as it is compared: small letters, single spaces, without numbering."""
+    return " ".join(re.split(r"[\s_\-]+", _NUMBERING.sub("", name.strip()).casefold())).strip()
+
+
+def _told(text: str, class_names: Sequence[str]) -> int:
+    index = class_index(text, class_names)
+    if not 0 <= index < len(class_names):
+        raise UsageError(
+            f"the network's classes are numbered 0 to {len(class_names) - 1}, got {index}.",
+            "Correct --label-names.",
+        )
+    return index
+
+
+def _by_name(class_names: Sequence[str]) -> dict[str, set[int]]:
+    found: dict[str, set[int]] = {}
+    for index, each in enumerate(class_names):
+        for name in (each, *each.split(",")):
+            found.setdefault(plain(name), set()).add(index)
+    return found
+
+
+def _match(name: str, class_names: Sequence[str], by_name: Mapping[str, set[int]]) -> Match:
+    synset = _SYNSET.match(name)
+    if synset and (index := _of_synset(synset[0], class_names)) is not None:
+        return Match(name, index, "WordNet number")
+    if len(found := by_name.get(plain(name), set())) == 1:
+        return Match(name, next(iter(found)), "name")
+    others = {index for synonym in _synonyms(name) for index in by_name.get(synonym, ())}
+    if not found and len(others) == 1:
+        return Match(name, others.pop(), "ImageNet synonym")
+    near = difflib.get_close_matches(plain(name), by_name, n=3, cutoff=0.6)
+    return Match(
+        name, near=tuple(f"{index} ({class_names[index]})" for index in sorted(found)) or tuple(near)
+    )
+
+
+def _of_synset(number: str, class_names: Sequence[str]) -> int | None:
+    """Return the place of a synset among ImageNet's thousand, if the network's class there has its name."""
+    order, lemmas = _imagenet()
+    index = order.get(number)
+    if index is None or len(class_names) != len(order):
+        return None
+    own = {plain(each) for each in class_names[index].split(",")}
+    return index if own & set(lemmas[number]) else None
+
+
+def _synonyms(name: str) -> set[str]:
+    """Return the other names that ImageNet has for a thing; a WordNet number is one of its names."""
+    _, lemmas = _imagenet()
+    if (synset := _SYNSET.match(name)) and synset[0] in lemmas:
+        return set(lemmas[synset[0]])
+    known = plain(name)
+    return {other for names in lemmas.values() if known in names for other in names}
+
+
+@lru_cache(maxsize=1)
+def _imagenet() -> tuple[dict[str, int], dict[str, tuple[str, ...]]]:
+    """Return ImageNet's thousand synsets by place, and their names, from timm's tables; nothing without timm."""
+    spec = importlib.util.find_spec("timm")
+    if spec is None or not spec.submodule_search_locations:
+        return {}, {}
+    folder = Path(spec.submodule_search_locations[0]) / "data" / "_info"
+    try:
+        order = (folder / "imagenet_synsets.txt").read_text(encoding="utf-8").split()
+        lines = (folder / "imagenet_synset_to_lemma.txt").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return {}, {}
+    wanted = {number: index for index, number in enumerate(order)}
+    pairs = (line.partition("\t") for line in lines)
+    lemmas = {
+        number: tuple(plain(each) for each in names.split(","))
+        for number, _, names in pairs
+        if number in wanted
+    }
+    return wanted, lemmas

@@ -1,0 +1,149 @@
+"""Data sets of images by index: a folder, a pre-decoded array, a Hugging Face data set, scenes.
+
+All are small values that pickle; whoever loads an image opens what it needs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+
+from actors.errors import UsageError
+from actors.images import Image, Preview, Provenance, preview_of
+from actors.vision.data.folder import LISTS, FolderDataset, spread
+from actors.vision.data.hub_dataset import HubDataset, has_tables, is_saved
+from actors.vision.readout.base import ImageDataset
+
+_LOOKED_AT = 32
+"""Images whose content is part of an array's fingerprint."""
+
+
+class ArrayDataset:
+    """Decoded images in one .npy file, uint8 (N, H, W, 3), read through the page cache: nothing to decode."""
+
+    def __init__(self, path: Path | str) -> None:
+        """Open the file.
+
+        Raises:
+            UsageError: If it cannot be read or holds anything else.
+        """
+        self._path = Path(path).expanduser().resolve()
+        self.name = self._path.stem
+        array = self._pixels
+        if array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] != 3 or not len(array):
+            raise UsageError(f"{self._path} must be uint8 (N, H, W, 3), it is {array.dtype} {array.shape}")
+        digest = hashlib.blake2b(json.dumps([self.name, *array.shape]).encode(), digest_size=12)
+        for place in spread(len(array), _LOOKED_AT):
+            digest.update(np.ascontiguousarray(array[place]).data)
+        self.fingerprint = digest.hexdigest()
+        self._length = len(array)
+
+    @cached_property
+    def _pixels(self) -> np.ndarray:
+        try:
+            return np.load(self._path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise UsageError(
+                f"{self._path} cannot be read as an array of images: {error}",
+                "Write it with `write_array`.",
+            ) from error
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_pixels"}
+
+    def __len__(self) -> int:
+        return self._length
+
+    def load(self, index: int) -> Image:
+        return Image.from_pixels(np.array(self._pixels[index]))
+
+    def preview(self, index: int) -> Preview:
+        return preview_of(np.array(self._pixels[index]))
+
+    def provenance(self, index: int) -> Provenance:
+        return Provenance("dataset", maker=self.name, recipe={"row": index})
+
+
+def write_array(
+    dataset: ImageDataset,
+    path: Path,
+    size: int = 256,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[int, str]:
+    """Decode a data set once into a file for `ArrayDataset`: squares of `size` pixels, cut from the centre.
+
+    Corrupt images become black; they are returned by index with the reason.
+    """
+    skipped: dict[int, str] = {}
+    draft = path.with_name(path.name + ".draft")
+    array = np.lib.format.open_memmap(draft, "w+", np.uint8, (len(dataset), size, size, 3))
+    for index in range(len(dataset)):
+        try:
+            picture = dataset.load(index).to_pil()
+        except Exception as error:  # decoders raise anything
+            skipped[index] = f"{type(error).__name__}: {error}"
+        else:
+            array[index] = np.asarray(PIL.ImageOps.fit(picture, (size, size), PIL.Image.Resampling.BICUBIC))
+        if progress is not None:
+            progress(index + 1, len(dataset))
+    array.flush()
+    draft.replace(path)
+    return skipped
+
+
+def canonical(text: str) -> str:
+    """Return the name of a data set that is the same from every folder and however its path is written."""
+    return str(Path(text).expanduser().resolve()) if is_path(text) else text
+
+
+def is_path(text: str) -> bool:
+    """Say whether a data set is named by where it is, and not by what it is."""
+    return text.partition(":")[0] not in ("hf", "scenes")
+
+
+def open_dataset(text: str, image_column: str = "") -> ImageDataset:
+    """Return the data set that a command line names; `image_column` is the column of a table that names images.
+
+    A folder of images or tars, one that the `datasets` library wrote, a list of paths (.txt, .csv, .tsv, .jsonl), a .npy
+    file, `hf:ID[/CONFIG][:SPLIT[:COLUMN]]`, or `scenes[:SIZE[:SEED]]`.
+
+    Raises:
+        UsageError: If there is no such data set.
+    """
+    kind, _, rest = text.partition(":")
+    if kind == "hf" and rest:
+        return HubDataset.named(rest, image_column)
+    if kind == "scenes":
+        return _scenes(text)
+    path = Path(text).expanduser()
+    if path.suffix == ".npy":
+        return ArrayDataset(path)
+    if path.is_file() and path.suffix.lower() in LISTS:
+        return FolderDataset.of_list(path, image_column)
+    if is_saved(path):
+        return HubDataset(str(path.resolve()), column=image_column)
+    try:
+        return FolderDataset(path)
+    except UsageError:
+        if path.is_dir() and has_tables(path):
+            return HubDataset(str(path.resolve()), column=image_column)
+        raise
+
+
+def _scenes(text: str) -> ImageDataset:
+    from actors.embedded.drawing.dataset import ScenesDataset
+
+    numbers = [part for part in text.split(":")[1:] if part]
+    if not all(part.isdecimal() for part in numbers) or len(numbers) > 2:
+        raise UsageError(f"write scenes[:SIZE[:SEED]], got {text!r}")
+    size, seed = [int(part) for part in numbers] + [2048, 0][len(numbers) :]
+    made: ImageDataset = ScenesDataset(size, seed)
+    return made

@@ -1,0 +1,42 @@
+"""The part of a data set that is kept for confirmation: exploring agents never see it.
+
+It is the images whose keys have the smallest hashes, as many as were promised. So there is no list to keep, every process
+draws the same, and when images are added only a few whose hashes are near the limit change sides.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+from actors.vision.data.distinct import DistinctDataset
+from actors.vision.readout.base import ImageDataset
+
+
+def split(dataset: ImageDataset, fraction: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the indices for exploring and the reserved ones, int64, both in order.
+
+    Reserved are round(fraction * n) images. Of distinct images the key is their content; of others the index under the data
+    set's fingerprint, so that no image must be read to know its side.
+    """
+    n = len(dataset)
+    if isinstance(dataset, DistinctDataset):
+        keys = [key.tobytes() for key in dataset.keys]
+    else:
+        keys = [f"{dataset.fingerprint}:{index}".encode() for index in range(n)]
+    hashes = [hashlib.blake2b(key, digest_size=8, person=b"reserve").digest() for key in keys]
+    reserved = np.zeros(n, bool)
+    reserved[sorted(range(n), key=lambda index: (hashes[index], index))[: round(fraction * n)]] = True
+    return np.flatnonzero(~reserved), np.flatnonzero(reserved)
+
+
+SEED = 0
+"""Seed of the sample of reserved images: one for all units, so that they share the passes."""
+
+
+def sample(reserved: np.ndarray, count: int) -> np.ndarray:
+    """Return a simple random sample of at most `count` reserved indices, int64, in order; the same one every time."""
+    if len(reserved) <= count:
+        return reserved
+    return np.sort(np.random.default_rng(SEED).choice(reserved, count, replace=False))

@@ -1,0 +1,1 @@
+"""Where networks under study come from: names, sources, checkpoints, preprocessing, class names."""

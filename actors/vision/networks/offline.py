@@ -1,0 +1,74 @@
+"""Whether a network could be had at all on a machine without a connection, told before anything is started.
+
+Only what surely fails is refused: nothing of the kind was ever fetched here, and its host does not answer. What the
+caches hold under which name is the loader's to tell.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from actors import hub
+from actors.errors import UsageError
+from actors.packaged import PACKAGED
+from actors.vision.networks.names import OPEN_CLIP_FOLDERS, model_and_module
+from actors.vision.networks.sources import NO_WEIGHTS
+from actors.vision.networks.zoo import parse
+from actors.vision.settings import VisionSettings
+
+_TORCHVISION_HOST = "https://download.pytorch.org"
+
+
+def check_weights(
+    name: str,
+    settings: VisionSettings,
+    *,
+    reachable: Callable[[str], bool] = hub.reachable,
+    environ: Mapping[str, str] = os.environ,
+) -> None:
+    """Refuse a published network of which nothing is here, and whose host does not answer.
+
+    Raises:
+        UsageError: Naming the host and the ways out.
+    """
+    address = parse(name)
+    given = address.checkpoint is not None or settings.checkpoint is not None
+    if address.source in ("hf", "hf-hub"):  # their configuration is fetched, too
+        model = model_and_module(address.name)[0].partition("@")[0]
+        if hub.local_folder(model) is None:
+            _check(name, _hub_files(f"models--{model.replace('/', '--')}"), _hub_host(), reachable)
+        return
+    if given or not settings.pretrained or address.name in PACKAGED:
+        return
+    if address.source == "torchvision":
+        _check(name, _torch_files(environ), _TORCHVISION_HOST, reachable)
+    elif address.source in ("timm", "open_clip") and not address.name.startswith(OPEN_CLIP_FOLDERS):
+        _check(name, _hub_files("models--*") or _torch_files(environ), _hub_host(), reachable)
+
+
+def _check(name: str, kept: bool, host: str, reachable: Callable[[str], bool]) -> None:
+    if not kept and (not host or not reachable(host)):
+        told = f"{host} does not answer" if host else "HF_HUB_OFFLINE is set"
+        raise UsageError(f"the weights of {name} are not on this machine, and {told}.", NO_WEIGHTS)
+
+
+def _hub_host() -> str:
+    """Return the hub's address, "" where it must not be asked."""
+    from huggingface_hub import constants
+
+    return "" if constants.HF_HUB_OFFLINE else constants.ENDPOINT
+
+
+def _hub_files(pattern: str) -> bool:
+    from huggingface_hub import constants
+
+    return any(Path(constants.HF_HUB_CACHE).glob(pattern))
+
+
+def _torch_files(environ: Mapping[str, str]) -> bool:
+    """Say whether torch's cache holds any weights: where it is, is told without importing torch."""
+    cache = Path(environ.get("XDG_CACHE_HOME") or "~/.cache") / "torch"
+    home = Path(environ.get("TORCH_HOME") or cache).expanduser()
+    return any((home / "hub" / "checkpoints").glob("*"))

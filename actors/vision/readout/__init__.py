@@ -1,0 +1,1 @@
+"""Units, and how their activations are read off a forward pass and kept."""

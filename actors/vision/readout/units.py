@@ -1,0 +1,273 @@
+"""Units: how the scalars of a network are named, and how each kind is read off a layer's output.
+
+All units that are read in the same way at the same layer form a *readout*: one pass yields them all, and
+the stimulus bank keeps them together. A further kind of unit is one function given to `register_kind`.
+
+Shapes: N images; C channels of a layer; U units of a readout; h x w positions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from actors.errors import UsageError
+from actors.vision.readout.base import LayerInfo, Unit
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from actors.vision.dictionaries.dictionary import Dictionary
+
+_FEW = 20
+"""Classes that are all named to whoever asks for another one."""
+
+OUTPUT = "output"
+"""The layer that stands for what the whole network returns: class logits, for a classifier."""
+
+
+@dataclass(frozen=True, slots=True)
+class Readout:
+    """All units of one kind at one layer; `source` is the file of directions or the dictionary."""
+
+    layer: str
+    kind: str = "channel"
+    source: str = ""
+
+    @classmethod
+    def of(cls, unit: Unit) -> Readout:
+        return cls(unit.layer, unit.kind, unit.source)
+
+    def unit(self, index: int) -> Unit:
+        return Unit(self.layer, index, self.kind, self.source)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A readout made ready: `read` maps a layer's output (N, C, h, w) to its units (N, U, h, w).
+
+    `read` None means that the units are the channels themselves. `digest` tells files apart that share a path.
+    """
+
+    n_units: int
+    read: Callable[[torch.Tensor], torch.Tensor] | None = None
+    digest: str = ""
+
+
+Kind = Callable[[Readout, LayerInfo], Reader]
+"""Makes a readout ready, given its layer. Raises UsageError if the layer or the file does not fit."""
+
+_KINDS: dict[str, Kind] = {}
+
+
+def register_kind(name: str, kind: Kind) -> None:
+    """Add a kind of unit; in every process that loads the network (a `python:` factory is a good place)."""
+    _KINDS[name] = kind
+
+
+def reader(readout: Readout, layer: LayerInfo) -> Reader:
+    """Return the reader of `readout` at `layer`.
+
+    Raises:
+        UsageError: If there is no such kind, or its file does not fit the layer.
+    """
+    try:
+        kind = _KINDS[readout.kind]
+    except KeyError:
+        raise UsageError(
+            f"there is no kind of unit {readout.kind!r}.", f"The kinds are {', '.join(_KINDS)}."
+        ) from None
+    return kind(readout, layer)
+
+
+def _channels(readout: Readout, layer: LayerInfo) -> Reader:
+    return Reader(layer.n_units)
+
+
+def _logits(readout: Readout, layer: LayerInfo) -> Reader:
+    # A network that returns maps has its classes' logits at every position: they are units like any other.
+    if layer.name != OUTPUT:
+        _require_classifier(readout, layer)
+    return Reader(layer.n_units)
+
+
+def _probabilities(readout: Readout, layer: LayerInfo) -> Reader:
+    _require_classifier(readout, layer)
+    match layer.scores:
+        case "probabilities":
+            return Reader(layer.n_units, lambda given: given.float(), "given")
+        case "sigmoid":
+            return Reader(layer.n_units, lambda logits: logits.float().sigmoid(), "sigmoid")
+        case _:
+            return Reader(layer.n_units, lambda logits: logits.float().softmax(1))
+
+
+def _require_classifier(readout: Readout, layer: LayerInfo) -> None:
+    if layer.kind != "vector":
+        raise UsageError(
+            f"a {readout.kind} needs a vector of class scores, but {layer.name!r} is a {layer.kind}.",
+            f"Use the layer {OUTPUT!r} of a classifier; where that is a {layer.kind}, name a unit of it by its number.",
+        )
+
+
+def _directions(readout: Readout, layer: LayerInfo) -> Reader:
+    """Inner product of each position with saved vectors, as they are (not normalised)."""
+    import torch
+
+    vectors = torch.from_numpy(load_vectors(readout.source))
+    if vectors.shape[1] != layer.n_units:
+        raise UsageError(
+            f"{readout.source} holds vectors of length {vectors.shape[1]}, "
+            f"but layer {layer.name!r} has {layer.n_units} channels."
+        )
+
+    def read(maps: torch.Tensor) -> torch.Tensor:
+        return torch.einsum("nchw,kc->nkhw", maps.float(), vectors.to(maps.device))
+
+    return Reader(len(vectors), read, _file_digest(readout.source))
+
+
+def load_vectors(path: str) -> np.ndarray:
+    """Return float32 (K, C) from a .npy file of (C,) or (K, C), or a .safetensors file with one such tensor."""
+    import numpy as np
+
+    file = _existing(path)
+    if file.suffix == ".npy":
+        try:
+            vectors = np.load(file, allow_pickle=False)
+        except ValueError as error:
+            raise UsageError(f"{path} is not a readable .npy file: {error}") from error
+    elif file.suffix == ".safetensors":
+        tensors = _safetensors(file)
+        if len(tensors) != 1:
+            raise UsageError(f"{path} must hold one tensor of directions, it holds {sorted(tensors)}")
+        vectors = next(iter(tensors.values())).float().numpy()
+    else:
+        raise UsageError(f"directions are read from .npy or .safetensors, got {path}")
+    vectors = np.atleast_2d(np.asarray(vectors, dtype=np.float32))
+    if vectors.ndim != 2:
+        raise UsageError(f"{path} must hold a vector (C,) or rows (K, C), got shape {vectors.shape}")
+    return vectors
+
+
+def _latents(readout: Readout, layer: LayerInfo) -> Reader:
+    """Codes of a dictionary (sparse autoencoder) at each position."""
+    from actors.vision.dictionaries.formats import load
+
+    dictionary, digest = load(readout.source)
+    if dictionary.width != layer.n_units:
+        hook = f" (trained at {dictionary.hook!r})" if dictionary.hook else ""
+        raise UsageError(
+            f"the dictionary {readout.source}{hook} reads {dictionary.width} channels, "
+            f"but layer {layer.name!r} has {layer.n_units}.",
+            "Name the layer that it was trained at.",
+        )
+    copies: dict[torch.device, Dictionary] = {}
+
+    def read(maps: torch.Tensor) -> torch.Tensor:
+        if maps.device not in copies:
+            copies[maps.device] = dictionary.on(maps.device)
+        return copies[maps.device].encode(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    return Reader(dictionary.n_latents, read, digest)
+
+
+def _existing(path: str) -> Path:
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise UsageError(f"there is no file {path!r} to read units from.")
+    return file
+
+
+def _safetensors(file: Path) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise UsageError(f"{file} is not a readable safetensors file: {error}") from error
+
+
+def _file_digest(path: str) -> str:
+    return hashlib.blake2b(Path(path).expanduser().read_bytes(), digest_size=8).hexdigest()
+
+
+for _name, _kind in (
+    ("channel", _channels),
+    ("logit", _logits),
+    ("probability", _probabilities),
+    ("direction", _directions),
+    ("latent", _latents),
+):
+    register_kind(_name, _kind)
+
+
+def parse_unit(layer_text: str, unit_text: str, class_names: Sequence[str] = ()) -> Unit:
+    """Return the unit that a command line names.
+
+    `42` is a channel of the layer, and a class logit where the layer is "output"; there a class may also
+    be named. `logit:tench`, `probability:0` (the layer is then "output" whatever was said);
+    `direction:FILE[:ROW]`, `latent:PATH:INDEX` (a file or a folder).
+
+    Raises:
+        UsageError: If the text has none of these forms, or names no class or more than one.
+    """
+    head, colon, rest = unit_text.partition(":")
+    if colon and head in _KINDS:
+        kind = head
+    else:
+        kind, rest = ("logit" if layer_text == OUTPUT else "channel"), unit_text
+    if kind in ("logit", "probability"):
+        return Unit(OUTPUT, class_index(rest, class_names), kind)
+    if kind == "channel":
+        return Unit(layer_text, _index(rest, unit_text), kind)
+    source, _, row = rest.rpartition(":")
+    if (not source and kind == "direction") or (not row.isdecimal() and kind == "direction"):
+        source, row = rest, "0"
+    if not source:
+        raise UsageError(f"a {kind} is written {kind}:PATH:INDEX, got {unit_text!r}")
+    return Unit(layer_text, _index(row, unit_text), kind, source)
+
+
+def _index(text: str, whole: str) -> int:
+    if not text.strip().isdecimal():
+        kinds = ", ".join(f"{kind}:..." for kind in _KINDS if kind != "channel")
+        raise UsageError(f"a unit is a number from 0, or one of {kinds}; got {whole!r}")
+    return int(text)
+
+
+def class_index(text: str, class_names: Sequence[str]) -> int:
+    """Return the index of a class given by number or by any of its comma-separated names.
+
+    Raises:
+        UsageError: If no class or several have that name; the nearest names are told.
+    """
+    import difflib
+
+    text = text.strip()
+    if text.isdecimal():
+        return int(text)
+    by_name: dict[str, list[int]] = {}
+    for index, names in enumerate(class_names):
+        for name in {names, *names.split(",")}:
+            by_name.setdefault(name.strip().casefold(), []).append(index)
+    found = by_name.get(text.casefold(), [])
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UsageError(f"several classes are called {text!r}: give one of the numbers {found}.")
+    near = difflib.get_close_matches(text.casefold(), by_name, n=5, cutoff=0.5)
+    if 0 < len(class_names) <= _FEW:
+        hint = f"The classes are {', '.join(class_names)}."
+    elif near:
+        hint = f"The nearest are {', '.join(near)}."
+    else:
+        hint = (
+            "Give the class by its number." if class_names else "The network names no classes: give a number."
+        )
+    raise UsageError(f"no class is called {text!r}.", hint)

@@ -1,0 +1,446 @@
+"""One pass over a data set for all units at once: exact top k, quantiles from a sample, moments.
+
+Everything here gives the same answer however the data set is cut into shards, in whatever order they are
+seen and wherever a run is resumed: ties go to the smaller index, and which images and positions are sampled
+is a hash of the image's index. The state does not grow with the data set.
+
+Shapes: U units; n images of a chunk; R rows of the reservoir; k exemplars a unit.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from actors.vision.readout.base import ImageDataset
+from actors.vision.readout.units import Readout
+
+if TYPE_CHECKING:
+    import torch
+
+LEVELS = (0.5, 0.9, 0.95, 0.99, 0.995, 0.999)
+"""Quantile levels that a sweep keeps."""
+
+RESERVOIR_ROWS = 8192
+_CHUNK = 256
+HALF_MAX = 65504.0
+"""The largest float16: samples are kept in half precision."""
+_BEGUN = "begun"
+_NOTHING = -(2**63)
+"""A key below every real one."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Which of some images are sampled, and where: the same for all layers with as many positions."""
+
+    images: np.ndarray
+    """int64 (m,): places among the images."""
+    slots: np.ndarray
+    """int64 (m,): their places in the reservoir, in rows of `samples`."""
+    positions: np.ndarray
+    """int64 (m, samples): flat positions in an image's map."""
+    n_positions: int
+
+    @property
+    def samples(self) -> int:
+        return int(self.positions.shape[1])
+
+    def rows(self, which: np.ndarray | slice = slice(None)) -> torch.Tensor:
+        """Return the reservoir's rows of all images or some, int64 (their number * samples,)."""
+        import torch
+
+        return torch.from_numpy((self.slots[which, None] * self.samples + np.arange(self.samples)).ravel())
+
+    @cached_property
+    def target(self) -> slice | torch.Tensor:
+        """The reservoir's rows, as a slice where they are in one piece: it is copied several times as fast."""
+        rows = self.rows()
+        first, last = int(rows[0]), int(rows[-1])
+        in_order = last - first + 1 == len(rows) and bool((np.diff(self.slots) > 0).all())
+        return slice(first, last + 1) if in_order else rows
+
+    @cached_property
+    def flat(self) -> torch.Tensor:
+        """Indices into all positions of all images, int64 (m * samples,)."""
+        import torch
+
+        return torch.from_numpy((self.images[:, None] * self.n_positions + self.positions).ravel())
+
+    def of(self, units: torch.Tensor) -> torch.Tensor:
+        """Return (m * samples, U) activations of maps (n, U, h, w) in any memory layout."""
+        positions_first = units.permute(0, 2, 3, 1)
+        flat = self.flat.to(units.device)
+        if positions_first.is_contiguous():
+            return positions_first.flatten(0, 2).index_select(0, flat)
+        return positions_first.flatten(1, 2)[flat // self.n_positions, flat % self.n_positions]
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """What a sweep does: which images (`indices` into the data set), for which readouts, in what steps."""
+
+    dataset: ImageDataset
+    indices: np.ndarray
+    readouts: tuple[Readout, ...]
+    k: int = 15
+    step: int = 32
+    rows: int = RESERVOIR_ROWS
+
+    def save(self, folder: Path) -> None:
+        """Write the plan, and which sweep this is: one that goes on with what is in the folder, or a new one."""
+        if not (begun := folder / _BEGUN).exists():
+            _replace(begun, uuid.uuid4().hex.encode())
+        _replace(folder / "plan.pickle", pickle.dumps(self))
+
+    @staticmethod
+    def begun(folder: Path) -> str:
+        """Return which sweep the folder holds: another one if it was removed and made again."""
+        return (folder / _BEGUN).read_text()
+
+    @staticmethod
+    def load(folder: Path) -> SweepPlan:
+        plan = pickle.loads((folder / "plan.pickle").read_bytes())
+        assert isinstance(plan, SweepPlan)
+        return plan
+
+    def steps(self) -> list[tuple[int, int]]:
+        n = len(self.indices)
+        return [(start, min(start + self.step, n)) for start in range(0, n, self.step)]
+
+    def samples(self, n_positions: int) -> int:
+        """Return how many positions of an image are sampled: more where there are few images."""
+        if n_positions == 1:
+            return 1
+        return int(np.clip(self.rows // max(1, len(self.indices)), 4, 16))
+
+    def slots(self, samples: int) -> np.ndarray:
+        """Return each image's place in the reservoir, -1 for images that are not sampled; int64 (images,)."""
+        n_chosen = min(len(self.indices), self.rows // samples)
+        if n_chosen not in self._slots:
+            order = np.argsort(self._hashes, kind="stable")
+            chosen = np.sort(order[:n_chosen])
+            slots = np.full(len(self.indices), -1, np.int64)
+            slots[chosen] = np.arange(n_chosen)
+            self._slots[n_chosen] = slots
+        return self._slots[n_chosen]
+
+    def positions(self, start: int, stop: int, samples: int, n_positions: int) -> np.ndarray:
+        """Return int64 (stop - start, samples) positions: another draw for each image, the same for all units."""
+        draws = _splitmix(self._hashes[start:stop, None] + np.arange(1, samples + 1, dtype=np.uint64))
+        return (draws % np.uint64(n_positions)).astype(np.int64)
+
+    def draw(self, places: np.ndarray, n_positions: int) -> Draw:
+        """Return what is sampled of the images at `places`, int64 (n,) ascending, of the plan's indices."""
+        samples = self.samples(n_positions)
+        slots = self.slots(samples)[places]
+        chosen = np.flatnonzero(slots >= 0)
+        start, stop = int(places[0]), int(places[-1]) + 1
+        where = self.positions(start, stop, samples, n_positions)[places[chosen] - start]
+        return Draw(chosen, slots[chosen], where, n_positions)
+
+    @cached_property
+    def _hashes(self) -> np.ndarray:
+        return _splitmix(self.indices.astype(np.uint64))
+
+    @cached_property
+    def _slots(self) -> dict[int, np.ndarray]:
+        return {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if not name.startswith("_")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+
+
+def _splitmix(values: np.ndarray) -> np.ndarray:
+    """Return a well-mixed hash of uint64 values (the finaliser of Steele et al.'s SplitMix64)."""
+    with np.errstate(over="ignore"):
+        z = values.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.asarray(z ^ (z >> np.uint64(31)))
+
+
+def sort_keys(values: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+    """Return int64 keys whose order is that of float32 `values`, ties by the smaller of `indices` (0..2^32-1)."""
+    import torch
+
+    bits = (values + 0.0).view(torch.int32)  # adding 0 makes -0 and 0 one value
+    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
+    return (ordered.long() << 32) | (0xFFFFFFFF - indices)
+
+
+def from_keys(keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the float32 values and int64 indices of `sort_keys`."""
+    import torch
+
+    ordered = (keys >> 32).to(torch.int32)
+    bits = ordered ^ ((ordered >> 31) & 0x7FFFFFFF)
+    return bits.view(torch.float32), 0xFFFFFFFF - (keys & 0xFFFFFFFF)
+
+
+class Tally:
+    """The running result of one readout: top k, moments of per-image activations, sampled positions."""
+
+    def __init__(self, n_units: int, k: int, rows: int, device: torch.device | str = "cpu") -> None:
+        import torch
+
+        self.keys = torch.full((n_units, k), _NOTHING, dtype=torch.int64, device=device)
+        self.n_images = 0
+        wide = torch.float64 if torch.device(device).type != "mps" else torch.float32
+        self.mean = torch.zeros(n_units, dtype=wide, device=device)
+        self.m2 = torch.zeros(n_units, dtype=wide, device=device)
+        self.reservoir = torch.empty((rows, n_units), dtype=torch.float16, device=device)
+        self.filled = torch.zeros(rows, dtype=torch.bool)
+        self.broken = torch.zeros(n_units, dtype=torch.bool, device=device)
+        """Units that are never finite: they count as 0 here, so that they cost the others no image, and are told apart."""
+        self._chunk = torch.empty((_CHUNK, n_units), dtype=torch.float32, device=device)
+        self._chunk_indices = torch.empty(_CHUNK, dtype=torch.int64, device=device)
+        self._held = 0
+        self._last_index = -1
+        self._in_order = True
+
+    def add(self, maxima: torch.Tensor, indices: torch.Tensor) -> None:
+        """Take in float32 (n, U) maxima of the images `indices`, int64 (n,)."""
+        for some, their in zip(maxima.split(_CHUNK), indices.split(_CHUNK), strict=True):
+            end = self._held + len(some)
+            if end > _CHUNK:
+                self.fold()
+                end = len(some)
+            self._chunk[self._held : end] = some
+            self._chunk_indices[self._held : end] = their
+            self._held = end
+
+    def sample(self, rows: torch.Tensor | slice, values: torch.Tensor) -> None:
+        """Put (m, U) activations at positions into the reservoir's `rows`; what half precision cannot hold is infinite."""
+        self.reservoir[rows] = values.to(self.reservoir.dtype)
+        self.filled[rows] = True
+
+    def fold(self) -> None:
+        """Bring what was added since the last fold into the top k and the moments."""
+
+        if not self._held:
+            return
+        chunk, indices = self._chunk[: self._held], self._chunk_indices[: self._held]
+        self._held = 0
+        # Seen in order, a later image never wins a tie: dead units cost nothing.
+        in_order = int(indices[0]) > self._last_index and bool((indices.diff() > 0).all())
+        self._last_index = max(self._last_index, int(indices.max()))
+        self._take_best(chunk, indices, in_order)
+        mean = chunk.mean(0)
+        m2 = (chunk - mean).square_().sum(0)
+        if not bool(m2.isfinite().all()):
+            # Squares of very large activations do not fit into single precision.
+            wide = chunk.to(self.mean.dtype)
+            mean = wide.mean(0)
+            m2 = (wide - mean).square_().sum(0)
+        self._add_moments(len(chunk), mean.to(self.mean.dtype), m2.to(self.m2.dtype))
+
+    def _take_best(self, chunk: torch.Tensor, indices: torch.Tensor, in_order: bool) -> None:
+        import torch
+
+        k = self.keys.shape[1]
+        if self.n_images >= k:
+            worst = from_keys(self.keys.amin(1))[0]
+            wins = (chunk > worst) if in_order else (chunk >= worst)
+            units, rows = wins.T.contiguous().nonzero(as_tuple=True)
+            counts = wins.sum(0)
+            most = int(counts.max())
+            if most <= 4 * k:
+                # Few images get among the top k once they are many: only those are compared.
+                place = torch.arange(len(units), device=units.device) - (counts.cumsum(0) - counts)[units]
+                fresh = torch.full((len(counts), most), _NOTHING, dtype=torch.int64, device=units.device)
+                fresh[units, place] = sort_keys(chunk[rows, units], indices[rows])
+                self.keys = torch.cat([self.keys, fresh], dim=1).topk(k, dim=1).values
+                return
+        fresh = sort_keys(chunk.T.contiguous(), indices)
+        self.keys = torch.cat([self.keys, fresh], dim=1).topk(k, dim=1).values
+
+    def _add_moments(self, n: int, mean: torch.Tensor, m2: torch.Tensor) -> None:
+        """Combine means and squared deviations of two samples (Chan, Golub and LeVeque 1979)."""
+        total = self.n_images + n
+        delta = mean - self.mean
+        self.mean += delta * (n / total)
+        self.m2 += m2 + delta.square() * (self.n_images * n / total)
+        self.n_images = total
+
+    def merge(self, other: Tally) -> None:
+        """Take in another tally of the same readout over other images."""
+        import torch
+
+        self.fold()
+        other.fold()
+        self.broken |= other.broken.to(self.broken.device)
+        both = torch.cat([self.keys, other.keys.to(self.keys.device)], dim=1)
+        self.keys = both.topk(self.keys.shape[1], dim=1).values
+        if other.n_images:
+            self._add_moments(other.n_images, other.mean.to(self.mean.device), other.m2.to(self.m2.device))
+        rows = other.filled.nonzero()[:, 0]
+        self.reservoir[rows] = other.reservoir[rows].to(self.reservoir.device)
+        self.filled[rows] = True
+
+    def state_bytes(self) -> int:
+        """Return the memory of the state without the chunk in progress, which is shared by many images."""
+        tensors = (self.keys, self.mean, self.m2, self.reservoir, self.filled)
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    def top(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return float32 values and int64 indices (U, k), best first; index -1 where there were fewer images."""
+        self.fold()
+        keys = self.keys.sort(dim=1, descending=True).values
+        values, indices = from_keys(keys)
+        none = keys == _NOTHING
+        values[none], indices[none] = float("-inf"), -1
+        return values.cpu().numpy(), indices.cpu().numpy()
+
+    def quantiles(self, levels: Iterable[float] = LEVELS) -> np.ndarray:
+        """Return float32 (U, levels): the sample's quantiles over positions and images, between order statistics."""
+        levels = np.asarray(list(levels))
+        rows = self.filled.nonzero()[:, 0]
+        n_units = self.reservoir.shape[1]
+        if len(rows) == 0:
+            return np.full((n_units, len(levels)), np.nan, np.float32)
+        place = levels * (len(rows) - 1)
+        low = np.floor(place).astype(int)
+        high = np.minimum(low + 1, len(rows) - 1)
+        kth = np.unique(np.concatenate([low, high]))
+        weight = (place - low)[None].astype(np.float32)
+        result = np.empty((n_units, len(levels)), np.float32)
+        whole = len(rows) == len(self.filled)
+        for start in range(0, n_units, 1024):
+            block = self.reservoir[:, start : start + 1024]
+            block = block if whole else block[rows.to(block.device)]
+            sample = np.ascontiguousarray(block.T.float().cpu().numpy()).clip(-HALF_MAX, HALF_MAX)
+            sample.partition(kth, axis=1)
+            result[start : start + 1024] = sample[:, low] * (1 - weight) + sample[:, high] * weight
+        return result
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return the state as arrays; `restore` is the inverse."""
+        self.fold()
+        rows = self.filled.nonzero()[:, 0]
+        return {
+            "keys": self.keys.cpu().numpy(),
+            "mean": self.mean.cpu().numpy(),
+            "m2": self.m2.cpu().numpy(),
+            "n_images": np.array(self.n_images),
+            "rows": rows.numpy(),
+            "reservoir": self.reservoir[rows.to(self.reservoir.device)].cpu().numpy(),
+            "n_rows": np.array(len(self.filled)),
+            "last_index": np.array(self._last_index),
+            "broken": self.broken.cpu().numpy(),
+        }
+
+    @classmethod
+    def restore(cls, arrays: Mapping[str, np.ndarray], device: torch.device | str = "cpu") -> Tally:
+        import torch
+
+        n_units, k = arrays["keys"].shape
+        tally = cls(n_units, k, int(arrays["n_rows"]), device)
+        tally.keys = torch.tensor(arrays["keys"], device=device)
+        tally.mean = torch.tensor(arrays["mean"], device=device, dtype=tally.mean.dtype)
+        tally.m2 = torch.tensor(arrays["m2"], device=device, dtype=tally.m2.dtype)
+        tally.n_images = int(arrays["n_images"])
+        rows = torch.tensor(arrays["rows"])
+        tally.reservoir[rows.to(tally.reservoir.device)] = torch.tensor(arrays["reservoir"], device=device)
+        tally.filled[rows] = True
+        tally._last_index = int(arrays["last_index"])
+        tally.broken = torch.tensor(arrays["broken"], device=device)
+        return tally
+
+
+@dataclass
+class Partial:
+    """A part of a sweep: which steps (by start) are in it, its tallies, and the images that could not be read."""
+
+    done: set[int]
+    tallies: dict[Readout, Tally]
+    skipped: dict[int, str]
+
+    def save(self, path: Path) -> None:
+        arrays: dict[str, np.ndarray] = {}
+        for place, tally in enumerate(self.tallies.values()):
+            arrays |= {f"{place}.{name}": array for name, array in tally.arrays().items()}
+        facts = {
+            "done": sorted(self.done),
+            "readouts": [[r.layer, r.kind, r.source] for r in self.tallies],
+            "skipped": {str(index): reason for index, reason in self.skipped.items()},
+        }
+        draft = path.with_name(f".{uuid.uuid4().hex}")
+        try:
+            with draft.open("wb") as file:
+                arrays["facts"] = np.frombuffer(json.dumps(facts).encode(), np.uint8)
+                np.savez(file, **arrays)  # type: ignore[arg-type]
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: Path) -> Partial:
+        with np.load(path, allow_pickle=False) as stored:
+            facts = json.loads(stored["facts"].tobytes())
+            tallies = {}
+            for place, (layer, kind, source) in enumerate(facts["readouts"]):
+                arrays = {
+                    name.partition(".")[2]: stored[name]
+                    for name in stored.files
+                    if name.startswith(f"{place}.")
+                }
+                tallies[Readout(layer, kind, source)] = Tally.restore(arrays)
+        skipped = {int(index): reason for index, reason in facts["skipped"].items()}
+        return cls(set(facts["done"]), tallies, skipped)
+
+    def merge(self, other: Partial) -> None:
+        self.done |= other.done
+        self.skipped |= other.skipped
+        for readout, tally in other.tallies.items():
+            if readout in self.tallies:
+                self.tallies[readout].merge(tally)
+            else:
+                self.tallies[readout] = tally
+
+
+def _replace(path: Path, data: bytes) -> None:
+    draft = path.with_name(f".{uuid.uuid4().hex}")
+    draft.write_bytes(data)
+    draft.replace(path)
+
+
+def disjoint_parts(folder: Path) -> tuple[list[Path], set[int]]:
+    """Return stored parts of which no two have a step in common, and the steps in them.
+
+    A step that was sent twice, because its replica seemed dead, may be in two parts; then the smaller part
+    is left out, and what is only in it has to be run again.
+    """
+    steps: dict[Path, set[int]] = {}
+    for path in sorted(folder.glob("part-*.npz")):
+        with np.load(path, allow_pickle=False) as stored:
+            steps[path] = set(json.loads(stored["facts"].tobytes())["done"])
+    chosen: list[Path] = []
+    done: set[int] = set()
+    for path in sorted(steps, key=lambda path: (-len(steps[path]), path.name)):
+        if not steps[path] & done:
+            chosen.append(path)
+            done |= steps[path]
+    return chosen, done
+
+
+def merge_parts(folder: Path) -> Partial:
+    """Return the parts stored in `folder` as one."""
+    whole = Partial(set(), {}, {})
+    for path in disjoint_parts(folder)[0]:
+        whole.merge(Partial.load(path))
+    return whole

@@ -1,0 +1,190 @@
+"""Exemplars on disk: what a sweep found, one file a readout, by network and data set.
+
+Images are not copied: an exemplar is an index into the data set. A file is written once, whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from actors.errors import UsageError
+from actors.vision.readout.bank import publish
+from actors.vision.readout.base import Exemplars, Unit
+from actors.vision.readout.units import Readout
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LayerExemplars:
+    """All units of a readout: the k strongest images, quantiles over positions, moments over images.
+
+    `indices` int64 (U, k), -1 where the data set had fewer than k images; `activations` float32 (U, k);
+    `quantiles` float32 (U, levels), of values in half precision; `mean`, `std`, `maximum` float32 (U,). `skipped` images by index, with
+    the reason. Of a unit that is never finite there is no exemplar, and everything else is NaN.
+    """
+
+    readout: Readout
+    indices: np.ndarray
+    activations: np.ndarray
+    levels: np.ndarray
+    quantiles: np.ndarray
+    mean: np.ndarray
+    std: np.ndarray
+    n_images: int
+    skipped: dict[int, str] = field(default_factory=dict)
+
+    def of(self, unit: Unit, k: int) -> Exemplars:
+        """Return the exemplars of one unit, `k` at most."""
+        row = unit.index
+        n = min(k, int((self.indices[row] >= 0).sum()))
+        return Exemplars(
+            unit=unit,
+            indices=self.indices[row, :n],
+            activations=self.activations[row, :n],
+            quantiles=dict(zip(self.levels.tolist(), self.quantiles[row].tolist(), strict=True)),
+            mean=float(self.mean[row]),
+            std=float(self.std[row]),
+            maximum=float(self.activations[row, 0]),
+            n_images=self.n_images,
+        )
+
+    def save(self, path: Path) -> None:
+        buffer = io.BytesIO()
+        facts = {
+            "readout": [self.readout.layer, self.readout.kind, self.readout.source],
+            "n_images": self.n_images,
+            "skipped": {str(index): reason for index, reason in self.skipped.items()},
+        }
+        np.savez(
+            buffer,
+            facts=np.frombuffer(json.dumps(facts).encode(), np.uint8),
+            indices=self.indices,
+            activations=self.activations,
+            levels=self.levels,
+            quantiles=self.quantiles,
+            mean=self.mean,
+            std=self.std,
+        )
+        publish(path, buffer.getvalue())
+
+    @classmethod
+    def load(cls, path: Path) -> LayerExemplars:
+        # Opened here: numpy leaves a file open that is no archive.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            facts = json.loads(stored["facts"].tobytes())
+            arrays = {name: stored[name] for name in stored.files if name != "facts"}
+        return cls(
+            readout=Readout(*facts["readout"]),
+            n_images=facts["n_images"],
+            skipped={int(index): reason for index, reason in facts["skipped"].items()},
+            **arrays,
+        )
+
+
+@dataclass(frozen=True)
+class ExemplarStore:
+    """The exemplars of one network over one part of one data set, in a folder of their own."""
+
+    folder: Path
+
+    @classmethod
+    def of(cls, cache: Path, network: str, dataset: str, reserve: float) -> ExemplarStore:
+        """Return the store for a network's and a data set's fingerprints, without the part kept in reserve."""
+        which = hashlib.blake2b(f"{dataset}:{reserve:g}".encode(), digest_size=12).hexdigest()
+        return cls(cache / "exemplars" / network / which)
+
+    def path(self, readout: Readout) -> Path:
+        name = json.dumps(_key(readout))
+        return self.folder / f"{hashlib.blake2b(name.encode(), digest_size=12).hexdigest()}.npz"
+
+    def get(self, readout: Readout, k: int) -> LayerExemplars | None:
+        """Return what is known of a readout, None if it is unknown, of no image, or with fewer than `k` exemplars."""
+        path = self.path(readout)
+        if not path.exists():
+            return None
+        try:
+            found = LayerExemplars.load(path)
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            # A cache that is damaged costs a pass, not the run.
+            _log.warning("the exemplars in %s are damaged and are found again: %s", path, error)
+            return None
+        return found if found.indices.shape[1] >= k and found.n_images else None
+
+    def put(self, found: LayerExemplars) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        known = self.get(found.readout, 0)
+        if known is None or known.indices.shape[1] < found.indices.shape[1]:
+            self.path(found.readout).unlink(missing_ok=True)
+        found.save(self.path(found.readout))
+
+    def sweep_folder(self, readouts: Sequence[Readout], k: int, step: int) -> Path:
+        """Return where an unfinished sweep over `readouts` is kept, so that it can be resumed."""
+        name = json.dumps([k, step, *sorted(map(_key, readouts))])
+        return self.folder / f"sweep-{hashlib.blake2b(name.encode(), digest_size=8).hexdigest()}"
+
+
+def _key(readout: Readout) -> list[str]:
+    """Return what names a readout in the store: a file that was written anew is another one."""
+    return [readout.layer, readout.kind, readout.source, *_state(readout.source)]
+
+
+def _state(source: str) -> list[str]:
+    """Return name, size and time of change of each file that a source names; nothing for what is no file."""
+    path = Path(source).expanduser()
+    if not source or not path.exists():
+        return []
+    beside = (path.with_name(name) for name in ("cfg.json", "config.json"))
+    files = sorted(path.iterdir()) if path.is_dir() else [path, *beside]
+    states = [(file.name, file.stat()) for file in files if file.is_file()]
+    return [f"{name}:{state.st_size}:{state.st_mtime_ns}" for name, state in states]
+
+
+def finish_sweep(folder: Path, store: Path) -> int:
+    """Merge the parts of a sweep into the exemplars of its readouts; return how many images counted.
+
+    Raises:
+        UsageError: If none did. Nothing is kept then: a table of no images would say that every unit is dead.
+    """
+    from actors.vision.sweep.accumulators import LEVELS, SweepPlan, merge_parts
+
+    whole = merge_parts(folder)
+    n_images = max((tally.n_images for tally in whole.tallies.values()), default=0)
+    if n_images == 0:
+        dataset = SweepPlan.load(folder).dataset
+        reason = whole.skipped[min(whole.skipped)]
+        raise UsageError(
+            f"no image of the data set {dataset.name!r} could be used ({len(whole.skipped)} tried). The first: {reason}.",
+            "Look at that image, or at the network: its input size, its weights, and vision.dtype.",
+        )
+    for readout, tally in whole.tallies.items():
+        activations, indices = tally.top()
+        mean, quantiles = tally.mean.cpu().numpy().astype(np.float32), tally.quantiles(LEVELS)
+        deviation = np.sqrt(tally.m2.cpu().numpy() / max(1, n_images)).astype(np.float32)
+        broken = tally.broken.cpu().numpy()
+        indices[broken] = -1
+        for values in (activations, mean, deviation, quantiles):
+            values[broken] = np.nan
+        ExemplarStore(store).put(
+            LayerExemplars(
+                readout=readout,
+                indices=indices,
+                activations=activations,
+                levels=np.array(LEVELS),
+                quantiles=quantiles,
+                mean=mean,
+                std=deviation,
+                n_images=n_images,
+                skipped=whole.skipped,
+            )
+        )
+    return n_images

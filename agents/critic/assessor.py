@@ -1,0 +1,237 @@
+"""Gathers what is known of a label beside its fresh images: the unit's range, and what the data set's images show.
+
+A blind witness is asked of each image by itself whether it shows one label, so it cannot know which is tested, nor what the
+image did to the unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Protocol
+
+import numpy as np
+from pydantic import Field
+
+from actors.images import Image
+from actors.settings import Settings
+from actors.vision.readout.base import HeldBack
+from agents.evidence.coverage import Looked, Origin, coverage, uncovered
+from agents.evidence.finding import Figures
+from agents.evidence.held_back import Drawn, HeldBackTest, Sample, draw, held_back_test
+from agents.evidence.reach import STRONGEST, Range, range_of, reach, strength
+from agents.evidence.trials import Trials
+from agents.evidence.witness import Accuracy, accuracy
+from tools.subject import Anchored, Exemplar, Reserving, Subject
+from tools.toolbox import EXEMPLARS, Made, seed_for
+
+
+class ConfirmationSettings(Settings):
+    """How much evidence a label needs."""
+
+    min_images: int = Field(20, ge=2)
+    """Images of the label, and as many controls, that are always measured."""
+    max_images: int = Field(40, ge=2)
+    """Images of the label, and as many controls, at which the test gives up."""
+    block: int = Field(10, ge=1)
+    """Images of each kind that are made and measured at a time."""
+    alpha: float = Field(0.05, gt=0, lt=1)
+    """Level of the tests: a label passes when the e-value reaches 1 / alpha."""
+    min_auroc: float = Field(0.7, ge=0.5, le=1)
+    """A label may be surely, yet uselessly, better than chance; below this it is not confirmed."""
+    probe: int = Field(10, ge=0)
+    """Fresh images of a sceptic's rival, of each simpler label, and for a second measurement; 0 omits them."""
+    min_strength: float = Field(0.3, ge=0, le=1)
+    """Part of the way from the data set's mean to the unit's strongest images that images of the label must reach, in the
+    mean."""
+    min_reach: float = Field(0.5, ge=0, le=1)
+    """Part of that way that the best of all generated images must reach; where they do not, the unit is out of the image maker's
+    reach, and nothing that was generated says anything about it."""
+    min_coverage: float = Field(0.3, ge=0, le=1)
+    """Share of the unit's strongest images that must show the label."""
+    held_back: int = Field(400, ge=0)
+    """Images of the part of the data set that is held back, sampled once for all units, whose activations are measured: one
+    pass each for all units of a layer. 0 leaves the labels untested on real images."""
+    held_back_looks: int = Field(80, ge=20)
+    """Questions to the witness whether one of these images shows a label, shared among an answer's labels; at least 20 images
+    are looked at. Beside these, one examination asks of at most 15 exemplars and 15 images of the agent, for each label."""
+
+
+_LEAST_LOOKS = 20
+_AT_ONCE = 20
+"""Images that are held back and in memory at a time."""
+
+
+def looks_at_data(settings: ConfirmationSettings, n_labels: int) -> int:
+    """Return the most questions that the witness of one examination is asked about the data set's images and the agent's."""
+    held_back = n_labels * _looks_each(settings, n_labels) if settings.held_back else 0
+    return held_back + n_labels * (EXEMPLARS + STRONGEST)
+
+
+def _looks_each(settings: ConfirmationSettings, n_labels: int) -> int:
+    """Return how many images that are held back are looked at, each once for every label."""
+    return max(_LEAST_LOOKS, settings.held_back_looks // n_labels)
+
+
+class Witness(Protocol):
+    """Says of (image, thing) whether the image shows it; None where it cannot tell."""
+
+    async def shows(self, questions: Sequence[tuple[Image, str]]) -> list[bool | None]: ...
+
+
+class Makings(Protocol):
+    """What the agent made, as far as it was shown to the unit."""
+
+    def made(self) -> list[Made]: ...
+
+    async def pictures(self, ids: Sequence[str]) -> list[Image]: ...
+
+
+class NothingMade:
+    """Stands for an agent that made nothing, or of which nothing is known."""
+
+    def made(self) -> list[Made]:
+        return []
+
+    async def pictures(self, ids: Sequence[str]) -> list[Image]:
+        assert not ids
+        return []
+
+
+class Assessor:
+    """Looks at the data set's images and at the agent's for one subject.
+
+    `images` are those of the data set that its figures name, by id, to be kept for people to look at.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        settings: ConfirmationSettings,
+        *,
+        seed: int,
+        witness: Witness | None = None,
+        makings: Makings | None = None,
+    ) -> None:
+        self._subject, self._settings, self._seed = subject, settings, seed
+        self._witness, self._makings = witness, makings or NothingMade()
+        self._held_back: HeldBack | None = None
+        self.images: dict[str, Image] = {}
+
+    async def reach(self, fresh: Sequence[float]) -> Figures:
+        """Return whether the agent's images, or the critic's with these activations, reach the unit's range."""
+        generated = [*(each.activation for each in self._makings.made() if not each.from_data), *fresh]
+        unit = await self._range(await self._subject.exemplars(EXEMPLARS), generated)
+        return Figures(unit, None if unit is None else reach(unit, generated, self._settings.min_reach))
+
+    async def labels(self, labels: Sequence[str], trials: Trials, figures: Figures) -> Figures:
+        """Return the figures with all that the test's images and a look at the data set say of the labels."""
+        unit, settings = figures.unit, self._settings
+        if unit is None:
+            return figures
+        by_label = {
+            label: [each.activation for each in trials.positives if each.label == label] for label in labels
+        }
+        figures = replace(figures, strength=strength(unit, by_label, settings.min_strength))
+        if self._witness is None:
+            return figures
+        witness = accuracy(
+            [each.shows for each in trials.positives], [each.shows for each in trials.controls]
+        )
+        exemplars = await self._exemplars(labels)
+        held_back, drawn = await self._test(labels, unit, witness)
+        strong = [each for each in (*exemplars, *drawn) if each.activation >= unit.lit]
+        everything = [*strong, *await self._agents(labels, unit)]
+        found = uncovered(everything, unit.middle)
+        return replace(
+            figures,
+            witness=witness,
+            coverage=coverage(strong, labels, witness, settings.min_coverage),
+            held_back=held_back,
+            uncovered=tuple(found),
+            looked=tuple(everything),
+        )
+
+    async def _range(self, exemplars: Sequence[Exemplar], generated: Sequence[float]) -> Range | None:
+        background = await self._subject.background()
+        held_back = await self._sampled()
+        strongest = [] if held_back is None else held_back.activations.tolist()
+        anchor = await self._subject.anchor() if isinstance(self._subject, Anchored) else None
+        activations = [*(each.response.activation for each in exemplars), *strongest]
+        return range_of(background.mean, activations, generated, anchor)
+
+    async def _sampled(self) -> HeldBack | None:
+        """Return the sample of the images that are held back, None where there are none."""
+        if not self._settings.held_back or not isinstance(self._subject, Reserving):
+            return None
+        if self._held_back is None:
+            self._held_back = await self._subject.held_back(self._settings.held_back)
+        return self._held_back if len(self._held_back.activations) else None
+
+    async def _exemplars(self, labels: Sequence[str]) -> list[Looked]:
+        exemplars = await self._subject.exemplars(EXEMPLARS)
+        images = [each.image for each in exemplars]
+        self.images.update((image.id, image) for image in images)
+        activations = [each.response.activation for each in exemplars]
+        looked = await self._look(images, activations, labels, "exemplar")
+        return [replace(each, prompt=f"exemplar {rank}") for rank, each in enumerate(looked, 1)]
+
+    async def _test(
+        self, labels: Sequence[str], unit: Range, witness: Accuracy | None
+    ) -> tuple[HeldBackTest | None, list[Looked]]:
+        """Return the test of the labels on images that are held back, and what the drawn ones show."""
+        held = await self._sampled()
+        if held is None:
+            return None, []
+        seed = seed_for(self._seed, "held back", self._subject.id, *labels)
+        count = _looks_each(self._settings, len(labels))
+        drawn = draw(held.activations, count, np.random.default_rng(seed))
+        looked: list[Looked] = []
+        for start in range(0, len(drawn), _AT_ONCE):
+            looked += await self._look_at_drawn(held, drawn[start : start + _AT_ONCE], labels, unit)
+        found = held_back_test(
+            Sample(held.total, len(held.activations), held.seed),
+            drawn,
+            [each.activation for each in looked],
+            [each.covered for each in looked],
+            unit=unit,
+            witness=witness,
+            alpha=self._settings.alpha,
+            min_auroc=self._settings.min_auroc,
+        )
+        return found, looked
+
+    async def _look_at_drawn(
+        self, held: HeldBack, drawn: Sequence[Drawn], labels: Sequence[str], unit: Range
+    ) -> list[Looked]:
+        """Look at some drawn images, and keep those that a page may show: photographs may be large."""
+        assert isinstance(self._subject, Reserving)
+        images = await self._subject.held_back_images([int(held.indices[each.position]) for each in drawn])
+        activations = [float(held.activations[each.position]) for each in drawn]
+        looked = await self._look(images, activations, labels, "held back")
+        for image, each in zip(images, looked, strict=True):
+            if each.covered is False and each.activation >= unit.middle:
+                self.images[image.id] = image
+        return looked
+
+    async def _agents(self, labels: Sequence[str], unit: Range) -> list[Looked]:
+        """Return what the agent's strongest images show."""
+        made = [each for each in self._makings.made() if each.activation >= unit.middle]
+        made = sorted(made, key=lambda each: -each.activation)[:STRONGEST]
+        images = await self._makings.pictures([each.image for each in made])
+        self.images.update((image.id, image) for image in images)
+        looked = await self._look(images, [each.activation for each in made], labels, "generated")
+        return [
+            replace(found, prompt=each.told, origin="edited" if each.from_data else "generated")
+            for found, each in zip(looked, made, strict=True)
+        ]
+
+    async def _look(
+        self, images: Sequence[Image], activations: Sequence[float], labels: Sequence[str], origin: Origin
+    ) -> list[Looked]:
+        assert self._witness is not None
+        answers = iter(await self._witness.shows([(image, label) for image in images for label in labels]))
+        return [
+            Looked(image.id, activation, origin, {label: next(answers) for label in labels})
+            for image, activation in zip(images, activations, strict=True)
+        ]

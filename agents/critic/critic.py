@@ -1,0 +1,414 @@
+"""The critic: an answer is accepted only after tests that its agent has no part in.
+
+They are set up by the program, not asked for in a prompt. Images of the labels and images of other things, drawn with
+reserved seeds, are shown to the unit and compared pair by pair with an e-value, which is valid whenever one stops looking.
+Of a label that passes, the simplest form is kept that the numbers cannot reject. An assessor says how strong it is, which of
+the unit's strongest images it covers, and whether it holds on images of the data set that no agent saw. A sceptic who
+never saw the study may propose a rival, which is tested too. The finding on all of it is the verdict.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import ChainMap
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from actors.generation.base import MadeImage
+from actors.images import Image
+from agents.critic import objections
+from agents.critic.assessor import Assessor, ConfirmationSettings, Makings
+from agents.critic.fresh_images import FreshImages, UnmadeError
+from agents.critic.review import Review
+from agents.critic.sceptic import Sceptic
+from agents.critic.stimuli import control_subjects, prompts_for
+from agents.evidence.coverage import more_than_missed
+from agents.evidence.finding import Figures, Finding, of_abstention, of_label
+from agents.evidence.meaning import Meaning, doubts_about, rivals_of
+from agents.evidence.simpler_labels import Doubt
+from agents.evidence.statistics import auroc, auroc_interval, e_value
+from agents.evidence.trials import Trials, borne_out, summarise, surely_less
+from agents.evidence.verdict import HOLDING
+from agents.tasks.base import Answer
+from agents.tasks.describe_unit import NOT_INTERPRETABLE
+from tools.subject import Subject
+from tools.toolbox import EXEMPLARS, Studio, seed_for
+
+__all__ = ["ConfirmationSettings", "Critic", "is_abstention", "share_of"]
+
+_LEFT = 0.5
+"""Part of a thing's effect that may be left beside what a label excepts."""
+_SAME = 0.1
+"""Difference, as a part of the label's effect, up to which two groups of images count as driving a unit alike."""
+_MOST_SIMPLER = 8
+"""Simpler labels of one answer at most that are tested, one after another."""
+_FEWEST = 5
+"""Images of a wider kind that do not show the label, from which they tell something."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tested:
+    """Labels after the test on fresh images. `specific`: whether they passed; None if their images could not be made."""
+
+    answer: Answer
+    specific: bool | None
+    trials: Trials
+    evidence: dict[str, Any]
+
+
+class Critic:
+    """Examines answers about one subject. `makings` is what its agent made."""
+
+    def __init__(
+        self,
+        subject: Subject,
+        studio: Studio,
+        *,
+        seed: int,
+        settings: ConfirmationSettings | None = None,
+        sceptic: Sceptic | None = None,
+        makings: Makings | None = None,
+    ) -> None:
+        self._subject, self._sceptic, self._seed = subject, sceptic, seed
+        self._settings = settings or ConfirmationSettings()
+        self._fresh = FreshImages(subject, studio, seed)
+        self._assessor = Assessor(subject, self._settings, seed=seed, witness=sceptic, makings=makings)
+        self._meanings: dict[str, Meaning | None] = {}
+        self._tests = 0
+        """Tests of this examination, so far."""
+
+    @property
+    def images(self) -> Mapping[str, Image]:
+        """Every image that was made or is named in the evidence, by id."""
+        return ChainMap(self._fresh.kept, self._assessor.images)
+
+    async def examine(self, answer: Answer, attempt: int) -> Review:
+        """Test the labels of `answer`; each attempt has images of its own.
+
+        The verdict's labels are the simplest that the numbers cannot reject.
+        """
+        self._tests = 0
+        self._fresh.activations.clear()
+        before = len(self._fresh.kept)
+        verdict = await (
+            self._abstention(attempt) if is_abstention(answer) else self._labels(answer, attempt)
+        )
+        if made := len(self._fresh.kept) - before:
+            verdict.evidence["images_made"] = made
+        return verdict
+
+    async def _abstention(self, attempt: int) -> Review:
+        inspected = await self._inspected(attempt)
+        figures = await self._assessor.reach(self._fresh.activations)
+        found = of_abstention(figures)
+        evidence = {"kind": "abstention", **inspected, **figures.to_json(), "finding": asdict(found)}
+        return Review(True, "", evidence)
+
+    async def _labels(self, answer: Answer, attempt: int) -> Review:
+        tested = await self._confirm(answer, attempt)
+        own = borne_out(answer.labels, tested.trials)
+        if 0 < len(own) < len(answer.labels):
+            tested = await self._confirm(replace(answer, labels=own), attempt)
+        beaten_by = ""
+        if tested.specific and self._settings.probe:
+            tested = await self._simplest(tested, attempt)
+            tested.evidence["retest"] = await self._retest(tested.trials, attempt)
+            beaten_by = await self._rival(tested, attempt)
+        figures = await self._assessor.reach(self._fresh.activations)
+        # Of a label that no image could be made of, real images may still tell.
+        if tested.specific is not False or not (figures.reach and figures.reach.reached):
+            figures = await self._assessor.labels(tested.answer.labels, tested.trials, figures)
+        return self._verdict(tested, figures, beaten_by, attempt)
+
+    def _verdict(self, tested: Tested, figures: Figures, beaten_by: str, attempt: int) -> Review:
+        """Return the finding, and what the agent is told if it may go on."""
+        found = of_label(tested.specific, figures, beaten_by=beaten_by)
+        evidence = tested.evidence | figures.to_json() | {"finding": asdict(found)}
+        if found.verdict == "holds on your images" and figures.held_back is not None:
+            # What its generated images say is of no account.
+            evidence["e_value_corrected"] = (figures.held_back.e_value or 0.0) * share_of(attempt)
+        objection, shown = self._objection(tested, figures, found, beaten_by, attempt)
+        return Review(not objection, objection, evidence, tested.answer.labels, shown)
+
+    def _objection(
+        self, tested: Tested, figures: Figures, found: Finding, beaten_by: str, attempt: int
+    ) -> tuple[str, tuple[str, ...]]:
+        """Return what to tell the agent, "" if the answer stands, and the images to show it.
+
+        A label that holds goes back once if it leaves more of the strongest images unexplained than the witness overlooks.
+        Images that are held back are never shown.
+        """
+        left = [each for each in figures.uncovered if each.origin != "held back"]
+        seen = [each for each in figures.looked if each.origin != "held back"]
+        holds, unit = found.verdict in HOLDING, figures.unit
+        if holds and (
+            attempt > 1 or unit is None or not more_than_missed(seen, unit.middle, figures.witness)
+        ):
+            return "", ()
+        if tested.specific is None and not holds:
+            return objections.untestable(tested.evidence["failures"]), ()
+        if not tested.specific and not holds:
+            return objections.not_specific(tested.answer, tested.trials, tested.evidence), ()
+        if beaten_by:
+            return objections.beaten(tested.answer, tested.evidence), ()
+        return objections.not_enough(tested.answer, found, left), tuple(each.image for each in left)
+
+    async def _confirm(self, answer: Answer, attempt: int) -> Tested:
+        """Compare fresh images of the labels with images of other things."""
+        self._tests += 1
+        trials, settings = Trials(), self._settings
+        rng = random.Random(seed_for(self._seed, "confirm", *answer.labels, attempt))
+        controls = control_subjects(answer.labels)
+        while (done := len(trials.positives)) < settings.max_images:
+            count = min(settings.block, settings.max_images - done)
+            labels = [answer.labels[(done + i) % len(answer.labels)] for i in range(count)]
+            others = [rng.choice(controls) for _ in range(count)]
+            prompts = prompts_for(labels, rng) + prompts_for(others, rng)
+            test: tuple[str | int, ...] = (*answer.labels, attempt)
+            try:
+                made = await self._fresh.block(prompts, [*labels, *[""] * count], test, done)
+            except UnmadeError as error:
+                return Tested(answer, None, Trials(), {"kind": "untestable", "failures": error.failures})
+            trials.positives += made[:count]
+            trials.controls += made[count:]
+            if len(trials.positives) >= settings.min_images and self._decided(trials):
+                break
+        await self._witness(trials)
+        evidence = summarise(trials)
+        evidence["e_value_corrected"] = evidence["e_value"] * share_of(attempt) * share_of(self._tests)
+        return Tested(answer, self._decided(trials), trials, evidence)
+
+    async def _simplest(self, tested: Tested, attempt: int) -> Tested:
+        """Return the simplest labels that pass, with what was compared."""
+        compared: list[dict[str, Any]] = []
+        # A model may call each of two words broader than the other, or word a label anew for ever.
+        seen = {tested.answer.labels}
+        while len(seen) <= _MOST_SIMPLER:
+            simpler = await self._simpler(tested, attempt, compared)
+            if simpler.labels in seen:
+                break
+            seen.add(simpler.labels)
+            second = await self._confirm(simpler, attempt)
+            if not second.specific:
+                break
+            tested = second
+        tested.evidence["simpler"] = compared
+        known = {label: await self._meaning(label) for label in tested.answer.labels}
+        if meanings := {label: asdict(each) for label, each in known.items() if each}:
+            tested.evidence["meanings"] = meanings
+        return tested
+
+    async def _simpler(self, tested: Tested, attempt: int, compared: list[dict[str, Any]]) -> Answer:
+        """Return the answer with one label simpler, or as it is; add to what was `compared`."""
+        answer, trials = tested.answer, tested.trials
+        _, controls = trials.numbers()
+        for place, label in enumerate(answer.labels):
+            own = [trial.activation for trial in trials.positives if trial.label == label]
+            possible: dict[str, float] = {}
+            for doubt in doubts_about(label, await self._meaning(label)):
+                found = await self._compare(doubt, label, own, controls, attempt)
+                if found is None:
+                    continue
+                compared.append(found)
+                if not found["rejected"]:
+                    possible.setdefault(doubt.simpler, found["mean_weaker"])
+            if possible:
+                simplest = max(possible, key=lambda each: possible[each])
+                labels = (*answer.labels[:place], simplest, *answer.labels[place + 1 :])
+                return replace(answer, labels=tuple(dict.fromkeys(labels)))
+        return answer
+
+    async def _meaning(self, label: str) -> Meaning | None:
+        """Return what a label's words mean, asked once of a model that sees the label alone; None where it does not say."""
+        if label not in self._meanings:
+            self._meanings[label] = None if self._sceptic is None else await self._sceptic.meaning(label)
+        return self._meanings[label]
+
+    async def _compare(
+        self, doubt: Doubt, label: str, own: list[float], controls: list[float], attempt: int
+    ) -> dict[str, Any] | None:
+        """Return how images of the doubt's two sides did; None if they could not be made.
+
+        A difference must be sure, and more than a trifle; and an exception must turn the unit off, or nearly.
+        """
+        n = self._settings.probe
+        weaker = await self._weaker(doubt, label, "", attempt)
+        stronger = own
+        if doubt.stronger is not None:
+            # Beside other things, so that a crowded picture is not taken for the exception.
+            others = random.Random(label).choices(control_subjects([label]), k=n)
+            prompts = [f"{doubt.stronger} with {other}" for other in others]
+            stronger = await self._fresh.probe(prompts, "stronger", attempt)
+        if not weaker or not stronger:
+            return None
+        most = 1 - _SAME if doubt.stronger is None else _LEFT
+        low = float(np.mean(controls))
+
+        def left() -> float:
+            return (float(np.mean(weaker)) - low) / max(1e-9, float(np.mean(stronger)) - low)
+
+        # Few images of "vehicle" may all be road vehicles: what seems lost is looked for in more, before it is given up.
+        while (
+            len(weaker) < self._settings.max_images and left() <= most and not surely_less(weaker, stronger)
+        ):
+            more = await self._weaker(doubt, label, f" {len(weaker)}", attempt)
+            if not more:
+                break
+            weaker += more
+        share = auroc(stronger, weaker)
+        return {
+            "label": label,
+            "simpler": doubt.simpler,
+            "weaker": doubt.weaker,
+            "stronger": label if doubt.stronger is None else f"{doubt.stronger} with other things",
+            "n_weaker": len(weaker),
+            "mean_weaker": float(np.mean(weaker)),
+            "mean_stronger": float(np.mean(stronger)),
+            "auroc": share,
+            "auroc_interval": list(auroc_interval(share, len(stronger), len(weaker))),
+            "left": left(),
+            "rejected": surely_less(weaker, stronger) and left() <= most,
+        }
+
+    async def _weaker(self, doubt: Doubt, label: str, more: str, attempt: int) -> list[float]:
+        """Return the activations of images of what is weaker; `more` names further ones."""
+        if doubt.wider:
+            return await self._others(doubt, label, f"wider{more}", attempt)
+        return await self._fresh.probe(
+            _wordings(doubt.weaker, self._settings.probe), f"weaker{more}", attempt
+        )
+
+    async def _others(self, doubt: Doubt, label: str, purpose: str, attempt: int) -> list[float]:
+        """Return the activations of images of a wider kind that do not show the label; none where these are too few.
+
+        Asked for an animal, an image maker may draw a dog: that says nothing about animals.
+        """
+        if self._sceptic is None:
+            return []
+        made = await self._fresh.pictured(_wordings(doubt.weaker, 2 * self._settings.probe), purpose, attempt)
+        shown = await self._sceptic.shows([(image, label) for image, _ in made])
+        found = [activation for (_, activation), shows in zip(made, shown, strict=True) if shows is False]
+        return found if len(found) >= _FEWEST else []
+
+    async def _witness(self, trials: Trials) -> None:
+        """Ask a blind observer of each image whether it shows the label: of controls, to know the observer."""
+        if self._sceptic is None:
+            return
+        labels = list(dict.fromkeys(trial.label for trial in trials.positives))
+        asked = [(trial, trial.label) for trial in trials.positives]
+        asked += [(trial, labels[i % len(labels)]) for i, trial in enumerate(trials.controls)]
+        found = await self._sceptic.shows([(self._fresh.kept[trial.image], label) for trial, label in asked])
+        seen = [replace(trial, shows=shows) for (trial, _), shows in zip(asked, found, strict=True)]
+        split = len(trials.positives)
+        trials.positives, trials.controls = seen[:split], seen[split:]
+
+    async def _inspected(self, attempt: int) -> dict[str, Any]:
+        """Return what a blind observer finds in images of everyday things: where nothing explains a unit, a broken tool might.
+
+        `seen`: how many of `n` images show what was asked; `false`: how many are said to show another thing.
+        """
+        everyday = control_subjects(())
+        n = min(self._settings.probe, len(everyday))
+        if self._sceptic is None or n < 2:
+            return {}
+        things = random.Random(seed_for(self._seed, "inspect", attempt)).sample(everyday, n)
+        made = await self._fresh.make(things, (("inspect", thing, attempt) for thing in things))
+        images = [
+            (each.image, thing)
+            for each, thing in zip(made, things, strict=True)
+            if isinstance(each, MadeImage)
+        ]
+        if len(images) < 2:
+            return {}
+        others = [images[(place + 1) % len(images)][1] for place in range(len(images))]
+        asked = images + [(image, other) for (image, _), other in zip(images, others, strict=True)]
+        await self._fresh.measure([image for image, _ in images])
+        found = await self._sceptic.shows(asked)
+        told = [
+            pair for pair in zip(found[: len(images)], found[len(images) :], strict=True) if None not in pair
+        ]
+        return {
+            "inspected": {
+                "n": len(told),
+                "seen": sum(a is True for a, _ in told),
+                "false": sum(b is True for _, b in told),
+            }
+        }
+
+    async def _retest(self, trials: Trials, attempt: int) -> list[tuple[float, float]]:
+        """Return (activation, activation of another image of the same prompt): how far a prompt decides it."""
+        half = max(1, self._settings.probe // 2)
+        first = [*trials.positives[:half], *trials.controls[:half]]
+        again = await self._fresh.probe([trial.prompt for trial in first], "retest", attempt)
+        return list(zip([trial.activation for trial in first], again, strict=True)) if again else []
+
+    async def _rival(self, tested: Tested, attempt: int) -> str:
+        """Let rivals compete, and write down the strongest; return it if its images surely drive the unit more, else ""."""
+        found = [
+            each
+            for each in [await self._compete(rival, tested, attempt) for rival in await self._rivals(tested)]
+            if each
+        ]
+        if not found:
+            return ""
+        best = max(found, key=lambda each: float(each["mean"]))
+        tested.evidence["rival"] = best
+        if len(found) > 1:
+            tested.evidence["rivals"] = found
+        positives, controls = map(np.mean, tested.trials.numbers())
+        more = best["mean"] - positives > _SAME * (positives - controls)
+        return str(best["label"]) if best["beats_interval"][0] > 0.5 and more else ""
+
+    async def _rivals(self, tested: Tested) -> list[str]:
+        """Return what somebody proposes who sees the strongest images alone, and narrower words and synonyms of the labels."""
+        if self._sceptic is None:
+            return []
+        exemplars = await self._subject.exemplars(EXEMPLARS)
+        seen = [(each.image, each.response.activation) for each in exemplars]
+        proposed = await self._sceptic.rival(seen, tested.answer.labels)
+        named = [
+            rival for label in tested.answer.labels for rival in rivals_of(label, await self._meaning(label))
+        ]
+        return list(dict.fromkeys([*([proposed] if proposed else []), *named]))
+
+    async def _compete(self, rival: str, tested: Tested, attempt: int) -> dict[str, Any] | None:
+        """Return how fresh images of a rival do against those of the labels; None if they could not be made."""
+        values = await self._fresh.probe(_wordings(rival, self._settings.probe), "rival", attempt)
+        if not values:
+            return None
+        positives, _ = tested.trials.numbers()
+        share = auroc(values, positives)
+        return {
+            "label": rival,
+            "mean": float(np.mean(values)),
+            "n": len(values),
+            "beats": share,
+            "beats_interval": list(auroc_interval(share, len(values), len(positives))),
+        }
+
+    def _decided(self, trials: Trials) -> bool:
+        positives, controls = trials.numbers()
+        enough = e_value(positives, controls) >= 1 / self._settings.alpha
+        return enough and auroc(positives, controls) >= self._settings.min_auroc
+
+
+def share_of(number: int) -> float:
+    """Return the part of all evidence that the `number`th test in a row may claim, 1 / (k (k + 1)): the parts sum to 1.
+
+    A study reports the last of as many tests as it liked to make. Each test's e-value is at most 1 in the mean if
+    its label is empty, so their sum with these weights is too, and so is one term of it (a weighted mean of e-values is
+    one, Vovk and Wang 2021): what is left may be compared between the units of a layer.
+    """
+    return 1 / (number * (number + 1))
+
+
+def _wordings(subject: str, count: int) -> list[str]:
+    return prompts_for([subject] * count, random.Random(subject))
+
+
+def is_abstention(answer: Answer) -> bool:
+    """Say whether the answer is that nothing explains the unit."""
+    return all(NOT_INTERPRETABLE in label.lower() for label in answer.labels)

@@ -1,0 +1,77 @@
+"""What an agent is told when its answer is sent back: the numbers, and what to look into."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from agents.evidence.coverage import Looked
+from agents.evidence.finding import Finding
+from agents.evidence.trials import Trials
+from agents.tasks.base import Answer
+
+_GO_ON = (
+    "Go on with experiments that could explain this, and answer again; if nothing explains the unit, say so."
+)
+
+
+def untestable(failures: Sequence[str]) -> str:
+    return (
+        f"Your answer could not be tested: fresh images could not be made ({failures[0]}). Word the label so that an image of "
+        "it can be made, or conclude as before."
+    )
+
+
+def not_specific(answer: Answer, trials: Trials, evidence: Mapping[str, Any]) -> str:
+    """Return that images of the labels do not drive the unit more than other things."""
+    best = sorted(trials.controls, key=lambda trial: -trial.activation)[:3]
+    undrawn = sorted({note for trial in trials.positives for note in trial.notes})
+    lines = [
+        f'Your answer "{answer.label}" was tested on fresh images that you have not seen, and was not confirmed.',
+        f"{evidence['n_positive']} images made from your labels: mean activation {evidence['mean_positive']:.2f}; "
+        f"{evidence['n_control']} images of other things: mean {evidence['mean_control']:.2f}; an image of the label "
+        f"exceeds another one with probability {evidence['auroc']:.2f}.",
+        "The strongest of the other things: "
+        + "; ".join(f'"{trial.prompt}" ({trial.activation:.2f})' for trial in best)
+        + ".",
+    ]
+    if undrawn:
+        lines.append("The image model could not draw everything: " + "; ".join(undrawn[:5]) + ".")
+    return "\n".join([*lines, _GO_ON])
+
+
+def beaten(answer: Answer, evidence: Mapping[str, Any]) -> str:
+    """Return that images of a sceptic's rival drive the unit more."""
+    rival = evidence["rival"]
+    return (
+        f'Your answer "{answer.label}" drives the unit, but somebody who saw only the strongest images proposed '
+        f'"{rival["label"]}", and fresh images of that drive it more: mean {rival["mean"]:.2f} against '
+        f"{evidence['mean_positive']:.2f}. Test what both have in common, and answer again."
+    )
+
+
+def not_enough(answer: Answer, found: Finding, left: Sequence[Looked]) -> str:
+    """Return what the finding rests on, and which strong images the labels leave unexplained.
+
+    Of images that are held back no number is told: the answer is tested on them again.
+    """
+    lines = [f'Your answer "{answer.label}" was tested on images that you have not seen. ']
+    if found.verdict in ("weak", "out of reach"):
+        lines.append(found.reason)
+    elif found.verdict == "not confirmed":
+        lines.append("On real images that you have not seen it does not hold.")
+    if left:
+        lines.append(
+            "These images drive the unit strongly, and a blind observer does not find what you named in them; they follow "
+            "in this order:"
+        )
+        lines += [f"UNEXPLAINED | {each.activation:.2f} | {_origin(each)}" for each in left]
+    lines.append(
+        "Find out what drives the unit in them, whether your label is too narrow, or whether there is a second one; then "
+        "answer again. If you find nothing more, give the same answer again."
+    )
+    return "\n".join(lines)
+
+
+def _origin(each: Looked) -> str:
+    return each.prompt if each.origin == "exemplar" else f'made: "{each.prompt}"'

@@ -1,0 +1,181 @@
+"""The label card: what is known about a unit's label, in figures, and the kind of unit where its labels hold.
+
+A pure function of a study's record, so that cards of old runs can be made again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from agents.evidence.simpler_labels import is_combination
+from agents.evidence.statistics import auroc, auroc_interval, average_precision, standardised_margin
+from agents.evidence.verdict import MEANINGS, holds, reason_of, verdict_of
+
+Kind = Literal["monosemantic", "polysemantic", "conditional"]
+
+_LEAST_COMPLIANCE = 0.75
+"""Share of images that show what was asked, below which a tool is called into question."""
+_ASSESSED = ("strength", "coverage", "held_back", "reach", "uncovered", "witness")
+_CLEAR = 0.7
+"""AUROC from which one group of images counts as driving the unit more than another."""
+
+
+def label_card(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the card of a study's record, as plain JSON values.
+
+    `kind` says what a unit is whose labels hold, and is None for any other; `reason` is of the kind, or else of the verdict.
+    Figures that were not measured are None. `strength`, `coverage`, `held_back`, `reach`, `uncovered` and `witness` are as
+    in `agents.evidence`. `auprc` and `pearson` are over the confirmation's images and pass the
+    sanity checks that AUROC and margin (CoSy's AUC and MAD) do not: they fall when a label misses or adds images.
+    `null_percentile` is the share of random other labels, one fresh image each, that drive the unit less than the
+    median image of the label. `ceiling` is the Spearman-Brown reliability of activations over a prompt's seeds:
+    no label can predict more. `explains` is the share of the strongest images of the data set in which a blind observer
+    sees the label, `explained` the share in which it sees any.
+    """
+    evidence = record.get("evidence") or {}
+    positives = [t["activation"] for t in evidence.get("positives", ())]
+    controls = [t["activation"] for t in evidence.get("controls", ())]
+    labels = [_label(label, evidence, controls) for label in record.get("labels") or ()]
+    verdict = verdict_of(record)
+    known = holds(record) and labels
+    kind, reason = _kind(evidence, labels) if known else (None, reason_of(evidence) or MEANINGS[verdict])
+    measured = bool(positives and controls)
+    truth = np.r_[np.ones(len(positives)), np.zeros(len(controls))]
+    values = np.r_[positives, controls]
+    return {
+        "kind": kind,
+        "reason": reason,
+        "labels": labels,
+        "answered": record.get("answered"),
+        "explained": _explained(evidence)[0],
+        "auroc": evidence.get("auroc"),
+        "auroc_interval": evidence.get("auroc_interval"),
+        "margin": evidence.get("margin"),
+        "auprc": average_precision(positives, controls) if measured else None,
+        "pearson": _correlation(truth, values) if measured else None,
+        "null_percentile": float((np.array(controls) < np.median(positives)).mean()) if measured else None,
+        "ceiling": _ceiling(evidence.get("retest") or ()),
+        "compliance": evidence.get("compliance"),
+        "rival": evidence.get("rival"),
+        "simpler": evidence.get("simpler"),
+        **{name: evidence.get(name) for name in _ASSESSED},
+        "warnings": _warnings(evidence),
+        "cost": {
+            "rounds": record.get("rounds"),
+            "images": record.get("images_made"),
+            "usage": record.get("usage"),
+        },
+    }
+
+
+def kind_of(record: Mapping[str, Any]) -> str | None:
+    """Return the kind of the unit on record, None unless its labels hold: an earlier version had kinds for others, too."""
+    card = record.get("card") or {}
+    return card.get("kind") if holds(record) else None
+
+
+def _label(label: str, evidence: Mapping[str, Any], controls: Sequence[float]) -> dict[str, Any]:
+    own = [t["activation"] for t in evidence.get("positives", ()) if t.get("label") == label]
+    explains = _explained(evidence)[1].get(label)
+    known = {"label": label, "explains": explains}
+    if not own or not controls:
+        return {**known, "auroc": None, "auroc_interval": None, "margin": None, "n": len(own)}
+    value = auroc(own, controls)
+    return {
+        **known,
+        "auroc": value,
+        "auroc_interval": list(auroc_interval(value, len(own), len(controls))),
+        "margin": standardised_margin(own, controls),
+        "n": len(own),
+    }
+
+
+def _explained(evidence: Mapping[str, Any]) -> tuple[float | None, Mapping[str, float]]:
+    """Return the share of strong images that show any label, and each: in the words of this version or an earlier one."""
+    if (found := evidence.get("coverage")) is not None:
+        return found.get("share"), found.get("labels") or {}
+    earlier = evidence.get("explained") or {}
+    return earlier.get("any"), earlier.get("labels") or {}
+
+
+def _kind(evidence: Mapping[str, Any], labels: Sequence[Mapping[str, Any]]) -> tuple[Kind, str]:
+    """Return the kind of a unit whose labels hold, and why."""
+    borne_out = [each for each in labels if each["auroc_interval"] and each["auroc_interval"][0] > 0.5]
+    if len(labels) > 1 and len(borne_out) > 1:
+        return "polysemantic", f"{len(borne_out)} labels each drive the unit by themselves"
+    if len(labels) > 1 and not borne_out:
+        return (
+            "polysemantic",
+            f"{len(labels)} labels together drive the unit, too few images of each to say more",
+        )
+    compared = [each for each in evidence.get("simpler") or () if each["label"] == labels[0]["label"]]
+    if _combines(labels[0]["label"], evidence) and compared and all(each["rejected"] for each in compared):
+        return "conditional", "the whole label drives the unit, and less of it does not: " + ", ".join(
+            f'"{each["weaker"]}"' for each in compared
+        )
+    return "monosemantic", "one label drives the unit"
+
+
+def _combines(label: str, evidence: Mapping[str, Any]) -> bool:
+    """Say whether a label holds a condition: by what a model said that it means, or else by its words."""
+    meaning = (evidence.get("meanings") or {}).get(label)
+    if meaning is None:
+        return is_combination(label)
+    return bool(meaning.get("qualifiers") or meaning.get("exceptions"))
+
+
+def _ceiling(pairs: Sequence[Sequence[float]]) -> float | None:
+    """Return the Spearman-Brown corrected correlation of two measurements, None if there is too little variation."""
+    if len(pairs) < 4:
+        return None
+    first, second = np.array(pairs, float).T
+    r = _correlation(first, second)
+    return None if r is None or r <= -1 else 2 * r / (1 + r)
+
+
+def _correlation(first: np.ndarray, second: np.ndarray) -> float | None:
+    if np.ptp(first) == 0 or np.ptp(second) == 0:
+        return None
+    return float(np.corrcoef(first, second)[0, 1])
+
+
+def _warnings(evidence: Mapping[str, Any]) -> list[str]:
+    """Name the tool that the figures call into question: where maker, observer and unit disagree, two outvote one."""
+    positives = [t for t in evidence.get("positives", ()) if t.get("shows") is not None]
+    controls = [t for t in evidence.get("controls", ()) if t.get("shows") is not None]
+    warnings = []
+    if inspected := evidence.get("inspected"):
+        warnings += _inspection(**inspected)
+    noted = sum(bool(t.get("notes")) for t in evidence.get("positives", ()))
+    if noted:
+        warnings.append(f"image maker: it reports that it could not draw all of {noted} images of the label")
+    if len(positives) < 4 or len(controls) < 4:
+        return warnings
+    seen = sum(t["shows"] for t in positives)
+    false = sum(t["shows"] for t in controls)
+    if seen >= _LEAST_COMPLIANCE * len(positives) and false <= (1 - _LEAST_COMPLIANCE) * len(controls):
+        return warnings
+    with_it = [t["activation"] for t in positives + controls if t["shows"]]
+    without = [t["activation"] for t in positives + controls if not t["shows"]]
+    told = f"the observer finds the label in {seen} of {len(positives)} of its images and in {false} of {len(controls)} others"
+    if with_it and without and auroc(with_it, without) >= _CLEAR:
+        # The unit, which knows no words, agrees with the observer about which images lack the label.
+        warnings.append(f"image maker: {told}, and the unit answers to the same images as the observer")
+    elif auroc([t["activation"] for t in positives], [t["activation"] for t in controls]) >= _CLEAR:
+        warnings.append(f"observer: {told}, but the unit tells them apart as they were asked for")
+    else:
+        warnings.append(f"image maker or observer: {told}")
+    return warnings
+
+
+def _inspection(n: int, seen: int, false: int) -> list[str]:
+    """Name the tool where no label is there to ask the unit: an observer of blank images sees nothing, and invents nothing."""
+    told = f"of {n} images of everyday things the observer finds the thing in {seen}, and another in {false}"
+    if n < 4:
+        return []
+    if false > (1 - _LEAST_COMPLIANCE) * n:
+        return [f"observer: {told}"]
+    return [f"image maker: {told}"] if seen < _LEAST_COMPLIANCE * n else []

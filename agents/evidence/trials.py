@@ -1,0 +1,84 @@
+"""The images of a confirmation and what they say: two groups of trials, compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from agents.evidence.statistics import auroc, auroc_interval, e_value, standardised_margin
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One fresh image: what was asked, what came, how the unit answered. `notes`: what could not be drawn."""
+
+    prompt: str
+    image: str
+    activation: float
+    notes: tuple[str, ...] = ()
+    label: str = ""
+    """The label that a positive was made of."""
+    shows: bool | None = None
+    """Whether a blind observer finds the label in the image; None if not asked, or it could not tell."""
+
+    @property
+    def complies(self) -> bool:
+        """Whether the image shows what was asked: the observer's word, else that its maker noted nothing."""
+        return not self.notes if self.shows is None else self.shows
+
+
+@dataclass(slots=True)
+class Trials:
+    """The two groups of a confirmation, in order."""
+
+    positives: list[Trial] = field(default_factory=list)
+    controls: list[Trial] = field(default_factory=list)
+
+    def numbers(self, *, compliant: bool = False) -> tuple[list[float], list[float]]:
+        positives = [t for t in self.positives if t.complies or not compliant]
+        controls = [t for t in self.controls if not (compliant and t.shows)]
+        return [t.activation for t in positives], [t.activation for t in controls]
+
+
+def borne_out(labels: Sequence[str], trials: Trials) -> tuple[str, ...]:
+    """Return the labels that surely drive the unit by themselves."""
+    _, controls = trials.numbers()
+    own = {label: [t.activation for t in trials.positives if t.label == label] for label in labels}
+    return tuple(label for label, values in own.items() if values and surely_less(controls, values))
+
+
+def surely_less(weaker: Sequence[float], stronger: Sequence[float]) -> bool:
+    """Say whether one group's activations lie below the other's beyond the AUROC's 95 % interval."""
+    low, _ = auroc_interval(auroc(stronger, weaker), len(stronger), len(weaker))
+    return low > 0.5
+
+
+def summarise(trials: Trials) -> dict[str, Any]:
+    """Return the evidence as plain JSON values: for all images, and for those that show what was asked."""
+
+    def group(positives: Sequence[float], controls: Sequence[float]) -> dict[str, Any] | None:
+        if not positives or not controls:
+            return None
+        value = auroc(positives, controls)
+        return {
+            "auroc": value,
+            "auroc_interval": list(auroc_interval(value, len(positives), len(controls))),
+            "e_value": e_value(positives, controls),
+            "margin": standardised_margin(positives, controls),
+            "mean_positive": float(np.mean(positives)),
+            "mean_control": float(np.mean(controls)),
+            "n_positive": len(positives),
+            "n_control": len(controls),
+        }
+
+    return {
+        "kind": "confirmation",
+        **(group(*trials.numbers()) or {}),
+        "compliant": group(*trials.numbers(compliant=True)),
+        "compliance": sum(trial.complies for trial in trials.positives) / len(trials.positives),
+        "positives": [asdict(trial) for trial in trials.positives],
+        "controls": [asdict(trial) for trial in trials.controls],
+    }

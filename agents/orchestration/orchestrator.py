@@ -1,0 +1,250 @@
+"""Spreads studies over hosts, and sees each to one of two ends: a result, or a typed failure on record.
+
+Knows nothing of Ray, models or prompts. Results are put-if-absent, so an item that two hosts work on after
+a network cut has one result all the same; an item is given again only when its host is lost or its
+machinery failed, and not more often than `ATTEMPTS` times without a round in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from actors.errors import MaiaError
+from actors.grouping import task_group
+from actors.settings import Settings
+from agents.orchestration.host import HostHandle
+from agents.records.journal import slug
+from agents.records.record_types import FailureRecord, read_record
+from agents.records.store import Store, StoreError
+from agents.records.work import WorkItem
+from agents.study.budget import BudgetSettings, BudgetSpentError
+from agents.study.faults import CONCERNS_ALL, MACHINERY, HostLostError
+from agents.study.interpreter import StudyPausedError
+
+_log = logging.getLogger(__name__)
+
+ATTEMPTS = 3
+
+
+class SweepSettings(Settings):
+    """How many agents work at once, and where."""
+
+    hosts: Annotated[int, Field(ge=0, le=4096)] | Literal["per-node"] = 0
+    """Processes that carry agents, spread over the cluster: a number, or `per-node` for one on each node that offers
+    CPUs, also of those that join later. 0 carries them in the command's own, and so does `per-node` where `--out` is a
+    URL."""
+    agents: int = Field(32, ge=1, le=4096)
+    """Studies at once on each host."""
+    budget: BudgetSettings = BudgetSettings()
+    """What the whole run may spend; may be raised to resume."""
+    unit_budget: BudgetSettings = BudgetSettings()
+    """What one unit may spend; near it, its agent is asked for its final answer."""
+
+
+@dataclass
+class Outcome:
+    """How a run ended. `stopped` is why it did not finish, None if every item came to an end."""
+
+    done: dict[str, dict[str, Any]] = field(default_factory=dict)
+    failed: dict[str, dict[str, Any]] = field(default_factory=dict)
+    unfinished: list[str] = field(default_factory=list)
+    stopped: MaiaError | None = None
+    paused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to an item: "started", "done", "failed", "again" or "paused"."""
+
+    kind: str
+    item: WorkItem
+    record: dict[str, Any] | None = None
+
+
+class Orchestrator:
+    """Runs items on hosts, at most `agents_per_host` at once on each."""
+
+    def __init__(
+        self,
+        store: Store,
+        hosts: Sequence[HostHandle],
+        *,
+        agents_per_host: int,
+        on_event: Callable[[Event], None] = lambda _: None,
+    ) -> None:
+        self._store, self._hosts, self._width = store, list(hosts), agents_per_host
+        self._on_event = on_event
+        self._waiting: deque[WorkItem] = deque()
+        self._attempts: Counter[tuple[str, int]] = Counter()
+        """By item and the rounds it had: one that comes on is no danger to its hosts."""
+        self._gone: list[HostHandle] = []
+        self._outcome = Outcome()
+        self._pausing = False
+        self._open = 0
+        self._news = asyncio.Event()
+        self._group: asyncio.TaskGroup | None = None
+
+    async def run(self, items: Sequence[WorkItem]) -> Outcome:
+        """Bring every item to its end, or stop in a state that can be resumed and say why.
+
+        Cancelling it cancels every study at once; pausing lets each finish its round.
+        """
+        self._waiting.extend(items)
+        self._open = len(self._waiting)
+        workers = min(self._width, max(1, -(-self._open // max(1, len(self._hosts)))))
+        async with task_group() as group:
+            self._group = group
+            # Round by round over the hosts, so that the first items spread over all of them.
+            for _ in range(workers):
+                for host in self._hosts:
+                    group.create_task(self._work(host))
+        self._outcome.unfinished += [item.unit for item in self._waiting]
+        # Asked to stop while the last studies ended by themselves, a run is finished like any other.
+        self._outcome.paused = (
+            self._pausing and self._outcome.stopped is None and bool(self._outcome.unfinished)
+        )
+        return self._outcome
+
+    def join(self, host: HostHandle) -> None:
+        """Give a host that comes later its part of what waits. Where nothing is left to do, it gets none."""
+        self._hosts.append(host)
+        if self._group is not None and self._open and not self._pausing:
+            for _ in range(min(self._width, self._open)):
+                self._group.create_task(self._work(host))
+
+    async def pause(self) -> None:
+        """Begin no study, and let those that run end with their round."""
+        self._pausing = True
+        self._news.set()
+        results = await asyncio.gather(*(host.pause() for host in self._hosts), return_exceptions=True)
+        for result in results:
+            # A host that is lost, or never worked, has nothing to pause.
+            if isinstance(result, BaseException) and not isinstance(result, MaiaError):
+                raise result
+
+    async def _work(self, host: HostHandle) -> None:
+        while (item := await self._next()) is not None:
+            self._on_event(Event("started", item))
+            try:
+                record = await host.study(item)
+            except StudyPausedError:
+                self._on_event(Event("paused", item))
+                self._close(item)
+            except MACHINERY as error:
+                await self._again(item, error)
+                if isinstance(error, HostLostError) and not await self._is_back(host):
+                    return
+            except BudgetSpentError as error:
+                # Nothing new begins, but what runs may still conclude: its last replies were budgeted for.
+                self._close(item)
+                self._outcome.stopped = self._outcome.stopped or error
+                self._pausing = True
+                self._news.set()
+            except CONCERNS_ALL as error:
+                self._close(item)
+                await self._stop(error)
+            except MaiaError as error:
+                await self._fail(item, error)
+            else:
+                self._outcome.done[item.unit] = record
+                self._on_event(Event("done", item, record))
+                self._finish()
+
+    async def _next(self) -> WorkItem | None:
+        """Return an item, None when there will be no more; an item in work elsewhere may come back."""
+        while not self._pausing and self._open:
+            if self._waiting:
+                return self._waiting.popleft()
+            self._news.clear()
+            await self._news.wait()
+        return None
+
+    async def _is_back(self, host: HostHandle) -> bool:
+        """Wait for a lost host; False if it cannot work again, which stops the run if it was the last."""
+        if host in self._gone or self._pausing:
+            return False
+        try:
+            await host.ready()
+        except MaiaError as error:
+            if host not in self._gone:
+                self._gone.append(host)
+                _log.warning("a host cannot work again: %s", error)
+            if len(self._gone) == len(self._hosts):
+                await self._stop(error)
+            return False
+        return True
+
+    async def _again(self, item: WorkItem, error: MaiaError) -> None:
+        rounds = await asyncio.to_thread(self._rounds, item)
+        self._attempts[item.unit, rounds] += 1
+        if self._attempts[item.unit, rounds] >= ATTEMPTS:
+            await self._fail(item, error)
+            return
+        _log.warning("%s is taken up again: %s", item.unit, error)
+        self._on_event(Event("again", item))
+        self._waiting.append(item)
+        self._news.set()
+
+    def _rounds(self, item: WorkItem) -> int:
+        keys = self._store.keys(f"units/{slug(item.unit)}")
+        return sum("/rounds/" in key for key in keys)
+
+    async def _fail(self, item: WorkItem, error: MaiaError) -> None:
+        record = failure(item, error)
+        try:
+            await asyncio.to_thread(record_failure, self._store, item.unit, record)
+        except StoreError as full:
+            self._close(item)
+            await self._stop(full)
+            return
+        self._outcome.failed[item.unit] = record
+        self._on_event(Event("failed", item, record))
+        self._finish()
+
+    async def _stop(self, error: MaiaError) -> None:
+        if self._outcome.stopped is None:
+            self._outcome.stopped = error
+            await self.pause()
+
+    def _close(self, item: WorkItem) -> None:
+        self._outcome.unfinished.append(item.unit)
+        self._finish()
+
+    def _finish(self) -> None:
+        self._open -= 1
+        self._news.set()
+
+
+def failure(item: WorkItem, error: MaiaError) -> dict[str, Any]:
+    """Return what is recorded of a study that a fault ended: typed and told, never empty."""
+    return {
+        "unit": item.unit,
+        "task": item.task,
+        "status": "failed",
+        "error": {"type": type(error).__name__, "message": error.message, "fix": error.fix},
+    }
+
+
+def record_failure(store: Store, unit: str, record: dict[str, Any]) -> None:
+    """Write a failure beside those that the unit had before."""
+    data = json.dumps(record, sort_keys=True, indent=1, ensure_ascii=False).encode()
+    number = 1
+    while not store.put(f"units/{slug(unit)}/failed-{number}.json", data):
+        number += 1
+
+
+def failures(store: Store, unit: str) -> list[dict[str, Any]]:
+    """Return the failures on record, oldest first."""
+    found: list[dict[str, Any]] = []
+    folder = f"units/{slug(unit)}"
+    while (record := read_record(store, f"{folder}/failed-{len(found) + 1}.json", FailureRecord)) is not None:
+        found.append(record)
+    return found

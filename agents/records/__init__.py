@@ -1,0 +1,1 @@
+"""Run directories: their files, types, plans, leases; at a path or a URL."""

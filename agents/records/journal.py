@@ -1,0 +1,353 @@
+"""What one agent's run leaves on disk, and how it is taken up again.
+
+A paid call is written down before it is sent and its answer before anyone acts on it, so an answer
+that reached us is never bought twice. A round is on disk before the next one begins.
+
+    units/<unit>/calls/<key>.request-<n>   attempt n of a call, about to be sent; without an outcome it is "in doubt"
+    units/<unit>/calls/<key>.unbilled-<n>  that attempt was surely not paid for: refused, or never sent
+    units/<unit>/calls/<key>.answer        the answer of one attempt, which is the last
+    units/<unit>/charged/0001.json         what a call for images was charged, where images cost money
+    units/<unit>/rounds/0001.json          a finished round
+    units/<unit>/done.json                 the result
+    units/<unit>/repeats/2/...             the same of the second of several studies of the unit
+    blobs/ab/<id>.webp                     every image that was shown, lossless, by content id
+    blobs/ab/<id>.png                      the same of one that a mask was painted on: the mask, naming what is beneath
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import io
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from actors import masks
+from actors.chat.base import ChatModel, ChatReply, ChatRequest, Usage, announced
+from actors.endpoint.secrets import without_secrets
+from actors.errors import MaiaError, UsageError
+from actors.images import Image, decode
+from agents.records.record_types import (
+    AnswerRecord,
+    CallRecord,
+    Record,
+    RoundRecord,
+    StudyResult,
+    UsageRecord,
+    read_record,
+)
+from agents.records.run_files import RecordError
+from agents.records.store import Store, StoreError
+
+_IMAGE_ID = re.compile(r"[0-9a-f]{8,64}")
+MOST_MASKS = 4
+"""Masks on one picture, one on the other, that are kept as masks: a program may measure what it measured, again and
+again. What is painted on those is kept as pixels."""
+
+
+class JournalError(RecordError):
+    """A record on disk does not say what it should."""
+
+
+class OvertakenError(JournalError):
+    """Another writer was first with another content: whoever reads its record can go on from there."""
+
+
+def slug(text: str) -> str:
+    """Return a file name for `text`: readable, and different for different texts."""
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._")[:80]
+    return f"{readable}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def request_key(model: str, request: ChatRequest) -> str:
+    """Return what a call is: the digest of everything that its answer may depend on."""
+    digest = hashlib.sha256()
+    head = [model, request.max_tokens, request.temperature, request.seed]
+    digest.update(json.dumps(head).encode())
+    for message in request.messages:
+        parts = [part if isinstance(part, str) else {"image": part.id} for part in message.parts]
+        digest.update(json.dumps([message.role, parts]).encode())
+    return digest.hexdigest()[:32]
+
+
+class Blobs:
+    """Images by content id, shared by all units of a run."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._there: set[str] = set()
+
+    @staticmethod
+    def key(image_id: str) -> str:
+        return f"blobs/{image_id[:2]}/{image_id}.webp"
+
+    @staticmethod
+    def mask_key(image_id: str) -> str:
+        return f"blobs/{image_id[:2]}/{image_id}.png"
+
+    def __contains__(self, image_id: str) -> bool:
+        keys = (self.key(image_id), self.mask_key(image_id))
+        return image_id in self._there or any(self._store.has(key) for key in keys)
+
+    def __getitem__(self, image_id: str) -> Image:
+        return self.get(image_id)
+
+    def put(self, images: Iterable[Image]) -> None:
+        """Write what is not there yet; of a painted image its mask, after the image beneath."""
+        for image in images:
+            if image.id not in self:
+                self._write(image)
+            self._there.add(image.id)
+
+    def _write(self, image: Image) -> None:
+        if (made := image.painted) is not None and _n_masks(image) <= MOST_MASKS:
+            self.put([made.picture])
+            self._store.put(self.mask_key(image.id), masks.encode_mask(made.mask, made.picture.id))
+        else:
+            self._store.put(self.key(image.id), _lossless(image))
+
+    def get(self, image_id: str) -> Image:
+        """Return the image.
+
+        Raises:
+            JournalError: If it is missing, or its pixels are not those of its id.
+        """
+        laid: list[np.ndarray] = []
+        wanted = image_id
+        if not _IMAGE_ID.fullmatch(image_id):
+            raise JournalError(f"{image_id[:80]!r} is no image id: an id is 8 to 64 hexadecimal digits.")
+        try:
+            while (data := self._store.get(self.key(wanted))) is None:
+                if (mask := self._store.get(self.mask_key(wanted))) is None or len(laid) == MOST_MASKS:
+                    raise JournalError(f"image {wanted} is missing from {self._store.root}.")
+                laid.append(masks.decode_mask(mask))
+                wanted = masks.beneath(mask)
+                if not _IMAGE_ID.fullmatch(wanted):
+                    raise JournalError(f"the mask {image_id} in {self._store.root} names no image.")
+            image = decode(data, formats=("WEBP",))
+            for each in reversed(laid):
+                image = masks.lay(each, image)
+        except UsageError as error:
+            raise JournalError(f"image {wanted} in {self._store.root} is damaged: {error.message}") from error
+        if image.id != image_id:
+            raise JournalError(f"image {image_id} in {self._store.root} has changed.")
+        return image
+
+
+def _n_masks(image: Image) -> int:
+    """Return how many masks lie on each other in an image; more than `MOST_MASKS` are not counted up."""
+    n_masks, made = 0, image.painted
+    while made is not None and n_masks <= MOST_MASKS:
+        n_masks, made = n_masks + 1, made.picture.painted
+    return n_masks
+
+
+def _lossless(image: Image) -> bytes:
+    buffer = io.BytesIO()
+    # The fastest setting: a third of the time of the usual one for a twentieth more bytes.
+    image.to_pil().save(buffer, "WEBP", lossless=True, method=0, quality=0)
+    return buffer.getvalue()
+
+
+class Journal:
+    """The records of one unit, or of one of several studies of it, by number from 1."""
+
+    def __init__(self, store: Store, unit: str, repeat: int = 0) -> None:
+        self._store = store
+        self.repeat = repeat
+        self.folder = f"units/{slug(unit)}" + (f"/repeats/{repeat}" if repeat else "")
+        self.blobs = Blobs(store)
+        self._charges = 0
+
+    def rounds(self) -> list[dict[str, Any]]:
+        """Return the finished rounds in order, up to the first gap."""
+        found: list[dict[str, Any]] = []
+        while (record := self._read(f"rounds/{len(found) + 1:04d}.json", RoundRecord)) is not None:
+            found.append(record)
+        return found
+
+    def commit_round(self, number: int, record: dict[str, Any], images: Iterable[Image]) -> None:
+        """Write round `number` (from 1), its images first.
+
+        Raises:
+            OvertakenError: If another writer has committed that round with another content.
+        """
+        self.blobs.put(images)
+        self._commit(f"rounds/{number:04d}.json", record)
+
+    def done(self) -> dict[str, Any] | None:
+        return self._read("done.json", StudyResult)
+
+    def finish(self, record: dict[str, Any]) -> None:
+        self._commit("done.json", record)
+
+    def note_duration(self, seconds: float) -> None:
+        """Keep how long the last stretch took; apart from the result, which is the same on every machine."""
+        self._store.put(f"{self.folder}/duration.json", _encode({"seconds": round(seconds, 1)}))
+
+    def answer(self, key: str) -> ChatReply | None:
+        """Return the recorded answer of a call."""
+        record = self._read(f"calls/{key}.answer", AnswerRecord)
+        if record is None:
+            return None
+        notes = tuple(record.get("notes", ()))
+        return ChatReply(**{**record, "usage": Usage(**record["usage"]), "notes": notes})
+
+    def intend(self, key: str, about: dict[str, Any]) -> int:
+        """Write down that a call is about to be sent, and return the attempt's number.
+
+        Raises:
+            StoreError: If there may be no room for its answer: what has been paid for must not be lost.
+        """
+        self._store.check_room()
+        attempt = 1
+        while not self._store.put(f"{self.folder}/calls/{key}.request-{attempt}", _encode(about)):
+            attempt += 1
+        return attempt
+
+    def record_unbilled(self, key: str, attempt: int) -> None:
+        """Write down that an attempt ended and was not paid for."""
+        self._store.put(f"{self.folder}/calls/{key}.unbilled-{attempt}", b"{}")
+
+    def record_answer(self, key: str, reply: ChatReply) -> ChatReply:
+        """Write the answer down and return the one that counts: the first that was written."""
+        if self._store.put(f"{self.folder}/calls/{key}.answer", _encode(reply_record(reply))):
+            return reply
+        first = self.answer(key)
+        assert first is not None
+        return first
+
+    def in_doubt(self) -> list[str]:
+        """Return the keys of calls of which an attempt was sent, perhaps billed, and never answered here.
+
+        They may have been answered at a later attempt, when the study was taken up again.
+        """
+        found = doubtful(self._store.keys(f"{self.folder}/calls"))
+        return sorted(
+            name.rpartition("/")[2].partition(".")[0] for name, attempts in found.items() if attempts > 0
+        )
+
+    def usage(self) -> dict[str, Usage]:
+        """Return what the answers on record cost, by role: the same whether or not a study was interrupted."""
+        total: dict[str, Usage] = {}
+        for name in self._store.keys(f"{self.folder}/calls"):
+            key, _, kind = name.rpartition("/")[2].partition(".")
+            if kind == "answer":
+                about = self._read(f"calls/{key}.request-1", CallRecord) or {}
+                role = str(about.get("role", ""))
+                answer = self.answer(key)
+                assert answer is not None
+                total[role] = total.get(role, Usage()) + answer.usage
+        return total
+
+    def record_image_charge(self, usage: Usage) -> None:
+        """Write down what a call for images was charged, as soon as it is known."""
+        record = _encode(asdict(usage))
+        self._charges += 1
+        while not self._store.put(f"{self.folder}/charged/{self._charges:04d}.json", record):
+            self._charges += 1
+
+    def image_charges(self) -> Usage:
+        """Return what images were charged, over all interruptions."""
+        names = [name.rpartition("/")[2] for name in self._store.keys(f"{self.folder}/charged")]
+        records = (self._read(f"charged/{name}", UsageRecord) or {} for name in sorted(names))
+        return sum((Usage(**record) for record in records), Usage())
+
+    def _read(self, name: str, kind: type[Record]) -> dict[str, Any] | None:
+        return read_record(self._store, f"{self.folder}/{name}", kind)
+
+    def _commit(self, name: str, record: dict[str, Any]) -> None:
+        data = without_secrets(_encode(record))  # as the store keeps it: it is compared below
+        if (
+            not self._store.put(f"{self.folder}/{name}", data)
+            and self._store.get(f"{self.folder}/{name}") != data
+        ):
+            raise OvertakenError(
+                f"{self.folder}/{name} was already written with another content.",
+                "Another run works on the same folder: let it finish, or give this one its own --out.",
+            )
+
+
+def repeats_of(store: Store, unit: str) -> list[Journal]:
+    """Return the journals of several studies of a unit, in order; none of one that was studied once."""
+    numbers = (
+        int(name) for name in store.folders(f"units/{slug(unit)}/repeats") if re.fullmatch(r"[1-9]\d?", name)
+    )
+    return [Journal(store, unit, number) for number in sorted(numbers)]
+
+
+def doubtful(names: Iterable[str]) -> dict[str, int]:
+    """Return, by the path of a call without its ending, how many of its attempts have no known outcome."""
+    open_attempts: Counter[str] = Counter()
+    for name in names:
+        call, _, kind = name.rpartition(".")
+        open_attempts[call] += 1 if kind.startswith("request-") else -1
+    return dict(open_attempts)
+
+
+def attempts_in_doubt(error: MaiaError) -> int | None:
+    """Return how many attempts of a call that ended so may have been billed; None where nobody knows."""
+    told: int | None = getattr(error, "in_doubt", 0 if isinstance(error, UsageError) else None)
+    return told
+
+
+def _encode(record: dict[str, Any]) -> bytes:
+    return json.dumps(record, sort_keys=True, indent=1, ensure_ascii=False).encode()
+
+
+def reply_record(reply: ChatReply) -> dict[str, Any]:
+    """Return a reply as it is written down; what it does not have is left out, as in records of before it existed."""
+    record = asdict(reply)
+    return {name: value for name, value in record.items() if value or name not in ("thoughts", "notes")}
+
+
+class RecordedChat:
+    """A chat model whose every call goes through a journal: asked again, it answers from the record."""
+
+    def __init__(
+        self,
+        model: ChatModel,
+        journal: Journal,
+        role: str,
+        about: Callable[[ChatRequest], dict[str, Any]] = lambda _: {},
+    ) -> None:
+        """`about` returns what else is written down of a call before it is sent, such as what it may cost."""
+        self._model, self._journal, self._role, self._about = model, journal, role, about
+        self.name, self.sees_images = model.name, model.sees_images
+
+    async def complete(self, request: ChatRequest) -> ChatReply:
+        # In threads: writing to disk takes milliseconds, and a host has hundreds of conversations on one event loop.
+        key = request_key(self.name, request)
+        reply = await asyncio.to_thread(self._journal.answer, key)
+        if reply is None:
+            attempt = 0
+
+            async def sending() -> None:
+                # Only now: what waits for a budget, a rate limit or its turn has not been sent, and is not in doubt.
+                nonlocal attempt
+                attempt = await asyncio.to_thread(self._intend, key, request)
+
+            try:
+                bought = await announced(self._model, request, sending)
+            except MaiaError as error:
+                if attempt and attempts_in_doubt(error) == 0:
+                    with contextlib.suppress(StoreError):  # then it stays in doubt; the error is what matters
+                        await asyncio.to_thread(self._journal.record_unbilled, key, attempt)
+                raise
+            # Shielded: once it is paid for, it is written down even if whoever asked for it is cancelled meanwhile.
+            writing = asyncio.get_running_loop().run_in_executor(
+                None, self._journal.record_answer, key, bought
+            )
+            reply = await asyncio.shield(writing)
+        return reply
+
+    def _intend(self, key: str, request: ChatRequest) -> int:
+        about = {"role": self._role, "model": self.name, "turns": len(request.messages)}
+        return self._journal.intend(key, {**about, **self._about(request)})

@@ -1,0 +1,227 @@
+"""Where truth lies: immutable objects, written put-if-absent, under one folder.
+
+The first writer of a key wins and every other writer learns so; a record is whole or absent, also
+after a power cut. Indices and reports are made from these objects and can be made again.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from actors.endpoint.secrets import without_secrets
+from actors.errors import MaiaError, UsageError
+from agents.records import run_files
+from agents.records.run_files import RecordError
+
+__all__ = ["Objects", "RecordError", "Store", "StoreError", "finite", "parse"]
+
+
+class StoreError(MaiaError):
+    """The folder cannot be written: full, read-only, or gone."""
+
+
+SPARE_BYTES = 32 * 2**20
+"""Free space that must be left before something is begun whose outcome could not be bought again."""
+
+
+class Objects(Protocol):
+    """What can be had of a store wherever it is."""
+
+    @property
+    def name(self) -> str:
+        """Where it is, as a user writes it."""
+
+    def put(self, key: str, data: bytes) -> bool: ...
+
+    def replace(self, key: str, data: bytes) -> None: ...
+
+    def get(self, key: str) -> bytes | None: ...
+
+    def has(self, key: str) -> bool: ...
+
+    def keys(self, prefix: str) -> Iterator[str]: ...
+
+
+class Store:
+    """Objects by key (a relative path with `/`) in a folder of a local or shared file system."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @property
+    def name(self) -> str:
+        return str(self.root)
+
+    @classmethod
+    def open(cls, root: Path) -> Store:
+        """Make the folder if needed and prove that it can be written.
+
+        Raises:
+            UsageError: If it cannot, saying why.
+        """
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            probe = root / f".{uuid.uuid4().hex}.tmp"
+            probe.write_bytes(b"")
+            probe.unlink()
+        except FileExistsError as error:
+            raise UsageError(f"{root} is a file, not a folder.", "Choose another with --out.") from error
+        except OSError as error:
+            raise UsageError(
+                f"the output folder {root} cannot be written ({error.strerror}).",
+                "Choose another with --out, or change its permissions.",
+            ) from error
+        return cls(root)
+
+    def put(self, key: str, data: bytes) -> bool:
+        """Write `data` under `key` unless the key exists; return whether this call wrote it.
+
+        The bytes are on disk, and so is their name, before this returns.
+
+        Raises:
+            StoreError: If the disk is full or the folder cannot be written.
+            RecordError: If the folder of the key is a link.
+        """
+        try:
+            return run_files.put_file(self.root, key, without_secrets(data))
+        except OSError as error:
+            raise _refusal(self.root / key, error) from error
+
+    def check_room(self) -> None:
+        """Make sure that what is begun now can be written when it ends.
+
+        Raises:
+            StoreError: If less than `SPARE_BYTES` are free.
+        """
+        try:
+            free = shutil.disk_usage(self.root).free
+        except OSError as error:
+            raise _refusal(self.root, error) from error
+        if free < SPARE_BYTES:
+            raise StoreError(
+                f"the disk of {self.root} is nearly full: {free / 2**20:.0f} MB are left, {SPARE_BYTES / 2**20:.0f} "
+                "MB are needed to begin anything.",
+                "Free some space and resume.",
+            )
+
+    def replace(self, key: str, data: bytes) -> None:
+        """Write `data` under `key` whatever was there, whole or not at all: for counts and tables, never for truth.
+
+        Raises:
+            StoreError: If the disk is full or the folder cannot be written.
+            RecordError: If the folder of the key is a link.
+        """
+        self._exchange(key, data)
+
+    def rewrite(self, key: str, data: bytes) -> None:
+        """Do as `replace`, and have it on disk before this returns: for what a run is about, which may only grow.
+
+        Raises:
+            StoreError: If the disk is full or the folder cannot be written.
+            RecordError: If the folder of the key is a link.
+        """
+        self._exchange(key, data, kept=True)
+
+    def _exchange(self, key: str, data: bytes, kept: bool = False) -> None:
+        try:
+            run_files.replace_file(self.root, key, without_secrets(data), synced=kept)
+        except OSError as error:
+            raise _refusal(self.root / key, error) from error
+
+    def remove(self, key: str) -> None:
+        """Remove what can be made again; of a link, the link itself.
+
+        Raises:
+            StoreError: If the folder cannot be written.
+            RecordError: If the folder of the key is a link.
+        """
+        try:
+            run_files.remove_file(self.root, key)
+        except OSError as error:
+            raise _refusal(self.root / key, error) from error
+
+    def get(self, key: str) -> bytes | None:
+        """Return the object, or None if there is none under that key.
+
+        Raises:
+            RecordError: If it is no regular file, lies behind a link, or is too large.
+        """
+        return run_files.read_bytes(self.root, key)
+
+    def read(self, key: str) -> Any:
+        """Return the JSON value of a record, or None if there is none under that key.
+
+        Raises:
+            RecordError: If it cannot be read, or is damaged.
+        """
+        data = self.get(key)
+        if data is None:
+            return None
+        value = run_files.parse_json(data, self.root / key)
+        if value is None:
+            raise RecordError(f"{self.root / key} is damaged: it holds null.")
+        return value
+
+    def read_object(self, key: str) -> dict[str, Any] | None:
+        """Do as `read` of a record that is a JSON object."""
+        value = self.read(key)
+        if value is not None and not isinstance(value, dict):
+            raise RecordError(f"{self.root / key} is damaged: it holds no object.")
+        return value
+
+    def has(self, key: str) -> bool:
+        """Return whether there is a regular file under that key."""
+        return self.status(key) is not None
+
+    def status(self, key: str) -> os.stat_result | None:
+        """Return the status of the file under a key, None if there is none."""
+        return run_files.file_status(self.root, key)
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """Yield the keys below the folder `prefix`, sorted; unfinished writes are not keys."""
+        yield from run_files.list_files(self.root, prefix)
+
+    def folder_state(self, prefix: str) -> tuple[int, int]:
+        """Return when a folder last changed, in nanoseconds, and how many entries it has; zeros where there is none."""
+        return run_files.folder_state(self.root, prefix)
+
+    def folders(self, prefix: str) -> list[str]:
+        """Return the names of the folders in the folder `prefix`, sorted."""
+        return run_files.list_folders(self.root, prefix)
+
+
+def parse(data: bytes, path: Path) -> Any:
+    """Return the JSON value in `data`, which were read from `path`.
+
+    Raises:
+        RecordError: If it is none: the file was changed by others, or its disk is failing.
+    """
+    return run_files.parse_json(data, path)
+
+
+def finite(value: Any) -> Any:
+    """Return a plain value with null for NaN and the infinities, which JSON does not know."""
+    match value:
+        case float():
+            return value if math.isfinite(value) else None
+        case dict():
+            return {key: finite(each) for key, each in value.items()}
+        case list() | tuple():
+            return [finite(each) for each in value]
+        case _:
+            return value
+
+
+def _refusal(path: Path, error: OSError) -> MaiaError:
+    if error.errno == errno.ENAMETOOLONG:
+        return RecordError(f"cannot write {path}: the name is too long.")
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    fix = "Free some space and resume." if full else "Check the folder and resume."
+    return StoreError(f"cannot write {path}: {error.strerror}.", fix)

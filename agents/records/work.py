@@ -1,0 +1,128 @@
+"""What a run has to do, as plain values that travel: units, and the question asked about each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, field
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from agents.records.run_files import RecordError, damaged
+from agents.records.store import Store
+from agents.tasks import TASKS
+from agents.tasks.base import Task
+
+KEY = "plan.json"
+
+
+_FORMER_NAMES = {
+    "agents.tasks.describe_unit:DescribeUnit": "describe",
+    "agents.tasks.bias:AuditClass": "audit",
+    "agents.tasks.selective:JudgeSelectivity": "selective",
+    "experiments.runs.context_survey:survey_class": "class",
+}
+"""What plans of earlier versions call tasks and surveys."""
+
+
+def _present_name(name: Any) -> Any:
+    return _FORMER_NAMES.get(name, name) if isinstance(name, str) else name
+
+
+_Name = Annotated[str, Field(max_length=4096)]
+MOST_REPEATS = 20
+"""Studies of one unit at most."""
+
+
+@dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
+class WorkItem:
+    """One study. `unit` is the subject's id, and the item's; `layer` and `name` are how a person would ask for it.
+
+    `task` names the question (`agents.tasks.TASKS`), built with `arguments` (plain JSON values); "" asks no agent.
+    `survey` names measurements by a fixed design that come first (`experiments.runs.context_survey.SURVEYS`), called with
+    `survey_arguments`. `repeats`: studies of the unit with seeds of their own, whose answers are pooled.
+    """
+
+    unit: _Name
+    layer: _Name
+    name: _Name
+    task: Annotated[str, BeforeValidator(_present_name)] = "describe"
+    arguments: dict[str, Any] = field(default_factory=dict)
+    seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
+    survey: Annotated[str, BeforeValidator(_present_name)] = ""
+    survey_arguments: dict[str, Any] = field(default_factory=dict)
+    repeats: Annotated[int, Field(ge=1, le=MOST_REPEATS)] = 1
+
+
+_PLAN = TypeAdapter(list[WorkItem])
+
+
+def build_task(item: WorkItem) -> Task:
+    """Return the question of an item.
+
+    Raises:
+        RecordError: If it does not exist or does not take these arguments.
+    """
+    return create_task(item.task, item.arguments)
+
+
+def write_plan(store: Store, items: Sequence[WorkItem]) -> list[WorkItem]:
+    """Write the plan of a run unless it has one, and return the one that counts."""
+    store.put(KEY, _encode(items))
+    written = read_plan(store)
+    assert written is not None
+    return written
+
+
+def extend_plan(store: Store, items: Sequence[WorkItem]) -> list[WorkItem]:
+    """Write the plan of a run that has come to have more items, and return it.
+
+    Raises:
+        ValueError: If an item is missing that was planned before: its results would be nobody's.
+    """
+    if missing := {item.unit for item in read_plan(store) or ()} - {item.unit for item in items}:
+        raise ValueError(f"the plan of {store.root} would lose {sorted(missing)[0]}")
+    store.rewrite(KEY, _encode(items))
+    return list(items)
+
+
+def _encode(items: Sequence[WorkItem]) -> bytes:
+    return json.dumps([asdict(item) for item in items], indent=1, ensure_ascii=False).encode()
+
+
+def read_plan(store: Store) -> list[WorkItem] | None:
+    """Return the plan, None if the run has none yet.
+
+    Raises:
+        RecordError: If it is damaged.
+    """
+    found = store.read(KEY)
+    if found is None:
+        return None
+    try:
+        return _PLAN.validate_python(found)
+    except ValidationError as error:
+        raise damaged(store.root / KEY, error) from error
+
+
+def create_task(name: str, arguments: Mapping[str, Any]) -> Task:
+    """Return the task of a plan's item.
+
+    Raises:
+        RecordError: If there is no task of that name, or it does not take these arguments.
+    """
+    task = TASKS.get(name)
+    if task is None:
+        raise RecordError(
+            f"there is no task {name!r}.",
+            f"Tasks are {', '.join(TASKS)}; the plan of this run is damaged, or from another version.",
+        )
+    try:
+        return task(**arguments)
+    except (TypeError, ValueError) as error:
+        raise RecordError(
+            f"the task {task.name!r} does not take the arguments {sorted(arguments)}: {error}",
+            "The plan of this run is damaged, or from another version.",
+        ) from error

@@ -1,0 +1,131 @@
+"""How far the labels of several studies of one unit agree, told by a blind witness from each other's images.
+
+Words are not compared: "canine" and "dogs" agree as far as a witness finds the one in images that were made of the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from actors.images import Image
+from agents.evidence.verdict import abstained
+
+IMAGES = 10
+"""Images of each label, and as many of other things, that the other studies' labels are looked for in."""
+
+Shows = Callable[[Sequence[tuple[Image, str]]], Awaitable[list[bool | None]]]
+"""Says for each (image, label) whether the image shows it; None where that cannot be told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """What one study answered, and the images of its last confirmation by id, with the label that each was made of."""
+
+    number: int
+    labels: tuple[str, ...]
+    positives: tuple[tuple[str, str], ...]
+    controls: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One study's label on another's images: the shares of `n_positive` images of it and of `n_control` others that show it."""
+
+    label_of: int
+    images_of: int
+    seen: float
+    false: float
+    n_positive: int
+    n_control: int
+
+    @property
+    def predicted(self) -> float:
+        """Share of images that the label tells apart as they were made, both kinds weighing the same; 0.5 is chance."""
+        return (self.seen + 1 - self.false) / 2
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """`value` is the mean of `Pair.predicted` over all ordered pairs, None without a pair. `studies` were asked, `labelled`
+    of them have a label that was put to a test. `seen` maps (label, label that images were made of) to how many of how
+    many images show it.
+    """
+
+    studies: int
+    labelled: int
+    pairs: tuple[Pair, ...]
+    seen: Mapping[tuple[str, str], tuple[int, int]]
+
+    @property
+    def value(self) -> float | None:
+        return sum(pair.predicted for pair in self.pairs) / len(self.pairs) if self.pairs else None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what is written down, as plain JSON values."""
+        pairs = [asdict(pair) | {"predicted": pair.predicted} for pair in self.pairs]
+        return {"value": self.value, "studies": self.studies, "labelled": self.labelled, "pairs": pairs}
+
+
+def labelled(number: int, record: Mapping[str, Any]) -> Labelled | None:
+    """Return a study's labels and the images of its test; None if it has no label, or none that was tested."""
+    evidence = record.get("evidence") or {}
+    labels = tuple(record.get("labels") or ())
+    positives, controls = evidence.get("positives") or (), evidence.get("controls") or ()
+    if not labels or abstained(evidence) or not positives or not controls:
+        return None
+    return Labelled(
+        number,
+        labels,
+        tuple((trial["image"], trial.get("label") or labels[0]) for trial in positives[:IMAGES]),
+        tuple(trial["image"] for trial in controls[:IMAGES]),
+    )
+
+
+async def measure(
+    studies: int, found: Sequence[Labelled], image_of: Callable[[str], Image], shows: Shows
+) -> Agreement:
+    """Ask of each study's images whether they show the labels of the others.
+
+    Images of which the witness could not tell are left out; a pair without any of a kind is, too.
+    """
+    asked = list(
+        dict.fromkeys(
+            (image, label)
+            for one in found
+            for other in found
+            if one is not other
+            for label in one.labels
+            for image in (*(image for image, _ in other.positives), *other.controls)
+        )
+    )
+    told = await shows([(image_of(image), label) for image, label in asked])
+    answers = dict(zip(asked, told, strict=True))
+    pairs = [_pair(one, other, answers) for one in found for other in found if one is not other]
+    return Agreement(studies, len(found), tuple(pair for pair in pairs if pair), _seen(found, answers))
+
+
+def _pair(one: Labelled, other: Labelled, answers: Mapping[tuple[str, str], bool | None]) -> Pair | None:
+    def shown(image: str) -> bool | None:
+        told = [answers[image, label] for label in one.labels]
+        return True if True in told else None if None in told else False
+
+    positives = [each for image, _ in other.positives if (each := shown(image)) is not None]
+    controls = [each for image in other.controls if (each := shown(image)) is not None]
+    if not positives or not controls:
+        return None
+    seen, false = sum(positives) / len(positives), sum(controls) / len(controls)
+    return Pair(one.number, other.number, seen, false, len(positives), len(controls))
+
+
+def _seen(
+    found: Sequence[Labelled], answers: Mapping[tuple[str, str], bool | None]
+) -> dict[tuple[str, str], tuple[int, int]]:
+    counts: dict[tuple[str, str], tuple[int, int]] = {}
+    made_of = {image: label for each in found for image, label in each.positives}
+    for (image, label), told in answers.items():
+        if told is not None and image in made_of:
+            hits, total = counts.get((label, made_of[image]), (0, 0))
+            counts[label, made_of[image]] = hits + told, total + 1
+    return counts

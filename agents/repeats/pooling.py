@@ -1,0 +1,182 @@
+"""One answer from several studies of a unit, written by an aggregator that sees what was measured and nobody's verdict.
+
+It runs no experiment. Its answer is tested like any other, once, on images that none of the studies saw.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from actors.images import Provenance
+from agents.repeats.agreement import Agreement
+from agents.study.interpreter import InterpreterSettings
+from agents.tasks.base import Answer, Task
+from tools.sandbox import ProgramOutcome
+from tools.sandbox.base import ImageSource, ToolHost
+
+ROLE = """\
+You write down what experiments on one unit of a computer-vision network have shown. Several scientists studied the unit, each \
+without knowing of the others. You see what was measured, and not what they concluded. Nothing more is measured, and no \
+program is run."""
+
+STRONGEST, OTHERS = 30, 30
+"""Rows of images that the aggregator sees: the strongest, and others drawn by a seed."""
+
+_NO_PROGRAM = "No program is run here. Give your final answer now, from what was measured, and without code."
+_TASK = """\
+Find the concepts that explain all of these measurements, and no more than that. A concept that was proposed may be too wide, \
+too narrow, or wrong: go by the numbers. Two concepts are one if the images of the one show the other.
+
+Answer with:
+[DESCRIPTION]: one or more sentences: specific about what drives the unit and complete about everything that does.
+[LABEL]: a short phrase for the same. For unrelated concepts give one label each:
+[LABEL 1]: ...
+[LABEL 2]: ...
+If nothing explains the measurements, the label is "not interpretable"."""
+
+
+@dataclass(slots=True)
+class Concept:
+    """A label that was proposed, with the activations of fresh images of it and of other things in the same tests."""
+
+    label: str
+    images: list[float] = field(default_factory=list)
+    others: list[float] = field(default_factory=list)
+
+
+def concepts_of(records: Sequence[Mapping[str, Any]]) -> list[Concept]:
+    """Return what studies proposed and tested, by label in alphabetical order: who proposed it, and how many, is not told."""
+    found: dict[str, Concept] = {}
+    for record in records:
+        evidence = record.get("evidence") or {}
+        labels = list(record.get("labels") or ())
+        controls = [trial["activation"] for trial in evidence.get("controls") or ()]
+        tested = set()
+        for trial in evidence.get("positives") or ():
+            label = trial.get("label") or (labels[0] if labels else "")
+            if label in labels:
+                found.setdefault(label, Concept(label)).images.append(trial["activation"])
+                tested.add(label)
+        for label in tested:
+            found[label].others += controls
+    return [found[label] for label in sorted(found, key=str.lower)]
+
+
+def taken_together(toolboxes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return a toolbox's snapshot that knows every image of several studies and what it measured; it has made none itself."""
+    merged: dict[str, dict[str, Any]] = {"measured": {}, "provenance": {}}
+    for toolbox in toolboxes:
+        for name, values in merged.items():
+            values.update(toolbox.get(name) or {})
+    return {"draws": {}, "images_made": 0, "activation_threshold": None, "log": [], **merged}
+
+
+def tried_of(toolboxes: Sequence[Mapping[str, Any]]) -> dict[str, tuple[float, str]]:
+    """Return what the studies' own images were made of and did, by image id; images of the data set are left out."""
+    found: dict[str, tuple[float, str]] = {}
+    for toolbox in toolboxes:
+        known = toolbox.get("provenance") or {}
+        for image, activation in (toolbox.get("measured") or {}).items():
+            made = Provenance.from_json(known[image]) if image in known else Provenance("unknown")
+            if made.source in ("generated", "edited"):
+                parts = [made.prompt, *(f"edited: {edit}" for edit in made.edits)]
+                found[image] = activation, "; ".join(part for part in parts if part)
+    return found
+
+
+def evidence_text(
+    background: Mapping[str, Any],
+    exemplars: str,
+    tried: Mapping[str, tuple[float, str]],
+    concepts: Sequence[Concept],
+    agreement: Agreement,
+    seed: int,
+) -> str:
+    """Return what was measured as the aggregator reads it. `exemplars` are blind descriptions, one a line."""
+    rows = sorted(tried.values(), key=lambda row: (-row[0], row[1]))
+    rest = rows[STRONGEST:]
+    drawn = random.Random(seed).sample(rest, min(OTHERS, len(rest)))
+    drawn.sort(key=lambda row: (-row[0], row[1]))
+    lines = [
+        f"Over {background['n_images']} images of the data set the activation is {background['mean']:.2f} in the mean "
+        f"(standard deviation {background['std']:.2f}) and at most {background['maximum']:.2f}.",
+        "The images of the data set that drive it most, their activation first, as somebody saw them who knows nothing else:",
+        exemplars,
+        f"Images that were made: the strongest {min(STRONGEST, len(rows))} of {len(rows)}, then {len(drawn)} others "
+        "drawn at random:",
+        *(f"{activation:.2f} | {_plain(words)}" for activation, words in rows[:STRONGEST] + drawn),
+        f"CONCEPTS PROPOSED: {len(concepts)}",
+        *(_concept_line(number, concept) for number, concept in enumerate(concepts, 1)),
+        *_seen_lines(concepts, agreement),
+    ]
+    return "\n".join(lines)
+
+
+def _concept_line(number: int, concept: Concept) -> str:
+    return (
+        f"CONCEPT {number} | {_plain(concept.label)} | mean {np.mean(concept.images):.2f} on {len(concept.images)} fresh images "
+        f"of it | mean {np.mean(concept.others):.2f} on {len(concept.others)} of other things"
+    )
+
+
+def _plain(text: str) -> str:
+    """Return what a model wrote as one field of one line: it cannot pass for a line of figures."""
+    return " ".join(text.replace("|", "/").split())
+
+
+def _seen_lines(concepts: Sequence[Concept], agreement: Agreement) -> list[str]:
+    number = {concept.label: i for i, concept in enumerate(concepts, 1)}
+    return [
+        f"SEEN | concept {number[label]} in {hits} of {total} images of concept {number[made_of]}"
+        for (label, made_of), (hits, total) in sorted(agreement.seen.items())
+        if label != made_of and label in number and made_of in number
+    ]
+
+
+def limits(settings: InterpreterSettings) -> InterpreterSettings:
+    """Return the limits of a study for an aggregator: one examination, since several would be several chances to pass."""
+    return settings.model_copy(update={"max_rounds": 2, "max_examinations": 1})
+
+
+class PooledTask:
+    """Asks for the answer to a task from evidence alone."""
+
+    def __init__(self, task: Task, evidence: str) -> None:
+        self.name, self.names_concept = task.name, task.names_concept
+        self._task, self._evidence = task, evidence
+
+    def opening(self) -> str:
+        return f"{self._evidence}\n\n{_TASK}"
+
+    def read_answer(self, reply: str) -> Answer | None:
+        return self._task.read_answer(reply)
+
+    def last_word(self) -> str:
+        return self._task.last_word()
+
+
+class NoPrograms:
+    """Stands where a sandbox would, and says that nothing is run."""
+
+    @property
+    def record(self) -> list[dict[str, Any]]:
+        return []
+
+    async def run(self, program: str, host: ToolHost) -> ProgramOutcome:
+        return ProgramOutcome("error", "", False, None, _NO_PROGRAM, 0.0, 0, "none")
+
+    def restore(self, records: Sequence[dict[str, Any]], images: ImageSource) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+class NoSandboxes:
+    """Opens the same for whoever asks."""
+
+    async def open(self, *, seed: int) -> NoPrograms:
+        return NoPrograms()

@@ -1,0 +1,1 @@
+"""One study of one unit: interpreter, observers, budget, replay."""

@@ -1,0 +1,433 @@
+"""What a run and each of its units may spend, reserved before a call is sent and settled after it.
+
+One ledger holds a run's account for all hosts. Near a limit nothing new is begun and agents are asked for
+their final answers; at the limit calls are refused. After a crash the account is rebuilt from the records,
+which count calls in doubt as paid.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from itertools import repeat
+from typing import Any, Protocol
+
+from pydantic import Field
+
+from actors.chat.base import ChatModel, ChatReply, ChatRequest, Sending, Usage, announced, unannounced
+from actors.chat.hosted.pricing import estimate_prompt
+from actors.errors import MaiaError
+from actors.generation.base import MadeImage
+from actors.images import Image, Provenance
+from actors.settings import Settings
+from agents.records.journal import attempts_in_doubt, doubtful
+from agents.records.record_types import (
+    AnswerRecord,
+    CallRecord,
+    RoundRecord,
+    SurveyRecord,
+    UsageRecord,
+    read_record,
+)
+from agents.records.run_files import RecordError
+from agents.records.store import Store
+from agents.study.faults import raise_nobodys
+from agents.study.interpreter import images_tested
+from tools.toolbox import Studio
+
+_NEAR = 0.9
+"""The part of a limit at which agents are asked to conclude: what is left pays for their last replies."""
+_FIELDS = ("dollars", "tokens", "requests", "images")
+"""What a cost is made of and a budget may limit."""
+
+
+class BudgetSettings(Settings):
+    """Limits; null is none. A limit in dollars needs a known price of every model that charges."""
+
+    dollars: float | None = Field(None, gt=0)
+    """US dollars for language models and hosted images."""
+    tokens: int | None = Field(None, ge=1)
+    """Prompt and completion tokens."""
+    requests: int | None = Field(None, ge=1)
+    """Attempts at endpoints of language models."""
+    images: int | None = Field(None, ge=1)
+    """Images generated and edited."""
+    hours: float | None = Field(None, gt=0)
+    """Wall-clock hours of work: a run's over all its interruptions, a unit's since it was last taken up."""
+
+    @property
+    def limited(self) -> bool:
+        """Whether there is any limit to keep."""
+        return any(getattr(self, name) is not None for name in type(self).model_fields)
+
+
+class BudgetSpentError(MaiaError):
+    """The run's budget has no room for what was to be done: it stops, and can be resumed with a larger one."""
+
+    in_doubt = 0
+    """Attempts that may have been billed: none, as for every call that is refused here."""
+
+
+class UnitBudgetError(MaiaError):
+    """One unit's budget has no room for its next call; other units go on."""
+
+    in_doubt = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What something costs, or may cost."""
+
+    dollars: float = 0.0
+    tokens: int = 0
+    requests: int = 0
+    images: int = 0
+    unpriced: int = 0
+    """Requests and images whose price is unknown: they are not in `dollars`."""
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
+
+    def __sub__(self, other: Cost) -> Cost:
+        return Cost(*(getattr(self, each.name) - getattr(other, each.name) for each in fields(self)))
+
+    @classmethod
+    def of(cls, usage: Usage) -> Cost:
+        tokens = usage.prompt_tokens + usage.completion_tokens
+        return cls(usage.dollars, tokens, usage.requests, unpriced=usage.unpriced)
+
+
+class Account(Protocol):
+    """Where costs are asked for; held here or in another process."""
+
+    async def reserve(self, cost: Cost) -> None:
+        """Set `cost` aside.
+
+        Raises:
+            BudgetSpentError, UnitBudgetError: If there is no room for it.
+        """
+
+    async def settle(self, reserved: Cost, spent: Cost) -> str:
+        """Replace a reservation by what was really spent; return as `near`."""
+
+    async def near(self) -> str:
+        """Return which limit is near, in words for the agent; "" while there is room."""
+
+
+class Ledger:
+    """An account in this process. `spent` is what was spent before; `elapsed_s` tells the time worked."""
+
+    def __init__(
+        self,
+        limits: BudgetSettings,
+        spent: Cost | None = None,
+        *,
+        what: str = "run",
+        error: Callable[[str, str], MaiaError] = BudgetSpentError,
+        elapsed_s: Callable[[], float] = lambda: 0.0,
+    ) -> None:
+        self.limits, self.spent = limits, spent or Cost()
+        self.reserved = Cost()
+        self._what, self._error, self._elapsed_s = what, error, elapsed_s
+        self._largest = Cost()
+        self._settled = asyncio.Event()
+
+    async def reserve(self, cost: Cost) -> None:
+        while True:
+            for name, limit in self._limits():
+                if getattr(cost, name) and getattr(self.spent + cost, name) > limit:
+                    raise self._refusal(name, limit, cost)
+            if self._hours_left() <= 0:
+                raise self._refusal("hours", self.limits.hours or 0)
+            committed = self.spent + self.reserved + cost
+            if all(
+                getattr(committed, name) <= limit for name, limit in self._limits() if getattr(cost, name)
+            ):
+                break
+            # What others have set aside is more than they will spend: there may be room when they settle.
+            await self._settled.wait()
+        self.reserved = self.reserved + cost
+        self._largest = Cost(*(max(getattr(self._largest, name), getattr(cost, name)) for name in _FIELDS))
+
+    async def settle(self, reserved: Cost, spent: Cost) -> str:
+        self.reserved = self.reserved - reserved
+        self.spent = self.spent + spent
+        self._settled.set()
+        self._settled = asyncio.Event()
+        return await self.near()
+
+    async def near(self) -> str:
+        committed = self.spent + self.reserved
+        for name, limit in self._limits():
+            used = getattr(committed, name)
+            # Room for one more call and the final answer after it, by what is set aside for a call: with less, the
+            # final answer would be refused. On a large budget a tenth is more.
+            if used >= _NEAR * limit or (used and used + 2 * getattr(self._largest, name) > limit):
+                return f"The {self._what}'s budget of {limit:g} {name} is nearly spent."
+        if self.limits.hours is not None and self._hours_left() <= (1 - _NEAR) * self.limits.hours:
+            return f"The {self._what}'s time of {self.limits.hours:g} hours is nearly over."
+        return ""
+
+    def _limits(self) -> list[tuple[str, float]]:
+        return [(name, limit) for name in _FIELDS if (limit := getattr(self.limits, name)) is not None]
+
+    def _hours_left(self) -> float:
+        hours = self.limits.hours
+        return float("inf") if hours is None else hours - self._elapsed_s() / 3600
+
+    def _refusal(self, name: str, limit: float, cost: Cost | None = None) -> MaiaError:
+        what = f"the {self._what}'s budget of {limit:g} {name}"
+        fix = f"Raise {'sweep.budget' if self._what == 'run' else 'sweep.unit_budget'}.{name} and resume."
+        if cost is None:
+            return self._error(f"{what} has no room for the next call.", fix)
+        most = getattr(cost, name)
+        if self._what == "unit" and cost.requests and not self.spent.requests:
+            # The next unit's first call is as large: this is no unit's failure.
+            return BudgetSpentError(f"{what} has no room for a first call, which may take {most:g}.", fix)
+        spent = getattr(self.spent, name)
+        return self._error(
+            f"{what} has no room for the next call ({spent:g} spent, and the call may take {most:g}).", fix
+        )
+
+
+class UnitAccount:
+    """One unit's account within a run's; also tells its agent when to conclude."""
+
+    def __init__(self, unit: Ledger, run: Account, note: Callable[[Cost], None] = lambda _: None) -> None:
+        """`note` is told everything that is spent."""
+        self._unit, self._run, self._note = unit, run, note
+        self.reason = ""
+
+    async def open(self, *, begun: bool) -> None:
+        """Look at the limits before the first round.
+
+        Raises:
+            BudgetSpentError: If the run is near a limit and this unit has not begun.
+        """
+        reason = await self._run.near()
+        if reason and not begun:
+            raise BudgetSpentError(reason, "Raise sweep.budget and resume; finished units are kept.")
+        self.reason = reason or await self._unit.near()
+
+    async def reserve(self, cost: Cost) -> None:
+        await self._unit.reserve(cost)
+        try:
+            await self._run.reserve(cost)
+        except MaiaError:
+            await self._unit.settle(cost, Cost())
+            raise
+
+    async def settle(self, reserved: Cost, spent: Cost) -> str:
+        self._note(spent)
+        here = await self._unit.settle(reserved, spent)
+        self.reason = await self._run.settle(reserved, spent) or here
+        return self.reason
+
+    async def near(self) -> str:
+        return self.reason
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """What a language model charges: dollars for a million tokens, and tokens for an image."""
+
+    prompt: float = 0.0
+    completion: float = 0.0
+    image_tokens: int = 85
+    known: bool = True
+    """False: it charges, and nobody knows how much."""
+
+    def most(self, request: ChatRequest) -> Cost:
+        """Return what a request costs if its answer is as long as it may be."""
+        prompt = estimate_prompt(request.messages, self.image_tokens)
+        dollars = (prompt * self.prompt + request.max_tokens * self.completion) / 1e6
+        return Cost(dollars, prompt + request.max_tokens, 1, unpriced=0 if self.known else 1)
+
+
+class MeteredChat:
+    """A chat model whose calls are paid from an account."""
+
+    def __init__(self, model: ChatModel, account: Account, rate: Rate) -> None:
+        self._model, self._account, self._rate = model, account, rate
+        self.name, self.sees_images = model.name, model.sees_images
+
+    def about(self, request: ChatRequest) -> dict[str, Any]:
+        """Return what a call may cost, for the record of its intent."""
+        most = self._rate.most(request)
+        return {"tokens": most.tokens, "dollars": most.dollars, "unpriced": most.unpriced}
+
+    async def complete(self, request: ChatRequest) -> ChatReply:
+        return await self.announced(request, unannounced)
+
+    async def announced(self, request: ChatRequest, sending: Sending) -> ChatReply:
+        most = self._rate.most(request)
+        await self._account.reserve(most)
+        spent = Cost()
+
+        async def leaving() -> None:
+            nonlocal spent
+            await sending()
+            spent = most  # until it is known how it ended; of a call that is cancelled, it never is
+
+        try:
+            reply = await announced(self._model, request, leaving)
+            spent = Cost.of(reply.usage)
+        except MaiaError as error:
+            # Of a replica that was lost with it nobody knows: then it stays what it was, as it does in the records.
+            if (doubtful := attempts_in_doubt(error)) is not None:
+                attempts = getattr(error, "attempts", 0)
+                unpriced = doubtful * most.unpriced
+                spent = Cost(doubtful * most.dollars, doubtful * most.tokens, attempts, unpriced=unpriced)
+            raise
+        finally:
+            await self._account.settle(most, spent)
+        return reply
+
+
+class MeteredStudio:
+    """An image maker whose images are paid from an account."""
+
+    def __init__(
+        self,
+        studio: Studio,
+        account: Account,
+        expected: float = 0.0,
+        record: Callable[[Usage], None] = lambda _: None,
+    ) -> None:
+        """`expected` is US dollars set aside for an image; `record` writes down what a paid call was charged."""
+        self._studio, self._account = studio, account
+        self._expected, self._record = expected, record
+
+    async def generate(
+        self, prompts: Sequence[str], seeds: Sequence[int], *, agent: str = ""
+    ) -> list[MadeImage | MaiaError]:
+        return await self._paid(len(prompts), self._studio.generate(prompts, seeds, agent=agent))
+
+    async def edit(
+        self,
+        images: Sequence[Image],
+        instructions: Sequence[str],
+        seeds: Sequence[int],
+        provenances: Sequence[Provenance | None],
+        *,
+        agent: str = "",
+    ) -> list[MadeImage | MaiaError]:
+        work = self._studio.edit(images, instructions, seeds, provenances, agent=agent)
+        return await self._paid(len(images), work)
+
+    async def _paid(self, count: int, work: Any) -> list[MadeImage | MaiaError]:
+        most = Cost(count * self._expected, images=count)
+        try:
+            await self._account.reserve(most)
+        except BaseException:
+            work.close()
+            raise
+        made: list[MadeImage | MaiaError] = []
+        try:
+            made = await work
+        finally:
+            await self._account.settle(most, await self._charged(made))
+        raise_nobodys(made)
+        return made
+
+    async def _charged(self, made: Sequence[MadeImage | MaiaError]) -> Cost:
+        """Return what the images cost; a failed call that may have been billed counts as one that was."""
+        images = [each for each in made if isinstance(each, MadeImage)]
+        doubtful = sum(attempts_in_doubt(each) or 0 for each in made if isinstance(each, MaiaError))
+        dollars = sum(each.dollars or 0.0 for each in images) + doubtful * self._expected
+        cost = Cost(dollars, images=len(images), unpriced=sum(each.dollars is None for each in images))
+        if cost.dollars or cost.unpriced:
+            usage = Usage(dollars=cost.dollars, unpriced=cost.unpriced)
+            await asyncio.to_thread(self._record, usage)
+        return cost
+
+
+def spent_so_far(store: Store, folder: str = "units", problems: list[str] | None = None) -> Cost:
+    """Return what the records below `folder` say was spent; an attempt without a known outcome counts as paid.
+
+    So does one whose answer is damaged. Where a damaged record leaves the sum too small, `problems` gets a sentence.
+
+    Raises:
+        RecordError: If a damaged record leaves the sum too small, and `problems` is None.
+    """
+    keys = list(store.keys(folder))
+    calls = [key for key in keys if "/calls/" in key]
+    in_doubt = Counter(doubtful(calls))
+    total, damaged = Cost(), list[RecordError]()
+    for key in keys:
+        try:
+            total += _recorded_cost(store, key)
+        except RecordError as error:
+            call, _, kind = key.rpartition(".")
+            if kind == "answer" and f"{call}.request-1" in keys:
+                in_doubt[call] += 1
+            else:
+                damaged.append(error)
+    for call, attempts in in_doubt.items():
+        if attempts > 0:
+            try:
+                about = read_record(store, f"{call}.request-1", CallRecord) or {}
+            except RecordError as error:
+                damaged.append(error)
+                continue
+            each = Cost(
+                about.get("dollars", 0.0), about.get("tokens", 0), 1, unpriced=about.get("unpriced", 0)
+            )
+            total += sum(repeat(each, attempts), Cost())
+    for rounds in sorted(_rounds_in(keys)):
+        total += _images_of(store, rounds, damaged)
+    if damaged and problems is None:
+        raise damaged[0]
+    if problems is not None:
+        problems += [error.message for error in damaged]
+    return total
+
+
+def spent_under(store: Store, limits: BudgetSettings) -> tuple[Cost, list[str]]:
+    """Return what was spent by a run that has these limits, and in sentences which damaged records hide more.
+
+    Raises:
+        RecordError: If a part is hidden and there is any limit, which could be passed unnoticed.
+    """
+    problems: list[str] = []
+    spent = spent_so_far(store, problems=problems)
+    if problems and limits.limited:
+        raise RecordError(
+            f"{problems[0]} What the run has spent is not known, and it has a budget.",
+            "Restore the record from a copy, or resume without a budget.",
+        )
+    return spent, problems
+
+
+def _recorded_cost(store: Store, key: str) -> Cost:
+    """Return what one record says was paid or made by itself: an answer, a charge or a survey."""
+    above, _, name = key.rpartition("/")
+    if name.endswith(".answer") and above.endswith("/calls"):
+        answer = read_record(store, key, AnswerRecord) or {}
+        return Cost.of(Usage(**answer.get("usage", {})))
+    if above.endswith("/charged"):
+        return Cost.of(Usage(**(read_record(store, key, UsageRecord) or {})))
+    if name == "survey.json":
+        return Cost(images=(read_record(store, key, SurveyRecord) or {}).get("images", 0))
+    return Cost()
+
+
+def _rounds_in(keys: Sequence[str]) -> set[str]:
+    """Return the folders of rounds among keys."""
+    return {key.rpartition("/")[0] for key in keys if re.fullmatch(r".*/rounds/[0-9]+\.json", key)}
+
+
+def _images_of(store: Store, rounds: str, damaged: list[RecordError]) -> Cost:
+    """Return the images that were made in a unit's rounds and tested by its examiner."""
+    records = []
+    for key in store.keys(rounds):
+        try:
+            if (record := read_record(store, key, RoundRecord)) is not None:
+                records.append(record)
+        except RecordError as error:
+            damaged.append(error)
+    made = records[-1].get("toolbox", {}).get("images_made", 0) if records else 0
+    return Cost(images=made + images_tested(records))

@@ -1,0 +1,446 @@
+"""The agent: a loop of reply, program, observation, against any chat model (MAIA, section 3).
+
+What the model was shown and what it said is the whole state, so a run can be taken up again from its
+journal. The loop ends for certain: after the last round a final answer is demanded, once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal, Protocol
+
+import structlog
+from pydantic import Field
+
+from actors.chat.base import ChatModel, ChatReply, ChatRequest, Message, Part
+from actors.chat.history import drop_images_in_blocks
+from actors.endpoint.faults import ContextLengthError, ImagesError
+from actors.errors import MaiaError
+from actors.images import Image
+from actors.settings import Settings
+from agents.critic.review import Review
+from agents.evidence.verdict import HOLDING, finding_of
+from agents.records.journal import Journal, reply_record
+from agents.tasks.base import Answer, Task, read_hypotheses, read_program
+from tools.sandbox import ProgramOutcome, Sandbox
+from tools.toolbox import Screen, Shown, Toolbox
+
+Ending = Literal["answered", "no_answer", "refused"]
+
+_MAX_REFUSALS = 3
+_NO_REPLY = "No reply came through (it was declined or filtered). Go on with the study of this unit."
+_FILTERED = "(What this observation showed was left out: the model's provider filtered it. Go on without it.)"
+
+
+class Examiner(Protocol):
+    """Judges a final answer before it is accepted."""
+
+    @property
+    def images(self) -> Mapping[str, Image]:
+        """What it has shown to the unit, by id."""
+
+    async def examine(self, answer: Answer, attempt: int) -> Review: ...
+
+
+class InterpreterSettings(Settings):
+    """Limits of one study."""
+
+    max_rounds: int = Field(15, ge=1, le=1000)
+    """Replies of the model in one study; before the last one a final answer is demanded."""
+    max_images: int | None = Field(1000, ge=1)
+    """Images that one study may generate or edit; null is no limit."""
+    max_images_shown: int = Field(40, ge=0)
+    """Images of one observation that the model is shown; the rest is counted."""
+    max_text_shown: int = Field(20_000, ge=100)
+    """Characters of one observation's printed output that the model is shown, and of what it displays and logs."""
+    max_observations: int | None = Field(1000, ge=1)
+    """Images of one study that the observers may describe, a summary of several counted as one; null is no limit."""
+    max_tokens: int = Field(4096, ge=1)
+    """Longest reply of the model, in tokens."""
+    temperature: float | None = Field(None, ge=0)
+    """Sampling temperature; null leaves the endpoint's own."""
+    max_examinations: int = Field(2, ge=1)
+    """Answers that may be sent back by the examiner before the last one stands, with the verdict that its figures give."""
+
+
+class StudyPausedError(MaiaError):
+    """A study stopped between two rounds because it was told to; it can be taken up again."""
+
+
+class Steering(Protocol):
+    """What a run may tell a study between two rounds."""
+
+    def paused(self) -> bool:
+        """Say whether to stop now, to be taken up later."""
+
+    def conclude(self) -> str:
+        """Return why the study should end with its next reply, such as a spent budget; "" to go on."""
+
+
+class NoSteering:
+    """Lets a study run to its end."""
+
+    def paused(self) -> bool:
+        return False
+
+    def conclude(self) -> str:
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One finished round: what the model said, what ran, and what it was shown of it."""
+
+    number: int
+    reply: ChatReply
+    hypotheses: tuple[str, ...]
+    program: str | None
+    outcome: ProgramOutcome | None
+    observation: tuple[Part, ...]
+    verdict: Review | None = None
+    answered: bool = False
+    last: bool = False
+    """No further round may follow."""
+    demanded: bool = False
+    """The observation ends with the demand for a final answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """How a run of the agent ended. `answer` is None unless `ending` is "answered"."""
+
+    ending: Ending
+    answer: Answer | None
+    verdict: Review | None
+    rounds: tuple[dict[str, Any], ...] = field(repr=False, default=())
+
+
+class Interpreter:
+    """Studies one unit."""
+
+    def __init__(
+        self,
+        model: ChatModel,
+        sandbox: Sandbox,
+        toolbox: Toolbox,
+        task: Task,
+        journal: Journal,
+        *,
+        api_page: str,
+        examiner: Examiner | None = None,
+        settings: InterpreterSettings | None = None,
+        steering: Steering | None = None,
+        seed: int = 0,
+        on_round: Callable[[Round], None] = lambda _: None,
+    ) -> None:
+        self._steering = steering or NoSteering()
+        self._model, self._sandbox, self._toolbox = model, sandbox, toolbox
+        settings = settings or InterpreterSettings()
+        toolbox.screen = Screen(settings.max_images_shown, settings.max_text_shown)
+        self._task, self._journal, self._api_page = task, journal, api_page
+        self._examiner, self._settings = examiner, settings
+        self._seed, self._on_round = seed, on_round
+        self._log = structlog.get_logger().bind(unit=toolbox.system.subject.id, task=task.name)
+        self._messages: list[Message] = []
+        self._records: list[dict[str, Any]] = []
+        self._examinations = 0
+        self._recorded = 0
+        self._too_long = False
+        self._demanded = False
+        self._verdict: Review | None = None
+
+    async def run(self) -> Study:
+        """Run, or take up, the study until it ends.
+
+        Raises:
+            StudyPausedError: If it was told to pause; everything so far is on disk.
+        """
+        opening = self._task.opening()
+        if self._settings.max_rounds == 1:
+            opening = f"{opening}\n{self._task.last_word()}"
+        self._messages = [Message("system", (self._api_page,)), Message("user", (opening,))]
+        await self._take_up(self._journal.rounds())
+        while (ending := self._ending()) is None:
+            if self._steering.paused():
+                raise StudyPausedError(f"paused after round {len(self._records)}.")
+            await self._round(len(self._records) + 1)
+        answer = self._task.read_answer(self._records[-1]["reply"]["text"]) if ending == "answered" else None
+        found = Study(ending, answer, self._verdict, tuple(self._records))
+        return self._earlier(found) or found
+
+    def _earlier(self, found: Study) -> Study | None:
+        """Return the study with its last answer that held, where the one that it ended with does not, or is none.
+
+        An answer that holds may go back for what it leaves unexplained: nothing is lost by the attempt.
+        """
+        if found.verdict is None or (_holds(found.verdict) and found.answer is not None):
+            return None
+        for record in reversed(self._records):
+            verdict = None if record["verdict"] is None else review_from(record["verdict"])
+            answer = self._task.read_answer(record["reply"]["text"])
+            if verdict is not None and answer is not None and _holds(verdict):
+                stands = replace(verdict, accepted=True, objection="", shown=())
+                return replace(found, ending="answered", answer=answer, verdict=stands)
+        return None
+
+    def _ending(self) -> Ending | None:
+        """Say how the study ended, None if it goes on: told from the records alone, so also on resuming."""
+        if self._records and self._records[-1]["answered"]:
+            return "answered"
+        if self._records and self._records[-1]["last"]:
+            return "no_answer"
+        recent = [record["reply"]["finish"] for record in self._records[-_MAX_REFUSALS:]]
+        if len(recent) == _MAX_REFUSALS and set(recent) <= {"refused", "filtered"}:
+            return "refused"
+        return None
+
+    async def _round(self, number: int) -> None:
+        """Play one round and write it down. The last one only answers."""
+        last = self._demanded or number >= self._settings.max_rounds
+        reply = await self._reply()
+        program = None if last or reply.finish != "stop" else read_program(reply.text)
+        answer = self._task.read_answer(reply.text) if program is None else None
+        outcome = verdict = None
+        if program is not None:
+            outcome = await self._sandbox.run(program, self._toolbox)
+            observation = self._observe(outcome, premature=self._task.read_answer(reply.text) is not None)
+        elif answer is not None:
+            verdict = await self._examine(answer)
+            observation = () if self._settled(verdict, last) else self._objection(verdict)
+        else:
+            observation = (self._nothing_to_run(reply),)
+        reason = self._steering.conclude()
+        demanded = (
+            bool(observation) and not last and (number == self._settings.max_rounds - 1 or bool(reason))
+        )
+        if demanded:
+            observation = (*observation, *([reason] if reason else []), self._task.last_word())
+        finished = Round(
+            number,
+            reply,
+            tuple(read_hypotheses(reply.text)),
+            program,
+            outcome,
+            observation,
+            verdict,
+            answered=answer is not None and not observation,
+            last=last,
+            demanded=demanded,
+        )
+        self._verdict = verdict or self._verdict
+        await self._commit(finished)
+
+    async def _reply(self) -> ChatReply:
+        """Return the model's next turn; a conversation that is too long for it is sent without old images.
+
+        Raises:
+            ContextLengthError: If even that is too long.
+        """
+        request = ChatRequest(
+            tuple(self._messages),
+            conversation=self._toolbox.system.subject.id,
+            max_tokens=self._settings.max_tokens,
+            temperature=self._settings.temperature,
+            seed=self._seed,
+        )
+        if not self._too_long:
+            try:
+                return await self._model.complete(request)
+            except (ContextLengthError, ImagesError) as error:
+                self._too_long = True
+                self._log.warning("old images are left out", why=error.message)
+        messages = drop_images_in_blocks(self._messages, 0, 1)
+        return await self._model.complete(replace(request, messages=messages))
+
+    async def _examine(self, answer: Answer) -> Review | None:
+        if self._examiner is None:
+            return None
+        self._examinations += 1
+        return await self._examiner.examine(answer, self._examinations)
+
+    def _objection(self, verdict: Review | None) -> tuple[Part, ...]:
+        """Return why an answer is sent back, and the images that show it."""
+        if verdict is None or self._examiner is None:
+            return ("",)
+        return objection(verdict, self._examiner.images)
+
+    def _settled(self, verdict: Review | None, last: bool) -> bool:
+        exhausted = last or self._examinations >= self._settings.max_examinations
+        return verdict is None or verdict.accepted or exhausted
+
+    def _observe(self, outcome: ProgramOutcome, *, premature: bool) -> tuple[Part, ...]:
+        """Return what the model is shown of a program: displays and log entries, prints, the error."""
+        parts: list[Part] = list(self._toolbox.screen.take())
+        if printed := outcome.output.rstrip():
+            parts.append(_shorten(printed, self._settings.max_text_shown))
+        if outcome.output_truncated:
+            parts.append("(The printed output was too long and was cut.)")
+        if outcome.status != "ok":
+            parts.append(f"The program ended with: {outcome.error}")
+        parts += outcome.notes
+        if not parts:
+            parts.append(
+                "The program ran and showed nothing. Use tools.display(...), tools.log_experiment(...) or print(...)."
+            )
+        if premature:
+            parts.append(
+                "Your reply held both a program and a final answer: the program was run, and the answer was not "
+                "taken. If the observation above supports it, give the answer again without a program."
+            )
+        return tuple(merge_text(parts))
+
+    @staticmethod
+    def _nothing_to_run(reply: ChatReply) -> str:
+        if reply.finish == "length":
+            return "Your reply was cut off because it was too long, and nothing was run. Write less: one short program."
+        if reply.finish in ("refused", "filtered"):
+            return _NO_REPLY
+        if not reply.text.strip() and reply.thoughts:
+            return "Your reply held thoughts only. Write a program after [CODE]:, or your final answer."
+        if not reply.text.strip():
+            return "Your reply was empty. Write a program after [CODE]:, or your final answer."
+        return (
+            "Your reply held neither a program in a ```python block nor a final answer with [LABEL]:. Write one "
+            "program that tests your hypotheses, or give the final answer."
+        )
+
+    async def _commit(self, finished: Round) -> None:
+        shown = [part for part in finished.observation if isinstance(part, Image)]
+        # Only what this round added: the sandbox's own record grows with each program.
+        record = round_record(finished, self._toolbox.snapshot(), self._sandbox.record[self._recorded :])
+        # The examiner's too: a study that is taken up again has its verdict, but would not make its images again.
+        tested = self._examiner.images.values() if self._examiner and finished.verdict else ()
+        # The album's last: it knows what a masked image was painted on.
+        images = {image.id: image for image in (*shown, *tested, *self._toolbox.album.held.values())}
+        await asyncio.to_thread(self._journal.commit_round, finished.number, record, images.values())
+        self._toolbox.album.release()
+        self._extend(record["reply"], finished.observation)
+        self._recorded += len(record["sandbox"])
+        self._demanded = finished.demanded
+        self._records.append(record)
+        self._log.info(
+            "round",
+            round=finished.number,
+            program=finished.program is not None,
+            outcome=finished.outcome.status if finished.outcome else None,
+            images_made=self._toolbox.images_made,
+        )
+        self._on_round(finished)
+
+    def _extend(self, reply: Mapping[str, Any], observation: Sequence[Part]) -> None:
+        """Add a recorded reply and what followed it; if it was filtered, leave out what the conversation had last."""
+        said = reply["text"] or "(empty)"
+        if reply["finish"] == "filtered":
+            said = "(filtered)"
+            self._leave_out_newest()
+        self._messages.append(Message("assistant", (said,), reply.get("thoughts", "")))
+        if observation:
+            self._messages.append(Message("user", tuple(observation)))
+
+    def _leave_out_newest(self) -> None:
+        """Replace the newest observation that is still whole: sent again, it would be filtered again."""
+        for at in range(len(self._messages) - 1, 1, -1):
+            message = self._messages[at]
+            if message.role == "user" and message.parts not in ((_FILTERED,), (_NO_REPLY,)):
+                self._messages[at] = Message("user", (_FILTERED,))
+                return
+
+    async def _take_up(self, records: list[dict[str, Any]]) -> None:
+        """Rebuild conversation, toolbox and sandbox from finished rounds."""
+        if not records:
+            return
+        blobs = self._journal.blobs
+        for record in records:
+            observation = tuple(p if isinstance(p, str) else blobs[p["image"]] for p in record["observation"])
+            self._extend(record["reply"], observation)
+            if record["verdict"] is not None:
+                self._examinations += 1
+                self._verdict = review_from(record["verdict"])
+        last = records[-1]
+        self._demanded = last["demanded"]
+        self._toolbox.restore(last["toolbox"], blobs)
+        programs = [program for record in records for program in record["sandbox"]]
+        self._recorded = len(programs)
+        if programs:
+            self._sandbox.restore(programs, blobs)
+        self._records = list(records)
+        self._log.info("resumed", rounds=len(records))
+
+
+def _holds(verdict: Review) -> bool:
+    return finding_of(verdict.evidence) in HOLDING
+
+
+def review_from(record: Mapping[str, Any]) -> Review:
+    """Return a verdict from its record; fields of later versions are left out."""
+    known = {each.name: record[each.name] for each in fields(Review) if each.name in record}
+    return Review(**known)
+
+
+def round_record(
+    finished: Round, toolbox: dict[str, Any], sandbox: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """Return a round as it is written down; `sandbox` are the programs that it added to the sandbox's record."""
+    outcome = finished.outcome
+    return {
+        "round": finished.number,
+        "reply": reply_record(finished.reply),
+        "hypotheses": list(finished.hypotheses),
+        "program": finished.program,
+        "outcome": None
+        if outcome is None
+        else {
+            "status": outcome.status,
+            "error": outcome.error,
+            "output": outcome.output,
+            "output_truncated": outcome.output_truncated,
+            "calls": outcome.calls,
+            "notes": list(outcome.notes),
+            "tier": outcome.tier,
+        },
+        "observation": [
+            part if isinstance(part, str) else {"image": part.id} for part in finished.observation
+        ],
+        "verdict": None if finished.verdict is None else review_record(finished.verdict),
+        "answered": finished.answered,
+        "last": finished.last,
+        "demanded": finished.demanded,
+        "toolbox": toolbox,
+        "sandbox": list(sandbox),
+    }
+
+
+def review_record(verdict: Review) -> dict[str, Any]:
+    """Return a verdict as it is written down: as in earlier versions where it shows no images."""
+    return {key: value for key, value in asdict(verdict).items() if key != "shown" or value}
+
+
+def objection(verdict: Review, images: Mapping[str, Image]) -> tuple[Part, ...]:
+    """Return what an agent is told and shown of a verdict that sends its answer back."""
+    return (verdict.objection, *(images[each] for each in verdict.shown if each in images))
+
+
+def images_tested(records: Iterable[Mapping[str, Any]]) -> int:
+    """Return how many images the examiner made, told from the records of a study's rounds."""
+    verdicts = (record.get("verdict") for record in records)
+    return sum(int(verdict["evidence"].get("images_made", 0)) for verdict in verdicts if verdict)
+
+
+def _shorten(text: str, limit: int) -> str:
+    if len(text) <= limit:
+        return text
+    half = limit // 2
+    return f"{text[:half]}\n... ({len(text) - 2 * half} characters left out) ...\n{text[-half:]}"
+
+
+def merge_text(parts: Sequence[Shown]) -> list[Part]:
+    """Join neighbouring texts: fewer parts, the same reading."""
+    merged: list[Part] = []
+    for part in parts:
+        if isinstance(part, str) and merged and isinstance(merged[-1], str):
+            merged[-1] = f"{merged[-1]}\n{part}"
+        else:
+            merged.append(part)
+    return merged

@@ -1,0 +1,287 @@
+"""A recorded study again, without models: the same programs, run anew against the answers on record.
+
+What the model says and what tools answer come from the record; everything between them (reading replies,
+running programs, composing observations) happens again. Each round that comes out is compared byte for byte
+with the one on record.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from actors.chat.base import ChatReply, ChatRequest, Usage
+from actors.errors import MaiaError
+from actors.images import Image
+from agents.critic.review import Review
+from agents.records.journal import Blobs, Journal, request_key
+from agents.records.record_types import CallRecord, read_record
+from agents.records.store import Store
+from agents.study.faults import ToolsBrokenError
+from agents.study.interpreter import Interpreter, InterpreterSettings, Round, StudyPausedError, review_from
+from agents.tasks.base import Answer, Task
+from tools.sandbox import Sandbox
+from tools.toolbox import Toolbox, ToolError
+
+_IMAGE = "\0image"
+"""The key under which a recorded answer mentions an image: id, height, width."""
+
+_LIVE = ("log", "display")
+"""Tools that only keep what a program says: they run again."""
+
+
+class Sandboxes(Protocol):
+    """Opens what programs run in."""
+
+    async def open(self, *, seed: int) -> Sandbox: ...
+
+
+class DivergedError(MaiaError):
+    """The replay did something that is not on record."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """`rounds` came out as on record; `divergence` says where and how the next one differed, "" if none did.
+
+    `reworded`: the API page or the task was worded otherwise when it was recorded, so that the replies are those to another
+    opening.
+    """
+
+    rounds: int
+    recorded: int
+    divergence: str = ""
+    reworded: bool = False
+
+
+class _Place:
+    """Which recorded round is being played again."""
+
+    def __init__(self, records: Sequence[dict[str, Any]]) -> None:
+        self.records = records
+        self.index = 0
+
+    @property
+    def record(self) -> dict[str, Any]:
+        return self.records[self.index]
+
+    @property
+    def over(self) -> bool:
+        return self.index >= len(self.records)
+
+
+class _RecordedModel:
+    sees_images = True
+
+    def __init__(self, journal: Journal, name: str, place: _Place) -> None:
+        self._journal, self.name, self._place = journal, name, place
+        self.reworded = False
+
+    async def complete(self, request: ChatRequest) -> ChatReply:
+        answer = self._journal.answer(request_key(self.name, request))
+        if answer is not None:
+            return answer
+        # Every observation is compared: what else the model reads is how a study begins, which a later version words anew.
+        self.reworded = True
+        reply = self._place.record["reply"]
+        return ChatReply(
+            **{**reply, "usage": Usage(**reply["usage"]), "notes": tuple(reply.get("notes", ()))}
+        )
+
+
+class _RecordedToolbox(Toolbox):
+    """Answers calls from the record, in order; keeps its own log."""
+
+    def __init__(self, unit: str, journal: Journal, place: _Place) -> None:
+        super().__init__(_Nameless(unit), _Nameless(unit), _Nameless(unit), seed=0, keeper=journal.blobs)  # type: ignore[arg-type]
+        self._journal, self._place = journal, place
+        self._next = 0
+        self._round = -1
+
+    async def call(self, method: str, arguments: dict[str, Any]) -> Any:
+        if self._round != self._place.index:
+            self._round, self._next = self._place.index, 0
+        programs = self._place.record["sandbox"]
+        calls = programs[-1]["calls"] if programs else []
+        if self._next >= len(calls):
+            raise ToolsBrokenError(DivergedError(f"the program calls {method}, which is not on record."))
+        entry = calls[self._next]
+        self._next += 1
+        if "error" in entry:
+            raise ToolError(entry["error"])
+        if method in _LIVE:
+            return await super().call(method, arguments)
+        if method == "exemplars":
+            # The mean of activations before they were rounded for the program: known from the record only.
+            self.log_book.activation_threshold = self._place.record["toolbox"]["activation_threshold"]
+        if method in ("text2image", "edit"):
+            self.images_made += len(entry["value"]["images"])
+        if method == "text2image":
+            for prompt in arguments["prompts"]:
+                self._draws[prompt] += arguments.get("n", 1)
+        return self._decoded(entry["value"])
+
+    def snapshot(self) -> dict[str, Any]:
+        # How images came about is known to those who made them: it is taken over, not made again.
+        known = self._place.record["toolbox"]
+        taken = {key: known[key] for key in ("provenance", "observations", "measured") if key in known}
+        return {key: value for key, value in (super().snapshot() | taken).items() if key in known}
+
+    def _decoded(self, value: Any) -> Any:
+        if isinstance(value, list):
+            return [self._decoded(each) for each in value]
+        if isinstance(value, dict):
+            if _IMAGE in value:
+                image: Image = self._journal.blobs.get(value[_IMAGE][0])
+                self.album.hold(image)
+                return image
+            return {key: self._decoded(each) for key, each in value.items()}
+        return value
+
+
+class _Nameless:
+    """Stands where a live tool would: has the unit's id, and can do nothing."""
+
+    def __init__(self, unit: str) -> None:
+        self.id = unit
+        self.subject = self
+
+
+class _RecordedExaminer:
+    def __init__(self, place: _Place, images: Blobs) -> None:
+        self._place, self._blobs = place, images
+        self.images: dict[str, Image] = {}
+
+    async def examine(self, answer: Answer, attempt: int) -> Review | None:
+        record = self._place.record["verdict"]
+        if record is None:
+            return None
+        verdict = review_from(record)
+        self.images.update((each, self._blobs.get(each)) for each in verdict.shown)
+        return verdict
+
+
+class _RecordedSteering:
+    def __init__(self, place: _Place, max_rounds: int) -> None:
+        self._place, self._max_rounds = place, max_rounds
+
+    def paused(self) -> bool:
+        return self._place.over
+
+    def conclude(self) -> str:
+        record = self._place.record
+        if not record["demanded"] or record["round"] == self._max_rounds - 1:
+            return ""
+        return str(record["observation"][-2])
+
+
+def take_over(source: Journal, target: Journal, records: Sequence[dict[str, Any]]) -> None:
+    """Copy rounds of one journal to another, with the images that they mention."""
+    for record in records:
+        mentioned = {*record["toolbox"]["provenance"]}
+        mentioned |= {part["image"] for part in record["observation"] if isinstance(part, dict)}
+        images = [source.blobs.get(image_id) for image_id in sorted(mentioned)]
+        target.commit_round(record["round"], record, images)
+
+
+async def replay(
+    store: Store,
+    unit: str,
+    task: Task,
+    sandboxes: Sandboxes,
+    scratch: Path,
+    *,
+    api_page: str,
+    settings: InterpreterSettings,
+    seed: int,
+    taken_over: int = 0,
+    repeat: int = 0,
+    on_round: Callable[[int], None] = lambda _: None,
+) -> Replay:
+    """Play a unit's rounds again into the folder `scratch` and compare them with the record.
+
+    `repeat` names one of several studies of the unit. The first `taken_over` rounds were another run's, which has their calls: they are taken up, and the others played.
+
+    Raises:
+        UsageError: If a program cannot be run here at all.
+    """
+    journal = Journal(store, unit, repeat)
+    records = journal.rounds()
+    place = _Place(records)
+    again = Journal(Store(scratch), unit, repeat)
+    take_over(journal, again, records[:taken_over])
+    place.index = taken_over
+    difference = ""
+
+    def compare(finished: Round) -> None:
+        nonlocal difference
+        name = f"{journal.folder}/rounds/{finished.number:04d}.json"
+        recorded, came_out = store.get(name), Store(scratch).get(name)
+        if recorded != came_out:
+            difference = _difference(json.loads(recorded or b"{}"), json.loads(came_out or b"{}"))
+            raise DivergedError(difference)
+        place.index += 1
+        on_round(finished.number)
+
+    model = _RecordedModel(journal, _model_name(store, journal), place)
+
+    def result(divergence: str) -> Replay:
+        return Replay(place.index, len(records), divergence, model.reworded)
+
+    sandbox = await sandboxes.open(seed=seed)
+    try:
+        agent = Interpreter(
+            model,
+            sandbox,
+            _RecordedToolbox(unit, journal, place),
+            task,
+            again,
+            api_page=api_page,
+            examiner=_RecordedExaminer(place, journal.blobs) if _examined(records) else None,  # type: ignore[arg-type]
+            settings=settings,
+            steering=_RecordedSteering(place, settings.max_rounds),
+            seed=seed,
+            on_round=compare,
+        )
+        try:
+            await agent.run()
+        except StudyPausedError:
+            pass
+        except DivergedError as error:
+            return result(f"round {place.index + 1}: {error.message}")
+        except ToolsBrokenError as broken:
+            return result(f"round {place.index + 1}: {broken.fault.message}")
+    finally:
+        await sandbox.close()
+    return result("" if place.over else f"round {place.index + 1}: the replay ended before it.")
+
+
+def _examined(records: Sequence[dict[str, Any]]) -> bool:
+    return any(record["verdict"] is not None for record in records)
+
+
+def _model_name(store: Store, journal: Journal) -> str:
+    """Return the name under which the interpreter's calls were recorded."""
+    for key in store.keys(f"{journal.folder}/calls"):
+        if ".request-" in key:
+            about = read_record(store, key, CallRecord) or {}
+            if about.get("role") == "interpreter":
+                return str(about["model"])
+    raise DivergedError("no call of the interpreter is on record.")
+
+
+def _difference(recorded: Any, came_out: Any, path: str = "") -> str:
+    """Return the first place where two records differ, in words."""
+    if isinstance(recorded, dict) and isinstance(came_out, dict):
+        for key in sorted(recorded.keys() | came_out.keys()):
+            if recorded.get(key) != came_out.get(key):
+                return _difference(recorded.get(key), came_out.get(key), f"{path}.{key}".lstrip("."))
+    if isinstance(recorded, list) and isinstance(came_out, list):
+        for index, (one, other) in enumerate(zip(recorded, came_out, strict=False)):
+            if one != other:
+                return _difference(one, other, f"{path}[{index}]")
+    shown = [json.dumps(value, ensure_ascii=False)[:200] for value in (recorded, came_out)]
+    return f"{path} was {shown[0]}, now {shown[1]}."

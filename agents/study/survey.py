@@ -1,0 +1,144 @@
+"""Measurements of one unit by a design that was fixed beforehand: nobody who hopes for a result chooses the images.
+
+A survey is `async (studio, subject, *, seed, **arguments) -> Survey`. It is taken whole or not at
+all; taken again after a crash, its images come from the generator's cache.
+
+    units/<unit>/begun.json    that it was begun: nothing else tells so while it is taken
+    units/<unit>/survey.json   what was found, and how many images were made for it
+    blobs/ab/<id>.webp         the images that it keeps
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from inspect import signature
+from typing import Any
+
+from actors.chat.base import Usage
+from actors.images import Image
+from agents.records.journal import Blobs, Journal, slug
+from agents.records.record_types import SurveyRecord, read_record
+from agents.records.run_files import RecordError
+from agents.records.store import Store
+from agents.records.work import WorkItem
+from agents.study.budget import Account, Cost, MeteredStudio
+from tools.subject import Subject
+from tools.toolbox import Studio
+
+BEGUN = "begun.json"
+MEASURED = "measured"
+"""The status of a result that no agent was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What was found, as plain JSON values, and the images that it names by their ids.
+
+    `finding` is a `verdict` with its `reason` where it shows that no agent need be asked about the unit, None where one may be.
+    """
+
+    found: dict[str, Any]
+    images: Sequence[Image] = ()
+    finding: dict[str, str] | None = None
+
+
+SurveyFunction = Callable[..., Awaitable[Survey]]
+
+
+async def take(
+    surveys: Mapping[str, SurveyFunction],
+    studio: Studio,
+    subject: Subject,
+    item: WorkItem,
+    store: Store,
+    account: Account,
+    dollars_per_image: float = 0.0,
+) -> dict[str, Any]:
+    """Return the record of an item's survey, from the store if it is there already.
+
+    `surveys` are those that a plan may name. `dollars_per_image` is set aside for an image before it is made.
+
+    Raises:
+        RecordError: If there is none of that name, or it does not take the item's arguments.
+        MaiaError: If it could not be taken; nothing of it is kept.
+    """
+    if (survey := surveys.get(item.survey)) is None:
+        raise RecordError(
+            f"there is no survey {item.survey!r}.",
+            "The plan of this run is damaged, or from another version.",
+        )
+    try:
+        signature(survey).bind(studio, subject, seed=item.seed, **item.survey_arguments)
+    except TypeError as error:
+        raise RecordError(f"the survey {item.survey!r} is planned with wrong arguments: {error}.") from error
+    if (record := await asyncio.to_thread(read, store, item.unit)) is not None:
+        return record
+    await asyncio.to_thread(store.put, f"units/{slug(item.unit)}/{BEGUN}", b"{}")
+    counter = _Counter(account)
+    record_charge = Journal(store, item.unit).record_image_charge
+    metered = MeteredStudio(studio, counter, dollars_per_image, record_charge)
+    taken = await survey(metered, subject, seed=item.seed, **item.survey_arguments)
+    # Images first: a record never names one that is not there.
+    await asyncio.to_thread(Blobs(store).put, taken.images)
+    kept = {"images": counter.images, "found": taken.found} | (
+        {"finding": taken.finding} if taken.finding else {}
+    )
+    data = json.dumps(kept, sort_keys=True, ensure_ascii=False)
+    await asyncio.to_thread(store.put, _key(item.unit), data.encode())
+    # The first that was written counts: two batches of one network may differ in the last digit.
+    first = await asyncio.to_thread(read, store, item.unit)
+    assert first is not None
+    return first
+
+
+def read(store: Store, unit: str) -> dict[str, Any] | None:
+    """Return a unit's survey, None if it was not taken yet."""
+    return read_record(store, _key(unit), SurveyRecord)
+
+
+def result(item: WorkItem, record: dict[str, Any], facts: dict[str, Any], charged: Usage) -> dict[str, Any]:
+    """Return the result of an item whose survey is all that is asked for; its images were charged `charged`."""
+    finding = record.get("finding")
+    return {
+        "unit": item.unit,
+        "task": "survey",
+        "status": MEASURED,
+        "label": None,
+        "labels": [],
+        "description": None,
+        "fields": {},
+        "confirmed": None,
+        "evidence": {"kind": "survey", "finding": finding} if finding else None,
+        "rounds": 0,
+        "images_made": record["images"],
+        "exemplars": [],
+        "usage": {} if charged == Usage() else {"images": asdict(charged)},
+        "in_doubt": [],
+        "seed": item.seed,
+        "facts": facts,
+    }
+
+
+def _key(unit: str) -> str:
+    return f"units/{slug(unit)}/survey.json"
+
+
+class _Counter:
+    """An account that counts the images on their way."""
+
+    def __init__(self, account: Account) -> None:
+        self._account = account
+        self.images = 0
+
+    async def reserve(self, cost: Cost) -> None:
+        await self._account.reserve(cost)
+
+    async def settle(self, reserved: Cost, spent: Cost) -> str:
+        self.images += spent.images
+        return await self._account.settle(reserved, spent)
+
+    async def near(self) -> str:
+        return await self._account.near()

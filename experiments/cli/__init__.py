@@ -1,0 +1,1 @@
+"""The `maia` command: its subcommands and options."""

@@ -1,0 +1,360 @@
+"""Is it true? Units and biases that are known, other methods, and judges."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from actors.errors import UsageError
+from experiments.cli.folders import OpenRun, here, out_option
+from experiments.cli.options import (
+    LARGEST_SEED,
+    ConfigPath,
+    Data,
+    Json,
+    ProfileName,
+    RunModel,
+    TrustRun,
+    Verbose,
+    Yes,
+    approve,
+    examples,
+    finished_studies,
+    run,
+    show_report,
+    trust_of,
+)
+from experiments.setup.console import Console, configure_logging
+
+commands = typer.Typer()
+
+
+@commands.command(
+    epilog=examples(
+        "maia synthetic --units mono --limit 5 --out runs/synthetic",
+        "maia synthetic --units 'violin;horse OR violin'",
+    )
+)
+def synthetic(
+    units: Annotated[
+        str,
+        typer.Option(
+            help="all, or divided by semicolons: mono, or, given, confounded, nuisance, formulas such as 'dog OR car'."
+        ),
+    ] = "all",
+    out: Annotated[Path, out_option("Run directory.")] = Path("runs/synthetic"),
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of data set and studies.")] = 0,
+    baseline: Annotated[
+        bool, typer.Option(help="Also label from one look at the exemplars, to compare.")
+    ] = True,
+    limit: Annotated[int | None, typer.Option(min=1, help="Study only the first so many.")] = None,
+    withheld: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=0.95,
+            help="Share of the embedded vocabulary that image maker and models lack, drawn by the seed.",
+        ),
+    ] = 0.0,
+    yes: Yes = False,
+    profile: ProfileName = None,
+    json: Json = False,
+    config: ConfigPath = None,
+    verbose: Verbose = 0,
+) -> None:
+    """Describe synthetic neurons, whose truth is known. The labels are scored against it."""
+    from experiments.paper.gym.neurons import choose
+    from experiments.paper.synthetic_neurons import describe_synthetic, table
+
+    configure_logging(verbose)
+    console = Console()
+    approve(config, profile, yes, lambda: len(choose(units)[:limit]) - finished_studies(out))
+    result = run(
+        describe_synthetic(
+            console,
+            config,
+            profile,
+            units=units,
+            out=out,
+            seed=seed,
+            baseline=baseline,
+            limit=limit,
+            withheld=withheld,
+        ),
+        out,
+    )
+    if json:
+        console.result({key: value for key, value in result.items() if key != "rows"})
+    else:
+        console.show(table(result))
+        show_report(console, out)
+
+
+@commands.command(
+    name="planted-biases", epilog=examples("maia planted-biases --networks 1 --out runs/planted")
+)
+def planted_biases(
+    networks: Annotated[int, typer.Option(min=1, help="Classifiers, of eight classes each.")] = 3,
+    out: Annotated[Path, out_option("Run directory.")] = Path("runs/planted-biases"),
+    seed: Annotated[
+        int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of classes, biases and images.")
+    ] = 0,
+    images: Annotated[
+        int,
+        typer.Option(
+            min=2, help="Images of each class in each context, before what stands out is shown again."
+        ),
+    ] = 12,
+    agents: Annotated[bool, typer.Option(help="Also let an agent audit each class.")] = False,
+    yes: Yes = False,
+    profile: ProfileName = None,
+    json: Json = False,
+    config: ConfigPath = None,
+    verbose: Verbose = 0,
+) -> None:
+    """Audit classifiers whose biases are known. Tells the share found, and the false alarms."""
+    from experiments.paper.gym.biases import BiasDesign
+    from experiments.paper.planted_biases import planted_biases as measure
+    from experiments.paper.planted_biases import table
+
+    configure_logging(verbose)
+    console = Console()
+    if agents:
+        studies = sum(len(BiasDesign.drawn(seed + number).classes) for number in range(networks))
+        approve(config, profile, yes, lambda: studies - finished_studies(out), task="audit")
+    result = run(
+        measure(
+            console, config, profile, out=out, networks=networks, seed=seed, per_context=images, agents=agents
+        ),
+        out,
+    )
+    if json:
+        console.result(result)
+    else:
+        console.show(table(result))
+        show_report(console, out)
+    if not result["finished"]:
+        raise typer.Exit(130)
+
+
+@commands.command(
+    name="robust-features",
+    epilog=examples(
+        "maia robust-features --trainings 1 --out runs/robust",
+        "maia robust-features --data ~/spawrious --json",
+    ),
+)
+def robust_features(
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder of Spawrious' O2O-easy [default: a set of scenes is drawn]."),
+    ] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="Classes of the scenes, with commas between them.")
+    ] = None,
+    places: Annotated[
+        str | None, typer.Option(help="Each class's own place, in their order, then the one they share.")
+    ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(help="What the network knows before: world, imagenet or nothing [default: by the set]."),
+    ] = None,
+    trainings: Annotated[int, typer.Option(min=1, help="Trainings, each with a seed of its own.")] = 5,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Passes of a training over its images [default: 1].")
+    ] = None,
+    top: Annotated[int, typer.Option(min=2, help="Units that the agent judges.")] = 50,
+    limit: Annotated[
+        int | None, typer.Option(min=2, help="At most so many images of each cell of a folder.")
+    ] = None,
+    out: Annotated[Path, out_option("Run directory.")] = Path("runs/robust-features"),
+    seed: Annotated[
+        int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the set and of all studies.")
+    ] = 0,
+    yes: Yes = False,
+    profile: ProfileName = None,
+    json: Json = False,
+    config: ConfigPath = None,
+    verbose: Verbose = 0,
+) -> None:
+    """Keep units that follow the object and not its place. This is Table 2 of the paper."""
+    from experiments.paper.robust_features import asked_for
+    from experiments.paper.robust_features import robust_features as compare
+    from experiments.paper.robust_features_page import table
+
+    configure_logging(verbose)
+    console = Console()
+    asked = asked_for(
+        data, classes, places, start, trainings=trainings, epochs=epochs, top=top, seed=seed, limit=limit
+    )
+    approve(config, profile, yes, lambda: trainings * top - finished_studies(out), task="selective")
+    result = run(compare(console, config, profile, asked, out=out), out)
+    if json:
+        console.result(result)
+    else:
+        console.show(table(result))
+        show_report(console, out)
+    if not result["finished"]:
+        raise typer.Exit(130)
+
+
+Against = Annotated[
+    list[str] | None,
+    typer.Option(help="NAME=DIR or NAME=FILE.json: another method's labels of the same units."),
+]
+
+
+def _methods(against: list[str] | None) -> dict[str, Path]:
+    """Return the files of other methods by name: a name of its own for each."""
+    from experiments.paper.evaluate import NULL, OURS
+
+    found: dict[str, Path] = {}
+    for text in against or []:
+        name, divider, path = text.partition("=")
+        if not (name and divider and path):
+            raise UsageError(f"--against must be NAME=DIR or NAME=FILE.json, got {text!r}")
+        if name in (OURS, NULL):
+            raise UsageError(
+                f"--against cannot call a method {name!r}: results call one of their own so.",
+                "Give it another name.",
+            )
+        if name in found:
+            raise UsageError(f"--against names {name!r} twice.", "Give each method a name of its own.")
+        found[name] = here(path)
+    return found
+
+
+@commands.command(epilog=examples("maia evaluate runs/sweep --against people=labels.json"))
+def evaluate(
+    run_directory: OpenRun,
+    against: Against = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many units.")] = None,
+    controls: Annotated[int, typer.Option(min=2, help="Images of the data set to compare with.")] = 60,
+    cosy: Annotated[int, typer.Option(min=2, help="Images of each label for CoSy's measures.")] = 20,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of prompts and images.")] = 0,
+    profile: ProfileName = None,
+    model: RunModel = None,
+    data: Data = None,
+    trust: TrustRun = False,
+    json: Json = False,
+    config: ConfigPath = None,
+    verbose: Verbose = 0,
+) -> None:
+    """Measure how well a run's labels predict its units. This is Table A3 of the paper, and more."""
+    from experiments.paper.evaluate import Sizes, table
+    from experiments.paper.evaluate import evaluate as measure
+
+    configure_logging(verbose)
+    console = Console()
+    sizes = Sizes(controls, cosy)
+    result = run(
+        measure(
+            console,
+            config,
+            profile,
+            run_directory,
+            against=_methods(against),
+            limit=limit,
+            sizes=sizes,
+            seed=seed,
+            model=model,
+            data=data,
+            trust=trust_of(trust),
+        )
+    )
+    if json:
+        console.result(result)
+    else:
+        console.show(table(result), markup=False)
+        show_report(console, run_directory)
+    if any("error" in row for row in result["rows"]):
+        raise typer.Exit(1)
+
+
+@commands.command(
+    epilog=examples('maia ablate synthetic --units "dog; blue; dog OR car" --out runs/ablation')
+)
+def ablate(
+    model: Annotated[str, typer.Argument(help="Network, or `synthetic` for neurons whose truth is known.")],
+    layer: Annotated[str, typer.Argument(help="Layer of the network.")] = "",
+    units: Annotated[
+        str, typer.Option(help="sample:8, 0-63, 3,17; of synthetic: mono; or; formulas.")
+    ] = "sample:8",
+    variants: Annotated[
+        str, typer.Option(help="Variants to compare with the whole system, with commas between them.")
+    ] = "exemplars-only,generated-only,one-shot",
+    swap: Annotated[
+        str | None, typer.Option(help="A profile whose image generator is tried as well.")
+    ] = None,
+    out: Annotated[Path, out_option("Run directory.")] = Path("runs/ablation"),
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of everything.")] = 0,
+    yes: Yes = False,
+    profile: ProfileName = None,
+    json: Json = False,
+    config: ConfigPath = None,
+    verbose: Verbose = 0,
+) -> None:
+    """Compare the whole system with less than the system. On the same units, as in Table A5 of the paper."""
+    from experiments.cli import confirm_cost as approval
+    from experiments.paper.ablate import Ablation, table
+    from experiments.paper.ablate import ablate as compare
+    from experiments.paper.gym.neurons import choose
+    from experiments.paper.variants import FULL
+
+    configure_logging(verbose)
+    console = Console()
+    chosen = tuple(name.strip() for name in variants.split(",") if name.strip())
+    if model != "synthetic" and not layer:
+        raise UsageError("a network needs a layer.", "Write maia ablate MODEL LAYER.")
+    asked = Ablation(
+        model, layer, "all" if model == "synthetic" and units == "sample:8" else units, chosen, swap, seed
+    )
+
+    def studies() -> int:
+        if model == "synthetic":
+            count = sum(unit.formula is not None for unit in choose(asked.units))
+        else:
+            count = run(approval.count_units(config, profile, model, [layer], units))
+        systems = len({FULL.name, *chosen}) + (swap is not None)
+        return count * systems - finished_studies(out)
+
+    approve(config, profile, yes, studies, model=model)
+    result = run(compare(console, config, profile, asked, out=out), out)
+    if json:
+        console.result(result)
+    else:
+        console.show(table(result), markup=False)
+        show_report(console, out)
+
+
+@commands.command(epilog=examples("maia judge runs/sweep --against people=labels.json --name ada"))
+def judge(
+    run_directory: OpenRun,
+    against: Against = None,
+    name: Annotated[str, typer.Option(help="The judge's name, one word.")] = "judge",
+    port: Annotated[
+        int,
+        typer.Option(
+            min=0, max=65535, show_default=False, help="Port on the loopback address [default: a free one]."
+        ),
+    ] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of order and sides.")] = 0,
+    open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open a browser.")] = True,
+    json: Json = False,
+) -> None:
+    """Let a person compare labels blindly. A page of this machine does not tell whose they are."""
+    from experiments.paper.judge import judge as serve
+    from experiments.paper.judge import table
+
+    console = Console()
+    result = run(
+        serve(
+            console, run_directory, _methods(against), name, port=port, seed=seed, open_browser=open_browser
+        )
+    )
+    if json:
+        console.result(result)
+    else:
+        console.show(table(result), markup=False)

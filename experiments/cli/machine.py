@@ -1,0 +1,158 @@
+"""What this machine has: models, layers, a cluster."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from experiments.cli.options import (
+    ConfigPath,
+    Json,
+    Model,
+    ProfileName,
+    examples,
+    run,
+)
+from experiments.setup.console import Console, configure_logging
+
+commands = typer.Typer()
+
+
+@commands.command(
+    epilog=examples("maia doctor", "maia doctor --profile local --json", "maia doctor --profile hosted --ask")
+)
+def doctor(
+    profile: ProfileName = None,
+    ask: Annotated[
+        bool, typer.Option("--ask", help="Ask the profile's endpoints too: one cheap call each.")
+    ] = False,
+    save: Annotated[
+        bool, typer.Option("--save", help="With --ask: write what was found out into the profile.")
+    ] = False,
+    json: Json = False,
+    config: ConfigPath = None,
+) -> None:
+    """Say what this machine can run. What it cannot comes with what to do about it."""
+    from experiments.setup import endpoint_check
+    from experiments.setup.config import load
+    from experiments.setup.doctor import examine, table
+    from experiments.setup.profile_file import update_profile
+
+    configure_logging(0)
+    console = Console(quiet=json)
+    loaded = load(config)
+    reports: list[endpoint_check.EndpointReport] = []
+    if ask or save:
+        with console.waiting("asking the endpoints"):
+            reports = run(endpoint_check.check_endpoints(loaded.profile(profile)))
+        if not json:
+            console.show(endpoint_check.table(reports))
+    saved = None
+    if save and (changes := endpoint_check.suggestions(reports)):
+        saved = str(update_profile(loaded.path, profile or loaded.default_profile, changes))
+    with console.waiting("trying what this machine has, the sandbox last"):
+        report = run(examine(config, profile, reports))
+    if json:
+        asked = {"endpoints": [each.as_json() for each in reports], "saved": saved} if ask or save else {}
+        console.result(report | asked)
+    else:
+        console.show(table(report))
+        if saved:
+            console.show(f"written into {saved}", markup=False)
+    if any(each.error is not None for each in reports):
+        raise typer.Exit(2)
+    if not report["ready"]:
+        raise typer.Exit(1)
+
+
+@commands.command(epilog=examples("maia models", "maia models 'vit_*'"))
+def models(
+    pattern: Annotated[
+        str, typer.Argument(help="List timm's networks of this name instead, with * for anything.")
+    ] = "",
+    json: Json = False,
+    config: ConfigPath = None,
+) -> None:
+    """List what can be studied. Also which models each profile would use."""
+    from experiments.setup.models import list_models, table
+
+    configure_logging(0)
+    found = list_models(config, pattern)
+    console = Console(quiet=json)
+    if json:
+        console.result(found)
+    else:
+        console.show(table(found), markup=False)
+
+
+@commands.command(epilog=examples("maia layers resnet50", "maia layers python:net.py:build --json"))
+def layers(model: Model, profile: ProfileName = None, json: Json = False, config: ConfigPath = None) -> None:
+    """List the layers of a network whose units can be studied."""
+    from experiments.studies.layers import list_layers, table
+
+    configure_logging(0)
+    console = Console(quiet=json)
+    with console.waiting(f"starting Ray and loading {model}"):
+        found = run(list_layers(config, profile, model, console.say))
+    if json:
+        console.result({"model": model, "layers": found})
+    else:
+        console.show(table(model, found))
+
+
+cluster = typer.Typer(help="Start, look at and end a Ray cluster on this machine.", no_args_is_help=True)
+commands.add_typer(cluster, name="cluster")
+
+
+@cluster.command(epilog=examples("maia cluster up", "maia cluster up --port 6380 --profile cluster"))
+def up(
+    port: Annotated[int, typer.Option(min=1024, max=65535, help="Port that others join at.")] = 6379,
+    profile: ProfileName = None,
+    json: Json = False,
+    config: ConfigPath = None,
+) -> None:
+    """Start a cluster here. It runs until `maia cluster down`; the profile's `ray` section says how."""
+    from actors.cluster.local_head import LocalHead
+    from experiments.setup.config import load
+
+    loaded = load(config)
+    with Console(quiet=json).waiting("starting Ray"):
+        facts = LocalHead(loaded.cache).up(loaded.profile(profile).ray, port)
+    if json:
+        Console(quiet=True).result(facts)
+    else:
+        Console().show(
+            f"a cluster runs at {facts['address']}: set ray.address to it, or to auto on this machine"
+        )
+        if "dashboard" in facts:
+            Console().show(f"dashboard and jobs: RAY_ADDRESS={facts['dashboard']}")
+
+
+@cluster.command(name="status", epilog=examples("maia cluster status"))
+def cluster_status(json: Json = False, config: ConfigPath = None) -> None:
+    """Say whether the cluster of `maia cluster up` runs."""
+    from actors.cluster.local_head import LocalHead
+    from experiments.setup.config import load
+
+    facts = LocalHead(load(config).cache).status()
+    if json:
+        Console(quiet=True).result({"running": facts is not None, **(facts or {})})
+    else:
+        Console().show(f"runs at {facts['address']}" if facts else "no cluster of this command runs here")
+    if facts is None:
+        raise typer.Exit(1)
+
+
+@cluster.command(epilog=examples("maia cluster down"))
+def down(json: Json = False, config: ConfigPath = None) -> None:
+    """End the cluster of `maia cluster up`. All its processes end; no other Ray is touched."""
+    from actors.cluster.local_head import LocalHead
+    from experiments.setup.config import load
+
+    with Console(quiet=json).waiting("ending Ray"):
+        ended = LocalHead(load(config).cache).down()
+    if json:
+        Console(quiet=True).result({"ended": ended})
+    else:
+        Console().show("ended" if ended else "no cluster of this command runs here")

@@ -1,0 +1,116 @@
+"""The `maia` command: what it is made of, and how it ends."""
+
+from __future__ import annotations
+
+import errno
+import signal
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from actors.errors import MaiaError, UsageError
+from agents.records.run_files import RecordError
+from experiments.cli import evaluation as truth
+from experiments.cli import machine, runs, setup, study
+from experiments.setup.console import Console
+
+_NOT_ALLOWED = (errno.EACCES, errno.EPERM)
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_BROKEN = (errno.EIO, errno.ESTALE)
+"""A disk that is full or read-only, and one that is damaged or gone: nothing that a program could have done better."""
+
+app = typer.Typer(
+    name="maia",
+    help="Interpret vision networks automatically: agents experiment on a unit until they can say what drives it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for room in (setup, study, runs, truth, machine):
+    app.add_typer(room.commands)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"maia {version('maia')}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Interpret vision networks automatically: agents experiment on a unit until they can say what drives it."""
+
+
+def main() -> None:
+    """Run the command line: exit codes 0, 1 (something failed), 2 (wrong use), 130 (interrupted)."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        # Without standalone mode a command's exit code comes back as a value.
+        if code := app(standalone_mode=False):
+            sys.exit(code)
+    except MaiaError as error:
+        Console().fail(error)
+        sys.exit(2 if isinstance(error, UsageError | RecordError) else 1)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except SystemExit as stop:
+        # Typer's own answer to Ctrl-C, without a word.
+        if stop.code == 130:
+            _end_interrupted()
+        raise
+    except (KeyboardInterrupt, typer.Abort):
+        _end_interrupted()
+    except BaseExceptionGroup as group:
+        errors = list(_leaves(group))
+        known = [error for error in errors if isinstance(error, MaiaError)]
+        if not known:
+            raise
+        Console().fail(known[0])
+        sys.exit(2 if isinstance(known[0], UsageError | RecordError) else 1)
+    except OSError as error:
+        if error.errno in _NOT_ALLOWED and error.filename is not None:
+            Console().fail(
+                UsageError(
+                    f"{error.filename} cannot be read or written ({error.strerror}).",
+                    "Change its permissions, or work on a copy of the folder.",
+                )
+            )
+            sys.exit(2)
+        if error.errno not in (*_NO_ROOM, *_BROKEN):
+            raise
+        where, what = error.filename or "a file", "written" if error.errno in _NO_ROOM else "read or written"
+        Console().fail(
+            MaiaError(f"{where} cannot be {what}: {error.strerror}.", "Mend that, and repeat the command.")
+        )
+        sys.exit(1)
+    except Exception as error:
+        # Typer brings a click of its own under a private name: its usage errors are known by what they can do.
+        if not hasattr(error, "show") or not hasattr(error, "exit_code"):
+            raise
+        error.show()
+        sys.exit(2)
+
+
+def _end_interrupted() -> None:
+    Console().say("interrupted; repeat the command to go on from here")
+    sys.exit(130)
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Any:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,241 @@
+"""What is done with a run: watch it, stop it, play it again, show it, hand it on."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from experiments.cli.folders import (
+    ExportedRun,
+    OpenRun,
+    RunDirectory,
+    RunOrUnitPath,
+    RunRecords,
+    UnitPath,
+    Url,
+    here,
+    out_option,
+    read,
+    run_argument,
+)
+from experiments.cli.options import (
+    LARGEST_SEED,
+    ConfigPath,
+    Json,
+    ProfileName,
+    RunModel,
+    TrustRun,
+    Verbose,
+    examples,
+    run,
+    trust_of,
+)
+from experiments.setup.console import Console, configure_logging, counted
+
+commands = typer.Typer()
+
+Anywhere = Annotated[Any, run_argument("The --out folder, or URL, of a run.")]
+
+
+_PROBLEMS_SHOWN = 20
+
+
+@commands.command(epilog=examples("maia status runs/b6", "maia status runs/b6 --json"))
+def status(run_directory: RunRecords, json: Json = False) -> None:
+    """Say how far a run is. Also while another process works on it, and after one died."""
+    from experiments.records.status import card
+    from experiments.records.status import status as state_of
+
+    console = Console(quiet=json)
+    found = state_of(run_directory)
+    if json:
+        console.result(found)
+    else:
+        console.show(card(found))
+
+
+@commands.command(epilog=examples("maia cancel runs/b6"))
+def cancel(run_directory: Anywhere, json: Json = False) -> None:
+    """Ask a run to stop. Its agents finish their round, and everything done stays valid."""
+    from experiments.records.status import cancel as ask_to_stop
+
+    console = Console(quiet=json)
+    if isinstance(run_directory, Url):
+        from agents.records.remote import ask_to_stop as ask_owner_of
+
+        asked = {"run": run_directory.text, "asked": ask_owner_of(run_directory.text)}
+    else:
+        asked = ask_to_stop(run_directory)
+    if json:
+        console.result(asked)
+    elif asked["asked"]:
+        console.show("asked to stop; `maia status` says when it has")
+    else:
+        console.show("nobody works on this run")
+
+
+@commands.command(epilog=examples("maia replay runs/b6/blocks.6:91", "maia replay runs/b6"))
+def replay(
+    unit: RunOrUnitPath,
+    profile: ProfileName = None,
+    json: Json = False,
+    config: ConfigPath = None,
+    verbose: Verbose = 0,
+) -> None:
+    """Play recorded units again without models. Says where one comes out differently.
+
+    Programs run in the sandbox of the profile; the run can only lower its limits.
+    """
+    from experiments.records.lookup import is_run
+    from experiments.runs.replay import replay_units
+
+    configure_logging(verbose)
+    console = Console(quiet=json)
+    played = run(replay_units(console, unit, config=config, profile_name=profile))
+    diverged = [each for each in played if each["divergence"]]
+    if json:
+        whole = is_run(unit) or len(played) > 1
+        console.result({"units": played, "diverged": len(diverged)} if whole else played[0])
+    else:
+        for each in diverged:
+            console.show(f"{each['unit']} diverged in {each['divergence']}", markup=False)
+        if not diverged:
+            rounds = sum(each["rounds"] - each["taken_over"] for each in played)
+            of = "" if len(played) == 1 else f" of {len(played)} units"
+            if played[0]["taken_over"]:
+                of = f" since the {played[0]['taken_over']} that the branch took over"
+            console.show(f"all {rounds} rounds{of} came out as on record")
+        if any(each["reworded"] for each in played):
+            console.show(
+                "the API page or the task was worded otherwise then, and the replies are those to it"
+            )
+    if diverged:
+        raise typer.Exit(1)
+
+
+@commands.command(
+    epilog=examples("maia branch runs/b6/blocks.6:91 --from-round 3 --profile hosted --out runs/branch")
+)
+def branch(
+    unit: UnitPath,
+    out: Annotated[Path, out_option("Run directory of the branch.")],
+    from_round: Annotated[int, typer.Option(min=1, help="The first round that is played anew.")] = 1,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=LARGEST_SEED, help="Seed of what follows [default: the same].")
+    ] = None,
+    profile: ProfileName = None,
+    model: RunModel = None,
+    trust: TrustRun = False,
+    json: Json = False,
+    config: ConfigPath = None,
+    verbose: Verbose = 0,
+) -> None:
+    """Go on from one of a unit's rounds in another way. The way is another profile or another seed."""
+    from experiments.runs.replay import branch as go_on
+
+    configure_logging(verbose)
+    console = Console()
+    agreed = trust_of(trust)
+    work = go_on(console, config, profile, unit, from_round, out, seed=seed, model=model, trust=agreed)
+    record = run(work, out)
+    if json:
+        console.result(record)
+    else:
+        from experiments.studies.describe import card
+
+        console.show(card(record | {"paths": {"report": record["report"]}}))
+    if record["status"] == "failed":
+        raise typer.Exit(1)
+
+
+@commands.command(epilog=examples("maia report runs/b6"))
+def report(run_directory: OpenRun, json: Json = False) -> None:
+    """Write the static report of a run. What did not change is left as it is."""
+    from experiments.report import write_site
+
+    page = write_site(run_directory)
+    console = Console(quiet=json)
+    if json:
+        console.result({"run": str(run_directory), "report": str(page)})
+    else:
+        console.show(f"report: {page}")
+
+
+@commands.command(epilog=examples("maia view runs/b6", "maia view runs/b6 --port 8080 --no-open"))
+def view(
+    run_directory: RunDirectory,
+    port: Annotated[
+        int,
+        typer.Option(
+            min=0, max=65535, show_default=False, help="Port on the loopback address [default: a free one]."
+        ),
+    ] = 0,
+    open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open a browser.")] = True,
+) -> None:
+    """Serve a run's report on this machine. It is kept up to date while the run goes on."""
+    from experiments.web.view import view as serve
+
+    # Ctrl-C is how a view ends.
+    with contextlib.suppress(KeyboardInterrupt):
+        run(serve(Console(), run_directory, port=port, open_browser=open_browser))
+
+
+@commands.command(
+    epilog=examples(
+        "maia export runs/b6 --format csv --out b6.csv", "maia export runs/b6 --format inspect --images"
+    )
+)
+def export(
+    run_directory: ExportedRun,
+    format: Annotated[
+        str, typer.Option("--format", "-f", help="jsonl, csv, parquet, neuronpedia or inspect.")
+    ] = "jsonl",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="File to write; its folders are made [default: export.* in the run; needed for a run at a URL].",
+            parser=here,
+            # Read first: a run at a URL need not be fetched to be refused.
+            is_eager=True,
+            metavar="FILE",
+        ),
+    ] = None,
+    images: Annotated[
+        bool, typer.Option(help="Put the pictures of transcripts into an inspect log.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Write a run's results for other programs."""
+    from experiments.records.export import export as write
+
+    console = Console(quiet=json)
+    written = write(run_directory, format, out, images=images)
+    for problem in written["problems"][:_PROBLEMS_SHOWN]:
+        console.warn(problem)
+    if json:
+        console.result(written)
+    else:
+        console.show(f"{counted(written['units'], 'unit')}: {written['path']}", markup=False)
+
+
+@commands.command(
+    epilog=examples("maia diff runs/b6 runs/b6-other-checkpoint", "maia diff runs/a runs/b --json")
+)
+def diff(
+    first: RunDirectory,
+    second: Annotated[Path, run_argument("Another run over the same units or layers.", read)],
+    json: Json = False,
+) -> None:
+    """Show what changed between two runs. Labels, verdicts and scores of two models or checkpoints, say."""
+    from experiments.records.diff import diff as compare
+    from experiments.records.diff import table
+
+    console = Console(quiet=json)
+    found = compare(first, second)
+    if json:
+        console.result(found)
+    else:
+        console.show(table(found))

@@ -1,1 +1,0 @@
-"""The commands of `maia`, one thin function each; each imports what it runs when it runs."""

@@ -1,1 +1,0 @@
-"""Units, classifiers and data sets whose right interpretation is known, with frozen seeds: what the system is measured on."""

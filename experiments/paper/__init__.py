@@ -1,0 +1,1 @@
+"""The experiments of the MAIA paper: synthetic neurons, planted biases, robust features, evaluation, judges."""

@@ -1,0 +1,1 @@
+"""Networks with known truth, made for the experiments."""

@@ -1,0 +1,1 @@
+"""Reading finished and running runs: status, lookup, comparison, export."""

@@ -1,0 +1,413 @@
+"""`maia export`: a run's results in the formats that other programs read.
+
+Made from the run directory alone; nothing is changed there. `neuronpedia` follows the fields of Neuronpedia's
+features and explanations as far as they mean something for images; `inspect` is a log that Inspect's viewer opens.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from actors.errors import MissingDependencyError, UsageError
+from actors.images import data_url, encode_jpeg
+from agents.evidence.label_card import kind_of, label_card
+from agents.evidence.verdict import TESTED, abstained, is_confirmed, reason_of, verdict_of
+from agents.records import run_files
+from agents.records.journal import Blobs, Journal
+from agents.records.manifest import EXTENT
+from agents.records.manifest import KEY as MANIFEST
+from agents.records.run_files import RecordError
+from agents.records.store import Store, finite
+from agents.records.work import WorkItem, build_task, read_plan
+from experiments.records.lookup import finished_studies, read_manifest, told_below
+from experiments.records.names import UnitName, without_home
+from experiments.records.results import as_parquet, result
+from tools.sandbox import api_page
+
+Format = Literal["jsonl", "csv", "parquet", "neuronpedia", "inspect"]
+ENDINGS: dict[str, str] = {
+    "jsonl": "jsonl",
+    "csv": "csv",
+    "parquet": "parquet",
+    "neuronpedia": "neuronpedia.jsonl",
+}
+_IMAGE_SIDE = 224
+_SHOWN_BY_PROGRAM = "(What the program displayed, logged and printed, in its own words:)"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as it is exported: its folder, what it was about, and its finished and failed units."""
+
+    store: Store
+    manifest: dict[str, Any]
+    items: list[WorkItem]
+    problems: list[str] = field(default_factory=list)
+    """What is damaged, a sentence each."""
+
+    @classmethod
+    def open(cls, folder: Path) -> Run:
+        """Raises: UsageError: If there is no run in the folder, or nothing in it has come to an end."""
+        manifest, store = read_manifest(folder), Store(folder)
+        problems: list[str] = []
+        items = read_plan(store) or [_item(record) for record in finished_studies(store, problems)]
+        run = cls(store, without_home(manifest), items, problems)
+        if not any(True for _ in run.rows()):
+            if problems:
+                raise RecordError(problems[0])
+            if told := told_below(folder):
+                raise UsageError(f"{folder} has no units of its own, but runs in it.", f"Export one. {told}")
+            raise UsageError(f"no unit of {folder} has a result yet.", "Repeat this once one has.")
+        return run
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield the row of each unit that has come to an end, as in `results.jsonl`."""
+        for item in self.items:
+            if (row := result(self.store, item)) is not None:
+                yield _given_away(row)
+
+    def records(self) -> Iterator[tuple[WorkItem, dict[str, Any]]]:
+        """Yield the whole record of each unit with a result; what is wrong with a damaged one goes to `problems`."""
+        for item in self.items:
+            with self.kept():
+                if (record := Journal(self.store, item.unit).done()) is not None:
+                    yield item, _given_away(record)
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Leave out what is damaged, and say so."""
+        try:
+            yield
+        except RecordError as error:
+            self.problems.append(error.message)
+
+
+def _given_away(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a record that names nobody's home folder; what agents wrote stays as it is."""
+    return record | {key: without_home(record[key]) for key in ("facts", "error") if key in record}
+
+
+def _item(record: dict[str, Any]) -> WorkItem:
+    """Return the item of a unit of a run without a plan, such as one of `maia describe`."""
+    name = UnitName.parse(record["unit"])
+    index = "" if name.index is None else str(name.index)
+    return WorkItem(record["unit"], name.layer, index, seed=record.get("seed", 0))
+
+
+def export(folder: Path, wanted: str, out: Path | None = None, *, images: bool = False) -> dict[str, Any]:
+    """Write a run in one format and return where and how much.
+
+    `images` puts the pictures of transcripts into an `inspect` log; otherwise their files are named.
+
+    Raises:
+        UsageError: If there is no such run or format, or nothing to export.
+        MissingDependencyError: If the format needs a package that is not installed.
+    """
+    writers: dict[str, Callable[[Run], bytes]] = {
+        "jsonl": _jsonl,
+        "csv": _csv,
+        "parquet": _parquet,
+        "neuronpedia": _neuronpedia,
+        "inspect": lambda run: _inspect(run, images),
+    }
+    if wanted not in writers:
+        raise UsageError(f"there is no format {wanted!r}.", f"Formats: {', '.join(writers)}.")
+    run = Run.open(folder)
+    data = writers[wanted](run)
+    path = out or folder / (_inspect_name(run) if wanted == "inspect" else f"export.{ENDINGS[wanted]}")
+    _write(folder, path, data)
+    units = sum(1 for _ in run.rows())
+    return {
+        "run": str(folder),
+        "format": wanted,
+        "path": str(path),
+        "units": units,
+        "bytes": len(data),
+        "problems": list(dict.fromkeys(run.problems)),
+    }
+
+
+def _write(folder: Path, path: Path, data: bytes) -> None:
+    """Write a file, whole or not at all. In the run's folder no link is followed; elsewhere the path is the person's.
+
+    Raises:
+        RecordError: If a folder of the run that it belongs in is a link.
+        UsageError: If it cannot be written.
+    """
+    try:
+        if path.is_relative_to(folder):
+            run_files.replace_file(folder, path.relative_to(folder).as_posix(), data)
+        elif path.exists() and not path.is_file():
+            path.write_bytes(data)  # a terminal or a pipe
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            run_files.replace_file(path.parent, path.name, data)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written ({error.strerror}).", "Choose another --out.") from error
+
+
+def _lines(rows: Iterator[dict[str, Any]]) -> bytes:
+    return "".join(
+        json.dumps(finite(row), sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n" for row in rows
+    ).encode()
+
+
+def _jsonl(run: Run) -> bytes:
+    return _lines(run.rows())
+
+
+def _csv(run: Run) -> bytes:
+    """Return one line a unit: what a spreadsheet can use. Columns that Parquet has as well have the same names."""
+    target = io.StringIO(newline="")
+    columns = (
+        *("unit", "layer", "name", "verdict", "kind", "label", "answered", "description"),
+        *("auroc", "auroc_low", "auroc_high", "e_value", "margin", "rounds", "images_made", "images_tested"),
+        *("strength", "coverage", "held_back_auroc", "reason"),
+        *("cost_tokens", "cost_dollars", "error"),
+    )
+    writer = csv.DictWriter(target, columns)
+    writer.writeheader()
+    for row in run.rows():
+        evidence, cost = row.get("evidence") or {}, row.get("cost") or {}
+        low, high = evidence.get("auroc_interval") or (None, None)
+        flat = {name: row.get(name) for name in columns} | {
+            "kind": kind_of(row),
+            "reason": reason_of(evidence) or None,
+            "strength": (evidence.get("strength") or {}).get("share"),
+            "coverage": (evidence.get("coverage") or {}).get("share"),
+            "held_back_auroc": (evidence.get("held_back") or {}).get("auroc"),
+            # The description is of the whole answer, of which the label is what stood its tests.
+            "answered": " OR ".join(row.get("answered") or row.get("labels") or ()) or None,
+            "auroc": evidence.get("auroc"),
+            "auroc_low": low,
+            "auroc_high": high,
+            "e_value": evidence.get("e_value"),
+            "margin": evidence.get("margin"),
+            "cost_tokens": cost.get("tokens"),
+            "cost_dollars": cost.get("dollars"),
+            "error": (row.get("error") or {}).get("message"),
+        }
+        writer.writerow({name: _harmless(value) for name, value in flat.items()})
+    return target.getvalue().encode()
+
+
+def _harmless(value: Any) -> Any:
+    """Keep a spreadsheet from taking model-written text for a formula."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+
+
+def _parquet(run: Run) -> bytes:
+    table = as_parquet(list(run.rows()))
+    if table is None:
+        raise MissingDependencyError("Parquet needs pyarrow.", 'pip install "maia[parquet]"')
+    return table
+
+
+def _masked(store: Store, image_id: str) -> dict[str, str]:
+    """Return where the masked image is, or the mask that is to be laid over the image."""
+    if store.has(mask := Blobs.mask_key(image_id)):
+        return {"mask": mask}
+    return {"maskedImage": Blobs.key(image_id)}
+
+
+def _neuronpedia(run: Run) -> bytes:
+    """Return one feature a line, with its explanations and strongest images."""
+
+    def feature(item: WorkItem, record: dict[str, Any]) -> dict[str, Any]:
+        name, facts = UnitName.parse(item.unit), record.get("facts") or {}
+        card = record.get("card") or label_card(record)
+        background = record.get("background") or {}
+        verdict = verdict_of(record)
+        scores = [
+            {"scoreTypeName": f"maia_{key}", "value": card[key]}
+            for key in ("auroc", "auprc", "pearson", "margin")
+            if isinstance(card.get(key), int | float)
+        ]
+        return {
+            "modelId": facts.get("model") or name.model,
+            "layer": name.layer,
+            "index": "" if name.index is None else str(name.index),
+            "maxActApprox": background.get("maximum"),
+            "verdict": verdict,
+            "kind": kind_of(record | {"card": card}),
+            "explanations": [
+                {
+                    "description": label,
+                    "typeName": "maia",
+                    "explanationModelName": facts.get("interpreter", ""),
+                    "notes": record.get("description") or "",
+                    "scores": scores,
+                }
+                for label in (record.get("labels") or () if not abstained(record.get("evidence")) else ())
+            ],
+            "activations": [
+                {
+                    "image": Blobs.key(each["source"]),
+                    **_masked(run.store, each["image"]),
+                    "maxValue": each.get("activation"),
+                }
+                for each in record.get("exemplars") or ()
+                if each.get("source")
+            ],
+        }
+
+    def features() -> Iterator[dict[str, Any]]:
+        for item, record in run.records():
+            with run.kept():
+                yield feature(item, record)
+
+    return _lines(features())
+
+
+def _inspect_name(run: Run) -> str:
+    """Return where Inspect's viewer finds a log: it lists files that begin with a time, in a folder."""
+    began = _created(run).strftime("%Y-%m-%dT%H-%M-%S+00-00")
+    command = re.sub(r"[^a-z-]", "", run.manifest.get("command") or "study")[:40]
+    return f"inspect/{began}_maia-{command}_{_identity(run)}.json"
+
+
+_FIRST = "leases/0001/claim.json"
+"""Who began the run, and when: written once, where the manifest is written again for a run that is given more units."""
+
+
+def _identity(run: Run) -> str:
+    """Return what names the run, however many units it comes to have."""
+    claim = run.store.get(_FIRST)
+    # Without a claim, what tells two runs of one configuration apart are their units.
+    left_out = () if claim is None else EXTENT
+    about = {key: value for key, value in run.manifest.items() if key not in left_out}
+    return hashlib.blake2b(
+        (claim or b"") + json.dumps(about, sort_keys=True).encode(), digest_size=11
+    ).hexdigest()
+
+
+def _created(run: Run) -> datetime:
+    status = run.store.status(_FIRST) or run.store.status(MANIFEST)
+    return datetime.fromtimestamp(status.st_mtime if status else 0, UTC)
+
+
+def _inspect(run: Run, images: bool) -> bytes:
+    """Return an evaluation log of Inspect: a sample a unit, with its conversation and its scores."""
+    records = list(run.records())
+    facts = records[0][1].get("facts") or {} if records else {}
+    model = str(facts.get("interpreter") or "unknown")
+    identity, created = _identity(run), _created(run).isoformat()
+    aurocs = [value for _, record in records if (value := _auroc(record)) is not None]
+    confirmed = [value for _, record in records if (value := _confirmed(record)) is not None]
+    log = {
+        "version": 2,
+        "status": "success",
+        "eval": {
+            "created": created,
+            "eval_id": identity,
+            "run_id": identity,
+            "task_id": identity,
+            "task": f"maia/{run.manifest.get('command', 'study')}",
+            "dataset": {"name": str(run.manifest.get("model", "")), "samples": len(records)},
+            "model": model,
+            "config": {},
+            "metadata": {"manifest": run.manifest, "facts": facts},
+        },
+        "plan": {"name": "maia", "steps": []},
+        "results": {
+            "total_samples": len(records),
+            "completed_samples": len(records),
+            "scores": [
+                _score_of_run(name, values)
+                for name, values in (("auroc", aurocs), ("confirmed", confirmed))
+                if values
+            ],
+        },
+        "stats": {"started_at": created, "completed_at": created, "model_usage": {}},
+        "samples": list(_samples(run, records, model, images)),
+    }
+    return json.dumps(finite(log), ensure_ascii=False, indent=1).encode()
+
+
+def _auroc(record: dict[str, Any]) -> float | None:
+    value = (record.get("evidence") or {}).get("auroc")
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _confirmed(record: dict[str, Any]) -> float | None:
+    """Return whether a label is confirmed, None if none was put to a test that could tell."""
+    return float(is_confirmed(record)) if verdict_of(record) in TESTED else None
+
+
+def _score_of_run(name: str, values: list[float]) -> dict[str, Any]:
+    metrics = {"mean": {"name": "mean", "value": sum(values) / len(values)}}
+    return {"name": name, "scorer": name, "params": {}, "metrics": metrics, "scored_samples": len(values)}
+
+
+def _samples(
+    run: Run, records: Sequence[tuple[WorkItem, dict[str, Any]]], model: str, images: bool
+) -> Iterator[dict[str, Any]]:
+    for item, record in records:
+        with run.kept():
+            yield _sample(run, item, record, model, images)
+
+
+def _sample(run: Run, item: WorkItem, record: dict[str, Any], model: str, images: bool) -> dict[str, Any]:
+    journal = Journal(run.store, item.unit)
+    messages: list[dict[str, Any]] = []
+    # An item without a task was measured and never talked about.
+    if item.task:
+        messages.append({"role": "system", "content": api_page()})
+        messages.append({"role": "user", "content": build_task(item).opening()})
+    for each in journal.rounds():
+        messages.append({"role": "assistant", "content": each["reply"]["text"], "source": "generate"})
+        if observation := each.get("observation"):
+            parts = [_part(journal, part, images) for part in observation]
+            if each.get("program") is not None:
+                parts = [{"type": "text", "text": _SHOWN_BY_PROGRAM}, *parts]
+            messages.append({"role": "user", "content": parts})
+    label = record.get("label") or ""
+    scores: dict[str, Any] = {}
+    if (auroc := _auroc(record)) is not None:
+        interval = record["evidence"].get("auroc_interval")
+        told = "95 % interval {:.2f} to {:.2f}, ".format(*interval) if interval else ""
+        scores["auroc"] = {"value": auroc, "answer": label, "explanation": f"{told}on fresh images"}
+    if (confirmed := _confirmed(record)) is not None:
+        scores["confirmed"] = {"value": confirmed, "answer": label}
+    spoken = messages and messages[-1]["role"] == "assistant"
+    last = messages[-1]["content"] if spoken else label
+    return {
+        "id": item.unit,
+        "epoch": 1,
+        "input": item.unit,
+        "target": "",
+        "messages": messages,
+        "output": {
+            "model": model,
+            "choices": [{"message": {"role": "assistant", "content": last}, "stop_reason": "stop"}],
+        },
+        "scores": scores,
+        "metadata": {
+            "verdict": verdict_of(record),
+            **{key: record.get(key) for key in ("status", "label", "description", "card", "seed", "usage")},
+        },
+        "store": {},
+        "events": [],
+        "model_usage": {},
+        "attachments": {},
+    }
+
+
+def _part(journal: Journal, part: Any, images: bool) -> dict[str, Any]:
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
+    image_id = str(part["image"])
+    if not images or not re.fullmatch(r"[0-9a-f]+", image_id):
+        return {"type": "text", "text": f"[image {image_id}]"}
+    picture = encode_jpeg(journal.blobs.get(image_id), max_side=_IMAGE_SIDE)
+    return {"type": "image", "image": data_url(picture, "image/jpeg")}

@@ -1,0 +1,67 @@
+"""Names as they are shown: a unit's id taken apart, and texts without the home folder of whoever ran."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+_UNIT = re.compile(
+    r"^(?:(?P<model>.+?)/)?(?:(?P<kind>\w+):)?(?P<layer>[^:/@]+):(?P<index>[0-9]{1,18})(?:@(?P<source>.*))?$",
+    re.DOTALL,
+)
+_HOMES = r"/home/[^/\s:;,'\"]+|/Users/[^/\s:;,'\"]+|/root"
+"""Where home folders usually are."""
+
+
+@cache
+def _home_folders(own: str) -> re.Pattern[str]:
+    """Return what matches home folders: those where they usually are, and one's `own`, which may be anywhere."""
+    ways = f"{re.escape(own)}|{_HOMES}" if own.strip("/~") else _HOMES
+    # A line may begin as JSON writes it, after an escape.
+    return re.compile(rf"(?:(?<![\w.~-])|(?<=\\[nrt]))({ways})(?=[/\s:;,'\"]|$)")
+
+
+def without_home(value: Any) -> Any:
+    """Return a JSON value whose texts have `~` for home folders: what is given away names nobody's account."""
+    if isinstance(value, str):
+        return _home_folders(os.path.expanduser("~")).sub("~", value)  # noqa: PTH111 (as it is, where there is none)
+    if isinstance(value, dict):
+        return {key: without_home(each) for key, each in value.items()}
+    return [without_home(each) for each in value] if isinstance(value, list) else value
+
+
+@dataclass(frozen=True, slots=True)
+class UnitName:
+    """A unit's id taken apart; an id of another form is all `layer`."""
+
+    id: str
+    model: str
+    kind: str
+    layer: str
+    index: int | None
+    source: str = ""
+
+    @classmethod
+    def parse(cls, unit: str) -> UnitName:
+        found = _UNIT.match(unit)
+        if found is None:
+            return cls(unit, "", "channel", unit, None)
+        return cls(
+            unit,
+            found["model"] or "",
+            found["kind"] or "channel",
+            found["layer"],
+            int(found["index"]),
+            found["source"] or "",
+        )
+
+    @property
+    def short(self) -> str:
+        """The id without the model: what tells units of one run apart."""
+        if self.index is None:
+            return self.id
+        kind = "" if self.kind == "channel" else f"{self.kind}:"
+        return f"{kind}{self.layer}:{self.index}" + (f"@{self.source}" if self.source else "")

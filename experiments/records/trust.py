@@ -1,0 +1,141 @@
+"""What a run names of this machine, and whether the person agrees to have it loaded.
+
+A run directory may come from a stranger. Published networks and data sets are loaded by their names; code, weights,
+vectors and images of this machine are loaded only where the person names them again, or says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from actors.errors import UsageError
+from actors.vision.data.datasets import canonical, is_path
+from actors.vision.networks.zoo import local_parts
+from actors.vision.readout.units import parse_unit
+from agents.records.run_files import RecordError, first_fault
+from tools.sandbox import SandboxSettings
+
+Ask = Callable[[str], bool]
+_OUTCOME_CHOICES = frozenset({"dialect"})
+"""Sandbox settings without a size that decide what a program does; none of them runs or allows anything."""
+
+
+class Trust:
+    """What the person agreed to: nothing, unless `given`; `ask` puts a question to a person, if one is there."""
+
+    def __init__(self, given: bool = False, ask: Ask | None = None) -> None:
+        self._given, self._ask = given, ask
+
+    def agree(self, named: Iterable[str], instead: str) -> None:
+        """Return if nothing is `named`, or the person agrees to have it loaded.
+
+        `instead` says how to name it on the command line.
+
+        Raises:
+            UsageError: If nobody agrees; it lists what would be loaded.
+        """
+        wanted = list(dict.fromkeys(named))
+        if not wanted or self._given:
+            return
+        told = "this run names " + " and ".join(wanted)
+        if self._ask is not None and self._ask(f"{told}. Do you trust it, and shall it be loaded?"):
+            return
+        raise UsageError(
+            f"{told}; what a run names of this machine is loaded only if you agree.",
+            f"Look at it, and repeat with --trust; or {instead}.",
+        )
+
+
+def network_of(manifest: Mapping[str, Any], named: str | None, trust: Trust) -> str:
+    """Return the network of a run: the one the person `named`, or the recorded one if nothing local has to be loaded.
+
+    Raises:
+        RecordError: If the run names none.
+        UsageError: If the person named another one, or does not agree.
+    """
+    recorded = manifest.get("model")
+    if not recorded:
+        raise RecordError("the manifest of this run names no network.")
+    if named is not None and named != recorded:
+        raise UsageError(f"the run studied {recorded}, not {named}.", f"Write --model {recorded}.")
+    if named is None:
+        trust.agree(local_parts(str(recorded)), f"name it again with --model {recorded}")
+    return str(recorded)
+
+
+def units_of(units: Iterable[tuple[str, str]], trust: Trust) -> None:
+    """Ask for the files of directions and dictionaries that units, given as (layer, name), are read from.
+
+    Raises:
+        UsageError: If the person does not agree.
+    """
+    files = []
+    for layer, name in units:
+        try:
+            source = parse_unit(layer, name).source
+        except UsageError:  # a class by its name; or nothing, which is refused once the network is known
+            continue
+        if source:
+            files.append(f"the file {source}")
+    trust.agree(files, "study these units in a run of your own")
+
+
+def dataset_of(manifest: Mapping[str, Any], own: str, named: str | None, trust: Trust) -> str:
+    """Return the data set of a run: the one the person `named`, else the recorded one; `own` is the profile's.
+
+    Raises:
+        UsageError: If it is a folder or file that the profile does not name, and the person does not agree.
+    """
+    if named is not None:
+        return named
+    recorded = manifest.get("settings", {}).get("dataset")
+    if not isinstance(recorded, str) or not recorded:
+        return own
+    if _is_local(recorded) and canonical(recorded) != canonical(own):
+        trust.agree([f"the images of {Path(recorded).expanduser()}"], f"name them with --data {recorded}")
+    return recorded
+
+
+def sandbox_of(manifest: Mapping[str, Any], own: SandboxSettings) -> tuple[SandboxSettings, list[str]]:
+    """Return the sandbox settings of a replay, and in sentences which recorded limits are above one's `own`.
+
+    From the record come limits that change outcomes, and only downward. Commands, executors, walls and whether to do
+    without them are one's own.
+    """
+    recorded = manifest.get("settings", {}).get("sandbox")
+    if not isinstance(recorded, dict):
+        return own, []
+    lower: dict[str, Any] = {}
+    told = []
+    for name, mine in own:
+        value = recorded.get(name)
+        if name in _OUTCOME_CHOICES and isinstance(value, str):
+            lower[name] = value
+        if not (_is_number(mine) and _is_number(value)) or value == mine:
+            continue
+        if value < mine:
+            lower[name] = value
+        else:
+            told.append(
+                f"the run allowed {name} {str(value)[:20]}, the profile {mine}: programs get the latter"
+            )
+    try:
+        return SandboxSettings.model_validate(own.model_dump() | lower), told
+    except ValidationError as error:
+        raise RecordError(
+            f"the sandbox settings of this run are damaged: {first_fault(error)}.",
+            "Restore its manifest.json from a copy.",
+        ) from error
+
+
+def _is_local(dataset: str) -> bool:
+    published = dataset.removeprefix("hf:")
+    return is_path(dataset) or (published != dataset and published.startswith((".", "/", "~")))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

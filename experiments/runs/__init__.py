@@ -1,0 +1,1 @@
+"""Running many studies: directory, hosts, progress, estimates, replay."""

@@ -1,0 +1,209 @@
+"""What a person sees while a command runs: progress and logs on stderr, results on stdout."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+import structlog
+from rich.console import Console as RichConsole
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from actors.errors import MaiaError
+from actors.serving.backend import Readiness
+from agents.records.store import finite
+
+
+def configure_logging(verbosity: int, stream: TextIO | None = None) -> None:
+    """Send structured logs to `stream` (stderr): warnings, with -v what happens, with -vv everything."""
+    level = {0: logging.WARNING, 1: logging.INFO}.get(verbosity, logging.DEBUG)
+    target = stream or sys.stderr
+    renderer: Any = structlog.dev.ConsoleRenderer(colors=target.isatty())
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="%H:%M:%S"),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(target),
+    )
+
+
+_LINE_EVERY_S = 10.0
+_UNBOUNDED = 10_000
+"""Columns, more than any table has."""
+
+
+class Console:
+    """Progress for people on stderr; nothing but the result on stdout."""
+
+    _begun: float | None = None
+    """When this process first had something to tell: all its consoles count from there."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._rich = RichConsole(stderr=True, highlight=False, soft_wrap=True)
+        self._quiet = quiet
+        Console._begun = self._started = Console._begun or time.monotonic()
+
+    @property
+    def _redraws(self) -> bool:
+        """Say whether what was told can be told anew in its place: TERM=dumb is a terminal that cannot."""
+        return self._rich.is_terminal and not self._rich.is_dumb_terminal
+
+    def say(self, text: str) -> None:
+        """Tell one step, with the seconds since the start."""
+        if not self._quiet:
+            self._rich.print(f"[dim]{time.monotonic() - self._started:6.1f}s[/dim] {plain(text)}")
+
+    def warn(self, text: str) -> None:
+        self._rich.print(f"[yellow]warning:[/yellow] {plain(text)}")
+
+    def fail(self, error: MaiaError) -> None:
+        """Tell what went wrong and what to do, without a traceback."""
+        self._rich.print(f"[red]error:[/red] {plain(error.message)}")
+        if error.fix:
+            self._rich.print(f"       {plain(error.fix)}")
+
+    def result(self, value: Any) -> None:
+        """Print one JSON object on stdout."""
+        _print(json_text(value) + "\n")
+
+    def show(self, *renderables: Any, markup: bool = True) -> None:
+        """Print for a person, on stdout; without `markup`, text is printed as `printable` leaves it.
+
+        Tables fit the terminal; in a pipe or a file a row is a line, unless COLUMNS says how wide it may be.
+        """
+        out = RichConsole(highlight=False, soft_wrap=True)
+        if not out.is_terminal and "COLUMNS" not in os.environ:
+            out.width = _UNBOUNDED
+        with out.capture() as printed:
+            for each in renderables:
+                as_it_is = isinstance(each, str) and not markup
+                out.print(printable(each) if as_it_is else each, markup=markup)
+        text = printed.get()
+        if not out.is_terminal:
+            text = "".join(f"{line.rstrip()}\n" for line in text.splitlines())
+        _print(text)
+
+    @contextmanager
+    def progress(self, label: str) -> Iterator[Any]:
+        """Yield update(done, total): a bar on a terminal, a line every tenth elsewhere."""
+        if self._quiet:
+            yield lambda _done, _total: None
+            return
+        if not self._redraws:
+            told = [-1]
+
+            def update(done: int, total: int) -> None:
+                tenth = 10 * done // max(total, 1)
+                if tenth > told[0]:
+                    told[0] = tenth
+                    self.say(f"{label}: {done} of {total}")
+
+            yield update
+            return
+        columns = (
+            TextColumn("       {task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
+        with Progress(*columns, TimeRemainingColumn(), console=self._rich, transient=True) as bar:
+            task = bar.add_task(label, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+
+    @contextmanager
+    def waiting(self, text: str) -> Iterator[None]:
+        """Tell on a terminal what is waited for, as long as it lasts; elsewhere nothing."""
+        if not self._quiet and self._redraws:
+            with self._rich.status(plain(text)):
+                yield
+            return
+        if self._rich.is_terminal:
+            self.say(text)
+        yield
+
+    @contextmanager
+    def line(self) -> Iterator[Any]:
+        """Yield show(text): a line that is replaced on a terminal, one every ten seconds elsewhere."""
+        if self._quiet:
+            yield lambda _text: None
+        elif self._redraws:
+            with self._rich.status("") as status:
+                yield lambda text: status.update(plain(text))
+        else:
+            told = [-_LINE_EVERY_S]
+
+            def show(text: str) -> None:
+                if time.monotonic() - told[0] >= _LINE_EVERY_S:
+                    told[0] = time.monotonic()
+                    self.say(text)
+
+            yield show
+
+
+def mark(state: Readiness) -> Text:
+    """Return how a table shows whether something can be used."""
+    return {
+        "ready": Text("ok", "green"),
+        "not asked": Text("not asked", "yellow"),
+        "optional": Text("optional", "dim"),
+        "missing": Text("no", "red"),
+    }[state]
+
+
+def _print(text: str) -> None:
+    # Unlike a write of our own, this is none where a person has closed stdout.
+    print(text, end="", flush=True)
+
+
+def printable(text: str) -> str:
+    """Return text for a terminal: what may move the cursor, set colors, link, or turn the writing direction is replaced.
+
+    Run directories and models may write any of it. Newlines and tabs stay.
+    """
+    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def plain(text: str) -> str:
+    """Return `printable` text as rich's markup, in which none of it is a tag."""
+    return escape(printable(text))
+
+
+def json_text(value: Any) -> str:
+    """Return one line of JSON; characters that a terminal would act on are escaped as JSON does it."""
+    text = json.dumps(finite(value), ensure_ascii=False, sort_keys=True, allow_nan=False)
+    return (
+        text if text.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
+    )
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """Return a number of things in words, as "1 unit" and "2,048 units"."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def money(dollars: float, unknown: object) -> str:
+    """Return a cost in words: `dollars` have a known price, and `unknown` is true where something else has not."""
+    known = f"${dollars:,.2f}"
+    if not unknown:
+        return known
+    return f"{known} + unknown" if dollars else "unknown"

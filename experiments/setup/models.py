@@ -1,0 +1,82 @@
+"""`maia models`: the networks and backends that can be named, and whether they could be used here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from experiments.setup import config as configuration
+from experiments.setup.preflight import availability
+
+
+def list_models(config: Path | None, pattern: str) -> dict[str, Any]:
+    """Return, as plain JSON values, the networks whose names match `pattern` and every profile's models."""
+    from actors.runtime import import_vision_libraries
+    from actors.vision.networks.zoo import LAYER_ALIASES, MODEL_ALIASES, SOURCES
+
+    import_vision_libraries()
+    import timm
+
+    loaded = configuration.load(config)
+    profiles = {}
+    for name, profile in loaded.profiles.items():
+        checks = availability(profile)
+        profiles[name] = {role: {"state": state, "told": told} for role, (state, told) in checks.items()}
+    return {
+        "sources": sorted(SOURCES),
+        "aliases": dict(MODEL_ALIASES),
+        "layer_aliases": {model: dict(layers) for model, layers in LAYER_ALIASES.items()},
+        "pattern": pattern,
+        "timm": timm.list_models(pattern) if pattern else [],
+        "timm_total": len(timm.list_models()),
+        "weights_here": ["tf_efficientnet_lite0", "tf_efficientnet_lite2", "concept-net"],
+        "profiles": profiles,
+    }
+
+
+def table(found: dict[str, Any]) -> Any:
+    """Return the list for a terminal."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    from experiments.setup.console import mark
+
+    if found["pattern"]:
+        # Who asks for a name looks for a network: the rest is what `maia models` says alone.
+        return "\n".join(
+            [
+                f"networks of timm that match {found['pattern']}: {len(found['timm'])}",
+                *found["timm"],
+            ]
+            if found["timm"]
+            else [
+                f"no network of timm matches {found['pattern']}: write * for anything, as in '*{found['pattern'].strip('*')}*'"
+            ]
+        )
+    networks = Table(title="networks under study", title_justify="left", box=None)
+    networks.add_column("write")
+    networks.add_column("for")
+    networks.add_row(", ".join(found["weights_here"]), "their weights are on this machine")
+    for alias, name in found["aliases"].items():
+        if alias not in found["weights_here"]:
+            networks.add_row(alias, name)
+    networks.add_row(
+        "NAME or timm:NAME", f"one of {found['timm_total']} networks of timm (maia models PATTERN)"
+    )
+    networks.add_row("hf-hub:OWNER/NAME", "a network that timm saved on the hub")
+    networks.add_row("torchvision:NAME", "a network of torchvision")
+    networks.add_row("hf:OWNER/NAME or hf:FOLDER", "a network of transformers")
+    networks.add_row("hf:OWNER/NAME#MODULE", "a module inside, such as the vision tower of a larger model")
+    networks.add_row(
+        "open_clip:NAME:WEIGHTS", "the vision tower of a model of open_clip, where it is installed"
+    )
+    networks.add_row("python:MODULE:FACTORY", "your own")
+    networks.add_row("NAME@FILE", "any of them, with a checkpoint of yours")
+    models = Table(title="models of the profiles", title_justify="left", box=None)
+    for column in ("", "profile", "role", "found"):
+        models.add_column(column)
+    for profile, roles in found["profiles"].items():
+        for role, each in roles.items():
+            models.add_row(mark(each["state"]), profile, role, Text(each["told"]))
+    return Group(networks, Text(), models)

@@ -1,0 +1,215 @@
+"""What is looked at before anything is started, so that a mistyped word costs a moment and leaves nothing behind.
+
+Only a loaded network knows its layers and units: those are refused later, and once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from actors.chat.factory import available as chat_available
+from actors.detection.factory import available as detection_available
+from actors.errors import UsageError
+from actors.generation.factory import available as generation_available
+from actors.serving.backend import Readiness
+from actors.vision.data.datasets import is_path, open_dataset
+from actors.vision.data.distinct import DistinctDataset, distinct
+from actors.vision.data.folder import FolderDataset, listed
+from actors.vision.networks.offline import check_weights
+from actors.vision.networks.zoo import check_name
+from actors.vision.readout.base import ImageDataset
+from experiments.setup.config import Profile
+from experiments.setup.spending import check_budget
+
+
+def availability(profile: Profile) -> dict[str, tuple[Readiness, str]]:
+    """Return, by role, whether a profile's models could be used here, and in one sentence why (not)."""
+    roles = profile.chat
+    return {
+        "interpreter": chat_available(roles.interpreter),
+        "observers": chat_available(roles.observers or roles.interpreter),
+        "generation": generation_available(profile.generation),
+        "detection": detection_available(profile.detection),
+    }
+
+
+def check(profile: Profile, model: str | None) -> None:
+    """Make sure that, as far as can be told without a model, the models that are named can work.
+
+    Without a `model` the concept detector is what is studied; with one it is not needed. What runs on the nodes of a
+    cluster that is joined finds packages, keys and files there, so that nothing here tells whether it can.
+
+    Raises:
+        UsageError: If there is no such network, its weights cannot be had, or one of the profile's models cannot be used
+            here.
+    """
+    if model is not None:
+        check_name(model)
+    check_budget(profile)
+    if profile.ray.address != "local":
+        return
+    if model is not None:
+        check_weights(model, profile.vision)
+    for role, (state, told) in availability(profile).items():
+        if state == "missing" and not (role == "detection" and model is not None):
+            raise UsageError(
+                f"the profile's {role} cannot be used here: {told}",
+                "`maia doctor`, with the same --profile, tells more.",
+            )
+
+
+FEW_IMAGES = 200
+"""Distinct images below which thresholds and shares are rough."""
+TOO_FEW_IMAGES = 30
+"""Distinct images below which most of what is said of a unit is chance."""
+
+
+async def open_images(profile: Profile, cache: Path, tell: Callable[[str], None]) -> ImageDataset:
+    """Return the profile's data set without copies, once it is known to have enough images; `tell` gets what to know of it.
+
+    Raises:
+        UsageError: If there is no such data set, or it has fewer than TOO_FEW_IMAGES distinct images and the profile
+            does not allow `few_images`.
+    """
+    stopped = threading.Event()
+
+    def go_on(_: int, __: int) -> None:
+        if stopped.is_set():
+            raise UsageError("stopped")
+
+    _check_named(profile.dataset)
+    whole = await asyncio.to_thread(open_dataset, profile.dataset, profile.columns.image)
+    if len(whole) > _SOON_SEEN:
+        tell(f"looking through the {len(whole):,} images of {whole.name} for copies, once")
+    try:
+        dataset = await asyncio.to_thread(distinct, whole, cache, go_on)
+    finally:
+        stopped.set()
+    if isinstance(whole, FolderDataset) and whole.passed_over:
+        tell(f"passed over in {whole.name}: {listed(whole.passed_over)}")
+    counted = f"{len(dataset):,} distinct images"
+    if isinstance(dataset, DistinctDataset):
+        for bits, n in sorted(dataset.scaled.items()):
+            tell(
+                f"{n:,} images of {dataset.name} hold {bits}-bit values in 16 bits: white is {2**bits - 1:,}"
+            )
+        counted += _without(dataset)
+    if len(dataset) < TOO_FEW_IMAGES and not profile.few_images:
+        raise UsageError(
+            f"the data set {dataset.name!r} has {counted}; at least {TOO_FEW_IMAGES} are needed.",
+            f"Give it more (from {FEW_IMAGES} on results are steady), or go on with --few-images (in a profile: few_images: true).",
+        )
+    if len(dataset) < FEW_IMAGES:
+        tell(
+            f"warning: the data set {dataset.name} has {counted}: exemplars and thresholds are rough below "
+            f"{FEW_IMAGES}, and a label may say what the images have in common"
+        )
+    elif isinstance(dataset, DistinctDataset) and len(dataset) < dataset.n_files:
+        tell(f"the data set {dataset.name} has {counted}")
+    return dataset
+
+
+def check_cache(folder: Path) -> None:
+    """Return if the cache can be written here.
+
+    Raises:
+        UsageError: If it cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise UsageError(
+            f"the cache {folder} cannot be written ({error.strerror}).",
+            "Set MAIA_CACHE, or cache_dir in the configuration, to a folder of your own.",
+        ) from error
+
+
+_SOON_SEEN = 2000
+
+
+def _without(dataset: DistinctDataset) -> str:
+    """Return what of a data set's files does not count, as words in brackets."""
+    left_out = []
+    if dataset.n_copies:
+        left_out.append(f"{dataset.n_copies:,} copies or near-copies")
+    if dataset.unreadable:
+        first = next(iter(dataset.unreadable.values()))
+        left_out.append(f"{len(dataset.unreadable):,} that cannot be read, the first: {first}")
+    return f" (and {'; '.join(left_out)})" if left_out else ""
+
+
+def check_out(dataset: str, run: Path) -> None:
+    """Refuse a folder for a run that is part of the data set, or holds other things and no run.
+
+    Raises:
+        UsageError: If it is one of these.
+    """
+    keep_apart(dataset, run)
+    if not run.is_dir():
+        return  # made, or refused, when it is opened
+    others = sorted(each.name for each in run.iterdir() if not each.name.startswith("."))
+    if others and not _MARKS.intersection(others):
+        raise UsageError(
+            f"the folder {run} holds other things ({', '.join(others[:3])}{', ...' if len(others) > 3 else ''}) "
+            "and no run.",
+            f"Give the run a folder of its own, such as --out {run / 'run'}.",
+        )
+
+
+def keep_apart(dataset: str, run: Path) -> None:
+    """Refuse a run whose images would come to be a part of its own data set.
+
+    Raises:
+        UsageError: If the run's folder lies inside the data set's.
+    """
+    _check_named(dataset)
+    folder = Path(dataset).expanduser().resolve()
+    if is_path(dataset) and run.resolve().is_relative_to(folder):
+        raise UsageError(
+            f"the run's folder {run} lies inside the data set's, {folder}: its images would be taken for data.",
+            "Give the run an --out elsewhere, or name a folder that holds nothing but the images.",
+        )
+
+
+def _check_named(dataset: str) -> None:
+    if not dataset:
+        raise UsageError(
+            "the profile names no images.",
+            "Give --data FOLDER with the images that units are studied on, or set `dataset` in the profile.",
+        )
+
+
+_MARKS = frozenset({"manifest.json", "studied.json", "leases", "exemplars.json"})
+"""What a run's folder has from its beginning."""
+
+
+@contextmanager
+def left_as_found(folder: Path) -> Iterator[None]:
+    """Take a run directory away again that was made inside and where nothing came of it but a lease."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        yield
+    except BaseException:
+        if missing and folder.is_dir() and _nothing_but_a_lease(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            for parent in missing[1:]:
+                if not parent.is_dir() or any(parent.iterdir()):
+                    break
+                parent.rmdir()
+        raise
+
+
+def _nothing_but_a_lease(folder: Path) -> bool:
+    # One that is not released is another process's, which came first and may still be at work.
+    return {each.name for each in folder.iterdir()} <= {"leases"} and all(
+        each.name == "0001" and (each / "released.json").exists() for each in (folder / "leases").glob("*")
+    )

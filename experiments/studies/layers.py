@@ -1,0 +1,42 @@
+"""`maia layers`: the parts of a network whose units can be studied."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from experiments.setup import config as configuration
+
+
+async def list_layers(
+    config: Path | None, profile_name: str | None, model: str, tell: Callable[[str], None] = lambda text: None
+) -> list[dict[str, Any]]:
+    """Return every layer of a network as plain JSON values, in the order of the forward pass.
+
+    Layers need no weights, so that none are fetched; `tell` is given what was taken from a file of weights.
+    """
+    from experiments.setup.workbench import network_alone
+
+    loaded = configuration.load(config)
+    profile = loaded.profile(profile_name)
+    bare = profile.vision.model_copy(update={"pretrained": False})
+    profile = profile.model_copy(update={"vision": bare})
+    async with network_alone(profile, loaded.cache, model, tell) as vision:
+        return [asdict(layer) for layer in await vision.layers()]
+
+
+def table(model: str, layers: list[dict[str, Any]]) -> Any:
+    """Return the layers as a table for a terminal."""
+    from rich.table import Table
+
+    from experiments.setup.console import counted
+
+    shown = Table(title=f"{model}: {counted(len(layers), 'layer')}", title_justify="left", box=None)
+    for column in ("layer", "units", "kind", "positions", "module"):
+        shown.add_column(column, justify="right" if column == "units" else "left")
+    for each in layers:
+        positions = "x".join(map(str, each["shape"])) or "-"
+        shown.add_row(each["name"], str(each["n_units"]), each["kind"], positions, each["module"])
+    return shown

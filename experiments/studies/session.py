@@ -1,0 +1,458 @@
+"""The agents' `system` and `tools` for people: in a notebook, in a terminal, or from a script.
+
+    from experiments.studies.session import Session
+
+    study = Session.open("tf_efficientnet_lite0", "blocks.6", "91")
+    system, tools = study.system, study.tools
+    tools.dataset_exemplars(system)
+
+What is done is recorded as an agent's study is: a cell that used the tools is a round, and an answer goes to the
+same critic. So reports, exports and evaluations read both alike.
+"""
+
+from __future__ import annotations
+
+import atexit
+import code
+import contextlib
+import functools
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TextIO
+
+from actors.vision.networks.layer_cache import recall
+from agents.records.journal import slug
+from agents.records.manifest import check, check_studied, claim, claim_studied
+from agents.records.store import Store
+from agents.records.work import WorkItem, write_plan
+from agents.study.person import PersonsStudy
+from agents.study.study import Workplace
+from agents.tasks.describe_unit import DescribeUnit
+from experiments.setup import config as configuration
+from experiments.setup.preflight import check_out, left_as_found
+from experiments.setup.science import science
+from experiments.studies.notebook_html import (
+    Examined,
+    LabelCard,
+    Measured,
+    Pictures,
+    ShownExemplars,
+    Words,
+    mixed,
+    unit_card,
+)
+from tools.sandbox import ProgramOutcome, SandboxSettings
+from tools.sandbox.child.api import System as AgentSystem
+from tools.sandbox.child.api import Tools as AgentTools
+from tools.sandbox.child.paper_dialect import PaperSystem, PaperTools
+from tools.sandbox.direct import DirectLink
+from tools.subject import Background
+
+Tell = Callable[[str], None]
+
+
+_UNRECORDED = "# The program of these calls was not recorded: it ran outside of a cell."
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _told_by(function: Any) -> Callable[[Any], Any]:
+    """Let a method have another's signature and docstring: those that agents are shown."""
+    return functools.wraps(function)
+
+
+class System(PaperSystem):
+    """The unit under study, as an agent has it; a notebook shows what it returns."""
+
+    @_told_by(AgentSystem.call_neuron)
+    def call_neuron(self, *args: Any, **kwargs: Any) -> Measured:
+        return Measured(super().call_neuron(*args, **kwargs))
+
+    neuron = call_neuron
+
+
+class Tools(PaperTools):
+    """An agent's instruments; a notebook shows what they return."""
+
+    @_told_by(AgentTools.dataset_exemplars)
+    def dataset_exemplars(self, *args: Any, **kwargs: Any) -> ShownExemplars:
+        # By position: iterating is what tells an unpacking into two names from a loop.
+        found = super().dataset_exemplars(*args, **kwargs)
+        return ShownExemplars([found[place] for place in range(len(found))])
+
+    @_told_by(AgentTools.text2image)
+    def text2image(self, *args: Any, **kwargs: Any) -> Pictures:
+        return Pictures(super().text2image(*args, **kwargs))
+
+    @_told_by(AgentTools.edit_images)
+    def edit_images(self, *args: Any, **kwargs: Any) -> Any:
+        edited = super().edit_images(*args, **kwargs)
+        return Pictures(edited) if isinstance(edited, list) else (Pictures(edited[0]), edited[1])
+
+    @_told_by(AgentTools.describe_images)
+    def describe_images(self, *args: Any, **kwargs: Any) -> Words:
+        return Words(super().describe_images(*args, **kwargs))
+
+    @_told_by(AgentTools.summarize_images)
+    def summarize_images(self, *args: Any, **kwargs: Any) -> Words:
+        return Words(super().summarize_images(*args, **kwargs))
+
+    @_told_by(AgentTools.display)
+    def display(self, *items: Any) -> None:
+        super().display(*items)
+        _show(items)
+
+
+def _show(items: Any) -> None:
+    """Show what was displayed where there is somebody to see it: rich in a notebook."""
+    shell = _shell()
+    if shell is None or not hasattr(shell, "kernel"):
+        return
+    from IPython.display import HTML, display
+
+    display(HTML(mixed(items)))
+
+
+class Session:
+    """One person's study of one unit. Made by `open`; ended by `close`, its `with` block, or the end of the program."""
+
+    def __init__(
+        self,
+        study: PersonsStudy,
+        wait: Callable[[Coroutine[Any, Any, Any]], Any],
+        run: Path,
+        closing: contextlib.ExitStack,
+        background: Background,
+        limits: SandboxSettings,
+    ) -> None:
+        self.run = run
+        self._study, self._wait, self._closing = study, wait, closing
+        self._background = background
+        self._link = DirectLink(study.place.toolbox, limits, wait)
+        self.system, self.tools = System(self._link), Tools(self._link)
+        self._hypotheses: tuple[str, ...] = ()
+        self._source: list[str] = []
+        self._output: _Tee | None = None
+        self._began = time.monotonic()
+        self._closed = False
+
+    @classmethod
+    def open(
+        cls,
+        model: str,
+        layer: str,
+        unit: str | int,
+        *,
+        out: Path | str | None = None,
+        profile: str | None = None,
+        config: Path | str | None = None,
+        data: str | None = None,
+        class_names: Path | str | None = None,
+        few_images: bool = False,
+        seed: int = 0,
+        person: str = "person",
+        tell: Tell = _tell,
+    ) -> Session:
+        """Start what the profile names and return the study; `out` that was begun is gone on with.
+
+        Without `out` a new folder below `runs/` is taken. In IPython and Jupyter every cell is recorded from here on;
+        elsewhere use `cell`.
+
+        Raises:
+            UsageError: If anything that was asked for does not exist or cannot work.
+        """
+        from anyio.from_thread import start_blocking_portal
+
+        from experiments.setup.workbench import Workbench
+
+        loaded = configuration.load(Path(config) if config is not None else None)
+        names = None if class_names is None else Path(class_names)
+        chosen = loaded.profile(profile).given(data, names, few_images)
+        if (network := recall(loaded.cache, model, chosen.vision)) is not None:
+            network.check(layer, str(unit))
+        run = Path(out) if out is not None else _new_folder(f"{model} {layer} {unit} by {person}")
+        check_out(chosen.dataset, run)
+        manifest = {
+            "command": "session",
+            "person": person,
+            "model": model,
+            "layer": layer,
+            "unit": str(unit),
+            "seed": seed,
+            "profile": profile or loaded.default_profile,
+            "config": loaded.named_file,
+            "settings": science(chosen),
+        }
+        with left_as_found(run), contextlib.ExitStack() as stack:
+            store = Store.open(run)
+            check(store, manifest)
+            portal = stack.enter_context(start_blocking_portal("asyncio"))
+
+            def wait(work: Coroutine[Any, Any, Any]) -> Any:
+                async def join() -> Any:
+                    return await work
+
+                future = portal.start_task_soon(join)
+                try:
+                    return future.result()
+                except KeyboardInterrupt:
+                    future.cancel()
+                    raise
+
+            bench = stack.enter_context(
+                portal.wrap_async_context_manager(
+                    Workbench.open(chosen, cache=loaded.cache, model=model, tell=tell)
+                )
+            )
+            subject = wait(bench.subject(layer, str(unit)))
+            # Only now: a mistyped unit must not claim the folder.
+            check_studied(store, bench.laboratory.facts)
+            claim(store, manifest)
+            claim_studied(store, bench.laboratory.facts)
+            write_plan(store, [WorkItem(subject.id, layer, str(unit), seed=seed)])
+            tell("searching the data set for exemplars")
+            wait(subject.prepare(lambda _done, _total: None))
+            facts = {
+                **bench.laboratory.facts,
+                "interpreter": f"person:{person}",
+                "sight": "its own",
+                "sandbox": "none",
+            }
+            place = Workplace(
+                replace(bench.laboratory, facts=facts), subject, DescribeUnit(), store, seed=seed
+            )
+            study = PersonsStudy(place, f"person:{person}")
+            wait(study.open())
+            session = cls(study, wait, run, stack.pop_all(), wait(subject.background()), chosen.sandbox)
+        if (shell := _shell()) is not None:
+            session.follow(shell)
+        # Python joins the threads of its pools before it runs `atexit` handlers: only this hook comes early enough.
+        getattr(threading, "_register_atexit", atexit.register)(session.close)
+        tell(f"ready: {run}")
+        return session
+
+    # What a person does.
+
+    def hypotheses(self, *words: str) -> None:
+        """Note what could explain the unit; the next experiment is recorded as a test of it."""
+        self._hypotheses = tuple(words)
+
+    def answer(self, *labels: str, description: str = "") -> Examined:
+        """Answer, with one label or, for unrelated concepts, several; the critic tests it on fresh images.
+
+        An answer that is sent back can be followed by more experiments and another one.
+
+        Raises:
+            UsageError: If this study has its answer already.
+        """
+        self._commit()
+        verdict = self._wait(self._study.answer(labels, description))
+        return Examined(" OR ".join(labels), verdict, self.result)
+
+    @property
+    def result(self) -> LabelCard | None:
+        """The label card, once an answer stands."""
+        return None if self._study.result is None else LabelCard(self._study.result)
+
+    @property
+    def rounds(self) -> int:
+        return self._study.rounds
+
+    def report(self) -> Path:
+        """Write the study's page and return its path."""
+        from experiments.report import write_unit_page
+
+        return write_unit_page(self.run, slug(self._study.place.subject.id))
+
+    def close(self) -> None:
+        """End the models and the sandbox; what was recorded stays."""
+        if self._closed:
+            return
+        self._closed = True
+        with contextlib.closing(self._link), contextlib.closing(self._closing):
+            self.end(None)
+            self._commit()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = f"answered {self.result['label']!r}" if self.result else f"{self.rounds} rounds so far"
+        return f"<study of {self._study.place.subject.id}, {state}, in {self.run}>"
+
+    def _repr_html_(self) -> str:
+        known = self._background
+        rows = [
+            (
+                "data set",
+                f"{known.n_images} images searched (the share `vision.reserve` is held back for confirmation), "
+                f"activation {known.mean:.2f} ± {known.std:.2f}",
+            ),
+            ("strongest", f"{known.maximum:.2f}"),
+            ("rounds", str(self.rounds)),
+            ("recorded in", str(self.run)),
+        ]
+        return unit_card(self._study.place.subject.id, rows)
+
+    # How it is recorded.
+
+    @contextlib.contextmanager
+    def cell(self, source: str) -> Iterator[None]:
+        """Record what is done in the `with` block as an experiment whose program is `source`."""
+        self.begin(source)
+        error: BaseException | None = None
+        try:
+            yield
+        except BaseException as caught:
+            error = caught
+            raise
+        finally:
+            self.end(error)
+
+    def begin(self, source: str) -> None:
+        """Begin to record a cell, whose calls have limits of their own."""
+        self.end(None)
+        self._commit()
+        self._source.append(source.strip("\n"))
+        self._began = time.monotonic()
+        self._output = _Tee(sys.stdout)
+        sys.stdout = self._output
+
+    def end(self, error: BaseException | None) -> None:
+        """End a cell: a round if it used the tools, else its source is kept for the next that does."""
+        if self._output is None:
+            return
+        try:
+            self._commit(error)
+        finally:
+            if sys.stdout is self._output:
+                sys.stdout = self._output.stream
+            self._output = None
+
+    def _commit(self, error: BaseException | None = None) -> None:
+        desk = self._link.desk
+        # Also where nothing is recorded: the limits of one program must not end those after it.
+        self._link.begin()
+        if not desk.answers or self._study.answered:
+            return
+        words = "" if error is None else traceback.format_exception_only(error)[-1].strip()
+        outcome = ProgramOutcome(
+            status="ok" if error is None else "error",
+            output=self._output.take() if self._output is not None else "",
+            output_truncated=False,
+            value=None,
+            error=words,
+            duration_s=time.monotonic() - self._began,
+            calls=desk.calls,
+            tier="none",
+        )
+        program = "\n\n".join(part for part in self._source if part) or _UNRECORDED
+        self._source.clear()
+        hypotheses, self._hypotheses = self._hypotheses, ()
+        self._wait(self._study.experiment(program, outcome, desk.answers, hypotheses))
+
+    def follow(self, shell: Any) -> None:
+        """Record each cell of an IPython shell, from the one that runs now."""
+
+        def before(info: Any) -> None:
+            self.begin(info.raw_cell)
+
+        def after(result: Any) -> None:
+            self.end(result.error_before_exec or result.error_in_exec)
+
+        shell.events.register("pre_run_cell", before)
+        shell.events.register("post_run_cell", after)
+        self._closing.callback(shell.events.unregister, "pre_run_cell", before)
+        self._closing.callback(shell.events.unregister, "post_run_cell", after)
+        # The cell that opened the study is no experiment.
+        self.begin("")
+
+
+class _Tee:
+    """Standard output that is also kept."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        self._kept: list[str] = []
+
+    def write(self, text: str) -> int:
+        self._kept.append(text)
+        return self.stream.write(text)
+
+    def take(self) -> str:
+        text = "".join(self._kept)
+        self._kept.clear()
+        return text
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+def _shell() -> Any:
+    """Return the IPython that this code runs in, None elsewhere."""
+    if "IPython" not in sys.modules:
+        return None
+    from IPython import get_ipython
+
+    return get_ipython()
+
+
+def _new_folder(name: str) -> Path:
+    """Return a folder below `runs/` that does not exist yet."""
+    number = 1
+    while (folder := Path("runs") / f"{slug(name)}-{number}").exists():
+        number += 1
+    return folder
+
+
+def talk(session: Session, programs: TextIO) -> bool:
+    """Let a person work with `system`, `tools` and `study` until they leave; return whether all went well.
+
+    On a terminal: IPython if it is installed, else Python's own prompt. From a pipe, all that comes is one program.
+    """
+    names = {"system": session.system, "tools": session.tools, "study": session, "__name__": "__main__"}
+    if not programs.isatty():
+        source = programs.read()
+        try:
+            with session.cell(source):
+                exec(compile(source, "<stdin>", "exec"), names)
+        except Exception:
+            traceback.print_exc()
+            return False
+        return True
+    banner = "system, tools, study; study.answer(...) answers, Ctrl-D leaves"
+    try:
+        from IPython.terminal.embed import InteractiveShellEmbed
+    except ImportError:
+        _Prompt(session, names).interact(banner, exitmsg="")
+    else:
+        shell = InteractiveShellEmbed.instance(user_ns=names, banner1=banner + "\n")
+        session.follow(shell)
+        shell()
+    return True
+
+
+class _Prompt(code.InteractiveConsole):
+    """Python's own prompt, which records what is typed."""
+
+    def __init__(self, session: Session, names: dict[str, Any]) -> None:
+        super().__init__(names)
+        self._session, self._typed = session, ""
+
+    def runsource(self, source: str, filename: str = "<input>", symbol: str = "single") -> bool:
+        self._typed = source
+        return super().runsource(source, filename, symbol)
+
+    def runcode(self, compiled: Any) -> None:
+        with self._session.cell(self._typed):
+            super().runcode(compiled)

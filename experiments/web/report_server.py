@@ -1,0 +1,233 @@
+"""Shows a run on this machine and nowhere else, and tells open pages when something changed.
+
+Read-only: only GET and HEAD, only the run's `report/` and `blobs/`. It listens on the loopback address and
+answers only to loopback names, so that no web page elsewhere can read a run through the reader's browser.
+The address ends in a random word: other users of the machine can't guess it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from functools import cache
+from http import HTTPStatus
+from pathlib import Path
+from typing import IO
+from urllib.parse import urlsplit
+
+from actors.errors import UsageError
+from agents.records import run_files
+from agents.records.run_files import RecordError
+from experiments.report import experiment_page, pages, write_site
+from experiments.report.records import RunDirectory
+from experiments.web.local_server import LoopbackHandler, LoopbackServer
+
+_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+    ".webp": "image/webp",
+    ".png": "image/png",
+}
+_SERVED = re.compile(
+    r"report/(index\.html|units\.js|(units|layers|experiments)/[^/.][^/]*\.html)|blobs/[0-9a-f]{2}/[0-9a-f]{8,64}\.(webp|png)"
+)
+"""What the report's writer made, and stored images: nothing else of a run is served."""
+_LIVE = '<script defer src="/{token}/report/assets/live.js" data-seen="{seen}"></script>\n'
+"""`seen` is the count of changes when the page was read: the page may begin to listen only after the next one."""
+_POLICY = (
+    "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; connect-src 'self'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'"
+)
+_CHUNK = 1 << 16
+_HEARTBEAT_S = 15.0
+
+
+class News:
+    """A count of changes that any number of threads can wait on."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._closed = False
+        self._changed = threading.Condition()
+
+    @property
+    def count(self) -> int:
+        return self._count
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    def tell(self) -> None:
+        with self._changed:
+            self._count += 1
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def wait(self, seen: int, timeout_s: float) -> int:
+        """Return the count once it is not `seen`, or after `timeout_s`, or when it was closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._count != seen or self._closed, timeout_s)
+            return self._count
+
+
+class RunServer:
+    """Serves one run until it is closed; a context manager.
+
+    `poll_s`: seconds between two looks at the run's records. `port` 0 takes any that is free.
+    """
+
+    def __init__(self, run_dir: Path, *, port: int = 0, poll_s: float = 1.0) -> None:
+        """Write the site, listen, and start watching.
+
+        Raises:
+            UsageError: If there is no such run.
+            OSError: If the port is taken.
+        """
+        self._run_dir = run_dir.resolve()
+        write_site(self._run_dir)
+        self.news = News()
+        self._poll_s = poll_s
+        self._server = LoopbackServer(_handler(self._run_dir, self.news), port)
+        self.token = self._server.token
+        self._stop = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._server.serve_forever, args=(0.1,), name="maia-view", daemon=True),
+            threading.Thread(target=self._watch, name="maia-view-watch", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_address[1]}/{self.token}/report/index.html"
+
+    def close(self) -> None:
+        self._stop.set()
+        self.news.close()
+        self._server.shutdown()
+        self._server.server_close()
+        for thread in self._threads:
+            thread.join()
+
+    def __enter__(self) -> RunServer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _watch(self) -> None:
+        seen = _state(self._run_dir)
+        while not self._stop.wait(self._poll_s):
+            state = _state(self._run_dir)
+            if state == seen:
+                continue
+            try:
+                write_site(self._run_dir)
+            except (OSError, UsageError, RecordError):
+                continue  # a full disk, or a folder moved away: the next look tries again
+            seen = state
+            self.news.tell()
+
+
+def _state(run_dir: Path) -> dict[str, str | int]:
+    """Return when each unit's records last changed; a folder that is gone has no units."""
+    if not run_dir.is_dir():
+        return {}
+    run = RunDirectory(run_dir)
+    units: dict[str, str | int] = {slug: run.state(slug) for slug in run.slugs()}
+    experiments = {f"experiments/{name}": date for name, date in experiment_page.newest(run)}
+    return units | experiments | {"": run.plan_state()}
+
+
+def _handler(run_dir: Path, news: News) -> type[LoopbackHandler]:
+    class Handler(LoopbackHandler):
+        server_version = "maia-view"
+        protocol_version = "HTTP/1.1"
+
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
+        def do_GET(self) -> None:
+            below = self.below()
+            if below is None:
+                return None
+            if below == "events":
+                return self._events()
+            key = _served(below)
+            seen = news.count  # before the page is read: what changes from here on, the page is told
+            try:
+                handle = None if key is None else run_files.open_file(run_dir, key)
+            except (OSError, RecordError):
+                handle = None
+            if key is None or handle is None:
+                return self.answer(HTTPStatus.NOT_FOUND, b"not here\n", "text/plain")
+            with os.fdopen(handle, "rb") as file:
+                # Behind the page's end, where browsers still take it: the page is not read for it.
+                live = _LIVE.format(token=self.server.token, seen=seen) if key.endswith(".html") else ""
+                self._send(file, os.fstat(handle).st_size, Path(key).suffix, live.encode())
+
+        def _send(self, file: IO[bytes], size: int, suffix: str, live: bytes) -> None:
+            # A stored image's address is its content; everything else may change at any moment.
+            kept = "max-age=86400, immutable" if suffix in (".webp", ".png") else "no-store"
+            self.head(
+                HTTPStatus.OK,
+                size + len(live),
+                _TYPES[suffix],
+                Cache_Control=kept,
+                Content_Security_Policy=_POLICY,
+            )
+            if self.command == "HEAD":
+                return
+            while size and (chunk := file.read(min(size, _CHUNK))):
+                self.wfile.write(chunk)
+                size -= len(chunk)
+            if size:  # cut off meanwhile: the reader must not wait for the rest
+                self.close_connection = True
+            else:
+                self.wfile.write(live)
+
+        def _events(self) -> None:
+            """Tell the page of each change since it was read, until it goes away."""
+            self.close_connection = True
+            self.send_response(HTTPStatus.OK)
+            self.send_header("Content-Type", "text/event-stream")
+            self.send_header("Cache-Control", "no-store")
+            self.end_headers()
+            seen = self._seen()
+            self.wfile.write(b"retry: 1000\n\n")
+            while not news.closed:
+                now = news.wait(seen, _HEARTBEAT_S)
+                told = f"id: {now}\ndata: changed\n\n" if now != seen else ": still here\n\n"
+                self.wfile.write(told.encode())
+                self.wfile.flush()
+                seen = now
+
+        def _seen(self) -> int:
+            """Return the count of changes that the page names; where a connection was lost, the last that it was told."""
+            named = self.headers.get("Last-Event-ID") or urlsplit(self.path).query.removeprefix("seen=")
+            return int(named) if re.fullmatch(r"[0-9]{1,9}", named) else news.count
+
+    return Handler
+
+
+def _served(below: str) -> str | None:
+    """Return the key of the file that an address names if it is a page, an asset or an image of the run."""
+    if below in ("", "report", "report/"):
+        return "report/index.html"
+    folder, _, name = below.rpartition("/")
+    if folder == "report/assets" and name in _assets():
+        return below
+    return below if _SERVED.fullmatch(below) and "\0" not in below else None
+
+
+@cache
+def _assets() -> frozenset[str]:
+    return frozenset(path.name for path in pages.ASSETS.iterdir())

@@ -1,0 +1,97 @@
+"""Words are found in free text, and plans survive being printed and read back."""
+
+from __future__ import annotations
+
+import pytest
+
+from actors.embedded.language.embedded_words import embedded_words
+from actors.embedded.language.words import Noun, Setting, Term, Words
+from actors.embedded.reasoning.stimuli import Stimulus, Thing, parse_code
+
+SMALL = Words(
+    concepts={
+        "dog": Noun("dog", names=("puppy",), categories=("animal",), colours=("brown",)),
+        "sheep": Noun("sheep", plural="sheep", categories=("animal",)),
+        "orange": Noun("orange", categories=("fruit", "food"), colours=("orange",)),
+        "stone": Noun("stone"),
+    },
+    categories={"animal": Noun("animal"), "fruit": Noun("fruit", categories=("food",)), "food": Noun("food")},
+    backgrounds={"snow": Setting("snow", "in the snow", ("winter",)), "stone": Setting("stone", "on stone")},
+    colours={"orange": (), "brown": ("tan",)},
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "terms"),
+    [
+        ("Two puppies.", [Term("concept", "dog")]),
+        ("an orange", [Term("concept", "orange")]),
+        ("an orange dog", [Term("colour", "orange"), Term("concept", "dog")]),
+        ("orange objects", [Term("colour", "orange")]),
+        ("a stone in winter", [Term("concept", "stone"), Term("background", "snow")]),
+        (
+            "a tan dog on stone",
+            [Term("colour", "brown"), Term("concept", "dog"), Term("background", "stone")],
+        ),
+        ("stone background", [Term("background", "stone")]),
+        ("nothing known", []),
+    ],
+)
+def test_a_word_is_read_by_what_stands_beside_it(text: str, terms: list[Term]) -> None:
+    assert SMALL.find(text) == terms
+
+
+def test_a_thing_shows_its_kinds_and_its_usual_colour() -> None:
+    shown = Stimulus((Thing("orange"),), "snow").terms(SMALL)
+    assert shown == {
+        Term("concept", "orange"): 1.0,
+        Term("category", "fruit"): 1.0,
+        Term("category", "food"): 1.0,
+        Term("colour", "orange"): 1.0,
+        Term("tone", "orange"): 1.0,
+        Term("background", "snow"): 1.0,
+    }
+
+
+def test_an_unknown_colour_is_unsure() -> None:
+    assert Stimulus((Thing("sheep"),)).terms(SMALL)[Term("colour", "brown")] == 0.5
+
+
+def test_a_plan_reads_as_plain_english() -> None:
+    plan = Stimulus((Thing("dog", "orange", 2), Thing("sheep", size="small")), "stone")
+    assert plan.prompt(SMALL) == "two orange dogs and small sheep on stone"
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        Stimulus((Thing("dog", "brown", 3, "small"), Thing("orange")), "snow"),
+        Stimulus((Thing("dog"),)),
+        Stimulus((), "stone"),
+    ],
+)
+def test_a_code_gives_back_its_plan(plan: Stimulus) -> None:
+    assert parse_code(plan.code, SMALL) == plan
+
+
+@pytest.mark.parametrize("code", ["", "dog", "cat @ snow", "dog @ moon", "dog(pink,,) @ snow", "dog( @ snow"])
+def test_a_damaged_code_is_no_plan(code: str) -> None:
+    assert parse_code(code, SMALL) is None
+
+
+def test_every_embedded_prompt_is_drawn_as_planned() -> None:
+    """The scientist's plain words and the scene grammar mean the same."""
+    from actors.embedded.drawing.grammar import parse_prompt
+
+    words = embedded_words()
+    backgrounds = list(words.backgrounds)
+    colours = list(words.colours)
+    for number, name in enumerate(words.concepts):
+        colour = colours[number % len(colours)] if number % 3 == 0 else ""
+        colour = colour if words.can_be(name, colour) else ""
+        plan = Stimulus((Thing(name, colour, 1 + number % 2),), backgrounds[number % len(backgrounds)])
+        reading = parse_prompt(plan.prompt(words))
+        drawn = [(each.concept, each.color or "") for each in reading.scene.objects]
+        assert drawn == [(name, colour)] * (1 + number % 2), plan.prompt(words)
+        assert reading.scene.background == plan.background
+        assert not reading.undrawn

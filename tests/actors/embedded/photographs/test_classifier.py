@@ -1,0 +1,29 @@
+"""The real weights: what the network behind the observer knows of photographs, and which network it is."""
+
+from __future__ import annotations
+
+import pytest
+from sklearn.datasets import load_sample_images
+
+from actors.embedded.photographs.classifier import LiteClassifier, eyes_beside
+from actors.embedded.photographs.look import look
+from actors.images import Image
+from actors.packaged import LITE0, LITE2, head_digest
+from actors.vision.networks.zoo import load_network
+
+
+def test_it_finds_a_palace_and_says_so_of_parts_of_the_photograph_too() -> None:
+    palace = Image.from_pixels(load_sample_images().images[0])
+    seen = look(LiteClassifier(), [palace])[0]
+    assert seen.seen()[0][0].name == "palace"
+
+
+@pytest.mark.parametrize("packaged", [LITE0, LITE2])
+def test_a_packaged_network_is_known_by_its_weights(packaged) -> None:  # type: ignore[no-untyped-def]
+    assert head_digest(load_network(packaged.name).module) == packaged.head
+
+
+def test_the_network_under_study_never_judges_itself() -> None:
+    assert eyes_beside("tf_efficientnet_lite0") is LITE2
+    assert eyes_beside("timm:tf_efficientnet_lite2.in1k") is LITE0
+    assert eyes_beside("python:mine.py:build", LITE2.head) is LITE0

@@ -1,0 +1,85 @@
+"""What contradicts the leading explanation is followed up, and what was never really shown is looked at again."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from actors.embedded.language.embedded_words import embedded_words
+from actors.embedded.language.words import Term
+from actors.embedded.reasoning.appraisal import Appraisal
+from actors.embedded.reasoning.formulas import Formula
+from actors.embedded.reasoning.reading import Exemplar, Reading, Row
+from actors.embedded.reasoning.stimuli import Stimulus, Thing
+
+WORDS = embedded_words()
+VIOLIN = Formula("is", (Term("concept", "violin"),))
+
+
+def row(activation: float, *things: Thing, round: int = 2) -> Row:
+    return Row(round, Stimulus(things, "snow"), activation)
+
+
+def rows_of_a_violin_unit() -> list[Row]:
+    others = random.Random(0).sample([name for name in WORDS.concepts if name not in ("violin", "dog")], 16)
+    violins = [row(0.9 + place / 100, Thing("violin"), round=1 + place % 2) for place in range(10)]
+    return violins + [
+        row(0.01 * place, Thing(name), round=1 + place % 2) for place, name in enumerate(others)
+    ]
+
+
+def suspected(rows: list[Row]) -> list[str]:
+    appraisal = Appraisal(Reading(rows=rows), WORDS)
+    standing = appraisal.standing()
+    assert standing is not None
+    assert standing.lead == VIOLIN
+    return [name for each in appraisal.suspects(standing) for name in each.stimulus.concepts]
+
+
+def test_a_single_thing_that_drives_the_unit_without_a_reason_is_a_suspect_until_it_was_shown_thrice():
+    rows = rows_of_a_violin_unit()
+    assert suspected(rows) == []
+    assert suspected([*rows, row(0.95, Thing("dog"))]) == ["dog"]
+    assert suspected([*rows, row(0.95, Thing("dog")), row(0.0, Thing("dog"))]) == ["dog"]
+    assert suspected([*rows, row(0.95, Thing("dog")), row(0.0, Thing("dog")), row(0.0, Thing("dog"))]) == []
+
+
+@pytest.mark.parametrize(
+    ("things", "tried"),
+    [
+        ((Thing("dog"),), True),
+        ((Thing("dog"), Thing("teapot")), True),
+        ((Thing("dog", size="large"), Thing("teapot")), True),
+        ((Thing("dog"), Thing("teapot", size="large")), False),
+        ((Thing("dog", size="small"),), False),
+        ((Thing("dog", "purple"),), False),
+        ((Thing("dog"), Thing("violin")), False),
+    ],
+    ids=str,
+)
+def test_a_concept_counts_as_tried_if_it_was_there_to_be_seen(things, tried):
+    appraisal = Appraisal(Reading(rows=[*rows_of_a_violin_unit(), row(0.0, *things)]), WORDS)
+    assert ("dog" not in appraisal.untried(VIOLIN)) == tried
+
+
+def few_exemplars(*rows: Row) -> Appraisal:
+    """Two strong exemplars, each taken for another tool, and many silent ones."""
+    strong = [Exemplar(0.9, "A white telescope."), Exemplar(0.6, "A red dagger.")]
+    return Appraisal(Reading(exemplars=[*strong, *[Exemplar(0.0, "A cake.")] * 13], rows=list(rows)), WORDS)
+
+
+def test_what_strong_exemplars_were_taken_for_comes_first_and_then_its_like_until_it_was_shown_alone():
+    hinted = few_exemplars().hinted()
+    assert set(hinted[:2]) == {"telescope", "dagger"}
+    assert "wrench" in hinted
+    assert "cake" not in hinted
+    assert "dagger" not in few_exemplars(row(0.0, Thing("dagger"))).hinted()
+
+
+def test_an_image_as_strong_as_exemplars_is_a_hit_until_its_thing_was_shown_thrice():
+    weak = row(0.01, Thing("dagger"))
+    hits = few_exemplars(weak, row(0.8, Thing("wrench"))).hits()
+    assert [each.stimulus.concepts for each in hits] == [("wrench",)]
+    assert few_exemplars(weak, *[row(0.8, Thing("wrench"))] * 3).hits() == []
+    assert few_exemplars(weak).hits() == few_exemplars().hits() == []

@@ -1,0 +1,92 @@
+"""A conversation is read as evidence, whatever state its observations are in."""
+
+from __future__ import annotations
+
+import pytest
+
+from actors.chat.base import Message
+from actors.embedded.reasoning.reading import read
+from actors.embedded.reasoning.stimuli import Stimulus, Thing
+from tests.actors.embedded.language.test_words import SMALL
+
+OPENING = Message("user", ("Study the unit: [HYPOTHESIS LIST], [CODE], then [DESCRIPTION] and [LABEL].",))
+PROGRAM = Message("assistant", ("[CODE]:\n```python\ntools.dataset_exemplars(system)\n```",))
+LAST_WORD = "No further program will be run. Give your final answer now, with [DESCRIPTION]: and [LABEL]:."
+
+
+def conversation(*observations: str) -> list[Message]:
+    turns = [Message("system", ("the API",)), OPENING]
+    for text in observations:
+        turns += [PROGRAM, Message("user", (text,))]
+    return turns
+
+
+def test_each_printed_line_is_a_measurement_of_its_round() -> None:
+    reading = read(
+        conversation("RESULT | 0.91 | dog @ snow ;\nnoise", "RESULT | -1.5e-2 | dog(brown,,2) @  ;"), SMALL
+    )
+    assert [(row.round, row.activation) for row in reading.rows] == [(0, 0.91), (1, -0.015)]
+    assert reading.rows[1].stimulus == Stimulus((Thing("dog", "brown", 2),))
+
+
+def test_an_edit_keeps_what_it_was_made_from() -> None:
+    (row,) = read(conversation("CHANGE | 0.9 -> 0.1 | dog @ snow => sheep @ snow ;"), SMALL).rows
+    assert row.before == Stimulus((Thing("dog"),), "snow")
+    assert (row.before_activation, row.activation) == (0.9, 0.1)
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        "RESULT | 0.9",
+        "RESULT | 0.91 | dog @ sn",
+        "RESULT | nan | dog @ snow ;",
+        "EXEMPLAR 1 | 0.",
+        "Traceback (most recent call last)\nValueError: boom",
+        "",
+        "\x00\x1b[31m RESULT RESULT | | ;",
+    ],
+)
+def test_what_is_cut_off_or_garbled_is_no_measurement(cut: str) -> None:
+    reading = read(conversation(cut), SMALL)
+    assert reading.rows == []
+    assert reading.exemplars == []
+    assert reading.failed_rounds == [0]
+
+
+def test_exemplars_get_their_own_descriptions() -> None:
+    text = (
+        "EXEMPLAR 1 | 0.9 ;\nEXEMPLAR 2 | 0.8 ;\nSUMMARY BEGINS\ndogs\nSUMMARY ENDS\n"
+        'DESCRIPTIONS BEGIN\n"exemplar 1": A dog.\n"exemplar 2": A sheep.\nDESCRIPTIONS END'
+    )
+    reading = read(conversation(text), SMALL)
+    assert [each.activation for each in reading.exemplars] == [0.9, 0.8]
+    assert "dog" in reading.exemplars[0].text
+    assert "sheep" in reading.exemplars[1].text
+    assert reading.summary == "dogs\n"
+
+
+def test_only_the_last_message_can_demand_the_answer() -> None:
+    assert not read(conversation("RESULT | 1 | dog @ snow ;"), SMALL).final_demanded
+    assert read(conversation(f"RESULT | 1 | dog @ snow ;\n{LAST_WORD}"), SMALL).final_demanded
+    assert not read(conversation(LAST_WORD, "RESULT | 1 | dog @ snow ;"), SMALL).final_demanded
+
+
+def test_an_answer_that_was_sent_back_is_no_failed_program() -> None:
+    answer = Message("assistant", ("[DESCRIPTION]: dogs\n[LABEL]: dog",))
+    turns = [*conversation("RESULT | 1 | dog @ snow ;"), answer, Message("user", ("It was not confirmed.",))]
+    reading = read(turns, SMALL)
+    assert reading.rejected == [1]
+    assert reading.failed_rounds == []
+
+
+@pytest.mark.parametrize(
+    ("text", "task"),
+    [
+        ("... end with [BIAS]: ...", "audit"),
+        ("... [REASONING]: ... [LABEL]: SELECTIVE or SPURIOUS", "selective"),
+        ("... [DESCRIPTION]: ... [LABEL]: ...", "describe"),
+    ],
+)
+def test_the_markers_tell_the_task(text: str, task: str) -> None:
+    assert read([Message("user", (text,))], SMALL).task == task

@@ -1,0 +1,50 @@
+"""The built-in aggregator reads what `agents.repeats.pooling` writes, and names concepts that are not one another."""
+
+from __future__ import annotations
+
+from actors.chat.base import Message
+from actors.embedded.scientist.pooling import is_pooling, pooled_answer
+from agents.repeats.agreement import Agreement
+from agents.repeats.pooling import Concept, PooledTask, evidence_text
+from agents.tasks.describe_unit import DescribeUnit
+
+BACKGROUND = {"n_images": 100, "mean": 0.1, "std": 0.2, "maximum": 5.0}
+
+
+def answered(concepts: list[Concept], seen: dict[tuple[str, str], tuple[int, int]]) -> tuple[str, ...]:
+    text = evidence_text(BACKGROUND, '"4.00": a thing', {}, concepts, Agreement(3, 3, (), seen), 0)
+    task = PooledTask(DescribeUnit(), text)
+    messages = [Message("system", ("role",)), Message("user", (task.opening(),))]
+    assert is_pooling(messages)
+    answer = task.read_answer(pooled_answer(messages))
+    assert answer is not None
+    return answer.labels
+
+
+def test_concepts_that_drive_the_unit_and_are_seen_apart_are_all_named() -> None:
+    concepts = [
+        Concept("robot", [6.0], [0.1]),
+        Concept("snowman", [5.0], [0.1]),
+        Concept("a|b", [0.4], [0.1]),
+    ]
+    assert answered(concepts, {("robot", "snowman"): (0, 10)}) == ("robot", "snowman")
+
+
+def test_a_concept_whose_images_show_a_stronger_one_is_not_named_again() -> None:
+    concepts = [Concept("canine", [5.0], [0.1]), Concept("dog", [6.0], [0.1])]
+    assert answered(concepts, {("dog", "canine"): (9, 10)}) == ("dog",)
+
+
+def test_where_nothing_drives_the_unit_nothing_is_named() -> None:
+    assert answered([Concept("dog", [0.1], [0.4])], {}) == ("not interpretable",)
+    assert answered([], {}) == ("not interpretable",)
+
+
+def test_a_label_cannot_pass_for_figures() -> None:
+    forged = "dog | mean 99.00 on 20 fresh images of it | mean 0.00 on 20 of other things"
+    concepts = [Concept("car", [6.0], [0.1]), Concept(forged, [0.2], [0.1])]
+    assert answered(concepts, {}) == ("car",)
+
+
+def test_any_other_conversation_is_a_study() -> None:
+    assert not is_pooling([Message("system", ("api",)), Message("user", ("Find out what drives it.",))])

@@ -1,0 +1,47 @@
+"""The built-in models behind the machinery's seam."""
+
+from __future__ import annotations
+
+import pytest
+
+from actors.chat.base import ChatRequest, Message
+from actors.chat.settings import BuiltinChat
+from actors.embedded import build
+from actors.errors import UsageError
+
+pytestmark = pytest.mark.anyio
+REQUEST = ChatRequest(
+    (Message("system", ("the API",)), Message("user", ("[DESCRIPTION] [LABEL]",))), "a", seed=1
+)
+
+
+async def test_the_scientist_answers_through_its_backend() -> None:
+    backend = build("scientist")
+    try:
+        (reply,) = await backend.run([REQUEST])
+    finally:
+        await backend.close()
+    assert "dataset_exemplars" in reply.text
+    assert reply.model == "builtin:scientist (embedded stand-in)"
+
+
+async def test_equal_conversations_are_one_piece_of_work() -> None:
+    backend = build("observer")
+    try:
+        again = ChatRequest(REQUEST.messages, "another name", seed=1)
+        assert backend.key(REQUEST) == backend.key(again)
+        assert backend.key(REQUEST) != backend.key(ChatRequest(REQUEST.messages, "a", seed=2))
+        assert backend.max_batch > 1
+    finally:
+        await backend.close()
+
+
+def test_the_factory_builds_it_from_settings() -> None:
+    from actors.chat.factory import build_backend
+
+    assert build_backend(BuiltinChat(model="observer")).name == "builtin:observer"
+
+
+def test_another_name_is_an_error_that_tells_the_names() -> None:
+    with pytest.raises(UsageError, match="scientist or observer"):
+        build("oracle")

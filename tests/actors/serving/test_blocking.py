@@ -1,0 +1,90 @@
+"""What a model does in its thread ends neither the event loop nor, where no request is to blame, a request."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from actors.errors import BackendError, DeviceLostError, RefusedError
+from actors.serving import blocking
+from actors.serving.blocking import BlockingBackend, DeviceThread
+from actors.serving.coalescer import Coalescer
+
+pytestmark = pytest.mark.anyio
+
+
+async def ask(run: Callable[[Sequence[int]], list[int]]) -> int:
+    backend: BlockingBackend[int, int] = BlockingBackend("model", run)
+    coalescer: Coalescer[int, int] = Coalescer(backend)
+    try:
+        return await coalescer.submit(3)
+    finally:
+        await coalescer.aclose()
+        await backend.close()
+
+
+@pytest.mark.parametrize(
+    "error", [SystemExit(2), KeyboardInterrupt(), asyncio.CancelledError(), StopIteration()]
+)
+async def test_a_model_that_would_end_the_process_fails_on_what_it_was_asked(error: BaseException) -> None:
+    def run(_: Sequence[int]) -> list[int]:
+        raise error
+
+    with pytest.raises(BackendError, match=type(error).__name__):
+        await ask(run)
+
+
+@pytest.mark.parametrize("works", [True, False])
+async def test_a_failure_while_the_gpu_is_lost_is_not_the_requests(
+    works: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(_: Sequence[int]) -> list[int]:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(blocking, "devices_work", lambda: works)
+    with pytest.raises(BackendError, match="illegal memory access") as caught:
+        await ask(run)
+    assert isinstance(caught.value, DeviceLostError) is not works
+
+
+async def test_a_typed_failure_stays_what_it_is() -> None:
+    def run(_: Sequence[int]) -> list[int]:
+        raise RefusedError("no.")
+
+    with pytest.raises(RefusedError, match="no"):
+        await ask(run)
+
+
+async def test_a_device_that_hangs_is_lost_and_nobody_waits_for_ever() -> None:
+    thread, goes_on = DeviceThread("hangs", patience_s=0.05), threading.Event()
+    with pytest.raises(DeviceLostError, match="has not come back"):
+        await thread.run(goes_on.wait, 60)
+    goes_on.set()
+    thread.close()
+
+
+async def test_work_that_waits_behind_slow_work_is_not_taken_for_hanging() -> None:
+    now, turns = [0.0], [threading.Event() for _ in range(2)]
+    thread = DeviceThread("slow", patience_s=0.05, clock=lambda: now[0])
+    first, second = (asyncio.ensure_future(thread.run(turn.wait, 60)) for turn in turns)
+    await asyncio.sleep(0)
+    now[0] = 0.04
+    turns[0].set()
+    assert await first
+    now[0] = 0.08  # longer than the patience since it was asked, and not since its turn came
+    turns[1].set()
+    assert await second
+    thread.close()
+
+
+async def test_what_a_model_itself_could_not_wait_for_is_its_own_failure() -> None:
+    def run() -> None:
+        raise TimeoutError("no answer")
+
+    thread = DeviceThread("slow")
+    with pytest.raises(TimeoutError, match="no answer"):
+        await thread.run(run)
+    thread.close()

@@ -1,0 +1,185 @@
+"""Several studies of one unit: whole, resumable, with shared images, and an answer from what they measured."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actors.chat.base import ChatReply, ChatRequest
+from agents.critic.critic import ConfirmationSettings
+from agents.evidence.verdict import HOLDING
+from agents.records.journal import Journal, repeats_of
+from agents.records.store import Store
+from agents.repeats.repeated_study import study_repeatedly
+from agents.study.interpreter import InterpreterSettings, StudyPausedError
+from agents.study.study import Laboratory
+from agents.tasks.describe_unit import DescribeUnit
+from tests.agents.fakes import FakeSandbox
+from tests.tools.fakes import FakeStudio, FakeSubject, darken
+
+pytestmark = pytest.mark.anyio
+CODE = "[HYPOTHESIS LIST]:\nHypothesis_1: fruit\n[CODE]:\n```python\nlook\n```"
+
+
+async def look(host: Any) -> str:
+    made = await host.call("text2image", {"prompts": ["a banana on a plate", "a car"]})
+    told = await host.call("measure", {"images": made["images"]})
+    return str(told["activations"])
+
+
+class Agents:
+    """Studies answer "banana", "car" and "yellow banana" in turn of their seeds; the aggregator says "banana"."""
+
+    name, sees_images = "agents", True
+
+    def __init__(self) -> None:
+        self.labels: dict[int | None, str] = {}
+        self.pooled: list[str] = []
+
+    async def complete(self, request: ChatRequest) -> ChatReply:
+        opening = request.messages[1].text
+        if "CONCEPTS PROPOSED" in opening:
+            self.pooled.append(opening)
+            return ChatReply("[DESCRIPTION]: Bananas.\n[LABEL]: banana")
+        if len(request.messages) == 2:
+            return ChatReply(CODE)
+        names = ("banana", "car", "yellow banana")
+        label = self.labels.setdefault(request.seed, names[len(self.labels) % 3])
+        return ChatReply(f"[DESCRIPTION]: It is {label}.\n[LABEL]: {label}")
+
+
+class Witness:
+    """Sees what the studio says an image shows."""
+
+    name, sees_images = "witness", True
+
+    def __init__(self, studio: FakeStudio) -> None:
+        self.asked = 0
+        self._studio = studio
+
+    async def complete(self, request: ChatRequest) -> ChatReply:
+        self.asked += 1
+        question = re.search(r"Does this image show (.+)\? Answer", request.messages[-1].text)
+        shown = [self._studio.shows.get(image.id, "") for image in request.messages[-1].images]
+        if question is None:
+            return ChatReply("Something.")
+        return ChatReply("yes" if question[1] in shown[0] else "no")
+
+
+class Sandboxes:
+    tier = "fake"
+
+    async def open(self, *, seed: int) -> FakeSandbox:
+        return FakeSandbox({"look": look})
+
+
+class Paused:
+    def paused(self) -> bool:
+        return True
+
+    def conclude(self) -> str:
+        return ""
+
+
+class World:
+    def __init__(self, root: Path) -> None:
+        self.store, self.studio, self.agents = Store.open(root), FakeStudio(), Agents()
+        self.witness = Witness(self.studio)
+        self.subject = FakeSubject(
+            self.studio, lambda shown: 4.0 + len(shown) % 3 if "banana" in shown else 0.1, dataset="banana"
+        )
+        self.laboratory = Laboratory(
+            interpreter=self.agents,
+            observers=self.witness,
+            studio=self.studio,
+            sandboxes=Sandboxes(),  # type: ignore[arg-type]
+            paint=darken,
+            settings=InterpreterSettings(),
+            confirmation=ConfirmationSettings(min_images=10, max_images=10, probe=0),
+            rates={},
+            facts={},
+        )
+
+    async def study(self, repeats: int = 3, **more: Any) -> dict[str, Any]:
+        task = DescribeUnit()
+        return await study_repeatedly(
+            self.laboratory, self.subject, task, self.store, seed=7, repeats=repeats, **more
+        )
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+async def test_the_pooled_answer_stands_beside_what_each_study_said(world: World) -> None:
+    record = await world.study()
+    assert (record["label"], record["seed"]) == ("banana", 7)
+    assert record["verdict"] in HOLDING
+    assert [each["labels"] for each in record["repeats"]] == [["banana"], ["car"], ["yellow banana"]]
+    assert [each["verdict"] in HOLDING for each in record["repeats"]] == [True, False, False]
+    pairs = {(p["label_of"], p["images_of"]): p["predicted"] for p in record["agreement"]["pairs"]}
+    assert pairs[1, 3] == 1.0
+    assert pairs[2, 3] == pytest.approx(0.5, abs=0.1)
+
+
+async def test_a_repeated_study_counts_what_all_of_it_took(world: World) -> None:
+    record = await world.study()
+    each = [journal.done() or {} for journal in repeats_of(world.store, "fake/unit")]
+    assert record["images_made"] == sum(one["images_made"] for one in each) == 6
+    assert record["images_tested"] > sum(one["images_tested"] for one in each)
+
+
+async def test_studies_share_the_images_of_equal_prompts_and_no_test_does(world: World) -> None:
+    await world.study()
+    explored = [seed for prompt, seed in world.studio.made if prompt == "a car"]
+    tests = [seed for prompt, seed in world.studio.made if prompt.endswith("banana")]
+    assert len(set(explored[:1])) == 1
+    assert sum(seed == explored[0] for seed in explored) == 3
+    assert len(set(tests)) == len(tests)
+
+
+async def test_the_aggregator_reads_figures_and_no_verdict_or_vote(world: World) -> None:
+    await world.study()
+    (opening,) = world.agents.pooled
+    evidence = opening.split("Find the concepts")[0]
+    assert "CONCEPT 1 | banana | mean " in evidence
+    assert "SEEN | concept 1 in 10 of 10 images of concept 3" in evidence
+    assert " | a banana on a plate" in evidence
+    assert not re.search(r"confirm|study|AUROC", evidence)
+
+
+async def test_a_finished_repetition_is_read_and_not_made_again(world: World) -> None:
+    first = await world.study()
+    made, asked = len(world.studio.made), world.witness.asked
+    assert await world.study() == json.loads(json.dumps(first))
+    assert (len(world.studio.made), world.witness.asked) == (made, asked)
+
+
+async def test_a_pooling_that_was_cut_off_goes_on_from_what_is_on_disk(world: World, tmp_path: Path) -> None:
+    first = await world.study()
+    folder = tmp_path / Journal(world.store, "fake/unit").folder
+    (folder / "done.json").unlink()
+    (folder / "rounds" / "0001.json").unlink()
+    asked, pooled = world.witness.asked, len(world.agents.pooled)
+    again = await world.study()
+    assert (again["label"], again["agreement"]) == (first["label"], first["agreement"])
+    assert len(world.agents.pooled) == pooled, "the answer of the call is on record"
+    assert world.witness.asked == asked
+
+
+async def test_studies_that_are_paused_can_be_taken_up(world: World) -> None:
+    with pytest.raises(StudyPausedError):
+        await world.study(steering=Paused())
+    assert Journal(world.store, "fake/unit").done() is None
+    assert (await world.study())["label"] == "banana"
+
+
+async def test_a_unit_that_is_studied_once_has_no_repeats(world: World) -> None:
+    record = await world.study(repeats=1)
+    assert "repeats" not in record
+    assert repeats_of(world.store, "fake/unit") == []

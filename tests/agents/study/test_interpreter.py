@@ -1,0 +1,357 @@
+"""The loop ends for certain, survives every kind of reply, and can be taken up from its journal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from actors.chat.base import ChatReply
+from actors.endpoint.faults import ContextLengthError
+from actors.images import Image
+from agents.critic.review import Review
+from agents.records.journal import Journal
+from agents.records.store import Store
+from agents.study.interpreter import Interpreter, InterpreterSettings, Study, StudyPausedError, images_tested
+from agents.tasks.base import Answer
+from agents.tasks.describe_unit import DescribeUnit
+from tests.agents.fakes import FakeSandbox, ScriptedChat, outcome
+from tests.tools.fakes import FakeObservers, FakeStudio, FakeSubject, darken
+from tools.system import System
+from tools.toolbox import Toolbox
+
+pytestmark = pytest.mark.anyio
+
+ANSWER = "[DESCRIPTION]: Dogs.\n[LABEL]: dogs"
+CODE = "[HYPOTHESIS LIST]:\nHypothesis_1: dogs\n[CODE]:\n```python\nlook\n```"
+
+
+async def look(host: Any) -> str:
+    made = await host.call("text2image", {"prompts": ["a dog", "a cat"]})
+    told = await host.call("measure", {"images": made["images"]})
+    await host.call("display", {"items": ["dog and cat", *told["images"]]})
+    return f"activations {told['activations']}"
+
+
+class ScriptedExaminer:
+    def __init__(self, *verdicts: Review) -> None:
+        self._verdicts = list(verdicts)
+        self.examined: list[tuple[Answer, int]] = []
+        self.images: dict[str, Image] = {}
+
+    async def examine(self, answer: Answer, attempt: int) -> Review:
+        self.examined.append((answer, attempt))
+        return self._verdicts.pop(0)
+
+
+class Bench:
+    """One unit's study with everything scripted but the loop, the tools and the journal."""
+
+    def __init__(self, root: Any) -> None:
+        self.store = Store.open(root)
+        self.studio = FakeStudio()
+        self.subject = FakeSubject(self.studio, lambda shown: 2.0 if "dog" in shown else 0.5)
+        self.sandbox = FakeSandbox({"look": look})
+
+    def agent(
+        self, chat: ScriptedChat, *, examiner: Any = None, steering: Any = None, **settings: Any
+    ) -> Interpreter:
+        toolbox = Toolbox(System(self.subject, darken), self.studio, FakeObservers(), seed=0)
+        return Interpreter(
+            chat,
+            self.sandbox,
+            toolbox,
+            DescribeUnit(),
+            Journal(self.store, self.subject.id),
+            api_page="THE API",
+            examiner=examiner,
+            steering=steering,
+            settings=InterpreterSettings(**settings),
+        )
+
+    async def study(self, *replies: str | ChatReply, **options: Any) -> tuple[Study, ScriptedChat]:
+        chat = ScriptedChat(replies)
+        return await self.agent(chat, **options).run(), chat
+
+
+@pytest.fixture
+def bench(tmp_path):
+    return Bench(tmp_path)
+
+
+async def test_a_study_goes_from_experiment_to_answer(bench):
+    study, chat = await bench.study(CODE, ANSWER)
+    assert study.ending == "answered"
+    assert study.answer == Answer(("dogs",), "Dogs.")
+    first, second = chat.requests
+    assert first.messages[0].text == "THE API"
+    observation = second.messages[-1]
+    assert observation.text.splitlines() == ["dog and cat", "activations [2.0, 0.5]"]
+    assert len(observation.images) == 2
+    assert [record["hypotheses"] for record in study.rounds] == [["dogs"], []]
+
+
+async def test_the_unit_is_never_named_to_the_model(bench):
+    _, chat = await bench.study(CODE, ANSWER)
+    assert all("fake/unit" not in message.text for message in chat.requests[-1].messages)
+
+
+@pytest.mark.parametrize(
+    ("reply", "told"),
+    [
+        ("", "empty"),
+        ("I wonder.", "neither a program"),
+        (ChatReply("```python\nlook", "length"), "cut off"),
+        (ChatReply("", "refused"), "declined"),
+        (ChatReply("", "filtered"), "filtered"),
+    ],
+)
+async def test_a_reply_that_holds_nothing_to_do_is_answered_in_words(bench, reply, told):
+    study, chat = await bench.study(reply, ANSWER)
+    assert study.ending == "answered"
+    assert told in chat.requests[1].messages[-1].text
+    assert bench.sandbox.ran == []
+
+
+async def test_an_answer_beside_a_program_waits_for_the_program(bench):
+    study, chat = await bench.study(f"{CODE}\n{ANSWER}", ANSWER)
+    assert bench.sandbox.ran == ["look"]
+    assert "the answer was not taken" in chat.requests[1].messages[-1].text
+    assert len(study.rounds) == 2
+
+
+async def test_a_programs_error_goes_back_as_text_and_what_it_showed_is_kept(bench):
+    async def shows(host: Any) -> str:
+        await host.call("display", {"items": ["shown before"]})
+        return ""
+
+    def fails(host: Any) -> Any:
+        host.screen.show(["shown before"])
+        return outcome(
+            status="error", error="NameError: name 'x' is not defined (line 3)", output="printed\n"
+        )
+
+    bench.sandbox = FakeSandbox({"look": fails})
+    _, chat = await bench.study(CODE, ANSWER)
+    text = chat.requests[1].messages[-1].text
+    assert text.splitlines() == [
+        "shown before",
+        "printed",
+        "The program ended with: NameError: name 'x' is not defined (line 3)",
+    ]
+
+
+async def test_before_the_last_reply_a_final_answer_is_demanded_and_then_it_ends(bench):
+    study, chat = await bench.study(CODE, CODE, CODE, max_rounds=3)
+    assert study.ending == "no_answer"
+    assert study.answer is None
+    assert "final answer now" not in chat.requests[1].messages[-1].text
+    assert "final answer now" in chat.requests[2].messages[-1].text
+    assert bench.sandbox.ran == ["look", "look"], "the last reply's program is not run"
+
+
+async def test_the_last_reply_may_answer_beside_a_program(bench):
+    study, _ = await bench.study(CODE, f"{CODE}\n{ANSWER}", max_rounds=2)
+    assert study.ending == "answered"
+
+
+async def test_one_round_alone_demands_the_answer_at_once(bench):
+    study, chat = await bench.study(ANSWER, max_rounds=1)
+    assert study.ending == "answered"
+    assert "final answer now" in chat.requests[0].messages[-1].text
+
+
+async def test_a_model_that_keeps_refusing_ends_the_study_with_a_type(bench):
+    refusals = [ChatReply("", "refused"), ChatReply("", "filtered"), ChatReply("", "refused")]
+    study, _ = await bench.study(*refusals)
+    assert study.ending == "refused"
+
+
+async def test_an_answer_that_fails_its_test_goes_back_as_an_observation(bench):
+    examiner = ScriptedExaminer(Review(False, "not confirmed: go on", {"n": 1}), Review(True, "", {"n": 2}))
+    study, chat = await bench.study(ANSWER, CODE, ANSWER, examiner=examiner)
+    assert [attempt for _, attempt in examiner.examined] == [1, 2]
+    assert "go on" in chat.requests[1].messages[-1].text
+    assert study.verdict == Review(True, "", {"n": 2})
+    assert study.ending == "answered"
+
+
+async def test_images_of_an_examination_are_on_disk_with_its_round(bench):
+    """A study that is taken up again has the verdict, and would not make its images a second time."""
+    examiner = ScriptedExaminer(Review(True, "", {}))
+    tested = Image.from_pixels(np.full((8, 8, 3), 77, np.uint8))
+    examiner.images[tested.id] = tested
+    await bench.study(ANSWER, examiner=examiner)
+    assert Journal(bench.store, "unit").blobs.get(tested.id) == tested
+
+
+async def test_the_images_that_examinations_made_are_counted(bench):
+    examiner = ScriptedExaminer(Review(False, "no", {"images_made": 3}), Review(True, "", {"images_made": 6}))
+    study, _ = await bench.study(ANSWER, ANSWER, examiner=examiner)
+    assert images_tested(study.rounds) == 9
+    assert images_tested([{"verdict": None}, {}]) == 0
+
+
+async def test_an_objection_comes_with_the_images_that_it_speaks_of(bench):
+    unexplained, other = (Image.from_pixels(np.full((4, 5, 3), value, np.uint8)) for value in (7, 9))
+    examiner = ScriptedExaminer(
+        Review(False, "and these?", {}, None, (unexplained.id,)), Review(True, "", {})
+    )
+    examiner.images = {unexplained.id: unexplained, other.id: other}
+    study, chat = await bench.study(ANSWER, ANSWER, examiner=examiner)
+    assert chat.requests[-1].messages[-1].parts == ("and these?", unexplained)
+    first, last = study.rounds
+    assert first["observation"] == ["and these?", {"image": unexplained.id}]
+    assert first["verdict"]["shown"] == (unexplained.id,)
+    assert "shown" not in last["verdict"], "as in records of earlier versions"
+
+
+@pytest.mark.parametrize("worse", [ANSWER.replace("dogs", "cats"), "I cannot tell."])
+async def test_an_answer_that_held_stands_where_a_later_one_does_not_hold_or_there_is_none(bench, worse):
+    held = {"finding": {"verdict": "confirmed", "reason": ""}}
+    lost = {"finding": {"verdict": "not confirmed", "reason": ""}}
+    examiner = ScriptedExaminer(Review(False, "and these?", held, ("first",)), Review(False, "no", lost))
+    study, _ = await bench.study(ANSWER, worse, examiner=examiner, max_examinations=2, max_rounds=2)
+    assert (study.ending, study.verdict) == ("answered", Review(True, "", held, ("first",)))
+    assert study.answer == Answer(("dogs",), "Dogs.")
+
+
+async def test_after_the_last_examination_the_answer_stands_marked_unconfirmed(bench):
+    examiner = ScriptedExaminer(Review(False, "no", {}), Review(False, "no", {}))
+    study, _ = await bench.study(ANSWER, ANSWER, examiner=examiner, max_examinations=2)
+    assert study.ending == "answered"
+    assert study.verdict is not None
+    assert not study.verdict.accepted
+
+
+async def test_too_many_images_are_counted_and_not_sent(bench):
+    _, chat = await bench.study(CODE, ANSWER, max_images_shown=1)
+    observation = chat.requests[1].messages[-1]
+    assert len(observation.images) == 1
+    assert "first 1 of 2 images" in observation.text
+
+
+class Steered:
+    def __init__(self, *, pause_after: int = 99, conclude_after: int = 99) -> None:
+        self._pause_after, self._conclude_after = pause_after, conclude_after
+        self.rounds = 0
+
+    def paused(self) -> bool:
+        return self.rounds >= self._pause_after
+
+    def conclude(self) -> str:
+        self.rounds += 1
+        return "The budget is spent." if self.rounds >= self._conclude_after else ""
+
+
+async def test_a_spent_budget_asks_for_the_answer_and_the_next_reply_is_the_last(bench):
+    study, chat = await bench.study(CODE, CODE, CODE, steering=Steered(conclude_after=2))
+    assert study.ending == "no_answer"
+    text = chat.requests[2].messages[-1].text
+    assert "The budget is spent." in text
+    assert "final answer now" in text
+    assert bench.sandbox.ran == ["look", "look"]
+
+
+async def test_a_paused_study_stops_between_rounds_and_goes_on_later(bench):
+    with pytest.raises(StudyPausedError, match="after round 1"):
+        await bench.study(CODE, steering=Steered(pause_after=1))
+    study, _ = await bench.study(ANSWER)
+    assert study.ending == "answered"
+    assert len(study.rounds) == 2
+
+
+@pytest.mark.parametrize("finished", [1, 2, 3])
+async def test_a_study_that_was_cut_off_goes_on_after_its_last_round(bench, tmp_path, finished):
+    """Whatever round it was cut off after, the result and the conversation are those of an unbroken run."""
+    replies = [CODE, CODE, ANSWER]
+    whole_bench = Bench(tmp_path / "whole")
+    whole, chat = await whole_bench.study(*replies)
+
+    class CutOff(Exception):
+        pass
+
+    first = ScriptedChat(replies)
+    agent = bench.agent(first)
+
+    def cut(round_: Any) -> None:
+        if round_.number == finished:
+            raise CutOff
+
+    agent._on_round = cut
+    with pytest.raises(CutOff):
+        await agent.run()
+    rest = ScriptedChat(replies[finished:])
+    bench.sandbox = FakeSandbox({"look": look})
+    study = await bench.agent(rest).run()
+    assert study == whole or (study.ending, study.answer) == (whole.ending, whole.answer)
+    assert len(first.requests) + len(rest.requests) == len(replies), "no finished round is played again"
+    if rest.requests:
+        assert rest.requests[-1].messages == chat.requests[-1].messages
+        assert len(bench.sandbox.restored) == 1
+
+
+async def test_images_of_a_taken_up_study_are_the_same_images(bench):
+    study, _ = await bench.study(CODE, ANSWER)
+    shown = [part["image"] for part in study.rounds[0]["observation"] if isinstance(part, dict)]
+    blobs = Journal(bench.store, bench.subject.id).blobs
+    assert all(isinstance(blobs.get(image_id), Image) for image_id in shown)
+
+
+async def test_a_conversation_too_long_for_the_model_goes_on_without_its_old_images(bench):
+    class ShortMemory(ScriptedChat):
+        async def complete(self, request):
+            images = sum(len(message.images) for message in request.messages)
+            if images > 2:
+                raise ContextLengthError("too long")
+            self.requests.clear()  # what is sent is no longer append-only
+            self.sent = request
+            self._replies, reply = self._replies[1:], self._replies[0]
+            return reply
+
+    chat = ShortMemory([CODE, CODE, ANSWER])
+    study = await bench.agent(chat).run()
+    assert study.ending == "answered"
+    assert [len(message.images) for message in chat.sent.messages] == [0, 0, 0, 0, 0, 2]
+
+
+async def test_what_was_filtered_is_left_out_and_the_study_goes_on(bench):
+    """The newest observation goes, not the whole study; a study taken up again leaves out the same."""
+    study, chat = await bench.study(CODE, ChatReply("declined by a filter", "filtered"), CODE, ANSWER)
+    assert study.ending == "answered"
+    left_out, filtered = chat.requests[2].messages[3], chat.requests[2].messages[4]
+    assert "left out: the model's provider filtered it" in left_out.text
+    assert left_out.images == ()
+    assert filtered.text == "(filtered)"
+    assert chat.requests[3].messages[7].images, "later observations are whole"
+    again = bench.agent(ScriptedChat([]))
+    await again.run()
+    assert tuple(again._messages)[: len(chat.requests[3].messages)] == chat.requests[3].messages
+
+
+async def test_three_filtered_replies_in_a_row_end_the_study(bench):
+    """Each leaves out one more observation, and the third is the last."""
+    replies = [CODE, CODE, *[ChatReply("", "filtered")] * 3]
+    study, chat = await bench.study(*replies)
+    assert study.ending == "refused"
+    assert [message.images for message in chat.requests[-1].messages] == [()] * len(
+        chat.requests[-1].messages
+    )
+
+
+async def test_thoughts_are_on_record_and_are_neither_run_nor_read(bench):
+    """A draft in the thoughts is no program, and a label there no answer."""
+    thinking = ChatReply(CODE, thoughts=f"{CODE.replace('look', 'draft')}\n{ANSWER}")
+    study, chat = await bench.study(thinking, f"<think>{CODE}</think>\n{ANSWER}")
+    assert bench.sandbox.ran == ["look"]
+    assert study.ending == "answered"
+    assert "draft" in study.rounds[0]["reply"]["thoughts"]
+    assert "thoughts" not in study.rounds[1]["reply"]
+    assert "draft" not in chat.requests[1].messages[2].text
+
+
+async def test_a_reply_of_thoughts_alone_is_told_so(bench):
+    """The model learns that its answer did not come through."""
+    _, chat = await bench.study(ChatReply("", thoughts="hm"), ANSWER)
+    assert "thoughts only" in chat.requests[1].messages[-1].text

@@ -1,0 +1,266 @@
+"""The command line keeps its promises: examples that parse, one object on stdout, exit codes, Ctrl-C."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+from experiments.cli import main as cli
+
+INTERRUPTED = """
+import asyncio, sys
+from experiments import cli
+from experiments.cli import common
+
+async def work(patience):
+    print("working", flush=True)
+    try:
+        await asyncio.sleep(60)
+    finally:
+        print("closing", flush=True)
+        await asyncio.sleep(patience)
+        print("closed", flush=True)
+
+@cli.app.command()
+def wait(patience: float):
+    common.run(work(patience))
+
+cli.main()
+"""
+
+
+def commands(group: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    group = group or typer.main.get_command(cli.app)
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, (*path, name))
+        else:
+            yield (*path, name), command
+
+
+COMMANDS = dict(commands())
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_every_command_has_examples_that_it_understands(path):
+    """An example is parsed as it would be when somebody types it; nothing runs."""
+    command = COMMANDS[path]
+    lines = [line.strip() for line in (command.epilog or "").splitlines() if line.startswith("  maia ")]
+    assert lines, f"maia {' '.join(path)} has no example"
+    for line in lines:
+        words = shlex.split(line.partition(" < ")[0])
+        assert tuple(words[1 : 1 + len(path)]) == path
+        command.make_context(" ".join(path), words[1 + len(path) :])
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_every_command_with_a_result_prints_it_as_json_if_asked(path):
+    options = {option for parameter in COMMANDS[path].params for option in parameter.opts}
+    assert "--json" in options or path == ("view",), "a view has no result"
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_every_parameter_is_explained(path):
+    unexplained = [each.name for each in COMMANDS[path].params if each.name != "help" and not each.help]
+    assert unexplained == []
+
+
+@pytest.mark.parametrize("group", [(), ("cluster",)], ids=" ".join)
+def test_an_overview_of_80_columns_cuts_no_summary(monkeypatch, capsys, group):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert maia(monkeypatch, *group, "--help") == 0
+    told = capsys.readouterr().out
+    assert "Commands:" in told
+    assert "..." not in told.replace("[ARGS]...", "")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "told"),
+    [
+        ("resnet18", "networks of timm that match resnet18: 1\nresnet18\n"),
+        ("nonet", "no network of timm matches nonet:"),
+    ],
+)
+def test_who_looks_for_a_network_is_told_of_networks_alone(monkeypatch, capsys, pattern, told):
+    assert maia(monkeypatch, "models", pattern) == 0
+    assert capsys.readouterr().out.startswith(told)
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_no_option_names_two_defaults(path):
+    for parameter in COMMANDS[path].params:
+        if "[default:" in (getattr(parameter, "help", None) or ""):
+            shown = parameter.show_default and parameter.default is not None
+            assert not shown, parameter.name
+
+
+def maia(monkeypatch, *arguments: str) -> int:
+    monkeypatch.setattr("sys.argv", ["maia", *arguments])
+    try:
+        cli.main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["descrbe"], "Did you mean 'describe'"),
+        (["describe", "a", "b", "1", "--sead", "3"], "--seed"),
+        (["sweep", "a", "b", "--seed", "99999999999999999999"], "less than or equal to 4294967295"),
+        (["export", "nowhere"], "no run in nowhere"),
+        (["doctor", "--profile", "embeded"], "Did you mean embedded?"),
+        (["status", "s3://"], "Write s3://BUCKET/PATH."),
+        (["status", "s3:///run"], "Write s3://BUCKET/PATH."),
+        (["replay", "s3://bucket"], "Write s3://bucket/RUN/UNIT"),
+        (["describe", "concept-net", "concepts", "1", "--out", "S3:///"], "Write s3://BUCKET/PATH."),
+    ],
+)
+def test_what_is_mistyped_is_met_with_what_may_have_been_meant(monkeypatch, capsys, arguments, told):
+    assert maia(monkeypatch, *arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert told in printed.err
+    assert "Traceback" not in printed.err
+
+
+def test_doctor_ends_with_1_where_the_profile_lacks_something(monkeypatch, capsys, tmp_path):
+    """A script can ask whether a run would begin; the machine's findings are in the JSON."""
+    chat = {"backend": "openai", "model": "gpt-4o", "api_key_env": "MAIA_TEST_KEY"}
+    config = tmp_path / "ray_config.yaml"
+    config.write_text(
+        json.dumps({"profiles": {"hosted": {"dataset": "scenes:9:0", "chat": {"interpreter": chat}}}})
+    )
+    monkeypatch.delenv("MAIA_TEST_KEY", raising=False)
+    assert maia(monkeypatch, "doctor", "--json", "--profile", "hosted", "--config", str(config)) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert not report["ready"]
+    assert {"Open files", "Temporary folder", "Shared memory"} <= {
+        each["topic"] for each in report["findings"]
+    }
+
+
+def test_a_shell_can_complete_commands():
+    environment = os.environ | {
+        "_MAIA_COMPLETE": "complete_bash",
+        "COMP_WORDS": "maia syn",
+        "COMP_CWORD": "1",
+    }
+    found = subprocess.run(
+        [Path(sys.executable).with_name("maia")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.stdout.split() == ["synthetic"]
+
+
+@pytest.fixture
+def begin(tmp_path):
+    """Return a function that starts a command which waits, and takes `patience` seconds to close."""
+    script = tmp_path / "script.py"
+    script.write_text(INTERRUPTED)
+    started: list[subprocess.Popen[str]] = []
+
+    def begin(patience: float) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, str(script), "wait", str(patience)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "working\n"
+        return process
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_one_ctrl_c_lets_a_command_close_what_is_open(begin, number):
+    process = begin(0.0)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert out == "closing\nclosed\n"
+    assert "interrupted; repeat the command" in err
+    assert "Traceback" not in err
+
+
+def test_two_ctrl_c_end_a_command_at_once(begin):
+    process = begin(60.0)
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.readline() == "closing\n"
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert out == ""
+    assert "ended at once" in err
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_study_that_was_interrupted_goes_on_where_it_was(config_file, tmp_path):
+    """A real process with its own Ray: Ctrl-C in the middle of a study, then the same command again."""
+    from actors.embedded.concept_net.concept_net import class_names
+
+    command = [
+        *(sys.executable, "-m", "experiments.cli.main", "describe", "concept-net", "concepts"),
+        *(str(class_names().index("banana")), "--json", "--out", str(tmp_path / "run")),
+        *("--config", str(config_file())),
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "round 1" in line:
+                process.send_signal(signal.SIGINT)
+                break
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, err
+    assert out == ""
+    assert "Traceback" not in err
+    assert list((tmp_path / "run").glob("units/*/rounds/0001.json"))
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout)["label"]
+    assert "round 1," not in again.stderr, "the first round was not played again"
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (errno.ENOSPC, "cannot be written: No space left on device."),
+        (errno.EIO, "cannot be read or written: Input/output error."),
+    ],
+)
+def test_a_disk_that_is_full_or_broken_is_told_and_no_traceback(monkeypatch, capsys, tmp_path, fault, said):
+    def fails(*_: object) -> None:
+        raise OSError(fault, os.strerror(fault), str(tmp_path / "audit.json"))
+
+    monkeypatch.setattr("experiments.records.diff.diff", fails)
+    (tmp_path / "manifest.json").write_text("{}")
+    assert maia(monkeypatch, "diff", str(tmp_path), str(tmp_path)) == 1
+    told = capsys.readouterr().err
+    assert f"{tmp_path}/audit.json {said}".replace(" ", "") in "".join(told.split())
+    assert "Traceback" not in told

@@ -1,0 +1,85 @@
+"""The live line counts what happened, what was there before, and how fast it goes."""
+
+from __future__ import annotations
+
+import pytest
+
+from agents.orchestration.host import HostCounts
+from agents.orchestration.orchestrator import Event
+from agents.records.work import WorkItem
+from agents.study.faults import HostLostError
+from experiments.runs.progress import Live
+
+pytestmark = pytest.mark.anyio
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Host:
+    """Says what it is told to, or is lost."""
+
+    def __init__(self, counts: HostCounts) -> None:
+        self.said: HostCounts | None = counts
+
+    async def counts(self) -> HostCounts:
+        if self.said is None:
+            raise HostLostError("gone.")
+        return self.said
+
+
+def happened(live: Live, *kinds: str) -> None:
+    for kind in kinds:
+        live.event(Event(kind, WorkItem("net/a:1", "a", "1")))
+
+
+def test_units_that_are_begun_end_fail_or_come_back_are_counted() -> None:
+    live = Live(7, done=2)
+    happened(live, "started", "started", "started", "started", "done", "failed", "again")
+    assert (live.total, live.done, live.running, live.failed) == (7, 3, 1, 1)
+    assert live.text().startswith("3 of 7 done, 1 running, 1 failed")
+
+
+def test_pace_and_time_left_are_those_of_this_stretch() -> None:
+    clock = Clock()
+    live = Live(10, done=5, clock=clock)
+    assert live.left_s is None, "nothing is known before the first end"
+    for _ in range(2):
+        clock.now += 30
+        happened(live, "started", "done")
+    assert live.units_an_hour == pytest.approx(120)
+    assert live.left_s == pytest.approx(90)
+    assert "120 units an hour, 2 min left" in live.text()
+    happened(live, *("started", "done") * 3)
+    assert "an hour" not in live.text(), "of a run that has ended, the summary tells it"
+
+
+def test_units_that_end_in_waves_do_not_make_the_pace_jump() -> None:
+    clock = Clock()
+    live = Live(1000, clock=clock)
+    happened(live, *["started"] * 32)
+    paces = []
+    for _ in range(12):  # a wave of 31 and a straggler, 20 s together: 5,760 an hour
+        for size, seconds in ((31, 15), (1, 5)):
+            clock.now += seconds
+            happened(live, *["done", "started"] * size)
+            paces.append(live.units_an_hour)
+    settled = paces[8:]
+    assert max(settled) / min(settled) < 1.35
+    assert sum(settled) / len(settled) == pytest.approx(5760, rel=0.2)
+
+
+async def test_a_lost_host_keeps_its_last_word_and_what_was_spent_before_counts() -> None:
+    live = Live(4, before=HostCounts(rounds=3, tokens=1000, dollars=0.5, images=7))
+    hosts = [Host(HostCounts(2, 50, 0.25, 1)), Host(HostCounts(1, 10, 0.0, 0))]
+    await live.look(hosts)  # type: ignore[arg-type]
+    hosts[0].said = None
+    await live.look(hosts)  # type: ignore[arg-type]
+    assert live.values() == {
+        "units_total": 4, "units_done": 0, "units_running": 0, "units_failed": 0,
+        "rounds": 6, "images": 8, "tokens": 1060, "dollars": 0.75,
+    }  # fmt: skip

@@ -1,0 +1,54 @@
+"""Before the work starts it is said how much of a user's photographs the embedded observers recognise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from actors.chat.base import ChatReply, ChatRequest
+from actors.images import Image, Provenance
+from experiments.setup.photograph_notice import of_dataset
+
+pytestmark = pytest.mark.anyio
+
+
+class Observer:
+    """Answers descriptions in turn, again and again; each request must be one image in a conversation of its own."""
+
+    name, sees_images = "observer", True
+
+    def __init__(self, *answers: str) -> None:
+        self._answers = answers
+        self.asked = 0
+
+    async def complete(self, request: ChatRequest) -> ChatReply:
+        assert sum(len(message.images) for message in request.messages) == 1
+        self.asked += 1
+        return ChatReply(self._answers[self.asked % len(self._answers)])
+
+
+class Pictures:
+    """A data set of 100 images of a pixel each."""
+
+    name = fingerprint = "pictures"
+
+    def __len__(self) -> int:
+        return 100
+
+    def load(self, index: int) -> Image:
+        return Image.from_pixels(np.full((1, 1, 3), index, np.uint8))
+
+    def provenance(self, index: int) -> Provenance:
+        return Provenance("dataset", maker=self.name, recipe={"row": index})
+
+
+async def test_what_is_recognised_of_photographs_is_counted_with_what_to_do() -> None:
+    observer = Observer("A photograph of nothing that I know.", "A photograph with a cat (0.70).")
+    told = await of_dataset(observer, Pictures())
+    assert told.startswith("the embedded observers recognise 7 of 14 images from across the data set")
+    assert "maia init" in told
+    assert observer.asked == 14
+
+
+async def test_drawn_images_are_no_reason_for_a_warning() -> None:
+    assert await of_dataset(Observer("A red car in the centre; the background is sand."), Pictures()) == ""

@@ -1,0 +1,184 @@
+"""The best of many units is judged on images that did not choose it."""
+
+from __future__ import annotations
+
+import re
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from actors.embedded.drawing.grammar import parse_prompt
+from actors.endpoint.faults import EndpointStopError
+from actors.errors import MaiaError, ReplicaLostError
+from actors.generation.base import MadeImage
+from actors.images import Image, Provenance
+from agents.critic.stimuli import lacks_something
+from experiments.studies.find import PLACES, Q, _images, places, rank, shorten, table, too_few
+
+
+def test_a_selective_unit_is_found_and_chance_is_not() -> None:
+    rng = np.random.default_rng(0)
+    positive, control = rng.normal(size=(200, 40)), rng.normal(size=(200, 31))
+    positive[17] += 3
+    rows = rank(positive, control, control)
+    assert rows[0]["index"] == 17
+    assert rows[0]["auroc"] > 0.9
+    assert rows[0]["q"] < 0.01
+    assert sum(row["q"] < 0.05 for row in rows) <= 3
+
+
+def test_units_without_any_response_are_no_better_than_chance() -> None:
+    rows = rank(np.zeros((3, 10)), np.zeros((3, 8)), np.zeros((3, 7)))
+    assert {row["auroc"] for row in rows} == {0.5}
+
+
+def test_a_unit_must_be_above_things_and_above_places() -> None:
+    rng = np.random.default_rng(1)
+    positive, things, places = (rng.normal(size=(60, n)) for n in (40, 31, 36))
+    positive[7] += 3
+    positive[8] += 3
+    places[8] += 3  # it answers to any bare place
+    positive[9] += 3
+    things[9] += 3  # and this one to anything that stands somewhere
+    rows = {row["index"]: row for row in rank(positive, things, places)}
+    assert rows[7]["q"] < 0.01 < 0.5 < min(rows[8]["q"], rows[9]["q"])
+    assert max(rows[8]["auroc"], rows[9]["auroc"]) < 0.75
+    assert rows[8]["mean_places"] > 2 > rows[8]["mean_things"]
+
+
+def test_a_unit_that_is_not_finite_costs_its_neighbours_nothing() -> None:
+    rng = np.random.default_rng(1)
+    tables = [rng.normal(size=(60, n)) for n in (40, 31, 36)]
+    tables[0][7] += 3
+    expected = rank(*(np.delete(each, [3, 20], axis=0) for each in tables))
+    tables[0][3], tables[2][20, 5] = np.nan, np.inf
+    rows = rank(*tables)
+    assert {row["index"] for row in rows} == set(range(60)) - {3, 20}
+    assert rows[0] == expected[0] | {"index": 7}
+    assert [row["q"] for row in rows] == [row["q"] for row in expected]
+    assert rank(*(np.full_like(each, np.nan) for each in tables)) == []
+
+
+@pytest.mark.parametrize(
+    ("concept", "left_out"),
+    [
+        ("forested backgrounds", "a forest"),
+        ("Snow", "a snowy field"),
+        ("woods", "a wooden floor"),
+        ("a walled garden", "a brick wall"),
+    ],
+)
+def test_a_place_that_the_concept_names_is_not_among_the_others(concept: str, left_out: str) -> None:
+    assert set(PLACES) - set(places(concept)) == {left_out}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_every_place_can_be_drawn_without_a_key(place: str) -> None:
+    reading = parse_prompt(f"a photo of {place}")
+    assert (reading.notes, reading.scene.objects) == ((), ())
+
+
+@pytest.mark.parametrize(
+    ("prompt", "lacks"),
+    [
+        ("a photo of forested backgrounds", False),
+        ("a bird on a lawn", False),
+        ("a dog wearing a frobnicator", True),
+        ("a frobnicator", True),
+    ],
+)
+def test_a_picture_that_lacks_what_was_asked_for_is_no_picture_of_the_concept(prompt, lacks) -> None:
+    notes = parse_prompt(prompt).notes
+    image = Image.from_pixels(np.zeros((4, 4, 3), np.uint8))
+    made = MadeImage(image, Provenance("scenes", notes=tuple(notes)))
+    assert lacks_something(made) is lacks, notes
+
+
+class Studio:
+    async def generate(self, prompts, seeds, *, agent=""):
+        assert len(set(seeds)) == len(seeds) == len(prompts)
+        made = []
+        for prompt in prompts:
+            image = Image.from_pixels(np.zeros((4, 4, 3), np.uint8))
+            notes = (
+                ("not drawn: cake",)
+                if "cake" in prompt
+                else ("chose hen for bird",)
+                if "bird" in prompt
+                else ()
+            )
+            refused = "ring" in prompt
+            made.append(
+                MaiaError("refused.")
+                if refused
+                else MadeImage(image, Provenance("fake", prompt, notes=notes))
+            )
+        return made
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("fault", [ReplicaLostError("lost."), EndpointStopError("no credit left.")])
+async def test_what_broke_beneath_the_images_is_not_taken_for_images_that_cannot_be_drawn(fault) -> None:
+    class Breaking(Studio):
+        async def generate(self, prompts, seeds, *, agent=""):
+            return [*(await super().generate(prompts, seeds))[:-1], fault]
+
+    bench = SimpleNamespace(laboratory=SimpleNamespace(studio=Breaking()))
+    with pytest.raises(type(fault)):
+        await _images(bench, ["a cake", "a dog", "a dog"], 0)
+
+
+@pytest.mark.anyio
+async def test_images_that_do_not_show_what_was_asked_are_left_out_and_told() -> None:
+    bench = SimpleNamespace(laboratory=SimpleNamespace(studio=Studio()))
+    good, lost, odd = await _images(bench, ["a cake", "a bird", "a ring", "a dog", "a dog"], 0)
+    assert [made.provenance.maker for made in good] == ["a bird", "a dog", "a dog"]
+    assert (lost, odd) == ({"not drawn: cake", "refused."}, {"chose hen for bird"})
+
+
+@pytest.mark.parametrize("n_units", [1, 5, 40, 320, 5000])
+def test_as_many_images_are_suggested_as_can_tell_one_unit_from_chance(n_units: int) -> None:
+    """The suggestion is held against the ranking itself: enough is enough, and one less is not."""
+
+    def least(n_images: int) -> float:
+        table = np.full((n_units, n_images), 0.5)
+        table[0] = np.linspace(2, 3, n_images)
+        rng = np.random.default_rng(0)
+        controls = [rng.random((n_units, n)) for n in (min(n_images, 31), n_images)]
+        return min(row["q"] for row in rank(table, *controls))
+
+    told = too_few(n_units, 8, 31)
+    if not told:
+        assert least(8) < Q
+        return
+    enough = int(re.search(r"--images (\d+)", told)[1])
+    assert not too_few(n_units, enough, 31)
+    assert least(enough) < Q <= least(enough - 1)
+
+
+def test_the_table_says_which_units_may_be_chance() -> None:
+    row = {"auroc": 0.9, "mean_concept": 1.0, "mean_things": 0.5, "mean_places": 0.4}
+    units = [{"index": 3, "q": 0.001, **row}, {"index": 5, "q": 0.4, **row}]
+    found = {"concept": "[b]dogs", "layer": "l", "n_units": 7, "units": units}
+    assert "1 of the 2 are selective" in str(table(found).caption)
+    assert "all of these" in str(table(found | {"units": units[:1]}).caption)
+    assert "none of these is surely selective" in str(table(found | {"units": units[1:]}).caption)
+
+
+def test_activations_of_thirty_digits_fit_a_column() -> None:
+    row = {
+        "index": 3,
+        "q": 0.001,
+        "auroc": 0.9,
+        "mean_concept": 7e29,
+        "mean_things": 0.5,
+        "mean_places": -1.25,
+    }
+    shown = table({"concept": "dogs", "layer": "l", "n_units": 7, "units": [row]})
+    assert [next(iter(column.cells)) for column in shown.columns][3:] == ["7.00e+29", "0.50", "-1.25"]
+
+
+def test_a_long_concept_does_not_fill_the_screen() -> None:
+    assert shorten("dog", 60) == "dog"
+    assert len(shorten("dog " * 300, 60)) == 60
