@@ -26,7 +26,9 @@ class OwnPackages:
 
 
 def main() -> None:
-    """Run the command line in a sound environment; replaces the process once where Python must start differently."""
+    """Run the command line in a sound environment; replaces the process once where Python must start
+    differently.
+    """
     if not sys.platform.startswith(("linux", "darwin")):
         print(
             f"error: maia runs on Linux, and this is {sys.platform}. On Windows, use WSL 2.", file=sys.stderr
@@ -52,8 +54,9 @@ def needed_environment(
 ) -> dict[str, str]:
     """Return the variables with which Python must be started again, {} where it runs as it should.
 
-    Files and names are UTF-8 whatever the locale is. Warnings that end the process are for a project's own tests:
-    libraries warn while they are imported. Some also need the docstrings that optimization level 2 removes.
+    Files and names are UTF-8 whatever the locale is. Warnings that end the process are for a project's own
+    tests: libraries warn while they are imported. Some also need the docstrings that optimization level 2
+    removes.
     """
     changes = {}
     if encoding != "utf-8":
@@ -80,7 +83,9 @@ def _without_flags(words: list[str]) -> list[str]:
 
 
 def _open_standard_streams() -> None:
-    """Open the null device where a standard stream is closed: else the next file that is opened gets its number."""
+    """Open the null device where a standard stream is closed: else the next file that is opened gets its
+    number.
+    """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)

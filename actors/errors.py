@@ -47,8 +47,9 @@ class ReplicaLostError(BackendError):
 
 
 class DeviceLostError(ReplicaLostError):
-    """The device under a model fails on whatever it is given: no request is to blame, and only another process can
-    answer it."""
+    """The device under a model fails on whatever it is given: no request is to blame, and only another
+    process can answer it.
+    """
 
 
 class RefusedError(BackendError):

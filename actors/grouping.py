@@ -1,7 +1,7 @@
 """Many things at once whose failures keep their type.
 
-`asyncio.TaskGroup` raises a group of exceptions, which no `except` for one of them catches: a lost replica or a revoked
-key would then be a fault of the program like any other.
+`asyncio.TaskGroup` raises a group of exceptions, which no `except` for one of them catches: a lost replica or
+a revoked key would then be a fault of the program like any other.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
 
 
 async def all_of(asked: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Return the results in order. A failure is raised only when all have ended: what is paid for may still arrive."""
+    """Return the results in order. A failure is raised only when all have ended: what is paid for may still
+    arrive.
+    """
     results: list[T] = []
     for outcome in await asyncio.gather(*asked, return_exceptions=True):
         if isinstance(outcome, BaseException):

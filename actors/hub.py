@@ -157,7 +157,9 @@ def quick_when_offline() -> Iterator[None]:
 
 
 def reachable(url: str) -> bool:
-    """Say whether the host of a URL accepts connections, within a few seconds; True where a proxy stands between."""
+    """Say whether the host of a URL accepts connections, within a few seconds; True where a proxy stands
+    between.
+    """
     parts = urlsplit(url)
     if getproxies().get(parts.scheme) and not proxy_bypass(parts.hostname or ""):
         return True

@@ -77,8 +77,8 @@ def content_id(pixels: np.ndarray) -> str:
 class Image:
     """RGB pixels, uint8 (H, W, 3), read-only, with their content id. Equal when the ids are equal.
 
-    `painted` tells how a masked image was made, where that is known: a store keeps the mask alone then. It does not
-    travel between processes.
+    `painted` tells how a masked image was made, where that is known: a store keeps the mask alone then. It
+    does not travel between processes.
     """
 
     pixels: np.ndarray
@@ -139,8 +139,9 @@ class Painted:
 def decode(data: bytes, longest: int = MAX_SIDE, *, formats: Sequence[str] | None = None) -> Image:
     """Return the image in encoded bytes, upright, in RGB; of several frames the first.
 
-    Formats (all, or those named): PNG, JPEG, WEBP, BMP, GIF, TIFF, PPM, AVIF, JPEG 2000, and HEIF where pillow-heif is
-    installed. A picture with a side of more than `longest` pixels is reduced by a whole factor, a JPEG while it is decoded.
+    Formats (all, or those named): PNG, JPEG, WEBP, BMP, GIF, TIFF, PPM, AVIF, JPEG 2000, and HEIF where
+    pillow-heif is installed. A picture with a side of more than `longest` pixels is reduced by a whole
+    factor, a JPEG while it is decoded.
 
     Raises:
         ImageDecodeError: If the bytes are damaged, of another format, or hold more than MAX_PIXELS pixels.
@@ -302,7 +303,8 @@ def _turn(image: PIL.Image.Image) -> PIL.Image.Transpose | None:
 
 
 def _rgb(image: PIL.Image.Image) -> PIL.Image.Image:
-    """Return a picture of any mode in RGB; `info["bits"]` is 8 or 12 where that is what its 16-bit values hold.
+    """Return a picture of any mode in RGB; `info["bits"]` is 8 or 12 where that is what its 16-bit values
+    hold.
 
     Raises:
         ImageDecodeError: If its pixels are numbers of no known range.

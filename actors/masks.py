@@ -1,7 +1,8 @@
 """Paints a unit's activation map onto the image: what excites it stays bright, the rest is darkened.
 
-What is painted is a mask, three shades over a picture, so that a store can keep the mask (a kilobyte or two, as a PNG
-that darkens and outlines whatever it is laid over) in place of the painted pixels (some twenty times as many).
+What is painted is a mask, three shades over a picture, so that a store can keep the mask (a kilobyte or two,
+as a PNG that darkens and outlines whatever it is laid over) in place of the painted pixels (some twenty times
+as many).
 """
 
 from __future__ import annotations
@@ -36,10 +37,10 @@ def paint(
 ) -> Image:
     """Return the image with the region where the map is above `threshold` outlined in red.
 
-    The map, (h, w) in the unit's own scale, is enlarged bilinearly over `view`, the part of the image that the
-    network saw (top, left, bottom, right as fractions). Inside the region pixels keep their brightness;
-    elsewhere they have a quarter of it. If nothing is above the threshold, nothing is outlined. The
-    threshold is the unit's 0.95 quantile over a data set, as in MAIA, unless the caller says otherwise.
+    The map, (h, w) in the unit's own scale, is enlarged bilinearly over `view`, the part of the image that
+    the network saw (top, left, bottom, right as fractions). Inside the region pixels keep their brightness;
+    elsewhere they have a quarter of it. If nothing is above the threshold, nothing is outlined. The threshold
+    is the unit's 0.95 quantile over a data set, as in MAIA, unless the caller says otherwise.
 
     Raises:
         UsageError: If the map is not two-dimensional or the threshold is not a number.

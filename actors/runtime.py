@@ -55,8 +55,9 @@ def control_group_limits(
 ) -> list[str]:
     """Return what `name` says in this process's control groups, its own first, then those above it.
 
-    `name` is a file of version 2 ("cpu.max") or a controller and a file of version 1 ("cpu/cpu.cfs_quota_us"). In a
-    container a group's path may be the host's, of which only the top is to be seen. [] where there are no such groups.
+    `name` is a file of version 2 ("cpu.max") or a controller and a file of version 1
+    ("cpu/cpu.cfs_quota_us"). In a container a group's path may be the host's, of which only the top is to be
+    seen. [] where there are no such groups.
     """
     controller, _, file = name.rpartition("/")
     try:
@@ -95,7 +96,8 @@ def worker_env(threads: int | None = None) -> dict[str, str]:
 
 
 def work_in(folder: Path) -> None:
-    """Make `folder` the current one where it is there: relative paths then mean in a process what they meant to the user.
+    """Make `folder` the current one where it is there: relative paths then mean in a process what they meant
+    to the user.
 
     Ray starts a process where its node was started, which need not be where a command was typed.
     """
@@ -216,8 +218,8 @@ def pick_device(name: str = "auto") -> torch.device:
 def devices_work() -> bool:
     """Say whether the GPUs that this process holds memory on still compute, True where it holds none.
 
-    After some faults (an assertion in a kernel, an illegal access, a GPU that fell off the bus) they compute nothing
-    more for this process, and each later call fails with an error of its own.
+    After some faults (an assertion in a kernel, an illegal access, a GPU that fell off the bus) they compute
+    nothing more for this process, and each later call fails with an error of its own.
     """
     torch = sys.modules.get("torch")
     if torch is None or not hasattr(torch, "cuda") or not torch.cuda.is_initialized():

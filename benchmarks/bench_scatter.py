@@ -2,8 +2,9 @@
 
     python -m benchmarks.bench_scatter [--images 1500] [--layer blocks.6] [--threads 1]
 
-EfficientNet-lite0 over drawn scenes, in this process. Times are processor seconds: of the pass for the exemplars of a layer, of
-the first unit's scatter (at most 1,024 images, two layers), of another unit's, and of choosing look-alikes.
+EfficientNet-lite0 over drawn scenes, in this process. Times are processor seconds: of the pass for the
+exemplars of a layer, of the first unit's scatter (at most 1,024 images, two layers), of another unit's, and
+of choosing look-alikes.
 """
 
 from __future__ import annotations

@@ -3,12 +3,13 @@
     python -m benchmarks.bench_scientist --units 20
     python -m benchmarks.bench_scientist --gym all --seed 1 --out runs/gym
 
-The first form is in a world without pixels. The second is `maia synthetic` in one process, without Ray: drawn pictures,
-the concept net as detector and observer, the critic, the one-shot baseline. `--gym drawn:10` takes ten units of each kind
-whose concepts are drawn at random in place of the paper's.
+The first form is in a world without pixels. The second is `maia synthetic` in one process, without Ray: drawn
+pictures, the concept net as detector and observer, the critic, the one-shot baseline. `--gym drawn:10` takes
+ten units of each kind whose concepts are drawn at random in place of the paper's.
 
-In the world without pixels concepts are drawn at random; blind observers, image maker and units are noisy. A study is right when its labels name
-every term of the unit and no other, or, for a unit without meaning, when it says "not interpretable".
+In the world without pixels concepts are drawn at random; blind observers, image maker and units are noisy. A
+study is right when its labels name every term of the unit and no other, or, for a unit without meaning, when
+it says "not interpretable".
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
-"""Audits on real images, simulated: how often the right worst group is named, and how often a fair classifier is accused.
+"""Audits on real images, simulated: how often the right worst group is named, and how often a fair classifier
+is accused.
 
     python -m benchmarks.bench_subgroups [--seeds 300] [--images 1200]
 
-Two classes, each in its own place on 95 % of its images. Elsewhere a classifier loses probability. Nothing is trained: the
-figures are those of the statistics of `experiments.audit.subgroups` and `experiments.audit.replication`.
+Two classes, each in its own place on 95 % of its images. Elsewhere a classifier loses probability. Nothing is
+trained: the figures are those of the statistics of `experiments.audit.subgroups` and
+`experiments.audit.replication`.
 """
 
 from __future__ import annotations
@@ -65,7 +67,9 @@ def row(seeds: int, n: int, loss: float) -> str:
 
 
 def blurred(seeds: int, sensitivity: float, specificity: float) -> str:
-    """Return a line on a finding whose context observers of these errors tell on 400 images; the true effect is -0.4."""
+    """Return a line on a finding whose context observers of these errors tell on 400 images; the true effect
+    is -0.4.
+    """
     rng = np.random.default_rng((11, round(100 * sensitivity), round(100 * specificity)))
     effect = ContextEffect(
         "waterbird", "background: snow", 0.4, (0.3, 0.5), 0.8, -0.4, 0.001, 0.01, 48, 0, True

@@ -1,19 +1,21 @@
-"""How a sweep scales: many agents at once against an endpoint that takes its time, and a layer against one by one.
+"""How a sweep scales: many agents at once against an endpoint that takes its time, and a layer against one by
+one.
 
-    python -m benchmarks.bench_sweep crowd [--agents 500] [--units 500] [--rounds 8] [--hosts 2] [--latency 2] [--programs images]
-    python -m benchmarks.bench_sweep layer [--units 64] [--serial 4]
+    python -m benchmarks.bench_sweep crowd [--agents 500] [--units 500] [--rounds 8] [--hosts 2] [--latency 2]
+    [--programs images] python -m benchmarks.bench_sweep layer [--units 64] [--serial 4]
 
-Everything is real but two things: the network under study is tiny (one convolution of 512 channels or more), and the
-endpoint is a stand-in over HTTP that waits `latency` seconds and then says the next line of a script: look at the
-exemplars, then rounds that make two pictures, measure them and log what was measured with its mask, then the answer.
-With `--programs text` the rounds only compute and print, which leaves what conversation, journal and sandbox cost.
-The sweep is a `maia sweep` in a process of its own, and its times are read from the run directory.
+Everything is real but two things: the network under study is tiny (one convolution of 512 channels or more),
+and the endpoint is a stand-in over HTTP that waits `latency` seconds and then says the next line of a script:
+look at the exemplars, then rounds that make two pictures, measure them and log what was measured with its
+mask, then the answer. With `--programs text` the rounds only compute and print, which leaves what
+conversation, journal and sandbox cost. The sweep is a `maia sweep` in a process of its own, and its times are
+read from the run directory.
 
-`crowd`: the latency bound is the time that the scripted calls wait with that many agents at once; efficiency is the
-bound over the time from the first call to the last result. With a unit for each agent, every agent converses in the
-middle half of all rounds, and none starts or ends; with more units than agents, studies start and end throughout, as
-in a sweep of a whole layer. `layer`: the same work with all units at once and one at a time, the
-latter on a few units, because it takes as many times longer as there are units.
+`crowd`: the latency bound is the time that the scripted calls wait with that many agents at once; efficiency
+is the bound over the time from the first call to the last result. With a unit for each agent, every agent
+converses in the middle half of all rounds, and none starts or ends; with more units than agents, studies
+start and end throughout, as in a sweep of a whole layer. `layer`: the same work with all units at once and
+one at a time, the latter on a few units, because it takes as many times longer as there are units.
 """
 
 from __future__ import annotations
@@ -68,7 +70,9 @@ ANSWER = "[DESCRIPTION]: colours.\n[LABEL]: colours"
 
 
 async def serve(rounds: int, latency_s: float, programs: str) -> None:
-    """Answer chat completions for ever; the port is printed. Counts turns without parsing: it shares the cores."""
+    """Answer chat completions for ever; the port is printed. Counts turns without parsing: it shares the
+    cores.
+    """
     from aiohttp import web
 
     turn, calls = b'"role":"assistant"', [0, 0.0]
@@ -126,9 +130,13 @@ class Measured:
     ends: list[float]
     """Seconds from the first call to each unit's result."""
     memory_mb: float
-    """Private memory of everything that the sweep runs, in the middle, above what it was before the first call."""
+    """Private memory of everything that the sweep runs, in the middle, above what it was before the first
+    call.
+    """
     cpu_s: dict[str, float]
-    """Processor seconds of a call between the same two moments, by kind of process; reading the data set is before."""
+    """Processor seconds of a call between the same two moments, by kind of process; reading the data set is
+    before.
+    """
 
 
 def sweep(

@@ -43,7 +43,9 @@ def picture(seed: int) -> Image:
 
 
 def conversation(rounds: int, agent: int = 0) -> list[tuple[Message, ...]]:
-    """Return the messages of each round's request. Agents of a run have the system page and the task in common."""
+    """Return the messages of each round's request. Agents of a run have the system page and the task in
+    common.
+    """
     messages = [Message("system", ("describe the api " * 1294,)), Message("user", ("The task.",))]
     first = 1000 * agent
     requests = [tuple(messages)]
@@ -64,7 +66,9 @@ class Cost:
 
 
 async def hold(conversations: list[list[tuple[Message, ...]]], history: HistorySettings) -> Cost:
-    """Hold conversations over HTTP, one after the other; return what was billed, and how often a request began with the last."""
+    """Hold conversations over HTTP, one after the other; return what was billed, and how often a request
+    began with the last.
+    """
     with FakeEndpoint(lambda seen: "ok") as endpoint:
         endpoint.cache = PrefixCache(image_tokens=IMAGE_TOKENS)
         settings = OpenAIChat(model=MODEL, base_url=endpoint.base_url, api_key_env="KEY", history=history)
@@ -108,7 +112,9 @@ def png_bytes(requests: list[tuple[Message, ...]]) -> int:
 
 
 def dear(cost: Cost) -> float:
-    """Return what is billed, against everything sent again, where reads cost a tenth and writes a quarter more."""
+    """Return what is billed, against everything sent again, where reads cost a tenth and writes a quarter
+    more.
+    """
     return (1.25 * (cost.prompt - cost.cached) + 0.1 * cost.cached) / cost.prompt
 
 

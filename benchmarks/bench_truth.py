@@ -154,7 +154,9 @@ def told_ablation(result: Mapping[str, Any]) -> str:
 
 
 def keep(name: str, commands: Sequence[str], text: str, results: Path = RESULTS) -> None:
-    """Write a part's section into the results, in the place of its earlier one. `commands` all measure the same."""
+    """Write a part's section into the results, in the place of its earlier one. `commands` all measure the
+    same.
+    """
     heading = f"## Known truth: {name}"
     told = " or ".join(f"`{command}`" for command in commands)
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")

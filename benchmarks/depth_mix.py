@@ -1,4 +1,5 @@
-"""B9: requests for the paper's units of ResNet-152, which end at many depths, in one batch of the coalescing backend.
+"""B9: requests for the paper's units of ResNet-152, which end at many depths, in one batch of the coalescing
+backend.
 
 A batch holds one image for each of the paper's 100 units, by layer in its proportions; the peer runs
 every image through the whole network.

@@ -1,7 +1,8 @@
 """B10: agents that measure and look at images through the whole program, against one image after another.
 
-Each agent measures 15 images that all share and 20 of its own at its own unit, and has each painted and written for a
-model's eyes, as PNG by the peer, as JPEG here. Warm: the same again, as when another agent studies the same images.
+Each agent measures 15 images that all share and 20 of its own at its own unit, and has each painted and
+written for a model's eyes, as PNG by the peer, as JPEG here. Warm: the same again, as when another agent
+studies the same images.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""What a death costs: a data-set pass whose replica is killed in the middle, against the same pass undisturbed.
+"""What a death costs: a data-set pass whose replica is killed in the middle, against the same pass
+undisturbed.
 
-The network waits a while for each batch in place of computing, so that the pass outlasts the half minute after
-which a replica hands over what it has; what is lost can be no more than what it did since.
+The network waits a while for each batch in place of computing, so that the pass outlasts the half minute
+after which a replica hands over what it has; what is lost can be no more than what it did since.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """How soon a command says that an endpoint cannot work: a wrong key, address, chat model or image model.
 
-Each command is a new process, as a user starts it, and asks a scripted server on loopback. Seconds grow with what else
-the machine does, so the target is on processor seconds: of `describe` and `sweep`, which end when they have told, and
-which are hardly ever on two cores at once.
+Each command is a new process, as a user starts it, and asks a scripted server on loopback. Seconds grow with
+what else the machine does, so the target is on processor seconds: of `describe` and `sweep`, which end when
+they have told, and which are hardly ever on two cores at once.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ def profile(url: str, wrong: str) -> dict[str, Any]:
 
 
 def measure(command: str, told: str, folder: Path, environ: Mapping[str, str]) -> tuple[float, float, int]:
-    """Return the seconds until a command says `told`, NaN if it never does, its processor seconds and its exit code."""
+    """Return the seconds until a command says `told`, NaN if it never does, its processor seconds and its
+    exit code.
+    """
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     line = [
         Path(sys.executable).with_name("maia"),

@@ -1,4 +1,6 @@
-"""Generation requests of 1 to 10 prompts from many agents, coalesced, against what the pipeline can do at all."""
+"""Generation requests of 1 to 10 prompts from many agents, coalesced, against what the pipeline can do at
+all.
+"""
 
 from __future__ import annotations
 

@@ -1,12 +1,13 @@
 """What a benchmark gives and how it is run, judged and written down.
 
-A benchmark is a module with `ID`, `TITLE` and `run(context) -> Result`, named in `benchmarks.suite`. Each runs
-in a process of its own, because allocator, threads and Ray are set once in a process.
+A benchmark is a module with `ID`, `TITLE` and `run(context) -> Result`, named in `benchmarks.suite`. Each
+runs in a process of its own, because allocator, threads and Ray are set once in a process.
 
 Rules. Correctness first: `context.check` raises, and then there are no figures. Peers run in the same process
 run, in turns (`interleave`), and a ratio is the median of the ratios of rounds. A figure that was disturbed
-says so: before and after, a fixed piece of work is timed, and it is seen what others do while this process sleeps. The
-system's load is written beside and decides nothing: it still counts the benchmark that ran before this one.
+says so: before and after, a fixed piece of work is timed, and it is seen what others do while this process
+sleeps. The system's load is written beside and decides nothing: it still counts the benchmark that ran before
+this one.
 """
 
 from __future__ import annotations
@@ -163,7 +164,9 @@ def _busy_ticks(stat: Path) -> int | None:
 
 
 def was_disturbed(control_s: Sequence[float], others: Sequence[float | None]) -> bool:
-    """Say whether a run's figures are in doubt: from the fixed work's times, and the cores that others kept busy."""
+    """Say whether a run's figures are in doubt: from the fixed work's times, and the cores that others kept
+    busy.
+    """
     moved = max(control_s) / min(control_s) > 1 + MOVED
     return moved or any(busy is not None and busy > OTHERS for busy in others)
 

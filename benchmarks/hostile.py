@@ -1,7 +1,7 @@
 """Honest agents beside some whose programs mean to cost the host: what the honest ones notice of it.
 
-Everything is real but the models: the loop of the agents, their journals, the sandboxes of this machine. Chat is
-scripted with the delays of a model, and the network, the image maker and the observers answer at once.
+Everything is real but the models: the loop of the agents, their journals, the sandboxes of this machine. Chat
+is scripted with the delays of a model, and the network, the image maker and the observers answer at once.
 """
 
 from __future__ import annotations

@@ -39,7 +39,9 @@ def _duration(device: dict[str, float], n: int) -> float:
 
 
 def lower_bound(thinking: list[list[float]]) -> float:
-    """Return seconds that no schedule can beat: each device's work in full batches, the longest agent's chain."""
+    """Return seconds that no schedule can beat: each device's work in full batches, the longest agent's
+    chain.
+    """
     n = len(thinking) * ROUNDS * IMAGES
     works = []
     for device in (GENERATOR, NETWORK):

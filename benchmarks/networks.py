@@ -1,8 +1,10 @@
-"""`python -m benchmarks.networks [FAMILY ...]`: compare what is read of layers with what their own library says that they give.
+"""`python -m benchmarks.networks [FAMILY ...]`: compare what is read of layers with what their own library
+says that they give.
 
-It writes the rows of docs/networks.md, each when it is done: of all networks, or of those families and architectures.
-Weights are random: only the reading is compared. timm names a network's feature modules (`feature_info`) and returns what each gives (`forward_intermediates`); transformers
-returns what each encoder block gives (`hidden_states`).
+It writes the rows of docs/networks.md, each when it is done: of all networks, or of those families and
+architectures. Weights are random: only the reading is compared. timm names a network's feature modules
+(`feature_info`) and returns what each gives (`forward_intermediates`); transformers returns what each encoder
+block gives (`hidden_states`).
 """
 
 from __future__ import annotations
@@ -56,8 +58,9 @@ def compare(
 ) -> list[Finding]:
     """Compare what is read of layers with what a library says that they give, (N, C, h, w) or (N, T, C).
 
-    A library may call a feature after another module than the one that gives it, or after a list of modules: then it is
-    sought by its values among all that modules give. `behind` tokens follow the patches. Call in inference mode.
+    A library may call a feature after another module than the one that gives it, or after a list of modules:
+    then it is sought by its values among all that modules give. `behind` tokens follow the patches. Call in
+    inference mode.
     """
     given = _given(tapped, batch)
     wanted = {
@@ -113,7 +116,9 @@ def _source(name: str, want: torch.Tensor, given: Mapping[str, torch.Tensor]) ->
 
 
 def _gives(output: torch.Tensor, want: torch.Tensor) -> bool:
-    """Say whether `output` holds the values of `want`, in any order of its axes and after any prefix of tokens."""
+    """Say whether `output` holds the values of `want`, in any order of its axes and after any prefix of
+    tokens.
+    """
     if output.ndim == 3 and want.ndim > 3 and output[0].numel() > want[0].numel():
         output = output[:, -want[0].numel() // output.shape[2] :]
     if output.ndim == want.ndim == 3 and output.shape[1] > want.shape[1]:
@@ -334,7 +339,9 @@ def _of_timm(module: nn.Module, batch: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 def transformers_findings(name: str) -> list[Finding]:
-    """Compare what every encoder block of a transformers network gives; one that takes more than images is refused."""
+    """Compare what every encoder block of a transformers network gives; one that takes more than images is
+    refused.
+    """
     import transformers
 
     kind, config_kind, sizes = ARCHITECTURES[name]

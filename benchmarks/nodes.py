@@ -1,7 +1,8 @@
 """Nodes: as many replicas and hosts as there are nodes, every host asking all replicas, on 1 to 4 nodes.
 
-The nodes are Ray's own on this one machine, and the devices are simulated (they sleep), so what is measured is
-whether anything between hosts and replicas stands in the way of one another. A real cluster adds a network.
+The nodes are Ray's own on this one machine, and the devices are simulated (they sleep), so what is measured
+is whether anything between hosts and replicas stands in the way of one another. A real cluster adds a
+network.
 """
 
 from __future__ import annotations

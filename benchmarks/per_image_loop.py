@@ -1,13 +1,14 @@
 """The peer of B10, in a process of its own: one image after another, the way of MAIA's published code.
 
-Written here from a reading of that code, in as few lines as keep its cost: an image comes as PNG in base64, is decoded
-and preprocessed by Pillow, goes through the whole network alone, and leaves as a masked PNG in base64.
+Written here from a reading of that code, in as few lines as keep its cost: an image comes as PNG in base64,
+is decoded and preprocessed by Pillow, goes through the whole network alone, and leaves as a masked PNG in
+base64.
 
     python -m benchmarks.per_image_loop stock|tuned MODEL
 
-Each line of standard input is {"images": path of uint8 (n, h, w, 3), "rows": [...], "layer": ..., "unit": ...,
-"threshold": ...}; each line of output {"seconds": ..., "activations": [...]}. `tuned` has the program's own allocator
-settings, threads and memory layout.
+Each line of standard input is {"images": path of uint8 (n, h, w, 3), "rows": [...], "layer": ..., "unit":
+..., "threshold": ...}; each line of output {"seconds": ..., "activations": [...]}. `tuned` has the program's
+own allocator settings, threads and memory layout.
 """
 
 from __future__ import annotations

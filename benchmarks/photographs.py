@@ -55,7 +55,9 @@ _ULTRALYTICS = "ultralytics==8.4.190"
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a photograph shows, and what it may be said to show: that is not asked. Kinds of either follow from WordNet."""
+    """What a photograph shows, and what it may be said to show: that is not asked. Kinds of either follow
+    from WordNet.
+    """
 
     shows: str = ""
     may_show: str = ""
@@ -176,7 +178,8 @@ ASKED = [
     "turtle",
     "screen",
 ]
-"""Words that are asked of every photograph: things that some show, and things that the network took some for."""
+"""Words that are asked of every photograph: things that some show, and things that the network took some for.
+"""
 
 
 def fetch(folder: Path) -> None:
@@ -219,7 +222,9 @@ def _unpacked(folder: Path) -> Iterator[Path]:
 
 
 def crops(folder: Path, number: int, seed: int) -> list[tuple[Path, str]]:
-    """Return `number` crops, 55 to 95 % of a side and at most 400 pixels, in turn of each photograph, with its name."""
+    """Return `number` crops, 55 to 95 % of a side and at most 400 pixels, in turn of each photograph, with
+    its name.
+    """
     rng = random.Random(seed)
     target = folder / f"crops-{number}-{seed}"
     target.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,6 @@
-"""A device whose time for a batch of b requests is base + item * b, and nothing else: it sleeps in its thread."""
+"""A device whose time for a batch of b requests is base + item * b, and nothing else: it sleeps in its
+thread.
+"""
 
 from __future__ import annotations
 

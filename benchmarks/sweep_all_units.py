@@ -1,7 +1,7 @@
 """B1: exemplars of every convolutional unit in one pass, against a bare forward pass and the peers' ways.
 
-Images are decoded and at the size of the networks' resize, so that no peer pays for either. A round is some batches
-through each peer in turn; our tallies go on from round to round, as in a real sweep.
+Images are decoded and at the size of the networks' resize, so that no peer pays for either. A round is some
+batches through each peer in turn; our tallies go on from round to round, as in a real sweep.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Pages that are made when the documentation is built: the notebook as it last ran, and the commands' own help."""
+"""Pages that are made when the documentation is built: the notebook as it last ran, and the commands' own
+help.
+"""
 
 from __future__ import annotations
 

@@ -12,8 +12,8 @@ import structlog
 # Ray reads these when it is imported, so they are set before any test module can import it.
 os.environ.setdefault("RAY_AUTH_MODE", "token")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-# Signals that whoever started the tests had ignored (`nohup`, a job in the background) would be ignored by all that
-# the tests start. A handler is not inherited, and does nothing here that ignoring did not.
+# Signals that whoever started the tests had ignored (`nohup`, a job in the background) would be ignored by
+# all that the tests start. A handler is not inherited, and does nothing here that ignoring did not.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 for number in (signal.SIGTERM, signal.SIGHUP):
@@ -25,7 +25,9 @@ CANARY = {"OPENAI_API_KEY": "canary-key", "SOME_VARIABLE_OF_THE_DRIVER": "canary
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that use Ray, which take longest: what is short fills the end of a run of several processes."""
+    """Begin with the files that use Ray, which take longest: what is short fills the end of a run of several
+    processes.
+    """
     with_ray = {item.path for item in items if item.get_closest_marker("ray")}
     items.sort(key=lambda item: item.path not in with_ray)
 

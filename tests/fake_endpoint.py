@@ -176,7 +176,9 @@ def one_round(seen: Seen) -> str:
 
 
 def small_study(seen: Seen) -> str:
-    """Answer as an interpreter that looks at the exemplars, tests one hypothesis, and concludes; observers get a word."""
+    """Answer as an interpreter that looks at the exemplars, tests one hypothesis, and concludes; observers
+    get a word.
+    """
     if not any("tools." in text for text in seen.texts[:1]):
         return "a robot"
     if seen.rounds == 0:
@@ -244,7 +246,9 @@ class FakeEndpoint:
         port: int = 0,
         probed: bool = False,
     ) -> None:
-        """With `probed`, what commands ask before they start is answered in order and kept apart, in `probes`."""
+        """With `probed`, what commands ask before they start is answered in order and kept apart, in
+        `probes`.
+        """
         self.script = script
         self.faults = deque(faults)
         self.probed, self.probes = probed, 0
@@ -347,7 +351,9 @@ class FakeEndpoint:
         return web.Response(body=self._files[request.match_info["id"]])
 
     async def _make_batch(self, request: web.Request) -> web.Response:
-        """Answer every line, but those beyond `batch_answers`; the batch has ended when it is looked at again."""
+        """Answer every line, but those beyond `batch_answers`; the batch has ended when it is looked at
+        again.
+        """
         self._check_key(request)
         asked = await request.json()
         assert asked["endpoint"] == "/v1/chat/completions"
@@ -522,7 +528,9 @@ class FakeEndpoint:
 
 
 def _as_stream(completion: dict[str, Any], asked: dict[str, Any]) -> bytes:
-    """Return a completion as server-sent events: each text in two pieces, usage in a last chunk if it was asked for."""
+    """Return a completion as server-sent events: each text in two pieces, usage in a last chunk if it was
+    asked for.
+    """
     choice = completion["choices"][0]
     message = {name: value for name, value in choice["message"].items() if value is not None}
     halves = [{k: v[: len(v) // 2] if isinstance(v, str) else v for k, v in message.items()}]

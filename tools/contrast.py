@@ -1,4 +1,5 @@
-"""Which images of the data set to show beside a unit's strongest: across its range, look-alikes that leave it silent, groups.
+"""Which images of the data set to show beside a unit's strongest: across its range, look-alikes that leave it
+silent, groups.
 
 Pure choices over numbers. Shapes: n images of a scatter; m exemplars, strongest first; d features.
 """
@@ -42,9 +43,11 @@ def unit_length(features: np.ndarray, centre: np.ndarray) -> np.ndarray:
 
 
 def quantiles(activations: np.ndarray, seed: int) -> list[Chosen]:
-    """Return the image nearest to the middle of each tenth of the firing range, strongest first, and two silent ones.
+    """Return the image nearest to the middle of each tenth of the firing range, strongest first, and two
+    silent ones.
 
-    A unit fires where its activation is above zero; of one that is never below zero. Any other is split at its lowest value.
+    A unit fires where its activation is above zero; of one that is never below zero. Any other is split at
+    its lowest value.
     """
     floor = 0.0 if activations.min() >= 0 else float(activations.min())
     firing, silent = np.flatnonzero(activations > floor), np.flatnonzero(activations <= floor)
@@ -70,9 +73,11 @@ def least(activations: np.ndarray, k: int, seed: int) -> list[Chosen]:
 def near(
     activations: np.ndarray, vectors: np.ndarray, top: np.ndarray, top_vectors: np.ndarray
 ) -> list[Chosen]:
-    """Return for each exemplar the image most like it that does not drive the unit: below its median, or a tenth of the exemplar.
+    """Return for each exemplar the image most like it that does not drive the unit: below its median, or a
+    tenth of the exemplar.
 
-    `vectors` (n, d) and `top_vectors` (m, d) have length 1; `top` (m,) are the exemplars' activations. What is the same picture as the exemplar or one chosen before is left out.
+    `vectors` (n, d) and `top_vectors` (m, d) have length 1; `top` (m,) are the exemplars' activations. What
+    is the same picture as the exemplar or one chosen before is left out.
     """
     found: list[Chosen] = []
     median = float(np.median(activations))
@@ -96,7 +101,9 @@ def spread(
     k: int,
     seed: int,
 ) -> list[Chosen]:
-    """Return `quantiles`, or the `k` `least`, without pictures that are the same by their `features` (n, d), where these are known."""
+    """Return `quantiles`, or the `k` `least`, without pictures that are the same by their `features` (n, d),
+    where these are known.
+    """
     chosen = quantiles(activations, seed) if which == "quantiles" else least(activations, 2 * k, seed)
     if features is not None:
         chosen = distinct(chosen, unit_length(features, features.mean(axis=0)))
@@ -104,7 +111,9 @@ def spread(
 
 
 def distinct(chosen: Sequence[Chosen], vectors: np.ndarray) -> list[Chosen]:
-    """Return what was chosen without images that are the same picture as one before; `vectors` (n, d) have length 1."""
+    """Return what was chosen without images that are the same picture as one before; `vectors` (n, d) have
+    length 1.
+    """
     kept: list[Chosen] = []
     for each in chosen:
         if not any(vectors[each.row] @ vectors[other.row] >= SAME for other in kept):
@@ -113,9 +122,11 @@ def distinct(chosen: Sequence[Chosen], vectors: np.ndarray) -> list[Chosen]:
 
 
 def modes(vectors: np.ndarray) -> list[Chosen]:
-    """Return the exemplars in groups of alike images, the largest group first; one group where none stand apart.
+    """Return the exemplars in groups of alike images, the largest group first; one group where none stand
+    apart.
 
-    Average linkage on cosine distance, with the number of groups (2 to 4) of the highest silhouette if that is above 0.15.
+    Average linkage on cosine distance, with the number of groups (2 to 4) of the highest silhouette if that
+    is above 0.15.
     """
     labels = _groups(vectors)
     order = sorted(set(labels), key=lambda label: (-labels.count(label), labels.index(label)))
@@ -153,7 +164,9 @@ def _drawn(rows: Sequence[int] | np.ndarray, k: int, seed: int) -> np.ndarray:
 
 
 def thumbnails(pictures: Sequence[np.ndarray], side: int = 8) -> np.ndarray:
-    """Return uint8 pictures (h, w, 3) as float32 (n, side * side * 3) means over a grid: what images are compared by without a network."""
+    """Return uint8 pictures (h, w, 3) as float32 (n, side * side * 3) means over a grid: what images are
+    compared by without a network.
+    """
     import PIL.Image
 
     small = [PIL.Image.fromarray(each).resize((side, side), PIL.Image.Resampling.BOX) for each in pictures]

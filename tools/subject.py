@@ -82,7 +82,8 @@ class Sampled(Protocol):
     """A subject that tells how its activations are spread over the data set, for people to look at."""
 
     async def sample(self) -> np.ndarray:
-        """Return activations on images spread evenly over the data set, float32 (n,); the same ones every time.
+        """Return activations on images spread evenly over the data set, float32 (n,); the same ones every
+        time.
 
         Raises:
             SampleError: If it is known on none of them.
@@ -91,7 +92,9 @@ class Sampled(Protocol):
 
 @runtime_checkable
 class Browsable(Protocol):
-    """A subject of which more than the strongest images can be looked at, none of them reserved for confirmation."""
+    """A subject of which more than the strongest images can be looked at, none of them reserved for
+    confirmation.
+    """
 
     async def scatter(self) -> Scatter:
         """Return activations on a part of the data set; raises BackendError if none is known."""
@@ -105,10 +108,14 @@ class Browsable(Protocol):
 
 @runtime_checkable
 class Reserving(Protocol):
-    """A subject with a data set of which a part is held back: no agent ever sees it, and labels are tested on it."""
+    """A subject with a data set of which a part is held back: no agent ever sees it, and labels are tested on
+    it.
+    """
 
     async def held_back(self, count: int) -> HeldBack:
-        """Return what at most `count` of these images do to it; the same images for all subjects of a data set."""
+        """Return what at most `count` of these images do to it; the same images for all subjects of a data
+        set.
+        """
 
     async def held_back_images(self, indices: Sequence[int]) -> list[Image]:
         """Return images of the data set by index, in order."""
@@ -119,7 +126,9 @@ class Anchored(Protocol):
     """A subject that knows what an image of its own thing does to it, though the data set may hold none."""
 
     async def anchor(self) -> float | None:
-        """Return an activation that images reach which show what the subject is for; None where that is unknown."""
+        """Return an activation that images reach which show what the subject is for; None where that is
+        unknown.
+        """
 
 
 def histogram(values: np.ndarray, bins: int = 24) -> dict[str, Any] | None:
@@ -187,9 +196,11 @@ class NetworkUnit:
         return await self._client.sample(self._unit, self._dataset)
 
     async def anchor(self) -> float | None:
-        """Return, of a class, the logit with which classes win on images of the data set, or the least such probability.
+        """Return, of a class, the logit with which classes win on images of the data set, or the least such
+        probability.
 
-        A class of which the data set has no image is never near it: its strongest images are then merely the least unlike.
+        A class of which the data set has no image is never near it: its strongest images are then merely the
+        least unlike.
         """
         if self._unit.kind == "probability":
             return _WINS

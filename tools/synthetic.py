@@ -1,4 +1,5 @@
-"""Synthetic neurons as subjects: concepts in images combined by a formula, so that the truth is known (MAIA 4.2).
+"""Synthetic neurons as subjects: concepts in images combined by a formula, so that the truth is known (MAIA
+4.2).
 
 The concepts are found by a detector; values and masks are combined by `actors.detection.compose`. What the
 data set holds of each concept is found once, for all neurons in one pass, and kept on disk.
@@ -46,7 +47,9 @@ class ConceptDetector(Protocol):
 
 
 class ConceptTable:
-    """The score of concepts in every image of a data set, a file a concept; float32 (N,), NaN where unreadable."""
+    """The score of concepts in every image of a data set, a file a concept; float32 (N,), NaN where
+    unreadable.
+    """
 
     def __init__(self, detector: ConceptDetector, dataset: ImageDataset, folder: Path) -> None:
         self.detector, self.dataset = detector, dataset
@@ -118,8 +121,8 @@ class ConceptTable:
 class SyntheticNeuron:
     """A subject whose activation, in [0, 1], is that of a formula over detected concepts.
 
-    `explored` are the data-set indices that exemplars may come from; the others are held back. The map is the activation on the formula's
-    mask and 0 elsewhere, so a position is active when it is above 0.
+    `explored` are the data-set indices that exemplars may come from; the others are held back. The map is the
+    activation on the formula's mask and 0 elsewhere, so a position is active when it is above 0.
     """
 
     def __init__(

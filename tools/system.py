@@ -32,7 +32,9 @@ class Painter(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """One image as it was shown to the subject; of one without places in the image, `masked` is the image itself."""
+    """One image as it was shown to the subject; of one without places in the image, `masked` is the image
+    itself.
+    """
 
     image: Image
     response: Response
@@ -74,8 +76,9 @@ class System:
     async def exemplars_by(self, which: Which, k: int, seed: int) -> list[tuple[Measurement, str]]:
         """Return images of the data set that agents may see, each with a note that says why it was chosen.
 
-        `which`: "top", the strongest `k`; "modes", these in groups of alike images; "quantiles", across the firing range;
-        "near", of each of these the image most like it that does not drive the unit; "least", the lowest `k`.
+        `which`: "top", the strongest `k`; "modes", these in groups of alike images; "quantiles", across the
+        firing range; "near", of each of these the image most like it that does not drive the unit; "least",
+        the lowest `k`.
 
         Raises:
             UsageError: If the subject tells nothing but its strongest images, or images cannot be compared.

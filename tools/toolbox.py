@@ -57,7 +57,9 @@ class Observers(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """An image that an agent made and measured. `from_data`: an edit of an image of the data set, or of unknown origin."""
+    """An image that an agent made and measured. `from_data`: an edit of an image of the data set, or of
+    unknown origin.
+    """
 
     image: str
     activation: float
@@ -149,7 +151,9 @@ class Album:
 
 
 class Screen:
-    """What a program displayed and logged for its agent to see, in order and up to a bound; the rest is counted."""
+    """What a program displayed and logged for its agent to see, in order and up to a bound; the rest is
+    counted.
+    """
 
     def __init__(self, max_images: int = 40, max_characters: int = 20_000) -> None:
         self._max_images, self._max_characters = max_images, max_characters
@@ -188,8 +192,9 @@ class Screen:
 class Toolbox:
     """The tools of one agent: they share its log, its album and its seeds.
 
-    The n-th use of a prompt gets the n-th seed of that prompt: asking again draws a fresh image, and
-    two agents that ask the same get the same image, made once. `withheld` are calls that are refused, for ablations.
+    The n-th use of a prompt gets the n-th seed of that prompt: asking again draws a fresh image, and two
+    agents that ask the same get the same image, made once. `withheld` are calls that are refused, for
+    ablations.
     """
 
     def __init__(
@@ -212,7 +217,8 @@ class Toolbox:
         self.images_made = 0
         self.observations = 0
         self.measured: dict[str, float] = {}
-        """What each image that was shown to the unit measured, by its id and not by that of the masked one."""
+        """What each image that was shown to the unit measured, by its id and not by that of the masked one.
+        """
         self._keeper, self._studio, self._observers = keeper, studio, observers
         self._seed, self._n_exemplars, self._max_images = seed, n_exemplars, max_images
         self._max_observations = max_observations

@@ -43,9 +43,10 @@ class ChatPool(Protocol):
 class PoolChatModel:
     """A `ChatModel` whose replicas live in a pool; conversations are the unit of fairness.
 
-    `unhindered` is how many calls of this process its backend sends at once, None where it gives no leave to send
-    (`Admission`). A call beyond them may have to wait there, for its turn or for a rate limit, and asks for leave first, so
-    that it is not announced as sent meanwhile. For the others the message more would tell nothing.
+    `unhindered` is how many calls of this process its backend sends at once, None where it gives no leave to
+    send (`Admission`). A call beyond them may have to wait there, for its turn or for a rate limit, and asks
+    for leave first, so that it is not announced as sent meanwhile. For the others the message more would tell
+    nothing.
     """
 
     def __init__(

@@ -31,7 +31,9 @@ class ChatProbe:
     reply: ChatReply
     seconds: float
     named_colors: bool
-    """Whether the reply names the colors of both images: then the model sees. If not, it may only be a weak one."""
+    """Whether the reply names the colors of both images: then the model sees. If not, it may only be a weak
+    one.
+    """
     suggested: Mapping[str, Any]
     """Settings that say from the start what the endpoint was found to take; {} where it takes everything."""
 
@@ -55,7 +57,8 @@ async def ask(
     """Ask the endpoint once; faults that usually pass are tried once more within `within_s` seconds.
 
     Raises:
-        MaiaError: As `OpenAIBackend.complete`; EndpointStopError for a key, account or model that cannot work.
+        MaiaError: As `OpenAIBackend.complete`; EndpointStopError for a key, account or model that cannot
+            work.
     """
     # Not in a batch, which would be billed, and answered long after `within_s`.
     brief = settings.model_copy(update={"max_attempts": 2, "deadline_s": within_s, "batch": None})

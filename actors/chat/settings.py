@@ -30,7 +30,9 @@ class HistorySettings(Settings):
 
 
 class BatchSettings(Settings):
-    """Asking in batches: half the price at OpenAI, answered within a day. Not for the interpreter, whose rounds wait."""
+    """Asking in batches: half the price at OpenAI, answered within a day. Not for the interpreter, whose
+    rounds wait.
+    """
 
     collect_s: float = Field(default=10.0, ge=0)
     """Seconds for which requests are collected into one batch."""
@@ -97,8 +99,9 @@ class OpenAIChat(EndpointSettings):
     """Mark the first and last message with `cache_control`: for endpoints that cache only what is marked."""
 
     batch: BatchSettings | None = None
-    """Ask through the batch API; null asks one by one. Attempts then last up to 25 hours, and 4,096 requests are in
-    flight, unless set otherwise. Give the price of batches in `price`."""
+    """Ask through the batch API; null asks one by one. Attempts then last up to 25 hours, and 4,096 requests
+    are in flight, unless set otherwise. Give the price of batches in `price`.
+    """
 
     @model_validator(mode="before")
     @classmethod

@@ -1,1 +1,3 @@
-"""The Ray cluster itself: started or joined, private to this user, and what stands in its way on this machine."""
+"""The Ray cluster itself: started or joined, private to this user, and what stands in its way on this
+machine.
+"""

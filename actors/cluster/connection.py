@@ -131,7 +131,9 @@ def connect(settings: RaySettings) -> bool:
 
 
 def _start(settings: RaySettings) -> None:
-    """Start a cluster that only this process uses: on the loopback address, in a folder and with a token of its own."""
+    """Start a cluster that only this process uses: on the loopback address, in a folder and with a token of
+    its own.
+    """
     global _folder
     machine.ensure(machine.Surroundings(settings=settings))
     _folder = own_folder.make()
@@ -186,8 +188,8 @@ def _common(settings: RaySettings) -> dict[str, Any]:
 def _job() -> Any:
     """Return a job in whose workers our packages come first.
 
-    Ray puts the current folder before all else on a worker's path, and PYTHONPATH before the installed packages: a
-    folder called `tools` or `agents` there would be taken for ours.
+    Ray puts the current folder before all else on a worker's path, and PYTHONPATH before the installed
+    packages: a folder called `tools` or `agents` there would be taken for ours.
     """
     from ray.job_config import JobConfig
 
@@ -216,7 +218,9 @@ def _explained(settings: RaySettings) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _signals_left_alone() -> Iterator[None]:
-    """Keep Ray from taking SIGTERM from a command that answers it, and from complaining in threads where it cannot."""
+    """Keep Ray from taking SIGTERM from a command that answers it, and from complaining in threads where it
+    cannot.
+    """
     log = logging.getLogger("ray._private.worker")
 
     def welcome(record: logging.LogRecord) -> bool:
@@ -302,7 +306,8 @@ def _find(settings: RaySettings) -> str:
         reason = "what answers there is not Ray"
         if address == "auto":
             named = os.environ.get("RAY_ADDRESS", "").removeprefix("auto")
-            # Ray looks there first; `ray job submit` wants the address of the job server in it, which is not a cluster's.
+            # Ray looks there first; `ray job submit` wants the address of the job server in it, which is not
+            # a cluster's.
             where = f"at RAY_ADDRESS={named}" if named else "on this machine"
             reason = f"no cluster runs {where}"
             if answer == "ended" and not named:
@@ -343,7 +348,8 @@ def _send_messages_to_the_log() -> None:
 
 
 def _log_message(data: Mapping[str, Any], ignore_prefix: bool = False) -> None:
-    # Workers' lines come only where `worker_logs` asks for them, and then they are to be seen without more ado.
+    # Workers' lines come only where `worker_logs` asks for them, and then they are to be seen without more
+    # ado.
     level = logging.INFO if data.get("pid") == "autoscaler" else logging.WARNING
     _log.log(level, "ray %s: %s", data.get("pid", ""), "\n".join(data["lines"]))
 
@@ -365,7 +371,9 @@ def _explain(settings: RaySettings, error: Exception) -> tuple[str, str]:
 
 
 def log_folder() -> str:
-    """Return where Ray's logs are on this machine; on other nodes of a cluster they are below that node's own folder."""
+    """Return where Ray's logs are on this machine; on other nodes of a cluster they are below that node's own
+    folder.
+    """
     if _folder is not None:
         return str(_folder.logs)
     import ray

@@ -41,7 +41,8 @@ class LocalHead:
         """Start the cluster, with token authentication, and return its facts.
 
         Raises:
-            UsageError: If it runs already, the port is taken, the folder cannot be written, or Ray does not start.
+            UsageError: If it runs already, the port is taken, the folder cannot be written, or Ray does not
+                start.
         """
         with self._alone():
             return self._up(settings, port)

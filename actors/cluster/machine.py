@@ -1,7 +1,8 @@
 """What the user's shell and machine hold that stands in the way of a run, found before anything is started.
 
-Each check looks at one thing and returns a `Finding`, or None where there is nothing to say. `maia doctor` shows
-them all; a command that starts Ray refuses with the first that is not `ok`, and logs nothing of the others.
+Each check looks at one thing and returns a `Finding`, or None where there is nothing to say. `maia doctor`
+shows them all; a command that starts Ray refuses with the first that is not `ok`, and logs nothing of the
+others.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ RAY_VARIABLES_KEPT = frozenset(
 class Finding:
     """One line of the report. `advice` is empty where nothing has to be done.
 
-    Whether something elsewhere works is not asked: `ok` then says that nothing here stands in its way. What is not
-    `needed` may be missing.
+    Whether something elsewhere works is not asked: `ok` then says that nothing here stands in its way. What
+    is not `needed` may be missing.
     """
 
     topic: str
@@ -95,7 +96,9 @@ def raise_open_files() -> int:
 
 
 def store_place(settings: RaySettings, shared_memory: Path, fallback: Path) -> tuple[int, Path | None]:
-    """Return the bytes of the object store, and its folder where Ray's own choice (shared memory) will not do."""
+    """Return the bytes of the object store, and its folder where Ray's own choice (shared memory) will not
+    do.
+    """
     wanted = settings.object_store_mb * 2**20
     if not sys.platform.startswith("linux"):
         return wanted, None
@@ -103,10 +106,11 @@ def store_place(settings: RaySettings, shared_memory: Path, fallback: Path) -> t
 
 
 def fitted(wanted: int, free: int, fallback: Path) -> tuple[int, Path | None]:
-    """Return the bytes of an object store, and its folder if not shared memory, of which `free` bytes are free.
+    """Return the bytes of an object store, and its folder if not shared memory, of which `free` bytes are
+    free.
 
-    It gets what is wanted; less where shared memory has less; a folder on disk where shared memory has not even what
-    Ray needs at least (docker gives 64 MiB).
+    It gets what is wanted; less where shared memory has less; a folder on disk where shared memory has not
+    even what Ray needs at least (docker gives 64 MiB).
     """
     if free >= wanted:
         return wanted, None

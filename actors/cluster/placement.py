@@ -1,7 +1,7 @@
 """Whether an actor finds a place on the nodes of a cluster, told to whoever waits for it.
 
-Ray lets an actor that no node has room for wait for ever, without a word. Here the wait is told, with what is asked
-and what the nodes have; and it ends where no node could ever carry the actor and nothing adds nodes.
+Ray lets an actor that no node has room for wait for ever, without a word. Here the wait is told, with what is
+asked and what the nodes have; and it ends where no node could ever carry the actor and nothing adds nodes.
 """
 
 from __future__ import annotations
@@ -57,11 +57,12 @@ class Node:
 async def answered(answer: Awaitable[T], actor: Any, demand: Demand, begun: int | None = None) -> T:
     """Return what an actor answers; while it has no place on any node, say so.
 
-    `begun` is how often it had been started again (`restarts`) when it last worked; without it, its deaths do not count.
+    `begun` is how often it had been started again (`restarts`) when it last worked; without it, its deaths do
+    not count.
 
     Raises:
-        UsageError: If no node could ever carry it, and none that could has come for `demand.patience_s`; or if it
-            dies whenever it is started.
+        UsageError: If no node could ever carry it, and none that could has come for `demand.patience_s`; or
+            if it dies whenever it is started.
     """
     asking = asyncio.ensure_future(answer)
     since = impossible_since = told = None
@@ -126,7 +127,8 @@ def waiting(demand: Demand, nodes: Sequence[Node]) -> str:
 
 
 def carriers() -> list[str]:
-    """Return the ids of the nodes that may carry what asks for nothing: those that offer CPUs, all if none does.
+    """Return the ids of the nodes that may carry what asks for nothing: those that offer CPUs, all if none
+    does.
 
     A head or a command's own node that was started with no CPUs is not meant to work.
     """
@@ -146,8 +148,9 @@ def restarts(actor: Any) -> int:
 def grows() -> bool:
     """Return whether something may add nodes to the cluster that this process is connected to.
 
-    Every head runs Ray's monitor. Where it only reads, it names the type of a node after the node; an autoscaler names
-    the types that it was configured with. Where neither is on record, nodes may be added as well.
+    Every head runs Ray's monitor. Where it only reads, it names the type of a node after the node; an
+    autoscaler names the types that it was configured with. Where neither is on record, nodes may be added as
+    well.
     """
     from ray.experimental import internal_kv
 

@@ -1,7 +1,7 @@
 """A folder for Ray's files that nobody else on the machine can enter.
 
-Ray makes everything below its temporary folder writable by everybody, and puts its sockets there, whose paths may
-have 107 bytes (`sun_path` in unix(7)). So each cluster gets a folder of its own, 0700, with a short path:
+Ray makes everything below its temporary folder writable by everybody, and puts its sockets there, whose paths
+may have 107 bytes (`sun_path` in unix(7)). So each cluster gets a folder of its own, 0700, with a short path:
 
     TMP/maia-ray-XXXXXXXX/       locked while the cluster's owner lives
         auth_token               of a private cluster
@@ -144,7 +144,9 @@ def _made(parent: Path) -> OwnFolder | None:
 
 
 def _locked(path: Path) -> int | None:
-    """Return a descriptor that holds the folder's lock, None where another process has it or removed the folder."""
+    """Return a descriptor that holds the folder's lock, None where another process has it or removed the
+    folder.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError:

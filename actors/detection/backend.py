@@ -1,4 +1,6 @@
-"""A concept detector behind the seam of `actors.serving.backend`: the same concept in the same image is sought once."""
+"""A concept detector behind the seam of `actors.serving.backend`: the same concept in the same image is
+sought once.
+"""
 
 from __future__ import annotations
 

@@ -39,7 +39,9 @@ class Detection:
 
 
 def no_numbers(name: str) -> BackendError:
-    """Return the failure of a detector whose scores are not finite: above no threshold, they would be an absence."""
+    """Return the failure of a detector whose scores are not finite: above no threshold, they would be an
+    absence.
+    """
     return BackendError(
         f"{name} produced values that are no numbers.",
         "Some models overflow in float16: set `dtype` to bfloat16 or float32.",

@@ -48,7 +48,8 @@ class PoolDetector:
         concepts: Sequence[str],
         progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> tuple[list[str], np.ndarray]:
-        """Return the ids of the first `count` images and the score of every concept, float32 (count, concepts).
+        """Return the ids of the first `count` images and the score of every concept, float32 (count,
+        concepts).
 
         One pass over the images for all concepts; no pixels travel. Unreadable images have the id "" and NaN.
 

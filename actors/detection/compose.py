@@ -12,9 +12,10 @@ because the paper and its published code differ:
 | A AND NOT B | A's value and mask if B is absent (not in the paper) | same; when off, a small random value |
 
 Off is 0.0 and an empty mask in `paper`. In `authors-code` the operators that can be off answer U(0, 0.1) to
-two decimals instead; here that draw is fixed by image and formula, so that a repeated question has one answer.
-Each concept's value is its own: the published OR lets an absent concept inherit the other's unaveraged sum
-of box scores, so that it depends on the order of concepts and can exceed 1. That is a bug, not a mode.
+two decimals instead; here that draw is fixed by image and formula, so that a repeated question has one
+answer. Each concept's value is its own: the published OR lets an absent concept inherit the other's
+unaveraged sum of box scores, so that it depends on the order of concepts and can exceed 1. That is a bug, not
+a mode.
 """
 
 from __future__ import annotations

@@ -40,13 +40,16 @@ class GroundingDetection(SharedDetection):
     """Commit, tag or branch of the segmenter on the hub."""
     mode: Mode = "paper"
     """`paper`: thresholds 0.3 (box) and 0.25 (text), the best box's confidence.
-    `authors-code`: 0.25 and 0.30, images shrunk to 224 px, the mean of the boxes' scores cut to two decimals."""
+    `authors-code`: 0.25 and 0.30, images shrunk to 224 px, the mean of the boxes' scores cut to two decimals.
+    """
     box_threshold: float | None = Field(None, ge=0, lt=1)
     """Least confidence of a box; None is the mode's."""
     text_threshold: float | None = Field(None, ge=0, lt=1)
     """Least similarity of a word of the prompt to a box; None is the mode's."""
     dilation_px: int | None = Field(None, ge=0, le=256)
-    """How far each mask grows, in pixels of the image; None is 18, as in the authors' code (5x5 ellipse, 9 times)."""
+    """How far each mask grows, in pixels of the image; None is 18, as in the authors' code (5x5 ellipse, 9
+    times).
+    """
     device: str = "auto"
     """`auto` takes a GPU where there is one; else `cpu`, `cuda`, `cuda:1`, `mps`."""
     dtype: Dtype = "float32"

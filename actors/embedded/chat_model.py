@@ -1,4 +1,6 @@
-"""The built-in models as one backend for the replica machinery: rules in one thread, no weights but the net's."""
+"""The built-in models as one backend for the replica machinery: rules in one thread, no weights but the
+net's.
+"""
 
 from __future__ import annotations
 

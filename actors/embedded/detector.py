@@ -1,4 +1,5 @@
-"""The embedded detector: the concept net behind the protocol of open-set detectors. A stand-in, and it says so.
+"""The embedded detector: the concept net behind the protocol of open-set detectors. A stand-in, and it says
+so.
 
 It knows the concepts, categories, backgrounds and colours of the embedded world, by all their names; any
 other word is a typed failure, never an absence.

@@ -145,10 +145,11 @@ class EndpointCaller:
     ) -> Sent[T]:
         """Return the answer of the first attempt that gets one.
 
-        `send` makes one attempt and raises what its library raises, or `FaultyAnswerError`; `classify` returns the
-        fault in a library's exception, or None for a bug, which is raised as it is. `tokens` is what the request is
-        expected to cost, for the tokens-a-minute limit. With `leave` (`admit`) that lasts, the first attempt is made
-        at once. `adapt` says of each fault whether `send` now asks differently: then the next attempt is made at once.
+        `send` makes one attempt and raises what its library raises, or `FaultyAnswerError`; `classify`
+        returns the fault in a library's exception, or None for a bug, which is raised as it is. `tokens` is
+        what the request is expected to cost, for the tokens-a-minute limit. With `leave` (`admit`) that
+        lasts, the first attempt is made at once. `adapt` says of each fault whether `send` now asks
+        differently: then the next attempt is made at once.
 
         Raises:
             ContentFilteredError: If the provider declined the content.

@@ -1,4 +1,5 @@
-"""The models of hosted endpoints that this project knows: prices, end dates and successors (`catalogue.yaml`).
+"""The models of hosted endpoints that this project knows: prices, end dates and successors
+(`catalogue.yaml`).
 
 A configured price always wins. A model that is not listed has no known price, and that is said.
 """

@@ -1,4 +1,6 @@
-"""Which models an endpoint says it has (`GET /models`): the cheapest question that shows a wrong key or address."""
+"""Which models an endpoint says it has (`GET /models`): the cheapest question that shows a wrong key or
+address.
+"""
 
 from __future__ import annotations
 

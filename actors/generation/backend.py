@@ -1,4 +1,5 @@
-"""Image makers behind the seam of `actors.serving.backend`: what may be shared, batched and answered from memory.
+"""Image makers behind the seam of `actors.serving.backend`: what may be shared, batched and answered from
+memory.
 
 An image is keyed by its maker, the maker's settings, what was asked, and the seed. So the same request is
 made once, across agents (in flight and in memory) and across runs (on disk).
@@ -40,7 +41,9 @@ class AsyncImageMaker(Protocol):
 
 
 class InOneThread:
-    """A blocking maker as an `AsyncImageMaker`: all its calls run in one worker thread, in batches it can take."""
+    """A blocking maker as an `AsyncImageMaker`: all its calls run in one worker thread, in batches it can
+    take.
+    """
 
     slots = 1
 

@@ -39,7 +39,8 @@ class EditRequest:
 class MadeImage:
     """An image with how it was made. `provenance.notes` says what of the request could not be done.
 
-    `dollars` is what was charged for making it now: 0 for one that was made before, None where the price is unknown.
+    `dollars` is what was charged for making it now: 0 for one that was made before, None where the price is
+    unknown.
     """
 
     image: Image

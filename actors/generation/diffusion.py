@@ -162,7 +162,9 @@ class DiffusionMaker:
         return [each for half in halves for each in self._run(half, texts, sources, size, seeds)]
 
     def _sized(self, size: tuple[int, int] | None) -> dict[str, int]:
-        """Return the call's size arguments; an editor that scales to an area of its own keeps to it unless told."""
+        """Return the call's size arguments; an editor that scales to an area of its own keeps to it unless
+        told.
+        """
         scales = "max_area" in self._takes
         if size is None or "height" not in self._takes or (scales and self._settings.size is None):
             return {}

@@ -47,7 +47,8 @@ def load_pipeline(settings: DiffusersPipeline, task: Task, folder: Path) -> tupl
     """Return the pipeline on its device, the device and the dtype.
 
     Raises:
-        UsageError: Unknown device or pipeline class, too little memory, or files that are not such a pipeline.
+        UsageError: Unknown device or pipeline class, too little memory, or files that are not such a
+            pipeline.
     """
     from actors.runtime import import_vision_libraries, pick_device
 

@@ -17,7 +17,8 @@ async def model_fault(
 ) -> MaiaError | None:
     """Return why no image can be made; None where nothing stands in the way, as far as can be told for free.
 
-    A request without a prompt is sent: a server that knows the model refuses it for that, and one that does not says so.
+    A request without a prompt is sent: a server that knows the model refuses it for that, and one that does
+    not says so.
     """
     create = connection.client.post
     try:

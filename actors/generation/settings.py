@@ -40,7 +40,9 @@ class DiffusersPipeline(Settings):
     model: str = Field(min_length=1)
     """Hub id (`stable-diffusion-v1-5/stable-diffusion-v1-5`) or a local folder saved by `save_pretrained`."""
     pipeline: str | None = None
-    """Pipeline class of diffusers; None asks `AutoPipelineForText2Image`, and for an editor the model's own class."""
+    """Pipeline class of diffusers; None asks `AutoPipelineForText2Image`, and for an editor the model's own
+    class.
+    """
     revision: str | None = None
     """Commit, tag or branch on the hub; a commit makes a run repeatable."""
     variant: str | None = None
@@ -99,7 +101,8 @@ class OpenAIImages(EndpointSettings):
     send_seed: bool = False
     """Send each image's seed as the field `seed`. OpenAI has none; local servers often do."""
     price: ImagePrice | None = None
-    """null: the price of the built-in list (docs/models.md). A model that is not on it has an unknown price."""
+    """null: the price of the built-in list (docs/models.md). A model that is not on it has an unknown price.
+    """
 
     @property
     def known_price(self) -> ImagePrice | None:

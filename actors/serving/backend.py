@@ -18,8 +18,9 @@ ResultT = TypeVar("ResultT")
 
 
 Readiness = Literal["ready", "not asked", "optional", "missing"]
-"""Whether something could be used on this machine; `not asked`: that is for an endpoint or a hub to say; `optional`: it is
-missing, and only some profiles need it."""
+"""Whether something could be used on this machine; `not asked`: that is for an endpoint or a hub to say;
+`optional`: it is missing, and only some profiles need it.
+"""
 
 
 class Priority(IntEnum):
@@ -44,8 +45,9 @@ class Backend(Protocol[RequestT, ResultT]):
     Requests are frozen dataclasses that pickle; `Image` values inside them travel as content ids, and
     their pixels only to a replica that lacks them.
 
-    Two things a backend need not have: `controls`, the names of methods that clients may call beside all requests; and
-    `beside(request)`, which says that a request runs at once, in no slot, as it has been waited for by another.
+    Two things a backend need not have: `controls`, the names of methods that clients may call beside all
+    requests; and `beside(request)`, which says that a request runs at once, in no slot, as it has been waited
+    for by another.
     """
 
     name: str

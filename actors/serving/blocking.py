@@ -18,8 +18,9 @@ T = TypeVar("T")
 
 
 PATIENCE_S = 6 * 3600.0
-"""How long one piece of work may take: longer than a batch of pictures or long answers takes on a machine without a GPU,
-and not for ever, as those who wait for a device that hangs would."""
+"""How long one piece of work may take: longer than a batch of pictures or long answers takes on a machine
+without a GPU, and not for ever, as those who wait for a device that hangs would.
+"""
 
 
 class DeviceThread:
@@ -37,15 +38,16 @@ class DeviceThread:
         """Return `function(*args, **kwargs)`, called in the thread; the event loop goes on meanwhile.
 
         Raises:
-            DeviceLostError: If it failed and no GPU of this process answers any more, or if it hangs: a thread cannot
-                be ended, but its process can.
+            DeviceLostError: If it failed and no GPU of this process answers any more, or if it hangs: a
+                thread cannot be ended, but its process can.
             BackendError: If it tried to end the process: what is not an Exception would end the event loop.
         """
         loop = asyncio.get_running_loop()
         working = loop.run_in_executor(self._executor, lambda: self._work(function, *args, **kwargs))
         asked = self._clock()
         try:
-            # What waits its turn behind slow work is not hanging: patience begins anew with each piece that ends.
+            # What waits its turn behind slow work is not hanging: patience begins anew with each piece that
+            # ends.
             while (left := max(asked, self._came_back) + self._patience_s - self._clock()) > 0:
                 await asyncio.wait([working], timeout=left)
                 if working.done():

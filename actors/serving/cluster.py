@@ -149,7 +149,9 @@ class RayLauncher:
 
 
 class SharedLauncher:
-    """Finds replicas that a pool of another process starts and stops (`actors.serving.replica_pool.SharedReplicas`)."""
+    """Finds replicas that a pool of another process starts and stops
+    (`actors.serving.replica_pool.SharedReplicas`).
+    """
 
     def __init__(self, address: str) -> None:
         self._address = address
@@ -256,7 +258,8 @@ class Cluster:
         return total
 
     def attach(self, address: str, **options: Any) -> ReplicaPool[Any, Any]:
-        """Return a handle in this process on the replicas of another process's pool, also those it adds later.
+        """Return a handle in this process on the replicas of another process's pool, also those it adds
+        later.
 
         `address` is that pool's. The replicas stay when this handle is closed. For hosts, each of which
         carries many agents: `Cluster.start()` in a Ray actor uses the actor's own connection.

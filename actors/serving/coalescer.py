@@ -12,8 +12,8 @@ less urgent work; agents are slow callers, so in practice it fills the gaps betw
 the bucket whose oldest work has waited longest is next; within a bucket agents take turns, one work each,
 and a turn goes by the backend's rank.
 
-A backend may have requests of a kind that run at once, beside its slots (`beside`): what they wait for has been waited
-for by another request of theirs.
+A backend may have requests of a kind that run at once, beside its slots (`beside`): what they wait for has
+been waited for by another request of theirs.
 
 Same work once. Callers whose requests have the same key share one piece of work while it waits, and join
 running work that covers what they want. A caller that is cancelled withdraws: work that nobody waits for
@@ -39,7 +39,8 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 WAIT_BOUNDS_MS = tuple(2**i for i in range(16))
-"""Upper bounds of the wait-time histogram's bins in milliseconds (1, 2, 4 ... 32768); the last bin is open."""
+"""Upper bounds of the wait-time histogram's bins in milliseconds (1, 2, 4 ... 32768); the last bin is open.
+"""
 
 
 class BatchMismatchError(BackendError):

@@ -1,4 +1,5 @@
-"""What callers hold of a model, wherever it runs: `Pool`. `LocalPool` is one around a backend in this process.
+"""What callers hold of a model, wherever it runs: `Pool`. `LocalPool` is one around a backend in this
+process.
 
 `actors.serving.replica_pool` has the one whose model runs in other processes.
 """

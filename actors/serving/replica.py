@@ -39,7 +39,8 @@ from actors.serving.transport import Parcel, images_from, pack, unpack
 _log = logging.getLogger(__name__)
 
 SILENT_SESSION_S = 120.0
-"""A session that has not called for so long lost its process; a live one with work always has a call parked."""
+"""A session that has not called for so long lost its process; a live one with work always has a call parked.
+"""
 
 LAST_WORDS_S = 1.0
 """How long a process whose device is lost goes on, to tell those who wait why it ends."""
@@ -374,10 +375,11 @@ def build(factory: str, kwargs: Mapping[str, Any]) -> Backend[Any, Any]:
 
 
 class ReplicaActor:
-    """What Ray runs (`actors.serving.cluster` makes it an actor). All state is made here, so a restart is complete.
+    """What Ray runs (`actors.serving.cluster` makes it an actor). All state is made here, so a restart is
+    complete.
 
-    A backend that cannot be built is reported by every call, typed, instead of an actor that dies. One whose device is
-    lost does die, because this process will not get the device to work again: Ray starts the next.
+    A backend that cannot be built is reported by every call, typed, instead of an actor that dies. One whose
+    device is lost does die, because this process will not get the device to work again: Ray starts the next.
     """
 
     def __init__(

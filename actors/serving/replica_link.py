@@ -1,8 +1,8 @@
 """This process's side of one replica: what waits to be sent to it, and what it has not answered.
 
-To a replica at most two calls are in flight, and what is asked meanwhile joins the next one. Requests are pure,
-so those that a dead replica held are sent again by the pool (Ray would not know which were answered); a request
-that was there at two deaths travels alone the third time, and a third death convicts it.
+To a replica at most two calls are in flight, and what is asked meanwhile joins the next one. Requests are
+pure, so those that a dead replica held are sent again by the pool (Ray would not know which were answered); a
+request that was there at two deaths travels alone the third time, and a third death convicts it.
 """
 
 from __future__ import annotations

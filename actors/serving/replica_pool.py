@@ -32,7 +32,9 @@ class Launcher(Protocol):
     """Starts replicas."""
 
     def launch(self) -> ReplicaHandle:
-        """Return the handle of a new replica, which may still be loading its model. Raises MaiaError if it cannot."""
+        """Return the handle of a new replica, which may still be loading its model. Raises MaiaError if it
+        cannot.
+        """
 
 
 class SharedReplicas(Launcher, Protocol):
@@ -45,11 +47,12 @@ class SharedReplicas(Launcher, Protocol):
 class ReplicaPool(Asking[RequestT, ResultT]):
     """Between `min_replicas` and `max_replicas` replicas of one model behind one handle.
 
-    `limit` bounds the unanswered requests of this process. A replica more is started when every replica
-    has more than `scale_up_batches` full batches of requests to do at two looks in a row, one is stopped when
-    it has been idle for `scale_down_s`; looks are `look_s` apart, and take in what other processes ask of the replicas.
-    A pool over `SharedReplicas` starts and stops none, and follows those that come and go. A replica with unanswered requests that has
-    been silent for `silence_s` is asked for a ping, and replaced if it does not answer within as long again.
+    `limit` bounds the unanswered requests of this process. A replica more is started when every replica has
+    more than `scale_up_batches` full batches of requests to do at two looks in a row, one is stopped when it
+    has been idle for `scale_down_s`; looks are `look_s` apart, and take in what other processes ask of the
+    replicas. A pool over `SharedReplicas` starts and stops none, and follows those that come and go. A
+    replica with unanswered requests that has been silent for `silence_s` is asked for a ping, and replaced if
+    it does not answer within as long again.
     """
 
     def __init__(
@@ -305,7 +308,9 @@ class ReplicaPool(Asking[RequestT, ResultT]):
                 self._route(item)
 
     def _replace(self, link: Link) -> bool:
-        """Give the link another replica in place of one that will not come back; False if there shall be none."""
+        """Give the link another replica in place of one that will not come back; False if there shall be
+        none.
+        """
         if self._shared is not None and len(self._links) > 1:
             self._links.remove(link)
             return False
@@ -404,7 +409,9 @@ class ReplicaPool(Asking[RequestT, ResultT]):
             self.look()
 
     async def inquire(self) -> None:
-        """Learn of replicas that others have started, and of what others ask of ours. Called before every look."""
+        """Learn of replicas that others have started, and of what others ask of ours. Called before every
+        look.
+        """
         if self._shared is not None:
             for handle in await asyncio.to_thread(self._shared.fresh):
                 self._add(handle)

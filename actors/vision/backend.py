@@ -1,7 +1,8 @@
 """The network under study as a backend: batches of images in, maxima and small maps out.
 
 The device belongs to one thread, in which all torch runs; the event loop only waits for it. What a pass
-computes anyway is kept in the stimulus bank: the maxima of all units of every readout that somebody has asked for.
+computes anyway is kept in the stimulus bank: the maxima of all units of every readout that somebody has asked
+for.
 """
 
 from __future__ import annotations
@@ -105,7 +106,8 @@ class VisionBackend:
         """Images that went through the network, for whoever checks that none went twice."""
 
     def _recorded(self, network: Network) -> tuple[Network, TappedModule]:
-        """Return the network with its layers recorded on the device, in the layout of memory that it works in.
+        """Return the network with its layers recorded on the device, in the layout of memory that it works
+        in.
 
         One that takes a single channel is shown luminance.
 
@@ -191,8 +193,8 @@ class VisionBackend:
         """Return the part of a result that `request` asks for.
 
         Raises:
-            BackendError: If a map is asked of a unit that is not finite on the image. Where only activations are, there
-                may be many units, and those that are not finite are told by their values.
+            BackendError: If a map is asked of a unit that is not finite on the image. Where only activations
+                are, there may be many units, and those that are not finite are told by their values.
         """
         if isinstance(request, SweepStep):
             return result
@@ -313,7 +315,8 @@ class VisionBackend:
         return batch if self._channels_last else batch.contiguous()
 
     def check_works(self, error: Exception) -> None:
-        """Raise DeviceLostError if the network now fails on what it was recorded with, too, after it failed with `error`.
+        """Raise DeviceLostError if the network now fails on what it was recorded with, too, after it failed
+        with `error`.
 
         A device that is lost fails on every image: then none is to blame. In the device's thread.
         """
@@ -362,7 +365,9 @@ class VisionBackend:
         return self._after(failure, batch)
 
     def _after(self, failure: Exception, batch: Sequence[VisionRequest]) -> list[VisionResult | MaiaError]:
-        """Return the outcomes of a batch in which something failed: of what one image does, no other is to suffer."""
+        """Return the outcomes of a batch in which something failed: of what one image does, no other is to
+        suffer.
+        """
         short = hub.is_out_of_memory(failure)
         if len(batch) > 1:
             half = (len(batch) + 1) // 2
@@ -426,7 +431,8 @@ class VisionBackend:
                     return
                 if not self._tapped.is_placed(self.layer(readout.layer), units[0, 0].numel(), image_hw):
                     units = found[:, :, None, None]  # a map would show places that nobody knows
-                # One copy from the device for all images, then an array for each: they are forgotten one by one.
+                # One copy from the device for all images, then an array for each: they are forgotten one by
+                # one.
                 if self._maps.takes_all(*units.shape[1:]):
                     whole = _small(units[list(wanted)])
                     maps[readout] = {at: row.copy() for at, row in zip(wanted, whole, strict=True)}
@@ -529,7 +535,9 @@ class VisionBackend:
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """A request of a batch: its place there, what the bank knows of it, the deepest layer that it still wants."""
+    """A request of a batch: its place there, what the bank knows of it, the deepest layer that it still
+    wants.
+    """
 
     place: int
     request: VisionRequest

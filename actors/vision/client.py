@@ -43,7 +43,8 @@ _CACHED_UNIT_KINDS = ("channel", "logit", "probability")
 
 
 class PoolVisionClient:
-    """The one `VisionClient`: measures through the pool, sweeps data sets with it, keeps exemplars in `cache`.
+    """The one `VisionClient`: measures through the pool, sweeps data sets with it, keeps exemplars in
+    `cache`.
 
     `reserve` is the part of every data set that is never swept, and so never shown while exploring.
     """
@@ -316,7 +317,8 @@ def _spread(dataset: ImageDataset) -> list[Image]:
     """Return the readable ones among images at even distances."""
     images = []
     for index in range(0, len(dataset), max(1, -(-len(dataset) // SAMPLE))):
-        # Decoders and people's own data sets raise anything, and no study should fail for a picture of its sample.
+        # Decoders and people's own data sets raise anything, and no study should fail for a picture of its
+        # sample.
         with contextlib.suppress(Exception):
             images.append(dataset.load(index))
     return images

@@ -1,7 +1,7 @@
 """What images that no agent sees do to a network's units: measured once for all units of a readout.
 
-A unit's test on real images needs its activation on some hundred of them. Each costs one pass, whatever the number of
-units: the first unit of a layer pays, and the others read the table.
+A unit's test on real images needs its activation on some hundred of them. Each costs one pass, whatever the
+number of units: the first unit of a layer pays, and the others read the table.
 """
 
 from __future__ import annotations
@@ -83,7 +83,8 @@ def _load(dataset: ImageDataset, indices: np.ndarray) -> list[tuple[int, Image]]
     """Return the readable ones."""
     loaded = []
     for index in indices.tolist():
-        # Decoders and people's own data sets raise anything, and no test should fail for one picture of its sample.
+        # Decoders and people's own data sets raise anything, and no test should fail for one picture of its
+        # sample.
         with contextlib.suppress(Exception):
             loaded.append((index, dataset.load(index)))
     return loaded

@@ -24,12 +24,15 @@ class VisionSettings(Settings):
     batch: Annotated[int, Field(ge=1, le=4096)] = 32
     """Images in one forward pass at most."""
     compile: bool = False
-    """Compile the pass of exemplar sweeps with its readings (`torch.compile`). It takes about a minute and a C++
-    compiler, and pays from some twenty thousand images on."""
+    """Compile the pass of exemplar sweeps with its readings (`torch.compile`). It takes about a minute and a
+    C++ compiler, and pays from some twenty thousand images on.
+    """
     pretrained: bool = True
     """False builds the network with random weights, and its name says so."""
     checkpoint: Path | None = None
-    """A checkpoint (.safetensors, .pt, .pth, .ckpt ...) loaded into the network instead of its source's weights."""
+    """A checkpoint (.safetensors, .pt, .pth, .ckpt ...) loaded into the network instead of its source's
+    weights.
+    """
     class_names: tuple[str, ...] = ()
     """Names of the classes in the order of the output, in place of the source's; or a file of them, see
     docs/own-network.md."""

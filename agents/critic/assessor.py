@@ -1,7 +1,8 @@
-"""Gathers what is known of a label beside its fresh images: the unit's range, and what the data set's images show.
+"""Gathers what is known of a label beside its fresh images: the unit's range, and what the data set's images
+show.
 
-A blind witness is asked of each image by itself whether it shows one label, so it cannot know which is tested, nor what the
-image did to the unit.
+A blind witness is asked of each image by itself whether it shows one label, so it cannot know which is
+tested, nor what the image did to the unit.
 """
 
 from __future__ import annotations
@@ -40,21 +41,27 @@ class ConfirmationSettings(Settings):
     min_auroc: float = Field(0.7, ge=0.5, le=1)
     """A label may be surely, yet uselessly, better than chance; below this it is not confirmed."""
     probe: int = Field(10, ge=0)
-    """Fresh images of a sceptic's rival, of each simpler label, and for a second measurement; 0 omits them."""
+    """Fresh images of a sceptic's rival, of each simpler label, and for a second measurement; 0 omits them.
+    """
     min_strength: float = Field(0.3, ge=0, le=1)
-    """Part of the way from the data set's mean to the unit's strongest images that images of the label must reach, in the
-    mean."""
+    """Part of the way from the data set's mean to the unit's strongest images that images of the label must
+    reach, in the mean.
+    """
     min_reach: float = Field(0.5, ge=0, le=1)
-    """Part of that way that the best of all generated images must reach; where they do not, the unit is out of the image maker's
-    reach, and nothing that was generated says anything about it."""
+    """Part of that way that the best of all generated images must reach; where they do not, the unit is out
+    of the image maker's reach, and nothing that was generated says anything about it.
+    """
     min_coverage: float = Field(0.3, ge=0, le=1)
     """Share of the unit's strongest images that must show the label."""
     held_back: int = Field(400, ge=0)
-    """Images of the part of the data set that is held back, sampled once for all units, whose activations are measured: one
-    pass each for all units of a layer. 0 leaves the labels untested on real images."""
+    """Images of the part of the data set that is held back, sampled once for all units, whose activations are
+    measured: one pass each for all units of a layer. 0 leaves the labels untested on real images.
+    """
     held_back_looks: int = Field(80, ge=20)
-    """Questions to the witness whether one of these images shows a label, shared among an answer's labels; at least 20 images
-    are looked at. Beside these, one examination asks of at most 15 exemplars and 15 images of the agent, for each label."""
+    """Questions to the witness whether one of these images shows a label, shared among an answer's labels; at
+    least 20 images are looked at. Beside these, one examination asks of at most 15 exemplars and 15 images of
+    the agent, for each label.
+    """
 
 
 _LEAST_LOOKS = 20
@@ -63,7 +70,9 @@ _AT_ONCE = 20
 
 
 def looks_at_data(settings: ConfirmationSettings, n_labels: int) -> int:
-    """Return the most questions that the witness of one examination is asked about the data set's images and the agent's."""
+    """Return the most questions that the witness of one examination is asked about the data set's images and
+    the agent's.
+    """
     held_back = n_labels * _looks_each(settings, n_labels) if settings.held_back else 0
     return held_back + n_labels * (EXEMPLARS + STRONGEST)
 

@@ -1,10 +1,11 @@
 """The critic: an answer is accepted only after tests that its agent has no part in.
 
-They are set up by the program, not asked for in a prompt. Images of the labels and images of other things, drawn with
-reserved seeds, are shown to the unit and compared pair by pair with an e-value, which is valid whenever one stops looking.
-Of a label that passes, the simplest form is kept that the numbers cannot reject. An assessor says how strong it is, which of
-the unit's strongest images it covers, and whether it holds on images of the data set that no agent saw. A sceptic who
-never saw the study may propose a rival, which is tested too. The finding on all of it is the verdict.
+They are set up by the program, not asked for in a prompt. Images of the labels and images of other things,
+drawn with reserved seeds, are shown to the unit and compared pair by pair with an e-value, which is valid
+whenever one stops looking. Of a label that passes, the simplest form is kept that the numbers cannot reject.
+An assessor says how strong it is, which of the unit's strongest images it covers, and whether it holds on
+images of the data set that no agent saw. A sceptic who never saw the study may propose a rival, which is
+tested too. The finding on all of it is the verdict.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ __all__ = ["ConfirmationSettings", "Critic", "is_abstention", "share_of"]
 _LEFT = 0.5
 """Part of a thing's effect that may be left beside what a label excepts."""
 _SAME = 0.1
-"""Difference, as a part of the label's effect, up to which two groups of images count as driving a unit alike."""
+"""Difference, as a part of the label's effect, up to which two groups of images count as driving a unit
+alike.
+"""
 _MOST_SIMPLER = 8
 """Simpler labels of one answer at most that are tested, one after another."""
 _FEWEST = 5
@@ -51,7 +54,9 @@ _FEWEST = 5
 
 @dataclass(frozen=True, slots=True)
 class Tested:
-    """Labels after the test on fresh images. `specific`: whether they passed; None if their images could not be made."""
+    """Labels after the test on fresh images. `specific`: whether they passed; None if their images could not
+    be made.
+    """
 
     answer: Answer
     specific: bool | None
@@ -138,8 +143,8 @@ class Critic:
     ) -> tuple[str, tuple[str, ...]]:
         """Return what to tell the agent, "" if the answer stands, and the images to show it.
 
-        A label that holds goes back once if it leaves more of the strongest images unexplained than the witness overlooks.
-        Images that are held back are never shown.
+        A label that holds goes back once if it leaves more of the strongest images unexplained than the
+        witness overlooks. Images that are held back are never shown.
         """
         left = [each for each in figures.uncovered if each.origin != "held back"]
         seen = [each for each in figures.looked if each.origin != "held back"]
@@ -222,7 +227,9 @@ class Critic:
         return answer
 
     async def _meaning(self, label: str) -> Meaning | None:
-        """Return what a label's words mean, asked once of a model that sees the label alone; None where it does not say."""
+        """Return what a label's words mean, asked once of a model that sees the label alone; None where it
+        does not say.
+        """
         if label not in self._meanings:
             self._meanings[label] = None if self._sceptic is None else await self._sceptic.meaning(label)
         return self._meanings[label]
@@ -250,7 +257,8 @@ class Critic:
         def left() -> float:
             return (float(np.mean(weaker)) - low) / max(1e-9, float(np.mean(stronger)) - low)
 
-        # Few images of "vehicle" may all be road vehicles: what seems lost is looked for in more, before it is given up.
+        # Few images of "vehicle" may all be road vehicles: what seems lost is looked for in more, before it
+        # is given up.
         while (
             len(weaker) < self._settings.max_images and left() <= most and not surely_less(weaker, stronger)
         ):
@@ -282,7 +290,8 @@ class Critic:
         )
 
     async def _others(self, doubt: Doubt, label: str, purpose: str, attempt: int) -> list[float]:
-        """Return the activations of images of a wider kind that do not show the label; none where these are too few.
+        """Return the activations of images of a wider kind that do not show the label; none where these are
+        too few.
 
         Asked for an animal, an image maker may draw a dog: that says nothing about animals.
         """
@@ -306,7 +315,8 @@ class Critic:
         trials.positives, trials.controls = seen[:split], seen[split:]
 
     async def _inspected(self, attempt: int) -> dict[str, Any]:
-        """Return what a blind observer finds in images of everyday things: where nothing explains a unit, a broken tool might.
+        """Return what a blind observer finds in images of everyday things: where nothing explains a unit, a
+        broken tool might.
 
         `seen`: how many of `n` images show what was asked; `false`: how many are said to show another thing.
         """
@@ -346,7 +356,9 @@ class Critic:
         return list(zip([trial.activation for trial in first], again, strict=True)) if again else []
 
     async def _rival(self, tested: Tested, attempt: int) -> str:
-        """Let rivals compete, and write down the strongest; return it if its images surely drive the unit more, else ""."""
+        """Let rivals compete, and write down the strongest; return it if its images surely drive the unit
+        more, else "".
+        """
         found = [
             each
             for each in [await self._compete(rival, tested, attempt) for rival in await self._rivals(tested)]
@@ -363,7 +375,9 @@ class Critic:
         return str(best["label"]) if best["beats_interval"][0] > 0.5 and more else ""
 
     async def _rivals(self, tested: Tested) -> list[str]:
-        """Return what somebody proposes who sees the strongest images alone, and narrower words and synonyms of the labels."""
+        """Return what somebody proposes who sees the strongest images alone, and narrower words and synonyms
+        of the labels.
+        """
         if self._sceptic is None:
             return []
         exemplars = await self._subject.exemplars(EXEMPLARS)
@@ -396,11 +410,12 @@ class Critic:
 
 
 def share_of(number: int) -> float:
-    """Return the part of all evidence that the `number`th test in a row may claim, 1 / (k (k + 1)): the parts sum to 1.
+    """Return the part of all evidence that the `number`th test in a row may claim, 1 / (k (k + 1)): the parts
+    sum to 1.
 
-    A study reports the last of as many tests as it liked to make. Each test's e-value is at most 1 in the mean if
-    its label is empty, so their sum with these weights is too, and so is one term of it (a weighted mean of e-values is
-    one, Vovk and Wang 2021): what is left may be compared between the units of a layer.
+    A study reports the last of as many tests as it liked to make. Each test's e-value is at most 1 in the
+    mean if its label is empty, so their sum with these weights is too, and so is one term of it (a weighted
+    mean of e-values is one, Vovk and Wang 2021): what is left may be compared between the units of a layer.
     """
     return 1 / (number * (number + 1))
 

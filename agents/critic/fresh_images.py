@@ -65,8 +65,8 @@ class FreshImages:
     ) -> list[Trial]:
         """Return a trial a prompt.
 
-        `labels` are what each was made of, "" for a control; `test` says which test it is, and `done` how many images of each
-        kind it has: each has images of its own, controls included.
+        `labels` are what each was made of, "" for a control; `test` says which test it is, and `done` how
+        many images of each kind it has: each has images of its own, controls included.
 
         Raises:
             UnmadeError: If an image could not be made.

@@ -11,7 +11,8 @@ from typing import Any
 class Review:
     """`accepted`, or what to tell the agent so that it can go on. `evidence` is plain JSON values.
 
-    `labels`: what is accepted in place of the answer's own labels, where the examiner found simpler ones as good.
+    `labels`: what is accepted in place of the answer's own labels, where the examiner found simpler ones as
+    good.
     """
 
     accepted: bool

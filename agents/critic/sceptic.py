@@ -1,4 +1,5 @@
-"""The sceptic: blind to the study, it says what else the strongest images have in common, and what an image shows.
+"""The sceptic: blind to the study, it says what else the strongest images have in common, and what an image
+shows.
 
 Each question is a conversation of its own, without hypotheses or history.
 """
@@ -65,7 +66,9 @@ class Sceptic:
         return await all_of(ask(image, thing) for image, thing in questions)
 
     async def meaning(self, label: str) -> Meaning | None:
-        """Return what a label's words mean, None where the model does not say so in the form that is asked for."""
+        """Return what a label's words mean, None where the model does not say so in the form that is asked
+        for.
+        """
         return await ask_meaning(self._model, label, self._seed)
 
     async def _ask(self, role: str, parts: Sequence[Part], max_tokens: int) -> str:

@@ -18,7 +18,9 @@ _CHANCE = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Looked:
-    """An image, what it does to the unit, and for each label whether the witness finds it there; None: it cannot tell."""
+    """An image, what it does to the unit, and for each label whether the witness finds it there; None: it
+    cannot tell.
+    """
 
     image: str
     activation: float
@@ -37,9 +39,11 @@ class Looked:
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """Of `n` strong images of the data set of which the witness could tell, how many show a label; `untold`: it could not.
+    """Of `n` strong images of the data set of which the witness could tell, how many show a label; `untold`:
+    it could not.
 
-    `interval` is Wilson's, of the share as seen; `corrected` allows for the witness's errors, None if these are unknown.
+    `interval` is Wilson's, of the share as seen; `corrected` allows for the witness's errors, None if these
+    are unknown.
     """
 
     n: int

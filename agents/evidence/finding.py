@@ -22,7 +22,9 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """All that is known of an answer's labels beside the test on fresh images; None is what could not be measured."""
+    """All that is known of an answer's labels beside the test on fresh images; None is what could not be
+    measured.
+    """
 
     unit: Range | None
     reach: Reach | None

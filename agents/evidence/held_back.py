@@ -1,9 +1,10 @@
 """Is the label true on real images? A test on images of the data set that no agent has seen.
 
-From a simple random sample of the images that are held back, a part is drawn by its activation: the strongest, the upper
-quarter, the rest, with known probabilities. A blind witness says which of them show the label. Weighted by 1 / probability,
-AUROC and precision are those of the data set. The draw knows activations only; so if the label has nothing to do with the
-unit, it is as likely on any of the drawn images as on any other, and the test by ranks is exact.
+From a simple random sample of the images that are held back, a part is drawn by its activation: the
+strongest, the upper quarter, the rest, with known probabilities. A blind witness says which of them show the
+label. Weighted by 1 / probability, AUROC and precision are those of the data set. The draw knows activations
+only; so if the label has nothing to do with the unit, it is as likely on any of the drawn images as on any
+other, and the test by ranks is exact.
 """
 
 from __future__ import annotations
@@ -20,10 +21,14 @@ from agents.evidence.witness import Accuracy
 
 Status = Literal["holds", "contradicted", "undecided", "too few"]
 LEAST_SHOWN = 5
-"""Drawn images that must show the label, and that must not, for a test. The e-value is exact for fewer, too, but a data set's few
-images of one thing are often of one occasion: two or three crops of a photograph say no more than one."""
+"""Drawn images that must show the label, and that must not, for a test. The e-value is exact for fewer, too,
+but a data set's few images of one thing are often of one occasion: two or three crops of a photograph say no
+more than one.
+"""
 _TOP = 0.25
-"""Part of the sample that counts as its upper end; and part of the draw that is the strongest images, all taken."""
+"""Part of the sample that counts as its upper end; and part of the draw that is the strongest images, all
+taken.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +43,8 @@ class Drawn:
 def draw(activations: np.ndarray, count: int, rng: np.random.Generator) -> list[Drawn]:
     """Return at most `count` positions in a shuffled order, from three strata by activation.
 
-    The strongest quarter of the draw is taken for certain; of what is left of it, half comes from the sample's upper quarter
-    and half from the rest.
+    The strongest quarter of the draw is taken for certain; of what is left of it, half comes from the
+    sample's upper quarter and half from the rest.
     """
     order = np.argsort(-activations, kind="stable")
     n, strongest = len(order), round(_TOP * count)
@@ -58,12 +63,14 @@ def draw(activations: np.ndarray, count: int, rng: np.random.Generator) -> list[
 
 @dataclass(frozen=True, slots=True)
 class HeldBackTest:
-    """The label on `drawn` of `sampled` images, themselves drawn with `seed` of the `total` that are held back.
+    """The label on `drawn` of `sampled` images, themselves drawn with `seed` of the `total` that are held
+    back.
 
     `shown`: images that show a label; `untold`: of which the witness could not tell, left out of all figures.
-    `prevalence`, `auroc` and `precision` are of the data set; precision among images above `threshold`. `corrected` is the AUROC
-    that allows for the witness's errors, None if these are unknown. `share`: the part of the unit's range that images with
-    the label reach, in the mean. Figures are None where the images do not allow for them.
+    `prevalence`, `auroc` and `precision` are of the data set; precision among images above `threshold`.
+    `corrected` is the AUROC that allows for the witness's errors, None if these are unknown. `share`: the
+    part of the unit's range that images with the label reach, in the mean. Figures are None where the images
+    do not allow for them.
     """
 
     status: Status
@@ -190,10 +197,12 @@ def _mean(told: _Told, values: np.ndarray, among: np.ndarray | None = None) -> f
 
 
 def _interval(told: _Told, value: float | None) -> tuple[float, float] | None:
-    """Return Newcombe's interval of an AUROC, each group as large as weights that differ let it count (Kish 1965).
+    """Return Newcombe's interval of an AUROC, each group as large as weights that differ let it count (Kish
+    1965).
 
-    In simulations with 80 of 400 images it covers the truth in 91 to 99 of 100 cases, and the bootstrap within strata in 53
-    to 95: an image of the label in the thinly drawn rest, which weighs most, is often not drawn at all.
+    In simulations with 80 of 400 images it covers the truth in 91 to 99 of 100 cases, and the bootstrap
+    within strata in 53 to 95: an image of the label in the thinly drawn rest, which weighs most, is often not
+    drawn at all.
     """
     if value is None:
         return None

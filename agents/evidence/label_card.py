@@ -26,14 +26,15 @@ _CLEAR = 0.7
 def label_card(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return the card of a study's record, as plain JSON values.
 
-    `kind` says what a unit is whose labels hold, and is None for any other; `reason` is of the kind, or else of the verdict.
-    Figures that were not measured are None. `strength`, `coverage`, `held_back`, `reach`, `uncovered` and `witness` are as
-    in `agents.evidence`. `auprc` and `pearson` are over the confirmation's images and pass the
-    sanity checks that AUROC and margin (CoSy's AUC and MAD) do not: they fall when a label misses or adds images.
-    `null_percentile` is the share of random other labels, one fresh image each, that drive the unit less than the
-    median image of the label. `ceiling` is the Spearman-Brown reliability of activations over a prompt's seeds:
-    no label can predict more. `explains` is the share of the strongest images of the data set in which a blind observer
-    sees the label, `explained` the share in which it sees any.
+    `kind` says what a unit is whose labels hold, and is None for any other; `reason` is of the kind, or else
+    of the verdict. Figures that were not measured are None. `strength`, `coverage`, `held_back`, `reach`,
+    `uncovered` and `witness` are as in `agents.evidence`. `auprc` and `pearson` are over the confirmation's
+    images and pass the sanity checks that AUROC and margin (CoSy's AUC and MAD) do not: they fall when a
+    label misses or adds images. `null_percentile` is the share of random other labels, one fresh image each,
+    that drive the unit less than the median image of the label. `ceiling` is the Spearman-Brown reliability
+    of activations over a prompt's seeds: no label can predict more. `explains` is the share of the strongest
+    images of the data set in which a blind observer sees the label, `explained` the share in which it sees
+    any.
     """
     evidence = record.get("evidence") or {}
     positives = [t["activation"] for t in evidence.get("positives", ())]
@@ -72,7 +73,9 @@ def label_card(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def kind_of(record: Mapping[str, Any]) -> str | None:
-    """Return the kind of the unit on record, None unless its labels hold: an earlier version had kinds for others, too."""
+    """Return the kind of the unit on record, None unless its labels hold: an earlier version had kinds for
+    others, too.
+    """
     card = record.get("card") or {}
     return card.get("kind") if holds(record) else None
 
@@ -94,7 +97,9 @@ def _label(label: str, evidence: Mapping[str, Any], controls: Sequence[float]) -
 
 
 def _explained(evidence: Mapping[str, Any]) -> tuple[float | None, Mapping[str, float]]:
-    """Return the share of strong images that show any label, and each: in the words of this version or an earlier one."""
+    """Return the share of strong images that show any label, and each: in the words of this version or an
+    earlier one.
+    """
     if (found := evidence.get("coverage")) is not None:
         return found.get("share"), found.get("labels") or {}
     earlier = evidence.get("explained") or {}
@@ -128,7 +133,9 @@ def _combines(label: str, evidence: Mapping[str, Any]) -> bool:
 
 
 def _ceiling(pairs: Sequence[Sequence[float]]) -> float | None:
-    """Return the Spearman-Brown corrected correlation of two measurements, None if there is too little variation."""
+    """Return the Spearman-Brown corrected correlation of two measurements, None if there is too little
+    variation.
+    """
     if len(pairs) < 4:
         return None
     first, second = np.array(pairs, float).T
@@ -143,7 +150,9 @@ def _correlation(first: np.ndarray, second: np.ndarray) -> float | None:
 
 
 def _warnings(evidence: Mapping[str, Any]) -> list[str]:
-    """Name the tool that the figures call into question: where maker, observer and unit disagree, two outvote one."""
+    """Name the tool that the figures call into question: where maker, observer and unit disagree, two outvote
+    one.
+    """
     positives = [t for t in evidence.get("positives", ()) if t.get("shows") is not None]
     controls = [t for t in evidence.get("controls", ()) if t.get("shows") is not None]
     warnings = []
@@ -172,7 +181,9 @@ def _warnings(evidence: Mapping[str, Any]) -> list[str]:
 
 
 def _inspection(n: int, seen: int, false: int) -> list[str]:
-    """Name the tool where no label is there to ask the unit: an observer of blank images sees nothing, and invents nothing."""
+    """Name the tool where no label is there to ask the unit: an observer of blank images sees nothing, and
+    invents nothing.
+    """
     told = f"of {n} images of everyday things the observer finds the thing in {seen}, and another in {false}"
     if n < 4:
         return []

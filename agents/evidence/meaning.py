@@ -1,7 +1,8 @@
-"""What a label's words mean, asked of a language model in a fixed form: core, conditions, and words beside it.
+"""What a label's words mean, asked of a language model in a fixed form: core, conditions, and words beside
+it.
 
-Whoever is asked sees the label alone, and neither images nor figures. An answer in another form counts as none: then the label
-is taken apart by its prepositions (`agents.evidence.simpler_labels`).
+Whoever is asked sees the label alone, and neither images nor figures. An answer in another form counts as
+none: then the label is taken apart by its prepositions (`agents.evidence.simpler_labels`).
 """
 
 from __future__ import annotations
@@ -67,7 +68,9 @@ class Meaning:
 
 
 def read_meaning(reply: str) -> Meaning | None:
-    """Return what a reply in the fixed form says, None if it is in any other form: a missing line, another, or one too long."""
+    """Return what a reply in the fixed form says, None if it is in any other form: a missing line, another,
+    or one too long.
+    """
     single: dict[str, str] = {}
     pairs: dict[str, list[Part]] = {name: [] for name in _PAIRS}
     for line in filter(None, (line.strip() for line in reply.strip().splitlines())):
@@ -100,9 +103,11 @@ async def ask_meaning(model: ChatModel, label: str, seed: int | None = None) -> 
 
 
 def doubts_about(label: str, meaning: Meaning | None) -> list[Doubt]:
-    """Return every way to say less than a label does, by its meaning, or by its words where that is not known.
+    """Return every way to say less than a label does, by its meaning, or by its words where that is not
+    known.
 
-    A broader word says less, too: where its other images drive the unit as much, the label names one example of what does.
+    A broader word says less, too: where its other images drive the unit as much, the label names one example
+    of what does.
     """
     if meaning is None:
         return doubts(label)
@@ -119,7 +124,9 @@ def doubts_about(label: str, meaning: Meaning | None) -> list[Doubt]:
 
 
 def rivals_of(label: str, meaning: Meaning | None) -> list[str]:
-    """Return labels that may say the same or more exactly what drives the unit: a narrower word, and a synonym."""
+    """Return labels that may say the same or more exactly what drives the unit: a narrower word, and a
+    synonym.
+    """
     if meaning is None:
         return []
     return [each for each in (meaning.narrower, meaning.synonym) if each and _same(each) != _same(label)]

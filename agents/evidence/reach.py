@@ -1,6 +1,7 @@
 """A unit's range on its data set, and whether generated images reach it.
 
-A label's images may beat other things and still be nothing to the unit: every figure is in parts of this range.
+A label's images may beat other things and still be nothing to the unit: every figure is in parts of this
+range.
 """
 
 from __future__ import annotations
@@ -19,18 +20,23 @@ BEST = 5
 _ROBUST = 3
 """Images of the data set whose mean tells how far it goes: one alone may be an outlier."""
 _NEAR = 0.75
-"""Part of the way to the logit with which classes win that the data set's strongest images must go for the class to be in it."""
+"""Part of the way to the logit with which classes win that the data set's strongest images must go for the
+class to be in it.
+"""
 _LIT = 0.5
-"""Part of the way from the data set's mean to the strongest of all images, generated ones too, from which an image counts as
-strong: of a rare unit most of the fifteen strongest images of a data set leave it silent, or nearly."""
+"""Part of the way from the data set's mean to the strongest of all images, generated ones too, from which an
+image counts as strong: of a rare unit most of the fifteen strongest images of a data set leave it silent, or
+nearly.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """`low`: the mean over the data set. `high`: the mean of its strongest images. `lit`: the activation from which an image
-    is one of these.
+    """`low`: the mean over the data set. `high`: the mean of its strongest images. `lit`: the activation from
+    which an image is one of these.
 
-    `anchor`: what images of the unit's own thing are known to reach, of a class; where that is more, it is `high`.
+    `anchor`: what images of the unit's own thing are known to reach, of a class; where that is more, it is
+    `high`.
     """
 
     low: float
@@ -41,12 +47,16 @@ class Range:
     """Mean activation of the very strongest images of the data set; None without images."""
 
     def share(self, activation: float) -> float:
-        """Return which part of the range an activation reaches: 0 at the data set's mean, 1 at its strongest images."""
+        """Return which part of the range an activation reaches: 0 at the data set's mean, 1 at its strongest
+        images.
+        """
         return (activation - self.low) / (self.high - self.low)
 
     @property
     def in_data(self) -> bool:
-        """Whether the data set's own images come near what the unit is for: of a class that is not in it, they do not."""
+        """Whether the data set's own images come near what the unit is for: of a class that is not in it,
+        they do not.
+        """
         return self.anchor is None or (self.data is not None and self.share(self.data) >= _NEAR)
 
     @property
@@ -57,7 +67,8 @@ class Range:
 def range_of(
     mean: float, activations: Sequence[float], generated: Sequence[float] = (), anchor: float | None = None
 ) -> Range | None:
-    """Return the range of a unit with this mean over the data set, these strongest images of it, and these generated ones.
+    """Return the range of a unit with this mean over the data set, these strongest images of it, and these
+    generated ones.
 
     None if it does not vary.
     """
@@ -88,7 +99,9 @@ def _strongest(activations: Sequence[float], count: int) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """How far the best of all generated images get: `mean` activation of the best, `share` of the unit's range."""
+    """How far the best of all generated images get: `mean` activation of the best, `share` of the unit's
+    range.
+    """
 
     n: int
     mean: float | None

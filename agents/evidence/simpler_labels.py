@@ -51,10 +51,11 @@ _HOLLOW = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Doubt:
-    """`simpler` says as much as the label, unless images of `weaker` surely drive the unit less than those of `stronger`.
+    """`simpler` says as much as the label, unless images of `weaker` surely drive the unit less than those of
+    `stronger`.
 
-    `stronger` is None where it is the label itself. `wider`: what is simpler is a kind that the label belongs to, of which
-    only images that do not show the label tell anything.
+    `stronger` is None where it is the label itself. `wider`: what is simpler is a kind that the label belongs
+    to, of which only images that do not show the label tell anything.
     """
 
     simpler: str
@@ -64,7 +65,9 @@ class Doubt:
 
 
 def doubts(label: str) -> list[Doubt]:
-    """Return every way to say less: an exception given up, a part of a combination, a thing without its adjective."""
+    """Return every way to say less: an exception given up, a part of a combination, a thing without its
+    adjective.
+    """
     label = _ARTICLE.sub("", " ".join(label.split()))
     if match := _EXCEPTION.search(label):
         kept, excepted = label[: match.start()], label[match.end() :]
@@ -81,10 +84,11 @@ def is_combination(label: str) -> bool:
 
 
 def parts_of(label: str) -> list[str]:
-    """Return what a combination ("a dog on grass") is made of, without articles; an empty list for any other label.
+    """Return what a combination ("a dog on grass") is made of, without articles; an empty list for any other
+    label.
 
-    Of several connectors each is tried: "a dog on grass with a ball" has the parts "dog", "grass with a ball",
-    "dog on grass" and "ball".
+    Of several connectors each is tried: "a dog on grass with a ball" has the parts "dog", "grass with a
+    ball", "dog on grass" and "ball".
     """
     label = _ARTICLE.sub("", " ".join(label.split()))
     if _EXCEPTION.search(label):

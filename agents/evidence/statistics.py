@@ -78,11 +78,13 @@ def e_value(positives: Sequence[float], controls: Sequence[float]) -> float:
 
 
 def rank_e_value(positives: Sequence[float], controls: Sequence[float]) -> float:
-    """Return the evidence that positives tend to exceed controls, from groups of one positive and some controls.
+    """Return the evidence that positives tend to exceed controls, from groups of one positive and some
+    controls.
 
-    Both in an order that does not depend on their values. If the two are exchangeable, a positive's rank r among the k of its
-    group is uniform, so that k / (r (1 + 1/2 + ... + 1/k)) is 1 in the mean whatever the values are, ties taking the mean of
-    their ranks' terms; the groups share nothing, and their product is an e-value. Each of the fewer kind meets many of the other.
+    Both in an order that does not depend on their values. If the two are exchangeable, a positive's rank r
+    among the k of its group is uniform, so that k / (r (1 + 1/2 + ... + 1/k)) is 1 in the mean whatever the
+    values are, ties taking the mean of their ranks' terms; the groups share nothing, and their product is an
+    e-value. Each of the fewer kind meets many of the other.
     """
     values, others = np.asarray(positives, float), np.asarray(controls, float)
     if len(others) < len(values):
@@ -100,7 +102,8 @@ def rank_e_value(positives: Sequence[float], controls: Sequence[float]) -> float
 
 
 def weighted_auroc(values: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> float | None:
-    """Return P(positive > control) in the population that a sample with these weights stands for (Hajek); None without a group.
+    """Return P(positive > control) in the population that a sample with these weights stands for (Hajek);
+    None without a group.
 
     All of shape (n,); `positive` is bool, a weight is 1 / the probability of being drawn. Ties count half.
     """
@@ -147,8 +150,8 @@ def benjamini_hochberg(p_values: Sequence[float]) -> np.ndarray:
 def e_benjamini_hochberg(e_values: Sequence[float], rate: float = 0.05) -> np.ndarray:
     """Return which claims hold at a false-discovery rate, bool (n,), however the tests depend on each other.
 
-    The k largest, for the greatest k whose smallest is at least n / (rate k) (Wang and Ramdas 2022). Valid for tests that
-    stopped when they liked, as e-values are.
+    The k largest, for the greatest k whose smallest is at least n / (rate k) (Wang and Ramdas 2022). Valid
+    for tests that stopped when they liked, as e-values are.
     """
     values = np.asarray(e_values, float)
     n = len(values)
@@ -189,13 +192,15 @@ def permutation_p_values(
 ) -> np.ndarray:
     """Return two-sided p-values, float64 (n,), of the null that two means differ by no more than `margin`.
 
-    Values are exchanged between the groups after the first was moved by what the null allows; the difference is
-    in units of its standard error (Janssen 1997), so that groups of unlike spread and size keep the level, too.
+    Values are exchanged between the groups after the first was moved by what the null allows; the difference
+    is in units of its standard error (Janssen 1997), so that groups of unlike spread and size keep the level,
+    too.
 
-    A p-value of N draws is never below 1 / (N + 1), which many tests together make too coarse for a single true
-    effect. So each test is drawn until 20 draws have reached what was observed (Besag and Clifford 1991), and those
-    that no draws come near until Benjamini-Hochberg at `rate` claims all of them: for one among n, 20 n / rate draws.
-    `among` is that n where these tests are not all, the others being taken to have p = 1.
+    A p-value of N draws is never below 1 / (N + 1), which many tests together make too coarse for a single
+    true effect. So each test is drawn until 20 draws have reached what was observed (Besag and Clifford
+    1991), and those that no draws come near until Benjamini-Hochberg at `rate` claims all of them: for one
+    among n, 20 n / rate draws. `among` is that n where these tests are not all, the others being taken to
+    have p = 1.
 
     Raises:
         ValueError: If a group has fewer than two values.
@@ -223,7 +228,9 @@ def permutation_p_values(
 
 
 def _moved(first: Sequence[float], second: Sequence[float], margin: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the groups, the smaller one first, as they would be without the part of their difference that is allowed."""
+    """Return the groups, the smaller one first, as they would be without the part of their difference that is
+    allowed.
+    """
     one, other = np.asarray(first, float), np.asarray(second, float)
     one = one - np.clip(one.mean() - other.mean(), -margin, margin)
     return (one, other) if len(one) <= len(other) else (other, one)
@@ -244,7 +251,9 @@ def _exceedances(first: np.ndarray, second: np.ndarray, rng: np.random.Generator
     total = squares.sum()
 
     def differences(sums: np.ndarray, squared: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the squared difference of the means and its variance, of groups with these sums; all sum to 0."""
+        """Return the squared difference of the means and its variance, of groups with these sums; all sum to
+        0.
+        """
         one, other = sums / n, -sums / rest
         spread = (squared / n - one**2) / (n - 1) + ((total - squared) / rest - other**2) / (rest - 1)
         return (one - other) ** 2, np.maximum(spread, 0.0)
@@ -272,10 +281,11 @@ def _exceedances(first: np.ndarray, second: np.ndarray, rng: np.random.Generator
 def detectable_difference(
     spread: float, stages: Sequence[tuple[int, int, float]], *, margin: float = 0.0, power: float = 0.8
 ) -> float:
-    """Return the difference of means that passes every stage with probability `power`, by the t-test's approximation.
+    """Return the difference of means that passes every stage with probability `power`, by the t-test's
+    approximation.
 
-    A stage is the sizes of its two groups, and the two-sided level at which it must differ by more than `margin`; at
-    level 1 the difference seen has only to be larger. Stages see images of their own.
+    A stage is the sizes of its two groups, and the two-sided level at which it must differ by more than
+    `margin`; at level 1 the difference seen has only to be larger. Stages see images of their own.
     """
     from scipy.special import stdtrit
 

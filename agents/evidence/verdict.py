@@ -1,7 +1,7 @@
 """What became of a study, in the words that every record, table, page and export uses.
 
-One list, one word each. The label card's `kind` (monosemantic, polysemantic ...) says what the unit is, and only of labels
-that hold.
+One list, one word each. The label card's `kind` (monosemantic, polysemantic ...) says what the unit is, and
+only of labels that hold.
 """
 
 from __future__ import annotations

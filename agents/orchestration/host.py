@@ -1,7 +1,7 @@
 """Where agents live: one host carries many studies at once, over one laboratory and its sandbox server.
 
-A host is a plain class; `experiments.runs.hosts` puts it into a Ray actor. It never decides what is studied, nor
-whether a failure is final: it answers for each item with a result or a typed error.
+A host is a plain class; `experiments.runs.hosts` puts it into a Ray actor. It never decides what is studied,
+nor whether a failure is final: it answers for each item with a result or a typed error.
 """
 
 from __future__ import annotations

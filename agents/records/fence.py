@@ -1,10 +1,10 @@
 """What keeps a host that was given up for dead from going on when it wakes.
 
-A host that is stopped, or whose event loop hangs, is no different from a dead one to whoever waits for it, and
-its work goes to others. Should it wake, every write of it first looks for the fence, and a call that is paid for
-begins with a write: so it ends at the next thing it does. A write that was under way when it stopped may still
-land; that is harmless, because records are put if absent. So may an answer that is received after all: it has been
-paid for, and whoever has the work goes on from it, or has one of its own already.
+A host that is stopped, or whose event loop hangs, is no different from a dead one to whoever waits for it,
+and its work goes to others. Should it wake, every write of it first looks for the fence, and a call that is
+paid for begins with a write: so it ends at the next thing it does. A write that was under way when it stopped
+may still land; that is harmless, because records are put if absent. So may an answer that is received after
+all: it has been paid for, and whoever has the work goes on from it, or has one of its own already.
 
     hosts/<name>.fenced   the work of this host has been given to others
 """

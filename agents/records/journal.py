@@ -3,15 +3,15 @@
 A paid call is written down before it is sent and its answer before anyone acts on it, so an answer
 that reached us is never bought twice. A round is on disk before the next one begins.
 
-    units/<unit>/calls/<key>.request-<n>   attempt n of a call, about to be sent; without an outcome it is "in doubt"
-    units/<unit>/calls/<key>.unbilled-<n>  that attempt was surely not paid for: refused, or never sent
+    units/<unit>/calls/<key>.request-<n> attempt n of a call, about to be sent; without an outcome it is "in
+    doubt" units/<unit>/calls/<key>.unbilled-<n> that attempt was surely not paid for: refused, or never sent
     units/<unit>/calls/<key>.answer        the answer of one attempt, which is the last
     units/<unit>/charged/0001.json         what a call for images was charged, where images cost money
     units/<unit>/rounds/0001.json          a finished round
     units/<unit>/done.json                 the result
     units/<unit>/repeats/2/...             the same of the second of several studies of the unit
     blobs/ab/<id>.webp                     every image that was shown, lossless, by content id
-    blobs/ab/<id>.png                      the same of one that a mask was painted on: the mask, naming what is beneath
+    blobs/ab/<id>.png the same of one that a mask was painted on: the mask, naming what is beneath
 """
 
 from __future__ import annotations
@@ -48,8 +48,9 @@ from agents.records.store import Store, StoreError
 
 _IMAGE_ID = re.compile(r"[0-9a-f]{8,64}")
 MOST_MASKS = 4
-"""Masks on one picture, one on the other, that are kept as masks: a program may measure what it measured, again and
-again. What is painted on those is kept as pixels."""
+"""Masks on one picture, one on the other, that are kept as masks: a program may measure what it measured,
+again and again. What is painted on those is kept as pixels.
+"""
 
 
 class JournalError(RecordError):
@@ -303,7 +304,9 @@ def _encode(record: dict[str, Any]) -> bytes:
 
 
 def reply_record(reply: ChatReply) -> dict[str, Any]:
-    """Return a reply as it is written down; what it does not have is left out, as in records of before it existed."""
+    """Return a reply as it is written down; what it does not have is left out, as in records of before it
+    existed.
+    """
     record = asdict(reply)
     return {name: value for name, value in record.items() if value or name not in ("thoughts", "notes")}
 
@@ -323,14 +326,16 @@ class RecordedChat:
         self.name, self.sees_images = model.name, model.sees_images
 
     async def complete(self, request: ChatRequest) -> ChatReply:
-        # In threads: writing to disk takes milliseconds, and a host has hundreds of conversations on one event loop.
+        # In threads: writing to disk takes milliseconds, and a host has hundreds of conversations on one
+        # event loop.
         key = request_key(self.name, request)
         reply = await asyncio.to_thread(self._journal.answer, key)
         if reply is None:
             attempt = 0
 
             async def sending() -> None:
-                # Only now: what waits for a budget, a rate limit or its turn has not been sent, and is not in doubt.
+                # Only now: what waits for a budget, a rate limit or its turn has not been sent, and is not in
+                # doubt.
                 nonlocal attempt
                 attempt = await asyncio.to_thread(self._intend, key, request)
 
@@ -341,7 +346,8 @@ class RecordedChat:
                     with contextlib.suppress(StoreError):  # then it stays in doubt; the error is what matters
                         await asyncio.to_thread(self._journal.record_unbilled, key, attempt)
                 raise
-            # Shielded: once it is paid for, it is written down even if whoever asked for it is cancelled meanwhile.
+            # Shielded: once it is paid for, it is written down even if whoever asked for it is cancelled
+            # meanwhile.
             writing = asyncio.get_running_loop().run_in_executor(
                 None, self._journal.record_answer, key, bought
             )

@@ -46,8 +46,10 @@ _ON_THE_WAY = frozenset(
         "map_memory_mb",
     }
 )
-"""Where settings were read from, where a model is and how hard it is driven: written down, and free to change between
-two commands. A server moves, a rate turns out too high, a batch too large, and what was paid for is gone on with."""
+"""Where settings were read from, where a model is and how hard it is driven: written down, and free to change
+between two commands. A server moves, a rate turns out too high, a batch too large, and what was paid for is
+gone on with.
+"""
 
 
 EXTENT = ("asked", "layers", "units")
@@ -70,10 +72,11 @@ _UNITS_OPTION = {"sweep": "--units", "audit": "--classes"}
 
 
 def check(store: Store, manifest: dict[str, Any]) -> None:
-    """Make sure that the directory is unclaimed, or claimed for this very manifest, of which it may have fewer units.
+    """Make sure that the directory is unclaimed, or claimed for this very manifest, of which it may have
+    fewer units.
 
-    Only the ids of units tell whether it has fewer: while `manifest` lacks them, as its network is not known yet, what was
-    asked for is not compared.
+    Only the ids of units tell whether it has fewer: while `manifest` lacks them, as its network is not known
+    yet, what was asked for is not compared.
 
     Raises:
         UsageError: Showing each difference, if the directory belongs to another configuration.
@@ -84,7 +87,8 @@ def check(store: Store, manifest: dict[str, Any]) -> None:
     old, new = _told(present), _told(json.loads(_encode(manifest)))
     before, now = _dataset(old), _dataset(new)
     if is_path(before) and is_path(now) and (store.has(STUDIED) or canonical(before) == canonical(now)):
-        # It may be written otherwise, or lie elsewhere by now: its fingerprint tells whether it is the same one.
+        # It may be written otherwise, or lie elsewhere by now: its fingerprint tells whether it is the same
+        # one.
         new["settings"]["dataset"] = old["settings"]["dataset"]
     commands = [each.get("command") for each in (old, new)]
     if all(commands) and commands[0] != commands[1]:
@@ -132,7 +136,9 @@ def _check_extent(store: Store, old: dict[str, Any], new: dict[str, Any]) -> Non
 
 
 def widened(store: Store, manifest: dict[str, Any]) -> bool:
-    """Say whether a run has been asked for in other words than before, so that it may have to be planned for more."""
+    """Say whether a run has been asked for in other words than before, so that it may have to be planned for
+    more.
+    """
     old = recorded(store)
     return old | _extent(manifest) != old
 
@@ -165,9 +171,11 @@ def claim(store: Store, manifest: dict[str, Any]) -> None:
 
 
 def check_studied(store: Store, facts: Mapping[str, Any], names: Collection[str] = tuple(_NAMES)) -> None:
-    """Make sure that network and data set are, by their fingerprints, those that the directory was begun with.
+    """Make sure that network and data set are, by their fingerprints, those that the directory was begun
+    with.
 
-    A file of weights may change under its name, and a folder of images under its path. `names` are those that count.
+    A file of weights may change under its name, and a folder of images under its path. `names` are those that
+    count.
 
     Raises:
         UsageError: If one is another.

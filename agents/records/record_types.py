@@ -1,7 +1,8 @@
-"""The types of records, as far as a command relies on them. Other fields are kept and shown as the text they are.
+"""The types of records, as far as a command relies on them. Other fields are kept and shown as the text they
+are.
 
-A record may have been made by a stranger, or by an older version: what is missing has a default, what is there must
-be of its type. `checked` returns the record itself, so that nothing is lost on the way.
+A record may have been made by a stranger, or by an older version: what is missing has a default, what is
+there must be of its type. `checked` returns the record itself, so that nothing is lost on the way.
 """
 
 from __future__ import annotations

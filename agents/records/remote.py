@@ -1,8 +1,8 @@
 """A run's objects under a URL, such as `s3://bucket/run`: everything that fsspec knows.
 
-Records, report and `status` work on files. So a run with a URL works in a folder of this machine, its working copy,
-and whatever is written there is copied to the URL while the run goes on. The lease of the URL, held like that of
-a folder, lets one process at a time do so.
+Records, report and `status` work on files. So a run with a URL works in a folder of this machine, its working
+copy, and whatever is written there is copied to the URL while the run goes on. The lease of the URL, held
+like that of a folder, lets one process at a time do so.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ from agents.records.work import KEY as PLAN
 COPY_S = 5.0
 """Seconds from one copying to the next: what a machine that is lost for good may take with it."""
 BEAT_S = 10.0
-"""Seconds from one sign of life at the URL to the next; six without one, and another process may take over."""
+"""Seconds from one sign of life at the URL to the next; six without one, and another process may take over.
+"""
 _OWN = "mirror"
 """Folder of the URL that is not part of the run: who copies to it."""
 _WORKING = "working"
@@ -61,7 +62,9 @@ def is_working_copy(cache: Path, folder: Path) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What a URL says of an object: its bytes, and when it was written (seconds since 1970), None if it does not say."""
+    """What a URL says of an object: its bytes, and when it was written (seconds since 1970), None if it does
+    not say.
+    """
 
     size: int
     written: float | None
@@ -119,7 +122,8 @@ class RemoteStore:
                     ) from None
 
     def put(self, key: str, data: bytes) -> bool:
-        """Write `data` unless the key exists; return whether this call did. One of two at once wins where the URL's service can tell.
+        """Write `data` unless the key exists; return whether this call did. One of two at once wins where the
+        URL's service can tell.
 
         Raises:
             StoreError: If it cannot be written.
@@ -254,7 +258,8 @@ class WorkingCopy:
         self.remote, self.folder = remote, folder
         self._copied: dict[str, tuple[int, int]] = {}
         self._pushing = threading.Lock()
-        """One at a time: a push whose caller was cancelled goes on in its thread, with what was there before."""
+        """One at a time: a push whose caller was cancelled goes on in its thread, with what was there before.
+        """
 
     def pull(self, *, images: bool = True) -> None:
         """Fetch what the URL has and the folder has not; tables and counts are fetched whatever is there.
@@ -321,7 +326,9 @@ def _state(path: Path) -> tuple[int, int]:
 
 
 def _rank(key: str) -> int:
-    """Return when a file is copied among others: whoever fetches the half must find a run that can be resumed."""
+    """Return when a file is copied among others: whoever fetches the half must find a run that can be
+    resumed.
+    """
     if key.startswith("blobs/"):
         return 0
     if key.startswith("units/"):
@@ -342,7 +349,8 @@ async def mirrored(
     copy_s: float = COPY_S,
     beat_s: float = BEAT_S,
 ) -> AsyncIterator[None]:
-    """Work in `folder` on the run at `url`: it is fetched first, and copied there while and after the work is done.
+    """Work in `folder` on the run at `url`: it is fetched first, and copied there while and after the work is
+    done.
 
     `stop` is called once if somebody asks, at the URL, for the run to stop or takes it over.
 
@@ -383,8 +391,8 @@ async def mirrored(
 def _set_aside(marks: Objects, folder: Path, generation: int) -> Path | None:
     """Move the folder away unless it was the last to be copied to the URL; return where to, None if it stays.
 
-    A run that went on from the URL has other rounds than a copy that was left behind with some that had not been
-    copied: mixed, they would be no one's run.
+    A run that went on from the URL has other rounds than a copy that was left behind with some that had not
+    been copied: mixed, they would be no one's run.
     """
     marks.put("id", uuid.uuid4().hex.encode())
     run = (marks.get("id") or b"").decode()

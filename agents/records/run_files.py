@@ -1,8 +1,10 @@
-"""How files of a run directory are opened: it may have been made by a stranger, so it is data and nothing else.
+"""How files of a run directory are opened: it may have been made by a stranger, so it is data and nothing
+else.
 
-The folder itself is the one that the person named. Below it only real directories and regular files are opened,
-one path component at a time and relative to the handle of the one above: a link, a pipe or a device is refused by
-its name, also if it is put there between two looks. Sizes, nesting and the number of values have bounds.
+The folder itself is the one that the person named. Below it only real directories and regular files are
+opened, one path component at a time and relative to the handle of the one above: a link, a pipe or a device
+is refused by its name, also if it is put there between two looks. Sizes, nesting and the number of values
+have bounds.
 """
 
 from __future__ import annotations
@@ -124,7 +126,9 @@ def read_bytes(root: Path, key: str) -> bytes | None:
 
 
 def file_status(root: Path, key: str) -> os.stat_result | None:
-    """Return the status of a regular file, None where there is none: also if it is a link, or lies behind one."""
+    """Return the status of a regular file, None where there is none: also if it is a link, or lies behind
+    one.
+    """
     try:
         parts = split_key(key)
         with opened_folder(root, parts[:-1]) as folder:
@@ -135,7 +139,8 @@ def file_status(root: Path, key: str) -> os.stat_result | None:
 
 
 def list_files(root: Path, prefix: str = "") -> list[str]:
-    """Return the keys of all regular files below a folder, sorted by path; none where it is a link or missing.
+    """Return the keys of all regular files below a folder, sorted by path; none where it is a link or
+    missing.
 
     Unfinished writes are left out.
     """
@@ -165,7 +170,9 @@ def list_folders(root: Path, prefix: str = "") -> list[str]:
 
 
 def folder_state(root: Path, prefix: str) -> tuple[int, int]:
-    """Return when a folder last changed, in nanoseconds, and how many entries it has; zeros where it is a link or missing."""
+    """Return when a folder last changed, in nanoseconds, and how many entries it has; zeros where it is a
+    link or missing.
+    """
     try:
         with opened_folder(root, split_key(prefix)) as handle, os.scandir(handle) as entries:
             return os.fstat(handle).st_mtime_ns, sum(1 for _ in entries)

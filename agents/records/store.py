@@ -112,7 +112,8 @@ class Store:
             )
 
     def replace(self, key: str, data: bytes) -> None:
-        """Write `data` under `key` whatever was there, whole or not at all: for counts and tables, never for truth.
+        """Write `data` under `key` whatever was there, whole or not at all: for counts and tables, never for
+        truth.
 
         Raises:
             StoreError: If the disk is full or the folder cannot be written.
@@ -121,7 +122,8 @@ class Store:
         self._exchange(key, data)
 
     def rewrite(self, key: str, data: bytes) -> None:
-        """Do as `replace`, and have it on disk before this returns: for what a run is about, which may only grow.
+        """Do as `replace`, and have it on disk before this returns: for what a run is about, which may only
+        grow.
 
         Raises:
             StoreError: If the disk is full or the folder cannot be written.
@@ -189,7 +191,9 @@ class Store:
         yield from run_files.list_files(self.root, prefix)
 
     def folder_state(self, prefix: str) -> tuple[int, int]:
-        """Return when a folder last changed, in nanoseconds, and how many entries it has; zeros where there is none."""
+        """Return when a folder last changed, in nanoseconds, and how many entries it has; zeros where there
+        is none.
+        """
         return run_files.folder_state(self.root, prefix)
 
     def folders(self, prefix: str) -> list[str]:

@@ -38,11 +38,13 @@ MOST_REPEATS = 20
 
 @dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
 class WorkItem:
-    """One study. `unit` is the subject's id, and the item's; `layer` and `name` are how a person would ask for it.
+    """One study. `unit` is the subject's id, and the item's; `layer` and `name` are how a person would ask
+    for it.
 
-    `task` names the question (`agents.tasks.TASKS`), built with `arguments` (plain JSON values); "" asks no agent.
-    `survey` names measurements by a fixed design that come first (`experiments.runs.context_survey.SURVEYS`), called with
-    `survey_arguments`. `repeats`: studies of the unit with seeds of their own, whose answers are pooled.
+    `task` names the question (`agents.tasks.TASKS`), built with `arguments` (plain JSON values); "" asks no
+    agent. `survey` names measurements by a fixed design that come first
+    (`experiments.runs.context_survey.SURVEYS`), called with `survey_arguments`. `repeats`: studies of the
+    unit with seeds of their own, whose answers are pooled.
     """
 
     unit: _Name

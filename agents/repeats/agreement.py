@@ -1,6 +1,7 @@
 """How far the labels of several studies of one unit agree, told by a blind witness from each other's images.
 
-Words are not compared: "canine" and "dogs" agree as far as a witness finds the one in images that were made of the other.
+Words are not compared: "canine" and "dogs" agree as far as a witness finds the one in images that were made
+of the other.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ Shows = Callable[[Sequence[tuple[Image, str]]], Awaitable[list[bool | None]]]
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """What one study answered, and the images of its last confirmation by id, with the label that each was made of."""
+    """What one study answered, and the images of its last confirmation by id, with the label that each was
+    made of.
+    """
 
     number: int
     labels: tuple[str, ...]
@@ -31,7 +34,9 @@ class Labelled:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One study's label on another's images: the shares of `n_positive` images of it and of `n_control` others that show it."""
+    """One study's label on another's images: the shares of `n_positive` images of it and of `n_control`
+    others that show it.
+    """
 
     label_of: int
     images_of: int
@@ -42,15 +47,17 @@ class Pair:
 
     @property
     def predicted(self) -> float:
-        """Share of images that the label tells apart as they were made, both kinds weighing the same; 0.5 is chance."""
+        """Share of images that the label tells apart as they were made, both kinds weighing the same; 0.5 is
+        chance.
+        """
         return (self.seen + 1 - self.false) / 2
 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """`value` is the mean of `Pair.predicted` over all ordered pairs, None without a pair. `studies` were asked, `labelled`
-    of them have a label that was put to a test. `seen` maps (label, label that images were made of) to how many of how
-    many images show it.
+    """`value` is the mean of `Pair.predicted` over all ordered pairs, None without a pair. `studies` were
+    asked, `labelled` of them have a label that was put to a test. `seen` maps (label, label that images were
+    made of) to how many of how many images show it.
     """
 
     studies: int

@@ -1,4 +1,5 @@
-"""One answer from several studies of a unit, written by an aggregator that sees what was measured and nobody's verdict.
+"""One answer from several studies of a unit, written by an aggregator that sees what was measured and
+nobody's verdict.
 
 It runs no experiment. Its answer is tested like any other, once, on images that none of the studies saw.
 """
@@ -42,7 +43,9 @@ If nothing explains the measurements, the label is "not interpretable"."""
 
 @dataclass(slots=True)
 class Concept:
-    """A label that was proposed, with the activations of fresh images of it and of other things in the same tests."""
+    """A label that was proposed, with the activations of fresh images of it and of other things in the same
+    tests.
+    """
 
     label: str
     images: list[float] = field(default_factory=list)
@@ -50,7 +53,9 @@ class Concept:
 
 
 def concepts_of(records: Sequence[Mapping[str, Any]]) -> list[Concept]:
-    """Return what studies proposed and tested, by label in alphabetical order: who proposed it, and how many, is not told."""
+    """Return what studies proposed and tested, by label in alphabetical order: who proposed it, and how many,
+    is not told.
+    """
     found: dict[str, Concept] = {}
     for record in records:
         evidence = record.get("evidence") or {}
@@ -68,7 +73,9 @@ def concepts_of(records: Sequence[Mapping[str, Any]]) -> list[Concept]:
 
 
 def taken_together(toolboxes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return a toolbox's snapshot that knows every image of several studies and what it measured; it has made none itself."""
+    """Return a toolbox's snapshot that knows every image of several studies and what it measured; it has made
+    none itself.
+    """
     merged: dict[str, dict[str, Any]] = {"measured": {}, "provenance": {}}
     for toolbox in toolboxes:
         for name, values in merged.items():
@@ -77,7 +84,9 @@ def taken_together(toolboxes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def tried_of(toolboxes: Sequence[Mapping[str, Any]]) -> dict[str, tuple[float, str]]:
-    """Return what the studies' own images were made of and did, by image id; images of the data set are left out."""
+    """Return what the studies' own images were made of and did, by image id; images of the data set are left
+    out.
+    """
     found: dict[str, tuple[float, str]] = {}
     for toolbox in toolboxes:
         known = toolbox.get("provenance") or {}
@@ -139,7 +148,9 @@ def _seen_lines(concepts: Sequence[Concept], agreement: Agreement) -> list[str]:
 
 
 def limits(settings: InterpreterSettings) -> InterpreterSettings:
-    """Return the limits of a study for an aggregator: one examination, since several would be several chances to pass."""
+    """Return the limits of a study for an aggregator: one examination, since several would be several chances
+    to pass.
+    """
     return settings.model_copy(update={"max_rounds": 2, "max_examinations": 1})
 
 

@@ -4,7 +4,8 @@
     units/<unit>/pooling.json     what the aggregator reads, and the agreement
     units/<unit>/rounds, done     the aggregator's answer, tested once on images that no study saw
 
-The studies share network, data set and the images of equal prompts; agents, critics and observers have seeds of their own.
+The studies share network, data set and the images of equal prompts; agents, critics and observers have seeds
+of their own.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ from tools.toolbox import EXEMPLARS, seed_for
 
 
 def seed_of(seed: int, number: int) -> int:
-    """Return the seed of one of several studies, 0 for the pooled answer; the first has the seed that was asked for."""
+    """Return the seed of one of several studies, 0 for the pooled answer; the first has the seed that was
+    asked for.
+    """
     return seed if number == 1 else seed_for(seed, "repeat", number)
 
 
@@ -56,7 +59,8 @@ async def study_repeatedly(
     account: Account | None = None,
     on_round: Callable[[int, Round], None] = lambda number, finished: None,
 ) -> dict[str, Any]:
-    """Return the pooled result of `repeats` studies of a unit, from the store if it is there already; of one, its own.
+    """Return the pooled result of `repeats` studies of a unit, from the store if it is there already; of one,
+    its own.
 
     The first has the seed itself. `on_round` gets a study's number, from 1, or 0 for the pooled answer.
 

@@ -163,8 +163,8 @@ class Ledger:
         committed = self.spent + self.reserved
         for name, limit in self._limits():
             used = getattr(committed, name)
-            # Room for one more call and the final answer after it, by what is set aside for a call: with less, the
-            # final answer would be refused. On a large budget a tenth is more.
+            # Room for one more call and the final answer after it, by what is set aside for a call: with
+            # less, the final answer would be refused. On a large budget a tenth is more.
             if used >= _NEAR * limit or (used and used + 2 * getattr(self._largest, name) > limit):
                 return f"The {self._what}'s budget of {limit:g} {name} is nearly spent."
         if self.limits.hours is not None and self._hours_left() <= (1 - _NEAR) * self.limits.hours:
@@ -276,7 +276,8 @@ class MeteredChat:
             reply = await announced(self._model, request, leaving)
             spent = Cost.of(reply.usage)
         except MaiaError as error:
-            # Of a replica that was lost with it nobody knows: then it stays what it was, as it does in the records.
+            # Of a replica that was lost with it nobody knows: then it stays what it was, as it does in the
+            # records.
             if (doubtful := attempts_in_doubt(error)) is not None:
                 attempts = getattr(error, "attempts", 0)
                 unpriced = doubtful * most.unpriced
@@ -346,9 +347,11 @@ class MeteredStudio:
 
 
 def spent_so_far(store: Store, folder: str = "units", problems: list[str] | None = None) -> Cost:
-    """Return what the records below `folder` say was spent; an attempt without a known outcome counts as paid.
+    """Return what the records below `folder` say was spent; an attempt without a known outcome counts as
+    paid.
 
-    So does one whose answer is damaged. Where a damaged record leaves the sum too small, `problems` gets a sentence.
+    So does one whose answer is damaged. Where a damaged record leaves the sum too small, `problems` gets a
+    sentence.
 
     Raises:
         RecordError: If a damaged record leaves the sum too small, and `problems` is None.

@@ -1,4 +1,5 @@
-"""Contexts of a class, asked of the interpreter before anything is measured: one request, answered in a fixed form.
+"""Contexts of a class, asked of the interpreter before anything is measured: one request, answered in a fixed
+form.
 
     units/<unit>/contexts.json   the phrases, and the lines of the answer that could not be taken
 
@@ -53,7 +54,9 @@ _ITEM = re.compile(r"\s*(?:[-*•]|\d{1,2}[.)])\s+(.*)")
 
 @dataclass(frozen=True, slots=True)
 class Proposals:
-    """`phrases` follow the class's name in a prompt; `left_out` are lines of the answer with why they were not taken."""
+    """`phrases` follow the class's name in a prompt; `left_out` are lines of the answer with why they were
+    not taken.
+    """
 
     class_name: str
     asked: int
@@ -71,7 +74,8 @@ class _ProposalsRecord(Record):
 
 
 async def propose(model: ChatModel, class_name: str, n: int, known: Sequence[str], *, seed: int) -> Proposals:
-    """Return at most `n` contexts that the model names beside the `known` ones; none where its answer has no list.
+    """Return at most `n` contexts that the model names beside the `known` ones; none where its answer has no
+    list.
 
     Raises:
         MaiaError: If the model cannot be asked.
@@ -87,7 +91,9 @@ async def propose(model: ChatModel, class_name: str, n: int, known: Sequence[str
 def parse(
     reply: str, class_name: str, n: int, known: Sequence[str]
 ) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
-    """Return the phrases of a reply in the form that was asked for, and the lines that were left out, each with why."""
+    """Return the phrases of a reply in the form that was asked for, and the lines that were left out, each
+    with why.
+    """
     _, _, listed = reply.rpartition("[CONTEXTS]")
     if listed == reply:
         return (), ()

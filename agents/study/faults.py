@@ -18,7 +18,8 @@ class HostLostError(MaiaError):
 MACHINERY = (HostLostError, ReplicaLostError, SandboxError, OvertakenError)
 """Faults of what carries a study, not of the study: it is taken up again from its last round.
 
-After a network cut a lost host may work on beside the one that took over; the second to finish a round is overtaken.
+After a network cut a lost host may work on beside the one that took over; the second to finish a round is
+overtaken.
 """
 
 CONCERNS_ALL = (UsageError, StoreError, EndpointDownError)
@@ -29,7 +30,9 @@ NO_OBSERVATION = (*MACHINERY, EndpointStopError, EndpointDownError, StoreError)
 
 
 def raise_nobodys(results: Iterable[object]) -> None:
-    """Raise the first fault among results that is none of theirs: an image that could not be made for it is not missing."""
+    """Raise the first fault among results that is none of theirs: an image that could not be made for it is
+    not missing.
+    """
     for each in results:
         if isinstance(each, NO_OBSERVATION):
             raise each

@@ -54,15 +54,21 @@ class InterpreterSettings(Settings):
     max_images_shown: int = Field(40, ge=0)
     """Images of one observation that the model is shown; the rest is counted."""
     max_text_shown: int = Field(20_000, ge=100)
-    """Characters of one observation's printed output that the model is shown, and of what it displays and logs."""
+    """Characters of one observation's printed output that the model is shown, and of what it displays and
+    logs.
+    """
     max_observations: int | None = Field(1000, ge=1)
-    """Images of one study that the observers may describe, a summary of several counted as one; null is no limit."""
+    """Images of one study that the observers may describe, a summary of several counted as one; null is no
+    limit.
+    """
     max_tokens: int = Field(4096, ge=1)
     """Longest reply of the model, in tokens."""
     temperature: float | None = Field(None, ge=0)
     """Sampling temperature; null leaves the endpoint's own."""
     max_examinations: int = Field(2, ge=1)
-    """Answers that may be sent back by the examiner before the last one stands, with the verdict that its figures give."""
+    """Answers that may be sent back by the examiner before the last one stands, with the verdict that its
+    figures give.
+    """
 
 
 class StudyPausedError(MaiaError):
@@ -171,7 +177,8 @@ class Interpreter:
         return self._earlier(found) or found
 
     def _earlier(self, found: Study) -> Study | None:
-        """Return the study with its last answer that held, where the one that it ended with does not, or is none.
+        """Return the study with its last answer that held, where the one that it ended with does not, or is
+        none.
 
         An answer that holds may go back for what it leaves unexplained: nothing is lost by the attempt.
         """
@@ -310,7 +317,8 @@ class Interpreter:
         shown = [part for part in finished.observation if isinstance(part, Image)]
         # Only what this round added: the sandbox's own record grows with each program.
         record = round_record(finished, self._toolbox.snapshot(), self._sandbox.record[self._recorded :])
-        # The examiner's too: a study that is taken up again has its verdict, but would not make its images again.
+        # The examiner's too: a study that is taken up again has its verdict, but would not make its images
+        # again.
         tested = self._examiner.images.values() if self._examiner and finished.verdict else ()
         # The album's last: it knows what a masked image was painted on.
         images = {image.id: image for image in (*shown, *tested, *self._toolbox.album.held.values())}
@@ -330,7 +338,9 @@ class Interpreter:
         self._on_round(finished)
 
     def _extend(self, reply: Mapping[str, Any], observation: Sequence[Part]) -> None:
-        """Add a recorded reply and what followed it; if it was filtered, leave out what the conversation had last."""
+        """Add a recorded reply and what followed it; if it was filtered, leave out what the conversation had
+        last.
+        """
         said = reply["text"] or "(empty)"
         if reply["finish"] == "filtered":
             said = "(filtered)"

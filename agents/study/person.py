@@ -1,7 +1,7 @@
 """A person's study of a unit, written down as an agent's is, so that both are read and judged alike.
 
-The person stands where the model stands: a program and its observation make a round, an answer goes to the same
-critic under the same rules. Nothing here knows where the programs run.
+The person stands where the model stands: a program and its observation make a round, an answer goes to the
+same critic under the same rules. Nothing here knows where the programs run.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ class PersonsStudy:
         return self.result is not None or bool(self._records and self._records[-1]["answered"])
 
     async def open(self) -> None:
-        """Take up the rounds and the result on record, if there are any; an answer that stands gets its result."""
+        """Take up the rounds and the result on record, if there are any; an answer that stands gets its
+        result.
+        """
         journal, toolbox = self.place.journal, self.place.toolbox
         toolbox.screen = Screen(_MAX_IMAGES_SHOWN, _MAX_TEXT_SHOWN)
         self.result = await asyncio.to_thread(journal.done)
@@ -66,7 +68,9 @@ class PersonsStudy:
         calls: Sequence[dict[str, Any]],
         hypotheses: Sequence[str] = (),
     ) -> None:
-        """Write down a program that ran, with the answers that its calls got and the hypotheses it was to test."""
+        """Write down a program that ran, with the answers that its calls got and the hypotheses it was to
+        test.
+        """
         self._refuse_if_answered()
         listed = "\n".join(f"Hypothesis_{i}: {words}" for i, words in enumerate(hypotheses, 1))
         said = f"[HYPOTHESIS LIST]:\n{listed}\n" if hypotheses else ""
@@ -93,8 +97,8 @@ class PersonsStudy:
         """Put an answer to the critic; return its verdict, None where answers stand untested.
 
         As for an agent, an answer that is sent back may be followed by others, and the last that may be
-        examined stands. When the answer stands, `result` holds the study's result. Where a fault kept the result
-        from being written, the same answer again writes it, without another examination.
+        examined stands. When the answer stands, `result` holds the study's result. Where a fault kept the
+        result from being written, the same answer again writes it, without another examination.
 
         Raises:
             UsageError: If there is an answer already, or this is none.

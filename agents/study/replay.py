@@ -47,8 +47,8 @@ class DivergedError(MaiaError):
 class Replay:
     """`rounds` came out as on record; `divergence` says where and how the next one differed, "" if none did.
 
-    `reworded`: the API page or the task was worded otherwise when it was recorded, so that the replies are those to another
-    opening.
+    `reworded`: the API page or the task was worded otherwise when it was recorded, so that the replies are
+    those to another opening.
     """
 
     rounds: int
@@ -84,7 +84,8 @@ class _RecordedModel:
         answer = self._journal.answer(request_key(self.name, request))
         if answer is not None:
             return answer
-        # Every observation is compared: what else the model reads is how a study begins, which a later version words anew.
+        # Every observation is compared: what else the model reads is how a study begins, which a later
+        # version words anew.
         self.reworded = True
         reply = self._place.record["reply"]
         return ChatReply(
@@ -203,7 +204,8 @@ async def replay(
 ) -> Replay:
     """Play a unit's rounds again into the folder `scratch` and compare them with the record.
 
-    `repeat` names one of several studies of the unit. The first `taken_over` rounds were another run's, which has their calls: they are taken up, and the others played.
+    `repeat` names one of several studies of the unit. The first `taken_over` rounds were another run's, which
+    has their calls: they are taken up, and the others played.
 
     Raises:
         UsageError: If a program cannot be run here at all.

@@ -63,17 +63,21 @@ class Laboratory:
     facts: dict[str, Any]
     """Versions, model names and fingerprints: written into every result."""
     dollars_per_image: float = 0.0
-    """US dollars that are set aside for an image before it is made; 0 where images are free, or nobody knows."""
+    """US dollars that are set aside for an image before it is made; 0 where images are free, or nobody knows.
+    """
     withheld: frozenset[str] = frozenset()
     """Calls of programs that are refused, for ablations."""
     finishing: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_FINISHING))
-    """Places for studies that write their result down. Pictures are painted and encoded then: hundreds that did it at
-    once would all end last, and hold up those that still converse."""
+    """Places for studies that write their result down. Pictures are painted and encoded then: hundreds that
+    did it at once would all end last, and hold up those that still converse.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class Repeat:
-    """One of several studies of a unit: its number from 1, and the seed of the images that all of them make alike."""
+    """One of several studies of a unit: its number from 1, and the seed of the images that all of them make
+    alike.
+    """
 
     number: int
     image_seed: int
@@ -187,7 +191,9 @@ class Workplace:
         }
 
     async def _spread(self) -> dict[str, Any]:
-        """Return the histogram of activations over the data set, of subjects that know it, or why there is none."""
+        """Return the histogram of activations over the data set, of subjects that know it, or why there is
+        none.
+        """
         if not isinstance(self.subject, Sampled):
             return {}
         try:

@@ -1,4 +1,5 @@
-"""Measurements of one unit by a design that was fixed beforehand: nobody who hopes for a result chooses the images.
+"""Measurements of one unit by a design that was fixed beforehand: nobody who hopes for a result chooses the
+images.
 
 A survey is `async (studio, subject, *, seed, **arguments) -> Survey`. It is taken whole or not at
 all; taken again after a crash, its images come from the generator's cache.
@@ -37,7 +38,8 @@ MEASURED = "measured"
 class Survey:
     """What was found, as plain JSON values, and the images that it names by their ids.
 
-    `finding` is a `verdict` with its `reason` where it shows that no agent need be asked about the unit, None where one may be.
+    `finding` is a `verdict` with its `reason` where it shows that no agent need be asked about the unit, None
+    where one may be.
     """
 
     found: dict[str, Any]

@@ -36,7 +36,9 @@ class Task(Protocol):
 
     name: str
     names_concept: bool
-    """Whether the labels of its answer name what drives the unit: only such labels can be tested on images of them."""
+    """Whether the labels of its answer name what drives the unit: only such labels can be tested on images of
+    them.
+    """
 
     def opening(self) -> str:
         """Return the first message: what to find out, and in which format to work and to answer."""
@@ -51,8 +53,8 @@ class Task(Protocol):
 def read_program(reply: str) -> str | None:
     """Return the Python in a reply, its blocks joined in order; None if there is none.
 
-    Fences marked as another language are not programs, nor are drafts in the model's thoughts. An unclosed fence runs to
-    the end of the reply.
+    Fences marked as another language are not programs, nor are drafts in the model's thoughts. An unclosed
+    fence runs to the end of the reply.
     """
     reply, _ = split_thoughts(reply)
     blocks = [body for _, language, body in _FENCE.findall(reply) if language.lower() in _PROGRAM_LANGUAGES]

@@ -1,4 +1,6 @@
-"""Does a unit follow the object or its surroundings? (MAIA, section 5.1 and appendix F), in this project's own words."""
+"""Does a unit follow the object or its surroundings? (MAIA, section 5.1 and appendix F), in this project's
+own words.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """What a [BIAS] text claims, against what was measured: a claim that the numbers do not bear out is named.
 
-Read with the embedded world's words, so that "jungle" is the forest; numbers in brackets are passed over. What says
-"lower" or "higher" of something in other words cannot be held against anything, and is named as unchecked.
+Read with the embedded world's words, so that "jungle" is the forest; numbers in brackets are passed over.
+What says "lower" or "higher" of something in other words cannot be held against anything, and is named as
+unchecked.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ _FACTORS = {
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A context that a text names, and whether it says that the probability is lower (-1) or higher (1) there."""
+    """A context that a text names, and whether it says that the probability is lower (-1) or higher (1)
+    there.
+    """
 
     context: str
     sign: int
@@ -120,7 +123,8 @@ def says_lower(text: str, class_name: str, context: str) -> bool:
 
 
 def disagreements(text: str, class_name: str, effects: Sequence[Mapping[str, Any]]) -> list[Disagreement]:
-    """Return where a text and the measured effects of its class part, in order of the text, then what it misses.
+    """Return where a text and the measured effects of its class part, in order of the text, then what it
+    misses.
 
     Last comes what could not be checked.
 

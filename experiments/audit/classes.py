@@ -18,7 +18,8 @@ _NUMBERS = re.compile(r"\s*(all|sample:\d+|\d+|\d+-\d+)\s*")
 
 
 def names_of(plan: Sequence[WorkItem]) -> dict[str, str]:
-    """Return each item's class by a name that no other item has: what it is drawn by, with its index where that repeats.
+    """Return each item's class by a name that no other item has: what it is drawn by, with its index where
+    that repeats.
 
     ImageNet has a crane that flies and a crane that lifts.
     """
@@ -37,7 +38,8 @@ OF_DATA = "data"
 def classes_of(
     asked: str, seed: int, network: KnownNetwork, size: int, of_data: Sequence[MatchedClass] = ()
 ) -> dict[int, str]:
-    """Return the classes that are asked for, of `size` in all, each with the name that images of it are asked for by.
+    """Return the classes that are asked for, of `size` in all, each with the name that images of it are asked
+    for by.
 
     `of_data` are those of the data set, which `OF_DATA` stands for.
 
@@ -63,7 +65,8 @@ def classes_of(
 
 
 def choose_classes(text: str, names: Sequence[str], size: int, seed: int) -> list[int]:
-    """Return the classes that `text` names, in order: one class's whole name, or by commas what `choose` takes and names.
+    """Return the classes that `text` names, in order: one class's whole name, or by commas what `choose`
+    takes and names.
 
     Raises:
         UsageError: If there is no such class.
@@ -102,7 +105,8 @@ def check_classes(text: str) -> None:
 
 
 def drawable(index: int, names: Sequence[str]) -> str:
-    """Return the first of a class's names, which image makers are asked for; ImageNet joins several by commas.
+    """Return the first of a class's names, which image makers are asked for; ImageNet joins several by
+    commas.
 
     Raises:
         UsageError: If the network does not name the class.

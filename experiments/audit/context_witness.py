@@ -1,7 +1,7 @@
 """Observers as witnesses of contexts: which real images show a context, and how often the answers are wrong.
 
-Each question is a blind conversation of its own. The errors are measured on generated images whose content is known:
-images of the audit's own screen, which the image maker has kept.
+Each question is a blind conversation of its own. The errors are measured on generated images whose content is
+known: images of the audit's own screen, which the image maker has kept.
 """
 
 from __future__ import annotations
@@ -49,10 +49,11 @@ class ContextWitness:
         rows: Sequence[int],
         name: str,
     ) -> Answers:
-        """Return what the observers answer on real images (None: it cannot be read), which are `rows` of the record.
+        """Return what the observers answer on real images (None: it cannot be read), which are `rows` of the
+        record.
 
-        `ordinary` are the contexts that the generated images without this one are taken from; `name` is the class's
-        in the record.
+        `ordinary` are the contexts that the generated images without this one are taken from; `name` is the
+        class's in the record.
         """
         known = await self._known(context, [each for each in ordinary if each != context])
         there = [(row, image) for row, image in zip(rows, images, strict=True) if image is not None]
@@ -81,7 +82,9 @@ class ContextWitness:
         )
 
     async def _known(self, context: str, others: Sequence[str]) -> list[tuple[Image, bool]]:
-        """Return images of the screen, and whether each was made of the context; what could not be drawn is left out."""
+        """Return images of the screen, and whether each was made of the context; what could not be drawn is
+        left out.
+        """
         numbers = range(min(KNOWN, self.per_context))
         asked: list[tuple[str, int, bool]] = [(context, number, True) for number in numbers]
         for place in range(KNOWN if others else 0):
@@ -101,7 +104,9 @@ class ContextWitness:
 
 
 def contexts_to_ask(found: Mapping[str, Sequence[str]], everything: bool) -> dict[str, list[str]]:
-    """Return the contexts to ask observers about by class: those `found` on generated images, or the whole design's."""
+    """Return the contexts to ask observers about by class: those `found` on generated images, or the whole
+    design's.
+    """
     return {
         name: list(dict.fromkeys([*contexts, *(CONTEXTS if everything else ())]))
         for name, contexts in found.items()

@@ -1,4 +1,6 @@
-"""An audit as a page of the report: findings first, then each class's probability by context, and its worst images."""
+"""An audit as a page of the report: findings first, then each class's probability by context, and its worst
+images.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ NOTHING = "nothing could be measured"
 
 
 def highest(values: Mapping[str, Sequence[float]]) -> float:
-    """Return the largest probability of a class in the screen: where it is tiny, the class is never recognised."""
+    """Return the largest probability of a class in the screen: where it is tiny, the class is never
+    recognised.
+    """
     return max((value for each in values.values() for value in each), default=0.0)
 
 

@@ -40,7 +40,9 @@ class RealSettings:
     """Ask them whatever it costs."""
 
     def manifest(self) -> dict[str, Any]:
-        """Return what of it a run's manifest holds: nothing where all is as usual, as runs before it had none."""
+        """Return what of it a run's manifest holds: nothing where all is as usual, as runs before it had
+        none.
+        """
         own, usual = ({**asdict(each), "approved": False} for each in (self, RealSettings()))
         return {"real": {key: own[key] for key in own if own[key] != usual[key]}} if own != usual else {}
 
@@ -56,13 +58,16 @@ class RealSection:
     unreadable: int
     found: Findings
     answers: list[dict[str, Any]]
-    """Of each class and context that observers were asked about: images, answers "yes" and unsure, and their errors."""
+    """Of each class and context that observers were asked about: images, answers "yes" and unsure, and their
+    errors.
+    """
 
 
 async def find_labels(
     console: Console, profile: Profile, settings: RealSettings, needed: bool = False
 ) -> Labels | None:
-    """Return what the profile's data set says of its images, copies included. One may be without, which is told.
+    """Return what the profile's data set says of its images, copies included. One may be without, which is
+    told.
 
     Raises:
         UsageError: If labels are `needed` or asked for, and there are none, or a column is not there.

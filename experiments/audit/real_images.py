@@ -1,4 +1,5 @@
-"""The real images of an audit: which of a data set's classes are audited, and what the network says of their images.
+"""The real images of an audit: which of a data set's classes are audited, and what the network says of their
+images.
 
 What is measured is written down whole, an image a row; `experiments.audit.subgroups` makes figures of it.
 """
@@ -58,8 +59,8 @@ class Tag:
 class Answers:
     """What observers answered whether images of a class show a context; None is "cannot tell".
 
-    `images` are rows of the record. `hits` of `present` generated images that were made of the context were said to show
-    it, `alarms` of `absent` that were made of other contexts.
+    `images` are rows of the record. `hits` of `present` generated images that were made of the context were
+    said to show it, `alarms` of `absent` that were made of other contexts.
     """
 
     class_name: str
@@ -72,7 +73,9 @@ class Answers:
     absent: NonNegativeInt = 0
 
     def fits(self, n_rows: int) -> bool:
-        """Say whether the answers are about rows of a record, and no more of them right or wrong than were asked for."""
+        """Say whether the answers are about rows of a record, and no more of them right or wrong than were
+        asked for.
+        """
         return (
             len(self.images) == len(self.shown)
             and all(0 <= row < n_rows for row in self.images)
@@ -85,8 +88,8 @@ class Answers:
 class RealImages:
     """One row an image: its index in the data set, its class by the audit's name, probability and success.
 
-    `training` counts the training images by attribute, class and level. `units` are those of the audit that was
-    measured for; `complete` says that the observers have answered all that they were to be asked.
+    `training` counts the training images by attribute, class and level. `units` are those of the audit that
+    was measured for; `complete` says that the observers have answered all that they were to be asked.
     """
 
     dataset: str
@@ -157,7 +160,9 @@ def match(labels: Labels, class_names: Sequence[str], told: Mapping[str, str]) -
 
 
 def match_table(matches: Sequence[MatchedClass], audited: Mapping[int, str], most: int = 20) -> str:
-    """Return in lines which classes of a data set are which of the network's, and which are none; `most` of each kind."""
+    """Return in lines which classes of a data set are which of the network's, and which are none; `most` of
+    each kind.
+    """
     own = [each for each in matches if each.index in audited]
     none = [each for each in matches if each.index is None]
     lines = [
@@ -188,7 +193,9 @@ def room_for(n_classes: int, n_attributes: int) -> int:
 
 @dataclass(frozen=True)
 class Drawn:
-    """The images that are measured: `indices` into the data set and their `targets` among the network's classes."""
+    """The images that are measured: `indices` into the data set and their `targets` among the network's
+    classes.
+    """
 
     indices: np.ndarray
     targets: np.ndarray
@@ -240,10 +247,11 @@ def training_counts(
 async def measure(
     vision: PoolVisionClient, dataset: ImageDataset, drawn: Drawn, progress: Callable[[int, int], None]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return of each image its class's probability, float64 (n,), whether it is recognised and whether it was read, bool.
+    """Return of each image its class's probability, float64 (n,), whether it is recognised and whether it was
+    read, bool.
 
-    An image is recognised if its class is the most probable one; where each class has a probability by itself, if that
-    is at least one half.
+    An image is recognised if its class is the most probable one; where each class has a probability by
+    itself, if that is at least one half.
     """
     n = len(drawn.indices)
     probability, correct, read = np.zeros(n), np.zeros(n, bool), np.zeros(n, bool)

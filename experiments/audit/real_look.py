@@ -31,7 +31,9 @@ _QUESTION_TOKENS, _ANSWER_TOKENS = 60, 16
 
 @dataclass(frozen=True)
 class AuditedClass:
-    """A class of the run: its unit, its number, the name it has in the audit, and how its images were asked for."""
+    """A class of the run: its unit, its number, the name it has in the audit, and how its images were asked
+    for.
+    """
 
     unit: str
     index: int
@@ -64,7 +66,8 @@ class Look:
         """Measure the images, ask the observers about them, and write `real_images.json`.
 
         Raises:
-            MaiaError: If the network cannot be asked. What observers could not be asked is told, and asked next time.
+            MaiaError: If the network cannot be asked. What observers could not be asked is told, and asked
+                next time.
         """
         record = await self._measured()
         answers, complete = await self._answers(record)
@@ -95,7 +98,9 @@ class Look:
         )  # fmt: skip
 
     def _per_class(self, n_attributes: int) -> int:
-        """Return how many images of a class are measured at most, and say so where a record has room for fewer."""
+        """Return how many images of a class are measured at most, and say so where a record has room for
+        fewer.
+        """
         room, asked = real_images.room_for(len(self.classes), n_attributes), self.settings.per_class
         if room < asked:
             self.console.say(f"at most {room:,} images of a class are measured: a record has no more room")
@@ -163,7 +168,9 @@ class Look:
 
 
 def too_dear(rate: Rate, questions: int, limit: float) -> str:
-    """Return why so many questions need a person's yes, "" if they do not: their price is above the limit, or unknown."""
+    """Return why so many questions need a person's yes, "" if they do not: their price is above the limit, or
+    unknown.
+    """
     if not rate.known:
         return f"{questions:,} questions about images would cost an unknown amount"
     tokens = _QUESTION_TOKENS + rate.image_tokens

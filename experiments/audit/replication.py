@@ -1,6 +1,7 @@
 """What real images say of findings on generated ones: replicated, or said not to be.
 
-Who tells which images show a context is a column that has its name, or the observers, whose errors blur what they tell.
+Who tells which images show a context is a column that has its name, or the observers, whose errors blur what
+they tell.
 """
 
 from __future__ import annotations
@@ -37,10 +38,10 @@ _DIGITS = {"2": "two", "3": "three"}
 class Replication:
     """What real images of the class say of a finding on generated ones.
 
-    `effect` is the mean probability with the context less that without; `interval` its 95 % bootstrap interval, `q`
-    over all findings that were put to the test. `factor` is PPV + NPV - 1 of the observers who told the context, None
-    where a column tells it or their errors are not known: a difference is seen smaller by it, and `corrected` is the
-    effect divided by it.
+    `effect` is the mean probability with the context less that without; `interval` its 95 % bootstrap
+    interval, `q` over all findings that were put to the test. `factor` is PPV + NPV - 1 of the observers who
+    told the context, None where a column tells it or their errors are not known: a difference is seen smaller
+    by it, and `corrected` is the effect divided by it.
     """
 
     class_name: str
@@ -58,11 +59,12 @@ class Replication:
 
 
 def told_apart(answers: Answers) -> float | None:
-    """Return PPV + NPV - 1 of the observers on these images, at least 0; None where their errors are not known.
+    """Return PPV + NPV - 1 of the observers on these images, at least 0; None where their errors are not
+    known.
 
-    From sensitivity s and specificity c on generated images and the prevalence, (p + c - 1) / (s + c - 1) for a share p
-    of answers "yes" (Rogan and Gladen 1978). With errors that do not depend on the network's success, a true
-    difference is seen smaller by this factor.
+    From sensitivity s and specificity c on generated images and the prevalence, (p + c - 1) / (s + c - 1) for
+    a share p of answers "yes" (Rogan and Gladen 1978). With errors that do not depend on the network's
+    success, a true difference is seen smaller by this factor.
     """
     told = [shown for shown in answers.shown if shown is not None]
     if not answers.present or not answers.absent or not told:
@@ -156,7 +158,9 @@ def _few(about: Replication) -> Replication:
 
 
 def column_level(context: str, attribute: str, levels: Sequence[str]) -> int | None:
-    """Return the place of the level that a context of the design is by name, None if a column does not tell it."""
+    """Return the place of the level that a context of the design is by name, None if a column does not tell
+    it.
+    """
     factor, _, wanted = context.partition(": ")
     if plain(attribute) not in _ATTRIBUTES.get(factor, ()):
         return None

@@ -1,7 +1,8 @@
 """`maia audit`: in which contexts does a class lose or gain probability while its object is there? (MAIA 5.2)
 
-The figures come from a design that is fixed beforehand, the same for every class (`experiments.runs.context_survey`); an
-agent's free audit of the class follows, and what it says is checked against these figures.
+The figures come from a design that is fixed beforehand, the same for every class
+(`experiments.runs.context_survey`); an agent's free audit of the class follows, and what it says is checked
+against these figures.
 """
 
 from __future__ import annotations
@@ -173,7 +174,9 @@ def _record(
 def _measured(
     console: Console, store: Store, plan: Sequence[WorkItem], names: Mapping[str, str]
 ) -> tuple[list[dict[str, Any]], list[ClassSurvey]]:
-    """Return the results that there are, each with its survey; one with a damaged survey is told and left out."""
+    """Return the results that there are, each with its survey; one with a damaged survey is told and left
+    out.
+    """
     records, audits = [], []
     for item in plan:
         if (record := result_of(store, item)) is None:
@@ -266,7 +269,9 @@ async def _plan(
 async def _proposed(
     console: Console, store: Store, asked: Audit, bench: Workbench, classes: Mapping[str, str]
 ) -> dict[str, tuple[str, ...]]:
-    """Return the contexts proposed for each unit, asked for before anything is measured and the same ever after."""
+    """Return the contexts proposed for each unit, asked for before anything is measured and the same ever
+    after.
+    """
     if not asked.propose:
         return {}
     found = {unit: context_proposals.read(store, unit, asked.propose) for unit in classes}

@@ -1,9 +1,10 @@
 """What real images say of an audit: accuracy by subgroup, the worst group, and associations.
 
-A subgroup is a class's images with one value of an attribute. The least of many noisy figures is too low, so the worst
-group is chosen on one half of the images and its accuracy taken from the other. Associations go through the audit's two
-stages (`experiments.runs.context_survey`): what stands out on one half is tested on the other. Nobody has drawn the context of a
-real image at random: a difference may come from what goes with it.
+A subgroup is a class's images with one value of an attribute. The least of many noisy figures is too low, so
+the worst group is chosen on one half of the images and its accuracy taken from the other. Associations go
+through the audit's two stages (`experiments.runs.context_survey`): what stands out on one half is tested on
+the other. Nobody has drawn the context of a real image at random: a difference may come from what goes with
+it.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ Interval = tuple[float, float]
 class Subgroup:
     """A class's images with one value of an attribute. Where they are fewer than `FEW`, all figures are None.
 
-    `accuracy_interval` is Wilson's at 0.05 divided by the number of groups; `probability` is the class's mean.
+    `accuracy_interval` is Wilson's at 0.05 divided by the number of groups; `probability` is the class's
+    mean.
     """
 
     class_name: str
@@ -46,8 +48,8 @@ class Subgroup:
 class WorstGroup:
     """The group with the least accuracy among `groups`, chosen on one half: all figures are of the other.
 
-    `interval` is Wilson's at 95 %. `below` says that its accuracy is surely below that of the other images (`others`):
-    the 95 % interval of the difference (Newcombe's) ends below 0.
+    `interval` is Wilson's at 95 %. `below` says that its accuracy is surely below that of the other images
+    (`others`): the 95 % interval of the difference (Newcombe's) ends below 0.
     """
 
     class_name: str
@@ -63,7 +65,9 @@ class WorstGroup:
 
 @dataclass(frozen=True, slots=True)
 class Average:
-    """Accuracy over all images, or with groups of an attribute weighted by their share of the training images."""
+    """Accuracy over all images, or with groups of an attribute weighted by their share of the training
+    images.
+    """
 
     weighted_by: str
     accuracy: float
@@ -179,7 +183,9 @@ class Groups:
         return found
 
     def surveys(self) -> list[ClassSurvey]:
-        """Return one survey a class and attribute: the first half as the screen, the second as the new images."""
+        """Return one survey a class and attribute: the first half as the screen, the second as the new
+        images.
+        """
         by_class: dict[tuple[str, str], dict[str, np.ndarray]] = {}
         for (name, attribute, level), rows in self.large.items():
             by_class.setdefault((name, attribute), {})[level] = rows
@@ -208,10 +214,11 @@ class Groups:
 
 
 def halves(real: RealImages) -> np.ndarray:
-    """Return which half each image belongs to, bool (n,): drawn at random, every other one of images tagged alike.
+    """Return which half each image belongs to, bool (n,): drawn at random, every other one of images tagged
+    alike.
 
-    Which half the first of these goes to is drawn, too: of a data set with one image in each place, all images in one place
-    would else be in the same half.
+    Which half the first of these goes to is drawn, too: of a data set with one image in each place, all
+    images in one place would else be in the same half.
     """
     n = len(real.images)
     rng = np.random.default_rng((real.seed, 89))
@@ -242,7 +249,9 @@ def _tags(real: RealImages) -> dict[str, Tag]:
 
 
 def _highest_difference(hits: int, n: int, others: int, n_others: int) -> float:
-    """Return the upper end of Newcombe's 95 % interval of a difference of two shares, 1.0 without a second group."""
+    """Return the upper end of Newcombe's 95 % interval of a difference of two shares, 1.0 without a second
+    group.
+    """
     if not n or not n_others:
         return 1.0
     first, second = hits / n, others / n_others

@@ -13,7 +13,9 @@ SHOWN = 20
 
 
 def table(result: dict[str, Any]) -> str:
-    """Return what was found in lines for a terminal: of each kind as many as fit there, and how many more there are."""
+    """Return what was found in lines for a terminal: of each kind as many as fit there, and how many more
+    there are.
+    """
     biased = [effect for effect in result["effects"] if effect["biased"]]
     findings = []
     for effect in biased:
@@ -59,7 +61,9 @@ def table(result: dict[str, Any]) -> str:
 
 
 def _nothing(name: str, smallest: float, usual: float, most: float) -> str:
-    """Return what it means that no bias was found: nothing at all for a class that no image of the screen is taken for."""
+    """Return what it means that no bias was found: nothing at all for a class that no image of the screen is
+    taken for.
+    """
     if most < LEAST:
         return (
             f"{name}: {NOTHING}: its probability is {usual:.3f} in ordinary contexts and {most:.3f} at most in any image, "

@@ -1,7 +1,7 @@
 """Who is asked before money is spent: one place for every command that runs many studies.
 
-A run asks where it is likely to cost more than `ask_above_dollars`, and where nobody has said what its endpoint
-charges. Without a terminal it needs `--yes`.
+A run asks where it is likely to cost more than `ask_above_dollars`, and where nobody has said what its
+endpoint charges. Without a terminal it needs `--yes`.
 """
 
 from __future__ import annotations
@@ -34,10 +34,11 @@ def predict(
     assumes: Sequence[str] = (),
     cache: Path | None = None,
 ) -> dict[str, Any]:
-    """Return the estimate of a run of `n_units` studies: from the run `like`, or from alike ones below a folder.
+    """Return the estimate of a run of `n_units` studies: from the run `like`, or from alike ones below a
+    folder.
 
-    `assumes` are NAME=NUMBER texts that count more than what earlier runs took. `notes` tells where those differ.
-    `cache` may know how many images of the data set are distinct.
+    `assumes` are NAME=NUMBER texts that count more than what earlier runs took. `notes` tells where those
+    differ. `cache` may know how many images of the data set are distinct.
 
     Raises:
         UsageError: If `like` has no finished study, or a text is no assumption.
@@ -62,9 +63,11 @@ async def count_units(
     units: str,
     before_loading: Callable[[Profile], Awaitable[None]] | None = None,
 ) -> int:
-    """Return how many units a run would look at; the network is loaded only if it is not known and `units` do not tell.
+    """Return how many units a run would look at; the network is loaded only if it is not known and `units` do
+    not tell.
 
-    A name, such as a class's, counts as one; samples are drawn with seed 0. `before_loading` may refuse the profile before a network is loaded.
+    A name, such as a class's, counts as one; samples are drawn with seed 0. `before_loading` may refuse the
+    profile before a network is loaded.
 
     Raises:
         UsageError: If a layer or unit does not exist, as far as it was looked at.

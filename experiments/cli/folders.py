@@ -33,7 +33,8 @@ def place(text: str | Path) -> Path | Url:
     """Return the folder or the URL that somebody wrote.
 
     Raises:
-        UsageError: If the URL names no place: `s3://`, with its slashes cut off, would be a folder of this machine.
+        UsageError: If the URL names no place: `s3://`, with its slashes cut off, would be a folder of this
+            machine.
     """
     from agents.records.remote import is_url
 
@@ -81,7 +82,9 @@ def _read_records(ctx: typer.Context, value: Any) -> Any:
 
 
 def _read_to_export(ctx: typer.Context, value: Any) -> Any:
-    """As `read`. A working copy that was only read is thrown away when work begins there, and a file in it with it."""
+    """As `read`. A working copy that was only read is thrown away when work begins there, and a file in it
+    with it.
+    """
     if isinstance(value, Url) and ctx.params.get("out") is None:
         raise UsageError(
             f"{value.text} is at a URL, and exports are files of this machine.",

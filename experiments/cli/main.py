@@ -18,7 +18,9 @@ from experiments.setup.console import Console
 _NOT_ALLOWED = (errno.EACCES, errno.EPERM)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _BROKEN = (errno.EIO, errno.ESTALE)
-"""A disk that is full or read-only, and one that is damaged or gone: nothing that a program could have done better."""
+"""A disk that is full or read-only, and one that is damaged or gone: nothing that a program could have done
+better.
+"""
 
 app = typer.Typer(
     name="maia",
@@ -92,7 +94,8 @@ def main() -> None:
         )
         sys.exit(1)
     except Exception as error:
-        # Typer brings a click of its own under a private name: its usage errors are known by what they can do.
+        # Typer brings a click of its own under a private name: its usage errors are known by what they can
+        # do.
         if not hasattr(error, "show") or not hasattr(error, "exit_code"):
             raise
         error.show()

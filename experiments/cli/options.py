@@ -90,7 +90,9 @@ LARGEST_SEED = 2**32 - 1
 
 
 class Interrupts:
-    """The first Ctrl-C (SIGTERM, SIGHUP) cancels a command, so that what is open is closed; a second ends it at once."""
+    """The first Ctrl-C (SIGTERM, SIGHUP) cancels a command, so that what is open is closed; a second ends it
+    at once.
+    """
 
     def __init__(self) -> None:
         self.count = 0
@@ -161,7 +163,8 @@ def approve(
     model: str = "",
     task: str = "describe",
 ) -> None:
-    """Ask before studies that may cost more than their profile lets pass; `count` says how many there are to do.
+    """Ask before studies that may cost more than their profile lets pass; `count` says how many there are to
+    do.
 
     What earlier studies of the same `task`, of the network `model` first, have cost predicts it.
     """
@@ -188,10 +191,12 @@ def approve(
 def units_left(
     config: Path | None, profile: str | None, folder: Path, model: str, layers: str | None, asked: str
 ) -> int:
-    """Return how many units a sweep of `layers` in `folder` has still to study, or without them an audit's classes.
+    """Return how many units a sweep of `layers` in `folder` has still to study, or without them an audit's
+    classes.
 
     Raises:
-        UsageError: If a network has to be loaded to count its units, and an endpoint of the profile cannot work.
+        UsageError: If a network has to be loaded to count its units, and an endpoint of the profile cannot
+            work.
     """
     from experiments.cli import confirm_cost as approval
     from experiments.setup.config import Profile

@@ -47,7 +47,9 @@ def init(
     ask: Annotated[bool, typer.Option("--ask/--no-ask", help="Ask the endpoint whether it works.")] = True,
     json: Json = False,
 ) -> None:
-    """Write a profile of your own. It asks four questions, or takes the answers as options, and tries the endpoint."""
+    """Write a profile of your own. It asks four questions, or takes the answers as options, and tries the
+    endpoint.
+    """
     from experiments.setup.config import load
     from experiments.setup.endpoint_check import EndpointReport, check_endpoints, table
     from experiments.setup.init import Answers, write_profile

@@ -121,7 +121,9 @@ def sweep(
     config: ConfigPath = None,
     verbose: Verbose = 0,
 ) -> None:
-    """Study whole layers. Repeated on the same directory, it goes on where it was; more units or layers may be added."""
+    """Study whole layers. Repeated on the same directory, it goes on where it was; more units or layers may
+    be added.
+    """
     from experiments.records.status import card
     from experiments.studies.sweep import Sweep
     from experiments.studies.sweep import sweep as study_units
@@ -287,7 +289,9 @@ def session(
     config: ConfigPath = None,
     verbose: Verbose = 0,
 ) -> None:
-    """Study a unit yourself, with the agents' tools. It is recorded as theirs; a program may come from a pipe."""
+    """Study a unit yourself, with the agents' tools. It is recorded as theirs; a program may come from a
+    pipe.
+    """
     from experiments.studies.session import Session, talk
 
     configure_logging(verbose)

@@ -66,8 +66,9 @@ _PREDICTIVE = ("positive", "negative", "auroc", "margin", "pearson")
 
 @dataclass(frozen=True)
 class Ablation:
-    """What a command line asks for. `model` "synthetic" takes `units` of the gym; `swap` is a profile whose generator
-    takes the place of the own one in one more variant."""
+    """What a command line asks for. `model` "synthetic" takes `units` of the gym; `swap` is a profile whose
+    generator takes the place of the own one in one more variant.
+    """
 
     model: str
     layer: str
@@ -81,9 +82,11 @@ class Ablation:
 async def ablate(
     console: Console, config: Path | None, profile_name: str | None, asked: Ablation, *, out: Path
 ) -> dict[str, Any]:
-    """Study the units with every variant, compare the labels, write `ablation.json` and a page, and return it.
+    """Study the units with every variant, compare the labels, write `ablation.json` and a page, and return
+    it.
 
-    Goes on with what an earlier run left; each variant's studies are a run of their own in `out/variants/NAME`.
+    Goes on with what an earlier run left; each variant's studies are a run of their own in
+    `out/variants/NAME`.
 
     Raises:
         UsageError: If a unit, variant or profile does not exist, or `out` is another run.

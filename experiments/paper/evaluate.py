@@ -1,4 +1,6 @@
-"""`maia evaluate DIR`: how well the labels of a run predict its units (MAIA 4.1, Table A3), beside the paper's figures."""
+"""`maia evaluate DIR`: how well the labels of a run predict its units (MAIA 4.1, Table A3), beside the
+paper's figures.
+"""
 
 from __future__ import annotations
 
@@ -85,7 +87,8 @@ async def evaluate(
     data: str | None = None,
     trust: Trust | None = None,
 ) -> dict[str, Any]:
-    """Measure the labels of a run and of other methods, write `evaluation.json` and a page into it, and return it.
+    """Measure the labels of a run and of other methods, write `evaluation.json` and a page into it, and
+    return it.
 
     `against` are other runs of the same units, or JSON files of labels by unit id or `layer:number`. What was
     measured already is read.
@@ -136,7 +139,8 @@ async def evaluate(
 
 
 def _profile(loaded: Configuration, named: str | None, manifest: Mapping[str, Any]) -> Profile:
-    """Return the profile that the person named, else the run's, unless that may charge: nobody has asked for it then.
+    """Return the profile that the person named, else the run's, unless that may charge: nobody has asked for
+    it then.
 
     Raises:
         UsageError: If the run names one that may charge.
@@ -198,7 +202,9 @@ def left_out(run: Path, labelled: Sequence[Labelled]) -> list[str]:
 
 
 def records_of(run: Path, problems: list[str] | None = None) -> list[tuple[WorkItem, dict[str, Any]]]:
-    """Return the items of a run with their results; what is wrong with one that is damaged goes to `problems`."""
+    """Return the items of a run with their results; what is wrong with one that is damaged goes to
+    `problems`.
+    """
     store, manifest = Store(run), _manifest(run)
     found = finished_studies(store, [] if problems is None else problems)
     records = {record["unit"]: record for record in found}
@@ -210,7 +216,9 @@ def records_of(run: Path, problems: list[str] | None = None) -> list[tuple[WorkI
 
 
 def label_of(record: Mapping[str, Any]) -> str:
-    """Return a unit's label, "" where the study ended without one, or was asked for something else than a label."""
+    """Return a unit's label, "" where the study ended without one, or was asked for something else than a
+    label.
+    """
     if record.get("task", "describe") != "describe":
         return ""
     labels = record.get("labels") or []
@@ -278,7 +286,9 @@ async def subjects(
 
 
 async def prepare(bench: Workbench, sizes: Sizes, seed: int) -> Evaluation:
-    """Return who takes part in an evaluation: the observers' model writes the prompts where it is a language model."""
+    """Return who takes part in an evaluation: the observers' model writes the prompts where it is a language
+    model.
+    """
     roles = bench.profile.chat
     observers = bench.laboratory.observers
     made_by = await bench.pools["generation"].describe()
@@ -370,7 +380,8 @@ async def measure(
 
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the mean of every measure by layer and method, layers in order of the rows and then all together.
+    """Return the mean of every measure by layer and method, layers in order of the rows and then all
+    together.
 
     Activations of units of different scale are averaged as in the paper; the other measures have no scale.
     """
@@ -394,7 +405,9 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def difference(
     rows: Sequence[Mapping[str, Any]], first: str, second: str, measure: str, seed: int = 0
 ) -> dict[str, Any] | None:
-    """Return the mean paired difference of two methods over units with a 95 % bootstrap interval, None without pairs."""
+    """Return the mean paired difference of two methods over units with a 95 % bootstrap interval, None
+    without pairs.
+    """
     pairs = [
         (row["methods"][first][measure], row["methods"][second][measure])
         for row in rows

@@ -1,7 +1,8 @@
 """`maia judge`: people compare two methods' labels, without knowing which is whose (MAIA 4.2, Table 1).
 
 A page on this machine shows a unit's exemplars and two labels. Which stands left is drawn for every judge and
-unit; nothing on the page names a method, a network or a unit. Every choice is on disk before the next is shown.
+unit; nothing on the page names a method, a network or a unit. Every choice is on disk before the next is
+shown.
 """
 
 from __future__ import annotations
@@ -119,7 +120,9 @@ class Judging:
 
 
 def results(run: Path) -> dict[str, Any]:
-    """Return every judgement of a run, and the win rate of each pair of methods; also written to `judgements.json`."""
+    """Return every judgement of a run, and the win rate of each pair of methods; also written to
+    `judgements.json`.
+    """
     store = Store(run)
     found = _judgements(store)
     pairs: dict[str, list[dict[str, Any]]] = {}
@@ -157,7 +160,9 @@ def _is_choice(record: Mapping[str, Any]) -> bool:
 
 
 def _rate(chosen: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the win rate of ours with Wilson's interval; a tie counts half. `left` is how often the left was chosen."""
+    """Return the win rate of ours with Wilson's interval; a tie counts half. `left` is how often the left was
+    chosen.
+    """
     wins, ties = sum(each["won"] == OURS for each in chosen), sum(not each["won"] for each in chosen)
     decided = [each for each in chosen if each["won"]]
     return {

@@ -1,4 +1,6 @@
-"""`maia planted-biases`: audit classifiers whose biases are known, and count what is found and what is false alarm."""
+"""`maia planted-biases`: audit classifiers whose biases are known, and count what is found and what is false
+alarm.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ from experiments.setup.preflight import check_out
 from experiments.setup.science import science
 
 ENOUGH = 400
-"""Images in a context, and as many in others, that tell the true difference: its standard error is about 0.02."""
+"""Images in a context, and as many in others, that tell the true difference: its standard error is about
+0.02.
+"""
 
 
 async def planted_biases(
@@ -40,12 +44,14 @@ async def planted_biases(
     per_context: int = 12,
     agents: bool = False,
 ) -> dict[str, Any]:
-    """Train and audit `networks` classifiers, write `planted_biases.json` and a page, and return what it holds.
+    """Train and audit `networks` classifiers, write `planted_biases.json` and a page, and return what it
+    holds.
 
-    Each has one class that fails on a background, one on a colour, a number, a companion, and as many unbiased
-    ones. An interrupted run goes on where it was; until then `finished` is False, and only the networks whose audit
-    came to its end are judged. Classes that could not be audited are `failed`, and in no count. With `agents`, each
-    class is also audited freely by an agent, and its text is checked against the numbers.
+    Each has one class that fails on a background, one on a colour, a number, a companion, and as many
+    unbiased ones. An interrupted run goes on where it was; until then `finished` is False, and only the
+    networks whose audit came to its end are judged. Classes that could not be audited are `failed`, and in no
+    count. With `agents`, each class is also audited freely by an agent, and its text is checked against the
+    numbers.
 
     Raises:
         UsageError: If `out` is another run or one on other data, or the images cannot be made.
@@ -110,7 +116,9 @@ def ended(run: Mapping[str, Any]) -> bool:
 def judge(
     design: biases.BiasDesign, found: Mapping[str, Any], network: Path, number: int
 ) -> list[dict[str, Any]]:
-    """Return a row a class that was audited: what was planted, what was found, and which other findings are real."""
+    """Return a row a class that was audited: what was planted, what was found, and which other findings are
+    real.
+    """
     rows = []
     for name in design.classes:
         if name not in found["detectable"]:
@@ -142,14 +150,18 @@ def judge(
 
 
 def _borne_out(effect: Mapping[str, Any], true: float) -> bool:
-    """Say whether the true difference of a finding is what the finding says: of its sign, and of a bias's size."""
+    """Say whether the true difference of a finding is what the finding says: of its sign, and of a bias's
+    size.
+    """
     return bool(true * effect["difference"] > 0 and abs(true) >= LEAST)
 
 
 def true_difference(
     network: Path, design: biases.BiasDesign, class_name: str, context: str, ordinary: Sequence[str]
 ) -> float:
-    """Return the class's mean probability in a context less that in others, over scenes that no audit has drawn."""
+    """Return the class's mean probability in a context less that in others, over scenes that no audit has
+    drawn.
+    """
     index = design.classes.index(class_name)
     rng = np.random.default_rng((design.seed, 79, index, list(CONTEXTS).index(context)))
     rest = [other for other in ordinary if other != context]
@@ -174,8 +186,9 @@ def probabilities(network: Path, index: int, prompts: Sequence[str], rng: np.ran
 
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return shares with Wilson's intervals: of planted biases found, by the figures and by agents that gave an answer,
-    and of unbiased classes with a false alarm."""
+    """Return shares with Wilson's intervals: of planted biases found, by the figures and by agents that gave
+    an answer, and of unbiased classes with a false alarm.
+    """
     planted = [row for row in rows if row["planted"]]
     unbiased = [row for row in rows if not row["planted"]]
 
@@ -249,7 +262,9 @@ def page(result: Mapping[str, Any]) -> Page:
 
 
 def _told_by_agents(rows: Sequence[Mapping[str, Any]]) -> tuple[Text, ...]:
-    """Return what agents said of each class, and where it parts from the figures; nothing where none was asked."""
+    """Return what agents said of each class, and where it parts from the figures; nothing where none was
+    asked.
+    """
     told = []
     for row in rows:
         if row["answer"]:

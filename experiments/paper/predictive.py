@@ -1,4 +1,5 @@
-"""How well labels predict a unit: the paper's predictive protocol, and measures that it lacks (CoSy, NeuronEval).
+"""How well labels predict a unit: the paper's predictive protocol, and measures that it lacks (CoSy,
+NeuronEval).
 
 Several methods label the same unit. Their prompts are pooled, every label is paired with the pooled prompts
 that it entails most and least, and the unit answers. Nothing here knows where labels or units come from.
@@ -44,16 +45,17 @@ class Evaluation:
     """Images of each label for CoSy's measures; 50 in its paper."""
     seed: int = 0
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """What measures depend on besides, as plain JSON values: who makes the images and bears witness, and how."""
+    """What measures depend on besides, as plain JSON values: who makes the images and bears witness, and how.
+    """
 
 
 async def compare(evaluation: Evaluation, subject: Subject, labels: Mapping[str, str]) -> dict[str, Any]:
     """Return the measures of each method's label of one unit, as plain JSON values.
 
-    By method: `positive` and `negative` (mean activations of the paired prompts), `auroc` with interval, `margin`
-    (positive against controls, in standard deviations of the controls), CoSy's `cosy_auc`, `cosy_mad` and its
-    two-sided Mann-Whitney `cosy_p`, and over the probe set `pearson`, `auprc`, `f1`, `iou` (None where the witness
-    finds the label in all images or in none).
+    By method: `positive` and `negative` (mean activations of the paired prompts), `auroc` with interval,
+    `margin` (positive against controls, in standard deviations of the controls), CoSy's `cosy_auc`,
+    `cosy_mad` and its two-sided Mann-Whitney `cosy_p`, and over the probe set `pearson`, `auprc`, `f1`, `iou`
+    (None where the witness finds the label in all images or in none).
 
     Raises:
         BackendError: If prompts or images could not be made.
@@ -117,7 +119,8 @@ async def _probe(
 def against_concept(values: np.ndarray, concept: np.ndarray) -> dict[str, float | None]:
     """Return pearson, auprc, f1 and iou of activations float (N,) and a concept's presence bool (N,).
 
-    For F1, IoU and AUPRC the unit is active on the strongest `ACTIVE` of the images; the concept is the prediction.
+    For F1, IoU and AUPRC the unit is active on the strongest `ACTIVE` of the images; the concept is the
+    prediction.
     """
     if len(values) < 2 or concept.all() or not concept.any() or np.ptp(values) == 0:
         return {"pearson": None, "auprc": None, "f1": None, "iou": None}

@@ -1,7 +1,8 @@
-"""Who writes the prompts that put a label to the test, and who tells which of them a label entails (MAIA 4.1).
+"""Who writes the prompts that put a label to the test, and who tells which of them a label entails (MAIA
+4.1).
 
-Each question goes to a fresh conversation. A set-up without a language model has stand-ins: everyday templates,
-and the words that label and prompt share.
+Each question goes to a fresh conversation. A set-up without a language model has stand-ins: everyday
+templates, and the words that label and prompt share.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ class PromptWriter(Protocol):
     name: str
 
     async def write(self, label: str) -> tuple[list[str], list[str]]:
-        """Return `PROMPTS` prompts of things that the label describes, and as many of things that it does not."""
+        """Return `PROMPTS` prompts of things that the label describes, and as many of things that it does
+        not.
+        """
 
     async def pair(self, label: str, prompts: Sequence[str]) -> tuple[list[int], list[int]]:
         """Return the positions of the `PROMPTS` most entailed prompts, and of the least, without overlap."""

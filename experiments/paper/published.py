@@ -33,12 +33,15 @@ TABLE_A3: Mapping[str, Mapping[str, Mapping[str, Pair]]] = {
         "average": {"MILAN": (2.79, 1.74), "MAIA": (3.41, 1.75), "human": (3.29, 1.89)},
     },
 }
-"""Table A3, by network, layer and method, as printed: some of its averages do not follow from its rows (DINO's MAIA
-minus average and the human averages do not)."""
+"""Table A3, by network, layer and method, as printed: some of its averages do not follow from its rows
+(DINO's MAIA minus average and the human averages do not).
+"""
 
 TABLE_A5: Mapping[str, Mapping[str, Pair]] = {
     "resnet152": {"exemplars": (3.53, 1.54), "SD-v1.5": (3.56, 1.33), "DALL-E 3": (4.64, 1.53)},
     "dino_vits8": {"exemplars": (1.48, -0.37), "SD-v1.5": (1.98, -0.23), "DALL-E 3": (1.88, -0.27)},
     "clip-RN50": {"exemplars": (2.34, 1.90), "SD-v1.5": (3.62, 1.75), "DALL-E 3": (4.34, 1.90)},
 }
-"""Table A5: the first column uses only ImageNet's exemplars. The table does not say which column is the whole system."""
+"""Table A5: the first column uses only ImageNet's exemplars. The table does not say which column is the whole
+system.
+"""

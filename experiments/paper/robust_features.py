@@ -1,8 +1,10 @@
-"""`maia robust-features`: keep the units that follow the object, drop those that follow the place (MAIA 5.1, Table 2).
+"""`maia robust-features`: keep the units that follow the object, drop those that follow the place (MAIA 5.1,
+Table 2).
 
 A classifier is trained on images whose places give the classes away. An agent judges each of its most
 informative units, from images that it makes itself and the strongest of the validation set; it never sees a
-balanced set, a place label, or the test. What it keeps is compared with what regressions keep, and with chance.
+balanced set, a place label, or the test. What it keeps is compared with what regressions keep, and with
+chance.
 """
 
 from __future__ import annotations
@@ -70,7 +72,8 @@ class RobustFeatures:
     design: SceneDesign = field(default_factory=SceneDesign)
     recipe: classifiers.Recipe = field(default_factory=classifiers.Recipe)
     start: str = "world"
-    """What the network knew before: `world` (scenes of other things), `imagenet` (timm's weights), `nothing`."""
+    """What the network knew before: `world` (scenes of other things), `imagenet` (timm's weights), `nothing`.
+    """
     trainings: int = 5
     top: int = 50
     seed: int = 0
@@ -246,7 +249,9 @@ async def _judge(
 
 @dataclass(frozen=True)
 class Measurements:
-    """A trained network's features on three parts of the set, float32 (N, units), and its own head's accuracy on two."""
+    """A trained network's features on three parts of the set, float32 (N, units), and its own head's accuracy
+    on two.
+    """
 
     spurious: SpuriousSet
     validation: np.ndarray
@@ -285,12 +290,15 @@ class Measurements:
         return logistic.sparse_to(self.validation, self.spurious.validation.labels, top)
 
     def judgement(self, units: np.ndarray, kept: Sequence[int]) -> dict[str, Any]:
-        """Return what the kept and the dropped of these units follow, on images of every class in every place."""
+        """Return what the kept and the dropped of these units follow, on images of every class in every
+        place.
+        """
         crossed = self.spurious.crossed
         return Shares.of(self.crossed, crossed.labels, crossed.places).judged(units, set(kept))
 
     def rows(self, informative: logistic.Fitted, kept: Sequence[int], seed: int) -> dict[str, Any]:
-        """Return every row of Table 2 and those of our own, and where the agent's choice stands among random ones.
+        """Return every row of Table 2 and those of our own, and where the agent's choice stands among random
+        ones.
 
         What cannot be computed is None.
         """
@@ -329,7 +337,9 @@ class Measurements:
         chosen: Mapping[str, np.ndarray],
         random: Sequence[np.ndarray],
     ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        """Return the rows of one read-out, fitted anew to each choice, and where the agent's stands among random ones."""
+        """Return the rows of one read-out, fitted anew to each choice, and where the agent's stands among
+        random ones.
+        """
         labels = self.spurious.validation.labels
         chance = [self._accuracies(fit(self.validation, labels, units)) for units in random]
         rows = []
@@ -385,7 +395,9 @@ def _head_accuracy(module: Any, features: np.ndarray, labels: np.ndarray) -> flo
 def _row(
     subset: str, method: str, units: int, is_balanced: bool, accuracy: float | None, validation: float | None
 ) -> dict[str, Any]:
-    """Return a row of Table 2; `validation` is the accuracy on the whole validation set, wrong labels included."""
+    """Return a row of Table 2; `validation` is the accuracy on the whole validation set, wrong labels
+    included.
+    """
     paper = PAPER.get(method)
     return {
         "subset": subset, "method": method, "units": units, "balanced": is_balanced, "accuracy": accuracy,
@@ -414,7 +426,9 @@ def _percentile(chance: Sequence[float], ours: float | None) -> float | None:
 
 
 def summarise(trainings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return each row's mean and spread over the trainings, and in how many the agent's choice came out ahead."""
+    """Return each row's mean and spread over the trainings, and in how many the agent's choice came out
+    ahead.
+    """
     by_method: dict[str, list[Mapping[str, Any]]] = {}
     for training in trainings:
         for row in training["rows"]:
@@ -455,7 +469,9 @@ def summarise(trainings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _judgement(trainings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the means over the trainings of what kept and dropped units follow; None where no training measured it."""
+    """Return the means over the trainings of what kept and dropped units follow; None where no training
+    measured it.
+    """
     judged = [training["judgement"] for training in trainings if training.get("judgement")]
     told: dict[str, Any] = {
         group: {key: _mean([each[group][key] for each in judged]) for key in ("n", "by_class", "by_place")}

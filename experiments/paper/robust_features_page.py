@@ -1,4 +1,6 @@
-"""How `maia robust-features` is told: Table 2 and the judgement's own figures, on a page of the report and in a terminal."""
+"""How `maia robust-features` is told: Table 2 and the judgement's own figures, on a page of the report and in
+a terminal.
+"""
 
 from __future__ import annotations
 

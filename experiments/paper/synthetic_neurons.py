@@ -58,8 +58,8 @@ async def describe_synthetic(
 ) -> dict[str, Any]:
     """Study the units, score their labels, write `synthetic.json` into `out` and return what it holds.
 
-    `withheld` is the share of the embedded vocabulary that image maker and models lack. An interrupted run goes on where it
-    was.
+    `withheld` is the share of the embedded vocabulary that image maker and models lack. An interrupted run
+    goes on where it was.
 
     Raises:
         UsageError: If no unit can be studied with this profile's detector, or `out` is another run.
@@ -212,7 +212,9 @@ async def study_all(
 
 
 def first_right(unit: GymUnit, rounds: Sequence[Mapping[str, Any]]) -> dict[str, int] | None:
-    """Return the round, and the images made by then, in which the leading hypothesis first named the truth alone."""
+    """Return the round, and the images made by then, in which the leading hypothesis first named the truth
+    alone.
+    """
     if unit.formula is None:
         return None
     truth = [senses(concept)[-1:] for concept in unit.formula.concepts]
@@ -238,7 +240,9 @@ def coverage(known: Sequence[GymUnit]) -> dict[str, int]:
 
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return shares with Wilson's 95 % intervals by kind of unit, and the comparison with the one-shot baseline."""
+    """Return shares with Wilson's 95 % intervals by kind of unit, and the comparison with the one-shot
+    baseline.
+    """
     beyond = [row for row in rows if not row.get("reachable", True)]
     rows = [row for row in rows if row.get("reachable", True)]
     by_kind = {}
@@ -258,7 +262,9 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _beyond(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return of how many units that no image of the image maker can drive a label was said to hold, and how many were called out of reach."""
+    """Return of how many units that no image of the image maker can drive a label was said to hold, and how
+    many were called out of reach.
+    """
     n = len(rows)
     counts = {
         "held": sum(row["verdict"] in HOLDING for row in rows),

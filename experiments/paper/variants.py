@@ -1,4 +1,6 @@
-"""The system, and less than the system: the ablations and baselines that it is compared with, on the same units."""
+"""The system, and less than the system: the ablations and baselines that it is compared with, on the same
+units.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Whose label is it? Each unit of a layer is shown the images of the other units' labels as well as its own.
 
-The images are those of the confirmations. One pass of an image has left what it did to every unit of the layer in
-the stimulus bank, so that comparing all labels with all units costs reading, and no forward passes.
+The images are those of the confirmations. One pass of an image has left what it did to every unit of the
+layer in the stimulus bank, so that comparing all labels with all units costs reading, and no forward passes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ KEY = "crosswise.json"
 IMAGES = 8
 """Images of each label that other units are shown."""
 LABELS = 250
-"""Labels of a layer at most that units are compared with: as many are chosen at random where there are more."""
+"""Labels of a layer at most that units are compared with: as many are chosen at random where there are more.
+"""
 _AT_ONCE = 64
 _NEAREST = 3
 
@@ -58,13 +59,16 @@ def read(store: Store) -> dict[str, Any] | None:
 
 
 def forget(store: Store) -> None:
-    """Have all labels compared again. Not removed: the copy of a run at a URL keeps every file that it once had."""
+    """Have all labels compared again. Not removed: the copy of a run at a URL keeps every file that it once
+    had.
+    """
     if store.has(KEY):
         store.rewrite(KEY, b"null")
 
 
 async def compare(vision: VisionClient, store: Store, plan: Sequence[WorkItem]) -> None:
-    """Write `crosswise.json`: each tested unit with the share of other labels that drive it less than its own.
+    """Write `crosswise.json`: each tested unit with the share of other labels that drive it less than its
+    own.
 
     Raises:
         MaiaError: If the network cannot be asked, or an image of the run is missing.
@@ -91,11 +95,11 @@ def percentiles(
 ) -> dict[str, dict[str, Any]]:
     """Return for each unit how its own label compares with those of others, where there are any.
 
-    `means`, float (units, chosen), is the mean activation of each unit over the images of each chosen unit's label;
-    where that is not finite, the label is not compared with.
-    `percentile` is the share of the other labels whose mean is below that of the unit's own, ties counted half;
-    labels in the same words are not others. `nearest` are the other labels that drive the unit most, with the
-    `share` of the own label's mean that they reach above the lowest label.
+    `means`, float (units, chosen), is the mean activation of each unit over the images of each chosen unit's
+    label; where that is not finite, the label is not compared with. `percentile` is the share of the other
+    labels whose mean is below that of the unit's own, ties counted half; labels in the same words are not
+    others. `nearest` are the other labels that drive the unit most, with the `share` of the own label's mean
+    that they reach above the lowest label.
     """
     found = {}
     for row, each in enumerate(units):
@@ -151,7 +155,9 @@ def _tested(store: Store, plan: Sequence[WorkItem], class_names: Sequence[str]) 
 async def _means(
     vision: VisionClient, store: Store, units: Sequence[LabelledUnit], chosen: Sequence[LabelledUnit]
 ) -> np.ndarray:
-    """Return float64 (units, chosen): each unit's mean activation over the images of each chosen unit's label."""
+    """Return float64 (units, chosen): each unit's mean activation over the images of each chosen unit's
+    label.
+    """
     ids = list(dict.fromkeys(image for each in chosen for image in each.images))
     blobs = Blobs(store)
     table = np.empty((len(units), len(ids)), np.float64)

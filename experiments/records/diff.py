@@ -1,7 +1,7 @@
 """`maia diff`: what changed between two runs over the same units: labels, verdicts, scores.
 
-Units are matched by their ids; where the networks differ (another checkpoint, another model of the same layers)
-by layer and number.
+Units are matched by their ids; where the networks differ (another checkpoint, another model of the same
+layers) by layer and number.
 """
 
 from __future__ import annotations
@@ -87,7 +87,9 @@ def _facts(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def summary(found: dict[str, Any]) -> str:
-    """Return in words how many units both runs have and how many of them changed, and how many one of them has alone."""
+    """Return in words how many units both runs have and how many of them changed, and how many one of them
+    has alone.
+    """
     from experiments.setup.console import counted
 
     told = f"{counted(found['units'], 'unit')} in both runs: " + ", ".join(

@@ -1,7 +1,8 @@
 """`maia export`: a run's results in the formats that other programs read.
 
 Made from the run directory alone; nothing is changed there. `neuronpedia` follows the fields of Neuronpedia's
-features and explanations as far as they mean something for images; `inspect` is a log that Inspect's viewer opens.
+features and explanations as far as they mean something for images; `inspect` is a log that Inspect's viewer
+opens.
 """
 
 from __future__ import annotations
@@ -77,7 +78,9 @@ class Run:
                 yield _given_away(row)
 
     def records(self) -> Iterator[tuple[WorkItem, dict[str, Any]]]:
-        """Yield the whole record of each unit with a result; what is wrong with a damaged one goes to `problems`."""
+        """Yield the whole record of each unit with a result; what is wrong with a damaged one goes to
+        `problems`.
+        """
         for item in self.items:
             with self.kept():
                 if (record := Journal(self.store, item.unit).done()) is not None:
@@ -138,7 +141,8 @@ def export(folder: Path, wanted: str, out: Path | None = None, *, images: bool =
 
 
 def _write(folder: Path, path: Path, data: bytes) -> None:
-    """Write a file, whole or not at all. In the run's folder no link is followed; elsewhere the path is the person's.
+    """Write a file, whole or not at all. In the run's folder no link is followed; elsewhere the path is the
+    person's.
 
     Raises:
         RecordError: If a folder of the run that it belongs in is a link.
@@ -167,7 +171,9 @@ def _jsonl(run: Run) -> bytes:
 
 
 def _csv(run: Run) -> bytes:
-    """Return one line a unit: what a spreadsheet can use. Columns that Parquet has as well have the same names."""
+    """Return one line a unit: what a spreadsheet can use. Columns that Parquet has as well have the same
+    names.
+    """
     target = io.StringIO(newline="")
     columns = (
         *("unit", "layer", "name", "verdict", "kind", "label", "answered", "description"),
@@ -277,7 +283,9 @@ def _inspect_name(run: Run) -> str:
 
 
 _FIRST = "leases/0001/claim.json"
-"""Who began the run, and when: written once, where the manifest is written again for a run that is given more units."""
+"""Who began the run, and when: written once, where the manifest is written again for a run that is given more
+units.
+"""
 
 
 def _identity(run: Run) -> str:

@@ -1,7 +1,7 @@
 """Signs of careless reasoning in a study's journal, told by rules from the rounds alone.
 
-Nothing here asks a model. A rule compares words, so that it errs on the side of saying nothing: an image counts as one of a
-label as soon as the words that it was made of share one with it.
+Nothing here asks a model. A rule compares words, so that it errs on the side of saying nothing: an image
+counts as one of a label as soon as the words that it was made of share one with it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ _ALTERNATIVES = re.compile(r",? or |;", re.I)
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """An image that the unit was shown for the first time. `words`: its prompt and edits, none of other images.
+    """An image that the unit was shown for the first time. `words`: its prompt and edits, none of other
+    images.
 
     `made` tells what the agent generated, edited or computed from an image of the data set.
     """
@@ -68,7 +69,9 @@ class Rate:
 
 
 def read_rounds(records: Iterable[Mapping[str, Any]]) -> list[ScannedRound]:
-    """Return the rounds of a journal, as their records hold them; fields that are missing or damaged are passed over."""
+    """Return the rounds of a journal, as their records hold them; fields that are missing or damaged are
+    passed over.
+    """
     found, seen = [], set[str]()
     for record in records:
         toolbox = _mapping(record.get("toolbox"))
@@ -102,7 +105,9 @@ def scan(rounds: Sequence[ScannedRound]) -> dict[str, bool | None]:
 
 
 def only_widened(rounds: Sequence[ScannedRound]) -> bool | None:
-    """Return whether each change of the leading hypothesis kept all it said and added to it; None after fewer than two."""
+    """Return whether each change of the leading hypothesis kept all it said and added to it; None after fewer
+    than two.
+    """
     leading = [each.hypotheses[0] for each in rounds if each.hypotheses]
     changes = [
         (old, new)
@@ -128,7 +133,9 @@ def rates(scans: Iterable[Mapping[str, bool | None]]) -> list[Rate]:
 
 
 def _afterwards(labels: Sequence[str], rounds: Sequence[ScannedRound]) -> bool | None:
-    """Say whether a label's images were all tried before a round whose hypotheses name it: these come before its images."""
+    """Say whether a label's images were all tried before a round whose hypotheses name it: these come before
+    its images.
+    """
     if not any(each.hypotheses for each in rounds):
         return None
     tried = {label: where for label in labels if (where := _rounds_of(label, rounds))}

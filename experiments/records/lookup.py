@@ -1,4 +1,6 @@
-"""Finding a run's units by what a person would type: DIR for all, DIR/FOLDER, DIR/ID, DIR/LAYER:NUMBER or DIR/NUMBER."""
+"""Finding a run's units by what a person would type: DIR for all, DIR/FOLDER, DIR/ID, DIR/LAYER:NUMBER or
+DIR/NUMBER.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,9 @@ def read_manifest(run: Path) -> dict[str, Any]:
 
 
 def finished_studies(store: Store, problems: list[str]) -> Iterator[dict[str, Any]]:
-    """Yield the results in the unit folders of a run; what is wrong with one that is damaged goes to `problems`."""
+    """Yield the results in the unit folders of a run; what is wrong with one that is damaged goes to
+    `problems`.
+    """
     for folder in store.folders("units"):
         try:
             record = read_record(store, f"units/{folder}/done.json", StudyResult)

@@ -50,7 +50,9 @@ def write_results(run: Path, items: Sequence[WorkItem]) -> list[Path]:
 
 
 def result(store: Store, item: WorkItem) -> dict[str, Any] | None:
-    """Return one unit's row, None if it has come to no end yet. Of a unit with a damaged record, a failure that names it."""
+    """Return one unit's row, None if it has come to no end yet. Of a unit with a damaged record, a failure
+    that names it.
+    """
     folder = f"units/{slug(item.unit)}"
     about = {"unit": item.unit, "layer": item.layer, "name": item.name, "folder": folder}
     try:
@@ -96,7 +98,9 @@ _COLUMNS = {
 
 
 def as_parquet(rows: Sequence[dict[str, Any]]) -> bytes | None:
-    """Return the rows as Parquet: numbers and texts as columns, everything nested as JSON; None without pyarrow."""
+    """Return the rows as Parquet: numbers and texts as columns, everything nested as JSON; None without
+    pyarrow.
+    """
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq

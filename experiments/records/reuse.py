@@ -1,8 +1,8 @@
 """What a run's models were asked, and how much of it needed no work of theirs: the reuse rate.
 
-A measurement of an image that the stimulus bank knows, and a request that joined another's, are reused; so is an
-image that the generator has made before. Counted by the replicas since they started, so a stretch of work is the
-difference of two looks. `busy_s`: seconds that their devices (or an endpoint) worked on it.
+A measurement of an image that the stimulus bank knows, and a request that joined another's, are reused; so is
+an image that the generator has made before. Counted by the replicas since they started, so a stretch of work
+is the difference of two looks. `busy_s`: seconds that their devices (or an endpoint) worked on it.
 
     leases/0003/machinery.json   what the owner of generation 3 has counted, replaced while it works
 """
@@ -83,7 +83,9 @@ def counts(store: Store) -> dict[str, dict[str, float]]:
 
 
 def reuse(store: Store) -> dict[str, dict[str, float]]:
-    """Return, by role, requests `asked` and `reused` over all stretches of a run, and the `rate` of the latter."""
+    """Return, by role, requests `asked` and `reused` over all stretches of a run, and the `rate` of the
+    latter.
+    """
     return {
         role: {
             "asked": each["asked"],

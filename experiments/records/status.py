@@ -25,7 +25,9 @@ from experiments.records.results import damage
 from experiments.records.reuse import reuse
 
 _DEEPEST = 2
-"""Levels of runs in runs that are looked at: an ablation holds its variants, and a study of studies holds those."""
+"""Levels of runs in runs that are looked at: an ablation holds its variants, and a study of studies holds
+those.
+"""
 _WOULD_FAIL_AGAIN = {"UndrawableError", "RecordError"}
 """Types of failures that another try with the same models cannot mend."""
 
@@ -202,7 +204,8 @@ def _worked_since(run: Path) -> list[float]:
 
 
 def _rate(times: list[float], since: list[float]) -> float | None:
-    """Return units an hour over the last hour of results, or since a command began; None where that cannot be told.
+    """Return units an hour over the last hour of results, or since a command began; None where that cannot be
+    told.
 
     The time between two commands is nobody's pace.
     """

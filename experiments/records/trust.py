@@ -1,7 +1,7 @@
 """What a run names of this machine, and whether the person agrees to have it loaded.
 
-A run directory may come from a stranger. Published networks and data sets are loaded by their names; code, weights,
-vectors and images of this machine are loaded only where the person names them again, or says so.
+A run directory may come from a stranger. Published networks and data sets are loaded by their names; code,
+weights, vectors and images of this machine are loaded only where the person names them again, or says so.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ class Trust:
 
 
 def network_of(manifest: Mapping[str, Any], named: str | None, trust: Trust) -> str:
-    """Return the network of a run: the one the person `named`, or the recorded one if nothing local has to be loaded.
+    """Return the network of a run: the one the person `named`, or the recorded one if nothing local has to be
+    loaded.
 
     Raises:
         RecordError: If the run names none.
@@ -85,7 +86,8 @@ def units_of(units: Iterable[tuple[str, str]], trust: Trust) -> None:
 
 
 def dataset_of(manifest: Mapping[str, Any], own: str, named: str | None, trust: Trust) -> str:
-    """Return the data set of a run: the one the person `named`, else the recorded one; `own` is the profile's.
+    """Return the data set of a run: the one the person `named`, else the recorded one; `own` is the
+    profile's.
 
     Raises:
         UsageError: If it is a folder or file that the profile does not name, and the person does not agree.
@@ -103,8 +105,8 @@ def dataset_of(manifest: Mapping[str, Any], own: str, named: str | None, trust: 
 def sandbox_of(manifest: Mapping[str, Any], own: SandboxSettings) -> tuple[SandboxSettings, list[str]]:
     """Return the sandbox settings of a replay, and in sentences which recorded limits are above one's `own`.
 
-    From the record come limits that change outcomes, and only downward. Commands, executors, walls and whether to do
-    without them are one's own.
+    From the record come limits that change outcomes, and only downward. Commands, executors, walls and
+    whether to do without them are one's own.
     """
     recorded = manifest.get("settings", {}).get("sandbox")
     if not isinstance(recorded, dict):

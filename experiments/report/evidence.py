@@ -142,7 +142,9 @@ def uncovered(value: Any, gallery: Gallery) -> list[Picture]:
 
 
 def card_of(value: Any, *, holds: bool) -> dict[str, Any]:
-    """Return the label card's kind, of a label that holds, warnings and figures; what is not recorded is empty or None."""
+    """Return the label card's kind, of a label that holds, warnings and figures; what is not recorded is
+    empty or None.
+    """
     card = mapping(value)
     labels = [
         {

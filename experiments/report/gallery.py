@@ -21,9 +21,9 @@ _ROUNDED = 0.005 + 1e-9
 class Picture:
     """One image of a page: `masks` are laid over what is at `href`.
 
-    `plain` is the same image without its mask, if what is at `href` has it painted on. `href` is None if the image is
-    not in the store. `note` is what was said of it. `activation` was measured; `reported` is what a program said it was,
-    where that was not measured or is not the same.
+    `plain` is the same image without its mask, if what is at `href` has it painted on. `href` is None if the
+    image is not in the store. `note` is what was said of it. `activation` was measured; `reported` is what a
+    program said it was, where that was not measured or is not the same.
     """
 
     href: str | None
@@ -61,7 +61,8 @@ class Edit:
 
 
 class Gallery:
-    """Knows every image of a study by id, from the records of its rounds: how it came about, how it was measured.
+    """Knows every image of a study by id, from the records of its rounds: how it came about, how it was
+    measured.
 
     `locate` returns the addresses of a stored image's layers as seen from the page, none if it is missing.
     """

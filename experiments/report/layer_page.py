@@ -126,11 +126,12 @@ def _terms(label: str) -> list[str]:
 
 
 def standing(units: Sequence[Summary]) -> tuple[list[Summary], list[Summary]]:
-    """Return the units whose labels stand, and those whose labels do not, at the layer's false-discovery rate.
+    """Return the units whose labels stand, and those whose labels do not, at the layer's false-discovery
+    rate.
 
-    Over all units of which a label was tested, by the e-values of their tests: many units tried, some would pass by chance.
-    A study that gave its label up counts as a test without evidence, and so does one whose label does not hold: left out, it
-    would make the others look better.
+    Over all units of which a label was tested, by the e-values of their tests: many units tried, some would
+    pass by chance. A study that gave its label up counts as a test without evidence, and so does one whose
+    label does not hold: left out, it would make the others look better.
     """
     labelled = [each for each in units if each.verdict in LABELLED and each.e_value is not None]
     given_up = [each for each in units if each.tested and each not in labelled]

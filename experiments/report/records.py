@@ -116,7 +116,9 @@ class RunDirectory:
         return self._records(slug, f"units/{slug}", slug)
 
     def repeats(self, slug: str) -> list[UnitRecords]:
-        """Return what is recorded about each of several studies of a unit; none of a unit that was studied once."""
+        """Return what is recorded about each of several studies of a unit; none of a unit that was studied
+        once.
+        """
         folder = f"units/{slug}/repeats"
         numbers = sorted(int(name) for name in self.store.folders(folder) if re.fullmatch(r"[1-9]\d?", name))
         return [
@@ -124,7 +126,9 @@ class RunDirectory:
         ]
 
     def pooled(self, slug: str) -> str:
-        """Return what the aggregator of several studies of a unit read, "" where there is none or it is damaged."""
+        """Return what the aggregator of several studies of a unit read, "" where there is none or it is
+        damaged.
+        """
         return text(mapping(self._read(f"units/{slug}/pooling.json", self.problems)).get("evidence"))
 
     def _records(self, slug: str, folder: str, page: str) -> UnitRecords:
@@ -166,10 +170,11 @@ class RunDirectory:
         return " ".join(str(each.st_mtime_ns if each else 0) for each in found)
 
     def image(self, image_id: Any) -> tuple[str, ...]:
-        """Return the paths below the run directory whose pictures, each laid over the one before, are a stored image.
+        """Return the paths below the run directory whose pictures, each laid over the one before, are a
+        stored image.
 
-        One for a picture that is kept whole; of a masked one the picture, then its mask; none if anything is missing.
-        An id is a path's part only if it is hexadecimal: records are not trusted to name files.
+        One for a picture that is kept whole; of a masked one the picture, then its mask; none if anything is
+        missing. An id is a path's part only if it is hexadecimal: records are not trusted to name files.
         """
         layers: list[str] = []
         while isinstance(image_id, str) and _IMAGE_ID.fullmatch(image_id) and len(layers) <= MOST_MASKS:

@@ -1,4 +1,6 @@
-"""The command that studies a unit again, into a folder of its own, with the run's profile, its file, data set and seed."""
+"""The command that studies a unit again, into a folder of its own, with the run's profile, its file, data set
+and seed.
+"""
 
 from __future__ import annotations
 

@@ -191,17 +191,21 @@ def _total(values: Sequence[float | None]) -> float | None:
 
 
 def _remove_others(store: Store, kept: set[str]) -> None:
-    """Delete from the report what its writer does not know: pages of units that are gone, and files of others."""
+    """Delete from the report what its writer does not know: pages of units that are gone, and files of
+    others.
+    """
     for key in store.keys("report"):
         if key not in kept:
             store.remove(key)
 
 
 class _Summaries:
-    """Summaries of units by folder, with the state of the records they were made from, and of the pages made of them.
+    """Summaries of units by folder, with the state of the records they were made from, and of the pages made
+    of them.
 
-    Those that another edition of the report wrote are not taken up, so its pages are written again. Nor are those of a page
-    that has been replaced or copied since: inode and time of change are this machine's, and nobody else can foresee them.
+    Those that another edition of the report wrote are not taken up, so its pages are written again. Nor are
+    those of a page that has been replaced or copied since: inode and time of change are this machine's, and
+    nobody else can foresee them.
     """
 
     KEY = "report/summaries.json"

@@ -55,8 +55,9 @@ class Summary:
     repeats: list[str]
     """Names of the pages of these studies."""
     signs: list[dict[str, bool | None]]
-    """Which signs of careless reasoning the journal of each study of it shows (`journal_scan.SIGNS`); None where that
-    cannot be told."""
+    """Which signs of careless reasoning the journal of each study of it shows (`journal_scan.SIGNS`); None
+    where that cannot be told.
+    """
 
     @property
     def href(self) -> str:
@@ -114,7 +115,9 @@ def summarise(run: RunDirectory, unit: UnitRecords) -> Summary:
 
 
 def _images(done: dict[str, Any], rounds: list[dict[str, Any]], last: list[dict[str, Any]]) -> float | None:
-    """Return how many images were made, the critic's too; None where nothing tells. `last`: each study's latest round."""
+    """Return how many images were made, the critic's too; None where nothing tells. `last`: each study's
+    latest round.
+    """
     so_far = [number(mapping(record.get("toolbox")).get("images_made")) for record in last]
     made = [number(done.get("images_made"))] if "images_made" in done else so_far
     verdicts = [mapping(mapping(record.get("verdict")).get("evidence")) for record in rounds]

@@ -142,7 +142,9 @@ def _page(run: RunDirectory, unit: UnitRecords) -> str:
 
 
 def _repeats(run: RunDirectory, unit: UnitRecords) -> Iterator[dict[str, Any]]:
-    """Return each of several studies of a unit, with the share of the others' images that its label tells apart."""
+    """Return each of several studies of a unit, with the share of the others' images that its label tells
+    apart.
+    """
     if unit.repeat:
         return
     pairs = [*map(mapping, sequence(mapping(mapping(unit.done).get("agreement")).get("pairs")))]
@@ -160,7 +162,9 @@ def _repeats(run: RunDirectory, unit: UnitRecords) -> Iterator[dict[str, Any]]:
 
 
 def _crosswise(run: RunDirectory, unit: UnitRecords) -> dict[str, Any] | None:
-    """Return how the unit's label compares with those of the layer's other units; None if it was not compared."""
+    """Return how the unit's label compares with those of the layer's other units; None if it was not
+    compared.
+    """
     found = mapping(None if unit.repeat else run.crosswise.get(unit.name.id))
     percentile, n = number(found.get("percentile")), number(found.get("n"))
     if percentile is None or n is None:
@@ -260,7 +264,9 @@ def _raw(parts: list[Any]) -> Iterator[tuple[str, str]]:
 
 
 def layer_href(run: RunDirectory, unit: UnitRecords) -> str:
-    """Return the address of the layer's page below the report, "" where the run has no other unit of the layer."""
+    """Return the address of the layer's page below the report, "" where the run has no other unit of the
+    layer.
+    """
     return f"layers/{slug(unit.name.layer)}.html" if run.planned(unit.name.layer) > 1 else ""
 
 
@@ -292,7 +298,9 @@ def shown(value: Any) -> str:
 
 
 def stand_ins(run: RunDirectory, unit: UnitRecords | None = None) -> list[tuple[str, str]]:
-    """Return what answers in place of a trained model, as (role, name): by recorded names, or the run's settings."""
+    """Return what answers in place of a trained model, as (role, name): by recorded names, or the run's
+    settings.
+    """
     facts = mapping(mapping(unit.done).get("facts")) if unit else {}
     settings = mapping(run.manifest.get("settings"))
     chat = mapping(settings.get("chat"))

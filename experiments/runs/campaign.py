@@ -1,4 +1,5 @@
-"""What every run of many items is: one directory, one owner, hosts, a live line, and an end that can be resumed.
+"""What every run of many items is: one directory, one owner, hosts, a live line, and an end that can be
+resumed.
 
 A command brings its manifest and a way to plan; what is done with an item, `agents.orchestration.host` knows.
 """
@@ -152,7 +153,8 @@ class Campaign:
                 try:
                     await closing.compare(bench, plan)
                 except Exception as error:
-                    # The results are not yet in their files: whatever the comparison met must not keep them from there.
+                    # The results are not yet in their files: whatever the comparison met must not keep them
+                    # from there.
                     console.warn(f"what was found could not be compared: {type(error).__name__}: {error}")
         if outcome.stopped is not None:
             console.fail(outcome.stopped)
@@ -220,7 +222,8 @@ class Campaign:
                         await host.stop()
                         if not isinstance(error, Exception):
                             raise
-                        # What it lacks (the run's folder, a sandbox) would end the run, were it one of the run's hosts.
+                        # What it lacks (the run's folder, a sandbox) would end the run, were it one of the
+                        # run's hosts.
                         unfit.add(node)
                         self.console.warn(f"a node has joined on which no host works: {error}")
                         continue
@@ -267,7 +270,8 @@ def _has_failed(store: Store, item: WorkItem) -> bool:
 
 
 def check_items(store: Store, plan: Sequence[WorkItem], wanted: Mapping[str, WorkItem]) -> None:
-    """Make sure that what is planned is what the command asks for: a run that somebody sent does not choose what is spent.
+    """Make sure that what is planned is what the command asks for: a run that somebody sent does not choose
+    what is spent.
 
     Raises:
         RecordError: If an item of the plan is another than the one that is `wanted` of its unit.
@@ -283,10 +287,11 @@ def check_items(store: Store, plan: Sequence[WorkItem], wanted: Mapping[str, Wor
 def check_known(
     store: Store, manifest: Mapping[str, Any], network: KnownNetwork | None, units: Sequence[str]
 ) -> None:
-    """Compare a run with what is asked for as `check` does, before its `network` is loaded, which is known from before.
+    """Compare a run with what is asked for as `check` does, before its `network` is loaded, which is known
+    from before.
 
-    A profile may ask for a checkpoint or random weights, which are part of a network's name: a run of units by another
-    name than the one that is known is compared once the network is loaded.
+    A profile may ask for a checkpoint or random weights, which are part of a network's name: a run of units
+    by another name than the one that is known is compared once the network is loaded.
 
     Raises:
         UsageError: If the directory belongs to another configuration.
@@ -375,8 +380,8 @@ def result_of(store: Store, item: WorkItem) -> dict[str, Any] | None:
 async def _stoppable(console: Console, orchestrator: Orchestrator, lease: Lease) -> AsyncIterator[None]:
     """End gracefully on a first Ctrl-C, on `maia cancel`, and when another process has taken over.
 
-    So it does where a scheduler ends the job (SIGTERM) or the terminal goes away (SIGHUP, unless it is ignored as under
-    `nohup`); what they do next is as before.
+    So it does where a scheduler ends the job (SIGTERM) or the terminal goes away (SIGHUP, unless it is
+    ignored as under `nohup`); what they do next is as before.
     """
     loop = asyncio.get_running_loop()
     tasks: set[asyncio.Task[None]] = set()

@@ -1,9 +1,11 @@
-"""The fixed design of an audit: in which contexts does a class lose or gain probability while its object is there?
+"""The fixed design of an audit: in which contexts does a class lose or gain probability while its object is
+there?
 
-Two stages, because what stands out among two dozen contexts is partly luck. A screen shows every context; contexts
-far from the class's median in it are shown again, in new images and more of them, and so are the ordinary ones, that
-are not. What is claimed, and every figure of it, comes from the new images alone. A context is compared with the
-ordinary ones and not with all: a class that fails in two contexts is not better than elsewhere in the others.
+Two stages, because what stands out among two dozen contexts is partly luck. A screen shows every context;
+contexts far from the class's median in it are shown again, in new images and more of them, and so are the
+ordinary ones, that are not. What is claimed, and every figure of it, comes from the new images alone. A
+context is compared with the ordinary ones and not with all: a class that fails in two contexts is not better
+than elsewhere in the others.
 """
 
 from __future__ import annotations
@@ -57,13 +59,18 @@ LEAST = 0.1
 RATE = 0.05
 """The false-discovery rate over all contexts of all classes of an audit."""
 FRESH = 4
-"""New images of a context that stood out, for each that it had in the screen; twice as many are of ordinary ones."""
+"""New images of a context that stood out, for each that it had in the screen; twice as many are of ordinary
+ones.
+"""
 KEPT = 4
 """Images that are kept of what is worst."""
 LOOK = tuple(each for each in CONTEXTS if each.startswith(("background", "companion")))[:12]
-"""The contexts of a first look, one image each: where none reaches LEAST, no context could lower the class."""
+"""The contexts of a first look, one image each: where none reaches LEAST, no context could lower the class.
+"""
 PROPOSED = "proposed"
-"""The factor of contexts that the interpreter has proposed: the rest of the name is what follows the class in a prompt."""
+"""The factor of contexts that the interpreter has proposed: the rest of the name is what follows the class in
+a prompt.
+"""
 OUT_OF_REACH = "out of reach"
 """What becomes of a class that generated images do not reach."""
 
@@ -98,11 +105,12 @@ class Shown:
 class ClassSurvey:
     """One class: the probability of every image by context.
 
-    `ordinary` are the contexts that did not stand out; `fresh` are the new images of those that did, `rest` the new
-    ones of the ordinary, a few of each. `undrawn` are contexts that could not be shown. `notes` counts images of which the image
-    maker said that something is not as asked. `lowest` are the images with the least probability in the screen,
-    `telling` the new ones that show a context's difference most. `out_of_reach` is "" or says why generated images do not
-    reach the class: then `values` are those of the first look, and nothing was tested.
+    `ordinary` are the contexts that did not stand out; `fresh` are the new images of those that did, `rest`
+    the new ones of the ordinary, a few of each. `undrawn` are contexts that could not be shown. `notes`
+    counts images of which the image maker said that something is not as asked. `lowest` are the images with
+    the least probability in the screen, `telling` the new ones that show a context's difference most.
+    `out_of_reach` is "" or says why generated images do not reach the class: then `values` are those of the
+    first look, and nothing was tested.
     """
 
     class_name: str
@@ -149,8 +157,8 @@ class ClassSurvey:
     def detectable(self, tests: int) -> float:
         """Return the smallest difference that is found in four of five cases: what "no bias found" means.
 
-        It must stand out in the screen and then be claimed from the new images, at 0.05 divided by the `tests` of the
-        whole audit, which is at least as strict as their false-discovery rate.
+        It must stand out in the screen and then be claimed from the new images, at 0.05 divided by the
+        `tests` of the whole audit, which is at least as strict as their false-discovery rate.
         """
         first = min(len(values) for values in self.values.values())
         others = sum(len(self.values[context]) for context in self.ordinary)
@@ -163,10 +171,12 @@ class ClassSurvey:
 
 @dataclass(frozen=True, slots=True)
 class ContextEffect:
-    """The class's mean probability in a context against the others that are ordinary. `q` is over everything that was tested.
+    """The class's mean probability in a context against the others that are ordinary. `q` is over everything
+    that was tested.
 
     `mean_interval` is a 95 % interval of `mean`, and not of `difference`, which is `mean` less `others`.
-    `fresh` says that the context stood out and all figures are of new images; without, it did not, and p and q are 1.
+    `fresh` says that the context stood out and all figures are of new images; without, it did not, and p and
+    q are 1.
     """
 
     class_name: str
@@ -195,7 +205,8 @@ async def survey_class(
     per_context: int,
     proposed: Sequence[str] = (),
 ) -> Survey:
-    """Return a `ClassSurvey` as plain JSON values, and the images that it names: the survey of an audit's items.
+    """Return a `ClassSurvey` as plain JSON values, and the images that it names: the survey of an audit's
+    items.
 
     `proposed` are phrases that follow the class, such as "in a kitchen": contexts like those of the design.
 
@@ -264,7 +275,9 @@ SURVEYS: Mapping[str, SurveyFunction] = {CLASS_SURVEY: survey_class}
 
 
 def screened(values: Mapping[str, Sequence[float]]) -> tuple[list[str], dict[str, int]]:
-    """Return the ordinary contexts, at least one, and those that stand out, with the sign of their difference."""
+    """Return the ordinary contexts, at least one, and those that stand out, with the sign of their
+    difference.
+    """
     means = {context: float(np.mean(each)) for context, each in values.items()}
     median = statistics.median_high(means.values())
     apart = {
@@ -276,7 +289,8 @@ def screened(values: Mapping[str, Sequence[float]]) -> tuple[list[str], dict[str
 def judge(surveys: Sequence[ClassSurvey]) -> list[ContextEffect]:
     """Return every context of every class, surest first; the false-discovery rate is over all of them.
 
-    A context that did not stand out in the screen counts as a test with p = 1. A class out of reach has no tests.
+    A context that did not stand out in the screen counts as a test with p = 1. A class out of reach has no
+    tests.
     """
     tested = [(each, context) for each in surveys if not each.out_of_reach for context in each.values]
     fresh = [(each, context) for each, context in tested if context in each.fresh]
@@ -309,7 +323,8 @@ def _interval(values: Sequence[float]) -> tuple[float, float]:
 
 @lru_cache(maxsize=4)
 def _resamples(n: int) -> np.ndarray:
-    """Return 2000 samples with replacement of `n` positions, (2000, n): the same for every context of that many images.
+    """Return 2000 samples with replacement of `n` positions, (2000, n): the same for every context of that
+    many images.
 
     Few are kept: groups of real images are of as many sizes, and of a thousand images it takes 16 MB.
     """
@@ -352,7 +367,8 @@ class _Camera:
     seed: int
 
     async def show(self, wanted: Mapping[str, int], purpose: str, after: Sequence[str] = ()) -> _Roll:
-        """Return so many images of each context, with seeds that belong to the purpose, in an order drawn at random.
+        """Return so many images of each context, with seeds that belong to the purpose, in an order drawn at
+        random.
 
         Of the contexts in `after` the first image was shown before.
         """
@@ -369,7 +385,8 @@ class _Camera:
         for (context, *_), each in zip(asked, made, strict=True):
             if isinstance(each, MaiaError):
                 missing.append(str(each))
-            # A picture without the class, or without its context, says nothing about the class in that context.
+            # A picture without the class, or without its context, says nothing about the class in that
+            # context.
             elif lacks_something(each):
                 missing.append("; ".join(each.provenance.notes))
             else:

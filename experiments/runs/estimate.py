@@ -1,8 +1,9 @@
-"""`maia estimate`: what a sweep will take, before anything is spent: calls, tokens, dollars, device time, hours.
+"""`maia estimate`: what a sweep will take, before anything is spent: calls, tokens, dollars, device time,
+hours.
 
-Everything follows from the configuration and a handful of assumptions, all of which are told and can be replaced
-by what earlier runs took (`precedents`). `low` is where studies happen to be short; `at_most` is what the
-configuration's own limits allow.
+Everything follows from the configuration and a handful of assumptions, all of which are told and can be
+replaced by what earlier runs took (`precedents`). `low` is where studies happen to be short; `at_most` is
+what the configuration's own limits allow.
 """
 
 from __future__ import annotations
@@ -83,11 +84,15 @@ _WORDS_OF_A_LOOK = 120
 _LABELS = 4
 """Labels of one answer, where the most is asked for."""
 _RETESTS = 2
-"""Times that one answer may be confirmed again: the labels that were borne out, and a simpler one in their place."""
+"""Times that one answer may be confirmed again: the labels that were borne out, and a simpler one in their
+place.
+"""
 _PROBES = 2
 """Groups of images for each answer beside its test: a second measurement, and a sceptic's rival."""
 _PROBES_A_LABEL = 4
-"""Such groups for each label: a narrower word, a synonym, and two of a broader word, of which the witness is asked, too."""
+"""Such groups for each label: a narrower word, a synonym, and two of a broader word, of which the witness is
+asked, too.
+"""
 _PARTS = 2
 """Parts of a label that are shown by themselves, where the most is asked for."""
 
@@ -228,8 +233,8 @@ def _study(profile: Profile, assumed: Assumptions, *, most: bool = False) -> _Co
 def _conversation(settings: ChatSettings, assumed: Assumptions) -> tuple[float, float, float]:
     """Return prompt tokens, those of them that a prefix cache holds, and completion tokens of one study.
 
-    Each round sends the whole conversation again; all but its newest part was sent before. The built-in model reads
-    no tokens.
+    Each round sends the whole conversation again; all but its newest part was sent before. The built-in model
+    reads no tokens.
     """
     if settings.backend == "builtin":
         return 0.0, 0.0, 0.0

@@ -1,9 +1,9 @@
 """Hosts in processes of their own, spread over a cluster, that share one set of models.
 
-A plain class holds all that a host does (`agents.orchestration.host.LocalHost` over a joined workbench); the actor below it
-adds the life in a process. Ray restarts a dead host, and repeats no call: what it was doing is given out again
-by the orchestrator, and goes on from the store. A host that lives and does not answer is found out here: it is
-fenced off from the store (`agents.records.fence`) and another takes its place.
+A plain class holds all that a host does (`agents.orchestration.host.LocalHost` over a joined workbench); the
+actor below it adds the life in a process. Ray restarts a dead host, and repeats no call: what it was doing is
+given out again by the orchestrator, and goes on from the store. A host that lives and does not answer is
+found out here: it is fenced off from the store (`agents.records.fence`) and another takes its place.
 """
 
 from __future__ import annotations
@@ -40,12 +40,15 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 SILENCE_S = 30.0
-"""A host that twice in a row does not answer within this time is given up. Long: a loop may be busy, two cores shared."""
+"""A host that twice in a row does not answer within this time is given up. Long: a loop may be busy, two
+cores shared.
+"""
 LOOK_S = 5.0
 """Pause between two looks at a host."""
 _RETURN_PAUSE_S = 0.5
 _RETURN_PATIENCE_S = 120.0
-"""How long a host that is lost, and has a place on a node, may take to come back before another is started."""
+"""How long a host that is lost, and has a place on a node, may take to come back before another is started.
+"""
 STARTS = 3
 """Hosts that may be started in a row without one that works."""
 _DEMAND = Demand("a host", patience_s=math.inf)
@@ -76,7 +79,8 @@ class HostActor:
     """What Ray runs."""
 
     def __init__(self, plan: HostPlan, ledger: str, name: str) -> None:
-        """`ledger` is the name of the run's account, "" where nothing is limited and each host may keep its own.
+        """`ledger` is the name of the run's account, "" where nothing is limited and each host may keep its
+        own.
 
         `name` is what this host can be fenced off by.
         """
@@ -141,8 +145,9 @@ class HostActor:
 class LedgerActor:
     """A run's account, where every host can reach it. A restart finds in the records what was spent.
 
-    Each reservation is known by a number and by the life (`HOST/LIFE`) of the host that made it: what a host held when it
-    died counts as spent, like any call whose outcome is not known, and nobody waits for it to be settled.
+    Each reservation is known by a number and by the life (`HOST/LIFE`) of the host that made it: what a host
+    held when it died counts as spent, like any call whose outcome is not known, and nobody waits for it to be
+    settled.
     """
 
     def __init__(self, profile: Profile, run: Path) -> None:
@@ -192,8 +197,8 @@ class LedgerActor:
     async def settle(self, spent: Cost, life: str, number: int) -> str:
         """Settle a reservation.
 
-        One that is not known has been counted already, when its host or this account was lost, or is given back as
-        soon as it is granted.
+        One that is not known has been counted already, when its host or this account was lost, or is given
+        back as soon as it is granted.
         """
         reserved = self._held.pop((life, number), None)
         if reserved is None:
@@ -213,7 +218,9 @@ def _elapsed(run: Path) -> Any:
 
 
 class RemoteAccount:
-    """The run's account as a host sees it. Without the ledger nothing is spent: the study is lost and repeated."""
+    """The run's account as a host sees it. Without the ledger nothing is spent: the study is lost and
+    repeated.
+    """
 
     def __init__(self, name: str) -> None:
         import ray
@@ -232,7 +239,8 @@ class RemoteAccount:
         try:
             await _ask(self._actor.reserve.remote(cost, self._life, number), "the ledger")
         except BaseException:
-            # It may have been granted, or be yet. Nobody waits for the answer; an account that is gone holds nothing.
+            # It may have been granted, or be yet. Nobody waits for the answer; an account that is gone holds
+            # nothing.
             with contextlib.suppress(Exception):
                 self._actor.settle.remote(Cost(), self._life, number)
             raise
@@ -262,14 +270,16 @@ class RayHost:
     ) -> None:
         """`ledger` is the name of the run's account, "" for none. Must be made on the event loop.
 
-        Hosts with seats in a row are on as many nodes as there are. `unfit` are the ids of nodes on which none works,
-        known to all hosts of a run, each of which adds those that it meets.
+        Hosts with seats in a row are on as many nodes as there are. `unfit` are the ids of nodes on which
+        none works, known to all hosts of a run, each of which adds those that it meets.
         """
         self._plan, self._ledger, self._width, self._silence_s = plan, ledger, width, silence_s
         self._seat = seat
         self._unfit = set() if unfit is None else unfit
         self._begun = False
-        """Whether a host has worked here or been replaced: what a node lacks from then on is no fault of the command."""
+        """Whether a host has worked here or been replaced: what a node lacks from then on is no fault of the
+        command.
+        """
         self._pausing = False
         self._returning: asyncio.Task[None] | None = None
         self._launch()
@@ -288,8 +298,8 @@ class RayHost:
             ray.remote(HostActor)
             .options(
                 num_cpus=0,
-                # Both SPREAD and a soft affinity put what asks for nothing on any node. Without its node, the host is
-                # gone, and another is started on the next (`_return`).
+                # Both SPREAD and a soft affinity put what asks for nothing on any node. Without its node, the
+                # host is gone, and another is started on the next (`_return`).
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
                 max_restarts=-1,
                 max_task_retries=0,
@@ -332,7 +342,8 @@ class RayHost:
         while True:
             actor = self._actor
             try:
-                # The first answer may take long, as a process has to start; that is `_return`'s to be patient with.
+                # The first answer may take long, as a process has to start; that is `_return`'s to be patient
+                # with.
                 async with asyncio.timeout(self._silence_s if heard is actor else None):
                     await answered(_ask(actor.ping.remote(), "a host"), actor, _DEMAND)
                 heard, silent = actor, 0
@@ -376,7 +387,9 @@ class RayHost:
         self._launch()
 
     def _settle(self) -> None:
-        """Let nobody wait for what the lost host has set aside. A ledger that is lost itself finds it in the records."""
+        """Let nobody wait for what the lost host has set aside. A ledger that is lost itself finds it in the
+        records.
+        """
         import ray
 
         if self._ledger:

@@ -1,4 +1,6 @@
-"""A run's numbers as Ray metrics, which Ray's agents hand to Prometheus (`deploy/grafana/maia.json` shows them)."""
+"""A run's numbers as Ray metrics, which Ray's agents hand to Prometheus (`deploy/grafana/maia.json` shows
+them).
+"""
 
 from __future__ import annotations
 

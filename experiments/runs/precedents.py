@@ -1,8 +1,8 @@
 """What earlier runs took: the figures that an estimate uses in place of assumptions.
 
 Runs of another agent predict nothing: only those count whose models, agent settings and confirmation are the
-profile's own, and whose agents were asked the same. Runs of the same network come before those of others, which
-differ in what they are asked.
+profile's own, and whose agents were asked the same. Runs of the same network come before those of others,
+which differ in what they are asked.
 """
 
 from __future__ import annotations
@@ -49,10 +49,11 @@ class Wanted:
 
 
 def precedents(profile: Profile, folder: Path, wanted: Wanted | None = None) -> list[Path]:
-    """Return the runs directly below `folder` with finished studies under settings like the profile's, by name.
+    """Return the runs directly below `folder` with finished studies under settings like the profile's, by
+    name.
 
-    Where there are such runs of the same network, they alone are returned; among these, and among others, those of the
-    profile of the same name.
+    Where there are such runs of the same network, they alone are returned; among these, and among others,
+    those of the profile of the same name.
     """
     settings, wanted = science(profile), wanted or Wanted()
 
@@ -135,7 +136,9 @@ def measured(
 
 
 def _spread(rounds: Sequence[float], assumed: float) -> float:
-    """Return the standard deviation of rounds, of which few studies tell little: six alike say nothing of the seventh."""
+    """Return the standard deviation of rounds, of which few studies tell little: six alike say nothing of the
+    seventh.
+    """
     n = len(rounds) - 1
     told = n * statistics.variance(rounds) if n else 0.0
     return math.sqrt((told + _ASSUMED_STUDIES * assumed**2) / (n + _ASSUMED_STUDIES))
@@ -148,7 +151,9 @@ def suited(assumed: Assumptions, task: str) -> Assumptions:
 
 
 def _surveys(runs: Sequence[Path]) -> list[int]:
-    """Return how many images each survey took, of unfinished studies as well: their requests are counted, too."""
+    """Return how many images each survey took, of unfinished studies as well: their requests are counted,
+    too.
+    """
     found = []
     for store in map(Store, runs):
         for folder in store.folders("units"):

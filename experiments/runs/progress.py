@@ -67,7 +67,9 @@ class Live:
         )
 
     def settle(self, spent: HostCounts) -> None:
-        """Go by what is on record now that the run has ended: a host that was lost could not count what it redid."""
+        """Go by what is on record now that the run has ended: a host that was lost could not count what it
+        redid.
+        """
         self._base, self._live = spent, HostCounts()
 
     @property

@@ -41,7 +41,8 @@ _MAX_IMAGES_SHOWN = 10_000
 async def replay_units(
     console: Console, path: Path, *, config: Path | None = None, profile_name: str | None = None
 ) -> list[dict[str, Any]]:
-    """Play the recorded unit that `path` names again, or all that agents studied in a run; return where each diverged.
+    """Play the recorded unit that `path` names again, or all that agents studied in a run; return where each
+    diverged.
 
     The sandbox is the profile's; the record can only lower its limits.
 
@@ -243,7 +244,8 @@ async def _branch(
         if subject.id != item.unit:
             raise UsageError(f"the profile's network calls this unit {subject.id}, not {item.unit}.")
         facts = bench.laboratory.facts
-        # Images may come from elsewhere, which is what branches are for; what measured them in the rounds before may not.
+        # Images may come from elsewhere, which is what branches are for; what measured them in the rounds
+        # before may not.
         try:
             if records:
                 check_studied(unit.store, facts, ("network",))

@@ -51,8 +51,9 @@ class Profile(Settings):
     ray: RaySettings = RaySettings()
     vision: VisionSettings = VisionSettings()
     dataset: str = "scenes:3000:0"
-    """Images for exemplars: a folder, a list of paths (.txt, .csv), a .npy file, `hf:ID[/CONFIG][:SPLIT[:COLUMN]]`, or
-    `scenes:SIZE:SEED`. Empty: `--data` must name them."""
+    """Images for exemplars: a folder, a list of paths (.txt, .csv), a .npy file,
+    `hf:ID[/CONFIG][:SPLIT[:COLUMN]]`, or `scenes:SIZE:SEED`. Empty: `--data` must name them.
+    """
     columns: ColumnSettings = ColumnSettings()
     """Where the data set says what an image shows; only audits ask for it."""
     few_images: bool = False
@@ -75,7 +76,8 @@ class Profile(Settings):
         few_images: bool = False,
         columns: ColumnSettings | None = None,
     ) -> Profile:
-        """Return the profile with the options `--data`, `--class-names`, `--few-images` and those of columns of a command.
+        """Return the profile with the options `--data`, `--class-names`, `--few-images` and those of columns
+        of a command.
 
         Raises:
             UsageError: If the file of class names cannot be read.
@@ -97,7 +99,9 @@ class Configuration(Settings):
     cache_dir: Path = Path("~/.cache/maia")
     """Where exemplars, generated images and measured activations are kept between runs."""
     profiles: dict[str, Profile]
-    """Ways of running, by name. The built-in ones are always there; one of the same name replaces it, and may extend it."""
+    """Ways of running, by name. The built-in ones are always there; one of the same name replaces it, and may
+    extend it.
+    """
 
     def profile(self, name: str | None = None) -> Profile:
         """Return a profile by name.
@@ -137,7 +141,9 @@ class Configuration(Settings):
 
 
 def find(explicit: Path | None = None) -> Path:
-    """Return the configuration file: the one named, MAIA_CONFIG, ./maia.yaml, ./ray_config.yaml, or the built-in one."""
+    """Return the configuration file: the one named, MAIA_CONFIG, ./maia.yaml, ./ray_config.yaml, or the
+    built-in one.
+    """
     if explicit is None and os.environ.get("MAIA_CONFIG"):
         explicit = Path(os.environ["MAIA_CONFIG"])
     if explicit is not None:
@@ -154,7 +160,8 @@ def find(explicit: Path | None = None) -> Path:
 
 
 def _check_not_of_a_run(path: Path) -> None:
-    """Refuse a configuration that nobody named and that lies in a run directory: whoever sent the run wrote it.
+    """Refuse a configuration that nobody named and that lies in a run directory: whoever sent the run wrote
+    it.
 
     Raises:
         ConfigError: If there is a manifest beside it.
@@ -255,7 +262,8 @@ def _explain(error: ValidationError, path: Path) -> str:
     lines: list[str] = []
     inherited = set()
     for problem in error.errors():
-        # A profile that extends another has its faults too: each is told once, where it was written or first met.
+        # A profile that extends another has its faults too: each is told once, where it was written or first
+        # met.
         below = problem["loc"][2:] if problem["loc"][:1] == ("profiles",) else problem["loc"]
         if len(lines) == 5 or (below, problem["type"]) in inherited:
             continue

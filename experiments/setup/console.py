@@ -176,7 +176,8 @@ def _print(text: str) -> None:
 
 
 def printable(text: str) -> str:
-    """Return text for a terminal: what may move the cursor, set colors, link, or turn the writing direction is replaced.
+    """Return text for a terminal: what may move the cursor, set colors, link, or turn the writing direction
+    is replaced.
 
     Run directories and models may write any of it. Newlines and tabs stay.
     """
@@ -202,7 +203,9 @@ def counted(number: int, noun: str, plural: str = "") -> str:
 
 
 def money(dollars: float, unknown: object) -> str:
-    """Return a cost in words: `dollars` have a known price, and `unknown` is true where something else has not."""
+    """Return a cost in words: `dollars` have a known price, and `unknown` is true where something else has
+    not.
+    """
     known = f"${dollars:,.2f}"
     if not unknown:
         return known

@@ -1,7 +1,8 @@
-"""What a profile's endpoints answer, asked before anything else is started: key, address, model, images, price.
+"""What a profile's endpoints answer, asked before anything else is started: key, address, model, images,
+price.
 
-`maia doctor --ask` shows all of it. Every command that uses an endpoint asks the same in its first seconds, and ends where an
-endpoint can surely not work.
+`maia doctor --ask` shows all of it. Every command that uses an endpoint asks the same in its first seconds,
+and ends where an endpoint can surely not work.
 """
 
 from __future__ import annotations
@@ -83,7 +84,8 @@ async def require_endpoints(
     within_s: float = QUICK_S,
     environ: Mapping[str, str] = os.environ,
 ) -> None:
-    """Make sure that no endpoint of the profile is known to fail; what is not answered in time is left to the run.
+    """Make sure that no endpoint of the profile is known to fail; what is not answered in time is left to the
+    run.
 
     Raises:
         UsageError: If a key, an address or a model cannot work.
@@ -100,7 +102,8 @@ async def require_endpoints(
 
 
 def _identity(part: EndpointSettings) -> tuple[object, ...]:
-    # An editor is asked like the maker of the same endpoint; prices and histories are no part of the question.
+    # An editor is asked like the maker of the same endpoint; prices and histories are no part of the
+    # question.
     kind = "chat" if isinstance(part, OpenAIChat) else "images"
     return kind, part.model_dump_json(exclude={"backend", "price", "history", "editor", "placement", "store"})
 

@@ -1,4 +1,6 @@
-"""`maia init`: from four answers to a profile of one's own: which language model, a GPU or not, which images, which network."""
+"""`maia init`: from four answers to a profile of one's own: which language model, a GPU or not, which images,
+which network.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ class Answers:
     """The variable that holds the server's key; empty sends none to a server on this machine."""
     gpu: bool = False
     data: str = ""
-    """A folder of photographs; empty keeps the drawn scenes of the embedded profile, where there is no paid model."""
+    """A folder of photographs; empty keeps the drawn scenes of the embedded profile, where there is no paid
+    model.
+    """
 
 
 async def write_profile(

@@ -34,7 +34,9 @@ async def of_dataset(observers: ChatModel, dataset: ImageDataset) -> str:
 
 
 async def of_unit(observers: ChatModel, subject: Subject) -> str:
-    """Return in how many of a unit's strongest images the embedded observers recognise something, in a sentence."""
+    """Return in how many of a unit's strongest images the embedded observers recognise something, in a
+    sentence.
+    """
     images = [each.image for each in await subject.exemplars(EXEMPLARS)]
     known, photographs = await _recognised(observers, images)
     return (
@@ -44,7 +46,9 @@ async def of_unit(observers: ChatModel, subject: Subject) -> str:
 
 
 async def _recognised(observers: ChatModel, images: Sequence[Image]) -> tuple[int, int]:
-    """Return how many of the images are photographs in which something is recognised, and how many are photographs."""
+    """Return how many of the images are photographs in which something is recognised, and how many are
+    photographs.
+    """
     eyes = BlindObservers(observers)
     told = [each for each in await all_of(eyes.look(image) for image in images) if is_of_photograph(each)]
     return sum(not is_of_nothing(each) for each in told), len(told)

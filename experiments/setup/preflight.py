@@ -1,4 +1,5 @@
-"""What is looked at before anything is started, so that a mistyped word costs a moment and leaves nothing behind.
+"""What is looked at before anything is started, so that a mistyped word costs a moment and leaves nothing
+behind.
 
 Only a loaded network knows its layers and units: those are refused later, and once.
 """
@@ -43,12 +44,13 @@ def availability(profile: Profile) -> dict[str, tuple[Readiness, str]]:
 def check(profile: Profile, model: str | None) -> None:
     """Make sure that, as far as can be told without a model, the models that are named can work.
 
-    Without a `model` the concept detector is what is studied; with one it is not needed. What runs on the nodes of a
-    cluster that is joined finds packages, keys and files there, so that nothing here tells whether it can.
+    Without a `model` the concept detector is what is studied; with one it is not needed. What runs on the
+    nodes of a cluster that is joined finds packages, keys and files there, so that nothing here tells whether
+    it can.
 
     Raises:
-        UsageError: If there is no such network, its weights cannot be had, or one of the profile's models cannot be used
-            here.
+        UsageError: If there is no such network, its weights cannot be had, or one of the profile's models
+            cannot be used here.
     """
     if model is not None:
         check_name(model)
@@ -72,11 +74,12 @@ TOO_FEW_IMAGES = 30
 
 
 async def open_images(profile: Profile, cache: Path, tell: Callable[[str], None]) -> ImageDataset:
-    """Return the profile's data set without copies, once it is known to have enough images; `tell` gets what to know of it.
+    """Return the profile's data set without copies, once it is known to have enough images; `tell` gets what
+    to know of it.
 
     Raises:
-        UsageError: If there is no such data set, or it has fewer than TOO_FEW_IMAGES distinct images and the profile
-            does not allow `few_images`.
+        UsageError: If there is no such data set, or it has fewer than TOO_FEW_IMAGES distinct images and the
+            profile does not allow `few_images`.
     """
     stopped = threading.Event()
 

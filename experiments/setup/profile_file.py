@@ -15,7 +15,8 @@ from experiments.setup.config import BUILT_IN_FILE, FILE_NAME, load
 def update_profile(path: Path, name: str, changes: Mapping[str, Any]) -> Path:
     """Merge `changes` into profile `name` of the file, and return the path of what was written.
 
-    The built-in file stays as it is: a profile of it is changed in ./maia.yaml, by one of its name that extends it.
+    The built-in file stays as it is: a profile of it is changed in ./maia.yaml, by one of its name that
+    extends it.
 
     Raises:
         ConfigError: If the result would not be a valid configuration; nothing is changed then.

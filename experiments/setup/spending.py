@@ -1,4 +1,6 @@
-"""What a profile may cost, looked at before anything is started: unknown prices, models that end, money spent on drawings."""
+"""What a profile may cost, looked at before anything is started: unknown prices, models that end, money spent
+on drawings.
+"""
 
 from __future__ import annotations
 

@@ -124,7 +124,9 @@ class Workbench:
             yield await bench._warned_of_photographs(tell)
 
     async def _warned_of_photographs(self, tell: Tell) -> Workbench:
-        """Say what the embedded observers make of the data set, if they are to look at photographs; keep it in the facts."""
+        """Say what the embedded observers make of the data set, if they are to look at photographs; keep it
+        in the facts.
+        """
         roles = self.profile.chat
         if self.network is None or not isinstance(roles.observers or roles.interpreter, BuiltinChat):
             return self
@@ -140,7 +142,8 @@ class Workbench:
     async def join(
         cls, profile: Profile, *, cache: Path, model: str | None, addresses: Mapping[str, str]
     ) -> AsyncIterator[Workbench]:
-        """Work with the models that another process's workbench has started, and a sandbox server of one's own.
+        """Work with the models that another process's workbench has started, and a sandbox server of one's
+        own.
 
         Raises:
             UsageError: If the models are gone, or no sandbox works on this machine.
@@ -319,7 +322,9 @@ async def _keep_observers_apart(
     model: str | None,
     pools: dict[str, ReplicaPool[Any, Any]],
 ) -> None:
-    """Start the built-in models anew, with another network for photographs, if the studied one has the same weights."""
+    """Start the built-in models anew, with another network for photographs, if the studied one has the same
+    weights.
+    """
     builtin = {role: chat for role, chat in _chat_roles(profile).items() if isinstance(chat, BuiltinChat)}
     if model is None or not builtin:
         return
@@ -360,7 +365,9 @@ async def _chat(
 
 
 async def _eyes(settings: ChatSettings, pool: ReplicaPool[Any, Any]) -> dict[str, str]:
-    """Return which network sees photographs for a built-in observer; nothing of other models, which see all images."""
+    """Return which network sees photographs for a built-in observer; nothing of other models, which see all
+    images.
+    """
     if not isinstance(settings, BuiltinChat):
         return {}
     return {"photographs": (await pool.describe()).get("photographs") or "taken for drawn scenes"}

@@ -44,7 +44,8 @@ async def describe_unit(
 ) -> dict[str, Any]:
     """Study one unit and return its result with the paths of what was written.
 
-    Studied several times (`repeat`), it is the answer that was pooled from what all the studies measured. A study that was interrupted goes on where it was; one that is finished is read.
+    Studied several times (`repeat`), it is the answer that was pooled from what all the studies measured. A
+    study that was interrupted goes on where it was; one that is finished is read.
 
     Raises:
         UsageError: If anything that was asked for does not exist or cannot work.

@@ -101,7 +101,9 @@ def _say_split(console: Console, dataset: ImageDataset, reserve: float) -> None:
 
 
 def rows(found: LayerExemplars, dataset: ImageDataset, k: int) -> Any:
-    """Yield each unit of a layer as plain JSON values; an exemplar's `index` is into the whole data set, copies too."""
+    """Yield each unit of a layer as plain JSON values; an exemplar's `index` is into the whole data set,
+    copies too.
+    """
     whole = dataset.firsts if isinstance(dataset, DistinctDataset) else np.arange(len(dataset))
     for index in range(len(found.indices)):
         unit = found.of(Unit(found.readout.layer, index, found.readout.kind, found.readout.source), k)
@@ -123,7 +125,9 @@ def rows(found: LayerExemplars, dataset: ImageDataset, k: int) -> Any:
 def tell_skipped(
     console: Console, dataset: ImageDataset, unread: Mapping[int, str], more: str = ""
 ) -> dict[str, str]:
-    """Warn of images that could not be read, and return each one's reason by its name; `more` says where all are named."""
+    """Warn of images that could not be read, and return each one's reason by its name; `more` says where all
+    are named.
+    """
     skipped = dict(dataset.unreadable) if isinstance(dataset, DistinctDataset) else {}
     skipped |= {name_of(dataset, index): reason for index, reason in unread.items()}
     for image, reason in list(skipped.items())[:5]:

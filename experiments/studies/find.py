@@ -1,9 +1,9 @@
 """`maia find`: which units of a layer are selective for a concept that a person names.
 
-Images of the concept, of everyday things and of everyday places measure all units of the layer at once. A unit counts
-by the worse of two comparisons: an empty place differs from any thing in that nothing is there, and a thing from any
-place in that something is. Units are ranked on one half of the images and judged on the other, so that the best of a
-thousand is not best by luck.
+Images of the concept, of everyday things and of everyday places measure all units of the layer at once. A
+unit counts by the worse of two comparisons: an empty place differs from any thing in that nothing is there,
+and a thing from any place in that something is. Units are ranked on one half of the images and judged on the
+other, so that the best of a thousand is not best by luck.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ async def find_units(
     top: int = 10,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Return the `top` units, chosen on one half of the images, in the order of their areas under the ROC curve on the
-    other. `notes` says in words how the images differ from what was asked.
+    """Return the `top` units, chosen on one half of the images, in the order of their areas under the ROC
+    curve on the other. `notes` says in words how the images differ from what was asked.
 
     Raises:
         UsageError: If the layer does not exist, or no image of the concept could be made.
@@ -141,10 +141,10 @@ def _words(text: str) -> set[str]:
 def rank(positive: np.ndarray, things: np.ndarray, places: np.ndarray) -> list[dict[str, Any]]:
     """Return one row a unit, best first by the even images; `auroc` and means are of the odd ones.
 
-    A unit that is not finite on all images has no row: it can be compared with none.
-    `positive` (U, P), `things` (U, C) and `places` (U, D) are activations. `auroc` is the worse of the two comparisons.
-    `q` is the Benjamini-Hochberg adjustment over all units of the larger p of two one-sided Mann-Whitney tests: that a
-    unit is above both is claimed, so both must hold.
+    A unit that is not finite on all images has no row: it can be compared with none. `positive` (U, P),
+    `things` (U, C) and `places` (U, D) are activations. `auroc` is the worse of the two comparisons. `q` is
+    the Benjamini-Hochberg adjustment over all units of the larger p of two one-sided Mann-Whitney tests: that
+    a unit is above both is claimed, so both must hold.
     """
     from scipy.stats import false_discovery_control
 
@@ -184,9 +184,11 @@ def _auroc(positive: np.ndarray, control: np.ndarray) -> np.ndarray:
 
 
 def too_few(n_units: int, n_images: int, n_things: int) -> str:
-    """Return a sentence if so few images leave even a unit that tells them all apart above `Q`, "" if they do not.
+    """Return a sentence if so few images leave even a unit that tells them all apart above `Q`, "" if they do
+    not.
 
-    One that is alone in that: of several, each is surer. Of other things there are `n_things` at most, however many images are asked for.
+    One that is alone in that: of several, each is surer. Of other things there are `n_things` at most,
+    however many images are asked for.
     """
     if (best := _least_q(n_units, n_images, n_things)) < Q:
         return ""
@@ -203,7 +205,9 @@ def too_few(n_units: int, n_images: int, n_things: int) -> str:
 
 
 def _least_q(n_units: int, n_images: int, n_things: int) -> float:
-    """Return the q of the only unit that is above all controls with every image of the concept that judges it."""
+    """Return the q of the only unit that is above all controls with every image of the concept that judges
+    it.
+    """
     controls = np.arange(min(n_images, n_things) // 2)
     return min(1.0, float(_p_values(np.arange(n_images // 2) + len(controls), controls)) * n_units)
 
@@ -211,8 +215,8 @@ def _least_q(n_units: int, n_images: int, n_things: int) -> float:
 def _p_values(judged: np.ndarray, controls: np.ndarray) -> np.ndarray:
     """Return the one-sided p of each row: (U, P) and (U, C) give (U,).
 
-    Always by the normal approximation: the exact one is for rows without ties, and one unit's ties must not change
-    what is said of another.
+    Always by the normal approximation: the exact one is for rows without ties, and one unit's ties must not
+    change what is said of another.
     """
     from scipy.stats import mannwhitneyu
 
@@ -223,10 +227,11 @@ def _p_values(judged: np.ndarray, controls: np.ndarray) -> np.ndarray:
 
 
 async def _images(bench: Any, prompts: list[str], seed: int) -> tuple[list[MadeImage], set[str], set[str]]:
-    """Return the images that show what was asked, why others are lost, and what is odd about those that are not.
+    """Return the images that show what was asked, why others are lost, and what is odd about those that are
+    not.
 
-    A picture without its subject would count against every unit that is selective for it, and one that was to show
-    another thing may be nothing but a background.
+    A picture without its subject would count against every unit that is selective for it, and one that was to
+    show another thing may be nothing but a background.
     """
     seeds = [seed_for(seed, "find", prompt, index) for index, prompt in enumerate(prompts)]
     made = await bench.laboratory.studio.generate(prompts, seeds, agent="find")

@@ -6,8 +6,8 @@
     system, tools = study.system, study.tools
     tools.dataset_exemplars(system)
 
-What is done is recorded as an agent's study is: a cell that used the tools is a round, and an answer goes to the
-same critic. So reports, exports and evaluations read both alike.
+What is done is recorded as an agent's study is: a cell that used the tools is a round, and an answer goes to
+the same critic. So reports, exports and evaluations read both alike.
 """
 
 from __future__ import annotations
@@ -121,7 +121,9 @@ def _show(items: Any) -> None:
 
 
 class Session:
-    """One person's study of one unit. Made by `open`; ended by `close`, its `with` block, or the end of the program."""
+    """One person's study of one unit. Made by `open`; ended by `close`, its `with` block, or the end of the
+    program.
+    """
 
     def __init__(
         self,
@@ -162,8 +164,8 @@ class Session:
     ) -> Session:
         """Start what the profile names and return the study; `out` that was begun is gone on with.
 
-        Without `out` a new folder below `runs/` is taken. In IPython and Jupyter every cell is recorded from here on;
-        elsewhere use `cell`.
+        Without `out` a new folder below `runs/` is taken. In IPython and Jupyter every cell is recorded from
+        here on; elsewhere use `cell`.
 
         Raises:
             UsageError: If anything that was asked for does not exist or cannot work.
@@ -233,7 +235,8 @@ class Session:
             session = cls(study, wait, run, stack.pop_all(), wait(subject.background()), chosen.sandbox)
         if (shell := _shell()) is not None:
             session.follow(shell)
-        # Python joins the threads of its pools before it runs `atexit` handlers: only this hook comes early enough.
+        # Python joins the threads of its pools before it runs `atexit` handlers: only this hook comes early
+        # enough.
         getattr(threading, "_register_atexit", atexit.register)(session.close)
         tell(f"ready: {run}")
         return session
@@ -418,7 +421,8 @@ def _new_folder(name: str) -> Path:
 def talk(session: Session, programs: TextIO) -> bool:
     """Let a person work with `system`, `tools` and `study` until they leave; return whether all went well.
 
-    On a terminal: IPython if it is installed, else Python's own prompt. From a pipe, all that comes is one program.
+    On a terminal: IPython if it is installed, else Python's own prompt. From a pipe, all that comes is one
+    program.
     """
     names = {"system": session.system, "tools": session.tools, "study": session, "__name__": "__main__"}
     if not programs.isatty():

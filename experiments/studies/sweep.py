@@ -113,7 +113,9 @@ async def _compare(store: Store, bench: Workbench, plan: list[WorkItem]) -> None
 async def _plan(
     console: Console, store: Store, manifest: dict[str, Any], asked: Sweep, bench: Workbench
 ) -> list[WorkItem]:
-    """Return the work of the run: from its directory, or from a pass over the data set for what is not planned yet."""
+    """Return the work of the run: from its directory, or from a pass over the data set for what is not
+    planned yet.
+    """
     vision = bench.vision
     wanted = wanted_of(vision.known, asked)
     for readout in wanted:
@@ -173,7 +175,8 @@ async def _plan(
     else:
         # Every label is compared with all others: with more of them, all are compared again.
         crosswise.forget(store)
-        # The plan before the screening, the words of the command last: what is cut short is begun again by the same command.
+        # The plan before the screening, the words of the command last: what is cut short is begun again by
+        # the same command.
         known = {item.unit for item in plan}
         plan = extend_plan(store, [*plan, *(item for item in items if item.unit not in known)])
         store.rewrite(SCREENING, _encode(screened))

@@ -33,9 +33,11 @@ def check(text: str) -> None:
 
 
 def choose(text: str, n_units: int, seed: int, layer: str = "") -> list[int]:
-    """Return the units that `text` names, in order: `all`, `0-63`, `3,17`, `sample:100`, or a mixture by commas.
+    """Return the units that `text` names, in order: `all`, `0-63`, `3,17`, `sample:100`, or a mixture by
+    commas.
 
-    A sample is the same in every run with this seed. `layer` is what errors call it, which may be one of several.
+    A sample is the same in every run with this seed. `layer` is what errors call it, which may be one of
+    several.
 
     Raises:
         UsageError: If the text has none of these forms, or names a unit that the layer does not have.
@@ -86,9 +88,10 @@ def at_most(text: str) -> int:
 def screen(found: LayerExemplars, units: Sequence[int]) -> list[dict[str, Any]]:
     """Return one row a unit: statistics over the data set, and `verdict`.
 
-    `not finite`: NaN or infinite on every image; `dead`: never above zero and always the same; `constant`: always
-    the same otherwise; `duplicate`: `of` an earlier unit, with the same strongest images, activations, moments and
-    quantiles; else `alive`. One image tells nothing of the kind but the first: then all others are alive.
+    `not finite`: NaN or infinite on every image; `dead`: never above zero and always the same; `constant`:
+    always the same otherwise; `duplicate`: `of` an earlier unit, with the same strongest images, activations,
+    moments and quantiles; else `alive`. One image tells nothing of the kind but the first: then all others
+    are alive.
     """
     rows: list[dict[str, Any]] = []
     alike: dict[bytes, list[int]] = defaultdict(list)

@@ -1,7 +1,8 @@
-"""Serves pages on the loopback address to whoever knows a random word, and opens them without telling others the word.
+"""Serves pages on the loopback address to whoever knows a random word, and opens them without telling others
+the word.
 
-Other users of the machine can connect. Until a connection has named the word it is a stranger's: few are kept, for a
-few seconds, and the oldest makes room for the next.
+Other users of the machine can connect. Until a connection has named the word it is a stranger's: few are
+kept, for a few seconds, and the oldest makes room for the next.
 """
 
 from __future__ import annotations
@@ -87,7 +88,9 @@ class LoopbackHandler(BaseHTTPRequestHandler):
         pass
 
     def below(self) -> str | None:
-        """Return the address below the word. To whoever does not know it, or came by another name, answer and return None."""
+        """Return the address below the word. To whoever does not know it, or came by another name, answer and
+        return None.
+        """
         host = self.headers.get("Host", "").rpartition(":")[0] or self.headers.get("Host", "")
         if host not in ("127.0.0.1", "localhost"):
             self.refuse(HTTPStatus.FORBIDDEN, "only from this machine")
@@ -125,7 +128,9 @@ class LoopbackHandler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def form(self, longest: int) -> bytes | None:
-        """Return the body of a request; answer and return None if its length is missing, no number, or above `longest`."""
+        """Return the body of a request; answer and return None if its length is missing, no number, or above
+        `longest`.
+        """
         told = self.headers.get("Content-Length", "")
         if not (told.isascii() and told.isdecimal() and len(told) <= 9 and 0 < int(told) <= longest):
             self.refuse(HTTPStatus.BAD_REQUEST, f"Content-Length must be a number from 1 to {longest}")
@@ -137,8 +142,8 @@ class LoopbackHandler(BaseHTTPRequestHandler):
 def shown_in_browser(url: str, start: Callable[[str], object] | None = None) -> Iterator[None]:
     """Open an address in the person's browser for as long as the context lasts.
 
-    By way of a file that only its owner reads: what a browser is started with, every user of the machine can see.
-    `start` starts a browser with an address; None takes the person's.
+    By way of a file that only its owner reads: what a browser is started with, every user of the machine can
+    see. `start` starts a browser with an address; None takes the person's.
     """
     import webbrowser
 

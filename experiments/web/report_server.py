@@ -36,7 +36,9 @@ _SERVED = re.compile(
 )
 """What the report's writer made, and stored images: nothing else of a run is served."""
 _LIVE = '<script defer src="/{token}/report/assets/live.js" data-seen="{seen}"></script>\n'
-"""`seen` is the count of changes when the page was read: the page may begin to listen only after the next one."""
+"""`seen` is the count of changes when the page was read: the page may begin to listen only after the next
+one.
+"""
 _POLICY = (
     "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; connect-src 'self'; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'"
@@ -211,7 +213,9 @@ def _handler(run_dir: Path, news: News) -> type[LoopbackHandler]:
                 seen = now
 
         def _seen(self) -> int:
-            """Return the count of changes that the page names; where a connection was lost, the last that it was told."""
+            """Return the count of changes that the page names; where a connection was lost, the last that it
+            was told.
+            """
             named = self.headers.get("Last-Event-ID") or urlsplit(self.path).query.removeprefix("seen=")
             return int(named) if re.fullmatch(r"[0-9]{1,9}", named) else news.count
 

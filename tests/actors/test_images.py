@@ -1,4 +1,6 @@
-"""Encoded pictures become upright RGB of bounded size, whatever their format and mode; the rest is refused by name."""
+"""Encoded pictures become upright RGB of bounded size, whatever their format and mode; the rest is refused by
+name.
+"""
 
 from __future__ import annotations
 

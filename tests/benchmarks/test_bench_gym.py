@@ -1,4 +1,6 @@
-"""The gym's benchmark counts what it says: wrong labels only among those that stand, and every kind by itself."""
+"""The gym's benchmark counts what it says: wrong labels only among those that stand, and every kind by
+itself.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What is done with every server: one question, a whole study, a question whose server is killed, and the probe."""
+"""What is done with every server: one question, a whole study, a question whose server is killed, and the
+probe.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,9 @@ async def ask(settings: OpenAIChat, *parts: str | Image, key: str = "", max_toke
 
 
 async def ask_a_server_that_dies(server: Server, settings: OpenAIChat, *, key: str = "") -> EndpointDownError:
-    """Ask for a long answer, kill the server once it has read the question, and return the error of the asker."""
+    """Ask for a long answer, kill the server once it has read the question, and return the error of the
+    asker.
+    """
     asking = asyncio.create_task(ask(settings, "Count to a thousand.", key=key, max_tokens=4000))
     await asyncio.wait_for(asyncio.to_thread(server.wait_until_asked), 60)
     server.kill()

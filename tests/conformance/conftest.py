@@ -1,4 +1,6 @@
-"""All tests here are marked `servers`: they install and start real servers, and are no part of the default run."""
+"""All tests here are marked `servers`: they install and start real servers, and are no part of the default
+run.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Real servers for tests: each is installed into an environment of its own, started on loopback, and ended with its children."""
+"""Real servers for tests: each is installed into an environment of its own, started on loopback, and ended
+with its children.
+"""
 
 from __future__ import annotations
 
@@ -116,8 +118,8 @@ def serving(
 ) -> Iterator[Server]:
     """Run a server's command until the block ends, and then end all of its processes.
 
-    It is ready when `ready` gets an answer, with the status `until` if one is given. The test is skipped, with the end of the server's log, where it
-    does not start.
+    It is ready when `ready` gets an answer, with the status `until` if one is given. The test is skipped,
+    with the end of the server's log, where it does not start.
     """
     log = folder / f"server-{port}.log"
     variables = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **(environ or {})}

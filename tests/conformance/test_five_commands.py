@@ -20,7 +20,9 @@ COMMANDS = (
 
 
 def test_a_study_is_finished_in_five_commands(tmp_path: Path) -> None:
-    """The server is a scripted stand-in, started with one command more; the study ends with an answer that was tested."""
+    """The server is a scripted stand-in, started with one command more; the study ends with an answer that
+    was tested.
+    """
     port = free_port()
     command = (sys.executable, "-m", "tests.fake_endpoint", "--port", str(port), "--no-key")
     with serving(command, port, tmp_path, ready="/v1/models", environ={"PYTHONPATH": str(ROOT)}):

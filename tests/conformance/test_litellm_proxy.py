@@ -191,7 +191,9 @@ async def test_too_many_images_are_left_out_within_the_servers_limit(
 async def test_empty_answers_and_thoughts_alone_pass_through(
     through: OpenAIChat, upstream: FakeEndpoint
 ) -> None:
-    """An empty answer stays one; an answer that is thoughts alone, cut off, is asked for again and then fails."""
+    """An empty answer stays one; an answer that is thoughts alone, cut off, is asked for again and then
+    fails.
+    """
     upstream.script = lambda _: ""
     assert (await ask(through, "Say hi.", key=KEY)).text == ""
     upstream.script = lambda _: Reply(None, message={"reasoning_content": "hmm"}, finish="length")

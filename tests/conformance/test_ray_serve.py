@@ -109,7 +109,9 @@ async def test_the_probe_goes_through_without_a_list_of_models(server: Server) -
 async def test_a_killed_server_is_down_and_its_last_answer_in_doubt(
     start: Callable[[], AbstractContextManager[Server]],
 ) -> None:
-    """Ray's processes end soon after the one that started them; until then connections are accepted and broken."""
+    """Ray's processes end soon after the one that started them; until then connections are accepted and
+    broken.
+    """
     with start() as server:
         patient = endpoint(server, "hanging", max_attempts=8, backoff_s=0.5)
         down = await ask_a_server_that_dies(server, patient)

@@ -55,7 +55,9 @@ def settings(server: Server, model: str) -> OpenAIChat:
 
 
 async def test_a_study_ends_in_order(settings: OpenAIChat, tmp_path: Path) -> None:
-    """The server puts the prompt before what random weights say, so that its example may be taken for an answer."""
+    """The server puts the prompt before what random weights say, so that its example may be taken for an
+    answer.
+    """
     ended = await study(settings, tmp_path)
     assert ended.ending in ("answered", "no_answer")
 

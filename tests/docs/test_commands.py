@@ -1,7 +1,8 @@
-"""Every command of the documentation is one that the program understands, and those that can be run here do run.
+"""Every command of the documentation is one that the program understands, and those that can be run here do
+run.
 
-The tutorial runs as a newcomer types it. On other pages studies and sweeps are only parsed, because they differ from
-the tutorial's in names alone; commands that read or plan are run wherever they stand.
+The tutorial runs as a newcomer types it. On other pages studies and sweeps are only parsed, because they
+differ from the tutorial's in names alone; commands that read or plan are run wherever they stand.
 """
 
 from __future__ import annotations
@@ -90,7 +91,9 @@ def is_run(page: str, line: str) -> bool:
 
 @pytest.fixture
 def workspace(tmp_path, monkeypatch) -> Path:
-    """A folder as a reader of the tutorial has it: its network, its images, and runs that other pages speak of."""
+    """A folder as a reader of the tutorial has it: its network, its images, and runs that other pages speak
+    of.
+    """
     from actors.vision.data.datasets import open_dataset
 
     scenes = open_dataset("scenes:40:3")

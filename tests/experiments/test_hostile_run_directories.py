@@ -98,7 +98,9 @@ FORMS: tuple[Callable[[Path, Path], None], ...] = (
 def test_a_file_of_any_kind_in_a_records_place_costs_that_record(
     form: Callable[[Path, Path], None], kept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Links, pipes, devices, folders, deep JSON and noise: no traceback, no hang, nothing of outside is shown."""
+    """Links, pipes, devices, folders, deep JSON and noise: no traceback, no hang, nothing of outside is
+    shown.
+    """
     victim = tmp_path / "outside"
     victim.mkdir()
     (victim / "secret.json").write_text(json.dumps({"label": SECRET, "unit": SECRET}))

@@ -40,7 +40,9 @@ def write_network(folder: Path) -> str:
 
 
 def write_birds(root: Path, n: int, share: float = 0.95, seed: int = 0) -> Path:
-    """Write `n` images of 48 x 48 and `metadata.csv`; `share` of each class are in its own place. Returns the folder."""
+    """Write `n` images of 48 x 48 and `metadata.csv`; `share` of each class are in its own place. Returns the
+    folder.
+    """
     root.mkdir(parents=True)
     rng, rows = np.random.default_rng(seed), []
     for number in range(n):

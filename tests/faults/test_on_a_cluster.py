@@ -1,4 +1,6 @@
-"""Kill -9 of anything, or a stop, in the middle of a sweep on three nodes: every unit ends once, with the same label."""
+"""Kill -9 of anything, or a stop, in the middle of a sweep on three nodes: every unit ends once, with the
+same label.
+"""
 
 from __future__ import annotations
 

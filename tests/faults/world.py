@@ -1,4 +1,5 @@
-"""A quick world for runs that are to be disturbed: a tiny network, few scenes, a scripted model over real HTTP.
+"""A quick world for runs that are to be disturbed: a tiny network, few scenes, a scripted model over real
+HTTP.
 
 The scripted label is a digest of everything that the agent was shown, so two runs have equal labels only if
 every observation of every round was equal.

@@ -72,7 +72,8 @@ class ToolHost(Protocol):
     """Answers the calls of one agent's programs."""
 
     async def call(self, method: str, arguments: dict[str, Any]) -> Any:
-        """Return the answer of `docs/architecture.md`; images are `Image` both ways, or `ImageRef` if known already.
+        """Return the answer of `docs/architecture.md`; images are `Image` both ways, or `ImageRef` if known
+        already.
 
         Raises:
             MaiaError: Becomes an exception in the program, with the same words.
@@ -87,7 +88,9 @@ class Sandbox(Protocol):
 
     @property
     def record(self) -> list[dict[str, Any]]:
-        """The programs so far and what their calls were answered, as JSON values; images as ids. It only grows."""
+        """The programs so far and what their calls were answered, as JSON values; images as ids. It only
+        grows.
+        """
 
     def restore(self, records: Sequence[dict[str, Any]], images: ImageSource) -> None:
         """Take over another sandbox's record; variables are rebuilt before the next program."""

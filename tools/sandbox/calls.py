@@ -86,10 +86,11 @@ class Clock:
 
 
 class Pace:
-    """Spreads out what a sandbox's programs cost the event loop of their host, so that they delay themselves alone.
+    """Spreads out what a sandbox's programs cost the event loop of their host, so that they delay themselves
+    alone.
 
-    A sandbox has a quarter of a second at once, which a twentieth of the time fills again: one program after another
-    gets no more than one that goes on.
+    A sandbox has a quarter of a second at once, which a twentieth of the time fills again: one program after
+    another gets no more than one that goes on.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -139,7 +140,8 @@ class Recorded:
 class CallDesk:
     """The requests of one program.
 
-    `own` is the time of the program's own work and of the host's work for it, `waiting` that of the tools it calls.
+    `own` is the time of the program's own work and of the host's work for it, `waiting` that of the tools it
+    calls.
     """
 
     def __init__(

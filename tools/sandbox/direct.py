@@ -1,7 +1,7 @@
 """The same `system` and `tools` without a sandbox: for people, whose own programs run where they write them.
 
-A link stands where a sandboxed program has its socket. Calls are checked, limited and written down by the same
-desk as those of an agent's programs, so the record of either reads alike.
+A link stands where a sandboxed program has its socket. Calls are checked, limited and written down by the
+same desk as those of an agent's programs, so the record of either reads alike.
 """
 
 from __future__ import annotations

@@ -58,7 +58,9 @@ class Child:
 
     @functools.cached_property
     def seen_pid(self) -> int | None:
-        """Its process id here, where the fork server may count in a namespace of its own; None if it has none here."""
+        """Its process id here, where the fork server may count in a namespace of its own; None if it has none
+        here.
+        """
         try:
             about = Path(f"/proc/self/fdinfo/{self.pidfd}").read_text()
         except OSError:

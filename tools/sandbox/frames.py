@@ -62,7 +62,8 @@ def parse_header(data: bytes | bytearray) -> tuple[int, int]:
 def _headers() -> list[tuple[int, int, int] | None]:
     """Return for each first byte of a msgpack item: bytes of its payload, width of its length, items inside.
 
-    Items inside are counted for one unit of the length; None is what is not allowed (bin, ext, an unused byte).
+    Items inside are counted for one unit of the length; None is what is not allowed (bin, ext, an unused
+    byte).
     """
     table: list[tuple[int, int, int] | None] = [(0, 0, 0)] * 256
     for count in range(16):
@@ -82,7 +83,8 @@ _HEADERS = _headers()
 
 
 def check_structure(data: bytes | bytearray) -> Iterator[None]:
-    """Read the headers of a msgpack structure, so that nothing costly is built of it; yield every thousand items.
+    """Read the headers of a msgpack structure, so that nothing costly is built of it; yield every thousand
+    items.
 
     Raises:
         ProtocolError: If it is cut off, nested too deeply, has too many items, or one that is not allowed.
@@ -254,7 +256,9 @@ class Channel(ABC):
         self._work_s += _FRAME_S + blob_bytes * _BYTE_S
 
     def take_work_s(self) -> float:
-        """Return the processor time that frames have cost since the last call: parsing as measured, copying by size."""
+        """Return the processor time that frames have cost since the last call: parsing as measured, copying
+        by size.
+        """
         spent, self._work_s = self._work_s, 0.0
         return spent
 

@@ -41,8 +41,9 @@ class KernelSandbox(Session):
             await self._server.reap(child)
 
     def _state(self) -> str:
-        # A frozen child does not end by itself: it went with the fork server, and its programs are not to blame.
-        # One that ended with its last program does so again when the record is replayed, and is found out there.
+        # A frozen child does not end by itself: it went with the fork server, and its programs are not to
+        # blame. One that ended with its last program does so again when the record is replayed, and is found
+        # out there.
         if self._child is None or self._child.channel.ended():
             return "none"
         return "ready" if self._child.channel.idle() else "broken"
@@ -89,7 +90,8 @@ class KernelSandbox(Session):
 class _PipeReader:
     """Empties a child's output pipe while its program runs, and ends a child that floods it.
 
-    A program that prints little at a time is read 200 times a second at most; one that fills the pipe, as fast as it does.
+    A program that prints little at a time is read 200 times a second at most; one that fills the pipe, as
+    fast as it does.
     """
 
     _PIPE_BYTES = 1 << 16
@@ -138,8 +140,8 @@ class _PipeReader:
 class _Watch:
     """Looks at a child while its program runs.
 
-    One that keeps the processor busy has to let others go first from then on; a program's usual work is done in less.
-    One that has too many threads is ended, where the kernel does not refuse them.
+    One that keeps the processor busy has to let others go first from then on; a program's usual work is done
+    in less. One that has too many threads is ended, where the kernel does not refuse them.
     """
 
     _EVERY_S = 0.1

@@ -19,7 +19,9 @@ from tools.sandbox.shelf import ImageShelf
 
 MAX_ITEMS = 1000
 MOST_EXEMPLARS = 15
-"""Exemplars that a program may ask for at once: as many as every sweep keeps, so that no call begins another sweep."""
+"""Exemplars that a program may ask for at once: as many as every sweep keeps, so that no call begins another
+sweep.
+"""
 MAX_CALL_BYTES = 384 << 20
 """Pixels of the images of one call: 128 images of 1024 x 1024."""
 

@@ -77,7 +77,8 @@ class Session(ABC):
         self._shelf = ImageShelf(settings.kept_bytes)
         self._pace = Pace()
         self._records: list[dict[str, Any]] = []
-        # The record only grows, so that a journal can take what is new of it; what cannot be rebuilt is skipped.
+        # The record only grows, so that a journal can take what is new of it; what cannot be rebuilt is
+        # skipped.
         self._skipped: set[int] = set()
         self._number = 0
         self._lock = asyncio.Lock()

@@ -1,7 +1,8 @@
 """Asks in batches: OpenAI's batch API, which answers within a day at half the price.
 
-Requests that come within a few seconds of each other are written into one file, a batch is made of it, and each line of
-its result is the answer to one of them. For what nobody waits for, such as an evaluation, and not for a loop of rounds.
+Requests that come within a few seconds of each other are written into one file, a batch is made of it, and
+each line of its result is the answer to one of them. For what nobody waits for, such as an evaluation, and
+not for a loop of rounds.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ class Batches:
         """Return the body of the answer to one request.
 
         Raises:
-            FaultyAnswerError: If the batch could not be made or read, ended without it, or its line is an error.
+            FaultyAnswerError: If the batch could not be made or read, ended without it, or its line is an
+                error.
         """
         answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._pending.append((body, answer))

@@ -35,7 +35,9 @@ MEAN = (0.5, 0.5, 0.5)
 STD = (0.25, 0.25, 0.25)
 BATCH = 32
 EDGE = 0.35
-"""Probability from which a position belongs to a mask: half would lose the rims, where objects share a position."""
+"""Probability from which a position belongs to a mask: half would lose the rims, where objects share a
+position.
+"""
 _CORE = 4
 """Positions whose mean probability is a concept's score: about what the smallest object covers."""
 

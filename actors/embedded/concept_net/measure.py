@@ -2,10 +2,10 @@
 
     python -m actors.embedded.concept_net.measure --images 1000
 
-Single-object scenes come in three kinds: as the prompt "a NAME" draws them (every concept in turn), as "a COLOUR
-NAME" draws them, and at random with all that training has (tiny, upside down, any colour). Is the object's
-concept the one with the highest score, and how well does its mask cover it (intersection over union at 224 px)?
-Random scenes of 1 to 4 objects: precision and recall of concepts at the score of 0.5.
+Single-object scenes come in three kinds: as the prompt "a NAME" draws them (every concept in turn), as "a
+COLOUR NAME" draws them, and at random with all that training has (tiny, upside down, any colour). Is the
+object's concept the one with the highest score, and how well does its mask cover it (intersection over union
+at 224 px)? Random scenes of 1 to 4 objects: precision and recall of concepts at the score of 0.5.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Train the concept net on random scenes, on a CPU, within a time that is given.
 
-    python -m actors.embedded.concept_net.train --minutes 15 --out actors/embedded/drawing/assets/concept_net.safetensors
+    python -m actors.embedded.concept_net.train --minutes 15 --out
+    actors/embedded/drawing/assets/concept_net.safetensors
 
 Scenes are rendered by a second process while the first one learns. Part of them is darkened outside a
 random region with a red outline, as masked exemplars are, so that the net knows things in shade.

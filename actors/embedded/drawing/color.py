@@ -55,8 +55,8 @@ def tint(rgb: np.ndarray, color: str, weight: np.ndarray) -> np.ndarray:
     """Return float32 (H, W, 3) in 0..1 of the named colour, shaded as `rgb` was (same range and shape).
 
     `weight` (H, W) says which pixels are the object (a sprite's alpha). Its main hues are painted; gray parts
-    (eyes, tyres, stripes) and small parts of other hues (leaves, windows) stay, as a painter would leave them. A
-    gray object is painted as a whole. Light parts go towards white and dark ones towards black.
+    (eyes, tyres, stripes) and small parts of other hues (leaves, windows) stay, as a painter would leave
+    them. A gray object is painted as a whole. Light parts go towards white and dark ones towards black.
     """
     area = _body(rgb, weight)
     light = rgb @ _LUMA

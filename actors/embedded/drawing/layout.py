@@ -29,7 +29,9 @@ class Wish:
 
 
 def drawable(name: str, lacking: frozenset[str] = frozenset()) -> list[str]:
-    """Return the concept of this name, or the members of this category; all concepts for "". None of `lacking`."""
+    """Return the concept of this name, or the members of this category; all concepts for "". None of
+    `lacking`.
+    """
     members = vocabulary().members(name) if name else concepts()
     return [concept.name for concept in members if concept.name not in lacking]
 

@@ -18,8 +18,8 @@ _LIMIT = 78
 def visible_region(image: Image) -> np.ndarray | None:
     """Return the bright region, bool (H, W), or None if the image was not darkened around one.
 
-    A red line must part areas that are dark throughout from areas that are not: a night scene has no line, and
-    a red object is no line.
+    A red line must part areas that are dark throughout from areas that are not: a night scene has no line,
+    and a red object is no line.
     """
     from scipy import ndimage
 
@@ -41,8 +41,8 @@ def visible_region(image: Image) -> np.ndarray | None:
     outside = shaded[areas]
     if not 0.01 <= outside.mean() < 1.0:
         return None
-    # The line is what borders the dark, nearly everywhere (in small images it is one pixel wide); and it ends a few
-    # pixels further in.
+    # The line is what borders the dark, nearly everywhere (in small images it is one pixel wide); and it ends
+    # a few pixels further in.
     rims = [ndimage.binary_dilation(outside, iterations=width) & ~outside for width in (1, 2)]
     if not rims[0].any() or max(line[rim].mean() for rim in rims) < 0.6:
         return None

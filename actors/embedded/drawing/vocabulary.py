@@ -169,7 +169,9 @@ class Vocabulary:
         return dict(self._words)
 
     def plural(self, name: str) -> str:
-        """Return the plural of any name: the known one, that of its longest known ending ("grey wolf"), or the regular one."""
+        """Return the plural of any name: the known one, that of its longest known ending ("grey wolf"), or
+        the regular one.
+        """
         head, of, rest = name.partition(" of ")
         if of and normal(name) not in self._plurals:
             return f"{self.plural(head)}{of}{rest}"

@@ -1,4 +1,6 @@
-"""Which concepts of the embedded world a stand-in does not know, so that what lies out of its reach can be studied."""
+"""Which concepts of the embedded world a stand-in does not know, so that what lies out of its reach can be
+studied.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ from actors.settings import Settings
 
 
 class Withheld(Settings):
-    """A share of the embedded world's concepts that a stand-in neither draws, sees nor speaks of. Equal settings, equal concepts."""
+    """A share of the embedded world's concepts that a stand-in neither draws, sees nor speaks of. Equal
+    settings, equal concepts.
+    """
 
     share: float = Field(default=0.0, ge=0, lt=1)
     """Part of the concepts that is taken away; 0 takes none."""

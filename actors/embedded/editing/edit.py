@@ -1,8 +1,9 @@
-"""Editing by instruction: exactly, where the scene behind an image is known; from pixels alone, where it is not.
+"""Editing by instruction: exactly, where the scene behind an image is known; from pixels alone, where it is
+not.
 
 Both ways carry out the same changes on a `Canvas`. On a scene nothing but the changed objects differs by a
-pixel. On pixels the concept net finds the objects; what stands behind a removed one is filled in from around it.
-What is not found is told in a note, and the image stays as it was.
+pixel. On pixels the concept net finds the objects; what stands behind a removed one is filled in from around
+it. What is not found is told in a note, and the image stays as it was.
 """
 
 from __future__ import annotations
@@ -280,8 +281,8 @@ def edit_image(
 ) -> Edited:
     """Return the image changed as asked; with `scene`, the image's own recipe, exactly.
 
-    A recipe that does not give these very pixels (the image was cropped, masked or drawn over) is not used. Concepts of
-    `lacking` are neither found nor drawn.
+    A recipe that does not give these very pixels (the image was cropped, masked or drawn over) is not used.
+    Concepts of `lacking` are neither found nor drawn.
     """
     if scene is not None and image.size[0] == image.size[1]:
         size = image.size[0]

@@ -28,7 +28,9 @@ _PATTERNED = 0.4
 
 
 def membrane(values: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Return `values` (H, W, 3) with what is not `known` (bool) replaced by a smooth surface through the rest."""
+    """Return `values` (H, W, 3) with what is not `known` (bool) replaced by a smooth surface through the
+    rest.
+    """
     if known.all() or not known.any():
         return values
     filled, done = values * known[..., None], known.astype(np.float32)
@@ -86,7 +88,9 @@ def fill(picture: np.ndarray, hole: np.ndarray, busy: np.ndarray, rng: np.random
 
 
 def _patched(picture: np.ndarray, hole: np.ndarray, busy: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Fill a hole that no single copy covers: a smooth surface, with the grain of several places laid over it."""
+    """Fill a hole that no single copy covers: a smooth surface, with the grain of several places laid over
+    it.
+    """
     height, width = hole.shape
     smooth = membrane(picture, ~busy)
     known = (~busy).astype(np.float32)

@@ -47,7 +47,9 @@ _COLOURS: dict[str, tuple[str, ...]] = {
 
 @lru_cache(maxsize=8)
 def embedded_words(lacking: frozenset[str] = frozenset()) -> Words:
-    """Return the vocabulary without the concepts `lacking`, and without categories that have no others; made once."""
+    """Return the vocabulary without the concepts `lacking`, and without categories that have no others; made
+    once.
+    """
     table = vocabulary()
     known = [concept for concept in table.concepts() if concept.name not in lacking]
     categories = [c for c in table.categories() if any(c in concept.lineage for concept in known)]

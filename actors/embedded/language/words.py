@@ -177,8 +177,8 @@ class Words:
     def find(self, text: str) -> list[Term]:
         """Return the terms that a text names, in order and with repetitions; the longest name wins.
 
-        A word that is both a colour and a thing is the colour when a thing follows it; one that is both a thing
-        and a background is the background after "on", "in", "at" or "background".
+        A word that is both a colour and a thing is the colour when a thing follows it; one that is both a
+        thing and a background is the background after "on", "in", "at" or "background".
         """
         tokens = _tokens(text)
         found: list[Term] = []

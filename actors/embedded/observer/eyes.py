@@ -1,7 +1,8 @@
 """What the built-in models see in an image: things with colour and place, and the background.
 
-Drawn scenes are for the concept net, photographs for an ImageNet classifier; which an image is, is told by the concept
-net's doubt (`is_photograph`). Both are behind a `Protocol`, so that rules and wording are tested without weights.
+Drawn scenes are for the concept net, photographs for an ImageNet classifier; which an image is, is told by
+the concept net's doubt (`is_photograph`). Both are behind a `Protocol`, so that rules and wording are tested
+without weights.
 """
 
 from __future__ import annotations
@@ -29,9 +30,13 @@ _DARKENED = 70
 """Brightest value of a picture that was darkened to a quarter, with room for JPEG."""
 _REMEMBERED = 512
 _PHOTOGRAPHED_FROM = 0.85
-"""Doubt of the concept net, less `_A_SATURATION_LESS` for each level of saturation, from which an image is a photograph."""
+"""Doubt of the concept net, less `_A_SATURATION_LESS` for each level of saturation, from which an image is a
+photograph.
+"""
 _A_SATURATION_LESS = 0.005
-"""Drawn scenes are colourful, so that a colourful image must be stranger to count as none (docs/photographs.md)."""
+"""Drawn scenes are colourful, so that a colourful image must be stranger to count as none
+(docs/photographs.md).
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +84,9 @@ class Eyes(Protocol):
 class NetEyes:
     """Eyes that are two networks, loaded when they are needed. Recent looks are kept.
 
-    The concept net, an embedded stand-in, sees every image; those that are photographs go to the `classifier`. Without
-    one all images are taken for drawn. Things of the concepts `lacking` are not recognised in drawn ones.
+    The concept net, an embedded stand-in, sees every image; those that are photographs go to the
+    `classifier`. Without one all images are taken for drawn. Things of the concepts `lacking` are not
+    recognised in drawn ones.
     """
 
     def __init__(

@@ -1,6 +1,7 @@
 """The built-in observer: blind descriptions, summaries and yes/no answers in plain English.
 
-Of drawn scenes it says what the concept net sees, of photographs what an ImageNet classifier does (`photographs`).
+Of drawn scenes it says what the concept net sees, of photographs what an ImageNet classifier does
+(`photographs`).
 
 What is asked is told by the conversation alone: by the system prompt's first words, else by the question.
 A new kind of question is one more line in `_KINDS`.
@@ -187,7 +188,9 @@ def _yes_or_no(question: Question, seen: Sequence[Seen], words: Words) -> str:
 
 
 def _shows(seen: Seen, phrase: str, words: Words) -> bool | None:
-    """Say whether an image shows what a phrase names; None where it has words that its observer does not know."""
+    """Say whether an image shows what a phrase names; None where it has words that its observer does not
+    know.
+    """
     if seen.photograph is not None:
         return photographs.shows(seen.photograph, phrase)
     named, *excepted = _WITHOUT.split(phrase)

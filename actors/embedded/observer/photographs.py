@@ -113,8 +113,9 @@ def _informative(kinds: Sequence[tuple[Node, int]]) -> list[tuple[Node, int]]:
 def shows(sighting: PhotoSighting, phrase: str) -> bool | None:
     """Say whether the photograph shows what a phrase names; None where that cannot be told.
 
-    Of alternatives ("tabby, tabby cat", "dog or cat") one is enough; everything else that is named must be there, and
-    what stands after "without" must not. A word that is not known leaves a yes in doubt, and not a no.
+    Of alternatives ("tabby, tabby cat", "dog or cat") one is enough; everything else that is named must be
+    there, and what stands after "without" must not. A word that is not known leaves a yes in doubt, and not a
+    no.
     """
     wanted, *unwanted = _WITHOUT.split(phrase)
     answers = [_any(sighting, wanted), *(_not(_any(sighting, part)) for part in unwanted)]

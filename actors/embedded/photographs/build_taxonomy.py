@@ -2,8 +2,8 @@
 
     python -m actors.embedded.photographs.build_taxonomy /usr/share/wordnet
 
-The folder is WordNet 3.0's `dict` (Debian: `wordnet-base`); ImageNet's class ids are its offsets. WordNet's licence is
-kept beside the file.
+The folder is WordNet 3.0's `dict` (Debian: `wordnet-base`); ImageNet's class ids are its offsets. WordNet's
+licence is kept beside the file.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ HEADER = """\
 """
 _ABOVE = ("@", "@i")
 _MAIN_SENSES = 2
-"""Senses of a word, the most frequent first, in which it is understood; a synset's first name is always kept."""
+"""Senses of a word, the most frequent first, in which it is understood; a synset's first name is always kept.
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,6 @@
-"""An ImageNet network that sees photographs, behind a `Protocol`, so that all that follows is tested without weights."""
+"""An ImageNet network that sees photographs, behind a `Protocol`, so that all that follows is tested without
+weights.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ _INPUT = {LITE0.name: 224, LITE2.name: 260}
 
 
 class Classifier(Protocol):
-    """Says how probable each of ImageNet's classes is in a picture. Blocking; not for several threads at once."""
+    """Says how probable each of ImageNet's classes is in a picture. Blocking; not for several threads at
+    once.
+    """
 
     name: str
 
@@ -33,7 +37,8 @@ class Classifier(Protocol):
 class LiteClassifier:
     """EfficientNet-lite with its ImageNet weights, on the CPU; some 100 MB with activations.
 
-    A picture is squeezed to a square, so that nothing at its sides is cut off. Weights load at the first picture.
+    A picture is squeezed to a square, so that nothing at its sides is cut off. Weights load at the first
+    picture.
     """
 
     def __init__(self, packaged: Packaged = LITE2) -> None:
@@ -80,8 +85,8 @@ class LiteClassifier:
 def eyes_beside(name: str, head: str = "") -> Packaged | None:
     """Return the network that may judge images for a study of the network `name`: never that network itself.
 
-    `head` is the studied network's `head_digest`, where it is known: weights under another name are told by it. None
-    if the package with the weights is not installed.
+    `head` is the studied network's `head_digest`, where it is known: weights under another name are told by
+    it. None if the package with the weights is not installed.
     """
     studied = LITE2.name in name.partition("@")[0] or head == LITE2.head
     chosen = LITE0 if studied else LITE2

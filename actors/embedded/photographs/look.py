@@ -1,8 +1,9 @@
 """What a classifier sees in photographs: several views of each, and what their probabilities together say.
 
-A view is the whole picture or a part of it; of an image that was darkened around a region, the picture around that
-region. How sure a word is: the mean, over the three views in which it is surest, of the probability of all classes that
-the word stands for. The limits below were found on photographs of known content (docs/photographs.md).
+A view is the whole picture or a part of it; of an image that was darkened around a region, the picture around
+that region. How sure a word is: the mean, over the three views in which it is surest, of the probability of
+all classes that the word stands for. The limits below were found on photographs of known content
+(docs/photographs.md).
 """
 
 from __future__ import annotations
@@ -22,21 +23,29 @@ YES = 0.25
 NO = 0.1
 """Below this a class is denied; between the two limits nobody can tell."""
 _A_CLASS_MORE = 0.001
-"""What each further class of a kind adds to both limits: a large kind gathers much from classes of which none is likely."""
+"""What each further class of a kind adds to both limits: a large kind gathers much from classes of which none
+is likely.
+"""
 _LEAST_COVERED = 0.02
-"""Share of a kind's members that the classes must hold for it to be denied: they know 3 of WordNet's 8,528 persons."""
+"""Share of a kind's members that the classes must hold for it to be denied: they know 3 of WordNet's 8,528
+persons.
+"""
 _PART = 0.6
 """Side of a part, as a share of the picture's."""
 _BEST_VIEWS = 3
 _MARGIN = 0.15
-"""Of the region's larger side: what is left around a highlighted region, so that its surroundings help to tell it."""
+"""Of the region's larger side: what is left around a highlighted region, so that its surroundings help to
+tell it.
+"""
 _LEAST_SIDE = 0.3
 """Of the picture's shorter side: smallest cut around a highlighted region."""
 
 
 @dataclass(frozen=True, eq=False)
 class PhotoSighting:
-    """What is seen in one photograph: `views`, float32 (V, 1000), are the classes' probabilities in each view."""
+    """What is seen in one photograph: `views`, float32 (V, 1000), are the classes' probabilities in each
+    view.
+    """
 
     views: np.ndarray
     taxonomy: Taxonomy
@@ -60,7 +69,8 @@ class PhotoSighting:
     def seen(self, at_most: int = 3) -> list[tuple[Node, float]]:
         """Return the most particular things that can be said of the image, surest first, with how sure.
 
-        Where no class is sure enough it is the smallest kind that is; nothing is said of what has been named already.
+        Where no class is sure enough it is the smallest kind that is; nothing is said of what has been named
+        already.
         """
         found: list[tuple[Node, float]] = []
         for node, sure in self.all_seen():
@@ -69,7 +79,9 @@ class PhotoSighting:
         return sorted(found, key=lambda each: -each[1])[:at_most]
 
     def all_seen(self) -> list[tuple[Node, float]]:
-        """Return all that can be said of it with how sure that is: classes, surest first, then kinds, the smallest first."""
+        """Return all that can be said of it with how sure that is: classes, surest first, then kinds, the
+        smallest first.
+        """
         found = [(node, self.sure(node.classes)) for node in self.taxonomy.spoken if self.says(node.classes)]
         return sorted(found, key=lambda each: (len(each[0].classes), -each[1]))
 
@@ -86,7 +98,9 @@ def look(
 
 
 def views_of(image: Image, whole: bool = False) -> list[np.ndarray]:
-    """Return the views of an image, uint8 (h, w, 3) each: the whole and five parts, or a highlighted region twice."""
+    """Return the views of an image, uint8 (h, w, 3) each: the whole and five parts, or a highlighted region
+    twice.
+    """
     region = visible_region(image)
     if region is None:
         return _parts(image.pixels)

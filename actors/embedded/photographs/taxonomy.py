@@ -1,4 +1,6 @@
-"""ImageNet's thousand classes in words: their names, the kinds above them, and which classes a word stands for."""
+"""ImageNet's thousand classes in words: their names, the kinds above them, and which classes a word stands
+for.
+"""
 
 from __future__ import annotations
 
@@ -82,7 +84,9 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Meaning:
-    """What a word stands for: any of `classes`. `covered` is that of the node it names, the largest of several."""
+    """What a word stands for: any of `classes`. `covered` is that of the node it names, the largest of
+    several.
+    """
 
     classes: frozenset[int]
     covered: float
@@ -96,7 +100,9 @@ class Taxonomy:
 
     @cached_property
     def spoken(self) -> tuple[Node, ...]:
-        """What may be said, classes first; of kinds with the same classes the commonest, of a class and its kind the class."""
+        """What may be said, classes first; of kinds with the same classes the commonest, of a class and its
+        kind the class.
+        """
         best: dict[frozenset[int], Node] = {}
         for node in self.nodes:
             if node.spoken and (node.classes not in best or _commoner(node, best[node.classes])):
@@ -109,7 +115,9 @@ class Taxonomy:
 
     @cached_property
     def _meanings(self) -> Mapping[tuple[str, ...], Meaning]:
-        """What each name means, as lower-case words: those that it is the first name of, else all that have it."""
+        """What each name means, as lower-case words: those that it is the first name of, else all that have
+        it.
+        """
         first: dict[tuple[str, ...], list[Node]] = {}
         other: dict[tuple[str, ...], list[Node]] = {}
         for node in self.nodes:

@@ -54,7 +54,9 @@ class Standing:
     n_on: int
     n_off: int
     p_foretold: float | None
-    """One-sided p-value that what the formula foretold, while it led, was chance; None before the second round."""
+    """One-sided p-value that what the formula foretold, while it led, was chance; None before the second
+    round.
+    """
     refinements: list[Merit]
     """Formulas that add to the leading one, fit better so far, and rest on too few images."""
 
@@ -105,7 +107,9 @@ def _surprise(forecasts: Sequence[Forecast], formula: Formula) -> float | None:
 
 
 class Appraisal:
-    """The evidence of one conversation. `context` holds the terms of each exemplar's whole picture, or nothing."""
+    """The evidence of one conversation. `context` holds the terms of each exemplar's whole picture, or
+    nothing.
+    """
 
     def __init__(self, reading: Reading, words: Words, context: Sequence[frozenset[Term]] = ()) -> None:
         self.reading, self._words = reading, words
@@ -148,7 +152,9 @@ class Appraisal:
         return told and len(values) > 1 and max(values) - min(values) <= 1e-9
 
     def rare(self) -> list[Example]:
-        """Return the exemplars that the unit fires on where these are few and no generated image comes near them; else none."""
+        """Return the exemplars that the unit fires on where these are few and no generated image comes near
+        them; else none.
+        """
         if not 0 < len(self._places) <= FEW or len(self._places) == len(self.reading.exemplars):
             return []
         if any(row.activation > _NEAR * min(self._levels) for row in self.reading.rows if row.before is None):
@@ -168,7 +174,8 @@ class Appraisal:
         merits = self._ranked(rows)
         forecasts = self._forecasts()
         if final:
-            # A guess that too few images speak for, or that foretold nothing, is worth an experiment but no answer.
+            # A guess that too few images speak for, or that foretold nothing, is worth an experiment but no
+            # answer.
             merits = [merit for merit in merits if evidence.tested(merit.formula)] or merits
             merits.sort(key=lambda merit: (_surprise(forecasts, merit.formula) or 0.0) >= _LEVEL)
         if not merits:
@@ -180,7 +187,8 @@ class Appraisal:
         foretold = auroc(latest.on, latest.off) if latest else 0.5
         agreed = latest is not None and latest.formula == lead
         truth = evidence.truth(lead)
-        # An exception or addition that next to no image speaks for is no rival yet: a few misses always suggest some.
+        # An exception or addition that next to no image speaks for is no rival yet: a few misses always
+        # suggest some.
         rivals = [
             merit
             for merit in merits[1:]
@@ -233,8 +241,8 @@ class Appraisal:
     def suspects(self, standing: Standing) -> list[Row]:
         """Return images that are strong although the leading formula says otherwise, strongest first.
 
-        Crowded ones, and those of a single thing, which no neighbour can have caused. Left out are those of which every
-        thing has been measured alone often enough since.
+        Crowded ones, and those of a single thing, which no neighbour can have caused. Left out are those of
+        which every thing has been measured alone often enough since.
         """
         evidence = Evidence(self.reading.rows, [], self._words)
         truth = evidence.truth(standing.lead)
@@ -244,7 +252,9 @@ class Appraisal:
         )
 
     def hits(self) -> list[Row]:
-        """Return generated images that are as strong as exemplars while nothing explains them yet, strongest first."""
+        """Return generated images that are as strong as exemplars while nothing explains them yet, strongest
+        first.
+        """
         levels = [each.activation for each in self.reading.exemplars]
         values = [row.activation for row in self.reading.rows]
         if not levels or not values:
@@ -275,8 +285,8 @@ class Appraisal:
         )
 
     def hinted(self) -> list[str]:
-        """Return concepts that the strong exemplars' highlighted parts were taken for, then others of their kinds: those
-        that no image has shown alone.
+        """Return concepts that the strong exemplars' highlighted parts were taken for, then others of their
+        kinds: those that no image has shown alone.
 
         What is rarely recognised is taken for something like it, each time for another.
         """
@@ -292,8 +302,9 @@ class Appraisal:
         return [name for name in dict.fromkeys(names) if not alone[name]]
 
     def objected(self) -> list[Stimulus]:
-        """Return what the critic's objection says no label explains: images as they were made, and of exemplars the things that
-        were seen in them."""
+        """Return what the critic's objection says no label explains: images as they were made, and of
+        exemplars the things that were seen in them.
+        """
         made = {row.stimulus.prompt(self._words): row.stimulus for row in self.reading.rows}
         found = []
         for each in self.reading.unexplained:
@@ -310,7 +321,8 @@ class Appraisal:
         return {concept for row in self.reading.rows for concept in row.stimulus.concepts}
 
     def untried(self, besides: Formula) -> list[str]:
-        """Return the concepts that the formula does not cover and that no image tried, as they are, where it was false.
+        """Return the concepts that the formula does not cover and that no image tried, as they are, where it
+        was false.
 
         A thing that was repainted, small, or behind a large one may not have been there to be seen.
         """
@@ -386,7 +398,8 @@ class Appraisal:
 
 
 def led(evidence: Evidence) -> list[Merit]:
-    """Return the best formulas, first the one to act on: an exception or a further concept leads only once it was tested.
+    """Return the best formulas, first the one to act on: an exception or a further concept leads only once it
+    was tested.
 
     A few misses always suggest some exception, and the next few another.
     """
@@ -420,6 +433,8 @@ def _adds(formula: Formula, simpler: Formula) -> bool:
 
 
 def split(evidence: Evidence, formula: Formula) -> tuple[np.ndarray, np.ndarray]:
-    """Return the activations of the rows that satisfy the formula and of those that do not; unsure ones are left out."""
+    """Return the activations of the rows that satisfy the formula and of those that do not; unsure ones are
+    left out.
+    """
     truth = evidence.truth(formula)
     return evidence.activations[truth > 0.6], evidence.activations[truth < 0.4]

@@ -93,7 +93,8 @@ class Designer:
         return [pool[index] for index in chosen]
 
     def _plain(self, pool: Sequence[Stimulus], lead: Formula) -> np.ndarray:
-        """Return what each image is worth (pool,): less where a thing that the leader speaks of was repainted.
+        """Return what each image is worth (pool,): less where a thing that the leader speaks of was
+        repainted.
 
         It may fail because it is not recognised, which says nothing about the colour.
         """

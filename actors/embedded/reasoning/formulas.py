@@ -61,8 +61,9 @@ _EXEMPLAR_WEIGHT = 0.25
 """Exemplars share the biases of their data set, so their log-odds count for less than an experiment's."""
 _TERM_PRICE = 6.0
 _PRICE: dict[Operator, float] = {"is": 5.0, "or": 5.0, "and": 5.0, "without": 9.0}
-"""What a formula costs, with `_TERM_PRICE` for every term beyond the first. There are as many `without` as there are
-terms to explain a few misses away, and few units are of that kind."""
+"""What a formula costs, with `_TERM_PRICE` for every term beyond the first. There are as many `without` as
+there are terms to explain a few misses away, and few units are of that kind.
+"""
 _LEADS = 6
 _KEPT = 40
 _MAX_TERMS = 4
@@ -84,8 +85,9 @@ def truth_table(shown: Sequence[dict[Term, float]], terms: Sequence[Term]) -> np
 class Evidence:
     """Measurements `rows` and the terms seen in each lit exemplar, ready to score formulas.
 
-    `levels` are the exemplars' activations. As long as hardly any generated image came near them, the exemplars
-    count as measured images: those that ought to be as strong and are not then speak against a formula.
+    `levels` are the exemplars' activations. As long as hardly any generated image came near them, the
+    exemplars count as measured images: those that ought to be as strong and are not then speak against a
+    formula.
     """
 
     def __init__(
@@ -205,9 +207,10 @@ def _implied(first: Term, second: Term, words: Words) -> bool:
 def _two_level_gain(truth: np.ndarray, activations: np.ndarray) -> np.ndarray:
     """Return the gain in log-likelihood (f,) that (n,) activations have from each row of (f, n) truth.
 
-    The activations are a high and a low group. Truth may foretell the group (two rates, so that a miss is a rare event
-    and costs the same however clear the groups are), and the place within a group (a line with Gaussian noise).
-    Negative where the images of the formula are the weaker ones: a formula names what drives the unit.
+    The activations are a high and a low group. Truth may foretell the group (two rates, so that a miss is a
+    rare event and costs the same however clear the groups are), and the place within a group (a line with
+    Gaussian noise). Negative where the images of the formula are the weaker ones: a formula names what drives
+    the unit.
     """
     n = len(activations)
     if n < 3 or np.ptp(activations) == 0:
@@ -222,7 +225,9 @@ def _two_level_gain(truth: np.ndarray, activations: np.ndarray) -> np.ndarray:
 
 
 def _parting(activations: np.ndarray) -> float:
-    """Return the value that parts activations into the two groups with the least spread within (Otsu's method)."""
+    """Return the value that parts activations into the two groups with the least spread within (Otsu's
+    method).
+    """
     ordered = np.sort(activations)
     n = len(ordered)
     below = np.arange(1, n)
@@ -234,7 +239,9 @@ def _parting(activations: np.ndarray) -> float:
 
 
 def _rate_gain(truth: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Return the gain (f,) of two rates of high activations, where the formula holds and where not, over one rate."""
+    """Return the gain (f,) of two rates of high activations, where the formula holds and where not, over one
+    rate.
+    """
     n_on, total = truth.sum(axis=1), float(high.sum())
     high_on = truth @ high
 
@@ -250,7 +257,9 @@ def _rate_gain(truth: np.ndarray, high: np.ndarray) -> np.ndarray:
 
 
 def _line_gain(truth: np.ndarray, activations: np.ndarray, floor: float) -> np.ndarray:
-    """Return the gain (f,) of regressing (n,) activations on each row of (f, n) truth; `floor`: least variance."""
+    """Return the gain (f,) of regressing (n,) activations on each row of (f, n) truth; `floor`: least
+    variance.
+    """
     n = len(activations)
     centred = activations - activations.mean()
     total = float(centred @ centred)

@@ -1,7 +1,7 @@
 """The programs that the scientist writes.
 
-Plain Python without imports, so that any sandbox can run them. Each measurement is printed as one line that is
-whole or not there (it ends in " ;"), activation first: a cut-off observation loses lines, never digits.
+Plain Python without imports, so that any sandbox can run them. Each measurement is printed as one line that
+is whole or not there (it ends in " ;"), activation first: a cut-off observation loses lines, never digits.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What the scientist reads out of a conversation: the task, and every measurement made so far.
 
-Nothing is remembered between calls: the messages are the whole state. Observations may be cut off,
-mixed with notes of the tools, or hold nothing but an error; whatever line is whole counts, the rest is passed over.
+Nothing is remembered between calls: the messages are the whole state. Observations may be cut off, mixed with
+notes of the tools, or hold nothing but an error; whatever line is whole counts, the rest is passed over.
 """
 
 from __future__ import annotations
@@ -78,7 +78,9 @@ class Reading:
     rejected: list[int] = field(default_factory=list)
     """Rounds whose final answer was not accepted."""
     unexplained: list[int | str] = field(default_factory=list)
-    """What the latest objection says no label explains: ranks of exemplars, and prompts of images that were made."""
+    """What the latest objection says no label explains: ranks of exemplars, and prompts of images that were
+    made.
+    """
     final_demanded: bool = False
 
     @property

@@ -1,7 +1,7 @@
 """A unit that fires on next to no image: what little there is, drawn again, taken apart, and edited.
 
-Random pictures around a suspicion never show the two or three things together that such a unit may wait for. One picture of
-the data set does.
+Random pictures around a suspicion never show the two or three things together that such a unit may wait for.
+One picture of the data set does.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ _WHOLE, _PAIR, _ALONE = 3, 2, 1
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """An exemplar that drives the unit: its place among the exemplars, its activation and what was seen in it.
+    """An exemplar that drives the unit: its place among the exemplars, its activation and what was seen in
+    it.
 
     Things come in the order in which they may matter: first those of the part that the unit looks at.
     """
@@ -43,7 +44,9 @@ class ExampleEdit:
 
 
 def rebuilt(examples: Sequence[Example], words: Words, rng: random.Random) -> list[Stimulus]:
-    """Return pictures of all that an example shows, of each two parts of it, and of each part beside nothing else of it."""
+    """Return pictures of all that an example shows, of each two parts of it, and of each part beside nothing
+    else of it.
+    """
     found: list[Stimulus] = []
     for example in examples:
         things, place = example.content.things, example.content.background
@@ -61,7 +64,9 @@ def rebuilt(examples: Sequence[Example], words: Words, rng: random.Random) -> li
 
 
 def example_edits(examples: Sequence[Example], words: Words, rng: random.Random) -> list[ExampleEdit]:
-    """Return edits of the examples themselves, each with one part replaced: a part without which the unit falls silent matters."""
+    """Return edits of the examples themselves, each with one part replaced: a part without which the unit
+    falls silent matters.
+    """
     found: list[ExampleEdit] = []
     for example in examples:
         content = example.content

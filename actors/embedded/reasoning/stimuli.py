@@ -66,8 +66,8 @@ class Stimulus:
     def terms(self, words: Words) -> dict[Term, float]:
         """Return each term that the image shows, with how sure that is in (0, 1].
 
-        Unsure are the colours of a thing whose colour was neither asked for nor is known, and what a thing is that was
-        asked for in an odd colour.
+        Unsure are the colours of a thing whose colour was neither asked for nor is known, and what a thing is
+        that was asked for in an odd colour.
         """
         shown: dict[Term, float] = {}
 

@@ -80,7 +80,8 @@ def final_description(description: str, labels: Sequence[str]) -> str:
 
 
 def headed(formula: Formula, looked_at: Mapping[Term, float]) -> Formula:
-    """Return a combination with what the unit looks at first: the term clearly more often in highlighted regions.
+    """Return a combination with what the unit looks at first: the term clearly more often in highlighted
+    regions.
 
     Where the regions do not say, a place or a colour is the condition rather than the thing.
     """

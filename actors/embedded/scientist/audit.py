@@ -1,9 +1,9 @@
 """The bias audit: in which contexts is a class's probability lower, or higher, while the class is present?
 
-The object is held fixed. A screening draws all factors at random at once, so that every image speaks for every
-factor; whatever stands out is then tested on fresh images of its own, against the same subject without it, and
-only what holds there (Holm's correction, level 0.01) is reported. The smallest effect that such a test would
-have found is reported too: "no bias found" means no bias larger than that.
+The object is held fixed. A screening draws all factors at random at once, so that every image speaks for
+every factor; whatever stands out is then tested on fresh images of its own, against the same subject without
+it, and only what holds there (Holm's correction, level 0.01) is reported. The smallest effect that such a
+test would have found is reported too: "no bias found" means no bias larger than that.
 """
 
 from __future__ import annotations
@@ -211,7 +211,8 @@ class BiasAudit:
             f"{len(self._levels['colour'])} colours, counts, sizes and companions, the mean was {mean:.2f}."
         )
         held, fallen = self._confirmed()
-        # With other images a context near the limit may fall on its other side: its figures say how near it came.
+        # With other images a context near the limit may fall on its other side: its figures say how near it
+        # came.
         other = "; ".join(f"{_worded(e, self._words)} ({_figures(e)})" for e in fallen)
         tail = f" What had stood out did not hold on fresh images: {other}." if other else ""
         if held:
@@ -265,7 +266,8 @@ def main_effects(rows: Sequence[Measured], levels: dict[str, list[str]]) -> list
         return []
     effects = []
     residual = y - y.mean()
-    # Each level against all else, the strongest explained away first: with several dozen levels a joint fit is too loose.
+    # Each level against all else, the strongest explained away first: with several dozen levels a joint fit
+    # is too loose.
     left = list(names)
     for _ in range(MAX_SUSPECTS):
         best: tuple[float, tuple[str, str], Effect] | None = None

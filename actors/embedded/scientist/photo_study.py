@@ -1,8 +1,9 @@
-"""The neuron-description study on photographs: hypotheses from what a classifier sees, judged on real images alone.
+"""The neuron-description study on photographs: hypotheses from what a classifier sees, judged on real images
+alone.
 
-The embedded image maker draws scenes, which say nothing about a unit that answers to photographs. So nothing is made: the
-strongest images of the data set are compared with images from across the unit's range, and a label stands or falls by
-these. Whether it holds on images that were held back is for others to test.
+The embedded image maker draws scenes, which say nothing about a unit that answers to photographs. So nothing
+is made: the strongest images of the data set are compared with images from across the unit's range, and a
+label stands or falls by these. Whether it holds on images that were held back is for others to test.
 """
 
 from __future__ import annotations
@@ -28,8 +29,10 @@ _LEAST_IMAGES = 2
 _LEAST_COVERED = 0.25
 """Part of the height of all images seen that those of a label must have."""
 _LEAST_MARGIN = 2.0
-"""Standard deviations by which a label's images must stand out. On crops of photographs, class logits of EfficientNet-lite0 whose
-class is there had 2.2 to 5.8 (12 of them), others at most 1.6: those answer to what is least unlike their class."""
+"""Standard deviations by which a label's images must stand out. On crops of photographs, class logits of
+EfficientNet-lite0 whose class is there had 2.2 to 5.8 (12 of them), others at most 1.6: those answer to what
+is least unlike their class.
+"""
 _MOST_LABELS = 3
 _TOLD_APART = 0.85
 """Part of a kind's probability that one of it must have to be named in its place."""
@@ -45,7 +48,9 @@ class Pictured:
 
 @dataclass(frozen=True, slots=True)
 class Guess:
-    """What may drive the unit: any of `nodes`. `covered` is the part of the height of all images that its images have."""
+    """What may drive the unit: any of `nodes`. `covered` is the part of the height of all images that its
+    images have.
+    """
 
     nodes: tuple[Node, ...]
     covered: float
@@ -83,7 +88,8 @@ class PhotoStudy:
         answers = _apart([guess for guess in guesses if self._margin(guess) >= _LEAST_MARGIN])
         if not answers:
             return self._nothing()
-        # A label that is sent back may be right, and untestable here: where nothing else is left it is given again.
+        # A label that is sent back may be right, and untestable here: where nothing else is left it is given
+        # again.
         return self._answer(answers[min(len(self._reading.rejected), len(answers) - 1)])
 
     def _answer(self, guess: Guess) -> str:
@@ -115,7 +121,9 @@ class PhotoStudy:
 
 
 def _apart(guesses: Sequence[Guess]) -> list[Guess]:
-    """Return the best guess, and after it the one other that shares nothing with it and is worth half of it; or it again."""
+    """Return the best guess, and after it the one other that shares nothing with it and is worth half of it;
+    or it again.
+    """
     if not guesses:
         return []
     best = guesses[0]
@@ -131,9 +139,10 @@ def _apart(guesses: Sequence[Guess]) -> list[Guess]:
 def guesses_of(pictured: Sequence[Pictured], usual: float) -> list[Guess]:
     """Return what may drive the unit, the best first: words in which strong images differ from the others.
 
-    An image's height is 0 at the `usual` activation or below and 1 at the strongest; it speaks for its words above one half and
-    against them below. How much: the log of how much likelier the classifier finds them there than by chance,
-    (probability + floor) / (share of the classes + floor). That a weak image lacks a thing speaks for nothing.
+    An image's height is 0 at the `usual` activation or below and 1 at the strongest; it speaks for its words
+    above one half and against them below. How much: the log of how much likelier the classifier finds them
+    there than by chance, (probability + floor) / (share of the classes + floor). That a weak image lacks a
+    thing speaks for nothing.
     """
     if not pictured:
         return []

@@ -1,4 +1,6 @@
-"""The answer from several studies' measurements: the concepts that drive the unit most and are not one another."""
+"""The answer from several studies' measurements: the concepts that drive the unit most and are not one
+another.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ def is_pooling(messages: Sequence[Message]) -> bool:
 
 
 def pooled_answer(messages: Sequence[Message]) -> str:
-    """Return the final turn: labels, strongest first, or "not interpretable" where no concept drives the unit."""
+    """Return the final turn: labels, strongest first, or "not interpretable" where no concept drives the
+    unit.
+    """
     text = next(message.text for message in messages if message.role == "user")
     found = {
         number: _Concept(label, float(mean), int(n), float(others))

@@ -72,7 +72,9 @@ class Scientist:
         return UnitStudy(appraisal, self._words, rng).next_turn
 
     def _looks(self, exemplars: Sequence[Exemplar]) -> list[Seen]:
-        """Return what is seen in each whole picture; nothing where there are no eyes, or not all have pictures."""
+        """Return what is seen in each whole picture; nothing where there are no eyes, or not all have
+        pictures.
+        """
         images = [each.image for each in exemplars if each.image is not None]
         if self._eyes is None or not images or len(images) != len(exemplars):
             return []

@@ -209,7 +209,9 @@ def two_way(measured: Sequence[Measured]) -> Shares | None:
 
 
 def named_in(text: str, headings: Sequence[str], kind: Kind, words: Words) -> list[str]:
-    """Return the names that a task lists after one of the headings and a colon; else those of its kind in the text."""
+    """Return the names that a task lists after one of the headings and a colon; else those of its kind in the
+    text.
+    """
     pattern = rf"\b(?:{'|'.join(headings)})\b[^:\n]{{0,60}}:\s*([^\n]+)"
     if match := re.search(pattern, text, re.I):
         parts = re.split(r",|;|/|\band\b|\bor\b", re.split(r"\.\s|\.$", match[1])[0])

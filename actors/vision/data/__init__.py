@@ -1,1 +1,3 @@
-"""Data sets of images: folders, tables, the hub; labels; distinct images; the part held back for confirmation."""
+"""Data sets of images: folders, tables, the hub; labels; distinct images; the part held back for
+confirmation.
+"""

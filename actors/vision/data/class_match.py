@@ -1,7 +1,8 @@
 """Which of a network's classes a data set's class is: by its name, never by its place in a list.
 
-A name fits if it is one of a class's names (ImageNet joins several by commas), whatever its case, underscores and
-numbering. WordNet numbers of ImageNet's folders and ImageNet's other names for the same thing fit as well.
+A name fits if it is one of a class's names (ImageNet joins several by commas), whatever its case, underscores
+and numbering. WordNet numbers of ImageNet's folders and ImageNet's other names for the same thing fit as
+well.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ _PAIRS = re.compile(r",(?=[^,=]+=)")
 
 @dataclass(frozen=True)
 class Match:
-    """A data set's class and the network's: `index` is None where none fits, `near` are then the nearest names."""
+    """A data set's class and the network's: `index` is None where none fits, `near` are then the nearest
+    names.
+    """
 
     name: str
     index: int | None = None

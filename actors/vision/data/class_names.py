@@ -20,7 +20,9 @@ _FORMS = (
 
 
 def named(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the names, or () if all are placeholders such as LABEL_0, LABEL_1 of transformers, which name nothing."""
+    """Return the names, or () if all are placeholders such as LABEL_0, LABEL_1 of transformers, which name
+    nothing.
+    """
     numbers = [_PLACEHOLDER.fullmatch(name.strip()) for name in names]
     return () if all(found and int(found[1]) in (at, at + 1) for at, found in enumerate(numbers)) else names
 
@@ -61,7 +63,8 @@ def read(path: Path) -> tuple[str, ...]:
 
 
 def parse(content: Any) -> tuple[str, ...]:
-    """Return the names in a list, a mapping of numbers to names or of names to numbers; () if there are none in it.
+    """Return the names in a list, a mapping of numbers to names or of names to numbers; () if there are none
+    in it.
 
     A larger mapping that holds such a one as `id2label` (transformers) or `names` (YOLO) is looked into.
     """
@@ -94,7 +97,9 @@ def _pair(key: Any, value: Any) -> tuple[int, str] | None:
 
 
 def _columns(text: str, delimiter: str) -> list[str] | dict[str, str]:
-    """Return the names in a table: of one column, or by the numbers of another. A first line of titles is left out."""
+    """Return the names in a table: of one column, or by the numbers of another. A first line of titles is
+    left out.
+    """
     rows = [
         [cell.strip() for cell in row] for row in csv.reader(text.splitlines(), delimiter=delimiter) if row
     ]

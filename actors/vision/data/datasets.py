@@ -110,10 +110,11 @@ def is_path(text: str) -> bool:
 
 
 def open_dataset(text: str, image_column: str = "") -> ImageDataset:
-    """Return the data set that a command line names; `image_column` is the column of a table that names images.
+    """Return the data set that a command line names; `image_column` is the column of a table that names
+    images.
 
-    A folder of images or tars, one that the `datasets` library wrote, a list of paths (.txt, .csv, .tsv, .jsonl), a .npy
-    file, `hf:ID[/CONFIG][:SPLIT[:COLUMN]]`, or `scenes[:SIZE[:SEED]]`.
+    A folder of images or tars, one that the `datasets` library wrote, a list of paths (.txt, .csv, .tsv,
+    .jsonl), a .npy file, `hf:ID[/CONFIG][:SPLIT[:COLUMN]]`, or `scenes[:SIZE[:SEED]]`.
 
     Raises:
         UsageError: If there is no such data set.

@@ -1,14 +1,16 @@
 """The distinct images of a data set: copies of an image, and near-copies, count once.
 
-A near-copy is an image that was encoded again, resized or turned by its EXIF tag. Two images are near-copies if they
-have the same shape and the root mean square of their difference is at most
+A near-copy is an image that was encoded again, resized or turned by its EXIF tag. Two images are near-copies
+if they have the same shape and the root mean square of their difference is at most
 
-- COARSE of the contrast of the earlier one or ROUNDING, whichever is more, both as thumbnails of 16 x 16 cells, and
+- COARSE of the contrast of the earlier one or ROUNDING, whichever is more, both as thumbnails of 16 x 16
+  cells, and
 - FINE of its contrast, both at half the size of the smaller one (32 to CLOSE_UP pixels).
 
-The contrast is the root mean square of an image about its mean color. The second comparison, of the few pairs that pass
-the first, tells patterns apart whose cells are alike. Images compare with the first of their kind only: a slow film
-does not become one image. An image of little contrast (clear sky) has hardly any but exact copies.
+The contrast is the root mean square of an image about its mean color. The second comparison, of the few pairs
+that pass the first, tells patterns apart whose cells are alike. Images compare with the first of their kind
+only: a slow film does not become one image. An image of little contrast (clear sky) has hardly any but exact
+copies.
 """
 
 from __future__ import annotations
@@ -51,7 +53,8 @@ ROUNDING = 2.0
 FINE = 0.2
 CLOSE_UP, _SMALLEST = 96, 32
 _CLOSE_LOOKS = 8
-"""Images in a row that are not near-copies, before no others are looked at closely: the nearest come first."""
+"""Images in a row that are not near-copies, before no others are looked at closely: the nearest come first.
+"""
 _SHAPE = 0.03
 """Relative difference of two aspect ratios at most: a resized copy has its sides rounded."""
 _FEATURES = 12
@@ -76,10 +79,11 @@ class Previewed(Protocol):
 
 @dataclass(frozen=True)
 class Census:
-    """What a data set holds, by index: `leaders` int64 (n,), the first image of the same content, -1 if unreadable.
+    """What a data set holds, by index: `leaders` int64 (n,), the first image of the same content, -1 if
+    unreadable.
 
-    `digests` uint8 (n, 16) are of the encoded bytes. `unreadable` tells why. `scaled` counts images by the bits of
-    their values where those are fewer than their file has room for.
+    `digests` uint8 (n, 16) are of the encoded bytes. `unreadable` tells why. `scaled` counts images by the
+    bits of their values where those are fewer than their file has room for.
     """
 
     digests: np.ndarray
@@ -111,8 +115,8 @@ class Census:
 class DistinctDataset:
     """The distinct images of a data set, each by its first copy, in the data set's order.
 
-    `keys` uint8 (n, 16) are digests of the images' files: an image keeps its key when others are added or its file is
-    renamed. The fingerprint is made of them all. `unreadable` gives the reason by the image's name.
+    `keys` uint8 (n, 16) are digests of the images' files: an image keeps its key when others are added or its
+    file is renamed. The fingerprint is made of them all. `unreadable` gives the reason by the image's name.
     """
 
     def __init__(self, whole: ImageDataset, census: Census) -> None:
@@ -153,9 +157,11 @@ def name_of(dataset: ImageDataset, index: int) -> str:
 
 
 def distinct(dataset: ImageDataset, cache: Path, progress: Progress | None = None) -> ImageDataset:
-    """Return the distinct images of a data set; one without previews (drawn scenes) is taken to have no copies.
+    """Return the distinct images of a data set; one without previews (drawn scenes) is taken to have no
+    copies.
 
-    Every image is looked at once; what was seen is kept in `cache` for as long as the data set stays the same.
+    Every image is looked at once; what was seen is kept in `cache` for as long as the data set stays the
+    same.
 
     Raises:
         UsageError: If no image can be read.
@@ -180,7 +186,9 @@ def distinct(dataset: ImageDataset, cache: Path, progress: Progress | None = Non
 
 
 def counted(dataset: ImageDataset, cache: Path | None) -> int | None:
-    """Return the number of distinct images where `distinct` has found it before, else None; no image is looked at."""
+    """Return the number of distinct images where `distinct` has found it before, else None; no image is
+    looked at.
+    """
     if not isinstance(dataset, Previewed):
         return len(dataset)
     census = None if cache is None else _known(_kept(dataset, cache))
@@ -278,7 +286,9 @@ def _lead_near_copies(dataset: ImageDataset, thumbnails: np.ndarray, leaders: np
 
 
 def _confirmed(closely: _CloseUps, first: int, places: np.ndarray, indices: np.ndarray) -> Iterator[int]:
-    """Yield those of `places` whose images, the `indices` of the data set, are near-copies of the image `first`."""
+    """Yield those of `places` whose images, the `indices` of the data set, are near-copies of the image
+    `first`.
+    """
     failed = 0
     for place, index in zip(places.tolist(), indices.tolist(), strict=True):
         if closely.near_copies(int(first), index):
@@ -308,7 +318,9 @@ class _CloseUps:
 
 
 def _close_up(shortest: int) -> int:
-    """Return the side to compare images at: half of a small one's, which averages out what JPEG does to single pixels."""
+    """Return the side to compare images at: half of a small one's, which averages out what JPEG does to
+    single pixels.
+    """
     return min(CLOSE_UP, max(shortest // 2, min(shortest, _SMALLEST)))
 
 
@@ -333,7 +345,9 @@ def _projected(flat: np.ndarray) -> np.ndarray:
 def near_copies(
     first: PIL.Image.Image, size: tuple[int, int], second: PIL.Image.Image, other: tuple[int, int]
 ) -> bool:
-    """Say whether two images, as squares of CLOSE_UP pixels at most, differ little; `size` and `other` are their own."""
+    """Say whether two images, as squares of CLOSE_UP pixels at most, differ little; `size` and `other` are
+    their own.
+    """
     # Sides that were rounded to whole pixels may differ by one.
     rounded = max(_SHAPE, 1 / min(*size, *other))
     if abs(size[0] * other[1] / (size[1] * other[0]) - 1) > rounded:

@@ -56,8 +56,8 @@ class Entry(NamedTuple):
 class FolderDataset:
     """All images below a folder, sorted by path, those in tar files too; or those in one tar file.
 
-    The fingerprint covers names, sizes and the content of a few images: a copy elsewhere is the same data set.
-    `passed_over` counts files by why they are not among the images.
+    The fingerprint covers names, sizes and the content of a few images: a copy elsewhere is the same data
+    set. `passed_over` counts files by why they are not among the images.
     """
 
     def __init__(self, folder: Path | str) -> None:
@@ -88,9 +88,11 @@ class FolderDataset:
 
     @classmethod
     def of_list(cls, path: Path | str, column: str = "") -> FolderDataset:
-        """Return the images that a file names: a path a line (.txt), or a column of paths (.csv, .tsv, .jsonl).
+        """Return the images that a file names: a path a line (.txt), or a column of paths (.csv, .tsv,
+        .jsonl).
 
-        Paths are relative to the file's folder. `column` is the one that names files; "" takes one of a usual name.
+        Paths are relative to the file's folder. `column` is the one that names files; "" takes one of a usual
+        name.
 
         Raises:
             UsageError: If it cannot be read, has no such column, or names no file that exists.
@@ -273,7 +275,8 @@ def _passed_over(suffix: str, path: Path | None) -> str | None:
 
 
 def _listed(listing: Path) -> Table:
-    """Return a list of images as a table; a line of a .txt may have a class after the path, as training code writes it.
+    """Return a list of images as a table; a line of a .txt may have a class after the path, as training code
+    writes it.
 
     Raises:
         OSError, ValueError: If it cannot be read.
@@ -291,7 +294,8 @@ def _listed(listing: Path) -> Table:
 
 
 def _tables(root: Path, images: Sequence[str]) -> list[Table]:
-    """Return the tables that lie in the data set's folder and in folders of its images, those of the outermost first.
+    """Return the tables that lie in the data set's folder and in folders of its images, those of the
+    outermost first.
 
     A file that is no table, such as notes in .csv, is passed over.
     """

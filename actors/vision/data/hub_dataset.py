@@ -1,4 +1,6 @@
-"""Images of a data set of the `datasets` library: of the Hugging Face hub, or a local folder in one of its formats."""
+"""Images of a data set of the `datasets` library: of the Hugging Face hub, or a local folder in one of its
+formats.
+"""
 
 from __future__ import annotations
 
@@ -34,8 +36,9 @@ def has_tables(folder: Path) -> bool:
 class HubDataset:
     """A split of a data set of the `datasets` library.
 
-    `path` is a hub id or a folder: one that `save_to_disk` wrote, or any that `load_dataset` reads (Parquet, Arrow, image
-    folders, WebDataset). Without a `split` it is `validation`, or the only one; without a `column`, the one of images.
+    `path` is a hub id or a folder: one that `save_to_disk` wrote, or any that `load_dataset` reads (Parquet,
+    Arrow, image folders, WebDataset). Without a `split` it is `validation`, or the only one; without a
+    `column`, the one of images.
     """
 
     path: str
@@ -66,7 +69,8 @@ class HubDataset:
 
     @classmethod
     def named(cls, text: str, image_column: str = "") -> HubDataset:
-        """Return the data set ID[/CONFIG][:SPLIT[:COLUMN]]; of a folder, what follows its path is the configuration.
+        """Return the data set ID[/CONFIG][:SPLIT[:COLUMN]]; of a folder, what follows its path is the
+        configuration.
 
         `image_column` is the column where the text names none.
 

@@ -1,7 +1,7 @@
 """What a data set says of its images: the class of each, and attributes such as the place.
 
-From class folders, tables beside the images (`metadata.csv`, CelebA's lists) and columns of the `datasets` library.
-Labels are names; how they stand to a network's classes, `actors.vision.data.class_match` finds out.
+From class folders, tables beside the images (`metadata.csv`, CelebA's lists) and columns of the `datasets`
+library. Labels are names; how they stand to a network's classes, `actors.vision.data.class_match` finds out.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ class ColumnSettings(Settings):
     image: str = ""
     """The column that names image files, or holds images."""
     label: str = ""
-    """The column of classes; `folder1`, `folder2` are the folders that an image lies in, the outermost first."""
+    """The column of classes; `folder1`, `folder2` are the folders that an image lies in, the outermost first.
+    """
     attributes: tuple[str, ...] = ()
     """Columns to form subgroups by; empty takes every column of 2 to 20 values."""
 
@@ -122,7 +123,8 @@ HOW = (
 
 
 def from_files(name: str, images: Sequence[str], tables: Sequence[Table], columns: ColumnSettings) -> Labels:
-    """Return the labels of image files, by their paths relative to the data set's folder, and tables beside them.
+    """Return the labels of image files, by their paths relative to the data set's folder, and tables beside
+    them.
 
     Raises:
         UsageError: As `Labelled.labels`.
@@ -163,7 +165,8 @@ def from_columns(
 ) -> Labels:
     """Return labels from columns of text, one value an image; None is nothing.
 
-    `sources` says where a column was found, `files` are columns that name files, `levels` the known values of a column.
+    `sources` says where a column was found, `files` are columns that name files, `levels` the known values of
+    a column.
 
     Raises:
         UsageError: As `Labelled.labels`.
@@ -211,7 +214,9 @@ def _label_column(columns: Sequence[str]) -> str:
 
 
 def _folders(images: Sequence[str]) -> dict[str, list[str | None]]:
-    """Return the folders that images lie in as columns: `folder1` the outermost, without those of splits and tars."""
+    """Return the folders that images lie in as columns: `folder1` the outermost, without those of splits and
+    tars.
+    """
     found: dict[str, list[str | None]] = {}
     for index, image in enumerate(images):
         parts = image.split("/")[:-1]

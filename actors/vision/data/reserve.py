@@ -1,7 +1,8 @@
 """The part of a data set that is kept for confirmation: exploring agents never see it.
 
-It is the images whose keys have the smallest hashes, as many as were promised. So there is no list to keep, every process
-draws the same, and when images are added only a few whose hashes are near the limit change sides.
+It is the images whose keys have the smallest hashes, as many as were promised. So there is no list to keep,
+every process draws the same, and when images are added only a few whose hashes are near the limit change
+sides.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from actors.vision.readout.base import ImageDataset
 def split(dataset: ImageDataset, fraction: float) -> tuple[np.ndarray, np.ndarray]:
     """Return the indices for exploring and the reserved ones, int64, both in order.
 
-    Reserved are round(fraction * n) images. Of distinct images the key is their content; of others the index under the data
-    set's fingerprint, so that no image must be read to know its side.
+    Reserved are round(fraction * n) images. Of distinct images the key is their content; of others the index
+    under the data set's fingerprint, so that no image must be read to know its side.
     """
     n = len(dataset)
     if isinstance(dataset, DistinctDataset):
@@ -36,7 +37,9 @@ SEED = 0
 
 
 def sample(reserved: np.ndarray, count: int) -> np.ndarray:
-    """Return a simple random sample of at most `count` reserved indices, int64, in order; the same one every time."""
+    """Return a simple random sample of at most `count` reserved indices, int64, in order; the same one every
+    time.
+    """
     if len(reserved) <= count:
         return reserved
     return np.sort(np.random.default_rng(SEED).choice(reserved, count, replace=False))

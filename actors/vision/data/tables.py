@@ -25,7 +25,9 @@ FILE_COLUMNS = (
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text by column. `place` is the folder that paths in it are relative to, "" for the data set's own."""
+    """Rows of text by column. `place` is the folder that paths in it are relative to, "" for the data set's
+    own.
+    """
 
     name: str
     rows: tuple[Mapping[str, str], ...]
@@ -37,7 +39,8 @@ class Table:
 
 
 def read_table(path: Path, place: str = "") -> Table:
-    """Return what a file of rows holds; numbers and truth values of .jsonl as their text, nested values left out.
+    """Return what a file of rows holds; numbers and truth values of .jsonl as their text, nested values left
+    out.
 
     Raises:
         ValueError: If it is no table.
@@ -81,7 +84,9 @@ def _storable(text: str) -> str:
 
 
 def file_column(columns: Sequence[str], asked: str = "") -> str | None:
-    """Return the column that names files: the one asked for, else the first of a usual name, None if there is none."""
+    """Return the column that names files: the one asked for, else the first of a usual name, None if there is
+    none.
+    """
     if asked:
         return asked if asked in columns else None
     by_name = {column.lower(): column for column in reversed(columns)}
@@ -89,7 +94,8 @@ def file_column(columns: Sequence[str], asked: str = "") -> str | None:
 
 
 def matched(images: Sequence[str], table: Table, column: str) -> list[Mapping[str, str] | None]:
-    """Return each image's row: by its path, else by its name, else by that without its suffix, where one alone has it.
+    """Return each image's row: by its path, else by its name, else by that without its suffix, where one
+    alone has it.
 
     `images` are paths relative to the data set's folder.
     """

@@ -1,8 +1,8 @@
 """Weights of a file, as trainers write them, fitted to a network. No code that a file asks for is run.
 
-A file may nest its state dict, prefix its names, and hold much besides. All of its state dicts are found, and the one that
-covers most of the network is taken; between equals, the order of `PREFERRED` decides: averaged weights, then the usual
-names, then the rest as stored, a student last.
+A file may nest its state dict, prefix its names, and hold much besides. All of its state dicts are found, and
+the one that covers most of the network is taken; between equals, the order of `PREFERRED` decides: averaged
+weights, then the usual names, then the rest as stored, a student last.
 """
 
 from __future__ import annotations
@@ -69,7 +69,9 @@ _BESIDE = frozenset(
         "logit_scale",
     ]
 )
-"""What trainers keep beside a network, by the last word of its name: anything else may be a part that the network lacks."""
+"""What trainers keep beside a network, by the last word of its name: anything else may be a part that the
+network lacks.
+"""
 _DEPTH = 4
 _MOST_CLASSES_OF_OBJECTS = 200
 
@@ -113,7 +115,8 @@ class Checkpoint:
     def load_into(self, module: torch.nn.Module) -> Loaded:
         """Load the state dict that fits `module`.
 
-        A last linear layer of which the file has nothing is replaced by the identity: a backbone has no classifier.
+        A last linear layer of which the file has nothing is replaced by the identity: a backbone has no
+        classifier.
 
         Raises:
             OtherHeadError: If only the number of classes differs.
@@ -141,10 +144,11 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class _Fit:
-    """One state dict beside a network: `prefix` comes before the network's names, less their own prefix `common`.
+    """One state dict beside a network: `prefix` comes before the network's names, less their own prefix
+    `common`.
 
-    `tensors` are named as the network names its own; `same` of the network's tensors are there in the same shape,
-    `named` at all.
+    `tensors` are named as the network names its own; `same` of the network's tensors are there in the same
+    shape, `named` at all.
     """
 
     state: StateDict
@@ -179,7 +183,9 @@ class _Fit:
         )
 
     def ignored(self, module: torch.nn.Module) -> list[str]:
-        """Return the tensors that belong to no part of the network: of losses, heads, and what is kept besides."""
+        """Return the tensors that belong to no part of the network: of losses, heads, and what is kept
+        besides.
+        """
         own = _own(module)
         parts = {name.partition(".")[0] for name in own}
         buffers = {name for name, _ in module.named_buffers()}
@@ -193,7 +199,9 @@ class _Fit:
         )
 
     def check(self, path: Path, module: torch.nn.Module) -> None:
-        """Raise UsageError unless the network's tensors are all there in their shapes, and no others of its parts."""
+        """Raise UsageError unless the network's tensors are all there in their shapes, and no others of its
+        parts.
+        """
         own = _own(module)
         missing = self.missing(module)
         unexpected = sorted(self.tensors.keys() - own.keys() - set(self.ignored(module)))
@@ -258,7 +266,9 @@ def _best(module: torch.nn.Module, states: Iterable[StateDict]) -> _Fit:
 
 
 def _converted(module: torch.nn.Module, fit: _Fit) -> _Fit | None:
-    """Return the fit of what timm's own conversion makes of the names of an architecture's authors; None if no better."""
+    """Return the fit of what timm's own conversion makes of the names of an architecture's authors; None if
+    no better.
+    """
     convert = getattr(sys.modules[type(module).__module__], "checkpoint_filter_fn", None)
     if convert is None:
         return None
@@ -289,7 +299,9 @@ def _rank(words: list[str]) -> int:
 
 
 def _alike(stored: torch.Tensor, own: torch.Tensor) -> bool:
-    """Say whether a tensor can stand for another: integers in place of floats are quantised, and mean something else."""
+    """Say whether a tensor can stand for another: integers in place of floats are quantised, and mean
+    something else.
+    """
     floats = stored.is_floating_point() or stored.is_complex()
     return stored.shape == own.shape and (floats or not own.is_floating_point())
 
@@ -301,7 +313,9 @@ def _beside(part: str) -> bool:
 def _other_head(
     own: Mapping[str, torch.Tensor], stored: Mapping[str, torch.Tensor], wrong: list[str]
 ) -> tuple[int, int] | None:
-    """Return the numbers of classes, the network's and the file's, if all that differs is one number of outputs."""
+    """Return the numbers of classes, the network's and the file's, if all that differs is one number of
+    outputs.
+    """
     pairs = set()
     for name in wrong:
         ours, theirs = own[name].shape, stored[name].shape
@@ -433,7 +447,9 @@ def _inert(name: str, kind: str) -> type:
 
 
 def _unpickled(path: Path) -> Any:
-    """Read what torch.save wrote, with an inert object for each whose class torch does not know to be harmless."""
+    """Read what torch.save wrote, with an inert object for each whose class torch does not know to be
+    harmless.
+    """
     import pickle
 
     import torch

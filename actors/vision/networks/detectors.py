@@ -1,6 +1,7 @@
 """Detectors as networks under study: each class's best score in an image, in place of a list of boxes.
 
-A class's score is 0 where no box of it is left: thresholds of the detector's own apply, so lower them to see weaker answers.
+A class's score is 0 where no box of it is left: thresholds of the detector's own apply, so lower them to see
+weaker answers.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ class DetectionScores:
     """Feeds a detector, and returns float32 (N, classes) of what it gives. Its forms, for A boxes an image:
 
     - a list with a dictionary per image of `labels` (A,) and `scores` (A,), as torchvision's detectors give;
-    - a dictionary or record of `logits` or `pred_logits` (N, A, classes), or one more for "no object", as DETR's;
-    - a tensor (N, A, 4 + classes), or one more for "objectness" before them, or with the last axes swapped, as YOLO's.
+    - a dictionary or record of `logits` or `pred_logits` (N, A, classes), or one more for "no object", as
+      DETR's;
+    - a tensor (N, A, 4 + classes), or one more for "objectness" before them, or with the last axes swapped,
+      as YOLO's.
     """
 
     def __init__(self, module: torch.nn.Module, n_classes: int) -> None:

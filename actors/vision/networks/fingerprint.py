@@ -1,8 +1,8 @@
 """What a network holds, as bytes: the same for the same content, in whatever process and on whatever device.
 
-The state of most networks is tensors alone; that of quantised ones holds packed weights as well, and any may hold what
-a module's `get_extra_state` returns. Of a network of TorchScript, packed weights, and all weights once it is frozen, are
-in no state: they are attributes and constants of its graph.
+The state of most networks is tensors alone; that of quantised ones holds packed weights as well, and any may
+hold what a module's `get_extra_state` returns. Of a network of TorchScript, packed weights, and all weights
+once it is frozen, are in no state: they are attributes and constants of its graph.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ def update(digest: Digest, name: str, value: Any) -> None:
 
 
 def scripted(module: torch.nn.Module) -> Iterator[tuple[str, Any]]:
-    """Yield the steps of those parts of a network that are TorchScript, each with the constant or attribute it reads."""
+    """Yield the steps of those parts of a network that are TorchScript, each with the constant or attribute
+    it reads.
+    """
     import torch
 
     inside: tuple[str, ...] = ()
@@ -71,7 +73,9 @@ _OF_OBJECTS = ("prim::GetAttr", "prim::SetAttr", "prim::CallMethod")
 
 
 def _read(step: Any, known: Mapping[str, Any]) -> Any:
-    """Return what a step reads of the objects `known`; None if that is an object whose parts further steps read."""
+    """Return what a step reads of the objects `known`; None if that is an object whose parts further steps
+    read.
+    """
     if step.kind() == "prim::Constant":
         return step.output().toIValue()
     if step.kind() == "prim::GetAttr" and any(

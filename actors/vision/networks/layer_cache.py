@@ -1,8 +1,9 @@
-"""What a network was found to hold when it was last loaded, so that a mistyped layer or class is told at once.
+"""What a network was found to hold when it was last loaded, so that a mistyped layer or class is told at
+once.
 
-A network is known by the name that it is asked for. Only names are remembered whose layers follow from the library that
-registers them, at its present version and that of this program, which reads them: what a person's own code builds may be
-another network today.
+A network is known by the name that it is asked for. Only names are remembered whose layers follow from the
+library that registers them, at its present version and that of this program, which reads them: what a
+person's own code builds may be another network today.
 """
 
 from __future__ import annotations

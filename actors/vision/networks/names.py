@@ -52,7 +52,9 @@ def check_torchvision(name: str) -> None:
 
 
 def unknown_in_torchvision(name: str, known: list[str]) -> UsageError:
-    """Return the error that torchvision has no network `name` for images as a whole; one for another task is told as that."""
+    """Return the error that torchvision has no network `name` for images as a whole; one for another task is
+    told as that.
+    """
     for task in ("detection", "segmentation", "video", "optical_flow", "quantization"):
         if name in registered("torchvision", task):
             detects = " with detects=91 for the classes of COCO" if task == "detection" else ""
@@ -81,7 +83,8 @@ def check_timm_hub(name: str) -> None:
 
 
 OPEN_CLIP_FOLDERS = ("hf-hub:", "local-dir:")
-"""How open_clip writes that an architecture and its weights are stored together, on the hub or in a folder."""
+"""How open_clip writes that an architecture and its weights are stored together, on the hub or in a folder.
+"""
 
 
 def check_open_clip(name: str) -> None:
@@ -103,8 +106,8 @@ def check_python(target: str) -> None:
         raise UsageError(f"write python:package.module:factory, got 'python:{target}'")
     if not where.endswith(".py"):
         package = where.partition(".")[0]
-        # The spec of a top-level name alone: looking for a submodule would import its parents. Every finder is asked,
-        # for a package that is installed editable has one of its own.
+        # The spec of a top-level name alone: looking for a submodule would import its parents. Every finder
+        # is asked, for a package that is installed editable has one of its own.
         if (
             package not in sys.modules
             and importlib.util.find_spec(package) is None
@@ -148,7 +151,8 @@ CHECKS: Mapping[str, Callable[[str], None]] = {
 
 @cache
 def registered(library: str, folder: str = "") -> frozenset[str]:
-    """Return the networks that `timm` or `torchvision` registers by name, in a folder of its models if one is given.
+    """Return the networks that `timm` or `torchvision` registers by name, in a folder of its models if one is
+    given.
 
     None if its source cannot be read.
     """

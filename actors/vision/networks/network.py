@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 class Network:
     """One loaded network, in evaluation mode.
 
-    `weights` says in words where its weights come from ("random" is said too). `aliases` are other names of layers, from
-    papers mostly. `feed` calls the module on a batch (N, 3, h, w); None calls it as it is.
-    `prefix_tokens` precede the patch tokens of a token sequence; None finds their number from shapes. `scores` says what
-    the output is; None finds it out (`taps.scores_of`).
+    `weights` says in words where its weights come from ("random" is said too). `aliases` are other names of
+    layers, from papers mostly. `feed` calls the module on a batch (N, 3, h, w); None calls it as it is.
+    `prefix_tokens` precede the patch tokens of a token sequence; None finds their number from shapes.
+    `scores` says what the output is; None finds it out (`taps.scores_of`).
     """
 
     name: str
@@ -39,7 +39,8 @@ class Network:
     scores: Scores | None = None
 
     def fingerprint(self, dtype: str) -> str:
-        """Return 32 hex digits of the architecture, every weight, the preprocessing, what the output is, and `dtype`.
+        """Return 32 hex digits of the architecture, every weight, the preprocessing, what the output is, and
+        `dtype`.
 
         Raises:
             UsageError: If the network holds something that cannot be told apart from what another would hold.
@@ -76,7 +77,8 @@ def seeded(build: Callable[[], Any]) -> Any:
 
 
 def at_rest(module: torch.nn.Module) -> torch.nn.Module:
-    """Return a module as it is studied: in evaluation mode, without gradients, not compiled and on one device.
+    """Return a module as it is studied: in evaluation mode, without gradients, not compiled and on one
+    device.
 
     What reads a layer would be compiled too, anew for each reader; what divides a batch among devices gives
     each layer a part of it.
@@ -153,18 +155,19 @@ def wrap(
 ) -> Network:
     """Make a network under study of any module that takes a batch (N, C, h, w) of normalised images.
 
-    `size` is the input's height and width, None for images at their own size. Images are resized to
-    `resize` (by default `size`) as `fit` says, and their centre is cropped to `size`. `scores` says how the output becomes
-    probabilities: "softmax" over all classes, "sigmoid" of each class by itself, or "probabilities", as it is.
+    `size` is the input's height and width, None for images at their own size. Images are resized to `resize`
+    (by default `size`) as `fit` says, and their centre is cropped to `size`. `scores` says how the output
+    becomes probabilities: "softmax" over all classes, "sigmoid" of each class by itself, or "probabilities",
+    as it is.
 
-    `channels` says what the C channels are, "RGB" by default, "L" (luminance) if `mean` is one number: R, G, B, L, or 0 for
-    one that images do not have. `mean` and `std`, a number for each, are by default those of ImageNet's images.
-    `detects` is the number of classes of a detector: its units are then each class's best score in the image.
-    `class_names` are in the order of the output.
+    `channels` says what the C channels are, "RGB" by default, "L" (luminance) if `mean` is one number: R, G,
+    B, L, or 0 for one that images do not have. `mean` and `std`, a number for each, are by default those of
+    ImageNet's images. `detects` is the number of classes of a detector: its units are then each class's best
+    score in the image. `class_names` are in the order of the output.
 
     Raises:
-        UsageError: If `scores` is another word, `class_names` are not texts in a list, or `channels`, `mean` and `std`
-            do not fit each other.
+        UsageError: If `scores` is another word, `class_names` are not texts in a list, or `channels`, `mean`
+            and `std` do not fit each other.
     """
     if not isinstance(class_names, (list, tuple)) or not all(isinstance(name, str) for name in class_names):
         raise UsageError(

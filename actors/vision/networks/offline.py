@@ -1,7 +1,7 @@
 """Whether a network could be had at all on a machine without a connection, told before anything is started.
 
-Only what surely fails is refused: nothing of the kind was ever fetched here, and its host does not answer. What the
-caches hold under which name is the loader's to tell.
+Only what surely fails is refused: nothing of the kind was ever fetched here, and its host does not answer.
+What the caches hold under which name is the loader's to tell.
 """
 
 from __future__ import annotations

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 Fit = Literal["cover", "squash", "contain"]
 Place = Literal["even", "down", "start"]
-"""Where the input lies in the resized image, or that in the input: in the middle, half a pixel rounded to even as in
-torchvision or down as in transformers; or at the top left."""
+"""Where the input lies in the resized image, or that in the input: in the middle, half a pixel rounded to
+even as in torchvision or down as in transformers; or at the top left.
+"""
 View = tuple[float, float, float, float]
 """Top, left, bottom, right as fractions of the image; beyond 0..1 where the input was padded."""
 
@@ -29,7 +30,9 @@ _LATER = ("place", "channels")
 WHOLE: View = (0.0, 0.0, 1.0, 1.0)
 
 _FAR = 4
-"""Of an image much longer than the input, this many times the input's length is resized; the crop lies in its middle."""
+"""Of an image much longer than the input, this many times the input's length is resized; the crop lies in its
+middle.
+"""
 
 _CHANNELS = {
     "R": (1.0, 0.0, 0.0),
@@ -51,8 +54,8 @@ class Preprocess:
     `cover` keeps the aspect ratio and covers the box `resize` (height, width), `contain` keeps it and
     fits inside, `squash` does not keep it. `size` None feeds images at their own size, unresized.
 
-    `channels` says what each channel of the input is: R, G, B, L (luminance, ITU-R 601), or 0 for one that images do not
-    have, which is 0 to the network. `mean` and `std` hold a number for each.
+    `channels` says what each channel of the input is: R, G, B, L (luminance, ITU-R 601), or 0 for one that
+    images do not have, which is 0 to the network. `mean` and `std` hold a number for each.
     """
 
     size: tuple[int, int] | None = (224, 224)
@@ -117,7 +120,9 @@ class Preprocess:
         )
 
     def _starts(self, scaled: tuple[int, int]) -> tuple[int, int]:
-        """Return the top and left of the input in an image of the size `scaled`, negative where it reaches beyond."""
+        """Return the top and left of the input in an image of the size `scaled`, negative where it reaches
+        beyond.
+        """
         assert self.size is not None
         spare = scaled[0] - self.size[0], scaled[1] - self.size[1]
         match self.place:
@@ -137,7 +142,9 @@ class Preprocess:
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
     ) -> torch.Tensor:
-        """Return (N, C, h, w) channels-last for uint8 (H, W, 3) images, whose sizes may differ; C of `channels`."""
+        """Return (N, C, h, w) channels-last for uint8 (H, W, 3) images, whose sizes may differ; C of
+        `channels`.
+        """
         import torch
 
         height, width = self.input_size(*images[0].shape[:2])
@@ -209,7 +216,9 @@ class Preprocess:
         return by_channel.get("R", gray), by_channel.get("G", gray), by_channel.get("B", gray)
 
     def _cropped(self, images: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        """Return the centre; where it is larger than the image, the rest is the mean colour (0 to the network)."""
+        """Return the centre; where it is larger than the image, the rest is the mean colour (0 to the
+        network).
+        """
         import torch
 
         scaled_h, scaled_w = images.shape[1:3]

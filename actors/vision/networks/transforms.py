@@ -1,7 +1,8 @@
-"""What a library's own transform does to images, found by showing it some: processors have too many settings to read.
+"""What a library's own transform does to images, found by showing it some: processors have too many settings
+to read.
 
-Constant images tell each channel's scale, offset and place; ramps tell how an image is resized and cut; a textured one
-decides between sizes a pixel apart, and tells how near the result comes.
+Constant images tell each channel's scale, offset and place; ramps tell how an image is resized and cut; a
+textured one decides between sizes a pixel apart, and tells how near the result comes.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ _SHORT, _LONG = 241, 401
 _SAME = 0.02
 """Lengths count as equal within this part: a ramp of 256 grey levels tells them to about a thousandth."""
 _NEAR = 4.0
-"""Mean difference in grey levels up to which a transform counts as rebuilt; resizing alone gives about one."""
+"""Mean difference in grey levels up to which a transform counts as rebuilt; resizing alone gives about one.
+"""
 
 
 class NotAnImageError(Exception):
@@ -44,8 +46,8 @@ def rebuilt(
 ) -> Preprocess:
     """Return the preprocessing that does what `transform` does, for a network called `name`.
 
-    A transform that gives images of other shapes inputs of other shapes is taken with the network's `usual` size, or with
-    squares as wide as it makes the shorter side.
+    A transform that gives images of other shapes inputs of other shapes is taken with the network's `usual`
+    size, or with squares as wide as it makes the shorter side.
 
     Raises:
         NotAnImageError: If what it gives is not the image, resized and cut.
@@ -85,7 +87,9 @@ def rebuilt(
 
 @dataclass(frozen=True)
 class _Seen:
-    """What became of an image: the input's height and width, and those of the whole image at the input's scale."""
+    """What became of an image: the input's height and width, and those of the whole image at the input's
+    scale.
+    """
 
     size: tuple[int, int]
     scaled: tuple[float, float]
@@ -152,7 +156,9 @@ def _neighbors(rough: Preprocess) -> Iterator[Preprocess]:
 
 
 def _textured(rough: Preprocess) -> np.ndarray:
-    """Return an image on which it shows how half a pixel is rounded: three pixels more than a multiple of four are cut off."""
+    """Return an image on which it shows how half a pixel is rounded: three pixels more than a multiple of
+    four are cut off.
+    """
     import PIL.Image
 
     assert rough.size is not None

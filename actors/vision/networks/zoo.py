@@ -10,8 +10,8 @@
     python:path/to/file.py:factory
     NAME@FILE                               any of them with a checkpoint of one's own
 
-The sources' own code is in `sources` and `transformers_models`. Preprocessing and class names come from the source's
-configuration.
+The sources' own code is in `sources` and `transformers_models`. Preprocessing and class names come from the
+source's configuration.
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ def load_network(
     """Load the network that `name` points to, in evaluation mode, on the CPU.
 
     `pretrained` False gives random weights (seeded, and said in the name). `checkpoint`, or `@FILE` in the
-    name, gives the weights of a file; the source's own are then not fetched, and where the file has another number
-    of classes the network is built with that. `class_names` take the place of the source's.
+    name, gives the weights of a file; the source's own are then not fetched, and where the file has another
+    number of classes the network is built with that. `class_names` take the place of the source's.
 
     Raises:
         UsageError: If there is no such network (the nearest names are told), its weights cannot be had,
@@ -167,7 +167,8 @@ def parse(name: str) -> Address:
 
 
 def local_parts(name: str) -> list[str]:
-    """Return what loading a network would run or read of this machine, in words; nothing for published networks.
+    """Return what loading a network would run or read of this machine, in words; nothing for published
+    networks.
 
     Raises:
         UsageError: If there is no such source.
@@ -190,9 +191,9 @@ _FACTORY = re.compile(r":[^\W\d]\w*$")
 def _cut(name: str) -> tuple[str, Path | None]:
     """Return a name without its checkpoint, and the checkpoint.
 
-    Folders may be called `me@company`. An `@` counts that an existing file follows, the last of several; else, before
-    what ends as weights do, the last one, or the first in names of libraries, which have none. A folder or file that is
-    there under the whole name has no checkpoint.
+    Folders may be called `me@company`. An `@` counts that an existing file follows, the last of several;
+    else, before what ends as weights do, the last one, or the first in names of libraries, which have none. A
+    folder or file that is there under the whole name has no checkpoint.
     """
     source, colon, rest = name.partition(":")
     plain = not colon or source in ("timm", "torchvision")

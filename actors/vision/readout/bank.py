@@ -1,8 +1,8 @@
 """The stimulus bank: what every image did to every unit of the layers it passed.
 
-An image is paid for once. Its pass leaves the maxima of all units of a readout here, so that a later
-question about any of them, by any agent in any run, costs none. In memory it is bounded in bytes; on disk it is
-a folder of immutable segments, put there if absent, so that several processes may share it.
+An image is paid for once. Its pass leaves the maxima of all units of a readout here, so that a later question
+about any of them, by any agent in any run, costs none. In memory it is bounded in bytes; on disk it is a
+folder of immutable segments, put there if absent, so that several processes may share it.
 """
 
 from __future__ import annotations
@@ -91,9 +91,11 @@ class StimulusBank:
             return found
 
     def put(self, readout: str, image_ids: Sequence[str], values: np.ndarray) -> np.ndarray:
-        """Add float32 (images, units) maxima; what is already known stays as it is. Returns what is known now, alike.
+        """Add float32 (images, units) maxima; what is already known stays as it is. Returns what is known
+        now, alike.
 
-        Which images shared a pass changes the last digits of a sum: an image has the one value that was first.
+        Which images shared a pass changes the last digits of a sum: an image has the one value that was
+        first.
         """
         kept = np.array(values, dtype=np.float32)
         with self._lock:

@@ -27,7 +27,9 @@ UnitKind = str
 LayerKind = Literal["map", "tokens", "vector"]
 
 Scores = Literal["softmax", "sigmoid", "probabilities"]
-"""How a network's output becomes class probabilities: over all classes, each class by itself, or it holds them already."""
+"""How a network's output becomes class probabilities: over all classes, each class by itself, or it holds
+them already.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +83,8 @@ class UnitResponse:
 class Exemplars:
     """A unit's strongest data-set images, best first.
 
-    `indices` int64 (k,) into the data set and `activations` float32 (k,); `quantiles` maps a level in
-    (0, 1) to the activation at that level over positions and images, from a sample that is kept, like maps, in half
+    `indices` int64 (k,) into the data set and `activations` float32 (k,); `quantiles` maps a level in (0, 1)
+    to the activation at that level over positions and images, from a sample that is kept, like maps, in half
     precision: to three digits, and at most 65504 in size. `mean`, `std`, `maximum` are of per-image
     activations over the `n_images` seen, in single precision.
     """
@@ -101,8 +103,9 @@ class Exemplars:
 class Scatter:
     """What a unit does on some images of a data set that agents may see.
 
-    `indices` int64 (n,) into the data set, ascending; `activations` float32 (n,), finite; `features` float32 (n, d), by which
-    images are compared: each unit's maximum in the network's last layer before its classifier. None where there is none.
+    `indices` int64 (n,) into the data set, ascending; `activations` float32 (n,), finite; `features` float32
+    (n, d), by which images are compared: each unit's maximum in the network's last layer before its
+    classifier. None where there is none.
     """
 
     indices: np.ndarray
@@ -114,8 +117,8 @@ class Scatter:
 class HeldBack:
     """A simple random sample of the images that are held back for confirmation, and what they do to a unit.
 
-    `indices` int64 (n,) into the data set, in order, and `activations` float32 (n,), all finite. `total` images are
-    held back; `seed` is that of the sample.
+    `indices` int64 (n,) into the data set, in order, and `activations` float32 (n,), all finite. `total`
+    images are held back; `seed` is that of the sample.
     """
 
     indices: np.ndarray
@@ -199,7 +202,8 @@ class VisionClient(Protocol):
         """Return each unit's exemplars; one pass over the data set for all units of all their layers."""
 
     async def scatter(self, unit: Unit, dataset: ImageDataset) -> Scatter:
-        """Return what the unit does on a part of the images that are not reserved, the same ones for every unit.
+        """Return what the unit does on a part of the images that are not reserved, the same ones for every
+        unit.
 
         They are loaded and shown once for all units of a layer.
 
@@ -213,8 +217,8 @@ class VisionClient(Protocol):
     async def sample(self, unit: Unit, dataset: ImageDataset) -> np.ndarray:
         """Return the unit's activations, float32 (n,), on images at even distances in the data set.
 
-        The same images for every unit, loaded once and shown once for all units of a layer; those that cannot be
-        read, or on which the unit is not finite, are left out.
+        The same images for every unit, loaded once and shown once for all units of a layer; those that cannot
+        be read, or on which the unit is not finite, are left out.
 
         Raises:
             SampleError: If that leaves none.
@@ -230,6 +234,6 @@ class VisionClient(Protocol):
     async def held_back(self, unit: Unit, dataset: ImageDataset, count: int) -> HeldBack:
         """Return what at most `count` of the images that are held back for confirmation do to the unit.
 
-        The same images for every unit, and shown once for all units of a layer; those that cannot be read, or on which
-        the unit is not finite, are left out.
+        The same images for every unit, and shown once for all units of a layer; those that cannot be read, or
+        on which the unit is not finite, are left out.
         """

@@ -1,7 +1,9 @@
-"""How a layer's output is seen as maps over the image: which axis holds its units, and where its positions lie.
+"""How a layer's output is seen as maps over the image: which axis holds its units, and where its positions
+lie.
 
-The class of a module and the shape of its output leave open what they mean: tokens may be in raster order, in that of
-windows or of a space-filling curve, or be no places at all. What is open is asked of the network (`places`).
+The class of a module and the shape of its output leave open what they mean: tokens may be in raster order, in
+that of windows or of a space-filling curve, or be no places at all. What is open is asked of the network
+(`places`).
 
 Shapes: N images; C units of a layer; T positions; h x w cells of a grid.
 """
@@ -36,10 +38,11 @@ _CLEAR = 0.5
 class Layout:
     """How an output is seen as maps (N, C, h, w).
 
-    `units_last` says which axis holds the units, the last or the first after the images. `tokens` is true where the
-    positions are seen as one sequence: `prefix` of them, then the cells of `grid` in raster order, or as `order`, int64
-    (h * w,), says. `grid` is None where it is not known which place in the image a position stands for: then all but
-    the `declared` prefix are read. `certain` is true where nothing has to be found out.
+    `units_last` says which axis holds the units, the last or the first after the images. `tokens` is true
+    where the positions are seen as one sequence: `prefix` of them, then the cells of `grid` in raster order,
+    or as `order`, int64 (h * w,), says. `grid` is None where it is not known which place in the image a
+    position stands for: then all but the `declared` prefix are read. `certain` is true where nothing has to
+    be found out.
     """
 
     units_last: bool
@@ -52,7 +55,9 @@ class Layout:
     certain: bool = False
 
     def maps(self, output: torch.Tensor, image_hw: Grid) -> torch.Tensor:
-        """Return an output for images of `image_hw` as a view (N, C, h, w), (N, C, 1, T) where places are not known."""
+        """Return an output for images of `image_hw` as a view (N, C, h, w), (N, C, 1, T) where places are not
+        known.
+        """
         if output.ndim <= 2:
             # A network may return one number an image, (N,).
             return (output if output.ndim == 2 else output[:, None])[:, :, None, None]
@@ -126,7 +131,9 @@ def hypotheses(
 def relates_tokens(
     module: torch.nn.Module, shape: Sequence[int], n_tokens: int, grids: Sequence[Grid]
 ) -> bool:
-    """Say whether an output (N, a, b, c) has a row and a column for each of `n_tokens`, as attention weights have."""
+    """Say whether an output (N, a, b, c) has a row and a column for each of `n_tokens`, as attention weights
+    have.
+    """
     if _units_last(module) is False:
         return False
     sides = {shape[2:], shape[1:3]} - set(grids)
@@ -136,7 +143,9 @@ def relates_tokens(
 def _of_four_axes(
     last: bool | None, shape: Sequence[int], image_hw: Grid, grids: Sequence[Grid]
 ) -> list[Layout]:
-    """Return the layouts that (N, a, b, c) may have: (N, C, h, w), (N, h, w, C), or groups of positions (N, a, b, C)."""
+    """Return the layouts that (N, a, b, c) may have: (N, C, h, w), (N, h, w, C), or groups of positions (N,
+    a, b, C).
+    """
     first, second = (shape[2], shape[3]), (shape[1], shape[2])
     units_first = Layout(False, False, first, image_hw)
     units_last = Layout(True, False, second, image_hw)
@@ -173,7 +182,9 @@ def speaks_against(layout: Layout, evidence: Evidence) -> bool:
 
 @dataclass(frozen=True)
 class Open:
-    """An output (N, ...) whose layout is one of several, the likeliest first, with what its positions spelled for each."""
+    """An output (N, ...) whose layout is one of several, the likeliest first, with what its positions spelled
+    for each.
+    """
 
     shape: tuple[int, ...]
     may_be: Sequence[tuple[Layout, Evidence | None]]
@@ -193,7 +204,8 @@ class Open:
 
 
 def decide(outputs: Mapping[str, Open]) -> dict[str, Layout]:
-    """Return the layouts of outputs in the order of the pass; one of which not even the axis of its units is known is left out.
+    """Return the layouts of outputs in the order of the pass; one of which not even the axis of its units is
+    known is left out.
 
     Deep positions answer to all of the image. They are taken to lie as earlier ones of the same number did if
     they still agree with that better than by chance, or if later ones spell it again.
@@ -253,7 +265,9 @@ def _inherited(
 
 
 def _is_sure(evidence: Evidence, order: torch.Tensor) -> bool:
-    """Say whether positions agree with an order as well as ones can that are mixed with others as much as these."""
+    """Say whether positions agree with an order as well as ones can that are mixed with others as much as
+    these.
+    """
     return bool(evidence.varies[order].all()) and evidence.agreement(order) >= max(_SURE, evidence.margin)
 
 
@@ -263,7 +277,9 @@ def _key(shape: Sequence[int], layout: Layout) -> tuple[int, Grid]:
 
 
 def _raster(layout: Layout, evidence: Evidence | None) -> torch.Tensor:
-    """Return the positions of the grid's cells in raster order: those that any image changes, else those after the prefix."""
+    """Return the positions of the grid's cells in raster order: those that any image changes, else those
+    after the prefix.
+    """
     import torch
 
     assert layout.grid is not None
@@ -316,7 +332,8 @@ def _patch_grid(
     """Return the number of prefix tokens and the patches' grid (h, w).
 
     The network's own word on its prefix tokens comes first; then a convolution's grid (the patch embedding's)
-    with as many tokens before it as are left over; then a grid in exactly the image's proportions, then about.
+    with as many tokens before it as are left over; then a grid in exactly the image's proportions, then
+    about.
     """
     if declared is not None and declared < n_tokens:
         n = n_tokens - declared

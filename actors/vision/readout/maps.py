@@ -1,8 +1,9 @@
-"""The activation maps that were read last, so that an image that is shown to one unit after another passes once.
+"""The activation maps that were read last, so that an image that is shown to one unit after another passes
+once.
 
-Agents of a layer look at much the same images: the strongest of a data set are strong for many units, and whoever asks
-for a picture in the same words gets the same one. Maxima of all units are in the stimulus bank; maps are larger, so
-only the latest are kept, in memory.
+Agents of a layer look at much the same images: the strongest of a data set are strong for many units, and
+whoever asks for a picture in the same words gets the same one. Maxima of all units are in the stimulus bank;
+maps are larger, so only the latest are kept, in memory.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ import numpy as np
 from actors.vision.readout.units import Readout
 
 _LARGEST_SHARE = 1 / 64
-"""Of the memory that one image's maps of all units may take; of larger ones those that were asked for are kept."""
+"""Of the memory that one image's maps of all units may take; of larger ones those that were asked for are
+kept.
+"""
 _ENTRY_OVERHEAD = 300
 """Bytes that an entry costs beside its arrays: keys, array headers, list node."""
 

@@ -1,9 +1,10 @@
-"""Where the positions of a layer's output lie in the image, found by showing images that spell out coordinates.
+"""Where the positions of a layer's output lie in the image, found by showing images that spell out
+coordinates.
 
-Two textures are shown, and for every bit of a row's and a column's number an image that takes each cell from one
-texture or the other, as the bit says. A position that depends mostly on its own cell answers each image as it
-answers one of the two textures, and so spells its own coordinates. Numbers are in Gray code: neighbors differ in one
-bit, so a receptive field that reaches into the next cell costs at most that bit.
+Two textures are shown, and for every bit of a row's and a column's number an image that takes each cell from
+one texture or the other, as the bit says. A position that depends mostly on its own cell answers each image
+as it answers one of the two textures, and so spells its own coordinates. Numbers are in Gray code: neighbors
+differ in one bit, so a receptive field that reaches into the next cell costs at most that bit.
 
 Shapes: K bits; T positions; C units; h x w cells; N = K + 2 images.
 """
@@ -52,7 +53,9 @@ def _gray(side: int, most: int | None) -> torch.Tensor:
 
 
 def coded_images(grid: tuple[int, int], like: torch.Tensor, most: int | None = None) -> torch.Tensor:
-    """Return the batch (K + 2, 3, H, W) that spells out `codes`, of the size, dtype and device of `like` (n, 3, H, W)."""
+    """Return the batch (K + 2, 3, H, W) that spells out `codes`, of the size, dtype and device of `like` (n,
+    3, H, W).
+    """
     import torch
 
     height, width = like.shape[2:]
@@ -69,9 +72,11 @@ def coded_images(grid: tuple[int, int], like: torch.Tensor, most: int | None = N
 
 @dataclass(frozen=True)
 class Evidence:
-    """What positions spelled for `codes`, bool (K, h * w). `bits`, bool (K, T); `varies`, bool (T,), is false of a position that no image changes.
+    """What positions spelled for `codes`, bool (K, h * w). `bits`, bool (K, T); `varies`, bool (T,), is false
+    of a position that no image changes.
 
-    `margin`, in 0..1, says how clearly: 1 where each answers to its own cell alone, near 0 where all are mixed.
+    `margin`, in 0..1, says how clearly: 1 where each answers to its own cell alone, near 0 where all are
+    mixed.
     """
 
     codes: torch.Tensor
@@ -109,7 +114,9 @@ class Evidence:
         return order is None or (other is not None and other.agreement(order) >= 0.75)
 
     def order(self) -> torch.Tensor | None:
-        """Return the position of every cell, int64 (h * w,), where each cell is spelled exactly once, else None."""
+        """Return the position of every cell, int64 (h * w,), where each cell is spelled exactly once, else
+        None.
+        """
         import torch
 
         positions = self.varies.nonzero()[:, 0]

@@ -46,7 +46,9 @@ class _Stop(BaseException):
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """A tensor of a module's last output in the recorded pass: where in the pass, which call, where in the output."""
+    """A tensor of a module's last output in the recorded pass: where in the pass, which call, where in the
+    output.
+    """
 
     module: str
     place: int
@@ -127,7 +129,8 @@ class TappedModule:
         prefix_tokens: int | None = None,
         scores: Scores | None = None,
     ) -> None:
-        """Record one pass over `example`, a batch (2, 3, h, w). `scores` is what the output is, None to find it out.
+        """Record one pass over `example`, a batch (2, 3, h, w). `scores` is what the output is, None to find
+        it out.
 
         Raises:
             BackendError: If the module fails on it.
@@ -191,8 +194,8 @@ class TappedModule:
         return self.module if seen.module == OUTPUT else self._modules[seen.module]
 
     def _observe(self, example: torch.Tensor) -> tuple[dict[str, _Seen], torch.Tensor | None, str]:
-        """Return what each module gave that can be read, in the order of the pass, the network's first such tensor, and the
-        class of the last module.
+        """Return what each module gave that can be read, in the order of the pass, the network's first such
+        tensor, and the class of the last module.
 
         Of several tensors the first goes by the module's name, the others by `NAME[KEY]`.
         """
@@ -373,7 +376,8 @@ class TappedModule:
         return True
 
     def is_steady(self) -> bool:
-        """Say whether an image's values are its own: the same in other company, and each time. Call in inference mode.
+        """Say whether an image's values are its own: the same in other company, and each time. Call in
+        inference mode.
 
         They are not where dropout is left on, or a normalisation is over the batch.
         """
@@ -529,9 +533,9 @@ class TappedModule:
 def scores_of(output: torch.Tensor, last: str = "") -> Scores:
     """Return what a network's output (N, C) is, from its values and the class of the module that ran `last`.
 
-    What sums to 1 over the classes, and what a sigmoid has made, are probabilities; a single other column is the logit of
-    its class; all else are the logits of classes that exclude each other. Sigmoids of more classes outside a module
-    look like logits: their network must say so (`wrap`).
+    What sums to 1 over the classes, and what a sigmoid has made, are probabilities; a single other column is
+    the logit of its class; all else are the logits of classes that exclude each other. Sigmoids of more
+    classes outside a module look like logits: their network must say so (`wrap`).
     """
     values = output.float()
     within = bool(((values >= 0) & (values <= 1)).all())

@@ -50,7 +50,8 @@ class Readout:
 class Reader:
     """A readout made ready: `read` maps a layer's output (N, C, h, w) to its units (N, U, h, w).
 
-    `read` None means that the units are the channels themselves. `digest` tells files apart that share a path.
+    `read` None means that the units are the channels themselves. `digest` tells files apart that share a
+    path.
     """
 
     n_units: int

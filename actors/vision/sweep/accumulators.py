@@ -135,7 +135,9 @@ class SweepPlan:
         return self._slots[n_chosen]
 
     def positions(self, start: int, stop: int, samples: int, n_positions: int) -> np.ndarray:
-        """Return int64 (stop - start, samples) positions: another draw for each image, the same for all units."""
+        """Return int64 (stop - start, samples) positions: another draw for each image, the same for all
+        units.
+        """
         draws = _splitmix(self._hashes[start:stop, None] + np.arange(1, samples + 1, dtype=np.uint64))
         return (draws % np.uint64(n_positions)).astype(np.int64)
 
@@ -173,7 +175,9 @@ def _splitmix(values: np.ndarray) -> np.ndarray:
 
 
 def sort_keys(values: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
-    """Return int64 keys whose order is that of float32 `values`, ties by the smaller of `indices` (0..2^32-1)."""
+    """Return int64 keys whose order is that of float32 `values`, ties by the smaller of `indices`
+    (0..2^32-1).
+    """
     import torch
 
     bits = (values + 0.0).view(torch.int32)  # adding 0 makes -0 and 0 one value
@@ -204,7 +208,9 @@ class Tally:
         self.reservoir = torch.empty((rows, n_units), dtype=torch.float16, device=device)
         self.filled = torch.zeros(rows, dtype=torch.bool)
         self.broken = torch.zeros(n_units, dtype=torch.bool, device=device)
-        """Units that are never finite: they count as 0 here, so that they cost the others no image, and are told apart."""
+        """Units that are never finite: they count as 0 here, so that they cost the others no image, and are
+        told apart.
+        """
         self._chunk = torch.empty((_CHUNK, n_units), dtype=torch.float32, device=device)
         self._chunk_indices = torch.empty(_CHUNK, dtype=torch.int64, device=device)
         self._held = 0
@@ -223,7 +229,9 @@ class Tally:
             self._held = end
 
     def sample(self, rows: torch.Tensor | slice, values: torch.Tensor) -> None:
-        """Put (m, U) activations at positions into the reservoir's `rows`; what half precision cannot hold is infinite."""
+        """Put (m, U) activations at positions into the reservoir's `rows`; what half precision cannot hold is
+        infinite.
+        """
         self.reservoir[rows] = values.to(self.reservoir.dtype)
         self.filled[rows] = True
 
@@ -305,7 +313,9 @@ class Tally:
         return values.cpu().numpy(), indices.cpu().numpy()
 
     def quantiles(self, levels: Iterable[float] = LEVELS) -> np.ndarray:
-        """Return float32 (U, levels): the sample's quantiles over positions and images, between order statistics."""
+        """Return float32 (U, levels): the sample's quantiles over positions and images, between order
+        statistics.
+        """
         levels = np.asarray(list(levels))
         rows = self.filled.nonzero()[:, 0]
         n_units = self.reservoir.shape[1]
@@ -362,7 +372,9 @@ class Tally:
 
 @dataclass
 class Partial:
-    """A part of a sweep: which steps (by start) are in it, its tallies, and the images that could not be read."""
+    """A part of a sweep: which steps (by start) are in it, its tallies, and the images that could not be
+    read.
+    """
 
     done: set[int]
     tallies: dict[Readout, Tally]

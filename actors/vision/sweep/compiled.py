@@ -1,7 +1,8 @@
 """A sweep's pass and everything that it reads, as one graph that `torch.compile` has made.
 
-Reading a layer inside the graph costs less than outside: the maximum is taken while the map is in the processor's
-caches, and what no reading needs is not computed. Compiling takes about a minute, so this is for long sweeps.
+Reading a layer inside the graph costs less than outside: the maximum is taken while the map is in the
+processor's caches, and what no reading needs is not computed. Compiling takes about a minute, so this is for
+long sweeps.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
     import torch
 
 Reading = tuple["torch.Tensor", "torch.Tensor", int]
-"""Maxima, float32 (n, U); activations at sampled positions, float16 (n * samples, U); the number of positions."""
+"""Maxima, float32 (n, U); activations at sampled positions, float16 (n * samples, U); the number of
+positions.
+"""
 
 
 class CompiledPass:
@@ -28,7 +31,9 @@ class CompiledPass:
         tapped: TappedModule,
         readings: Sequence[tuple[str, Callable[[Any], Any] | None]],
     ) -> None:
-        """`readings` are layers with what makes their units of their maps, None where the units are the maps'."""
+        """`readings` are layers with what makes their units of their maps, None where the units are the
+        maps'.
+        """
         import torch
 
         self._tapped, self._readings = tapped, list(readings)
@@ -36,7 +41,8 @@ class CompiledPass:
         self._graph = torch.compile(self._trace, dynamic=False, fullgraph=False)
 
     def __call__(self, batch: torch.Tensor, flat: dict[int, torch.Tensor]) -> list[Reading]:
-        """Run `batch` (n, 3, h, w). `flat` holds, by number of positions, int64 indices into all images' positions.
+        """Run `batch` (n, 3, h, w). `flat` holds, by number of positions, int64 indices into all images'
+        positions.
 
         Raises:
             BackendError: If the network cannot be compiled.

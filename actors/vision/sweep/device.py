@@ -1,8 +1,9 @@
-"""The replica's side of a sweep: loads a step's images while the device works, and keeps its part of the result.
+"""The replica's side of a sweep: loads a step's images while the device works, and keeps its part of the
+result.
 
-Steps may come in any order and go to any replica. A replica writes its part to the sweep's folder when
-half a minute has passed or when it is told to, and begins another: parts are never written twice, and a replica
-that dies costs the steps since its last. Whoever merges the parts runs again what is in none of them.
+Steps may come in any order and go to any replica. A replica writes its part to the sweep's folder when half a
+minute has passed or when it is told to, and begins another: parts are never written twice, and a replica that
+dies costs the steps since its last. Whoever merges the parts runs again what is in none of them.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ _LOOKED_AT = 8
 
 @dataclass(frozen=True)
 class Taken:
-    """A readout's tally, and what some images are to add to it: maxima float32 (n, U), and samples (m * samples, U) of
-    those that are drawn.
+    """A readout's tally, and what some images are to add to it: maxima float32 (n, U), and samples (m *
+    samples, U) of those that are drawn.
     """
 
     tally: Tally
@@ -219,7 +220,8 @@ class SweepDevice:
     def _measure(
         self, sweep: _Sweep, positions: np.ndarray, images: Sequence[np.ndarray]
     ) -> tuple[list[Taken], torch.Tensor]:
-        """Return what images do to each readout, and on which of them all units are finite, bool (n,) in the host's memory.
+        """Return what images do to each readout, and on which of them all units are finite, bool (n,) in the
+        host's memory.
 
         Nothing is counted yet.
         """
@@ -263,7 +265,8 @@ class SweepDevice:
     def _broken(self, plan: SweepPlan) -> dict[Readout, torch.Tensor]:
         """Return which units are finite on none of a few images spread over the data set, bool (U,).
 
-        The same for every replica. Where nothing at all is finite, images or weights are to blame: then none is.
+        The same for every replica. Where nothing at all is finite, images or weights are to blame: then none
+        is.
         """
         import torch
 

@@ -1,7 +1,8 @@
-"""The driver's side of a sweep: hands steps to the pool as its least urgent work, until all are accounted for.
+"""The driver's side of a sweep: hands steps to the pool as its least urgent work, until all are accounted
+for.
 
-The pool decides which replica takes a step, agents' requests go before, and the sweep can be ended and resumed
-at any step: parts that replicas wrote stay in the sweep's folder.
+The pool decides which replica takes a step, agents' requests go before, and the sweep can be ended and
+resumed at any step: parts that replicas wrote stay in the sweep's folder.
 """
 
 from __future__ import annotations
@@ -108,7 +109,8 @@ async def _round(
     """Send `todo` in order, a few at a time."""
     n_replicas = max(1, pool.statistics().replicas)
     window = asyncio.Semaphore(_STEPS_PER_REPLICA * n_replicas)
-    # The last steps have each replica write its part; one that gets none of them is found out and made up for.
+    # The last steps have each replica write its part; one that gets none of them is found out and made up
+    # for.
     last = max(0, len(todo) - _STEPS_PER_REPLICA * n_replicas)
     n_done, n_skipped = n_before, 0
     total = len(plan.indices)

@@ -29,8 +29,9 @@ class LayerExemplars:
     """All units of a readout: the k strongest images, quantiles over positions, moments over images.
 
     `indices` int64 (U, k), -1 where the data set had fewer than k images; `activations` float32 (U, k);
-    `quantiles` float32 (U, levels), of values in half precision; `mean`, `std`, `maximum` float32 (U,). `skipped` images by index, with
-    the reason. Of a unit that is never finite there is no exemplar, and everything else is NaN.
+    `quantiles` float32 (U, levels), of values in half precision; `mean`, `std`, `maximum` float32 (U,).
+    `skipped` images by index, with the reason. Of a unit that is never finite there is no exemplar, and
+    everything else is NaN.
     """
 
     readout: Readout
@@ -108,7 +109,9 @@ class ExemplarStore:
         return self.folder / f"{hashlib.blake2b(name.encode(), digest_size=12).hexdigest()}.npz"
 
     def get(self, readout: Readout, k: int) -> LayerExemplars | None:
-        """Return what is known of a readout, None if it is unknown, of no image, or with fewer than `k` exemplars."""
+        """Return what is known of a readout, None if it is unknown, of no image, or with fewer than `k`
+        exemplars.
+        """
         path = self.path(readout)
         if not path.exists():
             return None

@@ -1,7 +1,8 @@
-"""What some images of a data set do to a unit, and how alike these images are: for choosing more than the strongest.
+"""What some images of a data set do to a unit, and how alike these images are: for choosing more than the
+strongest.
 
-At most `IMAGES` of the images that agents may see, drawn by a fixed seed, are shown to the network once for all units of a
-readout. Pixels are let go of at once; what is kept is bounded by `LIMIT_BYTES`.
+At most `IMAGES` of the images that agents may see, drawn by a fixed seed, are shown to the network once for
+all units of a readout. Pixels are let go of at once; what is kept is bounded by `LIMIT_BYTES`.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ Show = Callable[[Image, tuple[Ask, ...]], Awaitable[Sequence[np.ndarray] | Backe
 def comparing_layer(layers: Sequence[LayerInfo]) -> LayerInfo | None:
     """Return the last layer before the classifier that is narrow enough; None if there is none.
 
-    The classifier's own module counts as the classifier: a layer after which nothing else comes, of as many units as classes.
+    The classifier's own module counts as the classifier: a layer after which nothing else comes, of as many
+    units as classes.
     """
     classes = next((layer.n_units for layer in layers if layer.name == OUTPUT), None)
     before = [layer for layer in layers if layer.name != OUTPUT]
@@ -43,7 +45,9 @@ def comparing_layer(layers: Sequence[LayerInfo]) -> LayerInfo | None:
 
 @dataclass(frozen=True, slots=True)
 class _Shown:
-    """Activations (n, units) of one readout on the readable ones of a data set's drawn images, `indices` (n,)."""
+    """Activations (n, units) of one readout on the readable ones of a data set's drawn images, `indices`
+    (n,).
+    """
 
     indices: np.ndarray
     activations: np.ndarray
@@ -121,7 +125,9 @@ class ScatterTable:
     async def _pass(
         self, asks: tuple[Ask, ...], dataset: ImageDataset, drawn: np.ndarray
     ) -> tuple[np.ndarray, list[Sequence[np.ndarray]]]:
-        """Return which images could be measured, int64 (n,), and of each what it does to the units of every ask."""
+        """Return which images could be measured, int64 (n,), and of each what it does to the units of every
+        ask.
+        """
         indices: list[int] = []
         rows: list[Sequence[np.ndarray]] = []
         for start in range(0, len(drawn), _AT_ONCE):

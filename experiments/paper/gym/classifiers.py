@@ -1,4 +1,5 @@
-"""Classifiers trained here, each in a folder that every command can study: `python:FOLDER/network.py:network`.
+"""Classifiers trained here, each in a folder that every command can study:
+`python:FOLDER/network.py:network`.
 
 A folder holds the weights, how they were made, and a two-line module that builds the network from them.
 """
@@ -224,7 +225,8 @@ def save(
     """Write a trained network into `folder`, whole or not at all; `about` are plain facts to keep beside it.
 
     Raises:
-        OSError: If it cannot be written there; what was written stays beside `folder`, under a name with a dot.
+        OSError: If it cannot be written there; what was written stays beside `folder`, under a name with a
+            dot.
     """
     from safetensors.torch import save_file
 

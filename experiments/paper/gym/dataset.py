@@ -1,8 +1,9 @@
-"""The gym's images for exemplars: scenes at random, and scenes of the conditions that the chosen neurons wait for.
+"""The gym's images for exemplars: scenes at random, and scenes of the conditions that the chosen neurons wait
+for.
 
-In photographs dogs do stand on grass; in scenes at random one in a thousand would. So every pair of a conditional
-neuron, and the concept of a confounded one with its background, is shown together a few times, and every other concept
-alone: of some, scenes at random have hardly one that can be recognised.
+In photographs dogs do stand on grass; in scenes at random one in a thousand would. So every pair of a
+conditional neuron, and the concept of a confounded one with its background, is shown together a few times,
+and every other concept alone: of some, scenes at random have hardly one that can be recognised.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ ALONE = 6
 
 
 class GymDataset:
-    """A data set of scenes, with those of `planted` after the `size` random ones: of a pair, or of a concept alone."""
+    """A data set of scenes, with those of `planted` after the `size` random ones: of a pair, or of a concept
+    alone.
+    """
 
     def __init__(self, size: int, seed: int, planted: Sequence[tuple[str, ...]]) -> None:
         self._base, self._seed = ScenesDataset(size, seed), seed
@@ -81,7 +84,9 @@ def check_shown(planted: Iterable[Sequence[str]]) -> None:
 
 
 def together(phrases: Sequence[str], rng: np.random.Generator, beside: bool = True) -> Scene:
-    """Return a scene that shows what each phrase names and, where there is to be something `beside`, now and then another thing."""
+    """Return a scene that shows what each phrase names and, where there is to be something `beside`, now and
+    then another thing.
+    """
     named: list[str] = []
     place = color = None
     for phrase in phrases:

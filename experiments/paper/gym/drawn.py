@@ -1,4 +1,6 @@
-"""Units drawn at random from the embedded vocabulary: pairs that nobody chose, within what a stand-in knows and out of it."""
+"""Units drawn at random from the embedded vocabulary: pairs that nobody chose, within what a stand-in knows
+and out of it.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +28,11 @@ _TRIES = 1000
 
 
 def drawn(count: int, seed: int, lacking: Collection[str] = ()) -> list[GymUnit]:
-    """Return `count` units of each kind (A, A OR B, A|B), no concept of `lacking` among them; each seed draws others.
+    """Return `count` units of each kind (A, A OR B, A|B), no concept of `lacking` among them; each seed draws
+    others.
 
-    Left out are pairs whose parts have something in common, and two backgrounds: nothing could tell the parts apart.
+    Left out are pairs whose parts have something in common, and two backgrounds: nothing could tell the parts
+    apart.
     """
     rng = random.Random(f"drawn/{seed}")
 
@@ -63,7 +67,9 @@ def out_of_reach(count: int, seed: int, lacking: Collection[str]) -> list[GymUni
 
 
 def reachable(unit: GymUnit, lacking: Collection[str]) -> bool:
-    """Say whether an image without the concepts of `lacking` can drive the unit; a meaningless unit counts as one that can."""
+    """Say whether an image without the concepts of `lacking` can drive the unit; a meaningless unit counts as
+    one that can.
+    """
     if unit.formula is None or not lacking:
         return True
     shown = [not classes or bool(classes - set(lacking)) for classes in map(_classes, unit.formula.concepts)]

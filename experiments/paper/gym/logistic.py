@@ -15,8 +15,10 @@ import numpy as np
 STRENGTHS = tuple(float(c) for c in np.logspace(-2, 0, 5))
 """Inverse strengths of the L1 penalty among which the balanced data chooses."""
 RIDGE = 0.1
-"""Inverse strength of the L2 penalty of `ridge`: one for every choice of units, whatever the set. On an earlier, separable set 1, 0.1 and
-0.01 were tried in two trainings: the agent's units stood at percentile 0.90 to 1.00 of random ones with each."""
+"""Inverse strength of the L2 penalty of `ridge`: one for every choice of units, whatever the set. On an
+earlier, separable set 1, 0.1 and 0.01 were tried in two trainings: the agent's units stood at percentile 0.90
+to 1.00 of random ones with each.
+"""
 _BISECTIONS = 16
 
 
@@ -52,7 +54,9 @@ def unregularised(features: np.ndarray, labels: np.ndarray, units: Sequence[int]
 
 
 def ridge(features: np.ndarray, labels: np.ndarray, units: Sequence[int] | np.ndarray) -> Fitted:
-    """Return the L2 fit on the given units, of one strength for every choice: it has one optimum, whatever the data."""
+    """Return the L2 fit on the given units, of one strength for every choice: it has one optimum, whatever
+    the data.
+    """
     return _fit(features, labels, np.asarray(units, int), solver="lbfgs", C=RIDGE, max_iter=1000)
 
 

@@ -1,4 +1,6 @@
-"""Which units the gym holds: synthetic neurons (the paper's Table A4), confounded ones, and units without meaning."""
+"""Which units the gym holds: synthetic neurons (the paper's Table A4), confounded ones, and units without
+meaning.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ GIVEN = (
     "fish, water; grass, dog; horse, grass; instrument, hand; skyline, water; sky, bird; snow, road; suit, tie; "
     "tent, mountain; water, blue; wheel, racecar"
 )
-"""Table A4 of the MAIA paper as printed: 88 neurons (its text says 85). The concepts of one neuron are divided by commas."""
+"""Table A4 of the MAIA paper as printed: 88 neurons (its text says 85). The concepts of one neuron are
+divided by commas.
+"""
 
 CONFOUNDED = "animal, snow; vehicle, road; fruit, wood; bird, sky; flower, grass; clothing, room; instrument, night; ball, sand"
 """Concept and the background that all of its data-set images have."""
@@ -37,7 +41,9 @@ PER_NUISANCE = 3
 
 @dataclass(frozen=True, slots=True)
 class GymUnit:
-    """One unit. `formula` is its truth, None for a unit without meaning; `beside` the background of a confounded one."""
+    """One unit. `formula` is its truth, None for a unit without meaning; `beside` the background of a
+    confounded one.
+    """
 
     kind: Kind
     formula: Formula | None
@@ -79,7 +85,9 @@ def everything() -> list[GymUnit]:
 
 
 def planted(units: Sequence[GymUnit]) -> list[tuple[str, ...]]:
-    """Return what must be seen, a concept alone or two together, for these units to be seen at all; in their order."""
+    """Return what must be seen, a concept alone or two together, for these units to be seen at all; in their
+    order.
+    """
     alone = [
         (concept,)
         for unit in units

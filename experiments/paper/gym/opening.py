@@ -1,4 +1,6 @@
-"""The gym as a profile has it: its data set with what drives the chosen units, its detector, and who lacks which concepts."""
+"""The gym as a profile has it: its data set with what drives the chosen units, its detector, and who lacks
+which concepts.
+"""
 
 from __future__ import annotations
 
@@ -75,11 +77,12 @@ def open_gym(
 
 
 async def studied(gym: Gym, units: Sequence[GymUnit]) -> tuple[list[GymUnit], dict[str, str]]:
-    """Return the units whose concepts the detector knows, and why each other one of the gym's own is left out.
+    """Return the units whose concepts the detector knows, and why each other one of the gym's own is left
+    out.
 
     Raises:
-        UsageError: Naming the nearest words, if it does not know a concept of a unit that was asked for in words of its
-            own, or knows none of the units.
+        UsageError: Naming the nearest words, if it does not know a concept of a unit that was asked for in
+            words of its own, or knows none of the units.
     """
     known, unknown = await gym.covered(units)
     own = {unit.name for unit in everything()}

@@ -1,7 +1,7 @@
 """Is the label right? Concepts that a label names against those that a unit is made of.
 
-A phrase means a set of things of the embedded world (a category all of its members), so that synonyms are equal
-and "reptile" is not "snake". Words outside that world mean themselves.
+A phrase means a set of things of the embedded world (a category all of its members), so that synonyms are
+equal and "reptile" is not "snake". Words outside that world mean themselves.
 """
 
 from __future__ import annotations
@@ -80,7 +80,8 @@ def abstained(labels: Sequence[str]) -> bool:
 
 
 def score(unit: GymUnit, labels: Sequence[str]) -> dict[str, Any]:
-    """Return concept recall, precision and F1, whether the operator is right, and `right`: all concepts, no other.
+    """Return concept recall, precision and F1, whether the operator is right, and `right`: all concepts, no
+    other.
 
     For a unit without meaning only abstaining is right.
     """

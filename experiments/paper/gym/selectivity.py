@@ -1,6 +1,8 @@
-"""What units follow, the class or its place, and how well a choice among them agrees: measured without any read-out.
+"""What units follow, the class or its place, and how well a choice among them agrees: measured without any
+read-out.
 
-Each unit's activations on images of every class in every place are split by an additive two-way analysis of variance.
+Each unit's activations on images of every class in every place are split by an additive two-way analysis of
+variance.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ from agents.evidence.statistics import auroc
 
 @dataclass(frozen=True)
 class Shares:
-    """Parts of each unit's variance that the class and the place explain beyond one another, float64 (units,), in [0, 1]."""
+    """Parts of each unit's variance that the class and the place explain beyond one another, float64
+    (units,), in [0, 1].
+    """
 
     by_class: np.ndarray
     by_place: np.ndarray
@@ -37,10 +41,11 @@ class Shares:
         )
 
     def judged(self, units: Sequence[int] | np.ndarray, kept: Collection[int]) -> dict[str, Any]:
-        """Return mean parts of the kept units and of the others, and how far a kept one follows the class more.
+        """Return mean parts of the kept units and of the others, and how far a kept one follows the class
+        more.
 
-        `auroc`: the probability that class part minus place part is larger in a kept unit than in another; None if one group
-        is empty, as are its means.
+        `auroc`: the probability that class part minus place part is larger in a kept unit than in another;
+        None if one group is empty, as are its means.
         """
         groups = {
             "kept": [int(unit) for unit in units if unit in kept],

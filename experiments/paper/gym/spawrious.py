@@ -49,8 +49,8 @@ class Labelled:
 class SpuriousSet:
     """A whole set. `places` are the classes' own places in their order, and then the one they share.
 
-    `crossed` has equally many images of each class in each of its places, to measure what a unit follows. Nothing is
-    fitted to it, and no agent sees it.
+    `crossed` has equally many images of each class in each of its places, to measure what a unit follows.
+    Nothing is fitted to it, and no agent sees it.
     """
 
     name: str
@@ -66,8 +66,8 @@ class SpuriousSet:
 class SceneDesign:
     """A set of scenes: one object each, in its own colours, small enough for the place to be the easier sign.
 
-    Some labels are wrong, so that no choice of units tells the classes apart perfectly: a fit without a penalty then
-    has an optimum.
+    Some labels are wrong, so that no choice of units tells the classes apart perfectly: a fit without a
+    penalty then has an optimum.
     """
 
     classes: tuple[str, ...] = ("pig", "frog", "elephant", "fox")
@@ -185,7 +185,9 @@ def scene_set(
 
 
 def _whole(design: SceneDesign, n_classes: int) -> int:
-    """Return how many images show every class in every place equally often: about `n_crossed`, at least one each."""
+    """Return how many images show every class in every place equally often: about `n_crossed`, at least one
+    each.
+    """
     cells = n_classes * (n_classes + 1)
     return max(1, design.n_crossed // cells) * cells
 
@@ -197,7 +199,9 @@ def mislabelled(labels: np.ndarray, n_classes: int, share: float, rng: np.random
 
 
 def draw(design: SceneDesign, label: int, place: int, rng: np.random.Generator) -> np.ndarray:
-    """Return a picture of one object of a class in a place, the design's other things behind it, uint8 (side, side, 3)."""
+    """Return a picture of one object of a class in a place, the design's other things behind it, uint8 (side,
+    side, 3).
+    """
     apart = [concept.name for concept in concepts() if concept.name not in design.classes]
     others = [str(name) for name in rng.choice(apart, design.others, replace=False)]
     scene = random_scene(
@@ -254,8 +258,9 @@ def folder_set(
     """Return Spawrious' "O2O-easy" from its files: FOLDER/[spawrious224/]{0,1}/PLACE/CLASS/*.png.
 
     Of each class's own place, the first 97 % and 87 % of the files of the two halves are taken, as its
-    authors do; of the shared place the first 3 % and 13 %. With `limit` only the first so many
-    of every cell count, and the shares are those of them. A tenth of the training images, drawn with `seed`, is the validation set.
+    authors do; of the shared place the first 3 % and 13 %. With `limit` only the first so many of every cell
+    count, and the shares are those of them. A tenth of the training images, drawn with `seed`, is the
+    validation set.
 
     Raises:
         UsageError: If the folder is not in this layout, naming what is missing; or a file cannot be read.
@@ -311,7 +316,9 @@ def folder_set(
 
 
 def _crossed(files: Sequence[_File], seed: int) -> list[_File]:
-    """Return equally many files of every class in every place that it has: as many as of the rarest such pair."""
+    """Return equally many files of every class in every place that it has: as many as of the rarest such
+    pair.
+    """
     cells: dict[tuple[int, int], list[_File]] = {}
     for file in files:
         cells.setdefault((file.label, file.place), []).append(file)

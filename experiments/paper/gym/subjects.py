@@ -22,7 +22,8 @@ from tools.synthetic import ConceptDetector, ConceptTable, SyntheticNeuron
 class ConfoundedNeuron(SyntheticNeuron):
     """A neuron whose concept never occurs in its data set without a certain background.
 
-    Images that show the concept elsewhere are taken out of its data set; what it answers to stays the concept.
+    Images that show the concept elsewhere are taken out of its data set; what it answers to stays the
+    concept.
     """
 
     def __init__(
@@ -46,7 +47,8 @@ class ConfoundedNeuron(SyntheticNeuron):
 class NuisanceUnit:
     """A unit that nothing explains: its activation is a function of the image's content id alone.
 
-    dead: always 0. constant: always the same. random: uniform in [0, 1]. noisy: now and then large, else near 0.
+    dead: always 0. constant: always the same. random: uniform in [0, 1]. noisy: now and then large, else near
+    0.
     """
 
     def __init__(self, kind: Kind, seed: int, dataset: ImageDataset, explored: np.ndarray) -> None:
@@ -110,7 +112,9 @@ class NuisanceUnit:
         return await asyncio.to_thread(lambda: [self._dataset.load(int(index)) for index in indices])
 
     async def _ranked(self) -> list[tuple[float, int]]:
-        """Return (activation, index) of a few hundred explored images, strongest first: more would tell nothing."""
+        """Return (activation, index) of a few hundred explored images, strongest first: more would tell
+        nothing.
+        """
         if not self._ranking:
 
             def measure() -> list[tuple[float, int]]:

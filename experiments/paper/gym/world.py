@@ -1,7 +1,7 @@
 """What a network may know before it is trained on a spurious set: animals anywhere, and the places alone.
 
-The stand-in for ImageNet weights, which know dogs of many breeds wherever they stand: the set's classes are among
-the animals.
+The stand-in for ImageNet weights, which know dogs of many breeds wherever they stand: the set's classes are
+among the animals.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ IMAGES = 4400
 EPOCHS = 3
 LEARNING_RATE = 1.5e-3
 SIZES = (0.22, 0.4)
-"""Sizes of the animals, as parts of the image's side: they are seen from afar, whatever the set's own sizes are."""
+"""Sizes of the animals, as parts of the image's side: they are seen from afar, whatever the set's own sizes
+are.
+"""
 OTHERS = 1
 """Other things beside each animal."""
 
@@ -40,7 +42,8 @@ OTHERS = 1
 def weights(
     recipe: classifiers.Recipe, design: SceneDesign, cache: Path, progress: Progress
 ) -> Mapping[str, torch.Tensor]:
-    """Return the weights of a network that tells twelve animals on any background, and the design's places, apart.
+    """Return the weights of a network that tells twelve animals on any background, and the design's places,
+    apart.
 
     Trained once for each recipe and design, and kept in `cache`.
     """

@@ -610,7 +610,9 @@ async def test_an_honest_server_is_not_suspected(endpoint: FakeEndpoint, opened:
 async def test_a_route_that_is_gone_while_a_server_is_deployed_anew_is_waited_for(
     endpoint: FakeEndpoint, opened: Opened
 ) -> None:
-    """At an address that answered before, a 404 of the route passes; at one that never did, it is the address."""
+    """At an address that answered before, a 404 of the route passes; at one that never did, it is the
+    address.
+    """
     gone = Fault("status", 404, {"message": "Path '/v1/chat/completions' not found. Ping /-/routes"})
     async with opened(endpoint) as backend:
         await backend.complete(ask())

@@ -1,4 +1,6 @@
-"""`maia cluster up`: one cluster a folder, whatever else happens at the same time, and nothing that nobody knows of."""
+"""`maia cluster up`: one cluster a folder, whatever else happens at the same time, and nothing that nobody
+knows of.
+"""
 
 from __future__ import annotations
 

@@ -44,7 +44,9 @@ ENV = {
     ],
 )  # fmt: skip
 def test_the_proxy_on_the_way_to_an_address(base_url: str, setting: str, proxy: str | None) -> None:
-    """Loopback is asked directly, no_proxy holds hosts, domains and ranges, and a setting beats the environment."""
+    """Loopback is asked directly, no_proxy holds hosts, domains and ranges, and a setting beats the
+    environment.
+    """
     assert proxy_for(base_url, setting, ENV) == proxy
 
 
@@ -62,7 +64,9 @@ def test_a_proxy_that_cannot_be_used_is_refused(value: str) -> None:
 
 
 class FakeProxy:
-    """Takes requests for any host, as a forward proxy does, and answers each with `status`, or passes on a completion."""
+    """Takes requests for any host, as a forward proxy does, and answers each with `status`, or passes on a
+    completion.
+    """
 
     def __init__(self, status: int = 200) -> None:
         self.status, self.asked = status, list[str]()

@@ -240,7 +240,9 @@ async def test_activations_that_are_not_finite_are_a_typed_failure() -> None:
 
 
 async def test_a_unit_that_is_never_finite_costs_its_neighbours_nothing() -> None:
-    """Neither those who ask for them on the same image at the same time, nor the bank, nor whoever asks for all."""
+    """Neither those who ask for them on the same image at the same time, nor the bank, nor whoever asks for
+    all.
+    """
     made = VisionBackend(network(never_finite(2)), settings())
     images = photos(3)
     coalescer: Coalescer[Any, Any] = Coalescer(made)

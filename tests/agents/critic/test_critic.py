@@ -193,7 +193,9 @@ def doubted(activation, *, rival=None, honest=True, dataset="dog", held_back=(),
 
 
 async def test_a_rival_that_drives_the_unit_more_sends_the_answer_back():
-    """The paper's failure: a label that is too specific, or beside the point, with one lucky experiment behind it."""
+    """The paper's failure: a label that is too specific, or beside the point, with one lucky experiment
+    behind it.
+    """
     judge = doubted(
         lambda shown: 5.0 if "grass" in shown else 3.0 if "dog" in shown else len(shown) / 100, rival="grass"
     )

@@ -1,4 +1,6 @@
-"""The test on real images stands for the data set, and claims nothing where the label has nothing to do with the unit."""
+"""The test on real images stands for the data set, and claims nothing where the label has nothing to do with
+the unit.
+"""
 
 from __future__ import annotations
 

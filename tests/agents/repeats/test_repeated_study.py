@@ -32,7 +32,9 @@ async def look(host: Any) -> str:
 
 
 class Agents:
-    """Studies answer "banana", "car" and "yellow banana" in turn of their seeds; the aggregator says "banana"."""
+    """Studies answer "banana", "car" and "yellow banana" in turn of their seeds; the aggregator says
+    "banana".
+    """
 
     name, sees_images = "agents", True
 

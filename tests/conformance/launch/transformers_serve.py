@@ -1,6 +1,8 @@
-"""`transformers serve`, also beside a torch built for the CPU, where torchvision's compiled parts do not load.
+"""`transformers serve`, also beside a torch built for the CPU, where torchvision's compiled parts do not
+load.
 
-Pillow then stands in for torchvision's decoder of images. Run as a program with the arguments of `transformers`.
+Pillow then stands in for torchvision's decoder of images. Run as a program with the arguments of
+`transformers`.
 """
 
 from __future__ import annotations

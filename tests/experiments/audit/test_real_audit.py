@@ -92,7 +92,9 @@ def test_a_record_that_does_not_fit_itself_is_refused(change: dict[str, Any]):
 
 
 class Eyes:
-    """An observer who sees what the studio made, and of other images what `real` says; it is asked in yes or no."""
+    """An observer who sees what the studio made, and of other images what `real` says; it is asked in yes or
+    no.
+    """
 
     name, sees_images = "fake eyes", True
 
@@ -135,7 +137,9 @@ def test_every_context_of_the_design_has_a_question():
 
 
 class Classifier:
-    """Says waterbird where middle and border of an image, weighed against each other, are blue rather than green."""
+    """Says waterbird where middle and border of an image, weighed against each other, are blue rather than
+    green.
+    """
 
     def __init__(self, reliance: float) -> None:
         self._reliance = reliance

@@ -14,7 +14,9 @@ from experiments.runs.context_survey import ContextEffect
 
 
 def birds(rng: np.random.Generator, n: int = 600, loss: float = 0.0, share: float = 0.95) -> RealImages:
-    """Return two classes, each in its own place on `share` of its images; elsewhere its probability is lower by `loss`."""
+    """Return two classes, each in its own place on `share` of its images; elsewhere its probability is lower
+    by `loss`.
+    """
     label = np.arange(n) % 2
     place = np.where(rng.random(n) < share, label, 1 - label)
     logit = rng.normal(2.2, 1.2, n)

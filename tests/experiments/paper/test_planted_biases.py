@@ -1,4 +1,6 @@
-"""Planted biases: designs that can be found, and a count that calls nothing false which the network really does."""
+"""Planted biases: designs that can be found, and a count that calls nothing false which the network really
+does.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Labels are put to the test as in the paper: pooled prompts, most and least entailed, and what the unit answers."""
+"""Labels are put to the test as in the paper: pooled prompts, most and least entailed, and what the unit
+answers.
+"""
 
 from __future__ import annotations
 

@@ -29,7 +29,9 @@ def labelled(labels, places):
 
 @pytest.fixture(scope="module")
 def measured():
-    """Columns 0 to 4 follow the class, 5 to 9 the place; 10 to 19 are noise. In the test each place is another's."""
+    """Columns 0 to 4 follow the class, 5 to 9 the place; 10 to 19 are noise. In the test each place is
+    another's.
+    """
     rng = np.random.default_rng(0)
 
     def features(labels, places):

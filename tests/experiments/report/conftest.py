@@ -81,7 +81,8 @@ def view(browser: Any, width: int, height: int, *, dark: bool = False) -> None:
 
 
 def await_text(browser: Any, selector: str, text: str) -> None:
-    """Return once a page that has loaded whole shows that text there, on whichever page the browser is by then.
+    """Return once a page that has loaded whole shows that text there, on whichever page the browser is by
+    then.
 
     A page that is just being left may answer in any way, so that an error of the driver's is asked again too.
     """

@@ -46,7 +46,9 @@ def run(tmp_path: Path) -> Path:
 
 @contextmanager
 def judging(run: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Start the command and yield its process with the page's address; whoever still runs at the end is killed."""
+    """Start the command and yield its process with the page's address; whoever still runs at the end is
+    killed.
+    """
     against = f"people={run.parent / 'people.json'}"
     command = [
         sys.executable, "-m", "experiments.cli.main", "judge", str(run), "--against", against, "--name", "ada", "--no-open",

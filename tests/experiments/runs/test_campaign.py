@@ -127,7 +127,9 @@ async def test_a_node_that_joins_and_cannot_carry_agents_is_left_alone_and_ends_
 
 
 def test_a_run_is_compared_beforehand_only_with_a_network_of_its_name(tmp_path: Path) -> None:
-    """Random weights, or a checkpoint of the profile, are part of a network's name, and not of the word it is asked by."""
+    """Random weights, or a checkpoint of the profile, are part of a network's name, and not of the word it is
+    asked by.
+    """
     store = Store.open(tmp_path)
     manifest = {"command": "sweep", "model": "net", "asked": "0-1", "layers": ["x"]}
     claim(store, manifest | {"units": ["net (random weights)/x:0", "net (random weights)/x:1"]})

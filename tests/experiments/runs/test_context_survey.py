@@ -1,4 +1,6 @@
-"""Planted biases are found, chance is not claimed, and where there is nothing, what would have been found is told."""
+"""Planted biases are found, chance is not claimed, and where there is nothing, what would have been found is
+told.
+"""
 
 from __future__ import annotations
 

@@ -121,7 +121,9 @@ def test_endpoints_with_a_key_elsewhere_may_charge():
 
 
 def test_hosted_images_are_part_of_the_estimate(tmp_path):
-    """An image with a known price is counted; one without makes the whole unknown, and what is known is still told."""
+    """An image with a known price is counted; one without makes the whole unknown, and what is known is still
+    told.
+    """
     path = tmp_path / "config.yaml"
     images = "{backend: openai-images, model: %s, quality: low, size: 1024x1024}"
     path.write_text(

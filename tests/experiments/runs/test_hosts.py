@@ -203,7 +203,9 @@ async def test_what_a_lost_host_had_set_aside_counts_as_spent_and_nobody_waits_f
 
 @pytest.mark.parametrize("how", ["given up", "started again"])
 async def test_a_lost_host_gets_no_room_that_it_still_waited_for(how: str, tmp_path: Path) -> None:
-    """What it held is settled when it is lost, which would let in what it asked for besides: nobody would settle that."""
+    """What it held is settled when it is lost, which would let in what it asked for besides: nobody would
+    settle that.
+    """
     profile = Profile(sweep=SweepSettings(budget=BudgetSettings(tokens=100)))
     ledger = LedgerActor(profile, tmp_path)  # also one that was started again after the host had begun
     await ledger.reserve(Cost(tokens=40), "a/1", 0)

@@ -13,7 +13,9 @@ pytestmark = pytest.mark.anyio
 
 
 class Observer:
-    """Answers descriptions in turn, again and again; each request must be one image in a conversation of its own."""
+    """Answers descriptions in turn, again and again; each request must be one image in a conversation of its
+    own.
+    """
 
     name, sees_images = "observer", True
 

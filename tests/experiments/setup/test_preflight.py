@@ -1,4 +1,6 @@
-"""A mistyped word, too few images or a folder of other things is refused before anything starts, and leaves nothing behind."""
+"""A mistyped word, too few images or a folder of other things is refused before anything starts, and leaves
+nothing behind.
+"""
 
 from __future__ import annotations
 

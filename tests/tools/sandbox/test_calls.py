@@ -51,7 +51,9 @@ async def test_a_clock_that_does_not_run_can_be_paused() -> None:
 
 
 def test_programs_wait_twenty_times_as_long_as_they_kept_the_host_beyond_the_burst() -> None:
-    """The burst fills again in five seconds, and never beyond: who was quiet for an hour gets no hour's worth."""
+    """The burst fills again in five seconds, and never beyond: who was quiet for an hour gets no hour's
+    worth.
+    """
     now = 3600.0
     pace = Pace(lambda: now)
     pace.spend(0.25)

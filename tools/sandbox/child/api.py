@@ -81,7 +81,8 @@ class System(Remote):
         return activations, masked
 
     def exemplars(self, which: str = "top", k: int = 15) -> list[tuple[float, ImageHandle, str]]:
-        """Return at most `k` (15) images of the photo collection: (activation, masked image, why it was chosen).
+        """Return at most `k` (15) images of the photo collection: (activation, masked image, why it was
+        chosen).
 
         `which` says how they are chosen.
         "top": the strongest. "modes": these in groups of alike images; have a hypothesis for each group.

@@ -245,7 +245,9 @@ def _enter_own_space() -> None:
 
 
 def with_users(walls: Plan, readable: Sequence[str]) -> Plan:
-    """Return the plan with what keeps the threads of one child apart from those of others: a user id or a namespace."""
+    """Return the plan with what keeps the threads of one child apart from those of others: a user id or a
+    namespace.
+    """
     # Two servers on one machine should not share user ids: their threads would be counted together.
     uid = UNUSED_UID + UIDS * random.SystemRandom().randrange((1 << 28) // UIDS)
     if os.geteuid() == 0 and _counts(functools.partial(_become, uid), readable):

@@ -1,4 +1,5 @@
-"""The other side of the `monty` executor: a process that hands programs to an interpreter for a subset of Python.
+"""The other side of the `monty` executor: a process that hands programs to an interpreter for a subset of
+Python.
 
 The interpreter runs in a worker process of its own; this one holds the API that programs call and converts
 what passes between the two. So whatever a value or a text costs on its way, it costs this process, which the
@@ -233,7 +234,9 @@ def _follow_the_host() -> None:
 
 
 _RESERVED_BYTES = 256 << 20
-"""Address space that allocators and stacks of threads reserve and hardly use; without room for it a process ends at random."""
+"""Address space that allocators and stacks of threads reserve and hardly use; without room for it a process
+ends at random.
+"""
 
 
 def _limit_memory(more_bytes: int) -> None:

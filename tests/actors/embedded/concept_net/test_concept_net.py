@@ -1,4 +1,6 @@
-"""The concept net finds what is drawn, also in images that were masked, and knows what each output stands for."""
+"""The concept net finds what is drawn, also in images that were masked, and knows what each output stands
+for.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Stand-ins that lack a part of the vocabulary: they neither draw, see nor name it, and say so where they are asked for it."""
+"""Stand-ins that lack a part of the vocabulary: they neither draw, see nor name it, and say so where they are
+asked for it.
+"""
 
 from __future__ import annotations
 

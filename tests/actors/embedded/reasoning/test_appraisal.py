@@ -1,4 +1,6 @@
-"""What contradicts the leading explanation is followed up, and what was never really shown is looked at again."""
+"""What contradicts the leading explanation is followed up, and what was never really shown is looked at
+again.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The built-in aggregator reads what `agents.repeats.pooling` writes, and names concepts that are not one another."""
+"""The built-in aggregator reads what `agents.repeats.pooling` writes, and names concepts that are not one
+another.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Builds that the `datasets` library made itself are read: splits, configurations and columns found or asked for."""
+"""Builds that the `datasets` library made itself are read: splits, configurations and columns found or asked
+for.
+"""
 
 from __future__ import annotations
 

@@ -155,7 +155,9 @@ def test_a_gated_dictionary_of_prisma_ignores_the_bias_that_it_holds(tmp_path: P
 
 @pytest.mark.parametrize("how", ["none", "layer_norm", "constant_norm_rescale"])
 def test_a_planted_dictionary_restores_its_input_whatever_the_normalization(tmp_path: Path, how: str) -> None:
-    """Orthonormal atoms and their opposites: the reconstruction is brought back to the scale of each position."""
+    """Orthonormal atoms and their opposites: the reconstruction is brought back to the scale of each
+    position.
+    """
     atoms = torch.linalg.qr(published.drawn(a=(D, D))["a"]).Q
     offset = published.drawn(b=(D,))["b"]
     t = {"W_enc": torch.cat([atoms.T, -atoms.T], 1), "W_dec": torch.cat([atoms, -atoms])}

@@ -1,7 +1,7 @@
 """Codes and reconstructions equal those of the library that wrote the file.
 
-The libraries are in the extra `oracles`; what is not installed is skipped. ViT-Prisma's dictionaries are in no
-package: their formula is written out in `test_formats.py`.
+The libraries are in the extra `oracles`; what is not installed is skipped. ViT-Prisma's dictionaries are in
+no package: their formula is written out in `test_formats.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Any module is made ready: without the wrappers of training, in its own layout of memory, with its own channels."""
+"""Any module is made ready: without the wrappers of training, in its own layout of memory, with its own
+channels.
+"""
 
 from __future__ import annotations
 

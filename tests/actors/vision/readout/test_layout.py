@@ -1,4 +1,6 @@
-"""Where the positions of an output lie in the image is found out from the network, and admitted where it cannot be."""
+"""Where the positions of an output lie in the image is found out from the network, and admitted where it
+cannot be.
+"""
 
 from __future__ import annotations
 
@@ -124,7 +126,9 @@ class _Shuffled(nn.Module):
 
 
 def after_tokens(order: Callable[[torch.Tensor], torch.Tensor]) -> nn.Module:
-    """Return the patches with a module before `order` that gives them as they are: their number alone tells nothing."""
+    """Return the patches with a module before `order` that gives them as they are: their number alone tells
+    nothing.
+    """
     return Patches(nn.Sequential(nn.Dropout(0.0), _Call(order)))
 
 

@@ -29,7 +29,9 @@ EXPLORED = np.arange(0, 60, 2)
 
 
 class Network:
-    """Unit u of a layer answers with the mean pixel plus u; fails on images whose first pixel is above `limit`."""
+    """Unit u of a layer answers with the mean pixel plus u; fails on images whose first pixel is above
+    `limit`.
+    """
 
     def __init__(self, limit: int = 255) -> None:
         self.shown = 0
