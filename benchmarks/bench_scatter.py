@@ -25,7 +25,7 @@ from actors.vision.data.datasets import open_dataset
 from actors.vision.readout.base import Unit
 from actors.vision.settings import VisionSettings
 from tools.subject import NetworkUnit
-from tools.system import System
+from tools.system import SubjectSystem
 
 T = TypeVar("T")
 NETWORK = "tf_efficientnet_lite0"
@@ -48,7 +48,7 @@ async def measure(n_images: int, layer: str, threads: int) -> None:
             _, swept = await timed(subject.exemplars(15))
             found, first = await timed(subject.scatter())
             _, second = await timed(NetworkUnit(client, Unit(layer, 92), dataset).scatter())
-            system = System(subject, lambda image, *_: image)
+            system = SubjectSystem(subject, lambda image, *_: image)
             chosen, chose = await timed(system.exemplars_by("near", 15, 0))
             kept = client._scatters._bytes()
     print(f"exemplars of a layer, {n_images} images: {swept:.1f} s")

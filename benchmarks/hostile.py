@@ -26,7 +26,7 @@ from agents.tasks.describe_unit import DescribeUnit
 from benchmarks.harness import Context, Metric, Result, Table, percentile
 from tests.tools.fakes import FakeObservers, FakeStudio, FakeSubject, darken
 from tools.sandbox import SandboxServer, SandboxSettings, start
-from tools.system import System
+from tools.system import SubjectSystem
 from tools.toolbox import Toolbox
 
 ID = "B18"
@@ -128,7 +128,7 @@ async def _agent(
     """Play one study; append the seconds of each of its rounds with a program."""
     studio, journal = FakeStudio(), Journal(Store.open(folder / str(seed)), "fake/unit")
     toolbox = Toolbox(
-        System(FakeSubject(studio, lambda shown: 2.0 if "dog" in shown else 0.5), darken),
+        SubjectSystem(FakeSubject(studio, lambda shown: 2.0 if "dog" in shown else 0.5), darken),
         studio,
         FakeObservers(),
         seed=seed,

@@ -32,8 +32,8 @@ class Response:
 
 
 @dataclass(frozen=True, slots=True)
-class Exemplar:
-    """A data-set image among the subject's strongest."""
+class DatasetImage:
+    """An image of the data set with the response to it."""
 
     image: Image
     provenance: Provenance
@@ -41,7 +41,7 @@ class Exemplar:
 
 
 @dataclass(frozen=True, slots=True)
-class Background:
+class ActivationStatistics:
     """A subject's behaviour over the data set, for scale: per-image activations.
 
     `mask_threshold` is the activation above which a position counts as active.
@@ -71,10 +71,10 @@ class Subject(Protocol):
     async def measure(self, images: Sequence[Image], priority: Priority = ...) -> list[Response]:
         """Return the response to each image, in order."""
 
-    async def exemplars(self, k: int) -> list[Exemplar]:
+    async def exemplars(self, k: int) -> list[DatasetImage]:
         """Return the strongest `k` data-set images that are not reserved for confirmation, best first."""
 
-    async def background(self) -> Background: ...
+    async def background(self) -> ActivationStatistics: ...
 
 
 @runtime_checkable
@@ -102,7 +102,7 @@ class Browsable(Protocol):
     async def features(self, images: Sequence[Image]) -> np.ndarray | None:
         """Return what images are compared by, as in `Scatter.features`."""
 
-    async def pictures(self, indices: Sequence[int]) -> list[Exemplar]:
+    async def pictures(self, indices: Sequence[int]) -> list[DatasetImage]:
         """Return images of the data set with the responses to them."""
 
 
@@ -173,16 +173,16 @@ class NetworkUnit:
         responses = await self._client.measure(self._unit, images, agent=self.id, priority=priority)
         return [Response(float(each.activation), each.map, each.view) for each in responses]
 
-    async def exemplars(self, k: int) -> list[Exemplar]:
+    async def exemplars(self, k: int) -> list[DatasetImage]:
         (found,) = await self._client.exemplars([self._unit], self._dataset, k)
         return await self.pictures(found.indices[:k].tolist())
 
-    async def pictures(self, indices: Sequence[int]) -> list[Exemplar]:
+    async def pictures(self, indices: Sequence[int]) -> list[DatasetImage]:
         # In a thread: decoding a dozen images would hold up every other agent of this process.
         loaded = await asyncio.to_thread(_recent.load_all, self._dataset, indices)
         responses = await self.measure([image for image, _ in loaded])
         return [
-            Exemplar(image, provenance, response)
+            DatasetImage(image, provenance, response)
             for (image, provenance), response in zip(loaded, responses, strict=True)
         ]
 
@@ -218,9 +218,9 @@ class NetworkUnit:
         loaded = await asyncio.to_thread(_recent.load_all, self._dataset, indices)
         return [image for image, _ in loaded]
 
-    async def background(self) -> Background:
+    async def background(self) -> ActivationStatistics:
         (found,) = await self._client.exemplars([self._unit], self._dataset)
-        return Background(
+        return ActivationStatistics(
             mean=found.mean,
             std=found.std,
             maximum=found.maximum,

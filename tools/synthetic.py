@@ -26,7 +26,7 @@ from actors.serving.backend import Priority
 from actors.vision.data.reserve import SEED, sample
 from actors.vision.readout.base import HeldBack, ImageDataset, SampleError, Scatter
 from tools.contrast import thumbnails
-from tools.subject import Background, Exemplar, Progress, Response
+from tools.subject import ActivationStatistics, DatasetImage, Progress, Response
 
 _BROWSED = 1024
 """Images of the data set at most that agents may look at beside the strongest."""
@@ -170,20 +170,22 @@ class SyntheticNeuron:
             responses.append(Response(value.score, value.mask.astype(np.float32) * np.float32(value.score)))
         return responses
 
-    async def exemplars(self, k: int) -> list[Exemplar]:
+    async def exemplars(self, k: int) -> list[DatasetImage]:
         values = await self.activations()
         explored = self._explored[~np.isnan(values[self._explored])]
         order = explored[np.argsort(-values[explored], kind="stable")][:k]
         return await self.pictures(order.tolist())
 
-    async def background(self) -> Background:
+    async def background(self) -> ActivationStatistics:
         """Return the behaviour over the images on which it is known.
 
         Raises:
             SampleError: If there is none.
         """
         known = await self.sample()
-        return Background(float(known.mean()), float(known.std()), float(known.max()), len(known), 0.0)
+        return ActivationStatistics(
+            float(known.mean()), float(known.std()), float(known.max()), len(known), 0.0
+        )
 
     async def scatter(self) -> Scatter:
         """Return activations on images that agents may see; these are compared by small pictures of them.
@@ -204,11 +206,11 @@ class SyntheticNeuron:
     async def features(self, images: Sequence[Image]) -> np.ndarray:
         return await asyncio.to_thread(thumbnails, [image.pixels for image in images])
 
-    async def pictures(self, indices: Sequence[int]) -> list[Exemplar]:
+    async def pictures(self, indices: Sequence[int]) -> list[DatasetImage]:
         images = [await asyncio.to_thread(self._table.dataset.load, index) for index in indices]
         responses = await self.measure(images)
         return [
-            Exemplar(image, self._table.dataset.provenance(index), response)
+            DatasetImage(image, self._table.dataset.provenance(index), response)
             for index, image, response in zip(indices, images, responses, strict=True)
         ]
 

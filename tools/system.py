@@ -47,7 +47,7 @@ class Measurement:
         return round(self.response.activation, 2)
 
 
-class System:
+class SubjectSystem:
     """Measures images on one subject. Painting runs in threads: the event loop stays free."""
 
     def __init__(self, subject: Subject, paint: Painter) -> None:

@@ -19,7 +19,7 @@ from actors.images import Image, Provenance
 from tools.contrast import Which
 from tools.experiment_log import ExperimentLog
 from tools.sandbox.base import ImageRef, ImageSource
-from tools.system import Measurement, System
+from tools.system import Measurement, SubjectSystem
 
 EXEMPLARS = 15
 """Exemplars of a unit, as in MAIA."""
@@ -68,7 +68,7 @@ class Made:
     from_data: bool
 
 
-class ToolError(MaiaError):
+class ToolFailedError(MaiaError):
     """A tool could not do what a program asked; the program sees the message as an exception."""
 
 
@@ -199,7 +199,7 @@ class Toolbox:
 
     def __init__(
         self,
-        system: System,
+        system: SubjectSystem,
         studio: Studio,
         observers: Observers,
         *,
@@ -229,13 +229,13 @@ class Toolbox:
         """Answer one call of a program.
 
         Raises:
-            ToolError: In words for the agent, when the call cannot be done.
+            ToolFailedError: In words for the agent, when the call cannot be done.
         """
         handler = getattr(self, f"_do_{method}", None)
         if handler is None:
-            raise ToolError(f"There is no tool named {method!r}.")
+            raise ToolFailedError(f"There is no tool named {method!r}.")
         if method in self._withheld:
-            raise ToolError("This tool is not available in this study. Do without it.")
+            raise ToolFailedError("This tool is not available in this study. Do without it.")
         return await handler(**arguments)
 
     def made(self) -> list[Made]:
@@ -300,7 +300,7 @@ class Toolbox:
 
     async def _do_measure(self, images: list[Image]) -> dict[str, Any]:
         if not images:
-            raise ToolError("call_neuron needs at least one image.")
+            raise ToolFailedError("call_neuron needs at least one image.")
         return await self._keep(await self.system.measure(images))
 
     async def _do_exemplars(self) -> dict[str, Any]:
@@ -313,7 +313,7 @@ class Toolbox:
         try:
             found = await self.system.exemplars_by(which, k, seed_for(self._seed, "exemplars", which))
         except UsageError as error:
-            raise ToolError(f"{error.message} {error.fix}") from error
+            raise ToolFailedError(f"{error.message} {error.fix}") from error
         return {**await self._keep([each for each, _ in found]), "notes": [note for _, note in found]}
 
     async def _keep(self, measurements: Sequence[Measurement]) -> dict[str, Any]:
@@ -343,7 +343,7 @@ class Toolbox:
 
     async def _do_edit(self, images: list[Image], instructions: list[str]) -> dict[str, Any]:
         if len(images) != len(instructions):
-            raise ToolError(
+            raise ToolFailedError(
                 f"edit_images needs one instruction an image, got {len(images)} images and "
                 f"{len(instructions)} instructions."
             )
@@ -360,7 +360,7 @@ class Toolbox:
 
     async def _do_describe(self, images: list[Image], titles: list[str]) -> str:
         if len(titles) != len(images):
-            raise ToolError(
+            raise ToolFailedError(
                 f"describe_images needs one title an image, got {len(images)} images and {len(titles)} titles."
             )
         self._observe(len(images))
@@ -368,7 +368,7 @@ class Toolbox:
 
     async def _do_summarize(self, images: list[Image]) -> str:
         if not images:
-            raise ToolError("summarize_images needs at least one image.")
+            raise ToolFailedError("summarize_images needs at least one image.")
         self._observe(1)
         return await self._observers.summarize(images)
 
@@ -383,7 +383,7 @@ class Toolbox:
                 [texts] if isinstance(texts, str) else texts,
             )
         except UsageError as error:
-            raise ToolError(str(error)) from error
+            raise ToolFailedError(str(error)) from error
         for entry, image in zip(entries, images, strict=True):
             self.screen.show((f"{entry.title}: activation {entry.activation:.2f}", image, entry.text))
         self.screen.show((self.log_book.reminder(entries),))
@@ -414,7 +414,7 @@ class Toolbox:
     def _admit(self, count: int) -> None:
         if self._max_images is not None and self.images_made + count > self._max_images:
             left = self._max_images - self.images_made
-            raise ToolError(
+            raise ToolFailedError(
                 f"This study may make {self._max_images} images and {left} are left, but {count} were asked for. "
                 "Ask for fewer, or conclude from what you have."
             )
@@ -423,7 +423,7 @@ class Toolbox:
         """Count observations before they are asked for, whether or not they succeed: each costs a request."""
         if self._max_observations is not None and self.observations + count > self._max_observations:
             left = self._max_observations - self.observations
-            raise ToolError(
+            raise ToolFailedError(
                 f"This study may have {self._max_observations} descriptions and summaries and {left} are left, but "
                 f"{count} were asked for. Ask for fewer, or conclude from what you have."
             )
@@ -436,7 +436,7 @@ class Toolbox:
         failed = [(text, each) for text, each in zip(asked, made, strict=True) if isinstance(each, MaiaError)]
         if failed:
             told = "; ".join(f"{text!r}: {error}" for text, error in failed[:5])
-            raise ToolError(
+            raise ToolFailedError(
                 f"{len(failed)} of {len(made)} images could not be made: {told}. Leave these out and repeat the "
                 "call: the others are kept and cost nothing."
             )

@@ -23,7 +23,7 @@ from agents.evidence.held_back import Drawn, HeldBackTest, Sample, draw, held_ba
 from agents.evidence.reach import STRONGEST, Range, range_of, reach, strength
 from agents.evidence.trials import Trials
 from agents.evidence.witness import Accuracy, accuracy
-from tools.subject import Anchored, Exemplar, Reserving, Subject
+from tools.subject import Anchored, DatasetImage, Reserving, Subject
 from tools.toolbox import EXEMPLARS, Made, seed_for
 
 
@@ -161,7 +161,7 @@ class Assessor:
             looked=tuple(everything),
         )
 
-    async def _range(self, exemplars: Sequence[Exemplar], generated: Sequence[float]) -> Range | None:
+    async def _range(self, exemplars: Sequence[DatasetImage], generated: Sequence[float]) -> Range | None:
         background = await self._subject.background()
         held_back = await self._sampled()
         strongest = [] if held_back is None else held_back.activations.tolist()

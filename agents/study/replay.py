@@ -24,7 +24,7 @@ from agents.study.faults import ToolsBrokenError
 from agents.study.interpreter import Interpreter, InterpreterSettings, Round, StudyPausedError, review_from
 from agents.tasks.base import Answer, Task
 from tools.sandbox import Sandbox
-from tools.toolbox import Toolbox, ToolError
+from tools.toolbox import Toolbox, ToolFailedError
 
 _IMAGE = "\0image"
 """The key under which a recorded answer mentions an image: id, height, width."""
@@ -112,7 +112,7 @@ class _RecordedToolbox(Toolbox):
         entry = calls[self._next]
         self._next += 1
         if "error" in entry:
-            raise ToolError(entry["error"])
+            raise ToolFailedError(entry["error"])
         if method in _LIVE:
             return await super().call(method, arguments)
         if method == "exemplars":

@@ -31,7 +31,7 @@ from agents.study.observers import BlindObservers
 from agents.tasks.base import Task
 from tools.sandbox import SandboxServer, api_page
 from tools.subject import Sampled, Subject, histogram
-from tools.system import Painter, System
+from tools.system import Painter, SubjectSystem
 from tools.toolbox import EXEMPLARS, Studio, Toolbox
 
 _FINISHING = 4
@@ -109,7 +109,7 @@ class Workplace:
             laboratory.studio, self._purse, laboratory.dollars_per_image, self.journal.record_image_charge
         )
         self.toolbox = _Tools(
-            System(subject, laboratory.paint),
+            SubjectSystem(subject, laboratory.paint),
             studio,
             BlindObservers(observer, seed=seed),
             seed=repeat.image_seed if repeat else seed,

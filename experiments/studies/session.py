@@ -51,7 +51,7 @@ from tools.sandbox.child.api import System as AgentSystem
 from tools.sandbox.child.api import Tools as AgentTools
 from tools.sandbox.child.paper_dialect import PaperSystem, PaperTools
 from tools.sandbox.direct import DirectLink
-from tools.subject import Background
+from tools.subject import ActivationStatistics
 
 Tell = Callable[[str], None]
 
@@ -131,7 +131,7 @@ class Session:
         wait: Callable[[Coroutine[Any, Any, Any]], Any],
         run: Path,
         closing: contextlib.ExitStack,
-        background: Background,
+        background: ActivationStatistics,
         limits: SandboxSettings,
     ) -> None:
         self.run = run

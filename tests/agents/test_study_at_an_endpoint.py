@@ -14,7 +14,7 @@ from agents.tasks.describe_unit import DescribeUnit
 from tests.agents.study.test_interpreter import ANSWER, CODE, Bench
 from tests.fake_endpoint import KEY, MODEL, FakeEndpoint, Fault, Reply, Seen
 from tests.tools.fakes import FakeObservers, darken
-from tools.system import System
+from tools.system import SubjectSystem
 from tools.toolbox import Toolbox
 
 pytestmark = pytest.mark.anyio
@@ -49,7 +49,7 @@ async def test_a_study_ends_with_its_answer_and_keeps_no_key(tmp_path: Any) -> N
         backend = OpenAIBackend(settings, environ={"FAKE_KEY": KEY})
         backend.sees_images = True  # type: ignore[attr-defined]
         journal = Journal(bench.store, bench.subject.id)
-        toolbox = Toolbox(System(bench.subject, darken), bench.studio, FakeObservers(), seed=0)
+        toolbox = Toolbox(SubjectSystem(bench.subject, darken), bench.studio, FakeObservers(), seed=0)
         study = await Interpreter(
             RecordedChat(backend, journal, "interpreter"),  # type: ignore[arg-type]
             bench.sandbox,

@@ -26,7 +26,7 @@ from tests.agents.fakes import FakeSandbox
 from tests.agents.study.test_interpreter import Bench, look
 from tests.conformance.servers import Server
 from tests.tools.fakes import FakeObservers, darken
-from tools.system import System
+from tools.system import SubjectSystem
 from tools.toolbox import Toolbox
 
 KEY_ENV = "SERVER_KEY"
@@ -77,7 +77,7 @@ async def study(settings: OpenAIChat, folder: Path, *, key: str = "", rounds: in
         return await Interpreter(
             RecordedChat(backend, journal, "interpreter"),  # type: ignore[arg-type]
             bench.sandbox,
-            Toolbox(System(bench.subject, darken), bench.studio, FakeObservers(), seed=0),
+            Toolbox(SubjectSystem(bench.subject, darken), bench.studio, FakeObservers(), seed=0),
             DescribeUnit(),
             journal,
             api_page="THE API",

@@ -12,7 +12,7 @@ from actors.generation.base import MadeImage
 from actors.images import Image, Provenance
 from actors.serving.backend import Priority
 from actors.vision.readout.base import HeldBack
-from tools.subject import Background, Exemplar, Response
+from tools.subject import ActivationStatistics, DatasetImage, Response
 
 
 def picture_of(text: str) -> Image:
@@ -100,14 +100,16 @@ class FakeSubject:
         values = [self._activation(self._studio.shows.get(image.id, "")) for image in images]
         return [Response(value, np.full((2, 2), value, np.float16)) for value in values]
 
-    async def exemplars(self, k: int) -> list[Exemplar]:
+    async def exemplars(self, k: int) -> list[DatasetImage]:
         return [
-            Exemplar(image, Provenance("dataset", "fake", str(i)), Response(5.0 - i / 10, np.ones((2, 2))))
+            DatasetImage(
+                image, Provenance("dataset", "fake", str(i)), Response(5.0 - i / 10, np.ones((2, 2)))
+            )
             for i, image in enumerate(self._dataset[:k])
         ]
 
-    async def background(self) -> Background:
-        return Background(0.5, 0.2, 5.0, 15, 0.9)
+    async def background(self) -> ActivationStatistics:
+        return ActivationStatistics(0.5, 0.2, 5.0, 15, 0.9)
 
 
 class ReservingSubject(FakeSubject):

@@ -9,9 +9,9 @@ from actors.images import Image, Provenance
 from actors.vision.readout.base import Scatter
 from tests.tools.fakes import FakeObservers, FakeStudio, FakeSubject, darken
 from tools import contrast
-from tools.subject import Exemplar, Response
-from tools.system import System
-from tools.toolbox import Toolbox, ToolError
+from tools.subject import DatasetImage, Response
+from tools.system import SubjectSystem
+from tools.toolbox import Toolbox, ToolFailedError
 
 RELU = np.r_[np.zeros(60), np.linspace(0.5, 10.0, 40)].astype(np.float32)
 
@@ -88,11 +88,11 @@ class BrowsableSubject(FakeSubject):
     async def features(self, images: list[Image]) -> np.ndarray:
         return np.stack([image.pixels[0, 0] for image in images]).astype(np.float32)
 
-    async def pictures(self, indices: list[int]) -> list[Exemplar]:
+    async def pictures(self, indices: list[int]) -> list[DatasetImage]:
         self.asked = list(indices)
         image = self._dataset[0]
         return [
-            Exemplar(image, Provenance("dataset", "fake", str(i)), Response(1.0, np.ones((2, 2))))
+            DatasetImage(image, Provenance("dataset", "fake", str(i)), Response(1.0, np.ones((2, 2))))
             for i in indices
         ]
 
@@ -101,7 +101,7 @@ class BrowsableSubject(FakeSubject):
 async def test_a_program_gets_masked_images_with_the_reason_for_each() -> None:
     studio = FakeStudio()
     subject = BrowsableSubject(studio, len)
-    box = Toolbox(System(subject, darken), studio, FakeObservers(), seed=0)
+    box = Toolbox(SubjectSystem(subject, darken), studio, FakeObservers(), seed=0)
     await box.call("exemplars", {})
     for which in contrast.WHICH:
         told = await box.call("exemplars_by", {"which": which, "k": 6})
@@ -112,7 +112,7 @@ async def test_a_program_gets_masked_images_with_the_reason_for_each() -> None:
 @pytest.mark.anyio
 async def test_a_unit_that_tells_only_its_strongest_says_so() -> None:
     studio = FakeStudio()
-    box = Toolbox(System(FakeSubject(studio, len), darken), studio, FakeObservers(), seed=0)
+    box = Toolbox(SubjectSystem(FakeSubject(studio, len), darken), studio, FakeObservers(), seed=0)
     assert len((await box.call("exemplars_by", {"which": "top", "k": 4}))["images"]) == 4
-    with pytest.raises(ToolError, match="only its strongest images are known"):
+    with pytest.raises(ToolFailedError, match="only its strongest images are known"):
         await box.call("exemplars_by", {"which": "near", "k": 4})

@@ -9,8 +9,8 @@ import pytest
 
 from actors.images import Image, Provenance
 from tests.tools.fakes import FakeObservers, FakeStudio, FakeSubject, darken, picture_of
-from tools.system import System
-from tools.toolbox import Album, Screen, Toolbox, ToolError
+from tools.system import SubjectSystem
+from tools.toolbox import Album, Screen, Toolbox, ToolFailedError
 
 pytestmark = pytest.mark.anyio
 
@@ -22,7 +22,7 @@ def studio():
 
 def toolbox(studio: FakeStudio, **options: object) -> Toolbox:
     subject = FakeSubject(studio, lambda shown: 3.14159 if "dog" in shown else 0.1)
-    return Toolbox(System(subject, darken), studio, FakeObservers(), **{"seed": 0, **options})  # type: ignore[arg-type]
+    return Toolbox(SubjectSystem(subject, darken), studio, FakeObservers(), **{"seed": 0, **options})  # type: ignore[arg-type]
 
 
 async def test_activations_are_shown_with_two_decimals_beside_masked_images(studio):
@@ -70,7 +70,7 @@ async def test_an_edit_of_a_masked_image_edits_the_picture_under_the_mask(studio
 
 async def test_one_refused_image_is_named_and_the_rest_is_not_made_twice(studio):
     box = toolbox(studio)
-    with pytest.raises(ToolError, match=r"1 of 2 .*'a forbidden thing'"):
+    with pytest.raises(ToolFailedError, match=r"1 of 2 .*'a forbidden thing'"):
         await box.call("text2image", {"prompts": ["a dog", "a forbidden thing"]})
     again = (await box.call("text2image", {"prompts": ["a dog"]}))["images"]
     assert len({seed for prompt, seed in studio.made if prompt == "a dog"}) == 1
@@ -80,7 +80,7 @@ async def test_one_refused_image_is_named_and_the_rest_is_not_made_twice(studio)
 async def test_the_image_limit_is_told_before_anything_is_made(studio):
     box = toolbox(studio, max_images=3)
     await box.call("text2image", {"prompts": ["a dog"], "n": 2})
-    with pytest.raises(ToolError, match="1 are left"):
+    with pytest.raises(ToolFailedError, match="1 are left"):
         await box.call("text2image", {"prompts": ["a cat"], "n": 2})
     assert len(studio.made) == 2
 
@@ -124,7 +124,7 @@ async def test_a_restored_toolbox_goes_on_where_it_was(studio):
     ],
 )
 async def test_bad_calls_are_answered_in_words(studio, method, arguments):
-    with pytest.raises(ToolError):
+    with pytest.raises(ToolFailedError):
         await toolbox(studio).call(method, arguments)
 
 
@@ -193,10 +193,10 @@ async def test_observations_of_a_study_have_a_bound_that_is_restored(studio):
     await box.call("describe", {"images": images, "titles": ["a", "b", "c"]})
     again = toolbox(studio, max_observations=4)
     again.restore(json.loads(json.dumps(box.snapshot())), {})
-    with pytest.raises(ToolError, match="1 are left, but 3"):
+    with pytest.raises(ToolFailedError, match="1 are left, but 3"):
         await again.call("describe", {"images": images, "titles": ["a", "b", "c"]})
     await again.call("summarize", {"images": images})
-    with pytest.raises(ToolError, match="0 are left"):
+    with pytest.raises(ToolFailedError, match="0 are left"):
         await again.call("summarize", {"images": images})
 
 

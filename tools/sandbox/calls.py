@@ -38,7 +38,7 @@ class EndedError(Exception):
         self.status, self.text = status, text
 
 
-class DivergedError(Exception):
+class ReplayMismatchError(Exception):
     """A replayed program asked for something else than it did the first time."""
 
 
@@ -129,11 +129,11 @@ class Recorded:
         """Return the next answer.
 
         Raises:
-            DivergedError: If the program asks for something else this time.
+            ReplayMismatchError: If the program asks for something else this time.
         """
         entry = next(self._answers, None)
         if entry is None or entry["asked"] != digest:
-            raise DivergedError("it made another call when it was run again")
+            raise ReplayMismatchError("it made another call when it was run again")
         return entry
 
 

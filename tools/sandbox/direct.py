@@ -11,7 +11,7 @@ from typing import Any
 
 from tools.sandbox.base import ToolHost
 from tools.sandbox.calls import CallDesk, EndedError, Pace
-from tools.sandbox.child.link import Link, ToolError
+from tools.sandbox.child.link import HostLink, ToolError
 from tools.sandbox.settings import SandboxSettings
 from tools.sandbox.shelf import ImageShelf
 
@@ -19,7 +19,7 @@ Wait = Callable[[Coroutine[Any, Any, Any]], Any]
 """Runs a coroutine on the event loop of the tools, in another thread, and returns its result."""
 
 
-class DirectLink(Link):
+class DirectLink(HostLink):
     """Answers requests from `host` in this process; `begin` opens the desk of the next program."""
 
     def __init__(self, host: ToolHost, settings: SandboxSettings, wait: Wait) -> None:

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import anyio
 
 from tools.sandbox.base import SandboxError, SandboxUnavailableError
-from tools.sandbox.frames import ClosedError, ProtocolError, SocketChannel
+from tools.sandbox.frames import ChannelClosedError, ProtocolError, SocketChannel
 from tools.sandbox.settings import SandboxSettings
 
 _CHILD = Path(__file__).parent / "child" / "__main__.py"
@@ -223,7 +223,7 @@ class ForkServer:
                 ready, _ = await child.channel.receive()
             if ready["op"] != "ready":
                 raise SandboxError(f"a sandbox could not be confined: {ready.get('error')}.")
-        except (ProtocolError, ClosedError, TimeoutError) as error:
+        except (ProtocolError, ChannelClosedError, TimeoutError) as error:
             child.close()
             raise SandboxError(f"a sandbox did not come up ({type(error).__name__}).") from error
         except BaseException:

@@ -43,7 +43,7 @@ class ProtocolError(Exception):
     """The other side broke the rules of the conversation; it is ended, not answered."""
 
 
-class ClosedError(Exception):
+class ChannelClosedError(Exception):
     """The other side is gone."""
 
 
@@ -220,7 +220,7 @@ class Channel(ABC):
 
         Raises:
             ProtocolError: If it is not a frame.
-            ClosedError: If the other side is gone.
+            ChannelClosedError: If the other side is gone.
         """
         await asyncio.sleep(0)  # a read of what is there already does not yield
         structure_bytes, blob_bytes = parse_header(await self._read(HEADER.size))
@@ -241,7 +241,7 @@ class Channel(ABC):
         """Send one frame.
 
         Raises:
-            ClosedError: If the other side is gone.
+            ChannelClosedError: If the other side is gone.
         """
         structure = msgpack.packb(message, unicode_errors="replace")
         blob_bytes = 0 if blob is None else blob.nbytes
@@ -250,7 +250,7 @@ class Channel(ABC):
             if blob is not None:
                 await self._write(blob)
         except (BrokenPipeError, ConnectionResetError):
-            raise ClosedError from None
+            raise ChannelClosedError from None
         self.moved_bytes += len(structure) + blob_bytes
         self.structure_bytes += len(structure)
         self._work_s += _FRAME_S + blob_bytes * _BYTE_S
@@ -264,7 +264,7 @@ class Channel(ABC):
 
     @abstractmethod
     async def _read(self, size: int) -> bytearray:
-        """Return the next bytes, and count them; raise ClosedError if there are not so many."""
+        """Return the next bytes, and count them; raise ChannelClosedError if there are not so many."""
 
     @abstractmethod
     async def _write(self, data: bytes | memoryview) -> None: ...
@@ -313,9 +313,9 @@ class SocketChannel(Channel):
             try:
                 got = await loop.sock_recv_into(self._socket, view)
             except ConnectionResetError:
-                raise ClosedError from None
+                raise ChannelClosedError from None
             if got == 0:
-                raise ClosedError
+                raise ChannelClosedError
             view = view[got:]
             if view and got < _SMALL_BYTES:
                 await asyncio.sleep(_PAUSE_S)

@@ -12,7 +12,7 @@ from tools.sandbox.base import Check, SandboxError, Status, Tier
 from tools.sandbox.calls import CallDesk, EndedError
 from tools.sandbox.child.wire import MAX_THREADS
 from tools.sandbox.fork_server import Child, ForkServer
-from tools.sandbox.frames import ClosedError
+from tools.sandbox.frames import ChannelClosedError
 from tools.sandbox.session import FLOOD, Output, Session, flooded
 from tools.sandbox.settings import SandboxSettings
 
@@ -63,9 +63,9 @@ class KernelSandbox(Session):
             report = await self._converse(child.channel, program, desk, output)
             watch.look()
             if watch.exceeded:
-                raise ClosedError
+                raise ChannelClosedError
             return report
-        except ClosedError:
+        except ChannelClosedError:
             if reader.flooded:
                 raise flooded(self._settings) from None
             if watch.exceeded:

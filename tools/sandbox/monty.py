@@ -25,7 +25,7 @@ from typing import Any
 
 from tools.sandbox.base import Check, SandboxError, Status, Tier
 from tools.sandbox.calls import CallDesk, EndedError
-from tools.sandbox.frames import Channel, ClosedError, ProtocolError
+from tools.sandbox.frames import Channel, ChannelClosedError, ProtocolError
 from tools.sandbox.session import Output, Session
 from tools.sandbox.settings import SandboxSettings
 
@@ -45,7 +45,7 @@ class PipeChannel(Channel):
         try:
             data = await self._reader.readexactly(size)
         except (asyncio.IncompleteReadError, ConnectionError):
-            raise ClosedError from None
+            raise ChannelClosedError from None
         self.moved_bytes += size
         return bytearray(data)
 
@@ -97,7 +97,7 @@ class MontySandbox(Session):
                 ready, _ = await self._channel.receive()
             if ready["op"] != "ready":
                 raise SandboxError(f"a monty worker did not come up: {ready.get('error')}.")
-        except (ClosedError, ProtocolError, TimeoutError) as error:
+        except (ChannelClosedError, ProtocolError, TimeoutError) as error:
             await self._discard()
             raise SandboxError(f"a monty process did not come up ({type(error).__name__}).") from error
         except BaseException:
@@ -122,7 +122,7 @@ class MontySandbox(Session):
         assert self._channel is not None
         try:
             status, value, words = await self._converse(self._channel, program, desk, output)
-        except ClosedError:
+        except ChannelClosedError:
             raise EndedError("died", "The interpreter's process ended.") from None
         if status == "memory":  # it may be gone, and its heap cannot be relied on
             raise EndedError(status, words)

@@ -13,14 +13,14 @@ from tools.sandbox.base import ImageSource, ProgramOutcome, Status, Tier, ToolHo
 from tools.sandbox.calls import (
     CallDesk,
     Clock,
-    DivergedError,
     EndedError,
     GoneError,
     Pace,
     Recorded,
+    ReplayMismatchError,
     UnrestError,
 )
-from tools.sandbox.frames import Channel, ClosedError, ProtocolError, decode_value
+from tools.sandbox.frames import Channel, ChannelClosedError, ProtocolError, decode_value
 from tools.sandbox.settings import SandboxSettings
 from tools.sandbox.shelf import ImageShelf
 
@@ -173,7 +173,7 @@ class Session(ABC):
         Raises:
             UnrestError, GoneError: If the process does not take it up.
             EndedError: If the program must be ended.
-            ClosedError: If its process ended.
+            ChannelClosedError: If its process ended.
         """
         self._number += 1
         channel.moved_bytes = channel.structure_bytes = 0
@@ -183,7 +183,7 @@ class Session(ABC):
                 started, _ = await channel.receive()
         except (TimeoutError, ProtocolError) as error:
             raise UnrestError from error
-        except ClosedError as error:
+        except ChannelClosedError as error:
             raise GoneError from error
         if started != {"op": "started", "number": self._number}:
             raise UnrestError
@@ -315,11 +315,11 @@ class Session(ABC):
             try:
                 status, _, _ = await self._execute(entry["program"], desk, Output(0))
             except (UnrestError, GoneError):
-                return previous, DivergedError("a program pretended to have ended")
-            except (EndedError, DivergedError) as error:
+                return previous, ReplayMismatchError("a program pretended to have ended")
+            except (EndedError, ReplayMismatchError) as error:
                 return index, error
             if status != entry["status"] or len(desk.answers) != len(entry["calls"]):
-                return index, DivergedError("it did not do the same when it was run again")
+                return index, ReplayMismatchError("it did not do the same when it was run again")
             previous = index
         return len(self._records), None
 

@@ -15,7 +15,7 @@ from actors.serving.backend import Priority
 from actors.vision.data.reserve import SEED, sample, split
 from actors.vision.readout.base import HeldBack, ImageDataset
 from experiments.paper.gym.neurons import GymUnit, Kind
-from tools.subject import Background, Exemplar, Progress, Response, Subject
+from tools.subject import ActivationStatistics, DatasetImage, Progress, Response, Subject
 from tools.synthetic import ConceptDetector, ConceptTable, SyntheticNeuron
 
 
@@ -89,17 +89,19 @@ class NuisanceUnit:
         field[corner // 2, corner % 2] = value
         return Response(value, field)
 
-    async def exemplars(self, k: int) -> list[Exemplar]:
+    async def exemplars(self, k: int) -> list[DatasetImage]:
         order = (await self._ranked())[:k]
         images = [await asyncio.to_thread(self._dataset.load, index) for _, index in order]
         return [
-            Exemplar(image, self._dataset.provenance(index), self._respond(image))
+            DatasetImage(image, self._dataset.provenance(index), self._respond(image))
             for (_, index), image in zip(order, images, strict=True)
         ]
 
-    async def background(self) -> Background:
+    async def background(self) -> ActivationStatistics:
         values = np.array([value for value, _ in await self._ranked()])
-        return Background(float(values.mean()), float(values.std()), float(values.max()), len(values), 0.0)
+        return ActivationStatistics(
+            float(values.mean()), float(values.std()), float(values.max()), len(values), 0.0
+        )
 
     async def held_back(self, count: int) -> HeldBack:
         reserved = np.setdiff1d(np.arange(len(self._dataset)), self._explored)

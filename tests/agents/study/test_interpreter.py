@@ -18,7 +18,7 @@ from agents.tasks.base import Answer
 from agents.tasks.describe_unit import DescribeUnit
 from tests.agents.fakes import FakeSandbox, ScriptedChat, outcome
 from tests.tools.fakes import FakeObservers, FakeStudio, FakeSubject, darken
-from tools.system import System
+from tools.system import SubjectSystem
 from tools.toolbox import Toolbox
 
 pytestmark = pytest.mark.anyio
@@ -57,7 +57,7 @@ class Bench:
     def agent(
         self, chat: ScriptedChat, *, examiner: Any = None, steering: Any = None, **settings: Any
     ) -> Interpreter:
-        toolbox = Toolbox(System(self.subject, darken), self.studio, FakeObservers(), seed=0)
+        toolbox = Toolbox(SubjectSystem(self.subject, darken), self.studio, FakeObservers(), seed=0)
         return Interpreter(
             chat,
             self.sandbox,

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.tools.sandbox.hosts import picture
 from tools.sandbox.child.wire import HEADER, IMAGE, pack
 from tools.sandbox.frames import (
-    ClosedError,
+    ChannelClosedError,
     ProtocolError,
     SocketChannel,
     check_structure,
@@ -63,7 +63,7 @@ def checked_structure(data: bytes) -> dict[str, Any]:
 @settings(deadline=None, max_examples=300)
 @given(st.binary(max_size=200))
 def test_random_bytes_are_refused(data: bytes) -> None:
-    with pytest.raises((ProtocolError, ClosedError)):
+    with pytest.raises((ProtocolError, ChannelClosedError)):
         read(data)
 
 
@@ -79,7 +79,7 @@ def test_a_mutated_frame_is_read_or_refused(
         data[position % len(data)] = byte
     try:
         received, _ = read(bytes(data[: len(data) - cut]))
-    except (ProtocolError, ClosedError):
+    except (ProtocolError, ChannelClosedError):
         return
     assert type(received["op"]) is str
 

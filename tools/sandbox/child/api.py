@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .image_handle import ImageHandle
-from .link import Link, ToolError
+from .link import HostLink, ToolError
 from .values import Values, as_list, is_picture, looks_like_base64_image, text_of
 from .wire import MAX_LIST
 
@@ -19,7 +19,7 @@ MAX_IMAGES_A_CALL = 256
 class Remote:
     """What `System` and `Tools` share: calls to the host."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: HostLink) -> None:
         self._link = link
         self._values = Values(link)
         self._tell: Callable[[str], None] = print

@@ -15,7 +15,7 @@ class ToolError(RuntimeError):
     """A call to `system` or `tools` that could not be answered; the message says why."""
 
 
-class Link:
+class HostLink:
     """Frames over a connected stream socket, with read(2) and write(2) only.
 
     Between two programs the gate is shut: a thread that an earlier program left behind waits for the

@@ -22,7 +22,7 @@ from uuid import UUID, uuid4
 import pydantic_monty as monty
 
 from .image_handle import ImageHandle
-from .link import Link, ToolError
+from .link import HostLink, ToolError
 from .paper_dialect import PaperSystem, PaperTools
 from .values import Values, text_of
 from .wire import ENTRY_POINTS, MAX_TEXT
@@ -47,7 +47,7 @@ _TWO_TARGETS = re.compile(rb"(?:^|\n)[ \t]*\(?[ \t]*\w+[ \t]*,[ \t]*\w+[ \t]*\)?
 _ENTRY = re.compile(rf"^def[ \t]+({'|'.join(ENTRY_POINTS)})[ \t]*\(([^)]*)\)", re.MULTILINE)
 
 
-class PipeLink(Link):
+class PipeLink(HostLink):
     """Frames over standard input and output, which every platform has."""
 
     def __init__(self) -> None:

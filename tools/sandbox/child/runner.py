@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from .image_handle import PROGRAM_FILE, ImageHandle, accept_handles_as_base64
-from .link import Link, ToolError
+from .link import HostLink, ToolError
 from .paper_dialect import PaperSystem, PaperTools
 from .values import Values, text_of
 from .wire import ENTRY_POINTS
@@ -56,7 +56,7 @@ class Advice(importlib.abc.MetaPathFinder):
 class Runner:
     """One agent's interpreter: variables persist from program to program."""
 
-    def __init__(self, link: Link, seed: int) -> None:
+    def __init__(self, link: HostLink, seed: int) -> None:
         self._link = link
         self._values = Values(link)
         self._system, self._tools = PaperSystem(link), PaperTools(link)

@@ -13,7 +13,7 @@ import numpy as np
 import PIL.Image
 
 from .image_handle import ImageHandle
-from .link import Link, ToolError
+from .link import HostLink, ToolError
 from .wire import IMAGE, MAX_DEPTH, MAX_LIST, MAX_PIXELS, MAX_SIDE, MAX_TEXT
 
 _MIN_BASE64_IMAGE = 60
@@ -23,7 +23,7 @@ _MIN_BASE64_IMAGE = 60
 class Values:
     """Turns images into content ids and back, over one link."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: HostLink) -> None:
         self._link = link
 
     # From the host.

@@ -28,7 +28,7 @@ import PIL.ImageOps
 import PIL.ImageStat
 
 from .confine import Plan, plan, raise_walls, with_users
-from .link import Link
+from .link import HostLink
 from .namespaces import enter_namespaces
 from .runner import BALLAST_BYTES, OUTPUT_COPY, Runner
 
@@ -130,7 +130,7 @@ def _become_sandbox(
         first = walls.ruleset.fileno() + 1
     os.closerange(first, 1 << 16)
     os.environ.clear()
-    link = Link(RPC)
+    link = HostLink(RPC)
     runner = Runner(link, message["seed"])
     try:
         raise_walls(walls, number, message["memory_bytes"], parent)
