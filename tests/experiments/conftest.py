@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.experiments.browser import browser, chromium
+
+__all__ = ["browser", "chromium"]
+
 CONFIG = """
 default_profile: embedded
 profiles:

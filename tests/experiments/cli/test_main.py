@@ -20,8 +20,8 @@ from experiments.cli import main as cli
 
 INTERRUPTED = """
 import asyncio, sys
-from experiments import cli
-from experiments.cli import common
+from experiments.cli import main as cli
+from experiments.cli import options
 
 async def work(patience):
     print("working", flush=True)
@@ -34,7 +34,7 @@ async def work(patience):
 
 @cli.app.command()
 def wait(patience: float):
-    common.run(work(patience))
+    options.run(work(patience))
 
 cli.main()
 """

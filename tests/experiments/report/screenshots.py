@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.report import write_site
-from tests.experiments.report.conftest import started, view
+from tests.experiments.browser import started, view
 
 _LOADED = """const done = arguments[0], images = [...document.images];
 for (const image of images) image.loading = 'eager';

@@ -10,7 +10,7 @@ import PIL.Image
 import pytest
 
 from experiments.report import write_site, write_unit_page
-from tests.experiments.report.conftest import await_text, view
+from tests.experiments.browser import await_text, view
 from tests.experiments.report.run_directories import FakeRun, many_units
 from tests.experiments.report.screenshots import take, take_all
 from tests.experiments.report.test_experiments import example

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from agents.records.journal import slug
-from tests.experiments.report.conftest import await_text, view
+from tests.experiments.browser import await_text, view
 from tests.experiments.report.run_directories import FakeRun, masked, picture
 
 pytestmark = pytest.mark.browser

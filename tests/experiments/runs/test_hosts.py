@@ -338,7 +338,7 @@ from ray.cluster_utils import Cluster
 from agents.study.budget import BudgetSettings, BudgetSpentError, Cost
 from agents.study.faults import HostLostError
 from agents.records.work import WorkItem
-from experiments import hosts
+from experiments.runs import hosts
 from experiments.setup.config import Profile
 from experiments.runs.hosts import HostPlan, RayHost, without_host
 from actors.cluster.placement import carriers

@@ -64,7 +64,7 @@ def test_a_closed_stdout_is_no_fault(monkeypatch, capfd):
 def test_a_reader_that_has_seen_enough_is_no_fault():
     """As `maia models | head -1`: it ends at once, without a traceback."""
     script = (
-        "import sys; from experiments import cli\n"
+        "import sys; from experiments.cli import main as cli\n"
         "@cli.app.command()\n"
         "def much():\n"
         "    from experiments.setup.console import Console\n"
