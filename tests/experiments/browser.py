@@ -67,7 +67,7 @@ def browser(chromium: Any) -> Iterator[Any]:
     yield chromium
     messages = [entry["message"] for entry in chromium.get_log("browser")]
     chromium.get("about:blank")
-    assert not messages
+    assert not messages, messages
 
 
 def view(browser: Any, width: int, height: int, *, dark: bool = False) -> None:
