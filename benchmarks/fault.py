@@ -23,7 +23,7 @@ from actors.settings import Placement
 from actors.vision.client import PoolVisionClient
 from actors.vision.readout.units import Readout
 from actors.vision.settings import VisionSettings
-from actors.vision.sweep.device import _HAND_OVER_EVERY_S
+from actors.vision.sweep.device import _FLUSH_EVERY_S
 from actors.vision.sweep.exemplars import LayerExemplars
 from benchmarks.harness import Context, Metric, Result, Table
 from benchmarks.studied import pictures, scratch
@@ -119,7 +119,7 @@ async def _run(context: Context) -> Result:
     wrong = int((a.activations != b.activations).sum())
     context.check("the quantiles of every unit are the same", np.array_equal(a.quantiles, b.quantiles))
     lost = killed.told + killed.again - n_images
-    chunk = int(_HAND_OVER_EVERY_S / PAUSE_S + 1) * BATCH
+    chunk = int(_FLUSH_EVERY_S / PAUSE_S + 1) * BATCH
     restart = n_images
     return Result(
         [

@@ -14,7 +14,7 @@ import torch
 from actors.vision.backend import VisionBackend
 from actors.vision.data.datasets import ArrayDataset
 from actors.vision.readout.units import Readout
-from actors.vision.sweep.accumulators import Draw, SweepPlan, Tally
+from actors.vision.sweep.accumulators import Draw, ReadoutAccumulator, SweepPlan
 from benchmarks import studied
 from benchmarks.harness import Context, Metric, Result, Table, timed
 
@@ -42,16 +42,18 @@ def run(context: Context) -> Result:
     seconds: dict[str, float] = {}
     for samples in (1, 4, 16):
         plan = SweepPlan(dataset, np.arange(n), (readout,), step=batch, rows=n * samples)
-        tally = Tally(n_units, 15, n * samples, context.device)
+        accumulator = ReadoutAccumulator(n_units, 15, n * samples, context.device)
 
-        def fill(samples: int = samples, plan: SweepPlan = plan, tally: Tally = tally) -> None:
+        def fill(
+            samples: int = samples, plan: SweepPlan = plan, accumulator: ReadoutAccumulator = accumulator
+        ) -> None:
             for place, maps in enumerate(kept):
                 draw = plan.draw(np.arange(place * batch, (place + 1) * batch), n_positions)
-                tally.sample(draw.target, draw.of(maps))
+                accumulator.sample(draw.target, draw.of(maps))
 
         label = f"{samples} positions an image"
         seconds[label] = timed(fill) / n
-        found = tally.quantiles(LEVELS)
+        found = accumulator.quantiles(LEVELS)
         errors[label] = {q: studied.rank_error(exact, found[:, i], q) for i, q in enumerate(LEVELS)}
     sketch = studied.QuantileSketch(n_units, 4096, context.device)
 
@@ -106,7 +108,10 @@ def _share_of_all_layers(backend: VisionBackend, dataset: ArrayDataset, batch: i
     """Return the time of taking 4 positions of all convolutions over that of the pass they are taken in."""
     readouts = studied.convolutions(backend)
     plan = SweepPlan(dataset, np.arange(2048), tuple(readouts), step=batch)
-    tallies = {readout: Tally(backend.n_units(readout), 15, 4 * 2048, backend.device) for readout in readouts}
+    accumulators = {
+        readout: ReadoutAccumulator(backend.n_units(readout), 15, 4 * 2048, backend.device)
+        for readout in readouts
+    }
     shares = []
     for start in range(0, 5 * batch, batch):
         pixels = [dataset.load(index).pixels for index in range(start, start + batch)]
@@ -123,7 +128,7 @@ def _share_of_all_layers(backend: VisionBackend, dataset: ArrayDataset, batch: i
                     n_positions = units.shape[2] * units.shape[3]
                     if n_positions not in draws:
                         draws[n_positions] = plan.draw(np.arange(start, start + batch), n_positions)
-                    tallies[readout].sample(draws[n_positions].target, draws[n_positions].of(units))
+                    accumulators[readout].sample(draws[n_positions].target, draws[n_positions].of(units))
 
                 spent += timed(sample)
 

@@ -1,7 +1,7 @@
 """B1: exemplars of every convolutional unit in one pass, against a bare forward pass and the peers' ways.
 
 Images are decoded and at the size of the networks' resize, so that no peer pays for either. A round is some
-batches through each peer in turn; our tallies go on from round to round, as in a real sweep.
+batches through each peer in turn; our accumulators go on from round to round, as in a real sweep.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def _lite0(context: Context, folder: Path) -> tuple[list[Metric], list[Table]]:
     )
     milan_s = len(readouts) * bare_s + per_activation * sum(activations.values())
     ours_s = float(np.median(measured["ours"]))
-    finish = timed(lambda: [tally.quantiles() for tally in ours.sweep.part.tallies.values()])
+    finish = timed(lambda: [accumulator.quantiles() for accumulator in ours.sweep.part.accumulators.values()])
     n_units = sum(backend.n_units(readout) for readout in readouts)
     bound = "reading 6.7 M activations an image once, at memory speed, outside the fused convolutions"
     metrics = [
@@ -162,7 +162,7 @@ def _lite0(context: Context, folder: Path) -> tuple[list[Metric], list[Table]]:
 def _gate(
     context: Context, backend: VisionBackend, name: str, ours: OurSweep, batches: list[Any], n_steps: int
 ) -> None:
-    """The tallies hold what brute force finds in the same images, the eager ones exactly."""
+    """The accumulators hold what brute force finds in the same images, the eager ones exactly."""
     readout = ours.plan.readouts[30]
     found: list[torch.Tensor] = []
     for some in batches[:n_steps]:
@@ -171,7 +171,7 @@ def _gate(
     order = np.stack(
         [np.lexsort((np.arange(len(values)), -values[:, u]))[:15] for u in range(values.shape[1])]
     )
-    found_values, found_order = ours.sweep.part.tallies[readout].top()
+    found_values, found_order = ours.sweep.part.accumulators[readout].top()
     if name == "eager":
         context.check("eager: top 15 equal brute force", bool((found_order == order).all()))
         return

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from actors.vision.readout.units import Readout
-from actors.vision.sweep.accumulators import SweepPlan, Tally
+from actors.vision.sweep.accumulators import ReadoutAccumulator, SweepPlan
 from benchmarks import studied
 from benchmarks.harness import Context, Curve, Metric, Result
 
@@ -44,7 +44,7 @@ def run(context: Context) -> Result:
         plan = SweepPlan(_Drawn(n), np.arange(n), (Readout("drawn"),), step=250)
         samples = plan.samples(POSITIONS)
         slots = plan.slots(samples)
-        tally = Tally(N_UNITS, plan.k, int((slots >= 0).sum()) * samples)
+        accumulator = ReadoutAccumulator(N_UNITS, plan.k, int((slots >= 0).sum()) * samples)
         sketch = studied.QuantileSketch(N_UNITS, 4096, "cpu")
         best = torch.full((N_UNITS,), float("-inf"))
         for start, stop in plan.steps():
@@ -54,17 +54,17 @@ def run(context: Context) -> Result:
                 where = torch.from_numpy(plan.positions(start, stop, samples, POSITIONS)[chosen])
                 rows = torch.from_numpy(slots[start:stop][chosen, None] * samples + np.arange(samples))
                 values = maps[torch.from_numpy(chosen)[:, None], :, where]
-                tally.sample(rows.flatten(), values.flatten(0, 1))
+                accumulator.sample(rows.flatten(), values.flatten(0, 1))
             maxima = maps.amax(2)
             best = torch.maximum(best, maxima.amax(0))
-            tally.add(maxima, torch.arange(start, stop))
+            accumulator.add(maxima, torch.arange(start, stop))
             if n <= 10_000:
                 sketch.add(maps.permute(0, 2, 1).flatten(0, 1))
         context.check(
             f"best image of each unit over {n} images",
-            bool(np.array_equal(tally.top()[0][:, 0], best.numpy())),
+            bool(np.array_equal(accumulator.top()[0][:, 0], best.numpy())),
         )
-        ours.append((float(n), tally.state_bytes() / N_UNITS))
+        ours.append((float(n), accumulator.state_bytes() / N_UNITS))
         keeps_all.append((float(n), 4.0 * n))
         if n <= 10_000:
             sketched.append((float(n), sketch.state_bytes() / N_UNITS))

@@ -29,9 +29,16 @@ from actors.vision.readout import requests
 from actors.vision.readout.bank import StimulusBank
 from actors.vision.readout.base import LayerInfo
 from actors.vision.readout.maps import MapCache
-from actors.vision.readout.requests import Ask, Reading, SweepAck, SweepStep, VisionRequest, VisionResult
+from actors.vision.readout.requests import (
+    Ask,
+    ReadoutActivations,
+    SweepAck,
+    SweepStep,
+    VisionRequest,
+    VisionResult,
+)
 from actors.vision.readout.taps import TappedModule, spatial_max
-from actors.vision.readout.units import OUTPUT, Reader, Readout, reader
+from actors.vision.readout.units import OUTPUT, Readout, UnitReader, reader
 from actors.vision.settings import VisionSettings
 from actors.vision.sweep.accumulators import HALF_MAX
 from actors.vision.sweep.exemplars import finish_sweep
@@ -96,7 +103,7 @@ class VisionBackend:
         self.network = network
         self.fingerprint = network.fingerprint(settings.dtype)
         self._head = head_digest(network.module)
-        self._readers: dict[Readout, Reader] = {}
+        self._readers: dict[Readout, UnitReader] = {}
         self._recent: OrderedDict[Readout, None] = OrderedDict()
         self.bank = StimulusBank(self.fingerprint, settings.bank_memory_mb << 20, settings.bank_folder)
         self._maps = MapCache(settings.map_memory_mb << 20)
@@ -331,7 +338,7 @@ class VisionBackend:
         from actors.vision.sweep.compiled import CompiledPass
 
         if self._compiled is None or self._compiled[0] != tuple(readouts):
-            readings = [(self.layer(each.layer), self._reader(each).read) for each in readouts]
+            readings = [(self.layer(readout.layer), self._reader(readout).read) for readout in readouts]
             self._compiled = tuple(readouts), CompiledPass(self._tapped, readings)
         return self._compiled[1]
 
@@ -375,7 +382,7 @@ class VisionBackend:
             if short:
                 self.max_batch = half
             results = [*self._measure(batch[:half]), *self._measure(batch[half:])]
-            if any(isinstance(each, hub.OutOfMemoryError) for each in results):
+            if any(isinstance(result, hub.OutOfMemoryError) for result in results):
                 self.max_batch = most  # it was one image that is too large, not the batch
             return results
         asked = [ask.readout for ask in batch[0].asks]
@@ -424,13 +431,13 @@ class VisionBackend:
 
         def take(readout: Readout) -> Callable[[torch.Tensor], None]:
             def read(units: torch.Tensor) -> None:
-                found = spatial_max(units)
-                maxima[readout] = found.cpu().numpy()
+                maximum = spatial_max(units)
+                maxima[readout] = maximum.cpu().numpy()
                 wanted = {at: which for at, which in asked.get(readout, {}).items() if at < len(units)}
                 if not wanted:
                     return
                 if not self._tapped.is_placed(self.layer(readout.layer), units[0, 0].numel(), image_hw):
-                    units = found[:, :, None, None]  # a map would show places that nobody knows
+                    units = maximum[:, :, None, None]  # a map would show places that nobody knows
                 # One copy from the device for all images, then an array for each: they are forgotten one by
                 # one.
                 if self._maps.takes_all(*units.shape[1:]):
@@ -440,8 +447,10 @@ class VisionBackend:
                     pairs = [(at, index) for at, which in wanted.items() for index in which]
                     at, index = zip(*pairs, strict=True)
                     some: dict[int, dict[int, np.ndarray]] = {row: {} for row in wanted}
-                    for (row, unit), each in zip(pairs, _small(units[list(at), list(index)]), strict=True):
-                        some[row][unit] = each.copy()
+                    for (row, unit), unit_map in zip(
+                        pairs, _small(units[list(at), list(index)]), strict=True
+                    ):
+                        some[row][unit] = unit_map.copy()
                     maps[readout] = some
 
             return read
@@ -471,13 +480,13 @@ class VisionBackend:
             if ask.readout in row.known:
                 readings.append(row.known[ask.readout])
                 continue
-            found = maxima[ask.readout][at]
+            activations = maxima[ask.readout][at]
             small = {}
             if ask.maps:
                 # Copies: a view would keep all units' maps alive for as long as somebody has one.
                 small = {index: maps[ask.readout][at][index].copy() for index in ask.indices or ()}
                 self._maps.put(ask.readout, row.request.image.id, maps[ask.readout][at])
-            readings.append(Reading(ask.readout, None, found, small))
+            readings.append(ReadoutActivations(ask.readout, None, activations, small))
         return VisionResult(tuple(readings), self._view(row.request))
 
     # -- what is known --------------------------------------------------------------------------------
@@ -486,16 +495,16 @@ class VisionBackend:
         """Return the layer that `name` or its alias stands for; it may not exist."""
         return self.network.aliases.get(name, name)
 
-    def _reader(self, readout: Readout) -> Reader:
-        found = self._readers.get(readout)
-        if found is None:
+    def _reader(self, readout: Readout) -> UnitReader:
+        unit_reader = self._readers.get(readout)
+        if unit_reader is None:
             tap = self._tapped.taps.get(self.layer(readout.layer))
             if tap is None:
                 raise UsageError(
                     f"{self.name} has no layer {readout.layer!r}.", "List them with `maia layers`."
                 )
-            found = self._readers[readout] = reader(readout, tap.info)
-        return found
+            unit_reader = self._readers[readout] = reader(readout, tap.info)
+        return unit_reader
 
     def _check(self, ask: Ask) -> None:
         n_units = self._reader(ask.readout).n_units
@@ -508,19 +517,19 @@ class VisionBackend:
     def _bank_key(self, readout: Readout) -> str:
         return f"{readout.kind}:{self.layer(readout.layer)}:{self._reader(readout).digest}"
 
-    def _known(self, image_id: str, ask: Ask) -> Reading | None:
+    def _known(self, image_id: str, ask: Ask) -> ReadoutActivations | None:
         small = {}
         if ask.maps:
             for index in ask.indices or ():
-                found = self._maps.get(ask.readout, image_id, index)
-                if found is None:
+                unit_map = self._maps.get(ask.readout, image_id, index)
+                if unit_map is None:
                     return None
-                small[index] = found
+                small[index] = unit_map
         try:
             values = self.bank.get(self._bank_key(ask.readout), image_id)
         except UsageError:
             return None
-        return None if values is None else Reading(ask.readout, None, values, small)
+        return None if values is None else ReadoutActivations(ask.readout, None, values, small)
 
     def _view(self, request: VisionRequest) -> View:
         return self.network.preprocess.view(*request.image.size)
@@ -541,7 +550,7 @@ class _Row:
 
     place: int
     request: VisionRequest
-    known: dict[Readout, Reading]
+    known: dict[Readout, ReadoutActivations]
     wanted: str
 
 
@@ -565,12 +574,12 @@ def _asked_maps(rows: Sequence[_Row]) -> dict[Readout, dict[int, dict[int, None]
     return asked
 
 
-def _finite(ask: Ask, reading: Reading) -> bool:
+def _finite(ask: Ask, reading: ReadoutActivations) -> bool:
     """Say whether every unit is finite whose map is asked."""
     return not ask.maps or bool(np.isfinite(reading.activations[list(ask.indices or ())]).all())
 
 
 def _small(maps: torch.Tensor) -> np.ndarray:
     """Return maps as float16, beyond its range its largest."""
-    found: np.ndarray = maps.float().clamp(-HALF_MAX, HALF_MAX).half().cpu().numpy()
-    return found
+    half: np.ndarray = maps.float().clamp(-HALF_MAX, HALF_MAX).half().cpu().numpy()
+    return half

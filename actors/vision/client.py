@@ -30,7 +30,8 @@ from actors.vision.readout.base import (
 )
 from actors.vision.readout.requests import Ask, VisionRequest
 from actors.vision.readout.units import OUTPUT, Readout, class_index
-from actors.vision.sweep.driver import Progress, run_sweep
+from actors.vision.sweep.accumulators import SweepPlan
+from actors.vision.sweep.driver import ReportProgress, run_sweep
 from actors.vision.sweep.exemplars import ExemplarStore, LayerExemplars
 from actors.vision.sweep.scatter import ScatterTable
 
@@ -178,19 +179,19 @@ class PoolVisionClient:
         units: Iterable[Unit],
         dataset: ImageDataset,
         k: int = 15,
-        progress: Progress | None = None,
+        progress: ReportProgress | None = None,
     ) -> list[Exemplars]:
         units = [await self.unit(unit) for unit in units]
         readouts = list(dict.fromkeys(Readout.of(unit) for unit in units))
-        found = await self.layer_exemplars(readouts, dataset, k, progress)
-        return [found[Readout.of(unit)].of(unit, k) for unit in units]
+        by_readout = await self.layer_exemplars(readouts, dataset, k, progress)
+        return [by_readout[Readout.of(unit)].of(unit, k) for unit in units]
 
     async def layer_exemplars(
         self,
         readouts: Sequence[Readout],
         dataset: ImageDataset,
         k: int = 15,
-        progress: Progress | None = None,
+        progress: ReportProgress | None = None,
     ) -> dict[Readout, LayerExemplars]:
         """Return the exemplars of all units of each readout: known ones at once, the others by one pass.
 
@@ -204,21 +205,14 @@ class PoolVisionClient:
             missing = [r for r in readouts if await self._find(store, dataset, r, k) is None]
             if missing:
                 indices, _ = await asyncio.to_thread(split, dataset, self._reserve)
-                await run_sweep(
-                    self._pool,
-                    store,
-                    dataset,
-                    indices,
-                    tuple(sorted(missing, key=repr)),
-                    k=max(k, 15),
-                    step=self._batch,
-                    progress=progress,
-                )
+                ordered = tuple(sorted(missing, key=repr))
+                plan = SweepPlan(dataset, indices, ordered, k=max(k, 15), step=self._batch)
+                await run_sweep(self._pool, store, plan, progress)
         result = {}
         for readout in readouts:
-            found = await self._find(store, dataset, readout, k)
-            assert found is not None, "a finished sweep stores every readout"
-            result[readout] = found
+            exemplars = await self._find(store, dataset, readout, k)
+            assert exemplars is not None, "a finished sweep stores every readout"
+            result[readout] = exemplars
         return result
 
     async def _find(
@@ -259,9 +253,9 @@ class PoolVisionClient:
                 if self._sampled[0] != dataset.fingerprint:  # one data set at a time: these are pixels
                     self._sampled = dataset.fingerprint, await asyncio.to_thread(_spread, dataset)
                 ask = Ask(key[1], None)
-                found = await asyncio.gather(*(self._column(image, ask) for image in self._sampled[1]))
-                columns = [each for each in found if not isinstance(each, BackendError)]
-                failed = [each for each in found if isinstance(each, BackendError)]
+                outcomes = await asyncio.gather(*(self._column(image, ask) for image in self._sampled[1]))
+                columns = [outcome for outcome in outcomes if not isinstance(outcome, BackendError)]
+                failed = [outcome for outcome in outcomes if isinstance(outcome, BackendError)]
                 if not columns:
                     reason = failed[0].message if failed else "none of them can be read."
                     raise SampleError(
@@ -286,8 +280,8 @@ class PoolVisionClient:
 
     async def _column(self, image: Image, ask: Ask) -> np.ndarray | BackendError:
         """Return what an image does to all units, or how the network fails on it."""
-        found = await self._columns(image, (ask,))
-        return found if isinstance(found, BackendError) else found[0]
+        columns = await self._columns(image, (ask,))
+        return columns if isinstance(columns, BackendError) else columns[0]
 
     async def _columns(self, image: Image, asks: tuple[Ask, ...]) -> list[np.ndarray] | BackendError:
         """Return what an image does to the units of each ask, or how the network fails on it."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from actors.errors import UsageError
 from actors.vision.data.datasets import open_dataset
-from actors.vision.data.labels import ColumnSettings, Labelled, Labels, labels_of
+from actors.vision.data.labels import ColumnSettings, LabeledDataset, Labels, labels_of
 from agents.records.run_files import RecordError
 from agents.records.store import Store
 from experiments.audit import real_images
@@ -74,7 +74,7 @@ async def find_labels(
     """
     dataset = await asyncio.to_thread(open_dataset, profile.dataset, profile.columns.image)
     asked = needed or profile.columns != ColumnSettings() or bool(settings.names) or settings.everything
-    if not isinstance(dataset, Labelled) and not asked:
+    if not isinstance(dataset, LabeledDataset) and not asked:
         return None
     try:
         return await asyncio.to_thread(labels_of, dataset, profile.columns)

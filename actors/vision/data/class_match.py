@@ -40,7 +40,7 @@ class Match:
 
 
 def match_classes(
-    names: Sequence[str], class_names: Sequence[str], told: Mapping[str, str] | None = None
+    names: Sequence[str], class_names: Sequence[str], assigned: Mapping[str, str] | None = None
 ) -> list[Match]:
     """Return the network's class of each of the data set's, in order.
 
@@ -49,16 +49,16 @@ def match_classes(
     Raises:
         UsageError: If `told` names a class that one of the two does not have.
     """
-    told = told or {}
-    if unknown := [name for name in told if name not in names]:
+    assigned = assigned or {}
+    if unknown := [name for name in assigned if name not in names]:
         raise UsageError(
             f"the data set has no class {unknown[0]!r}.",
             f"Its classes: {', '.join(names[:20])}. Correct --label-names.",
         )
     by_name = _by_name(class_names)
     return [
-        Match(name, _told(told[name], class_names), "as told")
-        if name in told
+        Match(name, _told(assigned[name], class_names), "as told")
+        if name in assigned
         else _match(name, class_names, by_name)
         for name in names
     ]
@@ -97,25 +97,25 @@ def _told(text: str, class_names: Sequence[str]) -> int:
 
 
 def _by_name(class_names: Sequence[str]) -> dict[str, set[int]]:
-    found: dict[str, set[int]] = {}
-    for index, each in enumerate(class_names):
-        for name in (each, *each.split(",")):
-            found.setdefault(plain(name), set()).add(index)
-    return found
+    by_name: dict[str, set[int]] = {}
+    for index, names in enumerate(class_names):
+        for name in (names, *names.split(",")):
+            by_name.setdefault(plain(name), set()).add(index)
+    return by_name
 
 
 def _match(name: str, class_names: Sequence[str], by_name: Mapping[str, set[int]]) -> Match:
     synset = _SYNSET.match(name)
     if synset and (index := _of_synset(synset[0], class_names)) is not None:
         return Match(name, index, "WordNet number")
-    if len(found := by_name.get(plain(name), set())) == 1:
-        return Match(name, next(iter(found)), "name")
+    if len(indices := by_name.get(plain(name), set())) == 1:
+        return Match(name, next(iter(indices)), "name")
     others = {index for synonym in _synonyms(name) for index in by_name.get(synonym, ())}
-    if not found and len(others) == 1:
+    if not indices and len(others) == 1:
         return Match(name, others.pop(), "ImageNet synonym")
     near = difflib.get_close_matches(plain(name), by_name, n=3, cutoff=0.6)
     return Match(
-        name, near=tuple(f"{index} ({class_names[index]})" for index in sorted(found)) or tuple(near)
+        name, near=tuple(f"{index} ({class_names[index]})" for index in sorted(indices)) or tuple(near)
     )
 
 
@@ -125,7 +125,7 @@ def _of_synset(number: str, class_names: Sequence[str]) -> int | None:
     index = order.get(number)
     if index is None or len(class_names) != len(order):
         return None
-    own = {plain(each) for each in class_names[index].split(",")}
+    own = {plain(name) for name in class_names[index].split(",")}
     return index if own & set(lemmas[number]) else None
 
 
@@ -153,7 +153,7 @@ def _imagenet() -> tuple[dict[str, int], dict[str, tuple[str, ...]]]:
     wanted = {number: index for index, number in enumerate(order)}
     pairs = (line.partition("\t") for line in lines)
     lemmas = {
-        number: tuple(plain(each) for each in names.split(","))
+        number: tuple(plain(name) for name in names.split(","))
         for number, _, names in pairs
         if number in wanted
     }

@@ -24,7 +24,9 @@ def named(names: tuple[str, ...]) -> tuple[str, ...]:
     nothing.
     """
     numbers = [_PLACEHOLDER.fullmatch(name.strip()) for name in names]
-    return () if all(found and int(found[1]) in (at, at + 1) for at, found in enumerate(numbers)) else names
+    return (
+        () if all(number and int(number[1]) in (at, at + 1) for at, number in enumerate(numbers)) else names
+    )
 
 
 def read(path: Path) -> tuple[str, ...]:
@@ -75,8 +77,8 @@ def parse(content: Any) -> tuple[str, ...]:
         pairs = [_pair(key, value) for key, value in content.items()]
     elif isinstance(content, list | tuple):
         pairs = [
-            _pair(each.get("id", at), each.get("name")) if isinstance(each, Mapping) else _pair(at, each)
-            for at, each in enumerate(content)
+            _pair(item.get("id", at), item.get("name")) if isinstance(item, Mapping) else _pair(at, item)
+            for at, item in enumerate(content)
         ]
     else:
         return ()

@@ -353,6 +353,6 @@ def near_copies(
     if abs(size[0] * other[1] / (size[1] * other[0]) - 1) > rounded:
         return False
     side = min(first.width, second.width)
-    a, b = (np.asarray(each if each.width == side else thumbnail(each, side)) for each in (first, second))
+    a, b = (np.asarray(image if image.width == side else thumbnail(image, side)) for image in (first, second))
     difference = np.sqrt(np.square(a.astype(np.float32) - b).mean())
     return bool(difference <= FINE * _contrast(a.reshape(1, -1))[0])

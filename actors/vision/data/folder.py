@@ -102,7 +102,7 @@ class FolderDataset:
             table = _listed(listing)
         except (OSError, ValueError) as error:
             raise UsageError(f"the list of images {str(listing)!r} cannot be read: {error}") from error
-        if (found := file_column(table.columns, column)) is None:
+        if (path_column := file_column(table.columns, column)) is None:
             if column:
                 raise no_column(str(listing), column, table.columns, "--image-column")
             raise UsageError(
@@ -110,7 +110,7 @@ class FolderDataset:
                 f"{', '.join(table.columns) or 'none'}.",
                 "Call the column of paths `path`, or name it: columns.image of a profile, --image-column of an audit.",
             )
-        names = list(dict.fromkeys(row[found] for row in table.rows if row.get(found)))
+        names = list(dict.fromkeys(row[path_column] for row in table.rows if row.get(path_column)))
         passed: Counter[str] = Counter()
         entries = []
         for name in names:
@@ -300,14 +300,14 @@ def _tables(root: Path, images: Sequence[str]) -> list[Table]:
     A file that is no table, such as notes in .csv, is passed over.
     """
     folders = {parent.as_posix() for image in images for parent in PurePosixPath(image).parents}
-    found = []
-    for folder in sorted(folders, key=lambda each: (each.count("/"), each)):
+    listed_tables = []
+    for folder in sorted(folders, key=lambda path: (path.count("/"), path)):
         here = root / folder
         for path in sorted(here.iterdir()) if here.is_dir() else ():
             if path.suffix.lower() in tables.SUFFIXES and path.is_file():
                 with contextlib.suppress(OSError, ValueError):
-                    found.append(read_table(path, "" if folder == "." else folder))
-    return found
+                    listed_tables.append(read_table(path, "" if folder == "." else folder))
+    return listed_tables
 
 
 def _fingerprint(root: Path, entries: list[Entry]) -> str:

@@ -96,8 +96,8 @@ class HubDataset:
         import datasets
 
         if is_saved(Path(self.path)):
-            found = self._asked(lambda: datasets.load_from_disk(self.path))
-            splits = list(found) if isinstance(found, datasets.DatasetDict) else ["all"]
+            loaded = self._asked(lambda: datasets.load_from_disk(self.path))
+            splits = list(loaded) if isinstance(loaded, datasets.DatasetDict) else ["all"]
         else:
             splits = self._asked(
                 lambda: datasets.get_dataset_split_names(self.path, self.config, revision=self.revision)
@@ -121,12 +121,12 @@ class HubDataset:
                     self.path, self.config, split=self.split, revision=self.revision
                 )
             )
-        found = self._asked(lambda: datasets.load_from_disk(self.path))
-        if not isinstance(found, datasets.DatasetDict):
-            return found
-        if self.split not in found:
-            raise UsageError(f"{self.path} has no split {self.split!r}.", f"It has {', '.join(found)}.")
-        return found[self.split]
+        loaded = self._asked(lambda: datasets.load_from_disk(self.path))
+        if not isinstance(loaded, datasets.DatasetDict):
+            return loaded
+        if self.split not in loaded:
+            raise UsageError(f"{self.path} has no split {self.split!r}.", f"It has {', '.join(loaded)}.")
+        return loaded[self.split]
 
     @cached_property
     def _rows(self) -> Any:
@@ -198,17 +198,19 @@ class HubDataset:
         import datasets
 
         features = self._table.features
-        told = {
-            name for name, each in features.items() if isinstance(each, datasets.ClassLabel | datasets.Value)
+        scalar = {
+            name
+            for name, feature in features.items()
+            if isinstance(feature, datasets.ClassLabel | datasets.Value)
         }
         levels = {
-            name: features[name].names for name in told if isinstance(features[name], datasets.ClassLabel)
+            name: features[name].names for name in scalar if isinstance(features[name], datasets.ClassLabel)
         }
-        read = self._table.select_columns(sorted(told)).with_format(None)
+        read = self._table.select_columns(sorted(scalar)).with_format(None)
         texts = {
             name: [_level(value, levels.get(name)) for value in read[name]]
             for name in features
-            if name in told
+            if name in scalar
         }
         label = columns.label or (next(iter(levels)) if len(levels) == 1 else "")
         return from_columns(self.name, texts, columns.model_copy(update={"label": label}), levels=levels)

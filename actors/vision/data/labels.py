@@ -98,7 +98,7 @@ class Labels:
 
 
 @runtime_checkable
-class Labelled(Protocol):
+class LabeledDataset(Protocol):
     """A data set that says something of its images."""
 
     def labels(self, columns: ColumnSettings) -> Labels:
@@ -110,8 +110,8 @@ class Labelled(Protocol):
 
 
 def labels_of(dataset: Any, columns: ColumnSettings) -> Labels:
-    """Return what a data set says of its images; raises as `Labelled.labels`."""
-    if not isinstance(dataset, Labelled):
+    """Return what a data set says of its images; raises as `LabeledDataset.labels`."""
+    if not isinstance(dataset, LabeledDataset):
         raise UsageError(f"the data set {dataset.name!r} has no labels.", HOW)
     return dataset.labels(columns)
 
@@ -127,7 +127,7 @@ def from_files(name: str, images: Sequence[str], tables: Sequence[Table], column
     them.
 
     Raises:
-        UsageError: As `Labelled.labels`.
+        UsageError: As `LabeledDataset.labels`.
     """
     texts: dict[str, list[str | None]] = {}
     sources: dict[str, str] = {}
@@ -139,14 +139,14 @@ def from_files(name: str, images: Sequence[str], tables: Sequence[Table], column
         if not any(rows):
             continue
         files.append(column)
-        for each in table.columns:
-            sources.setdefault(each, table.name)
-            known = texts.setdefault(each, [None] * len(images))
+        for column_name in table.columns:
+            sources.setdefault(column_name, table.name)
+            known = texts.setdefault(column_name, [None] * len(images))
             for index, row in enumerate(rows):
                 if row is not None and known[index] is None:
-                    known[index] = row.get(each)
+                    known[index] = row.get(column_name)
     if columns.image and not files:
-        there = dict.fromkeys(each for table in tables for each in table.columns)
+        there = dict.fromkeys(column for table in tables for column in table.columns)
         raise no_column(f"no table of {name!r}", columns.image, there, "--image-column")
     for column, values in _folders(images).items():
         texts.setdefault(column, values)
@@ -169,7 +169,7 @@ def from_columns(
     a column.
 
     Raises:
-        UsageError: As `Labelled.labels`.
+        UsageError: As `LabeledDataset.labels`.
     """
     known, there = levels or {}, [column for column in texts if column not in files]
     for asked, option in (
@@ -185,7 +185,7 @@ def from_columns(
         )
     split = next((column for column in there if column.lower() in _SPLITS and column != label), None)
     attributes = {}
-    for column in columns.attributes or [each for each in there if each not in (label, split)]:
+    for column in columns.attributes or [column for column in there if column not in (label, split)]:
         values = Column.of(texts[column], known.get(column, ()))
         if columns.attributes and len(values.levels) > MOST_ASKED_LEVELS:
             raise UsageError(
@@ -198,11 +198,11 @@ def from_columns(
         if columns.attributes or dividing:
             attributes[column] = values
     source = (sources or {}).get(label, "")
-    told = f"column {label!r}" + (f" of {source}" if source else "")
+    origin = f"column {label!r}" + (f" of {source}" if source else "")
     return Labels(
         Column.of(texts[label], known.get(label, ())),
         attributes,
-        "class folders" if source == "folders" else told,
+        "class folders" if source == "folders" else origin,
         None if split is None else Column.of(texts[split], known.get(split, ())),
     )
 
@@ -217,17 +217,17 @@ def _folders(images: Sequence[str]) -> dict[str, list[str | None]]:
     """Return the folders that images lie in as columns: `folder1` the outermost, without those of splits and
     tars.
     """
-    found: dict[str, list[str | None]] = {}
+    columns: dict[str, list[str | None]] = {}
     for index, image in enumerate(images):
         parts = image.split("/")[:-1]
         own = [part for part in parts if not part.endswith(".tar")]
         named = [part for part in own if part.lower() not in _SPLIT_FOLDERS]
         splits = [part for part in own if part.lower() in _SPLIT_FOLDERS]
         for number, part in enumerate(named, 1):
-            found.setdefault(f"folder{number}", [None] * len(images))[index] = part
+            columns.setdefault(f"folder{number}", [None] * len(images))[index] = part
         if splits:
-            found.setdefault("split", [None] * len(images))[index] = splits[0].lower()
-    return found
+            columns.setdefault("split", [None] * len(images))[index] = splits[0].lower()
+    return columns
 
 
 def _order(text: str) -> tuple[int, float, str]:

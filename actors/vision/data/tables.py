@@ -99,15 +99,15 @@ def matched(images: Sequence[str], table: Table, column: str) -> list[Mapping[st
 
     `images` are paths relative to the data set's folder.
     """
-    found: list[Mapping[str, str] | None] = [None] * len(images)
+    matches: list[Mapping[str, str] | None] = [None] * len(images)
     rows = [(_joined(table.place, row.get(column, "")), row) for row in table.rows]
     below = f"{table.place}/" if table.place else ""
     for key in (_path, _name, _stem):
         by_key = _unique((key(path), row) for path, row in rows)
         for text, index in _unique((key(image), index) for index, image in enumerate(images)).items():
-            if found[index] is None and images[index].startswith(below):
-                found[index] = by_key.get(text)
-    return found
+            if matches[index] is None and images[index].startswith(below):
+                matches[index] = by_key.get(text)
+    return matches
 
 
 def _unique(pairs: Iterable[tuple[str, _T]]) -> dict[str, _T]:

@@ -96,7 +96,7 @@ class GroupMax(Activation):
         return torch.zeros_like(groups).scatter_(-1, best.indices, best.values).flatten(-2)
 
 
-Record = TypeVar("Record", Activation, "Dictionary")
+TensorRecord = TypeVar("TensorRecord", Activation, "Dictionary")
 
 
 @dataclass(frozen=True)
@@ -199,8 +199,8 @@ class Dictionary:
 
 
 def _mapped(
-    record: Record, change: Callable[[torch.Tensor], torch.Tensor], keep: Container[str] = ()
-) -> Record:
+    record: TensorRecord, change: Callable[[torch.Tensor], torch.Tensor], keep: Container[str] = ()
+) -> TensorRecord:
     """Return `record` with every tensor changed but those named in `keep`."""
     values = {f.name: getattr(record, f.name) for f in fields(record) if f.name not in keep}
     changed: dict[str, Any] = {n: change(v) for n, v in values.items() if isinstance(v, torch.Tensor)}

@@ -20,7 +20,7 @@ threshold_beta threshold_start_step top_k_aux trainer_class wandb_name warmup_st
 """
 
 
-class _Config(Facts):
+class DictionaryLearningConfig(Facts):
     harmless = frozenset(_TRAINING.split())
     """What they did in training is in the weights."""
 
@@ -50,7 +50,7 @@ def dictionary(files: Published) -> Dictionary:
     That loader rescales an `AutoEncoder` to decoder columns of norm 1. A backup of training with normalized
     activations is scaled as its final save would have been.
     """
-    config = _Config.of(files.config["trainer"], files.config_name)
+    config = DictionaryLearningConfig.of(files.config["trainer"], files.config_name)
     width, latents, kind = config.activation_dim, config.dict_size, config.dict_class
     scale = _norm_factor(files)
     if kind in ("JumpReluAutoEncoder", "MatryoshkaBatchTopKSAE", "MatroyshkaBatchTopKSAE"):
@@ -79,7 +79,7 @@ def dictionary(files: Published) -> Dictionary:
     return made
 
 
-def _activation(files: Published, config: _Config, scale: float) -> Activation:
+def _activation(files: Published, config: DictionaryLearningConfig, scale: float) -> Activation:
     latents = config.dict_size
     match config.dict_class:
         case "AutoEncoder" | "AutoEncoderNew":

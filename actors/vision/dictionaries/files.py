@@ -65,31 +65,31 @@ class Published:
         Raises:
             UsageError: If it is missing or of another shape.
         """
-        found = self.optional(name, *shape)
-        if found is None:
+        tensor = self.optional(name, *shape)
+        if tensor is None:
             raise UsageError(
                 f"{self.path} holds no tensor {name!r}, which its configuration ({self.config_name}) needs.",
                 f"It holds {', '.join(sorted(self.tensors))}: give the files as their library saved them.",
             )
-        return found
+        return tensor
 
     def optional(self, name: str, *shape: int) -> torch.Tensor | None:
-        found = self.tensors.get(name)
+        tensor = self.tensors.get(name)
         self._used.add(name)
-        if found is None:
+        if tensor is None:
             return None
-        if tuple(found.shape) != shape or not found.is_floating_point():
+        if tuple(tensor.shape) != shape or not tensor.is_floating_point():
             raise UsageError(
-                f"the tensor {name!r} of {self.path} is {tuple(found.shape)} {found.dtype}; "
+                f"the tensor {name!r} of {self.path} is {tuple(tensor.shape)} {tensor.dtype}; "
                 f"its configuration ({self.config_name}) needs floating point of shape {shape}."
             )
-        return found
+        return tensor
 
     def scalar(self, name: str) -> float | None:
         """Return a number that was saved as a tensor, None if there is none."""
-        found = self.tensors.get(name)
+        tensor = self.tensors.get(name)
         self._used.add(name)
-        return None if found is None else float(found)
+        return None if tensor is None else float(tensor)
 
     def count(self, name: str, k: float | None, latents: int) -> int:
         """Return how many latents a position keeps.
@@ -173,12 +173,12 @@ def read(path: str) -> tuple[Published, str]:
 
 def read_json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UsageError(f"{path} is not a readable configuration: {error}") from error
-    if not isinstance(found, dict):
-        raise UsageError(f"{path} must hold an object of settings, it holds a {type(found).__name__}.")
-    return found
+    if not isinstance(content, dict):
+        raise UsageError(f"{path} must hold an object of settings, it holds a {type(content).__name__}.")
+    return content
 
 
 def _weights(path: Path) -> Path:
@@ -275,13 +275,13 @@ def _tensors(root: object) -> dict[str, torch.Tensor]:
 
 def _module_tensors(attributes: Mapping[str, Any], prefix: str) -> list[tuple[str, torch.Tensor]]:
     own = {**attributes.get("_parameters", {}), **attributes.get("_buffers", {})}
-    found = [
+    tensors = [
         (prefix + name, value.detach()) for name, value in own.items() if isinstance(value, torch.Tensor)
     ]
     for name, module in attributes.get("_modules", {}).items():
         if isinstance(module, Stub):
-            found += _module_tensors(vars(module), f"{prefix}{name}.")
-    return found
+            tensors += _module_tensors(vars(module), f"{prefix}{name}.")
+    return tensors
 
 
 def _digest(*paths: Path | None) -> str:

@@ -15,19 +15,19 @@ def load(path: str) -> tuple[Dictionary, str]:
     Raises:
         UsageError: If it is of no known format, or asks for what is not read.
     """
-    found, digest = files.read(path)
+    published, digest = files.read(path)
     for form in _FORMATS:
-        if form.fits(found):
-            return form.dictionary(found), digest
-    names = ", ".join(sorted(found.tensors)[:20]) or "no tensors"
-    if found.config_path is None and not found.config:
+        if form.fits(published):
+            return form.dictionary(published), digest
+    names = ", ".join(sorted(published.tensors)[:20]) or "no tensors"
+    if published.config_path is None and not published.config:
         raise UsageError(
-            f"{found.path} holds {names} and no configuration, without which its codes are not determined.",
+            f"{published.path} holds {names} and no configuration, without which its codes are not determined.",
             "Put its cfg.json or config.json beside it. One of your own: W_enc (D, F), b_enc, W_dec, b_dec, "
             'and {"architecture": "standard", "d_in": D, "d_sae": F} as SAELens writes it.',
         )
     raise UsageError(
-        f"{found.path} is of no format that is read: it holds {names}, and {found.config_name} "
-        f"holds {', '.join(sorted(found.config)[:20])}.",
+        f"{published.path} is of no format that is read: it holds {names}, and {published.config_name} "
+        f"holds {', '.join(sorted(published.config)[:20])}.",
         "Dictionaries of SAELens, ViT-Prisma, dictionary_learning, overcomplete and sparsify are read.",
     )

@@ -20,7 +20,7 @@ _TINY = 1e-8
 _ATTRIBUTES = ("top_k", "running_threshold")
 
 
-class _Config(Facts):
+class OvercompleteConfig(Facts):
     harmless = frozenset({"threshold_momentum", "use_multiplier", "kernel", "bandwidth", "device"})
 
     sae: Literal["SAE", "TopKSAE", "JumpSAE", "BatchTopKSAE", "RATopKSAE", "RAJumpSAE"]
@@ -44,7 +44,7 @@ def dictionary(files: Published) -> Dictionary:
     return made
 
 
-def _config(files: Published) -> _Config:
+def _config(files: Published) -> OvercompleteConfig:
     if not isinstance(files.root, Stub):
         if "class" not in files.config:
             raise UsageError(
@@ -54,7 +54,7 @@ def _config(files: Published) -> _Config:
             )
         values = {("sae" if key == "class" else key): value for key, value in files.config.items()}
         values["sae"] = str(values["sae"]).rpartition(".")[2]
-        return _Config.of(values, files.config_name)
+        return OvercompleteConfig.of(values, files.config_name)
     module = vars(files.root)
     atoms = vars(module["_modules"]["dictionary"])
     values = {name: _number(module[name]) for name in _ATTRIBUTES if module.get(name) is not None}
@@ -65,7 +65,7 @@ def _config(files: Published) -> _Config:
     else:
         function = getattr(atoms.get("normalization"), "full_name", "")
         values["normalization"] = function.rpartition(".")[2].removeprefix("normalize_")
-    return _Config.of(values, str(files.path))
+    return OvercompleteConfig.of(values, str(files.path))
 
 
 def _check_encoder(files: Published, encoder: object) -> None:
@@ -80,9 +80,9 @@ def _check_encoder(files: Published, encoder: object) -> None:
     blocks = vars(parts["mlp_blocks"])["_modules"] if "mlp_blocks" in parts else {}
     if encoder.class_name != "MLPEncoder" or blocks or names != ["Linear", "Identity"] or output != "ReLU":
         layers = " + ".join([*names, output or "no activation"])
-        found = f"{encoder.class_name} of {len(blocks)} blocks and {layers}"
+        description = f"{encoder.class_name} of {len(blocks)} blocks and {layers}"
         raise UsageError(
-            f"{files.path} has an encoder that is not read: {found}.",
+            f"{files.path} has an encoder that is not read: {description}.",
             "A linear or tied encoder with ReLU is read; name another dictionary.",
         )
 
@@ -99,7 +99,7 @@ def _encoder(files: Published, atoms: torch.Tensor) -> tuple[torch.Tensor, torch
     return weight, files.tensor("encoder.final_block.0.bias", latents)
 
 
-def _activation(files: Published, config: _Config, latents: int) -> Activation:
+def _activation(files: Published, config: OvercompleteConfig, latents: int) -> Activation:
     match config.sae:
         case "SAE":
             return Relu()
@@ -117,7 +117,7 @@ def _activation(files: Published, config: _Config, latents: int) -> Activation:
             return JumpRelu(torch.full((latents,), config.running_threshold), inclusive=True)
 
 
-def _atoms(files: Published, config: _Config) -> torch.Tensor:
+def _atoms(files: Published, config: OvercompleteConfig) -> torch.Tensor:
     """Return the atoms (F, D) as in evaluation: training leaves its last step without the constraints."""
     multiplier = files.scalar("dictionary.multiplier") or 0.0
     if "dictionary.C" not in files.tensors:
@@ -131,8 +131,8 @@ def _atoms(files: Published, config: _Config) -> torch.Tensor:
 
 
 def _matrix(files: Published, name: str) -> torch.Tensor:
-    found = files.tensors.get(name)
-    rows, columns = found.shape if found is not None and found.ndim == 2 else (0, 0)
+    tensor = files.tensors.get(name)
+    rows, columns = tensor.shape if tensor is not None and tensor.ndim == 2 else (0, 0)
     return files.tensor(name, rows, columns).float()
 
 

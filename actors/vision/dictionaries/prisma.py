@@ -22,7 +22,7 @@ vit_model_cfg wandb_entity wandb_log_frequency wandb_project
 """
 
 
-class _Config(Facts):
+class PrismaConfig(Facts):
     harmless = frozenset(_TRAINING.split())
     """What they did in training is in the weights."""
 
@@ -45,7 +45,7 @@ def fits(files: Published) -> bool:
 
 def dictionary(files: Published) -> Dictionary:
     """Return the dictionary as `SparseAutoencoder.encode` computes it: the offset is always subtracted."""
-    config = _Config.of(_values(files), files.config_name)
+    config = PrismaConfig.of(_values(files), files.config_name)
     if config.cls_token_only:
         raise UsageError(
             f"{files.config_name} is of the class token alone (cls_token_only): tokens cannot be selected yet.",
@@ -70,7 +70,7 @@ def dictionary(files: Published) -> Dictionary:
     return made
 
 
-def _activation(files: Published, config: _Config, latents: int) -> Activation:
+def _activation(files: Published, config: PrismaConfig, latents: int) -> Activation:
     if config.architecture == "gated":
         if config.activation_fn_str != "relu":
             raise UsageError(

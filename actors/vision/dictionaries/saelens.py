@@ -54,7 +54,7 @@ wandb_id wandb_log_frequency wandb_project
 """Keys of the configurations of training runs, versions 1 to 6: what they say is in the weights."""
 
 
-class _Config(Facts):
+class SaeLensConfig(Facts):
     harmless = frozenset(_TRAINING.split())
 
     architecture: Literal["standard", "gated", "jumprelu", "topk", "batchtopk", "matryoshka_batchtopk"] = (
@@ -118,7 +118,7 @@ def dictionary(files: Published) -> Dictionary:
     return made
 
 
-def _config(files: Published) -> _Config:
+def _config(files: Published) -> SaeLensConfig:
     values = {_RENAMED.get(key, key): value for key, value in files.config.items()}
     metadata = values.get("metadata")
     if isinstance(metadata, Mapping):  # of version 6: free text, but for where the dictionary reads
@@ -127,7 +127,7 @@ def _config(files: Published) -> _Config:
         } | values
     if values.get("hook_name") is None:
         values.pop("hook_name", None)
-    config = _Config.of(values, files.config_name)
+    config = SaeLensConfig.of(values, files.config_name)
     arguments = dict(config.activation_fn_kwargs or {})
     if config.activation_fn == "topk" and config.architecture == "standard":
         config = config.model_copy(update={"architecture": "topk", "k": arguments.pop("k", None)})
@@ -155,7 +155,7 @@ def _config(files: Published) -> _Config:
     return config
 
 
-def _normalization(files: Published, config: _Config) -> tuple[Normalization, float]:
+def _normalization(files: Published, config: SaeLensConfig) -> tuple[Normalization, float]:
     """Return how inputs are normalized, and the factor of the training data that is not in the weights."""
     beside = files.path.with_name(_SCALER)
     factor = (read_json(beside).get("scaling_factor") if beside.is_file() else None) or None
@@ -181,7 +181,7 @@ def _normalization(files: Published, config: _Config) -> tuple[Normalization, fl
     return ("none" if asked is None or asked is False else asked), 1.0
 
 
-def _activation(files: Published, config: _Config, factor: float) -> Activation:
+def _activation(files: Published, config: SaeLensConfig, factor: float) -> Activation:
     match config.architecture:
         case "gated":
             gain = files.tensor("r_mag", config.d_sae).float().exp()
@@ -198,7 +198,7 @@ def _activation(files: Published, config: _Config, factor: float) -> Activation:
             return TanhRelu() if config.activation_fn == "tanh-relu" else Relu()
 
 
-def _decoder_scale(files: Published, config: _Config) -> Any:
+def _decoder_scale(files: Published, config: SaeLensConfig) -> Any:
     """Return the factors of fine-tuning, which only decoding takes; files of some versions hold ones."""
     factors = files.optional("scaling_factor", config.d_sae)
     if factors is None or bool((factors == 1).all()):

@@ -9,7 +9,7 @@ from actors.vision.dictionaries.dictionary import Dictionary, GroupMax, TopK
 from actors.vision.dictionaries.files import Facts, Published
 
 
-class _Config(Facts):
+class SparsifyConfig(Facts):
     harmless = frozenset({"expansion_factor", "normalize_decoder", "multi_topk"})
     """What they did in training is in the weights."""
 
@@ -28,7 +28,7 @@ def fits(files: Published) -> bool:
 
 def dictionary(files: Published) -> Dictionary:
     """Return the dictionary as `SparseCoder.encode` computes it."""
-    config = _Config.of(files.config, files.config_name)
+    config = SparsifyConfig.of(files.config, files.config_name)
     latents = config.num_latents or len(files.tensors["encoder.weight"])
     k = files.count("k", config.k, latents)
     if config.activation == "groupmax" and latents % k:

@@ -93,7 +93,7 @@ class StateDict:
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedWeights:
     """What was done with a file: in `notes` what is not plain, and whether the network has its classifier.
 
     `class_names` are the file's, () if it has none for this head.
@@ -112,7 +112,7 @@ class Checkpoint:
     states: tuple[StateDict, ...]
     class_names: tuple[str, ...] = ()
 
-    def load_into(self, module: torch.nn.Module) -> Loaded:
+    def load_into(self, module: torch.nn.Module) -> LoadedWeights:
         """Load the state dict that fits `module`.
 
         A last linear layer of which the file has nothing is replaced by the identity: a backbone has no
@@ -139,7 +139,7 @@ class Checkpoint:
         module.load_state_dict(fit.tensors, strict=False)
         outputs = [parameter.shape[:1] for parameter in module.parameters()][-1:]
         names = self.class_names if outputs == [(len(self.class_names),)] else ()
-        return Loaded(tuple(notes), head is None, names)
+        return LoadedWeights(tuple(notes), head is None, names)
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ class _Fit:
     def notes(self, states: tuple[StateDict, ...]) -> list[str]:
         notes = []
         if len(states) > 1:
-            others = [each.place or "the file's own" for each in states if each is not self.state]
+            others = [state.place or "the file's own" for state in states if state is not self.state]
             notes.append(f"taken from {self.state.place or 'the file itself'!r}, not {_some(others)}")
         if self.prefix:
             notes.append(f"prefix {self.prefix!r} removed")
@@ -241,7 +241,7 @@ def _fits(module: torch.nn.Module, state: StateDict) -> Iterator[_Fit]:
     own = _own(module)
     ends: dict[str, list[str]] = defaultdict(list)
     for name in state.tensors:
-        cuts = [0, *(found.end() for found in re.finditer(r"\.", name))]
+        cuts = [0, *(dot.end() for dot in re.finditer(r"\.", name))]
         for cut in cuts:
             ends[name[cut:]].append(name[:cut])
     # The encoder of transformers' classifiers is often stored alone, without the name that it has in them.
@@ -260,8 +260,8 @@ def _common(names: Iterable[str]) -> str:
 
 def _best(module: torch.nn.Module, states: Iterable[StateDict]) -> _Fit:
     return max(
-        (each for state in states for each in _fits(module, state)),
-        key=lambda each: (each.same, each.named, -_rank(each.words), -len(each.prefix)),
+        (fit for state in states for fit in _fits(module, state)),
+        key=lambda fit: (fit.same, fit.named, -_rank(fit.words), -len(fit.prefix)),
     )
 
 
@@ -274,10 +274,10 @@ def _converted(module: torch.nn.Module, fit: _Fit) -> _Fit | None:
         return None
     bare = {name.removeprefix(_common(fit.state.tensors)): value for name, value in fit.state.tensors.items()}
     try:
-        found = _best(module, [replace(fit.state, tensors=convert(bare, module))])
+        converted = _best(module, [replace(fit.state, tensors=convert(bare, module))])
     except Exception:  # it expects its own architecture's names, and raises anything without them
         return None
-    return found if found.same > fit.same else None
+    return converted if converted.same > fit.same else None
 
 
 def _fit(own: Mapping[str, torch.Tensor], state: StateDict, prefix: str, common: str) -> _Fit:
@@ -379,16 +379,16 @@ def _shards(path: Path) -> dict[str, Any]:
         raise UsageError(
             f"the index {path} is damaged: a `weight_map` of names to files is expected, got {error!r}."
         ) from error
-    found: dict[str, Any] = {}
+    tensors: dict[str, Any] = {}
     for file in files:
         if Path(file).name != file:
             raise UsageError(f"the index {path} names {file!r}, which does not lie beside it.")
         if not (path.parent / file).is_file():
             raise UsageError(f"the index {path} names {file!r}, which is missing.", "Fetch all of its files.")
-        found |= _file(path.parent / file)
-    if lost := sorted(places.keys() - found.keys()):
+        tensors |= _file(path.parent / file)
+    if lost := sorted(places.keys() - tensors.keys()):
         raise UsageError(f"the files of the index {path} lack {len(lost)} of its tensors ({_some(lost)}).")
-    return found
+    return tensors
 
 
 def _file(path: Path) -> Any:
@@ -410,9 +410,9 @@ def _file(path: Path) -> Any:
         if "persistent_load" in str(error):
             raise _whole_module(path, "") from error
         # Torch advises at length, and says in one line what was wrong.
-        found = re.search(r"Trying to [^\n]+|Can only [^\n]+", str(error))
+        reason = re.search(r"Trying to [^\n]+|Can only [^\n]+", str(error))
         raise UsageError(
-            f"the checkpoint {path} cannot be read: {found[0] if found else str(error)[:200] or type(error).__name__}",
+            f"the checkpoint {path} cannot be read: {reason[0] if reason else str(error)[:200] or type(error).__name__}",
             "Save a plain state dict of tensors, best as .safetensors.",
         ) from error
 
@@ -459,15 +459,15 @@ def _unpickled(path: Path) -> Any:
         kinds = dict.fromkeys(torch.serialization.get_unsafe_globals_in_checkpoint(path), "object")
     for _ in range(_MOST_CLASSES_OF_OBJECTS):
         try:
-            with torch.serialization.safe_globals([(_inert(*each), each[0]) for each in kinds.items()]):
+            with torch.serialization.safe_globals([(_inert(*item), item[0]) for item in kinds.items()]):
                 content = torch.load(path, map_location="cpu", weights_only=True)
             break
         except pickle.UnpicklingError as error:
-            if found := re.search(r"Unsupported global: GLOBAL ([\w.]+)", str(error)):
-                name = found[1] if "." in found[1] else f"builtins.{found[1]}"
+            if match := re.search(r"Unsupported global: GLOBAL ([\w.]+)", str(error)):
+                name = match[1] if "." in match[1] else f"builtins.{match[1]}"
                 kind = "object"
-            elif found := re.search(r"Can only (\w+).*got <class 'inert\.([\w.]+)'>", str(error)):
-                name, kind = found[2], "dict" if "SETITEM" in found[1] else "list"
+            elif match := re.search(r"Can only (\w+).*got <class 'inert\.([\w.]+)'>", str(error)):
+                name, kind = match[2], "dict" if "SETITEM" in match[1] else "list"
             else:
                 raise
             if kinds.get(name) == kind:
@@ -511,5 +511,5 @@ def _class_names(content: Any, depth: int = _DEPTH) -> tuple[str, ...]:
     for key, value in content.items():
         if isinstance(key, str) and _CLASSES.match(key) and (names := class_names.parse(value)):
             return names
-    found = (_class_names(value, depth - 1) for value in content.values())
-    return next((names for names in found if names), ())
+    candidates = (_class_names(value, depth - 1) for value in content.values())
+    return next((names for names in candidates if names), ())

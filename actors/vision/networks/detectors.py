@@ -31,7 +31,7 @@ class DetectionScores:
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
         """Raises UsageError if the output has none of these forms."""
         output = self._module(batch)
-        if isinstance(output, (list, tuple)) and all(_has(each, "labels", "scores") for each in output):
+        if isinstance(output, (list, tuple)) and all(_has(item, "labels", "scores") for item in output):
             return self._of_lists(output, batch)
         if isinstance(output, Mapping):
             for name in ("logits", "pred_logits"):
@@ -48,14 +48,14 @@ class DetectionScores:
 
     def _of_lists(self, output: Sequence[Mapping[str, Any]], batch: torch.Tensor) -> torch.Tensor:
         best = batch.new_zeros((len(output), self._n_classes), dtype=batch.dtype).float()
-        for row, each in zip(best, output, strict=True):
-            labels = each["labels"].long()
+        for row, detections in zip(best, output, strict=True):
+            labels = detections["labels"].long()
             if len(labels) and int(labels.max()) >= self._n_classes:
                 raise UsageError(
                     f"a detector of {self._n_classes} classes gave the label {int(labels.max())}.",
                     "Count the background where labels begin at 1: detects=91 for COCO.",
                 )
-            row.scatter_reduce_(0, labels, each["scores"].float(), "amax")
+            row.scatter_reduce_(0, labels, detections["scores"].float(), "amax")
         return best
 
     def _of_queries(self, logits: torch.Tensor) -> torch.Tensor:

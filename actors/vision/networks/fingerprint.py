@@ -58,7 +58,7 @@ def scripted(module: torch.nn.Module) -> Iterator[tuple[str, Any]]:
             graph = part.inlined_graph
             itself = next(graph.inputs()).debugName()
             for step in _steps(graph):
-                words = [step.kind(), *(each.debugName() for each in step.inputs())]
+                words = [step.kind(), *(value.debugName() for value in step.inputs())]
                 yield f"{name}:{' '.join(words)}", _read(step, {itself: part})
 
 

@@ -71,17 +71,17 @@ class KnownNetwork:
             self.check_index(parsed, self.layers[name])
 
 
-def remember(folder: Path, asked: str, found: KnownNetwork, settings: VisionSettings) -> None:
+def remember(folder: Path, asked: str, network: KnownNetwork, settings: VisionSettings) -> None:
     """Keep in the cache what the network `asked` for holds; a folder that cannot be written costs only time."""
     path = _path(folder, asked, settings)
     # The layers and classes of these sources are the same with any weights.
-    found = replace(found, name=found.name.removesuffix(RANDOM))
-    if path is None or recall(folder, asked, settings) == found:
+    network = replace(network, name=network.name.removesuffix(RANDOM))
+    if path is None or recall(folder, asked, settings) == network:
         return
     draft = path.with_name(f".{os.urandom(8).hex()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(json.dumps(asdict(found), ensure_ascii=False), encoding="utf-8")
+        draft.write_text(json.dumps(asdict(network), ensure_ascii=False), encoding="utf-8")
         draft.replace(path)
     except OSError:
         return

@@ -37,9 +37,7 @@ def check_timm(name: str) -> None:
     if name == architecture:
         return
     tags = {
-        found
-        for text in _texts("timm")
-        for found in re.findall(rf"['\"]({re.escape(architecture)}\.\w+)", text)
+        tag for text in _texts("timm") for tag in re.findall(rf"['\"]({re.escape(architecture)}\.\w+)", text)
     }
     if tags and name not in tags:
         raise unknown("timm", name, sorted(tags))
@@ -126,7 +124,7 @@ def check_python(target: str) -> None:
     except (SyntaxError, ValueError) as error:
         raise UsageError(f"{where} cannot be read as Python: {error}") from error
     if not re.search(rf"\b{attribute}\b", source.decode(errors="replace")):
-        names = [each.name for each in tree.body if isinstance(each, ast.FunctionDef | ast.ClassDef)]
+        names = [node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
         raise no_factory(where, attribute, names)
 
 
@@ -156,12 +154,12 @@ def registered(library: str, folder: str = "") -> frozenset[str]:
 
     None if its source cannot be read.
     """
-    found = set()
+    networks = set()
     for text in _texts(library, folder):
         for arguments, function in _REGISTERED.findall(text):
             named = _QUOTED.search(arguments)
-            found.add(named[1] if named else function)
-    return frozenset(found)
+            networks.add(named[1] if named else function)
+    return frozenset(networks)
 
 
 @cache

@@ -50,8 +50,8 @@ def check_weights(
 
 def _check(name: str, kept: bool, host: str, reachable: Callable[[str], bool]) -> None:
     if not kept and (not host or not reachable(host)):
-        told = f"{host} does not answer" if host else "HF_HUB_OFFLINE is set"
-        raise UsageError(f"the weights of {name} are not on this machine, and {told}.", NO_WEIGHTS)
+        reason = f"{host} does not answer" if host else "HF_HUB_OFFLINE is set"
+        raise UsageError(f"the weights of {name} are not on this machine, and {reason}.", NO_WEIGHTS)
 
 
 def _hub_host() -> str:

@@ -89,7 +89,7 @@ class Preprocess:
 
     def gray(self) -> Preprocess:
         """Return the same for luminance alone, with the mean of `mean` and of `std`."""
-        mean, std = (sum(each) / len(each) for each in (self.mean, self.std))
+        mean, std = (sum(values) / len(values) for values in (self.mean, self.std))
         return replace(self, channels="L", mean=(mean,), std=(std,))
 
     def scaled(self, height: int, width: int) -> tuple[int, int]:
@@ -159,10 +159,10 @@ class Preprocess:
         mean = torch.tensor(self.mean, device=batch.device).view(1, -1, 1, 1)
         std = torch.tensor(self.std, device=batch.device).view(1, -1, 1, 1)
         if self.channels != "RGB":
-            weights = torch.tensor([_CHANNELS[each] for each in self.channels], device=batch.device)
+            weights = torch.tensor([_CHANNELS[channel] for channel in self.channels], device=batch.device)
             batch = torch.einsum("nihw,ci->nhwc", batch, weights).permute(0, 3, 1, 2)
         batch = batch.mul_(1 / (255 * std)).sub_(mean / std)
-        absent = [place for place, each in enumerate(self.channels) if each == "0"]
+        absent = [place for place, channel in enumerate(self.channels) if channel == "0"]
         if absent:
             batch[:, absent] = 0
         return batch.to(dtype or torch.float32)

@@ -110,8 +110,8 @@ def _timm_class_names(module: torch.nn.Module) -> list[str]:
 
     config = getattr(module, "pretrained_cfg", None) or {}
     if labels := config.get("label_names"):
-        told = config.get("label_descriptions") or {}
-        return list(class_names.named(tuple(str(told.get(label, label)) for label in labels)))
+        descriptions = config.get("label_descriptions") or {}
+        return list(class_names.named(tuple(str(descriptions.get(label, label)) for label in labels)))
     subset = infer_imagenet_subset(module)
     if subset is None:
         return []
@@ -282,7 +282,9 @@ def _failing(target: str, where: str) -> Iterator[None]:
     except (Exception, SystemExit) as error:
         file = Path(where).name if where.endswith(".py") else f"{where.rpartition('.')[2]}.py"
         # The deepest line of the file itself: what it calls inside a library tells less.
-        own = [each for each in traceback.extract_tb(error.__traceback__) if Path(each.filename).name == file]
+        own = [
+            frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).name == file
+        ]
         raise UsageError(
             f"python:{target} failed with {type(error).__name__}: {error}",
             f"See line {own[-1].lineno} of {own[-1].filename}: {own[-1].line}" if own else "",

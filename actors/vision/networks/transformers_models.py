@@ -71,7 +71,7 @@ def from_transformers(name: str, pretrained: bool, n_classes: int | None = None)
 def _class(config: Any, transformers: Any) -> Any:
     """Return the class that loads `config`: its classifier if it was saved as one, else the bare model."""
     architectures = list(getattr(config, "architectures", None) or ())
-    if any("ForImageClassification" in each for each in architectures):
+    if any("ForImageClassification" in name for name in architectures):
         return transformers.AutoModelForImageClassification
     saved = getattr(transformers, architectures[0], None) if architectures else None
     if saved is not None and (
@@ -114,17 +114,18 @@ def _tower(whole: Any, path: str, name: str) -> str:
     if path:
         ends = [path, *(path[at + 1 :] for at, sign in enumerate(path) if sign == ".")]
         for end in ends:
-            found = [each for each in modules if f".{each}".endswith(f".{end}")]
-            outermost = min((each.count(".") for each in found), default=0)
-            found = [each for each in found if each == end] or [
-                each for each in found if each.count(".") == outermost
+            matches = [module for module in modules if f".{module}".endswith(f".{end}")]
+            outermost = min((module.count(".") for module in matches), default=0)
+            matches = [module for module in matches if module == end] or [
+                module for module in matches if module.count(".") == outermost
             ]
-            if len(found) > 1:
+            if len(matches) > 1:
                 raise UsageError(
-                    f"{name} has several modules {path!r}.", f"Give the whole path: {' or '.join(found[:5])}."
+                    f"{name} has several modules {path!r}.",
+                    f"Give the whole path: {' or '.join(matches[:5])}.",
                 )
-            if found:
-                return found[0]
+            if matches:
+                return matches[0]
         near = difflib.get_close_matches(path, [*_towers(whole), *modules], n=5, cutoff=0.3)
         raise UsageError(f"{name} has no module {path!r}.", f"The nearest are {', '.join(near)}.")
     if _takes_images(whole):
@@ -149,12 +150,12 @@ def _towers(whole: Any) -> list[str]:
     """Return the outermost models inside that take images, by path."""
     from transformers import PreTrainedModel
 
-    found: list[str] = []
+    towers: list[str] = []
     for path, module in whole.named_modules():
-        inner = not path or any(path.startswith(f"{outer}.") for outer in found)
+        inner = not path or any(path.startswith(f"{outer}.") for outer in towers)
         if not inner and isinstance(module, PreTrainedModel) and module.main_input_name == "pixel_values":
-            found.append(path)
-    return found
+            towers.append(path)
+    return towers
 
 
 def _feed(module: torch.nn.Module, name: str) -> Callable[[torch.Tensor], Any]:
@@ -165,9 +166,10 @@ def _feed(module: torch.nn.Module, name: str) -> Callable[[torch.Tensor], Any]:
     """
     parameters = inspect.signature(module.forward).parameters
     wanted = [
-        each.name
-        for each in parameters.values()
-        if each.default is each.empty and each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)
+        parameter.name
+        for parameter in parameters.values()
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
     ]
     if "spatial_shapes" in wanted and set(wanted) <= {
         "pixel_values",
@@ -241,12 +243,12 @@ def _preprocess(processor: Any | None, size: tuple[int, int] | None, name: str) 
     def show(image: np.ndarray) -> np.ndarray:
         import PIL.Image
 
-        found = processor(images=PIL.Image.fromarray(image), return_tensors="pt")["pixel_values"]
-        while found.ndim > 3:  # a model of tiles is given the whole image first
-            found = found[0]
-        if found.ndim != 3 or found.shape[0] != 3:
-            raise NotAnImageError(f"its inputs have the shape {tuple(found.shape)}")
-        return np.asarray(found, float)
+        pixels = processor(images=PIL.Image.fromarray(image), return_tensors="pt")["pixel_values"]
+        while pixels.ndim > 3:  # a model of tiles is given the whole image first
+            pixels = pixels[0]
+        if pixels.ndim != 3 or pixels.shape[0] != 3:
+            raise NotAnImageError(f"its inputs have the shape {tuple(pixels.shape)}")
+        return np.asarray(pixels, float)
 
     try:
         return rebuilt(show, f"hf:{name}", interpolation, size)

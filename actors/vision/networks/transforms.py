@@ -72,13 +72,13 @@ def rebuilt(
     image = _textured(rough)
     theirs = transform(image)
     tried = [
-        replace(each, interpolation=kind, place=place)
-        for each in _neighbors(rough)
+        replace(candidate, interpolation=kind, place=place)
+        for candidate in _neighbors(rough)
         for kind in ([interpolation] if interpolation else INTERPOLATIONS.values())
         for place in get_args(Place)
     ]
     difference, best = min(
-        ((_difference(each, image, theirs), each) for each in tried), key=lambda pair: pair[0]
+        ((_difference(candidate, image, theirs), candidate) for candidate in tried), key=lambda pair: pair[0]
     )
     if difference > _NEAR:
         log.warning("preprocessing_differs", network=name, mean_grey_levels=round(difference, 1))
@@ -86,7 +86,7 @@ def rebuilt(
 
 
 @dataclass(frozen=True)
-class _Seen:
+class _ProbedInput:
     """What became of an image: the input's height and width, and those of the whole image at the input's
     scale.
     """
@@ -99,8 +99,8 @@ def _colors(transform: Transform, name: str) -> Preprocess:
     """Return the mean, the deviation and the order of channels."""
 
     def middle(color: tuple[int, int, int]) -> np.ndarray:
-        found = transform(np.full((_SHORT, _SHORT, 3), color, np.uint8))
-        return np.asarray(found[:, found.shape[1] // 2, found.shape[2] // 2], float)
+        result = transform(np.full((_SHORT, _SHORT, 3), color, np.uint8))
+        return np.asarray(result[:, result.shape[1] // 2, result.shape[2] // 2], float)
 
     black = middle((0, 0, 0))
     slopes = np.stack([middle(color) - black for color in ((255, 0, 0), (0, 255, 0), (0, 0, 255))], axis=1)
@@ -113,20 +113,22 @@ def _colors(transform: Transform, name: str) -> Preprocess:
             "Wrap the network in a factory that prepares its images itself (docs/own-network.md).",
         )
     own = own[::-1] if bgr else own
-    mean, std = (tuple(float(round(each, 7) + 0.0) for each in values) for values in (-black / own, 1 / own))
+    mean, std = (
+        tuple(float(round(value, 7) + 0.0) for value in values) for values in (-black / own, 1 / own)
+    )
     return Preprocess(mean=mean, std=std, channels="BGR" if bgr else "RGB")
 
 
-def _seen(transform: Transform, height: int, width: int, colors: Preprocess) -> _Seen:
+def _seen(transform: Transform, height: int, width: int, colors: Preprocess) -> _ProbedInput:
     """Show ramps from left to right in red and from top to bottom in green."""
     image = np.zeros((height, width, 3), np.uint8)
     image[..., 0] = np.round(np.linspace(0, 255, width))[None, :]
     image[..., 1] = np.round(np.linspace(0, 255, height))[:, None]
-    found = transform(image)
+    result = transform(image)
     scaled = []
     for channel, axis in ((1, 1), (0, 0)):
         place = colors.channels.index("RG"[channel])
-        levels = np.median(found[place] * colors.std[place] + colors.mean[place], axis)
+        levels = np.median(result[place] * colors.std[place] + colors.mean[place], axis)
         steps = np.convolve(np.diff(levels), np.ones(9) / 9, "same")
         rising = np.flatnonzero(steps > np.quantile(steps, 0.9) / 4)  # the rest is padding
         if len(rising) < 16:
@@ -137,7 +139,7 @@ def _seen(transform: Transform, height: int, width: int, colors: Preprocess) -> 
         slope = np.polyfit(np.arange(len(levels))[inner], levels[inner], 1)[0]
         length = (height if channel else width) - 1
         scaled.append((length + 1) / max(1e-6, slope * length))
-    return _Seen((found.shape[1], found.shape[2]), (scaled[0], scaled[1]))
+    return _ProbedInput((result.shape[1], result.shape[2]), (scaled[0], scaled[1]))
 
 
 def _equal(one: Any, other: Any) -> bool:
@@ -163,7 +165,7 @@ def _textured(rough: Preprocess) -> np.ndarray:
 
     assert rough.size is not None
     size = rough.size
-    widths = (each for each in range(_LONG, _LONG + 40) if (rough.scaled(_SHORT, each)[1] - size[1]) % 4 == 3)
+    widths = (w for w in range(_LONG, _LONG + 40) if (rough.scaled(_SHORT, w)[1] - size[1]) % 4 == 3)
     width = next(widths, _LONG)
     coarse = np.random.default_rng(0).integers(0, 256, (_SHORT // 8, width // 8, 3), dtype=np.uint8)
     image = PIL.Image.fromarray(coarse).resize((width, _SHORT), PIL.Image.Resampling.BICUBIC)

@@ -30,7 +30,7 @@ from actors.vision.networks.network import Network
 from actors.vision.networks.transformers_models import from_transformers
 
 
-class Source(Protocol):
+class NetworkSource(Protocol):
     """Loads a network by its own name, with its source's weights or with random ones.
 
     `n_classes` gives it a head of so many classes in place of its own; UsageError where that cannot be.
@@ -39,7 +39,7 @@ class Source(Protocol):
     def __call__(self, name: str, pretrained: bool, n_classes: int | None = None, /) -> Network: ...
 
 
-SOURCES: Mapping[str, Source] = {
+SOURCES: Mapping[str, NetworkSource] = {
     "timm": sources.from_timm,
     "hf-hub": sources.from_timm_hub,
     "torchvision": sources.from_torchvision,
@@ -161,7 +161,7 @@ def parse(name: str) -> Address:
     if source not in SOURCES or not rest:
         raise UsageError(
             f"there is no source of networks {source!r} (in {name!r}).",
-            f"Write one of {', '.join(f'{each}:NAME' for each in SOURCES)}, or a timm name alone{_near(asked)}.",
+            f"Write one of {', '.join(f'{known}:NAME' for known in SOURCES)}, or a timm name alone{_near(asked)}.",
         )
     return Address(asked, source, rest, checkpoint)
 
@@ -174,14 +174,14 @@ def local_parts(name: str) -> list[str]:
         UsageError: If there is no such source.
     """
     address = parse(name)
-    found = []
+    parts = []
     if address.source == "python" and address.asked not in MODEL_ALIASES:
-        found.append(f"the code {address.name.rpartition(':')[0] or address.name}, which would be run")
+        parts.append(f"the code {address.name.rpartition(':')[0] or address.name}, which would be run")
     if address.source in ("hf", "hf-hub", "open_clip"):
         place, _ = model_and_module(address.name)
         if place.startswith(("local-dir:", ".", "/", "~")) or Path(place).expanduser().exists():
-            found.append(f"the folder {place}")
-    return found if address.checkpoint is None else [*found, f"the weights {address.checkpoint}"]
+            parts.append(f"the folder {place}")
+    return parts if address.checkpoint is None else [*parts, f"the weights {address.checkpoint}"]
 
 
 _FACTORY = re.compile(r":[^\W\d]\w*$")

@@ -74,21 +74,21 @@ class StimulusBank:
     def get(self, readout: str, image_id: str) -> np.ndarray | None:
         """Return the float32 maxima of all units of the readout on the image, None if they are not known."""
         with self._lock:
-            found = self._memory.get((readout, image_id))
-            if found is not None:
+            row = self._memory.get((readout, image_id))
+            if row is not None:
                 self._memory.move_to_end((readout, image_id))
                 self._hits += 1
-                return found
+                return row
             place = self._disk.get(readout, {}).get(bytes.fromhex(image_id))
             if place is None:
                 self._misses += 1
                 return None
-            segment, row = place
-            found = np.array(segment["values"][row])
-            self._remember(readout, image_id, found)
+            segment, index = place
+            row = np.array(segment["values"][index])
+            self._remember(readout, image_id, row)
             self._hits += 1
             self._disk_hits += 1
-            return found
+            return row
 
     def put(self, readout: str, image_ids: Sequence[str], values: np.ndarray) -> np.ndarray:
         """Add float32 (images, units) maxima; what is already known stays as it is. Returns what is known
@@ -114,11 +114,11 @@ class StimulusBank:
 
     def _peek(self, readout: str, image_id: str) -> np.ndarray | None:
         """Return what is known, without counting the question."""
-        found = self._memory.get((readout, image_id))
-        if found is None and (place := self._disk.get(readout, {}).get(bytes.fromhex(image_id))) is not None:
+        values = self._memory.get((readout, image_id))
+        if values is None and (place := self._disk.get(readout, {}).get(bytes.fromhex(image_id))) is not None:
             segment, row = place
-            found = np.asarray(segment["values"][row])
-        return found
+            values = np.asarray(segment["values"][row])
+        return values
 
     def note(self, image_id: str, provenance: Provenance) -> None:
         """Record where an image came from; the first word on it stays."""

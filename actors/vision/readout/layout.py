@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from actors.vision.readout.places import Evidence
+from actors.vision.readout.places import PositionEvidence
 
 if TYPE_CHECKING:
     import torch
@@ -118,14 +118,14 @@ def hypotheses(
     last, declared = _units_last(module), declared_prefix or 0
     if len(shape) == 4:
         return _of_four_axes(last, shape, image_hw, grids)
-    found = []
+    layouts = []
     if last is not False:
         prefix, grid = _patch_grid(shape[1], image_hw, grids, declared_prefix)
-        found.append(Layout(True, True, grid, image_hw, prefix, declared))
+        layouts.append(Layout(True, True, grid, image_hw, prefix, declared))
     if last is False or (last is None and any(math.prod(grid) == shape[2] for grid in grids)):
         prefix, grid = _patch_grid(shape[2], image_hw, grids, declared_prefix)
-        found.append(Layout(False, True, grid, image_hw, prefix, declared))
-    return found
+        layouts.append(Layout(False, True, grid, image_hw, prefix, declared))
+    return layouts
 
 
 def relates_tokens(
@@ -159,17 +159,17 @@ def _of_four_axes(
     n_positions = math.prod(second)
     exact = next((grid for grid in reversed(grids) if math.prod(grid) == n_positions), None)
     grouped = Layout(True, True, exact or _grid_of(n_positions, image_hw, 0.0), image_hw)
-    found = [units_last] if far[second] <= _NEAR or _rounded(second, image_hw) else [grouped]
+    layouts = [units_last] if far[second] <= _NEAR or _rounded(second, image_hw) else [grouped]
     if last is None:
         near = far[first] <= _NEAR or _rounded(first, image_hw)
         # Showing images costs passes: axes in no proportion to the image's are not asked about.
-        found.append(units_first if near else replace(units_first, grid=None))
+        layouts.append(units_first if near else replace(units_first, grid=None))
         if far[first] <= min(_NEAR, far[second]):
-            found.reverse()
-    return found
+            layouts.reverse()
+    return layouts
 
 
-def speaks_against(layout: Layout, evidence: Evidence) -> bool:
+def speaks_against(layout: Layout, evidence: PositionEvidence) -> bool:
     """Say whether positions clearly spelled something else than raster order.
 
     Axes of rows and columns can only be other axes; windows of attention alone take a few bits from them.
@@ -187,7 +187,7 @@ class Open:
     """
 
     shape: tuple[int, ...]
-    may_be: Sequence[tuple[Layout, Evidence | None]]
+    may_be: Sequence[tuple[Layout, PositionEvidence | None]]
 
     def spelled(self) -> tuple[Layout, torch.Tensor] | None:
         """Return the layout whose positions spelled an order for sure and that order, None if there is none."""
@@ -210,11 +210,11 @@ def decide(outputs: Mapping[str, Open]) -> dict[str, Layout]:
     Deep positions answer to all of the image. They are taken to lie as earlier ones of the same number did if
     they still agree with that better than by chance, or if later ones spell it again.
     """
-    spelled = {name: each.spelled() for name, each in outputs.items()}
+    spelled = {name: output.spelled() for name, output in outputs.items()}
     last = {
-        _key(outputs[name].shape, found[0]): place
-        for place, (name, found) in enumerate(spelled.items())
-        if found
+        _key(outputs[name].shape, order[0]): place
+        for place, (name, order) in enumerate(spelled.items())
+        if order
     }
     known: dict[tuple[int, Grid], torch.Tensor | None] = {}
     layouts: dict[str, Layout] = {}
@@ -222,8 +222,8 @@ def decide(outputs: Mapping[str, Open]) -> dict[str, Layout]:
         default, evidence = output.may_be[0]
         if default.certain or default.grid is None:
             layouts[name] = default
-        elif (found := spelled[name]) is not None:
-            layout, order = found
+        elif (order_spelled := spelled[name]) is not None:
+            layout, order = order_spelled
             known[_key(output.shape, layout)] = order
             layouts[name] = _ordered(output.shape, layout, order)
         else:
@@ -238,7 +238,7 @@ def decide(outputs: Mapping[str, Open]) -> dict[str, Layout]:
 def _inherited(
     shape: Sequence[int],
     layout: Layout,
-    evidence: Evidence | None,
+    evidence: PositionEvidence | None,
     known: dict[tuple[int, Grid], torch.Tensor | None],
     again: bool,
 ) -> Layout:
@@ -264,7 +264,7 @@ def _inherited(
     return _ordered(shape, layout, order)
 
 
-def _is_sure(evidence: Evidence, order: torch.Tensor) -> bool:
+def _is_sure(evidence: PositionEvidence, order: torch.Tensor) -> bool:
     """Say whether positions agree with an order as well as ones can that are mixed with others as much as
     these.
     """
@@ -276,7 +276,7 @@ def _key(shape: Sequence[int], layout: Layout) -> tuple[int, Grid]:
     return math.prod(shape[1:-1] if layout.units_last else shape[2:]), layout.grid
 
 
-def _raster(layout: Layout, evidence: Evidence | None) -> torch.Tensor:
+def _raster(layout: Layout, evidence: PositionEvidence | None) -> torch.Tensor:
     """Return the positions of the grid's cells in raster order: those that any image changes, else those
     after the prefix.
     """
@@ -348,9 +348,9 @@ def _patch_grid(
                 return prefix, grid
     for tolerance in (0.0, _NEAR):
         for prefix in prefixes[: (n_tokens + 1) // 2]:
-            found = _grid_of(n_tokens - prefix, image_hw, tolerance)
-            if found and found != (1, 1):
-                return prefix, found
+            candidate = _grid_of(n_tokens - prefix, image_hw, tolerance)
+            if candidate and candidate != (1, 1):
+                return prefix, candidate
     return declared or 0, None
 
 

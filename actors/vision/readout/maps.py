@@ -38,14 +38,14 @@ class MapCache:
 
     def get(self, readout: Readout, image_id: str, index: int) -> np.ndarray | None:
         with self._lock:
-            found = self._maps.get((readout, image_id))
-            if found is None:
+            entry = self._maps.get((readout, image_id))
+            if entry is None:
                 return None
             self._maps.move_to_end((readout, image_id))
-            if isinstance(found, dict):
-                return found.get(index)
+            if isinstance(entry, dict):
+                return entry.get(index)
             # A copy: a view would keep all units' maps alive for as long as somebody has one.
-            return found[index].copy() if index < len(found) else None
+            return entry[index].copy() if index < len(entry) else None
 
     def put(self, readout: Readout, image_id: str, maps: np.ndarray | Mapping[int, np.ndarray]) -> None:
         """Keep the maps of all units (units, h, w), or those of some by number; what is known already stays."""
@@ -60,10 +60,10 @@ class MapCache:
             else:
                 kept = self._maps.setdefault((readout, image_id), {})
                 assert isinstance(kept, dict)
-                for index, each in maps.items():
+                for index, unit_map in maps.items():
                     if index not in kept:
-                        kept[index] = each
-                        self._held += _cost(each)
+                        kept[index] = unit_map
+                        self._held += _cost(unit_map)
             while self._held > self._limit and self._maps:
                 _, dropped = self._maps.popitem(last=False)
                 self._held -= (

@@ -71,7 +71,7 @@ def coded_images(grid: tuple[int, int], like: torch.Tensor, most: int | None = N
 
 
 @dataclass(frozen=True)
-class Evidence:
+class PositionEvidence:
     """What positions spelled for `codes`, bool (K, h * w). `bits`, bool (K, T); `varies`, bool (T,), is false
     of a position that no image changes.
 
@@ -85,7 +85,7 @@ class Evidence:
     margin: float
 
     @classmethod
-    def of(cls, tokens: torch.Tensor, codes: torch.Tensor) -> Evidence:
+    def of(cls, tokens: torch.Tensor, codes: torch.Tensor) -> PositionEvidence:
         """Read the answers, (K + 2, T, C), to `coded_images`."""
         step = -(-tokens.shape[2] // _ENOUGH_UNITS)
         values = tokens[:, :, ::step].float()
@@ -94,7 +94,7 @@ class Evidence:
         weights = 1 / spread.mean(0).clamp_min(1e-12)
         weights = weights * (spread.mean(0) > 1e-12 * spread.mean())
         apart = spread @ weights
-        to_first, to_second = ((values[2:] - values[each]).square() @ weights for each in (0, 1))
+        to_first, to_second = ((values[2:] - values[texture]).square() @ weights for texture in (0, 1))
         margin = (to_first - to_second).abs() / (to_first + to_second).clamp_min(1e-12)
         varies = apart > 1e-6 * apart.max()
         return cls(
@@ -108,7 +108,7 @@ class Evidence:
         """Return the share of bits that are as they should be if position `order[i]` lies in cell i."""
         return float((self.bits[:, order] == self.codes).float().mean())
 
-    def repeats(self, other: Evidence | None) -> bool:
+    def repeats(self, other: PositionEvidence | None) -> bool:
         """Say whether these positions, if they spelled an order, have it in the pass of `other`, too."""
         order = self.order()
         return order is None or (other is not None and other.agreement(order) >= 0.75)
@@ -129,6 +129,6 @@ class Evidence:
         by_word, by_cell = spelled.argsort(), wanted.argsort()
         if len(wanted.unique()) < n_cells or not torch.equal(spelled[by_word], wanted[by_cell]):
             return None
-        found = torch.empty(n_cells, dtype=torch.int64)
-        found[by_cell] = positions[by_word]
-        return found
+        order = torch.empty(n_cells, dtype=torch.int64)
+        order[by_cell] = positions[by_word]
+        return order

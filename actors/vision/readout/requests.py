@@ -28,7 +28,7 @@ class VisionRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ReadoutActivations:
     """The answer to one `Ask`: float32 (n,) activations in the order of `indices` (of all units if None),
     and the float16 (h, w) maps of some of them by unit.
     """
@@ -41,10 +41,10 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class VisionResult:
-    readings: tuple[Reading, ...]
+    readings: tuple[ReadoutActivations, ...]
     view: tuple[float, float, float, float]
 
-    def reading(self, readout: Readout) -> Reading:
+    def reading(self, readout: Readout) -> ReadoutActivations:
         return next(reading for reading in self.readings if reading.readout == readout)
 
 
@@ -52,15 +52,15 @@ class VisionResult:
 class SweepStep:
     """One batch of a sweep: positions `start` to `stop` of the plan kept in `folder`.
 
-    `then` is the step that will probably come next to the same replica, whose images are loaded meanwhile.
-    `hand_over` has the replica write its part of the result, with this step in it, and begin another.
+    `prefetch` is the step that will probably go to the same replica next; its images are loaded meanwhile.
+    `flush` has the replica write its part of the result, with this step in it, and start another.
     """
 
     folder: str
     start: int
     stop: int
-    then: tuple[int, int] | None = None
-    hand_over: bool = False
+    prefetch: tuple[int, int] | None = None
+    flush: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,5 +111,7 @@ def narrow(request: VisionRequest, result: VisionResult) -> VisionResult:
             readings.append(reading)
             continue
         maps = {index: reading.maps[index] for index in ask.indices} if ask.maps else {}
-        readings.append(Reading(ask.readout, ask.indices, reading.activations[list(ask.indices)], maps))
+        readings.append(
+            ReadoutActivations(ask.readout, ask.indices, reading.activations[list(ask.indices)], maps)
+        )
     return VisionResult(tuple(readings), result.view)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from actors.errors import BackendError, UsageError
 from actors.vision.readout.base import LayerInfo, Scores
 from actors.vision.readout.layout import Layout, Open, decide, hypotheses, relates_tokens, speaks_against
-from actors.vision.readout.places import Evidence, coded_images, codes
+from actors.vision.readout.places import PositionEvidence, coded_images, codes
 from actors.vision.readout.units import OUTPUT
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class _Stop(BaseException):
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
+class _RecordedOutput:
     """A tensor of a module's last output in the recorded pass: where in the pass, which call, where in the
     output.
     """
@@ -143,7 +143,11 @@ class TappedModule:
         self.feed = feed or module
         # TorchScript runs its modules itself, and no hook in them: of such a network the output can be read.
         modules = module.named_modules()
-        self._modules = {name: each for name, each in modules if not isinstance(each, torch.jit.ScriptModule)}
+        self._modules = {
+            name: submodule
+            for name, submodule in modules
+            if not isinstance(submodule, torch.jit.ScriptModule)
+        }
         self._input = tuple(example.shape)
         self._image_hw = (example.shape[2], example.shape[3])
         self._narrows: dict[str, bool] = {}
@@ -166,34 +170,41 @@ class TappedModule:
             }
         )
         taps: dict[str, Tap] = {}
-        for name, each in seen.items():
-            kind = type(self._module(each)).__name__
-            if len(each.shape) <= 2:
-                info = LayerInfo(name, "vector", math.prod(each.shape[1:]), (), kind)
+        for name, recorded in seen.items():
+            kind = type(self._module(recorded)).__name__
+            if len(recorded.shape) <= 2:
+                info = LayerInfo(name, "vector", math.prod(recorded.shape[1:]), (), kind)
                 layout = Layout(False, False, (1, 1), self._image_hw, certain=True)
             elif name in layouts:
                 layout = layouts[name]
-                n_units = each.shape[-1] if layout.units_last else each.shape[1]
-                of_map = len(each.shape) == 4 and layout.grid is not None
+                n_units = recorded.shape[-1] if layout.units_last else recorded.shape[1]
+                of_map = len(recorded.shape) == 4 and layout.grid is not None
                 info = LayerInfo(name, "map" if of_map else "tokens", n_units, layout.grid or (), kind)
             else:
                 self.unreadable.setdefault(
-                    name, f"its output has shape {each.shape[1:]} per image, with no units that can be told"
+                    name,
+                    f"its output has shape {recorded.shape[1:]} per image, with no units that can be told",
                 )
                 continue
             taps[name] = Tap(
-                info, each.module, each.place, each.calls, each.pick, layout, layout.n_positions(each.shape)
+                info,
+                recorded.module,
+                recorded.place,
+                recorded.calls,
+                recorded.pick,
+                layout,
+                layout.n_positions(recorded.shape),
             )
         if (tap := taps.get(OUTPUT)) is not None and tap.info.kind == "vector":
             assert output is not None
-            found = scores or scores_of(output.reshape(len(output), -1), last)
-            taps[OUTPUT] = replace(tap, info=replace(tap.info, scores=found))
+            output_scores = scores or scores_of(output.reshape(len(output), -1), last)
+            taps[OUTPUT] = replace(tap, info=replace(tap.info, scores=output_scores))
         return taps
 
-    def _module(self, seen: _Seen) -> torch.nn.Module:
+    def _module(self, seen: _RecordedOutput) -> torch.nn.Module:
         return self.module if seen.module == OUTPUT else self._modules[seen.module]
 
-    def _observe(self, example: torch.Tensor) -> tuple[dict[str, _Seen], torch.Tensor | None, str]:
+    def _observe(self, example: torch.Tensor) -> tuple[dict[str, _RecordedOutput], torch.Tensor | None, str]:
         """Return what each module gave that can be read, in the order of the pass, the network's first such
         tensor, and the class of the last module.
 
@@ -232,14 +243,14 @@ class TappedModule:
                     "vision.dtype.",
                 ) from error
         last_calls[OUTPUT] = clock, 1, _tensors(output, len(example), least_axes=1)
-        seen: dict[str, _Seen] = {}
-        for module_name, (place, calls, found) in sorted(last_calls.items(), key=lambda item: item[1][0]):
-            if isinstance(found, str):
-                self.unreadable[module_name] = found
+        seen: dict[str, _RecordedOutput] = {}
+        for module_name, (place, calls, tensors) in sorted(last_calls.items(), key=lambda item: item[1][0]):
+            if isinstance(tensors, str):
+                self.unreadable[module_name] = tensors
                 continue
-            for pick, tensor in found:
-                name = module_name if tensor is found[0][1] else f"{module_name}[{pick}]"
-                seen[name] = _Seen(module_name, place, calls, pick, tuple(tensor.shape))
+            for pick, tensor in tensors:
+                name = module_name if tensor is tensors[0][1] else f"{module_name}[{pick}]"
+                seen[name] = _RecordedOutput(module_name, place, calls, pick, tuple(tensor.shape))
         self.unreadable |= {
             name: _why_silent(name, module)
             for name, module in self._modules.items()
@@ -248,35 +259,40 @@ class TappedModule:
         given = last_calls[OUTPUT][2]
         return seen, None if isinstance(given, str) else given[0][1], last
 
-    def _hypotheses(self, seen: Mapping[str, _Seen], prefix_tokens: int | None) -> dict[str, list[Layout]]:
+    def _hypotheses(
+        self, seen: Mapping[str, _RecordedOutput], prefix_tokens: int | None
+    ) -> dict[str, list[Layout]]:
         """Return the layouts that each output of three or four axes may have."""
         import torch
 
         grids: list[tuple[int, int]] = []
         may_be: dict[str, list[Layout]] = {}
         n_tokens = 0
-        for name, each in seen.items():
-            if len(each.shape) not in (3, 4):
+        for name, recorded in seen.items():
+            if len(recorded.shape) not in (3, 4):
                 continue
-            module = self._module(each)
-            weights = isinstance(module, torch.nn.MultiheadAttention) and each.pick == 1
-            if len(each.shape) == 4:
+            module = self._module(recorded)
+            weights = isinstance(module, torch.nn.MultiheadAttention) and recorded.pick == 1
+            if len(recorded.shape) == 4:
                 weights = type(module).__name__ in _ATTENTION or relates_tokens(
-                    module, each.shape, n_tokens, grids
+                    module, recorded.shape, n_tokens, grids
                 )
             if weights:
                 self.unreadable[name] = "its output relates tokens to each other: it is no map over the image"
                 continue
-            if len(each.shape) == 3:
-                n_tokens = each.shape[1]
-            may_be[name] = hypotheses(module, each.shape, self._image_hw, grids, prefix_tokens)
-            if isinstance(module, torch.nn.Conv2d) and each.shape[2:] != (1, 1):
-                grids.append((each.shape[2], each.shape[3]))
+            if len(recorded.shape) == 3:
+                n_tokens = recorded.shape[1]
+            may_be[name] = hypotheses(module, recorded.shape, self._image_hw, grids, prefix_tokens)
+            if isinstance(module, torch.nn.Conv2d) and recorded.shape[2:] != (1, 1):
+                grids.append((recorded.shape[2], recorded.shape[3]))
         return may_be
 
     def _evidence(
-        self, seen: Mapping[str, _Seen], may_be: Mapping[str, Sequence[Layout]], example: torch.Tensor
-    ) -> dict[tuple[str, Layout], Evidence]:
+        self,
+        seen: Mapping[str, _RecordedOutput],
+        may_be: Mapping[str, Sequence[Layout]],
+        example: torch.Tensor,
+    ) -> dict[tuple[str, Layout], PositionEvidence]:
         """Return what the positions of open outputs spelled; nothing of images on which the network fails."""
         import torch
 
@@ -294,30 +310,32 @@ class TappedModule:
                 passes.append((batch, shared := {}))
             for name, layouts in outputs.items():
                 shared.setdefault(name, []).extend(layouts)
-        coarse: dict[tuple[str, Layout], Evidence] = {}
+        coarse: dict[tuple[str, Layout], PositionEvidence] = {}
         for batch, outputs in passes:
             coarse |= self._spelled(seen, outputs, batch, _COARSE_BITS)
-        found = dict(coarse)
+        evidence = dict(coarse)
         for grid, outputs in asked.items():
             # The coarsest bits tell whether the order is the usual one; only another takes all of them.
             keys = [(name, layout) for name, layouts in outputs.items() for layout in layouts]
             if any(key in coarse and speaks_against(key[1], coarse[key]) for key in keys):
                 whole = self._spelled(seen, outputs, coded_images(grid, example), None)
                 # An order that is another in each pass is none.
-                found |= {key: each for key, each in whole.items() if each.repeats(coarse.get(key))}
-        return found
+                evidence |= {
+                    key: spelled for key, spelled in whole.items() if spelled.repeats(coarse.get(key))
+                }
+        return evidence
 
     def _spelled(
         self,
-        seen: Mapping[str, _Seen],
+        seen: Mapping[str, _RecordedOutput],
         outputs: Mapping[str, Sequence[Layout]],
         batch: torch.Tensor,
         most: int | None,
-    ) -> dict[tuple[str, Layout], Evidence]:
+    ) -> dict[tuple[str, Layout], PositionEvidence]:
         """Return what positions spelled when shown `batch`, the `coded_images` of the grids of these layouts."""
         import torch
 
-        found: dict[tuple[str, Layout], Evidence] = {}
+        evidence: dict[tuple[str, Layout], PositionEvidence] = {}
         last = max(outputs, key=lambda name: seen[name].place)
 
         def observe(name: str) -> Callable[[Any, Any, Any], None]:
@@ -334,7 +352,9 @@ class TappedModule:
                     return
                 for layout in outputs[name]:
                     assert layout.grid is not None
-                    found[name, layout] = Evidence.of(layout.sequence(tensor), codes(layout.grid, most))
+                    evidence[name, layout] = PositionEvidence.of(
+                        layout.sequence(tensor), codes(layout.grid, most)
+                    )
                 if name == last:
                     raise _Stop
 
@@ -350,7 +370,7 @@ class TappedModule:
             for name in outputs:
                 if seen[name].module == OUTPUT:
                     observe(name)(None, None, output)
-        return found
+        return evidence
 
     def layers(self) -> list[LayerInfo]:
         """Return the layers in the order of the pass, without those that only pass their input on."""
@@ -387,14 +407,14 @@ class TappedModule:
             return True
         generator = torch.Generator().manual_seed(0)
         rows = torch.randn((3, *self._input[1:]), generator=generator).to(self._like)
-        found: list[torch.Tensor] = []
+        outputs: list[torch.Tensor] = []
         last = max(self.taps.values(), key=lambda tap: tap.place)
         for pair in (rows[:2], rows[1:]):
             try:
-                self.run(pair, {last.info.name: lambda maps: found.append(maps.float().clone())})
+                self.run(pair, {last.info.name: lambda maps: outputs.append(maps.float().clone())})
             except Exception:  # what a network fails on is told when it is shown
                 return True
-        one, other = found[0][1], found[1][0]
+        one, other = outputs[0][1], outputs[1][0]
         # Half precisions round by up to a hundredth of what they add up.
         tolerance = 1e-3 if self._like.dtype.itemsize >= 4 else 5e-2
         return not bool((one - other).abs().max() > tolerance * one.abs().max())
@@ -566,15 +586,17 @@ def _tensors(
     else:
         return f"it returns a {type(output).__name__}, not a tensor"
     of_images = [
-        (pick, each) for pick, each in candidates if _is_read(each) and each.ndim and len(each) == n_images
+        (pick, value)
+        for pick, value in candidates
+        if _is_read(value) and value.ndim and len(value) == n_images
     ]
     for least in range(2, least_axes - 1, -1):
-        if found := [(pick, tensor) for pick, tensor in of_images if tensor.ndim >= least]:
-            return found
+        if tensors := [(pick, tensor) for pick, tensor in of_images if tensor.ndim >= least]:
+            return tensors
     kinds = [str(tensor.dtype) for _, tensor in candidates if isinstance(tensor, torch.Tensor)]
     if kinds and not any(_is_read(tensor) for _, tensor in candidates):
         return f"it returns no dense tensor of real numbers ({', '.join(kinds)})"
-    if any(isinstance(each, Mapping) and "scores" in each for _, each in candidates):
+    if any(isinstance(value, Mapping) and "scores" in value for _, value in candidates):
         return "it returns the boxes of a detector; wrap(module, detects=N) gives the best score of each of its N classes"
     shapes = [tuple(tensor.shape) for _, tensor in candidates if isinstance(tensor, torch.Tensor)]
     return f"no tensor that it returns has one row per image (for {n_images} images: {shapes})"

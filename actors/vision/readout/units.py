@@ -47,7 +47,7 @@ class Readout:
 
 
 @dataclass(frozen=True)
-class Reader:
+class UnitReader:
     """A readout made ready: `read` maps a layer's output (N, C, h, w) to its units (N, U, h, w).
 
     `read` None means that the units are the channels themselves. `digest` tells files apart that share a
@@ -59,18 +59,18 @@ class Reader:
     digest: str = ""
 
 
-Kind = Callable[[Readout, LayerInfo], Reader]
+ReaderFactory = Callable[[Readout, LayerInfo], UnitReader]
 """Makes a readout ready, given its layer. Raises UsageError if the layer or the file does not fit."""
 
-_KINDS: dict[str, Kind] = {}
+_KINDS: dict[str, ReaderFactory] = {}
 
 
-def register_kind(name: str, kind: Kind) -> None:
+def register_kind(name: str, kind: ReaderFactory) -> None:
     """Add a kind of unit; in every process that loads the network (a `python:` factory is a good place)."""
     _KINDS[name] = kind
 
 
-def reader(readout: Readout, layer: LayerInfo) -> Reader:
+def reader(readout: Readout, layer: LayerInfo) -> UnitReader:
     """Return the reader of `readout` at `layer`.
 
     Raises:
@@ -85,26 +85,26 @@ def reader(readout: Readout, layer: LayerInfo) -> Reader:
     return kind(readout, layer)
 
 
-def _channels(readout: Readout, layer: LayerInfo) -> Reader:
-    return Reader(layer.n_units)
+def _channels(readout: Readout, layer: LayerInfo) -> UnitReader:
+    return UnitReader(layer.n_units)
 
 
-def _logits(readout: Readout, layer: LayerInfo) -> Reader:
+def _logits(readout: Readout, layer: LayerInfo) -> UnitReader:
     # A network that returns maps has its classes' logits at every position: they are units like any other.
     if layer.name != OUTPUT:
         _require_classifier(readout, layer)
-    return Reader(layer.n_units)
+    return UnitReader(layer.n_units)
 
 
-def _probabilities(readout: Readout, layer: LayerInfo) -> Reader:
+def _probabilities(readout: Readout, layer: LayerInfo) -> UnitReader:
     _require_classifier(readout, layer)
     match layer.scores:
         case "probabilities":
-            return Reader(layer.n_units, lambda given: given.float(), "given")
+            return UnitReader(layer.n_units, lambda given: given.float(), "given")
         case "sigmoid":
-            return Reader(layer.n_units, lambda logits: logits.float().sigmoid(), "sigmoid")
+            return UnitReader(layer.n_units, lambda logits: logits.float().sigmoid(), "sigmoid")
         case _:
-            return Reader(layer.n_units, lambda logits: logits.float().softmax(1))
+            return UnitReader(layer.n_units, lambda logits: logits.float().softmax(1))
 
 
 def _require_classifier(readout: Readout, layer: LayerInfo) -> None:
@@ -115,7 +115,7 @@ def _require_classifier(readout: Readout, layer: LayerInfo) -> None:
         )
 
 
-def _directions(readout: Readout, layer: LayerInfo) -> Reader:
+def _directions(readout: Readout, layer: LayerInfo) -> UnitReader:
     """Inner product of each position with saved vectors, as they are (not normalised)."""
     import torch
 
@@ -129,7 +129,7 @@ def _directions(readout: Readout, layer: LayerInfo) -> Reader:
     def read(maps: torch.Tensor) -> torch.Tensor:
         return torch.einsum("nchw,kc->nkhw", maps.float(), vectors.to(maps.device))
 
-    return Reader(len(vectors), read, _file_digest(readout.source))
+    return UnitReader(len(vectors), read, _file_digest(readout.source))
 
 
 def load_vectors(path: str) -> np.ndarray:
@@ -155,7 +155,7 @@ def load_vectors(path: str) -> np.ndarray:
     return vectors
 
 
-def _latents(readout: Readout, layer: LayerInfo) -> Reader:
+def _latents(readout: Readout, layer: LayerInfo) -> UnitReader:
     """Codes of a dictionary (sparse autoencoder) at each position."""
     from actors.vision.dictionaries.formats import load
 
@@ -174,7 +174,7 @@ def _latents(readout: Readout, layer: LayerInfo) -> Reader:
             copies[maps.device] = dictionary.on(maps.device)
         return copies[maps.device].encode(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
-    return Reader(dictionary.n_latents, read, digest)
+    return UnitReader(dictionary.n_latents, read, digest)
 
 
 def _existing(path: str) -> Path:
@@ -257,11 +257,11 @@ def class_index(text: str, class_names: Sequence[str]) -> int:
     for index, names in enumerate(class_names):
         for name in {names, *names.split(",")}:
             by_name.setdefault(name.strip().casefold(), []).append(index)
-    found = by_name.get(text.casefold(), [])
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise UsageError(f"several classes are called {text!r}: give one of the numbers {found}.")
+    matches = by_name.get(text.casefold(), [])
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise UsageError(f"several classes are called {text!r}: give one of the numbers {matches}.")
     near = difflib.get_close_matches(text.casefold(), by_name, n=5, cutoff=0.5)
     if 0 < len(class_names) <= _FEW:
         hint = f"The classes are {', '.join(class_names)}."

@@ -34,8 +34,8 @@ RESERVOIR_ROWS = 8192
 _CHUNK = 256
 HALF_MAX = 65504.0
 """The largest float16: samples are kept in half precision."""
-_BEGUN = "begun"
-_NOTHING = -(2**63)
+_SWEEP_ID_FILE = "begun"
+_EMPTY_KEY = -(2**63)
 """A key below every real one."""
 
 
@@ -98,14 +98,14 @@ class SweepPlan:
 
     def save(self, folder: Path) -> None:
         """Write the plan, and which sweep this is: one that goes on with what is in the folder, or a new one."""
-        if not (begun := folder / _BEGUN).exists():
-            _replace(begun, uuid.uuid4().hex.encode())
+        if not (id_file := folder / _SWEEP_ID_FILE).exists():
+            _replace(id_file, uuid.uuid4().hex.encode())
         _replace(folder / "plan.pickle", pickle.dumps(self))
 
     @staticmethod
-    def begun(folder: Path) -> str:
+    def sweep_id(folder: Path) -> str:
         """Return which sweep the folder holds: another one if it was removed and made again."""
-        return (folder / _BEGUN).read_text()
+        return (folder / _SWEEP_ID_FILE).read_text()
 
     @staticmethod
     def load(folder: Path) -> SweepPlan:
@@ -194,39 +194,39 @@ def from_keys(keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return bits.view(torch.float32), 0xFFFFFFFF - (keys & 0xFFFFFFFF)
 
 
-class Tally:
+class ReadoutAccumulator:
     """The running result of one readout: top k, moments of per-image activations, sampled positions."""
 
     def __init__(self, n_units: int, k: int, rows: int, device: torch.device | str = "cpu") -> None:
         import torch
 
-        self.keys = torch.full((n_units, k), _NOTHING, dtype=torch.int64, device=device)
+        self.keys = torch.full((n_units, k), _EMPTY_KEY, dtype=torch.int64, device=device)
         self.n_images = 0
         wide = torch.float64 if torch.device(device).type != "mps" else torch.float32
         self.mean = torch.zeros(n_units, dtype=wide, device=device)
         self.m2 = torch.zeros(n_units, dtype=wide, device=device)
         self.reservoir = torch.empty((rows, n_units), dtype=torch.float16, device=device)
         self.filled = torch.zeros(rows, dtype=torch.bool)
-        self.broken = torch.zeros(n_units, dtype=torch.bool, device=device)
+        self.never_finite = torch.zeros(n_units, dtype=torch.bool, device=device)
         """Units that are never finite: they count as 0 here, so that they cost the others no image, and are
         told apart.
         """
         self._chunk = torch.empty((_CHUNK, n_units), dtype=torch.float32, device=device)
         self._chunk_indices = torch.empty(_CHUNK, dtype=torch.int64, device=device)
-        self._held = 0
+        self._buffered = 0
         self._last_index = -1
         self._in_order = True
 
     def add(self, maxima: torch.Tensor, indices: torch.Tensor) -> None:
         """Take in float32 (n, U) maxima of the images `indices`, int64 (n,)."""
         for some, their in zip(maxima.split(_CHUNK), indices.split(_CHUNK), strict=True):
-            end = self._held + len(some)
+            end = self._buffered + len(some)
             if end > _CHUNK:
                 self.fold()
                 end = len(some)
-            self._chunk[self._held : end] = some
-            self._chunk_indices[self._held : end] = their
-            self._held = end
+            self._chunk[self._buffered : end] = some
+            self._chunk_indices[self._buffered : end] = their
+            self._buffered = end
 
     def sample(self, rows: torch.Tensor | slice, values: torch.Tensor) -> None:
         """Put (m, U) activations at positions into the reservoir's `rows`; what half precision cannot hold is
@@ -238,10 +238,10 @@ class Tally:
     def fold(self) -> None:
         """Bring what was added since the last fold into the top k and the moments."""
 
-        if not self._held:
+        if not self._buffered:
             return
-        chunk, indices = self._chunk[: self._held], self._chunk_indices[: self._held]
-        self._held = 0
+        chunk, indices = self._chunk[: self._buffered], self._chunk_indices[: self._buffered]
+        self._buffered = 0
         # Seen in order, a later image never wins a tie: dead units cost nothing.
         in_order = int(indices[0]) > self._last_index and bool((indices.diff() > 0).all())
         self._last_index = max(self._last_index, int(indices.max()))
@@ -268,7 +268,7 @@ class Tally:
             if most <= 4 * k:
                 # Few images get among the top k once they are many: only those are compared.
                 place = torch.arange(len(units), device=units.device) - (counts.cumsum(0) - counts)[units]
-                fresh = torch.full((len(counts), most), _NOTHING, dtype=torch.int64, device=units.device)
+                fresh = torch.full((len(counts), most), _EMPTY_KEY, dtype=torch.int64, device=units.device)
                 fresh[units, place] = sort_keys(chunk[rows, units], indices[rows])
                 self.keys = torch.cat([self.keys, fresh], dim=1).topk(k, dim=1).values
                 return
@@ -283,13 +283,13 @@ class Tally:
         self.m2 += m2 + delta.square() * (self.n_images * n / total)
         self.n_images = total
 
-    def merge(self, other: Tally) -> None:
-        """Take in another tally of the same readout over other images."""
+    def merge(self, other: ReadoutAccumulator) -> None:
+        """Take in another accumulator of the same readout over other images."""
         import torch
 
         self.fold()
         other.fold()
-        self.broken |= other.broken.to(self.broken.device)
+        self.never_finite |= other.never_finite.to(self.never_finite.device)
         both = torch.cat([self.keys, other.keys.to(self.keys.device)], dim=1)
         self.keys = both.topk(self.keys.shape[1], dim=1).values
         if other.n_images:
@@ -308,7 +308,7 @@ class Tally:
         self.fold()
         keys = self.keys.sort(dim=1, descending=True).values
         values, indices = from_keys(keys)
-        none = keys == _NOTHING
+        none = keys == _EMPTY_KEY
         values[none], indices[none] = float("-inf"), -1
         return values.cpu().numpy(), indices.cpu().numpy()
 
@@ -349,44 +349,48 @@ class Tally:
             "reservoir": self.reservoir[rows.to(self.reservoir.device)].cpu().numpy(),
             "n_rows": np.array(len(self.filled)),
             "last_index": np.array(self._last_index),
-            "broken": self.broken.cpu().numpy(),
+            "broken": self.never_finite.cpu().numpy(),
         }
 
     @classmethod
-    def restore(cls, arrays: Mapping[str, np.ndarray], device: torch.device | str = "cpu") -> Tally:
+    def restore(
+        cls, arrays: Mapping[str, np.ndarray], device: torch.device | str = "cpu"
+    ) -> ReadoutAccumulator:
         import torch
 
         n_units, k = arrays["keys"].shape
-        tally = cls(n_units, k, int(arrays["n_rows"]), device)
-        tally.keys = torch.tensor(arrays["keys"], device=device)
-        tally.mean = torch.tensor(arrays["mean"], device=device, dtype=tally.mean.dtype)
-        tally.m2 = torch.tensor(arrays["m2"], device=device, dtype=tally.m2.dtype)
-        tally.n_images = int(arrays["n_images"])
+        accumulator = cls(n_units, k, int(arrays["n_rows"]), device)
+        accumulator.keys = torch.tensor(arrays["keys"], device=device)
+        accumulator.mean = torch.tensor(arrays["mean"], device=device, dtype=accumulator.mean.dtype)
+        accumulator.m2 = torch.tensor(arrays["m2"], device=device, dtype=accumulator.m2.dtype)
+        accumulator.n_images = int(arrays["n_images"])
         rows = torch.tensor(arrays["rows"])
-        tally.reservoir[rows.to(tally.reservoir.device)] = torch.tensor(arrays["reservoir"], device=device)
-        tally.filled[rows] = True
-        tally._last_index = int(arrays["last_index"])
-        tally.broken = torch.tensor(arrays["broken"], device=device)
-        return tally
+        accumulator.reservoir[rows.to(accumulator.reservoir.device)] = torch.tensor(
+            arrays["reservoir"], device=device
+        )
+        accumulator.filled[rows] = True
+        accumulator._last_index = int(arrays["last_index"])
+        accumulator.never_finite = torch.tensor(arrays["broken"], device=device)
+        return accumulator
 
 
 @dataclass
-class Partial:
-    """A part of a sweep: which steps (by start) are in it, its tallies, and the images that could not be
+class SweepPart:
+    """A part of a sweep: which steps (by start) are in it, its accumulators, and the images that could not be
     read.
     """
 
     done: set[int]
-    tallies: dict[Readout, Tally]
+    accumulators: dict[Readout, ReadoutAccumulator]
     skipped: dict[int, str]
 
     def save(self, path: Path) -> None:
         arrays: dict[str, np.ndarray] = {}
-        for place, tally in enumerate(self.tallies.values()):
-            arrays |= {f"{place}.{name}": array for name, array in tally.arrays().items()}
+        for place, accumulator in enumerate(self.accumulators.values()):
+            arrays |= {f"{place}.{name}": array for name, array in accumulator.arrays().items()}
         facts = {
             "done": sorted(self.done),
-            "readouts": [[r.layer, r.kind, r.source] for r in self.tallies],
+            "readouts": [[r.layer, r.kind, r.source] for r in self.accumulators],
             "skipped": {str(index): reason for index, reason in self.skipped.items()},
         }
         draft = path.with_name(f".{uuid.uuid4().hex}")
@@ -401,28 +405,28 @@ class Partial:
             draft.unlink(missing_ok=True)
 
     @classmethod
-    def load(cls, path: Path) -> Partial:
+    def load(cls, path: Path) -> SweepPart:
         with np.load(path, allow_pickle=False) as stored:
             facts = json.loads(stored["facts"].tobytes())
-            tallies = {}
+            accumulators = {}
             for place, (layer, kind, source) in enumerate(facts["readouts"]):
                 arrays = {
                     name.partition(".")[2]: stored[name]
                     for name in stored.files
                     if name.startswith(f"{place}.")
                 }
-                tallies[Readout(layer, kind, source)] = Tally.restore(arrays)
+                accumulators[Readout(layer, kind, source)] = ReadoutAccumulator.restore(arrays)
         skipped = {int(index): reason for index, reason in facts["skipped"].items()}
-        return cls(set(facts["done"]), tallies, skipped)
+        return cls(set(facts["done"]), accumulators, skipped)
 
-    def merge(self, other: Partial) -> None:
+    def merge(self, other: SweepPart) -> None:
         self.done |= other.done
         self.skipped |= other.skipped
-        for readout, tally in other.tallies.items():
-            if readout in self.tallies:
-                self.tallies[readout].merge(tally)
+        for readout, accumulator in other.accumulators.items():
+            if readout in self.accumulators:
+                self.accumulators[readout].merge(accumulator)
             else:
-                self.tallies[readout] = tally
+                self.accumulators[readout] = accumulator
 
 
 def _replace(path: Path, data: bytes) -> None:
@@ -450,9 +454,9 @@ def disjoint_parts(folder: Path) -> tuple[list[Path], set[int]]:
     return chosen, done
 
 
-def merge_parts(folder: Path) -> Partial:
+def merge_parts(folder: Path) -> SweepPart:
     """Return the parts stored in `folder` as one."""
-    whole = Partial(set(), {}, {})
+    whole = SweepPart(set(), {}, {})
     for path in disjoint_parts(folder)[0]:
-        whole.merge(Partial.load(path))
+        whole.merge(SweepPart.load(path))
     return whole

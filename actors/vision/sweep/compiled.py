@@ -17,7 +17,7 @@ from actors.vision.readout.taps import OutputChangedError, TappedModule
 if TYPE_CHECKING:
     import torch
 
-Reading = tuple["torch.Tensor", "torch.Tensor", int]
+ReducedReadout = tuple["torch.Tensor", "torch.Tensor", int]
 """Maxima, float32 (n, U); activations at sampled positions, float16 (n * samples, U); the number of
 positions.
 """
@@ -40,7 +40,7 @@ class CompiledPass:
         torch._dynamo.reset()  # a class that was compiled with other hooks would be taken for this one
         self._graph = torch.compile(self._trace, dynamic=False, fullgraph=False)
 
-    def __call__(self, batch: torch.Tensor, flat: dict[int, torch.Tensor]) -> list[Reading]:
+    def __call__(self, batch: torch.Tensor, flat: dict[int, torch.Tensor]) -> list[ReducedReadout]:
         """Run `batch` (n, 3, h, w). `flat` holds, by number of positions, int64 indices into all images'
         positions.
 
@@ -60,8 +60,8 @@ class CompiledPass:
                 "Set `vision.compile` to false; a C++ compiler is needed on a CPU.",
             ) from error
 
-    def _trace(self, batch: torch.Tensor, flat: dict[int, torch.Tensor]) -> list[Reading]:
-        found: dict[int, Reading] = {}
+    def _trace(self, batch: torch.Tensor, flat: dict[int, torch.Tensor]) -> list[ReducedReadout]:
+        results: dict[int, ReducedReadout] = {}
         wanted: dict[str, list[int]] = {}
         for place, (layer, _) in enumerate(self._readings):
             wanted.setdefault(layer, []).append(place)
@@ -71,15 +71,15 @@ class CompiledPass:
                 for place in wanted[layer]:
                     made = self._readings[place][1]
                     units = maps if made is None else made(maps)
-                    found[place] = _reduce(units, flat[units.shape[2] * units.shape[3]])
+                    results[place] = _reduce(units, flat[units.shape[2] * units.shape[3]])
 
             return read
 
         self._tapped.run_through(batch, {layer: take(layer) for layer in wanted})
-        return [found[place] for place in range(len(self._readings))]
+        return [results[place] for place in range(len(self._readings))]
 
 
-def _reduce(units: torch.Tensor, flat: torch.Tensor) -> Reading:
+def _reduce(units: torch.Tensor, flat: torch.Tensor) -> ReducedReadout:
     n_positions = units.shape[2] * units.shape[3]
     positions_first = units.permute(0, 2, 3, 1)
     sampled = positions_first.flatten(1, 2)[flat // n_positions, flat % n_positions]

@@ -1,9 +1,9 @@
-"""The replica's side of a sweep: loads a step's images while the device works, and keeps its part of the
+"""The replica's side of a sweep: prefetches images while the device works, and accumulates its part of the
 result.
 
-Steps may come in any order and go to any replica. A replica writes its part to the sweep's folder when half a
-minute has passed or when it is told to, and begins another: parts are never written twice, and a replica that
-dies costs the steps since its last. Whoever merges the parts runs again what is in none of them.
+Steps may come in any order and go to any replica. A replica flushes its part to the sweep's folder every half
+minute and when a step asks for it, and starts another: parts are never written twice, and a replica that dies
+loses the steps since its last flush. The driver runs again the steps that are in no part.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import asyncio
 import logging
 import time
 import uuid
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -27,7 +26,7 @@ from actors.vision.readout.requests import SweepAck, SweepStep
 from actors.vision.readout.taps import spatial_max
 from actors.vision.readout.units import Readout
 from actors.vision.settings import VisionSettings
-from actors.vision.sweep.accumulators import Draw, Partial, SweepPlan, Tally
+from actors.vision.sweep.accumulators import Draw, ReadoutAccumulator, SweepPart, SweepPlan
 
 if TYPE_CHECKING:
     import torch
@@ -39,51 +38,55 @@ _log = logging.getLogger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_HAND_OVER_EVERY_S = 30.0
-_HELD_STEPS = 3
-_HELD_SWEEPS = 4
-_LOOKED_AT = 8
+_FLUSH_EVERY_S = 30.0
+_PREFETCHED_STEPS = 3
+_MAX_SWEEPS = 4
+_PROBED_IMAGES = 8
 """Images that tell a unit that is never finite from an image on which units are not."""
 
 
 @dataclass(frozen=True)
-class Taken:
-    """A readout's tally, and what some images are to add to it: maxima float32 (n, U), and samples (m *
-    samples, U) of those that are drawn.
+class ReadoutBatch:
+    """A batch's maxima of one readout, float32 (n, U), its sampled activations (m * samples, U), and the
+    accumulator that they are for.
     """
 
-    tally: Tally
+    accumulator: ReadoutAccumulator
     maxima: torch.Tensor
     draw: Draw
     sampled: torch.Tensor | None
 
-    def count(self, indices: torch.Tensor, which: torch.Tensor) -> None:
-        """Add the images `which`, bool (n,), of the data set's `indices`, int64 (n,)."""
+    def accumulate(self, indices: torch.Tensor, which: torch.Tensor) -> None:
+        """Add the images that `which`, bool (n,), selects; `indices`, int64 (n,), are theirs in the data set."""
         whole = bool(which.all())
         if self.sampled is not None:
             if whole:
-                self.tally.sample(self.draw.target, self.sampled)
+                self.accumulator.sample(self.draw.target, self.sampled)
             else:
                 kept = which.numpy()[self.draw.images]
                 by_image = self.sampled.unflatten(0, (len(kept), self.draw.samples))
-                self.tally.sample(self.draw.rows(kept), by_image[kept].flatten(0, 1))
+                self.accumulator.sample(self.draw.rows(kept), by_image[kept].flatten(0, 1))
         if whole:
-            self.tally.add(self.maxima, indices)
+            self.accumulator.add(self.maxima, indices)
         elif which.any():
-            self.tally.add(self.maxima[which.to(self.maxima.device)], indices[which])
+            self.accumulator.add(self.maxima[which.to(self.maxima.device)], indices[which])
+
+    def without_never_finite(self) -> ReadoutBatch:
+        """Return the batch with 0 as the maximum of the units that are never finite."""
+        return replace(self, maxima=self.maxima.masked_fill(self.accumulator.never_finite, 0.0))
 
 
-Loaded = np.ndarray | str
-"""Pixels, or why there are none."""
+LoadedPixels = np.ndarray | str
+"""An image's pixels, or the reason why it cannot be read."""
 
 
 class ForwardPass(Protocol):
-    """What a sweep needs of the backend that holds the network."""
+    """The part of the vision backend that a sweep uses."""
 
     network: Network
     device: torch.device
     forwards: int
-    """Images that have passed the network."""
+    """Images that were run through the network."""
 
     async def on_device(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `work` in the device's thread, in inference mode; the other methods are called there."""
@@ -119,57 +122,62 @@ class SweepDevice:
         n_loaders = max(2, (settings.placement.threads or runtime.available_cores()) // 2)
         self._loaders = ThreadPoolExecutor(n_loaders, thread_name_prefix="sweep-load")
         self._sweeps: dict[str, _Sweep] = {}
-        self._loading: OrderedDict[tuple[str, int, int], list[Future[Loaded]]] = OrderedDict()
+        self._loading: dict[tuple[str, int, int], list[Future[LoadedPixels]]] = {}
 
     async def step(self, step: SweepStep) -> SweepAck | MaiaError:
-        """Take one step's images into this replica's part; a step that is in it already costs nothing."""
-        folder = Path(step.folder)
-        sweep = self._sweeps.get(step.folder)
+        """Add one step's images to this replica's part; a step that is in it already costs nothing."""
         try:
-            begun = await asyncio.to_thread(SweepPlan.begun, folder)
-            plan = (
-                await asyncio.to_thread(SweepPlan.load, folder)
-                if sweep is None or sweep.begun != begun
-                else None
-            )
+            sweep = await self._open(step.folder)
         except OSError as error:
             return BackendError(
                 f"the plan of the sweep in {step.folder} cannot be read: {error}",
                 "Replicas on other machines need the cache folder on a shared file system.",
             )
-        sweep = self._sweeps.get(step.folder)  # others may have come while the disk was read
-        if sweep is None or sweep.begun != begun:
-            assert plan is not None
-            sweep = self._sweeps[step.folder] = _Sweep(plan, folder, begun, self._clock())
-            while len(self._sweeps) > _HELD_SWEEPS:
-                del self._sweeps[next(iter(self._sweeps))]
-        if step.start in sweep.done and not step.hand_over:
+        if step.start in sweep.done and not step.flush:
             return SweepAck(0)
         loading = self._loading.pop((step.folder, step.start, step.stop), None)
         if loading is None:
             loading = self._load(sweep.plan, step.start, step.stop)
-        if step.then is not None and step.then[0] not in sweep.done:
-            ahead = (step.folder, *step.then)
-            if ahead not in self._loading:
-                self._loading[ahead] = self._load(sweep.plan, *step.then)
-            while len(self._loading) > _HELD_STEPS:
-                for future in self._loading.popitem(last=False)[1]:
-                    future.cancel()
+        if step.prefetch is not None and step.prefetch[0] not in sweep.done:
+            self._prefetch((step.folder, *step.prefetch), sweep.plan)
         loaded = await asyncio.gather(*(asyncio.wrap_future(future) for future in loading))
         skipped = await self._backend.on_device(self._add, sweep, step, loaded)
         return SweepAck(skipped)
 
+    async def _open(self, folder: str) -> _Sweep:
+        """Return the sweep in `folder`, a new one if its plan was written anew; raises OSError."""
+        sweep_id = await asyncio.to_thread(SweepPlan.sweep_id, Path(folder))
+        sweep = self._sweeps.get(folder)
+        if sweep is None or sweep.sweep_id != sweep_id:
+            plan = await asyncio.to_thread(SweepPlan.load, Path(folder))
+            sweep = self._sweeps.get(folder)  # another step may have opened it meanwhile
+        if sweep is None or sweep.sweep_id != sweep_id:
+            sweep = self._sweeps[folder] = _Sweep(plan, Path(folder), sweep_id, self._clock())
+            while len(self._sweeps) > _MAX_SWEEPS:
+                del self._sweeps[next(iter(self._sweeps))]
+        return sweep
+
+    def _prefetch(self, step: tuple[str, int, int], plan: SweepPlan) -> None:
+        """Start to load a step's images, and drop the oldest prefetched steps beyond a few."""
+        if step not in self._loading:
+            self._loading[step] = self._load(plan, *step[1:])
+        while len(self._loading) > _PREFETCHED_STEPS:
+            for future in self._loading.pop(next(iter(self._loading))):
+                future.cancel()
+
     def close(self) -> None:
         self._loaders.shutdown(wait=True, cancel_futures=True)
 
-    def _load(self, plan: SweepPlan, start: int, stop: int) -> list[Future[Loaded]]:
+    def _load(self, plan: SweepPlan, start: int, stop: int) -> list[Future[LoadedPixels]]:
         return [self._loaders.submit(_load_one, plan, int(index)) for index in plan.indices[start:stop]]
 
-    def _add(self, sweep: _Sweep, step: SweepStep, loaded: Sequence[Loaded]) -> int:
-        """Run one step's images and take in what they did. In the device's thread."""
+    def _add(self, sweep: _Sweep, step: SweepStep, loaded: Sequence[LoadedPixels]) -> int:
+        """Run one step's images and accumulate the results; return how many could not be read. In the
+        device's thread.
+        """
         if step.start in sweep.done:
-            if step.hand_over:
-                sweep.hand_over(self._clock())
+            if step.flush:
+                sweep.flush(self._clock())
             return 0
         plan = sweep.plan
         pixels = [image for image in loaded if not isinstance(image, str)]
@@ -187,26 +195,26 @@ class SweepDevice:
                     self._run(sweep, step.start, places[rows], [pixels[row] for row in rows])
             except BaseException:
                 # Some of the step may be counted: taken into the same part again, it would count twice.
-                sweep.give_up(self._clock())
+                sweep.discard_part(self._clock())
                 raise
         sweep.part.done.add(step.start)
         sweep.done.add(step.start)
-        if step.hand_over or self._clock() - sweep.began > _HAND_OVER_EVERY_S:
-            sweep.hand_over(self._clock())
+        if step.flush or self._clock() - sweep.started_at > _FLUSH_EVERY_S:
+            sweep.flush(self._clock())
         return int(len(loaded) - good.sum())
 
     def _run(self, sweep: _Sweep, start: int, places: np.ndarray, images: Sequence[np.ndarray]) -> None:
-        """Take in images, and leave out those on which the network fails: tried together, in halves, alone."""
+        """Run and accumulate images; on a failure by halves, to skip those on which the network fails."""
         positions = start + places
         try:
-            taken = self._measure(sweep, positions, images)
+            batches = self._measure(sweep, positions, images)
         except MaiaError:
             raise
         except Exception as error:
             # Its traceback would keep what the failed pass had computed, and memory may be what is short.
             failure = error.with_traceback(None)
         else:
-            self._count(sweep, positions, *taken)
+            self._accumulate(sweep, positions, *batches)
             return
         if len(images) > 1:
             half = len(images) // 2
@@ -219,54 +227,52 @@ class SweepDevice:
 
     def _measure(
         self, sweep: _Sweep, positions: np.ndarray, images: Sequence[np.ndarray]
-    ) -> tuple[list[Taken], torch.Tensor]:
-        """Return what images do to each readout, and on which of them all units are finite, bool (n,) in the
-        host's memory.
-
-        Nothing is counted yet.
+    ) -> tuple[list[ReadoutBatch], torch.Tensor]:
+        """Return the images' batch of each readout, and on which images all units are finite, bool (n,) in
+        the host's memory. Nothing is accumulated yet.
         """
         plan = sweep.plan
         run = self._eager
         if self._settings.compile and self._backend.network.preprocess.size is not None:
             run = self._compiled
-        taken = run(sweep, positions, images)
-        finite = _finite(taken)
+        batches = run(sweep, positions, images)
+        finite = _finite(batches)
         if not finite.all():
-            if sweep.broken is None:
-                sweep.broken = self._broken(plan)
-                sweep.mark()
-            taken = [replace(each, maxima=each.maxima.masked_fill(each.tally.broken, 0.0)) for each in taken]
-            finite = _finite(taken)
-        return taken, finite
+            if sweep.never_finite is None:
+                sweep.never_finite = self._find_never_finite(plan)
+                sweep.share_never_finite()
+            batches = [batch.without_never_finite() for batch in batches]
+            finite = _finite(batches)
+        return batches, finite
 
-    def _count(
-        self, sweep: _Sweep, positions: np.ndarray, taken: Sequence[Taken], finite: torch.Tensor
+    def _accumulate(
+        self, sweep: _Sweep, positions: np.ndarray, batches: Sequence[ReadoutBatch], finite: torch.Tensor
     ) -> None:
-        """Add images to every tally, without those on which something is not finite.
+        """Add images to every accumulator, without those on which something is not finite.
 
         Raises:
-            BackendError: If that failed half way: some tallies may have an image that others lack.
+            BackendError: If that failed half way: some accumulators may have an image that others lack.
         """
         import torch
 
         indices = torch.from_numpy(sweep.plan.indices[positions])
         try:
-            for each in taken:
-                each.count(indices, finite)
+            for batch in batches:
+                batch.accumulate(indices, finite)
         except Exception as error:
             self._backend.check_works(error)
             raise BackendError(
-                f"what a step of the sweep found could not be counted: {type(error).__name__}: {str(error)[:300]}",
-                "Run again to go on from what is done.",
+                f"a step of the sweep could not be accumulated: {type(error).__name__}: {str(error)[:300]}",
+                "Run again to resume.",
             ) from error
         for index in indices[~finite].tolist():
             sweep.part.skipped[index] = "its activations are not finite"
 
-    def _broken(self, plan: SweepPlan) -> dict[Readout, torch.Tensor]:
-        """Return which units are finite on none of a few images spread over the data set, bool (U,).
+    def _find_never_finite(self, plan: SweepPlan) -> dict[Readout, torch.Tensor]:
+        """Return which units are finite on none of a few images at even distances in the data set, bool (U,).
 
-        The same for every replica. Where nothing at all is finite, images or weights are to blame: then none
-        is.
+        They are the same on every replica. If no unit is finite on any, images or weights are at fault: then
+        no unit is returned.
         """
         import torch
 
@@ -279,7 +285,7 @@ class SweepDevice:
 
             return read
 
-        spread = np.linspace(0, len(plan.indices) - 1, min(_LOOKED_AT, len(plan.indices))).astype(int)
+        spread = np.linspace(0, len(plan.indices) - 1, min(_PROBED_IMAGES, len(plan.indices))).astype(int)
         for index in plan.indices[spread]:
             image = _load_one(plan, int(index))
             if isinstance(image, str):
@@ -287,14 +293,16 @@ class SweepDevice:
             try:
                 self._backend.forward([image], {readout: take(readout) for readout in plan.readouts})
             except Exception:
-                continue  # an image on which the network fails tells nothing, and is left out in its own step
+                continue  # its own step skips an image on which the network fails
         if not any(bool(fine.any()) for fine in finite.values()):
             return {}
         return {readout: ~fine for readout, fine in finite.items()}
 
-    def _eager(self, sweep: _Sweep, positions: np.ndarray, images: Sequence[np.ndarray]) -> list[Taken]:
+    def _eager(
+        self, sweep: _Sweep, positions: np.ndarray, images: Sequence[np.ndarray]
+    ) -> list[ReadoutBatch]:
         draws: dict[int, Draw] = {}
-        taken: list[Taken] = []
+        batches: list[ReadoutBatch] = []
 
         def take(readout: Readout) -> Callable[[torch.Tensor], None]:
             def read(units: torch.Tensor) -> None:
@@ -302,16 +310,18 @@ class SweepDevice:
                 if n_positions not in draws:
                     draws[n_positions] = sweep.plan.draw(positions, n_positions)
                 draw = draws[n_positions]
-                tally = sweep.tally(readout, units.shape[1], draw.samples, units.device)
+                accumulator = sweep.accumulator(readout, units.shape[1], draw.samples, units.device)
                 sampled = draw.of(units) if len(draw.images) else None
-                taken.append(Taken(tally, spatial_max(units), draw, sampled))
+                batches.append(ReadoutBatch(accumulator, spatial_max(units), draw, sampled))
 
             return read
 
         self._backend.forward(images, {readout: take(readout) for readout in sweep.plan.readouts})
-        return taken
+        return batches
 
-    def _compiled(self, sweep: _Sweep, positions: np.ndarray, images: Sequence[np.ndarray]) -> list[Taken]:
+    def _compiled(
+        self, sweep: _Sweep, positions: np.ndarray, images: Sequence[np.ndarray]
+    ) -> list[ReadoutBatch]:
         """Do the same in one graph. It was compiled for whole steps, so a short one is filled up."""
         import torch
 
@@ -325,71 +335,75 @@ class SweepDevice:
             everywhere[draw.images] = draw.positions
             everywhere += np.arange(plan.step)[:, None] * places
             flat[places] = torch.from_numpy(everywhere.ravel()).to(self._backend.device)
-        found = self._backend.compiled(plan.readouts)(
+        results = self._backend.compiled(plan.readouts)(
             self._backend.batch([*images, *[images[-1]] * (plan.step - n)]), flat
         )
         self._backend.forwards += n
-        taken: list[Taken] = []
-        for readout, (maxima, sampled, n_positions) in zip(plan.readouts, found, strict=True):
+        batches: list[ReadoutBatch] = []
+        for readout, (maxima, sampled, n_positions) in zip(plan.readouts, results, strict=True):
             draw = draws[n_positions]
-            tally = sweep.tally(readout, maxima.shape[1], draw.samples, maxima.device)
+            accumulator = sweep.accumulator(readout, maxima.shape[1], draw.samples, maxima.device)
             if len(draw.images) < plan.step:
                 by_image = sampled.unflatten(0, (plan.step, draw.samples))
                 sampled = by_image[torch.from_numpy(draw.images)].flatten(0, 1)
-            taken.append(Taken(tally, maxima[:n], draw, sampled if len(draw.images) else None))
-        return taken
+            batches.append(ReadoutBatch(accumulator, maxima[:n], draw, sampled if len(draw.images) else None))
+        return batches
 
 
-def _finite(taken: Sequence[Taken]) -> torch.Tensor:
+def _finite(batches: Sequence[ReadoutBatch]) -> torch.Tensor:
     """Return on which images all units are finite, bool (n,), in the host's memory."""
     import torch
 
-    return torch.isfinite(torch.cat([each.maxima for each in taken], dim=1).sum(1)).cpu()
+    return torch.isfinite(torch.cat([batch.maxima for batch in batches], dim=1).sum(1)).cpu()
 
 
 class _Sweep:
-    """One sweep on this replica: the part in progress, and every step that was taken in since the start."""
+    """One sweep on this replica: the part in progress, and every step that was accumulated since the start."""
 
-    def __init__(self, plan: SweepPlan, folder: Path, begun: str, now: float) -> None:
-        self.plan, self.begun = plan, begun
+    def __init__(self, plan: SweepPlan, folder: Path, sweep_id: str, now: float) -> None:
+        self.plan, self.sweep_id = plan, sweep_id
         self.done: set[int] = set()
-        self.broken: dict[Readout, torch.Tensor] | None = None
-        """Units that are never finite, once an image was not; None before."""
+        self.never_finite: dict[Readout, torch.Tensor] | None = None
+        """Units that are never finite, bool (U,); None until a first image is not finite."""
         self._folder = folder
-        self._begin(now)
+        self._start_part(now)
 
-    def _begin(self, now: float) -> None:
-        self.part = Partial(set(), {}, {})
-        self.began = now
+    def _start_part(self, now: float) -> None:
+        self.part = SweepPart(set(), {}, {})
+        self.started_at = now
 
-    def tally(self, readout: Readout, n_units: int, samples: int, device: torch.device) -> Tally:
-        if readout not in self.part.tallies:
+    def accumulator(
+        self, readout: Readout, n_units: int, samples: int, device: torch.device
+    ) -> ReadoutAccumulator:
+        """Return the part's accumulator of a readout, an empty one at first."""
+        if readout not in self.part.accumulators:
             n_chosen = min(len(self.plan.indices), self.plan.rows // samples)
-            self.part.tallies[readout] = Tally(n_units, self.plan.k, n_chosen * samples, device)
-            self.mark()
-        return self.part.tallies[readout]
+            self.part.accumulators[readout] = ReadoutAccumulator(
+                n_units, self.plan.k, n_chosen * samples, device
+            )
+            self.share_never_finite()
+        return self.part.accumulators[readout]
 
-    def mark(self) -> None:
-        """Tell the part's tallies which units are broken."""
-        for readout, tally in self.part.tallies.items():
-            if self.broken and readout in self.broken:
-                tally.broken = self.broken[readout]
+    def share_never_finite(self) -> None:
+        """Set `never_finite` of the part's accumulators."""
+        for readout, accumulator in self.part.accumulators.items():
+            if self.never_finite and readout in self.never_finite:
+                accumulator.never_finite = self.never_finite[readout]
 
-    def give_up(self, now: float) -> None:
-        """Forget the part in progress and that its steps were done: they are run again."""
+    def discard_part(self, now: float) -> None:
+        """Drop the part in progress; its steps will be run again."""
         self.done -= self.part.done
-        self._begin(now)
+        self._start_part(now)
 
-    def hand_over(self, now: float) -> None:
+    def flush(self, now: float) -> None:
+        """Write the part in progress to the sweep's folder and start another."""
         if self.part.done:
             self.part.save(self._folder / f"part-{uuid.uuid4().hex}.npz")
-        self._begin(now)
+        self._start_part(now)
 
 
-def _load_one(plan: SweepPlan, index: int) -> Loaded:
+def _load_one(plan: SweepPlan, index: int) -> LoadedPixels:
     try:
         return plan.dataset.load(index).pixels
-    except (
-        Exception
-    ) as error:  # decoders and user's data sets raise anything; the image is named, not the run ended
+    except Exception as error:  # decoders and people's own data sets raise anything
         return f"{type(error).__name__}: {error}"[:300]

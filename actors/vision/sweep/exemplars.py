@@ -116,19 +116,19 @@ class ExemplarStore:
         if not path.exists():
             return None
         try:
-            found = LayerExemplars.load(path)
+            stored = LayerExemplars.load(path)
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             # A cache that is damaged costs a pass, not the run.
             _log.warning("the exemplars in %s are damaged and are found again: %s", path, error)
             return None
-        return found if found.indices.shape[1] >= k and found.n_images else None
+        return stored if stored.indices.shape[1] >= k and stored.n_images else None
 
-    def put(self, found: LayerExemplars) -> None:
+    def put(self, exemplars: LayerExemplars) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        known = self.get(found.readout, 0)
-        if known is None or known.indices.shape[1] < found.indices.shape[1]:
-            self.path(found.readout).unlink(missing_ok=True)
-        found.save(self.path(found.readout))
+        known = self.get(exemplars.readout, 0)
+        if known is None or known.indices.shape[1] < exemplars.indices.shape[1]:
+            self.path(exemplars.readout).unlink(missing_ok=True)
+        exemplars.save(self.path(exemplars.readout))
 
     def sweep_folder(self, readouts: Sequence[Readout], k: int, step: int) -> Path:
         """Return where an unfinished sweep over `readouts` is kept, so that it can be resumed."""
@@ -161,7 +161,7 @@ def finish_sweep(folder: Path, store: Path) -> int:
     from actors.vision.sweep.accumulators import LEVELS, SweepPlan, merge_parts
 
     whole = merge_parts(folder)
-    n_images = max((tally.n_images for tally in whole.tallies.values()), default=0)
+    n_images = max((accumulator.n_images for accumulator in whole.accumulators.values()), default=0)
     if n_images == 0:
         dataset = SweepPlan.load(folder).dataset
         reason = whole.skipped[min(whole.skipped)]
@@ -169,14 +169,14 @@ def finish_sweep(folder: Path, store: Path) -> int:
             f"no image of the data set {dataset.name!r} could be used ({len(whole.skipped)} tried). The first: {reason}.",
             "Look at that image, or at the network: its input size, its weights, and vision.dtype.",
         )
-    for readout, tally in whole.tallies.items():
-        activations, indices = tally.top()
-        mean, quantiles = tally.mean.cpu().numpy().astype(np.float32), tally.quantiles(LEVELS)
-        deviation = np.sqrt(tally.m2.cpu().numpy() / max(1, n_images)).astype(np.float32)
-        broken = tally.broken.cpu().numpy()
-        indices[broken] = -1
+    for readout, accumulator in whole.accumulators.items():
+        activations, indices = accumulator.top()
+        mean, quantiles = accumulator.mean.cpu().numpy().astype(np.float32), accumulator.quantiles(LEVELS)
+        deviation = np.sqrt(accumulator.m2.cpu().numpy() / max(1, n_images)).astype(np.float32)
+        never_finite = accumulator.never_finite.cpu().numpy()
+        indices[never_finite] = -1
         for values in (activations, mean, deviation, quantiles):
-            values[broken] = np.nan
+            values[never_finite] = np.nan
         ExemplarStore(store).put(
             LayerExemplars(
                 readout=readout,

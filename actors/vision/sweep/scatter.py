@@ -76,8 +76,8 @@ class ScatterTable:
         # One at a time: many agents come for the same at once, and all but the first find it made.
         asks = dict.fromkeys([ask] if self.layer is None else [ask, self._comparing()])
         async with self._lock:
-            found = await self._shown(tuple(asks), dataset, drawn)
-        shown, seen = found[0], found[-1]
+            tables = await self._shown(tuple(asks), dataset, drawn)
+        shown, seen = tables[0], tables[-1]
         # Kept from different passes, they may lack different images.
         both, rows, others = np.intersect1d(shown.indices, seen.indices, return_indices=True)
         activations = shown.activations[rows, index if whole else 0]
@@ -98,11 +98,11 @@ class ScatterTable:
         """
         if self.layer is None:
             return None
-        found = await asyncio.gather(*(self._show(image, (self._comparing(),)) for image in images))
-        failed = [each for each in found if isinstance(each, BackendError)]
+        outcomes = await asyncio.gather(*(self._show(image, (self._comparing(),)) for image in images))
+        failed = [outcome for outcome in outcomes if isinstance(outcome, BackendError)]
         if failed:
             raise failed[0]
-        return np.stack([each[0] for each in found if not isinstance(each, BackendError)])
+        return np.stack([outcome[0] for outcome in outcomes if not isinstance(outcome, BackendError)])
 
     def _comparing(self) -> Ask:
         assert self.layer is not None
@@ -132,14 +132,14 @@ class ScatterTable:
         rows: list[Sequence[np.ndarray]] = []
         for start in range(0, len(drawn), _AT_ONCE):
             loaded = await asyncio.to_thread(_readable, dataset, drawn[start : start + _AT_ONCE].tolist())
-            found = await asyncio.gather(*(self._show(image, asks) for _, image in loaded))
-            told = [
-                (i, each)
-                for (i, _), each in zip(loaded, found, strict=True)
-                if not isinstance(each, BackendError)
+            outcomes = await asyncio.gather(*(self._show(image, asks) for _, image in loaded))
+            measured = [
+                (i, outcome)
+                for (i, _), outcome in zip(loaded, outcomes, strict=True)
+                if not isinstance(outcome, BackendError)
             ]
-            indices += [i for i, _ in told]
-            rows += [each for _, each in told]
+            indices += [i for i, _ in measured]
+            rows += [outcome for _, outcome in measured]
         if not rows:
             raise BackendError(
                 f"none of {len(drawn)} images of {dataset.name!r} could be measured.",
@@ -148,14 +148,14 @@ class ScatterTable:
         return np.array(indices, np.int64), rows
 
     def _bytes(self) -> int:
-        return sum(each.activations.nbytes for each in self._kept.values())
+        return sum(table.activations.nbytes for table in self._kept.values())
 
 
 def _readable(dataset: ImageDataset, indices: Sequence[int]) -> list[tuple[int, Image]]:
-    found = []
+    images = []
     for index in indices:
         try:
-            found.append((index, dataset.load(index)))
+            images.append((index, dataset.load(index)))
         except Exception:  # decoders and people's own data sets raise anything
             continue
-    return found
+    return images

@@ -21,7 +21,7 @@ from actors.settings import Placement
 from actors.vision.backend import VisionBackend
 from actors.vision.networks.network import Network, wrap
 from actors.vision.readout.requests import Ask, VisionRequest, VisionResult
-from actors.vision.readout.units import OUTPUT, Reader, Readout
+from actors.vision.readout.units import OUTPUT, Readout, UnitReader
 from actors.vision.settings import VisionSettings
 from tests.actors.vision import tiny_networks as networks
 
@@ -422,7 +422,7 @@ async def test_what_another_asked_for_and_cannot_be_read_fails_nobody_else(backe
     def unreadable(maps: torch.Tensor) -> torch.Tensor:
         raise ValueError("not this one")
 
-    backend._readers[STEM] = Reader(backend.n_units(STEM), unreadable)
+    backend._readers[STEM] = UnitReader(backend.n_units(STEM), unreadable)
     (failed,) = await backend.run([want(photos(1)[0], STEM)])
     assert isinstance(failed, BackendError)
     answers = await backend.run([want(image, DEEP) for image in photos(3, seed=1)])

@@ -24,7 +24,7 @@ from actors.vision.readout.base import SampleError, Unit
 from actors.vision.readout.requests import SweepStep
 from actors.vision.readout.units import OUTPUT, Readout
 from actors.vision.settings import VisionSettings
-from actors.vision.sweep.accumulators import Tally
+from actors.vision.sweep.accumulators import ReadoutAccumulator
 from actors.vision.sweep.driver import SweepProgress
 from actors.vision.sweep.exemplars import ExemplarStore, LayerExemplars
 from tests.actors.vision import tiny_networks as networks
@@ -182,7 +182,7 @@ async def test_a_sweep_that_was_interrupted_goes_on_where_it_was(tmp_path: Path)
         async def run(batch: Any) -> Any:
             # Every third step has its part written, as the clock would have it.
             return await original(
-                [SweepStep(s.folder, s.start, s.stop, s.then, s.start % 12 == 8) for s in batch]
+                [SweepStep(s.folder, s.start, s.stop, s.prefetch, s.start % 12 == 8) for s in batch]
             )
 
         backend.run = run
@@ -471,22 +471,22 @@ async def test_an_image_that_takes_all_memory_is_left_out_of_a_sweep(tmp_path: P
 async def test_what_could_not_be_counted_whole_is_not_counted_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One readout's tally has the images of a step, the other's has not: the part is done again."""
+    """One readout's accumulator has the images of a step, the other's has not: the part is done again."""
     dataset, readouts = Numbered(40), [Readout("stem"), Readout("deep")]
     async with LocalPool(make_backend(batch=4)) as pool:
         client = await PoolVisionClient.connect(pool, tmp_path / "whole", reserve=0)
         expected = await client.layer_exemplars(readouts, dataset)
-    original, calls = Tally.add, itertools.count(1)
+    original, calls = ReadoutAccumulator.add, itertools.count(1)
 
-    def add(self: Tally, maxima: torch.Tensor, indices: torch.Tensor) -> None:
+    def add(self: ReadoutAccumulator, maxima: torch.Tensor, indices: torch.Tensor) -> None:
         if next(calls) == 10:
             raise RuntimeError("no room")
         original(self, maxima, indices)
 
-    monkeypatch.setattr(Tally, "add", add)
+    monkeypatch.setattr(ReadoutAccumulator, "add", add)
     async with LocalPool(make_backend(batch=4)) as pool:
         client = await PoolVisionClient.connect(pool, tmp_path / "cut", reserve=0)
-        with pytest.raises(BackendError, match="could not be counted: RuntimeError: no room"):
+        with pytest.raises(BackendError, match="could not be accumulated: RuntimeError: no room"):
             await client.layer_exemplars(readouts, dataset)
         found = await client.layer_exemplars(readouts, dataset)
     for readout in readouts:

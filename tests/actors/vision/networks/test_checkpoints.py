@@ -35,7 +35,7 @@ def prefixed(prefix: str, state: State | None = None) -> State:
     return {prefix + name: value for name, value in (state or trained()).items()}
 
 
-def load(content: Any, folder: pathlib.Path, module: nn.Module | None = None) -> checkpoints.Loaded:
+def load(content: Any, folder: pathlib.Path, module: nn.Module | None = None) -> checkpoints.LoadedWeights:
     """Save `content` as torch does, load it into a tiny network and check that the trained weights arrived."""
     torch.save(content, folder / "saved.ckpt")
     module = module or networks.tiny_conv()

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from actors.vision.readout.places import Evidence, coded_images, codes
+from actors.vision.readout.places import PositionEvidence, coded_images, codes
 from actors.vision.readout.taps import TappedModule
 from tests.actors.vision.readout.test_taps import images, read, tapped
 
@@ -242,7 +242,7 @@ def test_coded_images_spell_every_cell_once() -> None:
     like = torch.zeros(2, 3, 24, 32)
     pixels = coded_images((H, W), like)
     cells = nn.functional.unfold(pixels, 4, stride=4).transpose(1, 2)
-    evidence = Evidence.of(cells, codes((H, W)))
+    evidence = PositionEvidence.of(cells, codes((H, W)))
     order = evidence.order()
     assert order is not None
     assert order.tolist() == list(range(H * W))

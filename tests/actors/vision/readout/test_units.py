@@ -14,7 +14,7 @@ from actors.errors import UsageError
 from actors.vision.dictionaries.formats import load
 from actors.vision.readout import units
 from actors.vision.readout.base import LayerInfo, Unit
-from actors.vision.readout.units import OUTPUT, Reader, Readout, parse_unit, reader, register_kind
+from actors.vision.readout.units import OUTPUT, Readout, UnitReader, parse_unit, reader, register_kind
 from tests.actors.vision.dictionaries import published
 
 CLASSES = ["tench, Tinca tinca", "goldfish", "crane", "construction site", "crane"]
@@ -173,7 +173,7 @@ def test_classes_need_a_vector_of_scores(kind: str) -> None:
 
 def test_of_a_network_that_returns_maps_a_class_is_a_unit_like_any_other() -> None:
     maps = LayerInfo(OUTPUT, "map", 5, (4, 6), "Conv2d")
-    assert reader(Readout(OUTPUT, "logit"), maps) == Reader(5)
+    assert reader(Readout(OUTPUT, "logit"), maps) == UnitReader(5)
     with pytest.raises(UsageError, match="by its number"):
         reader(Readout(OUTPUT, "probability"), maps)
 
@@ -181,8 +181,8 @@ def test_of_a_network_that_returns_maps_a_class_is_a_unit_like_any_other() -> No
 def test_a_further_kind_is_one_function(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(units, "_KINDS", dict(units._KINDS))
 
-    def negated(readout: Readout, layer: LayerInfo) -> Reader:
-        return Reader(layer.n_units, lambda values: -values)
+    def negated(readout: Readout, layer: LayerInfo) -> UnitReader:
+        return UnitReader(layer.n_units, lambda values: -values)
 
     register_kind("negated", negated)
     unit = parse_unit("deep", "negated:x:3")

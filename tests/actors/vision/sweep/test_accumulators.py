@@ -12,9 +12,9 @@ from actors.images import Image, ImageDecodeError, Provenance
 from actors.vision.readout.units import Readout
 from actors.vision.sweep.accumulators import (
     LEVELS,
-    Partial,
+    ReadoutAccumulator,
+    SweepPart,
     SweepPlan,
-    Tally,
     disjoint_parts,
     from_keys,
     merge_parts,
@@ -62,12 +62,12 @@ def ties(n: int, n_units: int, seed: int = 0) -> np.ndarray:
     return values
 
 
-def tally_of(values: np.ndarray, order: np.ndarray, cuts: list[int], k: int) -> Tally:
-    tally = Tally(values.shape[1], k, rows=1)
+def accumulator_of(values: np.ndarray, order: np.ndarray, cuts: list[int], k: int) -> ReadoutAccumulator:
+    accumulator = ReadoutAccumulator(values.shape[1], k, rows=1)
     for some in np.split(order, cuts):
         if len(some):
-            tally.add(torch.from_numpy(values[some]), torch.from_numpy(some))
-    return tally
+            accumulator.add(torch.from_numpy(values[some]), torch.from_numpy(some))
+    return accumulator
 
 
 def test_keys_order_values_and_break_ties_by_the_smaller_index() -> None:
@@ -88,33 +88,33 @@ def test_the_top_k_is_exact_with_ties_in_any_order_and_sharding(n: int) -> None:
     k = min(5, n)
     for order in (np.arange(n), np.arange(n)[::-1].copy(), rng.permutation(n)):
         cut = sorted(rng.integers(0, n, 4).tolist())
-        whole = tally_of(values, order, cut, 5)
+        whole = accumulator_of(values, order, cut, 5)
         found_values, found_indices = whole.top()
         assert (found_indices[:, :k] == expected_indices).all()
         assert (found_values[:, :k] == expected_values).all()
-        halves = [tally_of(values, part, [], 5) for part in np.array_split(order, 3)]
+        halves = [accumulator_of(values, part, [], 5) for part in np.array_split(order, 3)]
         halves[2].merge(halves[0])
         halves[2].merge(halves[1])
         assert (halves[2].top()[1][:, :k] == expected_indices).all()
 
 
 def test_with_fewer_images_than_k_the_rest_is_marked_as_nothing() -> None:
-    tally = tally_of(ties(3, 4), np.arange(3), [], 5)
-    values, indices = tally.top()
+    accumulator = accumulator_of(ties(3, 4), np.arange(3), [], 5)
+    values, indices = accumulator.top()
     assert (indices[:, 3:] == -1).all()
     assert np.isneginf(values[:, 3:]).all()
 
 
 def test_moments_are_those_of_all_images_in_any_sharding() -> None:
     values = np.random.default_rng(0).normal(50, 3, (613, 4)).astype(np.float32)
-    whole = tally_of(values, np.arange(613), [100, 101, 400], 3)
-    other = tally_of(values, np.arange(200, 613), [], 3)
-    other.merge(tally_of(values, np.arange(200), [77], 3))
-    for tally in (whole, other):
-        tally.fold()
-        assert tally.n_images == 613
-        assert np.allclose(tally.mean, values.mean(0, dtype=np.float64), rtol=1e-6)
-        assert np.allclose(np.sqrt(tally.m2.numpy() / 613), values.std(0, dtype=np.float64), rtol=1e-4)
+    whole = accumulator_of(values, np.arange(613), [100, 101, 400], 3)
+    other = accumulator_of(values, np.arange(200, 613), [], 3)
+    other.merge(accumulator_of(values, np.arange(200), [77], 3))
+    for accumulator in (whole, other):
+        accumulator.fold()
+        assert accumulator.n_images == 613
+        assert np.allclose(accumulator.mean, values.mean(0, dtype=np.float64), rtol=1e-6)
+        assert np.allclose(np.sqrt(accumulator.m2.numpy() / 613), values.std(0, dtype=np.float64), rtol=1e-4)
 
 
 def plan(n: int, rows: int = 64) -> SweepPlan:
@@ -144,10 +144,10 @@ def test_the_sampled_images_are_chosen_by_hash_and_fill_the_reservoir() -> None:
 
 def test_quantiles_of_the_reservoir_are_the_samples_own() -> None:
     values = np.random.default_rng(0).normal(size=(300, 5)).astype(np.float16)
-    tally = Tally(5, 2, rows=400)
-    tally.sample(torch.arange(50, 350), torch.from_numpy(values))
+    accumulator = ReadoutAccumulator(5, 2, rows=400)
+    accumulator.sample(torch.arange(50, 350), torch.from_numpy(values))
     expected = np.quantile(values.astype(np.float32), LEVELS, axis=0).T
-    assert np.allclose(tally.quantiles(), expected, atol=2e-3)
+    assert np.allclose(accumulator.quantiles(), expected, atol=2e-3)
 
 
 def test_quantiles_of_random_positions_are_near_the_whole_populations() -> None:
@@ -158,11 +158,11 @@ def test_quantiles_of_random_positions_are_near_the_whole_populations() -> None:
     made = SweepPlan(Numbered(n), np.arange(n), (Readout("deep"),))
     samples = made.samples(positions)
     where = made.positions(0, n, samples, positions)
-    tally = Tally(1, 2, rows=n * samples)
-    tally.sample(
+    accumulator = ReadoutAccumulator(1, 2, rows=n * samples)
+    accumulator.sample(
         torch.arange(n * samples), torch.from_numpy(np.take_along_axis(maps, where, axis=1).reshape(-1, 1))
     )
-    found = tally.quantiles([0.9, 0.95, 0.99])[0]
+    found = accumulator.quantiles([0.9, 0.95, 0.99])[0]
     ranks = [(maps < value).mean() for value in found]
     assert np.allclose(ranks, [0.9, 0.95, 0.99], atol=8e-3)
 
@@ -173,23 +173,25 @@ def test_the_state_does_not_grow_with_the_data_set_and_stays_below_18_kilobytes_
         made = plan(n, rows=8192)
         samples = made.samples(49)
         chosen = int((made.slots(samples) >= 0).sum())
-        sizes.append(Tally(30, 15, chosen * samples).state_bytes() / 30)
+        sizes.append(ReadoutAccumulator(30, 15, chosen * samples).state_bytes() / 30)
     assert sizes[0] == sizes[1] <= 18_000
 
 
-def partial(done: set[int], values: np.ndarray, order: np.ndarray) -> Partial:
-    return Partial(done, {Readout("deep"): tally_of(values, order, [], 3)}, {int(order[0]): "corrupt"})
+def partial(done: set[int], values: np.ndarray, order: np.ndarray) -> SweepPart:
+    return SweepPart(
+        done, {Readout("deep"): accumulator_of(values, order, [], 3)}, {int(order[0]): "corrupt"}
+    )
 
 
 def test_a_part_comes_back_from_disk_as_it_was(tmp_path: Path) -> None:
     values = ties(50, 4)
     part = partial({0, 32}, values, np.arange(50))
-    part.tallies[Readout("deep")].sample(torch.tensor([0]), torch.tensor([[1.0, 2.0, 3.0, 4.0]]))
+    part.accumulators[Readout("deep")].sample(torch.tensor([0]), torch.tensor([[1.0, 2.0, 3.0, 4.0]]))
     part.save(tmp_path / "part-a.npz")
-    back = Partial.load(tmp_path / "part-a.npz")
+    back = SweepPart.load(tmp_path / "part-a.npz")
     assert back.done == {0, 32}
     assert back.skipped == {0: "corrupt"}
-    first, second = part.tallies[Readout("deep")], back.tallies[Readout("deep")]
+    first, second = part.accumulators[Readout("deep")], back.accumulators[Readout("deep")]
     assert (first.top()[1] == second.top()[1]).all()
     assert torch.equal(first.mean, second.mean)
     assert (first.quantiles() == second.quantiles()).all()
@@ -203,14 +205,14 @@ def test_parts_that_share_a_step_are_never_both_counted(tmp_path: Path) -> None:
     chosen, done = disjoint_parts(tmp_path)
     assert [path.name for path in chosen] == ["part-a.npz", "part-c.npz"]
     assert done == {0, 10, 20, 30}
-    whole = merge_parts(tmp_path).tallies[Readout("deep")]
+    whole = merge_parts(tmp_path).accumulators[Readout("deep")]
     assert whole.n_images == 40
     assert (whole.top()[1] == brute_force(values, 3)[1]).all()
 
 
 def test_moments_of_very_large_activations_are_finite() -> None:
     values = np.array([[1e30], [3e30], [2e30]], np.float32)
-    tally = tally_of(values, np.arange(3), [], k=2)
-    tally.fold()
-    assert float(tally.mean[0]) == pytest.approx(2e30)
-    assert float(tally.m2[0]) == pytest.approx(2e60)
+    accumulator = accumulator_of(values, np.arange(3), [], k=2)
+    accumulator.fold()
+    assert float(accumulator.mean[0]) == pytest.approx(2e30)
+    assert float(accumulator.m2[0]) == pytest.approx(2e60)

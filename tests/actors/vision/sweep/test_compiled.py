@@ -16,7 +16,7 @@ from actors.vision.backend import VisionBackend
 from actors.vision.networks.network import Network
 from actors.vision.readout.requests import SweepStep
 from actors.vision.readout.units import OUTPUT, Readout
-from actors.vision.sweep.accumulators import Partial, SweepPlan
+from actors.vision.sweep.accumulators import SweepPart, SweepPlan
 from actors.vision.sweep.compiled import CompiledPass
 from actors.vision.sweep.device import SweepDevice
 from tests.actors.vision.sweep.test_accumulators import Numbered
@@ -34,7 +34,7 @@ def with_vector_instructions() -> None:
         pytest.skip("torch.compile writes no code that compiles for ATEN_CPU_CAPABILITY=default")
 
 
-async def swept(studied: Network, plan: SweepPlan, folder: Path, compile: bool) -> Partial:
+async def swept(studied: Network, plan: SweepPlan, folder: Path, compile: bool) -> SweepPart:
     """Run a whole sweep on one device, in `folder`; return its only part."""
     plan.save(folder)
     chosen = settings(compile=compile)
@@ -42,7 +42,7 @@ async def swept(studied: Network, plan: SweepPlan, folder: Path, compile: bool) 
     device = SweepDevice(backend, chosen)
     try:
         for start, stop in plan.steps():
-            await device.step(SweepStep(str(folder), start, stop, hand_over=stop == len(plan.indices)))
+            await device.step(SweepStep(str(folder), start, stop, flush=stop == len(plan.indices)))
     finally:
         device.close()
         await backend.close()
@@ -54,9 +54,9 @@ def folder(parent: Path, name: str) -> Path:
     return parent / name
 
 
-def the_part(folder: Path) -> Partial:
+def the_part(folder: Path) -> SweepPart:
     (part,) = folder.glob("part-*.npz")
-    return Partial.load(part)
+    return SweepPart.load(part)
 
 
 @pytest.mark.parametrize("build", [tiny_conv, tiny_vit])
@@ -74,7 +74,7 @@ async def test_a_compiled_sweep_finds_what_the_plain_one_finds(
     graph = await swept(studied, plan, folder(tmp_path, "graph"), compile=True)
     assert graph.skipped.keys() == plain.skipped.keys() == {9}
     for readout in readouts:
-        ours, theirs = graph.tallies[readout], plain.tallies[readout]
+        ours, theirs = graph.accumulators[readout], plain.accumulators[readout]
         assert ours.n_images == theirs.n_images == 20
         deviation = np.sqrt(theirs.m2.numpy() / 20)
         assert (np.abs(ours.top()[0] - theirs.top()[0]) <= 1e-4 * deviation[:, None] + 1e-6).all()
@@ -123,7 +123,7 @@ async def test_an_image_that_changes_the_outputs_shape_is_left_out_and_gives_no_
     for part in (graph, plain):
         assert part.skipped[5].startswith("the network fails on it: OutputChangedError: ")
     for readout in readouts:
-        ours, theirs = graph.tallies[readout], plain.tallies[readout]
+        ours, theirs = graph.accumulators[readout], plain.accumulators[readout]
         assert ours.n_images == theirs.n_images == 10
         assert np.allclose(ours.top()[0], theirs.top()[0], atol=1e-6)
         assert np.array_equal(ours.top()[1], theirs.top()[1])
@@ -147,7 +147,7 @@ async def test_a_module_that_is_called_several_times_counts_at_its_last_call(tmp
     plan = SweepPlan(Numbered(8), np.arange(8), (Readout("seen"),), k=8, step=4, rows=48)
     plain = await swept(studied, plan, folder(tmp_path, "plain"), compile=False)
     graph = await swept(studied, plan, folder(tmp_path, "graph"), compile=True)
-    ours, theirs = graph.tallies[Readout("seen")], plain.tallies[Readout("seen")]
+    ours, theirs = graph.accumulators[Readout("seen")], plain.accumulators[Readout("seen")]
     assert ours.n_images == theirs.n_images == 8
     assert np.allclose(ours.top()[0], theirs.top()[0], atol=1e-5)
     assert np.array_equal(ours.top()[1], theirs.top()[1])
