@@ -41,7 +41,8 @@ def synthetic(
     units: Annotated[
         str,
         typer.Option(
-            help="all, or divided by semicolons: mono, or, given, confounded, nuisance, formulas such as 'dog OR car'."
+            help="all, or divided by semicolons: mono, or, given, confounded, nuisance, formulas such as "
+            "'dog OR car'."
         ),
     ] = "all",
     out: Annotated[Path, out_option("Run directory.")] = Path("runs/synthetic"),

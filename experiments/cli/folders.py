@@ -188,7 +188,8 @@ UnitPath = Annotated[
 RunOrUnitPath = Annotated[
     Path,
     typer.Argument(
-        help="DIR/UNIT: an --out folder or URL and a unit of it, as layer:number; a DIR alone for all its units.",
+        help="DIR/UNIT: an --out folder or URL and a unit of it, as layer:number; a DIR alone for all its "
+        "units.",
         parser=place,
         callback=_read_run_or_unit,
         metavar="DIR[/UNIT]|URL/UNIT",

@@ -24,7 +24,8 @@ better.
 
 app = typer.Typer(
     name="maia",
-    help="Interpret vision networks automatically: agents experiment on a unit until they can say what drives it.",
+    help="Interpret vision networks automatically: agents experiment on a unit until they can say what "
+    "drives it.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,

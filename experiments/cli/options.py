@@ -38,13 +38,15 @@ ConfigPath = Annotated[
 Data = Annotated[
     str | None,
     typer.Option(
-        help="Images for exemplars: a folder, a list of paths (.txt, .csv), FILE.npy, hf:ID [default: the profile's]."
+        help="Images for exemplars: a folder, a list of paths (.txt, .csv), FILE.npy, hf:ID [default: the "
+        "profile's]."
     ),
 ]
 ClassNames = Annotated[
     Path | None,
     typer.Option(
-        help="File of class names in the order of the output: .txt, .json, .yaml or .csv [default: the network's]."
+        help="File of class names in the order of the output: .txt, .json, .yaml or .csv [default: the "
+        "network's]."
     ),
 ]
 Repeat = Annotated[
@@ -52,7 +54,8 @@ Repeat = Annotated[
     typer.Option(
         min=1,
         max=MOST_REPEATS,
-        help="Studies of each unit with seeds of their own; how far they agree is told, and one answer is pooled.",
+        help="Studies of each unit with seeds of their own; how far they agree is told, and one answer is "
+        "pooled.",
     ),
 ]
 FewImages = Annotated[bool, typer.Option("--few-images", help="Go on with fewer than 30 distinct images.")]

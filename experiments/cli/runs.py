@@ -196,7 +196,8 @@ def export(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="File to write; its folders are made [default: export.* in the run; needed for a run at a URL].",
+            help="File to write; its folders are made [default: export.* in the run; needed for a run at a "
+            "URL].",
             parser=here,
             # Read first: a run at a URL need not be fetched to be refused.
             is_eager=True,

@@ -90,8 +90,8 @@ def _questions(
 ) -> tuple[str, str, bool, str, str]:
     """Ask a person for what no option said."""
     which = typer.prompt(
-        "1. Language model: a provider (openai, gemini, anthropic ...), the address of your own server (http://...), or "
-        "nothing for the embedded stand-ins",
+        "1. Language model: a provider (openai, gemini, anthropic ...), the address of your own server "
+        "(http://...), or nothing for the embedded stand-ins",
         default="",
         show_default=False,
         err=True,

@@ -152,7 +152,8 @@ def sweep(
     epilog=examples(
         "maia audit tf_efficientnet_lite0 --classes umbrella,hourglass --out runs/audit",
         "maia audit resnet50 --classes data --data ~/photographs --figures-only",
-        "maia audit python:net.py:build --data waterbirds --label-names 0=landbird,1=waterbird --attributes place",
+        "maia audit python:net.py:build --data waterbirds --label-names 0=landbird,1=waterbird --attributes "
+        "place",
     )
 )
 def audit(
@@ -160,7 +161,8 @@ def audit(
     classes: Annotated[
         str,
         typer.Option(
-            help="all, data (those of the data set), a class's name, 281-285, 3,17, sample:20, or several with commas."
+            help="all, data (those of the data set), a class's name, 281-285, 3,17, sample:20, or several "
+            "with commas."
         ),
     ] = "all",
     out: Annotated[Path | None, out_option("Run directory [default: runs/audit-<model>-<classes>].")] = None,

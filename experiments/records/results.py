@@ -87,10 +87,10 @@ def damage(error: RecordError) -> dict[str, Any]:
 
 
 _COLUMNS = {
-    "string": "unit layer name folder task status verdict label description labels answered fields evidence card "
-    "exemplars background facts cost crosswise in_doubt error repeats agreement",
-    "int64": "rounds images_made images_tested attempts seed cost_tokens cost_prompt_tokens cost_cached_tokens "
-    "cost_completion_tokens cost_requests",
+    "string": "unit layer name folder task status verdict label description labels answered fields evidence "
+    "card exemplars background facts cost crosswise in_doubt error repeats agreement",
+    "int64": "rounds images_made images_tested attempts seed cost_tokens cost_prompt_tokens "
+    "cost_cached_tokens cost_completion_tokens cost_requests",
     "float64": "cost_dollars",
     "bool": "confirmed cost_estimated",
 }

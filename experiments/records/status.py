@@ -224,11 +224,15 @@ def card(found: dict[str, Any]) -> str:
     owner = found.get("owner")
     by = f" by process {owner['pid']} on {plain(str(owner['host']))}" if owner else ""
     if found["state"] == "preparing":
-        return f"[bold]preparing[/bold]{by}: models are loaded and the data set is searched; no unit is planned yet"
+        return (
+            f"[bold]preparing[/bold]{by}: models are loaded and the data set is searched; no unit is "
+            "planned yet"
+        )
     lines = [
         f"[bold]{found['state']}[/bold]{by}: {found['done']} of {found['units']} units done, "
         f"{found['begun']} begun, {found['waiting']} waiting, {found['failed']} failed",
-        f"{found['rounds']} rounds, {found['images']} images made and tested, {found['tokens']:,} tokens, {money(found['dollars'], found['unpriced'])}"
+        f"{found['rounds']} rounds, {found['images']} images made and tested, {found['tokens']:,} tokens, "
+        f"{money(found['dollars'], found['unpriced'])}"
         + (f", {found['units_an_hour']:.0f} units an hour" if found["units_an_hour"] else ""),
     ]
     if vision := found["reuse"].get("vision"):

@@ -139,7 +139,8 @@ class _Field:
             y = self.y(mark)
             parts.append(
                 Markup(
-                    '<line class="grid" x1="64" x2="{}" y1="{}" y2="{}"/><text class="tick end" x="56" y="{}">{}</text>'
+                    '<line class="grid" x1="64" x2="{}" y1="{}" y2="{}"/><text class="tick end" x="56" '
+                    'y="{}">{}</text>'
                 ).format(WIDTH - 16, y, y, y + 4, label(mark))
             )
         parts.append(Markup('<text class="axis start" x="4" y="12">{}</text>').format(y_title))
@@ -150,7 +151,8 @@ class _Field:
 def _grid_x(axis: Axis, marks: Sequence[float], top: float, bottom: float) -> list[Markup]:
     return [
         Markup(
-            '<line class="grid" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/><text class="tick" x="{0}" y="{3}">{4}</text>'
+            '<line class="grid" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/><text class="tick" x="{0}" '
+            'y="{3}">{4}</text>'
         ).format(axis(mark), top, bottom, bottom + 16, label(mark))
         for mark in marks
     ]

@@ -91,8 +91,9 @@ def evidence_of(value: Any, gallery: Gallery, prefix: str) -> Evidence:
         )
     ]
     told = (
-        f"Activations of {len(groups['positives'])} fresh images of the label and {len(groups['controls'])} of other "
-        f"things; an image of the label exceeds another with probability {pages.figure(evidence.auroc)}."
+        f"Activations of {len(groups['positives'])} fresh images of the label and {len(groups['controls'])} "
+        "of other things; an image of the label exceeds another with probability "
+        f"{pages.figure(evidence.auroc)}."
     )
 
     def strongest(pictures: list[Picture]) -> tuple[Picture, ...]:

@@ -22,23 +22,23 @@ class Figure:
 
 
 MEANINGS: dict[str, str] = {
-    "AUROC": "The chance that a new image of the label drives the unit more than one of another thing: 0.5 is chance, 1 is "
-    "always. Beside it stands its 95 % interval.",
-    "e-value": "The evidence that this is no chance: what bets on the label have won, from 1. By chance alone 20 is reached "
-    "in at most one of twenty tests, whenever one stops. For all its tests: the part that is left for a study that tested "
-    "several answers; units of a layer are compared by it.",
+    "AUROC": "The chance that a new image of the label drives the unit more than one of another thing: 0.5 "
+    "is chance, 1 is always. Beside it stands its 95 % interval.",
+    "e-value": "The evidence that this is no chance: what bets on the label have won, from 1. By chance "
+    "alone 20 is reached in at most one of twenty tests, whenever one stops. For all its tests: the part "
+    "that is left for a study that tested several answers; units of a layer are compared by it.",
     "Margin": "The difference of the two means, in standard deviations of the other things' activations.",
     "Mean activation": "Of the label's new images, against that of other things.",
     "Drawn as asked": "The share of the label's images in which the blind witness finds the label.",
-    "AUPRC": "The mean precision of the activation as a detector of the label among the test's images: it also falls where a "
-    "label covers too little.",
+    "AUPRC": "The mean precision of the activation as a detector of the label among the test's images: it "
+    "also falls where a label covers too little.",
     "Pearson": "The correlation of the activations with whether an image was asked to show the label.",
-    "Above everyday things": "The share of other things, one image each, that drive the unit less than the label's median "
-    "image.",
-    "Above other units' labels": "The share of the labels of the layer's other units whose images drive this unit less than "
-    "those of its own.",
-    "Noise ceiling": "How well the activations of two images of one prompt agree: no label can predict them better than that. "
-    "It is low where the prompts hardly differ in what they do to the unit.",
+    "Above everyday things": "The share of other things, one image each, that drive the unit less than the "
+    "label's median image.",
+    "Above other units' labels": "The share of the labels of the layer's other units whose images drive this "
+    "unit less than those of its own.",
+    "Noise ceiling": "How well the activations of two images of one prompt agree: no label can predict them "
+    "better than that. It is low where the prompts hardly differ in what they do to the unit.",
     "Exemplars explained": "The share of the strongest images in which the blind witness finds a label.",
     "Calls in doubt": "Requests that broke off after they were sent: the provider may have charged for them.",
 }
@@ -121,7 +121,10 @@ def _reach(evidence: dict[str, Any]) -> Iterator[Figure]:
     found = mapping(evidence.get("reach"))
     share, n = number(found.get("share")), number(found.get("n"))
     if share is not None and n is not None:
-        told = f"how far the best of all {n:.0f} images that were made get from the data set's mean to its strongest images"
+        told = (
+            f"how far the best of all {n:.0f} images that were made get from the data set's mean to its "
+            "strongest images"
+        )
         yield Figure("reachable", f"{share:.0%}", told + _asked(found))
 
 

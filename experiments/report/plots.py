@@ -91,7 +91,8 @@ def strips(rows: Sequence[Strip], axis_title: str, alt: str) -> Markup:
         for dot, (x, dy) in zip(row.dots, placed, strict=True):
             parts.append(
                 Markup(
-                    '<a href="#{}"><circle class="dot {}" cx="{}" cy="{}" r="4.5"><title>{}</title></circle></a>'
+                    '<a href="#{}"><circle class="dot {}" cx="{}" cy="{}" '
+                    'r="4.5"><title>{}</title></circle></a>'
                 ).format(dot.target, row.style, x, round(middle + dy, 1), dot.title)
             )
         top += height + 14
@@ -156,7 +157,8 @@ def _level(level: int, step: float) -> float:
 def _x_axis(axis: Axis, marks: Sequence[float], y: float, title: str, top: float = 10) -> Markup:
     parts = [
         Markup(
-            '<line class="grid" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/><text class="tick" x="{0}" y="{3}">{4}</text>'
+            '<line class="grid" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/><text class="tick" x="{0}" '
+            'y="{3}">{4}</text>'
         ).format(axis(mark), top, y, y + 16, label(mark))
         for mark in marks
         if axis.low <= mark <= axis.high

@@ -186,7 +186,10 @@ def _sight(value: Any) -> str:
     """Return what must be said of an interpreter that did not see for itself, else ""."""
     sight = text(value)
     if sight.startswith("none"):
-        return "The interpreter cannot see, and nobody described the images: it was told that they were not shown."
+        return (
+            "The interpreter cannot see, and nobody described the images: it was told that they were not "
+            "shown."
+        )
     if sight and sight != "its own":
         return f"The interpreter cannot see: in place of images it was given {sight}."
     return ""

@@ -257,7 +257,8 @@ def _out_of_reach(class_name: str, look: _Roll) -> Survey:
     values = {context: each for context, each in look.values.items() if each}
     best = look.extremes(1)
     reason = (
-        f"its probability is {best[0][0].probability:.3f} at most in {len(look.images)} ordinary generated images"
+        f"its probability is {best[0][0].probability:.3f} at most in {len(look.images)} ordinary generated "
+        "images"
         if best
         else f"the image maker cannot draw it ({look.reason})"
     )

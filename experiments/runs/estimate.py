@@ -371,8 +371,8 @@ def _notes(profile: Profile, passes: int | None, data_s: float, copies: bool) ->
         notes.append(f"the data set is taken to hold no copies among its {passes:,} images")
     if passes and data_s >= 1:
         notes.append(
-            f"{data_s:,.0f} seconds of the network's are the pass over the {passes:,} images of the data set, "
-            "which is not made again where the cache holds it"
+            f"{data_s:,.0f} seconds of the network's are the pass over the {passes:,} images of the data "
+            "set, which is not made again where the cache holds it"
         )
     notes += [f"the price of {each} is unknown" for each in unpriced(profile)]
     if passes is None:

@@ -97,7 +97,8 @@ class HostActor:
         if not await asyncio.to_thread(Store(plan.run).has, PLAN):
             raise UnfitNodeError(
                 f"{platform.node()}, a node of the cluster, does not see the run directory {plan.run}.",
-                "Put --out (of a URL: the cache, MAIA_CACHE) on a path that all nodes share, or set sweep.hosts to 0.",
+                "Put --out (of a URL: the cache, MAIA_CACHE) on a path that all nodes share, or set "
+                "sweep.hosts to 0.",
             )
         bench = await self._stack.enter_async_context(
             Workbench.join(plan.profile, cache=plan.cache, model=plan.model, addresses=plan.addresses)

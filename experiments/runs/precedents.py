@@ -89,7 +89,8 @@ def differences(runs: Sequence[Path], wanted: Wanted) -> list[str]:
             if other := _other(_manifest(run), wanted, what):
                 others.setdefault(other, []).append(str(run))
         told += [
-            f"predicted from another {name}, {other} ({', '.join(where)}), whose studies may take more or less"
+            f"predicted from another {name}, {other} ({', '.join(where)}), whose studies may take more or "
+            "less"
             for other, where in others.items()
         ]
     return told

@@ -251,7 +251,8 @@ async def _branch(
                 check_studied(unit.store, facts, ("network",))
         except UsageError as error:
             raise UsageError(
-                f"the rounds before round {manifest['from_round']} were measured in another network. {error.message}",
+                f"the rounds before round {manifest['from_round']} were measured in another network. "
+                f"{error.message}",
                 "Branch with the weights, modules and preprocessing that they were measured in.",
             ) from None
         check_studied(store, facts)

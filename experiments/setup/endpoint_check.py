@@ -169,7 +169,8 @@ async def _check_chat(
         elif part.sees_images:
             reply = " ".join(probe.reply.text.split())[:80]
             answer.warnings += (
-                f"it was shown a red and a blue image and did not name both colors (it said {reply!r}): it may not see images",
+                f"it was shown a red and a blue image and did not name both colors (it said {reply!r}): it "
+                "may not see images",
             )
         answer.suggested = dict(probe.suggested)
     elif answer.error is None:

@@ -56,7 +56,8 @@ async def write_profile(
     profile = await _profile(answers, environ)
     today = datetime.date.today().isoformat()
     header = (
-        f"# Written by `maia init` on {today}. It extends the built-in profiles; docs/configuration.md has every key.\n"
+        f"# Written by `maia init` on {today}. It extends the built-in profiles; docs/configuration.md has "
+        "every key.\n"
         f"# Names of models and prices: docs/models.md, checked on {catalogue().checked.isoformat()}.\n"
     )
     new_file(path, name, profile, header, replace=replace)
@@ -173,6 +174,7 @@ async def _only_model(answers: Answers, environ: Mapping[str, str]) -> str:
         return models[0].id
     names = ", ".join(each.id for each in (models or ())[:8])
     raise UsageError(
-        f"the server at {answers.server} lists {counted(len(models or ()), 'model')}{': ' + names if names else ''}.",
+        f"the server at {answers.server} lists "
+        f"{counted(len(models or ()), 'model')}{': ' + names if names else ''}.",
         "Name the one to use with --server-model.",
     )

@@ -51,7 +51,8 @@ def table(found: dict[str, Any]) -> Any:
             ]
             if found["timm"]
             else [
-                f"no network of timm matches {found['pattern']}: write * for anything, as in '*{found['pattern'].strip('*')}*'"
+                f"no network of timm matches {found['pattern']}: write * for anything, as in "
+                f"'*{found['pattern'].strip('*')}*'"
             ]
         )
     networks = Table(title="networks under study", title_justify="left", box=None)

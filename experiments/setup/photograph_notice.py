@@ -26,10 +26,10 @@ async def of_dataset(observers: ChatModel, dataset: ImageDataset) -> str:
     if 2 * photographs <= len(images):
         return ""
     return (
-        f"the embedded observers recognise {known} of {len(images)} images from across the data set, mostly photographs: a "
-        "label can only be made of the names of ImageNet's thousand classes and of their kinds, and the embedded image maker "
-        "draws nothing that could test it. For labels in free words, use a profile with a vision-language model and an image "
-        "model (`maia init` writes one)"
+        f"the embedded observers recognise {known} of {len(images)} images from across the data set, mostly "
+        "photographs: a label can only be made of the names of ImageNet's thousand classes and of their "
+        "kinds, and the embedded image maker draws nothing that could test it. For labels in free words, "
+        "use a profile with a vision-language model and an image model (`maia init` writes one)"
     )
 
 
@@ -40,8 +40,8 @@ async def of_unit(observers: ChatModel, subject: Subject) -> str:
     images = [each.image for each in await subject.exemplars(EXEMPLARS)]
     known, photographs = await _recognised(observers, images)
     return (
-        f"of the unit's {len(images)} strongest images {photographs} are photographs; "
-        f"the embedded observers recognise something in {known} of these"
+        f"of the unit's {len(images)} strongest images {photographs} are photographs; the embedded observers "
+        f"recognise something in {known} of these"
     )
 
 

@@ -107,7 +107,8 @@ async def open_images(profile: Profile, cache: Path, tell: Callable[[str], None]
     if len(dataset) < TOO_FEW_IMAGES and not profile.few_images:
         raise UsageError(
             f"the data set {dataset.name!r} has {counted}; at least {TOO_FEW_IMAGES} are needed.",
-            f"Give it more (from {FEW_IMAGES} on results are steady), or go on with --few-images (in a profile: few_images: true).",
+            f"Give it more (from {FEW_IMAGES} on results are steady), or go on with --few-images (in a "
+            "profile: few_images: true).",
         )
     if len(dataset) < FEW_IMAGES:
         tell(
@@ -162,8 +163,8 @@ def check_out(dataset: str, run: Path) -> None:
     others = sorted(each.name for each in run.iterdir() if not each.name.startswith("."))
     if others and not _MARKS.intersection(others):
         raise UsageError(
-            f"the folder {run} holds other things ({', '.join(others[:3])}{', ...' if len(others) > 3 else ''}) "
-            "and no run.",
+            f"the folder {run} holds other things "
+            f"({', '.join(others[:3])}{', ...' if len(others) > 3 else ''}) and no run.",
             f"Give the run a folder of its own, such as --out {run / 'run'}.",
         )
 
@@ -178,7 +179,8 @@ def keep_apart(dataset: str, run: Path) -> None:
     folder = Path(dataset).expanduser().resolve()
     if is_path(dataset) and run.resolve().is_relative_to(folder):
         raise UsageError(
-            f"the run's folder {run} lies inside the data set's, {folder}: its images would be taken for data.",
+            f"the run's folder {run} lies inside the data set's, {folder}: its images would be taken for "
+            "data.",
             "Give the run an --out elsewhere, or name a folder that holds nothing but the images.",
         )
 

@@ -73,6 +73,6 @@ def notices(profile: Profile, today: datetime.date | None = None) -> Iterator[st
 
 
 DRAWN_FOR_A_PAID_MODEL = (
-    "a paid language model would study drawn scenes: this profile's image maker is the embedded stand-in, which draws from "
-    "a fixed vocabulary; set `generation` to an image model (the profile `hosted` has one)"
+    "a paid language model would study drawn scenes: this profile's image maker is the embedded stand-in, "
+    "which draws from a fixed vocabulary; set `generation` to an image model (the profile `hosted` has one)"
 )

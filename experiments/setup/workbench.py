@@ -118,8 +118,9 @@ class Workbench:
                 _tell_weights(bench.network, tell)
             if bench.network is not None and not bench.network.steady:
                 tell(
-                    f"warning: {bench.network.name} gives an image other activations in other company, or each time: look "
-                    "for dropout that is left on, or a normalisation over the batch; no finding is surer than that"
+                    f"warning: {bench.network.name} gives an image other activations in other company, or "
+                    "each time: look for dropout that is left on, or a normalisation over the batch; no "
+                    "finding is surer than that"
                 )
             yield await bench._warned_of_photographs(tell)
 

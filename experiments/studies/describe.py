@@ -163,7 +163,8 @@ def card(record: dict[str, Any]) -> str:
         if record.get("labels") and set(answered) - set(record["labels"]):
             whole = plain(" OR ".join(answered))
             lines += [
-                f"the answer was {whole}, and the description is of all of it; the label is what stood its tests"
+                f"the answer was {whole}, and the description is of all of it; the label is what stood its "
+                "tests"
             ]
     else:
         lines += [f"[bold]no label[/bold]: the study ended with {record['status']}", ""]
@@ -199,8 +200,8 @@ def _repeats(record: dict[str, Any]) -> list[str]:
     told = "not measured: that needs two labels that were put to a test"
     if agreement is not None:
         told = (
-            f"{agreement:.2f} of the images of each other's tests are told apart by a blind witness who knows the label "
-            "(0.50 is chance)"
+            f"{agreement:.2f} of the images of each other's tests are told apart by a blind witness who "
+            "knows the label (0.50 is chance)"
         )
     return [f"agreement of {len(found)} studies: {told}"] + [
         f"  {each['number']}: {plain(' OR '.join(each.get('labels') or ()) or 'no label')} "

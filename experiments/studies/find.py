@@ -96,8 +96,8 @@ async def find_units(
         for kind, good in shown.items():
             if (missing := asked[kind] - len(good)) > 0:
                 notes.append(
-                    f"{missing} of {asked[kind]} images of {kind} could not be made as asked, and were left out: "
-                    + _some(reasons[kind])
+                    f"{missing} of {asked[kind]} images of {kind} could not be made as asked, and were left "
+                    "out: " + _some(reasons[kind])
                 )
         units = [readout.unit(index) for index in range(sizes[readout.layer])]
         pictures = [each.image for made in shown.values() for each in made]
@@ -194,8 +194,8 @@ def too_few(n_units: int, n_images: int, n_things: int) -> str:
         return ""
     enough = next((n for n in range(n_images, MOST_IMAGES + 1) if _least_q(n_units, n, n_things) < Q), None)
     return (
-        f"with {n_images} images a unit of {n_units:,} that alone answers to the concept cannot be told from chance: its q "
-        f"would be {best:.2g} at best, and less than {Q} is needed. "
+        f"with {n_images} images a unit of {n_units:,} that alone answers to the concept cannot be told from "
+        f"chance: its q would be {best:.2g} at best, and less than {Q} is needed. "
         + (
             f"Ask for --images {enough} or more."
             if enough
@@ -272,7 +272,8 @@ def table(found: dict[str, Any]) -> Any:
     else:
         told = f"none of these is surely selective (q < {Q}): all may be chance, or need more --images"
     shown = Table(
-        title=f"{plain(shorten(found['concept'], 60))} in {plain(found['layer'])}, {counted(found['n_units'], 'unit')}",
+        title=f"{plain(shorten(found['concept'], 60))} in {plain(found['layer'])}, "
+        f"{counted(found['n_units'], 'unit')}",
         title_justify="left",
         caption=f"measured on images that did not choose the units: {told}",
         caption_justify="left",

@@ -180,7 +180,8 @@ def _card(title: str, verdict: str, text: str, rows: Sequence[tuple[str, str]]) 
         for row in rows
     )
     return Markup(
-        '<div style="border:1px solid rgba(128,128,128,.5);border-radius:8px;padding:.8em 1em;max-width:50em">'
+        '<div style="border:1px solid rgba(128,128,128,.5);border-radius:8px;padding:.8em '
+        '1em;max-width:50em">'
         '<div style="font-size:120%"><b>{}</b>{}</div>{}<table>{}</table></div>'
     ).format(
         title, chip, Markup('<p style="white-space:pre-wrap">{}</p>').format(text) if text else "", table

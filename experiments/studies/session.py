@@ -298,8 +298,8 @@ class Session:
         rows = [
             (
                 "data set",
-                f"{known.n_images} images searched (the share `vision.reserve` is held back for confirmation), "
-                f"activation {known.mean:.2f} ± {known.std:.2f}",
+                f"{known.n_images} images searched (the share `vision.reserve` is held back for "
+                f"confirmation), activation {known.mean:.2f} ± {known.std:.2f}",
             ),
             ("strongest", f"{known.maximum:.2f}"),
             ("rounds", str(self.rounds)),

@@ -150,8 +150,8 @@ async def _plan(
     unread = next(iter(found.values())).skipped
     if (n_images := next(iter(found.values())).n_images) < FEW:
         console.warn(
-            f"exemplars are the strongest of {counted(n_images, 'image')} only: what is dead, constant or a duplicate among so few "
-            "may be neither among more"
+            f"exemplars are the strongest of {counted(n_images, 'image')} only: what is dead, constant or a "
+            "duplicate among so few may be neither among more"
         )
     skipped = tell_skipped(console, bench.dataset, unread, str(store.root / SKIPPED))
     store.put(SKIPPED, json.dumps(skipped, indent=1, ensure_ascii=False).encode())
@@ -167,7 +167,8 @@ async def _plan(
             planned[f"{vision.name}/{readout.unit(row['unit'])}"] for row in rows if row["verdict"] == "alive"
         ]
     console.say(
-        f"{counted(len(items), 'unit')} worth an agent, {n_new - len(items)} dead, constant, duplicates or not finite"
+        f"{counted(len(items), 'unit')} worth an agent, {n_new - len(items)} dead, constant, duplicates or "
+        "not finite"
     )
     if plan is None:
         store.rewrite(SCREENING, _encode(screened))

@@ -40,8 +40,8 @@ _LIVE = '<script defer src="/{token}/report/assets/live.js" data-seen="{seen}"><
 one.
 """
 _POLICY = (
-    "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; connect-src 'self'; base-uri 'none'; "
-    "form-action 'none'; frame-ancestors 'none'"
+    "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; connect-src 'self'; base-uri "
+    "'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _CHUNK = 1 << 16
 _HEARTBEAT_S = 15.0

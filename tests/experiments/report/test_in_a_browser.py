@@ -48,12 +48,18 @@ def keys(browser: Any, text: str) -> None:
 
 def column(browser: Any, name: str) -> list[str]:
     """Return the texts of a column of the rows that are in the page."""
-    script = "return [...document.querySelectorAll('tbody tr[data-place] td.' + arguments[0])].map(td => td.textContent)"
+    script = (
+        "return [...document.querySelectorAll('tbody tr[data-place] td.' + arguments[0])].map(td => "
+        "td.textContent)"
+    )
     return browser.execute_script(script, name)
 
 
 def choose(browser: Any, selector: str, value: str) -> None:
-    script = "const e = document.querySelector(arguments[0]); e.value = arguments[1]; e.dispatchEvent(new Event('change'));"
+    script = (
+        "const e = document.querySelector(arguments[0]); e.value = arguments[1]; e.dispatchEvent(new "
+        "Event('change'));"
+    )
     browser.execute_script(script, selector, value)
 
 

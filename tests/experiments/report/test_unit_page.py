@@ -21,7 +21,8 @@ from tests.experiments.report.run_directories import LAYER, FakeRun, masked, pic
 from tools.sandbox.child.wire import IMAGE
 
 HOSTILE = (
-    "</script><script>window.hurt=1</script><img src=x onerror=window.hurt=1>\"' onmouseover=window.hurt=1 x='"
+    "</script><script>window.hurt=1</script><img src=x onerror=window.hurt=1>\"' onmouseover=window.hurt=1 "
+    "x='"
     "{{ 7 * 7 }}{% raw %}<!--</pre></title></textarea>]]>&lt;b&gt;\u202e\u2028\x00\ud800javascript:hurt()"
 )
 

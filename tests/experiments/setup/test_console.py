@@ -10,7 +10,10 @@ from rich.table import Table
 
 from experiments.setup.console import Console, counted
 
-WIDE = "a cell that is a good deal wider than any terminal of eighty columns could show in one line, by its length"
+WIDE = (
+    "a cell that is a good deal wider than any terminal of eighty columns could show in one line, by its "
+    "length"
+)
 
 
 def wide() -> Table:
