@@ -136,6 +136,7 @@ def calibration(options: argparse.Namespace) -> str:
 
 def agreement(options: argparse.Namespace) -> str:
     from experiments.paper.evaluate import label_of, records_of
+    from experiments.setup.selection import Selection
     from experiments.studies.sweep import Sweep, sweep
 
     names = sorted(
@@ -146,7 +147,7 @@ def agreement(options: argparse.Namespace) -> str:
     for seed in (options.seed, options.seed + 1):
         out = options.out / f"agreement-{seed}"
         asked = Sweep(NETWORK, (LAYER,), units, seed)
-        anyio.run(partial(sweep, Console(), None, "embedded", asked, out=out))
+        anyio.run(partial(sweep, Console(), Selection(profile="embedded"), asked, out=out))
         found.append({item.unit: record for item, record in records_of(out)})
     both = sorted(found[0].keys() & found[1].keys())
     verdicts = Counter(tuple(verdict_of(each[unit]) for each in found) for unit in both)

@@ -53,7 +53,7 @@ from experiments.runs.context_survey import (
 )
 from experiments.setup import config as configuration
 from experiments.setup.console import Console, counted
-from experiments.setup.preflight import check_out
+from experiments.setup.run_folder import check_output_folder
 from experiments.setup.science import science
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ async def audit(
         size = network.layers[network.layer(OUTPUT)]
         units = list(_ids(network, _classes(asked, labels, network, size)).values())
     run = out or Path("runs") / slug(f"audit {asked.model} {asked.classes}")
-    check_out(profile.dataset, run)
+    check_output_folder(profile.dataset, run)
     store = Store.open(run)
     manifest = {
         "command": "audit",

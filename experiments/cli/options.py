@@ -17,7 +17,7 @@ import typer
 from agents.records.run_files import RecordError
 from agents.records.work import MOST_REPEATS
 from experiments.setup.console import Console, printable
-from experiments.setup.preflight import left_as_found
+from experiments.setup.run_folder import remove_if_created
 
 Model = Annotated[
     str, typer.Argument(help="Network, such as tf_efficientnet_lite0, hf:OWNER/NAME, python:MODULE:FACTORY.")
@@ -134,7 +134,7 @@ def run(work: Coroutine[Any, Any, Any], folder: Path | None = None) -> Any:
     ends = _ENDS if threading.current_thread() is threading.main_thread() else ()
     heard = [number for number in ends if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, interrupts) for number in heard}
-    kept = left_as_found(folder) if folder is not None else contextlib.nullcontext()
+    kept = remove_if_created(folder) if folder is not None else contextlib.nullcontext()
     try:
         with kept, asyncio.Runner() as runner:
             try:

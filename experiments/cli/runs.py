@@ -134,12 +134,14 @@ def branch(
     verbose: Verbose = 0,
 ) -> None:
     """Go on from one of a unit's rounds in another way. The way is another profile or another seed."""
-    from experiments.runs.replay import branch as go_on
+    from experiments.runs.replay import BranchRequest
+    from experiments.runs.replay import branch as study_branch
+    from experiments.setup.selection import Selection
 
     configure_logging(verbose)
     console = Console()
-    agreed = trust_of(trust)
-    work = go_on(console, config, profile, unit, from_round, out, seed=seed, model=model, trust=agreed)
+    request = BranchRequest(unit, from_round, out, seed, model)
+    work = study_branch(console, Selection(config, profile), request, trust_of(trust))
     record = run(work, out)
     if json:
         console.result(record)

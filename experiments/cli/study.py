@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -31,6 +32,7 @@ from experiments.cli.options import (
     units_left,
 )
 from experiments.setup.console import Console, configure_logging
+from experiments.setup.selection import Selection
 
 commands = typer.Typer()
 
@@ -65,26 +67,15 @@ def describe(
 ) -> None:
     """Find out what drives one unit, and how sure that is."""
     from experiments.studies.describe import describe_unit
+    from experiments.studies.unit_request import UnitRequest
 
     configure_logging(verbose)
     console = Console()
     folder = out or default_run(f"{model} {layer} {unit}")
     if not finished_studies(folder):
         approve(config, profile, yes, lambda: repeat, model=model)
-    work = describe_unit(
-        console,
-        config,
-        profile,
-        model,
-        layer,
-        unit,
-        out=folder,
-        seed=seed,
-        data=data,
-        class_names=class_names,
-        few_images=few_images,
-        repeat=repeat,
-    )
+    selection = Selection(config, profile, data, class_names, few_images)
+    work = describe_unit(console, UnitRequest(model, layer, unit, selection, folder, seed, repeat))
     record = run(work, folder)
     if json:
         console.result(record)
@@ -136,10 +127,9 @@ def sweep(
         return repeat * units_left(config, profile, folder, model, layers, units)
 
     approve(config, profile, yes, count, model=model)
-    asked = Sweep(
-        model, tuple(layers.split(",")), units, seed, data, class_names, retry_failed, few_images, repeat
-    )
-    summary = run(study_units(console, config, profile, asked, out=folder), folder)
+    selection = Selection(config, profile, data, class_names, few_images)
+    request = Sweep(model, tuple(layers.split(",")), units, seed, retry_failed, repeat)
+    summary = run(study_units(console, selection, request, out=folder), folder)
     if json:
         console.result(summary)
     else:
@@ -279,7 +269,7 @@ def session(
     profile: ProfileName = None,
     out: Annotated[
         Path | None,
-        out_option("Run directory; one that was begun is gone on with [default: a new one]."),
+        out_option("Run directory; an existing one is resumed [default: a new one]."),
     ] = None,
     person: Annotated[str, typer.Option(help="Who studies: written into the record.")] = "person",
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of all images.")] = 0,
@@ -294,15 +284,15 @@ def session(
     """Study a unit yourself, with the agents' tools. It is recorded as theirs; a program may come from a
     pipe.
     """
-    from experiments.studies.session import Session, talk
+    from experiments.studies.session import Session, SessionRequest, talk
 
     configure_logging(verbose)
     console = Console()
     approve(config, profile, yes, lambda: 1, model=model)
-    with Session.open(
-        model, layer, unit, out=out, profile=profile, config=config, data=data, few_images=few_images,
-        class_names=class_names, seed=seed, person=person, tell=console.say,
-    ) as study:  # fmt: skip
+    request = SessionRequest(
+        model, layer, unit, out, profile, config, data, class_names, few_images, seed, person, console.say
+    )
+    with Session.start(request) as study:
         with contextlib.redirect_stdout(sys.stderr if json else sys.stdout):
             went_well = talk(study, sys.stdin)
         rounds, result = study.rounds, study.result
@@ -341,19 +331,18 @@ def find(
     verbose: Verbose = 0,
 ) -> None:
     """Find the units of a layer that answer to a concept."""
-    from experiments.studies.find import find_units, table
+    from experiments.studies.find import ConceptQuery, find_units, table
 
     configure_logging(verbose)
     console = Console()
-    found = run(
-        find_units(console, config, profile, concept, model, layer, n_images=images, top=top, seed=seed)
-    )
+    query = ConceptQuery(concept, model, layer, images, top, seed)
+    result = run(find_units(console, Selection(config, profile), query))
     if json:
-        console.result(found)
+        console.result(asdict(result))
     else:
-        for note in found["notes"]:
+        for note in result.notes:
             console.warn(note)
-        console.show(table(found))
+        console.show(table(result))
 
 
 @commands.command(epilog=examples("maia exemplars tf_efficientnet_lite0 --layers blocks.5,blocks.6 --k 20"))
@@ -370,19 +359,17 @@ def exemplars(
     verbose: Verbose = 0,
 ) -> None:
     """Find the strongest images of all units of some layers. One pass over a data set finds them all."""
-    from experiments.studies.exemplars import find_exemplars
+    from experiments.studies.exemplars import ExemplarRequest, find_exemplars
 
     configure_logging(verbose)
     console = Console(quiet=json)
     folder = out or default_run(f"exemplars {model} {layers.replace(',', ' ')}")
-    work = find_exemplars(
-        console, config, profile, model, layers, data=data, k=k, out=folder, few_images=few_images
-    )
-    result = run(work, folder)
+    selection = Selection(config, profile, data, few_images=few_images)
+    tables = run(find_exemplars(console, ExemplarRequest(model, layers, selection, k, folder)), folder)
     if json:
-        console.result(result)
+        console.result(asdict(tables))
     else:
-        console.show(*(f"{layer}: {file}" for layer, file in result["files"].items()))
+        console.show(*(f"{layer}: {file}" for layer, file in tables.files.items()))
 
 
 @commands.command(

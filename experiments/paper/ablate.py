@@ -52,7 +52,7 @@ from experiments.report.schema import Cell, Column, Measured, Page, Table
 from experiments.setup import config as configuration
 from experiments.setup.config import Configuration, Profile
 from experiments.setup.console import Console
-from experiments.setup.preflight import check_out
+from experiments.setup.run_folder import check_output_folder
 from experiments.setup.science import science
 from experiments.setup.workbench import Workbench
 from experiments.studies.unit_selection import choose
@@ -94,7 +94,7 @@ async def ablate(
     loaded = configuration.load(config)
     profile = loaded.profile(profile_name)
     chosen = [variant(name) for name in dict.fromkeys((FULL.name, *asked.variants))]
-    check_out(profile.dataset, out)
+    check_output_folder(profile.dataset, out)
     store = Store.open(out)
     manifest = {
         "command": "ablate", "model": asked.model, "layer": asked.layer, "asked": asked.units,

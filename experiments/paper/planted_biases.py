@@ -24,7 +24,7 @@ from experiments.report.schema import Column, Measured, Page, Table, Text
 from experiments.runs.context_survey import CONTEXTS, LEAST, prompt_of
 from experiments.setup import config as configuration
 from experiments.setup.console import Console
-from experiments.setup.preflight import check_out
+from experiments.setup.run_folder import check_output_folder
 from experiments.setup.science import science
 
 ENOUGH = 400
@@ -57,7 +57,7 @@ async def planted_biases(
         UsageError: If `out` is another run or one on other data, or the images cannot be made.
     """
     loaded = configuration.load(config)
-    check_out(loaded.profile(profile_name).dataset, out)
+    check_output_folder(loaded.profile(profile_name).dataset, out)
     store = Store.open(out)
     manifest = {
         "command": "planted-biases",

@@ -34,7 +34,7 @@ from experiments.runs.campaign import Campaign
 from experiments.setup import config as configuration
 from experiments.setup.config import Configuration, Profile
 from experiments.setup.console import Console
-from experiments.setup.preflight import check_out
+from experiments.setup.run_folder import check_output_folder
 from experiments.setup.science import science
 
 LAYER = "layer4"
@@ -94,7 +94,7 @@ async def robust_features(
     """
     loaded = configuration.load(config)
     profile = loaded.profile(profile_name)
-    check_out(profile.dataset, out)
+    check_output_folder(profile.dataset, out)
     store = Store.open(out)
     manifest = {
         "command": "robust-features",

@@ -32,7 +32,7 @@ from experiments.paper.variants import FULL, ONE_SHOT, Variant
 from experiments.setup import config as configuration
 from experiments.setup.config import Profile
 from experiments.setup.console import Console
-from experiments.setup.preflight import check_out
+from experiments.setup.run_folder import check_output_folder
 from experiments.setup.science import science
 from experiments.setup.workbench import Workbench
 from tools.synthetic import ConceptDetector
@@ -67,7 +67,7 @@ async def describe_synthetic(
     loaded = configuration.load(config)
     profile = without(loaded.profile(profile_name), Withheld(share=withheld, seed=seed))
     chosen = choose(units)[:limit]
-    check_out(profile.dataset, out)
+    check_output_folder(profile.dataset, out)
     store = Store.open(out)
     manifest = {
         "command": "synthetic",

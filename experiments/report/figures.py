@@ -18,7 +18,7 @@ class Figure:
 
     name: str
     value: str
-    told: str
+    meaning: str
 
 
 MEANINGS: dict[str, str] = {

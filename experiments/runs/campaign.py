@@ -39,7 +39,7 @@ from experiments.runs.metrics import RunMetrics
 from experiments.runs.progress import Live
 from experiments.setup.config import Configuration, Profile
 from experiments.setup.console import Console
-from experiments.setup.preflight import keep_apart
+from experiments.setup.run_folder import check_output_outside_dataset
 from tools.subject import Subject
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class Campaign:
             UsageError: If the directory belongs to another configuration, or another process works on it.
         """
         store = self.store
-        keep_apart(self.profile.dataset, store.root)
+        check_output_outside_dataset(self.profile.dataset, store.root)
         check(store, self.manifest)
         async with await Lease.take(store, tell=self.console.say) as lease:
             plan = read_plan(store)

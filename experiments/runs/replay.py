@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from pydantic import ValidationError
 from actors.errors import UsageError
 from agents.records.journal import Journal, repeats_of
 from agents.records.manifest import KEY as MANIFEST
-from agents.records.manifest import check, check_studied, claim, claim_studied
+from agents.records.manifest import check_studied
 from agents.records.record_types import PoolingRecord, read_record
 from agents.records.run_files import RecordError, damaged
 from agents.records.store import Store
@@ -27,10 +28,9 @@ from agents.tasks.base import Task
 from experiments.records.lookup import RecordedUnit, find_unit, find_units
 from experiments.records.trust import Trust, network_of, sandbox_of, units_of
 from experiments.setup import config as configuration
-from experiments.setup.config import Profile
 from experiments.setup.console import Console
-from experiments.setup.preflight import check_out
-from experiments.setup.science import science
+from experiments.setup.run_folder import check_output_folder, claim_run, open_run
+from experiments.setup.selection import Selected, Selection
 from tools import sandbox
 from tools.sandbox import SandboxServer, api_page
 
@@ -176,91 +176,78 @@ def _no_rounds(path: Path) -> UsageError:
     )
 
 
-async def branch(
-    console: Console,
-    config: Path | None,
-    profile_name: str | None,
-    path: Path,
-    from_round: int,
-    out: Path,
-    *,
-    seed: int | None = None,
-    model: str | None = None,
-    trust: Trust | None = None,
-) -> dict[str, Any]:
-    """Take over the rounds before `from_round` and go on with another profile or seed in a run of its own.
+@dataclass(frozen=True, slots=True)
+class BranchRequest:
+    """A recorded unit, and the round from which it is to be studied in another way."""
 
-    `model` names the run's network again; what a run names of this machine needs that, or `trust`.
+    path: Path
+    """A unit of a run, as DIR/UNIT."""
+    from_round: int
+    """The first round that is not taken over."""
+    out: Path
+    seed: int | None = None
+    """None keeps the recorded one."""
+    model: str | None = None
+    """The run's network, named again."""
+
+
+async def branch(
+    console: Console, selection: Selection, request: BranchRequest, trust: Trust | None = None
+) -> dict[str, Any]:
+    """Take over the rounds before `from_round` and continue with another profile or seed in a new run.
+
+    What a run names of this machine must be named again by `model`, or agreed to by `trust`.
 
     Raises:
         UsageError: If there is no such unit or round, or the directory belongs to another run.
     """
-    unit = _studied(path)
+    unit = _studied(request.path)
     item = unit.item
-    source = Journal(unit.store, item.unit)
-    records = source.rounds()
-    if not 1 <= from_round <= len(records):
+    records = Journal(unit.store, item.unit).rounds()
+    if not 1 <= request.from_round <= len(records):
         raise UsageError(
-            f"{item.unit} has rounds 1 to {len(records)}, got {from_round}.", "Correct --from-round."
+            f"{item.unit} has rounds 1 to {len(records)}, got {request.from_round}.", "Correct --from-round."
         )
-    loaded = configuration.load(config)
-    profile = loaded.profile(profile_name)
-    check_out(profile.dataset, out)
+    selected = selection.load()
+    check_output_folder(selected.profile.dataset, request.out)
     trust = trust or Trust()
-    network = network_of(unit.manifest, model, trust)
+    network = network_of(unit.manifest, request.model, trust)
     units_of([(item.layer, item.name)], trust)
-    store = Store.open(out)
-    manifest = {
-        "command": "branch",
-        "model": network,
-        "layer": item.layer,
-        "unit": item.name,
-        "units": [item.unit],
-        "of": str(unit.store.root.resolve()),
-        "from_round": from_round,
-        "seed": item.seed if seed is None else seed,
-        "profile": profile_name or loaded.default_profile,
-        "settings": science(profile),
-    }
-    check(store, manifest)
-    return await _branch(console, loaded.cache, profile, unit, store, manifest, records[: from_round - 1])
+    manifest = selected.manifest(
+        "branch",
+        model=network,
+        layer=item.layer,
+        unit=item.name,
+        units=[item.unit],
+        of=str(unit.store.root.resolve()),
+        from_round=request.from_round,
+        seed=item.seed if request.seed is None else request.seed,
+    )
+    store = open_run(selected.profile.dataset, request.out, manifest)
+    return await _continue(console, selected, unit, store, manifest)
 
 
-async def _branch(
-    console: Console,
-    cache: Path,
-    profile: Profile,
-    unit: Any,
-    store: Store,
-    manifest: dict[str, Any],
-    records: list[dict[str, Any]],
+async def _continue(
+    console: Console, selected: Selected, unit: RecordedUnit, store: Store, manifest: dict[str, Any]
 ) -> dict[str, Any]:
+    """Take over the rounds, study the unit from there, and return its result with the report's path."""
     from experiments.report import write_site
     from experiments.setup.workbench import Workbench
 
     item, source = unit.item, Journal(unit.store, unit.item.unit)
-    async with Workbench.open(profile, cache=cache, model=manifest["model"], tell=console.say) as bench:
+    records = source.rounds()[: manifest["from_round"] - 1]
+    async with Workbench.open(
+        selected.profile, cache=selected.cache, model=manifest["model"], tell=console.say
+    ) as bench:
         subject = await bench.subject(item.layer, item.name)
         if subject.id != item.unit:
             raise UsageError(f"the profile's network calls this unit {subject.id}, not {item.unit}.")
         facts = bench.laboratory.facts
-        # Images may come from elsewhere, which is what branches are for; what measured them in the rounds
-        # before may not.
-        try:
-            if records:
-                check_studied(unit.store, facts, ("network",))
-        except UsageError as error:
-            raise UsageError(
-                f"the rounds before round {manifest['from_round']} were measured in another network. "
-                f"{error.message}",
-                "Branch with the weights, modules and preprocessing that they were measured in.",
-            ) from None
-        check_studied(store, facts)
-        claim(store, manifest)
-        claim_studied(store, facts)
+        if records:
+            _check_same_network(unit.store, facts, manifest["from_round"])
+        claim_run(store, manifest, facts)
         write_plan(store, [replace(item, seed=manifest["seed"])])
-        target = Journal(store, item.unit)
-        await asyncio.to_thread(take_over, source, target, records)
+        await asyncio.to_thread(take_over, source, Journal(store, item.unit), records)
         console.say(f"took over {len(records)} rounds, going on from round {manifest['from_round']}")
         result = await study(
             bench.laboratory,
@@ -271,3 +258,18 @@ async def _branch(
             on_round=lambda finished: console.say(f"round {finished.number}"),
         )
     return result | {"report": str(write_site(store.root))}
+
+
+def _check_same_network(source: Store, facts: Mapping[str, Any], from_round: int) -> None:
+    """Refuse a network other than the one that the recorded rounds measured; images may come from elsewhere.
+
+    Raises:
+        UsageError: If it is another.
+    """
+    try:
+        check_studied(source, facts, ("network",))
+    except UsageError as error:
+        raise UsageError(
+            f"the rounds before round {from_round} were measured in another network. {error.message}",
+            "Branch with the weights, modules and preprocessing that they were measured in.",
+        ) from None

@@ -9,10 +9,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import shutil
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from actors.chat.factory import available as chat_available
@@ -20,7 +18,7 @@ from actors.detection.factory import available as detection_available
 from actors.errors import UsageError
 from actors.generation.factory import available as generation_available
 from actors.serving.backend import Readiness
-from actors.vision.data.datasets import is_path, open_dataset
+from actors.vision.data.datasets import open_dataset
 from actors.vision.data.distinct import DistinctDataset, distinct
 from actors.vision.data.folder import FolderDataset, listed
 from actors.vision.networks.offline import check_weights
@@ -87,7 +85,7 @@ async def open_images(profile: Profile, cache: Path, tell: Callable[[str], None]
         if stopped.is_set():
             raise UsageError("stopped")
 
-    _check_named(profile.dataset)
+    check_named(profile.dataset)
     whole = await asyncio.to_thread(open_dataset, profile.dataset, profile.columns.image)
     if len(whole) > _SOON_SEEN:
         tell(f"looking through the {len(whole):,} images of {whole.name} for copies, once")
@@ -151,70 +149,14 @@ def _without(dataset: DistinctDataset) -> str:
     return f" (and {'; '.join(left_out)})" if left_out else ""
 
 
-def check_out(dataset: str, run: Path) -> None:
-    """Refuse a folder for a run that is part of the data set, or holds other things and no run.
+def check_named(dataset: str) -> None:
+    """Refuse a profile without a data set.
 
     Raises:
-        UsageError: If it is one of these.
+        UsageError: If `dataset` is empty.
     """
-    keep_apart(dataset, run)
-    if not run.is_dir():
-        return  # made, or refused, when it is opened
-    others = sorted(each.name for each in run.iterdir() if not each.name.startswith("."))
-    if others and not _MARKS.intersection(others):
-        raise UsageError(
-            f"the folder {run} holds other things "
-            f"({', '.join(others[:3])}{', ...' if len(others) > 3 else ''}) and no run.",
-            f"Give the run a folder of its own, such as --out {run / 'run'}.",
-        )
-
-
-def keep_apart(dataset: str, run: Path) -> None:
-    """Refuse a run whose images would come to be a part of its own data set.
-
-    Raises:
-        UsageError: If the run's folder lies inside the data set's.
-    """
-    _check_named(dataset)
-    folder = Path(dataset).expanduser().resolve()
-    if is_path(dataset) and run.resolve().is_relative_to(folder):
-        raise UsageError(
-            f"the run's folder {run} lies inside the data set's, {folder}: its images would be taken for "
-            "data.",
-            "Give the run an --out elsewhere, or name a folder that holds nothing but the images.",
-        )
-
-
-def _check_named(dataset: str) -> None:
     if not dataset:
         raise UsageError(
             "the profile names no images.",
             "Give --data FOLDER with the images that units are studied on, or set `dataset` in the profile.",
         )
-
-
-_MARKS = frozenset({"manifest.json", "studied.json", "leases", "exemplars.json"})
-"""What a run's folder has from its beginning."""
-
-
-@contextmanager
-def left_as_found(folder: Path) -> Iterator[None]:
-    """Take a run directory away again that was made inside and where nothing came of it but a lease."""
-    missing = [each for each in (folder, *folder.parents) if not each.exists()]
-    try:
-        yield
-    except BaseException:
-        if missing and folder.is_dir() and _nothing_but_a_lease(folder):
-            shutil.rmtree(folder, ignore_errors=True)
-            for parent in missing[1:]:
-                if not parent.is_dir() or any(parent.iterdir()):
-                    break
-                parent.rmdir()
-        raise
-
-
-def _nothing_but_a_lease(folder: Path) -> bool:
-    # One that is not released is another process's, which came first and may still be at work.
-    return {each.name for each in folder.iterdir()} <= {"leases"} and all(
-        each.name == "0001" and (each / "released.json").exists() for each in (folder / "leases").glob("*")
-    )

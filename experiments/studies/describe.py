@@ -6,105 +6,77 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from actors.errors import MaiaError, UsageError
-from actors.vision.networks.layer_cache import recall
 from agents.evidence.verdict import HOLDING, MEANINGS, finding_of, verdict_of
 from agents.records.journal import slug
-from agents.records.manifest import check, check_studied, claim, claim_studied
 from agents.records.record_types import StudyResult, read_record
 from agents.records.store import Store
 from agents.repeats.repeated_study import study_repeatedly
 from agents.study.interpreter import Round
 from agents.study.study import failure
 from agents.tasks.describe_unit import DescribeUnit
-from experiments.setup import config as configuration
 from experiments.setup import photograph_notice as photographs
-from experiments.setup.config import Profile
 from experiments.setup.console import Console, plain
-from experiments.setup.preflight import check_out
-from experiments.setup.science import science
+from experiments.setup.run_folder import claim_run, open_run
+from experiments.setup.selection import Selected
+from experiments.studies.unit_request import UnitRequest
 
 if TYPE_CHECKING:
     from experiments.setup.workbench import Workbench
 
 
-async def describe_unit(
-    console: Console,
-    config: Path | None,
-    profile_name: str | None,
-    model: str,
-    layer: str,
-    unit: str,
-    *,
-    out: Path | None = None,
-    seed: int = 0,
-    data: str | None = None,
-    class_names: Path | None = None,
-    few_images: bool = False,
-    repeat: int = 1,
-) -> dict[str, Any]:
+async def describe_unit(console: Console, request: UnitRequest) -> dict[str, Any]:
     """Study one unit and return its result with the paths of what was written.
 
-    Studied several times (`repeat`), it is the answer that was pooled from what all the studies measured. A
-    study that was interrupted goes on where it was; one that is finished is read.
+    With `repeat` above 1 it is the answer that is pooled from what all studies measured. An interrupted study
+    is resumed; one that is finished is read.
 
     Raises:
         UsageError: If anything that was asked for does not exist or cannot work.
     """
-    loaded = configuration.load(config)
-    profile = loaded.profile(profile_name).given(data, class_names, few_images)
-    if (network := recall(loaded.cache, model, profile.vision)) is not None:
-        network.check(layer, unit)
-    run = out or Path("runs") / slug(f"{model} {layer} {unit}")
-    check_out(profile.dataset, run)
-    store = Store.open(run)
-    manifest = {
-        "command": "describe",
-        "model": model,
-        "layer": layer,
-        "unit": unit,
-        "seed": seed,
-        "profile": profile_name or loaded.default_profile,
-        "config": loaded.named_file,
-        "settings": science(profile),
-    } | ({"repeat": repeat} if repeat > 1 else {})
-    check(store, manifest)
+    selected = request.load()
+    run = request.out or Path("runs") / slug(f"{request.model} {request.layer} {request.unit}")
+    repeat = {"repeat": request.repeat} if request.repeat > 1 else {}
+    manifest = selected.manifest(
+        "describe", model=request.model, layer=request.layer, unit=request.unit, seed=request.seed, **repeat
+    )
+    store = open_run(selected.profile.dataset, run, manifest)
     record = _finished(store)
     if record is None:
-        record = await _study(console, loaded.cache, profile, store, manifest)
+        record = await _study(console, selected, store, manifest)
     else:
         console.say(f"{run} holds this study's result already")
     return record | {"paths": _paths(run, record)}
 
 
+def _round_line(number: int, finished: Round, repeats: int) -> str:
+    """Return a line on a finished round of study `number`, 0 for the pooled answer of several."""
+    if finished.verdict is not None:
+        finding = finding_of(finished.verdict.evidence) or "answered"
+        outcome = finding if finished.verdict.accepted else f"sent back after its tests ({finding} so far)"
+    elif finished.program is None:
+        outcome = "no program"
+    else:
+        outcome = f"program {finished.outcome.status}" if finished.outcome else "program"
+    guess = f": {finished.hypotheses[0]}" if finished.hypotheses else ""
+    which = "" if repeats == 1 else f"study {number}, " if number else "all studies together, "
+    return f"{which}round {finished.number}, {outcome}{guess}"
+
+
 async def _study(
-    console: Console, cache: Path, profile: Profile, store: Store, manifest: dict[str, Any]
+    console: Console, selected: Selected, store: Store, manifest: dict[str, Any]
 ) -> dict[str, Any]:
     from experiments.setup.workbench import Workbench
 
     repeats = manifest.get("repeat", 1)
-
-    def on_round(number: int, finished: Round) -> None:
-        if finished.verdict is not None:
-            found = finding_of(finished.verdict.evidence) or "answered"
-            told = found if finished.verdict.accepted else f"sent back after its tests ({found} so far)"
-        elif finished.program is None:
-            told = "no program"
-        else:
-            told = f"program {finished.outcome.status}" if finished.outcome else "program"
-        guess = f": {finished.hypotheses[0]}" if finished.hypotheses else ""
-        which = "" if repeats == 1 else f"study {number}, " if number else "all studies together, "
-        console.say(f"{which}round {finished.number}, {told}{guess}")
-
-    async with Workbench.open(profile, cache=cache, model=manifest["model"], tell=console.say) as bench:
+    async with Workbench.open(
+        selected.profile, cache=selected.cache, model=manifest["model"], tell=console.say
+    ) as bench:
         subject = await bench.subject(manifest["layer"], manifest["unit"])
-        # Only now: a mistyped unit must not claim the folder.
-        check_studied(store, bench.laboratory.facts)
-        claim(store, manifest)
-        claim_studied(store, bench.laboratory.facts)
+        claim_run(store, manifest, bench.laboratory.facts)
         console.say("searching the data set for exemplars")
         with console.progress("exemplars") as progress:
             await subject.prepare(progress)
-        await _tell_skipped(console, bench, manifest)
+        await _warn_of_skipped(console, bench, manifest)
         if "notice" in bench.laboratory.facts:
             console.say(await photographs.of_unit(bench.laboratory.observers, subject))
         console.say("studying the unit" + (f" {repeats} times" if repeats > 1 else ""))
@@ -118,7 +90,7 @@ async def _study(
                 seed=manifest["seed"],
                 repeats=repeats,
                 at_once=repeats,
-                on_round=on_round,
+                on_round=lambda number, finished: console.say(_round_line(number, finished, repeats)),
             )
         except UsageError:
             raise
@@ -127,16 +99,16 @@ async def _study(
             return failure(subject, task, error)
 
 
-async def _tell_skipped(console: Console, bench: Workbench, manifest: dict[str, Any]) -> None:
+async def _warn_of_skipped(console: Console, bench: Workbench, manifest: dict[str, Any]) -> None:
     """Warn of images of the data set that could not be read; the pass over it has been made."""
     from actors.vision.readout.units import Readout, parse_unit
-    from experiments.studies.exemplars import tell_skipped
+    from experiments.studies.exemplars import warn_of_skipped
 
     vision = bench.vision
     unit = await vision.unit(parse_unit(manifest["layer"], manifest["unit"], await vision.class_names()))
     readout = Readout.of(unit)
-    found = await vision.layer_exemplars([readout], bench.dataset)
-    tell_skipped(console, bench.dataset, found[readout].skipped)
+    exemplars = await vision.layer_exemplars([readout], bench.dataset)
+    warn_of_skipped(console, bench.dataset, exemplars[readout].skipped)
 
 
 def _finished(store: Store) -> dict[str, Any] | None:
@@ -172,7 +144,7 @@ def card(record: dict[str, Any]) -> str:
     lines += _repeats(record)
     if "rounds" in record:
         images = record["images_made"] + record.get("images_tested", 0)
-        rounds = record["rounds"] + sum(each.get("rounds", 0) for each in record.get("repeats", ()))
+        rounds = record["rounds"] + sum(repeat.get("rounds", 0) for repeat in record.get("repeats", ()))
         lines.append(f"{rounds} rounds, {images} images made and tested")
     lines.append(f"report: {record['paths']['report']}")
     return "\n".join(lines)
@@ -183,28 +155,28 @@ def _evidence(record: dict[str, Any]) -> list[str]:
     from experiments.report.figures import figures_of, reason
 
     verdict = verdict_of(record)
-    colour = "green" if verdict in HOLDING else "yellow"
-    lines = [f"[{colour}]{verdict}[/{colour}]: {MEANINGS[verdict]}"]
-    if told := reason(record.get("evidence")):
-        lines.append(plain(told))
-    lines += [f"  {each.name}: {each.value} - {each.told}" for each in figures_of(record.get("evidence"))]
-    return lines
+    color = "green" if verdict in HOLDING else "yellow"
+    lines = [f"[{color}]{verdict}[/{color}]: {MEANINGS[verdict]}"]
+    if sentence := reason(record.get("evidence")):
+        lines.append(plain(sentence))
+    figures = figures_of(record.get("evidence"))
+    return lines + [f"  {figure.name}: {figure.value} - {figure.meaning}" for figure in figures]
 
 
 def _repeats(record: dict[str, Any]) -> list[str]:
     """Return how far the labels of several studies agree, and what each of them is."""
-    found = record.get("repeats") or []
-    if not found:
+    repeats = record.get("repeats") or []
+    if not repeats:
         return []
     agreement = (record.get("agreement") or {}).get("value")
-    told = "not measured: that needs two labels that were put to a test"
+    measured = "not measured: that needs two labels that were put to a test"
     if agreement is not None:
-        told = (
-            f"{agreement:.2f} of the images of each other's tests are told apart by a blind witness who "
-            "knows the label (0.50 is chance)"
+        measured = (
+            f"{agreement:.2f} of the images of each other's tests are told apart by a blind witness who knows "
+            "the label (0.50 is chance)"
         )
-    return [f"agreement of {len(found)} studies: {told}"] + [
-        f"  {each['number']}: {plain(' OR '.join(each.get('labels') or ()) or 'no label')} "
-        f"({plain(each.get('verdict') or 'no verdict')})"
-        for each in found
+    return [f"agreement of {len(repeats)} studies: {measured}"] + [
+        f"  {repeat['number']}: {plain(' OR '.join(repeat.get('labels') or ()) or 'no label')} "
+        f"({plain(repeat.get('verdict') or 'no verdict')})"
+        for repeat in repeats
     ]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,100 +14,128 @@ import numpy as np
 from actors.errors import UsageError
 from actors.vision.data.distinct import DistinctDataset, name_of
 from actors.vision.data.reserve import split
-from actors.vision.networks.layer_cache import recall
 from actors.vision.networks.zoo import check_name
 from actors.vision.readout.base import ImageDataset, Unit
 from actors.vision.readout.units import Readout
 from actors.vision.sweep.exemplars import LayerExemplars
 from agents.records.journal import slug
 from agents.records.store import Store
-from experiments.setup import config as configuration
 from experiments.setup.console import Console
-from experiments.setup.preflight import check_out, open_images
+from experiments.setup.preflight import open_images
+from experiments.setup.run_folder import check_output_folder
+from experiments.setup.selection import Selected, Selection
 
 
-async def find_exemplars(
-    console: Console,
-    config: Path | None,
-    profile_name: str | None,
-    model: str,
-    layers: str,
-    *,
-    data: str | None,
-    k: int,
-    out: Path | None,
-    few_images: bool = False,
-) -> dict[str, Any]:
-    """Sweep the data set once for all units of all layers, and write a table a layer.
+@dataclass(frozen=True, slots=True)
+class ExemplarRequest:
+    """Layers of a network whose units' exemplars are wanted."""
 
-    Each line of `<layer>.jsonl` is a unit: its exemplars (index, where it came from, activation), the
-    quantiles of its activation over positions, mean, standard deviation and maximum over images. A pass that
-    was interrupted goes on at its last finished chunk.
+    model: str
+    layers: str
+    """Names with commas between them."""
+    selection: Selection
+    k: int
+    """Exemplars of each unit."""
+    out: Path | None = None
+
+    def names(self) -> list[str]:
+        """Return the names of the layers.
+
+        Raises:
+            UsageError: If there are none.
+        """
+        names = [name.strip() for name in self.layers.split(",") if name.strip()]
+        if not names:
+            raise UsageError("--layers names no layer.", "Give them with commas: --layers blocks.5,blocks.6")
+        return names
+
+
+@dataclass(frozen=True, slots=True)
+class ExemplarTables:
+    """What a pass over the data set has written; kept as `exemplars.json`."""
+
+    model: str
+    network: str
+    dataset: str
+    images: int
+    skipped: dict[str, str]
+    """Images that could not be read, with the reason."""
+    units: dict[str, int]
+    """Units by layer."""
+    files: dict[str, str]
+    """Tables by layer."""
+    run: str
+
+
+async def find_exemplars(console: Console, request: ExemplarRequest) -> ExemplarTables:
+    """Sweep the data set once for all units of all layers, and write a table per layer.
+
+    Each line of `<layer>.jsonl` is a unit: its exemplars (index, source, activation), the quantiles of its
+    activation over positions, mean, standard deviation and maximum over images. An interrupted pass is
+    resumed at its last finished chunk.
 
     Raises:
         UsageError: If there is no such network, layer or data set, or the folder cannot be written.
     """
-    from experiments.setup.workbench import network_alone
-
-    loaded = configuration.load(config)
-    profile = loaded.profile(profile_name).given(data, few_images=few_images)
-    names = [name.strip() for name in layers.split(",") if name.strip()]
-    if not names:
-        raise UsageError("--layers names no layer.", "Give them with commas: --layers blocks.5,blocks.6")
-    if (network := recall(loaded.cache, model, profile.vision)) is not None:
+    selected, names = request.selection.load(), request.names()
+    if (network := selected.known_network(request.model)) is not None:
         for name in names:
             network.layer(name)
-    run = out or Path("runs") / slug(f"exemplars {model} {' '.join(names)}")
-    check_out(profile.dataset, run)
+    run = request.out or Path("runs") / slug(f"exemplars {request.model} {' '.join(names)}")
+    check_output_folder(selected.profile.dataset, run)
     store = Store.open(run)
-    check_name(model)
-    dataset = await open_images(profile, loaded.cache, console.say)
-    await asyncio.to_thread(_say_split, console, dataset, profile.vision.reserve)
-    async with network_alone(profile, loaded.cache, model) as vision:
-        units = [await vision.unit(Unit(name, 0)) for name in names]
-        readouts = [Readout.of(unit) for unit in units]
-        with console.progress("images") as progress:
-            found = await vision.layer_exemplars(
-                readouts, dataset, k, lambda swept: progress(swept.done, swept.total)
-            )
+    check_name(request.model)
+    dataset = await open_images(selected.profile, selected.cache, console.say)
+    await asyncio.to_thread(_say_split, console, dataset, selected.profile.vision.reserve)
+    network_id, exemplars = await _search(console, request, selected, names, dataset)
     files = {}
-    for name, readout in zip(names, readouts, strict=True):
+    for name, layer in exemplars.items():
         path = run / f"{slug(name)}.jsonl"
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows(found[readout], dataset, k)))
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows(layer, dataset, request.k)))
         files[name] = str(path)
-    first = found[readouts[0]]
-    skipped = tell_skipped(console, dataset, first.skipped)
-    summary = {
-        "model": model,
-        "network": vision.fingerprint,
-        "dataset": dataset.fingerprint,
-        "images": first.n_images,
-        "skipped": skipped,
-        "units": {name: len(found[readout].indices) for name, readout in zip(names, readouts, strict=True)},
-        "files": files,
-        "run": str(store.root),
-    }
-    (run / "exemplars.json").write_text(json.dumps(summary, indent=1))
-    return summary
+    first = exemplars[names[0]]
+    tables = ExemplarTables(
+        model=request.model,
+        network=network_id,
+        dataset=dataset.fingerprint,
+        images=first.n_images,
+        skipped=warn_of_skipped(console, dataset, first.skipped),
+        units={name: len(layer.indices) for name, layer in exemplars.items()},
+        files=files,
+        run=str(store.root),
+    )
+    (run / "exemplars.json").write_text(json.dumps(asdict(tables), indent=1))
+    return tables
+
+
+async def _search(
+    console: Console, request: ExemplarRequest, selected: Selected, names: list[str], dataset: ImageDataset
+) -> tuple[str, dict[str, LayerExemplars]]:
+    """Return the network's fingerprint, and each layer's exemplars by its name."""
+    from experiments.setup.workbench import network_alone
+
+    async with network_alone(selected.profile, selected.cache, request.model) as vision:
+        readouts = {name: Readout.of(await vision.unit(Unit(name, 0))) for name in names}
+        with console.progress("images") as progress:
+            exemplars = await vision.layer_exemplars(
+                list(readouts.values()), dataset, request.k, lambda swept: progress(swept.done, swept.total)
+            )
+        return vision.fingerprint, {name: exemplars[readout] for name, readout in readouts.items()}
 
 
 def _say_split(console: Console, dataset: ImageDataset, reserve: float) -> None:
     n, n_reserved = len(dataset), len(split(dataset, reserve)[1])
-    held = (
-        f", of which {n_reserved:,} ({n_reserved / n:.0%}) are held back for confirmation"
-        if n_reserved
-        else ""
-    )
-    console.say(f"{n:,} distinct images in {dataset.name}{held}")
+    held_back = f", of which {n_reserved:,} ({n_reserved / n:.0%}) are held back for confirmation"
+    console.say(f"{n:,} distinct images in {dataset.name}{held_back if n_reserved else ''}")
 
 
-def rows(found: LayerExemplars, dataset: ImageDataset, k: int) -> Any:
+def rows(layer: LayerExemplars, dataset: ImageDataset, k: int) -> Iterator[dict[str, Any]]:
     """Yield each unit of a layer as plain JSON values; an exemplar's `index` is into the whole data set,
     copies too.
     """
     whole = dataset.firsts if isinstance(dataset, DistinctDataset) else np.arange(len(dataset))
-    for index in range(len(found.indices)):
-        unit = found.of(Unit(found.readout.layer, index, found.readout.kind, found.readout.source), k)
+    for index in range(len(layer.indices)):
+        unit = layer.of(layer.readout.unit(index), k)
         yield {
             "layer": unit.unit.layer,
             "unit": index,
@@ -122,7 +151,7 @@ def rows(found: LayerExemplars, dataset: ImageDataset, k: int) -> Any:
         }
 
 
-def tell_skipped(
+def warn_of_skipped(
     console: Console, dataset: ImageDataset, unread: Mapping[int, str], more: str = ""
 ) -> dict[str, str]:
     """Warn of images that could not be read, and return each one's reason by its name; `more` says where all

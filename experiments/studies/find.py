@@ -10,46 +10,108 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import cycle, islice
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from actors.errors import BackendError, MaiaError, UsageError
 from actors.generation.base import MadeImage
-from actors.vision.networks.layer_cache import recall
 from actors.vision.readout.units import Readout, parse_unit
 from agents.critic.stimuli import control_subjects, lacks_something, prompts_for
 from agents.study.faults import raise_nobodys
-from experiments.setup import config as configuration
 from experiments.setup.console import Console
+from experiments.setup.selection import Selection
 from tools.toolbox import seed_for
+
+if TYPE_CHECKING:
+    from experiments.setup.workbench import Workbench
 
 PLACES = (
     "a forest", "a meadow", "a desert", "a beach", "a snowy field", "the sea", "the sky", "the night sky", "a sunset",
     "a city", "a road", "a room", "a brick wall", "a wooden floor", "a stone floor", "mud",
 )  # fmt: skip
-Q = 0.05
-"""Share of false finds that is let pass among the units that are called selective."""
-MOST_IMAGES = 500
+FALSE_DISCOVERY_RATE = 0.05
+"""Expected share of false discoveries among the units that are called selective."""
+MAX_IMAGES = 500
 """Images of a concept that may be asked for."""
+_MIN_IMAGES = 4
+"""Images of a group that a comparison needs."""
+_CONCEPT = "the concept"
 
 
-async def find_units(
-    console: Console,
-    config: Path | None,
-    profile_name: str | None,
-    concept: str,
-    model: str,
-    layer: str,
-    *,
-    n_images: int = 40,
-    top: int = 10,
-    seed: int = 0,
-) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class ConceptQuery:
+    """A concept that units of a layer may be selective for."""
+
+    concept: str
+    model: str
+    layer: str
+    n_images: int = 40
+    """Images of the concept that are asked for."""
+    top: int = 10
+    """Units to return."""
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class UnitScore:
+    """How selective a unit is for the concept."""
+
+    unit: str
+    index: int
+    auroc: float
+    """The smaller of the areas under the ROC curve against things and against places."""
+    q: float
+    """The adjusted p-value of the claim that the unit prefers the concept to both."""
+    mean_concept: float
+    mean_things: float
+    mean_places: float
+
+
+@dataclass(frozen=True, slots=True)
+class SelectiveUnits:
+    """The units of a layer that prefer a concept most."""
+
+    concept: str
+    model: str
+    layer: str
+    n_images: list[int]
+    """Images of the concept, of things, of places."""
+    n_units: int
+    notes: list[str]
+    """How the images and units differ from what was asked, in sentences."""
+    units: list[UnitScore]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageGroup:
+    """The images of one kind of subject, and what became of those that are missing."""
+
+    kind: str
+    asked: int
+    images: list[MadeImage]
+    lost: set[str]
+    """Why images are missing."""
+    notes: set[str]
+    """What is unusual about images that are there."""
+
+    def shortfall(self) -> list[str]:
+        """Return a sentence on missing images, if there are any."""
+        missing = self.asked - len(self.images)
+        if missing <= 0:
+            return []
+        return [
+            f"{missing} of {self.asked} images of {self.kind} could not be made as asked, and were left out: "
+            + _some(self.lost)
+        ]
+
+
+async def find_units(console: Console, selection: Selection, query: ConceptQuery) -> SelectiveUnits:
     """Return the `top` units, chosen on one half of the images, in the order of their areas under the ROC
-    curve on the other. `notes` says in words how the images differ from what was asked.
+    curve on the other.
 
     Raises:
         UsageError: If the layer does not exist, or no image of the concept could be made.
@@ -57,71 +119,73 @@ async def find_units(
     """
     from experiments.setup.workbench import Workbench
 
-    if not concept.strip():
+    if not query.concept.strip():
         raise UsageError("there is no concept to look for.", 'Name one, such as "forested backgrounds".')
-    loaded = configuration.load(config)
-    profile = loaded.profile(profile_name)
-    if (network := recall(loaded.cache, model, profile.vision)) is not None:
-        network.check(layer, "0")
-    async with Workbench.open(profile, cache=loaded.cache, model=model, tell=console.say) as bench:
-        first = await bench.vision.unit(parse_unit(layer, "0", await bench.vision.class_names()))
-        sizes = {info.name: info.n_units for info in await bench.vision.layers()}
+    selected = selection.load()
+    if (network := selected.known_network(query.model)) is not None:
+        network.check(query.layer, "0")
+    async with Workbench.open(
+        selected.profile, cache=selected.cache, model=query.model, tell=console.say
+    ) as bench:
+        vision = bench.vision
+        first = await vision.unit(parse_unit(query.layer, "0", await vision.class_names()))
         readout = Readout.of(first)
-        rng = random.Random(seed)
-        things = control_subjects([concept])
-        if note := too_few(sizes[readout.layer], n_images, len(things)):
-            console.warn(note)
-        controls = {
-            "things": rng.sample(things, k=min(n_images, len(things))),
-            "places": list(islice(cycle(rng.sample(other := places(concept), k=len(other))), n_images)),
-        }
-        console.say(
-            f"making {n_images} images of {shorten(concept, 60)!r}, "
-            + " and ".join(f"{len(subjects)} of other {kind}" for kind, subjects in controls.items())
-        )
-        of_concept, lost, odd = await _images(bench, prompts_for([concept] * n_images, rng), seed)
-        if len(of_concept) < 4:
-            raise UsageError(
-                f"too few images of {shorten(concept, 60)!r} could be made: {_some(lost)}.", "Reword it."
-            )
-        notes = sorted(odd)
-        shown = {"the concept": of_concept}
-        asked, reasons = {"the concept": n_images}, {"the concept": lost}
-        for kind, subjects in controls.items():
-            good, lost, _ = await _images(bench, prompts_for(subjects, rng), seed)
-            if len(good) < 4:
-                raise UsageError(f"too few images of other {kind} could be made: {_some(lost)}.")
-            shown[f"other {kind}"], asked[f"other {kind}"] = good, len(subjects)
-            reasons[f"other {kind}"] = lost
-        for kind, good in shown.items():
-            if (missing := asked[kind] - len(good)) > 0:
-                notes.append(
-                    f"{missing} of {asked[kind]} images of {kind} could not be made as asked, and were left "
-                    "out: " + _some(reasons[kind])
-                )
+        sizes = {layer.name: layer.n_units for layer in await vision.layers()}
         units = [readout.unit(index) for index in range(sizes[readout.layer])]
-        pictures = [each.image for made in shown.values() for each in made]
-        table = await bench.vision.activations(units, pictures, agent="find")
-        name = bench.vision.name
-    ends = np.cumsum([len(made) for made in shown.values()])[:-1]
-    ranked = rank(*np.split(table, ends, axis=1))
+        groups = await _make_groups(console, bench, query, len(units))
+        images = [made.image for group in groups for made in group.images]
+        activations = await vision.activations(units, images, agent="find")
+        names = [f"{vision.name}/{unit}" for unit in units]
+    ends = np.cumsum([len(group.images) for group in groups])[:-1]
+    ranked = rank(names, *np.split(activations, ends, axis=1))
     if not ranked:
         raise BackendError(
-            f"no unit of {readout.layer!r} is finite on all of the {len(pictures)} images.",
+            f"no unit of {readout.layer!r} is finite on all of the {len(images)} images.",
             "Set vision.dtype to float32, and check the network's weights.",
         )
+    notes = [*sorted(groups[0].notes), *(note for group in groups for note in group.shortfall())]
     if n_left := len(units) - len(ranked):
         notes.append(f"{n_left} of {len(units)} units are not finite on all of the images, and were left out")
-    rows = sorted(ranked[:top], key=lambda row: -row["auroc"])
-    return {
-        "concept": concept,
-        "model": model,
-        "layer": readout.layer,
-        "n_images": [len(made) for made in shown.values()],
-        "n_units": len(units),
-        "notes": notes,
-        "units": [{"unit": f"{name}/{units[row['index']]}", **row} for row in rows],
+    return SelectiveUnits(
+        concept=query.concept,
+        model=query.model,
+        layer=readout.layer,
+        n_images=[len(group.images) for group in groups],
+        n_units=len(units),
+        notes=notes,
+        units=sorted(ranked[: query.top], key=lambda score: -score.auroc),
+    )
+
+
+async def _make_groups(
+    console: Console, bench: Workbench, query: ConceptQuery, n_units: int
+) -> list[ImageGroup]:
+    """Return images of the concept, of other things and of other places.
+
+    Raises:
+        UsageError: If too few images of one of them could be made.
+    """
+    rng, n_images = random.Random(query.seed), query.n_images
+    things, others = control_subjects([query.concept]), places(query.concept)
+    if warning := too_few(n_units, n_images, len(things)):
+        console.warn(warning)
+    controls = {
+        "other things": rng.sample(things, k=min(n_images, len(things))),
+        "other places": list(islice(cycle(rng.sample(others, k=len(others))), n_images)),
     }
+    shown = repr(shorten(query.concept, 60))
+    console.say(
+        f"making {n_images} images of {shown}, "
+        + " and ".join(f"{len(subjects)} of {kind}" for kind, subjects in controls.items())
+    )
+    groups = []
+    for kind, subjects in {_CONCEPT: [query.concept] * n_images, **controls}.items():
+        group = await _make_group(bench, kind, prompts_for(subjects, rng), query.seed)
+        if len(group.images) < _MIN_IMAGES:
+            name, fix = (shown, "Reword it.") if kind == _CONCEPT else (kind, "")
+            raise UsageError(f"too few images of {name} could be made: {_some(group.lost)}.", fix)
+        groups.append(group)
+    return groups
 
 
 def places(concept: str) -> list[str]:
@@ -138,38 +202,40 @@ def _words(text: str) -> set[str]:
     return {word.removesuffix("s") for word in re.findall(r"[a-z]{3,}", text.lower()) if word != "the"}
 
 
-def rank(positive: np.ndarray, things: np.ndarray, places: np.ndarray) -> list[dict[str, Any]]:
-    """Return one row a unit, best first by the even images; `auroc` and means are of the odd ones.
+def rank(
+    names: Sequence[str], positive: np.ndarray, things: np.ndarray, places: np.ndarray
+) -> list[UnitScore]:
+    """Return the scores of units, best first by the even images; `auroc` and means are of the odd ones.
 
-    A unit that is not finite on all images has no row: it can be compared with none. `positive` (U, P),
-    `things` (U, C) and `places` (U, D) are activations. `auroc` is the worse of the two comparisons. `q` is
-    the Benjamini-Hochberg adjustment over all units of the larger p of two one-sided Mann-Whitney tests: that
-    a unit is above both is claimed, so both must hold.
+    A unit that is not finite on all images has none: it can be compared with none. `positive` (U, P),
+    `things` (U, C) and `places` (U, D) are activations. `q` is the Benjamini-Hochberg adjustment over all
+    units of the larger p of two one-sided Mann-Whitney tests: that a unit is above both is claimed, so both
+    must hold.
     """
     from scipy.stats import false_discovery_control
 
-    finite = np.flatnonzero(np.all([np.isfinite(each).all(1) for each in (positive, things, places)], axis=0))
+    groups = (positive, things, places)
+    finite = np.flatnonzero(np.all([np.isfinite(group).all(1) for group in groups], axis=0))
     if not len(finite):
         return []
-    positive, things, places = (each[finite] for each in (positive, things, places))
+    positive, things, places = (group[finite] for group in groups)
     controls = (things, places)
     ranked = np.min([_auroc(positive[:, ::2], control[:, ::2]) for control in controls], axis=0)
     judged, against = positive[:, 1::2], [control[:, 1::2] for control in controls]
     auroc = np.min([_auroc(judged, control) for control in against], axis=0)
     p_values = [_p_values(judged, control) for control in against]
     q = false_discovery_control(np.max([np.where(np.isfinite(p), p, 1.0) for p in p_values], axis=0))
-    means = [each.mean(1) for each in (judged, *against)]
+    means = [group.mean(1) for group in (judged, *against)]
     order = np.lexsort((-(means[0] - np.maximum(means[1], means[2])), -ranked))
     return [
-        {
-            "index": int(finite[unit]),
-            "auroc": float(auroc[unit]),
-            "q": float(q[unit]),
-            "mean_concept": float(means[0][unit]),
-            "mean_things": float(means[1][unit]),
-            "mean_places": float(means[2][unit]),
-        }
-        for unit in order
+        UnitScore(
+            names[finite[row]],
+            int(finite[row]),
+            float(auroc[row]),
+            float(q[row]),
+            *(float(mean[row]) for mean in means),
+        )
+        for row in order
     ]
 
 
@@ -184,23 +250,24 @@ def _auroc(positive: np.ndarray, control: np.ndarray) -> np.ndarray:
 
 
 def too_few(n_units: int, n_images: int, n_things: int) -> str:
-    """Return a sentence if so few images leave even a unit that tells them all apart above `Q`, "" if they do
-    not.
+    """Return a warning if with so few images no unit could be called selective, else "".
 
-    One that is alone in that: of several, each is surer. Of other things there are `n_things` at most,
-    however many images are asked for.
+    The best case is a unit that alone separates all images: among several, each has a smaller q. There are at
+    most `n_things` images of other things, however many images are asked for.
     """
-    if (best := _least_q(n_units, n_images, n_things)) < Q:
+    rate = FALSE_DISCOVERY_RATE
+    if (best := _least_q(n_units, n_images, n_things)) < rate:
         return ""
-    enough = next((n for n in range(n_images, MOST_IMAGES + 1) if _least_q(n_units, n, n_things) < Q), None)
+    larger = range(n_images, MAX_IMAGES + 1)
+    enough = next((n for n in larger if _least_q(n_units, n, n_things) < rate), None)
+    advice = (
+        f"Ask for --images {enough} or more."
+        if enough
+        else "No number of images that may be asked for would do."
+    )
     return (
         f"with {n_images} images a unit of {n_units:,} that alone answers to the concept cannot be told from "
-        f"chance: its q would be {best:.2g} at best, and less than {Q} is needed. "
-        + (
-            f"Ask for --images {enough} or more."
-            if enough
-            else "No number of images that may be asked for would do."
-        )
+        f"chance: its q would be {best:.2g} at best, and less than {rate} is needed. {advice}"
     )
 
 
@@ -220,27 +287,29 @@ def _p_values(judged: np.ndarray, controls: np.ndarray) -> np.ndarray:
     """
     from scipy.stats import mannwhitneyu
 
-    found: np.ndarray = mannwhitneyu(
-        judged, controls, alternative="greater", axis=-1, method="asymptotic"
-    ).pvalue
-    return found
+    test = mannwhitneyu(judged, controls, alternative="greater", axis=-1, method="asymptotic")
+    p_values: np.ndarray = test.pvalue
+    return p_values
 
 
-async def _images(bench: Any, prompts: list[str], seed: int) -> tuple[list[MadeImage], set[str], set[str]]:
-    """Return the images that show what was asked, why others are lost, and what is odd about those that are
-    not.
+async def _make_group(bench: Workbench, kind: str, prompts: list[str], seed: int) -> ImageGroup:
+    """Return the images that show what was asked.
 
     A picture without its subject would count against every unit that is selective for it, and one that was to
     show another thing may be nothing but a background.
     """
     seeds = [seed_for(seed, "find", prompt, index) for index, prompt in enumerate(prompts)]
-    made = await bench.laboratory.studio.generate(prompts, seeds, agent="find")
-    raise_nobodys(made)
-    lost = {str(each) for each in made if isinstance(each, MaiaError)}
-    images = [each for each in made if isinstance(each, MadeImage)]
-    lost |= {note for each in images if lacks_something(each) for note in each.provenance.notes}
-    good = [each for each in images if not lacks_something(each)]
-    return good, lost, {note for each in good for note in each.provenance.notes}
+    results = await bench.laboratory.studio.generate(prompts, seeds, agent="find")
+    raise_nobodys(results)
+    made = [result for result in results if isinstance(result, MadeImage)]
+    lacking = [image for image in made if lacks_something(image)]
+    images = [image for image in made if not lacks_something(image)]
+    lost = {str(result) for result in results if isinstance(result, MaiaError)} | _notes(lacking)
+    return ImageGroup(kind, len(prompts), images, lost, _notes(images))
+
+
+def _notes(images: Sequence[MadeImage]) -> set[str]:
+    return {note for image in images for note in image.provenance.notes}
 
 
 def _some(reasons: set[str]) -> str:
@@ -253,42 +322,45 @@ def shorten(text: str, limit: int) -> str:
     return text if len(text) <= limit else f"{text[: limit - 4]} ..."
 
 
-def _told(activation: float) -> str:
+def _format_activation(activation: float) -> str:
     """Return an activation as it fits a column: of some networks they have thirty digits."""
     return f"{activation:.2f}" if abs(activation) < 1e6 else f"{activation:.2e}"
 
 
-def table(found: dict[str, Any]) -> Any:
+def table(result: SelectiveUnits) -> Any:
     """Return the result as a table for a terminal; what may be chance is dim."""
     from rich.table import Table
 
     from experiments.setup.console import counted, plain
 
-    surely = sum(row["q"] < Q for row in found["units"])
-    if surely == len(found["units"]):
-        told = f"all of these are selective (q < {Q})"
-    elif surely:
-        told = f"{surely} of the {len(found['units'])} are selective (q < {Q}); the others may be chance"
-    else:
-        told = f"none of these is surely selective (q < {Q}): all may be chance, or need more --images"
+    concept = plain(shorten(result.concept, 60))
     shown = Table(
-        title=f"{plain(shorten(found['concept'], 60))} in {plain(found['layer'])}, "
-        f"{counted(found['n_units'], 'unit')}",
+        title=f"{concept} in {plain(result.layer)}, {counted(result.n_units, 'unit')}",
         title_justify="left",
-        caption=f"measured on images that did not choose the units: {told}",
+        caption=f"measured on images that did not choose the units: {_significance(result.units)}",
         caption_justify="left",
         box=None,
     )
     for name in ("unit", "AUROC", "q", "mean on the concept", "on other things", "on other places"):
         shown.add_column(name, justify="right")
-    for row in found["units"]:
+    for score in result.units:
+        means = (score.mean_concept, score.mean_things, score.mean_places)
         shown.add_row(
-            str(row["index"]),
-            f"{row['auroc']:.2f}",
-            f"{row['q']:.2g}",
-            _told(row["mean_concept"]),
-            _told(row["mean_things"]),
-            _told(row["mean_places"]),
-            style=None if row["q"] < Q else "dim",
+            str(score.index),
+            f"{score.auroc:.2f}",
+            f"{score.q:.2g}",
+            *map(_format_activation, means),
+            style=None if score.q < FALSE_DISCOVERY_RATE else "dim",
         )
     return shown
+
+
+def _significance(scores: Sequence[UnitScore]) -> str:
+    """Return how many of the units are selective beyond chance, in words."""
+    rate, n = FALSE_DISCOVERY_RATE, len(scores)
+    n_selective = sum(score.q < rate for score in scores)
+    if n_selective == n:
+        return f"all of these are selective (q < {rate})"
+    if n_selective:
+        return f"{n_selective} of the {n} are selective (q < {rate}); the others may be chance"
+    return f"none of these is surely selective (q < {rate}): all may be chance, or need more --images"

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from experiments.setup import config as configuration
+from experiments.setup.selection import Selection
 
 
 async def list_layers(
@@ -19,11 +19,11 @@ async def list_layers(
     """
     from experiments.setup.workbench import network_alone
 
-    loaded = configuration.load(config)
-    profile = loaded.profile(profile_name)
+    selected = Selection(config, profile_name).load()
+    profile = selected.profile
     bare = profile.vision.model_copy(update={"pretrained": False})
     profile = profile.model_copy(update={"vision": bare})
-    async with network_alone(profile, loaded.cache, model, tell) as vision:
+    async with network_alone(profile, selected.cache, model, tell) as vision:
         return [asdict(layer) for layer in await vision.layers()]
 
 
@@ -36,7 +36,7 @@ def table(model: str, layers: list[dict[str, Any]]) -> Any:
     shown = Table(title=f"{model}: {counted(len(layers), 'layer')}", title_justify="left", box=None)
     for column in ("layer", "units", "kind", "positions", "module"):
         shown.add_column(column, justify="right" if column == "units" else "left")
-    for each in layers:
-        positions = "x".join(map(str, each["shape"])) or "-"
-        shown.add_row(each["name"], str(each["n_units"]), each["kind"], positions, each["module"])
+    for layer in layers:
+        positions = "x".join(map(str, layer["shape"])) or "-"
+        shown.add_row(layer["name"], str(layer["n_units"]), layer["kind"], positions, layer["module"])
     return shown

@@ -1,6 +1,6 @@
 """What a notebook shows: images with their activations, units, answers and label cards as HTML.
 
-All text is escaped, and images are small JPEGs inside the page: a notebook can be sent to somebody as it is.
+All text is escaped, and images are small JPEGs inside the page: a notebook can be sent as it is.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tools.sandbox.child.paper_dialect import Exemplars
 SHOWN = 60
 """Images of one list that are shown; the rest is counted."""
 _SIDE = 160
-_COLOURS: dict[str, str] = {
+_COLORS: dict[str, str] = {
     **dict.fromkeys(HOLDING, "#1a7f37"),
     **dict.fromkeys(("partial", "weak", "not confirmed"), "#9a6700"),
     "failed": "#b42318",
@@ -38,7 +38,7 @@ class Pictures(list[ImageHandle]):
         return gallery((image, "") for image in self)
 
 
-class Measured(tuple[list[float], list[ImageHandle]]):
+class MeasuredImages(tuple[list[float], list[ImageHandle]]):
     """Activations and masked images, two lists as the tools return them."""
 
     def _repr_html_(self) -> str:
@@ -78,7 +78,7 @@ class LabelCard(dict[str, Any]):
         ]
         if kind_of(self):
             rows.append(("kind", f"{card['kind']}: {card['reason']}"))
-        rows += [(each.name, f"{each.value} - {each.told}") for each in figures_of(evidence)]
+        rows += [(figure.name, f"{figure.value} - {figure.meaning}") for figure in figures_of(evidence)]
         rows += [
             (name, str(self[key]))
             for name, key in (("rounds", "rounds"), ("images made", "images_made"), ("unit", "unit"))
@@ -162,11 +162,11 @@ def thumbnail(image: PIL.Image.Image) -> str:
 
 
 def _figure(image: PIL.Image.Image, caption: str) -> Markup:
-    told = f"image, activation {caption}" if caption else "image"
+    alt_text = f"image, activation {caption}" if caption else "image"
     return Markup(
         '<figure style="margin:0;text-align:center"><img src="{}" alt="{}" style="max-width:{}px">'
         '<figcaption style="font-variant-numeric:tabular-nums">{}</figcaption></figure>'
-    ).format(thumbnail(image), told, _SIDE, caption)
+    ).format(thumbnail(image), alt_text, _SIDE, caption)
 
 
 def _card(title: str, verdict: str, text: str, rows: Sequence[tuple[str, str]]) -> str:
@@ -174,7 +174,7 @@ def _card(title: str, verdict: str, text: str, rows: Sequence[tuple[str, str]]) 
     if verdict:
         chip = Markup(
             ' <span style="color:#fff;background:{};border-radius:1em;padding:0 .7em;font-size:80%">{}</span>'
-        ).format(_COLOURS.get(verdict, _PLAIN), verdict)
+        ).format(_COLORS.get(verdict, _PLAIN), verdict)
     table = Markup("").join(
         Markup('<tr><th style="text-align:left">{}</th><td style="text-align:left">{}</td></tr>').format(*row)
         for row in rows

@@ -21,31 +21,29 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
-from actors.vision.networks.layer_cache import recall
 from agents.records.journal import slug
-from agents.records.manifest import check, check_studied, claim, claim_studied
 from agents.records.store import Store
 from agents.records.work import WorkItem, write_plan
 from agents.study.person import PersonsStudy
 from agents.study.study import Workplace
 from agents.tasks.describe_unit import DescribeUnit
-from experiments.setup import config as configuration
-from experiments.setup.preflight import check_out, left_as_found
-from experiments.setup.science import science
+from experiments.setup.run_folder import claim_run, open_run, remove_if_created
+from experiments.setup.selection import Selected, Selection
 from experiments.studies.notebook_html import (
     Examined,
     LabelCard,
-    Measured,
+    MeasuredImages,
     Pictures,
     ShownExemplars,
     Words,
     mixed,
     unit_card,
 )
+from experiments.studies.unit_request import UnitRequest
 from tools.sandbox import ProgramOutcome, SandboxSettings
 from tools.sandbox.child.api import System as AgentSystem
 from tools.sandbox.child.api import Tools as AgentTools
@@ -53,17 +51,21 @@ from tools.sandbox.child.paper_dialect import PaperSystem, PaperTools
 from tools.sandbox.direct import DirectLink
 from tools.subject import ActivationStatistics
 
-Tell = Callable[[str], None]
+if TYPE_CHECKING:
+    from anyio.from_thread import BlockingPortal
 
+    from experiments.setup.workbench import Workbench
+
+T = TypeVar("T")
 
 _UNRECORDED = "# The program of these calls was not recorded: it ran outside of a cell."
 
 
-def _tell(text: str) -> None:
+def _print(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _told_by(function: Any) -> Callable[[Any], Any]:
+def _documented_as(function: Any) -> Callable[[Any], Any]:
     """Let a method have another's signature and docstring: those that agents are shown."""
     return functools.wraps(function)
 
@@ -71,9 +73,9 @@ def _told_by(function: Any) -> Callable[[Any], Any]:
 class System(PaperSystem):
     """The unit under study, as an agent has it; a notebook shows what it returns."""
 
-    @_told_by(AgentSystem.call_neuron)
-    def call_neuron(self, *args: Any, **kwargs: Any) -> Measured:
-        return Measured(super().call_neuron(*args, **kwargs))
+    @_documented_as(AgentSystem.call_neuron)
+    def call_neuron(self, *args: Any, **kwargs: Any) -> MeasuredImages:
+        return MeasuredImages(super().call_neuron(*args, **kwargs))
 
     neuron = call_neuron
 
@@ -81,43 +83,113 @@ class System(PaperSystem):
 class Tools(PaperTools):
     """An agent's instruments; a notebook shows what they return."""
 
-    @_told_by(AgentTools.dataset_exemplars)
+    @_documented_as(AgentTools.dataset_exemplars)
     def dataset_exemplars(self, *args: Any, **kwargs: Any) -> ShownExemplars:
         # By position: iterating is what tells an unpacking into two names from a loop.
-        found = super().dataset_exemplars(*args, **kwargs)
-        return ShownExemplars([found[place] for place in range(len(found))])
+        exemplars = super().dataset_exemplars(*args, **kwargs)
+        return ShownExemplars([exemplars[place] for place in range(len(exemplars))])
 
-    @_told_by(AgentTools.text2image)
+    @_documented_as(AgentTools.text2image)
     def text2image(self, *args: Any, **kwargs: Any) -> Pictures:
         return Pictures(super().text2image(*args, **kwargs))
 
-    @_told_by(AgentTools.edit_images)
+    @_documented_as(AgentTools.edit_images)
     def edit_images(self, *args: Any, **kwargs: Any) -> Any:
         edited = super().edit_images(*args, **kwargs)
         return Pictures(edited) if isinstance(edited, list) else (Pictures(edited[0]), edited[1])
 
-    @_told_by(AgentTools.describe_images)
+    @_documented_as(AgentTools.describe_images)
     def describe_images(self, *args: Any, **kwargs: Any) -> Words:
         return Words(super().describe_images(*args, **kwargs))
 
-    @_told_by(AgentTools.summarize_images)
+    @_documented_as(AgentTools.summarize_images)
     def summarize_images(self, *args: Any, **kwargs: Any) -> Words:
         return Words(super().summarize_images(*args, **kwargs))
 
-    @_told_by(AgentTools.display)
+    @_documented_as(AgentTools.display)
     def display(self, *items: Any) -> None:
         super().display(*items)
         _show(items)
 
 
 def _show(items: Any) -> None:
-    """Show what was displayed where there is somebody to see it: rich in a notebook."""
+    """Show what was displayed in a notebook; elsewhere the text was printed."""
     shell = _shell()
     if shell is None or not hasattr(shell, "kernel"):
         return
     from IPython.display import HTML, display
 
     display(HTML(mixed(items)))
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRequest:
+    """A unit that a person wants to study."""
+
+    model: str
+    layer: str
+    unit: str | int
+    out: Path | str | None = None
+    """The run directory; None takes a new one below `runs/`."""
+    profile: str | None = None
+    config: Path | str | None = None
+    data: str | None = None
+    """The data set in place of the profile's."""
+    class_names: Path | str | None = None
+    few_images: bool = False
+    """Accept a data set of fewer than 30 distinct images."""
+    seed: int = 0
+    person: str = "person"
+    """Who studies: written into the record."""
+    tell: Callable[[str], None] = _print
+    """Called with a sentence on each step of the start."""
+
+    def load(self) -> Selected:
+        """Return the configuration and profile; raises UsageError as `UnitRequest.load` does."""
+        selection = Selection(
+            _path(self.config), self.profile, self.data, _path(self.class_names), self.few_images
+        )
+        return UnitRequest(self.model, self.layer, str(self.unit), selection).load()
+
+    def folder(self) -> Path:
+        """Return the run directory."""
+        name = f"{self.model} {self.layer} {self.unit} by {self.person}"
+        return _path(self.out) or _new_folder(name)
+
+
+def _path(text: Path | str | None) -> Path | None:
+    return None if text is None else Path(text)
+
+
+async def _open_study(
+    request: SessionRequest, bench: Workbench, store: Store, manifest: dict[str, Any]
+) -> PersonsStudy:
+    """Claim the run for the unit, find its exemplars, and open the study of it."""
+    layer, unit, person = request.layer, str(request.unit), f"person:{request.person}"
+    subject = await bench.subject(layer, unit)
+    claim_run(store, manifest, bench.laboratory.facts)
+    write_plan(store, [WorkItem(subject.id, layer, unit, seed=request.seed)])
+    request.tell("searching the data set for exemplars")
+    await subject.prepare(lambda _done, _total: None)
+    facts = bench.laboratory.facts | {"interpreter": person, "sight": "its own", "sandbox": "none"}
+    laboratory = replace(bench.laboratory, facts=facts)
+    study = PersonsStudy(Workplace(laboratory, subject, DescribeUnit(), store, seed=request.seed), person)
+    await study.open()
+    return study
+
+
+def _wait(portal: BlockingPortal, work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine on the portal's event loop and return its result; Ctrl-C cancels it."""
+
+    async def join() -> T:
+        return await work
+
+    future = portal.start_task_soon(join)
+    try:
+        return future.result()
+    except KeyboardInterrupt:
+        future.cancel()
+        raise
 
 
 class Session:
@@ -146,93 +218,45 @@ class Session:
         self._closed = False
 
     @classmethod
-    def open(
-        cls,
-        model: str,
-        layer: str,
-        unit: str | int,
-        *,
-        out: Path | str | None = None,
-        profile: str | None = None,
-        config: Path | str | None = None,
-        data: str | None = None,
-        class_names: Path | str | None = None,
-        few_images: bool = False,
-        seed: int = 0,
-        person: str = "person",
-        tell: Tell = _tell,
-    ) -> Session:
-        """Start what the profile names and return the study; `out` that was begun is gone on with.
+    def open(cls, model: str, layer: str, unit: str | int, **options: Any) -> Session:
+        """Start what the profile names and return the study; an existing one in `out` is resumed.
 
-        Without `out` a new folder below `runs/` is taken. In IPython and Jupyter every cell is recorded from
-        here on; elsewhere use `cell`.
+        `options` are the fields of `SessionRequest`. In IPython and Jupyter every cell is recorded from here
+        on; elsewhere use `cell`.
 
         Raises:
+            TypeError: If an option is not such a field.
             UsageError: If anything that was asked for does not exist or cannot work.
         """
+        return cls.start(SessionRequest(model, layer, unit, **options))
+
+    @classmethod
+    def start(cls, request: SessionRequest) -> Session:
+        """Start what the profile names and return the study, as `open` does."""
         from anyio.from_thread import start_blocking_portal
 
         from experiments.setup.workbench import Workbench
 
-        loaded = configuration.load(Path(config) if config is not None else None)
-        names = None if class_names is None else Path(class_names)
-        chosen = loaded.profile(profile).given(data, names, few_images)
-        if (network := recall(loaded.cache, model, chosen.vision)) is not None:
-            network.check(layer, str(unit))
-        run = Path(out) if out is not None else _new_folder(f"{model} {layer} {unit} by {person}")
-        check_out(chosen.dataset, run)
-        manifest = {
-            "command": "session",
-            "person": person,
-            "model": model,
-            "layer": layer,
-            "unit": str(unit),
-            "seed": seed,
-            "profile": profile or loaded.default_profile,
-            "config": loaded.named_file,
-            "settings": science(chosen),
-        }
-        with left_as_found(run), contextlib.ExitStack() as stack:
-            store = Store.open(run)
-            check(store, manifest)
+        selected, tell = request.load(), request.tell
+        model, person = request.model, request.person
+        run = request.folder()
+        manifest = selected.manifest(
+            "session",
+            person=person,
+            model=model,
+            layer=request.layer,
+            unit=str(request.unit),
+            seed=request.seed,
+        )
+        with remove_if_created(run), contextlib.ExitStack() as stack:
+            store = open_run(selected.profile.dataset, run, manifest)
             portal = stack.enter_context(start_blocking_portal("asyncio"))
-
-            def wait(work: Coroutine[Any, Any, Any]) -> Any:
-                async def join() -> Any:
-                    return await work
-
-                future = portal.start_task_soon(join)
-                try:
-                    return future.result()
-                except KeyboardInterrupt:
-                    future.cancel()
-                    raise
-
-            bench = stack.enter_context(
-                portal.wrap_async_context_manager(
-                    Workbench.open(chosen, cache=loaded.cache, model=model, tell=tell)
-                )
-            )
-            subject = wait(bench.subject(layer, str(unit)))
-            # Only now: a mistyped unit must not claim the folder.
-            check_studied(store, bench.laboratory.facts)
-            claim(store, manifest)
-            claim_studied(store, bench.laboratory.facts)
-            write_plan(store, [WorkItem(subject.id, layer, str(unit), seed=seed)])
-            tell("searching the data set for exemplars")
-            wait(subject.prepare(lambda _done, _total: None))
-            facts = {
-                **bench.laboratory.facts,
-                "interpreter": f"person:{person}",
-                "sight": "its own",
-                "sandbox": "none",
-            }
-            place = Workplace(
-                replace(bench.laboratory, facts=facts), subject, DescribeUnit(), store, seed=seed
-            )
-            study = PersonsStudy(place, f"person:{person}")
-            wait(study.open())
-            session = cls(study, wait, run, stack.pop_all(), wait(subject.background()), chosen.sandbox)
+            workbench = Workbench.open(selected.profile, cache=selected.cache, model=model, tell=tell)
+            bench = stack.enter_context(portal.wrap_async_context_manager(workbench))
+            wait = functools.partial(_wait, portal)
+            study = wait(_open_study(request, bench, store, manifest))
+            background = wait(study.place.subject.background())
+            session = cls(study, wait, run, stack.pop_all(), background, selected.profile.sandbox)
         if (shell := _shell()) is not None:
             session.follow(shell)
         # Python joins the threads of its pools before it runs `atexit` handlers: only this hook comes early

@@ -12,7 +12,8 @@ import actors.serving.cluster
 from actors.errors import UsageError
 from experiments.cli import main as cli
 from experiments.setup.config import Profile, load
-from experiments.setup.preflight import check, check_out, left_as_found, open_images
+from experiments.setup.preflight import check, open_images
+from experiments.setup.run_folder import check_output_folder, remove_if_created
 from tests.actors.vision.pictures import folder_of
 
 CONFIG = """
@@ -95,7 +96,7 @@ def refuse(folder, *made):
 
 def test_a_folder_with_nothing_but_the_lease_of_the_refused_command_goes_with_its_parents(tmp_path):
     folder = tmp_path / "runs" / "b6"
-    with pytest.raises(UsageError), left_as_found(folder):
+    with pytest.raises(UsageError), remove_if_created(folder):
         refuse(folder, "leases/0001/claim.json", "leases/0001/released.json")
     assert not (tmp_path / "runs").exists()
 
@@ -106,13 +107,13 @@ def test_a_folder_with_nothing_but_the_lease_of_the_refused_command_goes_with_it
 def test_a_folder_with_anything_else_stays(tmp_path, kept):
     """A lease that was not given back is that of a process which was first, by a moment, and works there."""
     folder = tmp_path / "runs" / "b6"
-    with pytest.raises(UsageError), left_as_found(folder):
+    with pytest.raises(UsageError), remove_if_created(folder):
         refuse(folder, kept)
     assert (folder / kept).exists()
 
 
 def test_a_folder_that_was_there_before_stays(tmp_path):
-    with pytest.raises(UsageError), left_as_found(tmp_path):
+    with pytest.raises(UsageError), remove_if_created(tmp_path):
         refuse(tmp_path)
     assert tmp_path.is_dir()
 
@@ -173,13 +174,13 @@ def test_a_folder_with_other_things_is_no_place_for_a_run(tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.tex").write_text("x")
     with pytest.raises(UsageError, match=r"holds other things \(chapter\.tex\)") as caught:
-        check_out("scenes:300:1", tmp_path / "thesis")
+        check_output_folder("scenes:300:1", tmp_path / "thesis")
     assert str(tmp_path / "thesis" / "run") in caught.value.fix
-    check_out("scenes:300:1", tmp_path / "thesis" / "run")
+    check_output_folder("scenes:300:1", tmp_path / "thesis" / "run")
     (tmp_path / "thesis" / "chapter.tex").rename(tmp_path / "thesis" / ".chapter")
-    check_out("scenes:300:1", tmp_path / "thesis")
+    check_output_folder("scenes:300:1", tmp_path / "thesis")
     (tmp_path / "thesis" / "manifest.json").write_text("{}")
-    check_out("scenes:300:1", tmp_path / "thesis")
+    check_output_folder("scenes:300:1", tmp_path / "thesis")
 
 
 @pytest.mark.parametrize(

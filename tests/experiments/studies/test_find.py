@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,23 +15,38 @@ from actors.errors import MaiaError, ReplicaLostError
 from actors.generation.base import MadeImage
 from actors.images import Image, Provenance
 from agents.critic.stimuli import lacks_something
-from experiments.studies.find import PLACES, Q, _images, places, rank, shorten, table, too_few
+from experiments.studies.find import (
+    FALSE_DISCOVERY_RATE,
+    PLACES,
+    SelectiveUnits,
+    UnitScore,
+    _make_group,
+    places,
+    rank,
+    shorten,
+    table,
+    too_few,
+)
+
+
+def names(n: int) -> list[str]:
+    return [f"net/l:{index}" for index in range(n)]
 
 
 def test_a_selective_unit_is_found_and_chance_is_not() -> None:
     rng = np.random.default_rng(0)
     positive, control = rng.normal(size=(200, 40)), rng.normal(size=(200, 31))
     positive[17] += 3
-    rows = rank(positive, control, control)
-    assert rows[0]["index"] == 17
-    assert rows[0]["auroc"] > 0.9
-    assert rows[0]["q"] < 0.01
-    assert sum(row["q"] < 0.05 for row in rows) <= 3
+    rows = rank(names(200), positive, control, control)
+    assert rows[0].index == 17
+    assert rows[0].auroc > 0.9
+    assert rows[0].q < 0.01
+    assert sum(row.q < 0.05 for row in rows) <= 3
 
 
 def test_units_without_any_response_are_no_better_than_chance() -> None:
-    rows = rank(np.zeros((3, 10)), np.zeros((3, 8)), np.zeros((3, 7)))
-    assert {row["auroc"] for row in rows} == {0.5}
+    rows = rank(names(3), np.zeros((3, 10)), np.zeros((3, 8)), np.zeros((3, 7)))
+    assert {row.auroc for row in rows} == {0.5}
 
 
 def test_a_unit_must_be_above_things_and_above_places() -> None:
@@ -41,23 +57,24 @@ def test_a_unit_must_be_above_things_and_above_places() -> None:
     places[8] += 3  # it answers to any bare place
     positive[9] += 3
     things[9] += 3  # and this one to anything that stands somewhere
-    rows = {row["index"]: row for row in rank(positive, things, places)}
-    assert rows[7]["q"] < 0.01 < 0.5 < min(rows[8]["q"], rows[9]["q"])
-    assert max(rows[8]["auroc"], rows[9]["auroc"]) < 0.75
-    assert rows[8]["mean_places"] > 2 > rows[8]["mean_things"]
+    rows = {row.index: row for row in rank(names(60), positive, things, places)}
+    assert rows[7].q < 0.01 < 0.5 < min(rows[8].q, rows[9].q)
+    assert max(rows[8].auroc, rows[9].auroc) < 0.75
+    assert rows[8].mean_places > 2 > rows[8].mean_things
 
 
 def test_a_unit_that_is_not_finite_costs_its_neighbours_nothing() -> None:
     rng = np.random.default_rng(1)
     tables = [rng.normal(size=(60, n)) for n in (40, 31, 36)]
     tables[0][7] += 3
-    expected = rank(*(np.delete(each, [3, 20], axis=0) for each in tables))
+    kept = np.delete(names(60), [3, 20]).tolist()
+    expected = rank(kept, *(np.delete(table, [3, 20], axis=0) for table in tables))
     tables[0][3], tables[2][20, 5] = np.nan, np.inf
-    rows = rank(*tables)
-    assert {row["index"] for row in rows} == set(range(60)) - {3, 20}
-    assert rows[0] == expected[0] | {"index": 7}
-    assert [row["q"] for row in rows] == [row["q"] for row in expected]
-    assert rank(*(np.full_like(each, np.nan) for each in tables)) == []
+    rows = rank(names(60), *tables)
+    assert {row.index for row in rows} == set(range(60)) - {3, 20}
+    assert rows[0] == replace(expected[0], index=7)
+    assert [row.q for row in rows] == [row.q for row in expected]
+    assert rank(names(60), *(np.full_like(table, np.nan) for table in tables)) == []
 
 
 @pytest.mark.parametrize(
@@ -126,15 +143,18 @@ async def test_what_broke_beneath_the_images_is_not_taken_for_images_that_cannot
 
     bench = SimpleNamespace(laboratory=SimpleNamespace(studio=Breaking()))
     with pytest.raises(type(fault)):
-        await _images(bench, ["a cake", "a dog", "a dog"], 0)
+        await _make_group(bench, "things", ["a cake", "a dog", "a dog"], 0)
 
 
 @pytest.mark.anyio
 async def test_images_that_do_not_show_what_was_asked_are_left_out_and_told() -> None:
     bench = SimpleNamespace(laboratory=SimpleNamespace(studio=Studio()))
-    good, lost, odd = await _images(bench, ["a cake", "a bird", "a ring", "a dog", "a dog"], 0)
-    assert [made.provenance.maker for made in good] == ["a bird", "a dog", "a dog"]
-    assert (lost, odd) == ({"not drawn: cake", "refused."}, {"chose hen for bird"})
+    group = await _make_group(bench, "things", ["a cake", "a bird", "a ring", "a dog", "a dog"], 0)
+    assert [made.provenance.maker for made in group.images] == ["a bird", "a dog", "a dog"]
+    assert (group.lost, group.notes) == ({"not drawn: cake", "refused."}, {"chose hen for bird"})
+    assert group.shortfall() == [
+        "2 of 5 images of things could not be made as asked, and were left out: not drawn: cake; refused"
+    ]
 
 
 @pytest.mark.parametrize("n_units", [1, 5, 40, 320, 5000])
@@ -146,36 +166,31 @@ def test_as_many_images_are_suggested_as_can_tell_one_unit_from_chance(n_units: 
         table[0] = np.linspace(2, 3, n_images)
         rng = np.random.default_rng(0)
         controls = [rng.random((n_units, n)) for n in (min(n_images, 31), n_images)]
-        return min(row["q"] for row in rank(table, *controls))
+        return min(row.q for row in rank(names(n_units), table, *controls))
 
     told = too_few(n_units, 8, 31)
     if not told:
-        assert least(8) < Q
+        assert least(8) < FALSE_DISCOVERY_RATE
         return
     enough = int(re.search(r"--images (\d+)", told)[1])
     assert not too_few(n_units, enough, 31)
-    assert least(enough) < Q <= least(enough - 1)
+    assert least(enough) < FALSE_DISCOVERY_RATE <= least(enough - 1)
+
+
+def selective(*units: UnitScore, concept: str = "dogs") -> SelectiveUnits:
+    return SelectiveUnits(concept, "net", "l", [8, 8, 8], 7, [], list(units))
 
 
 def test_the_table_says_which_units_may_be_chance() -> None:
-    row = {"auroc": 0.9, "mean_concept": 1.0, "mean_things": 0.5, "mean_places": 0.4}
-    units = [{"index": 3, "q": 0.001, **row}, {"index": 5, "q": 0.4, **row}]
-    found = {"concept": "[b]dogs", "layer": "l", "n_units": 7, "units": units}
-    assert "1 of the 2 are selective" in str(table(found).caption)
-    assert "all of these" in str(table(found | {"units": units[:1]}).caption)
-    assert "none of these is surely selective" in str(table(found | {"units": units[1:]}).caption)
+    sure = UnitScore("net/l:3", 3, 0.9, 0.001, 1.0, 0.5, 0.4)
+    unsure = replace(sure, index=5, q=0.4)
+    assert "1 of the 2 are selective" in str(table(selective(sure, unsure, concept="[b]dogs")).caption)
+    assert "all of these" in str(table(selective(sure)).caption)
+    assert "none of these is surely selective" in str(table(selective(unsure)).caption)
 
 
 def test_activations_of_thirty_digits_fit_a_column() -> None:
-    row = {
-        "index": 3,
-        "q": 0.001,
-        "auroc": 0.9,
-        "mean_concept": 7e29,
-        "mean_things": 0.5,
-        "mean_places": -1.25,
-    }
-    shown = table({"concept": "dogs", "layer": "l", "n_units": 7, "units": [row]})
+    shown = table(selective(UnitScore("net/l:3", 3, 0.9, 0.001, 7e29, 0.5, -1.25)))
     assert [next(iter(column.cells)) for column in shown.columns][3:] == ["7.00e+29", "0.50", "-1.25"]
 
 
