@@ -231,7 +231,7 @@ async def study(
             place.toolbox,
             task,
             place.journal,
-            api_page=api_page(),
+            api_page=api_page(laboratory.sandboxes.dialect),
             examiner=place.critic,
             settings=laboratory.settings,
             steering=steering,

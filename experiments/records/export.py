@@ -365,12 +365,18 @@ def _samples(
             yield _sample(run, item, record, model, images)
 
 
+def _api_page(manifest: dict[str, Any]) -> str:
+    """Return the API page that the agents of a run were shown; a damaged setting counts as the usual one."""
+    sandbox = (manifest.get("settings") or {}).get("sandbox") or {}
+    return api_page("paper" if sandbox.get("dialect") == "paper" else "maia2")
+
+
 def _sample(run: Run, item: WorkItem, record: dict[str, Any], model: str, images: bool) -> dict[str, Any]:
     journal = Journal(run.store, item.unit)
     messages: list[dict[str, Any]] = []
     # An item without a task was measured and never talked about.
     if item.task:
-        messages.append({"role": "system", "content": api_page()})
+        messages.append({"role": "system", "content": _api_page(run.manifest)})
         messages.append({"role": "user", "content": build_task(item).opening()})
     for each in journal.rounds():
         messages.append({"role": "assistant", "content": each["reply"]["text"], "source": "generate"})

@@ -105,8 +105,10 @@ def _studies(unit: RecordedUnit, sandboxes: SandboxServer) -> list[_Study]:
     task, settings, seed = build_task(unit.item), _interpreter_settings(unit), unit.item.seed
     numbers = [journal.repeat for journal in repeats_of(unit.store, unit.item.unit)]
     if not numbers:
-        return [_Study(0, task, seed, api_page(), settings, sandboxes)]
-    found = [_Study(n, task, seed_of(seed, n), api_page(), settings, sandboxes) for n in numbers]
+        return [_Study(0, task, seed, api_page(sandboxes.dialect), settings, sandboxes)]
+    found = [
+        _Study(n, task, seed_of(seed, n), api_page(sandboxes.dialect), settings, sandboxes) for n in numbers
+    ]
     key = pooling_key(Journal(unit.store, unit.item.unit))
     if (known := read_record(unit.store, key, PoolingRecord)) is not None:
         pooled = PooledTask(task, known["evidence"])

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from actors.chat.settings import BuiltinChat, ChatSettings
 from actors.cluster.settings import RaySettings
@@ -68,6 +68,15 @@ class Profile(Settings):
     sweep: SweepSettings = SweepSettings()
     ask_above_dollars: float = Field(10.0, ge=0)
     """Dollars that a sweep may be expected to cost before it asks first, or needs `--yes`."""
+
+    @model_validator(mode="after")
+    def _check_dialect(self) -> Profile:
+        if self.sandbox.dialect != "maia2" and isinstance(self.chat.interpreter, BuiltinChat):
+            raise ValueError(
+                "the built-in model writes programs in the dialect maia2 only: choose another model for"
+                " chat.interpreter, or leave sandbox.dialect out"
+            )
+        return self
 
     def given(
         self,

@@ -18,7 +18,6 @@ from agents.evidence.label_card import kind_of
 from agents.evidence.verdict import HOLDING, MEANINGS, finding_of, reason_of, verdict_of
 from experiments.report.figures import figures_of
 from tools.sandbox.child.image_handle import ImageHandle
-from tools.sandbox.child.paper_dialect import Exemplars
 
 SHOWN = 60
 """Images of one list that are shown; the rest is counted."""
@@ -48,11 +47,11 @@ class MeasuredImages(tuple[list[float], list[ImageHandle]]):
         )
 
 
-class ShownExemplars(Exemplars):
+class ShownExemplars(list[tuple[float, ImageHandle]]):
     """The data set's strongest images."""
 
     def _repr_html_(self) -> str:
-        return gallery((self[place][1], f"{self[place][0]:.2f}") for place in range(len(self)))
+        return gallery((image, f"{activation:.2f}") for activation, image in self)
 
 
 class Words(str):
@@ -137,8 +136,7 @@ def mixed(items: Iterable[Any]) -> str:
 def _flat(items: Iterable[Any]) -> Iterator[Any]:
     for item in items:
         if isinstance(item, list | tuple):
-            # Exemplars unpack in a way of their own where two names are given; a list's own way never does.
-            yield from _flat(list.__iter__(item) if isinstance(item, list) else item)
+            yield from _flat(item)
         elif isinstance(item, dict):
             for key, value in item.items():
                 yield f"{key}:"

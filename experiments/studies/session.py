@@ -47,7 +47,7 @@ from experiments.studies.unit_request import UnitRequest
 from tools.sandbox import ProgramOutcome, SandboxSettings
 from tools.sandbox.child.api import System as AgentSystem
 from tools.sandbox.child.api import Tools as AgentTools
-from tools.sandbox.child.paper_dialect import PaperSystem, PaperTools
+from tools.sandbox.child.dialects import DIALECTS, values_of
 from tools.sandbox.direct import DirectLink
 from tools.subject import ActivationStatistics
 
@@ -70,33 +70,28 @@ def _documented_as(function: Any) -> Callable[[Any], Any]:
     return functools.wraps(function)
 
 
-class System(PaperSystem):
+class System(AgentSystem):
     """The unit under study, as an agent has it; a notebook shows what it returns."""
 
     @_documented_as(AgentSystem.call_neuron)
     def call_neuron(self, *args: Any, **kwargs: Any) -> MeasuredImages:
         return MeasuredImages(super().call_neuron(*args, **kwargs))
 
-    neuron = call_neuron
 
-
-class Tools(PaperTools):
+class Tools(AgentTools):
     """An agent's instruments; a notebook shows what they return."""
 
     @_documented_as(AgentTools.dataset_exemplars)
     def dataset_exemplars(self, *args: Any, **kwargs: Any) -> ShownExemplars:
-        # By position: iterating is what tells an unpacking into two names from a loop.
-        exemplars = super().dataset_exemplars(*args, **kwargs)
-        return ShownExemplars([exemplars[place] for place in range(len(exemplars))])
+        return ShownExemplars(super().dataset_exemplars(*args, **kwargs))
 
     @_documented_as(AgentTools.text2image)
     def text2image(self, *args: Any, **kwargs: Any) -> Pictures:
         return Pictures(super().text2image(*args, **kwargs))
 
     @_documented_as(AgentTools.edit_images)
-    def edit_images(self, *args: Any, **kwargs: Any) -> Any:
-        edited = super().edit_images(*args, **kwargs)
-        return Pictures(edited) if isinstance(edited, list) else (Pictures(edited[0]), edited[1])
+    def edit_images(self, *args: Any, **kwargs: Any) -> Pictures:
+        return Pictures(super().edit_images(*args, **kwargs))
 
     @_documented_as(AgentTools.describe_images)
     def describe_images(self, *args: Any, **kwargs: Any) -> Words:
@@ -210,7 +205,9 @@ class Session:
         self._study, self._wait, self._closing = study, wait, closing
         self._background = background
         self._link = DirectLink(study.place.toolbox, limits, wait)
-        self.system, self.tools = System(self._link), Tools(self._link)
+        kinds = (System, Tools) if limits.dialect == "maia2" else DIALECTS[limits.dialect]
+        values = values_of(limits.dialect, self._link)
+        self.system, self.tools = kinds[0](values), kinds[1](values)
         self._hypotheses: tuple[str, ...] = ()
         self._source: list[str] = []
         self._output: _Tee | None = None

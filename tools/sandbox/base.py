@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 
 from actors.errors import MaiaError, UsageError
 from actors.images import Image
+from tools.sandbox.settings import Dialect
 
 Status = Literal["ok", "error", "timeout", "memory", "died", "protocol", "forbidden", "limit"]
 Tier = Literal["kernel+ns", "kernel", "monty", "weak", "none"]
@@ -112,6 +113,7 @@ class SandboxServer(Protocol):
     """Makes sandboxes on one machine."""
 
     tier: Tier
+    dialect: Dialect
 
     async def open(self, *, seed: int) -> Sandbox:
         """Return a new sandbox whose randomness depends on `seed` alone."""

@@ -210,7 +210,12 @@ class ForkServer:
                     "Raise the limit of open files (ulimit -n).",
                 ) from error
             os.set_blocking(read_end, False)
-            message = {"op": "spawn", "seed": seed, "memory_bytes": self._settings.memory_bytes}
+            message = {
+                "op": "spawn",
+                "seed": seed,
+                "dialect": self._settings.dialect,
+                "memory_bytes": self._settings.memory_bytes,
+            }
             answer, descriptors = await self._ask(message, [theirs.fileno(), write_end])
             if "failed" in answer or not descriptors:
                 raise SandboxError(

@@ -192,6 +192,7 @@ class KernelServer:
         self._fork_server = ForkServer(settings)
         self._sandboxes: list[KernelSandbox] = []
         self.tier = "weak"
+        self.dialect = settings.dialect
 
     @property
     def missing(self) -> tuple[str, ...]:

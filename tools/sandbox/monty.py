@@ -1,7 +1,7 @@
 """The `monty` executor: pydantic-monty, an interpreter for a subset of Python with no way out of itself.
 
 It is for systems that lack the kernel's walls, such as macOS and Windows. Programs see the same `system` and
-`tools`, in both dialects; images are opaque handles, whose pixels never reach a program. There are no numpy
+`tools`, in either dialect; images are opaque handles, whose pixels never reach a program. There are no numpy
 and no PIL, and a part of the language is missing (docs/sandbox.md has the list).
 
 Each sandbox is a process of ours beside the interpreter's own (`child/monty_runner.py`). It talks in the same
@@ -74,6 +74,7 @@ class MontySandbox(Session):
         configuration = {
             "executor": "monty",
             "seed": self._seed,
+            "dialect": self._settings.dialect,
             "memory_bytes": self._settings.memory_bytes,
             "backstop_s": 2 * self._settings.program_timeout_s + 1,
         }
@@ -146,6 +147,7 @@ class MontyServer:
 
     def __init__(self, settings: SandboxSettings) -> None:
         self._settings = settings
+        self.dialect = settings.dialect
         self._sandboxes: list[MontySandbox] = []
 
     async def start(self) -> None:

@@ -8,6 +8,8 @@ from pydantic import Field
 
 from actors.settings import Settings
 
+Dialect = Literal["maia2", "paper"]
+
 
 class SandboxSettings(Settings):
     """Where model-written programs run and how much they may use."""
@@ -15,6 +17,10 @@ class SandboxSettings(Settings):
     executor: Literal["auto", "cpython", "monty"] = "auto"
     """`cpython`: real Python behind kernel walls (Linux). `monty`: a portable interpreter for a subset of
     Python. `auto`: the first, and the second where a kernel wall is missing."""
+    dialect: Dialect = "maia2"
+    """The API that programs are written against, and that agents are shown. `maia2`: that of the MAIA
+    authors' later code, with exemplars as pairs and images as PIL images. `paper`: that of the paper's
+    appendix A, with exemplars as two lists and images as base64 text."""
     memory_bytes: int = Field(1 << 30, ge=1 << 26)
     """What one agent's programs may allocate beyond the bare interpreter."""
     program_timeout_s: float = Field(60.0, gt=0)

@@ -73,6 +73,8 @@ class Witness:
 
 
 class Sandboxes:
+    dialect = "maia2"
+
     tier = "fake"
 
     async def open(self, *, seed: int) -> FakeSandbox:

@@ -302,12 +302,15 @@ def test_a_close_that_cannot_record_the_last_cell_ends_the_models_all_the_same(o
     assert sys.stdout is before
 
 
-def test_both_dialects_find_their_exemplars(open_session):
-    study = open_session()
+def test_a_session_speaks_the_dialect_that_is_set(open_session):
+    pairs_study = open_session("later")
+    pairs = pairs_study.tools.dataset_exemplars(pairs_study.system)
+    assert len(pairs) == 15
+    pairs_study.close()
+    study = open_session("paper", limits=SandboxSettings(dialect="paper"))
     activations, images = study.tools.dataset_exemplars(study.system)
-    assert len(activations) == len(images) == 15
-    pairs = list(study.tools.dataset_exemplars(study.system))
-    assert pairs[0][0] == activations[0]
+    assert activations == [activation for activation, _ in pairs]
+    assert images[0].startswith("iVBOR")
 
 
 def test_what_is_shown_is_html_in_which_nothing_is_markup(open_session):

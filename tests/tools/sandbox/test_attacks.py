@@ -1399,7 +1399,7 @@ async def test_a_program_that_rewrites_its_own_api_harms_only_itself(
         """
 import gc, sys
 for thing in gc.get_objects():
-    if type(thing).__name__ in ("PaperSystem", "PaperTools", "HostLink", "Values", "Runner"):
+    if type(thing).__name__ in ("System", "Tools", "HostLink", "Values", "Runner"):
         type(thing).ask = type(thing)._call = lambda *a, **k: {"value": 1}
         try: thing.__dict__.clear()
         except Exception: pass

@@ -1,4 +1,4 @@
-"""The API page shows what programs find, and only the later dialect."""
+"""The API page shows what programs find in the dialect that is set."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import re
 
 import pytest
 
+from tests.tools.sandbox.conftest import LIMITS
 from tests.tools.sandbox.hosts import FakeHost
-from tools.sandbox import api_page
-from tools.sandbox.kernel import KernelSandbox
+from tools.sandbox import Sandbox, api_page
+from tools.sandbox.kernel import KernelSandbox, KernelServer
+from tools.sandbox.settings import Dialect
 
 
-def test_the_page_names_every_method_of_the_later_dialect_and_none_of_the_papers() -> None:
+def test_the_page_of_the_later_dialect_names_none_of_the_papers_methods() -> None:
     page = api_page()
     shown = set(re.findall(r"^(?:system|tools)\.(\w+)\(", page, re.MULTILINE))
     assert shown == {
@@ -28,11 +30,39 @@ def test_the_page_names_every_method_of_the_later_dialect_and_none_of_the_papers
     assert "ImageHandle" not in page
 
 
+def test_the_page_of_the_papers_dialect_shows_images_as_text() -> None:
+    page = api_page("paper")
+    assert "system.neuron(image_list: list[str]) -> tuple[list[float], list[str]]" in page
+    assert "run_experiment(system, tools)" in page
+    assert "call_neuron" not in page
+    assert "Image]" not in page
+
+
 @pytest.mark.anyio
 async def test_the_examples_of_the_page_run(sandbox: KernelSandbox, host: FakeHost) -> None:
-    examples = re.findall(r"Example:\n((?: {8}.*\n?|\n)+)", api_page())
-    assert len(examples) == 8
-    ready = "prompts = ['a', 'b']\nimages = tools.text2image(prompts)\nactivations, masked = system.call_neuron(images)\n"
+    ready = """
+prompts = ["a", "b"]
+images = tools.text2image(prompts)
+activations, masked = system.call_neuron(images)
+"""
+    await run_examples(sandbox, host, "maia2", ready)
+
+
+@pytest.mark.anyio
+async def test_the_examples_of_the_papers_page_run(host: FakeHost) -> None:
+    ready = """
+prompt_list = ["a", "b"]
+images = tools.text2image(prompt_list)
+activation_list, activation_map_list = masked = system.neuron(images)
+"""
+    async with KernelServer(LIMITS.model_copy(update={"dialect": "paper"})) as server:
+        await server.start()
+        await run_examples(await server.open(seed=7), host, "paper", ready)
+
+
+async def run_examples(sandbox: Sandbox, host: FakeHost, dialect: Dialect, ready: str) -> None:
+    examples = re.findall(r"Example:\n((?: {8}.*\n?|\n)+)", api_page(dialect))
+    assert len(examples) == {"maia2": 8, "paper": 9}[dialect]
     for example in examples:
         outcome = await sandbox.run(ready + "\n".join(line[8:] for line in example.splitlines()), host)
         assert outcome.status == "ok", (example, outcome)

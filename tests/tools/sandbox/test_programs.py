@@ -1,4 +1,4 @@
-"""Programs that a model writes, in the paper's form and in the later one, run unchanged."""
+"""Programs that a model writes run unchanged in the dialect that is set."""
 
 from __future__ import annotations
 
@@ -27,8 +27,29 @@ async def good(sandbox: Sandbox, host: FakeHost, program: str) -> ProgramOutcome
 @pytest.fixture(scope="module")
 async def monty_server() -> AsyncIterator[MontyServer]:
     async with MontyServer(LIMITS) as server:
-        await server.start()
         yield server
+
+
+PAPER = LIMITS.model_copy(update={"dialect": "paper"})
+
+
+@pytest.fixture(scope="module", params=["cpython", "monty"])
+async def paper_server(request: pytest.FixtureRequest) -> AsyncIterator[SandboxServer]:
+    """A server of each executor in turn, whose programs speak the paper's dialect."""
+    if request.param == "monty":
+        async with MontyServer(PAPER) as monty:
+            yield monty
+    else:
+        async with KernelServer(PAPER) as kernel:
+            await kernel.start()
+            yield kernel
+
+
+@pytest.fixture
+async def paper(paper_server: SandboxServer) -> AsyncIterator[Sandbox]:
+    sandbox = await paper_server.open(seed=5)
+    yield sandbox
+    await sandbox.close()
 
 
 @pytest.fixture(params=["cpython", "monty"])
@@ -43,10 +64,10 @@ async def either(
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-async def test_the_papers_examples_run_unchanged(either: Sandbox, host: FakeHost, name: str) -> None:
+async def test_the_papers_examples_run_unchanged(paper: Sandbox, host: FakeHost, name: str) -> None:
     # The paper's API page begins with such an import, so its programs do without.
     program = "from typing import List, Tuple\n" + EXAMPLES[name]
-    outcome = await good(either, host, program)
+    outcome = await good(paper, host, program)
     logged = "log" in host.methods
     assert logged == (name.startswith("LOG"))
     if not logged:
@@ -65,40 +86,23 @@ async def test_the_papers_examples_run_unchanged(either: Sandbox, host: FakeHost
         assert titles[:2] == ["a dog standing on the grass", "make the dog sit"]
 
 
-async def test_exemplars_unpack_in_both_forms(sandbox: KernelSandbox, host: FakeHost) -> None:
-    await good(
-        sandbox,
-        host,
-        """
-from PIL import Image
+async def test_exemplars_are_two_lists_in_the_papers_dialect(paper: Sandbox, host: FakeHost) -> None:
+    program = """
 activations, images = tools.dataset_exemplars(system)
 assert activations == [9.0, 8.0, 7.0, 6.0, 5.0] and len(images) == 5
-(a, i) = tools.dataset_exemplars(system)
-assert a == activations
+assert len(tools.dataset_exemplars(system)) == 2
+"""
+    await good(paper, host, program)
+
+
+async def test_exemplars_are_pairs_in_the_later_dialect(either: Sandbox, host: FakeHost) -> None:
+    program = """
 pairs = tools.dataset_exemplars(system)
-assert len(pairs) == 5 and pairs[0][0] == 9.0 and isinstance(pairs[-1][1], Image.Image)
-assert [x for x, _ in pairs] == activations
-for rank, (activation, image) in enumerate(pairs): assert activation == 9.0 - rank
-a, i = zip(*pairs)
-assert list(a) == activations and len(i) == 5
-a, i = pairs
-assert a == activations
-assert sorted(pairs, key=lambda p: p[0])[0][0] == 5.0
-assert [p[0] for p in pairs[:2]] == [9.0, 8.0]
-first, second, *rest = pairs
-assert first[0] == 9.0 and len(rest) == 3
-assert max(pairs, key=lambda p: p[0])[0] == 9.0
-assert dict((a, i) for a, i in tools.dataset_exemplars(system)).keys() == set(activations)
-def helper():
-    activations, images = tools.dataset_exemplars(system)
-    return len(activations)
-assert helper() == 5
-assert list(map(lambda p: p[0], pairs)) == activations
-assert list(pairs)[1][0] == 8.0
-copied = [*pairs]
-assert copied[0][0] == 9.0
-""",
-    )
+assert type(pairs) is list and [x for x, _ in pairs] == [9.0, 8.0, 7.0, 6.0, 5.0]
+activations, images = zip(*pairs)
+assert activations[0] == 9.0 and len(images) == 5
+"""
+    await good(either, host, program)
 
 
 async def test_exemplars_of_every_kind_come_with_the_reason_for_each(either: Sandbox, host: FakeHost) -> None:
@@ -123,12 +127,6 @@ async def test_a_kind_of_exemplars_that_there_is_not_is_refused_in_words(
     assert "k must be a whole number from 1 to 15" in outcome.error, (
         "more would begin a pass over the data set"
     )
-
-
-async def test_two_exemplars_still_come_as_pairs(sandbox: KernelSandbox) -> None:
-    host = FakeHost()
-    host.exemplar_count = 2
-    await good(sandbox, host, "for a, i in tools.dataset_exemplars(system): assert isinstance(a, float)")
 
 
 async def test_a_program_in_the_later_style(sandbox: KernelSandbox, host: FakeHost) -> None:
@@ -207,47 +205,71 @@ total = sum(t.activation for t in study.trials)
     ).output.endswith("9 a red ball\n")
 
 
-async def test_an_image_is_a_base64_string_too(sandbox: KernelSandbox, host: FakeHost) -> None:
-    await good(
-        sandbox,
-        host,
-        """
-import base64, io, copy, pickle
+async def test_an_image_is_a_pil_image(sandbox: KernelSandbox, host: FakeHost) -> None:
+    program = """
+import copy, io, pickle
 import numpy as np
-from PIL import Image, ImageDraw, ImageOps, ImageStat, ImageChops
+from PIL import Image, ImageChops, ImageOps, ImageStat
 image, other = tools.text2image(["one", "two"])
-assert isinstance(image, str) and isinstance(image, Image.Image)
-text = str(image)
-assert text.startswith("iVBOR") and image.startswith("iVBOR") and len(image) == len(text) and image[:9] == text[:9]
-assert f"<img src='data:image/png;base64,{image}'>" == "<img src='data:image/png;base64," + image + "'>"
-assert "{}".format(image) == "%s" % image == text
-assert base64.b64decode(image) == base64.b64decode(text) == base64.b64decode(image.encode())
-back = Image.open(io.BytesIO(base64.b64decode(image)))
-assert (np.asarray(back) == np.asarray(image)).all()
-assert text in image and image != other and image == image and len({image, other, image}) == 2
-assert bool(image) and repr(image) == "<image 32x24>"
-assert np.array([image, other]).shape == (2, 24, 32, 3)
+assert isinstance(image, Image.Image) and not isinstance(image, str)
+assert repr(image) == str(image) == f"{image}" == "<image 32x24>"
+assert image == image and image != other and len({image, other, image}) == 2
 assert image.size == (32, 24) and image.width == 32 and image.mode == "RGB" and image.format == "PNG"
-assert image.getpixel((3, 4)) == back.getpixel((3, 4))
-assert len(image.split()) == 3 and image.split("V")[0] == "i"
+assert np.array([image, other]).shape == (2, 24, 32, 3)
+assert len(image.split()) == 3 and image.getpixel((3, 4)) == tuple(np.asarray(image)[4, 3])
 assert ImageStat.Stat(image).mean and ImageOps.mirror(image).size == (32, 24)
-assert ImageChops.difference(image, other).getbbox()
-buffer = io.BytesIO(); image.save(buffer, "JPEG")
-assert image.histogram() and image.tobytes() == back.tobytes()
+assert ImageChops.difference(image, other).getbbox() and image.histogram()
 page = Image.new("RGB", (64, 24)); page.paste(image, (0, 0)); page.paste(other, (32, 0))
 assert page.crop((0, 0, 32, 24)).tobytes() == image.tobytes()
 assert Image.blend(image, other, 0.5).size == (32, 24)
-assert copy.copy(image) == image and copy.deepcopy([image])[0].size == image.size
-assert np.asarray(Image.fromarray(np.asarray(image) // 2)).shape == (24, 32, 3)
-# As text, it can be given back to every tool.
-a = system.neuron([image])[0][0]
-assert [a] * 4 == system.neuron([text, "data:image/png;base64," + text, back, np.asarray(image)])[0]
-""",
-    )
-    ids = [
-        {image.id for image in arguments["images"]} for method, arguments in host.asked if method == "measure"
-    ]
-    assert ids[0] == ids[1] == {picture("one 0").id}
+copies = [copy.copy(image), copy.deepcopy([image])[0], pickle.loads(pickle.dumps(image)), image.copy()]
+assert all(each.tobytes() == image.tobytes() for each in copies)
+buffer = io.BytesIO(); image.save(buffer, "PNG")
+back = Image.open(io.BytesIO(buffer.getvalue()))
+measured = system.call_neuron([image, back, np.asarray(image), *copies])[0]
+assert len(set(measured)) == 1
+"""
+    await good(sandbox, host, program)
+    ((_, arguments),) = [asked for asked in host.asked if asked[0] == "measure"]
+    assert {image.id for image in arguments["images"]} == {picture("one 0").id}
+
+
+async def test_an_image_is_base64_text_in_the_papers_dialect(host: FakeHost) -> None:
+    program = """
+import base64, io
+import numpy as np
+from PIL import Image
+image, other = tools.text2image(["one", "two"])
+assert type(image) is str and image.startswith("iVBOR") and image != other
+back = Image.open(io.BytesIO(base64.b64decode(image)))
+assert back.size == (32, 24)
+measured = system.neuron([image, "data:image/png;base64," + image, back, np.asarray(back)])[0]
+assert len(set(measured)) == 1 and system.neuron(image)[0] == measured[:1]
+assert len(tools.edit_images([image], ["make it blue"])) == 1
+tools.display("a", image)
+def run_experiment(system, tools):
+    return image
+"""
+    async with KernelServer(PAPER) as server:
+        await server.start()
+        outcome = await good(await server.open(seed=5), host, program)
+    (_, arguments), _ = [asked for asked in host.asked if asked[0] == "measure"]
+    assert {image.id for image in arguments["images"]} == {picture("one 0").id}
+    assert outcome.value == picture("one 0")
+    assert host.displayed == ["a", picture("one 0")]
+
+
+async def test_an_image_that_comes_back_unchanged_is_not_sent(sandbox: KernelSandbox, host: FakeHost) -> None:
+    """Pixels of what a program only looked at stay where they are."""
+    program = """
+import numpy as np
+image = tools.text2image(["one"])[0]
+np.asarray(image).sum(); image.load(); image.crop((0, 0, 4, 4))
+assert image.id
+image.putpixel((0, 0), (1, 2, 3))
+assert image.id is None
+"""
+    await good(sandbox, host, program)
 
 
 @pytest.mark.parametrize(
@@ -281,14 +303,6 @@ system.call_neuron([image, before])
     assert changed != before
 
 
-async def test_reading_an_image_does_not_send_it_again(sandbox: KernelSandbox, host: FakeHost) -> None:
-    await good(
-        sandbox,
-        host,
-        "import numpy as np\nimage = tools.text2image(['one'])[0]\nx = np.asarray(image).sum()\nassert image.id",
-    )
-
-
 async def test_the_entry_point_is_called_once(either: Sandbox, host: FakeHost) -> None:
     body = "def run_experiment(system, tools):\n  tools.display('x')\n  return 7\n"
     assert (await good(either, host, body)).value == 7
@@ -305,11 +319,11 @@ async def test_the_entry_point_is_called_once(either: Sandbox, host: FakeHost) -
     ("program", "value"),
     [
         ("def run_experiment():\n  return 1", 1),
-        ("def run_experiment(system):\n  return type(system).__name__", "PaperSystem"),
-        ("def run_experiment(tools):\n  return type(tools).__name__", "PaperTools"),
+        ("def run_experiment(system):\n  return type(system).__name__", "System"),
+        ("def run_experiment(tools):\n  return type(tools).__name__", "Tools"),
         ("def run_experiment(system, tools, n=3):\n  return n", 3),
         ("def run_experiment(*args):\n  return len(args)", 2),
-        ("def run_experiment(tools, system):\n  return type(tools).__name__", "PaperTools"),
+        ("def run_experiment(tools, system):\n  return type(tools).__name__", "Tools"),
         ("if True:\n  def run_experiment(system, tools):\n    return 2", 2),
         ("def main():\n  run_experiment(system, tools)\ndef run_experiment(s, t):\n  return 4\nmain()", 4),
         (
@@ -341,11 +355,8 @@ async def test_values_come_back_with_their_images(either: Sandbox, host: FakeHos
 
 
 async def test_results_of_earlier_programs_are_there(either: Sandbox, host: FakeHost) -> None:
-    await good(
-        either,
-        host,
-        "a, i = tools.dataset_exemplars(system)\ntools.save_experiment_log(a, i, [f't{n}' for n in range(5)], ['x', 'y'])",
-    )
+    logging = "tools.save_experiment_log(a, i, [f't{n}' for n in range(5)], ['x', 'y'])"
+    await good(either, host, f"a, i = zip(*tools.dataset_exemplars(system))\n{logging}")
     outcome = await good(
         either,
         host,

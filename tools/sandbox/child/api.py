@@ -1,36 +1,47 @@
-"""`system` and `tools` as a program sees them.
+"""`system` and `tools` as a program sees them, in the dialect `maia2`; `paper_api` has the other one.
 
 The docstrings of the public methods are the API page that the model reads, so they speak to it.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 from .image_handle import ImageHandle
-from .link import HostLink, ToolError
+from .link import ToolError
 from .values import Values, as_list, is_picture, looks_like_base64_image, text_of
 from .wire import MAX_LIST
 
 MAX_IMAGES_A_CALL = 256
+_HIDDEN = "hidden"
+
+
+def also_called(**names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Accept other keyword names: old name = name in the signature."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def renamed(*args: Any, **kwargs: Any) -> Any:
+            return function(*args, **{names.get(key, key): value for key, value in kwargs.items()})
+
+        return renamed
+
+    return decorate
 
 
 class Remote:
-    """What `System` and `Tools` share: calls to the host."""
+    """What `System` and `Tools` share: calls to the host. `notify` shows the program a note."""
 
-    def __init__(self, link: HostLink) -> None:
-        self._link = link
-        self._values = Values(link)
-        self._tell: Callable[[str], None] = print
+    def __init__(self, values: Values, notify: Callable[[str], None] = print) -> None:
+        self._values, self._notify = values, notify
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__.removeprefix('Paper').lower()}>"
 
     def _call(self, method: str, **arguments: Any) -> Any:
-        return self._values.decode(
-            self._link.ask({"op": "call", "method": method, "arguments": arguments})["value"]
-        )
+        return self._values.decode(self._values.call(method, **arguments))
 
     def _texts(self, value: Any, what: str) -> list[str]:
         texts = as_list(value, what)
@@ -44,10 +55,6 @@ class Remote:
             return [f"image {index + 1}" for index in range(count)]
         return [text_of(title) for title in as_list(titles, "titles")]
 
-    def _exemplars(self) -> tuple[list[float], list[ImageHandle]]:
-        answer = self._call("exemplars")
-        return answer["activations"], answer["images"]
-
 
 class System(Remote):
     """The unit under study: one scalar inside a vision network that you can show images to.
@@ -55,6 +62,9 @@ class System(Remote):
     Which network, layer and unit it is stays hidden, so that the evidence comes from experiments alone.
     """
 
+    neuron_num = layer = model_name = device = _HIDDEN
+
+    @also_called(image_list="images")
     def call_neuron(self, images: list[ImageHandle]) -> tuple[list[float], list[ImageHandle]]:
         """Show images to the unit and measure how strongly each one drives it.
 
@@ -87,7 +97,7 @@ class System(Remote):
         `which` says how they are chosen.
         "top": the strongest. "modes": these in groups of alike images; have a hypothesis for each group.
         "near": images like the strongest that do not drive the unit; what do they lack? "quantiles": from
-        the strongest to silent ones. "least": the lowest. How alike images are is told by the network's
+        the strongest to silent ones. "least": the lowest. How alike images are is judged by the network's
         own last features, so that two may be alike in what the unit sees and in nothing else.
 
         Example:
@@ -97,11 +107,20 @@ class System(Remote):
         answer = self._call("exemplars_by", which=which, k=k)
         return list(zip(answer["activations"], answer["images"], answer["notes"], strict=True))
 
+    @property
+    def model(self) -> Any:
+        raise ToolError(
+            "the network itself is out of reach; show images to it with system.call_neuron(images)"
+        )
+
+    def load_model(self, model_name: str = "") -> Any:
+        return self.model
+
 
 class Tools(Remote):
     """Instruments for experiments on the unit."""
 
-    def dataset_exemplars(self, system: System) -> list[tuple[float, ImageHandle]]:
+    def dataset_exemplars(self, system: System | None = None) -> list[tuple[float, ImageHandle]]:
         """Return the images of a large photo collection that drive the unit most, strongest first.
 
         Each item is a pair (activation, masked image). They show what the unit answers to in real
@@ -111,8 +130,10 @@ class Tools(Remote):
             for activation, image in tools.dataset_exemplars(system):
                 tools.display(activation, image)
         """
-        return list(zip(*self._exemplars(), strict=True))
+        answer = self._call("exemplars")
+        return list(zip(answer["activations"], answer["images"], strict=True))
 
+    @also_called(prompt_list="prompts")
     def text2image(self, prompts: list[str], n: int = 1) -> list[ImageHandle]:
         """Make `n` images for each text prompt, in the order of the prompts.
 
@@ -126,6 +147,7 @@ class Tools(Remote):
         """
         return self._with_notes(self._call("text2image", prompts=self._texts(prompts, "prompts"), n=n))
 
+    @also_called(base_images="images", image_list="images", editing_prompts="instructions")
     def edit_images(self, images: list[ImageHandle], instructions: list[str]) -> list[ImageHandle]:
         """Change images by instruction, one instruction an image; return the edited images.
 
@@ -144,6 +166,7 @@ class Tools(Remote):
         references, texts = paired(references, texts, "images", "instructions")
         return self._with_notes(self._call("edit", images=references, instructions=texts))
 
+    @also_called(image_list="images", image_title="titles", image_titles="titles")
     def describe_images(self, images: list[ImageHandle], titles: list[str] | None = None) -> str:
         """Have each image described by an observer who knows nothing of your hypotheses.
 
@@ -158,6 +181,7 @@ class Tools(Remote):
         text: str = self._call("describe", images=references, titles=self._titles(titles, len(references)))
         return text
 
+    @also_called(image_list="images")
     def summarize_images(self, images: list[ImageHandle]) -> str:
         """Have an observer who knows nothing of your hypotheses say what the images have in common.
 
@@ -184,6 +208,48 @@ class Tools(Remote):
         if shown:
             self._call("display", items=shown)
 
+    def log_experiment(
+        self, activation_list: Any, image_list: Any, image_titles: Any, image_textual_information: Any = ""
+    ) -> None:
+        """Put the results of an experiment into the log that is shown after the program."""
+        images = self._values.images(image_list)
+        activations = [_number(item) for item in _numbers(activation_list)]
+        titles = self._titles(image_titles, len(images))
+        for what, count in (("image_list", len(images)), ("image_titles", len(titles))):
+            if count != len(activations):
+                raise ToolError(
+                    f"{what} has {count} items and activation_list {len(activations)}: they go together"
+                )
+        texts = image_textual_information
+        if isinstance(texts, (list, tuple)):
+            texts = [text_of(text) for text in texts]
+        else:
+            texts = "" if texts is None else text_of(texts)
+        self._call("log", activations=activations, images=images, titles=titles, texts=texts)
+
+    save_experiment_log = log_experiment
+
+    @property
+    def experiment_log(self) -> list[Any]:
+        """The entries logged so far."""
+        entries: list[Any] = self._state("experiment_log")
+        return entries
+
+    @property
+    def results_list(self) -> list[dict[str, Any]]:
+        """The results logged so far: {title: {"activation": ..., "image": ...}}."""
+        results: list[dict[str, Any]] = self._state("results_list")
+        return results
+
+    @property
+    def activation_threshold(self) -> float | None:
+        """The mean activation of the dataset exemplars, once they have been asked for."""
+        threshold: float | None = self._state("activation_threshold")
+        return threshold
+
+    def _state(self, name: str) -> Any:
+        return self._values.decode(self._values.call("state")[name])
+
     def _flatten(self, items: Any, shown: list[Any], depth: int) -> None:
         for item in items:
             if len(shown) >= MAX_LIST:
@@ -201,7 +267,7 @@ class Tools(Remote):
 
     def _with_notes(self, answer: dict[str, Any]) -> list[ImageHandle]:
         for note in answer.get("notes", []):
-            self._tell(f"note: {note}")
+            self._notify(f"note: {note}")
         images: list[ImageHandle] = answer["images"]
         return images
 
@@ -230,3 +296,14 @@ def paired(first: list[Any], second: list[str], what: str, other: str) -> tuple[
     if len(first) != len(second):
         raise ToolError(f"{what} and {other} must have the same length, got {len(first)} and {len(second)}")
     return first, second
+
+
+def _numbers(value: Any) -> list[Any]:
+    return list(value) if hasattr(value, "__iter__") else [value]
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ToolError(f"activation_list must hold numbers, got {type(value).__name__}") from None

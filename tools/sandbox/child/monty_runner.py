@@ -9,6 +9,7 @@ host ends at the program's deadline. It is started by `__main__` with frames on 
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import re
 import select
@@ -21,29 +22,13 @@ from uuid import UUID, uuid4
 
 import pydantic_monty as monty
 
+from .dialects import DIALECTS
 from .image_handle import ImageHandle
 from .link import HostLink, ToolError
-from .paper_dialect import PaperSystem, PaperTools
 from .values import Values, text_of
 from .wire import ENTRY_POINTS, MAX_TEXT
 
 _MAX_ERROR = 8_000
-_SYSTEM = frozenset({"call_neuron", "exemplars", "neuron", "load_model"})
-_TOOLS = frozenset(
-    {
-        "dataset_exemplars",
-        "text2image",
-        "edit_images",
-        "describe_images",
-        "summarize_images",
-        "display",
-        "log_experiment",
-        "save_experiment_log",
-    }
-)
-_SYSTEM_ATTRIBUTES = frozenset({"neuron_num", "layer", "model_name", "device"})
-_TOOLS_ATTRIBUTES = frozenset({"experiment_log", "results_list", "activation_threshold"})
-_TWO_TARGETS = re.compile(rb"(?:^|\n)[ \t]*\(?[ \t]*\w+[ \t]*,[ \t]*\w+[ \t]*\)?[ \t]*=[ \t]*$")
 _ENTRY = re.compile(rf"^def[ \t]+({'|'.join(ENTRY_POINTS)})[ \t]*\(([^)]*)\)", re.MULTILINE)
 
 
@@ -54,7 +39,7 @@ class PipeLink(HostLink):
         super().__init__(0)
         self._in, self._out = sys.stdin.buffer, sys.stdout.buffer
 
-    def tell(self, text: str) -> None:
+    def print(self, text: str) -> None:
         """Print, as the program would."""
         for start in range(0, len(text), MAX_TEXT):
             self.notify({"op": "print", "text": text_of(text[start : start + MAX_TEXT])})
@@ -82,19 +67,14 @@ class _Handles(Values):
 class MontyRunner:
     """One agent's session of the interpreter; see `Runner`."""
 
-    def __init__(self, link: PipeLink, session: Any) -> None:
+    def __init__(self, link: PipeLink, session: Any, dialect: str) -> None:
         self._link, self._session = link, session
         self._values = _Handles(link)
-        self._sources: list[bytes] = []
         self._receivers: dict[UUID, tuple[Any, frozenset[str]]] = {}
         self._inputs: dict[str, Any] = {}
-        for name, kind, methods, attributes in (
-            ("system", PaperSystem, _SYSTEM, _SYSTEM_ATTRIBUTES),
-            ("tools", PaperTools, _TOOLS, _TOOLS_ATTRIBUTES),
-        ):
-            receiver = kind(link)
-            receiver._values = self._values
-            receiver._tell = lambda text: link.tell(f"{text}\n")
+        for name, kind in zip(("system", "tools"), DIALECTS[dialect], strict=True):
+            receiver = kind(self._values, lambda text: link.print(f"{text}\n"))
+            methods, attributes = _public_names(kind)
             identity = uuid4()
             self._receivers[identity] = (receiver, methods | attributes)
             self._inputs[name] = monty.ClassInstance(
@@ -134,9 +114,8 @@ class MontyRunner:
             }
 
     def _feed(self, source: str) -> Any:
-        self._sources.append(source.encode("utf-8", "replace"))
         snapshot = self._session.feed_start(
-            source, inputs=self._inputs, print_callback=lambda stream, text: self._link.tell(text)
+            source, inputs=self._inputs, print_callback=lambda stream, text: self._link.print(text)
         )
         while not isinstance(snapshot, monty.MontyComplete):
             snapshot = self._resume(snapshot)
@@ -164,20 +143,7 @@ class MontyRunner:
         if name not in names:
             return snapshot.resume_auto()
         args, kwargs = snapshot.args, snapshot.kwargs
-        unpacked = name == "dataset_exemplars" and self._unpacks_into_two(snapshot.position)
-
-        def call() -> Any:
-            result = getattr(receiver, name)(*args, **kwargs)
-            return tuple(map(list, zip(*list(result), strict=True))) if unpacked else result
-
-        return snapshot.resume(self._answer(call))
-
-    def _unpacks_into_two(self, position: Any) -> bool:
-        """Return whether a call stands behind `a, b = `, as in the paper's programs."""
-        number = re.search(r"\d+", position.filename)
-        if number is None or int(number[0]) >= len(self._sources):
-            return False
-        return _TWO_TARGETS.search(self._sources[int(number[0])][: position.start][-200:]) is not None
+        return snapshot.resume(self._answer(lambda: getattr(receiver, name)(*args, **kwargs)))
 
     def _answer(self, call: Callable[[], Any]) -> dict[str, Any]:
         """Return the result of a call into `system` or `tools`, in the form in which Monty takes it."""
@@ -190,6 +156,13 @@ class MontyRunner:
                 else "RuntimeError"
             )
             return {"exc_type": name, "message": str(error)[:_MAX_ERROR]}
+
+
+def _public_names(kind: type) -> tuple[frozenset[str], frozenset[str]]:
+    """Return the methods of a class of the API that programs may call, and its other attributes."""
+    names = frozenset(name for name in dir(kind) if not name.startswith("_"))
+    methods = frozenset(name for name in names if inspect.isfunction(getattr(kind, name)))
+    return methods, names - methods
 
 
 def serve(configuration: dict[str, Any]) -> None:
@@ -216,7 +189,7 @@ def serve(configuration: dict[str, Any]) -> None:
             link.finish({"op": "failed", "error": str(error)})
             return
         link.finish({"op": "ready"})
-        MontyRunner(link, session).serve()
+        MontyRunner(link, session, configuration["dialect"]).serve()
 
 
 def _follow_the_host() -> None:

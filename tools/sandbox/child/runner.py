@@ -19,13 +19,14 @@ from typing import Any
 
 import numpy as np
 
-from .image_handle import PROGRAM_FILE, ImageHandle, accept_handles_as_base64
+from .dialects import DIALECTS, values_of
 from .link import HostLink, ToolError
-from .paper_dialect import PaperSystem, PaperTools
-from .values import Values, text_of
+from .values import text_of
 from .wire import ENTRY_POINTS
 
 MAX_ERROR = 8_000
+PROGRAM_FILE = "<program"
+"""How the file names of programs begin, in tracebacks."""
 OUTPUT_COPY = 4
 """Where a copy of the output pipe is kept, so that a program that closes its own cannot lose the next one's.
 """
@@ -56,10 +57,10 @@ class Advice(importlib.abc.MetaPathFinder):
 class Runner:
     """One agent's interpreter: variables persist from program to program."""
 
-    def __init__(self, link: HostLink, seed: int) -> None:
+    def __init__(self, link: HostLink, seed: int, dialect: str) -> None:
         self._link = link
-        self._values = Values(link)
-        self._system, self._tools = PaperSystem(link), PaperTools(link)
+        self._values = values_of(dialect, link)
+        self._system, self._tools = (kind(self._values) for kind in DIALECTS[dialect])
         self._called: dict[str, Any] = {}
         self._ballast: mmap.mmap | None = None
         self._defined: dict[str, Callable[..., Any]] = {}
@@ -69,8 +70,6 @@ class Runner:
         )
         for name in ("exit", "quit"):  # elsewhere made by `site`, which is not loaded here
             setattr(builtins, name, sys.exit)
-        accept_handles_as_base64()
-        _print_handles_briefly()
         _fix_randomness(seed)
         sys.meta_path.insert(0, Advice(first=True))
         sys.meta_path.append(Advice(first=False))
@@ -114,7 +113,7 @@ class Runner:
             return {"status": "ok", "value": None, "error": ""}
         except BaseException as error:
             self._ballast = None
-            return {"status": _status(error), "value": None, "error": self._tell(error)}
+            return {"status": _status(error), "value": None, "error": self._message_of(error)}
         finally:
             self._names.pop(_WATCH, None)
 
@@ -130,7 +129,7 @@ class Runner:
         self._defined[function.__name__] = entry
         return entry
 
-    def _tell(self, error: BaseException) -> str:
+    def _message_of(self, error: BaseException) -> str:
         """Return the error in the program's own lines, without the paths of this machine."""
         message = "".join(traceback.format_exception_only(type(error), error)).strip()
         if isinstance(error, SyntaxError):
@@ -202,22 +201,11 @@ def _restore_output() -> None:
 
 
 def _ballast() -> mmap.mmap | None:
-    """Return address space that a program cannot use, to be freed for telling that it used up the rest."""
+    """Return address space that a program cannot use, to be freed for reporting that it used up the rest."""
     try:
         return mmap.mmap(-1, BALLAST_BYTES)
     except (OSError, MemoryError):
         return None
-
-
-def _print_handles_briefly() -> None:
-    """`print(image)` would fill the output with base64; `print(str(image))` still does."""
-    original = builtins.print
-
-    @functools.wraps(original)
-    def brief(*items: Any, **options: Any) -> None:
-        original(*(repr(item) if type(item) is ImageHandle else item for item in items), **options)
-
-    builtins.print = brief
 
 
 def _fix_randomness(seed: int) -> None:

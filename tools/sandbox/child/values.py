@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import io
 import itertools
 import math
@@ -21,22 +22,33 @@ _MIN_BASE64_IMAGE = 60
 
 
 class Values:
-    """Turns images into content ids and back, over one link."""
+    """Turns images into content ids and back, over one link. Programs hold images as PIL images."""
 
     def __init__(self, link: HostLink) -> None:
         self._link = link
 
+    def call(self, method: str, **arguments: Any) -> Any:
+        """Return what the host answers to a call, as it crosses.
+
+        Raises:
+            ToolError: If it could not be answered.
+        """
+        return self._link.ask({"op": "call", "method": method, "arguments": arguments})["value"]
+
     # From the host.
 
     def decode(self, value: Any) -> Any:
-        """Return `value` with every image as a handle."""
+        """Return `value` with every image as programs hold it."""
         if isinstance(value, list):
             return [self.decode(item) for item in value]
         if isinstance(value, dict):
             if IMAGE in value:
-                return ImageHandle(*value[IMAGE], self._fetch)  # type: ignore[call-arg]
+                return self._received(*value[IMAGE])
             return {key: self.decode(item) for key, item in value.items()}
         return value
+
+    def _received(self, id: str, height: int, width: int) -> Any:
+        return ImageHandle(id, height, width, self._fetch)
 
     def _fetch(self, id: str) -> bytearray:
         answer = self._link.ask({"op": "call", "method": "pixels", "arguments": {"id": id}})
@@ -51,8 +63,8 @@ class Values:
         Raises:
             ToolError: If `value` is none of the forms an image may have.
         """
-        if type(value) is ImageHandle and value.id is not None:
-            return {IMAGE: value.id}
+        if type(value) is ImageHandle and (id := value.id) is not None:
+            return {IMAGE: id}
         pixels = np.ascontiguousarray(pixels_of(value))
         height, width = pixels.shape[:2]
         answer = self._link.ask({"op": "put", "height": height, "width": width}, pixels.reshape(-1).data)
@@ -62,8 +74,12 @@ class Values:
         """Return references for a list of images; a single image counts as a list of one."""
         return [self.image(item) for item in as_list(value, "images")]
 
+    def is_image(self, value: Any) -> bool:
+        """Return whether `value` is an image as programs hold them."""
+        return is_picture(value)
+
     def any(self, value: Any) -> Any:
-        """Return any value of a program in a form that crosses; what has none is told as text.
+        """Return any value of a program in a form that crosses; what has none becomes text.
 
         What exceeds the items that cross is counted or cut, however small its shared parts are.
         """
@@ -75,7 +91,7 @@ class Values:
             value = value.item()
         if value is None or isinstance(value, bool):
             return value
-        if is_picture(value):
+        if self.is_image(value):
             return self.image(value)
         if type(value) in (str, bytes):
             return text_of(value)
@@ -107,6 +123,37 @@ class Values:
                 items.append(self._any(item, depth + 1, left))
             return items
         return text_of(value)
+
+
+class TextValues(Values):
+    """Programs hold images as base64 text of a PNG, as in the MAIA paper."""
+
+    def __init__(self, link: HostLink) -> None:
+        super().__init__(link)
+        self._ids: dict[bytes, str] = {}
+
+    def _received(self, id: str, height: int, width: int) -> str:
+        buffer = io.BytesIO()
+        pixels = PIL.Image.frombytes("RGB", (width, height), bytes(self._fetch(id)))
+        pixels.save(buffer, "PNG", compress_level=1)
+        text = base64.b64encode(buffer.getvalue()).decode("ascii")
+        self._ids[_digest(text)] = id
+        return text
+
+    def image(self, value: Any) -> dict[str, str]:
+        if self._is_known(value):
+            return {IMAGE: self._ids[_digest(value)]}
+        return super().image(value)
+
+    def is_image(self, value: Any) -> bool:
+        return is_picture(value) or self._is_known(value)
+
+    def _is_known(self, value: Any) -> bool:
+        return looks_like_base64_image(value) and _digest(value) in self._ids
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=16).digest()
 
 
 def text_of(value: Any) -> str:
@@ -145,14 +192,14 @@ def as_list(value: Any, what: str) -> list[Any]:
 
 
 def is_picture(value: Any) -> bool:
-    """Say whether `value` is an image by its type: a PIL image, or pixels as a uint8 array."""
+    """Return whether `value` is an image by its type: a PIL image, or pixels as a uint8 array."""
     if isinstance(value, np.ndarray):
         return value.dtype == np.uint8 and (value.ndim == 3 or (value.ndim == 2 and value.size >= 64))
     return issubclass(type(value), PIL.Image.Image)
 
 
 def looks_like_base64_image(value: Any) -> bool:
-    """Say whether a string is an image in base64, bare or as a data URL."""
+    """Return whether a string is an image in base64, bare or as a data URL."""
     if type(value) is not str:
         return False
     if value.startswith("data:image/"):
@@ -229,6 +276,6 @@ def _checked(pixels: np.ndarray) -> np.ndarray:
 def _check_size(width: int, height: int) -> None:
     if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE and width * height <= MAX_PIXELS):
         raise ToolError(
-            f"an image must have 1 to {MAX_PIXELS} pixels and sides of at most {MAX_SIDE}, got {width}x{height};"
-            " resize it first"
+            f"an image must have 1 to {MAX_PIXELS} pixels and sides of at most {MAX_SIDE},"
+            f" got {width}x{height}; resize it first"
         )

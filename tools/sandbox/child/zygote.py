@@ -131,7 +131,7 @@ def _become_sandbox(
     os.closerange(first, 1 << 16)
     os.environ.clear()
     link = HostLink(RPC)
-    runner = Runner(link, message["seed"])
+    runner = Runner(link, message["seed"], message["dialect"])
     try:
         raise_walls(walls, number, message["memory_bytes"], parent)
     except OSError as error:
