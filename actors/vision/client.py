@@ -15,7 +15,7 @@ from actors.errors import BackendError, ReplicaLostError, UsageError
 from actors.images import Image, Provenance
 from actors.serving.backend import Priority
 from actors.serving.pool import Pool
-from actors.vision.data.reserve import split
+from actors.vision.data.reserve import Reserve, split
 from actors.vision.held_back import HeldBackReadings
 from actors.vision.networks.layer_cache import KnownNetwork
 from actors.vision.readout.base import (
@@ -40,6 +40,8 @@ _log = logging.getLogger(__name__)
 SAMPLE = 128
 """Images of a data set at most that stand for the whole in `PoolVisionClient.sample`."""
 
+DEFAULT_RESERVE = Reserve(0.2)
+
 _CACHED_UNIT_KINDS = ("channel", "logit", "probability")
 
 
@@ -51,7 +53,7 @@ class PoolVisionClient:
     """
 
     def __init__(
-        self, pool: Pool[Any, Any], facts: dict[str, Any], cache: Path, reserve: float = 0.2
+        self, pool: Pool[Any, Any], facts: dict[str, Any], cache: Path, reserve: Reserve = DEFAULT_RESERVE
     ) -> None:
         """Use `connect`; `facts` are what the backend's `describe` returns."""
         self._pool = pool
@@ -82,7 +84,9 @@ class PoolVisionClient:
         self._held_back = HeldBackReadings(self._column, reserve)
 
     @classmethod
-    async def connect(cls, pool: Pool[Any, Any], cache: Path, reserve: float = 0.2) -> PoolVisionClient:
+    async def connect(
+        cls, pool: Pool[Any, Any], cache: Path, reserve: Reserve = DEFAULT_RESERVE
+    ) -> PoolVisionClient:
         """Return a client of the network behind `pool`, once it is loaded.
 
         Raises:
@@ -200,7 +204,9 @@ class PoolVisionClient:
         """
         if k < 1:
             raise UsageError(f"k must be at least 1, got {k}")
-        store = ExemplarStore.of(self._cache, self.fingerprint, dataset.fingerprint, self._reserve)
+        store = ExemplarStore.of(
+            self._cache, self.fingerprint, dataset.fingerprint, self._reserve, len(dataset)
+        )
         async with self._sweeping.setdefault(dataset.fingerprint, asyncio.Lock()):
             missing = [r for r in readouts if await self._find(store, dataset, r, k) is None]
             if missing:

@@ -14,7 +14,7 @@ import numpy as np
 
 from actors.errors import BackendError
 from actors.images import Image
-from actors.vision.data.reserve import SEED, sample, split
+from actors.vision.data.reserve import SEED, Reserve, sample, split
 from actors.vision.readout.base import HeldBack, ImageDataset
 from actors.vision.readout.requests import Ask
 from actors.vision.readout.units import Readout
@@ -31,7 +31,7 @@ class HeldBackReadings:
     """The activations on samples of the reserved images, by data set and readout."""
 
     def __init__(
-        self, column: Callable[[Image, Ask], Awaitable[np.ndarray | BackendError]], reserve: float
+        self, column: Callable[[Image, Ask], Awaitable[np.ndarray | BackendError]], reserve: Reserve
     ) -> None:
         """`column` returns what an image does to all units of an ask, or how the network fails on it."""
         self._column, self._reserve = column, reserve

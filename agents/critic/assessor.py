@@ -133,8 +133,12 @@ class Assessor:
         unit = await self._range(await self._subject.exemplars(EXEMPLARS), generated)
         return Figures(unit, None if unit is None else reach(unit, generated, self._settings.min_reach))
 
-    async def labels(self, labels: Sequence[str], trials: Trials, figures: Figures) -> Figures:
-        """Return the figures with all that the test's images and a look at the data set say of the labels."""
+    async def labels(self, labels: Sequence[str], trials: Trials, figures: Figures, share: float) -> Figures:
+        """Return the figures with all that the test's images and a look at the data set say of the labels.
+
+        `share`: the part of all evidence that this test on the data set may claim, since every answer of a study is
+        tested on the same sample.
+        """
         unit, settings = figures.unit, self._settings
         if unit is None:
             return figures
@@ -148,7 +152,7 @@ class Assessor:
             [each.shows for each in trials.positives], [each.shows for each in trials.controls]
         )
         exemplars = await self._exemplars(labels)
-        held_back, drawn = await self._test(labels, unit, witness)
+        held_back, drawn = await self._test(labels, unit, witness, share)
         strong = [each for each in (*exemplars, *drawn) if each.activation >= unit.lit]
         everything = [*strong, *await self._agents(labels, unit)]
         found = uncovered(everything, unit.middle)
@@ -186,7 +190,7 @@ class Assessor:
         return [replace(each, prompt=f"exemplar {rank}") for rank, each in enumerate(looked, 1)]
 
     async def _test(
-        self, labels: Sequence[str], unit: Range, witness: Accuracy | None
+        self, labels: Sequence[str], unit: Range, witness: Accuracy | None, share: float
     ) -> tuple[HeldBackTest | None, list[Looked]]:
         """Return the test of the labels on images that are held back, and what the drawn ones show."""
         held = await self._sampled()
@@ -205,7 +209,7 @@ class Assessor:
             [each.covered for each in looked],
             unit=unit,
             witness=witness,
-            alpha=self._settings.alpha,
+            alpha=self._settings.alpha * share,
             min_auroc=self._settings.min_auroc,
         )
         return found, looked

@@ -125,7 +125,9 @@ class Critic:
         figures = await self._assessor.reach(self._fresh.activations)
         # Of a label that no image could be made of, real images may still tell.
         if tested.specific is not False or not (figures.reach and figures.reach.reached):
-            figures = await self._assessor.labels(tested.answer.labels, tested.trials, figures)
+            figures = await self._assessor.labels(
+                tested.answer.labels, tested.trials, figures, share_of(attempt)
+            )
         return self._verdict(tested, figures, beaten_by, attempt)
 
     def _verdict(self, tested: Tested, figures: Figures, beaten_by: str, attempt: int) -> Review:

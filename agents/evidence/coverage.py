@@ -14,6 +14,8 @@ Origin = Literal["exemplar", "held back", "generated", "edited"]
 UNCOVERED = 8
 """Strongest images without the label that are kept."""
 _CHANCE = 0.05
+_MOST = 0.8
+"""A label that surely covers less than this share of the strongest images explains the unit in part only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ class Coverage:
     it could not.
 
     `interval` is Wilson's, of the share as seen; `corrected` allows for the witness's errors, None if these
-    are unknown.
+    are unknown, and `upper` is the interval's upper end with the same allowance.
     """
 
     n: int
@@ -54,6 +56,12 @@ class Coverage:
     corrected: float | None
     labels: dict[str, float]
     least: float
+    upper: float = 1.0
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether the label surely leaves more than a fifth of them unexplained."""
+        return self.upper < _MOST
 
     @property
     def covers(self) -> bool | None:
@@ -81,15 +89,22 @@ def coverage(
         known = [each.shows[label] for each in strong if each.shows[label] is not None]
         if known:
             by_label[label] = sum(map(bool, known)) / len(known)
+    interval = wilson_interval(shown, len(told))
+
+    def corrected(seen: float | None) -> float | None:
+        return None if witness is None or seen is None else witness.share(seen)
+
+    upper = corrected(interval[1])
     return Coverage(
         len(told),
         len(strong) - len(told),
         shown,
         share,
-        wilson_interval(shown, len(told)),
-        witness.share(share) if witness is not None and share is not None else None,
+        interval,
+        corrected(share),
         by_label,
         least,
+        interval[1] if upper is None else upper,
     )
 
 

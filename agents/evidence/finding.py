@@ -50,12 +50,13 @@ def of_label(specific: bool | None, figures: Figures, *, beaten_by: str = "") ->
     """Return the finding on labels. `specific`: the test on fresh images, None if there could be none."""
     unit, held = figures.unit, figures.held_back
     covers = figures.coverage.covers if figures.coverage is not None else None
+    incomplete = figures.coverage is not None and figures.coverage.incomplete
     strong = figures.strength is None or figures.strength.strong
     reached = figures.reach is not None and figures.reach.reached
     if unit is None:
         return Finding("not confirmed", "No image of the data set drives the unit more than another.")
     if held is not None and held.status == "holds" and covers:
-        if specific and strong and reached and not beaten_by:
+        if specific and strong and reached and not beaten_by and not incomplete:
             return Finding("confirmed", f"{_covers(figures)}; {_on_data(held)}.")
         strongly = held.share is not None and held.share >= _least(figures)
         if (specific is None or not reached) and unit.in_data and strongly:
@@ -78,7 +79,7 @@ def of_label(specific: bool | None, figures: Figures, *, beaten_by: str = "") ->
     if not strong and figures.strength is not None:
         share = figures.strength.share
         return Finding("weak", f"Its images reach {share:.0%} of what the unit's strongest images reach.")
-    if covers is False:
+    if covers is False or incomplete:
         return Finding("partial", f"{_covers(figures)}.")
     return Finding("holds for generated images", f"{_untold(figures)}")
 

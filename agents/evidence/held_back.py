@@ -122,7 +122,9 @@ def held_back_test(
     alpha: float,
     min_auroc: float,
 ) -> HeldBackTest:
-    """Return the test. `activations` and `shown` are of the drawn images, in the order of the draw."""
+    """Return the test at level `alpha`. `activations` and `shown` are of the drawn images, in the order of the
+    draw.
+    """
     known = [place for place, each in enumerate(shown) if each is not None]
     told = _Told(
         np.array([activations[i] for i in known], float),

@@ -317,7 +317,7 @@ async def prepare(bench: Workbench, sizes: Sizes, seed: int) -> Evaluation:
 
 def _controls(bench: Workbench, count: int, seed: int) -> list[Image]:
     """Return images of the reserved part of the data set, which no agent has seen."""
-    explored, reserved = split(bench.dataset, bench.profile.vision.reserve)
+    explored, reserved = split(bench.dataset, bench.profile.vision.held_back)
     pool = reserved if len(reserved) >= 2 else explored
     chosen = np.random.default_rng((seed, 89)).permutation(pool)
     images: list[Image] = []

@@ -273,9 +273,9 @@ def layer_href(run: RunDirectory, unit: UnitRecords) -> str:
     return f"layers/{slug(unit.name.layer)}.html" if run.planned(unit.name.layer) > 1 else ""
 
 
-def _reserve(run: RunDirectory) -> float | None:
-    """Return the share of the data set that agents never see, None where none is on record."""
-    return number(mapping(mapping(run.manifest.get("settings")).get("vision")).get("reserve")) or None
+def _reserve(run: RunDirectory) -> bool:
+    """Return whether a part of the data set was held back."""
+    return bool(number(mapping(mapping(run.manifest.get("settings")).get("vision")).get("reserve")))
 
 
 def _tiers(unit: UnitRecords) -> list[str]:

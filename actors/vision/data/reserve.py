@@ -8,19 +8,40 @@ sides.
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from actors.vision.data.distinct import DistinctDataset
-from actors.vision.readout.base import ImageDataset
+if TYPE_CHECKING:
+    from actors.vision.readout.base import ImageDataset
 
 
-def split(dataset: ImageDataset, fraction: float) -> tuple[np.ndarray, np.ndarray]:
+@dataclass(frozen=True, slots=True)
+class Reserve:
+    """How much of a data set is held back: a fraction, and of a small data set more.
+
+    `at_least` images are held back as far as half of the data set allows. A test on real images needs some of
+    the label among them: a fifth of 200 images leaves one of each of 40 things.
+    """
+
+    fraction: float
+    at_least: int = 0
+
+    def count(self, n: int) -> int:
+        """Return how many of `n` images are held back; a fraction of 0 holds none back."""
+        share = round(self.fraction * n)
+        return max(share, min(self.at_least, n // 2)) if self.fraction else 0
+
+
+def split(dataset: ImageDataset, reserve: Reserve) -> tuple[np.ndarray, np.ndarray]:
     """Return the indices for exploring and the reserved ones, int64, both in order.
 
-    Reserved are round(fraction * n) images. Of distinct images the key is their content; of others the index
+    Reserved are `reserve.count(n)` images. Of distinct images the key is their content; of others the index
     under the data set's fingerprint, so that no image must be read to know its side.
     """
+    from actors.vision.data.distinct import DistinctDataset  # settings, which are light, import this module
+
     n = len(dataset)
     if isinstance(dataset, DistinctDataset):
         keys = [key.tobytes() for key in dataset.keys]
@@ -28,7 +49,7 @@ def split(dataset: ImageDataset, fraction: float) -> tuple[np.ndarray, np.ndarra
         keys = [f"{dataset.fingerprint}:{index}".encode() for index in range(n)]
     hashes = [hashlib.blake2b(key, digest_size=8, person=b"reserve").digest() for key in keys]
     reserved = np.zeros(n, bool)
-    reserved[sorted(range(n), key=lambda index: (hashes[index], index))[: round(fraction * n)]] = True
+    reserved[sorted(range(n), key=lambda index: (hashes[index], index))[: reserve.count(n)]] = True
     return np.flatnonzero(~reserved), np.flatnonzero(reserved)
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from actors.errors import UsageError
+from actors.vision.data.reserve import Reserve
 from actors.vision.readout.bank import publish
 from actors.vision.readout.base import Exemplars, Unit
 from actors.vision.readout.units import Readout
@@ -99,9 +100,16 @@ class ExemplarStore:
     folder: Path
 
     @classmethod
-    def of(cls, cache: Path, network: str, dataset: str, reserve: float) -> ExemplarStore:
-        """Return the store for a network's and a data set's fingerprints, without the part kept in reserve."""
-        which = hashlib.blake2b(f"{dataset}:{reserve:g}".encode(), digest_size=12).hexdigest()
+    def of(cls, cache: Path, network: str, dataset: str, reserve: Reserve, n: int) -> ExemplarStore:
+        """Return the store for a network's and a data set's fingerprints, without the part kept in reserve.
+
+        `n`: images of the data set.
+        """
+        held_back = reserve.count(n)
+        # Where the fraction decides, the name is what it was before small data sets held back more.
+        part = "" if held_back == round(reserve.fraction * n) else f":{held_back}"
+        name = f"{dataset}:{reserve.fraction:g}{part}"
+        which = hashlib.blake2b(name.encode(), digest_size=12).hexdigest()
         return cls(cache / "exemplars" / network / which)
 
     def path(self, readout: Readout) -> Path:

@@ -12,7 +12,7 @@ import numpy as np
 from actors.errors import MaiaError
 from actors.images import Image
 from actors.serving.backend import Priority
-from actors.vision.data.reserve import SEED, sample, split
+from actors.vision.data.reserve import SEED, Reserve, sample, split
 from actors.vision.readout.base import HeldBack, ImageDataset
 from experiments.paper.gym.neurons import GymUnit, Kind
 from tools.subject import ActivationStatistics, DatasetImage, Progress, Response, Subject
@@ -139,7 +139,7 @@ class Gym:
     """Makes subjects of gym units over one detector and data set."""
 
     def __init__(
-        self, detector: ConceptDetector, dataset: ImageDataset, table: ConceptTable, *, reserve: float
+        self, detector: ConceptDetector, dataset: ImageDataset, table: ConceptTable, *, reserve: Reserve
     ) -> None:
         self._detector, self._dataset, self._table = detector, dataset, table
         self._explored, _ = split(dataset, reserve)

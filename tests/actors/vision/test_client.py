@@ -18,7 +18,7 @@ from actors.serving.backend import Priority
 from actors.serving.pool import LocalPool
 from actors.vision.backend import VisionBackend
 from actors.vision.client import SAMPLE, PoolVisionClient
-from actors.vision.data.reserve import split
+from actors.vision.data.reserve import Reserve, split
 from actors.vision.networks.network import Network, wrap
 from actors.vision.readout.base import SampleError, Unit
 from actors.vision.readout.requests import SweepStep
@@ -55,7 +55,7 @@ async def pool() -> AsyncIterator[LocalPool[Any, Any]]:
 
 @pytest.fixture
 async def client(pool: LocalPool[Any, Any], tmp_path: Path) -> PoolVisionClient:
-    return await PoolVisionClient.connect(pool, tmp_path, reserve=0.25)
+    return await PoolVisionClient.connect(pool, tmp_path, reserve=Reserve(0.25))
 
 
 def all_activations(dataset: Numbered, layer: str) -> np.ndarray:
@@ -76,7 +76,7 @@ def all_activations(dataset: Numbered, layer: str) -> np.ndarray:
 
 async def test_exemplars_are_the_brute_force_top_of_what_is_not_reserved(client: PoolVisionClient) -> None:
     dataset = Numbered(90)
-    explore, reserved = split(dataset, 0.25)
+    explore, reserved = split(dataset, Reserve(0.25))
     assert 10 < len(reserved) < 35
     values = all_activations(dataset, "deep")
     _, expected = brute_force(values[explore], 6)
@@ -112,7 +112,7 @@ async def test_a_finished_sweep_costs_nothing_again(
     forwards = backend.forwards
     assert forwards == first[0].n_images
     again = await client.exemplars([Unit("deep", 1), Unit("deep", 3)], dataset)
-    fresh = await PoolVisionClient.connect(pool, tmp_path, reserve=0.25)
+    fresh = await PoolVisionClient.connect(pool, tmp_path, reserve=Reserve(0.25))
     other = await fresh.exemplars([Unit("deep", 3)], dataset)
     assert backend.forwards == forwards
     assert other[0].indices.tolist() == again[1].indices.tolist() == first[0].indices.tolist()
@@ -142,7 +142,7 @@ async def test_callers_of_one_layer_at_once_share_the_sweep(
 
 async def test_corrupt_images_are_skipped_counted_and_named(client: PoolVisionClient) -> None:
     dataset = Numbered(60, corrupt=frozenset({3, 17, 18, 41}))
-    explore, _ = split(dataset, 0.25)
+    explore, _ = split(dataset, Reserve(0.25))
     bad = set(explore.tolist()) & {3, 17, 18, 41}
     assert bad
     seen: list[SweepProgress] = []
@@ -168,7 +168,7 @@ async def test_a_sweep_that_was_interrupted_goes_on_where_it_was(tmp_path: Path)
     dataset = Numbered(100)
     readout = Readout("deep")
     async with LocalPool(make_backend(batch=4)) as pool:
-        whole = await PoolVisionClient.connect(pool, tmp_path / "whole", reserve=0.25)
+        whole = await PoolVisionClient.connect(pool, tmp_path / "whole", reserve=Reserve(0.25))
         expected = (await whole.layer_exemplars([readout], dataset))[readout]
 
     def stop_half_way(progress: SweepProgress) -> None:
@@ -186,12 +186,12 @@ async def test_a_sweep_that_was_interrupted_goes_on_where_it_was(tmp_path: Path)
             )
 
         backend.run = run
-        client = await PoolVisionClient.connect(pool, tmp_path / "cut", reserve=0.25)
+        client = await PoolVisionClient.connect(pool, tmp_path / "cut", reserve=Reserve(0.25))
         with pytest.raises(Interrupted):
             await client.layer_exemplars([readout], dataset, progress=stop_half_way)
     async with LocalPool(make_backend(batch=4)) as pool:
         backend = pool.backend
-        client = await PoolVisionClient.connect(pool, tmp_path / "cut", reserve=0.25)
+        client = await PoolVisionClient.connect(pool, tmp_path / "cut", reserve=Reserve(0.25))
         resumed = (await client.layer_exemplars([readout], dataset))[readout]
         assert 0 < backend.forwards < expected.n_images
     assert np.array_equal(resumed.indices, expected.indices)
@@ -412,20 +412,20 @@ async def test_images_on_which_the_network_fails_are_left_out_and_the_others_cou
     await probe.close()
     backend = fussy(limit=level)
     async with LocalPool(backend) as made:
-        client = await PoolVisionClient.connect(made, tmp_path, reserve=0.25)
+        client = await PoolVisionClient.connect(made, tmp_path, reserve=Reserve(0.25))
         found = (await client.layer_exemplars([Readout("0"), Readout("2")], dataset))[Readout("0")]
         failing = set(np.flatnonzero(means(backend.network.module, dataset) > level).tolist())
-        bad = failing & set(split(dataset, 0.25)[0].tolist())
+        bad = failing & set(split(dataset, Reserve(0.25))[0].tolist())
         assert bad
         assert set(found.skipped) == bad
         assert all("not this one" in reason for reason in found.skipped.values())
-        assert found.n_images == len(split(dataset, 0.25)[0]) - len(bad)
+        assert found.n_images == len(split(dataset, Reserve(0.25))[0]) - len(bad)
         assert len(await client.sample(Unit("2", 1), dataset)) == 60 - len(failing)
 
 
 async def test_a_network_that_takes_small_batches_only_is_swept_all_the_same(tmp_path: Path) -> None:
     async with LocalPool(fussy(limit=1e9, most=3)) as made:
-        client = await PoolVisionClient.connect(made, tmp_path, reserve=0)
+        client = await PoolVisionClient.connect(made, tmp_path, reserve=Reserve(0))
         found = (await client.layer_exemplars([Readout("2")], Numbered(20)))[Readout("2")]
         assert (found.n_images, found.skipped) == (20, {})
 
@@ -434,7 +434,7 @@ async def test_a_network_without_a_finite_activation_is_refused_each_time_and_no
     tmp_path: Path,
 ) -> None:
     async with LocalPool(fussy(limit=1e9, broken=True)) as made:
-        client = await PoolVisionClient.connect(made, tmp_path, reserve=0)
+        client = await PoolVisionClient.connect(made, tmp_path, reserve=Reserve(0))
         for _ in range(2):
             with pytest.raises(UsageError, match=r"no image of the data set.*not finite"):
                 await client.layer_exemplars([Readout("2")], Numbered(9))
@@ -444,7 +444,7 @@ async def test_a_network_without_a_finite_activation_is_refused_each_time_and_no
 
 async def test_a_data_set_that_is_held_back_as_a_whole_is_refused_in_words(tmp_path: Path) -> None:
     async with LocalPool(fussy(limit=1e9)) as made:
-        client = await PoolVisionClient.connect(made, tmp_path, reserve=0.9999)
+        client = await PoolVisionClient.connect(made, tmp_path, reserve=Reserve(0.9999))
         with pytest.raises(UsageError, match=r"all 2 images .* held back"):
             await client.layer_exemplars([Readout("2")], Numbered(2))
 
@@ -462,7 +462,7 @@ async def test_an_image_that_takes_all_memory_is_left_out_of_a_sweep(tmp_path: P
 
     backend.network.module[0].register_forward_hook(too_large)
     async with LocalPool(backend) as made:
-        client = await PoolVisionClient.connect(made, tmp_path, reserve=0)
+        client = await PoolVisionClient.connect(made, tmp_path, reserve=Reserve(0))
         found = (await client.layer_exemplars([Readout("2")], dataset))[Readout("2")]
         assert sorted(found.skipped) == large
         assert all("out of memory" in reason for reason in found.skipped.values())
@@ -474,7 +474,7 @@ async def test_what_could_not_be_counted_whole_is_not_counted_twice(
     """One readout's accumulator has the images of a step, the other's has not: the part is done again."""
     dataset, readouts = Numbered(40), [Readout("stem"), Readout("deep")]
     async with LocalPool(make_backend(batch=4)) as pool:
-        client = await PoolVisionClient.connect(pool, tmp_path / "whole", reserve=0)
+        client = await PoolVisionClient.connect(pool, tmp_path / "whole", reserve=Reserve(0))
         expected = await client.layer_exemplars(readouts, dataset)
     original, calls = ReadoutAccumulator.add, itertools.count(1)
 
@@ -485,7 +485,7 @@ async def test_what_could_not_be_counted_whole_is_not_counted_twice(
 
     monkeypatch.setattr(ReadoutAccumulator, "add", add)
     async with LocalPool(make_backend(batch=4)) as pool:
-        client = await PoolVisionClient.connect(pool, tmp_path / "cut", reserve=0)
+        client = await PoolVisionClient.connect(pool, tmp_path / "cut", reserve=Reserve(0))
         with pytest.raises(BackendError, match="could not be accumulated: RuntimeError: no room"):
             await client.layer_exemplars(readouts, dataset)
         found = await client.layer_exemplars(readouts, dataset)
@@ -500,7 +500,7 @@ async def test_a_device_that_is_lost_ends_the_sweep_and_no_image_is_to_blame(tmp
     backend = fussy(limit=1e9)
     backend.network.module[1].limit = -1e9  # from now on, it fails on everything
     async with LocalPool(backend) as made:
-        client = await PoolVisionClient.connect(made, tmp_path, reserve=0)
+        client = await PoolVisionClient.connect(made, tmp_path, reserve=Reserve(0))
         with pytest.raises(DeviceLostError, match="not this one"):
             await client.layer_exemplars([Readout("2")], Numbered(9))
         with pytest.raises(DeviceLostError, match="not this one"):
@@ -523,9 +523,9 @@ async def test_what_was_counted_before_a_device_was_lost_is_not_counted_twice_wh
 
     backend.network.module[0].register_forward_hook(fail)
     async with LocalPool(backend) as made:
-        client = await PoolVisionClient.connect(made, tmp_path / "whole", reserve=0)
+        client = await PoolVisionClient.connect(made, tmp_path / "whole", reserve=Reserve(0))
         expected = (await client.layer_exemplars([readout], dataset))[readout]
-        client = await PoolVisionClient.connect(made, tmp_path / "cut", reserve=0)
+        client = await PoolVisionClient.connect(made, tmp_path / "cut", reserve=Reserve(0))
         lost = True
         with pytest.raises(DeviceLostError, match="gone"):
             await client.layer_exemplars([readout], dataset)
@@ -541,12 +541,14 @@ async def test_a_damaged_table_of_exemplars_is_made_again(
     pool: LocalPool[Any, Any], tmp_path: Path, damage: bytes
 ) -> None:
     dataset = Numbered(20)
-    first = await PoolVisionClient.connect(pool, tmp_path, reserve=0.25)
+    first = await PoolVisionClient.connect(pool, tmp_path, reserve=Reserve(0.25))
     good = (await first.layer_exemplars([Readout("deep")], dataset))[Readout("deep")]
-    (table,) = ExemplarStore.of(tmp_path, first.fingerprint, dataset.fingerprint, 0.25).folder.glob("*.npz")
+    (table,) = ExemplarStore.of(
+        tmp_path, first.fingerprint, dataset.fingerprint, Reserve(0.25), len(dataset)
+    ).folder.glob("*.npz")
     table.write_bytes(damage)
     async with LocalPool(make_backend()) as later:
-        second = await PoolVisionClient.connect(later, tmp_path, reserve=0.25)
+        second = await PoolVisionClient.connect(later, tmp_path, reserve=Reserve(0.25))
         again = (await second.layer_exemplars([Readout("deep")], dataset))[Readout("deep")]
     assert np.array_equal(again.indices, good.indices)
     assert np.array_equal(LayerExemplars.load(table).indices, good.indices)
@@ -571,7 +573,7 @@ async def test_a_unit_that_is_never_finite_is_told_and_costs_the_others_nothing(
         plain = wrap(module, name=name, size=(6, 6), mean=(0, 0, 0), std=(1, 1, 1))
         backend = VisionBackend(plain, VisionSettings(placement=ONE_THREAD, device="cpu", batch=8))
         async with LocalPool(backend) as made:
-            client = await PoolVisionClient.connect(made, tmp_path, reserve=0.25)
+            client = await PoolVisionClient.connect(made, tmp_path, reserve=Reserve(0.25))
             return (await client.layer_exemplars([readout], dataset))[readout]
 
     healthy, found = await swept("healthy", torch.nn.Identity()), await swept("poisoned", Poisoned())
@@ -587,7 +589,7 @@ async def test_a_unit_that_is_never_finite_is_told_and_costs_the_others_nothing(
 async def test_a_search_in_which_no_image_counted_begins_anew_in_the_same_process(tmp_path: Path) -> None:
     backend = fussy(limit=1e9, broken=True)
     async with LocalPool(backend) as made:
-        client = await PoolVisionClient.connect(made, tmp_path, reserve=0)
+        client = await PoolVisionClient.connect(made, tmp_path, reserve=Reserve(0))
         with pytest.raises(UsageError, match="no image of the data set"):
             await client.layer_exemplars([Readout("2")], Numbered(9))
         backend.network.module[1].broken = False
@@ -600,7 +602,7 @@ async def test_images_that_are_held_back_are_shown_once_for_all_units_of_a_layer
 ) -> None:
     dataset = Loads(200)
     found = await asyncio.gather(*(client.held_back(Unit("deep", unit), dataset, 30) for unit in (3, 0, 5)))
-    _, reserved = split(dataset, 0.25)
+    _, reserved = split(dataset, Reserve(0.25))
     readable = [index for index in dataset.loaded if index % 10]
     assert len(dataset.loaded) == len(set(dataset.loaded)) == 30
     assert set(dataset.loaded) <= set(reserved.tolist())
@@ -620,9 +622,9 @@ async def test_images_that_are_held_back_are_shown_once_for_all_units_of_a_layer
 async def test_without_a_readable_image_that_is_held_back_there_is_none(
     pool: LocalPool[Any, Any], tmp_path: Path
 ) -> None:
-    whole = await PoolVisionClient.connect(pool, tmp_path, reserve=0)
+    whole = await PoolVisionClient.connect(pool, tmp_path, reserve=Reserve(0))
     assert len((await whole.held_back(Unit("deep", 3), Numbered(9), 30)).activations) == 0
-    part = await PoolVisionClient.connect(pool, tmp_path, reserve=0.25)
+    part = await PoolVisionClient.connect(pool, tmp_path, reserve=Reserve(0.25))
     damaged = Numbered(8, frozenset(range(8)))
     assert len((await part.held_back(Unit("deep", 3), damaged, 30)).activations) == 0
 

@@ -103,6 +103,8 @@ REACHED, UNREACHED = reach(UNIT, [8.0] * 9, 0.3), reach(UNIT, [1.0] * 9, 0.3)
 STRONG, FAINT = strength(UNIT, {"dog": [8.0] * 9}, 0.3), strength(UNIT, {"dog": [1.0] * 9}, 0.3)
 COVERING = coverage(looked(*[True] * 10), ["dog"], GOOD, 0.3)
 NARROW = coverage(looked(*[False] * 10), ["dog"], GOOD, 0.3)
+HALF = coverage(looked(*[True] * 15, *[False] * 15), ["dog"], GOOD, 0.3)
+CARELESS = coverage(looked(*[True] * 15, *[False] * 15), ["dog"], Accuracy(0.55, 1.0, 20, 20), 0.3)
 TRUE = HeldBackTest(
     "holds", 600, 400, 0, 80, 12, 0, 0.1, 0.9, (0.8, 1.0), 0.9, 99.0, 0.8, 0.7, (0.5, 0.9), 5.0, 6.0
 )
@@ -122,6 +124,8 @@ FEW = replace(TRUE, status="too few", auroc=None, e_value=None)
         (True, replace(ALL, strength=FAINT), "weak"),
         (True, replace(ALL, coverage=NARROW), "partial"),
         (True, replace(ALL, coverage=NARROW, held_back=FEW), "partial"),
+        (True, replace(ALL, coverage=HALF), "partial"),
+        (True, replace(ALL, coverage=CARELESS), "confirmed"),
         (False, ALL, "not confirmed"),
         (False, replace(ALL, reach=UNREACHED), "holds on your images"),
         (None, replace(ALL, reach=reach(UNIT, [], 0.3), strength=None), "holds on your images"),

@@ -14,7 +14,7 @@ from actors.images import Image, Preview, preview
 from actors.vision.data.datasets import ArrayDataset
 from actors.vision.data.distinct import DistinctDataset, distinct, name_of, take_census
 from actors.vision.data.folder import FolderDataset
-from actors.vision.data.reserve import split
+from actors.vision.data.reserve import Reserve, split
 from tests.actors.vision.pictures import encoded, folder_of, photographs
 
 
@@ -135,6 +135,12 @@ def test_a_copy_more_is_the_same_data_set(tmp_path: Path) -> None:
     assert opened(here, tmp_path).fingerprint != opened(tmp_path / "there", tmp_path).fingerprint
 
 
+@pytest.mark.parametrize(("n", "held_back"), [(1, 0), (40, 20), (300, 150), (700, 150), (1000, 200)])
+def test_a_small_data_set_holds_back_more(n: int, held_back: int) -> None:
+    assert Reserve(0.2, 150).count(n) == held_back
+    assert Reserve(0.0, 150).count(n) == 0
+
+
 @pytest.mark.parametrize(
     ("n", "fraction", "held_back"), [(22, 0.2, 4), (3, 0.2, 1), (1, 0.2, 0), (500, 0.2, 100), (50, 0.0, 0)]
 )
@@ -143,7 +149,7 @@ def test_the_part_held_back_is_what_was_promised(
 ) -> None:
     """round(fraction * n) images, of which none is explored."""
     np.save(tmp_path / "x.npy", np.random.default_rng(0).integers(0, 256, (n, 8, 8, 3), dtype=np.uint8))
-    explored, reserved = split(distinct(ArrayDataset(tmp_path / "x.npy"), tmp_path), fraction)
+    explored, reserved = split(distinct(ArrayDataset(tmp_path / "x.npy"), tmp_path), Reserve(fraction))
     assert len(reserved) == held_back
     assert sorted([*explored, *reserved]) == list(range(n))
 
@@ -174,7 +180,7 @@ def test_few_images_change_sides_when_a_folder_grows(tmp_path: Path) -> None:
 
 def _paths(dataset: DistinctDataset) -> set[str]:
     """Return the paths of the images that are held back."""
-    return {str(dataset.provenance(int(index)).recipe["path"]) for index in split(dataset, 0.2)[1]}
+    return {str(dataset.provenance(int(index)).recipe["path"]) for index in split(dataset, Reserve(0.2))[1]}
 
 
 def test_a_row_of_an_array_keeps_its_number_beside_copies(tmp_path: Path) -> None:
