@@ -273,7 +273,7 @@ def held_back_passes(profile: Profile) -> int:
     size, _ = _dataset_size(profile, None)
     if profile.confirmation is None or size is None:
         return 0
-    return min(profile.confirmation.held_back, round(profile.vision.reserve * size))
+    return min(profile.confirmation.held_back, profile.vision.held_back.count(size))
 
 
 def _image_tokens(settings: ChatSettings) -> int:
