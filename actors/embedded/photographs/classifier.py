@@ -52,6 +52,8 @@ class LiteClassifier:
         Raises:
             MissingDependencyError: If the package with the weights is not installed.
         """
+        if not pictures:
+            return np.zeros((0, 1000), np.float32)
         network = self._loaded()
         import torch
 
@@ -60,7 +62,7 @@ class LiteClassifier:
             for start in range(0, len(pictures), BATCH):
                 batch = torch.from_numpy(self._prepared(pictures[start : start + BATCH]))
                 rows.append(network(batch).softmax(1).numpy())
-        return np.concatenate(rows) if rows else np.zeros((0, 1000), np.float32)
+        return np.concatenate(rows)
 
     def _prepared(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
         """Return float32 (N, 3, s, s) in -1..1, as these networks were trained."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from sklearn.datasets import load_sample_images
 
@@ -27,3 +29,9 @@ def test_the_network_under_study_never_judges_itself() -> None:
     assert eyes_beside("tf_efficientnet_lite0") is LITE2
     assert eyes_beside("timm:tf_efficientnet_lite2.in1k") is LITE0
     assert eyes_beside("python:mine.py:build", LITE2.head) is LITE0
+
+
+def test_a_classifier_that_is_shown_no_picture_loads_no_weights() -> None:
+    """Drawn pictures are not for it, and weights that nobody uses cost seconds in every replica."""
+    unused = LiteClassifier(replace(LITE2, number=9))
+    assert unused.probabilities([]).shape == (0, 1000)
