@@ -34,7 +34,7 @@ from agents.evidence.statistics import e_benjamini_hochberg, wilson_interval
 from agents.evidence.verdict import HOLDING, verdict_of
 from agents.records.store import Store
 from benchmarks.bench_truth import RESULTS, keep
-from benchmarks.in_process import laboratory
+from benchmarks.in_process import run_context
 from experiments.paper.gym.drawn import drawn, out_of_reach
 from experiments.paper.gym.neurons import GymUnit
 from experiments.paper.gym.opening import without
@@ -69,7 +69,7 @@ async def study(
         "command": "synthetic", "model": "synthetic", "units": names, "seed": options.seed, "dataset": profile.dataset,
         "withheld": withheld.model_dump(),
     }  # fmt: skip
-    async with laboratory(profile) as (own, detector):
+    async with run_context(profile) as (own, detector):
         result = await measure(
             Console(), own, detector, profile, units, Store.open(out), manifest,
             cache=loaded.cache, seed=options.seed, baseline=False,

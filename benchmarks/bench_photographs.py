@@ -180,7 +180,7 @@ def _right(unit: str, label: str) -> str:
 
 async def _study(arguments: argparse.Namespace, folder: Path) -> dict[str, dict[str, Any]]:
     from agents.records.store import Store
-    from agents.study.study import study
+    from agents.study.study import StudyRequest, study
     from agents.tasks.describe_unit import DescribeUnit
     from experiments.setup import config
     from experiments.setup.workbench import Workbench
@@ -194,7 +194,8 @@ async def _study(arguments: argparse.Namespace, folder: Path) -> dict[str, dict[
         for layer, unit in asked:
             subject = await bench.subject(layer, unit)
             name = unit if layer == "output" else f"{layer} {unit}"
-            records[name] = await study(bench.laboratory, subject, DescribeUnit(), store, seed=arguments.seed)
+            request = StudyRequest(subject, DescribeUnit(), arguments.seed)
+            records[name] = (await study(bench.context, request, store)).to_json()
             print(name, "|", records[name]["label"], "|", records[name]["verdict"], flush=True)
     return records
 

@@ -238,7 +238,7 @@ def drawn(count: int, seed: int, words: Words) -> str:
 async def in_the_gym(units: str, seed: int, out: Path) -> dict[str, Any]:
     """Run `maia synthetic` with the embedded profile in this process, and return its result."""
     from agents.records.store import Store
-    from benchmarks.in_process import laboratory
+    from benchmarks.in_process import run_context
     from experiments.paper.gym.neurons import choose
     from experiments.paper.synthetic_neurons import measure
     from experiments.setup import config
@@ -249,7 +249,7 @@ async def in_the_gym(units: str, seed: int, out: Path) -> dict[str, Any]:
     kind, _, count = units.partition(":")
     chosen = choose(drawn(int(count), seed, embedded_words()) if kind == "drawn" else units)
     manifest = {"command": "synthetic", "model": "synthetic", "units": [u.name for u in chosen], "seed": seed}
-    async with laboratory(profile) as (own, detector):
+    async with run_context(profile) as (own, detector):
         return await measure(
             Console(),
             own,

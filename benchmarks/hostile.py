@@ -21,7 +21,7 @@ import structlog
 from actors.chat.base import ChatReply, ChatRequest
 from agents.records.journal import Journal
 from agents.records.store import Store
-from agents.study.interpreter import Interpreter, InterpreterSettings, Round
+from agents.study.interpreter import Interpreter, InterpreterParts, InterpreterSettings, Round
 from agents.tasks.describe_unit import DescribeUnit
 from benchmarks.harness import Context, Metric, Result, Table, percentile
 from tests.tools.fakes import FakeObservers, FakeStudio, FakeSubject, darken
@@ -145,16 +145,9 @@ async def _agent(
 
     sandbox = await server.open(seed=seed)
     try:
-        await Interpreter(
-            model,
-            sandbox,
-            toolbox,
-            DescribeUnit(),
-            journal,
-            api_page="",
-            settings=InterpreterSettings(max_rounds=n_rounds + 1, max_images=None),
-            on_round=note,
-        ).run()
+        parts = InterpreterParts(model, sandbox, toolbox, DescribeUnit(), journal, "")
+        settings = InterpreterSettings(max_rounds=n_rounds + 1, max_images=None)
+        await Interpreter(parts, settings, on_round=note).run()
     finally:
         await sandbox.close()
 

@@ -16,14 +16,14 @@ from actors.generation import factory as generation
 from actors.generation.client import PoolImageMaker
 from actors.masks import paint
 from actors.serving.pool import LocalPool
-from agents.study.study import Laboratory
+from agents.study.study import RunContext
 from experiments.setup.config import Profile
 from tools import sandbox
 
 
 @asynccontextmanager
-async def laboratory(profile: Profile) -> AsyncIterator[tuple[Laboratory, PoolDetector]]:
-    """Yield a laboratory and the concept detector of a profile whose models can see."""
+async def run_context(profile: Profile) -> AsyncIterator[tuple[RunContext, PoolDetector]]:
+    """Yield a run's context and the concept detector of a profile whose models can see."""
     roles = profile.chat
     async with AsyncExitStack() as stack:
         detector = await stack.enter_async_context(LocalPool(detection.build_backend(profile.detection)))
@@ -35,7 +35,7 @@ async def laboratory(profile: Profile) -> AsyncIterator[tuple[Laboratory, PoolDe
         sandboxes = await stack.enter_async_context(await sandbox.start(profile.sandbox))
         studied = PoolDetector(detector)
         yield (
-            Laboratory(
+            RunContext(
                 interpreter=PoolChatModel(interpreter, interpreter.name, True),
                 observers=PoolChatModel(observer, observer.name, True),
                 studio=PoolImageMaker(maker),

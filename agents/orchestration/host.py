@@ -1,4 +1,4 @@
-"""Where agents live: one host carries many studies at once, over one laboratory and its sandbox server.
+"""Where agents live: one host carries many studies at once, over one `RunContext` and its sandbox server.
 
 A host is a plain class; `experiments.runs.hosts` puts it into a Ray actor. It never decides what is studied,
 nor whether a failure is final: it answers for each item with a result or a typed error.
@@ -11,13 +11,14 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import structlog
 
 from actors.errors import MaiaError
 from agents.records.journal import Journal, slug
+from agents.records.record_types import StudyResult
 from agents.records.store import Store
 from agents.records.work import WorkItem, build_task
 from agents.repeats.repeated_study import study_repeatedly
@@ -27,14 +28,14 @@ from agents.study.budget import (
     BudgetSettings,
     Cost,
     Ledger,
+    MeteredStudio,
     UnitAccount,
     UnitBudgetError,
     spent_so_far,
 )
 from agents.study.interpreter import Round, StudyPausedError
-from agents.study.study import Laboratory
+from agents.study.study import RunContext, StudyRequest, Supervision
 from agents.study.survey import SurveyFunction
-from agents.tasks.base import Task
 from tools.subject import Subject
 
 _log = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ class HostCounts:
 class HostHandle(Protocol):
     """A host, here or elsewhere. Every method raises HostLostError when it cannot answer."""
 
-    async def study(self, item: WorkItem) -> dict[str, Any]:
+    async def study(self, item: WorkItem) -> StudyResult:
         """Return the result of an item; raises MaiaError when the study failed, StudyPausedError when paused."""
 
     async def ready(self) -> None:
@@ -73,7 +74,7 @@ class HostHandle(Protocol):
 
 
 class _Steering:
-    """A host's and a budget's word to one study."""
+    """Pauses a study with its host, and ends it with its budget."""
 
     def __init__(self, pausing: Callable[[], bool], account: UnitAccount) -> None:
         self._pausing, self._account = pausing, account
@@ -96,34 +97,39 @@ def widen_threads() -> None:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class SpendingLimits:
+    """What a host's studies may spend: together, from the run's account, and each by itself."""
+
+    account: Account | None = None
+    unit: BudgetSettings = field(default_factory=BudgetSettings)
+    clock: Callable[[], float] = time.monotonic
+    """Seconds, by which a unit's hours are kept."""
+
+
 class LocalHost:
-    """Studies in this process, paid from the run's account and each within `unit_budget`."""
+    """Studies in this process. `surveys` are those that a plan may name."""
 
     def __init__(
         self,
-        laboratory: Laboratory,
+        run: RunContext,
         store: Store,
         subject_of: Callable[[WorkItem], Awaitable[Subject]],
-        task_of: Callable[[WorkItem], Task] = build_task,
         *,
         surveys: Mapping[str, SurveyFunction] | None = None,
-        account: Account | None = None,
-        unit_budget: BudgetSettings | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        limits: SpendingLimits | None = None,
     ) -> None:
-        self._laboratory, self._store = laboratory, store
-        self._subject_of, self._task_of = subject_of, task_of
+        self._run, self._store, self._subject_of = run, store, subject_of
         self._surveys = surveys or {}
-        self._account = account or Ledger(BudgetSettings())
-        self._unit_budget = unit_budget or BudgetSettings()
-        self._clock = clock
+        self._limits = limits or SpendingLimits()
+        self._account = self._limits.account or Ledger(BudgetSettings())
         self._pausing = False
         self._rounds = 0
         self._spent = Cost()
 
-    async def study(self, item: WorkItem) -> dict[str, Any]:
+    async def study(self, item: WorkItem) -> StudyResult:
         try:
-            # Whatever is logged from here on says of which run and unit; rounds name themselves.
+            # All log entries from here on name the run and the unit; rounds name themselves.
             with structlog.contextvars.bound_contextvars(run=self._store.root.name, unit=item.unit):
                 return await self._study(item)
         except MaiaError:
@@ -133,45 +139,55 @@ class LocalHost:
             _log.exception("the study of %s met a fault in the program", item.unit)
             raise UnexpectedError(f"the program failed: {type(error).__name__}: {error}") from error
 
-    async def _study(self, item: WorkItem) -> dict[str, Any]:
+    async def _study(self, item: WorkItem) -> StudyResult:
         if self._pausing:
-            raise StudyPausedError("paused before it began.")
-        folder = f"units/{slug(item.unit)}"
-        before = await asyncio.to_thread(spent_so_far, self._store, folder)
-        begun = self._clock()
-        purse = Ledger(
-            self._unit_budget,
-            before,
-            what="unit",
-            error=UnitBudgetError,
-            elapsed_s=lambda: self._clock() - begun,
-        )
-        account = UnitAccount(purse, self._account, self._pay)
-        first = (f"{folder}/{below}rounds/0001.json" for below in ("", "repeats/1/"))
-        await account.open(begun=any(map(self._store.has, first)))
+            raise StudyPausedError("paused before it started.")
+        account = await self._open_account(item.unit)
         subject = await self._subject_of(item)
         if item.survey:
-            lab = self._laboratory
-            found = await survey.take(
-                self._surveys, lab.studio, subject, item, self._store, account, lab.dollars_per_image
-            )
-            if not item.task or found.get("finding"):
-                journal = Journal(self._store, item.unit)
-                charged = await asyncio.to_thread(journal.image_charges)
-                record = survey.result(item, found, lab.facts, charged)
-                await asyncio.to_thread(journal.finish, record)
+            record = await self._survey(item, subject, account)
+            if record is not None:
                 return record
         return await study_repeatedly(
-            self._laboratory,
-            subject,
-            self._task_of(item),
+            self._run,
+            StudyRequest(subject, build_task(item), item.seed),
             self._store,
-            seed=item.seed,
             repeats=item.repeats,
-            steering=_Steering(lambda: self._pausing, account),
-            account=account,
-            on_round=self._count,
+            supervision=Supervision(account, _Steering(lambda: self._pausing, account), self._count),
         )
+
+    async def _open_account(self, unit: str) -> UnitAccount:
+        """Return a unit's account, with what the unit has spent so far.
+
+        Raises:
+            BudgetSpentError: If the run is near a limit and this unit has no round yet.
+        """
+        folder, clock = f"units/{slug(unit)}", self._limits.clock
+        spent = await asyncio.to_thread(spent_so_far, self._store, folder)
+        started = clock()
+        ledger = Ledger(
+            self._limits.unit,
+            spent,
+            what="unit",
+            error=UnitBudgetError,
+            elapsed_s=lambda: clock() - started,
+        )
+        account = UnitAccount(ledger, self._account, self._pay)
+        first = (f"{folder}/{below}rounds/0001.json" for below in ("", "repeats/1/"))
+        await account.open(started=any(map(self._store.has, first)))
+        return account
+
+    async def _survey(self, item: WorkItem, subject: Subject, account: UnitAccount) -> StudyResult | None:
+        """Take an item's survey; return its result where no agent need be asked, else None."""
+        journal, run = Journal(self._store, item.unit), self._run
+        studio = MeteredStudio(run.studio, account, run.dollars_per_image, journal.record_image_charge)
+        taken = await survey.take(self._surveys, studio, subject, item, self._store)
+        if item.task and not taken.finding:
+            return None
+        charged = await asyncio.to_thread(journal.image_charges)
+        record = survey.result(item, taken, run.facts, charged)
+        await asyncio.to_thread(journal.finish, record)
+        return record
 
     async def ready(self) -> None: ...
 

@@ -8,12 +8,11 @@ machinery failed, and not more often than `ATTEMPTS` times without a round in be
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -22,11 +21,11 @@ from actors.grouping import task_group
 from actors.settings import Settings
 from agents.orchestration.host import HostHandle
 from agents.records.journal import slug
-from agents.records.record_types import FailureRecord, read_record
+from agents.records.record_types import FailureRecord, StudyResult, encode_record, load_record
 from agents.records.store import Store, StoreError
 from agents.records.work import WorkItem
 from agents.study.budget import BudgetSettings, BudgetSpentError
-from agents.study.faults import CONCERNS_ALL, MACHINERY, HostLostError
+from agents.study.faults import CONCERNS_ALL, INFRASTRUCTURE, HostLostError
 from agents.study.interpreter import StudyPausedError
 
 _log = logging.getLogger(__name__)
@@ -54,8 +53,8 @@ class SweepSettings(Settings):
 class Outcome:
     """How a run ended. `stopped` is why it did not finish, None if every item came to an end."""
 
-    done: dict[str, dict[str, Any]] = field(default_factory=dict)
-    failed: dict[str, dict[str, Any]] = field(default_factory=dict)
+    done: dict[str, StudyResult] = field(default_factory=dict)
+    failed: dict[str, FailureRecord] = field(default_factory=dict)
     unfinished: list[str] = field(default_factory=list)
     stopped: MaiaError | None = None
     paused: bool = False
@@ -67,7 +66,6 @@ class Event:
 
     kind: str
     item: WorkItem
-    record: dict[str, Any] | None = None
 
 
 class Orchestrator:
@@ -139,7 +137,7 @@ class Orchestrator:
             except StudyPausedError:
                 self._on_event(Event("paused", item))
                 self._close(item)
-            except MACHINERY as error:
+            except INFRASTRUCTURE as error:
                 await self._again(item, error)
                 if isinstance(error, HostLostError) and not await self._is_back(host):
                     return
@@ -156,7 +154,7 @@ class Orchestrator:
                 await self._fail(item, error)
             else:
                 self._outcome.done[item.unit] = record
-                self._on_event(Event("done", item, record))
+                self._on_event(Event("done", item))
                 self._finish()
 
     async def _next(self) -> WorkItem | None:
@@ -199,7 +197,7 @@ class Orchestrator:
         return sum("/rounds/" in key for key in keys)
 
     async def _fail(self, item: WorkItem, error: MaiaError) -> None:
-        record = failure(item, error)
+        record = FailureRecord.of(item.unit, item.task, error)
         try:
             await asyncio.to_thread(record_failure, self._store, item.unit, record)
         except StoreError as full:
@@ -207,7 +205,7 @@ class Orchestrator:
             await self._stop(full)
             return
         self._outcome.failed[item.unit] = record
-        self._on_event(Event("failed", item, record))
+        self._on_event(Event("failed", item))
         self._finish()
 
     async def _stop(self, error: MaiaError) -> None:
@@ -224,28 +222,18 @@ class Orchestrator:
         self._news.set()
 
 
-def failure(item: WorkItem, error: MaiaError) -> dict[str, Any]:
-    """Return what is recorded of a study that a fault ended: typed and told, never empty."""
-    return {
-        "unit": item.unit,
-        "task": item.task,
-        "status": "failed",
-        "error": {"type": type(error).__name__, "message": error.message, "fix": error.fix},
-    }
-
-
-def record_failure(store: Store, unit: str, record: dict[str, Any]) -> None:
-    """Write a failure beside those that the unit had before."""
-    data = json.dumps(record, sort_keys=True, indent=1, ensure_ascii=False).encode()
+def record_failure(store: Store, unit: str, record: FailureRecord) -> None:
+    """Write a failure next to those that the unit had before."""
+    data = encode_record(record)
     number = 1
     while not store.put(f"units/{slug(unit)}/failed-{number}.json", data):
         number += 1
 
 
-def failures(store: Store, unit: str) -> list[dict[str, Any]]:
+def failures(store: Store, unit: str) -> list[FailureRecord]:
     """Return the failures on record, oldest first."""
-    found: list[dict[str, Any]] = []
+    records: list[FailureRecord] = []
     folder = f"units/{slug(unit)}"
-    while (record := read_record(store, f"{folder}/failed-{len(found) + 1}.json", FailureRecord)) is not None:
-        found.append(record)
-    return found
+    while record := load_record(store, f"{folder}/failed-{len(records) + 1}.json", FailureRecord):
+        records.append(record)
+    return records

@@ -1,10 +1,10 @@
 """What keeps a host that was given up for dead from going on when it wakes.
 
-A host that is stopped, or whose event loop hangs, is no different from a dead one to whoever waits for it,
-and its work goes to others. Should it wake, every write of it first looks for the fence, and a call that is
-paid for begins with a write: so it ends at the next thing it does. A write that was under way when it stopped
-may still land; that is harmless, because records are put if absent. So may an answer that is received after
-all: it has been paid for, and whoever has the work goes on from it, or has one of its own already.
+A host that is stopped, or whose event loop hangs, looks like a dead one, and its work goes to
+others. Should it wake, each of its writes first checks for the fence, and a call that is paid for begins with
+a write: so it ends at the next thing it does. A write that was under way when it stopped may still land; that
+is harmless, because records are put if absent. So may an answer that is received after all: it has been paid
+for, and the host that has the work now uses it, or has one of its own already.
 
     hosts/<name>.fenced   the work of this host has been given to others
 """
@@ -51,7 +51,7 @@ class FencedStore(Store):
         if self.has(_key(self._host)):
             raise FencedError(
                 "this host was silent for too long, and its work has been given to others.",
-                "Nothing is lost: whoever has it goes on from the last round.",
+                "Nothing is lost: another host resumes it from the last round.",
             )
 
 

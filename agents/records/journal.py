@@ -23,9 +23,8 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 import numpy as np
 
@@ -38,14 +37,17 @@ from agents.records.record_types import (
     AnswerRecord,
     CallRecord,
     Record,
+    ReplyRecord,
     RoundRecord,
     StudyResult,
     UsageRecord,
-    read_record,
+    encode_record,
+    load_record,
 )
 from agents.records.run_files import RecordError
 from agents.records.store import Store, StoreError
 
+R = TypeVar("R", bound=Record)
 _IMAGE_ID = re.compile(r"[0-9a-f]{8,64}")
 MOST_MASKS = 4
 """Masks on one picture, one on the other, that are kept as masks: a program may measure what it measured,
@@ -58,7 +60,7 @@ class JournalError(RecordError):
 
 
 class OvertakenError(JournalError):
-    """Another writer was first with another content: whoever reads its record can go on from there."""
+    """Another writer was first with another content: a study can be resumed from its record."""
 
 
 def slug(text: str) -> str:
@@ -133,8 +135,8 @@ class Blobs:
                 if not _IMAGE_ID.fullmatch(wanted):
                     raise JournalError(f"the mask {image_id} in {self._store.root} names no image.")
             image = decode(data, formats=("WEBP",))
-            for each in reversed(laid):
-                image = masks.lay(each, image)
+            for layer in reversed(laid):
+                image = masks.lay(layer, image)
         except UsageError as error:
             raise JournalError(f"image {wanted} in {self._store.root} is damaged: {error.message}") from error
         if image.id != image_id:
@@ -162,46 +164,47 @@ class Journal:
 
     def __init__(self, store: Store, unit: str, repeat: int = 0) -> None:
         self._store = store
-        self.repeat = repeat
+        self.unit, self.repeat = unit, repeat
         self.folder = f"units/{slug(unit)}" + (f"/repeats/{repeat}" if repeat else "")
         self.blobs = Blobs(store)
         self._charges = 0
 
-    def rounds(self) -> list[dict[str, Any]]:
+    def rounds(self) -> list[RoundRecord]:
         """Return the finished rounds in order, up to the first gap."""
-        found: list[dict[str, Any]] = []
-        while (record := self._read(f"rounds/{len(found) + 1:04d}.json", RoundRecord)) is not None:
-            found.append(record)
-        return found
+        rounds: list[RoundRecord] = []
+        while (record := self._read(f"rounds/{len(rounds) + 1:04d}.json", RoundRecord)) is not None:
+            rounds.append(record)
+        return rounds
 
-    def commit_round(self, number: int, record: dict[str, Any], images: Iterable[Image]) -> None:
-        """Write round `number` (from 1), its images first.
+    def round_bytes(self, number: int) -> bytes | None:
+        """Return the record of a round as it is on disk, None if there is none."""
+        return self._store.get(f"{self.folder}/rounds/{number:04d}.json")
+
+    def commit_round(self, record: RoundRecord, images: Iterable[Image]) -> None:
+        """Write a round, its images first.
 
         Raises:
             OvertakenError: If another writer has committed that round with another content.
         """
         self.blobs.put(images)
-        self._commit(f"rounds/{number:04d}.json", record)
+        self._commit(f"rounds/{record.round:04d}.json", record)
 
-    def done(self) -> dict[str, Any] | None:
+    def done(self) -> StudyResult | None:
         return self._read("done.json", StudyResult)
 
-    def finish(self, record: dict[str, Any]) -> None:
-        self._commit("done.json", record)
+    def finish(self, result: StudyResult) -> None:
+        self._commit("done.json", result)
 
     def note_duration(self, seconds: float) -> None:
         """Keep how long the last stretch took; apart from the result, which is the same on every machine."""
-        self._store.put(f"{self.folder}/duration.json", _encode({"seconds": round(seconds, 1)}))
+        self._store.put(f"{self.folder}/duration.json", encode_record({"seconds": round(seconds, 1)}))
 
     def answer(self, key: str) -> ChatReply | None:
         """Return the recorded answer of a call."""
         record = self._read(f"calls/{key}.answer", AnswerRecord)
-        if record is None:
-            return None
-        notes = tuple(record.get("notes", ()))
-        return ChatReply(**{**record, "usage": Usage(**record["usage"]), "notes": notes})
+        return None if record is None else record.reply()
 
-    def intend(self, key: str, about: dict[str, Any]) -> int:
+    def intend(self, key: str, call: CallRecord) -> int:
         """Write down that a call is about to be sent, and return the attempt's number.
 
         Raises:
@@ -209,9 +212,15 @@ class Journal:
         """
         self._store.check_room()
         attempt = 1
-        while not self._store.put(f"{self.folder}/calls/{key}.request-{attempt}", _encode(about)):
+        while not self._store.put(f"{self.folder}/calls/{key}.request-{attempt}", encode_record(call)):
             attempt += 1
         return attempt
+
+    def calls(self) -> Iterator[CallRecord]:
+        """Yield what is on record of each attempt of each call."""
+        for key in self._store.keys(f"{self.folder}/calls"):
+            if ".request-" in key and (call := load_record(self._store, key, CallRecord)) is not None:
+                yield call
 
     def record_unbilled(self, key: str, attempt: int) -> None:
         """Write down that an attempt ended and was not paid for."""
@@ -219,7 +228,7 @@ class Journal:
 
     def record_answer(self, key: str, reply: ChatReply) -> ChatReply:
         """Write the answer down and return the one that counts: the first that was written."""
-        if self._store.put(f"{self.folder}/calls/{key}.answer", _encode(reply_record(reply))):
+        if self._store.put(f"{self.folder}/calls/{key}.answer", encode_record(ReplyRecord.of(reply))):
             return reply
         first = self.answer(key)
         assert first is not None
@@ -230,10 +239,8 @@ class Journal:
 
         They may have been answered at a later attempt, when the study was taken up again.
         """
-        found = doubtful(self._store.keys(f"{self.folder}/calls"))
-        return sorted(
-            name.rpartition("/")[2].partition(".")[0] for name, attempts in found.items() if attempts > 0
-        )
+        open_attempts = doubtful(self._store.keys(f"{self.folder}/calls"))
+        return sorted(name.rpartition("/")[2].partition(".")[0] for name, n in open_attempts.items() if n > 0)
 
     def usage(self) -> dict[str, Usage]:
         """Return what the answers on record cost, by role: the same whether or not a study was interrupted."""
@@ -241,16 +248,15 @@ class Journal:
         for name in self._store.keys(f"{self.folder}/calls"):
             key, _, kind = name.rpartition("/")[2].partition(".")
             if kind == "answer":
-                about = self._read(f"calls/{key}.request-1", CallRecord) or {}
-                role = str(about.get("role", ""))
+                call = self._read(f"calls/{key}.request-1", CallRecord) or CallRecord()
                 answer = self.answer(key)
                 assert answer is not None
-                total[role] = total.get(role, Usage()) + answer.usage
+                total[call.role] = total.get(call.role, Usage()) + answer.usage
         return total
 
     def record_image_charge(self, usage: Usage) -> None:
         """Write down what a call for images was charged, as soon as it is known."""
-        record = _encode(asdict(usage))
+        record = encode_record(UsageRecord.of(usage))
         self._charges += 1
         while not self._store.put(f"{self.folder}/charged/{self._charges:04d}.json", record):
             self._charges += 1
@@ -258,14 +264,14 @@ class Journal:
     def image_charges(self) -> Usage:
         """Return what images were charged, over all interruptions."""
         names = [name.rpartition("/")[2] for name in self._store.keys(f"{self.folder}/charged")]
-        records = (self._read(f"charged/{name}", UsageRecord) or {} for name in sorted(names))
-        return sum((Usage(**record) for record in records), Usage())
+        records = (self._read(f"charged/{name}", UsageRecord) or UsageRecord() for name in sorted(names))
+        return sum((record.usage() for record in records), Usage())
 
-    def _read(self, name: str, kind: type[Record]) -> dict[str, Any] | None:
-        return read_record(self._store, f"{self.folder}/{name}", kind)
+    def _read(self, name: str, kind: type[R]) -> R | None:
+        return load_record(self._store, f"{self.folder}/{name}", kind)
 
-    def _commit(self, name: str, record: dict[str, Any]) -> None:
-        data = without_secrets(_encode(record))  # as the store keeps it: it is compared below
+    def _commit(self, name: str, record: Record) -> None:
+        data = without_secrets(encode_record(record))  # as the store keeps it: it is compared below
         if (
             not self._store.put(f"{self.folder}/{name}", data)
             and self._store.get(f"{self.folder}/{name}") != data
@@ -294,21 +300,9 @@ def doubtful(names: Iterable[str]) -> dict[str, int]:
 
 
 def attempts_in_doubt(error: MaiaError) -> int | None:
-    """Return how many attempts of a call that ended so may have been billed; None where nobody knows."""
-    told: int | None = getattr(error, "in_doubt", 0 if isinstance(error, UsageError) else None)
-    return told
-
-
-def _encode(record: dict[str, Any]) -> bytes:
-    return json.dumps(record, sort_keys=True, indent=1, ensure_ascii=False).encode()
-
-
-def reply_record(reply: ChatReply) -> dict[str, Any]:
-    """Return a reply as it is written down; what it does not have is left out, as in records of before it
-    existed.
-    """
-    record = asdict(reply)
-    return {name: value for name, value in record.items() if value or name not in ("thoughts", "notes")}
+    """Return how many attempts of a call that ended so may have been billed; None where that is unknown."""
+    in_doubt: int | None = getattr(error, "in_doubt", 0 if isinstance(error, UsageError) else None)
+    return in_doubt
 
 
 class RecordedChat:
@@ -319,10 +313,10 @@ class RecordedChat:
         model: ChatModel,
         journal: Journal,
         role: str,
-        about: Callable[[ChatRequest], dict[str, Any]] = lambda _: {},
+        cost: Callable[[ChatRequest], CallRecord] = lambda _: CallRecord(),
     ) -> None:
-        """`about` returns what else is written down of a call before it is sent, such as what it may cost."""
-        self._model, self._journal, self._role, self._about = model, journal, role, about
+        """`cost` returns the most that a call may cost."""
+        self._model, self._journal, self._role, self._cost = model, journal, role, cost
         self.name, self.sees_images = model.name, model.sees_images
 
     async def complete(self, request: ChatRequest) -> ChatReply:
@@ -346,8 +340,7 @@ class RecordedChat:
                     with contextlib.suppress(StoreError):  # then it stays in doubt; the error is what matters
                         await asyncio.to_thread(self._journal.record_unbilled, key, attempt)
                 raise
-            # Shielded: once it is paid for, it is written down even if whoever asked for it is cancelled
-            # meanwhile.
+            # Shielded: once it is paid for, it is written down even if its caller is cancelled meanwhile.
             writing = asyncio.get_running_loop().run_in_executor(
                 None, self._journal.record_answer, key, bought
             )
@@ -356,4 +349,4 @@ class RecordedChat:
 
     def _intend(self, key: str, request: ChatRequest) -> int:
         about = {"role": self._role, "model": self.name, "turns": len(request.messages)}
-        return self._journal.intend(key, {**about, **self._about(request)})
+        return self._journal.intend(key, self._cost(request).model_copy(update=about))

@@ -1,13 +1,14 @@
 """Who may write to a run directory: one process at a time, decided by objects that are put if absent.
 
-Each run takes the next generation, so two that start together cannot both have it. The owner beats: it
-counts a number up. Whoever wants to take over believes that the owner is gone if it said so, if its process
-is known to have ended on this very machine, or if the number stood still while *they* watched: their own
-steady clock decides, so that neither a jumping clock nor two machines that disagree can end a live run.
+Each run takes the next generation, so two that start together cannot both have it. The owner sends a
+heartbeat: it counts a number up. The next process takes over if the owner has released the lease, if its
+process is known to have ended on this very machine, or if the number stood still while the next one watched.
+The watcher's own monotonic clock decides, so that neither a jumping clock nor two machines that disagree can
+end a live run.
 
     leases/0003/claim.json      who holds generation 3, written once
     leases/0003/beat            a number, replaced every few seconds
-    leases/0003/cancel          somebody asked this generation to stop
+    leases/0003/cancel          this generation was asked to stop
     leases/0003/released.json   it has stopped
 """
 
@@ -22,9 +23,12 @@ import socket
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
+
+from pydantic import ValidationError
 
 from actors.errors import MaiaError, UsageError
+from agents.records.record_types import LeaseClaim
 from agents.records.run_files import RecordError, parse_json
 from agents.records.store import Objects, StoreError
 
@@ -58,23 +62,23 @@ class Lease:
         *,
         beat_s: float = BEAT_S,
         stale_s: float = STALE_S,
-        tell: Callable[[str], None] = lambda _: None,
+        notify: Callable[[str], None] = lambda _: None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> Self:
         """Return the lease of the next generation.
 
-        Waits up to `stale_s` where the last owner did not say good-bye and cannot be looked up.
+        Waits up to `stale_s` where the last owner did not release it and cannot be looked up.
 
         Raises:
             UsageError: If another process works on the directory.
         """
         last = newest(store)
         if last and not _released(store, last) and not _known_dead(_claim(store, last)):
-            tell("another process had this run: looking whether it still works on it")
+            notify("another process had this run: checking whether it still works on it")
             await _watch(store, last, stale_s, sleep, clock)
         generation = last + 1
-        if not store.put(f"{_folder(generation)}/claim.json", json.dumps(_who()).encode()):
+        if not store.put(f"{_folder(generation)}/claim.json", json.dumps(_own_claim().to_json()).encode()):
             raise _taken(store, generation)
         return cls(store, generation, beat_s=beat_s)
 
@@ -92,7 +96,7 @@ class Lease:
             self._store.put(f"{self._folder}/released.json", b"{}")
 
     def cancelled(self) -> bool:
-        """Say whether somebody asked this run to stop."""
+        """Return whether this run was asked to stop."""
         return self._store.has(f"{self._folder}/cancel")
 
     def check(self) -> None:
@@ -118,7 +122,7 @@ class Lease:
 def newest(store: Objects) -> int:
     """Return the generation claimed last, 0 if none was."""
     claims = map(_CLAIM.fullmatch, store.keys("leases"))
-    return max((int(found[1]) for found in claims if found), default=0)
+    return max((int(claim[1]) for claim in claims if claim), default=0)
 
 
 def worked_s(store: Objects) -> float:
@@ -127,8 +131,8 @@ def worked_s(store: Objects) -> float:
     return BEAT_S * sum(int(beat) for beat in beats if _BEAT.fullmatch(beat))
 
 
-def owner(store: Objects) -> dict[str, Any] | None:
-    """Return who holds the directory as far as can be told at once, None if nobody does."""
+def owner(store: Objects) -> LeaseClaim | None:
+    """Return which process holds the directory as far as is known at once, None if none does."""
     last = newest(store)
     if not last or _released(store, last):
         return None
@@ -137,9 +141,9 @@ def owner(store: Objects) -> dict[str, Any] | None:
 
 
 def works_here(store: Objects) -> bool:
-    """Say whether a process of this machine works on the directory."""
-    found = owner(store)
-    return found is not None and bool(_machine()) and found.get("machine") == _machine()
+    """Return whether a process of this machine works on the directory."""
+    claim = owner(store)
+    return claim is not None and bool(_machine()) and claim.machine == _machine()
 
 
 def cancel(store: Objects) -> bool:
@@ -154,13 +158,12 @@ def _folder(generation: int) -> str:
     return f"leases/{generation:04d}"
 
 
-def _claim(store: Objects, generation: int) -> dict[str, Any]:
+def _claim(store: Objects, generation: int) -> LeaseClaim:
     key = f"{_folder(generation)}/claim.json"
     try:
-        found = parse_json(store.get(key) or b"{}", Path(key))
-    except RecordError:  # who claimed it cannot be told; that somebody did, can
-        found = {}
-    return found if isinstance(found, dict) else {}
+        return LeaseClaim.model_validate(parse_json(store.get(key) or b"{}", Path(key)))
+    except (RecordError, ValidationError):  # the process is unknown; that there was one is not
+        return LeaseClaim()
 
 
 def _released(store: Objects, generation: int) -> bool:
@@ -187,26 +190,25 @@ async def _watch(
 def _taken(store: Objects, generation: int) -> UsageError:
     claim = _claim(store, generation)
     return UsageError(
-        f"process {claim.get('pid', '?')} on {claim.get('host', '?')} is working on {store.name}.",
+        f"process {claim.pid or '?'} on {claim.host or '?'} is working on {store.name}.",
         f"Watch it with `maia status {store.name}`, stop it with `maia cancel {store.name}`, or use another --out.",
     )
 
 
-def _who() -> dict[str, Any]:
+def _own_claim() -> LeaseClaim:
     pid = os.getpid()
-    return {"host": socket.gethostname(), "pid": pid, "machine": _machine(), "started": _start_time(pid)}
+    return LeaseClaim(host=socket.gethostname(), pid=pid, machine=_machine(), started=_start_time(pid))
 
 
-def _known_dead(claim: dict[str, Any]) -> bool:
-    """Say whether the claim's process ran here and has ended; False where that cannot be known."""
-    machine, pid = claim.get("machine"), claim.get("pid")
-    if not machine or machine != _machine() or not isinstance(pid, int):
+def _known_dead(claim: LeaseClaim) -> bool:
+    """Return whether the claim's process ran here and has ended; False where that is unknown."""
+    if not claim.machine or claim.machine != _machine() or claim.pid is None:
         return False
-    return _start_time(pid) != claim.get("started")
+    return _start_time(claim.pid) != claim.started
 
 
 def _machine() -> str:
-    """Return what names this boot of this machine and its view of processes; "" where it cannot be told."""
+    """Return what names this boot of this machine and its view of processes; "" where that is unknown."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"

@@ -20,7 +20,7 @@ _NAMES = {
     "network": "network (its weights, modules or preprocessing)",
     "dataset": "data set (its files' names, sizes or content)",
 }
-_ON_THE_WAY = frozenset(
+_TRANSIENT = frozenset(
     {
         "config",
         "base_url",
@@ -46,14 +46,14 @@ _ON_THE_WAY = frozenset(
         "map_memory_mb",
     }
 )
-"""Where settings were read from, where a model is and how hard it is driven: written down, and free to change
-between two commands. A server moves, a rate turns out too high, a batch too large, and what was paid for is
-gone on with.
+"""Where settings were read from, where a model is and at which rate it is asked: written down, and free to
+change between two commands. A server moves, a rate turns out too high, a batch too large, and the run is
+resumed.
 """
 
 
 EXTENT = ("asked", "layers", "units")
-"""What says which units a run has: the words of the command line, and once the network is known their ids."""
+"""The keys of a run's units: the words of the command line, and once the network is known their ids."""
 _OPTIONS = {
     "layer": "LAYER",
     "unit": "UNIT",
@@ -66,7 +66,7 @@ _OPTIONS = {
     "settings.dataset": "the dataset (--data)",
     "settings.vision.class_names": "the list of class names (--class-names)",
 }
-"""How a person says what a manifest holds."""
+"""The option of the command line that sets a key."""
 _LONG = 200
 _UNITS_OPTION = {"sweep": "--units", "audit": "--classes"}
 
@@ -75,8 +75,8 @@ def check(store: Store, manifest: dict[str, Any]) -> None:
     """Make sure that the directory is unclaimed, or claimed for this very manifest, of which it may have
     fewer units.
 
-    Only the ids of units tell whether it has fewer: while `manifest` lacks them, as its network is not known
-    yet, what was asked for is not compared.
+    Whether it has fewer is decided by the ids of units alone: while `manifest` lacks them, as its network is
+    not known yet, what was asked for is not compared.
 
     Raises:
         UsageError: Showing each difference, if the directory belongs to another configuration.
@@ -84,13 +84,12 @@ def check(store: Store, manifest: dict[str, Any]) -> None:
     present = recorded(store)
     if not present:
         return
-    old, new = _told(present), _told(json.loads(_encode(manifest)))
+    old, new = _without_transient_keys(present), _without_transient_keys(json.loads(_encode(manifest)))
     before, now = _dataset(old), _dataset(new)
     if is_path(before) and is_path(now) and (store.has(STUDIED) or canonical(before) == canonical(now)):
-        # It may be written otherwise, or lie elsewhere by now: its fingerprint tells whether it is the same
-        # one.
+        # It may be spelled differently, or have moved: its fingerprint decides whether it is the same one.
         new["settings"]["dataset"] = old["settings"]["dataset"]
-    commands = [each.get("command") for each in (old, new)]
+    commands = [old.get("command"), new.get("command")]
     if all(commands) and commands[0] != commands[1]:
         raise UsageError(
             f"{store.root} holds a run of `maia {commands[0]}`, and this is `maia {commands[1]}`.",
@@ -102,12 +101,12 @@ def check(store: Store, manifest: dict[str, Any]) -> None:
     if "units" not in new:  # the network is not known yet
         old.pop("units", None)
     if grows:
-        old, new = ({k: v for k, v in each.items() if k not in EXTENT} for each in (old, new))
+        old, new = ({k: v for k, v in values.items() if k not in EXTENT} for values in (old, new))
     different = list(_differences("", old, new))
     if different:
         raise UsageError(
             f"{store.root} holds a run of another configuration: " + "; ".join(different[:6]) + ".",
-            "Give this run its own --out, or repeat the earlier command to go on with it.",
+            "Give this run its own --out, or repeat the earlier command to resume it.",
         )
     # Last: another seed samples other units, and is the reason then.
     if grows:
@@ -120,23 +119,23 @@ def _check_extent(store: Store, old: dict[str, Any], new: dict[str, Any]) -> Non
     if not left_out:
         return
     option, asked = _UNITS_OPTION.get(new.get("command", ""), "asked"), old["asked"]
-    said = _differences("", *({k: each.get(k) for k in EXTENT[:2]} for each in (old, new)))
-    told = "; ".join(each.replace("asked", option, 1) for each in said) or "the same words name other units"
+    differences = _differences("", *({k: values.get(k) for k in EXTENT[:2]} for values in (old, new)))
+    changes = "; ".join(text.replace("asked", option, 1) for text in differences)
+    changes = changes or "the same words name other units"
     layers = old.get("layers") or ()
     dropped = set(layers) - set(new.get("layers") or layers)
     as_well = [f"{_OPTIONS['layers']} {','.join(layers)},MORE"] if dropped else []
     if not dropped or asked != new["asked"]:
         as_well.append(f"{option} {asked},MORE")
     raise UsageError(
-        f"{store.root} holds a run of more than is asked for now: {told}, which leaves out {len(left_out)} of its "
-        f"{len(old['units'])}.",
-        f"A run may be given more and never less: to add to it, name what it has as well ({' '.join(as_well)}). "
-        "Otherwise give this run its own --out.",
+        f"{store.root} holds a run of more than is asked for now: {changes}, which leaves out {len(left_out)} "
+        f"of its {len(old['units'])}.",
+        f"A run can only grow. Include its existing units ({' '.join(as_well)}), or choose another --out.",
     )
 
 
 def widened(store: Store, manifest: dict[str, Any]) -> bool:
-    """Say whether a run has been asked for in other words than before, so that it may have to be planned for
+    """Return whether a run is asked for in other words than before, so that it may have to be planned for
     more.
     """
     old = recorded(store)
@@ -171,8 +170,7 @@ def claim(store: Store, manifest: dict[str, Any]) -> None:
 
 
 def check_studied(store: Store, facts: Mapping[str, Any], names: Collection[str] = tuple(_NAMES)) -> None:
-    """Make sure that network and data set are, by their fingerprints, those that the directory was begun
-    with.
+    """Make sure that network and data set are, by their fingerprints, those that the run started with.
 
     A file of weights may change under its name, and a folder of images under its path. `names` are those that
     count.
@@ -182,13 +180,13 @@ def check_studied(store: Store, facts: Mapping[str, Any], names: Collection[str]
     """
     old = store.read_object(STUDIED) or {}
     changed = [
-        f"the {told} was {old[name]}, now {facts.get(name)}"
-        for name, told in _NAMES.items()
+        f"the {description} was {old[name]}, now {facts.get(name)}"
+        for name, description in _NAMES.items()
         if name in names and name in old and old[name] != facts.get(name)
     ]
     if changed:
         raise UsageError(
-            f"{store.root} was begun with something else under the same name: {'; '.join(changed)}.",
+            f"{store.root} was started with something else under the same name: {'; '.join(changed)}.",
             "Put back what was there, or give this run its own --out.",
         )
 
@@ -206,10 +204,12 @@ def _dataset(manifest: dict[str, Any]) -> str:
     return named if isinstance(named, str) else "scenes"
 
 
-def _told(manifest: Any) -> Any:
+def _without_transient_keys(manifest: Any) -> Any:
     """Leave out what may differ between two commands of one run."""
     if isinstance(manifest, dict):
-        return {key: _told(value) for key, value in manifest.items() if key not in _ON_THE_WAY}
+        return {
+            key: _without_transient_keys(value) for key, value in manifest.items() if key not in _TRANSIENT
+        }
     return manifest
 
 
@@ -221,20 +221,20 @@ def _differences(path: str, old: Any, new: Any) -> Any:
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted(old.keys() | new.keys()):
             if path.startswith("settings") and key not in old:
-                continue  # a setting that did not exist when the run was begun
+                continue  # a setting that did not exist when the run started
             yield from _differences(f"{path}.{key}" if path else key, old.get(key), new.get(key))
     elif old != new:
-        told = _OPTIONS.get(path) or path
-        if told.startswith("settings."):
-            told = f"the profile's {told.removeprefix('settings.')}"
-        yield f"{told} was {_brief(old)}, now {_brief(new)}"
+        name = _OPTIONS.get(path) or path
+        if name.startswith("settings."):
+            name = f"the profile's {name.removeprefix('settings.')}"
+        yield f"{name} was {_brief(old)}, now {_brief(new)}"
 
 
 def _brief(value: Any) -> str:
-    """Return a value as a person would write it; one that was not there is said so."""
+    """Return a value as a person would write it; None is "not set"."""
     if value is None:
         return "not set"
-    if isinstance(value, list) and all(isinstance(each, str) for each in value):
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
         value = ",".join(value)
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= _LONG else f"{text[: _LONG - 3]}..."

@@ -1,51 +1,100 @@
-"""The types of records, as far as a command relies on them. Other fields are kept and shown as the text they
-are.
+"""The types of everything that a run keeps on disk: one class for each kind of record.
 
-A record may have been made by a stranger, or by an older version: what is missing has a default, what is
-there must be of its type. `checked` returns the record itself, so that nothing is lost on the way.
+A record is read with `load_record` and written with `encode_record`, so that both use the same type. It may
+have been made by a stranger, or by an older version: what is missing has a default, what is there must be of
+its type, and fields that are unknown are kept as they are. `docs/formats.md` is made from these classes.
+
+    manifest.json              Manifest            what the run is about
+    plan.json                  WorkItem (agents.records.work), a list
+    units/<unit>/done.json     StudyResult         and in it Evidence-, Exemplar-, Usage-, BackgroundRecord
+    units/<unit>/rounds/*      RoundRecord         and in it Reply-, Outcome-, Review-, Toolbox-, ProgramRecord
+    units/<unit>/failed-*      FailureRecord
+    units/<unit>/survey.json   SurveyRecord
+    units/<unit>/pooling.json  PoolingRecord       and in it AgreementRecord
+    units/<unit>/calls/*       CallRecord, AnswerRecord
+    units/<unit>/charged/*     UsageRecord
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar
+import json
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    PlainValidator,
+    StringConstraints,
+    ValidationError,
+)
+from pydantic_core import PydanticKnownError
 
+from actors.chat.base import ChatReply, FinishReason, Usage
+from actors.errors import MaiaError
 from agents.records.run_files import damaged
 from agents.records.store import Store
 
+
+def _number(value: Any) -> float:
+    """Accept a number without changing it: a whole one is written as it was read."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise PydanticKnownError("float_type")
+    try:
+        float(value)
+    except OverflowError:
+        raise PydanticKnownError("float_type") from None
+    return value
+
+
 ImageId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8,64}$")]
 Count = Annotated[int, Field(ge=0, lt=2**53)]
-Number = Annotated[float, Field(strict=True)]
+Seed = Annotated[int, Field(ge=0, lt=2**64)]
+Number = Annotated[float, PlainValidator(_number)]
 """May be NaN or infinite, which Python writes into JSON."""
 Interval = Annotated[list[Number], Field(min_length=2, max_length=2)]
+Dollars = Annotated[FiniteFloat, Field(ge=0)]
+StudyStatus = Literal["answered", "no_answer", "refused", "measured", "failed"]
+"""How a study ended: with an answer, without one, because the model refused, without an agent, by a fault."""
 
 
 class Record(BaseModel):
-    """A JSON object on disk."""
+    """A JSON object on disk. Fields that were never set are not written."""
 
     model_config = ConfigDict(frozen=True, extra="allow", strict=True)
 
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values, unknown fields included."""
+        return self.model_dump(exclude_unset=True)
+
 
 class Manifest(Record):
-    """What a run is about, `manifest.json`."""
+    """What a run is about: `manifest.json`. Commands add fields of their own."""
 
     command: str = ""
+    """The command that began the run."""
     model: str | None = None
+    """The network."""
     layer: str = ""
     unit: str = ""
+    """As it was asked for, of a run of one unit."""
     units: list[str] = []
+    """Ids of the units."""
     layers: list[str] = []
-    seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
+    seed: Seed = 0
     profile: str | None = None
     config: str | None = None
     person: str = ""
+    """Who studies the unit in a session."""
     from_round: Annotated[int, Field(ge=1)] = 1
+    """The first round that a branch does not share with the run it came from."""
     settings: dict[str, Any] = {}
+    """The profile, as far as results depend on it."""
 
 
 class UsageRecord(Record):
-    """Tokens and dollars of one role."""
+    """What one role, or one call for images, was charged: `charged/0001.json`, and part of other records."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -53,23 +102,34 @@ class UsageRecord(Record):
     cached_tokens: Count = 0
     completion_tokens: Count = 0
     requests: Count = 0
-    dollars: Annotated[FiniteFloat, Field(ge=0)] = 0.0
+    dollars: Dollars = 0.0
     estimated: bool = False
+    """The endpoint did not report tokens."""
     unpriced: Count = 0
+    """Requests and images whose price is unknown."""
+
+    @classmethod
+    def of(cls, usage: Usage) -> UsageRecord:
+        return cls(**{name: getattr(usage, name) for name in cls.model_fields})
+
+    def usage(self) -> Usage:
+        return Usage(**{name: getattr(self, name) for name in type(self).model_fields})
 
 
-class Trial(Record):
+class TrialRecord(Record):
     """One image of a test."""
 
     image: ImageId
     activation: Number
     label: str | None = None
+    """The label that it was made of."""
 
 
-class Evidence(Record):
-    """The test of an answer on fresh images."""
+class EvidenceRecord(Record):
+    """The tests of an answer and their figures."""
 
     kind: str = ""
+    """`confirmation`, `abstention`, `untestable`, or `survey`."""
     auroc: Number | None = None
     auroc_interval: Interval | None = None
     e_value: Number | None = None
@@ -79,23 +139,29 @@ class Evidence(Record):
     n_positive: Count | None = None
     n_control: Count | None = None
     images_made: Count = 0
-    positives: list[Trial] = []
-    controls: list[Trial] = []
+    """Images that the critic made."""
+    positives: list[TrialRecord] = []
+    """Images of the labels."""
+    controls: list[TrialRecord] = []
+    """Images of other things."""
 
 
-class Exemplar(Record):
+class ExemplarRecord(Record):
     """One of the strongest images of the data set."""
 
     image: ImageId
+    """Masked to the part that drives the unit."""
     source: ImageId | None = None
+    """The whole image."""
     activation: Number | None = None
 
 
-class RepeatedStudy(Record):
-    """One of several studies of a unit, as the pooled result tells of it."""
+class RepeatRecord(Record):
+    """One of several studies of a unit, as the pooled result lists it."""
 
     number: Annotated[int, Field(ge=1)]
-    seed: Annotated[int, Field(ge=0, lt=2**64)] | None = None
+    seed: Seed | None = None
+    status: str | None = None
     labels: list[str] = []
     verdict: str = ""
     auroc: Number | None = None
@@ -106,73 +172,163 @@ class AgreementRecord(Record):
     """How far several studies of a unit agree."""
 
     value: Number | None = None
+    """Mean over pairs of studies, 0.5 is chance; null without a pair."""
     studies: Count = 0
     labelled: Count = 0
+    """Studies with a label that was tested."""
     pairs: list[dict[str, Any]] = []
 
 
 class PoolingRecord(Record):
-    """What the aggregator of several studies reads, `pooling.json`."""
+    """What the aggregator of several studies reads: `pooling.json`."""
 
     evidence: str
+    """The text that it is shown."""
     agreement: AgreementRecord
 
 
 class StudyResult(Record):
-    """A unit's result, `done.json`."""
+    """A unit's result: `done.json`."""
 
     unit: str
+    """The unit's id."""
     task: str = "describe"
+    """The question that was asked."""
     status: str = "failed"
+    """How the study ended: `answered`, `no_answer`, `refused`, `measured`, `failed`."""
     label: str | None = None
+    """The labels in one text."""
     labels: list[str] = []
+    """Labels as they were accepted: the simplest that the numbers could not reject."""
     answered: list[str] = []
+    """Labels as the agent gave them."""
     description: str | None = None
     fields: dict[str, Any] = {}
+    """What else the task asked for, by name."""
+    verdict: str = ""
+    """What the label is worth ([verdicts](evidence.md#verdicts))."""
     confirmed: bool | None = None
-    evidence: Evidence | None = None
+    """Whether the verdict is *confirmed*; null where no label was put to a test that could tell."""
+    evidence: EvidenceRecord | None = None
+    """The tests and their figures ([evidence](evidence.md)); `finding`: the verdict and its reason."""
     card: dict[str, Any] | None = None
+    """The label card: kind of unit where its labels hold, scores, warnings."""
     background: dict[str, Any] | None = None
+    """Activation over the data set: `mean`, `std`, `maximum`, `n_images`, and a `histogram` (`low`, `high`,
+    `counts`); `unsampled` says why there is none.
+    """
     rounds: Count = 0
     images_made: Count = 0
+    """Images that the agent made."""
     images_tested: Count = 0
-    exemplars: list[Exemplar] = []
+    """Images that the critic made."""
+    exemplars: list[ExemplarRecord] = []
     usage: dict[str, UsageRecord] = {}
+    """Tokens and dollars by role."""
     in_doubt: list[str] = []
-    repeats: list[RepeatedStudy] = []
+    """Calls of which an attempt was sent, perhaps billed, and never answered here."""
+    repeats: list[RepeatRecord] = []
+    """Of a unit that was studied several times (`--repeat`): each study."""
     agreement: AgreementRecord | None = None
-    seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
+    """How far those studies agree ([sweeps](sweeps.md#several-studies-of-a-unit))."""
+    seed: Seed = 0
     facts: dict[str, Any] = {}
+    """Model, fingerprints, versions, who reasoned, sandbox tier."""
+
+    def total_usage(self) -> Usage:
+        """Return what all roles were charged together."""
+        return sum((usage.usage() for usage in self.usage.values()), Usage())
 
 
-class Reply(Record):
-    """What the model said in a round."""
+class ReplyRecord(Record):
+    """What a model answered."""
 
     text: str
-    model: str = ""
+    finish: FinishReason = "stop"
     usage: UsageRecord = UsageRecord()
+    model: str = ""
+    thoughts: str = ""
+    notes: list[str] = []
+
+    @classmethod
+    def of(cls, reply: ChatReply) -> ReplyRecord:
+        """Return the record of a reply; thoughts and notes that it does not have are left out."""
+        optional: dict[str, Any] = {"thoughts": reply.thoughts, "notes": list(reply.notes)}
+        return cls(
+            text=reply.text,
+            finish=reply.finish,
+            usage=UsageRecord.of(reply.usage),
+            model=reply.model,
+            **{name: value for name, value in optional.items() if value},
+        )
+
+    def reply(self) -> ChatReply:
+        return ChatReply(
+            self.text,
+            self.finish,
+            self.usage.usage(),
+            self.model,
+            thoughts=self.thoughts,
+            notes=tuple(self.notes),
+        )
 
 
-class Toolbox(Record):
-    """What a resumed agent must know."""
+class AnswerRecord(ReplyRecord):
+    """The answer to a call: `calls/<key>.answer`."""
 
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class CallRecord(Record):
+    """A call that is about to be sent: `calls/<key>.request-<n>`."""
+
+    role: str = ""
+    """Who asks: `interpreter` or `observer`."""
+    model: str = ""
+    turns: Count = 0
+    """Messages of the conversation."""
+    dollars: Dollars = 0.0
+    """The most that it may cost."""
+    tokens: Count = 0
+    """The most that it may take."""
+    unpriced: Count = 0
+
+
+class LogEntryRecord(Record):
+    """An image in an agent's log of experiments."""
+
+    title: str
+    activation: Number | None
+    image: ImageId
+    text: str
+
+
+class ToolboxRecord(Record):
+    """What a resumed agent's toolbox must know."""
+
+    draws: dict[str, Count] = {}
+    """Images drawn so far, by prompt."""
     images_made: Count = 0
     observations: Count = 0
     measured: dict[ImageId, Number] = {}
+    """What the unit answered to each image."""
     activation_threshold: Number | None = None
-    log: list[list[dict[str, Any]]] = []
-    provenance: dict[ImageId, Any] = {}
+    log: list[list[LogEntryRecord]] = []
+    provenance: dict[ImageId, str] = {}
+    """How each image came about, as JSON text."""
 
 
 class ReviewRecord(Record):
-    """What the examiner said of an answer."""
+    """What the critic said of an answer."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     accepted: bool
     objection: str
-    evidence: Evidence
+    """What the agent is sent when it may go on."""
+    evidence: EvidenceRecord
     labels: list[str] | None = None
+    """Simpler labels that were accepted in place of the agent's."""
     shown: list[ImageId] = []
 
 
@@ -182,21 +338,48 @@ class ShownImage(Record):
     image: ImageId
 
 
+class OutcomeRecord(Record):
+    """How a program ended."""
+
+    status: str = ""
+    error: str = ""
+    output: str = ""
+    output_truncated: bool = False
+    calls: Count = 0
+    """Tool calls that were answered."""
+    notes: list[str] = []
+    tier: str = ""
+    """How the sandbox was walled."""
+
+
+class ProgramRecord(Record):
+    """A program and what its calls were answered, from which a sandbox is rebuilt."""
+
+    program: str
+    status: str
+    calls: list[dict[str, Any]]
+
+
 class RoundRecord(Record):
-    """A finished round, `rounds/0001.json`."""
+    """A finished round: `rounds/0001.json`."""
 
     round: Annotated[int, Field(ge=1)]
-    reply: Reply
+    reply: ReplyRecord
     hypotheses: list[str] = []
     program: str | None = None
-    outcome: dict[str, Any] | None = None
+    outcome: OutcomeRecord | None = None
     observation: list[str | ShownImage] = []
+    """What the agent was shown: texts and images."""
     verdict: ReviewRecord | None = None
+    """Of a round that answered."""
     answered: bool = False
+    """The answer stands."""
     last: bool = False
     demanded: bool = False
-    toolbox: Toolbox = Toolbox()
-    sandbox: list[dict[str, Any]] | None = None
+    """A final answer was demanded."""
+    toolbox: ToolboxRecord = ToolboxRecord()
+    sandbox: list[ProgramRecord] = []
+    """The programs that this round added to the sandbox's state."""
 
 
 class FailureReason(Record):
@@ -208,44 +391,43 @@ class FailureReason(Record):
 
 
 class FailureRecord(Record):
-    """How an attempt failed, `failed-<n>.json`."""
+    """How an attempt failed: `failed-<n>.json`."""
 
     unit: str = ""
+    task: str = ""
+    status: str = "failed"
     error: FailureReason
+
+    @classmethod
+    def of(cls, unit: str, task: str, error: MaiaError) -> FailureRecord:
+        reason = FailureReason(type=type(error).__name__, message=error.message, fix=error.fix)
+        return cls(unit=unit, task=task, status="failed", error=reason)
 
 
 class SurveyRecord(Record):
-    """What a fixed design measured, `survey.json`."""
+    """What a fixed design measured: `survey.json`."""
 
     images: Count
+    """Images that were made for it."""
     found: dict[str, Any]
+    """The measurements."""
     finding: dict[str, str] | None = None
+    """A `verdict` and its `reason`, where no agent need be asked."""
 
 
-class CallRecord(Record):
-    """A call that is about to be sent, `calls/<key>.request-<n>`."""
+class LeaseClaim(Record):
+    """The process that holds a run directory: `leases/0001/claim.json`."""
 
-    role: str = ""
-    model: str = ""
-    dollars: Annotated[FiniteFloat, Field(ge=0)] = 0.0
-    tokens: Count = 0
-
-
-class AnswerRecord(Record):
-    """What a model answered, `calls/<key>.answer`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    text: str
-    finish: str = "stop"
-    usage: UsageRecord = UsageRecord()
-    model: str = ""
-    thoughts: str = ""
-    notes: list[str] = []
+    host: str | None = None
+    pid: int | None = None
+    machine: str = ""
+    """One boot of one machine, and its view of processes; empty where that is unknown."""
+    started: str = ""
+    """When the process started, in the kernel's ticks."""
 
 
 class EvaluationRow(Record):
-    """What a unit's labels predict, `evaluation/<unit>-<digest>.json`."""
+    """What a unit's labels predict: `evaluation/<unit>-<digest>.json`."""
 
     unit: str
     layer: str
@@ -253,7 +435,7 @@ class EvaluationRow(Record):
 
 
 class Judgement(Record):
-    """A person's choice, `judgements/<judge>/<question>.json`."""
+    """A person's choice: `judgements/<judge>/<question>.json`."""
 
     judge: str
     unit: str
@@ -265,24 +447,29 @@ class Judgement(Record):
 R = TypeVar("R", bound=Record)
 
 
-def checked(kind: type[R], record: dict[str, Any], store: Store, key: str) -> dict[str, Any]:
-    """Return the record that was read under a key, as it is.
+def load_record(store: Store, key: str, kind: type[R]) -> R | None:
+    """Return a record of its type, None if there is none.
 
     Raises:
-        RecordError: If it is not of its type: the message names the file and the field.
+        RecordError: If it cannot be read, is damaged, or not of its type: the message names the file and the
+            field.
     """
+    values = store.read_object(key)
+    if values is None:
+        return None
     try:
-        kind.model_validate(record)
+        return kind.model_validate(values)
     except ValidationError as error:
         raise damaged(store.root / key, error) from error
-    return record
 
 
-def read_record(store: Store, key: str, kind: type[R]) -> dict[str, Any] | None:
-    """Return a record that is of its type, None if there is none.
+def read_record(store: Store, key: str, kind: type[Record]) -> dict[str, Any] | None:
+    """Return a record as the plain values that it was read from; else as `load_record`."""
+    record = load_record(store, key, kind)
+    return None if record is None else record.to_json()
 
-    Raises:
-        RecordError: If it cannot be read, is damaged, or not of its type.
-    """
-    record = store.read_object(key)
-    return None if record is None else checked(kind, record, store, key)
+
+def encode_record(record: Record | dict[str, Any]) -> bytes:
+    """Return the bytes of a record: the same for the same values."""
+    values = record.to_json() if isinstance(record, Record) else record
+    return json.dumps(values, sort_keys=True, indent=1, ensure_ascii=False).encode()

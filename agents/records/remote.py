@@ -61,10 +61,8 @@ def is_working_copy(cache: Path, folder: Path) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """What a URL says of an object: its bytes, and when it was written (seconds since 1970), None if it does
-    not say.
-    """
+class RemoteObject:
+    """An object at a URL: its bytes, and when it was written (seconds since 1970), None if that is unknown."""
 
     size: int
     written: float | None
@@ -110,10 +108,10 @@ class RemoteStore:
             StoreError: If the URL cannot be reached.
         """
         top = self.root.split("/", 1)[0] or "/"
-        # A key may be allowed less than to look around.
-        with self._told(), contextlib.suppress(PermissionError):
+        # Credentials may not allow to list a folder.
+        with self._translate_errors(), contextlib.suppress(PermissionError):
             try:
-                # Unlike `exists`, this tells a service that does not answer.
+                # Unlike `exists`, this fails for a service that does not answer.
                 self.fs.ls(self.root, detail=False)
             except FileNotFoundError:
                 if not self.fs.exists(top):
@@ -123,12 +121,12 @@ class RemoteStore:
 
     def put(self, key: str, data: bytes) -> bool:
         """Write `data` unless the key exists; return whether this call did. One of two at once wins where the
-        URL's service can tell.
+        URL's service can notify.
 
         Raises:
             StoreError: If it cannot be written.
         """
-        with self._told():
+        with self._translate_errors():
             try:
                 self.fs.makedirs(posixpath.dirname(self._path(key)), exist_ok=True)
                 self.fs.pipe_file(self._path(key), data, mode="create")
@@ -140,7 +138,7 @@ class RemoteStore:
         return True
 
     def replace(self, key: str, data: bytes) -> None:
-        with self._told():
+        with self._translate_errors():
             self.fs.makedirs(posixpath.dirname(self._path(key)), exist_ok=True)
             self.fs.pipe_file(self._path(key), data)
 
@@ -150,36 +148,36 @@ class RemoteStore:
         Raises:
             StoreError: If the URL fails, or the object is larger than a file of a run.
         """
-        with self._told():
+        with self._translate_errors():
             try:
                 if (self.fs.info(self._path(key))["size"] or 0) > MAX_BYTES:
                     raise _too_large(self.name, key)
-                found: bytes = self.fs.cat_file(self._path(key))
+                data: bytes = self.fs.cat_file(self._path(key))
             except FileNotFoundError:
                 return None
-        return found
+        return data
 
     def has(self, key: str) -> bool:
-        with self._told():
+        with self._translate_errors():
             return bool(self.fs.exists(self._path(key)))
 
     def keys(self, prefix: str) -> Iterator[str]:
         """Yield the keys below a folder, sorted; below all with ""."""
         yield from sorted(self.objects(prefix))
 
-    def objects(self, prefix: str) -> dict[str, Held]:
-        """Return what is said of each key below a folder; below all with "".
+    def objects(self, prefix: str) -> dict[str, RemoteObject]:
+        """Return size and time of each key below a folder; below all with "".
 
         Of a file system only regular files count, and none behind a link that leads elsewhere.
         """
-        with self._told():
+        with self._translate_errors():
             try:
-                found = self.fs.find(self._path(prefix), detail=True)
+                listing = self.fs.find(self._path(prefix), detail=True)
             except FileNotFoundError:
                 return {}
         return {
-            path[len(self.root) :].strip("/"): Held(about["size"], _written(about))
-            for path, about in found.items()
+            path[len(self.root) :].strip("/"): RemoteObject(about["size"], _written(about))
+            for path, about in listing.items()
             if about.get("type") == "file" and not about.get("islink") and self._stays(path)
         }
 
@@ -188,19 +186,19 @@ class RemoteStore:
 
     def remove(self, folder: str) -> None:
         """Delete all keys below a folder."""
-        with self._told():
+        with self._translate_errors():
             self.fs.rm(self._path(folder), recursive=True)
 
     def upload(self, files: Sequence[tuple[Path, str]]) -> None:
         """Copy files to keys, several at a time."""
-        with self._told():
+        with self._translate_errors():
             for folder in {posixpath.dirname(self._path(key)) for _, key in files}:
                 self.fs.makedirs(folder, exist_ok=True)
             self.fs.put([str(path) for path, _ in files], [self._path(key) for _, key in files])
 
     def download(self, files: Sequence[tuple[str, Path]]) -> None:
         """Copy keys to files, several at a time; each file is whole or absent."""
-        with self._told():
+        with self._translate_errors():
             drafts = [path.with_name(f".{os.urandom(16).hex()}.tmp") for _, path in files]
             for draft in drafts:
                 draft.parent.mkdir(parents=True, exist_ok=True)
@@ -216,7 +214,7 @@ class RemoteStore:
         return f"{self.root}/{key}" if key else self.root
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
+    def _translate_errors(self) -> Iterator[None]:
         """Turn what any client library raises into an error that names the URL."""
         try:
             yield
@@ -239,11 +237,11 @@ def _too_large(name: str, key: str) -> StoreError:
 def _written(about: Mapping[str, Any]) -> float | None:
     """Return when an object was written, whatever its service calls that."""
     for name in ("LastModified", "last_modified", "mtime", "updated", "created"):
-        said = about.get(name)
-        if isinstance(said, datetime):
-            return said.timestamp()
-        if isinstance(said, int | float):
-            return float(said)
+        value = about.get(name)
+        if isinstance(value, datetime):
+            return value.timestamp()
+        if isinstance(value, int | float):
+            return float(value)
     return None
 
 
@@ -264,7 +262,7 @@ class WorkingCopy:
     def pull(self, *, images: bool = True) -> None:
         """Fetch what the URL has and the folder has not; tables and counts are fetched whatever is there.
 
-        Files keep the time at which they were written: a run's pace is told from it.
+        Files keep the time at which they were written: a run's rate is computed from it.
 
         Raises:
             StoreError: If the URL or the folder fails, or an object's name leads out of the folder.
@@ -276,7 +274,7 @@ class WorkingCopy:
             written_once = "/" in key and top != "leases"
             if top in (_OWN, _DERIVED) or (top == "blobs" and not images):
                 continue
-            try:  # an object's name is any text, and whoever owns a bucket chooses it
+            try:  # an object's name is any text, chosen by the bucket's owner
                 split_key(key)
             except RecordError as error:
                 raise StoreError(f"{self.remote.name}: {error.message}", "Remove it.") from error
@@ -321,14 +319,12 @@ class WorkingCopy:
 
 
 def _state(path: Path) -> tuple[int, int]:
-    found = path.stat()
-    return found.st_mtime_ns, found.st_size
+    status = path.stat()
+    return status.st_mtime_ns, status.st_size
 
 
 def _rank(key: str) -> int:
-    """Return when a file is copied among others: whoever fetches the half must find a run that can be
-    resumed.
-    """
+    """Return when a file is copied among others: half a copy must be a run that can be resumed."""
     if key.startswith("blobs/"):
         return 0
     if key.startswith("units/"):
@@ -344,7 +340,7 @@ async def mirrored(
     url: str,
     folder: Path,
     *,
-    tell: Callable[[str], None],
+    notify: Callable[[str], None],
     stop: Callable[[], None],
     copy_s: float = COPY_S,
     beat_s: float = BEAT_S,
@@ -352,7 +348,7 @@ async def mirrored(
     """Work in `folder` on the run at `url`: it is fetched first, and copied there while and after the work is
     done.
 
-    `stop` is called once if somebody asks, at the URL, for the run to stop or takes it over.
+    `stop` is called once if the run is asked at the URL to stop, or is taken over.
 
     Raises:
         UsageError: If another process works on the URL.
@@ -365,14 +361,14 @@ async def mirrored(
     marks = RemoteStore(url, _OWN)
     copied = False
     try:
-        async with await Lease.take(marks, beat_s=beat_s, stale_s=6 * beat_s, tell=tell) as lease:
+        async with await Lease.take(marks, beat_s=beat_s, stale_s=6 * beat_s, notify=notify) as lease:
             if (aside := await asyncio.to_thread(_set_aside, marks, folder, lease.generation)) is not None:
-                tell(
+                notify(
                     f"another process worked on {remote.name} since: what was here before is kept in {aside}"
                 )
-            tell(f"fetching {remote.name} into {folder}")
+            notify(f"fetching {remote.name} into {folder}")
             await asyncio.to_thread(copy.pull)
-            copying = asyncio.create_task(_keep(copy, lease, tell, stop, copy_s))
+            copying = asyncio.create_task(_keep(copy, lease, notify, stop, copy_s))
             try:
                 yield
             finally:
@@ -383,7 +379,7 @@ async def mirrored(
                 copied = True
     finally:  # also of a command that was refused, or ends with a code of its own
         if copied and await asyncio.to_thread(_holds_run, remote):
-            tell(f"all of it is at {remote.name}")
+            notify(f"all of it is at {remote.name}")
         elif copied:
             await asyncio.to_thread(remote.remove, _OWN)
 
@@ -398,22 +394,22 @@ def _set_aside(marks: Objects, folder: Path, generation: int) -> Path | None:
     run = (marks.get("id") or b"").decode()
     held = folder.with_name(f"{folder.name}.held")
     last = held.read_text().split() if held.exists() else []
-    found = None
+    kept_at = None
     if not held.exists() and folder.is_dir():
         # A reader's: all in it came from the URL. Out of the way first, for a reader may be fetching into it.
         gone = folder.with_name(f"{folder.name}.gone-{uuid.uuid4().hex[:8]}")
         folder.rename(gone)
         shutil.rmtree(gone, ignore_errors=True)
     elif last != [run, str(generation - 1)] and folder.is_dir() and any(folder.iterdir()):
-        found = folder.with_name(f"{folder.name}.aside-{uuid.uuid4().hex[:8]}")
-        folder.rename(found)
+        kept_at = folder.with_name(f"{folder.name}.aside-{uuid.uuid4().hex[:8]}")
+        folder.rename(kept_at)
     held.parent.mkdir(parents=True, exist_ok=True)
     held.write_text(f"{run} {generation}")
-    return found
+    return kept_at
 
 
 async def _keep(
-    copy: WorkingCopy, lease: Lease, tell: Callable[[str], None], stop: Callable[[], None], copy_s: float
+    copy: WorkingCopy, lease: Lease, notify: Callable[[str], None], stop: Callable[[], None], copy_s: float
 ) -> None:
     failing = stopped = False
     while True:
@@ -428,10 +424,10 @@ async def _keep(
                     stop()
         except StoreError as error:
             if not failing:
-                tell(f"{error} The run goes on in {copy.folder} and is copied when that works again.")
+                notify(f"{error} The run goes on in {copy.folder} and is copied when that works again.")
             failing = True
         except MaiaError as error:  # taken over
-            tell(str(error))
+            notify(str(error))
             stop()
             return
 

@@ -3,7 +3,7 @@ else.
 
 The folder itself is the one that the person named. Below it only real directories and regular files are
 opened, one path component at a time and relative to the handle of the one above: a link, a pipe or a device
-is refused by its name, also if it is put there between two looks. Sizes, nesting and the number of values
+is refused by its name, also if it is put there between two checks. Sizes, nesting and the number of values
 have bounds.
 """
 
@@ -132,10 +132,10 @@ def file_status(root: Path, key: str) -> os.stat_result | None:
     try:
         parts = split_key(key)
         with opened_folder(root, parts[:-1]) as folder:
-            found = os.stat(parts[-1], dir_fd=folder, follow_symlinks=False)
+            status = os.stat(parts[-1], dir_fd=folder, follow_symlinks=False)
     except (OSError, RecordError):
         return None
-    return found if stat.S_ISREG(found.st_mode) else None
+    return status if stat.S_ISREG(status.st_mode) else None
 
 
 def list_files(root: Path, prefix: str = "") -> list[str]:
@@ -144,7 +144,7 @@ def list_files(root: Path, prefix: str = "") -> list[str]:
 
     Unfinished writes are left out.
     """
-    found = []
+    keys = []
     try:
         parts = split_key(prefix) if prefix else []
         with opened_folder(root, parts) as handle:
@@ -153,10 +153,10 @@ def list_files(root: Path, prefix: str = "") -> list[str]:
                 for name in names:
                     unfinished = name.startswith(".") and name.endswith(".tmp")
                     if not unfinished and _is_regular(name, inside):
-                        found.append("/".join((*above, name)))
+                        keys.append("/".join((*above, name)))
     except (FileNotFoundError, RecordError):
         return []
-    return sorted(found, key=lambda key: key.split("/"))
+    return sorted(keys, key=lambda key: key.split("/"))
 
 
 def list_folders(root: Path, prefix: str = "") -> list[str]:
@@ -164,7 +164,7 @@ def list_folders(root: Path, prefix: str = "") -> list[str]:
     try:
         parts = split_key(prefix) if prefix else []
         with opened_folder(root, parts) as handle, os.scandir(handle) as entries:
-            return sorted(each.name for each in entries if each.is_dir(follow_symlinks=False))
+            return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
     except (OSError, RecordError):
         return []
 

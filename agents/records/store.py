@@ -20,15 +20,13 @@ from actors.errors import MaiaError, UsageError
 from agents.records import run_files
 from agents.records.run_files import RecordError
 
-__all__ = ["Objects", "RecordError", "Store", "StoreError", "finite", "parse"]
-
 
 class StoreError(MaiaError):
     """The folder cannot be written: full, read-only, or gone."""
 
 
 SPARE_BYTES = 32 * 2**20
-"""Free space that must be left before something is begun whose outcome could not be bought again."""
+"""Free space that must be left before a call whose answer could not be bought again."""
 
 
 class Objects(Protocol):
@@ -95,7 +93,7 @@ class Store:
             raise _refusal(self.root / key, error) from error
 
     def check_room(self) -> None:
-        """Make sure that what is begun now can be written when it ends.
+        """Make sure that what starts now can be written when it ends.
 
         Raises:
             StoreError: If less than `SPARE_BYTES` are free.
@@ -107,7 +105,7 @@ class Store:
         if free < SPARE_BYTES:
             raise StoreError(
                 f"the disk of {self.root} is nearly full: {free / 2**20:.0f} MB are left, {SPARE_BYTES / 2**20:.0f} "
-                "MB are needed to begin anything.",
+                "MB are needed to start anything.",
                 "Free some space and resume.",
             )
 
@@ -201,24 +199,15 @@ class Store:
         return run_files.list_folders(self.root, prefix)
 
 
-def parse(data: bytes, path: Path) -> Any:
-    """Return the JSON value in `data`, which were read from `path`.
-
-    Raises:
-        RecordError: If it is none: the file was changed by others, or its disk is failing.
-    """
-    return run_files.parse_json(data, path)
-
-
 def finite(value: Any) -> Any:
     """Return a plain value with null for NaN and the infinities, which JSON does not know."""
     match value:
         case float():
             return value if math.isfinite(value) else None
         case dict():
-            return {key: finite(each) for key, each in value.items()}
+            return {key: finite(item) for key, item in value.items()}
         case list() | tuple():
-            return [finite(each) for each in value]
+            return [finite(item) for item in value]
         case _:
             return value
 

@@ -82,7 +82,7 @@ def extend_plan(store: Store, items: Sequence[WorkItem]) -> list[WorkItem]:
     """Write the plan of a run that has come to have more items, and return it.
 
     Raises:
-        ValueError: If an item is missing that was planned before: its results would be nobody's.
+        ValueError: If an item is missing that was planned before: its results would belong to no item.
     """
     if missing := {item.unit for item in read_plan(store) or ()} - {item.unit for item in items}:
         raise ValueError(f"the plan of {store.root} would lose {sorted(missing)[0]}")
@@ -100,11 +100,11 @@ def read_plan(store: Store) -> list[WorkItem] | None:
     Raises:
         RecordError: If it is damaged.
     """
-    found = store.read(KEY)
-    if found is None:
+    values = store.read(KEY)
+    if values is None:
         return None
     try:
-        return _PLAN.validate_python(found)
+        return _PLAN.validate_python(values)
     except ValidationError as error:
         raise damaged(store.root / KEY, error) from error
 

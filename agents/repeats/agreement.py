@@ -1,4 +1,4 @@
-"""How far the labels of several studies of one unit agree, told by a blind witness from each other's images.
+"""How far the labels of several studies of one unit agree, judged by a blind witness from each other's images.
 
 Words are not compared: "canine" and "dogs" agree as far as a witness finds the one in images that were made
 of the other.
@@ -8,20 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from actors.images import Image
-from agents.evidence.verdict import abstained
+from agents.records.record_types import AgreementRecord, StudyResult
 
 IMAGES = 10
 """Images of each label, and as many of other things, that the other studies' labels are looked for in."""
 
 Shows = Callable[[Sequence[tuple[Image, str]]], Awaitable[list[bool | None]]]
-"""Says for each (image, label) whether the image shows it; None where that cannot be told."""
+"""Returns for each (image, label) whether the image shows it; None where that is unclear."""
 
 
 @dataclass(frozen=True, slots=True)
-class Labelled:
+class LabelledStudy:
     """What one study answered, and the images of its last confirmation by id, with the label that each was
     made of.
     """
@@ -47,7 +46,7 @@ class Pair:
 
     @property
     def predicted(self) -> float:
-        """Share of images that the label tells apart as they were made, both kinds weighing the same; 0.5 is
+        """Share of images that the label separates as they were made, both kinds weighing the same; 0.5 is
         chance.
         """
         return (self.seen + 1 - self.false) / 2
@@ -69,57 +68,59 @@ class Agreement:
     def value(self) -> float | None:
         return sum(pair.predicted for pair in self.pairs) / len(self.pairs) if self.pairs else None
 
-    def as_json(self) -> dict[str, Any]:
-        """Return what is written down, as plain JSON values."""
+    def record(self) -> AgreementRecord:
+        """Return what is written down."""
         pairs = [asdict(pair) | {"predicted": pair.predicted} for pair in self.pairs]
-        return {"value": self.value, "studies": self.studies, "labelled": self.labelled, "pairs": pairs}
+        return AgreementRecord(value=self.value, studies=self.studies, labelled=self.labelled, pairs=pairs)
 
 
-def labelled(number: int, record: Mapping[str, Any]) -> Labelled | None:
+def labelled_study(number: int, result: StudyResult) -> LabelledStudy | None:
     """Return a study's labels and the images of its test; None if it has no label, or none that was tested."""
-    evidence = record.get("evidence") or {}
-    labels = tuple(record.get("labels") or ())
-    positives, controls = evidence.get("positives") or (), evidence.get("controls") or ()
-    if not labels or abstained(evidence) or not positives or not controls:
+    labels, evidence = tuple(result.labels), result.evidence
+    if not labels or evidence is None or evidence.kind == "abstention":
         return None
-    return Labelled(
+    if not evidence.positives or not evidence.controls:
+        return None
+    return LabelledStudy(
         number,
         labels,
-        tuple((trial["image"], trial.get("label") or labels[0]) for trial in positives[:IMAGES]),
-        tuple(trial["image"] for trial in controls[:IMAGES]),
+        tuple((trial.image, trial.label or labels[0]) for trial in evidence.positives[:IMAGES]),
+        tuple(trial.image for trial in evidence.controls[:IMAGES]),
     )
 
 
 async def measure(
-    studies: int, found: Sequence[Labelled], image_of: Callable[[str], Image], shows: Shows
+    studies: int, labelled: Sequence[LabelledStudy], image_of: Callable[[str], Image], shows: Shows
 ) -> Agreement:
     """Ask of each study's images whether they show the labels of the others.
 
-    Images of which the witness could not tell are left out; a pair without any of a kind is, too.
+    Images of which the witness gave no clear answer are left out; a pair without any of a kind is, too.
     """
     asked = list(
         dict.fromkeys(
             (image, label)
-            for one in found
-            for other in found
+            for one in labelled
+            for other in labelled
             if one is not other
             for label in one.labels
             for image in (*(image for image, _ in other.positives), *other.controls)
         )
     )
-    told = await shows([(image_of(image), label) for image, label in asked])
-    answers = dict(zip(asked, told, strict=True))
-    pairs = [_pair(one, other, answers) for one in found for other in found if one is not other]
-    return Agreement(studies, len(found), tuple(pair for pair in pairs if pair), _seen(found, answers))
+    replies = await shows([(image_of(image), label) for image, label in asked])
+    answers = dict(zip(asked, replies, strict=True))
+    pairs = [_pair(one, other, answers) for one in labelled for other in labelled if one is not other]
+    return Agreement(studies, len(labelled), tuple(pair for pair in pairs if pair), _seen(labelled, answers))
 
 
-def _pair(one: Labelled, other: Labelled, answers: Mapping[tuple[str, str], bool | None]) -> Pair | None:
+def _pair(
+    one: LabelledStudy, other: LabelledStudy, answers: Mapping[tuple[str, str], bool | None]
+) -> Pair | None:
     def shown(image: str) -> bool | None:
-        told = [answers[image, label] for label in one.labels]
-        return True if True in told else None if None in told else False
+        replies = [answers[image, label] for label in one.labels]
+        return True if True in replies else None if None in replies else False
 
-    positives = [each for image, _ in other.positives if (each := shown(image)) is not None]
-    controls = [each for image in other.controls if (each := shown(image)) is not None]
+    positives = [answer for image, _ in other.positives if (answer := shown(image)) is not None]
+    controls = [answer for image in other.controls if (answer := shown(image)) is not None]
     if not positives or not controls:
         return None
     seen, false = sum(positives) / len(positives), sum(controls) / len(controls)
@@ -127,12 +128,12 @@ def _pair(one: Labelled, other: Labelled, answers: Mapping[tuple[str, str], bool
 
 
 def _seen(
-    found: Sequence[Labelled], answers: Mapping[tuple[str, str], bool | None]
+    labelled: Sequence[LabelledStudy], answers: Mapping[tuple[str, str], bool | None]
 ) -> dict[tuple[str, str], tuple[int, int]]:
     counts: dict[tuple[str, str], tuple[int, int]] = {}
-    made_of = {image: label for each in found for image, label in each.positives}
-    for (image, label), told in answers.items():
-        if told is not None and image in made_of:
+    made_of = {image: label for study in labelled for image, label in study.positives}
+    for (image, label), seen in answers.items():
+        if seen is not None and image in made_of:
             hits, total = counts.get((label, made_of[image]), (0, 0))
-            counts[label, made_of[image]] = hits + told, total + 1
+            counts[label, made_of[image]] = hits + seen, total + 1
     return counts

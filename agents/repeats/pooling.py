@@ -1,5 +1,5 @@
 """One answer from several studies of a unit, written by an aggregator that sees what was measured and
-nobody's verdict.
+no verdict.
 
 It runs no experiment. Its answer is tested like any other, once, on images that none of the studies saw.
 """
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from actors.images import Provenance
+from agents.records.record_types import EvidenceRecord, StudyResult, ToolboxRecord
 from agents.repeats.agreement import Agreement
 from agents.study.interpreter import InterpreterSettings
 from agents.tasks.base import Answer, Task
@@ -42,7 +43,7 @@ If nothing explains the measurements, the label is "not interpretable"."""
 
 
 @dataclass(slots=True)
-class Concept:
+class TestedConcept:
     """A label that was proposed, with the activations of fresh images of it and of other things in the same
     tests.
     """
@@ -52,57 +53,54 @@ class Concept:
     others: list[float] = field(default_factory=list)
 
 
-def concepts_of(records: Sequence[Mapping[str, Any]]) -> list[Concept]:
+def concepts_of(results: Sequence[StudyResult]) -> list[TestedConcept]:
     """Return what studies proposed and tested, by label in alphabetical order: who proposed it, and how many,
-    is not told.
+    is left out.
     """
-    found: dict[str, Concept] = {}
-    for record in records:
-        evidence = record.get("evidence") or {}
-        labels = list(record.get("labels") or ())
-        controls = [trial["activation"] for trial in evidence.get("controls") or ()]
+    concepts: dict[str, TestedConcept] = {}
+    for result in results:
+        evidence = result.evidence or EvidenceRecord()
         tested = set()
-        for trial in evidence.get("positives") or ():
-            label = trial.get("label") or (labels[0] if labels else "")
-            if label in labels:
-                found.setdefault(label, Concept(label)).images.append(trial["activation"])
+        for trial in evidence.positives:
+            label = trial.label or (result.labels[0] if result.labels else "")
+            if label in result.labels:
+                concepts.setdefault(label, TestedConcept(label)).images.append(trial.activation)
                 tested.add(label)
         for label in tested:
-            found[label].others += controls
-    return [found[label] for label in sorted(found, key=str.lower)]
+            concepts[label].others += [trial.activation for trial in evidence.controls]
+    return [concepts[label] for label in sorted(concepts, key=str.lower)]
 
 
-def taken_together(toolboxes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return a toolbox's snapshot that knows every image of several studies and what it measured; it has made
-    none itself.
-    """
-    merged: dict[str, dict[str, Any]] = {"measured": {}, "provenance": {}}
+def merge_toolboxes(toolboxes: Sequence[ToolboxRecord]) -> ToolboxRecord:
+    """Return a toolbox that knows every image of several studies and what it measured, and has made none."""
+    measured: dict[str, float] = {}
+    provenance: dict[str, str] = {}
     for toolbox in toolboxes:
-        for name, values in merged.items():
-            values.update(toolbox.get(name) or {})
-    return {"draws": {}, "images_made": 0, "activation_threshold": None, "log": [], **merged}
+        measured |= toolbox.measured
+        provenance |= toolbox.provenance
+    return ToolboxRecord(measured=measured, provenance=provenance)
 
 
-def tried_of(toolboxes: Sequence[Mapping[str, Any]]) -> dict[str, tuple[float, str]]:
+def tried_of(toolboxes: Sequence[ToolboxRecord]) -> dict[str, tuple[float, str]]:
     """Return what the studies' own images were made of and did, by image id; images of the data set are left
     out.
     """
-    found: dict[str, tuple[float, str]] = {}
+    tried: dict[str, tuple[float, str]] = {}
     for toolbox in toolboxes:
-        known = toolbox.get("provenance") or {}
-        for image, activation in (toolbox.get("measured") or {}).items():
-            made = Provenance.from_json(known[image]) if image in known else Provenance("unknown")
+        for image, activation in toolbox.measured.items():
+            origin = toolbox.provenance.get(image)
+            made = Provenance("unknown") if origin is None else Provenance.from_json(origin)
             if made.source in ("generated", "edited"):
                 parts = [made.prompt, *(f"edited: {edit}" for edit in made.edits)]
-                found[image] = activation, "; ".join(part for part in parts if part)
-    return found
+                tried[image] = activation, "; ".join(part for part in parts if part)
+    return tried
 
 
 def evidence_text(
     background: Mapping[str, Any],
     exemplars: str,
     tried: Mapping[str, tuple[float, str]],
-    concepts: Sequence[Concept],
+    concepts: Sequence[TestedConcept],
     agreement: Agreement,
     seed: int,
 ) -> str:
@@ -126,7 +124,7 @@ def evidence_text(
     return "\n".join(lines)
 
 
-def _concept_line(number: int, concept: Concept) -> str:
+def _concept_line(number: int, concept: TestedConcept) -> str:
     return (
         f"CONCEPT {number} | {_plain(concept.label)} | mean {np.mean(concept.images):.2f} on {len(concept.images)} fresh images "
         f"of it | mean {np.mean(concept.others):.2f} on {len(concept.others)} of other things"
@@ -138,7 +136,7 @@ def _plain(text: str) -> str:
     return " ".join(text.replace("|", "/").split())
 
 
-def _seen_lines(concepts: Sequence[Concept], agreement: Agreement) -> list[str]:
+def _seen_lines(concepts: Sequence[TestedConcept], agreement: Agreement) -> list[str]:
     number = {concept.label: i for i, concept in enumerate(concepts, 1)}
     return [
         f"SEEN | concept {number[label]} in {hits} of {total} images of concept {number[made_of]}"
@@ -172,7 +170,7 @@ class PooledTask:
 
 
 class NoPrograms:
-    """Stands where a sandbox would, and says that nothing is run."""
+    """Takes the place of a sandbox, and reports that nothing is run."""
 
     @property
     def record(self) -> list[dict[str, Any]]:
@@ -187,7 +185,7 @@ class NoPrograms:
 
 
 class NoSandboxes:
-    """Opens the same for whoever asks."""
+    """Opens `NoPrograms` in place of sandboxes."""
 
     async def open(self, *, seed: int) -> NoPrograms:
         return NoPrograms()

@@ -12,25 +12,29 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from functools import partial
-from typing import Any
 
 from actors.chat.base import Usage
 from agents.critic.sceptic import Sceptic
 from agents.evidence.verdict import verdict_of
 from agents.records.journal import Journal
-from agents.records.record_types import PoolingRecord, read_record
+from agents.records.record_types import (
+    AgreementRecord,
+    PoolingRecord,
+    RepeatRecord,
+    StudyResult,
+    ToolboxRecord,
+    UsageRecord,
+    load_record,
+)
 from agents.records.store import Store
 from agents.repeats import agreement, pooling
 from agents.repeats.agreement import Agreement
-from agents.study.budget import Account
-from agents.study.interpreter import Interpreter, Round, Steering
+from agents.study.interpreter import Interpreter
 from agents.study.observers import BlindObservers
-from agents.study.study import Laboratory, Repeat, Workplace, study
-from agents.tasks.base import Task
-from tools.subject import Subject
+from agents.study.study import RunContext, StudyContext, StudyRequest, Supervision, study
 from tools.toolbox import EXEMPLARS, seed_for
 
 
@@ -47,166 +51,142 @@ def pooling_key(journal: Journal) -> str:
 
 
 async def study_repeatedly(
-    laboratory: Laboratory,
-    subject: Subject,
-    task: Task,
+    run: RunContext,
+    request: StudyRequest,
     store: Store,
     *,
-    seed: int,
     repeats: int,
     at_once: int = 1,
-    steering: Steering | None = None,
-    account: Account | None = None,
-    on_round: Callable[[int, Round], None] = lambda number, finished: None,
-) -> dict[str, Any]:
+    supervision: Supervision | None = None,
+) -> StudyResult:
     """Return the pooled result of `repeats` studies of a unit, from the store if it is there already; of one,
     its own.
 
-    The first has the seed itself. `on_round` gets a study's number, from 1, or 0 for the pooled answer.
+    The first has the seed that is asked for; `at_once` of them run at the same time.
 
     Raises:
         MaiaError: If a backend failed for good. Nothing finished is lost: call again to go on.
     """
-    if (done := await asyncio.to_thread(Journal(store, subject.id).done)) is not None:
+    supervision = supervision or Supervision()
+    if (done := await asyncio.to_thread(Journal(store, request.subject.id).done)) is not None:
         return done
     if repeats == 1:
-        return await study(
-            laboratory,
-            subject,
-            task,
-            store,
-            seed=seed,
-            steering=steering,
-            account=account,
-            on_round=partial(on_round, 1),
-        )
+        return await study(run, request, store, supervision)
     places = asyncio.Semaphore(at_once)
 
-    async def one(number: int) -> dict[str, Any]:
+    async def one(number: int) -> StudyResult:
         async with places:
-            return await study(
-                laboratory,
-                subject,
-                task,
-                store,
-                seed=seed_of(seed, number),
-                steering=steering,
-                account=account,
-                on_round=partial(on_round, number),
-                repeat=Repeat(number, seed),
-            )
+            seed = seed_of(request.seed, number)
+            repeat = replace(request, seed=seed, repeat=number, image_seed=request.seed)
+            return await study(run, repeat, store, supervision)
 
     # All come to their end, also where one is paused or fails: what is paid for shall be on record.
     ended = await asyncio.gather(*map(one, range(1, repeats + 1)), return_exceptions=True)
-    if failed := [each for each in ended if isinstance(each, BaseException)]:
+    if failed := [result for result in ended if isinstance(result, BaseException)]:
         raise failed[0]
-    records = [each for each in ended if isinstance(each, dict)]
-    place = Workplace(laboratory, subject, task, store, seed=seed_of(seed, 0), account=account)
-    return await _pool(place, store, records, steering, partial(on_round, 0))
+    results = [result for result in ended if isinstance(result, StudyResult)]
+    pooled = replace(request, seed=seed_of(request.seed, 0))
+    context = StudyContext(run, pooled, store, supervision.account)
+    return await _pool(context, store, results, supervision)
 
 
 async def _pool(
-    place: Workplace,
-    store: Store,
-    records: Sequence[dict[str, Any]],
-    steering: Steering | None,
-    on_round: Callable[[Round], None],
-) -> dict[str, Any]:
+    context: StudyContext, store: Store, results: Sequence[StudyResult], supervision: Supervision
+) -> StudyResult:
     """Have the aggregator answer from what the studies measured, and write the result down."""
-    toolboxes = await asyncio.to_thread(_toolboxes, store, place.subject.id, len(records))
+    toolboxes = await asyncio.to_thread(_toolboxes, store, context.subject.id, len(results))
     # Whoever tests the answer shall know what all the studies' images did.
-    place.toolbox.restore(pooling.taken_together(toolboxes), place.journal.blobs)
-    key = pooling_key(place.journal)
-    known = await asyncio.to_thread(read_record, store, key, PoolingRecord)
+    context.toolbox.restore(pooling.merge_toolboxes(toolboxes).model_dump(), context.journal.blobs)
+    key = pooling_key(context.journal)
+    known = await asyncio.to_thread(load_record, store, key, PoolingRecord)
     if known is None:
-        known = await _evidence(place, records, toolboxes)
-        await asyncio.to_thread(store.put, key, json.dumps(known, indent=1, ensure_ascii=False).encode())
+        known = await _evidence(context, results, toolboxes)
+        data = json.dumps(known.to_json(), indent=1, ensure_ascii=False).encode()
+        await asyncio.to_thread(store.put, key, data)
+    task = pooling.PooledTask(context.task, known.evidence)
     aggregator = Interpreter(
-        place.recorded(place.laboratory.interpreter, "interpreter"),
-        pooling.NoPrograms(),
-        place.toolbox,
-        pooling.PooledTask(place.task, known["evidence"]),
-        place.journal,
-        api_page=pooling.ROLE,
-        examiner=place.critic,
-        settings=pooling.limits(place.laboratory.settings),
-        steering=steering,
-        seed=place.seed,
-        on_round=on_round,
+        context.parts(pooling.NoPrograms(), task, pooling.ROLE),
+        pooling.limits(context.run.settings),
+        seed=context.seed,
+        steering=supervision.steering,
+        on_round=partial(supervision.on_round, 0),
     )
     outcome = await aggregator.run()
 
-    def add(record: dict[str, Any]) -> None:
-        record["seed"] = records[0]["seed"]
-        record |= {
-            "repeats": [_brief(n, each) for n, each in enumerate(records, 1)],
-            "agreement": known["agreement"],
-        }
-        for name in ("images_made", "images_tested"):
-            record[name] += sum(each.get(name, 0) for each in records)
-        record["usage"] = _sum([record["usage"], *(each.get("usage", {}) for each in records)])
+    def merge(result: StudyResult) -> StudyResult:
+        return _merged(result, results, known.agreement)
 
-    async with place.laboratory.finishing:
-        return await place.finish(outcome, add)
+    async with context.run.finishing:
+        return await context.finish(outcome, merge)
+
+
+def _merged(
+    pooled: StudyResult, results: Sequence[StudyResult], agreement_record: AgreementRecord
+) -> StudyResult:
+    """Return the pooled result with what its studies say and took."""
+    every = [pooled, *results]
+    roles = dict.fromkeys(role for result in every for role in result.usage)
+    usage = {
+        role: sum((result.usage[role].usage() for result in every if role in result.usage), Usage())
+        for role in roles
+    }
+    return pooled.model_copy(
+        update={
+            "seed": results[0].seed,
+            "repeats": [_brief(number, result) for number, result in enumerate(results, 1)],
+            "agreement": agreement_record,
+            "images_made": sum(result.images_made for result in every),
+            "images_tested": sum(result.images_tested for result in every),
+            "usage": {role: UsageRecord.of(total) for role, total in usage.items()},
+        }
+    )
 
 
 async def _evidence(
-    place: Workplace, records: Sequence[dict[str, Any]], toolboxes: Sequence[dict[str, Any]]
-) -> dict[str, Any]:
+    context: StudyContext, results: Sequence[StudyResult], toolboxes: Sequence[ToolboxRecord]
+) -> PoolingRecord:
     """Return what the aggregator reads, and how far the studies' labels agree."""
-    found = await _agreement(place, records)
-    exemplars = await place.toolbox.system.exemplars(EXEMPLARS)
+    measured = await _agreement(context, results)
+    exemplars = await context.toolbox.system.exemplars(EXEMPLARS)
     titles = [f"{each.response.activation:.2f}" for each in exemplars]
-    seen = await BlindObservers(place.observer, seed=place.seed).describe(
+    seen = await BlindObservers(context.observer, seed=context.seed).describe(
         [e.masked for e in exemplars], titles
     )
     text = pooling.evidence_text(
-        asdict(await place.subject.background()),
+        asdict(await context.subject.background()),
         seen,
         pooling.tried_of(toolboxes),
-        pooling.concepts_of(records),
-        found,
-        place.seed,
+        pooling.concepts_of(results),
+        measured,
+        context.seed,
     )
-    return {"evidence": text, "agreement": found.as_json()}
+    return PoolingRecord(evidence=text, agreement=measured.record())
 
 
-async def _agreement(place: Workplace, records: Sequence[dict[str, Any]]) -> Agreement:
-    told = [agreement.labelled(number, record) for number, record in enumerate(records, 1)]
-    witness = Sceptic(place.observer, seed=place.seed)
-    labelled = [each for each in told if each is not None]
-    wanted = {
-        image for each in labelled for image in (*(image for image, _ in each.positives), *each.controls)
-    }
-    blobs = place.journal.blobs
+async def _agreement(context: StudyContext, results: Sequence[StudyResult]) -> Agreement:
+    studies = [agreement.labelled_study(number, result) for number, result in enumerate(results, 1)]
+    witness = Sceptic(context.observer, seed=context.seed)
+    labelled = [study for study in studies if study is not None]
+    wanted = {image for one in labelled for image in (*(image for image, _ in one.positives), *one.controls)}
+    blobs = context.journal.blobs
     images = await asyncio.to_thread(lambda: {image: blobs.get(image) for image in wanted})
-    return await agreement.measure(len(records), labelled, images.__getitem__, witness.shows)
+    return await agreement.measure(len(results), labelled, images.__getitem__, witness.shows)
 
 
-def _toolboxes(store: Store, unit: str, repeats: int) -> list[dict[str, Any]]:
+def _toolboxes(store: Store, unit: str, repeats: int) -> list[ToolboxRecord]:
     """Return what each study's toolbox knew at its end."""
     journals = (Journal(store, unit, number).rounds() for number in range(1, repeats + 1))
-    return [rounds[-1].get("toolbox", {}) for rounds in journals if rounds]
+    return [rounds[-1].toolbox for rounds in journals if rounds]
 
 
-def _brief(number: int, record: dict[str, Any]) -> dict[str, Any]:
-    """Return what the pooled result says of one study."""
-    evidence = record.get("evidence") or {}
-    return {
-        "number": number,
-        "seed": record.get("seed"),
-        "status": record.get("status"),
-        "labels": record.get("labels") or [],
-        "verdict": verdict_of(record),
-        "auroc": evidence.get("auroc"),
-        "rounds": record.get("rounds", 0),
-    }
-
-
-def _sum(usages: Sequence[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
-    """Return what several studies used, by role."""
-    roles = dict.fromkeys(role for usage in usages for role in usage)
-    return {
-        role: asdict(sum((Usage(**usage[role]) for usage in usages if role in usage), Usage()))
-        for role in roles
-    }
+def _brief(number: int, result: StudyResult) -> RepeatRecord:
+    """Return how the pooled result lists one study."""
+    return RepeatRecord(
+        number=number,
+        seed=result.seed,
+        status=result.status,
+        labels=result.labels,
+        verdict=verdict_of(result.to_json()),
+        auroc=None if result.evidence is None else result.evidence.auroc,
+        rounds=result.rounds,
+    )

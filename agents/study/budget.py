@@ -1,6 +1,6 @@
 """What a run and each of its units may spend, reserved before a call is sent and settled after it.
 
-One ledger holds a run's account for all hosts. Near a limit nothing new is begun and agents are asked for
+One ledger holds a run's account for all hosts. Near a limit nothing new is started and agents are asked for
 their final answers; at the limit calls are refused. After a crash the account is rebuilt from the records,
 which count calls in doubt as paid.
 """
@@ -30,11 +30,11 @@ from agents.records.record_types import (
     RoundRecord,
     SurveyRecord,
     UsageRecord,
-    read_record,
+    load_record,
 )
 from agents.records.run_files import RecordError
 from agents.records.store import Store
-from agents.study.faults import raise_nobodys
+from agents.study.faults import raise_infrastructure_errors
 from agents.study.interpreter import images_tested
 from tools.toolbox import Studio
 
@@ -118,7 +118,7 @@ class Account(Protocol):
 
 
 class Ledger:
-    """An account in this process. `spent` is what was spent before; `elapsed_s` tells the time worked."""
+    """An account in this process. `spent` is what was spent before; `elapsed_s` returns the time worked."""
 
     def __init__(
         self,
@@ -194,21 +194,21 @@ class Ledger:
 
 
 class UnitAccount:
-    """One unit's account within a run's; also tells its agent when to conclude."""
+    """One unit's account within a run's; also decides when its agent must conclude."""
 
     def __init__(self, unit: Ledger, run: Account, note: Callable[[Cost], None] = lambda _: None) -> None:
-        """`note` is told everything that is spent."""
+        """`note` gets everything that is spent."""
         self._unit, self._run, self._note = unit, run, note
         self.reason = ""
 
-    async def open(self, *, begun: bool) -> None:
-        """Look at the limits before the first round.
+    async def open(self, *, started: bool) -> None:
+        """Check the limits before the first round.
 
         Raises:
-            BudgetSpentError: If the run is near a limit and this unit has not begun.
+            BudgetSpentError: If the run is near a limit and this unit has not started.
         """
         reason = await self._run.near()
-        if reason and not begun:
+        if reason and not started:
             raise BudgetSpentError(reason, "Raise sweep.budget and resume; finished units are kept.")
         self.reason = reason or await self._unit.near()
 
@@ -238,7 +238,7 @@ class Rate:
     completion: float = 0.0
     image_tokens: int = 85
     known: bool = True
-    """False: it charges, and nobody knows how much."""
+    """False: it charges, and its price is unknown."""
 
     def most(self, request: ChatRequest) -> Cost:
         """Return what a request costs if its answer is as long as it may be."""
@@ -254,10 +254,10 @@ class MeteredChat:
         self._model, self._account, self._rate = model, account, rate
         self.name, self.sees_images = model.name, model.sees_images
 
-    def about(self, request: ChatRequest) -> dict[str, Any]:
-        """Return what a call may cost, for the record of its intent."""
+    def most(self, request: ChatRequest) -> CallRecord:
+        """Return the most that a call may cost, as it is written down before it is sent."""
         most = self._rate.most(request)
-        return {"tokens": most.tokens, "dollars": most.dollars, "unpriced": most.unpriced}
+        return CallRecord(tokens=most.tokens, dollars=most.dollars, unpriced=most.unpriced)
 
     async def complete(self, request: ChatRequest) -> ChatReply:
         return await self.announced(request, unannounced)
@@ -276,7 +276,7 @@ class MeteredChat:
             reply = await announced(self._model, request, leaving)
             spent = Cost.of(reply.usage)
         except MaiaError as error:
-            # Of a replica that was lost with it nobody knows: then it stays what it was, as it does in the
+            # Of a replica that was lost with it that is unknown: then it stays what it was, as it does in the
             # records.
             if (doubtful := attempts_in_doubt(error)) is not None:
                 attempts = getattr(error, "attempts", 0)
@@ -301,6 +301,8 @@ class MeteredStudio:
         """`expected` is US dollars set aside for an image; `record` writes down what a paid call was charged."""
         self._studio, self._account = studio, account
         self._expected, self._record = expected, record
+        self.images = 0
+        """Images that were made."""
 
     async def generate(
         self, prompts: Sequence[str], seeds: Sequence[int], *, agent: str = ""
@@ -331,7 +333,7 @@ class MeteredStudio:
             made = await work
         finally:
             await self._account.settle(most, await self._charged(made))
-        raise_nobodys(made)
+        raise_infrastructure_errors(made)
         return made
 
     async def _charged(self, made: Sequence[MadeImage | MaiaError]) -> Cost:
@@ -339,6 +341,7 @@ class MeteredStudio:
         images = [each for each in made if isinstance(each, MadeImage)]
         doubtful = sum(attempts_in_doubt(each) or 0 for each in made if isinstance(each, MaiaError))
         dollars = sum(each.dollars or 0.0 for each in images) + doubtful * self._expected
+        self.images += len(images)
         cost = Cost(dollars, images=len(images), unpriced=sum(each.dollars is None for each in images))
         if cost.dollars or cost.unpriced:
             usage = Usage(dollars=cost.dollars, unpriced=cost.unpriced)
@@ -372,14 +375,12 @@ def spent_so_far(store: Store, folder: str = "units", problems: list[str] | None
     for call, attempts in in_doubt.items():
         if attempts > 0:
             try:
-                about = read_record(store, f"{call}.request-1", CallRecord) or {}
+                about = load_record(store, f"{call}.request-1", CallRecord) or CallRecord()
             except RecordError as error:
                 damaged.append(error)
                 continue
-            each = Cost(
-                about.get("dollars", 0.0), about.get("tokens", 0), 1, unpriced=about.get("unpriced", 0)
-            )
-            total += sum(repeat(each, attempts), Cost())
+            attempt = Cost(about.dollars, about.tokens, 1, unpriced=about.unpriced)
+            total += sum(repeat(attempt, attempts), Cost())
     for rounds in sorted(_rounds_in(keys)):
         total += _images_of(store, rounds, damaged)
     if damaged and problems is None:
@@ -406,15 +407,16 @@ def spent_under(store: Store, limits: BudgetSettings) -> tuple[Cost, list[str]]:
 
 
 def _recorded_cost(store: Store, key: str) -> Cost:
-    """Return what one record says was paid or made by itself: an answer, a charge or a survey."""
+    """Return what one record by itself shows was paid or made: an answer, a charge or a survey."""
     above, _, name = key.rpartition("/")
     if name.endswith(".answer") and above.endswith("/calls"):
-        answer = read_record(store, key, AnswerRecord) or {}
-        return Cost.of(Usage(**answer.get("usage", {})))
+        answer = load_record(store, key, AnswerRecord)
+        return Cost() if answer is None else Cost.of(answer.usage.usage())
     if above.endswith("/charged"):
-        return Cost.of(Usage(**(read_record(store, key, UsageRecord) or {})))
+        return Cost.of((load_record(store, key, UsageRecord) or UsageRecord()).usage())
     if name == "survey.json":
-        return Cost(images=(read_record(store, key, SurveyRecord) or {}).get("images", 0))
+        survey = load_record(store, key, SurveyRecord)
+        return Cost() if survey is None else Cost(images=survey.images)
     return Cost()
 
 
@@ -428,9 +430,9 @@ def _images_of(store: Store, rounds: str, damaged: list[RecordError]) -> Cost:
     records = []
     for key in store.keys(rounds):
         try:
-            if (record := read_record(store, key, RoundRecord)) is not None:
+            if (record := load_record(store, key, RoundRecord)) is not None:
                 records.append(record)
         except RecordError as error:
             damaged.append(error)
-    made = records[-1].get("toolbox", {}).get("images_made", 0) if records else 0
+    made = records[-1].toolbox.images_made if records else 0
     return Cost(images=made + images_tested(records))

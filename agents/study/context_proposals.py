@@ -13,13 +13,13 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
 from actors.chat.base import ChatModel, ChatRequest, Message
 from agents.records.journal import slug
-from agents.records.record_types import Record, read_record
+from agents.records.record_types import Record, load_record
 from agents.records.run_files import RecordError
 from agents.records.store import Store
 
@@ -74,8 +74,8 @@ class _ProposalsRecord(Record):
 
 
 async def propose(model: ChatModel, class_name: str, n: int, known: Sequence[str], *, seed: int) -> Proposals:
-    """Return at most `n` contexts that the model names beside the `known` ones; none where its answer has no
-    list.
+    """Return at most `n` contexts that the model names in addition to the `known` ones; none where its answer
+    has no list.
 
     Raises:
         MaiaError: If the model cannot be asked.
@@ -127,16 +127,16 @@ def read(store: Store, unit: str, n: int) -> Proposals | None:
     Raises:
         RecordError: If the record is damaged, or holds what `propose` would not have taken.
     """
-    found: dict[str, Any] | None = read_record(store, _key(unit), _ProposalsRecord)
-    if found is None:
+    record = load_record(store, _key(unit), _ProposalsRecord)
+    if record is None:
         return None
-    phrases, name = tuple(found["phrases"]), found["class_name"]
+    phrases, name = tuple(record.phrases), record.class_name
     if len(phrases) > n or len(set(phrases)) < len(phrases) or any(unfit(phrase, name) for phrase in phrases):
         raise RecordError(
             f"{store.root / _key(unit)} holds contexts that are none.", "Give the audit an --out of its own."
         )
-    left_out = tuple((line, why) for line, why in found.get("left_out", ()))
-    return Proposals(name, found["asked"], found.get("model", ""), phrases, left_out)
+    left_out = tuple((line, why) for line, why in record.left_out)
+    return Proposals(name, record.asked, record.model, phrases, left_out)
 
 
 async def freeze(store: Store, unit: str, proposals: Proposals) -> Proposals:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import structlog
 from pydantic import Field
@@ -22,12 +22,21 @@ from actors.images import Image
 from actors.settings import Settings
 from agents.critic.review import Review
 from agents.evidence.verdict import HOLDING, finding_of
-from agents.records.journal import Journal, reply_record
+from agents.records.journal import Journal
+from agents.records.record_types import (
+    EvidenceRecord,
+    OutcomeRecord,
+    ProgramRecord,
+    ReplyRecord,
+    ReviewRecord,
+    RoundRecord,
+    ShownImage,
+    StudyStatus,
+    ToolboxRecord,
+)
 from agents.tasks.base import Answer, Task, read_hypotheses, read_program
 from tools.sandbox import ProgramOutcome, Sandbox
 from tools.toolbox import Screen, Shown, Toolbox
-
-Ending = Literal["answered", "no_answer", "refused"]
 
 _MAX_REFUSALS = 3
 _NO_REPLY = "No reply came through (it was declined or filtered). Go on with the study of this unit."
@@ -72,14 +81,14 @@ class InterpreterSettings(Settings):
 
 
 class StudyPausedError(MaiaError):
-    """A study stopped between two rounds because it was told to; it can be taken up again."""
+    """A study stopped between two rounds because it was asked to; it can be resumed."""
 
 
 class Steering(Protocol):
-    """What a run may tell a study between two rounds."""
+    """How a run controls a study between two rounds."""
 
     def paused(self) -> bool:
-        """Say whether to stop now, to be taken up later."""
+        """Return whether to stop now, to be resumed later."""
 
     def conclude(self) -> str:
         """Return why the study should end with its next reply, such as a spent budget; "" to go on."""
@@ -114,13 +123,27 @@ class Round:
 
 
 @dataclass(frozen=True, slots=True)
-class Study:
-    """How a run of the agent ended. `answer` is None unless `ending` is "answered"."""
+class StudyOutcome:
+    """How a study ended. `answer` is None unless `status` is "answered"."""
 
-    ending: Ending
+    status: StudyStatus
     answer: Answer | None
     verdict: Review | None
-    rounds: tuple[dict[str, Any], ...] = field(repr=False, default=())
+    rounds: tuple[RoundRecord, ...] = field(repr=False, default=())
+
+
+@dataclass(frozen=True, slots=True)
+class InterpreterParts:
+    """What the agent of one study works with. Without an examiner every answer is accepted."""
+
+    model: ChatModel
+    sandbox: Sandbox
+    toolbox: Toolbox
+    task: Task
+    journal: Journal
+    api_page: str
+    """The first message: what programs may call."""
+    examiner: Examiner | None = None
 
 
 class Interpreter:
@@ -128,77 +151,71 @@ class Interpreter:
 
     def __init__(
         self,
-        model: ChatModel,
-        sandbox: Sandbox,
-        toolbox: Toolbox,
-        task: Task,
-        journal: Journal,
-        *,
-        api_page: str,
-        examiner: Examiner | None = None,
+        parts: InterpreterParts,
         settings: InterpreterSettings | None = None,
-        steering: Steering | None = None,
+        *,
         seed: int = 0,
+        steering: Steering | None = None,
         on_round: Callable[[Round], None] = lambda _: None,
     ) -> None:
+        self._model, self._sandbox, self._toolbox = parts.model, parts.sandbox, parts.toolbox
+        self._task, self._journal, self._api_page = parts.task, parts.journal, parts.api_page
+        self._examiner = parts.examiner
+        self._settings = settings or InterpreterSettings()
+        self._toolbox.screen = Screen(self._settings.max_images_shown, self._settings.max_text_shown)
         self._steering = steering or NoSteering()
-        self._model, self._sandbox, self._toolbox = model, sandbox, toolbox
-        settings = settings or InterpreterSettings()
-        toolbox.screen = Screen(settings.max_images_shown, settings.max_text_shown)
-        self._task, self._journal, self._api_page = task, journal, api_page
-        self._examiner, self._settings = examiner, settings
         self._seed, self._on_round = seed, on_round
-        self._log = structlog.get_logger().bind(unit=toolbox.system.subject.id, task=task.name)
+        self._log = structlog.get_logger().bind(unit=self._toolbox.system.subject.id, task=self._task.name)
         self._messages: list[Message] = []
-        self._records: list[dict[str, Any]] = []
+        self._records: list[RoundRecord] = []
         self._examinations = 0
         self._recorded = 0
         self._too_long = False
         self._demanded = False
         self._verdict: Review | None = None
 
-    async def run(self) -> Study:
+    async def run(self) -> StudyOutcome:
         """Run, or take up, the study until it ends.
 
         Raises:
-            StudyPausedError: If it was told to pause; everything so far is on disk.
+            StudyPausedError: If it was asked to pause; everything so far is on disk.
         """
         opening = self._task.opening()
         if self._settings.max_rounds == 1:
             opening = f"{opening}\n{self._task.last_word()}"
         self._messages = [Message("system", (self._api_page,)), Message("user", (opening,))]
-        await self._take_up(self._journal.rounds())
-        while (ending := self._ending()) is None:
+        await self._resume(self._journal.rounds())
+        while (status := self._status()) is None:
             if self._steering.paused():
                 raise StudyPausedError(f"paused after round {len(self._records)}.")
             await self._round(len(self._records) + 1)
-        answer = self._task.read_answer(self._records[-1]["reply"]["text"]) if ending == "answered" else None
-        found = Study(ending, answer, self._verdict, tuple(self._records))
-        return self._earlier(found) or found
+        answer = self._task.read_answer(self._records[-1].reply.text) if status == "answered" else None
+        outcome = StudyOutcome(status, answer, self._verdict, tuple(self._records))
+        return self._earlier(outcome) or outcome
 
-    def _earlier(self, found: Study) -> Study | None:
-        """Return the study with its last answer that held, where the one that it ended with does not, or is
-        none.
+    def _earlier(self, outcome: StudyOutcome) -> StudyOutcome | None:
+        """Return the outcome with the last answer that held, where the one that the study ended with does
+        not, or is none.
 
         An answer that holds may go back for what it leaves unexplained: nothing is lost by the attempt.
         """
-        if found.verdict is None or (_holds(found.verdict) and found.answer is not None):
+        if outcome.verdict is None or (_holds(outcome.verdict) and outcome.answer is not None):
             return None
         for record in reversed(self._records):
-            verdict = None if record["verdict"] is None else review_from(record["verdict"])
-            answer = self._task.read_answer(record["reply"]["text"])
+            verdict = None if record.verdict is None else review_from(record.verdict)
+            answer = self._task.read_answer(record.reply.text)
             if verdict is not None and answer is not None and _holds(verdict):
                 stands = replace(verdict, accepted=True, objection="", shown=())
-                return replace(found, ending="answered", answer=answer, verdict=stands)
+                return replace(outcome, status="answered", answer=answer, verdict=stands)
         return None
 
-    def _ending(self) -> Ending | None:
-        """Say how the study ended, None if it goes on: told from the records alone, so also on resuming."""
-        if self._records and self._records[-1]["answered"]:
+    def _status(self) -> StudyStatus | None:
+        """Return how the study ended, None if it goes on: from the records alone, so also on resuming."""
+        if self._records and self._records[-1].answered:
             return "answered"
-        if self._records and self._records[-1]["last"]:
+        if self._records and self._records[-1].last:
             return "no_answer"
-        recent = [record["reply"]["finish"] for record in self._records[-_MAX_REFUSALS:]]
+        recent = [record.reply.finish for record in self._records[-_MAX_REFUSALS:]]
         if len(recent) == _MAX_REFUSALS and set(recent) <= {"refused", "filtered"}:
             return "refused"
         return None
@@ -322,10 +339,10 @@ class Interpreter:
         tested = self._examiner.images.values() if self._examiner and finished.verdict else ()
         # The album's last: it knows what a masked image was painted on.
         images = {image.id: image for image in (*shown, *tested, *self._toolbox.album.held.values())}
-        await asyncio.to_thread(self._journal.commit_round, finished.number, record, images.values())
+        await asyncio.to_thread(self._journal.commit_round, record, images.values())
         self._toolbox.album.release()
-        self._extend(record["reply"], finished.observation)
-        self._recorded += len(record["sandbox"])
+        self._extend(record.reply, finished.observation)
+        self._recorded += len(record.sandbox)
         self._demanded = finished.demanded
         self._records.append(record)
         self._log.info(
@@ -337,15 +354,15 @@ class Interpreter:
         )
         self._on_round(finished)
 
-    def _extend(self, reply: Mapping[str, Any], observation: Sequence[Part]) -> None:
+    def _extend(self, reply: ReplyRecord, observation: Sequence[Part]) -> None:
         """Add a recorded reply and what followed it; if it was filtered, leave out what the conversation had
         last.
         """
-        said = reply["text"] or "(empty)"
-        if reply["finish"] == "filtered":
-            said = "(filtered)"
+        text = reply.text or "(empty)"
+        if reply.finish == "filtered":
+            text = "(filtered)"
             self._leave_out_newest()
-        self._messages.append(Message("assistant", (said,), reply.get("thoughts", "")))
+        self._messages.append(Message("assistant", (text,), reply.thoughts))
         if observation:
             self._messages.append(Message("user", tuple(observation)))
 
@@ -357,21 +374,21 @@ class Interpreter:
                 self._messages[at] = Message("user", (_FILTERED,))
                 return
 
-    async def _take_up(self, records: list[dict[str, Any]]) -> None:
+    async def _resume(self, records: list[RoundRecord]) -> None:
         """Rebuild conversation, toolbox and sandbox from finished rounds."""
         if not records:
             return
         blobs = self._journal.blobs
         for record in records:
-            observation = tuple(p if isinstance(p, str) else blobs[p["image"]] for p in record["observation"])
-            self._extend(record["reply"], observation)
-            if record["verdict"] is not None:
+            observation = tuple(p if isinstance(p, str) else blobs[p.image] for p in record.observation)
+            self._extend(record.reply, observation)
+            if record.verdict is not None:
                 self._examinations += 1
-                self._verdict = review_from(record["verdict"])
+                self._verdict = review_from(record.verdict)
         last = records[-1]
-        self._demanded = last["demanded"]
-        self._toolbox.restore(last["toolbox"], blobs)
-        programs = [program for record in records for program in record["sandbox"]]
+        self._demanded = last.demanded
+        self._toolbox.restore(last.toolbox.model_dump(), blobs)
+        programs = [program.to_json() for record in records for program in record.sandbox]
         self._recorded = len(programs)
         if programs:
             self._sandbox.restore(programs, blobs)
@@ -383,59 +400,69 @@ def _holds(verdict: Review) -> bool:
     return finding_of(verdict.evidence) in HOLDING
 
 
-def review_from(record: Mapping[str, Any]) -> Review:
-    """Return a verdict from its record; fields of later versions are left out."""
-    known = {each.name: record[each.name] for each in fields(Review) if each.name in record}
-    return Review(**known)
+def review_from(record: ReviewRecord) -> Review:
+    """Return a verdict from its record."""
+    return Review(
+        record.accepted,
+        record.objection,
+        record.evidence.to_json(),
+        None if record.labels is None else tuple(record.labels),
+        tuple(record.shown),
+    )
 
 
-def round_record(
-    finished: Round, toolbox: dict[str, Any], sandbox: Sequence[dict[str, Any]]
-) -> dict[str, Any]:
-    """Return a round as it is written down; `sandbox` are the programs that it added to the sandbox's record."""
-    outcome = finished.outcome
-    return {
-        "round": finished.number,
-        "reply": reply_record(finished.reply),
-        "hypotheses": list(finished.hypotheses),
-        "program": finished.program,
-        "outcome": None
-        if outcome is None
-        else {
-            "status": outcome.status,
-            "error": outcome.error,
-            "output": outcome.output,
-            "output_truncated": outcome.output_truncated,
-            "calls": outcome.calls,
-            "notes": list(outcome.notes),
-            "tier": outcome.tier,
-        },
-        "observation": [
-            part if isinstance(part, str) else {"image": part.id} for part in finished.observation
-        ],
-        "verdict": None if finished.verdict is None else review_record(finished.verdict),
-        "answered": finished.answered,
-        "last": finished.last,
-        "demanded": finished.demanded,
-        "toolbox": toolbox,
-        "sandbox": list(sandbox),
-    }
-
-
-def review_record(verdict: Review) -> dict[str, Any]:
+def review_record(verdict: Review) -> ReviewRecord:
     """Return a verdict as it is written down: as in earlier versions where it shows no images."""
-    return {key: value for key, value in asdict(verdict).items() if key != "shown" or value}
+    record = ReviewRecord(
+        accepted=verdict.accepted,
+        objection=verdict.objection,
+        evidence=EvidenceRecord.model_validate(verdict.evidence),
+        labels=None if verdict.labels is None else list(verdict.labels),
+    )
+    return record.model_copy(update={"shown": list(verdict.shown)}) if verdict.shown else record
+
+
+def outcome_record(outcome: ProgramOutcome) -> OutcomeRecord:
+    """Return how a program ended as it is written down: without its value and its duration."""
+    return OutcomeRecord(
+        status=outcome.status,
+        error=outcome.error,
+        output=outcome.output,
+        output_truncated=outcome.output_truncated,
+        calls=outcome.calls,
+        notes=list(outcome.notes),
+        tier=outcome.tier,
+    )
+
+
+def round_record(finished: Round, toolbox: dict[str, Any], programs: Sequence[dict[str, Any]]) -> RoundRecord:
+    """Return a round as it is written down; `programs` are those that it added to the sandbox's record."""
+    return RoundRecord(
+        round=finished.number,
+        reply=ReplyRecord.of(finished.reply),
+        hypotheses=list(finished.hypotheses),
+        program=finished.program,
+        outcome=None if finished.outcome is None else outcome_record(finished.outcome),
+        observation=[
+            part if isinstance(part, str) else ShownImage(image=part.id) for part in finished.observation
+        ],
+        verdict=None if finished.verdict is None else review_record(finished.verdict),
+        answered=finished.answered,
+        last=finished.last,
+        demanded=finished.demanded,
+        toolbox=ToolboxRecord.model_validate(toolbox),
+        sandbox=[ProgramRecord.model_validate(program) for program in programs],
+    )
 
 
 def objection(verdict: Review, images: Mapping[str, Image]) -> tuple[Part, ...]:
-    """Return what an agent is told and shown of a verdict that sends its answer back."""
-    return (verdict.objection, *(images[each] for each in verdict.shown if each in images))
+    """Return what an agent is sent when a verdict sends its answer back: the objection and its images."""
+    return (verdict.objection, *(images[name] for name in verdict.shown if name in images))
 
 
-def images_tested(records: Iterable[Mapping[str, Any]]) -> int:
-    """Return how many images the examiner made, told from the records of a study's rounds."""
-    verdicts = (record.get("verdict") for record in records)
-    return sum(int(verdict["evidence"].get("images_made", 0)) for verdict in verdicts if verdict)
+def images_tested(records: Iterable[RoundRecord]) -> int:
+    """Return how many images the critic made in a study's rounds."""
+    return sum(record.verdict.evidence.images_made for record in records if record.verdict is not None)
 
 
 def _shorten(text: str, limit: int) -> str:

@@ -14,8 +14,16 @@ from actors.chat.base import ChatReply, Part
 from actors.errors import UsageError
 from actors.images import Image
 from agents.critic.review import Review
-from agents.study.interpreter import Round, Study, merge_text, objection, review_from, round_record
-from agents.study.study import Workplace
+from agents.records.record_types import RoundRecord, StudyResult
+from agents.study.interpreter import (
+    Round,
+    StudyOutcome,
+    merge_text,
+    objection,
+    review_from,
+    round_record,
+)
+from agents.study.study import StudyContext
 from tools.sandbox import ProgramOutcome
 from tools.toolbox import Screen
 
@@ -26,10 +34,10 @@ _MAX_IMAGES_SHOWN, _MAX_TEXT_SHOWN = 1000, 1_000_000
 class PersonsStudy:
     """Takes up what is on record with `open`; then experiments and answers, in any number and order."""
 
-    def __init__(self, place: Workplace, person: str) -> None:
-        self.place, self.person = place, person
-        self.result: dict[str, Any] | None = None
-        self._records: list[dict[str, Any]] = []
+    def __init__(self, context: StudyContext, person: str) -> None:
+        self.context, self.person = context, person
+        self.result: StudyResult | None = None
+        self._records: list[RoundRecord] = []
         self._verdict: Review | None = None
         self._hypotheses: tuple[str, ...] = ()
 
@@ -41,22 +49,22 @@ class PersonsStudy:
     @property
     def answered(self) -> bool:
         """An answer stands: nothing may follow it but its result."""
-        return self.result is not None or bool(self._records and self._records[-1]["answered"])
+        return self.result is not None or bool(self._records and self._records[-1].answered)
 
     async def open(self) -> None:
         """Take up the rounds and the result on record, if there are any; an answer that stands gets its
         result.
         """
-        journal, toolbox = self.place.journal, self.place.toolbox
+        journal, toolbox = self.context.journal, self.context.toolbox
         toolbox.screen = Screen(_MAX_IMAGES_SHOWN, _MAX_TEXT_SHOWN)
         self.result = await asyncio.to_thread(journal.done)
         self._records = await asyncio.to_thread(journal.rounds)
         for record in self._records:
-            self._hypotheses = tuple(record["hypotheses"]) or self._hypotheses
-            if record["verdict"] is not None:
-                self._verdict = review_from(record["verdict"])
+            self._hypotheses = tuple(record.hypotheses) or self._hypotheses
+            if record.verdict is not None:
+                self._verdict = review_from(record.verdict)
         if self._records:
-            snapshot = self._records[-1]["toolbox"]
+            snapshot = self._records[-1].toolbox.model_dump()
             await asyncio.to_thread(toolbox.restore, snapshot, journal.blobs)
         if self.answered and self.result is None:
             await self._finish()
@@ -73,8 +81,8 @@ class PersonsStudy:
         """
         self._refuse_if_answered()
         listed = "\n".join(f"Hypothesis_{i}: {words}" for i, words in enumerate(hypotheses, 1))
-        said = f"[HYPOTHESIS LIST]:\n{listed}\n" if hypotheses else ""
-        parts = self.place.toolbox.screen.take()
+        listing = f"[HYPOTHESIS LIST]:\n{listed}\n" if hypotheses else ""
+        parts = self.context.toolbox.screen.take()
         if printed := outcome.output.rstrip():
             parts.append(printed)
         if outcome.status != "ok":
@@ -84,7 +92,7 @@ class PersonsStudy:
         await self._commit(
             Round(
                 self.rounds + 1,
-                ChatReply(f"{said}[CODE]:\n```python\n{program}\n```", model=self.person),
+                ChatReply(f"{listing}[CODE]:\n```python\n{program}\n```", model=self.person),
                 self._hypotheses,
                 program,
                 outcome,
@@ -108,23 +116,23 @@ class PersonsStudy:
         reply = "\n".join(lines)
         if self.answered and self.result is None:
             await self._finish()
-            if reply == self._records[-1]["reply"]["text"]:
+            if reply == self._records[-1].reply.text:
                 return self._verdict
         self._refuse_if_answered()
-        answer = self.place.task.read_answer(reply)
+        answer = self.context.task.read_answer(reply)
         if answer is None:
             raise UsageError(
                 "an answer needs at least one label.", 'Write answer("wheels of cars"), or several labels.'
             )
         verdict = None
         observation: tuple[Part, ...] = ()
-        if self.place.critic is not None:
-            before = sum(record["verdict"] is not None for record in self._records)
-            verdict = await self.place.critic.examine(answer, before + 1)
+        if self.context.critic is not None:
+            before = sum(record.verdict is not None for record in self._records)
+            verdict = await self.context.critic.examine(answer, before + 1)
             self._verdict = verdict
-            settled = verdict.accepted or before + 1 >= self.place.laboratory.settings.max_examinations
+            settled = verdict.accepted or before + 1 >= self.context.run.settings.max_examinations
             if not settled:
-                observation = objection(verdict, self.place.critic.images)
+                observation = objection(verdict, self.context.critic.images)
         else:
             settled = True
         await self._commit(
@@ -145,26 +153,26 @@ class PersonsStudy:
         return verdict
 
     async def _finish(self) -> None:
-        """Turn the answer that stands into the result; told from the records alone, so also on resuming."""
-        answer = self.place.task.read_answer(self._records[-1]["reply"]["text"])
-        self.result = await self.place.finish(Study("answered", answer, self._verdict, tuple(self._records)))
+        """Turn the answer that stands into the result: from the records alone, so also on resuming."""
+        answer = self.context.task.read_answer(self._records[-1].reply.text)
+        self.result = await self.context.finish(
+            StudyOutcome("answered", answer, self._verdict, tuple(self._records))
+        )
 
     def _refuse_if_answered(self) -> None:
         if self.answered:
-            label = f": {self.result.get('label')!r}" if self.result is not None else ""
+            label = f": {self.result.label!r}" if self.result is not None else ""
             raise UsageError(
                 f"this study has its answer already{label}.", "Study the unit again with another --out."
             )
 
     async def _commit(self, finished: Round, sandbox: list[dict[str, Any]]) -> None:
-        toolbox = self.place.toolbox
+        toolbox = self.context.toolbox
         record = round_record(finished, toolbox.snapshot(), sandbox)
         shown = [part for part in finished.observation if isinstance(part, Image)]
         # Those of the critic too: a study that is taken up again has its verdict but not its images.
-        tested = self.place.critic.images.values() if self.place.critic is not None else ()
+        tested = self.context.critic.images.values() if self.context.critic is not None else ()
         images = {image.id: image for image in (*toolbox.album.held.values(), *shown, *tested)}
-        await asyncio.to_thread(
-            self.place.journal.commit_round, finished.number, record, list(images.values())
-        )
+        await asyncio.to_thread(self.context.journal.commit_round, record, list(images.values()))
         toolbox.album.release()
         self._records.append(record)

@@ -13,15 +13,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from actors.chat.base import ChatReply, ChatRequest, Usage
+from actors.chat.base import ChatReply, ChatRequest
 from actors.errors import MaiaError
 from actors.images import Image
 from agents.critic.review import Review
 from agents.records.journal import Blobs, Journal, request_key
-from agents.records.record_types import CallRecord, read_record
+from agents.records.record_types import RoundRecord, ShownImage
 from agents.records.store import Store
 from agents.study.faults import ToolsBrokenError
-from agents.study.interpreter import Interpreter, InterpreterSettings, Round, StudyPausedError, review_from
+from agents.study.interpreter import (
+    Interpreter,
+    InterpreterParts,
+    InterpreterSettings,
+    Round,
+    StudyPausedError,
+    review_from,
+)
 from agents.tasks.base import Answer, Task
 from tools.sandbox import Sandbox
 from tools.toolbox import Toolbox, ToolFailedError
@@ -60,12 +67,12 @@ class Replay:
 class _Place:
     """Which recorded round is being played again."""
 
-    def __init__(self, records: Sequence[dict[str, Any]]) -> None:
+    def __init__(self, records: Sequence[RoundRecord]) -> None:
         self.records = records
         self.index = 0
 
     @property
-    def record(self) -> dict[str, Any]:
+    def record(self) -> RoundRecord:
         return self.records[self.index]
 
     @property
@@ -87,17 +94,15 @@ class _RecordedModel:
         # Every observation is compared: what else the model reads is how a study begins, which a later
         # version words anew.
         self.reworded = True
-        reply = self._place.record["reply"]
-        return ChatReply(
-            **{**reply, "usage": Usage(**reply["usage"]), "notes": tuple(reply.get("notes", ()))}
-        )
+        return self._place.record.reply.reply()
 
 
 class _RecordedToolbox(Toolbox):
     """Answers calls from the record, in order; keeps its own log."""
 
-    def __init__(self, unit: str, journal: Journal, place: _Place) -> None:
-        super().__init__(_Nameless(unit), _Nameless(unit), _Nameless(unit), seed=0, keeper=journal.blobs)  # type: ignore[arg-type]
+    def __init__(self, journal: Journal, place: _Place) -> None:
+        nameless = _Nameless(journal.unit)
+        super().__init__(nameless, nameless, nameless, seed=0, keeper=journal.blobs)  # type: ignore[arg-type]
         self._journal, self._place = journal, place
         self._next = 0
         self._round = -1
@@ -105,8 +110,8 @@ class _RecordedToolbox(Toolbox):
     async def call(self, method: str, arguments: dict[str, Any]) -> Any:
         if self._round != self._place.index:
             self._round, self._next = self._place.index, 0
-        programs = self._place.record["sandbox"]
-        calls = programs[-1]["calls"] if programs else []
+        programs = self._place.record.sandbox
+        calls = programs[-1].calls if programs else []
         if self._next >= len(calls):
             raise ToolsBrokenError(DivergedError(f"the program calls {method}, which is not on record."))
         entry = calls[self._next]
@@ -117,7 +122,7 @@ class _RecordedToolbox(Toolbox):
             return await super().call(method, arguments)
         if method == "exemplars":
             # The mean of activations before they were rounded for the program: known from the record only.
-            self.log_book.activation_threshold = self._place.record["toolbox"]["activation_threshold"]
+            self.log_book.activation_threshold = self._place.record.toolbox.activation_threshold
         if method in ("text2image", "edit"):
             self.images_made += len(entry["value"]["images"])
         if method == "text2image":
@@ -127,7 +132,7 @@ class _RecordedToolbox(Toolbox):
 
     def snapshot(self) -> dict[str, Any]:
         # How images came about is known to those who made them: it is taken over, not made again.
-        known = self._place.record["toolbox"]
+        known = self._place.record.toolbox.to_json()
         taken = {key: known[key] for key in ("provenance", "observations", "measured") if key in known}
         return {key: value for key, value in (super().snapshot() | taken).items() if key in known}
 
@@ -157,7 +162,7 @@ class _RecordedExaminer:
         self.images: dict[str, Image] = {}
 
     async def examine(self, answer: Answer, attempt: int) -> Review | None:
-        record = self._place.record["verdict"]
+        record = self._place.record.verdict
         if record is None:
             return None
         verdict = review_from(record)
@@ -174,104 +179,115 @@ class _RecordedSteering:
 
     def conclude(self) -> str:
         record = self._place.record
-        if not record["demanded"] or record["round"] == self._max_rounds - 1:
+        if not record.demanded or record.round == self._max_rounds - 1:
             return ""
-        return str(record["observation"][-2])
+        return str(record.observation[-2])
 
 
-def take_over(source: Journal, target: Journal, records: Sequence[dict[str, Any]]) -> None:
+def take_over(source: Journal, target: Journal, records: Sequence[RoundRecord]) -> None:
     """Copy rounds of one journal to another, with the images that they mention."""
     for record in records:
-        mentioned = {*record["toolbox"]["provenance"]}
-        mentioned |= {part["image"] for part in record["observation"] if isinstance(part, dict)}
+        mentioned = {*record.toolbox.provenance}
+        mentioned |= {part.image for part in record.observation if isinstance(part, ShownImage)}
         images = [source.blobs.get(image_id) for image_id in sorted(mentioned)]
-        target.commit_round(record["round"], record, images)
+        target.commit_round(record, images)
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedStudy:
+    """A study that is on record, and what it takes to play it again."""
+
+    journal: Journal
+    task: Task
+    sandboxes: Sandboxes
+    api_page: str
+    settings: InterpreterSettings
+    seed: int
+
+
+class _Comparison:
+    """Compares each round that is played again with the one on record."""
+
+    def __init__(self, recorded: Journal, again: Journal, place: _Place, on_round: Callable[[int], None]):
+        self._recorded, self._again, self._place, self._on_round = recorded, again, place, on_round
+
+    def __call__(self, finished: Round) -> None:
+        """Raise DivergedError unless the bytes of a round are those on record."""
+        recorded, again = (each.round_bytes(finished.number) for each in (self._recorded, self._again))
+        if recorded != again:
+            raise DivergedError(_difference(json.loads(recorded or b"{}"), json.loads(again or b"{}")))
+        self._place.index += 1
+        self._on_round(finished.number)
 
 
 async def replay(
-    store: Store,
-    unit: str,
-    task: Task,
-    sandboxes: Sandboxes,
+    study: RecordedStudy,
     scratch: Path,
     *,
-    api_page: str,
-    settings: InterpreterSettings,
-    seed: int,
     taken_over: int = 0,
-    repeat: int = 0,
     on_round: Callable[[int], None] = lambda _: None,
 ) -> Replay:
-    """Play a unit's rounds again into the folder `scratch` and compare them with the record.
+    """Play a study's rounds again into the folder `scratch` and compare them with the record.
 
-    `repeat` names one of several studies of the unit. The first `taken_over` rounds were another run's, which
-    has their calls: they are taken up, and the others played.
+    The first `taken_over` rounds were another run's, which has their calls: they are taken up, and the others
+    played.
 
     Raises:
         UsageError: If a program cannot be run here at all.
     """
-    journal = Journal(store, unit, repeat)
+    journal = study.journal
     records = journal.rounds()
     place = _Place(records)
-    again = Journal(Store(scratch), unit, repeat)
+    again = Journal(Store(scratch), journal.unit, journal.repeat)
     take_over(journal, again, records[:taken_over])
     place.index = taken_over
-    difference = ""
-
-    def compare(finished: Round) -> None:
-        nonlocal difference
-        name = f"{journal.folder}/rounds/{finished.number:04d}.json"
-        recorded, came_out = store.get(name), Store(scratch).get(name)
-        if recorded != came_out:
-            difference = _difference(json.loads(recorded or b"{}"), json.loads(came_out or b"{}"))
-            raise DivergedError(difference)
-        place.index += 1
-        on_round(finished.number)
-
-    model = _RecordedModel(journal, _model_name(store, journal), place)
-
-    def result(divergence: str) -> Replay:
-        return Replay(place.index, len(records), divergence, model.reworded)
-
-    sandbox = await sandboxes.open(seed=seed)
+    model = _RecordedModel(journal, _model_name(journal), place)
+    sandbox = await study.sandboxes.open(seed=study.seed)
+    parts = InterpreterParts(
+        model,
+        sandbox,
+        _RecordedToolbox(journal, place),
+        study.task,
+        again,
+        study.api_page,
+        _RecordedExaminer(place, journal.blobs) if _examined(records) else None,  # type: ignore[arg-type]
+    )
+    agent = Interpreter(
+        parts,
+        study.settings,
+        seed=study.seed,
+        steering=_RecordedSteering(place, study.settings.max_rounds),
+        on_round=_Comparison(journal, again, place, on_round),
+    )
     try:
-        agent = Interpreter(
-            model,
-            sandbox,
-            _RecordedToolbox(unit, journal, place),
-            task,
-            again,
-            api_page=api_page,
-            examiner=_RecordedExaminer(place, journal.blobs) if _examined(records) else None,  # type: ignore[arg-type]
-            settings=settings,
-            steering=_RecordedSteering(place, settings.max_rounds),
-            seed=seed,
-            on_round=compare,
-        )
-        try:
-            await agent.run()
-        except StudyPausedError:
-            pass
-        except DivergedError as error:
-            return result(f"round {place.index + 1}: {error.message}")
-        except ToolsBrokenError as broken:
-            return result(f"round {place.index + 1}: {broken.fault.message}")
+        divergence = await _divergence(agent, place)
     finally:
         await sandbox.close()
-    return result("" if place.over else f"round {place.index + 1}: the replay ended before it.")
+    return Replay(place.index, len(records), divergence, model.reworded)
 
 
-def _examined(records: Sequence[dict[str, Any]]) -> bool:
-    return any(record["verdict"] is not None for record in records)
+async def _divergence(agent: Interpreter, place: _Place) -> str:
+    """Run the agent; return where and how it differed from the record, "" if it did not."""
+    try:
+        await agent.run()
+    except StudyPausedError:
+        pass
+    except DivergedError as error:
+        return f"round {place.index + 1}: {error.message}"
+    except ToolsBrokenError as broken:
+        return f"round {place.index + 1}: {broken.fault.message}"
+    return "" if place.over else f"round {place.index + 1}: the replay ended before it."
 
 
-def _model_name(store: Store, journal: Journal) -> str:
+def _examined(records: Sequence[RoundRecord]) -> bool:
+    return any(record.verdict is not None for record in records)
+
+
+def _model_name(journal: Journal) -> str:
     """Return the name under which the interpreter's calls were recorded."""
-    for key in store.keys(f"{journal.folder}/calls"):
-        if ".request-" in key:
-            about = read_record(store, key, CallRecord) or {}
-            if about.get("role") == "interpreter":
-                return str(about["model"])
+    for call in journal.calls():
+        if call.role == "interpreter":
+            return call.model
     raise DivergedError("no call of the interpreter is on record.")
 
 

@@ -6,30 +6,32 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 from actors.chat.base import ChatModel, Usage
-from actors.errors import MaiaError
 from actors.vision.readout.base import SampleError
 from agents.critic.critic import ConfirmationSettings, Critic
 from agents.critic.sceptic import Sceptic
 from agents.evidence.label_card import label_card
 from agents.evidence.verdict import TESTED, verdict_of
 from agents.records.journal import Journal, RecordedChat
+from agents.records.record_types import EvidenceRecord, ExemplarRecord, StudyResult, UsageRecord
 from agents.records.store import Store
 from agents.study.budget import Account, BudgetSettings, Ledger, MeteredChat, MeteredStudio, Rate
 from agents.study.faults import NO_OBSERVATION, ToolsBrokenError
 from agents.study.interpreter import (
     Interpreter,
+    InterpreterParts,
     InterpreterSettings,
     Round,
     Steering,
-    Study,
+    StudyOutcome,
     images_tested,
 )
 from agents.study.observers import BlindObservers
 from agents.tasks.base import Task
-from tools.sandbox import SandboxServer, api_page
+from tools.sandbox import Sandbox, SandboxServer, api_page
 from tools.subject import Sampled, Subject, histogram
 from tools.system import Painter, SubjectSystem
 from tools.toolbox import EXEMPLARS, Studio, Toolbox
@@ -48,7 +50,7 @@ class _Tools(Toolbox):
 
 
 @dataclass(frozen=True)
-class Laboratory:
+class RunContext:
     """What every study of a run shares. Built in one place by the experiment that runs it."""
 
     interpreter: ChatModel
@@ -63,7 +65,8 @@ class Laboratory:
     facts: dict[str, Any]
     """Versions, model names and fingerprints: written into every result."""
     dollars_per_image: float = 0.0
-    """US dollars that are set aside for an image before it is made; 0 where images are free, or nobody knows.
+    """US dollars that are set aside for an image before it is made; 0 where images are free, or their price is
+    unknown.
     """
     withheld: frozenset[str] = frozenset()
     """Calls of programs that are refused, for ablations."""
@@ -74,121 +77,136 @@ class Laboratory:
 
 
 @dataclass(frozen=True, slots=True)
-class Repeat:
-    """One of several studies of a unit: its number from 1, and the seed of the images that all of them make
-    alike.
+class StudyRequest:
+    """What is to be studied: a unit, the question about it, and the seed of everything random."""
+
+    subject: Subject
+    task: Task
+    seed: int = 0
+    repeat: int = 0
+    """Number of one of several studies of the unit, from 1; 0 for the only one, and for the pooled answer."""
+    image_seed: int | None = None
+    """Seed of the images, which several studies of a unit make alike; None is `seed`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Supervision:
+    """How a run supervises a study: what it may spend, when it stops, and who hears of its rounds.
+
+    `on_round` gets the study's number (`StudyRequest.repeat`, 1 for the only study, 0 for a pooled answer).
     """
 
-    number: int
-    image_seed: int
+    account: Account | None = None
+    steering: Steering | None = None
+    on_round: Callable[[int, Round], None] = lambda number, finished: None
 
 
-class Workplace:
+class StudyContext:
     """What one study works with, built from what the run shares: an agent's, or a person's.
 
     `observer` looks blind, `critic` is None where answers stand untested.
     """
 
     def __init__(
-        self,
-        laboratory: Laboratory,
-        subject: Subject,
-        task: Task,
-        store: Store,
-        *,
-        seed: int = 0,
-        account: Account | None = None,
-        repeat: Repeat | None = None,
+        self, run: RunContext, request: StudyRequest, store: Store, account: Account | None = None
     ) -> None:
-        self.laboratory, self.subject, self.task, self.seed = laboratory, subject, task, seed
-        self.journal = Journal(store, subject.id, repeat.number if repeat else 0)
-        self._purse = account or Ledger(BudgetSettings())
+        self.run, self.subject, self.task, self.seed = run, request.subject, request.task, request.seed
+        self.journal = Journal(store, request.subject.id, request.repeat)
+        self._account = account or Ledger(BudgetSettings())
         self._started = time.monotonic()
-        self.observer = observer = self.recorded(laboratory.observers, "observer")
+        self.observer = observer = self.recorded(run.observers, "observer")
         studio = MeteredStudio(
-            laboratory.studio, self._purse, laboratory.dollars_per_image, self.journal.record_image_charge
+            run.studio, self._account, run.dollars_per_image, self.journal.record_image_charge
         )
         self.toolbox = _Tools(
-            SubjectSystem(subject, laboratory.paint),
+            SubjectSystem(self.subject, run.paint),
             studio,
-            BlindObservers(observer, seed=seed),
-            seed=repeat.image_seed if repeat else seed,
-            max_images=laboratory.settings.max_images,
-            max_observations=laboratory.settings.max_observations,
-            withheld=laboratory.withheld,
+            BlindObservers(observer, seed=self.seed),
+            seed=self.seed if request.image_seed is None else request.image_seed,
+            max_images=run.settings.max_images,
+            max_observations=run.settings.max_observations,
+            withheld=run.withheld,
             keeper=self.journal.blobs,
         )
         self.critic: Critic | None = None
-        if laboratory.confirmation is not None and task.names_concept:
+        if run.confirmation is not None and self.task.names_concept:
             self.critic = Critic(
-                subject,
+                self.subject,
                 studio,
-                seed=seed,
-                settings=laboratory.confirmation,
-                sceptic=Sceptic(observer, seed=seed),
+                seed=self.seed,
+                settings=run.confirmation,
+                sceptic=Sceptic(observer, seed=self.seed),
                 makings=self.toolbox,
             )
 
     def recorded(self, model: ChatModel, role: str) -> RecordedChat:
         """Return `model` with its calls paid for and written down."""
-        metered = MeteredChat(model, self._purse, self.laboratory.rates.get(role, Rate()))
-        return RecordedChat(metered, self.journal, role, metered.about)
+        metered = MeteredChat(model, self._account, self.run.rates.get(role, Rate()))
+        return RecordedChat(metered, self.journal, role, metered.most)
+
+    def parts(self, sandbox: Sandbox, task: Task, api_page: str) -> InterpreterParts:
+        """Return what an agent works with here."""
+        model = self.recorded(self.run.interpreter, "interpreter")
+        return InterpreterParts(model, sandbox, self.toolbox, task, self.journal, api_page, self.critic)
 
     async def finish(
-        self, outcome: Study, adding: Callable[[dict[str, Any]], None] = lambda _: None
-    ) -> dict[str, Any]:
-        """Write the result down and return it: plain JSON values; `docs/architecture.md` names its fields.
-
-        `adding` is called with it before its verdict is told.
-        """
-        record = await self._result(outcome)
-        usage = await asyncio.to_thread(self.journal.usage)
-        record["usage"] = {
-            name: asdict(usage.get(role, Usage()))
-            for name, role in (("interpreter", "interpreter"), ("observers", "observer"))
-        }
-        charged = await asyncio.to_thread(self.journal.image_charges)
-        if charged != Usage():
-            record["usage"]["images"] = asdict(charged)
-        adding(record)
-        record["verdict"] = verdict_of(record)
-        record["confirmed"] = record["verdict"] == "confirmed" if record["verdict"] in TESTED else None
-        if self.task.names_concept:
-            record["card"] = label_card(record)
-        record["in_doubt"] = await asyncio.to_thread(self.journal.in_doubt)
+        self, outcome: StudyOutcome, merge: Callable[[StudyResult], StudyResult] = lambda result: result
+    ) -> StudyResult:
+        """Write the result down and return it. `merge` may change it before its verdict is derived."""
+        result = merge(await self._result(outcome))
+        verdict = verdict_of(result.to_json())
+        confirmed = verdict == "confirmed" if verdict in TESTED else None
+        result = result.model_copy(update={"verdict": verdict, "confirmed": confirmed})
+        changes: dict[str, Any] = {"card": label_card(result.to_json())} if self.task.names_concept else {}
+        changes["in_doubt"] = await asyncio.to_thread(self.journal.in_doubt)
+        result = result.model_copy(update=changes)
         if self.critic is not None:
             await asyncio.to_thread(self.journal.blobs.put, self.critic.images.values())
-        await asyncio.to_thread(self.journal.finish, record)
+        await asyncio.to_thread(self.journal.finish, result)
         self.journal.note_duration(time.monotonic() - self._started)
-        return record
+        return result
 
-    async def _result(self, outcome: Study) -> dict[str, Any]:
+    async def _result(self, outcome: StudyOutcome) -> StudyResult:
         answer, verdict = outcome.answer, outcome.verdict
         labels = list((verdict.labels if verdict else None) or answer.labels) if answer else []
+        evidence = EvidenceRecord.model_validate(verdict.evidence) if verdict and answer else None
+        return StudyResult(
+            unit=self.subject.id,
+            task=self.task.name,
+            status=outcome.status,
+            label=" OR ".join(labels) if answer else None,
+            labels=labels,
+            answered=list(answer.labels) if answer else [],
+            description=answer.description if answer else None,
+            fields=answer.fields if answer else {},
+            evidence=evidence,
+            rounds=len(outcome.rounds),
+            images_made=self.toolbox.images_made,
+            images_tested=images_tested(outcome.rounds),
+            exemplars=await self._exemplars(),
+            background=asdict(await self.subject.background()) | await self._spread(),
+            usage=await self._usage(),
+            seed=self.seed,
+            facts=self.run.facts,
+        )
+
+    async def _exemplars(self) -> list[ExemplarRecord]:
         exemplars = await self.toolbox.system.exemplars(EXEMPLARS)
-        pictures = [image for each in exemplars for image in (each.masked, each.image)]
+        pictures = [image for one in exemplars for image in (one.masked, one.image)]
         await asyncio.to_thread(self.journal.blobs.put, pictures)
-        return {
-            "unit": self.subject.id,
-            "task": self.task.name,
-            "status": outcome.ending,
-            "label": " OR ".join(labels) if answer else None,
-            "labels": labels,
-            "answered": list(answer.labels) if answer else [],
-            "description": answer.description if answer else None,
-            "fields": answer.fields if answer else {},
-            "evidence": verdict.evidence if verdict and answer else None,
-            "rounds": len(outcome.rounds),
-            "images_made": self.toolbox.images_made,
-            "images_tested": images_tested(outcome.rounds),
-            "exemplars": [
-                {"image": each.masked.id, "source": each.image.id, "activation": each.response.activation}
-                for each in exemplars
-            ],
-            "background": asdict(await self.subject.background()) | await self._spread(),
-            "seed": self.seed,
-            "facts": self.laboratory.facts,
-        }
+        return [
+            ExemplarRecord(image=one.masked.id, source=one.image.id, activation=one.response.activation)
+            for one in exemplars
+        ]
+
+    async def _usage(self) -> dict[str, UsageRecord]:
+        usage = await asyncio.to_thread(self.journal.usage)
+        roles = {"interpreter": "interpreter", "observers": "observer"}
+        charges = {name: usage.get(role, Usage()) for name, role in roles.items()}
+        charged = await asyncio.to_thread(self.journal.image_charges)
+        if charged != Usage():
+            charges["images"] = charged
+        return {name: UsageRecord.of(charge) for name, charge in charges.items()}
 
     async def _spread(self) -> dict[str, Any]:
         """Return the histogram of activations over the data set, of subjects that know it, or why there is
@@ -197,67 +215,37 @@ class Workplace:
         if not isinstance(self.subject, Sampled):
             return {}
         try:
-            found = histogram(await self.subject.sample())
+            counts = histogram(await self.subject.sample())
         except SampleError as error:
-            return {"unsampled": str(error)}  # it is for people to look at: the result stands without it
-        return {} if found is None else {"histogram": found}
+            return {"unsampled": str(error)}  # it is for display: the result stands without it
+        return {} if counts is None else {"histogram": counts}
 
 
 async def study(
-    laboratory: Laboratory,
-    subject: Subject,
-    task: Task,
-    store: Store,
-    *,
-    seed: int = 0,
-    steering: Steering | None = None,
-    account: Account | None = None,
-    on_round: Callable[[Round], None] = lambda _: None,
-    repeat: Repeat | None = None,
-) -> dict[str, Any]:
+    run: RunContext, request: StudyRequest, store: Store, supervision: Supervision | None = None
+) -> StudyResult:
     """Return the result of studying one unit, from the store if it is there already.
 
     Raises:
         MaiaError: If a backend failed for good. Nothing finished is lost: call again to go on.
     """
-    place = Workplace(laboratory, subject, task, store, seed=seed, account=account, repeat=repeat)
-    if (done := await asyncio.to_thread(place.journal.done)) is not None:
+    supervision = supervision or Supervision()
+    context = StudyContext(run, request, store, supervision.account)
+    if (done := await asyncio.to_thread(context.journal.done)) is not None:
         return done
-    sandbox = await laboratory.sandboxes.open(seed=seed)
+    sandbox = await run.sandboxes.open(seed=request.seed)
     try:
         agent = Interpreter(
-            place.recorded(laboratory.interpreter, "interpreter"),
-            sandbox,
-            place.toolbox,
-            task,
-            place.journal,
-            api_page=api_page(laboratory.sandboxes.dialect),
-            examiner=place.critic,
-            settings=laboratory.settings,
-            steering=steering,
-            seed=seed,
-            on_round=on_round,
+            context.parts(sandbox, request.task, api_page(run.sandboxes.dialect)),
+            run.settings,
+            seed=request.seed,
+            steering=supervision.steering,
+            on_round=partial(supervision.on_round, request.repeat or 1),
         )
         outcome = await agent.run()
     except ToolsBrokenError as broken:
         raise broken.fault from None
     finally:
         await sandbox.close()
-    async with laboratory.finishing:
-        return await place.finish(outcome)
-
-
-def failure(subject: Subject, task: Task, error: MaiaError) -> dict[str, Any]:
-    """Return the result of a study that a fault ended: typed and told, never empty."""
-    return {
-        "unit": subject.id,
-        "task": task.name,
-        "status": "failed",
-        "error": {"type": type(error).__name__, "message": error.message, "fix": error.fix},
-    }
-
-
-def total_usage(record: dict[str, Any]) -> Usage:
-    """Return what a study's chat calls cost together."""
-    parts = [Usage(**value) for value in record.get("usage", {}).values()]
-    return sum(parts, Usage())
+    async with run.finishing:
+        return await context.finish(outcome)

@@ -1,10 +1,10 @@
-"""Measurements of one unit by a design that was fixed beforehand: nobody who hopes for a result chooses the
-images.
+"""Measurements of one unit by a design that was fixed beforehand: its images are chosen without knowledge of
+results.
 
 A survey is `async (studio, subject, *, seed, **arguments) -> Survey`. It is taken whole or not at
 all; taken again after a crash, its images come from the generator's cache.
 
-    units/<unit>/begun.json    that it was begun: nothing else tells so while it is taken
+    units/<unit>/begun.json    that it was started: nothing else shows it while it is taken
     units/<unit>/survey.json   what was found, and how many images were made for it
     blobs/ab/<id>.webp         the images that it keeps
 """
@@ -14,22 +14,27 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from inspect import signature
 from typing import Any
 
 from actors.chat.base import Usage
 from actors.images import Image
-from agents.records.journal import Blobs, Journal, slug
-from agents.records.record_types import SurveyRecord, read_record
+from agents.records.journal import Blobs, slug
+from agents.records.record_types import (
+    EvidenceRecord,
+    StudyResult,
+    SurveyRecord,
+    UsageRecord,
+    load_record,
+)
 from agents.records.run_files import RecordError
 from agents.records.store import Store
 from agents.records.work import WorkItem
-from agents.study.budget import Account, Cost, MeteredStudio
+from agents.study.budget import MeteredStudio
 from tools.subject import Subject
-from tools.toolbox import Studio
 
-BEGUN = "begun.json"
+STARTED = "begun.json"
 MEASURED = "measured"
 """The status of a result that no agent was asked for."""
 
@@ -52,16 +57,14 @@ SurveyFunction = Callable[..., Awaitable[Survey]]
 
 async def take(
     surveys: Mapping[str, SurveyFunction],
-    studio: Studio,
+    studio: MeteredStudio,
     subject: Subject,
     item: WorkItem,
     store: Store,
-    account: Account,
-    dollars_per_image: float = 0.0,
-) -> dict[str, Any]:
+) -> SurveyRecord:
     """Return the record of an item's survey, from the store if it is there already.
 
-    `surveys` are those that a plan may name. `dollars_per_image` is set aside for an image before it is made.
+    `surveys` are those that a plan may name.
 
     Raises:
         RecordError: If there is none of that name, or it does not take the item's arguments.
@@ -78,17 +81,14 @@ async def take(
         raise RecordError(f"the survey {item.survey!r} is planned with wrong arguments: {error}.") from error
     if (record := await asyncio.to_thread(read, store, item.unit)) is not None:
         return record
-    await asyncio.to_thread(store.put, f"units/{slug(item.unit)}/{BEGUN}", b"{}")
-    counter = _Counter(account)
-    record_charge = Journal(store, item.unit).record_image_charge
-    metered = MeteredStudio(studio, counter, dollars_per_image, record_charge)
-    taken = await survey(metered, subject, seed=item.seed, **item.survey_arguments)
+    await asyncio.to_thread(store.put, f"units/{slug(item.unit)}/{STARTED}", b"{}")
+    before = studio.images
+    taken = await survey(studio, subject, seed=item.seed, **item.survey_arguments)
     # Images first: a record never names one that is not there.
     await asyncio.to_thread(Blobs(store).put, taken.images)
-    kept = {"images": counter.images, "found": taken.found} | (
-        {"finding": taken.finding} if taken.finding else {}
-    )
-    data = json.dumps(kept, sort_keys=True, ensure_ascii=False)
+    optional = {"finding": taken.finding} if taken.finding else {}
+    kept = SurveyRecord(images=studio.images - before, found=taken.found, **optional)
+    data = json.dumps(kept.to_json(), sort_keys=True, ensure_ascii=False)
     await asyncio.to_thread(store.put, _key(item.unit), data.encode())
     # The first that was written counts: two batches of one network may differ in the last digit.
     first = await asyncio.to_thread(read, store, item.unit)
@@ -96,51 +96,33 @@ async def take(
     return first
 
 
-def read(store: Store, unit: str) -> dict[str, Any] | None:
+def read(store: Store, unit: str) -> SurveyRecord | None:
     """Return a unit's survey, None if it was not taken yet."""
-    return read_record(store, _key(unit), SurveyRecord)
+    return load_record(store, _key(unit), SurveyRecord)
 
 
-def result(item: WorkItem, record: dict[str, Any], facts: dict[str, Any], charged: Usage) -> dict[str, Any]:
+def result(item: WorkItem, record: SurveyRecord, facts: dict[str, Any], charged: Usage) -> StudyResult:
     """Return the result of an item whose survey is all that is asked for; its images were charged `charged`."""
-    finding = record.get("finding")
-    return {
-        "unit": item.unit,
-        "task": "survey",
-        "status": MEASURED,
-        "label": None,
-        "labels": [],
-        "description": None,
-        "fields": {},
-        "confirmed": None,
-        "evidence": {"kind": "survey", "finding": finding} if finding else None,
-        "rounds": 0,
-        "images_made": record["images"],
-        "exemplars": [],
-        "usage": {} if charged == Usage() else {"images": asdict(charged)},
-        "in_doubt": [],
-        "seed": item.seed,
-        "facts": facts,
-    }
+    evidence = {"kind": "survey", "finding": record.finding}
+    return StudyResult(
+        unit=item.unit,
+        task="survey",
+        status=MEASURED,
+        label=None,
+        labels=[],
+        description=None,
+        fields={},
+        confirmed=None,
+        evidence=EvidenceRecord.model_validate(evidence) if record.finding else None,
+        rounds=0,
+        images_made=record.images,
+        exemplars=[],
+        usage={} if charged == Usage() else {"images": UsageRecord.of(charged)},
+        in_doubt=[],
+        seed=item.seed,
+        facts=facts,
+    )
 
 
 def _key(unit: str) -> str:
     return f"units/{slug(unit)}/survey.json"
-
-
-class _Counter:
-    """An account that counts the images on their way."""
-
-    def __init__(self, account: Account) -> None:
-        self._account = account
-        self.images = 0
-
-    async def reserve(self, cost: Cost) -> None:
-        await self._account.reserve(cost)
-
-    async def settle(self, reserved: Cost, spent: Cost) -> str:
-        self.images += spent.images
-        return await self._account.settle(reserved, spent)
-
-    async def near(self) -> str:
-        return await self._account.near()

@@ -93,7 +93,7 @@ def read_hypotheses(reply: str) -> list[str]:
 
 
 def first_line(text: str) -> str:
-    """Return the first line that says something, without quotes or list marks."""
+    """Return the first line that is not empty, without quotes or list marks."""
     for line in text.splitlines():
         cleaned = line.strip().strip("*_`\"' ").removeprefix("- ").strip()
         if cleaned:

@@ -45,8 +45,8 @@ class AuditClass:
         return _LAST_WORD
 
     def read_answer(self, reply: str) -> Answer | None:
-        found = read_sections(reply).get("BIAS")
-        if not found:
+        sections = read_sections(reply).get("BIAS")
+        if not sections:
             return None
-        text = " ".join(" ".join(found).split())
+        text = " ".join(" ".join(sections).split())
         return Answer((text,), text)

@@ -116,7 +116,7 @@ class Look:
             f"asking the observers about {n_contexts} contexts, each on up to {most} real images"
         )
         rate, limit = (
-            self.bench.laboratory.rates.get("observer", Rate()),
+            self.bench.context.rates.get("observer", Rate()),
             self.bench.profile.ask_above_dollars,
         )
         why = too_dear(rate, n_contexts * (most + 2 * KNOWN), limit)
@@ -150,10 +150,10 @@ class Look:
     async def _of_class(
         self, audited: AuditedClass, contexts: Sequence[str], record: RealImages, purse: Ledger
     ) -> list[Answers]:
-        lab, journal = self.bench.laboratory, Journal(self.store, audited.unit)
+        lab, journal = self.bench.context, Journal(self.store, audited.unit)
         metered = MeteredChat(lab.observers, purse, lab.rates.get("observer", Rate()))
         witness = ContextWitness(
-            Sceptic(RecordedChat(metered, journal, "observer", metered.about), seed=audited.seed),
+            Sceptic(RecordedChat(metered, journal, "observer", metered.most), seed=audited.seed),
             MeteredStudio(lab.studio, purse, lab.dollars_per_image, journal.record_image_charge),
             audited.drawn_as,
             audited.seed,

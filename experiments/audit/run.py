@@ -183,7 +183,7 @@ def _measured(
             continue
         try:
             if (found := survey.read(store, item.unit)) is not None:
-                audits.append(replace(ClassSurvey.of(found["found"]), class_name=names[item.unit]))
+                audits.append(replace(ClassSurvey.of(found.found), class_name=names[item.unit]))
                 records.append(record)
         except RecordError as error:
             console.warn(f"{names[item.unit]} is left out: {error.message}")
@@ -276,14 +276,14 @@ async def _proposed(
         return {}
     found = {unit: context_proposals.read(store, unit, asked.propose) for unit in classes}
     missing = [unit for unit, proposals in found.items() if proposals is None]
-    lab = bench.laboratory
+    lab = bench.context
     purse = Ledger(
         bench.profile.sweep.budget, spent_so_far(store, problems=[]), elapsed_s=lambda: worked_s(store)
     )
     metered = MeteredChat(lab.interpreter, purse, lab.rates.get("interpreter", Rate()))
 
     async def ask(unit: str) -> None:
-        model = RecordedChat(metered, Journal(store, unit), "interpreter", metered.about)
+        model = RecordedChat(metered, Journal(store, unit), "interpreter", metered.most)
         proposals = await context_proposals.propose(
             model, classes[unit], asked.propose, KNOWN_PHRASES, seed=asked.seed
         )

@@ -66,7 +66,9 @@ def _work(ctx: typer.Context, value: Any) -> Any:
     folder = working_copy(ctx, value)
     ctx.with_resource(
         opened(
-            mirrored(value.text, folder, tell=Console().say, stop=lambda: os.kill(os.getpid(), signal.SIGINT))
+            mirrored(
+                value.text, folder, notify=Console().say, stop=lambda: os.kill(os.getpid(), signal.SIGINT)
+            )
         )
     )
     return folder

@@ -19,9 +19,10 @@ from actors.errors import MaiaError
 from actors.grouping import task_group
 from actors.vision.readout.units import parse_unit
 from agents.records.manifest import check, check_studied, claim, claim_studied
+from agents.records.record_types import FailureRecord
 from agents.records.store import Store
 from agents.study.faults import CONCERNS_ALL
-from agents.study.study import Laboratory, failure, study
+from agents.study.study import RunContext, StudyRequest, study
 from agents.tasks.describe_unit import DescribeUnit
 from experiments.paper.evaluate import (
     NULL,
@@ -111,13 +112,13 @@ async def ablate(
             _claim(store, manifest, bench)
             name = f"generator of {asked.swap}"
             records[name] = await _study_all(
-                console, replace(FULL, name=name), bench.laboratory, units, store, asked
+                console, replace(FULL, name=name), bench.context, units, store, asked
             )
     async with Workbench.open(profile, cache=loaded.cache, model=model, tell=console.say) as bench:
         units = await _units(console, bench, loaded, profile, asked)
         _claim(store, manifest, bench)
         for each in chosen:
-            records[each.name] = await _study_all(console, each, bench.laboratory, units, store, asked)
+            records[each.name] = await _study_all(console, each, bench.context, units, store, asked)
         names = [*(each.name for each in chosen), *(name for name in records if name not in VARIANTS)]
         labelled = [
             Labelled(name, unit.layer, unit.name, labels)
@@ -156,9 +157,9 @@ class _Unit:
 
 
 def _claim(store: Store, manifest: dict[str, Any], bench: Workbench) -> None:
-    check_studied(store, bench.laboratory.facts)
+    check_studied(store, bench.context.facts)
     claim(store, manifest)
-    claim_studied(store, bench.laboratory.facts)
+    claim_studied(store, bench.context.facts)
 
 
 async def _units(
@@ -193,7 +194,7 @@ async def _units(
 async def _study_all(
     console: Console,
     chosen: Variant,
-    laboratory: Laboratory,
+    context: RunContext,
     units: Mapping[str, _Unit],
     store: Store,
     asked: Ablation,
@@ -208,11 +209,12 @@ async def _study_all(
         async with room:
             task = DescribeUnit()
             try:
-                records[name] = await study(chosen.of(laboratory), unit.subject, task, own, seed=asked.seed)
+                request = StudyRequest(unit.subject, task, asked.seed)
+                records[name] = (await study(chosen.of(context), request, own)).to_json()
             except CONCERNS_ALL:
                 raise
             except MaiaError as error:
-                records[name] = failure(unit.subject, task, error)
+                records[name] = FailureRecord.of(unit.subject.id, task.name, error).to_json()
             told = records[name].get("label") or records[name]["status"]
             console.say(f"{chosen.name}: {len(records)} of {len(units)}, {unit.name}: {told}")
 

@@ -120,7 +120,7 @@ async def evaluate(
     units_of(((unit.layer, unit.name) for unit in units), trust)
     async with Workbench.open(profile, cache=loaded.cache, model=network, tell=console.say) as bench:
         # Labels of other weights predict nothing about these.
-        check_studied(store, bench.laboratory.facts, ("network",))
+        check_studied(store, bench.context.facts, ("network",))
         subject_of = await subjects(bench, loaded.cache, manifest)
         evaluation = await prepare(bench, sizes or Sizes(), seed)
         rows = await measure(console, evaluation, units, subject_of, store)
@@ -290,10 +290,10 @@ async def prepare(bench: Workbench, sizes: Sizes, seed: int) -> Evaluation:
     model.
     """
     roles = bench.profile.chat
-    observers = bench.laboratory.observers
+    observers = bench.context.observers
     made_by = await bench.pools["generation"].describe()
     measured_with = {
-        "by": {who: bench.laboratory.facts.get(who) for who in ("network", "generator", "observers")},
+        "by": {who: bench.context.facts.get(who) for who in ("network", "generator", "observers")},
         # Of its facts those that decide images: others count what the generator has done so far.
         "made by": {
             maker: [made_by[maker].get("model"), made_by[maker].get("settings")]
@@ -305,7 +305,7 @@ async def prepare(bench: Workbench, sizes: Sizes, seed: int) -> Evaluation:
     stand_in = isinstance(roles.observers or roles.interpreter, BuiltinChat)
     writer: PromptWriter = TemplatePromptWriter(seed) if stand_in else ChatPromptWriter(observers, seed=seed)
     return Evaluation(
-        bench.laboratory.studio,
+        bench.context.studio,
         writer,
         Sceptic(observers, seed=seed),
         await asyncio.to_thread(_controls, bench, sizes.controls, seed),

@@ -18,7 +18,7 @@ from actors.generation.base import MadeImage
 from actors.images import Image
 from actors.serving.backend import Priority
 from agents.evidence.statistics import auroc, auroc_interval, average_precision, standardised_margin
-from agents.study.faults import raise_nobodys
+from agents.study.faults import raise_infrastructure_errors
 from experiments.paper.prompts import PromptWriter
 from tools.subject import Subject
 from tools.toolbox import Studio, seed_for
@@ -141,7 +141,7 @@ async def _made(
 ) -> list[Image]:
     seeds = [seed_for(evaluation.seed, purpose, prompt, number) for number, prompt in enumerate(prompts)]
     made = await evaluation.studio.generate(list(prompts), seeds, agent=subject.id)
-    raise_nobodys(made)
+    raise_infrastructure_errors(made)
     failed = [each for each in made if not isinstance(each, MadeImage)]
     if failed:
         raise BackendError(

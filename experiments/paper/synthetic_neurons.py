@@ -19,9 +19,10 @@ from agents.evidence.statistics import wilson_interval
 from agents.evidence.verdict import HOLDING, is_confirmed, verdict_of
 from agents.records.journal import Journal
 from agents.records.manifest import check, check_studied, claim, claim_studied
+from agents.records.record_types import FailureRecord, RoundRecord
 from agents.records.store import Store
 from agents.study.faults import CONCERNS_ALL
-from agents.study.study import Laboratory, failure, study
+from agents.study.study import RunContext, StudyRequest, study
 from agents.tasks.describe_unit import DescribeUnit
 from experiments.paper.gym.drawn import reachable
 from experiments.paper.gym.neurons import GymUnit, choose, table_a4
@@ -83,7 +84,7 @@ async def describe_synthetic(
         assert bench.detector is not None
         return await measure(
             console,
-            bench.laboratory,
+            bench.context,
             bench.detector,
             profile,
             chosen,
@@ -97,7 +98,7 @@ async def describe_synthetic(
 
 async def measure(
     console: Console,
-    laboratory: Laboratory,
+    context: RunContext,
     detector: ConceptDetector,
     profile: Profile,
     chosen: Sequence[GymUnit],
@@ -108,10 +109,10 @@ async def measure(
     seed: int,
     baseline: bool,
 ) -> dict[str, Any]:
-    """Study the units in this laboratory; as `describe_synthetic`."""
+    """Study the units in this context; as `describe_synthetic`."""
     gym, fingerprint = open_gym(detector, profile, cache, seed, chosen)
     known, unknown = await studied(gym, chosen)
-    own = replace(laboratory, facts={**laboratory.facts, "dataset": fingerprint})
+    own = replace(context, facts={**context.facts, "dataset": fingerprint})
     check_studied(store, own.facts)
     claim(store, manifest)
     claim_studied(store, own.facts)
@@ -139,19 +140,19 @@ async def measure(
 
 async def _compare(
     console: Console,
-    laboratory: Laboratory,
+    context: RunContext,
     gym: Gym,
     units: Sequence[GymUnit],
     store: Store,
     seed: int,
     baseline: bool,
 ) -> list[dict[str, Any]]:
-    records = await study_all(console, FULL, laboratory, gym, units, store, seed)
+    records = await study_all(console, FULL, context, gym, units, store, seed)
     others: dict[str, dict[str, Any]] = {}
     if baseline:
         meaningful = [unit for unit in units if unit.formula is not None]
         folder = Store.open(store.root / "baselines" / ONE_SHOT.name)
-        others = await study_all(console, ONE_SHOT, laboratory, gym, meaningful, folder, seed)
+        others = await study_all(console, ONE_SHOT, context, gym, meaningful, folder, seed)
     rows = []
     for unit in units:
         record = records[unit.name]
@@ -181,7 +182,7 @@ async def _compare(
 async def study_all(
     console: Console,
     variant: Variant,
-    laboratory: Laboratory,
+    context: RunContext,
     gym: Gym,
     units: Sequence[GymUnit],
     store: Store,
@@ -190,17 +191,18 @@ async def study_all(
     """Return each unit's record by name; a study that failed has a record that says so."""
     records: dict[str, dict[str, Any]] = {}
     room = anyio.CapacityLimiter(AT_ONCE)
-    own = variant.of(laboratory)
+    own = variant.of(context)
 
     async def one(unit: GymUnit) -> None:
         async with room:
             subject, task = gym.subject(unit), DescribeUnit()
             try:
-                record = await study(own, subject, task, store, seed=seed)
+                result = await study(own, StudyRequest(subject, task, seed), store)
+                record = result.to_json()
             except CONCERNS_ALL:
                 raise
             except MaiaError as error:
-                record = failure(subject, task, error)
+                record = FailureRecord.of(subject.id, task.name, error).to_json()
             records[unit.name] = record
             told = record.get("label") or record["status"]
             console.say(f"{len(records)} of {len(units)} ({variant.name}) {unit.kind} {unit.name}: {told}")
@@ -211,7 +213,7 @@ async def study_all(
     return records
 
 
-def first_right(unit: GymUnit, rounds: Sequence[Mapping[str, Any]]) -> dict[str, int] | None:
+def first_right(unit: GymUnit, rounds: Sequence[RoundRecord]) -> dict[str, int] | None:
     """Return the round, and the images made by then, in which the leading hypothesis first named the truth
     alone.
     """
@@ -219,9 +221,9 @@ def first_right(unit: GymUnit, rounds: Sequence[Mapping[str, Any]]) -> dict[str,
         return None
     truth = [senses(concept)[-1:] for concept in unit.formula.concepts]
     for record in rounds:
-        if not record["hypotheses"]:
+        if not record.hypotheses:
             continue
-        named = named_by([record["hypotheses"][0]])
+        named = named_by([record.hypotheses[0]])
         wanted = [each[0] for each in truth if each]
         known = [each for each in named if not each <= {"unit", "driven"}]
         if (
@@ -229,7 +231,7 @@ def first_right(unit: GymUnit, rounds: Sequence[Mapping[str, Any]]) -> dict[str,
             and all(any(same(a, b) for b in wanted) for a in known)
             and all(any(same(a, b) for b in known) for a in wanted)
         ):
-            return {"round": record["round"], "images": record["toolbox"]["images_made"]}
+            return {"round": record.round, "images": record.toolbox.images_made}
     return None
 
 

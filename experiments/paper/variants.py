@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from actors.errors import UsageError
-from agents.study.study import Laboratory
+from agents.study.study import RunContext
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,17 +20,17 @@ class Variant:
     max_rounds: int | None = None
     confirmed: bool = True
 
-    def of(self, laboratory: Laboratory) -> Laboratory:
-        """Return the laboratory that studies this way."""
-        settings = laboratory.settings
+    def of(self, context: RunContext) -> RunContext:
+        """Return the context of studies of this kind."""
+        settings = context.settings
         if self.max_rounds is not None:
             settings = settings.model_copy(update={"max_rounds": self.max_rounds})
         return replace(
-            laboratory,
+            context,
             settings=settings,
             withheld=self.withheld,
-            confirmation=laboratory.confirmation if self.confirmed else None,
-            facts={**laboratory.facts, "variant": self.name},
+            confirmation=context.confirmation if self.confirmed else None,
+            facts={**context.facts, "variant": self.name},
         )
 
 

@@ -22,8 +22,8 @@ from actors.vision.readout.base import Unit, VisionClient
 from actors.vision.readout.units import parse_unit
 from agents.records.journal import Blobs, slug
 from agents.records.record_types import StudyResult, read_record
-from agents.records.run_files import RecordError
-from agents.records.store import Store, parse
+from agents.records.run_files import RecordError, parse_json
+from agents.records.store import Store
 from agents.records.work import WorkItem
 
 KEY = "crosswise.json"
@@ -50,7 +50,7 @@ class LabelledUnit:
 def read(store: Store) -> dict[str, Any] | None:
     """Return what was compared, None if the labels of the run as it is now have not been."""
     data = store.get(KEY)
-    found: Any = None if data is None else parse(data, store.root / KEY)
+    found: Any = None if data is None else parse_json(data, store.root / KEY)
     if found is not None and not isinstance(found, dict):
         raise RecordError(
             f"{store.root / KEY} is damaged: it holds no object.", "Remove it: it is made again."

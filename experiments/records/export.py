@@ -27,6 +27,7 @@ from agents.records import run_files
 from agents.records.journal import Blobs, Journal
 from agents.records.manifest import EXTENT
 from agents.records.manifest import KEY as MANIFEST
+from agents.records.record_types import ShownImage
 from agents.records.run_files import RecordError
 from agents.records.store import Store, finite
 from agents.records.work import WorkItem, build_task, read_plan
@@ -83,8 +84,8 @@ class Run:
         """
         for item in self.items:
             with self.kept():
-                if (record := Journal(self.store, item.unit).done()) is not None:
-                    yield item, _given_away(record)
+                if (done := Journal(self.store, item.unit).done()) is not None:
+                    yield item, _given_away(done.to_json())
 
     @contextmanager
     def kept(self) -> Iterator[None]:
@@ -379,10 +380,10 @@ def _sample(run: Run, item: WorkItem, record: dict[str, Any], model: str, images
         messages.append({"role": "system", "content": _api_page(run.manifest)})
         messages.append({"role": "user", "content": build_task(item).opening()})
     for each in journal.rounds():
-        messages.append({"role": "assistant", "content": each["reply"]["text"], "source": "generate"})
-        if observation := each.get("observation"):
-            parts = [_part(journal, part, images) for part in observation]
-            if each.get("program") is not None:
+        messages.append({"role": "assistant", "content": each.reply.text, "source": "generate"})
+        if each.observation:
+            parts = [_part(journal, part, images) for part in each.observation]
+            if each.program is not None:
                 parts = [{"type": "text", "text": _SHOWN_BY_PROGRAM}, *parts]
             messages.append({"role": "user", "content": parts})
     label = record.get("label") or ""
@@ -417,11 +418,10 @@ def _sample(run: Run, item: WorkItem, record: dict[str, Any], model: str, images
     }
 
 
-def _part(journal: Journal, part: Any, images: bool) -> dict[str, Any]:
+def _part(journal: Journal, part: str | ShownImage, images: bool) -> dict[str, Any]:
     if isinstance(part, str):
         return {"type": "text", "text": part}
-    image_id = str(part["image"])
-    if not images or not re.fullmatch(r"[0-9a-f]+", image_id):
-        return {"type": "text", "text": f"[image {image_id}]"}
-    picture = encode_jpeg(journal.blobs.get(image_id), max_side=_IMAGE_SIDE)
+    if not images:
+        return {"type": "text", "text": f"[image {part.image}]"}
+    picture = encode_jpeg(journal.blobs.get(part.image), max_side=_IMAGE_SIDE)
     return {"type": "image", "image": data_url(picture, "image/jpeg")}

@@ -13,11 +13,10 @@ from typing import Any
 from agents.evidence.verdict import verdict_of
 from agents.orchestration.orchestrator import failures
 from agents.records.journal import slug
-from agents.records.record_types import StudyResult, read_record
+from agents.records.record_types import StudyResult, load_record
 from agents.records.run_files import RecordError
 from agents.records.store import Store, finite
 from agents.records.work import WorkItem
-from agents.study.study import total_usage
 from experiments.records import cross_unit as crosswise
 
 
@@ -56,18 +55,20 @@ def result(store: Store, item: WorkItem) -> dict[str, Any] | None:
     folder = f"units/{slug(item.unit)}"
     about = {"unit": item.unit, "layer": item.layer, "name": item.name, "folder": folder}
     try:
-        record = read_record(store, f"{folder}/done.json", StudyResult)
+        record = load_record(store, f"{folder}/done.json", StudyResult)
         tried = failures(store, item.unit) if record is None else []
     except RecordError as error:
         return {**about, **damage(error), "verdict": "failed", "attempts": 0}
     if record is None:
-        return {**about, **tried[-1], "verdict": "failed", "attempts": len(tried)} if tried else None
-    usage = total_usage(record)
+        return (
+            {**about, **tried[-1].to_json(), "verdict": "failed", "attempts": len(tried)} if tried else None
+        )
+    usage, values = record.total_usage(), record.to_json()
     return {
         **about,
-        **{key: value for key, value in record.items() if key not in ("exemplars", "usage")},
-        "verdict": verdict_of(record),
-        "exemplars": [each["image"] for each in record.get("exemplars") or ()],
+        **{key: value for key, value in values.items() if key not in ("exemplars", "usage")},
+        "verdict": verdict_of(values),
+        "exemplars": [exemplar.image for exemplar in record.exemplars],
         "cost": {
             "tokens": usage.prompt_tokens + usage.completion_tokens,
             "prompt_tokens": usage.prompt_tokens,

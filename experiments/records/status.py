@@ -11,14 +11,13 @@ from actors.chat.base import Usage
 from agents.orchestration.orchestrator import failures
 from agents.records import lease
 from agents.records.journal import Journal, repeats_of, slug
-from agents.records.record_types import StudyResult, read_record
+from agents.records.record_types import LeaseClaim, StudyResult, load_record
 from agents.records.run_files import RecordError
 from agents.records.store import Store
 from agents.records.work import KEY as PLAN
 from agents.records.work import read_plan
 from agents.study import survey
 from agents.study.interpreter import images_tested
-from agents.study.study import total_usage
 from agents.study.survey import MEASURED
 from experiments.records.lookup import finished_studies, is_run, no_run, runs_below
 from experiments.records.results import damage
@@ -100,8 +99,8 @@ def status(run: Path, *, below: int = _DEEPEST) -> dict[str, Any]:
     }
 
 
-def _who(owner: Any) -> dict[str, Any] | None:
-    return None if owner is None else {"host": owner.get("host"), "pid": owner.get("pid")}
+def _who(owner: LeaseClaim | None) -> dict[str, Any] | None:
+    return None if owner is None else {"host": owner.host, "pid": owner.pid}
 
 
 def _of_parts(run: Path, parts: list[Path], below: int) -> dict[str, Any]:
@@ -140,7 +139,7 @@ def _of_parts(run: Path, parts: list[Path], below: int) -> dict[str, Any]:
     }
 
 
-def _state(store: Store, owner: Any, open_: int, failed: int, *, planned: bool) -> str:
+def _state(store: Store, owner: LeaseClaim | None, open_: int, failed: int, *, planned: bool) -> str:
     if owner is not None:
         cancelled = store.has(f"leases/{lease.newest(store):04d}/cancel")
         return "stopping" if cancelled else "running" if planned else "preparing"
@@ -158,16 +157,15 @@ def _unit(store: Store, unit: str) -> _Unit:
 
 def _read_unit(store: Store, unit: str) -> _Unit:
     folder = f"units/{slug(unit)}"
-    surveyed = (survey.read(store, unit) or {"images": 0})["images"]
-    if (record := read_record(store, f"{folder}/done.json", StudyResult)) is not None:
-        usage = total_usage(record)
+    taken = survey.read(store, unit)
+    surveyed = 0 if taken is None else taken.images
+    if (record := load_record(store, f"{folder}/done.json", StudyResult)) is not None:
+        usage = record.total_usage()
         finished = store.status(f"{folder}/done.json")
         return _Unit(
-            record.get("status", "failed"),
-            record.get("rounds", 0) + sum(each.get("rounds", 0) for each in record.get("repeats") or ()),
-            record.get("images_made", 0)
-            + record.get("images_tested", 0)
-            + (0 if record.get("status") == MEASURED else surveyed),
+            record.status,
+            record.rounds + sum(repeat.rounds for repeat in record.repeats),
+            record.images_made + record.images_tested + (0 if record.status == MEASURED else surveyed),
             usage.prompt_tokens + usage.completion_tokens,
             usage.dollars,
             usage.unpriced,
@@ -175,19 +173,19 @@ def _read_unit(store: Store, unit: str) -> _Unit:
         )
     journals = [Journal(store, unit), *repeats_of(store, unit)]
     studies = [journal.rounds() for journal in journals]
-    usages = [Usage(**record["reply"].get("usage", {})) for records in studies for record in records]
+    usages = [record.reply.usage.usage() for records in studies for record in records]
     usage = sum([*usages, *(journal.image_charges() for journal in journals)], Usage())
     failed = failures(store, unit)
     return _Unit(
         "failed" if failed else "begun" if store.folder_state(folder)[0] else "waiting",
         sum(map(len, studies)),
         surveyed
-        + sum(records[-1].get("toolbox", {}).get("images_made", 0) for records in studies if records)
+        + sum(records[-1].toolbox.images_made for records in studies if records)
         + sum(map(images_tested, studies)),
         usage.prompt_tokens + usage.completion_tokens,
         usage.dollars,
         usage.unpriced,
-        error=failed[-1]["error"] if failed else None,
+        error=failed[-1].error.to_json() if failed else None,
     )
 
 

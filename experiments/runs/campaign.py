@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from actors.errors import MaiaError
 from actors.vision.networks.layer_cache import KnownNetwork
-from agents.orchestration.host import HostCounts, HostHandle, LocalHost, widen_threads
+from agents.orchestration.host import HostCounts, HostHandle, LocalHost, SpendingLimits, widen_threads
 from agents.orchestration.orchestrator import Orchestrator, Outcome
 from agents.records.journal import slug
 from agents.records.lease import Lease, worked_s
@@ -89,7 +89,7 @@ class Campaign:
         store = self.store
         check_output_outside_dataset(self.profile.dataset, store.root)
         check(store, self.manifest)
-        async with await Lease.take(store, tell=self.console.say) as lease:
+        async with await Lease.take(store, notify=self.console.say) as lease:
             plan = read_plan(store)
             unclosed = closing is not None and not closing.done()
             if plan is None or self._open(plan) or unclosed or widened(store, self.manifest):
@@ -112,9 +112,9 @@ class Campaign:
         console, store, profile = self.console, self.store, self.profile
         model = self.manifest["model"]
         async with Workbench.open(profile, cache=self.loaded.cache, model=model, tell=console.say) as bench:
-            check_studied(store, bench.laboratory.facts)
+            check_studied(store, bench.context.facts)
             plan = await planner(bench)
-            claim_studied(store, bench.laboratory.facts)
+            claim_studied(store, bench.context.facts)
             todo = self._open(plan)
             live = await asyncio.to_thread(self._live, len(todo))
             metrics, counts = RunMetrics(store.root.name), RequestCounts()
@@ -183,12 +183,11 @@ class Campaign:
             yield (
                 [
                     LocalHost(
-                        bench.laboratory,
+                        bench.context,
                         self.store,
                         subject_of,
                         surveys=SURVEYS,
-                        account=purse,
-                        unit_budget=settings.unit_budget,
+                        limits=SpendingLimits(purse, settings.unit_budget),
                     )
                 ],
                 _nobody,

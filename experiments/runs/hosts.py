@@ -25,8 +25,9 @@ from actors.cluster.placement import Demand, answered, carriers, waits_for_a_pla
 from actors.errors import MaiaError, UsageError
 from actors.runtime import work_in
 from actors.serving.cluster import what_ray_says
-from agents.orchestration.host import HostCounts, LocalHost, widen_threads
+from agents.orchestration.host import HostCounts, LocalHost, SpendingLimits, widen_threads
 from agents.records.fence import FencedStore, fence
+from agents.records.record_types import StudyResult
 from agents.records.store import Store, StoreError
 from agents.records.work import KEY as PLAN
 from agents.records.work import WorkItem
@@ -111,12 +112,11 @@ class HostActor:
         if account is not None:
             await account.begin(self._name)
         return LocalHost(
-            bench.laboratory,
+            bench.context,
             FencedStore(plan.run, self._name),
             subject_of,
             surveys=SURVEYS,
-            account=account,
-            unit_budget=plan.profile.sweep.unit_budget,
+            limits=SpendingLimits(account, plan.profile.sweep.unit_budget),
         )
 
     async def _host(self) -> LocalHost:
@@ -130,7 +130,7 @@ class HostActor:
     async def ready(self) -> None:
         await self._host()
 
-    async def study(self, item: WorkItem) -> dict[str, Any]:
+    async def study(self, item: WorkItem) -> StudyResult:
         return await (await self._host()).study(item)
 
     async def pause(self) -> None:
@@ -309,7 +309,7 @@ class RayHost:
             .remote(self._plan, self._ledger, self._name)
         )
 
-    async def study(self, item: WorkItem) -> dict[str, Any]:
+    async def study(self, item: WorkItem) -> StudyResult:
         return await self._answered(self._actor.study.remote(item))
 
     async def _answered(self, answer: Awaitable[T]) -> T:

@@ -15,16 +15,15 @@ from actors.errors import UsageError
 from agents.records.journal import Journal, repeats_of
 from agents.records.manifest import KEY as MANIFEST
 from agents.records.manifest import check_studied
-from agents.records.record_types import PoolingRecord, read_record
+from agents.records.record_types import PoolingRecord, load_record
 from agents.records.run_files import RecordError, damaged
 from agents.records.store import Store
 from agents.records.work import build_task, write_plan
 from agents.repeats.pooling import ROLE, NoSandboxes, PooledTask, limits
 from agents.repeats.repeated_study import pooling_key, seed_of
 from agents.study.interpreter import InterpreterSettings
-from agents.study.replay import DivergedError, Replay, Sandboxes, replay, take_over
-from agents.study.study import study
-from agents.tasks.base import Task
+from agents.study.replay import DivergedError, RecordedStudy, Replay, replay, take_over
+from agents.study.study import StudyRequest, Supervision, study
 from experiments.records.lookup import RecordedUnit, find_unit, find_units
 from experiments.records.trust import Trust, network_of, sandbox_of, units_of
 from experiments.setup import config as configuration
@@ -76,19 +75,12 @@ async def _replay(console: Console, unit: RecordedUnit, sandboxes: SandboxServer
     taken_over = unit.manifest.get("from_round", 1) - 1
     played = Replay(0, 0)
     for each in _studies(unit, sandboxes):
-        which = f"study {each.repeat}, " if each.repeat else ""
+        which = f"study {each.journal.repeat}, " if each.journal.repeat else ""
         with tempfile.TemporaryDirectory(prefix="maia-replay-") as scratch:
             outcome = await replay(
-                unit.store,
-                unit.item.unit,
-                each.task,
-                each.sandboxes,
+                each,
                 Path(scratch),
-                api_page=each.api_page,
-                settings=each.settings,
-                seed=each.seed,
                 taken_over=taken_over,
-                repeat=each.repeat,
                 on_round=lambda number, which=which: console.say(f"{which}round {number}: as on record"),  # type: ignore[misc]
             )
         played = Replay(
@@ -100,32 +92,20 @@ async def _replay(console: Console, unit: RecordedUnit, sandboxes: SandboxServer
     return _as_json(unit, played, taken_over)
 
 
-def _studies(unit: RecordedUnit, sandboxes: SandboxServer) -> list[_Study]:
+def _studies(unit: RecordedUnit, sandboxes: SandboxServer) -> list[RecordedStudy]:
     """Return what there is to play of a unit: its study, or several and the answer that was pooled from them."""
     task, settings, seed = build_task(unit.item), _interpreter_settings(unit), unit.item.seed
-    numbers = [journal.repeat for journal in repeats_of(unit.store, unit.item.unit)]
-    if not numbers:
-        return [_Study(0, task, seed, api_page(sandboxes.dialect), settings, sandboxes)]
-    found = [
-        _Study(n, task, seed_of(seed, n), api_page(sandboxes.dialect), settings, sandboxes) for n in numbers
+    page, own = api_page(sandboxes.dialect), Journal(unit.store, unit.item.unit)
+    repeats = repeats_of(unit.store, unit.item.unit)
+    if not repeats:
+        return [RecordedStudy(own, task, sandboxes, page, settings, seed)]
+    studies = [
+        RecordedStudy(each, task, sandboxes, page, settings, seed_of(seed, each.repeat)) for each in repeats
     ]
-    key = pooling_key(Journal(unit.store, unit.item.unit))
-    if (known := read_record(unit.store, key, PoolingRecord)) is not None:
-        pooled = PooledTask(task, known["evidence"])
-        found.append(_Study(0, pooled, seed_of(seed, 0), ROLE, limits(settings), NoSandboxes()))
-    return found
-
-
-@dataclass(frozen=True, slots=True)
-class _Study:
-    """One conversation of a unit's record: `repeat` is its number, 0 for the one with the result."""
-
-    repeat: int
-    task: Task
-    seed: int
-    api_page: str
-    settings: InterpreterSettings
-    sandboxes: Sandboxes
+    if (known := load_record(unit.store, pooling_key(own), PoolingRecord)) is not None:
+        pooled = PooledTask(task, known.evidence)
+        studies.append(RecordedStudy(own, pooled, NoSandboxes(), ROLE, limits(settings), seed_of(seed, 0)))
+    return studies
 
 
 def _as_json(unit: RecordedUnit, outcome: Replay, taken_over: int) -> dict[str, Any]:
@@ -244,7 +224,7 @@ async def _continue(
         subject = await bench.subject(item.layer, item.name)
         if subject.id != item.unit:
             raise UsageError(f"the profile's network calls this unit {subject.id}, not {item.unit}.")
-        facts = bench.laboratory.facts
+        facts = bench.context.facts
         if records:
             _check_same_network(unit.store, facts, manifest["from_round"])
         claim_run(store, manifest, facts)
@@ -252,14 +232,12 @@ async def _continue(
         await asyncio.to_thread(take_over, source, Journal(store, item.unit), records)
         console.say(f"took over {len(records)} rounds, going on from round {manifest['from_round']}")
         result = await study(
-            bench.laboratory,
-            subject,
-            build_task(item),
+            bench.context,
+            StudyRequest(subject, build_task(item), manifest["seed"]),
             store,
-            seed=manifest["seed"],
-            on_round=lambda finished: console.say(f"round {finished.number}"),
+            Supervision(on_round=lambda number, finished: console.say(f"round {finished.number}")),
         )
-    return result | {"report": str(write_site(store.root))}
+    return result.to_json() | {"report": str(write_site(store.root))}
 
 
 def _check_same_network(source: Store, facts: Mapping[str, Any], from_round: int) -> None:

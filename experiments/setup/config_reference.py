@@ -13,6 +13,7 @@ import types
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
 
+from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from actors.settings import Settings
@@ -58,7 +59,7 @@ def _section(path: str, settings: type[Settings]) -> str:
     backend = settings.model_fields.get("backend")
     title = f"`{path}`" + (f", backend `{backend.default}`" if backend is not None else "")
     rows = ["| key | default | meaning |", "|---|---|---|"]
-    meanings = _meanings(settings)
+    texts = meanings(settings)
     for name, field in settings.model_fields.items():
         if name in ("backend", "path"):
             continue
@@ -66,7 +67,7 @@ def _section(path: str, settings: type[Settings]) -> str:
             default = _shown(field.default)
         else:
             default = "required" if field.is_required() else "`{}`"
-        meaning = meanings.get(name, "") or ("see below" if _parts(field.annotation) else "")
+        meaning = texts.get(name, "") or ("see below" if _parts(field.annotation) else "")
         rows.append(f"| `{name}` | {default} | {meaning.replace('|', chr(92) + '|')} |")
     return f"## {title}\n\n{told}\n\n" + "\n".join(rows) + "\n"
 
@@ -92,11 +93,11 @@ def _parts(annotation: Any) -> list[type[Settings]]:
     return []
 
 
-def _meanings(settings: type[Settings]) -> dict[str, str]:
+def meanings(model: type[BaseModel]) -> dict[str, str]:
     """Return the string under each field, of this class and those it is made from."""
-    meanings: dict[str, str] = {}
-    for each in reversed(settings.__mro__):
-        if not issubclass(each, Settings) or each is Settings:
+    found: dict[str, str] = {}
+    for each in reversed(model.__mro__):
+        if not issubclass(each, BaseModel) or each.__module__.startswith("pydantic"):
             continue
         tree = ast.parse(textwrap.dedent(inspect.getsource(each)))
         assert isinstance(tree.body[0], ast.ClassDef)
@@ -109,8 +110,8 @@ def _meanings(settings: type[Settings]) -> dict[str, str]:
                 and isinstance(below.value, ast.Constant)
                 and isinstance(below.value.value, str)
             ):
-                meanings[field.target.id] = " ".join(below.value.value.split())
-    return meanings
+                found[field.target.id] = " ".join(below.value.value.split())
+    return found
 
 
 if __name__ == "__main__":

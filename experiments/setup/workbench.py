@@ -2,7 +2,7 @@
 
 async with Workbench.open(profile, cache=..., model=...) as bench:
     subject = await bench.subject("blocks.5", "42")
-    result = await study(bench.laboratory, subject, DescribeUnit(), store)
+    result = await study(bench.context, StudyRequest(subject, DescribeUnit()), store)
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from actors.vision.readout.base import ImageDataset
 from actors.vision.readout.units import parse_unit
 from agents.study.budget import Rate
 from agents.study.observers import BlindObservers
-from agents.study.study import Laboratory
+from agents.study.study import RunContext
 from experiments.setup import photograph_notice as photographs
 from experiments.setup import preflight
 from experiments.setup.config import Profile
@@ -62,7 +62,7 @@ class Workbench:
     profile: Profile
     cluster: Cluster
     dataset: ImageDataset
-    laboratory: Laboratory
+    context: RunContext
     pools: Mapping[str, ReplicaPool[Any, Any]]
     """The models' replicas, by role."""
 
@@ -131,12 +131,12 @@ class Workbench:
         roles = self.profile.chat
         if self.network is None or not isinstance(roles.observers or roles.interpreter, BuiltinChat):
             return self
-        notice = await photographs.of_dataset(self.laboratory.observers, self.dataset)
+        notice = await photographs.of_dataset(self.context.observers, self.dataset)
         if not notice:
             return self
         tell(f"warning: {notice}")
-        facts = self.laboratory.facts | {"notice": notice}
-        return replace(self, laboratory=replace(self.laboratory, facts=facts))
+        facts = self.context.facts | {"notice": notice}
+        return replace(self, context=replace(self.context, facts=facts))
 
     @classmethod
     @asynccontextmanager
@@ -184,7 +184,7 @@ class Workbench:
         studied = {"model": model, "network": vision.fingerprint} if vision else {}
         if detector:
             studied = {"model": "synthetic", "network": await detector.name()}
-        laboratory = Laboratory(
+        context = RunContext(
             interpreter=interpreter,
             observers=observers,
             studio=PoolImageMaker(pools["generation"]),
@@ -209,7 +209,7 @@ class Workbench:
                 "versions": _versions(),
             },
         )
-        return cls(profile, cluster, dataset, laboratory, pools, vision, detector)
+        return cls(profile, cluster, dataset, context, pools, vision, detector)
 
     async def subject(self, layer: str, unit: str) -> Subject:
         """Return the unit that these words name.

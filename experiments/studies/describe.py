@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from actors.errors import MaiaError, UsageError
 from agents.evidence.verdict import HOLDING, MEANINGS, finding_of, verdict_of
 from agents.records.journal import slug
-from agents.records.record_types import StudyResult, read_record
+from agents.records.record_types import FailureRecord, StudyResult, read_record
 from agents.records.store import Store
 from agents.repeats.repeated_study import study_repeatedly
 from agents.study.interpreter import Round
-from agents.study.study import failure
+from agents.study.study import StudyRequest, Supervision
 from agents.tasks.describe_unit import DescribeUnit
 from experiments.setup import photograph_notice as photographs
 from experiments.setup.console import Console, plain
@@ -72,31 +72,32 @@ async def _study(
         selected.profile, cache=selected.cache, model=manifest["model"], tell=console.say
     ) as bench:
         subject = await bench.subject(manifest["layer"], manifest["unit"])
-        claim_run(store, manifest, bench.laboratory.facts)
+        claim_run(store, manifest, bench.context.facts)
         console.say("searching the data set for exemplars")
         with console.progress("exemplars") as progress:
             await subject.prepare(progress)
         await _warn_of_skipped(console, bench, manifest)
-        if "notice" in bench.laboratory.facts:
-            console.say(await photographs.of_unit(bench.laboratory.observers, subject))
+        if "notice" in bench.context.facts:
+            console.say(await photographs.of_unit(bench.context.observers, subject))
         console.say("studying the unit" + (f" {repeats} times" if repeats > 1 else ""))
         task = DescribeUnit()
         try:
-            return await study_repeatedly(
-                bench.laboratory,
-                subject,
-                task,
+            result = await study_repeatedly(
+                bench.context,
+                StudyRequest(subject, task, manifest["seed"]),
                 store,
-                seed=manifest["seed"],
                 repeats=repeats,
                 at_once=repeats,
-                on_round=lambda number, finished: console.say(_round_line(number, finished, repeats)),
+                supervision=Supervision(
+                    on_round=lambda number, finished: console.say(_round_line(number, finished, repeats))
+                ),
             )
+            return result.to_json()
         except UsageError:
             raise
         except MaiaError as error:
             console.fail(error)
-            return failure(subject, task, error)
+            return FailureRecord.of(subject.id, task.name, error).to_json()
 
 
 async def _warn_of_skipped(console: Console, bench: Workbench, manifest: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ from actors.errors import BackendError, MaiaError, UsageError
 from actors.generation.base import MadeImage
 from actors.vision.readout.units import Readout, parse_unit
 from agents.critic.stimuli import control_subjects, lacks_something, prompts_for
-from agents.study.faults import raise_nobodys
+from agents.study.faults import raise_infrastructure_errors
 from experiments.setup.console import Console
 from experiments.setup.selection import Selection
 from tools.toolbox import seed_for
@@ -299,8 +299,8 @@ async def _make_group(bench: Workbench, kind: str, prompts: list[str], seed: int
     show another thing may be nothing but a background.
     """
     seeds = [seed_for(seed, "find", prompt, index) for index, prompt in enumerate(prompts)]
-    results = await bench.laboratory.studio.generate(prompts, seeds, agent="find")
-    raise_nobodys(results)
+    results = await bench.context.studio.generate(prompts, seeds, agent="find")
+    raise_infrastructure_errors(results)
     made = [result for result in results if isinstance(result, MadeImage)]
     lacking = [image for image in made if lacks_something(image)]
     images = [image for image in made if not lacks_something(image)]

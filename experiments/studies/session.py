@@ -29,7 +29,7 @@ from agents.records.journal import slug
 from agents.records.store import Store
 from agents.records.work import WorkItem, write_plan
 from agents.study.person import PersonsStudy
-from agents.study.study import Workplace
+from agents.study.study import StudyContext, StudyRequest
 from agents.tasks.describe_unit import DescribeUnit
 from experiments.setup.run_folder import claim_run, open_run, remove_if_created
 from experiments.setup.selection import Selected, Selection
@@ -162,13 +162,14 @@ async def _open_study(
     """Claim the run for the unit, find its exemplars, and open the study of it."""
     layer, unit, person = request.layer, str(request.unit), f"person:{request.person}"
     subject = await bench.subject(layer, unit)
-    claim_run(store, manifest, bench.laboratory.facts)
+    claim_run(store, manifest, bench.context.facts)
     write_plan(store, [WorkItem(subject.id, layer, unit, seed=request.seed)])
     request.tell("searching the data set for exemplars")
     await subject.prepare(lambda _done, _total: None)
-    facts = bench.laboratory.facts | {"interpreter": person, "sight": "its own", "sandbox": "none"}
-    laboratory = replace(bench.laboratory, facts=facts)
-    study = PersonsStudy(Workplace(laboratory, subject, DescribeUnit(), store, seed=request.seed), person)
+    facts = bench.context.facts | {"interpreter": person, "sight": "its own", "sandbox": "none"}
+    context = replace(bench.context, facts=facts)
+    asked = StudyRequest(subject, DescribeUnit(), request.seed)
+    study = PersonsStudy(StudyContext(context, asked, store), person)
     await study.open()
     return study
 
@@ -204,7 +205,7 @@ class Session:
         self.run = run
         self._study, self._wait, self._closing = study, wait, closing
         self._background = background
-        self._link = DirectLink(study.place.toolbox, limits, wait)
+        self._link = DirectLink(study.context.toolbox, limits, wait)
         kinds = (System, Tools) if limits.dialect == "maia2" else DIALECTS[limits.dialect]
         values = values_of(limits.dialect, self._link)
         self.system, self.tools = kinds[0](values), kinds[1](values)
@@ -252,7 +253,7 @@ class Session:
             bench = stack.enter_context(portal.wrap_async_context_manager(workbench))
             wait = functools.partial(_wait, portal)
             study = wait(_open_study(request, bench, store, manifest))
-            background = wait(study.place.subject.background())
+            background = wait(study.context.subject.background())
             session = cls(study, wait, run, stack.pop_all(), background, selected.profile.sandbox)
         if (shell := _shell()) is not None:
             session.follow(shell)
@@ -283,7 +284,7 @@ class Session:
     @property
     def result(self) -> LabelCard | None:
         """The label card, once an answer stands."""
-        return None if self._study.result is None else LabelCard(self._study.result)
+        return None if self._study.result is None else LabelCard(self._study.result.to_json())
 
     @property
     def rounds(self) -> int:
@@ -293,7 +294,7 @@ class Session:
         """Write the study's page and return its path."""
         from experiments.report import write_unit_page
 
-        return write_unit_page(self.run, slug(self._study.place.subject.id))
+        return write_unit_page(self.run, slug(self._study.context.subject.id))
 
     def close(self) -> None:
         """End the models and the sandbox; what was recorded stays."""
@@ -312,7 +313,7 @@ class Session:
 
     def __repr__(self) -> str:
         state = f"answered {self.result['label']!r}" if self.result else f"{self.rounds} rounds so far"
-        return f"<study of {self._study.place.subject.id}, {state}, in {self.run}>"
+        return f"<study of {self._study.context.subject.id}, {state}, in {self.run}>"
 
     def _repr_html_(self) -> str:
         known = self._background
@@ -326,7 +327,7 @@ class Session:
             ("rounds", str(self.rounds)),
             ("recorded in", str(self.run)),
         ]
-        return unit_card(self._study.place.subject.id, rows)
+        return unit_card(self._study.context.subject.id, rows)
 
     # How it is recorded.
 

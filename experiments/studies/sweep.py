@@ -16,7 +16,8 @@ from actors.vision.readout.units import Readout, parse_unit
 from actors.vision.sweep.exemplars import LayerExemplars
 from agents.records.journal import slug
 from agents.records.manifest import claim, widen
-from agents.records.store import Store, finite, parse
+from agents.records.run_files import parse_json
+from agents.records.store import Store, finite
 from agents.records.work import WorkItem, extend_plan, read_plan, write_plan
 from experiments.records import cross_unit as crosswise
 from experiments.runs.campaign import Campaign, Closing, check_items, check_known
@@ -82,7 +83,7 @@ async def sweep(
     verdicts = [row["verdict"] for table in read_screening(store).values() for row in table]
     return finished.summary() | {
         "screened": {verdict: verdicts.count(verdict) for verdict in sorted(set(verdicts))},
-        "skipped_images": parse(store.get(SKIPPED) or b"{}", run / SKIPPED),
+        "skipped_images": parse_json(store.get(SKIPPED) or b"{}", run / SKIPPED),
     }
 
 
@@ -115,7 +116,7 @@ Screening = dict[str, list[dict[str, Any]]]
 
 def read_screening(store: Store) -> Screening:
     """Return the rows of `screening.json`, nothing before there are any."""
-    screening: Screening = parse(store.get(SCREENING) or b"{}", store.root / SCREENING)
+    screening: Screening = parse_json(store.get(SCREENING) or b"{}", store.root / SCREENING)
     return screening
 
 

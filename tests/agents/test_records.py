@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields
 
 import pytest
@@ -9,6 +10,9 @@ import pytest
 from actors.chat.base import ChatReply, Usage
 from agents.critic.review import Review
 from agents.records import record_types
+from agents.records.record_types import RoundRecord, StudyResult, encode_record, load_record
+from agents.records.run_files import RecordError
+from agents.records.store import Store
 
 
 @pytest.mark.parametrize(
@@ -24,3 +28,38 @@ def test_a_record_that_becomes_an_object_has_its_fields(
 ) -> None:
     """Otherwise a field that is new in the object would be refused in the records that have it."""
     assert set(record.model_fields) == {each.name for each in fields(built)}
+
+
+@pytest.mark.parametrize("reply", [ChatReply("a"), ChatReply("b", "length", Usage(3), "m", "hm", ("cut",))])
+def test_a_reply_survives_its_record(reply: ChatReply) -> None:
+    assert record_types.ReplyRecord.of(reply).reply() == reply
+
+
+def test_a_record_is_written_as_it_was_read(tmp_path) -> None:
+    """Missing fields stay missing, unknown ones stay, and a whole number does not become a decimal one."""
+    store = Store.open(tmp_path)
+    values = {"unit": "u", "evidence": {"auroc": 1, "later": [1, None]}, "new": {"a": 0.5}}
+    store.put("done.json", json.dumps(values, sort_keys=True, indent=1).encode())
+    record = load_record(store, "done.json", StudyResult)
+    assert record is not None
+    assert record.evidence is not None
+    assert record.evidence.auroc == 1
+    assert encode_record(record) == store.get("done.json")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"round": 0, "reply": {"text": ""}},
+        {"round": 1, "reply": {"text": "", "finish": "whatever"}},
+        {"round": 1, "reply": {"text": ""}, "toolbox": {"measured": {"../x": 1.0}}},
+        {"round": 1, "reply": {"text": ""}, "toolbox": {"measured": {"0" * 8: True}}},
+        {"round": 1, "reply": {"text": ""}, "toolbox": {"measured": {"0" * 8: 10**400}}},
+        {"round": 1, "reply": {"text": ""}, "observation": [{"image": "/etc/passwd"}]},
+    ],
+)
+def test_a_round_that_is_not_of_its_type_is_refused(values, tmp_path) -> None:
+    store = Store.open(tmp_path)
+    store.put("1.json", json.dumps(values).encode())
+    with pytest.raises(RecordError, match=r"1\.json is damaged"):
+        load_record(store, "1.json", RoundRecord)

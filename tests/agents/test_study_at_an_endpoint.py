@@ -9,7 +9,7 @@ import pytest
 from actors.chat.hosted.openai_compatible import OpenAIBackend
 from actors.chat.settings import OpenAIChat
 from agents.records.journal import Journal, RecordedChat
-from agents.study.interpreter import Interpreter, InterpreterSettings
+from agents.study.interpreter import Interpreter, InterpreterParts, InterpreterSettings
 from agents.tasks.describe_unit import DescribeUnit
 from tests.agents.study.test_interpreter import ANSWER, CODE, Bench
 from tests.fake_endpoint import KEY, MODEL, FakeEndpoint, Fault, Reply, Seen
@@ -50,23 +50,17 @@ async def test_a_study_ends_with_its_answer_and_keeps_no_key(tmp_path: Any) -> N
         backend.sees_images = True  # type: ignore[attr-defined]
         journal = Journal(bench.store, bench.subject.id)
         toolbox = Toolbox(SubjectSystem(bench.subject, darken), bench.studio, FakeObservers(), seed=0)
-        study = await Interpreter(
-            RecordedChat(backend, journal, "interpreter"),  # type: ignore[arg-type]
-            bench.sandbox,
-            toolbox,
-            DescribeUnit(),
-            journal,
-            api_page="THE API",
-            settings=InterpreterSettings(max_rounds=8),
-        ).run()
+        model = RecordedChat(backend, journal, "interpreter")  # type: ignore[arg-type]
+        parts = InterpreterParts(model, bench.sandbox, toolbox, DescribeUnit(), journal, "THE API")
+        study = await Interpreter(parts, InterpreterSettings(max_rounds=8)).run()
         facts = backend.describe()
         await backend.close()
     assert journal.usage()["interpreter"].requests == facts["attempts"], (
         "records with thoughts and notes are read"
     )
-    assert study.ending == "answered"
+    assert study.status == "answered"
     assert bench.sandbox.ran == ["look"] * 3
-    assert [record["reply"]["finish"] for record in study.rounds] == [
+    assert [record.reply.finish for record in study.rounds] == [
         "stop",
         "stop",
         "filtered",

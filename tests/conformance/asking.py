@@ -18,7 +18,7 @@ from actors.chat.settings import OpenAIChat
 from actors.endpoint.faults import EndpointDownError
 from actors.images import Image
 from agents.records.journal import Journal, RecordedChat
-from agents.study.interpreter import Interpreter, InterpreterSettings, Study
+from agents.study.interpreter import Interpreter, InterpreterParts, InterpreterSettings, StudyOutcome
 from agents.tasks.describe_unit import DescribeUnit
 from experiments.setup.config import Profile
 from experiments.setup.endpoint_check import EndpointReport, check_endpoints
@@ -66,7 +66,7 @@ async def ask_a_server_that_dies(server: Server, settings: OpenAIChat, *, key: s
     return down.value
 
 
-async def study(settings: OpenAIChat, folder: Path, *, key: str = "", rounds: int = 3) -> Study:
+async def study(settings: OpenAIChat, folder: Path, *, key: str = "", rounds: int = 3) -> StudyOutcome:
     """Return a whole study by the server's model, with tools and a unit that are fakes."""
     bench = Bench(folder)
     bench.sandbox = FakeSandbox(defaultdict(lambda: look))
@@ -74,15 +74,15 @@ async def study(settings: OpenAIChat, folder: Path, *, key: str = "", rounds: in
     backend.sees_images = settings.sees_images  # type: ignore[attr-defined]
     journal = Journal(bench.store, bench.subject.id)
     try:
-        return await Interpreter(
+        parts = InterpreterParts(
             RecordedChat(backend, journal, "interpreter"),  # type: ignore[arg-type]
             bench.sandbox,
             Toolbox(SubjectSystem(bench.subject, darken), bench.studio, FakeObservers(), seed=0),
             DescribeUnit(),
             journal,
-            api_page="THE API",
-            settings=InterpreterSettings(max_rounds=rounds, max_tokens=64),
-        ).run()
+            "THE API",
+        )
+        return await Interpreter(parts, InterpreterSettings(max_rounds=rounds, max_tokens=64)).run()
     finally:
         await backend.close()
 

@@ -43,7 +43,7 @@ def server(start: Callable[[], AbstractContextManager[Server]]) -> Iterator[Serv
 async def test_a_study_ends_in_order(server: Server, tmp_path: Path) -> None:
     """Answers without a program or a label end it after all of its rounds."""
     ended = await study(endpoint(server, "any"), tmp_path)
-    assert ended.ending == "no_answer"
+    assert ended.status == "no_answer"
 
 
 async def test_a_wrong_address_stops_with_the_proxys_words(server: Server) -> None:

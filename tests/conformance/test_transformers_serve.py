@@ -59,7 +59,7 @@ async def test_a_study_ends_in_order(settings: OpenAIChat, tmp_path: Path) -> No
     answer.
     """
     ended = await study(settings, tmp_path)
-    assert ended.ending in ("answered", "no_answer")
+    assert ended.status in ("answered", "no_answer")
 
 
 async def test_a_model_that_takes_any_number_of_images_is_shown_all(settings: OpenAIChat) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from actors.embedded.drawing.grammar import parse_prompt
 from actors.endpoint.catalogue import catalogue
-from experiments.setup import config_reference, models_reference
+from experiments.setup import config_reference, format_reference, models_reference
 from experiments.studies.session import Session, System, Tools
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -21,6 +21,13 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 def test_the_configuration_page_is_what_the_settings_say():
     """If this fails: python -m experiments.setup.config_reference"""
     assert config_reference.TARGET.read_text(encoding="utf-8") == config_reference.reference()
+
+
+def test_the_page_of_formats_is_what_the_record_types_say():
+    """If this fails: python -m experiments.setup.format_reference"""
+    written = format_reference.TARGET.read_text(encoding="utf-8")
+    assert format_reference.START in written
+    assert format_reference.page(written) == written
 
 
 def test_the_page_of_models_is_what_the_catalogue_says():

@@ -11,12 +11,13 @@ import pytest
 import structlog
 
 from actors.errors import RefusedError
-from agents.orchestration.host import LocalHost, UnexpectedError
+from agents.orchestration.host import LocalHost, SpendingLimits, UnexpectedError
 from agents.orchestration.orchestrator import Orchestrator
+from agents.records.record_types import SurveyRecord
 from agents.records.store import Store
 from agents.records.work import WorkItem
 from agents.study import survey
-from agents.study.budget import BudgetSettings, BudgetSpentError, Cost, Ledger, spent_so_far
+from agents.study.budget import BudgetSettings, BudgetSpentError, Cost, Ledger, MeteredStudio, spent_so_far
 from experiments.records.results import write_results
 from tests.tools.fakes import FakeStudio, FakeSubject
 from tools.subject import Subject
@@ -54,13 +55,13 @@ class World:
         self.store = Store.open(root)
         self.studio = FakeStudio()
         self.account = Ledger(budget or BudgetSettings(), spent_so_far(self.store))
-        laboratory = SimpleNamespace(studio=self.studio, facts={"model": "fake"}, dollars_per_image=0.0)
+        context = SimpleNamespace(studio=self.studio, facts={"model": "fake"}, dollars_per_image=0.0)
         self.host = LocalHost(
-            laboratory,
+            context,
             self.store,
             self._subject,
             surveys=SURVEYS,
-            account=self.account,  # type: ignore[arg-type]
+            limits=SpendingLimits(self.account),
         )
 
     async def _subject(self, item: WorkItem) -> Subject:
@@ -81,17 +82,16 @@ async def test_a_survey_is_taken_once_and_its_images_are_on_the_account(tmp_path
     world = World(tmp_path)
     outcome = await world.run("dog", "kite")
     assert sorted(outcome.done) == ["fake/dog", "fake/kite"]
-    assert outcome.done["fake/dog"]["status"] == survey.MEASURED
-    assert outcome.done["fake/dog"]["images_made"] == 2
+    assert outcome.done["fake/dog"].status == survey.MEASURED
+    assert outcome.done["fake/dog"].images_made == 2
     assert world.account.spent == Cost(images=4)
-    assert survey.read(world.store, "fake/dog") == {"images": 2, "found": {"values": [3.0, 12.0]}}
+    assert survey.read(world.store, "fake/dog") == SurveyRecord(images=2, found={"values": [3.0, 12.0]})
     assert len([*world.store.keys("blobs")]) == 2, "of each survey, the image that it keeps"
     again = World(tmp_path)
     assert again.account.spent == Cost(images=4), "after a crash the records tell what was spent"
-    found = await survey.take(
-        SURVEYS, again.studio, FakeSubject(again.studio, len), again.item("dog"), again.store, again.account
-    )
-    assert found["found"]["values"] == [3.0, 12.0]
+    studio = MeteredStudio(again.studio, again.account)
+    taken = await survey.take(SURVEYS, studio, FakeSubject(again.studio, len), again.item("dog"), again.store)
+    assert taken.found["values"] == [3.0, 12.0]
     assert not again.studio.made, "what is on record is not measured again"
 
 
@@ -108,23 +108,23 @@ async def test_what_is_logged_during_a_study_names_run_and_unit(tmp_path: Path) 
 async def test_no_agent_is_asked_about_a_unit_whose_survey_says_that_it_is_out_of_reach(
     tmp_path: Path,
 ) -> None:
-    """The laboratory of this world has no interpreter that could be asked."""
+    """The run of this world has no interpreter that could be asked."""
     world = World(tmp_path)
     outcome = await Orchestrator(world.store, [world.host], agents_per_host=1).run(
         [WorkItem("fake/dog", "output", "dog", seed=3, survey="unreached")]
     )
-    record = outcome.done["fake/dog"]
+    record = outcome.done["fake/dog"].to_json()
     assert record["evidence"]["finding"] == UNREACHED
     assert (record["rounds"], record["status"]) == (0, survey.MEASURED)
-    assert survey.read(world.store, "fake/dog")["finding"] == UNREACHED
+    assert survey.read(world.store, "fake/dog").finding == UNREACHED
 
 
 async def test_a_survey_that_fails_leaves_nothing_and_a_broken_one_harms_no_other(tmp_path: Path) -> None:
     world = World(tmp_path)
     outcome = await world.run("forbidden", "kite", "broken")
     assert list(outcome.done) == ["fake/kite"]
-    assert outcome.failed["fake/forbidden"]["error"]["type"] == "RefusedError"
-    assert outcome.failed["fake/broken"]["error"]["type"] == UnexpectedError.__name__
+    assert outcome.failed["fake/forbidden"].error.type == "RefusedError"
+    assert outcome.failed["fake/broken"].error.type == UnexpectedError.__name__
     assert survey.read(world.store, "fake/forbidden") is None
 
 
@@ -149,16 +149,14 @@ async def test_a_units_hours_are_kept(tmp_path: Path) -> None:
     world = World(tmp_path)
     now = iter([0.0, *[7200.0] * 50])
     world.host = LocalHost(
-        world.host._laboratory,
+        world.host._run,
         world.store,
         world._subject,
         surveys=SURVEYS,
-        account=world.account,
-        unit_budget=BudgetSettings(hours=1),
-        clock=lambda: next(now),
+        limits=SpendingLimits(world.account, BudgetSettings(hours=1), lambda: next(now)),
     )
     outcome = await world.run("dog")
-    assert outcome.failed["fake/dog"]["error"]["type"] == "UnitBudgetError"
+    assert outcome.failed["fake/dog"].error.type == "UnitBudgetError"
 
 
 async def test_results_are_read_by_every_json_reader_and_have_the_same_columns_in_every_run(

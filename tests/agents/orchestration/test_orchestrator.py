@@ -112,7 +112,7 @@ async def test_one_units_failure_is_recorded_with_its_type_and_touches_no_other(
     outcome = await Orchestrator(store, [host], agents_per_host=2).run(items(5))
     assert len(outcome.done) == 4
     (failed,) = failures(store, "net/layer:2")
-    assert failed["error"] == {"type": "BackendError", "message": "no.", "fix": "Try."}
+    assert failed.error.to_json() == {"type": "BackendError", "message": "no.", "fix": "Try."}
     assert host.tries["net/layer:2"] == 1, "a study's own failure is not tried again unasked"
 
 
@@ -132,7 +132,7 @@ async def test_an_item_that_loses_every_host_is_convicted(tmp_path: Path) -> Non
     host = FakeHost(lambda item, _: HostLostError("gone.") if item.name == "1" else None)
     outcome = await Orchestrator(Store(tmp_path), [host], agents_per_host=1).run(items(3))
     assert len(outcome.done) == 2
-    assert outcome.failed["net/layer:1"]["error"]["type"] == "HostLostError"
+    assert outcome.failed["net/layer:1"].error.type == "HostLostError"
     assert host.tries["net/layer:1"] == ATTEMPTS
 
 
@@ -230,6 +230,6 @@ async def test_a_second_failure_is_kept_beside_the_first(tmp_path: Path) -> None
         host = FakeHost(lambda item, _, text=text: BackendError(text))  # type: ignore[misc]
         await Orchestrator(store, [host], agents_per_host=1).run(items(1))
     found = failures(store, "net/layer:0")
-    assert [each["error"]["message"] for each in found] == ["first.", "second."]
+    assert [each.error.message for each in found] == ["first.", "second."]
     path = tmp_path / "units" / slug("net/layer:0") / "failed-2.json"
     assert json.loads(path.read_bytes()) == found[1]

@@ -13,6 +13,7 @@ from actors.errors import ReplicaLostError
 from actors.images import Image, encode_png
 from actors.masks import encode_mask, paint
 from agents.records.journal import MOST_MASKS, Blobs, Journal, JournalError, RecordedChat, request_key, slug
+from agents.records.record_types import ReplyRecord, RoundRecord
 from agents.records.store import Store, StoreError
 from agents.study.budget import (
     BudgetSettings,
@@ -140,7 +141,7 @@ async def test_a_call_that_ends_while_it_waits_for_its_turn_is_not_in_doubt(stor
     ledger = Ledger(BudgetSettings())
     metered = MeteredChat(model, ledger, Rate(prompt=1.0))
     call = asyncio.ensure_future(
-        RecordedChat(metered, journal, "interpreter", metered.about).complete(ask("a"))
+        RecordedChat(metered, journal, "interpreter", metered.most).complete(ask("a"))
     )
     if left:
         model.turn.set()
@@ -169,7 +170,7 @@ async def test_a_call_that_a_lost_replica_held_is_paid_for_in_the_account_as_in_
     ledger = Ledger(BudgetSettings())
     metered = MeteredChat(Losing(), ledger, Rate(prompt=1.0))
     with pytest.raises(ReplicaLostError):
-        await RecordedChat(metered, Journal(store, "u"), "interpreter", metered.about).complete(ask("a"))
+        await RecordedChat(metered, Journal(store, "u"), "interpreter", metered.most).complete(ask("a"))
     assert ledger.spent == spent_so_far(store)
     assert bool(ledger.spent.tokens) is left
 
@@ -191,11 +192,11 @@ def test_a_call_is_another_call_when_anything_differs():
 
 def test_a_round_is_written_once_and_a_rival_is_told(store):
     journal = Journal(store, "u")
-    record = {"round": 1, "reply": {"text": "one"}}
-    journal.commit_round(1, record, [])
-    journal.commit_round(1, record, [])
+    record, other = (RoundRecord(round=1, reply=ReplyRecord(text=text)) for text in ("one", "two"))
+    journal.commit_round(record, [])
+    journal.commit_round(record, [])
     with pytest.raises(JournalError, match="another content"):
-        Journal(store, "u").commit_round(1, {"round": 1, "reply": {"text": "two"}}, [])
+        Journal(store, "u").commit_round(other, [])
     assert journal.rounds() == [record]
 
 

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Watch:
-    """A steady clock that moves when somebody sleeps; `during` runs at each sleep."""
+    """A monotonic clock that moves when a caller sleeps; `during` runs at each sleep."""
 
     def __init__(self, during: object = None) -> None:
         self.now = 0.0
@@ -54,7 +54,7 @@ async def test_a_second_writer_is_refused_while_the_first_lives(tmp_path: Path) 
 async def test_an_owner_whose_process_ended_here_is_replaced_at_once(tmp_path: Path) -> None:
     script = (
         "import sys,json; from pathlib import Path; from agents.records.store import Store; from agents.records import lease\n"
-        "Store(Path(sys.argv[1])).put('leases/0001/claim.json', json.dumps(lease._who()).encode())"
+        "Store(Path(sys.argv[1])).put('leases/0001/claim.json', json.dumps(lease._own_claim().to_json()).encode())"
     )
     await asyncio.to_thread(subprocess.run, [sys.executable, "-c", script, str(tmp_path)], check=True)
     watch = Watch()
@@ -92,7 +92,7 @@ async def test_an_owner_that_comes_back_learns_that_it_was_replaced(tmp_path: Pa
 
 async def test_a_cancel_reaches_the_run_that_works_now_and_no_later_one(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    assert not lease.cancel(store), "nobody is there to be asked"
+    assert not lease.cancel(store), "no process holds it"
     async with await Lease.take(store) as first:
         assert lease.cancel(store)
         assert first.cancelled()

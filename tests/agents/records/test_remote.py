@@ -212,7 +212,7 @@ async def test_a_bucket_that_is_gone_for_a_while_costs_nothing(bucket, tmp_path,
         return put(self, *arguments, **named)
 
     monkeypatch.setattr(service, "put", missing)
-    async with mirrored(url, tmp_path / "a", tell=told.append, stop=never, copy_s=0.01):
+    async with mirrored(url, tmp_path / "a", notify=told.append, stop=never, copy_s=0.01):
         gone.set()
         write(tmp_path / "a", plan="p")
         await until(lambda: any("goes on in" in line for line in told))
@@ -253,9 +253,9 @@ def test_a_record_is_copied_after_the_images_that_it_names(place, tmp_path, monk
 
 
 async def test_a_run_goes_on_from_its_url_on_another_machine(url, tmp_path):
-    async with mirrored(url, tmp_path / "a", tell=said([]), stop=never, copy_s=0.05):
+    async with mirrored(url, tmp_path / "a", notify=said([]), stop=never, copy_s=0.05):
         write(tmp_path / "a", plan="p", units__u__rounds__0001="r")
-    async with mirrored(url, tmp_path / "b", tell=said([]), stop=never, copy_s=0.05):
+    async with mirrored(url, tmp_path / "b", notify=said([]), stop=never, copy_s=0.05):
         assert Store(tmp_path / "b").get("units/u/rounds/0001") == b"r"
         write(tmp_path / "b", units__u__rounds__0002="s")
         await until(lambda: RemoteStore(url).has("units/u/rounds/0002"))
@@ -264,14 +264,14 @@ async def test_a_run_goes_on_from_its_url_on_another_machine(url, tmp_path):
 
 async def test_a_copy_that_was_overtaken_is_set_aside_and_never_mixed_in(place, tmp_path):
     first, told = tmp_path / "a", []
-    async with mirrored(place, first, tell=told.append, stop=never):
+    async with mirrored(place, first, notify=told.append, stop=never):
         write(first, plan="p", units__u__rounds__0001="one")
     # The first machine is lost with a round that was not copied, and another goes on from what was.
     write(first, units__u__rounds__0002="of the first")
-    async with mirrored(place, tmp_path / "b", tell=told.append, stop=never):
+    async with mirrored(place, tmp_path / "b", notify=told.append, stop=never):
         write(tmp_path / "b", units__u__rounds__0002="of the second")
     assert not any("kept in" in line for line in told)
-    async with mirrored(place, first, tell=told.append, stop=never):
+    async with mirrored(place, first, notify=told.append, stop=never):
         assert Store(first).get("units/u/rounds/0002") == b"of the second"
     assert RemoteStore(place).get("units/u/rounds/0002") == b"of the second"
     (aside,) = tmp_path.glob("a.aside-*")
@@ -281,11 +281,11 @@ async def test_a_copy_that_was_overtaken_is_set_aside_and_never_mixed_in(place, 
 
 async def test_what_was_only_read_here_is_not_set_aside_when_work_begins_here(place, tmp_path):
     reader, told = tmp_path / "b", []
-    async with mirrored(place, tmp_path / "a", tell=said([]), stop=never):
+    async with mirrored(place, tmp_path / "a", notify=said([]), stop=never):
         write(tmp_path / "a", plan="p", units__u__rounds__0001="r")
     async with followed(place, reader):
         assert Store(reader).has("units/u/rounds/0001")
-    async with mirrored(place, reader, tell=told.append, stop=never):
+    async with mirrored(place, reader, notify=told.append, stop=never):
         assert Store(reader).get("units/u/rounds/0001") == b"r"
     assert not list(tmp_path.glob("b.aside-*"))
     assert not any("kept in" in line for line in told)
@@ -295,11 +295,11 @@ async def test_what_was_not_copied_yet_outlives_a_power_cut_that_emptied_the_not
     place, tmp_path
 ):
     folder = tmp_path / "a"
-    async with mirrored(place, folder, tell=said([]), stop=never):
+    async with mirrored(place, folder, notify=said([]), stop=never):
         write(folder, plan="p")
     write(folder, units__u__calls__k="paid for, and not copied")
     (tmp_path / "a.held").write_text("")
-    async with mirrored(place, folder, tell=said([]), stop=never):
+    async with mirrored(place, folder, notify=said([]), stop=never):
         pass
     (aside,) = tmp_path.glob("a.aside-*")
     assert Store(aside).has("units/u/calls/k")
@@ -307,34 +307,34 @@ async def test_what_was_not_copied_yet_outlives_a_power_cut_that_emptied_the_not
 
 async def test_a_copy_goes_on_after_its_own_process_died_and_one_of_another_run_does_not(place, tmp_path):
     folder = tmp_path / "a"
-    async with mirrored(place, folder, tell=said([]), stop=never):
+    async with mirrored(place, folder, notify=said([]), stop=never):
         write(folder, plan="p")
     write(folder, units__u__rounds__0001="not copied yet")
-    async with mirrored(place, folder, tell=said([]), stop=never):
+    async with mirrored(place, folder, notify=said([]), stop=never):
         assert Store(folder).has("units/u/rounds/0001")
     assert RemoteStore(place).has("units/u/rounds/0001")
     for key in list(RemoteStore(place).keys("")):
         RemoteStore(place).fs.rm(RemoteStore(place)._path(key))
-    async with mirrored(place, folder, tell=said([]), stop=never):
+    async with mirrored(place, folder, notify=said([]), stop=never):
         assert not Store(folder).has("units/u/rounds/0001"), "the URL was emptied, and is another run's"
         write(folder, plan="q")
     assert RemoteStore(place).get("plan") == b"q"
 
 
 async def test_a_second_process_is_refused_by_name(url, tmp_path):
-    async with mirrored(url, tmp_path / "a", tell=said([]), stop=never, beat_s=0.1):
+    async with mirrored(url, tmp_path / "a", notify=said([]), stop=never, beat_s=0.1):
         with pytest.raises(UsageError, match="is working on"):
             await refuse(url, tmp_path / "b")
 
 
 async def refuse(url: str, folder: Path) -> None:
-    async with mirrored(url, folder, tell=said([]), stop=never):
+    async with mirrored(url, folder, notify=said([]), stop=never):
         raise AssertionError("two at once")
 
 
 async def test_a_run_is_asked_to_stop_at_its_url(place, tmp_path):
     asked = asyncio.Event()
-    async with mirrored(place, tmp_path / "a", tell=said([]), stop=asked.set, copy_s=0.01):
+    async with mirrored(place, tmp_path / "a", notify=said([]), stop=asked.set, copy_s=0.01):
         assert ask_to_stop(place)
         await asyncio.wait_for(asked.wait(), 60)
     assert not ask_to_stop(place), "nobody works there any more"
@@ -342,7 +342,7 @@ async def test_a_run_is_asked_to_stop_at_its_url(place, tmp_path):
 
 async def test_who_works_in_the_copy_is_asked_there(place, tmp_path):
     folder = tmp_path / "a"
-    working = mirrored(place, folder, tell=said([]), stop=never, copy_s=0.01)
+    working = mirrored(place, folder, notify=said([]), stop=never, copy_s=0.01)
     async with working, await Lease.take(Store.open(folder)) as lease:
         assert ask_to_stop(place)
         await until(lease.cancelled)
@@ -352,7 +352,7 @@ async def test_readers_follow_what_is_copied(url, tmp_path):
     with pytest.raises(UsageError, match="there is no run at"):
         async with followed(url, tmp_path / "b"):
             raise AssertionError("nothing to read")
-    async with mirrored(url, tmp_path / "a", tell=said([]), stop=never, copy_s=0.01):
+    async with mirrored(url, tmp_path / "a", notify=said([]), stop=never, copy_s=0.01):
         store = write(tmp_path / "a", plan="p")
         await until(lambda: RemoteStore(url).has("plan"))
         async with followed(url, tmp_path / "b", every_s=0.01):
@@ -362,11 +362,11 @@ async def test_readers_follow_what_is_copied(url, tmp_path):
 
 
 async def test_a_run_that_was_refused_leaves_nothing_at_its_url(place, tmp_path):
-    async with mirrored(place, tmp_path / "a", tell=said([]), stop=never):
+    async with mirrored(place, tmp_path / "a", notify=said([]), stop=never):
         pass
     assert list(RemoteStore(place).keys("")) == []
     with pytest.raises(UsageError, match="no such layer"):
-        async with mirrored(place, tmp_path / "a", tell=said([]), stop=never):
+        async with mirrored(place, tmp_path / "a", notify=said([]), stop=never):
             raise UsageError("no such layer")
     assert list(RemoteStore(place).keys("")) == []
 
@@ -375,7 +375,7 @@ async def test_a_run_that_ends_with_an_error_is_all_at_its_url(place, tmp_path):
     told: list[str] = []
 
     async def fail() -> None:
-        async with mirrored(place, tmp_path / "a", tell=told.append, stop=never):
+        async with mirrored(place, tmp_path / "a", notify=told.append, stop=never):
             write(tmp_path / "a", plan="p")
             raise UsageError("two units failed")
 
@@ -395,7 +395,7 @@ async def test_a_service_that_is_gone_for_a_while_costs_nothing(bucket, tmp_path
         upload(self, files)
 
     monkeypatch.setattr(RemoteStore, "upload", unsure)
-    async with mirrored(url, tmp_path / "a", tell=told.append, stop=never, copy_s=0.01):
+    async with mirrored(url, tmp_path / "a", notify=told.append, stop=never, copy_s=0.01):
         broken.set()
         write(tmp_path / "a", plan="p")
         await until(lambda: any("goes on in" in line for line in told))

@@ -8,7 +8,8 @@ import threading
 import pytest
 
 from actors.errors import UsageError
-from agents.records.store import RecordError, Store, StoreError
+from agents.records.run_files import RecordError
+from agents.records.store import Store, StoreError
 
 
 def test_the_first_writer_wins_and_the_second_learns_so(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 
 from actors.images import Image
 from agents.repeats import agreement
-from agents.repeats.agreement import Labelled
+from agents.repeats.agreement import LabelledStudy
 from tests.tools.fakes import picture_of
 
 pytestmark = pytest.mark.anyio
@@ -23,12 +23,12 @@ async def shows(questions: Sequence[tuple[Image, str]]) -> list[bool | None]:
     return [None if label == "blurs" else SHOWN[image.id] in MEANS[label] for image, label in questions]
 
 
-def answer(number: int, label: str, kind: str) -> Labelled:
+def answer(number: int, label: str, kind: str) -> LabelledStudy:
     positives = tuple((f"{kind} {i}", label) for i in range(4))
-    return Labelled(number, (label,), positives, tuple(f"cup {i}" for i in range(4)))
+    return LabelledStudy(number, (label,), positives, tuple(f"cup {i}" for i in range(4)))
 
 
-async def measured(*found: Labelled) -> agreement.Agreement:
+async def measured(*found: LabelledStudy) -> agreement.Agreement:
     return await agreement.measure(len(found), found, PICTURES.__getitem__, shows)
 
 
@@ -56,7 +56,7 @@ async def test_what_the_witness_cannot_tell_is_left_out() -> None:
 
 async def test_a_single_label_has_no_agreement() -> None:
     found = await measured(answer(1, "dogs", "dog"))
-    assert found.as_json() == {"value": None, "studies": 1, "labelled": 1, "pairs": []}
+    assert found.record().to_json() == {"value": None, "studies": 1, "labelled": 1, "pairs": []}
 
 
 @pytest.mark.parametrize(
@@ -68,4 +68,4 @@ async def test_a_single_label_has_no_agreement() -> None:
     ],
 )
 def test_a_study_without_a_tested_label_takes_no_part(record: dict[str, Any]) -> None:
-    assert agreement.labelled(1, record) is None
+    assert agreement.labelled_study(1, record) is None

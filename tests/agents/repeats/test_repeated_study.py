@@ -16,7 +16,7 @@ from agents.records.journal import Journal, repeats_of
 from agents.records.store import Store
 from agents.repeats.repeated_study import study_repeatedly
 from agents.study.interpreter import InterpreterSettings, StudyPausedError
-from agents.study.study import Laboratory
+from agents.study.study import RunContext, StudyRequest, Supervision
 from agents.tasks.describe_unit import DescribeUnit
 from tests.agents.fakes import FakeSandbox
 from tests.tools.fakes import FakeStudio, FakeSubject, darken
@@ -96,7 +96,7 @@ class World:
         self.subject = FakeSubject(
             self.studio, lambda shown: 4.0 + len(shown) % 3 if "banana" in shown else 0.1, dataset="banana"
         )
-        self.laboratory = Laboratory(
+        self.context = RunContext(
             interpreter=self.agents,
             observers=self.witness,
             studio=self.studio,
@@ -109,10 +109,9 @@ class World:
         )
 
     async def study(self, repeats: int = 3, **more: Any) -> dict[str, Any]:
-        task = DescribeUnit()
-        return await study_repeatedly(
-            self.laboratory, self.subject, task, self.store, seed=7, repeats=repeats, **more
-        )
+        request = StudyRequest(self.subject, DescribeUnit(), seed=7)
+        result = await study_repeatedly(self.context, request, self.store, repeats=repeats, **more)
+        return result.to_json()
 
 
 @pytest.fixture
@@ -133,7 +132,7 @@ async def test_the_pooled_answer_stands_beside_what_each_study_said(world: World
 
 async def test_a_repeated_study_counts_what_all_of_it_took(world: World) -> None:
     record = await world.study()
-    each = [journal.done() or {} for journal in repeats_of(world.store, "fake/unit")]
+    each = [journal.done().to_json() for journal in repeats_of(world.store, "fake/unit")]
     assert record["images_made"] == sum(one["images_made"] for one in each) == 6
     assert record["images_tested"] > sum(one["images_tested"] for one in each)
 
@@ -178,7 +177,7 @@ async def test_a_pooling_that_was_cut_off_goes_on_from_what_is_on_disk(world: Wo
 
 async def test_studies_that_are_paused_can_be_taken_up(world: World) -> None:
     with pytest.raises(StudyPausedError):
-        await world.study(steering=Paused())
+        await world.study(supervision=Supervision(steering=Paused()))
     assert Journal(world.store, "fake/unit").done() is None
     assert (await world.study())["label"] == "banana"
 

@@ -129,8 +129,8 @@ async def test_near_the_runs_limit_no_unit_begins_and_one_that_has_concludes() -
     run = Ledger(BudgetSettings(images=10), Cost(images=10))
     account = UnitAccount(Ledger(BudgetSettings()), run)
     with pytest.raises(BudgetSpentError):
-        await account.open(begun=False)
-    await account.open(begun=True)
+        await account.open(started=False)
+    await account.open(started=True)
     assert "10 images" in account.reason
 
 

@@ -12,8 +12,16 @@ from actors.endpoint.faults import ContextLengthError
 from actors.images import Image
 from agents.critic.review import Review
 from agents.records.journal import Journal
+from agents.records.record_types import ShownImage
 from agents.records.store import Store
-from agents.study.interpreter import Interpreter, InterpreterSettings, Study, StudyPausedError, images_tested
+from agents.study.interpreter import (
+    Interpreter,
+    InterpreterParts,
+    InterpreterSettings,
+    StudyOutcome,
+    StudyPausedError,
+    images_tested,
+)
 from agents.tasks.base import Answer
 from agents.tasks.describe_unit import DescribeUnit
 from tests.agents.fakes import FakeSandbox, ScriptedChat, outcome
@@ -58,19 +66,11 @@ class Bench:
         self, chat: ScriptedChat, *, examiner: Any = None, steering: Any = None, **settings: Any
     ) -> Interpreter:
         toolbox = Toolbox(SubjectSystem(self.subject, darken), self.studio, FakeObservers(), seed=0)
-        return Interpreter(
-            chat,
-            self.sandbox,
-            toolbox,
-            DescribeUnit(),
-            Journal(self.store, self.subject.id),
-            api_page="THE API",
-            examiner=examiner,
-            steering=steering,
-            settings=InterpreterSettings(**settings),
-        )
+        journal = Journal(self.store, self.subject.id)
+        parts = InterpreterParts(chat, self.sandbox, toolbox, DescribeUnit(), journal, "THE API", examiner)
+        return Interpreter(parts, InterpreterSettings(**settings), steering=steering)
 
-    async def study(self, *replies: str | ChatReply, **options: Any) -> tuple[Study, ScriptedChat]:
+    async def study(self, *replies: str | ChatReply, **options: Any) -> tuple[StudyOutcome, ScriptedChat]:
         chat = ScriptedChat(replies)
         return await self.agent(chat, **options).run(), chat
 
@@ -82,14 +82,14 @@ def bench(tmp_path):
 
 async def test_a_study_goes_from_experiment_to_answer(bench):
     study, chat = await bench.study(CODE, ANSWER)
-    assert study.ending == "answered"
+    assert study.status == "answered"
     assert study.answer == Answer(("dogs",), "Dogs.")
     first, second = chat.requests
     assert first.messages[0].text == "THE API"
     observation = second.messages[-1]
     assert observation.text.splitlines() == ["dog and cat", "activations [2.0, 0.5]"]
     assert len(observation.images) == 2
-    assert [record["hypotheses"] for record in study.rounds] == [["dogs"], []]
+    assert [record.hypotheses for record in study.rounds] == [["dogs"], []]
 
 
 async def test_the_unit_is_never_named_to_the_model(bench):
@@ -109,7 +109,7 @@ async def test_the_unit_is_never_named_to_the_model(bench):
 )
 async def test_a_reply_that_holds_nothing_to_do_is_answered_in_words(bench, reply, told):
     study, chat = await bench.study(reply, ANSWER)
-    assert study.ending == "answered"
+    assert study.status == "answered"
     assert told in chat.requests[1].messages[-1].text
     assert bench.sandbox.ran == []
 
@@ -144,7 +144,7 @@ async def test_a_programs_error_goes_back_as_text_and_what_it_showed_is_kept(ben
 
 async def test_before_the_last_reply_a_final_answer_is_demanded_and_then_it_ends(bench):
     study, chat = await bench.study(CODE, CODE, CODE, max_rounds=3)
-    assert study.ending == "no_answer"
+    assert study.status == "no_answer"
     assert study.answer is None
     assert "final answer now" not in chat.requests[1].messages[-1].text
     assert "final answer now" in chat.requests[2].messages[-1].text
@@ -153,19 +153,19 @@ async def test_before_the_last_reply_a_final_answer_is_demanded_and_then_it_ends
 
 async def test_the_last_reply_may_answer_beside_a_program(bench):
     study, _ = await bench.study(CODE, f"{CODE}\n{ANSWER}", max_rounds=2)
-    assert study.ending == "answered"
+    assert study.status == "answered"
 
 
 async def test_one_round_alone_demands_the_answer_at_once(bench):
     study, chat = await bench.study(ANSWER, max_rounds=1)
-    assert study.ending == "answered"
+    assert study.status == "answered"
     assert "final answer now" in chat.requests[0].messages[-1].text
 
 
 async def test_a_model_that_keeps_refusing_ends_the_study_with_a_type(bench):
     refusals = [ChatReply("", "refused"), ChatReply("", "filtered"), ChatReply("", "refused")]
     study, _ = await bench.study(*refusals)
-    assert study.ending == "refused"
+    assert study.status == "refused"
 
 
 async def test_an_answer_that_fails_its_test_goes_back_as_an_observation(bench):
@@ -174,7 +174,7 @@ async def test_an_answer_that_fails_its_test_goes_back_as_an_observation(bench):
     assert [attempt for _, attempt in examiner.examined] == [1, 2]
     assert "go on" in chat.requests[1].messages[-1].text
     assert study.verdict == Review(True, "", {"n": 2})
-    assert study.ending == "answered"
+    assert study.status == "answered"
 
 
 async def test_images_of_an_examination_are_on_disk_with_its_round(bench):
@@ -190,7 +190,6 @@ async def test_the_images_that_examinations_made_are_counted(bench):
     examiner = ScriptedExaminer(Review(False, "no", {"images_made": 3}), Review(True, "", {"images_made": 6}))
     study, _ = await bench.study(ANSWER, ANSWER, examiner=examiner)
     assert images_tested(study.rounds) == 9
-    assert images_tested([{"verdict": None}, {}]) == 0
 
 
 async def test_an_objection_comes_with_the_images_that_it_speaks_of(bench):
@@ -202,9 +201,9 @@ async def test_an_objection_comes_with_the_images_that_it_speaks_of(bench):
     study, chat = await bench.study(ANSWER, ANSWER, examiner=examiner)
     assert chat.requests[-1].messages[-1].parts == ("and these?", unexplained)
     first, last = study.rounds
-    assert first["observation"] == ["and these?", {"image": unexplained.id}]
-    assert first["verdict"]["shown"] == (unexplained.id,)
-    assert "shown" not in last["verdict"], "as in records of earlier versions"
+    assert first.observation == ["and these?", ShownImage(image=unexplained.id)]
+    assert first.verdict.shown == [unexplained.id]
+    assert "shown" not in last.to_json()["verdict"], "as in records of earlier versions"
 
 
 @pytest.mark.parametrize("worse", [ANSWER.replace("dogs", "cats"), "I cannot tell."])
@@ -213,14 +212,14 @@ async def test_an_answer_that_held_stands_where_a_later_one_does_not_hold_or_the
     lost = {"finding": {"verdict": "not confirmed", "reason": ""}}
     examiner = ScriptedExaminer(Review(False, "and these?", held, ("first",)), Review(False, "no", lost))
     study, _ = await bench.study(ANSWER, worse, examiner=examiner, max_examinations=2, max_rounds=2)
-    assert (study.ending, study.verdict) == ("answered", Review(True, "", held, ("first",)))
+    assert (study.status, study.verdict) == ("answered", Review(True, "", held, ("first",)))
     assert study.answer == Answer(("dogs",), "Dogs.")
 
 
 async def test_after_the_last_examination_the_answer_stands_marked_unconfirmed(bench):
     examiner = ScriptedExaminer(Review(False, "no", {}), Review(False, "no", {}))
     study, _ = await bench.study(ANSWER, ANSWER, examiner=examiner, max_examinations=2)
-    assert study.ending == "answered"
+    assert study.status == "answered"
     assert study.verdict is not None
     assert not study.verdict.accepted
 
@@ -247,7 +246,7 @@ class Steered:
 
 async def test_a_spent_budget_asks_for_the_answer_and_the_next_reply_is_the_last(bench):
     study, chat = await bench.study(CODE, CODE, CODE, steering=Steered(conclude_after=2))
-    assert study.ending == "no_answer"
+    assert study.status == "no_answer"
     text = chat.requests[2].messages[-1].text
     assert "The budget is spent." in text
     assert "final answer now" in text
@@ -258,7 +257,7 @@ async def test_a_paused_study_stops_between_rounds_and_goes_on_later(bench):
     with pytest.raises(StudyPausedError, match="after round 1"):
         await bench.study(CODE, steering=Steered(pause_after=1))
     study, _ = await bench.study(ANSWER)
-    assert study.ending == "answered"
+    assert study.status == "answered"
     assert len(study.rounds) == 2
 
 
@@ -285,7 +284,7 @@ async def test_a_study_that_was_cut_off_goes_on_after_its_last_round(bench, tmp_
     rest = ScriptedChat(replies[finished:])
     bench.sandbox = FakeSandbox({"look": look})
     study = await bench.agent(rest).run()
-    assert study == whole or (study.ending, study.answer) == (whole.ending, whole.answer)
+    assert study == whole or (study.status, study.answer) == (whole.status, whole.answer)
     assert len(first.requests) + len(rest.requests) == len(replies), "no finished round is played again"
     if rest.requests:
         assert rest.requests[-1].messages == chat.requests[-1].messages
@@ -294,7 +293,7 @@ async def test_a_study_that_was_cut_off_goes_on_after_its_last_round(bench, tmp_
 
 async def test_images_of_a_taken_up_study_are_the_same_images(bench):
     study, _ = await bench.study(CODE, ANSWER)
-    shown = [part["image"] for part in study.rounds[0]["observation"] if isinstance(part, dict)]
+    shown = [part.image for part in study.rounds[0].observation if isinstance(part, ShownImage)]
     blobs = Journal(bench.store, bench.subject.id).blobs
     assert all(isinstance(blobs.get(image_id), Image) for image_id in shown)
 
@@ -312,14 +311,14 @@ async def test_a_conversation_too_long_for_the_model_goes_on_without_its_old_ima
 
     chat = ShortMemory([CODE, CODE, ANSWER])
     study = await bench.agent(chat).run()
-    assert study.ending == "answered"
+    assert study.status == "answered"
     assert [len(message.images) for message in chat.sent.messages] == [0, 0, 0, 0, 0, 2]
 
 
 async def test_what_was_filtered_is_left_out_and_the_study_goes_on(bench):
     """The newest observation goes, not the whole study; a study taken up again leaves out the same."""
     study, chat = await bench.study(CODE, ChatReply("declined by a filter", "filtered"), CODE, ANSWER)
-    assert study.ending == "answered"
+    assert study.status == "answered"
     left_out, filtered = chat.requests[2].messages[3], chat.requests[2].messages[4]
     assert "left out: the model's provider filtered it" in left_out.text
     assert left_out.images == ()
@@ -334,7 +333,7 @@ async def test_three_filtered_replies_in_a_row_end_the_study(bench):
     """Each leaves out one more observation, and the third is the last."""
     replies = [CODE, CODE, *[ChatReply("", "filtered")] * 3]
     study, chat = await bench.study(*replies)
-    assert study.ending == "refused"
+    assert study.status == "refused"
     assert [message.images for message in chat.requests[-1].messages] == [()] * len(
         chat.requests[-1].messages
     )
@@ -345,9 +344,9 @@ async def test_thoughts_are_on_record_and_are_neither_run_nor_read(bench):
     thinking = ChatReply(CODE, thoughts=f"{CODE.replace('look', 'draft')}\n{ANSWER}")
     study, chat = await bench.study(thinking, f"<think>{CODE}</think>\n{ANSWER}")
     assert bench.sandbox.ran == ["look"]
-    assert study.ending == "answered"
-    assert "draft" in study.rounds[0]["reply"]["thoughts"]
-    assert "thoughts" not in study.rounds[1]["reply"]
+    assert study.status == "answered"
+    assert "draft" in study.rounds[0].reply.thoughts
+    assert "thoughts" not in study.rounds[1].to_json()["reply"]
     assert "draft" not in chat.requests[1].messages[2].text
 
 

@@ -196,9 +196,9 @@ async def test_a_look_measures_the_images_asks_about_each_finding_and_leaves_all
     )
     vision: Any = Classifier(0.6)
     vision.known = SimpleNamespace(class_names=NAMES)
-    laboratory = SimpleNamespace(observers=eyes, studio=studio, rates={}, dollars_per_image=0.0)
+    context = SimpleNamespace(observers=eyes, studio=studio, rates={}, dollars_per_image=0.0)
     dataset = FolderDataset(write_birds(tmp_path / "birds", 400, share=0.7))
-    bench: Any = SimpleNamespace(dataset=dataset, vision=vision, profile=Profile(), laboratory=laboratory)
+    bench: Any = SimpleNamespace(dataset=dataset, vision=vision, profile=Profile(), context=context)
     audited = [AuditedClass(f"net/{n}", n, NAMES[n], NAMES[n], 5, 12) for n in (0, 1)]
     effects = [finding("background: snow")]
     generated = Generated(effects, {"waterbird": ["background: grass", "colour: red"]})

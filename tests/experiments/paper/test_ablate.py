@@ -89,7 +89,7 @@ async def test_a_variant_that_does_not_exist_is_refused_before_anything_starts(c
 async def test_a_comparison_is_not_gone_on_with_on_another_network(config_file, tmp_path, monkeypatch):
     @contextlib.asynccontextmanager
     async def bench(profile, **_):
-        yield SimpleNamespace(laboratory=SimpleNamespace(facts={"network": "cc", "dataset": "bb"}))
+        yield SimpleNamespace(context=SimpleNamespace(facts={"network": "cc", "dataset": "bb"}))
 
     async def units(*_):
         return {}
@@ -98,6 +98,6 @@ async def test_a_comparison_is_not_gone_on_with_on_another_network(config_file, 
     monkeypatch.setattr(ablation, "_units", units)
     store = Store.open(tmp_path / "run")
     claim_studied(store, {"network": "aa", "dataset": "bb"})
-    with pytest.raises(UsageError, match="begun with something else"):
+    with pytest.raises(UsageError, match="started with something else"):
         await ablate(Console(quiet=True), config_file(), None, Ablation("m", "l", "3"), out=store.root)
     assert list(store.keys("")) == ["studied.json"]

@@ -172,9 +172,9 @@ async def test_an_evaluation_knows_its_generator_and_the_settings_that_decide_it
     profile = Profile(dataset="scenes:300:1")
 
     async def facts(profile, pool):
-        laboratory = SimpleNamespace(observers=None, studio=FakeStudio(), facts={"generator": "g"})
+        context = SimpleNamespace(observers=None, studio=FakeStudio(), facts={"generator": "g"})
         bench = SimpleNamespace(
-            profile=profile, laboratory=laboratory, pools={"generation": pool},
+            profile=profile, context=context, pools={"generation": pool},
             dataset=open_dataset(profile.dataset),
         )  # fmt: skip
         return (await prepare(bench, Sizes(2, 2), 0)).facts

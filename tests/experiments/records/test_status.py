@@ -13,7 +13,7 @@ from actors.errors import UsageError
 from agents.records.journal import slug
 from agents.records.store import Store
 from agents.records.work import WorkItem, write_plan
-from agents.study.survey import BEGUN
+from agents.study.survey import STARTED
 from experiments.records.export import export
 from experiments.records.status import card, status
 
@@ -94,7 +94,7 @@ def test_the_time_between_two_commands_is_nobodys_pace(
 
 def test_what_is_being_surveyed_is_begun(run: Path) -> None:
     """Nothing else tells so for minutes: a survey is written down when it is whole."""
-    Store(run).put(f"units/{slug('a')}/{BEGUN}", b"{}")
+    Store(run).put(f"units/{slug('a')}/{STARTED}", b"{}")
     found = status(run)
     assert (found["begun"], found["waiting"]) == (1, 2)
 

@@ -83,7 +83,7 @@ async def test_a_run_at_a_url_is_carried_here_for_other_nodes_do_not_see_its_wor
     profile = Profile(sweep=SweepSettings(hosts=hosts))
     store = Store(working_copy(tmp_path, "s3://bucket/run"))
     loaded: Any = SimpleNamespace(cache=tmp_path)
-    bench: Any = SimpleNamespace(laboratory=None)
+    bench: Any = SimpleNamespace(context=None)
     run = Campaign(Console(), loaded, profile, store, {"model": "m"})
     async with run._hosts(bench) as (carried, newcomers):
         assert [type(host) for host in carried] == [LocalHost]

@@ -12,7 +12,7 @@ import pytest
 from actors.embedded.concept_net.concept_net import class_names
 from agents.evidence.verdict import holds
 from agents.records.store import Store
-from agents.study.study import study
+from agents.study.study import StudyRequest, study
 from agents.tasks.describe_unit import DescribeUnit
 from experiments.cli import main as cli
 from experiments.setup import config
@@ -73,12 +73,16 @@ async def test_two_units_at_once_give_what_each_gives_alone(ray_cluster, config_
         subjects = [await bench.subject(*unit) for unit in units]
         for subject in subjects:
             results["alone"].append(
-                await study(bench.laboratory, subject, DescribeUnit(), Store.open(tmp_path / "alone"))
+                await study(
+                    bench.context, StudyRequest(subject, DescribeUnit()), Store.open(tmp_path / "alone")
+                )
             )
 
         async def one(position: int) -> None:
             results["together"][position] = await study(
-                bench.laboratory, subjects[position], DescribeUnit(), Store.open(tmp_path / "together")
+                bench.context,
+                StudyRequest(subjects[position], DescribeUnit()),
+                Store.open(tmp_path / "together"),
             )
 
         results["together"] = [None] * len(units)

@@ -141,14 +141,14 @@ async def test_what_broke_beneath_the_images_is_not_taken_for_images_that_cannot
         async def generate(self, prompts, seeds, *, agent=""):
             return [*(await super().generate(prompts, seeds))[:-1], fault]
 
-    bench = SimpleNamespace(laboratory=SimpleNamespace(studio=Breaking()))
+    bench = SimpleNamespace(context=SimpleNamespace(studio=Breaking()))
     with pytest.raises(type(fault)):
         await _make_group(bench, "things", ["a cake", "a dog", "a dog"], 0)
 
 
 @pytest.mark.anyio
 async def test_images_that_do_not_show_what_was_asked_are_left_out_and_told() -> None:
-    bench = SimpleNamespace(laboratory=SimpleNamespace(studio=Studio()))
+    bench = SimpleNamespace(context=SimpleNamespace(studio=Studio()))
     group = await _make_group(bench, "things", ["a cake", "a bird", "a ring", "a dog", "a dog"], 0)
     assert [made.provenance.maker for made in group.images] == ["a bird", "a dog", "a dog"]
     assert (group.lost, group.notes) == ({"not drawn: cake", "refused."}, {"chose hen for bird"})

@@ -19,10 +19,11 @@ from agents.critic.critic import ConfirmationSettings
 from agents.evidence.verdict import holds
 from agents.records.journal import Journal
 from agents.records.manifest import claim_studied
+from agents.records.record_types import RoundRecord
 from agents.records.store import Store, StoreError
 from agents.study.interpreter import InterpreterSettings
 from agents.study.person import PersonsStudy
-from agents.study.study import Laboratory, Workplace
+from agents.study.study import RunContext, StudyContext, StudyRequest
 from agents.tasks.describe_unit import DescribeUnit
 from experiments.report import write_unit_page
 from experiments.studies.session import Session, talk
@@ -58,7 +59,7 @@ def open_session(tmp_path) -> Iterator:
         ) -> Session:
             studio = studio or FakeStudio()
             subject = FakeSubject(studio, lambda shown: 4.0 + len(shown) % 3 if "banana" in shown else 0.1)
-            laboratory = Laboratory(
+            context = RunContext(
                 interpreter=Observer(),
                 observers=Observer(),
                 studio=studio,
@@ -69,8 +70,8 @@ def open_session(tmp_path) -> Iterator:
                 rates={},
                 facts={"interpreter": "person:ada"},
             )
-            place = Workplace(laboratory, subject, DescribeUnit(), Store.open(tmp_path / folder))
-            study = PersonsStudy(place, "person:ada")
+            request = StudyRequest(subject, DescribeUnit())
+            study = PersonsStudy(StudyContext(context, request, Store.open(tmp_path / folder)), "person:ada")
             wait(study.open())
             background = wait(subject.background())
             limits = limits or SandboxSettings()
@@ -81,7 +82,7 @@ def open_session(tmp_path) -> Iterator:
         yield open_
 
 
-def rounds_of(session: Session) -> list[dict]:
+def rounds_of(session: Session) -> list[RoundRecord]:
     return Journal(Store(session.run), "fake/unit").rounds()
 
 
@@ -97,13 +98,13 @@ def test_a_cell_that_used_the_tools_is_a_round_with_what_came_before_it(open_ses
         study.tools.display("seen", _[0])
         print("the numbers", activations)
     (record,) = rounds_of(study)
-    assert record["program"] == f"things = ['a banana', 'a car']\n\n{source}"
-    assert record["hypotheses"] == ["bananas", "cars"]
-    assert [call["value"] for call in record["sandbox"][0]["calls"]][1]["activations"] == activations
-    assert record["observation"][0] == "seen"
-    assert "the numbers" in record["observation"][2]
-    assert record["outcome"]["status"] == "ok"
-    assert record["toolbox"]["images_made"] == 2
+    assert record.program == f"things = ['a banana', 'a car']\n\n{source}"
+    assert record.hypotheses == ["bananas", "cars"]
+    assert [call["value"] for call in record.sandbox[0].calls][1]["activations"] == activations
+    assert record.observation[0] == "seen"
+    assert "the numbers" in record.observation[2]
+    assert record.outcome.status == "ok"
+    assert record.toolbox.images_made == 2
 
 
 def test_a_cell_that_fails_is_a_round_that_says_so(open_session):
@@ -117,8 +118,8 @@ def test_a_cell_that_fails_is_a_round_that_says_so(open_session):
     with pytest.raises(ZeroDivisionError):
         fail()
     (record,) = rounds_of(study)
-    assert record["outcome"]["status"] == "error"
-    assert record["outcome"]["error"] == "ZeroDivisionError: division by zero"
+    assert record.outcome.status == "error"
+    assert record.outcome.error == "ZeroDivisionError: division by zero"
 
 
 def test_an_answer_is_examined_sent_back_and_examined_again(open_session):
@@ -182,9 +183,9 @@ def test_calls_outside_of_cells_leave_a_cell_its_limits_and_are_no_part_of_its_r
     with study.cell("use them up"):
         use_up_the_calls(study, 2)
     outside, inside = rounds_of(study)
-    assert "ran outside of a cell" in outside["program"]
-    assert inside["program"] == "use them up"
-    assert len(outside["sandbox"][0]["calls"]) == len(inside["sandbox"][0]["calls"]) == 2
+    assert "ran outside of a cell" in outside.program
+    assert inside.program == "use them up"
+    assert len(outside.sandbox[0].calls) == len(inside.sandbox[0].calls) == 2
 
 
 class StuckOnce(FakeStudio):
@@ -212,8 +213,8 @@ def test_a_cell_whose_only_call_takes_too_long_does_not_end_the_cells_after_it(o
     with study.cell("the next"):
         study.tools.text2image("a banana")
     (record,) = rounds_of(study)
-    assert record["outcome"]["status"] == "ok"
-    assert record["program"] == "the slow one\n\nthe next"
+    assert record.outcome.status == "ok"
+    assert record.program == "the slow one\n\nthe next"
 
 
 @pytest.fixture
@@ -361,11 +362,11 @@ def test_a_study_is_not_gone_on_with_on_another_network_or_data_set(
         async def subject(layer, unit):
             return SimpleNamespace(id=f"m/{layer}/{unit}")
 
-        yield SimpleNamespace(subject=subject, laboratory=SimpleNamespace(facts=begun | {changed: "cc"}))
+        yield SimpleNamespace(subject=subject, context=SimpleNamespace(facts=begun | {changed: "cc"}))
 
     monkeypatch.setattr(Workbench, "open", bench)
     claim_studied(Store.open(tmp_path / "run"), begun)
-    with pytest.raises(UsageError, match="begun with something else"):
+    with pytest.raises(UsageError, match="started with something else"):
         Session.open("m", "l", 3, out=tmp_path / "run", config=config_file(), tell=lambda text: None)
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["studied.json"]
 

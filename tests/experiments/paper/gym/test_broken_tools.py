@@ -12,9 +12,9 @@ from actors.chat.base import ChatModel, ChatReply, ChatRequest
 from actors.errors import MaiaError
 from actors.generation.base import MadeImage
 from agents.records.store import Store
-from agents.study.study import Laboratory, study
+from agents.study.study import RunContext, StudyRequest, study
 from agents.tasks.describe_unit import DescribeUnit
-from benchmarks.in_process import laboratory
+from benchmarks.in_process import run_context
 from experiments.paper.gym.dataset import GymDataset
 from experiments.paper.gym.neurons import choose
 from experiments.paper.gym.subjects import Gym
@@ -55,16 +55,16 @@ class Lying:
         return replace(reply, text=lies.get(reply.text.strip().lower(), "A saxophone in a church."))
 
 
-async def card_of(own: Laboratory, subject: Any, folder: Any) -> dict[str, Any]:
-    record = await study(own, subject, DescribeUnit(), Store.open(folder))
-    card: dict[str, Any] = record["card"]
+async def card_of(own: RunContext, subject: Any, folder: Any) -> dict[str, Any]:
+    record = await study(own, StudyRequest(subject, DescribeUnit()), Store.open(folder))
+    card: dict[str, Any] = record.card
     return card
 
 
 async def test_a_tool_that_deceives_is_named(tmp_path):
     """Where image maker, observer and unit disagree, two outvote one."""
     profile = config.load(None).profile("embedded")
-    async with laboratory(profile) as (usual, detector):
+    async with run_context(profile) as (usual, detector):
         # A label is soon found; the card's test of it is the point.
         honest = replace(usual, settings=usual.settings.model_copy(update={"max_rounds": 4}))
         dataset = GymDataset(60, 5, [("dog", "grass")])

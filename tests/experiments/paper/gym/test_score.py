@@ -6,6 +6,7 @@ import pytest
 
 from actors.detection.compose import Formula
 from actors.errors import UsageError
+from agents.records.record_types import ReplyRecord, RoundRecord, ToolboxRecord
 from experiments.paper.gym.neurons import GymUnit, choose, nuisances, table_a4
 from experiments.paper.gym.score import abstained, named_by, operator_of, score
 from experiments.paper.synthetic_neurons import first_right, summarise
@@ -84,7 +85,9 @@ def test_the_units_of_table_a4_are_all_there_and_can_be_chosen():
 
 def test_the_first_right_hypothesis_is_the_first_that_names_the_truth_alone():
     def row(number, *hypotheses):
-        return {"round": number, "hypotheses": list(hypotheses), "toolbox": {"images_made": 10 * number}}
+        toolbox = ToolboxRecord(images_made=10 * number)
+        reply = ReplyRecord(text="")
+        return RoundRecord(round=number, reply=reply, hypotheses=list(hypotheses), toolbox=toolbox)
 
     rounds = [
         row(1),

@@ -12,7 +12,7 @@ from actors.errors import UsageError
 from agents.records.manifest import claim_studied
 from agents.records.store import Store
 from benchmarks.bench_scientist import drawn
-from benchmarks.in_process import laboratory
+from benchmarks.in_process import run_context
 from experiments.paper.gym.dataset import ALONE, PLANTED, GymDataset
 from experiments.paper.gym.neurons import choose, planted
 from experiments.paper.gym.opening import lacked, open_gym, studied, without
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.anyio
 async def test_synthetic_neurons_are_named_and_scored(tmp_path):
     profile = config.load(None).profile("embedded").model_copy(update={"dataset": "scenes:350:0"})
     chosen = choose("umbrella OR castle; dog|grass; random 0; hair")
-    async with laboratory(profile) as (own, detector):
+    async with run_context(profile) as (own, detector):
         result = await measure(
             Console(quiet=True),
             own,
@@ -55,13 +55,13 @@ async def test_synthetic_neurons_are_named_and_scored(tmp_path):
 @pytest.mark.parametrize("changed", ["network", "dataset"])
 async def test_neurons_begun_with_another_detector_or_data_set_are_not_gone_on_with(changed, tmp_path):
     profile = config.load(None).profile("embedded").model_copy(update={"dataset": "scenes:40:0"})
-    async with laboratory(profile) as (own, detector):
+    async with run_context(profile) as (own, detector):
         chosen = choose("umbrella")
         _, fingerprint = open_gym(detector, profile, tmp_path, 0, chosen)
         begun = {"network": "a detector", "dataset": fingerprint}
         store = Store.open(tmp_path / "run")
         claim_studied(store, begun | {changed: "another"})
-        with pytest.raises(UsageError, match="begun with something else"):
+        with pytest.raises(UsageError, match="started with something else"):
             await measure(
                 Console(quiet=True),
                 replace(own, facts=own.facts | begun),
@@ -81,7 +81,7 @@ async def test_neurons_begun_with_another_detector_or_data_set_are_not_gone_on_w
 async def test_a_unit_that_no_scene_can_show_is_refused_by_name(asked, told, tmp_path):
     profile = config.load(None).profile("embedded").model_copy(update={"dataset": "scenes:40:0"})
     chosen = choose(f"umbrella; {asked}")
-    async with laboratory(profile) as (_, detector):
+    async with run_context(profile) as (_, detector):
 
         async def open_all() -> None:
             gym, _ = open_gym(detector, profile, tmp_path, 0, chosen)
