@@ -88,7 +88,7 @@ async def test_a_survey_is_taken_once_and_its_images_are_on_the_account(tmp_path
     assert survey.read(world.store, "fake/dog") == SurveyRecord(images=2, found={"values": [3.0, 12.0]})
     assert len([*world.store.keys("blobs")]) == 2, "of each survey, the image that it keeps"
     again = World(tmp_path)
-    assert again.account.spent == Cost(images=4), "after a crash the records tell what was spent"
+    assert again.account.spent == Cost(images=4), "after a crash the account is rebuilt from the records"
     studio = MeteredStudio(again.studio, again.account)
     taken = await survey.take(SURVEYS, studio, FakeSubject(again.studio, len), again.item("dog"), again.store)
     assert taken.found["values"] == [3.0, 12.0]
@@ -105,7 +105,7 @@ async def test_what_is_logged_during_a_study_names_run_and_unit(tmp_path: Path) 
     }
 
 
-async def test_no_agent_is_asked_about_a_unit_whose_survey_says_that_it_is_out_of_reach(
+async def test_no_agent_is_asked_about_a_unit_that_its_survey_finds_out_of_reach(
     tmp_path: Path,
 ) -> None:
     """The run of this world has no interpreter that could be asked."""

@@ -88,7 +88,7 @@ async def test_a_host_that_joins_takes_its_part_of_what_waits(tmp_path: Path) ->
     run.join(FakeHost())
 
 
-async def test_a_host_that_joins_a_run_that_pauses_begins_nothing_and_is_told(tmp_path: Path) -> None:
+async def test_a_host_that_joins_a_pausing_run_gets_no_item(tmp_path: Path) -> None:
     first, late, later = FakeHost(), FakeHost(), FakeHost()
     tasks = []
 
@@ -117,7 +117,7 @@ async def test_one_units_failure_is_recorded_with_its_type_and_touches_no_other(
 
 
 @pytest.mark.parametrize("error", [HostLostError("gone."), SandboxError("gone.")])
-async def test_items_of_lost_machinery_are_done_again(tmp_path: Path, error: MaiaError) -> None:
+async def test_items_of_lost_hosts_are_retried(tmp_path: Path, error: MaiaError) -> None:
     host = FakeHost(lambda item, tries: error if tries == 1 else None)
     events: list[Event] = []
     run = Orchestrator(Store(tmp_path), [host], agents_per_host=2, on_event=events.append)
@@ -128,7 +128,7 @@ async def test_items_of_lost_machinery_are_done_again(tmp_path: Path, error: Mai
     assert host.readied == (3 if isinstance(error, HostLostError) else 0)
 
 
-async def test_an_item_that_loses_every_host_is_convicted(tmp_path: Path) -> None:
+async def test_an_item_that_loses_three_hosts_fails(tmp_path: Path) -> None:
     host = FakeHost(lambda item, _: HostLostError("gone.") if item.name == "1" else None)
     outcome = await Orchestrator(Store(tmp_path), [host], agents_per_host=1).run(items(3))
     assert len(outcome.done) == 2
@@ -136,7 +136,7 @@ async def test_an_item_that_loses_every_host_is_convicted(tmp_path: Path) -> Non
     assert host.tries["net/layer:1"] == ATTEMPTS
 
 
-async def test_an_item_that_comes_on_between_losses_is_never_convicted(tmp_path: Path) -> None:
+async def test_an_item_that_makes_progress_between_losses_never_fails(tmp_path: Path) -> None:
     store = Store(tmp_path)
 
     def fate(item: WorkItem, tries: int) -> MaiaError | None:
@@ -147,7 +147,7 @@ async def test_an_item_that_comes_on_between_losses_is_never_convicted(tmp_path:
     assert len(outcome.done) == 1
 
 
-async def test_an_item_that_another_writer_overtook_goes_on_from_there(tmp_path: Path) -> None:
+async def test_an_overtaken_item_resumes_from_the_other_writers_round(tmp_path: Path) -> None:
     host = FakeHost(lambda item, tries: OvertakenError("first.") if tries == 1 else None)
     outcome = await Orchestrator(Store(tmp_path), [host], agents_per_host=2).run(items(3))
     assert len(outcome.done) == 3
@@ -166,7 +166,7 @@ class BrokenHost(FakeHost):
         raise UsageError("the models are gone.")
 
 
-async def test_a_host_that_cannot_work_again_leaves_its_items_to_the_others(tmp_path: Path) -> None:
+async def test_items_of_a_host_that_cannot_restart_go_to_the_others(tmp_path: Path) -> None:
     outcome = await Orchestrator(Store(tmp_path), [BrokenHost(), FakeHost()], agents_per_host=1).run(items(5))
     assert len(outcome.done) == 5
     assert outcome.stopped is None
@@ -181,7 +181,7 @@ async def test_without_any_host_left_the_run_stops_and_says_why(tmp_path: Path) 
     assert not outcome.failed
 
 
-async def test_a_run_whose_last_studies_ended_before_they_heard_of_a_pause_is_finished(
+async def test_a_pause_after_the_last_study_leaves_the_run_finished(
     tmp_path: Path,
 ) -> None:
     class Deaf(FakeHost):
@@ -198,7 +198,9 @@ async def test_a_run_whose_last_studies_ended_before_they_heard_of_a_pause_is_fi
 
 
 @pytest.mark.parametrize("error", [EndpointStopError("no quota.", "Add credit."), StoreError("disk full.")])
-async def test_what_concerns_all_stops_all_and_fails_nobody(tmp_path: Path, error: MaiaError) -> None:
+async def test_a_fault_of_the_infrastructure_stops_the_run_and_fails_no_unit(
+    tmp_path: Path, error: MaiaError
+) -> None:
     host = FakeHost(lambda item, _: error if item.name == "1" else None)
     outcome = await Orchestrator(Store(tmp_path), [host], agents_per_host=1).run(items(6))
     assert outcome.stopped is error
@@ -224,7 +226,7 @@ async def test_a_pause_lets_running_studies_end_and_begins_no_other(tmp_path: Pa
     assert len(outcome.done) < 20
 
 
-async def test_a_second_failure_is_kept_beside_the_first(tmp_path: Path) -> None:
+async def test_all_failures_of_a_unit_are_kept(tmp_path: Path) -> None:
     store = Store(tmp_path)
     for text in ("first.", "second."):
         host = FakeHost(lambda item, _, text=text: BackendError(text))  # type: ignore[misc]

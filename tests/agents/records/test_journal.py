@@ -52,7 +52,7 @@ def store(tmp_path):
     return Store.open(tmp_path)
 
 
-async def test_an_answer_that_arrived_is_never_bought_twice(store):
+async def test_a_recorded_answer_is_not_requested_again(store):
     model = CountingChat()
     first = RecordedChat(model, Journal(store, "u"), "interpreter")
     assert (await first.complete(ask("a"))).text == "answer 1"
@@ -64,7 +64,7 @@ async def test_an_answer_that_arrived_is_never_bought_twice(store):
     )
 
 
-async def test_nothing_is_bought_whose_answer_might_find_no_room(store, monkeypatch):
+async def test_no_call_is_sent_when_the_disk_is_nearly_full(store, monkeypatch):
     model, journal = CountingChat(), Journal(store, "u")
     monkeypatch.setattr("agents.records.store.SPARE_BYTES", 2**62)
     with pytest.raises(StoreError, match="nearly full") as refusal:
@@ -74,7 +74,7 @@ async def test_nothing_is_bought_whose_answer_might_find_no_room(store, monkeypa
     assert journal.in_doubt() == []
 
 
-async def test_a_call_that_never_answered_is_listed_as_in_doubt(store):
+async def test_a_call_without_an_answer_is_in_doubt(store):
     model, journal = CountingChat(), Journal(store, "u")
     model.broken = True
     chat = RecordedChat(model, journal, "interpreter")
@@ -120,7 +120,7 @@ async def test_a_call_that_was_refused_or_never_sent_is_not_in_doubt(store):
 
 
 class Waiting(CountingChat):
-    """Sends when told, and says so before."""
+    """Sends when `turn` is set; `sent` and `answering` mark the steps."""
 
     def __init__(self):
         super().__init__()
@@ -175,7 +175,7 @@ async def test_a_call_that_a_lost_replica_held_is_paid_for_in_the_account_as_in_
     assert bool(ledger.spent.tokens) is left
 
 
-def test_a_call_is_another_call_when_anything_differs():
+def test_the_key_of_a_call_depends_on_all_of_the_request():
     image = Image.from_pixels(np.zeros((2, 3, 3), np.uint8))
     requests = [
         ask("a"),
@@ -190,7 +190,7 @@ def test_a_call_is_another_call_when_anything_differs():
     assert request_key("m", ask("a", conversation="x")) == request_key("m", ask("a", conversation="y"))
 
 
-def test_a_round_is_written_once_and_a_rival_is_told(store):
+def test_a_round_is_written_once_and_a_second_writer_gets_an_error(store):
     journal = Journal(store, "u")
     record, other = (RoundRecord(round=1, reply=ReplyRecord(text=text)) for text in ("one", "two"))
     journal.commit_round(record, [])
@@ -200,7 +200,7 @@ def test_a_round_is_written_once_and_a_rival_is_told(store):
     assert journal.rounds() == [record]
 
 
-def test_images_come_back_with_the_very_same_pixels_and_damage_is_noticed(store):
+def test_images_are_restored_exactly_and_damage_is_detected(store):
     pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
     image, blobs = Image.from_pixels(pixels), Blobs(store)
     blobs.put([image, image])
@@ -214,7 +214,7 @@ def test_images_come_back_with_the_very_same_pixels_and_damage_is_noticed(store)
         blobs.get("0" * 32)
 
 
-def test_of_a_masked_image_the_mask_is_kept_and_the_pixels_come_back(store):
+def test_a_masked_image_is_stored_as_its_mask_and_restored_exactly(store):
     rng = np.random.default_rng(0)
     picture = Image.from_pixels(rng.integers(0, 256, (48, 64, 3), np.uint8))
     once = paint(picture, rng.random((3, 4)), 0.5)
@@ -225,10 +225,10 @@ def test_of_a_masked_image_the_mask_is_kept_and_the_pixels_come_back(store):
         assert np.array_equal(Blobs(store).get(image.id).pixels, image.pixels)
     assert len((store.root / Blobs.mask_key(once.id)).read_bytes()) < once.pixels.nbytes / 8
     Blobs(store).put([Image(once.pixels, once.id)])
-    assert not store.has(Blobs.key(once.id)), "its mask tells it already"
+    assert not store.has(Blobs.key(once.id)), "its mask is enough"
 
 
-def test_masks_on_masks_without_end_come_back(store):
+def test_deeply_nested_masks_are_restored(store):
     rng = np.random.default_rng(0)
     images = [Image.from_pixels(np.full((32, 32, 3), 255, np.uint8))]
     for _ in range(1500):  # more than a recursion may take
@@ -241,7 +241,7 @@ def test_masks_on_masks_without_end_come_back(store):
     assert kept == [False, *[True] * MOST_MASKS, False, False]
 
 
-def test_a_mask_that_leads_nowhere_is_named(store):
+def test_a_damaged_mask_is_reported(store):
     picture, other = (Image.from_pixels(np.full((8, 8, 3), grey, np.uint8)) for grey in (200, 100))
     masked, blobs = paint(picture, np.ones((2, 2)), 2.0), Blobs(store)
     blobs.put([masked])
@@ -253,14 +253,14 @@ def test_a_mask_that_leads_nowhere_is_named(store):
     with pytest.raises(JournalError, match="missing"):
         blobs.get(masked.id)
     Blobs(store).put([other])
-    for wrong, told in [
+    for wrong, message in [
         (encode_mask(np.zeros((8, 8), np.uint8), other.id), "changed"),
         (encode_mask(np.zeros((4, 4), np.uint8), other.id), "damaged"),
         (b"not a picture", "damaged"),
         (encode_png(picture), "damaged"),
     ]:
         path.write_bytes(wrong)
-        with pytest.raises(JournalError, match=told):
+        with pytest.raises(JournalError, match=message):
             blobs.get(masked.id)
 
 

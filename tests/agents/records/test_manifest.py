@@ -13,7 +13,7 @@ from agents.records.store import Store
 from tests.refusals import refusal
 
 
-def test_a_data_set_may_be_written_otherwise(tmp_path, monkeypatch):
+def test_a_data_set_may_be_spelled_differently(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     store = Store.open(tmp_path / "run")
     claim(store, {"model": "net", "settings": {"dataset": "photos"}})
@@ -22,11 +22,11 @@ def test_a_data_set_may_be_written_otherwise(tmp_path, monkeypatch):
         check(store, {"model": "net", "settings": {"dataset": str(tmp_path / "others")}})
 
 
-def test_a_data_set_may_lie_elsewhere_if_its_fingerprint_is_on_record(tmp_path):
+def test_a_data_set_may_move_if_its_fingerprint_is_on_record(tmp_path):
     store = Store.open(tmp_path)
-    begun = {"model": "net", "settings": {"dataset": "/here/photos", "rounds": 3}}
+    manifest = {"model": "net", "settings": {"dataset": "/here/photos", "rounds": 3}}
     moved = {"model": "net", "settings": {"dataset": "/there/photos", "rounds": 3}}
-    claim(store, begun)
+    claim(store, manifest)
     with pytest.raises(UsageError, match="dataset"):
         check(store, moved)
     claim_studied(store, {"network": "aa", "dataset": "bb"})
@@ -43,9 +43,9 @@ def test_another_configuration_is_refused_with_the_difference(tmp_path):
     assert "rounds" not in refusal.value.message
 
 
-def test_what_differs_is_told_in_the_words_of_the_command_line(tmp_path):
+def test_differences_are_reported_as_options_of_the_command_line(tmp_path):
     store = Store.open(tmp_path)
-    begun = {
+    manifest = {
         "command": "sweep",
         "model": "net",
         "seed": 0,
@@ -53,70 +53,70 @@ def test_what_differs_is_told_in_the_words_of_the_command_line(tmp_path):
         "layers": ["x", "y"],
         "asked": "0-2",
     }
-    begun |= {"units": ["net/x:0", "net/y:0"], "settings": {"interpreter": {"max_rounds": 15}}}
-    claim(store, begun)
+    manifest |= {"units": ["net/x:0", "net/y:0"], "settings": {"interpreter": {"max_rounds": 15}}}
+    claim(store, manifest)
 
     def refusal(**changes):
         with pytest.raises(UsageError) as refused:
-            check(store, begun | changes)
+            check(store, manifest | changes)
         return f"{refused.value.message} {refused.value.fix}"
 
     assert "--seed was 0, now 1" in refusal(seed=1)
     assert "the profile's interpreter.max_rounds was 15, now 9" in refusal(
         settings={"interpreter": {"max_rounds": 9}}
     )
-    told = refusal(layers=["x"], units=["net/x:0"])
-    assert 'LAYERS was "x,y", now "x", which leaves out 1 of its 2.' in told
-    assert "(LAYERS x,y,MORE)" in told
+    message = refusal(layers=["x"], units=["net/x:0"])
+    assert 'LAYERS was "x,y", now "x", which leaves out 1 of its 2.' in message
+    assert "(LAYERS x,y,MORE)" in message
     assert "(LAYERS x,y,MORE --units 0-2,MORE)" in refusal(layers=["x"], asked="1", units=["net/x:1"])
     assert "(--units 0-2,MORE)" in refusal(layers=["x", "y", "z"], asked="1", units=["net/z:1"])
-    told = refusal(asked="0", units=["net/y:0"])
-    assert '--units was "0-2", now "0", which leaves out 1 of its 2.' in told
-    assert "(--units 0-2,MORE)" in told
-    told = refusal(seed=1, units=["net/x:2", "net/y:2"])
-    assert "--seed was 0, now 1" in told, "the seed is why a sample has other units"
-    assert "leaves out" not in told
-    told = refusal(units=["net/x:1", "net/y:1"])
-    assert "the same words name other units, which leaves out 2 of its 2." in told
-    told = refusal(command="audit")
-    assert "a run of `maia sweep`, and this is `maia audit`" in told
-    assert told.count("was") == 0
+    message = refusal(asked="0", units=["net/y:0"])
+    assert '--units was "0-2", now "0", which leaves out 1 of its 2.' in message
+    assert "(--units 0-2,MORE)" in message
+    message = refusal(seed=1, units=["net/x:2", "net/y:2"])
+    assert "--seed was 0, now 1" in message, "the seed is why a sample has other units"
+    assert "leaves out" not in message
+    message = refusal(units=["net/x:1", "net/y:1"])
+    assert "the same words name other units, which leaves out 2 of its 2." in message
+    message = refusal(command="audit")
+    assert "a run of `maia sweep`, and this is `maia audit`" in message
+    assert message.count("was") == 0
 
 
 def test_units_are_compared_once_they_are_known(tmp_path):
     store = Store.open(tmp_path)
-    begun = {"command": "selective", "model": "net"}
-    claim(store, begun | {"units": ["net/x:0"]})
-    check(store, begun)
-    assert not widened(store, begun)
+    manifest = {"command": "selective", "model": "net"}
+    claim(store, manifest | {"units": ["net/x:0"]})
+    check(store, manifest)
+    assert not widened(store, manifest)
     with pytest.raises(UsageError, match="units was"):
-        check(store, begun | {"units": ["net/x:0", "net/x:1"]})
+        check(store, manifest | {"units": ["net/x:0", "net/x:1"]})
 
 
-def test_a_run_may_be_widened_and_keeps_what_else_it_says(tmp_path):
+def test_a_run_may_grow_and_keeps_its_other_settings(tmp_path):
     store = Store.open(tmp_path)
-    begun = {"command": "sweep", "asked": "0-1", "layers": ["x"], "config": "old.yaml"}
-    claim(store, begun | {"units": ["x:0", "x:1"]})
-    more = begun | {"asked": "0-2", "config": "new.yaml"}
+    manifest = {"command": "sweep", "asked": "0-1", "layers": ["x"], "config": "old.yaml"}
+    claim(store, manifest | {"units": ["x:0", "x:1"]})
+    more = manifest | {"asked": "0-2", "config": "new.yaml"}
     check(store, more)
     assert widened(store, more)
-    assert not widened(store, begun)
+    assert not widened(store, manifest)
     claim(store, more | {"units": ["x:0", "x:1", "x:2"]})
     assert widened(store, more), "claiming writes down nothing new: what is new is not planned yet"
     widen(store, more | {"units": ["x:0", "x:1", "x:2"]})
     assert not widened(store, more)
     assert json.loads(store.get(KEY)) == more | {"units": ["x:0", "x:1", "x:2"], "config": "old.yaml"}
     with pytest.raises(UsageError, match="leaves out 1 of its 3"):
-        widen(store, begun | {"units": ["x:0", "x:1"]})
+        widen(store, manifest | {"units": ["x:0", "x:1"]})
 
 
-def test_a_run_whose_units_are_not_on_record_is_of_what_was_asked_for(tmp_path):
-    """As one of `maia ablate`: nothing could tell that it keeps what it has."""
+def test_a_run_without_recorded_units_is_compared_by_its_options(tmp_path):
+    """As one of `maia ablate`: without ids of units, growth cannot be checked."""
     store = Store.open(tmp_path)
-    begun = {"command": "ablate", "model": "net", "layer": "x", "asked": "0-3"}
-    claim(store, begun)
+    manifest = {"command": "ablate", "model": "net", "layer": "x", "asked": "0-3"}
+    claim(store, manifest)
     with pytest.raises(UsageError, match='asked was "0-3", now "0-1"'):
-        check(store, begun | {"asked": "0-1"})
+        check(store, manifest | {"asked": "0-1"})
 
 
 def test_the_same_settings_from_another_file_are_the_same_configuration(tmp_path):
@@ -126,7 +126,7 @@ def test_the_same_settings_from_another_file_are_the_same_configuration(tmp_path
     assert refusal(check, store, same) == ""
 
 
-def test_where_a_model_is_and_how_hard_it_is_driven_may_change_and_which_it_is_may_not(tmp_path):
+def test_the_address_and_rate_of_a_model_may_change_but_not_its_name(tmp_path):
     store = Store.open(tmp_path)
     chat = {"model": "qwen", "base_url": "http://gpu-17:8000/v1", "requests_per_minute": 60, "price": None}
     vision = {"batch": 64, "dtype": "float32", "map_memory_mb": 256}
@@ -145,7 +145,7 @@ def test_where_a_model_is_and_how_hard_it_is_driven_may_change_and_which_it_is_m
         )
 
 
-def test_weights_and_images_that_changed_under_their_name_are_another_run(tmp_path):
+def test_changed_weights_or_images_are_refused(tmp_path):
     store = Store.open(tmp_path)
     check_studied(store, {"network": "aa", "dataset": "bb"})
     claim_studied(store, {"network": "aa", "dataset": "bb", "interpreter": "x"})

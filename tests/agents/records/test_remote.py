@@ -1,4 +1,4 @@
-"""A run at a URL is a run: one owner, nothing lost, and whoever fetches it can go on."""
+"""A run at a URL is a run: one owner, nothing lost, and a fetched copy can be resumed."""
 
 from __future__ import annotations
 
@@ -41,12 +41,11 @@ def url(request, tmp_path):
     return f"memory://{name}/run" if request.param == "memory" else f"file://{tmp_path}/there/run"
 
 
+def ignore(message: str) -> None: ...
+
+
 def never() -> None:
-    raise AssertionError("nobody asked for that")
-
-
-def said(list_of: list[str]):
-    return list_of.append
+    raise AssertionError("the run was not asked to stop")
 
 
 async def until(condition) -> None:
@@ -63,7 +62,7 @@ def write(folder: Path, **files: str) -> Store:
 
 
 @pytest.mark.parametrize("text", ["s3://b/x", "gs://b", "file:///x", "memory://x"])
-def test_urls_are_told_from_folders(text):
+def test_a_url_is_distinguished_from_a_folder(text):
     assert is_url(text)
     assert not is_url("runs/b6")
     assert not is_url("/a/s3://x")
@@ -105,7 +104,7 @@ def test_of_many_that_put_at_once_one_wins(bucket):
     assert [str(each).encode() for each in won] == [RemoteStore(url).get("claim")]
 
 
-def test_a_copy_that_is_fetched_elsewhere_is_the_run(url, tmp_path):
+def test_a_fetched_copy_equals_the_run(url, tmp_path):
     write(tmp_path / "a", plan="p", units__u__rounds__0001="r", blobs__ab__x="image", report__index="page")
     remote = RemoteStore(url)
     first = WorkingCopy(remote, tmp_path / "a")
@@ -119,7 +118,7 @@ def test_a_copy_that_is_fetched_elsewhere_is_the_run(url, tmp_path):
     assert list(Store(tmp_path / "c").keys("")) == ["plan", "units/u/rounds/0001"]
 
 
-def test_what_changes_is_copied_again_and_half_a_file_never_is(url, tmp_path):
+def test_push_copies_changed_files_and_no_unfinished_one(url, tmp_path):
     store = write(tmp_path / "a", table="1")
     (tmp_path / "a" / f".{uuid.uuid4().hex}.tmp").write_text("half")
     copy = WorkingCopy(RemoteStore(url), tmp_path / "a")
@@ -136,7 +135,7 @@ def test_what_changes_is_copied_again_and_half_a_file_never_is(url, tmp_path):
     assert other.push() == 0, "what came from there need not go back"
 
 
-def test_what_is_fetched_is_as_old_as_it_was(url, tmp_path):
+def test_pull_keeps_the_time_of_writing(url, tmp_path):
     remote = RemoteStore(url)
     write(tmp_path / "a", plan="p", units__u__rounds__0001="r")
     WorkingCopy(remote, tmp_path / "a").push()
@@ -149,7 +148,7 @@ def test_what_is_fetched_is_as_old_as_it_was(url, tmp_path):
         )
 
 
-def test_who_goes_on_where_it_was_sends_only_what_the_url_lacks(place, tmp_path):
+def test_push_from_the_same_folder_sends_only_what_the_url_lacks(place, tmp_path):
     store = write(tmp_path / "a", plan="p", units__u__rounds__0001="r", blobs__ab__x="image")
     WorkingCopy(RemoteStore(place), tmp_path / "a").push()
     store.put("units/u/rounds/0002", b"s")
@@ -159,7 +158,7 @@ def test_who_goes_on_where_it_was_sends_only_what_the_url_lacks(place, tmp_path)
     assert RemoteStore(place).get("units/u/rounds/0002") == b"s"
 
 
-def test_an_object_whose_name_leads_out_of_the_folder_is_not_fetched(bucket, tmp_path):
+def test_pull_refuses_an_object_whose_name_leads_out_of_the_folder(bucket, tmp_path):
     url = f"{bucket}/{uuid.uuid4().hex}"
     remote = RemoteStore(url)
     remote.put("units/../../../escaped", b"")
@@ -169,7 +168,7 @@ def test_an_object_whose_name_leads_out_of_the_folder_is_not_fetched(bucket, tmp
 
 
 @pytest.mark.parametrize("name", ["units/u/done.json", "blobs/ab/x.png", "plan.json"])
-def test_an_object_that_is_larger_than_a_file_of_a_run_is_named_and_not_fetched(name, tmp_path):
+def test_pull_refuses_an_object_that_is_too_large(name, tmp_path):
     """Whoever may write to the bucket does not fill this machine's disk or memory; a table is made again."""
     there = tmp_path / "there"
     for large in (there / "results.csv", there / name):
@@ -186,7 +185,7 @@ def test_an_object_that_is_larger_than_a_file_of_a_run_is_named_and_not_fetched(
     assert [path for path in copy.rglob("*") if path.is_file()] == []
 
 
-def test_of_a_file_system_no_link_pipe_or_device_is_fetched(tmp_path):
+def test_pull_skips_links_pipes_and_devices(tmp_path):
     """As in a folder: what lies elsewhere on this machine is no part of a run."""
     there, outside = tmp_path / "there", tmp_path / "outside"
     write(there, manifest="{}", units__u__done="{}")
@@ -200,9 +199,9 @@ def test_of_a_file_system_no_link_pipe_or_device_is_fetched(tmp_path):
     assert fetched == {"manifest", "units", "units/u", "units/u/done"}
 
 
-async def test_a_bucket_that_is_gone_for_a_while_costs_nothing(bucket, tmp_path, monkeypatch):
+async def test_copying_resumes_after_the_bucket_was_missing(bucket, tmp_path, monkeypatch):
     """A client says of it what it says of a missing key, which must not end the copying unheard."""
-    url, told = f"{bucket}/{uuid.uuid4().hex}", []
+    url, messages = f"{bucket}/{uuid.uuid4().hex}", []
     service = type(RemoteStore(url).fs)
     put, gone = service.put, threading.Event()
 
@@ -212,10 +211,10 @@ async def test_a_bucket_that_is_gone_for_a_while_costs_nothing(bucket, tmp_path,
         return put(self, *arguments, **named)
 
     monkeypatch.setattr(service, "put", missing)
-    async with mirrored(url, tmp_path / "a", notify=told.append, stop=never, copy_s=0.01):
+    async with mirrored(url, tmp_path / "a", notify=messages.append, stop=never, copy_s=0.01):
         gone.set()
         write(tmp_path / "a", plan="p")
-        await until(lambda: any("goes on in" in line for line in told))
+        await until(lambda: any("goes on in" in line for line in messages))
         gone.clear()
         await until(lambda: RemoteStore(url).has("plan"))
 
@@ -253,9 +252,9 @@ def test_a_record_is_copied_after_the_images_that_it_names(place, tmp_path, monk
 
 
 async def test_a_run_goes_on_from_its_url_on_another_machine(url, tmp_path):
-    async with mirrored(url, tmp_path / "a", notify=said([]), stop=never, copy_s=0.05):
+    async with mirrored(url, tmp_path / "a", notify=ignore, stop=never, copy_s=0.05):
         write(tmp_path / "a", plan="p", units__u__rounds__0001="r")
-    async with mirrored(url, tmp_path / "b", notify=said([]), stop=never, copy_s=0.05):
+    async with mirrored(url, tmp_path / "b", notify=ignore, stop=never, copy_s=0.05):
         assert Store(tmp_path / "b").get("units/u/rounds/0001") == b"r"
         write(tmp_path / "b", units__u__rounds__0002="s")
         await until(lambda: RemoteStore(url).has("units/u/rounds/0002"))
@@ -263,43 +262,41 @@ async def test_a_run_goes_on_from_its_url_on_another_machine(url, tmp_path):
 
 
 async def test_a_copy_that_was_overtaken_is_set_aside_and_never_mixed_in(place, tmp_path):
-    first, told = tmp_path / "a", []
-    async with mirrored(place, first, notify=told.append, stop=never):
+    first, messages = tmp_path / "a", []
+    async with mirrored(place, first, notify=messages.append, stop=never):
         write(first, plan="p", units__u__rounds__0001="one")
     # The first machine is lost with a round that was not copied, and another goes on from what was.
     write(first, units__u__rounds__0002="of the first")
-    async with mirrored(place, tmp_path / "b", notify=told.append, stop=never):
+    async with mirrored(place, tmp_path / "b", notify=messages.append, stop=never):
         write(tmp_path / "b", units__u__rounds__0002="of the second")
-    assert not any("kept in" in line for line in told)
-    async with mirrored(place, first, notify=told.append, stop=never):
+    assert not any("kept in" in line for line in messages)
+    async with mirrored(place, first, notify=messages.append, stop=never):
         assert Store(first).get("units/u/rounds/0002") == b"of the second"
     assert RemoteStore(place).get("units/u/rounds/0002") == b"of the second"
     (aside,) = tmp_path.glob("a.aside-*")
     assert Store(aside).get("units/u/rounds/0002") == b"of the first"
-    assert any(str(aside) in line for line in told)
+    assert any(str(aside) in line for line in messages)
 
 
-async def test_what_was_only_read_here_is_not_set_aside_when_work_begins_here(place, tmp_path):
-    reader, told = tmp_path / "b", []
-    async with mirrored(place, tmp_path / "a", notify=said([]), stop=never):
+async def test_a_copy_that_was_only_read_is_replaced_and_not_set_aside(place, tmp_path):
+    reader, messages = tmp_path / "b", []
+    async with mirrored(place, tmp_path / "a", notify=ignore, stop=never):
         write(tmp_path / "a", plan="p", units__u__rounds__0001="r")
     async with followed(place, reader):
         assert Store(reader).has("units/u/rounds/0001")
-    async with mirrored(place, reader, notify=told.append, stop=never):
+    async with mirrored(place, reader, notify=messages.append, stop=never):
         assert Store(reader).get("units/u/rounds/0001") == b"r"
     assert not list(tmp_path.glob("b.aside-*"))
-    assert not any("kept in" in line for line in told)
+    assert not any("kept in" in line for line in messages)
 
 
-async def test_what_was_not_copied_yet_outlives_a_power_cut_that_emptied_the_note_of_who_held_it(
-    place, tmp_path
-):
+async def test_files_not_yet_copied_survive_a_power_cut(place, tmp_path):
     folder = tmp_path / "a"
-    async with mirrored(place, folder, notify=said([]), stop=never):
+    async with mirrored(place, folder, notify=ignore, stop=never):
         write(folder, plan="p")
     write(folder, units__u__calls__k="paid for, and not copied")
     (tmp_path / "a.held").write_text("")
-    async with mirrored(place, folder, notify=said([]), stop=never):
+    async with mirrored(place, folder, notify=ignore, stop=never):
         pass
     (aside,) = tmp_path.glob("a.aside-*")
     assert Store(aside).has("units/u/calls/k")
@@ -307,42 +304,42 @@ async def test_what_was_not_copied_yet_outlives_a_power_cut_that_emptied_the_not
 
 async def test_a_copy_goes_on_after_its_own_process_died_and_one_of_another_run_does_not(place, tmp_path):
     folder = tmp_path / "a"
-    async with mirrored(place, folder, notify=said([]), stop=never):
+    async with mirrored(place, folder, notify=ignore, stop=never):
         write(folder, plan="p")
     write(folder, units__u__rounds__0001="not copied yet")
-    async with mirrored(place, folder, notify=said([]), stop=never):
+    async with mirrored(place, folder, notify=ignore, stop=never):
         assert Store(folder).has("units/u/rounds/0001")
     assert RemoteStore(place).has("units/u/rounds/0001")
     for key in list(RemoteStore(place).keys("")):
         RemoteStore(place).fs.rm(RemoteStore(place)._path(key))
-    async with mirrored(place, folder, notify=said([]), stop=never):
+    async with mirrored(place, folder, notify=ignore, stop=never):
         assert not Store(folder).has("units/u/rounds/0001"), "the URL was emptied, and is another run's"
         write(folder, plan="q")
     assert RemoteStore(place).get("plan") == b"q"
 
 
-async def test_a_second_process_is_refused_by_name(url, tmp_path):
-    async with mirrored(url, tmp_path / "a", notify=said([]), stop=never, beat_s=0.1):
+async def test_a_second_process_is_refused_and_the_first_named(url, tmp_path):
+    async with mirrored(url, tmp_path / "a", notify=ignore, stop=never, beat_s=0.1):
         with pytest.raises(UsageError, match="is working on"):
             await refuse(url, tmp_path / "b")
 
 
 async def refuse(url: str, folder: Path) -> None:
-    async with mirrored(url, folder, notify=said([]), stop=never):
+    async with mirrored(url, folder, notify=ignore, stop=never):
         raise AssertionError("two at once")
 
 
 async def test_a_run_is_asked_to_stop_at_its_url(place, tmp_path):
     asked = asyncio.Event()
-    async with mirrored(place, tmp_path / "a", notify=said([]), stop=asked.set, copy_s=0.01):
+    async with mirrored(place, tmp_path / "a", notify=ignore, stop=asked.set, copy_s=0.01):
         assert ask_to_stop(place)
         await asyncio.wait_for(asked.wait(), 60)
-    assert not ask_to_stop(place), "nobody works there any more"
+    assert not ask_to_stop(place), "no process works there any more"
 
 
-async def test_who_works_in_the_copy_is_asked_there(place, tmp_path):
+async def test_a_request_to_stop_reaches_the_process_in_the_working_copy(place, tmp_path):
     folder = tmp_path / "a"
-    working = mirrored(place, folder, notify=said([]), stop=never, copy_s=0.01)
+    working = mirrored(place, folder, notify=ignore, stop=never, copy_s=0.01)
     async with working, await Lease.take(Store.open(folder)) as lease:
         assert ask_to_stop(place)
         await until(lease.cancelled)
@@ -352,7 +349,7 @@ async def test_readers_follow_what_is_copied(url, tmp_path):
     with pytest.raises(UsageError, match="there is no run at"):
         async with followed(url, tmp_path / "b"):
             raise AssertionError("nothing to read")
-    async with mirrored(url, tmp_path / "a", notify=said([]), stop=never, copy_s=0.01):
+    async with mirrored(url, tmp_path / "a", notify=ignore, stop=never, copy_s=0.01):
         store = write(tmp_path / "a", plan="p")
         await until(lambda: RemoteStore(url).has("plan"))
         async with followed(url, tmp_path / "b", every_s=0.01):
@@ -362,31 +359,31 @@ async def test_readers_follow_what_is_copied(url, tmp_path):
 
 
 async def test_a_run_that_was_refused_leaves_nothing_at_its_url(place, tmp_path):
-    async with mirrored(place, tmp_path / "a", notify=said([]), stop=never):
+    async with mirrored(place, tmp_path / "a", notify=ignore, stop=never):
         pass
     assert list(RemoteStore(place).keys("")) == []
     with pytest.raises(UsageError, match="no such layer"):
-        async with mirrored(place, tmp_path / "a", notify=said([]), stop=never):
+        async with mirrored(place, tmp_path / "a", notify=ignore, stop=never):
             raise UsageError("no such layer")
     assert list(RemoteStore(place).keys("")) == []
 
 
 async def test_a_run_that_ends_with_an_error_is_all_at_its_url(place, tmp_path):
-    told: list[str] = []
+    messages: list[str] = []
 
     async def fail() -> None:
-        async with mirrored(place, tmp_path / "a", notify=told.append, stop=never):
+        async with mirrored(place, tmp_path / "a", notify=messages.append, stop=never):
             write(tmp_path / "a", plan="p")
             raise UsageError("two units failed")
 
     with pytest.raises(UsageError, match="two units failed"):
         await fail()
-    assert told[-1] == f"all of it is at {place}"
+    assert messages[-1] == f"all of it is at {place}"
     assert RemoteStore(place).get("plan") == b"p"
 
 
-async def test_a_service_that_is_gone_for_a_while_costs_nothing(bucket, tmp_path, monkeypatch):
-    url, told = f"{bucket}/{uuid.uuid4().hex}", []
+async def test_copying_resumes_after_the_service_failed(bucket, tmp_path, monkeypatch):
+    url, messages = f"{bucket}/{uuid.uuid4().hex}", []
     upload, broken = RemoteStore.upload, threading.Event()
 
     def unsure(self, files):
@@ -395,13 +392,13 @@ async def test_a_service_that_is_gone_for_a_while_costs_nothing(bucket, tmp_path
         upload(self, files)
 
     monkeypatch.setattr(RemoteStore, "upload", unsure)
-    async with mirrored(url, tmp_path / "a", notify=told.append, stop=never, copy_s=0.01):
+    async with mirrored(url, tmp_path / "a", notify=messages.append, stop=never, copy_s=0.01):
         broken.set()
         write(tmp_path / "a", plan="p")
-        await until(lambda: any("goes on in" in line for line in told))
+        await until(lambda: any("goes on in" in line for line in messages))
         broken.clear()
     assert RemoteStore(url).get("plan") == b"p"
-    assert sum("goes on in" in line for line in told) == 1, "it is told once"
+    assert sum("goes on in" in line for line in messages) == 1, "it is reported once"
 
 
 async def test_a_service_that_cannot_be_reached_says_so_with_the_url(tmp_path, monkeypatch, bucket):
@@ -417,12 +414,12 @@ async def test_a_mistyped_bucket_is_not_made(bucket, tmp_path):
 
 
 def test_a_password_in_a_url_is_refused_and_not_repeated():
-    with pytest.raises(UsageError, match=r"files\.example") as told:
+    with pytest.raises(UsageError, match=r"files\.example") as refused:
         RemoteStore("ftp://ada:hunter2@files.example/run")
-    assert "hunter2" not in str(told.value)
+    assert "hunter2" not in str(refused.value)
 
 
-def test_urls_that_nobody_here_knows_are_refused(monkeypatch):
+def test_a_url_without_its_package_is_refused(monkeypatch):
     with pytest.raises(UsageError, match="cannot be used"):
         RemoteStore("foo://x/y")
 
@@ -430,6 +427,6 @@ def test_urls_that_nobody_here_knows_are_refused(monkeypatch):
         raise ImportError("Install s3fs to access S3")
 
     monkeypatch.setattr("fsspec.core.url_to_fs", missing)
-    with pytest.raises(UsageError, match="not installed") as told:
+    with pytest.raises(UsageError, match="not installed") as refused:
         RemoteStore("s3://x/y")
-    assert "maia[s3]" in str(told.value)
+    assert "maia[s3]" in str(refused.value)

@@ -1,4 +1,4 @@
-"""Agreement is told from images and not from words, and what was not measured is not counted."""
+"""Agreement is measured on images and not on words, and what was not measured is not counted."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ async def test_a_label_that_is_seen_in_everything_agrees_no_better_than_chance()
     assert predicted == {(1, 2): 0.5, (2, 1): 1.0}
 
 
-async def test_what_the_witness_cannot_tell_is_left_out() -> None:
+async def test_images_without_a_clear_answer_of_the_witness_are_left_out() -> None:
     found = await measured(answer(1, "blurs", "dog"), answer(2, "dogs", "dog"))
     assert [(pair.label_of, pair.predicted) for pair in found.pairs] == [(2, 1.0)]
 

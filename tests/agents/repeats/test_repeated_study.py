@@ -27,8 +27,8 @@ CODE = "[HYPOTHESIS LIST]:\nHypothesis_1: fruit\n[CODE]:\n```python\nlook\n```"
 
 async def look(host: Any) -> str:
     made = await host.call("text2image", {"prompts": ["a banana on a plate", "a car"]})
-    told = await host.call("measure", {"images": made["images"]})
-    return str(told["activations"])
+    measured = await host.call("measure", {"images": made["images"]})
+    return str(measured["activations"])
 
 
 class Agents:
@@ -119,7 +119,7 @@ def world(tmp_path: Path) -> World:
     return World(tmp_path)
 
 
-async def test_the_pooled_answer_stands_beside_what_each_study_said(world: World) -> None:
+async def test_a_pooled_result_lists_the_labels_and_verdicts_of_its_studies(world: World) -> None:
     record = await world.study()
     assert (record["label"], record["seed"]) == ("banana", 7)
     assert record["verdict"] in HOLDING

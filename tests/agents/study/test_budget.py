@@ -174,7 +174,7 @@ def test_what_a_damaged_record_hides_is_counted_at_its_most_or_named(tmp_path: P
 @pytest.mark.parametrize(
     "key", ["charged/1.json", "rounds/0001.json", "calls/2.request-1", "calls/3.answer", "survey.json"]
 )
-def test_with_any_limit_a_damaged_charge_is_refused_and_without_one_it_is_told(
+def test_a_damaged_charge_is_refused_under_a_budget_and_reported_without_one(
     name: str, key: str, tmp_path: Path
 ) -> None:
     """Whoever damages what was paid must not get a second budget."""

@@ -37,9 +37,9 @@ CODE = "[HYPOTHESIS LIST]:\nHypothesis_1: dogs\n[CODE]:\n```python\nlook\n```"
 
 async def look(host: Any) -> str:
     made = await host.call("text2image", {"prompts": ["a dog", "a cat"]})
-    told = await host.call("measure", {"images": made["images"]})
-    await host.call("display", {"items": ["dog and cat", *told["images"]]})
-    return f"activations {told['activations']}"
+    measured = await host.call("measure", {"images": made["images"]})
+    await host.call("display", {"items": ["dog and cat", *measured["images"]]})
+    return f"activations {measured['activations']}"
 
 
 class ScriptedExaminer:
@@ -98,7 +98,7 @@ async def test_the_unit_is_never_named_to_the_model(bench):
 
 
 @pytest.mark.parametrize(
-    ("reply", "told"),
+    ("reply", "expected"),
     [
         ("", "empty"),
         ("I wonder.", "neither a program"),
@@ -107,14 +107,14 @@ async def test_the_unit_is_never_named_to_the_model(bench):
         (ChatReply("", "filtered"), "filtered"),
     ],
 )
-async def test_a_reply_that_holds_nothing_to_do_is_answered_in_words(bench, reply, told):
+async def test_a_reply_without_program_or_answer_gets_a_message(bench, reply, expected):
     study, chat = await bench.study(reply, ANSWER)
     assert study.status == "answered"
-    assert told in chat.requests[1].messages[-1].text
+    assert expected in chat.requests[1].messages[-1].text
     assert bench.sandbox.ran == []
 
 
-async def test_an_answer_beside_a_program_waits_for_the_program(bench):
+async def test_a_reply_with_a_program_and_an_answer_runs_the_program_first(bench):
     study, chat = await bench.study(f"{CODE}\n{ANSWER}", ANSWER)
     assert bench.sandbox.ran == ["look"]
     assert "the answer was not taken" in chat.requests[1].messages[-1].text
@@ -151,7 +151,7 @@ async def test_before_the_last_reply_a_final_answer_is_demanded_and_then_it_ends
     assert bench.sandbox.ran == ["look", "look"], "the last reply's program is not run"
 
 
-async def test_the_last_reply_may_answer_beside_a_program(bench):
+async def test_the_last_reply_answers_and_its_program_is_not_run(bench):
     study, _ = await bench.study(CODE, f"{CODE}\n{ANSWER}", max_rounds=2)
     assert study.status == "answered"
 
@@ -291,7 +291,7 @@ async def test_a_study_that_was_cut_off_goes_on_after_its_last_round(bench, tmp_
         assert len(bench.sandbox.restored) == 1
 
 
-async def test_images_of_a_taken_up_study_are_the_same_images(bench):
+async def test_images_of_a_resumed_study_are_on_disk(bench):
     study, _ = await bench.study(CODE, ANSWER)
     shown = [part.image for part in study.rounds[0].observation if isinstance(part, ShownImage)]
     blobs = Journal(bench.store, bench.subject.id).blobs
@@ -350,7 +350,7 @@ async def test_thoughts_are_on_record_and_are_neither_run_nor_read(bench):
     assert "draft" not in chat.requests[1].messages[2].text
 
 
-async def test_a_reply_of_thoughts_alone_is_told_so(bench):
+async def test_a_reply_of_thoughts_alone_gets_a_message(bench):
     """The model learns that its answer did not come through."""
     _, chat = await bench.study(ChatReply("", thoughts="hm"), ANSWER)
     assert "thoughts only" in chat.requests[1].messages[-1].text
