@@ -337,7 +337,7 @@ def _rank(key: str) -> int:
 
 @asynccontextmanager
 async def mirrored(
-    url: str,
+    remote: RemoteStore,
     folder: Path,
     *,
     notify: Callable[[str], None],
@@ -345,7 +345,7 @@ async def mirrored(
     copy_s: float = COPY_S,
     beat_s: float = BEAT_S,
 ) -> AsyncIterator[None]:
-    """Work in `folder` on the run at `url`: it is fetched first, and copied there while and after the work is
+    """Work in `folder` on the run at a URL: it is fetched first, and copied there while and after the work is
     done.
 
     `stop` is called once if the run is asked at the URL to stop, or is taken over.
@@ -355,10 +355,9 @@ async def mirrored(
         LeaseLostError: If another process has taken the run over.
         StoreError: If the URL fails at the beginning, or at the end: the folder then has what it has not.
     """
-    remote = RemoteStore(url)
     await asyncio.to_thread(remote.check)
     copy = WorkingCopy(remote, folder)
-    marks = RemoteStore(url, _OWN)
+    marks = RemoteStore(remote.name, _OWN)
     copied = False
     try:
         async with await Lease.take(marks, beat_s=beat_s, stale_s=6 * beat_s, notify=notify) as lease:

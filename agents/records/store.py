@@ -50,8 +50,8 @@ class Objects(Protocol):
 class Store:
     """Objects by key (a relative path with `/`) in a folder of a local or shared file system."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, *, spare_bytes: int = SPARE_BYTES) -> None:
+        self.root, self._spare_bytes = root, spare_bytes
 
     @property
     def name(self) -> str:
@@ -96,15 +96,15 @@ class Store:
         """Make sure that what starts now can be written when it ends.
 
         Raises:
-            StoreError: If less than `SPARE_BYTES` are free.
+            StoreError: If less than `spare_bytes` are free.
         """
         try:
             free = shutil.disk_usage(self.root).free
         except OSError as error:
             raise _refusal(self.root, error) from error
-        if free < SPARE_BYTES:
+        if free < self._spare_bytes:
             raise StoreError(
-                f"the disk of {self.root} is nearly full: {free / 2**20:.0f} MB are left, {SPARE_BYTES / 2**20:.0f} "
+                f"the disk of {self.root} is nearly full: {free / 2**20:.0f} MB are left, {self._spare_bytes / 2**20:.0f} "
                 "MB are needed to start anything.",
                 "Free some space and resume.",
             )

@@ -61,13 +61,16 @@ def _work(ctx: typer.Context, value: Any) -> Any:
     """Work on the run at a URL, in its working copy, until the command ends."""
     if not isinstance(value, Url):
         return value
-    from agents.records.remote import mirrored
+    from agents.records.remote import RemoteStore, mirrored
 
     folder = working_copy(ctx, value)
     ctx.with_resource(
         opened(
             mirrored(
-                value.text, folder, notify=Console().say, stop=lambda: os.kill(os.getpid(), signal.SIGINT)
+                RemoteStore(value.text),
+                folder,
+                notify=Console().say,
+                stop=lambda: os.kill(os.getpid(), signal.SIGINT),
             )
         )
     )

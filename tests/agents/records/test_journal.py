@@ -64,9 +64,8 @@ async def test_a_recorded_answer_is_not_requested_again(store):
     )
 
 
-async def test_no_call_is_sent_when_the_disk_is_nearly_full(store, monkeypatch):
-    model, journal = CountingChat(), Journal(store, "u")
-    monkeypatch.setattr("agents.records.store.SPARE_BYTES", 2**62)
+async def test_no_call_is_sent_when_the_disk_is_nearly_full(tmp_path):
+    model, journal = CountingChat(), Journal(Store(tmp_path, spare_bytes=2**62), "u")
     with pytest.raises(StoreError, match="nearly full") as refusal:
         await RecordedChat(model, journal, "interpreter").complete(ask("a"))
     assert "Free some space" in refusal.value.fix

@@ -199,27 +199,44 @@ def test_pull_skips_links_pipes_and_devices(tmp_path):
     assert fetched == {"manifest", "units", "units/u", "units/u/done"}
 
 
-async def test_copying_resumes_after_the_bucket_was_missing(bucket, tmp_path, monkeypatch):
-    """A client says of it what it says of a missing key, which must not end the copying unheard."""
-    url, messages = f"{bucket}/{uuid.uuid4().hex}", []
-    service = type(RemoteStore(url).fs)
-    put, gone = service.put, threading.Event()
+class Failing(RemoteStore):
+    """Raises `error` at each upload while `broken` is set."""
 
-    def missing(self, *arguments, **named):
-        if gone.is_set():
-            raise FileNotFoundError("The specified bucket does not exist")
-        return put(self, *arguments, **named)
+    def __init__(self, url: str, error: Exception) -> None:
+        super().__init__(url)
+        self.error, self.broken = error, threading.Event()
 
-    monkeypatch.setattr(service, "put", missing)
-    async with mirrored(url, tmp_path / "a", notify=messages.append, stop=never, copy_s=0.01):
-        gone.set()
+    def upload(self, files) -> None:
+        with self._translate_errors():
+            if self.broken.is_set():
+                raise self.error
+        super().upload(files)
+
+
+@pytest.mark.parametrize(
+    "error", [FileNotFoundError("The specified bucket does not exist"), StoreError("it cannot be reached.")]
+)
+async def test_copying_resumes_after_the_service_failed(place, tmp_path, error):
+    """A client reports a missing bucket as it reports a missing key, which must not end the copying."""
+    remote, messages = Failing(place, error), []
+    async with mirrored(remote, tmp_path / "a", notify=messages.append, stop=never, copy_s=0.01):
+        remote.broken.set()
         write(tmp_path / "a", plan="p")
         await until(lambda: any("goes on in" in line for line in messages))
-        gone.clear()
-        await until(lambda: RemoteStore(url).has("plan"))
+        remote.broken.clear()
+        await until(lambda: RemoteStore(place).has("plan"))
+    assert sum("goes on in" in line for line in messages) == 1, "it is reported once"
 
 
-def test_a_record_is_copied_after_the_images_that_it_names(place, tmp_path, monkeypatch):
+class Ordered(RemoteStore):
+    """Notes what is uploaded, in order."""
+
+    def upload(self, files) -> None:
+        self.order = [*getattr(self, "order", []), [key for _, key in files]]
+        super().upload(files)
+
+
+def test_a_record_is_copied_after_the_images_that_it_names(place, tmp_path):
     write(
         tmp_path / "a",
         units__u__done="d",
@@ -233,13 +250,9 @@ def test_a_record_is_copied_after_the_images_that_it_names(place, tmp_path, monk
     )
     for name in ("units/u/done", "manifest", "plan", "screening"):
         (tmp_path / "a" / name).rename(tmp_path / "a" / f"{name}.json")
-    remote, order = RemoteStore(place), []
-    upload = remote.upload
-    monkeypatch.setattr(
-        remote, "upload", lambda files: (order.append([key for _, key in files]), upload(files))
-    )
+    remote = Ordered(place)
     WorkingCopy(remote, tmp_path / "a").push()
-    assert order == [
+    assert remote.order == [
         ["blobs/ab/x"],
         ["units/u/calls/k"],
         ["units/u/rounds/0001"],
@@ -252,9 +265,9 @@ def test_a_record_is_copied_after_the_images_that_it_names(place, tmp_path, monk
 
 
 async def test_a_run_goes_on_from_its_url_on_another_machine(url, tmp_path):
-    async with mirrored(url, tmp_path / "a", notify=ignore, stop=never, copy_s=0.05):
+    async with mirrored(RemoteStore(url), tmp_path / "a", notify=ignore, stop=never, copy_s=0.05):
         write(tmp_path / "a", plan="p", units__u__rounds__0001="r")
-    async with mirrored(url, tmp_path / "b", notify=ignore, stop=never, copy_s=0.05):
+    async with mirrored(RemoteStore(url), tmp_path / "b", notify=ignore, stop=never, copy_s=0.05):
         assert Store(tmp_path / "b").get("units/u/rounds/0001") == b"r"
         write(tmp_path / "b", units__u__rounds__0002="s")
         await until(lambda: RemoteStore(url).has("units/u/rounds/0002"))
@@ -263,14 +276,14 @@ async def test_a_run_goes_on_from_its_url_on_another_machine(url, tmp_path):
 
 async def test_a_copy_that_was_overtaken_is_set_aside_and_never_mixed_in(place, tmp_path):
     first, messages = tmp_path / "a", []
-    async with mirrored(place, first, notify=messages.append, stop=never):
+    async with mirrored(RemoteStore(place), first, notify=messages.append, stop=never):
         write(first, plan="p", units__u__rounds__0001="one")
     # The first machine is lost with a round that was not copied, and another goes on from what was.
     write(first, units__u__rounds__0002="of the first")
-    async with mirrored(place, tmp_path / "b", notify=messages.append, stop=never):
+    async with mirrored(RemoteStore(place), tmp_path / "b", notify=messages.append, stop=never):
         write(tmp_path / "b", units__u__rounds__0002="of the second")
     assert not any("kept in" in line for line in messages)
-    async with mirrored(place, first, notify=messages.append, stop=never):
+    async with mirrored(RemoteStore(place), first, notify=messages.append, stop=never):
         assert Store(first).get("units/u/rounds/0002") == b"of the second"
     assert RemoteStore(place).get("units/u/rounds/0002") == b"of the second"
     (aside,) = tmp_path.glob("a.aside-*")
@@ -280,11 +293,11 @@ async def test_a_copy_that_was_overtaken_is_set_aside_and_never_mixed_in(place, 
 
 async def test_a_copy_that_was_only_read_is_replaced_and_not_set_aside(place, tmp_path):
     reader, messages = tmp_path / "b", []
-    async with mirrored(place, tmp_path / "a", notify=ignore, stop=never):
+    async with mirrored(RemoteStore(place), tmp_path / "a", notify=ignore, stop=never):
         write(tmp_path / "a", plan="p", units__u__rounds__0001="r")
     async with followed(place, reader):
         assert Store(reader).has("units/u/rounds/0001")
-    async with mirrored(place, reader, notify=messages.append, stop=never):
+    async with mirrored(RemoteStore(place), reader, notify=messages.append, stop=never):
         assert Store(reader).get("units/u/rounds/0001") == b"r"
     assert not list(tmp_path.glob("b.aside-*"))
     assert not any("kept in" in line for line in messages)
@@ -292,11 +305,11 @@ async def test_a_copy_that_was_only_read_is_replaced_and_not_set_aside(place, tm
 
 async def test_files_not_yet_copied_survive_a_power_cut(place, tmp_path):
     folder = tmp_path / "a"
-    async with mirrored(place, folder, notify=ignore, stop=never):
+    async with mirrored(RemoteStore(place), folder, notify=ignore, stop=never):
         write(folder, plan="p")
     write(folder, units__u__calls__k="paid for, and not copied")
     (tmp_path / "a.held").write_text("")
-    async with mirrored(place, folder, notify=ignore, stop=never):
+    async with mirrored(RemoteStore(place), folder, notify=ignore, stop=never):
         pass
     (aside,) = tmp_path.glob("a.aside-*")
     assert Store(aside).has("units/u/calls/k")
@@ -304,34 +317,34 @@ async def test_files_not_yet_copied_survive_a_power_cut(place, tmp_path):
 
 async def test_a_copy_goes_on_after_its_own_process_died_and_one_of_another_run_does_not(place, tmp_path):
     folder = tmp_path / "a"
-    async with mirrored(place, folder, notify=ignore, stop=never):
+    async with mirrored(RemoteStore(place), folder, notify=ignore, stop=never):
         write(folder, plan="p")
     write(folder, units__u__rounds__0001="not copied yet")
-    async with mirrored(place, folder, notify=ignore, stop=never):
+    async with mirrored(RemoteStore(place), folder, notify=ignore, stop=never):
         assert Store(folder).has("units/u/rounds/0001")
     assert RemoteStore(place).has("units/u/rounds/0001")
     for key in list(RemoteStore(place).keys("")):
         RemoteStore(place).fs.rm(RemoteStore(place)._path(key))
-    async with mirrored(place, folder, notify=ignore, stop=never):
+    async with mirrored(RemoteStore(place), folder, notify=ignore, stop=never):
         assert not Store(folder).has("units/u/rounds/0001"), "the URL was emptied, and is another run's"
         write(folder, plan="q")
     assert RemoteStore(place).get("plan") == b"q"
 
 
 async def test_a_second_process_is_refused_and_the_first_named(url, tmp_path):
-    async with mirrored(url, tmp_path / "a", notify=ignore, stop=never, beat_s=0.1):
+    async with mirrored(RemoteStore(url), tmp_path / "a", notify=ignore, stop=never, beat_s=0.1):
         with pytest.raises(UsageError, match="is working on"):
             await refuse(url, tmp_path / "b")
 
 
 async def refuse(url: str, folder: Path) -> None:
-    async with mirrored(url, folder, notify=ignore, stop=never):
+    async with mirrored(RemoteStore(url), folder, notify=ignore, stop=never):
         raise AssertionError("two at once")
 
 
 async def test_a_run_is_asked_to_stop_at_its_url(place, tmp_path):
     asked = asyncio.Event()
-    async with mirrored(place, tmp_path / "a", notify=ignore, stop=asked.set, copy_s=0.01):
+    async with mirrored(RemoteStore(place), tmp_path / "a", notify=ignore, stop=asked.set, copy_s=0.01):
         assert ask_to_stop(place)
         await asyncio.wait_for(asked.wait(), 60)
     assert not ask_to_stop(place), "no process works there any more"
@@ -339,7 +352,7 @@ async def test_a_run_is_asked_to_stop_at_its_url(place, tmp_path):
 
 async def test_a_request_to_stop_reaches_the_process_in_the_working_copy(place, tmp_path):
     folder = tmp_path / "a"
-    working = mirrored(place, folder, notify=ignore, stop=never, copy_s=0.01)
+    working = mirrored(RemoteStore(place), folder, notify=ignore, stop=never, copy_s=0.01)
     async with working, await Lease.take(Store.open(folder)) as lease:
         assert ask_to_stop(place)
         await until(lease.cancelled)
@@ -349,7 +362,7 @@ async def test_readers_follow_what_is_copied(url, tmp_path):
     with pytest.raises(UsageError, match="there is no run at"):
         async with followed(url, tmp_path / "b"):
             raise AssertionError("nothing to read")
-    async with mirrored(url, tmp_path / "a", notify=ignore, stop=never, copy_s=0.01):
+    async with mirrored(RemoteStore(url), tmp_path / "a", notify=ignore, stop=never, copy_s=0.01):
         store = write(tmp_path / "a", plan="p")
         await until(lambda: RemoteStore(url).has("plan"))
         async with followed(url, tmp_path / "b", every_s=0.01):
@@ -359,11 +372,11 @@ async def test_readers_follow_what_is_copied(url, tmp_path):
 
 
 async def test_a_run_that_was_refused_leaves_nothing_at_its_url(place, tmp_path):
-    async with mirrored(place, tmp_path / "a", notify=ignore, stop=never):
+    async with mirrored(RemoteStore(place), tmp_path / "a", notify=ignore, stop=never):
         pass
     assert list(RemoteStore(place).keys("")) == []
     with pytest.raises(UsageError, match="no such layer"):
-        async with mirrored(place, tmp_path / "a", notify=ignore, stop=never):
+        async with mirrored(RemoteStore(place), tmp_path / "a", notify=ignore, stop=never):
             raise UsageError("no such layer")
     assert list(RemoteStore(place).keys("")) == []
 
@@ -372,7 +385,7 @@ async def test_a_run_that_ends_with_an_error_is_all_at_its_url(place, tmp_path):
     messages: list[str] = []
 
     async def fail() -> None:
-        async with mirrored(place, tmp_path / "a", notify=messages.append, stop=never):
+        async with mirrored(RemoteStore(place), tmp_path / "a", notify=messages.append, stop=never):
             write(tmp_path / "a", plan="p")
             raise UsageError("two units failed")
 
@@ -380,25 +393,6 @@ async def test_a_run_that_ends_with_an_error_is_all_at_its_url(place, tmp_path):
         await fail()
     assert messages[-1] == f"all of it is at {place}"
     assert RemoteStore(place).get("plan") == b"p"
-
-
-async def test_copying_resumes_after_the_service_failed(bucket, tmp_path, monkeypatch):
-    url, messages = f"{bucket}/{uuid.uuid4().hex}", []
-    upload, broken = RemoteStore.upload, threading.Event()
-
-    def unsure(self, files):
-        if broken.is_set():
-            raise StoreError(f"{self.name} cannot be reached.")
-        upload(self, files)
-
-    monkeypatch.setattr(RemoteStore, "upload", unsure)
-    async with mirrored(url, tmp_path / "a", notify=messages.append, stop=never, copy_s=0.01):
-        broken.set()
-        write(tmp_path / "a", plan="p")
-        await until(lambda: any("goes on in" in line for line in messages))
-        broken.clear()
-    assert RemoteStore(url).get("plan") == b"p"
-    assert sum("goes on in" in line for line in messages) == 1, "it is reported once"
 
 
 async def test_a_service_that_cannot_be_reached_says_so_with_the_url(tmp_path, monkeypatch, bucket):
