@@ -356,8 +356,8 @@ class ProgramRecord(Record):
     """A program and what its calls were answered, from which a sandbox is rebuilt."""
 
     program: str
-    status: str
-    calls: list[dict[str, Any]]
+    status: str = ""
+    calls: list[dict[str, Any]] = []
 
 
 class RoundRecord(Record):

@@ -234,4 +234,4 @@ async def test_all_failures_of_a_unit_are_kept(tmp_path: Path) -> None:
     found = failures(store, "net/layer:0")
     assert [each.error.message for each in found] == ["first.", "second."]
     path = tmp_path / "units" / slug("net/layer:0") / "failed-2.json"
-    assert json.loads(path.read_bytes()) == found[1]
+    assert json.loads(path.read_bytes()) == found[1].to_json()

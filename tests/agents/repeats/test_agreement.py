@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 
 from actors.images import Image
+from agents.records.record_types import StudyResult
 from agents.repeats import agreement
 from agents.repeats.agreement import LabelledStudy
 from tests.tools.fakes import picture_of
 
 pytestmark = pytest.mark.anyio
+TRIAL = {"image": "0" * 16, "activation": 1.0}
 PICTURES = {f"{kind} {i}": picture_of(f"{kind} {i}") for kind in ("dog", "car", "cup") for i in range(4)}
 SHOWN = {image.id: name.split()[0] for name, image in PICTURES.items()}
 MEANS = {"dogs": {"dog"}, "canines": {"dog"}, "things": {"dog", "car", "cup"}, "cars": {"car"}}
@@ -60,12 +62,13 @@ async def test_a_single_label_has_no_agreement() -> None:
 
 
 @pytest.mark.parametrize(
-    "record",
+    "fields",
     [
-        {"labels": [], "evidence": {"positives": [{"image": "aa"}], "controls": [{"image": "bb"}]}},
+        {"labels": [], "evidence": {"positives": [TRIAL], "controls": [TRIAL]}},
         {"labels": ["not interpretable"], "evidence": {"kind": "abstention"}},
         {"labels": ["dogs"], "evidence": None},
     ],
 )
-def test_a_study_without_a_tested_label_takes_no_part(record: dict[str, Any]) -> None:
-    assert agreement.labelled_study(1, record) is None
+def test_a_study_without_a_tested_label_takes_no_part(fields: dict[str, Any]) -> None:
+    result = StudyResult.model_validate({"unit": "u", **fields})
+    assert agreement.labelled_study(1, result) is None
