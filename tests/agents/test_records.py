@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import json
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
 from actors.chat.base import ChatReply, Usage
 from agents.critic.review import Review
+from agents.evidence.label_card import label_card
+from agents.evidence.verdict import verdict_of
 from agents.records import record_types
-from agents.records.record_types import RoundRecord, StudyResult, encode_record, load_record
+from agents.records.journal import Journal
+from agents.records.record_types import (
+    AnswerRecord,
+    CallRecord,
+    Manifest,
+    PoolingRecord,
+    RoundRecord,
+    StudyResult,
+    encode_record,
+    load_record,
+)
 from agents.records.run_files import RecordError
 from agents.records.store import Store
 
@@ -63,3 +76,39 @@ def test_a_round_that_is_not_of_its_type_is_refused(values, tmp_path) -> None:
     store.put("1.json", json.dumps(values).encode())
     with pytest.raises(RecordError, match=r"1\.json is damaged"):
         load_record(store, "1.json", RoundRecord)
+
+
+EARLIER = Path(__file__).parent / "records" / "earlier_run"
+"""Records of a run from before they had types: parts of `maia describe concept-net concepts 3 --repeat 2`."""
+KINDS = {
+    "manifest.json": Manifest,
+    "done.json": StudyResult,
+    "pooling.json": PoolingRecord,
+    "0001.json": RoundRecord,
+    "answer": AnswerRecord,
+    "request-1": CallRecord,
+}
+
+
+def test_records_of_an_earlier_run_are_read_and_written_unchanged() -> None:
+    store = Store(EARLIER)
+    keys = [key for key in store.keys("") if key != "studied.json"]
+    read = set()
+    for key in keys:
+        kind = next(kind for ending, kind in KINDS.items() if key.endswith(ending))
+        record = load_record(store, key, kind)
+        assert record is not None
+        assert record.to_json() == store.read(key), key
+        assert json.dumps(record.to_json(), sort_keys=True) == json.dumps(store.read(key), sort_keys=True), (
+            key
+        )
+        read.add(kind)
+    assert read == set(KINDS.values())
+
+
+def test_the_result_of_an_earlier_run_has_its_verdict_and_card() -> None:
+    result = Journal(Store(EARLIER), "concept-net/concepts:3").done()
+    assert result is not None
+    assert [repeat.verdict for repeat in result.repeats] == ["partial", "holds for generated images"]
+    assert verdict_of(result.to_json()) == result.verdict
+    assert label_card(result.to_json())["labels"] == result.card["labels"]
