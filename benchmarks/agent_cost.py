@@ -11,6 +11,7 @@ from typing import Any
 
 from actors.cluster.settings import RaySettings
 from actors.serving.cluster import Cluster
+from actors.serving.replica_pool import PoolOptions
 from benchmarks.harness import Context, Metric, Result, Table
 from benchmarks.simulated import Ask
 
@@ -43,7 +44,7 @@ async def _run(context: Context) -> Result:
     import ray
 
     async with Cluster.start(RaySettings()) as cluster:
-        pool = cluster.pool("noop", "benchmarks.simulated:build", limit=2 * AGENTS)
+        pool = cluster.pool("noop", "benchmarks.simulated:build", options=PoolOptions(limit=2 * AGENTS))
         await pool.submit(Ask(1))
         begun = 0
         everybody, leave = asyncio.Event(), asyncio.Event()

@@ -12,6 +12,7 @@ from typing import Any
 
 from actors.cluster.settings import RaySettings
 from actors.serving.cluster import Cluster
+from actors.serving.replica_pool import PoolOptions
 from benchmarks import peers
 from benchmarks.harness import Context, Curve, Metric, Result, Table
 from benchmarks.simulated import Ask
@@ -80,8 +81,12 @@ async def _run(context: Context) -> Result:
     async with Cluster.start(RaySettings()) as cluster:
         ways: dict[str, tuple[Asker, Asker]] = {
             OURS: (
-                cluster.pool("generator", "benchmarks.simulated:build", GENERATOR, limit=20000).submit,
-                cluster.pool("network", "benchmarks.simulated:build", NETWORK, limit=20000).submit,
+                cluster.pool(
+                    "generator", "benchmarks.simulated:build", GENERATOR, options=PoolOptions(limit=20000)
+                ).submit,
+                cluster.pool(
+                    "network", "benchmarks.simulated:build", NETWORK, options=PoolOptions(limit=20000)
+                ).submit,
             )
         }
         if peers.serve_is_installed():

@@ -33,7 +33,7 @@ class Host:
     async def ask(self, address: str, seconds: float) -> float:
         """Return the answers a second."""
         async with Cluster.start() as cluster:
-            pool = cluster.attach(address, limit=4096)
+            pool = cluster.attach(address)
             found = await rush(pool.submit, CALLERS, seconds)
             return found.rate
 

@@ -13,7 +13,7 @@ from actors.detection.base import Detection, Detector, DetectRequest, Images
 from actors.errors import BackendError, MaiaError, UsageError
 from actors.runtime import devices_work
 from actors.serving.blocking import DeviceThread, UnsharedBackend
-from actors.serving.lru import Recall
+from actors.serving.lru import LruCache
 
 
 class DetectionBackend(UnsharedBackend[DetectRequest, Detection]):
@@ -25,7 +25,7 @@ class DetectionBackend(UnsharedBackend[DetectRequest, Detection]):
         self._detector = detector
         self.name, self.max_batch = detector.name, detector.max_batch
         self._thread = DeviceThread("detector")
-        self._remembered: Recall[Detection] = Recall(remembered_bytes)
+        self._remembered: LruCache[Detection] = LruCache(remembered_bytes)
 
     def key(self, request: DetectRequest) -> Hashable:
         return request.image.id, " ".join(request.concept.lower().split())

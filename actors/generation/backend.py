@@ -17,7 +17,7 @@ from actors.errors import MaiaError
 from actors.generation.base import EditRequest, GenerateRequest, ImageMaker, MadeImage
 from actors.generation.store import ImageStore
 from actors.serving.blocking import DeviceThread, UnsharedBackend
-from actors.serving.lru import Recall
+from actors.serving.lru import LruCache
 
 Request = GenerateRequest | EditRequest
 Made = MadeImage | MaiaError
@@ -93,7 +93,7 @@ class GenerationBackend(UnsharedBackend[Request, MadeImage]):
         self.slots = min(generator.slots, editor.slots)
         self.max_batch = max(generator.max_batch, editor.max_batch)
         self._store = store
-        self._remembered: Recall[MadeImage] = Recall(remembered_bytes)
+        self._remembered: LruCache[MadeImage] = LruCache(remembered_bytes)
 
     def key(self, request: Request) -> Hashable:
         maker = self._maker(request)

@@ -1,7 +1,7 @@
-"""The seam between a model backend and the machinery that shares it among many callers.
+"""The interface between a model backend and the code that shares it among many callers.
 
 A backend knows its model and nothing of queues; the coalescer, the replica and the pool know queues
-and nothing of models. What the machinery must know of a request (may it be shared, merged, batched
+and nothing of models. What they must know of a request (may it be shared, merged, batched
 with that other one?) it asks the backend.
 """
 
@@ -33,7 +33,7 @@ class Priority(IntEnum):
 
 @runtime_checkable
 class Counted(Protocol):
-    """A result that says how often it was asked for, as each time may have been billed."""
+    """A result that counts the requests made for it, as each may have been billed."""
 
     def asked_again(self, times: int) -> Self:
         """Return the result of a request that was also sent `times` before, to replicas that died."""
@@ -45,9 +45,8 @@ class Backend(Protocol[RequestT, ResultT]):
     Requests are frozen dataclasses that pickle; `Image` values inside them travel as content ids, and
     their pixels only to a replica that lacks them.
 
-    Two things a backend need not have: `controls`, the names of methods that clients may call beside all
-    requests; and `beside(request)`, which says that a request runs at once, in no slot, as it has been waited
-    for by another.
+    A backend may also have `controls`, the names of methods that clients may call outside the queue; and
+    `bypasses_queue(request)`, which returns whether a request runs at once, outside the slots.
     """
 
     name: str
@@ -63,13 +62,13 @@ class Backend(Protocol[RequestT, ResultT]):
         """Return one request whose result answers both. Called only for equal keys."""
 
     def covers(self, running: RequestT, wanted: RequestT) -> bool:
-        """Say whether the result of `running` will answer `wanted`. Called only for equal keys."""
+        """Return whether the result of `running` will answer `wanted`. Called only for equal keys."""
 
     def bucket(self, request: RequestT) -> Hashable:
         """Return what must be equal within a batch (input size, kind of call)."""
 
     def rank(self, request: RequestT) -> float:
-        """Return the order within a round-robin turn: like beside like (for vision, the depth)."""
+        """Return the order within a round-robin turn: similar requests next to each other (for vision, the depth)."""
 
     def lookup(self, request: RequestT) -> ResultT | None:
         """Return the result if it is already known, without the device; else None."""

@@ -17,9 +17,9 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-PATIENCE_S = 6 * 3600.0
-"""How long one piece of work may take: longer than a batch of pictures or long answers takes on a machine
-without a GPU, and not for ever, as those who wait for a device that hangs would.
+WORK_TIMEOUT_S = 6 * 3600.0
+"""How long one call may take: longer than a batch of pictures or long answers takes on a machine without a GPU,
+and not for ever, as on a device that hangs.
 """
 
 
@@ -27,15 +27,15 @@ class DeviceThread:
     """The one thread in which a device's blocking work runs, in order, without recording gradients."""
 
     def __init__(
-        self, name: str, patience_s: float = PATIENCE_S, clock: Callable[[], float] = time.monotonic
+        self, name: str, timeout_s: float = WORK_TIMEOUT_S, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix=name)
-        self._patience_s, self._clock = patience_s, clock
-        self._came_back = clock()
-        """When the thread last ended a piece of work."""
+        self._timeout_s, self._clock = timeout_s, clock
+        self._last_end = clock()
+        """When the thread last finished a call."""
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Return `function(*args, **kwargs)`, called in the thread; the event loop goes on meanwhile.
+        """Return `function(*args, **kwargs)`, called in the thread; the event loop runs on meanwhile.
 
         Raises:
             DeviceLostError: If it failed and no GPU of this process answers any more, or if it hangs: a
@@ -44,33 +44,32 @@ class DeviceThread:
         """
         loop = asyncio.get_running_loop()
         working = loop.run_in_executor(self._executor, lambda: self._work(function, *args, **kwargs))
-        asked = self._clock()
+        submitted = self._clock()
         try:
-            # What waits its turn behind slow work is not hanging: patience begins anew with each piece that
-            # ends.
-            while (left := max(asked, self._came_back) + self._patience_s - self._clock()) > 0:
+            # A call that is queued behind a slow one is not hanging: the timeout starts anew whenever one ends.
+            while (left := max(submitted, self._last_end) + self._timeout_s - self._clock()) > 0:
                 await asyncio.wait([working], timeout=left)
                 if working.done():
                     return await working
         finally:
             working.cancel()
         raise DeviceLostError(
-            f"a model has not come back from its work for {self._patience_s / 60:.0f} minutes.",
+            f"a model has not come back from its work for {self._timeout_s / 60:.0f} minutes.",
             "See what its process does, and whether the device still works.",
         )
 
     def _work(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         try:
-            return _told(function, *args, **kwargs)
+            return _call_on_device(function, *args, **kwargs)
         finally:
-            self._came_back = self._clock()
+            self._last_end = self._clock()
 
     def close(self) -> None:
-        """Let the running call finish and drop those that have not begun."""
+        """Let the running call finish and drop those that have not started."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
 
-def _told(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+def _call_on_device(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     try:
         return _without_gradients(function, *args, **kwargs)
     except MaiaError:
@@ -98,9 +97,9 @@ def _without_gradients(function: Callable[P, T], *args: P.args, **kwargs: P.kwar
 
 
 class UnsharedBackend(Generic[RequestT, ResultT]):
-    """The plain answers to what the machinery asks of a backend: nothing is shared, all goes together.
+    """Defaults for a `Backend`: nothing is shared, and all requests may be in one batch.
 
-    A base for backends that override only what is different for them; `name` and `run` they must give.
+    Subclasses must give `name` and `run`.
     """
 
     name: str
@@ -142,8 +141,8 @@ class UnsharedBackend(Generic[RequestT, ResultT]):
 class BlockingBackend(UnsharedBackend[RequestT, ResultT]):
     """A synchronous function over batches as a backend.
 
-    `run_batch` is called in the backend's own thread. `key` says which requests are the same work (their
-    equality is then enough: the first result answers all); `bucket` what must be equal within a batch.
+    `run_batch` is called in the backend's own thread. Requests of one `key` are the same work: the first
+    result answers all.
     """
 
     def __init__(
@@ -153,22 +152,17 @@ class BlockingBackend(UnsharedBackend[RequestT, ResultT]):
         *,
         max_batch: int = 1,
         key: Callable[[RequestT], Hashable | None] | None = None,
-        bucket: Callable[[RequestT], Hashable] | None = None,
         facts: Mapping[str, Any] | None = None,
-        close: Callable[[], None] | None = None,
     ) -> None:
         self.name = name
         self.max_batch = max_batch
         self._run_batch = run_batch
-        self._key, self._bucket, self._close = key, bucket, close
+        self._key = key
         self._facts = dict(facts or {})
         self._thread = DeviceThread(name)
 
     def key(self, request: RequestT) -> Hashable | None:
         return None if self._key is None else self._key(request)
-
-    def bucket(self, request: RequestT) -> Hashable:
-        return None if self._bucket is None else self._bucket(request)
 
     async def run(self, batch: Sequence[RequestT]) -> Sequence[ResultT | MaiaError]:
         return await self._thread.run(self._run_batch, batch)
@@ -177,6 +171,4 @@ class BlockingBackend(UnsharedBackend[RequestT, ResultT]):
         return {"name": self.name, "max_batch": self.max_batch, **self._facts}
 
     async def close(self) -> None:
-        if self._close is not None:
-            await self._thread.run(self._close)
         self._thread.close()

@@ -10,6 +10,7 @@ import sys
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,9 +20,9 @@ from actors.cluster.connection import connect, disconnect
 from actors.cluster.placement import Demand, answered, restarts
 from actors.cluster.settings import RaySettings
 from actors.errors import MaiaError, ReplicaLostError, UsageError
-from actors.serving.replica import Letter, ReplicaActor, Reply
-from actors.serving.replica_pool import ReplicaPool
-from actors.serving.transport import Parcel, pack
+from actors.serving.replica import ExchangeRequest, ExchangeResponse, ReplicaActor
+from actors.serving.replica_pool import PoolOptions, ReplicaPool
+from actors.serving.transport import Payload, pack
 from actors.settings import Placement
 
 STOP_TIMEOUT_S = 5.0
@@ -33,7 +34,7 @@ class RayReplica:
     """A replica in a Ray actor."""
 
     def __init__(self, actor: Any, demand: Demand | None = None) -> None:
-        """`demand` is what it needs of a node; its owner looks after that, nobody else."""
+        """`demand` is what it needs of a node; only its owner has one and checks it."""
         self._actor, self._demand = actor, demand
         self._restarts: int | None = 0
         """How often it had been started again when it was last ready; None where Ray did not say."""
@@ -52,13 +53,13 @@ class RayReplica:
         except exceptions.RayError as error:
             raise ReplicaLostError(f"the actor is unavailable: {what_ray_says(error)}") from None
 
-    async def exchange(self, letter: Letter) -> Reply:
-        reply: Reply = await self._ask(self._actor.exchange, letter)
-        return reply
+    async def exchange(self, request: ExchangeRequest) -> ExchangeResponse:
+        response: ExchangeResponse = await self._ask(self._actor.exchange, request)
+        return response
 
-    async def call(self, parcel: Parcel, pixels: dict[str, np.ndarray]) -> Reply:
-        reply: Reply = await self._ask(self._actor.call, parcel, pixels)
-        return reply
+    async def call(self, payload: Payload, pixels: dict[str, np.ndarray]) -> ExchangeResponse:
+        response: ExchangeResponse = await self._ask(self._actor.call, payload, pixels)
+        return response
 
     async def ping(self) -> int:
         pid: int = await self._ask(self._actor.ping)
@@ -108,24 +109,32 @@ class SharedReplica(RayReplica):
         return None
 
 
+@dataclass(frozen=True)
+class BackendSource:
+    """How a replica builds its backend."""
+
+    factory: str
+    """The callable, as "package.module:callable"."""
+    kwargs: Mapping[str, Any]
+    """Its arguments, which must pickle and hold no images."""
+    env: Mapping[str, str]
+    """Environment variables, set before the factory is imported."""
+
+
 class RayLauncher:
     """Starts replicas of one pool as Ray actors, named after the pool's address."""
 
     def __init__(
         self,
-        name: str,
         address: str,
-        factory: str,
-        kwargs: Mapping[str, Any],
+        source: BackendSource,
         placement: Placement,
-        env: Mapping[str, str],
         demand: Demand,
     ) -> None:
-        self._address, self._factory, self._placement, self._env = address, factory, placement, dict(env)
-        self._demand = demand
-        self._kwargs, images = pack(dict(kwargs))
+        self._address, self._source, self._placement, self._demand = address, source, placement, demand
+        self._kwargs, images = pack(dict(source.kwargs))
         if images:
-            raise UsageError(f"{name}: a factory's arguments cannot hold images.")
+            raise UsageError(f"{source.factory}: a factory's arguments cannot hold images.")
         self._numbers = itertools.count()
         self._folder = Path.cwd()
 
@@ -143,7 +152,13 @@ class RayLauncher:
                 max_task_retries=0,
                 max_concurrency=MAX_CONCURRENCY,
             )
-            .remote(self._factory, self._kwargs, self._env, self._placement.threads, self._folder)
+            .remote(
+                self._source.factory,
+                self._kwargs,
+                dict(self._source.env),
+                self._placement.threads,
+                self._folder,
+            )
         )
         return RayReplica(actor, self._demand)
 
@@ -227,12 +242,12 @@ class Cluster:
         kwargs: Mapping[str, Any] | None = None,
         placement: Placement | None = None,
         env: Mapping[str, str] | None = None,
-        **options: Any,
+        options: PoolOptions | None = None,
     ) -> ReplicaPool[Any, Any]:
         """Return a pool, started, of the backend that `factory` ("package.module:callable") builds.
 
         `kwargs` are the factory's arguments and must pickle. `env` is set in the replicas before the factory
-        is imported: the only way for a secret to reach them. `options` are those of `ReplicaPool`.
+        is imported: the only way for a secret to reach them.
         """
         placement = placement or Placement()
         address = f"{name}-{uuid.uuid4().hex[:12]}"
@@ -243,8 +258,8 @@ class Cluster:
             # To a cluster of our own nobody adds nodes.
             0.0 if self.settings.address == "local" else self.settings.placement_timeout_s,
         )
-        launcher = RayLauncher(name, address, factory, kwargs or {}, placement, env or {}, demand)
-        pool: ReplicaPool[Any, Any] = ReplicaPool(name, launcher, placement, address=address, **options)
+        launcher = RayLauncher(address, BackendSource(factory, kwargs or {}, env or {}), placement, demand)
+        pool: ReplicaPool[Any, Any] = ReplicaPool(name, launcher, placement, address=address, options=options)
         self._placements.append((pool, placement))
         return self._started(pool)
 
@@ -257,7 +272,7 @@ class Cluster:
                     total[kind] += placement.min_replicas * amount
         return total
 
-    def attach(self, address: str, **options: Any) -> ReplicaPool[Any, Any]:
+    def attach(self, address: str, options: PoolOptions | None = None) -> ReplicaPool[Any, Any]:
         """Return a handle in this process on the replicas of another process's pool, also those it adds
         later.
 
@@ -271,7 +286,7 @@ class Cluster:
         n = len(launcher.names())
         placement = Placement(min_replicas=n, max_replicas=n)
         name = address.rpartition("-")[0]
-        return self._started(ReplicaPool(name, launcher, placement, address=address, **options))
+        return self._started(ReplicaPool(name, launcher, placement, address=address, options=options))
 
     def _started(self, pool: ReplicaPool[Any, Any]) -> ReplicaPool[Any, Any]:
         pool.start()

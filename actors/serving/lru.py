@@ -1,4 +1,4 @@
-"""Results kept in memory up to a number of bytes; the least recently used go first."""
+"""A cache bounded in bytes that drops the least recently used values."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from typing import Generic, TypeVar
 ValueT = TypeVar("ValueT")
 
 
-class Recall(Generic[ValueT]):
-    """A bounded memory by key. Not for use from several threads."""
+class LruCache(Generic[ValueT]):
+    """Values by key, up to `limit_bytes`. Not for use from several threads."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit = limit_bytes
-        self._held = 0
+        self.n_bytes = 0
         self._values: OrderedDict[Hashable, tuple[ValueT, int]] = OrderedDict()
 
     def get(self, key: Hashable) -> ValueT | None:
         """Return the value of `key`, which is then the most recently used; None if it is not held."""
-        found = self._values.get(key)
-        if found is None:
+        entry = self._values.get(key)
+        if entry is None:
             return None
         self._values.move_to_end(key)
-        return found[0]
+        return entry[0]
 
     def put(self, key: Hashable, value: ValueT, n_bytes: int) -> None:
         """Hold `value` unless `key` is held already. A value above the limit is not held, and displaces none."""
         if key in self._values or n_bytes > self._limit:
             return
         self._values[key] = value, n_bytes
-        self._held += n_bytes
-        while self._held > self._limit:
+        self.n_bytes += n_bytes
+        while self.n_bytes > self._limit:
             _, (_, freed) = self._values.popitem(last=False)
-            self._held -= freed
+            self.n_bytes -= freed
 
     def __len__(self) -> int:
         return len(self._values)

@@ -79,7 +79,7 @@ class Pool(Protocol[RequestT_contra, ResultT]):
     async def __aexit__(self, *exception: object) -> None: ...
 
 
-class Asking(Generic[RequestT, ResultT]):
+class PoolBase(Generic[RequestT, ResultT]):
     """What every pool does with `submit`."""
 
     name: str
@@ -131,7 +131,7 @@ class Asking(Generic[RequestT, ResultT]):
         await self.aclose()
 
 
-class LocalPool(Asking[RequestT, ResultT]):
+class LocalPool(PoolBase[RequestT, ResultT]):
     """A backend in this process behind the handle of a pool: for tests, small runs and remote endpoints."""
 
     def __init__(self, backend: Backend[RequestT, ResultT], *, name: str = "", limit: int = 4096) -> None:

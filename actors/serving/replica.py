@@ -20,7 +20,6 @@ import os
 import sys
 import time
 import uuid
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -33,8 +32,9 @@ import numpy as np
 from actors.errors import BackendError, DeviceLostError, MaiaError, UsageError
 from actors.images import Image
 from actors.serving.backend import Backend, Priority
-from actors.serving.coalescer import Coalescer, Ticket
-from actors.serving.transport import Parcel, images_from, pack, unpack
+from actors.serving.coalescer import Coalescer, Waiter
+from actors.serving.lru import LruCache
+from actors.serving.transport import Payload, images_from, pack, unpack
 
 _log = logging.getLogger(__name__)
 
@@ -42,79 +42,55 @@ SILENT_SESSION_S = 120.0
 """A session that has not called for so long lost its process; a live one with work always has a call parked.
 """
 
-LAST_WORDS_S = 1.0
-"""How long a process whose device is lost goes on, to tell those who wait why it ends."""
+SHUTDOWN_GRACE_S = 1.0
+"""How long a process whose device is lost lives on, so that its callers receive the failure."""
 
 _PRIORITIES = tuple(Priority)
 
-Arrival = tuple[int, Any, str, int]
-"""A request on its way: serial number within its session, request, agent, priority."""
+QueuedRequest = tuple[int, Any, str, int]
+"""A request to be queued: serial number within its session, request, agent, priority."""
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
-    """What a call of `exchange` brings. `parcel` holds a list of `Arrival`.
+class ExchangeRequest:
+    """What a call of `exchange` brings. `payload` holds a list of `QueuedRequest`.
 
-    `client` names the process and pool, `epoch` its session: a client that lost a reply begins a new epoch,
-    sends what is unanswered again, and what it asked before is withdrawn.
+    `client` names the process and pool, `epoch` its session: a client that lost a response starts a new epoch
+    and sends again what is unanswered; what it asked before is withdrawn.
     """
 
     client: str
     epoch: int
-    parcel: Parcel | None = None
+    payload: Payload | None = None
     pixels: dict[str, np.ndarray] = field(default_factory=dict)
     withdrawn: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
-    """What it takes away. `parcel` holds a list of (serial, result or MaiaError); `missing` are image ids."""
+class ExchangeResponse:
+    """What it takes away. `payload` holds a list of (serial, result or MaiaError); `missing` are image ids."""
 
-    parcel: Parcel | None = None
+    payload: Payload | None = None
     pixels: dict[str, np.ndarray] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
 
 
-class ImageCache:
-    """The images received last, up to `limit_bytes` of pixels."""
-
-    def __init__(self, limit_bytes: int) -> None:
-        self._limit_bytes = limit_bytes
-        self._images: OrderedDict[str, Image] = OrderedDict()
-        self.n_bytes = 0
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def get(self, id: str) -> Image | None:
-        image = self._images.get(id)
-        if image is not None:
-            self._images.move_to_end(id)
-        return image
-
-    def add(self, image: Image) -> None:
-        if image.id not in self._images:
-            self.n_bytes += image.pixels.nbytes
-        self._images[image.id] = image
-        while self.n_bytes > self._limit_bytes and self._images:
-            _, oldest = self._images.popitem(last=False)
-            self.n_bytes -= oldest.pixels.nbytes
-
-
+@dataclass(slots=True, eq=False)
 class _Incomplete:
-    """A parcel that waits for pixels; it holds those that are here, so that the cache may forget them."""
+    """A payload that waits for pixels; it holds those that are here, so that the cache may forget them."""
 
-    def __init__(self, parcel: Parcel, images: dict[str, Image], missing: set[str]) -> None:
-        self.parcel, self.images, self.missing = parcel, images, missing
+    payload: Payload
+    images: dict[str, Image]
+    missing: set[str]
 
 
 class _Session:
-    """One client's unanswered requests, and the results it has not taken away."""
+    """One client's unanswered requests, and the results it has not fetched."""
 
     def __init__(self, epoch: int, now: float) -> None:
         self.epoch = epoch
         self.last_call = now
-        self.tickets: dict[int, Ticket[Any, Any]] = {}
+        self.waiters: dict[int, Waiter[Any, Any]] = {}
         self.mailbox: list[tuple[int, Any]] = []
         self.incomplete: list[_Incomplete] = []
         self.withdrawn_early: set[int] = set()
@@ -122,10 +98,10 @@ class _Session:
 
     @property
     def expects(self) -> bool:
-        return bool(self.tickets or self.incomplete)
+        return bool(self.waiters or self.incomplete)
 
     def deliver(self, serial: int, outcome: Any) -> None:
-        self.tickets.pop(serial, None)
+        self.waiters.pop(serial, None)
         self.mailbox.append((serial, outcome))
         self.wake()
 
@@ -134,16 +110,16 @@ class _Session:
             self.parked.set_result(None)
 
     def withdraw(self, serial: int) -> None:
-        ticket = self.tickets.pop(serial, None)
-        if ticket is not None:
-            ticket.withdraw()
+        waiter = self.waiters.pop(serial, None)
+        if waiter is not None:
+            waiter.withdraw()
         elif self.incomplete:
             self.withdrawn_early.add(serial)
 
     def drop(self) -> None:
-        for ticket in self.tickets.values():
-            ticket.withdraw()
-        self.tickets.clear()
+        for waiter in self.waiters.values():
+            waiter.withdraw()
+        self.waiters.clear()
         self.incomplete.clear()
         self.mailbox.clear()
         self.wake()
@@ -165,31 +141,31 @@ class Replica:
     ) -> None:
         self.backend = backend
         self.id = uuid.uuid4().hex
-        """Tells this life from the one before a restart, whose counts are gone."""
+        """Differs after a restart, which sets all counts to zero."""
         self.coalescer: Coalescer[Any, Any] = Coalescer(backend, limit=limit, clock=clock)
         self._clock = clock
-        self._images = ImageCache(image_bytes)
+        self._images = LruCache[Image](image_bytes)
         self._sessions: dict[str, _Session] = {}
         self._pixels_received = 0
 
-    async def exchange(self, letter: Letter) -> Reply:
+    async def exchange(self, request: ExchangeRequest) -> ExchangeResponse:
         """Take in requests, pixels and withdrawals; return what is ready, waiting for it if nothing is.
 
         Raises:
             DeviceLostError: If the backend's device is lost: all that is unanswered is for another process.
         """
-        session = self._session(letter)
+        session = self._session(request)
         if session is None:
-            return Reply()
-        if letter.pixels:
-            self._receive(session, letter.client, letter.pixels)
-        for serial in letter.withdrawn:
+            return ExchangeResponse()
+        if request.pixels:
+            self._receive(session, request.client, request.pixels)
+        for serial in request.withdrawn:
             session.withdraw(serial)
-        if letter.parcel is not None:
-            missing = self._accept(session, letter.client, letter.parcel)
+        if request.payload is not None:
+            missing = self._accept(session, request.client, request.payload)
             if missing:
                 return self._collect(session, missing)
-        session.wake()  # one call is parked at a time: the earlier makes place for this one
+        session.wake()  # one call is parked at a time: the earlier gives way to this one
         if session.expects and not session.mailbox:
             parked = session.parked = asyncio.get_running_loop().create_future()
             await parked
@@ -197,59 +173,59 @@ class Replica:
                 session.parked = None
         return self._collect(session, ())
 
-    def _session(self, letter: Letter) -> _Session | None:
-        """Return the letter's session, None if it belongs to one that the client has given up."""
+    def _session(self, request: ExchangeRequest) -> _Session | None:
+        """Return the request's session, None if it belongs to one that the client has given up."""
         now = self._clock()
-        session = self._sessions.get(letter.client)
-        if session is None or session.epoch < letter.epoch:
+        session = self._sessions.get(request.client)
+        if session is None or session.epoch < request.epoch:
             if session is not None:
                 session.drop()
             for client in [c for c, s in self._sessions.items() if now - s.last_call > SILENT_SESSION_S]:
                 if self._sessions[client].parked is None:
                     self._sessions.pop(client).drop()
-            session = self._sessions[letter.client] = _Session(letter.epoch, now)
-        elif session.epoch > letter.epoch:
+            session = self._sessions[request.client] = _Session(request.epoch, now)
+        elif session.epoch > request.epoch:
             return None
         session.last_call = now
         return session
 
-    def _accept(self, session: _Session, client: str, parcel: Parcel) -> tuple[str, ...]:
-        """Enter the requests of a complete parcel; else keep it and return the ids of missing images."""
-        if not parcel.ids:
-            self._enter(session, client, unpack(parcel, {}))
+    def _accept(self, session: _Session, client: str, payload: Payload) -> tuple[str, ...]:
+        """Enter the requests of a complete payload; else keep it and return the ids of missing images."""
+        if not payload.ids:
+            self._enter(session, client, unpack(payload, {}))
             return ()
-        images = {id: image for id in parcel.ids if (image := self._images.get(id)) is not None}
-        missing = tuple(id for id in parcel.ids if id not in images)
+        images = {id: image for id in payload.ids if (image := self._images.get(id)) is not None}
+        missing = tuple(id for id in payload.ids if id not in images)
         if missing:
-            session.incomplete.append(_Incomplete(parcel, images, set(missing)))
+            session.incomplete.append(_Incomplete(payload, images, set(missing)))
         else:
-            self._enter(session, client, unpack(parcel, images))
+            self._enter(session, client, unpack(payload, images))
         return missing
 
     def _receive(self, session: _Session, client: str, pixels: Mapping[str, np.ndarray]) -> None:
         received = images_from(pixels)
         self._pixels_received += len(received)
         for image in received.values():
-            self._images.add(image)
+            self._images.put(image.id, image, image.pixels.nbytes)
         waiting, session.incomplete = session.incomplete, []
-        for each in waiting:
-            for id in each.missing & received.keys():
-                each.images[id] = received[id]
-            each.missing -= received.keys()
-            if each.missing:
-                session.incomplete.append(each)
+        for incomplete in waiting:
+            for id in incomplete.missing & received.keys():
+                incomplete.images[id] = received[id]
+            incomplete.missing -= received.keys()
+            if incomplete.missing:
+                session.incomplete.append(incomplete)
             else:
-                self._enter(session, client, unpack(each.parcel, each.images))
+                self._enter(session, client, unpack(incomplete.payload, incomplete.images))
         if not session.incomplete:
             session.withdrawn_early.clear()
 
-    def _enter(self, session: _Session, client: str, arrivals: list[Arrival]) -> None:
-        enter, deliver, tickets = self.coalescer.enter, session.deliver, session.tickets
-        for serial, request, agent, priority in arrivals:
+    def _enter(self, session: _Session, client: str, queued: list[QueuedRequest]) -> None:
+        enter, deliver, waiters = self.coalescer.enter, session.deliver, session.waiters
+        for serial, request, agent, priority in queued:
             if serial in session.withdrawn_early:
                 continue
             try:
-                ticket = enter(
+                waiter = enter(
                     request,
                     partial(deliver, serial),
                     agent=agent or client,
@@ -261,34 +237,34 @@ class Replica:
                 _log.exception("%s cannot take a request", self.backend.name)
                 deliver(serial, BackendError(f"{self.backend.name} cannot take the request: {error!r}"))
             else:
-                if ticket.work is not None:
-                    tickets[serial] = ticket
+                if waiter.job is not None:
+                    waiters[serial] = waiter
 
-    def _collect(self, session: _Session, missing: tuple[str, ...]) -> Reply:
+    def _collect(self, session: _Session, missing: tuple[str, ...]) -> ExchangeResponse:
         outcomes, session.mailbox = session.mailbox, []
         if not outcomes:
-            return Reply(missing=missing)
+            return ExchangeResponse(missing=missing)
         for _, outcome in outcomes:
             if isinstance(outcome, DeviceLostError):
                 raise outcome
         try:
-            parcel, images = pack(outcomes)
+            payload, images = pack(outcomes)
         except Exception:
-            parcel, images = pack([(serial, _portable(outcome)) for serial, outcome in outcomes])
-        return Reply(parcel, {id: image.pixels for id, image in images.items()}, missing)
+            payload, images = pack([(serial, _portable(outcome)) for serial, outcome in outcomes])
+        return ExchangeResponse(payload, {id: image.pixels for id, image in images.items()}, missing)
 
-    async def call(self, parcel: Parcel, pixels: Mapping[str, np.ndarray]) -> Reply:
-        """Call one of the backend's control methods: the parcel holds (name, args, kwargs).
+    async def call(self, payload: Payload, pixels: Mapping[str, np.ndarray]) -> ExchangeResponse:
+        """Call one of the backend's control methods: the payload holds (name, args, kwargs).
 
-        Control methods are those that the backend lists in `controls`. The reply's parcel holds the result.
+        Control methods are those that the backend lists in `controls`. The response holds the result.
 
         Raises:
             UsageError: If the backend declares no such control method.
             MaiaError: What the method raises; other exceptions become a BackendError.
         """
-        name, args, kwargs = unpack(parcel, images_from(pixels))
+        name, args, kwargs = unpack(payload, images_from(pixels))
         result, images = pack(await call_control(self.backend, name, args, kwargs))
-        return Reply(result, {id: image.pixels for id, image in images.items()})
+        return ExchangeResponse(result, {id: image.pixels for id, image in images.items()})
 
     async def ping(self) -> int:
         """Return this process's id."""
@@ -304,7 +280,7 @@ class Replica:
         }
 
     def statistics(self) -> dict[str, Any]:
-        """Return the coalescer's statistics, and what is known of images and sessions, as plain values."""
+        """Return the coalescer's statistics, with the numbers of images and sessions, as plain values."""
         return {
             "id": self.id,
             **asdict(self.coalescer.statistics()),
@@ -385,7 +361,7 @@ class ReplicaActor:
     def __init__(
         self,
         factory: str,
-        kwargs: Parcel,
+        kwargs: Payload,
         env: dict[str, str],
         threads: int | None,
         folder: Path | None = None,
@@ -411,20 +387,20 @@ class ReplicaActor:
             raise copy.copy(self._failure)
         return self._replica
 
-    async def exchange(self, letter: Letter) -> Reply:
-        return await self._answered(self._ready().exchange(letter))
+    async def exchange(self, request: ExchangeRequest) -> ExchangeResponse:
+        return await self._end_if_device_lost(self._ready().exchange(request))
 
-    async def call(self, parcel: Parcel, pixels: dict[str, np.ndarray]) -> Reply:
-        return await self._answered(self._ready().call(parcel, pixels))
+    async def call(self, payload: Payload, pixels: dict[str, np.ndarray]) -> ExchangeResponse:
+        return await self._end_if_device_lost(self._ready().call(payload, pixels))
 
-    async def _answered(self, answer: Awaitable[Reply]) -> Reply:
+    async def _end_if_device_lost(self, answer: Awaitable[ExchangeResponse]) -> ExchangeResponse:
         try:
             return await answer
         except DeviceLostError as error:
             if self._failure is None:
                 _log.error("this process ends: %s", error)
                 self._failure = error
-                asyncio.get_running_loop().call_later(LAST_WORDS_S, os._exit, 1)
+                asyncio.get_running_loop().call_later(SHUTDOWN_GRACE_S, os._exit, 1)
             raise
 
     async def ping(self) -> int:

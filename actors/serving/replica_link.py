@@ -1,8 +1,9 @@
 """This process's side of one replica: what waits to be sent to it, and what it has not answered.
 
 To a replica at most two calls are in flight, and what is asked meanwhile joins the next one. Requests are
-pure, so those that a dead replica held are sent again by the pool (Ray would not know which were answered); a
-request that was there at two deaths travels alone the third time, and a third death convicts it.
+pure, so those that a dead replica held are sent again by the pool (Ray would not know which were answered).
+A request that two replicas failed on is retried alone, and fails if the third does too: a poison request takes
+no others along.
 """
 
 from __future__ import annotations
@@ -10,28 +11,29 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Coroutine
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
 from actors.errors import OverloadedError, UsageError
 from actors.serving.backend import Priority
-from actors.serving.replica import Arrival, Letter, Reply
-from actors.serving.transport import Parcel, images_from, pack, unpack
+from actors.serving.replica import ExchangeRequest, ExchangeResponse, QueuedRequest
+from actors.serving.transport import Payload, images_from, pack, unpack
 
 CALLS_IN_FLIGHT = 2
 REQUESTS_IN_A_CALL = 1024
 """More would keep a replica's event loop busy with unpickling while others wait for a ping."""
 PIXEL_BYTES_IN_A_CALL = 64 * 2**20
-DEATHS_TO_CONVICT = 3
+MAX_REPLICA_FAILURES = 3
 
 
 class ReplicaHandle(Protocol):
     """A replica, here or elsewhere. Every method raises ReplicaLostError when the replica cannot answer."""
 
-    async def exchange(self, letter: Letter) -> Reply: ...
+    async def exchange(self, request: ExchangeRequest) -> ExchangeResponse: ...
 
-    async def call(self, parcel: Parcel, pixels: dict[str, np.ndarray]) -> Reply: ...
+    async def call(self, payload: Payload, pixels: dict[str, np.ndarray]) -> ExchangeResponse: ...
 
     async def ping(self) -> int: ...
 
@@ -43,7 +45,7 @@ class ReplicaHandle(Protocol):
         """Close the replica and free what it holds."""
 
 
-class Owner(Protocol):
+class LinkOwner(Protocol):
     """The pool that a link belongs to."""
 
     client: str
@@ -55,43 +57,47 @@ class Owner(Protocol):
 
     def count_call(self, n_pixels: int) -> None: ...
 
-    def answer(self, item: Item, outcome: Any) -> None:
+    def answer(self, pending: PendingRequest, outcome: Any) -> None:
         """Give a caller the result or the typed failure of its request."""
 
-    def post_later(self, item: Item) -> None:
-        """Send again, after a pause, what a replica had no room for."""
+    def retry_later(self, pending: PendingRequest) -> None:
+        """Send again, after a pause, what a replica had no capacity for."""
 
-    def replica_lost(self, link: Link, error: Exception) -> None:
+    def replica_lost(self, link: ReplicaLink, error: Exception) -> None:
         """Send what a dead replica held to the others."""
 
 
-class Item:
-    """One unanswered request."""
+@dataclass(slots=True, eq=False)
+class PendingRequest:
+    """One unanswered request. `failures` counts the replicas that were lost while they held it."""
 
-    __slots__ = ("agent", "deaths", "future", "link", "priority", "request", "serial")
-
-    def __init__(
-        self, request: Any, agent: str, priority: Priority, future: asyncio.Future[Any], serial: int
-    ) -> None:
-        self.request, self.agent, self.priority, self.future = request, agent, priority, future
-        self.serial = serial
-        self.deaths = 0
-        self.link: Link | None = None
+    request: Any
+    agent: str
+    priority: Priority
+    future: asyncio.Future[Any]
+    serial: int
+    failures: int = 0
+    link: ReplicaLink | None = None
 
     @property
-    def suspect(self) -> bool:
-        """Whether one more death convicts it, so that it must travel alone."""
-        return self.deaths >= DEATHS_TO_CONVICT - 1
+    def retry_alone(self) -> bool:
+        """Whether it may be what its replicas failed on."""
+        return self.failures >= MAX_REPLICA_FAILURES - 1
+
+    @property
+    def queued(self) -> QueuedRequest:
+        """The request as it is sent."""
+        return self.serial, self.request, self.agent, int(self.priority)
 
 
-class Link:
+class ReplicaLink:
     """One replica as its pool sees it."""
 
-    def __init__(self, pool: Owner, handle: ReplicaHandle) -> None:
+    def __init__(self, pool: LinkOwner, handle: ReplicaHandle) -> None:
         self.handle = handle
         self.ready = False
-        self.unsent: deque[Item] = deque()
-        self.outstanding: dict[int, Item] = {}
+        self.unsent: deque[PendingRequest] = deque()
+        self.outstanding: dict[int, PendingRequest] = {}
         """Sent and not answered, by serial."""
         self.controls = 0
         """Control calls in flight."""
@@ -99,7 +105,7 @@ class Link:
         """Callers of all processes that wait at the replica, when it was last asked."""
         self.batch_capacity = 1
         """Requests that the replica can run at the same time: its slots times its largest batch."""
-        self.last_reply = pool.clock()
+        self.last_response = pool.clock()
         self.idle_since = pool.clock()
         self._pool = pool
         self._epoch = 0
@@ -117,17 +123,17 @@ class Link:
         """What all processes want of the replica, as far as is known here."""
         return max(self.load, self.waiting)
 
-    def post(self, item: Item) -> None:
-        item.link = self
-        self.unsent.append(item)
+    def enqueue(self, pending: PendingRequest) -> None:
+        pending.link = self
+        self.unsent.append(pending)
         self.schedule_send()
 
-    def withdraw(self, item: Item) -> None:
-        """Forget an item whose caller was cancelled."""
-        if self.outstanding.pop(item.serial, None) is not None:
-            self._withdrawn.append(item.serial)
+    def withdraw(self, pending: PendingRequest) -> None:
+        """Forget a request whose caller was cancelled."""
+        if self.outstanding.pop(pending.serial, None) is not None:
+            self._withdrawn.append(pending.serial)
             self.schedule_send()
-        # An unsent item is skipped when its turn comes: its future is done.
+        # An unsent request is skipped when its turn comes: its future is done.
 
     def schedule_send(self) -> None:
         if not self._send_scheduled and self._calls < CALLS_IN_FLIGHT and self.ready:
@@ -138,59 +144,66 @@ class Link:
         self._send_scheduled = False
         if not self.ready or self._calls >= CALLS_IN_FLIGHT:
             return
-        items = self._next_items()
+        requests = self._next_requests()
         # With nothing to bring, one parked call is enough to take results away.
-        if not items and not self._withdrawn and not self._pixels and (self._calls or not self.outstanding):
+        if (
+            not requests
+            and not self._withdrawn
+            and not self._pixels
+            and (self._calls or not self.outstanding)
+        ):
             return
-        parcel, images = self._pack(items)
-        letter = Letter(self._pool.client, self._epoch, parcel, self._next_pixels(), tuple(self._withdrawn))
+        payload, images = self._packed(requests)
+        withdrawn = tuple(self._withdrawn)
+        request = ExchangeRequest(self._pool.client, self._epoch, payload, self._next_pixels(), withdrawn)
         self._withdrawn.clear()
         self._calls += 1
-        self._pool.count_call(len(letter.pixels))
-        self._pool.spawn(self._exchange(letter, images))
+        self._pool.count_call(len(request.pixels))
+        self._pool.spawn(self._exchange(request, images))
         if self.unsent or self._pixels:
             self.schedule_send()
 
-    def _next_items(self) -> list[Item]:
-        items: list[Item] = []
+    def _next_requests(self) -> list[PendingRequest]:
+        requests: list[PendingRequest] = []
         unsent = self.unsent
-        if len(self.outstanding) == 1 and next(iter(self.outstanding.values())).suspect:
-            return items
-        while unsent and len(items) < REQUESTS_IN_A_CALL:
-            item = unsent[0]
-            if item.future.done():
+        if len(self.outstanding) == 1 and next(iter(self.outstanding.values())).retry_alone:
+            return requests
+        while unsent and len(requests) < REQUESTS_IN_A_CALL:
+            pending = unsent[0]
+            if pending.future.done():
                 unsent.popleft()
                 continue
-            if item.suspect:
-                # A suspect goes when nothing else is there that its death could take along.
-                if not items and not self.outstanding:
+            if pending.retry_alone:
+                # It goes when nothing else is there that would be lost with it.
+                if not requests and not self.outstanding:
                     unsent.popleft()
-                    items.append(item)
+                    requests.append(pending)
                 break
             unsent.popleft()
-            items.append(item)
-        for item in items:
-            self.outstanding[item.serial] = item
-        return items
+            requests.append(pending)
+        for pending in requests:
+            self.outstanding[pending.serial] = pending
+        return requests
 
-    def _pack(self, items: list[Item]) -> tuple[Parcel | None, dict[str, Any]]:
-        if not items:
+    def _packed(self, requests: list[PendingRequest]) -> tuple[Payload | None, dict[str, Any]]:
+        if not requests:
             return None, {}
         try:
-            return pack([(item.serial, item.request, item.agent, int(item.priority)) for item in items])
+            return pack([pending.queued for pending in requests])
         except Exception:
-            arrivals: list[Arrival] = []
-            for item in items:
-                arrival = (item.serial, item.request, item.agent, int(item.priority))
-                try:
-                    pack(arrival)
-                except Exception as error:
-                    kind = type(item.request).__name__
-                    del self.outstanding[item.serial]
-                    self._pool.answer(item, UsageError(f"a {kind} cannot be sent to a replica: {error}"))
-                else:
-                    arrivals.append(arrival)
-            return pack(arrivals) if arrivals else (None, {})
+            queued = [pending.queued for pending in requests if self._check_packable(pending)]
+            return pack(queued) if queued else (None, {})
+
+    def _check_packable(self, pending: PendingRequest) -> bool:
+        """Return whether a request can be pickled; fail it if not."""
+        try:
+            pack(pending.queued)
+        except Exception as error:
+            kind = type(pending.request).__name__
+            del self.outstanding[pending.serial]
+            self._pool.answer(pending, UsageError(f"a {kind} cannot be sent to a replica: {error}"))
+            return False
+        return True
 
     def _next_pixels(self) -> dict[str, np.ndarray]:
         if not self._pixels:
@@ -206,43 +219,43 @@ class Link:
             del self._pixels[id]
         return chosen
 
-    async def _exchange(self, letter: Letter, images: dict[str, Any]) -> None:
+    async def _exchange(self, request: ExchangeRequest, images: dict[str, Any]) -> None:
         try:
-            reply = await self.handle.exchange(letter)
+            response = await self.handle.exchange(request)
         except Exception as error:
-            # Not only deaths: a request that cannot be unpickled there is found out in the same way.
-            if letter.epoch == self._epoch:
+            # Not only lost replicas: so does a request that cannot be unpickled there.
+            if request.epoch == self._epoch:
                 self._pool.replica_lost(self, error)
             return
-        if letter.epoch != self._epoch:
+        if request.epoch != self._epoch:
             return
         self._calls -= 1
-        self.last_reply = self._pool.clock()
-        for id in reply.missing:
+        self.last_response = self._pool.clock()
+        for id in response.missing:
             self._pixels[id] = images[id].pixels
-        if reply.parcel is not None:
-            outcomes = unpack(reply.parcel, images_from(reply.pixels))
+        if response.payload is not None:
+            outcomes = unpack(response.payload, images_from(response.pixels))
             outstanding, answer = self.outstanding, self._pool.answer
             for serial, outcome in outcomes:
-                item = outstanding.pop(serial, None)
-                if item is not None:
+                pending = outstanding.pop(serial, None)
+                if pending is not None:
                     if type(outcome) is OverloadedError:
-                        self._pool.post_later(item)
+                        self._pool.retry_later(pending)
                     else:
-                        answer(item, outcome)
+                        answer(pending, outcome)
         # The callers just answered run first, so that what they ask next joins the call.
         self.schedule_send()
 
-    def begin_epoch(self) -> list[Item]:
-        """Forget the calls in flight, and return every item that is not answered."""
+    def begin_epoch(self) -> list[PendingRequest]:
+        """Forget the calls in flight, and return every request that is not answered."""
         self._epoch += 1
         self._calls = 0
         self._withdrawn.clear()
         self._pixels.clear()
-        items = [*self.outstanding.values()]
-        for item in items:
-            item.deaths += 1
-        items += self.unsent
+        requests = [*self.outstanding.values()]
+        for pending in requests:
+            pending.failures += 1
+        requests += self.unsent
         self.outstanding.clear()
         self.unsent.clear()
-        return items
+        return requests

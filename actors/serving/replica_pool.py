@@ -2,7 +2,7 @@
 
 `ReplicaPool` reaches replicas through small protocols (Ray's handles fit none), so it is tested without Ray.
 A request goes to the replica with the least outstanding work; `actors.serving.replica_link` carries it there.
-When `limit` requests are outstanding, `submit` waits for room and `submit_nowait` raises OverloadedError.
+When `limit` requests are outstanding, `submit` waits and `submit_nowait` raises OverloadedError.
 """
 
 from __future__ import annotations
@@ -14,14 +14,16 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any, Protocol, Self, cast
 
 from actors.cluster.placement import DEATHS
 from actors.errors import BackendError, MaiaError, OverloadedError, ReplicaLostError
 from actors.serving.backend import Counted, Priority, RequestT, ResultT
-from actors.serving.coalescer import ClosedError, Room
-from actors.serving.pool import Asking, PoolStatistics
-from actors.serving.replica_link import DEATHS_TO_CONVICT, Item, Link, ReplicaHandle
+from actors.serving.capacity import CapacityLimiter
+from actors.serving.coalescer import ClosedError
+from actors.serving.pool import PoolBase, PoolStatistics
+from actors.serving.replica_link import MAX_REPLICA_FAILURES, PendingRequest, ReplicaHandle, ReplicaLink
 from actors.serving.transport import images_from, pack, unpack
 from actors.settings import Placement
 
@@ -44,15 +46,31 @@ class SharedReplicas(Launcher, Protocol):
         """Return handles of the replicas that are there and were not returned before. May block."""
 
 
-class ReplicaPool(Asking[RequestT, ResultT]):
+@dataclass(frozen=True, slots=True)
+class PoolOptions:
+    """When a pool refuses requests, adds and stops replicas, and gives one up. Times are in seconds."""
+
+    limit: int = 4096
+    """Unanswered requests of this process at most."""
+    scale_up_batches: float = 4.0
+    """Full batches that every replica has waiting, for two consecutive ticks, before one more is started."""
+    scale_down_s: float = 60.0
+    """How long a replica is idle before it is stopped."""
+    tick_s: float = 2.0
+    """Pause between two ticks, in each of which the load is measured and the pool scaled."""
+    silence_s: float = 60.0
+    """A replica that has requests and has not answered for so long is sent a ping, and replaced if that is
+    not answered within as long again.
+    """
+    retry_pause_s: float = 0.2
+    """Pause before a replica that is lost, or has no capacity, is asked again."""
+
+
+class ReplicaPool(PoolBase[RequestT, ResultT]):
     """Between `min_replicas` and `max_replicas` replicas of one model behind one handle.
 
-    `limit` bounds the unanswered requests of this process. A replica more is started when every replica has
-    more than `scale_up_batches` full batches of requests to do at two looks in a row, one is stopped when it
-    has been idle for `scale_down_s`; looks are `look_s` apart, and take in what other processes ask of the
-    replicas. A pool over `SharedReplicas` starts and stops none, and follows those that come and go. A
-    replica with unanswered requests that has been silent for `silence_s` is asked for a ping, and replaced if
-    it does not answer within as long again.
+    It scales with its own load and that of the other processes that use its replicas; see `PoolOptions`. A
+    pool over `SharedReplicas` starts and stops none, and follows those that come and go.
     """
 
     def __init__(
@@ -62,12 +80,7 @@ class ReplicaPool(Asking[RequestT, ResultT]):
         placement: Placement | None = None,
         *,
         address: str = "",
-        limit: int = 4096,
-        scale_up_batches: float = 4.0,
-        scale_down_s: float = 60.0,
-        look_s: float = 2.0,
-        silence_s: float = 60.0,
-        restart_pause_s: float = 0.2,
+        options: PoolOptions | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
@@ -78,21 +91,22 @@ class ReplicaPool(Asking[RequestT, ResultT]):
         self._launcher = launcher
         self._shared = cast("SharedReplicas", launcher) if hasattr(launcher, "fresh") else None
         self._placement = placement or Placement()
-        self._scale_up_batches, self._scale_down_s = scale_up_batches, scale_down_s
-        self._look_s, self._silence_s, self._restart_pause_s = look_s, silence_s, restart_pause_s
-        self._links: list[Link] = []
-        self._stranded: deque[Item] = deque()
-        """Items for which no replica is ready."""
+        self._options = options or PoolOptions()
+        self._links: list[ReplicaLink] = []
+        self._unassigned: deque[PendingRequest] = deque()
+        """Requests for which no replica is ready."""
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._keeper: asyncio.Task[None] | None = None
-        self._room = Room(limit)
-        self._idle: list[asyncio.Future[None]] = []
-        self._news: list[asyncio.Future[None]] = []
-        """Whoever waits for a replica to be ready, or for the news that none will be."""
+        self._ticker: asyncio.Task[None] | None = None
+        self._capacity = CapacityLimiter(self._options.limit)
+        self._idle = asyncio.Event()
+        """Set while no request is outstanding."""
+        self._idle.set()
+        self._ready_changed = asyncio.Event()
+        """Pulsed when a replica is ready, or none can be."""
         self._serials = itertools.count(1)
         self._failure: MaiaError | None = None
         self._closed = False
-        self._crowded = False
+        self._was_saturated = False
         self._requests = self._answered = self._failed = self._calls = self._pixels_sent = 0
         self._lost = self._resubmitted = self._restarted = 0
 
@@ -101,29 +115,29 @@ class ReplicaPool(Asking[RequestT, ResultT]):
         """Whether it was closed, or could not work: it starts no replica any more."""
         return self._closed or self._failure is not None
 
-    # -- asking ---------------------------------------------------------------------------------------
+    # -- requests ---------------------------------------------------------------------------------------
 
     async def submit(
         self, request: RequestT, *, agent: str = "", priority: Priority = Priority.INTERACTIVE
     ) -> ResultT:
-        """Return the result of `request`; wait for room first if `limit` requests are outstanding.
+        """Return the result of `request`; wait first if `limit` requests are outstanding.
 
         Cancelling the caller withdraws the request, also from the replica's queue.
 
         Raises:
             MaiaError: The backend's typed failure of this request or of its batch.
-            ReplicaLostError: If replicas died three times while they held this request.
+            ReplicaLostError: If three replicas failed while they held this request.
             ClosedError: If the pool is closed first.
         """
-        if self._room.full:
-            await self._room.wait()
-        item = self._post(request, agent, priority)
+        if self._capacity.full:
+            await self._capacity.wait()
+        pending = self._enqueue(request, agent, priority)
         try:
-            result: ResultT = await item.future
+            result: ResultT = await pending.future
             return result
         finally:
-            if item.future.cancelled():
-                self._withdraw(item)
+            if pending.future.cancelled():
+                self._withdraw(pending)
 
     def submit_nowait(
         self, request: RequestT, *, agent: str = "", priority: Priority = Priority.INTERACTIVE
@@ -133,16 +147,18 @@ class ReplicaPool(Asking[RequestT, ResultT]):
         Raises:
             OverloadedError: If `limit` requests are outstanding.
         """
-        if self._room.full:
+        if self._capacity.full:
             raise OverloadedError(
-                f"{self.name}: {self._room.limit} requests are outstanding.", "Await `submit`."
+                f"{self.name}: {self._capacity.limit} requests are outstanding.", "Await `submit`."
             )
-        item = self._post(request, agent, priority)
-        item.future.add_done_callback(lambda future: self._withdraw(item) if future.cancelled() else None)
-        return item.future
+        pending = self._enqueue(request, agent, priority)
+        pending.future.add_done_callback(
+            lambda future: self._withdraw(pending) if future.cancelled() else None
+        )
+        return pending.future
 
     async def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        """Return what control method `name` of a backend returns, on the replica with least to do.
+        """Return what control method `name` of a backend returns, on the replica with the least load.
 
         A control method may run again on another replica if its replica dies, so it must be safe to repeat.
 
@@ -150,26 +166,26 @@ class ReplicaPool(Asking[RequestT, ResultT]):
             UsageError: If the backend declares no such method.
             MaiaError: What the method raises.
         """
-        parcel, images = pack((name, args, kwargs))
+        payload, images = pack((name, args, kwargs))
         pixels = {id: image.pixels for id, image in images.items()}
         for attempt in itertools.count(1):
             link = await self._ready_link()
             link.controls += 1
             try:
-                reply = await link.handle.call(parcel, pixels)
+                response = await link.handle.call(payload, pixels)
             except ReplicaLostError as error:
                 self.replica_lost(link, error)
-                if attempt >= DEATHS_TO_CONVICT:
+                if attempt >= MAX_REPLICA_FAILURES:
                     raise
             else:
-                assert reply.parcel is not None
-                return unpack(reply.parcel, images_from(reply.pixels))
+                assert response.payload is not None
+                return unpack(response.payload, images_from(response.pixels))
             finally:
                 link.controls -= 1
         raise AssertionError
 
     async def describe(self) -> dict[str, Any]:
-        """Return the facts that one replica tells about its backend."""
+        """Return what one replica says of its backend."""
         link = await self._ready_link()
         return await link.handle.describe()
 
@@ -182,8 +198,8 @@ class ReplicaPool(Asking[RequestT, ResultT]):
         return PoolStatistics(
             replicas=len(self._links),
             ready=sum(link.ready for link in self._links),
-            outstanding=self._room.taken,
-            unsent=len(self._stranded) + sum(len(link.unsent) for link in self._links),
+            outstanding=self._capacity.in_use,
+            unsent=len(self._unassigned) + sum(len(link.unsent) for link in self._links),
             requests=self._requests,
             answered=self._answered,
             failed=self._failed,
@@ -194,35 +210,38 @@ class ReplicaPool(Asking[RequestT, ResultT]):
             restarted=self._restarted,
         )
 
-    def _post(self, request: RequestT, agent: str, priority: Priority) -> Item:
+    def _enqueue(self, request: RequestT, agent: str, priority: Priority) -> PendingRequest:
         if self._closed:
             raise ClosedError(f"{self.name} is closed.")
         if self._failure is not None:
             raise self._failure
-        item = Item(request, agent, priority, asyncio.get_running_loop().create_future(), next(self._serials))
-        self._room.taken += 1
+        pending = PendingRequest(
+            request, agent, priority, asyncio.get_running_loop().create_future(), next(self._serials)
+        )
+        self._capacity.in_use += 1
+        self._idle.clear()
         self._requests += 1
-        self._route(item)
-        return item
+        self._route(pending)
+        return pending
 
-    def _route(self, item: Item) -> None:
-        best: Link | None = None
+    def _route(self, pending: PendingRequest) -> None:
+        best: ReplicaLink | None = None
         for link in self._links:
             if link.ready and (best is None or link.load < best.load):
                 best = link
         if best is None:
-            self._stranded.append(item)
+            self._unassigned.append(pending)
         else:
-            best.post(item)
+            best.enqueue(pending)
 
-    def _withdraw(self, item: Item) -> None:
-        if item.link is not None:
-            item.link.withdraw(item)
+    def _withdraw(self, pending: PendingRequest) -> None:
+        if pending.link is not None:
+            pending.link.withdraw(pending)
         self._leave()
 
-    def answer(self, item: Item, outcome: Any) -> None:
+    def answer(self, pending: PendingRequest, outcome: Any) -> None:
         """Give a caller the result or the typed failure of its request."""
-        future = item.future
+        future = pending.future
         if future.done():
             return
         if isinstance(outcome, MaiaError):
@@ -230,21 +249,21 @@ class ReplicaPool(Asking[RequestT, ResultT]):
             future.set_exception(outcome)
         else:
             self._answered += 1
-            if item.deaths and isinstance(outcome, Counted):
-                outcome = outcome.asked_again(item.deaths)
+            if pending.failures and isinstance(outcome, Counted):
+                outcome = outcome.asked_again(pending.failures)
             future.set_result(outcome)
         self._leave()
 
-    def post_later(self, item: Item) -> None:
-        """Send again, after a pause, what a replica had no room for."""
-        item.link = None
+    def retry_later(self, pending: PendingRequest) -> None:
+        """Send again, after a pause, what a replica had no capacity for."""
+        pending.link = None
 
-        async def post() -> None:
-            await asyncio.sleep(self._restart_pause_s)
-            if not item.future.done():
-                self._route(item)
+        async def retry() -> None:
+            await asyncio.sleep(self._options.retry_pause_s)
+            if not pending.future.done():
+                self._route(pending)
 
-        self.spawn(post())
+        self.spawn(retry())
 
     # -- replicas -------------------------------------------------------------------------------------
 
@@ -256,8 +275,8 @@ class ReplicaPool(Asking[RequestT, ResultT]):
         """Launch the first replicas; requests may be submitted at once and wait for them."""
         while len(self._links) < self._placement.min_replicas:
             self._launch()
-        if self._keeper is None:
-            self._keeper = asyncio.get_running_loop().create_task(self._keep())
+        if self._ticker is None:
+            self._ticker = asyncio.get_running_loop().create_task(self._tick())
 
     async def ready(self) -> None:
         """Return when a replica is ready.
@@ -271,11 +290,11 @@ class ReplicaPool(Asking[RequestT, ResultT]):
         self._add(self._launcher.launch())
 
     def _add(self, handle: ReplicaHandle) -> None:
-        link = Link(self, handle)
+        link = ReplicaLink(self, handle)
         self._links.append(link)
         self.spawn(self._await_ready(link))
 
-    async def _await_ready(self, link: Link) -> None:
+    async def _await_ready(self, link: ReplicaLink) -> None:
         """Make the link ready as soon as its replica answers; replace a replica that never will, a few times."""
         ended = 0
         while not self._closed:
@@ -284,12 +303,12 @@ class ReplicaPool(Asking[RequestT, ResultT]):
             except ReplicaLostError as error:
                 ended += error.gone
                 if ended == DEATHS and self._shared is None:
-                    told = f"{self.name}: {DEATHS} replicas in a row ended while they were started: {error.message}"
-                    self.replica_broken(link, BackendError(told))
+                    message = f"{self.name}: {DEATHS} replicas in a row ended while they were started"
+                    self.replica_broken(link, BackendError(f"{message}: {error.message}"))
                     return
                 if error.gone and not self._replace(link):
                     return
-                await asyncio.sleep(self._restart_pause_s)
+                await asyncio.sleep(self._options.retry_pause_s)
             except Exception as error:
                 failure = error if isinstance(error, MaiaError) else BackendError(f"{self.name}: {error!r}")
                 self.replica_broken(link, failure)
@@ -300,14 +319,14 @@ class ReplicaPool(Asking[RequestT, ResultT]):
             return
         link.ready = True
         link.batch_capacity = facts["slots"] * facts["max_batch"]
-        self._announce()
-        link.last_reply = link.idle_since = self.clock()
-        stranded, self._stranded = self._stranded, deque()
-        for item in stranded:
-            if not item.future.done():
-                self._route(item)
+        self._notify_ready()
+        link.last_response = link.idle_since = self.clock()
+        unassigned, self._unassigned = self._unassigned, deque()
+        for pending in unassigned:
+            if not pending.future.done():
+                self._route(pending)
 
-    def _replace(self, link: Link) -> bool:
+    def _replace(self, link: ReplicaLink) -> bool:
         """Give the link another replica in place of one that will not come back; False if there shall be
         none.
         """
@@ -318,61 +337,61 @@ class ReplicaPool(Asking[RequestT, ResultT]):
             link.handle = self._launcher.launch()
         except MaiaError as failure:
             # Its owner may be about to start another.
-            if self._shared is not None and self.clock() - link.last_reply < self._silence_s:
+            if self._shared is not None and self.clock() - link.last_response < self._options.silence_s:
                 return True
             self.replica_broken(link, failure)
             return False
         self._restarted += 1
         return True
 
-    def replica_lost(self, link: Link, error: Exception) -> None:
+    def replica_lost(self, link: ReplicaLink, error: Exception) -> None:
         """Send what a dead replica held to the others, and wait for it to come back."""
         if not link.ready:
-            return  # another of its calls told us
+            return  # another of its calls has reported it
         _log.warning("%s: lost a replica with %d requests: %s", self.name, len(link.outstanding), error)
         link.ready = False
         self._lost += 1
-        for item in link.begin_epoch():
-            item.link = None
-            if item.future.done():
+        for pending in link.begin_epoch():
+            pending.link = None
+            if pending.future.done():
                 continue
-            if item.deaths >= DEATHS_TO_CONVICT:
+            if pending.failures >= MAX_REPLICA_FAILURES:
                 self.answer(
-                    item,
+                    pending,
                     ReplicaLostError(
-                        f"{self.name}: {item.deaths} replicas failed while they held this request: {error}",
+                        f"{self.name}: {pending.failures} replicas failed while they held this request: {error}",
                         "Look at the replicas' logs; the request itself may be what kills them.",
                     ),
                 )
                 continue
-            self._resubmitted += item.deaths > 0
-            self._route(item)
+            self._resubmitted += pending.failures > 0
+            self._route(pending)
         if not self._closed:
             self.spawn(self._await_ready(link))
 
-    def replica_broken(self, link: Link, failure: MaiaError) -> None:
+    def replica_broken(self, link: ReplicaLink, failure: MaiaError) -> None:
         """Give up on a replica whose backend cannot be built; without any other, fail all that waits."""
         link.ready = False
         self._links.remove(link)
-        items = link.begin_epoch()
+        requests = link.begin_epoch()
         if self._links:
             _log.warning("%s: a replica cannot work: %s", self.name, failure)
         else:
-            # Every caller is told, so a line in the log would only say it twice.
+            # Every caller gets the failure: a line in the log would repeat it.
             self._failure = failure
-            items += self._stranded
-            self._stranded.clear()
-            self._room.let_all_in()
-            self._announce()
+            requests += self._unassigned
+            self._unassigned.clear()
+            self._capacity.release_all()
+            self._notify_ready()
         self.spawn(self._stop(link.handle))
-        for item in items:
-            item.link = None
+        for pending in requests:
+            pending.link = None
             if self._failure is not None:
-                self.answer(item, failure)
-            elif not item.future.done():
-                self._route(item)
+                self.answer(pending, failure)
+            elif not pending.future.done():
+                self._route(pending)
 
-    async def _ready_link(self) -> Link:
+    async def _ready_link(self) -> ReplicaLink:
         while True:
             if self._closed:
                 raise ClosedError(f"{self.name} is closed.")
@@ -381,16 +400,12 @@ class ReplicaPool(Asking[RequestT, ResultT]):
             links = [link for link in self._links if link.ready]
             if links:
                 return min(links, key=lambda link: link.load)
-            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._news.append(waiter)
-            await waiter
+            await self._ready_changed.wait()
 
-    def _announce(self) -> None:
-        """Wake those who wait for a replica."""
-        waiters, self._news = self._news, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+    def _notify_ready(self) -> None:
+        """Wake the callers that wait for a replica."""
+        self._ready_changed.set()
+        self._ready_changed.clear()
 
     async def _stop(self, handle: ReplicaHandle) -> None:
         try:
@@ -398,28 +413,26 @@ class ReplicaPool(Asking[RequestT, ResultT]):
         except MaiaError as error:
             _log.warning("%s: a replica did not stop cleanly: %s", self.name, error)
 
-    async def _keep(self) -> None:
+    async def _tick(self) -> None:
         while True:
-            await asyncio.sleep(self._look_s)
+            await asyncio.sleep(self._options.tick_s)
             try:
-                await self.inquire()
+                await self.refresh_load()
             except Exception as error:
-                # A look that fails must not end all looking.
-                _log.warning("%s: cannot learn how its replicas stand: %s", self.name, error)
-            self.look()
+                # A failed tick must not be the last one.
+                _log.warning("%s: cannot read its replicas' load: %s", self.name, error)
+            self.autoscale()
 
-    async def inquire(self) -> None:
-        """Learn of replicas that others have started, and of what others ask of ours. Called before every
-        look.
-        """
+    async def refresh_load(self) -> None:
+        """Add replicas that others have started, and read the load on ours. Called before `autoscale`."""
         if self._shared is not None:
             for handle in await asyncio.to_thread(self._shared.fresh):
                 self._add(handle)
         elif self._placement.max_replicas > self._placement.min_replicas:
             links = [link for link in self._links if link.ready]
-            # One that hangs must not keep us from looking at the others, and is found out there.
+            # One that hangs must not hold up the others; `autoscale` finds it.
             answers = await asyncio.gather(
-                *(asyncio.wait_for(link.handle.statistics(), self._look_s) for link in links),
+                *(asyncio.wait_for(link.handle.statistics(), self._options.tick_s) for link in links),
                 return_exceptions=True,
             )
             for link, answer in zip(links, answers, strict=True):
@@ -428,46 +441,47 @@ class ReplicaPool(Asking[RequestT, ResultT]):
                 elif not isinstance(answer, TimeoutError):
                     link.waiting = 0
 
-    def look(self) -> None:
-        """Scale with the load, and find replicas that hang. Called every `look_s`."""
+    def autoscale(self) -> None:
+        """Start or stop one replica as the load asks, and probe those that are silent. Called every tick."""
         now = self.clock()
         serving = list(self._links)
-        crowded = bool(serving) and all(
-            link.ready and link.demand > self._scale_up_batches * link.batch_capacity for link in serving
+        saturated = bool(serving) and all(
+            link.ready and link.demand > self._options.scale_up_batches * link.batch_capacity
+            for link in serving
         )
-        if crowded and self._crowded and len(serving) < self._placement.max_replicas:
+        if saturated and self._was_saturated and len(serving) < self._placement.max_replicas:
             self._launch()
-            crowded = False
-        self._crowded = crowded
+            saturated = False
+        self._was_saturated = saturated
         for link in serving:
             if link.demand or not link.ready:
                 link.idle_since = now
             if not link.ready:
                 continue
-            if link.load and now - link.last_reply > self._silence_s:
-                link.last_reply = now
+            if link.load and now - link.last_response > self._options.silence_s:
+                link.last_response = now
                 self.spawn(self._probe(link))
             elif (
                 not link.demand
-                and now - link.idle_since > self._scale_down_s
+                and now - link.idle_since > self._options.scale_down_s
                 and len(serving) > self._placement.min_replicas
             ):
                 self._links.remove(link)
                 self.spawn(self._stop(link.handle))
                 break
 
-    async def _probe(self, link: Link) -> None:
+    async def _probe(self, link: ReplicaLink) -> None:
         handle = link.handle
         try:
-            await asyncio.wait_for(handle.ping(), self._silence_s)
+            await asyncio.wait_for(handle.ping(), self._options.silence_s)
         except (TimeoutError, ReplicaLostError):
             if link.handle is handle and link.ready:
                 self.replica_lost(
-                    link, ReplicaLostError(f"a replica was silent for {2 * self._silence_s} s.")
+                    link, ReplicaLostError(f"a replica was silent for {2 * self._options.silence_s} s.")
                 )
                 await self._stop(handle)  # it will not come back: `_await_ready` launches another
 
-    # -- room, closing --------------------------------------------------------------------------------
+    # -- capacity, closing --------------------------------------------------------------------------------
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Run a coroutine that belongs to the pool and ends with it."""
@@ -480,38 +494,33 @@ class ReplicaPool(Asking[RequestT, ResultT]):
         self._pixels_sent += n_pixels
 
     def _leave(self) -> None:
-        self._room.leave()
-        if not self._room.taken and self._idle:
-            for waiter in self._idle:
-                if not waiter.done():
-                    waiter.set_result(None)
-            self._idle.clear()
+        self._capacity.release()
+        if not self._capacity.in_use:
+            self._idle.set()
 
     async def drain(self) -> None:
         """Return when every request is answered."""
-        while self._room.taken:
-            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._idle.append(waiter)
-            await waiter
+        while self._capacity.in_use:
+            await self._idle.wait()
 
     async def aclose(self) -> None:
         """Fail what is unanswered with ClosedError and stop the replicas."""
         if self._closed:
             return
         self._closed = True
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.wait([self._keeper])
-        self._room.let_all_in()
-        self._announce()
+        if self._ticker is not None:
+            self._ticker.cancel()
+            await asyncio.wait([self._ticker])
+        self._capacity.release_all()
+        self._notify_ready()
         links, self._links = self._links, []
-        items = [*self._stranded]
-        self._stranded.clear()
+        requests = [*self._unassigned]
+        self._unassigned.clear()
         for link in links:
             link.ready = False
-            items += link.begin_epoch()
-        for item in items:
-            self.answer(item, ClosedError(f"{self.name} was closed."))
+            requests += link.begin_epoch()
+        for pending in requests:
+            self.answer(pending, ClosedError(f"{self.name} was closed."))
         await asyncio.gather(*(self._stop(link.handle) for link in links))
         for task in list(self._tasks):
             task.cancel()

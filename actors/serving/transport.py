@@ -1,8 +1,8 @@
 """Pickles requests and results so that images inside them travel as content ids.
 
-A `Parcel` holds any Python values; each `Image` in them is replaced by its id, and the pixels travel
-beside, once, or not at all where the other side has them. Only between processes of one program: a
-parcel is a pickle, and unpickling runs code.
+A `Payload` holds any Python values; each `Image` in them is replaced by its id, and the pixels travel
+separately, once, or not at all where the other side has them. Only between processes of one program: a
+payload is a pickle, and unpickling runs code.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from actors.images import Image
 
 
 @dataclass(frozen=True, slots=True)
-class Parcel:
+class Payload:
     """Pickled values and the ids of the images they mention, in order of first mention."""
 
     data: bytes
     ids: tuple[str, ...]
 
 
-def pack(values: Any) -> tuple[Parcel, dict[str, Image]]:
-    """Return `values` as a parcel, and the images it mentions by id.
+def pack(values: Any) -> tuple[Payload, dict[str, Image]]:
+    """Return `values` as a payload, and the images it mentions by id.
 
     Raises:
         Exception: Whatever pickling raises for values that cannot travel.
@@ -37,18 +37,18 @@ def pack(values: Any) -> tuple[Parcel, dict[str, Image]]:
     buffer = io.BytesIO()
     pickler = _Pickler(buffer)
     pickler.dump(values)
-    return Parcel(buffer.getvalue(), tuple(pickler.images)), pickler.images
+    return Payload(buffer.getvalue(), tuple(pickler.images)), pickler.images
 
 
-def unpack(parcel: Parcel, images: Mapping[str, Image]) -> Any:
-    """Return the values of `parcel`, its images taken from `images`.
+def unpack(payload: Payload, images: Mapping[str, Image]) -> Any:
+    """Return the values of `payload`, its images taken from `images`.
 
     Raises:
-        KeyError: If an image is missing; see `Parcel.ids`.
+        KeyError: If an image is missing; see `Payload.ids`.
     """
-    if not parcel.ids:
-        return pickle.loads(parcel.data)
-    return _Unpickler(io.BytesIO(parcel.data), images).load()
+    if not payload.ids:
+        return pickle.loads(payload.data)
+    return _Unpickler(io.BytesIO(payload.data), images).load()
 
 
 def images_from(pixels: Mapping[str, np.ndarray]) -> dict[str, Image]:
@@ -65,7 +65,7 @@ def images_from(pixels: Mapping[str, np.ndarray]) -> dict[str, Image]:
 
 
 def _image_by_id(id: str) -> Image:
-    raise pickle.UnpicklingError("a parcel with images is opened by `unpack`")
+    raise pickle.UnpicklingError("a payload with images is opened by `unpack`")
 
 
 class _Pickler(pickle.Pickler):
@@ -105,10 +105,10 @@ def _field_reader(cls: type) -> Callable[[Any], tuple[Any, ...]] | None:
     ):
         return None
     names = []
-    for each in fields(cls):
-        if not each.init or each.kw_only:
+    for field in fields(cls):
+        if not field.init or field.kw_only:
             return None
-        names.append(each.name)
+        names.append(field.name)
     if not names:
         return None
     if len(names) == 1:

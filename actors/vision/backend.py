@@ -91,7 +91,7 @@ class VisionBackend:
             )
         self.name = network.name
         self.max_batch = settings.batch
-        self._thread = DeviceThread("vision-device", patience_s=_PATIENCE_S)
+        self._thread = DeviceThread("vision-device", timeout_s=_PATIENCE_S)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="vision-bank")
         self._channels_last = True
         network, self._tapped = self._recorded(network)

@@ -66,7 +66,7 @@ class OpenAIBackend(UnsharedBackend[Any, Any]):
         self._batches = None if settings.batch is None else Batches(self._connection, settings.batch, sleep)
         self._caller = EndpointCaller(settings, self._secrets, proxy=self._connection.proxy, **collaborators)
 
-    def beside(self, request: ChatRequest | Admission | Admitted) -> bool:
+    def bypasses_queue(self, request: ChatRequest | Admission | Admitted) -> bool:
         """Say whether a request has waited already: it must not wait for the slots of those that wait for its
         place."""
         return isinstance(request, Admitted)

@@ -59,7 +59,7 @@ async def test_a_typed_failure_stays_what_it_is() -> None:
 
 
 async def test_a_device_that_hangs_is_lost_and_nobody_waits_for_ever() -> None:
-    thread, goes_on = DeviceThread("hangs", patience_s=0.05), threading.Event()
+    thread, goes_on = DeviceThread("hangs", timeout_s=0.05), threading.Event()
     with pytest.raises(DeviceLostError, match="has not come back"):
         await thread.run(goes_on.wait, 60)
     goes_on.set()
@@ -68,7 +68,7 @@ async def test_a_device_that_hangs_is_lost_and_nobody_waits_for_ever() -> None:
 
 async def test_work_that_waits_behind_slow_work_is_not_taken_for_hanging() -> None:
     now, turns = [0.0], [threading.Event() for _ in range(2)]
-    thread = DeviceThread("slow", patience_s=0.05, clock=lambda: now[0])
+    thread = DeviceThread("slow", timeout_s=0.05, clock=lambda: now[0])
     first, second = (asyncio.ensure_future(thread.run(turn.wait, 60)) for turn in turns)
     await asyncio.sleep(0)
     now[0] = 0.04

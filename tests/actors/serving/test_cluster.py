@@ -27,7 +27,7 @@ from actors.cluster.connection import (
 from actors.cluster.settings import RaySettings
 from actors.errors import RefusedError, UsageError
 from actors.serving.cluster import Cluster
-from actors.serving.replica_pool import ReplicaPool
+from actors.serving.replica_pool import PoolOptions, ReplicaPool
 from actors.serving.transport import pack
 from actors.settings import Placement
 from tests.actors.scripted import Show, image
@@ -144,9 +144,10 @@ class TestHosts:
         self, cluster: Cluster
     ) -> None:
         placement = Placement(min_replicas=1, max_replicas=2)
-        pool = cluster.pool("growing", SCRIPTED, {"gated": True}, placement, scale_up_batches=1, look_s=0.1)
+        options = PoolOptions(scale_up_batches=1, tick_s=0.1)
+        pool = cluster.pool("growing", SCRIPTED, {"gated": True}, placement, options=options)
         await pool.ready()
-        shared = cluster.attach(pool.address, look_s=0.1)
+        shared = cluster.attach(pool.address, options)
         # Only the host asks: the owner learns of the load from its replica.
         asked = [shared.submit_nowait(Show(number)) for number in range(30)]
         await until(lambda: shared.statistics().ready == 2)

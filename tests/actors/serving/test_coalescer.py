@@ -1,4 +1,4 @@
-"""The coalescer, tested by which batches it formed on a device that answers when told."""
+"""The coalescer, tested by which batches it formed on a device that answers when the test says so."""
 
 from __future__ import annotations
 
@@ -488,9 +488,9 @@ async def test_statistics_tell_what_was_merged_and_how_long_work_waited(
     await asyncio.gather(*futures)
 
 
-async def test_a_request_that_has_waited_already_runs_beside_the_slots_and_is_not_counted_again() -> None:
+async def test_a_request_that_has_waited_already_bypasses_the_queue_and_is_not_counted_again() -> None:
     class Admitting(ScriptedDevice):
-        def beside(self, request: Probe) -> bool:
+        def bypasses_queue(self, request: Probe) -> bool:
             return request.subject == "admitted"
 
         async def run(self, batch: Sequence[Probe]) -> Sequence[str | MaiaError]:
@@ -503,7 +503,7 @@ async def test_a_request_that_has_waited_already_runs_beside_the_slots_and_is_no
     waits = coalescer.submit_nowait(Probe("x"))
     for _ in range(3):
         await asyncio.sleep(0)
-    beside = [coalescer.submit_nowait(Probe("admitted")) for _ in range(2)]
+    bypassing = [coalescer.submit_nowait(Probe("admitted")) for _ in range(2)]
     for _ in range(3):
         await asyncio.sleep(0)
     assert [[probe.subject for probe in batch] for batch in device.batches] == [
@@ -519,5 +519,5 @@ async def test_a_request_that_has_waited_already_runs_beside_the_slots_and_is_no
     for future in device.running:
         future.set_result(["A"])
     await closing
-    assert [future.result() for future in (waits, *beside)] == ["A"] * 3
+    assert [future.result() for future in (waits, *bypassing)] == ["A"] * 3
     assert (coalescer.statistics().running, coalescer.statistics().waiting) == (0, 0)

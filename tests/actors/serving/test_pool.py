@@ -13,9 +13,9 @@ from actors.errors import BackendError, MaiaError, OverloadedError, RefusedError
 from actors.serving.backend import Priority
 from actors.serving.coalescer import ClosedError
 from actors.serving.pool import LocalPool
-from actors.serving.replica import Letter, Replica, Reply
-from actors.serving.replica_pool import ReplicaPool
-from actors.serving.transport import Parcel, unpack
+from actors.serving.replica import ExchangeRequest, ExchangeResponse, Replica
+from actors.serving.replica_pool import PoolOptions, ReplicaPool
+from actors.serving.transport import Payload, unpack
 from actors.settings import Placement
 from tests.actors.scripted import ScriptedBackend, Show, image, settle
 
@@ -34,7 +34,7 @@ class HereReplica:
         self.alive = asyncio.Event()
         self.alive.set()
         self.gone = self.hangs = self.stopped = False
-        self.letters: list[Letter] = []
+        self.exchanges: list[ExchangeRequest] = []
         self.in_flight = self.most_in_flight = 0
         self.deadly: int | None = None
         """A request of this number kills the replica."""
@@ -49,9 +49,9 @@ class HereReplica:
     def sent(self) -> list[list[int]]:
         """Return the numbers of the requests that each call brought."""
         return [
-            [request.number for _, request, *_ in unpack(letter.parcel, PICTURES)]
-            for letter in self.letters
-            if letter.parcel is not None
+            [show.number for _, show, *_ in unpack(exchange.payload, PICTURES)]
+            for exchange in self.exchanges
+            if exchange.payload is not None
         ]
 
     async def kill(self, gone: bool = False, restart: bool = True) -> None:
@@ -97,16 +97,16 @@ class HereReplica:
             if not death.done():
                 death.cancel()
 
-    async def exchange(self, letter: Letter) -> Reply:
-        self.letters.append(letter)
-        if letter.parcel is not None and self.deadly in self.sent()[-1] and not self.stopped:
+    async def exchange(self, request: ExchangeRequest) -> ExchangeResponse:
+        self.exchanges.append(request)
+        if request.payload is not None and self.deadly in self.sent()[-1] and not self.stopped:
             asyncio.get_running_loop().call_soon(lambda: asyncio.ensure_future(self.kill()))
-        reply: Reply = await self._guard(self.replica.exchange(letter))
-        return reply
+        response: ExchangeResponse = await self._guard(self.replica.exchange(request))
+        return response
 
-    async def call(self, parcel: Parcel, pixels: dict[str, np.ndarray]) -> Reply:
-        reply: Reply = await self._guard(self.replica.call(parcel, pixels))
-        return reply
+    async def call(self, payload: Payload, pixels: dict[str, np.ndarray]) -> ExchangeResponse:
+        response: ExchangeResponse = await self._guard(self.replica.call(payload, pixels))
+        return response
 
     async def ping(self) -> int:
         if self.hangs:
@@ -163,9 +163,11 @@ class Bench:
     ) -> None:
         self.launcher = launcher or HereLauncher()
         self.clock = Clock()
-        options = {"restart_pause_s": 0.0, "look_s": 1e6, "clock": self.clock} | options
+        pool_options = PoolOptions(**{"retry_pause_s": 0.0, "tick_s": 1e6} | options)
         placement = Placement(min_replicas=replicas, max_replicas=most or replicas)
-        self.pool: ReplicaPool[Show, Any] = ReplicaPool("bench", self.launcher, placement, **options)
+        self.pool: ReplicaPool[Show, Any] = ReplicaPool(
+            "bench", self.launcher, placement, options=pool_options, clock=self.clock
+        )
 
     @property
     def replicas(self) -> list[HereReplica]:
@@ -211,7 +213,7 @@ async def test_what_is_asked_while_two_calls_are_in_flight_joins_the_next() -> N
 async def test_a_lone_request_takes_one_call() -> None:
     async with Bench(launcher=HereLauncher(gated=False)) as bench:
         assert await bench.pool.submit(Show(1)) == (1, None)
-        assert len(bench.replicas[0].letters) == 1
+        assert len(bench.replicas[0].exchanges) == 1
 
 
 async def test_results_come_as_soon_as_their_batch_is_done() -> None:
@@ -238,7 +240,7 @@ async def test_pixels_of_many_images_are_spread_over_calls(monkeypatch: pytest.M
     monkeypatch.setattr("actors.serving.replica_link.PIXEL_BYTES_IN_A_CALL", 200)  # an image has 90 bytes
     async with Bench(launcher=HereLauncher(gated=False)) as bench:
         assert len(await bench.pool.map([Show(i, image(i)) for i in range(7)])) == 7
-        assert max(len(letter.pixels) for letter in bench.replicas[0].letters) == 2
+        assert max(len(exchange.pixels) for exchange in bench.replicas[0].exchanges) == 2
 
 
 async def test_requests_go_where_least_is_outstanding() -> None:
@@ -278,7 +280,7 @@ async def test_a_request_cancelled_before_it_was_sent_never_is() -> None:
         (leaves,) = bench.ask(1)
         leaves.cancel()
         await settle()
-        assert bench.replicas[0].letters == []
+        assert bench.replicas[0].exchanges == []
 
 
 async def test_a_dead_replicas_requests_are_sent_again_and_answered() -> None:
@@ -318,8 +320,8 @@ async def test_a_replica_that_will_not_come_back_is_replaced() -> None:
         bench.replicas[0].stopped = True
 
 
-async def test_a_request_that_kills_replicas_is_convicted_and_the_others_live() -> None:
-    """At two deaths many requests were there; each then travels alone, and only one is there at a third."""
+async def test_a_request_that_kills_replicas_fails_alone() -> None:
+    """Each request that two replicas failed on is retried alone."""
     async with Bench(launcher=HereLauncher(gated=False)) as bench:
         bench.replicas[0].deadly = 5
         futures = bench.ask(*range(10))
@@ -374,7 +376,7 @@ async def test_a_full_pool_raises_or_makes_the_caller_wait_its_turn() -> None:
 
 async def test_what_a_replica_has_no_room_for_is_sent_again() -> None:
     async with Bench() as bench:
-        bench.replicas[0].replica.coalescer._room.limit = 4
+        bench.replicas[0].replica.coalescer._capacity.limit = 4
         futures = bench.ask(*range(10))
         for _ in range(20):
             await settle()
@@ -436,27 +438,27 @@ async def test_replicas_are_added_under_load_and_stopped_when_idle() -> None:
     async with Bench(replicas=1, most=2, scale_up_batches=2, scale_down_s=60) as bench:
         futures = bench.ask(*range(9))
         await settle()
-        bench.pool.look()
+        bench.pool.autoscale()
         assert len(bench.replicas) == 1, "one busy moment is not load"
-        bench.pool.look()
+        bench.pool.autoscale()
         await settle()
         assert len(bench.replicas) == 2
         futures += bench.ask(*range(20, 23))
         await settle()
         assert bench.replicas[1].sent() == [[20, 21, 22]]
-        bench.pool.look()
-        bench.pool.look()
+        bench.pool.autoscale()
+        bench.pool.autoscale()
         assert len(bench.replicas) == 2, "not above max_replicas"
         for _ in range(3):
             await bench.release()
         await asyncio.gather(*futures)
-        bench.pool.look()
+        bench.pool.autoscale()
         bench.clock.now += 61
-        bench.pool.look()
+        bench.pool.autoscale()
         await settle()
         assert [replica.stopped for replica in bench.replicas].count(True) == 1
         bench.clock.now += 61
-        bench.pool.look()
+        bench.pool.autoscale()
         await settle()
         assert bench.pool.statistics().replicas == 1, "not below min_replicas"
 
@@ -465,13 +467,13 @@ async def test_what_other_processes_ask_of_a_replica_counts_as_load_and_keeps_it
     async with Bench(replicas=1, most=2, scale_up_batches=2, scale_down_s=60) as bench:
         others = [bench.replicas[0].replica.coalescer.submit_nowait(Show(number)) for number in range(9)]
         for _ in range(2):
-            await bench.pool.inquire()
-            bench.pool.look()
+            await bench.pool.refresh_load()
+            bench.pool.autoscale()
         await settle()
         assert len(bench.replicas) == 2
         bench.clock.now += 61
-        await bench.pool.inquire()
-        bench.pool.look()
+        await bench.pool.refresh_load()
+        bench.pool.autoscale()
         await settle()
         assert not bench.replicas[0].stopped, "idle for this process alone"
         for _ in range(3):
@@ -528,8 +530,8 @@ async def test_a_shared_pool_follows_the_replicas_that_come_and_go() -> None:
     first = launcher.start()
     async with Bench(launcher=launcher) as bench:
         second = launcher.start()
-        await bench.pool.inquire()
-        await bench.pool.inquire()
+        await bench.pool.refresh_load()
+        await bench.pool.refresh_load()
         await settle()
         assert bench.pool.statistics().ready == 2
         futures = bench.ask(1, 2, 3, 4)
@@ -579,15 +581,15 @@ async def test_a_shared_pool_waits_for_the_replica_that_its_owner_starts_in_plac
 
 async def test_a_replica_that_does_not_say_how_it_stands_is_still_looked_at() -> None:
     """One that hangs is found out all the same, and its work is done elsewhere."""
-    async with Bench(replicas=1, most=2, look_s=0.01, silence_s=0.01) as bench:
+    async with Bench(replicas=1, most=2, tick_s=0.01, silence_s=0.01) as bench:
         never = asyncio.get_running_loop().create_future()
         bench.replicas[0].statistics = lambda: asyncio.shield(never)  # type: ignore[method-assign, assignment]
         futures = bench.ask(1)
         await settle()
         bench.replicas[0].hangs = True
         bench.clock.now += 1
-        await bench.pool.inquire()
-        bench.pool.look()
+        await bench.pool.refresh_load()
+        bench.pool.autoscale()
         await bench.launcher.second.wait()
         await settle()
         await bench.release()
@@ -601,7 +603,7 @@ async def test_a_replica_that_hangs_is_replaced_and_its_work_done_elsewhere() ->
         await settle()
         bench.replicas[0].hangs = True
         bench.clock.now += 1
-        bench.pool.look()
+        bench.pool.autoscale()
         await bench.launcher.second.wait()
         await settle()
         await bench.release()
@@ -613,7 +615,7 @@ async def test_a_busy_replica_that_answers_pings_is_left_alone() -> None:
         futures = bench.ask(1)
         await settle()
         bench.clock.now += 11
-        bench.pool.look()
+        bench.pool.autoscale()
         await settle()
         assert bench.pool.statistics().lost_replicas == 0
         await bench.release()

@@ -11,20 +11,22 @@ import pytest
 
 from actors.errors import BackendError, DeviceLostError, MaiaError, OverloadedError, RefusedError, UsageError
 from actors.serving.backend import Priority
-from actors.serving.replica import ImageCache, Letter, Replica, ReplicaActor, Reply, build
+from actors.serving.replica import ExchangeRequest, ExchangeResponse, Replica, ReplicaActor, build
 from actors.serving.transport import images_from, pack, unpack
 from tests.actors.scripted import ScriptedBackend, Show, image, settle
 
 pytestmark = pytest.mark.anyio
 
 
-def letter(*arrivals: tuple[int, Show] | tuple[int, Show, int], client: str = "c", epoch: int = 0) -> Letter:
-    parcel, _ = pack([(serial, request, "agent", *(rest or (0,))) for serial, request, *rest in arrivals])
-    return Letter(client, epoch, parcel if arrivals else None)
+def exchange_request(
+    *arrivals: tuple[int, Show] | tuple[int, Show, int], client: str = "c", epoch: int = 0
+) -> ExchangeRequest:
+    payload, _ = pack([(serial, request, "agent", *(rest or (0,))) for serial, request, *rest in arrivals])
+    return ExchangeRequest(client, epoch, payload if arrivals else None)
 
 
-def outcomes(reply: Reply) -> dict[int, Any]:
-    return dict(unpack(reply.parcel, images_from(reply.pixels))) if reply.parcel else {}
+def outcomes(response: ExchangeResponse) -> dict[int, Any]:
+    return dict(unpack(response.payload, images_from(response.pixels))) if response.payload else {}
 
 
 @pytest.fixture
@@ -42,7 +44,7 @@ async def replica(backend: ScriptedBackend) -> AsyncIterator[Replica]:
 
 
 async def test_a_call_waits_for_its_results(replica: Replica, backend: ScriptedBackend) -> None:
-    call = asyncio.ensure_future(replica.exchange(letter((1, Show(1)), (2, Show(2)))))
+    call = asyncio.ensure_future(replica.exchange(exchange_request((1, Show(1)), (2, Show(2)))))
     await settle()
     assert not call.done()
     await backend.release()
@@ -54,19 +56,21 @@ async def test_results_go_out_with_whichever_call_is_there(
 ) -> None:
     """A quick answer does not wait for the slow request that travelled with it, nor a new call for an old."""
     first = asyncio.ensure_future(
-        replica.exchange(letter(*((i, Show(i)) for i in range(1, 5)), (5, Show(5), int(Priority.SWEEP))))
+        replica.exchange(
+            exchange_request(*((i, Show(i)) for i in range(1, 5)), (5, Show(5), int(Priority.SWEEP)))
+        )
     )
     await settle()
-    second = asyncio.ensure_future(replica.exchange(letter((6, Show(6)))))
+    second = asyncio.ensure_future(replica.exchange(exchange_request((6, Show(6)))))
     await settle()
     assert outcomes(await first) == {}, "the later call took its place"
     await backend.release()
     assert sorted(outcomes(await second)) == [1, 2, 3, 4]
-    third = asyncio.ensure_future(replica.exchange(letter()))
+    third = asyncio.ensure_future(replica.exchange(exchange_request()))
     await settle()
     await backend.release()
     assert sorted(outcomes(await third)) == [6], "the sweep's request comes after"
-    fourth = asyncio.ensure_future(replica.exchange(letter()))
+    fourth = asyncio.ensure_future(replica.exchange(exchange_request()))
     await settle()
     await backend.release()
     assert sorted(outcomes(await fourth)) == [5]
@@ -75,16 +79,18 @@ async def test_results_go_out_with_whichever_call_is_there(
 async def test_results_that_nobody_fetched_wait_for_the_next_call(
     replica: Replica, backend: ScriptedBackend
 ) -> None:
-    call = asyncio.ensure_future(replica.exchange(letter((1, Show(1)))))
+    call = asyncio.ensure_future(replica.exchange(exchange_request((1, Show(1)))))
     await settle()
-    other = asyncio.ensure_future(replica.exchange(letter((2, Show(2)))))
+    other = asyncio.ensure_future(replica.exchange(exchange_request((2, Show(2)))))
     await settle()
     assert outcomes(await call) == {}
     await backend.release()
     assert sorted(outcomes(await other)) == [1]
     await backend.release()
-    assert sorted(outcomes(await replica.exchange(letter()))) == [2]
-    assert outcomes(await replica.exchange(letter())) == {}, "with nothing to wait for a call returns at once"
+    assert sorted(outcomes(await replica.exchange(exchange_request()))) == [2]
+    assert outcomes(await replica.exchange(exchange_request())) == {}, (
+        "with nothing to wait for a call returns at once"
+    )
 
 
 async def test_ids_come_first_and_pixels_only_where_missing(
@@ -92,14 +98,16 @@ async def test_ids_come_first_and_pixels_only_where_missing(
 ) -> None:
     backend.gated = False
     dark, light = image(1), image(2)
-    reply = await replica.exchange(letter((1, Show(1, dark)), (2, Show(2, light)), (3, Show(3, dark))))
-    assert reply.missing == (dark.id, light.id)
+    response = await replica.exchange(
+        exchange_request((1, Show(1, dark)), (2, Show(2, light)), (3, Show(3, dark)))
+    )
+    assert response.missing == (dark.id, light.id)
     assert backend.seen == []
     pixels = {each.id: each.pixels for each in (dark, light)}
-    reply = await replica.exchange(Letter("c", 0, pixels=pixels))
-    assert outcomes(reply) == {1: (1, 90), 2: (2, 180), 3: (3, 90)}
-    reply = await replica.exchange(letter((4, Show(4, light)), client="another"))
-    assert (reply.missing, outcomes(reply)) == ((), {4: (4, 180)})
+    response = await replica.exchange(ExchangeRequest("c", 0, pixels=pixels))
+    assert outcomes(response) == {1: (1, 90), 2: (2, 180), 3: (3, 90)}
+    response = await replica.exchange(exchange_request((4, Show(4, light)), client="another"))
+    assert (response.missing, outcomes(response)) == ((), {4: (4, 180)})
     assert replica.statistics()["pixels_received"] == 2
 
 
@@ -108,43 +116,34 @@ async def test_pixels_may_come_in_parts_and_other_requests_pass(
 ) -> None:
     backend.gated = False
     dark, light = image(1), image(2)
-    await replica.exchange(letter((1, Show(1, dark)), (2, Show(2, light))))
-    reply = await replica.exchange(Letter("c", 0, letter((3, Show(3))).parcel, pixels={dark.id: dark.pixels}))
-    assert outcomes(reply) == {3: (3, None)}
-    reply = await replica.exchange(Letter("c", 0, pixels={light.id: light.pixels}))
-    assert sorted(outcomes(reply)) == [1, 2]
+    await replica.exchange(exchange_request((1, Show(1, dark)), (2, Show(2, light))))
+    response = await replica.exchange(
+        ExchangeRequest("c", 0, exchange_request((3, Show(3))).payload, pixels={dark.id: dark.pixels})
+    )
+    assert outcomes(response) == {3: (3, None)}
+    response = await replica.exchange(ExchangeRequest("c", 0, pixels={light.id: light.pixels}))
+    assert sorted(outcomes(response)) == [1, 2]
 
 
 async def test_a_request_keeps_its_pixels_though_the_cache_forgets_them(backend: ScriptedBackend) -> None:
     backend.gated = False
     replica = Replica(backend, image_bytes=100)  # an image has 90 bytes
     images = [image(value) for value in (1, 2, 3)]
-    await replica.exchange(letter(*((i, Show(i, each)) for i, each in enumerate(images))))
-    reply = await replica.exchange(Letter("c", 0, pixels={each.id: each.pixels for each in images}))
-    assert outcomes(reply) == {0: (0, 90), 1: (1, 180), 2: (2, 270)}
+    await replica.exchange(exchange_request(*((i, Show(i, each)) for i, each in enumerate(images))))
+    response = await replica.exchange(
+        ExchangeRequest("c", 0, pixels={each.id: each.pixels for each in images})
+    )
+    assert outcomes(response) == {0: (0, 90), 1: (1, 180), 2: (2, 270)}
     assert replica.statistics()["images"] == 1
     await replica.close()
 
 
-def test_the_cache_forgets_what_was_used_longest_ago() -> None:
-    cache = ImageCache(200)
-    one, two, three = image(1), image(2), image(3)
-    cache.add(one)
-    cache.add(two)
-    assert cache.get(one.id) is one
-    cache.add(three)
-    assert (len(cache), cache.n_bytes) == (2, 180)
-    assert cache.get(two.id) is None
-    cache.add(three)
-    assert cache.n_bytes == 180
-
-
 async def test_a_withdrawn_request_is_not_run(replica: Replica, backend: ScriptedBackend) -> None:
-    calls = [asyncio.ensure_future(replica.exchange(letter((0, Show(0)))))]
+    calls = [asyncio.ensure_future(replica.exchange(exchange_request((0, Show(0)))))]
     await settle()
-    calls.append(asyncio.ensure_future(replica.exchange(letter((1, Show(1)), (2, Show(2))))))
+    calls.append(asyncio.ensure_future(replica.exchange(exchange_request((1, Show(1)), (2, Show(2))))))
     await settle()
-    calls.append(asyncio.ensure_future(replica.exchange(Letter("c", 0, withdrawn=(1, 77)))))
+    calls.append(asyncio.ensure_future(replica.exchange(ExchangeRequest("c", 0, withdrawn=(1, 77)))))
     await settle()
     await backend.release()
     await backend.release()
@@ -157,36 +156,38 @@ async def test_a_request_withdrawn_before_its_pixels_came_is_not_run(
 ) -> None:
     backend.gated = False
     dark = image(1)
-    await replica.exchange(letter((1, Show(1, dark)), (2, Show(2, dark))))
-    call = asyncio.ensure_future(replica.exchange(Letter("c", 0, withdrawn=(1,))))
+    await replica.exchange(exchange_request((1, Show(1, dark)), (2, Show(2, dark))))
+    call = asyncio.ensure_future(replica.exchange(ExchangeRequest("c", 0, withdrawn=(1,))))
     await settle()
-    reply = await replica.exchange(Letter("c", 0, pixels={dark.id: dark.pixels}))
-    assert outcomes(reply) == {2: (2, 90)}
+    response = await replica.exchange(ExchangeRequest("c", 0, pixels={dark.id: dark.pixels}))
+    assert outcomes(response) == {2: (2, 90)}
     await call
 
 
 async def test_a_new_epoch_withdraws_what_the_old_one_asked(
     replica: Replica, backend: ScriptedBackend
 ) -> None:
-    """A client that lost a reply sends everything again; nothing is run twice for it that had not begun."""
-    old = asyncio.ensure_future(replica.exchange(letter((1, Show(1)))))
+    """A client that lost a response sends everything again; nothing is run twice for it that had not begun."""
+    old = asyncio.ensure_future(replica.exchange(exchange_request((1, Show(1)))))
     await settle()
-    older = asyncio.ensure_future(replica.exchange(letter((2, Show(2)), (3, Show(3)))))
+    older = asyncio.ensure_future(replica.exchange(exchange_request((2, Show(2)), (3, Show(3)))))
     await settle()
-    new = asyncio.ensure_future(replica.exchange(letter((2, Show(2)), epoch=1)))
+    new = asyncio.ensure_future(replica.exchange(exchange_request((2, Show(2)), epoch=1)))
     await settle()
     await backend.release()
     await backend.release()
     assert backend.seen == [[Show(1)], [Show(2)]]
     assert outcomes(await new) == {2: (2, None)}
     assert (outcomes(await old), outcomes(await older)) == ({}, {})
-    assert await replica.exchange(letter((9, Show(9)), epoch=0)) == Reply(), "the old epoch is over"
+    assert await replica.exchange(exchange_request((9, Show(9)), epoch=0)) == ExchangeResponse(), (
+        "the old epoch is over"
+    )
 
 
 async def test_work_of_a_new_epoch_joins_what_runs(replica: Replica, backend: ScriptedBackend) -> None:
-    old = asyncio.ensure_future(replica.exchange(letter((1, Show(1000)))))
+    old = asyncio.ensure_future(replica.exchange(exchange_request((1, Show(1000)))))
     await settle()
-    new = asyncio.ensure_future(replica.exchange(letter((1, Show(1000)), epoch=1)))
+    new = asyncio.ensure_future(replica.exchange(exchange_request((1, Show(1000)), epoch=1)))
     await settle()
     await backend.release()
     assert len(backend.seen) == 1
@@ -196,7 +197,7 @@ async def test_work_of_a_new_epoch_joins_what_runs(replica: Replica, backend: Sc
 
 async def test_clients_do_not_get_each_others_results(replica: Replica, backend: ScriptedBackend) -> None:
     calls = [
-        asyncio.ensure_future(replica.exchange(letter((1, Show(number)), client=client)))
+        asyncio.ensure_future(replica.exchange(exchange_request((1, Show(number)), client=client)))
         for client, number in (("a", 10), ("b", 20))
     ]
     await settle()
@@ -208,12 +209,12 @@ async def test_clients_do_not_get_each_others_results(replica: Replica, backend:
 async def test_a_client_that_went_silent_is_forgotten(backend: ScriptedBackend) -> None:
     now = [0.0]
     replica = Replica(backend, clock=lambda: now[0])
-    lost = asyncio.ensure_future(replica.exchange(letter((1, Show(1)), client="lost")))
+    lost = asyncio.ensure_future(replica.exchange(exchange_request((1, Show(1)), client="lost")))
     await settle()
     await backend.release()
     await lost
     now[0] += 1000
-    other = asyncio.ensure_future(replica.exchange(letter((1, Show(2)), client="other")))
+    other = asyncio.ensure_future(replica.exchange(exchange_request((1, Show(2)), client="other")))
     await settle()
     await backend.release()
     await other
@@ -224,7 +225,9 @@ async def test_a_client_that_went_silent_is_forgotten(backend: ScriptedBackend) 
 async def test_failures_are_typed_and_their_own(replica: Replica, backend: ScriptedBackend) -> None:
     backend.gated = False
     answers = outcomes(
-        await replica.exchange(letter((1, Show(-5)), (2, Show(2)), (3, Show(3, unit="unpicklable"))))
+        await replica.exchange(
+            exchange_request((1, Show(-5)), (2, Show(2)), (3, Show(3, unit="unpicklable")))
+        )
     )
     assert isinstance(answers[1], RefusedError)
     assert answers[2] == (2, None)
@@ -234,25 +237,25 @@ async def test_failures_are_typed_and_their_own(replica: Replica, backend: Scrip
 
 async def test_a_full_queue_is_a_typed_failure(backend: ScriptedBackend) -> None:
     replica = Replica(backend, limit=2)
-    call = asyncio.ensure_future(replica.exchange(letter(*((i, Show(i)) for i in range(3)))))
+    call = asyncio.ensure_future(replica.exchange(exchange_request(*((i, Show(i)) for i in range(3)))))
     await settle()
     assert isinstance(outcomes(await call)[2], OverloadedError)
     await backend.release()
-    await replica.exchange(letter())
+    await replica.exchange(exchange_request())
     await replica.close()
 
 
 async def test_images_in_results_arrive(replica: Replica, backend: ScriptedBackend) -> None:
     backend.gated = False
-    answers = outcomes(await replica.exchange(letter((1, Show(7, unit="image")))))
+    answers = outcomes(await replica.exchange(exchange_request((1, Show(7, unit="image")))))
     assert np.array_equal(answers[1].pixels, np.full((2, 3, 3), 7, np.uint8))
 
 
 async def call(replica: Replica, name: str, *args: Any, **kwargs: Any) -> Any:
-    parcel, images = pack((name, args, kwargs))
-    reply = await replica.call(parcel, {id: each.pixels for id, each in images.items()})
-    assert reply.parcel is not None
-    return unpack(reply.parcel, images_from(reply.pixels))
+    payload, images = pack((name, args, kwargs))
+    response = await replica.call(payload, {id: each.pixels for id, each in images.items()})
+    assert response.payload is not None
+    return unpack(response.payload, images_from(response.pixels))
 
 
 async def test_control_methods_are_called_by_name_with_images_and_typed_errors(replica: Replica) -> None:
@@ -274,7 +277,7 @@ async def test_only_declared_control_methods_can_be_called(replica: Replica, nam
 async def test_a_parked_call_does_not_keep_pings_and_statistics_waiting(
     replica: Replica, backend: ScriptedBackend
 ) -> None:
-    parked = asyncio.ensure_future(replica.exchange(letter((1, Show(1)))))
+    parked = asyncio.ensure_future(replica.exchange(exchange_request((1, Show(1)))))
     await settle()
     assert await replica.ping() > 0
     assert replica.statistics()["running"] == 1
@@ -300,7 +303,12 @@ async def test_an_actor_that_cannot_build_its_backend_says_so_in_every_call(
     monkeypatch.setattr("os.environ", {})
     monkeypatch.setattr("actors.runtime.cpu_preamble", lambda: None)
     actor = ReplicaActor("tests.actors.scripted:build_badly", pack({"reason": "lost"})[0], {"KEY": "1"}, 1)
-    for ask in (actor.ping(), actor.describe(), actor.statistics(), actor.exchange(letter((1, Show(1))))):
+    for ask in (
+        actor.ping(),
+        actor.describe(),
+        actor.statistics(),
+        actor.exchange(exchange_request((1, Show(1)))),
+    ):
         with pytest.raises(MaiaError, match="there are no weights: lost"):
             await ask
 
@@ -311,17 +319,17 @@ async def test_of_a_lost_device_nothing_is_an_answer_and_its_process_ends(
     ended: list[int] = []
     monkeypatch.setattr("os.environ", {})
     monkeypatch.setattr("os._exit", ended.append)
-    monkeypatch.setattr("actors.serving.replica.LAST_WORDS_S", 0.0)
+    monkeypatch.setattr("actors.serving.replica.SHUTDOWN_GRACE_S", 0.0)
     monkeypatch.setattr("actors.runtime.cpu_preamble", lambda: None)
     kwargs, _ = pack({"gated": False, "max_batch": 1})
     actor = ReplicaActor("tests.actors.scripted:build", kwargs, {}, 1)
     lasting = "on a device that lasts for two batches"
     for number in (1, 2):
-        reply = await actor.exchange(letter((number, Show(number, unit=lasting))))
-        assert outcomes(reply) == {number: (number, None)}
+        response = await actor.exchange(exchange_request((number, Show(number, unit=lasting))))
+        assert outcomes(response) == {number: (number, None)}
     for _ in range(2):
         with pytest.raises(DeviceLostError, match="the GPU is gone"):
-            await actor.exchange(letter((3, Show(3, unit=lasting)), (4, Show(4))))
+            await actor.exchange(exchange_request((3, Show(3, unit=lasting)), (4, Show(4))))
     with pytest.raises(DeviceLostError, match="the GPU is gone"):
         await actor.describe()
     await asyncio.sleep(0)

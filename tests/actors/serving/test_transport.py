@@ -10,7 +10,7 @@ import pytest
 from actors.errors import RefusedError
 from actors.generation.base import EditRequest, GenerateRequest
 from actors.images import Image, Provenance
-from actors.serving.transport import Parcel, images_from, pack, unpack
+from actors.serving.transport import Payload, images_from, pack, unpack
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,20 +63,20 @@ def picture(value: int) -> Image:
 def test_images_travel_as_ids_and_each_once() -> None:
     dark, light = picture(0), picture(255)
     values = [(1, EditRequest(dark, "lighter", 1)), (2, dark), (3, {"x": light}), (4, picture(0))]
-    parcel, images = pack(values)
-    assert parcel.ids == (dark.id, light.id)
+    payload, images = pack(values)
+    assert payload.ids == (dark.id, light.id)
     assert images == {dark.id: dark, light.id: light}
-    assert dark.pixels.tobytes() not in parcel.data
+    assert dark.pixels.tobytes() not in payload.data
     received = images_from({id: image.pixels for id, image in images.items()})
-    assert unpack(parcel, received) == values
+    assert unpack(payload, received) == values
 
 
-def test_opening_a_parcel_without_its_images_names_the_missing_one() -> None:
-    parcel, images = pack([picture(1)])
+def test_unpacking_without_its_images_names_the_missing_one() -> None:
+    payload, images = pack([picture(1)])
     with pytest.raises(KeyError, match=next(iter(images))):
-        unpack(parcel, {})
+        unpack(payload, {})
     with pytest.raises(pickle.UnpicklingError, match="unpack"):
-        pickle.loads(parcel.data)
+        pickle.loads(payload.data)
 
 
 def test_received_pixels_are_read_only_and_own_their_memory() -> None:
@@ -102,8 +102,8 @@ def test_received_pixels_are_read_only_and_own_their_memory() -> None:
     ],
 )
 def test_values_come_back_equal(value: Any) -> None:
-    parcel, _ = pack(value)
-    back = unpack(parcel, {})
+    payload, _ = pack(value)
+    back = unpack(payload, {})
     assert back == value
     assert vars(back) == vars(value) if hasattr(value, "__dict__") else True
 
@@ -113,9 +113,9 @@ def test_a_class_that_pickles_its_own_way_does() -> None:
 
 
 def test_plain_frozen_dataclasses_are_not_restored_through_their_slow_generated_state() -> None:
-    parcel, _ = pack([Plain(1), Plain(2)])
-    assert b"dataclass" not in parcel.data
-    assert b"__getstate__" not in parcel.data
+    payload, _ = pack([Plain(1), Plain(2)])
+    assert b"dataclass" not in payload.data
+    assert b"__getstate__" not in payload.data
 
 
 def test_errors_keep_their_message_and_fix() -> None:
@@ -127,4 +127,4 @@ def test_errors_keep_their_message_and_fix() -> None:
 def test_what_cannot_be_pickled_raises() -> None:
     with pytest.raises((pickle.PicklingError, AttributeError)):
         pack(lambda: None)
-    assert Parcel(b"", ()).ids == ()
+    assert Payload(b"", ()).ids == ()
