@@ -1,7 +1,7 @@
-"""The seam of vision-language models: messages in, one reply out.
+"""The interface of vision-language models: messages in, one reply out.
 
-Messages hold text and images in order. A backend encodes images as it needs; nothing above this
-seam knows an endpoint's wire format.
+Messages hold text and images in order. A backend encodes images as it needs; nothing above
+it knows an endpoint's wire format.
 """
 
 from __future__ import annotations
@@ -89,13 +89,13 @@ class ChatReply:
     usage: Usage = Usage()
     model: str = ""
     thoughts: str = ""
-    """What the model thought, where the server tells: kept and shown, never run and never read for an
+    """What the model thought, where the server returns it: kept and shown, never run and never read for an
     answer."""
     notes: tuple[str, ...] = ()
     """What the request had to go without: fields that the server refuses, images that it does not take."""
 
-    def asked_again(self, times: int) -> ChatReply:
-        """Return the reply with `times` more requests in its usage (`actors.serving.backend.Counted`)."""
+    def with_resends(self, times: int) -> ChatReply:
+        """Return the reply with `times` more requests in its usage (`actors.serving.backend.CountsRequests`)."""
         return replace(self, usage=self.usage + Usage(requests=times))
 
 
@@ -114,36 +114,35 @@ class ChatModel(Protocol):
         """
 
 
-Sending = Callable[[], Awaitable[None]]
-"""Awaited once, just before a request can leave. What it raises keeps the request from leaving."""
+OnSend = Callable[[], Awaitable[None]]
+"""Awaited once, just before a request is sent. What it raises keeps the request from being sent."""
 
 
 @runtime_checkable
-class Announcing(Protocol):
-    """A chat model that may wait for long before it sends anything, and tells when it does."""
+class ReportsSending(Protocol):
+    """A chat model that may wait for long before it sends anything, and reports when it does."""
 
-    async def announced(self, request: ChatRequest, sending: Sending) -> ChatReply:
-        """Do as `complete`, and await `sending` after all waiting: until then nothing has been sent."""
+    async def complete_reporting(self, request: ChatRequest, on_send: OnSend) -> ChatReply:
+        """Do as `complete`, and await `on_send` after all waiting: until then nothing has been sent."""
 
 
-async def announced(model: ChatModel, request: ChatRequest, sending: Sending) -> ChatReply:
-    """Return the reply of any chat model; one that tells nothing may send as soon as it is asked."""
-    if isinstance(model, Announcing):
-        return await model.announced(request, sending)
-    await sending()
+async def complete_reporting(model: ChatModel, request: ChatRequest, on_send: OnSend) -> ChatReply:
+    """Return the reply of any chat model; one that does not report may send as soon as it is asked."""
+    if isinstance(model, ReportsSending):
+        return await model.complete_reporting(request, on_send)
+    await on_send()
     return await model.complete(request)
 
 
-async def unannounced() -> None:
-    """The `Sending` of whoever does not want to know."""
+async def ignore_sending() -> None:
+    """An `OnSend` that does nothing."""
 
 
 @dataclass(frozen=True, slots=True)
-class Admission:
-    """Asks a backend for leave to send a conversation of about this size; the answer is the name of the
-    leave.
+class PermitRequest:
+    """Asks a backend for a permit to send a conversation of about this size; the answer is its id.
 
-    `tokens` are those of its text. Whoever is given leave and has gone meanwhile holds nobody up for long.
+    `tokens` are those of its text. A permit expires soon if it is not used.
     """
 
     tokens: int
@@ -152,8 +151,8 @@ class Admission:
 
 
 @dataclass(frozen=True, slots=True)
-class Admitted:
-    """A conversation that is to be sent at once, by leave."""
+class PermittedRequest:
+    """A conversation that is to be sent at once, with a permit."""
 
     request: ChatRequest
-    leave: str
+    permit_id: str

@@ -1,4 +1,4 @@
-"""What the layers above hold: a language model behind a pool, and one that is given eyes of another.
+"""A language model behind a pool, and one that cannot see and gets descriptions of another.
 
 Both are plain collaborators without state worth keeping; the model itself lives in a replica.
 """
@@ -13,14 +13,14 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from actors.chat.base import (
-    Admission,
-    Admitted,
     ChatModel,
     ChatReply,
     ChatRequest,
-    Sending,
-    announced,
-    unannounced,
+    OnSend,
+    PermitRequest,
+    PermittedRequest,
+    complete_reporting,
+    ignore_sending,
 )
 from actors.chat.history import NOT_SHOWN
 from actors.chat.hosted.pricing import estimate_prompt
@@ -30,7 +30,7 @@ _WORDS_KEPT = 20_000
 """Descriptions remembered by one `WithoutSight`: far more images than its open conversations hold."""
 
 DescribeImage = Callable[[Image], Awaitable[str]]
-"""Returns a description of one image by somebody who knows nothing of the conversation."""
+"""Returns a description of one image by a model that knows nothing of the conversation."""
 
 
 class ChatPool(Protocol):
@@ -43,16 +43,15 @@ class ChatPool(Protocol):
 class PoolChatModel:
     """A `ChatModel` whose replicas live in a pool; conversations are the unit of fairness.
 
-    `unhindered` is how many calls of this process its backend sends at once, None where it gives no leave to
-    send (`Admission`). A call beyond them may have to wait there, for its turn or for a rate limit, and asks
-    for leave first, so that it is not announced as sent meanwhile. For the others the message more would tell
-    nothing.
+    `unqueued_calls` is how many calls of this process its backend sends at once, None where it gives no
+    permits (`PermitRequest`). A call beyond them may have to wait there, for its turn or for a rate limit, and
+    asks for a permit first, so that it is not reported as sent meanwhile.
     """
 
     def __init__(
-        self, pool: ChatPool, name: str, sees_images: bool, *, unhindered: int | None = None
+        self, pool: ChatPool, name: str, sees_images: bool, *, unqueued_calls: int | None = None
     ) -> None:
-        self._pool, self._unhindered = pool, unhindered
+        self._pool, self._unqueued_calls = pool, unqueued_calls
         self._unanswered = 0
         self.name = name
         self.sees_images = sees_images
@@ -62,15 +61,15 @@ class PoolChatModel:
             reply: ChatReply = await self._pool.submit(request, agent=request.conversation)
             return reply
 
-    async def announced(self, request: ChatRequest, sending: Sending) -> ChatReply:
-        waits = self._unhindered is not None and self._unanswered >= self._unhindered
+    async def complete_reporting(self, request: ChatRequest, on_send: OnSend) -> ChatReply:
+        waits = self._unqueued_calls is not None and self._unanswered >= self._unqueued_calls
         with self._unanswered_call():
-            asked: ChatRequest | Admitted = request
+            asked: ChatRequest | PermittedRequest = request
             if waits:
                 n_images = sum(len(message.images) for message in request.messages)
-                size = Admission(estimate_prompt(request.messages, 0), n_images, request.max_tokens)
-                asked = Admitted(request, await self._pool.submit(size, agent=request.conversation))
-            await sending()
+                size = PermitRequest(estimate_prompt(request.messages, 0), n_images, request.max_tokens)
+                asked = PermittedRequest(request, await self._pool.submit(size, agent=request.conversation))
+            await on_send()
             reply: ChatReply = await self._pool.submit(asked, agent=request.conversation)
             return reply
 
@@ -87,7 +86,7 @@ class WithoutSight:
     """A `ChatModel` for a model that cannot see: images become words before they reach it.
 
     With `describe`, each image is described once, blind, and the same words stand for it in every later
-    round, so that the conversation stays append-only. Without, the model is told that it is not shown.
+    round, so that the conversation stays append-only. Without, a text says that the image is not shown.
     A failure of the describer is the request's failure: a missing description would look like evidence.
     """
 
@@ -99,18 +98,18 @@ class WithoutSight:
         self._words: OrderedDict[str, asyncio.Future[str]] = OrderedDict()
 
     async def complete(self, request: ChatRequest) -> ChatReply:
-        return await self.announced(request, unannounced)
+        return await self.complete_reporting(request, ignore_sending)
 
-    async def announced(self, request: ChatRequest, sending: Sending) -> ChatReply:
+    async def complete_reporting(self, request: ChatRequest, on_send: OnSend) -> ChatReply:
         if not any(message.images for message in request.messages):
-            return await announced(self._model, request, sending)
+            return await complete_reporting(self._model, request, on_send)
         images = {image.id: image for message in request.messages for image in message.images}
         words = dict(zip(images, await asyncio.gather(*map(self._in_words, images.values())), strict=True))
         messages = tuple(
             replace(m, parts=tuple(part if isinstance(part, str) else words[part.id] for part in m.parts))
             for m in request.messages
         )
-        return await announced(self._model, replace(request, messages=messages), sending)
+        return await complete_reporting(self._model, replace(request, messages=messages), on_send)
 
     async def _in_words(self, image: Image) -> str:
         if self._describe is None:

@@ -1,6 +1,6 @@
 """One request to an endpoint, made until it is answered, declined or hopeless.
 
-The HTTP library is told not to retry: it would do so silently, with each attempt perhaps billed, and
+Retries of the HTTP library are off: they would be silent, with each attempt perhaps billed, and
 without knowing of the other agents. Here every attempt is counted, and all agents share one gate.
 """
 
@@ -19,14 +19,14 @@ from typing import Any, Generic, TypeVar
 import structlog
 
 from actors.endpoint.faults import (
-    PASSING,
+    TRANSIENT,
     EndpointDownError,
     EndpointStopError,
     Fault,
     FaultyAnswerError,
     to_error,
 )
-from actors.endpoint.gate import Clock, Gate, Sleep, Ticket
+from actors.endpoint.gate import Clock, Gate, Permit, Sleep
 from actors.endpoint.secrets import Secrets
 from actors.endpoint.settings import EndpointSettings
 from actors.errors import MaiaError
@@ -34,13 +34,13 @@ from actors.errors import MaiaError
 T = TypeVar("T")
 
 Adapt = Callable[[Fault], Awaitable[bool]]
-"""Says whether a request that met this fault is now another one, worth an attempt of its own."""
+"""Changes a request by the fault that it met; returns whether it did, so that another attempt is worthwhile."""
 
-MOST_ADAPTATIONS = 12
+MAX_ADAPTATIONS = 12
 """Ways in which one request may be changed before its fault counts."""
 
-LEAVE_S = 15.0
-"""How long leave to send lasts: whoever was given it only writes down that it will, and may be gone."""
+PERMIT_LIFETIME_S = 15.0
+"""How long a permit to send lasts: its holder only records that it will send, and may be gone."""
 
 log = structlog.get_logger(__name__)
 
@@ -67,12 +67,12 @@ class Tally:
 
 
 @dataclass(frozen=True, slots=True)
-class _Leave:
-    """A place in flight that is kept for a request to come, and what gives it back when none comes."""
+class _HeldPermit:
+    """A slot that is kept for a request to come, and the task that releases it when none comes."""
 
-    place: AsyncExitStack
-    ticket: Ticket
-    end: asyncio.Task[None]
+    slot: AsyncExitStack
+    permit: Permit
+    expiry: asyncio.Task[None]
 
 
 class EndpointCaller:
@@ -95,61 +95,63 @@ class EndpointCaller:
         self._clock, self._sleep, self._random = clock, sleep, random
         self.gate = Gate(settings, clock, sleep)
         self.tally = Tally()
-        self._leaves: dict[str, _Leave] = {}
+        self._held_permits: dict[str, _HeldPermit] = {}
 
     async def admit(self, tokens: float) -> str:
-        """Wait until a request of about `tokens` tokens may be sent, and return leave for `call` to send it
-        at once.
+        """Wait until a request of about `tokens` tokens may be sent, and return the id of a permit with
+        which `call` sends it at once.
 
-        So a caller can tell what has left from what waits for its turn, a rate limit or the end of an outage.
+        So a caller knows what was sent and what waits for its turn, a rate limit or the end of an outage.
 
         Raises:
             EndpointDownError: If the endpoint is in an outage longer than `outage_patience_s`.
             EndpointStopError: If no request can work until a person acts.
         """
-        place, name = AsyncExitStack(), uuid.uuid4().hex
-        ticket = await place.enter_async_context(self.gate.admit(tokens))
-        self._leaves[name] = _Leave(place, ticket, asyncio.create_task(self._end(name)))
-        return name
+        slot, permit_id = AsyncExitStack(), uuid.uuid4().hex
+        permit = await slot.enter_async_context(self.gate.admit(tokens))
+        self._held_permits[permit_id] = _HeldPermit(
+            slot, permit, asyncio.create_task(self._expire(permit_id))
+        )
+        return permit_id
 
-    async def _end(self, name: str) -> None:
-        await self._sleep(LEAVE_S)
-        leave = self._leaves.pop(name)
-        leave.ticket.used_tokens = 0.0
-        await leave.place.aclose()
+    async def _expire(self, permit_id: str) -> None:
+        await self._sleep(PERMIT_LIFETIME_S)
+        held = self._held_permits.pop(permit_id)
+        held.permit.used_tokens = 0.0
+        await held.slot.aclose()
 
     @asynccontextmanager
-    async def _admitted(self, tokens: float, leave: str) -> AsyncIterator[Ticket]:
-        given = self._leaves.pop(leave, None)
-        if given is None:
-            async with self.gate.admit(tokens) as ticket:
-                yield ticket
+    async def _admitted(self, tokens: float, permit_id: str) -> AsyncIterator[Permit]:
+        held = self._held_permits.pop(permit_id, None)
+        if held is None:
+            async with self.gate.admit(tokens) as permit:
+                yield permit
         else:
-            given.end.cancel()
-            async with given.place:
-                yield given.ticket
+            held.expiry.cancel()
+            async with held.slot:
+                yield held.permit
 
     def close(self) -> None:
-        """Let nobody wait for what was never sent."""
-        for leave in self._leaves.values():
-            leave.end.cancel()
-        self._leaves.clear()
+        """Drop the permits that were not used."""
+        for held in self._held_permits.values():
+            held.expiry.cancel()
+        self._held_permits.clear()
 
     async def call(
         self,
         send: Callable[[], Awaitable[Sent[T]]],
         tokens: float,
         classify: Callable[[Exception], Fault | None],
-        leave: str = "",
+        permit_id: str = "",
         adapt: Adapt | None = None,
     ) -> Sent[T]:
         """Return the answer of the first attempt that gets one.
 
         `send` makes one attempt and raises what its library raises, or `FaultyAnswerError`; `classify`
         returns the fault in a library's exception, or None for a bug, which is raised as it is. `tokens` is
-        what the request is expected to cost, for the tokens-a-minute limit. With `leave` (`admit`) that
-        lasts, the first attempt is made at once. `adapt` says of each fault whether `send` now asks
-        differently: then the next attempt is made at once.
+        what the request is expected to cost, for the tokens-a-minute limit. With the id of a
+        permit (`admit`) that has not expired, the first attempt is made at once. When `adapt` changes what `send` asks
+        for, the next attempt is made at once.
 
         Raises:
             ContentFilteredError: If the provider declined the content.
@@ -163,35 +165,35 @@ class EndpointCaller:
         fault: Fault | None = None
         while True:
             try:
-                async with self._admitted(tokens, leave) as ticket:
+                async with self._admitted(tokens, permit_id) as permit:
                     now = self._clock()
                     deadline = deadline if deadline is not None else now + settings.deadline_s
                     if fault is not None and now >= deadline:
                         raise self._error(fault, attempts, in_doubt)
                     attempts += 1
-                    patience = min(settings.attempt_timeout_s, deadline - now)
-                    outcome = await self._attempt(send, classify, patience)
+                    timeout_s = min(settings.attempt_timeout_s, deadline - now)
+                    outcome = await self._attempt(send, classify, timeout_s)
                     if isinstance(outcome, Sent):
-                        ticket.used_tokens = outcome.tokens
+                        permit.used_tokens = outcome.tokens
                         self.tally.answers += 1
                         self.gate.succeeded()
                         return Sent(outcome.value, outcome.tokens, attempts, in_doubt)
                     fault = outcome
                     in_doubt += fault.in_doubt
                     if not fault.in_doubt:
-                        ticket.used_tokens = 0.0
+                        permit.used_tokens = 0.0
                     self.tally.faults[fault.kind] += 1
-                    if adapt is not None and adapted < MOST_ADAPTATIONS and await adapt(fault):
+                    if adapt is not None and adapted < MAX_ADAPTATIONS and await adapt(fault):
                         adapted += 1
                         self.gate.succeeded()
                         continue
-                    self._tell_gate(ticket, fault, attempts, in_doubt)
+                    self._report_to_gate(permit, fault, attempts, in_doubt)
             except (EndpointDownError, EndpointStopError) as error:
                 # The gate's, which knows nothing of this request's attempts.
                 raise type(error)(error.message, error.fix, attempts, in_doubt) from None
-            wait = self._wait_before(attempts - adapted + 1, fault)
+            wait = self._backoff(attempts - adapted + 1, fault)
             out_of_time = self._clock() + wait >= deadline
-            if not fault.passing or attempts - adapted >= settings.max_attempts or out_of_time:
+            if not fault.transient or attempts - adapted >= settings.max_attempts or out_of_time:
                 raise self._error(fault, attempts, in_doubt) from None
             self._log_retry(fault, attempts, wait)
             await self._sleep(wait)
@@ -213,19 +215,19 @@ class EndpointCaller:
         self,
         send: Callable[[], Awaitable[Sent[T]]],
         classify: Callable[[Exception], Fault | None],
-        patience_s: float,
+        timeout_s: float,
     ) -> Sent[T] | Fault:
         """Send once; return the answer, or the fault as it may be shown."""
         self.tally.attempts += 1
         # Counted first: an attempt that is cancelled, or ends in a bug, was sent all the same.
         self.tally.in_doubt += 1
         try:
-            async with asyncio.timeout(patience_s):
+            async with asyncio.timeout(timeout_s):
                 sent = await send()
         except FaultyAnswerError as error:
             fault = error.fault
         except TimeoutError:
-            fault = Fault("timeout", f"no complete answer in {patience_s:.3g} s", in_doubt=True)
+            fault = Fault("timeout", f"no complete answer in {timeout_s:.3g} s", in_doubt=True)
         except Exception as error:
             known = classify(error)
             if known is None:
@@ -239,15 +241,15 @@ class EndpointCaller:
         if fault.status == 404 and fault.why == "address" and self.tally.answers:
             # It answered here before: the route is gone while the server is deployed anew.
             fault = replace(fault, kind="overloaded")
-        return fault.told(self._secrets.redact)
+        return fault.redacted(self._secrets.redact)
 
-    def _tell_gate(self, ticket: Ticket, fault: Fault, attempts: int, in_doubt: int) -> None:
+    def _report_to_gate(self, permit: Permit, fault: Fault, attempts: int, in_doubt: int) -> None:
         if fault.kind == "rate_limited":
-            self.gate.slow_down(ticket, fault.retry_after_s)
-        elif fault.kind in PASSING:
-            self.gate.failed(ticket, f"{fault.kind} ({fault.detail})")
+            self.gate.slow_down(permit, fault.retry_after_s)
+        elif fault.kind in TRANSIENT:
+            self.gate.failed(permit, f"{fault.kind} ({fault.detail})")
             if fault.retry_after_s:
-                self.gate.slow_down(ticket, fault.retry_after_s)
+                self.gate.slow_down(permit, fault.retry_after_s)
         else:
             error = self._error(fault, attempts, in_doubt)
             if isinstance(error, EndpointStopError):
@@ -255,7 +257,7 @@ class EndpointCaller:
             else:
                 self.gate.succeeded()  # it answered, if only to say no: it is alive
 
-    def _wait_before(self, attempt: int, fault: Fault) -> float:
+    def _backoff(self, attempt: int, fault: Fault) -> float:
         """Return the seconds to wait: what the endpoint asked for, plus full jitter (AWS's name for it)."""
         s = self._settings
         jitter = self._random() * min(s.backoff_max_s, s.backoff_s * 2 ** (attempt - 2))

@@ -14,7 +14,7 @@ from actors.endpoint.rules import FaultKind, image_limit, is_about_an_image, rul
 from actors.endpoint.waits import wait_for
 from actors.errors import BackendError, MaiaError, RefusedError, UsageError
 
-PASSING: frozenset[str] = frozenset({"rate_limited", "overloaded", "unreachable", "timeout", "garbled"})
+TRANSIENT: frozenset[str] = frozenset({"rate_limited", "overloaded", "unreachable", "timeout", "garbled"})
 """Faults that another attempt may cure."""
 
 _DETAIL_CHARS = 400
@@ -71,7 +71,7 @@ class Fault:
 
     kind: FaultKind
     detail: str
-    """The server's words; whole until `told`, which comes after the secrets have been taken out."""
+    """The server's words; whole, with any secrets, until `redacted`."""
     retry_after_s: float | None = None
     in_doubt: bool = False
     """The endpoint may have done, and billed, the work."""
@@ -86,15 +86,15 @@ class Fault:
     """The server forbids another attempt (`x-should-retry: false`)."""
 
     @property
-    def passing(self) -> bool:
-        return self.kind in PASSING and not self.final
+    def transient(self) -> bool:
+        return self.kind in TRANSIENT and not self.final
 
     @property
     def about_an_image(self) -> bool:
         """One image was not to the server's liking: it can be left out."""
         return self.kind == "rejected" and is_about_an_image(self.body)
 
-    def told(self, redact: Callable[[str], str]) -> Fault:
+    def redacted(self, redact: Callable[[str], str]) -> Fault:
         """Return the fault as it may be shown: without secrets, and then on one line of bounded length."""
         values = {name: redact(value) for name, value in self.body.values.items()}
         body = replace(self.body, words=redact(self.body.words), values=values)
@@ -125,7 +125,7 @@ def from_status(status: int, body: object, headers: Mapping[str, str]) -> Fault:
         body=read,
         final=should_retry == "false",
     )
-    if kind in PASSING:
+    if kind in TRANSIENT:
         seconds = wait_for(headers, read, limited=kind == "rate_limited")
         return replace(fault, retry_after_s=seconds, in_doubt=status in _IN_DOUBT)
     return replace(fault, image_limit=image_limit(read)) if kind == "too_many_images" else fault

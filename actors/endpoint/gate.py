@@ -1,11 +1,11 @@
-"""Who may send when: minute limits, slow-down, and the pause after many failures.
+"""Rate limits, adaptive concurrency and a circuit breaker in front of one endpoint.
 
-One gate stands before one endpoint for all agents. It has three independent brakes:
-- buckets for requests and tokens a minute, filled continuously (a reservation may run ahead of the
+One gate admits the requests of all agents to one endpoint. It has three independent limits:
+- token buckets for requests and tokens per minute, filled continuously (a reservation may run ahead of the
   bucket and waits for it, so waiting is first come, first served without a lock);
-- a width, the requests allowed in flight: halved by overload, one more for every success;
-- a pause, asked for by `Retry-After` or by many failures in a row; after failures the width is one, so
-  that a single request probes the endpoint.
+- a concurrency limit, adapted as in TCP (AIMD): halved by overload, one more for every success;
+- a pause, asked for by `Retry-After` or by many failures in a row (a circuit breaker); after failures the
+  concurrency is one, so that a single request probes the endpoint.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Sleep = Callable[[float], Awaitable[None]]
 _MAX_PAUSE_S = 300.0
 
 
-class MinuteBucket:
+class TokenBucket:
     """At most `per_minute` units in any minute on average, with a burst of at most `burst`."""
 
     def __init__(self, per_minute: float, burst: float, clock: Clock) -> None:
@@ -42,14 +42,14 @@ class MinuteBucket:
         self._level -= amount
         return max(0.0, debt / self._rate)
 
-    def give_back(self, amount: float) -> None:
+    def refund(self, amount: float) -> None:
         """Return what was reserved and not used; negative takes what was used beyond it."""
         self._level = min(self._burst, self._level + amount)
 
 
 @dataclass(slots=True)
-class Ticket:
-    """Leave to send one request; numbered in order. Its holder says how many tokens were really used."""
+class Permit:
+    """Permission to send one request; numbered in order. Its holder sets how many tokens were really used."""
 
     number: int
     reserved_tokens: float
@@ -63,9 +63,9 @@ class Gate:
         self._settings, self._clock, self._sleep = settings, clock, sleep
         rpm, tpm = settings.requests_per_minute, settings.tokens_per_minute
         # A tenth of a minute at once: agents start together, and a full minute's burst would be refused.
-        self._requests = MinuteBucket(rpm, max(1.0, rpm / 10), clock) if rpm else None
-        self._tokens = MinuteBucket(tpm, tpm / 2, clock) if tpm else None
-        self._width = float(settings.max_concurrent)
+        self._requests = TokenBucket(rpm, max(1.0, rpm / 10), clock) if rpm else None
+        self._tokens = TokenBucket(tpm, tpm / 2, clock) if tpm else None
+        self._concurrency = float(settings.max_concurrent)
         self._in_flight = 0
         self._admitted = 0
         self._halved_at = 0
@@ -78,63 +78,63 @@ class Gate:
         self._stop: MaiaError | None = None
 
     @asynccontextmanager
-    async def admit(self, tokens: float) -> AsyncIterator[Ticket]:
-        """Wait for leave to send a request of about `tokens` tokens, and hold a place in flight for it.
+    async def admit(self, tokens: float) -> AsyncIterator[Permit]:
+        """Wait for permission to send a request of about `tokens` tokens, and hold a slot for it.
 
         Raises:
             EndpointDownError: If the endpoint is in an outage longer than `outage_patience_s`.
-            EndpointStopError: If it was told to stop (bad key, no quota) and the pause is not over.
+            EndpointStopError: If it was stopped (bad key, no quota) and the pause is not over.
         """
         wait = self._reserve(tokens)
         try:
             if wait > 0:
                 await self._sleep(wait)
             await self._wait_out_pause()
-            await self._take_place()
+            await self._acquire_slot()
             while self._clock() < self._paused_until:
                 # A pause began while this one waited: it must not overtake the probe that ends the pause.
-                self._leave_place()
+                self._release_slot()
                 await self._wait_out_pause()
-                await self._take_place()
+                await self._acquire_slot()
         except BaseException:
-            self._give_back(1, tokens)
+            self._refund(1, tokens)
             raise
         self._admitted += 1
-        ticket = Ticket(self._admitted, tokens)
+        permit = Permit(self._admitted, tokens)
         try:
-            yield ticket
+            yield permit
         finally:
-            if ticket.used_tokens is not None:
-                self._give_back(0, ticket.reserved_tokens - ticket.used_tokens)
-            self._leave_place()
+            if permit.used_tokens is not None:
+                self._refund(0, permit.reserved_tokens - permit.used_tokens)
+            self._release_slot()
 
-    def _leave_place(self) -> None:
+    def _release_slot(self) -> None:
         self._in_flight -= 1
         self._wake()
 
-    async def _take_place(self) -> None:
-        if self._in_flight < int(self._width) and not self._waiting:
+    async def _acquire_slot(self) -> None:
+        if self._in_flight < int(self._concurrency) and not self._waiting:
             self._in_flight += 1
             return
-        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(place)
+        slot: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(slot)
         try:
-            await place
+            await slot
         except asyncio.CancelledError:
-            if place.done() and not place.cancelled() and place.exception() is None:
-                # Granted in the same turn as cancelled: pass the place on.
-                self._leave_place()
+            if slot.done() and not slot.cancelled() and slot.exception() is None:
+                # Granted in the same turn as cancelled: pass the slot on.
+                self._release_slot()
             raise
 
     def _reserve(self, tokens: float) -> float:
         wait = 0.0 if self._requests is None else self._requests.reserve(1)
         return wait if self._tokens is None else max(wait, self._tokens.reserve(tokens))
 
-    def _give_back(self, requests: int, tokens: float) -> None:
+    def _refund(self, requests: int, tokens: float) -> None:
         if self._requests is not None:
-            self._requests.give_back(requests)
+            self._requests.refund(requests)
         if self._tokens is not None:
-            self._tokens.give_back(tokens)
+            self._tokens.refund(tokens)
 
     async def _wait_out_pause(self) -> None:
         while (wait := self._paused_until - self._clock()) > 0:
@@ -160,26 +160,26 @@ class Gate:
         )
 
     def _wake(self) -> None:
-        while self._waiting and self._in_flight < int(self._width):
-            place = self._waiting.popleft()
-            if not place.done():
+        while self._waiting and self._in_flight < int(self._concurrency):
+            slot = self._waiting.popleft()
+            if not slot.done():
                 self._in_flight += 1
-                place.set_result(None)
+                slot.set_result(None)
 
     def succeeded(self) -> None:
-        """Note an answer: the outage, if there was one, is over."""
+        """Record an answer: the outage, if there was one, is over."""
         self._failures = self._trips = 0
-        self._width = min(self._width + 1, float(self._settings.max_concurrent))
+        self._concurrency = min(self._concurrency + 1, float(self._settings.max_concurrent))
         self._wake()
 
-    def slow_down(self, ticket: Ticket, seconds: float | None) -> None:
-        """Note that the endpoint asks for less: halve the width, and pause everyone for `seconds`."""
-        self._halve(ticket)
+    def slow_down(self, permit: Permit, seconds: float | None) -> None:
+        """Record that the endpoint asks for less: halve the concurrency, and pause everyone for `seconds`."""
+        self._halve(permit)
         if seconds:
             self._paused_until = max(self._paused_until, self._clock() + seconds)
 
-    def failed(self, ticket: Ticket, what: str) -> None:
-        """Note a failure that may concern everyone; many in a row pause the endpoint."""
+    def failed(self, permit: Permit, what: str) -> None:
+        """Record a failure that may concern every request; many in a row pause the endpoint."""
         now = self._clock()
         if self._failures == 0:
             self._failing_since = now
@@ -187,23 +187,23 @@ class Gate:
         self._last_failure = what
         if now < self._paused_until:
             return
-        self._halve(ticket)
+        self._halve(permit)
         if self._failures >= self._settings.breaker_failures:
             self._trips += 1
             pause = min(self._settings.breaker_pause_s * 2.0 ** min(self._trips - 1, 30), _MAX_PAUSE_S)
             self._paused_until = now + pause
-            self._width = 1.0
+            self._concurrency = 1.0
             if now - self._failing_since > self._settings.outage_patience_s:
                 while self._waiting:
-                    place = self._waiting.popleft()
-                    if not place.done():
-                        place.set_exception(self._down())
+                    slot = self._waiting.popleft()
+                    if not slot.done():
+                        slot.set_exception(self._down())
 
-    def _halve(self, ticket: Ticket) -> None:
+    def _halve(self, permit: Permit) -> None:
         # Refusals of one volley are one reason to slow down, not thirty: as in TCP, only a request that was
         # sent after the last halving says that it was not enough.
-        if ticket.number > self._halved_at:
-            self._width = max(1.0, self._width / 2)
+        if permit.number > self._halved_at:
+            self._concurrency = max(1.0, self._concurrency / 2)
             self._halved_at = self._admitted
 
     def stop(self, error: MaiaError) -> None:
@@ -211,16 +211,16 @@ class Gate:
         self._stop = error
         self._paused_until = max(self._paused_until, self._clock() + self._settings.breaker_pause_s)
         while self._waiting:
-            place = self._waiting.popleft()
-            if not place.done():
-                place.set_exception(_fresh(error))
+            slot = self._waiting.popleft()
+            if not slot.done():
+                slot.set_exception(_fresh(error))
 
     def statistics(self) -> dict[str, float | int]:
-        """Return the gate's state, for whoever debugs a stall."""
+        """Return the gate's state, to find out why requests stall."""
         return {
             "in_flight": self._in_flight,
             "waiting": len(self._waiting),
-            "width": int(self._width),
+            "width": int(self._concurrency),
             "paused_s": max(0.0, round(self._paused_until - self._clock(), 1)),
             "failures_in_a_row": self._failures,
         }

@@ -56,8 +56,8 @@ async def list_models(
         fault = known
     if not _stops(fault):
         return None
-    told = fault.told(connection.secrets.redact)
-    raise to_error(told, settings.host, settings.model, 1, 0, connection.proxy)
+    shown = fault.redacted(connection.secrets.redact)
+    raise to_error(shown, settings.host, settings.model, 1, 0, connection.proxy)
 
 
 def _stops(fault: Fault) -> bool:

@@ -15,7 +15,7 @@ _STOPS = frozenset({"bad_key", "no_access", "no_quota", "no_model", "unreachable
 async def model_fault(
     connection: Connection, settings: EndpointSettings, timeout_s: float
 ) -> MaiaError | None:
-    """Return why no image can be made; None where nothing stands in the way, as far as can be told for free.
+    """Return why no image can be made; None where nothing stands in the way, as far as can be checked for free.
 
     A request without a prompt is sent: a server that knows the model refuses it for that, and one that does
     not says so.
@@ -42,5 +42,5 @@ async def model_fault(
     assert fault is not None
     if fault.kind not in _STOPS or (fault.kind == "unreachable" and fault.in_doubt):
         return None
-    told = fault.told(connection.secrets.redact)
-    return to_error(told, settings.host, settings.model, 1, 0, connection.proxy)
+    shown = fault.redacted(connection.secrets.redact)
+    return to_error(shown, settings.host, settings.model, 1, 0, connection.proxy)

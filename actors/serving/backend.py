@@ -32,10 +32,10 @@ class Priority(IntEnum):
 
 
 @runtime_checkable
-class Counted(Protocol):
+class CountsRequests(Protocol):
     """A result that counts the requests made for it, as each may have been billed."""
 
-    def asked_again(self, times: int) -> Self:
+    def with_resends(self, times: int) -> Self:
         """Return the result of a request that was also sent `times` before, to replicas that died."""
 
 

@@ -19,7 +19,7 @@ from typing import Any, Protocol, Self, cast
 
 from actors.cluster.placement import DEATHS
 from actors.errors import BackendError, MaiaError, OverloadedError, ReplicaLostError
-from actors.serving.backend import Counted, Priority, RequestT, ResultT
+from actors.serving.backend import CountsRequests, Priority, RequestT, ResultT
 from actors.serving.capacity import CapacityLimiter
 from actors.serving.coalescer import ClosedError
 from actors.serving.pool import PoolBase, PoolStatistics
@@ -249,8 +249,8 @@ class ReplicaPool(PoolBase[RequestT, ResultT]):
             future.set_exception(outcome)
         else:
             self._answered += 1
-            if pending.failures and isinstance(outcome, Counted):
-                outcome = outcome.asked_again(pending.failures)
+            if pending.failures and isinstance(outcome, CountsRequests):
+                outcome = outcome.with_resends(pending.failures)
             future.set_result(outcome)
         self._leave()
 

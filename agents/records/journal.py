@@ -29,7 +29,7 @@ from typing import TypeVar
 import numpy as np
 
 from actors import masks
-from actors.chat.base import ChatModel, ChatReply, ChatRequest, Usage, announced
+from actors.chat.base import ChatModel, ChatReply, ChatRequest, Usage, complete_reporting
 from actors.endpoint.secrets import without_secrets
 from actors.errors import MaiaError, UsageError
 from actors.images import Image, decode
@@ -327,14 +327,14 @@ class RecordedChat:
         if reply is None:
             attempt = 0
 
-            async def sending() -> None:
+            async def on_send() -> None:
                 # Only now: what waits for a budget, a rate limit or its turn has not been sent, and is not in
                 # doubt.
                 nonlocal attempt
                 attempt = await asyncio.to_thread(self._intend, key, request)
 
             try:
-                bought = await announced(self._model, request, sending)
+                bought = await complete_reporting(self._model, request, on_send)
             except MaiaError as error:
                 if attempt and attempts_in_doubt(error) == 0:
                     with contextlib.suppress(StoreError):  # then it stays in doubt; the error is what matters

@@ -17,7 +17,15 @@ from typing import Any, Protocol
 
 from pydantic import Field
 
-from actors.chat.base import ChatModel, ChatReply, ChatRequest, Sending, Usage, announced, unannounced
+from actors.chat.base import (
+    ChatModel,
+    ChatReply,
+    ChatRequest,
+    OnSend,
+    Usage,
+    complete_reporting,
+    ignore_sending,
+)
 from actors.chat.hosted.pricing import estimate_prompt
 from actors.errors import MaiaError
 from actors.generation.base import MadeImage
@@ -260,20 +268,20 @@ class MeteredChat:
         return CallRecord(tokens=most.tokens, dollars=most.dollars, unpriced=most.unpriced)
 
     async def complete(self, request: ChatRequest) -> ChatReply:
-        return await self.announced(request, unannounced)
+        return await self.complete_reporting(request, ignore_sending)
 
-    async def announced(self, request: ChatRequest, sending: Sending) -> ChatReply:
+    async def complete_reporting(self, request: ChatRequest, on_send: OnSend) -> ChatReply:
         most = self._rate.most(request)
         await self._account.reserve(most)
         spent = Cost()
 
         async def leaving() -> None:
             nonlocal spent
-            await sending()
+            await on_send()
             spent = most  # until it is known how it ended; of a call that is cancelled, it never is
 
         try:
-            reply = await announced(self._model, request, leaving)
+            reply = await complete_reporting(self._model, request, leaving)
             spent = Cost.of(reply.usage)
         except MaiaError as error:
             # Of a replica that was lost with it that is unknown: then it stays what it was, as it does in the

@@ -354,10 +354,10 @@ async def _chat(
     """Return the model behind a pool, in one of so many `hosts` that share it."""
     match settings:
         case OpenAIChat():
-            unhindered = 0
+            unqueued_calls = 0
             if hosts != "per-node" and not (settings.requests_per_minute or settings.tokens_per_minute):
-                unhindered = settings.max_concurrent // max(1, hosts)
-            return PoolChatModel(pool, settings.model, settings.sees_images, unhindered=unhindered)
+                unqueued_calls = settings.max_concurrent // max(1, hosts)
+            return PoolChatModel(pool, settings.model, settings.sees_images, unqueued_calls=unqueued_calls)
         case BuiltinChat():
             return PoolChatModel(pool, f"builtin:{settings.model}", True)
         case TransformersChat():

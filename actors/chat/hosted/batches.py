@@ -140,13 +140,13 @@ class Batches:
         return results
 
     async def _read_again(self, read: Callable[[], Awaitable[T]]) -> T:
-        """Return what `read` returns, after passing faults if need be: the batch is billed all the same."""
+        """Return what `read` returns, after transient faults if need be: the batch is billed all the same."""
         for _ in range(_MOST_FAILED_READS):
             try:
                 return await read()
             except Exception as error:
                 fault = classify(error)
-                if fault is None or not fault.passing:
+                if fault is None or not fault.transient:
                     raise
                 log.warning("batch_not_read", fault=fault.kind, wait_s=self._settings.poll_s)
             await self._sleep(self._settings.poll_s)

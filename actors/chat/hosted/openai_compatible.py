@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 
 from actors.chat.answers import read_answer, read_completion
-from actors.chat.base import Admission, Admitted, ChatReply, ChatRequest, Message, Usage
+from actors.chat.base import ChatReply, ChatRequest, Message, PermitRequest, PermittedRequest, Usage
 from actors.chat.encoding import MessageEncoder, as_utf8
 from actors.chat.hosted.batches import Batches
 from actors.chat.hosted.learned import Learned, TruncationWatch
@@ -66,29 +66,28 @@ class OpenAIBackend(UnsharedBackend[Any, Any]):
         self._batches = None if settings.batch is None else Batches(self._connection, settings.batch, sleep)
         self._caller = EndpointCaller(settings, self._secrets, proxy=self._connection.proxy, **collaborators)
 
-    def bypasses_queue(self, request: ChatRequest | Admission | Admitted) -> bool:
-        """Say whether a request has waited already: it must not wait for the slots of those that wait for its
-        place."""
-        return isinstance(request, Admitted)
+    def bypasses_queue(self, request: ChatRequest | PermitRequest | PermittedRequest) -> bool:
+        """Return whether a request has a permit: it must not wait for slots of requests that wait for theirs."""
+        return isinstance(request, PermittedRequest)
 
-    async def run(self, batch: Sequence[ChatRequest | Admission | Admitted]) -> Sequence[Any]:
-        """Return one reply, leave or typed failure a request."""
+    async def run(self, batch: Sequence[ChatRequest | PermitRequest | PermittedRequest]) -> Sequence[Any]:
+        """Return one reply, permit id or typed failure for each request."""
         results: list[ChatReply | str | MaiaError] = []
         for request in batch:  # max_batch is 1; more would still be right, one after the other
             try:
                 match request:
-                    case Admission():
+                    case PermitRequest():
                         results.append(await self.admit(request))
-                    case Admitted():
-                        results.append(await self.complete(request.request, request.leave))
+                    case PermittedRequest():
+                        results.append(await self.complete(request.request, request.permit_id))
                     case _:
                         results.append(await self.complete(request))
             except MaiaError as error:
                 results.append(error)
         return results
 
-    async def admit(self, size: Admission) -> str:
-        """Return leave to send a request of that size; raises as `EndpointCaller.admit`."""
+    async def admit(self, size: PermitRequest) -> str:
+        """Return the id of a permit to send a request of that size; raises as `EndpointCaller.admit`."""
         n_images = size.images if self._settings.sees_images else 0
         limits = (self._settings.history.max_images, self._learned.max_images)
         n_images = min(n_images, *(limit for limit in limits if limit is not None), n_images)
@@ -96,8 +95,8 @@ class OpenAIBackend(UnsharedBackend[Any, Any]):
             size.tokens + n_images * self._settings.image_tokens + size.max_tokens
         )
 
-    async def complete(self, request: ChatRequest, leave: str = "") -> ChatReply:
-        """Return the reply of the endpoint, at once where there is leave.
+    async def complete(self, request: ChatRequest, permit_id: str = "") -> ChatReply:
+        """Return the reply of the endpoint, at once with a permit.
 
         An answer that is empty because thinking used the limit is asked for once more, with more room.
 
@@ -106,7 +105,7 @@ class OpenAIBackend(UnsharedBackend[Any, Any]):
             ImageRejectedError: If the server fails on the only image that the request is about.
         """
         outgoing = self._outgoing(request)
-        reply = await self._ask(outgoing, request, leave)
+        reply = await self._ask(outgoing, request, permit_id)
         if not _without_room(reply):
             return reply
         used = outgoing.longest
@@ -130,7 +129,7 @@ class OpenAIBackend(UnsharedBackend[Any, Any]):
     def _outgoing(self, request: ChatRequest) -> Outgoing:
         return Outgoing(request, self._settings, self._encoder, self._learned, self._alone)
 
-    async def _ask(self, outgoing: Outgoing, request: ChatRequest, leave: str) -> ChatReply:
+    async def _ask(self, outgoing: Outgoing, request: ChatRequest, permit_id: str) -> ChatReply:
         settings = self._settings
         prompt = 0
 
@@ -144,7 +143,7 @@ class OpenAIBackend(UnsharedBackend[Any, Any]):
 
         expected = outgoing.tokens(outgoing.messages()) + request.max_tokens
         try:
-            sent = await self._caller.call(send, expected, classify, leave, outgoing.adapt)
+            sent = await self._caller.call(send, expected, classify, permit_id, outgoing.adapt)
         except ContentFilteredError as error:
             nothing = {"prompt_tokens": 0, "completion_tokens": 0}
             usage = read_usage(nothing, 0, "", TokenPrice(), error.attempts)
@@ -175,7 +174,7 @@ class OpenAIBackend(UnsharedBackend[Any, Any]):
         return ChatReply(text, finish, usage, name, thoughts[:most], tuple(notes))
 
     def _truncation(self, request: ChatRequest, usage: Usage) -> list[str]:
-        """Say once that the server seems to cut conversations, if it does."""
+        """Report once that the server seems to cut conversations, if it does."""
         words = estimate_prompt(self._outgoing(request).messages(), 0)
         reported = usage.prompt_tokens + usage.cached_tokens
         if usage.estimated or self._learned.context is not None:
@@ -183,7 +182,7 @@ class OpenAIBackend(UnsharedBackend[Any, Any]):
         if not self._watch.saw(request.conversation, words, reported):
             return []
         self._learned.context = usage.prompt_tokens
-        told = (
+        message = (
             f"the endpoint seems to cut conversations at {usage.prompt_tokens:,} tokens without saying "
             f"so: of this one, "
             f"with about {words:,} tokens of text, it counted no more. Start the server with a longer "
@@ -191,8 +190,8 @@ class OpenAIBackend(UnsharedBackend[Any, Any]):
             "OLLAMA_CONTEXT_LENGTH or `num_ctx`), or shorten conversations with `max_rounds` or "
             "`history.max_images`."
         )
-        log.warning("conversation_cut", host=self._settings.host, model=self._settings.model, why=told)
-        return [told]
+        log.warning("conversation_cut", host=self._settings.host, model=self._settings.model, why=message)
+        return [message]
 
     async def _send(self, body: dict[str, Any]) -> dict[str, Any]:
         if self._batches is not None:
@@ -227,7 +226,7 @@ class OpenAIBackend(UnsharedBackend[Any, Any]):
         else:
             prompt = question.tokens(messages)
             return None, read_usage(answer.get("usage"), prompt, "", self._settings.known_price, 1)
-        return fault.told(self._secrets.redact), Usage(requests=1)
+        return fault.redacted(self._secrets.redact), Usage(requests=1)
 
     def body(self, request: ChatRequest) -> dict[str, Any]:
         """Return the JSON body that is sent for this request; it holds no secret."""

@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from actors.chat.base import ChatReply, ChatRequest, Message, announced, unannounced
+from actors.chat.base import ChatReply, ChatRequest, Message, complete_reporting, ignore_sending
 from actors.chat.client import PoolChatModel
 from actors.chat.hosted.openai_compatible import OpenAIBackend
 from actors.chat.settings import OpenAIChat
@@ -50,14 +50,14 @@ async def test_a_call_is_announced_when_it_leaves_and_not_while_it_waits(endpoin
     leaving: list[int] = []
 
     async def ask_as(agent: int) -> ChatReply:
-        async def sending() -> None:
+        async def on_send() -> None:
             assert sum(endpoint.billed.values()) < len(leaving) + 1
             leaving.append(agent)
 
-        return await announced(model, ask(agent), sending)
+        return await complete_reporting(model, ask(agent), on_send)
 
     async with LocalPool(OpenAIBackend(settings, environ={"K": KEY})) as pool:
-        model = PoolChatModel(pool, MODEL, True, unhindered=0)
+        model = PoolChatModel(pool, MODEL, True, unqueued_calls=0)
         calls = [asyncio.ensure_future(ask_as(agent)) for agent in range(6)]
         replies = await asyncio.gather(*calls[:3])
         assert [reply.text for reply in replies] == [f"agent {i} turn 0 saw 1" for i in range(3)]
@@ -78,8 +78,10 @@ async def test_calls_that_are_tried_again_do_not_wait_for_those_that_have_leave(
         max_attempts=20, breaker_failures=99,
     )  # fmt: skip
     async with LocalPool(OpenAIBackend(settings, environ={"K": KEY})) as pool:
-        model = PoolChatModel(pool, MODEL, True, unhindered=0)
-        replies = await asyncio.gather(*(announced(model, ask(agent), unannounced) for agent in range(8)))
+        model = PoolChatModel(pool, MODEL, True, unqueued_calls=0)
+        replies = await asyncio.gather(
+            *(complete_reporting(model, ask(agent), ignore_sending) for agent in range(8))
+        )
         assert pool.statistics().answered == 8
     assert len(replies) == 8
     assert endpoint.max_in_flight == 1
@@ -100,8 +102,8 @@ async def test_an_endpoint_behind_a_ray_actor(endpoint: FakeEndpoint) -> None:
         Cluster.start() as cluster,
         cluster.pool("chat", factory, kwargs, env={"MAIA_TEST_KEY": KEY}) as pool,
     ):
-        model = PoolChatModel(pool, MODEL, True, unhindered=0)
-        asked = (announced(model, ask(agent), unannounced) for agent in range(6))
+        model = PoolChatModel(pool, MODEL, True, unqueued_calls=0)
+        asked = (complete_reporting(model, ask(agent), ignore_sending) for agent in range(6))
         replies = await asyncio.gather(*asked)
         assert [reply.text for reply in replies] == [f"agent {i} turn 0 saw 1" for i in range(6)]
         assert replies[0].usage.prompt_tokens > 85

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from actors.endpoint.caller import LEAVE_S, EndpointCaller, Sent
+from actors.endpoint.caller import PERMIT_LIFETIME_S, EndpointCaller, Sent
 from actors.endpoint.faults import Fault, FaultyAnswerError
 from actors.endpoint.secrets import Secrets
 from actors.endpoint.settings import EndpointSettings
@@ -59,7 +59,7 @@ async def test_leave_holds_a_place_and_gives_it_back_if_nothing_comes(timeline: 
     caller, endpoint = make(timeline, max_concurrent=1, tokens_per_minute=100), Endpoint(timeline)
     gone = await caller.admit(50)
     call = asyncio.ensure_future(caller.call(endpoint.send, 50, lambda _: None))
-    await timeline.run_until(LEAVE_S - 1)
+    await timeline.run_until(PERMIT_LIFETIME_S - 1)
     assert not endpoint.sent
     await timeline.run_until(40)
     assert (await call).value == "yes"

@@ -58,11 +58,11 @@ def test_a_body_is_recognised(status: int, error: object, kind: str) -> None:
     for body in (error, {"error": error}):
         fault = from_status(status, body, {})
         assert fault.kind == kind
-        told = to_error(fault, "host", "model", 2, 1)
-        assert isinstance(told, MaiaError)
-        assert told.fix
-        again = pickle.loads(pickle.dumps(told))
-        assert (str(again), getattr(again, "attempts", 2)) == (str(told), 2)
+        error = to_error(fault, "host", "model", 2, 1)
+        assert isinstance(error, MaiaError)
+        assert error.fix
+        again = pickle.loads(pickle.dumps(error))
+        assert (str(again), getattr(again, "attempts", 2)) == (str(error), 2)
 
 
 def test_how_long_an_endpoint_asks_to_wait_is_told() -> None:
@@ -72,7 +72,7 @@ def test_how_long_an_endpoint_asks_to_wait_is_told() -> None:
 
 
 def test_a_long_message_is_cut_and_stays_on_one_line() -> None:
-    detail = from_status(500, {"error": {"message": "line\n" * 1000}}, {}).told(str).detail
+    detail = from_status(500, {"error": {"message": "line\n" * 1000}}, {}).redacted(str).detail
     assert len(detail) < 500
     assert "\n" not in detail
 
@@ -135,5 +135,5 @@ def test_bad_settings_are_refused(settings: dict[str, object], words: str) -> No
 
 
 def test_passing_faults() -> None:
-    assert Fault("garbled", "").passing
-    assert not Fault("bad_key", "").passing
+    assert Fault("garbled", "").transient
+    assert not Fault("bad_key", "").transient

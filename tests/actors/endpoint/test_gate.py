@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from actors.endpoint.faults import EndpointDownError, EndpointStopError
-from actors.endpoint.gate import Gate, MinuteBucket, Ticket
+from actors.endpoint.gate import Gate, Permit, TokenBucket
 from actors.endpoint.settings import EndpointSettings
 
 pytestmark = pytest.mark.anyio
 
-NEW = Ticket(10**9, 0.0)
+NEW = Permit(10**9, 0.0)
 """A request newer than any slow-down."""
 
 
@@ -54,7 +54,7 @@ def make(timeline: Timeline, **settings: Any) -> Gate:
 
 
 class Callers:
-    """Tasks that pass the gate, note when, and leave when told."""
+    """Tasks that pass the gate, note when, and leave when the test says so."""
 
     def __init__(self, gate: Gate, timeline: Timeline) -> None:
         self.gate, self.timeline = gate, timeline
@@ -68,10 +68,10 @@ class Callers:
             self.leave[name].set()
 
         async def visit() -> None:
-            async with self.gate.admit(tokens) as ticket:
+            async with self.gate.admit(tokens) as permit:
                 self.entered.append((name, round(self.timeline.now, 3)))
                 await self.leave[name].wait()
-                ticket.used_tokens = used
+                permit.used_tokens = used
 
         self.tasks[name] = asyncio.ensure_future(visit())
 
@@ -87,17 +87,17 @@ def timeline() -> Timeline:
 
 def test_a_bucket_gives_a_burst_and_then_its_rate() -> None:
     timeline = Timeline()
-    bucket = MinuteBucket(per_minute=60, burst=2, clock=timeline)
+    bucket = TokenBucket(per_minute=60, burst=2, clock=timeline)
     assert [bucket.reserve(1) for _ in range(4)] == [0, 0, 1, 2]
     timeline.now = 100.0
     assert [bucket.reserve(1) for _ in range(3)] == [0, 0, 1]
-    bucket.give_back(1)
+    bucket.refund(1)
     assert bucket.reserve(1) == 1
 
 
 def test_more_than_a_burst_goes_when_the_bucket_is_full() -> None:
     timeline = Timeline()
-    bucket = MinuteBucket(per_minute=60, burst=10, clock=timeline)
+    bucket = TokenBucket(per_minute=60, burst=10, clock=timeline)
     assert bucket.reserve(100) == 0
     assert bucket.reserve(1) == 91  # the next pays the debt
 

@@ -126,9 +126,9 @@ class Waiting(CountingChat):
         self.turn, self.sent = asyncio.Event(), asyncio.Event()
         self.answering = asyncio.Event()
 
-    async def announced(self, request, sending):
+    async def complete_reporting(self, request, on_send):
         await self.turn.wait()
-        await sending()
+        await on_send()
         self.sent.set()
         await self.answering.wait()
         return await self.complete(request)
@@ -161,9 +161,9 @@ async def test_a_call_that_ends_while_it_waits_for_its_turn_is_not_in_doubt(stor
 @pytest.mark.parametrize("left", [False, True])
 async def test_a_call_that_a_lost_replica_held_is_paid_for_in_the_account_as_in_the_records(store, left):
     class Losing(CountingChat):
-        async def announced(self, request, sending):
+        async def complete_reporting(self, request, on_send):
             if left:
-                await sending()
+                await on_send()
             raise ReplicaLostError("it died.")
 
     ledger = Ledger(BudgetSettings())

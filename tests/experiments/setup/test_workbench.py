@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from actors.chat.base import Admission, Admitted, ChatRequest, Message
+from actors.chat.base import ChatRequest, Message, PermitRequest, PermittedRequest
 from actors.chat.settings import OpenAIChat
 from experiments.setup.workbench import _chat
 
@@ -25,7 +25,7 @@ class Pool:
         self.asked[int(agent)].append(request)
         for _turn in range(3):
             await asyncio.sleep(0)
-        return "leave"
+        return "permit"
 
 
 @pytest.mark.parametrize(
@@ -46,16 +46,16 @@ async def test_leave_to_send_is_asked_for_where_a_call_may_have_to_wait(
     model: Any = await _chat(pool, OpenAIChat(model="m", **limits), hosts)
 
     async def ask(number: int) -> None:
-        async def sending() -> None:
+        async def on_send() -> None:
             await asyncio.sleep(0)  # it is written down first
             announced.append(len(pool.asked[number]))
 
         announced: list[int] = []
-        await model.announced(ChatRequest((Message("user", ("hello",)),), str(number)), sending)
+        await model.complete_reporting(ChatRequest((Message("user", ("hello",)),), str(number)), on_send)
         assert announced == [int(number >= at_once)], "it is told just before the conversation leaves"
 
     for _ in range(2):
         pool.asked.clear()
         await asyncio.gather(*(ask(number) for number in range(6)))
         kinds = [[type(each) for each in pool.asked[number]] for number in range(6)]
-        assert kinds == [[ChatRequest]] * at_once + [[Admission, Admitted]] * (6 - at_once)
+        assert kinds == [[ChatRequest]] * at_once + [[PermitRequest, PermittedRequest]] * (6 - at_once)
