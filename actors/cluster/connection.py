@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from actors.cluster import machine
+from actors.cluster import machine, ray_internals
 from actors.cluster import private_folder as own_folder
 from actors.cluster.private_folder import OwnFolder
 from actors.cluster.settings import RaySettings
@@ -64,7 +64,7 @@ _PRIVATE = {
 
 @contextlib.contextmanager
 def inherited_environment(settings: RaySettings, ray: Mapping[str, str] | None = None) -> Iterator[None]:
-    """Show Ray and its processes, which copy it, the environment that they may have; then restore ours.
+    """Restrict the environment to what Ray and its processes, which copy it, may have; then restore it.
 
     Of Ray's own variables they get `ray` and those in `keep_env`: others may be meant for another project.
     """
@@ -79,7 +79,7 @@ def inherited_environment(settings: RaySettings, ray: Mapping[str, str] | None =
         RAY_health_check_period_ms="1000",
         RAY_health_check_timeout_ms="1000",
         RAY_health_check_failure_threshold=failures,
-        # Ray starts workers at 15: whatever else runs here would take the cores from the models.
+        # Ray starts workers at 15: other programs would take the cores from the models.
         RAY_worker_niceness=before.get("RAY_worker_niceness", "0"),
         **machine.without_proxy(before),
         **(ray or {}),
@@ -94,7 +94,7 @@ def inherited_environment(settings: RaySettings, ray: Mapping[str, str] | None =
 def prepare_authentication() -> None:
     """Turn token authentication on, with a token that only this user can read. Before Ray is imported.
 
-    Ray makes a token by itself, but readable by everybody on the machine.
+    Ray makes a token by itself, but one that every user of the machine can read.
     """
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     if os.environ["RAY_AUTH_MODE"] != "token" or "RAY_AUTH_TOKEN" in os.environ:
@@ -119,7 +119,7 @@ def connect(settings: RaySettings) -> bool:
     """Start or join Ray in this process; return False if it was connected already.
 
     Raises:
-        UsageError: If Ray does not start, or the cluster cannot be joined or accepts anybody.
+        UsageError: If Ray does not start, or the cluster cannot be joined or asks for no token.
     """
     if "ray" in sys.modules and sys.modules["ray"].is_initialized():
         return False
@@ -137,14 +137,14 @@ def _start(settings: RaySettings) -> None:
     global _folder
     machine.ensure(machine.Surroundings(settings=settings))
     _folder = own_folder.make()
-    with _explained(settings), contextlib.ExitStack() as surroundings:
+    with _translate_errors(settings), contextlib.ExitStack() as surroundings:
         private = {**_PRIVATE, "RAY_AUTH_TOKEN_PATH": str(_folder.write_token())}
         store, place = machine.store_place(settings, machine.SHARED_MEMORY, _folder.path)
         surroundings.enter_context(inherited_environment(settings, private))
-        surroundings.enter_context(_signals_left_alone())
+        surroundings.enter_context(_keep_signal_handlers())
         import ray
 
-        _read_environment_again()
+        ray_internals.reread_environment()
         ray.init(
             address="local",
             num_cpus=settings.num_cpus or available_cores(),
@@ -152,8 +152,7 @@ def _start(settings: RaySettings) -> None:
             object_store_memory=store,
             include_dashboard=settings.dashboard,
             dashboard_host="127.0.0.1",
-            _temp_dir=str(_folder.ray),
-            _plasma_directory=None if place is None else str(place),
+            **ray_internals.folder_options(_folder.ray, place),
             **_common(settings),
         )
 
@@ -163,10 +162,10 @@ def _join(settings: RaySettings, address: str) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # `uv run` would have each worker start through uv, in a copy of the current folder.
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    with _explained(settings), _signals_left_alone():
+    with _translate_errors(settings), _keep_signal_handlers():
         import ray
 
-        _read_environment_again()
+        ray_internals.reread_environment()
         common = _common(settings)
         if settings.ship_code:
             modules = [str(_ROOT / name) for name in machine.PACKAGES]
@@ -175,107 +174,54 @@ def _join(settings: RaySettings, address: str) -> None:
 
 
 def _common(settings: RaySettings) -> dict[str, Any]:
-    _send_messages_to_the_log()
+    ray_internals.redirect_worker_output(_log_message)
     return {
         "namespace": settings.namespace,
-        "job_config": _job(),
+        "job_config": ray_internals.job_with_path(_ROOT, _packages_hidden),
         "log_to_driver": settings.worker_logs,
         "logging_level": logging.WARNING,
         "configure_logging": False,
     }
 
 
-def _job() -> Any:
-    """Return a job in whose workers our packages come first.
-
-    Ray puts the current folder before all else on a worker's path, and PYTHONPATH before the installed
-    packages: a folder called `tools` or `agents` there would be taken for ours.
-    """
-    from ray.job_config import JobConfig
-
-    class Job(JobConfig):
-        def _get_proto_job_config(self) -> Any:
-            # Ray has added its folders by now, and a worker inserts each before those it has.
-            if self._cached_pb is None and machine.hidden_by(os.environ, Path.cwd()):
-                self._py_driver_sys_path.append(str(_ROOT))
-            return super()._get_proto_job_config()
-
-    return Job()
-
-
 @contextlib.contextmanager
-def _explained(settings: RaySettings) -> Iterator[None]:
+def _translate_errors(settings: RaySettings) -> Iterator[None]:
     """Turn what Ray raises while it starts into a `UsageError`, and leave nothing running."""
     try:
         yield
     except Exception as error:
         if "ray" in sys.modules:
             sys.modules["ray"].shutdown()  # what did start must not outlive the attempt
-        told = _explain(settings, error)
+        message, fix = _explain(settings, error)
         _release()
-        raise UsageError(*told) from error
+        raise UsageError(message, fix) from error
 
 
 @contextlib.contextmanager
-def _signals_left_alone() -> Iterator[None]:
+def _keep_signal_handlers() -> Iterator[None]:
     """Keep Ray from taking SIGTERM from a command that answers it, and from complaining in threads where it
     cannot.
     """
-    log = logging.getLogger("ray._private.worker")
+    log = logging.getLogger(ray_internals.WORKER_LOGGER)
 
-    def welcome(record: logging.LogRecord) -> bool:
+    def wanted(record: logging.LogRecord) -> bool:
         return "SIGTERM handler" not in record.getMessage()
 
     before = signal.getsignal(signal.SIGTERM)
-    log.addFilter(welcome)
+    log.addFilter(wanted)
     try:
         yield
     finally:
-        log.removeFilter(welcome)
+        log.removeFilter(wanted)
         if callable(before) and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)
-
-
-_PROBE = """
-import os, socket, sys
-from ray._raylet import GcsClient
-from ray.exceptions import AuthenticationError
-address, *folders = sys.argv[1:]
-if address == "auto":
-    # Not as Ray itself would look: it also finds what another program started for itself, and ends.
-    from ray._private.services import canonicalize_bootstrap_address, find_bootstrap_address
-    named = os.environ.get("RAY_ADDRESS", "auto")
-    noted = [named]
-    if named in ("", "auto"):
-        noted = [found for each in [*folders, None] if (found := find_bootstrap_address(each))]
-    # Of those that were started in a folder the last one is noted; it may have ended, and Ray would wait long for it.
-    address = None
-    for each in noted:
-        try:
-            host, _, port = canonicalize_bootstrap_address(each).rpartition(":")
-            socket.create_connection((host, int(port)), 5).close()
-            address = f"{host}:{port}"
-            break
-        except (OSError, ValueError):
-            pass
-    if address is None:
-        print(*["ended", noted[0]] if noted else "")
-        sys.exit(0)
-try:
-    GcsClient(address=address).check_alive([], timeout=5)
-except AuthenticationError:
-    print("closed", address)
-else:
-    print("open", address)
-"""
-"""Run in a process of its own, because Ray ends a process in which it waits in vain for a cluster."""
 
 
 def _find(settings: RaySettings) -> str:
     """Return the host and port of a cluster that answers and asks for a token.
 
     Raises:
-        UsageError: If nothing answers there, or whoever answers lets anybody in.
+        UsageError: If nothing answers there, or the cluster asks for no token.
     """
     address = settings.address
     host, _, port = address.rpartition(":")
@@ -283,41 +229,20 @@ def _find(settings: RaySettings) -> str:
         if "://" in address or not host or not port.isdigit():
             raise UsageError(
                 f"the Ray address {address!r} is not host:port.",
-                "Give the address of the cluster's head (port 6379 unless told); Ray Client (ray://) will not do.",
+                "Give the address of the cluster's head (port 6379 by default); Ray Client (ray://) "
+                "is not supported.",
             )
         try:
             socket.create_connection((host, int(port)), settings.join_timeout_s).close()
         except OSError as error:
             raise UsageError(*_explain(settings, error)) from error
-    without_token = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH_")}
-    try:
-        probe = subprocess.run(
-            [sys.executable, "-P", "-c", _PROBE, address, *map(str, own_folder.running())],
-            env=without_token | {"RAY_AUTH_MODE": "disabled"},
-            capture_output=True,
-            text=True,
-            timeout=settings.join_timeout_s,
-            check=False,
-        )
-        answer, _, found = probe.stdout.strip().partition(" ")
-    except subprocess.TimeoutExpired:
-        answer = found = ""
+    answer, address = _probe(settings)
     if answer not in ("open", "closed"):
-        reason = "what answers there is not Ray"
-        if address == "auto":
-            named = os.environ.get("RAY_ADDRESS", "").removeprefix("auto")
-            # Ray looks there first; `ray job submit` wants the address of the job server in it, which is not
-            # a cluster's.
-            where = f"at RAY_ADDRESS={named}" if named else "on this machine"
-            reason = f"no cluster runs {where}"
-            if answer == "ended" and not named:
-                reason = f"the last cluster that was started on this machine, {found}, does not answer"
-        raise UsageError(*_explain(settings, ConnectionError(reason)))
-    address = found
+        raise UsageError(*_explain(settings, ConnectionError(_reason_not_found(settings, answer, address))))
     if answer == "open":
         if not settings.allow_unauthenticated:
             raise UsageError(
-                f"the Ray cluster at {address} accepts anybody: whoever reaches its ports can run code on it.",
+                f"the Ray cluster at {address} asks for no token: anyone who reaches its ports can run code on it.",
                 "Start it with RAY_AUTH_MODE=token, or set allow_unauthenticated: true.",
             )
         # Its processes call back without a token: asking them for one would leave both sides waiting.
@@ -325,31 +250,43 @@ def _find(settings: RaySettings) -> str:
     return address
 
 
-def _read_environment_again() -> None:
-    """Let Ray see its environment: it looks once, when it is imported, which may be long ago."""
-    from ray._private import ray_constants
-    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+def _probe(settings: RaySettings) -> tuple[str, str]:
+    """Return "open", "closed" (asks for a token), "ended" or "", and the address of what answers or ended."""
+    without_token = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH_")}
+    folders = map(str, own_folder.running())
+    try:
+        probe = subprocess.run(
+            [sys.executable, "-P", "-c", ray_internals.PROBE, settings.address, *folders],
+            env=without_token | {"RAY_AUTH_MODE": "disabled"},
+            capture_output=True,
+            text=True,
+            timeout=settings.join_timeout_s,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return "", ""
+    answer, _, address = probe.stdout.strip().partition(" ")
+    return answer, address
 
-    Config.initialize("")
-    AuthenticationTokenLoader.instance().reset_cache()
-    for constant, variable in (
-        ("ENABLE_RAY_CLUSTER", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"),
-        ("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "RAY_ENABLE_UV_RUN_RUNTIME_ENV"),
-    ):
-        setattr(ray_constants, constant, os.environ.get(variable, "1") in ("1", "true", "True"))
+
+def _reason_not_found(settings: RaySettings, answer: str, last: str) -> str:
+    if settings.address != "auto":
+        return "what answers there is not Ray"
+    # Ray reads this variable first; `ray job submit` wants the address of the job server in it, which is not a
+    # cluster's.
+    if named := os.environ.get("RAY_ADDRESS", "").removeprefix("auto"):
+        return f"no cluster runs at RAY_ADDRESS={named}"
+    if answer == "ended":
+        return f"the last cluster that was started on this machine, {last}, does not answer"
+    return "no cluster runs on this machine"
 
 
-def _send_messages_to_the_log() -> None:
-    """Log what Ray and its workers say: Ray would print it on stdout, where only answers belong."""
-    from ray._private import worker
-
-    if hasattr(worker, "print_to_stdstream"):
-        worker.print_to_stdstream = _log_message
+def _packages_hidden() -> bool:
+    return bool(machine.hidden_by(os.environ, Path.cwd()))
 
 
 def _log_message(data: Mapping[str, Any], ignore_prefix: bool = False) -> None:
-    # Workers' lines come only where `worker_logs` asks for them, and then they are to be seen without more
-    # ado.
+    # Workers' lines come only where `worker_logs` asks for them: they are shown at any verbosity.
     level = logging.INFO if data.get("pid") == "autoscaler" else logging.WARNING
     _log.log(level, "ray %s: %s", data.get("pid", ""), "\n".join(data["lines"]))
 
@@ -357,16 +294,17 @@ def _log_message(data: Mapping[str, Any], ignore_prefix: bool = False) -> None:
 def _explain(settings: RaySettings, error: Exception) -> tuple[str, str]:
     """Return what happened when Ray did not start or was not found, and what to do."""
     reason = (str(error).strip().splitlines() or [""])[0]
-    told = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
+    cause = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
     if settings.address == "local":
         return (
-            f"Ray could not start on this machine: {told}",
+            f"Ray could not start on this machine: {cause}",
             f"`maia doctor` looks for the cause; Ray's logs are in {log_folder()}.",
         )
     return (
-        f"the Ray cluster at {settings.address!r} could not be joined: {told}",
+        f"the Ray cluster at {settings.address!r} could not be joined: {cause}",
         "Check that it runs, that it has the same versions of Python and Ray, and that its token is in "
-        "~/.ray/auth_token (or the file that RAY_AUTH_TOKEN_PATH names). Where several run, set ray.address to host:port.",
+        "~/.ray/auth_token (or the file that RAY_AUTH_TOKEN_PATH names). Where several run, set ray.address to "
+        "host:port.",
     )
 
 

@@ -17,7 +17,7 @@ from typing import Any, Self
 import numpy as np
 
 from actors.cluster.connection import connect, disconnect
-from actors.cluster.placement import Demand, answered, restarts
+from actors.cluster.placement import Demand, PlacementMonitor
 from actors.cluster.settings import RaySettings
 from actors.errors import MaiaError, ReplicaLostError, UsageError
 from actors.serving.replica import ExchangeRequest, ExchangeResponse, ReplicaActor
@@ -33,9 +33,12 @@ MAX_CONCURRENCY = 65536
 class RayReplica:
     """A replica in a Ray actor."""
 
-    def __init__(self, actor: Any, demand: Demand | None = None) -> None:
+    def __init__(
+        self, actor: Any, demand: Demand | None = None, monitor: PlacementMonitor | None = None
+    ) -> None:
         """`demand` is what it needs of a node; only its owner has one and checks it."""
         self._actor, self._demand = actor, demand
+        self._monitor = monitor or PlacementMonitor()
         self._restarts: int | None = 0
         """How often it had been started again when it was last ready; None where Ray did not say."""
 
@@ -76,9 +79,9 @@ class RayReplica:
         if self._demand is None:
             facts = await asking
             return facts
-        facts = await answered(asking, self._actor, self._demand, self._restarts)
+        facts = await self._monitor.answer(asking, self._actor, self._demand, self._restarts)
         try:
-            self._restarts = await asyncio.to_thread(restarts, self._actor)
+            self._restarts = await asyncio.to_thread(self._monitor.cluster.restarts, self._actor)
         except Exception:  # the head may be away for a moment, and the replica works
             self._restarts = None
         return facts
@@ -130,8 +133,10 @@ class RayLauncher:
         source: BackendSource,
         placement: Placement,
         demand: Demand,
+        monitor: PlacementMonitor,
     ) -> None:
-        self._address, self._source, self._placement, self._demand = address, source, placement, demand
+        self._address, self._source, self._placement = address, source, placement
+        self._demand, self._monitor = demand, monitor
         self._kwargs, images = pack(dict(source.kwargs))
         if images:
             raise UsageError(f"{source.factory}: a factory's arguments cannot hold images.")
@@ -160,7 +165,7 @@ class RayLauncher:
                 self._folder,
             )
         )
-        return RayReplica(actor, self._demand)
+        return RayReplica(actor, self._demand, self._monitor)
 
 
 class SharedLauncher:
@@ -209,15 +214,18 @@ def _resources(placement: Placement) -> dict[str, float]:
 class Cluster:
     """Ray as this process sees it. Made by `Cluster.start`."""
 
-    def __init__(self, settings: RaySettings) -> None:
+    def __init__(self, settings: RaySettings, monitor: PlacementMonitor | None = None) -> None:
         self.settings = settings
+        self._monitor = monitor or PlacementMonitor()
         self._pools: list[ReplicaPool[Any, Any]] = []
         self._placements: list[tuple[ReplicaPool[Any, Any], Placement]] = []
         """Of the pools whose replicas are ours to start."""
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def start(cls, settings: RaySettings | None = None) -> AsyncIterator[Self]:
+    async def start(
+        cls, settings: RaySettings | None = None, monitor: PlacementMonitor | None = None
+    ) -> AsyncIterator[Self]:
         """Start or join Ray; at the end close the pools and leave. An existing connection is used and kept.
 
         Raises:
@@ -225,7 +233,7 @@ class Cluster:
         """
         settings = settings or RaySettings()
         ours = connect(settings)
-        cluster = cls(settings)
+        cluster = cls(settings, monitor)
         try:
             yield cluster
         finally:
@@ -254,16 +262,18 @@ class Cluster:
         demand = Demand(
             f"a replica of {name}",
             _resources(placement),
-            self._asked_together,
+            self._requested_together,
             # To a cluster of our own nobody adds nodes.
             0.0 if self.settings.address == "local" else self.settings.placement_timeout_s,
         )
-        launcher = RayLauncher(address, BackendSource(factory, kwargs or {}, env or {}), placement, demand)
+        launcher = RayLauncher(
+            address, BackendSource(factory, kwargs or {}, env or {}), placement, demand, self._monitor
+        )
         pool: ReplicaPool[Any, Any] = ReplicaPool(name, launcher, placement, address=address, options=options)
         self._placements.append((pool, placement))
         return self._started(pool)
 
-    def _asked_together(self) -> dict[str, float]:
+    def _requested_together(self) -> dict[str, float]:
         """Return the resources of all replicas that must be there."""
         total = {"CPU": 0.0, "GPU": 0.0}
         for pool, placement in self._placements:

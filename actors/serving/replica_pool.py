@@ -17,7 +17,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol, Self, cast
 
-from actors.cluster.placement import DEATHS
+from actors.cluster.placement import MAX_START_FAILURES
 from actors.errors import BackendError, MaiaError, OverloadedError, ReplicaLostError
 from actors.serving.backend import CountsRequests, Priority, RequestT, ResultT
 from actors.serving.capacity import CapacityLimiter
@@ -302,8 +302,10 @@ class ReplicaPool(PoolBase[RequestT, ResultT]):
                 facts = await link.handle.describe()
             except ReplicaLostError as error:
                 ended += error.gone
-                if ended == DEATHS and self._shared is None:
-                    message = f"{self.name}: {DEATHS} replicas in a row ended while they were started"
+                if ended == MAX_START_FAILURES and self._shared is None:
+                    message = (
+                        f"{self.name}: {MAX_START_FAILURES} replicas in a row ended while they were started"
+                    )
                     self.replica_broken(link, BackendError(f"{message}: {error.message}"))
                     return
                 if error.gone and not self._replace(link):

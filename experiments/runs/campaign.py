@@ -193,7 +193,7 @@ class Campaign:
                 _nobody,
             )
             return
-        from actors.cluster.placement import carriers
+        from actors.cluster.placement import worker_nodes
         from experiments.runs.hosts import HostPlan, RayHost, ledger, without_host
 
         # Told here, a model that cannot work says why; a host would only not find it.
@@ -202,7 +202,7 @@ class Campaign:
         plan = HostPlan(self.profile, self.loaded.cache, model, bench.addresses, run)
         with ledger(self.profile, plan.run) as account:
             first = random.randrange(1024)  # several runs on a cluster shall not begin at the same node
-            count = len(carriers()) if n_hosts == "per-node" else n_hosts
+            count = len(worker_nodes()) if n_hosts == "per-node" else n_hosts
             unfit: set[str] = set()
             started = [
                 RayHost(plan, account, settings.agents, seat=first + i, unfit=unfit) for i in range(count)
@@ -210,7 +210,7 @@ class Campaign:
             hosts: list[HostHandle] = [*started]
 
             async def on_new_nodes() -> list[HostHandle]:
-                nodes = await asyncio.to_thread(carriers)
+                nodes = await asyncio.to_thread(worker_nodes)
                 new: list[HostHandle] = []
                 for node in without_host([each for each in nodes if each not in unfit], started):
                     seat = [each for each in nodes if each not in unfit].index(node)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from actors.cluster.connection import log_folder
-from actors.cluster.placement import Demand, answered, carriers, waits_for_a_place
+from actors.cluster.placement import Demand, PlacementMonitor, worker_nodes
 from actors.errors import MaiaError, UsageError
 from actors.runtime import work_in
 from actors.serving.cluster import what_ray_says
@@ -52,7 +52,7 @@ _RETURN_PATIENCE_S = 120.0
 """
 STARTS = 3
 """Hosts that may be started in a row without one that works."""
-_DEMAND = Demand("a host", patience_s=math.inf)
+_DEMAND = Demand("a host", timeout_s=math.inf)
 
 
 @dataclass(frozen=True)
@@ -283,6 +283,7 @@ class RayHost:
         """
         self._pausing = False
         self._returning: asyncio.Task[None] | None = None
+        self._monitor = PlacementMonitor()
         self._launch()
         self._watching = asyncio.create_task(self._watch())
 
@@ -292,7 +293,7 @@ class RayHost:
 
         self._name = uuid.uuid4().hex
         self._given_up: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        nodes = carriers()
+        nodes = worker_nodes()
         nodes = [node for node in nodes if node not in self._unfit] or nodes
         self.node = node = nodes[self._seat % len(nodes)]
         self._actor = (
@@ -346,7 +347,7 @@ class RayHost:
                 # The first answer may take long, as a process has to start; that is `_return`'s to be patient
                 # with.
                 async with asyncio.timeout(self._silence_s if heard is actor else None):
-                    await answered(_ask(actor.ping.remote(), "a host"), actor, _DEMAND)
+                    await self._monitor.answer(_ask(actor.ping.remote(), "a host"), actor, _DEMAND)
                 heard, silent = actor, 0
             except TimeoutError:
                 # Twice, for this process may have been stopped itself: then the first look was cut short.
@@ -441,7 +442,7 @@ class RayHost:
                 await asyncio.sleep(_RETURN_PAUSE_S)
             except TimeoutError:
                 # Another would find no place either; `_watch` tells about the wait.
-                if await asyncio.to_thread(waits_for_a_place, self._actor):
+                if await asyncio.to_thread(self._monitor.cluster.is_pending, self._actor):
                     until = loop.time() + _RETURN_PATIENCE_S
         raise error
 

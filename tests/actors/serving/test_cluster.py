@@ -258,7 +258,7 @@ def test_only_named_variables_are_shown_to_ray_and_ours_come_back(monkeypatch: p
 
 LIFE = """
 import asyncio, json, os, sys
-import ray  # before anything has told it how to authenticate
+import ray  # before anything has set how it authenticates
 from actors.serving.cluster import Cluster
 from actors.cluster.settings import RaySettings
 from tests.actors.scripted import Show
@@ -373,9 +373,9 @@ def test_where_the_last_cluster_has_ended_it_is_not_said_that_none_runs(
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     (tmp_path / "ray").mkdir()
     (tmp_path / "ray" / "ray_current_cluster").write_text("127.0.0.1:1")
-    with pytest.raises(UsageError, match=r"started on this machine, [\d.]+:1, does not answer") as told:
+    with pytest.raises(UsageError, match=r"started on this machine, [\d.]+:1, does not answer") as raised:
         _find(RaySettings(address="auto", join_timeout_s=15))
-    assert "set ray.address to host:port" in told.value.fix
+    assert "set ray.address to host:port" in raised.value.fix
 
 
 def test_what_answers_but_is_not_ray_is_not_joined() -> None:
@@ -387,7 +387,7 @@ def test_what_answers_but_is_not_ray_is_not_joined() -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_cluster_that_lets_anybody_in_is_joined_only_when_told(tmp_path: Path) -> None:
+def test_a_cluster_without_authentication_is_joined_only_where_that_is_allowed(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     head = subprocess.Popen(
@@ -405,7 +405,7 @@ def test_a_cluster_that_lets_anybody_in_is_joined_only_when_told(tmp_path: Path)
                 break
         refused = live(f"127.0.0.1:{port}")
         assert refused.returncode == 1
-        assert f"the Ray cluster at 127.0.0.1:{port} accepts anybody" in refused.stderr
+        assert f"the Ray cluster at 127.0.0.1:{port} asks for no token" in refused.stderr
         joined = live(f"127.0.0.1:{port}", MAIA_TEST_ALLOW="1")
         assert joined.returncode == 0, joined.stderr
         assert joined.stdout.startswith("[[3, null], ")

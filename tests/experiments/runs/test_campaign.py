@@ -111,7 +111,7 @@ async def test_a_node_that_joins_and_cannot_carry_agents_is_left_alone_and_ends_
             stopped.append(self.node)
 
     monkeypatch.setattr("experiments.runs.hosts.RayHost", Host)
-    monkeypatch.setattr("actors.cluster.placement.carriers", lambda: nodes)
+    monkeypatch.setattr("actors.cluster.placement.worker_nodes", lambda: nodes)
     profile = Profile(sweep=SweepSettings(hosts="per-node"))
     loaded: Any = SimpleNamespace(cache=tmp_path / "cache")
     bench: Any = SimpleNamespace(pools={}, addresses={})

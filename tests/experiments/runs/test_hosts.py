@@ -81,7 +81,7 @@ async def test_the_work_of_a_stopped_host_goes_to_another_and_it_is_fenced_off(
         await host.stop()
 
 
-@pytest.mark.parametrize("missing", ["carriers", "fence"])
+@pytest.mark.parametrize("missing", ["worker_nodes", "fence"])
 async def test_a_host_that_could_not_be_replaced_at_once_is_replaced_and_watched_all_the_same(
     missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -166,8 +166,8 @@ async def test_no_host_is_started_on_a_node_that_was_found_unfit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hosts, "HostActor", Host)
-    (here,) = hosts.carriers()
-    monkeypatch.setattr(hosts, "carriers", lambda: ["0" * len(here), here])
+    (here,) = hosts.worker_nodes()
+    monkeypatch.setattr(hosts, "worker_nodes", lambda: ["0" * len(here), here])
     host = RayHost(HostPlan(Profile(), tmp_path, "m", {}, tmp_path), "", 4, seat=0, unfit={"0" * len(here)})
     try:
         await asyncio.wait_for(host.ready(), 60)
@@ -341,7 +341,7 @@ from agents.records.work import WorkItem
 from experiments.runs import hosts
 from experiments.setup.config import Profile
 from experiments.runs.hosts import HostPlan, RayHost, without_host
-from actors.cluster.placement import carriers
+from actors.cluster.placement import worker_nodes
 from tests.experiments.runs.test_hosts import Where
 
 hosts.HostActor = Where
@@ -367,13 +367,13 @@ async def main(folder):
             except HostLostError:
                 await host.ready()
         assert found["node"] == cluster.head_node.node_id
-    assert without_host(carriers(), started) == []
+    assert without_host(worker_nodes(), started) == []
     added = cluster.add_node(**size)  # Ray starts nodes in the main thread alone
     cluster.wait_for_nodes()
     pair = started[:1]
-    assert without_host(carriers(), started[:2]) == [], "two hosts, two nodes"
-    (free,) = without_host(carriers(), pair)
-    started.append(RayHost(plan, "", 1, seat=carriers().index(free)))
+    assert without_host(worker_nodes(), started[:2]) == [], "two hosts, two nodes"
+    (free,) = without_host(worker_nodes(), pair)
+    started.append(RayHost(plan, "", 1, seat=worker_nodes().index(free)))
     assert (await started[-1].study(item))["node"] == free == added.node_id
     for host in started:
         await host.stop()

@@ -1,0 +1,84 @@
+"""What `ray_internals` uses of the installed Ray is there and does what is said of it."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import ray
+
+from actors.cluster import ray_internals
+
+
+@pytest.mark.parametrize(
+    ("types", "v2", "scales"),
+    [
+        ({"ab12": "node_ab12"}, b"0", False),
+        ({"ab12": "head", "cd34": "gpu"}, b"0", True),
+        ({"ab12": "node_ab12"}, b"1", True),
+        (None, b"", True),
+    ],
+)
+def test_node_types_tell_an_autoscaler_from_a_monitor(
+    types: dict[str, str] | None, v2: bytes, scales: bool
+) -> None:
+    status = types and json.dumps({"autoscaler_report": {"node_type_mapping": types}}).encode()
+    assert ray_internals.has_autoscaler(v2, status) is scales
+
+
+def test_ray_init_takes_the_folder_arguments() -> None:
+    options = ray_internals.folder_options(Path("/tmp/s"), None)
+    assert options == {"_temp_dir": "/tmp/s", "_plasma_directory": None}
+    assert options.keys() <= inspect.signature(ray.init).parameters.keys()
+
+
+def test_worker_output_goes_where_it_is_redirected() -> None:
+    from ray._private import worker
+
+    before = worker.print_to_stdstream
+    received = []
+    try:
+        ray_internals.redirect_worker_output(received.append)
+        worker.print_to_stdstream({"lines": ["x"]})
+    finally:
+        worker.print_to_stdstream = before
+    assert received == [{"lines": ["x"]}]
+
+
+def test_the_environment_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray._private import ray_constants
+
+    before = ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV
+    for value in (not before, before):
+        monkeypatch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", str(int(value)))
+        ray_internals.reread_environment()
+        assert ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV is value
+
+
+@pytest.mark.parametrize("needed", [True, False])
+def test_a_folder_is_put_on_the_path_of_workers_where_it_is_needed(needed: bool) -> None:
+    job = ray_internals.job_with_path(Path("/ours"), lambda: needed)
+    assert ("/ours" in list(job._get_proto_job_config().py_driver_sys_path)) is needed
+
+
+def test_the_logger_of_connections_is_rays() -> None:
+    from ray._private import worker
+
+    assert worker.logger is logging.getLogger(ray_internals.WORKER_LOGGER)
+
+
+@pytest.mark.ray
+def test_actors_and_resources_are_on_record(ray_cluster: None) -> None:
+    actor = ray.remote(num_cpus=0)(type("Alive", (), {"ping": lambda self: 1})).remote()
+    ray.get(actor.ping.remote())
+    assert ray_internals.actor_record(actor) == ray_internals.ActorRecord("ALIVE", True, 0)
+    ray.kill(actor)
+    waits = ray.remote(num_gpus=9)(type("Waits", (), {})).remote()
+    record = ray_internals.actor_record(waits)
+    assert record is None or record.pending
+    ray.kill(waits)
+    assert ray_internals.free_resources().keys() == {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+    assert isinstance(ray_internals.may_add_nodes(), bool)
