@@ -6,7 +6,7 @@ They pickle (Ray sends them between processes), so both are positional arguments
 
 
 class MaiaError(Exception):
-    """A failure with a name, told in words a person or an agent can act on."""
+    """A failure with a name and a message that a person or an agent can act on."""
 
     def __init__(self, message: str, fix: str = "") -> None:
         super().__init__(message, fix)

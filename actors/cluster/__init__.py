@@ -1,3 +1,3 @@
-"""The Ray cluster itself: started or joined, private to this user, and what stands in its way on this
+"""The Ray cluster itself: started or joined, private to this user, and what prevents it on this
 machine.
 """

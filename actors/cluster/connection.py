@@ -135,7 +135,7 @@ def _start(settings: RaySettings) -> None:
     its own.
     """
     global _folder
-    machine.ensure(machine.Surroundings(settings=settings))
+    machine.ensure(machine.Environment(settings=settings))
     _folder = own_folder.make()
     with _translate_errors(settings), contextlib.ExitStack() as surroundings:
         private = {**_PRIVATE, "RAY_AUTH_TOKEN_PATH": str(_folder.write_token())}

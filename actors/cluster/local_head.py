@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
 from actors.cluster import machine
 from actors.cluster import private_folder as own_folder
@@ -31,30 +31,42 @@ _STOP_TIMEOUT_S = 20.0
 _DASHBOARD_PORT = 8265
 
 
+class HeadFacts(TypedDict):
+    """What is kept of a running cluster, as JSON."""
+
+    address: str
+    """The head's host:port."""
+    pid: int
+    """The process that started it, which leads its session."""
+    log: str
+    dashboard: NotRequired[str]
+    """The dashboard's URL."""
+
+
 class LocalHead:
     """The cluster whose facts are kept in `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self._facts, self._log = folder / "cluster.json", folder / "cluster.log"
 
-    def up(self, settings: RaySettings, port: int) -> dict[str, Any]:
+    def up(self, settings: RaySettings, port: int) -> HeadFacts:
         """Start the cluster, with token authentication, and return its facts.
 
         Raises:
             UsageError: If it runs already, the port is taken, the folder cannot be written, or Ray does not
                 start.
         """
-        with self._alone():
+        with self._locked():
             return self._up(settings, port)
 
-    def _up(self, settings: RaySettings, port: int) -> dict[str, Any]:
-        if (facts := self.status()) is not None:
+    def _up(self, settings: RaySettings, port: int) -> HeadFacts:
+        if (running := self.status()) is not None:
             raise UsageError(
-                f"a cluster of this command runs already at {facts['address']}.", "maia cluster down"
+                f"a cluster of this command runs already at {running['address']}.", "maia cluster down"
             )
         if not _free(port):
             raise UsageError(f"port {port} is taken.", "Choose another with --port.")
-        machine.ensure(machine.Surroundings(settings=settings))
+        machine.ensure(machine.Environment(settings=settings))
         prepare_authentication()
         folder = own_folder.make()
         store, place = machine.store_place(settings, machine.SHARED_MEMORY, folder.path)
@@ -64,9 +76,9 @@ class LocalHead:
         dashboard = ""
         if settings.dashboard:
             # Another cluster of this machine may have the usual one.
-            at = next(each for each in range(_DASHBOARD_PORT, 65536) if _free(each))
-            dashboard = f"http://127.0.0.1:{at}"
-            command += ["--dashboard-port", str(at)]
+            free_port = next(other for other in range(_DASHBOARD_PORT, 65536) if _free(other))
+            dashboard = f"http://127.0.0.1:{free_port}"
+            command += ["--dashboard-port", str(free_port)]
         command += ["--temp-dir", str(folder.ray), "--object-store-memory", str(store)]
         command += [] if place is None else ["--plasma-directory", str(place)]
         command += [] if settings.num_cpus is None else ["--num-cpus", str(settings.num_cpus)]
@@ -83,32 +95,33 @@ class LocalHead:
                 pass_fds=(folder.lock,),  # it keeps the folder while it lives
             )
         folder.release()
-        facts = {"address": f"127.0.0.1:{port}", "pid": process.pid, "log": str(self._log)}
-        facts |= {"dashboard": dashboard} if dashboard else {}
+        facts: HeadFacts = {"address": f"127.0.0.1:{port}", "pid": process.pid, "log": str(self._log)}
+        if dashboard:
+            facts["dashboard"] = dashboard
         try:
-            # Noted already: should this process be killed while it waits, `down` finds what it has started.
+            # Written already: should this process be killed while it waits, `down` finds what it has started.
             self._facts.write_text(json.dumps(facts))
-            facts["address"] = f"{_own_address(self._started(process))}:{port}"
+            facts["address"] = f"{_own_address(self._wait_for_start(process))}:{port}"
             self._facts.write_text(json.dumps(facts))
-        except BaseException:  # Ctrl-C as well: nobody would know of it
+        except BaseException:  # Ctrl-C as well: it would run unnoticed
             self._end(process.pid)
             process.wait()
             self._facts.unlink(missing_ok=True)
             raise
         return facts
 
-    def _started(self, process: subprocess.Popen[bytes]) -> str:
-        """Return what Ray said until it ran."""
+    def _wait_for_start(self, process: subprocess.Popen[bytes]) -> str:
+        """Return what Ray printed until it ran."""
         end = time.monotonic() + _START_TIMEOUT_S
-        while "--block" not in (told := self._log.read_text()) and "Ray runtime started" not in told:
+        while "--block" not in (output := self._log.read_text()) and "Ray runtime started" not in output:
             if process.poll() is not None or time.monotonic() > end:
-                last = (told.strip().splitlines() or ["it said nothing"])[-1]
+                last = (output.strip().splitlines() or ["it printed nothing"])[-1]
                 raise UsageError(f"Ray did not start: {last}", f"Read {self._log}.")
             time.sleep(0.2)
-        return told
+        return output
 
     @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _locked(self) -> Iterator[None]:
         """Let one command at a time start or end the cluster."""
         try:
             self._facts.parent.mkdir(parents=True, exist_ok=True)
@@ -122,10 +135,10 @@ class LocalHead:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
-    def status(self) -> dict[str, Any] | None:
+    def status(self) -> HeadFacts | None:
         """Return the facts of the cluster if it runs, else None."""
         try:
-            facts: dict[str, Any] = json.loads(self._facts.read_text())
+            facts: HeadFacts = json.loads(self._facts.read_text())
             command = Path(f"/proc/{facts['pid']}/cmdline").read_bytes()
         except (OSError, ValueError, KeyError):
             return None
@@ -133,7 +146,7 @@ class LocalHead:
 
     def down(self) -> bool:
         """End the cluster with all its processes; False if it does not run."""
-        with self._alone():
+        with self._locked():
             facts = self.status()
             if facts is None:
                 return False
@@ -144,14 +157,14 @@ class LocalHead:
     def _end(self, pid: int) -> None:
         """Ask the starter to end its processes; then make sure of its whole session."""
         members = _session(pid)
-        for signum, patience_s in ((signal.SIGTERM, _STOP_TIMEOUT_S), (signal.SIGKILL, 5.0)):
+        for signum, grace_s in ((signal.SIGTERM, _STOP_TIMEOUT_S), (signal.SIGKILL, 5.0)):
             for member in [pid] if signum == signal.SIGTERM else members:
                 try:
                     os.kill(member, signum)
                 except ProcessLookupError:
                     continue
-            end = time.monotonic() + patience_s
-            while time.monotonic() < end and (members := [one for one in members if _alive(one)]):
+            end = time.monotonic() + grace_s
+            while time.monotonic() < end and (members := [member for member in members if _alive(member)]):
                 time.sleep(0.1)
             if not members:
                 return
@@ -171,15 +184,15 @@ def _free(port: int) -> bool:
 
 def _session(leader: int) -> list[int]:
     """Return the processes of a session, by Linux's record of them."""
-    found = []
+    members = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             fields = (folder / "stat").read_text().rpartition(")")[2].split()
         except OSError:
             continue
         if int(fields[3]) == leader:
-            found.append(int(folder.name))
-    return found
+            members.append(int(folder.name))
+    return members
 
 
 def _alive(pid: int) -> bool:
@@ -190,9 +203,9 @@ def _alive(pid: int) -> bool:
     return fields[0] != "Z"
 
 
-def _own_address(told: str) -> str:
-    # With some of its extras installed, Ray writes in colours into files as well.
-    for line in re.sub(r"\x1b\[[0-9;]*m", "", told).splitlines():
+def _own_address(output: str) -> str:
+    # With some of its extras installed, Ray writes color codes into files as well.
+    for line in re.sub(r"\x1b\[[0-9;]*m", "", output).splitlines():
         if "Local node IP" in line:
             return line.rpartition(":")[2].strip()
     return "127.0.0.1"

@@ -1,8 +1,7 @@
-"""What the user's shell and machine hold that stands in the way of a run, found before anything is started.
+"""Checks of the user's shell and machine before anything is started.
 
-Each check looks at one thing and returns a `Finding`, or None where there is nothing to say. `maia doctor`
-shows them all; a command that starts Ray refuses with the first that is not `ok`, and logs nothing of the
-others.
+Each check is of one thing and returns a `CheckResult`, or None where there is nothing to report. `maia doctor`
+shows them all; a command that starts Ray fails with the first that is not `ok`, and logs nothing of the others.
 """
 
 from __future__ import annotations
@@ -38,11 +37,11 @@ RAY_VARIABLES_KEPT = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class CheckResult:
     """One line of the report. `advice` is empty where nothing has to be done.
 
-    Whether something elsewhere works is not asked: `ok` then says that nothing here stands in its way. What
-    is not `needed` may be missing.
+    Services elsewhere are not called (`asked` is false): `ok` then means that nothing here prevents their use.
+    What is not `needed` may be missing.
     """
 
     topic: str
@@ -54,8 +53,8 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Surroundings:
-    """What the checks look at."""
+class Environment:
+    """What the checks read."""
 
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     folder: Path = field(default_factory=Path.cwd)
@@ -67,20 +66,20 @@ class Surroundings:
     settings: RaySettings = field(default_factory=RaySettings)
 
 
-def examine(here: Surroundings) -> list[Finding]:
-    """Return what all checks have to say."""
-    return [found for check in CHECKS if (found := check(here)) is not None]
+def examine(here: Environment) -> list[CheckResult]:
+    """Return the results of all checks."""
+    return [result for check in CHECKS if (result := check(here)) is not None]
 
 
-def ensure(here: Surroundings) -> None:
+def ensure(here: Environment) -> None:
     """Return if a cluster can be started here.
 
     Raises:
-        UsageError: With the first thing that stands in the way, and what to do.
+        UsageError: With the first check that fails, and what to do.
     """
-    for found in examine(here):
-        if not found.ok:
-            raise UsageError(f"{found.topic}: {found.found}.", found.advice)
+    for result in examine(here):
+        if not result.ok:
+            raise UsageError(f"{result.topic}: {result.found}.", result.advice)
 
 
 def raise_open_files() -> int:
@@ -89,7 +88,7 @@ def raise_open_files() -> int:
     # Beyond that a process that closes all descriptors one by one takes seconds to start another.
     wanted = 65536 if hard == resource.RLIM_INFINITY else min(hard, 65536)
     if soft != resource.RLIM_INFINITY and soft < wanted:
-        with contextlib.suppress(OSError, ValueError):  # macOS has a lower limit that it does not tell
+        with contextlib.suppress(OSError, ValueError):  # macOS has a lower limit that it does not report
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
             soft = wanted
     return soft if soft != resource.RLIM_INFINITY else sys.maxsize
@@ -122,9 +121,9 @@ def fitted(wanted: int, free: int, fallback: Path) -> tuple[int, Path | None]:
 def hidden_by(environment: Mapping[str, str], folder: Path) -> dict[str, Path]:
     """Return which of our packages' names also stand in folders of PYTHONPATH or in `folder`, and where."""
     own = Path(__file__).resolve().parents[2]
-    places = [each for each in environment.get("PYTHONPATH", "").split(os.pathsep) if each]
+    paths = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
     found: dict[str, Path] = {}
-    for place in (folder, *(folder / each for each in places)):
+    for place in (folder, *(folder / path for path in paths)):
         for name in PACKAGES:
             there = place / name
             if (there.is_dir() or there.with_suffix(".py").is_file()) and place.resolve() != own:
@@ -137,15 +136,15 @@ def without_proxy(environment: Mapping[str, str], *hosts: str) -> dict[str, str]
     if not any(environment.get(name) or environment.get(name.upper()) for name in _PROXIES):
         return {}
     given = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
-    names = [each.strip() for each in given.split(",") if each.strip()]
+    names = [name.strip() for name in given.split(",") if name.strip()]
     value = ",".join(dict.fromkeys([*names, *LOOPBACK, *hosts]))
     return {"no_proxy": value, "NO_PROXY": value}
 
 
-def _platform(here: Surroundings) -> Finding | None:
+def _platform(here: Environment) -> CheckResult | None:
     if here.platform.startswith("linux"):
         return None
-    return Finding(
+    return CheckResult(
         "Platform",
         True,
         f"{here.platform}, on which this program is not tested",
@@ -153,9 +152,9 @@ def _platform(here: Surroundings) -> Finding | None:
     )
 
 
-def _open_files(here: Surroundings) -> Finding:
+def _open_files(here: Environment) -> CheckResult:
     enough = here.open_files >= LEAST_OPEN_FILES
-    return Finding(
+    return CheckResult(
         "Open files",
         enough,
         f"{here.open_files} allowed"
@@ -167,30 +166,30 @@ def _open_files(here: Surroundings) -> Finding:
     )
 
 
-def _shared_memory(here: Surroundings) -> Finding | None:
+def _shared_memory(here: Environment) -> CheckResult | None:
     if not here.platform.startswith("linux"):
         return None
     size, folder = store_place(here.settings, here.shared_memory, Path("disk"))
     free = _free(here.shared_memory)
-    told = f"{here.shared_memory}: " + ("not there" if free is None else f"{free / 2**20:.0f} MiB free")
+    message = f"{here.shared_memory}: " + ("not there" if free is None else f"{free / 2**20:.0f} MiB free")
     if folder is not None:
-        told += ", the object store is on disk"
+        message += ", the object store is on disk"
     elif size < here.settings.object_store_mb * 2**20:
-        told += f", the object store has {size / 2**20:.0f} MiB"
+        message += f", the object store has {size / 2**20:.0f} MiB"
     small = folder is not None or size < here.settings.object_store_mb * 2**20
-    return Finding(
-        "Shared memory", True, told, "Large batches are slower: docker run --shm-size=1g." if small else ""
+    return CheckResult(
+        "Shared memory", True, message, "Large batches are slower: docker run --shm-size=1g." if small else ""
     )
 
 
-def _temporary_folder(here: Surroundings) -> Finding:
+def _temporary_folder(here: Environment) -> CheckResult:
     reasons: list[str] = []
     for place in own_folder.candidates(here.environment):
         if not (reason := own_folder.unfit(place)):
             why = f" ({reasons[0]})" if reasons else ""
-            return Finding("Temporary folder", True, f"Ray's files are in {place}{why}")
+            return CheckResult("Temporary folder", True, f"Ray's files are in {place}{why}")
         reasons.append(reason)
-    return Finding(
+    return CheckResult(
         "Temporary folder",
         False,
         "; ".join(reasons),
@@ -198,11 +197,11 @@ def _temporary_folder(here: Surroundings) -> Finding:
     )
 
 
-def _disk(here: Surroundings) -> Finding | None:
+def _disk(here: Environment) -> CheckResult | None:
     for place in own_folder.candidates(here.environment):
         if not own_folder.unfit(place):
             free = shutil.disk_usage(place).free / 2**20
-            return Finding(
+            return CheckResult(
                 "Disk",
                 free >= _LEAST_DISK_MIB,
                 f"{free / 2**10:.1f} GiB free in {place}"
@@ -213,10 +212,10 @@ def _disk(here: Surroundings) -> Finding | None:
     return None
 
 
-def _memory(here: Surroundings) -> Finding:
+def _memory(here: Environment) -> CheckResult:
     gib = here.memory_bytes / 2**30
     enough = not here.memory_bytes or gib >= _LEAST_MEMORY_GIB
-    return Finding(
+    return CheckResult(
         "Memory",
         enough,
         f"{gib:.1f} GiB"
@@ -226,18 +225,18 @@ def _memory(here: Surroundings) -> Finding:
     )
 
 
-def _proxies(here: Surroundings) -> Finding | None:
+def _proxies(here: Environment) -> CheckResult | None:
     if not (added := without_proxy(here.environment)):
         return None
-    return Finding("Proxy", True, f"used, not for {added['no_proxy']}")
+    return CheckResult("Proxy", True, f"used, not for {added['no_proxy']}")
 
 
-def _ray_variables(here: Surroundings) -> Finding | None:
+def _ray_variables(here: Environment) -> CheckResult | None:
     kept = RAY_VARIABLES_KEPT | set(here.settings.keep_env)
     ignored = sorted(name for name in here.environment if name.startswith("RAY_") and name not in kept)
     if not ignored or here.settings.address != "local":
         return None
-    return Finding(
+    return CheckResult(
         "Ray's variables",
         True,
         f"{', '.join(ignored)}: not used for a cluster that is started here",
@@ -245,28 +244,28 @@ def _ray_variables(here: Surroundings) -> Finding | None:
     )
 
 
-def _packages(here: Surroundings) -> Finding | None:
+def _packages(here: Environment) -> CheckResult | None:
     hidden = hidden_by(here.environment, here.folder)
     if not hidden:
         return None
-    told = ", ".join(f"{name} in {place}" for name, place in hidden.items())
-    return Finding("Other packages", True, f"{told}: not taken for this program's own")
+    places = ", ".join(f"{name} in {place}" for name, place in hidden.items())
+    return CheckResult("Other packages", True, f"{places}: not taken for this program's own")
 
 
-def _encoding(here: Surroundings) -> Finding | None:
+def _encoding(here: Environment) -> CheckResult | None:
     if here.encoding == "utf-8":
         return None
-    return Finding(
+    return CheckResult(
         "Locale", False, f"files are named in {here.encoding}, and records need UTF-8", "Set PYTHONUTF8=1."
     )
 
 
-def _umask(here: Surroundings) -> Finding | None:
+def _umask(here: Environment) -> CheckResult | None:
     mask = os.umask(0o077)
     os.umask(mask)
     if not mask & 0o700:
         return None
-    return Finding(
+    return CheckResult(
         "umask", False, f"it is {mask:04o}: you cannot use files that you make", "Set it to 022 or 077."
     )
 
@@ -278,7 +277,7 @@ def _free(folder: Path) -> int | None:
         return None
 
 
-CHECKS: tuple[Callable[[Surroundings], Finding | None], ...] = (
+CHECKS: tuple[Callable[[Environment], CheckResult | None], ...] = (
     _platform,
     _open_files,
     _shared_memory,

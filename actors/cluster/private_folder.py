@@ -1,6 +1,6 @@
-"""A folder for Ray's files that nobody else on the machine can enter.
+"""A folder for Ray's files that no other user of the machine can enter.
 
-Ray makes everything below its temporary folder writable by everybody, and puts its sockets there, whose paths
+Ray makes everything below its temporary folder writable by all users, and puts its sockets there, whose paths
 may have 107 bytes (`sun_path` in unix(7)). So each cluster gets a folder of its own, 0700, with a short path:
 
     TMP/maia-ray-XXXXXXXX/       locked while the cluster's owner lives
@@ -36,7 +36,7 @@ _KEPT = 3
 
 @dataclass(frozen=True, slots=True)
 class OwnFolder:
-    """One cluster's folder. Whoever holds `lock` open keeps it from being removed."""
+    """One cluster's folder. A process that holds `lock` open keeps it from being removed."""
 
     path: Path
     lock: int
@@ -60,7 +60,7 @@ class OwnFolder:
         return path
 
     def release(self) -> None:
-        """Say that the cluster has ended. Its logs stay until a few others have ended after it."""
+        """Mark the cluster as ended. Its logs stay until a few others have ended after it."""
         os.close(self.lock)
 
 
@@ -77,8 +77,8 @@ def make(environment: Mapping[str, str] = os.environ, fallback: str = "/tmp") ->
             continue
         _prune(parent)
         try:
-            if made := _made(parent):
-                return made
+            if folder := _make_below(parent):
+                return folder
             refused.append(f"files in {parent} cannot be locked")
         except OSError as error:
             refused.append(f"{parent}: {error.strerror}")
@@ -91,7 +91,7 @@ def make(environment: Mapping[str, str] = os.environ, fallback: str = "/tmp") ->
 def candidates(environment: Mapping[str, str], fallback: str = "/tmp") -> list[Path]:
     """Return the places where the folder may be made, the preferred one first."""
     named = [environment.get("TMPDIR", ""), fallback, environment.get("XDG_RUNTIME_DIR", "")]
-    return [Path(each) for each in dict.fromkeys(named) if each.startswith("/")]
+    return [Path(path) for path in dict.fromkeys(named) if path.startswith("/")]
 
 
 def unfit(parent: Path) -> str:
@@ -122,17 +122,17 @@ def existing(environment: Mapping[str, str] = os.environ) -> list[Path]:
 
 def running(environment: Mapping[str, str] = os.environ) -> list[Path]:
     """Return Ray's temporary folders of this user's clusters that run, the newest first."""
-    found = []
+    folders = []
     for path in existing(environment):
         lock = _locked(path)
         if lock is None:
-            found.append(path / "s")
+            folders.append(path / "s")
         else:
             os.close(lock)
-    return found
+    return folders
 
 
-def _made(parent: Path) -> OwnFolder | None:
+def _make_below(parent: Path) -> OwnFolder | None:
     # Between its making and its locking another process may take the folder for an old one, and remove it.
     for _ in range(3):
         path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
@@ -162,7 +162,7 @@ def _locked(path: Path) -> int | None:
 
 
 def _ours(parent: Path) -> list[Path]:
-    def found() -> Iterator[tuple[float, Path]]:
+    def with_times() -> Iterator[tuple[float, Path]]:
         for path in parent.glob(f"{_PREFIX}*"):
             try:
                 status = path.lstat()
@@ -171,7 +171,7 @@ def _ours(parent: Path) -> list[Path]:
             if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid():
                 yield status.st_mtime, path
 
-    return [path for _, path in sorted(found(), reverse=True)]
+    return [path for _, path in sorted(with_times(), reverse=True)]
 
 
 def _prune(parent: Path) -> None:

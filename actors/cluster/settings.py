@@ -13,7 +13,7 @@ class RaySettings(Settings):
     address: str = Field(default="local", min_length=1)
     """"local" starts a private cluster on this machine; "auto" joins the one running here; else host:port."""
     namespace: str = Field(default="maia", min_length=1)
-    """Ray namespace: runs in the same one can find each other\'s actors."""
+    """Ray namespace: runs in the same one can find each other's actors."""
     num_cpus: int | None = Field(default=None, ge=1)
     """Cores that a local cluster may use; None: all."""
     num_gpus: int | None = Field(default=None, ge=0)
@@ -25,7 +25,7 @@ class RaySettings(Settings):
     dashboard: bool = False
     """Ray's dashboard of a local cluster, on the loopback address only."""
     allow_unauthenticated: bool = False
-    """Join a cluster that accepts anybody. Whoever reaches its ports can run code on it."""
+    """Join a cluster that asks for no token. Anyone who reaches its ports can run code on it."""
     keep_env: tuple[str, ...] = ()
     """Names of further environment variables that a local cluster and its workers inherit, also Ray's own;
     never secrets.
@@ -35,7 +35,7 @@ class RaySettings(Settings):
     health_failures: int = Field(default=5, ge=1)
     """Health checks, one a second, that a node of a local cluster may miss before it is given up."""
     join_timeout_s: float = Field(default=30.0, gt=0)
-    """How long whoever answers at `address` has to prove that it is Ray."""
+    """How long to wait until what answers at `address` proves to be Ray."""
     placement_timeout_s: float = Field(default=300.0, ge=0)
     """How long to wait for a node that can carry a replica when a cluster that was joined has none and no
     autoscaler.

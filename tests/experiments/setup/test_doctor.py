@@ -6,11 +6,11 @@ from dataclasses import asdict
 
 from rich.console import Console
 
-from actors.cluster.machine import Finding
+from actors.cluster.machine import CheckResult
 from experiments.setup.doctor import is_ready, packages, table
 
 
-def shown(findings: list[Finding]) -> str:
+def shown(findings: list[CheckResult]) -> str:
     """Return the report's table as a terminal shows it."""
     report = {"profile": "p", "configuration": "c", "findings": [asdict(each) for each in findings]}
     console = Console(width=200)
