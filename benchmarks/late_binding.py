@@ -71,7 +71,7 @@ async def _run(context: Context) -> Result:
                     rushes[name].setdefault(n, []).append(await rush(asks[name], n, seconds, PAYLOAD))
         context.check("every answer is its own request's", True)  # `rush` compares each
         (counts,) = await pool.replica_statistics()
-        context.check(f"no batch holds more than {MAX_BATCH}", counts["mean_batch"] <= MAX_BATCH)
+        context.check(f"no batch holds more than {MAX_BATCH}", counts.mean_batch <= MAX_BATCH)
         if serves:
             from ray import serve
 

@@ -31,6 +31,7 @@ from actors.hub import (
 )
 from actors.images import Image
 from actors.runtime import devices_work
+from actors.serving.backend import BackendFacts
 from actors.serving.blocking import DeviceThread, UnsharedBackend
 
 
@@ -283,7 +284,7 @@ class LocalBackend(UnsharedBackend[ChatRequest, ChatReply]):
         """Return the text with control tokens spelled apart: what a program prints must not end a turn."""
         return self._controls.sub(lambda match: f"{match[0][0]} {match[0][1:]}", as_utf8(text))
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> BackendFacts:
         return {
             "name": self.name,
             "backend": self._settings.backend,

@@ -5,13 +5,13 @@ sought once.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import Any
 
 import numpy as np
 
 from actors.detection.base import Detection, Detector, DetectRequest, Images
 from actors.errors import BackendError, MaiaError, UsageError
 from actors.runtime import devices_work
+from actors.serving.backend import BackendFacts
 from actors.serving.blocking import DeviceThread, UnsharedBackend
 from actors.serving.lru import LruCache
 
@@ -100,7 +100,7 @@ class DetectionBackend(UnsharedBackend[DetectRequest, Detection]):
                     scores[row, column] = found.score
         return ids, scores
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> BackendFacts:
         return {"name": self.name, "max_batch": self.max_batch}
 
     async def close(self) -> None:

@@ -13,6 +13,7 @@ from actors.errors import MaiaError, UsageError
 from actors.grouping import task_group
 from actors.images import Image
 from actors.serving.backend import Priority
+from actors.serving.replica import ReplicaFacts
 
 _STEP = 32
 """Images of one call of a survey: other callers get in between."""
@@ -28,7 +29,7 @@ class DetectionPool(Protocol):
     async def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """Return what a control method of the backend returns."""
 
-    async def describe(self) -> dict[str, Any]: ...
+    async def describe(self) -> ReplicaFacts: ...
 
 
 class PoolDetector:
@@ -39,7 +40,7 @@ class PoolDetector:
 
     async def name(self) -> str:
         """Return which detector it is, with its weights: part of every key of what it found."""
-        return str((await self._pool.describe())["name"])
+        return str((await self._pool.describe()).backend["name"])
 
     async def survey(
         self,

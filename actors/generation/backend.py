@@ -11,11 +11,12 @@ import asyncio
 import hashlib
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Protocol
 
 from actors.errors import MaiaError
 from actors.generation.base import EditRequest, GenerateRequest, ImageMaker, MadeImage
 from actors.generation.store import ImageStore
+from actors.serving.backend import BackendFacts
 from actors.serving.blocking import DeviceThread, UnsharedBackend
 from actors.serving.lru import LruCache
 
@@ -35,7 +36,7 @@ class AsyncImageMaker(Protocol):
 
     async def edit(self, requests: Sequence[EditRequest]) -> list[Made]: ...
 
-    def describe(self) -> dict[str, Any]: ...
+    def describe(self) -> BackendFacts: ...
 
     async def close(self) -> None: ...
 
@@ -64,7 +65,7 @@ class InOneThread:
             made += await self._thread.run(self._maker.edit, requests[start : start + self.max_batch])
         return made
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> BackendFacts:
         tell = getattr(self._maker, "describe", None)
         return tell() if tell else {"name": self.name, "settings": self.settings}
 
@@ -140,7 +141,7 @@ class GenerationBackend(UnsharedBackend[Request, MadeImage]):
                 self._remembered.put(self.key(request), free, made_image.image.pixels.nbytes)
         return answers
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> BackendFacts:
         facts = {"generator": self._generator.describe()}
         if self._editor is not self._generator:
             facts["editor"] = self._editor.describe()

@@ -24,6 +24,7 @@ from actors.generation.base import EditRequest, GenerateRequest, MadeImage
 from actors.generation.pipelines import Task, call_arguments, find_folder, load_pipeline, longest_prompt
 from actors.generation.settings import DiffusersPipeline
 from actors.images import Image, Provenance
+from actors.serving.backend import BackendFacts
 
 _MAX_SEED = 2**63 - 1
 _BATCHED_EDITORS = frozenset(
@@ -237,7 +238,7 @@ class DiffusionMaker:
         count = len(tokenizer(text, truncation=False, verbose=False).input_ids)
         return [f"only the first {limit} of {count} tokens of the text were read"] if count > limit else []
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> BackendFacts:
         """Return plain facts for `maia doctor` and logs."""
         return {
             "model": self._settings.model,

@@ -25,6 +25,7 @@ from actors.errors import BackendError, MaiaError, RefusedError, UsageError
 from actors.generation.base import EditRequest, GenerateRequest, MadeImage
 from actors.generation.settings import OpenAIImages
 from actors.images import Image, ImageDecodeError, Provenance, decode, encode_png
+from actors.serving.backend import BackendFacts
 
 _LIMIT_BYTES = 64 << 20
 _FETCHES = 3
@@ -198,7 +199,7 @@ class OpenAIImageMaker:
                     ) from None
         raise AssertionError("unreachable")
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> BackendFacts:
         """Return plain facts for `maia doctor` and logs; no secret."""
         return {
             "name": self.name,

@@ -7,7 +7,7 @@ with that other one?) it asks the backend.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from enum import IntEnum
 from typing import Any, Literal, Protocol, Self, TypeVar, runtime_checkable
 
@@ -21,6 +21,10 @@ Readiness = Literal["ready", "not asked", "optional", "missing"]
 """Whether something could be used on this machine; `not asked`: that is for an endpoint or a hub to say;
 `optional`: it is missing, and only some profiles need it.
 """
+
+
+BackendFacts = Mapping[str, Any]
+"""What a backend says of its model, by name, as plain JSON values; each backend has its own."""
 
 
 class Priority(IntEnum):
@@ -79,7 +83,7 @@ class Backend(Protocol[RequestT, ResultT]):
     async def run(self, batch: Sequence[RequestT]) -> Sequence[ResultT | MaiaError]:
         """Return one result or typed failure a request, in order. An exception fails the whole batch."""
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> BackendFacts:
         """Return plain facts about the model for `maia doctor`, logs and cache keys."""
 
     async def close(self) -> None:

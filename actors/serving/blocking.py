@@ -11,7 +11,7 @@ from typing import Any, Generic, ParamSpec, TypeVar
 
 from actors.errors import BackendError, DeviceLostError, MaiaError
 from actors.runtime import devices_work
-from actors.serving.backend import RequestT, ResultT
+from actors.serving.backend import BackendFacts, RequestT, ResultT
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -131,7 +131,7 @@ class UnsharedBackend(Generic[RequestT, ResultT]):
     async def run(self, batch: Sequence[RequestT]) -> Sequence[ResultT | MaiaError]:
         raise NotImplementedError
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> BackendFacts:
         return {"name": self.name}
 
     async def close(self) -> None:
@@ -167,7 +167,7 @@ class BlockingBackend(UnsharedBackend[RequestT, ResultT]):
     async def run(self, batch: Sequence[RequestT]) -> Sequence[ResultT | MaiaError]:
         return await self._thread.run(self._run_batch, batch)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> BackendFacts:
         return {"name": self.name, "max_batch": self.max_batch, **self._facts}
 
     async def close(self) -> None:

@@ -20,7 +20,13 @@ from actors.cluster.connection import connect, disconnect
 from actors.cluster.placement import Demand, PlacementMonitor
 from actors.cluster.settings import RaySettings
 from actors.errors import MaiaError, ReplicaLostError, UsageError
-from actors.serving.replica import ExchangeRequest, ExchangeResponse, ReplicaActor
+from actors.serving.replica import (
+    ExchangeRequest,
+    ExchangeResponse,
+    ReplicaActor,
+    ReplicaFacts,
+    ReplicaStatistics,
+)
 from actors.serving.replica_pool import PoolOptions, ReplicaPool
 from actors.serving.transport import Payload, pack
 from actors.settings import Placement
@@ -68,13 +74,13 @@ class RayReplica:
         pid: int = await self._ask(self._actor.ping)
         return pid
 
-    async def describe(self) -> dict[str, Any]:
+    async def describe(self) -> ReplicaFacts:
         """Return when the replica is there.
 
         Raises:
             UsageError: To its owner, if no node can ever carry it, or it dies whenever it starts.
         """
-        facts: dict[str, Any]
+        facts: ReplicaFacts
         asking = self._ask(self._actor.describe)
         if self._demand is None:
             facts = await asking
@@ -86,8 +92,8 @@ class RayReplica:
             self._restarts = None
         return facts
 
-    async def statistics(self) -> dict[str, Any]:
-        counts: dict[str, Any] = await self._ask(self._actor.statistics)
+    async def statistics(self) -> ReplicaStatistics:
+        counts: ReplicaStatistics = await self._ask(self._actor.statistics)
         return counts
 
     async def stop(self) -> None:

@@ -7,14 +7,13 @@ process.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 from actors.serving.backend import Backend, Priority, RequestT, ResultT
 from actors.serving.coalescer import Coalescer
-from actors.serving.replica import call_control
+from actors.serving.replica import ReplicaFacts, ReplicaStatistics, call_control, facts_of
 
 MAP_WINDOW = 256
 """Requests of one `map` that are outstanding at a time, so that one caller cannot fill the pool."""
@@ -64,11 +63,11 @@ class Pool(Protocol[RequestT_contra, ResultT]):
 
     async def call(self, name: str, *args: Any, **kwargs: Any) -> Any: ...
 
-    async def describe(self) -> dict[str, Any]: ...
+    async def describe(self) -> ReplicaFacts: ...
 
     def statistics(self) -> PoolStatistics: ...
 
-    async def replica_statistics(self) -> list[dict[str, Any]]: ...
+    async def replica_statistics(self) -> list[ReplicaStatistics]: ...
 
     async def drain(self) -> None: ...
 
@@ -155,13 +154,8 @@ class LocalPool(PoolBase[RequestT, ResultT]):
         """Return what the backend's control method `name` returns."""
         return await call_control(self.backend, name, args, kwargs)
 
-    async def describe(self) -> dict[str, Any]:
-        return {
-            **self.backend.describe(),
-            "pid": os.getpid(),
-            "slots": self.backend.slots,
-            "max_batch": self.backend.max_batch,
-        }
+    async def describe(self) -> ReplicaFacts:
+        return facts_of(self.backend)
 
     def statistics(self) -> PoolStatistics:
         counts = self.coalescer.statistics()
@@ -181,9 +175,8 @@ class LocalPool(PoolBase[RequestT, ResultT]):
             restarted=0,
         )
 
-    async def replica_statistics(self) -> list[dict[str, Any]]:
-        counts = self.coalescer.statistics()
-        return [{**asdict(counts), "mean_batch": counts.mean_batch}]
+    async def replica_statistics(self) -> list[ReplicaStatistics]:
+        return [ReplicaStatistics(**asdict(self.coalescer.statistics()))]
 
     async def drain(self) -> None:
         await self.coalescer.drain()

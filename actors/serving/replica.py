@@ -31,8 +31,8 @@ import numpy as np
 
 from actors.errors import BackendError, DeviceLostError, MaiaError, UsageError
 from actors.images import Image
-from actors.serving.backend import Backend, Priority
-from actors.serving.coalescer import Coalescer, Waiter
+from actors.serving.backend import Backend, BackendFacts, Priority
+from actors.serving.coalescer import Coalescer, CoalescerStatistics, Waiter
 from actors.serving.lru import LruCache
 from actors.serving.transport import Payload, images_from, pack, unpack
 
@@ -82,6 +82,32 @@ class _Incomplete:
     payload: Payload
     images: dict[str, Image]
     missing: set[str]
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaFacts:
+    """One replica's backend and process."""
+
+    pid: int
+    slots: int
+    max_batch: int
+    backend: BackendFacts
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaStatistics(CoalescerStatistics):
+    """A replica's counts since it started; `id` differs after a restart, which sets them to zero."""
+
+    id: str = ""
+    sessions: int = 0
+    images: int = 0
+    image_bytes: int = 0
+    pixels_received: int = 0
+
+
+def facts_of(backend: Backend[Any, Any]) -> ReplicaFacts:
+    """Return the facts of a backend in this process."""
+    return ReplicaFacts(os.getpid(), backend.slots, backend.max_batch, backend.describe())
 
 
 class _Session:
@@ -270,26 +296,18 @@ class Replica:
         """Return this process's id."""
         return os.getpid()
 
-    def describe(self) -> dict[str, Any]:
-        """Return plain facts about the backend and this process."""
-        return {
-            **self.backend.describe(),
-            "pid": os.getpid(),
-            "slots": self.backend.slots,
-            "max_batch": self.backend.max_batch,
-        }
+    def describe(self) -> ReplicaFacts:
+        return facts_of(self.backend)
 
-    def statistics(self) -> dict[str, Any]:
-        """Return the coalescer's statistics, with the numbers of images and sessions, as plain values."""
-        return {
-            "id": self.id,
+    def statistics(self) -> ReplicaStatistics:
+        return ReplicaStatistics(
             **asdict(self.coalescer.statistics()),
-            "mean_batch": self.coalescer.statistics().mean_batch,
-            "sessions": len(self._sessions),
-            "images": len(self._images),
-            "image_bytes": self._images.n_bytes,
-            "pixels_received": self._pixels_received,
-        }
+            id=self.id,
+            sessions=len(self._sessions),
+            images=len(self._images),
+            image_bytes=self._images.n_bytes,
+            pixels_received=self._pixels_received,
+        )
 
     async def close(self) -> None:
         """Fail what waits, let what runs finish, free the backend."""
@@ -406,10 +424,10 @@ class ReplicaActor:
     async def ping(self) -> int:
         return await self._ready().ping()
 
-    async def describe(self) -> dict[str, Any]:
+    async def describe(self) -> ReplicaFacts:
         return self._ready().describe()
 
-    async def statistics(self) -> dict[str, Any]:
+    async def statistics(self) -> ReplicaStatistics:
         return self._ready().statistics()
 
     async def close(self) -> None:

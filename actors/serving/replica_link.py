@@ -18,7 +18,13 @@ import numpy as np
 
 from actors.errors import OverloadedError, UsageError
 from actors.serving.backend import Priority
-from actors.serving.replica import ExchangeRequest, ExchangeResponse, QueuedRequest
+from actors.serving.replica import (
+    ExchangeRequest,
+    ExchangeResponse,
+    QueuedRequest,
+    ReplicaFacts,
+    ReplicaStatistics,
+)
 from actors.serving.transport import Payload, images_from, pack, unpack
 
 CALLS_IN_FLIGHT = 2
@@ -37,9 +43,9 @@ class ReplicaHandle(Protocol):
 
     async def ping(self) -> int: ...
 
-    async def describe(self) -> dict[str, Any]: ...
+    async def describe(self) -> ReplicaFacts: ...
 
-    async def statistics(self) -> dict[str, Any]: ...
+    async def statistics(self) -> ReplicaStatistics: ...
 
     async def stop(self) -> None:
         """Close the replica and free what it holds."""

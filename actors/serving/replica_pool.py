@@ -23,6 +23,7 @@ from actors.serving.backend import CountsRequests, Priority, RequestT, ResultT
 from actors.serving.capacity import CapacityLimiter
 from actors.serving.coalescer import ClosedError
 from actors.serving.pool import PoolBase, PoolStatistics
+from actors.serving.replica import ReplicaFacts, ReplicaStatistics
 from actors.serving.replica_link import MAX_REPLICA_FAILURES, PendingRequest, ReplicaHandle, ReplicaLink
 from actors.serving.transport import images_from, pack, unpack
 from actors.settings import Placement
@@ -184,12 +185,12 @@ class ReplicaPool(PoolBase[RequestT, ResultT]):
                 link.controls -= 1
         raise AssertionError
 
-    async def describe(self) -> dict[str, Any]:
+    async def describe(self) -> ReplicaFacts:
         """Return what one replica says of its backend."""
         link = await self._ready_link()
         return await link.handle.describe()
 
-    async def replica_statistics(self) -> list[dict[str, Any]]:
+    async def replica_statistics(self) -> list[ReplicaStatistics]:
         """Return the statistics of every replica that is ready."""
         links = [link for link in self._links if link.ready]
         return list(await asyncio.gather(*(link.handle.statistics() for link in links)))
@@ -320,7 +321,7 @@ class ReplicaPool(PoolBase[RequestT, ResultT]):
         if self._closed:
             return
         link.ready = True
-        link.batch_capacity = facts["slots"] * facts["max_batch"]
+        link.batch_capacity = facts.slots * facts.max_batch
         self._notify_ready()
         link.last_response = link.idle_since = self.clock()
         unassigned, self._unassigned = self._unassigned, deque()
@@ -438,8 +439,8 @@ class ReplicaPool(PoolBase[RequestT, ResultT]):
                 return_exceptions=True,
             )
             for link, answer in zip(links, answers, strict=True):
-                if isinstance(answer, dict):
-                    link.waiting = answer["waiting"]
+                if isinstance(answer, ReplicaStatistics):
+                    link.waiting = answer.waiting
                 elif not isinstance(answer, TimeoutError):
                     link.waiting = 0
 

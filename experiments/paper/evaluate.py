@@ -291,7 +291,7 @@ async def prepare(bench: Workbench, sizes: Sizes, seed: int) -> Evaluation:
     """
     roles = bench.profile.chat
     observers = bench.context.observers
-    made_by = await bench.pools["generation"].describe()
+    made_by = (await bench.pools["generation"].describe()).backend
     measured_with = {
         "by": {who: bench.context.facts.get(who) for who in ("network", "generator", "observers")},
         # Of its facts those that decide images: others count what the generator has done so far.

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError
 
+from actors.serving.replica import ReplicaStatistics
 from agents.records.run_files import RecordError
 from agents.records.store import Store
 
@@ -41,7 +42,7 @@ class RequestCounts:
         """By role and replica."""
         self._sums: dict[str, _Counts] = {}
 
-    def look(self, role: str, replicas: Sequence[Mapping[str, Any]]) -> None:
+    def look(self, role: str, replicas: Sequence[ReplicaStatistics]) -> None:
         """Take in what the replicas of a role say now.
 
         What they say at the first look was before; a replica that is new later has counted from zero.
@@ -50,15 +51,15 @@ class RequestCounts:
         total = self._sums.setdefault(role, _Counts())
         last = self._last[role]
         for each in replicas:
-            shared = each["duplicates_saved"] + each["lookups_answered"]
-            now = _Counts(each["batch_items"] + shared, shared, each["busy_s"])
-            before = last.get(each["id"], now if first else _Counts())
+            shared = each.duplicates_saved + each.lookups_answered
+            now = _Counts(each.batch_items + shared, shared, each.busy_s)
+            before = last.get(each.id, now if first else _Counts())
             total = _Counts(
                 total.asked + now.asked - before.asked,
                 total.reused + now.reused - before.reused,
                 total.busy_s + now.busy_s - before.busy_s,
             )
-            last[each["id"]] = now
+            last[each.id] = now
         self._sums[role] = total
 
     def write(self, store: Store, generation: int) -> None:

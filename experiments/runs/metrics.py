@@ -4,12 +4,13 @@ them).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from actors.serving.coalescer import WAIT_BOUNDS_MS
+from actors.serving.replica import ReplicaStatistics
 
 _RUN = {
     "maia_units_total": "Units of the run",
@@ -54,16 +55,16 @@ class RunMetrics:
         for name, value in values.items():
             self._gauges[f"maia_{name}"].set(value, self._run)
 
-    def pool(self, name: str, replicas: list[dict[str, Any]]) -> None:
+    def pool(self, name: str, replicas: Sequence[ReplicaStatistics]) -> None:
         """Set the gauges of a pool from its replicas' statistics."""
         tags = {**self._run, "pool": name}
-        batches = sum(each["batches"] for each in replicas)
-        items = sum(each["batch_items"] for each in replicas)
-        self._gauges["maia_pool_waiting"].set(sum(each["waiting"] for each in replicas), tags)
+        batches = sum(each.batches for each in replicas)
+        items = sum(each.batch_items for each in replicas)
+        self._gauges["maia_pool_waiting"].set(sum(each.waiting for each in replicas), tags)
         self._gauges["maia_pool_mean_batch"].set(items / max(batches, 1), tags)
         self._gauges["maia_pool_duplicates_saved"].set(
-            sum(each["duplicates_saved"] + each["lookups_answered"] for each in replicas), tags
+            sum(each.duplicates_saved + each.lookups_answered for each in replicas), tags
         )
-        bins = np.sum([each["wait_ms"] for each in replicas], axis=0, dtype=float) if replicas else []
+        bins = np.sum([each.wait_ms for each in replicas], axis=0, dtype=float) if replicas else []
         for bound, count in zip((*WAIT_BOUNDS_MS, "+Inf"), np.cumsum(bins), strict=False):
             self._gauges[_WAIT].set(float(count), {**tags, "le": str(bound)})

@@ -200,7 +200,7 @@ class Workbench:
             facts={
                 **studied,
                 "dataset": dataset.fingerprint,
-                "generator": (await pools["generation"].describe())["generator"]["name"],
+                "generator": (await pools["generation"].describe()).backend["generator"]["name"],
                 "interpreter": interpreter.name,
                 "sight": sight,
                 "observers": observers.name,
@@ -329,7 +329,7 @@ async def _keep_observers_apart(
     builtin = {role: chat for role, chat in _chat_roles(profile).items() if isinstance(chat, BuiltinChat)}
     if model is None or not builtin:
         return
-    eyes = eyes_beside(model, (await pools["vision"].describe()).get("head", ""))
+    eyes = eyes_beside(model, (await pools["vision"].describe()).backend.get("head", ""))
     if eyes != eyes_beside(model):
         for role, chat in builtin.items():
             pools[role] = await stack.enter_async_context(_chat_pool(cluster, role, chat, eyes))
@@ -361,7 +361,7 @@ async def _chat(
         case BuiltinChat():
             return PoolChatModel(pool, f"builtin:{settings.model}", True)
         case TransformersChat():
-            facts = await pool.describe()
+            facts = (await pool.describe()).backend
             return PoolChatModel(pool, settings.model, bool(facts.get("sees_images", settings.sees_images)))
 
 
@@ -371,7 +371,7 @@ async def _eyes(settings: ChatSettings, pool: ReplicaPool[Any, Any]) -> dict[str
     """
     if not isinstance(settings, BuiltinChat):
         return {}
-    return {"photographs": (await pool.describe()).get("photographs") or "taken for drawn scenes"}
+    return {"photographs": (await pool.describe()).backend.get("photographs") or "taken for drawn scenes"}
 
 
 def _rate(settings: ChatSettings) -> Rate:

@@ -27,6 +27,7 @@ from actors.endpoint.faults import ContentFilteredError, Fault, FaultyAnswerErro
 from actors.endpoint.openai_client import classify, connect
 from actors.endpoint.prices import TokenPrice
 from actors.errors import MaiaError
+from actors.serving.backend import BackendFacts
 from actors.serving.blocking import UnsharedBackend
 
 _MOST_CHARS = 64
@@ -233,7 +234,7 @@ class OpenAIBackend(UnsharedBackend[Any, Any]):
         outgoing = self._outgoing(request)
         return outgoing.body(outgoing.messages())
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> BackendFacts:
         settings = self._settings
         return {
             "name": self.name,

@@ -135,7 +135,7 @@ async def test_a_call_whose_actor_died_is_made_again_and_both_are_counted(endpoi
         cluster.pool("chat", factory, kwargs, env={"MAIA_TEST_KEY": KEY}) as pool,
     ):
         model = PoolChatModel(pool, MODEL, True)
-        pid = (await pool.describe())["pid"]
+        pid = (await pool.describe()).pid
         asked = asyncio.ensure_future(model.complete(ask(1)))
         await endpoint.received(1)
         os.kill(pid, signal.SIGKILL)

@@ -170,7 +170,7 @@ class TestOnRay:
                 await second.describe()
             await first.aclose()
             third = cluster.pool("third", SCRIPTED, {"gated": False}, Placement(num_cpus=2))
-            assert (await third.describe())["slots"]
+            assert (await third.describe()).slots
 
     async def test_a_place_that_another_program_holds_is_waited_for(
         self, monitor: PlacementMonitor, caplog: pytest.LogCaptureFixture
@@ -183,7 +183,7 @@ class TestOnRay:
             while "later waits for a node with 1 CPU free. Free: " not in caplog.text:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
             await held.aclose()
-            assert (await waits)["slots"]
+            assert (await waits).slots
 
     async def test_a_model_that_dies_whenever_it_is_loaded_is_given_up(
         self, monitor: PlacementMonitor

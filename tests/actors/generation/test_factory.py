@@ -43,7 +43,7 @@ async def test_a_generator_and_its_editor_share_one_backend(
     async with LocalPool(build_backend(wanted)) as pool:
         made = await pool.submit(GenerateRequest("a dog", 0))
         edited = await pool.submit(EditRequest(made.image, "make it red", 0, made.provenance))
-        facts = await pool.describe()
+        facts = (await pool.describe()).backend
     assert isinstance(edited, MadeImage)
     assert edited.provenance.parent == made.image.id
     assert (facts["generator"]["task"], facts["editor"]["task"]) == ("generate", "edit")

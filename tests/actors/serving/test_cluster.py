@@ -62,7 +62,7 @@ class TestPools:
         assert others == [(i, None) for i in range(7)]
         with pytest.raises(RefusedError, match="number -1 is negative"):
             await other.submit(Show(-1))
-        assert (await other.describe())["max_batch"] == 2
+        assert (await other.describe()).max_batch == 2
 
     async def test_pixels_travel_once_and_then_as_ids(self, cluster: Cluster) -> None:
         pool = cluster.pool("pixels", SCRIPTED, {"gated": False, "max_batch": 64})
@@ -71,21 +71,21 @@ class TestPools:
         assert await pool.map(shows) == expected
         assert await pool.map(shows) == expected
         (counts,) = await pool.replica_statistics()
-        assert (counts["pixels_received"], counts["images"]) == (5, 5)
+        assert (counts.pixels_received, counts.images) == (5, 5)
 
     async def test_a_killed_replica_comes_back_and_its_requests_are_sent_again(
         self, cluster: Cluster
     ) -> None:
         pool = cluster.pool("killed", SCRIPTED, {"gated": True})
         futures = [pool.submit_nowait(Show(i)) for i in range(6)]
-        pid = (await pool.describe())["pid"]
+        pid = (await pool.describe()).pid
         await until(lambda: pool.statistics().unsent == 0)
         assert await pool.call("counts") == (1, 4)
         os.kill(pid, signal.SIGKILL)
         await until(lambda: pool.statistics().lost_replicas == 1)
         await pool.call("open_gate")
         assert await asyncio.gather(*futures) == [(i, None) for i in range(6)]
-        assert (await pool.describe())["pid"] != pid
+        assert (await pool.describe()).pid != pid
         assert pool.statistics().resubmitted == 6
 
     async def test_a_process_whose_device_is_lost_ends_and_the_next_answers(self, cluster: Cluster) -> None:
@@ -94,7 +94,7 @@ class TestPools:
         pids, answers = set(), []
         for show in shows:
             answers.append(await pool.submit(show))
-            pids.add((await pool.describe())["pid"])
+            pids.add((await pool.describe()).pid)
         assert answers == [(i, None) for i in range(5)]
         assert len(pids) == 3
         assert pool.statistics().lost_replicas == 2
@@ -119,7 +119,7 @@ class TestPools:
         pool: ReplicaPool[Show, Any] = cluster.pool("two", SCRIPTED, {"gated": False}, placement)
         await until(lambda: pool.statistics().ready == 2)
         await pool.map([Show(i) for i in range(10)])
-        counts = [each["batch_items"] for each in await pool.replica_statistics()]
+        counts = [replica.batch_items for replica in await pool.replica_statistics()]
         assert sorted(counts) == [5, 5]
         assert (await pool.call("environment"))["OMP_NUM_THREADS"] == "1"
 
@@ -166,7 +166,7 @@ class TestHosts:
         assert [[number for number, _ in each] for each in answers] == [[0, 1], [10, 11]]
         assert await pool.submit(Show(5)) == (5, None), "the replicas stay when hosts leave"
         (counts,) = await pool.replica_statistics()
-        assert (counts["batch_items"], counts["images"]) == (5, 1)
+        assert (counts.batch_items, counts.images) == (5, 1)
         with pytest.raises(UsageError, match="no pool has the address 'nowhere'"):
             await hosts[0].miss.remote("nowhere")
         for host in hosts:
@@ -268,7 +268,7 @@ async def main():
     settings = RaySettings(num_cpus=1, address=sys.argv[1], allow_unauthenticated=allow)
     async with Cluster.start(settings) as cluster:
         pool = cluster.pool("life", "tests.actors.scripted:build", {"gated": False})
-        print(json.dumps([await pool.submit(Show(3)), (await pool.describe())["pid"]]))
+        print(json.dumps([await pool.submit(Show(3)), (await pool.describe()).pid]))
         print(cluster.describe()["nodes"], file=sys.stderr)
 
 asyncio.run(main())

@@ -13,7 +13,7 @@ from actors.errors import BackendError, MaiaError, OverloadedError, RefusedError
 from actors.serving.backend import Priority
 from actors.serving.coalescer import ClosedError
 from actors.serving.pool import LocalPool
-from actors.serving.replica import ExchangeRequest, ExchangeResponse, Replica
+from actors.serving.replica import ExchangeRequest, ExchangeResponse, Replica, ReplicaFacts, ReplicaStatistics
 from actors.serving.replica_pool import PoolOptions, ReplicaPool
 from actors.serving.transport import Payload, unpack
 from actors.settings import Placement
@@ -113,14 +113,14 @@ class HereReplica:
             await asyncio.get_running_loop().create_future()
         return int(await self._guard(self.replica.ping()))
 
-    async def describe(self) -> dict[str, Any]:
-        async def facts() -> dict[str, Any]:
+    async def describe(self) -> ReplicaFacts:
+        async def facts() -> ReplicaFacts:
             return self.replica.describe()
 
-        answer: dict[str, Any] = await self._guard(facts())
+        answer: ReplicaFacts = await self._guard(facts())
         return answer
 
-    async def statistics(self) -> dict[str, Any]:
+    async def statistics(self) -> ReplicaStatistics:
         return self.replica.statistics()
 
     async def stop(self) -> None:
@@ -233,7 +233,7 @@ async def test_pixels_travel_once_to_each_replica() -> None:
         assert await bench.pool.map(shows) == expected
         assert await bench.pool.map(shows) == expected
         assert bench.pool.statistics().pixels_sent == 3
-        assert bench.replicas[0].replica.statistics()["pixels_received"] == 3
+        assert bench.replicas[0].replica.statistics().pixels_received == 3
 
 
 async def test_pixels_of_many_images_are_spread_over_calls(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,11 +264,11 @@ async def test_a_cancelled_caller_withdraws_at_the_replica() -> None:
         task = asyncio.ensure_future(bench.pool.submit(Show(1)))
         stays, leaves = bench.ask(2, 3)
         await settle()
-        assert bench.replicas[0].replica.statistics()["queued"] == 3
+        assert bench.replicas[0].replica.statistics().queued == 3
         task.cancel()
         leaves.cancel()
         await settle()
-        assert bench.replicas[0].replica.statistics()["queued"] == 1
+        assert bench.replicas[0].replica.statistics().queued == 1
         assert bench.pool.statistics().outstanding == 2
         await bench.release()
         await bench.release()
@@ -430,8 +430,8 @@ async def test_control_calls_reach_a_replica_and_survive_its_death() -> None:
             await bench.pool.call("fail", True)
         await bench.replicas[0].kill()
         assert await bench.pool.call("layers") == ["conv1", "conv2"]
-        assert (await bench.pool.describe())["name"] == "scripted"
-        assert [each["running"] for each in await bench.pool.replica_statistics()] == [0]
+        assert (await bench.pool.describe()).backend["name"] == "scripted"
+        assert [replica.running for replica in await bench.pool.replica_statistics()] == [0]
 
 
 async def test_replicas_are_added_under_load_and_stopped_when_idle() -> None:
@@ -674,7 +674,7 @@ async def test_a_local_pool_is_the_same_handle(local: LocalPool[Show, Any]) -> N
     assert await local.call("layers") == ["conv1", "conv2"]
     with pytest.raises(UsageError, match="no control method"):
         await local.call("run")
-    assert (await local.describe())["name"] == "scripted"
+    assert (await local.describe()).backend["name"] == "scripted"
     statistics = local.statistics()
     assert (statistics.requests, statistics.answered, statistics.failed) == (13, 13, 1)
-    assert (await local.replica_statistics())[0]["batches"] >= 4
+    assert (await local.replica_statistics())[0].batches >= 4

@@ -108,7 +108,7 @@ async def test_ids_come_first_and_pixels_only_where_missing(
     assert outcomes(response) == {1: (1, 90), 2: (2, 180), 3: (3, 90)}
     response = await replica.exchange(exchange_request((4, Show(4, light)), client="another"))
     assert (response.missing, outcomes(response)) == ((), {4: (4, 180)})
-    assert replica.statistics()["pixels_received"] == 2
+    assert replica.statistics().pixels_received == 2
 
 
 async def test_pixels_may_come_in_parts_and_other_requests_pass(
@@ -134,7 +134,7 @@ async def test_a_request_keeps_its_pixels_though_the_cache_forgets_them(backend:
         ExchangeRequest("c", 0, pixels={each.id: each.pixels for each in images})
     )
     assert outcomes(response) == {0: (0, 90), 1: (1, 180), 2: (2, 270)}
-    assert replica.statistics()["images"] == 1
+    assert replica.statistics().images == 1
     await replica.close()
 
 
@@ -218,7 +218,7 @@ async def test_a_client_that_went_silent_is_forgotten(backend: ScriptedBackend) 
     await settle()
     await backend.release()
     await other
-    assert replica.statistics()["sessions"] == 1
+    assert replica.statistics().sessions == 1
     await replica.close()
 
 
@@ -280,8 +280,9 @@ async def test_a_parked_call_does_not_keep_pings_and_statistics_waiting(
     parked = asyncio.ensure_future(replica.exchange(exchange_request((1, Show(1)))))
     await settle()
     assert await replica.ping() > 0
-    assert replica.statistics()["running"] == 1
-    assert replica.describe() | {"name": "scripted", "slots": 1, "max_batch": 4} == replica.describe()
+    assert replica.statistics().running == 1
+    facts = replica.describe()
+    assert (facts.backend["name"], facts.slots, facts.max_batch) == ("scripted", 1, 4)
     await backend.release()
     await parked
 

@@ -10,6 +10,7 @@ import pytest
 
 from actors.endpoint.faults import EndpointDownError
 from actors.errors import MaiaError, UsageError
+from actors.serving.replica import ReplicaFacts
 from actors.vision.data.datasets import open_dataset
 from agents.records.journal import slug
 from agents.records.store import Store, StoreError
@@ -153,18 +154,8 @@ class Pool:
 
     async def describe(self):
         self.requests += 1
-        return {
-            "generator": {
-                "name": "g",
-                "model": self.model,
-                "settings": "20 steps",
-                "requests": self.requests,
-            },
-            # What a replica says of its process.
-            "pid": 7,
-            "slots": 1,
-            "max_batch": 8,
-        }
+        generator = {"name": "g", "model": self.model, "settings": "20 steps", "requests": self.requests}
+        return ReplicaFacts(7, 1, 8, {"generator": generator})
 
 
 @pytest.mark.anyio

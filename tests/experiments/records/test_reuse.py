@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
+from actors.serving.replica import ReplicaStatistics
 from agents.records.store import Store
 from experiments.records.reuse import RequestCounts, reuse
 from experiments.records.reuse import counts as counts_of
 
 
-def said(id: str, ran: int, shared: int, known: int) -> dict[str, Any]:
-    return {
-        "id": id,
-        "batch_items": ran,
-        "duplicates_saved": shared,
-        "lookups_answered": known,
-        "busy_s": ran / 4,
-    }
+def said(id: str, ran: int, shared: int, known: int) -> ReplicaStatistics:
+    return ReplicaStatistics(
+        queued=0,
+        running=0,
+        waiting=0,
+        batches=1,
+        batch_items=ran,
+        duplicates_saved=shared,
+        lookups_answered=known,
+        withdrawn=0,
+        failed=0,
+        busy_s=ran / 4,
+        wait_ms=(),
+        id=id,
+    )
 
 
 def test_what_was_asked_before_the_run_does_not_count_and_a_restart_loses_nothing(tmp_path: Path) -> None:

@@ -8,18 +8,24 @@ import urllib.request
 import pytest
 
 from actors.serving.coalescer import WAIT_BOUNDS_MS
+from actors.serving.replica import ReplicaStatistics
 from experiments.runs.metrics import RunMetrics
 
 pytestmark = pytest.mark.ray
 
-REPLICA = {
-    "waiting": 7,
-    "batches": 2,
-    "batch_items": 9,
-    "duplicates_saved": 3,
-    "lookups_answered": 5,
-    "wait_ms": (4, 0, 5, *[0] * (len(WAIT_BOUNDS_MS) - 2)),
-}
+REPLICA = ReplicaStatistics(
+    queued=0,
+    running=0,
+    waiting=7,
+    batches=2,
+    batch_items=9,
+    duplicates_saved=3,
+    lookups_answered=5,
+    withdrawn=0,
+    failed=0,
+    busy_s=0.0,
+    wait_ms=(4, 0, 5, *[0] * (len(WAIT_BOUNDS_MS) - 2)),
+)
 
 
 def scrape(wanted: str, timeout_s: float = 60) -> dict[str, float]:
