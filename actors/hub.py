@@ -157,7 +157,7 @@ def quick_when_offline() -> Iterator[None]:
 
 
 def reachable(url: str) -> bool:
-    """Say whether the host of a URL accepts connections, within a few seconds; True where a proxy stands
+    """Return whether the host of a URL accepts connections, within a few seconds; True where a proxy stands
     between.
     """
     parts = urlsplit(url)
@@ -188,7 +188,7 @@ def _explain(error: Exception, model: str, revision: str | None) -> Exception:
     chain = list(_causes(error))
 
     def met(*kinds: type[BaseException]) -> bool:
-        return any(isinstance(each, kinds) for each in chain)
+        return any(isinstance(cause, kinds) for cause in chain)
 
     name = f"{model!r}" + (f" at revision {revision!r}" if revision else "")
     if met(hub.GatedRepoError):
@@ -204,7 +204,7 @@ def _explain(error: Exception, model: str, revision: str | None) -> Exception:
             "Check the spelling (owner/name), give a local folder, or set HF_TOKEN for a private one.",
         )
     offline = (hub.OfflineModeIsEnabled, hub.LocalEntryNotFoundError, ConnectionError, TimeoutError)
-    names = {type(each).__name__ for each in chain}
+    names = {type(cause).__name__ for cause in chain}
     if met(*offline) or names & {"ConnectError", "ConnectTimeout", "ReadTimeout", "gaierror", "ProxyError"}:
         return HubUnreachableError(
             f"the hub cannot be reached and {name} is not in the local cache.",
@@ -239,7 +239,7 @@ def _line(error: BaseException) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Say whether `error` is a device's or the machine's way of saying that memory ran out."""
+    """Return whether `error` is a device's or the machine's way of saying that memory ran out."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     text = str(error)

@@ -239,7 +239,7 @@ def thumbnail(
 
 @cache
 def heif_is_read() -> bool:
-    """Say whether HEIF (.heic) can be decoded here, and have Pillow do so if it can."""
+    """Return whether HEIF (.heic) can be decoded here, and have Pillow do so if it can."""
     if find_spec("pillow_heif") is None:
         return False
     import pillow_heif
@@ -249,12 +249,12 @@ def heif_is_read() -> bool:
 
 
 def is_heif(head: bytes) -> bool:
-    """Say whether a file that begins with `head` (12 bytes) is HEIF; AVIF, of the same family, is not."""
+    """Return whether a file that begins with `head` (12 bytes) is HEIF; AVIF, of the same family, is not."""
     return head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS
 
 
 def looks_like_image(head: bytes) -> bool:
-    """Say whether a file that begins with `head` (32 bytes) is of a format that `decode` reads."""
+    """Return whether a file that begins with `head` (32 bytes) is of a format that `decode` reads."""
     netpbm = head[:1] == b"P" and head[1:2] in _NETPBM and head[2:3].isspace()
     return (
         head.startswith(_MAGIC)

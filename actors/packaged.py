@@ -72,7 +72,7 @@ def head_digest(module: torch.nn.Module) -> str:
     import torch
 
     held = module.state_dict().values()
-    matrices = [each for each in held if isinstance(each, torch.Tensor) and each.ndim == 2]
+    matrices = [tensor for tensor in held if isinstance(tensor, torch.Tensor) and tensor.ndim == 2]
     if not matrices or not matrices[-1].is_floating_point():
         return ""
     values = matrices[-1].detach().to("cpu", torch.float32).contiguous().numpy()
@@ -82,6 +82,6 @@ def head_digest(module: torch.nn.Module) -> str:
 LITE0 = Packaged(0, "bb19e60d007076f6")
 LITE2 = Packaged(2, "d9161f5860f23c68")
 PACKAGED: Mapping[str, Packaged] = {
-    name: each for each in (LITE0, LITE2) for name in (each.name, f"{each.name}.in1k")
+    name: network for network in (LITE0, LITE2) for name in (network.name, f"{network.name}.in1k")
 }
 """By timm name."""

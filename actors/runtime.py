@@ -64,7 +64,7 @@ def control_group_limits(
         lines = groups.read_text().splitlines()
     except OSError:
         return []
-    found = []
+    texts = []
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if controller not in controllers.split(","):
@@ -72,8 +72,8 @@ def control_group_limits(
         group = Path(path.lstrip("/"))
         for folder in dict.fromkeys((group, *group.parents)):
             with contextlib.suppress(OSError):
-                found.append((root / controller / folder / file).read_text().strip())
-    return found
+                texts.append((root / controller / folder / file).read_text().strip())
+    return texts
 
 
 def _ratio(quota: str, period: str) -> float:
@@ -160,7 +160,7 @@ def import_vision_libraries() -> None:
 
 
 def _compiled_operators_load(folder: str) -> bool:
-    """Say whether torchvision's operators load into this process, as torchvision itself would load them."""
+    """Return whether torchvision's operators load into this process, as torchvision itself would load them."""
     import glob
 
     import torch
@@ -216,7 +216,7 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def devices_work() -> bool:
-    """Say whether the GPUs that this process holds memory on still compute, True where it holds none.
+    """Return whether the GPUs that this process holds memory on still compute, True where it holds none.
 
     After some faults (an assertion in a kernel, an illegal access, a GPU that fell off the bus) they compute
     nothing more for this process, and each later call fails with an error of its own.

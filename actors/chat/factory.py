@@ -40,7 +40,7 @@ def build_backend(
 
 
 def available(settings: ChatSettings, environ: Mapping[str, str] = os.environ) -> tuple[Readiness, str]:
-    """Say whether this model could be used here, and in one sentence why (not). Never shows a key.
+    """Return whether this model could be used here, and in one sentence why (not). Never shows a key.
 
     Nothing is loaded and nothing is asked of an endpoint or a hub.
     """
@@ -84,9 +84,9 @@ def _in_hub_cache(settings: TransformersChat) -> bool:
     from huggingface_hub.errors import HFValidationError
 
     try:
-        found = try_to_load_from_cache(
+        cached = try_to_load_from_cache(
             settings.model, settings.gguf_file or "config.json", revision=settings.revision
         )
     except HFValidationError:
         return False
-    return isinstance(found, str)
+    return isinstance(cached, str)

@@ -47,13 +47,13 @@ def split_thoughts(text: str) -> tuple[str, str]:
 def _last_stray(text: str) -> re.Match[str] | None:
     """Return the last closing tag that is none of a program's texts: outside of fenced code, or first on its
     line."""
-    found = None
+    stray = None
     for tag in _STRAY.finditer(text):
         before = text[: tag.start()]
         fenced = len(_FENCE.findall(before)) % 2 == 1
         if not fenced or not before.rpartition("\n")[2].strip():
-            found = tag
-    return found
+            stray = tag
+    return stray
 
 
 def thoughts_beside(message: dict[str, Any]) -> str:
@@ -71,12 +71,12 @@ def thoughts_beside(message: dict[str, Any]) -> str:
 def _texts(parts: Any, names: tuple[str, ...]) -> list[str]:
     """Return the text of a list's parts under the given names; Mistral's `thinking` is itself a list of
     parts."""
-    found: list[str] = []
+    texts: list[str] = []
     for part in parts if isinstance(parts, list) else []:
         for name in names:
             value = part.get(name) if isinstance(part, dict) else None
             if isinstance(value, str):
-                found.append(value)
+                texts.append(value)
             elif isinstance(value, list):
-                found += _texts(value, ("text",))
-    return found
+                texts += _texts(value, ("text",))
+    return texts

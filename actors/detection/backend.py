@@ -38,12 +38,12 @@ class DetectionBackend(UnsharedBackend[DetectRequest, Detection]):
 
     async def run(self, batch: Sequence[DetectRequest]) -> list[Detection | MaiaError]:
         """Return one detection or typed failure a request, in order."""
-        found = await self._thread.run(self._detect, batch)
-        for request, each in zip(batch, found, strict=True):
-            if isinstance(each, Detection):
-                n_bytes = each.mask.nbytes + each.boxes.nbytes + each.box_scores.nbytes
-                self._remembered.put(self.key(request), each, n_bytes)
-        return found
+        results = await self._thread.run(self._detect, batch)
+        for request, result in zip(batch, results, strict=True):
+            if isinstance(result, Detection):
+                n_bytes = result.mask.nbytes + result.boxes.nbytes + result.box_scores.nbytes
+                self._remembered.put(self.key(request), result, n_bytes)
+        return results
 
     def _detect(self, batch: Sequence[DetectRequest]) -> list[Detection | MaiaError]:
         """Return what the detector does; of what one request does to it, no other is to suffer."""
@@ -92,12 +92,12 @@ class DetectionBackend(UnsharedBackend[DetectRequest, Detection]):
             ids[row] = image.id
             for first in range(0, len(concepts), self.max_batch):
                 chunk = concepts[first : first + self.max_batch]
-                for column, found in enumerate(
+                for column, result in enumerate(
                     self._detect([DetectRequest(image, concept) for concept in chunk]), first
                 ):
-                    if isinstance(found, MaiaError):
-                        raise found
-                    scores[row, column] = found.score
+                    if isinstance(result, MaiaError):
+                        raise result
+                    scores[row, column] = result.score
         return ids, scores
 
     def describe(self) -> BackendFacts:

@@ -99,7 +99,7 @@ class PoolDetector:
 
     async def _one(self, request: DetectRequest, agent: str, priority: Priority) -> Detection | MaiaError:
         try:
-            found: Detection = await self._pool.submit(request, agent=agent, priority=priority)
+            detection: Detection = await self._pool.submit(request, agent=agent, priority=priority)
         except MaiaError as error:
             return error
-        return found
+        return detection

@@ -87,7 +87,7 @@ def compose(
     """
     if len(detections) != len(formula.concepts):
         raise UsageError(f"{formula} needs {len(formula.concepts)} detections, got {len(detections)}")
-    if len({each.mask.shape for each in detections}) != 1:
+    if len({detection.mask.shape for detection in detections}) != 1:
         raise UsageError(f"detections must be of one image, got masks {[d.mask.shape for d in detections]}")
     first, *others = detections
     match formula.operator:
@@ -96,23 +96,23 @@ def compose(
         case "or":
             return _either(detections, mode)
         case "and" if mode == "paper":
-            on = all(each.present for each in detections)
+            on = all(detection.present for detection in detections)
             return _either(detections, mode) if on else _off(formula, first, mode, image_id)
         case "given" | "and":
-            on = first.present and all(each.present for each in others)
+            on = first.present and all(detection.present for detection in others)
         case "and-not":
-            on = first.present and not any(each.present for each in others)
+            on = first.present and not any(detection.present for detection in others)
     return Detection(first.score, first.mask) if on else _off(formula, first, mode, image_id)
 
 
 def _either(detections: Sequence[Detection], mode: Mode) -> Detection:
-    present = [each for each in detections if each.present]
+    present = [detection for detection in detections if detection.present]
     if not present:
         return Detection(0.0, np.zeros_like(detections[0].mask))
-    scores = [each.score for each in present]
+    scores = [detection.score for detection in present]
     # fsum is exact, so the mean does not depend on the order of the concepts.
     score = max(scores) if mode == "authors-code" else math.fsum(scores) / len(scores)
-    return Detection(score, np.logical_or.reduce([each.mask for each in present]))
+    return Detection(score, np.logical_or.reduce([detection.mask for detection in present]))
 
 
 def _off(formula: Formula, detection: Detection, mode: Mode, image_id: str) -> Detection:

@@ -37,7 +37,7 @@ def _detector(settings: DetectionSettings) -> Detector:
 
 
 def available(settings: DetectionSettings) -> tuple[Readiness, str]:
-    """Say whether this detector could be used here, and in one sentence why (not).
+    """Return whether this detector could be used here, and in one sentence why (not).
 
     Nothing is loaded and nothing is asked of a hub.
     """

@@ -98,9 +98,9 @@ class GroundingDetector:
         for indices in by_size.values():
             for start in range(0, len(indices), self.max_batch):
                 batch = indices[start : start + self.max_batch]
-                for index, found in zip(batch, self._detect([requests[i] for i in batch]), strict=True):
-                    results[index] = found
-        return [each for each in results if each is not None]
+                for index, detection in zip(batch, self._detect([requests[i] for i in batch]), strict=True):
+                    results[index] = detection
+        return [result for result in results if result is not None]
 
     def _seen_size(self, image: Image) -> tuple[int, int]:
         return image.size if self._mode == "paper" else (_AUTHORS_SIDE, _AUTHORS_SIDE)
@@ -111,16 +111,16 @@ class GroundingDetector:
         size = self._seen_size(requests[0].image)
         pictures = {request.image.id: self._picture(request.image) for request in requests}
         with torch.inference_mode():
-            found = self._boxes([pictures[request.image.id] for request in requests], requests, size)
-            with_boxes = {r.image.id for r, (boxes, _) in zip(requests, found, strict=True) if len(boxes)}
+            boxes_found = self._boxes([pictures[request.image.id] for request in requests], requests, size)
+            with_boxes = {r.image.id for r, (boxes, _) in zip(requests, boxes_found, strict=True) if len(boxes)}
             masks = self._masks(
                 {id: picture for id, picture in pictures.items() if id in with_boxes},
-                [(r.image.id, boxes) for r, (boxes, _) in zip(requests, found, strict=True)],
+                [(r.image.id, boxes) for r, (boxes, _) in zip(requests, boxes_found, strict=True)],
                 size,
             )
         return [
-            self._detection(request, *each, mask)
-            for request, each, mask in zip(requests, found, masks, strict=True)
+            self._detection(request, *boxes_of, mask)
+            for request, boxes_of, mask in zip(requests, boxes_found, masks, strict=True)
         ]
 
     def _picture(self, image: Image) -> PIL.Image.Image:
@@ -159,11 +159,11 @@ class GroundingDetector:
         center, extent = outputs.pred_boxes.float().split(2, dim=-1)
         corners = torch.cat([center - extent / 2, center + extent / 2], -1)
         corners = corners * corners.new_tensor([width, height, width, height])
-        found = []
+        per_image = []
         for boxes, scores, kept in zip(corners, confidence, keep, strict=True):
             order = scores[kept].argsort(descending=True, stable=True)
-            found.append((boxes[kept][order].cpu().numpy(), scores[kept][order].cpu().numpy()))
-        return found
+            per_image.append((boxes[kept][order].cpu().numpy(), scores[kept][order].cpu().numpy()))
+        return per_image
 
     def _named(self, likeness: Any, input_ids: Any) -> Any:
         """Return bool (images, boxes): whether a word of the concept, no mark between words, is like the box."""
@@ -221,7 +221,7 @@ class GroundingDetector:
         else:
             # A 5x5 ellipse reaches two pixels further each time.
             mask = resized(dilated_as_authors(mask, round(self._dilation_px / 2)), size)
-            score = float(np.mean([math.floor(float(each) * 100) / 100 for each in scores]))
+            score = float(np.mean([math.floor(float(box_score) * 100) / 100 for box_score in scores]))
         scale = np.array([size[1] / seen[1], size[0] / seen[0]] * 2, np.float32)
         return Detection(score, mask, boxes.astype(np.float32) * scale, scores.astype(np.float32))
 

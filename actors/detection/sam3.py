@@ -86,23 +86,23 @@ class Sam3Detector:
             outputs = self._model(vision_embeds=_rows(features, rows), **words.to(self._device))
             if not (outputs.pred_logits.isfinite().all() and outputs.pred_boxes.isfinite().all()):
                 raise no_numbers(self.name)
-            found = self._reads.post_process_instance_segmentation(
+            results = self._reads.post_process_instance_segmentation(
                 outputs,
                 threshold=self._settings.threshold,
                 mask_threshold=self._settings.mask_threshold,
                 target_sizes=[request.image.size for request in requests],
             )
-        return [self._detection(request, each) for request, each in zip(requests, found, strict=True)]
+        return [self._detection(request, result) for request, result in zip(requests, results, strict=True)]
 
-    def _detection(self, request: DetectRequest, found: dict[str, Any]) -> Detection:
+    def _detection(self, request: DetectRequest, result: dict[str, Any]) -> Detection:
         size = request.image.size
-        scores = found["scores"].float().cpu().numpy()
+        scores = result["scores"].float().cpu().numpy()
         if not len(scores):
             return Detection(0.0, np.zeros(size, dtype=bool))
         order = np.argsort(-scores, kind="stable")
-        mask = merged(found["masks"].cpu().numpy().astype(bool), size)
+        mask = merged(result["masks"].cpu().numpy().astype(bool), size)
         mask = dilated(mask, radius_for(size, self._settings.dilation_px))
-        boxes = found["boxes"].float().cpu().numpy()[order]
+        boxes = result["boxes"].float().cpu().numpy()[order]
         return Detection(float(scores[order[0]]), mask, boxes, scores[order])
 
     def close(self) -> None:
@@ -122,7 +122,7 @@ def _rows(features: Any, rows: Sequence[int]) -> Any:
         if isinstance(value, torch.Tensor):
             return value[list(rows)]
         if isinstance(value, (tuple, list)):
-            return type(value)(picked(each) for each in value)
+            return type(value)(picked(item) for item in value)
         return value
 
     return type(features)(**{name: picked(value) for name, value in features.items()})

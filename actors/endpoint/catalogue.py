@@ -99,11 +99,11 @@ class Catalogue(Settings):
 
     def _find(self, models: tuple[_Model, ...], host: str, model: str) -> _Model | None:
         plain = _SNAPSHOT.sub("", model)
-        of_host = [each for each in models if self.providers[each.provider].host == host.partition(":")[0]]
+        of_host = [entry for entry in models if self.providers[entry.provider].host == host.partition(":")[0]]
         for name in (model, plain):
-            for each in of_host:
-                if each.id == name:
-                    return each
+            for entry in of_host:
+                if entry.id == name:
+                    return entry
         return None
 
 

@@ -106,15 +106,15 @@ class _Reading:
         match value:
             case dict():
                 # Words of the body itself before those that it quotes.
-                for key, each in sorted(value.items(), key=lambda item: isinstance(item[1], dict | list)):
-                    if (lowered := str(key).lower()) not in _ECHOES or _is_rate_header(lowered, each):
-                        self.read(each, lowered, depth + 1)
+                for key, item in sorted(value.items(), key=lambda item: isinstance(item[1], dict | list)):
+                    if (lowered := str(key).lower()) not in _ECHOES or _is_rate_header(lowered, item):
+                        self.read(item, lowered, depth + 1)
             case list():
                 if name == "loc" and value:
                     self.fields.add(str(value[-1]).lower())
-                    self.words.append(f"at {'.'.join(str(each) for each in value[:_MOST_DEPTH])}")
-                for each in value if name != "loc" else []:
-                    self.read(each, name, depth + 1)
+                    self.words.append(f"at {'.'.join(str(step) for step in value[:_MOST_DEPTH])}")
+                for item in value if name != "loc" else []:
+                    self.read(item, name, depth + 1)
             case str() | int() | float() if not isinstance(value, bool):
                 self._scalar(value, name, depth)
             case _:

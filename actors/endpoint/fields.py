@@ -59,8 +59,8 @@ def named_fields(body: ErrorBody) -> frozenset[str]:
 
 def most_tokens(body: ErrorBody) -> int | None:
     """Return the longest answer that a server says it gives, None where it says none."""
-    found = [int(number) for number in _MOST.findall(body.plain)]
-    return min((each for each in found if each > 0), default=None)
+    limits = [int(number) for number in _MOST.findall(body.plain)]
+    return min((limit for limit in limits if limit > 0), default=None)
 
 
 def _param(body: ErrorBody) -> str:

@@ -78,7 +78,7 @@ def _read(item: Mapping[str, Any]) -> ListedModel | None:
     if not isinstance(name, str):
         return None
     contexts = [item.get(field) for field in _CONTEXT_FIELDS]
-    context = next((each for each in contexts if isinstance(each, int) and each > 0), None)
+    context = next((length for length in contexts if isinstance(length, int) and length > 0), None)
     # Gemini lists its models below a folder, and is asked for them without it.
     return ListedModel(name.removeprefix("models/")[:200], _date(item.get("shutdown_date")), context)
 
@@ -98,12 +98,12 @@ def _date(value: object) -> datetime.date | None:
 def find(models: Sequence[ListedModel], name: str) -> ListedModel | None:
     """Return the model of that name; a provider's prefix or `:latest` may be left out."""
     wanted = name.removeprefix("models/")
-    exact = [each for each in models if each.id == wanted]
-    loose = [each for each in models if each.id in (f"{wanted}:latest", wanted.removesuffix(":latest"))]
+    exact = [model for model in models if model.id == wanted]
+    loose = [model for model in models if model.id in (f"{wanted}:latest", wanted.removesuffix(":latest"))]
     return next(iter([*exact, *loose]), None)
 
 
 def nearest(models: Sequence[ListedModel], name: str, n: int = 3) -> list[str]:
     """Return the listed names that are most like `name`, the most like first."""
-    plain = {each.id.lower(): each.id for each in models}
-    return [plain[each] for each in difflib.get_close_matches(name.lower(), list(plain), n, 0.4)]
+    plain = {model.id.lower(): model.id for model in models}
+    return [plain[match] for match in difflib.get_close_matches(name.lower(), list(plain), n, 0.4)]

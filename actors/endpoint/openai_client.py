@@ -129,9 +129,9 @@ def _connection_fault(error: Exception) -> Fault:
             return cause.fault
         cause = cause.__cause__
     # The transport's own words: the client calls every broken connection a timeout.
-    own = next((each for each in causes if isinstance(each, aiohttp.ClientError)), None)
+    own = next((cause for cause in causes if isinstance(cause, aiohttp.ClientError)), None)
     if isinstance(own, TimeoutError) or (
-        own is None and any(isinstance(each, TimeoutError) for each in causes)
+        own is None and any(isinstance(cause, TimeoutError) for cause in causes)
     ):
         return Fault("timeout", "the connection timed out", in_doubt=True)
     if isinstance(own, aiohttp.ClientHttpProxyError):

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 
 def is_loopback(host: str) -> bool:
-    """Say whether a host is this machine itself: such a server is never behind a proxy."""
+    """Return whether a host is this machine itself: such a server is never behind a proxy."""
     name = host.strip("[]").lower()
     if name == "localhost" or name.endswith(".localhost"):
         return True
@@ -53,7 +53,7 @@ def _variable(name: str, environ: Mapping[str, str]) -> str:
 
 
 def _excepted(host: str, port: int | None, no_proxy: str) -> bool:
-    for entry in (each.strip().lower() for each in no_proxy.split(",")):
+    for entry in (part.strip().lower() for part in no_proxy.split(",")):
         if entry == "*":
             return True
         if not entry:

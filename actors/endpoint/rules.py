@@ -398,12 +398,12 @@ def image_limit(body: ErrorBody) -> int | None:
     """Return how many images a server takes, as far as its words say so."""
     words = re.sub(r"\bmessages?(\[\d+\]|\.\d+)\S*", " ", body.plain)
     named = [1 if not number.isdigit() else int(number) for number in IMAGE_LIMIT.findall(words)]
-    numbers = named or [int(each) for each in re.findall(r"(?<![\w.])\d+(?![\w.]*\d)", words)]
-    return min((each for each in numbers if each > 0), default=None)
+    numbers = named or [int(digits) for digits in re.findall(r"(?<![\w.])\d+(?![\w.]*\d)", words)]
+    return min((number for number in numbers if number > 0), default=None)
 
 
 def is_about_an_image(body: ErrorBody) -> bool:
-    """Say whether a rejection is one image's: too small, too thin, too large, or not readable."""
+    """Return whether a rejection is one image's: too small, too thin, too large, or not readable."""
     return bool(
         any(re.search(r"image_(parse|too)|invalid_image|image_error", code) for code in body.codes)
         or _BAD_IMAGE.search(body.plain)

@@ -72,21 +72,21 @@ class Secrets:
     def _parts(self, text: str) -> Iterator[tuple[int, int]]:
         """Yield where parts of secrets stand in a text."""
         for value, at, anchor in self._anchors:
-            found = text.find(anchor)
-            while found >= 0:
+            start = text.find(anchor)
+            while start >= 0:
                 before, after = 0, _ANCHOR
-                while before < min(at, found) and text[found - before - 1] == value[at - before - 1]:
+                while before < min(at, start) and text[start - before - 1] == value[at - before - 1]:
                     before += 1
                 while (
                     at + after < len(value)
-                    and found + after < len(text)
-                    and text[found + after] == value[at + after]
+                    and start + after < len(text)
+                    and text[start + after] == value[at + after]
                 ):
                     after += 1
-                part = text[found - before : found + after]
+                part = text[start - before : start + after]
                 if not _is_word(part):
-                    yield found - before, found + after
-                found = text.find(anchor, found + 1)
+                    yield start - before, start + after
+                start = text.find(anchor, start + 1)
 
     def __repr__(self) -> str:
         return f"Secrets({len(self._values)} hidden)"
@@ -96,7 +96,7 @@ class Secrets:
 
 
 def _is_word(text: str) -> bool:
-    """Say whether a text is too short for a secret, or looks like a word of a language."""
+    """Return whether a text is too short for a secret, or looks like a word of a language."""
     return len(text) < PART or (len(text) < _LONGEST_WORD and text.isalpha() and text.islower())
 
 
@@ -130,7 +130,7 @@ def without_secrets(data: bytes, environ: Mapping[str, str] = os.environ) -> byt
 
 
 def _is_a_file(value: str) -> bool:
-    """Say whether the variable names a file in place of the key itself; keys may begin with "/" too."""
+    """Return whether the variable names a file in place of the key itself; keys may begin with "/" too."""
     try:
         return value.startswith(("/", "~")) and Path(value).expanduser().exists()
     except (OSError, RuntimeError, ValueError):

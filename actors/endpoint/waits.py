@@ -80,7 +80,7 @@ def _limit_reset(values: Mapping[str, str], now: float) -> float | None:
     ]
     if (longest := _longest(spent)) is not None:
         return longest
-    return min((each for each in resets.values() if each is not None and each <= _MOST_S), default=None)
+    return min((wait for wait in resets.values() if wait is not None and wait <= _MOST_S), default=None)
 
 
 def parse_duration(text: str, bare_unit: float | None = None) -> float | None:
@@ -101,7 +101,7 @@ def _singular(unit: str) -> str:
 
 
 def _longest(seconds: Iterable[float | None]) -> float | None:
-    known = [each for each in seconds if each is not None and math.isfinite(each) and 0 <= each <= _MOST_S]
+    known = [wait for wait in seconds if wait is not None and math.isfinite(wait) and 0 <= wait <= _MOST_S]
     return max(known, default=None)
 
 

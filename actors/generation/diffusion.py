@@ -160,7 +160,7 @@ class DiffusionMaker:
         # Each half by itself: fewer at once fit, and one bad request fails alone.
         middle = len(batch) // 2
         halves = (batch[:middle], batch[middle:])
-        return [each for half in halves for each in self._run(half, texts, sources, size, seeds)]
+        return [result for half in halves for result in self._run(half, texts, sources, size, seeds)]
 
     def _sized(self, size: tuple[int, int] | None) -> dict[str, int]:
         """Return the call's size arguments; an editor that scales to an area of its own keeps to it unless

@@ -69,7 +69,7 @@ def _editor(settings: EditorSettings) -> AsyncImageMaker:
 
 
 def available(settings: GenerationSettings, environ: Mapping[str, str] = os.environ) -> tuple[Readiness, str]:
-    """Say whether these makers could be used here, and in one sentence why (not). Never shows a key.
+    """Return whether these makers could be used here, and in one sentence why (not). Never shows a key.
 
     Nothing is loaded and nothing is asked of an endpoint or a hub.
     """

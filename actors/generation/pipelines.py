@@ -83,13 +83,13 @@ def _pipeline_class(diffusers: Any, name: str | None, task: Task) -> Any:
     if name is None:
         # An editor is loaded as what it was saved as; "auto" would turn an editor's weights into a generator.
         return diffusers.AutoPipelineForText2Image if task == "generate" else diffusers.DiffusionPipeline
-    found = getattr(diffusers, name, None)
-    if not (inspect.isclass(found) and issubclass(found, diffusers.DiffusionPipeline)):
+    pipeline_class = getattr(diffusers, name, None)
+    if not (inspect.isclass(pipeline_class) and issubclass(pipeline_class, diffusers.DiffusionPipeline)):
         raise UsageError(
             f"diffusers {diffusers.__version__} has no pipeline class {name!r}.",
             "Check the spelling, as in StableDiffusionInstructPix2PixPipeline or FluxKontextPipeline.",
         )
-    return found
+    return pipeline_class
 
 
 def _place(pipeline: Any, settings: DiffusersPipeline, device: str) -> None:

@@ -157,5 +157,5 @@ def dollars_per_image(settings: GenerationSettings) -> float | None:
         None if part.known_price is None else part.known_price.expected(part.quality)
         for part in hosted_makers(settings)
     ]
-    known = [each for each in expected if each is not None]
+    known = [part for part in expected if part is not None]
     return None if len(known) < len(expected) else max(known, default=0.0)

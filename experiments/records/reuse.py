@@ -12,11 +12,12 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError
 
-from actors.serving.replica import ReplicaStatistics
+if TYPE_CHECKING:
+    from actors.serving.replica import ReplicaStatistics
 from agents.records.run_files import RecordError
 from agents.records.store import Store
 

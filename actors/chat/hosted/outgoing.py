@@ -333,8 +333,8 @@ def context_and_prompt(fault: Fault) -> tuple[int | None, int | None]:
 
 def _first_number(pattern: re.Pattern[str], words: str) -> int | None:
     match = pattern.search(words)
-    found = next((group for group in match.groups() if group), None) if match else None
-    return _whole(found.replace(",", "")) if found else None
+    digits = next((group for group in match.groups() if group), None) if match else None
+    return _whole(digits.replace(",", "")) if digits else None
 
 
 def _whole(value: str | None) -> int | None:
