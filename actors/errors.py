@@ -1,4 +1,4 @@
-"""The errors that cross a seam of this program.
+"""The errors that parts of this program raise to each other and to users.
 
 Each carries one sentence that names the thing and the rule, and a `fix` that says what to do.
 They pickle (Ray sends them between processes), so both are positional arguments.
@@ -47,7 +47,7 @@ class ReplicaLostError(BackendError):
 
 
 class DeviceLostError(ReplicaLostError):
-    """The device under a model fails on whatever it is given: no request is to blame, and only another
+    """The device under a model fails on every request: no request is to blame, and only another
     process can answer it.
     """
 

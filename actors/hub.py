@@ -1,4 +1,4 @@
-"""Weights by hub id or local folder: found, identified, weighed, and what goes wrong told in words.
+"""Weights by hub id or local folder: where they are, which they are, how large, and what prevents their use.
 
 Every backend that loads pretrained weights first turns its model name into a folder here, so that a
 wrong id, an offline hub and too little memory read the same everywhere. Nothing here loads a model.
@@ -50,7 +50,7 @@ class HubUnreachableError(UsageError):
 
 
 class TooLittleMemoryError(UsageError):
-    """A model does not fit where it was told to go."""
+    """A model does not fit on its device."""
 
 
 class OutOfMemoryError(BackendError):
@@ -249,7 +249,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def weights_digest(folder: Path) -> str:
-    """Return 16 hex digits that tell the model in `folder` from any other: part of every cache key.
+    """Return 16 hex digits that identify the model in `folder`: part of every cache key.
 
     A hub snapshot is named by its commit. Elsewhere files up to 64 MiB are read whole, larger ones at
     64 evenly spaced places with their size: any retraining changes those, and it takes milliseconds.

@@ -59,7 +59,7 @@ _TURNS = {
     7: PIL.Image.Transpose.TRANSVERSE,
     8: PIL.Image.Transpose.ROTATE_90,
 }
-"""What brings a picture upright, by its EXIF orientation (Exif 2.32, tag 274)."""
+"""The transposition that brings a picture upright, by its EXIF orientation (Exif 2.32, tag 274)."""
 
 
 class ImageDecodeError(UsageError):
@@ -77,7 +77,7 @@ def content_id(pixels: np.ndarray) -> str:
 class Image:
     """RGB pixels, uint8 (H, W, 3), read-only, with their content id. Equal when the ids are equal.
 
-    `painted` tells how a masked image was made, where that is known: a store keeps the mask alone then. It
+    `painted` says how a masked image was made, where that is known: a store keeps the mask alone then. It
     does not travel between processes.
     """
 
@@ -190,12 +190,12 @@ def _opened(data: bytes, formats: Sequence[str] | None = None) -> Iterator[PIL.I
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """What tells copies of a picture from other pictures."""
+    """Features that copies of a picture share and other pictures do not."""
 
     digest: bytes
     """BLAKE2b-128 of its encoded bytes, or of its pixels."""
     thumbnail: np.ndarray
-    """uint8 (THUMBNAIL, THUMBNAIL, 3): the means of as many cells, whatever the picture's shape."""
+    """uint8 (THUMBNAIL, THUMBNAIL, 3): the means of as many cells, for a picture of any shape."""
     bits: int = 8
     """Bits of its values where they are fewer than its file has room for."""
 
@@ -233,7 +233,7 @@ def _digest(data: bytes) -> bytes:
 def thumbnail(
     picture: PIL.Image.Image, side: int, box: tuple[float, float, float, float] | None = None
 ) -> PIL.Image.Image:
-    """Return a square of `side` pixels of a picture of mode RGB, or of a part of it, whatever its shape."""
+    """Return a square of `side` pixels of a picture of mode RGB, or of a part of it, of any shape."""
     return picture.resize((side, side), PIL.Image.Resampling.BILINEAR, box, reducing_gap=3.0)
 
 
@@ -310,9 +310,9 @@ def _rgb(image: PIL.Image.Image) -> PIL.Image.Image:
         ImageDecodeError: If its pixels are numbers of no known range.
     """
     if image.mode == "F":
-        raise ImageDecodeError("its pixels are floating-point numbers, whose black and white nobody knows")
+        raise ImageDecodeError("its pixels are floating-point numbers, of an unknown range")
     if image.mode == "I" and image.format != "PPM":  # PPM says the range: it is scaled to 16 bits
-        raise ImageDecodeError("its pixels are numbers of 32 bits, whose black and white nobody knows")
+        raise ImageDecodeError("its pixels are numbers of 32 bits, of an unknown range")
     if image.mode == "I" or image.mode.startswith("I;16"):
         # Pillow's own conversion would cut everything above 255 off, and so leave white.
         values = np.asarray(image)
@@ -358,7 +358,7 @@ Source = Literal["dataset", "generated", "edited", "masked", "program", "unknown
 class Provenance:
     """Where an image came from; plain JSON values, so that it can be stored beside the image.
 
-    `recipe` is whatever lets the maker make it again or edit it exactly (for the scenes backend, the
+    `recipe` is what lets the maker make it again or edit it exactly (for the scenes backend, the
     scene itself); `notes` are the maker's own warnings, such as words that could not be drawn.
     """
 

@@ -1,7 +1,7 @@
 """Paints a unit's activation map onto the image: what excites it stays bright, the rest is darkened.
 
 What is painted is a mask, three shades over a picture, so that a store can keep the mask (a kilobyte or two,
-as a PNG that darkens and outlines whatever it is laid over) in place of the painted pixels (some twenty times
+as a PNG that darkens and outlines what it is laid over) in place of the painted pixels (some twenty times
 as many).
 """
 
@@ -22,7 +22,7 @@ from actors.images import MAX_SIDE, Image, ImageDecodeError, Painted
 RED = (255, 0, 0)
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 _BRIGHT, _OUTLINE = 1, 2
-_COLOURS = [0, 0, 0, 0, 0, 0, *RED]
+_COLORS = [0, 0, 0, 0, 0, 0, *RED]
 _OPACITY = bytes([191, 0, 255])
 """Of dark, bright and outline: black at 191 of 255 leaves a quarter of what is beneath."""
 _BENEATH = "beneath"
@@ -79,11 +79,11 @@ def lay(mask: np.ndarray, image: Image) -> Image:
 def encode_mask(mask: np.ndarray, beneath: str) -> bytes:
     """Return a mask as a PNG that names the image it belongs on, and looks right when it is laid over that."""
     picture = PIL.Image.fromarray(mask, "P")
-    picture.putpalette(_COLOURS)
-    told = PIL.PngImagePlugin.PngInfo()
-    told.add_text(_BENEATH, beneath)
+    picture.putpalette(_COLORS)
+    info = PIL.PngImagePlugin.PngInfo()
+    info.add_text(_BENEATH, beneath)
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", transparency=_OPACITY, bits=2, compress_level=1, pnginfo=told)
+    picture.save(buffer, "PNG", transparency=_OPACITY, bits=2, compress_level=1, pnginfo=info)
     return buffer.getvalue()
 
 

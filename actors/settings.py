@@ -1,4 +1,4 @@
-"""What every part of the configuration is made of. Each backend's own settings live in its room."""
+"""The base of all configuration sections. Each backend's own settings live in its room."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ class ChatRequest:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What one call was billed. `estimated` is true where the endpoint did not say how many tokens it
+    """What a call was billed for. `estimated` is true where the endpoint did not say how many tokens it
     took."""
 
     prompt_tokens: int = 0

@@ -117,7 +117,7 @@ class WithoutSight:
         task = self._words.get(image.id)
         if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
             task = self._words[image.id] = asyncio.ensure_future(self._describe(image))
-            # Whoever waits sees the failure; when all have gone, nobody has to.
+            # Those who wait see the failure; if none does, it is not reported as unhandled.
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
             if len(self._words) > _WORDS_KEPT:
                 self._words.popitem(last=False)

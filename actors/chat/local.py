@@ -121,7 +121,7 @@ class LocalBackend(UnsharedBackend[ChatRequest, ChatReply]):
 
     def _check_memory(self, folder: Path, gguf: str | None, dtype: str) -> None:
         if self._settings.device_map is not None or self._settings.extra_load:
-            return  # spread over devices, or quantised while loading: only trying tells
+            return  # spread over devices, or quantized while loading: the size is known only then
         float_bytes = {"float32": 4, "bfloat16": 2, "float16": 2}.get(dtype)
         if gguf is None:
             needed = weights_bytes(folder, float_bytes)
@@ -208,7 +208,7 @@ class LocalBackend(UnsharedBackend[ChatRequest, ChatReply]):
         ]
 
     def _on_device(self, inputs: Any) -> dict[str, Any]:
-        # Pixels come as float32, whatever the weights are.
+        # Pixels come as float32, also with weights of another dtype.
         return {
             name: value.to(self._device, self._model.dtype if value.is_floating_point() else None)
             for name, value in inputs.items()

@@ -1,4 +1,4 @@
-"""Which language model answers, and how: one entry of `ray_config.yaml`, told apart by `backend`."""
+"""Which language model answers, and how: one entry of `ray_config.yaml`, distinguished by `backend`."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class Node:
 
 
 class ClusterState(Protocol):
-    """What is asked of a cluster. The methods block, and raise anything while its head is away."""
+    """The state of a cluster. The methods block, and raise any exception while its head is away."""
 
     def restarts(self, actor: Any) -> int:
         """Return how often the actor was started again."""
@@ -100,7 +100,7 @@ class RayState:
 
 @dataclass(frozen=True)
 class _Status:
-    """How an actor that does not answer yet stands. `infeasible` is why no node can carry it, or ""."""
+    """The state of an actor that does not answer yet. `infeasible` is why no node can carry it, or ""."""
 
     failures: int = 0
     pending: bool = False

@@ -33,7 +33,7 @@ class RaySettings(Settings):
     ship_code: bool = True
     """Send this program's packages to the workers of a joined cluster; its dependencies must be there."""
     health_failures: int = Field(default=5, ge=1)
-    """Health checks, one a second, that a node of a local cluster may miss before it is given up."""
+    """Health checks, one per second, that a node of a local cluster may miss before it is given up."""
     join_timeout_s: float = Field(default=30.0, gt=0)
     """How long to wait until what answers at `address` proves to be Ray."""
     placement_timeout_s: float = Field(default=300.0, ge=0)

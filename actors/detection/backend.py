@@ -1,4 +1,4 @@
-"""A concept detector behind the seam of `actors.serving.backend`: the same concept in the same image is
+"""A concept detector as a `Backend` (`actors.serving.backend`): the same concept in the same image is
 sought once.
 """
 

@@ -1,4 +1,4 @@
-"""The seam of open-set concept detectors: is this concept in this image, and where?"""
+"""The interface of open-set concept detectors: is this concept in this image, and where?"""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def no_numbers(name: str) -> BackendError:
 
 
 class Images(Protocol):
-    """Images by index, each a pure function of it; a small value that travels to whoever looks at them."""
+    """Images by index, each a pure function of it; a small value that is sent to the process that reads them."""
 
     def load(self, index: int) -> Image: ...
 

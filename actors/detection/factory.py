@@ -53,7 +53,7 @@ def available(settings: DetectionSettings) -> tuple[Readiness, str]:
         local = [hub.local_folder(model) is not None for model in models]
     except UsageError as error:
         return "missing", str(error)
-    told = " and ".join(models)
+    names = " and ".join(models)
     if all(local):
-        return "ready", f"{told} on this machine."
-    return "not asked", f"{told} from the Hugging Face hub or its cache (the hub was not asked)."
+        return "ready", f"{names} on this machine."
+    return "not asked", f"{names} from the Hugging Face hub or its cache (the hub was not asked)."

@@ -112,7 +112,9 @@ class GroundingDetector:
         pictures = {request.image.id: self._picture(request.image) for request in requests}
         with torch.inference_mode():
             boxes_found = self._boxes([pictures[request.image.id] for request in requests], requests, size)
-            with_boxes = {r.image.id for r, (boxes, _) in zip(requests, boxes_found, strict=True) if len(boxes)}
+            with_boxes = {
+                r.image.id for r, (boxes, _) in zip(requests, boxes_found, strict=True) if len(boxes)
+            }
             masks = self._masks(
                 {id: picture for id, picture in pictures.items() if id in with_boxes},
                 [(r.image.id, boxes) for r, (boxes, _) in zip(requests, boxes_found, strict=True)],

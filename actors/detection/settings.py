@@ -1,4 +1,4 @@
-"""What can be said in `ray_config.yaml` about finding concepts. Imports no model library."""
+"""Settings in `ray_config.yaml` for finding concepts. Imports no model library."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class Sent(Generic[T]):
 
 @dataclass(slots=True)
 class Tally:
-    """What one endpoint was asked and how it did, since this process began."""
+    """Attempts at one endpoint and their outcomes, since this process started."""
 
     attempts: int = 0
     answers: int = 0
@@ -255,7 +255,7 @@ class EndpointCaller:
             if isinstance(error, EndpointStopError):
                 self.gate.stop(error)
             else:
-                self.gate.succeeded()  # it answered, if only to say no: it is alive
+                self.gate.succeeded()  # it answered, if only with a refusal: it is alive
 
     def _backoff(self, attempt: int, fault: Fault) -> float:
         """Return the seconds to wait: what the endpoint asked for, plus full jitter (AWS's name for it)."""

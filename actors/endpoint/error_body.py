@@ -1,4 +1,4 @@
-"""Reads what a server said of an error, whatever the shape of the body.
+"""Reads a server's error body, in any shape that is in use.
 
 Servers answer with OpenAI's `{"error": {...}}`, a list of one, a plain string, FastAPI's `detail`, problem
 details (RFC 7807), AWS's `__type` and `Message`, another server's body as JSON inside a string, or a proxy's

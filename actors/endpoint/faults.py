@@ -1,4 +1,4 @@
-"""What can go wrong at an HTTP endpoint, and which of it is worth another attempt.
+"""Faults of HTTP endpoints, and which of them are worth another attempt.
 
 Two vocabularies: a `Fault` says what one attempt met, and the errors below are what a caller sees when no
 further attempt can help. What a status and a body mean is in `actors.endpoint.rules`.
@@ -37,7 +37,7 @@ class EndpointError(AttemptedError, BackendError):
 
 
 class EndpointDownError(EndpointError):
-    """The endpoint serves nobody (no connection, refusals for their rate, a long outage): wait and resume
+    """The endpoint serves no request (no connection, refusals for their rate, a long outage): wait and resume
     rather than try the next request."""
 
 
@@ -110,7 +110,7 @@ class FaultyAnswerError(Exception):
 
 
 def from_status(status: int, body: object, headers: Mapping[str, str]) -> Fault:
-    """Return the fault that an HTTP status, its decoded (or raw) body and its headers tell of."""
+    """Return the fault that an HTTP status, its decoded (or raw) body and headers stand for."""
     read = read_body(body)
     rule = rule_for(status, read)
     kind = rule.kind
@@ -193,7 +193,7 @@ def to_error(fault: Fault, host: str, model: str, attempts: int, in_doubt: int, 
         kind, message, fix = _ADVICE[fault.kind]
         message = message.format(where=where, model=model, detail=detail)
         return kind(message, fix, attempts, in_doubt)  # type: ignore[call-arg]
-    # Nobody could have been served: it is not this request's failure, and the next would meet the same.
+    # No request could have been served: it is not this one's failure, and the next would meet the same.
     refused = fault.kind == "unreachable" and not fault.in_doubt
     tries = "1 attempt" if attempts == 1 else f"{attempts} attempts"
     asks = f" It asks to wait for {fault.retry_after_s:,.0f} s." if fault.retry_after_s else ""

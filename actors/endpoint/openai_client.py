@@ -92,8 +92,8 @@ async def _bound(response: Any) -> None:
             async for chunk in self._stream:
                 n_bytes += len(chunk)
                 if n_bytes > MOST_BYTES:
-                    told = f"an answer of more than {MOST_BYTES >> 20} MiB"
-                    raise FaultyAnswerError(Fault("garbled", told, in_doubt=True))
+                    detail = f"an answer of more than {MOST_BYTES >> 20} MiB"
+                    raise FaultyAnswerError(Fault("garbled", detail, in_doubt=True))
                 yield chunk
 
         async def aclose(self) -> None:

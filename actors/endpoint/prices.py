@@ -58,7 +58,7 @@ class ImagePrice(Settings):
         return self
 
     def expected(self, quality: str | None) -> float | None:
-        """Return US dollars for an image before it is made; None where only the answer will tell."""
+        """Return US dollars for an image before it is made; None where only the answer has it."""
         if isinstance(self.image, dict):
             # Without a word the endpoint chooses: the dearest of its prices is the safe one.
             return self.image.get(quality or "", max(self.image.values(), default=None))

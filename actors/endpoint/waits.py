@@ -42,7 +42,7 @@ _UNTIL = re.compile(
 )
 _RESET = re.compile(r"(x-)?ratelimit-reset(-[a-z]+)?|anthropic-ratelimit-.*-reset")
 _MOST_S = 40 * 86_400.0
-"""A longer wait than this was misread, or nobody will sit it out: a month and the days to a reset."""
+"""A longer wait than this was misread, or is too long to wait: a month and the days to a reset."""
 
 
 def wait_for(
@@ -59,13 +59,13 @@ def wait_for(
     asked = _retry_after(lowered, now)
     if asked is not None:
         return asked
-    told = [
+    waits = [
         parse_duration(body.values.get("retrydelay", "")),
         parse_duration(body.values.get("retry_after", ""), 1.0),
     ]
-    told += [parse_duration(words) for words in _ASKS.findall(body.plain)]
-    told += [_until(date, now) for date in _UNTIL.findall(body.plain)]
-    if (longest := _longest(told)) is not None:
+    waits += [parse_duration(words) for words in _ASKS.findall(body.plain)]
+    waits += [_until(date, now) for date in _UNTIL.findall(body.plain)]
+    if (longest := _longest(waits)) is not None:
         return longest
     return _limit_reset({**body.values, **lowered}, now) if limited else None
 

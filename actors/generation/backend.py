@@ -1,4 +1,4 @@
-"""Image makers behind the seam of `actors.serving.backend`: what may be shared, batched and answered from
+"""Image makers as a `Backend` (`actors.serving.backend`): what may be shared, batched and answered from
 memory.
 
 An image is keyed by its maker, the maker's settings, what was asked, and the seed. So the same request is
@@ -66,8 +66,8 @@ class InOneThread:
         return made
 
     def describe(self) -> BackendFacts:
-        tell = getattr(self._maker, "describe", None)
-        return tell() if tell else {"name": self.name, "settings": self.settings}
+        describe = getattr(self._maker, "describe", None)
+        return describe() if describe else {"name": self.name, "settings": self.settings}
 
     async def close(self) -> None:
         free = getattr(self._maker, "close", None)

@@ -1,4 +1,4 @@
-"""The seam of image makers: text to image, and instruction editing.
+"""The interface of image makers: text to image, and instruction editing.
 
 A backend is a plain class without Ray. Each request carries its own seed, so that an image depends
 on its request alone and never on the batch it was made in.

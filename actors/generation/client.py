@@ -87,5 +87,5 @@ class PoolImageMaker:
 
 def _same_length(**lists: Sequence[object]) -> None:
     if len({len(values) for values in lists.values()}) > 1:
-        told = ", ".join(f"{len(values)} {name}" for name, values in lists.items())
-        raise UsageError(f"lists must have the same length, got {told}.")
+        lengths = ", ".join(f"{len(values)} {name}" for name, values in lists.items())
+        raise UsageError(f"lists must have the same length, got {lengths}.")

@@ -164,7 +164,7 @@ class DiffusionMaker:
 
     def _sized(self, size: tuple[int, int] | None) -> dict[str, int]:
         """Return the call's size arguments; an editor that scales to an area of its own keeps to it unless
-        told.
+        `size` is set.
         """
         scales = "max_area" in self._takes
         if size is None or "height" not in self._takes or (scales and self._settings.size is None):
@@ -231,7 +231,7 @@ class DiffusionMaker:
         return MadeImage(Image.from_pixels(pixels), replace(made, notes=tuple(notes)))
 
     def _unread(self, text: str) -> list[str]:
-        """Say so if the text is longer than what the pipeline's text encoders read."""
+        """Return a note if the text is longer than what the pipeline's text encoders read."""
         if self._reads_tokens is None:
             return []
         tokenizer, limit = self._reads_tokens

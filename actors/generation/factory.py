@@ -76,18 +76,20 @@ def available(settings: GenerationSettings, environ: Mapping[str, str] = os.envi
     parts: list[GenerationSettings | EditorSettings] = [settings]
     if not isinstance(settings, ScenesGeneration) and settings.editor is not None:
         parts.append(settings.editor)
-    told = []
+    states = []
     for part in parts:
         try:
-            told.append(_told(part, environ))
+            states.append(_maker_available(part, environ))
         except UsageError as error:
             return "missing", str(error)
-    state: Readiness = "ready" if all(here for here, _ in told) else "not asked"
-    return state, " ".join(sentence for _, sentence in told)
+    state: Readiness = "ready" if all(here for here, _ in states) else "not asked"
+    return state, " ".join(sentence for _, sentence in states)
 
 
-def _told(settings: GenerationSettings | EditorSettings, environ: Mapping[str, str]) -> tuple[bool, str]:
-    """Return whether nobody else need be asked, and the sentence."""
+def _maker_available(
+    settings: GenerationSettings | EditorSettings, environ: Mapping[str, str]
+) -> tuple[bool, str]:
+    """Return whether the maker is on this machine, and the sentence."""
     match settings:
         case DiffusersGeneration() | DiffusersEditor():
             hub.require("the diffusers backend", "torch", "diffusers", "transformers", "accelerate")

@@ -1,6 +1,6 @@
 """Finds, loads and places diffusers pipelines, and reads from them what they take.
 
-Whatever cannot work is refused here, when the model is loaded, and not at the first image.
+What cannot work is refused here, when the model is loaded, and not at the first image.
 """
 
 from __future__ import annotations
@@ -150,5 +150,5 @@ def longest_prompt(pipeline: Any, arguments: dict[str, Any]) -> tuple[Any, int] 
     most = arguments.get("max_sequence_length", own.default if own else None)
     if isinstance(most, int):
         limit = min(limit, most)
-    # Tokenizers without a limit of their own say so with an enormous one.
+    # Tokenizers without a limit of their own have an enormous one.
     return (tokenizer, limit) if limit < 10**6 else None

@@ -1,4 +1,4 @@
-"""Whether an images endpoint knows its model, found out without making an image."""
+"""Checks whether an images endpoint knows its model, without making an image."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _STOPS = frozenset({"bad_key", "no_access", "no_quota", "no_model", "unreachable
 async def model_fault(
     connection: Connection, settings: EndpointSettings, timeout_s: float
 ) -> MaiaError | None:
-    """Return why no image can be made; None where nothing stands in the way, as far as can be checked for free.
+    """Return why no image can be made; None where images can, as far as can be checked for free.
 
     A request without a prompt is sent: a server that knows the model refuses it for that, and one that does
     not says so.

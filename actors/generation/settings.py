@@ -1,4 +1,4 @@
-"""What can be said in `ray_config.yaml` about making and editing images. Imports no model library."""
+"""Settings in `ray_config.yaml` for making and editing images. Imports no model library."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ def _call_on_device(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs)
         if not devices_work():
             raise DeviceLostError(
                 f"the GPU no longer works for this process: {type(error).__name__}: {str(error)[:300]}",
-                "See what `nvidia-smi` and the kernel's log say of it.",
+                "Check `nvidia-smi` and the kernel's log.",
             ) from error
         if isinstance(error, StopIteration):  # no future takes one
             raise BackendError(f"a model raised {error!r}") from error

@@ -46,7 +46,7 @@ class RayReplica:
         self._actor, self._demand = actor, demand
         self._monitor = monitor or PlacementMonitor()
         self._restarts: int | None = 0
-        """How often it had been started again when it was last ready; None where Ray did not say."""
+        """How often it had been started again when it was last ready; None where Ray did not answer."""
 
     async def _ask(self, method: Any, *args: Any) -> Any:
         from ray import exceptions
@@ -269,7 +269,7 @@ class Cluster:
             f"a replica of {name}",
             _resources(placement),
             self._requested_together,
-            # To a cluster of our own nobody adds nodes.
+            # Nothing adds nodes to a private cluster.
             0.0 if self.settings.address == "local" else self.settings.placement_timeout_s,
         )
         launcher = RayLauncher(

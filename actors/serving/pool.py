@@ -1,5 +1,5 @@
-"""What callers hold of a model, wherever it runs: `Pool`. `LocalPool` is one around a backend in this
-process.
+"""The handle of a shared model, in this or other processes: `Pool`. `LocalPool` is one around a backend in
+this process.
 
 `actors.serving.replica_pool` has the one whose model runs in other processes.
 """
@@ -45,7 +45,7 @@ RequestT_contra = TypeVar("RequestT_contra", contravariant=True)
 
 
 class Pool(Protocol[RequestT_contra, ResultT]):
-    """What callers hold: one model, shared, local or not. Use it with `async with`."""
+    """One shared model, local or not, as its callers use it. Use it with `async with`."""
 
     name: str
 
@@ -79,7 +79,7 @@ class Pool(Protocol[RequestT_contra, ResultT]):
 
 
 class PoolBase(Generic[RequestT, ResultT]):
-    """What every pool does with `submit`."""
+    """What all pools build on `submit`."""
 
     name: str
 

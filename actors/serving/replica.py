@@ -3,9 +3,9 @@
 `Replica` holds all logic and is tested without Ray; `ReplicaActor` below it is what Ray runs.
 
 How requests arrive. Each client process opens a session and keeps at most two calls of `exchange` in
-flight. A call brings requests and takes away whatever results of that session are ready, not only those of
-its own requests: so an answer is never held back by a slower one that travelled with it. A call with nothing
-to take away is parked until there is something, or until the session's next call takes its place.
+flight. A call brings requests and returns all results of that session that are ready, not only those of its
+own requests: so a result is never held back by a slower one that was sent with it. A call with nothing to
+return is held open (long polling) until there is something, or until the session's next call takes its place.
 Requests mention images by id; a call whose images are not all here returns at once with the ids that are
 missing, and the session's next call brings their pixels.
 """
@@ -53,7 +53,7 @@ QueuedRequest = tuple[int, Any, str, int]
 
 @dataclass(frozen=True, slots=True)
 class ExchangeRequest:
-    """What a call of `exchange` brings. `payload` holds a list of `QueuedRequest`.
+    """The argument of `exchange`. `payload` holds a list of `QueuedRequest`.
 
     `client` names the process and pool, `epoch` its session: a client that lost a response starts a new epoch
     and sends again what is unanswered; what it asked before is withdrawn.
@@ -68,7 +68,7 @@ class ExchangeRequest:
 
 @dataclass(frozen=True, slots=True)
 class ExchangeResponse:
-    """What it takes away. `payload` holds a list of (serial, result or MaiaError); `missing` are image ids."""
+    """The result of `exchange`. `payload` holds a list of (serial, result or MaiaError); `missing` are image ids."""
 
     payload: Payload | None = None
     pixels: dict[str, np.ndarray] = field(default_factory=dict)
@@ -369,7 +369,7 @@ def build(factory: str, kwargs: Mapping[str, Any]) -> Backend[Any, Any]:
 
 
 class ReplicaActor:
-    """What Ray runs (`actors.serving.cluster` makes it an actor). All state is made here, so a restart is
+    """A replica as a Ray actor (`actors.serving.cluster` makes it one). All state is made here, so a restart is
     complete.
 
     A backend that cannot be built is reported by every call, typed, instead of an actor that dies. One whose

@@ -126,7 +126,7 @@ class ReplicaLink:
 
     @property
     def demand(self) -> int:
-        """What all processes want of the replica, as far as is known here."""
+        """The requests of all processes that wait at the replica, as far as is known here."""
         return max(self.load, self.waiting)
 
     def enqueue(self, pending: PendingRequest) -> None:

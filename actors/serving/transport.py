@@ -32,7 +32,7 @@ def pack(values: Any) -> tuple[Payload, dict[str, Image]]:
     """Return `values` as a payload, and the images it mentions by id.
 
     Raises:
-        Exception: Whatever pickling raises for values that cannot travel.
+        Exception: What pickling raises for values that cannot be pickled.
     """
     buffer = io.BytesIO()
     pickler = _Pickler(buffer)

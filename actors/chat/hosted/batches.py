@@ -1,7 +1,7 @@
 """Asks in batches: OpenAI's batch API, which answers within a day at half the price.
 
 Requests that come within a few seconds of each other are written into one file, a batch is made of it, and
-each line of its result is the answer to one of them. For what nobody waits for, such as an evaluation, and
+each line of its result is the answer to one of them. For work that may take a day, such as an evaluation, and
 not for a loop of rounds.
 """
 

@@ -121,7 +121,7 @@ class OpenAIBackend(UnsharedBackend[Any, Any]):
                 "answer.",
                 "Raise `reasoning_tokens`, or lower `reasoning_effort` (low, none).",
                 usage.requests,
-                usage.requests,  # answered and billed, and nobody has the answer
+                usage.requests,  # answered and billed, and the answer is lost
             )
         self._learned.room = max(self._learned.room, outgoing.room - self._settings.reasoning_tokens)
         note = f"asked again with {outgoing.longest:,} tokens: thinking had used {used:,}"

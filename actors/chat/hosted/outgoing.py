@@ -79,7 +79,7 @@ class Outgoing:
         self.notes: list[str] = []
         """What the request goes without, for the record of its answer."""
         self.spent = Usage()
-        """What was asked beside the request, to find out about it."""
+        """The usage of the questions that were asked to find out what the server refuses."""
         self.room = settings.reasoning_tokens + learned.room
         self._most_tokens, self._most_bytes = learned.most_tokens, learned.most_bytes
         self._longest: int | None = None

@@ -122,7 +122,7 @@ async def coalescer(device: ScriptedDevice, clock: Clock) -> AsyncIterator[Coale
     assert (statistics.queued, statistics.running, statistics.waiting) == (0, 0, 0), (
         "something was left behind"
     )
-    assert not coalescer._lanes
+    assert not coalescer._queues
     assert not coalescer._queued_by_key
     assert not coalescer._running_by_key
 
