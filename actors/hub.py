@@ -7,7 +7,7 @@ wrong id, an offline hub and too little memory read the same everywhere. Nothing
 from __future__ import annotations
 
 import hashlib
-import json
+import math
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +20,7 @@ from urllib.request import getproxies, proxy_bypass
 import structlog
 
 from actors.errors import BackendError, MissingDependencyError, UsageError
+from actors.runtime import control_group_limits, pick_dtype
 
 if TYPE_CHECKING:
     import torch
@@ -297,24 +298,20 @@ def weights_bytes(folder: Path, float_bytes: int | None = None, variant: str | N
 
 
 def _file_bytes(path: Path, float_bytes: int | None) -> int:
-    size = path.stat().st_size
     if path.suffix != ".safetensors":
-        return size
-    with path.open("rb") as file:
-        header_bytes = int.from_bytes(file.read(8), "little")
-        if header_bytes > size:
-            return size
-        header = json.loads(file.read(header_bytes))
-    total = 0
-    for name, tensor in header.items():
-        if name == "__metadata__":
-            continue
-        count = 1
-        for side in tensor["shape"]:
-            count *= side
-        stored = _BYTES.get(tensor["dtype"], 1)
-        total += count * (float_bytes if float_bytes and tensor["dtype"] in _FLOATS else stored)
-    return total
+        return path.stat().st_size
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            tensors = [file.get_slice(name) for name in file.keys()]  # noqa: SIM118 (not iterable)
+    except SafetensorError:  # damaged: loading it says so
+        return path.stat().st_size
+    return sum(math.prod(t.get_shape()) * _number_bytes(t.get_dtype(), float_bytes) for t in tensors)
+
+
+def _number_bytes(dtype: str, float_bytes: int | None) -> int:
+    return float_bytes if float_bytes and dtype in _FLOATS else _BYTES.get(dtype, 1)
 
 
 def loading_dtype(name: str, device: str) -> torch.dtype:
@@ -322,8 +319,6 @@ def loading_dtype(name: str, device: str) -> torch.dtype:
 
     On a CPU "auto" is float32. Raises UsageError for an unknown name.
     """
-    from actors.runtime import pick_dtype
-
     if name != "auto":
         return pick_dtype(name)
     if not device.startswith("cuda"):
@@ -346,13 +341,13 @@ def free_bytes(device: str) -> int | None:
         available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
     except (OSError, StopIteration):
         return None
-    limits = [Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")]
-    used = [Path("/sys/fs/cgroup/memory.current"), Path("/sys/fs/cgroup/memory/memory.usage_in_bytes")]
-    for limit, usage in zip(limits, used, strict=True):
-        try:
-            available = min(available, int(limit.read_text()) - int(usage.read_text()))
-        except (OSError, ValueError):  # absent, or "max"
-            continue
+    for limit, usage in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        groups = zip(control_group_limits(limit), control_group_limits(usage), strict=False)
+        left = [int(most) - int(used) for most, used in groups if most.isdigit()]
+        available = min([available, *left])
     return max(0, available)
 
 

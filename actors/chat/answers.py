@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,45 +47,45 @@ _OVERFLOW = ("model_context_window_exceeded", "context_length_exceeded")
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """The first choice of a completion."""
+class Completion:
+    """The first choice of a chat completion, with the model's name and the `usage` field as they were sent."""
 
     text: str
     finish: FinishReason
     thoughts: str = ""
+    model: str = ""
+    """"" where the response names none."""
+    usage: Any = None
 
 
-def read_completion(data: bytes) -> dict[str, Any]:
-    """Return the body of a chat completion whose first choice has a message; a stream is put together.
+def read_completion(data: bytes) -> Completion:
+    """Return the chat completion in the body of a response; a stream is put together.
+
+    An empty, cut off, filtered or refused answer is a completion.
 
     Raises:
-        FaultyAnswerError: If there is none: an error in spite of status 200, another kind of body, a cut
-            stream, or an
-            answer that broke off.
+        FaultyAnswerError: If its first choice has no message: an error in spite of status 200, another kind of
+            body, a cut stream, or an answer that broke off.
     """
-    body = (
-        _joined(data)
-        if data[:64].lstrip().startswith((b"data:", b"event:", b":", b"id:"))
-        else json_object(data)
-    )
+    streamed = data[:64].lstrip().startswith((b"data:", b"event:", b":", b"id:"))
+    body = _joined(data) if streamed else json_object(data)
     choices = body.get("choices")
     if not isinstance(choices, list) or not choices:
         raise _faulty("garbled", f"choices is {choices!r}")
     choice = choices[0]
     if not isinstance(choice, dict) or not isinstance(choice.get("message"), dict):
         raise _faulty("garbled", "the first choice has no message")
-    finish = str(choice.get("finish_reason") or "").lower()
-    empty = not read_answer(body).text.strip()
-    if finish in _BROKEN or (finish in _BROKEN_IF_EMPTY and empty):
-        raise _faulty("overloaded", f"the answer ended with {finish!r} (sent with status 200)")
-    if finish in _OVERFLOW and empty:
-        raise _faulty("too_long", f"the answer ended with {finish!r}")
-    return body
+    completion = _read(choice, body)
+    reason = str(choice.get("finish_reason") or "").lower()
+    empty = not completion.text.strip()
+    if reason in _BROKEN or (reason in _BROKEN_IF_EMPTY and empty):
+        raise _faulty("overloaded", f"the answer ended with {reason!r} (sent with status 200)")
+    if reason in _OVERFLOW and empty:
+        raise _faulty("too_long", f"the answer ended with {reason!r}")
+    return completion
 
 
-def read_answer(body: dict[str, Any]) -> Answer:
-    """Return what a completion says. An empty, cut off, filtered or refused answer is an answer."""
-    choice = body["choices"][0]
+def _read(choice: Mapping[str, Any], body: Mapping[str, Any]) -> Completion:
     message = choice["message"]
     content = message.get("content")
     if isinstance(content, list):  # some endpoints answer in parts
@@ -92,15 +93,16 @@ def read_answer(body: dict[str, Any]) -> Answer:
         content = "".join(part for part in parts if isinstance(part, str))
     text, within = split_thoughts(as_utf8(content) if isinstance(content, str) else "")
     thoughts = "\n\n".join(part for part in (as_utf8(thoughts_beside(message)), within) if part)
+    reason = str(choice.get("finish_reason") or "").lower()
+    finish: FinishReason = "length" if reason in _OVERFLOW else _FINISH.get(reason, "stop")
     if refusal := _refusal(message):
-        return Answer(text or as_utf8(refusal), "refused", thoughts)
-    finish = str(choice.get("finish_reason") or "").lower()
-    if finish in _OVERFLOW:
-        return Answer(text, "length", thoughts)
-    return Answer(text, _FINISH.get(finish, "stop"), thoughts)
+        text, finish = text or as_utf8(refusal), "refused"
+    model = body.get("model")
+    name = as_utf8(model) if isinstance(model, str) else ""
+    return Completion(text, finish, thoughts, name, body.get("usage"))
 
 
-def _refusal(message: dict[str, Any]) -> str:
+def _refusal(message: Mapping[str, Any]) -> str:
     own = message.get("provider_specific_fields")
     for holder in (message, own if isinstance(own, dict) else {}):
         if isinstance(refusal := holder.get("refusal"), str) and refusal:
@@ -128,9 +130,9 @@ def _joined(data: bytes) -> dict[str, Any]:
             continue
         raise_error_in(chunk)
         body |= {
-            key: each
-            for key, each in chunk.items()
-            if key in ("model", "usage", "id", "service_tier") and each
+            key: value
+            for key, value in chunk.items()
+            if key in ("model", "usage", "id", "service_tier") and value
         }
         choices = chunk.get("choices")
         choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}

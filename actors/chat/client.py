@@ -6,7 +6,6 @@ Both are plain collaborators without state worth keeping; the model itself lives
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -95,7 +94,7 @@ class WithoutSight:
     def __init__(self, model: ChatModel, describe: DescribeImage | None = None) -> None:
         self.name = model.name
         self._model, self._describe = model, describe
-        self._words: OrderedDict[str, asyncio.Future[str]] = OrderedDict()
+        self._words: dict[str, asyncio.Future[str]] = {}
 
     async def complete(self, request: ChatRequest) -> ChatReply:
         return await self.complete_reporting(request, ignore_sending)
@@ -120,6 +119,6 @@ class WithoutSight:
             # Those who wait see the failure; if none does, it is not reported as unhandled.
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
             if len(self._words) > _WORDS_KEPT:
-                self._words.popitem(last=False)
+                del self._words[next(iter(self._words))]
         # Shielded: two conversations may wait for one description, and one of them may be cancelled.
         return f"[image, described by another model: {await asyncio.shield(task)}]"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import math
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ import PIL.Image
 from actors.chat.base import Message
 from actors.chat.settings import OpenAIChat
 from actors.images import Image, data_url
+from actors.serving.lru import LruCache
 
 _CACHE_BYTES = 256 * 2**20
 """The pictures of a few hundred conversations: with less, each call would encode most of its own again."""
@@ -33,9 +33,8 @@ class MessageEncoder:
     """Encodes conversations for one endpoint; remembers encoded images up to `cache_bytes`."""
 
     def __init__(self, settings: OpenAIChat, cache_bytes: int = _CACHE_BYTES) -> None:
-        self._settings, self._limit = settings, cache_bytes
-        self._urls: OrderedDict[str, str] = OrderedDict()
-        self._held = 0
+        self._settings = settings
+        self._urls: LruCache[str] = LruCache(cache_bytes)
         self.encoded = 0
         """Images that were really encoded, for tests and benchmarks."""
 
@@ -78,17 +77,13 @@ class MessageEncoder:
     def _url(self, image: Image) -> str:
         url = self._urls.get(image.id)
         if url is not None:
-            self._urls.move_to_end(image.id)
             return url
         settings = self._settings
         buffer = io.BytesIO()
         within_limits(image.to_pil(), settings).save(buffer, "JPEG", quality=settings.jpeg_quality)
         url = data_url(buffer.getvalue(), "image/jpeg")
         self.encoded += 1
-        self._urls[image.id] = url
-        self._held += len(url)
-        while self._held > self._limit and len(self._urls) > 1:
-            self._held -= len(self._urls.popitem(last=False)[1])
+        self._urls.put(image.id, url, len(url))
         return url
 
 

@@ -13,8 +13,8 @@ import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field, replace
-from typing import Any, Generic, TypeVar
+from dataclasses import asdict, dataclass, field, replace
+from typing import Generic, TypeVar
 
 import structlog
 
@@ -26,7 +26,7 @@ from actors.endpoint.faults import (
     FaultyAnswerError,
     to_error,
 )
-from actors.endpoint.gate import Clock, Gate, Permit, Sleep
+from actors.endpoint.gate import Clock, Gate, GateStatistics, Permit, Sleep
 from actors.endpoint.secrets import Secrets
 from actors.endpoint.settings import EndpointSettings
 from actors.errors import MaiaError
@@ -64,6 +64,16 @@ class Tally:
     in_doubt: int = 0
     """Attempts without an answer that the endpoint may have billed."""
     faults: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointStatistics(GateStatistics):
+    """A snapshot of one endpoint's gate and of its `Tally`."""
+
+    attempts: int
+    answers: int
+    in_doubt: int
+    faults: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,13 +273,12 @@ class EndpointCaller:
         jitter = self._random() * min(s.backoff_max_s, s.backoff_s * 2 ** (attempt - 2))
         return (fault.retry_after_s or 0.0) + jitter
 
-    def statistics(self) -> dict[str, Any]:
-        """Return counts since the start and the gate's state."""
+    def statistics(self) -> EndpointStatistics:
         tally = self.tally
-        return {
-            "attempts": tally.attempts,
-            "answers": tally.answers,
-            "in_doubt": tally.in_doubt,
-            "faults": dict(tally.faults),
-            **self.gate.statistics(),
-        }
+        return EndpointStatistics(
+            **asdict(self.gate.statistics()),
+            attempts=tally.attempts,
+            answers=tally.answers,
+            in_doubt=tally.in_doubt,
+            faults=dict(tally.faults),
+        )

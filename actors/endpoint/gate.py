@@ -56,6 +56,19 @@ class Permit:
     used_tokens: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class GateStatistics:
+    """A snapshot of a gate, to find out why requests stall."""
+
+    in_flight: int
+    waiting: int
+    concurrency: int
+    """Requests in flight at most, now."""
+    paused_s: float
+    """Seconds until the end of a pause; 0.0 without one."""
+    failures_in_a_row: int
+
+
 class Gate:
     """Lets requests through to one endpoint as fast as it, its limits and its health allow."""
 
@@ -215,15 +228,14 @@ class Gate:
             if not slot.done():
                 slot.set_exception(_fresh(error))
 
-    def statistics(self) -> dict[str, float | int]:
-        """Return the gate's state, to find out why requests stall."""
-        return {
-            "in_flight": self._in_flight,
-            "waiting": len(self._waiting),
-            "width": int(self._concurrency),
-            "paused_s": max(0.0, round(self._paused_until - self._clock(), 1)),
-            "failures_in_a_row": self._failures,
-        }
+    def statistics(self) -> GateStatistics:
+        return GateStatistics(
+            in_flight=self._in_flight,
+            waiting=len(self._waiting),
+            concurrency=int(self._concurrency),
+            paused_s=max(0.0, round(self._paused_until - self._clock(), 1)),
+            failures_in_a_row=self._failures,
+        )
 
 
 def _fresh(error: MaiaError) -> MaiaError:

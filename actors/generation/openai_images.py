@@ -15,6 +15,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from actors.endpoint.caller import EndpointCaller, Sent
@@ -207,7 +208,7 @@ class OpenAIImageMaker:
             "address": self._settings.base_url,
             "settings": self.settings,
             "not_sent": sorted(self._refused),
-            **self._caller.statistics(),
+            **asdict(self._caller.statistics()),
         }
 
     async def close(self) -> None:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import structlog
 
-from actors.chat.answers import read_answer, read_completion
+from actors.chat.answers import Completion, read_completion
 from actors.chat.base import ChatReply, ChatRequest, Message, PermitRequest, PermittedRequest, Usage
-from actors.chat.encoding import MessageEncoder, as_utf8
+from actors.chat.encoding import MessageEncoder
 from actors.chat.hosted.batches import Batches
 from actors.chat.hosted.learned import Learned, TruncationWatch
 from actors.chat.hosted.outgoing import Outgoing
@@ -134,13 +134,13 @@ class OpenAIBackend(UnsharedBackend[Any, Any]):
         settings = self._settings
         prompt = 0
 
-        async def send() -> Sent[dict[str, Any]]:
+        async def send() -> Sent[Completion]:
             nonlocal prompt
             messages = outgoing.messages()
             prompt = outgoing.tokens(messages)
-            body = await self._send(outgoing.body(messages))
-            usage = read_usage(body.get("usage"), prompt, read_answer(body).text, None, 1)
-            return Sent(body, usage.prompt_tokens + usage.completion_tokens)
+            completion = await self._send(outgoing.body(messages))
+            usage = read_usage(completion.usage, prompt, completion.text, None, 1)
+            return Sent(completion, usage.prompt_tokens + usage.completion_tokens)
 
         expected = outgoing.tokens(outgoing.messages()) + request.max_tokens
         try:
@@ -153,13 +153,12 @@ class OpenAIBackend(UnsharedBackend[Any, Any]):
         return self._reply(sent, outgoing, request, prompt)
 
     def _reply(
-        self, sent: Sent[dict[str, Any]], outgoing: Outgoing, request: ChatRequest, prompt: int
+        self, sent: Sent[Completion], outgoing: Outgoing, request: ChatRequest, prompt: int
     ) -> ChatReply:
-        settings, body, redact = self._settings, sent.value, self._secrets.redact
-        answer = read_answer(body)
+        settings, answer, redact = self._settings, sent.value, self._secrets.redact
         text, thoughts, finish = redact(answer.text), redact(answer.thoughts), answer.finish
         usage = (
-            read_usage(body.get("usage"), prompt, text + thoughts, settings.known_price, sent.attempts)
+            read_usage(answer.usage, prompt, text + thoughts, settings.known_price, sent.attempts)
             + outgoing.spent
         )
         most = _MOST_CHARS * outgoing.longest
@@ -168,10 +167,9 @@ class OpenAIBackend(UnsharedBackend[Any, Any]):
             text, finish = text[:most], "length"
         notes = [
             *outgoing.notes,
-            *self._truncation(request, read_usage(body.get("usage"), prompt, "", None, 1)),
+            *self._truncation(request, read_usage(answer.usage, prompt, "", None, 1)),
         ]
-        model = body.get("model")
-        name = redact(as_utf8(model))[:200] if isinstance(model, str) and model else settings.model
+        name = redact(answer.model)[:200] or settings.model
         return ChatReply(text, finish, usage, name, thoughts[:most], tuple(notes))
 
     def _truncation(self, request: ChatRequest, usage: Usage) -> list[str]:
@@ -194,12 +192,12 @@ class OpenAIBackend(UnsharedBackend[Any, Any]):
         log.warning("conversation_cut", host=self._settings.host, model=self._settings.model, why=message)
         return [message]
 
-    async def _send(self, body: dict[str, Any]) -> dict[str, Any]:
+    async def _send(self, body: dict[str, Any]) -> Completion:
         if self._batches is not None:
             return read_completion(await self._batches.ask(body))
         return await self._send_now(body)
 
-    async def _send_now(self, body: dict[str, Any]) -> dict[str, Any]:
+    async def _send_now(self, body: dict[str, Any]) -> Completion:
         # As a further body the client sends all of it untouched. Given as arguments it walks through every
         # part of every message of the conversation, which takes ten times as long as everything else that a
         # call costs.
@@ -226,7 +224,7 @@ class OpenAIBackend(UnsharedBackend[Any, Any]):
                 raise
         else:
             prompt = question.tokens(messages)
-            return None, read_usage(answer.get("usage"), prompt, "", self._settings.known_price, 1)
+            return None, read_usage(answer.usage, prompt, "", self._settings.known_price, 1)
         return fault.redacted(self._secrets.redact), Usage(requests=1)
 
     def body(self, request: ChatRequest) -> dict[str, Any]:
@@ -248,7 +246,7 @@ class OpenAIBackend(UnsharedBackend[Any, Any]):
             "priced": settings.known_price is not None,
             "proxy": self._connection.proxy,
             "learned": self._learned.facts(),
-            **self._caller.statistics(),
+            **asdict(self._caller.statistics()),
         }
 
     async def close(self) -> None:

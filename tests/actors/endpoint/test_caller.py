@@ -52,7 +52,7 @@ async def test_leave_is_waited_for_and_then_used_at_once(timeline: Timeline) -> 
     await timeline.run_until(6)
     assert (await caller.call(endpoint.send, 5, lambda _: None, await second)).value == "yes"
     assert endpoint.sent == [0.0, 6.0], "a second request was not reserved for it"
-    assert caller.gate.statistics()["in_flight"] == 0
+    assert caller.gate.statistics().in_flight == 0
 
 
 async def test_leave_holds_a_place_and_gives_it_back_if_nothing_comes(timeline: Timeline) -> None:
@@ -66,7 +66,7 @@ async def test_leave_holds_a_place_and_gives_it_back_if_nothing_comes(timeline: 
     late = asyncio.ensure_future(caller.call(endpoint.send, 5, lambda _: None, gone))
     await timeline.run_until(100)
     assert (await late).value == "yes", "leave that is over is asked for again"
-    assert caller.gate.statistics()["in_flight"] == 0
+    assert caller.gate.statistics().in_flight == 0
 
 
 async def test_with_leave_a_faulty_attempt_is_made_again_like_any_other(timeline: Timeline) -> None:

@@ -139,7 +139,7 @@ async def test_a_cancelled_caller_gives_its_reservation_and_its_place_back(timel
     callers.leave["a"].set()
     await timeline.run_until(60)
     assert callers.inside_first == ["a", "d"]
-    assert callers.gate.statistics()["in_flight"] == 0
+    assert callers.gate.statistics().in_flight == 0
 
 
 async def test_places_are_given_in_order_of_arrival(timeline: Timeline) -> None:
@@ -151,31 +151,31 @@ async def test_places_are_given_in_order_of_arrival(timeline: Timeline) -> None:
     callers.leave["b"].set()
     await timeline.settle()
     assert callers.inside_first == ["a", "b", "c"]
-    assert callers.gate.statistics()["waiting"] == 1
+    assert callers.gate.statistics().waiting == 1
     callers.leave["a"].set()
     callers.leave["c"].set()
     callers.leave["d"].set()
     await timeline.settle()
-    assert callers.gate.statistics()["in_flight"] == 0
+    assert callers.gate.statistics().in_flight == 0
 
 
 async def test_overload_halves_the_width_and_success_restores_it(timeline: Timeline) -> None:
     gate = make(timeline, max_concurrent=8)
     async with gate.admit(0) as first, gate.admit(0) as second:
         gate.slow_down(second, None)
-        assert gate.statistics()["width"] == 4
+        assert gate.statistics().concurrency == 4
         gate.slow_down(first, None)  # of the same volley
         gate.failed(second, "boom")
-        assert gate.statistics()["width"] == 4
+        assert gate.statistics().concurrency == 4
     async with gate.admit(0) as third:
         gate.slow_down(third, 10)
-    assert gate.statistics()["width"] == 2
+    assert gate.statistics().concurrency == 2
     for _ in range(3):
         gate.succeeded()
-    assert gate.statistics()["width"] == 5
+    assert gate.statistics().concurrency == 5
     for _ in range(30):
         gate.succeeded()
-    assert gate.statistics()["width"] == 8
+    assert gate.statistics().concurrency == 8
 
 
 async def test_everyone_waits_when_the_endpoint_asks_for_it(timeline: Timeline) -> None:

@@ -15,7 +15,7 @@ import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.chat.answers import read_answer, read_completion
+from actors.chat.answers import read_completion
 from actors.chat.base import ChatReply, ChatRequest, Message
 from actors.chat.hosted.openai_compatible import OpenAIBackend
 from actors.chat.hosted.pricing import read_usage
@@ -425,15 +425,13 @@ ODD_BODY = JSON | st.fixed_dictionaries(
 @given(body=ODD_BODY)
 def test_any_json_is_an_answer_or_a_fault(body: Any) -> None:
     try:
-        answer = read_completion(json.dumps(body).encode())
+        read = read_completion(json.dumps(body).encode())
     except FaultyAnswerError as error:
         _ = to_error(error.fault, "h", "m", 1, 0)
         return
-    read = read_answer(answer)
-    text = read.text
-    (text + read.thoughts).encode()
+    (read.text + read.thoughts + read.model).encode()
     assert read.finish in ("stop", "length", "filtered", "refused")
-    assert read_usage(answer.get("usage"), 5, text, None, 1).prompt_tokens >= 0
+    assert read_usage(read.usage, 5, read.text, None, 1).prompt_tokens >= 0
 
 
 @settings(deadline=None)
