@@ -77,7 +77,7 @@ def lay(mask: np.ndarray, image: Image) -> Image:
 
 
 def encode_mask(mask: np.ndarray, beneath: str) -> bytes:
-    """Return a mask as a PNG that names the image it belongs on, and looks right when it is laid over that."""
+    """Return a mask as a PNG that names its image, and looks right when it is laid over that."""
     picture = PIL.Image.fromarray(mask, "P")
     picture.putpalette(_COLORS)
     info = PIL.PngImagePlugin.PngInfo()

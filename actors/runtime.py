@@ -44,7 +44,7 @@ def available_cores() -> int:
 
 
 def available_memory() -> int:
-    """Return how many bytes of memory this process may use: the machine's, or what its control groups allow."""
+    """Return the bytes of memory that this process may use: the machine's, or its control groups' limit."""
     limits = control_group_limits("memory.max") + control_group_limits("memory/memory.limit_in_bytes")
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min([machine, *(int(limit) for limit in limits if limit.isdigit())])
@@ -160,7 +160,7 @@ def import_vision_libraries() -> None:
 
 
 def _compiled_operators_load(folder: str) -> bool:
-    """Return whether torchvision's operators load into this process, as torchvision itself would load them."""
+    """Return whether torchvision's operators load into this process, as torchvision loads them."""
     import glob
 
     import torch

@@ -48,7 +48,7 @@ _OVERFLOW = ("model_context_window_exceeded", "context_length_exceeded")
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """The first choice of a chat completion, with the model's name and the `usage` field as they were sent."""
+    """The first choice of a chat completion; the model's name and `usage` are as they were sent."""
 
     text: str
     finish: FinishReason
@@ -64,8 +64,8 @@ def read_completion(data: bytes) -> Completion:
     An empty, cut off, filtered or refused answer is a completion.
 
     Raises:
-        FaultyAnswerError: If its first choice has no message: an error in spite of status 200, another kind of
-            body, a cut stream, or an answer that broke off.
+        FaultyAnswerError: If its first choice has no message: an error in spite of status 200, another kind
+            of body, a cut stream, or an answer that broke off.
     """
     streamed = data[:64].lstrip().startswith((b"data:", b"event:", b":", b"id:"))
     body = _joined(data) if streamed else json_object(data)

@@ -95,7 +95,7 @@ class ChatReply:
     """What the request had to go without: fields that the server refuses, images that it does not take."""
 
     def with_resends(self, times: int) -> ChatReply:
-        """Return the reply with `times` more requests in its usage (`actors.serving.backend.CountsRequests`)."""
+        """Return the reply with `times` more requests in its usage; see `CountsRequests`."""
         return replace(self, usage=self.usage + Usage(requests=times))
 
 

@@ -43,8 +43,8 @@ class PoolChatModel:
     """A `ChatModel` whose replicas live in a pool; conversations are the unit of fairness.
 
     `unqueued_calls` is how many calls of this process its backend sends at once, None where it gives no
-    permits (`PermitRequest`). A call beyond them may have to wait there, for its turn or for a rate limit, and
-    asks for a permit first, so that it is not reported as sent meanwhile.
+    permits (`PermitRequest`). A call beyond them may have to wait there, for its turn or for a rate limit,
+    and asks for a permit first, so that it is not reported as sent meanwhile.
     """
 
     def __init__(

@@ -242,7 +242,8 @@ def _find(settings: RaySettings) -> str:
     if answer == "open":
         if not settings.allow_unauthenticated:
             raise UsageError(
-                f"the Ray cluster at {address} asks for no token: anyone who reaches its ports can run code on it.",
+                f"the Ray cluster at {address} asks for no token: anyone who reaches its ports can run code "
+                "on it.",
                 "Start it with RAY_AUTH_MODE=token, or set allow_unauthenticated: true.",
             )
         # Its processes call back without a token: asking them for one would leave both sides waiting.
@@ -272,8 +273,8 @@ def _probe(settings: RaySettings) -> tuple[str, str]:
 def _reason_not_found(settings: RaySettings, answer: str, last: str) -> str:
     if settings.address != "auto":
         return "what answers there is not Ray"
-    # Ray reads this variable first; `ray job submit` wants the address of the job server in it, which is not a
-    # cluster's.
+    # Ray reads this variable first; `ray job submit` wants the address of the job server in it, which is not
+    # a cluster's.
     if named := os.environ.get("RAY_ADDRESS", "").removeprefix("auto"):
         return f"no cluster runs at RAY_ADDRESS={named}"
     if answer == "ended":
@@ -303,8 +304,8 @@ def _explain(settings: RaySettings, error: Exception) -> tuple[str, str]:
     return (
         f"the Ray cluster at {settings.address!r} could not be joined: {cause}",
         "Check that it runs, that it has the same versions of Python and Ray, and that its token is in "
-        "~/.ray/auth_token (or the file that RAY_AUTH_TOKEN_PATH names). Where several run, set ray.address to "
-        "host:port.",
+        "~/.ray/auth_token (or the file that RAY_AUTH_TOKEN_PATH names). Where several run, set ray.address "
+        "to host:port.",
     )
 
 

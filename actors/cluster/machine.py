@@ -1,7 +1,8 @@
 """Checks of the user's shell and machine before anything is started.
 
-Each check is of one thing and returns a `CheckResult`, or None where there is nothing to report. `maia doctor`
-shows them all; a command that starts Ray fails with the first that is not `ok`, and logs nothing of the others.
+Each check is of one thing and returns a `CheckResult`, or None where there is nothing to report. `maia
+doctor` shows them all; a command that starts Ray fails with the first that is not `ok`, and logs nothing of
+the others.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ RAY_VARIABLES_KEPT = frozenset(
 class CheckResult:
     """One line of the report. `advice` is empty where nothing has to be done.
 
-    Services elsewhere are not called (`asked` is false): `ok` then means that nothing here prevents their use.
-    What is not `needed` may be missing.
+    Services elsewhere are not called (`asked` is false): `ok` then means that nothing here prevents their
+    use. What is not `needed` may be missing.
     """
 
     topic: str
@@ -83,7 +84,7 @@ def ensure(here: Environment) -> None:
 
 
 def raise_open_files() -> int:
-    """Raise this process's limit on open files as far as it may, for it and what it starts; return the limit."""
+    """Raise the limit on open files of this process and its children as far as it may; return it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     # Beyond that a process that closes all descriptors one by one takes seconds to start another.
     wanted = 65536 if hard == resource.RLIM_INFINITY else min(hard, 65536)
@@ -132,7 +133,7 @@ def hidden_by(environment: Mapping[str, str], folder: Path) -> dict[str, Path]:
 
 
 def without_proxy(environment: Mapping[str, str], *hosts: str) -> dict[str, str]:
-    """Return the variables that keep the loopback address and `hosts` from a proxy; {} where no proxy is set."""
+    """Return the variables that exempt loopback and `hosts` from the proxy; {} where no proxy is set."""
     if not any(environment.get(name) or environment.get(name.upper()) for name in _PROXIES):
         return {}
     given = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
@@ -193,7 +194,8 @@ def _temporary_folder(here: Environment) -> CheckResult:
         "Temporary folder",
         False,
         "; ".join(reasons),
-        f"Set TMPDIR to a folder of your own whose path has at most {own_folder.LONGEST_TEMPORARY_PATH} bytes.",
+        "Set TMPDIR to a folder of your own whose path has at most "
+        f"{own_folder.LONGEST_TEMPORARY_PATH} bytes.",
     )
 
 

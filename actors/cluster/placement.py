@@ -1,8 +1,8 @@
 """Waits until an actor has a place on a node of the cluster, and reports what it waits for.
 
-Ray lets an actor that no node has room for wait for ever, without a message. Here the wait is logged, with what
-is requested and what the nodes have; and it ends where no node could ever carry the actor (Ray: infeasible) and
-nothing adds nodes.
+Ray lets an actor that no node has room for wait for ever, without a message. Here the wait is logged, with
+what is requested and what the nodes have; and it ends where no node could ever carry the actor (Ray:
+infeasible) and nothing adds nodes.
 """
 
 from __future__ import annotations
@@ -131,8 +131,8 @@ class PlacementMonitor:
         do not count.
 
         Raises:
-            UsageError: If no node could ever carry it, and none that could has come for `demand.timeout_s`; or
-                if it fails whenever it is started.
+            UsageError: If no node could ever carry it, and none that could has come for `demand.timeout_s`;
+                or if it fails whenever it is started.
         """
         asking = asyncio.ensure_future(answer)
         wait = _Wait(demand, self._clock)
@@ -185,8 +185,8 @@ class _Wait:
         if status.infeasible and lasted >= demand.timeout_s and not status.may_add_nodes:
             raise UsageError(
                 f"{status.infeasible} {_format_nodes(status.nodes, 'total')}",
-                "Ask for less (`placement` of the model in the configuration), or add nodes; nothing here adds "
-                "any by itself.",
+                "Ask for less (`placement` of the model in the configuration), or add nodes; nothing here "
+                "adds any by itself.",
             )
         # A process takes its time to start, too.
         starting = any(_covers(node.free, demand.resources) for node in status.nodes)

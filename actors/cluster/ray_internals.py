@@ -143,7 +143,7 @@ if address == "auto":
     noted = [named]
     if named in ("", "auto"):
         noted = [last for folder in [*folders, None] if (last := find_bootstrap_address(folder))]
-    # Of those that were started in a folder the last one is noted; it may have ended, and Ray would wait long for it.
+    # Of those that were started in a folder the last one is noted; it may have ended: Ray would wait for it.
     address = None
     for candidate in noted:
         try:
@@ -163,8 +163,9 @@ except AuthenticationError:
 else:
     print("open", address)
 """
-"""A program that prints whether the cluster at an address (or "auto") answers, and whether it asks for a token.
+"""A program that prints whether the cluster at an address (or "auto") answers, and whether it asks for a
+token.
 
-Run in a process of its own, because Ray ends a process in which it waits in vain for a cluster. Private, because
-`ray.init` cannot be asked only to look.
+Run in a process of its own, because Ray ends a process in which it waits in vain for a cluster. Private,
+because `ray.init` cannot be asked only to look.
 """

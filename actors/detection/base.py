@@ -49,7 +49,7 @@ def no_numbers(name: str) -> BackendError:
 
 
 class Images(Protocol):
-    """Images by index, each a pure function of it; a small value that is sent to the process that reads them."""
+    """Images by index, each a pure function of it. Small: it is sent to the process that reads them."""
 
     def load(self, index: int) -> Image: ...
 

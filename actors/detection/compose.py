@@ -6,7 +6,7 @@ because the paper and its published code differ:
 | operator | `paper` | `authors-code` |
 |---|---|---|
 | A | A's value and mask | same |
-| A OR B | masks merged; the mean of the values if both are present, else the present one's | the larger value |
+| A OR B | masks merged; the mean of the values of those present | the larger value |
 | A\\|B | A's value and mask if both are present | same; when off, a small random value |
 | A AND B | masks merged, the mean of the values, if both are present (not in the paper) | as A\\|B |
 | A AND NOT B | A's value and mask if B is absent (not in the paper) | same; when off, a small random value |

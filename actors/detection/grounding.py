@@ -168,7 +168,7 @@ class GroundingDetector:
         return per_image
 
     def _named(self, likeness: Any, input_ids: Any) -> Any:
-        """Return bool (images, boxes): whether a word of the concept, no mark between words, is like the box."""
+        """Return bool (images, boxes): whether a word of the concept (no punctuation) is like the box."""
         tokenizer = self._detector_reads.tokenizer
         ids = {*tokenizer.all_special_ids, tokenizer.convert_tokens_to_ids(".")} - {tokenizer.unk_token_id}
         words = input_ids.new_zeros(likeness.shape[0], likeness.shape[2], dtype=bool)

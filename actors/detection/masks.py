@@ -32,7 +32,7 @@ def radius_for(size: tuple[int, int], dilation_px: float) -> float:
 
 
 def dilated_as_authors(mask: np.ndarray, iterations: int = 9) -> np.ndarray:
-    """Return `mask` dilated by the 5x5 ellipse of OpenCV, `iterations` times, as MAIA's code does at 224 px."""
+    """Return `mask` dilated `iterations` times by OpenCV's 5x5 ellipse, as MAIA's code does at 224 px."""
     if not mask.any():
         return mask
     from scipy import ndimage

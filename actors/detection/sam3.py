@@ -54,8 +54,8 @@ class Sam3Detector:
             self._model = self._model.to(self._device).eval()
         self.max_batch = settings.max_batch
         self.name = (
-            f"sam3 {hub.identity(settings.model, folder)} >{settings.threshold} mask>{settings.mask_threshold} "
-            f"dilation={settings.dilation_px} {settings.dtype}"
+            f"sam3 {hub.identity(settings.model, folder)} >{settings.threshold} "
+            f"mask>{settings.mask_threshold} dilation={settings.dilation_px} {settings.dtype}"
         )
 
     def detect(self, requests: Sequence[DetectRequest]) -> list[Detection | MaiaError]:

@@ -225,7 +225,8 @@ _FILTER = _words(
 _KEY_CODE = (
     r"invalid_?api_?key|api_?key_invalid|incorrect_api_key|authentication_?(error|failed)|invalid_auth|"
     r"unauthenticated|"
-    r"token_not_found_in_db|no_db_connection|unrecognizedclient|invalid_iam_token|missing_api_key|expiredtoken|"
+    r"token_not_found_in_db|no_db_connection|unrecognizedclient|invalid_iam_token|missing_api_key|"
+    r"expiredtoken|"
     r"invalid_token|no_api_key"
 )
 _KEY = _words(

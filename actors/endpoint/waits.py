@@ -124,7 +124,7 @@ def _retry_after(headers: Mapping[str, str], now: float) -> float | None:
 
 
 def _sent(headers: Mapping[str, str], now: float) -> float:
-    """Return when the answer was sent by the endpoint's own clock: ours may have jumped, or never been right."""
+    """Return when the answer was sent, by the endpoint's clock if it is known: ours may be wrong."""
     try:
         return email.utils.parsedate_to_datetime(headers["date"]).timestamp()
     except (KeyError, ValueError, TypeError, OverflowError):

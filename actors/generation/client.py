@@ -1,4 +1,4 @@
-"""Makes and edits images for many agents through one pool: a list in, a list out, failures in their places."""
+"""Makes and edits images for many agents through one pool: list in, list out, failures in place."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class GenerationPool(Protocol):
 
 
 class PoolImageMaker:
-    """Image makers that live in a pool. Each image is a request of its own, so that lists of many agents mix."""
+    """Image makers in a pool. Each image is a request of its own, so that lists of many agents mix."""
 
     def __init__(self, pool: GenerationPool) -> None:
         self._pool = pool

@@ -106,7 +106,7 @@ class OpenAIImages(EndpointSettings):
 
     @property
     def known_price(self) -> ImagePrice | None:
-        """What an image costs: as configured, else nothing on this machine, else as listed; None is unknown."""
+        """Price of an image: as configured, else nothing on this machine, else as listed; None is unknown."""
         if self.price is not None or not self.charges:
             return self.price or ImagePrice(image=0.0)
         listed = catalogue().find_images(self.host, self.model)
@@ -152,7 +152,7 @@ def hosted_makers(settings: GenerationSettings) -> list[OpenAIImages]:
 
 
 def dollars_per_image(settings: GenerationSettings) -> float | None:
-    """Return US dollars to expect for an image, of maker and editor the dearer; None where that is unknown."""
+    """Return the US dollars that an image costs at most, made or edited; None where that is unknown."""
     expected = [
         None if part.known_price is None else part.known_price.expected(part.quality)
         for part in hosted_makers(settings)

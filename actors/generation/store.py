@@ -47,7 +47,7 @@ class ImageStore:
             ) from error
 
     def get(self, key: Hashable) -> MadeImage | None:
-        """Return the image made for `key`, if there is one. A damaged file is removed, and counts as absent."""
+        """Return the image made for `key`, None if there is none. A damaged file is removed."""
         path = self._path(key)
         try:
             data = path.read_bytes()

@@ -72,7 +72,9 @@ class Backend(Protocol[RequestT, ResultT]):
         """Return what must be equal within a batch (input size, kind of call)."""
 
     def rank(self, request: RequestT) -> float:
-        """Return the order within a round-robin turn: similar requests next to each other (for vision, the depth)."""
+        """Return the order within a round-robin turn: similar requests next to each other (for vision, the
+        depth).
+        """
 
     def lookup(self, request: RequestT) -> ResultT | None:
         """Return the result if it is already known, without the device; else None."""

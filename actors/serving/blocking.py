@@ -18,8 +18,8 @@ T = TypeVar("T")
 
 
 WORK_TIMEOUT_S = 6 * 3600.0
-"""How long one call may take: longer than a batch of pictures or long answers takes on a machine without a GPU,
-and not for ever, as on a device that hangs.
+"""How long one call may take: longer than a batch of pictures or long answers takes on a machine without a
+GPU, and not for ever, as on a device that hangs.
 """
 
 
@@ -46,7 +46,8 @@ class DeviceThread:
         working = loop.run_in_executor(self._executor, lambda: self._work(function, *args, **kwargs))
         submitted = self._clock()
         try:
-            # A call that is queued behind a slow one is not hanging: the timeout starts anew whenever one ends.
+            # A call that is queued behind a slow one is not hanging: the timeout starts anew whenever one
+            # ends.
             while (left := max(submitted, self._last_end) + self._timeout_s - self._clock()) > 0:
                 await asyncio.wait([working], timeout=left)
                 if working.done():

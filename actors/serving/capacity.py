@@ -9,8 +9,8 @@ from collections import deque
 class CapacityLimiter:
     """Counts callers up to `limit`; further ones wait, first come, first served.
 
-    `wait` reserves nothing: a caller that it let through adds itself to `in_use` before it yields to the event
-    loop.
+    `wait` reserves nothing: a caller that it let through adds itself to `in_use` before it yields to the
+    event loop.
     """
 
     def __init__(self, limit: int) -> None:

@@ -106,7 +106,7 @@ class RayReplica:
 
 
 def what_ray_says(error: Exception) -> str:
-    """Return Ray's reason in one line: where an actor could not be built, the error that kept it from that."""
+    """Return Ray's reason in one line; of an actor that could not be built, the error in its constructor."""
     lines = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().splitlines() or [type(error).__name__]
     return f"it could not be built: {lines[-1].strip()}" if "creation task" in lines[0] else lines[0]
 

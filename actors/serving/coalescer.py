@@ -6,10 +6,10 @@ Binding is late and there are no timers: a batch is formed only at the moment wh
 an idle device never waits and a busy one accumulates. (Closing batches earlier, at a size or a timeout as Ray
 Serve does, leaves small batches queued behind a busy device.)
 
-Order. A more urgent priority always goes first, and a batch never mixes priorities: filling an agent's
-batch with sweep work would make the agent wait for it. A steady stream of urgent work may therefore starve
-less urgent work; agents are slow callers, so in practice it fills the gaps between them. Within a priority,
-the bucket whose oldest job has waited longest is next; within a bucket the queue is fair (round-robin): agents
+Order. A more urgent priority always goes first, and a batch never mixes priorities: filling an agent's batch
+with sweep work would make the agent wait for it. A steady stream of urgent work may therefore starve less
+urgent work; agents are slow callers, so in practice it fills the gaps between them. Within a priority, the
+bucket whose oldest job has waited longest is next; within a bucket the queue is fair (round-robin): agents
 take turns, one job each, and a turn goes by the backend's rank.
 
 A backend may have requests that bypass the queue (`bypasses_queue`) and run at once, outside its slots: what
@@ -413,7 +413,8 @@ class Coalescer(Generic[RequestT, ResultT]):
         try:
             outcomes = await self._backend.run([job.request for job in batch])
             if len(outcomes) != len(batch):
-                # Results are matched by position: with one missing, every other may belong to another request.
+                # Results are matched by position: with one missing, every other may belong to another
+                # request.
                 raise BatchMismatchError(
                     f"{self._backend.name} answered a batch of {len(batch)} with {len(outcomes)} results."
                 )
@@ -454,7 +455,8 @@ class Coalescer(Generic[RequestT, ResultT]):
             for waiter in waiters:
                 waiter.job = None
                 self._answer(waiter, outcome)
-        # The callers just answered run before the next dispatch, so that what they ask next joins the next batch.
+        # The callers just answered run before the next dispatch, so that what they ask next joins the next
+        # batch.
         self._schedule_dispatch()
         self._capacity.release(n_answered)
 

@@ -26,7 +26,7 @@ class LruCache(Generic[ValueT]):
         return entry[0]
 
     def put(self, key: Hashable, value: ValueT, n_bytes: int) -> None:
-        """Hold `value` unless `key` is held already. A value above the limit is not held, and displaces none."""
+        """Hold `value` unless `key` is held already. A value above the limit is not held."""
         if key in self._values or n_bytes > self._limit:
             return
         self._values[key] = value, n_bytes

@@ -68,7 +68,9 @@ class ExchangeRequest:
 
 @dataclass(frozen=True, slots=True)
 class ExchangeResponse:
-    """The result of `exchange`. `payload` holds a list of (serial, result or MaiaError); `missing` are image ids."""
+    """The result of `exchange`. `payload` holds a list of (serial, result or MaiaError); `missing` are image
+    ids.
+    """
 
     payload: Payload | None = None
     pixels: dict[str, np.ndarray] = field(default_factory=dict)
@@ -369,8 +371,8 @@ def build(factory: str, kwargs: Mapping[str, Any]) -> Backend[Any, Any]:
 
 
 class ReplicaActor:
-    """A replica as a Ray actor (`actors.serving.cluster` makes it one). All state is made here, so a restart is
-    complete.
+    """A replica as a Ray actor (`actors.serving.cluster` makes it one). All state is made here, so a restart
+    is complete.
 
     A backend that cannot be built is reported by every call, typed, instead of an actor that dies. One whose
     device is lost does die, because this process will not get the device to work again: Ray starts the next.

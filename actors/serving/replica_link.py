@@ -1,8 +1,8 @@
 """This process's side of one replica: what waits to be sent to it, and what it has not answered.
 
 To a replica at most two calls are in flight, and what is asked meanwhile joins the next one. Requests are
-pure, so those that a dead replica held are sent again by the pool (Ray would not know which were answered).
-A request that two replicas failed on is retried alone, and fails if the third does too: a poison request takes
+pure, so those that a dead replica held are sent again by the pool (Ray would not know which were answered). A
+request that two replicas failed on is retried alone, and fails if the third does too: a poison request takes
 no others along.
 """
 

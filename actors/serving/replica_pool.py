@@ -296,7 +296,7 @@ class ReplicaPool(PoolBase[RequestT, ResultT]):
         self.spawn(self._await_ready(link))
 
     async def _await_ready(self, link: ReplicaLink) -> None:
-        """Make the link ready as soon as its replica answers; replace a replica that never will, a few times."""
+        """Make the link ready as soon as its replica answers; replace one that never will, a few times."""
         ended = 0
         while not self._closed:
             try:
@@ -362,7 +362,8 @@ class ReplicaPool(PoolBase[RequestT, ResultT]):
                 self.answer(
                     pending,
                     ReplicaLostError(
-                        f"{self.name}: {pending.failures} replicas failed while they held this request: {error}",
+                        f"{self.name}: {pending.failures} replicas failed while they held this request: "
+                        f"{error}",
                         "Look at the replicas' logs; the request itself may be what kills them.",
                     ),
                 )

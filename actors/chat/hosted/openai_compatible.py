@@ -68,7 +68,7 @@ class OpenAIBackend(UnsharedBackend[Any, Any]):
         self._caller = EndpointCaller(settings, self._secrets, proxy=self._connection.proxy, **collaborators)
 
     def bypasses_queue(self, request: ChatRequest | PermitRequest | PermittedRequest) -> bool:
-        """Return whether a request has a permit: it must not wait for slots of requests that wait for theirs."""
+        """Return whether a request has a permit: those without one may hold all slots."""
         return isinstance(request, PermittedRequest)
 
     async def run(self, batch: Sequence[ChatRequest | PermitRequest | PermittedRequest]) -> Sequence[Any]:

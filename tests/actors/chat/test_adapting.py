@@ -50,11 +50,17 @@ def refusing(complains: Callable[[Seen], Fault | None]) -> Script:
 
 
 FIELD_COMPLAINTS = {
-    "seed": Fault("status", 400, [{"error": {"code": 400, "message": 'Unknown name "seed": Cannot find field.'}}]),
+    "seed": Fault(
+        "status", 400, [{"error": {"code": 400, "message": 'Unknown name "seed": Cannot find field.'}}]
+    ),
     "temperature": Fault.error(400, "`temperature` is deprecated for this model."),
-    "reasoning_effort": Fault("status", 400, {"error": "Argument not supported on this model: reasoningEffort"}),
-    "service_tier": Fault("status", 422, {"detail": [{"type": "extra_forbidden", "loc": ["body", "service_tier"], "msg": "x"}]}),
-}  # fmt: skip
+    "reasoning_effort": Fault(
+        "status", 400, {"error": "Argument not supported on this model: reasoningEffort"}
+    ),
+    "service_tier": Fault(
+        "status", 422, {"detail": [{"type": "extra_forbidden", "loc": ["body", "service_tier"], "msg": "x"}]}
+    ),
+}
 
 
 @pytest.mark.parametrize("field", FIELD_COMPLAINTS)
@@ -269,7 +275,10 @@ async def test_a_payload_too_large_is_sent_with_fewer_images(endpoint: FakeEndpo
 
 async def test_a_prompt_that_fits_gets_a_shorter_answer(endpoint: FakeEndpoint, opened: Opened) -> None:
     """Where only prompt and answer together are too long, no image has to go."""
-    words = "'max_tokens' is too large: 4096. This model's maximum context length is 4096 tokens and your request has 1000 input tokens"
+    words = (
+        "'max_tokens' is too large: 4096. This model's maximum context length is 4096 tokens and your request "
+        "has 1000 input tokens"
+    )
     endpoint.script = refusing(
         lambda seen: Fault.error(400, words) if seen.body["max_tokens"] > 3096 else None
     )
@@ -350,6 +359,7 @@ async def test_a_model_without_eyes_stops_the_run_and_names_the_setting(
 
 
 THOUGHT = "<think>[LABEL]: draft</think>"
+MISTRAL_THOUGHT = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
 
 
 @pytest.mark.parametrize(
@@ -360,10 +370,10 @@ THOUGHT = "<think>[LABEL]: draft</think>"
         (Reply("answer", message={"reasoning_content": "hm"}), "hm"),
         (Reply("answer", message={"reasoning": "hm"}), "hm"),
         (Reply("answer", message={"reasoning_details": [{"type": "reasoning.text", "text": "hm"}]}), "hm"),
-        (Reply(message={"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, {"type": "text", "text": "answer"}]}), "hm"),
+        (Reply(message={"content": [MISTRAL_THOUGHT, {"type": "text", "text": "answer"}]}), "hm"),
         (Reply("answer"), ""),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("stream", [False, True])
 async def test_thoughts_are_kept_apart_from_the_answer(
     endpoint: FakeEndpoint, opened: Opened, reply: Reply, thoughts: str, stream: bool
@@ -454,9 +464,17 @@ async def test_a_model_that_only_streams_is_asked_to_stream(endpoint: FakeEndpoi
 
 @pytest.mark.parametrize(
     ("finish", "kind"),
-    [("SAFETY", "filtered"), ("PROHIBITED_CONTENT", "filtered"), ("refusal", "refused"), ("MAX_TOKENS", "length"),
-     ("model_context_window_exceeded", "length"), ("end_turn", "stop"), ("sensitive", "filtered"), ("repetition", "stop")],
-)  # fmt: skip
+    [
+        ("SAFETY", "filtered"),
+        ("PROHIBITED_CONTENT", "filtered"),
+        ("sensitive", "filtered"),
+        ("refusal", "refused"),
+        ("MAX_TOKENS", "length"),
+        ("model_context_window_exceeded", "length"),
+        ("end_turn", "stop"),
+        ("repetition", "stop"),
+    ],
+)
 async def test_every_spelling_of_an_end_is_known(
     endpoint: FakeEndpoint, opened: Opened, finish: str, kind: str
 ) -> None:

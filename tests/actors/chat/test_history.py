@@ -19,7 +19,8 @@ def conversation(images_per_round: list[int]) -> tuple[Message, ...]:
         parts: list[object] = [f"title {turn}"]
         for _ in range(n):
             parts += [next(shown), f"activation {turn}"]
-        messages += [Message("user", tuple(parts)), Message("assistant", (f"program {turn}",))]  # type: ignore[arg-type]
+        messages.append(Message("user", tuple(parts)))  # type: ignore[arg-type]
+        messages.append(Message("assistant", (f"program {turn}",)))
     return tuple(messages[:-1])
 
 

@@ -1,4 +1,4 @@
-"""An actor without a place: who waits is message what is asked and what there is, and does not wait for ever."""
+"""An actor without a node: the wait is reported with what is requested and what there is, and ends."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ _MOST = 90
 
 _INTRODUCTION = """# What endpoints answer, and what is made of it
 
-Servers word the same trouble differently. Each answer is read whatever its shape, and becomes one of these kinds:
+Servers word the same trouble differently. Each answer is read in any shape, and becomes one of these kinds:
 
 | kind | what is done |
 |---|---|
@@ -28,14 +28,15 @@ Servers word the same trouble differently. Each answer is read whatever its shap
 | `overloaded`, `timeout` | tried again with growing pauses |
 | `too_long` | old images are left out, or the answer is given fewer tokens |
 | `too_many_images` | old images are left out, within the number that the server names |
-| `filtered` | an answer: what the last observation showed is left out, and the study goes on; three in a row end it |
-| `rejected` | a field or a role that the server names is left out or renamed; an image that it fails on is left out; else the request has failed |
-| `no_vision`, `no_model`, `no_access`, `bad_key`, `no_quota` | the run stops with what to do, and can be resumed |
+| `filtered` | an answer: what was shown last is left out, and the study goes on; three in a row end it |
+| `rejected` | a field, role or image that the server fails on is left out or renamed; else the request fails |
+| `no_vision`, `no_model`, `no_access`, `bad_key`, `no_quota` | the run stops with advice, and can be resumed |
 
 What was found out is remembered for the endpoint and written down with the answer.
 
-The table holds real answers, written down by hand from vendors' documentation and public reports. No endpoint was called
-for it. A test reads each of them, and this page is made from the same file (`python -m tests.actors.endpoint.shapes`).
+The table holds real answers, written down by hand from vendors' documentation and public reports. No endpoint
+was called for it. A test reads each of them, and this page is made from the same file
+(`python -m tests.actors.endpoint.shapes`).
 
 | server | situation | HTTP | kind | its words |
 |---|---|---|---|---|
@@ -51,7 +52,8 @@ def sent(shape: dict[str, Any]) -> bytes:
 def page() -> str:
     """Return docs/endpoint-errors.md."""
     rows = [
-        f"| {shape['server']} | {shape['situation']} | {shape['status']} | `{shape['kind']}` | {_words(shape)} |"
+        f"| {shape['server']} | {shape['situation']} | {shape['status']} | `{shape['kind']}` "
+        f"| {_words(shape)} |"
         for shape in SHAPES
     ]
     return _INTRODUCTION + "\n".join(rows) + "\n"

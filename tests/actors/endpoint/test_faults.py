@@ -26,8 +26,8 @@ from actors.errors import MaiaError
             429,
             {
                 "code": "rate_limit_exceeded",
-                "message": "Request too large for gpt-4o on tokens per min (TPM): Limit 30000, Requested 39104. "
-                "The input or output tokens must be reduced in order to run successfully.",
+                "message": "Request too large for gpt-4o on tokens per min (TPM): Limit 30000, Requested "
+                "39104. The input or output tokens must be reduced in order to run successfully.",
             },
             "too_long",
         ),

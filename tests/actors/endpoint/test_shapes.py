@@ -31,20 +31,26 @@ def test_a_recorded_shape_is_the_kind_that_the_table_says(shape: dict[str, Any])
 def test_the_words_are_shown_whatever_the_shape() -> None:
     """Of every shape but an empty one, the server's own words are in the error."""
     for shape in SHAPES:
-        told = str(to_error(from_status(shape["status"], sent(shape), {}), "host", "model", 1, 0))
-        assert "no message" not in told, shape
+        message = str(to_error(from_status(shape["status"], sent(shape), {}), "host", "model", 1, 0))
+        assert "no message" not in message, shape
 
 
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        ({"error": {"message": "Provider returned error", "metadata": {"raw": '{"detail": "too wide"}'}}}, "Provider returned error; too wide"),
+        (
+            {"error": {"message": "Provider error", "metadata": {"raw": '{"detail": "too wide"}'}}},
+            "Provider error; too wide",
+        ),
         ({"error": "{'error': 'Invalid model name'}"}, "Invalid model name"),
         ({"message": 'GroqException - {"error": {"message": "slow"}}'}, "GroqException; slow"),
         ({"title": "Unauthorized", "detail": "no"}, "Unauthorized; no"),
         ({"Message": "with a capital"}, "with a capital"),
         ({"oops": 3}, '{"oops": 3}'),
-        (b"<html><title>Sign in</title><script>x</script><p>Please &amp; now</p>", "a web page: Sign in; Please & now"),
+        (
+            b"<html><title>Sign in</title><script>x</script><p>Please &amp; now</p>",
+            "a web page: Sign in; Please & now",
+        ),
         ("", ""),
         (None, ""),
         ([[[[]]]], "[[[[]]]]"),

@@ -89,7 +89,8 @@ async def test_many_agents_prompts_are_batched_and_the_same_is_made_once() -> No
         again = await studio.generate(["dog"], [0])
     assert painter.made == 6
     assert len(painter.batches) <= 3
-    assert len({answer[0].image.id for answer in answers} | {again[0].image.id}) == 1  # type: ignore[union-attr]
+    ids = {answer[0].image.id for answer in [*answers, again]}  # type: ignore[union-attr]
+    assert len(ids) == 1
     assert len({answer[1].image.id for answer in answers}) == 5  # type: ignore[union-attr]
     assert len(painter.threads) == 1
     assert threading.current_thread().name not in painter.threads
@@ -99,7 +100,8 @@ async def test_n_images_of_a_prompt_with_distinct_seeds_all_come_back() -> None:
     painter = Painter()
     async with LocalPool(backend(painter)) as pool:
         made = await PoolImageMaker(pool).generate(["dog"] * 4, [0, 1, 2, 3])
-    assert [each.image for each in made] == [painter.color("dog", seed) for seed in range(4)]  # type: ignore[union-attr]
+    images = [result.image for result in made]  # type: ignore[union-attr]
+    assert images == [painter.color("dog", seed) for seed in range(4)]
 
 
 async def test_edits_are_batched_by_size_and_keyed_by_image_instruction_seed_and_recipe() -> None:

@@ -46,7 +46,8 @@ def maker(pipeline_folder: Folder) -> Callable[..., DiffusionMaker]:
         key = f"{name} {task} {settings}"
         if key not in loaded:
             model = str(pipeline_folder(name))
-            loaded[key] = DiffusionMaker(DiffusersPipeline(model=model, device="cpu", **settings), task)  # type: ignore[arg-type]
+            pipeline = DiffusersPipeline(model=model, device="cpu", **settings)  # type: ignore[arg-type]
+            loaded[key] = DiffusionMaker(pipeline, task)
         return loaded[key]
 
     return load

@@ -1,4 +1,4 @@
-"""What a model does in its thread ends neither the event loop nor, where no request is to blame, a request."""
+"""Failures in a model's thread end neither the event loop nor a request that did not cause them."""
 
 from __future__ import annotations
 

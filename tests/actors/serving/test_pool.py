@@ -583,7 +583,8 @@ async def test_a_replica_that_does_not_say_how_it_stands_is_still_looked_at() ->
     """One that hangs is found out all the same, and its work is done elsewhere."""
     async with Bench(replicas=1, most=2, tick_s=0.01, silence_s=0.01) as bench:
         never = asyncio.get_running_loop().create_future()
-        bench.replicas[0].statistics = lambda: asyncio.shield(never)  # type: ignore[method-assign, assignment]
+        replica: Any = bench.replicas[0]
+        replica.statistics = lambda: asyncio.shield(never)
         futures = bench.ask(1)
         await settle()
         bench.replicas[0].hangs = True

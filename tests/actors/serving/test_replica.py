@@ -167,7 +167,7 @@ async def test_a_request_withdrawn_before_its_pixels_came_is_not_run(
 async def test_a_new_epoch_withdraws_what_the_old_one_asked(
     replica: Replica, backend: ScriptedBackend
 ) -> None:
-    """A client that lost a response sends everything again; nothing is run twice for it that had not begun."""
+    """A client that lost a response sends everything again; what had not started runs once."""
     old = asyncio.ensure_future(replica.exchange(exchange_request((1, Show(1)))))
     await settle()
     older = asyncio.ensure_future(replica.exchange(exchange_request((2, Show(2)), (3, Show(3)))))
