@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
@@ -28,7 +28,6 @@ from actors.errors import UsageError
 
 _START_TIMEOUT_S = 90.0
 _STOP_TIMEOUT_S = 20.0
-_DASHBOARD_PORT = 8265
 
 
 class HeadFacts(TypedDict):
@@ -43,11 +42,31 @@ class HeadFacts(TypedDict):
     """The dashboard's URL."""
 
 
+def wait_for_start(process: subprocess.Popen[bytes], log: Path) -> str:
+    """Return what Ray printed until it ran."""
+    end = time.monotonic() + _START_TIMEOUT_S
+    while "--block" not in (output := log.read_text()) and "Ray runtime started" not in output:
+        if process.poll() is not None or time.monotonic() > end:
+            last = (output.strip().splitlines() or ["it printed nothing"])[-1]
+            raise UsageError(f"Ray did not start: {last}", f"Read {log}.")
+        time.sleep(0.2)
+    return output
+
+
 class LocalHead:
     """The cluster whose facts are kept in `folder`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        start: Callable[..., subprocess.Popen[bytes]] = subprocess.Popen,
+        wait_for_start: Callable[[subprocess.Popen[bytes], Path], str] = wait_for_start,
+        dashboard_port: int = 8265,
+    ) -> None:
+        """`dashboard_port` is the first that is tried; tests pass in the others."""
         self._facts, self._log = folder / "cluster.json", folder / "cluster.log"
+        self._start, self._wait_for_start, self._dashboard_port = start, wait_for_start, dashboard_port
 
     def up(self, settings: RaySettings, port: int) -> HeadFacts:
         """Start the cluster, with token authentication, and return its facts.
@@ -76,7 +95,7 @@ class LocalHead:
         dashboard = ""
         if settings.dashboard:
             # Another cluster of this machine may have the usual one.
-            free_port = next(other for other in range(_DASHBOARD_PORT, 65536) if _free(other))
+            free_port = next(other for other in range(self._dashboard_port, 65536) if _free(other))
             dashboard = f"http://127.0.0.1:{free_port}"
             command += ["--dashboard-port", str(free_port)]
         command += ["--temp-dir", str(folder.ray), "--object-store-memory", str(store)]
@@ -86,7 +105,7 @@ class LocalHead:
         given = {name: os.environ[name] for name in machine.RAY_VARIABLES_KEPT & os.environ.keys()}
         given.pop("RAY_AUTH_TOKEN", None)
         with inherited_environment(settings, given), self._log.open("w") as log:
-            process = subprocess.Popen(
+            process = self._start(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -101,7 +120,7 @@ class LocalHead:
         try:
             # Written already: should this process be killed while it waits, `down` finds what it has started.
             self._facts.write_text(json.dumps(facts))
-            facts["address"] = f"{_own_address(self._wait_for_start(process))}:{port}"
+            facts["address"] = f"{_own_address(self._wait_for_start(process, self._log))}:{port}"
             self._facts.write_text(json.dumps(facts))
         except BaseException:  # Ctrl-C as well: it would run unnoticed
             self._end(process.pid)
@@ -109,16 +128,6 @@ class LocalHead:
             self._facts.unlink(missing_ok=True)
             raise
         return facts
-
-    def _wait_for_start(self, process: subprocess.Popen[bytes]) -> str:
-        """Return what Ray printed until it ran."""
-        end = time.monotonic() + _START_TIMEOUT_S
-        while "--block" not in (output := self._log.read_text()) and "Ray runtime started" not in output:
-            if process.poll() is not None or time.monotonic() > end:
-                last = (output.strip().splitlines() or ["it printed nothing"])[-1]
-                raise UsageError(f"Ray did not start: {last}", f"Read {self._log}.")
-            time.sleep(0.2)
-        return output
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:

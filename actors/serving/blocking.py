@@ -27,10 +27,14 @@ class DeviceThread:
     """The one thread in which a device's blocking work runs, in order, without recording gradients."""
 
     def __init__(
-        self, name: str, timeout_s: float = WORK_TIMEOUT_S, clock: Callable[[], float] = time.monotonic
+        self,
+        name: str,
+        timeout_s: float = WORK_TIMEOUT_S,
+        clock: Callable[[], float] = time.monotonic,
+        devices_work: Callable[[], bool] = devices_work,
     ) -> None:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix=name)
-        self._timeout_s, self._clock = timeout_s, clock
+        self._timeout_s, self._clock, self._devices_work = timeout_s, clock, devices_work
         self._last_end = clock()
         """When the thread last finished a call."""
 
@@ -61,31 +65,26 @@ class DeviceThread:
 
     def _work(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         try:
-            return _call_on_device(function, *args, **kwargs)
+            return _without_gradients(function, *args, **kwargs)
+        except MaiaError:
+            raise
+        except Exception as error:
+            if not self._devices_work():
+                raise DeviceLostError(
+                    f"the GPU no longer works for this process: {type(error).__name__}: {str(error)[:300]}",
+                    "Check `nvidia-smi` and the kernel's log.",
+                ) from error
+            if isinstance(error, StopIteration):  # no future takes one
+                raise BackendError(f"a model raised {error!r}") from error
+            raise
+        except BaseException as error:  # no signal arrives in this thread: it is the model's own
+            raise BackendError(f"a model raised {error!r}, which would end the process.") from error
         finally:
             self._last_end = self._clock()
 
     def close(self) -> None:
         """Let the running call finish and drop those that have not started."""
         self._executor.shutdown(wait=False, cancel_futures=True)
-
-
-def _call_on_device(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    try:
-        return _without_gradients(function, *args, **kwargs)
-    except MaiaError:
-        raise
-    except Exception as error:
-        if not devices_work():
-            raise DeviceLostError(
-                f"the GPU no longer works for this process: {type(error).__name__}: {str(error)[:300]}",
-                "Check `nvidia-smi` and the kernel's log.",
-            ) from error
-        if isinstance(error, StopIteration):  # no future takes one
-            raise BackendError(f"a model raised {error!r}") from error
-        raise
-    except BaseException as error:  # no signal arrives in this thread: it is the model's own
-        raise BackendError(f"a model raised {error!r}, which would end the process.") from error
 
 
 def _without_gradients(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -370,37 +370,26 @@ def build(factory: str, kwargs: Mapping[str, Any]) -> Backend[Any, Any]:
     return backend
 
 
-class ReplicaActor:
-    """A replica as a Ray actor (`actors.serving.cluster` makes it one). All state is made here, so a restart
-    is complete.
+class ReplicaService:
+    """A replica that reports its own failures, typed, in every call.
 
-    A backend that cannot be built is reported by every call, typed, instead of an actor that dies. One whose
-    device is lost does die, because this process will not get the device to work again: Ray starts the next.
+    A backend that cannot be built is reported so, instead of ending the process. One whose device is lost does
+    end it, because this process will not get the device to work again.
     """
 
     def __init__(
         self,
-        factory: str,
-        kwargs: Payload,
-        env: dict[str, str],
-        threads: int | None,
-        folder: Path | None = None,
+        make_backend: Callable[[], Backend[Any, Any]],
+        *,
+        end_process: Callable[[int], object] = os._exit,
+        grace_s: float = SHUTDOWN_GRACE_S,
     ) -> None:
-        """`folder` is where the command was typed: relative paths are meant from there."""
-        from actors.runtime import cpu_preamble, set_threads, work_in, worker_env
-
-        if folder is not None:
-            work_in(folder)
-
-        os.environ.update(worker_env(threads) | env)  # before anything can import torch
-        cpu_preamble()
+        self._end_process, self._grace_s = end_process, grace_s
         self._failure: MaiaError | None = None
         try:
-            self._replica = Replica(build(factory, unpack(kwargs, {})))
+            self._replica = Replica(make_backend())
         except MaiaError as error:
             self._failure = error
-        if "torch" in sys.modules:
-            set_threads(threads)
 
     def _ready(self) -> Replica:
         if self._failure is not None:
@@ -420,7 +409,7 @@ class ReplicaActor:
             if self._failure is None:
                 _log.error("this process ends: %s", error)
                 self._failure = error
-                asyncio.get_running_loop().call_later(SHUTDOWN_GRACE_S, os._exit, 1)
+                asyncio.get_running_loop().call_later(self._grace_s, self._end_process, 1)
             raise
 
     async def ping(self) -> int:
@@ -434,3 +423,30 @@ class ReplicaActor:
 
     async def close(self) -> None:
         await self._ready().close()
+
+
+class ReplicaActor(ReplicaService):
+    """A replica as a Ray actor (`actors.serving.cluster` makes it one).
+
+    All state is made here, so a restart is complete: Ray starts the next process when one ends.
+    """
+
+    def __init__(
+        self,
+        factory: str,
+        kwargs: Payload,
+        env: dict[str, str],
+        threads: int | None,
+        folder: Path | None = None,
+    ) -> None:
+        """`folder` is where the command was typed: relative paths are meant from there."""
+        from actors.runtime import cpu_preamble, set_threads, work_in, worker_env
+
+        if folder is not None:
+            work_in(folder)
+
+        os.environ.update(worker_env(threads) | env)  # before anything can import torch
+        cpu_preamble()
+        super().__init__(lambda: build(factory, unpack(kwargs, {})))
+        if "torch" in sys.modules:
+            set_threads(threads)

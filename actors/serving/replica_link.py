@@ -30,7 +30,6 @@ from actors.serving.transport import Payload, images_from, pack, unpack
 CALLS_IN_FLIGHT = 2
 REQUESTS_IN_A_CALL = 1024
 """More would keep a replica's event loop busy with unpickling while others wait for a ping."""
-PIXEL_BYTES_IN_A_CALL = 64 * 2**20
 MAX_REPLICA_FAILURES = 3
 
 
@@ -55,6 +54,7 @@ class LinkOwner(Protocol):
     """The pool that a link belongs to."""
 
     client: str
+    pixel_bytes_per_call: int
 
     def clock(self) -> float: ...
 
@@ -217,7 +217,7 @@ class ReplicaLink:
         chosen: dict[str, np.ndarray] = {}
         n_bytes = 0
         for id, pixels in self._pixels.items():
-            if chosen and n_bytes + pixels.nbytes > PIXEL_BYTES_IN_A_CALL:
+            if chosen and n_bytes + pixels.nbytes > self._pool.pixel_bytes_per_call:
                 break
             chosen[id] = pixels
             n_bytes += pixels.nbytes

@@ -65,6 +65,8 @@ class PoolOptions:
     """
     retry_pause_s: float = 0.2
     """Pause before a replica that is lost, or has no capacity, is asked again."""
+    pixel_bytes_per_call: int = 64 * 2**20
+    """Bytes of pixels that one call carries to a replica at most, if it is more than one image."""
 
 
 class ReplicaPool(PoolBase[RequestT, ResultT]):
@@ -93,6 +95,7 @@ class ReplicaPool(PoolBase[RequestT, ResultT]):
         self._shared = cast("SharedReplicas", launcher) if hasattr(launcher, "fresh") else None
         self._placement = placement or Placement()
         self._options = options or PoolOptions()
+        self.pixel_bytes_per_call = self._options.pixel_bytes_per_call
         self._links: list[ReplicaLink] = []
         self._unassigned: deque[PendingRequest] = deque()
         """Requests for which no replica is ready."""

@@ -67,12 +67,13 @@ def test_what_is_available_is_said_in_one_sentence(
 
 
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "transformers", None)
     assert available(TransformersChat(model=str(tmp_path)), {}) == (
         "missing",
         'transformers is not installed. Install it: pip install "maia[models]"',
     )
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "gguf" else object())
+    monkeypatch.undo()
+    monkeypatch.setitem(sys.modules, "gguf", None)
     assert "pip install gguf" in available(TransformersChat(model=str(tmp_path / "m.gguf")), {})[1]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from actors.errors import BackendError, UsageError
 from actors.hub import HubUnreachableError, ModelNotFoundError, TooLittleMemoryError
 from tests.actors.chat import tiny_models
 from tests.actors.chat.conftest import picture
+from tests.actors.weights import oversized
 
 pytestmark = pytest.mark.anyio
 
@@ -266,19 +268,19 @@ def test_an_unreachable_hub() -> None:
         load("nobody/nothing-of-that-name", local_files_only=True, gguf_file="x.gguf")
 
 
-def test_too_little_memory(saved: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("actors.hub.free_bytes", lambda device: 1000)
+def test_too_little_memory(saved: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(TooLittleMemoryError, match="smaller model"):
-        load(saved["text"])
+        load(oversized(saved["text"], tmp_path / "huge"))
 
 
 def test_a_missing_extra(saved: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("actors.hub.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(UsageError, match=r"maia\[models\]"):
         load(saved["text"])
     gguf = saved["text"].parent / "x.gguf"
     gguf.write_bytes(b"GGUF")
-    monkeypatch.setattr("actors.hub.find_spec", lambda name: None if name == "gguf" else object())
+    monkeypatch.undo()
+    monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(UsageError, match="pip install gguf"):
         load(gguf)
 

@@ -72,7 +72,7 @@ def test_a_port_that_anything_listens_on_is_taken(address: str, tmp_path: Path) 
             LocalHead(tmp_path).up(SETTINGS, other.getsockname()[1])
 
 
-def test_a_dashboard_gives_way_to_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dashboard_gives_way_to_another(tmp_path: Path) -> None:
     asked: list[list[str]] = []
 
     class Process:
@@ -81,14 +81,17 @@ def test_a_dashboard_gives_way_to_another(tmp_path: Path, monkeypatch: pytest.Mo
         def __init__(self, command: list[str], **_: object) -> None:
             asked.append(command)
 
-    monkeypatch.setattr("actors.cluster.local_head.subprocess.Popen", Process)
-    monkeypatch.setattr(LocalHead, "_started", lambda *_: "Local node IP: 192.0.2.7")
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         taken = other.getsockname()[1]
-        monkeypatch.setattr("actors.cluster.local_head._DASHBOARD_PORT", taken)
-        facts = LocalHead(tmp_path).up(RaySettings(dashboard=True), free_port())
+        head = LocalHead(
+            tmp_path,
+            start=Process,  # type: ignore[arg-type]
+            wait_for_start=lambda *_: "Local node IP: 192.0.2.7",
+            dashboard_port=taken,
+        )
+        facts = head.up(RaySettings(dashboard=True), free_port())
     port = asked[0][asked[0].index("--dashboard-port") + 1]
     assert int(port) > taken
     assert facts["dashboard"] == f"http://127.0.0.1:{port}"
@@ -101,16 +104,13 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
-def test_a_start_that_is_interrupted_leaves_no_process(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_start_that_is_interrupted_leaves_no_process(tmp_path: Path) -> None:
     def interrupted(*_: object) -> str:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(LocalHead, "_started", interrupted)
     port = free_port()
     with pytest.raises(KeyboardInterrupt):
-        LocalHead(tmp_path).up(SETTINGS, port)
+        LocalHead(tmp_path, wait_for_start=interrupted).up(SETTINGS, port)
     assert not starters(port)
     assert LocalHead(tmp_path).status() is None
 
@@ -121,13 +121,15 @@ from pathlib import Path
 from actors.cluster.settings import RaySettings
 from actors.cluster.local_head import LocalHead
 
-LocalHead._started = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-LocalHead(Path(sys.argv[1])).up(RaySettings(num_cpus=1), int(sys.argv[2]))
+def killed(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+LocalHead(Path(sys.argv[1]), wait_for_start=killed).up(RaySettings(num_cpus=1), int(sys.argv[2]))
 """
 
 
 @pytest.mark.ray
-def test_a_start_that_is_killed_can_be_ended_by_whoever_comes_next(tmp_path: Path) -> None:
+def test_a_start_that_is_killed_can_be_ended_by_the_next_command(tmp_path: Path) -> None:
     port = free_port()
     killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), str(port)], check=False)
     assert killed.returncode == -signal.SIGKILL

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from actors.detection.grounding import GroundingDetector, caption
 from actors.detection.settings import GroundingDetection
 from actors.errors import BackendError, MissingDependencyError, UsageError
 from actors.images import Image
+from tests.actors.weights import oversized
 from tests.fake_hub import COMMIT, FakeHub, point_at
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
@@ -247,16 +249,14 @@ def test_models_are_fetched_by_their_hub_ids_and_found_offline_afterwards(
 
 
 def test_too_little_memory_is_told_before_loading(
-    detector_folder: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+    detector_folder: Callable[[str], str], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(hub, "free_bytes", lambda device: 1000)
+    huge = oversized(Path(detector_folder("grounding_dino")), tmp_path / "huge")
     with pytest.raises(hub.TooLittleMemoryError):
-        GroundingDetector(
-            GroundingDetection(detector=detector_folder("grounding_dino"), segmenter=detector_folder("sam"))
-        )
+        GroundingDetector(GroundingDetection(detector=str(huge), segmenter=detector_folder("sam")))
 
 
 def test_a_missing_extra_is_told_with_its_install_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "find_spec", lambda name: None if name == "transformers" else object())
+    monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(MissingDependencyError, match=r'pip install "maia\[models\]"'):
         GroundingDetector(GroundingDetection())

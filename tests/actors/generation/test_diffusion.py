@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from actors.generation.base import EditRequest, GenerateRequest, MadeImage
 from actors.generation.diffusion import DiffusionMaker, derived_seed
 from actors.generation.settings import DiffusersPipeline
 from actors.images import Image, Provenance
+from tests.actors.weights import oversized
 
 Folder = Callable[[str], Path]
 
@@ -373,15 +375,15 @@ def test_a_folder_that_is_no_pipeline_is_named(tmp_path: Path) -> None:
 
 
 def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(
-    pipeline_folder: Folder, monkeypatch: pytest.MonkeyPatch
+    pipeline_folder: Folder, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(hub, "free_bytes", lambda device: 1000)
+    huge = oversized(pipeline_folder("stable_diffusion"), tmp_path / "huge")
     with pytest.raises(hub.TooLittleMemoryError, match="GiB is free"):
-        DiffusionMaker(DiffusersPipeline(model=str(pipeline_folder("stable_diffusion"))), "generate")
+        DiffusionMaker(DiffusersPipeline(model=str(huge)), "generate")
 
 
 def test_a_missing_extra_is_told_with_its_install_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "find_spec", lambda name: None if name == "diffusers" else object())
+    monkeypatch.setitem(sys.modules, "diffusers", None)
     with pytest.raises(MissingDependencyError, match=r'diffusers.*pip install "maia\[models\]"'):
         DiffusionMaker(DiffusersPipeline(model="x"), "generate")
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from actors.errors import BackendError, DeviceLostError, RefusedError
-from actors.serving import blocking
 from actors.serving.blocking import BlockingBackend, DeviceThread
 from actors.serving.coalescer import Coalescer
 
@@ -38,16 +37,14 @@ async def test_a_model_that_would_end_the_process_fails_on_what_it_was_asked(err
 
 
 @pytest.mark.parametrize("works", [True, False])
-async def test_a_failure_while_the_gpu_is_lost_is_not_the_requests(
-    works: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def run(_: Sequence[int]) -> list[int]:
+async def test_a_failure_while_the_gpu_is_lost_is_not_the_requests(works: bool) -> None:
+    def run() -> None:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    monkeypatch.setattr(blocking, "devices_work", lambda: works)
-    with pytest.raises(BackendError, match="illegal memory access") as caught:
-        await ask(run)
-    assert isinstance(caught.value, DeviceLostError) is not works
+    thread = DeviceThread("gpu", devices_work=lambda: works)
+    with pytest.raises(RuntimeError if works else DeviceLostError, match="illegal memory access"):
+        await thread.run(run)
+    thread.close()
 
 
 async def test_a_typed_failure_stays_what_it_is() -> None:

@@ -12,7 +12,7 @@ import pytest
 from actors.errors import BackendError, MaiaError, OverloadedError, RefusedError, ReplicaLostError, UsageError
 from actors.serving.backend import Priority
 from actors.serving.coalescer import ClosedError
-from actors.serving.pool import LocalPool
+from actors.serving.pool import MAP_WINDOW, LocalPool
 from actors.serving.replica import ExchangeRequest, ExchangeResponse, Replica, ReplicaFacts, ReplicaStatistics
 from actors.serving.replica_pool import PoolOptions, ReplicaPool
 from actors.serving.transport import Payload, unpack
@@ -236,9 +236,9 @@ async def test_pixels_travel_once_to_each_replica() -> None:
         assert bench.replicas[0].replica.statistics().pixels_received == 3
 
 
-async def test_pixels_of_many_images_are_spread_over_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("actors.serving.replica_link.PIXEL_BYTES_IN_A_CALL", 200)  # an image has 90 bytes
-    async with Bench(launcher=HereLauncher(gated=False)) as bench:
+async def test_pixels_of_many_images_are_spread_over_calls() -> None:
+    """An image has 90 bytes."""
+    async with Bench(launcher=HereLauncher(gated=False), pixel_bytes_per_call=200) as bench:
         assert len(await bench.pool.map([Show(i, image(i)) for i in range(7)])) == 7
         assert max(len(exchange.pixels) for exchange in bench.replicas[0].exchanges) == 2
 
@@ -386,21 +386,20 @@ async def test_what_a_replica_has_no_room_for_is_sent_again() -> None:
         assert [number for number, _ in await asyncio.gather(*futures)] == list(range(10))
 
 
-async def test_map_keeps_order_takes_any_iterable_and_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("actors.serving.pool.MAP_WINDOW", 5)
-    most = 0
+async def test_map_keeps_order_takes_any_iterable_and_is_bounded() -> None:
+    most, count = 0, 3 * MAP_WINDOW
     async with Bench(launcher=HereLauncher(gated=False)) as bench:
 
         def shows() -> Any:
             nonlocal most
-            for i in range(23):
+            for i in range(count):
                 most = max(most, bench.pool.statistics().outstanding)
                 yield Show(i)
 
         assert await bench.pool.map(shows(), agent="a", priority=Priority.SWEEP) == [
-            (i, None) for i in range(23)
+            (i, None) for i in range(count)
         ]
-    assert most <= 5
+    assert most <= MAP_WINDOW
 
 
 async def test_map_raises_the_first_failure_and_withdraws_the_rest() -> None:

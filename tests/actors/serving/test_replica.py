@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,10 @@ import pytest
 
 from actors.errors import BackendError, DeviceLostError, MaiaError, OverloadedError, RefusedError, UsageError
 from actors.serving.backend import Priority
-from actors.serving.replica import ExchangeRequest, ExchangeResponse, Replica, ReplicaActor, build
+from actors.serving.replica import ExchangeRequest, ExchangeResponse, Replica, ReplicaService, build
 from actors.serving.transport import images_from, pack, unpack
-from tests.actors.scripted import ScriptedBackend, Show, image, settle
+from tests.actors.scripted import ScriptedBackend, Show, build_badly, image, settle
+from tests.actors.scripted import build as build_scripted
 
 pytestmark = pytest.mark.anyio
 
@@ -298,41 +300,31 @@ def test_a_factory_is_found_by_name() -> None:
         build("tests.actors.scripted:build", {"unknown": 1})
 
 
-async def test_an_actor_that_cannot_build_its_backend_says_so_in_every_call(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("os.environ", {})
-    monkeypatch.setattr("actors.runtime.cpu_preamble", lambda: None)
-    actor = ReplicaActor("tests.actors.scripted:build_badly", pack({"reason": "lost"})[0], {"KEY": "1"}, 1)
+async def test_a_service_that_cannot_build_its_backend_says_so_in_every_call() -> None:
+    service = ReplicaService(partial(build_badly, reason="lost"))
     for ask in (
-        actor.ping(),
-        actor.describe(),
-        actor.statistics(),
-        actor.exchange(exchange_request((1, Show(1)))),
+        service.ping(),
+        service.describe(),
+        service.statistics(),
+        service.exchange(exchange_request((1, Show(1)))),
     ):
         with pytest.raises(MaiaError, match="there are no weights: lost"):
             await ask
 
 
-async def test_of_a_lost_device_nothing_is_an_answer_and_its_process_ends(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_a_lost_device_fails_every_call_and_ends_the_process() -> None:
     ended: list[int] = []
-    monkeypatch.setattr("os.environ", {})
-    monkeypatch.setattr("os._exit", ended.append)
-    monkeypatch.setattr("actors.serving.replica.SHUTDOWN_GRACE_S", 0.0)
-    monkeypatch.setattr("actors.runtime.cpu_preamble", lambda: None)
-    kwargs, _ = pack({"gated": False, "max_batch": 1})
-    actor = ReplicaActor("tests.actors.scripted:build", kwargs, {}, 1)
+    make_backend = partial(build_scripted, gated=False, max_batch=1)
+    service = ReplicaService(make_backend, end_process=ended.append, grace_s=0.0)
     lasting = "on a device that lasts for two batches"
     for number in (1, 2):
-        response = await actor.exchange(exchange_request((number, Show(number, unit=lasting))))
+        response = await service.exchange(exchange_request((number, Show(number, unit=lasting))))
         assert outcomes(response) == {number: (number, None)}
     for _ in range(2):
         with pytest.raises(DeviceLostError, match="the GPU is gone"):
-            await actor.exchange(exchange_request((3, Show(3, unit=lasting)), (4, Show(4))))
+            await service.exchange(exchange_request((3, Show(3, unit=lasting)), (4, Show(4))))
     with pytest.raises(DeviceLostError, match="the GPU is gone"):
-        await actor.describe()
+        await service.describe()
     await asyncio.sleep(0)
     await settle()
     assert ended == [1]
