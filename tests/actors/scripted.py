@@ -1,4 +1,4 @@
-"""A backend that answers when told, for tests of whatever stands between callers and a backend."""
+"""A backend that answers when a test says so, for tests of coalescers, replicas and pools."""
 
 from __future__ import annotations
 

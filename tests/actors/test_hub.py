@@ -54,7 +54,7 @@ def test_weights_in_the_old_format_are_fetched_where_there_are_no_others(
 
 
 @pytest.mark.parametrize(
-    ("name", "revision", "told"),
+    ("name", "revision", "words"),
     [
         ("owner/typo", None, "no model 'owner/typo'"),
         ("owner/name", "v9", "'owner/name' at revision 'v9'"),
@@ -62,19 +62,19 @@ def test_weights_in_the_old_format_are_fetched_where_there_are_no_others(
         ("not/a/valid/id", None, "not/a/valid/id"),
     ],
 )
-def test_what_the_hub_does_not_give_is_told(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, revision: str | None, told: str
+def test_a_model_that_the_hub_does_not_give_is_named(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, revision: str | None, words: str
 ) -> None:
     models = {"owner/name": model, "owner/gated": model}
     with FakeHub(models, gated=frozenset({"owner/gated"})) as server:
         point_at(server.url, tmp_path / "cache", monkeypatch)
         with pytest.raises(hub.ModelNotFoundError) as error:
             hub.resolve(name, revision)
-    assert told in str(error.value)
+    assert words in str(error.value)
     assert error.value.fix
 
 
-def test_an_unreachable_hub_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_hub_is_reported_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with FakeHub({}) as server:
         gone = server.url
     point_at(gone, tmp_path / "cache", monkeypatch)
@@ -82,7 +82,7 @@ def test_an_unreachable_hub_is_told_at_once(tmp_path: Path, monkeypatch: pytest.
         hub.resolve("owner/name")
 
 
-def test_an_offline_hub_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_offline_hub_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub.constants
 
     point_at("http://127.0.0.1:9", tmp_path / "cache", monkeypatch)

@@ -76,7 +76,7 @@ def test_a_large_photograph_or_panorama_is_reduced_on_loading(kind: str, height:
 
 
 @pytest.mark.parametrize(("height", "width"), [(20000, 20000), (60000, 60000), (1, 2**29)])
-def test_what_could_be_a_bomb_is_refused_by_its_header(height: int, width: int) -> None:
+def test_a_decompression_bomb_is_refused_by_its_header(height: int, width: int) -> None:
     """The limit is named, and no pixel is decoded."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
@@ -121,7 +121,7 @@ def test_every_mode_becomes_rgb(mode: str) -> None:
     assert np.abs(pixels.astype(int) - np.asarray(picture)).max() <= 2
 
 
-def test_what_is_transparent_is_white() -> None:
+def test_transparent_pixels_become_white() -> None:
     """With an alpha channel, and with a transparent color of a palette."""
     clear = PIL.Image.new("RGBA", (4, 4), (255, 0, 0, 0))
     palette = PIL.Image.new("P", (4, 4), 0)
@@ -132,7 +132,7 @@ def test_what_is_transparent_is_white() -> None:
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000"])
 def test_each_format_is_read_and_known_by_its_first_bytes(kind: str) -> None:
-    """Whatever a file is called: the formats are told by content."""
+    """The format is read from the content, not from the file's name."""
     data = encoded(noise(48, 60), kind)
     assert decode(data).size == (48, 60)
     assert looks_like_image(data[:32])

@@ -65,7 +65,7 @@ def test_negative_activations_are_compared_as_they_are() -> None:
     assert region[:, 15:].all()
 
 
-def test_what_the_network_did_not_see_is_never_active() -> None:
+def test_pixels_outside_the_view_are_never_active() -> None:
     region = active_region(np.ones((2, 2), np.float16), 0.5, (100, 200), (0.1, 0.25, 0.9, 0.75))
     assert region[10:90, 50:150].all()
     assert region.sum() == 80 * 100

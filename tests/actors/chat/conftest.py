@@ -1,4 +1,4 @@
-"""A clock that only moves when somebody sleeps, and backends that talk to the fake endpoint by it."""
+"""A clock that only moves during a sleep, and backends that talk to the fake endpoint by it."""
 
 from __future__ import annotations
 

@@ -148,9 +148,7 @@ async def test_without_a_system_role_its_words_lead_the_first_message(
     assert clock.slept == []
 
 
-async def test_a_complaint_about_what_the_user_asked_for_is_told(
-    endpoint: FakeEndpoint, opened: Opened
-) -> None:
+async def test_a_complaint_about_a_user_setting_is_raised(endpoint: FakeEndpoint, opened: Opened) -> None:
     """`extra_body` is the user's own: it is not dropped in silence."""
     endpoint.script = lambda seen: Fault.error(400, "Unknown parameter: 'reasoning_effort'")
     async with opened(endpoint, extra_body={"reasoning_effort": "low"}) as backend:
@@ -563,7 +561,7 @@ async def test_a_wait_until_tomorrow_ends_with_the_time(
 
 
 @pytest.mark.parametrize(("should", "requests"), [("false", 1), ("true", 2)])
-async def test_what_the_server_says_of_another_attempt_is_kept_to(
+async def test_the_should_retry_header_is_obeyed(
     endpoint: FakeEndpoint, opened: Opened, should: str, requests: int
 ) -> None:
     """`x-should-retry` is a firm no or yes."""

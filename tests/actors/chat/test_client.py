@@ -1,4 +1,4 @@
-"""What the layers above hold, over a model and a pool that answer when told."""
+"""The chat models of the layers above, over a scripted model and pool."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ async def test_a_request_goes_to_the_pool_under_its_conversation() -> None:
     assert (model.name, model.sees_images) == ("m", True)
 
 
-async def test_without_a_describer_the_model_is_told_that_it_is_not_shown() -> None:
+async def test_images_without_a_describer_become_a_placeholder() -> None:
     model = WithoutSight(EchoModel())
     assert not model.sees_images
     reply = await model.complete(ask("look:", picture(1)))

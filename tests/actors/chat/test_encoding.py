@@ -66,7 +66,7 @@ def test_an_image_is_brought_within_what_models_take(
     assert sent_size(*size, **settings) == sent
 
 
-def test_what_is_added_to_a_thin_image_is_gray_and_the_image_keeps_its_shape() -> None:
+def test_a_thin_image_is_padded_with_gray() -> None:
     """A stripe stays a stripe, in the middle."""
     white = Image.from_pixels(np.full((20, 400, 3), 255, np.uint8))
     padded = np.asarray(within_limits(white.to_pil(), OpenAIChat(model="m")))

@@ -16,7 +16,7 @@ from tests.fake_endpoint import KEY
 parse = TypeAdapter(ChatSettings).validate_python
 
 
-def test_the_backend_key_tells_the_settings_apart() -> None:
+def test_the_backend_key_selects_the_settings() -> None:
     assert isinstance(parse({"backend": "openai", "model": "m"}), OpenAIChat)
     assert isinstance(parse({"backend": "transformers", "model": "m"}), TransformersChat)
     assert parse({"backend": "builtin"}) == BuiltinChat(model="scientist")
@@ -58,11 +58,9 @@ def test_an_endpoint_is_built_by_its_settings(monkeypatch: pytest.MonkeyPatch) -
         (BuiltinChat(), "ready", "stand-in"),
     ],
 )
-def test_what_is_available_is_said_in_one_sentence(
-    settings: ChatSettings, state: Readiness, words: str
-) -> None:
-    told, sentence = available(settings, {"SOME_KEY": KEY})
-    assert (told, words in sentence) == (state, True), sentence
+def test_availability_is_one_sentence(settings: ChatSettings, state: Readiness, words: str) -> None:
+    state_found, sentence = available(settings, {"SOME_KEY": KEY})
+    assert (state_found, words in sentence) == (state, True), sentence
     assert KEY not in sentence
 
 

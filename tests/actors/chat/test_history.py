@@ -57,7 +57,7 @@ def test_the_newest_message_keeps_all_its_images() -> None:
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=9), st.integers(1, 8), st.integers(1, 6))
-def test_what_is_sent_is_a_prefix_of_what_is_sent_next_unless_a_block_leaves(
+def test_each_history_is_a_prefix_of_the_next_unless_a_block_leaves(
     rounds: list[int], max_images: int, block: int
 ) -> None:
     """Text is never lost, the newest images always stay, and the limit holds."""

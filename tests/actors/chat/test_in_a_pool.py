@@ -42,7 +42,7 @@ async def test_agents_share_the_places_of_one_endpoint(endpoint: FakeEndpoint) -
 
 
 async def test_a_call_is_announced_when_it_leaves_and_not_while_it_waits(endpoint: FakeEndpoint) -> None:
-    """Neither for a rate limit nor for its turn: whoever ends meanwhile has nothing in doubt."""
+    """Neither for a rate limit nor for its turn: a caller that ends meanwhile has nothing in doubt."""
     endpoint.script = echo
     settings = OpenAIChat(
         model=MODEL, base_url=endpoint.base_url, api_key_env="K", max_concurrent=2, requests_per_minute=30

@@ -130,7 +130,7 @@ async def test_requests_with_and_without_images_are_not_batched_together(
     assert blind.rank(ask("longer " * 10)) > blind.rank(without)
 
 
-async def test_a_model_without_eyes_is_told_that_it_is_not_shown_images(
+async def test_a_model_without_vision_gets_text_in_place_of_images(
     backends: dict[str, LocalBackend],
 ) -> None:
     backend = backends["text"]
@@ -139,7 +139,7 @@ async def test_a_model_without_eyes_is_told_that_it_is_not_shown_images(
     assert await backend.run([ask("look:", picture(1), "and?")]) == await backend.run([words])
 
 
-async def test_a_model_with_eyes_can_be_told_to_keep_them_shut(saved: dict[str, Path]) -> None:
+async def test_vision_can_be_turned_off(saved: dict[str, Path]) -> None:
     backend = load(saved["llava"], sees_images=False)
     assert not backend.sees_images
     (reply,) = replies(await backend.run([ask("look:", picture(1))]))

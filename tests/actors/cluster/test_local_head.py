@@ -1,5 +1,5 @@
-"""`maia cluster up`: one cluster a folder, whatever else happens at the same time, and nothing that nobody
-knows of.
+"""`maia cluster up`: one cluster a folder, also with concurrent commands, and no process that is not on
+record.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def starters(port: int) -> list[psutil.Process]:
 
 @pytest.mark.ray
 @pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")  # as it is meant to be
-def test_of_two_that_start_a_cluster_at_once_the_second_is_told_and_one_cluster_runs(tmp_path: Path) -> None:
+def test_one_of_two_concurrent_starts_fails_and_one_cluster_runs(tmp_path: Path) -> None:
     ports = free_port(), free_port()
 
     def up(port: int) -> str:
@@ -50,10 +50,10 @@ def test_of_two_that_start_a_cluster_at_once_the_second_is_told_and_one_cluster_
 
     try:
         with ThreadPoolExecutor() as pool:
-            told = list(pool.map(up, ports))
+            results = list(pool.map(up, ports))
         running = LocalHead(tmp_path).status()
         assert running is not None
-        assert sorted(told) == sorted(
+        assert sorted(results) == sorted(
             [running["address"], f"a cluster of this command runs already at {running['address']}."]
         )
         assert sum(len(starters(port)) for port in ports) == 1

@@ -25,9 +25,7 @@ SOUND = Environment(environment={}, encoding="utf-8", open_files=65536, memory_b
         ({"encoding": "iso8859-1"}, "files are named in iso8859-1", "PYTHONUTF8=1"),
     ],
 )
-def test_what_a_run_cannot_do_without_is_refused_in_one_sentence(
-    change: dict[str, object], said: str, fix: str
-) -> None:
+def test_a_failed_check_names_the_limit_and_the_fix(change: dict[str, object], said: str, fix: str) -> None:
     """The message names the limit, what is needed, and how to raise it."""
     with pytest.raises(UsageError, match=said) as raised:
         machine.ensure(dataclasses.replace(SOUND, **change))  # type: ignore[arg-type]

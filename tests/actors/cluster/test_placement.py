@@ -36,7 +36,7 @@ def demand(together: dict[str, float] | None = None, **resources: float) -> Dema
     return Demand("a replica of vision", resources, lambda: together or resources)
 
 
-def test_what_a_node_could_carry_is_waited_for_with_what_is_free() -> None:
+def test_the_waiting_message_shows_free_resources() -> None:
     asked = demand(GPU=1)
     assert infeasible(asked, NODES) == ""
     assert waiting_message(asked, NODES) == (
@@ -45,7 +45,7 @@ def test_what_a_node_could_carry_is_waited_for_with_what_is_free() -> None:
     )
 
 
-def test_what_only_two_nodes_together_have_is_infeasible() -> None:
+def test_a_demand_that_no_single_node_covers_is_infeasible() -> None:
     message = waiting_message(demand(CPU=5, GPU=1), NODES)
     assert "asks for 5 CPU and 1 GPU, and no node has that" in message
     assert "Nodes: a: 4 CPU, 2 GPU; b: 8 CPU, 0 GPU." in message

@@ -22,7 +22,7 @@ def short(tmp_path: Path) -> dict[str, str]:
     link.unlink()
 
 
-def test_nobody_else_can_enter_the_folder_or_read_its_token(short: dict[str, str]) -> None:
+def test_other_users_cannot_enter_the_folder_or_read_its_token(short: dict[str, str]) -> None:
     """Ray makes all below it writable by everybody, so the folder itself must keep others out."""
     folder = own_folder.make(short)
     assert stat.S_IMODE(folder.path.stat().st_mode) == 0o700
@@ -64,18 +64,18 @@ def test_folders_of_running_clusters_are_kept_and_old_logs_of_ended_ones_are_not
 
 
 def test_a_place_where_others_can_replace_files_is_not_used(tmp_path: Path) -> None:
-    """Without the sticky bit, whoever may write in a folder may rename what others have there."""
+    """Without the sticky bit, all who may write in a folder may rename what others have there."""
     tmp_path.chmod(0o777)
     assert "no sticky bit" in own_folder.unfit(tmp_path.resolve()) or "bytes" in own_folder.unfit(tmp_path)
 
 
 @pytest.mark.parametrize("place", ["/proc/self/environ", "/nowhere"])
-def test_what_is_no_folder_to_write_in_is_not_used(place: str) -> None:
+def test_a_path_that_cannot_be_written_is_not_used(place: str) -> None:
     """The reason names the place."""
     assert place in own_folder.unfit(Path(place))
 
 
-def test_where_there_is_no_place_all_reasons_are_given() -> None:
+def test_the_error_gives_the_reasons_of_all_folders() -> None:
     """Every candidate is named, and the fix."""
     with pytest.raises(UsageError, match="/nowhere"):
         own_folder.make({"TMPDIR": "/nowhere"}, fallback="/proc")

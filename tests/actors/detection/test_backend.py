@@ -82,7 +82,7 @@ async def test_failures_stay_in_their_places() -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError("no"), BackendError("no"), MemoryError("no")])
-async def test_what_one_request_does_to_the_detector_is_no_others_failure(error: Exception) -> None:
+async def test_a_failing_request_does_not_fail_others(error: Exception) -> None:
     class Fussy(Seeker):
         def detect(self, requests: Sequence[DetectRequest]) -> list[Detection | MaiaError]:
             if any(request.concept == "emu" for request in requests):
@@ -132,10 +132,10 @@ def test_bad_settings_are_refused() -> None:
             settings(**wrong)
 
 
-def test_availability_is_told_without_loading_or_asking() -> None:
-    able, told = available(settings(backend="grounding-dino-sam"))
+def test_availability_needs_no_loading_and_no_network() -> None:
+    able, sentence = available(settings(backend="grounding-dino-sam"))
     assert able == "not asked"
-    assert "hub was not asked" in told
-    able, told = available(settings(backend="sam3", model="/no/such/folder"))
+    assert "hub was not asked" in sentence
+    able, sentence = available(settings(backend="sam3", model="/no/such/folder"))
     assert able == "missing"
-    assert "/no/such/folder" in told
+    assert "/no/such/folder" in sentence

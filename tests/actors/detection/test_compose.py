@@ -133,7 +133,7 @@ def test_small_words_belong_to_concepts() -> None:
 @pytest.mark.parametrize(
     "text", ["", "dog OR ", " OR dog", "dog|", "dog|a|b", "a OR b|c", "a AND b OR c", "a AND NOT b AND NOT c"]
 )
-def test_what_is_no_formula_is_refused(text: str) -> None:
+def test_text_that_is_no_formula_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
         Formula.parse(text)
 

@@ -212,19 +212,19 @@ def test_a_concept_is_one_phrase_in_lower_case() -> None:
     assert caption("St. Bernard.") == "st bernard."
 
 
-def test_the_name_tells_models_mode_and_thresholds(detector: Any) -> None:
+def test_the_name_holds_models_mode_and_thresholds(detector: Any) -> None:
     assert "paper box>0.3 text>0.25" in detector().name
     assert "authors-code box>0.25 text>0.3" in detector(mode="authors-code").name
     assert detector().name != detector(dilation_px=3).name
 
 
-def test_a_model_of_another_kind_is_told(detector_folder: Callable[[str], str]) -> None:
+def test_a_model_of_another_kind_is_named(detector_folder: Callable[[str], str]) -> None:
     sam = detector_folder("sam")
     with pytest.raises(UsageError, match="sam"):
         GroundingDetector(GroundingDetection(detector=sam, segmenter=sam))
 
 
-def test_a_folder_that_is_not_there_is_told(detector_folder: Callable[[str], str]) -> None:
+def test_a_missing_folder_is_named(detector_folder: Callable[[str], str]) -> None:
     with pytest.raises(hub.ModelNotFoundError, match="/no/such"):
         GroundingDetector(GroundingDetection(detector="/no/such", segmenter=detector_folder("sam")))
 
@@ -248,7 +248,7 @@ def test_models_are_fetched_by_their_hub_ids_and_found_offline_afterwards(
         GroundingDetector(wanted.model_copy(update={"detector": "owner/other"}))
 
 
-def test_too_little_memory_is_told_before_loading(
+def test_too_little_memory_is_reported_before_loading(
     detector_folder: Callable[[str], str], tmp_path: Path
 ) -> None:
     huge = oversized(Path(detector_folder("grounding_dino")), tmp_path / "huge")
@@ -256,7 +256,7 @@ def test_too_little_memory_is_told_before_loading(
         GroundingDetector(GroundingDetection(detector=str(huge), segmenter=detector_folder("sam")))
 
 
-def test_a_missing_extra_is_told_with_its_install_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_extra_is_named_with_its_install_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(MissingDependencyError, match=r'pip install "maia\[models\]"'):
         GroundingDetector(GroundingDetection())

@@ -104,6 +104,6 @@ def test_a_concept_without_words_fails_alone(load: Any) -> None:
     assert isinstance(dog, Detection)
 
 
-def test_a_model_of_another_kind_is_told(detector_folder: Callable[[str], str]) -> None:
+def test_a_model_of_another_kind_is_named(detector_folder: Callable[[str], str]) -> None:
     with pytest.raises(UsageError, match="no SAM 3 model"):
         Sam3Detector(Sam3Detection(model=detector_folder("sam")))

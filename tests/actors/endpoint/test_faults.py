@@ -65,7 +65,7 @@ def test_a_body_is_recognised(status: int, error: object, kind: str) -> None:
         assert (str(again), getattr(again, "attempts", 2)) == (str(error), 2)
 
 
-def test_how_long_an_endpoint_asks_to_wait_is_told() -> None:
+def test_an_error_names_the_wait_that_the_endpoint_asks_for() -> None:
     fault = from_status(429, {"error": "slower"}, {"Retry-After": "86400"})
     assert "It asks to wait for 86,400 s." in str(to_error(fault, "host", "model", 1, 0))
     assert "asks to wait" not in str(to_error(from_status(429, {}, {}), "host", "model", 1, 0))

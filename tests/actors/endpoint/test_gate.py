@@ -1,4 +1,4 @@
-"""The gate by itself: who may send when. Time moves only when somebody sleeps."""
+"""The gate by itself: limits, pauses, order. Time moves only during a sleep."""
 
 from __future__ import annotations
 

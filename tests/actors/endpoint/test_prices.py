@@ -52,7 +52,7 @@ def test_a_configured_price_wins_then_the_machine_is_free_then_the_list_is_asked
     assert OpenAIChat(model="gpt-6-luna", base_url="https://gateway.example/v1").known_price is None
 
 
-def test_of_a_maker_and_its_editor_the_dearer_is_expected_and_one_unknown_price_makes_it_unknown():
+def test_the_expected_price_is_the_larger_of_maker_and_editor():
     maker = OpenAIGeneration(model="m", price=ImagePrice(image=0.1))
     editor = {"backend": "openai-images", "model": "e", "price": {"image": 0.3}}
     assert dollars_per_image(maker) == 0.1

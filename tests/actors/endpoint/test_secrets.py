@@ -19,16 +19,16 @@ KEY = "sk-proj-5f3e9A1c7b-0Zq_88xVn/+2"
 )
 def test_no_part_of_eight_characters_is_left(before: str, start: int, length: int, after: str) -> None:
     """Whatever piece of the key a text holds, no eight characters of the key in a row come out."""
-    told = Secrets([KEY]).redact(f"{before}{KEY[start : start + length]}{after}")
-    assert not any(KEY[at : at + PART] in told for at in range(len(KEY) - PART + 1))
+    shown = Secrets([KEY]).redact(f"{before}{KEY[start : start + length]}{after}")
+    assert not any(KEY[at : at + PART] in shown for at in range(len(KEY) - PART + 1))
 
 
 def test_a_key_across_the_cut_of_a_message_is_taken_out_before_the_cut() -> None:
     """At every offset around the longest message, nothing of the key is shown."""
     secrets = Secrets([KEY])
     for lead in range(330, 420):
-        told = from_status(400, {"error": {"message": "x" * lead + KEY}}, {}).told(secrets.redact)
-        shown = told.detail + told.body.words
+        fault = from_status(400, {"error": {"message": "x" * lead + KEY}}, {}).redacted(secrets.redact)
+        shown = fault.detail + fault.body.words
         assert not any(KEY[at : at + PART] in shown for at in range(len(KEY) - PART + 1))
 
 

@@ -61,7 +61,7 @@ def test_words_are_read_from_any_depth(body: object, words: str) -> None:
     assert read_body(body).words == words
 
 
-def test_what_a_body_repeats_of_the_request_is_not_its_own() -> None:
+def test_echoes_of_the_request_in_a_body_are_not_its_words() -> None:
     """A validation error that quotes the conversation does not turn into what the conversation spoke of."""
     echo = {
         "detail": [

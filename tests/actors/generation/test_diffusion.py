@@ -188,7 +188,7 @@ def test_a_generator_says_that_it_cannot_edit(maker: Any) -> None:
 
 
 class Scripted:
-    """A stand-in for a loaded pipeline: `answer` is told each image's prompt and first random number."""
+    """A stand-in for a loaded pipeline: `answer` gets each image's prompt and first random number."""
 
     def __init__(self, answer: Callable[[list[str], list[float]], Any]) -> None:
         self.answer = answer
@@ -347,7 +347,7 @@ def test_the_name_identifies_the_weights_and_not_where_they_lie(
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "words"),
     [
         ({"model": "/no/such/folder"}, "/no/such/folder"),
         ({"pipeline": "FluxKontekst"}, "FluxKontekst"),
@@ -359,13 +359,13 @@ def test_the_name_identifies_the_weights_and_not_where_they_lie(
         ({"device": "cuda:77"}, "cuda:77"),
     ],
 )
-def test_what_cannot_work_is_refused_when_it_is_loaded(
-    pipeline_folder: Folder, settings: dict[str, Any], told: str
+def test_settings_that_cannot_work_are_refused_at_load_time(
+    pipeline_folder: Folder, settings: dict[str, Any], words: str
 ) -> None:
     wanted = {"model": str(pipeline_folder("stable_diffusion")), "device": "cpu", **settings}
     with pytest.raises(UsageError) as error:
         DiffusionMaker(DiffusersPipeline(**wanted), "generate")
-    assert told in str(error.value)
+    assert words in str(error.value)
     assert error.value.fix
 
 
@@ -382,7 +382,7 @@ def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(
         DiffusionMaker(DiffusersPipeline(model=str(huge)), "generate")
 
 
-def test_a_missing_extra_is_told_with_its_install_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_extra_is_named_with_its_install_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "diffusers", None)
     with pytest.raises(MissingDependencyError, match=r'diffusers.*pip install "maia\[models\]"'):
         DiffusionMaker(DiffusersPipeline(model="x"), "generate")

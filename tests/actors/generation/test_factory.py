@@ -95,15 +95,15 @@ def test_the_examples_of_the_documentation_are_valid() -> None:
             TypeAdapter(kinds[kind]).validate_python(values)
 
 
-def test_availability_is_told_without_loading_or_asking(tmp_path: Path) -> None:
-    able, told = available(settings(backend="diffusers", model="owner/name"), {})
+def test_availability_needs_no_loading_and_no_network(tmp_path: Path) -> None:
+    able, sentence = available(settings(backend="diffusers", model="owner/name"), {})
     assert able == "not asked"
-    assert "hub was not asked" in told
-    able, told = available(settings(backend="diffusers", model=str(tmp_path / "nowhere")), {})
+    assert "hub was not asked" in sentence
+    able, sentence = available(settings(backend="diffusers", model=str(tmp_path / "nowhere")), {})
     assert able == "missing"
-    assert "nowhere" in told
+    assert "nowhere" in sentence
     endpoint = settings(backend="openai-images", model="x")
     assert available(endpoint, {})[0] == "missing"
-    able, told = available(endpoint, {"OPENAI_API_KEY": "sk-secret"})
+    able, sentence = available(endpoint, {"OPENAI_API_KEY": "sk-secret"})
     assert able == "not asked"
-    assert "sk-secret" not in told
+    assert "sk-secret" not in sentence

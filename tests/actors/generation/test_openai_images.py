@@ -92,7 +92,7 @@ async def test_an_image_is_charged_by_the_tokens_of_the_answer_and_once() -> Non
     assert len(images.seen) == 1
 
 
-async def test_an_endpoint_without_seeds_is_told_in_the_provenance() -> None:
+async def test_the_provenance_names_an_endpoint_without_seeds() -> None:
     async with at(FakeImages()) as (maker, _):
         made = await one(maker, seed=5)
     assert made.provenance.seed is None
@@ -209,7 +209,7 @@ async def test_an_unknown_model_stops_everything() -> None:
     assert "no-such-model" in str(made)
 
 
-async def test_a_missing_key_is_told_by_its_variable_and_nothing_shows_a_key() -> None:
+async def test_a_missing_key_is_named_by_its_variable_and_no_key_is_shown() -> None:
     with pytest.raises(MissingKeyError, match="MY_IMAGES_KEY"):
         OpenAIImageMaker(OpenAIImages(model="x", api_key_env="MY_IMAGES_KEY"), environ={})
     async with at(FakeImages()) as (maker, _):
@@ -231,7 +231,7 @@ async def test_a_field_that_the_endpoint_does_not_know_is_left_out_from_then_on(
     assert set(images.seen[-1].fields) == {"model", "prompt", "n", "size"}
 
 
-async def test_a_size_that_the_endpoint_refuses_is_told() -> None:
+async def test_a_size_that_the_endpoint_refuses_is_named() -> None:
     """Another size would make other images."""
     images = FakeImages.failing(Fault.error(400, "Invalid value: 'size' must be at least 655360 pixels"))
     async with at(images, size="512x512") as (maker, _):

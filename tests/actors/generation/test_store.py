@@ -20,7 +20,7 @@ def made(value: int = 7, **known: object) -> MadeImage:
     return MadeImage(image, Provenance("generated", "maker", "a dög", 0, **known))  # type: ignore[arg-type]
 
 
-def test_what_was_put_comes_back_with_its_provenance(tmp_path: Path) -> None:
+def test_a_stored_image_comes_back_with_its_provenance(tmp_path: Path) -> None:
     wanted = made(recipe={"sprites": [{"name": "dog", "x": 0.5}]}, notes=("no 'quokka'",), edits=("red",))
     store = ImageStore(tmp_path)
     assert store.get(KEY) is None
@@ -35,7 +35,7 @@ def test_the_first_image_of_a_request_stays_the_canonical_one(tmp_path: Path) ->
     assert store.get(KEY) == made(1)
 
 
-def test_of_many_writers_one_wins_and_all_take_up_its_image(tmp_path: Path) -> None:
+def test_all_concurrent_writers_return_the_first_image(tmp_path: Path) -> None:
     start, kept = threading.Barrier(8), []
 
     def write(value: int) -> None:
@@ -78,7 +78,7 @@ def test_an_image_that_cannot_be_kept_is_still_an_image(tmp_path: Path) -> None:
     assert store.put(KEY, made()) == made()
 
 
-def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="image store"):
         ImageStore(tmp_path / "file" / "store")

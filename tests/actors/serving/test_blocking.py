@@ -55,7 +55,7 @@ async def test_a_typed_failure_stays_what_it_is() -> None:
         await ask(run)
 
 
-async def test_a_device_that_hangs_is_lost_and_nobody_waits_for_ever() -> None:
+async def test_a_device_that_hangs_is_lost_after_a_timeout() -> None:
     thread, goes_on = DeviceThread("hangs", timeout_s=0.05), threading.Event()
     with pytest.raises(DeviceLostError, match="has not come back"):
         await thread.run(goes_on.wait, 60)
@@ -77,7 +77,7 @@ async def test_work_that_waits_behind_slow_work_is_not_taken_for_hanging() -> No
     thread.close()
 
 
-async def test_what_a_model_itself_could_not_wait_for_is_its_own_failure() -> None:
+async def test_a_timeout_of_the_model_is_its_own_failure() -> None:
     def run() -> None:
         raise TimeoutError("no answer")
 

@@ -205,7 +205,7 @@ def test_nothing_of_a_private_cluster_listens_beyond_the_loopback_address(ray_cl
 
 
 @pytest.mark.ray
-def test_nobody_else_can_reach_the_files_of_a_private_cluster(ray_cluster: None) -> None:
+def test_other_users_cannot_reach_the_files_of_a_private_cluster(ray_cluster: None) -> None:
     """Sockets and logs lie below a folder of mode 0700 that belongs to us."""
     logs = Path(log_folder())
     folder = next(each for each in logs.parents if each.name.startswith("maia-ray-"))
@@ -351,7 +351,7 @@ def test_a_cluster_that_cannot_be_joined_is_named(address: str, reason: str) -> 
         _find(RaySettings(address=address))
 
 
-def test_what_workers_print_is_shown_where_it_was_asked_for(caplog: pytest.LogCaptureFixture) -> None:
+def test_worker_output_is_logged_where_it_was_requested(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("WARNING")  # as where no verbosity is asked for
     _log_message({"pid": 17, "lines": ["round run=b6 unit=0:3 round=2"], "is_err": False})
     _log_message({"pid": "autoscaler", "lines": ["Tip: use `ray status`"], "is_err": False})
@@ -366,9 +366,7 @@ def test_an_address_for_jobs_in_the_environment_is_named_where_no_cluster_is(
         _find(RaySettings(address="auto"))
 
 
-def test_where_the_last_cluster_has_ended_it_is_not_said_that_none_runs(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_an_ended_cluster_is_named_in_the_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     (tmp_path / "ray").mkdir()
@@ -378,7 +376,7 @@ def test_where_the_last_cluster_has_ended_it_is_not_said_that_none_runs(
     assert "set ray.address to host:port" in raised.value.fix
 
 
-def test_what_answers_but_is_not_ray_is_not_joined() -> None:
+def test_a_server_that_is_not_ray_is_not_joined() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         with pytest.raises(UsageError, match="what answers there is not Ray"):

@@ -234,7 +234,9 @@ async def test_requests_without_a_key_are_never_merged(
     await asyncio.gather(*futures)
 
 
-async def test_what_is_known_costs_no_batch(coalescer: Coalescer[Probe, str], device: ScriptedDevice) -> None:
+async def test_a_known_result_costs_no_batch(
+    coalescer: Coalescer[Probe, str], device: ScriptedDevice
+) -> None:
     device.known["s"] = "stored"
     assert await coalescer.submit(Probe("s")) == "stored"
     assert device.batches == []
@@ -327,7 +329,7 @@ async def test_an_urgent_caller_hurries_the_work_it_shares(
     await asyncio.gather(*blocker, *futures)
 
 
-async def test_work_that_nobody_waits_for_any_more_disappears(
+async def test_a_job_without_callers_is_dropped(
     coalescer: Coalescer[Probe, str], device: ScriptedDevice
 ) -> None:
     blocker = ask(coalescer, "blocker")
@@ -356,7 +358,7 @@ async def test_a_cancelled_caller_does_not_cancel_its_batch_or_those_who_share_i
     assert (await stays, await other) == ("Sa", "Ta")
 
 
-async def test_what_only_a_cancelled_caller_wanted_is_not_computed(
+async def test_a_part_that_only_a_cancelled_caller_wanted_is_not_computed(
     coalescer: Coalescer[Probe, str], device: ScriptedDevice
 ) -> None:
     blocker = ask(coalescer, "blocker")
@@ -467,7 +469,7 @@ async def test_drain_returns_when_all_is_answered(
     await asyncio.gather(*futures)
 
 
-async def test_statistics_tell_what_was_merged_and_how_long_work_waited(
+async def test_statistics_count_merges_and_waiting_times(
     coalescer: Coalescer[Probe, str], device: ScriptedDevice, clock: Clock
 ) -> None:
     futures = ask(coalescer, *"abcd", "e", "e")

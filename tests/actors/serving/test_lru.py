@@ -20,7 +20,7 @@ def test_the_first_value_of_a_key_stays() -> None:
     assert (cache.get("a"), len(cache), cache.n_bytes) == ("first", 2, 10)
 
 
-def test_what_is_larger_than_the_memory_is_not_held_and_displaces_nothing() -> None:
+def test_a_value_above_the_limit_is_not_held_and_displaces_nothing() -> None:
     cache: LruCache[str] = LruCache(10)
     cache.put("a", "A", 6)
     cache.put("huge", "H", 11)

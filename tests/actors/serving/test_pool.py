@@ -194,7 +194,7 @@ class Bench:
         await settle()
 
 
-async def test_what_is_asked_while_two_calls_are_in_flight_joins_the_next() -> None:
+async def test_requests_join_the_next_call_while_two_are_in_flight() -> None:
     async with Bench() as bench:
         futures = bench.ask(1, 2, 3)
         await settle()
@@ -374,7 +374,7 @@ async def test_a_full_pool_raises_or_makes_the_caller_wait_its_turn() -> None:
         assert bench.replicas[0].sent() == [[0, 1, 2], [4, 5]]
 
 
-async def test_what_a_replica_has_no_room_for_is_sent_again() -> None:
+async def test_a_request_that_a_replica_has_no_capacity_for_is_sent_again() -> None:
     async with Bench() as bench:
         bench.replicas[0].replica.coalescer._capacity.limit = 4
         futures = bench.ask(*range(10))
@@ -462,7 +462,7 @@ async def test_replicas_are_added_under_load_and_stopped_when_idle() -> None:
         assert bench.pool.statistics().replicas == 1, "not below min_replicas"
 
 
-async def test_what_other_processes_ask_of_a_replica_counts_as_load_and_keeps_it() -> None:
+async def test_requests_of_other_processes_count_as_load() -> None:
     async with Bench(replicas=1, most=2, scale_up_batches=2, scale_down_s=60) as bench:
         others = [bench.replicas[0].replica.coalescer.submit_nowait(Show(number)) for number in range(9)]
         for _ in range(2):

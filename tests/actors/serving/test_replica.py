@@ -78,9 +78,7 @@ async def test_results_go_out_with_whichever_call_is_there(
     assert sorted(outcomes(await fourth)) == [5]
 
 
-async def test_results_that_nobody_fetched_wait_for_the_next_call(
-    replica: Replica, backend: ScriptedBackend
-) -> None:
+async def test_results_wait_for_the_next_call(replica: Replica, backend: ScriptedBackend) -> None:
     call = asyncio.ensure_future(replica.exchange(exchange_request((1, Show(1)))))
     await settle()
     other = asyncio.ensure_future(replica.exchange(exchange_request((2, Show(2)))))

@@ -124,7 +124,7 @@ def test_errors_keep_their_message_and_fix() -> None:
     assert (back.message, back.fix) == ("no.", "Ask again.")
 
 
-def test_what_cannot_be_pickled_raises() -> None:
+def test_a_value_that_cannot_be_pickled_raises() -> None:
     with pytest.raises((pickle.PicklingError, AttributeError)):
         pack(lambda: None)
     assert Payload(b"", ()).ids == ()

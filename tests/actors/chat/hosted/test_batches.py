@@ -44,7 +44,7 @@ async def test_a_line_that_failed_is_classed_and_asked_again(endpoint: FakeEndpo
     assert sorted(reply.usage.requests for reply in replies) == [1, 2, 2]
 
 
-async def test_what_an_expired_batch_left_unanswered_is_asked_again(
+async def test_requests_that_an_expired_batch_left_unanswered_are_sent_again(
     endpoint: FakeEndpoint, opened: Opened
 ) -> None:
     """Finished lines of a batch that expired are kept."""
@@ -66,7 +66,7 @@ async def test_a_batch_that_cannot_be_read_for_a_while_is_read_later(
     assert len(endpoint.batches) == 1
 
 
-async def test_nobody_waits_for_a_batch_that_was_not_made(endpoint: FakeEndpoint) -> None:
+async def test_requests_of_a_batch_that_was_not_made_fail(endpoint: FakeEndpoint) -> None:
     """What was still being collected when the endpoint was closed is cancelled."""
     settings = OpenAIChat(model="m", base_url=endpoint.base_url, api_key_env=None)
     connection = connect(settings, {})

@@ -67,7 +67,7 @@ async def test_several_rounds_with_images_reach_the_endpoint_in_order(
     assert endpoint.complaints == []
 
 
-async def test_what_is_sent_is_the_settings_and_nothing_else(endpoint: FakeEndpoint, opened: Opened) -> None:
+async def test_the_body_holds_the_settings_and_nothing_else(endpoint: FakeEndpoint, opened: Opened) -> None:
     async with opened(
         endpoint,
         temperature=0.7,
@@ -201,7 +201,7 @@ async def test_a_filtered_prompt_is_an_answer_and_not_asked_again(
     assert len(endpoint.seen) == 1
 
 
-PASSING_FAULTS = {
+TRANSIENT_FAULTS = {
     "429": Fault.rate_limit(),
     "500": Fault.error(500, "oops"),
     "503": Fault.error(503, "overloaded"),
@@ -226,7 +226,7 @@ PASSING_FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", PASSING_FAULTS.values(), ids=PASSING_FAULTS)
+@pytest.mark.parametrize("fault", TRANSIENT_FAULTS.values(), ids=PASSING_FAULTS)
 async def test_a_passing_fault_is_tried_again_and_counted(
     endpoint: FakeEndpoint, opened: Opened, clock: FakeClock, fault: Fault
 ) -> None:
@@ -247,7 +247,7 @@ async def test_a_passing_fault_is_tried_again_and_counted(
     assert facts["in_doubt"] >= worked_on
 
 
-@pytest.mark.parametrize("fault", PASSING_FAULTS.values(), ids=PASSING_FAULTS)
+@pytest.mark.parametrize("fault", TRANSIENT_FAULTS.values(), ids=PASSING_FAULTS)
 async def test_a_fault_that_does_not_pass_becomes_one_typed_error(
     endpoint: FakeEndpoint, opened: Opened, fault: Fault
 ) -> None:
@@ -287,7 +287,7 @@ async def test_a_fault_that_no_retry_can_cure_ends_at_once_in_words(
         if isinstance(caught.value, EndpointStopError):
             assert isinstance(caught.value, UsageError)
             with pytest.raises(EndpointStopError, match=words):
-                await backend.complete(ask())  # told to stop: nobody asks again for a while
+                await backend.complete(ask())  # stopped: no request is sent for a while
     assert len(endpoint.seen) == 1
     assert clock.slept == []
 
@@ -373,7 +373,7 @@ async def test_no_more_than_the_allowed_requests_are_in_flight(
 async def test_no_answer_that_arrived_is_bought_twice(endpoint: FakeEndpoint, opened: Opened) -> None:
     """Forty agents at an endpoint that fails in every passing way a third of the time."""
     rng = random.Random(0)
-    faults = [fault for fault in PASSING_FAULTS.values() if fault.kind not in ("hang", "slow_drip")]
+    faults = [fault for fault in TRANSIENT_FAULTS.values() if fault.kind not in ("hang", "slow_drip")]
 
     def unreliable(seen: Seen) -> str | Fault:
         return rng.choice(faults) if rng.random() < 0.35 else f"answer to {seen.texts[-1]}"
@@ -450,9 +450,7 @@ async def test_text_that_no_encoder_takes_is_mended_on_both_ways(
     assert reply.text == "lone ? and \0 zero ?"
 
 
-async def test_an_outage_tells_how_often_this_request_was_sent(
-    endpoint: FakeEndpoint, opened: Opened
-) -> None:
+async def test_an_outage_error_counts_this_requests_attempts(endpoint: FakeEndpoint, opened: Opened) -> None:
     endpoint.script = lambda seen: Fault.html_page()
     async with opened(
         endpoint, breaker_failures=2, breaker_pause_s=40, outage_patience_s=30, max_attempts=50
@@ -643,7 +641,7 @@ async def test_a_models_name_that_no_encoder_takes_costs_no_answer(
 
 
 @pytest.mark.parametrize("fault", [Fault.rate_limit(), Fault.rate_limit("100000")])
-async def test_who_is_refused_for_the_rate_to_the_end_is_not_to_blame(
+async def test_a_request_refused_for_its_rate_to_the_end_is_an_outage(
     endpoint: FakeEndpoint, opened: Opened, fault: Fault
 ) -> None:
     endpoint.faults.extend([fault] * 6)
@@ -652,9 +650,7 @@ async def test_who_is_refused_for_the_rate_to_the_end_is_not_to_blame(
             await backend.complete(ask())
 
 
-async def test_nobody_is_to_blame_for_an_address_where_nothing_is(
-    endpoint: FakeEndpoint, opened: Opened
-) -> None:
+async def test_an_address_without_a_server_is_an_outage(endpoint: FakeEndpoint, opened: Opened) -> None:
     async with opened(endpoint, base_url="http://127.0.0.1:9/v1", max_attempts=2) as backend:
         with pytest.raises(EndpointDownError):
             await backend.complete(ask())
