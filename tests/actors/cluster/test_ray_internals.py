@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import json
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,14 +50,23 @@ def test_worker_output_goes_where_it_is_redirected() -> None:
     assert received == [{"lines": ["x"]}]
 
 
-def test_the_environment_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ray._private import ray_constants
+REREAD = """
+import os
+import ray
+from ray._private import ray_constants
+from actors.cluster import ray_internals
 
-    before = ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV
-    for value in (not before, before):
-        monkeypatch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", str(int(value)))
-        ray_internals.reread_environment()
-        assert ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV is value
+for value in ("1", "0"):
+    os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = value
+    ray_internals.reread_environment()
+    print(ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV)
+"""
+
+
+def test_the_environment_is_read_again() -> None:
+    """In a process of its own: it also forgets the token of a connection."""
+    printed = subprocess.check_output([sys.executable, "-c", REREAD], text=True)
+    assert printed.split() == ["True", "False"]
 
 
 @pytest.mark.parametrize("needed", [True, False])

@@ -226,7 +226,7 @@ TRANSIENT_FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", TRANSIENT_FAULTS.values(), ids=PASSING_FAULTS)
+@pytest.mark.parametrize("fault", TRANSIENT_FAULTS.values(), ids=TRANSIENT_FAULTS)
 async def test_a_passing_fault_is_tried_again_and_counted(
     endpoint: FakeEndpoint, opened: Opened, clock: FakeClock, fault: Fault
 ) -> None:
@@ -247,7 +247,7 @@ async def test_a_passing_fault_is_tried_again_and_counted(
     assert facts["in_doubt"] >= worked_on
 
 
-@pytest.mark.parametrize("fault", TRANSIENT_FAULTS.values(), ids=PASSING_FAULTS)
+@pytest.mark.parametrize("fault", TRANSIENT_FAULTS.values(), ids=TRANSIENT_FAULTS)
 async def test_a_fault_that_does_not_pass_becomes_one_typed_error(
     endpoint: FakeEndpoint, opened: Opened, fault: Fault
 ) -> None:
