@@ -11,7 +11,6 @@ import ctypes
 import math
 import os
 import platform
-import random
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -233,16 +232,6 @@ def devices_work() -> bool:
     except RuntimeError:
         return False
     return True
-
-
-def seed_everything(seed: int) -> None:
-    """Seed Python, numpy and torch (all devices). For training and tests: requests carry their own seeds."""
-    import numpy as np
-    import torch
-
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
 
 
 DTYPE_NAMES = ("float32", "bfloat16", "float16")

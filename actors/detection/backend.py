@@ -104,7 +104,4 @@ class DetectionBackend(UnsharedBackend[DetectRequest, Detection]):
         return {"name": self.name, "max_batch": self.max_batch}
 
     async def close(self) -> None:
-        free = getattr(self._detector, "close", None)
-        if free:
-            await self._thread.run(free)
         self._thread.close()

@@ -227,14 +227,6 @@ class GroundingDetector:
         scale = np.array([size[1] / seen[1], size[0] / seen[0]] * 2, np.float32)
         return Detection(score, mask, boxes.astype(np.float32) * scale, scores.astype(np.float32))
 
-    def close(self) -> None:
-        """Let go of the weights."""
-        import torch
-
-        self._detector = self._segmenter = None
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-
 
 def caption(concept: str) -> str:
     """Return the concept as Grounding DINO was trained to read one: lower case, one full stop at the end.

@@ -105,14 +105,6 @@ class Sam3Detector:
         boxes = result["boxes"].float().cpu().numpy()[order]
         return Detection(float(scores[order[0]]), mask, boxes, scores[order])
 
-    def close(self) -> None:
-        """Let go of the weights."""
-        import torch
-
-        self._model = None
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-
 
 def _rows(features: Any, rows: Sequence[int]) -> Any:
     """Return the vision encoder's output with its batch rows picked, and repeated, as `rows` says."""

@@ -70,9 +70,6 @@ class InOneThread:
         return describe() if describe else {"name": self.name, "settings": self.settings}
 
     async def close(self) -> None:
-        free = getattr(self._maker, "close", None)
-        if free:
-            await self._thread.run(free)
         self._thread.close()
 
 

@@ -248,11 +248,6 @@ class DiffusionMaker:
             "settings": self.settings,
         }
 
-    def close(self) -> None:
-        """Let go of the weights."""
-        self._pipeline = None
-        _empty_cache()
-
 
 def _empty_cache() -> None:
     import torch

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import itertools
 import re
-import sys
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
@@ -308,15 +307,3 @@ class Cluster:
         pool.start()
         self._pools.append(pool)
         return pool
-
-    def describe(self) -> dict[str, Any]:
-        """Return plain facts for `maia doctor` and logs."""
-        import ray
-
-        return {
-            "address": self.settings.address,
-            "ray": ray.__version__,
-            "python": sys.version.split()[0],
-            "nodes": sum(node["Alive"] for node in ray.nodes()),
-            "resources": ray.cluster_resources(),
-        }

@@ -1,11 +1,9 @@
 from __future__ import annotations
 
-import random
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from actors.errors import UsageError
@@ -14,7 +12,6 @@ from actors.runtime import (
     control_group_limits,
     pick_device,
     pick_dtype,
-    seed_everything,
     worker_env,
 )
 
@@ -110,16 +107,6 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
     with pytest.raises(UsageError, match="needs an Apple GPU"):
         pick_device("mps")
-
-
-def test_seeding_repeats_every_draw() -> None:
-    import torch
-
-    def draw() -> tuple[float, float, float]:
-        seed_everything(5)
-        return random.random(), float(np.random.rand()), float(torch.rand(1))
-
-    assert draw() == draw()
 
 
 def test_dtypes_go_by_their_names() -> None:

@@ -269,7 +269,6 @@ async def main():
     async with Cluster.start(settings) as cluster:
         pool = cluster.pool("life", "tests.actors.scripted:build", {"gated": False})
         print(json.dumps([await pool.submit(Show(3)), (await pool.describe()).pid]))
-        print(cluster.describe()["nodes"], file=sys.stderr)
 
 asyncio.run(main())
 """
