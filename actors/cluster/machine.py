@@ -23,12 +23,12 @@ from actors.runtime import available_memory
 
 SHARED_MEMORY = Path("/dev/shm")
 PACKAGES = ("actors", "tools", "agents", "experiments")
-LEAST_OPEN_FILES = 256
+MIN_OPEN_FILES = 256
 """A study of one unit was seen to run with so many."""
-LEAST_STORE_BYTES = 80 * 2**20
+MIN_STORE_BYTES = 80 * 2**20
 """Ray starts no smaller object store."""
-_LEAST_MEMORY_GIB = 2.0
-_LEAST_DISK_MIB = 100
+_MIN_MEMORY_GIB = 2.0
+_MIN_DISK_MIB = 100
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 RAY_VARIABLES_KEPT = frozenset(
@@ -114,7 +114,7 @@ def fitted(wanted: int, free: int, fallback: Path) -> tuple[int, Path | None]:
     """
     if free >= wanted:
         return wanted, None
-    if free * 9 // 10 >= LEAST_STORE_BYTES:
+    if free * 9 // 10 >= MIN_STORE_BYTES:
         return free * 9 // 10, None
     return wanted, fallback
 
@@ -154,16 +154,16 @@ def _platform(here: Environment) -> CheckResult | None:
 
 
 def _open_files(here: Environment) -> CheckResult:
-    enough = here.open_files >= LEAST_OPEN_FILES
+    enough = here.open_files >= MIN_OPEN_FILES
     return CheckResult(
         "Open files",
         enough,
         f"{here.open_files} allowed"
         if enough
-        else f"{here.open_files} are allowed, and a run needs {LEAST_OPEN_FILES}",
+        else f"{here.open_files} are allowed, and a run needs {MIN_OPEN_FILES}",
         ""
         if enough
-        else f"Raise the hard limit: ulimit -Hn {LEAST_OPEN_FILES * 16}, or docker --ulimit nofile.",
+        else f"Raise the hard limit: ulimit -Hn {MIN_OPEN_FILES * 16}, or docker --ulimit nofile.",
     )
 
 
@@ -205,24 +205,22 @@ def _disk(here: Environment) -> CheckResult | None:
             free = shutil.disk_usage(place).free / 2**20
             return CheckResult(
                 "Disk",
-                free >= _LEAST_DISK_MIB,
+                free >= _MIN_DISK_MIB,
                 f"{free / 2**10:.1f} GiB free in {place}"
-                if free >= _LEAST_DISK_MIB
-                else f"{free:.0f} MiB are free in {place}, and a run needs {_LEAST_DISK_MIB}",
-                "" if free >= _LEAST_DISK_MIB else "Free some, or set TMPDIR to a folder on another disk.",
+                if free >= _MIN_DISK_MIB
+                else f"{free:.0f} MiB are free in {place}, and a run needs {_MIN_DISK_MIB}",
+                "" if free >= _MIN_DISK_MIB else "Free some, or set TMPDIR to a folder on another disk.",
             )
     return None
 
 
 def _memory(here: Environment) -> CheckResult:
     gib = here.memory_bytes / 2**30
-    enough = not here.memory_bytes or gib >= _LEAST_MEMORY_GIB
+    enough = not here.memory_bytes or gib >= _MIN_MEMORY_GIB
     return CheckResult(
         "Memory",
         enough,
-        f"{gib:.1f} GiB"
-        if enough
-        else f"{gib:.1f} GiB are allowed, and a run needs {_LEAST_MEMORY_GIB:g} GiB",
+        f"{gib:.1f} GiB" if enough else f"{gib:.1f} GiB are allowed, and a run needs {_MIN_MEMORY_GIB:g} GiB",
         "" if enough else "Raise the limit of the container or job (docker --memory, SLURM --mem).",
     )
 

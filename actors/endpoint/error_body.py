@@ -43,9 +43,9 @@ _WORD_FIELDS = {
 _FIELD_NAMES = {"param", "loc", "field"}
 _ECHOES = {"input", "request", "messages", "prompt", "headers", "ctx", "traceback", "stack"}
 """Fields that repeat the request: what is in them was said by us."""
-_MOST_NODES = 2000
-_MOST_DEPTH = 16
-_MOST_CHARS = 1 << 16
+_MAX_NODES = 2000
+_MAX_DEPTH = 16
+_MAX_CHARS = 1 << 16
 """Characters of a body that are read: no server needs more for its reason."""
 _PAGE = re.compile(r"^\s*(<!doctype html|<html|<head|<body|<title|<center)", re.I)
 _TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.I | re.S)
@@ -75,18 +75,18 @@ class ErrorBody:
 def read_body(body: object) -> ErrorBody:
     """Return what a decoded or raw body says; any value is read, and none raises."""
     if isinstance(body, bytes | bytearray):
-        body = bytes(body[: 4 * _MOST_CHARS]).decode("utf-8", "replace")
+        body = bytes(body[: 4 * _MAX_CHARS]).decode("utf-8", "replace")
     if isinstance(body, str):
         if _PAGE.match(body):
-            return ErrorBody(words=_page_words(body[:_MOST_CHARS]), page=True)
-        body = _json_in(body, whole=True) or body[:_MOST_CHARS]
+            return ErrorBody(words=_page_words(body[:_MAX_CHARS]), page=True)
+        body = _json_in(body, whole=True) or body[:_MAX_CHARS]
     reading = _Reading()
     reading.read(body, "error", 0)
     words = "; ".join(dict.fromkeys(reading.words))
     if not words and body not in (None, "", {}, []):
         words = _as_text(body)
     names = reading.fields | {name.lower() for name in _QUOTED.findall(words)}
-    return ErrorBody(frozenset(reading.codes), words[:_MOST_CHARS], frozenset(names), values=reading.values)
+    return ErrorBody(frozenset(reading.codes), words[:_MAX_CHARS], frozenset(names), values=reading.values)
 
 
 class _Reading:
@@ -101,7 +101,7 @@ class _Reading:
 
     def read(self, value: Any, name: str, depth: int) -> None:
         self._nodes += 1
-        if self._nodes > _MOST_NODES or depth > _MOST_DEPTH:
+        if self._nodes > _MAX_NODES or depth > _MAX_DEPTH:
             return
         match value:
             case dict():
@@ -112,7 +112,7 @@ class _Reading:
             case list():
                 if name == "loc" and value:
                     self.fields.add(str(value[-1]).lower())
-                    self.words.append(f"at {'.'.join(str(step) for step in value[:_MOST_DEPTH])}")
+                    self.words.append(f"at {'.'.join(str(step) for step in value[:_MAX_DEPTH])}")
                 for item in value if name != "loc" else []:
                     self.read(item, name, depth + 1)
             case str() | int() | float() if not isinstance(value, bool):
@@ -186,6 +186,6 @@ def _page_words(text: str) -> str:
 
 def _as_text(body: object) -> str:
     try:
-        return body if isinstance(body, str) else json.dumps(body, ensure_ascii=False)[:_MOST_CHARS]
+        return body if isinstance(body, str) else json.dumps(body, ensure_ascii=False)[:_MAX_CHARS]
     except (TypeError, ValueError, RecursionError):
         return repr(type(body).__name__)

@@ -33,7 +33,7 @@ _COMPLAINT = re.compile(
     r"(large|high|big)|removed",
     re.I,
 )
-_MOST = re.compile(
+_LIMIT = re.compile(
     r"(?:at most|max\w*(?: value)?(?: is| of)?|less than or equal to|<=|up to|limit(?: is| of)?|not "
     r"exceed)\D{0,20}(\d+)",
     re.I,
@@ -57,9 +57,9 @@ def named_fields(body: ErrorBody) -> frozenset[str]:
     return frozenset(named)
 
 
-def most_tokens(body: ErrorBody) -> int | None:
+def named_token_limit(body: ErrorBody) -> int | None:
     """Return the longest answer that a server says it gives, None where it says none."""
-    limits = [int(number) for number in _MOST.findall(body.plain)]
+    limits = [int(number) for number in _LIMIT.findall(body.plain)]
     return min((limit for limit in limits if limit > 0), default=None)
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import openai
 
 
-MOST_BYTES = 256 << 20
+MAX_BYTES = 256 << 20
 """Of an answer: more than the largest pictures in base64 take."""
 
 
@@ -91,8 +91,8 @@ async def _bound(response: Any) -> None:
             n_bytes = 0
             async for chunk in self._stream:
                 n_bytes += len(chunk)
-                if n_bytes > MOST_BYTES:
-                    detail = f"an answer of more than {MOST_BYTES >> 20} MiB"
+                if n_bytes > MAX_BYTES:
+                    detail = f"an answer of more than {MAX_BYTES >> 20} MiB"
                     raise FaultyAnswerError(Fault("garbled", detail, in_doubt=True))
                 yield chunk
 

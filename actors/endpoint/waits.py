@@ -41,7 +41,7 @@ _UNTIL = re.compile(
     re.I,
 )
 _RESET = re.compile(r"(x-)?ratelimit-reset(-[a-z]+)?|anthropic-ratelimit-.*-reset")
-_MOST_S = 40 * 86_400.0
+_MAX_S = 40 * 86_400.0
 """A longer wait than this was misread, or is too long to wait: a month and the days to a reset."""
 
 
@@ -80,7 +80,7 @@ def _limit_reset(values: Mapping[str, str], now: float) -> float | None:
     ]
     if (longest := _longest(spent)) is not None:
         return longest
-    return min((wait for wait in resets.values() if wait is not None and wait <= _MOST_S), default=None)
+    return min((wait for wait in resets.values() if wait is not None and wait <= _MAX_S), default=None)
 
 
 def parse_duration(text: str, bare_unit: float | None = None) -> float | None:
@@ -101,7 +101,7 @@ def _singular(unit: str) -> str:
 
 
 def _longest(seconds: Iterable[float | None]) -> float | None:
-    known = [wait for wait in seconds if wait is not None and math.isfinite(wait) and 0 <= wait <= _MOST_S]
+    known = [wait for wait in seconds if wait is not None and math.isfinite(wait) and 0 <= wait <= _MAX_S]
     return max(known, default=None)
 
 

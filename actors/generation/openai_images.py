@@ -30,7 +30,7 @@ from actors.serving.backend import BackendFacts
 
 _LIMIT_BYTES = 64 << 20
 _FETCHES = 3
-_MOST_WORDS = 4000
+_MAX_WORDS = 4000
 """Characters of a reworded prompt that are kept."""
 
 
@@ -161,7 +161,7 @@ class OpenAIImageMaker:
         reworded = item.get("revised_prompt")
         notes: tuple[str, ...] = ()
         if isinstance(reworded, str) and reworded.strip() not in ("", arguments["prompt"].strip()):
-            words = self._connection.secrets.redact(reworded)[:_MOST_WORDS]
+            words = self._connection.secrets.redact(reworded)[:_MAX_WORDS]
             notes = (f"the endpoint drew this prompt instead: {words}",)
         seed = request.seed if self._sends_seed else None
         maker = f"{self.name} {self.settings}" + ("" if self._sends_seed else " (takes no seed)")

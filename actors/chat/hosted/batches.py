@@ -22,9 +22,9 @@ from actors.endpoint.openai_client import Connection, classify
 _ENDED = ("completed", "failed", "expired", "cancelled")
 _CALL_S = 120.0
 """Seconds for one call about a batch, whose answer is small or a file."""
-_MOST_LINES = 50_000
+_MAX_LINES = 50_000
 """Requests that OpenAI takes in one batch."""
-_MOST_FAILED_READS = 60
+_MAX_FAILED_READS = 60
 """Failures to read a batch before its requests fail: an hour's outage at the default `poll_s`."""
 
 T = TypeVar("T")
@@ -80,8 +80,8 @@ class Batches:
         self._collecting = False
         waiting = [(body, answer) for body, answer in self._pending if not answer.done()]
         self._pending = []
-        for start in range(0, len(waiting), _MOST_LINES):
-            self._start(self._answer(waiting[start : start + _MOST_LINES]))
+        for start in range(0, len(waiting), _MAX_LINES):
+            self._start(self._answer(waiting[start : start + _MAX_LINES]))
 
     async def _answer(self, lines: list[Line]) -> None:
         """Make a batch of the lines, wait for its end, and give each its answer or fault."""
@@ -141,7 +141,7 @@ class Batches:
 
     async def _read_again(self, read: Callable[[], Awaitable[T]]) -> T:
         """Return what `read` returns, after transient faults if need be: the batch is billed all the same."""
-        for _ in range(_MOST_FAILED_READS):
+        for _ in range(_MAX_FAILED_READS):
             try:
                 return await read()
             except Exception as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-_MOST_IMAGES = 100_000
+_MAX_IMAGES = 100_000
 """Ids that are remembered; a run shows fewer new images than that between two restarts."""
 
 
@@ -23,9 +23,9 @@ class Learned:
     fold_system: bool = False
     stream: bool = False
     max_images: int | None = None
-    most_tokens: int | None = None
+    max_prompt_tokens: int | None = None
     """Prompt tokens that fitted, by our own estimate, after more did not."""
-    most_bytes: int | None = None
+    max_prompt_bytes: int | None = None
     room: int = 0
     """Tokens that thinking was found to need beside the answer."""
     bad_images: dict[str, str] = field(default_factory=dict)
@@ -36,7 +36,7 @@ class Learned:
 
     def accept(self, image_ids: set[str]) -> None:
         """Remember images that the server has taken."""
-        if len(self._accepted) > _MOST_IMAGES:
+        if len(self._accepted) > _MAX_IMAGES:
             self._accepted.clear()
         self._accepted |= image_ids
 
@@ -53,8 +53,8 @@ class Learned:
             "system_folded": self.fold_system,
             "stream": self.stream,
             "max_images": self.max_images,
-            "most_prompt_tokens": self.most_tokens,
-            "most_bytes": self.most_bytes,
+            "most_prompt_tokens": self.max_prompt_tokens,
+            "most_bytes": self.max_prompt_bytes,
             "reasoning_tokens": self.room,
             "images_left_out": sorted(self.bad_images),
             "context_seems_to_be": self.context,
@@ -69,7 +69,7 @@ class TruncationWatch:
     conversation grows.
     """
 
-    _LEAST = 2000
+    _MIN = 2000
     """Estimated tokens below which an estimate says too little."""
 
     def __init__(self) -> None:
@@ -78,7 +78,7 @@ class TruncationWatch:
     def saw(self, conversation: str, estimated: int, reported: int) -> bool:
         """Return whether a prompt of about `estimated` text tokens, reported as `reported`, was surely
         cut."""
-        if estimated >= self._LEAST and 2 * reported < estimated:
+        if estimated >= self._MIN and 2 * reported < estimated:
             return True
         before, seen, still = self._last.get(conversation, (0, 0, 0))
         grew = estimated > 1.1 * before and estimated - before >= 200

@@ -30,11 +30,11 @@ from actors.errors import MaiaError
 from actors.serving.backend import BackendFacts
 from actors.serving.blocking import UnsharedBackend
 
-_MOST_CHARS = 64
+_MAX_CHARS = 64
 """Characters that a reply may have for each token that it was asked to keep to; longer ones are cut. Real
 ones have four."""
 _MORE_ROOM = 3
-_LEAST_ROOM = 4096
+_MIN_ROOM = 4096
 """Tokens of room that a second attempt gets for thoughts: at least these, or `_MORE_ROOM` times the first
 limit."""
 
@@ -111,7 +111,7 @@ class OpenAIBackend(UnsharedBackend[Any, Any]):
             return reply
         used = outgoing.longest
         outgoing = self._outgoing(request)
-        outgoing.room += max(_LEAST_ROOM, _MORE_ROOM * used)
+        outgoing.room += max(_MIN_ROOM, _MORE_ROOM * used)
         again = await self._ask(outgoing, request, "") if outgoing.longest > used else reply
         usage = reply.usage + again.usage if again is not reply else reply.usage
         if _without_room(again):
@@ -161,7 +161,7 @@ class OpenAIBackend(UnsharedBackend[Any, Any]):
             read_usage(answer.usage, prompt, text + thoughts, settings.known_price, sent.attempts)
             + outgoing.spent
         )
-        most = _MOST_CHARS * outgoing.longest
+        most = _MAX_CHARS * outgoing.longest
         if len(text) > most:
             # It would be sent back in every later round, and be kept with each.
             text, finish = text[:most], "length"

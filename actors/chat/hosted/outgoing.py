@@ -21,7 +21,7 @@ from actors.chat.hosted.learned import Learned
 from actors.chat.hosted.pricing import estimate_prompt
 from actors.chat.settings import OpenAIChat
 from actors.endpoint.faults import Fault, ImageRejectedError
-from actors.endpoint.fields import most_tokens, named_fields
+from actors.endpoint.fields import named_fields, named_token_limit
 
 BAD_IMAGE = "[image left out: the model's server fails on it]"
 _OWN_FIELD_HOSTS = ("api.openai.com", ".openai.azure.com", ".services.ai.azure.com")
@@ -54,7 +54,7 @@ _SENT = re.compile(
     re.I,
 )
 _SUM = re.compile(r"(\d+) \+ \d+ > (\d+)")
-_MOST_ALONE = 40
+_MAX_ALONE = 40
 """Images that are tried one by one, to find those that a server fails on."""
 
 Alone = Callable[[Sequence[Message]], Awaitable[tuple[Fault | None, Usage]]]
@@ -81,13 +81,13 @@ class Outgoing:
         self.spent = Usage()
         """The usage of the questions that were asked to find out what the server refuses."""
         self.room = settings.reasoning_tokens + learned.room
-        self._most_tokens, self._most_bytes = learned.most_tokens, learned.most_bytes
+        self._max_prompt_tokens, self._max_prompt_bytes = learned.max_prompt_tokens, learned.max_prompt_bytes
         self._longest: int | None = None
         self._server_errors = 0
         self._version = learned.version
         """What was known when the request was last sent."""
         # A question about an image means nothing without it; a conversation goes on.
-        self._least_images = 0 if any(message.role == "assistant" for message in request.messages) else 1
+        self._min_images = 0 if any(message.role == "assistant" for message in request.messages) else 1
 
     @property
     def longest(self) -> int:
@@ -114,14 +114,14 @@ class Outgoing:
 
     def _within(self, messages: Sequence[Message]) -> Sequence[Message]:
         """Leave out old images until the conversation fits what was found to be the most."""
-        while (images := n_images(messages)) > self._least_images and not self._fits(messages):
+        while (images := n_images(messages)) > self._min_images and not self._fits(messages):
             messages = keep_images(messages, min(images - 1, math.floor(images * 0.9)))
         return messages
 
     def _fits(self, messages: Sequence[Message]) -> bool:
-        if self._most_tokens is not None and self.tokens(messages) > self._most_tokens:
+        if self._max_prompt_tokens is not None and self.tokens(messages) > self._max_prompt_tokens:
             return False
-        return self._most_bytes is None or self._encoder.bytes(messages) <= self._most_bytes
+        return self._max_prompt_bytes is None or self._encoder.bytes(messages) <= self._max_prompt_bytes
 
     def tokens(self, messages: Sequence[Message]) -> int:
         """Return about how many tokens the messages are."""
@@ -161,10 +161,10 @@ class Outgoing:
         """Remember what the answered request has shown to fit."""
         messages = self.messages()
         self._learned.accept(_image_ids(messages))
-        if self._most_tokens is not None:
-            self._learned.most_tokens = self._most_tokens
-        if self._most_bytes is not None:
-            self._learned.most_bytes = self._most_bytes
+        if self._max_prompt_tokens is not None:
+            self._learned.max_prompt_tokens = self._max_prompt_tokens
+        if self._max_prompt_bytes is not None:
+            self._learned.max_prompt_bytes = self._max_prompt_bytes
 
     async def adapt(self, fault: Fault) -> bool:
         """Change the request by what a fault says; return whether there was something to change.
@@ -230,10 +230,10 @@ class Outgoing:
         """Ask for a shorter answer if the prompt fits without it, else leave out old images."""
         messages = self.messages()
         if fault.status == 413 and not fault.body.plain.count("token"):
-            if n_images(messages) <= self._least_images:
+            if n_images(messages) <= self._min_images:
                 return False
             size = self._encoder.bytes(messages)
-            self._most_bytes = int(size * 0.6)
+            self._max_prompt_bytes = int(size * 0.6)
             return self._changed(
                 f"old images are left out: {size:,} bytes were too many", fault, "history.max_images"
             )
@@ -243,11 +243,11 @@ class Outgoing:
             if left >= min(256, self._request.max_tokens):
                 self._longest = left
                 return self._changed(f"the answer may have {left} tokens", fault, "max_tokens")
-        if n_images(messages) <= self._least_images:
+        if n_images(messages) <= self._min_images:
             return False
         tokens = self.tokens(messages)
         ratio = 0.95 * context / prompt if context and prompt and prompt > context else 0.5
-        self._most_tokens = int(tokens * min(0.95, ratio))
+        self._max_prompt_tokens = int(tokens * min(0.95, ratio))
         return self._changed(
             "old images are left out: the conversation is too long", fault, "history.max_images"
         )
@@ -257,7 +257,7 @@ class Outgoing:
         learned, messages = self._learned, self.messages()
         images = {image.id: image for message in messages for image in message.images}
         suspects = [images[image_id] for image_id in images if image_id in learned.unproven(set(images))]
-        if not suspects or len(suspects) > _MOST_ALONE:
+        if not suspects or len(suspects) > _MAX_ALONE:
             return False
         if fault.status >= 500 and await self._fails(Message("user", ("Answer with: yes",))):
             return False  # the server fails on everything
@@ -273,7 +273,7 @@ class Outgoing:
         learned.bad_images |= bad
         learned.version += 1
         sizes = ", ".join(f"{i.id[:8]} ({i.size[1]}x{i.size[0]} px)" for i in suspects if i.id in bad)
-        if len(images) - len(bad) < self._least_images:
+        if len(images) - len(bad) < self._min_images:
             raise ImageRejectedError(
                 f"the endpoint {self._settings.host} fails on the image {sizes} ({fault.detail}).",
                 "Raise `image_least_side`, or lower `image_side`, `image_pixels` or `image_max_aspect`.",
@@ -294,7 +294,7 @@ class Outgoing:
         limit_field = self._max_tokens_field()
         named = named_fields(fault.body)
         if named & {"max_tokens", "max_completion_tokens"} and limit_field in body:
-            most = most_tokens(fault.body)
+            most = named_token_limit(fault.body)
             if most is not None and most < self.longest and "unsupported_parameter" not in fault.body.codes:
                 learned.longest_answer = most
                 return self._changed(f"the answer may have {most} tokens at most", fault, "max_tokens")

@@ -13,8 +13,8 @@ CHARS_PER_TOKEN = 4
 _TOKENS_PER_MESSAGE = 4
 _CACHED = ("prompt_cache_hit_tokens", "cached_tokens")
 """Spellings of cached prompt tokens at the top of `usage`: DeepSeek's and Kimi's."""
-_MOST_DOLLARS = 1e4
-_MOST = 10**9
+_MAX_DOLLARS = 1e4
+_MAX = 10**9
 """More tokens than these in one call are nonsense: a budget would be spent, and tables have no room for
 them."""
 
@@ -54,7 +54,7 @@ def read_usage(
     completion = estimate_text(text) if completion is None else completion
     cached = min(cached, prompt)
     cost = fields.get("cost")
-    if not isinstance(cost, int | float) or isinstance(cost, bool) or not 0 <= cost < _MOST_DOLLARS:
+    if not isinstance(cost, int | float) or isinstance(cost, bool) or not 0 <= cost < _MAX_DOLLARS:
         cost = None if price is None else price.dollars(prompt, cached, completion)
     unpriced = requests if cost is None else 0
     return Usage(prompt, cached, completion, requests, float(cost or 0.0), estimated, unpriced)
@@ -62,4 +62,4 @@ def read_usage(
 
 def _count(value: Any) -> int | None:
     """Return a reported number of tokens, None for what no call can have cost."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MOST else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MAX else None

@@ -16,7 +16,7 @@ from actors.endpoint.error_body import read_body
 HERE = Path(__file__).resolve().parent
 TARGET = HERE.parents[2] / "docs" / "endpoint-errors.md"
 SHAPES: list[dict[str, Any]] = yaml.safe_load((HERE / "endpoint_shapes.yaml").read_text(encoding="utf-8"))
-_MOST = 90
+_MAX = 90
 
 _INTRODUCTION = """# What endpoints answer, and what is made of it
 
@@ -61,7 +61,7 @@ def page() -> str:
 
 def _words(shape: dict[str, Any]) -> str:
     words = " ".join(read_body(sent(shape)).words.split())
-    cut = words if len(words) <= _MOST else f"{words[: _MOST - 1]}…"
+    cut = words if len(words) <= _MAX else f"{words[: _MAX - 1]}…"
     for mark in "\\|`*_[]<>":
         cut = cut.replace(mark, f"\\{mark}")
     return cut

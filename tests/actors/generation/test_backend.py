@@ -157,13 +157,6 @@ async def test_memory_is_bounded_and_forgets_the_least_recently_used() -> None:
     await shared.close()
 
 
-async def test_no_memory_at_all_remembers_nothing() -> None:
-    shared = backend(Painter(), remembered_bytes=0)
-    await shared.run([GenerateRequest("one", 0)])
-    assert shared.lookup(GenerateRequest("one", 0)) is None
-    await shared.close()
-
-
 async def test_a_later_run_finds_on_disk_what_an_earlier_one_made(tmp_path: Path) -> None:
     requests = [GenerateRequest("dog", 0), EditRequest(plain(4, 4), "red", 1)]
     before, after = Painter(), Painter()

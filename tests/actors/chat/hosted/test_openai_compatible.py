@@ -620,7 +620,7 @@ async def test_a_reply_many_times_too_long_is_cut_and_said_to_be(
 async def test_an_answer_that_does_not_end_is_given_up_before_it_fills_the_memory(
     endpoint: FakeEndpoint, opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(openai_client, "MOST_BYTES", 1 << 20)
+    monkeypatch.setattr(openai_client, "MAX_BYTES", 1 << 20)
     endpoint.script = lambda seen: "x" * (3 << 20)
     async with opened(endpoint, max_attempts=2) as backend:
         with pytest.raises(EndpointError, match="more than 1 MiB") as failure:
