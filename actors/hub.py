@@ -100,7 +100,7 @@ def resolve(model: str, revision: str | None = None, fetch: Callable[[], str] | 
     if folder is not None:
         return folder
     log.info("finding_model", model=model, revision=revision)
-    with explained(model, revision), _without_progress_bars(), quick_when_offline():
+    with translated_errors(model, revision), _without_progress_bars(), quick_when_offline():
         return Path(fetch() if fetch else _snapshot(model, revision))
 
 
@@ -173,7 +173,7 @@ def reachable(url: str) -> bool:
 
 
 @contextmanager
-def explained(model: str, revision: str | None = None) -> Iterator[None]:
+def translated_errors(model: str, revision: str | None = None) -> Iterator[None]:
     """Turn what the hub's clients raise, also deep in a chain of causes, into a UsageError about `model`."""
     try:
         yield

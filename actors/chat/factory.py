@@ -11,12 +11,12 @@ from actors.chat.base import ChatReply, ChatRequest
 from actors.chat.settings import BuiltinChat, ChatSettings, OpenAIChat, TransformersChat
 from actors.endpoint.secrets import read_secrets
 from actors.errors import UsageError
-from actors.packaged import Packaged
+from actors.packaged import PackagedNetwork
 from actors.serving.backend import Backend, Readiness
 
 
 def build_backend(
-    settings: ChatSettings, photographs: Packaged | None = None
+    settings: ChatSettings, photographs: PackagedNetwork | None = None
 ) -> Backend[ChatRequest, ChatReply]:
     """Return the loaded model. `photographs` is the network that sees photographs for a built-in one.
 

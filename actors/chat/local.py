@@ -22,10 +22,10 @@ from actors.hub import (
     ModelNotFoundError,
     OutOfMemoryError,
     check_memory,
-    explained,
     is_out_of_memory,
     require,
     resolve,
+    translated_errors,
     weights_bytes,
     weights_digest,
 )
@@ -56,7 +56,7 @@ class LocalBackend(UnsharedBackend[ChatRequest, ChatReply]):
         self._settings = settings
         self._device = pick_device(settings.device)
         folder, gguf = _locate(settings)
-        with explained(settings.model, settings.revision):
+        with translated_errors(settings.model, settings.revision):
             self._load(folder, gguf)
         self._facts = {"class": type(self._model).__name__, "weights": weights_digest(folder)}
         self._thread = DeviceThread(self.name)

@@ -74,7 +74,7 @@ async def ask(
 
 
 def _suggested(learned: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of `OpenAIChat` for what a backend has learned (`Learned.facts`)."""
+    """Return the settings of `OpenAIChat` for what a backend has learned (`EndpointLimits.facts`)."""
     omitted = [name for name in learned.get("not_sent", ()) if name in ("temperature", "seed", "max_tokens")]
     suggested: dict[str, Any] = {"omit": omitted} if omitted else {}
     if "detail" in learned.get("not_sent", ()):

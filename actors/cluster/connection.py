@@ -19,9 +19,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from actors.cluster import machine, ray_internals
-from actors.cluster import private_folder as own_folder
-from actors.cluster.private_folder import OwnFolder
+from actors.cluster import machine, private_folder, ray_internals
+from actors.cluster.private_folder import PrivateFolder
 from actors.cluster.settings import RaySettings
 from actors.errors import UsageError
 from actors.runtime import available_cores
@@ -30,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 _ROOT = Path(__file__).resolve().parents[2]
 
-_folder: OwnFolder | None = None
+_folder: PrivateFolder | None = None
 """Of the cluster that this process started."""
 
 _INHERITED = frozenset(
@@ -136,7 +135,7 @@ def _start(settings: RaySettings) -> None:
     """
     global _folder
     machine.ensure(machine.Environment(settings=settings))
-    _folder = own_folder.make()
+    _folder = private_folder.make()
     with _translate_errors(settings), contextlib.ExitStack() as surroundings:
         private = {**_PRIVATE, "RAY_AUTH_TOKEN_PATH": str(_folder.write_token())}
         store, place = machine.store_place(settings, machine.SHARED_MEMORY, _folder.path)
@@ -254,7 +253,7 @@ def _find(settings: RaySettings) -> str:
 def _probe(settings: RaySettings) -> tuple[str, str]:
     """Return "open", "closed" (asks for a token), "ended" or "", and the address of what answers or ended."""
     without_token = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH_")}
-    folders = map(str, own_folder.running())
+    folders = map(str, private_folder.running())
     try:
         probe = subprocess.run(
             [sys.executable, "-P", "-c", ray_internals.PROBE, settings.address, *folders],

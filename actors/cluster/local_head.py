@@ -20,8 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
-from actors.cluster import machine
-from actors.cluster import private_folder as own_folder
+from actors.cluster import machine, private_folder
 from actors.cluster.connection import inherited_environment, prepare_authentication
 from actors.cluster.settings import RaySettings
 from actors.errors import UsageError
@@ -87,7 +86,7 @@ class LocalHead:
             raise UsageError(f"port {port} is taken.", "Choose another with --port.")
         machine.ensure(machine.Environment(settings=settings))
         prepare_authentication()
-        folder = own_folder.make()
+        folder = private_folder.make()
         store, place = machine.store_place(settings, machine.SHARED_MEMORY, folder.path)
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
         command += ["--port", str(port), "--disable-usage-stats"]

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from actors.cluster import private_folder as own_folder
+from actors.cluster import private_folder
 from actors.cluster.settings import RaySettings
 from actors.errors import UsageError
 from actors.runtime import available_memory
@@ -185,8 +185,8 @@ def _shared_memory(here: Environment) -> CheckResult | None:
 
 def _temporary_folder(here: Environment) -> CheckResult:
     reasons: list[str] = []
-    for place in own_folder.candidates(here.environment):
-        if not (reason := own_folder.unfit(place)):
+    for place in private_folder.candidates(here.environment):
+        if not (reason := private_folder.unfit(place)):
             why = f" ({reasons[0]})" if reasons else ""
             return CheckResult("Temporary folder", True, f"Ray's files are in {place}{why}")
         reasons.append(reason)
@@ -195,13 +195,13 @@ def _temporary_folder(here: Environment) -> CheckResult:
         False,
         "; ".join(reasons),
         "Set TMPDIR to a folder of your own whose path has at most "
-        f"{own_folder.LONGEST_TEMPORARY_PATH} bytes.",
+        f"{private_folder.LONGEST_TEMPORARY_PATH} bytes.",
     )
 
 
 def _disk(here: Environment) -> CheckResult | None:
-    for place in own_folder.candidates(here.environment):
-        if not own_folder.unfit(place):
+    for place in private_folder.candidates(here.environment):
+        if not private_folder.unfit(place):
             free = shutil.disk_usage(place).free / 2**20
             return CheckResult(
                 "Disk",

@@ -35,7 +35,7 @@ _KEPT = 3
 
 
 @dataclass(frozen=True, slots=True)
-class OwnFolder:
+class PrivateFolder:
     """One cluster's folder. A process that holds `lock` open keeps it from being removed."""
 
     path: Path
@@ -64,7 +64,7 @@ class OwnFolder:
         os.close(self.lock)
 
 
-def make(environment: Mapping[str, str] = os.environ, fallback: str = "/tmp") -> OwnFolder:
+def make(environment: Mapping[str, str] = os.environ, fallback: str = "/tmp") -> PrivateFolder:
     """Make a folder for one cluster, and remove those of clusters that ended long ago.
 
     Raises:
@@ -132,14 +132,14 @@ def running(environment: Mapping[str, str] = os.environ) -> list[Path]:
     return folders
 
 
-def _make_below(parent: Path) -> OwnFolder | None:
+def _make_below(parent: Path) -> PrivateFolder | None:
     # Between its making and its locking another process may take the folder for an old one, and remove it.
     for _ in range(3):
         path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
         lock = _locked(path)
         if lock is not None:
             (path / "s").mkdir(mode=0o700)
-            return OwnFolder(path, lock)
+            return PrivateFolder(path, lock)
     return None
 
 

@@ -80,7 +80,7 @@ class GroundingDetector:
     def _load(self, model: str, folder: Path, kind: str) -> tuple[Any, Any]:
         import transformers
 
-        with hub.explained(model):
+        with hub.translated_errors(model):
             reads = transformers.AutoProcessor.from_pretrained(folder)
             loaded = getattr(transformers, kind).from_pretrained(folder, dtype=self._dtype)
             return loaded.to(self._device).eval(), reads

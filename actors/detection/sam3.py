@@ -43,7 +43,7 @@ class Sam3Detector:
         self._dtype = hub.loading_dtype(settings.dtype, self._device)
         folder = hub.resolve(settings.model, settings.revision)
         hub.check_memory(settings.model, hub.weights_bytes(folder, self._dtype.itemsize), self._device)
-        with hub.explained(settings.model):
+        with hub.translated_errors(settings.model):
             config = transformers.AutoConfig.from_pretrained(folder)
             if config.model_type not in ("sam3", "sam3_video"):
                 raise UsageError(

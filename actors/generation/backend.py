@@ -41,10 +41,8 @@ class AsyncImageMaker(Protocol):
     async def close(self) -> None: ...
 
 
-class InOneThread:
-    """A blocking maker as an `AsyncImageMaker`: all its calls run in one worker thread, in batches it can
-    take.
-    """
+class ThreadedImageMaker:
+    """A blocking maker as an `AsyncImageMaker`: its calls run in one thread, in batches of its size."""
 
     slots = 1
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from actors import hub
 from actors.endpoint.secrets import read_secrets
 from actors.errors import UsageError
-from actors.generation.backend import AsyncImageMaker, GenerationBackend, InOneThread
+from actors.generation.backend import AsyncImageMaker, GenerationBackend, ThreadedImageMaker
 from actors.generation.settings import (
     DiffusersEditor,
     DiffusersGeneration,
@@ -45,7 +45,7 @@ def _generator(settings: GenerationSettings) -> AsyncImageMaker:
         case DiffusersGeneration():
             from actors.generation.diffusion import DiffusionMaker
 
-            return InOneThread(DiffusionMaker(settings, "generate"))
+            return ThreadedImageMaker(DiffusionMaker(settings, "generate"))
         case OpenAIGeneration():
             from actors.generation.openai_images import OpenAIImageMaker
 
@@ -53,7 +53,7 @@ def _generator(settings: GenerationSettings) -> AsyncImageMaker:
         case ScenesGeneration():
             from actors.embedded.image_maker import ScenesMaker
 
-            return InOneThread(ScenesMaker(settings))
+            return ThreadedImageMaker(ScenesMaker(settings))
 
 
 def _editor(settings: EditorSettings) -> AsyncImageMaker:
@@ -61,7 +61,7 @@ def _editor(settings: EditorSettings) -> AsyncImageMaker:
         case DiffusersEditor():
             from actors.generation.diffusion import DiffusionMaker
 
-            return InOneThread(DiffusionMaker(settings, "edit"))
+            return ThreadedImageMaker(DiffusionMaker(settings, "edit"))
         case OpenAIEditor():
             from actors.generation.openai_images import OpenAIImageMaker
 

@@ -72,7 +72,7 @@ def load_pipeline(settings: DiffusersPipeline, task: Task, folder: Path) -> tupl
     if not settings.safety_checker and "safety_checker" in index:
         load |= {"safety_checker": None, "requires_safety_checker": False}
     loader = _pipeline_class(diffusers, settings.pipeline, task)
-    with hub.explained(settings.model, settings.revision):
+    with hub.translated_errors(settings.model, settings.revision):
         pipeline = loader.from_pretrained(folder, **load)
         pipeline.set_progress_bar_config(disable=True)
         _place(pipeline, settings, device)

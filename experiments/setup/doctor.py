@@ -14,7 +14,7 @@ from typing import Any
 from actors.cluster import machine
 from actors.cluster.machine import CheckResult, Environment
 from actors.errors import UsageError
-from actors.packaged import LITE0, LITE2, Packaged
+from actors.packaged import LITE0, LITE2, PackagedNetwork
 from actors.runtime import available_cores
 from actors.serving.backend import Readiness
 from experiments.setup import config as configuration
@@ -130,7 +130,7 @@ def _ray(address: str) -> CheckResult:
     )
 
 
-def _weights(network: Packaged) -> CheckResult:
+def _weights(network: PackagedNetwork) -> CheckResult:
     try:
         version = importlib.metadata.version(network.package)
     except importlib.metadata.PackageNotFoundError:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from actors.chat.base import ChatModel
-from actors.chat.client import PoolChatModel, WithoutSight
+from actors.chat.client import PoolChatModel, TextOnlyChat
 from actors.chat.settings import BuiltinChat, ChatSettings, OpenAIChat, TransformersChat, known_price
 from actors.detection.client import PoolDetector
 from actors.embedded.photographs.classifier import eyes_beside
@@ -25,7 +25,7 @@ from actors.endpoint.settings import EndpointSettings
 from actors.generation.client import PoolImageMaker
 from actors.generation.settings import dollars_per_image
 from actors.masks import paint
-from actors.packaged import Packaged
+from actors.packaged import PackagedNetwork
 from actors.serving.cluster import Cluster
 from actors.serving.replica_pool import ReplicaPool
 from actors.settings import Placement, Settings
@@ -177,7 +177,7 @@ class Workbench:
         sight = "its own"
         if not interpreter.sees_images:
             eyes = BlindObservers(observers) if observers.sees_images else None
-            interpreter = WithoutSight(interpreter, eyes.look if eyes else None)
+            interpreter = TextOnlyChat(interpreter, eyes.look if eyes else None)
             sight = f"blind descriptions by {observers.name}" if eyes else "none: no image could be shown"
         vision = None if model is None else await _connect(pools["vision"], profile, cache, model)
         detector = PoolDetector(pools["detection"]) if "detection" in pools else None
@@ -336,7 +336,7 @@ async def _keep_observers_apart(
 
 
 def _chat_pool(
-    cluster: Cluster, role: str, settings: ChatSettings, eyes: Packaged | None
+    cluster: Cluster, role: str, settings: ChatSettings, eyes: PackagedNetwork | None
 ) -> ReplicaPool[Any, Any]:
     """`eyes` is the network that sees photographs for a built-in model."""
     return cluster.pool(

@@ -103,12 +103,12 @@ def test_a_local_folder_is_taken_as_it_is(model: Path) -> None:
 def test_other_failures_of_loading_name_the_model() -> None:
     with (
         pytest.raises(UsageError, match="'owner/name' could not be loaded: ValueError: odd"),
-        hub.explained("owner/name"),
+        hub.translated_errors("owner/name"),
     ):
         raise ValueError("odd")
-    with pytest.raises(hub.TooLittleMemoryError), hub.explained("owner/name"):
+    with pytest.raises(hub.TooLittleMemoryError), hub.translated_errors("owner/name"):
         raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
-    with pytest.raises(MissingDependencyError), hub.explained("owner/name"):
+    with pytest.raises(MissingDependencyError), hub.translated_errors("owner/name"):
         raise MissingDependencyError("passes unchanged")
 
 

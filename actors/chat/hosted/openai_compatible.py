@@ -17,9 +17,9 @@ import structlog
 from actors.chat.answers import Completion, read_completion
 from actors.chat.base import ChatReply, ChatRequest, Message, PermitRequest, PermittedRequest, Usage
 from actors.chat.encoding import MessageEncoder
+from actors.chat.hosted.adaptive_request import AdaptiveRequest
 from actors.chat.hosted.batches import Batches
-from actors.chat.hosted.learned import Learned, TruncationWatch
-from actors.chat.hosted.outgoing import Outgoing
+from actors.chat.hosted.endpoint_limits import EndpointLimits, TruncationWatch
 from actors.chat.hosted.pricing import estimate_prompt, read_usage
 from actors.chat.settings import OpenAIChat
 from actors.endpoint.caller import EndpointCaller, Sent
@@ -62,7 +62,7 @@ class OpenAIBackend(UnsharedBackend[Any, Any]):
         self._connection = connect(settings, environ)
         self._secrets = self._connection.secrets
         self._encoder = MessageEncoder(settings)
-        self._learned, self._watch = Learned(), TruncationWatch()
+        self._learned, self._watch = EndpointLimits(), TruncationWatch()
         sleep = collaborators.get("sleep", asyncio.sleep)
         self._batches = None if settings.batch is None else Batches(self._connection, settings.batch, sleep)
         self._caller = EndpointCaller(settings, self._secrets, proxy=self._connection.proxy, **collaborators)
@@ -127,10 +127,10 @@ class OpenAIBackend(UnsharedBackend[Any, Any]):
         note = f"asked again with {outgoing.longest:,} tokens: thinking had used {used:,}"
         return replace(again, usage=usage, notes=(*reply.notes, note, *again.notes))
 
-    def _outgoing(self, request: ChatRequest) -> Outgoing:
-        return Outgoing(request, self._settings, self._encoder, self._learned, self._alone)
+    def _outgoing(self, request: ChatRequest) -> AdaptiveRequest:
+        return AdaptiveRequest(request, self._settings, self._encoder, self._learned, self._alone)
 
-    async def _ask(self, outgoing: Outgoing, request: ChatRequest, permit_id: str) -> ChatReply:
+    async def _ask(self, outgoing: AdaptiveRequest, request: ChatRequest, permit_id: str) -> ChatReply:
         settings = self._settings
         prompt = 0
 
@@ -153,7 +153,7 @@ class OpenAIBackend(UnsharedBackend[Any, Any]):
         return self._reply(sent, outgoing, request, prompt)
 
     def _reply(
-        self, sent: Sent[Completion], outgoing: Outgoing, request: ChatRequest, prompt: int
+        self, sent: Sent[Completion], outgoing: AdaptiveRequest, request: ChatRequest, prompt: int
     ) -> ChatReply:
         settings, answer, redact = self._settings, sent.value, self._secrets.redact
         text, thoughts, finish = redact(answer.text), redact(answer.thoughts), answer.finish

@@ -12,7 +12,7 @@ import numpy as np
 import PIL.Image
 
 from actors import runtime
-from actors.packaged import LITE0, LITE2, Packaged
+from actors.packaged import LITE0, LITE2, PackagedNetwork
 
 if TYPE_CHECKING:
     import torch
@@ -41,7 +41,7 @@ class LiteClassifier:
     picture.
     """
 
-    def __init__(self, packaged: Packaged = LITE2) -> None:
+    def __init__(self, packaged: PackagedNetwork = LITE2) -> None:
         self._packaged = packaged
         self._network: torch.nn.Module | None = None
         self.name = packaged.title
@@ -84,7 +84,7 @@ class LiteClassifier:
         return self._network
 
 
-def eyes_beside(name: str, head: str = "") -> Packaged | None:
+def eyes_beside(name: str, head: str = "") -> PackagedNetwork | None:
     """Return the network that may judge images for a study of the network `name`: never that network itself.
 
     `head` is the studied network's `head_digest`, where it is known: weights under another name are told by

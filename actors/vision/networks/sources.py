@@ -76,7 +76,7 @@ def _timm(name: str, asked: str, pretrained: bool, n_classes: int | None) -> Net
         return made
 
     try:
-        with hub.explained(asked), hub.quick_when_offline():
+        with hub.translated_errors(asked), hub.quick_when_offline():
             module = build() if pretrained else seeded(build)
     except hub.HubUnreachableError as error:
         raise hub.HubUnreachableError(error.message, NO_WEIGHTS) from error
@@ -212,7 +212,7 @@ def from_open_clip(name: str, pretrained: bool, n_classes: int | None = None) ->
         )
         return made
 
-    with hub.explained(f"open_clip:{name}"), hub.quick_when_offline():
+    with hub.translated_errors(f"open_clip:{name}"), hub.quick_when_offline():
         model: Any = build() if pretrained else seeded(build)
     settings = open_clip.get_model_preprocess_cfg(model)
     config = open_clip.transform.PreprocessCfg(**settings)

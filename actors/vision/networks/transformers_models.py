@@ -41,7 +41,7 @@ def from_transformers(name: str, pretrained: bool, n_classes: int | None = None)
 
     model, path = names.model_and_module(name)
     hub.local_folder(model)
-    with hub.explained(model), hub.quick_when_offline():
+    with hub.translated_errors(model), hub.quick_when_offline():
         config = transformers.AutoConfig.from_pretrained(model)
         if n_classes is not None:
             config.num_labels = n_classes

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from actors.chat.base import ChatModel, ChatReply, ChatRequest, Message
-from actors.chat.client import PoolChatModel, WithoutSight
+from actors.chat.client import PoolChatModel, TextOnlyChat
 from actors.errors import BackendError
 from actors.images import Image
 from tests.actors.chat.conftest import picture
@@ -61,7 +61,7 @@ async def test_a_request_goes_to_the_pool_under_its_conversation() -> None:
 
 
 async def test_images_without_a_describer_become_a_placeholder() -> None:
-    model = WithoutSight(EchoModel())
+    model = TextOnlyChat(EchoModel())
     assert not model.sees_images
     reply = await model.complete(ask("look:", picture(1)))
     assert reply.text == "look:\n[image: not shown; this model cannot see]"
@@ -69,7 +69,7 @@ async def test_images_without_a_describer_become_a_placeholder() -> None:
 
 async def test_each_image_is_described_once_and_always_in_the_same_words() -> None:
     echo, describe = EchoModel(), Describer()
-    model = WithoutSight(echo, describe)
+    model = TextOnlyChat(echo, describe)
     first, second = picture(1), picture(2)
     reply = await model.complete(ask("a", first, "b", second, first))
     again = await model.complete(ask("a", first, "b", second, first))
@@ -83,7 +83,7 @@ async def test_each_image_is_described_once_and_always_in_the_same_words() -> No
 async def test_conversations_share_a_description_that_is_under_way() -> None:
     describe = Describer()
     describe.go.clear()
-    model = WithoutSight(EchoModel(), describe)
+    model = TextOnlyChat(EchoModel(), describe)
     one, other = (asyncio.ensure_future(model.complete(ask(picture(1)))) for _ in range(2))
     await asyncio.sleep(0)
     one.cancel()
@@ -97,7 +97,7 @@ async def test_conversations_share_a_description_that_is_under_way() -> None:
 async def test_a_failed_description_fails_the_request_and_is_tried_again_by_the_next() -> None:
     describe = Describer()
     describe.fail = 1
-    model = WithoutSight(EchoModel(), describe)
+    model = TextOnlyChat(EchoModel(), describe)
     with pytest.raises(BackendError, match="describer is down"):
         await model.complete(ask(picture(1)))
     assert "picture" in (await model.complete(ask(picture(1)))).text
@@ -106,5 +106,5 @@ async def test_a_failed_description_fails_the_request_and_is_tried_again_by_the_
 async def test_text_alone_goes_through_as_it_is() -> None:
     echo = EchoModel()
     request = ask("only words")
-    await WithoutSight(echo).complete(request)
+    await TextOnlyChat(echo).complete(request)
     assert echo.asked[0] is request

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from actors.errors import MaiaError, RefusedError, UsageError
-from actors.generation.backend import GenerationBackend, InOneThread
+from actors.generation.backend import GenerationBackend, ThreadedImageMaker
 from actors.generation.base import EditRequest, GenerateRequest, MadeImage
 from actors.generation.client import PoolImageMaker
 from actors.generation.store import ImageStore
@@ -71,7 +71,7 @@ class Painter:
 
 
 def backend(painter: Painter, **options: object) -> GenerationBackend:
-    maker = InOneThread(painter)
+    maker = ThreadedImageMaker(painter)
     return GenerationBackend(maker, maker, **options)  # type: ignore[arg-type]
 
 
@@ -180,7 +180,7 @@ async def test_another_maker_or_other_settings_share_nothing(tmp_path: Path) -> 
 
 async def test_a_generator_and_another_editor_each_get_their_own_requests() -> None:
     generator, editor = Painter(name="g", max_batch=2), Painter(name="e", max_batch=5)
-    pair = GenerationBackend(InOneThread(generator), InOneThread(editor), remembered_bytes=0)
+    pair = GenerationBackend(ThreadedImageMaker(generator), ThreadedImageMaker(editor), remembered_bytes=0)
     made = await pair.run(
         [GenerateRequest("a", 0), EditRequest(plain(4, 4), "red", 0), *(GenerateRequest(p, 0) for p in "bcd")]
     )

@@ -1,4 +1,4 @@
-"""What an endpoint was found to take, so that it is found out once and not with every request."""
+"""What an endpoint accepts, learned from its refusals once and not with every request."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _MAX_IMAGES = 100_000
 
 
 @dataclass(slots=True)
-class Learned:
+class EndpointLimits:
     """Limits and refusals of one endpoint, as its own words gave them."""
 
     version: int = 0
@@ -27,7 +27,7 @@ class Learned:
     """Prompt tokens that fitted, by our own estimate, after more did not."""
     max_prompt_bytes: int | None = None
     room: int = 0
-    """Tokens that thinking was found to need beside the answer."""
+    """Tokens that thinking needed in addition to the answer."""
     bad_images: dict[str, str] = field(default_factory=dict)
     """Images that the server fails on when they are all that it is shown, by id, with its words."""
     context: int | None = None

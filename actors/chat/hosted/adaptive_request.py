@@ -1,8 +1,7 @@
-"""One request on its way to an endpoint: what is sent, and how it is changed by what the server says of it.
+"""One request to an endpoint: what is sent, and how the server's refusals change it.
 
-Endpoints differ in what they take: fields, roles, images, lengths. None of it can be asked for beforehand,
-and all of it is said when it is refused. A refusal that names what is in the way changes this request, and is
-remembered for those that follow.
+Endpoints differ in what they accept: fields, roles, images, lengths. None of it can be queried beforehand, and
+all of it is named when it is refused. A refusal changes this request, and is remembered for those that follow.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import structlog
 from actors.chat.base import ChatRequest, Message, Usage
 from actors.chat.encoding import MessageEncoder
 from actors.chat.history import drop_images_in_blocks, fold_system, keep_images, leave_out, without_images
-from actors.chat.hosted.learned import Learned
+from actors.chat.hosted.endpoint_limits import EndpointLimits
 from actors.chat.hosted.pricing import estimate_prompt
 from actors.chat.settings import OpenAIChat
 from actors.endpoint.faults import Fault, ImageRejectedError
@@ -63,15 +62,15 @@ Alone = Callable[[Sequence[Message]], Awaitable[tuple[Fault | None, Usage]]]
 log = structlog.get_logger(__name__)
 
 
-class Outgoing:
-    """A request, as the settings, what was learned of the endpoint, and its answers so far shape it."""
+class AdaptiveRequest:
+    """A request as shaped by the settings, the endpoint's limits, and its answers so far."""
 
     def __init__(
         self,
         request: ChatRequest,
         settings: OpenAIChat,
         encoder: MessageEncoder,
-        learned: Learned,
+        learned: EndpointLimits,
         alone: Alone,
     ) -> None:
         self._request, self._settings, self._encoder = request, settings, encoder
