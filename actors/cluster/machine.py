@@ -153,17 +153,17 @@ def _platform(here: Environment) -> CheckResult | None:
     )
 
 
+def _minimum(topic: str, enough: bool, found: str, lacking: str, advice: str) -> CheckResult:
+    return CheckResult(topic, enough, found if enough else lacking, "" if enough else advice)
+
+
 def _open_files(here: Environment) -> CheckResult:
-    enough = here.open_files >= MIN_OPEN_FILES
-    return CheckResult(
+    return _minimum(
         "Open files",
-        enough,
-        f"{here.open_files} allowed"
-        if enough
-        else f"{here.open_files} are allowed, and a run needs {MIN_OPEN_FILES}",
-        ""
-        if enough
-        else f"Raise the hard limit: ulimit -Hn {MIN_OPEN_FILES * 16}, or docker --ulimit nofile.",
+        here.open_files >= MIN_OPEN_FILES,
+        f"{here.open_files} allowed",
+        f"{here.open_files} are allowed, and a run needs {MIN_OPEN_FILES}",
+        f"Raise the hard limit: ulimit -Hn {MIN_OPEN_FILES * 16}, or docker --ulimit nofile.",
     )
 
 
@@ -203,25 +203,24 @@ def _disk(here: Environment) -> CheckResult | None:
     for place in private_folder.candidates(here.environment):
         if not private_folder.unfit(place):
             free = shutil.disk_usage(place).free / 2**20
-            return CheckResult(
+            return _minimum(
                 "Disk",
                 free >= _MIN_DISK_MIB,
-                f"{free / 2**10:.1f} GiB free in {place}"
-                if free >= _MIN_DISK_MIB
-                else f"{free:.0f} MiB are free in {place}, and a run needs {_MIN_DISK_MIB}",
-                "" if free >= _MIN_DISK_MIB else "Free some, or set TMPDIR to a folder on another disk.",
+                f"{free / 2**10:.1f} GiB free in {place}",
+                f"{free:.0f} MiB are free in {place}, and a run needs {_MIN_DISK_MIB}",
+                "Free some, or set TMPDIR to a folder on another disk.",
             )
     return None
 
 
 def _memory(here: Environment) -> CheckResult:
     gib = here.memory_bytes / 2**30
-    enough = not here.memory_bytes or gib >= _MIN_MEMORY_GIB
-    return CheckResult(
+    return _minimum(
         "Memory",
-        enough,
-        f"{gib:.1f} GiB" if enough else f"{gib:.1f} GiB are allowed, and a run needs {_MIN_MEMORY_GIB:g} GiB",
-        "" if enough else "Raise the limit of the container or job (docker --memory, SLURM --mem).",
+        not here.memory_bytes or gib >= _MIN_MEMORY_GIB,
+        f"{gib:.1f} GiB",
+        f"{gib:.1f} GiB are allowed, and a run needs {_MIN_MEMORY_GIB:g} GiB",
+        "Raise the limit of the container or job (docker --memory, SLURM --mem).",
     )
 
 
