@@ -1,4 +1,4 @@
-"""What of a long conversation is sent again.
+"""Selects what of a long conversation is sent again.
 
 An append-only conversation is the cheapest where the endpoint caches prefixes: each round then costs
 its own tokens and a tenth of the rest. Where it does not, every image is paid for again in every round,
@@ -7,7 +7,7 @@ and old images are the part that can be missed: their titles, activations and de
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import replace
 
 from actors.chat.base import Message, Part
@@ -20,25 +20,17 @@ NOT_SHOWN = "[image: not shown; this model cannot see]"
 
 def without_images(messages: Sequence[Message]) -> tuple[Message, ...]:
     """Return the messages with every image replaced by `NOT_SHOWN`."""
-    return tuple(
-        replace(message, parts=tuple(part if isinstance(part, str) else NOT_SHOWN for part in message.parts))
-        for message in messages
-    )
+    return tuple(_replaced(message, lambda _: True, NOT_SHOWN) for message in messages)
 
 
 def leave_out(messages: Sequence[Message], image_ids: Container[str], words: str) -> tuple[Message, ...]:
     """Return the messages with each of these images replaced by `words`."""
-    return tuple(
-        replace(
-            message,
-            parts=tuple(
-                words if isinstance(part, Image) and part.id in image_ids else part for part in message.parts
-            ),
-        )
-        if message.images
-        else message
-        for message in messages
-    )
+    return tuple(_replaced(message, lambda image: image.id in image_ids, words) for message in messages)
+
+
+def _replaced(message: Message, chosen: Callable[[Image], bool], words: str) -> Message:
+    parts = tuple(words if isinstance(part, Image) and chosen(part) else part for part in message.parts)
+    return replace(message, parts=parts)
 
 
 def keep_images(messages: Sequence[Message], most: int) -> tuple[Message, ...]:
