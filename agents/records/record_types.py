@@ -10,6 +10,7 @@ its type, and fields that are unknown are kept as they are. `docs/formats.md` is
     units/<unit>/rounds/*      RoundRecord         and in it Reply-, Outcome-, Review-, Toolbox-, ProgramRecord
     units/<unit>/failed-*      FailureRecord
     units/<unit>/survey.json   SurveyRecord
+    units/<unit>/contexts.json ContextProposals
     units/<unit>/pooling.json  PoolingRecord       and in it AgreementRecord
     units/<unit>/calls/*       CallRecord, AnswerRecord
     units/<unit>/charged/*     UsageRecord
@@ -55,6 +56,8 @@ Number = Annotated[float, PlainValidator(_number)]
 """May be NaN or infinite, which Python writes into JSON."""
 Interval = Annotated[list[Number], Field(min_length=2, max_length=2)]
 Dollars = Annotated[FiniteFloat, Field(ge=0)]
+MOST_CONTEXTS = 24
+"""Contexts that may be proposed for a class."""
 StudyStatus = Literal["answered", "no_answer", "refused", "measured", "failed"]
 """How a study ended: with an answer, without one, because the model refused, without an agent, by a fault."""
 
@@ -424,6 +427,19 @@ class LeaseClaim(Record):
     """One boot of one machine, and its view of processes; empty where that is unknown."""
     started: str = ""
     """When the process started, in the kernel's ticks."""
+
+
+class ContextProposals(Record):
+    """Contexts of a class that a model proposed before anything was measured: `contexts.json`."""
+
+    class_name: str
+    asked: Annotated[int, Field(ge=1, le=MOST_CONTEXTS)]
+    """How many were asked for."""
+    model: str = ""
+    phrases: list[str]
+    """They follow the class's name in a prompt."""
+    left_out: list[Annotated[list[str], Field(min_length=2, max_length=2)]] = []
+    """Lines of the answer that were not taken, each with the reason."""
 
 
 class EvaluationRow(Record):

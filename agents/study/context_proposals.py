@@ -12,19 +12,13 @@ import asyncio
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Annotated
-
-from pydantic import Field
 
 from actors.chat.base import ChatModel, ChatRequest, Message
 from agents.records.journal import slug
-from agents.records.record_types import Record, load_record
+from agents.records.record_types import MOST_CONTEXTS, ContextProposals, load_record
 from agents.records.run_files import RecordError
 from agents.records.store import Store
 
-MOST = 24
-"""Contexts of a class at most."""
 LONGEST = 60
 _MOST_WORDS = 8
 _ROLE = (
@@ -52,28 +46,9 @@ _PHRASE = re.compile(r"[a-z][a-z0-9' -]*[a-z0-9]")
 _ITEM = re.compile(r"\s*(?:[-*•]|\d{1,2}[.)])\s+(.*)")
 
 
-@dataclass(frozen=True, slots=True)
-class Proposals:
-    """`phrases` follow the class's name in a prompt; `left_out` are lines of the answer with why they were
-    not taken.
-    """
-
-    class_name: str
-    asked: int
-    model: str
-    phrases: tuple[str, ...]
-    left_out: tuple[tuple[str, str], ...] = ()
-
-
-class _ProposalsRecord(Record):
-    class_name: str
-    asked: Annotated[int, Field(ge=1, le=MOST)]
-    model: str = ""
-    phrases: list[str]
-    left_out: list[Annotated[list[str], Field(min_length=2, max_length=2)]] = Field(default_factory=list)
-
-
-async def propose(model: ChatModel, class_name: str, n: int, known: Sequence[str], *, seed: int) -> Proposals:
+async def propose(
+    model: ChatModel, class_name: str, n: int, known: Sequence[str], *, seed: int
+) -> ContextProposals:
     """Return at most `n` contexts that the model names in addition to the `known` ones; none where its answer
     has no list.
 
@@ -85,7 +60,13 @@ async def propose(model: ChatModel, class_name: str, n: int, known: Sequence[str
     request = ChatRequest(messages, conversation="contexts", max_tokens=2048, seed=seed)
     reply = await model.complete(request)
     phrases, left_out = parse(reply.text, class_name, n, known)
-    return Proposals(class_name, n, model.name, phrases, left_out)
+    return ContextProposals(
+        class_name=class_name,
+        asked=n,
+        model=model.name,
+        phrases=list(phrases),
+        left_out=[list(line) for line in left_out],
+    )
 
 
 def parse(
@@ -108,7 +89,7 @@ def parse(
             left_out.append((item[1][: 2 * LONGEST], why))
         else:
             phrases.append(phrase)
-    return tuple(phrases), tuple(left_out[:MOST])
+    return tuple(phrases), tuple(left_out[:MOST_CONTEXTS])
 
 
 def unfit(phrase: str, class_name: str) -> str:
@@ -121,27 +102,27 @@ def unfit(phrase: str, class_name: str) -> str:
     return "names the class" if class_name.casefold() in phrase else ""
 
 
-def read(store: Store, unit: str, n: int) -> Proposals | None:
+def read(store: Store, unit: str, n: int) -> ContextProposals | None:
     """Return what was proposed for a unit, None if nothing was asked yet.
 
     Raises:
         RecordError: If the record is damaged, or holds what `propose` would not have taken.
     """
-    record = load_record(store, _key(unit), _ProposalsRecord)
-    if record is None:
+    proposals = load_record(store, _key(unit), ContextProposals)
+    if proposals is None:
         return None
-    phrases, name = tuple(record.phrases), record.class_name
-    if len(phrases) > n or len(set(phrases)) < len(phrases) or any(unfit(phrase, name) for phrase in phrases):
+    phrases = proposals.phrases
+    unfitting = any(unfit(phrase, proposals.class_name) for phrase in phrases)
+    if len(phrases) > n or len(set(phrases)) < len(phrases) or unfitting:
         raise RecordError(
             f"{store.root / _key(unit)} holds contexts that are none.", "Give the audit an --out of its own."
         )
-    left_out = tuple((line, why) for line, why in record.left_out)
-    return Proposals(name, record.asked, record.model, phrases, left_out)
+    return proposals
 
 
-async def freeze(store: Store, unit: str, proposals: Proposals) -> Proposals:
+async def freeze(store: Store, unit: str, proposals: ContextProposals) -> ContextProposals:
     """Write proposals down unless there are some already, and return those that count."""
-    data = json.dumps(asdict(proposals), indent=1, ensure_ascii=False).encode()
+    data = json.dumps(proposals.to_json(), indent=1, ensure_ascii=False).encode()
     await asyncio.to_thread(store.put, _key(unit), data)
     first = await asyncio.to_thread(read, store, unit, proposals.asked)
     assert first is not None

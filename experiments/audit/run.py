@@ -297,7 +297,7 @@ async def _proposed(
             console.warn(
                 f"{classes[unit]}: the interpreter's answer has no context in the form that was asked for"
             )
-    return {unit: each.phrases for unit, each in found.items() if each is not None}
+    return {unit: tuple(each.phrases) for unit, each in found.items() if each is not None}
 
 
 def _items(

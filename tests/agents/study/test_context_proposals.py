@@ -10,9 +10,10 @@ from actors.chat.base import ChatReply, ChatRequest
 from actors.embedded.language.embedded_words import embedded_words
 from actors.embedded.scientist.scientist import Scientist
 from agents.records.journal import slug
+from agents.records.record_types import MOST_CONTEXTS
 from agents.records.run_files import RecordError
 from agents.records.store import Store
-from agents.study.context_proposals import LONGEST, MOST, freeze, parse, propose, read, unfit
+from agents.study.context_proposals import LONGEST, freeze, parse, propose, read, unfit
 
 KNOWN = ("on grass", "in the snow")
 
@@ -64,7 +65,7 @@ def test_there_are_no_more_contexts_than_asked_for_and_none_twice():
     lines = "\n".join(f"- in room {number}" for number in [1, 1, *range(2, 90)])
     phrases, left_out = parse(f"[CONTEXTS]\n{lines}", "teapot", 5, KNOWN)
     assert phrases == tuple(f"in room {number}" for number in range(1, 6))
-    assert len(left_out) <= MOST
+    assert len(left_out) <= MOST_CONTEXTS
 
 
 @pytest.mark.anyio
@@ -95,5 +96,5 @@ async def test_the_built_in_interpreter_names_settings_and_companions_of_its_voc
     found = await propose(Scientist(embedded_words()), "teapot", 12, KNOWN, seed=4)
     assert len(found.phrases) == 12
     assert not set(found.phrases) & set(KNOWN)
-    assert found.left_out == ()
+    assert found.left_out == []
     assert not any(unfit(phrase, "teapot") for phrase in found.phrases)
