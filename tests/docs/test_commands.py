@@ -65,7 +65,27 @@ def documented() -> Iterator[tuple[str, str]]:
                 yield page.name, command
 
 
+def outputs() -> Iterator[tuple[str, str]]:
+    """Yield (command line, output) of every block of text that follows a block of commands directly."""
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for commands, output in re.findall(
+            r"^```console\n([^`]*)```\n\n```text\n([^`]*)```$", text, re.MULTILINE
+        ):
+            yield commands.strip().splitlines()[-1].removeprefix("$ "), output
+
+
+def parts(output: str) -> set[str]:
+    """Return how the lines of an output begin, up to a colon, a comma or a column, with # for numbers.
+
+    A line of dots stands for what is left out.
+    """
+    lines = (re.sub(r"\d[\d.,]*", "#", line).strip() for line in output.splitlines())
+    return {re.split(r":(?:\s|$)|\s{2,}|,\s", line)[0] for line in lines if line not in ("", "...")}
+
+
 DOCUMENTED = list(dict.fromkeys(documented()))
+OUTPUTS = dict(outputs())
 PROGRAM = typer.main.get_command(cli.app)
 
 
@@ -82,6 +102,10 @@ def test_the_program_understands_every_documented_command(page, line, monkeypatc
         assert words[0] in command.commands, f"{page}: maia has no command {words[0]!r}"
         command = command.commands[words.pop(0)]
     command.make_context("maia", words)
+
+
+def test_outputs_are_shown():
+    assert len(OUTPUTS) >= 4
 
 
 def is_run(page: str, line: str) -> bool:
@@ -123,7 +147,8 @@ def test_the_documented_commands_run(ray_cluster, workspace, monkeypatch, capsys
         missing = [word for word in words if word.startswith("runs/") and not (workspace / word).exists()]
         if missing and words[0] in LIGHT:
             continue  # of a run that its own page makes, where it is only parsed
-        as_json = "--json" not in words and words[0] in {*LIGHT, "layers"}
+        shown = OUTPUTS.get(line)
+        as_json = shown is None and "--json" not in words and words[0] in {*LIGHT, "layers"}
         monkeypatch.setattr("sys.argv", ["maia", *words, *(["--json"] if as_json else [])])
         code = 0
         try:
@@ -135,5 +160,7 @@ def test_the_documented_commands_run(ray_cluster, workspace, monkeypatch, capsys
         assert code == 0 or (code == 1 and words[0] == "doctor"), f"{page}: {line}\n{printed.err}"
         if as_json:
             json.loads(printed.out)
+        if shown is not None:
+            assert parts(shown) <= parts(printed.out), f"{page}: {line}\n{printed.out}"
     assert (workspace / "runs" / "demo" / "report" / "units").is_dir()
     assert (workspace / "b6.csv").is_file()

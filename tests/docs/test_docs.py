@@ -11,11 +11,17 @@ import pytest
 
 from actors.embedded.drawing.grammar import parse_prompt
 from actors.endpoint.catalogue import catalogue
+from agents.evidence.verdict import MEANINGS
 from experiments.setup import config_reference, format_reference, models_reference
 from experiments.studies.session import Session, System, Tools
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "CHANGELOG.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 
 
 def test_the_configuration_page_is_what_the_settings_say():
@@ -36,7 +42,7 @@ def test_the_page_of_models_is_what_the_catalogue_says():
 
 
 def test_pages_and_profiles_name_no_hosted_model_that_ends():
-    """By the day on which the list was checked; models.md itself tells which end."""
+    """By the day on which the list was checked; models.md itself lists which end."""
     listed = catalogue()
     ending = {each.id for each in (*listed.chat, *listed.images) if each.notice(listed.checked)}
     texts = [*PAGES, ROOT / "ray_config.yaml"]
@@ -83,6 +89,30 @@ def test_the_program_of_a_session_asks_for_what_there_is():
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "prompts"
     )
     assert [prompt for prompt in prompts if parse_prompt(prompt).notes] == []
+
+
+def test_the_lines_of_python_on_the_first_page_use_what_there_is():
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    tree = ast.parse(program)
+    names = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    owners = {"Session": Session, "study": Session, "study.tools": Tools, "study.system": System}
+    pairs = [(name.rpartition(".")[0], name.rpartition(".")[2]) for name in names - owners.keys()]
+    assert [(owner, name) for owner, name in pairs if not hasattr(owners[owner], name)] == []
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/tutorial.md"])
+def test_the_result_shown_has_the_words_of_results(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    (block,) = (
+        block for block in re.findall(r"```\w*\n(.*?)```", text, re.DOTALL) if "  specific: " in block
+    )
+    verdicts = dict(re.findall(r"^([a-z][a-z ]*): (.+[.])$", block, re.MULTILINE))
+    assert verdicts.items() <= MEANINGS.items()
+    assert len(verdicts) == 1
+    source = (ROOT / "experiments" / "report" / "figures.py").read_text(encoding="utf-8")
+    named = set(re.findall(r"""Figure\(\s*"([a-z ]+)\"""", source))
+    assert set(re.findall(r"^  ([a-z ]+): ", block, re.MULTILINE)) == named
 
 
 def test_the_example_of_a_task_is_one():
