@@ -44,7 +44,7 @@ def pick(rng: random.Random, words: Words, *kinds: Kind) -> Term:
     kind = rng.choice(kinds)
     if kind == "category":
         return Term(kind, rng.choice([c for c in words.categories if len(words.members(c)) >= 4]))
-    names = {"concept": words.concepts, "background": words.backgrounds}.get(kind, words.colours)
+    names = {"concept": words.concepts, "background": words.backgrounds}.get(kind, words.colors)
     return Term(kind, rng.choice(list(names)))
 
 
@@ -95,11 +95,9 @@ def satisfying(scene: Stimulus, terms: tuple[Term, ...], rng: random.Random, wor
 
     names = [t.name for t in terms if t.kind == "concept"]
     names += [rng.choice(words.members(t.name)) for t in terms if t.kind == "category"]
-    colour = next((t.name for t in terms if t.kind == "colour"), "")
+    color = next((t.name for t in terms if t.kind == "color"), "")
     names = names or [rng.choice(list(words.concepts))]
-    things = tuple(
-        Thing(name, colour if not index else "") for index, name in enumerate(dict.fromkeys(names))
-    )
+    things = tuple(Thing(name, color if not index else "") for index, name in enumerate(dict.fromkeys(names)))
     background = next((t.name for t in terms if t.kind == "background"), scene.background)
     return Stimulus(things, background)
 
@@ -120,12 +118,12 @@ def only(term: Term, words: Words) -> Callable[[Stimulus], Stimulus]:
 
 def make(kind: str, seed: int, words: Words) -> Made:
     rng = random.Random(f"{kind}/{seed}")
-    if kind in ("concept", "category", "colour", "tone", "background"):
+    if kind in ("concept", "category", "color", "tone", "background"):
         term = pick(rng, words, kind)  # type: ignore[arg-type]
         unit = lambda c, r: confidence(c, term, words, r)  # noqa: E731
         return World(words, unit, seed, only(term, words)), frozenset({term})
     if kind.startswith("or"):
-        first = pick(rng, words, "concept", "concept", "category", "background", "colour")
+        first = pick(rng, words, "concept", "concept", "category", "background", "color")
         second = unrelated(rng, words, first, "concept", "concept", "category", "background")
         pool = max if kind == "or-max" else lambda a, b: (a + b) / 2 if a and b else max(a, b)
 
@@ -140,7 +138,7 @@ def make(kind: str, seed: int, words: Words) -> Made:
     if kind in ("conditional", "rare"):
         rare = kind == "rare"
         first = pick(rng, words, *(("concept",) if rare else ("concept", "category")))
-        others: tuple[Kind, ...] = ("concept", "category", "colour", "background")
+        others: tuple[Kind, ...] = ("concept", "category", "color", "background")
         second = unrelated(rng, words, first, *(("concept", "background") if rare else others))
 
         def unit(c: Stimulus, r: random.Random) -> float:
@@ -152,7 +150,7 @@ def make(kind: str, seed: int, words: Words) -> Made:
         return world, frozenset({first, second})
     if kind == "without":
         first = pick(rng, words, "category")
-        second = pick(rng, words, "background", "colour")
+        second = pick(rng, words, "background", "color")
 
         def unit(c: Stimulus, r: random.Random) -> float:
             a, b = confidence(c, first, words, r), confidence(c, second, words, r)
@@ -180,7 +178,7 @@ def make(kind: str, seed: int, words: Words) -> Made:
     if kind in nuisance:
         return World(words, nuisance[kind], seed), None
     weights = {
-        pick(rng, words, "concept", "category", "colour", "background"): rng.uniform(0.5, 2) for _ in range(4)
+        pick(rng, words, "concept", "category", "color", "background"): rng.uniform(0.5, 2) for _ in range(4)
     }
 
     def unit(c: Stimulus, r: random.Random) -> float:
@@ -207,7 +205,7 @@ def predictive(world: World, labels: list[str], words: Words) -> float:
 
 
 KINDS = (
-    "concept", "category", "colour", "tone", "background", "or-max", "or-mean", "conditional", "without",
+    "concept", "category", "color", "tone", "background", "or-max", "or-mean", "conditional", "without",
     "rare", "confounded", "dead", "constant", "random", "gauss", "rare-noise", "graded",
 )  # fmt: skip
 
@@ -216,13 +214,13 @@ def drawn(count: int, seed: int, words: Words) -> str:
     """Return formulas of `count` units of each kind (one concept, OR, A|B), of concepts drawn with `seed`."""
     rng = random.Random(f"drawn/{seed}")
     first_of: dict[str, tuple[Kind, ...]] = {
-        "": ("concept",) * 5 + ("category",) * 2 + ("background",) * 2 + ("colour",),
+        "": ("concept",) * 5 + ("category",) * 2 + ("background",) * 2 + ("color",),
         " OR ": ("concept",) * 4 + ("category",) * 2 + ("background",),
         "|": ("concept",) * 4 + ("category",),
     }
     second_of: dict[str, tuple[Kind, ...]] = {
         " OR ": ("concept",) * 4 + ("category", "background"),
-        "|": ("concept",) * 3 + ("background",) * 3 + ("category", "colour"),
+        "|": ("concept",) * 3 + ("background",) * 3 + ("category", "color"),
     }
     formulas = []
     for operator, kinds in first_of.items():
@@ -296,7 +294,7 @@ def main() -> None:
             elif kind == "graded":
                 right = bool(named) and predictive(world, outcome.labels, words) >= 0.8
             else:
-                right = named == frozenset(Term("colour", t.name) if t.kind == "tone" else t for t in truth)
+                right = named == frozenset(Term("color", t.name) if t.kind == "tone" else t for t in truth)
             found["right"].append(right)
             found["rounds"].append(outcome.rounds)
             found["images"].append(outcome.images)

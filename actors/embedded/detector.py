@@ -1,7 +1,7 @@
 """The embedded detector: the concept net behind the protocol of open-set detectors. A stand-in, and it says
 so.
 
-It knows the concepts, categories, backgrounds and colours of the embedded world, by all their names; any
+It knows the concepts, categories, backgrounds and colors of the embedded world, by all their names; any
 other word is a typed failure, never an absence.
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 from actors.detection.base import Detection, DetectRequest
 from actors.detection.settings import ScenesDetection
 from actors.embedded.drawing.backgrounds import BACKGROUND_WORDS
-from actors.embedded.drawing.lexicon import Term, read
+from actors.embedded.drawing.lexicon import Token, read
 from actors.embedded.drawing.vocabulary import COLOR_WORDS, COLORS, vocabulary
 from actors.errors import MaiaError, UsageError
 
@@ -30,7 +30,7 @@ THRESHOLD = 0.5
 _LEAST_AREA = 0.001
 """Smallest part of the image that gets a box of its own."""
 _ENOUGH_COLOR = 0.1
-"""Share of the image that must have a colour for it to score 1."""
+"""Share of the image that must have a color for it to score 1."""
 
 
 class UnknownConceptError(UsageError):
@@ -39,7 +39,7 @@ class UnknownConceptError(UsageError):
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a phrase asks for: any of these concepts and backgrounds, of this colour if one is named."""
+    """What a phrase asks for: any of these concepts and backgrounds, of this color if one is named."""
 
     classes: tuple[str, ...]
     color: str | None = None
@@ -52,12 +52,12 @@ def understand(phrase: str) -> Wanted:
     Raises:
         UnknownConceptError: If a word is unknown; it names the nearest known ones.
     """
-    terms = [
-        term for term in read(phrase) if term.kind not in ("article", "filler", "comma", "count", "size")
+    tokens = [
+        token for token in read(phrase) if token.kind not in ("article", "filler", "comma", "count", "size")
     ]
-    unknown = [word for term in terms if term.kind in ("unknown", "action") for word in term.words]
-    nouns = [term for term in terms if term.kind in ("thing", "background")]
-    colors = [term.value for term in terms if term.kind == "color"]
+    unknown = [word for token in tokens if token.kind in ("unknown", "action") for word in token.words]
+    nouns = [token for token in tokens if token.kind in ("thing", "background")]
+    colors = [token.value for token in tokens if token.kind == "color"]
     if unknown or not (nouns or colors):
         near = vocabulary().nearest(" ".join(unknown) or phrase, 5)
         raise UnknownConceptError(
@@ -68,14 +68,14 @@ def understand(phrase: str) -> Wanted:
         )
     if not nouns:
         return Wanted((), colors[-1])
-    # "an orange": the fruit, and not the colour; "orange car": the colour.
+    # "an orange": the fruit, and not the color; "orange car": the color.
     before = nouns[-2] if len(nouns) > 1 else None
     if before is not None and before.also.startswith("color:"):
         colors.append(before.also.partition(":")[2])
     return Wanted(_classes(nouns[-1]), colors[-1] if colors else None)
 
 
-def _classes(noun: Term) -> tuple[str, ...]:
+def _classes(noun: Token) -> tuple[str, ...]:
     if noun.kind == "background":
         return (noun.value,)
     members = tuple(concept.name for concept in vocabulary().members(noun.value))

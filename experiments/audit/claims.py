@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from actors.embedded.drawing.backgrounds import BACKGROUND_WORDS
-from actors.embedded.drawing.lexicon import Term, read
+from actors.embedded.drawing.lexicon import Token, read
 
 Kind = Literal["unsupported", "opposite", "missed", "untested", "unchecked"]
 
@@ -86,7 +86,7 @@ def read_claims(text: str, class_name: str) -> tuple[list[Claim], list[str]]:
     return list(claims.values()), unknown
 
 
-def _context(term: Term) -> str:
+def _context(term: Token) -> str:
     """Return the name that an audit has for a term, "" if it is no context."""
     factor = _FACTORS.get(term.kind, "")
     if not factor:

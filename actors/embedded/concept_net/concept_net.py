@@ -48,7 +48,7 @@ def class_names() -> list[str]:
 
 
 def build_network(weights: str | Path | None = WEIGHTS) -> ConceptNetwork:
-    """Return the network in eval mode: float32 (N, 3, s, s), normalised by MEAN and STD, to logits (N, K).
+    """Return the network in eval mode: float32 (N, 3, s, s), normalized by MEAN and STD, to logits (N, K).
 
     The layer `concepts` gives the logits of every position, (N, K, s/4, s/4), one channel for each of
     `class_names`; a class's logit is its maximum over positions. `None` leaves random weights.
@@ -89,7 +89,7 @@ def build_network(weights: str | Path | None = WEIGHTS) -> ConceptNetwork:
 
 
 def preprocess(pictures: Sequence[np.ndarray], size: int = INPUT_SIZE) -> np.ndarray:
-    """Return float32 (N, 3, size, size), normalised, from uint8 (H, W, 3) pictures of any shape.
+    """Return float32 (N, 3, size, size), normalized, from uint8 (H, W, 3) pictures of any shape.
 
     A picture that is not square is squeezed; the concepts survive that, and no part of it is lost.
     """
@@ -107,7 +107,7 @@ def preprocess(pictures: Sequence[np.ndarray], size: int = INPUT_SIZE) -> np.nda
 
 
 @dataclass(frozen=True, slots=True)
-class Thing:
+class SightedThing:
     """One object that was found: connected positions of one concept; two of a kind that touch are one.
 
     `mask` is bool (H, W) of the image, `box` its bounds x0, y0, x1, y1 in pixels, `score` in [0, 1].
@@ -118,7 +118,7 @@ class Thing:
     mask: np.ndarray
     box: tuple[int, int, int, int]
     color: str
-    """The named colour that most of it has, measured from the pixels."""
+    """The named color that most of it has, measured from the pixels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,7 +172,7 @@ class Sighting:
         return mask if self.visible is None else mask & self.visible
 
     def color_mask(self, color: str) -> np.ndarray:
-        """Return which pixels have this named colour, bool (H, W)."""
+        """Return which pixels have this named color, bool (H, W)."""
         mask = self._colors == list(COLORS).index(color)
         return mask if self.visible is None else mask & self.visible
 
@@ -181,14 +181,14 @@ class Sighting:
         return names_of(self._pixels)
 
     def color(self, mask: np.ndarray) -> str:
-        """Return the named colour that most of the masked pixels have."""
+        """Return the named color that most of the masked pixels have."""
         return name_of(self._pixels[mask])
 
-    def things(self, least: float = 0.5) -> list[Thing]:
+    def things(self, least: float = 0.5) -> list[SightedThing]:
         """Return the objects whose score is at least `least`, best first."""
         return sorted(self._things(least), key=lambda thing: -thing.score)
 
-    def _things(self, least: float) -> Iterator[Thing]:
+    def _things(self, least: float) -> Iterator[SightedThing]:
         from scipy import ndimage
 
         n_concepts = len(self.scores)
@@ -214,7 +214,7 @@ class Sighting:
                     continue
                 rows, columns = np.nonzero(mask.any(1))[0], np.nonzero(mask.any(0))[0]
                 box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
-                yield Thing(name, min(score, 1.0), mask, box, self.color(mask))
+                yield SightedThing(name, min(score, 1.0), mask, box, self.color(mask))
 
     def _upsampled(self, field: np.ndarray) -> np.ndarray:
         height, width = self._pixels.shape[:2]

@@ -3,7 +3,7 @@
     python -m actors.embedded.concept_net.measure --images 1000
 
 Single-object scenes come in three kinds: as the prompt "a NAME" draws them (every concept in turn), as "a
-COLOUR NAME" draws them, and at random with all that training has (tiny, upside down, any colour). Is the
+COLOR NAME" draws them, and at random with all that training has (tiny, upside down, any color). Is the
 object's concept the one with the highest score, and how well does its mask cover it (intersection over union
 at 224 px)? Random scenes of 1 to 4 objects: precision and recall of concepts at the score of 0.5.
 """
@@ -56,7 +56,7 @@ class Presence:
 
 
 def prompted(n: int, seed: int, colored: bool) -> list[Scene]:
-    """Return scenes of "a NAME", or of "a COLOUR NAME", the concepts in a shuffled order."""
+    """Return scenes of "a NAME", or of "a COLOR NAME", the concepts in a shuffled order."""
     rng = np.random.default_rng((seed, 1))
     names = [concept.name for concept in concepts()]
     order = np.concatenate([rng.permutation(len(names)) for _ in range(-(-n // len(names)))])[:n]
@@ -125,7 +125,7 @@ def main() -> None:
     print(net.name)
     kinds = {
         "a NAME": prompted(told.images, told.seed, False),
-        "a COLOUR NAME": prompted(told.images, told.seed, True),
+        "a COLOR NAME": prompted(told.images, told.seed, True),
         "at random": at_random(told.images, told.seed, 1),
     }
     for kind, scenes in kinds.items():

@@ -97,7 +97,7 @@ class Lessons(IterableDataset[tuple[np.ndarray, np.ndarray]]):
 
 
 def _augment(pixels: torch.Tensor) -> torch.Tensor:
-    """Return float32 (N, 3, S, S), normalised, with random gain, offset and noise for each image."""
+    """Return float32 (N, 3, S, S), normalized, with random gain, offset and noise for each image."""
     x = pixels.permute(0, 3, 1, 2).float() / 255
     n = len(x)
     x = x * (0.85 + 0.3 * torch.rand(n, 3, 1, 1)) + 0.08 * (torch.rand(n, 1, 1, 1) - 0.5)

@@ -135,9 +135,9 @@ def _forest(rng: np.random.Generator, size: int) -> np.ndarray:
         (10, 38, 20), (58, 116, 48), 0.7 * _clouds(rng, size, 12) * 1.3 + 0.3 * _grain(rng, size)
     )
     _, x = _axes(size)
-    for centre in rng.uniform(0, 1, rng.integers(5, 9)):
+    for center in rng.uniform(0, 1, rng.integers(5, 9)):
         width = rng.uniform(0.012, 0.03)
-        trunk = np.abs(x - centre) < width
+        trunk = np.abs(x - center) < width
         shade = _rgb(0.26, 0.17, 0.1) * rng.uniform(0.7, 1.2)
         picture = np.where(trunk[..., None], shade, picture)
     leaves = np.clip(_clouds(rng, size, 16) * 5 - 2.6, 0, 1)[..., None]
@@ -172,9 +172,9 @@ def _room(rng: np.random.Generator, size: int) -> np.ndarray:
 def _road(rng: np.random.Generator, size: int) -> np.ndarray:
     y, x = _axes(size)
     picture = _between((66, 66, 70), (112, 112, 116), 0.6 * _grain(rng, size) + 0.4 * _clouds(rng, size, 4))
-    centre = rng.uniform(0.4, 0.6)
-    line = (np.abs(x - centre) < 0.016) & ((y * 5 + rng.random()) % 1 < 0.6)
-    edge = np.abs(np.abs(x - centre) - 0.36) < 0.01
+    center = rng.uniform(0.4, 0.6)
+    line = (np.abs(x - center) < 0.016) & ((y * 5 + rng.random()) % 1 < 0.6)
+    edge = np.abs(np.abs(x - center) - 0.36) < 0.01
     return np.where((line | edge)[..., None], _rgb(0.94, 0.92, 0.84), picture)
 
 
@@ -222,7 +222,7 @@ def _city(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def _plain(rng: np.random.Generator, size: int) -> np.ndarray:
-    """A nearly even surface; the scene tints it, white unless a colour is named."""
+    """A nearly even surface; the scene tints it, white unless a color is named."""
     y, x = _axes(size)
     slope = rng.uniform(-0.05, 0.05) * (x - 0.5) + rng.uniform(-0.05, 0.05) * (y - 0.5)
     return np.clip(0.95 + slope + 0.012 * (_noise(rng, size, 24) - 0.5), 0, 1)[..., None].repeat(3, 2)
@@ -282,7 +282,7 @@ BACKGROUND_WORDS: dict[str, str] = {
 
 
 def paint(name: str, color: str | None, seed: int, size: int) -> np.ndarray:
-    """Return float32 (size, size, 3) in 0..1 of a background, tinted where a colour is given."""
+    """Return float32 (size, size, 3) in 0..1 of a background, tinted where a color is given."""
     rng = np.random.default_rng(seed)
     picture = BACKGROUNDS[name].paint(rng, size).astype(np.float32)
     if color is None:

@@ -4,7 +4,7 @@
     python -m actors.embedded.drawing.build_sprites package
 
 Writes `assets/sprites.webp` (one cell a concept, in table order, cropped and scaled to the cell) and
-`assets/sprites.json` (cell size, columns, dominant colours). A few concepts without an emoji are drawn here.
+`assets/sprites.json` (cell size, columns, dominant colors). A few concepts without an emoji are drawn here.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ _DRAWN: dict[str, Callable[[PIL.ImageDraw.ImageDraw], None]] = {
 
 
 def sprite(concept: Concept, folder: Path) -> PIL.Image.Image:
-    """Return the concept's RGBA sprite, cropped to what is visible and centred in a CELL-sided square."""
+    """Return the concept's RGBA sprite, cropped to what is visible and centered in a CELL-sided square."""
     if concept.glyph == "*":
         image = PIL.Image.new("RGBA", (_CANVAS, _CANVAS))
         _DRAWN[concept.name](PIL.ImageDraw.Draw(image))

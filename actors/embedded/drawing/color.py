@@ -1,4 +1,4 @@
-"""Which named colour pixels have, and how to give them another one while keeping their shading."""
+"""Which named color pixels have, and how to give them another one while keeping their shading."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _HUES = {
 
 
 def names_of(pixels: np.ndarray) -> np.ndarray:
-    """Return, for uint8 pixels (..., 3), which colour each has: int (...) into the list of COLORS."""
+    """Return, for uint8 pixels (..., 3), which color each has: int (...) into the list of COLORS."""
     rgb = pixels.astype(np.float32) / 255
     high, low = rgb.max(-1), rgb.min(-1)
     spread = high - low
@@ -45,14 +45,14 @@ def names_of(pixels: np.ndarray) -> np.ndarray:
 
 
 def name_of(pixels: np.ndarray) -> str:
-    """Return the colour, of `COLORS`, that most of the pixels (uint8, (n, 3)) have; "gray" if there are none."""
+    """Return the color, of `COLORS`, that most of the pixels (uint8, (n, 3)) have; "gray" if there are none."""
     if len(pixels) == 0:
         return "gray"
     return list(COLORS)[int(np.bincount(names_of(pixels.reshape(-1, 3)), minlength=len(COLORS)).argmax())]
 
 
 def tint(rgb: np.ndarray, color: str, weight: np.ndarray) -> np.ndarray:
-    """Return float32 (H, W, 3) in 0..1 of the named colour, shaded as `rgb` was (same range and shape).
+    """Return float32 (H, W, 3) in 0..1 of the named color, shaded as `rgb` was (same range and shape).
 
     `weight` (H, W) says which pixels are the object (a sprite's alpha). Its main hues are painted; gray parts
     (eyes, tyres, stripes) and small parts of other hues (leaves, windows) stay, as a painter would leave
@@ -82,7 +82,7 @@ def _body(rgb: np.ndarray, weight: np.ndarray) -> np.ndarray:
     hue = _hue(rgb)
     counts, edges = np.histogram(hue, bins=36, range=(0, 360), weights=share)
     near = np.zeros_like(hue)
-    # One hue with its neighbours; further ones until more than half of the coloured part is painted.
+    # One hue with its neighbors; further ones until more than half of the colored part is painted.
     while float((near * share).sum()) < 0.6 * float(share.sum()) and counts.any():
         main = float(edges[int(counts.argmax())]) + 5.0
         near = np.maximum(near, np.clip((62 - np.abs((hue - main + 180) % 360 - 180)) / 16, 0, 1))

@@ -1,6 +1,6 @@
 """From a plain-English prompt to a scene, with an account of every word.
 
-Known to be small: objects with counts, colours, sizes, positions and relations, one background. What it
+Known to be small: objects with counts, colors, sizes, positions and relations, one background. What it
 cannot draw it reports; it never refuses and never raises on odd text.
 """
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from actors.embedded.drawing.backgrounds import BACKGROUNDS, PLAIN
 from actors.embedded.drawing.layout import Wish, arrange, drawable
-from actors.embedded.drawing.lexicon import Term, read
+from actors.embedded.drawing.lexicon import Token, read
 from actors.embedded.drawing.scene import Scene
 from actors.embedded.drawing.vocabulary import vocabulary
 
@@ -21,12 +21,12 @@ MAX_OBJECTS = 12
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ParsedPrompt:
     """A prompt, understood. Every word of the prompt is in `drawn`, `ignored` or `undrawn`."""
 
     scene: Scene
     drawn: tuple[str, ...]
-    """Words that the scene shows (objects, colours, places, and the small words between them)."""
+    """Words that the scene shows (objects, colors, places, and the small words between them)."""
     ignored: tuple[str, ...]
     """Words known to change nothing here: style, filler, and actions (which the notes mention)."""
     undrawn: tuple[str, ...]
@@ -46,10 +46,10 @@ class Phrase:
 
 
 class Reader:
-    """Reads terms from left to right into wishes and a background."""
+    """Reads tokens from left to right into wishes and a background."""
 
-    def __init__(self, terms: list[Term], lacking: frozenset[str] = frozenset()) -> None:
-        self._terms, self._lacking = terms, lacking
+    def __init__(self, tokens: list[Token], lacking: frozenset[str] = frozenset()) -> None:
+        self._tokens, self._lacking = tokens, lacking
         self.wishes: list[Wish] = []
         self.background: str | None = None
         self.background_color: str | None = None
@@ -67,8 +67,8 @@ class Reader:
 
     def _read(self) -> None:
         skip = False
-        for i, term in enumerate(self._terms):
-            if skip and term.kind in (
+        for i, token in enumerate(self._tokens):
+            if skip and token.kind in (
                 "thing",
                 "background",
                 "color",
@@ -79,24 +79,24 @@ class Reader:
                 "count",
             ):
                 # "without a hat": leaving it out is what was asked for.
-                self.drawn += term.words
-                skip = term.kind not in ("thing", "background", "generic")
+                self.drawn += token.words
+                skip = token.kind not in ("thing", "background", "generic")
                 continue
-            skip = term.kind == "negation"
-            term = self._settle(i, term)
-            getattr(self, f"_{term.kind}")(i, term)
+            skip = token.kind == "negation"
+            token = self._settle(i, token)
+            getattr(self, f"_{token.kind}")(i, token)
         if self._phrase.color and not self.wishes and self.background is None:
             self.background, self.background_color = PLAIN, self._phrase.color
         elif self._phrase.color and self._last:
             self._describe_last("color", self._phrase.color)
 
-    def _settle(self, i: int, term: Term) -> Term:
-        """Choose between the meanings of a word such as "orange" (fruit, colour) or "stone" (rock, floor)."""
-        kind, _, value = term.also.partition(":")
+    def _settle(self, i: int, token: Token) -> Token:
+        """Choose between the meanings of a word such as "orange" (fruit, color) or "stone" (rock, floor)."""
+        kind, _, value = token.also.partition(":")
         if not kind:
-            return term
-        after = next((later for later in self._terms[i + 1 :] if later.kind != "filler"), None)
-        before = self._terms[i - 1] if i else None
+            return token
+        after = next((later for later in self._tokens[i + 1 :] if later.kind != "filler"), None)
+        before = self._tokens[i - 1] if i else None
         if kind == "color":
             noun_follows = after is not None and (
                 after.kind in ("thing", "generic", "setting", "background", "size", "color")
@@ -104,12 +104,12 @@ class Reader:
             )
             described = before is not None and before.kind == "filler" and bool(self._last)
             if noun_follows or described:
-                return Term("color", value, term.words)
+                return Token("color", value, token.words)
         elif kind == "background":
             place = before is not None and before.kind == "preposition"
             if (after is not None and after.kind == "setting") or (place and bool(self.wishes)):
-                return Term("background", value, term.words)
-        return term
+                return Token("background", value, token.words)
+        return token
 
     def _take(self) -> Phrase:
         phrase, self._phrase = self._phrase, Phrase()
@@ -151,116 +151,116 @@ class Reader:
         self._pending = None
         self._last = indices or self._last
 
-    def _thing(self, i: int, term: Term) -> None:
-        if not drawable(term.value, self._lacking):
+    def _thing(self, i: int, token: Token) -> None:
+        if not drawable(token.value, self._lacking):
             self._take()
-            self.undrawn += term.words
+            self.undrawn += token.words
             return
-        self.drawn += term.words
-        concept = vocabulary().get(term.value)
+        self.drawn += token.words
+        concept = vocabulary().get(token.value)
         own_plural = concept is not None and concept.names[0] in concept.plurals
-        before = self._terms[i - 1].words if i else ()
-        self._noun(term.value, term.plural, own_plural, " ".join(before))
+        before = self._tokens[i - 1].words if i else ()
+        self._noun(token.value, token.plural, own_plural, " ".join(before))
 
-    def _generic(self, i: int, term: Term) -> None:
-        self.drawn += term.words
-        self._noun("", term.plural, False, "")
+    def _generic(self, i: int, token: Token) -> None:
+        self.drawn += token.words
+        self._noun("", token.plural, False, "")
 
-    def _background(self, i: int, term: Term) -> None:
+    def _background(self, i: int, token: Token) -> None:
         phrase = self._take()
         self._pending = None
         if self.background is None or self.background == PLAIN:
-            self.background, self.background_color = term.value, phrase.color or self.background_color
-            self.drawn += term.words
-        elif term.value != self.background:
-            self.undrawn += term.words
-            self.notes.append(f"one background at a time: drew {self.background}, not {term.value}")
+            self.background, self.background_color = token.value, phrase.color or self.background_color
+            self.drawn += token.words
+        elif token.value != self.background:
+            self.undrawn += token.words
+            self.notes.append(f"one background at a time: drew {self.background}, not {token.value}")
         else:
-            self.drawn += term.words
+            self.drawn += token.words
 
-    def _setting(self, i: int, term: Term) -> None:
+    def _setting(self, i: int, token: Token) -> None:
         phrase = self._take()
-        self.drawn += term.words
+        self.drawn += token.words
         if phrase.color is not None:
             self.background, self.background_color = self.background or PLAIN, phrase.color
 
-    def _color(self, i: int, term: Term) -> None:
-        self.drawn += term.words
-        before = self._terms[i - 1] if i else None
-        after = self._terms[i + 1] if i + 1 < len(self._terms) else None
+    def _color(self, i: int, token: Token) -> None:
+        self.drawn += token.words
+        before = self._tokens[i - 1] if i else None
+        after = self._tokens[i + 1] if i + 1 < len(self._tokens) else None
         said_of_last = before is not None and before.kind in ("filler", "preposition") and bool(self._last)
         noun_follows = after is not None and after.kind in (
             "thing", "generic", "background", "setting", "size", "color", "and", "unknown", "filler",
         )  # fmt: skip
         if said_of_last and not (noun_follows and after is not None and after.kind != "and"):
-            self._describe_last("color", term.value)
+            self._describe_last("color", token.value)
             return
         if self._phrase.color is not None:
-            self.notes.append(f"one color an object: used {term.value}, not {self._phrase.color}")
-        self._phrase.color = term.value
+            self.notes.append(f"one color an object: used {token.value}, not {self._phrase.color}")
+        self._phrase.color = token.value
 
-    def _size(self, i: int, term: Term) -> None:
-        self.drawn += term.words
-        behind = term.words[0] == "in" or term.words[0] in ("distant", "far")
-        before = self._terms[i - 1] if i else None
+    def _size(self, i: int, token: Token) -> None:
+        self.drawn += token.words
+        behind = token.words[0] == "in" or token.words[0] in ("distant", "far")
+        before = self._tokens[i - 1] if i else None
         if self._last and (behind or (before is not None and before.kind == "filler")):
-            self._describe_last("size", term.value)
+            self._describe_last("size", token.value)
         else:
-            self._phrase.size = term.value
+            self._phrase.size = token.value
 
-    def _count(self, i: int, term: Term) -> None:
-        self.drawn += term.words
-        number = int(term.value[:6])
+    def _count(self, i: int, token: Token) -> None:
+        self.drawn += token.words
+        number = int(token.value[:6])
         if number == 0:
             return
-        following = [later.kind for later in self._terms[i + 1 : i + 5]]
-        if term.value == "1" and "thing" not in following and "generic" not in following:
+        following = [later.kind for later in self._tokens[i + 1 : i + 5]]
+        if token.value == "1" and "thing" not in following and "generic" not in following:
             return
-        self._phrase.count = number * (self._phrase.count or 1) if term.value == "12" else number
+        self._phrase.count = number * (self._phrase.count or 1) if token.value == "12" else number
 
-    def _position(self, i: int, term: Term) -> None:
-        self.drawn += term.words
+    def _position(self, i: int, token: Token) -> None:
+        self.drawn += token.words
         if self._last:
             for index in self._last:
-                self.wishes[index].positions.add(term.value)
+                self.wishes[index].positions.add(token.value)
         else:
-            self._phrase.positions.add(term.value)
+            self._phrase.positions.add(token.value)
 
-    def _relation(self, i: int, term: Term) -> None:
-        self.drawn += term.words
+    def _relation(self, i: int, token: Token) -> None:
+        self.drawn += token.words
         if self._last:
-            self._pending = (term.value, self._last)
+            self._pending = (token.value, self._last)
 
-    def _preposition(self, i: int, term: Term) -> None:
-        self.drawn += term.words
-        if self._last and term.value in ("on", "in", "upon", "onto"):
-            self._pending = ("in" if term.value == "in" else "on", self._last)
+    def _preposition(self, i: int, token: Token) -> None:
+        self.drawn += token.words
+        if self._last and token.value in ("on", "in", "upon", "onto"):
+            self._pending = ("in" if token.value == "in" else "on", self._last)
 
-    def _article(self, i: int, term: Term) -> None:
-        self.drawn += term.words
+    def _article(self, i: int, token: Token) -> None:
+        self.drawn += token.words
 
-    def _negation(self, i: int, term: Term) -> None:
-        self.drawn += term.words
+    def _negation(self, i: int, token: Token) -> None:
+        self.drawn += token.words
 
-    def _and(self, i: int, term: Term) -> None:
-        self.drawn += term.words
+    def _and(self, i: int, token: Token) -> None:
+        self.drawn += token.words
         self._pending = None
 
-    def _comma(self, i: int, term: Term) -> None:
+    def _comma(self, i: int, token: Token) -> None:
         self._pending = None
 
-    def _filler(self, i: int, term: Term) -> None:
-        self.ignored += term.words
+    def _filler(self, i: int, token: Token) -> None:
+        self.ignored += token.words
 
-    def _action(self, i: int, term: Term) -> None:
-        self.ignored += term.words
-        self.actions.append(term.value)
+    def _action(self, i: int, token: Token) -> None:
+        self.ignored += token.words
+        self.actions.append(token.value)
 
-    def _unknown(self, i: int, term: Term) -> None:
-        self.undrawn += term.words
+    def _unknown(self, i: int, token: Token) -> None:
+        self.undrawn += token.words
 
 
-def parse_prompt(prompt: str, seed: int = 0, lacking: frozenset[str] = frozenset()) -> Reading:
+def parse_prompt(prompt: str, seed: int = 0, lacking: frozenset[str] = frozenset()) -> ParsedPrompt:
     """Return the scene of a prompt; other seeds give other layouts, textures, light and open choices.
 
     The same seed gives the same layout and, where the prompt names none, the same background whatever the
@@ -274,7 +274,7 @@ def parse_prompt(prompt: str, seed: int = 0, lacking: frozenset[str] = frozenset
     free = list(BACKGROUNDS)
     background = reader.background or (free[int(rng.integers(len(free)))] if objects else PLAIN)
     scene = Scene(background, reader.background_color, objects, texture, light)
-    return Reading(
+    return ParsedPrompt(
         scene,
         tuple(reader.drawn),
         tuple(reader.ignored),

@@ -69,7 +69,7 @@ def _target(positions: set[str]) -> tuple[float | None, float | None]:
 
 
 def _beside(relation: str, anchor: Placed, size: float, side: float) -> tuple[float, float]:
-    """Return the centre of an object that stands in this relation to `anchor`; `side` is -1 or 1."""
+    """Return the center of an object that stands in this relation to `anchor`; `side` is -1 or 1."""
     reach = 0.46 * (anchor.size + size)
     return {
         "left of": (anchor.x - reach, anchor.y),

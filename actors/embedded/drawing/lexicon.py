@@ -1,6 +1,6 @@
 """What single words and short phrases mean to the grammar, and how a sentence is cut into them.
 
-A sentence becomes `Term`s by longest match; every word ends up in exactly one, so that nothing that was
+A sentence becomes `Token`s by longest match; every word ends up in exactly one, so that nothing that was
 said can be lost between reading and drawing.
 """
 
@@ -136,7 +136,7 @@ stretching yawning roaring falling rolling spinning glowing shining blooming lea
 
 
 @dataclass(frozen=True, slots=True)
-class Term:
+class Token:
     """A word or phrase and its kind: thing, generic, background, setting, color, size, count, position,
     relation, preposition, article, negation, and, comma, filler, action, unknown."""
 
@@ -146,16 +146,16 @@ class Term:
     """The normal form of what was read; empty for a comma."""
     plural: bool = False
     also: str = ""
-    """A second meaning that the grammar chooses by what stands beside it: a colour or a background."""
+    """A second meaning that the grammar chooses by what stands beside it: a color or a background."""
 
 
 @lru_cache(maxsize=1)
-def _lexicon() -> dict[str, Term]:
-    table: dict[str, Term] = {}
+def _lexicon() -> dict[str, Token]:
+    table: dict[str, Token] = {}
 
     def learn(kind: str, meanings: dict[str, str]) -> None:
         for phrase, value in meanings.items():
-            table[phrase] = Term(kind, value, tuple(phrase.split()))
+            table[phrase] = Token(kind, value, tuple(phrase.split()))
 
     learn("filler", {word: word for word in _FILLERS.split()})
     learn("action", {word: word for word in _ACTIONS.split()})
@@ -174,20 +174,20 @@ def _lexicon() -> dict[str, Term]:
     learn("color", COLOR_WORDS)
     learn("background", BACKGROUND_WORDS)
     for word in ("objects", "things", "items"):
-        table[word] = Term("generic", word, (word,), plural=True)
+        table[word] = Token("generic", word, (word,), plural=True)
     for phrase, (name, plural) in vocabulary().words().items():
         known = table.get(phrase)
         also = f"{known.kind}:{known.value}" if known and known.kind in ("color", "background") else ""
-        table[phrase] = Term("thing", name, tuple(phrase.split()), plural, also)
+        table[phrase] = Token("thing", name, tuple(phrase.split()), plural, also)
     # Plain words of sentences that are also rare names of things.
-    table["fall"] = Term("unknown", "fall", ("fall",))
+    table["fall"] = Token("unknown", "fall", ("fall",))
     return table
 
 
 @lru_cache(maxsize=1)
 def words_digest() -> str:
     """Return 8 hex digits that change with the words and what they mean."""
-    meanings = sorted((phrase, term.kind, term.value, term.also) for phrase, term in _lexicon().items())
+    meanings = sorted((phrase, token.kind, token.value, token.also) for phrase, token in _lexicon().items())
     return hashlib.blake2b(repr(meanings).encode(), digest_size=4).hexdigest()
 
 
@@ -212,27 +212,27 @@ def _pieces(text: str) -> list[str]:
     return pieces
 
 
-def read(text: str) -> list[Term]:
-    """Return the text's terms in order; every word is in exactly one, at most MAX_WORDS of them known."""
+def read(text: str) -> list[Token]:
+    """Return the text's tokens in order; every word is in exactly one, at most MAX_WORDS of them known."""
     lexicon, longest = _lexicon(), _longest()
     pieces = _pieces(text)
-    terms: list[Term] = []
+    tokens: list[Token] = []
     at = 0
     while at < len(pieces):
         if pieces[at] == ",":
-            terms.append(Term("comma", ",", ()))
+            tokens.append(Token("comma", ",", ()))
             at += 1
             continue
         for length in range(min(longest, len(pieces) - at), 0, -1):
             words = tuple(pieces[at : at + length])
-            term = lexicon.get(" ".join(words)) if at < MAX_WORDS else None
-            if term is not None:
-                terms.append(term)
+            token = lexicon.get(" ".join(words)) if at < MAX_WORDS else None
+            if token is not None:
+                tokens.append(token)
                 at += length
                 break
         else:
             word = pieces[at]
             kind = "count" if word.isascii() and word.isdigit() and at < MAX_WORDS else "unknown"
-            terms.append(Term(kind, word, (word,)))
+            tokens.append(Token(kind, word, (word,)))
             at += 1
-    return terms
+    return tokens

@@ -36,7 +36,7 @@ def digest() -> str:
 
 @lru_cache(maxsize=4096)
 def sprite(concept: str, color: str | None = None) -> PIL.Image.Image:
-    """Return the concept's sprite as RGBA with straight alpha, tinted where a colour is given."""
+    """Return the concept's sprite as RGBA with straight alpha, tinted where a color is given."""
     atlas, cell, columns = _atlas()
     index = vocabulary()[concept].index
     row, column = index // columns * cell, index % columns * cell

@@ -28,7 +28,7 @@ def random_scene(
     """Return a scene of `n_objects` (1 to 4 at random unless told) on a random background.
 
     `named` and `background` fix the first objects' concepts and the background; a share `tinted` of the
-    objects has another colour than its own.
+    objects has another color than its own.
     """
     n = n_objects if n_objects is not None else int(rng.choice(4, p=(0.4, 0.28, 0.2, 0.12))) + 1
     names = [concept.name for concept in concepts()]

@@ -25,7 +25,7 @@ class Placed:
     size: float
     """The longer side of the sprite, before rotation."""
     color: str | None = None
-    """A tint of `COLORS`; None keeps the sprite's own colours."""
+    """A tint of `COLORS`; None keeps the sprite's own colors."""
     flip: bool = False
     angle: float = 0.0
 
@@ -39,7 +39,7 @@ class Placed:
         if not 0.01 <= self.size <= 2:
             raise UsageError(f"an object's size must be in 0.01..2 of the image's side, got {self.size}")
         if not (-1 <= self.x <= 2 and -1 <= self.y <= 2):
-            raise UsageError(f"an object's centre must be in -1..2, got ({self.x}, {self.y})")
+            raise UsageError(f"an object's center must be in -1..2, got ({self.x}, {self.y})")
 
     @property
     def words(self) -> str:

@@ -1,4 +1,4 @@
-"""The embedded world's words: concepts, their other names, their categories and their colours.
+"""The embedded world's words: concepts, their other names, their categories and their colors.
 
 The table is `assets/concepts.txt`, the sprites' measured facts are `assets/sprites.json`. Nothing here
 knows of pixels or sentences. A category ("animal", "fruit") is a word for all of its members.
@@ -31,7 +31,7 @@ COLORS: dict[str, tuple[int, int, int]] = {
     "gray": (132, 134, 138),
     "white": (244, 244, 246),
 }
-"""Colour names and the sRGB value each stands for."""
+"""Color names and the sRGB value each stands for."""
 
 COLOR_WORDS: dict[str, str] = {
     **{name: name for name in COLORS},
@@ -47,7 +47,7 @@ COLOR_WORDS: dict[str, str] = {
     **dict.fromkeys(("grey", "silver", "greyish", "grayish"), "gray"),
     **dict.fromkeys(("ivory", "cream colored", "cream coloured"), "white"),
 }
-"""Every colour word the grammar knows, and the colour it means."""
+"""Every color word the grammar knows, and the color it means."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class Concept:
     plurals: tuple[str, ...]
     lineage: tuple[str, ...]
     color: str
-    """The colour, of `COLORS`, that most of its sprite has."""
+    """The color, of `COLORS`, that most of its sprite has."""
 
     @property
     def category(self) -> str:

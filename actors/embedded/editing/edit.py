@@ -31,20 +31,20 @@ class Canvas(Protocol):
         """What is in the picture; positions in this list name objects until the next removal."""
 
     def color_of(self, index: int) -> str:
-        """Return the colour that most of the object has."""
+        """Return the color that most of the object has."""
 
     def put(self, index: int, placed: Placed) -> None:
         """Let another object stand in the place of this one."""
 
     def alter(self, index: int, placed: Placed) -> None:
-        """Move, turn, resize or recolour this object; its concept stays."""
+        """Move, turn, resize or recolor this object; its concept stays."""
 
     def remove(self, index: int) -> None: ...
 
     def add(self, placed: Placed, behind: bool) -> None: ...
 
     def set_background(self, name: str | None, color: str | None) -> None:
-        """Change the background; None keeps the kind and changes the colour only."""
+        """Change the background; None keeps the kind and changes the color only."""
 
 
 class SceneCanvas:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from actors.embedded.drawing.backgrounds import PLAIN
 from actors.embedded.drawing.grammar import Reader
 from actors.embedded.drawing.layout import Wish
-from actors.embedded.drawing.lexicon import Term, read
+from actors.embedded.drawing.lexicon import Token, read
 from actors.embedded.drawing.vocabulary import normal
 
 MAX_CHANGES = 6
@@ -20,7 +20,7 @@ MAX_CHANGES = 6
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Which objects a change is about: by concept or category, "" for the main one, and by colour if said."""
+    """Which objects a change is about: by concept or category, "" for the main one, and by color if said."""
 
     name: str = ""
     color: str | None = None
@@ -172,20 +172,20 @@ def _target(words: str) -> Target | None:
     return None
 
 
-def _only(words: str, *kinds: str) -> list[Term] | None:
+def _only(words: str, *kinds: str) -> list[Token] | None:
     """Return the meaningful terms if each is of these kinds (small words aside); else None."""
     terms = [t for t in read(words) if t.kind not in ("article", "filler", "preposition", "comma")]
     said = []
     for term in terms:
         other, _, value = term.also.partition(":")
         if term.kind not in kinds and other in kinds and len(terms) == 1:
-            term = Term(other, value, term.words)
+            term = Token(other, value, term.words)
         said.append(term)
     return said if said and all(term.kind in kinds for term in said) else None
 
 
 def _backdrop(words: str, color: str) -> Change:
-    """Return the change of colour: of the grass, if it is named; of "the background", to a plain one."""
+    """Return the change of color: of the grass, if it is named; of "the background", to a plain one."""
     named = any(term.kind == "background" for term in read(words))
     return Change("background", background=None if named else PLAIN, color=color)
 
@@ -254,7 +254,7 @@ class InstructionReader:
         return True
 
     def become(self, clause: str, first: str, second: str) -> bool:
-        """X becomes Y, whatever Y is: colour, size, number, place, or another thing."""
+        """X becomes Y, whatever Y is: color, size, number, place, or another thing."""
         if second.strip() in _BIGGER:
             return self.resize(clause, first, second)
         if _STYLE.search(second):
@@ -321,7 +321,7 @@ class InstructionReader:
         return self.resize(clause, words, "smaller" if down else "bigger")
 
     def make(self, clause: str, rest: str) -> bool:
-        """ "make X Y": cut where Y, a colour, size, number or thing, begins."""
+        """ "make X Y": cut where Y, a color, size, number or thing, begins."""
         words = rest.split()
         for cut in range(len(words) - 1, 0, -1):
             first, second = " ".join(words[:cut]), " ".join(words[cut:])
@@ -434,7 +434,7 @@ class InstructionReader:
         return True
 
     def place(self, clause: str, words: str) -> bool:
-        """A clause without a verb: a place, a colour, or something to add."""
+        """A clause without a verb: a place, a color, or something to add."""
         reader = Reader(read(words))
         if reader.undrawn or reader.actions:
             return False

@@ -274,7 +274,7 @@ class PixelCanvas:
         self._masks[index], self._cuts[index] = self._paste(np.asarray(cut), after), cut
 
     def _paste(self, pixels: np.ndarray, placed: Placed) -> np.ndarray:
-        """Lay RGBA pixels over the picture, centred where `placed` is; return what they cover."""
+        """Lay RGBA pixels over the picture, centered where `placed` is; return what they cover."""
         height, width = pixels.shape[:2]
         top, left = round(placed.y * self._height - height / 2), round(placed.x * self._width - width / 2)
         y0, x0 = max(top, 0), max(left, 0)

@@ -1,4 +1,4 @@
-"""The scientist's words from the embedded world's vocabulary: names, kinds and colours, never pictures."""
+"""The scientist's words from the embedded world's vocabulary: names, kinds and colors, never pictures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PHRASES = {
     "city": "in a city",
 }
 
-_COLOURS: dict[str, tuple[str, ...]] = {
+_COLORS: dict[str, tuple[str, ...]] = {
     "grass": ("green",),
     "beach": ("yellow", "cyan"),
     "sand": ("yellow", "orange"),
@@ -72,10 +72,10 @@ def embedded_words(lacking: frozenset[str] = frozenset()) -> Words:
             for c in categories
         },
         backgrounds={
-            b.name: Setting(b.name, _phrase(b.name), b.names[1:], _COLOURS.get(b.name, ()))
+            b.name: Setting(b.name, _phrase(b.name), b.names[1:], _COLORS.get(b.name, ()))
             for b in BACKGROUNDS.values()
         },
-        colours={c: tuple(w for w, meant in COLOR_WORDS.items() if meant == c and w != c) for c in COLORS},
+        colors={c: tuple(w for w, meant in COLOR_WORDS.items() if meant == c and w != c) for c in COLORS},
     )
 
 

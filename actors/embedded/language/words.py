@@ -1,4 +1,4 @@
-"""What the built-in scientist knows of words: things, their kinds, colours and settings, and their names.
+"""What the built-in scientist knows of words: things, their kinds, colors and settings, and their names.
 
 It plays the part that a language model's general knowledge plays: which words mean the same, that a
 dog is a mammal, that a tomato is red unless told otherwise. It knows nothing of images or of any unit.
@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, NamedTuple
 
-Kind = Literal["concept", "category", "colour", "tone", "background"]
-"""A colour is that of a thing; a tone is a colour anywhere in the image, the background included."""
+Kind = Literal["concept", "category", "color", "tone", "background"]
+"""A color is that of a thing; a tone is a color anywhere in the image, the background included."""
 
 
 class Term(NamedTuple):
-    """One thing that an image can show: a concept, a kind of concept, a colour, or a background."""
+    """One thing that an image can show: a concept, a kind of concept, a color, or a background."""
 
     kind: Kind
     name: str
@@ -28,14 +28,14 @@ class Term(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Noun:
-    """A concept or a category. `names` are other words for it; `colours` what it has unless told otherwise."""
+    """A concept or a category. `names` are other words for it; `colors` what it has unless told otherwise."""
 
     name: str
     plural: str = ""
     names: tuple[str, ...] = ()
     categories: tuple[str, ...] = ()
     """Every kind it belongs to, nearest first."""
-    colours: tuple[str, ...] = ()
+    colors: tuple[str, ...] = ()
 
     @property
     def plural_name(self) -> str:
@@ -44,12 +44,12 @@ class Noun:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A background: `phrase` is how a prompt says it ("on grass"); `colours` are those it usually has."""
+    """A background: `phrase` is how a prompt says it ("on grass"); `colors` are those it usually has."""
 
     name: str
     phrase: str
     names: tuple[str, ...] = ()
-    colours: tuple[str, ...] = ()
+    colors: tuple[str, ...] = ()
 
 
 def plural_of(name: str) -> str:
@@ -87,8 +87,8 @@ class Words:
     concepts: Mapping[str, Noun]
     categories: Mapping[str, Noun]
     backgrounds: Mapping[str, Setting]
-    colours: Mapping[str, tuple[str, ...]]
-    """Each colour with its other names."""
+    colors: Mapping[str, tuple[str, ...]]
+    """Each color with its other names."""
     _members: dict[str, tuple[str, ...]] = field(default_factory=dict, repr=False, compare=False)
     _closures: dict[Term, frozenset[Term]] = field(default_factory=dict, repr=False, compare=False)
 
@@ -113,17 +113,17 @@ class Words:
         if found is None:
             nouns = {"concept": self.concepts, "category": self.categories}.get(term.kind, {})
             above = [Term("category", c) for c in (nouns[term.name].categories if term.name in nouns else ())]
-            if term.kind == "colour":
+            if term.kind == "color":
                 above = [Term("tone", term.name)]
             if term.kind == "background":
-                above = [Term("tone", colour) for colour in self.backgrounds[term.name].colours]
+                above = [Term("tone", color) for color in self.backgrounds[term.name].colors]
             found = self._closures[term] = frozenset({term, *above})
         return found
 
-    def can_be(self, concept: str, colour: str) -> bool:
-        """Say whether the colour's word before the concept's still reads as a colour: a red fox is a fox."""
-        return not colour or self.find(f"{colour} {concept}") == [
-            Term("colour", colour),
+    def can_be(self, concept: str, color: str) -> bool:
+        """Say whether the color's word before the concept's still reads as a color: a red fox is a fox."""
+        return not color or self.find(f"{color} {concept}") == [
+            Term("color", color),
             Term("concept", concept),
         ]
 
@@ -135,7 +135,7 @@ class Words:
             return min(0.9, 2 * len(self.members(term.name)) / max(1, len(self.concepts)))
         if term.kind == "background":
             return 1 / max(1, len(self.backgrounds))
-        return min(0.5, (2 if term.kind == "colour" else 3) / max(1, len(self.colours)))
+        return min(0.5, (2 if term.kind == "color" else 3) / max(1, len(self.colors)))
 
     @cached_property
     def _lexicon(self) -> dict[tuple[str, ...], tuple[Term, ...]]:
@@ -162,9 +162,9 @@ class Words:
                     add(name, Term(kind, noun.name))
                 for name in noun.names:
                     add(plural_of(name), Term(kind, noun.name))
-        for colour, names in self.colours.items():
-            for name in (colour, *names):
-                add(name, Term("colour", colour))
+        for color, names in self.colors.items():
+            for name in (color, *names):
+                add(name, Term("color", color))
         for setting in self.backgrounds.values():
             for name in (setting.name, *setting.names):
                 add(name, Term("background", setting.name))
@@ -177,7 +177,7 @@ class Words:
     def find(self, text: str) -> list[Term]:
         """Return the terms that a text names, in order and with repetitions; the longest name wins.
 
-        A word that is both a colour and a thing is the colour when a thing follows it; one that is both a
+        A word that is both a color and a thing is the color when a thing follows it; one that is both a
         thing and a background is the background after "on", "in", "at" or "background".
         """
         tokens = _tokens(text)
@@ -201,7 +201,7 @@ class Words:
         of_a_place = bool(
             _BEFORE_PLACES & set(tokens[max(0, start - 3) : start]) or _AFTER_PLACES & set(after)
         )
-        wanted = "colour" if before_a_thing else "background" if of_a_place else "concept"
+        wanted = "color" if before_a_thing else "background" if of_a_place else "concept"
         return next((term for term in terms if term.kind == wanted), terms[0])
 
     def _match(self, tokens: Sequence[str], start: int) -> tuple[tuple[Term, ...], int]:

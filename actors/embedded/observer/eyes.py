@@ -1,4 +1,4 @@
-"""What the built-in models see in an image: things with colour and place, and the background.
+"""What the built-in models see in an image: things with color and place, and the background.
 
 Drawn scenes are for the concept net, photographs for an ImageNet classifier; which an image is, is told by
 the concept net's doubt (`is_photograph`). Both are behind a `Protocol`, so that rules and wording are tested
@@ -34,17 +34,17 @@ _PHOTOGRAPHED_FROM = 0.85
 photograph.
 """
 _A_SATURATION_LESS = 0.005
-"""Drawn scenes are colourful, so that a colourful image must be stranger to count as none
+"""Drawn scenes are colorful, so that a colorful image must be stranger to count as none
 (docs/photographs.md).
 """
 
 
 @dataclass(frozen=True, slots=True)
 class SeenThing:
-    """One object: `x`, `y` are its centre and `share` its area, as fractions of the image."""
+    """One object: `x`, `y` are its center and `share` its area, as fractions of the image."""
 
     concept: str
-    colour: str
+    color: str
     x: float = 0.5
     y: float = 0.5
     share: float = 0.1
@@ -53,25 +53,25 @@ class SeenThing:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What is visible in one image, things by falling score. `colour` is that of most of the visible part.
+    """What is visible in one image, things by falling score. `color` is that of most of the visible part.
 
     Of a photograph, `photograph` is what is seen in it, and nothing else is known.
     """
 
     things: tuple[SeenThing, ...] = ()
     background: str = ""
-    colour: str = ""
+    color: str = ""
     photograph: PhotoSighting | None = None
 
     def terms(self, words: Words) -> frozenset[Term]:
         """Return what is seen in the words for drawn scenes."""
-        found = {Term("colour", thing.colour) for thing in self.things if thing.colour in words.colours}
+        found = {Term("color", thing.color) for thing in self.things if thing.color in words.colors}
         for thing in self.things:
             if thing.concept in words.concepts:
                 found |= words.closure(Term("concept", thing.concept))
         if self.background in words.backgrounds:
             found |= words.closure(Term("background", self.background))
-        return frozenset(found | {Term("tone", term.name) for term in found if term.kind == "colour"})
+        return frozenset(found | {Term("tone", term.name) for term in found if term.kind == "color"})
 
 
 class Eyes(Protocol):
@@ -86,7 +86,7 @@ class NetEyes:
 
     The concept net, an embedded stand-in, sees every image; those that are photographs go to the
     `classifier`. Without one all images are taken for drawn. Things of the concepts `lacking` are not
-    recognised in drawn ones.
+    recognized in drawn ones.
     """
 
     def __init__(

@@ -22,7 +22,7 @@ from actors.images import Image
 
 MODEL = "builtin:observer (embedded stand-in)"
 
-NOTHING = "Nothing that I recognise"
+NOTHING = "Nothing that I recognize"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class Observer:
 
 
 def describe_one(seen: Seen, words: Words) -> str:
-    """Return one sentence: things with number, colour and place, then the background."""
+    """Return one sentence: things with number, color and place, then the background."""
     if seen.photograph is not None:
         return photographs.describe(seen.photograph)
     groups: dict[str, list[SeenThing]] = {}
@@ -94,20 +94,18 @@ def describe_one(seen: Seen, words: Words) -> str:
     if things:
         return f"{things[:1].upper()}{things[1:]}" + (f"; the background is {place}." if place else ".")
     if place:
-        return f"No object that I recognise; the background is {place}."
-    return f"{NOTHING}; the visible part is mostly {seen.colour}." if seen.colour else f"{NOTHING}."
+        return f"No object that I recognize; the background is {place}."
+    return f"{NOTHING}; the visible part is mostly {seen.color}." if seen.color else f"{NOTHING}."
 
 
 def _group(name: str, group: Sequence[SeenThing], words: Words) -> str:
     noun = words.concepts.get(name)
-    colours = [
-        colour for colour, _ in Counter(thing.colour for thing in group if thing.colour).most_common(2)
-    ]
-    colour = " and ".join(colours)
+    colors = [color for color, _ in Counter(thing.color for thing in group if thing.color).most_common(2)]
+    color = " and ".join(colors)
     if len(group) > 1:
         plural = noun.plural_name if noun else f"{name}s"
-        return f"{number_word(len(group))} {colour} {plural}".replace("  ", " ")
-    return f"{with_article(f'{colour} {name}'.strip())} {_place(group[0])}"
+        return f"{number_word(len(group))} {color} {plural}".replace("  ", " ")
+    return f"{with_article(f'{color} {name}'.strip())} {_place(group[0])}"
 
 
 def _place(thing: SeenThing) -> str:
@@ -116,7 +114,7 @@ def _place(thing: SeenThing) -> str:
     across = "left" if thing.x < 0.36 else "right" if thing.x > 0.64 else ""
     down = "top" if thing.y < 0.36 else "bottom" if thing.y > 0.64 else ""
     spot = " ".join(filter(None, (down, across)))
-    return f"at the {spot}" if spot else "in the centre"
+    return f"at the {spot}" if spot else "in the center"
 
 
 def _joined(parts: Sequence[str]) -> str:
@@ -129,7 +127,7 @@ def _describe(question: Question, seen: Sequence[Seen], words: Words) -> str:
     return "\n".join(f"Image {n}: {describe_one(each, words)}" for n, each in enumerate(seen, 1))
 
 
-def _summarise(question: Question, seen: Sequence[Seen], words: Words) -> str:
+def _summarize(question: Question, seen: Sequence[Seen], words: Words) -> str:
     """Return what is common to the images, with shares; several concepts when they divide the images."""
     total = len(seen)
     if total == 1:
@@ -137,8 +135,8 @@ def _summarise(question: Question, seen: Sequence[Seen], words: Words) -> str:
     pictures = [each.photograph for each in seen if each.photograph is not None]
     if pictures:
         drawn = [each for each in seen if each.photograph is None]
-        told = [photographs.summarise(pictures)]
-        return " ".join(told + ([_summarise(question, drawn, words)] if drawn else []))
+        told = [photographs.summarize(pictures)]
+        return " ".join(told + ([_summarize(question, drawn, words)] if drawn else []))
     counts = Counter(term for each in seen for term in each.terms(words))
     least = max(2, round(0.12 * total))
 
@@ -152,22 +150,22 @@ def _summarise(question: Question, seen: Sequence[Seen], words: Words) -> str:
     kinds = [line for line in shares("category", 4) if line not in things]
     if kinds:
         said.append("By kind: " + "; ".join(kinds) + ".")
-    colours = shares("colour", 3, max(2, total // 3))
-    if colours:
-        said.append("Colours: " + "; ".join(colours) + ".")
+    colors = shares("color", 3, max(2, total // 3))
+    if colors:
+        said.append("Colors: " + "; ".join(colors) + ".")
     places = shares("background", 3)
     if places:
         said.append("Backgrounds: " + "; ".join(places) + ".")
     blank = sum(not each.things for each in seen)
     if blank:
-        said.append(f"In {blank} of {total} I recognise no object.")
+        said.append(f"In {blank} of {total} I recognize no object.")
     return " ".join(said)
 
 
 def _named(term: Term) -> str:
     if term.kind == "category":
         return f"some {term.name}"
-    if term.kind == "colour":
+    if term.kind == "color":
         return f"something {term.name}"
     if term.kind == "background":
         return f"a background of {term.name}"
@@ -197,30 +195,31 @@ def _shows(seen: Seen, phrase: str, words: Words) -> bool | None:
     wanted, unwanted = _asked(named, words), {term for part in excepted for term in _asked(part, words)}
     if not wanted or (excepted and not unwanted):
         return None
-    shown = seen.terms(words) | {Term("tone", seen.colour)}
+    shown = seen.terms(words) | {Term("tone", seen.color)}
     return wanted <= shown and not unwanted & shown
 
 
 def _asked(phrase: str, words: Words) -> set[Term]:
     """Return the terms of a phrase; "blue color" may be anywhere, "blue objects" are things."""
-    anywhere = set(_COLOUR.findall(phrase.lower()))
+    anywhere = set(_COLOR.findall(phrase.lower()))
     return {
-        Term("tone", term.name) if term.kind == "colour" and term.name in anywhere else term
+        Term("tone", term.name) if term.kind == "color" and term.name in anywhere else term
         for term in words.find(phrase)
     }
 
 
-_COLOUR = re.compile(r"\b(\w+) colou?r\b")
+_COLOR = re.compile(r"\b(\w+) colou?r\b")
 _SHOWS = re.compile(
     r"\b(?:show|shows|contain|contains|depict|depicts|have|include)\s+(?P<what>[^?\n]+)\?", re.I
 )
 _WITHOUT = re.compile(r"\b(?:without|but not|except)\b", re.I)
+_SUMMARIZES = re.compile(r"\s*you summari[sz]e images", re.I)
 _YES_NO = re.compile(r"\byes or no\b", re.I)
 
 _Respond = Callable[[Question, Sequence[Seen], Words], str]
 _KINDS: tuple[tuple[Callable[[Question], bool], _Respond], ...] = (
     (lambda question: bool(_YES_NO.search(question.text) and _SHOWS.search(question.text)), _yes_or_no),
-    (lambda question: question.role.lstrip().lower().startswith("you summarise images"), _summarise),
+    (lambda question: bool(_SUMMARIZES.match(question.role)), _summarize),
     (lambda question: question.role.lstrip().lower().startswith("you describe images"), _describe),
 )
 """Kinds of question, the first that applies answers; anything else about images is a description."""

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from actors.embedded.photographs.look import PhotoSighting
-from actors.embedded.photographs.taxonomy import Node, Taxonomy
+from actors.embedded.photographs.taxonomy import Taxonomy, TaxonomyNode
 
 _PHOTOGRAPH = "A photograph "
 _NOTHING = "A photograph of nothing that I know."
@@ -70,11 +70,11 @@ def is_of_photograph(description: str) -> bool:
 
 
 def is_of_nothing(description: str) -> bool:
-    """Say whether nothing was recognised in a photograph that was described."""
+    """Say whether nothing was recognized in a photograph that was described."""
     return description == _NOTHING
 
 
-def summarise(sightings: Sequence[PhotoSighting]) -> str:
+def summarize(sightings: Sequence[PhotoSighting]) -> str:
     """Return how many of the photographs show what, the most frequent first, kinds after particular things."""
     total = len(sightings)
     if total == 1:
@@ -95,15 +95,15 @@ def summarise(sightings: Sequence[PhotoSighting]) -> str:
     return " ".join(said)
 
 
-def common(sightings: Sequence[PhotoSighting]) -> list[tuple[Node, int]]:
+def common(sightings: Sequence[PhotoSighting]) -> list[tuple[TaxonomyNode, int]]:
     """Return all that may be said of any of the photographs, with in how many it is seen."""
     counts = Counter(node for each in sightings for node, _ in each.all_seen())
     return sorted(counts.items(), key=lambda each: (-each[1], len(each[0].classes), each[0].offset))
 
 
-def _informative(kinds: Sequence[tuple[Node, int]]) -> list[tuple[Node, int]]:
+def _informative(kinds: Sequence[tuple[TaxonomyNode, int]]) -> list[tuple[TaxonomyNode, int]]:
     """Return, of kinds that hold for the same number of photographs one within the other, the smallest."""
-    kept: list[tuple[Node, int]] = []
+    kept: list[tuple[TaxonomyNode, int]] = []
     for node, n in kinds:
         if not any(n == other_n and other.classes <= node.classes for other, other_n in kept):
             kept.append((node, n))
@@ -153,6 +153,6 @@ def article(name: str) -> str:
     return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
 
 
-def _kind(node: Node, taxonomy: Taxonomy) -> str:
+def _kind(node: TaxonomyNode, taxonomy: Taxonomy) -> str:
     above = taxonomy.kind_of(node)
     return f", a kind of {above.name}" if above is not None else ""

@@ -15,7 +15,7 @@ import numpy as np
 
 from actors.embedded.drawing.masked import restore, visible_region
 from actors.embedded.photographs.classifier import Classifier
-from actors.embedded.photographs.taxonomy import Meaning, Node, Taxonomy, imagenet
+from actors.embedded.photographs.taxonomy import Meaning, Taxonomy, TaxonomyNode, imagenet
 from actors.images import Image
 
 YES = 0.25
@@ -66,19 +66,19 @@ class PhotoSighting:
         surely_not = self.sure(meaning.classes) < NO + _A_CLASS_MORE * len(meaning.classes)
         return False if surely_not and meaning.covered >= _LEAST_COVERED else None
 
-    def seen(self, at_most: int = 3) -> list[tuple[Node, float]]:
+    def seen(self, at_most: int = 3) -> list[tuple[TaxonomyNode, float]]:
         """Return the most particular things that can be said of the image, surest first, with how sure.
 
         Where no class is sure enough it is the smallest kind that is; nothing is said of what has been named
         already.
         """
-        found: list[tuple[Node, float]] = []
+        found: list[tuple[TaxonomyNode, float]] = []
         for node, sure in self.all_seen():
             if not any(node.classes & other.classes for other, _ in found):
                 found.append((node, sure))
         return sorted(found, key=lambda each: -each[1])[:at_most]
 
-    def all_seen(self) -> list[tuple[Node, float]]:
+    def all_seen(self) -> list[tuple[TaxonomyNode, float]]:
         """Return all that can be said of it with how sure that is: classes, surest first, then kinds, the
         smallest first.
         """

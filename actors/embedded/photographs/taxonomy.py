@@ -57,7 +57,7 @@ _SAYS_NOTHING = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class TaxonomyNode:
     """A class or a kind of classes. `classes` are places in the network's output, one for a class itself."""
 
     offset: str
@@ -95,21 +95,21 @@ class Meaning:
 class Taxonomy:
     """Words for photographs. Classes first, in the order of the output, then kinds from small to large."""
 
-    def __init__(self, nodes: Sequence[Node]) -> None:
+    def __init__(self, nodes: Sequence[TaxonomyNode]) -> None:
         self.nodes = tuple(nodes)
 
     @cached_property
-    def spoken(self) -> tuple[Node, ...]:
+    def spoken(self) -> tuple[TaxonomyNode, ...]:
         """What may be said, classes first; of kinds with the same classes the commonest, of a class and its
         kind the class.
         """
-        best: dict[frozenset[int], Node] = {}
+        best: dict[frozenset[int], TaxonomyNode] = {}
         for node in self.nodes:
             if node.spoken and (node.classes not in best or _commoner(node, best[node.classes])):
                 best[node.classes] = node
         return tuple(sorted(best.values(), key=lambda node: (len(node.classes), min(node.classes))))
 
-    def kind_of(self, node: Node) -> Node | None:
+    def kind_of(self, node: TaxonomyNode) -> TaxonomyNode | None:
         """Return the smallest kind above a node that is worth a word; None if there is none."""
         return next((each for each in self.spoken if node.classes < each.classes), None)
 
@@ -118,8 +118,8 @@ class Taxonomy:
         """What each name means, as lower-case words: those that it is the first name of, else all that have
         it.
         """
-        first: dict[tuple[str, ...], list[Node]] = {}
-        other: dict[tuple[str, ...], list[Node]] = {}
+        first: dict[tuple[str, ...], list[TaxonomyNode]] = {}
+        other: dict[tuple[str, ...], list[TaxonomyNode]] = {}
         for node in self.nodes:
             for place, name in enumerate(node.names):
                 for form in (name, *plurals(name)):
@@ -182,7 +182,7 @@ def plurals(name: str) -> Iterator[str]:
         yield f"{name}s"
 
 
-def _commoner(node: Node, other: Node) -> bool:
+def _commoner(node: TaxonomyNode, other: TaxonomyNode) -> bool:
     return (node.is_class, node.met) > (other.is_class, other.met)
 
 
@@ -202,7 +202,7 @@ def imagenet() -> Taxonomy:
                 classes[here].add(int(place))
                 waiting += above[here]
     nodes = [
-        Node(
+        TaxonomyNode(
             offset,
             tuple(names.split("; ")),
             frozenset(classes[offset]),

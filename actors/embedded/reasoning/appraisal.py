@@ -10,10 +10,10 @@ from functools import lru_cache
 import numpy as np
 
 from actors.embedded.language.words import Term, Words
-from actors.embedded.reasoning.formulas import Evidence, Formula, Merit, auroc, truth_table
-from actors.embedded.reasoning.reading import Reading, Row
+from actors.embedded.reasoning.formulas import Evidence, Explanation, Merit, auroc, truth_table
 from actors.embedded.reasoning.rebuilding import FEW, MOST_THINGS, Example
 from actors.embedded.reasoning.stimuli import Stimulus, Thing
+from actors.embedded.reasoning.study_state import Row, StudyState
 
 CROWDED = 4
 """Things in an image of a survey."""
@@ -61,7 +61,7 @@ class Standing:
     """Formulas that add to the leading one, fit better so far, and rest on too few images."""
 
     @property
-    def lead(self) -> Formula:
+    def lead(self) -> Explanation:
         return self.merits[0].formula
 
     @property
@@ -84,12 +84,12 @@ class Standing:
 class Forecast:
     """A formula and a later round's activations: of the images that satisfy it, and of those that do not."""
 
-    formula: Formula
+    formula: Explanation
     on: np.ndarray
     off: np.ndarray
 
 
-def _surprise(forecasts: Sequence[Forecast], formula: Formula) -> float | None:
+def _surprise(forecasts: Sequence[Forecast], formula: Explanation) -> float | None:
     """Return the one-sided Mann-Whitney p-value of all that the formula foretold while it led; 1 if it never
     did on both sides, None if there was nothing to foretell."""
     from scipy import stats
@@ -111,11 +111,11 @@ class Appraisal:
     nothing.
     """
 
-    def __init__(self, reading: Reading, words: Words, context: Sequence[frozenset[Term]] = ()) -> None:
-        self.reading, self._words = reading, words
-        looked_at = [self._terms_in(each.text) for each in reading.exemplars]
-        if not any(looked_at) and reading.summary:
-            looked_at = [self._terms_in(reading.summary) for _ in reading.exemplars]
+    def __init__(self, state: StudyState, words: Words, context: Sequence[frozenset[Term]] = ()) -> None:
+        self.state, self._words = state, words
+        looked_at = [self._terms_in(each.text) for each in state.exemplars]
+        if not any(looked_at) and state.summary:
+            looked_at = [self._terms_in(state.summary) for _ in state.exemplars]
         around = list(context) if len(context) == len(looked_at) else [frozenset()] * len(looked_at)
         self._looked_at, self._around = looked_at, around
         lit = self._lit()
@@ -123,7 +123,7 @@ class Appraisal:
         self.exemplar_terms = [
             bright | rest for bright, rest, on in zip(looked_at, around, lit, strict=True) if on
         ]
-        self._levels = [each.activation for each, on in zip(reading.exemplars, lit, strict=True) if on]
+        self._levels = [each.activation for each, on in zip(state.exemplars, lit, strict=True) if on]
 
     def _terms_in(self, text: str) -> frozenset[Term]:
         found: set[Term] = set()
@@ -133,31 +133,31 @@ class Appraisal:
 
     def _lit(self) -> list[bool]:
         """Say which exemplars the unit answered to: those in the upper half of what it ever did."""
-        values = [each.activation for each in self.reading.exemplars]
+        values = [each.activation for each in self.state.exemplars]
         if not values:
             return []
-        low = float(np.median([row.activation for row in self.reading.rows] or [min(0.0, *values, 0.0)]))
+        low = float(np.median([row.activation for row in self.state.rows] or [min(0.0, *values, 0.0)]))
         middle = low + 0.5 * (max(values) - low)
         return [value >= middle for value in values]
 
     def activations(self) -> list[float]:
         """Return every activation seen, exemplars first."""
-        exemplars = [each.activation for each in self.reading.exemplars]
-        return exemplars + [row.activation for row in self.reading.rows]
+        exemplars = [each.activation for each in self.state.exemplars]
+        return exemplars + [row.activation for row in self.state.rows]
 
     def flat(self) -> bool:
         """Say whether nothing shown so far made a difference. Exemplars alone may all be as strong as can be."""
         values = self.activations()
-        told = bool(self.reading.rows) or not any(values)
+        told = bool(self.state.rows) or not any(values)
         return told and len(values) > 1 and max(values) - min(values) <= 1e-9
 
     def rare(self) -> list[Example]:
         """Return the exemplars that the unit fires on where these are few and no generated image comes near
         them; else none.
         """
-        if not 0 < len(self._places) <= FEW or len(self._places) == len(self.reading.exemplars):
+        if not 0 < len(self._places) <= FEW or len(self._places) == len(self.state.exemplars):
             return []
-        if any(row.activation > _NEAR * min(self._levels) for row in self.reading.rows if row.before is None):
+        if any(row.activation > _NEAR * min(self._levels) for row in self.state.rows if row.before is None):
             return []
         found = []
         for place, activation in zip(self._places, self._levels, strict=True):
@@ -169,7 +169,7 @@ class Appraisal:
         return found
 
     def standing(self, final: bool = False) -> Standing | None:
-        rows = self.reading.rows
+        rows = self.state.rows
         evidence = Evidence(rows, self.exemplar_terms, self._words, self._levels)
         merits = self._ranked(rows)
         forecasts = self._forecasts()
@@ -202,7 +202,7 @@ class Appraisal:
             and gap >= _CLEAR_GAP
             and len(on) >= 6
             and evidence.tested(lead)
-            and len(self.reading.measured_rounds) >= 2
+            and len(self.state.measured_rounds) >= 2
         )
         return Standing(
             merits,
@@ -226,8 +226,8 @@ class Appraisal:
     def _forecasts(self) -> list[Forecast]:
         """Return, for every round but the first, what the formula that led before it said of its images."""
         forecasts = []
-        rows = self.reading.rows
-        for number in self.reading.measured_rounds[1:]:
+        rows = self.state.rows
+        for number in self.state.measured_rounds[1:]:
             earlier = [row for row in rows if row.round < number]
             merits = self._ranked(earlier)
             if merits:
@@ -241,25 +241,25 @@ class Appraisal:
     def suspects(self, standing: Standing) -> list[Row]:
         """Return images that are strong although the leading formula says otherwise, strongest first.
 
-        Crowded ones, and those of a single thing, which no neighbour can have caused. Left out are those of
+        Crowded ones, and those of a single thing, which no neighbor can have caused. Left out are those of
         which every thing has been measured alone often enough since.
         """
-        evidence = Evidence(self.reading.rows, [], self._words)
+        evidence = Evidence(self.state.rows, [], self._words)
         truth = evidence.truth(standing.lead)
         middle = 0.5 * (standing.mean_on + standing.mean_off)
         return self._unexplained(
-            [row for row, sure in zip(self.reading.rows, truth, strict=True) if sure < 0.4], middle
+            [row for row, sure in zip(self.state.rows, truth, strict=True) if sure < 0.4], middle
         )
 
     def hits(self) -> list[Row]:
         """Return generated images that are as strong as exemplars while nothing explains them yet, strongest
         first.
         """
-        levels = [each.activation for each in self.reading.exemplars]
-        values = [row.activation for row in self.reading.rows]
+        levels = [each.activation for each in self.state.exemplars]
+        values = [row.activation for row in self.state.rows]
         if not levels or not values:
             return []
-        return self._unexplained(self.reading.rows, 0.5 * (max(levels) + min(values)))
+        return self._unexplained(self.state.rows, 0.5 * (max(levels) + min(values)))
 
     def _unexplained(self, rows: Sequence[Row], above: float) -> list[Row]:
         """Return the strongest rows above a value of which a part has yet to be shown alone."""
@@ -281,19 +281,19 @@ class Appraisal:
     def _alone(self) -> Counter[str]:
         """Return how many images showed each concept by itself."""
         return Counter(
-            row.stimulus.things[0].concept for row in self.reading.rows if len(row.stimulus.things) == 1
+            row.stimulus.things[0].concept for row in self.state.rows if len(row.stimulus.things) == 1
         )
 
     def hinted(self) -> list[str]:
         """Return concepts that the strong exemplars' highlighted parts were taken for, then others of their
         kinds: those that no image has shown alone.
 
-        What is rarely recognised is taken for something like it, each time for another.
+        What is rarely recognized is taken for something like it, each time for another.
         """
         seen = Counter(
             term.name
             for terms, lit in zip(self._looked_at, self._lit(), strict=True)
-            for term in terms
+            for term in sorted(terms)
             if lit and term.kind == "concept"
         )
         names = [name for name, _ in seen.most_common()]
@@ -305,9 +305,9 @@ class Appraisal:
         """Return what the critic's objection says no label explains: images as they were made, and of
         exemplars the things that were seen in them.
         """
-        made = {row.stimulus.prompt(self._words): row.stimulus for row in self.reading.rows}
+        made = {row.stimulus.prompt(self._words): row.stimulus for row in self.state.rows}
         found = []
-        for each in self.reading.unexplained:
+        for each in self.state.unexplained:
             if isinstance(each, str):
                 found += [stimulus for prompt, stimulus in made.items() if prompt == each]
             elif each <= len(self._looked_at):
@@ -318,15 +318,15 @@ class Appraisal:
 
     def shown_concepts(self) -> set[str]:
         """Return the concepts that some generated image was asked to show."""
-        return {concept for row in self.reading.rows for concept in row.stimulus.concepts}
+        return {concept for row in self.state.rows for concept in row.stimulus.concepts}
 
-    def untried(self, besides: Formula) -> list[str]:
+    def untried(self, besides: Explanation) -> list[str]:
         """Return the concepts that the formula does not cover and that no image tried, as they are, where it
         was false.
 
         A thing that was repainted, small, or behind a large one may not have been there to be seen.
         """
-        rows = self.reading.rows
+        rows = self.state.rows
         truth = Evidence(rows, [], self._words).truth(besides)
         tried = {
             thing.concept
@@ -354,20 +354,20 @@ class Appraisal:
         """
         from scipy import stats
 
-        activations = np.array([row.activation for row in self.reading.rows])
+        activations = np.array([row.activation for row in self.state.rows])
         among, outside = activations[first * second > 0.6], activations[first * (1 - second) > 0.6]
         if left > _LEFT or np.ptp(np.concatenate([among, outside])) == 0:
             return False
         return bool(stats.mannwhitneyu(among, outside, alternative="less").pvalue < _EXCEPTION_LEVEL)
 
-    def pruned(self, formula: Formula) -> Formula:
+    def pruned(self, formula: Explanation) -> Explanation:
         """Return the formula without the parts that its own images do not bear out."""
-        evidence = Evidence(self.reading.rows, [], self._words)
-        if not self.reading.rows:
+        evidence = Evidence(self.state.rows, [], self._words)
+        if not self.state.rows:
             return formula
         _, off = split(evidence, formula)
         base = float(off.mean()) if len(off) else float(evidence.activations.min())
-        truths = {term: evidence.truth(Formula("is", (term,))) for term in formula.terms}
+        truths = {term: evidence.truth(Explanation("is", (term,))) for term in formula.terms}
 
         def effect(present: Sequence[Term], absent: Sequence[Term]) -> float | None:
             sure = np.prod([truths[t] for t in present] + [1 - truths[t] for t in absent], axis=0)
@@ -383,17 +383,17 @@ class Appraisal:
             kept = sorted(
                 (t for t in formula.terms if effects[t] >= _ALONE * best > 0), key=lambda t: -effects[t]
             )
-            return Formula("or" if len(kept) > 1 else "is", tuple(kept)) if kept else formula
+            return Explanation("or" if len(kept) > 1 else "is", tuple(kept)) if kept else formula
         if formula.operator in ("and", "without"):
             first, second = formula.terms
             both, alone = effect([first, second], []), effect([first], [second])
             on, off_effect = (both, alone) if formula.operator == "and" else (alone, both)
             if on is None or off_effect is None or off_effect > _ALONE * on:
-                return Formula("is", (first,))
+                return Explanation("is", (first,))
             if formula.operator == "without" and not self._excepted(
                 truths[first], truths[second], off_effect / on
             ):
-                return Formula("is", (first,))
+                return Explanation("is", (first,))
         return formula
 
 
@@ -428,11 +428,11 @@ def _hasty(better: Merit, simpler: Merit) -> bool:
     )
 
 
-def _adds(formula: Formula, simpler: Formula) -> bool:
+def _adds(formula: Explanation, simpler: Explanation) -> bool:
     return set(simpler.terms) < set(formula.terms)
 
 
-def split(evidence: Evidence, formula: Formula) -> tuple[np.ndarray, np.ndarray]:
+def split(evidence: Evidence, formula: Explanation) -> tuple[np.ndarray, np.ndarray]:
     """Return the activations of the rows that satisfy the formula and of those that do not; unsure ones are
     left out.
     """

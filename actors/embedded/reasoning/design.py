@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from actors.embedded.language.words import Term, Words
-from actors.embedded.reasoning.formulas import Formula, Merit, truth_table
+from actors.embedded.reasoning.formulas import Explanation, Merit, truth_table
 from actors.embedded.reasoning.stimuli import Stimulus, Thing
 
 _POOL = 1200
@@ -33,7 +33,7 @@ class Designer:
         return Stimulus(tuple(Thing(name) for name in names), self._background())
 
     def survey(
-        self, count: int, things: int, first: Collection[str] = (), without: Formula | None = None
+        self, count: int, things: int, first: Collection[str] = (), without: Explanation | None = None
     ) -> list[Stimulus]:
         """Return images that together show as many different things as possible, those of `first` first.
 
@@ -65,7 +65,7 @@ class Designer:
             found += [replace(self.random_stimulus(), background=background) for _ in range(each)]
         return found
 
-    def _satisfies(self, stimulus: Stimulus, formula: Formula) -> bool:
+    def _satisfies(self, stimulus: Stimulus, formula: Explanation) -> bool:
         return bool(strongest(formula, [stimulus], self._words, sure=0.3))
 
     def telling(self, merits: Sequence[Merit], count: int, repeats: int, controls: int) -> list[Stimulus]:
@@ -92,11 +92,11 @@ class Designer:
         self._rng.shuffle(chosen)
         return [pool[index] for index in chosen]
 
-    def _plain(self, pool: Sequence[Stimulus], lead: Formula) -> np.ndarray:
+    def _plain(self, pool: Sequence[Stimulus], lead: Explanation) -> np.ndarray:
         """Return what each image is worth (pool,): less where a thing that the leader speaks of was
         repainted.
 
-        It may fail because it is not recognised, which says nothing about the colour.
+        It may fail because it is not recognized, which says nothing about the color.
         """
         nouns = {term for term in lead.terms if term.kind in ("concept", "category")}
 
@@ -137,7 +137,7 @@ class Designer:
                 stimulus = pool[index]
                 names = [stimulus.background, *(thing.concept for thing in stimulus.things)]
                 # A thing in its usual look comes first: a repainted one may fail for another reason.
-                oddity = sum(1 + bool(thing.colour) + bool(thing.size) for thing in stimulus.things)
+                oddity = sum(1 + bool(thing.color) + bool(thing.size) for thing in stimulus.things)
                 return sum(used.get(name, 0) for name in names) + oddity
 
             best = min(left, key=familiarity)
@@ -153,12 +153,12 @@ class Designer:
         things: list[Thing] = []
         for _ in range(rng.choices((1, 2, 3), (6, 4, 1))[0]):
             concept = self._thing([t for t in focus if t.kind in ("concept", "category")])
-            colour = self._colour(focus)
-            # Its own colour needs no word: asking for it may repaint the thing beyond recognition.
-            if colour in self._words.concepts[concept].colours or not self._words.can_be(concept, colour):
-                colour = ""
+            color = self._color(focus)
+            # Its own color needs no word: asking for it may repaint the thing beyond recognition.
+            if color in self._words.concepts[concept].colors or not self._words.can_be(concept, color):
+                color = ""
             if concept not in (each.concept for each in things):
-                things.append(Thing(concept, colour, 1, rng.choice(("", "", "", "large", "small"))))
+                things.append(Thing(concept, color, 1, rng.choice(("", "", "", "large", "small"))))
         backgrounds = [term.name for term in focus if term.kind == "background"]
         tones = {term for term in focus if term.kind == "tone"}
         backgrounds += [
@@ -182,21 +182,21 @@ class Designer:
             )
         return term.name if term.name not in self._avoid else rng.choice(self._concepts)
 
-    def _colour(self, focus: Sequence[Term]) -> str:
-        suspected = [term.name for term in focus if term.kind in ("colour", "tone")]
+    def _color(self, focus: Sequence[Term]) -> str:
+        suspected = [term.name for term in focus if term.kind in ("color", "tone")]
         if suspected:
             draw = self._rng.random()
             if draw < 0.3:
                 return self._rng.choice(suspected)
-            return self._rng.choice(list(self._words.colours)) if draw < 0.5 else ""
-        return self._rng.choice(list(self._words.colours)) if self._rng.random() < 0.12 else ""
+            return self._rng.choice(list(self._words.colors)) if draw < 0.5 else ""
+        return self._rng.choice(list(self._words.colors)) if self._rng.random() < 0.12 else ""
 
     def _background(self) -> str:
         return self._rng.choice(list(self._words.backgrounds)) if self._words.backgrounds else ""
 
 
 def strongest(
-    formula: Formula, stimuli: Sequence[Stimulus], words: Words, sure: float = 0.8
+    formula: Explanation, stimuli: Sequence[Stimulus], words: Words, sure: float = 0.8
 ) -> list[Stimulus]:
     """Return the stimuli that satisfy the formula at least as surely as told."""
     truth = formula.truth(truth_table([each.terms(words) for each in stimuli], formula.terms))

@@ -6,15 +6,15 @@ import random
 from dataclasses import replace
 
 from actors.embedded.language.words import Term, Words, with_article
-from actors.embedded.reasoning.formulas import Formula
-from actors.embedded.reasoning.programs import Change
+from actors.embedded.reasoning.formulas import Explanation
+from actors.embedded.reasoning.programs import CausalEdit
 from actors.embedded.reasoning.stimuli import Stimulus, Thing
 
 
-def causal_changes(formula: Formula, words: Words, rng: random.Random, count: int) -> list[Change]:
+def causal_edits(formula: Explanation, words: Words, rng: random.Random, count: int) -> list[CausalEdit]:
     """Return edits of pictures that satisfy the formula; each takes away or keeps what it speaks of."""
-    found: list[Change] = []
-    makers = (_replaced, _moved, _recoloured)
+    found: list[CausalEdit] = []
+    makers = (_replaced, _moved, _recolored)
     for index in range(count * 3):
         if len(found) == count:
             break
@@ -35,18 +35,18 @@ def causal_changes(formula: Formula, words: Words, rng: random.Random, count: in
 def _picture(terms: tuple[Term, ...], words: Words, rng: random.Random) -> Stimulus:
     concepts = [term.name for term in terms if term.kind == "concept"]
     concepts += [rng.choice(words.members(term.name)) for term in terms if term.kind == "category"]
-    colour = next((term.name for term in terms if term.kind in ("colour", "tone")), "")
+    color = next((term.name for term in terms if term.kind in ("color", "tone")), "")
     if not concepts:
-        concepts = [rng.choice([name for name in words.concepts if words.can_be(name, colour)])]
-    colour = colour if words.can_be(concepts[0], colour) else ""
+        concepts = [rng.choice([name for name in words.concepts if words.can_be(name, color)])]
+    color = color if words.can_be(concepts[0], color) else ""
     things = tuple(
-        Thing(name, colour if index == 0 else "") for index, name in enumerate(dict.fromkeys(concepts))
+        Thing(name, color if index == 0 else "") for index, name in enumerate(dict.fromkeys(concepts))
     )
     background = next((term.name for term in terms if term.kind == "background"), "")
     return Stimulus(things, background or rng.choice(list(words.backgrounds)))
 
 
-def _replaced(stimulus: Stimulus, words: Words, rng: random.Random) -> Change | None:
+def _replaced(stimulus: Stimulus, words: Words, rng: random.Random) -> CausalEdit | None:
     old = rng.choice(stimulus.things)
     taken = {thing.concept for thing in stimulus.things}
     near = [name for name in words.siblings(old.concept) if name not in taken]
@@ -55,28 +55,28 @@ def _replaced(stimulus: Stimulus, words: Words, rng: random.Random) -> Change | 
     if not pool:
         return None
     new = Thing(rng.choice(pool))
-    return Change(
+    return CausalEdit(
         stimulus,
         stimulus.swap(old.concept, new),
         f"replace the {old.concept} with {with_article(new.concept)}",
     )
 
 
-def _moved(stimulus: Stimulus, words: Words, rng: random.Random) -> Change | None:
+def _moved(stimulus: Stimulus, words: Words, rng: random.Random) -> CausalEdit | None:
     others = [name for name in words.backgrounds if name != stimulus.background]
     if not others:
         return None
     background = rng.choice(others)
-    return Change(stimulus, stimulus.on(background), f"change the background to {background}")
+    return CausalEdit(stimulus, stimulus.on(background), f"change the background to {background}")
 
 
-def _recoloured(stimulus: Stimulus, words: Words, rng: random.Random) -> Change | None:
+def _recolored(stimulus: Stimulus, words: Words, rng: random.Random) -> CausalEdit | None:
     old = rng.choice(stimulus.things)
-    natural = words.concepts[old.concept].colours
-    taken = {old.colour, *natural}
-    others = [name for name in words.colours if name not in taken and words.can_be(old.concept, name)]
+    natural = words.concepts[old.concept].colors
+    taken = {old.color, *natural}
+    others = [name for name in words.colors if name not in taken and words.can_be(old.concept, name)]
     if not others:
         return None
-    new = replace(old, colour=rng.choice(others))
-    instruction = f"change the color of the {old.concept} to {new.colour}"
-    return Change(stimulus, stimulus.swap(old.concept, new), instruction)
+    new = replace(old, color=rng.choice(others))
+    instruction = f"change the color of the {old.concept} to {new.color}"
+    return CausalEdit(stimulus, stimulus.swap(old.concept, new), instruction)

@@ -15,13 +15,13 @@ from typing import Literal
 import numpy as np
 
 from actors.embedded.language.words import Term, Words
-from actors.embedded.reasoning.reading import Row
+from actors.embedded.reasoning.study_state import Row
 
 Operator = Literal["is", "or", "and", "without"]
 
 
 @dataclass(frozen=True, slots=True)
-class Formula:
+class Explanation:
     """`is`: one term. `or`: any of the terms. `and`: both. `without`: the first and not the second."""
 
     operator: Operator
@@ -35,9 +35,9 @@ class Formula:
             return columns[:, 0] * (1 - columns[:, 1])
         return np.prod(columns, axis=1)
 
-    def ordered(self) -> Formula:
+    def ordered(self) -> Explanation:
         """Return the formula with its terms in one order where their order says nothing."""
-        return self if self.operator == "without" else Formula(self.operator, tuple(sorted(self.terms)))
+        return self if self.operator == "without" else Explanation(self.operator, tuple(sorted(self.terms)))
 
     def __str__(self) -> str:
         join = {"is": "", "or": " or ", "and": " together with ", "without": " without "}[self.operator]
@@ -48,7 +48,7 @@ class Formula:
 class Merit:
     """A formula with its score, in nats above "nothing explains it", and the part due to measurements."""
 
-    formula: Formula
+    formula: Explanation
     score: float
     measured: float
 
@@ -119,7 +119,7 @@ class Evidence:
         self._measured = np.concatenate([self.activations, np.array(levels, dtype=float)])
         self._base = np.array([words.base_rate(term) for term in self.terms])
 
-    def truth(self, formula: Formula) -> np.ndarray:
+    def truth(self, formula: Explanation) -> np.ndarray:
         """Return how surely each row satisfies the formula, (n rows,)."""
         return formula.truth(truth_table(self._shown, formula.terms))
 
@@ -143,11 +143,11 @@ class Evidence:
         unique = {merit.formula: merit for merit in found if merit.score > 0}
         return sorted(unique.values(), key=_order)[:_KEPT]
 
-    def tested(self, formula: Formula) -> bool:
+    def tested(self, formula: Explanation) -> bool:
         """Say whether enough images speak for each part of the formula: a combination, and its parts apart."""
         if not self.rows:
             return False
-        columns = [self.truth(Formula("is", (term,))) > 0.6 for term in formula.terms]
+        columns = [self.truth(Explanation("is", (term,))) > 0.6 for term in formula.terms]
         if formula.operator in ("is", "or"):
             return all(int(column.sum()) >= _SUPPORT for column in columns)
         first, second = columns
@@ -175,7 +175,7 @@ class Evidence:
             surprise = _EXEMPLAR_WEIGHT * _binomial_gain(seen, len(self.exemplars), base)
             score = measured + surprise - _PRICE[operator] - _TERM_PRICE * len(lead)
             for position in np.argsort(-score, kind="stable")[:_KEPT]:
-                formula = Formula(operator, (*lead, self.terms[candidates[position]])).ordered()
+                formula = Explanation(operator, (*lead, self.terms[candidates[position]])).ordered()
                 merits.append(Merit(formula, float(score[position]), float(measured[position])))
         return merits
 
@@ -261,11 +261,11 @@ def _line_gain(truth: np.ndarray, activations: np.ndarray, floor: float) -> np.n
     variance.
     """
     n = len(activations)
-    centred = activations - activations.mean()
-    total = float(centred @ centred)
+    centered = activations - activations.mean()
+    total = float(centered @ centered)
     spread = truth - truth.mean(axis=1, keepdims=True)
     variance = (spread**2).sum(axis=1)
-    covariance = np.maximum(spread @ centred, 0.0)
+    covariance = np.maximum(spread @ centered, 0.0)
     explained = np.divide(covariance**2, variance, out=np.zeros(len(truth)), where=variance > 1e-9)
     gain: np.ndarray = 0.5 * n * np.log((total + n * floor) / (np.maximum(total - explained, 0) + n * floor))
     return gain

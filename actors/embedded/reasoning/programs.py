@@ -89,7 +89,7 @@ for index in best:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class CausalEdit:
     """An edit as a causal test: the same picture with one thing changed."""
 
     before: Stimulus
@@ -106,7 +106,7 @@ def trial_program(
     purpose: str,
     stimuli: Sequence[Stimulus],
     words: Words,
-    changes: Sequence[Change] = (),
+    changes: Sequence[CausalEdit] = (),
     shown: int = SHOWN,
 ) -> str:
     """Return a program that makes and measures `stimuli`, then `changes`."""

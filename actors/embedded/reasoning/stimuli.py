@@ -1,4 +1,4 @@
-"""Images as the scientist plans them: which things, how many, of which colour, on which background.
+"""Images as the scientist plans them: which things, how many, of which color, on which background.
 
 A stimulus has a prompt, for the image maker, and a code, which its programs print beside each
 activation: the observation alone then tells what was measured.
@@ -12,32 +12,32 @@ from dataclasses import dataclass, replace
 from actors.embedded.language.words import Term, Words, number_word, one
 
 _REPAINTED = 0.8
-"""How surely a thing is still itself in a colour that it never has: image makers and networks may lose it."""
+"""How surely a thing is still itself in a color that it never has: image makers and networks may lose it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """Some objects of one concept. Empty colour or size: left to the image maker."""
+    """Some objects of one concept. Empty color or size: left to the image maker."""
 
     concept: str
-    colour: str = ""
+    color: str = ""
     count: int = 1
     size: str = ""
 
     @property
     def code(self) -> str:
-        details = [self.colour, self.size, str(self.count) if self.count != 1 else ""]
+        details = [self.color, self.size, str(self.count) if self.count != 1 else ""]
         return f"{self.concept}({','.join(details)})" if any(details) else self.concept
 
     def repainted(self, words: Words) -> bool:
-        """Say whether it was asked for in a colour that it does not have by itself."""
-        natural = words.concepts[self.concept].colours
-        return bool(self.colour and natural and self.colour not in natural)
+        """Say whether it was asked for in a color that it does not have by itself."""
+        natural = words.concepts[self.concept].colors
+        return bool(self.color and natural and self.color not in natural)
 
     def phrase(self, words: Words) -> str:
         noun = words.concepts[self.concept]
         name = noun.name if self.count == 1 else noun.plural_name
-        described = " ".join(part for part in (self.size, self.colour, name) if part)
+        described = " ".join(part for part in (self.size, self.color, name) if part)
         return one(noun, described) if self.count == 1 else f"{number_word(self.count)} {described}"
 
 
@@ -66,8 +66,8 @@ class Stimulus:
     def terms(self, words: Words) -> dict[Term, float]:
         """Return each term that the image shows, with how sure that is in (0, 1].
 
-        Unsure are the colours of a thing whose colour was neither asked for nor is known, and what a thing is
-        that was asked for in an odd colour.
+        Unsure are the colors of a thing whose color was neither asked for nor is known, and what a thing is
+        that was asked for in an odd color.
         """
         shown: dict[Term, float] = {}
 
@@ -78,11 +78,11 @@ class Stimulus:
             sure = _REPAINTED if thing.repainted(words) else 1.0
             for term in words.closure(Term("concept", thing.concept)):
                 add(term, sure)
-            natural = words.concepts[thing.concept].colours
-            for colour in [thing.colour] if thing.colour else natural or words.colours:
-                known = bool(thing.colour or natural)
-                for term in words.closure(Term("colour", colour)):
-                    add(term, 1.0 if known else 1 / len(words.colours))
+            natural = words.concepts[thing.concept].colors
+            for color in [thing.color] if thing.color else natural or words.colors:
+                known = bool(thing.color or natural)
+                for term in words.closure(Term("color", color)):
+                    add(term, 1.0 if known else 1 / len(words.colors))
         if self.background:
             for term in words.closure(Term("background", self.background)):
                 add(term, 1.0)
@@ -96,9 +96,7 @@ class Stimulus:
         return replace(self, things=tuple(new if each.concept == old else each for each in self.things))
 
 
-_THING = re.compile(
-    r"^(?P<concept>[^()+@|;]+?)(?:\((?P<colour>[^,()]*),(?P<size>[^,()]*),(?P<count>\d*)\))?$"
-)
+_THING = re.compile(r"^(?P<concept>[^()+@|;]+?)(?:\((?P<color>[^,()]*),(?P<size>[^,()]*),(?P<count>\d*)\))?$")
 
 
 def parse_code(code: str, words: Words) -> Stimulus | None:
@@ -112,9 +110,9 @@ def parse_code(code: str, words: Words) -> Stimulus | None:
         match = _THING.match(part)
         if match is None or match["concept"] not in words.concepts:
             return None
-        if match["colour"] and match["colour"] not in words.colours:
+        if match["color"] and match["color"] not in words.colors:
             return None
         things.append(
-            Thing(match["concept"], match["colour"] or "", int(match["count"] or 1), match["size"] or "")
+            Thing(match["concept"], match["color"] or "", int(match["count"] or 1), match["size"] or "")
         )
     return Stimulus(tuple(things), background)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from actors.embedded.language.words import Term, Words, with_article
-from actors.embedded.reasoning.formulas import Formula
+from actors.embedded.reasoning.formulas import Explanation
 
 NOT_INTERPRETABLE = "not interpretable"
 
@@ -15,7 +15,7 @@ _CLEARLY_MORE = 0.3
 
 def label_of(term: Term) -> str:
     """Return the short form of one term, in words that ask an image maker for it."""
-    if term.kind == "colour":
+    if term.kind == "color":
         return f"{term.name} objects"
     if term.kind == "tone":
         return f"{term.name} color"
@@ -24,14 +24,14 @@ def label_of(term: Term) -> str:
     return term.name
 
 
-def labels_of(formula: Formula, words: Words) -> tuple[str, ...]:
+def labels_of(formula: Explanation, words: Words) -> tuple[str, ...]:
     """Return one label for each unrelated concept of a formula, one for a combination."""
     if formula.operator in ("is", "or"):
         return tuple(label_of(term) for term in formula.terms)
     return (_combined(formula, words),)
 
 
-def claim(formula: Formula, words: Words) -> str:
+def claim(formula: Explanation, words: Words) -> str:
     """Return the hypothesis that the formula states, as a sentence."""
     if formula.operator in ("is", "or"):
         return f"the unit is driven by {' OR '.join(_phrase(term) for term in formula.terms)}"
@@ -41,25 +41,25 @@ def claim(formula: Formula, words: Words) -> str:
 def _phrase(term: Term) -> str:
     if term.kind == "category":
         return f"any kind of {term.name}"
-    if term.kind == "colour":
+    if term.kind == "color":
         return f"{term.name} objects of any kind"
     if term.kind == "tone":
-        return f"the colour {term.name} anywhere, in things or in the background"
+        return f"the color {term.name} anywhere, in things or in the background"
     if term.kind == "background":
         return f"the {label_of(term)}, whatever is in front of it"
     return with_article(term.name)
 
 
-def _combined(formula: Formula, words: Words) -> str:
+def _combined(formula: Explanation, words: Words) -> str:
     """Word a combination of two terms; the first is what the unit looks at, the second its condition."""
     first, second = formula.terms
     if formula.operator == "without":
         return f"{label_of(first)} without {label_of(second)}"
-    for colour, noun in ((first, second), (second, first)):
-        if colour.kind == "colour" and noun.kind in ("concept", "category"):
-            # Its usual colour goes without saying, and an image maker may overdo what is said.
-            usual = noun.kind == "concept" and colour.name in words.concepts[noun.name].colours
-            return noun.name if usual else f"{colour.name} {noun.name}"
+    for color, noun in ((first, second), (second, first)):
+        if color.kind == "color" and noun.kind in ("concept", "category"):
+            # Its usual color goes without saying, and an image maker may overdo what is said.
+            usual = noun.kind == "concept" and color.name in words.concepts[noun.name].colors
+            return noun.name if usual else f"{color.name} {noun.name}"
     if second.kind == "background":
         return f"{label_of(first)} {words.backgrounds[second.name].phrase}"
     if first.kind == "background":
@@ -79,18 +79,18 @@ def final_description(description: str, labels: Sequence[str]) -> str:
     return f"[DESCRIPTION]: {description}\n{listed}"
 
 
-def headed(formula: Formula, looked_at: Mapping[Term, float]) -> Formula:
+def headed(formula: Explanation, looked_at: Mapping[Term, float]) -> Explanation:
     """Return a combination with what the unit looks at first: the term clearly more often in highlighted
     regions.
 
-    Where the regions do not say, a place or a colour is the condition rather than the thing.
+    Where the regions do not say, a place or a color is the condition rather than the thing.
     """
     if formula.operator != "and":
         return formula
-    order = {"concept": 0, "category": 0, "colour": 1, "tone": 1, "background": 2}
+    order = {"concept": 0, "category": 0, "color": 1, "tone": 1, "background": 2}
     first, second = sorted(
         formula.terms, key=lambda term: (order[term.kind], -looked_at.get(term, 0.0), term.name)
     )
     if looked_at.get(second, 0.0) - looked_at.get(first, 0.0) > _CLEARLY_MORE:
         first, second = second, first
-    return Formula("and", (first, second))
+    return Explanation("and", (first, second))

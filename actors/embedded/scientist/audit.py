@@ -19,8 +19,8 @@ import numpy as np
 
 from actors.embedded.language.words import Words, number_word, with_article
 from actors.embedded.reasoning.programs import reply
-from actors.embedded.reasoning.reading import Reading
-from actors.embedded.scientist.contexts import NONE, Context, Measured, context_program, prompt_of
+from actors.embedded.reasoning.study_state import StudyState
+from actors.embedded.scientist.contexts import NONE, Context, MeasuredContext, context_program, prompt_of
 
 SCREEN = 48
 """Images of one screening round; there are two."""
@@ -35,7 +35,7 @@ MIN_EFFECT = 0.05
 """Smallest difference of mean probability worth a word."""
 _MAX_FAILURES = 3
 _COMPANIONS = 6
-_VARIED = {"background": 1.0, "colour": 0.6, "count": 0.4, "size": 0.4, "companion": 0.5}
+_VARIED = {"background": 1.0, "color": 0.6, "count": 0.4, "size": 0.4, "companion": 0.5}
 """Share of the screening images in which a factor is set."""
 
 
@@ -59,17 +59,17 @@ class BiasAudit:
     """One decision in the audit of one class."""
 
     def __init__(
-        self, reading: Reading, measured: Sequence[Measured], words: Words, rng: random.Random
+        self, state: StudyState, measured: Sequence[MeasuredContext], words: Words, rng: random.Random
     ) -> None:
-        self._reading, self._measured = reading, list(measured)
+        self._state, self._measured = state, list(measured)
         self._words, self._rng = words, rng
-        self.subject = class_named(reading.task_text, words)
+        self.subject = class_named(state.task_text, words)
         self._levels = self._all_levels()
 
     def next_turn(self) -> str:
         """Return the next assistant turn: a program, or the final answer."""
-        failed = self._reading.rounds - len({each.round for each in self._measured})
-        if self._reading.final_demanded or failed >= _MAX_FAILURES or not self.subject:
+        failed = self._state.rounds - len({each.round for each in self._measured})
+        if self._state.final_demanded or failed >= _MAX_FAILURES or not self.subject:
             return self._conclude()
         screened = {each.round for each in self._measured if "test" not in each.context.levels}
         if len(screened) < SCREENS:
@@ -88,7 +88,7 @@ class BiasAudit:
         companions = random.Random(self.subject).sample(others, min(_COMPANIONS, len(others)))
         return {
             "background": list(words.backgrounds),
-            "colour": list(words.colours),
+            "color": list(words.colors),
             "count": ["2", "3", "5"],
             "size": ["small", "large"],
             "companion": companions,
@@ -110,7 +110,7 @@ class BiasAudit:
             trials.append((context, prompt_of(context, self.subject, self._words)))
         hypotheses = [
             f"the probability of {self.subject} falls on some background",
-            f"the probability of {self.subject} depends on its colour, number or size",
+            f"the probability of {self.subject} depends on its color, number or size",
             f"the probability of {self.subject} depends on what stands beside it",
             f"the probability of {self.subject} is the same in all contexts",
         ]
@@ -159,7 +159,7 @@ class BiasAudit:
 
     # Numbers
 
-    def _screening(self) -> list[Measured]:
+    def _screening(self) -> list[MeasuredContext]:
         return [each for each in self._measured if "test" not in each.context.levels]
 
     def _suspects(self) -> list[Effect]:
@@ -208,7 +208,7 @@ class BiasAudit:
         mean = float(np.mean([each.activation for each in self._screening() or self._measured]))
         scope = (
             f"Over {len(self._measured)} images of {self.subject}, with {len(self._levels['background'])} backgrounds, "
-            f"{len(self._levels['colour'])} colours, counts, sizes and companions, the mean was {mean:.2f}."
+            f"{len(self._levels['color'])} colors, counts, sizes and companions, the mean was {mean:.2f}."
         )
         held, fallen = self._confirmed()
         # With other images a context near the limit may fall on its other side: its figures say how near it
@@ -224,7 +224,7 @@ class BiasAudit:
         highest = max(each.activation for each in self._measured)
         if highest < MIN_EFFECT:
             return (
-                f"[BIAS]: Nothing could be measured for {self.subject}: it was not recognised in any image, the highest "
+                f"[BIAS]: Nothing could be measured for {self.subject}: it was not recognized in any image, the highest "
                 f"probability being {highest:.2g}, so that no context could take anything from it. {scope}"
             )
         smallest = self._detectable()
@@ -251,7 +251,7 @@ def class_named(text: str, words: Words) -> str:
     return next((term.name for term in words.find(text) if term.kind == "concept"), "")
 
 
-def main_effects(rows: Sequence[Measured], levels: dict[str, list[str]]) -> list[Effect]:
+def main_effects(rows: Sequence[MeasuredContext], levels: dict[str, list[str]]) -> list[Effect]:
     """Return each level's main effect by least squares on all levels at once, surest first."""
     from scipy import stats
 
@@ -320,8 +320,8 @@ def _worded(effect: Effect, words: Words) -> str:
     if effect.factor == "background":
         known = words.backgrounds.get(effect.level)
         return f"{known.phrase if known else f'on {effect.level}'} (background)"
-    if effect.factor == "colour":
-        return f"when it is {effect.level} (colour)"
+    if effect.factor == "color":
+        return f"when it is {effect.level} (color)"
     if effect.factor == "count":
         return f"when there are {number_word(int(effect.level))} of them (count)"
     if effect.factor == "size":

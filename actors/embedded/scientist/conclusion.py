@@ -8,7 +8,7 @@ import numpy as np
 
 from actors.embedded.language.words import Words
 from actors.embedded.reasoning.appraisal import Appraisal, Standing, split
-from actors.embedded.reasoning.formulas import Evidence, Formula, auroc, truth_table
+from actors.embedded.reasoning.formulas import Evidence, Explanation, auroc, truth_table
 from actors.embedded.scientist.answers import (
     NOT_INTERPRETABLE,
     claim,
@@ -23,7 +23,7 @@ def conclude(appraisal: Appraisal, words: Words) -> str:
     values = appraisal.activations()
     if appraisal.flat() or not values:
         return _nothing(values)
-    rows = appraisal.reading.rows
+    rows = appraisal.state.rows
     standing = appraisal.standing(final=True)
     if standing is None or (rows and not standing.acceptable):
         return _unexplained(standing, appraisal, words)
@@ -62,7 +62,7 @@ def _nothing(values: Sequence[float]) -> str:
 
 
 def _unexplained(standing: Standing | None, appraisal: Appraisal, words: Words) -> str:
-    values = [row.activation for row in appraisal.reading.rows]
+    values = [row.activation for row in appraisal.state.rows]
     text = "Nothing that was tried explains the activations: the unit is not interpretable."
     if values:
         text += f" {len(values)} images ranged from {min(values):.2f} to {max(values):.2f} (mean {np.mean(values):.2f})."
@@ -74,9 +74,9 @@ def _unexplained(standing: Standing | None, appraisal: Appraisal, words: Words) 
     return final_description(text, [NOT_INTERPRETABLE])
 
 
-def _changes(appraisal: Appraisal, formula: Formula, words: Words) -> list[str]:
+def _changes(appraisal: Appraisal, formula: Explanation, words: Words) -> list[str]:
     """Tell what the edits did: those that took the concept away, and those that changed something else."""
-    changed = [row for row in appraisal.reading.rows if row.before is not None]
+    changed = [row for row in appraisal.state.rows if row.before is not None]
     sources = [row.before.terms(words) for row in changed if row.before is not None]
     before = formula.truth(truth_table(sources, formula.terms)) > 0.6
     after = formula.truth(truth_table([row.stimulus.terms(words) for row in changed], formula.terms)) > 0.6

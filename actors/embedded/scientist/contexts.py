@@ -48,7 +48,7 @@ class Context:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class MeasuredContext:
     """One measured image of a context."""
 
     round: int
@@ -57,10 +57,10 @@ class Measured:
 
 
 def prompt_of(context: Context, subject: str, words: Words) -> str:
-    """Return the prompt for the subject in a context (factors: background, colour, size, count, companion)."""
+    """Return the prompt for the subject in a context (factors: background, color, size, count, companion)."""
     count = int(context.get("count")) if context.get("count") != NONE else 1
     noun = _plural(subject, words) if count > 1 else subject
-    described = " ".join(level for f in ("size", "colour") if (level := context.get(f)) != NONE)
+    described = " ".join(level for f in ("size", "color") if (level := context.get(f)) != NONE)
     described = f"{described} {noun}".strip() if subject else ""
     things = (
         [f"{number_word(count)} {described}" if count > 1 else with_article(described)] if subject else []
@@ -87,9 +87,9 @@ def context_program(purpose: str, trials: Sequence[tuple[Context, str]]) -> str:
     return _PROGRAM.format(purpose=purpose, trials=lines)
 
 
-def read_contexts(messages: Sequence[Message]) -> list[Measured]:
+def read_contexts(messages: Sequence[Message]) -> list[MeasuredContext]:
     """Return every measured context in a conversation, with the round it belongs to, from 0."""
-    found: list[Measured] = []
+    found: list[MeasuredContext] = []
     rounds = 0
     for message in messages:
         if message.role == "assistant":
@@ -99,5 +99,5 @@ def read_contexts(messages: Sequence[Message]) -> list[Measured]:
                 pairs = [part.partition("=") for part in code.split(", ") if part]
                 if all(mark for _, mark, _ in pairs):
                     levels = {factor: level for factor, _, level in pairs}
-                    found.append(Measured(rounds - 1, Context(levels), float(value)))
+                    found.append(MeasuredContext(rounds - 1, Context(levels), float(value)))
     return found

@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from actors.embedded.language.words import Words, with_article
 from actors.embedded.reasoning.appraisal import CROWDED, Appraisal, Standing
 from actors.embedded.reasoning.design import Designer
-from actors.embedded.reasoning.edits import causal_changes
+from actors.embedded.reasoning.edits import causal_edits
 from actors.embedded.reasoning.formulas import Merit
 from actors.embedded.reasoning.programs import edit_program, exemplar_program, reply, trial_program
-from actors.embedded.reasoning.reading import Row
 from actors.embedded.reasoning.rebuilding import Example, example_edits, rebuilt
 from actors.embedded.reasoning.stimuli import Stimulus
+from actors.embedded.reasoning.study_state import Row
 from actors.embedded.scientist.answers import claim
 from actors.embedded.scientist.conclusion import conclude
 
@@ -31,7 +31,7 @@ HOPELESS_ROUNDS = 5
 CHANGES = 6
 SURVEY = 44
 REFINING_ROUNDS = 10
-"""Measured rounds after which no further addition to a formula that stands is looked into."""
+"""MeasuredContext rounds after which no further addition to a formula that stands is looked into."""
 _REBUILDING = 2
 """Rounds at most that draw the few images again that drive a unit."""
 _UNTRIED_SHARE = 0.05
@@ -42,12 +42,12 @@ class UnitStudy:
     """One decision in the study of one unit."""
 
     def __init__(self, appraisal: Appraisal, words: Words, rng: random.Random) -> None:
-        self._appraisal, self._reading, self._words = appraisal, appraisal.reading, words
+        self._appraisal, self._state, self._words = appraisal, appraisal.state, words
         self._designer, self._rng = Designer(words, rng), rng
 
     def next_turn(self) -> str:
         """Return the next assistant turn: a program, or the final answer."""
-        reading = self._reading
+        reading = self._state
         if reading.final_demanded:
             return conclude(self._appraisal, self._words)
         if not reading.exemplars and not reading.rows and reading.failures_in_a_row < 2:
@@ -95,10 +95,10 @@ class UnitStudy:
         return conclude(self._appraisal, self._words)
 
     def _look_at_exemplars(self) -> str:
-        observed = self._reading.failures_in_a_row == 0
+        observed = self._state.failures_in_a_row == 0
         hypotheses = [
             "the unit is driven by one specific thing",
-            "the unit is driven by a broad kind of thing, a colour, or a background",
+            "the unit is driven by a broad kind of thing, a color, or a background",
             "the unit is driven by several unrelated things, or by one only beside another",
             "the unit is driven by nothing that words can name",
         ]
@@ -123,7 +123,7 @@ class UnitStudy:
     def _rebuild(self, examples: Sequence[Example]) -> str:
         """Draw the few images again that drive the unit, whole and in parts, and edit them."""
         stimuli = rebuilt(examples[:1], self._words, self._rng)
-        edits = [] if self._reading.failures_in_a_row else example_edits(examples, self._words, self._rng)
+        edits = [] if self._state.failures_in_a_row else example_edits(examples, self._words, self._rng)
         hypotheses = [
             f"the unit is driven by {each.content.prompt(self._words)}, all of it" for each in examples
         ]
@@ -162,13 +162,13 @@ class UnitStudy:
 
     def _experiment(self, standing: Standing, between: Sequence[Merit] = ()) -> str:
         """Tell apart the formulas `between`; all that are in question if none are given."""
-        rounds = len(self._reading.measured_rounds)
+        rounds = len(self._state.measured_rounds)
         count = FIRST_BATCH if rounds == 0 else BATCH
-        if self._reading.failures_in_a_row:
+        if self._state.failures_in_a_row:
             count //= 2
         changes = []
-        if rounds >= 1 and self._reading.failures_in_a_row < 2:
-            changes = causal_changes(standing.lead, self._words, self._rng, CHANGES)
+        if rounds >= 1 and self._state.failures_in_a_row < 2:
+            changes = causal_edits(standing.lead, self._words, self._rng, CHANGES)
             count -= len(changes)
         merits = between or standing.merits
         stimuli = self._designer.telling(merits, count, repeats=count // 4, controls=count // 5)
@@ -179,16 +179,15 @@ class UnitStudy:
 
     def _observations(self) -> str:
         """Return what the numbers say so far, in words."""
-        reading = self._reading
+        reading = self._state
         said = []
         if reading.failures_in_a_row:
             said.append("The last program brought no measurements, so I ask for less.")
         if not reading.rows and reading.exemplars:
             values = [each.activation for each in reading.exemplars]
             said.append(f"The exemplars reach {min(values):.2f} to {max(values):.2f}.")
-            common = Counter(term for terms in self._appraisal.exemplar_terms for term in terms).most_common(
-                4
-            )
+            counts = Counter(term for terms in self._appraisal.exemplar_terms for term in sorted(terms))
+            common = counts.most_common(4)
             if common:
                 listed = ", ".join(f"{term} in {count}" for term, count in common)
                 said.append(

@@ -15,9 +15,9 @@ import numpy as np
 
 from actors.embedded.observer.photographs import article
 from actors.embedded.photographs.look import PhotoSighting
-from actors.embedded.photographs.taxonomy import Meaning, Node, Taxonomy
+from actors.embedded.photographs.taxonomy import Meaning, Taxonomy, TaxonomyNode
 from actors.embedded.reasoning.programs import CONTRAST, reply
-from actors.embedded.reasoning.reading import Reading
+from actors.embedded.reasoning.study_state import StudyState
 from actors.embedded.scientist.answers import NOT_INTERPRETABLE, final_description
 
 _FLOOR = 0.02
@@ -52,7 +52,7 @@ class Guess:
     images have.
     """
 
-    nodes: tuple[Node, ...]
+    nodes: tuple[TaxonomyNode, ...]
     covered: float
     score: float
 
@@ -68,16 +68,16 @@ class Guess:
 class PhotoStudy:
     """One decision in the study of one unit whose exemplars are photographs."""
 
-    def __init__(self, reading: Reading, pictured: Sequence[Pictured]) -> None:
-        self._reading, self._pictured = reading, pictured
+    def __init__(self, state: StudyState, pictured: Sequence[Pictured]) -> None:
+        self._state, self._pictured = state, pictured
 
     def next_turn(self) -> str:
         """Return the next assistant turn: a program that shows further real images, or the answer."""
-        contrast = [each.activation for each in self._reading.contrast]
+        contrast = [each.activation for each in self._state.contrast]
         # Before other images are known, zero stands for what the unit usually does.
         guesses = guesses_of(self._pictured, float(np.median(contrast)) if contrast else 0.0)
-        asked = self._reading.contrast or self._reading.rounds >= 2
-        if not asked and not self._reading.final_demanded:
+        asked = self._state.contrast or self._state.rounds >= 2
+        if not asked and not self._state.final_demanded:
             hypotheses = [guess.claim for guess in guesses[:4]]
             hypotheses.append("the unit is driven by nothing that ImageNet's words name")
             thoughts = (
@@ -90,7 +90,7 @@ class PhotoStudy:
             return self._nothing()
         # A label that is sent back may be right, and untestable here: where nothing else is left it is given
         # again.
-        return self._answer(answers[min(len(self._reading.rejected), len(answers) - 1)])
+        return self._answer(answers[min(len(self._state.rejected), len(answers) - 1)])
 
     def _answer(self, guess: Guess) -> str:
         shown, others = self._split(guess)
@@ -176,7 +176,9 @@ def _resolved(taxonomy: Taxonomy, sure: np.ndarray, shown: np.ndarray, strong: n
     return found
 
 
-def _ranked(nodes: Sequence[Node], lift: np.ndarray, shown: np.ndarray, height: np.ndarray) -> list[Guess]:
+def _ranked(
+    nodes: Sequence[TaxonomyNode], lift: np.ndarray, shown: np.ndarray, height: np.ndarray
+) -> list[Guess]:
     """Return the best union of words, then the best single ones, that cover enough of the activation."""
     scores = lift @ (2 * height - 1)
     supported = (shown & (height > 0.5)).sum(1) >= _LEAST_IMAGES
@@ -188,7 +190,9 @@ def _ranked(nodes: Sequence[Node], lift: np.ndarray, shown: np.ndarray, height: 
     return [guess for guess in guesses if guess.covered >= _LEAST_COVERED]
 
 
-def _union(nodes: Sequence[Node], lift: np.ndarray, shown: np.ndarray, height: np.ndarray) -> list[int]:
+def _union(
+    nodes: Sequence[TaxonomyNode], lift: np.ndarray, shown: np.ndarray, height: np.ndarray
+) -> list[int]:
     """Return words that together explain the strong images: each the best for those that the former leave."""
     weights = 2 * height - 1
     chosen: list[int] = []
@@ -209,7 +213,11 @@ def _union(nodes: Sequence[Node], lift: np.ndarray, shown: np.ndarray, height: n
 
 
 def _guess(
-    nodes: Sequence[Node], chosen: Sequence[int], scores: np.ndarray, shown: np.ndarray, height: np.ndarray
+    nodes: Sequence[TaxonomyNode],
+    chosen: Sequence[int],
+    scores: np.ndarray,
+    shown: np.ndarray,
+    height: np.ndarray,
 ) -> Guess:
     any_shown = shown[list(chosen)].any(0)
     covered = float(height[any_shown].sum() / height.sum())

@@ -13,7 +13,7 @@ from actors.chat.base import ChatReply, ChatRequest, Message
 from actors.embedded.language.words import Words
 from actors.embedded.observer.eyes import Eyes, Seen
 from actors.embedded.reasoning.appraisal import Appraisal
-from actors.embedded.reasoning.reading import Exemplar, Reading, read
+from actors.embedded.reasoning.study_state import StudyState, ViewedExemplar, read_study
 from actors.embedded.scientist.audit import BiasAudit
 from actors.embedded.scientist.contexts import read_contexts
 from actors.embedded.scientist.describing import UnitStudy
@@ -46,32 +46,32 @@ class Scientist:
             return pooled_answer(request.messages)
         if is_proposing(request.messages):
             return proposed_contexts(request.messages, self._words, random.Random(request.seed or 0))
-        reading = read(request.messages, self._words)
-        rng = random.Random(f"{request.seed or 0}/{reading.rounds}")
-        return self._study(reading, request.messages, rng)()
+        state = read_study(request.messages, self._words)
+        rng = random.Random(f"{request.seed or 0}/{state.rounds}")
+        return self._study(state, request.messages, rng)()
 
-    def _study(self, reading: Reading, messages: Sequence[Message], rng: random.Random) -> Callable[[], str]:
-        if reading.task == "audit":
-            return BiasAudit(reading, read_contexts(messages), self._words, rng).next_turn
-        if reading.task == "selective":
-            return SelectivityTest(reading, read_contexts(messages), self._words, rng).next_turn
-        looks = self._looks(reading.exemplars)
+    def _study(self, state: StudyState, messages: Sequence[Message], rng: random.Random) -> Callable[[], str]:
+        if state.task == "audit":
+            return BiasAudit(state, read_contexts(messages), self._words, rng).next_turn
+        if state.task == "selective":
+            return SelectivityTest(state, read_contexts(messages), self._words, rng).next_turn
+        looks = self._looks(state.exemplars)
         if _mostly_photographs(looks):
-            others = self._looks(reading.contrast)
+            others = self._looks(state.contrast)
             images = [
-                *zip(reading.exemplars, looks, strict=True),
-                *zip(reading.contrast, others, strict=False),
+                *zip(state.exemplars, looks, strict=True),
+                *zip(state.contrast, others, strict=False),
             ]
             pictured = [
                 Pictured(each.activation, seen.photograph)
                 for each, seen in images
                 if seen.photograph is not None
             ]
-            return PhotoStudy(reading, pictured).next_turn
-        appraisal = Appraisal(reading, self._words, [seen.terms(self._words) for seen in looks])
+            return PhotoStudy(state, pictured).next_turn
+        appraisal = Appraisal(state, self._words, [seen.terms(self._words) for seen in looks])
         return UnitStudy(appraisal, self._words, rng).next_turn
 
-    def _looks(self, exemplars: Sequence[Exemplar]) -> list[Seen]:
+    def _looks(self, exemplars: Sequence[ViewedExemplar]) -> list[Seen]:
         """Return what is seen in each whole picture; nothing where there are no eyes, or not all have
         pictures.
         """

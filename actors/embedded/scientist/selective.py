@@ -15,8 +15,8 @@ import numpy as np
 
 from actors.embedded.language.words import Kind, Words
 from actors.embedded.reasoning.programs import reply
-from actors.embedded.reasoning.reading import Reading
-from actors.embedded.scientist.contexts import NONE, Context, Measured, context_program, prompt_of
+from actors.embedded.reasoning.study_state import StudyState
+from actors.embedded.scientist.contexts import NONE, Context, MeasuredContext, context_program, prompt_of
 
 ROUNDS = 3
 BATCH = 48
@@ -71,15 +71,15 @@ class SelectivityTest:
     """One decision in the test of one unit."""
 
     def __init__(
-        self, reading: Reading, measured: Sequence[Measured], words: Words, rng: random.Random
+        self, state: StudyState, measured: Sequence[MeasuredContext], words: Words, rng: random.Random
     ) -> None:
-        self._reading, self._measured = reading, list(measured)
+        self._state, self._measured = state, list(measured)
         self._words, self._rng = words, rng
         self.classes = named_in(
-            reading.task_text, ("class", "classes", "breeds", "animals", "objects"), "concept", words
+            state.task_text, ("class", "classes", "breeds", "animals", "objects"), "concept", words
         )
         self.places = named_in(
-            reading.task_text,
+            state.task_text,
             ("environments", "backgrounds", "settings", "places", "locations"),
             "background",
             words,
@@ -88,9 +88,9 @@ class SelectivityTest:
     def next_turn(self) -> str:
         """Return the next assistant turn: a program, or the final answer."""
         rounds = {each.round for each in self._measured}
-        failed = self._reading.rounds - len(rounds)
+        failed = self._state.rounds - len(rounds)
         untestable = len(self.classes) < 2 or len(self.places) < 2
-        if self._reading.final_demanded or failed >= _MAX_FAILURES or untestable or len(rounds) >= ROUNDS:
+        if self._state.final_demanded or failed >= _MAX_FAILURES or untestable or len(rounds) >= ROUNDS:
             return self._conclude()
         shares = two_way(self._measured)
         if len(rounds) == ROUNDS - 1 and shares and shares.p_class > 0.2 and shares.class_share < 0.05:
@@ -149,7 +149,7 @@ class SelectivityTest:
         return f"[REASONING]: {reasoning}\n[LABEL]: {'SELECTIVE' if shares.selective else 'SPURIOUS'}"
 
 
-def two_way(measured: Sequence[Measured]) -> Shares | None:
+def two_way(measured: Sequence[MeasuredContext]) -> Shares | None:
     """Return the analysis of variance of class and environment, or None if there is too little of it."""
     from scipy import stats
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from actors.embedded.drawing.lexicon import Term, read
+from actors.embedded.drawing.lexicon import Token, read
 from actors.embedded.drawing.vocabulary import vocabulary
 from agents.tasks.describe_unit import NOT_INTERPRETABLE
 from experiments.paper.gym.neurons import GymUnit
@@ -26,8 +26,8 @@ _SILENT = ("article", "filler", "count", "size", "generic", "setting", "position
 def senses(text: str) -> list[Sense]:
     """Return what a text names, in order. In a row of nouns ("car window") the last is meant."""
     found: list[Sense] = []
-    chunk: list[Term] = []
-    for term in (*read(text), Term("comma", ",", ())):
+    chunk: list[Token] = []
+    for term in (*read(text), Token("comma", ",", ())):
         if term.kind in _DIVIDERS:
             found += [sense for sense in _chunk(chunk) if sense not in found]
             chunk = []
@@ -36,14 +36,14 @@ def senses(text: str) -> list[Sense]:
     return found
 
 
-def _chunk(terms: Sequence[Term]) -> list[Sense]:
+def _chunk(terms: Sequence[Token]) -> list[Sense]:
     nouns = [term for term in terms if term.kind in ("thing", "background")]
     colors = [frozenset({f"color {term.value}"}) for term in terms if term.kind == "color"]
     strange = [frozenset({word}) for term in terms if term.kind == "unknown" for word in term.words]
     return [*colors, *([_noun(nouns[-1])] if nouns else strange)]
 
 
-def _noun(term: Term) -> Sense:
+def _noun(term: Token) -> Sense:
     if term.kind == "background":
         return frozenset({term.value})
     names = {concept.name for concept in vocabulary().members(term.value)}

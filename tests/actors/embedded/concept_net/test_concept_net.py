@@ -75,7 +75,7 @@ def test_what_is_seen_does_not_depend_on_the_batch(net: ConceptNet) -> None:
         assert max(abs(alone.scores[name] - score) for name, score in together.scores.items()) < 1e-4
 
 
-def test_things_are_objects_with_masks_boxes_and_colours(net: ConceptNet) -> None:
+def test_things_are_objects_with_masks_boxes_and_colors(net: ConceptNet) -> None:
     scene = Scene(
         "snow",
         None,

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.embedded.drawing.backgrounds import BACKGROUND_WORDS
-from actors.embedded.drawing.grammar import MAX_OBJECTS, Reading, parse_prompt
+from actors.embedded.drawing.grammar import MAX_OBJECTS, ParsedPrompt, parse_prompt
 from actors.embedded.drawing.lexicon import read
 from actors.embedded.drawing.vocabulary import COLORS, vocabulary
 
@@ -20,11 +20,11 @@ WORDS = st.sampled_from(
 )  # fmt: skip
 
 
-def shown(reading: Reading) -> list[str]:
+def shown(reading: ParsedPrompt) -> list[str]:
     return [placed.words for placed in reading.scene.objects]
 
 
-def assert_accounted(text: str, reading: Reading) -> None:
+def assert_accounted(text: str, reading: ParsedPrompt) -> None:
     said = Counter(word for term in read(text) for word in term.words)
     assert Counter((*reading.drawn, *reading.ignored, *reading.undrawn)) == said
 
@@ -81,7 +81,7 @@ def test_prompts(prompt: str, objects: list[str], background: str | None) -> Non
     assert not reading.undrawn
 
 
-def test_a_named_backdrop_colour_is_a_plain_background_of_that_colour() -> None:
+def test_a_named_backdrop_color_is_a_plain_background_of_that_color() -> None:
     scene = parse_prompt("a banana on a blue background").scene
     assert (scene.background, scene.background_color) == ("plain background", "blue")
     assert scene.objects[0].color is None

@@ -29,7 +29,7 @@ def test_a_scene_survives_json() -> None:
         {"objects": [{"concept": "dog", "x": 0.5, "y": 0.5, "size": 50}]},
         {"objects": [{"concept": "dog"}]},
         {"objects": 3},
-        {"colour": "red"},
+        {"color": "red"},
         {"light": 9},
         {"background_color": "ultraviolet"},
     ],

@@ -104,7 +104,7 @@ def test_every_sprite_shows_something() -> None:
 
 
 @pytest.mark.parametrize("color", COLORS)
-def test_a_named_colour_is_recognised_as_itself_also_when_it_tints_a_sprite(color: str) -> None:
+def test_a_named_color_is_recognized_as_itself_also_when_it_tints_a_sprite(color: str) -> None:
     import numpy as np
 
     assert name_of(np.array([COLORS[color]], np.uint8)) == color

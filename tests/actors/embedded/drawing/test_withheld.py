@@ -68,7 +68,7 @@ def test_the_makers_name_tells_what_it_lacks_so_that_its_images_are_not_taken_fo
     assert f"{len(LACKING)} concepts" in maker.name
 
 
-def test_eyes_do_not_recognise_what_is_withheld_and_see_the_rest():
+def test_eyes_do_not_recognize_what_is_withheld_and_see_the_rest():
     made = ScenesMaker().generate([GenerateRequest("a pizza", 3), GenerateRequest("a violin", 3)])
     images = [each.image for each in made if isinstance(each, MadeImage)]
     blind = NetEyes(lacking=frozenset({"pizza"}))

@@ -10,14 +10,14 @@ from actors.embedded.reasoning.stimuli import Stimulus, Thing, parse_code
 
 SMALL = Words(
     concepts={
-        "dog": Noun("dog", names=("puppy",), categories=("animal",), colours=("brown",)),
+        "dog": Noun("dog", names=("puppy",), categories=("animal",), colors=("brown",)),
         "sheep": Noun("sheep", plural="sheep", categories=("animal",)),
-        "orange": Noun("orange", categories=("fruit", "food"), colours=("orange",)),
+        "orange": Noun("orange", categories=("fruit", "food"), colors=("orange",)),
         "stone": Noun("stone"),
     },
     categories={"animal": Noun("animal"), "fruit": Noun("fruit", categories=("food",)), "food": Noun("food")},
     backgrounds={"snow": Setting("snow", "in the snow", ("winter",)), "stone": Setting("stone", "on stone")},
-    colours={"orange": (), "brown": ("tan",)},
+    colors={"orange": (), "brown": ("tan",)},
 )
 
 
@@ -26,12 +26,12 @@ SMALL = Words(
     [
         ("Two puppies.", [Term("concept", "dog")]),
         ("an orange", [Term("concept", "orange")]),
-        ("an orange dog", [Term("colour", "orange"), Term("concept", "dog")]),
-        ("orange objects", [Term("colour", "orange")]),
+        ("an orange dog", [Term("color", "orange"), Term("concept", "dog")]),
+        ("orange objects", [Term("color", "orange")]),
         ("a stone in winter", [Term("concept", "stone"), Term("background", "snow")]),
         (
             "a tan dog on stone",
-            [Term("colour", "brown"), Term("concept", "dog"), Term("background", "stone")],
+            [Term("color", "brown"), Term("concept", "dog"), Term("background", "stone")],
         ),
         ("stone background", [Term("background", "stone")]),
         ("nothing known", []),
@@ -41,20 +41,20 @@ def test_a_word_is_read_by_what_stands_beside_it(text: str, terms: list[Term]) -
     assert SMALL.find(text) == terms
 
 
-def test_a_thing_shows_its_kinds_and_its_usual_colour() -> None:
+def test_a_thing_shows_its_kinds_and_its_usual_color() -> None:
     shown = Stimulus((Thing("orange"),), "snow").terms(SMALL)
     assert shown == {
         Term("concept", "orange"): 1.0,
         Term("category", "fruit"): 1.0,
         Term("category", "food"): 1.0,
-        Term("colour", "orange"): 1.0,
+        Term("color", "orange"): 1.0,
         Term("tone", "orange"): 1.0,
         Term("background", "snow"): 1.0,
     }
 
 
-def test_an_unknown_colour_is_unsure() -> None:
-    assert Stimulus((Thing("sheep"),)).terms(SMALL)[Term("colour", "brown")] == 0.5
+def test_an_unknown_color_is_unsure() -> None:
+    assert Stimulus((Thing("sheep"),)).terms(SMALL)[Term("color", "brown")] == 0.5
 
 
 def test_a_plan_reads_as_plain_english() -> None:
@@ -85,13 +85,13 @@ def test_every_embedded_prompt_is_drawn_as_planned() -> None:
 
     words = embedded_words()
     backgrounds = list(words.backgrounds)
-    colours = list(words.colours)
+    colors = list(words.colors)
     for number, name in enumerate(words.concepts):
-        colour = colours[number % len(colours)] if number % 3 == 0 else ""
-        colour = colour if words.can_be(name, colour) else ""
-        plan = Stimulus((Thing(name, colour, 1 + number % 2),), backgrounds[number % len(backgrounds)])
+        color = colors[number % len(colors)] if number % 3 == 0 else ""
+        color = color if words.can_be(name, color) else ""
+        plan = Stimulus((Thing(name, color, 1 + number % 2),), backgrounds[number % len(backgrounds)])
         reading = parse_prompt(plan.prompt(words))
         drawn = [(each.concept, each.color or "") for each in reading.scene.objects]
-        assert drawn == [(name, colour)] * (1 + number % 2), plan.prompt(words)
+        assert drawn == [(name, color)] * (1 + number % 2), plan.prompt(words)
         assert reading.scene.background == plan.background
         assert not reading.undrawn

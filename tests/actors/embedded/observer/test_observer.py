@@ -16,7 +16,7 @@ from actors.images import Image
 
 pytestmark = pytest.mark.anyio
 WORDS = embedded_words()
-DESCRIBE, SUMMARISE = "You describe images for a scientist.", "You summarise images for a scientist."
+DESCRIBE, SUMMARIZE = "You describe images for a scientist.", "You summarize images for a scientist."
 
 
 def image(number: int) -> Image:
@@ -47,7 +47,7 @@ async def said(role: str, text: str, *scenes: Seen) -> str:
     return reply.text
 
 
-async def test_things_have_number_colour_and_place() -> None:
+async def test_things_have_number_color_and_place() -> None:
     scene = Seen(
         (
             SeenThing("dog", "brown", 0.2, 0.5),
@@ -63,12 +63,12 @@ async def test_things_have_number_colour_and_place() -> None:
 @pytest.mark.parametrize(
     ("scene", "text"),
     [
-        (Seen((), "snow"), "No object that I recognise; the background is snow."),
-        (Seen((), "", "red"), "Nothing that I recognise; the visible part is mostly red."),
-        (Seen(), "Nothing that I recognise."),
+        (Seen((), "snow"), "No object that I recognize; the background is snow."),
+        (Seen((), "", "red"), "Nothing that I recognize; the visible part is mostly red."),
+        (Seen(), "Nothing that I recognize."),
     ],
 )
-async def test_it_says_plainly_that_it_recognises_nothing(scene: Seen, text: str) -> None:
+async def test_it_says_plainly_that_it_recognizes_nothing(scene: Seen, text: str) -> None:
     assert await said(DESCRIBE, "What does this image show?", scene) == text
 
 
@@ -76,7 +76,7 @@ async def test_what_it_says_can_be_read_back() -> None:
     scene = Seen((SeenThing("orange", "orange", 0.5, 0.5),), "night")
     text = await said(DESCRIBE, "What does this image show?", scene)
     assert set(WORDS.find(text)) == {
-        Term("colour", "orange"),
+        Term("color", "orange"),
         Term("concept", "orange"),
         Term("background", "night"),
     }
@@ -85,7 +85,7 @@ async def test_what_it_says_can_be_read_back() -> None:
 async def test_a_summary_tells_groups_and_shares() -> None:
     dogs = [Seen((SeenThing("dog", "brown"),), "grass")] * 12
     wolves = [Seen((SeenThing("wolf", "gray"),), "grass")] * 3
-    text = await said(SUMMARISE, "What do these images have in common?", *dogs, *wolves)
+    text = await said(SUMMARIZE, "What do these images have in common?", *dogs, *wolves)
     assert "12 of 15 show a dog; 3 of 15 show a wolf." in text
     assert "15 of 15 show some mammal" in text
     assert "15 of 15 show a background of grass" in text
@@ -93,7 +93,7 @@ async def test_a_summary_tells_groups_and_shares() -> None:
 
 async def test_a_summary_of_unlike_images_says_so() -> None:
     scenes = [Seen((SeenThing(name, ""),)) for name in ("dog", "pizza", "castle", "violin")]
-    assert "No single thing is common" in await said(SUMMARISE, "What do these have in common?", *scenes)
+    assert "No single thing is common" in await said(SUMMARIZE, "What do these have in common?", *scenes)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ async def test_no_image_is_said() -> None:
 def test_a_batch_is_one_look_and_answers_keep_their_order() -> None:
     eyes = FakeEyes(*(Seen((SeenThing(name, ""),)) for name in ("dog", "cat", "cow")))
     replies = Observer(WORDS, eyes).answer_all(
-        [ask(DESCRIBE, "?", 2), ask(SUMMARISE, "?", 0, 1), ask(DESCRIBE, "?", 1)]
+        [ask(DESCRIBE, "?", 2), ask(SUMMARIZE, "?", 0, 1), ask(DESCRIBE, "?", 1)]
     )
     assert eyes.looks == [4]
     assert [("cow" in r.text, "cat" in r.text) for r in replies] == [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from actors.embedded.observer.photographs import describe, shows, summarise
+from actors.embedded.observer.photographs import describe, shows, summarize
 from tests.actors.embedded.photographs.test_look import DAISY, EGYPTIAN_CAT, ESPRESSO, TABBY, sighting
 
 CAT = sighting(*[{EGYPTIAN_CAT: 0.8}] * 6)
@@ -41,7 +41,7 @@ def test_a_description_names_the_thing_its_kind_and_how_sure_it_is() -> None:
 
 def test_a_summary_counts_things_and_kinds_and_what_is_not_known() -> None:
     tabby, daisy = sighting(*[{TABBY: 0.8}] * 6), sighting(*[{DAISY: 0.8}] * 6)
-    told = summarise([CAT, CAT, tabby, COFFEE, daisy, UNKNOWN])
+    told = summarize([CAT, CAT, tabby, COFFEE, daisy, UNKNOWN])
     assert "2 of 6 show an Egyptian cat" in told
     assert "3 of 6 show a cat" in told
     assert "espresso" not in told

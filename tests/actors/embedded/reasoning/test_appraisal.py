@@ -11,12 +11,12 @@ import pytest
 from actors.embedded.language.embedded_words import embedded_words
 from actors.embedded.language.words import Term
 from actors.embedded.reasoning.appraisal import Appraisal
-from actors.embedded.reasoning.formulas import Formula
-from actors.embedded.reasoning.reading import Exemplar, Reading, Row
+from actors.embedded.reasoning.formulas import Explanation
 from actors.embedded.reasoning.stimuli import Stimulus, Thing
+from actors.embedded.reasoning.study_state import Row, StudyState, ViewedExemplar
 
 WORDS = embedded_words()
-VIOLIN = Formula("is", (Term("concept", "violin"),))
+VIOLIN = Explanation("is", (Term("concept", "violin"),))
 
 
 def row(activation: float, *things: Thing, round: int = 2) -> Row:
@@ -32,7 +32,7 @@ def rows_of_a_violin_unit() -> list[Row]:
 
 
 def suspected(rows: list[Row]) -> list[str]:
-    appraisal = Appraisal(Reading(rows=rows), WORDS)
+    appraisal = Appraisal(StudyState(rows=rows), WORDS)
     standing = appraisal.standing()
     assert standing is not None
     assert standing.lead == VIOLIN
@@ -61,14 +61,16 @@ def test_a_single_thing_that_drives_the_unit_without_a_reason_is_a_suspect_until
     ids=str,
 )
 def test_a_concept_counts_as_tried_if_it_was_there_to_be_seen(things, tried):
-    appraisal = Appraisal(Reading(rows=[*rows_of_a_violin_unit(), row(0.0, *things)]), WORDS)
+    appraisal = Appraisal(StudyState(rows=[*rows_of_a_violin_unit(), row(0.0, *things)]), WORDS)
     assert ("dog" not in appraisal.untried(VIOLIN)) == tried
 
 
 def few_exemplars(*rows: Row) -> Appraisal:
     """Two strong exemplars, each taken for another tool, and many silent ones."""
-    strong = [Exemplar(0.9, "A white telescope."), Exemplar(0.6, "A red dagger.")]
-    return Appraisal(Reading(exemplars=[*strong, *[Exemplar(0.0, "A cake.")] * 13], rows=list(rows)), WORDS)
+    strong = [ViewedExemplar(0.9, "A white telescope."), ViewedExemplar(0.6, "A red dagger.")]
+    return Appraisal(
+        StudyState(exemplars=[*strong, *[ViewedExemplar(0.0, "A cake.")] * 13], rows=list(rows)), WORDS
+    )
 
 
 def test_what_strong_exemplars_were_taken_for_comes_first_and_then_its_like_until_it_was_shown_alone():

@@ -11,19 +11,19 @@ import pytest
 from actors.embedded.language.embedded_words import embedded_words
 from actors.embedded.language.words import Noun, Setting, Term, Words
 from actors.embedded.reasoning.appraisal import Appraisal
-from actors.embedded.reasoning.formulas import Evidence, Formula, auroc
-from actors.embedded.reasoning.reading import Exemplar, Reading, Row
+from actors.embedded.reasoning.formulas import Evidence, Explanation, auroc
 from actors.embedded.reasoning.stimuli import Stimulus, Thing
+from actors.embedded.reasoning.study_state import Row, StudyState, ViewedExemplar
 
 WORDS = Words(
     concepts={
-        name: Noun(name, categories=(kind,), colours=("gray",))
+        name: Noun(name, categories=(kind,), colors=("gray",))
         for kind, names in {"animal": "dog cat cow", "vehicle": "car bus", "food": "pie egg"}.items()
         for name in names.split()
     },
     categories={kind: Noun(kind) for kind in ("animal", "vehicle", "food")},
     backgrounds={name: Setting(name, f"on {name}") for name in ("grass", "snow", "sand")},
-    colours={"gray": (), "red": (), "blue": ()},
+    colors={"gray": (), "red": (), "blue": ()},
 )
 DOG, CAR, SNOW, ANIMAL = (
     Term("concept", "dog"),
@@ -48,27 +48,27 @@ def rows_of(unit: Callable[[dict[Term, float]], float], count: int = 120) -> lis
 @pytest.mark.parametrize(
     ("truth", "unit"),
     [
-        (Formula("is", (DOG,)), lambda t: float(DOG in t)),
-        (Formula("is", (ANIMAL,)), lambda t: float(ANIMAL in t)),
-        (Formula("or", (SNOW, DOG)).ordered(), lambda t: float(SNOW in t or DOG in t)),
-        (Formula("and", (SNOW, ANIMAL)).ordered(), lambda t: float(SNOW in t and ANIMAL in t)),
-        (Formula("without", (ANIMAL, SNOW)), lambda t: float(ANIMAL in t and SNOW not in t)),
+        (Explanation("is", (DOG,)), lambda t: float(DOG in t)),
+        (Explanation("is", (ANIMAL,)), lambda t: float(ANIMAL in t)),
+        (Explanation("or", (SNOW, DOG)).ordered(), lambda t: float(SNOW in t or DOG in t)),
+        (Explanation("and", (SNOW, ANIMAL)).ordered(), lambda t: float(SNOW in t and ANIMAL in t)),
+        (Explanation("without", (ANIMAL, SNOW)), lambda t: float(ANIMAL in t and SNOW not in t)),
     ],
 )
-def test_the_true_formula_wins(truth: Formula, unit: Callable[[dict[Term, float]], float]) -> None:
+def test_the_true_formula_wins(truth: Explanation, unit: Callable[[dict[Term, float]], float]) -> None:
     assert Evidence(rows_of(unit), [], WORDS).ranked()[0].formula == truth
 
 
 def test_what_suppresses_a_unit_does_not_drive_it() -> None:
     merits = Evidence(rows_of(lambda t: -float(DOG in t)), [], WORDS).ranked()
-    assert all(merit.formula != Formula("is", (DOG,)) for merit in merits)
+    assert all(merit.formula != Explanation("is", (DOG,)) for merit in merits)
 
 
 def test_exemplars_alone_suggest_but_measurements_decide() -> None:
     exemplars = [frozenset({CAR, SNOW})] * 12
     words = embedded_words()
     assert CAR in Evidence([], exemplars, words).ranked()[0].formula.terms
-    assert Evidence(rows_of(lambda t: float(SNOW in t)), exemplars, WORDS).ranked()[0].formula == Formula(
+    assert Evidence(rows_of(lambda t: float(SNOW in t)), exemplars, WORDS).ranked()[0].formula == Explanation(
         "is", (SNOW,)
     )
 
@@ -76,16 +76,16 @@ def test_exemplars_alone_suggest_but_measurements_decide() -> None:
 def test_one_lucky_image_is_no_answer() -> None:
     rows = rows_of(lambda t: 0.0)
     lucky = Row(0, Stimulus((Thing("dog"),), "snow"), 9.0)
-    reading = Reading(rows=[*rows, lucky], rounds=4, exemplars=[Exemplar(1.0)])
-    standing = Appraisal(reading, WORDS).standing(final=True)
+    state = StudyState(rows=[*rows, lucky], rounds=4, exemplars=[ViewedExemplar(1.0)])
+    standing = Appraisal(state, WORDS).standing(final=True)
     assert standing is None or not standing.acceptable
 
 
 def test_a_named_part_must_do_its_share_alone() -> None:
     """Cars stood beside dogs: alone they do nothing, so they are no second concept."""
-    reading = Reading(rows=rows_of(lambda t: float(DOG in t)), rounds=4)
-    assert Appraisal(reading, WORDS).pruned(Formula("or", (CAR, DOG))) == Formula("is", (DOG,))
-    assert Appraisal(reading, WORDS).pruned(Formula("without", (DOG, SNOW))) == Formula("is", (DOG,))
+    state = StudyState(rows=rows_of(lambda t: float(DOG in t)), rounds=4)
+    assert Appraisal(state, WORDS).pruned(Explanation("or", (CAR, DOG))) == Explanation("is", (DOG,))
+    assert Appraisal(state, WORDS).pruned(Explanation("without", (DOG, SNOW))) == Explanation("is", (DOG,))
 
 
 def test_auroc_counts_ties_half() -> None:

@@ -38,7 +38,7 @@ def audit(low: Callable[[Stimulus], bool], seed: int = 0, *, usual: float = 0.8,
     [
         (lambda content: content.background == "snow", "in the snow"),
         (
-            lambda content: any(t.concept == "teapot" and t.colour == "purple" for t in content.things),
+            lambda content: any(t.concept == "teapot" and t.color == "purple" for t in content.things),
             "purple",
         ),
         (lambda content: any(t.concept == "teapot" and t.count > 4 for t in content.things), "five"),
@@ -66,14 +66,14 @@ def test_no_bias_comes_with_what_could_have_been_seen() -> None:
 
 
 @pytest.mark.parametrize("usual", [0.0, 0.001, 0.02])
-def test_of_a_class_that_is_never_recognised_nothing_is_said_to_have_been_measured(usual: float) -> None:
+def test_of_a_class_that_is_never_recognized_nothing_is_said_to_have_been_measured(usual: float) -> None:
     answer = audit(lambda content: False, usual=usual)
     assert answer.startswith("[BIAS]: Nothing could be measured for teapot")
     assert "No bias" not in answer
     assert "would have been seen" not in answer
 
 
-def test_of_a_class_that_is_hardly_recognised_a_loss_is_said_to_be_impossible() -> None:
+def test_of_a_class_that_is_hardly_recognized_a_loss_is_said_to_be_impossible() -> None:
     answer = audit(lambda content: False, usual=0.045)
     assert "No bias was found" in answer
     assert "A loss of that size was not possible" in answer

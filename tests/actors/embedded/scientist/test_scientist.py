@@ -13,8 +13,8 @@ import pytest
 from actors.chat.base import ChatRequest, Message
 from actors.embedded.language.embedded_words import embedded_words
 from actors.embedded.language.words import Term, Words, with_article
-from actors.embedded.reasoning.reading import read
 from actors.embedded.reasoning.stimuli import Stimulus, Thing
+from actors.embedded.reasoning.study_state import read_study
 from actors.embedded.scientist.scientist import Scientist
 from benchmarks.bench_scientist import OPENING, make, planted, terms_named
 from tests.actors.embedded.scientist.world import Outcome, World, WorldEyes, random_scene, run, study
@@ -23,7 +23,7 @@ WORDS = embedded_words()
 VIOLIN, FRUIT, RED, SNOW = (
     Term("concept", "violin"),
     Term("category", "fruit"),
-    Term("colour", "red"),
+    Term("color", "red"),
     Term("background", "snow"),
 )
 
@@ -156,15 +156,15 @@ def test_what_no_label_explains_is_shown_part_by_part_after_the_objection() -> N
     """The critic names an exemplar by its rank and an image by what was asked for."""
     world = world_of(lambda content: shows(content, VIOLIN))
     outcome = studied(world)
-    reading = read(outcome.messages, WORDS)
-    made = next(row.stimulus for row in reading.rows if len(row.stimulus.things) == 2)
+    state = read_study(outcome.messages, WORDS)
+    made = next(row.stimulus for row in state.rows if len(row.stimulus.things) == 2)
     seen = set(re.findall(r"EXEMPLAR (\d+)", str(outcome.messages)))
     assert "2" in seen
     objection = (
         f'These follow:\nUNEXPLAINED | 0.90 | made: "{made.prompt(WORDS)}"\nUNEXPLAINED | 0.80 | exemplar 2'
     )
     rejected = (*outcome.messages, Message("user", (objection,)))
-    assert read(rejected, WORDS).unexplained == [made.prompt(WORDS), 2]
+    assert read_study(rejected, WORDS).unexplained == [made.prompt(WORDS), 2]
     reply = Scientist(WORDS, WorldEyes(world)).next_turn(ChatRequest(rejected))
     assert "I show their parts alone" in reply
     for concept in made.concepts:

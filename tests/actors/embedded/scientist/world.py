@@ -109,12 +109,12 @@ class World:
         background = ""
         for phrase in re.split(r" and (?=(?:an?|two|three|four|five|six) )", prompt):
             count = next((n for n in range(2, 7) if phrase.startswith(number_word(n) + " ")), 1)
-            colour = ""
+            color = ""
             for term in self.words.find(phrase):
-                if term.kind == "colour":
-                    colour = term.name
+                if term.kind == "color":
+                    color = term.name
                 elif term.kind == "concept":
-                    things.append(Thing(term.name, colour, count))
+                    things.append(Thing(term.name, color, count))
                 elif term.kind == "background":
                     background = term.name
         return Stimulus(
@@ -149,11 +149,11 @@ class World:
                 name = thing.concept
                 if self._rng.random() < self.confusion:
                     name = self._rng.choice(list(self.words.concepts))
-                colours = self.words.concepts[thing.concept].colours
-                said.append(f"a {thing.colour or (colours[0] if colours else '')} {name}")
+                colors = self.words.concepts[thing.concept].colors
+                said.append(f"a {thing.color or (colors[0] if colors else '')} {name}")
         if content.background:
             said.append(f"the background is {content.background}")
-        return ", ".join(said) + "." if said else "Nothing is recognised."
+        return ", ".join(said) + "." if said else "Nothing is recognized."
 
     def _edited(self, content: Stimulus, instruction: str) -> Stimulus:
         terms = self.words.find(instruction)
@@ -164,8 +164,8 @@ class World:
         if "background" in instruction:
             return content.on(next(term.name for term in terms if term.kind == "background"))
         assert instruction.startswith("change the color"), instruction
-        colour = next(term.name for term in reversed(terms) if term.kind == "colour")
-        return content.swap(concepts[0], Thing(concepts[0], colour))
+        color = next(term.name for term in reversed(terms) if term.kind == "color")
+        return content.swap(concepts[0], Thing(concepts[0], color))
 
 
 class WorldEyes:
@@ -181,7 +181,7 @@ class WorldEyes:
             Seen(
                 tuple(
                     SeenThing(
-                        thing.concept, thing.colour or self._world.words.concepts[thing.concept].colours[0]
+                        thing.concept, thing.color or self._world.words.concepts[thing.concept].colors[0]
                     )
                     for thing in content.things
                     if rng.random() < self._world.recall
@@ -194,8 +194,8 @@ class WorldEyes:
 
 def random_scene(rng: random.Random, words: Words) -> Stimulus:
     names = rng.sample(list(words.concepts), rng.choice((1, 1, 2, 2, 3)))
-    colours = list(words.colours)
-    things = tuple(Thing(name, rng.choice(colours) if rng.random() < 0.3 else "") for name in names)
+    colors = list(words.colors)
+    things = tuple(Thing(name, rng.choice(colors) if rng.random() < 0.3 else "") for name in names)
     return Stimulus(things, rng.choice(list(words.backgrounds)))
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from actors.chat.base import Message
-from actors.embedded.reasoning.reading import read
 from actors.embedded.reasoning.stimuli import Stimulus, Thing
+from actors.embedded.reasoning.study_state import read_study
 from tests.actors.embedded.language.test_words import SMALL
 
 OPENING = Message("user", ("Study the unit: [HYPOTHESIS LIST], [CODE], then [DESCRIPTION] and [LABEL].",))
@@ -22,15 +22,15 @@ def conversation(*observations: str) -> list[Message]:
 
 
 def test_each_printed_line_is_a_measurement_of_its_round() -> None:
-    reading = read(
+    state = read_study(
         conversation("RESULT | 0.91 | dog @ snow ;\nnoise", "RESULT | -1.5e-2 | dog(brown,,2) @  ;"), SMALL
     )
-    assert [(row.round, row.activation) for row in reading.rows] == [(0, 0.91), (1, -0.015)]
-    assert reading.rows[1].stimulus == Stimulus((Thing("dog", "brown", 2),))
+    assert [(row.round, row.activation) for row in state.rows] == [(0, 0.91), (1, -0.015)]
+    assert state.rows[1].stimulus == Stimulus((Thing("dog", "brown", 2),))
 
 
 def test_an_edit_keeps_what_it_was_made_from() -> None:
-    (row,) = read(conversation("CHANGE | 0.9 -> 0.1 | dog @ snow => sheep @ snow ;"), SMALL).rows
+    (row,) = read_study(conversation("CHANGE | 0.9 -> 0.1 | dog @ snow => sheep @ snow ;"), SMALL).rows
     assert row.before == Stimulus((Thing("dog"),), "snow")
     assert (row.before_activation, row.activation) == (0.9, 0.1)
 
@@ -48,10 +48,10 @@ def test_an_edit_keeps_what_it_was_made_from() -> None:
     ],
 )
 def test_what_is_cut_off_or_garbled_is_no_measurement(cut: str) -> None:
-    reading = read(conversation(cut), SMALL)
-    assert reading.rows == []
-    assert reading.exemplars == []
-    assert reading.failed_rounds == [0]
+    state = read_study(conversation(cut), SMALL)
+    assert state.rows == []
+    assert state.exemplars == []
+    assert state.failed_rounds == [0]
 
 
 def test_exemplars_get_their_own_descriptions() -> None:
@@ -59,25 +59,25 @@ def test_exemplars_get_their_own_descriptions() -> None:
         "EXEMPLAR 1 | 0.9 ;\nEXEMPLAR 2 | 0.8 ;\nSUMMARY BEGINS\ndogs\nSUMMARY ENDS\n"
         'DESCRIPTIONS BEGIN\n"exemplar 1": A dog.\n"exemplar 2": A sheep.\nDESCRIPTIONS END'
     )
-    reading = read(conversation(text), SMALL)
-    assert [each.activation for each in reading.exemplars] == [0.9, 0.8]
-    assert "dog" in reading.exemplars[0].text
-    assert "sheep" in reading.exemplars[1].text
-    assert reading.summary == "dogs\n"
+    state = read_study(conversation(text), SMALL)
+    assert [each.activation for each in state.exemplars] == [0.9, 0.8]
+    assert "dog" in state.exemplars[0].text
+    assert "sheep" in state.exemplars[1].text
+    assert state.summary == "dogs\n"
 
 
 def test_only_the_last_message_can_demand_the_answer() -> None:
-    assert not read(conversation("RESULT | 1 | dog @ snow ;"), SMALL).final_demanded
-    assert read(conversation(f"RESULT | 1 | dog @ snow ;\n{LAST_WORD}"), SMALL).final_demanded
-    assert not read(conversation(LAST_WORD, "RESULT | 1 | dog @ snow ;"), SMALL).final_demanded
+    assert not read_study(conversation("RESULT | 1 | dog @ snow ;"), SMALL).final_demanded
+    assert read_study(conversation(f"RESULT | 1 | dog @ snow ;\n{LAST_WORD}"), SMALL).final_demanded
+    assert not read_study(conversation(LAST_WORD, "RESULT | 1 | dog @ snow ;"), SMALL).final_demanded
 
 
 def test_an_answer_that_was_sent_back_is_no_failed_program() -> None:
     answer = Message("assistant", ("[DESCRIPTION]: dogs\n[LABEL]: dog",))
     turns = [*conversation("RESULT | 1 | dog @ snow ;"), answer, Message("user", ("It was not confirmed.",))]
-    reading = read(turns, SMALL)
-    assert reading.rejected == [1]
-    assert reading.failed_rounds == []
+    state = read_study(turns, SMALL)
+    assert state.rejected == [1]
+    assert state.failed_rounds == []
 
 
 @pytest.mark.parametrize(
@@ -89,4 +89,4 @@ def test_an_answer_that_was_sent_back_is_no_failed_program() -> None:
     ],
 )
 def test_the_markers_tell_the_task(text: str, task: str) -> None:
-    assert read([Message("user", (text,))], SMALL).task == task
+    assert read_study([Message("user", (text,))], SMALL).task == task

@@ -50,7 +50,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Exemplar:
+class ViewedExemplar:
     """One of the unit's strongest images: `text` is a blind description of its highlighted part."""
 
     activation: float
@@ -59,15 +59,15 @@ class Exemplar:
 
 
 @dataclass(slots=True)
-class Reading:
+class StudyState:
     """A conversation, as evidence. Rounds count the scientist's own turns, from 0."""
 
     task: Task = "describe"
     task_text: str = ""
     rounds: int = 0
-    exemplars: list[Exemplar] = field(default_factory=list)
+    exemplars: list[ViewedExemplar] = field(default_factory=list)
     exemplars_asked: bool = False
-    contrast: list[Exemplar] = field(default_factory=list)
+    contrast: list[ViewedExemplar] = field(default_factory=list)
     """Further real images, from across the unit's range."""
     summary: str = ""
     rows: list[Row] = field(default_factory=list)
@@ -95,26 +95,26 @@ class Reading:
         return sorted({row.round for row in self.rows})
 
 
-def read(messages: Sequence[Message], words: Words) -> Reading:
+def read_study(messages: Sequence[Message], words: Words) -> StudyState:
     """Return the evidence in a conversation. Never raises: what can't be understood is left out."""
-    reading = Reading()
+    state = StudyState()
     turns = [message for message in messages if message.role != "system"]
     for message in turns:
         if message.role == "assistant":
-            reading.rounds += 1
+            state.rounds += 1
             if _is_final(message.text):
-                reading.rejected.append(reading.rounds - 1)
+                state.rejected.append(state.rounds - 1)
             elif "dataset_exemplars" in message.text:
-                reading.exemplars_asked = True
-        elif reading.rounds == 0:
-            reading.task_text += message.text + "\n"
+                state.exemplars_asked = True
+        elif state.rounds == 0:
+            state.task_text += message.text + "\n"
         else:
-            _observe(reading, message, words)
-    reading.task = _task_of(reading.task_text)
+            _observe(state, message, words)
+    state.task = _task_of(state.task_text)
     if turns and turns[-1].role == "user":
-        reading.last_words = turns[-1].text
-        reading.final_demanded = reading.rounds > 0 and _demands_answer(turns[-1].text)
-    return reading
+        state.last_words = turns[-1].text
+        state.final_demanded = state.rounds > 0 and _demands_answer(turns[-1].text)
+    return state
 
 
 def _is_final(text: str) -> bool:
@@ -134,47 +134,47 @@ def _demands_answer(text: str) -> bool:
     return bool(_ANSWER.search(text)) and bool(_LAST_CALL.search(text))
 
 
-def _observe(reading: Reading, message: Message, words: Words) -> None:
+def _observe(state: StudyState, message: Message, words: Words) -> None:
     # Each part is read by itself: a note of a tool may stand between two printed lines.
     text = message.text.replace("\r\n", "\n")
-    this_round = reading.rounds - 1
-    before = len(reading.rows) + len(reading.exemplars) + len(reading.contrast)
+    this_round = state.rounds - 1
+    before = len(state.rows) + len(state.exemplars) + len(state.contrast)
     for value, code in _RESULT.findall(text):
         stimulus = parse_code(code, words)
         if stimulus is not None:
-            reading.rows.append(Row(this_round, stimulus, float(value)))
+            state.rows.append(Row(this_round, stimulus, float(value)))
     for old, new, source, target in _CHANGE.findall(text):
         made_from, stimulus = parse_code(source, words), parse_code(target, words)
         if made_from is not None and stimulus is not None:
-            reading.rows.append(Row(this_round, stimulus, float(new), made_from, float(old)))
+            state.rows.append(Row(this_round, stimulus, float(new), made_from, float(old)))
     found = {int(number): float(value) for number, value in _EXEMPLAR.findall(text)}
     if found:
-        _take_exemplars(reading, found, text, message.images)
+        _take_exemplars(state, found, text, message.images)
     others = [float(value) for _, value in _CONTRAST.findall(text)]
     if others and len(others) == len(message.images):
-        reading.contrast = [
-            Exemplar(value, image=image) for value, image in zip(others, message.images, strict=True)
+        state.contrast = [
+            ViewedExemplar(value, image=image) for value, image in zip(others, message.images, strict=True)
         ]
-    known = len(reading.rows) + len(reading.exemplars) + len(reading.contrast)
-    if this_round in reading.rejected:
-        reading.unexplained = [
+    known = len(state.rows) + len(state.exemplars) + len(state.contrast)
+    if this_round in state.rejected:
+        state.unexplained = [
             int(found["rank"]) if found["rank"] else found["prompt"] for found in _UNEXPLAINED.finditer(text)
         ]
-    if this_round not in reading.rejected and known == before:
-        reading.failed_rounds.append(this_round)
+    if this_round not in state.rejected and known == before:
+        state.failed_rounds.append(this_round)
 
 
-def _take_exemplars(reading: Reading, found: dict[int, float], text: str, images: Sequence[Image]) -> None:
+def _take_exemplars(state: StudyState, found: dict[int, float], text: str, images: Sequence[Image]) -> None:
     if summary := _SUMMARY.search(text):
-        reading.summary = summary[1]
+        state.summary = summary[1]
     described: dict[int, str] = {}
     if seen := _SEEN.search(text):
         pieces = _TITLE.split(seen[1])
         for number, piece in zip(pieces[1::2], pieces[2::2], strict=True):
             described[int(number)] = described.get(int(number), "") + piece
     pictured = len(images) == len(found)
-    reading.exemplars = [
-        Exemplar(found[number], described.get(number, ""), images[position] if pictured else None)
+    state.exemplars = [
+        ViewedExemplar(found[number], described.get(number, ""), images[position] if pictured else None)
         for position, number in enumerate(sorted(found))
     ]
 
