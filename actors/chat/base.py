@@ -7,9 +7,10 @@ it knows an endpoint's wire format.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol, runtime_checkable
 
+from actors.chat.tasks import ChatTask
 from actors.images import Image
 
 Role = Literal["system", "user", "assistant"]
@@ -44,6 +45,7 @@ class ChatRequest:
 
     `conversation` names it for logs and fairness; it is never sent to the model. `seed` and
     `temperature` are passed on where the backend supports them; None leaves the model's own default.
+    `task` says the same as the messages, for models that follow rules; other backends ignore it.
     """
 
     messages: tuple[Message, ...]
@@ -51,6 +53,7 @@ class ChatRequest:
     max_tokens: int = 4096
     temperature: float | None = None
     seed: int | None = None
+    task: ChatTask | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,8 +48,12 @@ class BuiltinBackend(BlockingBackend[ChatRequest, ChatReply]):
 
 
 def _same_work(request: ChatRequest) -> Hashable:
-    """Both models are functions of the messages and the seed alone."""
-    return request.seed, tuple(
-        (message.role, tuple(part.id if isinstance(part, Image) else part for part in message.parts))
-        for message in request.messages
+    """Both models are functions of the task, the messages and the seed alone."""
+    return (
+        request.task,
+        request.seed,
+        tuple(
+            (message.role, tuple(part.id if isinstance(part, Image) else part for part in message.parts))
+            for message in request.messages
+        ),
     )

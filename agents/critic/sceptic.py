@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 
 from actors.chat.base import ChatModel, ChatRequest, Message, Part
+from actors.chat.tasks import CheckLabelTask, ImageTask, SummarizeImagesTask
 from actors.endpoint.faults import ImageRejectedError
 from actors.grouping import all_of
 from actors.images import Image
@@ -46,7 +47,7 @@ class Sceptic:
         parts: list[Part] = ["What do the strong images have in common?"]
         for image, activation in images:
             parts += [image, f"{activation:.2f}"]
-        reply = await self._ask(_ROLE, parts, max_tokens=400)
+        reply = await self._ask(_ROLE, parts, SummarizeImagesTask(), max_tokens=400)
         for count, total, thing in _SHARE.findall(reply):
             name = _ARTICLE.sub("", _ARTICLE.sub("", thing.strip(" `*\"'")))
             frequent = int(count) >= _LEAST_SHARE * max(1, int(total))
@@ -59,7 +60,7 @@ class Sceptic:
 
         async def ask(image: Image, thing: str) -> bool | None:
             question = f"Does this image show {thing}? Answer yes or no."
-            reply = await self._ask(_WITNESS, [question, image], max_tokens=16)
+            reply = await self._ask(_WITNESS, [question, image], CheckLabelTask(thing), max_tokens=16)
             words = re.findall(r"[a-z]+", reply.lower())
             return words[0] == "yes" if words and words[0] in ("yes", "no") else None
 
@@ -71,9 +72,9 @@ class Sceptic:
         """
         return await ask_meaning(self._model, label, self._seed)
 
-    async def _ask(self, role: str, parts: Sequence[Part], max_tokens: int) -> str:
+    async def _ask(self, role: str, parts: Sequence[Part], task: ImageTask, max_tokens: int) -> str:
         messages = (Message("system", (role,)), Message("user", tuple(parts)))
-        request = ChatRequest(messages, conversation="sceptic", max_tokens=max_tokens, seed=self._seed)
+        request = ChatRequest(messages, "sceptic", max_tokens=max_tokens, seed=self._seed, task=task)
         try:
             return (await self._model.complete(request)).text
         except ImageRejectedError:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from actors.chat.base import ChatModel, ChatRequest, Message
+from actors.chat.tasks import ExplainLabelTask
 from agents.evidence.simpler_labels import Doubt, doubts, is_combination
 
 ROLE = """\
@@ -97,7 +98,7 @@ def read_meaning(reply: str) -> Meaning | None:
 async def ask_meaning(model: ChatModel, label: str, seed: int | None = None) -> Meaning | None:
     """Return what a label means, None where the model does not say so in the form."""
     messages = (Message("system", (ROLE,)), Message("user", (f'Take this phrase apart: "{label}"',)))
-    request = ChatRequest(messages, conversation="meaning", max_tokens=400, seed=seed)
+    request = ChatRequest(messages, "meaning", max_tokens=400, seed=seed, task=ExplainLabelTask(label))
     reply = await model.complete(request)
     return read_meaning(reply.text) if reply.finish == "stop" else None
 

@@ -7,12 +7,14 @@ It runs no experiment. Its answer is tested like any other, once, on images that
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from actors.chat.tasks import ConceptOverlap, MeasuredConcept, PoolStudiesTask
 from actors.images import Provenance
 from agents.records.record_types import EvidenceRecord, StudyResult, ToolboxRecord
 from agents.repeats.agreement import Agreement
@@ -145,6 +147,28 @@ def _seen_lines(concepts: Sequence[TestedConcept], agreement: Agreement) -> list
     ]
 
 
+_CONCEPT_LINE = re.compile(
+    r"^CONCEPT (\d+) \| (.+?) \| mean (-?[\d.]+) on (\d+) fresh images of it "
+    r"\| mean (-?[\d.]+) on \d+ of other things$",
+    re.M,
+)
+_SEEN_LINE = re.compile(r"^SEEN \| concept (\d+) in (\d+) of (\d+) images of concept (\d+)$", re.M)
+
+
+def read_evidence(text: str) -> PoolStudiesTask:
+    """Return the figures that `evidence_text` wrote, to the two decimals that the aggregator sees."""
+    concepts = tuple(
+        MeasuredConcept(int(number), label, float(mean), int(n_images), float(others))
+        for number, label, mean, n_images, others in _CONCEPT_LINE.findall(text)
+    )
+    overlaps = tuple(
+        ConceptOverlap(int(shown), int(images_of), int(hits) / int(total))
+        for shown, hits, total, images_of in _SEEN_LINE.findall(text)
+        if int(total)
+    )
+    return PoolStudiesTask(concepts, overlaps)
+
+
 def limits(settings: InterpreterSettings) -> InterpreterSettings:
     """Return the limits of a study for an aggregator: one examination, since several would be several chances
     to pass.
@@ -161,6 +185,9 @@ class PooledTask:
 
     def opening(self) -> str:
         return f"{self._evidence}\n\n{_TASK}"
+
+    def chat_task(self, final: bool) -> PoolStudiesTask:
+        return read_evidence(self._evidence)
 
     def read_answer(self, reply: str) -> Answer | None:
         return self._task.read_answer(reply)

@@ -14,6 +14,7 @@ import re
 from collections.abc import Sequence
 
 from actors.chat.base import ChatModel, ChatRequest, Message
+from actors.chat.tasks import ProposeContextsTask
 from agents.records.journal import slug
 from agents.records.record_types import MOST_CONTEXTS, ContextProposals, load_record
 from agents.records.run_files import RecordError
@@ -57,7 +58,8 @@ async def propose(
     """
     text = _REQUEST.format(name=class_name, n=n, words=_MOST_WORDS, known="; ".join(known))
     messages = (Message("system", (_ROLE,)), Message("user", (text,)))
-    request = ChatRequest(messages, conversation="contexts", max_tokens=2048, seed=seed)
+    task = ProposeContextsTask(class_name, n, tuple(known))
+    request = ChatRequest(messages, "contexts", max_tokens=2048, seed=seed, task=task)
     reply = await model.complete(request)
     phrases, left_out = parse(reply.text, class_name, n, known)
     return ContextProposals(

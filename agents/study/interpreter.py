@@ -268,6 +268,7 @@ class Interpreter:
             max_tokens=self._settings.max_tokens,
             temperature=self._settings.temperature,
             seed=self._seed,
+            task=self._task.chat_task(final=self._demanded),
         )
         if not self._too_long:
             try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from actors.chat.base import ChatModel, ChatRequest, Message, Part
+from actors.chat.tasks import DescribeImagesTask, ImageTask, SummarizeImagesTask
 from actors.endpoint.faults import ImageRejectedError
 from actors.grouping import all_of
 from actors.images import Image
@@ -41,15 +42,16 @@ class BlindObservers:
 
     async def look(self, image: Image) -> str:
         """Return what one image shows."""
-        return await self._ask(DESCRIBER, ["What does this image show?", image])
+        return await self._ask(DESCRIBER, ["What does this image show?", image], DescribeImagesTask())
 
     async def summarize(self, images: Sequence[Image]) -> str:
         """Return what the images have in common."""
-        return await self._ask(SUMMARISER, ["What do these images have in common?", *images])
+        parts: list[Part] = ["What do these images have in common?", *images]
+        return await self._ask(SUMMARISER, parts, SummarizeImagesTask())
 
-    async def _ask(self, role: str, parts: Sequence[Part]) -> str:
+    async def _ask(self, role: str, parts: Sequence[Part], task: ImageTask) -> str:
         messages = (Message("system", (role,)), Message("user", tuple(parts)))
-        request = ChatRequest(messages, conversation="observer", max_tokens=self._max_tokens, seed=self._seed)
+        request = ChatRequest(messages, "observer", max_tokens=self._max_tokens, seed=self._seed, task=task)
         try:
             reply = await self._model.complete(request)
         except ImageRejectedError as error:

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from actors.chat.tasks import StudyTask
 from actors.chat.thoughts import split_thoughts
 
 _FENCE = re.compile(
@@ -42,6 +43,9 @@ class Task(Protocol):
 
     def opening(self) -> str:
         """Return the first message: what to find out, and in which format to work and to answer."""
+
+    def chat_task(self, final: bool) -> StudyTask:
+        """Return the same question as data; `final`: the next reply must be the answer."""
 
     def read_answer(self, reply: str) -> Answer | None:
         """Return the final answer that `reply` holds, or None if it holds none."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic.dataclasses import dataclass
 
+from actors.chat.tasks import AuditClassTask
 from agents.tasks.base import Answer, read_sections
 
 _OPENING = """\
@@ -40,6 +41,9 @@ class AuditClass:
 
     def opening(self) -> str:
         return _OPENING.format(name=self.class_name)
+
+    def chat_task(self, final: bool) -> AuditClassTask:
+        return AuditClassTask(self.class_name, final)
 
     def last_word(self) -> str:
         return _LAST_WORD

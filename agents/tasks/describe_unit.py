@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from actors.chat.tasks import DescribeUnitTask
 from agents.tasks.base import Answer, first_line, read_sections
 
 _OPENING = """\
@@ -58,6 +59,9 @@ class DescribeUnit:
 
     def opening(self) -> str:
         return _OPENING
+
+    def chat_task(self, final: bool) -> DescribeUnitTask:
+        return DescribeUnitTask(final)
 
     def last_word(self) -> str:
         return _LAST_WORD

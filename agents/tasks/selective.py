@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from pydantic.dataclasses import dataclass
 
+from actors.chat.tasks import JudgeSelectivityTask
 from agents.tasks.base import Answer, first_line, read_sections
 
 _OPENING = """\
@@ -43,6 +44,9 @@ class JudgeSelectivity:
 
     def opening(self) -> str:
         return _OPENING.format(classes=", ".join(self.classes), environments=", ".join(self.environments))
+
+    def chat_task(self, final: bool) -> JudgeSelectivityTask:
+        return JudgeSelectivityTask(self.classes, self.environments, final)
 
     def last_word(self) -> str:
         return _LAST_WORD

@@ -70,6 +70,11 @@ def with_article(phrase: str) -> str:
     return f"{'an' if phrase[:1] in 'aeiou' else 'a'} {phrase}"
 
 
+def plain_name(label: str) -> str:
+    """Return a class's label as words: the first of its synonyms, lower-case, without marks around it."""
+    return label.split(",")[0].strip(" .`*").replace("_", " ").lower()
+
+
 _NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six"}
 
 

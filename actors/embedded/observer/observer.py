@@ -3,18 +3,26 @@
 Of drawn scenes it says what the concept net sees, of photographs what an ImageNet classifier does
 (`photographs`).
 
-What is asked is told by the conversation alone: by the system prompt's first words, else by the question.
-A new kind of question is one more line in `_KINDS`.
+Which of these is asked for is the request's task, or else is read out of its words (`language.free_text`).
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from actors.chat.base import ChatReply, ChatRequest
+from actors.chat.tasks import (
+    DRAWN,
+    PHOTOGRAPH,
+    UNKNOWN_PHOTOGRAPH,
+    CheckLabelTask,
+    ClassifyMediumTask,
+    SummarizeImagesTask,
+)
+from actors.embedded.language.free_text import image_task
 from actors.embedded.language.words import Term, Words, number_word, with_article
 from actors.embedded.observer import photographs
 from actors.embedded.observer.eyes import Eyes, Seen, SeenThing
@@ -23,29 +31,6 @@ from actors.images import Image
 MODEL = "builtin:observer (embedded stand-in)"
 
 NOTHING = "Nothing that I recognize"
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """One conversation as the observer understands it."""
-
-    role: str
-    """The system prompt."""
-    text: str
-    """The text of the last user message."""
-    images: tuple[Image, ...]
-
-
-def question_of(request: ChatRequest) -> Question:
-    """Return what a conversation asks: its system prompt, and the latest user message that has images."""
-    role = "\n".join(message.text for message in request.messages if message.role == "system")
-    users = [message for message in request.messages if message.role == "user"]
-    with_images = [message for message in users if message.images]
-    return Question(
-        role,
-        users[-1].text if users else "",
-        with_images[-1].images if with_images else (),
-    )
 
 
 class Observer:
@@ -61,23 +46,39 @@ class Observer:
         return self.answer_all([request])[0]
 
     def answer_all(self, requests: Sequence[ChatRequest]) -> list[ChatReply]:
-        """Return a reply a request; all their images are looked at in one pass. Blocking."""
-        questions = [question_of(request) for request in requests]
-        looks = self._eyes.look([image for question in questions for image in question.images])
-        replies = []
-        for question in questions:
-            seen, looks = looks[: len(question.images)], looks[len(question.images) :]
-            replies.append(ChatReply(self.answer(question, seen), model=MODEL))
-        return replies
+        """Return a reply to each request; all their images are looked at in one pass. Blocking."""
+        images = [latest_images(request) for request in requests]
+        seen = iter(self._eyes.look(list(itertools.chain.from_iterable(images))))
+        return [
+            ChatReply(self.answer(request, list(itertools.islice(seen, len(shown)))), model=MODEL)
+            for request, shown in zip(requests, images, strict=True)
+        ]
 
-    def answer(self, question: Question, seen: Sequence[Seen]) -> str:
-        """Return the answer to a question, given what is seen in each of its images."""
+    def answer(self, request: ChatRequest, seen: Sequence[Seen]) -> str:
+        """Return the answer to a request, given what is seen in each of its images."""
         if not seen:
             return "There is no image to look at."
-        for applies, respond in _KINDS:
-            if applies(question):
-                return respond(question, seen, self._words)
-        return _describe(question, seen, self._words)
+        match request.task or image_task(request.messages):
+            case CheckLabelTask(label):
+                return _yes_or_no(label, seen, self._words)
+            case SummarizeImagesTask():
+                return _summarize(seen, self._words)
+            case ClassifyMediumTask():
+                return _medium(seen[0])
+            case _:
+                return _describe(seen, self._words)
+
+
+def latest_images(request: ChatRequest) -> tuple[Image, ...]:
+    """Return the images of the latest user message that has any."""
+    shown = [message.images for message in request.messages if message.role == "user" and message.images]
+    return shown[-1] if shown else ()
+
+
+def _medium(seen: Seen) -> str:
+    if seen.photograph is None:
+        return DRAWN
+    return PHOTOGRAPH if seen.photograph.seen() else UNKNOWN_PHOTOGRAPH
 
 
 def describe_one(seen: Seen, words: Words) -> str:
@@ -121,13 +122,13 @@ def _joined(parts: Sequence[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}" if parts else ""
 
 
-def _describe(question: Question, seen: Sequence[Seen], words: Words) -> str:
+def _describe(seen: Sequence[Seen], words: Words) -> str:
     if len(seen) == 1:
         return describe_one(seen[0], words)
     return "\n".join(f"Image {n}: {describe_one(each, words)}" for n, each in enumerate(seen, 1))
 
 
-def _summarize(question: Question, seen: Sequence[Seen], words: Words) -> str:
+def _summarize(seen: Sequence[Seen], words: Words) -> str:
     """Return what is common to the images, with shares; several concepts when they divide the images."""
     total = len(seen)
     if total == 1:
@@ -136,7 +137,7 @@ def _summarize(question: Question, seen: Sequence[Seen], words: Words) -> str:
     if pictures:
         drawn = [each for each in seen if each.photograph is None]
         told = [photographs.summarize(pictures)]
-        return " ".join(told + ([_summarize(question, drawn, words)] if drawn else []))
+        return " ".join(told + ([_summarize(drawn, words)] if drawn else []))
     counts = Counter(term for each in seen for term in each.terms(words))
     least = max(2, round(0.12 * total))
 
@@ -172,14 +173,11 @@ def _named(term: Term) -> str:
     return with_article(term.name)
 
 
-def _yes_or_no(question: Question, seen: Sequence[Seen], words: Words) -> str:
-    """Answer whether all that the question names is in every image, and nothing that it excepts.
-
-    Of what it cannot know it says so.
+def _yes_or_no(label: str, seen: Sequence[Seen], words: Words) -> str:
+    """Return whether all that a label names is in every image, and nothing that it excepts; or that its words
+    are not known.
     """
-    match = _SHOWS.search(question.text)
-    phrase = match["what"] if match else ""
-    answers = [_shows(each, phrase, words) for each in seen]
+    answers = [_shows(each, label, words) for each in seen]
     if False in answers:
         return "no"
     return "I cannot tell: I do not know these words." if None in answers else "yes"
@@ -209,17 +207,4 @@ def _asked(phrase: str, words: Words) -> set[Term]:
 
 
 _COLOR = re.compile(r"\b(\w+) colou?r\b")
-_SHOWS = re.compile(
-    r"\b(?:show|shows|contain|contains|depict|depicts|have|include)\s+(?P<what>[^?\n]+)\?", re.I
-)
 _WITHOUT = re.compile(r"\b(?:without|but not|except)\b", re.I)
-_SUMMARIZES = re.compile(r"\s*you summari[sz]e images", re.I)
-_YES_NO = re.compile(r"\byes or no\b", re.I)
-
-_Respond = Callable[[Question, Sequence[Seen], Words], str]
-_KINDS: tuple[tuple[Callable[[Question], bool], _Respond], ...] = (
-    (lambda question: bool(_YES_NO.search(question.text) and _SHOWS.search(question.text)), _yes_or_no),
-    (lambda question: bool(_SUMMARIZES.match(question.role)), _summarize),
-    (lambda question: question.role.lstrip().lower().startswith("you describe images"), _describe),
-)
-"""Kinds of question, the first that applies answers; anything else about images is a description."""

@@ -9,9 +9,6 @@ from collections.abc import Sequence
 from actors.embedded.photographs.look import PhotoSighting
 from actors.embedded.photographs.taxonomy import Taxonomy, TaxonomyNode
 
-_PHOTOGRAPH = "A photograph "
-_NOTHING = "A photograph of nothing that I know."
-
 _OR = re.compile(r"[,;/]|\bor\b", re.I)
 _WITHOUT = re.compile(r"\b(?:without|but not|except|rather than)\b", re.I)
 _FILLERS = frozenset(
@@ -59,19 +56,9 @@ def describe(sighting: PhotoSighting) -> str:
     """Return one sentence: what is seen with its kind and how sure that is, or that nothing is known."""
     seen = sighting.seen()
     if not seen:
-        return _NOTHING
+        return "A photograph of nothing that I know."
     named = [f"{article(node.name)}{_kind(node, sighting.taxonomy)} ({sure:.2f})" for node, sure in seen]
-    return f"{_PHOTOGRAPH}with {', '.join(named)}."
-
-
-def is_of_photograph(description: str) -> bool:
-    """Say whether a description by the built-in observer is of a photograph."""
-    return description.startswith(_PHOTOGRAPH)
-
-
-def is_of_nothing(description: str) -> bool:
-    """Say whether nothing was recognized in a photograph that was described."""
-    return description == _NOTHING
+    return f"A photograph with {', '.join(named)}."
 
 
 def summarize(sightings: Sequence[PhotoSighting]) -> str:

@@ -1,4 +1,4 @@
-"""What the scientist reads out of a conversation: the task, and every measurement made so far.
+"""What the scientist reads out of a conversation: every measurement made so far.
 
 Nothing is remembered between calls: the messages are the whole state. Observations may be cut off, mixed with
 notes of the tools, or hold nothing but an error; whatever line is whole counts, the rest is passed over.
@@ -9,14 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 from actors.chat.base import Message
 from actors.embedded.language.words import Words
 from actors.embedded.reasoning.stimuli import Stimulus, parse_code
 from actors.images import Image
-
-Task = Literal["describe", "audit", "selective"]
 
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _RESULT = re.compile(rf"^RESULT \| ({_NUMBER}) \| (.*?) ;\s*$", re.M)
@@ -29,13 +26,7 @@ _UNEXPLAINED = re.compile(
 _SUMMARY = re.compile(r"^SUMMARY BEGINS\n(.*?)^SUMMARY ENDS", re.M | re.S)
 _SEEN = re.compile(r"^DESCRIPTIONS BEGIN\n(.*?)(?:^DESCRIPTIONS END|\Z)", re.M | re.S)
 _TITLE = re.compile(r"\bexemplar (\d+)\b")
-_FAILURE = re.compile(r"\b(Traceback|\w*Error\b|[Tt]imed out|[Tt]ime limit|was stopped|failed)")
 _ANSWER = re.compile(r"\[(DESCRIPTION|BIAS|REASONING|LABEL(?: \d+)?)\]")
-_LAST_CALL = re.compile(
-    r"\b(final (answer|description|label|reply|round)|last round|no (more|further)|not? (run|write)|now answer|"
-    r"must (now )?(conclude|answer|give)|out of rounds|conclude)\b",
-    re.I,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,26 +53,22 @@ class ViewedExemplar:
 class StudyState:
     """A conversation, as evidence. Rounds count the scientist's own turns, from 0."""
 
-    task: Task = "describe"
-    task_text: str = ""
     rounds: int = 0
     exemplars: list[ViewedExemplar] = field(default_factory=list)
-    exemplars_asked: bool = False
     contrast: list[ViewedExemplar] = field(default_factory=list)
     """Further real images, from across the unit's range."""
     summary: str = ""
     rows: list[Row] = field(default_factory=list)
     failed_rounds: list[int] = field(default_factory=list)
     """Rounds whose program ended without any measurement."""
-    last_words: str = ""
-    """The text of the latest message."""
     rejected: list[int] = field(default_factory=list)
     """Rounds whose final answer was not accepted."""
     unexplained: list[int | str] = field(default_factory=list)
     """What the latest objection says no label explains: ranks of exemplars, and prompts of images that were
     made.
     """
-    final_demanded: bool = False
+    final: bool = False
+    """Whether the next turn must be the answer."""
 
     @property
     def failures_in_a_row(self) -> int:
@@ -95,43 +82,21 @@ class StudyState:
         return sorted({row.round for row in self.rows})
 
 
-def read_study(messages: Sequence[Message], words: Words) -> StudyState:
+def read_study(messages: Sequence[Message], words: Words, final: bool = False) -> StudyState:
     """Return the evidence in a conversation. Never raises: what can't be understood is left out."""
-    state = StudyState()
-    turns = [message for message in messages if message.role != "system"]
-    for message in turns:
+    state = StudyState(final=final)
+    for message in messages:
         if message.role == "assistant":
             state.rounds += 1
             if _is_final(message.text):
                 state.rejected.append(state.rounds - 1)
-            elif "dataset_exemplars" in message.text:
-                state.exemplars_asked = True
-        elif state.rounds == 0:
-            state.task_text += message.text + "\n"
-        else:
+        elif message.role == "user" and state.rounds:
             _observe(state, message, words)
-    state.task = _task_of(state.task_text)
-    if turns and turns[-1].role == "user":
-        state.last_words = turns[-1].text
-        state.final_demanded = state.rounds > 0 and _demands_answer(turns[-1].text)
     return state
 
 
 def _is_final(text: str) -> bool:
     return "```" not in text and bool(_ANSWER.search(text))
-
-
-def _task_of(text: str) -> Task:
-    if "[BIAS]" in text:
-        return "audit"
-    if "SELECTIVE" in text and "SPURIOUS" in text:
-        return "selective"
-    return "describe"
-
-
-def _demands_answer(text: str) -> bool:
-    """Say whether a message asks for the final answer rather than reporting an experiment."""
-    return bool(_ANSWER.search(text)) and bool(_LAST_CALL.search(text))
 
 
 def _observe(state: StudyState, message: Message, words: Words) -> None:
@@ -177,8 +142,3 @@ def _take_exemplars(state: StudyState, found: dict[int, float], text: str, image
         ViewedExemplar(found[number], described.get(number, ""), images[position] if pictured else None)
         for position, number in enumerate(sorted(found))
     ]
-
-
-def looks_failed(text: str) -> bool:
-    """Say whether an observation tells of an error."""
-    return bool(_FAILURE.search(text))

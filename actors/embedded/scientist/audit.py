@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import math
 import random
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle
 
 import numpy as np
 
-from actors.embedded.language.words import Words, number_word, with_article
+from actors.embedded.language.words import Words, number_word, plain_name, with_article
 from actors.embedded.reasoning.programs import reply
 from actors.embedded.reasoning.study_state import StudyState
 from actors.embedded.scientist.contexts import NONE, Context, MeasuredContext, context_program, prompt_of
@@ -59,17 +58,22 @@ class BiasAudit:
     """One decision in the audit of one class."""
 
     def __init__(
-        self, state: StudyState, measured: Sequence[MeasuredContext], words: Words, rng: random.Random
+        self,
+        class_name: str,
+        state: StudyState,
+        measured: Sequence[MeasuredContext],
+        words: Words,
+        rng: random.Random,
     ) -> None:
         self._state, self._measured = state, list(measured)
         self._words, self._rng = words, rng
-        self.subject = class_named(state.task_text, words)
+        self.subject = plain_name(class_name)
         self._levels = self._all_levels()
 
     def next_turn(self) -> str:
         """Return the next assistant turn: a program, or the final answer."""
         failed = self._state.rounds - len({each.round for each in self._measured})
-        if self._state.final_demanded or failed >= _MAX_FAILURES or not self.subject:
+        if self._state.final or failed >= _MAX_FAILURES or not self.subject:
             return self._conclude()
         screened = {each.round for each in self._measured if "test" not in each.context.levels}
         if len(screened) < SCREENS:
@@ -235,20 +239,6 @@ class BiasAudit:
             f"[BIAS]: No bias was found for {self.subject}. {scope} A difference of {smallest:.2f} "
             f"in the mean of a tested context would have been seen in four of five cases.{floor}{tail}"
         )
-
-
-_QUOTED = re.compile(r"\b(?:class|label)\b[^\"'“‘\n]{0,60}[\"“‘']([^\"”’'\n]+)[\"”’']", re.I)
-_STATED = re.compile(r"\bclass(?: label| name)?(?:\s+is)?\s*[:=]\s*([^\n.;]+)", re.I)
-
-
-def class_named(text: str, words: Words) -> str:
-    """Return the class that a task is about: what is quoted after "class", or stated after "class:", else the
-    first thing of the vocabulary that the text names; "" if there is none."""
-    for pattern in (_QUOTED, _STATED):
-        if match := pattern.search(text):
-            # ImageNet joins synonyms by commas; the first is enough to draw it.
-            return match[1].split(",")[0].strip(" .`*").replace("_", " ").lower()
-    return next((term.name for term in words.find(text) if term.kind == "concept"), "")
 
 
 def main_effects(rows: Sequence[MeasuredContext], levels: dict[str, list[str]]) -> list[Effect]:

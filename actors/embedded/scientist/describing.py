@@ -47,24 +47,22 @@ class UnitStudy:
 
     def next_turn(self) -> str:
         """Return the next assistant turn: a program, or the final answer."""
-        reading = self._state
-        if reading.final_demanded:
+        state = self._state
+        if state.final:
             return conclude(self._appraisal, self._words)
-        if not reading.exemplars and not reading.rows and reading.failures_in_a_row < 2:
+        if not state.exemplars and not state.rows and state.failures_in_a_row < 2:
             return self._look_at_exemplars()
-        if reading.failures_in_a_row >= 4:
+        if state.failures_in_a_row >= 4:
             return conclude(self._appraisal, self._words)
         if self._appraisal.flat():
             return (
-                conclude(self._appraisal, self._words)
-                if len(reading.measured_rounds) >= 2
-                else self._survey()
+                conclude(self._appraisal, self._words) if len(state.measured_rounds) >= 2 else self._survey()
             )
-        if len(reading.measured_rounds) < _REBUILDING and (examples := self._appraisal.rare()):
+        if len(state.measured_rounds) < _REBUILDING and (examples := self._appraisal.rare()):
             return self._rebuild(examples)
         standing = self._appraisal.standing()
-        rounds = reading.measured_rounds
-        since_rejection = [r for r in rounds if not reading.rejected or r > reading.rejected[-1]]
+        rounds = state.measured_rounds
+        since_rejection = [r for r in rounds if not state.rejected or r > state.rejected[-1]]
         if (standing is None or not standing.promising) and len(rounds) < HOPELESS_ROUNDS:
             hits = self._appraisal.hits() if standing is None else self._appraisal.suspects(standing)
             if hits:
@@ -75,13 +73,13 @@ class UnitStudy:
                 if len(rounds) >= MAX_MEASURED_ROUNDS
                 else self._survey()
             )
-        if reading.rejected and not since_rejection and (left := self._appraisal.objected()):
+        if state.rejected and not since_rejection and (left := self._appraisal.objected()):
             return self._single_out(left)
-        if len(since_rejection) >= (2 if reading.rejected else MAX_MEASURED_ROUNDS):
+        if len(since_rejection) >= (2 if state.rejected else MAX_MEASURED_ROUNDS):
             return conclude(self._appraisal, self._words)
         if len(since_rejection) >= HOPELESS_ROUNDS and not standing.promising:
             return conclude(self._appraisal, self._words)
-        changed = any(row.before is not None for row in reading.rows)
+        changed = any(row.before is not None for row in state.rows)
         if not (standing.settled and changed and since_rejection):
             return self._experiment(standing)
         if standing.refinements and len(rounds) < REFINING_ROUNDS:
@@ -179,12 +177,12 @@ class UnitStudy:
 
     def _observations(self) -> str:
         """Return what the numbers say so far, in words."""
-        reading = self._state
+        state = self._state
         said = []
-        if reading.failures_in_a_row:
+        if state.failures_in_a_row:
             said.append("The last program brought no measurements, so I ask for less.")
-        if not reading.rows and reading.exemplars:
-            values = [each.activation for each in reading.exemplars]
+        if not state.rows and state.exemplars:
+            values = [each.activation for each in state.exemplars]
             said.append(f"The exemplars reach {min(values):.2f} to {max(values):.2f}.")
             counts = Counter(term for terms in self._appraisal.exemplar_terms for term in sorted(terms))
             common = counts.most_common(4)
@@ -193,9 +191,7 @@ class UnitStudy:
                 said.append(
                     f"Of {len(self._appraisal.exemplar_terms)} that drive it well, there is {listed}."
                 )
-        latest = (
-            [row for row in reading.rows if row.round == max(reading.measured_rounds)] if reading.rows else []
-        )
+        latest = [row for row in state.rows if row.round == max(state.measured_rounds)] if state.rows else []
         if latest:
             ordered = sorted(latest, key=lambda row: -row.activation)
             said.append("In the latest round the strongest were " + _listed(ordered[:3], self._words) + ";")

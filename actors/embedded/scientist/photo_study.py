@@ -77,7 +77,7 @@ class PhotoStudy:
         # Before other images are known, zero stands for what the unit usually does.
         guesses = guesses_of(self._pictured, float(np.median(contrast)) if contrast else 0.0)
         asked = self._state.contrast or self._state.rounds >= 2
-        if not asked and not self._state.final_demanded:
+        if not asked and not self._state.final:
             hypotheses = [guess.claim for guess in guesses[:4]]
             hypotheses.append("the unit is driven by nothing that ImageNet's words name")
             thoughts = (

@@ -7,9 +7,17 @@ the programs that a model would write, and can be resumed or replayed like one.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from actors.chat.base import ChatReply, ChatRequest, Message
+from actors.chat.base import ChatReply, ChatRequest
+from actors.chat.tasks import (
+    AuditClassTask,
+    DescribeUnitTask,
+    JudgeSelectivityTask,
+    PoolStudiesTask,
+    ProposeContextsTask,
+)
+from actors.embedded.language.free_text import study_task
 from actors.embedded.language.words import Words
 from actors.embedded.observer.eyes import Eyes, Seen
 from actors.embedded.reasoning.appraisal import Appraisal
@@ -18,8 +26,8 @@ from actors.embedded.scientist.audit import BiasAudit
 from actors.embedded.scientist.contexts import read_contexts
 from actors.embedded.scientist.describing import UnitStudy
 from actors.embedded.scientist.photo_study import PhotoStudy, Pictured
-from actors.embedded.scientist.pooling import is_pooling, pooled_answer
-from actors.embedded.scientist.proposing import is_proposing, proposed_contexts
+from actors.embedded.scientist.pooling import pooled_answer
+from actors.embedded.scientist.proposing import proposed_contexts
 from actors.embedded.scientist.selective import SelectivityTest
 
 MODEL = "builtin:scientist (embedded stand-in)"
@@ -42,19 +50,22 @@ class Scientist:
         return ChatReply(self.next_turn(request), model=MODEL)
 
     def next_turn(self, request: ChatRequest) -> str:
-        if is_pooling(request.messages):
-            return pooled_answer(request.messages)
-        if is_proposing(request.messages):
-            return proposed_contexts(request.messages, self._words, random.Random(request.seed or 0))
-        state = read_study(request.messages, self._words)
+        task = request.task or study_task(request.messages, self._words)
+        if isinstance(task, PoolStudiesTask):
+            return pooled_answer(task)
+        if isinstance(task, ProposeContextsTask):
+            return proposed_contexts(task, self._words, random.Random(request.seed or 0))
+        final = isinstance(task, DescribeUnitTask | AuditClassTask | JudgeSelectivityTask) and task.final
+        state = read_study(request.messages, self._words, final)
         rng = random.Random(f"{request.seed or 0}/{state.rounds}")
-        return self._study(state, request.messages, rng)()
+        contexts = read_contexts(request.messages)
+        if isinstance(task, AuditClassTask):
+            return BiasAudit(task.class_name, state, contexts, self._words, rng).next_turn()
+        if isinstance(task, JudgeSelectivityTask):
+            return SelectivityTest(task, state, contexts, self._words, rng).next_turn()
+        return self._describe_unit(state, rng)
 
-    def _study(self, state: StudyState, messages: Sequence[Message], rng: random.Random) -> Callable[[], str]:
-        if state.task == "audit":
-            return BiasAudit(state, read_contexts(messages), self._words, rng).next_turn
-        if state.task == "selective":
-            return SelectivityTest(state, read_contexts(messages), self._words, rng).next_turn
+    def _describe_unit(self, state: StudyState, rng: random.Random) -> str:
         looks = self._looks(state.exemplars)
         if _mostly_photographs(looks):
             others = self._looks(state.contrast)
@@ -67,9 +78,9 @@ class Scientist:
                 for each, seen in images
                 if seen.photograph is not None
             ]
-            return PhotoStudy(state, pictured).next_turn
+            return PhotoStudy(state, pictured).next_turn()
         appraisal = Appraisal(state, self._words, [seen.terms(self._words) for seen in looks])
-        return UnitStudy(appraisal, self._words, rng).next_turn
+        return UnitStudy(appraisal, self._words, rng).next_turn()
 
     def _looks(self, exemplars: Sequence[ViewedExemplar]) -> list[Seen]:
         """Return what is seen in each whole picture; nothing where there are no eyes, or not all have

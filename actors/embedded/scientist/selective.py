@@ -7,13 +7,13 @@ SELECTIVE only if the class explains most of what varies and the place little; w
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from actors.embedded.language.words import Kind, Words
+from actors.chat.tasks import JudgeSelectivityTask
+from actors.embedded.language.words import Words, plain_name
 from actors.embedded.reasoning.programs import reply
 from actors.embedded.reasoning.study_state import StudyState
 from actors.embedded.scientist.contexts import NONE, Context, MeasuredContext, context_program, prompt_of
@@ -71,26 +71,24 @@ class SelectivityTest:
     """One decision in the test of one unit."""
 
     def __init__(
-        self, state: StudyState, measured: Sequence[MeasuredContext], words: Words, rng: random.Random
+        self,
+        task: JudgeSelectivityTask,
+        state: StudyState,
+        measured: Sequence[MeasuredContext],
+        words: Words,
+        rng: random.Random,
     ) -> None:
         self._state, self._measured = state, list(measured)
         self._words, self._rng = words, rng
-        self.classes = named_in(
-            state.task_text, ("class", "classes", "breeds", "animals", "objects"), "concept", words
-        )
-        self.places = named_in(
-            state.task_text,
-            ("environments", "backgrounds", "settings", "places", "locations"),
-            "background",
-            words,
-        )
+        self.classes = list(dict.fromkeys(map(plain_name, task.classes)))
+        self.places = list(dict.fromkeys(map(plain_name, task.environments)))
 
     def next_turn(self) -> str:
         """Return the next assistant turn: a program, or the final answer."""
         rounds = {each.round for each in self._measured}
         failed = self._state.rounds - len(rounds)
         untestable = len(self.classes) < 2 or len(self.places) < 2
-        if self._state.final_demanded or failed >= _MAX_FAILURES or untestable or len(rounds) >= ROUNDS:
+        if self._state.final or failed >= _MAX_FAILURES or untestable or len(rounds) >= ROUNDS:
             return self._conclude()
         shares = two_way(self._measured)
         if len(rounds) == ROUNDS - 1 and shares and shares.p_class > 0.2 and shares.class_share < 0.05:
@@ -206,17 +204,3 @@ def two_way(measured: Sequence[MeasuredContext]) -> Shares | None:
         float(stats.f.sf(f, k_class, df)),
         len(rows),
     )
-
-
-def named_in(text: str, headings: Sequence[str], kind: Kind, words: Words) -> list[str]:
-    """Return the names that a task lists after one of the headings and a colon; else those of its kind in the
-    text.
-    """
-    pattern = rf"\b(?:{'|'.join(headings)})\b[^:\n]{{0,60}}:\s*([^\n]+)"
-    if match := re.search(pattern, text, re.I):
-        parts = re.split(r",|;|/|\band\b|\bor\b", re.split(r"\.\s|\.$", match[1])[0])
-        names = [part.strip(" .\"'`*()").replace("_", " ").lower() for part in parts]
-        names = [re.sub(r"^(a|an|the)\s+", "", name) for name in names if name and len(name.split()) <= 4]
-        if len(names) >= 2:
-            return list(dict.fromkeys(names))
-    return list(dict.fromkeys(term.name for term in words.find(text) if term.kind == kind))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from actors.chat.base import ChatRequest, Message
 from actors.chat.settings import BuiltinChat
+from actors.chat.tasks import DescribeUnitTask
 from actors.embedded import build
 from actors.errors import UsageError
 
@@ -31,6 +34,7 @@ async def test_equal_conversations_are_one_piece_of_work() -> None:
         again = ChatRequest(REQUEST.messages, "another name", seed=1)
         assert backend.key(REQUEST) == backend.key(again)
         assert backend.key(REQUEST) != backend.key(ChatRequest(REQUEST.messages, "a", seed=2))
+        assert backend.key(REQUEST) != backend.key(replace(REQUEST, task=DescribeUnitTask()))
         assert backend.max_batch > 1
     finally:
         await backend.close()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from actors.chat.base import ChatReply, ChatRequest, Message, Usage
+from actors.chat.tasks import DescribeUnitTask
 from actors.endpoint.faults import EndpointError, EndpointStopError
 from actors.errors import ReplicaLostError
 from actors.images import Image, encode_png
@@ -187,6 +188,8 @@ def test_the_key_of_a_call_depends_on_all_of_the_request():
     ]
     assert len({request_key("m", each) for each in requests} | {request_key("n", requests[0])}) == 8
     assert request_key("m", ask("a", conversation="x")) == request_key("m", ask("a", conversation="y"))
+    assert ask("a", task=DescribeUnitTask()) == ask("a")
+    assert request_key("m", ask("a", task=DescribeUnitTask())) == request_key("m", ask("a"))
 
 
 def test_a_round_is_written_once_and_a_second_writer_gets_an_error(store):

@@ -1,4 +1,4 @@
-"""Before the work starts it is said how much of a user's photographs the embedded observers recognise."""
+"""Before the work starts it is said how much of a user's photographs the embedded observers recognize."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from actors.chat.base import ChatReply, ChatRequest
+from actors.chat.tasks import DRAWN, PHOTOGRAPH, UNKNOWN_PHOTOGRAPH, ClassifyMediumTask
 from actors.images import Image, Provenance
 from experiments.setup.photograph_notice import of_dataset
 
@@ -13,9 +14,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Observer:
-    """Answers descriptions in turn, again and again; each request must be one image in a conversation of its
-    own.
-    """
+    """Gives its answers in turn, again and again; each request must be one image in a conversation of its own."""
 
     name, sees_images = "observer", True
 
@@ -24,6 +23,7 @@ class Observer:
         self.asked = 0
 
     async def complete(self, request: ChatRequest) -> ChatReply:
+        assert request.task == ClassifyMediumTask()
         assert sum(len(message.images) for message in request.messages) == 1
         self.asked += 1
         return ChatReply(self._answers[self.asked % len(self._answers)])
@@ -44,13 +44,13 @@ class Pictures:
         return Provenance("dataset", maker=self.name, recipe={"row": index})
 
 
-async def test_what_is_recognised_of_photographs_is_counted_with_what_to_do() -> None:
-    observer = Observer("A photograph of nothing that I know.", "A photograph with a cat (0.70).")
-    told = await of_dataset(observer, Pictures())
-    assert told.startswith("the embedded observers recognise 7 of 14 images from across the data set")
-    assert "maia init" in told
+async def test_what_is_recognized_of_photographs_is_counted_with_what_to_do() -> None:
+    observer = Observer(UNKNOWN_PHOTOGRAPH, PHOTOGRAPH)
+    notice = await of_dataset(observer, Pictures())
+    assert notice.startswith("the embedded observers recognize 7 of 14 images from across the data set")
+    assert "maia init" in notice
     assert observer.asked == 14
 
 
 async def test_drawn_images_are_no_reason_for_a_warning() -> None:
-    assert await of_dataset(Observer("A red car in the centre; the background is sand."), Pictures()) == ""
+    assert await of_dataset(Observer(DRAWN), Pictures()) == ""

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from actors.chat.base import ChatRequest, Message
+from actors.chat.tasks import ChatTask, CheckLabelTask, ClassifyMediumTask, DescribeImagesTask
 from actors.embedded.language.embedded_words import embedded_words
 from actors.embedded.language.words import Term
 from actors.embedded.observer.eyes import Seen, SeenThing
@@ -112,6 +113,20 @@ async def test_a_summary_of_unlike_images_says_so() -> None:
 )
 async def test_yes_or_no(question: str, answer: str) -> None:
     assert await said("", question, Seen((SeenThing("dog", "brown"),), "grass")) == answer
+
+
+@pytest.mark.parametrize(
+    ("task", "answer"),
+    [
+        (DescribeImagesTask(), "A brown dog in the center; the background is grass."),
+        (CheckLabelTask("a dog? really"), "yes"),
+        (ClassifyMediumTask(), "drawn"),
+    ],
+)
+async def test_the_task_counts_and_not_the_prompt(task: ChatTask, answer: str) -> None:
+    request = ChatRequest((Message("user", ("Summarize, yes or no?", image(0))),), task=task)
+    reply = await Observer(WORDS, FakeEyes(Seen((SeenThing("dog", "brown"),), "grass"))).complete(request)
+    assert reply.text == answer
 
 
 async def test_no_image_is_said() -> None:

@@ -11,7 +11,6 @@ from tests.actors.embedded.language.test_words import SMALL
 
 OPENING = Message("user", ("Study the unit: [HYPOTHESIS LIST], [CODE], then [DESCRIPTION] and [LABEL].",))
 PROGRAM = Message("assistant", ("[CODE]:\n```python\ntools.dataset_exemplars(system)\n```",))
-LAST_WORD = "No further program will be run. Give your final answer now, with [DESCRIPTION]: and [LABEL]:."
 
 
 def conversation(*observations: str) -> list[Message]:
@@ -66,27 +65,9 @@ def test_exemplars_get_their_own_descriptions() -> None:
     assert state.summary == "dogs\n"
 
 
-def test_only_the_last_message_can_demand_the_answer() -> None:
-    assert not read_study(conversation("RESULT | 1 | dog @ snow ;"), SMALL).final_demanded
-    assert read_study(conversation(f"RESULT | 1 | dog @ snow ;\n{LAST_WORD}"), SMALL).final_demanded
-    assert not read_study(conversation(LAST_WORD, "RESULT | 1 | dog @ snow ;"), SMALL).final_demanded
-
-
 def test_an_answer_that_was_sent_back_is_no_failed_program() -> None:
     answer = Message("assistant", ("[DESCRIPTION]: dogs\n[LABEL]: dog",))
     turns = [*conversation("RESULT | 1 | dog @ snow ;"), answer, Message("user", ("It was not confirmed.",))]
     state = read_study(turns, SMALL)
     assert state.rejected == [1]
     assert state.failed_rounds == []
-
-
-@pytest.mark.parametrize(
-    ("text", "task"),
-    [
-        ("... end with [BIAS]: ...", "audit"),
-        ("... [REASONING]: ... [LABEL]: SELECTIVE or SPURIOUS", "selective"),
-        ("... [DESCRIPTION]: ... [LABEL]: ...", "describe"),
-    ],
-)
-def test_the_markers_tell_the_task(text: str, task: str) -> None:
-    assert read_study([Message("user", (text,))], SMALL).task == task

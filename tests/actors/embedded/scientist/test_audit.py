@@ -10,9 +10,7 @@ import pytest
 
 from actors.embedded.language.embedded_words import embedded_words
 from actors.embedded.reasoning.stimuli import Stimulus
-from actors.embedded.scientist.audit import class_named
 from actors.embedded.scientist.scientist import Scientist
-from actors.embedded.scientist.selective import named_in
 from tests.actors.embedded.scientist.world import World, study
 
 WORDS = embedded_words()
@@ -89,20 +87,6 @@ def test_what_nearly_held_is_told_with_its_figures() -> None:
         assert re.search(r"\(mean 0\.\d\d against 0\.\d\d without, \d+ fresh images, p = 0\.\d+\)", tail)
 
 
-@pytest.mark.parametrize(
-    ("text", "name"),
-    [
-        ("the probability of the class 'go-kart' [BIAS]", "go-kart"),
-        ("Class label: tench, Tinca tinca. [BIAS]", "tench"),
-        ("the class: flag_pole\n[BIAS]", "flag pole"),
-        ("How does it see a violin? [BIAS]", "violin"),
-        ("[BIAS]", ""),
-    ],
-)
-def test_the_class_is_read_from_the_task(text: str, name: str) -> None:
-    assert class_named(text, WORDS) == name
-
-
 def selectivity(unit: Callable[[Stimulus], float], opening: str = SELECTIVE) -> str:
     def activation(content: Stimulus, rng: random.Random) -> float:
         return unit(content) + rng.gauss(0, 0.2)
@@ -127,8 +111,3 @@ def test_only_a_unit_that_follows_the_object_is_selective(
     answer = selectivity(unit)
     assert answer.startswith("[REASONING]: ")
     assert answer.splitlines()[-1] == f"[LABEL]: {label}"
-
-
-def test_classes_that_no_vocabulary_knows_are_tested_in_their_own_words() -> None:
-    text = "The four breeds: corgi, dachshund and bulldog. It happens on beaches."
-    assert named_in(text, ("classes", "breeds"), "concept", WORDS) == ["corgi", "dachshund", "bulldog"]
