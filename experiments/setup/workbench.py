@@ -20,7 +20,7 @@ from actors.chat.base import ChatModel
 from actors.chat.client import PoolChatModel, TextOnlyChat
 from actors.chat.settings import BuiltinChat, ChatSettings, OpenAIChat, TransformersChat, known_price
 from actors.detection.client import PoolDetector
-from actors.embedded.photographs.classifier import eyes_beside
+from actors.embedded.photographs.classifier import independent_classifier
 from actors.endpoint.settings import EndpointSettings
 from actors.generation.client import PoolImageMaker
 from actors.generation.settings import dollars_per_image
@@ -304,7 +304,7 @@ def _pools(
         ),
     )
     for role, chat in _chat_roles(profile).items():
-        yield role, _chat_pool(cluster, role, chat, eyes_beside(model or ""))
+        yield role, _chat_pool(cluster, role, chat, independent_classifier(model or ""))
 
 
 def _chat_roles(profile: Profile) -> dict[str, ChatSettings]:
@@ -329,8 +329,8 @@ async def _keep_observers_apart(
     builtin = {role: chat for role, chat in _chat_roles(profile).items() if isinstance(chat, BuiltinChat)}
     if model is None or not builtin:
         return
-    eyes = eyes_beside(model, (await pools["vision"].describe()).backend.get("head", ""))
-    if eyes != eyes_beside(model):
+    eyes = independent_classifier(model, (await pools["vision"].describe()).backend.get("head", ""))
+    if eyes != independent_classifier(model):
         for role, chat in builtin.items():
             pools[role] = await stack.enter_async_context(_chat_pool(cluster, role, chat, eyes))
 

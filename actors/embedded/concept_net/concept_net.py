@@ -74,15 +74,15 @@ def build_network(weights: str | Path | None = WEIGHTS) -> ConceptNetwork:
     if not Path(weights).is_file():
         raise UsageError(
             f"there are no weights at {weights}.",
-            "Train: python -m actors.embedded.concept_net.train --minutes 15.",
+            "Train: python -m scripts.train_concept_net --minutes 15.",
         )
     with safe_open(str(weights), "pt") as file:
-        told = (file.metadata() or {}).get("classes", "").split("|")
+        names = (file.metadata() or {}).get("classes", "").split("|")
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    if told != class_names():
+    if names != class_names():
         raise UsageError(
             f"{weights} was trained on other concepts than the vocabulary has.",
-            "Train again: python -m actors.embedded.concept_net.train --minutes 15.",
+            "Train again: python -m scripts.train_concept_net --minutes 15.",
         )
     network.load_state_dict(state)
     return network.eval()

@@ -32,7 +32,7 @@ class ParsedPrompt:
     undrawn: tuple[str, ...]
     """Words that were not understood."""
     notes: tuple[str, ...]
-    """Sentences for whoever asked: what could not be drawn, and what was chosen for an open word."""
+    """Sentences for the caller: what could not be drawn, and what was chosen for an open word."""
 
 
 @dataclass(slots=True)

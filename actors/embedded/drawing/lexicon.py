@@ -146,7 +146,7 @@ class Token:
     """The normal form of what was read; empty for a comma."""
     plural: bool = False
     also: str = ""
-    """A second meaning that the grammar chooses by what stands beside it: a color or a background."""
+    """A second meaning that the grammar chooses by its neighbors: a color or a background."""
 
 
 @lru_cache(maxsize=1)

@@ -25,7 +25,7 @@ def random_scene(
     background: str | None = None,
     tinted: float = 0.3,
 ) -> Scene:
-    """Return a scene of `n_objects` (1 to 4 at random unless told) on a random background.
+    """Return a scene of `n_objects` (1 to 4 at random by default) on a random background.
 
     `named` and `background` fix the first objects' concepts and the background; a share `tinted` of the
     objects has another color than its own.

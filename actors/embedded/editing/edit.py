@@ -3,7 +3,7 @@ not.
 
 Both ways carry out the same changes on a `Canvas`. On a scene nothing but the changed objects differs by a
 pixel. On pixels the concept net finds the objects; what stands behind a removed one is filled in from around
-it. What is not found is told in a note, and the image stays as it was.
+it. What is not found is named in a note, and the image stays as it was.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class SceneCanvas:
 
 
 class Editor:
-    """Carries changes out on a canvas. `done` counts those that changed it, `notes` tell of the others."""
+    """Carries changes out on a canvas. `done` counts those that changed it, `notes` explain the others."""
 
     def __init__(self, canvas: Canvas, seed: int, lacking: frozenset[str] = frozenset()) -> None:
         self._canvas, self._lacking = canvas, lacking
@@ -128,7 +128,7 @@ class Editor:
         return place(concept, wish, list(self._canvas.objects), None, max(n, 2), self._rng(salt + 50))
 
     def _can_draw(self, wish: Wish) -> bool:
-        """Say whether anything is known under the wish's name; a note is left if not."""
+        """Return whether anything is known under the wish's name; a note is left if not."""
         known = bool(drawable(wish.name, self._lacking))
         if not known:
             self.notes.append(f"not drawn: {wish.name}")

@@ -380,7 +380,7 @@ class InstructionReader:
         return True
 
     def give_cut(self, clause: str, rest: str) -> bool:
-        """ "give the dog sunglasses": the thing given begins where whoever gets it ends."""
+        """ "give the dog sunglasses": the thing given begins where its receiver ends."""
         words = rest.split()
         return any(
             words[cut - 1] not in ("the", "a", "an")
@@ -481,6 +481,6 @@ _PATTERNS = [
 
 
 def parse_instruction(text: str) -> Instruction:
-    """Return the changes an instruction asks for; what was not understood is in `undone` and told in `notes`."""
+    """Return the changes an instruction asks for; what was not understood is in `undone` and named in `notes`."""
     reader = InstructionReader(text)
     return Instruction(tuple(reader.changes), tuple(reader.undone), tuple(dict.fromkeys(reader.notes)))

@@ -42,7 +42,7 @@ _COLORS: dict[str, tuple[str, ...]] = {
     "city": ("gray", "blue", "black"),
     "plain background": ("white",),
 }
-"""What anybody would expect of such a place."""
+"""The usual colors of such a place."""
 
 
 @lru_cache(maxsize=8)

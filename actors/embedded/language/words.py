@@ -1,7 +1,7 @@
 """What the built-in scientist knows of words: things, their kinds, colors and settings, and their names.
 
 It plays the part that a language model's general knowledge plays: which words mean the same, that a
-dog is a mammal, that a tomato is red unless told otherwise. It knows nothing of images or of any unit.
+dog is a mammal, that a tomato is red unless said otherwise. It knows nothing of images or of any unit.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Term(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Noun:
-    """A concept or a category. `names` are other words for it; `colors` what it has unless told otherwise."""
+    """A concept or a category. `names` are other words for it; `colors` what it has unless said otherwise."""
 
     name: str
     plural: str = ""
@@ -86,7 +86,7 @@ def number_word(count: int) -> str:
 class Words:
     """A vocabulary. Names are unique within a kind; one word may name terms of several kinds (orange).
 
-    Two of them are equal only if they are one, so that what follows from a vocabulary can be kept beside it.
+    Two of them are equal only if they are one, so that what follows from a vocabulary can be kept with it.
     """
 
     concepts: Mapping[str, Noun]
@@ -126,7 +126,7 @@ class Words:
         return found
 
     def can_be(self, concept: str, color: str) -> bool:
-        """Say whether the color's word before the concept's still reads as a color: a red fox is a fox."""
+        """Return whether the color's word before the concept's still reads as a color: a red fox is a fox."""
         return not color or self.find(f"{color} {concept}") == [
             Term("color", color),
             Term("concept", concept),

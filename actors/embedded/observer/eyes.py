@@ -1,6 +1,6 @@
 """What the built-in models see in an image: things with color and place, and the background.
 
-Drawn scenes are for the concept net, photographs for an ImageNet classifier; which an image is, is told by
+Drawn scenes are for the concept net, photographs for an ImageNet classifier; which an image is, is decided by
 the concept net's doubt (`is_photograph`). Both are behind a `Protocol`, so that rules and wording are tested
 without weights.
 """
@@ -123,8 +123,8 @@ class NetEyes:
         if self._classifier is None:
             return found
         places = [at for at, each in enumerate(sightings) if not blank[at] and is_photograph(each)]
-        told = look(self._classifier, [images[place] for place in places], whole)
-        for place, photograph in zip(places, told, strict=True):
+        photographed = look(self._classifier, [images[place] for place in places], whole)
+        for place, photograph in zip(places, photographed, strict=True):
             found[place] = Seen(photograph=photograph)
         return found
 
@@ -137,7 +137,7 @@ class NetEyes:
 
 
 def is_photograph(sighting: Sighting) -> bool:
-    """Say whether an image is a photograph rather than a drawn scene, by what the concept net made of it."""
+    """Return whether an image is a photograph rather than a drawn scene, by what the concept net made of it."""
     return sighting.doubt - _A_SATURATION_LESS * sighting.saturation >= _PHOTOGRAPHED_FROM
 
 

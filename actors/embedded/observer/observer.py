@@ -136,8 +136,8 @@ def _summarize(seen: Sequence[Seen], words: Words) -> str:
     pictures = [each.photograph for each in seen if each.photograph is not None]
     if pictures:
         drawn = [each for each in seen if each.photograph is None]
-        told = [photographs.summarize(pictures)]
-        return " ".join(told + ([_summarize(drawn, words)] if drawn else []))
+        summaries = [photographs.summarize(pictures)]
+        return " ".join(summaries + ([_summarize(drawn, words)] if drawn else []))
     counts = Counter(term for each in seen for term in each.terms(words))
     least = max(2, round(0.12 * total))
 
@@ -184,7 +184,7 @@ def _yes_or_no(label: str, seen: Sequence[Seen], words: Words) -> str:
 
 
 def _shows(seen: Seen, phrase: str, words: Words) -> bool | None:
-    """Say whether an image shows what a phrase names; None where it has words that its observer does not
+    """Return whether an image shows what a phrase names; None where it has words that its observer does not
     know.
     """
     if seen.photograph is not None:

@@ -98,7 +98,7 @@ def _informative(kinds: Sequence[tuple[TaxonomyNode, int]]) -> list[tuple[Taxono
 
 
 def shows(sighting: PhotoSighting, phrase: str) -> bool | None:
-    """Say whether the photograph shows what a phrase names; None where that cannot be told.
+    """Return whether the photograph shows what a phrase names; None where that is undecided.
 
     Of alternatives ("tabby, tabby cat", "dog or cat") one is enough; everything else that is named must be
     there, and what stands after "without" must not. A word that is not known leaves a yes in doubt, and not a

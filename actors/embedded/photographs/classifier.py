@@ -84,10 +84,10 @@ class LiteClassifier:
         return self._network
 
 
-def eyes_beside(name: str, head: str = "") -> PackagedNetwork | None:
+def independent_classifier(name: str, head: str = "") -> PackagedNetwork | None:
     """Return the network that may judge images for a study of the network `name`: never that network itself.
 
-    `head` is the studied network's `head_digest`, where it is known: weights under another name are told by
+    `head` is the studied network's `head_digest`, where it is known: weights under another name are known by
     it. None if the package with the weights is not installed.
     """
     studied = LITE2.name in name.partition("@")[0] or head == LITE2.head

@@ -21,7 +21,7 @@ from actors.images import Image
 YES = 0.25
 """From here on a single class is said of an image."""
 NO = 0.1
-"""Below this a class is denied; between the two limits nobody can tell."""
+"""Below this a class is denied; between the two limits it is undecided."""
 _A_CLASS_MORE = 0.001
 """What each further class of a kind adds to both limits: a large kind gathers much from classes of which none
 is likely.
@@ -35,7 +35,7 @@ _PART = 0.6
 _BEST_VIEWS = 3
 _MARGIN = 0.15
 """Of the region's larger side: what is left around a highlighted region, so that its surroundings help to
-tell it.
+name it.
 """
 _LEAST_SIDE = 0.3
 """Of the picture's shorter side: smallest cut around a highlighted region."""
@@ -56,11 +56,11 @@ class PhotoSighting:
         return min(1.0, float(seen[-_BEST_VIEWS:].mean()))
 
     def says(self, classes: frozenset[int]) -> bool:
-        """Say whether it is sure enough of these classes together to name them."""
+        """Return whether it is sure enough of these classes together to name them."""
         return self.sure(classes) >= YES + _A_CLASS_MORE * len(classes)
 
     def shows(self, meaning: Meaning) -> bool | None:
-        """Say whether it shows what a word stands for; None where that cannot be told."""
+        """Return whether it shows what a word stands for; None where that is undecided."""
         if self.says(meaning.classes):
             return True
         surely_not = self.sure(meaning.classes) < NO + _A_CLASS_MORE * len(meaning.classes)

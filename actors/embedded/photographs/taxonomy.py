@@ -53,7 +53,7 @@ _SAYS_NOTHING = frozenset(
         "edge",
     ]
 )
-"""Kinds that are understood and never said: a label of them would tell little."""
+"""Kinds that are understood and never said: a label of them would say little."""
 
 
 @dataclass(frozen=True, slots=True)

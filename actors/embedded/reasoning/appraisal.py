@@ -19,7 +19,7 @@ CROWDED = 4
 """Things in an image of a survey."""
 SUSPECTS = 3
 _ENOUGH_ALONE = 3
-"""Images of a thing alone that tell whether the first of them was chance."""
+"""Images of a thing alone that decide whether the first of them was chance."""
 _CLEAR_GAP = 6.0
 """Nats by which a formula must lead its rivals to be taken as settled."""
 _MIN_GAIN = 11.0
@@ -37,7 +37,7 @@ _OPEN = 3.5
 _NEAR = 0.5
 """Part of the weakest exemplar's activation from which an image comes near it."""
 _ALONE = 0.5
-"""Part of the best concept's effect that another must have by itself to be named beside it."""
+"""Part of the best concept's effect that another must have by itself to be named as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +46,15 @@ class Standing:
 
     merits: list[Merit]
     auroc: float
-    foretold: float
+    predicted_auroc: float
     """AUROC on the latest round of the formula that led before it; 0.5 while there is none."""
     settled: bool
     mean_on: float
     mean_off: float
     n_on: int
     n_off: int
-    p_foretold: float | None
-    """One-sided p-value that what the formula foretold, while it led, was chance; None before the second
+    p_predicted: float | None
+    """One-sided p-value that what the formula predicted, while it led, was chance; None before the second
     round.
     """
     refinements: list[Merit]
@@ -67,17 +67,17 @@ class Standing:
     @property
     def promising(self) -> bool:
         return self.merits[0].measured >= _MIN_GAIN or (
-            self.p_foretold is not None and self.p_foretold < _LEVEL
+            self.p_predicted is not None and self.p_predicted < _LEVEL
         )
 
     @property
     def acceptable(self) -> bool:
-        """Whether it may be the answer. Before anything could be foretold, it must fit the better."""
+        """Whether it may be the answer. Before anything could be predicted, it must fit the better."""
         if self.merits[0].measured < _MIN_GAIN or self.n_on < 3:
             return False
-        if self.p_foretold is None:
+        if self.p_predicted is None:
             return self.auroc >= _CONFIRMED
-        return self.p_foretold < _LEVEL and self.auroc >= _ACCEPTABLE
+        return self.p_predicted < _LEVEL and self.auroc >= _ACCEPTABLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +90,8 @@ class Forecast:
 
 
 def _surprise(forecasts: Sequence[Forecast], formula: Explanation) -> float | None:
-    """Return the one-sided Mann-Whitney p-value of all that the formula foretold while it led; 1 if it never
-    did on both sides, None if there was nothing to foretell."""
+    """Return the one-sided Mann-Whitney p-value of all that the formula predicted while it led; 1 if it never
+    did on both sides, None if there was nothing to predict."""
     from scipy import stats
 
     if not forecasts:
@@ -132,7 +132,7 @@ class Appraisal:
         return frozenset(found)
 
     def _lit(self) -> list[bool]:
-        """Say which exemplars the unit answered to: those in the upper half of what it ever did."""
+        """Return which exemplars the unit answered to: those in the upper half of what it ever did."""
         values = [each.activation for each in self.state.exemplars]
         if not values:
             return []
@@ -146,10 +146,10 @@ class Appraisal:
         return exemplars + [row.activation for row in self.state.rows]
 
     def flat(self) -> bool:
-        """Say whether nothing shown so far made a difference. Exemplars alone may all be as strong as can be."""
+        """Return whether nothing shown so far made a difference. Exemplars alone may all be as strong as can be."""
         values = self.activations()
-        told = bool(self.state.rows) or not any(values)
-        return told and len(values) > 1 and max(values) - min(values) <= 1e-9
+        conclusive = bool(self.state.rows) or not any(values)
+        return conclusive and len(values) > 1 and max(values) - min(values) <= 1e-9
 
     def rare(self) -> list[Example]:
         """Return the exemplars that the unit fires on where these are few and no generated image comes near
@@ -174,7 +174,7 @@ class Appraisal:
         merits = self._ranked(rows)
         forecasts = self._forecasts()
         if final:
-            # A guess that too few images speak for, or that foretold nothing, is worth an experiment but no
+            # A guess that too few images speak for, or that predicted nothing, is worth an experiment but no
             # answer.
             merits = [merit for merit in merits if evidence.tested(merit.formula)] or merits
             merits.sort(key=lambda merit: (_surprise(forecasts, merit.formula) or 0.0) >= _LEVEL)
@@ -184,7 +184,7 @@ class Appraisal:
         on, off = split(evidence, lead)
         # The latest round counts that held images on both sides.
         latest = next((f for f in reversed(forecasts) if min(len(f.on), len(f.off)) >= 3), None)
-        foretold = auroc(latest.on, latest.off) if latest else 0.5
+        predicted = auroc(latest.on, latest.off) if latest else 0.5
         agreed = latest is not None and latest.formula == lead
         truth = evidence.truth(lead)
         # An exception or addition that next to no image speaks for is no rival yet: a few misses always
@@ -198,7 +198,7 @@ class Appraisal:
         gap = merits[0].score - (rivals[0].score if rivals else 0.0)
         settled = (
             agreed
-            and foretold >= _CONFIRMED
+            and predicted >= _CONFIRMED
             and gap >= _CLEAR_GAP
             and len(on) >= 6
             and evidence.tested(lead)
@@ -207,7 +207,7 @@ class Appraisal:
         return Standing(
             merits,
             auroc(on, off),
-            foretold,
+            predicted,
             settled,
             float(on.mean()) if len(on) else 0.0,
             float(off.mean()) if len(off) else 0.0,
@@ -265,7 +265,7 @@ class Appraisal:
         """Return the strongest rows above a value of which a part has yet to be shown alone."""
         alone = self._alone()
 
-        def told(stimulus: Stimulus) -> bool:
+        def measured_alone(stimulus: Stimulus) -> bool:
             often = _ENOUGH_ALONE if len(stimulus.things) == 1 else 1
             return all(alone[concept] >= often for concept in stimulus.concepts)
 
@@ -274,7 +274,7 @@ class Appraisal:
             for row in rows
             if row.activation > above
             and (len(row.stimulus.things) >= CROWDED or len(row.stimulus.things) == 1)
-            and not told(row.stimulus)
+            and not measured_alone(row.stimulus)
         ]
         return sorted(found, key=lambda row: -row.activation)[:SUSPECTS]
 
@@ -348,7 +348,7 @@ class Appraisal:
         return {term: count / len(self._looked_at) for term, count in counts.items()}
 
     def _excepted(self, first: np.ndarray, second: np.ndarray, left: float) -> bool:
-        """Say whether an exception is one: next to nothing is `left` of the effect, and that is no luck.
+        """Return whether an exception is one: next to nothing is `left` of the effect, and that is no luck.
 
         The level is strict because any of some hundred terms could have been the exception.
         """

@@ -109,7 +109,7 @@ class Designer:
     def _split(
         self, predicted: np.ndarray, weights: np.ndarray, count: int, taken: set[int], worth: np.ndarray
     ) -> list[int]:
-        """Pick images one by one; a pair of hypotheses that was told apart counts for less from then on."""
+        """Pick images one by one; a pair of hypotheses that was separated counts for less from then on."""
         apart = np.abs(predicted[:, None, :] - predicted[None, :, :])  # (rivals, rivals, pool)
         value = np.sqrt(np.outer(weights, weights))
         picked: list[int] = []
@@ -198,6 +198,6 @@ class Designer:
 def strongest(
     formula: Explanation, stimuli: Sequence[Stimulus], words: Words, sure: float = 0.8
 ) -> list[Stimulus]:
-    """Return the stimuli that satisfy the formula at least as surely as told."""
+    """Return the stimuli that satisfy the formula with a probability of at least `sure`."""
     truth = formula.truth(truth_table([each.terms(words) for each in stimuli], formula.terms))
     return [each for each, value in zip(stimuli, truth, strict=True) if value >= sure]

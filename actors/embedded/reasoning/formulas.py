@@ -144,7 +144,7 @@ class Evidence:
         return sorted(unique.values(), key=_order)[:_KEPT]
 
     def tested(self, formula: Explanation) -> bool:
-        """Say whether enough images speak for each part of the formula: a combination, and its parts apart."""
+        """Return whether enough images speak for each part of the formula: a combination, and its parts apart."""
         if not self.rows:
             return False
         columns = [self.truth(Explanation("is", (term,))) > 0.6 for term in formula.terms]
@@ -200,14 +200,14 @@ def _order(merit: Merit) -> tuple[float, int, str]:
 
 
 def _implied(first: Term, second: Term, words: Words) -> bool:
-    """Say whether one term is a kind of the other: "dog or animal" says no more than "animal"."""
+    """Return whether one term is a kind of the other: "dog or animal" says no more than "animal"."""
     return first in words.closure(second) or second in words.closure(first)
 
 
 def _two_level_gain(truth: np.ndarray, activations: np.ndarray) -> np.ndarray:
     """Return the gain in log-likelihood (f,) that (n,) activations have from each row of (f, n) truth.
 
-    The activations are a high and a low group. Truth may foretell the group (two rates, so that a miss is a
+    The activations are a high and a low group. Truth may predict the group (two rates, so that a miss is a
     rare event and costs the same however clear the groups are), and the place within a group (a line with
     Gaussian noise). Negative where the images of the formula are the weaker ones: a formula names what drives
     the unit.
@@ -248,8 +248,8 @@ def _rate_gain(truth: np.ndarray, high: np.ndarray) -> np.ndarray:
     def likelihood(successes: np.ndarray, trials: np.ndarray) -> np.ndarray:
         rate = np.divide(successes, trials, out=np.full_like(successes, 0.5), where=trials > 1e-9)
         rate = np.clip(rate, _LEAST_RATE, 1 - _LEAST_RATE)
-        told: np.ndarray = successes * np.log(rate) + (trials - successes) * np.log(1 - rate)
-        return told
+        logs: np.ndarray = successes * np.log(rate) + (trials - successes) * np.log(1 - rate)
+        return logs
 
     n = len(high)
     one = likelihood(np.array([total]), np.array([float(n)]))

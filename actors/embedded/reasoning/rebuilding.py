@@ -44,8 +44,8 @@ class ExampleEdit:
 
 
 def rebuilt(examples: Sequence[Example], words: Words, rng: random.Random) -> list[Stimulus]:
-    """Return pictures of all that an example shows, of each two parts of it, and of each part beside nothing
-    else of it.
+    """Return pictures of all that an example shows, of each two parts of it, and of each part without
+    the others.
     """
     found: list[Stimulus] = []
     for example in examples:
@@ -73,8 +73,8 @@ def example_edits(examples: Sequence[Example], words: Words, rng: random.Random)
         strange = [name for name in words.concepts if name not in content.concepts]
         for thing in content.things:
             new = Thing(rng.choice(strange))
-            told = f"replace the {thing.concept} with {with_article(new.concept)}"
-            found.append(ExampleEdit(example, content.swap(thing.concept, new), told))
+            instruction = f"replace the {thing.concept} with {with_article(new.concept)}"
+            found.append(ExampleEdit(example, content.swap(thing.concept, new), instruction))
         for background in rng.sample(
             [name for name in words.backgrounds if name != content.background], 2 if content.background else 0
         ):

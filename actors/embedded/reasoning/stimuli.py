@@ -1,7 +1,7 @@
 """Images as the scientist plans them: which things, how many, of which color, on which background.
 
-A stimulus has a prompt, for the image maker, and a code, which its programs print beside each
-activation: the observation alone then tells what was measured.
+A stimulus has a prompt, for the image maker, and a code, which its programs print with each
+activation: the observation alone then says what was measured.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Thing:
         return f"{self.concept}({','.join(details)})" if any(details) else self.concept
 
     def repainted(self, words: Words) -> bool:
-        """Say whether it was asked for in a color that it does not have by itself."""
+        """Return whether it was asked for in a color that it does not have by itself."""
         natural = words.concepts[self.concept].colors
         return bool(self.color and natural and self.color not in natural)
 

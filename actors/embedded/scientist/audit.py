@@ -119,7 +119,8 @@ class BiasAudit:
             f"the probability of {self.subject} is the same in all contexts",
         ]
         thoughts = (
-            f"I keep the {self.subject} and vary everything around it, many factors at once. " + self._told()
+            f"I keep the {self.subject} and vary everything around it, many factors at once. "
+            + self._range_so_far()
         )
         return reply(
             thoughts.strip(), hypotheses, context_program("The object fixed, its context varied.", trials)
@@ -146,12 +147,12 @@ class BiasAudit:
         ]
         hypotheses.append("these differences were chance")
         return reply(
-            self._told() + " What stands out is put to the test on fresh images.",
+            self._range_so_far() + " What stands out is put to the test on fresh images.",
             hypotheses,
             context_program("Fresh images with and without each suspected context.", trials),
         )
 
-    def _told(self) -> str:
+    def _range_so_far(self) -> str:
         if not self._measured:
             return ""
         ordered = sorted(self._measured, key=lambda each: each.activation)
@@ -220,11 +221,11 @@ class BiasAudit:
         other = "; ".join(f"{_worded(e, self._words)} ({_figures(e)})" for e in fallen)
         tail = f" What had stood out did not hold on fresh images: {other}." if other else ""
         if held:
-            told = "; ".join(
+            effects = "; ".join(
                 f"{'lower' if e.size < 0 else 'higher'} {_worded(e, self._words)} ({_figures(e)})"
                 for e in held
             )
-            return f"[BIAS]: The score of {self.subject} is {told}. {scope}{tail}"
+            return f"[BIAS]: The score of {self.subject} is {effects}. {scope}{tail}"
         highest = max(each.activation for each in self._measured)
         if highest < MIN_EFFECT:
             return (

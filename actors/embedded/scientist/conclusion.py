@@ -29,8 +29,8 @@ def conclude(appraisal: Appraisal, words: Words) -> str:
         return _unexplained(standing, appraisal, words)
     pruned = appraisal.pruned(standing.lead)
     formula = headed(pruned, appraisal.looked_at_shares())
-    told = claim(formula, words)
-    parts = [f"{told[:1].upper()}{told[1:]}."]
+    statement = claim(formula, words)
+    parts = [f"{statement[:1].upper()}{statement[1:]}."]
     if rows:
         on, off = split(Evidence(rows, [], words), pruned)
         parts.append(
@@ -69,26 +69,26 @@ def _unexplained(standing: Standing | None, appraisal: Appraisal, words: Words) 
     if standing is not None and values:
         text += (
             f" The best guess, that {claim(standing.lead, words)}, separated images with probability "
-            f"{standing.auroc:.2f} where it was fitted and {standing.foretold:.2f} where it was put to the test."
+            f"{standing.auroc:.2f} where it was fitted and {standing.predicted_auroc:.2f} where it was put to the test."
         )
     return final_description(text, [NOT_INTERPRETABLE])
 
 
 def _changes(appraisal: Appraisal, formula: Explanation, words: Words) -> list[str]:
-    """Tell what the edits did: those that took the concept away, and those that changed something else."""
+    """Return sentences on what the edits did: those that took the concept away, and those that changed something else."""
     changed = [row for row in appraisal.state.rows if row.before is not None]
     sources = [row.before.terms(words) for row in changed if row.before is not None]
     before = formula.truth(truth_table(sources, formula.terms)) > 0.6
     after = formula.truth(truth_table([row.stimulus.terms(words) for row in changed], formula.terms)) > 0.6
-    told = []
+    sentences = []
     for kept, what in ((False, "taking it away"), (True, "changing something else")):
         rows = [row for row, b, a in zip(changed, before, after, strict=True) if b and a == kept]
         if rows:
             old, new = np.mean([r.before_activation for r in rows]), np.mean([r.activation for r in rows])
-            told.append(
+            sentences.append(
                 f"In edits of one picture, {what} took the mean from {old:.2f} to {new:.2f} (n={len(rows)})."
             )
-    return told
+    return sentences
 
 
 def _ruled_out(standing: Standing) -> list[str]:

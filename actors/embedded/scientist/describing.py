@@ -27,7 +27,7 @@ MAX_MEASURED_ROUNDS = 12
 BATCH = 26
 FIRST_BATCH = 32
 HOPELESS_ROUNDS = 5
-"""Rounds after which a study ends if its best guess still foretells nothing."""
+"""Rounds after which a study ends if its best guess still predicts nothing."""
 CHANGES = 6
 SURVEY = 44
 REFINING_ROUNDS = 10
@@ -159,7 +159,7 @@ class UnitStudy:
         return reply(thoughts, hypotheses, trial_program("Which part was it?", stimuli, self._words))
 
     def _experiment(self, standing: Standing, between: Sequence[Merit] = ()) -> str:
-        """Tell apart the formulas `between`; all that are in question if none are given."""
+        """Return images that separate the explanations `between`; by default all that are in question."""
         rounds = len(self._state.measured_rounds)
         count = FIRST_BATCH if rounds == 0 else BATCH
         if self._state.failures_in_a_row:

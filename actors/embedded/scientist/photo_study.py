@@ -34,7 +34,7 @@ EfficientNet-lite0 whose class is there had 2.2 to 5.8 (12 of them), others at m
 is least unlike their class.
 """
 _MOST_LABELS = 3
-_TOLD_APART = 0.85
+_SEPARATED = 0.85
 """Part of a kind's probability that one of it must have to be named in its place."""
 
 
@@ -160,9 +160,9 @@ def guesses_of(pictured: Sequence[Pictured], usual: float) -> list[Guess]:
 
 
 def _resolved(taxonomy: Taxonomy, sure: np.ndarray, shown: np.ndarray, strong: np.ndarray) -> np.ndarray:
-    """Return which words the classifier tells from others of their kind: bool, one for each that may be said.
+    """Return which words the classifier separates from others of their kind: bool, one for each spoken node.
 
-    Where a tabby takes only part of what it finds of cats, the images show a cat, and no one can tell which.
+    Where a tabby takes only part of what it finds of cats, the images show a cat, of no known breed.
     """
     places = {node.classes: at for at, node in enumerate(taxonomy.spoken)}
     found = np.ones(len(sure), bool)
@@ -172,7 +172,7 @@ def _resolved(taxonomy: Taxonomy, sure: np.ndarray, shown: np.ndarray, strong: n
             continue
         whole = sure[places[kind.classes]]
         there = strong & shown[at] & (sure[at] >= 0.5 * whole)
-        found[at] = not there.any() or sure[at, there].sum() >= _TOLD_APART * whole[there].sum()
+        found[at] = not there.any() or sure[at, there].sum() >= _SEPARATED * whole[there].sum()
     return found
 
 

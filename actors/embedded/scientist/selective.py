@@ -111,10 +111,10 @@ class SelectivityTest:
             "the unit answers to an environment whatever stands in it (spurious)",
             "the unit answers to a class only in its usual environment (spurious)",
         ]
-        thoughts = "Every class in every environment, and the environments alone. " + self._told()
+        thoughts = "Every class in every environment, and the environments alone. " + self._shares_so_far()
         return reply(thoughts.strip(), hypotheses, context_program("Class by environment.", trials))
 
-    def _told(self) -> str:
+    def _shares_so_far(self) -> str:
         shares = two_way(self._measured)
         if shares is None:
             return ""

@@ -17,7 +17,6 @@ from actors.embedded.concept_net.concept_net import (
     class_names,
     preprocess,
 )
-from actors.embedded.concept_net.measure import measure_singles, prompted
 from actors.embedded.drawing.masked import restore, visible_region
 from actors.embedded.drawing.render import render, render_with_masks
 from actors.embedded.drawing.sampling import random_scene
@@ -27,6 +26,7 @@ from actors.embedded.editing.retouch import PixelCanvas
 from actors.errors import UsageError
 from actors.images import Image, decode, encode_jpeg
 from actors.masks import active_region, paint
+from benchmarks.bench_concept_net import measure_singles, prompted
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_the_weights_are_small() -> None:
 
 
 def test_concepts_are_found_in_fresh_scenes(net: ConceptNet) -> None:
-    """The floors promised of the net, on few images; `actors.embedded.concept_net.measure` gives the figures."""
+    """The floors promised of the net, on few images; `benchmarks.bench_concept_net` gives the figures."""
     plain = measure_singles(net, prompted(96, 5, colored=False))
     assert plain.top1 >= 0.95
     assert plain.mask_iou >= 0.6

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from sklearn.datasets import load_sample_images
 
-from actors.embedded.photographs.classifier import LiteClassifier, eyes_beside
+from actors.embedded.photographs.classifier import LiteClassifier, independent_classifier
 from actors.embedded.photographs.look import look
 from actors.images import Image
 from actors.packaged import LITE0, LITE2, head_digest
@@ -26,9 +26,9 @@ def test_a_packaged_network_is_known_by_its_weights(packaged) -> None:  # type: 
 
 
 def test_the_network_under_study_never_judges_itself() -> None:
-    assert eyes_beside("tf_efficientnet_lite0") is LITE2
-    assert eyes_beside("timm:tf_efficientnet_lite2.in1k") is LITE0
-    assert eyes_beside("python:mine.py:build", LITE2.head) is LITE0
+    assert independent_classifier("tf_efficientnet_lite0") is LITE2
+    assert independent_classifier("timm:tf_efficientnet_lite2.in1k") is LITE0
+    assert independent_classifier("python:mine.py:build", LITE2.head) is LITE0
 
 
 def test_a_classifier_that_is_shown_no_picture_loads_no_weights() -> None:

@@ -1,7 +1,7 @@
 """Build the sprite atlas from the npm package `@lobehub/fluent-emoji-3d` (Microsoft Fluent emoji, MIT).
 
     npm pack @lobehub/fluent-emoji-3d && tar xzf lobehub-fluent-emoji-3d-*.tgz
-    python -m actors.embedded.drawing.build_sprites package
+    python -m scripts.build_sprites package
 
 Writes `assets/sprites.webp` (one cell a concept, in table order, cropped and scaled to the cell) and
 `assets/sprites.json` (cell size, columns, dominant colors). A few concepts without an emoji are drawn here.

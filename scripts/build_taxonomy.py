@@ -1,9 +1,9 @@
 """Write `assets/imagenet.txt`: what ImageNet's thousand classes are called, and which kinds they belong to.
 
-    python -m actors.embedded.photographs.build_taxonomy /usr/share/wordnet
+    python -m scripts.build_taxonomy /usr/share/wordnet
 
 The folder is WordNet 3.0's `dict` (Debian: `wordnet-base`); ImageNet's class ids are its offsets. WordNet's
-licence is kept beside the file.
+license is kept beside the file.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from actors import runtime
+from actors.embedded.photographs import taxonomy
 
-TARGET = Path(__file__).parent / "assets" / "imagenet.txt"
+TARGET = Path(taxonomy.__file__).parent / "assets" / "imagenet.txt"
 HEADER = """\
-# ImageNet's classes and every kind above them, from WordNet 3.0 (see LICENSE-wordnet.txt), by build_taxonomy.py.
-# Columns: WordNet offset; class in the order of the output, or -; how many kinds without further kinds WordNet has
-# below it; how often WordNet's annotators met it; offsets one step above; names, without those that mostly mean another thing.
+# ImageNet's classes and every kind above them, from WordNet 3.0 (see LICENSE-wordnet.txt), by
+# scripts/build_taxonomy.py. Columns: WordNet offset; class in the order of the output, or -; how many kinds
+# without further kinds WordNet has below it; how often WordNet's annotators met it; offsets one step above;
+# names, without those that mostly mean another thing.
 """
 _ABOVE = ("@", "@i")
 _MAIN_SENSES = 2

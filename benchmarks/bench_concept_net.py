@@ -1,6 +1,6 @@
 """Measure the concept net on fresh scenes that it never learned from.
 
-    python -m actors.embedded.concept_net.measure --images 1000
+    python -m benchmarks.bench_concept_net --images 1000
 
 Single-object scenes come in three kinds: as the prompt "a NAME" draws them (every concept in turn), as "a
 COLOR NAME" draws them, and at random with all that training has (tiny, upside down, any color). Is the
@@ -93,7 +93,7 @@ def measure_singles(net: ConceptNet, scenes: list[Scene]) -> Singles:
 
 
 def measure_presence(net: ConceptNet, scenes: list[Scene]) -> Presence:
-    """Return how well the concepts of scenes with several objects are told.
+    """Return how well the concepts of scenes with several objects are recognized.
 
     An object of which the others leave less than a quarter of a percent of the picture need not be found.
     """
@@ -120,13 +120,13 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1000, help="scenes of each kind")
     parser.add_argument("--weights", type=Path, default=WEIGHTS)
     parser.add_argument("--seed", type=int, default=FRESH)
-    told = parser.parse_args()
-    net = ConceptNet.load(told.weights)
+    options = parser.parse_args()
+    net = ConceptNet.load(options.weights)
     print(net.name)
     kinds = {
-        "a NAME": prompted(told.images, told.seed, False),
-        "a COLOR NAME": prompted(told.images, told.seed, True),
-        "at random": at_random(told.images, told.seed, 1),
+        "a NAME": prompted(options.images, options.seed, False),
+        "a COLOR NAME": prompted(options.images, options.seed, True),
+        "at random": at_random(options.images, options.seed, 1),
     }
     for kind, scenes in kinds.items():
         one = measure_singles(net, scenes)
@@ -134,7 +134,7 @@ def main() -> None:
             f"one object, {kind:14s} n={one.n}  concept top-1 {one.top1:.3f}  mask IoU {one.mask_iou:.3f}"
             f"  background top-1 {one.background:.3f}"
         )
-    many = measure_presence(net, at_random(told.images, told.seed + 1, None))
+    many = measure_presence(net, at_random(options.images, options.seed + 1, None))
     print(f"1 to 4 objects, at random  n={many.n}  precision {many.precision:.3f}  recall {many.recall:.3f}")
 
 

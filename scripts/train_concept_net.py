@@ -1,6 +1,6 @@
 """Train the concept net on random scenes, on a CPU, within a time that is given.
 
-    python -m actors.embedded.concept_net.train --minutes 15 --out
+    python -m scripts.train_concept_net --minutes 15 --out
     actors/embedded/drawing/assets/concept_net.safetensors
 
 Scenes are rendered by a second process while the first one learns. Part of them is darkened outside a
@@ -14,6 +14,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -143,22 +144,38 @@ def save(network: torch.nn.Module, path: Path) -> None:
     save_file(state, path, metadata={"classes": "|".join(class_names())})
 
 
-def train(
-    minutes: float, out: Path, seed: int, threads: int, resume: Path | None, rate: float, tinted: float
-) -> None:
-    torch.manual_seed(seed)
-    torch.set_num_threads(threads)
-    network = build_network(resume)
+@dataclass(frozen=True, slots=True)
+class Training:
+    """What one training depends on."""
+
+    minutes: float
+    out: Path
+    seed: int
+    threads: int
+    rate: float
+    """Highest learning rate."""
+    tinted: float
+    """Share of objects in another color."""
+    resume: Path | None
+    """Weights to start from."""
+
+
+def train(options: Training) -> None:
+    torch.manual_seed(options.seed)
+    torch.set_num_threads(options.threads)
+    network = build_network(options.resume)
     assert isinstance(network, ConceptNetwork)
     network = network.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = torch.optim.swa_utils.AveragedModel(
         network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.998), use_buffers=True
     )
     n_concepts = len(class_names()) - _n_backgrounds()
-    optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=0.02)
-    loader = DataLoader(Lessons(seed, tinted), batch_size=None, num_workers=1, prefetch_factor=6)
-    start = told = saved = time.monotonic()
-    total, seen, recent = minutes * 60, 0, 0.0
+    optimizer = torch.optim.AdamW(network.parameters(), lr=options.rate, weight_decay=0.02)
+    loader = DataLoader(
+        Lessons(options.seed, options.tinted), batch_size=None, num_workers=1, prefetch_factor=6
+    )
+    start = reported = saved = time.monotonic()
+    total, seen, recent = options.minutes * 60, 0, 0.0
     for step, (pixels, target) in enumerate(_twice(loader)):
         now = time.monotonic()
         done = (now - start) / total
@@ -166,7 +183,7 @@ def train(
             break
         warm = min(1.0, (step + 1) / 150)
         for group in optimizer.param_groups:
-            group["lr"] = rate * warm * (0.5 + 0.5 * math.cos(math.pi * done)) + 1e-6
+            group["lr"] = options.rate * warm * (0.5 + 0.5 * math.cos(math.pi * done)) + 1e-6
         loss = _loss(network, _augment(pixels), target, n_concepts)
         optimizer.zero_grad()
         loss.backward()
@@ -175,14 +192,14 @@ def train(
         average.update_parameters(network)
         seen += len(pixels)
         recent = loss.item() if step == 0 else 0.98 * recent + 0.02 * loss.item()
-        if now - told > 15:
-            told = now
+        if now - reported > 15:
+            reported = now
             print(f"{now - start:5.0f} s  {seen} images  loss {recent:.3f}", flush=True)
         if now - saved > 120:
             saved = now
-            save(average.module, out)
-    save(average.module, out)
-    print(f"{seen} images, loss {recent:.3f}, {out} ({out.stat().st_size / 1e6:.1f} MB)")
+            save(average.module, options.out)
+    save(average.module, options.out)
+    print(f"{seen} images, loss {recent:.3f}, {options.out} ({options.out.stat().st_size / 1e6:.1f} MB)")
 
 
 def _n_backgrounds() -> int:
@@ -201,9 +218,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rate", type=float, default=2.5e-3, help="highest learning rate")
     parser.add_argument("--tinted", type=float, default=0.3, help="share of objects in another color")
-    parser.add_argument("--resume", type=Path, help="weights to go on from")
-    told = parser.parse_args()
-    train(told.minutes, told.out, told.seed, told.threads, told.resume, told.rate, told.tinted)
+    parser.add_argument("--resume", type=Path, help="weights to start from")
+    train(Training(**vars(parser.parse_args())))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""Build what the package ships as data: sprites, weights, word lists."""
