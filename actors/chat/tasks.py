@@ -1,7 +1,7 @@
 """What a request asks for, as data, for models that follow rules and read no prose.
 
-The caller fills in the task that its prompt words. Language models get the prompt alone: a task is neither sent
-to them nor part of what identifies a request.
+The caller fills in the task that its prompt words. Language models get the prompt alone: a task is neither
+sent to them nor part of what identifies a request.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class ProposeContextsTask:
 
 @dataclass(frozen=True, slots=True)
 class MeasuredConcept:
-    """A proposed label with its mean activation on `n_images` fresh images, and that on images of other things.
+    """A proposed label with its mean activation on `n_images` fresh images and on images of other things.
 
     Concepts are numbered from 1.
     """

@@ -146,7 +146,9 @@ class Sighting:
 
     @property
     def doubt(self) -> float:
-        """The entropy of what a position shows, mean over the whole picture, in nats: near 0 in drawn scenes."""
+        """The entropy of what a position shows, mean over the whole picture, in nats: near 0 in drawn
+        scenes.
+        """
         return float(-(self._maps * np.log(self._maps + 1e-9)).sum(0).mean())
 
     @property

@@ -45,7 +45,9 @@ def names_of(pixels: np.ndarray) -> np.ndarray:
 
 
 def name_of(pixels: np.ndarray) -> str:
-    """Return the color, of `COLORS`, that most of the pixels (uint8, (n, 3)) have; "gray" if there are none."""
+    """Return the color, of `COLORS`, that most of the pixels (uint8, (n, 3)) have; "gray" if there are
+    none.
+    """
     if len(pixels) == 0:
         return "gray"
     return list(COLORS)[int(np.bincount(names_of(pixels.reshape(-1, 3)), minlength=len(COLORS)).argmax())]

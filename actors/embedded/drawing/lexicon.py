@@ -113,25 +113,26 @@ _SETTING = (
     "surroundings",
 )
 _FILLERS = """
-photo photos photograph picture image images illustration painting drawing rendering render sketch art artwork shot
-snapshot portrait view depiction realistic photorealistic hyperrealistic cartoon style stylized styled high quality
-resolution detailed highly hd 4k 8k professional beautiful nice pretty cute lovely amazing stunning clear sharp focus
-vivid bright colorful colourful of is are was were be being been there it that which who has have having just only very
-really quite please can could would should you i we show shows showing shown displaying depicting featuring feature
-containing contains contain displayed appearing visible color colored coloured colour colors colours made type kind
-sort typical common standard classic ordinary regular simple natural real actual isolated whole full
-entire complete body generic standing sitting lying placed positioned located situated resting set seen up close s t
-side front wide angle shallow depth field dof bokeh lighting lit soft well studio 3d rendered digital
-old young new fresh wild domestic adult different other another same day daytime sunny so
-such like for example emoji icon clip clipart sticker
+photo photos photograph picture image images illustration painting drawing rendering render sketch art
+artwork shot snapshot portrait view depiction realistic photorealistic hyperrealistic cartoon style stylized
+styled high quality resolution detailed highly hd 4k 8k professional beautiful nice pretty cute lovely
+amazing stunning clear sharp focus vivid bright colorful colourful of is are was were be being been there it
+that which who has have having just only very really quite please can could would should you i we show shows
+showing shown displaying depicting featuring feature containing contains contain displayed appearing visible
+color colored coloured colour colors colours made type kind sort typical common standard classic ordinary
+regular simple natural real actual isolated whole full entire complete body generic standing sitting lying
+placed positioned located situated resting set seen up close s t side front wide angle shallow depth field
+dof bokeh lighting lit soft well studio 3d rendered digital old young new fresh wild domestic adult
+different other another same day daytime sunny so such like for example emoji icon clip clipart sticker
 """
 _ACTIONS = """
-running run runs walking walk walks jumping jump jumps flying flies eating eat eats sleeping sleep sleeps playing play
-plays swimming swim swims barking bark climbing climb driving drive drives parked moving dancing dance smiling smile
-laughing crying fighting fight chasing chase hunting hunt kissing hugging reading read writing singing sing
-drinking drink cooking waving wave throwing throw catching catch kicking kick pulling pushing burning growing hanging
-floating floats diving dives crawling crawls grazing hiding looking watching waiting working racing galloping
-stretching yawning roaring falling rolling spinning glowing shining blooming leaning perched perching
+running run runs walking walk walks jumping jump jumps flying flies eating eat eats sleeping sleep sleeps
+playing play plays swimming swim swims barking bark climbing climb driving drive drives parked moving
+dancing dance smiling smile laughing crying fighting fight chasing chase hunting hunt kissing hugging
+reading read writing singing sing drinking drink cooking waving wave throwing throw catching catch kicking
+kick pulling pushing burning growing hanging floating floats diving dives crawling crawls grazing hiding
+looking watching waiting working racing galloping stretching yawning roaring falling rolling spinning
+glowing shining blooming leaning perched perching
 """
 
 

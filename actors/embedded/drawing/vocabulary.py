@@ -70,7 +70,9 @@ class Concept:
 
 
 def normal(text: str) -> str:
-    """Return lower-case words divided by single spaces: hyphens, accents, punctuation and possessives gone."""
+    """Return lower-case words divided by single spaces: hyphens, accents, punctuation and possessives
+    gone.
+    """
     flat = unicodedata.normalize("NFKD", text).casefold()
     flat = "".join(char for char in flat if not unicodedata.combining(char))
     flat = re.sub(r"['’](s\b)?", "", flat)

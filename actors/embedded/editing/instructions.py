@@ -64,75 +64,61 @@ class Instruction:
 
 
 _VERB_WORDS = (
-    "replace swap substitute exchange switch turn transform convert change make paint color colour dye tint recolor "
-    "recolour add insert include draw place put give remove delete erase take get move shift enlarge shrink scale "
-    "resize magnify reduce increase decrease flip mirror rotate set have let drop hide eliminate clear attach"
+    "replace swap substitute exchange switch turn transform convert change make paint color colour dye tint "
+    "recolor recolour add insert include draw place put give remove delete erase take get move shift enlarge "
+    "shrink scale resize magnify reduce increase decrease flip mirror rotate set have let drop hide eliminate clear "
+    "attach"
 )
 _VERBS = frozenset(_VERB_WORDS.split())
 _POLITE = re.compile(
-    r"^((please|now|just|then|also|next|and|can you|could you|would you|i want you to|i want to|i would like to|lets|let us"
-    r"|edit the (image|picture|photo) to|modify the (image|picture|photo) to) )+"
+    r"^((please|now|just|then|also|next|and|can you|could you|would you|i want you to|i want to"
+    r"|i would like to|lets|let us|edit the (image|picture|photo) to|modify the (image|picture|photo) to) )+"
 )
 _IMAGE = re.compile(r"\b(in|from|of|to|into|on) (the|this) (image|picture|photo|photograph|scene)\b")
 _WHERE = re.compile(
-    r"(.*?) (on top of|on|onto|to the left of|to the right of|left of|right of|next to|beside|near|above|over|below"
-    r"|under|behind|in front of|to|in|inside) ((?:the|this|that|its|his|her) (?!left|right|top|bottom|center|centre"
-    r"|middle|background|corner|foreground|image|picture|sky).+|it|him|her)"
+    r"(.*?) (on top of|on|onto|to the left of|to the right of|left of|right of|next to|beside|near|above|over"
+    r"|below|under|behind|in front of|to|in|inside) ((?:the|this|that|its|his|her) (?!left|right|top|bottom"
+    r"|center|centre|middle|background|corner|foreground|image|picture|sky).+|it|him|her)"
 )
 
 
 def _relation(words: str) -> str:
-    term = read(words)[0]
-    return (
-        term.value if term.kind == "relation" else {"to": "near", "in": "in", "inside": "in"}.get(words, "on")
-    )
+    token = read(words)[0]
+    if token.kind == "relation":
+        return token.value
+    return {"to": "near", "in": "in", "inside": "in"}.get(words, "on")
 
 
-_BIGGER = {
-    "bigger": 1.5,
-    "larger": 1.5,
-    "huge": 2.0,
-    "huger": 2.0,
-    "giant": 2.0,
-    "big": 1.5,
-    "large": 1.5,
-    "taller": 1.4,
-}
-_BIGGER |= {
-    "smaller": 0.66,
-    "small": 0.6,
-    "tiny": 0.4,
-    "tinier": 0.4,
-    "little": 0.6,
-    "gigantic": 2.0,
-    "enormous": 2.0,
-}
-_BIGGER |= {
-    "much bigger": 2.0,
-    "much larger": 2.0,
-    "much smaller": 0.45,
-    "twice as big": 2.0,
-    "half as big": 0.5,
-}
+_FACTORS = {
+    **dict.fromkeys(("bigger", "larger", "big", "large"), 1.5),
+    **dict.fromkeys(("huge", "huger", "giant", "gigantic", "enormous"), 2.0),
+    **dict.fromkeys(("much bigger", "much larger", "twice as big"), 2.0),
+    **dict.fromkeys(("small", "little"), 0.6),
+    **dict.fromkeys(("tiny", "tinier"), 0.4),
+    "taller": 1.4, "smaller": 0.66, "much smaller": 0.45, "half as big": 0.5,
+}  # fmt: skip
+"""Words for a change of size, and the factor of the side that each stands for."""
 _ALL = {"everything", "all", "them", "all objects", "all of them", "they", "every object", "all the objects"}
 _STYLE = re.compile(
-    r"\b(style|painting|sketch|drawing|cartoon|watercolou?r|black and white|sepia|anime|pixel art|impressionist"
-    r"|realistic|blurry|photograph|grayscale|greyscale)\b"
+    r"\b(style|painting|sketch|drawing|cartoon|watercolou?r|black and white|sepia|anime|pixel art"
+    r"|impressionist|realistic|blurry|photograph|grayscale|greyscale)\b"
 )
-_THAT = {
-    "",
-    "it",
-    "object",
-    "subject",
-    "this",
-    "that",
-    "thing",
-    "main object",
-    "main subject",
-    "one",
-    "him",
-    "her",
-}
+_THAT = frozenset(
+    (
+        "",
+        "it",
+        "object",
+        "subject",
+        "this",
+        "that",
+        "thing",
+        "main object",
+        "main subject",
+        "one",
+        "him",
+        "her",
+    )
+)
 
 
 def _clauses(text: str) -> list[str]:
@@ -191,8 +177,7 @@ def _backdrop(words: str, color: str) -> Change:
 
 
 def _is_setting(words: str) -> bool:
-    terms = _only(words, "setting", "background")
-    return terms is not None
+    return _only(words, "setting", "background") is not None
 
 
 class InstructionReader:
@@ -255,7 +240,7 @@ class InstructionReader:
 
     def become(self, clause: str, first: str, second: str) -> bool:
         """X becomes Y, whatever Y is: color, size, number, place, or another thing."""
-        if second.strip() in _BIGGER:
+        if second.strip() in _FACTORS:
             return self.resize(clause, first, second)
         if _STYLE.search(second):
             self._fail(clause, "the style of a picture cannot be changed")
@@ -308,7 +293,7 @@ class InstructionReader:
         return self.replace(clause, first, second)
 
     def resize(self, clause: str, words: str, how: str) -> bool:
-        factor = _BIGGER.get(how.strip())
+        factor = _FACTORS.get(how.strip())
         if factor is None:
             return False
         target = self._pointed(clause, words)
@@ -326,7 +311,7 @@ class InstructionReader:
         for cut in range(len(words) - 1, 0, -1):
             first, second = " ".join(words[:cut]), " ".join(words[cut:])
             known = _target(first) is not None or _is_setting(first)
-            ends = second in _BIGGER or _only(second, "color") or _is_setting(second)
+            ends = second in _FACTORS or _only(second, "color") or _is_setting(second)
             if known and ends and not (cut > 1 and words[cut - 1] in ("much", "very", "twice", "half")):
                 return self.become(clause, first, second)
         for cut in range(1, len(words)):
@@ -449,19 +434,24 @@ class InstructionReader:
         return False
 
 
+_SETTING = r"((?:the )?(?:background|scene|setting|scenery|backdrop))"
+_PLACED = r"((?:to|on|onto|at|in|next|near|above|below|under|behind|beside|into|over)\b.*)"
 _PATTERNS = [
     (re.compile(pattern), method)
     for pattern, method in (
         (r"(?:swap|exchange|switch) (.+) and (.+)", "exchange"),
         (r"(?:replace|swap|substitute|exchange|switch)(?: out)? (.+?) (?:with|for|by|to) (.+)", "replace"),
-        (r"(?:use |show |put |draw |have )?(.+?) (?:instead of|in place of|rather than) (.+)", "replaced_by_instead"),
+        (r"(?:use |show |put |draw |have )?(.+?) (?:instead of|in place of|rather than) (.+)",
+         "replaced_by_instead"),
         (r"instead of (.+?) (?:put|use|show|draw|add|have) (.+)", "replace"),
-        (r"(?:change|make|set|turn) (?:the )?(?:color|colour) of (.+?) (?:to |into |be )?(\w+(?: \w+)?)", "color_of"),
+        (r"(?:change|make|set|turn) (?:the )?(?:color|colour) of (.+?) (?:to |into |be )?(\w+(?: \w+)?)",
+         "color_of"),
         (r"(?:change|make|set|turn) (.+?) s? ?(?:color|colour) (?:to |into |be )?(\w+(?: \w+)?)", "color_of"),
         (r"(increase|decrease|reduce) the size of (.+)", "grow"),
-        (r"(?:turn|transform|convert|change|make|switch|set|morph) (.+?) (?:into|to be|to|become|as|in to) (.+)", "become"),
-        (r"(?:change|set|switch|make|turn) ((?:the )?(?:background|scene|setting|scenery|backdrop)) (.+)", "become"),
-        (r"((?:the )?(?:background|scene|setting|scenery|backdrop)) (?:should be|is|becomes|to|as) (.+)", "become"),
+        (r"(?:turn|transform|convert|change|make|switch|set|morph) (.+?) "
+         r"(?:into|to be|to|become|as|in to) (.+)", "become"),
+        (rf"(?:change|set|switch|make|turn) {_SETTING} (.+)", "become"),
+        (rf"{_SETTING} (?:should be|is|becomes|to|as) (.+)", "become"),
         (r"(.+?) (?:should be|becomes|should become|turns into) (.+)", "become"),
         (r"(?:give|dress) (.+)", "give_cut"),
         (r"(?:have|let|make) (.+?) (?:wear|wearing|hold|holding|carry) (.+)", "give"),
@@ -469,10 +459,10 @@ _PATTERNS = [
         (r"(?:make|paint|color|colour|dye|tint|recolor|recolour|turn|change|set) (.+)", "make"),
         (r"(enlarge|magnify|scale up|shrink|scale down|reduce|increase|decrease|scale) (.+)", "grow"),
         (r"(?:give|dress|attach) (?:to )?(.+?) (?:with )?((?:a|an|some|two|three) .+)", "give"),
-        (r"(?:move|shift|put|place) (.+?) ((?:to|on|onto|at|in|next|near|above|below|under|behind|beside|into|over)\b.*)",
-         "move_or_add"),
+        (rf"(?:move|shift|put|place) (.+?) {_PLACED}", "move_or_add"),
         (r"(?:add|insert|include|draw|place|put|show|attach) (?:in )?(.+)", "add"),
-        (r"(?:remove|delete|erase|take away|take out|get rid of|drop|hide|eliminate|clear)(?: away)? (.+)", "remove"),
+        (r"(?:remove|delete|erase|take away|take out|get rid of|drop|hide|eliminate|clear)(?: away)? (.+)",
+         "remove"),
         (r"(?:take) (.+) (?:away|out|off)", "remove"),
         (r"(?:flip|mirror) (.+)", "flip"),
         (r"(?:as if |like |as )?(?:it is |its |it were |it was |set )?(?:be )?(.+)", "place"),
@@ -481,6 +471,8 @@ _PATTERNS = [
 
 
 def parse_instruction(text: str) -> Instruction:
-    """Return the changes an instruction asks for; what was not understood is in `undone` and named in `notes`."""
+    """Return the changes an instruction asks for; what was not understood is in `undone` and named in
+    `notes`.
+    """
     reader = InstructionReader(text)
     return Instruction(tuple(reader.changes), tuple(reader.undone), tuple(dict.fromkeys(reader.notes)))

@@ -118,7 +118,9 @@ def _patched(picture: np.ndarray, hole: np.ndarray, busy: np.ndarray, rng: np.ra
 
 
 class PixelCanvas:
-    """A `Canvas` of pixels alone. `notes` say what could not be found; `touched`, whether anything changed."""
+    """A `Canvas` of pixels alone. `notes` say what could not be found; `touched`, whether anything
+    changed.
+    """
 
     def __init__(self, image: Image, seed: int, net: ConceptNet | None = None) -> None:
         self._picture = image.pixels.astype(np.float32) / 255

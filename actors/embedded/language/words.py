@@ -113,7 +113,9 @@ class Words:
         return ()
 
     def closure(self, term: Term) -> frozenset[Term]:
-        """Return the term with what it implies: a dog its categories, a red thing a tone, grass a green one."""
+        """Return the term with what it implies: a dog its categories, a red thing a tone, grass a green
+        one.
+        """
         found = self._closures.get(term)
         if found is None:
             nouns = {"concept": self.concepts, "category": self.categories}.get(term.kind, {})

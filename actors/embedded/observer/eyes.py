@@ -137,7 +137,9 @@ class NetEyes:
 
 
 def is_photograph(sighting: Sighting) -> bool:
-    """Return whether an image is a photograph rather than a drawn scene, by what the concept net made of it."""
+    """Return whether an image is a photograph rather than a drawn scene, by what the concept net made
+    of it.
+    """
     return sighting.doubt - _A_SATURATION_LESS * sighting.saturation >= _PHOTOGRAPHED_FROM
 
 

@@ -62,7 +62,9 @@ def describe(sighting: PhotoSighting) -> str:
 
 
 def summarize(sightings: Sequence[PhotoSighting]) -> str:
-    """Return how many of the photographs show what, the most frequent first, kinds after particular things."""
+    """Return how many of the photographs show what, the most frequent first, kinds after particular
+    things.
+    """
     total = len(sightings)
     if total == 1:
         return describe(sightings[0])

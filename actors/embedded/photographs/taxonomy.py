@@ -142,7 +142,9 @@ class Taxonomy:
         )
 
     def find(self, text: str) -> Iterator[Meaning | str]:
-        """Yield, in order, what is named in a text, the longest names first, and each word that is not known."""
+        """Yield, in order, what is named in a text, the longest names first, and each word that is not
+        known.
+        """
         words = words_of(text)
         start = 0
         while start < len(words):
@@ -164,8 +166,10 @@ def words_of(text: str) -> tuple[str, ...]:
 
 
 _IRREGULAR = {
-    "man": "men", "woman": "women", "person": "people", "mouse": "mice", "goose": "geese", "foot": "feet", "ox": "oxen",
-    "knife": "knives", "wolf": "wolves", "loaf": "loaves", "scarf": "scarves", "shelf": "shelves", "leaf": "leaves",
+    "man": "men", "woman": "women", "person": "people", "mouse": "mice", "goose": "geese", "foot": "feet",
+    "ox": "oxen",
+    "knife": "knives", "wolf": "wolves", "loaf": "loaves", "scarf": "scarves", "shelf": "shelves",
+    "leaf": "leaves",
 }  # fmt: skip
 
 

@@ -146,7 +146,9 @@ class Appraisal:
         return exemplars + [row.activation for row in self.state.rows]
 
     def flat(self) -> bool:
-        """Return whether nothing shown so far made a difference. Exemplars alone may all be as strong as can be."""
+        """Return whether nothing shown so far made a difference. Exemplars alone may all be as strong
+        as can be.
+        """
         values = self.activations()
         conclusive = bool(self.state.rows) or not any(values)
         return conclusive and len(values) > 1 and max(values) - min(values) <= 1e-9

@@ -144,7 +144,9 @@ class Evidence:
         return sorted(unique.values(), key=_order)[:_KEPT]
 
     def tested(self, formula: Explanation) -> bool:
-        """Return whether enough images speak for each part of the formula: a combination, and its parts apart."""
+        """Return whether enough images speak for each part of the formula: a combination, and its parts
+        apart.
+        """
         if not self.rows:
             return False
         columns = [self.truth(Explanation("is", (term,))) > 0.6 for term in formula.terms]
@@ -183,7 +185,9 @@ class Evidence:
 def _extended(
     operator: Operator, table: np.ndarray, fixed: Sequence[int], candidates: np.ndarray
 ) -> np.ndarray:
-    """Return (candidates, n) truth of the formulas of the `fixed` columns with each candidate column added."""
+    """Return (candidates, n) truth of the formulas of the `fixed` columns with each candidate column
+    added.
+    """
     added = table[:, candidates].T
     if not fixed:
         return added
@@ -272,7 +276,9 @@ def _line_gain(truth: np.ndarray, activations: np.ndarray, floor: float) -> np.n
 
 
 def _binomial_gain(successes: np.ndarray, trials: int, base: np.ndarray) -> np.ndarray:
-    """Return the log-likelihood ratio of the observed share against the base rate; 0 if it is not above it."""
+    """Return the log-likelihood ratio of the observed share against the base rate; 0 if it is not above
+    it.
+    """
     if trials == 0:
         return np.zeros(len(successes))
     share = np.clip(successes / trials, 1e-6, 1 - 1e-6)
@@ -282,7 +288,9 @@ def _binomial_gain(successes: np.ndarray, trials: int, base: np.ndarray) -> np.n
 
 
 def auroc(above: np.ndarray, below: np.ndarray) -> float:
-    """Return the probability that a value of `above` exceeds one of `below`, ties half; 0.5 if one is empty."""
+    """Return the probability that a value of `above` exceeds one of `below`, ties half; 0.5 if one is
+    empty.
+    """
     if not len(above) or not len(below):
         return 0.5
     difference = above[:, None] - below[None, :]

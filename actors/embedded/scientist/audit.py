@@ -141,10 +141,7 @@ class BiasAudit:
                         {**levels, "test": _name(effect), "present": "yes" if present else "no"}
                     )
                     trials.append((context, prompt_of(context, self.subject, self._words)))
-        hypotheses = [
-            f"the probability of {self.subject} is {'lower' if e.size < 0 else 'higher'} {_worded(e, self._words)}"
-            for e in suspects
-        ]
+        hypotheses = [f"the probability of {self.subject} is {self._direction(each)}" for each in suspects]
         hypotheses.append("these differences were chance")
         return reply(
             self._range_so_far() + " What stands out is put to the test on fresh images.",
@@ -199,6 +196,9 @@ class BiasAudit:
                 held.append(effect)
         return held, [effect for effect in effects if effect not in held]
 
+    def _direction(self, effect: Effect) -> str:
+        return f"{'lower' if effect.size < 0 else 'higher'} {_worded(effect, self._words)}"
+
     def _detectable(self) -> float:
         """Return the difference that a test of PAIRS + PAIRS images finds with a power of 80 %."""
         values = np.array([each.activation for each in self._measured])
@@ -212,8 +212,9 @@ class BiasAudit:
             return f"[BIAS]: No experiment on {self.subject} brought a measurement, so nothing can be said."
         mean = float(np.mean([each.activation for each in self._screening() or self._measured]))
         scope = (
-            f"Over {len(self._measured)} images of {self.subject}, with {len(self._levels['background'])} backgrounds, "
-            f"{len(self._levels['color'])} colors, counts, sizes and companions, the mean was {mean:.2f}."
+            f"Over {len(self._measured)} images of {self.subject}, with "
+            f"{len(self._levels['background'])} backgrounds, {len(self._levels['color'])} colors, counts, "
+            f"sizes and companions, the mean was {mean:.2f}."
         )
         held, fallen = self._confirmed()
         # With other images a context near the limit may fall on its other side: its figures say how near it
@@ -221,16 +222,14 @@ class BiasAudit:
         other = "; ".join(f"{_worded(e, self._words)} ({_figures(e)})" for e in fallen)
         tail = f" What had stood out did not hold on fresh images: {other}." if other else ""
         if held:
-            effects = "; ".join(
-                f"{'lower' if e.size < 0 else 'higher'} {_worded(e, self._words)} ({_figures(e)})"
-                for e in held
-            )
+            effects = "; ".join(f"{self._direction(each)} ({_figures(each)})" for each in held)
             return f"[BIAS]: The score of {self.subject} is {effects}. {scope}{tail}"
         highest = max(each.activation for each in self._measured)
         if highest < MIN_EFFECT:
             return (
-                f"[BIAS]: Nothing could be measured for {self.subject}: it was not recognized in any image, the highest "
-                f"probability being {highest:.2g}, so that no context could take anything from it. {scope}"
+                f"[BIAS]: Nothing could be measured for {self.subject}: it was not recognized in any image, "
+                f"the highest probability being {highest:.2g}, so that no context could take anything from "
+                f"it. {scope}"
             )
         smallest = self._detectable()
         floor = (

@@ -34,8 +34,9 @@ def conclude(appraisal: Appraisal, words: Words) -> str:
     if rows:
         on, off = split(Evidence(rows, [], words), pruned)
         parts.append(
-            f"Images that show it reached a mean activation of {_mean(on)} ({len(on)} images), others {_mean(off)} "
-            f"({len(off)} images); one of the former exceeds one of the latter with probability {auroc(on, off):.2f}."
+            f"Images that show it reached a mean activation of {_mean(on)} ({len(on)} images), others "
+            f"{_mean(off)} ({len(off)} images); one of the former exceeds one of the latter with probability "
+            f"{auroc(on, off):.2f}."
         )
     else:
         parts.append("No experiment on generated images was possible: this rests on the exemplars alone.")
@@ -55,8 +56,8 @@ def _nothing(values: Sequence[float]) -> str:
         text = f"The unit stayed at zero on all {len(values)} images: it looks dead and is not interpretable."
     else:
         text = (
-            f"The unit gave the same activation, {values[0]:.2f}, on all {len(values)} images whatever they showed: "
-            "it is constant and not interpretable."
+            f"The unit gave the same activation, {values[0]:.2f}, on all {len(values)} images whatever they "
+            "showed: it is constant and not interpretable."
         )
     return final_description(text, [NOT_INTERPRETABLE])
 
@@ -65,17 +66,21 @@ def _unexplained(standing: Standing | None, appraisal: Appraisal, words: Words) 
     values = [row.activation for row in appraisal.state.rows]
     text = "Nothing that was tried explains the activations: the unit is not interpretable."
     if values:
-        text += f" {len(values)} images ranged from {min(values):.2f} to {max(values):.2f} (mean {np.mean(values):.2f})."
+        text += f" {len(values)} images ranged from {min(values):.2f} to {max(values):.2f}"
+        text += f" (mean {np.mean(values):.2f})."
     if standing is not None and values:
         text += (
             f" The best guess, that {claim(standing.lead, words)}, separated images with probability "
-            f"{standing.auroc:.2f} where it was fitted and {standing.predicted_auroc:.2f} where it was put to the test."
+            f"{standing.auroc:.2f} where it was fitted and {standing.predicted_auroc:.2f} where it was put "
+            "to the test."
         )
     return final_description(text, [NOT_INTERPRETABLE])
 
 
 def _changes(appraisal: Appraisal, formula: Explanation, words: Words) -> list[str]:
-    """Return sentences on what the edits did: those that took the concept away, and those that changed something else."""
+    """Return sentences on what the edits did: those that took the concept away, and those that changed
+    something else.
+    """
     changed = [row for row in appraisal.state.rows if row.before is not None]
     sources = [row.before.terms(words) for row in changed if row.before is not None]
     before = formula.truth(truth_table(sources, formula.terms)) > 0.6

@@ -95,8 +95,8 @@ class PhotoStudy:
     def _answer(self, guess: Guess) -> str:
         shown, others = self._split(guess)
         text = (
-            f"{guess.claim[:1].upper()}{guess.claim[1:]}. Of {len(self._pictured)} photographs that were looked at, the "
-            f"{len(shown)} that show it reach a mean activation of {np.mean(shown):.2f}"
+            f"{guess.claim[:1].upper()}{guess.claim[1:]}. Of {len(self._pictured)} photographs that were "
+            f"looked at, the {len(shown)} that show it reach a mean activation of {np.mean(shown):.2f}"
         )
         text += f", the {len(others)} others {np.mean(others):.2f}." if others else "."
         text += " No image was made: this rests on real images alone."
@@ -109,7 +109,9 @@ class PhotoStudy:
         return shown, [each.activation for each in self._pictured if not each.seen.shows(meaning)]
 
     def _margin(self, guess: Guess) -> float:
-        """Return by how many standard deviations of the others the mean of a guess's images is above theirs."""
+        """Return by how many standard deviations of the others the mean of a guess's images is above
+        theirs.
+        """
         shown, others = self._split(guess)
         spread = float(np.std(others)) if others else 0.0
         return float(np.mean(shown) - np.mean(others)) / spread if spread > 0 else np.inf

@@ -34,7 +34,9 @@ MODEL = "builtin:scientist (embedded stand-in)"
 
 
 class Scientist:
-    """Answers conversations that ask for a study. `eyes` may be None: then only blind descriptions are used."""
+    """Answers conversations that ask for a study. `eyes` may be None: then only blind descriptions are
+    used.
+    """
 
     name = MODEL
     sees_images = True

@@ -127,16 +127,16 @@ class SelectivityTest:
         shares = two_way(self._measured)
         if shares is None:
             return (
-                "[REASONING]: Too little could be measured to tell the object from its environment, and an unsure "
-                "unit is not trusted.\n[LABEL]: SPURIOUS"
+                "[REASONING]: Too little could be measured to tell the object from its environment, and an "
+                "unsure unit is not trusted.\n[LABEL]: SPURIOUS"
             )
         by_class = ", ".join(f"{name} {mean:.2f}" for name, mean in shares.by_class.items())
         by_place = ", ".join(f"{name} {mean:.2f}" for name, mean in shares.by_place.items())
         alone = ", ".join(f"{name} {mean:.2f}" for name, mean in shares.place_alone.items())
         reasoning = (
-            f"Over {shares.n} images of every class in every environment, the class explains {shares.class_share:.0%} of "
-            f"the variance (p = {shares.p_class:.2g}) and the environment {shares.place_share:.0%}. Mean by class: "
-            f"{by_class}. Mean by environment: {by_place}."
+            f"Over {shares.n} images of every class in every environment, the class explains "
+            f"{shares.class_share:.0%} of the variance (p = {shares.p_class:.2g}) and the environment "
+            f"{shares.place_share:.0%}. Mean by class: {by_class}. Mean by environment: {by_place}."
         )
         if alone:
             reasoning += f" Environments without any object: {alone}."

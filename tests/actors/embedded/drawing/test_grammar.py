@@ -14,8 +14,10 @@ from actors.embedded.drawing.lexicon import read
 from actors.embedded.drawing.vocabulary import COLORS, vocabulary
 
 WORDS = st.sampled_from(
-    [*list(vocabulary().words())[::9], *BACKGROUND_WORDS, *COLORS, "two", "3", "1000000", "a", "the", "next to",
-     "behind", "on", "in", "left", "corner", "tiny", "huge", "without", "no", "and", ",", "photo of", "running",
+    [*list(vocabulary().words())[::9], *BACKGROUND_WORDS, *COLORS, "two", "3", "1000000", "a",
+     "the", "next to",
+     "behind", "on", "in", "left", "corner", "tiny", "huge", "without", "no", "and", ",", "photo of",
+     "running",
      "qwxz", "🐶", "çà", "object", "background"]
 )  # fmt: skip
 

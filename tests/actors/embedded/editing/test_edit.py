@@ -151,8 +151,10 @@ def test_any_text_is_an_instruction_that_is_done_or_told(text: str) -> None:
 @given(
     st.lists(
         st.sampled_from(
-            ["replace", "swap", "make", "add", "put", "remove", "move", "the", "a", "dog", "owl", "with", "to", "and",
-             "it", "on", "red", "bigger", "two", "background", "snow", "left", "next to", "of", "hat", "everything"]
+            ["replace", "swap", "make", "add", "put", "remove", "move", "the", "a", "dog", "owl", "with",
+             "to", "and",
+             "it", "on", "red", "bigger", "two", "background", "snow", "left", "next to", "of", "hat",
+             "everything"]
         ),
         max_size=12,
     ),

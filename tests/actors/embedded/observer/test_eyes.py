@@ -32,9 +32,7 @@ def test_photographs_go_to_the_classifier_and_drawn_scenes_do_not() -> None:
     assert all(each.photograph is not None for each in photographed)
 
 
-def test_nothing_is_asked_of_the_classifier_while_all_images_are_drawn_and_no_image_is_shown_to_it_twice() -> (
-    None
-):
+def test_the_classifier_sees_photographs_alone_and_none_twice() -> None:
     classifier = Recording()
     eyes = NetEyes(classifier=classifier)
     drawn = [image for image in scenes(12) if eyes.look([image])[0].photograph is None]

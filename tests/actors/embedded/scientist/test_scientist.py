@@ -1,4 +1,6 @@
-"""Whole studies in a world without pixels: the scientist finds what drives a unit, or says that nothing does."""
+"""Whole studies in a world without pixels: the scientist finds what drives a unit, or says that nothing
+does.
+"""
 
 from __future__ import annotations
 
