@@ -26,8 +26,7 @@ from typing import Any
 import anyio
 import numpy as np
 
-from actors.embedded.language.embedded_words import embedded_words
-from actors.embedded.language.words import Kind, Term, Words
+from actors.embedded.language.words import Kind, Term, Words, embedded_words
 from actors.embedded.reasoning.formulas import auroc
 from actors.embedded.reasoning.stimuli import Stimulus
 from actors.embedded.scientist.scientist import Scientist

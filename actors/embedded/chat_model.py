@@ -8,7 +8,7 @@ from collections.abc import Hashable, Sequence
 
 from actors.chat.base import ChatReply, ChatRequest
 from actors.chat.settings import BuiltinChat
-from actors.embedded.language.embedded_words import embedded_words
+from actors.embedded.language.words import embedded_words
 from actors.embedded.observer.eyes import NetEyes
 from actors.embedded.observer.observer import Observer
 from actors.embedded.photographs.classifier import Classifier

@@ -16,9 +16,8 @@ import numpy as np
 
 from actors.detection.base import Detection, DetectRequest
 from actors.detection.settings import ScenesDetection
-from actors.embedded.drawing.backgrounds import BACKGROUND_WORDS
 from actors.embedded.drawing.lexicon import Token, read
-from actors.embedded.drawing.vocabulary import COLOR_WORDS, COLORS, vocabulary
+from actors.embedded.drawing.vocabulary import BACKGROUND_WORDS, COLOR_WORDS, COLORS, vocabulary
 from actors.errors import MaiaError, UsageError
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from actors.embedded.drawing.backgrounds import BACKGROUND_WORDS
 from actors.embedded.drawing.lexicon import Token, read
+from actors.embedded.drawing.vocabulary import BACKGROUND_WORDS
 
 Kind = Literal["unsupported", "opposite", "missed", "untested", "unchecked"]
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from actors.embedded.drawing.backgrounds import BACKGROUND_WORDS
+from actors.embedded.drawing.vocabulary import BACKGROUND_WORDS
 from actors.vision.data.class_match import plain
 from agents.evidence.statistics import benjamini_hochberg, permutation_p_values
 from experiments.audit.real_images import Answers, RealImages

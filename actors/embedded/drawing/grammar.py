@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from actors.embedded.drawing.backgrounds import BACKGROUNDS, PLAIN
+from actors.embedded.drawing.backgrounds import BACKGROUNDS
 from actors.embedded.drawing.layout import Wish, arrange, drawable
 from actors.embedded.drawing.lexicon import Token, read
 from actors.embedded.drawing.scene import Scene
-from actors.embedded.drawing.vocabulary import vocabulary
+from actors.embedded.drawing.vocabulary import PLAIN, vocabulary
 
 MAX_OBJECTS = 12
 """Objects drawn in one scene; a larger count is drawn as this many, and the notes say so."""
@@ -138,7 +138,7 @@ class Reader:
             relation, earlier = self._pending
             if relation == "in" and "clothing" in (
                 name,
-                *(vocabulary().members(name)[0].lineage if name else ()),
+                *(vocabulary().members(name)[0].categories if name else ()),
             ):
                 relation = "worn by"
             if relation in ("worn by", "held by"):
@@ -158,7 +158,7 @@ class Reader:
             return
         self.drawn += token.words
         concept = vocabulary().get(token.value)
-        own_plural = concept is not None and concept.names[0] in concept.plurals
+        own_plural = concept is not None and concept.is_plural
         before = self._tokens[i - 1].words if i else ()
         self._noun(token.value, token.plural, own_plural, " ".join(before))
 

@@ -12,8 +12,7 @@ import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
 
-from actors.embedded.drawing.backgrounds import BACKGROUND_WORDS
-from actors.embedded.drawing.vocabulary import COLOR_WORDS, normal, vocabulary
+from actors.embedded.drawing.vocabulary import BACKGROUND_WORDS, COLOR_WORDS, normal, vocabulary
 
 MAX_WORDS = 400
 """Words that are read of one text; the rest is reported as not drawn."""

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from actors.embedded.drawing.backgrounds import BACKGROUNDS, PLAIN
+from actors.embedded.drawing.backgrounds import BACKGROUNDS
 from actors.embedded.drawing.scene import Placed, Scene
-from actors.embedded.drawing.vocabulary import COLORS, concepts
+from actors.embedded.drawing.vocabulary import COLORS, PLAIN, concepts
 
 _NAMES = tuple(BACKGROUNDS)
 

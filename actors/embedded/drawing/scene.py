@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from actors.embedded.drawing.backgrounds import BACKGROUNDS, PLAIN
-from actors.embedded.drawing.vocabulary import COLORS, article, vocabulary
+from actors.embedded.drawing.backgrounds import BACKGROUNDS
+from actors.embedded.drawing.vocabulary import COLORS, PLAIN, article, vocabulary
 from actors.errors import UsageError
 
 

@@ -50,23 +50,100 @@ COLOR_WORDS: dict[str, str] = {
 """Every color word the grammar knows, and the color it means."""
 
 
+PLAIN = "plain background"
+
+
 @dataclass(frozen=True, slots=True)
-class Concept:
-    """A thing that can be drawn. `lineage` is its categories, nearest first ("bird", "animal")."""
+class Noun:
+    """A thing or a kind of things. `names` are other words for it; `colors` what it has unless said otherwise."""
 
     name: str
-    index: int
-    glyph: str
-    names: tuple[str, ...]
-    """Singular names, the canonical one first, in the normal form of `normal`."""
-    plurals: tuple[str, ...]
-    lineage: tuple[str, ...]
-    color: str
-    """The color, of `COLORS`, that most of its sprite has."""
+    plural: str = ""
+    names: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
+    """Every kind that it belongs to, nearest first ("bird", "animal")."""
+    colors: tuple[str, ...] = ()
 
     @property
-    def category(self) -> str:
-        return self.lineage[0]
+    def plural_name(self) -> str:
+        return self.plural or pluralize(self.name)
+
+    @property
+    def is_plural(self) -> bool:
+        """Whether its own name is a plural: "scissors"."""
+        return normal(self.name) in (self.plural, *self.names)
+
+
+@dataclass(frozen=True, slots=True)
+class Concept(Noun):
+    """A thing that can be drawn; its color, of `COLORS`, is what most of its sprite has."""
+
+    index: int = 0
+    glyph: str = ""
+
+    @property
+    def color(self) -> str:
+        return self.colors[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A place or surface. `phrase` is how a prompt says it ("on grass"), `names` are other words for it in the
+    form of `normal`, and `colors` are those that it usually has.
+    """
+
+    name: str
+    phrase: str
+    names: tuple[str, ...] = ()
+    colors: tuple[str, ...] = ()
+
+
+_SETTINGS = (
+    Setting("grass", "on grass", ("lawn", "meadow", "field", "grassland", "pasture", "park", "garden",
+            "yard", "grassy field", "green field", "backyard", "savanna", "savannah", "prairie",
+            "countryside", "farm"), ("green",)),
+    Setting("beach", "on a beach", ("seaside", "shore", "seashore", "coast"), ("yellow", "cyan")),
+    Setting("sand", "on sand", ("sandy ground", "sandbox"), ("yellow", "orange")),
+    Setting("snow", "in the snow", ("snowy field", "snowy ground", "snowy landscape", "snow field", "snowy",
+            "winter", "winter landscape", "ice", "arctic", "snow scene", "snow covered ground"),
+            ("white",)),
+    Setting("water", "in water", ("sea", "ocean", "lake", "river", "pool", "swimming pool", "pond",
+            "underwater", "blue water", "waves", "stream"), ("blue", "cyan")),
+    Setting("sky", "in the sky", ("blue sky", "cloudy sky", "clear sky", "skies", "air"),
+            ("blue", "white")),
+    Setting("night", "at night", ("night sky", "starry sky", "starry night", "starry night sky",
+            "outer space", "space", "nighttime", "dark sky", "darkness"), ("black", "blue")),
+    Setting("sunset", "at sunset", ("sunrise", "dusk", "dawn", "evening sky", "sunset sky"),
+            ("red", "orange", "pink", "purple")),
+    Setting("brick wall", "in front of a brick wall", ("brickwork", "wall", "brick"),
+            ("red", "brown", "gray")),
+    Setting("desert", "in the desert", ("dunes", "dune", "sahara", "sand dunes", "sand dune"), ("orange",)),
+    Setting("forest", "in a forest", ("jungle", "woods", "woodland", "rainforest", "forested", "wooded"),
+            ("green", "brown")),
+    Setting("wood", "on wood", ("wooden table", "table", "wooden floor", "floor", "wooden surface", "desk",
+            "planks", "tabletop", "wooden", "wood table", "wood surface", "hardwood floor", "kitchen table"),
+            ("brown", "orange")),
+    Setting("room", "in a room", ("indoors", "indoor", "living room", "bedroom", "kitchen",
+            "inside a house", "interior", "home interior", "office room", "classroom", "studio room"),
+            ("white", "orange", "brown")),
+    Setting("road", "on a road", ("street", "asphalt", "highway", "pavement", "parking lot", "racetrack",
+            "race track", "motorway", "driveway"), ("gray",)),
+    Setting("mud", "on mud", ("dirt", "soil", "muddy ground", "ground", "swamp"), ("brown",)),
+    Setting("stone", "on stone", ("cobblestone", "cobblestones", "stone wall", "stone floor", "gravel",
+            "rocky ground", "concrete", "sidewalk"), ("gray",)),
+    Setting("city", "in a city", ("skyline", "city skyline", "downtown", "town", "cityscape", "urban scene"),
+            ("gray", "blue", "black")),
+    Setting("plain background", "on a plain background", ("blank background", "empty background", "studio",
+            "plain", "simple background", "solid background", "blank", "studio background",
+            "neutral background"), ("white",)),
+)  # fmt: skip
+SETTINGS: dict[str, Setting] = {setting.name: setting for setting in _SETTINGS}
+"""Every background by its canonical name."""
+
+BACKGROUND_WORDS: dict[str, str] = {
+    word: setting.name for setting in _SETTINGS for word in (setting.name, *setting.names)
+}
+"""Every word for a background, and the canonical name that it means."""
 
 
 def normal(text: str) -> str:
@@ -77,6 +154,10 @@ def normal(text: str) -> str:
     flat = "".join(char for char in flat if not unicodedata.combining(char))
     flat = re.sub(r"['’](s\b)?", "", flat)
     return " ".join(re.findall(r"[^\W_]+", flat))
+
+
+def with_article(phrase: str) -> str:
+    return f"{'an' if phrase[:1].lower() in 'aeiou' else 'a'} {phrase}"
 
 
 def pluralize(name: str) -> str:
@@ -94,7 +175,7 @@ def pluralize(name: str) -> str:
 def article(name: str) -> str:
     """Return the name with "a" or "an"; a name that is already plural gets none."""
     concept = vocabulary().get(name)
-    if concept is not None and normal(name) in concept.plurals:
+    if concept is not None and concept.is_plural:
         return name
     return f"{'an' if name[:1] in 'aeiou' and not name.startswith(('eu', 'uni')) else 'a'} {name}"
 
@@ -125,9 +206,16 @@ class Vocabulary:
             head, _, synonyms = rest.partition(":")
             name = head.partition("~")[0].strip()
             names, plurals = self._learn(name, [head, *synonyms.split(",")])
-            lineage = tuple(self._lineage(category))
             self._concepts.append(
-                Concept(name, len(self._concepts), glyph, names, plurals, lineage, colors.get(name, "gray"))
+                Concept(
+                    name,
+                    plurals[0],
+                    (*names[1:], *plurals[1:]),
+                    tuple(self._lineage(category)),
+                    (colors.get(name, "gray"),),
+                    len(self._concepts),
+                    glyph,
+                )
             )
         self._by_name = {concept.name: concept for concept in self._concepts}
 
@@ -156,8 +244,15 @@ class Vocabulary:
     def concepts(self) -> list[Concept]:
         return list(self._concepts)
 
-    def categories(self) -> list[str]:
-        return list(self._parents)
+    def categories(self) -> list[Noun]:
+        names: dict[str, list[str]] = {category: [] for category in self._parents}
+        for word, (meaning, is_plural) in self._words.items():
+            if meaning in names and not is_plural and word != meaning:
+                names[meaning].append(word)
+        return [
+            Noun(category, names=tuple(names[category]), categories=tuple(self._lineage(parent)))
+            for category, parent in self._parents.items()
+        ]
 
     def get(self, name: str) -> Concept | None:
         """Return the concept of exactly this canonical name."""
@@ -188,15 +283,7 @@ class Vocabulary:
         """Return the concept of this name, or all concepts of this category, in table order."""
         if name in self._by_name:
             return [self._by_name[name]]
-        return [concept for concept in self._concepts if name in concept.lineage]
-
-    def category_of(self, name: str) -> str:
-        """Return a concept's nearest category."""
-        return self._by_name[name].category
-
-    def similar(self, name: str) -> list[Concept]:
-        """Return the other members of the concept's nearest category."""
-        return [other for other in self.members(self.category_of(name)) if other.name != name]
+        return [concept for concept in self._concepts if name in concept.categories]
 
     def find(self, text: str) -> list[str]:
         """Return the concepts and categories that the text names, longest names first in each place."""
@@ -242,7 +329,3 @@ def concepts() -> list[Concept]:
 def resolve(text: str) -> list[Concept]:
     """Return every concept the text names; see `Vocabulary.resolve`."""
     return vocabulary().resolve(text)
-
-
-def category_of(name: str) -> str:
-    return vocabulary().category_of(name)

@@ -8,11 +8,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from actors.embedded.drawing.backgrounds import PLAIN
 from actors.embedded.drawing.grammar import Reader
 from actors.embedded.drawing.layout import Wish
 from actors.embedded.drawing.lexicon import Token, read
-from actors.embedded.drawing.vocabulary import normal
+from actors.embedded.drawing.vocabulary import PLAIN, normal
 
 MAX_CHANGES = 6
 """Changes carried out of one instruction; further ones are reported."""
@@ -66,8 +65,8 @@ class Instruction:
 _VERB_WORDS = (
     "replace swap substitute exchange switch turn transform convert change make paint color colour dye tint "
     "recolor recolour add insert include draw place put give remove delete erase take get move shift enlarge "
-    "shrink scale resize magnify reduce increase decrease flip mirror rotate set have let drop hide eliminate clear "
-    "attach"
+    "shrink scale resize magnify reduce increase decrease flip mirror rotate set have let drop hide eliminate "
+    "clear attach"
 )
 _VERBS = frozenset(_VERB_WORDS.split())
 _POLITE = re.compile(

@@ -9,8 +9,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal, NamedTuple
+
+from actors.embedded.drawing.vocabulary import (
+    COLOR_WORDS,
+    COLORS,
+    SETTINGS,
+    Noun,
+    Setting,
+    pluralize,
+    vocabulary,
+    with_article,
+)
 
 Kind = Literal["concept", "category", "color", "tone", "background"]
 """A color is that of a thing; a tone is a color anywhere in the image, the background included."""
@@ -26,48 +37,9 @@ class Term(NamedTuple):
         return self.name if self.kind in ("concept", "category") else f"{self.name} {self.kind}"
 
 
-@dataclass(frozen=True, slots=True)
-class Noun:
-    """A concept or a category. `names` are other words for it; `colors` what it has unless said otherwise."""
-
-    name: str
-    plural: str = ""
-    names: tuple[str, ...] = ()
-    categories: tuple[str, ...] = ()
-    """Every kind it belongs to, nearest first."""
-    colors: tuple[str, ...] = ()
-
-    @property
-    def plural_name(self) -> str:
-        return self.plural or plural_of(self.name)
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """A background: `phrase` is how a prompt says it ("on grass"); `colors` are those it usually has."""
-
-    name: str
-    phrase: str
-    names: tuple[str, ...] = ()
-    colors: tuple[str, ...] = ()
-
-
-def plural_of(name: str) -> str:
-    """Return the regular English plural of the last word of `name`."""
-    if re.search(r"(s|x|z|ch|sh)$", name):
-        return name + "es"
-    if re.search(r"[^aeiou]y$", name):
-        return name[:-1] + "ies"
-    return name + "s"
-
-
 def one(noun: Noun, described: str) -> str:
     """Return `described`, which ends in the noun's name, as one of it: "a red car", but "scissors"."""
     return described if noun.plural_name == noun.name else with_article(described)
-
-
-def with_article(phrase: str) -> str:
-    return f"{'an' if phrase[:1] in 'aeiou' else 'a'} {phrase}"
 
 
 def plain_name(label: str) -> str:
@@ -168,7 +140,7 @@ class Words:
                 for name in (noun.name, noun.plural_name, *noun.names):
                     add(name, Term(kind, noun.name))
                 for name in noun.names:
-                    add(plural_of(name), Term(kind, noun.name))
+                    add(pluralize(name), Term(kind, noun.name))
         for color, names in self.colors.items():
             for name in (color, *names):
                 add(name, Term("color", color))
@@ -226,3 +198,18 @@ _AFTER_PLACES = frozenset(("background", "backdrop", "ground"))
 
 def _tokens(text: str) -> list[str]:
     return re.findall(r"[a-z0-9]+(?:'[a-z]+)?", text.lower())
+
+
+@lru_cache(maxsize=8)
+def embedded_words(lacking: frozenset[str] = frozenset()) -> Words:
+    """Return the vocabulary without the concepts `lacking`, and without categories that have no others; made
+    once.
+    """
+    known = {concept.name: concept for concept in vocabulary().concepts() if concept.name not in lacking}
+    kinds = {category for concept in known.values() for category in concept.categories}
+    return Words(
+        concepts=known,
+        categories={noun.name: noun for noun in vocabulary().categories() if noun.name in kinds},
+        backgrounds=SETTINGS,
+        colors={c: tuple(w for w, meant in COLOR_WORDS.items() if meant == c and w != c) for c in COLORS},
+    )

@@ -22,8 +22,9 @@ from actors.chat.tasks import (
     ClassifyMediumTask,
     SummarizeImagesTask,
 )
+from actors.embedded.drawing.vocabulary import with_article
 from actors.embedded.language.free_text import image_task
-from actors.embedded.language.words import Term, Words, number_word, with_article
+from actors.embedded.language.words import Term, Words, number_word
 from actors.embedded.observer import photographs
 from actors.embedded.observer.eyes import Eyes, Seen, SeenThing
 from actors.images import Image

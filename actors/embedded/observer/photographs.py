@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
+from actors.embedded.drawing.vocabulary import with_article
 from actors.embedded.photographs.look import PhotoSighting
 from actors.embedded.photographs.taxonomy import Taxonomy, TaxonomyNode
 
@@ -57,7 +58,7 @@ def describe(sighting: PhotoSighting) -> str:
     seen = sighting.seen()
     if not seen:
         return "A photograph of nothing that I know."
-    named = [f"{article(node.name)}{_kind(node, sighting.taxonomy)} ({sure:.2f})" for node, sure in seen]
+    named = [f"{with_article(node.name)}{_kind(node, sighting.taxonomy)} ({sure:.2f})" for node, sure in seen]
     return f"A photograph with {', '.join(named)}."
 
 
@@ -75,7 +76,9 @@ def summarize(sightings: Sequence[PhotoSighting]) -> str:
     kinds = [(node, n) for node, n in counts if len(node.classes) > 1 and n >= least]
     for group in (sorted(things, key=lambda each: -each[1])[:5], _informative(kinds)):
         if group:
-            said.append("; ".join(f"{n} of {total} show {article(node.name)}" for node, n in group) + ".")
+            said.append(
+                "; ".join(f"{n} of {total} show {with_article(node.name)}" for node, n in group) + "."
+            )
     blank = sum(not each.seen(1) for each in sightings)
     if not said:
         said.append("No single thing is common to these photographs.")
@@ -136,10 +139,6 @@ def _all(answers: Sequence[bool | None]) -> bool | None:
 
 def _not(answer: bool | None) -> bool | None:
     return None if answer is None else not answer
-
-
-def article(name: str) -> str:
-    return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
 
 
 def _kind(node: TaxonomyNode, taxonomy: Taxonomy) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
-from actors.embedded.language.words import Term, Words, with_article
+from actors.embedded.drawing.vocabulary import with_article
+from actors.embedded.language.words import Term, Words
 from actors.embedded.reasoning.formulas import Explanation
 from actors.embedded.reasoning.programs import CausalEdit
 from actors.embedded.reasoning.stimuli import Stimulus, Thing

@@ -11,7 +11,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from actors.embedded.language.words import Words, with_article
+from actors.embedded.drawing.vocabulary import with_article
+from actors.embedded.language.words import Words
 from actors.embedded.reasoning.stimuli import Stimulus, Thing
 
 FEW = 3

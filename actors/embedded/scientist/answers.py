@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from actors.embedded.language.words import Term, Words, with_article
+from actors.embedded.drawing.vocabulary import with_article
+from actors.embedded.language.words import Term, Words
 from actors.embedded.reasoning.formulas import Explanation
 
 NOT_INTERPRETABLE = "not interpretable"

@@ -16,7 +16,8 @@ from itertools import cycle
 
 import numpy as np
 
-from actors.embedded.language.words import Words, number_word, plain_name, with_article
+from actors.embedded.drawing.vocabulary import with_article
+from actors.embedded.language.words import Words, number_word, plain_name
 from actors.embedded.reasoning.programs import reply
 from actors.embedded.reasoning.study_state import StudyState
 from actors.embedded.scientist.contexts import NONE, Context, MeasuredContext, context_program, prompt_of

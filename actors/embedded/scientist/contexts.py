@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from actors.chat.base import Message
-from actors.embedded.language.words import Words, number_word, plural_of, with_article
+from actors.embedded.drawing.vocabulary import pluralize, with_article
+from actors.embedded.language.words import Words, number_word
 
 NONE = "none"
 """The level of a factor that was left alone."""
@@ -78,7 +79,7 @@ def prompt_of(context: Context, subject: str, words: Words) -> str:
 
 def _plural(subject: str, words: Words) -> str:
     noun = words.concepts.get(subject)
-    return noun.plural_name if noun else plural_of(subject)
+    return noun.plural_name if noun else pluralize(subject)
 
 
 def context_program(purpose: str, trials: Sequence[tuple[Context, str]]) -> str:

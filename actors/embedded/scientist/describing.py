@@ -11,7 +11,8 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 
-from actors.embedded.language.words import Words, with_article
+from actors.embedded.drawing.vocabulary import with_article
+from actors.embedded.language.words import Words
 from actors.embedded.reasoning.appraisal import CROWDED, Appraisal, Standing
 from actors.embedded.reasoning.design import Designer
 from actors.embedded.reasoning.edits import causal_edits

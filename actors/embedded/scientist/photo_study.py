@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from actors.embedded.observer.photographs import article
+from actors.embedded.drawing.vocabulary import with_article
 from actors.embedded.photographs.look import PhotoSighting
 from actors.embedded.photographs.taxonomy import Meaning, Taxonomy, TaxonomyNode
 from actors.embedded.reasoning.programs import CONTRAST, reply
@@ -62,7 +62,7 @@ class Guess:
 
     @property
     def claim(self) -> str:
-        return f"the unit is driven by {' OR '.join(article(name) for name in self.labels)}"
+        return f"the unit is driven by {' OR '.join(with_article(name) for name in self.labels)}"
 
 
 class PhotoStudy:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 
 from actors.chat.tasks import ProposeContextsTask
-from actors.embedded.language.words import Words, plain_name, with_article
+from actors.embedded.drawing.vocabulary import with_article
+from actors.embedded.language.words import Words, plain_name
 
 
 def proposed_contexts(task: ProposeContextsTask, words: Words, rng: random.Random) -> str:

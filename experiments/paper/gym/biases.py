@@ -48,7 +48,7 @@ class BiasDesign:
         pool = [
             each.name
             for each in concepts()
-            if each.name not in shown and any(name in _CATEGORIES for name in each.lineage)
+            if each.name not in shown and any(name in _CATEGORIES for name in each.categories)
         ]
         classes = [str(name) for name in rng.choice(pool, 2 * len(kinds), replace=False)]
         planted = {}

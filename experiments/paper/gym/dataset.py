@@ -14,13 +14,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from actors.embedded.drawing.backgrounds import BACKGROUND_WORDS
 from actors.embedded.drawing.dataset import IMAGE_SIZE, ScenesDataset
 from actors.embedded.drawing.lexicon import read
 from actors.embedded.drawing.render import render
 from actors.embedded.drawing.sampling import random_scene
 from actors.embedded.drawing.scene import Scene
-from actors.embedded.drawing.vocabulary import vocabulary
+from actors.embedded.drawing.vocabulary import BACKGROUND_WORDS, vocabulary
 from actors.errors import UsageError
 from actors.images import Image, Provenance
 

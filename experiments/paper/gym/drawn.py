@@ -10,9 +10,9 @@ from typing import Literal
 
 from actors.detection.compose import Formula
 from actors.embedded.detector import understand
-from actors.embedded.drawing.backgrounds import BACKGROUNDS, PLAIN
+from actors.embedded.drawing.backgrounds import BACKGROUNDS
 from actors.embedded.drawing.lexicon import read
-from actors.embedded.drawing.vocabulary import COLORS, vocabulary
+from actors.embedded.drawing.vocabulary import COLORS, PLAIN, vocabulary
 from actors.errors import UsageError
 from experiments.paper.gym.neurons import GymUnit
 
@@ -108,9 +108,9 @@ def _name(rng: random.Random, sorts: Sequence[Sort], lacking: Collection[str]) -
     names = {
         "thing": [each.name for each in table.concepts() if each.name not in lacking],
         "category": [
-            name
-            for name in table.categories()
-            if sum(each.name not in lacking for each in table.members(name)) >= _LEAST_MEMBERS
+            category.name
+            for category in table.categories()
+            if sum(each.name not in lacking for each in table.members(category.name)) >= _LEAST_MEMBERS
         ],
         "background": [name for name in BACKGROUNDS if name != PLAIN],
         "colour": list(COLORS),

@@ -18,10 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from actors.embedded.drawing.backgrounds import BACKGROUND_WORDS
 from actors.embedded.drawing.render import digest, render
 from actors.embedded.drawing.sampling import random_scene
-from actors.embedded.drawing.vocabulary import concepts, vocabulary
+from actors.embedded.drawing.vocabulary import BACKGROUND_WORDS, concepts, vocabulary
 from actors.errors import UsageError
 from actors.images import ImageDecodeError, decode
 

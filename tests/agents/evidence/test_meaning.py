@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from actors.chat.base import ChatReply, ChatRequest
-from actors.embedded.language.embedded_words import embedded_words
+from actors.embedded.language.words import embedded_words
 from actors.embedded.observer.eyes import Seen
 from actors.embedded.observer.observer import Observer
 from actors.images import Image

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from actors.chat.base import ChatReply, ChatRequest
-from actors.embedded.language.embedded_words import embedded_words
+from actors.embedded.language.words import embedded_words
 from actors.embedded.scientist.scientist import Scientist
 from agents.records.journal import slug
 from agents.records.record_types import MOST_CONTEXTS

@@ -8,10 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.embedded.drawing.backgrounds import BACKGROUND_WORDS
 from actors.embedded.drawing.grammar import MAX_OBJECTS, ParsedPrompt, parse_prompt
 from actors.embedded.drawing.lexicon import read
-from actors.embedded.drawing.vocabulary import COLORS, vocabulary
+from actors.embedded.drawing.vocabulary import BACKGROUND_WORDS, COLORS, vocabulary
 
 WORDS = st.sampled_from(
     [*list(vocabulary().words())[::9], *BACKGROUND_WORDS, *COLORS, "two", "3", "1000000", "a",
@@ -120,7 +119,7 @@ def test_a_category_draws_a_member_that_the_seed_chooses_and_says_so() -> None:
     for seed in range(12):
         reading = parse_prompt("a bird", seed)
         name = reading.scene.objects[0].concept
-        assert "bird" in vocabulary()[name].lineage
+        assert "bird" in vocabulary()[name].categories
         assert f"chose {name} for bird" in reading.notes
         chosen.add(name)
     assert len(chosen) > 3

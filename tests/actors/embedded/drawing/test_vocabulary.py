@@ -6,13 +6,13 @@ import json
 
 import pytest
 
-from actors.embedded.drawing.backgrounds import BACKGROUND_WORDS, BACKGROUNDS
+from actors.embedded.drawing.backgrounds import BACKGROUNDS
 from actors.embedded.drawing.color import name_of, tint
 from actors.embedded.drawing.render import sprite
 from actors.embedded.drawing.vocabulary import (
     ASSETS,
+    BACKGROUND_WORDS,
     COLORS,
-    category_of,
     concepts,
     normal,
     pluralize,
@@ -31,8 +31,8 @@ def test_there_are_at_least_250_concepts_and_12_backgrounds_with_names_of_their_
 def test_every_concept_is_found_by_each_of_its_names_in_singular_and_plural() -> None:
     for concept in concepts():
         assert concept in resolve(concept.name), concept.name
-        assert concept in resolve(concept.plurals[0]), concept.plurals[0]
-        for name in concept.names:
+        assert concept in resolve(concept.plural), concept.plural
+        for name in (concept.name, *concept.names):
             assert resolve(name), name
 
 
@@ -64,13 +64,6 @@ def test_a_category_stands_for_all_its_members_and_those_of_the_categories_below
     assert {"owl", "penguin"} <= birds < animals
     assert "dog" not in birds
     assert {"tulip", "oak tree"} <= {concept.name for concept in resolve("a plant")}
-
-
-def test_similar_concepts_are_siblings_without_the_concept_itself() -> None:
-    siblings = vocabulary().similar("owl")
-    assert {concept.category for concept in siblings} == {category_of("owl")} == {"bird"}
-    assert "owl" not in {concept.name for concept in siblings}
-    assert len(siblings) > 5
 
 
 def test_an_unknown_word_has_near_ones() -> None:

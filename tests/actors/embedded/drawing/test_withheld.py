@@ -10,7 +10,7 @@ from actors.embedded.drawing.scene import Scene
 from actors.embedded.drawing.vocabulary import concepts, vocabulary
 from actors.embedded.drawing.withheld import Withheld
 from actors.embedded.image_maker import ScenesMaker
-from actors.embedded.language.embedded_words import embedded_words
+from actors.embedded.language.words import embedded_words
 from actors.embedded.observer.eyes import NetEyes
 from actors.generation.base import EditRequest, GenerateRequest, MadeImage
 from actors.generation.settings import ScenesGeneration

@@ -13,8 +13,8 @@ from actors.chat.tasks import (
     DescribeUnitTask,
     SummarizeImagesTask,
 )
-from actors.embedded.language.embedded_words import embedded_words
 from actors.embedded.language.free_text import image_task, names_in, study_task
+from actors.embedded.language.words import embedded_words
 from agents.critic import sceptic
 from agents.study import observers
 from agents.tasks.bias import AuditClass

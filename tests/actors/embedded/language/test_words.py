@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from actors.embedded.language.embedded_words import embedded_words
-from actors.embedded.language.words import Noun, Setting, Term, Words
+from actors.embedded.drawing.vocabulary import Noun, Setting
+from actors.embedded.language.words import Term, Words, embedded_words
 from actors.embedded.reasoning.stimuli import Stimulus, Thing, parse_code
 
 SMALL = Words(

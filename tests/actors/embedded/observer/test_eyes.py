@@ -6,7 +6,7 @@ import numpy as np
 from sklearn.datasets import load_sample_images
 
 from actors.chat.base import ChatRequest, Message
-from actors.embedded.language.embedded_words import embedded_words
+from actors.embedded.language.words import embedded_words
 from actors.embedded.observer.eyes import NetEyes
 from actors.embedded.observer.observer import Observer
 from actors.images import Image

@@ -9,8 +9,7 @@ import pytest
 
 from actors.chat.base import ChatRequest, Message
 from actors.chat.tasks import ChatTask, CheckLabelTask, ClassifyMediumTask, DescribeImagesTask
-from actors.embedded.language.embedded_words import embedded_words
-from actors.embedded.language.words import Term
+from actors.embedded.language.words import Term, embedded_words
 from actors.embedded.observer.eyes import Seen, SeenThing
 from actors.embedded.observer.observer import Observer
 from actors.images import Image

@@ -8,8 +8,7 @@ import random
 
 import pytest
 
-from actors.embedded.language.embedded_words import embedded_words
-from actors.embedded.language.words import Term
+from actors.embedded.language.words import Term, embedded_words
 from actors.embedded.reasoning.appraisal import Appraisal
 from actors.embedded.reasoning.formulas import Explanation
 from actors.embedded.reasoning.stimuli import Stimulus, Thing

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from actors.embedded.language.embedded_words import embedded_words
-from actors.embedded.language.words import Noun, Setting, Term, Words
+from actors.embedded.drawing.vocabulary import Noun, Setting
+from actors.embedded.language.words import Term, Words, embedded_words
 from actors.embedded.reasoning.appraisal import Appraisal
 from actors.embedded.reasoning.formulas import Evidence, Explanation, auroc
 from actors.embedded.reasoning.stimuli import Stimulus, Thing

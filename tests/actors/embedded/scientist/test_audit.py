@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from actors.embedded.language.embedded_words import embedded_words
+from actors.embedded.language.words import embedded_words
 from actors.embedded.reasoning.stimuli import Stimulus
 from actors.embedded.scientist.scientist import Scientist
 from tests.actors.embedded.scientist.world import World, study

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from actors.chat.base import ChatRequest, Message
-from actors.embedded.language.embedded_words import embedded_words
+from actors.embedded.language.words import embedded_words
 from actors.embedded.observer.eyes import Seen
 from actors.embedded.photographs.look import PhotoSighting
 from actors.embedded.scientist.photo_study import Pictured, guesses_of

@@ -13,8 +13,8 @@ from dataclasses import replace
 import pytest
 
 from actors.chat.base import ChatRequest, Message
-from actors.embedded.language.embedded_words import embedded_words
-from actors.embedded.language.words import Term, Words, with_article
+from actors.embedded.drawing.vocabulary import with_article
+from actors.embedded.language.words import Term, Words, embedded_words
 from actors.embedded.reasoning.stimuli import Stimulus, Thing
 from actors.embedded.reasoning.study_state import read_study
 from actors.embedded.scientist.scientist import Scientist

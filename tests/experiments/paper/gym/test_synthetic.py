@@ -130,7 +130,7 @@ def test_units_that_the_maker_cannot_drive_are_counted_apart():
 
 
 def test_drawn_units_differ_by_seed_and_are_of_every_kind():
-    from actors.embedded.language.embedded_words import embedded_words
+    from actors.embedded.language.words import embedded_words
 
     words = embedded_words()
     first, second = drawn(5, 1, words), drawn(5, 2, words)
