@@ -55,7 +55,9 @@ PLAIN = "plain background"
 
 @dataclass(frozen=True, slots=True)
 class Noun:
-    """A thing or a kind of things. `names` are other words for it; `colors` what it has unless said otherwise."""
+    """A thing or a kind of things. `names` are other words for it; `colors` what it has unless said
+    otherwise.
+    """
 
     name: str
     plural: str = ""
@@ -88,8 +90,8 @@ class Concept(Noun):
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A place or surface. `phrase` is how a prompt says it ("on grass"), `names` are other words for it in the
-    form of `normal`, and `colors` are those that it usually has.
+    """A place or surface. `phrase` is how a prompt says it ("on grass"), `names` are other words for it, in
+    the form of `normal`, and `colors` are those that it usually has.
     """
 
     name: str

@@ -65,8 +65,8 @@ class Instruction:
 _VERB_WORDS = (
     "replace swap substitute exchange switch turn transform convert change make paint color colour dye tint "
     "recolor recolour add insert include draw place put give remove delete erase take get move shift enlarge "
-    "shrink scale resize magnify reduce increase decrease flip mirror rotate set have let drop hide eliminate "
-    "clear attach"
+    "shrink scale resize magnify reduce increase decrease flip mirror rotate set have let drop hide "
+    "eliminate clear attach"
 )
 _VERBS = frozenset(_VERB_WORDS.split())
 _POLITE = re.compile(
