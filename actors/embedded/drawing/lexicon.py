@@ -63,54 +63,15 @@ _RELATIONS = {
     **dict.fromkeys(("wearing", "wears", "wear", "dressed in"), "worn by"),
     **dict.fromkeys(("holding", "holds", "carrying", "carries", "with a", "with an"), "held by"),
 }
-_PREPOSITIONS = ("on", "in", "at", "against", "upon", "across", "through", "onto", "to", "from", "along")
-_ARTICLES = (
-    "a",
-    "an",
-    "the",
-    "this",
-    "that",
-    "these",
-    "those",
-    "its",
-    "his",
-    "her",
-    "their",
-    "my",
-    "your",
-    "our",
-)
+_PREPOSITIONS = "on in at against upon across through onto to from along"
+_ARTICLES = "a an the this that these those its his her their my your our"
 _NEGATIONS = ("without", "no", "not", "excluding", "except", "minus", "but no", "with no", "without any")
-_GENERIC = (
-    "object",
-    "thing",
-    "item",
-    "something",
-    "subject",
-    "objects",
-    "things",
-    "items",
-    "stuff",
-    "anything",
-)
+_GENERIC = "object thing item something subject objects things items stuff anything"
 _STOPS = ("and", "or", "with", "as well as", "plus", "also", "but", "then", "while")
-_SETTING = (
-    "background",
-    "backdrop",
-    "backgrounds",
-    "scene",
-    "scenes",
-    "setting",
-    "settings",
-    "landscape",
-    "landscapes",
-    "environment",
-    "environments",
-    "area",
-    "areas",
-    "scenery",
-    "surroundings",
-)
+_SETTING = """
+background backdrop backgrounds scene scenes setting settings landscape landscapes environment
+environments area areas scenery surroundings
+"""
 _FILLERS = """
 photo photos photograph picture image images illustration painting drawing rendering render sketch art
 artwork shot snapshot portrait view depiction realistic photorealistic hyperrealistic cartoon style stylized
@@ -159,12 +120,12 @@ def _lexicon() -> dict[str, Token]:
 
     learn("filler", {word: word for word in _FILLERS.split()})
     learn("action", {word: word for word in _ACTIONS.split()})
-    learn("article", {word: word for word in _ARTICLES})
-    learn("preposition", {word: word for word in _PREPOSITIONS})
+    learn("article", {word: word for word in _ARTICLES.split()})
+    learn("preposition", {word: word for word in _PREPOSITIONS.split()})
     learn("negation", {word: word for word in _NEGATIONS})
-    learn("generic", {word: word for word in _GENERIC})
+    learn("generic", {word: word for word in _GENERIC.split()})
     learn("and", {word: word for word in _STOPS})
-    learn("setting", {word: word for word in _SETTING})
+    learn("setting", {word: word for word in _SETTING.split()})
     learn("count", {word: str(count) for word, count in (*_COUNTS.items(), *NUMBERS.items())})
     learn("size", _SIZES)
     learn("position", _POSITIONS)

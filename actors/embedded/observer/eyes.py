@@ -7,7 +7,6 @@ without weights.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -18,6 +17,7 @@ from actors.embedded.language.words import Term, Words
 from actors.embedded.photographs.classifier import Classifier
 from actors.embedded.photographs.look import PhotoSighting, look
 from actors.images import Image
+from actors.serving.lru import Recall
 
 if TYPE_CHECKING:
     from actors.embedded.concept_net.concept_net import ConceptNet, Sighting
@@ -96,18 +96,16 @@ class NetEyes:
         lacking: frozenset[str] = frozenset(),
     ) -> None:
         self._net, self._classifier, self._lacking = net, classifier, lacking
-        self._kept: OrderedDict[tuple[str, bool], Seen] = OrderedDict()
+        self._kept: Recall[Seen] = Recall(_REMEMBERED)
 
     def look(self, images: Sequence[Image], whole: bool = False) -> list[Seen]:
-        unknown = {image.id: image for image in images if (image.id, whole) not in self._kept}
-        for image_id, seen in zip(unknown, self._look(list(unknown.values()), whole), strict=True):
-            self._kept[image_id, whole] = seen
-        found = [self._kept[image.id, whole] for image in images]
-        for image in images:
-            self._kept.move_to_end((image.id, whole))
-        while len(self._kept) > _REMEMBERED:
-            self._kept.popitem(last=False)
-        return found
+        kept = {image.id: self._kept.get((image.id, whole)) for image in images}
+        seen = {image_id: sight for image_id, sight in kept.items() if sight is not None}
+        unknown = {image.id: image for image in images if image.id not in seen}
+        for image_id, sight in zip(unknown, self._look(list(unknown.values()), whole), strict=True):
+            seen[image_id] = sight
+            self._kept.put((image_id, whole), sight, 1)
+        return [seen[image.id] for image in images]
 
     def _look(self, images: Sequence[Image], whole: bool) -> list[Seen]:
         if not images:

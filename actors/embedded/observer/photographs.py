@@ -12,43 +12,10 @@ from actors.embedded.photographs.taxonomy import Taxonomy, TaxonomyNode
 
 _OR = re.compile(r"[,;/]|\bor\b", re.I)
 _WITHOUT = re.compile(r"\b(?:without|but not|except|rather than)\b", re.I)
-_FILLERS = frozenset(
-    [
-        "a",
-        "an",
-        "the",
-        "some",
-        "any",
-        "kind",
-        "sort",
-        "type",
-        "of",
-        "with",
-        "and",
-        "in",
-        "on",
-        "at",
-        "by",
-        "beside",
-        "near",
-        "next",
-        "to",
-        "is",
-        "are",
-        "photo",
-        "photograph",
-        "picture",
-        "image",
-        "its",
-        "their",
-        "several",
-        "many",
-        "two",
-        "three",
-        "one",
-        "single",
-    ]
-)
+_FILLERS = """
+a an the some any kind sort type of with and in on at by beside near next to is are photo photograph
+picture image its their several many two three one single
+"""
 """Words that add no thing."""
 _MOST_KINDS = 3
 
@@ -125,7 +92,7 @@ def _together(sighting: PhotoSighting, phrase: str) -> bool | None:
     answers: list[bool | None] = []
     for found in sighting.taxonomy.find(phrase):
         if isinstance(found, str):
-            answers += [] if found in _FILLERS else [None]
+            answers += [] if found in _FILLERS.split() else [None]
         else:
             answers.append(sighting.shows(found))
     return _all(answers) if answers else None
