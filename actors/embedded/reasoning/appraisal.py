@@ -4,14 +4,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
 from actors.embedded.language.words import Term, Words
-from actors.embedded.reasoning.formulas import Evidence, Explanation, Merit, auroc, truth_table
+from actors.embedded.reasoning.formulas import Evidence, Explanation, Merit, truth_table
 from actors.embedded.reasoning.rebuilding import FEW, MOST_THINGS, Example
+from actors.embedded.reasoning.standing import (
+    CLEAR_GAP,
+    CONFIRMED,
+    LEVEL,
+    OPEN,
+    Forecast,
+    Standing,
+    adds,
+    ranked,
+    split,
+    surprise,
+)
 from actors.embedded.reasoning.stimuli import Stimulus, Thing
 from actors.embedded.reasoning.study_state import Row, StudyState
 
@@ -20,90 +30,13 @@ CROWDED = 4
 SUSPECTS = 3
 _ENOUGH_ALONE = 3
 """Images of a thing alone that decide whether the first of them was chance."""
-_CLEAR_GAP = 6.0
-"""Nats by which a formula must lead its rivals to be taken as settled."""
-_MIN_GAIN = 11.0
-"""Nats of measured gain below which even the best of thousands of formulas is no explanation."""
-_CONFIRMED = 0.85
-_ACCEPTABLE = 0.6
-_LEVEL = 0.001
 _LEFT = 0.25
 """Part of the effect that may be left where an exception holds."""
 _EXCEPTION_LEVEL = 1e-4
-_HASTY = 12.0
-"""Nats by which an untested addition must be better to lead all the same."""
-_OPEN = 3.5
-"""Nats of measured gain from which a condition, an exception or an addition is worth a test of its own."""
 _NEAR = 0.5
 """Part of the weakest exemplar's activation from which an image comes near it."""
 _ALONE = 0.5
 """Part of the best concept's effect that another must have by itself to be named as well."""
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """How well the leading formula stands. AUROC: of images that satisfy it over those that do not."""
-
-    merits: list[Merit]
-    auroc: float
-    predicted_auroc: float
-    """AUROC on the latest round of the formula that led before it; 0.5 while there is none."""
-    settled: bool
-    mean_on: float
-    mean_off: float
-    n_on: int
-    n_off: int
-    p_predicted: float | None
-    """One-sided p-value that what the formula predicted, while it led, was chance; None before the second
-    round.
-    """
-    refinements: list[Merit]
-    """Formulas that add to the leading one, fit better so far, and rest on too few images."""
-
-    @property
-    def lead(self) -> Explanation:
-        return self.merits[0].formula
-
-    @property
-    def promising(self) -> bool:
-        return self.merits[0].measured >= _MIN_GAIN or (
-            self.p_predicted is not None and self.p_predicted < _LEVEL
-        )
-
-    @property
-    def acceptable(self) -> bool:
-        """Whether it may be the answer. Before anything could be predicted, it must fit the better."""
-        if self.merits[0].measured < _MIN_GAIN or self.n_on < 3:
-            return False
-        if self.p_predicted is None:
-            return self.auroc >= _CONFIRMED
-        return self.p_predicted < _LEVEL and self.auroc >= _ACCEPTABLE
-
-
-@dataclass(frozen=True, slots=True)
-class Forecast:
-    """A formula and a later round's activations: of the images that satisfy it, and of those that do not."""
-
-    formula: Explanation
-    on: np.ndarray
-    off: np.ndarray
-
-
-def _surprise(forecasts: Sequence[Forecast], formula: Explanation) -> float | None:
-    """Return the one-sided Mann-Whitney p-value of all that the formula predicted while it led; 1 if it never
-    did on both sides, None if there was nothing to predict."""
-    from scipy import stats
-
-    if not forecasts:
-        return None
-    own = [each for each in forecasts if each.formula == formula]
-    on = np.concatenate([each.on for each in own]) if own else np.zeros(0)
-    off = np.concatenate([each.off for each in own]) if own else np.zeros(0)
-    if not len(on) or not len(off):
-        return 1.0
-    if np.ptp(np.concatenate([on, off])) == 0:
-        return 1.0
-    return float(stats.mannwhitneyu(on, off, alternative="greater").pvalue)
 
 
 class Appraisal:
@@ -171,74 +104,72 @@ class Appraisal:
         return found
 
     def standing(self, final: bool = False) -> Standing | None:
-        rows = self.state.rows
-        evidence = Evidence(rows, self.exemplar_terms, self._words, self._levels)
-        merits = self._ranked(rows)
+        """Return how the leading explanation stands, None if nothing explains anything.
+
+        `final`: a guess that too few images speak for, or that predicted nothing, is worth an experiment but
+        no answer.
+        """
+        evidence = Evidence(self.state.rows, self.exemplar_terms, self._words, self._levels)
+        merits = self._ranked(self.state.rows)
         forecasts = self._forecasts()
         if final:
-            # A guess that too few images speak for, or that predicted nothing, is worth an experiment but no
-            # answer.
             merits = [merit for merit in merits if evidence.tested(merit.formula)] or merits
-            merits.sort(key=lambda merit: (_surprise(forecasts, merit.formula) or 0.0) >= _LEVEL)
+            merits.sort(key=lambda merit: (surprise(forecasts, merit.formula) or 0.0) >= LEVEL)
         if not merits:
             return None
-        lead = merits[0].formula
-        on, off = split(evidence, lead)
+        best, lead = merits[0], merits[0].formula
         # The latest round counts that held images on both sides.
-        latest = next((f for f in reversed(forecasts) if min(len(f.on), len(f.off)) >= 3), None)
-        predicted = auroc(latest.on, latest.off) if latest else 0.5
-        agreed = latest is not None and latest.formula == lead
-        truth = evidence.truth(lead)
-        # An exception or addition that next to no image speaks for is no rival yet: a few misses always
-        # suggest some.
-        rivals = [
-            merit
-            for merit in merits[1:]
-            if np.abs(evidence.truth(merit.formula) - truth).max(initial=0.0) >= 0.5
-            and (not _adds(merit.formula, lead) or evidence.tested(merit.formula))
-        ]
-        gap = merits[0].score - (rivals[0].score if rivals else 0.0)
+        latest = next((f for f in reversed(forecasts) if min(len(f.split.on), len(f.split.off)) >= 3), None)
+        predicted = latest.split.auroc if latest else 0.5
+        split_now = split(evidence, lead)
         settled = (
-            agreed
-            and predicted >= _CONFIRMED
-            and gap >= _CLEAR_GAP
-            and len(on) >= 6
+            latest is not None
+            and latest.formula == lead
+            and predicted >= CONFIRMED
+            and best.score - self._best_rival(merits, evidence) >= CLEAR_GAP
+            and len(split_now.on) >= 6
             and evidence.tested(lead)
             and len(self.state.measured_rounds) >= 2
         )
-        return Standing(
-            merits,
-            auroc(on, off),
-            predicted,
-            settled,
-            float(on.mean()) if len(on) else 0.0,
-            float(off.mean()) if len(off) else 0.0,
-            len(on),
-            len(off),
-            _surprise(forecasts, lead),
-            [
-                merit
-                for merit in merits[1:]
-                if _adds(merit.formula, lead)
-                and merit.measured > merits[0].measured + _OPEN
-                and not evidence.tested(merit.formula)
-            ],
+        refinements = [
+            merit
+            for merit in merits[1:]
+            if adds(merit.formula, lead)
+            and merit.measured > best.measured + OPEN
+            and not evidence.tested(merit.formula)
+        ]
+        return Standing(merits, split_now, predicted, surprise(forecasts, lead), settled, refinements)
+
+    @staticmethod
+    def _best_rival(merits: Sequence[Merit], evidence: Evidence) -> float:
+        """Return the score of the best explanation that says something else of some image, 0 if there is none.
+
+        An exception or addition that next to no image speaks for is no rival yet: a few misses always suggest
+        some.
+        """
+        lead = merits[0].formula
+        truth = evidence.truth(lead)
+        rivals = (
+            merit.score
+            for merit in merits[1:]
+            if np.abs(evidence.truth(merit.formula) - truth).max(initial=0.0) >= 0.5
+            and (not adds(merit.formula, lead) or evidence.tested(merit.formula))
         )
+        return next(rivals, 0.0)
 
     def _forecasts(self) -> list[Forecast]:
-        """Return, for every round but the first, what the formula that led before it said of its images."""
+        """Return, for every round but the first, what the explanation that led before it said of its images."""
         forecasts = []
         rows = self.state.rows
         for number in self.state.measured_rounds[1:]:
-            earlier = [row for row in rows if row.round < number]
-            merits = self._ranked(earlier)
+            merits = self._ranked([row for row in rows if row.round < number])
             if merits:
                 tested = Evidence([row for row in rows if row.round == number], [], self._words)
-                forecasts.append(Forecast(merits[0].formula, *split(tested, merits[0].formula)))
+                forecasts.append(Forecast(merits[0].formula, split(tested, merits[0].formula)))
         return forecasts
 
     def _ranked(self, rows: Sequence[Row]) -> list[Merit]:
-        return list(_ranked(tuple(rows), tuple(self.exemplar_terms), tuple(self._levels), self._words))
+        return list(ranked(tuple(rows), tuple(self.exemplar_terms), tuple(self._levels), self._words))
 
     def suspects(self, standing: Standing) -> list[Row]:
         """Return images that are strong although the leading formula says otherwise, strongest first.
@@ -248,9 +179,9 @@ class Appraisal:
         """
         evidence = Evidence(self.state.rows, [], self._words)
         truth = evidence.truth(standing.lead)
-        middle = 0.5 * (standing.mean_on + standing.mean_off)
         return self._unexplained(
-            [row for row, sure in zip(self.state.rows, truth, strict=True) if sure < 0.4], middle
+            [row for row, sure in zip(self.state.rows, truth, strict=True) if sure < 0.4],
+            standing.split.middle,
         )
 
     def hits(self) -> list[Row]:
@@ -367,7 +298,7 @@ class Appraisal:
         evidence = Evidence(self.state.rows, [], self._words)
         if not self.state.rows:
             return formula
-        _, off = split(evidence, formula)
+        off = split(evidence, formula).off
         base = float(off.mean()) if len(off) else float(evidence.activations.min())
         truths = {term: evidence.truth(Explanation("is", (term,))) for term in formula.terms}
 
@@ -397,46 +328,3 @@ class Appraisal:
             ):
                 return Explanation("is", (first,))
         return formula
-
-
-def led(evidence: Evidence) -> list[Merit]:
-    """Return the best formulas, first the one to act on: an exception or a further concept leads only once it
-    was tested.
-
-    A few misses always suggest some exception, and the next few another.
-    """
-    merits = evidence.ranked()
-    for place, merit in enumerate(merits):
-        if evidence.tested(merit.formula):
-            if all(_hasty(better, merit) for better in merits[:place]):
-                return [merit, *merits[:place], *merits[place + 1 :]]
-            break
-    return merits
-
-
-@lru_cache(maxsize=96)
-def _ranked(
-    rows: tuple[Row, ...], exemplars: tuple[frozenset[Term], ...], levels: tuple[float, ...], words: Words
-) -> tuple[Merit, ...]:
-    """As `led`; kept, because each turn of a conversation asks again of all earlier rounds."""
-    return tuple(led(Evidence(rows, exemplars, words, levels)))
-
-
-def _hasty(better: Merit, simpler: Merit) -> bool:
-    return (
-        better.formula.operator != "and"
-        and _adds(better.formula, simpler.formula)
-        and better.score < simpler.score + _HASTY
-    )
-
-
-def _adds(formula: Explanation, simpler: Explanation) -> bool:
-    return set(simpler.terms) < set(formula.terms)
-
-
-def split(evidence: Evidence, formula: Explanation) -> tuple[np.ndarray, np.ndarray]:
-    """Return the activations of the rows that satisfy the formula and of those that do not; unsure ones are
-    left out.
-    """
-    truth = evidence.truth(formula)
-    return evidence.activations[truth > 0.6], evidence.activations[truth < 0.4]

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from actors.embedded.language.words import Words
-from actors.embedded.reasoning.appraisal import Appraisal, Standing, split
-from actors.embedded.reasoning.formulas import Evidence, Explanation, auroc, truth_table
+from actors.embedded.reasoning.appraisal import Appraisal
+from actors.embedded.reasoning.formulas import Evidence, Explanation, truth_table
+from actors.embedded.reasoning.standing import Standing, split
 from actors.embedded.scientist.answers import (
     NOT_INTERPRETABLE,
     claim,
@@ -32,11 +33,11 @@ def conclude(appraisal: Appraisal, words: Words) -> str:
     statement = claim(formula, words)
     parts = [f"{statement[:1].upper()}{statement[1:]}."]
     if rows:
-        on, off = split(Evidence(rows, [], words), pruned)
+        shown = split(Evidence(rows, [], words), pruned)
         parts.append(
-            f"Images that show it reached a mean activation of {_mean(on)} ({len(on)} images), others "
-            f"{_mean(off)} ({len(off)} images); one of the former exceeds one of the latter with probability "
-            f"{auroc(on, off):.2f}."
+            f"Images that show it reached a mean activation of {_mean(shown.on)} ({len(shown.on)} images), others "
+            f"{_mean(shown.off)} ({len(shown.off)} images); one of the former exceeds one of the latter with probability "
+            f"{shown.auroc:.2f}."
         )
     else:
         parts.append("No experiment on generated images was possible: this rests on the exemplars alone.")
@@ -71,7 +72,7 @@ def _unexplained(standing: Standing | None, appraisal: Appraisal, words: Words) 
     if standing is not None and values:
         text += (
             f" The best guess, that {claim(standing.lead, words)}, separated images with probability "
-            f"{standing.auroc:.2f} where it was fitted and {standing.predicted_auroc:.2f} where it was put "
+            f"{standing.split.auroc:.2f} where it was fitted and {standing.predicted_auroc:.2f} where it was put "
             "to the test."
         )
     return final_description(text, [NOT_INTERPRETABLE])

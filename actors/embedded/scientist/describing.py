@@ -13,12 +13,13 @@ from collections.abc import Sequence
 
 from actors.embedded.drawing.vocabulary import with_article
 from actors.embedded.language.words import Words
-from actors.embedded.reasoning.appraisal import CROWDED, Appraisal, Standing
+from actors.embedded.reasoning.appraisal import CROWDED, Appraisal
 from actors.embedded.reasoning.design import Designer
 from actors.embedded.reasoning.edits import causal_edits
 from actors.embedded.reasoning.formulas import Merit
 from actors.embedded.reasoning.programs import edit_program, exemplar_program, reply, trial_program
 from actors.embedded.reasoning.rebuilding import Example, example_edits, rebuilt
+from actors.embedded.reasoning.standing import Standing
 from actors.embedded.reasoning.stimuli import Stimulus
 from actors.embedded.reasoning.study_state import Row
 from actors.embedded.scientist.answers import claim

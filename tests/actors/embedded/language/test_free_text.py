@@ -69,6 +69,6 @@ def test_the_class_is_read_from_the_text(text: str, name: str) -> None:
 
 
 def test_listed_names_need_not_be_in_the_vocabulary_and_others_must_be() -> None:
-    text = "The four breeds: the corgi, dachshund and bulldog. It happens on beaches."
+    text = "The four breeds: the corgi, dachshund and bulldog. It happens on the beach."
     assert names_in(text, ("classes", "breeds"), "concept", WORDS) == ("corgi", "dachshund", "bulldog")
     assert names_in(text, ("places",), "background", WORDS) == ("beach",)
