@@ -290,26 +290,26 @@ class Vocabulary:
     def find(self, text: str) -> list[str]:
         """Return the concepts and categories that the text names, longest names first in each place."""
         words = normal(text).split()
-        found: list[str] = []
+        named: list[str] = []
         at = 0
         while at < len(words):
             for length in range(min(5, len(words) - at), 0, -1):
                 hit = self._words.get(" ".join(words[at : at + length]))
                 if hit is not None:
-                    if hit[0] not in found:
-                        found.append(hit[0])
+                    if hit[0] not in named:
+                        named.append(hit[0])
                     at += length
                     break
             else:
                 at += 1
-        return found
+        return named
 
     def resolve(self, text: str) -> list[Concept]:
         """Return every concept the text names, categories by all their members; empty if it names none."""
-        found: dict[str, Concept] = {}
+        concepts: dict[str, Concept] = {}
         for name in self.find(text):
-            found.update((concept.name, concept) for concept in self.members(name))
-        return list(found.values())
+            concepts.update((concept.name, concept) for concept in self.members(name))
+        return list(concepts.values())
 
     def nearest(self, text: str, n: int = 3) -> list[str]:
         """Return the known names that look most like the text, for an error message."""

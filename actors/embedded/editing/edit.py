@@ -8,7 +8,7 @@ it. What is not found is named in a note, and the image stays as it was.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -102,17 +102,17 @@ class Editor:
         everything = list(range(len(canvas.objects)))
         if target.name:
             names = set(drawable(target.name, self._lacking))
-            found = [i for i in everything if canvas.objects[i].concept in names]
+            indices = [i for i in everything if canvas.objects[i].concept in names]
             if target.color is not None:
-                found = [i for i in found if canvas.color_of(i) == target.color] or found
+                indices = [i for i in indices if canvas.color_of(i) == target.color] or indices
         elif target.everything:
-            found = everything
+            indices = everything
         else:
-            found = [i for i in everything if target.color is None or canvas.color_of(i) == target.color]
-            found = sorted(found, key=lambda i: -canvas.objects[i].size)[:1]
-        if not found:
+            indices = [i for i in everything if target.color is None or canvas.color_of(i) == target.color]
+            indices = sorted(indices, key=lambda i: -canvas.objects[i].size)[:1]
+        if not indices:
             self.notes.append(f"not done: no {target.words} was found in the image")
-        return found
+        return indices
 
     def _made(self, wish: Wish, like: Placed | None, salt: int) -> Placed:
         """Return a new object; `like` gives its place."""
@@ -137,56 +137,53 @@ class Editor:
     def _replace(self, change: Change) -> None:
         if not self._can_draw(change.wishes[0]):
             return
-        found = self._find(change.target)
-        for index in found:
+        indices = self._find(change.target)
+        for index in indices:
             self._canvas.put(index, self._made(change.wishes[0], self._canvas.objects[index], 0))
-        if found:
-            anchors = {0: found[0]}
+        if indices:
+            anchors = {0: indices[0]}
             self._add_all(change.wishes[1:], None, anchors, 1)
             self.done += 1
 
-    def _recolor(self, change: Change) -> None:
-        found = self._find(change.target)
-        for index in found:
-            self._canvas.alter(index, replace(self._canvas.objects[index], color=change.color))
-        self.done += bool(found)
+    def _alter_all(self, target: Target, altered: Callable[[Placed], Placed]) -> None:
+        indices = self._find(target)
+        for index in indices:
+            self._canvas.alter(index, altered(self._canvas.objects[index]))
+        self.done += bool(indices)
 
-    def _remove(self, change: Change) -> None:
-        found = self._find(change.target)
-        for index in sorted(found, reverse=True):
-            self._canvas.remove(index)
-        self.done += bool(found)
+    def _recolor(self, change: Change) -> None:
+        self._alter_all(change.target, lambda placed: replace(placed, color=change.color))
 
     def _resize(self, change: Change) -> None:
-        found = self._find(change.target)
-        for index in found:
-            placed = self._canvas.objects[index]
-            size = float(np.clip(placed.size * change.factor, 0.06, 1.1))
-            self._canvas.alter(index, replace(placed, size=round(size, 4)))
-        self.done += bool(found)
+        def resized(placed: Placed) -> Placed:
+            return replace(placed, size=round(float(np.clip(placed.size * change.factor, 0.06, 1.1)), 4))
+
+        self._alter_all(change.target, resized)
 
     def _flip(self, change: Change) -> None:
-        found = self._find(change.target)
-        for index in found:
-            placed = self._canvas.objects[index]
-            self._canvas.alter(index, replace(placed, flip=not placed.flip))
-        self.done += bool(found)
+        self._alter_all(change.target, lambda placed: replace(placed, flip=not placed.flip))
+
+    def _remove(self, change: Change) -> None:
+        indices = self._find(change.target)
+        for index in sorted(indices, reverse=True):
+            self._canvas.remove(index)
+        self.done += bool(indices)
 
     def _move(self, change: Change) -> None:
-        found = self._find(change.target)[:1]
-        if not found:
+        indices = self._find(change.target)[:1]
+        if not indices:
             return
-        placed = self._canvas.objects[found[0]]
+        placed = self._canvas.objects[indices[0]]
         wish = Wish(placed.concept, placed.color, None, set(change.positions), change.relation)
-        others = [other for i, other in enumerate(self._canvas.objects) if i != found[0]]
+        others = [other for i, other in enumerate(self._canvas.objects) if i != indices[0]]
         anchor = None
         if change.anchor is not None:
-            anchors = [i for i in self._find(change.anchor) if i != found[0]]
+            anchors = [i for i in self._find(change.anchor) if i != indices[0]]
             if not anchors:
                 return
             anchor = self._canvas.objects[anchors[0]]
         spot = place(placed.concept, wish, others, anchor, max(len(others) + 1, 1), self._rng())
-        self._canvas.alter(found[0], replace(placed, x=spot.x, y=spot.y))
+        self._canvas.alter(indices[0], replace(placed, x=spot.x, y=spot.y))
         self.done += 1
 
     def _exchange(self, change: Change) -> None:
@@ -199,13 +196,13 @@ class Editor:
             self.done += 1
 
     def _count(self, change: Change) -> None:
-        found = self._find(change.target)
-        if not found:
+        indices = self._find(change.target)
+        if not indices:
             return
-        for index in sorted(found[change.count :], reverse=True):
+        for index in sorted(indices[change.count :], reverse=True):
             self._canvas.remove(index)
-        model = self._canvas.objects[found[0]]
-        for salt in range(min(change.count, MAX_OBJECTS) - len(found)):
+        model = self._canvas.objects[indices[0]]
+        for salt in range(min(change.count, MAX_OBJECTS) - len(indices)):
             others = list(self._canvas.objects)
             wish = Wish(model.concept, model.color)
             spot = place(model.concept, wish, others, None, len(others) + 1, self._rng(salt))
@@ -215,10 +212,10 @@ class Editor:
     def _add(self, change: Change) -> None:
         anchor = None
         if change.anchor is not None:
-            found = self._find(change.anchor)
-            if not found:
+            indices = self._find(change.anchor)
+            if not indices:
                 return
-            anchor = found[0]
+            anchor = indices[0]
         before = len(self._canvas.objects)
         self._add_all(change.wishes, anchor, {}, 0)
         self.done += len(self._canvas.objects) > before
@@ -231,9 +228,9 @@ class Editor:
                 return
             if not self._can_draw(wish):
                 continue
-            beside = known.get(wish.anchor) if wish.anchor is not None else anchor
+            base_index = known.get(wish.anchor) if wish.anchor is not None else anchor
             others = list(self._canvas.objects)
-            base = others[beside] if beside is not None and beside < len(others) else None
+            base = others[base_index] if base_index is not None and base_index < len(others) else None
             placed = self._made(wish, None, salt)
             if base is not None:
                 placed = place(placed.concept, wish, others, base, len(others) + 1, self._rng(salt + 50))

@@ -72,8 +72,8 @@ class Words:
     def members(self, category: str) -> tuple[str, ...]:
         """Return the concepts of a category, those of its subcategories included."""
         if category not in self._members:
-            found = tuple(n.name for n in self.concepts.values() if category in n.categories)
-            self._members[category] = found
+            names = tuple(n.name for n in self.concepts.values() if category in n.categories)
+            self._members[category] = names
         return self._members[category]
 
     def siblings(self, concept: str) -> tuple[str, ...]:
@@ -88,16 +88,16 @@ class Words:
         """Return the term with what it implies: a dog its categories, a red thing a tone, grass a green
         one.
         """
-        found = self._closures.get(term)
-        if found is None:
+        implied = self._closures.get(term)
+        if implied is None:
             nouns = {"concept": self.concepts, "category": self.categories}.get(term.kind, {})
             above = [Term("category", c) for c in (nouns[term.name].categories if term.name in nouns else ())]
             if term.kind == "color":
                 above = [Term("tone", term.name)]
             if term.kind == "background":
                 above = [Term("tone", color) for color in self.backgrounds[term.name].colors]
-            found = self._closures[term] = frozenset({term, *above})
-        return found
+            implied = self._closures[term] = frozenset({term, *above})
+        return implied
 
     def can_be(self, concept: str, color: str) -> bool:
         """Return whether the color's word before the concept's still reads as a color: a red fox is a fox."""
@@ -119,10 +119,10 @@ class Words:
     @cached_property
     def _lexicon(self) -> dict[tuple[str, ...], tuple[Term, ...]]:
         """Every way to write every term, as lower-case tokens."""
-        found: dict[tuple[str, ...], list[Term]] = {}
+        meanings: dict[tuple[str, ...], list[Term]] = {}
 
         def add(text: str, term: Term) -> None:
-            terms = found.setdefault(tuple(_tokens(text)), [])
+            terms = meanings.setdefault(tuple(_tokens(text)), [])
             if term in terms:
                 return
             # A term's own name beats another's synonym.
@@ -147,7 +147,7 @@ class Words:
         for setting in self.backgrounds.values():
             for name in (setting.name, *setting.names):
                 add(name, Term("background", setting.name))
-        return {key: tuple(terms) for key, terms in found.items() if key}
+        return {key: tuple(terms) for key, terms in meanings.items() if key}
 
     @cached_property
     def _longest(self) -> int:
@@ -160,16 +160,16 @@ class Words:
         thing and a background is the background after "on", "in", "at" or "background".
         """
         tokens = _tokens(text)
-        found: list[Term] = []
+        named: list[Term] = []
         start = 0
         while start < len(tokens):
             terms, length = self._match(tokens, start)
             if not length:
                 start += 1
                 continue
-            found.append(terms[0] if len(terms) == 1 else self._meant(terms, tokens, start, length))
+            named.append(terms[0] if len(terms) == 1 else self._meant(terms, tokens, start, length))
             start += length
-        return found
+        return named
 
     def _meant(self, terms: Sequence[Term], tokens: Sequence[str], start: int, length: int) -> Term:
         """Choose among the terms that one word may name, by the words around it."""

@@ -65,13 +65,13 @@ class Seen:
 
     def terms(self, words: Words) -> frozenset[Term]:
         """Return what is seen in the words for drawn scenes."""
-        found = {Term("color", thing.color) for thing in self.things if thing.color in words.colors}
+        shown = {Term("color", thing.color) for thing in self.things if thing.color in words.colors}
         for thing in self.things:
             if thing.concept in words.concepts:
-                found |= words.closure(Term("concept", thing.concept))
+                shown |= words.closure(Term("concept", thing.concept))
         if self.background in words.backgrounds:
-            found |= words.closure(Term("background", self.background))
-        return frozenset(found | {Term("tone", term.name) for term in found if term.kind == "color"})
+            shown |= words.closure(Term("background", self.background))
+        return frozenset(shown | {Term("tone", term.name) for term in shown if term.kind == "color"})
 
 
 class Eyes(Protocol):
@@ -114,17 +114,17 @@ class NetEyes:
         sightings = self._loaded().look(shown)
         # Darkened all over: nothing in it is highlighted.
         blank = [int(image.pixels.max()) <= _DARKENED for image in images]
-        found = [
+        seen = [
             Seen() if dark else _seen(sighting, self._lacking)
             for sighting, dark in zip(sightings, blank, strict=True)
         ]
         if self._classifier is None:
-            return found
+            return seen
         places = [at for at, each in enumerate(sightings) if not blank[at] and is_photograph(each)]
         photographed = look(self._classifier, [images[place] for place in places], whole)
         for place, photograph in zip(places, photographed, strict=True):
-            found[place] = Seen(photograph=photograph)
-        return found
+            seen[place] = Seen(photograph=photograph)
+        return seen
 
     def _loaded(self) -> ConceptNet:
         if self._net is None:

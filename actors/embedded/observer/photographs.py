@@ -90,11 +90,11 @@ def _any(sighting: PhotoSighting, phrase: str) -> bool | None:
 
 def _together(sighting: PhotoSighting, phrase: str) -> bool | None:
     answers: list[bool | None] = []
-    for found in sighting.taxonomy.find(phrase):
-        if isinstance(found, str):
-            answers += [] if found in _FILLERS.split() else [None]
+    for meaning in sighting.taxonomy.find(phrase):
+        if isinstance(meaning, str):
+            answers += [] if meaning in _FILLERS.split() else [None]
         else:
-            answers.append(sighting.shows(found))
+            answers.append(sighting.shows(meaning))
     return _all(answers) if answers else None
 
 

@@ -72,18 +72,18 @@ class PhotoSighting:
         Where no class is sure enough it is the smallest kind that is; nothing is said of what has been named
         already.
         """
-        found: list[tuple[TaxonomyNode, float]] = []
+        chosen: list[tuple[TaxonomyNode, float]] = []
         for node, sure in self.all_seen():
-            if not any(node.classes & other.classes for other, _ in found):
-                found.append((node, sure))
-        return sorted(found, key=lambda each: -each[1])[:at_most]
+            if not any(node.classes & other.classes for other, _ in chosen):
+                chosen.append((node, sure))
+        return sorted(chosen, key=lambda each: -each[1])[:at_most]
 
     def all_seen(self) -> list[tuple[TaxonomyNode, float]]:
         """Return all that can be said of it with how sure that is: classes, surest first, then kinds, the
         smallest first.
         """
-        found = [(node, self.sure(node.classes)) for node in self.taxonomy.spoken if self.says(node.classes)]
-        return sorted(found, key=lambda each: (len(each[0].classes), -each[1]))
+        shown = [(node, self.sure(node.classes)) for node in self.taxonomy.spoken if self.says(node.classes)]
+        return sorted(shown, key=lambda each: (len(each[0].classes), -each[1]))
 
 
 def look(

@@ -149,8 +149,8 @@ class Taxonomy:
         start = 0
         while start < len(words):
             for length in range(min(self._longest, len(words) - start), 0, -1):
-                if (found := self._meanings.get(words[start : start + length])) is not None:
-                    yield found
+                if (meaning := self._meanings.get(words[start : start + length])) is not None:
+                    yield meaning
                     start += length
                     break
             else:

@@ -59,10 +59,10 @@ class Appraisal:
         self._levels = [each.activation for each, on in zip(state.exemplars, lit, strict=True) if on]
 
     def _terms_in(self, text: str) -> frozenset[Term]:
-        found: set[Term] = set()
+        terms: set[Term] = set()
         for term in self._words.find(text):
-            found |= self._words.closure(term)
-        return frozenset(found)
+            terms |= self._words.closure(term)
+        return frozenset(terms)
 
     def _lit(self) -> list[bool]:
         """Return which exemplars the unit answered to: those in the upper half of what it ever did."""
@@ -94,14 +94,14 @@ class Appraisal:
             return []
         if any(row.activation > _NEAR * min(self._levels) for row in self.state.rows if row.before is None):
             return []
-        found = []
+        examples = []
         for place, activation in zip(self._places, self._levels, strict=True):
             terms = [*sorted(self._looked_at[place]), *sorted(self._around[place] - self._looked_at[place])]
             things = [Thing(term.name) for term in terms if term.kind == "concept"][:MOST_THINGS]
             background = next((term.name for term in terms if term.kind == "background"), "")
             if things:
-                found.append(Example(place, activation, Stimulus(tuple(things), background)))
-        return found
+                examples.append(Example(place, activation, Stimulus(tuple(things), background)))
+        return examples
 
     def standing(self, final: bool = False) -> Standing | None:
         """Return how the leading explanation stands, None if nothing explains anything.
@@ -202,14 +202,14 @@ class Appraisal:
             often = _ENOUGH_ALONE if len(stimulus.things) == 1 else 1
             return all(alone[concept] >= often for concept in stimulus.concepts)
 
-        found = [
+        unexplained = [
             row
             for row in rows
             if row.activation > above
             and (len(row.stimulus.things) >= CROWDED or len(row.stimulus.things) == 1)
             and not measured_alone(row.stimulus)
         ]
-        return sorted(found, key=lambda row: -row.activation)[:SUSPECTS]
+        return sorted(unexplained, key=lambda row: -row.activation)[:SUSPECTS]
 
     def _alone(self) -> Counter[str]:
         """Return how many images showed each concept by itself."""
@@ -239,15 +239,15 @@ class Appraisal:
         exemplars the things that were seen in them.
         """
         made = {row.stimulus.prompt(self._words): row.stimulus for row in self.state.rows}
-        found = []
+        stimuli = []
         for each in self.state.unexplained:
             if isinstance(each, str):
-                found += [stimulus for prompt, stimulus in made.items() if prompt == each]
+                stimuli += [stimulus for prompt, stimulus in made.items() if prompt == each]
             elif each <= len(self._looked_at):
                 seen = self._looked_at[each - 1] | self._around[each - 1]
                 things = sorted(term.name for term in seen if term.kind == "concept")[:MOST_THINGS]
-                found.append(Stimulus(tuple(map(Thing, things))))
-        return [stimulus for stimulus in found if stimulus.things]
+                stimuli.append(Stimulus(tuple(map(Thing, things))))
+        return [stimulus for stimulus in stimuli if stimulus.things]
 
     def shown_concepts(self) -> set[str]:
         """Return the concepts that some generated image was asked to show."""

@@ -45,12 +45,12 @@ class Designer:
         if without is not None:
             names = [name for name in names if not self._satisfies(Stimulus((Thing(name),)), without)]
             backgrounds = [name for name in backgrounds if not self._satisfies(Stimulus((), name), without)]
-        found: list[Stimulus] = []
-        while names and len(found) < count:
+        stimuli: list[Stimulus] = []
+        while names and len(stimuli) < count:
             chosen, names = names[:things], names[things:]
-            background = backgrounds[len(found) % len(backgrounds)] if backgrounds else ""
-            found.append(Stimulus(tuple(Thing(name) for name in chosen), background))
-        return found
+            background = backgrounds[len(stimuli) % len(backgrounds)] if backgrounds else ""
+            stimuli.append(Stimulus(tuple(Thing(name) for name in chosen), background))
+        return stimuli
 
     def each_alone(self, concepts: Sequence[str]) -> list[Stimulus]:
         """Return an image of each concept by itself, on any background."""
@@ -58,12 +58,12 @@ class Designer:
 
     def one_by_one(self, crowded: Sequence[Stimulus], each: int) -> list[Stimulus]:
         """Return images that show each part of the given ones alone: which of them was it?"""
-        found = []
+        stimuli = []
         for thing in dict.fromkeys(thing for stimulus in crowded for thing in stimulus.things):
-            found += [Stimulus((thing,), self._background()) for _ in range(each)]
+            stimuli += [Stimulus((thing,), self._background()) for _ in range(each)]
         for background in dict.fromkeys(stimulus.background for stimulus in crowded if stimulus.background):
-            found += [replace(self.random_stimulus(), background=background) for _ in range(each)]
-        return found
+            stimuli += [replace(self.random_stimulus(), background=background) for _ in range(each)]
+        return stimuli
 
     def _satisfies(self, stimulus: Stimulus, formula: Explanation) -> bool:
         return bool(strongest(formula, [stimulus], self._words, sure=0.3))

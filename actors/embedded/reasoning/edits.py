@@ -14,10 +14,10 @@ from actors.embedded.reasoning.stimuli import Stimulus, Thing
 
 def causal_edits(formula: Explanation, words: Words, rng: random.Random, count: int) -> list[CausalEdit]:
     """Return edits of pictures that satisfy the formula; each takes away or keeps what it speaks of."""
-    found: list[CausalEdit] = []
+    planned: list[CausalEdit] = []
     makers = (_replaced, _moved, _recolored)
     for index in range(count * 3):
-        if len(found) == count:
+        if len(planned) == count:
             break
         terms = (
             (formula.terms[index % len(formula.terms)],)
@@ -29,8 +29,8 @@ def causal_edits(formula: Explanation, words: Words, rng: random.Random, count: 
         maker = makers[(0, 1, 0, 2)[index % 4]]
         change = maker(stimulus, words, rng)
         if change is not None:
-            found.append(change)
-    return found
+            planned.append(change)
+    return planned
 
 
 def _picture(terms: tuple[Term, ...], words: Words, rng: random.Random) -> Stimulus:

@@ -126,21 +126,21 @@ class Evidence:
     def ranked(self) -> list[Merit]:
         """Return the best formulas, best first, each better than nothing."""
         columns = np.arange(len(self.terms))
-        found = self._best("is", [()], columns)
-        leads = [merit.formula.terms for merit in found[:_LEADS]]
+        merits = self._best("is", [()], columns)
+        leads = [merit.formula.terms for merit in merits[:_LEADS]]
         for operator in _PAIRS:
-            found += self._best(operator, leads, columns)
+            merits += self._best(operator, leads, columns)
         for size in range(3, _MAX_TERMS + 1):
-            found.sort(key=_order)
+            merits.sort(key=_order)
             narrower = [
                 merit.formula.terms
-                for merit in found
+                for merit in merits
                 if merit.formula.operator == "or" and len(merit.formula.terms) == size - 1
             ]
             if not narrower:
                 break
-            found += self._best("or", narrower[:_LEADS], columns)
-        unique = {merit.formula: merit for merit in found if merit.score > 0}
+            merits += self._best("or", narrower[:_LEADS], columns)
+        unique = {merit.formula: merit for merit in merits if merit.score > 0}
         return sorted(unique.values(), key=_order)[:_KEPT]
 
     def tested(self, formula: Explanation) -> bool:

@@ -48,38 +48,38 @@ def rebuilt(examples: Sequence[Example], words: Words, rng: random.Random) -> li
     """Return pictures of all that an example shows, of each two parts of it, and of each part without
     the others.
     """
-    found: list[Stimulus] = []
+    stimuli: list[Stimulus] = []
     for example in examples:
         things, place = example.content.things, example.content.background
         elsewhere = [name for name in words.backgrounds if name != place] or [""]
         strange = [name for name in words.concepts if name not in example.content.concepts]
-        found += [example.content] * _WHOLE
+        stimuli += [example.content] * _WHOLE
         for pair in itertools.combinations(things, 2):
-            found += [Stimulus(pair, rng.choice(elsewhere)) for _ in range(_PAIR)]
+            stimuli += [Stimulus(pair, rng.choice(elsewhere)) for _ in range(_PAIR)]
         for thing in things:
-            found += [Stimulus((thing,), place)] * (_PAIR if place else 0)
-            found += [Stimulus((thing,), rng.choice(elsewhere)) for _ in range(_ALONE)]
+            stimuli += [Stimulus((thing,), place)] * (_PAIR if place else 0)
+            stimuli += [Stimulus((thing,), rng.choice(elsewhere)) for _ in range(_ALONE)]
         if place:
-            found += [Stimulus((Thing(rng.choice(strange)),), place) for _ in range(_PAIR)]
-    return found
+            stimuli += [Stimulus((Thing(rng.choice(strange)),), place) for _ in range(_PAIR)]
+    return stimuli
 
 
 def example_edits(examples: Sequence[Example], words: Words, rng: random.Random) -> list[ExampleEdit]:
     """Return edits of the examples themselves, each with one part replaced: a part without which the unit
     falls silent matters.
     """
-    found: list[ExampleEdit] = []
+    planned: list[ExampleEdit] = []
     for example in examples:
         content = example.content
         strange = [name for name in words.concepts if name not in content.concepts]
         for thing in content.things:
             new = Thing(rng.choice(strange))
             instruction = f"replace the {thing.concept} with {with_article(new.concept)}"
-            found.append(ExampleEdit(example, content.swap(thing.concept, new), instruction))
+            planned.append(ExampleEdit(example, content.swap(thing.concept, new), instruction))
         for background in rng.sample(
             [name for name in words.backgrounds if name != content.background], 2 if content.background else 0
         ):
-            found.append(
+            planned.append(
                 ExampleEdit(example, content.on(background), f"change the background to {background}")
             )
-    return found
+    return planned

@@ -112,9 +112,9 @@ def _observe(state: StudyState, message: Message, words: Words) -> None:
         made_from, stimulus = parse_code(source, words), parse_code(target, words)
         if made_from is not None and stimulus is not None:
             state.rows.append(Row(this_round, stimulus, float(new), made_from, float(old)))
-    found = {int(number): float(value) for number, value in _EXEMPLAR.findall(text)}
-    if found:
-        _take_exemplars(state, found, text, message.images)
+    activations = {int(number): float(value) for number, value in _EXEMPLAR.findall(text)}
+    if activations:
+        _take_exemplars(state, activations, text, message.images)
     others = [float(value) for _, value in _CONTRAST.findall(text)]
     if others and len(others) == len(message.images):
         state.contrast = [
@@ -123,13 +123,15 @@ def _observe(state: StudyState, message: Message, words: Words) -> None:
     known = len(state.rows) + len(state.exemplars) + len(state.contrast)
     if this_round in state.rejected:
         state.unexplained = [
-            int(found["rank"]) if found["rank"] else found["prompt"] for found in _UNEXPLAINED.finditer(text)
+            int(match["rank"]) if match["rank"] else match["prompt"] for match in _UNEXPLAINED.finditer(text)
         ]
     if this_round not in state.rejected and known == before:
         state.failed_rounds.append(this_round)
 
 
-def _take_exemplars(state: StudyState, found: dict[int, float], text: str, images: Sequence[Image]) -> None:
+def _take_exemplars(
+    state: StudyState, activations: dict[int, float], text: str, images: Sequence[Image]
+) -> None:
     if summary := _SUMMARY.search(text):
         state.summary = summary[1]
     described: dict[int, str] = {}
@@ -137,8 +139,8 @@ def _take_exemplars(state: StudyState, found: dict[int, float], text: str, image
         pieces = _TITLE.split(seen[1])
         for number, piece in zip(pieces[1::2], pieces[2::2], strict=True):
             described[int(number)] = described.get(int(number), "") + piece
-    pictured = len(images) == len(found)
+    pictured = len(images) == len(activations)
     state.exemplars = [
-        ViewedExemplar(found[number], described.get(number, ""), images[position] if pictured else None)
-        for position, number in enumerate(sorted(found))
+        ViewedExemplar(activations[number], described.get(number, ""), images[position] if pictured else None)
+        for position, number in enumerate(sorted(activations))
     ]

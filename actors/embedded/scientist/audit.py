@@ -169,8 +169,8 @@ class BiasAudit:
         """Return the levels with the surest main effects in the screening, surest first."""
         rows = self._screening()
         effects = main_effects(rows, self._levels)
-        found = [e for e in effects if e.p < 0.05 and abs(e.size) >= MIN_EFFECT]
-        return found[:MAX_SUSPECTS]
+        suspects = [e for e in effects if e.p < 0.05 and abs(e.size) >= MIN_EFFECT]
+        return suspects[:MAX_SUSPECTS]
 
     def _confirmed(self) -> tuple[list[Effect], list[Effect]]:
         """Return what held on fresh images by Holm's procedure, and what did not."""

@@ -90,7 +90,7 @@ def context_program(purpose: str, trials: Sequence[tuple[Context, str]]) -> str:
 
 def read_contexts(messages: Sequence[Message]) -> list[MeasuredContext]:
     """Return every measured context in a conversation, with the round it belongs to, from 0."""
-    found: list[MeasuredContext] = []
+    contexts: list[MeasuredContext] = []
     rounds = 0
     for message in messages:
         if message.role == "assistant":
@@ -100,5 +100,5 @@ def read_contexts(messages: Sequence[Message]) -> list[MeasuredContext]:
                 pairs = [part.partition("=") for part in code.split(", ") if part]
                 if all(mark for _, mark, _ in pairs):
                     levels = {factor: level for factor, _, level in pairs}
-                    found.append(MeasuredContext(rounds - 1, Context(levels), float(value)))
-    return found
+                    contexts.append(MeasuredContext(rounds - 1, Context(levels), float(value)))
+    return contexts

@@ -167,15 +167,15 @@ def _resolved(taxonomy: Taxonomy, sure: np.ndarray, shown: np.ndarray, strong: n
     Where a tabby takes only part of what it finds of cats, the images show a cat, of no known breed.
     """
     places = {node.classes: at for at, node in enumerate(taxonomy.spoken)}
-    found = np.ones(len(sure), bool)
+    separated = np.ones(len(sure), bool)
     for at in map(int, np.flatnonzero((shown & strong).any(1))):
         kind = taxonomy.kind_of(taxonomy.spoken[at])
         if kind is None:
             continue
         whole = sure[places[kind.classes]]
         there = strong & shown[at] & (sure[at] >= 0.5 * whole)
-        found[at] = not there.any() or sure[at, there].sum() >= _SEPARATED * whole[there].sum()
-    return found
+        separated[at] = not there.any() or sure[at, there].sum() >= _SEPARATED * whole[there].sum()
+    return separated
 
 
 def _ranked(
