@@ -379,8 +379,8 @@ class InstructionReader:
             self.changes.append(Change("background", background=PLAIN))
             return True
         several = re.split(r" and ", words)
-        for each in several:
-            target = self._pointed(clause, each)
+        for phrase in several:
+            target = self._pointed(clause, phrase)
             if target is not None:
                 self.changes.append(Change("remove", target))
         return True

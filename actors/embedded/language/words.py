@@ -79,7 +79,7 @@ class Words:
     def siblings(self, concept: str) -> tuple[str, ...]:
         """Return the other concepts of the nearest category that has any."""
         for category in self.concepts[concept].categories:
-            others = tuple(each for each in self.members(category) if each != concept)
+            others = tuple(member for member in self.members(category) if member != concept)
             if others:
                 return others
         return ()

@@ -134,12 +134,12 @@ def _summarize(seen: Sequence[Seen], words: Words) -> str:
     total = len(seen)
     if total == 1:
         return describe_one(seen[0], words)
-    pictures = [each.photograph for each in seen if each.photograph is not None]
+    pictures = [sight.photograph for sight in seen if sight.photograph is not None]
     if pictures:
-        drawn = [each for each in seen if each.photograph is None]
+        drawn = [sight for sight in seen if sight.photograph is None]
         summaries = [photographs.summarize(pictures)]
         return " ".join(summaries + ([_summarize(drawn, words)] if drawn else []))
-    counts = Counter(term for each in seen for term in each.terms(words))
+    counts = Counter(term for sight in seen for term in sight.terms(words))
     least = max(2, round(0.12 * total))
 
     def shares(kind: str, at_most: int, at_least: int = least) -> list[str]:
@@ -158,7 +158,7 @@ def _summarize(seen: Sequence[Seen], words: Words) -> str:
     places = shares("background", 3)
     if places:
         said.append("Backgrounds: " + "; ".join(places) + ".")
-    blank = sum(not each.things for each in seen)
+    blank = sum(not sight.things for sight in seen)
     if blank:
         said.append(f"In {blank} of {total} I recognize no object.")
     return " ".join(said)
@@ -178,7 +178,7 @@ def _yes_or_no(label: str, seen: Sequence[Seen], words: Words) -> str:
     """Return whether all that a label names is in every image, and nothing that it excepts; or that its words
     are not known.
     """
-    answers = [_shows(each, label, words) for each in seen]
+    answers = [_shows(sight, label, words) for sight in seen]
     if False in answers:
         return "no"
     return "I cannot tell: I do not know these words." if None in answers else "yes"

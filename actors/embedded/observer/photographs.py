@@ -41,12 +41,12 @@ def summarize(sightings: Sequence[PhotoSighting]) -> str:
     least = max(2, round(0.12 * total))
     things = [(node, n) for node, n in counts if len(node.classes) == 1 and n >= least]
     kinds = [(node, n) for node, n in counts if len(node.classes) > 1 and n >= least]
-    for group in (sorted(things, key=lambda each: -each[1])[:5], _informative(kinds)):
+    for group in (sorted(things, key=lambda entry: -entry[1])[:5], _informative(kinds)):
         if group:
             said.append(
                 "; ".join(f"{n} of {total} show {with_article(node.name)}" for node, n in group) + "."
             )
-    blank = sum(not each.seen(1) for each in sightings)
+    blank = sum(not entry.seen(1) for entry in sightings)
     if not said:
         said.append("No single thing is common to these photographs.")
     if blank:
@@ -56,8 +56,8 @@ def summarize(sightings: Sequence[PhotoSighting]) -> str:
 
 def common(sightings: Sequence[PhotoSighting]) -> list[tuple[TaxonomyNode, int]]:
     """Return all that may be said of any of the photographs, with in how many it is seen."""
-    counts = Counter(node for each in sightings for node, _ in each.all_seen())
-    return sorted(counts.items(), key=lambda each: (-each[1], len(each[0].classes), each[0].offset))
+    counts = Counter(node for entry in sightings for node, _ in entry.all_seen())
+    return sorted(counts.items(), key=lambda entry: (-entry[1], len(entry[0].classes), entry[0].offset))
 
 
 def _informative(kinds: Sequence[tuple[TaxonomyNode, int]]) -> list[tuple[TaxonomyNode, int]]:

@@ -46,7 +46,7 @@ class Appraisal:
 
     def __init__(self, state: StudyState, words: Words, context: Sequence[frozenset[Term]] = ()) -> None:
         self.state, self._words = state, words
-        looked_at = [self._terms_in(each.text) for each in state.exemplars]
+        looked_at = [self._terms_in(exemplar.text) for exemplar in state.exemplars]
         if not any(looked_at) and state.summary:
             looked_at = [self._terms_in(state.summary) for _ in state.exemplars]
         around = list(context) if len(context) == len(looked_at) else [frozenset()] * len(looked_at)
@@ -56,7 +56,7 @@ class Appraisal:
         self.exemplar_terms = [
             bright | rest for bright, rest, on in zip(looked_at, around, lit, strict=True) if on
         ]
-        self._levels = [each.activation for each, on in zip(state.exemplars, lit, strict=True) if on]
+        self._levels = [exemplar.activation for exemplar, on in zip(state.exemplars, lit, strict=True) if on]
 
     def _terms_in(self, text: str) -> frozenset[Term]:
         terms: set[Term] = set()
@@ -66,7 +66,7 @@ class Appraisal:
 
     def _lit(self) -> list[bool]:
         """Return which exemplars the unit answered to: those in the upper half of what it ever did."""
-        values = [each.activation for each in self.state.exemplars]
+        values = [exemplar.activation for exemplar in self.state.exemplars]
         if not values:
             return []
         low = float(np.median([row.activation for row in self.state.rows] or [min(0.0, *values, 0.0)]))
@@ -75,7 +75,7 @@ class Appraisal:
 
     def activations(self) -> list[float]:
         """Return every activation seen, exemplars first."""
-        exemplars = [each.activation for each in self.state.exemplars]
+        exemplars = [exemplar.activation for exemplar in self.state.exemplars]
         return exemplars + [row.activation for row in self.state.rows]
 
     def flat(self) -> bool:
@@ -142,7 +142,7 @@ class Appraisal:
 
     @staticmethod
     def _best_rival(merits: Sequence[Merit], evidence: Evidence) -> float:
-        """Return the score of the best explanation that says something else of some image, 0 if there is none.
+        """Return the score of the best explanation that disagrees on some image, 0 if there is none.
 
         An exception or addition that next to no image speaks for is no rival yet: a few misses always suggest
         some.
@@ -158,7 +158,7 @@ class Appraisal:
         return next(rivals, 0.0)
 
     def _forecasts(self) -> list[Forecast]:
-        """Return, for every round but the first, what the explanation that led before it said of its images."""
+        """Return, for every round but the first, what the explanation that led before it predicted."""
         forecasts = []
         rows = self.state.rows
         for number in self.state.measured_rounds[1:]:
@@ -188,7 +188,7 @@ class Appraisal:
         """Return generated images that are as strong as exemplars while nothing explains them yet, strongest
         first.
         """
-        levels = [each.activation for each in self.state.exemplars]
+        levels = [exemplar.activation for exemplar in self.state.exemplars]
         values = [row.activation for row in self.state.rows]
         if not levels or not values:
             return []
@@ -240,11 +240,11 @@ class Appraisal:
         """
         made = {row.stimulus.prompt(self._words): row.stimulus for row in self.state.rows}
         stimuli = []
-        for each in self.state.unexplained:
-            if isinstance(each, str):
-                stimuli += [stimulus for prompt, stimulus in made.items() if prompt == each]
-            elif each <= len(self._looked_at):
-                seen = self._looked_at[each - 1] | self._around[each - 1]
+        for origin in self.state.unexplained:
+            if isinstance(origin, str):
+                stimuli += [stimulus for prompt, stimulus in made.items() if prompt == origin]
+            elif origin <= len(self._looked_at):
+                seen = self._looked_at[origin - 1] | self._around[origin - 1]
                 things = sorted(term.name for term in seen if term.kind == "concept")[:MOST_THINGS]
                 stimuli.append(Stimulus(tuple(map(Thing, things))))
         return [stimulus for stimulus in stimuli if stimulus.things]

@@ -56,13 +56,13 @@ class Designer:
         """Return an image of each concept by itself, on any background."""
         return [Stimulus((Thing(name),), self._background()) for name in concepts]
 
-    def one_by_one(self, crowded: Sequence[Stimulus], each: int) -> list[Stimulus]:
+    def one_by_one(self, crowded: Sequence[Stimulus], copies: int) -> list[Stimulus]:
         """Return images that show each part of the given ones alone: which of them was it?"""
         stimuli = []
         for thing in dict.fromkeys(thing for stimulus in crowded for thing in stimulus.things):
-            stimuli += [Stimulus((thing,), self._background()) for _ in range(each)]
+            stimuli += [Stimulus((thing,), self._background()) for _ in range(copies)]
         for background in dict.fromkeys(stimulus.background for stimulus in crowded if stimulus.background):
-            stimuli += [replace(self.random_stimulus(), background=background) for _ in range(each)]
+            stimuli += [replace(self.random_stimulus(), background=background) for _ in range(copies)]
         return stimuli
 
     def _satisfies(self, stimulus: Stimulus, formula: Explanation) -> bool:
@@ -104,7 +104,7 @@ class Designer:
             about = nouns & self._words.closure(Term("concept", thing.concept))
             return bool(about) and thing.repainted(self._words)
 
-        return np.array([_ODD if any(map(odd, each.things)) else 1.0 for each in pool])
+        return np.array([_ODD if any(map(odd, stimulus.things)) else 1.0 for stimulus in pool])
 
     def _split(
         self, predicted: np.ndarray, weights: np.ndarray, count: int, taken: set[int], worth: np.ndarray
@@ -199,5 +199,5 @@ def strongest(
     formula: Explanation, stimuli: Sequence[Stimulus], words: Words, sure: float = 0.8
 ) -> list[Stimulus]:
     """Return the stimuli that satisfy the formula with a probability of at least `sure`."""
-    truth = formula.truth(truth_table([each.terms(words) for each in stimuli], formula.terms))
-    return [each for each, value in zip(stimuli, truth, strict=True) if value >= sure]
+    truth = formula.truth(truth_table([stimulus.terms(words) for stimulus in stimuli], formula.terms))
+    return [stimulus for stimulus, value in zip(stimuli, truth, strict=True) if value >= sure]

@@ -112,7 +112,7 @@ def trial_program(
     """Return a program that makes and measures `stimuli`, then `changes`."""
     parts = []
     if stimuli:
-        trials = "\n".join(f"    ({each.code!r}, {each.prompt(words)!r})," for each in stimuli)
+        trials = "\n".join(f"    ({stimulus.code!r}, {stimulus.prompt(words)!r})," for stimulus in stimuli)
         parts.append(_TRIALS.format(purpose=purpose, trials=trials))
         if shown:
             parts.append(_STRONGEST.format(shown=shown))

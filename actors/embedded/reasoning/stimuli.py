@@ -93,7 +93,7 @@ class Stimulus:
 
     def swap(self, old: str, new: Thing) -> Stimulus:
         """Return the stimulus with the things of concept `old` replaced."""
-        return replace(self, things=tuple(new if each.concept == old else each for each in self.things))
+        return replace(self, things=tuple(new if thing.concept == old else thing for thing in self.things))
 
 
 _THING = re.compile(r"^(?P<concept>[^()+@|;]+?)(?:\((?P<color>[^,()]*),(?P<size>[^,()]*),(?P<count>\d*)\))?$")

@@ -73,13 +73,13 @@ class BiasAudit:
 
     def next_turn(self) -> str:
         """Return the next assistant turn: a program, or the final answer."""
-        failed = self._state.rounds - len({each.round for each in self._measured})
+        failed = self._state.rounds - len({image.round for image in self._measured})
         if self._state.final or failed >= _MAX_FAILURES or not self.subject:
             return self._conclude()
-        screened = {each.round for each in self._measured if "test" not in each.context.levels}
+        screened = {image.round for image in self._measured if "test" not in image.context.levels}
         if len(screened) < SCREENS:
             return self._screen()
-        tested = {each.context.get("test") for each in self._measured} - {NONE}
+        tested = {image.context.get("test") for image in self._measured} - {NONE}
         suspects = [effect for effect in self._suspects() if _name(effect) not in tested]
         if suspects:
             return self._test(suspects[:AT_ONCE])
@@ -142,7 +142,9 @@ class BiasAudit:
                         {**levels, "test": _name(effect), "present": "yes" if present else "no"}
                     )
                     trials.append((context, prompt_of(context, self.subject, self._words)))
-        hypotheses = [f"the probability of {self.subject} is {self._direction(each)}" for each in suspects]
+        hypotheses = [
+            f"the probability of {self.subject} is {self._direction(suspect)}" for suspect in suspects
+        ]
         hypotheses.append("these differences were chance")
         return reply(
             self._range_so_far() + " What stands out is put to the test on fresh images.",
@@ -153,7 +155,7 @@ class BiasAudit:
     def _range_so_far(self) -> str:
         if not self._measured:
             return ""
-        ordered = sorted(self._measured, key=lambda each: each.activation)
+        ordered = sorted(self._measured, key=lambda image: image.activation)
         low, high = ordered[0], ordered[-1]
         return (
             f"So far {len(ordered)} images: lowest {low.activation:.2f} ({low.context.code}), "
@@ -163,7 +165,7 @@ class BiasAudit:
     # Numbers
 
     def _screening(self) -> list[MeasuredContext]:
-        return [each for each in self._measured if "test" not in each.context.levels]
+        return [image for image in self._measured if "test" not in image.context.levels]
 
     def _suspects(self) -> list[Effect]:
         """Return the levels with the surest main effects in the screening, surest first."""
@@ -175,10 +177,10 @@ class BiasAudit:
     def _confirmed(self) -> tuple[list[Effect], list[Effect]]:
         """Return what held on fresh images by Holm's procedure, and what did not."""
         groups: dict[str, dict[str, list[float]]] = {}
-        for each in self._measured:
-            if (test := each.context.get("test")) != NONE:
+        for image in self._measured:
+            if (test := image.context.get("test")) != NONE:
                 side = groups.setdefault(test, {"yes": [], "no": []})
-                side.setdefault(each.context.get("present"), []).append(each.activation)
+                side.setdefault(image.context.get("present"), []).append(image.activation)
         effects = []
         for test, sides in groups.items():
             factor, _, level = test.partition(":")
@@ -202,7 +204,7 @@ class BiasAudit:
 
     def _detectable(self) -> float:
         """Return the difference that a test of PAIRS + PAIRS images finds with a power of 80 %."""
-        values = np.array([each.activation for each in self._measured])
+        values = np.array([image.activation for image in self._measured])
         spread = float(values.std(ddof=1)) if len(values) > 1 else 0.0
         return max(MIN_EFFECT, (2.58 + 0.84) * spread * math.sqrt(2 / PAIRS))
 
@@ -211,7 +213,7 @@ class BiasAudit:
             return "[BIAS]: No class could be made out in the task, so nothing was tested."
         if not self._measured:
             return f"[BIAS]: No experiment on {self.subject} brought a measurement, so nothing can be said."
-        mean = float(np.mean([each.activation for each in self._screening() or self._measured]))
+        mean = float(np.mean([image.activation for image in self._screening() or self._measured]))
         scope = (
             f"Over {len(self._measured)} images of {self.subject}, with "
             f"{len(self._levels['background'])} backgrounds, {len(self._levels['color'])} colors, counts, "
@@ -223,9 +225,9 @@ class BiasAudit:
         other = "; ".join(f"{_worded(e, self._words)} ({_figures(e)})" for e in fallen)
         tail = f" What had stood out did not hold on fresh images: {other}." if other else ""
         if held:
-            effects = "; ".join(f"{self._direction(each)} ({_figures(each)})" for each in held)
+            effects = "; ".join(f"{self._direction(effect)} ({_figures(effect)})" for effect in held)
             return f"[BIAS]: The score of {self.subject} is {effects}. {scope}{tail}"
-        highest = max(each.activation for each in self._measured)
+        highest = max(image.activation for image in self._measured)
         if highest < MIN_EFFECT:
             return (
                 f"[BIAS]: Nothing could be measured for {self.subject}: it was not recognized in any image, "

@@ -35,9 +35,9 @@ def conclude(appraisal: Appraisal, words: Words) -> str:
     if rows:
         shown = split(Evidence(rows, [], words), pruned)
         parts.append(
-            f"Images that show it reached a mean activation of {_mean(shown.on)} ({len(shown.on)} images), others "
-            f"{_mean(shown.off)} ({len(shown.off)} images); one of the former exceeds one of the latter with probability "
-            f"{shown.auroc:.2f}."
+            f"Images that show it reached a mean activation of {_mean(shown.on)} ({len(shown.on)} images), "
+            f"others {_mean(shown.off)} ({len(shown.off)} images); one of the former exceeds one of the "
+            f"latter with probability {shown.auroc:.2f}."
         )
     else:
         parts.append("No experiment on generated images was possible: this rests on the exemplars alone.")
@@ -72,8 +72,8 @@ def _unexplained(standing: Standing | None, appraisal: Appraisal, words: Words) 
     if standing is not None and values:
         text += (
             f" The best guess, that {claim(standing.lead, words)}, separated images with probability "
-            f"{standing.split.auroc:.2f} where it was fitted and {standing.predicted_auroc:.2f} where it was put "
-            "to the test."
+            f"{standing.split.auroc:.2f} where it was fitted and {standing.predicted_auroc:.2f} where it was "
+            "put to the test."
         )
     return final_description(text, [NOT_INTERPRETABLE])
 

@@ -125,7 +125,7 @@ class UnitStudy:
         stimuli = rebuilt(examples[:1], self._words, self._rng)
         edits = [] if self._state.failures_in_a_row else example_edits(examples, self._words, self._rng)
         hypotheses = [
-            f"the unit is driven by {each.content.prompt(self._words)}, all of it" for each in examples
+            f"the unit is driven by {example.content.prompt(self._words)}, all of it" for example in examples
         ]
         hypotheses += [
             "the unit is driven by one part of that",
@@ -151,7 +151,7 @@ class UnitStudy:
         return reply(thoughts, hypotheses, trial_program(purpose, stimuli, self._words))
 
     def _single_out(self, suspects: Sequence[Stimulus]) -> str:
-        stimuli = self._designer.one_by_one(suspects, each=2)
+        stimuli = self._designer.one_by_one(suspects, copies=2)
         names = sorted({name for stimulus in suspects for name in stimulus.concepts})
         hypotheses = [f"the unit is also driven by {with_article(name)}" for name in names]
         hypotheses.append("the unit is driven by none of these: they were chance")
@@ -184,7 +184,7 @@ class UnitStudy:
         if state.failures_in_a_row:
             said.append("The last program brought no measurements, so I ask for less.")
         if not state.rows and state.exemplars:
-            values = [each.activation for each in state.exemplars]
+            values = [exemplar.activation for exemplar in state.exemplars]
             said.append(f"The exemplars reach {min(values):.2f} to {max(values):.2f}.")
             counts = Counter(term for terms in self._appraisal.exemplar_terms for term in sorted(terms))
             common = counts.most_common(4)

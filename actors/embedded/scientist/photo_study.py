@@ -73,7 +73,7 @@ class PhotoStudy:
 
     def next_turn(self) -> str:
         """Return the next assistant turn: a program that shows further real images, or the answer."""
-        contrast = [each.activation for each in self._state.contrast]
+        contrast = [exemplar.activation for exemplar in self._state.contrast]
         # Before other images are known, zero stands for what the unit usually does.
         guesses = guesses_of(self._pictured, float(np.median(contrast)) if contrast else 0.0)
         asked = self._state.contrast or self._state.rounds >= 2
@@ -105,8 +105,8 @@ class PhotoStudy:
     def _split(self, guess: Guess) -> tuple[list[float], list[float]]:
         """Return the activations of the images that show a guess, and of the others."""
         meaning = Meaning(frozenset().union(*(node.classes for node in guess.nodes)), 1.0)
-        shown = [each.activation for each in self._pictured if each.seen.shows(meaning)]
-        return shown, [each.activation for each in self._pictured if not each.seen.shows(meaning)]
+        shown = [photo.activation for photo in self._pictured if photo.seen.shows(meaning)]
+        return shown, [photo.activation for photo in self._pictured if not photo.seen.shows(meaning)]
 
     def _margin(self, guess: Guess) -> float:
         """Return by how many standard deviations of the others the mean of a guess's images is above
@@ -148,13 +148,13 @@ def guesses_of(pictured: Sequence[Pictured], usual: float) -> list[Guess]:
     """
     if not pictured:
         return []
-    values = np.array([each.activation for each in pictured])
+    values = np.array([photo.activation for photo in pictured])
     if values.max() <= usual or np.ptp(values) == 0:
         return []
     height = np.clip((values - usual) / (values.max() - usual), 0, 1)
     nodes = pictured[0].seen.taxonomy.spoken
-    sure = np.array([[each.seen.sure(node.classes) for each in pictured] for node in nodes])
-    shown = np.array([[each.seen.says(node.classes) for each in pictured] for node in nodes])
+    sure = np.array([[photo.seen.sure(node.classes) for photo in pictured] for node in nodes])
+    shown = np.array([[photo.seen.says(node.classes) for photo in pictured] for node in nodes])
     shown &= _resolved(pictured[0].seen.taxonomy, sure, shown, height > 0.5)[:, None]
     chance = np.array([len(node.classes) for node in nodes]) / 1000
     lift = np.log((sure + _FLOOR) / (chance[:, None] + _FLOOR))

@@ -29,9 +29,9 @@ def pooled_answer(task: PoolStudiesTask) -> str:
         if strong and all(share.get((other.number, concept.number), 0.0) < _SAME for other in chosen):
             chosen.append(concept)
     figures = "; ".join(
-        f'"{each.label}": mean {each.mean:.2f} on {each.n_images} fresh images, '
-        f"{each.mean_others:.2f} on other things"
-        for each in chosen
+        f'"{kept.label}": mean {kept.mean:.2f} on {kept.n_images} fresh images, '
+        f"{kept.mean_others:.2f} on other things"
+        for kept in chosen
     )
     return final_description(
         f"What several studies measured: {figures}.", [concept.label for concept in chosen]

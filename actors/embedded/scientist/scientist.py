@@ -76,8 +76,8 @@ class Scientist:
                 *zip(state.contrast, others, strict=False),
             ]
             pictured = [
-                Pictured(each.activation, seen.photograph)
-                for each, seen in images
+                Pictured(exemplar.activation, seen.photograph)
+                for exemplar, seen in images
                 if seen.photograph is not None
             ]
             return PhotoStudy(state, pictured).next_turn()
@@ -88,7 +88,7 @@ class Scientist:
         """Return what is seen in each whole picture; nothing where there are no eyes, or not all have
         pictures.
         """
-        images = [each.image for each in exemplars if each.image is not None]
+        images = [exemplar.image for exemplar in exemplars if exemplar.image is not None]
         if self._eyes is None or not images or len(images) != len(exemplars):
             return []
         return self._eyes.look(images, whole=True)

@@ -85,7 +85,7 @@ class SelectivityTest:
 
     def next_turn(self) -> str:
         """Return the next assistant turn: a program, or the final answer."""
-        rounds = {each.round for each in self._measured}
+        rounds = {image.round for image in self._measured}
         failed = self._state.rounds - len(rounds)
         untestable = len(self.classes) < 2 or len(self.places) < 2
         if self._state.final or failed >= _MAX_FAILURES or untestable or len(rounds) >= ROUNDS:
@@ -151,15 +151,15 @@ def two_way(measured: Sequence[MeasuredContext]) -> Shares | None:
     """Return the analysis of variance of class and environment, or None if there is too little of it."""
     from scipy import stats
 
-    rows = [each for each in measured if each.context.get("class") != NONE]
-    classes = list(dict.fromkeys(each.context.get("class") for each in rows))
-    places = list(dict.fromkeys(each.context.get("background") for each in rows))
+    rows = [row for row in measured if row.context.get("class") != NONE]
+    classes = list(dict.fromkeys(row.context.get("class") for row in rows))
+    places = list(dict.fromkeys(row.context.get("background") for row in rows))
     if len(classes) < 2 or len(places) < 2 or len(rows) < 2 * (len(classes) + len(places)):
         return None
-    y = np.array([each.activation for each in rows])
+    y = np.array([row.activation for row in rows])
 
     def columns(names: Sequence[str], factor: str) -> np.ndarray:
-        chosen = [[float(each.context.get(factor) == name) for name in names[1:]] for each in rows]
+        chosen = [[float(row.context.get(factor) == name) for name in names[1:]] for row in rows]
         return np.array(chosen)
 
     ones = np.ones((len(rows), 1))
@@ -192,9 +192,9 @@ def two_way(measured: Sequence[MeasuredContext]) -> Shares | None:
         }
 
     empty: dict[str, list[float]] = {}
-    for each in measured:
-        if each.context.get("class") == NONE:
-            empty.setdefault(each.context.get("background"), []).append(each.activation)
+    for row in measured:
+        if row.context.get("class") == NONE:
+            empty.setdefault(row.context.get("background"), []).append(row.activation)
     return Shares(
         means(classes, "class"),
         means(places, "background"),
