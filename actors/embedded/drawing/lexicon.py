@@ -12,88 +12,10 @@ import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
 
-from actors.embedded.drawing.vocabulary import BACKGROUND_WORDS, COLOR_WORDS, normal, vocabulary
+from actors.embedded.drawing.vocabulary import BACKGROUND_WORDS, COLOR_WORDS, normal, vocabulary, word_table
 
 MAX_WORDS = 400
 """Words that are read of one text; the rest is reported as not drawn."""
-
-_DIGITS = "zero one two three four five six seven eight nine ten eleven twelve"
-NUMBERS = {word: number for number, word in enumerate(_DIGITS.split())}
-_COUNTS = {
-    "single": 1, "couple of": 2, "couple": 2, "pair of": 2, "both": 2, "trio of": 3, "few": 3, "several": 4,
-    "some": 2, "multiple": 3, "many": 6, "lots of": 6, "lot of": 6, "plenty of": 6, "crowd of": 8,
-    "group of": 4, "herd of": 5, "flock of": 5, "pack of": 4, "bunch of": 5, "pile of": 5, "row of": 4,
-    "school of": 5, "swarm of": 6, "dozen": 12, "various": 4, "numerous": 6, "stack of": 4, "team of": 4,
-}  # fmt: skip
-_SIZES = {
-    **dict.fromkeys(
-        ("tiny", "very small", "minuscule", "miniature", "little tiny", "distant", "far away"), "tiny"
-    ),
-    **dict.fromkeys(("small", "little", "smaller", "in the background", "in the distance"), "small"),
-    **dict.fromkeys(("medium", "medium sized", "mid sized", "normal sized"), "medium"),
-    **dict.fromkeys(("large", "big", "tall", "close up of", "close up", "closeup of", "closeup"), "large"),
-    **dict.fromkeys(("macro shot of", "macro photo of", "in the foreground", "larger", "bigger"), "large"),
-    **dict.fromkeys(("huge", "giant", "enormous", "gigantic", "massive", "very large", "very big"), "huge"),
-}
-_POSITIONS = {
-    **dict.fromkeys(("left", "left side", "left hand side", "left half"), "left"),
-    **dict.fromkeys(("right", "right side", "right hand side", "right half"), "right"),
-    **dict.fromkeys(("top", "upper", "top half", "top part"), "top"),
-    **dict.fromkeys(("bottom", "lower", "bottom half", "bottom part"), "bottom"),
-    **dict.fromkeys(("center", "centre", "middle", "centered", "centred", "central"), "center"),
-    **dict.fromkeys(("corner", "edge"), "corner"),
-}
-_RELATIONS = {
-    **dict.fromkeys(
-        ("next to", "beside", "near", "close to", "alongside", "adjacent to", "by", "by the side of"), "near"
-    ),
-    **dict.fromkeys(
-        ("around", "surrounding", "facing", "looking at", "playing with", "together with"), "near"
-    ),
-    **dict.fromkeys(("to the left of", "on the left of", "left of", "on the left side of"), "left of"),
-    **dict.fromkeys(("to the right of", "on the right of", "right of", "on the right side of"), "right of"),
-    **dict.fromkeys(("above", "over", "flying over", "hovering over"), "above"),
-    **dict.fromkeys(("below", "under", "underneath", "beneath"), "below"),
-    **dict.fromkeys(
-        ("on top of", "atop", "sitting on", "standing on", "lying on", "resting on", "riding"), "on"
-    ),
-    **dict.fromkeys(("behind", "in back of", "hiding behind"), "behind"),
-    **dict.fromkeys(("in front of", "before"), "in front of"),
-    **dict.fromkeys(("inside", "inside of", "within", "into"), "in"),
-    **dict.fromkeys(("wearing", "wears", "wear", "dressed in"), "worn by"),
-    **dict.fromkeys(("holding", "holds", "carrying", "carries", "with a", "with an"), "held by"),
-}
-_PREPOSITIONS = "on in at against upon across through onto to from along"
-_ARTICLES = "a an the this that these those its his her their my your our"
-_NEGATIONS = ("without", "no", "not", "excluding", "except", "minus", "but no", "with no", "without any")
-_GENERIC = "object thing item something subject objects things items stuff anything"
-_STOPS = ("and", "or", "with", "as well as", "plus", "also", "but", "then", "while")
-_SETTING = """
-background backdrop backgrounds scene scenes setting settings landscape landscapes environment
-environments area areas scenery surroundings
-"""
-_FILLERS = """
-photo photos photograph picture image images illustration painting drawing rendering render sketch art
-artwork shot snapshot portrait view depiction realistic photorealistic hyperrealistic cartoon style stylized
-styled high quality resolution detailed highly hd 4k 8k professional beautiful nice pretty cute lovely
-amazing stunning clear sharp focus vivid bright colorful colourful of is are was were be being been there it
-that which who has have having just only very really quite please can could would should you i we show shows
-showing shown displaying depicting featuring feature containing contains contain displayed appearing visible
-color colored coloured colour colors colours made type kind sort typical common standard classic ordinary
-regular simple natural real actual isolated whole full entire complete body generic standing sitting lying
-placed positioned located situated resting set seen up close s t side front wide angle shallow depth field
-dof bokeh lighting lit soft well studio 3d rendered digital old young new fresh wild domestic adult
-different other another same day daytime sunny so such like for example emoji icon clip clipart sticker
-"""
-_ACTIONS = """
-running run runs walking walk walks jumping jump jumps flying flies eating eat eats sleeping sleep sleeps
-playing play plays swimming swim swims barking bark climbing climb driving drive drives parked moving
-dancing dance smiling smile laughing crying fighting fight chasing chase hunting hunt kissing hugging
-reading read writing singing sing drinking drink cooking waving wave throwing throw catching catch kicking
-kick pulling pushing burning growing hanging floating floats diving dives crawling crawls grazing hiding
-looking watching waiting working racing galloping stretching yawning roaring falling rolling spinning
-glowing shining blooming leaning perched perching
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,20 +40,11 @@ def _lexicon() -> dict[str, Token]:
         for phrase, value in meanings.items():
             table[phrase] = Token(kind, value, tuple(phrase.split()))
 
-    learn("filler", {word: word for word in _FILLERS.split()})
-    learn("action", {word: word for word in _ACTIONS.split()})
-    learn("article", {word: word for word in _ARTICLES.split()})
-    learn("preposition", {word: word for word in _PREPOSITIONS.split()})
-    learn("negation", {word: word for word in _NEGATIONS})
-    learn("generic", {word: word for word in _GENERIC.split()})
-    learn("and", {word: word for word in _STOPS})
-    learn("setting", {word: word for word in _SETTING.split()})
-    learn("count", {word: str(count) for word, count in (*_COUNTS.items(), *NUMBERS.items())})
-    learn("size", _SIZES)
-    learn("position", _POSITIONS)
-    learn(
-        "relation", {phrase: value for phrase, value in _RELATIONS.items() if not phrase.startswith("with")}
-    )
+    words = word_table()
+    for kind, plain in words["plain"].items():
+        learn(kind, {word: word for word in plain})
+    for kind in ("count", "size", "position", "relation"):
+        learn(kind, {word: value for value, group in words[f"{kind}s"].items() for word in group})
     learn("color", COLOR_WORDS)
     learn("background", BACKGROUND_WORDS)
     for word in ("objects", "things", "items"):

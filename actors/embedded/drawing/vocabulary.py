@@ -1,7 +1,8 @@
 """The embedded world's words: concepts, their other names, their categories and their colors.
 
-The table is `assets/concepts.txt`, the sprites' measured facts are `assets/sprites.json`. Nothing here
-knows of pixels or sentences. A category ("animal", "fruit") is a word for all of its members.
+Concepts are in `assets/concepts.txt`, all other words in `assets/words.toml`, and the sprites' measured facts
+in `assets/sprites.json`. Nothing here knows of pixels or sentences. A category ("animal", "fruit") is a
+word for all of its members.
 """
 
 from __future__ import annotations
@@ -9,46 +10,33 @@ from __future__ import annotations
 import difflib
 import json
 import re
+import tomllib
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 ASSETS = Path(__file__).parent / "assets"
 
+
+def word_table() -> dict[str, dict[str, Any]]:
+    """Return `assets/words.toml`, which says what all words mean but the names of concepts."""
+    return tomllib.loads((ASSETS / "words.toml").read_text("utf-8"))
+
+
+_TABLE = word_table()
+
 COLORS: dict[str, tuple[int, int, int]] = {
-    "red": (215, 38, 45),
-    "orange": (245, 130, 30),
-    "yellow": (248, 212, 40),
-    "green": (50, 160, 62),
-    "cyan": (40, 190, 200),
-    "blue": (40, 95, 215),
-    "purple": (128, 60, 180),
-    "pink": (246, 130, 180),
-    "brown": (126, 78, 44),
-    "black": (34, 34, 38),
-    "gray": (132, 134, 138),
-    "white": (244, 244, 246),
+    name: tuple(color["rgb"]) for name, color in _TABLE["colors"].items()
 }
 """Color names and the sRGB value each stands for."""
 
-COLOR_WORDS: dict[str, str] = {
-    **{name: name for name in COLORS},
-    **dict.fromkeys(("crimson", "scarlet", "maroon", "reddish"), "red"),
-    **dict.fromkeys(("amber", "orangish"), "orange"),
-    **dict.fromkeys(("golden", "gold", "blond", "blonde", "yellowish"), "yellow"),
-    **dict.fromkeys(("lime", "emerald", "greenish"), "green"),
-    **dict.fromkeys(("turquoise", "teal", "aqua"), "cyan"),
-    **dict.fromkeys(("navy", "azure", "bluish", "light blue", "dark blue"), "blue"),
-    **dict.fromkeys(("violet", "magenta", "lilac", "indigo"), "purple"),
-    **dict.fromkeys(("rosy", "fuchsia", "hot pink"), "pink"),
-    **dict.fromkeys(("tan", "beige", "chestnut", "brownish"), "brown"),
-    **dict.fromkeys(("grey", "silver", "greyish", "grayish"), "gray"),
-    **dict.fromkeys(("ivory", "cream colored", "cream coloured"), "white"),
+COLOR_WORDS: dict[str, str] = {name: name for name in COLORS} | {
+    word: name for name, color in _TABLE["colors"].items() for word in color["words"]
 }
 """Every color word the grammar knows, and the color it means."""
-
 
 PLAIN = "plain background"
 
@@ -100,50 +88,14 @@ class Setting:
     colors: tuple[str, ...] = ()
 
 
-_SETTINGS = (
-    Setting("grass", "on grass", ("lawn", "meadow", "field", "grassland", "pasture", "park", "garden",
-            "yard", "grassy field", "green field", "backyard", "savanna", "savannah", "prairie",
-            "countryside", "farm"), ("green",)),
-    Setting("beach", "on a beach", ("seaside", "shore", "seashore", "coast"), ("yellow", "cyan")),
-    Setting("sand", "on sand", ("sandy ground", "sandbox"), ("yellow", "orange")),
-    Setting("snow", "in the snow", ("snowy field", "snowy ground", "snowy landscape", "snow field", "snowy",
-            "winter", "winter landscape", "ice", "arctic", "snow scene", "snow covered ground"),
-            ("white",)),
-    Setting("water", "in water", ("sea", "ocean", "lake", "river", "pool", "swimming pool", "pond",
-            "underwater", "blue water", "waves", "stream"), ("blue", "cyan")),
-    Setting("sky", "in the sky", ("blue sky", "cloudy sky", "clear sky", "skies", "air"),
-            ("blue", "white")),
-    Setting("night", "at night", ("night sky", "starry sky", "starry night", "starry night sky",
-            "outer space", "space", "nighttime", "dark sky", "darkness"), ("black", "blue")),
-    Setting("sunset", "at sunset", ("sunrise", "dusk", "dawn", "evening sky", "sunset sky"),
-            ("red", "orange", "pink", "purple")),
-    Setting("brick wall", "in front of a brick wall", ("brickwork", "wall", "brick"),
-            ("red", "brown", "gray")),
-    Setting("desert", "in the desert", ("dunes", "dune", "sahara", "sand dunes", "sand dune"), ("orange",)),
-    Setting("forest", "in a forest", ("jungle", "woods", "woodland", "rainforest", "forested", "wooded"),
-            ("green", "brown")),
-    Setting("wood", "on wood", ("wooden table", "table", "wooden floor", "floor", "wooden surface", "desk",
-            "planks", "tabletop", "wooden", "wood table", "wood surface", "hardwood floor", "kitchen table"),
-            ("brown", "orange")),
-    Setting("room", "in a room", ("indoors", "indoor", "living room", "bedroom", "kitchen",
-            "inside a house", "interior", "home interior", "office room", "classroom", "studio room"),
-            ("white", "orange", "brown")),
-    Setting("road", "on a road", ("street", "asphalt", "highway", "pavement", "parking lot", "racetrack",
-            "race track", "motorway", "driveway"), ("gray",)),
-    Setting("mud", "on mud", ("dirt", "soil", "muddy ground", "ground", "swamp"), ("brown",)),
-    Setting("stone", "on stone", ("cobblestone", "cobblestones", "stone wall", "stone floor", "gravel",
-            "rocky ground", "concrete", "sidewalk"), ("gray",)),
-    Setting("city", "in a city", ("skyline", "city skyline", "downtown", "town", "cityscape", "urban scene"),
-            ("gray", "blue", "black")),
-    Setting("plain background", "on a plain background", ("blank background", "empty background", "studio",
-            "plain", "simple background", "solid background", "blank", "studio background",
-            "neutral background"), ("white",)),
-)  # fmt: skip
-SETTINGS: dict[str, Setting] = {setting.name: setting for setting in _SETTINGS}
+SETTINGS: dict[str, Setting] = {
+    name: Setting(name, setting["phrase"], tuple(setting["words"]), tuple(setting["colors"]))
+    for name, setting in _TABLE["settings"].items()
+}
 """Every background by its canonical name."""
 
 BACKGROUND_WORDS: dict[str, str] = {
-    word: setting.name for setting in _SETTINGS for word in (setting.name, *setting.names)
+    word: setting.name for setting in SETTINGS.values() for word in (setting.name, *setting.names)
 }
 """Every word for a background, and the canonical name that it means."""
 
