@@ -17,7 +17,7 @@ import numpy as np
 from actors.detection.base import Detection, DetectRequest
 from actors.detection.settings import ScenesDetection
 from actors.embedded.drawing.lexicon import Token, read
-from actors.embedded.drawing.vocabulary import BACKGROUND_WORDS, COLOR_WORDS, COLORS, vocabulary
+from actors.embedded.drawing.vocabulary import vocabulary
 from actors.errors import MaiaError, UsageError
 
 if TYPE_CHECKING:
@@ -149,8 +149,3 @@ def _detection(score: float, mask: np.ndarray) -> Detection:
         np.array([box for _, box in boxes], np.float32).reshape(-1, 4),
         np.full(len(boxes), score, np.float32),
     )
-
-
-def known_words() -> list[str]:
-    """Return every word or phrase the detector understands, in normal form."""
-    return sorted({*vocabulary().words(), *BACKGROUND_WORDS, *COLOR_WORDS, *COLORS})

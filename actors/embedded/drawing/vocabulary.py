@@ -278,8 +278,3 @@ def vocabulary() -> Vocabulary:
 
 def concepts() -> list[Concept]:
     return vocabulary().concepts()
-
-
-def resolve(text: str) -> list[Concept]:
-    """Return every concept the text names; see `Vocabulary.resolve`."""
-    return vocabulary().resolve(text)

@@ -9,8 +9,7 @@ import pytest
 from actors.chat.base import ChatRequest, Message
 from actors.chat.settings import BuiltinChat
 from actors.chat.tasks import DescribeUnitTask
-from actors.embedded import build
-from actors.errors import UsageError
+from actors.embedded.chat_model import BuiltinBackend
 
 pytestmark = pytest.mark.anyio
 REQUEST = ChatRequest(
@@ -19,7 +18,7 @@ REQUEST = ChatRequest(
 
 
 async def test_the_scientist_answers_through_its_backend() -> None:
-    backend = build("scientist")
+    backend = BuiltinBackend(BuiltinChat(model="scientist"))
     try:
         (reply,) = await backend.run([REQUEST])
     finally:
@@ -29,7 +28,7 @@ async def test_the_scientist_answers_through_its_backend() -> None:
 
 
 async def test_equal_conversations_are_one_piece_of_work() -> None:
-    backend = build("observer")
+    backend = BuiltinBackend(BuiltinChat(model="observer"))
     try:
         again = ChatRequest(REQUEST.messages, "another name", seed=1)
         assert backend.key(REQUEST) == backend.key(again)
@@ -44,8 +43,3 @@ def test_the_factory_builds_it_from_settings() -> None:
     from actors.chat.factory import build_backend
 
     assert build_backend(BuiltinChat(model="observer")).name == "builtin:observer"
-
-
-def test_another_name_is_an_error_that_tells_the_names() -> None:
-    with pytest.raises(UsageError, match="scientist or observer"):
-        build("oracle")

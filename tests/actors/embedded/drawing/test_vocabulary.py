@@ -16,7 +16,6 @@ from actors.embedded.drawing.vocabulary import (
     concepts,
     normal,
     pluralize,
-    resolve,
     vocabulary,
 )
 
@@ -30,10 +29,10 @@ def test_there_are_at_least_250_concepts_and_12_backgrounds_with_names_of_their_
 
 def test_every_concept_is_found_by_each_of_its_names_in_singular_and_plural() -> None:
     for concept in concepts():
-        assert concept in resolve(concept.name), concept.name
-        assert concept in resolve(concept.plural), concept.plural
+        assert concept in vocabulary().resolve(concept.name), concept.name
+        assert concept in vocabulary().resolve(concept.plural), concept.plural
         for name in (concept.name, *concept.names):
-            assert resolve(name), name
+            assert vocabulary().resolve(name), name
 
 
 def test_an_own_name_beats_another_concepts_synonym() -> None:
@@ -55,15 +54,15 @@ def test_an_own_name_beats_another_concepts_synonym() -> None:
     ],
 )
 def test_phrases_name_their_concepts(text: str, expected: list[str]) -> None:
-    assert [concept.name for concept in resolve(text)] == expected
+    assert [concept.name for concept in vocabulary().resolve(text)] == expected
 
 
 def test_a_category_stands_for_all_its_members_and_those_of_the_categories_below() -> None:
-    birds = {concept.name for concept in resolve("birds")}
-    animals = {concept.name for concept in resolve("an animal")}
+    birds = {concept.name for concept in vocabulary().resolve("birds")}
+    animals = {concept.name for concept in vocabulary().resolve("an animal")}
     assert {"owl", "penguin"} <= birds < animals
     assert "dog" not in birds
-    assert {"tulip", "oak tree"} <= {concept.name for concept in resolve("a plant")}
+    assert {"tulip", "oak tree"} <= {concept.name for concept in vocabulary().resolve("a plant")}
 
 
 def test_an_unknown_word_has_near_ones() -> None:
