@@ -23,7 +23,7 @@ import PIL.ImageFilter
 
 from actors.embedded.photographs.classifier import LiteClassifier
 from actors.embedded.photographs.look import PhotoSighting, look
-from actors.embedded.photographs.taxonomy import Meaning, imagenet
+from actors.embedded.photographs.taxonomy import WordSense, imagenet
 from actors.images import Image
 from actors.masks import paint
 from actors.packaged import LITE0, LITE2
@@ -44,7 +44,7 @@ def _pictures(paths: Sequence[Path]) -> list[Image]:
 # -- yes or no, on photographs of known content ------------------------------------------------------------
 
 
-def truth(name: str, asked: Meaning) -> bool | None:
+def truth(name: str, asked: WordSense) -> bool | None:
     """Return whether the photograph shows what is asked; None where it may, so that it is not asked."""
 
     def classes(words: str) -> list[frozenset[int]]:

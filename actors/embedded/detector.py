@@ -37,7 +37,7 @@ class UnknownConceptError(UsageError):
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class DetectionTarget:
     """What a phrase asks for: any of these concepts and backgrounds, of this color if one is named."""
 
     classes: tuple[str, ...]
@@ -45,7 +45,7 @@ class Wanted:
 
 
 @lru_cache(maxsize=4096)
-def understand(phrase: str) -> Wanted:
+def understand(phrase: str) -> DetectionTarget:
     """Return what to look for. Of several nouns ("school bus stop") the last is meant.
 
     Raises:
@@ -66,12 +66,12 @@ def understand(phrase: str) -> Wanted:
             else "See actors/embedded/drawing/assets/concepts.txt.",
         )
     if not nouns:
-        return Wanted((), colors[-1])
+        return DetectionTarget((), colors[-1])
     # "an orange": the fruit, and not the color; "orange car": the color.
     before = nouns[-2] if len(nouns) > 1 else None
     if before is not None and before.also.startswith("color:"):
         colors.append(before.also.partition(":")[2])
-    return Wanted(_classes(nouns[-1]), colors[-1] if colors else None)
+    return DetectionTarget(_classes(nouns[-1]), colors[-1] if colors else None)
 
 
 def _classes(noun: Token) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from actors.embedded.drawing.masked import restore, visible_region
 from actors.embedded.photographs.classifier import Classifier
-from actors.embedded.photographs.taxonomy import Meaning, Taxonomy, TaxonomyNode, imagenet
+from actors.embedded.photographs.taxonomy import Taxonomy, TaxonomyNode, WordSense, imagenet
 from actors.images import Image
 
 YES = 0.25
@@ -59,7 +59,7 @@ class PhotoSighting:
         """Return whether it is sure enough of these classes together to name them."""
         return self.sure(classes) >= YES + _A_CLASS_MORE * len(classes)
 
-    def shows(self, meaning: Meaning) -> bool | None:
+    def shows(self, meaning: WordSense) -> bool | None:
         """Return whether it shows what a word stands for; None where that is undecided."""
         if self.says(meaning.classes):
             return True

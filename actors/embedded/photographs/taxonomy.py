@@ -83,7 +83,7 @@ class TaxonomyNode:
 
 
 @dataclass(frozen=True, slots=True)
-class Meaning:
+class WordSense:
     """What a word stands for: any of `classes`. `covered` is that of the node it names, the largest of
     several.
     """
@@ -114,7 +114,7 @@ class Taxonomy:
         return next((each for each in self.spoken if node.classes < each.classes), None)
 
     @cached_property
-    def _meanings(self) -> Mapping[tuple[str, ...], Meaning]:
+    def _meanings(self) -> Mapping[tuple[str, ...], WordSense]:
         """What each name means, as lower-case words: those that it is the first name of, else all that have
         it.
         """
@@ -125,7 +125,7 @@ class Taxonomy:
                 for form in (name, *plurals(name)):
                     (other if place else first).setdefault(words_of(form), []).append(node)
         return {
-            key: Meaning(frozenset().union(*(n.classes for n in nodes)), max(n.covered for n in nodes))
+            key: WordSense(frozenset().union(*(n.classes for n in nodes)), max(n.covered for n in nodes))
             for key, nodes in {**other, **first}.items()
             if key
         }
@@ -134,14 +134,14 @@ class Taxonomy:
     def _longest(self) -> int:
         return max(map(len, self._meanings))
 
-    def meaning(self, name: str) -> Meaning | None:
+    def meaning(self, name: str) -> WordSense | None:
         """Return what a whole name stands for; None if it is none that is known."""
         words = words_of(name)
         return self._meanings.get(words) or self._meanings.get(
             words[1:] if words[:1] and words[0] in _ARTICLES else ()
         )
 
-    def find(self, text: str) -> Iterator[Meaning | str]:
+    def find(self, text: str) -> Iterator[WordSense | str]:
         """Yield, in order, what is named in a text, the longest names first, and each word that is not
         known.
         """

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from actors.embedded.language.words import Term, Words
-from actors.embedded.reasoning.formulas import Evidence, Explanation, Merit, truth_table
+from actors.embedded.reasoning.formulas import Explanation, MeasuredTerms, Merit, truth_table
 from actors.embedded.reasoning.rebuilding import FEW, MOST_THINGS, Example
 from actors.embedded.reasoning.standing import (
     CLEAR_GAP,
@@ -109,7 +109,7 @@ class Appraisal:
         `final`: a guess that too few images speak for, or that predicted nothing, is worth an experiment but
         no answer.
         """
-        evidence = Evidence(self.state.rows, self.exemplar_terms, self._words, self._levels)
+        evidence = MeasuredTerms(self.state.rows, self.exemplar_terms, self._words, self._levels)
         merits = self._ranked(self.state.rows)
         forecasts = self._forecasts()
         if final:
@@ -141,7 +141,7 @@ class Appraisal:
         return Standing(merits, split_now, predicted, surprise(forecasts, lead), settled, refinements)
 
     @staticmethod
-    def _best_rival(merits: Sequence[Merit], evidence: Evidence) -> float:
+    def _best_rival(merits: Sequence[Merit], evidence: MeasuredTerms) -> float:
         """Return the score of the best explanation that disagrees on some image, 0 if there is none.
 
         An exception or addition that next to no image speaks for is no rival yet: a few misses always suggest
@@ -164,7 +164,7 @@ class Appraisal:
         for number in self.state.measured_rounds[1:]:
             merits = self._ranked([row for row in rows if row.round < number])
             if merits:
-                tested = Evidence([row for row in rows if row.round == number], [], self._words)
+                tested = MeasuredTerms([row for row in rows if row.round == number], [], self._words)
                 forecasts.append(Forecast(merits[0].formula, split(tested, merits[0].formula)))
         return forecasts
 
@@ -177,7 +177,7 @@ class Appraisal:
         Crowded ones, and those of a single thing, which no neighbor can have caused. Left out are those of
         which every thing has been measured alone often enough since.
         """
-        evidence = Evidence(self.state.rows, [], self._words)
+        evidence = MeasuredTerms(self.state.rows, [], self._words)
         truth = evidence.truth(standing.lead)
         return self._unexplained(
             [row for row, sure in zip(self.state.rows, truth, strict=True) if sure < 0.4],
@@ -260,7 +260,7 @@ class Appraisal:
         A thing that was repainted, small, or behind a large one may not have been there to be seen.
         """
         rows = self.state.rows
-        truth = Evidence(rows, [], self._words).truth(besides)
+        truth = MeasuredTerms(rows, [], self._words).truth(besides)
         tried = {
             thing.concept
             for row, sure in zip(rows, truth, strict=True)
@@ -295,7 +295,7 @@ class Appraisal:
 
     def pruned(self, formula: Explanation) -> Explanation:
         """Return the formula without the parts that its own images do not bear out."""
-        evidence = Evidence(self.state.rows, [], self._words)
+        evidence = MeasuredTerms(self.state.rows, [], self._words)
         if not self.state.rows:
             return formula
         off = split(evidence, formula).off

@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 
 from actors.embedded.language.words import Term, Words
-from actors.embedded.reasoning.formulas import Evidence, Explanation, Merit, auroc
+from actors.embedded.reasoning.formulas import Explanation, MeasuredTerms, Merit, auroc
 from actors.embedded.reasoning.study_state import Row
 
 CLEAR_GAP = 6.0
@@ -108,7 +108,7 @@ def surprise(forecasts: Sequence[Forecast], formula: Explanation) -> float | Non
     return float(stats.mannwhitneyu(on, off, alternative="greater").pvalue)
 
 
-def led(evidence: Evidence) -> list[Merit]:
+def led(evidence: MeasuredTerms) -> list[Merit]:
     """Return the best formulas, first the one to act on: an exception or a further concept leads only once it
     was tested.
 
@@ -128,7 +128,7 @@ def ranked(
     rows: tuple[Row, ...], exemplars: tuple[frozenset[Term], ...], levels: tuple[float, ...], words: Words
 ) -> tuple[Merit, ...]:
     """As `led`; kept, because each turn of a conversation asks again of all earlier rounds."""
-    return tuple(led(Evidence(rows, exemplars, words, levels)))
+    return tuple(led(MeasuredTerms(rows, exemplars, words, levels)))
 
 
 def _hasty(better: Merit, simpler: Merit) -> bool:
@@ -143,7 +143,7 @@ def adds(formula: Explanation, simpler: Explanation) -> bool:
     return set(simpler.terms) < set(formula.terms)
 
 
-def split(evidence: Evidence, formula: Explanation) -> Split:
+def split(evidence: MeasuredTerms, formula: Explanation) -> Split:
     """Return the rows' activations by whether they satisfy the explanation; unsure ones are left out."""
     truth = evidence.truth(formula)
     return Split(evidence.activations[truth > 0.6], evidence.activations[truth < 0.4])

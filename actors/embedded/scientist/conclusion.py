@@ -8,7 +8,7 @@ import numpy as np
 
 from actors.embedded.language.words import Words
 from actors.embedded.reasoning.appraisal import Appraisal
-from actors.embedded.reasoning.formulas import Evidence, Explanation, truth_table
+from actors.embedded.reasoning.formulas import Explanation, MeasuredTerms, truth_table
 from actors.embedded.reasoning.standing import Standing, split
 from actors.embedded.scientist.answers import (
     NOT_INTERPRETABLE,
@@ -33,7 +33,7 @@ def conclude(appraisal: Appraisal, words: Words) -> str:
     statement = claim(formula, words)
     parts = [f"{statement[:1].upper()}{statement[1:]}."]
     if rows:
-        shown = split(Evidence(rows, [], words), pruned)
+        shown = split(MeasuredTerms(rows, [], words), pruned)
         parts.append(
             f"Images that show it reached a mean activation of {_mean(shown.on)} ({len(shown.on)} images), "
             f"others {_mean(shown.off)} ({len(shown.off)} images); one of the former exceeds one of the "

@@ -15,7 +15,7 @@ import numpy as np
 
 from actors.embedded.drawing.vocabulary import with_article
 from actors.embedded.photographs.look import PhotoSighting
-from actors.embedded.photographs.taxonomy import Meaning, Taxonomy, TaxonomyNode
+from actors.embedded.photographs.taxonomy import Taxonomy, TaxonomyNode, WordSense
 from actors.embedded.reasoning.programs import CONTRAST, reply
 from actors.embedded.reasoning.study_state import StudyState
 from actors.embedded.scientist.answers import NOT_INTERPRETABLE, final_description
@@ -104,7 +104,7 @@ class PhotoStudy:
 
     def _split(self, guess: Guess) -> tuple[list[float], list[float]]:
         """Return the activations of the images that show a guess, and of the others."""
-        meaning = Meaning(frozenset().union(*(node.classes for node in guess.nodes)), 1.0)
+        meaning = WordSense(frozenset().union(*(node.classes for node in guess.nodes)), 1.0)
         shown = [photo.activation for photo in self._pictured if photo.seen.shows(meaning)]
         return shown, [photo.activation for photo in self._pictured if not photo.seen.shows(meaning)]
 

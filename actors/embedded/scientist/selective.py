@@ -29,8 +29,8 @@ _ALPHA = 0.01
 
 
 @dataclass(frozen=True, slots=True)
-class Shares:
-    """A two-way table of activations. Shares of variance, corrected for chance (omega squared), in [0, 1]."""
+class VarianceShares:
+    """A two-way table of activations. VarianceShares of variance, corrected for chance (omega squared), in [0, 1]."""
 
     by_class: dict[str, float]
     by_place: dict[str, float]
@@ -147,7 +147,7 @@ class SelectivityTest:
         return f"[REASONING]: {reasoning}\n[LABEL]: {'SELECTIVE' if shares.selective else 'SPURIOUS'}"
 
 
-def two_way(measured: Sequence[MeasuredContext]) -> Shares | None:
+def two_way(measured: Sequence[MeasuredContext]) -> VarianceShares | None:
     """Return the analysis of variance of class and environment, or None if there is too little of it."""
     from scipy import stats
 
@@ -195,7 +195,7 @@ def two_way(measured: Sequence[MeasuredContext]) -> Shares | None:
     for row in measured:
         if row.context.get("class") == NONE:
             empty.setdefault(row.context.get("background"), []).append(row.activation)
-    return Shares(
+    return VarianceShares(
         means(classes, "class"),
         means(places, "background"),
         {place: float(np.mean(values)) for place, values in empty.items()},

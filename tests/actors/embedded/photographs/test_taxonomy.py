@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from actors.embedded.photographs.taxonomy import Meaning, imagenet
+from actors.embedded.photographs.taxonomy import WordSense, imagenet
 
 TABBY, EGYPTIAN_CAT, TIGER, ESPRESSO = 281, 285, 292, 967
 
@@ -41,7 +41,7 @@ def test_every_class_has_a_name_that_stands_for_it_and_the_list_has_a_thousand()
 def test_text_is_read_by_its_longest_names_and_unknown_words_are_kept() -> None:
     found = list(imagenet().find("a stone wall beside Egyptian cats, weathered"))
     assert [each for each in found if isinstance(each, str)] == ["a", "beside", "weathered"]
-    assert [each.classes for each in found if isinstance(each, Meaning)] == [
+    assert [each.classes for each in found if isinstance(each, WordSense)] == [
         classes("stone wall"),
         frozenset({EGYPTIAN_CAT}),
     ]

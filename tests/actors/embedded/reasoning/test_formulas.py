@@ -11,7 +11,7 @@ import pytest
 from actors.embedded.drawing.vocabulary import Noun, Setting
 from actors.embedded.language.words import Term, Words, embedded_words
 from actors.embedded.reasoning.appraisal import Appraisal
-from actors.embedded.reasoning.formulas import Evidence, Explanation, auroc
+from actors.embedded.reasoning.formulas import Explanation, MeasuredTerms, auroc
 from actors.embedded.reasoning.stimuli import Stimulus, Thing
 from actors.embedded.reasoning.study_state import Row, StudyState, ViewedExemplar
 
@@ -56,21 +56,21 @@ def rows_of(unit: Callable[[dict[Term, float]], float], count: int = 120) -> lis
     ],
 )
 def test_the_true_formula_wins(truth: Explanation, unit: Callable[[dict[Term, float]], float]) -> None:
-    assert Evidence(rows_of(unit), [], WORDS).ranked()[0].formula == truth
+    assert MeasuredTerms(rows_of(unit), [], WORDS).ranked()[0].formula == truth
 
 
 def test_what_suppresses_a_unit_does_not_drive_it() -> None:
-    merits = Evidence(rows_of(lambda t: -float(DOG in t)), [], WORDS).ranked()
+    merits = MeasuredTerms(rows_of(lambda t: -float(DOG in t)), [], WORDS).ranked()
     assert all(merit.formula != Explanation("is", (DOG,)) for merit in merits)
 
 
 def test_exemplars_alone_suggest_but_measurements_decide() -> None:
     exemplars = [frozenset({CAR, SNOW})] * 12
     words = embedded_words()
-    assert CAR in Evidence([], exemplars, words).ranked()[0].formula.terms
-    assert Evidence(rows_of(lambda t: float(SNOW in t)), exemplars, WORDS).ranked()[0].formula == Explanation(
-        "is", (SNOW,)
-    )
+    assert CAR in MeasuredTerms([], exemplars, words).ranked()[0].formula.terms
+    assert MeasuredTerms(rows_of(lambda t: float(SNOW in t)), exemplars, WORDS).ranked()[
+        0
+    ].formula == Explanation("is", (SNOW,))
 
 
 def test_one_lucky_image_is_no_answer() -> None:
