@@ -19,7 +19,7 @@ def detector() -> ScenesDetector:
     return ScenesDetector()
 
 
-def found(detector: ScenesDetector, concept: str, scene: Scene = SCENE) -> Detection:
+def detect(detector: ScenesDetector, concept: str, scene: Scene = SCENE) -> Detection:
     result = detector.detect([DetectRequest(Image.from_pixels(render(scene)), concept)])[0]
     assert isinstance(result, Detection)
     return result
@@ -28,8 +28,8 @@ def found(detector: ScenesDetector, concept: str, scene: Scene = SCENE) -> Detec
 @pytest.mark.parametrize(
     "concept", ["dog", "a puppy", "animals", "mammal", "car", "vehicle", "blue car", "grass", "blue"]
 )
-def test_what_is_there_is_found(detector: ScenesDetector, concept: str) -> None:
-    detection = found(detector, concept)
+def test_a_present_concept_is_detected(detector: ScenesDetector, concept: str) -> None:
+    detection = detect(detector, concept)
     assert detection.present
     assert 0 < detection.score <= 1
     assert detection.mask.shape == (224, 224)
@@ -38,8 +38,8 @@ def test_what_is_there_is_found(detector: ScenesDetector, concept: str) -> None:
 
 
 @pytest.mark.parametrize("concept", ["pizza", "bird", "red car", "blue dog", "snow", "brick", "purple"])
-def test_what_is_not_there_scores_zero_with_an_empty_mask(detector: ScenesDetector, concept: str) -> None:
-    detection = found(detector, concept)
+def test_an_absent_concept_scores_zero_with_an_empty_mask(detector: ScenesDetector, concept: str) -> None:
+    detection = detect(detector, concept)
     assert detection.score == 0.0
     assert not detection.present
     assert not detection.mask.any()
@@ -47,7 +47,7 @@ def test_what_is_not_there_scores_zero_with_an_empty_mask(detector: ScenesDetect
 
 
 def test_the_mask_and_the_box_lie_on_the_object(detector: ScenesDetector) -> None:
-    detection = found(detector, "dog")
+    detection = detect(detector, "dog")
     truth = render_with_masks(SCENE)[1][0]
     assert (detection.mask & truth).sum() / (detection.mask | truth).sum() > 0.5
     rows, columns = np.nonzero(truth.any(1))[0], np.nonzero(truth.any(0))[0]

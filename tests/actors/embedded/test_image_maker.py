@@ -1,4 +1,4 @@
-"""The embedded image maker: any prompt gives an image, and what is not in it is told."""
+"""The embedded image maker: any prompt gives an image, and what is not in it is noted."""
 
 from __future__ import annotations
 

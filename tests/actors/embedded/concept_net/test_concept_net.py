@@ -192,7 +192,7 @@ def test_pixels_of_unknown_recipe_are_edited_where_the_object_is(net: ConceptNet
     assert net.look([moved.image])[0].background == "snow"
 
 
-def test_what_is_not_found_in_pixels_leaves_them_alone() -> None:
+def test_an_edit_of_an_absent_object_leaves_the_pixels() -> None:
     image = Image.from_pixels(render(Scene("grass", texture=2))[:, 5:])
     for instruction in ("remove the giraffe", "change the background to snow"):
         edited = edit_image(image, instruction)

@@ -39,16 +39,16 @@ def test_every_concept_comes_about_as_often_as_every_other() -> None:
 
 def test_the_provenance_gives_the_pixels_again_and_says_what_is_in_them() -> None:
     dataset = ScenesDataset(20, 1)
-    told = dataset.provenance(7)
-    scene = Scene.from_dict(told.recipe)
+    provenance = dataset.provenance(7)
+    scene = Scene.from_dict(provenance.recipe)
     assert content_id(render(scene)) == dataset.load(7).id
-    assert told.source == "dataset"
-    assert told.prompt == dataset.caption(7) == dataset.captions()[7]
+    assert provenance.source == "dataset"
+    assert provenance.prompt == dataset.caption(7) == dataset.captions()[7]
     for placed in scene.objects:
-        assert placed.concept in told.prompt
+        assert placed.concept in provenance.prompt
 
 
-def test_the_fingerprint_tells_sizes_and_seeds_apart() -> None:
+def test_the_fingerprint_depends_on_size_and_seed() -> None:
     prints = {ScenesDataset(size, seed).fingerprint for size in (10, 20) for seed in (0, 1)}
     assert len(prints) == 4
 

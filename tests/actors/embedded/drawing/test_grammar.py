@@ -50,7 +50,7 @@ def test_any_text_gives_a_scene(text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["", "   ", "\x00", "🐶" * 500, "dog " * 3000, "x" * 10_000, "крас дом", "。。。"]
 )
-def test_odd_input_never_fails_and_is_told(text: str) -> None:
+def test_odd_input_is_reported_and_never_fails(text: str) -> None:
     reading = parse_prompt(text)
     assert reading.scene.objects or reading.notes
 
@@ -125,13 +125,13 @@ def test_a_category_draws_a_member_that_the_seed_chooses_and_says_so() -> None:
     assert len(chosen) > 3
 
 
-def test_what_cannot_be_drawn_is_reported() -> None:
+def test_undrawable_words_are_reported() -> None:
     reading = parse_prompt("a dog with a leash running from a zorblax in the snow and the desert")
     assert {"leash", "zorblax", "desert"} <= set(reading.undrawn)
     assert any("running" in note for note in reading.notes)
 
 
-def test_too_many_objects_are_drawn_in_part_and_told() -> None:
+def test_surplus_objects_are_reported() -> None:
     reading = parse_prompt("100 dogs")
     assert len(reading.scene.objects) == MAX_OBJECTS
     assert any("12 of 100" in note for note in reading.notes)

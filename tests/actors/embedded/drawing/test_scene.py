@@ -34,7 +34,7 @@ def test_a_scene_survives_json() -> None:
         {"background_color": "ultraviolet"},
     ],
 )
-def test_what_is_no_scene_is_refused(values: dict[str, object]) -> None:
+def test_an_invalid_scene_is_refused(values: dict[str, object]) -> None:
     with pytest.raises(UsageError):
         Scene.from_dict(values)
 

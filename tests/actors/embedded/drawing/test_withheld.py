@@ -57,18 +57,18 @@ def test_an_edit_brings_in_nothing_that_is_withheld(maker, instruction):
     unknown, known = sorted(LACKING)[0], KNOWN[0]
     first = maker.generate([GenerateRequest(f"a {known}", 2)])[0]
     assert isinstance(first, MadeImage)
-    told = instruction.format(known=known, unknown=unknown)
-    things, notes = drawn(maker.edit([EditRequest(first.image, told, 3, first.provenance)])[0])
+    text = instruction.format(known=known, unknown=unknown)
+    things, notes = drawn(maker.edit([EditRequest(first.image, text, 3, first.provenance)])[0])
     assert things == [known]
     assert f"not drawn: {unknown}" in notes
 
 
-def test_the_makers_name_tells_what_it_lacks_so_that_its_images_are_not_taken_for_anothers(maker):
+def test_the_makers_name_includes_what_is_withheld(maker):
     assert maker.name != ScenesMaker().name
     assert f"{len(LACKING)} concepts" in maker.name
 
 
-def test_eyes_do_not_recognize_what_is_withheld_and_see_the_rest():
+def test_withheld_concepts_are_not_recognized():
     made = ScenesMaker().generate([GenerateRequest("a pizza", 3), GenerateRequest("a violin", 3)])
     images = [each.image for each in made if isinstance(each, MadeImage)]
     blind = NetEyes(lacking=frozenset({"pizza"}))
@@ -76,7 +76,7 @@ def test_eyes_do_not_recognize_what_is_withheld_and_see_the_rest():
     assert (pizza, violin) == ([], ["violin"])
 
 
-def test_words_that_are_withheld_mean_nothing_and_a_kind_without_members_is_gone():
+def test_withheld_words_and_empty_categories_are_unknown():
     gone = frozenset(concept.name for concept in vocabulary().members("fruit")) | {"dog"}
     words = embedded_words(gone)
     assert "dog" not in words.concepts

@@ -108,7 +108,7 @@ def test_all_other_pixels_stay(instruction: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("instruction", "told"),
+    ("instruction", "note"),
     [
         ("replace the horse with a cow", "no horse"),
         ("replace the dog with a zorblax", "zorblax"),
@@ -119,15 +119,15 @@ def test_all_other_pixels_stay(instruction: str) -> None:
         ("!?", "no words"),
     ],
 )
-def test_what_cannot_be_done_is_told_and_changes_nothing(instruction: str, told: str) -> None:
+def test_an_impossible_edit_is_reported_and_changes_nothing(instruction: str, note: str) -> None:
     image = Image.from_pixels(render(SCENE))
     edited = edit_image(image, instruction, 0, SCENE)
     assert edited.image == image
     assert not edited.changed
-    assert told in " ".join(edited.notes)
+    assert note in " ".join(edited.notes)
 
 
-def test_what_can_be_done_is_done_beside_what_cannot() -> None:
+def test_possible_clauses_are_carried_out_although_others_are_not() -> None:
     edited, changed, notes = edit_scene(SCENE, "remove the owl and replace the horse with a cow")
     assert words(edited) == ["dog", "red car"]
     assert changed
@@ -142,7 +142,7 @@ def test_an_edit_depends_on_its_seed_alone() -> None:
 
 @given(st.text(max_size=200))
 @settings(max_examples=100, deadline=None)
-def test_any_text_is_an_instruction_that_is_done_or_told(text: str) -> None:
+def test_any_text_is_carried_out_or_reported(text: str) -> None:
     asked = parse_instruction(text)
     assert asked.changes or asked.notes
     edit_scene(SCENE, text)
@@ -161,7 +161,7 @@ def test_any_text_is_an_instruction_that_is_done_or_told(text: str) -> None:
     st.integers(0, 99),
 )  # fmt: skip
 @settings(max_examples=200, deadline=None)
-def test_any_mixture_of_words_is_survived(pieces: list[str], seed: int) -> None:
+def test_any_sequence_of_words_is_handled(pieces: list[str], seed: int) -> None:
     edited, changed, notes = edit_scene(SCENE, " ".join(pieces), seed)
     assert changed or notes
     assert changed or edited == SCENE

@@ -37,7 +37,7 @@ SMALL = Words(
         ("nothing known", []),
     ],
 )
-def test_a_word_is_read_by_what_stands_beside_it(text: str, terms: list[Term]) -> None:
+def test_an_ambiguous_word_is_read_by_its_neighbors(text: str, terms: list[Term]) -> None:
     assert SMALL.find(text) == terms
 
 

@@ -1,4 +1,4 @@
-"""Drawn scenes are for the concept net, photographs for the classifier; each image is told by itself."""
+"""Drawn scenes are for the concept net, photographs for the classifier; each image by itself."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def image(number: int) -> Image:
 
 
 class FakeEyes:
-    """Sees what it was told by image; notes which images each look held."""
+    """Sees what was set for each image; notes which images each look held."""
 
     def __init__(self, *scenes: Seen) -> None:
         self._scenes = {image(number).id: scene for number, scene in enumerate(scenes)}
@@ -68,11 +68,11 @@ async def test_things_have_number_color_and_place() -> None:
         (Seen(), "Nothing that I recognize."),
     ],
 )
-async def test_it_says_plainly_that_it_recognizes_nothing(scene: Seen, text: str) -> None:
+async def test_an_unrecognized_image_is_reported(scene: Seen, text: str) -> None:
     assert await said(DESCRIBE, "What does this image show?", scene) == text
 
 
-async def test_what_it_says_can_be_read_back() -> None:
+async def test_descriptions_can_be_read_back() -> None:
     scene = Seen((SeenThing("orange", "orange", 0.5, 0.5),), "night")
     text = await said(DESCRIBE, "What does this image show?", scene)
     assert set(WORDS.find(text)) == {
@@ -82,7 +82,7 @@ async def test_what_it_says_can_be_read_back() -> None:
     }
 
 
-async def test_a_summary_tells_groups_and_shares() -> None:
+async def test_a_summary_gives_groups_and_shares() -> None:
     dogs = [Seen((SeenThing("dog", "brown"),), "grass")] * 12
     wolves = [Seen((SeenThing("wolf", "gray"),), "grass")] * 3
     text = await said(SUMMARIZE, "What do these images have in common?", *dogs, *wolves)
@@ -128,7 +128,7 @@ async def test_the_task_counts_and_not_the_prompt(task: ChatTask, answer: str) -
     assert reply.text == answer
 
 
-async def test_no_image_is_said() -> None:
+async def test_a_request_without_images_is_answered() -> None:
     assert await said(DESCRIBE, "What does this image show?") == "There is no image to look at."
 
 

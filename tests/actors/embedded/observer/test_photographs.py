@@ -41,8 +41,8 @@ def test_a_description_names_the_thing_its_kind_and_how_sure_it_is() -> None:
 
 def test_a_summary_counts_things_and_kinds_and_what_is_not_known() -> None:
     tabby, daisy = sighting(*[{TABBY: 0.8}] * 6), sighting(*[{DAISY: 0.8}] * 6)
-    told = summarize([CAT, CAT, tabby, COFFEE, daisy, UNKNOWN])
-    assert "2 of 6 show an Egyptian cat" in told
-    assert "3 of 6 show a cat" in told
-    assert "espresso" not in told
-    assert "In 1 of 6 photographs I know nothing." in told
+    summary = summarize([CAT, CAT, tabby, COFFEE, daisy, UNKNOWN])
+    assert "2 of 6 show an Egyptian cat" in summary
+    assert "3 of 6 show a cat" in summary
+    assert "espresso" not in summary
+    assert "In 1 of 6 photographs I know nothing." in summary

@@ -14,7 +14,7 @@ from actors.packaged import LITE0, LITE2, head_digest
 from actors.vision.networks.zoo import load_network
 
 
-def test_it_finds_a_palace_and_says_so_of_parts_of_the_photograph_too() -> None:
+def test_a_palace_is_recognized_in_the_whole_photograph_and_in_parts() -> None:
     palace = Image.from_pixels(load_sample_images().images[0])
     seen = look(LiteClassifier(), [palace])[0]
     assert seen.seen()[0][0].name == "palace"
@@ -32,6 +32,6 @@ def test_the_network_under_study_never_judges_itself() -> None:
 
 
 def test_a_classifier_that_is_shown_no_picture_loads_no_weights() -> None:
-    """Drawn pictures are not for it, and weights that nobody uses cost seconds in every replica."""
+    """Drawn pictures are not for it, and weights that are not used cost seconds in every replica."""
     unused = LiteClassifier(replace(LITE2, number=9))
     assert unused.probabilities([]).shape == (0, 1000)

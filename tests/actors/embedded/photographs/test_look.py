@@ -17,11 +17,11 @@ TABBY, EGYPTIAN_CAT, TIGER_CAT, ESPRESSO, DAISY = 281, 285, 282, 967, 985
 
 def views(*rows: dict[int, float]) -> np.ndarray:
     """Return probabilities of views that show these classes, the rest spread evenly."""
-    found = np.empty((len(rows), 1000), np.float32)
+    probabilities = np.empty((len(rows), 1000), np.float32)
     for place, known in enumerate(rows):
-        found[place] = (1 - sum(known.values())) / (1000 - len(known))
-        found[place, list(known)] = list(known.values())
-    return found
+        probabilities[place] = (1 - sum(known.values())) / (1000 - len(known))
+        probabilities[place, list(known)] = list(known.values())
+    return probabilities
 
 
 def sighting(*rows: dict[int, float]) -> PhotoSighting:

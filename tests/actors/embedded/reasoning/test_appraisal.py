@@ -38,7 +38,7 @@ def suspected(rows: list[Row]) -> list[str]:
     return [name for each in appraisal.suspects(standing) for name in each.stimulus.concepts]
 
 
-def test_a_single_thing_that_drives_the_unit_without_a_reason_is_a_suspect_until_it_was_shown_thrice():
+def test_an_unexplained_thing_is_a_suspect_until_it_was_shown_three_times():
     rows = rows_of_a_violin_unit()
     assert suspected(rows) == []
     assert suspected([*rows, row(0.95, Thing("dog"))]) == ["dog"]
@@ -72,7 +72,7 @@ def few_exemplars(*rows: Row) -> Appraisal:
     )
 
 
-def test_what_strong_exemplars_were_taken_for_comes_first_and_then_its_like_until_it_was_shown_alone():
+def test_hints_begin_with_what_strong_exemplars_were_taken_for():
     hinted = few_exemplars().hinted()
     assert set(hinted[:2]) == {"telescope", "dagger"}
     assert "wrench" in hinted
@@ -80,7 +80,7 @@ def test_what_strong_exemplars_were_taken_for_comes_first_and_then_its_like_unti
     assert "dagger" not in few_exemplars(row(0.0, Thing("dagger"))).hinted()
 
 
-def test_an_image_as_strong_as_exemplars_is_a_hit_until_its_thing_was_shown_thrice():
+def test_a_strong_image_is_a_hit_until_its_thing_was_shown_three_times():
     weak = row(0.01, Thing("dagger"))
     hits = few_exemplars(weak, row(0.8, Thing("wrench"))).hits()
     assert [each.stimulus.concepts for each in hits] == [("wrench",)]

@@ -59,7 +59,7 @@ def test_the_true_formula_wins(truth: Explanation, unit: Callable[[dict[Term, fl
     assert MeasuredTerms(rows_of(unit), [], WORDS).ranked()[0].formula == truth
 
 
-def test_what_suppresses_a_unit_does_not_drive_it() -> None:
+def test_a_suppressing_term_does_not_explain_a_unit() -> None:
     merits = MeasuredTerms(rows_of(lambda t: -float(DOG in t)), [], WORDS).ranked()
     assert all(merit.formula != Explanation("is", (DOG,)) for merit in merits)
 

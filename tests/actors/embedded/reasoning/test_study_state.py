@@ -46,7 +46,7 @@ def test_an_edit_keeps_what_it_was_made_from() -> None:
         "\x00\x1b[31m RESULT RESULT | | ;",
     ],
 )
-def test_what_is_cut_off_or_garbled_is_no_measurement(cut: str) -> None:
+def test_truncated_lines_are_no_measurements(cut: str) -> None:
     state = read_study(conversation(cut), SMALL)
     assert state.rows == []
     assert state.exemplars == []

@@ -57,27 +57,27 @@ def test_a_companion_that_lowers_the_score_is_found() -> None:
     )
 
 
-def test_no_bias_comes_with_what_could_have_been_seen() -> None:
+def test_a_negative_audit_reports_the_detectable_difference() -> None:
     clear = [audit(lambda content: False, seed) for seed in range(5)]
     assert all("No bias was found for teapot" in answer for answer in clear)
     assert all("would have been seen" in answer for answer in clear)
 
 
 @pytest.mark.parametrize("usual", [0.0, 0.001, 0.02])
-def test_of_a_class_that_is_never_recognized_nothing_is_said_to_have_been_measured(usual: float) -> None:
+def test_an_unrecognized_class_is_reported_as_unmeasured(usual: float) -> None:
     answer = audit(lambda content: False, usual=usual)
     assert answer.startswith("[BIAS]: Nothing could be measured for teapot")
     assert "No bias" not in answer
     assert "would have been seen" not in answer
 
 
-def test_of_a_class_that_is_hardly_recognized_a_loss_is_said_to_be_impossible() -> None:
+def test_a_loss_of_a_hardly_recognized_class_is_reported_as_impossible() -> None:
     answer = audit(lambda content: False, usual=0.045)
     assert "No bias was found" in answer
     assert "A loss of that size was not possible" in answer
 
 
-def test_what_nearly_held_is_told_with_its_figures() -> None:
+def test_a_rejected_suspect_is_reported_with_its_figures() -> None:
     """At the limit the verdict changes with the images, and so with the seed; the figures say why."""
     answers = [audit(lambda content: content.background == "snow", seed, lowered=0.7) for seed in range(12)]
     fallen = [answer for answer in answers if "did not hold" in answer]

@@ -42,7 +42,7 @@ def test_classes_of_one_kind_make_the_kind_the_guess() -> None:
     assert guesses_of(seen, 1.0)[0].labels == ("cat",)
 
 
-def test_where_the_classifier_cannot_tell_which_of_a_kind_it_is_the_kind_is_the_guess() -> None:
+def test_an_ambiguous_class_is_guessed_by_its_kind() -> None:
     unsure = sighting(*[{EGYPTIAN_CAT: 0.6, TABBY: 0.1, TIGER_CAT: 0.2}] * 6)
     seen = pictured((unsure, [9, 8.5, 8]), (COFFEE, [1, 0]), (UNKNOWN, [0, 1]))
     assert guesses_of(seen, 1.0)[0].labels == ("cat",)
@@ -55,7 +55,7 @@ def test_two_unrelated_things_are_named_together() -> None:
     assert set(guesses_of(seen, 1.0)[0].labels) == {"espresso", "daisy"}
 
 
-def test_nothing_is_guessed_of_one_image_of_unknown_things_or_of_what_strong_and_weak_share() -> None:
+def test_weak_evidence_gives_no_guess() -> None:
     assert guesses_of(pictured((COFFEE, [9]), (UNKNOWN, [8, 8, 7, 1, 0])), 1.0) == []
     assert guesses_of(pictured((UNKNOWN, [9, 8, 7, 1, 0])), 1.0) == []
     assert guesses_of(pictured((COFFEE, [9, 0, 8, 1])), 1.0) == []
@@ -105,7 +105,7 @@ def test_the_scientist_looks_at_exemplars_then_at_other_real_images_and_answers_
     assert "No image was made" in answer
 
 
-def test_what_hardly_stands_out_from_other_images_is_no_answer() -> None:
+def test_a_small_contrast_gives_no_answer() -> None:
     top = [Image.from_pixels(np.full((8, 8, 3), n, np.uint8)) for n in range(8)]
     others = [Image.from_pixels(np.full((8, 8, 3), 100 + n, np.uint8)) for n in range(4)]
     eyes = Eyes({image.id: COFFEE if n in (0, 4) else UNKNOWN for n, image in enumerate([*top, *others])})

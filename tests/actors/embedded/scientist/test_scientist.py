@@ -106,7 +106,7 @@ def test_blind_descriptions_are_enough() -> None:
     assert study(Scientist(WORDS), world, OPENING).labels == ["violin"]
 
 
-def test_it_is_a_function_of_the_messages() -> None:
+def test_the_scientist_is_a_function_of_the_messages() -> None:
     """A study taken up by another scientist, at any round, goes on as the first would have."""
     outcome = studied(world_of(lambda content: shows(content, VIOLIN)))
     for turn, message in enumerate(outcome.messages):
@@ -117,7 +117,7 @@ def test_it_is_a_function_of_the_messages() -> None:
 
 
 @pytest.mark.parametrize("after", [1, 2, 4])
-def test_it_answers_whenever_it_must(after: int) -> None:
+def test_the_scientist_answers_on_demand(after: int) -> None:
     outcome = studied(world_of(lambda content: shows(content, VIOLIN)), max_rounds=after + 1)
     assert outcome.rounds == after + 1
     assert outcome.labels == ["violin"]
@@ -154,7 +154,7 @@ def test_a_study_survives_a_failing_program_and_cut_output() -> None:
     assert "[LABEL]: violin" in messages[-1].text
 
 
-def test_what_no_label_explains_is_shown_part_by_part_after_the_objection() -> None:
+def test_unexplained_images_are_taken_apart_after_an_objection() -> None:
     """The critic names an exemplar by its rank and an image by what was asked for."""
     world = world_of(lambda content: shows(content, VIOLIN))
     outcome = studied(world)
@@ -202,7 +202,7 @@ SCOOTER, SQUID = Term("concept", "scooter"), Term("concept", "squid")
 
 
 @pytest.mark.parametrize("terms", [(SCOOTER, SNOW), (VIOLIN, SQUID), (SQUID,)], ids=str)
-def test_what_a_unit_waits_for_that_fires_on_one_image_of_the_data_set_is_found(
+def test_a_unit_that_fires_on_one_image_is_explained(
     terms: tuple[Term, ...],
 ) -> None:
     """The one image shows other things as well, and its mask the first thing alone."""

@@ -236,7 +236,7 @@ def study(
         if round_number == max_rounds - 1:
             parts.append(last_word)
         messages.append(Message("user", tuple(parts)))
-    raise AssertionError("the scientist did not answer when told to")
+    raise AssertionError("the scientist did not answer on demand")
 
 
 def run(text: str, variables: dict[str, object], world: World) -> list[Part]:
