@@ -34,7 +34,7 @@ from agents.records.record_types import (
     StudyStatus,
     ToolboxRecord,
 )
-from agents.tasks.base import Answer, Task, read_hypotheses, read_program
+from agents.tasks.base import Answer, Task, chat_task_of, read_hypotheses, read_program
 from tools.sandbox import ProgramOutcome, Sandbox
 from tools.toolbox import Screen, Shown, Toolbox
 
@@ -268,7 +268,7 @@ class Interpreter:
             max_tokens=self._settings.max_tokens,
             temperature=self._settings.temperature,
             seed=self._seed,
-            task=self._task.chat_task(final=self._demanded),
+            task=chat_task_of(self._task, self._demanded),
         )
         if not self._too_long:
             try:

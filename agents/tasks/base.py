@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from actors.chat.tasks import StudyTask
 from actors.chat.thoughts import split_thoughts
@@ -44,14 +44,24 @@ class Task(Protocol):
     def opening(self) -> str:
         """Return the first message: what to find out, and in which format to work and to answer."""
 
-    def chat_task(self, final: bool) -> StudyTask:
-        """Return the same question as data; `final`: the next reply must be the answer."""
-
     def read_answer(self, reply: str) -> Answer | None:
         """Return the final answer that `reply` holds, or None if it holds none."""
 
     def last_word(self) -> str:
         """Return the message that ends all experiments and demands the final answer."""
+
+
+@runtime_checkable
+class TypedTask(Protocol):
+    """A task that states its question as data as well, for models that follow rules."""
+
+    def chat_task(self, final: bool) -> StudyTask:
+        """Return what is asked; `final`: the next reply must be the answer."""
+
+
+def chat_task_of(task: Task, final: bool) -> StudyTask | None:
+    """Return what a task asks as data, None if it has only words."""
+    return task.chat_task(final) if isinstance(task, TypedTask) else None
 
 
 def read_program(reply: str) -> str | None:

@@ -151,27 +151,27 @@ def _target(words: str) -> Target | None:
     if reader.wishes and not reader.undrawn:
         wish = reader.wishes[0]
         return Target(wish.name, wish.color)
-    colors = [term for term in read(plain) if term.kind == "color"]
+    colors = [token for token in read(plain) if token.kind == "color"]
     if colors and len(read(plain)) <= 2:
         return Target("", colors[0].value)
     return None
 
 
 def _only(words: str, *kinds: str) -> list[Token] | None:
-    """Return the meaningful terms if each is of these kinds (small words aside); else None."""
-    terms = [t for t in read(words) if t.kind not in ("article", "filler", "preposition", "comma")]
+    """Return the meaningful tokens if each is of these kinds (small words aside); else None."""
+    tokens = [t for t in read(words) if t.kind not in ("article", "filler", "preposition", "comma")]
     said = []
-    for term in terms:
-        other, _, value = term.also.partition(":")
-        if term.kind not in kinds and other in kinds and len(terms) == 1:
-            term = Token(other, value, term.words)
-        said.append(term)
-    return said if said and all(term.kind in kinds for term in said) else None
+    for token in tokens:
+        other, _, value = token.also.partition(":")
+        if token.kind not in kinds and other in kinds and len(tokens) == 1:
+            token = Token(other, value, token.words)
+        said.append(token)
+    return said if said and all(token.kind in kinds for token in said) else None
 
 
 def _backdrop(words: str, color: str) -> Change:
     """Return the change of color: of the grass, if it is named; of "the background", to a plain one."""
-    named = any(term.kind == "background" for term in read(words))
+    named = any(token.kind == "background" for token in read(words))
     return Change("background", background=None if named else PLAIN, color=color)
 
 
@@ -228,13 +228,13 @@ class InstructionReader:
         return True
 
     def color_of(self, clause: str, words: str, color: str) -> bool:
-        terms = _only(color, "color")
-        if terms is None:
+        tokens = _only(color, "color")
+        if tokens is None:
             return False
         if _is_setting(words):
-            self.changes.append(_backdrop(words, terms[-1].value))
+            self.changes.append(_backdrop(words, tokens[-1].value))
         elif (target := self._pointed(clause, words)) is not None:
-            self.changes.append(Change("recolor", target, color=terms[-1].value))
+            self.changes.append(Change("recolor", target, color=tokens[-1].value))
         return True
 
     def become(self, clause: str, first: str, second: str) -> bool:
@@ -245,8 +245,8 @@ class InstructionReader:
             self._fail(clause, "the style of a picture cannot be changed")
             return True
         setting = _is_setting(first)
-        if (terms := _only(second, "color", "setting")) and any(term.kind == "color" for term in terms):
-            color = next(term.value for term in terms if term.kind == "color")
+        if (tokens := _only(second, "color", "setting")) and any(token.kind == "color" for token in tokens):
+            color = next(token.value for token in tokens if token.kind == "color")
             if setting:
                 self.changes.append(_backdrop(first, color))
             elif (target := self._pointed(clause, first)) is not None:
