@@ -111,37 +111,50 @@ def place(
     size = _SIZES[wish.size] * float(rng.uniform(0.92, 1.08)) if wish.size else _base_size(n, rng)
     flip, angle = bool(rng.random() < 0.5), round(float(rng.normal(0, 6)), 1)
     side = 1.0 if rng.random() < 0.5 else -1.0
-    x, y = _target(wish.positions)
     if anchor is not None:
         if not wish.size:
             size = anchor.size * _SCALES.get(wish.relation, 0.9)
-        margin = min(size * 0.35, 0.45)
-        best = (np.inf, 0.5, 0.5)
-        # The first spot is the plain meaning; the others are for when it is taken or out of the frame.
-        for turn, shift in ((side, 0.0), (-side, 0.0), (side, 0.6), (-side, 0.6), (side, 1.2), (-side, 1.2)):
-            ax, ay = _beside(wish.relation, anchor, size, turn)
-            drift = turn * shift * size
-            ax, ay = (ax, ay + drift) if wish.relation.endswith(" of") else (ax + drift, ay)
-            bx, by = float(np.clip(ax, margin, 1 - margin)), float(np.clip(ay, margin, 1 - margin))
-            siblings = [other for other in others if other is not anchor]
-            cost = (
-                max(_overlap(bx, by, size, siblings), 0.0) + 2 * (abs(bx - ax) + abs(by - ay)) + 0.1 * shift
-            )
-            if cost < best[0] - 1e-6:
-                best = (cost, bx, by)
-        return Placed(concept, round(best[1], 4), round(best[2], 4), round(size, 4), wish.color, flip, angle)
+        x, y = _spot_by(anchor, wish.relation, size, side, [other for other in others if other is not anchor])
+    else:
+        x, y = _free_spot(wish.positions, size, others, rng)
+    return Placed(concept, round(x, 4), round(y, 4), round(size, 4), wish.color, flip, angle)
+
+
+def _spot_by(
+    anchor: Placed, relation: str, size: float, side: float, others: Sequence[Placed]
+) -> tuple[float, float]:
+    """Return the center of an object that stands in a relation to `anchor`, on the preferred `side` if free.
+
+    The first spot is the plain meaning; the others are for when it is taken or out of the frame.
+    """
+    margin = min(size * 0.35, 0.45)
+    best = (np.inf, 0.5, 0.5)
+    for turn, shift in ((side, 0.0), (-side, 0.0), (side, 0.6), (-side, 0.6), (side, 1.2), (-side, 1.2)):
+        ax, ay = _beside(relation, anchor, size, turn)
+        drift = turn * shift * size
+        ax, ay = (ax, ay + drift) if relation.endswith(" of") else (ax + drift, ay)
+        bx, by = float(np.clip(ax, margin, 1 - margin)), float(np.clip(ay, margin, 1 - margin))
+        outside = abs(bx - ax) + abs(by - ay)
+        cost = max(_overlap(bx, by, size, others), 0.0) + 2 * outside + 0.1 * shift
+        if cost < best[0] - 1e-6:
+            best = (cost, bx, by)
+    return best[1], best[2]
+
+
+def _free_spot(
+    positions: set[str], size: float, others: Sequence[Placed], rng: np.random.Generator
+) -> tuple[float, float]:
+    """Return the center of an object in free space, near the wished-for `positions`."""
+    x, y = _target(positions)
     low, high = min(size * 0.5, 0.46), max(1 - size * 0.5, 0.54)
     draws = rng.uniform(low, high, (_TRIES, 2))
-    if x is not None:
-        draws[:, 0] = np.clip(x + rng.normal(0, 0.02, _TRIES), min(low, x), max(high, x))
-    if y is not None:
-        draws[:, 1] = np.clip(y + rng.normal(0, 0.02, _TRIES), min(low, y), max(high, y))
-    costs = [_overlap(px, py, size, others) for px, py in draws]
-    free = int(np.argmin(np.maximum(costs, 0.0)))
-    return Placed(
-        concept, round(float(draws[free, 0]), 4), round(float(draws[free, 1]), 4), round(size, 4),
-        wish.color, flip, angle,
-    )  # fmt: skip
+    for axis, wished in ((0, x), (1, y)):
+        if wished is not None:
+            jittered = wished + rng.normal(0, 0.02, _TRIES)
+            draws[:, axis] = np.clip(jittered, min(low, wished), max(high, wished))
+    costs = [max(_overlap(px, py, size, others), 0.0) for px, py in draws]
+    free = int(np.argmin(costs))
+    return float(draws[free, 0]), float(draws[free, 1])
 
 
 def arrange(
