@@ -152,55 +152,55 @@ def two_way(measured: Sequence[MeasuredContext]) -> VarianceShares | None:
     from scipy import stats
 
     rows = [row for row in measured if row.context.get("class") != NONE]
-    classes = list(dict.fromkeys(row.context.get("class") for row in rows))
-    places = list(dict.fromkeys(row.context.get("background") for row in rows))
+    classes, places = _levels(rows, "class"), _levels(rows, "background")
     if len(classes) < 2 or len(places) < 2 or len(rows) < 2 * (len(classes) + len(places)):
         return None
     y = np.array([row.activation for row in rows])
-
-    def columns(names: Sequence[str], factor: str) -> np.ndarray:
-        chosen = [[float(row.context.get(factor) == name) for name in names[1:]] for row in rows]
-        return np.array(chosen)
-
-    ones = np.ones((len(rows), 1))
-    by_class, by_place = columns(classes, "class"), columns(places, "background")
-
-    def residual(*parts: np.ndarray) -> float:
-        design = np.hstack([ones, *parts])
-        fit, *_ = np.linalg.lstsq(design, y, rcond=None)
-        return float(((y - design @ fit) ** 2).sum())
-
-    both = residual(by_class, by_place)
+    by_class, by_place = _indicators(rows, "class", classes), _indicators(rows, "background", places)
+    both = _residual(y, by_class, by_place)
     df = len(rows) - 1 - by_class.shape[1] - by_place.shape[1]
     total = float(((y - y.mean()) ** 2).sum())
     if df < 1 or total <= 1e-12:
         return None
     noise = both / df
-    # What each explains beyond the other: the design may be unbalanced after failed images.
-    gain_class, gain_place = residual(by_place) - both, residual(by_class) - both
 
     def omega(gain: float, k: int) -> float:
         return float(np.clip((gain - k * noise) / (total + noise), 0, 1))
 
+    # What each explains beyond the other: the design may be unbalanced after failed images.
+    gain_class, gain_place = _residual(y, by_place) - both, _residual(y, by_class) - both
     k_class = by_class.shape[1]
-    f = gain_class / k_class / max(noise, 1e-12)
-
-    def means(names: Sequence[str], factor: str) -> dict[str, float]:
-        return {
-            name: float(np.mean([e.activation for e in rows if e.context.get(factor) == name]))
-            for name in names
-        }
-
-    empty: dict[str, list[float]] = {}
-    for row in measured:
-        if row.context.get("class") == NONE:
-            empty.setdefault(row.context.get("background"), []).append(row.activation)
+    empty = [row for row in measured if row.context.get("class") == NONE]
     return VarianceShares(
-        means(classes, "class"),
-        means(places, "background"),
-        {place: float(np.mean(values)) for place, values in empty.items()},
+        _means(rows, "class"),
+        _means(rows, "background"),
+        _means(empty, "background"),
         omega(gain_class, k_class),
         omega(gain_place, by_place.shape[1]),
-        float(stats.f.sf(f, k_class, df)),
+        float(stats.f.sf(gain_class / k_class / max(noise, 1e-12), k_class, df)),
         len(rows),
     )
+
+
+def _levels(rows: Sequence[MeasuredContext], factor: str) -> list[str]:
+    return list(dict.fromkeys(row.context.get(factor) for row in rows))
+
+
+def _indicators(rows: Sequence[MeasuredContext], factor: str, levels: Sequence[str]) -> np.ndarray:
+    """Return float64 (rows, levels - 1): which level each row has, the first level left out."""
+    return np.array([[float(row.context.get(factor) == level) for level in levels[1:]] for row in rows])
+
+
+def _residual(y: np.ndarray, *parts: np.ndarray) -> float:
+    """Return the sum of squares of y that a linear model of the parts leaves."""
+    design = np.hstack([np.ones((len(y), 1)), *parts])
+    fit, *_ = np.linalg.lstsq(design, y, rcond=None)
+    return float(((y - design @ fit) ** 2).sum())
+
+
+def _means(rows: Sequence[MeasuredContext], factor: str) -> dict[str, float]:
+    """Return the mean activation of each level of a factor."""
+    groups: dict[str, list[float]] = {}
+    for row in rows:
+        groups.setdefault(row.context.get(factor), []).append(row.activation)
+    return {level: float(np.mean(values)) for level, values in groups.items()}
