@@ -17,7 +17,7 @@ from actors.embedded.language.words import Term, Words
 from actors.embedded.photographs.classifier import Classifier
 from actors.embedded.photographs.look import PhotoSighting, look
 from actors.images import Image
-from actors.serving.lru import Recall
+from actors.serving.lru import LruCache
 
 if TYPE_CHECKING:
     from actors.embedded.concept_net.concept_net import ConceptNet, Sighting
@@ -29,6 +29,7 @@ _LEAST_BACKGROUND = 0.12
 _DARKENED = 70
 """Brightest value of a picture that was darkened to a quarter, with room for JPEG."""
 _REMEMBERED = 512
+"""Images of which it is kept what was seen."""
 _PHOTOGRAPHED_FROM = 0.85
 """Doubt of the concept net, less `_A_SATURATION_LESS` for each level of saturation, from which an image is a
 photograph.
@@ -96,7 +97,7 @@ class NetEyes:
         lacking: frozenset[str] = frozenset(),
     ) -> None:
         self._net, self._classifier, self._lacking = net, classifier, lacking
-        self._kept: Recall[Seen] = Recall(_REMEMBERED)
+        self._kept: LruCache[Seen] = LruCache(_REMEMBERED)
 
     def look(self, images: Sequence[Image], whole: bool = False) -> list[Seen]:
         kept = {image.id: self._kept.get((image.id, whole)) for image in images}
