@@ -23,12 +23,12 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Lead to the notebook's page what, read in the repository, leads to the notebook itself."""
+    """Point links to the notebook, which work in the repository, to its page."""
     return markdown.replace("(study-a-unit.ipynb)", "(study-a-unit.md)")
 
 
 _SHIM = "https://unpkg.com/iframe-worker/shim"
-"""What the theme's offline pages would fetch from elsewhere so that search works from a file."""
+"""What the theme's offline pages would fetch from elsewhere, so that search works from a file."""
 
 
 def on_post_page(output: str, page: Any, config: Any) -> str:
@@ -72,10 +72,11 @@ def commands_page() -> str:
 
     parts = [
         "# Commands",
-        "Every command takes `--help`; those with a result print it as one JSON object with `--json`, and "
-        "everything else goes to stderr. Exit codes: 0 done, 1 something failed, 2 wrong use, 130 interrupted. "
-        "Ctrl-C once lets a command close what is open (agents finish their round), twice ends it at once. "
-        "`maia --install-completion` teaches your shell the commands.",
+        "Every command takes `--help`.\n"
+        "With `--json`, a command prints its result as one JSON object; everything else goes to stderr.\n"
+        "Exit codes: 0 done, 1 something failed, 2 wrong use, 130 interrupted.\n"
+        "Ctrl-C once ends a command gracefully (agents finish their round); twice ends it at once.\n"
+        "`maia --install-completion` adds completion to your shell.",
     ]
     group = typer.main.get_command(app)
     for path, command in _commands(group, ()):
