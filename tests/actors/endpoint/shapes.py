@@ -18,9 +18,10 @@ TARGET = HERE.parents[2] / "docs" / "endpoint-errors.md"
 SHAPES: list[dict[str, Any]] = yaml.safe_load((HERE / "endpoint_shapes.yaml").read_text(encoding="utf-8"))
 _MAX = 90
 
-_INTRODUCTION = """# What endpoints answer, and what is made of it
+_INTRODUCTION = """# What endpoints answer
 
-Servers word the same trouble differently. Each answer is read in any shape, and becomes one of these kinds:
+Servers report the same fault differently.
+Each answer is read in any shape, and becomes one of these kinds:
 
 | kind | what is done |
 |---|---|
@@ -28,15 +29,15 @@ Servers word the same trouble differently. Each answer is read in any shape, and
 | `overloaded`, `timeout` | tried again with growing pauses |
 | `too_long` | old images are left out, or the answer is given fewer tokens |
 | `too_many_images` | old images are left out, within the number that the server names |
-| `filtered` | an answer: what was shown last is left out, and the study goes on; three in a row end it |
+| `filtered` | an answer: what was shown last is left out, and the study continues; three in a row end it |
 | `rejected` | a field, role or image that the server fails on is left out or renamed; else the request fails |
 | `no_vision`, `no_model`, `no_access`, `bad_key`, `no_quota` | the run stops with advice, and can be resumed |
 
-What was found out is remembered for the endpoint and written down with the answer.
+What was learned is remembered for the endpoint and recorded with the answer.
 
-The table holds real answers, written down by hand from vendors' documentation and public reports. No endpoint
-was called for it. A test reads each of them, and this page is made from the same file
-(`python -m tests.actors.endpoint.shapes`).
+The table has real answers, copied by hand from vendors' documentation and public reports.
+No endpoint was called for it.
+A test reads each of them, and `python -m tests.actors.endpoint.shapes` makes this page from the same file.
 
 | server | situation | HTTP | kind | its words |
 |---|---|---|---|---|
