@@ -110,6 +110,15 @@ def image(value: int, side: int = 5) -> Image:
     return Image.from_pixels(np.full((side, side + 1, 3), value, np.uint8))
 
 
+class Clock:
+    """Seconds, as a test sets them."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 async def settle() -> None:
     """Let everything that is ready run."""
     for _ in range(30):

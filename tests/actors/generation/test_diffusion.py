@@ -416,7 +416,7 @@ def test_a_lower_precision_is_used_and_part_of_the_settings(maker: Any) -> None:
 
 def test_the_pipelines_own_class_may_be_named(maker: Any) -> None:
     model = maker("sdxl", **GENERATORS["sdxl"], pipeline="StableDiffusionXLPipeline")
-    images(model.generate([GenerateRequest("a dog", 0)]))
+    assert len(images(model.generate([GenerateRequest("a dog", 0)]))) == 1
 
 
 def test_a_pipeline_is_fetched_by_its_hub_id_and_works_offline_afterwards(

@@ -11,6 +11,7 @@ import pytest
 from actors.errors import BackendError, MaiaError, OverloadedError, RefusedError
 from actors.serving.backend import Priority
 from actors.serving.coalescer import BatchMismatchError, ClosedError, Coalescer
+from tests.actors.scripted import Clock, settle
 
 pytestmark = pytest.mark.anyio
 
@@ -89,19 +90,6 @@ class ScriptedDevice:
         else:
             self.running[i].set_result(outcomes)
         await settle()
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-async def settle() -> None:
-    """Let everything that is ready run."""
-    for _ in range(12):
-        await asyncio.sleep(0)
 
 
 @pytest.fixture

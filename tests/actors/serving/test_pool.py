@@ -17,7 +17,7 @@ from actors.serving.replica import ExchangeRequest, ExchangeResponse, Replica, R
 from actors.serving.replica_pool import PoolOptions, ReplicaPool
 from actors.serving.transport import Payload, unpack
 from actors.settings import Placement
-from tests.actors.scripted import ScriptedBackend, Show, image, settle
+from tests.actors.scripted import Clock, ScriptedBackend, Show, image, settle
 
 pytestmark = pytest.mark.anyio
 
@@ -146,13 +146,6 @@ class HereLauncher:
         if len(self.launched) == 2:
             self.second.set()
         return self.launched[-1]
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Bench:
