@@ -9,7 +9,8 @@ import time
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
-from actors.serving.blocking import DeviceThread, UnsharedBackend
+from actors.serving.backend import Backend
+from actors.serving.blocking import DeviceThread
 from actors.serving.coalescer import Coalescer
 from actors.serving.pool import LocalPool
 from benchmarks.harness import Context, Curve, Metric, Result, Table
@@ -30,7 +31,7 @@ class Look:
     depth: int
 
 
-class CountingNetwork(UnsharedBackend[Look, float]):
+class CountingNetwork(Backend[Look, float]):
     """A network whose pass costs a fixed time an image; it keeps what it measured, unless told not to."""
 
     name = "counting network"

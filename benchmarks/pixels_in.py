@@ -16,7 +16,7 @@ import numpy as np
 
 from actors.cluster.settings import RaySettings
 from actors.images import Image, encode_png
-from actors.serving.blocking import UnsharedBackend
+from actors.serving.backend import Backend
 from actors.serving.cluster import Cluster
 from benchmarks.harness import Context, Metric, Result, Table, median_ratio
 
@@ -29,7 +29,7 @@ class Look:
     image: Image
 
 
-class Corner(UnsharedBackend[Look, int]):
+class Corner(Backend[Look, int]):
     """Answers with the sum of an image's first row, so that the pixels must have come."""
 
     name = "corner"

@@ -10,7 +10,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from actors.serving.blocking import DeviceThread, UnsharedBackend
+from actors.serving.backend import Backend
+from actors.serving.blocking import DeviceThread
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,7 @@ class Ask:
     payload: bytes = b""
 
 
-class SimulatedDevice(UnsharedBackend[Ask, int]):
+class SimulatedDevice(Backend[Ask, int]):
     """Answers after `base_ms` + `item_ms` for each request of the batch; at once if both are 0."""
 
     def __init__(self, base_ms: float, item_ms: float, max_batch: int) -> None:

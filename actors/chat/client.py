@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 from actors.chat.base import (
     ChatModel,
@@ -24,19 +24,13 @@ from actors.chat.base import (
 from actors.chat.history import NOT_SHOWN
 from actors.chat.hosted.pricing import estimate_prompt
 from actors.images import Image
+from actors.serving.pool import Pool
 
 _WORDS_KEPT = 20_000
 """Descriptions remembered by one `TextOnlyChat`: far more images than its open conversations hold."""
 
 DescribeImage = Callable[[Image], Awaitable[str]]
 """Returns a description of one image by a model that knows nothing of the conversation."""
-
-
-class ChatPool(Protocol):
-    """The part of a replica pool that a chat model needs."""
-
-    async def submit(self, request: Any, *, agent: str) -> Any:
-        """Return the backend's result for the request, or raise its failure."""
 
 
 class PoolChatModel:
@@ -48,7 +42,7 @@ class PoolChatModel:
     """
 
     def __init__(
-        self, pool: ChatPool, name: str, sees_images: bool, *, unqueued_calls: int | None = None
+        self, pool: Pool[Any, Any], name: str, sees_images: bool, *, unqueued_calls: int | None = None
     ) -> None:
         self._pool, self._unqueued_calls = pool, unqueued_calls
         self._unanswered = 0

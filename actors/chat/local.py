@@ -31,12 +31,12 @@ from actors.hub import (
 )
 from actors.images import Image
 from actors.runtime import devices_work
-from actors.serving.backend import BackendFacts
-from actors.serving.blocking import DeviceThread, UnsharedBackend
+from actors.serving.backend import Backend, BackendFacts
+from actors.serving.blocking import DeviceThread
 
 
-class LocalBackend(UnsharedBackend[ChatRequest, ChatReply]):
-    """One loaded model. Implements `Backend[ChatRequest, ChatReply]`."""
+class LocalBackend(Backend[ChatRequest, ChatReply]):
+    """One loaded model."""
 
     def __init__(self, settings: TransformersChat) -> None:
         """Load the model onto its device.

@@ -11,12 +11,12 @@ import numpy as np
 from actors.detection.base import Detection, Detector, DetectRequest, Images
 from actors.errors import BackendError, MaiaError, UsageError
 from actors.runtime import devices_work
-from actors.serving.backend import BackendFacts
-from actors.serving.blocking import DeviceThread, UnsharedBackend
+from actors.serving.backend import Backend, BackendFacts
+from actors.serving.blocking import DeviceThread
 from actors.serving.lru import LruCache
 
 
-class DetectionBackend(UnsharedBackend[DetectRequest, Detection]):
+class DetectionBackend(Backend[DetectRequest, Detection]):
     """One detector and what it found lately. Its calls run in one worker thread."""
 
     controls = frozenset({"survey"})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
 
 import numpy as np
 
@@ -13,29 +12,17 @@ from actors.errors import MaiaError, UsageError
 from actors.grouping import task_group
 from actors.images import Image
 from actors.serving.backend import Priority
-from actors.serving.replica import ReplicaFacts
+from actors.serving.pool import Pool
 
 _STEP = 32
 """Images of one call of a survey: other callers get in between."""
 _STEPS_IN_FLIGHT = 4
 
 
-class DetectionPool(Protocol):
-    """The part of a replica pool that finding concepts needs."""
-
-    async def submit(self, request: Any, *, agent: str, priority: Priority) -> Any:
-        """Return the backend's result for the request, or raise its failure."""
-
-    async def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        """Return what a control method of the backend returns."""
-
-    async def describe(self) -> ReplicaFacts: ...
-
-
 class PoolDetector:
     """A detector that lives in a pool. Each image and concept is a request of its own."""
 
-    def __init__(self, pool: DetectionPool) -> None:
+    def __init__(self, pool: Pool[DetectRequest, Detection]) -> None:
         self._pool = pool
 
     async def name(self) -> str:

@@ -16,8 +16,8 @@ from typing import Protocol
 from actors.errors import MaiaError
 from actors.generation.base import EditRequest, GenerateRequest, ImageMaker, MadeImage
 from actors.generation.store import ImageStore
-from actors.serving.backend import BackendFacts
-from actors.serving.blocking import DeviceThread, UnsharedBackend
+from actors.serving.backend import Backend, BackendFacts
+from actors.serving.blocking import DeviceThread
 from actors.serving.lru import LruCache
 
 Request = GenerateRequest | EditRequest
@@ -71,7 +71,7 @@ class ThreadedImageMaker:
         self._thread.close()
 
 
-class GenerationBackend(UnsharedBackend[Request, MadeImage]):
+class GenerationBackend(Backend[Request, MadeImage]):
     """Makes images with one maker and edits them with the same or another. Implements `Backend`."""
 
     def __init__(

@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from actors.errors import MaiaError, UsageError
 from actors.generation.base import EditRequest, GenerateRequest, MadeImage
 from actors.images import Image, Provenance
 from actors.serving.backend import Priority
-
-
-class GenerationPool(Protocol):
-    """The part of a replica pool that making images needs."""
-
-    async def submit(self, request: Any, *, agent: str, priority: Priority) -> Any:
-        """Return the backend's result for the request, or raise its failure."""
+from actors.serving.pool import Pool
 
 
 class PoolImageMaker:
     """Image makers in a pool. Each image is a request of its own, so that lists of many agents mix."""
 
-    def __init__(self, pool: GenerationPool) -> None:
+    def __init__(self, pool: Pool[Any, MadeImage]) -> None:
         self._pool = pool
 
     async def generate(

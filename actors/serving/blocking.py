@@ -7,11 +7,11 @@ import sys
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from actors.errors import BackendError, DeviceLostError, MaiaError
 from actors.runtime import devices_work
-from actors.serving.backend import BackendFacts, RequestT, ResultT
+from actors.serving.backend import Backend, BackendFacts, RequestT, ResultT
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -96,49 +96,7 @@ def _without_gradients(function: Callable[P, T], *args: P.args, **kwargs: P.kwar
         return result
 
 
-class UnsharedBackend(Generic[RequestT, ResultT]):
-    """Defaults for a `Backend`: nothing is shared, and all requests may be in one batch.
-
-    Subclasses must give `name` and `run`.
-    """
-
-    name: str
-    slots: int = 1
-    max_batch: int = 1
-    controls: frozenset[str] = frozenset()
-
-    def key(self, request: RequestT) -> Hashable | None:
-        return None
-
-    def merge(self, first: RequestT, second: RequestT) -> RequestT:
-        return first
-
-    def covers(self, running: RequestT, wanted: RequestT) -> bool:
-        return True
-
-    def bucket(self, request: RequestT) -> Hashable:
-        return None
-
-    def rank(self, request: RequestT) -> float:
-        return 0.0
-
-    def lookup(self, request: RequestT) -> ResultT | None:
-        return None
-
-    def answer(self, request: RequestT, result: ResultT) -> ResultT:
-        return result
-
-    async def run(self, batch: Sequence[RequestT]) -> Sequence[ResultT | MaiaError]:
-        raise NotImplementedError
-
-    def describe(self) -> BackendFacts:
-        return {"name": self.name}
-
-    async def close(self) -> None:
-        return None
-
-
-class BlockingBackend(UnsharedBackend[RequestT, ResultT]):
+class BlockingBackend(Backend[RequestT, ResultT]):
     """A synchronous function over batches as a backend.
 
     `run_batch` is called in the backend's own thread. Requests of one `key` are the same work: the first

@@ -205,7 +205,6 @@ class Coalescer(Generic[RequestT, ResultT]):
         self._running_by_key: dict[Hashable, list[_Job[RequestT, ResultT]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         """The batches in the slots."""
-        self._bypasses_queue: Callable[[RequestT], bool] | None = getattr(backend, "bypasses_queue", None)
         self._bypassing: set[asyncio.Task[None]] = set()
         self._capacity = CapacityLimiter(limit)
         self._dispatch_scheduled = False
@@ -280,7 +279,7 @@ class Coalescer(Generic[RequestT, ResultT]):
                 f"{backend.name}: {self._capacity.limit} requests are waiting already.",
                 "Wait for some to be answered.",
             )
-        if self._bypasses_queue is not None and self._bypasses_queue(request):
+        if backend.bypasses_queue(request):
             self._run_now(waiter, agent)
             return waiter
         key = backend.key(request)

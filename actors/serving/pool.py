@@ -7,9 +7,10 @@ this process.
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, Self
 
 from actors.serving.backend import Backend, Priority, RequestT, ResultT
 from actors.serving.coalescer import Coalescer
@@ -41,55 +42,39 @@ class PoolStatistics:
     restarted: int
 
 
-RequestT_contra = TypeVar("RequestT_contra", contravariant=True)
-
-
-class Pool(Protocol[RequestT_contra, ResultT]):
+class Pool(ABC, Generic[RequestT, ResultT]):
     """One shared model, local or not, as its callers use it. Use it with `async with`."""
 
     name: str
 
-    async def submit(
-        self, request: RequestT_contra, *, agent: str = "", priority: Priority = Priority.INTERACTIVE
-    ) -> ResultT: ...
-
-    async def map(
-        self,
-        requests: Iterable[RequestT_contra],
-        *,
-        agent: str = "",
-        priority: Priority = Priority.INTERACTIVE,
-    ) -> list[ResultT]: ...
-
-    async def call(self, name: str, *args: Any, **kwargs: Any) -> Any: ...
-
-    async def describe(self) -> ReplicaFacts: ...
-
-    def statistics(self) -> PoolStatistics: ...
-
-    async def replica_statistics(self) -> list[ReplicaStatistics]: ...
-
-    async def drain(self) -> None: ...
-
-    async def aclose(self) -> None: ...
-
-    async def __aenter__(self) -> Self: ...
-
-    async def __aexit__(self, *exception: object) -> None: ...
-
-
-class PoolBase(Generic[RequestT, ResultT]):
-    """What all pools build on `submit`."""
-
-    name: str
-
+    @abstractmethod
     async def submit(
         self, request: RequestT, *, agent: str = "", priority: Priority = Priority.INTERACTIVE
     ) -> ResultT:
-        raise NotImplementedError
+        """Return the result of `request`, or raise its typed failure."""
 
+    @abstractmethod
+    async def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Return what control method `name` of the backend returns."""
+
+    @abstractmethod
+    async def describe(self) -> ReplicaFacts:
+        """Return the facts of one replica."""
+
+    @abstractmethod
+    def statistics(self) -> PoolStatistics: ...
+
+    @abstractmethod
+    async def replica_statistics(self) -> list[ReplicaStatistics]:
+        """Return the statistics of every replica that is ready."""
+
+    @abstractmethod
+    async def drain(self) -> None:
+        """Return when every request is answered."""
+
+    @abstractmethod
     async def aclose(self) -> None:
-        raise NotImplementedError
+        """Fail what is unanswered with ClosedError and free the model."""
 
     async def map(
         self, requests: Iterable[RequestT], *, agent: str = "", priority: Priority = Priority.INTERACTIVE
@@ -130,7 +115,7 @@ class PoolBase(Generic[RequestT, ResultT]):
         await self.aclose()
 
 
-class LocalPool(PoolBase[RequestT, ResultT]):
+class LocalPool(Pool[RequestT, ResultT]):
     """A backend in this process behind the handle of a pool: for tests, small runs and remote endpoints."""
 
     def __init__(self, backend: Backend[RequestT, ResultT], *, name: str = "", limit: int = 4096) -> None:

@@ -321,9 +321,8 @@ async def call_control(
     backend: Backend[Any, Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     """Return what the backend's control method `name` returns; see `Replica.call`."""
-    controls: frozenset[str] = getattr(backend, "controls", frozenset())
-    if name not in controls:
-        known = ", ".join(sorted(controls)) or "none"
+    if name not in backend.controls:
+        known = ", ".join(sorted(backend.controls)) or "none"
         raise UsageError(f"{backend.name} has no control method {name!r}.", f"It has: {known}.")
     try:
         result = getattr(backend, name)(*args, **kwargs)

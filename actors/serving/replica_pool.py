@@ -22,7 +22,7 @@ from actors.errors import BackendError, MaiaError, OverloadedError, ReplicaLostE
 from actors.serving.backend import CountsRequests, Priority, RequestT, ResultT
 from actors.serving.capacity import CapacityLimiter
 from actors.serving.coalescer import ClosedError
-from actors.serving.pool import PoolBase, PoolStatistics
+from actors.serving.pool import Pool, PoolStatistics
 from actors.serving.replica import ReplicaFacts, ReplicaStatistics
 from actors.serving.replica_link import MAX_REPLICA_FAILURES, PendingRequest, ReplicaHandle, ReplicaLink
 from actors.serving.transport import images_from, pack, unpack
@@ -69,7 +69,7 @@ class PoolOptions:
     """Bytes of pixels that one call carries to a replica at most, if it is more than one image."""
 
 
-class ReplicaPool(PoolBase[RequestT, ResultT]):
+class ReplicaPool(Pool[RequestT, ResultT]):
     """Between `min_replicas` and `max_replicas` replicas of one model behind one handle.
 
     It scales with its own load and that of the other processes that use its replicas; see `PoolOptions`. A

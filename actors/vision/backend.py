@@ -22,6 +22,7 @@ from actors import hub, runtime
 from actors.errors import BackendError, DeviceLostError, MaiaError, UsageError
 from actors.images import Provenance
 from actors.packaged import head_digest
+from actors.serving.backend import Backend
 from actors.serving.blocking import DeviceThread
 from actors.vision.networks.network import Network, convert
 from actors.vision.networks.preprocess import View
@@ -60,7 +61,7 @@ _RECENT_READOUTS = 32
 """Readouts that every pass reads where it comes by: what was asked once will be asked again."""
 
 
-class VisionBackend:
+class VisionBackend(Backend[Any, Any]):
     """One network on one device; a `Backend` for `VisionRequest` and `SweepStep`."""
 
     slots = 1

@@ -12,7 +12,7 @@ import numpy as np
 
 from actors.errors import DeviceLostError, MaiaError, RefusedError, UsageError
 from actors.images import Image
-from actors.serving.blocking import UnsharedBackend
+from actors.serving.backend import Backend
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Show:
     unit: str = "a"
 
 
-class ScriptedBackend(UnsharedBackend[Show, Any]):
+class ScriptedBackend(Backend[Show, Any]):
     """Holds every batch until `release`; `held` are the batches that run, `seen` all of them."""
 
     name = "scripted"

@@ -27,8 +27,7 @@ from actors.endpoint.faults import ContentFilteredError, Fault, FaultyAnswerErro
 from actors.endpoint.openai_client import classify, connect
 from actors.endpoint.prices import TokenPrice
 from actors.errors import MaiaError
-from actors.serving.backend import BackendFacts
-from actors.serving.blocking import UnsharedBackend
+from actors.serving.backend import Backend, BackendFacts
 
 _MAX_CHARS = 64
 """Characters that a reply may have for each token that it was asked to keep to; longer ones are cut. Real
@@ -41,7 +40,7 @@ limit."""
 log = structlog.get_logger(__name__)
 
 
-class OpenAIBackend(UnsharedBackend[Any, Any]):
+class OpenAIBackend(Backend[Any, Any]):
     """One model of one endpoint, for all agents; two agents that ask the same get two opinions."""
 
     def __init__(

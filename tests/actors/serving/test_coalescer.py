@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from actors.errors import BackendError, MaiaError, OverloadedError, RefusedError
-from actors.serving.backend import Priority
+from actors.serving.backend import Backend, Priority
 from actors.serving.coalescer import BatchMismatchError, ClosedError, Coalescer
 from tests.actors.scripted import Clock, settle
 
@@ -27,7 +27,7 @@ class Probe:
 
 
 @dataclass
-class ScriptedDevice:
+class ScriptedDevice(Backend[Probe, str]):
     """Records each batch; a batch ends when the test says so, with what the test says."""
 
     slots: int = 1
