@@ -66,22 +66,8 @@ async def ask(
     started = time.monotonic()
     try:
         reply = await backend.complete(question(settings.sees_images))
-        suggested = _suggested(backend.describe()["learned"])
+        suggested = backend.suggested_settings()
     finally:
         await backend.close()
     text = reply.text.lower()
     return ChatProbe(reply, time.monotonic() - started, all(color in text for color in _COLORS), suggested)
-
-
-def _suggested(learned: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of `OpenAIChat` for what a backend has learned (`EndpointLimits.facts`)."""
-    omitted = [name for name in learned.get("not_sent", ()) if name in ("temperature", "seed", "max_tokens")]
-    suggested: dict[str, Any] = {"omit": omitted} if omitted else {}
-    if "detail" in learned.get("not_sent", ()):
-        suggested["detail"] = None
-    if learned.get("system_folded"):
-        suggested["system"] = "fold"
-    for name in ("max_tokens_field", "stream", "reasoning_tokens"):
-        if name in learned:
-            suggested[name] = learned[name]
-    return suggested

@@ -70,20 +70,20 @@ class AdaptiveRequest:
         request: ChatRequest,
         settings: OpenAIChat,
         encoder: MessageEncoder,
-        learned: EndpointLimits,
+        limits: EndpointLimits,
         alone: Alone,
     ) -> None:
         self._request, self._settings, self._encoder = request, settings, encoder
-        self._learned, self._alone = learned, alone
+        self._limits, self._alone = limits, alone
         self.notes: list[str] = []
         """What the request goes without, for the record of its answer."""
         self.spent = Usage()
         """The usage of the questions that were asked to find out what the server refuses."""
-        self.room = settings.reasoning_tokens + learned.room
-        self._max_prompt_tokens, self._max_prompt_bytes = learned.max_prompt_tokens, learned.max_prompt_bytes
+        self.room = settings.reasoning_tokens + limits.room
+        self._max_prompt_tokens, self._max_prompt_bytes = limits.max_prompt_tokens, limits.max_prompt_bytes
         self._longest: int | None = None
         self._server_errors = 0
-        self._version = learned.version
+        self._version = limits.version
         """What was known when the request was last sent."""
         # A question about an image means nothing without it; a conversation goes on.
         self._min_images = 0 if any(message.role == "assistant" for message in request.messages) else 1
@@ -91,23 +91,23 @@ class AdaptiveRequest:
     @property
     def longest(self) -> int:
         """Tokens that the answer and its thoughts may have together."""
-        limits = (self._request.max_tokens + self.room, self._learned.longest_answer, self._longest)
+        limits = (self._request.max_tokens + self.room, self._limits.longest_answer, self._longest)
         return max(1, min(limit for limit in limits if limit is not None))
 
     def messages(self) -> tuple[Message, ...]:
         """Return the conversation as it is sent."""
-        settings, learned = self._settings, self._learned
+        settings, limits = self._settings, self._limits
         messages: Sequence[Message] = self._request.messages
         if not settings.sees_images:
             messages = without_images(messages)
-        if learned.bad_images:
-            messages = leave_out(messages, learned.bad_images, BAD_IMAGE)
+        if limits.bad_images:
+            messages = leave_out(messages, limits.bad_images, BAD_IMAGE)
         if (most := settings.history.max_images) is not None:
             messages = drop_images_in_blocks(messages, most, settings.history.block)
-        if learned.max_images is not None:
-            messages = keep_images(messages, learned.max_images)
+        if limits.max_images is not None:
+            messages = keep_images(messages, limits.max_images)
         messages = self._within(messages)
-        if settings.system == "fold" or (settings.system == "auto" and learned.fold_system):
+        if settings.system == "fold" or (settings.system == "auto" and limits.fold_system):
             messages = fold_system(messages)
         return tuple(messages)
 
@@ -128,8 +128,8 @@ class AdaptiveRequest:
 
     def body(self, messages: Sequence[Message]) -> dict[str, Any]:
         """Return the JSON body of the request; it holds no secret."""
-        settings, request, refused = self._settings, self._request, self._learned.refused
-        self._version = self._learned.version
+        settings, request, refused = self._settings, self._request, self._limits.refused
+        self._version = self._limits.version
         encoded = self._encoder.encode(
             messages, detail="detail" not in refused, marks="cache_control" not in refused
         )
@@ -141,15 +141,15 @@ class AdaptiveRequest:
             "reasoning_effort": settings.reasoning_effort,
             "service_tier": settings.service_tier,
         }
-        if (settings.stream or self._learned.stream) and settings.batch is None:
+        if (settings.stream or self._limits.stream) and settings.batch is None:
             fields |= {"stream": True, "stream_options": {"include_usage": True}}
         dropped = {*settings.omit, *refused}
         body |= {name: value for name, value in fields.items() if value is not None and name not in dropped}
         return {**body, **settings.extra_body}
 
     def _max_tokens_field(self) -> str:
-        if self._learned.max_tokens_field is not None:
-            return self._learned.max_tokens_field
+        if self._limits.max_tokens_field is not None:
+            return self._limits.max_tokens_field
         field = self._settings.max_tokens_field
         if field != "auto":
             return field
@@ -159,11 +159,11 @@ class AdaptiveRequest:
     def succeeded(self) -> None:
         """Remember what the answered request has shown to fit."""
         messages = self.messages()
-        self._learned.accept(_image_ids(messages))
+        self._limits.accept(_image_ids(messages))
         if self._max_prompt_tokens is not None:
-            self._learned.max_prompt_tokens = self._max_prompt_tokens
+            self._limits.max_prompt_tokens = self._max_prompt_tokens
         if self._max_prompt_bytes is not None:
-            self._learned.max_prompt_bytes = self._max_prompt_bytes
+            self._limits.max_prompt_bytes = self._max_prompt_bytes
 
     async def adapt(self, fault: Fault) -> bool:
         """Change the request by what a fault says; return whether there was something to change.
@@ -171,8 +171,8 @@ class AdaptiveRequest:
         Raises:
             ImageRejectedError: If nothing would be left to be asked about.
         """
-        learned = self._learned
-        if learned.version != self._version and fault.kind in ("too_many_images", "too_long", "rejected"):
+        limits = self._limits
+        if limits.version != self._version and fault.kind in ("too_many_images", "too_long", "rejected"):
             return True  # another request was refused meanwhile: this one is now sent as it should have been
         if fault.kind == "too_many_images":
             return self._fewer_images(fault)
@@ -185,15 +185,15 @@ class AdaptiveRequest:
         if (
             has_system
             and self._settings.system == "auto"
-            and not learned.fold_system
+            and not limits.fold_system
             and _NO_SYSTEM.search(words)
         ):
-            learned.fold_system = True
+            limits.fold_system = True
             return self._changed(
                 "the system message is put in front of the first user message", fault, "system: fold"
             )
-        if not learned.stream and not self._settings.stream and _STREAM_ONLY.search(words):
-            learned.stream = True
+        if not limits.stream and not self._settings.stream and _STREAM_ONLY.search(words):
+            limits.stream = True
             return self._changed("the answer is streamed", fault, "stream: true")
         if fault.about_an_image:
             return await self._without_bad_images(fault)
@@ -203,7 +203,7 @@ class AdaptiveRequest:
         return self._other_fields(fault)
 
     def _changed(self, what: str, fault: Fault, setting: str) -> bool:
-        self._learned.version += 1
+        self._limits.version += 1
         self.notes.append(f"{what} ({fault.detail})")
         log.warning(
             "endpoint_adapted",
@@ -221,7 +221,7 @@ class AdaptiveRequest:
             return False
         named = fault.image_limit
         most = named if named is not None and 0 < named < sent else sent // 2
-        self._learned.max_images = most
+        self._limits.max_images = most
         what = f"old images are left out: {sent} are more than the endpoint takes, {most} are sent"
         return self._changed(what, fault, f"history.max_images: {most}")
 
@@ -253,25 +253,25 @@ class AdaptiveRequest:
 
     async def _without_bad_images(self, fault: Fault) -> bool:
         """Find the images that the server fails on alone, and leave them out."""
-        learned, messages = self._learned, self.messages()
+        limits, messages = self._limits, self.messages()
         images = {image.id: image for message in messages for image in message.images}
-        suspects = [images[image_id] for image_id in images if image_id in learned.unproven(set(images))]
-        if not suspects or len(suspects) > _MAX_ALONE:
+        candidates = [images[image_id] for image_id in images if image_id in limits.unproven(set(images))]
+        if not candidates or len(candidates) > _MAX_ALONE:
             return False
         if fault.status >= 500 and await self._fails(Message("user", ("Answer with: yes",))):
             return False  # the server fails on everything
         bad: dict[str, str] = {}
-        for image in suspects:
+        for image in candidates:
             failed = await self._fails(Message("user", ("What is this? Answer with one word.", image)))
             if failed is None:
-                learned.accept({image.id})
+                limits.accept({image.id})
             elif failed.about_an_image or failed.status == 500:
                 bad[image.id] = failed.detail
         if not bad:
             return False
-        learned.bad_images |= bad
-        learned.version += 1
-        sizes = ", ".join(f"{i.id[:8]} ({i.size[1]}x{i.size[0]} px)" for i in suspects if i.id in bad)
+        limits.bad_images |= bad
+        limits.version += 1
+        sizes = ", ".join(f"{i.id[:8]} ({i.size[1]}x{i.size[0]} px)" for i in candidates if i.id in bad)
         if len(images) - len(bad) < self._min_images:
             raise ImageRejectedError(
                 f"the endpoint {self._settings.host} fails on the image {sizes} ({fault.detail}).",
@@ -289,26 +289,24 @@ class AdaptiveRequest:
 
     def _other_fields(self, fault: Fault) -> bool:
         """Rename, limit or leave out the optional field that a complaint names."""
-        learned, body = self._learned, self.body(())
+        limits, body = self._limits, self.body(())
         limit_field = self._max_tokens_field()
         named = named_fields(fault.body)
         if named & {"max_tokens", "max_completion_tokens"} and limit_field in body:
             most = named_token_limit(fault.body)
             if most is not None and most < self.longest and "unsupported_parameter" not in fault.body.codes:
-                learned.longest_answer = most
+                limits.longest_answer = most
                 return self._changed(f"the answer may have {most} tokens at most", fault, "max_tokens")
-            if learned.max_tokens_field is None:
+            if limits.max_tokens_field is None:
                 other = {"max_tokens": "max_completion_tokens"}.get(limit_field, "max_tokens")
-                learned.max_tokens_field = other
+                limits.max_tokens_field = other
                 return self._changed(f"the limit is sent as {other}", fault, f"max_tokens_field: {other}")
             named |= {limit_field}
         optional = {"detail"} if self._settings.detail is not None else set()
         optional |= {"cache_control"} if self._settings.cache_breakpoints else set()
-        droppable = (
-            (set(body) | optional) - set(self._settings.extra_body) - set(learned.refused) - {"stream"}
-        )
+        droppable = (set(body) | optional) - set(self._settings.extra_body) - set(limits.refused) - {"stream"}
         dropped = sorted(named & droppable)
-        learned.refused |= dict.fromkeys(dropped, fault.detail)
+        limits.refused |= dict.fromkeys(dropped, fault.detail)
         return bool(dropped) and self._changed(f"sent without {', '.join(dropped)}", fault, "omit")
 
 

@@ -61,6 +61,20 @@ class EndpointLimits:
         }
         return {name: value for name, value in known.items() if value}
 
+    def suggested_settings(self) -> dict[str, Any]:
+        """Return the settings of `OpenAIChat` that say from the start what was learned; {} if nothing was."""
+        omit = [name for name in sorted(self.refused) if name in ("max_tokens", "seed", "temperature")]
+        suggested: dict[str, Any] = {"omit": omit} if omit else {}
+        if "detail" in self.refused:
+            suggested["detail"] = None
+        others = {
+            "system": "fold" if self.fold_system else None,
+            "max_tokens_field": self.max_tokens_field,
+            "stream": self.stream,
+            "reasoning_tokens": self.room,
+        }
+        return suggested | {name: value for name, value in others.items() if value}
+
 
 class TruncationWatch:
     """Notices a server that drops the start of long conversations and says nothing.

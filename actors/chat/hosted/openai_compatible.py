@@ -61,7 +61,7 @@ class OpenAIBackend(Backend[Any, Any]):
         self._connection = connect(settings, environ)
         self._secrets = self._connection.secrets
         self._encoder = MessageEncoder(settings)
-        self._learned, self._watch = EndpointLimits(), TruncationWatch()
+        self._limits, self._watch = EndpointLimits(), TruncationWatch()
         sleep = collaborators.get("sleep", asyncio.sleep)
         self._batches = None if settings.batch is None else Batches(self._connection, settings.batch, sleep)
         self._caller = EndpointCaller(settings, self._secrets, proxy=self._connection.proxy, **collaborators)
@@ -89,7 +89,7 @@ class OpenAIBackend(Backend[Any, Any]):
     async def admit(self, size: PermitRequest) -> str:
         """Return the id of a permit to send a request of that size; raises as `EndpointCaller.admit`."""
         n_images = size.images if self._settings.sees_images else 0
-        limits = (self._settings.history.max_images, self._learned.max_images)
+        limits = (self._settings.history.max_images, self._limits.max_images)
         n_images = min(n_images, *(limit for limit in limits if limit is not None), n_images)
         return await self._caller.admit(
             size.tokens + n_images * self._settings.image_tokens + size.max_tokens
@@ -122,12 +122,12 @@ class OpenAIBackend(Backend[Any, Any]):
                 usage.requests,
                 usage.requests,  # answered and billed, and the answer is lost
             )
-        self._learned.room = max(self._learned.room, outgoing.room - self._settings.reasoning_tokens)
+        self._limits.room = max(self._limits.room, outgoing.room - self._settings.reasoning_tokens)
         note = f"asked again with {outgoing.longest:,} tokens: thinking had used {used:,}"
         return replace(again, usage=usage, notes=(*reply.notes, note, *again.notes))
 
     def _outgoing(self, request: ChatRequest) -> AdaptiveRequest:
-        return AdaptiveRequest(request, self._settings, self._encoder, self._learned, self._alone)
+        return AdaptiveRequest(request, self._settings, self._encoder, self._limits, self._alone)
 
     async def _ask(self, outgoing: AdaptiveRequest, request: ChatRequest, permit_id: str) -> ChatReply:
         settings = self._settings
@@ -175,11 +175,11 @@ class OpenAIBackend(Backend[Any, Any]):
         """Report once that the server seems to cut conversations, if it does."""
         words = estimate_prompt(self._outgoing(request).messages(), 0)
         reported = usage.prompt_tokens + usage.cached_tokens
-        if usage.estimated or self._learned.context is not None:
+        if usage.estimated or self._limits.context is not None:
             return []
         if not self._watch.saw(request.conversation, words, reported):
             return []
-        self._learned.context = usage.prompt_tokens
+        self._limits.context = usage.prompt_tokens
         message = (
             f"the endpoint seems to cut conversations at {usage.prompt_tokens:,} tokens without saying "
             f"so: of this one, "
@@ -231,6 +231,10 @@ class OpenAIBackend(Backend[Any, Any]):
         outgoing = self._outgoing(request)
         return outgoing.body(outgoing.messages())
 
+    def suggested_settings(self) -> dict[str, Any]:
+        """Return the settings that say from the start what the endpoint was found to accept."""
+        return self._limits.suggested_settings()
+
     def describe(self) -> BackendFacts:
         settings = self._settings
         return {
@@ -244,7 +248,7 @@ class OpenAIBackend(Backend[Any, Any]):
             "detail": settings.detail,
             "priced": settings.known_price is not None,
             "proxy": self._connection.proxy,
-            "learned": self._learned.facts(),
+            "learned": self._limits.facts(),
             **asdict(self._caller.statistics()),
         }
 
