@@ -14,6 +14,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import numpy as np
@@ -29,6 +30,7 @@ from actors.vision.networks.preprocess import View
 from actors.vision.readout import requests
 from actors.vision.readout.bank import StimulusBank
 from actors.vision.readout.base import LayerInfo
+from actors.vision.readout.edits import RowEdit
 from actors.vision.readout.maps import MapCache
 from actors.vision.readout.requests import (
     Ask,
@@ -164,7 +166,7 @@ class VisionBackend(Backend[Any, Any]):
     def key(self, request: VisionRequest | SweepStep) -> Hashable | None:
         if isinstance(request, SweepStep):
             return request.folder, request.start
-        return request.image.id
+        return request.image.id, request.edits
 
     def merge(self, first: VisionRequest, second: VisionRequest) -> VisionRequest:
         return first if isinstance(first, SweepStep) else requests.merge(first, second)
@@ -187,7 +189,7 @@ class VisionBackend(Backend[Any, Any]):
             return 0.0
 
     def lookup(self, request: VisionRequest | SweepStep) -> VisionResult | None:
-        if isinstance(request, SweepStep):
+        if isinstance(request, SweepStep) or request.edits:
             return None
         readings = []
         for ask in request.asks:
@@ -297,8 +299,12 @@ class VisionBackend(Backend[Any, Any]):
         images: Sequence[np.ndarray],
         reads: dict[Readout, Callable[[torch.Tensor], None]],
         wanted: Sequence[str] | None = None,
+        edits: Mapping[str, Sequence[RowEdit]] = MappingProxyType({}),
     ) -> None:
-        """Run images once and hand each readout its units' maps (n, U, h, w). In the device's thread."""
+        """Run images once and hand each readout its units' maps (n, U, h, w). In the device's thread.
+
+        `wanted` and `edits` as in `TappedModule.run`.
+        """
         by_layer: dict[str, list[tuple[Callable[[Any], Any] | None, Callable[[Any], None]]]] = {}
         for readout, take in reads.items():
             made = self._reader(readout).read
@@ -315,7 +321,9 @@ class VisionBackend(Backend[Any, Any]):
 
         batch = self.batch(images)
         self.forwards += len(images)
-        self._tapped.run(batch, {layer: layer_read(takes) for layer, takes in by_layer.items()}, wanted)
+        self._tapped.run(
+            batch, {layer: layer_read(takes) for layer, takes in by_layer.items()}, wanted, edits
+        )
 
     def batch(self, images: Sequence[np.ndarray]) -> torch.Tensor:
         """Return images, uint8 (H, W, 3), as the network takes them."""
@@ -386,6 +394,8 @@ class VisionBackend(Backend[Any, Any]):
             if any(isinstance(result, hub.OutOfMemoryError) for result in results):
                 self.max_batch = most  # it was one image that is too large, not the batch
             return results
+        if isinstance(failure, UsageError):
+            return [failure]  # an edit that does not fit the image
         asked = [ask.readout for ask in batch[0].asks]
         if self._recent.keys() - set(asked):
             # It may be what others asked for that fails, and is no image's failure.
@@ -406,10 +416,11 @@ class VisionBackend(Backend[Any, Any]):
     def _row(self, place: int, request: VisionRequest) -> _Row:
         for ask in request.asks:
             self._check(ask)
+        self._check_edits(request)
         known = {}
         layers = []
         for ask in request.asks:
-            reading = self._known(request.image.id, ask)
+            reading = None if request.edits else self._known(request.image.id, ask)
             if reading is None:
                 layers.append(self.layer(ask.readout.layer))
             else:
@@ -459,13 +470,20 @@ class VisionBackend(Backend[Any, Any]):
         limit = self._tapped.taps[rows[0].wanted].place
         places = {readout: self._tapped.taps[self.layer(readout.layer)].place for readout in self._recent}
         reads = {readout: take(readout) for readout, place in places.items() if place <= limit}
-        self.forward([row.request.image.pixels for row in rows], reads, [row.wanted for row in rows])
+        self.forward(
+            [row.request.image.pixels for row in rows],
+            reads,
+            [row.wanted for row in rows],
+            self._row_edits(rows),
+        )
         for readout, values in maxima.items():
-            # An image on which nothing is finite is not kept: that is the device's fault, or the weights'.
-            finite = np.isfinite(values).any(axis=1)
-            ids = [row.request.image.id for row, good in zip(rows, finite, strict=False) if good]
+            # What an edit has changed is not the image's own. An image on which nothing is finite is not kept, either:
+            # that is the device's fault, or the weights'.
+            own = np.array([not row.request.edits for row in rows[: len(values)]])
+            own &= np.isfinite(values).any(axis=1)
+            ids = [row.request.image.id for row, good in zip(rows, own, strict=False) if good]
             kept = values.copy()
-            kept[finite] = self.bank.put(self._bank_key(readout), ids, values[finite])
+            kept[own] = self.bank.put(self._bank_key(readout), ids, values[own])
             maxima[readout] = kept
         return [self._result(at, row, maxima, maps) for at, row in enumerate(rows)]
 
@@ -486,7 +504,8 @@ class VisionBackend(Backend[Any, Any]):
             if ask.maps:
                 # Copies: a view would keep all units' maps alive for as long as somebody has one.
                 small = {index: maps[ask.readout][at][index].copy() for index in ask.indices or ()}
-                self._maps.put(ask.readout, row.request.image.id, maps[ask.readout][at])
+                if not row.request.edits:
+                    self._maps.put(ask.readout, row.request.image.id, maps[ask.readout][at])
             readings.append(ReadoutActivations(ask.readout, None, activations, small))
         return VisionResult(tuple(readings), self._view(row.request))
 
@@ -514,6 +533,38 @@ class VisionBackend(Backend[Any, Any]):
             raise UsageError(
                 f"units of {ask.readout.layer!r} are numbered 0 to {n_units - 1}, got {beyond[0]}."
             )
+
+    def _check_edits(self, request: VisionRequest) -> None:
+        """Raise UsageError where an edit cannot be made, or changes nothing that is asked for."""
+        for edit in request.edits:
+            self._check(Ask(edit.readout, (edit.index,)))
+            layer = self.layer(edit.readout.layer)
+            tap, unit_reader = self._tapped.taps[layer], self._reader(edit.readout)
+            if layer == OUTPUT or (unit_reader.read is not None and unit_reader.edit is None):
+                raise UsageError(
+                    f"a {edit.readout.kind} of {layer!r} cannot be edited: nothing is computed from it.",
+                    "Edit a unit of a layer in front of the output, and read the output.",
+                )
+            if tap.calls > 1:
+                raise UsageError(
+                    f"{layer!r} is called {tap.calls} times in a pass, so that it is not clear which of its outputs to edit.",
+                    "Edit a unit of a module that is called once, such as the block that it is in.",
+                )
+            for ask in request.asks:
+                if self._tapped.taps[self.layer(ask.readout.layer)].place < tap.place:
+                    raise UsageError(
+                        f"an edit at {layer!r} has no effect on {ask.readout.layer!r}, which is computed before it.",
+                        "Read a layer behind it.",
+                    )
+
+    def _row_edits(self, rows: Sequence[_Row]) -> dict[str, list[RowEdit]]:
+        """Return the edits of a batch by layer."""
+        edits: dict[str, list[RowEdit]] = {}
+        for at, row in enumerate(rows):
+            for edit in row.request.edits:
+                layer = self.layer(edit.readout.layer)
+                edits.setdefault(layer, []).append(RowEdit(at, edit, self._reader(edit.readout)))
+        return edits
 
     def _bank_key(self, readout: Readout) -> str:
         return f"{readout.kind}:{self.layer(readout.layer)}:{self._reader(readout).digest}"

@@ -167,6 +167,17 @@ class Dictionary:
         _, shift, scale = self._normalize(x.float())
         return out * scale + shift
 
+    def step(self, x: torch.Tensor, latent: int, change: torch.Tensor) -> torch.Tensor:
+        """Return what is added to activations `x` (..., D) when a latent's code changes by `change` (...).
+
+        It is decode(codes') - decode(codes), so that x + step keeps the error x - decode(codes).
+        """
+        row = self.decoder[latent].to(x.device).float()
+        if self.decoder_scale is not None:
+            row = row * float(self.decoder_scale[latent])
+        _, _, scale = self._normalize(x.float())
+        return change[..., None] * row * scale
+
     def _encode(self, rows: torch.Tensor) -> torch.Tensor:
         normalized, _, _ = self._normalize(rows.float())
         if self.offset is not None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from actors.images import Image
+from actors.vision.readout.edits import Edit
 from actors.vision.readout.units import Readout
 
 
@@ -21,10 +22,14 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class VisionRequest:
-    """How strongly one image drives some units. At most one `Ask` a readout."""
+    """How strongly one image drives some units. At most one `Ask` a readout.
+
+    `edits` are made on the way, in order; a unit is read after the edits of its own layer.
+    """
 
     image: Image
     asks: tuple[Ask, ...]
+    edits: tuple[Edit, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +81,7 @@ def merge(first: VisionRequest, second: VisionRequest) -> VisionRequest:
     for ask in second.asks:
         other = asks.get(ask.readout)
         asks[ask.readout] = ask if other is None else _union(other, ask)
-    return VisionRequest(first.image, tuple(asks.values()))
+    return VisionRequest(first.image, tuple(asks.values()), first.edits)
 
 
 def _union(first: Ask, second: Ask) -> Ask:

@@ -9,14 +9,17 @@ Shapes: N images; C units of a layer; T tokens; h x w positions.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from actors.errors import BackendError, UsageError
 from actors.vision.readout.base import LayerInfo, Scores
+from actors.vision.readout.edits import RowEdit, edited
 from actors.vision.readout.layout import Layout, Open, decide, hypotheses, relates_tokens, speaks_against
 from actors.vision.readout.places import PositionEvidence, coded_images, codes
 from actors.vision.readout.units import OUTPUT
@@ -76,6 +79,18 @@ class Tap:
     def maps(self, output: Any, image_hw: tuple[int, int]) -> torch.Tensor:
         """Return the output for images of `image_hw` as a view (N, C, h, w); prefix tokens are dropped."""
         return self.layout.maps(output if self.pick is None else output[self.pick], image_hw)
+
+    def edited(self, output: Any, image_hw: tuple[int, int], edits: Sequence[RowEdit]) -> Any:
+        """Return the module's output with some rows edited, in containers of its own."""
+        if self.pick is None:
+            return edited(output, self.layout, image_hw, edits)
+        tensor = edited(output[self.pick], self.layout, image_hw, edits)
+        if isinstance(output, tuple):
+            parts = [tensor if place == self.pick else part for place, part in enumerate(output)]
+            return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)
+        container = copy.copy(output)
+        container[self.pick] = tensor
+        return container
 
     def maps_of(self, output: Any, rows: _Rows) -> torch.Tensor:
         """Return `maps`, once it is sure that they are of as many images and units as they should be.
@@ -420,12 +435,17 @@ class TappedModule:
         return not bool((one - other).abs().max() > tolerance * one.abs().max())
 
     def run(
-        self, batch: torch.Tensor, reads: Mapping[str, Read], wanted: Sequence[str] | None = None
+        self,
+        batch: torch.Tensor,
+        reads: Mapping[str, Read],
+        wanted: Sequence[str] | None = None,
+        edits: Mapping[str, Sequence[RowEdit]] = MappingProxyType({}),
     ) -> None:
         """Run `batch` as far as the deepest of `reads`, and call each with its layer's maps (n, C, h, w).
 
         `wanted` names the deepest layer that each row needs, deepest rows first; rows that need no more leave
-        the pass where that changes nothing for the others, so a read may get only the first n rows.
+        the pass where that changes nothing for the others, so a read may get only the first n rows. `edits` are
+        made in rows of these layers, none deeper than the last read, and before it is read.
         Call in inference mode.
         """
         deepest = self.deepest(list(reads))
@@ -433,8 +453,12 @@ class TappedModule:
         rows = _Rows(len(batch), len(batch), (batch.shape[2], batch.shape[3]))
         with ExitStack() as hooks:
             # The deepest comes last: it ends the pass, and others may be of the same module.
-            for layer in sorted({*reads, *exits}, key=lambda layer: layer == deepest):
-                hook = self._hook(layer, reads.get(layer), exits.get(layer), layer == deepest, rows)
+            for layer in sorted(
+                {*reads, *exits, *edits}, key=lambda layer: (layer == deepest, layer not in edits)
+            ):
+                hook = self._hook(
+                    layer, reads.get(layer), exits.get(layer), layer == deepest, rows, edits.get(layer, ())
+                )
                 if (module := self.taps[layer].module) != OUTPUT:
                     hooks.callback(self._modules[module].register_forward_hook(hook).remove)
             try:
@@ -468,7 +492,13 @@ class TappedModule:
                 read(self.taps[layer].maps_of(output, rows))
 
     def _hook(
-        self, layer: str, read: Read | None, keep: int | None, stop: bool, rows: _Rows
+        self,
+        layer: str,
+        read: Read | None,
+        keep: int | None,
+        stop: bool,
+        rows: _Rows,
+        edits: Sequence[RowEdit] = (),
     ) -> Callable[[Any, Any, Any], Any]:
         tap = self.taps[layer]
         calls = 0
@@ -478,12 +508,15 @@ class TappedModule:
             calls += 1
             if calls < tap.calls:
                 return None
+            if edits:
+                tap.maps_of(output, rows)  # rows are told apart by position: their number must be right
+                output = tap.edited(output, rows.image_hw, edits)
             if read is not None:
                 read(tap.maps_of(output, rows))
             if stop:
                 raise _Stop
             if keep is None:
-                return None
+                return output if edits else None
             rows.n = keep
             return output[:keep]
 

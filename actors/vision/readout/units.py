@@ -51,13 +51,20 @@ class UnitReader:
     """A readout made ready: `read` maps a layer's output (N, C, h, w) to its units (N, U, h, w).
 
     `read` None means that the units are the channels themselves. `digest` tells files apart that share a
-    path.
+    path. `edit` gives a unit other values; None where `read` is None, or where a unit cannot be edited.
     """
 
     n_units: int
     read: Callable[[torch.Tensor], torch.Tensor] | None = None
     digest: str = ""
+    edit: EditUnit | None = None
 
+
+EditUnit = Callable[
+    ["torch.Tensor", int, Callable[["torch.Tensor"], "torch.Tensor"]], tuple[int | slice, "torch.Tensor"]
+]
+"""Takes an image's maps (C, h, w), the unit's index, and what makes new values (h, w) of its values, float32. Returns
+which channels change, and the values that they then have."""
 
 ReaderFactory = Callable[[Readout, LayerInfo], UnitReader]
 """Makes a readout ready, given its layer. Raises UsageError if the layer or the file does not fit."""
@@ -129,7 +136,16 @@ def _directions(readout: Readout, layer: LayerInfo) -> UnitReader:
     def read(maps: torch.Tensor) -> torch.Tensor:
         return torch.einsum("nchw,kc->nkhw", maps.float(), vectors.to(maps.device))
 
-    return UnitReader(len(vectors), read, _file_digest(readout.source))
+    def edit(
+        maps: torch.Tensor, index: int, change: Callable[[torch.Tensor], torch.Tensor]
+    ) -> tuple[slice, torch.Tensor]:
+        x, v = maps.float(), vectors[index].to(maps.device)
+        values = torch.einsum("chw,c->hw", x, v)
+        # Along the vector itself: nothing orthogonal to it changes, and <v, x> becomes what is wanted.
+        step = (change(values) - values) / v.square().sum()
+        return slice(None), x + step * v[:, None, None]
+
+    return UnitReader(len(vectors), read, _file_digest(readout.source), edit)
 
 
 def load_vectors(path: str) -> np.ndarray:
@@ -169,12 +185,23 @@ def _latents(readout: Readout, layer: LayerInfo) -> UnitReader:
         )
     copies: dict[torch.device, Dictionary] = {}
 
-    def read(maps: torch.Tensor) -> torch.Tensor:
-        if maps.device not in copies:
-            copies[maps.device] = dictionary.on(maps.device)
-        return copies[maps.device].encode(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    def on(device: torch.device) -> Dictionary:
+        if device not in copies:
+            copies[device] = dictionary.on(device)
+        return copies[device]
 
-    return UnitReader(dictionary.n_latents, read, digest)
+    def read(maps: torch.Tensor) -> torch.Tensor:
+        return on(maps.device).encode(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    def edit(
+        maps: torch.Tensor, index: int, change: Callable[[torch.Tensor], torch.Tensor]
+    ) -> tuple[slice, torch.Tensor]:
+        x = maps.permute(1, 2, 0).float()
+        codes = on(maps.device).encode(x, [index])[..., 0]
+        # The step of one latent, not the reconstruction: what the dictionary leaves out stays as it is.
+        return slice(None), (x + dictionary.step(x, index, change(codes) - codes)).permute(2, 0, 1)
+
+    return UnitReader(dictionary.n_latents, read, digest, edit)
 
 
 def _existing(path: str) -> Path:

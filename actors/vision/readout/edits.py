@@ -1,0 +1,172 @@
+"""Interventions: another value for a unit inside a forward pass, in some rows of a batch.
+
+A hook gives a layer's output anew with the unit's value changed, and everything behind it is computed from that. Rows
+of a batch may carry different edits; rows without any keep their values to the bit.
+
+Shapes: N images; C channels of a layer; h x w positions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from actors.errors import UsageError
+from actors.vision.readout.units import Readout, UnitReader
+
+if TYPE_CHECKING:
+    import torch
+
+    from actors.vision.readout.layout import Grid, Layout
+
+How = Literal["set", "scale", "add", "clamp", "replace"]
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """The positions at which a unit is edited: all of them unless one of these says less.
+
+    `box`: top, left, bottom, right as fractions of what the network sees; positions whose centers lie in it.
+    `share`: positions at which the unit reaches this part of its largest value on the image, in 0..1.
+    """
+
+    box: tuple[float, float, float, float] | None = None
+    share: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.box is not None:
+            top, left, bottom, right = self.box
+            if not (0 <= top < bottom <= 1 and 0 <= left < right <= 1):
+                raise UsageError(
+                    f"a box is top, left, bottom, right with 0 <= top < bottom <= 1 and 0 <= left < right <= 1, got "
+                    f"{self.box}."
+                )
+        if self.share is not None and not 0 <= self.share <= 1:
+            raise UsageError(f"a share of the largest value lies between 0 and 1, got {self.share}.")
+
+    def mask(self, values: torch.Tensor) -> torch.Tensor:
+        """Return bool (h, w): where a unit with these values (h, w) is edited."""
+        import torch
+
+        kept = torch.ones_like(values, dtype=torch.bool)
+        if self.box is not None:
+            top, left, bottom, right = self.box
+            rows = (torch.arange(values.shape[0], device=values.device) + 0.5) / values.shape[0]
+            columns = (torch.arange(values.shape[1], device=values.device) + 0.5) / values.shape[1]
+            inside = (rows >= top) & (rows < bottom)
+            kept &= inside[:, None] & (columns >= left) & (columns < right)
+        if self.share is not None:
+            kept &= values >= self.share * values.max()
+        return kept
+
+
+EVERYWHERE = Where()
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """A change of unit `index` of a readout, from its value a at a position to a'.
+
+    `set`: a' = amount (0 ablates the unit; the mean of its map over a data set ablates it to its mean).
+    `scale`: a' = amount * a (1 changes nothing, and is the placebo). `add`: a' = a + amount. `clamp`: a into
+    [amount, upper]. `replace`: a' at each position as in `values`, float32 (h, w) as bytes, of another image.
+    """
+
+    readout: Readout
+    index: int
+    how: How
+    amount: float = 0.0
+    upper: float = math.inf
+    where: Where = EVERYWHERE
+    values: bytes = b""
+    shape: tuple[int, int] = (0, 0)
+
+    @classmethod
+    def replaced_by(cls, readout: Readout, index: int, values: np.ndarray, where: Where = EVERYWHERE) -> Edit:
+        """Return the edit that gives the unit another image's `values`, (h, w) at the layer's positions."""
+        values = np.ascontiguousarray(values, np.float32)
+        height, width = values.shape
+        return cls(readout, index, "replace", where=where, values=values.tobytes(), shape=(height, width))
+
+    @property
+    def placebo(self) -> Edit:
+        """The edit of the same unit that changes nothing."""
+        return replace(self, how="scale", amount=1.0, values=b"", shape=(0, 0))
+
+    def changed(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the unit's new values for its values, float32 (h, w).
+
+        Raises:
+            UsageError: If the other image's values are of other positions.
+        """
+        import torch
+
+        match self.how:
+            case "set":
+                new = torch.full_like(values, self.amount)
+            case "scale":
+                new = values * self.amount
+            case "add":
+                new = values + self.amount
+            case "clamp":
+                new = values.clamp(self.amount, self.upper)
+            case "replace":
+                if self.shape != tuple(values.shape):
+                    raise UsageError(
+                        f"the values to put in are of {self.shape[0]}x{self.shape[1]} positions, and the layer has "
+                        f"{values.shape[0]}x{values.shape[1]}.",
+                        "Take them from an image of the same size.",
+                    )
+                new = torch.from_numpy(np.frombuffer(self.values, np.float32).reshape(self.shape).copy())
+                new = new.to(values.device)
+        return torch.where(self.where.mask(values), new, values)
+
+
+@dataclass(frozen=True, slots=True)
+class RowEdit:
+    """An edit of one row of a batch, and the reader of its unit."""
+
+    row: int
+    edit: Edit
+    reader: UnitReader
+
+
+def edited(output: torch.Tensor, layout: Layout, image_hw: Grid, edits: Sequence[RowEdit]) -> torch.Tensor:
+    """Return a copy of a layer's output in which some rows are edited; edits of one row follow each other.
+
+    `output` is as the layer gave it, for images of `image_hw`; `layout` says where its units and positions lie.
+    """
+    new = output.clone()
+    places = _places(output, layout, image_hw)
+    for row_edit in edits:
+        maps = layout.maps(new[row_edit.row : row_edit.row + 1], image_hw)[0]
+        edit = row_edit.reader.edit or edit_channel
+        at, values = edit(maps, row_edit.edit.index, row_edit.edit.changed)
+        where = tuple(axis[at] for axis in places)
+        new[row_edit.row].index_put_(where, values.to(new.dtype))
+    return new
+
+
+def edit_channel(
+    maps: torch.Tensor, index: int, change: Callable[[torch.Tensor], torch.Tensor]
+) -> tuple[int, torch.Tensor]:
+    """Return which channel of maps (C, h, w) becomes what."""
+    return index, change(maps[index].float())
+
+
+def _places(output: torch.Tensor, layout: Layout, image_hw: Grid) -> tuple[torch.Tensor, ...]:
+    """Return where each value of a row's maps (C, h, w) lies in the row: an int64 (C, h, w) for each of its axes.
+
+    The layout is asked by showing it numbers, so that whatever it does to an output is undone.
+    """
+    import torch
+
+    shape = output.shape[1:]
+    if not shape:  # one number an image
+        return ()
+    numbers = torch.arange(math.prod(shape), device=output.device).reshape(1, *shape)
+    return tuple(torch.unravel_index(layout.maps(numbers, image_hw)[0], shape))
