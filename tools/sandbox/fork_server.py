@@ -44,6 +44,7 @@ _LIBRARY = re.compile(r"lib[^/]*\.so(\.[0-9]+)*")
 T = TypeVar("T")
 _START_TIMEOUT_S = 30.0
 _ANSWER_TIMEOUT_S = 10.0
+_END_TIMEOUT_S = 10.0
 
 
 @dataclass
@@ -249,25 +250,42 @@ class ForkServer:
             return await self._answer(_ANSWER_TIMEOUT_S)
 
     async def close(self) -> None:
-        """End the server; the kernel ends its children."""
-        control, process = self._control, self._process
-        self._control = self._process = None
+        """End the server; the kernel ends its children.
+
+        Raises:
+            SandboxError: If it does not end, as where it hangs in a call of the kernel.
+        """
+        self._disconnect()
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            assert process.stderr is not None
+            process.stderr.close()
+            try:
+                await asyncio.to_thread(process.wait, _END_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                raise SandboxError(
+                    f"the sandbox's fork server (process {process.pid}) was killed and did not end within"
+                    f" {_END_TIMEOUT_S:g} s."
+                ) from None
+
+    def _disconnect(self) -> None:
+        """Close this end of the server's socket; the server ends then."""
+        control, self._control = self._control, None
         if control is not None:
             anyio.notify_closing(control)
             control.close()
-        if process is not None:
-            process.kill()
-            await asyncio.to_thread(process.wait)
-            assert process.stderr is not None
-            process.stderr.close()
 
     async def _answer(self, timeout_s: float) -> tuple[dict[str, Any], list[int]]:
-        assert self._control is not None
+        control = self._control
+        assert control is not None
         try:
             async with asyncio.timeout(timeout_s):
-                await anyio.wait_readable(self._control)
-            data, descriptors, _, _ = socket.recv_fds(self._control, 1 << 16, 2)
+                await anyio.wait_readable(control)
+            data, descriptors, _, _ = socket.recv_fds(control, 1 << 16, 2)
         except (OSError, TimeoutError, anyio.ClosedResourceError) as error:
+            if self._control is control:  # a late answer would be taken for that of the next question
+                self._disconnect()
             raise _GoneError(
                 f"the sandbox's fork server does not answer ({type(error).__name__})."
             ) from error

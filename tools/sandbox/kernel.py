@@ -13,7 +13,7 @@ from tools.sandbox.calls import CallDesk, EndedError
 from tools.sandbox.child.wire import MAX_THREADS
 from tools.sandbox.fork_server import Child, ForkServer
 from tools.sandbox.frames import ChannelClosedError
-from tools.sandbox.session import FLOOD, Output, Session, flooded
+from tools.sandbox.session import FLOOD, Output, Session, close_all, flooded
 from tools.sandbox.settings import SandboxSettings
 
 
@@ -223,9 +223,10 @@ class KernelServer:
         return await run_checks(self, self._settings)
 
     async def close(self) -> None:
-        for sandbox in self._sandboxes:
-            await sandbox.close()
-        await self._fork_server.close()
+        try:
+            await close_all(self._sandboxes)
+        finally:
+            await self._fork_server.close()
 
     async def __aenter__(self) -> KernelServer:
         return self

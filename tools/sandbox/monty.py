@@ -26,11 +26,12 @@ from typing import Any
 from tools.sandbox.base import Check, SandboxError, Status, Tier
 from tools.sandbox.calls import CallDesk, EndedError
 from tools.sandbox.frames import Channel, ChannelClosedError, ProtocolError
-from tools.sandbox.session import Output, Session
+from tools.sandbox.session import Output, Session, close_all
 from tools.sandbox.settings import SandboxSettings
 
 _CHILD = Path(__file__).parent / "child" / "__main__.py"
 _START_TIMEOUT_S = 60.0
+_END_TIMEOUT_S = 10.0
 _ENVIRONMENT = ("PATH", "SYSTEMROOT", "MONTY_BIN")
 
 
@@ -108,9 +109,16 @@ class MontySandbox(Session):
     async def _discard(self) -> None:
         self._interrupt()
         process, self._process = self._process, None
-        if process is not None and self._channel is not None:
-            await process.wait()
-            self._channel.close()
+        if process is None or self._channel is None:
+            return
+        self._channel.close()
+        try:
+            async with asyncio.timeout(_END_TIMEOUT_S):
+                await process.wait()
+        except TimeoutError:
+            raise SandboxError(
+                f"a monty process ({process.pid}) was killed and did not end within {_END_TIMEOUT_S:g} s."
+            ) from None
 
     def _state(self) -> str:
         return "none" if self._process is None or self._process.returncode is not None else "ready"
@@ -174,8 +182,7 @@ class MontyServer:
         return await run_monty_checks(self)
 
     async def close(self) -> None:
-        for sandbox in self._sandboxes:
-            await sandbox.close()
+        await close_all(self._sandboxes)
 
     async def __aenter__(self) -> MontyServer:
         return self

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from actors.errors import MaiaError
-from tools.sandbox.base import ImageSource, ProgramOutcome, Status, Tier, ToolHost
+from tools.sandbox.base import ImageSource, ProgramOutcome, SandboxError, Status, Tier, ToolHost
 from tools.sandbox.calls import (
     CallDesk,
     Clock,
@@ -35,6 +35,8 @@ FLOOD = 32
 _MAX_ERROR = 16_000
 _PATIENCE_S = 5.0
 """Seconds in which an idle process must take up a program."""
+_CLOSING_TIMEOUT_S = 30.0
+"""Seconds in which a program and its tool call must end once they have been interrupted."""
 _ENDINGS = ("ok", "error", "memory", "forbidden")
 
 
@@ -82,6 +84,7 @@ class Session(ABC):
         self._skipped: set[int] = set()
         self._number = 0
         self._lock = asyncio.Lock()
+        self._desk: CallDesk | None = None
         self.closed = False
 
     @property
@@ -107,7 +110,7 @@ class Session(ABC):
             notes = await self._ready()
             # What earlier programs owe is on no program's clock.
             await asyncio.sleep(self._pace.owed_s())
-            desk = CallDesk(self._settings, self._shelf, host, self._pace)
+            desk = self._desk = CallDesk(self._settings, self._shelf, host, self._pace)
             output = Output(self._settings.output_bytes)
             value: Any = None
             try:
@@ -134,11 +137,24 @@ class Session(ABC):
             )
 
     async def close(self) -> None:
+        """End the process and forget the images, also while a program waits for a tool.
+
+        Raises:
+            SandboxError: If the process or a tool call does not end in time.
+        """
         self.closed = True
         if self._lock.locked():
             self._interrupt()
-        async with self._lock:
-            await self._discard()
+            if self._desk is not None:
+                self._desk.waiting.expire()
+        try:
+            async with asyncio.timeout(_CLOSING_TIMEOUT_S), self._lock:
+                await self._discard()
+        except TimeoutError:
+            raise SandboxError(
+                f"a sandbox was not closed within {_CLOSING_TIMEOUT_S:g} s: a tool call or a process does not end."
+            ) from None
+        finally:
             self._shelf.close()
 
     @abstractmethod
@@ -327,3 +343,15 @@ class Session(ABC):
         if len(self._records) > len(self._skipped):
             return "What this program defined is lost; the variables of your earlier programs will be there again."
         return "What this program defined is lost."
+
+
+async def close_all(sandboxes: Sequence[Session]) -> None:
+    """Close every sandbox, also if one fails.
+
+    Raises:
+        SandboxError: Of the first that could not be closed.
+    """
+    ends = await asyncio.gather(*(sandbox.close() for sandbox in sandboxes), return_exceptions=True)
+    for end in ends:
+        if isinstance(end, BaseException):
+            raise end

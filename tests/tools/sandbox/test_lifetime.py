@@ -1,15 +1,20 @@
-"""When the host dies, however it dies, nothing of ours stays behind."""
+"""When a sandbox or its host ends, however it ends, nothing of ours stays behind."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from tools.sandbox import SandboxSettings
+from tools.sandbox.kernel import KernelServer
 
 HOST = """
 import asyncio, os, sys
@@ -23,7 +28,7 @@ async def main():
     await asyncio.sleep(0.1)
     print("ready", flush=True)
     await asyncio.sleep(60)
-asyncio.run(main())
+asyncio.run(asyncio.wait_for(main(), 100))
 """
 
 
@@ -81,3 +86,26 @@ def test_nothing_is_left_once_the_host_was_killed(executor: str, how: signal.Sig
         host.wait()
         host.stdout.close()
     assert list(tmp_path.iterdir()) == []
+
+
+class StuckHost:
+    """A tool host whose calls do not end by themselves."""
+
+    def __init__(self) -> None:
+        self.called = asyncio.Event()
+
+    async def call(self, method: str, arguments: dict[str, Any]) -> Any:
+        self.called.set()
+        await asyncio.Event().wait()
+
+
+@pytest.mark.anyio
+async def test_closing_a_server_ends_a_program_that_waits_for_a_tool() -> None:
+    """Otherwise it would wait as long as all tool calls of a program may take: half an hour."""
+    host = StuckHost()
+    async with KernelServer(SandboxSettings()) as server:
+        await server.start()
+        sandbox = await server.open(seed=1)
+        running = asyncio.create_task(sandbox.run("tools.text2image(['a'])", host))
+        await host.called.wait()
+    assert (await running).status == "died"
