@@ -54,7 +54,7 @@ Rows = Sequence[Mapping[str, Any]]
 async def study(
     units: Sequence[GymUnit], options: argparse.Namespace, name: str, withheld: Withheld = NOTHING
 ) -> Rows:
-    """Return the scored rows of the units, from the run of this name if they were all studied there before."""
+    """Return the scored rows of the units, from the run of this name if it has them all."""
     out: Path = options.out / name
     finished = out / "synthetic.json"
     names = [unit.name for unit in units]
@@ -66,9 +66,13 @@ async def study(
     profile = without(loaded.profile("embedded"), withheld)
     profile = profile.model_copy(update={"dataset": f"scenes:{options.images}:0"})
     manifest = {
-        "command": "synthetic", "model": "synthetic", "units": names, "seed": options.seed, "dataset": profile.dataset,
+        "command": "synthetic",
+        "model": "synthetic",
+        "units": names,
+        "seed": options.seed,
+        "dataset": profile.dataset,
         "withheld": withheld.model_dump(),
-    }  # fmt: skip
+    }
     async with run_context(profile) as (own, detector):
         result = await measure(
             Console(), own, detector, profile, units, Store.open(out), manifest,
@@ -91,14 +95,15 @@ def reach(options: argparse.Namespace) -> str:
     far = anyio.run(study, outside, options, "out-of-reach", withheld)
     near = anyio.run(study, within, options, "within-reach", withheld)
     verdicts = Counter(row["verdict"] for row in far)
-    held, told = sum(verdicts[each] for each in HOLDING), verdicts[OUT_OF_REACH]
+    held, unreached = sum(verdicts[each] for each in HOLDING), verdicts[OUT_OF_REACH]
     lines = [
-        f"{len(lacking)} of the embedded world's concepts were taken from image maker, observer and scientist.",
+        f"{len(lacking)} of the embedded world's concepts were taken from image maker, observer and "
+        "scientist.",
         "",
         "| units out of what is left | | share (Wilson 95 %) | target |",
         "|---|---:|---|---|",
         f"| a label is said to hold | {held}/{len(far)} | {_share(held, len(far))} | at most 0.05 |",
-        f"| called out of reach | {told}/{len(far)} | {_share(told, len(far))} | at least 0.80 |",
+        f"| called out of reach | {unreached}/{len(far)} | {_share(unreached, len(far))} | at least 0.80 |",
         "",
         f"Their verdicts: {'; '.join(f'{name} {n}' for name, n in verdicts.most_common())}.",
         "",
@@ -106,7 +111,8 @@ def reach(options: argparse.Namespace) -> str:
         "",
         _kinds(near),
         "",
-        f"Of these, {sum(row['verdict'] == OUT_OF_REACH for row in near)} are called out of reach. {_wrong(near)}",
+        f"Of these, {sum(row['verdict'] == OUT_OF_REACH for row in near)} are called out of reach. "
+        f"{_wrong(near)}",
     ]
     return "\n".join(lines)
 
@@ -124,11 +130,13 @@ def calibration(options: argparse.Namespace) -> str:
     wrong = sum(not row["right"] for row in stand)
     return "\n".join(
         [
-            f"{len(stand)} of {len(rows)} labels are said to hold and stand at a false-discovery rate of {FALSE_DISCOVERIES:.0%}.",
+            f"{len(stand)} of {len(rows)} labels are said to hold and stand at a false-discovery rate of "
+            f"{FALSE_DISCOVERIES:.0%}.",
             "",
             "| of the labels that stand | | share (Wilson 95 %) | target |",
             "|---|---:|---|---|",
-            f"| name something that is no part of the unit | {strange}/{len(stand)} | {_share(strange, len(stand))} | at most 0.05 |",
+            f"| name something that is no part of the unit | {strange}/{len(stand)} | "
+            f"{_share(strange, len(stand))} | at most 0.05 |",
             f"| that, or name only a part of it | {wrong}/{len(stand)} | {_share(wrong, len(stand))} | |",
         ]
     )
@@ -153,17 +161,18 @@ def agreement(options: argparse.Namespace) -> str:
     verdicts = Counter(tuple(verdict_of(each[unit]) for each in found) for unit in both)
     same = sum(count for (first, second), count in verdicts.items() if first == second)
     words = sum(label_of(found[0][unit]) == label_of(found[1][unit]) for unit in both)
-    told = "; ".join(f"{first} / {second}: {count}" for (first, second), count in verdicts.most_common())
+    counts = "; ".join(f"{first} / {second}: {count}" for (first, second), count in verdicts.most_common())
     return "\n".join(
         [
-            f"{len(both)} units of `{LAYER}` of {NETWORK}, drawn with the seed, each studied with two seeds of studies.",
+            f"{len(both)} units of `{LAYER}` of {NETWORK}, drawn with the seed, each studied with two seeds "
+            "of studies.",
             "",
             "| | | share (Wilson 95 %) | target |",
             "|---|---:|---|---|",
             f"| the same verdict | {same}/{len(both)} | {_share(same, len(both))} | at least 0.90 |",
             f"| the same label, word for word | {words}/{len(both)} | {_share(words, len(both))} | |",
             "",
-            f"Verdicts with the first and the second seed: {told}.",
+            f"Verdicts with the first and the second seed: {counts}.",
         ]
     )
 
@@ -175,14 +184,15 @@ def _kinds(rows: Rows) -> str:
         right = sum(row["right"] for row in own)
         held = sum(row["verdict"] in HOLDING for row in own)
         lines.append(
-            f"| {SAID[kind]} | {right}/{len(own)} | {_share(right, len(own))} | at least {target:.2f} | {held} |"
+            f"| {SAID[kind]} | {right}/{len(own)} | {_share(right, len(own))} | at least {target:.2f} | "
+            f"{held} |"
         )
     return "\n".join(lines)
 
 
 def _wrong(rows: Rows) -> str:
-    told = [f"`{row['truth']}`: {' OR '.join(row['labels'])}" for row in rows if not row["right"]]
-    return f"Not right: {'; '.join(told)}." if told else "All are right."
+    wrong = [f"`{row['truth']}`: {' OR '.join(row['labels'])}" for row in rows if not row["right"]]
+    return f"Not right: {'; '.join(wrong)}." if wrong else "All are right."
 
 
 def _share(part: int, whole: int) -> str:
@@ -225,7 +235,10 @@ def main() -> int:
         if options.dry:
             print(text)
             continue
-        command = f"python -m benchmarks.bench_gym --only {name} --units {options.units} --images {options.images} --seed {options.seed}"
+        command = (
+            f"python -m benchmarks.bench_gym --only {name} --units {options.units} --images "
+            f"{options.images} --seed {options.seed}"
+        )
         keep(f"gym {name}", [command], f"{text}\n\nTook {time.monotonic() - started:.0f} s of this process.")
         print(f"{name}: kept in {RESULTS.name}", file=sys.stderr)
     return 0

@@ -1,4 +1,4 @@
-"""What the embedded observers know of photographs, and what a newcomer with photographs is told; kept in
+"""What the embedded observers know of photographs, and what a newcomer with photographs reads; kept in
 RESULTS.md.
 
     python -m benchmarks.bench_photographs --photos FOLDER --out runs/photographs
@@ -77,15 +77,16 @@ def witness(arguments: argparse.Namespace) -> str:
     images = _pictures([path for path, _ in chosen])
     names = sorted({name for _, name in chosen})
     lines = [
-        "| network | photographs | questions | said yes | right | of those that are there: yes | no | cannot tell | said no | right |",
+        "| network | photographs | questions | said yes | right | of those that are there: yes | no | "
+        "cannot tell | said no | right |",
         "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for packaged in (LITE2, LITE0):
         seen = look(LiteClassifier(packaged), images)
         named = [(name, sighting) for (_, name), sighting in zip(chosen, seen, strict=True)]
-        for told, half in (("one half", names[::2]), ("the other", names[1::2])):
+        for which, half in (("one half", names[::2]), ("the other", names[1::2])):
             found = answers([each for each in named if each[0] in half])
-            lines.append(f"| {packaged.title} | {told} | {_row(found)} |")
+            lines.append(f"| {packaged.title} | {which} | {_row(found)} |")
     return "\n".join(lines)
 
 
@@ -162,9 +163,10 @@ def newcomer(arguments: argparse.Namespace) -> str:
     for name, record in records.items():
         card = record.get("card") or {}
         explained = card.get("explained")
-        told = "" if explained is None else f"{explained:.2f}"
+        share = "" if explained is None else f"{explained:.2f}"
         lines.append(
-            f"| {name} | {record['label'] or 'none'} | {record['verdict']} | {told} | {_right(name, record['label'] or '')} |"
+            f"| {name} | {record['label'] or 'none'} | {record['verdict']} | {share} | "
+            f"{_right(name, record['label'] or '')} |"
         )
     return "\n".join(lines)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.report import write_site
-from tests.experiments.report.conftest import installed, started
+from tests.experiments.browser import installed, started
 from tests.experiments.report.run_directories import FakeRun, many_units
 
 OPENINGS = 5

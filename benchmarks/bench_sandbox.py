@@ -79,7 +79,8 @@ image = tools.text2image(["x"])[0]
 arrays = [np.random.default_rng(n).integers(0, 256, (224, 224, 3), dtype=np.uint8) for n in range(200)]
 def run_experiment(system, tools):
     queue = iter(arrays)
-    return [timed(lambda: tools._values._fetch(image.id), 300), timed(lambda: tools._values.image(next(queue)), 200)]
+    values = tools._values
+    return [timed(lambda: values._fetch(image.id), 300), timed(lambda: values.image(next(queue)), 200)]
 """
 )
 

@@ -56,7 +56,8 @@ async def measure(n_images: int, layer: str, threads: int) -> None:
         f"scatter of the first unit, {len(found.indices)} images: {first:.1f} s; of another: {second:.2f} s"
     )
     print(
-        f"kept: {kept / 2**20:.1f} MB; compared by {client._scatters.layer.name if client._scatters.layer else None}"
+        f"kept: {kept / 2**20:.1f} MB; compared by "
+        f"{client._scatters.layer.name if client._scatters.layer else None}"
     )
     print(f"{len(chosen)} look-alikes chosen, measured and loaded: {chose:.2f} s")
     for measured, note in chosen[:5]:

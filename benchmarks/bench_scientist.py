@@ -73,7 +73,7 @@ def planted(first: Term, second: Term, share: float) -> Callable[[random.Random,
 
 
 def once(first: Term, second: Term) -> Callable[[random.Random, Words], Stimulus]:
-    """Return a data set of which one scene, in its midst, shows both terms, beside other things."""
+    """Return a data set of which one scene, in its midst, shows both terms among other things."""
     numbers = itertools.count()
 
     def draw(rng: random.Random, words: Words) -> Stimulus:
@@ -115,67 +115,92 @@ def only(term: Term, words: Words) -> Callable[[Stimulus], Stimulus]:
     return look
 
 
+NUISANCES: dict[str, Callable[[Stimulus, random.Random], float]] = {
+    "dead": lambda c, r: 0.0,
+    "constant": lambda c, r: 0.37,
+    "random": lambda c, r: r.random(),
+    "gauss": lambda c, r: r.gauss(0, 1),
+    "rare-noise": lambda c, r: r.random() if r.random() < 0.05 else 0.0,
+}
+"""Units that answer to nothing in an image."""
+
+
 def make(kind: str, seed: int, words: Words) -> Made:
+    """Return the world of a unit and the terms it answers to, None where it answers to nothing."""
     rng = random.Random(f"{kind}/{seed}")
-    if kind in ("concept", "category", "color", "tone", "background"):
-        term = pick(rng, words, kind)  # type: ignore[arg-type]
-        unit = lambda c, r: confidence(c, term, words, r)  # noqa: E731
-        return World(words, unit, seed, only(term, words)), frozenset({term})
+    if kind in NUISANCES:
+        return World(words, NUISANCES[kind], seed), None
+    if kind == "graded":
+        return _graded(seed, words, rng)
     if kind.startswith("or"):
-        first = pick(rng, words, "concept", "concept", "category", "background", "color")
-        second = unrelated(rng, words, first, "concept", "concept", "category", "background")
-        pool = max if kind == "or-max" else lambda a, b: (a + b) / 2 if a and b else max(a, b)
-
-        def unit(c: Stimulus, r: random.Random) -> float:
-            return pool(confidence(c, first, words, r), confidence(c, second, words, r))
-
-        def look(content: Stimulus) -> Stimulus:
-            shown = content.terms(words)
-            return only(first if shown.get(first, 0) > 0.5 else second, words)(content)
-
-        return World(words, unit, seed, look), frozenset({first, second})
+        return _either(kind, seed, words, rng)
     if kind in ("conditional", "rare"):
-        rare = kind == "rare"
-        first = pick(rng, words, *(("concept",) if rare else ("concept", "category")))
-        others: tuple[Kind, ...] = ("concept", "category", "color", "background")
-        second = unrelated(rng, words, first, *(("concept", "background") if rare else others))
-
-        def unit(c: Stimulus, r: random.Random) -> float:
-            a, b = confidence(c, first, words, r), confidence(c, second, words, r)
-            return a if a and b else r.uniform(0, 0.1)
-
-        dataset = once(first, second) if rare else planted(first, second, 0.01)
-        world = World(words, unit, seed, only(first, words), dataset=dataset)
-        return world, frozenset({first, second})
+        return _both(kind == "rare", seed, words, rng)
     if kind == "without":
-        first = pick(rng, words, "category")
-        second = pick(rng, words, "background", "color")
-
-        def unit(c: Stimulus, r: random.Random) -> float:
-            a, b = confidence(c, first, words, r), confidence(c, second, words, r)
-            return 0.0 if b else a
-
-        return World(words, unit, seed, only(first, words)), frozenset({first, second})
+        return _without(seed, words, rng)
     if kind == "confounded":
-        first, second = pick(rng, words, "concept"), pick(rng, words, "background")
+        return _confounded(seed, words, rng)
+    term = pick(rng, words, kind)  # type: ignore[arg-type]
+    return World(words, _detector(term, words), seed, only(term, words)), frozenset({term})
 
-        def draw(r: random.Random, w: Words) -> Stimulus:
-            scene = random_scene(r, w)
-            if first.name in [t.concept for t in scene.things] or r.random() < 0.01:
-                return satisfying(scene, (first, second), r, w)
-            return scene
 
-        unit = lambda c, r: confidence(c, first, words, r)  # noqa: E731
-        return World(words, unit, seed, dataset=draw), frozenset({first})
-    nuisance: dict[str, Callable[[Stimulus, random.Random], float]] = {
-        "dead": lambda c, r: 0.0,
-        "constant": lambda c, r: 0.37,
-        "random": lambda c, r: r.random(),
-        "gauss": lambda c, r: r.gauss(0, 1),
-        "rare-noise": lambda c, r: r.random() if r.random() < 0.05 else 0.0,
-    }
-    if kind in nuisance:
-        return World(words, nuisance[kind], seed), None
+def _detector(term: Term, words: Words) -> Callable[[Stimulus, random.Random], float]:
+    return lambda content, rng: confidence(content, term, words, rng)
+
+
+def _either(kind: str, seed: int, words: Words, rng: random.Random) -> Made:
+    first = pick(rng, words, "concept", "concept", "category", "background", "color")
+    second = unrelated(rng, words, first, "concept", "concept", "category", "background")
+    pool = max if kind == "or-max" else lambda a, b: (a + b) / 2 if a and b else max(a, b)
+
+    def unit(c: Stimulus, r: random.Random) -> float:
+        return pool(confidence(c, first, words, r), confidence(c, second, words, r))
+
+    def visible(content: Stimulus) -> Stimulus:
+        shown = content.terms(words)
+        return only(first if shown.get(first, 0) > 0.5 else second, words)(content)
+
+    return World(words, unit, seed, visible), frozenset({first, second})
+
+
+def _both(rare: bool, seed: int, words: Words, rng: random.Random) -> Made:
+    first = pick(rng, words, *(("concept",) if rare else ("concept", "category")))
+    others: tuple[Kind, ...] = ("concept", "category", "color", "background")
+    second = unrelated(rng, words, first, *(("concept", "background") if rare else others))
+
+    def unit(c: Stimulus, r: random.Random) -> float:
+        a, b = confidence(c, first, words, r), confidence(c, second, words, r)
+        return a if a and b else r.uniform(0, 0.1)
+
+    dataset = once(first, second) if rare else planted(first, second, 0.01)
+    world = World(words, unit, seed, only(first, words), dataset=dataset)
+    return world, frozenset({first, second})
+
+
+def _without(seed: int, words: Words, rng: random.Random) -> Made:
+    first = pick(rng, words, "category")
+    second = pick(rng, words, "background", "color")
+
+    def unit(c: Stimulus, r: random.Random) -> float:
+        a, b = confidence(c, first, words, r), confidence(c, second, words, r)
+        return 0.0 if b else a
+
+    return World(words, unit, seed, only(first, words)), frozenset({first, second})
+
+
+def _confounded(seed: int, words: Words, rng: random.Random) -> Made:
+    first, second = pick(rng, words, "concept"), pick(rng, words, "background")
+
+    def draw(r: random.Random, w: Words) -> Stimulus:
+        scene = random_scene(r, w)
+        if first.name in [t.concept for t in scene.things] or r.random() < 0.01:
+            return satisfying(scene, (first, second), r, w)
+        return scene
+
+    return World(words, _detector(first, words), seed, dataset=draw), frozenset({first})
+
+
+def _graded(seed: int, words: Words, rng: random.Random) -> Made:
     weights = {
         pick(rng, words, "concept", "category", "color", "background"): rng.uniform(0.5, 2) for _ in range(4)
     }

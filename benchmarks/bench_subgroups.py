@@ -42,7 +42,7 @@ def row(seeds: int, n: int, loss: float) -> str:
     rng = np.random.default_rng((7, round(100 * loss)))
     truth = Groups.of(birds(rng, 400_000, loss))
     accuracy = {key: float(truth.correct[rows].mean()) for key, rows in truth.groups.items()}
-    right = accused = below = covered = told = 0
+    right = accused = below = covered = surely = 0
     bias = []
     for _ in range(seeds):
         real = birds(rng, n, loss)
@@ -51,7 +51,7 @@ def row(seeds: int, n: int, loss: float) -> str:
             (each.class_name, each.context.rpartition(" ")[2]) for each in found.associations if each.biased
         }
         minority = {("landbird", "water"), ("waterbird", "land")}
-        told += sure == minority
+        surely += sure == minority
         accused += bool(sure - minority) if loss else bool(sure)
         if (worst := found.worst) is None:
             continue
@@ -62,7 +62,7 @@ def row(seeds: int, n: int, loss: float) -> str:
         least = min(each.accuracy for each in found.subgroups if each.accuracy is not None)
         bias.append((worst.accuracy - accuracy[key], least - min(accuracy.values())))
     honest, naive = np.mean(bias, axis=0)
-    shares = [f"{count} of {seeds}" for count in (right, below, told, accused, covered)]
+    shares = [f"{count} of {seeds}" for count in (right, below, surely, accused, covered)]
     return f"| {loss:.2f} | {' | '.join(shares)} | {honest:+.3f} | {naive:+.3f} |"
 
 
@@ -98,7 +98,10 @@ def blurred(seeds: int, sensitivity: float, specificity: float) -> str:
     share = verdicts.count("replicated")
     low, high = wilson_interval(share, seeds)
     means = [f"{np.mean(each):+.3f}" if each else "–" for each in (raw, corrected)]
-    return f"| {sensitivity:.2f} | {specificity:.2f} | {share} of {seeds} ({low:.2f} to {high:.2f}) | {means[0]} | {means[1]} |"
+    return (
+        f"| {sensitivity:.2f} | {specificity:.2f} | {share} of {seeds} ({low:.2f} to {high:.2f}) | "
+        f"{means[0]} | {means[1]} |"
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -108,7 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=300)
     parser.add_argument("--images", type=int, default=1200)
     asked = parser.parse_args(arguments)
-    print("| loss out of place | a minority group is the worst | surely below | both associations | a false one | "
+    print("| loss out of place | a minority group is the worst | surely below | both associations | a false "
+          "one | "
           "interval covers | bias | bias of the least of all |")  # fmt: skip
     print("|---:|---:|---:|---:|---:|---:|---:|---:|")
     for loss in LOSSES:

@@ -139,10 +139,19 @@ class Measured:
     """
 
 
-def sweep(
-    folder: Path, address: str, units: int, *, agents: int, hosts: int, out: str, rounds: int
-) -> Measured:
-    """Run `maia sweep` on the first `units` units and return what its directory tells."""
+@dataclass(frozen=True)
+class Crew:
+    """How many units a sweep studies, with how many agents on how many hosts, and in how many rounds each."""
+
+    units: int
+    agents: int
+    hosts: int
+    rounds: int
+
+
+def sweep(folder: Path, address: str, crew: Crew, out: str) -> Measured:
+    """Run `maia sweep` on the first units and return what its directory holds."""
+    units, agents, hosts, rounds = crew.units, crew.agents, crew.hosts, crew.rounds
     (folder / "tiny.py").write_text(NETWORK.replace("CHANNELS", str(max(512, units))))
     profile: dict[str, Any] = {
         "dataset": "scenes:200:0",
@@ -253,10 +262,9 @@ def _cpu_s(process: psutil.Process) -> dict[str, float]:
 
 def crowd(arguments: argparse.Namespace, folder: Path) -> None:
     with endpoint(arguments.rounds, arguments.latency, arguments.programs) as address:
-        found = sweep(
-            folder, address, arguments.units or arguments.agents, agents=arguments.agents,
-            hosts=arguments.hosts, out="crowd", rounds=arguments.rounds,
-        )  # fmt: skip
+        units = arguments.units or arguments.agents
+        crew = Crew(units, arguments.agents, arguments.hosts, arguments.rounds)
+        found = sweep(folder, address, crew, "crowd")
     calls = found.units * found.rounds
     bound = calls * arguments.latency / min(arguments.agents, found.units)
     ends, gaps = sorted(found.ends), sorted(found.gaps)
@@ -268,23 +276,22 @@ def crowd(arguments: argparse.Namespace, folder: Path) -> None:
         f"measured                               {found.seconds:.1f} s, {calls / found.seconds:.0f} calls/s"
     )
     print(f"efficiency                             {bound / found.seconds:.2f}")
-    print(f"middle half of the rounds              {found.middle:.0f} calls/s, {found.middle * bound / calls:.2f} of the bound")  # fmt: skip
+    print(f"middle half of the rounds              {found.middle:.0f} calls/s, "
+          f"{found.middle * bound / calls:.2f} of the bound")  # fmt: skip
     print(f"a unit's result after, first/last      {ends[0]:.1f} / {ends[-1]:.1f} s")
-    print(f"between rounds, median/99 %/longest    {statistics.median(gaps):.2f} / {gaps[int(0.99 * len(gaps))]:.2f} / {gaps[-1]:.2f} s")  # fmt: skip
+    print(f"between rounds, median/99 %/longest    {statistics.median(gaps):.2f} / "
+          f"{gaps[int(0.99 * len(gaps))]:.2f} / {gaps[-1]:.2f} s")  # fmt: skip
     print(f"memory of a unit                       {found.memory_mb / found.units:.2f} MB")
-    print(f"processor ms of a round, by process    { {k: round(1000 * v, 1) for k, v in found.cpu_s.items()} }")  # fmt: skip
+    print("processor ms of a round, by process    "
+          f"{ {k: round(1000 * v, 1) for k, v in found.cpu_s.items()} }")  # fmt: skip
 
 
 def layer(arguments: argparse.Namespace, folder: Path) -> None:
     with endpoint(arguments.rounds, arguments.latency, arguments.programs) as address:
-        alone = sweep(
-            folder, address, arguments.serial, agents=1, hosts=0, out="serial", rounds=arguments.rounds
-        )
+        alone = sweep(folder, address, Crew(arguments.serial, 1, 0, arguments.rounds), "serial")
     with endpoint(arguments.rounds, arguments.latency, arguments.programs) as address:
-        together = sweep(
-            folder, address, arguments.units or 64, agents=arguments.units or 64, hosts=0, out="layer",
-            rounds=arguments.rounds,
-        )  # fmt: skip
+        units = arguments.units or 64
+        together = sweep(folder, address, Crew(units, units, 0, arguments.rounds), "layer")
     one = alone.seconds / alone.units
     print(f"one after the other                    {one:.2f} s a unit, over {alone.units} units")
     print(f"{together.units} units at once                       {together.seconds:.2f} s")

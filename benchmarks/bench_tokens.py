@@ -127,7 +127,8 @@ async def main() -> None:
     parser.add_argument("--block", type=int, default=10)
     arguments = parser.parse_args()
     print(
-        "| rounds | plain, tokens | cached, read 0.5 | cached, read 0.1 | shared | blocks | prefix-stable | bytes / PNG |"
+        "| rounds | plain, tokens | cached, read 0.5 | cached, read 0.1 | shared | blocks | prefix-stable | "
+        "bytes / PNG |"
     )
     print("|---|---|---|---|---|---|---|---|")
     for rounds in arguments.rounds:

@@ -23,7 +23,10 @@ from benchmarks.harness import processor
 from experiments.setup.console import Console
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
-ABLATED = "blue; boat; bridge; dog; flame; frog; pizza; tractor; dog OR car; baby OR dog; truck OR train; red OR purple"
+ABLATED = (
+    "blue; boat; bridge; dog; flame; frog; pizza; tractor; dog OR car; baby OR dog; truck OR train; "
+    "red OR purple"
+)
 """Single concepts and pairs of Table A4, so that both parts of a label can be missed."""
 
 
@@ -69,7 +72,10 @@ def told_planted(result: Mapping[str, Any]) -> str:
 
     def row(name: str, each: Mapping[str, Any], target: str) -> str:
         low, high = each["interval"]
-        return f"| {name} | {each['hits']} of {each['n']} | {each['share']:.2f} | {low:.2f} to {high:.2f} | {target} |"
+        return (
+            f"| {name} | {each['hits']} of {each['n']} | {each['share']:.2f} | {low:.2f} to {high:.2f} | "
+            f"{target} |"
+        )
 
     lines = ["| | | share | 95 % interval | target |", "|---|---:|---:|---|---|"]
     lines.append(row("planted biases found", summary["found"], ">= 0.90"))
@@ -77,7 +83,8 @@ def told_planted(result: Mapping[str, Any]) -> str:
     lines.append(row("unbiased classes with a false alarm", summary["false_alarms"], "<= 0.05"))
     lines += [
         "",
-        f"{summary['unplanted_but_real']} unbiased classes have a difference that nobody planted and that fresh images bear "
+        f"{summary['unplanted_but_real']} unbiased classes have a difference that nobody planted and that "
+        "fresh images bear "
         "out: the trained networks are not perfect. They do not count as false alarms.",
     ]
     return "\n".join(lines)
@@ -87,7 +94,8 @@ def told_robust(result: Mapping[str, Any]) -> str:
     """Return Table 2 as Markdown."""
     summary = result["summary"]
     lines = [
-        "| subset | method | units | balanced data | test accuracy, mean ± standard deviation | validation accuracy | paper |",
+        "| subset | method | units | balanced data | test accuracy, mean ± standard deviation | validation "
+        "accuracy | paper |",
         "|---|---|---:|---|---:|---:|---:|",
     ]
     for row in summary["rows"]:
@@ -96,7 +104,8 @@ def told_robust(result: Mapping[str, Any]) -> str:
         paper = "" if row["paper_accuracy"] is None else f"{row['paper_accuracy']:.3f}"
         validation = _figure(row["validation"], 3)
         lines.append(
-            f"| {row['subset']} | {row['method']} | {row['units']:.0f} | {'yes' if row['balanced'] else 'no'} | {value} | {validation} | {paper} |"
+            f"| {row['subset']} | {row['method']} | {row['units']:.0f} | "
+            f"{'yes' if row['balanced'] else 'no'} | {value} | {validation} | {paper} |"
         )
 
     def percentiles(key: str) -> str:
@@ -105,12 +114,17 @@ def told_robust(result: Mapping[str, Any]) -> str:
     judged = summary["judgement"]
     lines += [
         "",
-        f"Of {summary['n']} trainings, the agent's units are ahead of L1 of the same size in {summary['beats_l1']}, of L1's "
-        f"units fitted without a penalty in {summary['beats_l1_no_penalty']}, and of the 95th percentile of 100 random sets "
-        f"in {summary['beats_random_95']}. Share of random sets below the agent's, by training: {percentiles('percentile')}.",
+        f"Of {summary['n']} trainings, the agent's units are ahead of L1 of the same size in "
+        f"{summary['beats_l1']}, of L1's "
+        f"units fitted without a penalty in {summary['beats_l1_no_penalty']}, and of the 95th percentile of "
+        "100 random sets "
+        f"in {summary['beats_random_95']}. Share of random sets below the agent's, by training: "
+        f"{percentiles('percentile')}.",
         "",
-        f"With one ridge for every choice: ahead of L1 of the same size in {summary['ridge_beats_l1']}, of the 95th percentile of "
-        f"random sets in {summary['ridge_beats_random_95']}; share of random sets below: {percentiles('ridge_percentile')}.",
+        f"With one ridge for every choice: ahead of L1 of the same size in {summary['ridge_beats_l1']}, of "
+        "the 95th percentile of "
+        f"random sets in {summary['ridge_beats_random_95']}; share of random sets below: "
+        f"{percentiles('ridge_percentile')}.",
         "",
         "The judgement itself, on images of every class in every place, means over the trainings:",
         "",
@@ -122,7 +136,8 @@ def told_robust(result: Mapping[str, Any]) -> str:
             for group in ("kept", "dropped")
         ),
         "",
-        f"AUROC of the judgement (class part less place part, kept against dropped): {_figure(judged['auroc'])}. "
+        "AUROC of the judgement (class part less place part, kept against dropped): "
+        f"{_figure(judged['auroc'])}. "
         f"Classes {', '.join(result['classes'])}; places {', '.join(result['places'])}.",
     ]
     return "\n".join(lines)
@@ -141,14 +156,16 @@ def told_ablation(result: Mapping[str, Any]) -> str:
     predictive = {row["method"]: row for row in result["summary"]}
     for name, each in result["truth"].items():
         lead = each["lead"]
-        told = "" if not lead else "{:+.2f} ({:+.2f} to {:+.2f})".format(lead["mean"], *lead["interval"])
+        interval = "" if not lead else "{:+.2f} ({:+.2f} to {:+.2f})".format(lead["mean"], *lead["interval"])
         row = predictive.get(name)
         measured = (
             "| | |"
             if row is None
             else f"{row['positive']:.2f} | {row['negative']:.2f} | {row['auroc']:.2f} |"
         )
-        lines.append(f"| {name} | {each['n']} | {each['right']:.2f} | {each['f1']:.2f} | {told} | {measured}")
+        lines.append(
+            f"| {name} | {each['n']} | {each['right']:.2f} | {each['f1']:.2f} | {interval} | {measured}"
+        )
     lines += ["", "Leads are mean paired differences over units with 95 % bootstrap intervals."]
     return "\n".join(lines)
 
@@ -158,9 +175,9 @@ def keep(name: str, commands: Sequence[str], text: str, results: Path = RESULTS)
     same.
     """
     heading = f"## Known truth: {name}"
-    told = " or ".join(f"`{command}`" for command in commands)
+    listed = " or ".join(f"`{command}`" for command in commands)
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    section = f"{heading}\n\nCommand: {told}, {now}, built-in interpreter, {processor()}.\n\n{text}\n"
+    section = f"{heading}\n\nCommand: {listed}, {now}, built-in interpreter, {processor()}.\n\n{text}\n"
     content = results.read_text() if results.exists() else ""
     pattern = re.compile(rf"^{re.escape(heading)}\n.*?(?=^## |\Z)", re.M | re.S)
     if pattern.search(content):

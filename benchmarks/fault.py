@@ -21,6 +21,7 @@ from actors.cluster.settings import RaySettings
 from actors.serving.cluster import Cluster
 from actors.settings import Placement
 from actors.vision.client import PoolVisionClient
+from actors.vision.data.reserve import Reserve
 from actors.vision.readout.units import Readout
 from actors.vision.settings import VisionSettings
 from actors.vision.sweep.device import _FLUSH_EVERY_S
@@ -55,11 +56,11 @@ def build():
 
 @dataclass(frozen=True)
 class Pass:
-    """One pass. `told` images were done when the replica was killed, `again` ran in the one that followed."""
+    """One pass. `done` images were done when the replica was killed, `again` ran in the one that followed."""
 
     found: LayerExemplars
     seconds: float
-    told: int
+    done: int
     again: int
 
 
@@ -72,13 +73,13 @@ async def _pass(cluster: Cluster, folder: Path, name: str, dataset: Any, kill: b
         settings.placement,
         {"BENCH_PAUSE_S": str(PAUSE_S if kill else 0.0)},
     )
-    client = await PoolVisionClient.connect(pool, folder / name, 0.0)
-    told = 0
+    client = await PoolVisionClient.connect(pool, folder / name, Reserve(0.0))
+    done_before = 0
 
     def progress(swept: Any) -> None:
-        nonlocal told
-        if kill and not told and swept.done >= 0.6 * swept.total:
-            told = swept.done
+        nonlocal done_before
+        if kill and not done_before and swept.done >= 0.6 * swept.total:
+            done_before = swept.done
             os.kill(_replica_pid(), signal.SIGKILL)
 
     start = time.monotonic()
@@ -86,7 +87,7 @@ async def _pass(cluster: Cluster, folder: Path, name: str, dataset: Any, kill: b
     seconds = time.monotonic() - start
     forwards = (await pool.call("statistics"))["forwards"]
     await pool.aclose()
-    return Pass(found[Readout("1")], seconds, told, forwards)
+    return Pass(found[Readout("1")], seconds, done_before, forwards)
 
 
 def _replica_pid() -> int:
@@ -118,20 +119,20 @@ async def _run(context: Context) -> Result:
     context.check("the strongest images of every unit are the same", np.array_equal(a.indices, b.indices))
     wrong = int((a.activations != b.activations).sum())
     context.check("the quantiles of every unit are the same", np.array_equal(a.quantiles, b.quantiles))
-    lost = killed.told + killed.again - n_images
+    lost = killed.done + killed.again - n_images
     chunk = int(_FLUSH_EVERY_S / PAUSE_S + 1) * BATCH
     restart = n_images
     return Result(
         [
             Metric("wrong answers", wrong, "", "== 0"),
             Metric("lost work, in chunks of half a minute", lost / chunk, "", "<= 1"),
-            Metric("images run again ÷ images run again when starting from zero", lost / killed.told),
+            Metric("images run again ÷ images run again when starting from zero", lost / killed.done),
         ],
         [
             Table(
                 "A pass of 1 s for 32 images",
                 ("images", "done when killed", "run after", "run twice", "run twice from zero", "s"),
-                ((restart, killed.told, killed.again, lost, killed.told, killed.seconds),),
+                ((restart, killed.done, killed.again, lost, killed.done, killed.seconds),),
             )
         ],
     )

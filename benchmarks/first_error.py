@@ -55,8 +55,8 @@ def profile(url: str, wrong: str) -> dict[str, Any]:
     return {"extends": "embedded", "chat": {"interpreter": chat}, "generation": maker}
 
 
-def measure(command: str, told: str, folder: Path, environ: Mapping[str, str]) -> tuple[float, float, int]:
-    """Return the seconds until a command says `told`, NaN if it never does, its processor seconds and its
+def measure(command: str, message: str, folder: Path, environ: Mapping[str, str]) -> tuple[float, float, int]:
+    """Return the seconds until a command prints `message`, NaN if it never does, its processor seconds and its
     exit code.
     """
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
@@ -74,7 +74,7 @@ def measure(command: str, told: str, folder: Path, environ: Mapping[str, str]) -
     ) as process:
         assert process.stdout is not None
         for printed in process.stdout:
-            if math.isnan(seconds) and told in printed:
+            if math.isnan(seconds) and message in printed:
                 seconds = time.perf_counter() - start
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     busy = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
@@ -99,8 +99,8 @@ def run(context: Context) -> Result:
         for wrong in TOLD:
             for name, command in COMMANDS.items():
                 found = measured(server, command, wrong, rounds)
-                told = all(code == 2 and not math.isnan(seconds) for seconds, _, code in found)
-                context.check(f"{name}, wrong {wrong}: told, exit code 2", told)
+                failed = all(code == 2 and not math.isnan(seconds) for seconds, _, code in found)
+                context.check(f"{name}, wrong {wrong}: told, exit code 2", failed)
                 rows.append((name, wrong, *(statistics.median(each[i] for each in found) for i in (0, 1))))
     before_work = [row for row in rows if row[0] != "doctor --ask"]
     return Result(

@@ -52,7 +52,7 @@ class Pipeline:
 
 
 def _programs(agents: int, each: int, repeats: float, seed: int) -> list[list[list[GenerateRequest]]]:
-    """Return each agent's programs: lists of 1 to 10 prompts, of which a share was asked before by somebody."""
+    """Return each agent's programs: lists of 1 to 10 prompts, of which a share was asked before."""
     draw = random.Random(seed)
     asked: list[GenerateRequest] = []
     programs: list[list[list[GenerateRequest]]] = [[] for _ in range(agents)]

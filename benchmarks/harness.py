@@ -6,7 +6,7 @@ runs in a process of its own, because allocator, threads and Ray are set once in
 Rules. Correctness first: `context.check` raises, and then there are no figures. Peers run in the same process
 run, in turns (`interleave`), and a ratio is the median of the ratios of rounds. A figure that was disturbed
 says so: before and after, a fixed piece of work is timed, and it is seen what others do while this process
-sleeps. The system's load is written beside and decides nothing: it still counts the benchmark that ran before
+sleeps. The system's load is recorded too and decides nothing: it still counts the benchmark that ran before
 this one.
 """
 
@@ -104,12 +104,17 @@ class Context:
         self.gates.append(promise)
 
 
+def rotated(names: Sequence[str], turn: int) -> list[str]:
+    """Return the names in the order of a round: every round begins with another one."""
+    first = turn % len(names)
+    return [*names[first:], *names[:first]]
+
+
 def interleave(peers: Mapping[str, Callable[[], float]], rounds: int = 5) -> dict[str, list[float]]:
     """Return each peer's measurements, one a round; every round begins with another peer."""
-    names = list(peers)
-    measured: dict[str, list[float]] = {name: [] for name in names}
+    measured: dict[str, list[float]] = {name: [] for name in peers}
     for i in range(rounds):
-        for name in names[i % len(names) :] + names[: i % len(names)]:
+        for name in rotated(list(peers), i):
             measured[name].append(peers[name]())
     return measured
 
@@ -145,7 +150,7 @@ def control() -> float:
 def busy_cores(
     seconds: float = LOOK_S, sleep: Callable[[float], None] = time.sleep, stat: Path = Path("/proc/stat")
 ) -> float | None:
-    """Return how many cores others keep busy while this process sleeps, None where the system does not tell."""
+    """Return how many cores others keep busy while this process sleeps, None where that is unknown."""
     if (before := _busy_ticks(stat)) is None:
         return None
     sleep(seconds)
@@ -210,12 +215,21 @@ def _versions(*names: str) -> dict[str, str]:
     return found
 
 
-def record(module: Any, context: Context) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Watch:
+    """How a run finds out whether the machine was quiet: fixed work, what others do, and the load."""
+
+    control: Callable[[], float] = control
+    busy_cores: Callable[[], float | None] = busy_cores
+    load: Callable[[], float] = lambda: os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
+
+
+def record(module: Any, context: Context, watch: Watch = Watch()) -> dict[str, Any]:
     """Run one benchmark in this process; return its record, also when it failed."""
     entry: dict[str, Any] = {"id": module.ID, "title": module.TITLE, "machine": machine(context.device)}
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
-    others = [busy_cores()]
-    before, start = control(), time.perf_counter()
+    load = watch.load()
+    others = [watch.busy_cores()]
+    before, start = watch.control(), time.perf_counter()
     try:
         result: Result = module.run(context)
     except GateError as error:
@@ -230,8 +244,8 @@ def record(module: Any, context: Context) -> dict[str, Any]:
         for metric, written in zip(result.metrics, entry["metrics"], strict=True):
             written["met"] = metric.met
         entry["gates"] = [*context.gates, *result.gates]
-    after, seconds = control(), time.perf_counter() - start
-    others.append(busy_cores())
+    after, seconds = watch.control(), time.perf_counter() - start
+    others.append(watch.busy_cores())
     entry |= {
         "seconds": round(seconds, 1),
         "load_before": round(load, 2),

@@ -1,4 +1,4 @@
-"""Honest agents beside some whose programs mean to cost the host: what the honest ones notice of it.
+"""Honest agents next to some whose programs mean to cost the host: what the honest ones notice of it.
 
 Everything is real but the models: the loop of the agents, their journals, the sandboxes of this machine. Chat
 is scripted with the delays of a model, and the network, the image maker and the observers answer at once.
@@ -55,15 +55,18 @@ def send(message):
 """
 PROGRAMS: dict[str, Sequence[str]] = {
     "frames": (
-        f"{_RAW}\nwhile True: send({{'op': 'call', 'method': 'x', 'arguments': [[] for _ in range(11_000)]}})",
+        f"{_RAW}\nwhile True: send({{'op': 'call', 'method': 'x', 'arguments': [[] for _ in "
+        f"range(11_000)]}})",
         "while True:\n  try: tools._call('display', items=['x' * 900] * 900)\n  except RuntimeError: pass",
-        "while True:\n  try: tools._call('log', activations=[1.0] * 900, images=[], titles=['x'] * 900, texts='')\n"
+        "while True:\n  try: tools._call('log', activations=[1.0] * 900, images=[], titles=['x'] * 900, "
+        "texts='')\n"
         "  except RuntimeError: pass",
         "while True: tools.experiment_log",
     ),
     "output": (
         "import os\nwhile True: os.write(1, b'x')",
-        "import os, struct\nos.write(3, struct.pack('<II', 1 << 20, 12 << 20))\nwhile True: os.write(3, b'x')",
+        "import os, struct\nos.write(3, struct.pack('<II', 1 << 20, 12 << 20))\n"
+        "while True: os.write(3, b'x')",
         "while True: print('y' * 500)",
     ),
     "threads": (
@@ -78,7 +81,8 @@ PROGRAMS: dict[str, Sequence[str]] = {
         "while True: system.call_neuron(images)",
     ),
     "values": (
-        "def run_experiment(system, tools):\n  x = ['laugh'] * 9\n  for _ in range(20): x = [x] * 9\n  return x",
+        "def run_experiment(system, tools):\n  x = ['laugh'] * 9\n  for _ in range(20): x = [x] * 9\n"
+        "  return x",
         "while True: tools.display('x' * 90_000)",
         "for _ in range(50): tools.log_experiment([1.0], tools.text2image(['a']), ['t' * 9000], 'x' * 1000)",
         "x = []\nwhile True: x.append(bytearray(1 << 20))",
@@ -190,12 +194,12 @@ async def _run(context: Context) -> Result:
         await _host(server, 1, hostile=False)
         for repeat in range(repeats):
             quiet, quiet_stall = await _host(server, n_rounds, hostile=False)
-            beside, stall = await _host(server, n_rounds, hostile=True)
+            disturbed, stall = await _host(server, n_rounds, hostile=True)
             expected = (AGENTS - HOSTILE) * n_rounds
-            context.check("every honest agent played every round", len(quiet) == len(beside) == expected)
-            ratios.append(statistics.median(beside) / statistics.median(quiet))
+            context.check("every honest agent played every round", len(quiet) == len(disturbed) == expected)
+            ratios.append(statistics.median(disturbed) / statistics.median(quiet))
             stalls.append(max(stall.processor_s))
-            for case, seconds, seen in (("all honest", quiet, quiet_stall), ("5 hostile", beside, stall)):
+            for case, seconds, seen in (("all honest", quiet, quiet_stall), ("5 hostile", disturbed, stall)):
                 rows.append(
                     (
                         repeat + 1,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 import statistics
 import time
@@ -71,12 +70,27 @@ async def _study(thinking: list[list[float]], generate: Asker, measure: Asker) -
 
 
 def run(context: Context) -> Result:
-    return asyncio.run(_run(context))
-
-
-async def _run(context: Context) -> Result:
     plan = ((8, 1), (64, 1)) if context.quick else ((8, 2), (64, 2), (256, 1), (1000, 1))
-    notes = []
+    thinking = {n: _thinking(n, context.seed) for n, _ in plan}
+    bounds = {n: lower_bound(seconds) for n, seconds in thinking.items()}
+    taken = asyncio.run(_measure(context, dict(plan), thinking))
+    ours = {n: statistics.median(taken[OURS][n]) for n in thinking}
+    rows = [(n, bounds[n], ours[n], ours[n] / bounds[n], _alone(thinking[n]) / ours[n]) for n in thinking]
+    columns = ("agents", "lower bound", "makespan", "÷ bound", "one after another ÷ makespan")
+    title = "Seconds (one agent after another, one image a call: computed from the same times)"
+    series = {"makespan": list(ours.items()), "lower bound": list(bounds.items())}
+    return Result(
+        _metrics(taken, ours, bounds),
+        [Table(title, columns, tuple(rows))],
+        [Curve("Makespan by agents", "agents", "seconds", series, "lower bound")],
+        notes=[] if SERVE in taken else [peers.MISSING],
+    )
+
+
+async def _measure(
+    context: Context, rounds: dict[int, int], thinking: dict[int, list[list[float]]]
+) -> dict[str, dict[int, list[float]]]:
+    """Return the seconds of each study, by the way of asking and the number of agents."""
     taken: dict[str, dict[int, list[float]]] = {OURS: {}}
     async with Cluster.start(RaySettings()) as cluster:
         ways: dict[str, tuple[Asker, Asker]] = {
@@ -95,64 +109,33 @@ async def _run(context: Context) -> Result:
                 peers.deploy("network", SERVE_WAIT_MS, 4.0, 0.1, 256),
             )
             taken[SERVE] = {}
-        else:
-            notes.append(peers.MISSING)
         for generate, measure in ways.values():
             await _study([[0.01] * ROUNDS] * 2, generate, measure)
-        bounds = {}
-        for n, rounds in plan:
-            thinking = _thinking(n, context.seed)
-            bounds[n] = lower_bound(thinking)
-            for i in range(rounds):
+        for n, seconds in thinking.items():
+            for i in range(rounds[n]):
                 for name, way in ways.items():
                     if name == OURS or (n <= 64 and not i):  # the peer takes too long for more
-                        taken[name].setdefault(n, []).append(await _study(thinking, *way))
+                        taken[name].setdefault(n, []).append(await _study(seconds, *way))
         context.check("every measurement is that of its own agent's image", True)  # each agent compares
-        if SERVE in ways:
-            from ray import serve
+        peers.shut_down()
+    return taken
 
-            with contextlib.suppress(Exception):
-                serve.shutdown()
-    metrics, rows = [], []
-    for n, _ in plan:
-        ours = statistics.median(taken[OURS][n])
-        alone = sum(
-            sum(rounds) + ROUNDS * IMAGES * (_duration(GENERATOR, 1) + _duration(NETWORK, 1))
-            for rounds in _thinking(n, context.seed)
-        )
-        metrics.append(
-            Metric(
-                f"makespan ÷ lower bound, {n} agents",
-                ours / bounds[n],
-                "",
-                "<= 1.06" if n >= 64 else "",
-                "Bounded by the end of the study, when too few agents are left for full batches.",
-            )
-        )
+
+def _alone(thinking: list[list[float]]) -> float:
+    """Return the seconds of one agent after another, one image a call."""
+    images_s = ROUNDS * IMAGES * (_duration(GENERATOR, 1) + _duration(NETWORK, 1))
+    return sum(sum(rounds) + images_s for rounds in thinking)
+
+
+def _metrics(
+    taken: dict[str, dict[int, list[float]]], ours: dict[int, float], bounds: dict[int, float]
+) -> list[Metric]:
+    metrics = []
+    bound = "Bounded by the end of the study, when too few agents are left for full batches."
+    for n, seconds in ours.items():
+        target = "<= 1.06" if n >= 64 else ""
+        metrics.append(Metric(f"makespan ÷ lower bound, {n} agents", seconds / bounds[n], "", target, bound))
         if n in taken.get(SERVE, {}):
             ratio = taken[SERVE][n][0] / taken[OURS][n][0]
             metrics.append(Metric(f"Ray Serve's makespan ÷ ours, {n} agents", ratio))
-        rows.append((n, bounds[n], ours, ours / bounds[n], alone / ours))
-    return Result(
-        metrics,
-        [
-            Table(
-                "Seconds (one agent after another, one image a call: computed from the same times)",
-                ("agents", "lower bound", "makespan", "÷ bound", "one after another ÷ makespan"),
-                tuple(rows),
-            )
-        ],
-        [
-            Curve(
-                "Makespan by agents",
-                "agents",
-                "seconds",
-                {
-                    "makespan": [(n, statistics.median(taken[OURS][n])) for n, _ in plan],
-                    "lower bound": [(n, bounds[n]) for n, _ in plan],
-                },
-                "lower bound",
-            )
-        ],
-        notes=notes,
-    )
+    return metrics

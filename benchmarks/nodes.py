@@ -53,7 +53,7 @@ async def _rate(n_nodes: int, seconds: float) -> float:
             # One core a node: each takes exactly one replica.
             placement = Placement(min_replicas=n_nodes, max_replicas=n_nodes, num_cpus=1)
             pool = cluster.pool("device", "benchmarks.simulated:build", DEVICE, placement)
-            while pool.statistics().ready < n_nodes:  # noqa: ASYNC110 (the pool tells when one is ready, not all)
+            while pool.statistics().ready < n_nodes:  # noqa: ASYNC110 (the pool reports one, not all)
                 await asyncio.sleep(0.1)
             hosts: list[Any] = [
                 ray.remote(Host).options(num_cpus=0, scheduling_strategy="SPREAD").remote()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -17,6 +18,16 @@ def serve_is_installed() -> bool:
     except ImportError:
         return False
     return True
+
+
+def shut_down() -> None:
+    """End what was deployed; nothing where Serve is not installed or not running."""
+    if not serve_is_installed():
+        return
+    from ray import serve
+
+    with contextlib.suppress(Exception):
+        serve.shutdown()
 
 
 def deploy(

@@ -1,4 +1,4 @@
-"""How fast raw 224 px images reach a replica: many a call, ids first, against one array a call and PNG text."""
+"""How fast raw 224 px images reach a replica: many a call, ids first; one array a call; PNG text a call."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import base64
 import io
 import statistics
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
@@ -25,18 +25,18 @@ TITLE = "pixels in: raw 224 px images to a replica"
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class CornerRequest:
     image: Image
 
 
-class Corner(Backend[Look, int]):
+class Corner(Backend[CornerRequest, int]):
     """Answers with the sum of an image's first row, so that the pixels must have come."""
 
     name = "corner"
     max_batch = 512
 
-    async def run(self, batch: Sequence[Look]) -> list[int]:
-        return [int(look.image.pixels[0].sum()) for look in batch]
+    async def run(self, batch: Sequence[CornerRequest]) -> list[int]:
+        return [int(request.image.pixels[0].sum()) for request in batch]
 
 
 def build() -> Corner:
@@ -56,116 +56,131 @@ class OneArray:
             return int(np.asarray(image)[0].sum())
 
 
-def run(context: Context) -> Result:
-    return asyncio.run(_run(context))
+ARRAYS, PNG = "one array a call", "PNG text a call"
+OURS = "ids first"
+Send = Callable[[Sequence[Image]], Awaitable[list[int]]]
 
 
-async def _run(context: Context) -> Result:
-    import ray
+@dataclass(slots=True)
+class Measured:
+    """Images a second: by way of sending, by images a call, and of images whose pixels are there."""
 
-    draw = np.random.default_rng(context.seed)
-    rounds = 2 if context.quick else 5
-    n_ours, n_array, n_png = 1024, 256, 64
-    serial = 0
+    rates: dict[str, list[float]] = field(default_factory=lambda: {OURS: [], ARRAYS: [], PNG: []})
+    by_call: dict[int, list[float]] = field(default_factory=lambda: {1: [], 8: [], 32: [], 128: []})
+    known: float = 0.0
 
-    def fresh(n: int) -> list[Image]:
-        nonlocal serial
-        noise = draw.integers(0, 256, (224, 224, 3), np.uint8)
+
+class FreshImages:
+    """Images that were never sent before: noise with a serial number in its corner."""
+
+    def __init__(self, seed: int) -> None:
+        self._draw = np.random.default_rng(seed)
+        self._serial = 0
+
+    def __call__(self, n: int) -> list[Image]:
+        noise = self._draw.integers(0, 256, (224, 224, 3), np.uint8)
         images = []
         for _ in range(n):
-            serial += 1
+            self._serial += 1
             pixels = noise.copy()
-            pixels[0, 0] = (serial & 255, serial >> 8 & 255, serial >> 16)
+            pixels[0, 0] = (self._serial & 255, self._serial >> 8 & 255, self._serial >> 16)
             images.append(Image.from_pixels(pixels))
         return images
 
-    rates: dict[str, list[float]] = {"ids first": [], "one array a call": [], "PNG text a call": []}
-    by_call: dict[int, list[float]] = {1: [], 8: [], 32: [], 128: []}
+
+def run(context: Context) -> Result:
+    measured = asyncio.run(_measure(context))
+    rates = measured.rates
+    ours = statistics.median(rates[OURS])
+    bound = (
+        "Bounded by copying: each image is copied into and out of shared memory on one core, at memory speed."
+    )
+    ratio = median_ratio(rates[OURS], rates[ARRAYS])
+    return Result(
+        [
+            Metric("images a second ÷ one array a call", ratio, "", ">= 40", bound),
+            Metric("images a second ÷ PNG text a call", median_ratio(rates[OURS], rates[PNG])),
+            Metric("images a second", ours, "/s"),
+            Metric("bytes a second", ours * 224 * 224 * 3 / 1e9, "GB/s"),
+            Metric("images a second when their pixels are there", measured.known, "/s"),
+        ],
+        notes=["Measured with the replica's image cache full, as it is after its first 3,400 images."],
+        tables=[
+            _table("Images a second, one call's worth at a time", "images a call", measured.by_call),
+            _table("Images a second by way of sending", "way", rates),
+        ],
+    )
+
+
+def _table(title: str, first: str, rates: Mapping[Any, list[float]]) -> Table:
+    rows = tuple((key, round(statistics.median(measured))) for key, measured in rates.items())
+    return Table(title, (first, "images/s"), rows)
+
+
+async def _measure(context: Context) -> Measured:
+    measured, fresh = Measured(), FreshImages(context.seed)
     async with Cluster.start(RaySettings(object_store_mb=1024)) as cluster:
         pool = cluster.pool("corner", "benchmarks.pixels_in:build")
-        actor = ray.remote(OneArray).options(max_concurrency=4096, num_cpus=0).remote()
 
         async def ours(images: Sequence[Image]) -> list[int]:
-            return list(await asyncio.gather(*(pool.submit(Look(image)) for image in images)))
+            return list(await asyncio.gather(*(pool.submit(CornerRequest(image)) for image in images)))
 
-        async def arrays(images: Sequence[Image]) -> list[int]:
-            async def caller(mine: Sequence[Image]) -> list[Any]:
-                return [await actor.array.remote(image.pixels) for image in mine]
-
-            return list(
-                chain.from_iterable(await asyncio.gather(*(caller(images[i::16]) for i in range(16))))
-            )
-
-        async def png(images: Sequence[Image]) -> list[int]:
-            async def caller(mine: Sequence[Image]) -> list[Any]:
-                return [
-                    await actor.png.remote(base64.b64encode(encode_png(image)).decode()) for image in mine
-                ]
-
-            return list(
-                chain.from_iterable(await asyncio.gather(*(caller(images[i::16]) for i in range(16))))
-            )
-
-        async def rate(send: Any, images: list[Image]) -> float:
-            start = time.perf_counter()
-            answers = await send(images)
-            taken = time.perf_counter() - start
-            expected = sorted(int(image.pixels[0].sum()) for image in images)
-            if sorted(answers) != expected:
-                raise AssertionError("an answer is not its image's")
-            return len(images) / taken
-
-        for send in (arrays, png):
-            await rate(send, fresh(32))
-        # Until the replica's cache is full, each image costs memory that was never touched before.
-        for _ in range(4):
-            await rate(ours, fresh(n_ours))
-        for _ in range(rounds):
-            rates["ids first"].append(await rate(ours, fresh(n_ours)))
-            rates["one array a call"].append(await rate(arrays, fresh(n_array)))
-            rates["PNG text a call"].append(await rate(png, fresh(n_png)))
-            for size, measured in by_call.items():
-                images = fresh(4 * size if size < 128 else 256)
-                start = time.perf_counter()
-                for i in range(0, len(images), size):
-                    await ours(images[i : i + size])
-                measured.append(len(images) / (time.perf_counter() - start))
+        await _measure_ways(measured, ours, fresh, rounds=2 if context.quick else 5)
         context.check("every answer is its image's", True)
         sent = pool.statistics().pixels_sent
         context.check("each image's pixels travelled once", sent == pool.statistics().requests)
         again = fresh(256)
         await ours(again)
-        start = time.perf_counter()
-        await ours(again)
-        known = len(again) / (time.perf_counter() - start)
+        measured.known = await _rate(ours, again)
         context.check("known images travel as ids", pool.statistics().pixels_sent == sent + len(again))
-    ratio = median_ratio(rates["ids first"], rates["one array a call"])
-    rate_of_ours = statistics.median(rates["ids first"])
-    bound = (
-        "Bounded by copying: each image is copied into and out of shared memory on one core, at memory speed."
+    return measured
+
+
+async def _measure_ways(measured: Measured, ours: Send, fresh: FreshImages, rounds: int) -> None:
+    arrays, png = _peers()
+    for send in (arrays, png):
+        await _rate(send, fresh(32))
+    # Until the replica's cache is full, each image costs memory that was never touched before.
+    for _ in range(4):
+        await _rate(ours, fresh(1024))
+    for _ in range(rounds):
+        for name, send, n in ((OURS, ours, 1024), (ARRAYS, arrays, 256), (PNG, png, 64)):
+            measured.rates[name].append(await _rate(send, fresh(n)))
+        for size, rates in measured.by_call.items():
+            images = fresh(4 * size if size < 128 else 256)
+            start = time.perf_counter()
+            for i in range(0, len(images), size):
+                await ours(images[i : i + size])
+            rates.append(len(images) / (time.perf_counter() - start))
+
+
+def _peers() -> tuple[Send, Send]:
+    """Return what sends an array a call, and what sends PNG text a call, each with 16 callers."""
+    import ray
+
+    actor = ray.remote(OneArray).options(max_concurrency=4096, num_cpus=0).remote()
+
+    def sender(call: Callable[[Image], Awaitable[int]]) -> Send:
+        async def caller(images: Sequence[Image]) -> list[int]:
+            return [await call(image) for image in images]
+
+        async def send(images: Sequence[Image]) -> list[int]:
+            answers = await asyncio.gather(*(caller(images[i::16]) for i in range(16)))
+            return list(chain.from_iterable(answers))
+
+        return send
+
+    return (
+        sender(lambda image: actor.array.remote(image.pixels)),
+        sender(lambda image: actor.png.remote(base64.b64encode(encode_png(image)).decode())),
     )
-    return Result(
-        [
-            Metric("images a second ÷ one array a call", ratio, "", ">= 40", bound),
-            Metric(
-                "images a second ÷ PNG text a call",
-                median_ratio(rates["ids first"], rates["PNG text a call"]),
-            ),
-            Metric("images a second", rate_of_ours, "/s"),
-            Metric("bytes a second", rate_of_ours * 224 * 224 * 3 / 1e9, "GB/s"),
-            Metric("images a second when their pixels are there", known, "/s"),
-        ],
-        notes=["Measured with the replica's image cache full, as it is after its first 3,400 images."],
-        tables=[
-            Table(
-                "Images a second, one call's worth at a time",
-                ("images a call", "images/s"),
-                tuple((size, round(statistics.median(measured))) for size, measured in by_call.items()),
-            ),
-            Table(
-                "Images a second by way of sending",
-                ("way", "images/s"),
-                tuple((name, round(statistics.median(measured))) for name, measured in rates.items()),
-            ),
-        ],
-    )
+
+
+async def _rate(send: Send, images: list[Image]) -> float:
+    """Return images a second; every answer is checked."""
+    start = time.perf_counter()
+    answers = await send(images)
+    taken = time.perf_counter() - start
+    if sorted(answers) != sorted(int(image.pixels[0].sum()) for image in images):
+        raise AssertionError("an answer is not its image's")
+    return len(images) / taken

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-COLOURS = ("#0b6e99", "#c4561e", "#3c7d3c", "#8a4fa3", "#a38a1f", "#7a7a7a")
+COLORS = ("#0b6e99", "#c4561e", "#3c7d3c", "#8a4fa3", "#a38a1f", "#7a7a7a")
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 640, 380, 70, 50, 30, 150
 
 
@@ -39,7 +39,8 @@ def page(records: Sequence[Mapping[str, Any]]) -> str:
                 mark = "✓" if metric["met"] else "✗"
                 value = f"{number(metric['value'])} {metric['unit']}".strip()
                 lines.append(
-                    f"| {each['id']} | {each['title']} | {metric['name']} | {value} | {metric['target']} | {mark} |"
+                    f"| {each['id']} | {each['title']} | {metric['name']} | {value} | {metric['target']} | "
+                    f"{mark} |"
                 )
     for each in records:
         lines += ["", f"## {each['id']} {each['title']}", ""]
@@ -104,18 +105,19 @@ def plot(curve: Mapping[str, Any]) -> str:
     middle = (LEFT + WIDTH - RIGHT) / 2
     body.append(f'<text x="{middle}" y="{HEIGHT - 12}" text-anchor="middle">{escape(curve["x"])}</text>')
     body.append(
-        f'<text transform="translate(16 {HEIGHT / 2}) rotate(-90)" text-anchor="middle">{escape(curve["y"])}</text>'
+        f'<text transform="translate(16 {HEIGHT / 2}) rotate(-90)" '
+        f'text-anchor="middle">{escape(curve["y"])}</text>'
     )
     for i, (name, series) in enumerate(curve["series"].items()):
-        colour = "#999" if name == curve["ideal"] else COLOURS[i % len(COLOURS)]
+        color = "#999" if name == curve["ideal"] else COLORS[i % len(COLORS)]
         dash = ' stroke-dasharray="5 4"' if name == curve["ideal"] else ""
         at = [(x_axis(x), y_axis(y)) for x, y in series]
         path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in at)
-        body.append(f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>')
+        body.append(f'<path d="{path}" fill="none" stroke="{color}" stroke-width="2"{dash}/>')
         if name != curve["ideal"]:
-            body += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in at]
+            body += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{color}"/>' for x, y in at]
         label = HEIGHT - BOTTOM - 12 - 18 * (len(curve["series"]) - 1 - i)
-        body.append(f'<text x="{WIDTH - RIGHT + 10}" y="{label}" fill="{colour}">{escape(name)}</text>')
+        body.append(f'<text x="{WIDTH - RIGHT + 10}" y="{label}" fill="{color}">{escape(name)}</text>')
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" '
         f'font-size="12"><rect width="100%" height="100%" fill="white"/>{"".join(body)}</svg>\n'

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from actors.cluster.settings import RaySettings
@@ -83,130 +85,136 @@ def busy(n: int) -> Iterator[None]:
             process.wait()
 
 
+Work = Callable[[], Awaitable[int]]
+"""Keeps a replica busy once; returns how many images that were."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Seconds of pings to either busy replica; images a second by kind of work and busy processes."""
+
+    ours: list[float]
+    theirs: list[float]
+    rates: dict[tuple[str, int], list[float]]
+
+    def rate(self, name: str, n_busy: int) -> float:
+        return statistics.median(self.rates[name, n_busy])
+
+    def kept(self, batch: int) -> float:
+        """Return our rate over the stock replica's while two processes are busy."""
+        return self.rate(f"ours, batch {batch}", 2) / self.rate(f"stock, batch {batch}", 2)
+
+
 def run(context: Context) -> Result:
-    return asyncio.run(_run(context))
-
-
-async def _run(context: Context) -> Result:
-    import os
-
-    import ray
-
-    seconds = 1.5 if context.quick else 4.0
-    cores = os.cpu_count() or 1
-    async with Cluster.start(RaySettings()) as cluster:
-        pool = cluster.pool("network", "benchmarks.responsive:build", {"device": context.device})
-        loop = (
-            ray.remote(InTheLoop)
-            .options(num_cpus=0, runtime_env={"env_vars": {"OMP_NUM_THREADS": str(cores)}})
-            .remote(context.device, cores)
-        )
-        context.check(
-            "every answer is its own request's", await pool.map(map(Ask, range(40))) == list(range(1, 41))
-        )
-        context.check("the peer answers alike", await loop.ask.remote([Ask(1)]) == [2])
-        (link,) = pool._links
-
-        async def pings(ping: Any, work: Any) -> tuple[list[float], float]:
-            """Return the seconds of each ping while `work` keeps the replica busy, and images a second."""
-            taken: list[float] = []
-            images = 0
-            end = time.perf_counter() + seconds
-            start = time.perf_counter()
-
-            async def worker() -> None:
-                nonlocal images
-                while time.perf_counter() < end:
-                    images += await work()
-
-            workers = [asyncio.ensure_future(worker()) for _ in range(2)]
-            while time.perf_counter() < end:
-                await asyncio.sleep(0.01)
-                began = time.perf_counter()
-                await ping()
-                taken.append(time.perf_counter() - began)
-            await asyncio.gather(*workers)
-            return taken, images / (time.perf_counter() - start)
-
-        asks, few = [Ask(i) for i in range(BATCH)], [Ask(i) for i in range(FEW)]
-
-        async def ours() -> int:
-            return len(await pool.map(asks))
-
-        async def theirs() -> int:
-            return len(await loop.ask.remote(asks))
-
-        async def rate(work: Any) -> float:
-            images, start = 0, time.perf_counter()
-            while time.perf_counter() - start < seconds / 2:
-                images += await work()
-            return images / (time.perf_counter() - start)
-
-        async def ours_few() -> int:
-            return len(await pool.map(few))
-
-        async def theirs_few() -> int:
-            return len(await loop.ask.remote(few))
-
-        async def ours_alone() -> int:
-            return int(await pool.submit(Ask(1)) > 0)
-
-        async def theirs_alone() -> int:
-            return len(await loop.ask.remote([Ask(1)]))
-
-        ours_pings, _ = await pings(link.handle.ping, ours)
-        their_pings, _ = await pings(loop.ping.remote, theirs)
-        rates: dict[tuple[str, int], list[float]] = {}
-        works = {
-            f"ours, batch {FEW}": ours_few,
-            f"stock, batch {FEW}": theirs_few,
-            "ours, batch 1": ours_alone,
-            "stock, batch 1": theirs_alone,
-        }
-        for n in (0, 1, 2):
-            with busy(n):
-                for _ in range(1 if context.quick else 2):
-                    for name, work in works.items():
-                        rates.setdefault((name, n), []).append(await rate(work))
-    p99 = 1000 * percentile(ours_pings, 0.99)
-    their_p99 = 1000 * percentile(their_pings, 0.99)
-
-    def kept(name: str) -> float:
-        return statistics.median(rates[name, 2])
-
+    measured = asyncio.run(_measure(context))
+    pings = (("in a thread", measured.ours), ("in the event loop", measured.theirs))
+    p99, their_p99 = (1000 * percentile(taken, 0.99) for _, taken in pings)
+    bound = "Bounded by the cores: all are computing."
     return Result(
         [
-            Metric(
-                "p99 of a ping to a busy replica",
-                p99,
-                "ms",
-                "<= 15",
-                "Bounded by the cores: all are computing.",
-            ),
+            Metric("p99 of a ping to a busy replica", p99, "ms", "<= 15", bound),
             Metric("p99 with the forward pass in the event loop ÷ ours", their_p99 / p99),
-            Metric(
-                "rate ÷ stock beside 2 busy processes, batch 1",
-                kept("ours, batch 1") / kept("stock, batch 1"),
-            ),
-            Metric(
-                f"rate ÷ stock beside 2 busy processes, batch {FEW}",
-                kept(f"ours, batch {FEW}") / kept(f"stock, batch {FEW}"),
-            ),
+            Metric("rate ÷ stock beside 2 busy processes, batch 1", measured.kept(1)),
+            Metric(f"rate ÷ stock beside 2 busy processes, batch {FEW}", measured.kept(FEW)),
         ],
         [
             Table(
                 "Pings while the device is busy",
                 ("forward pass", "pings", "p50 ms", "p99 ms"),
                 tuple(
-                    (name, len(taken), 1000 * percentile(taken, 0.5), 1000 * percentile(taken, 0.99))
-                    for name, taken in (("in a thread", ours_pings), ("in the event loop", their_pings))
+                    (name, len(taken), *(1000 * percentile(taken, q) for q in (0.5, 0.99)))
+                    for name, taken in pings
                 ),
             ),
             Table(
                 "Images a second beside busy processes",
                 ("replica", "0 busy", "1 busy", "2 busy"),
-                tuple((name, *(statistics.median(rates[name, n]) for n in (0, 1, 2))) for name in works),
+                tuple(
+                    (name, *(measured.rate(name, n) for n in (0, 1, 2)))
+                    for name in dict.fromkeys(name for name, _ in measured.rates)
+                ),
             ),
         ],
         notes=["Stock: torch's own threads and allocator, spinning OpenMP threads."],
     )
+
+
+async def _measure(context: Context) -> Measured:
+    seconds = 1.5 if context.quick else 4.0
+    async with Cluster.start(RaySettings()) as cluster:
+        pool = cluster.pool("network", "benchmarks.responsive:build", {"device": context.device})
+        stock = _stock_replica(context.device)
+        answers = await pool.map(map(Ask, range(40)))
+        context.check("every answer is its own request's", answers == list(range(1, 41)))
+        context.check("the peer answers alike", await stock.ask.remote([Ask(1)]) == [2])
+
+        def ours(n: int) -> Work:
+            async def work() -> int:
+                if n == 1:
+                    return int(await pool.submit(Ask(1)) > 0)
+                return len(await pool.map([Ask(i) for i in range(n)]))
+
+            return work
+
+        def theirs(n: int) -> Work:
+            async def work() -> int:
+                return len(await stock.ask.remote([Ask(i) for i in range(n)]))
+
+            return work
+
+        (link,) = pool._links
+        our_pings = await _pings(link.handle.ping, ours(BATCH), seconds)
+        their_pings = await _pings(stock.ping.remote, theirs(BATCH), seconds)
+        works = {
+            f"ours, batch {FEW}": ours(FEW),
+            f"stock, batch {FEW}": theirs(FEW),
+            "ours, batch 1": ours(1),
+            "stock, batch 1": theirs(1),
+        }
+        rates = await _rates(works, seconds / 2, rounds=1 if context.quick else 2)
+    return Measured(our_pings, their_pings, rates)
+
+
+def _stock_replica(device: str) -> Any:
+    import ray
+
+    cores = os.cpu_count() or 1
+    options = {"num_cpus": 0, "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(cores)}}}
+    return ray.remote(InTheLoop).options(**options).remote(device, cores)
+
+
+async def _pings(ping: Callable[[], Awaitable[Any]], work: Work, seconds: float) -> list[float]:
+    """Return the seconds of each ping while `work` keeps the replica busy."""
+    taken: list[float] = []
+    end = time.perf_counter() + seconds
+
+    async def worker() -> None:
+        while time.perf_counter() < end:
+            await work()
+
+    workers = [asyncio.ensure_future(worker()) for _ in range(2)]
+    while time.perf_counter() < end:
+        await asyncio.sleep(0.01)
+        began = time.perf_counter()
+        await ping()
+        taken.append(time.perf_counter() - began)
+    await asyncio.gather(*workers)
+    return taken
+
+
+async def _rates(works: dict[str, Work], seconds: float, rounds: int) -> dict[tuple[str, int], list[float]]:
+    """Return images a second of each kind of work with 0, 1 and 2 busy processes, a figure a round."""
+    rates: dict[tuple[str, int], list[float]] = {}
+    for n in (0, 1, 2):
+        with busy(n):
+            for _ in range(rounds):
+                for name, work in works.items():
+                    rates.setdefault((name, n), []).append(await _rate(work, seconds))
+    return rates
+
+
+async def _rate(work: Work, seconds: float) -> float:
+    images, start = 0, time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        images += await work()
+    return images / (time.perf_counter() - start)

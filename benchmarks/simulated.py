@@ -45,7 +45,7 @@ def build(base_ms: float = 0.0, item_ms: float = 0.0, max_batch: int = 256) -> S
 
 
 class PlainActor:
-    """The peer without coalescing: one call a request, one request a batch. Made an actor by the benchmark."""
+    """The peer without coalescing: one call a request, one request a batch."""
 
     def __init__(self, base_ms: float, item_ms: float) -> None:
         self._device = SimulatedDevice(base_ms, item_ms, 1)

@@ -126,7 +126,10 @@ class LayerTally:
 
 
 def rank_error(values: np.ndarray, estimate: np.ndarray, q: float) -> np.ndarray:
-    """Return how far from `q` the estimates' ranks among `values` (N, U) are; a tied value has all its ranks."""
+    """Return how far from `q` the estimates' ranks among `values` (N, U) are.
+
+    A tied value has all its ranks.
+    """
     below = (values < estimate).mean(0)
     upto = (values <= estimate).mean(0)
     return np.maximum(0, np.maximum(below - q, q - upto))

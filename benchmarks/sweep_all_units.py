@@ -6,6 +6,7 @@ batches through each peer in turn; our accumulators go on from round to round, a
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -50,113 +51,134 @@ def run(context: Context) -> Result:
     return Result([*lite0, *resnet], tables=tables)
 
 
-def _lite0(context: Context, folder: Path) -> tuple[list[Metric], list[Table]]:
-    batch, rounds = 16, 3 if context.quick else 7
-    per_round = 2 if context.quick else 4
-    n = batch * per_round * (rounds + 1)
-    dataset = studied.pictures(n, 256, context.seed, folder)
-    backend = studied.backend(studied.LITE0, context.device, batch)
-    readouts = studied.convolutions(backend)
-    # As many images as a sweep of 2,048 would have: the reservoir takes four positions of each.
-    plan = SweepPlan(dataset, np.arange(2048), tuple(readouts), k=15, step=batch)
-    ours, graph = OurSweep(backend, plan, folder), OurSweep(backend, plan, folder, compile=True)
-    pixels = [dataset.load(index).pixels for index in range(n)]
-    module, preprocess = backend.network.module, backend.network.preprocess
-    batches = [pixels[start : start + batch] for start in range(0, n, batch)]
-    every_maximum: dict[Readout, list[torch.Tensor]] = {readout: [] for readout in readouts}
-    layers = [readouts[4], readouts[20]]
-    milan = {r: studied.LayerTally(backend.n_units(r), 15, context.device) for r in layers}
-    places = dict.fromkeys(
-        ("bare", "ours", "ours, compiled", "hooks", *(f"milan {r.layer}" for r in layers)), 0
-    )
+Batch = list[np.ndarray]
+BARE, OURS, COMPILED, HOOKS = "bare", "ours", "ours, compiled", "hooks"
 
-    def peer(name: str, work: Callable[[list[np.ndarray]], None]) -> Callable[[], float]:
-        def measure() -> float:
-            some = batches[places[name] : places[name] + per_round]
-            places[name] = (places[name] + per_round) % (len(batches) - per_round + 1)
 
-            def go() -> None:
-                for each in some:
-                    work(each)
-                studied.synchronize(context.device)
+class Lite0:
+    """The network with its data set, and one sweep of ours in each of two ways."""
 
-            return timed(go) / (per_round * batch)
+    def __init__(self, context: Context, folder: Path, n_batches: int) -> None:
+        self.context, self.folder, batch = context, folder, 16
+        dataset = studied.pictures(batch * n_batches, 256, context.seed, folder)
+        self.backend = studied.backend(studied.LITE0, context.device, batch)
+        self.readouts = studied.convolutions(self.backend)
+        # As many images as a sweep of 2,048 would have: the reservoir takes four positions of each.
+        self.plan = SweepPlan(dataset, np.arange(2048), tuple(self.readouts), k=15, step=batch)
+        self.eager, self.compiled = self.sweep(), self.sweep(compile=True)
+        pixels = [dataset.load(index).pixels for index in range(len(dataset))]
+        self.batches = [pixels[start : start + batch] for start in range(0, len(pixels), batch)]
+        self.layers = [self.readouts[4], self.readouts[20]]
+        self._maxima: dict[Readout, list[torch.Tensor]] = {readout: [] for readout in self.readouts}
+        self._tallies = {
+            r: studied.LayerTally(self.backend.n_units(r), 15, context.device) for r in self.layers
+        }
 
-        return measure
+    def sweep(self, compile: bool = False) -> OurSweep:
+        return OurSweep(self.backend, self.plan, self.folder, compile)
 
-    def bare(some: list[np.ndarray]) -> None:
-        module(preprocess.batch(some, context.device))
+    def works(self) -> dict[str, Callable[[Batch], None]]:
+        """Return what each peer does with a batch."""
+        return {
+            BARE: self._bare,
+            OURS: self.eager.step,
+            COMPILED: self.compiled.step,
+            HOOKS: self._keep_maxima,
+            **{_milan(layer): functools.partial(self._one_layer, layer) for layer in self.layers},
+        }
 
-    def hooks(some: list[np.ndarray]) -> None:
+    def warm(self) -> None:
+        self._bare(self.batches[0])
+        self._keep_maxima(self.batches[0])
+        self._maxima = {readout: [] for readout in self.readouts}
+
+    def _preprocessed(self, batch: Batch) -> torch.Tensor:
+        return self.backend.network.preprocess.batch(batch, self.context.device)
+
+    def _bare(self, batch: Batch) -> None:
+        self.backend.network.module(self._preprocessed(batch))
+
+    def _keep_maxima(self, batch: Batch) -> None:
         def keep(readout: Readout) -> Callable[[torch.Tensor], None]:
-            return lambda maps: every_maximum[readout].append(maps.amax((2, 3)).cpu())
+            return lambda maps: self._maxima[readout].append(maps.amax((2, 3)).cpu())
 
-        backend.forward(some, {readout: keep(readout) for readout in readouts})
+        self.backend.forward(batch, {readout: keep(readout) for readout in self.readouts})
 
-    def one_layer(readout: Readout) -> Callable[[list[np.ndarray]], None]:
-        def work(some: list[np.ndarray]) -> None:
-            batch_ = preprocess.batch(some, context.device)
-            found: list[torch.Tensor] = []
-            layer = dict(module.named_modules())[readout.layer]
-            handle = layer.register_forward_hook(lambda _m, _i, output: found.append(output))
-            module(batch_)
-            handle.remove()
-            milan[readout].add(found[0])
+    def _one_layer(self, readout: Readout, batch: Batch) -> None:
+        module, images = self.backend.network.module, self._preprocessed(batch)
+        outputs: list[torch.Tensor] = []
+        layer = dict(module.named_modules())[readout.layer]
+        handle = layer.register_forward_hook(lambda _m, _i, output: outputs.append(output))
+        module(images)
+        handle.remove()
+        self._tallies[readout].add(outputs[0])
 
-        return work
 
+def _milan(layer: Readout) -> str:
+    return f"milan {layer.layer}"
+
+
+def _in_turn(
+    work: Callable[[Batch], object], batches: list[Batch], per_round: int, device: str
+) -> Callable[[], float]:
+    """Return what measures the seconds an image of `work` on the next `per_round` batches."""
+    place = 0
+
+    def measure() -> float:
+        nonlocal place
+        some = batches[place : place + per_round]
+        place = (place + per_round) % (len(batches) - per_round + 1)
+
+        def go() -> None:
+            for batch in some:
+                work(batch)
+            studied.synchronize(device)
+
+        return timed(go) / sum(map(len, some))
+
+    return measure
+
+
+def _lite0(context: Context, folder: Path) -> tuple[list[Metric], list[Table]]:
+    rounds = 3 if context.quick else 7
+    per_round = 2 if context.quick else 4
+    lite0 = Lite0(context, folder, per_round * (rounds + 1))
     peers = {
-        "bare": peer("bare", bare),
-        "ours": peer("ours", ours.step),
-        "ours, compiled": peer("ours, compiled", graph.step),
-        "hooks": peer("hooks", hooks),
-        **{f"milan {r.layer}": peer(f"milan {r.layer}", one_layer(r)) for r in layers},
+        name: _in_turn(work, lite0.batches, per_round, context.device) for name, work in lite0.works().items()
     }
-    for warm in (bare, hooks):
-        warm(batches[0])
-    every_maximum = {readout: [] for readout in readouts}
-    compiling = timed(lambda: OurSweep(backend, plan, folder, compile=True).step(batches[0]))
+    lite0.warm()
+    compiling = timed(lambda: lite0.sweep(compile=True).step(lite0.batches[0]))
     measured = interleave(peers, rounds)
-    for name, sweep in (("eager", ours), ("compiled", graph)):
-        _gate(context, backend, name, sweep, batches, rounds * per_round)
-    shape = {layer.name: layer for layer in backend.layers()}
-    activations = {r: shape[r.layer].n_units * int(np.prod(shape[r.layer].shape)) for r in readouts}
-    bare_s = float(np.median(measured["bare"]))
-    per_activation = np.mean(
-        [(float(np.median(measured[f"milan {r.layer}"])) - bare_s) / activations[r] for r in layers]
-    )
-    milan_s = len(readouts) * bare_s + per_activation * sum(activations.values())
-    ours_s = float(np.median(measured["ours"]))
-    finish = timed(lambda: [accumulator.quantiles() for accumulator in ours.sweep.part.accumulators.values()])
-    n_units = sum(backend.n_units(readout) for readout in readouts)
+    for name, sweep in (("eager", lite0.eager), ("compiled", lite0.compiled)):
+        _gate(context, lite0.backend, name, sweep, lite0.batches, rounds * per_round)
+    medians = {name: float(np.median(times)) for name, times in measured.items()}
+    milan_s = _milan_seconds(lite0, medians)
+    accumulators = lite0.eager.sweep.part.accumulators.values()
+    finish = timed(lambda: [accumulator.quantiles() for accumulator in accumulators])
     bound = "reading 6.7 M activations an image once, at memory speed, outside the fused convolutions"
+    ratios = {name: median_ratio(measured[name], measured[BARE]) for name in (OURS, COMPILED, HOOKS)}
     metrics = [
-        Metric("units", n_units),
-        Metric(
-            "lite0, all units / bare forward",
-            median_ratio(measured["ours"], measured["bare"]),
-            "x",
-            "<= 1.15",
-            bound,
-        ),
-        Metric(
-            "lite0, all units, compiled / bare forward, eager",
-            median_ratio(measured["ours, compiled"], measured["bare"]),
-            "x",
-            "<= 0.98",
-        ),
+        Metric("units", sum(lite0.backend.n_units(readout) for readout in lite0.readouts)),
+        Metric("lite0, all units / bare forward", ratios[OURS], "x", "<= 1.15", bound),
+        Metric("lite0, all units, compiled / bare forward, eager", ratios[COMPILED], "x", "<= 0.98"),
         Metric("compiling", compiling, "s once a sweep"),
-        Metric(
-            "lite0, hooks that keep every maximum / bare",
-            median_ratio(measured["hooks"], measured["bare"]),
-            "x",
-        ),
-        Metric("a pass a layer with a sketch of all positions / ours", float(milan_s / ours_s), "x", ">= 70"),
+        Metric("lite0, hooks that keep every maximum / bare", ratios[HOOKS], "x"),
+        Metric("a pass a layer with a sketch of all positions / ours", milan_s / medians[OURS], "x", ">= 70"),
         Metric("quantiles at the end", finish, "s once a sweep"),
     ]
-    rows = tuple((name, round(1000 * float(np.median(times)), 2)) for name, times in measured.items())
+    rows = tuple((name, round(1000 * seconds, 2)) for name, seconds in medians.items())
     extra = (("a pass a layer, all 49 (from two layers, by activations)", round(1000 * milan_s, 1)),)
     return metrics, [Table("EfficientNet-lite0, milliseconds an image", ("peer", "ms"), rows + extra)]
+
+
+def _milan_seconds(lite0: Lite0, medians: dict[str, float]) -> float:
+    """Return the seconds an image of a pass a layer, for all layers: from two of them, by activations."""
+    shapes = {layer.name: layer for layer in lite0.backend.layers()}
+    activations = {r: shapes[r.layer].n_units * int(np.prod(shapes[r.layer].shape)) for r in lite0.readouts}
+    per_activation = np.mean(
+        [(medians[_milan(layer)] - medians[BARE]) / activations[layer] for layer in lite0.layers]
+    )
+    return float(len(lite0.readouts) * medians[BARE] + per_activation * sum(activations.values()))
 
 
 def _gate(
@@ -190,29 +212,13 @@ def _resnet(context: Context, folder: Path) -> list[Metric]:
     dataset = studied.pictures(n, size[0], context.seed, folder)
     ours = OurSweep(backend, SweepPlan(dataset, np.arange(2048), readouts, k=15, step=batch), folder)
     batches = [[dataset.load(start + i).pixels for i in range(batch)] for start in range(0, n, batch)]
-    module, preprocess = backend.network.module, backend.network.preprocess
-    turn = dict.fromkeys(("bare", "ours"), 0)
 
-    def measure(name: str, work: Callable[[list[np.ndarray]], object]) -> Callable[[], float]:
-        def go() -> float:
-            some = batches[turn[name] % len(batches)]
-            turn[name] += 1
+    def bare(batch: Batch) -> None:
+        backend.network.module(backend.network.preprocess.batch(batch, context.device))
 
-            def once() -> None:
-                work(some)
-                studied.synchronize(context.device)
-
-            return timed(once)
-
-        return go
-
-    module(preprocess.batch(batches[0], context.device))
-    measured = interleave(
-        {
-            "bare": measure("bare", lambda some: module(preprocess.batch(some, context.device))),
-            "ours": measure("ours", ours.step),
-        },
-        rounds,
-    )
-    ratio = median_ratio(measured["ours"], measured["bare"])
+    bare(batches[0])
+    works: dict[str, Callable[[Batch], None]] = {BARE: bare, OURS: ours.step}
+    peers = {name: _in_turn(work, batches, 1, context.device) for name, work in works.items()}
+    measured = interleave(peers, rounds)
+    ratio = median_ratio(measured[OURS], measured[BARE])
     return [Metric("ResNet-152, five layers / bare forward", ratio, "x", "<= 1.03")]

@@ -14,9 +14,8 @@ from benchmarks.bench_gym import _kinds, calibration
 
 
 def row(kind: str = "mono", **changes: object) -> dict[str, object]:
-    usual = {"kind": kind, "truth": "dog", "labels": ["dog"], "right": True, "precision": 1.0, "e_value": 5000.0,
-             "verdict": "confirmed"}  # fmt: skip
-    return usual | changes
+    usual = {"truth": "dog", "labels": ["dog"], "right": True, "precision": 1.0, "e_value": 5000.0}
+    return {"kind": kind, "verdict": "confirmed"} | usual | changes
 
 
 def written(folder: Path, **runs: list[dict[str, object]]) -> argparse.Namespace:

@@ -7,8 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import harness
-from benchmarks.harness import Context, Metric, Result, busy_cores, record, was_disturbed
+from benchmarks.harness import Context, Metric, Result, Watch, busy_cores, record, was_disturbed
 from benchmarks.report import page
 
 HZ = os.sysconf("SC_CLK_TCK")
@@ -40,13 +39,11 @@ def test_only_what_others_do_counts_as_busy(tmp_path):
     assert busy_cores(2.0, sleep, tmp_path / "none") is None
 
 
-def test_the_record_and_its_page_say_that_others_were_busy(monkeypatch):
-    monkeypatch.setattr(harness, "control", lambda: 0.02)
+def test_the_record_and_its_page_say_that_others_were_busy():
     seen = iter([1.7, 0.0])
-    monkeypatch.setattr(harness, "busy_cores", lambda: next(seen))
-    monkeypatch.setattr(os, "getloadavg", lambda: (9.18, 5.0, 1.0))
+    watch = Watch(control=lambda: 0.02, busy_cores=lambda: next(seen), load=lambda: 9.18)
     module = SimpleNamespace(ID="B0", TITLE="nothing", run=lambda _: Result([Metric("time", 1.0, "s")]))
-    entry = record(module, Context())
+    entry = record(module, Context(), watch)
     assert (entry["disturbed"], entry["others_busy"], entry["load_before"]) == (True, [1.7, 0.0], 9.18)
     assert "others kept 1.7 cores busy before and 0.0 after" in page([entry])
     assert "not quiet" not in page([entry | {"disturbed": False}]), "a load alone is that of what ran before"
