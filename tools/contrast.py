@@ -1,4 +1,4 @@
-"""Which images of the data set to show beside a unit's strongest: across its range, look-alikes that leave it
+"""Which images of the data set to show next to a unit's strongest: across its range, look-alikes that leave it
 silent, groups.
 
 Pure choices over numbers. Shapes: n images of a scatter; m exemplars, strongest first; d features.
@@ -22,7 +22,7 @@ _SILENT = 0.1
 _DECILES = 10
 _MOST_MODES = 4
 _APART = 0.15
-"""Least silhouette of groups that are told apart (Rousseeuw 1987)."""
+"""Least silhouette of groups that count as separate (Rousseeuw 1987)."""
 _FEWEST = 4
 """Exemplars from which groups are looked for."""
 
@@ -51,13 +51,13 @@ def quantiles(activations: np.ndarray, seed: int) -> list[Chosen]:
     """
     floor = 0.0 if activations.min() >= 0 else float(activations.min())
     firing, silent = np.flatnonzero(activations > floor), np.flatnonzero(activations <= floor)
-    found: list[Chosen] = []
+    chosen: list[Chosen] = []
     for tenth in reversed(range(_DECILES)) if len(firing) else ():
         wanted = np.quantile(activations[firing], (tenth + 0.5) / _DECILES)
         row = int(firing[np.argmin(np.abs(activations[firing] - wanted))])
-        if row not in [each.row for each in found]:
-            found.append(Chosen(row, f"tenth {tenth + 1} of 10 of the firing range"))
-    return found + [Chosen(int(row), "silent") for row in _drawn(silent, 2, seed)]
+        if row not in [choice.row for choice in chosen]:
+            chosen.append(Chosen(row, f"tenth {tenth + 1} of 10 of the firing range"))
+    return chosen + [Chosen(int(row), "silent") for row in _drawn(silent, 2, seed)]
 
 
 def least(activations: np.ndarray, k: int, seed: int) -> list[Chosen]:
@@ -79,19 +79,19 @@ def near(
     `vectors` (n, d) and `top_vectors` (m, d) have length 1; `top` (m,) are the exemplars' activations. What
     is the same picture as the exemplar or one chosen before is left out.
     """
-    found: list[Chosen] = []
+    chosen: list[Chosen] = []
     median = float(np.median(activations))
     for number, (activation, vector) in enumerate(zip(top, top_vectors, strict=True), 1):
         alike = vectors @ vector
         fit = ((activations < median) | (activations < _SILENT * activation)) & (alike < SAME)
-        for each in found:
-            fit &= vectors @ vectors[each.row] < SAME
-            fit[each.row] = False
+        for earlier in chosen:
+            fit &= vectors @ vectors[earlier.row] < SAME
+            fit[earlier.row] = False
         if fit.any():
             row = int(np.argmax(np.where(fit, alike, -np.inf)))
-            told = "silent, or nearly" if activations[row] < _SILENT * activation else "below the median"
-            found.append(Chosen(row, f"like exemplar {number} (similarity {alike[row]:.2f}), and {told}"))
-    return found
+            why = "silent, or nearly" if activations[row] < _SILENT * activation else "below the median"
+            chosen.append(Chosen(row, f"like exemplar {number} (similarity {alike[row]:.2f}), and {why}"))
+    return chosen
 
 
 def spread(
@@ -130,12 +130,12 @@ def modes(vectors: np.ndarray) -> list[Chosen]:
     """
     labels = _groups(vectors)
     order = sorted(set(labels), key=lambda label: (-labels.count(label), labels.index(label)))
-    told = f"of {len(order)}" if len(order) > 1 else "of 1: no groups stand apart"
+    total = f"of {len(order)}" if len(order) > 1 else "of 1: no groups stand apart"
     return [
-        Chosen(row, f"group {number} {told}")
+        Chosen(row, f"group {number} {total}")
         for number, label in enumerate(order, 1)
-        for row, each in enumerate(labels)
-        if each == label
+        for row, own in enumerate(labels)
+        if own == label
     ]
 
 

@@ -28,7 +28,7 @@ class ExperimentLog:
     """The logged experiments of one agent, oldest first.
 
     `activation_threshold` is the mean of the exemplars' activations once these were asked for: an
-    experiment that stays below it is told to go on (MAIA, appendix A).
+    experiment that stays below it gets a reminder to go on (MAIA, appendix A).
     """
 
     experiments: list[list[LogEntry]] = field(default_factory=list)
@@ -53,8 +53,8 @@ class ExperimentLog:
         lengths = {"activations": len(activations), "images": len(images), "titles": len(titles)}
         if len(set(lengths.values())) != 1 or (texts and len(texts) != len(images)):
             lengths["texts"] = len(texts)
-            told = ", ".join(f"{count} {name}" for name, count in lengths.items())
-            raise UsageError(f"log_experiment needs lists of equal length, got {told}.")
+            counts = ", ".join(f"{count} {name}" for name, count in lengths.items())
+            raise UsageError(f"log_experiment needs lists of equal length, got {counts}.")
         entries = [
             LogEntry(title, float(activation), image, text)
             for title, activation, image, text in zip(
@@ -65,7 +65,8 @@ class ExperimentLog:
         n_characters = self._n_characters + sum(len(entry.title) + len(entry.text) for entry in entries)
         if n_entries > MAX_ENTRIES or n_characters > MAX_CHARACTERS:
             raise UsageError(
-                f"the experiment log of a study may have {MAX_ENTRIES} images and {MAX_CHARACTERS} characters, and this "
+                f"the experiment log of a study may have {MAX_ENTRIES} images and {MAX_CHARACTERS} "
+                "characters, and this "
                 f"would make {n_entries} and {n_characters}.",
                 "Log what matters, with short texts.",
             )
@@ -74,15 +75,15 @@ class ExperimentLog:
         return entries
 
     def reminder(self, entries: Sequence[LogEntry]) -> str:
-        """Return what to tell an agent whose experiment stayed below the exemplars, else ""."""
+        """Return the reminder for an agent whose experiment stayed below the exemplars, else ""."""
         if self.activation_threshold is None or not entries:
             return ""
         best = max(entry.activation for entry in entries)
         if best >= self.activation_threshold:
             return ""
         return (
-            f"The highest activation of this experiment, {best:.2f}, is below that of the data set's exemplars "
-            f"(mean {self.activation_threshold:.2f}): something that drives this unit is still missing. "
+            f"The highest activation of this experiment, {best:.2f}, is below that of the data set's "
+            f"exemplars (mean {self.activation_threshold:.2f}): something that drives this unit is still missing. "
             "Continue with other experiments."
         )
 

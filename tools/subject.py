@@ -1,21 +1,21 @@
 """The part under study, as tools see it: something that images drive more or less strongly.
 
-A neuron, a class probability and a synthetic neuron are all subjects; an agent cannot tell which it has.
+A neuron, a class probability and a synthetic neuron are all subjects; an agent does not know which it has.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 
 from actors.images import Image, Provenance
 from actors.serving.backend import Priority
+from actors.serving.lru import LruCache
 from actors.vision.readout.base import HeldBack, ImageDataset, SampleError, Scatter, Unit, VisionClient
 
 
@@ -58,7 +58,7 @@ Progress = Callable[[int, int], None]
 
 
 class Subject(Protocol):
-    """What an agent studies. Its id is for records; the agent is never told it."""
+    """What an agent studies. Its id is for records; the agent never sees it."""
 
     id: str
 
@@ -79,7 +79,7 @@ class Subject(Protocol):
 
 @runtime_checkable
 class Sampled(Protocol):
-    """A subject that tells how its activations are spread over the data set, for people to look at."""
+    """A subject whose spread of activations over the data set is known, for people to look at."""
 
     async def sample(self) -> np.ndarray:
         """Return activations on images spread evenly over the data set, float32 (n,); the same ones every
@@ -131,8 +131,17 @@ class Anchored(Protocol):
         """
 
 
-def histogram(values: np.ndarray, bins: int = 24) -> dict[str, Any] | None:
-    """Return `low`, `high`, `counts` and the number `n` of finite values; None if they do not vary."""
+class Histogram(TypedDict):
+    """Counts of the `n` finite values in bins of one width from `low` to `high`."""
+
+    low: float
+    high: float
+    counts: list[int]
+    n: int
+
+
+def histogram(values: np.ndarray, bins: int = 24) -> Histogram | None:
+    """Return the histogram of the finite values, None if they do not vary."""
     finite = values[np.isfinite(values)]
     if len(finite) == 0 or finite.min() == finite.max():
         return None
@@ -174,8 +183,8 @@ class NetworkUnit:
         return [Response(float(each.activation), each.map, each.view) for each in responses]
 
     async def exemplars(self, k: int) -> list[DatasetImage]:
-        (found,) = await self._client.exemplars([self._unit], self._dataset, k)
-        return await self.pictures(found.indices[:k].tolist())
+        (unit,) = await self._client.exemplars([self._unit], self._dataset, k)
+        return await self.pictures(unit.indices[:k].tolist())
 
     async def pictures(self, indices: Sequence[int]) -> list[DatasetImage]:
         # In a thread: decoding a dozen images would hold up every other agent of this process.
@@ -219,13 +228,13 @@ class NetworkUnit:
         return [image for image, _ in loaded]
 
     async def background(self) -> ActivationStatistics:
-        (found,) = await self._client.exemplars([self._unit], self._dataset)
+        (unit,) = await self._client.exemplars([self._unit], self._dataset)
         return ActivationStatistics(
-            mean=found.mean,
-            std=found.std,
-            maximum=found.maximum,
-            n_images=found.n_images,
-            mask_threshold=found.quantiles[self._mask_quantile],
+            mean=unit.mean,
+            std=unit.std,
+            maximum=unit.maximum,
+            n_images=unit.n_images,
+            mask_threshold=unit.quantiles[self._mask_quantile],
         )
 
 
@@ -236,8 +245,7 @@ class RecentImages:
     """
 
     def __init__(self, limit_bytes: int = 128 * 2**20) -> None:
-        self._limit, self._held = limit_bytes, 0
-        self._images: OrderedDict[tuple[str, int], tuple[Image, Provenance]] = OrderedDict()
+        self._images: LruCache[tuple[Image, Provenance]] = LruCache(limit_bytes)
         self._lock = threading.Lock()
 
     def load_all(self, dataset: ImageDataset, indices: Sequence[int]) -> list[tuple[Image, Provenance]]:
@@ -248,15 +256,10 @@ class RecentImages:
         key = dataset.fingerprint, index
         with self._lock:
             if (known := self._images.get(key)) is not None:
-                self._images.move_to_end(key)
                 return known
         loaded = dataset.load(index), dataset.provenance(index)
         with self._lock:
-            if key not in self._images:
-                self._images[key] = loaded
-                self._held += loaded[0].pixels.nbytes
-            while self._held > self._limit and len(self._images) > 1:
-                self._held -= self._images.popitem(last=False)[1][0].pixels.nbytes
+            self._images.put(key, loaded, loaded[0].pixels.nbytes)
         return loaded
 
 

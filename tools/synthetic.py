@@ -29,7 +29,7 @@ from tools.contrast import thumbnails
 from tools.subject import ActivationStatistics, DatasetImage, Progress, Response
 
 _BROWSED = 1024
-"""Images of the data set at most that agents may look at beside the strongest."""
+"""Images of the data set at most that agents may see besides the strongest."""
 
 
 class ConceptDetector(Protocol):
@@ -86,7 +86,7 @@ class ConceptTable:
         return self._ids
 
     async def small_pictures(self, indices: np.ndarray) -> np.ndarray:
-        """Return what images of the data set are compared by, float32 (n, d); made once for the same images."""
+        """Return what images of the data set are compared by, float32 (n, d); kept for the same images."""
         key = indices.tobytes()
         async with self._lock:
             if self._small[0] != key:
@@ -135,10 +135,8 @@ class SyntheticNeuron:
     async def check(self) -> None:
         """Raise UsageError if the detector does not know a concept."""
         probe = Image.from_pixels(np.zeros((32, 32, 3), np.uint8))
-        found = await self._table.detector.detect([probe] * len(self.formula.concepts), self.formula.concepts)
-        for each in found:
-            if isinstance(each, MaiaError):
-                raise each
+        concepts = self.formula.concepts
+        _checked(await self._table.detector.detect([probe] * len(concepts), concepts))
 
     async def prepare(self, progress: Progress) -> None:
         await self._table.fill(self.formula.concepts, progress)
@@ -152,7 +150,7 @@ class SyntheticNeuron:
             MaiaError: If the detector failed on an image: a failure is not an absence.
         """
         concepts = self.formula.concepts
-        found = await self._table.detector.detect(
+        answers = await self._table.detector.detect(
             [image for image in images for _ in concepts],
             list(concepts) * len(images),
             agent=self.id,
@@ -160,13 +158,8 @@ class SyntheticNeuron:
         )
         responses = []
         for row, image in enumerate(images):
-            detections = found[row * len(concepts) : (row + 1) * len(concepts)]
-            whole = []
-            for each in detections:
-                if isinstance(each, MaiaError):
-                    raise each
-                whole.append(each)
-            value = compose(self.formula, whole, self.mode, image.id)
+            detections = _checked(answers[row * len(concepts) : (row + 1) * len(concepts)])
+            value = compose(self.formula, detections, self.mode, image.id)
             responses.append(Response(value.score, value.mask.astype(np.float32) * np.float32(value.score)))
         return responses
 
@@ -244,6 +237,16 @@ class SyntheticNeuron:
                 detections = [Detection(float(score), spot) for score in scores]
                 values[row] = compose(self.formula, detections, self.mode, image_id).score
         return values
+
+
+def _checked(answers: Sequence[Detection | MaiaError]) -> list[Detection]:
+    """Return the detections; raise the first error among them."""
+    detections = []
+    for answer in answers:
+        if isinstance(answer, MaiaError):
+            raise answer
+        detections.append(answer)
+    return detections
 
 
 def _digest(*parts: str) -> str:

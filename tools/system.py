@@ -14,7 +14,7 @@ from actors.images import Image, Provenance
 from actors.vision.readout.base import Scatter
 from tools import contrast
 from tools.contrast import Chosen, Which
-from tools.subject import Browsable, Response, Subject
+from tools.subject import Browsable, DatasetImage, Response, Subject
 
 
 class Painter(Protocol):
@@ -61,16 +61,10 @@ class SubjectSystem:
         return await self._painted(images, responses)
 
     async def exemplars(self, k: int) -> list[Measurement]:
-        """Return the subject's strongest `k` data-set images, best first; they are measured and painted once."""
+        """Return the subject's strongest `k` data-set images, best first; measured and painted once."""
         if k not in self._exemplars:  # of a small data set there may be fewer
-            found = await self.subject.exemplars(k)
-            painted = await self._painted([each.image for each in found], [each.response for each in found])
-            self._exemplars = {
-                k: tuple(
-                    replace(each, provenance=exemplar.provenance)
-                    for each, exemplar in zip(painted, found, strict=True)
-                )
-            }
+            exemplars = await self.subject.exemplars(k)
+            self._exemplars = {k: tuple(await self._measurements(exemplars))}
         return list(self._exemplars[k])
 
     async def exemplars_by(self, which: Which, k: int, seed: int) -> list[tuple[Measurement, str]]:
@@ -81,12 +75,12 @@ class SubjectSystem:
         the lowest `k`.
 
         Raises:
-            UsageError: If the subject tells nothing but its strongest images, or images cannot be compared.
+            UsageError: If only the strongest images of the subject are known, or images cannot be compared.
         """
         # Of those that are known already: finding more could take a pass over the data set.
         top = (await self.exemplars(max([k, *self._exemplars])))[:k]
         if which == "top" or not top:
-            return [(each, "among the strongest") for each in top]
+            return [(exemplar, "among the strongest") for exemplar in top]
         if not isinstance(self.subject, Browsable):
             raise UsageError("of this unit only its strongest images are known.", 'Ask for which="top".')
         scatter = await self.subject.scatter()
@@ -94,14 +88,15 @@ class SubjectSystem:
         if which in ("quantiles", "least"):
             chosen = contrast.spread(which, values, features, k, seed)
             return await self._pictured(self.subject, scatter, chosen)
-        seen = await self.subject.features([each.image for each in top])
+        seen = await self.subject.features([exemplar.image for exemplar in top])
         if features is None or seen is None:
             raise UsageError("images cannot be compared in this network.", 'Ask for "quantiles" or "least".')
         centre = features.mean(axis=0)
         vectors = contrast.unit_length(seen, centre)
         if which == "modes":
-            return [(top[each.row], each.note) for each in await asyncio.to_thread(contrast.modes, vectors)]
-        strengths = np.array([each.response.activation for each in top])
+            groups = await asyncio.to_thread(contrast.modes, vectors)
+            return [(top[choice.row], choice.note) for choice in groups]
+        strengths = np.array([exemplar.response.activation for exemplar in top])
         others = contrast.unit_length(features, centre)
         chosen = await asyncio.to_thread(contrast.near, values, others, strengths, vectors)
         return await self._pictured(self.subject, scatter, chosen)
@@ -109,11 +104,16 @@ class SubjectSystem:
     async def _pictured(
         self, subject: Browsable, scatter: Scatter, chosen: Sequence[Chosen]
     ) -> list[tuple[Measurement, str]]:
-        found = await subject.pictures([int(scatter.indices[each.row]) for each in chosen])
-        painted = await self._painted([each.image for each in found], [each.response for each in found])
+        images = await subject.pictures([int(scatter.indices[choice.row]) for choice in chosen])
+        measurements = await self._measurements(images)
+        return [(each, choice.note) for each, choice in zip(measurements, chosen, strict=True)]
+
+    async def _measurements(self, images: Sequence[DatasetImage]) -> list[Measurement]:
+        """Return images of the data set as they were shown to the subject."""
+        painted = await self._painted([each.image for each in images], [each.response for each in images])
         return [
-            (replace(measured, provenance=each.provenance), choice.note)
-            for measured, each, choice in zip(painted, found, chosen, strict=True)
+            replace(measurement, provenance=image.provenance)
+            for measurement, image in zip(painted, images, strict=True)
         ]
 
     async def _painted(self, images: Sequence[Image], responses: Sequence[Response]) -> list[Measurement]:

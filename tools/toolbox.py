@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 from actors.errors import MaiaError, UsageError
 from actors.generation.base import MadeImage
@@ -55,6 +55,35 @@ class Observers(Protocol):
     async def summarize(self, images: Sequence[Image]) -> str: ...
 
 
+class MeasuredAnswer(TypedDict):
+    """What `measure` and `exemplars` answer: activations and masked images, in one order."""
+
+    activations: list[float]
+    images: list[Image]
+
+
+class ExemplarsAnswer(MeasuredAnswer):
+    """What `exemplars_by` answers."""
+
+    notes: list[str]
+    """Why each image was chosen."""
+
+
+class MadeAnswer(TypedDict):
+    """What `text2image` and `edit` answer: images in the order of the requests, and what was changed in these."""
+
+    images: list[Image]
+    notes: list[str]
+
+
+class StateAnswer(TypedDict):
+    """What `state` answers: what the agent logged."""
+
+    experiment_log: list[Any]
+    results_list: list[dict[str, dict[str, object]]]
+    activation_threshold: float | None
+
+
 @dataclass(frozen=True, slots=True)
 class Made:
     """An image that an agent made and measured. `from_data`: an edit of an image of the data set, or of
@@ -63,7 +92,7 @@ class Made:
 
     image: str
     activation: float
-    told: str
+    wording: str
     """What was asked for."""
     from_data: bool
 
@@ -129,7 +158,7 @@ class Album:
             self.release()
 
     def first(self, image_id: str) -> str:
-        """Return the source of the image that an image was made from, edit by edit; "" where that is unknown."""
+        """Return the source of the image that an image was edited from; "" where that is unknown."""
         seen: set[str] = set()
         while image_id not in seen and (origin := self.provenance.get(image_id)) is not None:
             if origin.source not in ("edited", "masked"):
@@ -139,7 +168,7 @@ class Album:
         return ""
 
     def under_mask(self, image: Image) -> Image:
-        """Return the whole picture of a masked one: an edit of a darkened picture would test the darkening."""
+        """Return the image under a mask: an edit of a darkened image would test the darkening."""
         provenance = self.provenance.get(image.id)
         if provenance is None or provenance.source != "masked":
             return image
@@ -181,20 +210,29 @@ class Screen:
             )
         if self._n_characters > self._max_characters:
             shown.append(
-                f"(The first {self._max_characters} of {self._n_characters} characters that were displayed and logged "
-                "are shown: show less at a time.)"
+                f"(The first {self._max_characters} of {self._n_characters} characters that were displayed "
+                "and logged are shown: show less at a time.)"
             )
         self._items = []
         self._n_images = self._n_characters = 0
         return shown
 
 
+@dataclass(frozen=True, slots=True)
+class ToolLimits:
+    """What one study may use: images made, images described (None: any number), and which calls it lacks."""
+
+    max_images: int | None = None
+    max_observations: int | None = None
+    withheld: frozenset[str] = frozenset()
+    """Calls that are refused, for ablations."""
+
+
 class Toolbox:
     """The tools of one agent: they share its log, its album and its seeds.
 
     The n-th use of a prompt gets the n-th seed of that prompt: asking again draws a fresh image, and two
-    agents that ask the same get the same image, made once. `withheld` are calls that are refused, for
-    ablations.
+    agents that ask the same get the same image, made once.
     """
 
     def __init__(
@@ -204,10 +242,7 @@ class Toolbox:
         observers: Observers,
         *,
         seed: int,
-        n_exemplars: int = EXEMPLARS,
-        max_images: int | None = None,
-        max_observations: int | None = None,
-        withheld: Collection[str] = (),
+        limits: ToolLimits = ToolLimits(),
         keeper: ImageKeeper | None = None,
     ) -> None:
         self.system = system
@@ -220,9 +255,7 @@ class Toolbox:
         """What each image that was shown to the unit measured, by its id and not by that of the masked one.
         """
         self._keeper, self._studio, self._observers = keeper, studio, observers
-        self._seed, self._n_exemplars, self._max_images = seed, n_exemplars, max_images
-        self._max_observations = max_observations
-        self._withheld = frozenset(withheld)
+        self._seed, self._limits = seed, limits
         self._draws: Counter[str] = Counter()
 
     async def call(self, method: str, arguments: dict[str, Any]) -> Any:
@@ -234,19 +267,19 @@ class Toolbox:
         handler = getattr(self, f"_do_{method}", None)
         if handler is None:
             raise ToolFailedError(f"There is no tool named {method!r}.")
-        if method in self._withheld:
+        if method in self._limits.withheld:
             raise ToolFailedError("This tool is not available in this study. Do without it.")
         return await handler(**arguments)
 
     def made(self) -> list[Made]:
         """Return what was generated or edited, and then measured."""
-        found = []
+        made = []
         for image_id, activation in self.measured.items():
             origin = self.album.provenance.get(image_id)
             if origin is not None and origin.source in ("generated", "edited"):
-                told = "; ".join([origin.prompt, *origin.edits] if origin.prompt else origin.edits)
-                found.append(Made(image_id, activation, told, self.album.first(image_id) != "generated"))
-        return found
+                wording = "; ".join([origin.prompt, *origin.edits] if origin.prompt else origin.edits)
+                made.append(Made(image_id, activation, wording, self.album.first(image_id) != "generated"))
+        return made
 
     async def pictures(self, ids: Sequence[str]) -> list[Image]:
         """Return images by id, in order.
@@ -257,7 +290,7 @@ class Toolbox:
 
         def load() -> list[Image]:
             held, keeper = self.album.held, self._keeper
-            return [held[each] if each in held or keeper is None else keeper[each] for each in ids]
+            return [held[id] if id in held or keeper is None else keeper[id] for id in ids]
 
         return await asyncio.to_thread(load)
 
@@ -298,36 +331,39 @@ class Toolbox:
 
     # What follows answers the wire names of the sandbox's method table.
 
-    async def _do_measure(self, images: list[Image]) -> dict[str, Any]:
+    async def _do_measure(self, images: list[Image]) -> MeasuredAnswer:
         if not images:
             raise ToolFailedError("call_neuron needs at least one image.")
         return await self._keep(await self.system.measure(images))
 
-    async def _do_exemplars(self) -> dict[str, Any]:
-        found = await self.system.exemplars(self._n_exemplars)
-        if found:
-            self.log_book.activation_threshold = sum(m.response.activation for m in found) / len(found)
-        return await self._keep(found)
+    async def _do_exemplars(self) -> MeasuredAnswer:
+        exemplars = await self.system.exemplars(EXEMPLARS)
+        if exemplars:
+            activations = [exemplar.response.activation for exemplar in exemplars]
+            self.log_book.activation_threshold = sum(activations) / len(activations)
+        return await self._keep(exemplars)
 
-    async def _do_exemplars_by(self, which: Which, k: int) -> dict[str, Any]:
+    async def _do_exemplars_by(self, which: Which, k: int) -> ExemplarsAnswer:
         try:
-            found = await self.system.exemplars_by(which, k, seed_for(self._seed, "exemplars", which))
+            chosen = await self.system.exemplars_by(which, k, seed_for(self._seed, "exemplars", which))
         except UsageError as error:
             raise ToolFailedError(f"{error.message} {error.fix}") from error
-        return {**await self._keep([each for each, _ in found]), "notes": [note for _, note in found]}
+        answer = await self._keep([measurement for measurement, _ in chosen])
+        return {**answer, "notes": [note for _, note in chosen]}
 
-    async def _keep(self, measurements: Sequence[Measurement]) -> dict[str, Any]:
-        for each in measurements:
-            self.measured[each.image.id] = each.shown_activation
-            self.album.add(each.image, each.provenance or Provenance("program"))
-            self.album.add(each.masked, Provenance("masked", parent=each.image.id))
+    async def _keep(self, measurements: Sequence[Measurement]) -> MeasuredAnswer:
+        for measurement in measurements:
+            image = measurement.image
+            self.measured[image.id] = measurement.shown_activation
+            self.album.add(image, measurement.provenance or Provenance("program"))
+            self.album.add(measurement.masked, Provenance("masked", parent=image.id))
         await self.album.spill()
         return {
-            "activations": [each.shown_activation for each in measurements],
-            "images": [each.masked for each in measurements],
+            "activations": [measurement.shown_activation for measurement in measurements],
+            "images": [measurement.masked for measurement in measurements],
         }
 
-    async def _do_text2image(self, prompts: list[str], n: int = 1) -> dict[str, Any]:
+    async def _do_text2image(self, prompts: list[str], n: int = 1) -> MadeAnswer:
         wanted = [prompt for prompt in prompts for _ in range(n)]
         self._admit(len(wanted))
         draws = self._draws.copy()
@@ -341,7 +377,7 @@ class Toolbox:
         self._draws = draws
         return {"images": images, "notes": notes}
 
-    async def _do_edit(self, images: list[Image], instructions: list[str]) -> dict[str, Any]:
+    async def _do_edit(self, images: list[Image], instructions: list[str]) -> MadeAnswer:
         if len(images) != len(instructions):
             raise ToolFailedError(
                 f"edit_images needs one instruction an image, got {len(images)} images and "
@@ -361,7 +397,8 @@ class Toolbox:
     async def _do_describe(self, images: list[Image], titles: list[str]) -> str:
         if len(titles) != len(images):
             raise ToolFailedError(
-                f"describe_images needs one title an image, got {len(images)} images and {len(titles)} titles."
+                f"describe_images needs one title an image, got {len(images)} images"
+                f" and {len(titles)} titles."
             )
         self._observe(len(images))
         return await self._observers.describe(images, titles)
@@ -374,7 +411,7 @@ class Toolbox:
 
     async def _do_log(
         self, activations: list[float], images: list[Image], titles: list[str], texts: list[str] | str
-    ) -> dict[str, Any]:
+    ) -> dict[str, object]:
         try:
             entries = self.log_book.add(
                 activations,
@@ -389,11 +426,11 @@ class Toolbox:
         self.screen.show((self.log_book.reminder(entries),))
         return {}
 
-    async def _do_display(self, items: list[Shown]) -> dict[str, Any]:
+    async def _do_display(self, items: list[Shown]) -> dict[str, object]:
         self.screen.show(items)
         return {}
 
-    async def _do_state(self) -> dict[str, Any]:
+    async def _do_state(self) -> StateAnswer:
         return {
             "experiment_log": [
                 [
@@ -412,20 +449,22 @@ class Toolbox:
         }
 
     def _admit(self, count: int) -> None:
-        if self._max_images is not None and self.images_made + count > self._max_images:
-            left = self._max_images - self.images_made
+        limit = self._limits.max_images
+        if limit is not None and self.images_made + count > limit:
+            left = limit - self.images_made
             raise ToolFailedError(
-                f"This study may make {self._max_images} images and {left} are left, but {count} were asked for. "
-                "Ask for fewer, or conclude from what you have."
+                f"This study may make {limit} images and {left} are left, but {count} were asked for."
+                " Ask for fewer, or conclude from what you have."
             )
 
     def _observe(self, count: int) -> None:
         """Count observations before they are asked for, whether or not they succeed: each costs a request."""
-        if self._max_observations is not None and self.observations + count > self._max_observations:
-            left = self._max_observations - self.observations
+        limit = self._limits.max_observations
+        if limit is not None and self.observations + count > limit:
+            left = limit - self.observations
             raise ToolFailedError(
-                f"This study may have {self._max_observations} descriptions and summaries and {left} are left, but "
-                f"{count} were asked for. Ask for fewer, or conclude from what you have."
+                f"This study may have {limit} descriptions and summaries and {left} are left, but {count}"
+                " were asked for. Ask for fewer, or conclude from what you have."
             )
         self.observations += count
 
@@ -435,10 +474,10 @@ class Toolbox:
         """Keep what was made, or raise one error that names every request that failed."""
         failed = [(text, each) for text, each in zip(asked, made, strict=True) if isinstance(each, MaiaError)]
         if failed:
-            told = "; ".join(f"{text!r}: {error}" for text, error in failed[:5])
+            reasons = "; ".join(f"{text!r}: {error}" for text, error in failed[:5])
             raise ToolFailedError(
-                f"{len(failed)} of {len(made)} images could not be made: {told}. Leave these out and repeat the "
-                "call: the others are kept and cost nothing."
+                f"{len(failed)} of {len(made)} images could not be made: {reasons}. Leave these out "
+                "and repeat the call: the others are kept and cost nothing."
             )
         images, notes = [], []
         for text, each in zip(asked, made, strict=True):

@@ -235,7 +235,7 @@ class Assessor:
         self.images.update((image.id, image) for image in images)
         looked = await self._look(images, [each.activation for each in made], labels, "generated")
         return [
-            replace(found, prompt=each.told, origin="edited" if each.from_data else "generated")
+            replace(found, prompt=each.wording, origin="edited" if each.from_data else "generated")
             for found, each in zip(looked, made, strict=True)
         ]
 

@@ -20,7 +20,7 @@ from agents.records.record_types import EvidenceRecord, StudyResult, ToolboxReco
 from agents.repeats.agreement import Agreement
 from agents.study.interpreter import InterpreterSettings
 from agents.tasks.base import Answer, Task
-from tools.sandbox import ProgramOutcome
+from tools.sandbox import ExecutedProgram, ProgramOutcome
 from tools.sandbox.base import ImageSource, ToolHost
 
 ROLE = """\
@@ -200,13 +200,13 @@ class NoPrograms:
     """Takes the place of a sandbox, and reports that nothing is run."""
 
     @property
-    def record(self) -> list[dict[str, Any]]:
+    def record(self) -> list[ExecutedProgram]:
         return []
 
     async def run(self, program: str, host: ToolHost) -> ProgramOutcome:
         return ProgramOutcome("error", "", False, None, _NO_PROGRAM, 0.0, 0, "none")
 
-    def restore(self, records: Sequence[dict[str, Any]], images: ImageSource) -> None: ...
+    def restore(self, records: Sequence[ExecutedProgram], images: ImageSource) -> None: ...
 
     async def close(self) -> None: ...
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import structlog
 from pydantic import Field
@@ -35,7 +35,7 @@ from agents.records.record_types import (
     ToolboxRecord,
 )
 from agents.tasks.base import Answer, Task, chat_task_of, read_hypotheses, read_program
-from tools.sandbox import ProgramOutcome, Sandbox
+from tools.sandbox import ExecutedProgram, ProgramOutcome, Sandbox
 from tools.toolbox import Screen, Shown, Toolbox
 
 _MAX_REFUSALS = 3
@@ -389,7 +389,9 @@ class Interpreter:
         last = records[-1]
         self._demanded = last.demanded
         self._toolbox.restore(last.toolbox.model_dump(), blobs)
-        programs = [program.to_json() for record in records for program in record.sandbox]
+        programs = [
+            cast(ExecutedProgram, program.to_json()) for record in records for program in record.sandbox
+        ]
         self._recorded = len(programs)
         if programs:
             self._sandbox.restore(programs, blobs)
@@ -436,7 +438,9 @@ def outcome_record(outcome: ProgramOutcome) -> OutcomeRecord:
     )
 
 
-def round_record(finished: Round, toolbox: dict[str, Any], programs: Sequence[dict[str, Any]]) -> RoundRecord:
+def round_record(
+    finished: Round, toolbox: dict[str, Any], programs: Sequence[ExecutedProgram]
+) -> RoundRecord:
     """Return a round as it is written down; `programs` are those that it added to the sandbox's record."""
     return RoundRecord(
         round=finished.number,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
 
 from actors.chat.base import ChatReply, Part
 from actors.errors import UsageError
@@ -24,7 +23,8 @@ from agents.study.interpreter import (
     round_record,
 )
 from agents.study.study import StudyContext
-from tools.sandbox import ProgramOutcome
+from tools.sandbox import ExecutedProgram, ProgramOutcome
+from tools.sandbox.base import RecordedAnswer
 from tools.toolbox import Screen
 
 _MAX_IMAGES_SHOWN, _MAX_TEXT_SHOWN = 1000, 1_000_000
@@ -73,7 +73,7 @@ class PersonsStudy:
         self,
         program: str,
         outcome: ProgramOutcome,
-        calls: Sequence[dict[str, Any]],
+        calls: Sequence[RecordedAnswer],
         hypotheses: Sequence[str] = (),
     ) -> None:
         """Write down a program that ran, with the answers that its calls got and the hypotheses it was to
@@ -87,7 +87,7 @@ class PersonsStudy:
             parts.append(printed)
         if outcome.status != "ok":
             parts.append(f"The program ended with: {outcome.error}")
-        sandbox = {"program": program, "status": outcome.status, "calls": list(calls)}
+        ran: ExecutedProgram = {"program": program, "status": outcome.status, "calls": list(calls)}
         self._hypotheses = tuple(hypotheses) or self._hypotheses
         await self._commit(
             Round(
@@ -98,7 +98,7 @@ class PersonsStudy:
                 outcome,
                 tuple(merge_text(parts)),
             ),
-            [sandbox],
+            [ran],
         )
 
     async def answer(self, labels: Sequence[str], description: str = "") -> Review | None:
@@ -166,7 +166,7 @@ class PersonsStudy:
                 f"this study has its answer already{label}.", "Study the unit again with another --out."
             )
 
-    async def _commit(self, finished: Round, sandbox: list[dict[str, Any]]) -> None:
+    async def _commit(self, finished: Round, sandbox: list[ExecutedProgram]) -> None:
         toolbox = self.context.toolbox
         record = round_record(finished, toolbox.snapshot(), sandbox)
         shown = [part for part in finished.observation if isinstance(part, Image)]

@@ -34,7 +34,7 @@ from agents.tasks.base import Task
 from tools.sandbox import Sandbox, SandboxServer, api_page
 from tools.subject import Sampled, Subject, histogram
 from tools.system import Painter, SubjectSystem
-from tools.toolbox import EXEMPLARS, Studio, Toolbox
+from tools.toolbox import EXEMPLARS, Studio, Toolbox, ToolLimits
 
 _FINISHING = 4
 
@@ -123,9 +123,7 @@ class StudyContext:
             studio,
             BlindObservers(observer, seed=self.seed),
             seed=self.seed if request.image_seed is None else request.image_seed,
-            max_images=run.settings.max_images,
-            max_observations=run.settings.max_observations,
-            withheld=run.withheld,
+            limits=ToolLimits(run.settings.max_images, run.settings.max_observations, run.withheld),
             keeper=self.journal.blobs,
         )
         self.critic: Critic | None = None

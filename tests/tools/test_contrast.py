@@ -1,4 +1,4 @@
-"""Which images stand beside the strongest, on numbers whose answer is known."""
+"""Which images are shown next to the strongest, on numbers whose answer is known."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_few_exemplars_are_one_group(count: int) -> None:
 
 
 class BrowsableSubject(FakeSubject):
-    """Its images are compared by their first pixel; image i of its scatter is number 100 + i of the data set."""
+    """Its images are compared by their first pixel; image i of its scatter has the index 100 + i."""
 
     asked: list[int]
 
@@ -104,8 +104,8 @@ async def test_a_program_gets_masked_images_with_the_reason_for_each() -> None:
     box = Toolbox(SubjectSystem(subject, darken), studio, FakeObservers(), seed=0)
     await box.call("exemplars", {})
     for which in contrast.WHICH:
-        told = await box.call("exemplars_by", {"which": which, "k": 6})
-        assert len(told["activations"]) == len(told["images"]) == len(told["notes"]) > 0
+        answer = await box.call("exemplars_by", {"which": which, "k": 6})
+        assert len(answer["activations"]) == len(answer["images"]) == len(answer["notes"]) > 0
     assert all(100 <= index < 130 for index in subject.asked), "the lowest of 40 are silent ones"
 
 

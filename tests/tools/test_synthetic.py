@@ -117,12 +117,12 @@ async def test_exemplars_are_the_strongest_explored_images_and_never_reserved_or
 
 
 async def test_all_concepts_cost_one_pass_and_the_next_run_none(detector, seeker, tmp_path):
-    told: list[tuple[int, int]] = []
+    reports: list[tuple[int, int]] = []
     table = ConceptTable(detector, Pictures(), tmp_path)
-    await table.fill(["dog", "grass", "dog"], lambda done, total: told.append((done, total)))
+    await table.fill(["dog", "grass", "dog"], lambda done, total: reports.append((done, total)))
     assert sorted(set(seeker.sought)) == ["dog", "grass"]
     assert len(seeker.sought) == 12, "six readable images, two concepts"
-    assert told[-1] == (7, 7)
+    assert reports[-1] == (7, 7)
     assert table.ids[3] == ""
     assert np.isnan(table.scores("dog")[3])
     again = ConceptTable(detector, Pictures(), tmp_path)
@@ -133,7 +133,7 @@ async def test_all_concepts_cost_one_pass_and_the_next_run_none(detector, seeker
     np.testing.assert_array_equal(again.scores("dog"), table.scores("dog"))
 
 
-async def test_an_unknown_concept_is_told_before_any_pass(detector, tmp_path):
+async def test_an_unknown_concept_is_reports_before_any_pass(detector, tmp_path):
     with pytest.raises(UsageError, match="quokka"):
         await neuron(detector, tmp_path, "dog OR quokka").check()
 

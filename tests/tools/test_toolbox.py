@@ -10,7 +10,7 @@ import pytest
 from actors.images import Image, Provenance
 from tests.tools.fakes import FakeObservers, FakeStudio, FakeSubject, darken, picture_of
 from tools.system import SubjectSystem
-from tools.toolbox import Album, Screen, Toolbox, ToolFailedError
+from tools.toolbox import Album, Screen, Toolbox, ToolFailedError, ToolLimits
 
 pytestmark = pytest.mark.anyio
 
@@ -22,16 +22,17 @@ def studio():
 
 def toolbox(studio: FakeStudio, **options: object) -> Toolbox:
     subject = FakeSubject(studio, lambda shown: 3.14159 if "dog" in shown else 0.1)
-    return Toolbox(SubjectSystem(subject, darken), studio, FakeObservers(), **{"seed": 0, **options})  # type: ignore[arg-type]
+    system = SubjectSystem(subject, darken)
+    return Toolbox(system, studio, FakeObservers(), **{"seed": 0, **options})  # type: ignore[arg-type]
 
 
-async def test_activations_are_shown_with_two_decimals_beside_masked_images(studio):
+async def test_activations_are_shown_with_two_decimals_and_with_masked_images(studio):
     box = toolbox(studio)
     images = (await box.call("text2image", {"prompts": ["a dog", "a cat"]}))["images"]
-    told = await box.call("measure", {"images": images})
-    assert told["activations"] == [3.14, 0.1]
-    assert [image.size for image in told["images"]] == [image.size for image in images]
-    assert told["images"] != images
+    answer = await box.call("measure", {"images": images})
+    assert answer["activations"] == [3.14, 0.1]
+    assert [image.size for image in answer["images"]] == [image.size for image in images]
+    assert answer["images"] != images
 
 
 async def test_the_same_prompt_again_is_a_fresh_image_and_two_agents_share_each_draw(studio):
@@ -53,18 +54,20 @@ async def test_another_run_seed_draws_other_images_also_seed_zero(studio):
 
 async def test_exemplars_set_the_threshold_to_their_mean(studio):
     box = toolbox(studio)
-    told = await box.call("exemplars", {})
-    assert len(told["images"]) == 15
-    assert told["activations"] == sorted(told["activations"], reverse=True)
+    answer = await box.call("exemplars", {})
+    assert len(answer["images"]) == 15
+    assert answer["activations"] == sorted(answer["activations"], reverse=True)
     assert (await box.call("state", {}))["activation_threshold"] == pytest.approx(
-        sum(told["activations"]) / 15
+        sum(answer["activations"]) / 15
     )
 
 
 async def test_an_edit_of_a_masked_image_edits_the_picture_under_the_mask(studio):
     box = toolbox(studio)
-    told = await box.call("exemplars", {})
-    edited = await box.call("edit", {"images": told["images"][:1], "instructions": ["replace it with a dog"]})
+    answer = await box.call("exemplars", {})
+    edited = await box.call(
+        "edit", {"images": answer["images"][:1], "instructions": ["replace it with a dog"]}
+    )
     assert studio.shows[edited["images"][0].id] == "dataset image 0, then: replace it with a dog"
 
 
@@ -77,8 +80,8 @@ async def test_one_refused_image_is_named_and_the_rest_is_not_made_twice(studio)
     assert studio.shows[again[0].id] == "a dog"
 
 
-async def test_the_image_limit_is_told_before_anything_is_made(studio):
-    box = toolbox(studio, max_images=3)
+async def test_the_image_limit_is_reported_before_anything_is_made(studio):
+    box = toolbox(studio, limits=ToolLimits(max_images=3))
     await box.call("text2image", {"prompts": ["a dog"], "n": 2})
     with pytest.raises(ToolFailedError, match="1 are left"):
         await box.call("text2image", {"prompts": ["a cat"], "n": 2})
@@ -175,7 +178,7 @@ def test_what_is_shown_has_a_bound_and_the_rest_is_counted():
     assert screen.take() == []
 
 
-async def test_what_an_image_measured_is_recorded_beside_what_was_logged(studio):
+async def test_what_an_image_measured_is_recorded_with_what_was_logged(studio):
     """A program may log any number; what the unit answered is in the record by the image's id."""
     box = toolbox(studio)
     images = (await box.call("text2image", {"prompts": ["a dog"]}))["images"]
@@ -188,10 +191,10 @@ async def test_what_an_image_measured_is_recorded_beside_what_was_logged(studio)
 
 
 async def test_observations_of_a_study_have_a_bound_that_is_restored(studio):
-    box = toolbox(studio, max_observations=4)
+    box = toolbox(studio, limits=ToolLimits(max_observations=4))
     images = [picture_of(str(n)) for n in range(3)]
     await box.call("describe", {"images": images, "titles": ["a", "b", "c"]})
-    again = toolbox(studio, max_observations=4)
+    again = toolbox(studio, limits=ToolLimits(max_observations=4))
     again.restore(json.loads(json.dumps(box.snapshot())), {})
     with pytest.raises(ToolFailedError, match="1 are left, but 3"):
         await again.call("describe", {"images": images, "titles": ["a", "b", "c"]})
@@ -200,7 +203,7 @@ async def test_observations_of_a_study_have_a_bound_that_is_restored(studio):
         await again.call("summarize", {"images": images})
 
 
-async def test_what_an_agent_made_and_measured_is_told_with_whether_it_began_in_the_data_set(studio):
+async def test_made_images_say_whether_they_began_in_the_data_set(studio):
     tools = toolbox(studio)
     generated = await tools.call("text2image", {"prompts": ["a dog", "a cat"]})
     dog, _unmeasured = generated["images"]
@@ -212,5 +215,5 @@ async def test_what_an_agent_made_and_measured_is_told_with_whether_it_began_in_
     made = tools.made()
     assert [each.image for each in made] == [dog.id, *(image.id for image in edits["images"])]
     assert [each.from_data for each in made] == [False, False, True]
-    assert [each.told for each in made] == ["a dog", "add snow", "remove the sky"]
+    assert [image.wording for image in made] == ["a dog", "add snow", "remove the sky"]
     assert await tools.pictures([made[2].image]) == [edits["images"][1]]

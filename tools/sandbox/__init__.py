@@ -6,6 +6,7 @@ that comes out of the process is treated as hostile. docs/sandbox.md says what t
 
 from tools.sandbox.base import (
     Check,
+    ExecutedProgram,
     ImageRef,
     ImageSource,
     ProgramOutcome,
@@ -26,6 +27,7 @@ __all__ = [
     "METHODS",
     "BadCallError",
     "Check",
+    "ExecutedProgram",
     "ImageRef",
     "ImageSource",
     "ProgramOutcome",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NotRequired, Protocol, TypedDict
 
 from actors.errors import MaiaError, UsageError
 from actors.images import Image
@@ -48,6 +48,23 @@ class ProgramOutcome:
     """What the agent should know of its variables: that they were rebuilt, or that they are lost."""
 
 
+class RecordedAnswer(TypedDict):
+    """How one call was answered, as JSON; images as ids. It has either `value` or `error`."""
+
+    asked: str
+    """Digest of the method and its arguments."""
+    value: NotRequired[Any]
+    error: NotRequired[str]
+
+
+class ExecutedProgram(TypedDict):
+    """One program and the answers to its calls, as JSON."""
+
+    program: str
+    status: Status
+    calls: list[RecordedAnswer]
+
+
 @dataclass(frozen=True, slots=True)
 class ImageRef:
     """An image that a sandbox knows, without its pixels."""
@@ -88,12 +105,10 @@ class Sandbox(Protocol):
         """Run a program to its end; never raises for anything that the program does."""
 
     @property
-    def record(self) -> list[dict[str, Any]]:
-        """The programs so far and what their calls were answered, as JSON values; images as ids. It only
-        grows.
-        """
+    def record(self) -> list[ExecutedProgram]:
+        """The programs so far and what their calls were answered. It only grows."""
 
-    def restore(self, records: Sequence[dict[str, Any]], images: ImageSource) -> None:
+    def restore(self, records: Sequence[ExecutedProgram], images: ImageSource) -> None:
         """Take over another sandbox's record; variables are rebuilt before the next program."""
 
     async def close(self) -> None:

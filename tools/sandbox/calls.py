@@ -7,13 +7,13 @@ import contextlib
 import hashlib
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 import anyio.to_thread
 import msgpack
 
 from actors.errors import MaiaError
-from tools.sandbox.base import Status, ToolHost
+from tools.sandbox.base import RecordedAnswer, Status, ToolHost
 from tools.sandbox.child.wire import IMAGE
 from tools.sandbox.frames import ProtocolError, encode_value, parse_pixels
 from tools.sandbox.methods import checked
@@ -28,6 +28,13 @@ _PLAIN = frozenset({"state"})
 """Calls that carry no pixels."""
 _OBSERVED = frozenset({"describe", "summarize"})
 T = TypeVar("T")
+
+
+class Answer(TypedDict, total=False):
+    """What a request is answered: a value, or why there is none."""
+
+    value: Any
+    error: str
 
 
 class EndedError(Exception):
@@ -127,10 +134,10 @@ class Pace:
 class Recorded:
     """The answers that a program got the first time, given again in the same order."""
 
-    def __init__(self, answers: Sequence[dict[str, Any]]) -> None:
+    def __init__(self, answers: Sequence[RecordedAnswer]) -> None:
         self._answers = iter(answers)
 
-    def next(self, digest: str) -> dict[str, Any]:
+    def next(self, digest: str) -> RecordedAnswer:
         """Return the next answer.
 
         Raises:
@@ -156,14 +163,12 @@ class CallDesk:
         self.own = Clock(settings.program_timeout_s)
         self.waiting = Clock(settings.calls_timeout_s)
         self.calls = 0
-        self.answers: list[dict[str, Any]] = []
+        self.answers: list[RecordedAnswer] = []
         self._images = 0
         self._observations = 0
         self._refused = 0
 
-    async def reply(
-        self, message: dict[str, Any], blob: bytearray
-    ) -> tuple[dict[str, Any], memoryview | None]:
+    async def reply(self, message: dict[str, Any], blob: bytearray) -> tuple[Answer, memoryview | None]:
         """Return the answer to one request, and the pixels that go with it.
 
         Raises:
@@ -210,7 +215,7 @@ class CallDesk:
                 f"a program may use the pixels of {self._settings.max_images} images.", "Use fewer images."
             )
 
-    async def _call(self, method: Any, arguments: Any) -> dict[str, Any]:
+    async def _call(self, method: Any, arguments: Any) -> Answer:
         """Return the value that a tool answers, or the error."""
         if self.calls >= self._settings.max_calls:
             raise MaiaError(
@@ -227,7 +232,7 @@ class CallDesk:
             self.answers.append({"asked": digest, "error": str(error)})
             raise
         try:
-            answer = {"value": await self._ask(self._host, method, values)}
+            answer: Answer = {"value": await self._ask(self._host, method, values)}
         except MaiaError as error:  # a tool that fails is an answer too, not a request that is refused
             answer = {"error": str(error)}
         self.answers.append({"asked": digest, **answer})
@@ -265,13 +270,16 @@ class CallDesk:
                     f"{method} did not answer in time.", "Ask for less at once, or try again."
                 ) from None
             limit = self._settings.calls_timeout_s
-            text = f"The program was ended: its tool calls took more than {limit:g} s together. Ask for less at once."
+            text = (
+                f"The program was ended: its tool calls took more than {limit:g} s together."
+                " Ask for less at once."
+            )
             raise EndedError("timeout", text) from None
         return await self._working(
             lambda: encode_value(answer, self._shelf), method not in _PLAIN or _long(answer)
         )
 
-    def _answer_again(self, entry: dict[str, Any]) -> dict[str, Any]:
+    def _answer_again(self, entry: RecordedAnswer) -> Answer:
         self.answers.append(entry)
         if "error" in entry:
             return {"error": entry["error"]}

@@ -66,8 +66,8 @@ class Child:
             about = Path(f"/proc/self/fdinfo/{self.pidfd}").read_text()
         except OSError:
             return None
-        found = re.search(r"^Pid:\s+([1-9]\d*)$", about, re.MULTILINE)
-        return int(found[1]) if found else None
+        pid = re.search(r"^Pid:\s+([1-9]\d*)$", about, re.MULTILINE)
+        return int(pid[1]) if pid else None
 
     def n_threads(self) -> int:
         """Return how many threads it has, 0 where its process is gone or cannot be seen from here."""
@@ -183,7 +183,7 @@ class ForkServer:
     async def _undisturbed(
         self, work: Coroutine[Any, Any, T], discard: Callable[[T], None] = lambda result: None
     ) -> T:
-        """Let `work` end even if the caller is cancelled, so that no answer is left for the next one to read."""
+        """Let `work` end even if the caller is cancelled, so that no answer is left unread."""
         task = asyncio.create_task(work)
         try:
             return await asyncio.shield(task)
@@ -348,21 +348,21 @@ _MOVE_TO_3 = "import os,sys;fd=int(sys.argv[1]);os.dup2(fd,3);os.execv(sys.argv[
 
 
 def _locations(names: Sequence[str]) -> list[Path]:
-    found = []
+    locations = []
     for name in names:
         spec = importlib.util.find_spec(name)
         if spec is not None and spec.origin is not None:
             origin = Path(spec.origin)
-            found.append(origin.parent if spec.submodule_search_locations else origin)
+            locations.append(origin.parent if spec.submodule_search_locations else origin)
         elif name in _LIBRARIES:
             raise SandboxUnavailableError(f"programs need the package {name}.", f"pip install {name}")
-    return found
+    return locations
 
 
 def _readable() -> tuple[list[str], list[str]]:
     """Return what a program must be able to read, and what it may read."""
     packages = _locations(_LIBRARIES)
-    beside = [
+    bundled = [
         package.with_name(package.name.lower().replace("pil", "pillow") + ".libs") for package in packages
     ]
     # Not sysconfig's paths: in a virtual environment one of them holds every installed package.
@@ -371,11 +371,11 @@ def _readable() -> tuple[list[str], list[str]]:
     shared = [str(path) for path in (Path(sys.base_prefix) / "lib").glob("lib*.so*")]
     # Their libraries alone: what else lies in those folders is not for programs.
     linked = [str(path) for folder in _library_folders() for path in _libraries(folder)]
-    return needed, [*needed, *map(str, beside), *shared, *linked, *_SYSTEM]
+    return needed, [*needed, *map(str, bundled), *shared, *linked, *_SYSTEM]
 
 
 def _library_folders() -> list[Path]:
-    """Return the absolute folders of LD_LIBRARY_PATH; a relative one would mean another folder to the server."""
+    """Return the absolute folders of LD_LIBRARY_PATH: the server has another working folder."""
     named = map(Path, os.environ.get("LD_LIBRARY_PATH", "").split(":"))
     return [folder for folder in named if folder.is_absolute() and folder.is_dir()]
 

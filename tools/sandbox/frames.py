@@ -282,7 +282,7 @@ class SocketChannel(Channel):
         self._socket = connection
 
     def idle(self) -> bool:
-        """Say whether nothing waits to be read and the other side is there."""
+        """Return whether nothing waits to be read and the other side is there."""
         try:
             self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -292,7 +292,7 @@ class SocketChannel(Channel):
         return False
 
     def ended(self) -> bool:
-        """Say whether the other side is gone and left nothing to be read."""
+        """Return whether the other side is gone and left nothing to be read."""
         try:
             return not self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except BlockingIOError:

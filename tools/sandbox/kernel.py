@@ -75,7 +75,7 @@ class KernelSandbox(Session):
             child.signal(signal.SIGKILL)  # it may have closed its socket and live on
             code = await self._server.reap(child)
             if code is None:
-                # Not the program's doing, and its calls were half made: nobody's result.
+                # Not the program's doing, and its calls were half made: no result.
                 raise SandboxError(
                     "the sandbox's fork server ended while a program ran.",
                     "Repeat the command to go on from the round before.",

@@ -91,7 +91,8 @@ def _check_pixels(arguments: Any, shelf: ImageShelf) -> None:
     total = sum(shelf.size_bytes(id) for id in named if type(id) is str)
     if total > MAX_CALL_BYTES:
         raise BadCallError(
-            f"the images of one call may have {MAX_CALL_BYTES // 3 >> 20} million pixels together, got {total // 3 >> 20}; "
+            f"the images of one call may have {MAX_CALL_BYTES // 3 >> 20} million pixels together, got "
+            f"{total // 3 >> 20}; "
             "use fewer or smaller ones at a time"
         )
 

@@ -4,7 +4,7 @@ It is for systems that lack the kernel's walls, such as macOS and Windows. Progr
 `tools`, in either dialect; images are opaque handles, whose pixels never reach a program. There are no numpy
 and no PIL, and a part of the language is missing (docs/sandbox.md has the list).
 
-Each sandbox is a process of ours beside the interpreter's own (`child/monty_runner.py`). It talks in the same
+Each sandbox is a process of ours (`child/monty_runner.py`), which starts the interpreter's. It talks in the same
 frames as a confined child, so the same clock, budgets and bounds hold, and the host never holds a value of a
 program.
 """
@@ -68,7 +68,7 @@ class MontySandbox(Session):
 
     @property
     def pid(self) -> int | None:
-        """The process id of the process beside the interpreter's."""
+        """The process id of our process, which started the interpreter's."""
         return None if self._process is None else self._process.pid
 
     async def _open(self) -> None:
@@ -139,7 +139,7 @@ class MontySandbox(Session):
 
 
 def _end(process: asyncio.subprocess.Process) -> None:
-    """End a process and the interpreter's beside it."""
+    """End a process and the interpreter's, which it started."""
     kill: Callable[[int, int], None] | None = getattr(os, "killpg", None)
     with contextlib.suppress(ProcessLookupError):
         if kill is None:

@@ -14,7 +14,7 @@ from tools.sandbox.base import Check, Sandbox, Tier
 from tools.sandbox.child.wire import MAX_THREADS
 from tools.sandbox.settings import SandboxSettings
 
-_PROBES = """
+PROBES = """
 import ctypes, errno, os, socket, time
 
 def attempt(function):
@@ -59,8 +59,10 @@ probes = {
     "traces its parent": libc("ptrace", 16, os.getppid(), 0, 0),
     "makes an anonymous file": lambda: os.memfd_create("x"),
     "allocates more than its limit": lambda: bytearray(LIMIT),
-    "has descriptors for each thread": libc("syscall", 436, 1000, 1001, 2),  # close_range(.., CLOSE_RANGE_UNSHARE)
-    "starts a thread with its own descriptors": libc("clone", NOTHING, STACK_TOP, VM_FS_SIGHAND_THREAD_SYSVSEM, None),
+    "has descriptors for each thread": libc("syscall", 436, 1000, 1001, 2),  # CLOSE_RANGE_UNSHARE
+    "starts a thread with its own descriptors": libc(
+        "clone", NOTHING, STACK_TOP, VM_FS_SIGHAND_THREAD_SYSVSEM, None
+    ),
     "looks for another process": lambda: os.getpgid(os.getppid()),
     "reads another process's time": lambda: time.clock_gettime(~os.getppid() << 3 | 2),
 }
@@ -97,7 +99,7 @@ class _NoTools:
         raise AssertionError("the self-test calls no tool")
 
 
-async def run_checks(server: _Opens, settings: SandboxSettings) -> list[Check]:
+async def run_checks(server: _Opens, settings: SandboxSettings, probes: str = PROBES) -> list[Check]:
     """Return one row a probe; a row passes if the kernel refused."""
     descriptor, secret = tempfile.mkstemp(prefix="maia-self-test-")
     try:
@@ -109,7 +111,7 @@ async def run_checks(server: _Opens, settings: SandboxSettings) -> list[Check]:
             "HIDDEN": server.tier == "kernel+ns",
             "LIMIT": settings.memory_bytes + (64 << 20),
         }
-        program = "\n".join([*(f"{name} = {value!r}" for name, value in given.items()), _PROBES])
+        program = "\n".join([*(f"{name} = {value!r}" for name, value in given.items()), probes])
         sandbox = await server.open(seed=0)
         try:
             outcome = await sandbox.run(program, _NoTools())

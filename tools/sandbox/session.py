@@ -9,7 +9,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from actors.errors import MaiaError
-from tools.sandbox.base import ImageSource, ProgramOutcome, SandboxError, Status, Tier, ToolHost
+from tools.sandbox.base import (
+    ExecutedProgram,
+    ImageSource,
+    ProgramOutcome,
+    SandboxError,
+    Status,
+    Tier,
+    ToolHost,
+)
 from tools.sandbox.calls import (
     CallDesk,
     Clock,
@@ -78,7 +86,7 @@ class Session(ABC):
         self._settings, self._tier, self._seed = settings, tier, seed
         self._shelf = ImageShelf(settings.kept_bytes)
         self._pace = Pace()
-        self._records: list[dict[str, Any]] = []
+        self._records: list[ExecutedProgram] = []
         # The record only grows, so that a journal can take what is new of it; what cannot be rebuilt is
         # skipped.
         self._skipped: set[int] = set()
@@ -88,10 +96,10 @@ class Session(ABC):
         self.closed = False
 
     @property
-    def record(self) -> list[dict[str, Any]]:
+    def record(self) -> list[ExecutedProgram]:
         return list(self._records)
 
-    def restore(self, records: Sequence[dict[str, Any]], images: ImageSource) -> None:
+    def restore(self, records: Sequence[ExecutedProgram], images: ImageSource) -> None:
         if self._number:
             raise MaiaError("a record can be restored only before the first program.")
         self._records, self._skipped = list(records), set()
@@ -152,7 +160,8 @@ class Session(ABC):
                 await self._discard()
         except TimeoutError:
             raise SandboxError(
-                f"a sandbox was not closed within {_CLOSING_TIMEOUT_S:g} s: a tool call or a process does not end."
+                f"a sandbox was not closed within {_CLOSING_TIMEOUT_S:g} s: a tool call or a process"
+                " does not end."
             ) from None
         finally:
             self._shelf.close()
@@ -228,7 +237,8 @@ class Session(ABC):
                 self._check_moved(channel.moved_bytes, channel.structure_bytes - printed_bytes)
                 if message["op"] == "done":
                     return self._report(message)
-                await channel.send(*await desk.reply(message, blob))
+                answer, pixels = await desk.reply(message, blob)
+                await channel.send({**answer}, pixels)
             desk.pace.spend(channel.take_work_s())
             await asyncio.sleep(desk.pace.owed_s())
 
@@ -242,8 +252,8 @@ class Session(ABC):
             limit = settings.max_text_bytes >> 10
             raise EndedError(
                 "limit",
-                f"The program was ended: it exchanged more than {limit} KiB of text and numbers with its tools."
-                " Log, display and return less.",
+                f"The program was ended: it exchanged more than {limit} KiB of text and numbers with its"
+                " tools. Log, display and return less.",
             )
 
     def _take_print(self, message: dict[str, Any], output: Output) -> int:
@@ -341,7 +351,10 @@ class Session(ABC):
 
     def _lost(self) -> str:
         if len(self._records) > len(self._skipped):
-            return "What this program defined is lost; the variables of your earlier programs will be there again."
+            return (
+                "What this program defined is lost; the variables of your earlier programs will be"
+                " there again."
+            )
         return "What this program defined is lost."
 
 

@@ -11,7 +11,7 @@ from tools.sandbox.settings import SandboxSettings
 _log = logging.getLogger(__name__)
 
 
-async def start(settings: SandboxSettings) -> SandboxServer:
+async def start(settings: SandboxSettings, platform: str = sys.platform) -> SandboxServer:
     """Return a running server whose `tier` has just been proved by its self-test.
 
     With `executor="auto"` the order is `cpython` behind kernel walls, then `monty`, then (only with
@@ -23,7 +23,7 @@ async def start(settings: SandboxSettings) -> SandboxServer:
     reasons: list[str] = []
     if settings.executor in ("auto", "cpython"):
         try:
-            return await _start_kernel(settings)
+            return await _start_kernel(settings, platform)
         except (SandboxError, SandboxUnavailableError) as error:
             reasons.append(error.message)
     if settings.executor in ("auto", "monty"):
@@ -38,9 +38,9 @@ async def start(settings: SandboxSettings) -> SandboxServer:
     )
 
 
-async def _start_kernel(settings: SandboxSettings) -> SandboxServer:
-    if sys.platform != "linux":
-        raise SandboxUnavailableError(f"the kernel walls exist on Linux only, this is {sys.platform}")
+async def _start_kernel(settings: SandboxSettings, platform: str) -> SandboxServer:
+    if platform != "linux":
+        raise SandboxUnavailableError(f"the kernel walls exist on Linux only, this is {platform}")
     from tools.sandbox.kernel import KernelServer
 
     server = KernelServer(settings)

@@ -1,7 +1,8 @@
 """The example programs of the MAIA paper's appendix A, which define the API that programs rely on.
 
-They are the paper's, with the slips of its typesetting repaired and nothing else: `self` and bare names
-that stand for `tools`, `all_image` for `all_images`, a missing colon, and names used without a value.
+They are the paper's, with long lines wrapped, the slips of its typesetting repaired and nothing else:
+`self` and bare names that stand for `tools`, `all_image` for `all_images`, a missing colon, and names
+used without a value.
 """
 
 NEURON_ONE_PROMPT = """
@@ -38,7 +39,9 @@ def run_experiment(system, tools) -> Tuple[int, str]:
 
 THREE_PROMPTS = """
 def run_experiment(system, tools) -> Tuple[int, str]:
-    prompt_list = ["a fox and a rabbit watch a movie under a starry night sky", "a fox and a bear watch a movie under a starry night sky","a fox and a rabbit watch a movie at sunrise"]
+    prompt_list = ["a fox and a rabbit watch a movie under a starry night sky",
+        "a fox and a bear watch a movie under a starry night sky",
+        "a fox and a rabbit watch a movie at sunrise"]
     images = tools.text2image(prompt_list)
     activation_list, activation_map_list = system.neuron(images)
     return activation_list, activation_map_list
@@ -49,14 +52,18 @@ def run_experiment(system, tools):
     activation_list, image_list = tools.dataset_exemplars(system)
     prompt_list = []
     for i in range(len(activation_list)):
-        prompt_list.append(f'dataset exemplar {i}') # for the dataset exemplars we don't have prompts, therefore need to provide text titles
+        # for the dataset exemplars we don't have prompts,
+        # therefore need to provide text titles
+        prompt_list.append(f'dataset exemplar {i}')
     summarization = tools.summarize_images(image_list)
     return summarization
 """
 
 DESCRIBE = """
 def run_experiment(system, tools):
-    prompt_list = ["a fox and a rabbit watch a movie under a starry night sky", "a fox and a bear watch a movie under a starry night sky","a fox and a rabbit watch a movie at sunrise"]
+    prompt_list = ["a fox and a rabbit watch a movie under a starry night sky",
+        "a fox and a bear watch a movie under a starry night sky",
+        "a fox and a rabbit watch a movie at sunrise"]
     images = tools.text2image(prompt_list)
     activation_list, image_list = system.neuron(images)
     descriptions = tools.describe_images(image_list, prompt_list)
@@ -65,7 +72,9 @@ def run_experiment(system, tools):
 
 LOG_PROMPTS = """
 def run_experiment(system, tools):
-    prompt_list = ["a fox and a rabbit watch a movie under a starry night sky", "a fox and a bear watch a movie under a starry night sky","a fox and a rabbit watch a movie at sunrise"]
+    prompt_list = ["a fox and a rabbit watch a movie under a starry night sky",
+        "a fox and a bear watch a movie under a starry night sky",
+        "a fox and a rabbit watch a movie at sunrise"]
     images = tools.text2image(prompt_list)
     activation_list, activation_map_list = system.neuron(images)
     descriptions = tools.describe_images(images, prompt_list)
@@ -78,7 +87,9 @@ def run_experiment(system, tools):
     activation_list, image_list = tools.dataset_exemplars(system)
     prompt_list = []
     for i in range(len(activation_list)):
-        prompt_list.append(f'dataset_exemplars {i}') # for the dataset exemplars we don't have prompts, therefore need to provide text titles
+        # for the dataset exemplars we don't have prompts,
+        # therefore need to provide text titles
+        prompt_list.append(f'dataset_exemplars {i}')
     summarization = tools.summarize_images(image_list)
     tools.log_experiment(activation_list, image_list, prompt_list, summarization)
     return

@@ -70,12 +70,12 @@ def test_programs_wait_twenty_times_as_long_as_they_kept_the_host_beyond_the_bur
 async def test_the_time_of_a_tool_is_not_a_programs_own() -> None:
     """The desk pauses the program's clock while a tool works, and only then."""
 
-    class Slow(FakeHost):
+    class SlowTools(FakeHost):
         async def call(self, method: str, arguments: dict[str, object]) -> object:
             await asyncio.sleep(0.05)
             return await super().call(method, arguments)
 
-    desk = CallDesk(SandboxSettings(program_timeout_s=0.03), ImageShelf(1 << 20), Slow(), Pace())
+    desk = CallDesk(SandboxSettings(program_timeout_s=0.03), ImageShelf(1 << 20), SlowTools(), Pace())
     async with desk.own.running():
         answer, _ = await desk.reply({"op": "call", "method": "state", "arguments": {}}, bytearray())
     assert "value" in answer

@@ -48,7 +48,7 @@ def descendants(pid: int) -> set[int]:
 
 
 def alive(pids: set[int]) -> set[int]:
-    """Return those that run; a zombie waits only for whoever adopted it."""
+    """Return those that run; a zombie waits only for its parent."""
     running = set()
     for pid in pids:
         try:

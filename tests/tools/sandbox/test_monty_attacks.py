@@ -36,7 +36,7 @@ async def sandbox(monty_server: MontyServer) -> AsyncIterator[MontySandbox]:
     await sandbox.close()
 
 
-async def contained(sandbox: MontySandbox, host: FakeHost, program: str, *statuses: str) -> str:
+async def check_contained(sandbox: MontySandbox, host: FakeHost, program: str, *statuses: str) -> str:
     """Run a hostile program, check how it ended and that the sandbox lives on; return its error."""
     await sandbox.run("kept = 41", host)
     began = time.monotonic()
@@ -63,7 +63,7 @@ async def contained(sandbox: MontySandbox, host: FakeHost, program: str, *status
 async def test_a_program_that_does_not_end_is_ended(
     sandbox: MontySandbox, host: FakeHost, program: str
 ) -> None:
-    await contained(sandbox, host, program, "timeout", "memory", "error")
+    await check_contained(sandbox, host, program, "timeout", "memory", "error")
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ async def test_a_program_that_does_not_end_is_ended(
     ],
 )
 async def test_bombs_are_contained(sandbox: MontySandbox, host: FakeHost, program: str) -> None:
-    await contained(sandbox, host, program, "memory", "timeout", "error", "ok", "died")
+    await check_contained(sandbox, host, program, "memory", "timeout", "error", "ok", "died")
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ async def test_bombs_are_contained(sandbox: MontySandbox, host: FakeHost, progra
     ],
 )
 async def test_there_is_no_way_out(sandbox: MontySandbox, host: FakeHost, program: str) -> None:
-    assert await contained(sandbox, host, program, "error", "forbidden")
+    assert await check_contained(sandbox, host, program, "error", "forbidden")
     assert not Path("/tmp/maia-monty").exists()  # noqa: ASYNC240
     assert set(host.methods) <= {"exemplars"}
 
@@ -137,7 +137,7 @@ async def test_images_that_a_program_makes_up_are_never_decoded(
         "5",
         "None",
     ):
-        error = await contained(sandbox, host, f"system.call_neuron([{made}])", "error")
+        error = await check_contained(sandbox, host, f"system.call_neuron([{made}])", "error")
         assert "image" in error
     assert host.asked == []
 

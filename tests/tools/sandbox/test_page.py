@@ -45,7 +45,7 @@ prompts = ["a", "b"]
 images = tools.text2image(prompts)
 activations, masked = system.call_neuron(images)
 """
-    await run_examples(sandbox, host, "maia2", ready)
+    await check_examples(sandbox, host, "maia2", ready)
 
 
 @pytest.mark.anyio
@@ -57,10 +57,10 @@ activation_list, activation_map_list = masked = system.neuron(images)
 """
     async with KernelServer(LIMITS.model_copy(update={"dialect": "paper"})) as server:
         await server.start()
-        await run_examples(await server.open(seed=7), host, "paper", ready)
+        await check_examples(await server.open(seed=7), host, "paper", ready)
 
 
-async def run_examples(sandbox: Sandbox, host: FakeHost, dialect: Dialect, ready: str) -> None:
+async def check_examples(sandbox: Sandbox, host: FakeHost, dialect: Dialect, ready: str) -> None:
     examples = re.findall(r"Example:\n((?: {8}.*\n?|\n)+)", api_page(dialect))
     assert len(examples) == {"maia2": 8, "paper": 9}[dialect]
     for example in examples:

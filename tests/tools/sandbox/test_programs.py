@@ -129,11 +129,7 @@ async def test_a_kind_of_exemplars_that_there_is_not_is_refused_in_words(
     )
 
 
-async def test_a_program_in_the_later_style(sandbox: KernelSandbox, host: FakeHost) -> None:
-    outcome = await good(
-        sandbox,
-        host,
-        """
+STUDY = """
 import statistics, math, random, json, re
 from dataclasses import dataclass
 from collections import defaultdict
@@ -156,14 +152,21 @@ def show(title, images, activations):
         tools.display(f"{title}: {activation:.2f}", image)
 
 study = Study()
-prompts = [f"a {colour} ball" for colour in ("red", "green", "blue")]
+prompts = [f"a {color} ball" for color in ("red", "green", "blue")]
 images = tools.text2image(prompts)
 activations, masked = system.call_neuron(images)
 for prompt, activation in zip(prompts, activations): study.add(prompt, activation)
 print(f"mean {statistics.mean(activations):.2f} sd {statistics.stdev(activations):.2f}")
 show("ball", masked, activations)
 
-base = images[0]
+tools.display(images, {"a": activations, "b": [images[0]]}, 3, None, np.float32(2.5))
+tools.display([images[0], images[1]], "end")
+results = defaultdict(list)
+for trial in study.trials: results[trial.strong].append(trial.prompt)
+total = sum(t.activation for t in study.trials)
+"""
+
+OWN_IMAGES = """base = images[0]
 crop = base.crop((0, 0, 16, 12)).resize((32, 24))
 pasted = base.copy(); pasted.paste(images[1].resize((8, 8)), (4, 4))
 grey = base.convert("L")
@@ -187,22 +190,26 @@ try:
     system.call_neuron([])
 except Exception as error:
     print("caught:", error)
-results = defaultdict(list)
-for trial in study.trials: results[trial.strong].append(trial.prompt)
-tools.display(images, {"a": activations, "b": [images[0]]}, 3, None, np.float32(2.5))
-tools.display([images[0], images[1]], "end")
-total = sum(t.activation for t in study.trials)
-""",
-    )
+"""
+
+
+async def test_a_program_in_the_later_style_defines_classes_and_displays_images(
+    sandbox: KernelSandbox, host: FakeHost
+) -> None:
+    outcome = await good(sandbox, host, STUDY)
     assert "mean" in outcome.output
-    assert "caught: images must hold at least one image" in outcome.output
-    assert "note: an edit was weak" in outcome.output
     images = [item for item in host.displayed if isinstance(item, Image)]
     assert len(images) == 3 + 3 + 1 + 2
     assert host.displayed[-1] == "end"
-    assert (
-        await good(sandbox, host, "print(f'{total:.1f}', len(made), study.trials[0].prompt)")
-    ).output.endswith("9 a red ball\n")
+    after = await good(sandbox, host, "print(f'{total:.1f}', len(results), study.trials[0].prompt)")
+    assert after.output.endswith(" a red ball\n")
+
+
+async def test_a_program_measures_and_edits_images_of_its_own(sandbox: KernelSandbox, host: FakeHost) -> None:
+    await good(sandbox, host, STUDY)
+    outcome = await good(sandbox, host, OWN_IMAGES)
+    assert "caught: images must hold at least one image" in outcome.output
+    assert "note: an edit was weak" in outcome.output
 
 
 async def test_an_image_is_a_pil_image(sandbox: KernelSandbox, host: FakeHost) -> None:
@@ -327,7 +334,8 @@ async def test_the_entry_point_is_called_once(either: Sandbox, host: FakeHost) -
         ("if True:\n  def run_experiment(system, tools):\n    return 2", 2),
         ("def main():\n  run_experiment(system, tools)\ndef run_experiment(s, t):\n  return 4\nmain()", 4),
         (
-            "def run_experiment(system, tools):\n  return 5\nif __name__ == '__main__':\n  run_experiment(system, tools)",
+            "def run_experiment(system, tools):\n  return 5\nif __name__ == '__main__':\n"
+            "  run_experiment(system, tools)",
             5,
         ),
         ("run_experiment = lambda system, tools: 6", None),
@@ -361,7 +369,8 @@ async def test_results_of_earlier_programs_are_there(either: Sandbox, host: Fake
         either,
         host,
         "def run_experiment(system, tools):\n"
-        "  return [tools.activation_threshold, tools.experiment_log, tools.results_list[0]['t0']['activation'],\n"
+        "  return [tools.activation_threshold, tools.experiment_log, "
+        "tools.results_list[0]['t0']['activation'],\n"
         "          tools.results_list[1]['t1']['image']]",
     )
     assert outcome.value == [7.0, ["t0", "t1", "t2", "t3", "t4"], 9.0, picture("exemplar 8.0")]
@@ -434,7 +443,8 @@ async def test_an_optional_import_can_be_caught(sandbox: KernelSandbox, host: Fa
 async def test_a_seed_fixes_every_random_choice(open_sandbox: Any, host: FakeHost) -> None:
     program = (
         "import random, numpy as np\n"
-        "print(random.random(), np.random.rand(), np.random.default_rng().random(), np.random.default_rng(3).random())\n"
+        "print(random.random(), np.random.rand(), np.random.default_rng().random(), "
+        "np.random.default_rng(3).random())\n"
         "print({'a', 'b', 'c'}, random.sample(range(99), 3), np.random.permutation(5), hash('x'))"
     )
     outputs = [(await good(await open_sandbox(seed=seed), host, program)).output for seed in (1, 1, 2)]
@@ -460,10 +470,12 @@ async def test_standard_library_and_numpy_work_after_the_walls_are_up(
         sandbox,
         host,
         """
-import collections, itertools, functools, heapq, bisect, datetime, decimal, fractions, string, textwrap, pprint
-import enum, abc, copy, operator, contextlib, typing, types, inspect, traceback, warnings, logging, csv, html, zlib
-import hashlib, hmac, secrets, uuid, time, calendar, zoneinfo, unicodedata, difflib, struct, array, queue, asyncio.locks
-import xml.etree.ElementTree, sqlite3, urllib.parse, ssl, email.message, concurrent.futures, colorsys, statistics
+import collections, itertools, functools, heapq, bisect, datetime, decimal, fractions, string
+import textwrap, pprint, enum, abc, copy, operator, contextlib, typing, types, inspect, traceback
+import warnings, logging, csv, html, zlib, hashlib, hmac, secrets, uuid, time, calendar, zoneinfo, unicodedata
+import difflib, struct, array, queue
+import asyncio.locks, xml.etree.ElementTree, sqlite3, urllib.parse, ssl, email.message
+import concurrent.futures, colorsys, statistics
 import numpy.fft, numpy.linalg, numpy.ma, numpy.polynomial, numpy.testing
 import PIL.ImageColor, PIL.ImageEnhance, PIL.ImageFont, PIL.ImageMorph, PIL.ImageSequence, PIL.ImageTransform
 import numpy as np
@@ -471,7 +483,8 @@ assert np.linalg.svd(np.random.rand(20, 20))[1].shape == (20,)
 assert np.corrcoef(np.arange(9), np.arange(9) ** 2).shape == (2, 2)
 logging.getLogger().warning("a warning")
 warnings.warn("another")
-image = PIL.Image.new("RGB", (60, 20)); PIL.ImageDraw.Draw(image).text((2, 2), "hi", font=PIL.ImageFont.load_default())
+image = PIL.Image.new("RGB", (60, 20))
+PIL.ImageDraw.Draw(image).text((2, 2), "hi", font=PIL.ImageFont.load_default())
 for kind in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"):
     import io
     buffer = io.BytesIO(); image.save(buffer, kind); PIL.Image.open(io.BytesIO(buffer.getvalue())).load()

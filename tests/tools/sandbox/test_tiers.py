@@ -13,6 +13,7 @@ import pytest
 from tests.tools.sandbox.hosts import FakeHost
 from tools.sandbox import SandboxError, SandboxServer, SandboxSettings, SandboxUnavailableError, start
 from tools.sandbox.kernel import KernelServer
+from tools.sandbox.self_test import PROBES, run_checks
 
 pytestmark = pytest.mark.anyio
 
@@ -42,17 +43,15 @@ async def test_monty_is_proved_too() -> None:
         assert (await sandbox.run("x = 1", FakeHost())).tier == "monty"
 
 
-async def test_a_hole_is_never_claimed_as_a_wall(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_hole_is_never_claimed_as_a_wall() -> None:
     """The self-test sees what the walls do, not what was asked of them."""
-    server = KernelServer(SandboxSettings(namespaces=False))
-    await server.start()
-    async with server:
-        from tools.sandbox import self_test
-
-        leak = 'probes["reads what nobody forbids"] = reading("/dev/null")\n\ndef run_experiment'
-        monkeypatch.setattr(self_test, "_PROBES", self_test._PROBES.replace("def run_experiment", leak))
-        rows = {row.name: row for row in await server.self_test()}
-        assert not rows["a program that reads what nobody forbids"].passed
+    settings = SandboxSettings(namespaces=False)
+    leak = 'probes["reads what is allowed"] = reading("/dev/null")\n\ndef run_experiment'
+    async with KernelServer(settings) as server:
+        await server.start()
+        checks = await run_checks(server, settings, PROBES.replace("def run_experiment", leak))
+    rows = {row.name: row for row in checks}
+    assert not rows["a program that reads what is allowed"].passed
 
 
 START = """
@@ -62,7 +61,8 @@ sys.path.insert(0, {repository!r})
 from tests.tools.sandbox.hosts import FakeHost
 from tools.sandbox import SandboxSettings, start
 async def main():
-    for options in ({{"executor": "cpython"}}, {{"executor": "auto"}}, {{"executor": "cpython", "allow_weak": True}}):
+    weak = {{"executor": "cpython", "allow_weak": True}}
+    for options in ({{"executor": "cpython"}}, {{"executor": "auto"}}, weak):
         try:
             async with await start(SandboxSettings(**options)) as server:
                 sandbox = await server.open(seed=1)
@@ -130,13 +130,12 @@ def test_a_monty_that_does_not_start_is_a_reason() -> None:
     assert "a monty worker did not come up" in fallback
 
 
-async def test_another_system_has_no_kernel_walls(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "platform", "darwin")
+async def test_another_system_has_no_kernel_walls() -> None:
     with pytest.raises(SandboxUnavailableError, match="Linux only, this is darwin"):
-        await start(SandboxSettings(executor="cpython"))
+        await start(SandboxSettings(executor="cpython"), platform="darwin")
 
 
-async def works(server: SandboxServer) -> None:
+async def check_works(server: SandboxServer) -> None:
     sandbox = await server.open(seed=1)
     assert (await sandbox.run("import os; print(os.getpid() > 0)", FakeHost())).output == "True\n"
     assert (await sandbox.run("import os; os._exit(1)", FakeHost())).error.count("exit code 1") == 1
@@ -147,7 +146,7 @@ async def works(server: SandboxServer) -> None:
 async def test_the_fork_server_runs_under_any_command(wrap: tuple[str, ...]) -> None:
     async with await start(SandboxSettings(wrap=wrap)) as server:
         assert server.tier.startswith("kernel")
-        await works(server)
+        await check_works(server)
 
 
 @pytest.mark.root
@@ -155,7 +154,7 @@ async def test_the_fork_server_runs_under_any_command(wrap: tuple[str, ...]) -> 
 async def test_the_fork_server_runs_in_a_pid_namespace() -> None:
     wrap = ("unshare", "--pid", "--net", "--ipc", "--fork", "--kill-child")
     async with await start(SandboxSettings(wrap=wrap)) as server:
-        await works(server)
+        await check_works(server)
 
 
 async def test_a_wrap_that_does_not_start_is_named() -> None:

@@ -1,6 +1,6 @@
 """The attacks again, as a user without privileges, and as root with an interpreter that others can read.
 
-Nobody's Python must be readable by nobody: an interpreter below root's home is not, so the system's own
+The user `nobody` must be able to read its Python: an interpreter below root's home is not, so the system's own
 of the same version is used where there is one.
 """
 
@@ -57,7 +57,7 @@ def run(
 
 
 def attacked(python: str, user: int | None, tier: str) -> str:
-    # Not pytest's own folder: that is private to its user, and made so again by every run beside this one.
+    # Not pytest's own folder: that is private to its user, and made so again by every other run.
     with tempfile.TemporaryDirectory(prefix="attacked-") as base:
         Path(base).chmod(0o777)
         options = ["-p", "no:cacheprovider", f"--basetemp={base}/pytest", "--no-header"]

@@ -152,7 +152,7 @@ class Tools(Remote):
         """Change images by instruction, one instruction an image; return the edited images.
 
         Any image will do, also exemplars and images that your program made. An edit that swaps or
-        recolours something ("replace the dog with a cat", "make the car blue") works better than one
+        recolors something ("replace the dog with a cat", "make the car blue") works better than one
         that takes something away. One image with several instructions is edited once by each.
 
         Example:

@@ -31,7 +31,7 @@ PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_CLEAR_ALL = 4
 SECCOMP_MODE_FILTER = 2
 UNUSED_UID = 1_879_048_192
-"""First of the 2**28 user ids that Linux distributions leave to nobody."""
+"""First of the 2**28 user ids that Linux distributions leave unused."""
 UIDS = 100_000
 """User ids of one fork server."""
 CLONE_NEWUSER = 0x10000000
@@ -262,13 +262,13 @@ def _become(uid: int) -> None:
 
 
 def _counts(change: Callable[[], None], readable: Sequence[str]) -> bool:
-    """Return whether a process can read the interpreter after `change`, and has its own count of processes."""
+    """Return whether after `change` a process can read the interpreter and has its own process count."""
     child = os.fork()
     if child == 0:
         try:
             change()
             resource.setrlimit(resource.RLIMIT_NPROC, (2, 2))
-            if os.fork() == 0:  # the second process; it counts until somebody waits for it
+            if os.fork() == 0:  # the second process; it counts until it is waited for
                 os._exit(0)
             try:
                 os.fork()

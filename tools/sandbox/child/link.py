@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import os
 import threading
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import msgpack
 
-from .wire import HEADER, MAX_STRUCTURE_BYTES, pack
+from .wire import ENTRY_POINTS, HEADER, MAX_STRUCTURE_BYTES, pack
 
 
 class ToolError(RuntimeError):
     """A call to `system` or `tools` that could not be answered; the message says why."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """How a program ended: its status, what its entry point returned as it crosses, and the error's text."""
+
+    status: str
+    value: Any = None
+    error: str = ""
 
 
 class HostLink:
@@ -36,7 +46,7 @@ class HostLink:
         return message
 
     def begin(self, number: int) -> None:
-        """Tell the host that the program before this one is over, and let calls through again."""
+        """Report to the host that the program before this one is over, and let calls through again."""
         self._write(pack({"op": "started", "number": number}))
         self._gate.set()
 
@@ -44,6 +54,14 @@ class HostLink:
         """Send a message that is not answered."""
         with self._lock:
             self._write(_frame(message))
+
+    def report(self, report: Report) -> None:
+        """Send how a program ended; of a value that is too large, say so."""
+        try:
+            self.finish({"op": "done", **asdict(report)})
+        except ToolError as error:
+            text = f"What {ENTRY_POINTS[0]} returned is {error}."
+            self.finish({"op": "done", **asdict(Report("error", error=text))})
 
     def finish(self, message: dict[str, Any]) -> None:
         """Send a program's last message, after every call that is under way has been answered.

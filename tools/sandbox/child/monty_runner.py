@@ -24,7 +24,7 @@ import pydantic_monty as monty
 
 from .dialects import DIALECTS
 from .image_handle import ImageHandle
-from .link import HostLink, ToolError
+from .link import HostLink, Report, ToolError
 from .values import Values, text_of
 from .wire import ENTRY_POINTS, MAX_TEXT
 
@@ -86,32 +86,23 @@ class MontyRunner:
         while True:
             message = self._link.receive()
             self._link.begin(message["number"])
-            report = self.run(message["program"])
-            try:
-                self._link.finish({"op": "done", **report})
-            except ToolError as error:
-                text = f"What {ENTRY_POINTS[0]} returned is {error}."
-                self._link.finish({"op": "done", "status": "error", "value": None, "error": text})
+            self._link.report(self.run(message["program"]))
 
-    def run(self, program: str) -> dict[str, Any]:
-        """Run one program; return its status, value and error text."""
+    def run(self, program: str) -> Report:
+        """Run one program to its end."""
         try:
             self._feed(program)
             value = None
             for call in _entry_calls(program):
                 value = self._feed(call)
-            return {"status": "ok", "value": self._values.any(value), "error": ""}
+            return Report("ok", self._values.any(value))
         except monty.MontyCrashedError:
             os._exit(1)  # the interpreter is gone, and its variables with it
         except monty.MontyError as error:
             return _failed(error)
         except (ToolError, MemoryError) as error:
             status = "memory" if isinstance(error, MemoryError) else "error"
-            return {
-                "status": status,
-                "value": None,
-                "error": str(error) or "The program used too much memory.",
-            }
+            return Report(status, error=str(error) or "The program used too much memory.")
 
     def _feed(self, source: str) -> Any:
         snapshot = self._session.feed_start(
@@ -223,7 +214,7 @@ def _limit_memory(more_bytes: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
-def _failed(error: Any) -> dict[str, Any]:
+def _failed(error: Any) -> Report:
     """Return how a program that raised ended."""
     message = error.display("type-msg")[:_MAX_ERROR]
     kind = message.partition(":")[0]
@@ -233,7 +224,7 @@ def _failed(error: Any) -> dict[str, Any]:
         text += "\nThe program used more memory than it may."
     if kind == "ModuleNotFoundError":
         text += "\nThis interpreter has a part of the standard library, and neither numpy nor PIL."
-    return {"status": status, "value": None, "error": text}
+    return Report(status, error=text)
 
 
 def _wrapped(value: Any) -> Any:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from .dialects import DIALECTS, values_of
-from .link import HostLink, ToolError
+from .link import HostLink, Report
 from .values import text_of
 from .wire import ENTRY_POINTS
 
@@ -35,8 +35,8 @@ BALLAST_BYTES = 16 << 20
 _WATCH = "__entry_point__"
 
 _ADVICE = {
-    "torch": "torch is not available here: images are PIL images (use numpy and PIL), and the network is reached"
-    " with system.call_neuron(images)",
+    "torch": "torch is not available here: images are PIL images (use numpy and PIL), and the network is"
+    " reached with system.call_neuron(images)",
     "torchvision": "torchvision is not available here: images are PIL images; use numpy and PIL",
 }
 _NO_MODULE = "there is no module {name!r} here: programs have numpy, PIL and the standard library"
@@ -86,14 +86,10 @@ class Runner:
                     stream.flush()
                 except Exception:  # the program replaced or closed it
                     continue
-            try:
-                self._link.finish({"op": "done", **report})
-            except ToolError as error:
-                text = f"What {ENTRY_POINTS[0]} returned is {error}."
-                self._link.finish({"op": "done", "status": "error", "value": None, "error": text})
+            self._link.report(report)
 
-    def run(self, program: str, number: int) -> dict[str, Any]:
-        """Run one program; return its status, value and error text."""
+    def run(self, program: str, number: int) -> Report:
+        """Run one program to its end."""
         name = f"{PROGRAM_FILE} {number}>"
         lines = program.splitlines(keepends=True)
         linecache.cache[name] = (len(program), None, lines, name)
@@ -107,13 +103,12 @@ class Runner:
                 if entry not in self._called:
                     self._called[entry] = _call_entry(function, self._system, self._tools)
             returned = list(self._called.values())
-            value = self._values.any(returned[-1]) if returned else None
-            return {"status": "ok", "value": value, "error": ""}
+            return Report("ok", self._values.any(returned[-1]) if returned else None)
         except SystemExit:
-            return {"status": "ok", "value": None, "error": ""}
+            return Report("ok")
         except BaseException as error:
             self._ballast = None
-            return {"status": _status(error), "value": None, "error": self._message_of(error)}
+            return Report(_status(error), error=self._message_of(error))
         finally:
             self._names.pop(_WATCH, None)
 
@@ -149,7 +144,10 @@ class Runner:
         if _status(error) == "memory":
             text += "\nThe program used more memory than it may: work on fewer or smaller things at a time."
         if isinstance(error, OSError) and error.errno in (*_FORBIDDEN, errno.ENOENT):
-            text += "\nPrograms have no files, network or processes: keep values in variables, show them with print"
+            text += (
+                "\nPrograms have no files, network or processes: keep values in variables, show them"
+                " with print"
+            )
             text += " and tools.display."
         for path in self._hide:
             text = text.replace(path, "<python>")
@@ -196,7 +194,9 @@ def _restore_output() -> None:
     for fd in (1, 2):
         os.dup2(OUTPUT_COPY, fd)
     for name, fd in (("stdout", 1), ("stderr", 2)):
-        stream = open(fd, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
+        stream = open(  # noqa: SIM115
+            fd, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False
+        )
         setattr(sys, name, stream)
 
 

@@ -29,7 +29,7 @@ CLONE_THREAD = 0x00010000 | 0x00000400  # THREAD, FILES
 CLONE_NEW = 0x7E020080 | 0x00004000 | 0x00001000  # every namespace, VFORK, PIDFD
 
 _INT = 0xFFFFFFFF
-# The priority-inheriting operations take the id of a thread, and tell whether it exists.
+# The priority-inheriting operations take the id of a thread, and show whether it exists.
 FUTEX_OPERATIONS = (
     0,
     1,
@@ -44,7 +44,7 @@ FUTEX_FLAGS = 128 | 256  # PRIVATE, CLOCK_REALTIME
 RESTRICTED: tuple[tuple[str, int, int, int], ...] = (
     # CLOSE_RANGE_UNSHARE would give each thread a descriptor table of its own.
     ("close_range", 2, _INT, 0),
-    # Of another process these tell that it exists.
+    # Of another process these show that it exists.
     ("getpgid", 0, _INT, 0),
     ("getsid", 0, _INT, 0),
     ("sched_getaffinity", 0, _INT, 0),

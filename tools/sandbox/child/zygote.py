@@ -1,4 +1,4 @@
-"""The fork server's loop: spawn a confined child, or tell how one ended."""
+"""The fork server's loop: spawn a confined child, or report how one ended."""
 
 from __future__ import annotations
 
