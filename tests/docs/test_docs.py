@@ -12,6 +12,7 @@ import pytest
 from actors.embedded.drawing.grammar import parse_prompt
 from actors.endpoint.catalogue import catalogue
 from agents.evidence.verdict import MEANINGS
+from experiments.report.figures import MEANINGS as FIGURES
 from experiments.setup import config_reference, format_reference, models_reference
 from experiments.studies.session import Session, System, Tools
 
@@ -101,6 +102,20 @@ def test_the_lines_of_python_on_the_first_page_use_what_there_is():
     assert [(owner, name) for owner, name in pairs if not hasattr(owners[owner], name)] == []
 
 
+def test_the_page_on_evidence_has_every_figure_by_its_name():
+    page = (ROOT / "docs" / "evidence.md").read_text(encoding="utf-8")
+    table = page.partition("## Other figures on the page")[2].partition("## ")[0]
+    assert set(re.findall(r"^\| ([^|`]+?) \|", table, re.MULTILINE)) - {"on the page"} == FIGURES.keys()
+    headings = {heading.lower() for heading in re.findall(r"^### (.+)$", page, re.MULTILINE)}
+    assert named_figures() <= headings
+
+
+def named_figures() -> set[str]:
+    """Return the names of the figures that decide, as the report writes them."""
+    source = (ROOT / "experiments" / "report" / "figures.py").read_text(encoding="utf-8")
+    return set(re.findall(r'Figure\(\s*"([a-z ]+)"', source))
+
+
 @pytest.mark.parametrize("page", ["README.md", "docs/tutorial.md"])
 def test_the_result_shown_has_the_words_of_results(page):
     text = (ROOT / page).read_text(encoding="utf-8")
@@ -110,9 +125,7 @@ def test_the_result_shown_has_the_words_of_results(page):
     verdicts = dict(re.findall(r"^([a-z][a-z ]*): (.+[.])$", block, re.MULTILINE))
     assert verdicts.items() <= MEANINGS.items()
     assert len(verdicts) == 1
-    source = (ROOT / "experiments" / "report" / "figures.py").read_text(encoding="utf-8")
-    named = set(re.findall(r"""Figure\(\s*"([a-z ]+)\"""", source))
-    assert set(re.findall(r"^  ([a-z ]+): ", block, re.MULTILINE)) == named
+    assert set(re.findall(r"^  ([a-z ]+): ", block, re.MULTILINE)) == named_figures()
 
 
 def test_the_example_of_a_task_is_one():
