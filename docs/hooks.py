@@ -78,12 +78,21 @@ def commands_page() -> str:
         "Ctrl-C once ends a command gracefully (agents finish their round); twice ends it at once.\n"
         "`maia --install-completion` adds completion to your shell.",
     ]
-    group = typer.main.get_command(app)
-    for path, command in _commands(group, ()):
+    commands = list(_commands(typer.main.get_command(app), ()))
+    parts.append(
+        "\n".join(["| command | what it does |", "|---|---|", *(_row(*named) for named in commands)])
+    )
+    for path, command in commands:
         with command.make_context("maia " + " ".join(path), [], resilient_parsing=True) as context:
             text = command.get_help(context)
         parts.append(f"## maia {' '.join(path)}\n\n```text\n{text}\n```")
     return "\n\n".join(parts) + "\n"
+
+
+def _row(path: tuple[str, ...], command: Any) -> str:
+    """Return a command's line of the summary: its name, which leads to its help, and the first sentence."""
+    summary = " ".join(command.help.split()).partition(". ")[0].rstrip(".")
+    return f"| [`maia {' '.join(path)}`](#maia-{'-'.join(path)}) | {summary} |"
 
 
 def _commands(group: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
