@@ -38,12 +38,12 @@ class Detection:
         return self.score > 0.0
 
 
-def no_numbers(name: str) -> BackendError:
+def not_finite_error(name: str) -> BackendError:
     """Return the failure of a detector whose scores are not finite: above no threshold, they would be an
     absence.
     """
     return BackendError(
-        f"{name} produced values that are no numbers.",
+        f"{name} produced values that are not finite numbers.",
         "Some models overflow in float16: set `dtype` to bfloat16 or float32.",
     )
 

@@ -17,7 +17,7 @@ import numpy as np
 import PIL.Image
 
 from actors import hub
-from actors.detection.base import Detection, DetectRequest, no_numbers
+from actors.detection.base import Detection, DetectRequest, not_finite_error
 from actors.detection.masks import dilated, dilated_as_authors, merged, radius_for, resized
 from actors.detection.settings import GroundingDetection, Mode
 from actors.errors import MaiaError, UsageError
@@ -59,7 +59,7 @@ class GroundingDetector:
         self._segmenter, self._segmenter_reads = self._load(settings.segmenter, folders[1], "SamModel")
         if not hasattr(self._detector_reads, "post_process_grounded_object_detection"):
             raise UsageError(
-                f"{settings.detector!r} is no grounded detector but a {type(self._detector).__name__}.",
+                f"{settings.detector!r} is not a grounded detector but a {type(self._detector).__name__}.",
                 "Use a Grounding DINO or MM Grounding DINO model.",
             )
         box, text = THRESHOLDS[settings.mode]
@@ -152,7 +152,7 @@ class GroundingDetector:
         outputs = self._detector(**inputs)
         likeness = outputs.logits.float().sigmoid()  # (images, boxes, text positions)
         if not (likeness.isfinite().all() and outputs.pred_boxes.isfinite().all()):
-            raise no_numbers(self.name)
+            raise not_finite_error(self.name)
         confidence = likeness.amax(-1)
         keep = confidence > self._box_threshold
         if self._mode == "paper":

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from actors import hub
-from actors.detection.base import Detection, DetectRequest, no_numbers
+from actors.detection.base import Detection, DetectRequest, not_finite_error
 from actors.detection.masks import dilated, merged, radius_for
 from actors.detection.settings import Sam3Detection
 from actors.errors import MaiaError, MissingDependencyError, UsageError
@@ -47,7 +47,7 @@ class Sam3Detector:
             config = transformers.AutoConfig.from_pretrained(folder)
             if config.model_type not in ("sam3", "sam3_video"):
                 raise UsageError(
-                    f"{settings.model!r} is no SAM 3 model but {config.model_type}.", "Use facebook/sam3."
+                    f"{settings.model!r} is not a SAM 3 model but {config.model_type}.", "Use facebook/sam3."
                 )
             self._reads = transformers.Sam3Processor.from_pretrained(folder)
             self._model = transformers.Sam3Model.from_pretrained(folder, dtype=self._dtype)
@@ -85,7 +85,7 @@ class Sam3Detector:
             features = self._model.get_vision_features(seen["pixel_values"].to(self._device, self._dtype))
             outputs = self._model(vision_embeds=_rows(features, rows), **words.to(self._device))
             if not (outputs.pred_logits.isfinite().all() and outputs.pred_boxes.isfinite().all()):
-                raise no_numbers(self.name)
+                raise not_finite_error(self.name)
             results = self._reads.post_process_instance_segmentation(
                 outputs,
                 threshold=self._settings.threshold,

@@ -62,7 +62,7 @@ class ImageRejectedError(EndpointError):
 
 
 class ThinkingError(EndpointError):
-    """The model used the whole limit for its thoughts and gave no answer, also with more room."""
+    """The model used all tokens for reasoning and gave no answer, also with a higher limit."""
 
 
 @dataclass(frozen=True, slots=True)

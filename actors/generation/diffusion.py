@@ -199,13 +199,13 @@ class DiffusionMaker:
                 results.append(
                     RefusedError(
                         f"the safety checker of {self._settings.model} withheld the image {tries} times.",
-                        "Word the prompt otherwise.",
+                        "Reword the prompt.",
                     )
                 )
             elif not np.isfinite(image).all():
                 results.append(
                     BackendError(
-                        f"{self.name} produced values that are no numbers.",
+                        f"{self.name} produced values that are not finite numbers.",
                         "Some models overflow in float16: set `dtype` to bfloat16 or float32.",
                     )
                 )

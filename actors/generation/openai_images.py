@@ -156,7 +156,7 @@ class OpenAIImageMaker:
         if not image.pixels.any():
             return RefusedError(
                 f"{self.name} answered with a wholly black image, as servers do that withhold one.",
-                "Word the prompt otherwise.",
+                "Reword the prompt.",
             )
         reworded = item.get("revised_prompt")
         notes: tuple[str, ...] = ()
@@ -180,7 +180,7 @@ class OpenAIImageMaker:
         try:
             return await asyncio.to_thread(decode, data)
         except ImageDecodeError as error:
-            raise BackendError(f"{self.name} answered with bytes that are no image: {error}") from error
+            raise BackendError(f"{self.name} answered with bytes that are not an image: {error}") from error
 
     async def _fetched(self, url: str) -> bytes:
         """Return the bytes at `url`. The image is paid for: a failed download is tried again, not a new

@@ -59,8 +59,8 @@ class DeviceThread:
         finally:
             working.cancel()
         raise DeviceLostError(
-            f"a model has not come back from its work for {self._timeout_s / 60:.0f} minutes.",
-            "See what its process does, and whether the device still works.",
+            f"a call of the model has not returned for {self._timeout_s / 60:.0f} minutes.",
+            "Check its process and its device.",
         )
 
     def _work(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -207,7 +207,7 @@ class SharedLauncher:
         try:
             actor = ray.get_actor(name)
         except ValueError as error:
-            raise ReplicaLostError(f"{name} went while it was looked up: {error}", gone=True) from None
+            raise ReplicaLostError(f"{name} ended while it was looked up: {error}", gone=True) from None
         self._given[name] += 1
         return SharedReplica(actor)
 

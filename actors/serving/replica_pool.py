@@ -367,7 +367,7 @@ class ReplicaPool(Pool[RequestT, ResultT]):
                     ReplicaLostError(
                         f"{self.name}: {pending.failures} replicas failed while they held this request: "
                         f"{error}",
-                        "Look at the replicas' logs; the request itself may be what kills them.",
+                        "Check the replicas' logs: the request itself may crash them.",
                     ),
                 )
                 continue

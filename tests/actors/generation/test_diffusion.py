@@ -320,7 +320,7 @@ def test_one_request_that_breaks_the_pipeline_fails_alone(scripted: Any) -> None
     assert "cannot tokenize" in str(cursed)
 
 
-def test_values_that_are_no_numbers_are_a_failure_not_a_black_image(scripted: Any) -> None:
+def test_values_that_are_not_finite_are_a_failure_not_a_black_image(scripted: Any) -> None:
     model, _ = scripted(lambda prompts, _: output([float("nan")] * len(prompts)))
     (failure,) = model.generate([GenerateRequest("dog", 0)])
     assert isinstance(failure, BackendError)

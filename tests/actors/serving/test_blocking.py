@@ -57,7 +57,7 @@ async def test_a_typed_failure_stays_what_it_is() -> None:
 
 async def test_a_device_that_hangs_is_lost_after_a_timeout() -> None:
     thread, goes_on = DeviceThread("hangs", timeout_s=0.05), threading.Event()
-    with pytest.raises(DeviceLostError, match="has not come back"):
+    with pytest.raises(DeviceLostError, match="has not returned"):
         await thread.run(goes_on.wait, 60)
     goes_on.set()
     thread.close()
