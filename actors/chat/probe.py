@@ -26,7 +26,7 @@ _MAX_TOKENS = 64
 
 @dataclass(frozen=True, slots=True)
 class ChatProbe:
-    """What one question showed."""
+    """The result of one question."""
 
     reply: ChatReply
     seconds: float
@@ -39,7 +39,7 @@ class ChatProbe:
 
 
 def question(sees_images: bool) -> ChatRequest:
-    """Return what is asked."""
+    """Return the question."""
     pictures = [Image.from_pixels(np.full((_SIDE, _SIDE, 3), color, np.uint8)) for color in _COLORS.values()]
     ask = "Name the color of each of these two images, one word for each, and nothing else."
     parts: tuple[str | Image, ...] = (ask, *pictures) if sees_images else ("Say: ready.",)

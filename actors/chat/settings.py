@@ -1,4 +1,4 @@
-"""Which language model answers, and how: one entry of `ray_config.yaml`, distinguished by `backend`."""
+"""Settings of a language model: one entry of `ray_config.yaml`, distinguished by `backend`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from actors.settings import Placement, Settings
 
 
 class HistorySettings(Settings):
-    """What of an old conversation is sent again. The conversation itself is never changed."""
+    """Which images of an old conversation are sent again. The conversation itself is never changed."""
 
     max_images: int | None = Field(default=None, ge=1)
     """Images sent at most; older ones leave, their text stays. null sends all: right where the endpoint
@@ -37,7 +37,7 @@ class BatchSettings(Settings):
     collect_s: float = Field(default=10.0, ge=0)
     """Seconds for which requests are collected into one batch."""
     poll_s: float = Field(default=60.0, gt=0)
-    """Seconds between two looks at a batch."""
+    """Seconds between two checks of a batch."""
     window: str = "24h"
     """The endpoint's word for the time in which it must be answered."""
 
@@ -121,7 +121,7 @@ class OpenAIChat(EndpointSettings):
 
     @property
     def known_price(self) -> TokenPrice | None:
-        """What the model charges: as configured, else nothing on this machine, else as listed; None is
+        """The model's price: as configured, else nothing on this machine, else as listed; None is
         unknown."""
         if self.price is not None or not self.charges:
             return self.price or TokenPrice()

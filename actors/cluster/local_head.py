@@ -30,7 +30,7 @@ _STOP_TIMEOUT_S = 20.0
 
 
 class HeadFacts(TypedDict):
-    """What is kept of a running cluster, as JSON."""
+    """The record of a running cluster, as JSON."""
 
     address: str
     """The head's host:port."""

@@ -55,7 +55,7 @@ class CheckResult:
 
 @dataclass(frozen=True)
 class Environment:
-    """What the checks read."""
+    """The inputs of the checks."""
 
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     folder: Path = field(default_factory=Path.cwd)

@@ -34,10 +34,10 @@ _KINDS = ("CPU", "GPU")
 
 @dataclass(frozen=True)
 class Demand:
-    """What one actor requests of the node that is to carry it."""
+    """The resources that one actor requests."""
 
     name: str
-    """The actor in messages, such as "a replica of vision"."""
+    """Names the actor in messages, such as "a replica of vision"."""
     resources: Mapping[str, float] = field(default_factory=dict)
     """By Ray's names: CPU, GPU."""
     together: Callable[[], Mapping[str, float]] = dict

@@ -18,7 +18,7 @@ WORKER_LOGGER = "ray._private.worker"
 
 @dataclass(frozen=True, slots=True)
 class ActorRecord:
-    """What Ray's control store (GCS) knows of one actor."""
+    """One actor in Ray's control store (GCS)."""
 
     state: str
     """"PENDING_CREATION", "ALIVE", "RESTARTING", "DEAD" ..."""

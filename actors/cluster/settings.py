@@ -1,4 +1,4 @@
-"""How Ray is reached. Light: importing it imports neither Ray nor torch."""
+"""Settings of the Ray connection. Light: importing it imports neither Ray nor torch."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ class DetectRequest:
 
 @dataclass(frozen=True, slots=True)
 class Detection:
-    """What was found of one concept in one image of height H and width W.
+    """One concept in one image of height H and width W.
 
     `score` is in [0, 1], 0.0 when nothing was found; `mask` is bool (H, W), the union of all objects;
     `boxes` is float32 (n, 4), pixel x0, y0, x1, y1, best first, with `box_scores` float32 (n,).

@@ -41,7 +41,7 @@ _OFF_MAX = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Formula:
-    """What a synthetic neuron is selective for: an operator over concepts named in words."""
+    """The selectivity of a synthetic neuron: an operator over concepts named in words."""
 
     operator: Operator
     concepts: tuple[str, ...]

@@ -13,7 +13,7 @@ Mode = Literal["paper", "authors-code"]
 
 
 class SharedDetection(Settings):
-    """What every detector has: where it runs and what it remembers."""
+    """Settings of every detector: where it runs and what it remembers."""
 
     placement: Placement = Placement()
     remembered_mb: float = Field(128.0, ge=0)

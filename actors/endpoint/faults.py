@@ -67,7 +67,7 @@ class ThinkingError(EndpointError):
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What one attempt met."""
+    """The failure of one attempt."""
 
     kind: FaultKind
     detail: str

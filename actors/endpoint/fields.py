@@ -1,4 +1,4 @@
-"""Which optional fields of a request a server's complaint names."""
+"""Finds the optional fields of a request that a server's complaint names."""
 
 from __future__ import annotations
 

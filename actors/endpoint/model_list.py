@@ -1,6 +1,4 @@
-"""Which models an endpoint says it has (`GET /models`): the cheapest question that shows a wrong key or
-address.
-"""
+"""The models that an endpoint lists (`GET /models`): the cheapest request that shows a wrong key or address."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What endpoints charge: for tokens, and for images. Unknown is None, never zero."""
+"""Prices of endpoints: for tokens, and for images. Unknown is None, never zero."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class ImageTokenPrice(Settings):
 
 
 class ImagePrice(Settings):
-    """What an image costs: a fixed price, or a price for tokens where the endpoint's answers count them."""
+    """The price of an image: fixed, or a price for tokens where the endpoint's answers count them."""
 
     image: float | dict[str, float] | None = None
     """US dollars an image: one number, or one for each word of `quality` (`""` where none is set)."""

@@ -1,4 +1,4 @@
-"""Which proxy, if any, stands on the way to an endpoint."""
+"""Selects the proxy for an endpoint, if there is one."""
 
 from __future__ import annotations
 

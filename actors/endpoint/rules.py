@@ -1,4 +1,4 @@
-"""What an error of a server means: one ordered table, read from top to bottom; the first rule that fits
+"""The meaning of a server's error: one ordered table, read from top to bottom; the first rule that fits
 decides.
 
 The order is the meaning: words about length or content come before a 403's presumed key, and a named window

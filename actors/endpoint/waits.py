@@ -1,4 +1,4 @@
-"""How long a server asks to be left alone: headers, fields of the body, or its words."""
+"""Reads the wait that a server asks for: in headers, fields of the body, or its words."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ Dtype = Literal["auto", "float32", "float16", "bfloat16"]
 
 
 class SharedGeneration(Settings):
-    """What every source of images has: where it runs and what it remembers."""
+    """Settings of every image maker: where it runs and what it remembers."""
 
     placement: Placement = Placement()
     remembered_mb: float = Field(256.0, ge=0)
