@@ -234,6 +234,13 @@ def devices_work() -> bool:
     return True
 
 
+def empty_cache() -> None:
+    """Give the memory that torch keeps for itself on a GPU back to it."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 DTYPE_NAMES = ("float32", "bfloat16", "float16")
 
 

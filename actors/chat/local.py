@@ -30,9 +30,9 @@ from actors.hub import (
     weights_digest,
 )
 from actors.images import Image
-from actors.runtime import devices_work
+from actors.runtime import empty_cache
 from actors.serving.backend import Backend, BackendFacts
-from actors.serving.blocking import DeviceThread
+from actors.serving.blocking import DeviceThread, run_in_halves
 
 
 class LocalBackend(Backend[ChatRequest, ChatReply]):
@@ -140,38 +140,18 @@ class LocalBackend(Backend[ChatRequest, ChatReply]):
         return float(sum(len(message.text) for message in request.messages))
 
     async def run(self, batch: Sequence[ChatRequest]) -> Sequence[ChatReply | MaiaError]:
-        return await self._thread.run(self._answer, list(batch))
+        return await self._thread.run(self._answer, batch)
 
-    def _answer(self, batch: list[ChatRequest]) -> list[ChatReply | MaiaError]:
-        try:
-            return self._generate(batch)
-        except MaiaError as error:
-            if len(batch) == 1:
-                return [error]
-        except Exception as error:
-            if not devices_work():
-                raise  # no conversation is to blame
-            if len(batch) == 1:
-                what = f"{self.name} failed on a conversation: {type(error).__name__}: {error}"
-                if is_out_of_memory(error):
-                    return [
-                        OutOfMemoryError(what, "Lower `max_context` or `image_side`, or use a larger device.")
-                    ]
-                return [BackendError(what)]
-            if not is_out_of_memory(error):
-                # One row's fault is not its neighbours'.
-                return [self._answer([request])[0] for request in batch]
-            self._free_cache()
-        half = len(batch) // 2
-        return self._answer(batch[:half]) + self._answer(batch[half:])
+    def _answer(self, batch: Sequence[ChatRequest]) -> list[ChatReply | MaiaError]:
+        return run_in_halves(batch, self._generate, self._failure)
 
-    def _free_cache(self) -> None:
-        import torch
+    def _failure(self, request: ChatRequest, error: Exception) -> MaiaError:
+        message = f"{self.name} failed on a conversation: {type(error).__name__}: {error}"
+        if is_out_of_memory(error):
+            return OutOfMemoryError(message, "Lower `max_context` or `image_side`, or use a larger device.")
+        return BackendError(message)
 
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
-
-    def _generate(self, batch: list[ChatRequest]) -> list[ChatReply | MaiaError]:
+    def _generate(self, batch: Sequence[ChatRequest]) -> list[ChatReply | MaiaError]:
         from transformers import GenerationConfig
 
         from actors.chat.sampling import RowLimits, SeededRows
@@ -232,7 +212,7 @@ class LocalBackend(Backend[ChatRequest, ChatReply]):
             "Shorten the conversation: fewer rounds or images, or a smaller `image_side`.",
         )
 
-    def _encode(self, batch: list[ChatRequest]) -> Any:
+    def _encode(self, batch: Sequence[ChatRequest]) -> Any:
         from jinja2 import TemplateError
 
         conversations = [self._messages(request) for request in batch]
@@ -301,7 +281,7 @@ class LocalBackend(Backend[ChatRequest, ChatReply]):
     async def close(self) -> None:
         self._thread.close()
         del self._model
-        self._free_cache()
+        empty_cache()
 
 
 def _model_types_with_eyes() -> set[str]:

@@ -10,9 +10,8 @@ import numpy as np
 
 from actors.detection.base import Detection, Detector, DetectRequest, Images
 from actors.errors import BackendError, MaiaError, UsageError
-from actors.runtime import devices_work
 from actors.serving.backend import Backend, BackendFacts
-from actors.serving.blocking import DeviceThread
+from actors.serving.blocking import DeviceThread, run_in_halves
 from actors.serving.lru import LruCache
 
 
@@ -46,26 +45,13 @@ class DetectionBackend(Backend[DetectRequest, Detection]):
         return results
 
     def _detect(self, batch: Sequence[DetectRequest]) -> list[Detection | MaiaError]:
-        """Return what the detector does; of what one request does to it, no other is to suffer."""
-        try:
-            return list(self._detector.detect(batch))
-        except Exception as error:
-            if not isinstance(error, MaiaError) and not devices_work():
-                raise
-            # Without its traceback, which would keep what the failed call had computed.
-            failure = error.with_traceback(None)
-        if len(batch) > 1:
-            half = len(batch) // 2
-            return [*self._detect(batch[:half]), *self._detect(batch[half:])]
-        if isinstance(failure, MaiaError):
-            return [failure]
-        (request,) = batch
-        return [
-            BackendError(
-                f"{self.name} fails on {request.concept!r} in image {request.image.id[:8]}: "
-                f"{type(failure).__name__}: {str(failure)[:300]}"
-            )
-        ]
+        return run_in_halves(batch, self._detector.detect, self._failure)
+
+    def _failure(self, request: DetectRequest, error: Exception) -> BackendError:
+        return BackendError(
+            f"{self.name} fails on {request.concept!r} in image {request.image.id[:8]}: "
+            f"{type(error).__name__}: {str(error)[:300]}"
+        )
 
     async def survey(
         self, images: Images, start: int, stop: int, concepts: Sequence[str]

@@ -1,4 +1,4 @@
-"""The models that an endpoint lists (`GET /models`): the cheapest request that shows a wrong key or address."""
+"""The models that an endpoint lists (`GET /models`): the cheapest check of a key and an address."""
 
 from __future__ import annotations
 

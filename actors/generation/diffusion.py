@@ -7,6 +7,7 @@ for a whole batch, as is common, gives a prompt another image at each position.)
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
 import json
@@ -18,13 +19,14 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
-from actors import hub, runtime
+from actors import hub
 from actors.errors import BackendError, MaiaError, RefusedError, UsageError
 from actors.generation.base import EditRequest, GenerateRequest, MadeImage
 from actors.generation.pipelines import Task, call_arguments, find_folder, load_pipeline, longest_prompt
 from actors.generation.settings import DiffusersPipeline
 from actors.images import Image, Provenance
 from actors.serving.backend import BackendFacts
+from actors.serving.blocking import run_in_halves
 
 _MAX_SEED = 2**63 - 1
 _BATCHED_EDITORS = frozenset(
@@ -113,7 +115,10 @@ class DiffusionMaker:
             seeds = {index: derived_seed(requests[index].seed, attempt) for index in todo}
             refused = []
             for batch in _batches(todo, sizes, self.max_batch):
-                pictures = self._run(batch, texts, sources, sizes[batch[0]], seeds)
+                draw = functools.partial(
+                    self._draw, texts=texts, sources=sources, size=sizes[batch[0]], seeds=seeds
+                )
+                pictures = run_in_halves(batch, draw, self._failure)
                 for index, picture in zip(batch, pictures, strict=True):
                     if isinstance(picture, RefusedError):
                         refused.append(index)
@@ -125,7 +130,7 @@ class DiffusionMaker:
             todo = refused
         return [results[index] for index in range(len(requests))]
 
-    def _run(
+    def _draw(
         self,
         batch: Sequence[int],
         texts: Sequence[str],
@@ -133,7 +138,7 @@ class DiffusionMaker:
         size: tuple[int, int] | None,
         seeds: dict[int, int],
     ) -> list[np.ndarray | MaiaError]:
-        """Return uint8 (H, W, 3) or a typed failure for each index of `batch`; halved if memory runs out."""
+        """Return uint8 (H, W, 3) or a typed failure for each index of `batch`."""
         import torch
 
         arguments: dict[str, Any] = {
@@ -147,20 +152,7 @@ class DiffusionMaker:
             arguments["image"] = [sources[index] for index in batch]
             if not self._batches:
                 arguments |= {name: arguments[name][0] for name in ("prompt", "image")}
-        try:
-            output = self._pipeline(**arguments)
-            return self._checked(output, len(batch))
-        except Exception as error:
-            failure = self._failure(error)
-        # From here the failed batch's tensors are free: an except clause would keep them with its traceback.
-        if isinstance(failure, hub.OutOfMemoryError):
-            _empty_cache()
-        if len(batch) == 1:
-            return [failure]
-        # Each half by itself: fewer at once fit, and one bad request fails alone.
-        middle = len(batch) // 2
-        halves = (batch[:middle], batch[middle:])
-        return [result for half in halves for result in self._run(half, texts, sources, size, seeds)]
+        return self._checked(self._pipeline(**arguments), len(batch))
 
     def _sized(self, size: tuple[int, int] | None) -> dict[str, int]:
         """Return the call's size arguments; an editor that scales to an area of its own keeps to it unless
@@ -172,16 +164,12 @@ class DiffusionMaker:
         area = {"max_area": size[0] * size[1]} if scales else {}
         return {"height": size[0], "width": size[1], **area}
 
-    def _failure(self, error: Exception) -> MaiaError:
-        if not runtime.devices_work():
-            raise error  # no request is to blame
+    def _failure(self, index: int, error: Exception) -> MaiaError:
         if hub.is_out_of_memory(error):
             return hub.OutOfMemoryError(
                 f"{self.name} ran out of memory on a single image on {self._device}.",
                 "Lower `size`, or set `offload: model`, `attention_slicing` or `vae_tiling`.",
             )
-        if isinstance(error, MaiaError):
-            return error
         return BackendError(
             f"{self.name} failed: {type(error).__name__}: {error}",
             "If it names an argument, see `call`, `steps` and `size` in the configuration.",
@@ -247,13 +235,6 @@ class DiffusionMaker:
             "device": self._device,
             "settings": self.settings,
         }
-
-
-def _empty_cache() -> None:
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def _cannot(name: str, verb: str) -> UsageError:

@@ -10,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 
 from actors.errors import BackendError, DeviceLostError, MaiaError
-from actors.runtime import devices_work
+from actors.hub import is_out_of_memory
+from actors.runtime import devices_work, empty_cache
 from actors.serving.backend import Backend, BackendFacts, RequestT, ResultT
 
 P = ParamSpec("P")
@@ -94,6 +95,37 @@ def _without_gradients(function: Callable[P, T], *args: P.args, **kwargs: P.kwar
     with torch.inference_mode():  # a property of the thread, so it is entered inside it
         result: T = function(*args, **kwargs)
         return result
+
+
+def run_in_halves(
+    batch: Sequence[RequestT],
+    run: Callable[[Sequence[RequestT]], Sequence[ResultT | MaiaError]],
+    failure: Callable[[RequestT, Exception], MaiaError],
+) -> list[ResultT | MaiaError]:
+    """Return the results of a batch; one that fails is halved, down to single requests.
+
+    So as many as fit are in memory at once, and a request that fails alone fails no other. `failure` returns the
+    typed failure of such a request.
+
+    Raises:
+        Exception: What `run` raised, if no GPU of this process answers any more: no request is to blame.
+    """
+    try:
+        return list(run(batch))
+    except Exception as error:
+        if not isinstance(error, MaiaError) and not devices_work():
+            raise
+        # Without its traceback, which would keep what the failed call had computed.
+        caught = error.with_traceback(None)
+    if is_out_of_memory(caught):
+        empty_cache()
+    if len(batch) == 1:
+        return [caught if isinstance(caught, MaiaError) else failure(batch[0], caught)]
+    middle = len(batch) // 2
+    return [
+        *run_in_halves(batch[:middle], run, failure),
+        *run_in_halves(batch[middle:], run, failure),
+    ]
 
 
 class BlockingBackend(Backend[RequestT, ResultT]):

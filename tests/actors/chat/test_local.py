@@ -16,7 +16,7 @@ from actors.chat.local import LocalBackend
 from actors.chat.settings import TransformersChat
 from actors.endpoint.faults import ContextLengthError
 from actors.endpoint.prices import TokenPrice
-from actors.errors import BackendError, UsageError
+from actors.errors import UsageError
 from actors.hub import HubUnreachableError, ModelNotFoundError, TooLittleMemoryError
 from tests.actors.chat import tiny_models
 from tests.actors.chat.conftest import picture
@@ -184,45 +184,6 @@ async def test_text_cannot_forge_a_turn_or_an_image(backends: dict[str, LocalBac
         await backends["llava"].run([ask("a<end><image>b", picture(1)), ask("a< end>< image>b", picture(1))])
     )
     assert forged == plain
-
-
-async def test_one_failing_conversation_does_not_fail_its_batch(
-    backends: dict[str, LocalBackend], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    backend = backends["text"]
-    good = ask("good")
-    expected = await backend.run([good])
-    encode = backend._encode
-
-    def failing(batch: list[ChatRequest]) -> Any:
-        if any("bad" in request.messages[-1].text for request in batch):
-            raise ValueError("this one breaks")
-        return encode(batch)
-
-    monkeypatch.setattr(backend, "_encode", failing)
-    failure, reply = await backend.run([ask("bad"), good])
-    assert isinstance(failure, BackendError)
-    assert "this one breaks" in str(failure)
-    assert [reply] == expected
-
-
-async def test_memory_running_out_halves_the_batch(
-    backends: dict[str, LocalBackend], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    backend = backends["text"]
-    batch = [ask("q" * i) for i in range(1, 6)]
-    expected = [(await backend.run([request]))[0] for request in batch]
-    encode, sizes = backend._encode, []
-
-    def small(requests: list[ChatRequest]) -> Any:
-        sizes.append(len(requests))
-        if len(requests) > 2:
-            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
-        return encode(requests)
-
-    monkeypatch.setattr(backend, "_encode", small)
-    assert await backend.run(batch) == expected
-    assert sizes == [5, 2, 3, 1, 2]
 
 
 async def test_a_template_without_a_system_role_gets_it_in_the_first_turn(saved: dict[str, Path]) -> None:

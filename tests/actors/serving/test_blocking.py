@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from actors.errors import BackendError, DeviceLostError, RefusedError
-from actors.serving.blocking import BlockingBackend, DeviceThread
+from actors.serving.blocking import BlockingBackend, DeviceThread, run_in_halves
 from actors.serving.coalescer import Coalescer
 
 pytestmark = pytest.mark.anyio
@@ -85,3 +85,34 @@ async def test_a_timeout_of_the_model_is_its_own_failure() -> None:
     with pytest.raises(TimeoutError, match="no answer"):
         await thread.run(run)
     thread.close()
+
+
+def half_failure(request: int, error: Exception) -> BackendError:
+    return BackendError(f"{request}: {error}")
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_halved() -> None:
+    sizes = []
+
+    def run(batch: Sequence[int]) -> list[int]:
+        sizes.append(len(batch))
+        if len(batch) > 2:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+        return [-request for request in batch]
+
+    assert run_in_halves([1, 2, 3, 4, 5], run, half_failure) == [-1, -2, -3, -4, -5]
+    assert sizes == [5, 2, 3, 1, 2]
+
+
+def test_a_failing_request_does_not_fail_its_batch() -> None:
+    def run(batch: Sequence[int]) -> list[int]:
+        if 3 in batch:
+            raise RefusedError("not three.")
+        if 4 in batch:
+            raise ValueError("odd")
+        return list(batch)
+
+    one, two, refused, failed = run_in_halves([1, 2, 3, 4], run, half_failure)
+    assert (one, two) == (1, 2)
+    assert isinstance(refused, RefusedError)
+    assert str(failed) == "4: odd"
