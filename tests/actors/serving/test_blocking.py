@@ -87,7 +87,7 @@ async def test_a_timeout_of_the_model_is_its_own_failure() -> None:
     thread.close()
 
 
-def half_failure(request: int, error: Exception) -> BackendError:
+def typed_failure(request: int, error: Exception) -> BackendError:
     return BackendError(f"{request}: {error}")
 
 
@@ -100,7 +100,7 @@ def test_a_batch_that_does_not_fit_into_memory_is_halved() -> None:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
         return [-request for request in batch]
 
-    assert run_in_halves([1, 2, 3, 4, 5], run, half_failure) == [-1, -2, -3, -4, -5]
+    assert run_in_halves([1, 2, 3, 4, 5], run, typed_failure) == [-1, -2, -3, -4, -5]
     assert sizes == [5, 2, 3, 1, 2]
 
 
@@ -112,7 +112,7 @@ def test_a_failing_request_does_not_fail_its_batch() -> None:
             raise ValueError("odd")
         return list(batch)
 
-    one, two, refused, failed = run_in_halves([1, 2, 3, 4], run, half_failure)
+    one, two, refused, failed = run_in_halves([1, 2, 3, 4], run, typed_failure)
     assert (one, two) == (1, 2)
     assert isinstance(refused, RefusedError)
     assert str(failed) == "4: odd"
