@@ -59,7 +59,7 @@ class PoolOptions:
     """How long a replica is idle before it is stopped."""
     tick_s: float = 2.0
     """Pause between two ticks, in each of which the load is measured and the pool scaled."""
-    silence_s: float = 60.0
+    liveness_timeout_s: float = 60.0
     """A replica that has requests and has not answered for so long is sent a ping, and replaced if that is
     not answered within as long again.
     """
@@ -241,7 +241,7 @@ class ReplicaPool(Pool[RequestT, ResultT]):
     def _withdraw(self, pending: PendingRequest) -> None:
         if pending.link is not None:
             pending.link.withdraw(pending)
-        self._leave()
+        self._release()
 
     def answer(self, pending: PendingRequest, outcome: Any) -> None:
         """Give a caller the result or the typed failure of its request."""
@@ -256,7 +256,7 @@ class ReplicaPool(Pool[RequestT, ResultT]):
             if pending.failures and isinstance(outcome, CountsRequests):
                 outcome = outcome.with_resends(pending.failures)
             future.set_result(outcome)
-        self._leave()
+        self._release()
 
     def retry_later(self, pending: PendingRequest) -> None:
         """Send again, after a pause, what a replica had no capacity for."""
@@ -280,7 +280,7 @@ class ReplicaPool(Pool[RequestT, ResultT]):
         while len(self._links) < self._placement.min_replicas:
             self._launch()
         if self._ticker is None:
-            self._ticker = asyncio.get_running_loop().create_task(self._tick())
+            self._ticker = asyncio.get_running_loop().create_task(self._run_ticks())
 
     async def ready(self) -> None:
         """Return when a replica is ready.
@@ -343,7 +343,10 @@ class ReplicaPool(Pool[RequestT, ResultT]):
             link.handle = self._launcher.launch()
         except MaiaError as failure:
             # Its owner may be about to start another.
-            if self._shared is not None and self.clock() - link.last_response < self._options.silence_s:
+            if (
+                self._shared is not None
+                and self.clock() - link.last_response < self._options.liveness_timeout_s
+            ):
                 return True
             self.replica_broken(link, failure)
             return False
@@ -420,7 +423,7 @@ class ReplicaPool(Pool[RequestT, ResultT]):
         except MaiaError as error:
             _log.warning("%s: a replica did not stop cleanly: %s", self.name, error)
 
-    async def _tick(self) -> None:
+    async def _run_ticks(self) -> None:
         while True:
             await asyncio.sleep(self._options.tick_s)
             try:
@@ -465,7 +468,7 @@ class ReplicaPool(Pool[RequestT, ResultT]):
                 link.idle_since = now
             if not link.ready:
                 continue
-            if link.load and now - link.last_response > self._options.silence_s:
+            if link.load and now - link.last_response > self._options.liveness_timeout_s:
                 link.last_response = now
                 self.spawn(self._probe(link))
             elif (
@@ -480,11 +483,12 @@ class ReplicaPool(Pool[RequestT, ResultT]):
     async def _probe(self, link: ReplicaLink) -> None:
         handle = link.handle
         try:
-            await asyncio.wait_for(handle.ping(), self._options.silence_s)
+            await asyncio.wait_for(handle.ping(), self._options.liveness_timeout_s)
         except (TimeoutError, ReplicaLostError):
             if link.handle is handle and link.ready:
                 self.replica_lost(
-                    link, ReplicaLostError(f"a replica was silent for {2 * self._options.silence_s} s.")
+                    link,
+                    ReplicaLostError(f"a replica was silent for {2 * self._options.liveness_timeout_s} s."),
                 )
                 await self._stop(handle)  # it will not come back: `_await_ready` launches another
 
@@ -500,7 +504,7 @@ class ReplicaPool(Pool[RequestT, ResultT]):
         self._calls += 1
         self._pixels_sent += n_pixels
 
-    def _leave(self) -> None:
+    def _release(self) -> None:
         self._capacity.release()
         if not self._capacity.in_use:
             self._idle.set()

@@ -230,7 +230,7 @@ def test_a_server_that_is_not_ray_is_not_joined() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         with pytest.raises(UsageError, match="what answers there is not Ray"):
-            _find(RaySettings(address=address, join_timeout_s=3))
+            _find(RaySettings(address=address, join_timeout_s=1))
 
 
 @pytest.mark.ray

@@ -542,7 +542,7 @@ async def test_a_shared_pool_follows_the_replicas_that_come_and_go() -> None:
 async def test_a_shared_pool_without_any_replica_left_says_so() -> None:
     launcher = SharedLauncher()
     only = launcher.start()
-    async with Bench(launcher=launcher, silence_s=60) as bench:
+    async with Bench(launcher=launcher, liveness_timeout_s=60) as bench:
         futures = bench.ask(1)
         await settle()
         bench.clock.now += 61
@@ -573,7 +573,7 @@ async def test_a_shared_pool_waits_for_the_replica_that_its_owner_starts_in_plac
 
 async def test_a_replica_that_does_not_say_how_it_stands_is_still_looked_at() -> None:
     """One that hangs is found out all the same, and its work is done elsewhere."""
-    async with Bench(replicas=1, most=2, tick_s=0.01, silence_s=0.01) as bench:
+    async with Bench(replicas=1, most=2, tick_s=0.01, liveness_timeout_s=0.01) as bench:
         never = asyncio.get_running_loop().create_future()
         replica: Any = bench.replicas[0]
         replica.statistics = lambda: asyncio.shield(never)
@@ -591,7 +591,7 @@ async def test_a_replica_that_does_not_say_how_it_stands_is_still_looked_at() ->
 
 
 async def test_a_replica_that_hangs_is_replaced_and_its_work_done_elsewhere() -> None:
-    async with Bench(silence_s=0.01) as bench:
+    async with Bench(liveness_timeout_s=0.01) as bench:
         futures = bench.ask(1)
         await settle()
         bench.replicas[0].hangs = True
@@ -604,7 +604,7 @@ async def test_a_replica_that_hangs_is_replaced_and_its_work_done_elsewhere() ->
 
 
 async def test_a_busy_replica_that_answers_pings_is_left_alone() -> None:
-    async with Bench(silence_s=10) as bench:
+    async with Bench(liveness_timeout_s=10) as bench:
         futures = bench.ask(1)
         await settle()
         bench.clock.now += 11
