@@ -1,4 +1,4 @@
-"""Starting, joining and leaving Ray: what a private cluster shows of itself, and which clusters are joined."""
+"""Starting, joining and leaving Ray: what a private cluster exposes, and which clusters are joined."""
 
 from __future__ import annotations
 
