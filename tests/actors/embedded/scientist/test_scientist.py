@@ -47,13 +47,26 @@ def studied(world: World, **options: object) -> Outcome:
     return study(Scientist(WORDS, WorldEyes(world)), world, OPENING, **options)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("term", [VIOLIN, FRUIT, RED, SNOW], ids=str)
+@pytest.fixture(scope="module")
+def violins() -> tuple[World, Outcome]:
+    """A unit that violins drive, and its study."""
+    world = world_of(lambda content: shows(content, VIOLIN))
+    return world, studied(world)
+
+
+@pytest.mark.parametrize("term", [FRUIT, RED, SNOW], ids=str)
 def test_one_term_is_named_and_nothing_else(term: Term) -> None:
     outcome = studied(world_of(lambda content: shows(content, term)))
     assert terms_named(outcome.labels, WORDS) == {term}
     assert "[DESCRIPTION]:" in outcome.answer
     assert "mean activation" in outcome.answer
     assert outcome.images <= 350
+
+
+def test_a_concept_is_named_and_nothing_else(violins: tuple[World, Outcome]) -> None:
+    _, outcome = violins
+    assert outcome.labels == ["violin"]
+    assert "mean activation" in outcome.answer
 
 
 def test_two_unrelated_concepts_get_two_labels() -> None:
@@ -106,17 +119,16 @@ def test_blind_descriptions_are_enough() -> None:
     assert study(Scientist(WORDS), world, OPENING).labels == ["violin"]
 
 
-def test_the_scientist_is_a_function_of_the_messages() -> None:
+def test_the_scientist_is_a_function_of_the_messages(violins: tuple[World, Outcome]) -> None:
     """A study taken up by another scientist, at any round, goes on as the first would have."""
-    outcome = studied(world_of(lambda content: shows(content, VIOLIN)))
-    for turn, message in enumerate(outcome.messages):
-        if message.role == "assistant" and turn % 4 == 2:
-            fresh = Scientist(WORDS, None)
-            again = fresh.next_turn(ChatRequest(tuple(outcome.messages[:turn]), seed=0))
-            assert again == fresh.next_turn(ChatRequest(tuple(outcome.messages[:turn]), seed=0))
+    world, outcome = violins
+    for turn in range(2, len(outcome.messages), 4):
+        request = ChatRequest(tuple(outcome.messages[:turn]), seed=0)
+        reply = Scientist(WORDS, WorldEyes(world)).next_turn(request)
+        assert reply == outcome.messages[turn].text
 
 
-@pytest.mark.parametrize("after", [1, 2, 4])
+@pytest.mark.parametrize("after", [1, 4])
 def test_the_scientist_answers_on_demand(after: int) -> None:
     outcome = studied(world_of(lambda content: shows(content, VIOLIN)), max_rounds=after + 1)
     assert outcome.rounds == after + 1
@@ -154,10 +166,9 @@ def test_a_study_survives_a_failing_program_and_cut_output() -> None:
     assert "[LABEL]: violin" in messages[-1].text
 
 
-def test_unexplained_images_are_taken_apart_after_an_objection() -> None:
+def test_unexplained_images_are_taken_apart_after_an_objection(violins: tuple[World, Outcome]) -> None:
     """The critic names an exemplar by its rank and an image by what was asked for."""
-    world = world_of(lambda content: shows(content, VIOLIN))
-    outcome = studied(world)
+    world, outcome = violins
     state = read_study(outcome.messages, WORDS)
     made = next(row.stimulus for row in state.rows if len(row.stimulus.things) == 2)
     seen = set(re.findall(r"EXEMPLAR (\d+)", str(outcome.messages)))
@@ -173,17 +184,15 @@ def test_unexplained_images_are_taken_apart_after_an_objection() -> None:
         assert f"driven by {with_article(concept)}" in reply
 
 
-def test_a_rejected_answer_is_followed_by_experiments() -> None:
-    world = world_of(lambda content: shows(content, VIOLIN))
-    outcome = studied(world)
+def test_a_rejected_answer_is_followed_by_experiments(violins: tuple[World, Outcome]) -> None:
+    world, outcome = violins
     rejected = [*outcome.messages, Message("user", ("Your answer was tested and not confirmed. Go on.",))]
     reply = Scientist(WORDS, WorldEyes(world)).next_turn(ChatRequest(tuple(rejected)))
     assert "```python" in reply
 
 
-def test_replies_have_the_format_of_the_paper() -> None:
-    world = world_of(lambda content: shows(content, VIOLIN))
-    for message in studied(world).messages:
+def test_replies_have_the_format_of_the_paper(violins: tuple[World, Outcome]) -> None:
+    for message in violins[1].messages:
         if message.role == "assistant" and "```" in message.text:
             assert message.text.count("```python") == 1
             assert "[HYPOTHESIS LIST]:\nHypothesis_1: " in message.text
