@@ -23,14 +23,9 @@ _ODD = 0.5
 class Designer:
     """Draws planned images at random around what is suspected, and picks the most telling ones."""
 
-    def __init__(self, words: Words, rng: random.Random, avoid: frozenset[str] = frozenset()) -> None:
+    def __init__(self, words: Words, rng: random.Random) -> None:
         self._words, self._rng = words, rng
-        self._concepts = [name for name in words.concepts if name not in avoid]
-        self._avoid = avoid
-
-    def random_stimulus(self, n_things: int = 1) -> Stimulus:
-        names = self._rng.sample(self._concepts, min(n_things, len(self._concepts)))
-        return Stimulus(tuple(Thing(name) for name in names), self._background())
+        self._concepts = list(words.concepts)
 
     def survey(
         self, count: int, things: int, first: Collection[str] = (), without: Explanation | None = None
@@ -62,11 +57,14 @@ class Designer:
         for thing in dict.fromkeys(thing for stimulus in crowded for thing in stimulus.things):
             stimuli += [Stimulus((thing,), self._background()) for _ in range(copies)]
         for background in dict.fromkeys(stimulus.background for stimulus in crowded if stimulus.background):
-            stimuli += [replace(self.random_stimulus(), background=background) for _ in range(copies)]
+            stimuli += [replace(self._random_stimulus(), background=background) for _ in range(copies)]
         return stimuli
 
+    def _random_stimulus(self) -> Stimulus:
+        return Stimulus((Thing(self._rng.sample(self._concepts, 1)[0]),), self._background())
+
     def _satisfies(self, stimulus: Stimulus, formula: Explanation) -> bool:
-        return bool(strongest(formula, [stimulus], self._words, sure=0.3))
+        return float(formula.truth(truth_table([stimulus.terms(self._words)], formula.terms))[0]) >= 0.3
 
     def telling(self, merits: Sequence[Merit], count: int, repeats: int, controls: int) -> list[Stimulus]:
         """Return `count` images: `repeats` that the leader predicts to be strong, `controls` that share
@@ -175,12 +173,10 @@ class Designer:
         # Better hypotheses come first, and are met more often.
         term = nouns[min(int(rng.expovariate(0.25)), len(nouns) - 1)]
         if term.kind == "category":
-            return rng.choice([m for m in words.members(term.name) if m not in self._avoid] or self._concepts)
+            return rng.choice(words.members(term.name))
         if rng.random() < 0.3:
-            return rng.choice(
-                [s for s in words.siblings(term.name) if s not in self._avoid] or self._concepts
-            )
-        return term.name if term.name not in self._avoid else rng.choice(self._concepts)
+            return rng.choice(words.siblings(term.name) or self._concepts)
+        return term.name
 
     def _color(self, focus: Sequence[Term]) -> str:
         suspected = [term.name for term in focus if term.kind in ("color", "tone")]
@@ -193,11 +189,3 @@ class Designer:
 
     def _background(self) -> str:
         return self._rng.choice(list(self._words.backgrounds)) if self._words.backgrounds else ""
-
-
-def strongest(
-    formula: Explanation, stimuli: Sequence[Stimulus], words: Words, sure: float = 0.8
-) -> list[Stimulus]:
-    """Return the stimuli that satisfy the formula with a probability of at least `sure`."""
-    truth = formula.truth(truth_table([stimulus.terms(words) for stimulus in stimuli], formula.terms))
-    return [stimulus for stimulus, value in zip(stimuli, truth, strict=True) if value >= sure]

@@ -55,20 +55,14 @@ def _replaced(stimulus: Stimulus, words: Words, rng: random.Random) -> CausalEdi
     pool = near if near and rng.random() < 0.5 else far
     if not pool:
         return None
-    new = Thing(rng.choice(pool))
-    return CausalEdit(
-        stimulus,
-        stimulus.swap(old.concept, new),
-        f"replace the {old.concept} with {with_article(new.concept)}",
-    )
+    return replacement(stimulus, old, rng.choice(pool))
 
 
 def _moved(stimulus: Stimulus, words: Words, rng: random.Random) -> CausalEdit | None:
     others = [name for name in words.backgrounds if name != stimulus.background]
     if not others:
         return None
-    background = rng.choice(others)
-    return CausalEdit(stimulus, stimulus.on(background), f"change the background to {background}")
+    return relocation(stimulus, rng.choice(others))
 
 
 def _recolored(stimulus: Stimulus, words: Words, rng: random.Random) -> CausalEdit | None:
@@ -81,3 +75,14 @@ def _recolored(stimulus: Stimulus, words: Words, rng: random.Random) -> CausalEd
     new = replace(old, color=rng.choice(others))
     instruction = f"change the color of the {old.concept} to {new.color}"
     return CausalEdit(stimulus, stimulus.swap(old.concept, new), instruction)
+
+
+def replacement(stimulus: Stimulus, old: Thing, concept: str, exemplar: int | None = None) -> CausalEdit:
+    """Return the edit that puts another concept in the place of a thing."""
+    instruction = f"replace the {old.concept} with {with_article(concept)}"
+    return CausalEdit(stimulus, stimulus.swap(old.concept, Thing(concept)), instruction, exemplar)
+
+
+def relocation(stimulus: Stimulus, background: str, exemplar: int | None = None) -> CausalEdit:
+    """Return the edit that changes the background."""
+    return CausalEdit(stimulus, stimulus.on(background), f"change the background to {background}", exemplar)

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from actors.embedded.language.words import Words
-from actors.embedded.reasoning.rebuilding import ExampleEdit
 from actors.embedded.reasoning.stimuli import Stimulus
 
 SHOWN = 4
@@ -90,11 +89,15 @@ for index in best:
 
 @dataclass(frozen=True, slots=True)
 class CausalEdit:
-    """An edit as a causal test: the same picture with one thing changed."""
+    """An edit as a causal test: the same picture with one thing changed.
+
+    `exemplar` is the place of the exemplar to edit; None: the picture is made first.
+    """
 
     before: Stimulus
     after: Stimulus
     instruction: str
+    exemplar: int | None = None
 
 
 def exemplar_program(observed: bool = True) -> str:
@@ -106,32 +109,26 @@ def trial_program(
     purpose: str,
     stimuli: Sequence[Stimulus],
     words: Words,
-    changes: Sequence[CausalEdit] = (),
-    shown: int = SHOWN,
+    edits: Sequence[CausalEdit] = (),
 ) -> str:
-    """Return a program that makes and measures `stimuli`, then `changes`."""
+    """Return a program that makes and measures `stimuli`, then pictures before and after `edits`."""
     parts = []
     if stimuli:
         trials = "\n".join(f"    ({stimulus.code!r}, {stimulus.prompt(words)!r})," for stimulus in stimuli)
-        parts.append(_TRIALS.format(purpose=purpose, trials=trials))
-        if shown:
-            parts.append(_STRONGEST.format(shown=shown))
-    if changes:
+        parts += [_TRIALS.format(purpose=purpose, trials=trials), _STRONGEST.format(shown=SHOWN)]
+    if edits:
         lines = "\n".join(
-            f"    ({c.before.code!r}, {c.before.prompt(words)!r}, {c.after.code!r}, {c.instruction!r}),"
-            for c in changes
+            f"    ({e.before.code!r}, {e.before.prompt(words)!r}, {e.after.code!r}, {e.instruction!r}),"
+            for e in edits
         )
         heading = "The same pictures with one thing changed." if stimuli else purpose
         parts.append(_CHANGES.format(purpose=heading, changes=lines))
     return "\n".join(parts)
 
 
-def edit_program(edits: Sequence[ExampleEdit]) -> str:
+def edit_program(edits: Sequence[CausalEdit]) -> str:
     """Return a program that edits exemplars and measures what becomes of them."""
-    lines = (
-        f"    ({e.example.place}, {e.example.content.code!r}, {e.after.code!r}, {e.instruction!r}),"
-        for e in edits
-    )
+    lines = (f"    ({e.exemplar}, {e.before.code!r}, {e.after.code!r}, {e.instruction!r})," for e in edits)
     return _EXAMPLES.format(changes="\n".join(lines))
 
 

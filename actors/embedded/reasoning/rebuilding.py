@@ -11,8 +11,9 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from actors.embedded.drawing.vocabulary import with_article
 from actors.embedded.language.words import Words
+from actors.embedded.reasoning.edits import relocation, replacement
+from actors.embedded.reasoning.programs import CausalEdit
 from actors.embedded.reasoning.stimuli import Stimulus, Thing
 
 FEW = 3
@@ -35,15 +36,6 @@ class Example:
     content: Stimulus
 
 
-@dataclass(frozen=True, slots=True)
-class ExampleEdit:
-    """One change of an example, as an instruction, and what the picture shows then."""
-
-    example: Example
-    after: Stimulus
-    instruction: str
-
-
 def rebuilt(examples: Sequence[Example], words: Words, rng: random.Random) -> list[Stimulus]:
     """Return pictures of all that an example shows, of each two parts of it, and of each part without
     the others.
@@ -64,22 +56,17 @@ def rebuilt(examples: Sequence[Example], words: Words, rng: random.Random) -> li
     return stimuli
 
 
-def example_edits(examples: Sequence[Example], words: Words, rng: random.Random) -> list[ExampleEdit]:
+def example_edits(examples: Sequence[Example], words: Words, rng: random.Random) -> list[CausalEdit]:
     """Return edits of the examples themselves, each with one part replaced: a part without which the unit
     falls silent matters.
     """
-    planned: list[ExampleEdit] = []
+    planned: list[CausalEdit] = []
     for example in examples:
-        content = example.content
+        content, place = example.content, example.place
         strange = [name for name in words.concepts if name not in content.concepts]
         for thing in content.things:
-            new = Thing(rng.choice(strange))
-            instruction = f"replace the {thing.concept} with {with_article(new.concept)}"
-            planned.append(ExampleEdit(example, content.swap(thing.concept, new), instruction))
-        for background in rng.sample(
-            [name for name in words.backgrounds if name != content.background], 2 if content.background else 0
-        ):
-            planned.append(
-                ExampleEdit(example, content.on(background), f"change the background to {background}")
-            )
+            planned.append(replacement(content, thing, rng.choice(strange), place))
+        others = [name for name in words.backgrounds if name != content.background]
+        for background in rng.sample(others, 2 if content.background else 0):
+            planned.append(relocation(content, background, place))
     return planned
