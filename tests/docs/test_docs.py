@@ -102,6 +102,22 @@ def test_the_lines_of_python_on_the_first_page_use_what_there_is():
     assert [(owner, name) for owner, name in pairs if not hasattr(owners[owner], name)] == []
 
 
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("actors/vision/networks/zoo.py", "SOURCES"),
+        ("actors/generation/settings.py", "GenerationSettings"),
+        ("tools/sandbox/methods.py", "METHODS"),
+        ("agents/tasks/__init__.py", "TASKS"),
+    ],
+)
+def test_what_the_recipes_of_contributing_register_in_exists(path, name):
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert f"`{path}`" in page
+    assert f"`{name}`" in page
+    assert re.search(rf"^{name}\b", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE)
+
+
 def test_the_page_on_evidence_has_every_figure_by_its_name():
     page = (ROOT / "docs" / "evidence.md").read_text(encoding="utf-8")
     table = page.partition("## Other figures on the page")[2].partition("## ")[0]
