@@ -1,7 +1,7 @@
-"""Gathers what is known of a label beside its fresh images: the unit's range, and what the data set's images
-show.
+"""Gathers what is known of a label apart from its fresh images: the unit's range, and what the data set's
+images show.
 
-A blind witness is asked of each image by itself whether it shows one label, so it cannot know which is
+A blind witness is asked of each image by itself whether it shows one label, so it does not know which is
 tested, nor what the image did to the unit.
 """
 
@@ -17,9 +17,9 @@ from pydantic import Field
 from actors.images import Image
 from actors.settings import Settings
 from actors.vision.readout.base import HeldBack
-from agents.evidence.coverage import Looked, Origin, coverage, uncovered
+from agents.evidence.coverage import Origin, WitnessedImage, coverage, uncovered
 from agents.evidence.finding import Figures
-from agents.evidence.held_back import Drawn, HeldBackTest, Sample, draw, held_back_test
+from agents.evidence.held_back import DrawnImage, HeldBackTest, JudgedImage, Sample, draw, held_back_test
 from agents.evidence.reach import STRONGEST, Range, range_of, reach, strength
 from agents.evidence.trials import Trials
 from agents.evidence.witness import Accuracy, accuracy
@@ -59,36 +59,36 @@ class ConfirmationSettings(Settings):
     """
     held_back_looks: int = Field(80, ge=20)
     """Questions to the witness whether one of these images shows a label, shared among an answer's labels; at
-    least 20 images are looked at. Beside these, one examination asks of at most 15 exemplars and 15 images of
+    least 20 images are judged. In addition, one examination asks of at most 15 exemplars and 15 images of
     the agent, for each label.
     """
 
 
-_LEAST_LOOKS = 20
+_LEAST_JUDGED = 20
 _AT_ONCE = 20
 """Images that are held back and in memory at a time."""
 
 
-def looks_at_data(settings: ConfirmationSettings, n_labels: int) -> int:
+def witness_questions(settings: ConfirmationSettings, n_labels: int) -> int:
     """Return the most questions that the witness of one examination is asked about the data set's images and
     the agent's.
     """
-    held_back = n_labels * _looks_each(settings, n_labels) if settings.held_back else 0
+    held_back = n_labels * _images_judged(settings, n_labels) if settings.held_back else 0
     return held_back + n_labels * (EXEMPLARS + STRONGEST)
 
 
-def _looks_each(settings: ConfirmationSettings, n_labels: int) -> int:
-    """Return how many images that are held back are looked at, each once for every label."""
-    return max(_LEAST_LOOKS, settings.held_back_looks // n_labels)
+def _images_judged(settings: ConfirmationSettings, n_labels: int) -> int:
+    """Return how many images that are held back are judged, each once for every label."""
+    return max(_LEAST_JUDGED, settings.held_back_looks // n_labels)
 
 
 class Witness(Protocol):
-    """Says of (image, thing) whether the image shows it; None where it cannot tell."""
+    """Returns for (image, thing) whether the image shows it; None where its answer is unclear."""
 
     async def shows(self, questions: Sequence[tuple[Image, str]]) -> list[bool | None]: ...
 
 
-class Makings(Protocol):
+class AgentImages(Protocol):
     """What the agent made, as far as it was shown to the unit."""
 
     def made(self) -> list[Made]: ...
@@ -96,8 +96,8 @@ class Makings(Protocol):
     async def pictures(self, ids: Sequence[str]) -> list[Image]: ...
 
 
-class NothingMade:
-    """Stands for an agent that made nothing, or of which nothing is known."""
+class NoAgentImages:
+    """The images of an agent that made none, or of which none are known."""
 
     def made(self) -> list[Made]:
         return []
@@ -108,9 +108,9 @@ class NothingMade:
 
 
 class Assessor:
-    """Looks at the data set's images and at the agent's for one subject.
+    """Has a witness judge the data set's images and the agent's for one subject.
 
-    `images` are those of the data set that its figures name, by id, to be kept for people to look at.
+    `images` are those of the data set that its figures name, by id, to be kept for display.
     """
 
     def __init__(
@@ -120,21 +120,21 @@ class Assessor:
         *,
         seed: int,
         witness: Witness | None = None,
-        makings: Makings | None = None,
+        agent_images: AgentImages | None = None,
     ) -> None:
         self._subject, self._settings, self._seed = subject, settings, seed
-        self._witness, self._makings = witness, makings or NothingMade()
+        self._witness, self._agent_images = witness, agent_images or NoAgentImages()
         self._held_back: HeldBack | None = None
         self.images: dict[str, Image] = {}
 
     async def reach(self, fresh: Sequence[float]) -> Figures:
         """Return whether the agent's images, or the critic's with these activations, reach the unit's range."""
-        generated = [*(each.activation for each in self._makings.made() if not each.from_data), *fresh]
+        generated = [*(each.activation for each in self._agent_images.made() if not each.from_data), *fresh]
         unit = await self._range(await self._subject.exemplars(EXEMPLARS), generated)
         return Figures(unit, None if unit is None else reach(unit, generated, self._settings.min_reach))
 
     async def labels(self, labels: Sequence[str], trials: Trials, figures: Figures, share: float) -> Figures:
-        """Return the figures with all that the test's images and a look at the data set say of the labels.
+        """Return the figures with all that the test's images and the data set's images say of the labels.
 
         `share`: the part of all evidence that this test on the data set may claim, since every answer of a study is
         tested on the same sample.
@@ -155,14 +155,13 @@ class Assessor:
         held_back, drawn = await self._test(labels, unit, witness, share)
         strong = [each for each in (*exemplars, *drawn) if each.activation >= unit.lit]
         everything = [*strong, *await self._agents(labels, unit)]
-        found = uncovered(everything, unit.middle)
         return replace(
             figures,
             witness=witness,
             coverage=coverage(strong, labels, witness, settings.min_coverage),
             held_back=held_back,
-            uncovered=tuple(found),
-            looked=tuple(everything),
+            uncovered=tuple(uncovered(everything, unit.middle)),
+            witnessed=tuple(everything),
         )
 
     async def _range(self, exemplars: Sequence[DatasetImage], generated: Sequence[float]) -> Range | None:
@@ -181,70 +180,72 @@ class Assessor:
             self._held_back = await self._subject.held_back(self._settings.held_back)
         return self._held_back if len(self._held_back.activations) else None
 
-    async def _exemplars(self, labels: Sequence[str]) -> list[Looked]:
+    async def _exemplars(self, labels: Sequence[str]) -> list[WitnessedImage]:
         exemplars = await self._subject.exemplars(EXEMPLARS)
         images = [each.image for each in exemplars]
         self.images.update((image.id, image) for image in images)
         activations = [each.response.activation for each in exemplars]
-        looked = await self._look(images, activations, labels, "exemplar")
-        return [replace(each, prompt=f"exemplar {rank}") for rank, each in enumerate(looked, 1)]
+        witnessed = await self._witnessed(images, activations, labels, "exemplar")
+        return [replace(image, prompt=f"exemplar {rank}") for rank, image in enumerate(witnessed, 1)]
 
     async def _test(
         self, labels: Sequence[str], unit: Range, witness: Accuracy | None, share: float
-    ) -> tuple[HeldBackTest | None, list[Looked]]:
+    ) -> tuple[HeldBackTest | None, list[WitnessedImage]]:
         """Return the test of the labels on images that are held back, and what the drawn ones show."""
         held = await self._sampled()
         if held is None:
             return None, []
         seed = seed_for(self._seed, "held back", self._subject.id, *labels)
-        count = _looks_each(self._settings, len(labels))
+        count = _images_judged(self._settings, len(labels))
         drawn = draw(held.activations, count, np.random.default_rng(seed))
-        looked: list[Looked] = []
+        witnessed: list[WitnessedImage] = []
         for start in range(0, len(drawn), _AT_ONCE):
-            looked += await self._look_at_drawn(held, drawn[start : start + _AT_ONCE], labels, unit)
-        found = held_back_test(
+            witnessed += await self._witness_drawn(held, drawn[start : start + _AT_ONCE], labels, unit)
+        judged = [
+            JudgedImage(place, image.activation, image.covered)
+            for place, image in zip(drawn, witnessed, strict=True)
+        ]
+        test = held_back_test(
             Sample(held.total, len(held.activations), held.seed),
-            drawn,
-            [each.activation for each in looked],
-            [each.covered for each in looked],
+            judged,
             unit=unit,
             witness=witness,
             alpha=self._settings.alpha * share,
             min_auroc=self._settings.min_auroc,
         )
-        return found, looked
+        return test, witnessed
 
-    async def _look_at_drawn(
-        self, held: HeldBack, drawn: Sequence[Drawn], labels: Sequence[str], unit: Range
-    ) -> list[Looked]:
-        """Look at some drawn images, and keep those that a page may show: photographs may be large."""
+    async def _witness_drawn(
+        self, held: HeldBack, drawn: Sequence[DrawnImage], labels: Sequence[str], unit: Range
+    ) -> list[WitnessedImage]:
+        """Have some drawn images judged, and keep those that a page may show: photographs may be large."""
         assert isinstance(self._subject, Reserving)
         images = await self._subject.held_back_images([int(held.indices[each.position]) for each in drawn])
         activations = [float(held.activations[each.position]) for each in drawn]
-        looked = await self._look(images, activations, labels, "held back")
-        for image, each in zip(images, looked, strict=True):
-            if each.covered is False and each.activation >= unit.middle:
+        witnessed = await self._witnessed(images, activations, labels, "held back")
+        for image, judged in zip(images, witnessed, strict=True):
+            if judged.covered is False and judged.activation >= unit.middle:
                 self.images[image.id] = image
-        return looked
+        return witnessed
 
-    async def _agents(self, labels: Sequence[str], unit: Range) -> list[Looked]:
+    async def _agents(self, labels: Sequence[str], unit: Range) -> list[WitnessedImage]:
         """Return what the agent's strongest images show."""
-        made = [each for each in self._makings.made() if each.activation >= unit.middle]
+        made = [each for each in self._agent_images.made() if each.activation >= unit.middle]
         made = sorted(made, key=lambda each: -each.activation)[:STRONGEST]
-        images = await self._makings.pictures([each.image for each in made])
+        images = await self._agent_images.pictures([each.image for each in made])
         self.images.update((image.id, image) for image in images)
-        looked = await self._look(images, [each.activation for each in made], labels, "generated")
+        witnessed = await self._witnessed(images, [each.activation for each in made], labels, "generated")
         return [
-            replace(found, prompt=each.wording, origin="edited" if each.from_data else "generated")
-            for found, each in zip(looked, made, strict=True)
+            replace(image, prompt=each.wording, origin="edited" if each.from_data else "generated")
+            for image, each in zip(witnessed, made, strict=True)
         ]
 
-    async def _look(
+    async def _witnessed(
         self, images: Sequence[Image], activations: Sequence[float], labels: Sequence[str], origin: Origin
-    ) -> list[Looked]:
+    ) -> list[WitnessedImage]:
         assert self._witness is not None
         answers = iter(await self._witness.shows([(image, label) for image in images for label in labels]))
         return [
-            Looked(image.id, activation, origin, {label: next(answers) for label in labels})
+            WitnessedImage(image.id, activation, origin, {label: next(answers) for label in labels})
             for image, activation in zip(images, activations, strict=True)
         ]

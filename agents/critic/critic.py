@@ -2,7 +2,7 @@
 
 They are set up by the program, not asked for in a prompt. Images of the labels and images of other things,
 drawn with reserved seeds, are shown to the unit and compared pair by pair with an e-value, which is valid
-whenever one stops looking. Of a label that passes, the simplest form is kept that the numbers cannot reject.
+whenever the test stops. Of a label that passes, the simplest form is kept that the numbers cannot reject.
 An assessor says how strong it is, which of the unit's strongest images it covers, and whether it holds on
 images of the data set that no agent saw. A sceptic who never saw the study may propose a rival, which is
 tested too. The finding on all of it is the verdict.
@@ -21,19 +21,19 @@ import numpy as np
 from actors.generation.base import MadeImage
 from actors.images import Image
 from agents.critic import objections
-from agents.critic.assessor import Assessor, ConfirmationSettings, Makings
+from agents.critic.assessor import AgentImages, Assessor, ConfirmationSettings
 from agents.critic.fresh_images import FreshImages, UnmadeError
 from agents.critic.review import Review
 from agents.critic.sceptic import Sceptic
 from agents.critic.stimuli import control_subjects, prompts_for
 from agents.evidence.coverage import more_than_missed
 from agents.evidence.finding import Figures, Finding, of_abstention, of_label
-from agents.evidence.meaning import Meaning, doubts_about, rivals_of
+from agents.evidence.meaning import LabelMeaning, doubts_about, rivals_of
 from agents.evidence.simpler_labels import Doubt
 from agents.evidence.statistics import auroc, auroc_interval, e_value
 from agents.evidence.trials import Trials, borne_out, summarise, surely_less
 from agents.evidence.verdict import HOLDING
-from agents.tasks.base import Answer
+from agents.tasks.base import FinalAnswer
 from agents.tasks.describe_unit import NOT_INTERPRETABLE
 from tools.subject import Subject
 from tools.toolbox import EXEMPLARS, Studio, seed_for
@@ -41,7 +41,7 @@ from tools.toolbox import EXEMPLARS, Studio, seed_for
 __all__ = ["ConfirmationSettings", "Critic", "is_abstention", "share_of"]
 
 _LEFT = 0.5
-"""Part of a thing's effect that may be left beside what a label excepts."""
+"""Part of a thing's effect that may be left in the presence of what a label excepts."""
 _SAME = 0.1
 """Difference, as a part of the label's effect, up to which two groups of images count as driving a unit
 alike.
@@ -49,7 +49,7 @@ alike.
 _MOST_SIMPLER = 8
 """Simpler labels of one answer at most that are tested, one after another."""
 _FEWEST = 5
-"""Images of a wider kind that do not show the label, from which they tell something."""
+"""Images of a wider kind that do not show the label, from which they count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +58,56 @@ class Tested:
     be made.
     """
 
-    answer: Answer
+    answer: FinalAnswer
     specific: bool | None
     trials: Trials
     evidence: dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A label against a simpler one, by fresh images of both. `left`: the part of the label's effect that the
+    simpler one has; `rejected`: the simpler one surely does less.
+    """
+
+    label: str
+    simpler: str
+    weaker: str
+    """What the images of the simpler side were made of."""
+    stronger: str
+    n_weaker: int
+    mean_weaker: float
+    mean_stronger: float
+    auroc: float
+    auroc_interval: tuple[float, float]
+    left: float
+    rejected: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RivalTest:
+    """Fresh images of a rival against those of the labels. `beats`: how often one exceeds one of the labels."""
+
+    label: str
+    mean: float
+    n: int
+    beats: float
+    beats_interval: tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What an observer sees in `n` images of everyday things: how many show what was asked for (`seen`), and
+    in how many it sees another thing (`false`).
+    """
+
+    n: int
+    seen: int
+    false: int
+
+
 class Critic:
-    """Examines answers about one subject. `makings` is what its agent made."""
+    """Examines answers about one subject. `agent_images` is what its agent made."""
 
     def __init__(
         self,
@@ -75,13 +117,15 @@ class Critic:
         seed: int,
         settings: ConfirmationSettings | None = None,
         sceptic: Sceptic | None = None,
-        makings: Makings | None = None,
+        agent_images: AgentImages | None = None,
     ) -> None:
         self._subject, self._sceptic, self._seed = subject, sceptic, seed
         self._settings = settings or ConfirmationSettings()
         self._fresh = FreshImages(subject, studio, seed)
-        self._assessor = Assessor(subject, self._settings, seed=seed, witness=sceptic, makings=makings)
-        self._meanings: dict[str, Meaning | None] = {}
+        self._assessor = Assessor(
+            subject, self._settings, seed=seed, witness=sceptic, agent_images=agent_images
+        )
+        self._meanings: dict[str, LabelMeaning | None] = {}
         self._tests = 0
         """Tests of this examination, so far."""
 
@@ -90,7 +134,7 @@ class Critic:
         """Every image that was made or is named in the evidence, by id."""
         return ChainMap(self._fresh.kept, self._assessor.images)
 
-    async def examine(self, answer: Answer, attempt: int) -> Review:
+    async def examine(self, answer: FinalAnswer, attempt: int) -> Review:
         """Test the labels of `answer`; each attempt has images of its own.
 
         The verdict's labels are the simplest that the numbers cannot reject.
@@ -106,13 +150,16 @@ class Critic:
         return verdict
 
     async def _abstention(self, attempt: int) -> Review:
-        inspected = await self._inspected(attempt)
+        inspected = await self._inspect(attempt)
         figures = await self._assessor.reach(self._fresh.activations)
         found = of_abstention(figures)
-        evidence = {"kind": "abstention", **inspected, **figures.to_json(), "finding": asdict(found)}
+        evidence: dict[str, Any] = {"kind": "abstention"}
+        if inspected is not None:
+            evidence["inspected"] = asdict(inspected)
+        evidence |= {**figures.to_json(), "finding": asdict(found)}
         return Review(True, "", evidence)
 
-    async def _labels(self, answer: Answer, attempt: int) -> Review:
+    async def _labels(self, answer: FinalAnswer, attempt: int) -> Review:
         tested = await self._confirm(answer, attempt)
         own = borne_out(answer.labels, tested.trials)
         if 0 < len(own) < len(answer.labels):
@@ -123,7 +170,7 @@ class Critic:
             tested.evidence["retest"] = await self._retest(tested.trials, attempt)
             beaten_by = await self._rival(tested, attempt)
         figures = await self._assessor.reach(self._fresh.activations)
-        # Of a label that no image could be made of, real images may still tell.
+        # A label that no image could be made of may still be tested on real images.
         if tested.specific is not False or not (figures.reach and figures.reach.reached):
             figures = await self._assessor.labels(
                 tested.answer.labels, tested.trials, figures, share_of(attempt)
@@ -131,7 +178,7 @@ class Critic:
         return self._verdict(tested, figures, beaten_by, attempt)
 
     def _verdict(self, tested: Tested, figures: Figures, beaten_by: str, attempt: int) -> Review:
-        """Return the finding, and what the agent is told if it may go on."""
+        """Return the finding, and what the agent is sent if it may go on."""
         found = of_label(tested.specific, figures, beaten_by=beaten_by)
         evidence = tested.evidence | figures.to_json() | {"finding": asdict(found)}
         if found.verdict == "holds on your images" and figures.held_back is not None:
@@ -143,13 +190,13 @@ class Critic:
     def _objection(
         self, tested: Tested, figures: Figures, found: Finding, beaten_by: str, attempt: int
     ) -> tuple[str, tuple[str, ...]]:
-        """Return what to tell the agent, "" if the answer stands, and the images to show it.
+        """Return what to send the agent, "" if the answer stands, and the images to show it.
 
         A label that holds goes back once if it leaves more of the strongest images unexplained than the
         witness overlooks. Images that are held back are never shown.
         """
         left = [each for each in figures.uncovered if each.origin != "held back"]
-        seen = [each for each in figures.looked if each.origin != "held back"]
+        seen = [each for each in figures.witnessed if each.origin != "held back"]
         holds, unit = found.verdict in HOLDING, figures.unit
         if holds and (
             attempt > 1 or unit is None or not more_than_missed(seen, unit.middle, figures.witness)
@@ -163,7 +210,7 @@ class Critic:
             return objections.beaten(tested.answer, tested.evidence), ()
         return objections.not_enough(tested.answer, found, left), tuple(each.image for each in left)
 
-    async def _confirm(self, answer: Answer, attempt: int) -> Tested:
+    async def _confirm(self, answer: FinalAnswer, attempt: int) -> Tested:
         """Compare fresh images of the labels with images of other things."""
         self._tests += 1
         trials, settings = Trials(), self._settings
@@ -190,7 +237,7 @@ class Critic:
 
     async def _simplest(self, tested: Tested, attempt: int) -> Tested:
         """Return the simplest labels that pass, with what was compared."""
-        compared: list[dict[str, Any]] = []
+        compared: list[Comparison] = []
         # A model may call each of two words broader than the other, or word a label anew for ever.
         seen = {tested.answer.labels}
         while len(seen) <= _MOST_SIMPLER:
@@ -202,13 +249,13 @@ class Critic:
             if not second.specific:
                 break
             tested = second
-        tested.evidence["simpler"] = compared
+        tested.evidence["simpler"] = [asdict(comparison) for comparison in compared]
         known = {label: await self._meaning(label) for label in tested.answer.labels}
         if meanings := {label: asdict(each) for label, each in known.items() if each}:
             tested.evidence["meanings"] = meanings
         return tested
 
-    async def _simpler(self, tested: Tested, attempt: int, compared: list[dict[str, Any]]) -> Answer:
+    async def _simpler(self, tested: Tested, attempt: int, compared: list[Comparison]) -> FinalAnswer:
         """Return the answer with one label simpler, or as it is; add to what was `compared`."""
         answer, trials = tested.answer, tested.trials
         _, controls = trials.numbers()
@@ -216,19 +263,19 @@ class Critic:
             own = [trial.activation for trial in trials.positives if trial.label == label]
             possible: dict[str, float] = {}
             for doubt in doubts_about(label, await self._meaning(label)):
-                found = await self._compare(doubt, label, own, controls, attempt)
-                if found is None:
+                comparison = await self._compare(doubt, label, own, controls, attempt)
+                if comparison is None:
                     continue
-                compared.append(found)
-                if not found["rejected"]:
-                    possible.setdefault(doubt.simpler, found["mean_weaker"])
+                compared.append(comparison)
+                if not comparison.rejected:
+                    possible.setdefault(doubt.simpler, comparison.mean_weaker)
             if possible:
-                simplest = max(possible, key=lambda each: possible[each])
+                simplest = max(possible, key=lambda text: possible[text])
                 labels = (*answer.labels[:place], simplest, *answer.labels[place + 1 :])
                 return replace(answer, labels=tuple(dict.fromkeys(labels)))
         return answer
 
-    async def _meaning(self, label: str) -> Meaning | None:
+    async def _meaning(self, label: str) -> LabelMeaning | None:
         """Return what a label's words mean, asked once of a model that sees the label alone; None where it
         does not say.
         """
@@ -238,7 +285,7 @@ class Critic:
 
     async def _compare(
         self, doubt: Doubt, label: str, own: list[float], controls: list[float], attempt: int
-    ) -> dict[str, Any] | None:
+    ) -> Comparison | None:
         """Return how images of the doubt's two sides did; None if they could not be made.
 
         A difference must be sure, and more than a trifle; and an exception must turn the unit off, or nearly.
@@ -247,7 +294,7 @@ class Critic:
         weaker = await self._weaker(doubt, label, "", attempt)
         stronger = own
         if doubt.stronger is not None:
-            # Beside other things, so that a crowded picture is not taken for the exception.
+            # With other things, so that a crowded picture is not taken for the exception.
             others = random.Random(label).choices(control_subjects([label]), k=n)
             prompts = [f"{doubt.stronger} with {other}" for other in others]
             stronger = await self._fresh.probe(prompts, "stronger", attempt)
@@ -259,8 +306,7 @@ class Critic:
         def left() -> float:
             return (float(np.mean(weaker)) - low) / max(1e-9, float(np.mean(stronger)) - low)
 
-        # Few images of "vehicle" may all be road vehicles: what seems lost is looked for in more, before it
-        # is given up.
+        # Few images of "vehicle" may all be road vehicles: more are made before the wider kind is given up.
         while (
             len(weaker) < self._settings.max_images and left() <= most and not surely_less(weaker, stronger)
         ):
@@ -269,19 +315,19 @@ class Critic:
                 break
             weaker += more
         share = auroc(stronger, weaker)
-        return {
-            "label": label,
-            "simpler": doubt.simpler,
-            "weaker": doubt.weaker,
-            "stronger": label if doubt.stronger is None else f"{doubt.stronger} with other things",
-            "n_weaker": len(weaker),
-            "mean_weaker": float(np.mean(weaker)),
-            "mean_stronger": float(np.mean(stronger)),
-            "auroc": share,
-            "auroc_interval": list(auroc_interval(share, len(stronger), len(weaker))),
-            "left": left(),
-            "rejected": surely_less(weaker, stronger) and left() <= most,
-        }
+        return Comparison(
+            label=label,
+            simpler=doubt.simpler,
+            weaker=doubt.weaker,
+            stronger=label if doubt.stronger is None else f"{doubt.stronger} with other things",
+            n_weaker=len(weaker),
+            mean_weaker=float(np.mean(weaker)),
+            mean_stronger=float(np.mean(stronger)),
+            auroc=share,
+            auroc_interval=auroc_interval(share, len(stronger), len(weaker)),
+            left=left(),
+            rejected=surely_less(weaker, stronger) and left() <= most,
+        )
 
     async def _weaker(self, doubt: Doubt, label: str, more: str, attempt: int) -> list[float]:
         """Return the activations of images of what is weaker; `more` names further ones."""
@@ -316,7 +362,7 @@ class Critic:
         split = len(trials.positives)
         trials.positives, trials.controls = seen[:split], seen[split:]
 
-    async def _inspected(self, attempt: int) -> dict[str, Any]:
+    async def _inspect(self, attempt: int) -> Inspection | None:
         """Return what a blind observer finds in images of everyday things: where nothing explains a unit, a
         broken tool might.
 
@@ -325,7 +371,7 @@ class Critic:
         everyday = control_subjects(())
         n = min(self._settings.probe, len(everyday))
         if self._sceptic is None or n < 2:
-            return {}
+            return None
         things = random.Random(seed_for(self._seed, "inspect", attempt)).sample(everyday, n)
         made = await self._fresh.make(things, (("inspect", thing, attempt) for thing in things))
         images = [
@@ -334,21 +380,15 @@ class Critic:
             if isinstance(each, MadeImage)
         ]
         if len(images) < 2:
-            return {}
+            return None
         others = [images[(place + 1) % len(images)][1] for place in range(len(images))]
         asked = images + [(image, other) for (image, _), other in zip(images, others, strict=True)]
         await self._fresh.measure([image for image, _ in images])
-        found = await self._sceptic.shows(asked)
-        told = [
-            pair for pair in zip(found[: len(images)], found[len(images) :], strict=True) if None not in pair
-        ]
-        return {
-            "inspected": {
-                "n": len(told),
-                "seen": sum(a is True for a, _ in told),
-                "false": sum(b is True for _, b in told),
-            }
-        }
+        answers = await self._sceptic.shows(asked)
+        pairs = zip(answers[: len(images)], answers[len(images) :], strict=True)
+        clear = [pair for pair in pairs if None not in pair]
+        seen, false = (sum(pair[side] is True for pair in clear) for side in (0, 1))
+        return Inspection(len(clear), seen, false)
 
     async def _retest(self, trials: Trials, attempt: int) -> list[tuple[float, float]]:
         """Return (activation, activation of another image of the same prompt): how far a prompt decides it."""
@@ -361,23 +401,20 @@ class Critic:
         """Let rivals compete, and write down the strongest; return it if its images surely drive the unit
         more, else "".
         """
-        found = [
-            each
-            for each in [await self._compete(rival, tested, attempt) for rival in await self._rivals(tested)]
-            if each
-        ]
-        if not found:
+        tests = [await self._compete(rival, tested, attempt) for rival in await self._rivals(tested)]
+        made = [test for test in tests if test is not None]
+        if not made:
             return ""
-        best = max(found, key=lambda each: float(each["mean"]))
-        tested.evidence["rival"] = best
-        if len(found) > 1:
-            tested.evidence["rivals"] = found
+        best = max(made, key=lambda test: test.mean)
+        tested.evidence["rival"] = asdict(best)
+        if len(made) > 1:
+            tested.evidence["rivals"] = [asdict(test) for test in made]
         positives, controls = map(np.mean, tested.trials.numbers())
-        more = best["mean"] - positives > _SAME * (positives - controls)
-        return str(best["label"]) if best["beats_interval"][0] > 0.5 and more else ""
+        more = best.mean - positives > _SAME * (positives - controls)
+        return best.label if best.beats_interval[0] > 0.5 and more else ""
 
     async def _rivals(self, tested: Tested) -> list[str]:
-        """Return what somebody proposes who sees the strongest images alone, and narrower words and synonyms
+        """Return what the sceptic proposes from the strongest images alone, and narrower words and synonyms
         of the labels.
         """
         if self._sceptic is None:
@@ -390,20 +427,15 @@ class Critic:
         ]
         return list(dict.fromkeys([*([proposed] if proposed else []), *named]))
 
-    async def _compete(self, rival: str, tested: Tested, attempt: int) -> dict[str, Any] | None:
+    async def _compete(self, rival: str, tested: Tested, attempt: int) -> RivalTest | None:
         """Return how fresh images of a rival do against those of the labels; None if they could not be made."""
         values = await self._fresh.probe(_wordings(rival, self._settings.probe), "rival", attempt)
         if not values:
             return None
         positives, _ = tested.trials.numbers()
         share = auroc(values, positives)
-        return {
-            "label": rival,
-            "mean": float(np.mean(values)),
-            "n": len(values),
-            "beats": share,
-            "beats_interval": list(auroc_interval(share, len(values), len(positives))),
-        }
+        interval = auroc_interval(share, len(values), len(positives))
+        return RivalTest(rival, float(np.mean(values)), len(values), share, interval)
 
     def _decided(self, trials: Trials) -> bool:
         positives, controls = trials.numbers()
@@ -426,6 +458,6 @@ def _wordings(subject: str, count: int) -> list[str]:
     return prompts_for([subject] * count, random.Random(subject))
 
 
-def is_abstention(answer: Answer) -> bool:
-    """Say whether the answer is that nothing explains the unit."""
+def is_abstention(answer: FinalAnswer) -> bool:
+    """Return whether the answer is that nothing explains the unit."""
     return all(NOT_INTERPRETABLE in label.lower() for label in answer.labels)

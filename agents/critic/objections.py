@@ -1,14 +1,14 @@
-"""What an agent is told when its answer is sent back: the numbers, and what to look into."""
+"""What an agent is sent when its answer is not accepted: the figures, and what to investigate."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agents.evidence.coverage import Looked
+from agents.evidence.coverage import WitnessedImage
 from agents.evidence.finding import Finding
 from agents.evidence.trials import Trials
-from agents.tasks.base import Answer
+from agents.tasks.base import FinalAnswer
 
 _GO_ON = (
     "Go on with experiments that could explain this, and answer again; if nothing explains the unit, say so."
@@ -22,7 +22,7 @@ def untestable(failures: Sequence[str]) -> str:
     )
 
 
-def not_specific(answer: Answer, trials: Trials, evidence: Mapping[str, Any]) -> str:
+def not_specific(answer: FinalAnswer, trials: Trials, evidence: Mapping[str, Any]) -> str:
     """Return that images of the labels do not drive the unit more than other things."""
     best = sorted(trials.controls, key=lambda trial: -trial.activation)[:3]
     undrawn = sorted({note for trial in trials.positives for note in trial.notes})
@@ -40,7 +40,7 @@ def not_specific(answer: Answer, trials: Trials, evidence: Mapping[str, Any]) ->
     return "\n".join([*lines, _GO_ON])
 
 
-def beaten(answer: Answer, evidence: Mapping[str, Any]) -> str:
+def beaten(answer: FinalAnswer, evidence: Mapping[str, Any]) -> str:
     """Return that images of a sceptic's rival drive the unit more."""
     rival = evidence["rival"]
     return (
@@ -50,10 +50,10 @@ def beaten(answer: Answer, evidence: Mapping[str, Any]) -> str:
     )
 
 
-def not_enough(answer: Answer, found: Finding, left: Sequence[Looked]) -> str:
+def not_enough(answer: FinalAnswer, found: Finding, left: Sequence[WitnessedImage]) -> str:
     """Return what the finding rests on, and which strong images the labels leave unexplained.
 
-    Of images that are held back no number is told: the answer is tested on them again.
+    Figures of images that are held back are left out: the answer is tested on them again.
     """
     lines = [f'Your answer "{answer.label}" was tested on images that you have not seen. ']
     if found.verdict in ("weak", "out of reach"):
@@ -73,5 +73,5 @@ def not_enough(answer: Answer, found: Finding, left: Sequence[Looked]) -> str:
     return "\n".join(lines)
 
 
-def _origin(each: Looked) -> str:
+def _origin(each: WitnessedImage) -> str:
     return each.prompt if each.origin == "exemplar" else f'made: "{each.prompt}"'

@@ -1,4 +1,4 @@
-"""What the critic says of an answer."""
+"""The critic's review of an answer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Review:
-    """`accepted`, or what to tell the agent so that it can go on. `evidence` is plain JSON values.
+    """`accepted`, or what to send the agent so that it can go on. `evidence` is plain JSON values.
 
     `labels`: what is accepted in place of the answer's own labels, where the examiner found simpler ones as
     good.

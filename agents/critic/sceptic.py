@@ -15,7 +15,7 @@ from actors.endpoint.faults import ImageRejectedError
 from actors.grouping import all_of
 from actors.images import Image
 from agents.critic.stimuli import share_words
-from agents.evidence.meaning import Meaning, ask_meaning
+from agents.evidence.meaning import LabelMeaning, ask_meaning
 
 _ROLE = (
     "You summarise images for a scientist, who must not be led. Each image is followed by how strongly a sensor answered "
@@ -56,7 +56,7 @@ class Sceptic:
         return None
 
     async def shows(self, questions: Sequence[tuple[Image, str]]) -> list[bool | None]:
-        """Return for each (image, thing) whether the image shows it; None where the model could not tell."""
+        """Return for each (image, thing) whether the image shows it; None where its answer is unclear."""
 
         async def ask(image: Image, thing: str) -> bool | None:
             question = f"Does this image show {thing}? Answer yes or no."
@@ -66,8 +66,8 @@ class Sceptic:
 
         return await all_of(ask(image, thing) for image, thing in questions)
 
-    async def meaning(self, label: str) -> Meaning | None:
-        """Return what a label's words mean, None where the model does not say so in the form that is asked
+    async def meaning(self, label: str) -> LabelMeaning | None:
+        """Return what a label's words mean, None where the model does not answer in the form that is asked
         for.
         """
         return await ask_meaning(self._model, label, self._seed)
@@ -78,4 +78,4 @@ class Sceptic:
         try:
             return (await self._model.complete(request)).text
         except ImageRejectedError:
-            return ""  # as for an answer that cannot be read: it could not tell
+            return ""  # as an answer that cannot be read: unclear

@@ -36,7 +36,7 @@ def control_subjects(labels: Sequence[str]) -> list[str]:
 
 
 def share_words(first: str, second: str) -> bool:
-    """Say whether two phrases have a content word in common, in singular or plural."""
+    """Return whether two phrases have a content word in common, in singular or plural."""
     forms = {form for word in _words(first) for form in _forms(word)}
     return any(forms & _forms(word) for word in _words(second))
 
@@ -70,5 +70,5 @@ _PLURALS = (("s", ""), ("es", ""), ("ies", "y"), ("ves", "f"))
 
 
 def lacks_something(made: MadeImage) -> bool:
-    """Say whether the image maker reports that a part of what was asked for is not in the picture."""
+    """Return whether the image maker reports that a part of what was asked for is not in the picture."""
     return any("not drawn" in note or "could be drawn" in note for note in made.provenance.notes)

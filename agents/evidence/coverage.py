@@ -19,9 +19,9 @@ _MOST = 0.8
 
 
 @dataclass(frozen=True, slots=True)
-class Looked:
-    """An image, what it does to the unit, and for each label whether the witness finds it there; None: it
-    cannot tell.
+class WitnessedImage:
+    """An image, what it does to the unit, and for each label whether the witness sees it there; None: its
+    answer was unclear.
     """
 
     image: str
@@ -41,8 +41,8 @@ class Looked:
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """Of `n` strong images of the data set of which the witness could tell, how many show a label; `untold`:
-    it could not.
+    """Of `n` strong images of the data set for which the witness gave a clear answer, how many show a label;
+    `untold`: images without a clear answer.
 
     `interval` is Wilson's, of the share as seen; `corrected` allows for the witness's errors, None if these
     are unknown, and `upper` is the interval's upper end with the same allowance.
@@ -65,7 +65,7 @@ class Coverage:
 
     @property
     def covers(self) -> bool | None:
-        """Whether the label explains enough of them; None where too many could not be told."""
+        """Whether the label explains enough of them; None where too many answers are unclear."""
         whole = self.n + self.untold
         if not whole:
             return None
@@ -78,26 +78,26 @@ class Coverage:
 
 
 def coverage(
-    strong: Sequence[Looked], labels: Sequence[str], witness: Accuracy | None, least: float
+    strong: Sequence[WitnessedImage], labels: Sequence[str], witness: Accuracy | None, least: float
 ) -> Coverage:
     """Return the coverage of the unit's strong images by the labels."""
-    told = [each for each in strong if each.covered is not None]
-    shown = sum(each.covered is True for each in told)
-    share = shown / len(told) if told else None
+    clear = [image for image in strong if image.covered is not None]
+    shown = sum(image.covered is True for image in clear)
+    share = shown / len(clear) if clear else None
     by_label = {}
     for label in labels:
-        known = [each.shows[label] for each in strong if each.shows[label] is not None]
+        known = [image.shows[label] for image in strong if image.shows[label] is not None]
         if known:
             by_label[label] = sum(map(bool, known)) / len(known)
-    interval = wilson_interval(shown, len(told))
+    interval = wilson_interval(shown, len(clear))
 
     def corrected(seen: float | None) -> float | None:
         return None if witness is None or seen is None else witness.share(seen)
 
     upper = corrected(interval[1])
     return Coverage(
-        len(told),
-        len(strong) - len(told),
+        len(clear),
+        len(strong) - len(clear),
         shown,
         share,
         interval,
@@ -108,17 +108,17 @@ def coverage(
     )
 
 
-def uncovered(looked: Sequence[Looked], above: float) -> list[Looked]:
+def uncovered(images: Sequence[WitnessedImage], above: float) -> list[WitnessedImage]:
     """Return the strongest images above an activation that show no label, strongest first."""
-    found = [each for each in looked if each.covered is False and each.activation >= above]
-    return sorted(found, key=lambda each: -each.activation)[:UNCOVERED]
+    lacking = [image for image in images if image.covered is False and image.activation >= above]
+    return sorted(lacking, key=lambda image: -image.activation)[:UNCOVERED]
 
 
-def more_than_missed(looked: Sequence[Looked], above: float, witness: Accuracy | None) -> bool:
-    """Say whether more strong images lack the label than a witness would miss that overlooks it now and then."""
-    told = [each.covered for each in looked if each.covered is not None and each.activation >= above]
-    lacking = told.count(False)
+def more_than_missed(images: Sequence[WitnessedImage], above: float, witness: Accuracy | None) -> bool:
+    """Return whether more strong images lack the label than a witness of this sensitivity would overlook."""
+    seen = [image.covered for image in images if image.covered is not None and image.activation >= above]
+    lacking = seen.count(False)
     miss = 0.0 if witness is None else 1 - witness.sensitivity
-    n = len(told)
+    n = len(seen)
     at_least = sum(math.comb(n, k) * miss**k * (1 - miss) ** (n - k) for k in range(lacking, n + 1))
     return lacking > 0 and at_least < _CHANCE

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from agents.evidence.coverage import Coverage, Looked
+from agents.evidence.coverage import Coverage, WitnessedImage
 from agents.evidence.held_back import HeldBackTest
 from agents.evidence.reach import Range, Reach, Strength
 from agents.evidence.verdict import Verdict
@@ -22,7 +22,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """All that is known of an answer's labels beside the test on fresh images; None is what could not be
+    """All that is known of an answer's labels apart from the test on fresh images; None is what could not be
     measured.
     """
 
@@ -32,9 +32,9 @@ class Figures:
     witness: Accuracy | None = None
     coverage: Coverage | None = None
     held_back: HeldBackTest | None = None
-    uncovered: tuple[Looked, ...] = ()
+    uncovered: tuple[WitnessedImage, ...] = ()
     """The strongest images without the label."""
-    looked: tuple[Looked, ...] = ()
+    witnessed: tuple[WitnessedImage, ...] = ()
     """All strong images of which the witness was asked. Not written down."""
 
     def to_json(self) -> dict[str, Any]:
@@ -42,7 +42,7 @@ class Figures:
         return {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in asdict(self).items()
-            if value is not None and name != "looked"
+            if value is not None and name != "witnessed"
         }
 
 
@@ -81,7 +81,7 @@ def of_label(specific: bool | None, figures: Figures, *, beaten_by: str = "") ->
         return Finding("weak", f"Its images reach {share:.0%} of what the unit's strongest images reach.")
     if covers is False or incomplete:
         return Finding("partial", f"{_covers(figures)}.")
-    return Finding("holds for generated images", f"{_untold(figures)}")
+    return Finding("holds for generated images", _not_shown_on_data(figures))
 
 
 def of_abstention(figures: Figures) -> Finding:
@@ -106,21 +106,21 @@ def _reach(figures: Figures) -> str:
     if reach is None or reach.mean is None or reach.share is None or unit is None:
         return "No image was made."
     of = "images of a class that wins" if unit.anchor == unit.high else "the strongest of the data set"
-    told = (
+    text = (
         f"The best of {reach.n} images that were made reach {reach.mean:.2f}, and {of} {unit.high:.2f}: "
         f"{max(0.0, reach.share):.0%} of the way from the data set's mean, {unit.low:.2f}."
     )
     if unit.in_data or unit.data is None:
-        return told
-    return f"{told} The data set's own strongest images reach {unit.data:.2f}: it holds none of the class."
+        return text
+    return f"{text} The data set's own strongest images reach {unit.data:.2f}: it holds none of the class."
 
 
 def _covers(figures: Figures) -> str:
-    found = figures.coverage
-    if found is None:
-        return "Nobody was asked which images show the label"
-    untold = f", and of {found.untold} the witness could not tell" if found.untold else ""
-    return f"{found.shown} of the {found.n} strongest images of the data set show the label{untold}"
+    coverage = figures.coverage
+    if coverage is None:
+        return "No witness was asked which images show the label"
+    unclear = f", and of {coverage.untold} the witness could not tell" if coverage.untold else ""
+    return f"{coverage.shown} of the {coverage.n} strongest images of the data set show the label{unclear}"
 
 
 def _on_data(held: HeldBackTest) -> str:
@@ -132,13 +132,13 @@ def _on_data(held: HeldBackTest) -> str:
     )
 
 
-def _untold(figures: Figures) -> str:
+def _not_shown_on_data(figures: Figures) -> str:
     held = figures.held_back
     if held is None:
         return "The label was looked for in no image of the data set that no agent saw."
-    told = f"{held.shown} of {held.drawn} images that no agent saw show the label"
+    text = f"{held.shown} of {held.drawn} images that no agent saw show the label"
     if held.untold:
-        told += f", and of {held.untold} the witness could not tell"
+        text += f", and of {held.untold} the witness could not tell"
     if held.status == "holds":
-        return f"{told}; {_covers(figures)}."
-    return f"{told}: {'too few to tell' if held.status == 'too few' else 'not enough to be sure'}."
+        return f"{text}; {_covers(figures)}."
+    return f"{text}: {'too few to tell' if held.status == 'too few' else 'not enough to be sure'}."

@@ -32,7 +32,7 @@ taken.
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
+class DrawnImage:
     """A position in the sample, the stratum that it was drawn from, and 1 / the probability of being drawn."""
 
     position: int
@@ -40,7 +40,7 @@ class Drawn:
     weight: float
 
 
-def draw(activations: np.ndarray, count: int, rng: np.random.Generator) -> list[Drawn]:
+def draw(activations: np.ndarray, count: int, rng: np.random.Generator) -> list[DrawnImage]:
     """Return at most `count` positions in a shuffled order, from three strata by activation.
 
     The strongest quarter of the draw is taken for certain; of what is left of it, half comes from the
@@ -54,11 +54,12 @@ def draw(activations: np.ndarray, count: int, rng: np.random.Generator) -> list[
     quotas = [strongest, quota, count - strongest - min(quota, len(strata[1]))]
     if n <= count:
         strata, quotas = [order], [n]
-    found = []
+    drawn = []
     for number, (members, most) in enumerate(zip(strata, quotas, strict=True)):
         chosen = rng.choice(members, min(most, len(members)), replace=False)
-        found += [Drawn(int(each), number, len(members) / len(chosen)) for each in chosen]
-    return [found[place] for place in rng.permutation(len(found))]
+        weight = len(members) / len(chosen) if len(chosen) else 0.0
+        drawn += [DrawnImage(int(position), number, weight) for position in chosen]
+    return [drawn[place] for place in rng.permutation(len(drawn))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ class HeldBackTest:
     """The label on `drawn` of `sampled` images, themselves drawn with `seed` of the `total` that are held
     back.
 
-    `shown`: images that show a label; `untold`: of which the witness could not tell, left out of all figures.
+    `shown`: images that show a label; `untold`: without a clear answer of the witness, left out of all figures.
     `prevalence`, `auroc` and `precision` are of the data set; precision among images above `threshold`.
     `corrected` is the AUROC that allows for the witness's errors, None if these are unknown. `share`: the
     part of the unit's range that images with the label reach, in the mean. Figures are None where the images
@@ -93,13 +94,12 @@ class HeldBackTest:
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
-    """Parallel arrays of the drawn images of which the witness could tell, in the order of the draw."""
+class _JudgedArrays:
+    """Parallel arrays, [n], of the drawn images with a clear answer of the witness, in the order of the draw."""
 
     activations: np.ndarray
     shown: np.ndarray
     weights: np.ndarray
-    strata: np.ndarray
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,58 +111,63 @@ class Sample:
     seed: int
 
 
+@dataclass(frozen=True, slots=True)
+class JudgedImage:
+    """A drawn image, what it does to the unit, and whether it shows a label; None: the answer was unclear."""
+
+    drawn: DrawnImage
+    activation: float
+    shown: bool | None
+
+
 def held_back_test(
     sample: Sample,
-    drawn: Sequence[Drawn],
-    activations: Sequence[float],
-    shown: Sequence[bool | None],
+    judged: Sequence[JudgedImage],
     *,
     unit: Range,
     witness: Accuracy | None,
     alpha: float,
     min_auroc: float,
 ) -> HeldBackTest:
-    """Return the test at level `alpha`. `activations` and `shown` are of the drawn images, in the order of the
-    draw.
-    """
-    known = [place for place, each in enumerate(shown) if each is not None]
-    told = _Told(
-        np.array([activations[i] for i in known], float),
-        np.array([shown[i] for i in known], bool),
-        np.array([drawn[i].weight for i in known], float),
-        np.array([drawn[i].stratum for i in known], int),
+    """Return the test at level `alpha`. `judged` are the drawn images, in the order of the draw."""
+    clear = [image for image in judged if image.shown is not None]
+    arrays = _JudgedArrays(
+        np.array([image.activation for image in clear], float),
+        np.array([image.shown for image in clear], bool),
+        np.array([image.drawn.weight for image in clear], float),
     )
-    n_shown = int(told.shown.sum())
-    prevalence = _mean(told, told.shown) if known else None
-    above = told.activations >= unit.middle
-    precision = _mean(told, told.shown, above)
-    mean = _mean(told, told.activations, told.shown)
-    enough = min(n_shown, len(known) - n_shown) >= LEAST_SHOWN
-    auroc = _auroc(told) if enough else None
-    interval = _interval(told, auroc)
-    e_value = rank_e_value(told.activations[told.shown], told.activations[~told.shown]) if enough else None
+    n_shown = int(arrays.shown.sum())
+    prevalence = _mean(arrays, arrays.shown) if clear else None
+    above = arrays.activations >= unit.middle
+    precision = _mean(arrays, arrays.shown, above)
+    mean = _mean(arrays, arrays.activations, arrays.shown)
+    enough = min(n_shown, len(clear) - n_shown) >= LEAST_SHOWN
+    auroc = _auroc(arrays) if enough else None
+    interval = _interval(arrays, auroc)
+    groups = arrays.activations[arrays.shown], arrays.activations[~arrays.shown]
+    e_value = rank_e_value(*groups) if enough else None
 
     def corrected(value: float) -> float | None:
         return None if witness is None or prevalence is None else witness.auroc(value, prevalence)
 
     return HeldBackTest(
-        _status(auroc, interval, corrected, e_value, alpha, min_auroc),
-        sample.total,
-        sample.n,
-        sample.seed,
-        len(drawn),
-        n_shown,
-        len(shown) - len(known),
-        prevalence,
-        auroc,
-        interval,
-        None if auroc is None else corrected(auroc),
-        e_value,
-        None if mean is None else unit.share(mean),
-        precision,
-        None if precision is None else _wilson(precision, _size(told.weights[above])),
-        unit.middle,
-        max((each.weight for each in drawn), default=0.0),
+        status=_status(auroc, interval, corrected, e_value, alpha, min_auroc),
+        total=sample.total,
+        sampled=sample.n,
+        seed=sample.seed,
+        drawn=len(judged),
+        shown=n_shown,
+        untold=len(judged) - len(clear),
+        prevalence=prevalence,
+        auroc=auroc,
+        auroc_interval=interval,
+        corrected=None if auroc is None else corrected(auroc),
+        e_value=e_value,
+        share=None if mean is None else unit.share(mean),
+        precision=precision,
+        precision_interval=None if precision is None else _wilson(precision, _size(arrays.weights[above])),
+        threshold=unit.middle,
+        largest_weight=max((image.drawn.weight for image in judged), default=0.0),
     )
 
 
@@ -187,18 +192,18 @@ def _status(
     return "contradicted" if best(interval[1]) < min_auroc else "undecided"
 
 
-def _auroc(told: _Told) -> float | None:
-    return weighted_auroc(told.activations, told.shown, told.weights)
+def _auroc(arrays: _JudgedArrays) -> float | None:
+    return weighted_auroc(arrays.activations, arrays.shown, arrays.weights)
 
 
-def _mean(told: _Told, values: np.ndarray, among: np.ndarray | None = None) -> float | None:
+def _mean(arrays: _JudgedArrays, values: np.ndarray, among: np.ndarray | None = None) -> float | None:
     """Return the weighted mean of `values` over the images `among`; None over none."""
-    weights = told.weights if among is None else told.weights * among
+    weights = arrays.weights if among is None else arrays.weights * among
     total = weights.sum()
     return float((weights * values).sum() / total) if total > 0 else None
 
 
-def _interval(told: _Told, value: float | None) -> tuple[float, float] | None:
+def _interval(arrays: _JudgedArrays, value: float | None) -> tuple[float, float] | None:
     """Return Newcombe's interval of an AUROC, each group as large as weights that differ let it count (Kish
     1965).
 
@@ -208,7 +213,7 @@ def _interval(told: _Told, value: float | None) -> tuple[float, float] | None:
     """
     if value is None:
         return None
-    return auroc_interval(value, _size(told.weights[told.shown]), _size(told.weights[~told.shown]))
+    return auroc_interval(value, _size(arrays.weights[arrays.shown]), _size(arrays.weights[~arrays.shown]))
 
 
 def _size(weights: np.ndarray) -> float:

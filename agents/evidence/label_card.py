@@ -100,15 +100,15 @@ def _explained(evidence: Mapping[str, Any]) -> tuple[float | None, Mapping[str, 
     """Return the share of strong images that show any label, and each: in the words of this version or an
     earlier one.
     """
-    if (found := evidence.get("coverage")) is not None:
-        return found.get("share"), found.get("labels") or {}
+    if (coverage := evidence.get("coverage")) is not None:
+        return coverage.get("share"), coverage.get("labels") or {}
     earlier = evidence.get("explained") or {}
     return earlier.get("any"), earlier.get("labels") or {}
 
 
 def _kind(evidence: Mapping[str, Any], labels: Sequence[Mapping[str, Any]]) -> tuple[Kind, str]:
     """Return the kind of a unit whose labels hold, and why."""
-    borne_out = [each for each in labels if each["auroc_interval"] and each["auroc_interval"][0] > 0.5]
+    borne_out = [label for label in labels if label["auroc_interval"] and label["auroc_interval"][0] > 0.5]
     if len(labels) > 1 and len(borne_out) > 1:
         return "polysemantic", f"{len(borne_out)} labels each drive the unit by themselves"
     if len(labels) > 1 and not borne_out:
@@ -125,7 +125,7 @@ def _kind(evidence: Mapping[str, Any], labels: Sequence[Mapping[str, Any]]) -> t
 
 
 def _combines(label: str, evidence: Mapping[str, Any]) -> bool:
-    """Say whether a label holds a condition: by what a model said that it means, or else by its words."""
+    """Return whether a label holds a condition: by its meaning, or else by its words."""
     meaning = (evidence.get("meanings") or {}).get(label)
     if meaning is None:
         return is_combination(label)
@@ -169,14 +169,14 @@ def _warnings(evidence: Mapping[str, Any]) -> list[str]:
         return warnings
     with_it = [t["activation"] for t in positives + controls if t["shows"]]
     without = [t["activation"] for t in positives + controls if not t["shows"]]
-    told = f"the observer finds the label in {seen} of {len(positives)} of its images and in {false} of {len(controls)} others"
+    problem = f"the observer finds the label in {seen} of {len(positives)} of its images and in {false} of {len(controls)} others"
     if with_it and without and auroc(with_it, without) >= _CLEAR:
         # The unit, which knows no words, agrees with the observer about which images lack the label.
-        warnings.append(f"image maker: {told}, and the unit answers to the same images as the observer")
+        warnings.append(f"image maker: {problem}, and the unit answers to the same images as the observer")
     elif auroc([t["activation"] for t in positives], [t["activation"] for t in controls]) >= _CLEAR:
-        warnings.append(f"observer: {told}, but the unit tells them apart as they were asked for")
+        warnings.append(f"observer: {problem}, but the unit tells them apart as they were asked for")
     else:
-        warnings.append(f"image maker or observer: {told}")
+        warnings.append(f"image maker or observer: {problem}")
     return warnings
 
 
@@ -184,9 +184,11 @@ def _inspection(n: int, seen: int, false: int) -> list[str]:
     """Name the tool where no label is there to ask the unit: an observer of blank images sees nothing, and
     invents nothing.
     """
-    told = f"of {n} images of everyday things the observer finds the thing in {seen}, and another in {false}"
+    problem = (
+        f"of {n} images of everyday things the observer finds the thing in {seen}, and another in {false}"
+    )
     if n < 4:
         return []
     if false > (1 - _LEAST_COMPLIANCE) * n:
-        return [f"observer: {told}"]
-    return [f"image maker: {told}"] if seen < _LEAST_COMPLIANCE * n else []
+        return [f"observer: {problem}"]
+    return [f"image maker: {problem}"] if seen < _LEAST_COMPLIANCE * n else []

@@ -1,7 +1,7 @@
-"""What a label's words mean, asked of a language model in a fixed form: core, conditions, and words beside
-it.
+"""What a label's words mean, asked of a language model in a fixed form: core, conditions, and alternative
+labels.
 
-Whoever is asked sees the label alone, and neither images nor figures. An answer in another form counts as
+The model sees the label alone, and neither images nor figures. An answer in another form counts as
 none: then the label is taken apart by its prepositions (`agents.evidence.simpler_labels`).
 """
 
@@ -44,7 +44,7 @@ _MOST = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class LabelPart:
     """Something that a label asks for, or excepts: what it is, and the label without it."""
 
     what: str
@@ -52,12 +52,12 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Meaning:
+class LabelMeaning:
     """What a label says. `broader`, `narrower` and `synonym` are whole labels, "" where there is none."""
 
     core: str
-    qualifiers: tuple[Part, ...] = ()
-    exceptions: tuple[Part, ...] = ()
+    qualifiers: tuple[LabelPart, ...] = ()
+    exceptions: tuple[LabelPart, ...] = ()
     broader: str = ""
     narrower: str = ""
     synonym: str = ""
@@ -68,12 +68,12 @@ class Meaning:
         return bool(self.qualifiers or self.exceptions)
 
 
-def read_meaning(reply: str) -> Meaning | None:
+def read_meaning(reply: str) -> LabelMeaning | None:
     """Return what a reply in the fixed form says, None if it is in any other form: a missing line, another,
     or one too long.
     """
     single: dict[str, str] = {}
-    pairs: dict[str, list[Part]] = {name: [] for name in _PAIRS}
+    pairs: dict[str, list[LabelPart]] = {name: [] for name in _PAIRS}
     for line in filter(None, (line.strip() for line in reply.strip().splitlines())):
         name, colon, text = line.partition(":")
         what, bar, without = (part.strip() for part in text.partition("|"))
@@ -82,12 +82,12 @@ def read_meaning(reply: str) -> Meaning | None:
         if name in _SINGLE and not bar and name not in single:
             single[name] = "" if what.lower() == "none" else what
         elif name in _PAIRS and without:
-            pairs[name].append(Part(what, without))
+            pairs[name].append(LabelPart(what, without))
         else:
             return None
     if set(single) != set(_SINGLE) or not single["CORE"] or sum(map(len, pairs.values())) > _MOST:
         return None
-    return Meaning(
+    return LabelMeaning(
         single["CORE"],
         tuple(pairs["QUALIFIER"]),
         tuple(pairs["EXCEPTION"]),
@@ -95,7 +95,7 @@ def read_meaning(reply: str) -> Meaning | None:
     )
 
 
-async def ask_meaning(model: ChatModel, label: str, seed: int | None = None) -> Meaning | None:
+async def ask_meaning(model: ChatModel, label: str, seed: int | None = None) -> LabelMeaning | None:
     """Return what a label means, None where the model does not say so in the form."""
     messages = (Message("system", (ROLE,)), Message("user", (f'Take this phrase apart: "{label}"',)))
     request = ChatRequest(messages, "meaning", max_tokens=400, seed=seed, task=ExplainLabelTask(label))
@@ -103,7 +103,7 @@ async def ask_meaning(model: ChatModel, label: str, seed: int | None = None) -> 
     return read_meaning(reply.text) if reply.finish == "stop" else None
 
 
-def doubts_about(label: str, meaning: Meaning | None) -> list[Doubt]:
+def doubts_about(label: str, meaning: LabelMeaning | None) -> list[Doubt]:
     """Return every way to say less than a label does, by its meaning, or by its words where that is not
     known.
 
@@ -112,37 +112,40 @@ def doubts_about(label: str, meaning: Meaning | None) -> list[Doubt]:
     """
     if meaning is None:
         return doubts(label)
-    found = [
-        Doubt(each.without, f"{each.without} with {each.what}", each.without) for each in meaning.exceptions
+    doubted = [
+        Doubt(part.without, f"{part.without} with {part.what}", part.without) for part in meaning.exceptions
     ]
-    for each in meaning.qualifiers:
-        found += [Doubt(text, text) for text in (each.without, each.what)]
+    for part in meaning.qualifiers:
+        doubted += [Doubt(text, text) for text in (part.without, part.what)]
     if meaning.combines:
-        found.append(Doubt(meaning.core, meaning.core))
+        doubted.append(Doubt(meaning.core, meaning.core))
     if meaning.broader:
-        found.append(Doubt(meaning.broader, meaning.broader, wider=True))
-    return [each for each in _distinct(found) if _same(each.simpler) != _same(label)]
+        doubted.append(Doubt(meaning.broader, meaning.broader, wider=True))
+    return [doubt for doubt in _distinct(doubted) if _normalized(doubt.simpler) != _normalized(label)]
 
 
-def rivals_of(label: str, meaning: Meaning | None) -> list[str]:
+def rivals_of(label: str, meaning: LabelMeaning | None) -> list[str]:
     """Return labels that may say the same or more exactly what drives the unit: a narrower word, and a
     synonym.
     """
     if meaning is None:
         return []
-    return [each for each in (meaning.narrower, meaning.synonym) if each and _same(each) != _same(label)]
+    return [
+        text
+        for text in (meaning.narrower, meaning.synonym)
+        if text and _normalized(text) != _normalized(label)
+    ]
 
 
-def combines(label: str, meaning: Meaning | None) -> bool:
-    """Say whether a label holds a condition, by its meaning or else by its words."""
+def combines(label: str, meaning: LabelMeaning | None) -> bool:
+    """Return whether a label holds a condition, by its meaning or else by its words."""
     return is_combination(label) if meaning is None else meaning.combines
 
 
 def _distinct(doubted: Sequence[Doubt]) -> list[Doubt]:
-    return list({(_same(each.simpler), _same(each.weaker)): each for each in reversed(doubted)}.values())[
-        ::-1
-    ]
+    by_text = {(_normalized(doubt.simpler), _normalized(doubt.weaker)): doubt for doubt in reversed(doubted)}
+    return list(by_text.values())[::-1]
 
 
-def _same(phrase: str) -> str:
+def _normalized(phrase: str) -> str:
     return " ".join(phrase.lower().split())

@@ -55,7 +55,7 @@ class Doubt:
     `stronger`.
 
     `stronger` is None where it is the label itself. `wider`: what is simpler is a kind that the label belongs
-    to, of which only images that do not show the label tell anything.
+    to, of which only images that do not show the label are informative.
     """
 
     simpler: str
@@ -71,15 +71,19 @@ def doubts(label: str) -> list[Doubt]:
     label = _ARTICLE.sub("", " ".join(label.split()))
     if match := _EXCEPTION.search(label):
         kept, excepted = label[: match.start()], label[match.end() :]
-        return [Doubt(kept, f"{kept} with {excepted}", kept)] if _says(kept) and _says(excepted) else []
+        return (
+            [Doubt(kept, f"{kept} with {excepted}", kept)]
+            if _is_depictable(kept) and _is_depictable(excepted)
+            else []
+        )
     if parts := parts_of(label):
         return [Doubt(part, part) for part in parts]
     plain = label.split(" ", 1)[-1]
-    return [Doubt(plain, plain)] if plain != label and _says(plain) else []
+    return [Doubt(plain, plain)] if plain != label and _is_depictable(plain) else []
 
 
 def is_combination(label: str) -> bool:
-    """Say whether a label holds a condition: a second thing that must be there, or must not."""
+    """Return whether a label holds a condition: a second thing that must be there, or must not."""
     return bool(_EXCEPTION.search(label) or parts_of(label))
 
 
@@ -93,15 +97,15 @@ def parts_of(label: str) -> list[str]:
     label = _ARTICLE.sub("", " ".join(label.split()))
     if _EXCEPTION.search(label):
         return []
-    found: list[str] = []
+    parts: list[str] = []
     for match in _CONNECTOR.finditer(label):
         sides = [_ARTICLE.sub("", side.strip()) for side in (label[: match.start()], label[match.end() :])]
-        if all(map(_says, sides)):
-            found += sides
-    return list(dict.fromkeys(found))
+        if all(map(_is_depictable, sides)):
+            parts += sides
+    return list(dict.fromkeys(parts))
 
 
-def _says(phrase: str) -> bool:
-    """Say whether a phrase names something: an image of it can be asked for."""
+def _is_depictable(phrase: str) -> bool:
+    """Return whether a phrase names something: an image of it can be asked for."""
     words = re.findall(r"[a-z]+", _ARTICLE.sub("", phrase).lower())
     return bool(words) and not set(words) <= _HOLLOW

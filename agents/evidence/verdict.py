@@ -71,8 +71,8 @@ def verdict_of(record: Mapping[str, Any] | None) -> Verdict:
         return "failed" if status == "failed" else "no answer"
     if is_dead(record):
         return "dead"
-    found = finding_of(record.get("evidence"))
-    return _earlier(record) if found is None else found
+    verdict = finding_of(record.get("evidence"))
+    return _earlier(record) if verdict is None else verdict
 
 
 def is_confirmed(record: Mapping[str, Any] | None) -> bool:
@@ -80,7 +80,7 @@ def is_confirmed(record: Mapping[str, Any] | None) -> bool:
 
 
 def holds(record: Mapping[str, Any] | None) -> bool:
-    """Say whether the label of a result holds, at least where it could be tested."""
+    """Return whether the label of a result holds, at least where it could be tested."""
     return verdict_of(record) in HOLDING
 
 
@@ -99,12 +99,12 @@ def reason_of(evidence: Any) -> str:
 
 
 def abstained(evidence: Any) -> bool:
-    """Say whether the evidence is that of an answer which names nothing to test."""
+    """Return whether the evidence is that of an answer which names nothing to test."""
     return isinstance(evidence, Mapping) and evidence.get("kind") == "abstention"
 
 
 def is_dead(record: Mapping[str, Any]) -> bool:
-    """Say whether every image of the data set gives the same activation."""
+    """Return whether every image of the data set gives the same activation."""
     background = record.get("background")
     if not isinstance(background, Mapping):
         return False

@@ -1,4 +1,4 @@
-"""How far a blind witness can be trusted, and what its errors do to a share and to an AUROC.
+"""How reliable a blind witness is, and what its errors do to a share and to an AUROC.
 
 Sensitivity and specificity are measured on the confirmation's own images, of which it is known what was asked
 for. They hold for the data set's images as far as these are alike.
@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 _INFORMATIVE = 0.2
-"""Sensitivity plus specificity minus 1 from which a witness's word is corrected: below, the correction is
+"""Sensitivity plus specificity minus 1 from which a witness's answers are corrected: below, the correction is
 mere noise.
 """
-_LEAST_TOLD = 5
+_LEAST_CLEAR = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Accuracy:
         return self.sensitivity + self.specificity - 1
 
     def share(self, seen: float) -> float | None:
-        """Return the share of images that show the label, of which `seen` is what the witness says (Rogan and
+        """Return the share of images that show the label, of which `seen` is the witness's figure (Rogan and
         Gladen 1978).
         """
         if self.informedness < _INFORMATIVE:
@@ -40,7 +40,7 @@ class Accuracy:
         return min(1.0, max(0.0, (seen + self.specificity - 1) / self.informedness))
 
     def auroc(self, seen: float, prevalence: float) -> float | None:
-        """Return the AUROC of the label, where `seen` is that of the witness's word; in [0, 1].
+        """Return the AUROC of the label, where `seen` is that of the witness's answers; in [0, 1].
 
         Errors that do not depend on the activation mix the groups: A_seen - 1/2 = (PPV + NPV - 1) (A - 1/2),
         with the predictive values of the true prevalence. `prevalence` is the share of images in which the
@@ -61,10 +61,10 @@ class Accuracy:
 
 def accuracy(with_label: Sequence[bool | None], without: Sequence[bool | None]) -> Accuracy | None:
     """Return the accuracy from what the witness said of images with and without the label; None if too few
-    were told.
+    answers are clear.
     """
     one = [each for each in with_label if each is not None]
     other = [each for each in without if each is not None]
-    if min(len(one), len(other)) < _LEAST_TOLD:
+    if min(len(one), len(other)) < _LEAST_CLEAR:
         return None
     return Accuracy(sum(one) / len(one), 1 - sum(other) / len(other), len(one), len(other))

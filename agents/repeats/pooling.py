@@ -19,7 +19,7 @@ from actors.images import Provenance
 from agents.records.record_types import EvidenceRecord, StudyResult, ToolboxRecord
 from agents.repeats.agreement import Agreement
 from agents.study.interpreter import InterpreterSettings
-from agents.tasks.base import Answer, Task
+from agents.tasks.base import FinalAnswer, Task
 from tools.sandbox import ExecutedProgram, ProgramOutcome
 from tools.sandbox.base import ImageSource, ToolHost
 
@@ -189,7 +189,7 @@ class PooledTask:
     def chat_task(self, final: bool) -> PoolStudiesTask:
         return read_evidence(self._evidence)
 
-    def read_answer(self, reply: str) -> Answer | None:
+    def read_answer(self, reply: str) -> FinalAnswer | None:
         return self._task.read_answer(reply)
 
     def last_word(self) -> str:

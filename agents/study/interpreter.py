@@ -34,7 +34,7 @@ from agents.records.record_types import (
     StudyStatus,
     ToolboxRecord,
 )
-from agents.tasks.base import Answer, Task, chat_task_of, read_hypotheses, read_program
+from agents.tasks.base import FinalAnswer, Task, chat_task_of, read_hypotheses, read_program
 from tools.sandbox import ExecutedProgram, ProgramOutcome, Sandbox
 from tools.toolbox import Screen, Shown, Toolbox
 
@@ -50,7 +50,7 @@ class Examiner(Protocol):
     def images(self) -> Mapping[str, Image]:
         """What it has shown to the unit, by id."""
 
-    async def examine(self, answer: Answer, attempt: int) -> Review: ...
+    async def examine(self, answer: FinalAnswer, attempt: int) -> Review: ...
 
 
 class InterpreterSettings(Settings):
@@ -127,7 +127,7 @@ class StudyOutcome:
     """How a study ended. `answer` is None unless `status` is "answered"."""
 
     status: StudyStatus
-    answer: Answer | None
+    answer: FinalAnswer | None
     verdict: Review | None
     rounds: tuple[RoundRecord, ...] = field(repr=False, default=())
 
@@ -279,7 +279,7 @@ class Interpreter:
         messages = drop_images_in_blocks(self._messages, 0, 1)
         return await self._model.complete(replace(request, messages=messages))
 
-    async def _examine(self, answer: Answer) -> Review | None:
+    async def _examine(self, answer: FinalAnswer) -> Review | None:
         if self._examiner is None:
             return None
         self._examinations += 1

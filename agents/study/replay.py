@@ -29,7 +29,7 @@ from agents.study.interpreter import (
     StudyPausedError,
     review_from,
 )
-from agents.tasks.base import Answer, Task
+from agents.tasks.base import FinalAnswer, Task
 from tools.sandbox import Sandbox
 from tools.toolbox import Toolbox, ToolFailedError
 
@@ -161,7 +161,7 @@ class _RecordedExaminer:
         self._place, self._blobs = place, images
         self.images: dict[str, Image] = {}
 
-    async def examine(self, answer: Answer, attempt: int) -> Review | None:
+    async def examine(self, answer: FinalAnswer, attempt: int) -> Review | None:
         record = self._place.record.verdict
         if record is None:
             return None

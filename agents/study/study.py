@@ -134,7 +134,7 @@ class StudyContext:
                 seed=self.seed,
                 settings=run.confirmation,
                 sceptic=Sceptic(observer, seed=self.seed),
-                makings=self.toolbox,
+                agent_images=self.toolbox,
             )
 
     def recorded(self, model: ChatModel, role: str) -> RecordedChat:

@@ -20,7 +20,7 @@ _PROGRAM_LANGUAGES = ("", "python", "py", "python3")
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class FinalAnswer:
     """A final answer: short labels, a description, and what else the task asks for by marker."""
 
     labels: tuple[str, ...]
@@ -44,7 +44,7 @@ class Task(Protocol):
     def opening(self) -> str:
         """Return the first message: what to find out, and in which format to work and to answer."""
 
-    def read_answer(self, reply: str) -> Answer | None:
+    def read_answer(self, reply: str) -> FinalAnswer | None:
         """Return the final answer that `reply` holds, or None if it holds none."""
 
     def last_word(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic.dataclasses import dataclass
 
 from actors.chat.tasks import AuditClassTask
-from agents.tasks.base import Answer, read_sections
+from agents.tasks.base import FinalAnswer, read_sections
 
 _OPENING = """\
 You are auditing one class of an image classifier. What `system` measures is the probability that the classifier gives \
@@ -48,9 +48,9 @@ class AuditClass:
     def last_word(self) -> str:
         return _LAST_WORD
 
-    def read_answer(self, reply: str) -> Answer | None:
+    def read_answer(self, reply: str) -> FinalAnswer | None:
         sections = read_sections(reply).get("BIAS")
         if not sections:
             return None
         text = " ".join(" ".join(sections).split())
-        return Answer((text,), text)
+        return FinalAnswer((text,), text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from actors.chat.tasks import DescribeUnitTask
-from agents.tasks.base import Answer, first_line, read_sections
+from agents.tasks.base import FinalAnswer, first_line, read_sections
 
 _OPENING = """\
 You are studying one unit of a computer-vision network. Find out which visual concepts drive it.
@@ -66,10 +66,10 @@ class DescribeUnit:
     def last_word(self) -> str:
         return _LAST_WORD
 
-    def read_answer(self, reply: str) -> Answer | None:
+    def read_answer(self, reply: str) -> FinalAnswer | None:
         sections = read_sections(reply)
         labels = tuple(label for text in sections.get("LABEL", []) if (label := first_line(text)))
         if not labels:
             return None
         description = " ".join("\n".join(sections.get("DESCRIPTION", [])).split())
-        return Answer(tuple(dict.fromkeys(labels)), description or " OR ".join(labels))
+        return FinalAnswer(tuple(dict.fromkeys(labels)), description or " OR ".join(labels))

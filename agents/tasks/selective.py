@@ -7,7 +7,7 @@ from __future__ import annotations
 from pydantic.dataclasses import dataclass
 
 from actors.chat.tasks import JudgeSelectivityTask
-from agents.tasks.base import Answer, first_line, read_sections
+from agents.tasks.base import FinalAnswer, first_line, read_sections
 
 _OPENING = """\
 You are studying one unit of a classifier of these classes: {classes}. Its images come from these environments: \
@@ -51,10 +51,10 @@ class JudgeSelectivity:
     def last_word(self) -> str:
         return _LAST_WORD
 
-    def read_answer(self, reply: str) -> Answer | None:
+    def read_answer(self, reply: str) -> FinalAnswer | None:
         sections = read_sections(reply)
         words = first_line("\n".join(sections.get("LABEL", [])[:1])).upper().split()
         label = words[0].strip(".,:;*") if words else ""
         if label not in ("SELECTIVE", "SPURIOUS"):
             return None
-        return Answer((label,), " ".join(" ".join(sections.get("REASONING", [])).split()) or label)
+        return FinalAnswer((label,), " ".join(" ".join(sections.get("REASONING", [])).split()) or label)

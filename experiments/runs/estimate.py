@@ -18,7 +18,7 @@ from actors.chat.hosted.pricing import estimate_text
 from actors.chat.settings import ChatSettings, known_price
 from actors.errors import MaiaError, UsageError
 from actors.generation.settings import dollars_per_image
-from agents.critic.assessor import looks_at_data
+from agents.critic.assessor import witness_questions
 from agents.tasks.describe_unit import DescribeUnit
 from experiments.setup.config import Profile
 from experiments.setup.spending import unpriced
@@ -261,7 +261,7 @@ def confirmation(profile: Profile, assumed: Assumptions, most: bool = False) -> 
     own = (_PROBES_A_LABEL if words else 1) + (_PARTS if most else 0)
     probes = test.probe * answers * (_PROBES + labels * own)
     broader = 2 * test.probe * answers * labels if words else 0
-    looks = witnessed + broader + 1 + assumed.answers * looks_at_data(test, labels)
+    looks = witnessed + broader + 1 + assumed.answers * witness_questions(test, labels)
     return witnessed + probes, looks
 
 

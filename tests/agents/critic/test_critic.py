@@ -11,8 +11,8 @@ import pytest
 from actors.serving.backend import Priority
 from agents.critic.critic import ConfirmationSettings, Critic, share_of
 from agents.critic.stimuli import control_subjects, prompts_for
-from agents.evidence.meaning import Meaning
-from agents.tasks.base import Answer
+from agents.evidence.meaning import LabelMeaning
+from agents.tasks.base import FinalAnswer
 from tests.tools.fakes import FakeStudio, FakeSubject, ReservingSubject, picture_of
 from tools.toolbox import Made, seed_for
 
@@ -25,8 +25,8 @@ def critic(activation, **settings):
     return Critic(subject, studio, seed=0, settings=ConfirmationSettings(**settings)), studio, subject
 
 
-def answer(*labels: str) -> Answer:
-    return Answer(labels, "words")
+def answer(*labels: str) -> FinalAnswer:
+    return FinalAnswer(labels, "words")
 
 
 def finding(verdict) -> str:
@@ -185,11 +185,11 @@ class ScriptedSceptic:
         return [(thing in self._studio.shows[image.id]) is self._honest for image, thing in questions]
 
 
-def doubted(activation, *, rival=None, honest=True, dataset="dog", held_back=(), makings=None):
+def doubted(activation, *, rival=None, honest=True, dataset="dog", held_back=(), agent_images=None):
     studio = FakeStudio()
     sceptic = ScriptedSceptic(studio, rival, honest)
     subject = ReservingSubject(studio, activation, dataset=dataset, held_back=held_back)
-    return Critic(subject, studio, seed=0, sceptic=sceptic, makings=makings)
+    return Critic(subject, studio, seed=0, sceptic=sceptic, agent_images=agent_images)
 
 
 async def test_a_rival_that_drives_the_unit_more_sends_the_answer_back():
@@ -215,7 +215,7 @@ def meant(activation, meanings, dataset="dog"):
 
 
 async def test_a_broader_word_whose_images_drive_the_unit_as_much_takes_the_place_of_the_label():
-    meanings = {"dog": Meaning("dog", broader="pet")}
+    meanings = {"dog": LabelMeaning("dog", broader="pet")}
     judge, sceptic = meant(lambda shown: 3.0 if "dog" in shown or "pet" in shown else 0.1, meanings)
     verdict = await judge.examine(answer("dog"), 1)
     assert verdict.labels == ("pet",)
@@ -225,7 +225,7 @@ async def test_a_broader_word_whose_images_drive_the_unit_as_much_takes_the_plac
 
 async def test_a_broader_word_is_judged_by_its_images_that_do_not_show_the_label():
     """Asked for a sheepdog's kind, an image maker draws dogs: they say nothing about other animals."""
-    meanings = {"dog": Meaning("dog", broader="dogged beast")}
+    meanings = {"dog": LabelMeaning("dog", broader="dogged beast")}
     judge, _ = meant(lambda shown: 3.0 if "dog" in shown else 0.1, meanings)
     verdict = await judge.examine(answer("dog"), 1)
     assert verdict.labels == ("dog",)
@@ -243,7 +243,7 @@ async def test_further_images_of_a_broader_word_do_not_show_the_label_either():
             return await super().generate(shown, seeds, agent=agent)
 
     studio = HalfDogs()
-    sceptic = ScriptedSceptic(studio, meanings={"dog": Meaning("dog", broader="pet")})
+    sceptic = ScriptedSceptic(studio, meanings={"dog": LabelMeaning("dog", broader="pet")})
     subject = ReservingSubject(
         studio, lambda s: 3.0 if "dog" in s else next(others) if "pet" in s else len(s) / 1000, held_back=()
     )
@@ -254,7 +254,7 @@ async def test_further_images_of_a_broader_word_do_not_show_the_label_either():
 
 
 async def test_two_words_that_are_each_called_broader_than_the_other_end_the_search():
-    meanings = {"dog": Meaning("dog", broader="hound"), "hound": Meaning("hound", broader="dog")}
+    meanings = {"dog": LabelMeaning("dog", broader="hound"), "hound": LabelMeaning("hound", broader="dog")}
     judge, sceptic = meant(lambda shown: 3.0 if "dog" in shown or "hound" in shown else 0.1, meanings)
     verdict = await judge.examine(answer("dog"), 1)
     assert verdict.labels == ("hound",)
@@ -262,7 +262,7 @@ async def test_two_words_that_are_each_called_broader_than_the_other_end_the_sea
 
 
 async def test_a_broader_word_that_does_less_leaves_the_label_as_it_is():
-    meaning = Meaning("dog", broader="pet")
+    meaning = LabelMeaning("dog", broader="pet")
     judge, _ = meant(lambda shown: 3.0 if "dog" in shown else 0.1, {"dog": meaning})
     verdict = await judge.examine(answer("dog"), 1)
     assert verdict.labels == ("dog",)
@@ -271,7 +271,7 @@ async def test_a_broader_word_that_does_less_leaves_the_label_as_it_is():
 
 
 async def test_a_narrower_word_whose_images_drive_the_unit_more_sends_the_answer_back():
-    meaning = Meaning("dog", narrower="poodle", synonym="canine")
+    meaning = LabelMeaning("dog", narrower="poodle", synonym="canine")
     judge, _ = meant(
         lambda shown: 5.0 if "poodle" in shown else 3.0 if "dog" in shown else 0.1, {"dog": meaning}
     )
@@ -395,7 +395,9 @@ async def test_a_label_that_images_held_back_contradict_is_not_confirmed():
 
 async def test_a_label_whose_images_reach_too_little_of_the_units_range_is_weak():
     """The exemplars reach 5 and the data set's mean is 0.5."""
-    judge = doubted(lambda s: of_dogs(s) / 3, makings=(made := Makings(*[("a wolf", 4.5, False)] * 5)))
+    judge = doubted(
+        lambda s: of_dogs(s) / 3, agent_images=(made := FakeAgentImages(*[("a wolf", 4.5, False)] * 5))
+    )
     judge._sceptic._studio.shows[made.images[0].id] = "a wolf"
     verdict = await judge.examine(answer("dog"), 1)
     assert not verdict.accepted
@@ -423,8 +425,8 @@ async def test_a_label_that_cannot_be_drawn_may_hold_on_real_images_of_a_unit_th
         return 3.0 * ("forbidden" in shown) + noise(shown)
 
     real = ["a forbidden dog"] * 12 + ["a cat"] * 68
-    made = Makings(*[("a wolf", 4.9, False)] * 5)
-    judge = doubted(of_forbidden, dataset="a forbidden dog", held_back=real, makings=made)
+    made = FakeAgentImages(*[("a wolf", 4.9, False)] * 5)
+    judge = doubted(of_forbidden, dataset="a forbidden dog", held_back=real, agent_images=made)
     judge._sceptic._studio.shows[made.images[0].id] = "a wolf"
     verdict = await judge.examine(answer("forbidden dog"), 2)
     assert verdict.accepted
@@ -432,7 +434,7 @@ async def test_a_label_that_cannot_be_drawn_may_hold_on_real_images_of_a_unit_th
     assert "could be made" in verdict.evidence["finding"]["reason"]
 
 
-class Makings:
+class FakeAgentImages:
     """What an agent made: (what was asked for, activation, whether from the data set)."""
 
     def __init__(self, *made):
@@ -451,8 +453,8 @@ class Makings:
 
 
 async def test_strong_images_that_the_label_does_not_explain_go_back_once_with_their_pictures():
-    made = Makings(*((f"a comet {i}", 4.9, False) for i in range(3)))
-    judge = doubted(of_dogs, makings=made)
+    made = FakeAgentImages(*((f"a comet {i}", 4.9, False) for i in range(3)))
+    judge = doubted(of_dogs, agent_images=made)
     judge._sceptic._studio.shows |= {image.id: "a comet" for image in made.images}
     first = await judge.examine(answer("dog"), 1)
     assert not first.accepted

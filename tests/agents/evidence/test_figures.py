@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from agents.evidence.coverage import Looked, coverage, more_than_missed, uncovered
+from agents.evidence.coverage import WitnessedImage, coverage, more_than_missed, uncovered
 from agents.evidence.finding import Figures, of_abstention, of_label
 from agents.evidence.held_back import HeldBackTest
 from agents.evidence.reach import range_of, reach, strength
@@ -17,7 +17,7 @@ GOOD = Accuracy(1.0, 1.0, 20, 20)
 
 
 def looked(*covered, activation=2.0, origin="exemplar"):
-    return [Looked(f"{i:08x}", activation, origin, {"dog": each}) for i, each in enumerate(covered)]
+    return [WitnessedImage(f"{i:08x}", activation, origin, {"dog": each}) for i, each in enumerate(covered)]
 
 
 def test_the_range_of_a_rare_unit_is_told_by_the_one_image_that_it_answers_to():

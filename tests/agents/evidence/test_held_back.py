@@ -7,7 +7,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from agents.evidence.held_back import Sample, draw, held_back_test
+from agents.evidence.held_back import JudgedImage, Sample, draw, held_back_test
 from agents.evidence.reach import Range
 from agents.evidence.statistics import auroc
 from agents.evidence.witness import Accuracy
@@ -24,12 +24,14 @@ def population(rng, n=400, prevalence=0.12, effect=1.4):
 def examined(rng, activations, shown, *, errors=(1.0, 1.0), witness=None, looks=80):
     drawn = draw(activations, looks, rng)
     sensitivity, specificity = errors
-    said = [bool(rng.random() < (sensitivity if shown[each.position] else 1 - specificity)) for each in drawn]
+    rates = [sensitivity if shown[place.position] else 1 - specificity for place in drawn]
+    judged = [
+        JudgedImage(place, float(activations[place.position]), bool(rng.random() < rate))
+        for place, rate in zip(drawn, rates, strict=True)
+    ]
     return held_back_test(
         Sample(600, len(activations), 0),
-        drawn,
-        [float(activations[each.position]) for each in drawn],
-        said,
+        judged,
         unit=UNIT,
         witness=witness,
         alpha=0.05,
@@ -82,7 +84,7 @@ def test_a_label_that_drives_the_unit_holds_with_few_images_of_it():
     assert sum(each.status == "holds" for each in found) >= 15
 
 
-def test_the_witnesss_errors_are_allowed_for():
+def test_errors_of_the_witness_are_corrected():
     rng = np.random.default_rng(4)
     witness = Accuracy(0.85, 0.9, 40, 40)
     raw, corrected, truth = [], [], []
@@ -100,17 +102,15 @@ def test_the_witnesss_errors_are_allowed_for():
     ("effect", "prevalence", "status"),
     [(3.0, 0.3, "holds"), (-0.5, 0.4, "contradicted"), (3.0, 0.0, "too few")],
 )
-def test_what_the_images_say_has_a_word(effect, prevalence, status):
+def test_the_status_follows_from_the_effect(effect, prevalence, status):
     rng = np.random.default_rng(5)
     assert examined(rng, *population(rng, effect=effect, prevalence=prevalence)).status == status
 
 
-def test_images_of_which_the_witness_cannot_tell_are_counted_apart():
+def test_images_without_a_clear_answer_of_the_witness_are_counted_separately():
     drawn = draw(np.arange(20.0), 20, np.random.default_rng(0))
-    said = [None if i % 2 else i < 10 for i in range(20)]
-    found = held_back_test(
-        Sample(20, 20, 0), drawn, [1.0] * 20, said, unit=UNIT, witness=None, alpha=0.05, min_auroc=0.7
-    )
-    assert (found.drawn, found.shown, found.untold) == (20, 5, 10)
-    assert found.auroc == 0.5
-    assert found.e_value == 1.0
+    judged = [JudgedImage(place, 1.0, None if i % 2 else i < 10) for i, place in enumerate(drawn)]
+    test = held_back_test(Sample(20, 20, 0), judged, unit=UNIT, witness=None, alpha=0.05, min_auroc=0.7)
+    assert (test.drawn, test.shown, test.untold) == (20, 5, 10)
+    assert test.auroc == 0.5
+    assert test.e_value == 1.0

@@ -13,8 +13,8 @@ from actors.embedded.observer.observer import Observer
 from actors.images import Image
 from agents.evidence.meaning import (
     ROLE,
-    Meaning,
-    Part,
+    LabelMeaning,
+    LabelPart,
     ask_meaning,
     combines,
     doubts_about,
@@ -45,7 +45,7 @@ class Model:
 
 async def test_a_single_thing_has_a_core_and_words_beside_it() -> None:
     found = await ask_meaning(Model(DOG), "dogs")
-    assert found == Meaning("dog", broader="animal", narrower="poodle", synonym="canine")
+    assert found == LabelMeaning("dog", broader="animal", narrower="poodle", synonym="canine")
     assert doubts_about("dogs", found) == [Doubt("animal", "animal", wider=True)]
     assert rivals_of("dogs", found) == ["poodle", "canine"]
     assert not combines("dogs", found)
@@ -54,12 +54,14 @@ async def test_a_single_thing_has_a_core_and_words_beside_it() -> None:
 def test_the_example_of_the_form_is_in_the_form() -> None:
     found = read_meaning(ROLE.partition('on a street":\n')[2])
     assert found is not None
-    assert found.qualifiers[1] == Part("a street", "red car without people")
-    assert found.exceptions == (Part("people", "red car on a street"),)
+    assert found.qualifiers[1] == LabelPart("a street", "red car without people")
+    assert found.exceptions == (LabelPart("people", "red car on a street"),)
 
 
 def test_each_condition_is_doubted_by_leaving_it_out_and_an_exception_by_putting_it_in() -> None:
-    meaning = Meaning("car", (Part("red things", "car without people"),), (Part("people", "red car"),))
+    meaning = LabelMeaning(
+        "car", (LabelPart("red things", "car without people"),), (LabelPart("people", "red car"),)
+    )
     assert doubts_about("red car without people", meaning) == [
         Doubt("red car", "red car with people", "red car"),
         Doubt("car without people", "car without people"),
@@ -70,7 +72,7 @@ def test_each_condition_is_doubted_by_leaving_it_out_and_an_exception_by_putting
 
 
 def test_a_preposition_that_is_part_of_a_name_is_no_condition() -> None:
-    meaning = Meaning("lady in waiting", broader="courtier")
+    meaning = LabelMeaning("lady in waiting", broader="courtier")
     assert doubts_about("lady in waiting", meaning) == [Doubt("courtier", "courtier", wider=True)]
     assert not combines("lady in waiting", meaning)
     assert combines("lady in waiting", None)

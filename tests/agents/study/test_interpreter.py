@@ -22,7 +22,7 @@ from agents.study.interpreter import (
     StudyPausedError,
     images_tested,
 )
-from agents.tasks.base import Answer
+from agents.tasks.base import FinalAnswer
 from agents.tasks.describe_unit import DescribeUnit
 from tests.agents.fakes import FakeSandbox, ScriptedChat, outcome
 from tests.tools.fakes import FakeObservers, FakeStudio, FakeSubject, darken
@@ -45,10 +45,10 @@ async def look(host: Any) -> str:
 class ScriptedExaminer:
     def __init__(self, *verdicts: Review) -> None:
         self._verdicts = list(verdicts)
-        self.examined: list[tuple[Answer, int]] = []
+        self.examined: list[tuple[FinalAnswer, int]] = []
         self.images: dict[str, Image] = {}
 
-    async def examine(self, answer: Answer, attempt: int) -> Review:
+    async def examine(self, answer: FinalAnswer, attempt: int) -> Review:
         self.examined.append((answer, attempt))
         return self._verdicts.pop(0)
 
@@ -83,7 +83,7 @@ def bench(tmp_path):
 async def test_a_study_goes_from_experiment_to_answer(bench):
     study, chat = await bench.study(CODE, ANSWER)
     assert study.status == "answered"
-    assert study.answer == Answer(("dogs",), "Dogs.")
+    assert study.answer == FinalAnswer(("dogs",), "Dogs.")
     first, second = chat.requests
     assert first.messages[0].text == "THE API"
     observation = second.messages[-1]
@@ -213,7 +213,7 @@ async def test_an_answer_that_held_stands_where_a_later_one_does_not_hold_or_the
     examiner = ScriptedExaminer(Review(False, "and these?", held, ("first",)), Review(False, "no", lost))
     study, _ = await bench.study(ANSWER, worse, examiner=examiner, max_examinations=2, max_rounds=2)
     assert (study.status, study.verdict) == ("answered", Review(True, "", held, ("first",)))
-    assert study.answer == Answer(("dogs",), "Dogs.")
+    assert study.answer == FinalAnswer(("dogs",), "Dogs.")
 
 
 async def test_after_the_last_examination_the_answer_stands_marked_unconfirmed(bench):

@@ -16,7 +16,7 @@ from actors.vision.data.datasets import open_dataset
 from actors.vision.data.distinct import distinct
 from actors.vision.networks.layer_cache import KnownNetwork, remember
 from actors.vision.settings import VisionSettings
-from agents.critic.assessor import looks_at_data
+from agents.critic.assessor import witness_questions
 from agents.records.journal import slug
 from agents.study.budget import BudgetSettings
 from experiments.cli import main as cli
@@ -102,8 +102,8 @@ def test_the_looks_at_images_of_the_data_set_are_counted_and_bounded_by_settings
     answers = replace(EXACT, answers=1.0)
     asked = [estimate(each, 1, answers)["likely"]["observer_calls"] for each in (profile, without)]
     assert asked[0] - asked[1] == profile.confirmation.held_back_looks
-    assert looks_at_data(profile.confirmation, 4) == 80 + 4 * 30
-    assert looks_at_data(profile.confirmation, 8) == 8 * 20 + 8 * 30
+    assert witness_questions(profile.confirmation, 4) == 80 + 4 * 30
+    assert witness_questions(profile.confirmation, 8) == 8 * 20 + 8 * 30
 
 
 def test_a_price_that_nobody_configured_is_unknown_and_not_zero(profiles):
