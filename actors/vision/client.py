@@ -28,6 +28,7 @@ from actors.vision.readout.base import (
     Unit,
     UnitResponse,
 )
+from actors.vision.readout.edits import Edit
 from actors.vision.readout.requests import Ask, VisionRequest
 from actors.vision.readout.units import OUTPUT, Readout, class_index
 from actors.vision.sweep.accumulators import SweepPlan
@@ -167,14 +168,19 @@ class PoolVisionClient:
         self,
         readout: Readout,
         images: Sequence[Image],
+        edits: tuple[Edit, ...] = (),
         *,
         agent: str = "",
         priority: Priority = Priority.INTERACTIVE,
     ) -> np.ndarray:
-        """Return what images do to all units of a readout, float32 (images, units)."""
+        """Return what images do to all units of a readout, float32 (images, units), after `edits` on the way.
+
+        Raises:
+            UsageError: If there is no such unit, or an edit cannot be made or has no effect on the readout.
+        """
         ask = Ask(readout, None)
         results = await self._pool.map(
-            [VisionRequest(image, (ask,)) for image in images], agent=agent, priority=priority
+            [VisionRequest(image, (ask,), edits) for image in images], agent=agent, priority=priority
         )
         return np.stack([result.readings[0].activations for result in results])
 

@@ -21,6 +21,7 @@ from actors.vision.client import PoolVisionClient
 from actors.vision.data.class_match import match_classes
 from actors.vision.data.labels import Column, Labels
 from actors.vision.readout.base import ImageDataset
+from actors.vision.readout.edits import Edit
 from actors.vision.readout.units import OUTPUT, Readout
 from agents.records.run_files import RecordError, damaged
 from agents.records.store import Store
@@ -245,13 +246,17 @@ def training_counts(
 
 
 async def measure(
-    vision: PoolVisionClient, dataset: ImageDataset, drawn: Drawn, progress: Callable[[int, int], None]
+    vision: PoolVisionClient,
+    dataset: ImageDataset,
+    drawn: Drawn,
+    progress: Callable[[int, int], None],
+    edits: tuple[Edit, ...] = (),
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return of each image its class's probability, float64 (n,), whether it is recognised and whether it was
     read, bool.
 
     An image is recognised if its class is the most probable one; where each class has a probability by
-    itself, if that is at least one half.
+    itself, if that is at least one half. `edits` are made in the network on the way.
     """
     n = len(drawn.indices)
     probability, correct, read = np.zeros(n), np.zeros(n, bool), np.zeros(n, bool)
@@ -263,7 +268,7 @@ async def measure(
         images = [image for image in loaded if image is not None]
         if images:
             table = await vision.outputs(
-                Readout(OUTPUT, "probability"), images, agent=KEY, priority=Priority.CONFIRMATION
+                Readout(OUTPUT, "probability"), images, edits, agent=KEY, priority=Priority.CONFIRMATION
             )
             targets = drawn.targets[there]
             own = table[np.arange(len(images)), targets]

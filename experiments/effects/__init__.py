@@ -1,0 +1,1 @@
+"""What units do to a network: its accuracy without some of them."""

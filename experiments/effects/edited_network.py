@@ -1,0 +1,322 @@
+"""`maia edit`: a classifier's accuracy with some units given other values, beside its accuracy as it is.
+
+The same labeled images pass twice, clean and edited, so every difference is that of pairs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+from rich.table import Table
+from scipy.stats import binomtest
+
+from actors.errors import UsageError
+from actors.vision.client import PoolVisionClient
+from actors.vision.data.labels import Labels, labels_of
+from actors.vision.data.reserve import split
+from actors.vision.networks.zoo import check_name
+from actors.vision.readout.base import ImageDataset, Unit
+from actors.vision.readout.edits import Edit
+from actors.vision.readout.units import Readout, parse_unit
+from agents.evidence.statistics import bootstrap_interval, wilson_interval
+from agents.records.journal import slug
+from agents.records.store import Store
+from experiments.audit import real_images
+from experiments.audit.subgroups import FEW
+from experiments.setup.console import Console
+from experiments.setup.preflight import open_images
+from experiments.setup.run_folder import check_output_folder
+from experiments.setup.selection import Selection
+from experiments.studies import unit_selection
+
+Interval = tuple[float, float]
+FILE = "edit.json"
+_MEAN_IMAGES = 200
+"""Images, of those that agents may see, over which the mean of a unit's map is taken."""
+_HOW_TO_NAME_UNITS = "Name units as LAYER:UNITS, such as layer4:3,17 or layer4:0-63."
+
+
+@dataclass(frozen=True, slots=True)
+class EditRequest:
+    """Which units of a network get which value, and the labeled images that it is tried on."""
+
+    model: str
+    units: Sequence[str]
+    """`LAYER:UNITS` each, UNITS as in `maia sweep --units`."""
+    to: str
+    """"zero", "mean" (of the unit's map over the data set), or a number."""
+    selection: Selection
+    label_names: Mapping[str, str] = field(default_factory=dict)
+    per_class: int = 200
+    seed: int = 0
+    out: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GroupEffect:
+    """What the edit does to images of a class, or of a class with one value of an attribute.
+
+    Accuracies are shares of the `n` images, with Wilson's 95 % interval. `change` is after minus before, with the
+    bootstrap's interval over images, and `p` that of McNemar's exact test of the images that changed sides.
+    `probability`: of the image's own class, in the mean.
+    """
+
+    name: str
+    n: int
+    accuracy: float
+    accuracy_interval: Interval
+    edited_accuracy: float
+    edited_interval: Interval
+    change: float
+    change_interval: Interval
+    p: float
+    probability: float
+    edited_probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class EditedNetwork:
+    """A network with and without some units; kept as `edit.json`."""
+
+    model: str
+    network: str
+    """Fingerprint of the network."""
+    dataset: str
+    units: list[str]
+    to: str
+    values: dict[str, float]
+    """The value that each unit was given."""
+    images: int
+    unreadable: int
+    overall: GroupEffect
+    classes: list[GroupEffect]
+    groups: list[GroupEffect]
+    """Of a class and a value of an attribute, where there are at least 25 images."""
+    worst: GroupEffect | None
+    """The group with the least accuracy before the edit."""
+    worst_edited: GroupEffect | None
+    """The group with the least accuracy after it."""
+    seed: int
+    version: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcomes:
+    """Of each image (n,): its class's probability, whether it is recognized, before and after."""
+
+    probability: np.ndarray
+    edited_probability: np.ndarray
+    correct: np.ndarray
+    edited_correct: np.ndarray
+
+    def effect(self, name: str, rows: np.ndarray) -> GroupEffect:
+        """Return the effect on the images `rows`, bool (n,), of which there is at least one."""
+        n = int(rows.sum())
+        before, after = self.correct[rows], self.edited_correct[rows]
+        lost, gained = int((before & ~after).sum()), int((after & ~before).sum())
+        difference = after.astype(float) - before
+        return GroupEffect(
+            name,
+            n,
+            float(before.mean()),
+            wilson_interval(int(before.sum()), n),
+            float(after.mean()),
+            wilson_interval(int(after.sum()), n),
+            float(difference.mean()),
+            bootstrap_interval(difference),
+            float(binomtest(gained, lost + gained).pvalue) if lost + gained else 1.0,
+            float(self.probability[rows].mean()),
+            float(self.edited_probability[rows].mean()),
+        )
+
+
+async def edit_network(console: Console, request: EditRequest) -> EditedNetwork:
+    """Measure a classifier on labeled images, as it is and with the units edited, and write `edit.json`.
+
+    Raises:
+        UsageError: If there is no such network, unit or data set, the images have no labels that the network has
+            classes for, or the folder cannot be written.
+    """
+    from experiments.setup.workbench import network_alone
+
+    selected = request.selection.load()
+    value = None if request.to == "mean" else _value(request.to)
+    named = [parse_units(text) for text in request.units]
+    run = request.out or Path("runs") / slug(f"edit {request.model} {' '.join(request.units)}")
+    check_output_folder(selected.profile.dataset, run)
+    check_name(request.model)
+    dataset = await open_images(selected.profile, selected.cache, console.say)
+    labels = await asyncio.to_thread(labels_of, dataset, selected.profile.columns)
+    store = Store.open(run)
+    async with network_alone(selected.profile, selected.cache, request.model, console.say) as vision:
+        units = [unit async for unit in _units(vision, named, request.seed)]
+        explored, _ = await asyncio.to_thread(split, dataset, selected.profile.vision.held_back)
+        values = {
+            unit: await _mean(vision, unit, dataset, explored) if value is None else value for unit in units
+        }
+        edits = tuple(Edit(Readout.of(unit), unit.index, "set", amount) for unit, amount in values.items())
+        drawn, names = _draw(labels, vision, request)
+        outcomes, read = await _measured(console, vision, dataset, drawn, edits)
+        result = _result(request, vision, dataset, values, _Table(labels, drawn, names, outcomes, read))
+    store.replace(FILE, json.dumps(asdict(result), indent=1, ensure_ascii=False).encode())
+    return result
+
+
+def parse_units(text: str) -> tuple[str, str]:
+    """Return the layer and the units of `LAYER:UNITS`.
+
+    Raises:
+        UsageError: If it is of another form.
+    """
+    layer, colon, units = text.partition(":")
+    if not (colon and layer and units):
+        raise UsageError(f"{text!r} names no units of a layer.", _HOW_TO_NAME_UNITS)
+    if ":" not in units:
+        unit_selection.check(units)
+    return layer, units
+
+
+def _value(text: str) -> float:
+    if text == "zero":
+        return 0.0
+    try:
+        value = float(text)
+    except ValueError:
+        value = np.nan
+    if not np.isfinite(value):
+        raise UsageError(f"units are set to zero, mean or a number, got {text!r}.", "Correct --to.")
+    return value
+
+
+async def _units(
+    vision: PoolVisionClient, named: Sequence[tuple[str, str]], seed: int
+) -> AsyncIterator[Unit]:
+    """Yield the units that are named, checked, each once."""
+    given: set[Unit] = set()
+    for layer, text in named:
+        if ":" in text:  # direction:FILE:ROW, latent:PATH:INDEX
+            units = [await vision.unit(parse_unit(layer, text))]
+        else:
+            info = next(each for each in await vision.layers() if each.name == vision.known.layer(layer))
+            units = [
+                Unit(info.name, index) for index in unit_selection.choose(text, info.n_units, seed, layer)
+            ]
+        for unit in units:
+            if unit not in given:
+                given.add(unit)
+                yield unit
+
+
+async def _mean(vision: PoolVisionClient, unit: Unit, dataset: ImageDataset, explored: np.ndarray) -> float:
+    """Return the mean of a unit's map over positions, and over images spread over those that agents may see."""
+    chosen = explored[:: max(1, len(explored) // _MEAN_IMAGES)][:_MEAN_IMAGES]
+    images = [image for image in await asyncio.to_thread(real_images.load, dataset, chosen.tolist()) if image]
+    if not images:
+        raise UsageError(f"no image of {dataset.name!r} could be read.", "Use --to zero, or other images.")
+    responses = await vision.measure(unit, images)
+    return float(np.mean([response.map.astype(np.float64).mean() for response in responses]))
+
+
+def _draw(
+    labels: Labels, vision: PoolVisionClient, request: EditRequest
+) -> tuple[real_images.Drawn, dict[int, str]]:
+    """Return the images to measure, and the data set's name of each of the network's classes among them."""
+    matches = real_images.match(labels, vision.known.class_names, request.label_names)
+    names = {match.index: match.name for match in matches if match.index is not None}
+    drawn = real_images.draw(labels, matches, names, seed=request.seed, per_class=request.per_class)
+    if not len(drawn.indices):
+        raise UsageError(
+            "no class of the data set is a class of the network.",
+            "Name its classes with --label-names LABEL=CLASS,...",
+        )
+    return drawn, names
+
+
+async def _measured(
+    console: Console,
+    vision: PoolVisionClient,
+    dataset: ImageDataset,
+    drawn: real_images.Drawn,
+    edits: tuple[Edit, ...],
+) -> tuple[_Outcomes, np.ndarray]:
+    with console.progress("images") as progress:
+        clean = await real_images.measure(vision, dataset, drawn, progress)
+    with console.progress("edited") as progress:
+        edited = await real_images.measure(vision, dataset, drawn, progress, edits)
+    return _Outcomes(clean[0], edited[0], clean[1], edited[1]), clean[2] & edited[2]
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """The images that were drawn: labels, classes by the data set's names, outcomes, and which were read."""
+
+    labels: Labels
+    drawn: real_images.Drawn
+    names: Mapping[int, str]
+    outcomes: _Outcomes
+    read: np.ndarray
+
+    def classes(self) -> Iterator[GroupEffect]:
+        for index, name in sorted(self.names.items()):
+            if (rows := self.read & (self.drawn.targets == index)).any():
+                yield self.outcomes.effect(name, rows)
+
+    def groups(self) -> Iterator[GroupEffect]:
+        for attribute, column in self.labels.attributes.items():
+            values = column.take(self.drawn.indices).values
+            for index, name in sorted(self.names.items()):
+                for place, level in enumerate(column.levels):
+                    rows = self.read & (self.drawn.targets == index) & (values == place)
+                    if rows.sum() >= FEW:
+                        yield self.outcomes.effect(f"{name}, {attribute}={level}", rows)
+
+
+def _result(
+    request: EditRequest,
+    vision: PoolVisionClient,
+    dataset: ImageDataset,
+    values: Mapping[Unit, float],
+    table: _Table,
+) -> EditedNetwork:
+    if not table.read.any():
+        raise UsageError(f"no labeled image of {dataset.name!r} could be read.", "Look at the images.")
+    groups = list(table.groups())
+    return EditedNetwork(
+        request.model,
+        vision.fingerprint,
+        dataset.name,
+        [str(unit) for unit in values],
+        request.to,
+        {str(unit): value for unit, value in values.items()},
+        int(table.read.sum()),
+        int((~table.read).sum()),
+        table.outcomes.effect("all images", table.read),
+        list(table.classes()),
+        groups,
+        min(groups, key=lambda group: group.accuracy, default=None),
+        min(groups, key=lambda group: group.edited_accuracy, default=None),
+        request.seed,
+    )
+
+
+def summary(result: EditedNetwork, most: int = 20) -> Table:
+    """Return the result for a terminal: all images, the classes that change most, the worst groups."""
+    table = Table("images", "n", "accuracy", "edited", "change", "p", box=None, pad_edge=False)
+    classes = sorted(result.classes, key=lambda each: -abs(each.change))[:most]
+    worst = [group for group in (result.worst, result.worst_edited) if group is not None]
+    for each in (result.overall, *classes, *dict.fromkeys(worst)):
+        low, high = each.change_interval
+        table.add_row(
+            each.name,
+            f"{each.n:,}",
+            f"{each.accuracy:.3f}",
+            f"{each.edited_accuracy:.3f}",
+            f"{each.change:+.3f} ({low:+.3f} to {high:+.3f})",
+            f"{each.p:.2g}",
+        )
+    return table
