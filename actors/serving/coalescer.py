@@ -187,8 +187,8 @@ class _FairQueue(Generic[RequestT, ResultT]):
 class Coalescer(Generic[RequestT, ResultT]):
     """Shares one backend among many callers of one event loop.
 
-    `limit` bounds the callers that wait for an answer; beyond it `submit` waits, and `submit_nowait`
-    and `enter` raise OverloadedError. All methods must be called on the event loop's thread.
+    `limit` bounds the callers that wait for an answer; beyond it `submit` waits, and `enter`
+    raises OverloadedError. All methods must be called on the event loop's thread.
     """
 
     def __init__(
@@ -235,19 +235,6 @@ class Coalescer(Generic[RequestT, ResultT]):
             return await future
         finally:
             waiter.withdraw()
-
-    def submit_nowait(
-        self, request: RequestT, *, agent: str = "", priority: Priority = Priority.INTERACTIVE
-    ) -> asyncio.Future[ResultT]:
-        """Return a future of the result; cancelling it withdraws the request.
-
-        Raises:
-            OverloadedError: If `limit` callers are waiting already.
-        """
-        future: asyncio.Future[ResultT] = asyncio.get_running_loop().create_future()
-        waiter = self.enter(request, _resolve(future), agent=agent, priority=priority)
-        future.add_done_callback(lambda _: waiter.withdraw())
-        return future
 
     def enter(
         self,
@@ -474,14 +461,6 @@ class Coalescer(Generic[RequestT, ResultT]):
         waiter.deliver(outcome)
 
     # -- closing, statistics ----------------------------------------------------------------------
-
-    async def drain(self) -> None:
-        """Return when nothing is queued or running."""
-        while self._queued or self._tasks or self._bypassing:
-            if running := self._tasks | self._bypassing:
-                await asyncio.wait(running)
-            else:
-                await asyncio.sleep(0)  # the dispatch is scheduled
 
     async def aclose(self) -> None:
         """Refuse new requests, fail the waiting ones with ClosedError, let running batches finish."""

@@ -69,10 +69,6 @@ class Pool(ABC, Generic[RequestT, ResultT]):
         """Return the statistics of every replica that is ready."""
 
     @abstractmethod
-    async def drain(self) -> None:
-        """Return when every request is answered."""
-
-    @abstractmethod
     async def aclose(self) -> None:
         """Fail what is unanswered with ClosedError and free the model."""
 
@@ -129,12 +125,6 @@ class LocalPool(Pool[RequestT, ResultT]):
         """Return the result of `request`. Raises as `ReplicaPool.submit`."""
         return await self.coalescer.submit(request, agent=agent, priority=priority)
 
-    def submit_nowait(
-        self, request: RequestT, *, agent: str = "", priority: Priority = Priority.INTERACTIVE
-    ) -> asyncio.Future[ResultT]:
-        """Return a future of the result. Raises OverloadedError if the queue is full."""
-        return self.coalescer.submit_nowait(request, agent=agent, priority=priority)
-
     async def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """Return what the backend's control method `name` returns."""
         return await call_control(self.backend, name, args, kwargs)
@@ -162,9 +152,6 @@ class LocalPool(Pool[RequestT, ResultT]):
 
     async def replica_statistics(self) -> list[ReplicaStatistics]:
         return [ReplicaStatistics(**asdict(self.coalescer.statistics()))]
-
-    async def drain(self) -> None:
-        await self.coalescer.drain()
 
     async def aclose(self) -> None:
         await self.coalescer.aclose()

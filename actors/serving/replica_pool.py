@@ -2,7 +2,7 @@
 
 `ReplicaPool` reaches replicas through small protocols (Ray's handles fit none), so it is tested without Ray.
 A request goes to the replica with the least outstanding work; `actors.serving.replica_link` carries it there.
-When `limit` requests are outstanding, `submit` waits and `submit_nowait` raises OverloadedError.
+When `limit` requests are outstanding, `submit` waits.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, Self, cast
 
 from actors.cluster.placement import MAX_START_FAILURES
-from actors.errors import BackendError, MaiaError, OverloadedError, ReplicaLostError
+from actors.errors import BackendError, MaiaError, ReplicaLostError
 from actors.serving.backend import CountsRequests, Priority, RequestT, ResultT
 from actors.serving.capacity import CapacityLimiter
 from actors.serving.coalescer import ClosedError
@@ -102,9 +102,6 @@ class ReplicaPool(Pool[RequestT, ResultT]):
         self._tasks: set[asyncio.Task[Any]] = set()
         self._ticker: asyncio.Task[None] | None = None
         self._capacity = CapacityLimiter(self._options.limit)
-        self._idle = asyncio.Event()
-        """Set while no request is outstanding."""
-        self._idle.set()
         self._ready_changed = asyncio.Event()
         """Pulsed when a replica is ready, or none can be."""
         self._serials = itertools.count(1)
@@ -142,24 +139,6 @@ class ReplicaPool(Pool[RequestT, ResultT]):
         finally:
             if pending.future.cancelled():
                 self._withdraw(pending)
-
-    def submit_nowait(
-        self, request: RequestT, *, agent: str = "", priority: Priority = Priority.INTERACTIVE
-    ) -> asyncio.Future[ResultT]:
-        """Return a future of the result; cancelling it withdraws the request.
-
-        Raises:
-            OverloadedError: If `limit` requests are outstanding.
-        """
-        if self._capacity.full:
-            raise OverloadedError(
-                f"{self.name}: {self._capacity.limit} requests are outstanding.", "Await `submit`."
-            )
-        pending = self._enqueue(request, agent, priority)
-        pending.future.add_done_callback(
-            lambda future: self._withdraw(pending) if future.cancelled() else None
-        )
-        return pending.future
 
     async def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """Return what control method `name` of a backend returns, on the replica with the least load.
@@ -223,7 +202,6 @@ class ReplicaPool(Pool[RequestT, ResultT]):
             request, agent, priority, asyncio.get_running_loop().create_future(), next(self._serials)
         )
         self._capacity.in_use += 1
-        self._idle.clear()
         self._requests += 1
         self._route(pending)
         return pending
@@ -241,7 +219,7 @@ class ReplicaPool(Pool[RequestT, ResultT]):
     def _withdraw(self, pending: PendingRequest) -> None:
         if pending.link is not None:
             pending.link.withdraw(pending)
-        self._release()
+        self._capacity.release()
 
     def answer(self, pending: PendingRequest, outcome: Any) -> None:
         """Give a caller the result or the typed failure of its request."""
@@ -256,7 +234,7 @@ class ReplicaPool(Pool[RequestT, ResultT]):
             if pending.failures and isinstance(outcome, CountsRequests):
                 outcome = outcome.with_resends(pending.failures)
             future.set_result(outcome)
-        self._release()
+        self._capacity.release()
 
     def retry_later(self, pending: PendingRequest) -> None:
         """Send again, after a pause, what a replica had no capacity for."""
@@ -503,16 +481,6 @@ class ReplicaPool(Pool[RequestT, ResultT]):
     def count_call(self, n_pixels: int) -> None:
         self._calls += 1
         self._pixels_sent += n_pixels
-
-    def _release(self) -> None:
-        self._capacity.release()
-        if not self._capacity.in_use:
-            self._idle.set()
-
-    async def drain(self) -> None:
-        """Return when every request is answered."""
-        while self._capacity.in_use:
-            await self._idle.wait()
 
     async def aclose(self) -> None:
         """Fail what is unanswered with ClosedError and stop the replicas."""

@@ -12,7 +12,8 @@ import numpy as np
 
 from actors.errors import DeviceLostError, MaiaError, RefusedError, UsageError
 from actors.images import Image
-from actors.serving.backend import Backend
+from actors.serving.backend import Backend, Priority
+from actors.serving.coalescer import Coalescer
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,28 @@ class ScriptedBackend(Backend[Show, Any]):
 
     def die(self) -> None:
         os._exit(1)
+
+
+def submit(
+    coalescer: Coalescer[Any, Any],
+    request: Any,
+    *,
+    agent: str = "",
+    priority: Priority = Priority.INTERACTIVE,
+) -> asyncio.Future[Any]:
+    """Enter a request at once; cancelling the future withdraws it."""
+    future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    def deliver(outcome: Any) -> None:
+        if not future.done():
+            if isinstance(outcome, MaiaError):
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)
+
+    waiter = coalescer.enter(request, deliver, agent=agent, priority=priority)
+    future.add_done_callback(lambda _: waiter.withdraw())
+    return future
 
 
 def build(max_batch: int = 4, gated: bool = True) -> ScriptedBackend:

@@ -62,7 +62,7 @@ class TestPools:
         self, cluster: Cluster
     ) -> None:
         pool = cluster.pool("killed", SCRIPTED, {"gated": True})
-        futures = [pool.submit_nowait(Show(i)) for i in range(6)]
+        futures = [asyncio.ensure_future(pool.submit(Show(i))) for i in range(6)]
         pid = (await pool.describe()).pid
         await until(lambda: pool.statistics().unsent == 0)
         assert await pool.call("counts") == (1, 4)
@@ -134,7 +134,7 @@ class TestHosts:
         await pool.ready()
         shared = cluster.attach(pool.address, options)
         # Only the host asks: the owner learns of the load from its replica.
-        asked = [shared.submit_nowait(Show(number)) for number in range(30)]
+        asked = [asyncio.ensure_future(shared.submit(Show(number))) for number in range(30)]
         await until(lambda: shared.statistics().ready == 2)
         while any(not future.done() for future in asked):
             await asyncio.gather(*(link.handle.call(*pack(("open_gate", (), {}))) for link in pool._links))

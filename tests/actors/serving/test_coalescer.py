@@ -11,7 +11,7 @@ import pytest
 from actors.errors import BackendError, MaiaError, OverloadedError, RefusedError
 from actors.serving.backend import Backend, Priority
 from actors.serving.coalescer import BatchMismatchError, ClosedError, Coalescer
-from tests.actors.scripted import Clock, settle
+from tests.actors.scripted import Clock, settle, submit
 
 pytestmark = pytest.mark.anyio
 
@@ -116,7 +116,7 @@ async def coalescer(device: ScriptedDevice, clock: Clock) -> AsyncIterator[Coale
 
 
 def ask(coalescer: Coalescer[Probe, str], *subjects: str, agent: str = "") -> list[asyncio.Future[str]]:
-    return [coalescer.submit_nowait(Probe(subject), agent=agent) for subject in subjects]
+    return [submit(coalescer, Probe(subject), agent=agent) for subject in subjects]
 
 
 async def test_an_idle_device_starts_at_once_and_a_busy_one_accumulates(
@@ -190,7 +190,7 @@ async def test_waiting_requests_of_one_key_are_merged_and_each_gets_its_part(
 ) -> None:
     blocker = ask(coalescer, "blocker")
     await settle()
-    futures = [coalescer.submit_nowait(Probe("s", frozenset(part))) for part in ("a", "b", "ab", "b")]
+    futures = [submit(coalescer, Probe("s", frozenset(part))) for part in ("a", "b", "ab", "b")]
     await device.finish()
     assert device.batches[-1] == [Probe("s", frozenset("ab"))]
     await device.finish()
@@ -201,10 +201,10 @@ async def test_waiting_requests_of_one_key_are_merged_and_each_gets_its_part(
 async def test_running_work_is_shared_when_it_covers_and_repeated_when_not(
     coalescer: Coalescer[Probe, str], device: ScriptedDevice
 ) -> None:
-    first = coalescer.submit_nowait(Probe("s", frozenset("ab")))
+    first = submit(coalescer, Probe("s", frozenset("ab")))
     await settle()
-    covered = coalescer.submit_nowait(Probe("s", frozenset("b")))
-    more = coalescer.submit_nowait(Probe("s", frozenset("c")))
+    covered = submit(coalescer, Probe("s", frozenset("b")))
+    more = submit(coalescer, Probe("s", frozenset("c")))
     await device.finish()
     assert (await first, await covered) == ("Sab", "Sb")
     assert device.batches == [[Probe("s", frozenset("ab"))], [Probe("s", frozenset("c"))]]
@@ -253,12 +253,11 @@ async def test_a_turn_goes_by_rank_and_ends_before_the_next(
     blocker = ask(coalescer, "blocker")
     await settle()
     futures = [
-        coalescer.submit_nowait(Probe(f"p{depth}", depth=depth), agent=f"agent{depth}")
-        for depth in (5, 3, 1, 4, 2)
+        submit(coalescer, Probe(f"p{depth}", depth=depth), agent=f"agent{depth}") for depth in (5, 3, 1, 4, 2)
     ]
     await device.finish()
     assert device.subjects() == "p1 p2 p3 p4"
-    futures += [coalescer.submit_nowait(Probe(f"q{i}", depth=0), agent=f"late{i}") for i in range(4)]
+    futures += [submit(coalescer, Probe(f"q{i}", depth=0), agent=f"late{i}") for i in range(4)]
     await device.finish()
     assert device.subjects() == "q0 q1 q2 p5"
     await device.finish()
@@ -274,7 +273,7 @@ async def test_a_batch_holds_one_bucket_and_the_longest_waiting_goes_first(
     futures = []
     for name, size in (("big0", 2), ("small0", 1), ("big1", 2), ("small1", 1), ("huge", 3)):
         clock.now += 1
-        futures.append(coalescer.submit_nowait(Probe(name, size=size)))
+        futures.append(submit(coalescer, Probe(name, size=size)))
     await device.finish()
     seen = [device.subjects()]
     for _ in range(2):
@@ -290,9 +289,9 @@ async def test_urgent_work_goes_first_and_never_shares_a_batch_with_filler(
 ) -> None:
     blocker = ask(coalescer, "blocker")
     await settle()
-    futures = [coalescer.submit_nowait(Probe(f"sweep{i}"), priority=Priority.SWEEP) for i in range(2)]
-    futures.append(coalescer.submit_nowait(Probe("confirm"), priority=Priority.CONFIRMATION))
-    futures.append(coalescer.submit_nowait(Probe("agent")))
+    futures = [submit(coalescer, Probe(f"sweep{i}"), priority=Priority.SWEEP) for i in range(2)]
+    futures.append(submit(coalescer, Probe("confirm"), priority=Priority.CONFIRMATION))
+    futures.append(submit(coalescer, Probe("agent")))
     seen = []
     for _ in range(3):
         await device.finish()
@@ -307,8 +306,8 @@ async def test_an_urgent_caller_hurries_the_work_it_shares(
 ) -> None:
     blocker = ask(coalescer, "blocker")
     await settle()
-    futures = [coalescer.submit_nowait(Probe(s), priority=Priority.SWEEP) for s in "xyz"]
-    futures.append(coalescer.submit_nowait(Probe("z")))
+    futures = [submit(coalescer, Probe(s), priority=Priority.SWEEP) for s in "xyz"]
+    futures.append(submit(coalescer, Probe("z")))
     await device.finish()
     assert device.subjects() == "z"
     await device.finish()
@@ -351,8 +350,8 @@ async def test_a_part_that_only_a_cancelled_caller_wanted_is_not_computed(
 ) -> None:
     blocker = ask(coalescer, "blocker")
     await settle()
-    leaves = coalescer.submit_nowait(Probe("s", frozenset("abc")))
-    stays = [coalescer.submit_nowait(Probe("s", frozenset(part))) for part in "ab"]
+    leaves = submit(coalescer, Probe("s", frozenset("abc")))
+    stays = [submit(coalescer, Probe("s", frozenset(part))) for part in "ab"]
     leaves.cancel()
     await settle()
     await device.finish()
@@ -402,7 +401,7 @@ async def test_a_full_queue_raises_or_makes_the_caller_wait_its_turn(
 ) -> None:
     futures = ask(coalescer, *(str(i) for i in range(20)))
     with pytest.raises(OverloadedError, match="20 requests are waiting"):
-        coalescer.submit_nowait(Probe("one too many"))
+        submit(coalescer, Probe("one too many"))
     waits = [asyncio.ensure_future(coalescer.submit(Probe(name))) for name in ("leaves", "stays", "also")]
     await settle()
     assert coalescer.statistics().waiting == 20
@@ -420,7 +419,7 @@ async def test_a_request_that_the_backend_cannot_place_fails_only_its_caller(
 ) -> None:
     (good,) = ask(coalescer, "good")
     with pytest.raises(TypeError):
-        coalescer.submit_nowait(Probe(["not", "hashable"]))  # type: ignore[arg-type]
+        submit(coalescer, Probe(["not", "hashable"]))  # type: ignore[arg-type]
     await settle()
     await device.finish()
     assert await good == "GOODa"
@@ -441,20 +440,7 @@ async def test_closing_fails_what_waits_and_lets_what_runs_finish(device: Script
     await closing
     assert [await future for future in futures[:4]] == ["Aa", "Ba", "Ca", "Da"]
     with pytest.raises(ClosedError):
-        coalescer.submit_nowait(Probe("late"))
-
-
-async def test_drain_returns_when_all_is_answered(
-    coalescer: Coalescer[Probe, str], device: ScriptedDevice
-) -> None:
-    futures = ask(coalescer, *"abcde")
-    draining = asyncio.ensure_future(coalescer.drain())
-    await settle()
-    await device.finish()
-    assert not draining.done()
-    await device.finish()
-    await draining
-    await asyncio.gather(*futures)
+        submit(coalescer, Probe("late"))
 
 
 async def test_statistics_count_merges_and_waiting_times(
@@ -490,10 +476,10 @@ async def test_a_request_that_has_waited_already_bypasses_the_queue_and_is_not_c
 
     device = Admitting()
     coalescer: Coalescer[Probe, str] = Coalescer(device)
-    waits = coalescer.submit_nowait(Probe("x"))
+    waits = submit(coalescer, Probe("x"))
     for _ in range(3):
         await asyncio.sleep(0)
-    bypassing = [coalescer.submit_nowait(Probe("admitted")) for _ in range(2)]
+    bypassing = [submit(coalescer, Probe("admitted")) for _ in range(2)]
     for _ in range(3):
         await asyncio.sleep(0)
     assert [[probe.subject for probe in batch] for batch in device.batches] == [

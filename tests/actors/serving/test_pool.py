@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from actors.errors import BackendError, MaiaError, OverloadedError, RefusedError, ReplicaLostError, UsageError
+from actors.errors import BackendError, MaiaError, RefusedError, ReplicaLostError, UsageError
 from actors.serving.backend import Priority
 from actors.serving.coalescer import ClosedError
 from actors.serving.pool import MAP_WINDOW, LocalPool
@@ -17,7 +17,7 @@ from actors.serving.replica import ExchangeRequest, ExchangeResponse, Replica, R
 from actors.serving.replica_pool import PoolOptions, ReplicaPool
 from actors.serving.transport import Payload, unpack
 from actors.settings import Placement
-from tests.actors.scripted import Clock, ScriptedBackend, Show, image, settle
+from tests.actors.scripted import Clock, ScriptedBackend, Show, image, settle, submit
 
 pytestmark = pytest.mark.anyio
 
@@ -179,7 +179,7 @@ class Bench:
         assert not self.pool._tasks
 
     def ask(self, *numbers: int, **options: Any) -> list[asyncio.Future[Any]]:
-        return [self.pool.submit_nowait(Show(number), **options) for number in numbers]
+        return [asyncio.ensure_future(self.pool.submit(Show(number), **options)) for number in numbers]
 
     async def release(self) -> None:
         for replica in self.replicas:
@@ -347,16 +347,15 @@ async def test_requests_wait_until_a_replica_is_ready() -> None:
     bench = Bench(launcher=HereLauncher(gated=False))
     bench.pool.start()
     future = bench.ask(1)[0]
+    await asyncio.sleep(0)
     assert bench.pool.statistics().unsent == 1
     assert await future == (1, None)
     await bench.pool.aclose()
 
 
-async def test_a_full_pool_raises_or_makes_the_caller_wait_its_turn() -> None:
+async def test_callers_of_a_full_pool_wait_in_order() -> None:
     async with Bench(limit=3) as bench:
         futures = bench.ask(0, 1, 2)
-        with pytest.raises(OverloadedError, match="3 requests are outstanding"):
-            bench.ask(3)
         waits = [asyncio.ensure_future(bench.pool.submit(Show(i))) for i in (3, 4, 5)]
         await settle()
         waits[0].cancel()
@@ -407,7 +406,7 @@ async def test_map_raises_the_first_failure_and_withdraws_the_rest() -> None:
 
 async def test_a_request_that_cannot_be_pickled_fails_alone() -> None:
     async with Bench(launcher=HereLauncher(gated=False)) as bench:
-        bad = bench.pool.submit_nowait(Show(1, unit=lambda: None))  # type: ignore[arg-type]
+        bad = asyncio.ensure_future(bench.pool.submit(Show(1, unit=lambda: None)))  # type: ignore[arg-type]
         (good,) = bench.ask(2)
         with pytest.raises(UsageError, match="a Show cannot be sent to a replica"):
             await bad
@@ -457,7 +456,7 @@ async def test_replicas_are_added_under_load_and_stopped_when_idle() -> None:
 
 async def test_requests_of_other_processes_count_as_load() -> None:
     async with Bench(replicas=1, most=2, scale_up_batches=2, scale_down_s=60) as bench:
-        others = [bench.replicas[0].replica.coalescer.submit_nowait(Show(number)) for number in range(9)]
+        others = [submit(bench.replicas[0].replica.coalescer, Show(number)) for number in range(9)]
         for _ in range(2):
             await bench.pool.refresh_load()
             bench.pool.autoscale()
@@ -630,24 +629,11 @@ async def test_closing_fails_what_is_unanswered_and_stops_the_replicas() -> None
             await bench.pool.call("layers")
 
 
-async def test_drain_returns_when_all_is_answered() -> None:
-    async with Bench() as bench:
-        futures = bench.ask(*range(5))
-        draining = asyncio.ensure_future(bench.pool.drain())
-        await settle()
-        await bench.release()
-        assert not draining.done()
-        await bench.release()
-        await draining
-        await asyncio.gather(*futures)
-
-
 @pytest.fixture
 async def local() -> AsyncIterator[LocalPool[Show, Any]]:
     backend = ScriptedBackend()
     async with LocalPool(backend) as pool:
         yield pool
-        await pool.drain()
         assert pool.statistics().outstanding == 0
     assert backend.closed
 
@@ -655,7 +641,7 @@ async def local() -> AsyncIterator[LocalPool[Show, Any]]:
 async def test_a_local_pool_is_the_same_handle(local: LocalPool[Show, Any]) -> None:
     backend = local.backend
     assert isinstance(backend, ScriptedBackend)
-    futures = [local.submit_nowait(Show(i, image(i))) for i in range(3)]
+    futures = [asyncio.ensure_future(local.submit(Show(i, image(i)))) for i in range(3)]
     await settle()
     assert local.statistics().outstanding == 3
     await backend.release()

@@ -40,7 +40,7 @@ def backend() -> ScriptedBackend:
 async def replica(backend: ScriptedBackend) -> AsyncIterator[Replica]:
     replica = Replica(backend)
     yield replica
-    await replica.coalescer.drain()
+    await settle()
     await replica.close()
     assert backend.closed
 

@@ -23,6 +23,7 @@ from actors.vision.networks.network import Network, wrap
 from actors.vision.readout.requests import Ask, VisionRequest, VisionResult
 from actors.vision.readout.units import OUTPUT, Readout, UnitReader
 from actors.vision.settings import VisionSettings
+from tests.actors.scripted import submit
 from tests.actors.vision import tiny_networks as networks
 
 pytestmark = pytest.mark.anyio
@@ -157,7 +158,7 @@ async def test_callers_of_one_image_share_one_forward() -> None:
     coalescer: Coalescer[Any, Any] = Coalescer(made)
     images = photos(3)
     futures = [
-        coalescer.submit_nowait(want(images[place % 3], readout, (place % 4,)), agent=str(place))
+        submit(coalescer, want(images[place % 3], readout, (place % 4,)), agent=str(place))
         for place in range(24)
         for readout in (DEEP, STEM)
     ]
@@ -246,8 +247,8 @@ async def test_a_unit_that_is_never_finite_costs_its_neighbours_nothing() -> Non
     made = VisionBackend(network(never_finite(2)), settings())
     images = photos(3)
     coalescer: Coalescer[Any, Any] = Coalescer(made)
-    bad = [coalescer.submit_nowait(want(image, indices=(2,))) for image in images]
-    good = [coalescer.submit_nowait(want(image, indices=(1,))) for image in images]
+    bad = [submit(coalescer, want(image, indices=(2,))) for image in images]
+    good = [submit(coalescer, want(image, indices=(1,))) for image in images]
     for each in bad:
         with pytest.raises(BackendError, match="not finite"):
             await each
@@ -312,7 +313,7 @@ async def test_a_device_that_is_lost_is_no_images_failure() -> None:
     first = [want(image, Readout("1")) for image in photos(2)]
     for request in first:
         await coalescer.submit(request)
-    later = [coalescer.submit_nowait(want(image, Readout("1"))) for image in photos(7, seed=1)]
+    later = [submit(coalescer, want(image, Readout("1"))) for image in photos(7, seed=1)]
     for outcome in await asyncio.gather(*later, return_exceptions=True):
         assert isinstance(outcome, DeviceLostError)
         assert "device-side assert" in str(outcome)
@@ -362,7 +363,7 @@ async def test_a_network_that_would_end_the_process_fails_on_its_image_alone(err
 
     module.fail = end
     coalescer: Coalescer[Any, Any] = Coalescer(made)
-    asked = [coalescer.submit_nowait(want(image, Readout("1"))) for image in with_a_white_one()]
+    asked = [submit(coalescer, want(image, Readout("1"))) for image in with_a_white_one()]
     outcomes = await asyncio.gather(*asked, return_exceptions=True)
     assert [place for place, each in enumerate(outcomes) if isinstance(each, BackendError)] == [3]
     assert type(error).__name__ in str(outcomes[3])
