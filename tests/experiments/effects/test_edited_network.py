@@ -72,7 +72,7 @@ def test_ablating_the_place_saves_the_worst_group(  # type: ignore[no-untyped-de
     result = json.loads(out)
     assert result == json.loads((tmp_path / "run" / "edit.json").read_text())
     assert list(result["values"]) == ["cues:1"]
-    assert result["worst"]["accuracy"] < 0.2 < 0.8 < result["worst_edited"]["accuracy"]
+    assert result["worst"]["accuracy"] < 0.2 < 0.8 < result["worst_edited"]["edited_accuracy"]
     assert result["overall"]["change_interval"][0] > 0
     assert result["overall"]["p"] < 1e-3
     assert {each["name"] for each in result["classes"]} == {"0", "1"}
