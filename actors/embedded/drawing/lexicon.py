@@ -12,7 +12,14 @@ import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
 
-from actors.embedded.drawing.vocabulary import BACKGROUND_WORDS, COLOR_WORDS, normal, vocabulary, word_table
+from actors.embedded.drawing.vocabulary import (
+    BACKGROUND_WORDS,
+    COLOR_WORDS,
+    Concept,
+    normal,
+    vocabulary,
+    word_table,
+)
 
 MAX_WORDS = 400
 """Words that are read of one text; the rest is reported as not drawn."""
@@ -110,3 +117,9 @@ def read(text: str) -> list[Token]:
             tokens.append(Token(kind, word, (word,)))
             at += 1
     return tokens
+
+
+def concepts_in(text: str) -> list[Concept]:
+    """Return every concept that a text names, categories by all their members."""
+    names = dict.fromkeys(token.value for token in read(text) if token.kind == "thing")
+    return list(dict.fromkeys(concept for name in names for concept in vocabulary().members(name)))

@@ -239,30 +239,6 @@ class Vocabulary:
             return [self._by_name[name]]
         return [concept for concept in self._concepts if name in concept.categories]
 
-    def find(self, text: str) -> list[str]:
-        """Return the concepts and categories that the text names, longest names first in each place."""
-        words = normal(text).split()
-        named: list[str] = []
-        at = 0
-        while at < len(words):
-            for length in range(min(5, len(words) - at), 0, -1):
-                hit = self._words.get(" ".join(words[at : at + length]))
-                if hit is not None:
-                    if hit[0] not in named:
-                        named.append(hit[0])
-                    at += length
-                    break
-            else:
-                at += 1
-        return named
-
-    def resolve(self, text: str) -> list[Concept]:
-        """Return every concept the text names, categories by all their members; empty if it names none."""
-        concepts: dict[str, Concept] = {}
-        for name in self.find(text):
-            concepts.update((concept.name, concept) for concept in self.members(name))
-        return list(concepts.values())
-
     def nearest(self, text: str, n: int = 3) -> list[str]:
         """Return the known names that look most like the text, for an error message."""
         return difflib.get_close_matches(normal(text), self._words, n=n, cutoff=0.5)

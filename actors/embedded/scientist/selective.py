@@ -30,7 +30,7 @@ _ALPHA = 0.01
 
 @dataclass(frozen=True, slots=True)
 class VarianceShares:
-    """A two-way table of activations. VarianceShares of variance, corrected for chance (omega squared), in [0, 1]."""
+    """A two-way table of activations; shares of variance are corrected for chance (omega squared)."""
 
     by_class: dict[str, float]
     by_place: dict[str, float]

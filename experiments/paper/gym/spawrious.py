@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from actors.embedded.drawing.lexicon import concepts_in
 from actors.embedded.drawing.render import digest, render
 from actors.embedded.drawing.sampling import random_scene
 from actors.embedded.drawing.vocabulary import BACKGROUND_WORDS, concepts, vocabulary
@@ -94,7 +95,7 @@ class SceneDesign:
         """
         classes = []
         for name in self.classes:
-            found = vocabulary().resolve(name)
+            found = concepts_in(name)
             if len(found) != 1:
                 raise UsageError(
                     f"a class must name one thing that scenes can show, got {name!r}.",

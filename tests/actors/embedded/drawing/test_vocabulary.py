@@ -8,6 +8,7 @@ import pytest
 
 from actors.embedded.drawing.backgrounds import BACKGROUNDS
 from actors.embedded.drawing.color import name_of, tint
+from actors.embedded.drawing.lexicon import concepts_in
 from actors.embedded.drawing.render import sprite
 from actors.embedded.drawing.vocabulary import (
     ASSETS,
@@ -29,15 +30,15 @@ def test_there_are_at_least_250_concepts_and_12_backgrounds_with_names_of_their_
 
 def test_every_concept_is_found_by_each_of_its_names_in_singular_and_plural() -> None:
     for concept in concepts():
-        assert concept in vocabulary().resolve(concept.name), concept.name
-        assert concept in vocabulary().resolve(concept.plural), concept.plural
+        assert concept in concepts_in(concept.name), concept.name
+        assert concept in concepts_in(concept.plural), concept.plural
         for name in (concept.name, *concept.names):
-            assert vocabulary().resolve(name), name
+            assert concepts_in(name), name
 
 
 def test_an_own_name_beats_another_concepts_synonym() -> None:
     for concept in concepts():
-        assert vocabulary().find(concept.name) == [concept.name]
+        assert concepts_in(concept.name) == [concept]
 
 
 @pytest.mark.parametrize(
@@ -54,15 +55,15 @@ def test_an_own_name_beats_another_concepts_synonym() -> None:
     ],
 )
 def test_phrases_name_their_concepts(text: str, expected: list[str]) -> None:
-    assert [concept.name for concept in vocabulary().resolve(text)] == expected
+    assert [concept.name for concept in concepts_in(text)] == expected
 
 
 def test_a_category_stands_for_all_its_members_and_those_of_the_categories_below() -> None:
-    birds = {concept.name for concept in vocabulary().resolve("birds")}
-    animals = {concept.name for concept in vocabulary().resolve("an animal")}
+    birds = {concept.name for concept in concepts_in("birds")}
+    animals = {concept.name for concept in concepts_in("an animal")}
     assert {"owl", "penguin"} <= birds < animals
     assert "dog" not in birds
-    assert {"tulip", "oak tree"} <= {concept.name for concept in vocabulary().resolve("a plant")}
+    assert {"tulip", "oak tree"} <= {concept.name for concept in concepts_in("a plant")}
 
 
 def test_an_unknown_word_has_near_ones() -> None:
