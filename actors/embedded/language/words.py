@@ -6,22 +6,13 @@ dog is a mammal, that a tomato is red unless said otherwise. It knows nothing of
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
-from actors.embedded.drawing.vocabulary import (
-    COLOR_WORDS,
-    COLORS,
-    SETTINGS,
-    Noun,
-    Setting,
-    pluralize,
-    vocabulary,
-    with_article,
-)
+from actors.embedded.drawing.lexicon import Token, read
+from actors.embedded.drawing.vocabulary import COLORS, SETTINGS, Noun, Setting, vocabulary, with_article
 
 Kind = Literal["concept", "category", "color", "tone", "background"]
 """A color is that of a thing; a tone is a color anywhere in the image, the background included."""
@@ -64,8 +55,7 @@ class Words:
     concepts: Mapping[str, Noun]
     categories: Mapping[str, Noun]
     backgrounds: Mapping[str, Setting]
-    colors: Mapping[str, tuple[str, ...]]
-    """Each color with its other names."""
+    colors: tuple[str, ...]
     _members: dict[str, tuple[str, ...]] = field(default_factory=dict, repr=False, compare=False)
     _closures: dict[Term, frozenset[Term]] = field(default_factory=dict, repr=False, compare=False)
 
@@ -101,10 +91,7 @@ class Words:
 
     def can_be(self, concept: str, color: str) -> bool:
         """Return whether the color's word before the concept's still reads as a color: a red fox is a fox."""
-        return not color or self.find(f"{color} {concept}") == [
-            Term("color", color),
-            Term("concept", concept),
-        ]
+        return not color or _can_be(self, concept, color)
 
     def base_rate(self, term: Term) -> float:
         """Return about how often a scene of two things picked at random shows the term."""
@@ -116,79 +103,44 @@ class Words:
             return 1 / max(1, len(self.backgrounds))
         return min(0.5, (2 if term.kind == "color" else 3) / max(1, len(self.colors)))
 
-    @cached_property
-    def _lexicon(self) -> dict[tuple[str, ...], tuple[Term, ...]]:
-        """Every way to write every term, as lower-case tokens."""
-        meanings: dict[tuple[str, ...], list[Term]] = {}
-
-        def add(text: str, term: Term) -> None:
-            terms = meanings.setdefault(tuple(_tokens(text)), [])
-            if term in terms:
-                return
-            # A term's own name beats another's synonym.
-            if text == term.name:
-                terms.insert(0, term)
-            else:
-                terms.append(term)
-
-        nouns: tuple[tuple[Kind, Iterable[Noun]], ...] = (
-            ("concept", self.concepts.values()),
-            ("category", self.categories.values()),
-        )
-        for kind, group in nouns:
-            for noun in group:
-                for name in (noun.name, noun.plural_name, *noun.names):
-                    add(name, Term(kind, noun.name))
-                for name in noun.names:
-                    add(pluralize(name), Term(kind, noun.name))
-        for color, names in self.colors.items():
-            for name in (color, *names):
-                add(name, Term("color", color))
-        for setting in self.backgrounds.values():
-            for name in (setting.name, *setting.names):
-                add(name, Term("background", setting.name))
-        return {key: tuple(terms) for key, terms in meanings.items() if key}
-
-    @cached_property
-    def _longest(self) -> int:
-        return max((len(key) for key in self._lexicon), default=1)
-
     def find(self, text: str) -> list[Term]:
         """Return the terms that a text names, in order and with repetitions; the longest name wins.
 
         A word that is both a color and a thing is the color when a thing follows it; one that is both a
         thing and a background is the background after "on", "in", "at" or "background".
         """
-        tokens = _tokens(text)
+        tokens = [token for token in read(text) if token.words]
+        words = [word for token in tokens for word in token.words]
         named: list[Term] = []
-        start = 0
-        while start < len(tokens):
-            terms, length = self._match(tokens, start)
-            if not length:
-                start += 1
-                continue
-            named.append(terms[0] if len(terms) == 1 else self._meant(terms, tokens, start, length))
-            start += length
+        end = 0
+        for token, following in zip(tokens, [*tokens[1:], None], strict=True):
+            start, end = end, end + len(token.words)
+            terms = self._meanings(token)
+            before, after = words[max(0, start - 3) : start], words[end : end + 1]
+            if (following and following.kind == "thing") or _THING_WORDS.intersection(after):
+                wanted = "color"
+            elif _BEFORE_PLACES.intersection(before) or _AFTER_PLACES.intersection(after):
+                wanted = "background"
+            else:
+                wanted = "concept"
+            named += [term for term in terms if term.kind == wanted][:1] or terms[:1]
         return named
 
-    def _meant(self, terms: Sequence[Term], tokens: Sequence[str], start: int, length: int) -> Term:
-        """Choose among the terms that one word may name, by the words around it."""
-        following, _ = self._match(tokens, start + length)
-        before_a_thing = any(term.kind in ("concept", "category") for term in following)
-        before_a_thing |= bool(_THING_WORDS & set(tokens[start + length : start + length + 1]))
-        after = tokens[start + length : start + length + 1]
-        of_a_place = bool(
-            _BEFORE_PLACES & set(tokens[max(0, start - 3) : start]) or _AFTER_PLACES & set(after)
-        )
-        wanted = "color" if before_a_thing else "background" if of_a_place else "concept"
-        return next((term for term in terms if term.kind == wanted), terms[0])
-
-    def _match(self, tokens: Sequence[str], start: int) -> tuple[tuple[Term, ...], int]:
-        for length in range(min(self._longest, len(tokens) - start), 0, -1):
-            terms = self._lexicon.get(tuple(tokens[start : start + length]))
-            if terms:
-                return terms, length
-        return (), 0
+    def _meanings(self, token: Token) -> list[Term]:
+        """Return what a token may mean; a term's own name comes before another's synonym."""
+        if token.kind == "color":
+            return [Term("color", token.value)]
+        if token.kind == "background":
+            return [Term("background", token.value)]
+        if token.kind != "thing":
+            return []
+        terms = [Term("concept", token.value)] if token.value in self.concepts else []
+        terms += [Term("category", token.value)] if token.value in self.categories else []
+        kind, _, value = token.also.partition(":")
+        if kind:
+            other = Term("color" if kind == "color" else "background", value)
+            terms.insert(0 if value == " ".join(token.words) else len(terms), other)
+        return terms
 
 
 _THING_WORDS = frozenset(("object", "objects", "thing", "things", "item", "items", "color", "colour"))
@@ -196,8 +148,9 @@ _BEFORE_PLACES = frozenset(("on", "in", "at", "background"))
 _AFTER_PLACES = frozenset(("background", "backdrop", "ground"))
 
 
-def _tokens(text: str) -> list[str]:
-    return re.findall(r"[a-z0-9]+(?:'[a-z]+)?", text.lower())
+@lru_cache(maxsize=16384)
+def _can_be(words: Words, concept: str, color: str) -> bool:
+    return words.find(f"{color} {concept}") == [Term("color", color), Term("concept", concept)]
 
 
 @lru_cache(maxsize=8)
@@ -211,5 +164,5 @@ def embedded_words(lacking: frozenset[str] = frozenset()) -> Words:
         concepts=known,
         categories={noun.name: noun for noun in vocabulary().categories() if noun.name in kinds},
         backgrounds=SETTINGS,
-        colors={c: tuple(w for w, meant in COLOR_WORDS.items() if meant == c and w != c) for c in COLORS},
+        colors=tuple(COLORS),
     )

@@ -23,7 +23,7 @@ WORDS = Words(
     },
     categories={kind: Noun(kind) for kind in ("animal", "vehicle", "food")},
     backgrounds={name: Setting(name, f"on {name}") for name in ("grass", "snow", "sand")},
-    colors={"gray": (), "red": (), "blue": ()},
+    colors=("gray", "red", "blue"),
 )
 DOG, CAR, SNOW, ANIMAL = (
     Term("concept", "dog"),
