@@ -113,7 +113,7 @@ class Words:
         words = [word for token in tokens for word in token.words]
         named: list[Term] = []
         end = 0
-        for token, following in zip(tokens, [*tokens[1:], None], strict=True):
+        for token, following in zip(tokens, [*tokens, None][1:], strict=True):
             start, end = end, end + len(token.words)
             terms = self._meanings(token)
             before, after = words[max(0, start - 3) : start], words[end : end + 1]

@@ -35,6 +35,7 @@ SMALL = Words(
         ),
         ("stone background", [Term("background", "stone")]),
         ("nothing known", []),
+        ("", []),
     ],
 )
 def test_an_ambiguous_word_is_read_by_its_neighbors(text: str, terms: list[Term]) -> None:
