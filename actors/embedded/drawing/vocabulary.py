@@ -199,12 +199,8 @@ class Vocabulary:
         return list(self._concepts)
 
     def categories(self) -> list[Noun]:
-        names: dict[str, list[str]] = {category: [] for category in self._parents}
-        for word, (meaning, is_plural) in self._words.items():
-            if meaning in names and not is_plural and word != meaning:
-                names[meaning].append(word)
         return [
-            Noun(category, names=tuple(names[category]), categories=tuple(self._lineage(parent)))
+            Noun(category, categories=tuple(self._lineage(parent)))
             for category, parent in self._parents.items()
         ]
 

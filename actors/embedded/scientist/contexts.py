@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from actors.chat.base import Message
-from actors.embedded.drawing.vocabulary import pluralize, with_article
+from actors.embedded.drawing.vocabulary import vocabulary, with_article
 from actors.embedded.language.words import Words, number_word
 
 NONE = "none"
@@ -60,7 +60,7 @@ class MeasuredContext:
 def prompt_of(context: Context, subject: str, words: Words) -> str:
     """Return the prompt for the subject in a context (factors: background, color, size, count, companion)."""
     count = int(context.get("count")) if context.get("count") != NONE else 1
-    noun = _plural(subject, words) if count > 1 else subject
+    noun = vocabulary().plural(subject) if count > 1 else subject
     described = " ".join(level for f in ("size", "color") if (level := context.get(f)) != NONE)
     described = f"{described} {noun}".strip() if subject else ""
     things = (
@@ -75,11 +75,6 @@ def prompt_of(context: Context, subject: str, words: Words) -> str:
         return place
     known = words.backgrounds.get(place)
     return f"{' and '.join(things)} {known.phrase if known else f'with {with_article(place)} background'}"
-
-
-def _plural(subject: str, words: Words) -> str:
-    noun = words.concepts.get(subject)
-    return noun.plural_name if noun else pluralize(subject)
 
 
 def context_program(purpose: str, trials: Sequence[tuple[Context, str]]) -> str:
