@@ -41,7 +41,7 @@ class Synset:
 
 def read_nouns(folder: Path) -> dict[str, Synset]:
     """Return every noun synset by its offset, from the file `data.noun` (format: WordNet's wndb(5))."""
-    found = {}
+    synsets = {}
     for line in (folder / "data.noun").read_text("utf-8").splitlines():
         if line.startswith(" "):
             continue
@@ -50,12 +50,12 @@ def read_nouns(folder: Path) -> dict[str, Synset]:
         words = [(fields[4 + 2 * at], int(fields[5 + 2 * at], 16)) for at in range(n_words)]
         start = 4 + 2 * n_words
         pointers = [fields[start + 1 + 4 * at : start + 5 + 4 * at] for at in range(int(fields[start]))]
-        found[fields[0]] = Synset(
+        synsets[fields[0]] = Synset(
             tuple(re.sub(r"\(\w+\)$", "", word).replace("_", " ") for word, _ in words),
             tuple(f"{word.lower()}%1:{fields[1]}:{lex_id:02d}::" for word, lex_id in words),
             tuple(offset for symbol, offset, kind, _ in pointers if symbol in _ABOVE and kind == "n"),
         )
-    return found
+    return synsets
 
 
 def read_counts(folder: Path) -> dict[str, int]:
@@ -82,14 +82,14 @@ def main_names(offset: str, synset: Synset, senses: Mapping[str, tuple[str, ...]
 
 def closure(nouns: Mapping[str, Synset], classes: Sequence[str]) -> list[str]:
     """Return the classes and everything above them, sorted."""
-    found: set[str] = set()
+    reached: set[str] = set()
     waiting = list(classes)
     while waiting:
         offset = waiting.pop()
-        if offset not in found:
-            found.add(offset)
+        if offset not in reached:
+            reached.add(offset)
             waiting += nouns[offset].above
-    return sorted(found)
+    return sorted(reached)
 
 
 def count_leaves(nouns: Mapping[str, Synset]) -> dict[str, int]:
