@@ -128,7 +128,7 @@ class Assessor:
         self.images: dict[str, Image] = {}
 
     async def reach(self, fresh: Sequence[float]) -> Figures:
-        """Return whether the agent's images, or the critic's with these activations, reach the unit's range."""
+        """Return whether the agent's images, or the critic's `fresh` ones, reach the unit's range."""
         generated = [*(each.activation for each in self._agent_images.made() if not each.from_data), *fresh]
         unit = await self._range(await self._subject.exemplars(EXEMPLARS), generated)
         return Figures(unit, None if unit is None else reach(unit, generated, self._settings.min_reach))
@@ -136,8 +136,8 @@ class Assessor:
     async def labels(self, labels: Sequence[str], trials: Trials, figures: Figures, share: float) -> Figures:
         """Return the figures with all that the test's images and the data set's images say of the labels.
 
-        `share`: the part of all evidence that this test on the data set may claim, since every answer of a study is
-        tested on the same sample.
+        `share`: the part of all evidence that this test on the data set may claim, since every answer of a
+        study is tested on the same sample.
         """
         unit, settings = figures.unit, self._settings
         if unit is None:

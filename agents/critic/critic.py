@@ -86,7 +86,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class RivalTest:
-    """Fresh images of a rival against those of the labels. `beats`: how often one exceeds one of the labels."""
+    """Fresh images of a rival against those of the labels; `beats` is the AUROC of the rival."""
 
     label: str
     mean: float
@@ -351,7 +351,7 @@ class Critic:
         return found if len(found) >= _FEWEST else []
 
     async def _witness(self, trials: Trials) -> None:
-        """Ask a blind observer of each image whether it shows the label: of controls, to know the observer."""
+        """Ask a blind observer of each image whether it shows the label; controls measure the observer."""
         if self._sceptic is None:
             return
         labels = list(dict.fromkeys(trial.label for trial in trials.positives))
@@ -391,7 +391,7 @@ class Critic:
         return Inspection(len(clear), seen, false)
 
     async def _retest(self, trials: Trials, attempt: int) -> list[tuple[float, float]]:
-        """Return (activation, activation of another image of the same prompt): how far a prompt decides it."""
+        """Return pairs of activations of two images of one prompt: how far the prompt decides them."""
         half = max(1, self._settings.probe // 2)
         first = [*trials.positives[:half], *trials.controls[:half]]
         again = await self._fresh.probe([trial.prompt for trial in first], "retest", attempt)
@@ -428,7 +428,7 @@ class Critic:
         return list(dict.fromkeys([*([proposed] if proposed else []), *named]))
 
     async def _compete(self, rival: str, tested: Tested, attempt: int) -> RivalTest | None:
-        """Return how fresh images of a rival do against those of the labels; None if they could not be made."""
+        """Return the test of a rival against the labels; None if its images could not be made."""
         values = await self._fresh.probe(_wordings(rival, self._settings.probe), "rival", attempt)
         if not values:
             return None

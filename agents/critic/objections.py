@@ -17,7 +17,8 @@ _GO_ON = (
 
 def untestable(failures: Sequence[str]) -> str:
     return (
-        f"Your answer could not be tested: fresh images could not be made ({failures[0]}). Word the label so that an image of "
+        f"Your answer could not be tested: fresh images could not be made ({failures[0]}). Word the label "
+        f"so that an image of "
         "it can be made, or conclude as before."
     )
 
@@ -27,9 +28,12 @@ def not_specific(answer: FinalAnswer, trials: Trials, evidence: Mapping[str, Any
     best = sorted(trials.controls, key=lambda trial: -trial.activation)[:3]
     undrawn = sorted({note for trial in trials.positives for note in trial.notes})
     lines = [
-        f'Your answer "{answer.label}" was tested on fresh images that you have not seen, and was not confirmed.',
-        f"{evidence['n_positive']} images made from your labels: mean activation {evidence['mean_positive']:.2f}; "
-        f"{evidence['n_control']} images of other things: mean {evidence['mean_control']:.2f}; an image of the label "
+        f'Your answer "{answer.label}" was tested on fresh images that you have not seen, and was not '
+        f"confirmed.",
+        f"{evidence['n_positive']} images made from your labels: mean activation "
+        f"{evidence['mean_positive']:.2f}; "
+        f"{evidence['n_control']} images of other things: mean {evidence['mean_control']:.2f}; an image of "
+        f"the label "
         f"exceeds another one with probability {evidence['auroc']:.2f}.",
         "The strongest of the other things: "
         + "; ".join(f'"{trial.prompt}" ({trial.activation:.2f})' for trial in best)
@@ -44,7 +48,8 @@ def beaten(answer: FinalAnswer, evidence: Mapping[str, Any]) -> str:
     """Return that images of a sceptic's rival drive the unit more."""
     rival = evidence["rival"]
     return (
-        f'Your answer "{answer.label}" drives the unit, but somebody who saw only the strongest images proposed '
+        f'Your answer "{answer.label}" drives the unit, but somebody who saw only the strongest images '
+        f"proposed "
         f'"{rival["label"]}", and fresh images of that drive it more: mean {rival["mean"]:.2f} against '
         f"{evidence['mean_positive']:.2f}. Test what both have in common, and answer again."
     )
@@ -62,12 +67,14 @@ def not_enough(answer: FinalAnswer, found: Finding, left: Sequence[WitnessedImag
         lines.append("On real images that you have not seen it does not hold.")
     if left:
         lines.append(
-            "These images drive the unit strongly, and a blind observer does not find what you named in them; they follow "
+            "These images drive the unit strongly, and a blind observer does not find what you named in "
+            "them; they follow "
             "in this order:"
         )
         lines += [f"UNEXPLAINED | {each.activation:.2f} | {_origin(each)}" for each in left]
     lines.append(
-        "Find out what drives the unit in them, whether your label is too narrow, or whether there is a second one; then "
+        "Find out what drives the unit in them, whether your label is too narrow, or whether there is a "
+        "second one; then "
         "answer again. If you find nothing more, give the same answer again."
     )
     return "\n".join(lines)

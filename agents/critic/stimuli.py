@@ -23,8 +23,10 @@ a car; a bus; a bicycle; an airplane; a train; a sailboat; a truck; a rocket; a 
 a tree; a flower; a mushroom; a cactus; a leaf; a mountain; a cloud; the moon; a rainbow; fire; a snowflake;
 a hat; a shoe; a dress; a shirt; glasses; a backpack; an umbrella; a crown; a ring; a key; a book; a pencil;
 a clock; a telephone; a computer; a camera; a television; a lamp; a chair; a bed; a door; a guitar; a piano;
-a drum; a trumpet; a football; a basketball; a tennis racket; a balloon; a gift box; a candle; a hammer; scissors;
-a knife; a bottle; a bucket; a broom; a magnet; a microscope; a globe; a trophy; a robot; a ghost; a heart; a star
+a drum; a trumpet; a football; a basketball; a tennis racket; a balloon; a gift box; a candle; a hammer; \
+scissors;
+a knife; a bottle; a bucket; a broom; a magnet; a microscope; a globe; a trophy; a robot; a ghost; a heart; \
+a star
 """
 
 

@@ -127,7 +127,8 @@ def _on_data(held: HeldBackTest) -> str:
     if held.auroc is None:
         return f"{held.shown} of {held.drawn} images that no agent saw show it"
     return (
-        f"{held.shown} of {held.drawn} images that no agent saw show it, and one of these exceeds another image with "
+        f"{held.shown} of {held.drawn} images that no agent saw show it, and one of these exceeds another "
+        f"image with "
         f"probability {held.auroc:.2f}"
     )
 

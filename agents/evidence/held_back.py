@@ -33,7 +33,7 @@ taken.
 
 @dataclass(frozen=True, slots=True)
 class DrawnImage:
-    """A position in the sample, the stratum that it was drawn from, and 1 / the probability of being drawn."""
+    """A position in the sample, its stratum, and 1 / the probability of being drawn."""
 
     position: int
     stratum: int
@@ -67,11 +67,11 @@ class HeldBackTest:
     """The label on `drawn` of `sampled` images, themselves drawn with `seed` of the `total` that are held
     back.
 
-    `shown`: images that show a label; `untold`: without a clear answer of the witness, left out of all figures.
-    `prevalence`, `auroc` and `precision` are of the data set; precision among images above `threshold`.
-    `corrected` is the AUROC that allows for the witness's errors, None if these are unknown. `share`: the
-    part of the unit's range that images with the label reach, in the mean. Figures are None where the images
-    do not allow for them.
+    `shown`: images that show a label; `untold`: without a clear answer of the witness, left out of all
+    figures. `prevalence`, `auroc` and `precision` are of the data set; precision among images above
+    `threshold`. `corrected` is the AUROC that allows for the witness's errors, None if these are unknown.
+    `share`: the part of the unit's range that images with the label reach, in the mean. Figures are None
+    where the images do not allow for them.
     """
 
     status: Status
@@ -95,7 +95,7 @@ class HeldBackTest:
 
 @dataclass(frozen=True, slots=True)
 class _JudgedArrays:
-    """Parallel arrays, [n], of the drawn images with a clear answer of the witness, in the order of the draw."""
+    """Parallel arrays, [n], of the drawn images with a clear answer, in the order of the draw."""
 
     activations: np.ndarray
     shown: np.ndarray

@@ -169,7 +169,10 @@ def _warnings(evidence: Mapping[str, Any]) -> list[str]:
         return warnings
     with_it = [t["activation"] for t in positives + controls if t["shows"]]
     without = [t["activation"] for t in positives + controls if not t["shows"]]
-    problem = f"the observer finds the label in {seen} of {len(positives)} of its images and in {false} of {len(controls)} others"
+    problem = (
+        f"the observer finds the label in {seen} of {len(positives)} of its images and in {false} of "
+        f"{len(controls)} others"
+    )
     if with_it and without and auroc(with_it, without) >= _CLEAR:
         # The unit, which knows no words, agrees with the observer about which images lack the label.
         warnings.append(f"image maker: {problem}, and the unit answers to the same images as the observer")

@@ -15,7 +15,8 @@ from actors.chat.tasks import ExplainLabelTask
 from agents.evidence.simpler_labels import Doubt, doubts, is_combination
 
 ROLE = """\
-You take short phrases apart for a scientist, by what they mean and not by their grammar. Answer with lines of this form and \
+You take short phrases apart for a scientist, by what they mean and not by their grammar. Answer with lines \
+of this form and \
 nothing else:
 CORE: the thing, property or scene that the phrase is about, by itself
 QUALIFIER: something that must be there as well, as it could be shown alone | the whole phrase without it
@@ -23,7 +24,8 @@ EXCEPTION: something that must not be there | the whole phrase without mention o
 BROADER: the whole phrase with the next wider kind in place of the core
 NARROWER: the whole phrase with one narrower kind in place of the core
 SYNONYM: the whole phrase in other words
-There is one line QUALIFIER for each, and one line EXCEPTION for each, or none. Write "none" after BROADER, NARROWER or SYNONYM if \
+There is one line QUALIFIER for each, and one line EXCEPTION for each, or none. Write "none" after BROADER, \
+NARROWER or SYNONYM if \
 there is no such phrase.
 
 For "a red car without people on a street":

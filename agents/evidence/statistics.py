@@ -52,7 +52,7 @@ def auroc_interval(
 
 
 def standardised_margin(positives: Sequence[float], controls: Sequence[float]) -> float:
-    """Return (mean positive - mean control) / standard deviation of controls; 0.0 if that is 0 (CoSy's MAD)."""
+    """Return (mean positive - mean control) / controls' standard deviation; 0.0 if that is 0 (CoSy's MAD)."""
     spread = float(np.std(controls))
     if spread == 0.0:
         return 0.0

@@ -27,19 +27,26 @@ Verdict = Literal[
 ]
 
 MEANINGS: dict[Verdict, str] = {
-    "confirmed": "New images of the label drive the unit, strongly and more than other things do; it explains enough of the "
+    "confirmed": "New images of the label drive the unit, strongly and more than other things do; it "
+    "explains enough of the "
     "unit's strongest images; and it holds on images of the data set that no agent saw.",
-    "holds on your images": "On images of the data set that no agent saw, those that show the label drive the unit strongly, "
-    "and it explains enough of the strongest; the image maker cannot draw the label or does not reach the unit, so nothing was "
+    "holds on your images": "On images of the data set that no agent saw, those that show the label drive "
+    "the unit strongly, "
+    "and it explains enough of the strongest; the image maker cannot draw the label or does not reach the "
+    "unit, so nothing was "
     "tested by experiment.",
-    "holds for generated images": "New images of the label drive the unit, strongly and more than other things do; the data "
+    "holds for generated images": "New images of the label drive the unit, strongly and more than other "
+    "things do; the data "
     "set could not tell whether it holds on its own images, too.",
-    "partial": "New images of the label drive the unit strongly, but it explains too few of the unit's strongest images: "
+    "partial": "New images of the label drive the unit strongly, but it explains too few of the unit's "
+    "strongest images: "
     "something else drives it, too.",
-    "weak": "New images of the label drive the unit more than other things do, but reach too small a part of what its "
+    "weak": "New images of the label drive the unit more than other things do, but reach too small a part "
+    "of what its "
     "strongest images reach: it is not all that drives the unit, or the image maker draws it badly.",
     "not confirmed": "The label did not stand its test.",
-    "out of reach": "No image that was made reaches what the unit's strongest images reach: this image maker says nothing "
+    "out of reach": "No image that was made reaches what the unit's strongest images reach: this image "
+    "maker says nothing "
     "about the unit. Use one that can draw such images.",
     "not interpretable": "Images that were made reach the unit's range, and no explanation of it was found.",
     "dead": "The unit gives the same activation for every image of the data set.",
@@ -85,7 +92,7 @@ def holds(record: Mapping[str, Any] | None) -> bool:
 
 
 def finding_of(evidence: Any) -> Verdict | None:
-    """Return the verdict that an examination came to; None where it wrote none down, as earlier versions did."""
+    """Return the verdict of an examination; None if it is not on record, as in earlier versions."""
     finding = evidence.get("finding") if isinstance(evidence, Mapping) else None
     word = finding.get("verdict") if isinstance(finding, Mapping) else None
     return word if word in VERDICTS else None

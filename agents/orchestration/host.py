@@ -60,7 +60,7 @@ class HostHandle(Protocol):
     """A host, here or elsewhere. Every method raises HostLostError when it cannot answer."""
 
     async def study(self, item: WorkItem) -> StudyResult:
-        """Return the result of an item; raises MaiaError when the study failed, StudyPausedError when paused."""
+        """Return an item's result; raises MaiaError when its study failed, StudyPausedError when paused."""
 
     async def ready(self) -> None:
         """Return when the host can work, also after it was lost."""
@@ -91,7 +91,7 @@ _STORE_THREADS = 16
 
 
 def widen_threads() -> None:
-    """Give this loop more threads than the few that the cores would get it: most of them wait for the disk."""
+    """Give this loop more threads than the default by cores: most of them wait for the disk."""
     asyncio.get_running_loop().set_default_executor(
         ThreadPoolExecutor(_STORE_THREADS, thread_name_prefix="maia-store")
     )

@@ -243,7 +243,7 @@ class Journal:
         return sorted(name.rpartition("/")[2].partition(".")[0] for name, n in open_attempts.items() if n > 0)
 
     def usage(self) -> dict[str, Usage]:
-        """Return what the answers on record cost, by role: the same whether or not a study was interrupted."""
+        """Return the usage of the answers on record, by role, whether or not a study was interrupted."""
         total: dict[str, Usage] = {}
         for name in self._store.keys(f"{self.folder}/calls"):
             key, _, kind = name.rpartition("/")[2].partition(".")

@@ -191,7 +191,8 @@ def _taken(store: Objects, generation: int) -> UsageError:
     claim = _claim(store, generation)
     return UsageError(
         f"process {claim.pid or '?'} on {claim.host or '?'} is working on {store.name}.",
-        f"Watch it with `maia status {store.name}`, stop it with `maia cancel {store.name}`, or use another --out.",
+        f"Watch it with `maia status {store.name}`, stop it with `maia cancel {store.name}`, or use "
+        f"another --out.",
     )
 
 

@@ -128,7 +128,8 @@ def _check_extent(store: Store, old: dict[str, Any], new: dict[str, Any]) -> Non
     if not dropped or asked != new["asked"]:
         as_well.append(f"{option} {asked},MORE")
     raise UsageError(
-        f"{store.root} holds a run of more than is asked for now: {changes}, which leaves out {len(left_out)} "
+        f"{store.root} holds a run of more than is asked for now: {changes}, which leaves out "
+        f"{len(left_out)} "
         f"of its {len(old['units'])}.",
         f"A run can only grow. Include its existing units ({' '.join(as_well)}), or choose another --out.",
     )
@@ -164,7 +165,7 @@ def _extent(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def claim(store: Store, manifest: dict[str, Any]) -> None:
-    """Write the manifest unless it is there; raises like `check`. Call it once all that was asked for exists."""
+    """Write the manifest unless it is there; raises like `check`. Call it once all inputs were found."""
     store.put(KEY, _encode(manifest))
     check(store, manifest)
 

@@ -62,7 +62,7 @@ def is_working_copy(cache: Path, folder: Path) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class RemoteObject:
-    """An object at a URL: its bytes, and when it was written (seconds since 1970), None if that is unknown."""
+    """An object at a URL: its bytes, and when it was written (seconds since 1970; None: unknown)."""
 
     size: int
     written: float | None

@@ -260,7 +260,7 @@ def parse_json(data: bytes, path: Path) -> Any:
 
 
 def damaged(path: Path, error: ValidationError) -> RecordError:
-    """Return the error of a record that is not of its type: the first thing that is wrong, without its value."""
+    """Return the error of a record that is not of its type; it names the first fault without its value."""
     return RecordError(f"{path} is damaged: {first_fault(error)}.", "Restore it from a copy.")
 
 
@@ -272,7 +272,7 @@ def first_fault(error: ValidationError) -> str:
 
 
 def _check_extent(data: bytes) -> None:
-    """Raise ValueError if the text of a record is nested deeper, or holds more values, than the bounds allow."""
+    """Raise ValueError if a record is nested deeper, or holds more values, than the bounds allow."""
     bare = np.frombuffer(_STRING.sub(b"", data), np.uint8)
     opening, closing = np.isin(bare, list(b"[{")), np.isin(bare, list(b"]}"))
     values = int(opening.sum()) + int((bare == ord(",")).sum())

@@ -104,7 +104,8 @@ class Store:
             raise _refusal(self.root, error) from error
         if free < self._spare_bytes:
             raise StoreError(
-                f"the disk of {self.root} is nearly full: {free / 2**20:.0f} MB are left, {self._spare_bytes / 2**20:.0f} "
+                f"the disk of {self.root} is nearly full: {free / 2**20:.0f} MB are left, "
+                f"{self._spare_bytes / 2**20:.0f} "
                 "MB are needed to start anything.",
                 "Free some space and resume.",
             )

@@ -1,4 +1,5 @@
-"""How far the labels of several studies of one unit agree, judged by a blind witness from each other's images.
+"""How far the labels of several studies of one unit agree, judged by a blind witness from each other's
+images.
 
 Words are not compared: "canine" and "dogs" agree as far as a witness finds the one in images that were made
 of the other.
@@ -75,7 +76,7 @@ class Agreement:
 
 
 def labelled_study(number: int, result: StudyResult) -> LabelledStudy | None:
-    """Return a study's labels and the images of its test; None if it has no label, or none that was tested."""
+    """Return a study's labels and the images of its test; None without a label that was tested."""
     labels, evidence = tuple(result.labels), result.evidence
     if not labels or evidence is None or evidence.kind == "abstention":
         return None

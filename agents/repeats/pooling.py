@@ -24,8 +24,10 @@ from tools.sandbox import ExecutedProgram, ProgramOutcome
 from tools.sandbox.base import ImageSource, ToolHost
 
 ROLE = """\
-You write down what experiments on one unit of a computer-vision network have shown. Several scientists studied the unit, each \
-without knowing of the others. You see what was measured, and not what they concluded. Nothing more is measured, and no \
+You write down what experiments on one unit of a computer-vision network have shown. Several scientists \
+studied the unit, each \
+without knowing of the others. You see what was measured, and not what they concluded. Nothing more is \
+measured, and no \
 program is run."""
 
 STRONGEST, OTHERS = 30, 30
@@ -33,11 +35,13 @@ STRONGEST, OTHERS = 30, 30
 
 _NO_PROGRAM = "No program is run here. Give your final answer now, from what was measured, and without code."
 _TASK = """\
-Find the concepts that explain all of these measurements, and no more than that. A concept that was proposed may be too wide, \
+Find the concepts that explain all of these measurements, and no more than that. A concept that was proposed \
+may be too wide, \
 too narrow, or wrong: go by the numbers. Two concepts are one if the images of the one show the other.
 
 Answer with:
-[DESCRIPTION]: one or more sentences: specific about what drives the unit and complete about everything that does.
+[DESCRIPTION]: one or more sentences: specific about what drives the unit and complete about everything that \
+does.
 [LABEL]: a short phrase for the same. For unrelated concepts give one label each:
 [LABEL 1]: ...
 [LABEL 2]: ...
@@ -112,11 +116,14 @@ def evidence_text(
     drawn = random.Random(seed).sample(rest, min(OTHERS, len(rest)))
     drawn.sort(key=lambda row: (-row[0], row[1]))
     lines = [
-        f"Over {background['n_images']} images of the data set the activation is {background['mean']:.2f} in the mean "
+        f"Over {background['n_images']} images of the data set the activation is {background['mean']:.2f} "
+        f"in the mean "
         f"(standard deviation {background['std']:.2f}) and at most {background['maximum']:.2f}.",
-        "The images of the data set that drive it most, their activation first, as somebody saw them who knows nothing else:",
+        "The images of the data set that drive it most, their activation first, as somebody saw them who "
+        "knows nothing else:",
         exemplars,
-        f"Images that were made: the strongest {min(STRONGEST, len(rows))} of {len(rows)}, then {len(drawn)} others "
+        f"Images that were made: the strongest {min(STRONGEST, len(rows))} of {len(rows)}, then "
+        f"{len(drawn)} others "
         "drawn at random:",
         *(f"{activation:.2f} | {_plain(words)}" for activation, words in rows[:STRONGEST] + drawn),
         f"CONCEPTS PROPOSED: {len(concepts)}",
@@ -128,7 +135,8 @@ def evidence_text(
 
 def _concept_line(number: int, concept: TestedConcept) -> str:
     return (
-        f"CONCEPT {number} | {_plain(concept.label)} | mean {np.mean(concept.images):.2f} on {len(concept.images)} fresh images "
+        f"CONCEPT {number} | {_plain(concept.label)} | mean {np.mean(concept.images):.2f} on "
+        f"{len(concept.images)} fresh images "
         f"of it | mean {np.mean(concept.others):.2f} on {len(concept.others)} of other things"
     )
 

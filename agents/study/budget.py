@@ -73,7 +73,7 @@ class BudgetSettings(Settings):
 
 
 class BudgetSpentError(MaiaError):
-    """The run's budget has no room for what was to be done: it stops, and can be resumed with a larger one."""
+    """The run's budget has no room for the next call: it stops, and can be resumed with a larger one."""
 
     in_doubt = 0
     """Attempts that may have been billed: none, as for every call that is refused here."""
@@ -306,7 +306,7 @@ class MeteredStudio:
         expected: float = 0.0,
         record: Callable[[Usage], None] = lambda _: None,
     ) -> None:
-        """`expected` is US dollars set aside for an image; `record` writes down what a paid call was charged."""
+        """`expected` is US dollars set aside for an image; `record` writes down the charge of a call."""
         self._studio, self._account = studio, account
         self._expected, self._record = expected, record
         self.images = 0

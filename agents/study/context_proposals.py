@@ -23,14 +23,18 @@ from agents.records.store import Store
 LONGEST = 60
 _MOST_WORDS = 8
 _ROLE = (
-    "You plan an audit of an image classifier and name contexts in which a class may be shown. You answer with a list "
+    "You plan an audit of an image classifier and name contexts in which a class may be shown. You answer "
+    "with a list "
     "and nothing else."
 )
 _REQUEST = """\
 Class: "{name}"
-Name {n} contexts in which pictures of the class may be taken and which a classifier might rely on, or be misled by: \
-places, companions, weather, light, views. The object itself stays as it is and is visible. Each context is a phrase of \
-at most {words} words that follows the name of the class in a prompt and begins with a preposition, such as "in a \
+Name {n} contexts in which pictures of the class may be taken and which a classifier might rely on, or be \
+misled by: \
+places, companions, weather, light, views. The object itself stays as it is and is visible. Each context is \
+a phrase of \
+at most {words} words that follows the name of the class in a prompt and begins with a preposition, such as \
+"in a \
 kitchen", "next to a bicycle". These are tested anyway, so leave them out: {known}.
 Answer in this form, one phrase a line:
 [CONTEXTS]:
@@ -39,7 +43,8 @@ Answer in this form, one phrase a line:
 _PREPOSITIONS = frozenset(
     re.findall(
         r"\w+",
-        "in on at under beside next near with behind inside outside against by above among through without from of "
+        "in on at under beside next near with behind inside outside against by above among through without "
+        "from of "
         "before below between over across along around during held surrounded covered seen viewed",
     )
 )

@@ -307,11 +307,13 @@ class Interpreter:
         parts += outcome.notes
         if not parts:
             parts.append(
-                "The program ran and showed nothing. Use tools.display(...), tools.log_experiment(...) or print(...)."
+                "The program ran and showed nothing. Use tools.display(...), tools.log_experiment(...) or "
+                "print(...)."
             )
         if premature:
             parts.append(
-                "Your reply held both a program and a final answer: the program was run, and the answer was not "
+                "Your reply held both a program and a final answer: the program was run, and the answer "
+                "was not "
                 "taken. If the observation above supports it, give the answer again without a program."
             )
         return tuple(merge_text(parts))
@@ -319,7 +321,10 @@ class Interpreter:
     @staticmethod
     def _nothing_to_run(reply: ChatReply) -> str:
         if reply.finish == "length":
-            return "Your reply was cut off because it was too long, and nothing was run. Write less: one short program."
+            return (
+                "Your reply was cut off because it was too long, and nothing was run. Write less: one short "
+                "program."
+            )
         if reply.finish in ("refused", "filtered"):
             return _NO_REPLY
         if not reply.text.strip() and reply.thoughts:
@@ -327,7 +332,8 @@ class Interpreter:
         if not reply.text.strip():
             return "Your reply was empty. Write a program after [CODE]:, or your final answer."
         return (
-            "Your reply held neither a program in a ```python block nor a final answer with [LABEL]:. Write one "
+            "Your reply held neither a program in a ```python block nor a final answer with [LABEL]:. "
+            "Write one "
             "program that tests your hypotheses, or give the final answer."
         )
 

@@ -65,8 +65,8 @@ class RunContext:
     facts: dict[str, Any]
     """Versions, model names and fingerprints: written into every result."""
     dollars_per_image: float = 0.0
-    """US dollars that are set aside for an image before it is made; 0 where images are free, or their price is
-    unknown.
+    """US dollars that are set aside for an image before it is made; 0 where images are free, or their price
+    is unknown.
     """
     withheld: frozenset[str] = frozenset()
     """Calls of programs that are refused, for ablations."""

@@ -102,7 +102,7 @@ def read(store: Store, unit: str) -> SurveyRecord | None:
 
 
 def result(item: WorkItem, record: SurveyRecord, facts: dict[str, Any], charged: Usage) -> StudyResult:
-    """Return the result of an item whose survey is all that is asked for; its images were charged `charged`."""
+    """Return the result of an item without a task; its images were charged `charged`."""
     evidence = {"kind": "survey", "finding": record.finding}
     return StudyResult(
         unit=item.unit,

@@ -8,11 +8,14 @@ from actors.chat.tasks import AuditClassTask
 from agents.tasks.base import FinalAnswer, read_sections
 
 _OPENING = """\
-You are auditing one class of an image classifier. What `system` measures is the probability that the classifier gives \
-to the class "{name}". Find out in which contexts that probability is lower or higher although the object is there: \
+You are auditing one class of an image classifier. What `system` measures is the probability that the \
+classifier gives \
+to the class "{name}". Find out in which contexts that probability is lower or higher although the object is \
+there: \
 another background, colour, number, size, or something beside it.
 
-Work in rounds: list your hypotheses, then write one program that compares images with a context to images without it, \
+Work in rounds: list your hypotheses, then write one program that compares images with a context to images \
+without it, \
 the object being the same in both:
 [HYPOTHESIS LIST]:
 Hypothesis_1: ...
@@ -20,14 +23,17 @@ Hypothesis_1: ...
 ```python
 ...
 ```
-Use several images for each context, test what stands out again on fresh images, and keep in mind that some classes \
+Use several images for each context, test what stands out again on fresh images, and keep in mind that some \
+classes \
 have no bias. Then end with your final answer, in a reply that holds no program:
-[BIAS]: the contexts in which the probability is lower or higher, with the numbers; or that none was found, and how \
+[BIAS]: the contexts in which the probability is lower or higher, with the numbers; or that none was found, \
+and how \
 large a difference would have been seen.
 """
 
 _LAST_WORD = """\
-This was the last experiment: no further program will be run. Give your final answer now, with [BIAS]: and without code."""
+This was the last experiment: no further program will be run. Give your final answer now, with [BIAS]: and \
+without code."""
 
 
 @dataclass(frozen=True)

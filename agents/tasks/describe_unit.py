@@ -8,12 +8,14 @@ from agents.tasks.base import FinalAnswer, first_line, read_sections
 _OPENING = """\
 You are studying one unit of a computer-vision network. Find out which visual concepts drive it.
 
-A unit may answer to one specific thing, to a broad kind of thing, to a colour, texture, place or position, or to \
+A unit may answer to one specific thing, to a broad kind of thing, to a colour, texture, place or position, \
+or to \
 several things that have nothing to do with each other. It may also answer to nothing that words can name. \
 You will never be told which network or unit it is, so rely on measurements only.
 
 Work in rounds. In each round:
-1. Say briefly what the images that drove the unit so far have in common, looking afresh and not through your \
+1. Say briefly what the images that drove the unit so far have in common, looking afresh and not through \
+your \
 earlier ideas.
 2. List what could explain it, from general to very specific, including explanations that compete:
 [HYPOTHESIS LIST]:
@@ -24,28 +26,39 @@ Hypothesis_2: ...
 ```python
 ...
 ```
-The program sees the objects `system` and `tools` that are documented above, and the variables of your earlier \
-programs. Show yourself what you need with tools.display(...) or tools.log_experiment(...): only what was shown or \
+The program sees the objects `system` and `tools` that are documented above, and the variables of your \
+earlier \
+programs. Show yourself what you need with tools.display(...) or tools.log_experiment(...): only what was \
+shown or \
 logged or printed reaches you. Then stop writing, and wait for the observation.
 
-What makes good experiments: the data set's exemplars first, with a hypothesis for each group of them; several \
-images for a claim, never a single one; controls that lack the concept; edits that change one thing and keep the \
-rest; tests of the background, the colour and the number of things as well as of the thing itself; a search for a \
-second, unrelated concept. Change your hypotheses when the numbers differ from what they predicted, in either \
-direction. If next to no exemplar drives the unit, work with those that do: draw them again whole and in parts, edit \
+What makes good experiments: the data set's exemplars first, with a hypothesis for each group of them; \
+several \
+images for a claim, never a single one; controls that lack the concept; edits that change one thing and keep \
+the \
+rest; tests of the background, the colour and the number of things as well as of the thing itself; a search \
+for a \
+second, unrelated concept. Change your hypotheses when the numbers differ from what they predicted, in \
+either \
+direction. If next to no exemplar drives the unit, work with those that do: draw them again whole and in \
+parts, edit \
 and crop them, compare them with look-alikes that leave it silent.
 
 When several experiments agree, end with your final answer, in a reply that holds no program:
-[DESCRIPTION]: one or more sentences: specific about what drives the unit and complete about everything that does; \
+[DESCRIPTION]: one or more sentences: specific about what drives the unit and complete about everything that \
+does; \
 separate unrelated concepts with OR; name what you tested that does not drive it.
-[LABEL]: a short phrase for the same, such as "wheels of parked cars". For unrelated concepts give one label each:
+[LABEL]: a short phrase for the same, such as "wheels of parked cars". For unrelated concepts give one label \
+each:
 [LABEL 1]: ...
 [LABEL 2]: ...
-If nothing you tried explains the activations, the label is "not interpretable", and the description says what you tried.
+If nothing you tried explains the activations, the label is "not interpretable", and the description says \
+what you tried.
 """
 
 _LAST_WORD = """\
-This was the last experiment: no further program will be run. Give your final answer now, from what you have seen, \
+This was the last experiment: no further program will be run. Give your final answer now, from what you have \
+seen, \
 with [DESCRIPTION]: and [LABEL]: (or [LABEL 1]:, [LABEL 2]: ...), and without code."""
 
 NOT_INTERPRETABLE = "not interpretable"

@@ -10,12 +10,16 @@ from actors.chat.tasks import JudgeSelectivityTask
 from agents.tasks.base import FinalAnswer, first_line, read_sections
 
 _OPENING = """\
-You are studying one unit of a classifier of these classes: {classes}. Its images come from these environments: \
-{environments}. A classifier may have learned the surroundings in place of the object. Decide whether this unit is \
-SELECTIVE (it answers to one of the classes, wherever that stands) or SPURIOUS (it answers to anything else, or to a class \
+You are studying one unit of a classifier of these classes: {classes}. Its images come from these \
+environments: \
+{environments}. A classifier may have learned the surroundings in place of the object. Decide whether this \
+unit is \
+SELECTIVE (it answers to one of the classes, wherever that stands) or SPURIOUS (it answers to anything else, \
+or to a class \
 only in some surroundings). When unsure, choose SPURIOUS.
 
-Work in rounds: list your hypotheses, then write one program that tests them, with every class in every environment:
+Work in rounds: list your hypotheses, then write one program that tests them, with every class in every \
+environment:
 [HYPOTHESIS LIST]:
 Hypothesis_1: ...
 [CODE]:
@@ -28,7 +32,8 @@ Then end with your final answer, in a reply that holds no program:
 """
 
 _LAST_WORD = """\
-This was the last experiment: no further program will be run. Answer now, with [REASONING]: and [LABEL]: SELECTIVE or \
+This was the last experiment: no further program will be run. Answer now, with [REASONING]: and [LABEL]: \
+SELECTIVE or \
 SPURIOUS, and without code."""
 
 

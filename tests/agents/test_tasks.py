@@ -68,7 +68,8 @@ def test_what_is_no_answer_is_not_taken_for_one(reply):
 
 
 def test_hypotheses_are_read_without_their_numbers():
-    reply = "[HYPOTHESIS LIST]:\nHypothesis_1: dogs\n**Hypothesis 2**: 3 red cars\n- cats\n4. birds\n[CODE]:\n```python\n```"
+    hypotheses = "Hypothesis_1: dogs\n**Hypothesis 2**: 3 red cars\n- cats\n4. birds"
+    reply = f"[HYPOTHESIS LIST]:\n{hypotheses}\n[CODE]:\n```python\n```"
     assert read_hypotheses(reply) == ["dogs", "3 red cars", "cats", "birds"]
 
 

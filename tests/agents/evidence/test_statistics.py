@@ -94,7 +94,7 @@ def test_average_precision_is_one_when_separated_and_the_prevalence_when_not():
 
 
 def test_the_permutation_test_counts_every_exchange_as_often_as_any_other():
-    """Of the 20 ways to deal three of six, two are as far apart as this; of the 15 to deal two of six, one."""
+    """Of the 20 ways to deal three of six, two are as far apart; of the 15 to deal two of six, one."""
     assert permutation_p_values([([4, 5, 6], [1, 2, 3])], among=100)[0] == pytest.approx(2 / 20, abs=0.03)
     # Without spread within the groups, any other deal is nearer.
     found = permutation_p_values([([0, 0, 0, 0], [5, 5])] * 20, among=100)

@@ -53,8 +53,10 @@ async def test_a_second_writer_is_refused_while_the_first_lives(tmp_path: Path) 
 
 async def test_an_owner_whose_process_ended_here_is_replaced_at_once(tmp_path: Path) -> None:
     script = (
-        "import sys,json; from pathlib import Path; from agents.records.store import Store; from agents.records import lease\n"
-        "Store(Path(sys.argv[1])).put('leases/0001/claim.json', json.dumps(lease._own_claim().to_json()).encode())"
+        "import sys,json; from pathlib import Path; from agents.records.store import Store; from "
+        "agents.records import lease\n"
+        "Store(Path(sys.argv[1])).put('leases/0001/claim.json', "
+        "json.dumps(lease._own_claim().to_json()).encode())"
     )
     await asyncio.to_thread(subprocess.run, [sys.executable, "-c", script, str(tmp_path)], check=True)
     watch = Watch()

@@ -34,7 +34,7 @@ def place(request, tmp_path):
 
 @pytest.fixture(params=["s3", "memory", "file"])
 def url(request, tmp_path):
-    """A URL of every kind, for what a service does in its own way: claiming a key, listing, times of writing."""
+    """A URL of every kind, for what differs by service: claiming a key, listing, times of writing."""
     name = uuid.uuid4().hex
     if request.param == "s3":
         return f"{request.getfixturevalue('bucket')}/{name}/run"

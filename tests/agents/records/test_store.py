@@ -112,7 +112,7 @@ def test_what_cannot_be_removed_is_a_typed_failure(tmp_path):
 
 
 def test_a_damaged_record_is_refused_in_time_that_grows_with_its_size(tmp_path):
-    """A string without an end, full of escaped quotation marks, is read once and not once for each of them."""
+    """A string without an end, full of escaped quotation marks, is read once and not for each of them."""
     store = Store.open(tmp_path)
     store.put("a.json", b'["' + b'\\"' * 500_000)
     with pytest.raises(RecordError, match=r"a\.json is damaged"):

@@ -1,4 +1,4 @@
-"""Several studies of one unit: whole, resumable, with shared images, and an answer from what they measured."""
+"""Several studies of one unit: resumable, with shared images, and an answer from what they measured."""
 
 from __future__ import annotations
 

@@ -31,7 +31,8 @@ class Writer:
 
 
 def test_a_list_in_the_form_is_read_and_nothing_around_it():
-    reply = "Sure!\n- of no interest\n[CONTEXTS]:\n- In a Kitchen.\n2) next to a  bicycle\n* at dawn\nThat is all."
+    listed = "- In a Kitchen.\n2) next to a  bicycle\n* at dawn"
+    reply = f"Sure!\n- of no interest\n[CONTEXTS]:\n{listed}\nThat is all."
     assert parse(reply, "teapot", 8, KNOWN)[0] == ("in a kitchen", "next to a bicycle", "at dawn")
 
 
