@@ -20,7 +20,14 @@ from actors.embedded.drawing.vocabulary import with_article
 from actors.embedded.language.words import Words, number_word, plain_name
 from actors.embedded.reasoning.programs import reply
 from actors.embedded.reasoning.study_state import StudyState
-from actors.embedded.scientist.contexts import NONE, Context, MeasuredContext, context_program, prompt_of
+from actors.embedded.scientist.contexts import (
+    MAX_FAILURES,
+    NONE,
+    Context,
+    MeasuredContext,
+    context_program,
+    prompt_of,
+)
 
 SCREEN = 48
 """Images of one screening round; there are two."""
@@ -33,7 +40,6 @@ AT_ONCE = 4
 ALPHA = 0.01
 MIN_EFFECT = 0.05
 """Smallest difference of mean probability worth a word."""
-_MAX_FAILURES = 3
 _COMPANIONS = 6
 _VARIED = {"background": 1.0, "color": 0.6, "count": 0.4, "size": 0.4, "companion": 0.5}
 """Share of the screening images in which a factor is set."""
@@ -74,7 +80,7 @@ class BiasAudit:
     def next_turn(self) -> str:
         """Return the next assistant turn: a program, or the final answer."""
         failed = self._state.rounds - len({image.round for image in self._measured})
-        if self._state.final or failed >= _MAX_FAILURES or not self.subject:
+        if self._state.final or failed >= MAX_FAILURES or not self.subject:
             return self._conclude()
         screened = {image.round for image in self._measured if "test" not in image.context.levels}
         if len(screened) < SCREENS:

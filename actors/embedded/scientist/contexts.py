@@ -16,6 +16,8 @@ from actors.embedded.language.words import Words, number_word
 
 NONE = "none"
 """The level of a factor that was left alone."""
+MAX_FAILURES = 3
+"""Programs without a measurement after which a test of contexts ends."""
 
 _LINE = re.compile(r"^CONTEXT \| ([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?) \| (.*?) ;\s*$", re.M)
 

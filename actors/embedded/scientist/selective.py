@@ -16,11 +16,17 @@ from actors.chat.tasks import JudgeSelectivityTask
 from actors.embedded.language.words import Words, plain_name
 from actors.embedded.reasoning.programs import reply
 from actors.embedded.reasoning.study_state import StudyState
-from actors.embedded.scientist.contexts import NONE, Context, MeasuredContext, context_program, prompt_of
+from actors.embedded.scientist.contexts import (
+    MAX_FAILURES,
+    NONE,
+    Context,
+    MeasuredContext,
+    context_program,
+    prompt_of,
+)
 
 ROUNDS = 3
 BATCH = 48
-_MAX_FAILURES = 3
 _LEAST_CLASS_SHARE = 0.3
 _MOST_PLACE_SHARE = 0.15
 _MOST_PLACE_RATIO = 0.5
@@ -88,7 +94,7 @@ class SelectivityTest:
         rounds = {image.round for image in self._measured}
         failed = self._state.rounds - len(rounds)
         untestable = len(self.classes) < 2 or len(self.places) < 2
-        if self._state.final or failed >= _MAX_FAILURES or untestable or len(rounds) >= ROUNDS:
+        if self._state.final or failed >= MAX_FAILURES or untestable or len(rounds) >= ROUNDS:
             return self._conclude()
         shares = two_way(self._measured)
         if len(rounds) == ROUNDS - 1 and shares and shares.p_class > 0.2 and shares.class_share < 0.05:
