@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from agents.tasks.base import read_hypotheses, read_program, read_sections
+from actors.chat.tasks import DescribeUnitTask
+from agents.tasks.base import chat_task_of, read_hypotheses, read_program, read_sections
 from agents.tasks.describe_unit import DescribeUnit
 
 
@@ -76,3 +77,20 @@ def test_hypotheses_are_read_without_their_numbers():
 def test_sections_stop_at_the_next_marker_and_ignore_programs():
     sections = read_sections("[REASONING]: because\nof this\n[LABEL]: SPURIOUS\n```python\n[BIAS]: no\n```")
     assert sections == {"REASONING": ["because\nof this"], "LABEL": ["SPURIOUS"]}
+
+
+def test_a_task_of_words_alone_has_no_data():
+    class Words:
+        name, names_concept = "words", False
+
+        def opening(self) -> str:
+            return "What is it?"
+
+        def last_word(self) -> str:
+            return "Answer now."
+
+        def read_answer(self, reply: str) -> None:
+            return None
+
+    assert chat_task_of(Words(), final=True) is None
+    assert chat_task_of(DescribeUnit(), final=True) == DescribeUnitTask(final=True)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from actors.chat.base import ChatReply
+from actors.chat.tasks import DescribeUnitTask
 from actors.endpoint.faults import ContextLengthError
 from actors.images import Image
 from agents.critic.review import Review
@@ -148,6 +149,8 @@ async def test_before_the_last_reply_a_final_answer_is_demanded_and_then_it_ends
     assert study.answer is None
     assert "final answer now" not in chat.requests[1].messages[-1].text
     assert "final answer now" in chat.requests[2].messages[-1].text
+    tasks = [request.task for request in chat.requests]
+    assert tasks == [DescribeUnitTask(), DescribeUnitTask(), DescribeUnitTask(final=True)]
     assert bench.sandbox.ran == ["look", "look"], "the last reply's program is not run"
 
 
