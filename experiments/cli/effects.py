@@ -92,3 +92,38 @@ def edit(
     else:
         console.show(summary(result))
         console.show(f"result: {folder / 'edit.json'}")
+
+
+@commands.command(
+    epilog=examples("maia roles tf_efficientnet_lite0 blocks.6 --data ~/photographs --out runs/roles")
+)
+def roles(
+    model: Model,
+    layer: Annotated[str, typer.Argument(help="Layer, as `maia layers MODEL` lists them.")],
+    units: Annotated[str, typer.Option(help="all, 0-63, 3,17 or sample:100.")] = "all",
+    k: Annotated[int, typer.Option(min=3, max=100, help="Exemplars of each unit.")] = 15,
+    data: Data = None,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of `sample:N`.")] = 0,
+    class_names: ClassNames = None,
+    few_images: FewImages = False,
+    out: Annotated[Path | None, out_option("Folder for roles.jsonl [default: runs/roles-...].")] = None,
+    profile: ProfileName = None,
+    json: Json = False,
+    config: ConfigPath = None,
+    verbose: Verbose = 0,
+) -> None:
+    """Find which outputs each unit of a layer raises and lowers. Each is ablated on the images that drive it most."""
+    from experiments.effects.roles import RoleRequest, figures, find_roles, table
+
+    configure_logging(verbose)
+    console = Console(quiet=json)
+    folder = out or default_run(f"roles {model} {layer} {units}")
+    selection = Selection(config, profile, data, class_names, few_images)
+    request = RoleRequest(model, layer, units, selection, k, seed, folder)
+    result, rows = run(find_roles(console, request), folder)
+    if json:
+        console.result(asdict(result))
+    else:
+        console.show(table(result, rows))
+        console.show(*(f"{name}: {line}" for name, line in figures(result).items()))
+        console.show(f"results: {', '.join(result.files)}")

@@ -20,8 +20,8 @@ def test_outputs_that_the_unit_raises_and_lowers_are_named_with_their_effect() -
     ablated[:, 3] += amount
     found = role(clean, ablated, clean, [f"class {i}" for i in range(50)])
     assert found is not None
-    assert [each.name for each in found.raised][0] == "class 7"
-    assert [each.name for each in found.lowered][0] == "class 3"
+    assert found.raised[0].name == "class 7"
+    assert found.lowered[0].name == "class 3"
     # Centered over 50 outputs: 2 less its share of the sum, which is (2 - 1) / 50.
     assert found.raised[0].effect == pytest.approx(2 * amount.mean() - amount.mean() / 50)
     low, high = found.raised[0].interval

@@ -45,9 +45,12 @@ def birds(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
 
 def maia(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    *arguments: str,
+    command: str = "edit",
 ) -> tuple[int, str, str]:
-    monkeypatch.setattr("sys.argv", ["maia", "edit", *arguments])
+    monkeypatch.setattr("sys.argv", ["maia", command, *arguments])
     try:
         cli.main()
     except SystemExit as stop:

@@ -1,0 +1,265 @@
+"""`maia roles`: what each unit of a layer does to the network's outputs on the images that drive it most.
+
+A unit's exemplars pass clean and with the unit ablated. One sweep finds the exemplars of all units, and images that
+several units share pass clean once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import anyio
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+from rich.table import Table
+
+from actors.errors import UsageError
+from actors.images import Image
+from actors.vision.client import PoolVisionClient
+from actors.vision.networks.zoo import check_name
+from actors.vision.readout.base import ImageDataset, Unit
+from actors.vision.readout.edits import Edit
+from actors.vision.readout.units import OUTPUT, Readout
+from actors.vision.sweep.exemplars import LayerExemplars
+from agents.evidence.role import Role, role
+from agents.records.journal import slug
+from agents.records.manifest import check, claim
+from agents.records.store import Store
+from experiments.audit import real_images
+from experiments.setup.console import Console
+from experiments.setup.preflight import open_images
+from experiments.setup.run_folder import check_output_folder
+from experiments.setup.selection import Selection
+from experiments.studies import unit_selection
+
+FILE = "roles.jsonl"
+SUMMARY = "roles.json"
+_AT_ONCE = 16
+"""Units whose images are in memory and on their way at a time."""
+_PLACEBOS = 2
+"""Images of each unit that pass with the unit given its own value."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoleRequest:
+    """Units of a layer, and the data set on whose images their roles are found."""
+
+    model: str
+    layer: str
+    units: str
+    """As in `maia sweep --units`."""
+    selection: Selection
+    k: int = 15
+    """Exemplars of each unit."""
+    seed: int = 0
+    out: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UnitRole:
+    """A line of `roles.jsonl`. `role` None: too few images drive the unit, or its outputs are not finite.
+
+    `shown`: the class that the network sees in most of the exemplars.
+    """
+
+    unit: str
+    index: int
+    role: Role | None
+    shown: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Roles:
+    """A layer's roles in figures; kept as `roles.json`."""
+
+    model: str
+    network: str
+    """Fingerprint of the network."""
+    dataset: str
+    layer: str
+    units: int
+    known: int
+    """Units whose role is known."""
+    with_effect: int
+    """Units that surely raise or lower an output."""
+    agreeing: int
+    """Units that surely raise an output, and most the class that the network sees in most of their exemplars."""
+    raising: int
+    """Units that surely raise an output."""
+    passes: int
+    """Images that were sent through the network edited."""
+    files: list[str]
+    version: int = 1
+
+
+async def find_roles(console: Console, request: RoleRequest) -> tuple[Roles, list[UnitRole]]:
+    """Ablate each unit on its exemplars, and write `roles.jsonl` and `roles.json`; an interrupted run is resumed.
+
+    Raises:
+        UsageError: If there is no such network, layer or unit, the network has no vector of outputs, or the folder
+            cannot be written or holds another run.
+    """
+    from experiments.setup.workbench import network_alone
+
+    selected = request.selection.load()
+    unit_selection.check(request.units)
+    run = request.out or Path("runs") / slug(f"roles {request.model} {request.layer} {request.units}")
+    check_output_folder(selected.profile.dataset, run)
+    check_name(request.model)
+    store = Store.open(run)
+    manifest = selected.manifest(
+        "roles", model=request.model, layer=request.layer, k=request.k, seed=request.seed, which=request.units
+    )
+    check(store, manifest)
+    dataset = await open_images(selected.profile, selected.cache, console.say)
+    async with network_alone(selected.profile, selected.cache, request.model, console.say) as vision:
+        outputs = next((layer for layer in await vision.layers() if layer.name == OUTPUT), None)
+        if outputs is None or outputs.kind != "vector":
+            raise UsageError(
+                f"{request.model} has no vector of outputs on which a unit could have an effect.",
+                "Use a network with a vector of outputs, such as a classifier.",
+            )
+        first = await vision.unit(Unit(request.layer, 0))
+        n_units = next(layer.n_units for layer in await vision.layers() if layer.name == first.layer)
+        units = unit_selection.choose(request.units, n_units, request.seed, request.layer)
+        claim(store, manifest)
+        readout = Readout.of(first)
+        with console.progress("images") as progress:
+            found = await vision.layer_exemplars(
+                [readout], dataset, request.k, lambda swept: progress(swept.done, swept.total)
+            )
+        layer = _Layer(vision, dataset, found[readout], request.k, tuple(await vision.class_names()))
+        rows = await _roles(console, store, layer, units)
+        result = _summary(request, layer, rows, run)
+    lines = "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows)
+    store.replace(FILE, lines.encode())
+    store.replace(SUMMARY, json.dumps(asdict(result), indent=1, ensure_ascii=False).encode())
+    return result, rows
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """A layer of a network with its units' exemplars."""
+
+    vision: PoolVisionClient
+    dataset: ImageDataset
+    exemplars: LayerExemplars
+    k: int
+    class_names: Sequence[str]
+
+    async def role_of(self, index: int) -> UnitRole:
+        """Return a unit's role."""
+        readout = self.exemplars.readout
+        unit = readout.unit(index)
+        images = await self._images(unit)
+        edit = Edit(readout, index, "set", 0.0)
+        scores = Readout(OUTPUT, "logit")
+        clean = await self.vision.outputs(scores, images) if images else np.empty((0, 0))
+        if len(images) < 3 or not np.isfinite(clean).all():
+            return UnitRole(str(unit), index, None, None)
+        ablated = await self.vision.outputs(scores, images, (edit,))
+        placebo = clean.copy()
+        placebo[:_PLACEBOS] = await self.vision.outputs(scores, images[:_PLACEBOS], (edit.placebo,))
+        found = role(clean, ablated, placebo, self.class_names) if np.isfinite(ablated).all() else None
+        most = Counter(clean.argmax(1).tolist()).most_common(1)[0][0]
+        return UnitRole(str(unit), index, found, self.name_of(int(most)))
+
+    def name_of(self, output: int) -> str:
+        return self.class_names[output] if output < len(self.class_names) else f"output {output}"
+
+    async def _images(self, unit: Unit) -> list[Image]:
+        indices = self.exemplars.of(unit, self.k).indices.tolist()
+        loaded = await asyncio.to_thread(real_images.load, self.dataset, indices)
+        return [image for image in loaded if image is not None]
+
+
+async def _roles(console: Console, store: Store, layer: _Layer, units: Sequence[int]) -> list[UnitRole]:
+    """Return the units' roles, in order; those that the folder holds are read."""
+    known: dict[int, UnitRole] = {}
+    limiter = anyio.CapacityLimiter(_AT_ONCE)
+    with console.progress("units") as progress:
+
+        async def study(index: int) -> None:
+            key = f"units/{index}.json"
+            row = await asyncio.to_thread(_read, store, key)
+            if row is None:
+                async with limiter:
+                    row = await layer.role_of(index)
+                await asyncio.to_thread(store.put, key, json.dumps(asdict(row), ensure_ascii=False).encode())
+            known[index] = row
+            progress(len(known), len(units))
+
+        async with anyio.create_task_group() as group:
+            for index in units:
+                group.start_soon(study, index)
+    return [known[index] for index in units]
+
+
+def _read(store: Store, key: str) -> UnitRole | None:
+    """Return a unit's role as it was written, None if there is none that can be read."""
+    record = store.read_object(key)
+    try:
+        return None if record is None else TypeAdapter(UnitRole).validate_python(record)
+    except ValidationError:
+        return None
+
+
+def _summary(request: RoleRequest, layer: _Layer, rows: Sequence[UnitRole], run: Path) -> Roles:
+    known = [row.role for row in rows if row.role is not None]
+    raising = [row for row in rows if row.role is not None and row.role.raised]
+    return Roles(
+        request.model,
+        layer.vision.fingerprint,
+        layer.dataset.name,
+        request.layer,
+        len(rows),
+        len(known),
+        sum(bool(each.raised or each.lowered) for each in known),
+        sum(row.role is not None and row.role.raised[0].name == row.shown for row in raising),
+        len(raising),
+        sum(each.n + _PLACEBOS for each in known),
+        [str(run / FILE)],
+    )
+
+
+def table(result: Roles, rows: Sequence[UnitRole], most: int = 20) -> Table:
+    """Return the units with the strongest effects for a terminal."""
+
+    def strongest(row: UnitRole) -> float:
+        return max((abs(each.effect) for each in _effects(row)), default=0.0)
+
+    lines = Table("unit", "raises", "lowers", "changes first output", box=None, pad_edge=False)
+    for row in sorted(rows, key=lambda row: -strongest(row))[:most]:
+        if row.role is not None:
+            lines.add_row(
+                str(row.index),
+                _words(row.role.raised),
+                _words(row.role.lowered),
+                f"{row.role.flips} of {row.role.n}",
+            )
+    return lines
+
+
+def _effects(row: UnitRole) -> Sequence[Any]:
+    return () if row.role is None else (*row.role.raised, *row.role.lowered)
+
+
+def _words(effects: Sequence[Any]) -> str:
+    return ", ".join(f"{each.name.split(',')[0]} {each.effect:+.2f}" for each in effects[:3])
+
+
+def figures(result: Roles) -> Mapping[str, str]:
+    """Return the summary as lines for a terminal."""
+    return {
+        "units": f"{result.known} of {result.units} with a known role",
+        "effect": f"{result.with_effect} surely raise or lower an output",
+        "agreement": f"of {result.raising} that raise one, {result.agreeing} raise most the class that is seen in "
+        "most of their exemplars",
+        "passes": f"{result.passes:,} edited images",
+    }
