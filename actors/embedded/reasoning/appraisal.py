@@ -51,12 +51,14 @@ class Appraisal:
             looked_at = [self._terms_in(state.summary) for _ in state.exemplars]
         around = list(context) if len(context) == len(looked_at) else [frozenset()] * len(looked_at)
         self._looked_at, self._around = looked_at, around
-        lit = self._lit()
-        self._places = [place for place, on in enumerate(lit) if on]
+        active = self._active()
+        self._places = [place for place, on in enumerate(active) if on]
         self.exemplar_terms = [
-            bright | rest for bright, rest, on in zip(looked_at, around, lit, strict=True) if on
+            bright | rest for bright, rest, on in zip(looked_at, around, active, strict=True) if on
         ]
-        self._levels = [exemplar.activation for exemplar, on in zip(state.exemplars, lit, strict=True) if on]
+        self._levels = [
+            exemplar.activation for exemplar, on in zip(state.exemplars, active, strict=True) if on
+        ]
 
     def _terms_in(self, text: str) -> frozenset[Term]:
         terms: set[Term] = set()
@@ -64,7 +66,7 @@ class Appraisal:
             terms |= self._words.closure(term)
         return frozenset(terms)
 
-    def _lit(self) -> list[bool]:
+    def _active(self) -> list[bool]:
         """Return which exemplars the unit answered to: those in the upper half of what it ever did."""
         values = [exemplar.activation for exemplar in self.state.exemplars]
         if not values:
@@ -78,7 +80,7 @@ class Appraisal:
         exemplars = [exemplar.activation for exemplar in self.state.exemplars]
         return exemplars + [row.activation for row in self.state.rows]
 
-    def flat(self) -> bool:
+    def is_flat(self) -> bool:
         """Return whether nothing shown so far made a difference. Exemplars alone may all be as strong
         as can be.
         """
@@ -86,7 +88,7 @@ class Appraisal:
         conclusive = bool(self.state.rows) or not any(values)
         return conclusive and len(values) > 1 and max(values) - min(values) <= 1e-9
 
-    def rare(self) -> list[Example]:
+    def rare_examples(self) -> list[Example]:
         """Return the exemplars that the unit fires on where these are few and no generated image comes near
         them; else none.
         """
@@ -225,16 +227,16 @@ class Appraisal:
         """
         seen = Counter(
             term.name
-            for terms, lit in zip(self._looked_at, self._lit(), strict=True)
+            for terms, active in zip(self._looked_at, self._active(), strict=True)
             for term in sorted(terms)
-            if lit and term.kind == "concept"
+            if active and term.kind == "concept"
         )
         names = [name for name, _ in seen.most_common()]
         names += [other for name in names for other in self._words.siblings(name)]
         alone = self._alone()
         return [name for name in dict.fromkeys(names) if not alone[name]]
 
-    def objected(self) -> list[Stimulus]:
+    def disputed(self) -> list[Stimulus]:
         """Return what the critic's objection says no label explains: images as they were made, and of
         exemplars the things that were seen in them.
         """

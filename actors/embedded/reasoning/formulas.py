@@ -83,7 +83,7 @@ def truth_table(shown: Sequence[dict[Term, float]], terms: Sequence[Term]) -> np
 
 
 class MeasuredTerms:
-    """Measured images `rows` and the terms seen in each lit exemplar, ready to score formulas.
+    """Measured images `rows` and the terms seen in each active exemplar, ready to score formulas.
 
     `levels` are the exemplars' activations. As long as hardly any generated image came near them, the
     exemplars count as measured images: those that ought to be as strong and are not then speak against a

@@ -22,7 +22,7 @@ from actors.embedded.scientist.answers import (
 def conclude(appraisal: Appraisal, words: Words) -> str:
     """Return the final turn: labels that the measurements bear out, or "not interpretable"."""
     values = appraisal.activations()
-    if appraisal.flat() or not values:
+    if appraisal.is_flat() or not values:
         return _nothing(values)
     rows = appraisal.state.rows
     standing = appraisal.standing(final=True)

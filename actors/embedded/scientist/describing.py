@@ -56,11 +56,11 @@ class UnitStudy:
             return self._look_at_exemplars()
         if state.failures_in_a_row >= 4:
             return conclude(self._appraisal, self._words)
-        if self._appraisal.flat():
+        if self._appraisal.is_flat():
             return (
                 conclude(self._appraisal, self._words) if len(state.measured_rounds) >= 2 else self._survey()
             )
-        if len(state.measured_rounds) < _REBUILDING and (examples := self._appraisal.rare()):
+        if len(state.measured_rounds) < _REBUILDING and (examples := self._appraisal.rare_examples()):
             return self._rebuild(examples)
         standing = self._appraisal.standing()
         rounds = state.measured_rounds
@@ -75,7 +75,7 @@ class UnitStudy:
                 if len(rounds) >= MAX_MEASURED_ROUNDS
                 else self._survey()
             )
-        if state.rejected and not since_rejection and (left := self._appraisal.objected()):
+        if state.rejected and not since_rejection and (left := self._appraisal.disputed()):
             return self._single_out(left)
         if len(since_rejection) >= (2 if state.rejected else MAX_MEASURED_ROUNDS):
             return conclude(self._appraisal, self._words)
