@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 THRESHOLD = 0.5
 """Score from which a concept counts as present."""
-_LEAST_AREA = 0.001
+_MIN_AREA = 0.001
 """Smallest part of the image that gets a box of its own."""
 _ENOUGH_COLOR = 0.1
 """Share of the image that must have a color for it to score 1."""
@@ -140,7 +140,7 @@ def _detection(score: float, mask: np.ndarray) -> Detection:
     boxes = []
     for i, (rows, columns) in enumerate(ndimage.find_objects(pieces), 1):
         area = int((pieces[rows, columns] == i).sum())
-        if area >= _LEAST_AREA * mask.size:
+        if area >= _MIN_AREA * mask.size:
             boxes.append((area, (columns.start, rows.start, columns.stop, rows.stop)))
     boxes.sort(key=lambda item: -item[0])
     return Detection(

@@ -21,7 +21,7 @@ from actors.embedded.drawing.scene import Placed
 from actors.embedded.drawing.vocabulary import vocabulary
 from actors.images import Image
 
-_LEAST = 0.5
+_MIN_SCORE = 0.5
 """Score from which an object counts as found."""
 _PATTERNED = 0.4
 """Local contrast (sum over RGB in 0..1) from which a background is a pattern rather than a surface."""
@@ -129,7 +129,7 @@ class PixelCanvas:
         self._side = min(image.size)
         sighting = (net or shared_net()).look([image])[0]
         self._background = sighting.background
-        things = sighting.things(_LEAST)
+        things = sighting.things(_MIN_SCORE)
         rough = [self._grown(thing.mask) for thing in things]
         self._objects = [self._as_placed(thing.concept, thing.box) for thing in things]
         self._colors = [thing.color for thing in things]

@@ -22,9 +22,9 @@ from actors.serving.lru import LruCache
 if TYPE_CHECKING:
     from actors.embedded.concept_net.concept_net import ConceptNet, Sighting
 
-_LEAST_SCORE = 0.45
+_MIN_SCORE = 0.45
 """Confidence from which a thing counts as seen."""
-_LEAST_BACKGROUND = 0.12
+_MIN_BACKGROUND = 0.12
 """Share of the visible part from which a background is worth a word."""
 _DARKENED = 70
 """Brightest value of a picture that was darkened to a quarter, with room for JPEG."""
@@ -152,7 +152,7 @@ def _brightened(image: Image) -> Image:
 
 def _seen(sighting: Sighting, lacking: frozenset[str] = frozenset()) -> Seen:
     things = []
-    for thing in sighting.things(_LEAST_SCORE):
+    for thing in sighting.things(_MIN_SCORE):
         if thing.concept in lacking:
             continue
         height, width = thing.mask.shape
@@ -172,6 +172,6 @@ def _seen(sighting: Sighting, lacking: frozenset[str] = frozenset()) -> Seen:
     share = float(place.sum()) / max(1.0, float(visible.sum()))
     return Seen(
         tuple(things),
-        sighting.background if share >= _LEAST_BACKGROUND else "",
+        sighting.background if share >= _MIN_BACKGROUND else "",
         sighting.color(visible),
     )

@@ -17,7 +17,7 @@ a an the some any kind sort type of with and in on at by beside near next to is 
 picture image its their several many two three one single
 """
 """Words that add no thing."""
-_MOST_KINDS = 3
+_MAX_KINDS = 3
 
 
 def describe(sighting: PhotoSighting) -> str:
@@ -66,7 +66,7 @@ def _informative(kinds: Sequence[tuple[TaxonomyNode, int]]) -> list[tuple[Taxono
     for node, n in kinds:
         if not any(n == other_n and other.classes <= node.classes for other, other_n in kept):
             kept.append((node, n))
-    return kept[:_MOST_KINDS]
+    return kept[:_MAX_KINDS]
 
 
 def shows(sighting: PhotoSighting, phrase: str) -> bool | None:

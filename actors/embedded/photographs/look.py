@@ -26,7 +26,7 @@ _A_CLASS_MORE = 0.001
 """What each further class of a kind adds to both limits: a large kind gathers much from classes of which none
 is likely.
 """
-_LEAST_COVERED = 0.02
+_MIN_COVERED = 0.02
 """Share of a kind's members that the classes must hold for it to be denied: they know 3 of WordNet's 8,528
 persons.
 """
@@ -37,7 +37,7 @@ _MARGIN = 0.15
 """Of the region's larger side: what is left around a highlighted region, so that its surroundings help to
 name it.
 """
-_LEAST_SIDE = 0.3
+_MIN_SIDE = 0.3
 """Of the picture's shorter side: smallest cut around a highlighted region."""
 
 
@@ -64,7 +64,7 @@ class PhotoSighting:
         if self.says(meaning.classes):
             return True
         surely_not = self.sure(meaning.classes) < NO + _A_CLASS_MORE * len(meaning.classes)
-        return False if surely_not and meaning.covered >= _LEAST_COVERED else None
+        return False if surely_not and meaning.covered >= _MIN_COVERED else None
 
     def seen(self, at_most: int = 3) -> list[tuple[TaxonomyNode, float]]:
         """Return the most particular things that can be said of the image, surest first, with how sure.
@@ -117,8 +117,8 @@ def _parts(pixels: np.ndarray) -> list[np.ndarray]:
 
 
 def _cut(pixels: np.ndarray, region: np.ndarray, margin: float) -> np.ndarray:
-    """Return the smallest part of the picture with a region and a margin, not thinner than `_LEAST_SIDE`."""
-    least = round(_LEAST_SIDE * min(region.shape))
+    """Return the smallest part of the picture with a region and a margin, not thinner than `_MIN_SIDE`."""
+    least = round(_MIN_SIDE * min(region.shape))
     bounds = [np.nonzero(region.any(axis))[0] for axis in (1, 0)]
     sides = [int(each[-1]) + 1 - int(each[0]) for each in bounds]
     around = round(margin * max(sides))

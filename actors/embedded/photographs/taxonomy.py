@@ -14,7 +14,7 @@ DATA = Path(__file__).parent / "assets" / "imagenet.txt"
 
 _LARGEST_SPOKEN = 400
 """Classes of the largest kind that is worth a word: animals."""
-_LEAST_MET = 1
+_MIN_MET = 1
 """Annotators' encounters from which the name of a kind is an everyday word (WordNet's counts)."""
 _SAYS_NOTHING = frozenset(
     [
@@ -79,7 +79,7 @@ class TaxonomyNode:
         if self.is_class:
             return True
         few = len(self.classes) <= _LARGEST_SPOKEN
-        return few and self.met >= _LEAST_MET and self.name not in _SAYS_NOTHING
+        return few and self.met >= _MIN_MET and self.name not in _SAYS_NOTHING
 
 
 @dataclass(frozen=True, slots=True)

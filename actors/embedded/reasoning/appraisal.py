@@ -9,7 +9,7 @@ import numpy as np
 
 from actors.embedded.language.words import Term, Words
 from actors.embedded.reasoning.formulas import Explanation, MeasuredTerms, Merit, truth_table
-from actors.embedded.reasoning.rebuilding import FEW, MOST_THINGS, Example
+from actors.embedded.reasoning.rebuilding import FEW, MAX_THINGS, Example
 from actors.embedded.reasoning.standing import (
     CLEAR_GAP,
     CONFIRMED,
@@ -99,7 +99,7 @@ class Appraisal:
         examples = []
         for place, activation in zip(self._places, self._levels, strict=True):
             terms = [*sorted(self._looked_at[place]), *sorted(self._around[place] - self._looked_at[place])]
-            things = [Thing(term.name) for term in terms if term.kind == "concept"][:MOST_THINGS]
+            things = [Thing(term.name) for term in terms if term.kind == "concept"][:MAX_THINGS]
             background = next((term.name for term in terms if term.kind == "background"), "")
             if things:
                 examples.append(Example(place, activation, Stimulus(tuple(things), background)))
@@ -247,7 +247,7 @@ class Appraisal:
                 stimuli += [stimulus for prompt, stimulus in made.items() if prompt == origin]
             elif origin <= len(self._looked_at):
                 seen = self._looked_at[origin - 1] | self._around[origin - 1]
-                things = sorted(term.name for term in seen if term.kind == "concept")[:MOST_THINGS]
+                things = sorted(term.name for term in seen if term.kind == "concept")[:MAX_THINGS]
                 stimuli.append(Stimulus(tuple(map(Thing, things))))
         return [stimulus for stimulus in stimuli if stimulus.things]
 

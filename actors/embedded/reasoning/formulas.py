@@ -55,7 +55,7 @@ class Merit:
 
 _NOISE_FLOOR = 0.05
 """Smallest noise believed in, as a share of the activations' range: no fit is perfect for sure."""
-_LEAST_RATE = 0.02
+_MIN_RATE = 0.02
 """Smallest rate of misses and of false alarms believed in."""
 _EXEMPLAR_WEIGHT = 0.25
 """Exemplars share the biases of their data set, so their log-odds count for less than an experiment's."""
@@ -251,7 +251,7 @@ def _rate_gain(truth: np.ndarray, high: np.ndarray) -> np.ndarray:
 
     def likelihood(successes: np.ndarray, trials: np.ndarray) -> np.ndarray:
         rate = np.divide(successes, trials, out=np.full_like(successes, 0.5), where=trials > 1e-9)
-        rate = np.clip(rate, _LEAST_RATE, 1 - _LEAST_RATE)
+        rate = np.clip(rate, _MIN_RATE, 1 - _MIN_RATE)
         logs: np.ndarray = successes * np.log(rate) + (trials - successes) * np.log(1 - rate)
         return logs
 

@@ -18,7 +18,7 @@ from actors.embedded.reasoning.stimuli import Stimulus, Thing
 
 FEW = 3
 """Exemplars that a unit fires on at most to be studied this way."""
-MOST_THINGS = 4
+MAX_THINGS = 4
 _WHOLE, _PAIR, _ALONE = 3, 2, 1
 """Pictures of everything that was seen together, of each two of its parts, and of each part."""
 

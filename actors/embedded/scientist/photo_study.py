@@ -22,18 +22,18 @@ from actors.embedded.scientist.answers import NOT_INTERPRETABLE, final_descripti
 
 _FLOOR = 0.02
 """Added to every probability: nothing is surer to be absent than this."""
-_LEAST_SCORE = 3.0
+_MIN_SCORE = 3.0
 """Nats of evidence from which a word is worth a hypothesis."""
-_LEAST_IMAGES = 2
+_MIN_IMAGES = 2
 """Strong images that must show it: a single one decides nothing."""
-_LEAST_COVERED = 0.25
+_MIN_COVERED = 0.25
 """Part of the height of all images seen that those of a label must have."""
-_LEAST_MARGIN = 2.0
+_MIN_MARGIN = 2.0
 """Standard deviations by which a label's images must stand out. On crops of photographs, class logits of
 EfficientNet-lite0 whose class is there had 2.2 to 5.8 (12 of them), others at most 1.6: those answer to what
 is least unlike their class.
 """
-_MOST_LABELS = 3
+_MAX_LABELS = 3
 _SEPARATED = 0.85
 """Part of a kind's probability that one of it must have to be named in its place."""
 
@@ -85,7 +85,7 @@ class PhotoStudy:
                 "I compare the strongest with images from across the unit's range."
             )
             return reply(thoughts, hypotheses, CONTRAST)
-        answers = _apart([guess for guess in guesses if self._margin(guess) >= _LEAST_MARGIN])
+        answers = _apart([guess for guess in guesses if self._margin(guess) >= _MIN_MARGIN])
         if not answers:
             return self._nothing()
         # A label that is sent back may be right, and untestable here: where nothing else is left it is given
@@ -183,13 +183,13 @@ def _ranked(
 ) -> list[Guess]:
     """Return the best union of words, then the best single ones, that cover enough of the activation."""
     scores = lift @ (2 * height - 1)
-    supported = (shown & (height > 0.5)).sum(1) >= _LEAST_IMAGES
-    single = [int(at) for at in np.argsort(-scores) if supported[at] and scores[at] >= _LEAST_SCORE]
+    supported = (shown & (height > 0.5)).sum(1) >= _MIN_IMAGES
+    single = [int(at) for at in np.argsort(-scores) if supported[at] and scores[at] >= _MIN_SCORE]
     if not single:
         return []
     choices = dict.fromkeys([tuple(_union(nodes, lift, shown, height)), *((at,) for at in single)])
     guesses = [_guess(nodes, chosen, scores, shown, height) for chosen in choices]
-    return [guess for guess in guesses if guess.covered >= _LEAST_COVERED]
+    return [guess for guess in guesses if guess.covered >= _MIN_COVERED]
 
 
 def _union(
@@ -198,12 +198,12 @@ def _union(
     """Return words that together explain the strong images: each the best for those that the former leave."""
     weights = 2 * height - 1
     chosen: list[int] = []
-    while len(chosen) < _MOST_LABELS:
+    while len(chosen) < _MAX_LABELS:
         scores = lift @ weights
-        supported = (shown & (height > 0.5) & (weights != 0)).sum(1) >= _LEAST_IMAGES
+        supported = (shown & (height > 0.5) & (weights != 0)).sum(1) >= _MIN_IMAGES
         apart = [
             at
-            for at in map(int, np.flatnonzero(supported & (scores >= _LEAST_SCORE)))
+            for at in map(int, np.flatnonzero(supported & (scores >= _MIN_SCORE)))
             if not any(nodes[at].classes & nodes[other].classes for other in chosen)
         ]
         if not apart:

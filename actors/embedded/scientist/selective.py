@@ -27,9 +27,9 @@ from actors.embedded.scientist.contexts import (
 
 ROUNDS = 3
 BATCH = 48
-_LEAST_CLASS_SHARE = 0.3
-_MOST_PLACE_SHARE = 0.15
-_MOST_PLACE_RATIO = 0.5
+_MIN_CLASS_SHARE = 0.3
+_MAX_PLACE_SHARE = 0.15
+_MAX_PLACE_RATIO = 0.5
 """Largest spread over environments, as a part of that over classes, of a unit that is called selective."""
 _ALPHA = 0.01
 
@@ -58,9 +58,9 @@ class VarianceShares:
     def selective(self) -> bool:
         return (
             self.p_class < _ALPHA
-            and self.class_share >= _LEAST_CLASS_SHARE
-            and self.place_share <= _MOST_PLACE_SHARE
-            and self.place_range <= _MOST_PLACE_RATIO * self.class_range
+            and self.class_share >= _MIN_CLASS_SHARE
+            and self.place_share <= _MAX_PLACE_SHARE
+            and self.place_range <= _MAX_PLACE_RATIO * self.class_range
             and not self.empty_place_drives
         )
 
