@@ -41,7 +41,7 @@ class ConfirmationSettings(Settings):
     min_auroc: float = Field(0.7, ge=0.5, le=1)
     """A label may be surely, yet uselessly, better than chance; below this it is not confirmed."""
     probe: int = Field(10, ge=0)
-    """Fresh images of a sceptic's rival, of each simpler label, and for a second measurement; 0 omits them.
+    """Fresh images of a skeptic's rival, of each simpler label, and for a second measurement; 0 omits them.
     """
     min_strength: float = Field(0.3, ge=0, le=1)
     """Part of the way from the data set's mean to the unit's strongest images that images of the label must

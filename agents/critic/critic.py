@@ -4,7 +4,7 @@ They are set up by the program, not asked for in a prompt. Images of the labels 
 drawn with reserved seeds, are shown to the unit and compared pair by pair with an e-value, which is valid
 whenever the test stops. Of a label that passes, the simplest form is kept that the numbers cannot reject.
 An assessor says how strong it is, which of the unit's strongest images it covers, and whether it holds on
-images of the data set that no agent saw. A sceptic who never saw the study may propose a rival, which is
+images of the data set that no agent saw. A skeptic who never saw the study may propose a rival, which is
 tested too. The finding on all of it is the verdict.
 """
 
@@ -24,14 +24,14 @@ from agents.critic import objections
 from agents.critic.assessor import AgentImages, Assessor, ConfirmationSettings
 from agents.critic.fresh_images import FreshImages, UnmadeError
 from agents.critic.review import Review
-from agents.critic.sceptic import Sceptic
+from agents.critic.skeptic import Skeptic
 from agents.critic.stimuli import control_subjects, prompts_for
 from agents.evidence.coverage import more_than_missed
 from agents.evidence.finding import Figures, Finding, of_abstention, of_label
 from agents.evidence.meaning import LabelMeaning, doubts_about, rivals_of
 from agents.evidence.simpler_labels import Doubt
 from agents.evidence.statistics import auroc, auroc_interval, e_value
-from agents.evidence.trials import Trials, borne_out, summarise, surely_less
+from agents.evidence.trials import Trials, borne_out, confirmation_evidence, surely_less
 from agents.evidence.verdict import HOLDING
 from agents.tasks.base import FinalAnswer
 from agents.tasks.describe_unit import NOT_INTERPRETABLE
@@ -116,14 +116,14 @@ class Critic:
         *,
         seed: int,
         settings: ConfirmationSettings | None = None,
-        sceptic: Sceptic | None = None,
+        skeptic: Skeptic | None = None,
         agent_images: AgentImages | None = None,
     ) -> None:
-        self._subject, self._sceptic, self._seed = subject, sceptic, seed
+        self._subject, self._skeptic, self._seed = subject, skeptic, seed
         self._settings = settings or ConfirmationSettings()
         self._fresh = FreshImages(subject, studio, seed)
         self._assessor = Assessor(
-            subject, self._settings, seed=seed, witness=sceptic, agent_images=agent_images
+            subject, self._settings, seed=seed, witness=skeptic, agent_images=agent_images
         )
         self._meanings: dict[str, LabelMeaning | None] = {}
         self._tests = 0
@@ -231,7 +231,7 @@ class Critic:
             if len(trials.positives) >= settings.min_images and self._decided(trials):
                 break
         await self._witness(trials)
-        evidence = summarise(trials)
+        evidence = confirmation_evidence(trials)
         evidence["e_value_corrected"] = evidence["e_value"] * share_of(attempt) * share_of(self._tests)
         return Tested(answer, self._decided(trials), trials, evidence)
 
@@ -280,7 +280,7 @@ class Critic:
         does not say.
         """
         if label not in self._meanings:
-            self._meanings[label] = None if self._sceptic is None else await self._sceptic.meaning(label)
+            self._meanings[label] = None if self._skeptic is None else await self._skeptic.meaning(label)
         return self._meanings[label]
 
     async def _compare(
@@ -343,21 +343,21 @@ class Critic:
 
         Asked for an animal, an image maker may draw a dog: that says nothing about animals.
         """
-        if self._sceptic is None:
+        if self._skeptic is None:
             return []
         made = await self._fresh.pictured(_wordings(doubt.weaker, 2 * self._settings.probe), purpose, attempt)
-        shown = await self._sceptic.shows([(image, label) for image, _ in made])
+        shown = await self._skeptic.shows([(image, label) for image, _ in made])
         found = [activation for (_, activation), shows in zip(made, shown, strict=True) if shows is False]
         return found if len(found) >= _FEWEST else []
 
     async def _witness(self, trials: Trials) -> None:
         """Ask a blind observer of each image whether it shows the label; controls measure the observer."""
-        if self._sceptic is None:
+        if self._skeptic is None:
             return
         labels = list(dict.fromkeys(trial.label for trial in trials.positives))
         asked = [(trial, trial.label) for trial in trials.positives]
         asked += [(trial, labels[i % len(labels)]) for i, trial in enumerate(trials.controls)]
-        found = await self._sceptic.shows([(self._fresh.kept[trial.image], label) for trial, label in asked])
+        found = await self._skeptic.shows([(self._fresh.kept[trial.image], label) for trial, label in asked])
         seen = [replace(trial, shows=shows) for (trial, _), shows in zip(asked, found, strict=True)]
         split = len(trials.positives)
         trials.positives, trials.controls = seen[:split], seen[split:]
@@ -370,7 +370,7 @@ class Critic:
         """
         everyday = control_subjects(())
         n = min(self._settings.probe, len(everyday))
-        if self._sceptic is None or n < 2:
+        if self._skeptic is None or n < 2:
             return None
         things = random.Random(seed_for(self._seed, "inspect", attempt)).sample(everyday, n)
         made = await self._fresh.make(things, (("inspect", thing, attempt) for thing in things))
@@ -384,7 +384,7 @@ class Critic:
         others = [images[(place + 1) % len(images)][1] for place in range(len(images))]
         asked = images + [(image, other) for (image, _), other in zip(images, others, strict=True)]
         await self._fresh.measure([image for image, _ in images])
-        answers = await self._sceptic.shows(asked)
+        answers = await self._skeptic.shows(asked)
         pairs = zip(answers[: len(images)], answers[len(images) :], strict=True)
         clear = [pair for pair in pairs if None not in pair]
         seen, false = (sum(pair[side] is True for pair in clear) for side in (0, 1))
@@ -414,14 +414,14 @@ class Critic:
         return best.label if best.beats_interval[0] > 0.5 and more else ""
 
     async def _rivals(self, tested: Tested) -> list[str]:
-        """Return what the sceptic proposes from the strongest images alone, and narrower words and synonyms
+        """Return what the skeptic proposes from the strongest images alone, and narrower words and synonyms
         of the labels.
         """
-        if self._sceptic is None:
+        if self._skeptic is None:
             return []
         exemplars = await self._subject.exemplars(EXEMPLARS)
         seen = [(each.image, each.response.activation) for each in exemplars]
-        proposed = await self._sceptic.rival(seen, tested.answer.labels)
+        proposed = await self._skeptic.rival(seen, tested.answer.labels)
         named = [
             rival for label in tested.answer.labels for rival in rivals_of(label, await self._meaning(label))
         ]

@@ -45,7 +45,7 @@ def not_specific(answer: FinalAnswer, trials: Trials, evidence: Mapping[str, Any
 
 
 def beaten(answer: FinalAnswer, evidence: Mapping[str, Any]) -> str:
-    """Return that images of a sceptic's rival drive the unit more."""
+    """Return that images of a skeptic's rival drive the unit more."""
     rival = evidence["rival"]
     return (
         f'Your answer "{answer.label}" drives the unit, but somebody who saw only the strongest images '

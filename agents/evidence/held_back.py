@@ -19,7 +19,7 @@ from agents.evidence.reach import Range
 from agents.evidence.statistics import auroc_interval, rank_e_value, weighted_auroc, wilson_interval
 from agents.evidence.witness import Accuracy
 
-Status = Literal["holds", "contradicted", "undecided", "too few"]
+HeldBackStatus = Literal["holds", "contradicted", "undecided", "too few"]
 LEAST_SHOWN = 5
 """Drawn images that must show the label, and that must not, for a test. The e-value is exact for fewer, too,
 but a data set's few images of one thing are often of one occasion: two or three crops of a photograph say no
@@ -74,7 +74,7 @@ class HeldBackTest:
     where the images do not allow for them.
     """
 
-    status: Status
+    status: HeldBackStatus
     total: int
     sampled: int
     seed: int
@@ -178,7 +178,7 @@ def _status(
     e_value: float | None,
     alpha: float,
     min_auroc: float,
-) -> Status:
+) -> HeldBackStatus:
     """Contradicted is a label whose AUROC is surely below what is asked, the witness's errors allowed for."""
     if auroc is None or interval is None or e_value is None:
         return "too few"

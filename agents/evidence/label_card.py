@@ -6,35 +6,78 @@ A pure function of a study's record, so that cards of old runs can be made again
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 
 from agents.evidence.simpler_labels import is_combination
-from agents.evidence.statistics import auroc, auroc_interval, average_precision, standardised_margin
+from agents.evidence.statistics import auroc, auroc_interval, average_precision, standardized_margin
 from agents.evidence.verdict import MEANINGS, holds, reason_of, verdict_of
 
-Kind = Literal["monosemantic", "polysemantic", "conditional"]
+UnitKind = Literal["monosemantic", "polysemantic", "conditional"]
+
+
+class LabelFigures(TypedDict):
+    """One label of a card."""
+
+    label: str
+    explains: float | None
+    """Share of the strongest images of the data set in which a blind observer sees the label."""
+    auroc: float | None
+    auroc_interval: list[float] | None
+    margin: float | None
+    n: int
+    """Fresh images of the label."""
+
+
+class CardFigures(TypedDict):
+    """A label card, as it is written down; a figure that was not measured is None."""
+
+    kind: UnitKind | None
+    """Of a unit whose labels hold."""
+    reason: str
+    """Of the kind, or else of the verdict."""
+    labels: list[LabelFigures]
+    answered: list[str] | None
+    explained: float | None
+    """Share of the strongest images of the data set in which a blind observer sees any label."""
+    auroc: float | None
+    auroc_interval: list[float] | None
+    margin: float | None
+    auprc: float | None
+    """Over the confirmation's images; as `pearson` it passes the sanity checks that AUROC and margin (CoSy's
+    AUC and MAD) do not: it falls when a label misses or adds images.
+    """
+    pearson: float | None
+    null_percentile: float | None
+    """Share of random other labels, one fresh image each, that drive the unit less than the label's median
+    image.
+    """
+    ceiling: float | None
+    """Spearman-Brown reliability of activations over a prompt's seeds: no label can predict more."""
+    compliance: float | None
+    rival: dict[str, Any] | None
+    simpler: list[dict[str, Any]] | None
+    strength: dict[str, Any] | None
+    coverage: dict[str, Any] | None
+    held_back: dict[str, Any] | None
+    reach: dict[str, Any] | None
+    uncovered: list[dict[str, Any]] | None
+    witness: dict[str, Any] | None
+    warnings: list[str]
+    cost: dict[str, Any]
+
 
 _LEAST_COMPLIANCE = 0.75
 """Share of images that show what was asked, below which a tool is called into question."""
-_ASSESSED = ("strength", "coverage", "held_back", "reach", "uncovered", "witness")
 _CLEAR = 0.7
 """AUROC from which one group of images counts as driving the unit more than another."""
 
 
-def label_card(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the card of a study's record, as plain JSON values.
+def label_card(record: Mapping[str, Any]) -> CardFigures:
+    """Return the card of a study's record.
 
-    `kind` says what a unit is whose labels hold, and is None for any other; `reason` is of the kind, or else
-    of the verdict. Figures that were not measured are None. `strength`, `coverage`, `held_back`, `reach`,
-    `uncovered` and `witness` are as in `agents.evidence`. `auprc` and `pearson` are over the confirmation's
-    images and pass the sanity checks that AUROC and margin (CoSy's AUC and MAD) do not: they fall when a
-    label misses or adds images. `null_percentile` is the share of random other labels, one fresh image each,
-    that drive the unit less than the median image of the label. `ceiling` is the Spearman-Brown reliability
-    of activations over a prompt's seeds: no label can predict more. `explains` is the share of the strongest
-    images of the data set in which a blind observer sees the label, `explained` the share in which it sees
-    any.
+    `strength`, `coverage`, `held_back`, `reach`, `uncovered` and `witness` are as in `agents.evidence`.
     """
     evidence = record.get("evidence") or {}
     positives = [t["activation"] for t in evidence.get("positives", ())]
@@ -46,30 +89,35 @@ def label_card(record: Mapping[str, Any]) -> dict[str, Any]:
     measured = bool(positives and controls)
     truth = np.r_[np.ones(len(positives)), np.zeros(len(controls))]
     values = np.r_[positives, controls]
-    return {
-        "kind": kind,
-        "reason": reason,
-        "labels": labels,
-        "answered": record.get("answered"),
-        "explained": _explained(evidence)[0],
-        "auroc": evidence.get("auroc"),
-        "auroc_interval": evidence.get("auroc_interval"),
-        "margin": evidence.get("margin"),
-        "auprc": average_precision(positives, controls) if measured else None,
-        "pearson": _correlation(truth, values) if measured else None,
-        "null_percentile": float((np.array(controls) < np.median(positives)).mean()) if measured else None,
-        "ceiling": _ceiling(evidence.get("retest") or ()),
-        "compliance": evidence.get("compliance"),
-        "rival": evidence.get("rival"),
-        "simpler": evidence.get("simpler"),
-        **{name: evidence.get(name) for name in _ASSESSED},
-        "warnings": _warnings(evidence),
-        "cost": {
+    return CardFigures(
+        kind=kind,
+        reason=reason,
+        labels=labels,
+        answered=record.get("answered"),
+        explained=_explained(evidence)[0],
+        auroc=evidence.get("auroc"),
+        auroc_interval=evidence.get("auroc_interval"),
+        margin=evidence.get("margin"),
+        auprc=average_precision(positives, controls) if measured else None,
+        pearson=_correlation(truth, values) if measured else None,
+        null_percentile=float((np.array(controls) < np.median(positives)).mean()) if measured else None,
+        ceiling=_ceiling(evidence.get("retest") or ()),
+        compliance=evidence.get("compliance"),
+        rival=evidence.get("rival"),
+        simpler=evidence.get("simpler"),
+        strength=evidence.get("strength"),
+        coverage=evidence.get("coverage"),
+        held_back=evidence.get("held_back"),
+        reach=evidence.get("reach"),
+        uncovered=evidence.get("uncovered"),
+        witness=evidence.get("witness"),
+        warnings=_warnings(evidence),
+        cost={
             "rounds": record.get("rounds"),
             "images": record.get("images_made"),
             "usage": record.get("usage"),
         },
-    }
+    )
 
 
 def kind_of(record: Mapping[str, Any]) -> str | None:
@@ -80,20 +128,17 @@ def kind_of(record: Mapping[str, Any]) -> str | None:
     return card.get("kind") if holds(record) else None
 
 
-def _label(label: str, evidence: Mapping[str, Any], controls: Sequence[float]) -> dict[str, Any]:
+def _label(label: str, evidence: Mapping[str, Any], controls: Sequence[float]) -> LabelFigures:
     own = [t["activation"] for t in evidence.get("positives", ()) if t.get("label") == label]
-    explains = _explained(evidence)[1].get(label)
-    known = {"label": label, "explains": explains}
-    if not own or not controls:
-        return {**known, "auroc": None, "auroc_interval": None, "margin": None, "n": len(own)}
-    value = auroc(own, controls)
-    return {
-        **known,
-        "auroc": value,
-        "auroc_interval": list(auroc_interval(value, len(own), len(controls))),
-        "margin": standardised_margin(own, controls),
-        "n": len(own),
-    }
+    value = auroc(own, controls) if own and controls else None
+    return LabelFigures(
+        label=label,
+        explains=_explained(evidence)[1].get(label),
+        auroc=value,
+        auroc_interval=None if value is None else list(auroc_interval(value, len(own), len(controls))),
+        margin=None if value is None else standardized_margin(own, controls),
+        n=len(own),
+    )
 
 
 def _explained(evidence: Mapping[str, Any]) -> tuple[float | None, Mapping[str, float]]:
@@ -106,7 +151,7 @@ def _explained(evidence: Mapping[str, Any]) -> tuple[float | None, Mapping[str, 
     return earlier.get("any"), earlier.get("labels") or {}
 
 
-def _kind(evidence: Mapping[str, Any], labels: Sequence[Mapping[str, Any]]) -> tuple[Kind, str]:
+def _kind(evidence: Mapping[str, Any], labels: Sequence[LabelFigures]) -> tuple[UnitKind, str]:
     """Return the kind of a unit whose labels hold, and why."""
     borne_out = [label for label in labels if label["auroc_interval"] and label["auroc_interval"][0] > 0.5]
     if len(labels) > 1 and len(borne_out) > 1:

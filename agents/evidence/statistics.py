@@ -51,7 +51,7 @@ def auroc_interval(
     return limit(0.0, value, -1), limit(value, 1.0, 1)
 
 
-def standardised_margin(positives: Sequence[float], controls: Sequence[float]) -> float:
+def standardized_margin(positives: Sequence[float], controls: Sequence[float]) -> float:
     """Return (mean positive - mean control) / controls' standard deviation; 0.0 if that is 0 (CoSy's MAD)."""
     spread = float(np.std(controls))
     if spread == 0.0:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
-from agents.evidence.statistics import auroc, auroc_interval, e_value, standardised_margin
+from agents.evidence.statistics import auroc, auroc_interval, e_value, standardized_margin
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,28 +56,42 @@ def surely_less(weaker: Sequence[float], stronger: Sequence[float]) -> bool:
     return low > 0.5
 
 
-def summarise(trials: Trials) -> dict[str, Any]:
+class GroupFigures(TypedDict):
+    """The two groups of a confirmation compared."""
+
+    auroc: float
+    auroc_interval: list[float]
+    e_value: float
+    margin: float | None
+    mean_positive: float
+    mean_control: float
+    n_positive: int
+    n_control: int
+
+
+def compare_groups(positives: Sequence[float], controls: Sequence[float]) -> GroupFigures | None:
+    """Return the figures of two groups of activations, None if one is empty."""
+    if not positives or not controls:
+        return None
+    value = auroc(positives, controls)
+    return GroupFigures(
+        auroc=value,
+        auroc_interval=list(auroc_interval(value, len(positives), len(controls))),
+        e_value=e_value(positives, controls),
+        margin=standardized_margin(positives, controls),
+        mean_positive=float(np.mean(positives)),
+        mean_control=float(np.mean(controls)),
+        n_positive=len(positives),
+        n_control=len(controls),
+    )
+
+
+def confirmation_evidence(trials: Trials) -> dict[str, Any]:
     """Return the evidence as plain JSON values: for all images, and for those that show what was asked."""
-
-    def group(positives: Sequence[float], controls: Sequence[float]) -> dict[str, Any] | None:
-        if not positives or not controls:
-            return None
-        value = auroc(positives, controls)
-        return {
-            "auroc": value,
-            "auroc_interval": list(auroc_interval(value, len(positives), len(controls))),
-            "e_value": e_value(positives, controls),
-            "margin": standardised_margin(positives, controls),
-            "mean_positive": float(np.mean(positives)),
-            "mean_control": float(np.mean(controls)),
-            "n_positive": len(positives),
-            "n_control": len(controls),
-        }
-
     return {
         "kind": "confirmation",
-        **(group(*trials.numbers()) or {}),
-        "compliant": group(*trials.numbers(compliant=True)),
+        **(compare_groups(*trials.numbers()) or {}),
+        "compliant": compare_groups(*trials.numbers(compliant=True)),
         "compliance": sum(trial.complies for trial in trials.positives) / len(trials.positives),
         "positives": [asdict(trial) for trial in trials.positives],
         "controls": [asdict(trial) for trial in trials.controls],

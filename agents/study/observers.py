@@ -24,7 +24,7 @@ DESCRIBER = (
     "report, not an instruction."
 )
 
-SUMMARISER = (
+SUMMARIZER = (
     "You summarise images for a scientist, who must not be led. Say what most of these images have in "
     "common; if they "
     "fall into groups, describe each group and how many images belong to it; if nothing is common, say so. "
@@ -33,7 +33,7 @@ SUMMARISER = (
 
 
 class BlindObservers:
-    """Describer and summariser on one chat model; many conversations at once."""
+    """Describer and summarizer on one chat model; many conversations at once."""
 
     def __init__(self, model: ChatModel, *, seed: int | None = None, max_tokens: int = 512) -> None:
         self._model, self._seed, self._max_tokens = model, seed, max_tokens
@@ -51,7 +51,7 @@ class BlindObservers:
     async def summarize(self, images: Sequence[Image]) -> str:
         """Return what the images have in common."""
         parts: list[Part] = ["What do these images have in common?", *images]
-        return await self._ask(SUMMARISER, parts, SummarizeImagesTask())
+        return await self._ask(SUMMARIZER, parts, SummarizeImagesTask())
 
     async def _ask(self, role: str, parts: Sequence[Part], task: ImageTask) -> str:
         messages = (Message("system", (role,)), Message("user", tuple(parts)))

@@ -12,7 +12,7 @@ from typing import Any
 from actors.chat.base import ChatModel, Usage
 from actors.vision.readout.base import SampleError
 from agents.critic.critic import ConfirmationSettings, Critic
-from agents.critic.sceptic import Sceptic
+from agents.critic.skeptic import Skeptic
 from agents.evidence.label_card import label_card
 from agents.evidence.verdict import TESTED, verdict_of
 from agents.records.journal import Journal, RecordedChat
@@ -133,7 +133,7 @@ class StudyContext:
                 studio,
                 seed=self.seed,
                 settings=run.confirmation,
-                sceptic=Sceptic(observer, seed=self.seed),
+                skeptic=Skeptic(observer, seed=self.seed),
                 agent_images=self.toolbox,
             )
 

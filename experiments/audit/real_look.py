@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from actors.errors import MaiaError
 from actors.vision.data.labels import labels_of
-from agents.critic.sceptic import Sceptic
+from agents.critic.skeptic import Skeptic
 from agents.records.journal import Journal, RecordedChat
 from agents.records.lease import worked_s
 from agents.records.store import Store
@@ -153,7 +153,7 @@ class Look:
         lab, journal = self.bench.context, Journal(self.store, audited.unit)
         metered = MeteredChat(lab.observers, purse, lab.rates.get("observer", Rate()))
         witness = ContextWitness(
-            Sceptic(RecordedChat(metered, journal, "observer", metered.most), seed=audited.seed),
+            Skeptic(RecordedChat(metered, journal, "observer", metered.most), seed=audited.seed),
             MeteredStudio(lab.studio, purse, lab.dollars_per_image, journal.record_image_charge),
             audited.drawn_as,
             audited.seed,

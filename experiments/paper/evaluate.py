@@ -20,7 +20,7 @@ from actors.errors import MaiaError, UsageError
 from actors.grouping import task_group
 from actors.images import Image
 from actors.vision.data.reserve import split
-from agents.critic.sceptic import Sceptic
+from agents.critic.skeptic import Skeptic
 from agents.critic.stimuli import share_words
 from agents.evidence.statistics import bootstrap_interval
 from agents.records.journal import slug
@@ -307,7 +307,7 @@ async def prepare(bench: Workbench, sizes: Sizes, seed: int) -> Evaluation:
     return Evaluation(
         bench.context.studio,
         writer,
-        Sceptic(observers, seed=seed),
+        Skeptic(observers, seed=seed),
         await asyncio.to_thread(_controls, bench, sizes.controls, seed),
         sizes.cosy,
         seed,

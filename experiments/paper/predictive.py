@@ -17,7 +17,7 @@ from actors.errors import BackendError
 from actors.generation.base import MadeImage
 from actors.images import Image
 from actors.serving.backend import Priority
-from agents.evidence.statistics import auroc, auroc_interval, average_precision, standardised_margin
+from agents.evidence.statistics import auroc, auroc_interval, average_precision, standardized_margin
 from agents.study.faults import raise_infrastructure_errors
 from experiments.paper.prompts import PromptWriter
 from tools.subject import Subject
@@ -83,7 +83,7 @@ async def compare(evaluation: Evaluation, subject: Subject, labels: Mapping[str,
             "negative": float(down.mean()),
             "auroc": value,
             "auroc_interval": list(auroc_interval(value, len(up), len(down))),
-            "margin": standardised_margin(list(up), list(baseline)),
+            "margin": standardized_margin(list(up), list(baseline)),
             **await _cosy(evaluation, subject, label, baseline),
             **await _probe(evaluation, [*evaluation.controls, *images], np.r_[baseline, values], label),
         }
@@ -99,7 +99,7 @@ async def _cosy(evaluation: Evaluation, subject: Subject, label: str, baseline: 
     values = await _measured(subject, await _made(evaluation, subject, prompts, "cosy"))
     return {
         "cosy_auc": auroc(list(values), list(baseline)),
-        "cosy_mad": standardised_margin(list(values), list(baseline)),
+        "cosy_mad": standardized_margin(list(values), list(baseline)),
         "cosy_p": float(stats.mannwhitneyu(values, baseline, alternative="two-sided").pvalue),
     }
 

@@ -88,7 +88,7 @@ _RETESTS = 2
 place.
 """
 _PROBES = 2
-"""Groups of images for each answer beside its test: a second measurement, and a sceptic's rival."""
+"""Groups of images for each answer beside its test: a second measurement, and a skeptic's rival."""
 _PROBES_A_LABEL = 4
 """Such groups for each label: a narrower word, a synonym, and two of a broader word, of which the witness is
 asked, too.

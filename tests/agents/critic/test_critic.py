@@ -164,7 +164,7 @@ def test_labels_and_controls_share_their_wordings():
     assert len(set(first)) > 3
 
 
-class ScriptedSceptic:
+class ScriptedSkeptic:
     """Sees what the studio was asked to show; lies or proposes as told."""
 
     def __init__(self, studio, rival=None, honest=True, meanings=None):
@@ -187,9 +187,9 @@ class ScriptedSceptic:
 
 def doubted(activation, *, rival=None, honest=True, dataset="dog", held_back=(), agent_images=None):
     studio = FakeStudio()
-    sceptic = ScriptedSceptic(studio, rival, honest)
+    skeptic = ScriptedSkeptic(studio, rival, honest)
     subject = ReservingSubject(studio, activation, dataset=dataset, held_back=held_back)
-    return Critic(subject, studio, seed=0, sceptic=sceptic, agent_images=agent_images)
+    return Critic(subject, studio, seed=0, skeptic=skeptic, agent_images=agent_images)
 
 
 async def test_a_rival_that_drives_the_unit_more_sends_the_answer_back():
@@ -207,20 +207,20 @@ async def test_a_rival_that_drives_the_unit_more_sends_the_answer_back():
 
 def meant(activation, meanings, dataset="dog"):
     studio = FakeStudio()
-    sceptic = ScriptedSceptic(studio, meanings=meanings)
+    skeptic = ScriptedSkeptic(studio, meanings=meanings)
     noisy = ReservingSubject(
         studio, lambda shown: activation(shown) + crc32(shown.encode()) / 2**34, dataset=dataset, held_back=()
     )
-    return Critic(noisy, studio, seed=0, sceptic=sceptic), sceptic
+    return Critic(noisy, studio, seed=0, skeptic=skeptic), skeptic
 
 
 async def test_a_broader_word_whose_images_drive_the_unit_as_much_takes_the_place_of_the_label():
     meanings = {"dog": LabelMeaning("dog", broader="pet")}
-    judge, sceptic = meant(lambda shown: 3.0 if "dog" in shown or "pet" in shown else 0.1, meanings)
+    judge, skeptic = meant(lambda shown: 3.0 if "dog" in shown or "pet" in shown else 0.1, meanings)
     verdict = await judge.examine(answer("dog"), 1)
     assert verdict.labels == ("pet",)
     assert verdict.evidence["simpler"][0]["simpler"] == "pet"
-    assert sceptic.asked == ["dog", "pet"], "each label is asked about once"
+    assert skeptic.asked == ["dog", "pet"], "each label is asked about once"
 
 
 async def test_a_broader_word_is_judged_by_its_images_that_do_not_show_the_label():
@@ -243,11 +243,11 @@ async def test_further_images_of_a_broader_word_do_not_show_the_label_either():
             return await super().generate(shown, seeds, agent=agent)
 
     studio = HalfDogs()
-    sceptic = ScriptedSceptic(studio, meanings={"dog": LabelMeaning("dog", broader="pet")})
+    skeptic = ScriptedSkeptic(studio, meanings={"dog": LabelMeaning("dog", broader="pet")})
     subject = ReservingSubject(
         studio, lambda s: 3.0 if "dog" in s else next(others) if "pet" in s else len(s) / 1000, held_back=()
     )
-    verdict = await Critic(subject, studio, seed=0, sceptic=sceptic).examine(answer("dog"), 1)
+    verdict = await Critic(subject, studio, seed=0, skeptic=skeptic).examine(answer("dog"), 1)
     (compared,) = verdict.evidence["simpler"]
     assert compared["n_weaker"] > 20, "more were asked for"
     assert compared["mean_weaker"] < 2.0
@@ -255,10 +255,10 @@ async def test_further_images_of_a_broader_word_do_not_show_the_label_either():
 
 async def test_two_words_that_are_each_called_broader_than_the_other_end_the_search():
     meanings = {"dog": LabelMeaning("dog", broader="hound"), "hound": LabelMeaning("hound", broader="dog")}
-    judge, sceptic = meant(lambda shown: 3.0 if "dog" in shown or "hound" in shown else 0.1, meanings)
+    judge, skeptic = meant(lambda shown: 3.0 if "dog" in shown or "hound" in shown else 0.1, meanings)
     verdict = await judge.examine(answer("dog"), 1)
     assert verdict.labels == ("hound",)
-    assert sceptic.asked == ["dog", "hound"]
+    assert skeptic.asked == ["dog", "hound"]
 
 
 async def test_a_broader_word_that_does_less_leaves_the_label_as_it_is():
@@ -349,7 +349,7 @@ async def test_images_that_do_not_show_the_label_are_not_compliant():
 
     studio = Blanking()
     subject = FakeSubject(studio, lambda shown: 3.0 if "dog" in shown else len(shown) / 100)
-    verdict = await Critic(subject, studio, seed=0, sceptic=ScriptedSceptic(studio)).examine(answer("dog"), 1)
+    verdict = await Critic(subject, studio, seed=0, skeptic=ScriptedSkeptic(studio)).examine(answer("dog"), 1)
     assert 0.2 < verdict.evidence["compliance"] < 0.8
     assert verdict.evidence["compliant"]["auroc"] == 1.0
     assert verdict.evidence["auroc"] < 1.0
@@ -398,7 +398,7 @@ async def test_a_label_whose_images_reach_too_little_of_the_units_range_is_weak(
     judge = doubted(
         lambda s: of_dogs(s) / 3, agent_images=(made := FakeAgentImages(*[("a wolf", 4.5, False)] * 5))
     )
-    judge._sceptic._studio.shows[made.images[0].id] = "a wolf"
+    judge._skeptic._studio.shows[made.images[0].id] = "a wolf"
     verdict = await judge.examine(answer("dog"), 1)
     assert not verdict.accepted
     assert finding(verdict) == "weak"
@@ -427,7 +427,7 @@ async def test_a_label_that_cannot_be_drawn_may_hold_on_real_images_of_a_unit_th
     real = ["a forbidden dog"] * 12 + ["a cat"] * 68
     made = FakeAgentImages(*[("a wolf", 4.9, False)] * 5)
     judge = doubted(of_forbidden, dataset="a forbidden dog", held_back=real, agent_images=made)
-    judge._sceptic._studio.shows[made.images[0].id] = "a wolf"
+    judge._skeptic._studio.shows[made.images[0].id] = "a wolf"
     verdict = await judge.examine(answer("forbidden dog"), 2)
     assert verdict.accepted
     assert finding(verdict) == "holds on your images"
@@ -455,7 +455,7 @@ class FakeAgentImages:
 async def test_strong_images_that_the_label_does_not_explain_go_back_once_with_their_pictures():
     made = FakeAgentImages(*((f"a comet {i}", 4.9, False) for i in range(3)))
     judge = doubted(of_dogs, agent_images=made)
-    judge._sceptic._studio.shows |= {image.id: "a comet" for image in made.images}
+    judge._skeptic._studio.shows |= {image.id: "a comet" for image in made.images}
     first = await judge.examine(answer("dog"), 1)
     assert not first.accepted
     assert set(first.shown) == {image.id for image in made.images} <= set(judge.images)
@@ -477,7 +477,7 @@ async def test_a_label_that_explains_too_few_of_the_strongest_images_is_partial(
 async def test_no_image_that_is_held_back_is_shown_to_the_agent():
     held_back = ["a dog"] * 30 + ["a fence, held back"] * 6 + ["a cat"] * 30
     judge = doubted(lambda s: 6.0 * ("held" in s) + of_dogs(s), dataset="a fence", held_back=held_back)
-    judge._sceptic.shows = _finds_no_fences(judge._sceptic)
+    judge._skeptic.shows = _finds_no_fences(judge._skeptic)
     verdict = await judge.examine(answer("dog"), 1)
     reserved = {image.id for image in judge._subject._held_back}
     assert verdict.shown
@@ -485,8 +485,8 @@ async def test_no_image_that_is_held_back_is_shown_to_the_agent():
     assert reserved & {each["image"] for each in verdict.evidence["uncovered"]}
 
 
-def _finds_no_fences(sceptic):
+def _finds_no_fences(skeptic):
     async def shows(questions):
-        return ["fence" not in sceptic._studio.shows[image.id] for image, _ in questions]
+        return ["fence" not in skeptic._studio.shows[image.id] for image, _ in questions]
 
     return shows

@@ -16,7 +16,7 @@ from agents.evidence.statistics import (
     e_benjamini_hochberg,
     e_value,
     permutation_p_values,
-    standardised_margin,
+    standardized_margin,
     wilson_interval,
 )
 
@@ -70,8 +70,8 @@ def test_ties_bet_nothing():
 
 
 def test_a_constant_control_group_gives_no_margin():
-    assert standardised_margin([1.0, 2.0], [0.0, 0.0]) == 0.0
-    assert standardised_margin([3.0], [0.0, 2.0]) == pytest.approx(2.0)
+    assert standardized_margin([1.0, 2.0], [0.0, 0.0]) == 0.0
+    assert standardized_margin([3.0], [0.0, 2.0]) == pytest.approx(2.0)
 
 
 def test_wilson_of_no_trials_says_nothing():

@@ -15,7 +15,7 @@ from actors.chat.tasks import (
 )
 from actors.embedded.language.free_text import image_task, names_in, study_task
 from actors.embedded.language.words import embedded_words
-from agents.critic import sceptic
+from agents.critic import skeptic
 from agents.study import observers
 from agents.tasks.bias import AuditClass
 from agents.tasks.describe_unit import DescribeUnit
@@ -29,9 +29,9 @@ SELECTIVITY = JudgeSelectivity(("corgi", "bulldog"), ("snow", "dog park"))
     ("role", "question", "task"),
     [
         (observers.DESCRIBER, "What does this image show?", DescribeImagesTask()),
-        (observers.SUMMARISER, "What do these images have in common?", SummarizeImagesTask()),
-        (sceptic._ROLE, "What do the strong images have in common?", SummarizeImagesTask()),
-        (sceptic._WITNESS, "Does this image show a red dog? Answer yes or no.", CheckLabelTask("a red dog")),
+        (observers.SUMMARIZER, "What do these images have in common?", SummarizeImagesTask()),
+        (skeptic._ROLE, "What do the strong images have in common?", SummarizeImagesTask()),
+        (skeptic._WITNESS, "Does this image show a red dog? Answer yes or no.", CheckLabelTask("a red dog")),
         ("", "What is this?", DescribeImagesTask()),
     ],
 )

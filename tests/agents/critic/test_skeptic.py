@@ -1,4 +1,4 @@
-"""The sceptic sees images and activations only, and says what else they show."""
+"""The skeptic sees images and activations only, and says what else they show."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 from actors.chat.base import ChatReply
 from actors.images import Image
-from agents.critic.sceptic import Sceptic
+from agents.critic.skeptic import Skeptic
 from tests.tools.fakes import picture_of
 
 pytestmark = pytest.mark.anyio
@@ -40,22 +40,22 @@ IMAGES = [(picture_of("a"), 3.0), (picture_of("b"), 2.5)]
 )
 async def test_the_rival_is_the_most_frequent_thing_that_no_label_names(reply, rival):
     chat = Chat(reply)
-    assert await Sceptic(chat).rival(IMAGES, ["a dog"]) == rival
+    assert await Skeptic(chat).rival(IMAGES, ["a dog"]) == rival
     (request,) = chat.requests
     said = [part for message in request.messages for part in message.parts if isinstance(part, str)]
-    assert not any("dog" in text for text in said), "the sceptic is blind to the label"
+    assert not any("dog" in text for text in said), "the skeptic is blind to the label"
     assert "3.00" in said
 
 
 async def test_a_witness_answers_yes_no_or_not_at_all():
     chat = Chat("Yes.", "no", "I cannot tell: I do not know these words.", "Nothing of the kind")
     questions = [(picture_of(str(i)), "a dog") for i in range(4)]
-    answers = await Sceptic(chat).shows(questions)
+    answers = await Skeptic(chat).shows(questions)
     assert sorted(answers, key=str) == [False, None, None, True]
     assert all(sum(isinstance(p, Image) for m in r.messages for p in m.parts) == 1 for r in chat.requests)
 
 
 async def test_no_images_no_question():
     chat = Chat("1 of 1 show a dog")
-    assert await Sceptic(chat).rival([], ["x"]) is None
+    assert await Skeptic(chat).rival([], ["x"]) is None
     assert chat.requests == []

@@ -1,4 +1,4 @@
-"""The sceptic: blind to the study, it says what else the strongest images have in common, and what an image
+"""The skeptic: blind to the study, it says what else the strongest images have in common, and what an image
 shows.
 
 Each question is a conversation of its own, without hypotheses or history.
@@ -34,7 +34,7 @@ _LEAST_SHARE = 0.5
 _ARTICLE = re.compile(r"^(?:something|some|a background of|an?|the)\s+", re.I)
 
 
-class Sceptic:
+class Skeptic:
     """Proposes rivals and bears witness, on one chat model."""
 
     def __init__(self, model: ChatModel, *, seed: int | None = None) -> None:
@@ -77,7 +77,7 @@ class Sceptic:
 
     async def _ask(self, role: str, parts: Sequence[Part], task: ImageTask, max_tokens: int) -> str:
         messages = (Message("system", (role,)), Message("user", tuple(parts)))
-        request = ChatRequest(messages, "sceptic", max_tokens=max_tokens, seed=self._seed, task=task)
+        request = ChatRequest(messages, "skeptic", max_tokens=max_tokens, seed=self._seed, task=task)
         try:
             return (await self._model.complete(request)).text
         except ImageRejectedError:
