@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import PIL.Image
 
@@ -20,7 +20,31 @@ from actors.serving.lru import LruCache
 
 _CACHE_BYTES = 256 * 2**20
 """The pictures of a few hundred conversations: with less, each call would encode most of its own again."""
-_EPHEMERAL = {"type": "ephemeral"}
+
+
+class ImageUrl(TypedDict):
+    """An image as a data URL."""
+
+    url: str
+    detail: NotRequired[str]
+
+
+class EncodedPart(TypedDict):
+    """One part of a message: `type` is "text" or "image_url", the field of that name holds it."""
+
+    type: str
+    text: NotRequired[str]
+    image_url: NotRequired[ImageUrl]
+    cache_control: NotRequired[dict[str, str]]
+
+
+class EncodedMessage(TypedDict):
+    """One message of a request to a chat endpoint."""
+
+    role: str
+    content: str | list[EncodedPart]
+    reasoning_content: NotRequired[str]
+    reasoning: NotRequired[str]
 
 
 def as_utf8(text: str) -> str:
@@ -40,7 +64,7 @@ class MessageEncoder:
 
     def encode(
         self, messages: Sequence[Message], *, detail: bool = True, marks: bool = True
-    ) -> list[dict[str, Any]]:
+    ) -> list[EncodedMessage]:
         """Return the `messages` field of the request; `detail` and `marks` are left out of it if False."""
         encoded = [self._message(message, detail) for message in messages]
         if self._settings.cache_breakpoints and marks and encoded:
@@ -56,20 +80,20 @@ class MessageEncoder:
             for part in message.parts
         )
 
-    def _message(self, message: Message, detail: bool) -> dict[str, Any]:
+    def _message(self, message: Message, detail: bool) -> EncodedMessage:
         if message.images:
             parts = [self._part(part, detail) for part in message.parts]
             return {"role": message.role, "content": parts}
         # A plain string: endpoints for text-only models take nothing else.
-        encoded = {"role": message.role, "content": as_utf8(message.text)}
+        encoded: EncodedMessage = {"role": message.role, "content": as_utf8(message.text)}
         if self._settings.send_thoughts is not None and message.thoughts:
             encoded[self._settings.send_thoughts] = as_utf8(message.thoughts)
         return encoded
 
-    def _part(self, part: str | Image, detail: bool) -> dict[str, Any]:
+    def _part(self, part: str | Image, detail: bool) -> EncodedPart:
         if isinstance(part, str):
             return {"type": "text", "text": as_utf8(part)}
-        url: dict[str, Any] = {"url": self._url(part)}
+        url: ImageUrl = {"url": self._url(part)}
         if self._settings.detail is not None and detail:
             url["detail"] = self._settings.detail
         return {"type": "image_url", "image_url": url}
@@ -108,7 +132,8 @@ def within_limits(picture: PIL.Image.Image, settings: OpenAIChat) -> PIL.Image.I
     return picture.resize(target, PIL.Image.Resampling.LANCZOS, reducing_gap=2.0)
 
 
-def _mark(message: dict[str, Any]) -> None:
-    if isinstance(message["content"], str):
-        message["content"] = [{"type": "text", "text": message["content"]}]
-    message["content"][-1]["cache_control"] = _EPHEMERAL
+def _mark(message: EncodedMessage) -> None:
+    content = message["content"]
+    parts: list[EncodedPart] = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    parts[-1]["cache_control"] = {"type": "ephemeral"}
+    message["content"] = parts

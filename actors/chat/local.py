@@ -7,7 +7,7 @@ its own seed) are the same alone and in a batch, up to the rounding of the devic
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -246,12 +246,12 @@ class LocalBackend(Backend[ChatRequest, ChatReply]):
             return request.messages
         return drop_images_in_blocks(request.messages, history.max_images, history.block)
 
-    def _encoded(self, message: Message) -> dict[str, Any]:
+    def _encoded(self, message: Message) -> Mapping[str, object]:
         if self._reader is self._tokenizer:
             return {"role": message.role, "content": self._plain(message.text)}
         return {"role": message.role, "content": [self._part(part) for part in message.parts]}
 
-    def _part(self, part: str | Image) -> dict[str, Any]:
+    def _part(self, part: str | Image) -> Mapping[str, object]:
         if isinstance(part, str):
             return {"type": "text", "text": self._plain(part)}
         picture = part.to_pil()

@@ -15,7 +15,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from actors.endpoint.caller import EndpointCaller, Sent
@@ -140,7 +140,7 @@ class OpenAIImageMaker:
         if not arguments["prompt"].strip():
             return UsageError("a prompt must have words, got an empty one")
 
-        async def send() -> Sent[tuple[dict[str, Any], object]]:
+        async def send() -> Sent[tuple[_Item, object]]:
             raw = await create(**arguments)
             body = json_object(raw.http_response.content)
             return Sent((_first_item(body), body.get("usage")), 0.0)
@@ -158,10 +158,9 @@ class OpenAIImageMaker:
                 f"{self.name} answered with a wholly black image, as servers do that withhold one.",
                 "Reword the prompt.",
             )
-        reworded = item.get("revised_prompt")
         notes: tuple[str, ...] = ()
-        if isinstance(reworded, str) and reworded.strip() not in ("", arguments["prompt"].strip()):
-            words = self._connection.secrets.redact(reworded)[:_MAX_WORDS]
+        if item.revised_prompt.strip() not in ("", arguments["prompt"].strip()):
+            words = self._connection.secrets.redact(item.revised_prompt)[:_MAX_WORDS]
             notes = (f"the endpoint drew this prompt instead: {words}",)
         seed = request.seed if self._sends_seed else None
         maker = f"{self.name} {self.settings}" + ("" if self._sends_seed else " (takes no seed)")
@@ -172,11 +171,8 @@ class OpenAIImageMaker:
             None if price is None else price.charged(self._settings.quality, usage),
         )
 
-    async def _image(self, item: dict[str, Any]) -> Image:
-        if item.get("b64_json"):
-            data = base64.b64decode(item["b64_json"], validate=True)
-        else:
-            data = await self._fetched(item["url"])
+    async def _image(self, item: _Item) -> Image:
+        data = item.data or await self._fetched(item.url)
         try:
             return await asyncio.to_thread(decode, data)
         except ImageDecodeError as error:
@@ -215,8 +211,17 @@ class OpenAIImageMaker:
         await self._connection.client.close()
 
 
-def _first_item(body: dict[str, Any]) -> dict[str, Any]:
-    """Return the first image of an answer, which has `b64_json` or an http `url`.
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """One image of an answer: its encoded bytes, or else the http address at which they are."""
+
+    data: bytes
+    url: str
+    revised_prompt: str
+
+
+def _first_item(body: Mapping[str, Any]) -> _Item:
+    """Return the first image of an answer.
 
     Raises:
         FaultyAnswerError: If there is none.
@@ -224,15 +229,15 @@ def _first_item(body: dict[str, Any]) -> dict[str, Any]:
     items = body.get("data")
     item = items[0] if isinstance(items, list) and items else None
     if isinstance(item, dict):
-        encoded, url = item.get("b64_json"), item.get("url")
+        encoded, url, revised = item.get("b64_json"), item.get("url"), item.get("revised_prompt")
+        prompt = revised if isinstance(revised, str) else ""
         if isinstance(encoded, str) and encoded:
             try:
-                base64.b64decode(encoded, validate=True)
-                return item
+                return _Item(base64.b64decode(encoded, validate=True), "", prompt)
             except binascii.Error as error:
                 raise FaultyAnswerError(Fault("garbled", f"damaged base64: {error}", in_doubt=True)) from None
         if isinstance(url, str) and urllib.parse.urlsplit(url).scheme in ("http", "https"):
-            return item
+            return _Item(b"", url, prompt)
     raise FaultyAnswerError(Fault("garbled", "an answer without an image", in_doubt=True))
 
 
