@@ -192,7 +192,7 @@ async def test_bytes_that_are_no_image_are_a_failure() -> None:
     async with at(images) as (maker, _):
         made = await one(maker)
     assert isinstance(made, BackendError)
-    assert "no image" in str(made)
+    assert "not an image" in str(made)
 
 
 async def test_an_empty_prompt_is_refused_without_a_call() -> None:
