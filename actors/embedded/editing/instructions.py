@@ -6,7 +6,7 @@ Knows nothing of images: a `Change` names what it is about in words, and `edit` 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from actors.embedded.drawing.grammar import Reader
 from actors.embedded.drawing.layout import Wish
@@ -175,6 +175,10 @@ def _backdrop(words: str, color: str) -> Change:
     return Change("background", background=None if named else PLAIN, color=color)
 
 
+def _scenery(reader: Reader) -> Change:
+    return Change("background", background=reader.background, color=reader.background_color)
+
+
 def _is_setting(words: str) -> bool:
     return _only(words, "setting", "background") is not None
 
@@ -194,10 +198,6 @@ class InstructionReader:
         if not clauses:
             self.notes.append("not done: the instruction has no words")
 
-    def _fail(self, clause: str, reason: str) -> None:
-        self.undone += clause.split()
-        self.notes.append(f"not done: {clause[:120]!r} ({reason})")
-
     def _clause(self, clause: str) -> None:
         for pattern, method in _PATTERNS:
             match = pattern.fullmatch(clause)
@@ -205,11 +205,21 @@ class InstructionReader:
                 return
         self._fail(clause, "the instruction was not understood")
 
-    def _pointed(self, clause: str, words: str) -> Target | None:
+    def _fail(self, clause: str, reason: str) -> bool:
+        self.undone += clause.split()
+        self.notes.append(f"not done: {clause[:120]!r} ({reason})")
+        return True
+
+    def _do(self, change: Change) -> bool:
+        self.changes.append(change)
+        return True
+
+    def _do_to(self, words: str, clause: str, change: Change) -> bool:
+        """Do something to what the words point at."""
         target = _target(words)
         if target is None:
-            self._fail(clause, f"no known thing in {words!r}")
-        return target
+            return self._fail(clause, f"no known thing in {words!r}")
+        return self._do(replace(change, target=target))
 
     def _new(self, words: str) -> Reader | None:
         """Read a noun phrase for something new; None if it names nothing that can be drawn."""
@@ -222,83 +232,56 @@ class InstructionReader:
 
     def exchange(self, clause: str, first: str, second: str) -> bool:
         one, other = _target(first), _target(second)
-        if one is None or other is None:
-            return False
-        self.changes.append(Change("exchange", one, anchor=other))
-        return True
+        return one is not None and other is not None and self._do(Change("exchange", one, anchor=other))
 
     def color_of(self, clause: str, words: str, color: str) -> bool:
         tokens = _only(color, "color")
-        if tokens is None:
-            return False
+        return tokens is not None and self._color(clause, words, tokens[-1].value)
+
+    def _color(self, clause: str, words: str, color: str) -> bool:
         if _is_setting(words):
-            self.changes.append(_backdrop(words, tokens[-1].value))
-        elif (target := self._pointed(clause, words)) is not None:
-            self.changes.append(Change("recolor", target, color=tokens[-1].value))
-        return True
+            return self._do(_backdrop(words, color))
+        return self._do_to(words, clause, Change("recolor", color=color))
 
     def become(self, clause: str, first: str, second: str) -> bool:
         """X becomes Y, whatever Y is: color, size, number, place, or another thing."""
         if second.strip() in _FACTORS:
             return self.resize(clause, first, second)
         if _STYLE.search(second):
-            self._fail(clause, "the style of a picture cannot be changed")
-            return True
-        setting = _is_setting(first)
-        if (tokens := _only(second, "color", "setting")) and any(token.kind == "color" for token in tokens):
-            color = next(token.value for token in tokens if token.kind == "color")
-            if setting:
-                self.changes.append(_backdrop(first, color))
-            elif (target := self._pointed(clause, first)) is not None:
-                self.changes.append(Change("recolor", target, color=color))
-            return True
-        scenery = Reader(read(second))
+            return self._fail(clause, "the style of a picture cannot be changed")
+        colors = [token.value for token in _only(second, "color", "setting") or () if token.kind == "color"]
+        if colors:
+            return self._color(clause, first, colors[0])
+        setting, scenery = _is_setting(first), Reader(read(second))
         if scenery.background is not None and not scenery.wishes and (setting or _target(first) == Target()):
-            self.changes.append(
-                Change("background", background=scenery.background, color=scenery.background_color)
-            )
-            return True
-        if setting:
-            reader = self._new(second)
-            if reader is not None and reader.background is None:
-                self._fail(clause, f"{second!r} is no known background")
-                return True
-        elif scenery.wishes:
+            return self._do(_scenery(scenery))
+        if not setting and scenery.wishes:
             return self.replace(clause, first, second)
-        self._fail(clause, f"nothing that can be drawn in {second!r}")
-        return True
+        if setting and (reader := self._new(second)) is not None and reader.background is None:
+            return self._fail(clause, f"{second!r} is no known background")
+        return self._fail(clause, f"nothing that can be drawn in {second!r}")
 
     def replace(self, clause: str, first: str, second: str) -> bool:
         if _is_setting(first):
             return self.become(clause, first, second)
-        target = self._pointed(clause, first)
+        target = _target(first)
         if target is None:
-            return True
+            return self._fail(clause, f"no known thing in {first!r}")
         reader = self._new(second)
         if reader is None:
             if (place := Reader(read(second)).background) is not None:
-                self._fail(clause, f"{place} is a background, and cannot stand where an object stood")
-            else:
-                self._fail(clause, f"nothing that can be drawn in {second!r}")
-            return True
-        same = {wish.name for wish in reader.wishes} == {target.name}
-        if same and len(reader.wishes) > 1:
-            self.changes.append(Change("count", target, count=len(reader.wishes)))
-        else:
-            self.changes.append(Change("replace", target, wishes=tuple(reader.wishes)))
-        return True
+                return self._fail(clause, f"{place} is a background, and cannot stand where an object stood")
+            return self._fail(clause, f"nothing that can be drawn in {second!r}")
+        if len(reader.wishes) > 1 and {wish.name for wish in reader.wishes} == {target.name}:
+            return self._do(Change("count", target, count=len(reader.wishes)))
+        return self._do(Change("replace", target, wishes=tuple(reader.wishes)))
 
     def replaced_by_instead(self, clause: str, second: str, first: str) -> bool:
         return self.replace(clause, first, second)
 
     def resize(self, clause: str, words: str, how: str) -> bool:
         factor = _FACTORS.get(how.strip())
-        if factor is None:
-            return False
-        target = self._pointed(clause, words)
-        if target is not None:
-            self.changes.append(Change("resize", target, factor=factor))
-        return True
+        return factor is not None and self._do_to(words, clause, Change("resize", factor=factor))
 
     def grow(self, clause: str, verb: str, words: str) -> bool:
         down = verb.split()[0] in ("shrink", "reduce", "decrease") or "down" in verb
@@ -307,61 +290,49 @@ class InstructionReader:
     def make(self, clause: str, rest: str) -> bool:
         """ "make X Y": cut where Y, a color, size, number or thing, begins."""
         words = rest.split()
-        for cut in range(len(words) - 1, 0, -1):
-            first, second = " ".join(words[:cut]), " ".join(words[cut:])
-            known = _target(first) is not None or _is_setting(first)
+        cuts = [(cut, " ".join(words[:cut]), " ".join(words[cut:])) for cut in range(1, len(words))]
+        cuts = [each for each in cuts if _target(each[1]) is not None or _is_setting(each[1])]
+        for cut, first, second in reversed(cuts):
             ends = second in _FACTORS or _only(second, "color") or _is_setting(second)
-            if known and ends and not (cut > 1 and words[cut - 1] in ("much", "very", "twice", "half")):
+            if ends and not (cut > 1 and words[cut - 1] in ("much", "very", "twice", "half")):
                 return self.become(clause, first, second)
-        for cut in range(1, len(words)):
-            first, second = " ".join(words[:cut]), " ".join(words[cut:])
-            begins = words[cut] in ("a", "an", "the", "into", "look") or read(words[cut])[0].kind == "count"
-            if begins and (_target(first) is not None or _is_setting(first)):
+        for cut, first, second in cuts:
+            if words[cut] in ("a", "an", "the", "into", "look") or read(words[cut])[0].kind == "count":
                 return self.become(clause, first, second)
         return False
 
     def add(self, clause: str, what: str) -> bool:
         definite = what.startswith(("the ", "it ", "them "))
         match = _WHERE.fullmatch(what)
-        anchor, relation = Target(), ""
+        anchor, relation = None, ""
         if match is not None and (pointed := _target(match.group(3))) is not None and match.group(1):
             # "a hat on the dog": the dog is there already, only the hat is new.
             what, anchor, relation = match.group(1), pointed, _relation(match.group(2))
             if definite and (moved := _target(what)) is not None:
-                self.changes.append(Change("move", moved, anchor=anchor, relation=relation))
-                return True
+                return self._do(Change("move", moved, anchor=anchor, relation=relation))
         reader = Reader(read(what))
         if reader.background is not None and (definite or not reader.wishes):
             # "put the dog on the beach" moves what is there to another place.
-            self.changes.append(
-                Change("background", background=reader.background, color=reader.background_color)
-            )
-            return True
+            return self._do(_scenery(reader))
         if self._new(what) is None:
-            self._fail(clause, "nothing that can be drawn in it")
-            return True
+            return self._fail(clause, "nothing that can be drawn in it")
         if reader.background is not None:
             self.notes.append(f"added without changing the background to {reader.background}")
-        if definite and reader.wishes[0].positions:
-            positions = frozenset(reader.wishes[0].positions)
-            self.changes.append(Change("move", Target(reader.wishes[0].name), positions=positions))
-            return True
-        if relation:
-            for wish in reader.wishes:
-                if wish.anchor is None:
-                    wish.relation = relation
-        self.changes.append(Change("add", anchor=anchor if relation else None, wishes=tuple(reader.wishes)))
-        return True
+        first = reader.wishes[0]
+        if definite and first.positions:
+            return self._do(Change("move", Target(first.name), positions=frozenset(first.positions)))
+        for wish in reader.wishes:
+            if relation and wish.anchor is None:
+                wish.relation = relation
+        return self._do(Change("add", anchor=anchor, wishes=tuple(reader.wishes)))
 
     def give(self, clause: str, whom: str, what: str) -> bool:
-        target = _target(whom)
-        reader = Reader(read(what))
-        if target is None or not reader.wishes:
+        target, wishes = _target(whom), Reader(read(what)).wishes
+        if target is None or not wishes:
             return False
-        for wish in reader.wishes:
+        for wish in wishes:
             wish.relation = "worn by"
-        self.changes.append(Change("add", anchor=target, wishes=tuple(reader.wishes)))
-        return True
+        return self._do(Change("add", anchor=target, wishes=tuple(wishes)))
 
     def give_cut(self, clause: str, rest: str) -> bool:
         """ "give the dog sunglasses": the thing given begins where its receiver ends."""
@@ -376,13 +347,9 @@ class InstructionReader:
     def remove(self, clause: str, words: str) -> bool:
         words = re.sub(r" (from|off|in|on) .*$", "", words) if _target(words) is None else words
         if _is_setting(words):
-            self.changes.append(Change("background", background=PLAIN))
-            return True
-        several = re.split(r" and ", words)
-        for phrase in several:
-            target = self._pointed(clause, phrase)
-            if target is not None:
-                self.changes.append(Change("remove", target))
+            return self._do(Change("background", background=PLAIN))
+        for phrase in words.split(" and "):
+            self._do_to(phrase, clause, Change("remove"))
         return True
 
     def move(self, clause: str, words: str, where: str) -> bool:
@@ -392,19 +359,12 @@ class InstructionReader:
         reader = Reader(read("a dog " + where))
         dog = reader.wishes[0]
         if dog.positions:
-            self.changes.append(Change("move", target, positions=frozenset(dog.positions)))
-        elif dog.anchor is not None and dog.relation:
+            return self._do(Change("move", target, positions=frozenset(dog.positions)))
+        if dog.anchor is not None and dog.relation:
             base = reader.wishes[dog.anchor]
-            self.changes.append(
-                Change("move", target, anchor=Target(base.name, base.color), relation=dog.relation)
-            )
-        elif reader.background is not None:
-            self.changes.append(
-                Change("background", background=reader.background, color=reader.background_color)
-            )
-        else:
-            return False
-        return True
+            anchor = Target(base.name, base.color)
+            return self._do(Change("move", target, anchor=anchor, relation=dog.relation))
+        return reader.background is not None and self._do(_scenery(reader))
 
     def move_or_add(self, clause: str, words: str, where: str) -> bool:
         """ "put the dog on the left" moves; "put a hat on the dog" adds."""
@@ -412,10 +372,8 @@ class InstructionReader:
         return definite and self.move(clause, words, where)
 
     def flip(self, clause: str, words: str) -> bool:
-        target = self._pointed(clause, re.sub(r" (horizontally|around|over|left to right)$", "", words))
-        if target is not None:
-            self.changes.append(Change("flip", target))
-        return True
+        words = re.sub(r" (horizontally|around|over|left to right)$", "", words)
+        return self._do_to(words, clause, Change("flip"))
 
     def place(self, clause: str, words: str) -> bool:
         """A clause without a verb: a place, a color, or something to add."""
@@ -423,14 +381,11 @@ class InstructionReader:
         if reader.undrawn or reader.actions:
             return False
         if reader.background is not None and not reader.wishes:
-            self.changes.append(
-                Change("background", background=reader.background, color=reader.background_color)
-            )
-            return True
-        if reader.wishes:
-            self.notes.append("the instruction names no action: added what it names")
-            return self.add(clause, words)
-        return False
+            return self._do(_scenery(reader))
+        if not reader.wishes:
+            return False
+        self.notes.append("the instruction names no action: added what it names")
+        return self.add(clause, words)
 
 
 _SETTING = r"((?:the )?(?:background|scene|setting|scenery|backdrop))"
