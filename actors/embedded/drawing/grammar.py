@@ -45,6 +45,12 @@ class Phrase:
     positions: set[str] = field(default_factory=set)
 
 
+_EXCEPTED = frozenset(("thing", "background", "color", "generic", "size", "article", "unknown", "count"))
+"""Kinds of words that may follow "without"."""
+_PERHAPS_DRAWN = frozenset(("thing", "background", "filler", "action", "unknown"))
+"""Kinds of words that the scene may not show; all others change it, or stand between words that do."""
+
+
 class Reader:
     """Reads tokens from left to right into wishes and a background."""
 
@@ -68,23 +74,17 @@ class Reader:
     def _read(self) -> None:
         skip = False
         for i, token in enumerate(self._tokens):
-            if skip and token.kind in (
-                "thing",
-                "background",
-                "color",
-                "generic",
-                "size",
-                "article",
-                "unknown",
-                "count",
-            ):
+            if skip and token.kind in _EXCEPTED:
                 # "without a hat": leaving it out is what was asked for.
                 self.drawn += token.words
                 skip = token.kind not in ("thing", "background", "generic")
                 continue
             skip = token.kind == "negation"
             token = self._settle(i, token)
-            getattr(self, f"_{token.kind}")(i, token)
+            if token.kind not in _PERHAPS_DRAWN:
+                self.drawn += token.words
+            if token.kind not in ("article", "negation"):
+                getattr(self, f"_{token.kind}")(i, token)
         if self._phrase.color and not self.wishes and self.background is None:
             self.background, self.background_color = PLAIN, self._phrase.color
         elif self._phrase.color and self._last:
@@ -163,7 +163,6 @@ class Reader:
         self._noun(token.value, token.plural, own_plural, " ".join(before))
 
     def _generic(self, i: int, token: Token) -> None:
-        self.drawn += token.words
         self._noun("", token.plural, False, "")
 
     def _background(self, i: int, token: Token) -> None:
@@ -180,12 +179,10 @@ class Reader:
 
     def _setting(self, i: int, token: Token) -> None:
         phrase = self._take()
-        self.drawn += token.words
         if phrase.color is not None:
             self.background, self.background_color = self.background or PLAIN, phrase.color
 
     def _color(self, i: int, token: Token) -> None:
-        self.drawn += token.words
         before = self._tokens[i - 1] if i else None
         after = self._tokens[i + 1] if i + 1 < len(self._tokens) else None
         said_of_last = before is not None and before.kind in ("filler", "preposition") and bool(self._last)
@@ -200,7 +197,6 @@ class Reader:
         self._phrase.color = token.value
 
     def _size(self, i: int, token: Token) -> None:
-        self.drawn += token.words
         behind = token.words[0] == "in" or token.words[0] in ("distant", "far")
         before = self._tokens[i - 1] if i else None
         if self._last and (behind or (before is not None and before.kind == "filler")):
@@ -209,7 +205,6 @@ class Reader:
             self._phrase.size = token.value
 
     def _count(self, i: int, token: Token) -> None:
-        self.drawn += token.words
         number = int(token.value[:6])
         if number == 0:
             return
@@ -219,7 +214,6 @@ class Reader:
         self._phrase.count = number * (self._phrase.count or 1) if token.value == "12" else number
 
     def _position(self, i: int, token: Token) -> None:
-        self.drawn += token.words
         if self._last:
             for index in self._last:
                 self.wishes[index].positions.add(token.value)
@@ -227,27 +221,17 @@ class Reader:
             self._phrase.positions.add(token.value)
 
     def _relation(self, i: int, token: Token) -> None:
-        self.drawn += token.words
         if self._last:
             self._pending = (token.value, self._last)
 
     def _preposition(self, i: int, token: Token) -> None:
-        self.drawn += token.words
         if self._last and token.value in ("on", "in", "upon", "onto"):
             self._pending = ("in" if token.value == "in" else "on", self._last)
 
-    def _article(self, i: int, token: Token) -> None:
-        self.drawn += token.words
-
-    def _negation(self, i: int, token: Token) -> None:
-        self.drawn += token.words
-
     def _and(self, i: int, token: Token) -> None:
-        self.drawn += token.words
         self._pending = None
 
-    def _comma(self, i: int, token: Token) -> None:
-        self._pending = None
+    _comma = _and
 
     def _filler(self, i: int, token: Token) -> None:
         self.ignored += token.words
