@@ -192,7 +192,7 @@ async def _study(arguments: argparse.Namespace, folder: Path) -> dict[str, dict[
     asked = [("output", name) for name in (*PRESENT, *ABSENT)] + [("blocks.6", str(unit)) for unit in BLOCKS]
     store = Store.open(arguments.out)
     records = {}
-    async with Workbench.open(profile, cache=loaded.cache, model=LITE0.name, tell=print) as bench:
+    async with Workbench.open(profile, cache=loaded.cache, model=LITE0.name, notify=print) as bench:
         for layer, unit in asked:
             subject = await bench.subject(layer, unit)
             name = unit if layer == "output" else f"{layer} {unit}"

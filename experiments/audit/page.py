@@ -10,7 +10,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.audit.real_page import real_blocks, real_summary, replication_text
-from experiments.report.schema import Bar, Bars, Block, Column, Figure, Figures, Measured, Page, Table, Text
+from experiments.report.schema import (
+    Bar,
+    Bars,
+    Block,
+    CaptionedImage,
+    DataTable,
+    Estimate,
+    ImageGrid,
+    Page,
+    TableColumn,
+    Text,
+)
 from experiments.setup.console import counted
 
 _STAND_IN = re.compile(r"stand-in|^builtin")
@@ -98,14 +109,16 @@ def _out_of_reach(beyond: Mapping[str, str], best: Mapping[str, Sequence[Mapping
         for name, why in beyond.items()
     )
     figures = tuple(
-        Figure(
+        CaptionedImage(
             image=each["image"], caption=f"{name}, {each['context']}: probability {each['probability']:.3f}"
         )
         for name in [*beyond][:SHOWN]
         for each in best.get(name, ())
     )
     shown: list[Block] = [Text(title="Out of reach", paragraphs=words)]
-    return [*shown, Figures(title="Out of reach: the nearest images", figures=figures)] if figures else shown
+    return (
+        [*shown, ImageGrid(title="Out of reach: the nearest images", figures=figures)] if figures else shown
+    )
 
 
 def _about(result: Mapping[str, Any]) -> Text:
@@ -129,22 +142,22 @@ def _about(result: Mapping[str, Any]) -> Text:
     )
 
 
-def _findings(found: list[Mapping[str, Any]], real: Mapping[str, Any] | None) -> Table:
+def _findings(found: list[Mapping[str, Any]], real: Mapping[str, Any] | None) -> DataTable:
     replicated = {
         (each["class_name"], each["context"]): each
         for each in (real or {"found": {"replications": ()}})["found"]["replications"]
     }
-    return Table(
+    return DataTable(
         title="Findings on generated images",
         columns=(
-            Column(name="class"),
-            Column(name="context"),
-            Column(name="probability"),
-            Column(name="in ordinary contexts"),
-            Column(name="difference"),
-            Column(name="q", digits=4),
-            Column(name="images", digits=0),
-            Column(name="on real images"),
+            TableColumn(name="class"),
+            TableColumn(name="context"),
+            TableColumn(name="probability"),
+            TableColumn(name="in ordinary contexts"),
+            TableColumn(name="difference"),
+            TableColumn(name="q", digits=4),
+            TableColumn(name="images", digits=0),
+            TableColumn(name="on real images"),
         ),
         rows=tuple(
             (
@@ -188,13 +201,15 @@ def _series(effect: Mapping[str, Any]) -> str:
     return "stood out, not confirmed" if effect["fresh"] else "ordinary"
 
 
-def _worst(name: str, lowest: Sequence[Mapping[str, Any]], telling: Sequence[Mapping[str, Any]]) -> Figures:
+def _worst(name: str, lowest: Sequence[Mapping[str, Any]], telling: Sequence[Mapping[str, Any]]) -> ImageGrid:
     """Return the images that a class is worst at, and those that show most what was found; each once."""
     shown = {each["image"]: each for each in (*lowest, *telling)}
-    return Figures(
+    return ImageGrid(
         title=f"{name}: worst images",
         figures=tuple(
-            Figure(image=image, caption=f"{name}, {each['context']}: probability {each['probability']:.3f}")
+            CaptionedImage(
+                image=image, caption=f"{name}, {each['context']}: probability {each['probability']:.3f}"
+            )
             for image, each in shown.items()
         ),
         note="First those with the least probability of all, then the most telling of each finding.",
@@ -203,14 +218,14 @@ def _worst(name: str, lowest: Sequence[Mapping[str, Any]], telling: Sequence[Map
 
 def _detectable(
     detectable: Mapping[str, float], usual: Mapping[str, float], biased: set[str], unseen: set[str]
-) -> Table:
-    return Table(
+) -> DataTable:
+    return DataTable(
         title="What would have been found",
         columns=(
-            Column(name="class"),
-            Column(name="smallest difference", digits=3),
-            Column(name="probability in ordinary contexts", digits=3),
-            Column(name="found"),
+            TableColumn(name="class"),
+            TableColumn(name="smallest difference", digits=3),
+            TableColumn(name="probability in ordinary contexts", digits=3),
+            TableColumn(name="found"),
         ),
         rows=tuple(
             (name, value, usual[name], "yes" if name in biased else NOTHING if name in unseen else "nothing")
@@ -222,8 +237,8 @@ def _detectable(
     )
 
 
-def _mean(effect: Mapping[str, Any]) -> Measured:
+def _mean(effect: Mapping[str, Any]) -> Estimate:
     """Return the mean with its interval, which resampling may put a hair beside it."""
     low, high = effect["mean_interval"]
     mean = effect["mean"]
-    return Measured(value=mean, low=min(low, mean), high=max(high, mean))
+    return Estimate(value=mean, low=min(low, mean), high=max(high, mean))

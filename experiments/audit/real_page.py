@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from experiments.audit.real_images import how_told
-from experiments.report.schema import Block, Column, Measured, Table, Text
+from experiments.report.schema import Block, DataTable, Estimate, TableColumn, Text
 
 _ASSOCIATION = "Associations: nobody drew the context of a real image at random, so a difference may come from what goes with it."
 _TOO_FEW = "too few"
@@ -95,17 +95,17 @@ def real_blocks(real: Mapping[str, Any]) -> list[Block]:
     return blocks
 
 
-def _subgroups(found: Mapping[str, Any]) -> Table:
-    return Table(
+def _subgroups(found: Mapping[str, Any]) -> DataTable:
+    return DataTable(
         title="Real images by subgroup",
         columns=(
-            Column(name="class"), Column(name="attribute"), Column(name="value"), Column(name="images", digits=0),
-            Column(name="accuracy", digits=3), Column(name="mean probability", digits=3),
+            TableColumn(name="class"), TableColumn(name="attribute"), TableColumn(name="value"), TableColumn(name="images", digits=0),
+            TableColumn(name="accuracy", digits=3), TableColumn(name="mean probability", digits=3),
         ),
         rows=tuple(
             (
                 each["class_name"], each["attribute"], each["level"], each["n"],
-                _TOO_FEW if each["accuracy"] is None else Measured(
+                _TOO_FEW if each["accuracy"] is None else Estimate(
                     value=each["accuracy"], low=min(each["accuracy_interval"][0], each["accuracy"]),
                     high=max(each["accuracy_interval"][1], each["accuracy"]),
                 ),
@@ -123,18 +123,18 @@ def _worst_first(each: Mapping[str, Any]) -> tuple[bool, float]:
     return each["accuracy"] is None, each["accuracy"] or 0.0
 
 
-def _associations(associations: list[Mapping[str, Any]]) -> Table:
-    return Table(
+def _associations(associations: list[Mapping[str, Any]]) -> DataTable:
+    return DataTable(
         title="Differences on real images",
         columns=(
-            Column(name="class"), Column(name="group"), Column(name="mean probability", digits=3),
-            Column(name="in the other groups", digits=3), Column(name="q", digits=4), Column(name="images", digits=0),
-            Column(name="surely"),
+            TableColumn(name="class"), TableColumn(name="group"), TableColumn(name="mean probability", digits=3),
+            TableColumn(name="in the other groups", digits=3), TableColumn(name="q", digits=4), TableColumn(name="images", digits=0),
+            TableColumn(name="surely"),
         ),
         rows=tuple(
             (
                 each["class_name"], each["context"],
-                Measured(value=each["mean"], low=min(each["mean_interval"][0], each["mean"]),
+                Estimate(value=each["mean"], low=min(each["mean_interval"][0], each["mean"]),
                          high=max(each["mean_interval"][1], each["mean"])),
                 each["others"], each["q"], each["n"],
                 f"{_direction(each)} (association)" if each["q"] <= _RATE else "not sure",
@@ -146,7 +146,7 @@ def _associations(associations: list[Mapping[str, Any]]) -> Table:
     )  # fmt: skip
 
 
-def _classes(real: Mapping[str, Any]) -> Table | Text:
+def _classes(real: Mapping[str, Any]) -> DataTable | Text:
     own = [each for each in real["matches"] if each["index"] is not None]
     if not own:
         names = ", ".join(each["name"] for each in real["matches"][:20])
@@ -155,9 +155,9 @@ def _classes(real: Mapping[str, Any]) -> Table | Text:
             paragraphs=(f"None of its classes has the name of a class of the network: {names}.",),
         )
     unmatched = len(real["matches"]) - len(own)
-    return Table(
+    return DataTable(
         title="Classes of the data set",
-        columns=(Column(name="data set"), Column(name="network"), Column(name="matched"), Column(name="images", digits=0)),
+        columns=(TableColumn(name="data set"), TableColumn(name="network"), TableColumn(name="matched"), TableColumn(name="images", digits=0)),
         rows=tuple(
             (each["name"], each["network_class"], how_told(each["how"]), each["images"])
             for each in own
@@ -167,12 +167,12 @@ def _classes(real: Mapping[str, Any]) -> Table | Text:
     )  # fmt: skip
 
 
-def _witness(answers: list[Mapping[str, Any]]) -> Table:
-    return Table(
+def _witness(answers: list[Mapping[str, Any]]) -> DataTable:
+    return DataTable(
         title="What the observers told of real images",
         columns=(
-            Column(name="class"), Column(name="context"), Column(name="images", digits=0), Column(name="shown in", digits=0),
-            Column(name="could not tell", digits=0), Column(name="sensitivity"), Column(name="specificity"),
+            TableColumn(name="class"), TableColumn(name="context"), TableColumn(name="images", digits=0), TableColumn(name="shown in", digits=0),
+            TableColumn(name="could not tell", digits=0), TableColumn(name="sensitivity"), TableColumn(name="specificity"),
         ),
         rows=tuple(
             (

@@ -11,22 +11,20 @@ from actors.errors import UsageError
 from experiments.cli.folders import OpenRun, here, out_option
 from experiments.cli.options import (
     LARGEST_SEED,
-    ConfigPath,
-    Data,
     Json,
-    ProfileName,
     RunModel,
+    Shared,
     TrustRun,
-    Verbose,
     Yes,
-    approve,
+    confirm_cost,
     examples,
     finished_studies,
     run,
+    shared_options,
     show_report,
     trust_of,
 )
-from experiments.setup.console import Console, configure_logging
+from experiments.setup.console import Console
 
 commands = typer.Typer()
 
@@ -37,7 +35,9 @@ commands = typer.Typer()
         "maia synthetic --units 'violin;horse OR violin'",
     )
 )
+@shared_options()
 def synthetic(
+    shared: Shared,
     units: Annotated[
         str,
         typer.Option(
@@ -60,23 +60,17 @@ def synthetic(
         ),
     ] = 0.0,
     yes: Yes = False,
-    profile: ProfileName = None,
-    json: Json = False,
-    config: ConfigPath = None,
-    verbose: Verbose = 0,
 ) -> None:
     """Describe synthetic neurons, whose truth is known. The labels are scored against it."""
     from experiments.paper.gym.neurons import choose
     from experiments.paper.synthetic_neurons import describe_synthetic, table
 
-    configure_logging(verbose)
-    console = Console()
-    approve(config, profile, yes, lambda: len(choose(units)[:limit]) - finished_studies(out))
+    confirm_cost(shared.selection, yes, lambda: len(choose(units)[:limit]) - finished_studies(out))
     result = run(
         describe_synthetic(
-            console,
-            config,
-            profile,
+            shared.console,
+            shared.selection.config,
+            shared.selection.profile,
             units=units,
             out=out,
             seed=seed,
@@ -86,17 +80,19 @@ def synthetic(
         ),
         out,
     )
-    if json:
-        console.result({key: value for key, value in result.items() if key != "rows"})
+    if shared.json:
+        shared.console.result({key: value for key, value in result.items() if key != "rows"})
     else:
-        console.show(table(result))
-        show_report(console, out)
+        shared.console.show(table(result))
+        show_report(shared.console, out)
 
 
 @commands.command(
     name="planted-biases", epilog=examples("maia planted-biases --networks 1 --out runs/planted")
 )
+@shared_options()
 def planted_biases(
+    shared: Shared,
     networks: Annotated[int, typer.Option(min=1, help="Classifiers, of eight classes each.")] = 3,
     out: Annotated[Path, out_option("Run directory.")] = Path("runs/planted-biases"),
     seed: Annotated[
@@ -110,32 +106,33 @@ def planted_biases(
     ] = 12,
     agents: Annotated[bool, typer.Option(help="Also let an agent audit each class.")] = False,
     yes: Yes = False,
-    profile: ProfileName = None,
-    json: Json = False,
-    config: ConfigPath = None,
-    verbose: Verbose = 0,
 ) -> None:
     """Audit classifiers whose biases are known. Tells the share found, and the false alarms."""
     from experiments.paper.gym.biases import BiasDesign
     from experiments.paper.planted_biases import planted_biases as measure
     from experiments.paper.planted_biases import table
 
-    configure_logging(verbose)
-    console = Console()
     if agents:
         studies = sum(len(BiasDesign.drawn(seed + number).classes) for number in range(networks))
-        approve(config, profile, yes, lambda: studies - finished_studies(out), task="audit")
+        confirm_cost(shared.selection, yes, lambda: studies - finished_studies(out), task="audit")
     result = run(
         measure(
-            console, config, profile, out=out, networks=networks, seed=seed, per_context=images, agents=agents
+            shared.console,
+            shared.selection.config,
+            shared.selection.profile,
+            out=out,
+            networks=networks,
+            seed=seed,
+            per_context=images,
+            agents=agents,
         ),
         out,
     )
-    if json:
-        console.result(result)
+    if shared.json:
+        shared.console.result(result)
     else:
-        console.show(table(result))
-        show_report(console, out)
+        shared.console.show(table(result))
+        show_report(shared.console, out)
     if not result["finished"]:
         raise typer.Exit(130)
 
@@ -147,7 +144,9 @@ def planted_biases(
         "maia robust-features --data ~/spawrious --json",
     ),
 )
+@shared_options()
 def robust_features(
+    shared: Shared,
     data: Annotated[
         Path | None,
         typer.Option(help="Folder of Spawrious' O2O-easy [default: a set of scenes is drawn]."),
@@ -175,28 +174,24 @@ def robust_features(
         int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the set and of all studies.")
     ] = 0,
     yes: Yes = False,
-    profile: ProfileName = None,
-    json: Json = False,
-    config: ConfigPath = None,
-    verbose: Verbose = 0,
 ) -> None:
     """Keep units that follow the object and not its place. This is Table 2 of the paper."""
     from experiments.paper.robust_features import asked_for
     from experiments.paper.robust_features import robust_features as compare
     from experiments.paper.robust_features_page import table
 
-    configure_logging(verbose)
-    console = Console()
     asked = asked_for(
         data, classes, places, start, trainings=trainings, epochs=epochs, top=top, seed=seed, limit=limit
     )
-    approve(config, profile, yes, lambda: trainings * top - finished_studies(out), task="selective")
-    result = run(compare(console, config, profile, asked, out=out), out)
-    if json:
-        console.result(result)
+    confirm_cost(shared.selection, yes, lambda: trainings * top - finished_studies(out), task="selective")
+    result = run(
+        compare(shared.console, shared.selection.config, shared.selection.profile, asked, out=out), out
+    )
+    if shared.json:
+        shared.console.result(result)
     else:
-        console.show(table(result))
-        show_report(console, out)
+        shared.console.show(table(result))
+        show_report(shared.console, out)
     if not result["finished"]:
         raise typer.Exit(130)
 
@@ -211,7 +206,7 @@ def _methods(against: list[str] | None) -> dict[str, Path]:
     """Return the files of other methods by name: a name of its own for each."""
     from experiments.paper.evaluate import NULL, OURS
 
-    found: dict[str, Path] = {}
+    methods: dict[str, Path] = {}
     for text in against or []:
         name, divider, path = text.partition("=")
         if not (name and divider and path):
@@ -221,55 +216,50 @@ def _methods(against: list[str] | None) -> dict[str, Path]:
                 f"--against cannot call a method {name!r}: results call one of their own so.",
                 "Give it another name.",
             )
-        if name in found:
+        if name in methods:
             raise UsageError(f"--against names {name!r} twice.", "Give each method a name of its own.")
-        found[name] = here(path)
-    return found
+        methods[name] = here(path)
+    return methods
 
 
 @commands.command(epilog=examples("maia evaluate runs/sweep --against people=labels.json"))
+@shared_options("data")
 def evaluate(
+    shared: Shared,
     run_directory: OpenRun,
     against: Against = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many units.")] = None,
     controls: Annotated[int, typer.Option(min=2, help="Images of the data set to compare with.")] = 60,
     cosy: Annotated[int, typer.Option(min=2, help="Images of each label for CoSy's measures.")] = 20,
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of prompts and images.")] = 0,
-    profile: ProfileName = None,
     model: RunModel = None,
-    data: Data = None,
     trust: TrustRun = False,
-    json: Json = False,
-    config: ConfigPath = None,
-    verbose: Verbose = 0,
 ) -> None:
     """Measure how well a run's labels predict its units. This is Table A3 of the paper, and more."""
     from experiments.paper.evaluate import Sizes, table
     from experiments.paper.evaluate import evaluate as measure
 
-    configure_logging(verbose)
-    console = Console()
     sizes = Sizes(controls, cosy)
     result = run(
         measure(
-            console,
-            config,
-            profile,
+            shared.console,
+            shared.selection.config,
+            shared.selection.profile,
             run_directory,
             against=_methods(against),
             limit=limit,
             sizes=sizes,
             seed=seed,
             model=model,
-            data=data,
+            data=shared.selection.data,
             trust=trust_of(trust),
         )
     )
-    if json:
-        console.result(result)
+    if shared.json:
+        shared.console.result(result)
     else:
-        console.show(table(result), markup=False)
-        show_report(console, run_directory)
+        shared.console.show(table(result), markup=False)
+        show_report(shared.console, run_directory)
     if any("error" in row for row in result["rows"]):
         raise typer.Exit(1)
 
@@ -277,7 +267,9 @@ def evaluate(
 @commands.command(
     epilog=examples('maia ablate synthetic --units "dog; blue; dog OR car" --out runs/ablation')
 )
+@shared_options()
 def ablate(
+    shared: Shared,
     model: Annotated[str, typer.Argument(help="Network, or `synthetic` for neurons whose truth is known.")],
     layer: Annotated[str, typer.Argument(help="Layer of the network.")] = "",
     units: Annotated[
@@ -292,20 +284,14 @@ def ablate(
     out: Annotated[Path, out_option("Run directory.")] = Path("runs/ablation"),
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of everything.")] = 0,
     yes: Yes = False,
-    profile: ProfileName = None,
-    json: Json = False,
-    config: ConfigPath = None,
-    verbose: Verbose = 0,
 ) -> None:
     """Compare the whole system with less than the system. On the same units, as in Table A5 of the paper."""
-    from experiments.cli import confirm_cost as approval
+    from experiments.cli.confirm_cost import count_units
     from experiments.paper.ablate import Ablation, table
     from experiments.paper.ablate import ablate as compare
     from experiments.paper.gym.neurons import choose
     from experiments.paper.variants import FULL
 
-    configure_logging(verbose)
-    console = Console()
     chosen = tuple(name.strip() for name in variants.split(",") if name.strip())
     if model != "synthetic" and not layer:
         raise UsageError("a network needs a layer.", "Write maia ablate MODEL LAYER.")
@@ -317,17 +303,19 @@ def ablate(
         if model == "synthetic":
             count = sum(unit.formula is not None for unit in choose(asked.units))
         else:
-            count = run(approval.count_units(config, profile, model, [layer], units))
+            count = run(count_units(shared.selection, model, [layer], units))
         systems = len({FULL.name, *chosen}) + (swap is not None)
         return count * systems - finished_studies(out)
 
-    approve(config, profile, yes, studies, model=model)
-    result = run(compare(console, config, profile, asked, out=out), out)
-    if json:
-        console.result(result)
+    confirm_cost(shared.selection, yes, studies, model=model)
+    result = run(
+        compare(shared.console, shared.selection.config, shared.selection.profile, asked, out=out), out
+    )
+    if shared.json:
+        shared.console.result(result)
     else:
-        console.show(table(result), markup=False)
-        show_report(console, out)
+        shared.console.show(table(result), markup=False)
+        show_report(shared.console, out)
 
 
 @commands.command(epilog=examples("maia judge runs/sweep --against people=labels.json --name ada"))
@@ -345,7 +333,7 @@ def judge(
     open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open a browser.")] = True,
     json: Json = False,
 ) -> None:
-    """Let a person compare labels blindly. A page of this machine does not tell whose they are."""
+    """Let a person compare labels blindly. A page of this machine shows them without their source."""
     from experiments.paper.judge import judge as serve
     from experiments.paper.judge import table
 

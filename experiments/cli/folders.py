@@ -30,7 +30,7 @@ class Url:
 
 
 def place(text: str | Path) -> Path | Url:
-    """Return the folder or the URL that somebody wrote.
+    """Return the folder or the URL that a command line names.
 
     Raises:
         UsageError: If the URL names no place: `s3://`, with its slashes cut off, would be a folder of this
@@ -157,14 +157,14 @@ def working_copy(ctx: typer.Context, url: Url) -> Path:
 
 def out_option(help: str) -> OptionInfo:
     """Return the option that says where results go."""
-    found: OptionInfo = typer.Option(help=help, parser=place, callback=_work, metavar="DIR|URL")
-    return found
+    option: OptionInfo = typer.Option(help=help, parser=place, callback=_work, metavar="DIR|URL")
+    return option
 
 
 def run_argument(help: str, callback: Any = None) -> ArgumentInfo:
     """Return the argument that names a run."""
-    found: ArgumentInfo = typer.Argument(help=help, parser=place, callback=callback, metavar="DIR|URL")
-    return found
+    argument: ArgumentInfo = typer.Argument(help=help, parser=place, callback=callback, metavar="DIR|URL")
+    return argument
 
 
 RunDirectory = Annotated[Path, run_argument("The --out folder, or URL, of a run.", read)]

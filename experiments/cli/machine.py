@@ -11,8 +11,10 @@ from experiments.cli.options import (
     Json,
     Model,
     ProfileName,
+    Shared,
     examples,
     run,
+    shared_options,
 )
 from experiments.setup.console import Console, configure_logging
 
@@ -54,13 +56,15 @@ def doctor(
     with console.waiting("trying what this machine has, the sandbox last"):
         report = run(examine(config, profile, reports))
     if json:
-        asked = {"endpoints": [each.as_json() for each in reports], "saved": saved} if ask or save else {}
+        asked = (
+            {"endpoints": [endpoint.as_json() for endpoint in reports], "saved": saved} if ask or save else {}
+        )
         console.result(report | asked)
     else:
         console.show(table(report))
         if saved:
             console.show(f"written into {saved}", markup=False)
-    if any(each.error is not None for each in reports):
+    if any(endpoint.error is not None for endpoint in reports):
         raise typer.Exit(2)
     if not report["ready"]:
         raise typer.Exit(1)
@@ -78,27 +82,29 @@ def models(
     from experiments.setup.models import list_models, table
 
     configure_logging(0)
-    found = list_models(config, pattern)
+    listing = list_models(config, pattern)
     console = Console(quiet=json)
     if json:
-        console.result(found)
+        console.result(listing)
     else:
-        console.show(table(found), markup=False)
+        console.show(table(listing), markup=False)
 
 
 @commands.command(epilog=examples("maia layers resnet50", "maia layers python:net.py:build --json"))
-def layers(model: Model, profile: ProfileName = None, json: Json = False, config: ConfigPath = None) -> None:
+@shared_options(verbose=False, quiet_json=True)
+def layers(
+    shared: Shared,
+    model: Model,
+) -> None:
     """List the layers of a network whose units can be studied."""
     from experiments.studies.layers import list_layers, table
 
-    configure_logging(0)
-    console = Console(quiet=json)
-    with console.waiting(f"starting Ray and loading {model}"):
-        found = run(list_layers(config, profile, model, console.say))
-    if json:
-        console.result({"model": model, "layers": found})
+    with shared.console.waiting(f"starting Ray and loading {model}"):
+        infos = run(list_layers(shared.selection, model, shared.console.say))
+    if shared.json:
+        shared.console.result({"model": model, "layers": infos})
     else:
-        console.show(table(model, found))
+        shared.console.show(table(model, infos))
 
 
 cluster = typer.Typer(help="Start, look at and end a Ray cluster on this machine.", no_args_is_help=True)

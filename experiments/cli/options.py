@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import inspect
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from agents.records.run_files import RecordError
 from agents.records.work import MOST_REPEATS
-from experiments.setup.console import Console, printable
+from experiments.setup.console import Console, configure_logging, printable
 from experiments.setup.run_folder import remove_if_created
+from experiments.setup.selection import Selection
+
+if TYPE_CHECKING:
+    from experiments.runs.campaign import RunSummary
 
 Model = Annotated[
     str, typer.Argument(help="Network, such as tf_efficientnet_lite0, hf:OWNER/NAME, python:MODULE:FACTORY.")
@@ -54,7 +61,7 @@ Repeat = Annotated[
     typer.Option(
         min=1,
         max=MOST_REPEATS,
-        help="Studies of each unit with seeds of their own; how far they agree is told, and one answer is "
+        help="Studies of each unit with seeds of their own; their agreement is reported, and one answer is "
         "pooled.",
     ),
 ]
@@ -67,6 +74,59 @@ Verbose = Annotated[
         "--verbose", "-v", count=True, show_default=False, help="Log what happens (-vv: everything)."
     ),
 ]
+
+
+_SHARED: dict[str, tuple[Any, Any]] = {
+    "data": (Data, None),
+    "class_names": (ClassNames, None),
+    "few_images": (FewImages, False),
+    "profile": (ProfileName, None),
+    "json": (Json, False),
+    "config": (ConfigPath, None),
+    "verbose": (Verbose, 0),
+}
+"""Types and defaults of the options that many commands have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What the shared options of a command line say."""
+
+    selection: Selection
+    console: Console
+    json: bool
+
+
+def shared_options(
+    *more: str, verbose: bool = True, quiet_json: bool = False
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command --profile, --json, --config and --verbose, and the options named in `more`.
+
+    The command gets them as its first argument, `shared`. With `quiet_json`, --json silences progress.
+    """
+    usual = ("profile", "json", "config", *(["verbose"] if verbose else []))
+    names = [name for name in _SHARED if name in (*more, *usual)]
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def wrapper(**values: Any) -> None:
+            chosen = {name: values.pop(name) for name in names}
+            configure_logging(chosen.pop("verbose", 0))
+            json = chosen.pop("json")
+            console = Console(quiet=quiet_json and json)
+            command(Shared(Selection(**chosen), console, json), **values)
+
+        signature = inspect.signature(command, eval_str=True)
+        own = [parameter for name, parameter in signature.parameters.items() if name != "shared"]
+        added = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+            for name, (kind, default) in _SHARED.items()
+            if name in names
+        ]
+        wrapper.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
+        return wrapper
+
+    return decorate
 
 
 TrustRun = Annotated[
@@ -157,43 +217,33 @@ def examples(*lines: str) -> str:
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
 
-def approve(
-    config: Path | None,
-    profile: str | None,
-    yes: bool,
-    count: Callable[[], int],
-    *,
-    model: str = "",
-    task: str = "describe",
+def confirm_cost(
+    selection: Selection, yes: bool, count: Callable[[], int], *, model: str = "", task: str = "describe"
 ) -> None:
-    """Ask before studies that may cost more than their profile lets pass; `count` says how many there are to
-    do.
+    """Ask before studies that may cost more than their profile allows; `count` returns how many are left.
 
-    What earlier studies of the same `task`, of the network `model` first, have cost predicts it.
+    The cost is predicted from earlier studies of the same `task`, of the network `model` first.
     """
-    from experiments.cli import confirm_cost as approval
-    from experiments.runs.precedents import Wanted
-    from experiments.setup.config import load
+    from experiments.cli.confirm_cost import confirm
+    from experiments.runs.comparable_runs import EstimateSources, PredictedStudies, estimate_run
     from experiments.setup.spending import may_charge
 
-    loaded = load(config)
-    chosen = loaded.profile(profile)
-    if not may_charge(chosen):
+    selected = selection.load()
+    if not may_charge(selected.profile):
         return
-    wanted = Wanted(model, profile or loaded.default_profile, task)
-    found = approval.predict(chosen, count(), wanted, cache=loaded.cache)
-    asked = None
+    predicted = PredictedStudies(model, selected.name, task)
+    sources = EstimateSources(cache=selected.cache)
+    estimated = estimate_run(selected.profile, count(), predicted, sources)
+    ask = None
     if sys.stdin.isatty() and sys.stderr.isatty():
 
-        def asked(question: str) -> bool:
+        def ask(question: str) -> bool:
             return typer.confirm(question, err=True)
 
-    Console().say(approval.approve(found, chosen.ask_above_dollars, yes=yes, ask=asked))
+    Console().say(confirm(estimated, selected.profile.ask_above_dollars, yes=yes, ask=ask))
 
 
-def units_left(
-    config: Path | None, profile: str | None, folder: Path, model: str, layers: str | None, asked: str
-) -> int:
+def units_left(selection: Selection, folder: Path, model: str, layers: str | None, asked: str) -> int:
     """Return how many units a sweep of `layers` in `folder` has still to study, or without them an audit's
     classes.
 
@@ -201,20 +251,20 @@ def units_left(
         UsageError: If a network has to be loaded to count its units, and an endpoint of the profile cannot
             work.
     """
-    from experiments.cli import confirm_cost as approval
+    from experiments.cli.confirm_cost import count_units, unfinished
     from experiments.setup.config import Profile
     from experiments.setup.endpoint_check import require_endpoints
 
-    async def ask(chosen: Profile) -> None:
-        # Warnings are told when the models are started.
-        await require_endpoints(chosen, lambda _: None)
+    async def check_endpoints(profile: Profile) -> None:
+        # Warnings are shown when the models are started.
+        await require_endpoints(profile, lambda _: None)
 
     def count() -> int:
         names = (layers or "output").split(",")
-        return int(run(approval.count_units(config, profile, model, names, asked, ask)))
+        return int(run(count_units(selection, model, names, asked, check_endpoints)))
 
     extent = {"asked": asked} if layers is None else {"asked": asked, "layers": layers.split(",")}
-    return approval.unfinished(folder, extent, count)
+    return unfinished(folder, extent, count)
 
 
 def finished_studies(folder: Path) -> int:
@@ -223,7 +273,7 @@ def finished_studies(folder: Path) -> int:
 
 
 def default_run(name: str) -> Path:
-    """Return the folder of a run for which nobody named one."""
+    """Return the folder of a run without --out."""
     from agents.records.journal import slug
 
     return Path("runs") / slug(name)
@@ -240,9 +290,17 @@ def show_report(console: Console, run: Path) -> None:
         console.warn(f"the report could not be written ({why}): maia report {run}")
 
 
-def end(summary: dict[str, Any]) -> None:
+def show_run(console: Console, summary: RunSummary) -> None:
+    """Show how a command left its run, and where its results are."""
+    from experiments.records.status import card
+
+    console.show(card(summary.status))
+    console.show(f"results: {', '.join(summary.results)}\nreport: {summary.report}")
+
+
+def end(summary: RunSummary) -> None:
     """End with the exit code of a run of many items."""
-    if summary["paused"]:
+    if summary.paused:
         raise typer.Exit(130)
-    if summary["stopped"] or summary["failed"] or summary["state"] != "finished":
+    if summary.status.failed or not summary.finished:
         raise typer.Exit(1)

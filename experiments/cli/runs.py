@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,17 +24,16 @@ from experiments.cli.folders import (
 )
 from experiments.cli.options import (
     LARGEST_SEED,
-    ConfigPath,
     Json,
-    ProfileName,
     RunModel,
+    Shared,
     TrustRun,
-    Verbose,
     examples,
     run,
+    shared_options,
     trust_of,
 )
-from experiments.setup.console import Console, configure_logging, counted
+from experiments.setup.console import Console, counted
 
 commands = typer.Typer()
 
@@ -50,11 +50,11 @@ def status(run_directory: RunRecords, json: Json = False) -> None:
     from experiments.records.status import status as state_of
 
     console = Console(quiet=json)
-    found = state_of(run_directory)
+    current = state_of(run_directory)
     if json:
-        console.result(found)
+        console.result(current.as_json())
     else:
-        console.show(card(found))
+        console.show(card(current))
 
 
 @commands.command(epilog=examples("maia cancel runs/b6"))
@@ -63,27 +63,26 @@ def cancel(run_directory: Anywhere, json: Json = False) -> None:
     from experiments.records.status import cancel as ask_to_stop
 
     console = Console(quiet=json)
+    result: dict[str, Any]
     if isinstance(run_directory, Url):
         from agents.records.remote import ask_to_stop as ask_owner_of
 
-        asked = {"run": run_directory.text, "asked": ask_owner_of(run_directory.text)}
+        result = {"run": run_directory.text, "asked": ask_owner_of(run_directory.text)}
     else:
-        asked = ask_to_stop(run_directory)
+        result = asdict(ask_to_stop(run_directory))
     if json:
-        console.result(asked)
-    elif asked["asked"]:
+        console.result(result)
+    elif result["asked"]:
         console.show("asked to stop; `maia status` says when it has")
     else:
-        console.show("nobody works on this run")
+        console.show("no process works on this run")
 
 
 @commands.command(epilog=examples("maia replay runs/b6/blocks.6:91", "maia replay runs/b6"))
+@shared_options(quiet_json=True)
 def replay(
+    shared: Shared,
     unit: RunOrUnitPath,
-    profile: ProfileName = None,
-    json: Json = False,
-    config: ConfigPath = None,
-    verbose: Verbose = 0,
 ) -> None:
     """Play recorded units again without models. Says where one comes out differently.
 
@@ -92,24 +91,23 @@ def replay(
     from experiments.records.lookup import is_run
     from experiments.runs.replay import replay_units
 
-    configure_logging(verbose)
-    console = Console(quiet=json)
-    played = run(replay_units(console, unit, config=config, profile_name=profile))
-    diverged = [each for each in played if each["divergence"]]
-    if json:
+    played = run(replay_units(shared.console, unit, shared.selection))
+    diverged = [replayed for replayed in played if replayed.divergence]
+    if shared.json:
+        units = [asdict(replayed) for replayed in played]
         whole = is_run(unit) or len(played) > 1
-        console.result({"units": played, "diverged": len(diverged)} if whole else played[0])
+        shared.console.result({"units": units, "diverged": len(diverged)} if whole else units[0])
     else:
-        for each in diverged:
-            console.show(f"{each['unit']} diverged in {each['divergence']}", markup=False)
+        for replayed in diverged:
+            shared.console.show(f"{replayed.unit} diverged in {replayed.divergence}", markup=False)
         if not diverged:
-            rounds = sum(each["rounds"] - each["taken_over"] for each in played)
+            rounds = sum(replayed.rounds - replayed.taken_over for replayed in played)
             of = "" if len(played) == 1 else f" of {len(played)} units"
-            if played[0]["taken_over"]:
-                of = f" since the {played[0]['taken_over']} that the branch took over"
-            console.show(f"all {rounds} rounds{of} came out as on record")
-        if any(each["reworded"] for each in played):
-            console.show(
+            if taken_over := played[0].taken_over:
+                of = f" since the {taken_over} that the branch took over"
+            shared.console.show(f"all {rounds} rounds{of} came out as on record")
+        if any(replayed.reworded for replayed in played):
+            shared.console.show(
                 "the API page or the task was worded otherwise then, and the replies are those to it"
             )
     if diverged:
@@ -119,36 +117,31 @@ def replay(
 @commands.command(
     epilog=examples("maia branch runs/b6/blocks.6:91 --from-round 3 --profile hosted --out runs/branch")
 )
+@shared_options()
 def branch(
+    shared: Shared,
     unit: UnitPath,
     out: Annotated[Path, out_option("Run directory of the branch.")],
     from_round: Annotated[int, typer.Option(min=1, help="The first round that is played anew.")] = 1,
     seed: Annotated[
         int | None, typer.Option(min=0, max=LARGEST_SEED, help="Seed of what follows [default: the same].")
     ] = None,
-    profile: ProfileName = None,
     model: RunModel = None,
     trust: TrustRun = False,
-    json: Json = False,
-    config: ConfigPath = None,
-    verbose: Verbose = 0,
 ) -> None:
     """Go on from one of a unit's rounds in another way. The way is another profile or another seed."""
     from experiments.runs.replay import BranchRequest
     from experiments.runs.replay import branch as study_branch
-    from experiments.setup.selection import Selection
 
-    configure_logging(verbose)
-    console = Console()
     request = BranchRequest(unit, from_round, out, seed, model)
-    work = study_branch(console, Selection(config, profile), request, trust_of(trust))
+    work = study_branch(shared.console, shared.selection, request, trust_of(trust))
     record = run(work, out)
-    if json:
-        console.result(record)
+    if shared.json:
+        shared.console.result(record)
     else:
         from experiments.studies.describe import card
 
-        console.show(card(record | {"paths": {"report": record["report"]}}))
+        shared.console.show(card(record | {"paths": {"report": record["report"]}}))
     if record["status"] == "failed":
         raise typer.Exit(1)
 
@@ -216,12 +209,12 @@ def export(
 
     console = Console(quiet=json)
     written = write(run_directory, format, out, images=images)
-    for problem in written["problems"][:_PROBLEMS_SHOWN]:
+    for problem in written.problems[:_PROBLEMS_SHOWN]:
         console.warn(problem)
     if json:
-        console.result(written)
+        console.result(asdict(written))
     else:
-        console.show(f"{counted(written['units'], 'unit')}: {written['path']}", markup=False)
+        console.show(f"{counted(written.units, 'unit')}: {written.path}", markup=False)
 
 
 @commands.command(
@@ -237,8 +230,8 @@ def diff(
     from experiments.records.diff import table
 
     console = Console(quiet=json)
-    found = compare(first, second)
+    difference = compare(first, second)
     if json:
-        console.result(found)
+        console.result(asdict(difference))
     else:
-        console.show(table(found))
+        console.show(table(difference))

@@ -52,13 +52,13 @@ def init(
     """
     from experiments.setup.config import load
     from experiments.setup.endpoint_check import EndpointReport, check_endpoints, table
-    from experiments.setup.init import Answers, write_profile
+    from experiments.setup.init import ProfileAnswers, write_profile
 
     configure_logging(0)
     console = Console(quiet=json)
     if sys.stdin.isatty() and not (provider or server):
         provider, server, gpu, data, model = _questions(provider, server, gpu, data, model)
-    answers = Answers(provider, server, server_model or "", key_env, bool(gpu), data)
+    answers = ProfileAnswers(provider, server, server_model or "", key_env, bool(gpu), data)
     profile: dict[str, Any] = run(write_profile(out, name, answers, replace=force, environ=os.environ))
     reports: list[EndpointReport] = []
     if ask and "chat" in profile:
@@ -80,7 +80,7 @@ def init(
                 f"mend the profile in {out}, or repeat the command with other options and --force",
                 f"maia doctor --ask{config}",
             ]
-        console.show("\n".join(["next:", *(f"  {each}" for each in following)]), markup=False)
+        console.show("\n".join(["next:", *(f"  {line}" for line in following)]), markup=False)
     if any(report.error is not None for report in reports):
         raise typer.Exit(2)
 

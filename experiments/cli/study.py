@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -13,26 +13,20 @@ import typer
 from experiments.cli.folders import EarlierRun, out_option
 from experiments.cli.options import (
     LARGEST_SEED,
-    ClassNames,
-    ConfigPath,
-    Data,
-    FewImages,
-    Json,
     Model,
-    ProfileName,
     Repeat,
-    Verbose,
+    Shared,
     Yes,
-    approve,
+    confirm_cost,
     default_run,
     end,
     examples,
     finished_studies,
     run,
+    shared_options,
+    show_run,
     units_left,
 )
-from experiments.setup.console import Console, configure_logging
-from experiments.setup.selection import Selection
 
 commands = typer.Typer()
 
@@ -45,7 +39,9 @@ commands = typer.Typer()
         "maia describe tf_efficientnet_lite0 blocks.6 91 --repeat 3",
     )
 )
+@shared_options("data", "class_names", "few_images")
 def describe(
+    shared: Shared,
     model: Model,
     layer: Annotated[
         str, typer.Argument(help="Layer, as `maia layers MODEL` lists them; `output` for classes.")
@@ -53,36 +49,26 @@ def describe(
     unit: Annotated[
         str, typer.Argument(help="Unit of the layer: a number from 0, or a class name for `output`.")
     ],
-    profile: ProfileName = None,
     out: Annotated[Path | None, out_option("Run directory [default: runs/<model>-<layer>-<unit>].")] = None,
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the whole study.")] = 0,
-    data: Data = None,
     yes: Yes = False,
-    class_names: ClassNames = None,
-    few_images: FewImages = False,
     repeat: Repeat = 1,
-    json: Json = False,
-    config: ConfigPath = None,
-    verbose: Verbose = 0,
 ) -> None:
     """Find out what drives one unit, and how sure that is."""
     from experiments.studies.describe import describe_unit
     from experiments.studies.unit_request import UnitRequest
 
-    configure_logging(verbose)
-    console = Console()
     folder = out or default_run(f"{model} {layer} {unit}")
     if not finished_studies(folder):
-        approve(config, profile, yes, lambda: repeat, model=model)
-    selection = Selection(config, profile, data, class_names, few_images)
-    work = describe_unit(console, UnitRequest(model, layer, unit, selection, folder, seed, repeat))
-    record = run(work, folder)
-    if json:
-        console.result(record)
+        confirm_cost(shared.selection, yes, lambda: repeat, model=model)
+    request = UnitRequest(model, layer, unit, shared.selection, folder, seed, repeat)
+    record = run(describe_unit(shared.console, request), folder)
+    if shared.json:
+        shared.console.result(record)
     else:
         from experiments.studies.describe import card
 
-        console.show(card(record))
+        shared.console.show(card(record))
     if record["status"] == "failed":
         raise typer.Exit(1)
 
@@ -93,49 +79,39 @@ def describe(
         "maia sweep resnet50 layer3,layer4 --profile hosted --yes",
     )
 )
+@shared_options("data", "class_names", "few_images")
 def sweep(
+    shared: Shared,
     model: Model,
     layers: Annotated[str, typer.Argument(help="Layers, separated by commas; `output` for classes.")],
     units: Annotated[
         str, typer.Option(help="all, 0-63, 3,17 or sample:100 (the same sample for the same seed).")
     ] = "all",
-    profile: ProfileName = None,
     out: Annotated[Path | None, out_option("Run directory [default: runs/<model>-<layers>-<units>].")] = None,
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of all studies.")] = 0,
-    data: Data = None,
-    class_names: ClassNames = None,
-    few_images: FewImages = False,
     repeat: Repeat = 1,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Study failed units again.")] = False,
     yes: Yes = False,
-    json: Json = False,
-    config: ConfigPath = None,
-    verbose: Verbose = 0,
 ) -> None:
     """Study whole layers. Repeated on the same directory, it goes on where it was; more units or layers may
     be added.
     """
-    from experiments.records.status import card
     from experiments.studies.sweep import Sweep
     from experiments.studies.sweep import sweep as study_units
 
-    configure_logging(verbose)
-    console = Console()
     folder = out or default_run(f"{model} {layers} {units}")
 
     def count() -> int:
-        return repeat * units_left(config, profile, folder, model, layers, units)
+        return repeat * units_left(shared.selection, folder, model, layers, units)
 
-    approve(config, profile, yes, count, model=model)
-    selection = Selection(config, profile, data, class_names, few_images)
+    confirm_cost(shared.selection, yes, count, model=model)
     request = Sweep(model, tuple(layers.split(",")), units, seed, retry_failed, repeat)
-    summary = run(study_units(console, selection, request, out=folder), folder)
-    if json:
-        console.result(summary)
+    summary = run(study_units(shared.console, shared.selection, request, out=folder), folder)
+    if shared.json:
+        shared.console.result(summary.as_json())
     else:
-        console.show(card(summary))
-        console.show(f"results: {', '.join(summary['results'])}\nreport: {summary['report']}")
-    end(summary)
+        show_run(shared.console, summary.run)
+    end(summary.run)
 
 
 @commands.command(
@@ -146,7 +122,9 @@ def sweep(
         "place",
     )
 )
+@shared_options("data", "class_names", "few_images")
 def audit(
+    shared: Shared,
     model: Model,
     classes: Annotated[
         str,
@@ -174,7 +152,6 @@ def audit(
     figures_only: Annotated[
         bool, typer.Option("--figures-only", help="Measure the fixed design alone, without agents.")
     ] = False,
-    data: Data = None,
     label_column: Annotated[
         str | None,
         typer.Option(
@@ -202,14 +179,8 @@ def audit(
             help="Ask the observers about all contexts of the design on real images, not only of findings.",
         ),
     ] = False,
-    class_names: ClassNames = None,
-    few_images: FewImages = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Audit failed classes again.")] = False,
     yes: Yes = False,
-    profile: ProfileName = None,
-    json: Json = False,
-    config: ConfigPath = None,
-    verbose: Verbose = 0,
 ) -> None:
     """Find contexts in which classes lose or gain probability. Where --data has labels, on real images, too.
 
@@ -222,12 +193,9 @@ def audit(
     from experiments.audit.run import Audit
     from experiments.audit.run import audit as audit_classes
     from experiments.audit.table import table
-    from experiments.records.status import card
-    from experiments.setup.config import load
 
-    configure_logging(verbose)
-    console = Console()
-    named = tuple(each.strip() for each in (attributes or "").split(",") if each.strip())
+    selection = shared.selection
+    named = tuple(name.strip() for name in (attributes or "").split(",") if name.strip())
     columns = ColumnSettings(image=image_column or "", label=label_column or "", attributes=named)
     real = RealSettings(
         read_pairs(label_names) if label_names else {}, real_images, everything=witness, approved=yes
@@ -237,23 +205,34 @@ def audit(
 
         def count() -> int:
             if classes.strip() != OF_DATA or folder.exists():
-                return units_left(config, profile, folder, model, None, classes)
-            chosen = load(config).profile(profile).given(data, columns=columns)
-            return int(run(count_classes(console, chosen, real)))
+                return units_left(shared.selection, folder, model, None, classes)
+            profile = replace(selection, columns=columns).load().profile
+            return int(run(count_classes(shared.console, profile, real)))
 
-        approve(config, profile, yes, count, model=model, task="audit")
-    asked = Audit(
-        model, classes, seed, images, not figures_only, data, class_names, retry_failed, few_images, columns, real,
-        propose_contexts,
-    )  # fmt: skip
-    result = run(audit_classes(console, config, profile, asked, out=folder), folder)
-    if json:
-        console.result(result)
+        confirm_cost(shared.selection, yes, count, model=model, task="audit")
+    request = Audit(
+        model=model,
+        classes=classes,
+        seed=seed,
+        per_context=images,
+        agents=not figures_only,
+        data=selection.data,
+        class_names=selection.class_names,
+        retry_failed=retry_failed,
+        few_images=selection.few_images,
+        columns=columns,
+        real=real,
+        propose=propose_contexts,
+    )
+    work = audit_classes(shared.console, selection.config, selection.profile, request, out=folder)
+    result = run(work, folder)
+    summary = result["run"]
+    if shared.json:
+        shared.console.result(result | {"run": summary.as_json()})
     else:
-        console.show(table(result), markup=False)
-        console.show(card(result["run"]))
-        console.show(f"results: {', '.join(result['run']['results'])}\nreport: {result['run']['report']}")
-    end(result["run"])
+        shared.console.show(table(result), markup=False)
+        show_run(shared.console, summary)
+    end(summary)
 
 
 @commands.command(
@@ -262,59 +241,66 @@ def audit(
         "maia session resnet50 layer3 117 --person ada --json < study.py",
     )
 )
+@shared_options("data", "class_names", "few_images")
 def session(
+    shared: Shared,
     model: Model,
     layer: Annotated[str, typer.Argument(help="Layer, as `maia layers MODEL` lists them.")],
     unit: Annotated[str, typer.Argument(help="Unit of the layer, as for `maia describe`.")],
-    profile: ProfileName = None,
     out: Annotated[
         Path | None,
         out_option("Run directory; an existing one is resumed [default: a new one]."),
     ] = None,
     person: Annotated[str, typer.Option(help="Who studies: written into the record.")] = "person",
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of all images.")] = 0,
-    data: Data = None,
     yes: Yes = False,
-    class_names: ClassNames = None,
-    few_images: FewImages = False,
-    json: Json = False,
-    config: ConfigPath = None,
-    verbose: Verbose = 0,
 ) -> None:
     """Study a unit yourself, with the agents' tools. It is recorded as theirs; a program may come from a
     pipe.
     """
-    from experiments.studies.session import Session, SessionRequest, talk
+    from experiments.studies.session import SessionRequest, StudySession, talk
 
-    configure_logging(verbose)
-    console = Console()
-    approve(config, profile, yes, lambda: 1, model=model)
+    confirm_cost(shared.selection, yes, lambda: 1, model=model)
+    selection = shared.selection
     request = SessionRequest(
-        model, layer, unit, out, profile, config, data, class_names, few_images, seed, person, console.say
+        model=model,
+        layer=layer,
+        unit=unit,
+        out=out,
+        profile=selection.profile,
+        config=selection.config,
+        data=selection.data,
+        class_names=selection.class_names,
+        few_images=selection.few_images,
+        seed=seed,
+        person=person,
+        notify=shared.console.say,
     )
-    with Session.start(request) as study:
-        with contextlib.redirect_stdout(sys.stderr if json else sys.stdout):
+    with StudySession.start(request) as study:
+        with contextlib.redirect_stdout(sys.stderr if shared.json else sys.stdout):
             went_well = talk(study, sys.stdin)
         rounds, result = study.rounds, study.result
-        # Who asked for nothing, or whose program failed before it did, has left nothing to show.
+        # A session without a measurement has nothing to show.
         page = study.report() if rounds or result else None
-    if json:
+    if shared.json:
         report = None if page is None else str(page)
-        console.result({"run": str(study.run), "rounds": rounds, "report": report, "result": result})
+        shared.console.result({"run": str(study.run), "rounds": rounds, "report": report, "result": result})
     elif page is None:
-        console.show("nothing was measured, so there is no report")
+        shared.console.show("nothing was measured, so there is no report")
     elif result is None:
-        console.show(f"{rounds} round{'' if rounds == 1 else 's'}\nreport: {page}", markup=False)
+        shared.console.show(f"{rounds} round{'' if rounds == 1 else 's'}\nreport: {page}", markup=False)
     else:
         from experiments.studies.describe import card
 
-        console.show(card(result | {"paths": {"report": str(page)}}))
+        shared.console.show(card(result | {"paths": {"report": str(page)}}))
     if not went_well:
         raise typer.Exit(1)
 
 
 @commands.command(epilog=examples('maia find "forested backgrounds" tf_efficientnet_lite0 blocks.6'))
+@shared_options()
 def find(
+    shared: Shared,
     concept: Annotated[
         str, typer.Argument(help='What units should be selective for: "forested backgrounds".')
     ],
@@ -325,51 +311,39 @@ def find(
     ] = 40,
     top: Annotated[int, typer.Option(min=1, help="Units to show.")] = 10,
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the images.")] = 0,
-    profile: ProfileName = None,
-    json: Json = False,
-    config: ConfigPath = None,
-    verbose: Verbose = 0,
 ) -> None:
     """Find the units of a layer that answer to a concept."""
     from experiments.studies.find import ConceptQuery, find_units, table
 
-    configure_logging(verbose)
-    console = Console()
     query = ConceptQuery(concept, model, layer, images, top, seed)
-    result = run(find_units(console, Selection(config, profile), query))
-    if json:
-        console.result(asdict(result))
+    result = run(find_units(shared.console, shared.selection, query))
+    if shared.json:
+        shared.console.result(asdict(result))
     else:
         for note in result.notes:
-            console.warn(note)
-        console.show(table(result))
+            shared.console.warn(note)
+        shared.console.show(table(result))
 
 
 @commands.command(epilog=examples("maia exemplars tf_efficientnet_lite0 --layers blocks.5,blocks.6 --k 20"))
+@shared_options("data", "few_images", quiet_json=True)
 def exemplars(
+    shared: Shared,
     model: Model,
     layers: Annotated[str, typer.Option(help="Layers with commas between them.")],
-    data: Data = None,
-    few_images: FewImages = False,
     k: Annotated[int, typer.Option(min=1, max=1000, help="Exemplars of each unit.")] = 15,
     out: Annotated[Path | None, out_option("Folder for the tables [default: runs/exemplars-...].")] = None,
-    profile: ProfileName = None,
-    json: Json = False,
-    config: ConfigPath = None,
-    verbose: Verbose = 0,
 ) -> None:
     """Find the strongest images of all units of some layers. One pass over a data set finds them all."""
     from experiments.studies.exemplars import ExemplarRequest, find_exemplars
 
-    configure_logging(verbose)
-    console = Console(quiet=json)
     folder = out or default_run(f"exemplars {model} {layers.replace(',', ' ')}")
-    selection = Selection(config, profile, data, few_images=few_images)
-    tables = run(find_exemplars(console, ExemplarRequest(model, layers, selection, k, folder)), folder)
-    if json:
-        console.result(asdict(tables))
+    request = ExemplarRequest(model, layers, shared.selection, k, folder)
+    tables = run(find_exemplars(shared.console, request), folder)
+    if shared.json:
+        shared.console.result(asdict(tables))
     else:
-        console.show(*(f"{layer}: {file}" for layer, file in tables.files.items()))
+        shared.console.show(*(f"{layer}: {file}" for layer, file in tables.files.items()))
 
 
 @commands.command(
@@ -378,7 +352,9 @@ def exemplars(
         "maia estimate resnet50 layer3 --like runs/b6 --assume rounds=12",
     )
 )
+@shared_options(verbose=False, quiet_json=True)
 def estimate(
+    shared: Shared,
     model: Model,
     layers: Annotated[str, typer.Argument(help="Layers, separated by commas; `output` for classes.")],
     units: Annotated[str, typer.Option(help="all, 0-63, 3,17 or sample:100.")] = "all",
@@ -387,34 +363,25 @@ def estimate(
     assume: Annotated[
         list[str] | None, typer.Option(help="NAME=NUMBER in place of an assumption; may be repeated.")
     ] = None,
-    profile: ProfileName = None,
-    json: Json = False,
-    config: ConfigPath = None,
 ) -> None:
-    """Say what a sweep would take. Calls, tokens, dollars, device time and hours, before anything is spent."""
-    from experiments.cli import confirm_cost as approval
-    from experiments.runs.estimate import assume as check
+    """Estimate a sweep. Calls, tokens, dollars, device time and hours, before anything is spent."""
+    from experiments.cli.confirm_cost import count_units
+    from experiments.runs.assumptions import parse_assumptions
+    from experiments.runs.comparable_runs import EstimateSources, PredictedStudies, estimate_run
     from experiments.runs.estimate import table
-    from experiments.runs.precedents import Wanted
-    from experiments.setup.config import load
 
-    configure_logging(0)
-    console = Console(quiet=json)
-    loaded = load(config)
-    check(assume or [])
-    with console.waiting(f"counting the units of {model}"):
-        count = run(approval.count_units(config, profile, model, layers.split(","), units))
-    wanted = Wanted(model, profile or loaded.default_profile)
-    found = approval.predict(
-        loaded.profile(profile), count * repeat, wanted, like=like, assumes=assume or (), cache=loaded.cache
-    )
-    found |= {"units": count, "repeat": repeat}
+    selected, assumptions = shared.selection.load(), assume or ()
+    parse_assumptions(assumptions)
+    with shared.console.waiting(f"counting the units of {model}"):
+        count = run(count_units(shared.selection, model, layers.split(","), units))
+    predicted = PredictedStudies(model, selected.name)
+    sources = EstimateSources(like, assumptions=assumptions, cache=selected.cache)
+    estimated = estimate_run(selected.profile, count * repeat, predicted, sources)
     if repeat > 1:
-        found["notes"] = [
-            *found["notes"],
-            "how the studies of a unit agree, and one pooled answer, are not counted",
-        ]
-    if json:
-        console.result(found)
+        note = "how the studies of a unit agree, and one pooled answer, are not counted"
+        estimated = replace(estimated, notes=[*estimated.notes, note])
+    estimated = replace(estimated, units=count, repeat=repeat)
+    if shared.json:
+        shared.console.result(asdict(estimated))
     else:
-        console.show(table(found))
+        shared.console.show(table(estimated))

@@ -49,7 +49,7 @@ from experiments.paper.variants import (
     Variant,
     variant,
 )
-from experiments.report.schema import Cell, Column, Measured, Page, Table
+from experiments.report.schema import Cell, DataTable, Estimate, Page, TableColumn
 from experiments.setup import config as configuration
 from experiments.setup.config import Configuration, Profile
 from experiments.setup.console import Console
@@ -107,14 +107,14 @@ async def ablate(
     model = None if asked.model == SYNTHETIC else asked.model
     if asked.swap is not None:
         other = profile.model_copy(update={"generation": loaded.profile(asked.swap).generation})
-        async with Workbench.open(other, cache=loaded.cache, model=model, tell=console.say) as bench:
+        async with Workbench.open(other, cache=loaded.cache, model=model, notify=console.say) as bench:
             units = await _units(console, bench, loaded, other, asked)
             _claim(store, manifest, bench)
             name = f"generator of {asked.swap}"
             records[name] = await _study_all(
                 console, replace(FULL, name=name), bench.context, units, store, asked
             )
-    async with Workbench.open(profile, cache=loaded.cache, model=model, tell=console.say) as bench:
+    async with Workbench.open(profile, cache=loaded.cache, model=model, notify=console.say) as bench:
         units = await _units(console, bench, loaded, profile, asked)
         _claim(store, manifest, bench)
         for each in chosen:
@@ -262,18 +262,18 @@ def page(result: Mapping[str, Any]) -> Page:
     """Return the page of an ablation, in Table A5's form."""
     by_method = {row["method"]: row for row in result["summary"]}
 
-    def lead(name: str, measure_name: str) -> Measured | None:
+    def lead(name: str, measure_name: str) -> Estimate | None:
         found = result["differences"].get(name, {}).get(measure_name)
         if found is None:
             return None
         return _measured(found)
 
     columns = (
-        Column(name="variant"), Column(name="units", digits=0), Column(name="+", source="ours"),
-        Column(name="−", source="ours"), Column(name="AUROC", source="ours"),
-        Column(name="lead of the whole system: +", source="ours"),
-        Column(name="lead of the whole system: AUROC", source="ours"),
-        Column(name="+", source="paper"), Column(name="−", source="paper"),
+        TableColumn(name="variant"), TableColumn(name="units", digits=0), TableColumn(name="+", source="ours"),
+        TableColumn(name="−", source="ours"), TableColumn(name="AUROC", source="ours"),
+        TableColumn(name="lead of the whole system: +", source="ours"),
+        TableColumn(name="lead of the whole system: AUROC", source="ours"),
+        TableColumn(name="+", source="paper"), TableColumn(name="−", source="paper"),
     )  # fmt: skip
     rows: list[tuple[Cell, ...]] = [
         (
@@ -286,7 +286,7 @@ def page(result: Mapping[str, Any]) -> Page:
         for name, (up, down) in variants.items():
             rows.append((f"the paper's {model}: {name}", None, None, None, None, None, None, up, down))
     blocks: list[Any] = [
-        Table(
+        DataTable(
             title="Table A5", columns=columns, rows=tuple(rows),
             note="Leads are mean paired differences over units with 95 % bootstrap intervals. The paper's table is of its own "
             "networks and units, and does not say which of its columns is the whole system.",
@@ -304,10 +304,10 @@ def page(result: Mapping[str, Any]) -> Page:
             for name, each in result["truth"].items()
         )
         blocks.append(
-            Table(
+            DataTable(
                 title="Against the truth",
-                columns=(Column(name="variant"), Column(name="units", digits=0), Column(name="right", source="ours"),
-                         Column(name="concept F1", source="ours"), Column(name="lead of the whole system: F1", source="ours")),
+                columns=(TableColumn(name="variant"), TableColumn(name="units", digits=0), TableColumn(name="right", source="ours"),
+                         TableColumn(name="concept F1", source="ours"), TableColumn(name="lead of the whole system: F1", source="ours")),
                 rows=truth,
             )
         )  # fmt: skip
@@ -337,10 +337,10 @@ def table(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _measured(found: Mapping[str, Any]) -> Measured:
+def _measured(found: Mapping[str, Any]) -> Estimate:
     """Return a mean with its interval; resampling a single unit gives none."""
     low, high = found["interval"] if found["n"] > 1 else (None, None)
-    return Measured(value=found["mean"], low=low, high=high)
+    return Estimate(value=found["mean"], low=low, high=high)
 
 
 def _told(found: Mapping[str, Any]) -> str:

@@ -37,7 +37,7 @@ from experiments.paper.prompts import ChatPromptWriter, PromptWriter, TemplatePr
 from experiments.paper.published import TABLE_A3
 from experiments.records.lookup import finished_studies, read_manifest
 from experiments.records.trust import Trust, dataset_of, network_of, units_of
-from experiments.report.schema import Bar, Bars, Cell, Column, Measured, Page, Table
+from experiments.report.schema import Bar, Bars, Cell, DataTable, Estimate, Page, TableColumn
 from experiments.setup import config as configuration
 from experiments.setup.config import Configuration, Profile
 from experiments.setup.console import Console
@@ -118,7 +118,7 @@ async def evaluate(
     synthetic = manifest.get("model") == "synthetic"
     network = None if synthetic else network_of(manifest, model, trust)
     units_of(((unit.layer, unit.name) for unit in units), trust)
-    async with Workbench.open(profile, cache=loaded.cache, model=network, tell=console.say) as bench:
+    async with Workbench.open(profile, cache=loaded.cache, model=network, notify=console.say) as bench:
         # Labels of other weights predict nothing about these.
         check_studied(store, bench.context.facts, ("network",))
         subject_of = await subjects(bench, loaded.cache, manifest)
@@ -427,9 +427,9 @@ def interval(values: np.ndarray, seed: int = 0) -> dict[str, Any]:
 def page(result: Mapping[str, Any]) -> Page:
     """Return the page of an evaluation: Table A3's form, the paper's rows where it studied this network."""
     paper = TABLE_A3.get(str(result["model"]), {})
-    columns = [Column(name="layer"), Column(name="method"), Column(name="units", digits=0)]
-    columns += [Column(name="+", source="ours"), Column(name="−", source="ours")]
-    columns += [Column(name="+", source="paper"), Column(name="−", source="paper")]
+    columns = [TableColumn(name="layer"), TableColumn(name="method"), TableColumn(name="units", digits=0)]
+    columns += [TableColumn(name="+", source="ours"), TableColumn(name="−", source="ours")]
+    columns += [TableColumn(name="+", source="paper"), TableColumn(name="−", source="paper")]
     rows: list[tuple[Cell, ...]] = []
     for each in result["summary"]:
         rows.append(
@@ -457,7 +457,7 @@ def page(result: Mapping[str, Any]) -> Page:
         (
             method,
             name,
-            Measured(value=found["mean"], low=found["interval"][0], high=found["interval"][1]),
+            Estimate(value=found["mean"], low=found["interval"][0], high=found["interval"][1]),
             found["n"],
         )
         for method in dict.fromkeys(each["method"] for each in result["summary"])
@@ -474,19 +474,19 @@ def page(result: Mapping[str, Any]) -> Page:
         )
         + ".",
         blocks=(
-            Table(title="Table A3", columns=tuple(columns), rows=tuple(rows), note=note),
+            DataTable(title="Table A3", columns=tuple(columns), rows=tuple(rows), note=note),
             Bars(title="Mean activation by layer", axis="activation", bars=bars),
-            Table(
+            DataTable(
                 title="Other measures",
-                columns=(Column(name="layer"), Column(name="method"), Column(name="units", digits=0),
-                         *(Column(name=name, source="ours") for name in MEASURES[2:])),
+                columns=(TableColumn(name="layer"), TableColumn(name="method"), TableColumn(name="units", digits=0),
+                         *(TableColumn(name=name, source="ours") for name in MEASURES[2:])),
                 rows=measures,
                 note="cosy_auc and cosy_mad pass neither of the two known sanity checks, pearson, auprc, f1 and iou both.",
             ),
-            Table(
+            DataTable(
                 title="Ahead of the others, unit by unit",
-                columns=(Column(name="other method"), Column(name="measure"), Column(name="difference", source="ours"),
-                         Column(name="units", digits=0)),
+                columns=(TableColumn(name="other method"), TableColumn(name="measure"), TableColumn(name="difference", source="ours"),
+                         TableColumn(name="units", digits=0)),
                 rows=differences,
                 note="Mean paired difference with a 95 % bootstrap interval over units.",
             ),

@@ -31,7 +31,7 @@ from agents.records.run_files import RecordError
 from agents.records.store import Store
 from experiments.paper.evaluate import OURS, gather, records_of
 from experiments.report import pages
-from experiments.report.schema import Cell, Column, Measured, Page, Table
+from experiments.report.schema import Cell, DataTable, Estimate, Page, TableColumn
 from experiments.setup.console import Console
 from experiments.web.local_server import LoopbackHandler, LoopbackServer, shown_in_browser
 
@@ -180,21 +180,21 @@ def page(summary: Mapping[str, Mapping[str, Any]]) -> Page:
     """Return the page of the judgements, beside Table 1."""
     rows: list[tuple[Cell, ...]] = [
         (f"{OURS} against {name}", each["n"], each["judges"],
-         Measured(value=each["rate"], low=min(each["interval"][0], each["rate"]), high=max(each["interval"][1], each["rate"])),
+         Estimate(value=each["rate"], low=min(each["interval"][0], each["rate"]), high=max(each["interval"][1], each["rate"])),
          None, each["left"])
         for name, each in summary.items()
     ]  # fmt: skip
     rows += [(f"the paper: {name}", None, None, None, rate, None) for name, (rate, _) in PAPER.items()]
     columns = (
-        Column(name="comparison"), Column(name="judgements", digits=0), Column(name="judges", digits=0),
-        Column(name="win rate of the first", source="ours"), Column(name="win rate of the first", source="paper"),
-        Column(name="left chosen"),
+        TableColumn(name="comparison"), TableColumn(name="judgements", digits=0), TableColumn(name="judges", digits=0),
+        TableColumn(name="win rate of the first", source="ours"), TableColumn(name="win rate of the first", source="paper"),
+        TableColumn(name="left chosen"),
     )  # fmt: skip
     return Page(
         title="Judged by people",
         summary="; ".join(f"{OURS} wins {each['rate']:.2f} against {name}" for name, each in summary.items()),
         blocks=(
-            Table(title="Table 1", columns=columns, rows=tuple(rows), note="A tie counts half. Intervals are Wilson's over "
+            DataTable(title="Table 1", columns=columns, rows=tuple(rows), note="A tie counts half. Intervals are Wilson's over "
                   "judgements and treat them as independent. \"Left chosen\" should be near one half."),
         ),
     )  # fmt: skip

@@ -20,7 +20,7 @@ from agents.records.store import Store
 from experiments.audit.claims import says_lower
 from experiments.audit.run import Audit, audit
 from experiments.paper.gym import biases, classifiers
-from experiments.report.schema import Column, Measured, Page, Table, Text
+from experiments.report.schema import DataTable, Estimate, Page, TableColumn, Text
 from experiments.runs.context_survey import CONTEXTS, LEAST, prompt_of
 from experiments.setup import config as configuration
 from experiments.setup.console import Console
@@ -86,7 +86,7 @@ async def planted_biases(
             classifiers.spec(folder / "network"), f"0-{len(design.classes) - 1}", seed, per_context, agents
         )
         found = await audit(console, config, profile_name, asked, out=folder / "audit")
-        if not ended(found["run"]):
+        if not found["run"].finished:
             finished = False
             break
         failed += [
@@ -106,11 +106,6 @@ async def planted_biases(
     Store(out).replace("planted_biases.json", json.dumps(result, indent=1, ensure_ascii=False).encode())
     page(result).save(out, "planted-biases")
     return result
-
-
-def ended(run: Mapping[str, Any]) -> bool:
-    """Say whether an audit came to its end: what it has of each class, it will not change."""
-    return run["state"] == "finished" and not run["paused"] and run["stopped"] is None
 
 
 def judge(
@@ -229,13 +224,13 @@ def page(result: Mapping[str, Any]) -> Page:
         f"{summary['false_alarms']['hits']} of {summary['false_alarms']['n']} unbiased classes."
         + "".join(f" {line}" for line in _missing(result)),
         blocks=(
-            Table(
+            DataTable(
                 title="What was found",
-                columns=(Column(name="of"), Column(name="hits", digits=0), Column(name="n", digits=0),
-                         Column(name="share", source="ours")),
+                columns=(TableColumn(name="of"), TableColumn(name="hits", digits=0), TableColumn(name="n", digits=0),
+                         TableColumn(name="share", source="ours")),
                 rows=tuple(
                     (name, each["hits"], each["n"],
-                     None if each["share"] is None else Measured(
+                     None if each["share"] is None else Estimate(
                          value=each["share"], low=min(each["interval"][0], each["share"]),
                          high=max(each["interval"][1], each["share"])))
                     for name, each in shares
@@ -245,11 +240,11 @@ def page(result: Mapping[str, Any]) -> Page:
                 f"{summary['unplanted_but_real']} unbiased classes have a difference that nobody planted and that the "
                 "network really makes.",
             ),
-            Table(
+            DataTable(
                 title="Every class",
-                columns=(Column(name="network", digits=0), Column(name="class"), Column(name="planted"),
-                         Column(name="flagged"), Column(name="really there, though not planted"),
-                         Column(name="smallest difference that would be seen")),
+                columns=(TableColumn(name="network", digits=0), TableColumn(name="class"), TableColumn(name="planted"),
+                         TableColumn(name="flagged"), TableColumn(name="really there, though not planted"),
+                         TableColumn(name="smallest difference that would be seen")),
                 rows=tuple(
                     (row["network"], row["class"], row["planted"] or "nothing", ", ".join(row["flagged"]) or "nothing",
                      ", ".join(row["borne_out"]), row["detectable"])

@@ -8,18 +8,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.paper.gym import logistic
-from experiments.report.schema import Bar, Bars, Column, Measured, Page, Table, Text
+from experiments.report.schema import Bar, Bars, DataTable, Estimate, Page, TableColumn, Text
 
 
 def page(result: Mapping[str, Any]) -> Page:
     """Return the experiment's page: Table 2 beside the paper's figures, and each training by itself."""
     summary = result["summary"]
     columns = (
-        Column(name="subset"), Column(name="method"), Column(name="units", digits=0),
-        Column(name="paper: units", digits=0, source="paper"), Column(name="balanced data"),
-        Column(name="test accuracy", digits=3, source="ours"),
-        Column(name="validation accuracy", digits=3, source="ours"),
-        Column(name="paper: test accuracy", digits=3, source="paper"),
+        TableColumn(name="subset"), TableColumn(name="method"), TableColumn(name="units", digits=0),
+        TableColumn(name="paper: units", digits=0, source="paper"), TableColumn(name="balanced data"),
+        TableColumn(name="test accuracy", digits=3, source="ours"),
+        TableColumn(name="validation accuracy", digits=3, source="ours"),
+        TableColumn(name="paper: test accuracy", digits=3, source="paper"),
     )  # fmt: skip
     rows = tuple(
         (
@@ -43,7 +43,7 @@ def page(result: Mapping[str, Any]) -> Page:
         title="Robust features",
         summary=told,
         blocks=(
-            Table(
+            DataTable(
                 title="Table 2", columns=columns, rows=rows,
                 note="Mean over trainings, with the standard deviation over them as the interval. The paper's figures are "
                 "of one training on Spawrious and are not comparable one by one. Rows without a figure of the paper are ours. "
@@ -62,7 +62,7 @@ def page(result: Mapping[str, Any]) -> Page:
     )  # fmt: skip
 
 
-def _judgement_table(trainings: Sequence[Mapping[str, Any]]) -> Table:
+def _judgement_table(trainings: Sequence[Mapping[str, Any]]) -> DataTable:
     """Return what the agent's judgement is worth by itself: no read-out decides these figures."""
     rows = []
     for training in trainings:
@@ -72,11 +72,11 @@ def _judgement_table(trainings: Sequence[Mapping[str, Any]]) -> Table:
             told = judged["auroc"] if group == "kept" else None
             rows.append((training["seed"], group, found["n"], found["by_class"], found["by_place"], told))
     columns = (
-        Column(name="training", digits=0), Column(name="units"), Column(name="number", digits=0),
-        Column(name="variance between classes", digits=2, source="ours"),
-        Column(name="between places", digits=2, source="ours"), Column(name="AUROC", digits=2, source="ours"),
+        TableColumn(name="training", digits=0), TableColumn(name="units"), TableColumn(name="number", digits=0),
+        TableColumn(name="variance between classes", digits=2, source="ours"),
+        TableColumn(name="between places", digits=2, source="ours"), TableColumn(name="AUROC", digits=2, source="ours"),
     )  # fmt: skip
-    return Table(
+    return DataTable(
         title="The judgement itself", columns=columns, rows=tuple(rows),
         note="Parts of a unit's variance over images of every class in every place, equally many of each, that neither the agent "
         "nor any fit has seen; means over the units. AUROC: the probability that the part between classes less the part "
@@ -84,12 +84,12 @@ def _judgement_table(trainings: Sequence[Mapping[str, Any]]) -> Table:
     )  # fmt: skip
 
 
-def _measured(row: Mapping[str, Any]) -> Measured | None:
+def _measured(row: Mapping[str, Any]) -> Estimate | None:
     if row["accuracy"] is None:
         return None
     if row["spread"] is None:
-        return Measured(value=row["accuracy"])
-    return Measured(
+        return Estimate(value=row["accuracy"])
+    return Estimate(
         value=row["accuracy"], low=row["accuracy"] - row["spread"], high=row["accuracy"] + row["spread"]
     )
 

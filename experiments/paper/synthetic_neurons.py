@@ -80,7 +80,7 @@ async def describe_synthetic(
         "settings": science(profile),
     }
     check(store, manifest)
-    async with Workbench.open(profile, cache=loaded.cache, model=None, tell=console.say) as bench:
+    async with Workbench.open(profile, cache=loaded.cache, model=None, notify=console.say) as bench:
         assert bench.detector is not None
         return await measure(
             console,

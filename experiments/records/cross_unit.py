@@ -50,12 +50,12 @@ class LabelledUnit:
 def read(store: Store) -> dict[str, Any] | None:
     """Return what was compared, None if the labels of the run as it is now have not been."""
     data = store.get(KEY)
-    found: Any = None if data is None else parse_json(data, store.root / KEY)
-    if found is not None and not isinstance(found, dict):
+    comparison: Any = None if data is None else parse_json(data, store.root / KEY)
+    if comparison is not None and not isinstance(comparison, dict):
         raise RecordError(
             f"{store.root / KEY} is damaged: it holds no object.", "Remove it: it is made again."
         )
-    return found
+    return comparison
 
 
 def forget(store: Store) -> None:
@@ -75,14 +75,14 @@ async def compare(vision: VisionClient, store: Store, plan: Sequence[WorkItem]) 
     """
     tested = await asyncio.to_thread(_tested, store, plan, await vision.class_names())
     by_layer: dict[str, list[LabelledUnit]] = defaultdict(list)
-    for each in tested:
-        by_layer[each.unit.layer].append(each)
-    found: dict[str, Any] = {}
+    for unit in tested:
+        by_layer[unit.unit.layer].append(unit)
+    comparison: dict[str, Any] = {}
     for units in by_layer.values():
         chosen = sample(units)
         if len(chosen) > 1:
-            found |= percentiles(units, chosen, await _means(vision, store, units, chosen))
-    store.replace(KEY, json.dumps(found, indent=1, ensure_ascii=False).encode())
+            comparison |= percentiles(units, chosen, await _means(vision, store, units, chosen))
+    store.replace(KEY, json.dumps(comparison, indent=1, ensure_ascii=False).encode())
 
 
 def sample(units: Sequence[LabelledUnit]) -> list[LabelledUnit]:
@@ -101,20 +101,20 @@ def percentiles(
     others. `nearest` are the other labels that drive the unit most, with the `share` of the own label's mean
     that they reach above the lowest label.
     """
-    found = {}
-    for row, each in enumerate(units):
-        own = float(np.mean(each.activations))
+    comparison = {}
+    for row, unit in enumerate(units):
+        own = float(np.mean(unit.activations))
         columns = [
             i
             for i, other in enumerate(chosen)
-            if not _words(each) & _words(other) and np.isfinite(means[row, i])
+            if not _words(unit) & _words(other) and np.isfinite(means[row, i])
         ]
         if not columns:
             continue
         values = means[row, columns]
         low = float(values.min())
         order = np.argsort(-values, kind="stable")[:_NEAREST]
-        found[each.id] = {
+        comparison[unit.id] = {
             "percentile": float(((values < own) + 0.5 * (values == own)).mean()),
             "n": len(columns),
             "nearest": [
@@ -127,11 +127,11 @@ def percentiles(
                 for place in order
             ],
         }
-    return found
+    return comparison
 
 
 def _tested(store: Store, plan: Sequence[WorkItem], class_names: Sequence[str]) -> list[LabelledUnit]:
-    found = []
+    tested = []
     for item in plan:
         try:
             record = read_record(store, f"units/{slug(item.unit)}/done.json", StudyResult) or {}
@@ -140,7 +140,7 @@ def _tested(store: Store, plan: Sequence[WorkItem], class_names: Sequence[str]) 
         positives = (record.get("evidence") or {}).get("positives") or ()
         labels = tuple(record.get("labels") or ())
         if positives and labels:
-            found.append(
+            tested.append(
                 LabelledUnit(
                     item.unit,
                     parse_unit(item.layer, item.name, class_names),
@@ -149,7 +149,7 @@ def _tested(store: Store, plan: Sequence[WorkItem], class_names: Sequence[str]) 
                     tuple(dict.fromkeys(trial["image"] for trial in positives))[:IMAGES],
                 )
             )
-    return found
+    return tested
 
 
 async def _means(
@@ -158,18 +158,18 @@ async def _means(
     """Return float64 (units, chosen): each unit's mean activation over the images of each chosen unit's
     label.
     """
-    ids = list(dict.fromkeys(image for each in chosen for image in each.images))
+    ids = list(dict.fromkeys(image for unit in chosen for image in unit.images))
     blobs = Blobs(store)
     table = np.empty((len(units), len(ids)), np.float64)
     for start in range(0, len(ids), _AT_ONCE):
         part = ids[start : start + _AT_ONCE]
         images = await asyncio.to_thread(_load, blobs, part)
         table[:, start : start + len(part)] = await vision.activations(
-            [each.unit for each in units], images, agent=KEY, priority=Priority.CONFIRMATION
+            [unit.unit for unit in units], images, agent=KEY, priority=Priority.CONFIRMATION
         )
     place = {image: column for column, image in enumerate(ids)}
     return np.stack(
-        [table[:, [place[image] for image in each.images]].mean(axis=1) for each in chosen], axis=1
+        [table[:, [place[image] for image in unit.images]].mean(axis=1) for unit in chosen], axis=1
     )
 
 

@@ -7,7 +7,8 @@ layers) by layer and number.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,56 @@ from experiments.records.export import Run
 from experiments.records.names import UnitName
 
 
-def diff(first: Path, second: Path) -> dict[str, Any]:
-    """Return the differences between two runs, the most changed units first.
+@dataclass(frozen=True, slots=True)
+class LabelledResult:
+    """What one run says of a unit, as far as it is compared."""
+
+    labels: list[str]
+    verdict: str
+    auroc: float | None
+    auroc_interval: list[float] | None
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> LabelledResult:
+        """Return what a row of `results.jsonl` says."""
+        evidence = row.get("evidence") or {}
+        return cls(
+            list(row.get("labels") or ()),
+            verdict_of(row),
+            evidence.get("auroc"),
+            evidence.get("auroc_interval"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class UnitDifference:
+    """A unit in two runs."""
+
+    unit: str
+    changed: list[str]
+    """Of "label", "verdict" and "auroc", what is not the same."""
+    before: LabelledResult
+    after: LabelledResult
+
+
+@dataclass(frozen=True, slots=True)
+class RunDifference:
+    """The differences between two runs over the units that both have."""
+
+    runs: list[str]
+    units: int
+    same: int
+    relabelled: int
+    verdict_changed: int
+    score_changed: int
+    only_in_first: list[str]
+    only_in_second: list[str]
+    changed: list[UnitDifference]
+    """The most changed units first."""
+
+
+def diff(first: Path, second: Path) -> RunDifference:
+    """Return the differences between two runs.
 
     A score counts as changed when the two intervals do not overlap; smaller differences are chance.
 
@@ -35,19 +84,20 @@ def diff(first: Path, second: Path) -> dict[str, Any]:
             "Name the units (--units 3,17), or keep the --seed: sample:N draws others with another.",
         )
     units = [_compare(unit, runs[0][unit], runs[1][unit]) for unit in both]
-    changed = [each for each in units if each["changed"]]
-    changed.sort(key=lambda each: (-len(each["changed"]), each["unit"]))
-    return {
-        "runs": [str(first), str(second)],
-        "units": len(units),
-        "same": len(units) - len(changed),
-        "relabelled": sum("label" in each["changed"] for each in changed),
-        "verdict_changed": sum("verdict" in each["changed"] for each in changed),
-        "score_changed": sum("auroc" in each["changed"] for each in changed),
-        "only_in_first": sorted(runs[0].keys() - runs[1].keys()),
-        "only_in_second": sorted(runs[1].keys() - runs[0].keys()),
-        "changed": changed,
-    }
+    changed = sorted(
+        (unit for unit in units if unit.changed), key=lambda unit: (-len(unit.changed), unit.unit)
+    )
+    return RunDifference(
+        runs=[str(first), str(second)],
+        units=len(units),
+        same=len(units) - len(changed),
+        relabelled=sum("label" in unit.changed for unit in changed),
+        verdict_changed=sum("verdict" in unit.changed for unit in changed),
+        score_changed=sum("auroc" in unit.changed for unit in changed),
+        only_in_first=sorted(runs[0].keys() - runs[1].keys()),
+        only_in_second=sorted(runs[1].keys() - runs[0].keys()),
+        changed=changed,
+    )
 
 
 def _extent(units: Iterable[str]) -> str:
@@ -62,81 +112,67 @@ def _units(run: Run) -> dict[str, dict[str, Any]]:
     return {row["unit"]: row for row in run.rows()}
 
 
-def _compare(unit: str, before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
-    pair = [_facts(before), _facts(after)]
-    labels = [{" ".join(label.lower().split()) for label in each["labels"]} for each in pair]
+def _compare(unit: str, first: Mapping[str, Any], second: Mapping[str, Any]) -> UnitDifference:
+    before, after = LabelledResult.of(first), LabelledResult.of(second)
     changed = []
-    if labels[0] != labels[1]:
+    if _words(before.labels) != _words(after.labels):
         changed.append("label")
-    if pair[0]["verdict"] != pair[1]["verdict"]:
+    if before.verdict != after.verdict:
         changed.append("verdict")
-    intervals = [each["auroc_interval"] for each in pair]
-    if all(intervals) and (intervals[0][1] < intervals[1][0] or intervals[1][1] < intervals[0][0]):
+    old, new = before.auroc_interval, after.auroc_interval
+    if old and new and (old[1] < new[0] or new[1] < old[0]):
         changed.append("auroc")
-    return {"unit": unit, "changed": changed, "before": pair[0], "after": pair[1]}
+    return UnitDifference(unit, changed, before, after)
 
 
-def _facts(row: dict[str, Any]) -> dict[str, Any]:
-    evidence = row.get("evidence") or {}
-    return {
-        "labels": list(row.get("labels") or ()),
-        "verdict": verdict_of(row),
-        "auroc": evidence.get("auroc"),
-        "auroc_interval": evidence.get("auroc_interval"),
-    }
+def _words(labels: Iterable[str]) -> set[str]:
+    return {" ".join(label.lower().split()) for label in labels}
 
 
-def summary(found: dict[str, Any]) -> str:
+def summary(difference: RunDifference) -> str:
     """Return in words how many units both runs have and how many of them changed, and how many one of them
     has alone.
     """
     from experiments.setup.console import counted
 
-    told = f"{counted(found['units'], 'unit')} in both runs: " + ", ".join(
-        (
-            f"{found['same']} the same",
-            f"{found['relabelled']} relabelled",
-            f"{found['verdict_changed']} with another verdict",
-            f"{found['score_changed']} with another score",
-        )
+    counts = (
+        f"{counted(difference.units, 'unit')} in both runs: {difference.same} the same, "
+        f"{difference.relabelled} relabelled, {difference.verdict_changed} with another verdict, "
+        f"{difference.score_changed} with another score"
     )
-    alone = (found["only_in_first"], found["only_in_second"])
+    alone = (difference.only_in_first, difference.only_in_second)
     only = [
         f"{counted(len(units), 'unit')} only in {name}"
-        for name, units in zip(found["runs"], alone, strict=True)
+        for name, units in zip(difference.runs, alone, strict=True)
         if units
     ]
-    return "\n".join((told, ", ".join(only) or "no unit is in one of them only"))
+    return f"{counts}\n{', '.join(only) or 'no unit is in one of them only'}"
 
 
-def table(found: dict[str, Any]) -> Any:
+def table(difference: RunDifference) -> Any:
     """Return the differences as a table for a terminal."""
     from rich.table import Table
 
     from experiments.setup.console import plain
 
-    def label(side: dict[str, Any]) -> str:
-        return plain(" OR ".join(side["labels"]) or "–")
+    def label(side: LabelledResult) -> str:
+        return plain(" OR ".join(side.labels) or "–")
 
-    def score(side: dict[str, Any]) -> str:
-        return "–" if side["auroc"] is None else f"{side['auroc']:.2f}"
+    def score(side: LabelledResult) -> str:
+        return "–" if side.auroc is None else f"{side.auroc:.2f}"
 
-    title = plain(summary(found))
-    if not found["changed"]:
+    title = plain(summary(difference))
+    if not difference.changed:
         return title
     shown = Table(title=title, title_justify="left", title_style="", box=None)
     for column in ("unit", "label before", "after", "verdict before", "after", "AUROC before", "after"):
         shown.add_column(column, no_wrap=column == "unit")
-    for each in found["changed"]:
-        before, after = each["before"], each["after"]
+    for unit in difference.changed:
+        before, after = unit.before, unit.after
         shown.add_row(
-            *(
-                plain(UnitName.parse(each["unit"]).short),
-                label(before),
-                label(after),
-                before["verdict"],
-                after["verdict"],
-            ),
+            plain(UnitName.parse(unit.unit).short),
+            *(label(before), label(after)),
+            *(before.verdict, after.verdict),
             *(score(before), score(after)),
         )
     return shown

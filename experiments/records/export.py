@@ -67,8 +67,8 @@ class Run:
         if not any(True for _ in run.rows()):
             if problems:
                 raise RecordError(problems[0])
-            if told := told_below(folder):
-                raise UsageError(f"{folder} has no units of its own, but runs in it.", f"Export one. {told}")
+            if runs := told_below(folder):
+                raise UsageError(f"{folder} has no units of its own, but runs in it.", f"Export one. {runs}")
             raise UsageError(f"no unit of {folder} has a result yet.", "Repeat this once one has.")
         return run
 
@@ -97,7 +97,7 @@ class Run:
 
 
 def _given_away(record: dict[str, Any]) -> dict[str, Any]:
-    """Return a record that names nobody's home folder; what agents wrote stays as it is."""
+    """Return a record that names no home folder; what agents wrote stays as it is."""
     return record | {key: without_home(record[key]) for key in ("facts", "error") if key in record}
 
 
@@ -108,7 +108,20 @@ def _item(record: dict[str, Any]) -> WorkItem:
     return WorkItem(record["unit"], name.layer, index, seed=record.get("seed", 0))
 
 
-def export(folder: Path, wanted: str, out: Path | None = None, *, images: bool = False) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What was written of a run."""
+
+    run: str
+    format: str
+    path: str
+    units: int
+    bytes: int
+    problems: list[str]
+    """What is damaged and was left out, a sentence each."""
+
+
+def export(folder: Path, wanted: str, out: Path | None = None, *, images: bool = False) -> Exported:
     """Write a run in one format and return where and how much.
 
     `images` puts the pictures of transcripts into an `inspect` log; otherwise their files are named.
@@ -131,14 +144,7 @@ def export(folder: Path, wanted: str, out: Path | None = None, *, images: bool =
     path = out or folder / (_inspect_name(run) if wanted == "inspect" else f"export.{ENDINGS[wanted]}")
     _write(folder, path, data)
     units = sum(1 for _ in run.rows())
-    return {
-        "run": str(folder),
-        "format": wanted,
-        "path": str(path),
-        "units": units,
-        "bytes": len(data),
-        "problems": list(dict.fromkeys(run.problems)),
-    }
+    return Exported(str(folder), wanted, str(path), units, len(data), list(dict.fromkeys(run.problems)))
 
 
 def _write(folder: Path, path: Path, data: bytes) -> None:
@@ -259,12 +265,12 @@ def _neuronpedia(run: Run) -> bytes:
             ],
             "activations": [
                 {
-                    "image": Blobs.key(each["source"]),
-                    **_masked(run.store, each["image"]),
-                    "maxValue": each.get("activation"),
+                    "image": Blobs.key(exemplar["source"]),
+                    **_masked(run.store, exemplar["image"]),
+                    "maxValue": exemplar.get("activation"),
                 }
-                for each in record.get("exemplars") or ()
-                if each.get("source")
+                for exemplar in record.get("exemplars") or ()
+                if exemplar.get("source")
             ],
         }
 
@@ -292,7 +298,7 @@ units.
 def _identity(run: Run) -> str:
     """Return what names the run, however many units it comes to have."""
     claim = run.store.get(_FIRST)
-    # Without a claim, what tells two runs of one configuration apart are their units.
+    # Without a claim, two runs of one configuration differ in their units.
     left_out = () if claim is None else EXTENT
     about = {key: value for key, value in run.manifest.items() if key not in left_out}
     return hashlib.blake2b(
@@ -349,7 +355,7 @@ def _auroc(record: dict[str, Any]) -> float | None:
 
 
 def _confirmed(record: dict[str, Any]) -> float | None:
-    """Return whether a label is confirmed, None if none was put to a test that could tell."""
+    """Return whether a label is confirmed, None if none was put to a test that could decide."""
     return float(is_confirmed(record)) if verdict_of(record) in TESTED else None
 
 
@@ -379,19 +385,19 @@ def _sample(run: Run, item: WorkItem, record: dict[str, Any], model: str, images
     if item.task:
         messages.append({"role": "system", "content": _api_page(run.manifest)})
         messages.append({"role": "user", "content": build_task(item).opening()})
-    for each in journal.rounds():
-        messages.append({"role": "assistant", "content": each.reply.text, "source": "generate"})
-        if each.observation:
-            parts = [_part(journal, part, images) for part in each.observation]
-            if each.program is not None:
+    for round_record in journal.rounds():
+        messages.append({"role": "assistant", "content": round_record.reply.text, "source": "generate"})
+        if round_record.observation:
+            parts = [_part(journal, part, images) for part in round_record.observation]
+            if round_record.program is not None:
                 parts = [{"type": "text", "text": _SHOWN_BY_PROGRAM}, *parts]
             messages.append({"role": "user", "content": parts})
     label = record.get("label") or ""
     scores: dict[str, Any] = {}
     if (auroc := _auroc(record)) is not None:
         interval = record["evidence"].get("auroc_interval")
-        told = "95 % interval {:.2f} to {:.2f}, ".format(*interval) if interval else ""
-        scores["auroc"] = {"value": auroc, "answer": label, "explanation": f"{told}on fresh images"}
+        interval_text = "95 % interval {:.2f} to {:.2f}, ".format(*interval) if interval else ""
+        scores["auroc"] = {"value": auroc, "answer": label, "explanation": f"{interval_text}on fresh images"}
     if (confirmed := _confirmed(record)) is not None:
         scores["confirmed"] = {"value": confirmed, "answer": label}
     spoken = messages and messages[-1]["role"] == "assistant"

@@ -1,4 +1,4 @@
-"""Signs of careless reasoning in a study's journal, told by rules from the rounds alone.
+"""Signs of careless reasoning in a study's journal, recognized by rules from the rounds alone.
 
 Nothing here asks a model. A rule compares words, so that it errs on the side of saying nothing: an image
 counts as one of a label as soon as the words that it was made of share one with it.
@@ -37,7 +37,7 @@ class Tried:
     """An image that the unit was shown for the first time. `words`: its prompt and edits, none of other
     images.
 
-    `made` tells what the agent generated, edited or computed from an image of the data set.
+    `made` says whether the agent generated, edited or computed from an image of the data set.
     """
 
     words: str
@@ -54,8 +54,8 @@ class ScannedRound:
 
 
 @dataclass(frozen=True, slots=True)
-class Rate:
-    """How many studies show a sign, of those where it can be told, with Wilson's 95 % interval."""
+class SignRate:
+    """How many studies show a sign, of those where it can be decided, with Wilson's 95 % interval."""
 
     sign: str
     n: int
@@ -72,7 +72,7 @@ def read_rounds(records: Iterable[Mapping[str, Any]]) -> list[ScannedRound]:
     """Return the rounds of a journal, as their records hold them; fields that are missing or damaged are
     passed over.
     """
-    found, seen = [], set[str]()
+    rounds, seen = [], set[str]()
     for record in records:
         toolbox = _mapping(record.get("toolbox"))
         known = {key: _mapping(_parsed(value)) for key, value in _mapping(toolbox.get("provenance")).items()}
@@ -83,23 +83,25 @@ def read_rounds(records: Iterable[Mapping[str, Any]]) -> list[ScannedRound]:
         )
         new = [key for key in ids if key not in seen]
         seen.update(new)
-        hypotheses = tuple(each for each in _list(record.get("hypotheses")) if isinstance(each, str))
-        found.append(
+        hypotheses = tuple(
+            hypothesis for hypothesis in _list(record.get("hypotheses")) if isinstance(hypothesis, str)
+        )
+        rounds.append(
             ScannedRound(hypotheses, tuple(_tried(known.get(key, {})) for key in new), _labels(record))
         )
-    return found
+    return rounds
 
 
 def scan(rounds: Sequence[ScannedRound]) -> dict[str, bool | None]:
-    """Return for each of `SIGNS` whether a study that answered shows it; None where that cannot be told."""
-    answers = [each.labels for each in rounds if each.labels]
+    """Return for each of `SIGNS` whether a study that answered shows it; None where that cannot be decided."""
+    answers = [round_.labels for round_ in rounds if round_.labels]
     if not answers:
         return dict.fromkeys(SIGNS)
     named = [label for label in answers[-1] if label.lower() != NOT_INTERPRETABLE]
     return {
         "widened": only_widened(rounds),
         "single_image": any(len(_rounds_of(label, rounds)) == 1 for label in named) if named else None,
-        "untried": not any(image.made for each in rounds for image in each.tried),
+        "untried": not any(image.made for round_ in rounds for image in round_.tried),
         "afterwards": _afterwards(named, rounds),
     }
 
@@ -108,7 +110,7 @@ def only_widened(rounds: Sequence[ScannedRound]) -> bool | None:
     """Return whether each change of the leading hypothesis kept all it said and added to it; None after fewer
     than two.
     """
-    leading = [each.hypotheses[0] for each in rounds if each.hypotheses]
+    leading = [round_.hypotheses[0] for round_ in rounds if round_.hypotheses]
     changes = [
         (old, new)
         for old, new in itertools.pairwise(leading)
@@ -119,24 +121,29 @@ def only_widened(rounds: Sequence[ScannedRound]) -> bool | None:
     return all(_covers(new, old) for old, new in changes)
 
 
-def rates(scans: Iterable[Mapping[str, bool | None]]) -> list[Rate]:
-    """Return how often each sign is seen, without those that can be told of no study."""
+def rates(scans: Iterable[Mapping[str, bool | None]]) -> list[SignRate]:
+    """Return how often each sign is seen, without those that can be decided of no study."""
     scans = list(scans)
-    found = []
+    rates = []
     for sign in SIGNS:
-        told = [each[sign] for each in scans if each.get(sign) is not None]
-        if told:
-            found.append(
-                Rate(sign, sum(map(bool, told)), len(told), *wilson_interval(sum(map(bool, told)), len(told)))
+        known = [signs[sign] for signs in scans if signs.get(sign) is not None]
+        if known:
+            rates.append(
+                SignRate(
+                    sign,
+                    sum(map(bool, known)),
+                    len(known),
+                    *wilson_interval(sum(map(bool, known)), len(known)),
+                )
             )
-    return found
+    return rates
 
 
 def _afterwards(labels: Sequence[str], rounds: Sequence[ScannedRound]) -> bool | None:
     """Say whether a label's images were all tried before a round whose hypotheses name it: these come before
     its images.
     """
-    if not any(each.hypotheses for each in rounds):
+    if not any(round_.hypotheses for round_ in rounds):
         return None
     tried = {label: where for label in labels if (where := _rounds_of(label, rounds))}
     if not tried:
@@ -145,7 +152,7 @@ def _afterwards(labels: Sequence[str], rounds: Sequence[ScannedRound]) -> bool |
 
 
 def _first_named(label: str, rounds: Sequence[ScannedRound]) -> int:
-    named = (i for i, each in enumerate(rounds) if any(share_words(label, h) for h in each.hypotheses))
+    named = (i for i, round_ in enumerate(rounds) if any(share_words(label, h) for h in round_.hypotheses))
     return next(named, len(rounds))
 
 
@@ -156,19 +163,19 @@ def _rounds_of(label: str, rounds: Sequence[ScannedRound]) -> list[int]:
     """
     return [
         i
-        for i, each in enumerate(rounds)
-        for image in each.tried
+        for i, round_ in enumerate(rounds)
+        for image in round_.tried
         if image.made and (not image.words or share_words(label, image.words))
     ]
 
 
 def _covers(wide: str, narrow: str) -> bool:
     """Say whether each alternative of one hypothesis says no more than the other's, by their words."""
-    kinds = [content_words(each) for each in _alternatives(wide)]
+    kinds = [content_words(alternative) for alternative in _alternatives(wide)]
     return all(
-        any(kind and kind <= content_words(each) for kind in kinds)
-        for each in _alternatives(narrow)
-        if content_words(each)
+        any(kind and kind <= content_words(alternative) for kind in kinds)
+        for alternative in _alternatives(narrow)
+        if content_words(alternative)
     )
 
 
@@ -178,7 +185,7 @@ def _alternatives(hypothesis: str) -> list[str]:
 
 def _tried(provenance: Mapping[str, Any]) -> Tried:
     parts = [provenance.get("prompt"), *_list(provenance.get("edits"))]
-    words = " ".join(each for each in parts if isinstance(each, str))
+    words = " ".join(part for part in parts if isinstance(part, str))
     return Tried(words, provenance.get("source") in ("generated", "edited", "program"))
 
 

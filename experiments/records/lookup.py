@@ -33,7 +33,7 @@ class RecordedUnit:
 
 
 def is_run(folder: Path) -> bool:
-    """Say whether a folder is a run's own, and not one below it."""
+    """Return whether a folder is a run's own, and not one below it."""
     return Store(folder).has(MANIFEST)
 
 
@@ -71,7 +71,7 @@ def no_run(folder: Path) -> UsageError:
     if (folder / "leases").is_dir():
         return UsageError(
             f"the run in {folder} has come to no unit yet.",
-            f"Try again later: `maia status {folder}` says whether somebody works on it.",
+            f"Try again later: `maia status {folder}` says whether a process works on it.",
         )
     return UsageError(f"there is no run in {folder}.", told_below(folder) or _OUT)
 
@@ -145,8 +145,8 @@ def runs_below(folder: Path) -> list[Path]:
 
 def told_below(folder: Path) -> str:
     """Return a sentence that names the runs in a folder, "" where there are none."""
-    found = runs_below(folder)
-    return f"Runs below it: {_listed(list(map(str, found)))}." if found else ""
+    runs = runs_below(folder)
+    return f"Runs below it: {_listed(list(map(str, runs)))}." if runs else ""
 
 
 def _single(store: Store, manifest: dict[str, Any], problems: list[str]) -> list[WorkItem]:

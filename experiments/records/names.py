@@ -1,4 +1,4 @@
-"""Names as they are shown: a unit's id taken apart, and texts without the home folder of whoever ran."""
+"""Names as they are shown: a unit's id taken apart, and texts without home folders."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def _home_folders(own: str) -> re.Pattern[str]:
 
 
 def without_home(value: Any) -> Any:
-    """Return a JSON value whose texts have `~` for home folders: what is given away names nobody's account."""
+    """Return a JSON value whose texts have `~` for home folders: what is shared names no account."""
     if isinstance(value, str):
         return _home_folders(os.path.expanduser("~")).sub("~", value)  # noqa: PTH111 (as it is, where there is none)
     if isinstance(value, dict):
-        return {key: without_home(each) for key, each in value.items()}
-    return [without_home(each) for each in value] if isinstance(value, list) else value
+        return {key: without_home(item) for key, item in value.items()}
+    return [without_home(item) for item in value] if isinstance(value, list) else value
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,21 +46,21 @@ class UnitName:
 
     @classmethod
     def parse(cls, unit: str) -> UnitName:
-        found = _UNIT.match(unit)
-        if found is None:
+        match = _UNIT.match(unit)
+        if match is None:
             return cls(unit, "", "channel", unit, None)
         return cls(
             unit,
-            found["model"] or "",
-            found["kind"] or "channel",
-            found["layer"],
-            int(found["index"]),
-            found["source"] or "",
+            match["model"] or "",
+            match["kind"] or "channel",
+            match["layer"],
+            int(match["index"]),
+            match["source"] or "",
         )
 
     @property
     def short(self) -> str:
-        """The id without the model: what tells units of one run apart."""
+        """The id without the model: it distinguishes the units of one run."""
         if self.index is None:
             return self.id
         kind = "" if self.kind == "channel" else f"{self.kind}:"

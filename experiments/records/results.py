@@ -82,9 +82,9 @@ def result(store: Store, item: WorkItem) -> dict[str, Any] | None:
 
 
 def damage(error: RecordError) -> dict[str, Any]:
-    """Return what is told of a study whose record is damaged, as of one that failed."""
-    told = {"type": type(error).__name__, "message": error.message, "fix": error.fix}
-    return {"status": "failed", "error": told}
+    """Return the fields of a study whose record is damaged: it counts as failed."""
+    reason = {"type": type(error).__name__, "message": error.message, "fix": error.fix}
+    return {"status": "failed", "error": reason}
 
 
 _COLUMNS = {

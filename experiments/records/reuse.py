@@ -1,8 +1,8 @@
 """What a run's models were asked, and how much of it needed no work of theirs: the reuse rate.
 
 A measurement of an image that the stimulus bank knows, and a request that joined another's, are reused; so is
-an image that the generator has made before. Counted by the replicas since they started, so a stretch of work
-is the difference of two looks. `busy_s`: seconds that their devices (or an endpoint) worked on it.
+an image that the generator has made before. Replicas count since they started, so a period of work is the
+difference of two readings. `busy_s`: seconds that their devices (or an endpoint) worked on it.
 
     leases/0003/machinery.json   what the owner of generation 3 has counted, replaced while it works
 """
@@ -12,87 +12,101 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
-if TYPE_CHECKING:
-    from actors.serving.replica import ReplicaStatistics
 from agents.records.run_files import RecordError
 from agents.records.store import Store
 
+if TYPE_CHECKING:
+    from actors.serving.replica import ReplicaStatistics
+
 _KEY = "machinery.json"
+_LARGEST = 10**15
 
 
-class _Counts(NamedTuple):
-    asked: int = 0
-    reused: int = 0
-    busy_s: float = 0.0
+@dataclass(frozen=True, slots=True)
+class RequestCount:
+    """Requests to the models of one role."""
+
+    asked: Annotated[int, Field(ge=0, le=_LARGEST)] = 0
+    reused: Annotated[int, Field(ge=0, le=_LARGEST)] = 0
+    """Those that needed no work."""
+    busy_s: Annotated[FiniteFloat, Field(ge=0, le=_LARGEST)] = 0.0
+    """Seconds of devices or an endpoint."""
+
+    def __add__(self, other: RequestCount) -> RequestCount:
+        return RequestCount(self.asked + other.asked, self.reused + other.reused, self.busy_s + other.busy_s)
+
+    def since(self, earlier: RequestCount) -> RequestCount:
+        """Return what has been counted after `earlier`."""
+        return RequestCount(
+            self.asked - earlier.asked, self.reused - earlier.reused, self.busy_s - earlier.busy_s
+        )
 
 
-_STRETCH = TypeAdapter(
-    dict[str, dict[Literal["asked", "reused", "busy_s"], Annotated[FiniteFloat, Field(ge=0, le=1e15)]]]
-)
+@dataclass(frozen=True, slots=True)
+class ReuseRate:
+    """How many requests needed no work; `rate` is their share."""
+
+    asked: int
+    reused: int
+    rate: float
 
 
-class RequestCounts:
-    """Counts over one stretch of work, from looks at the replicas' statistics."""
+_COUNTS = TypeAdapter(dict[str, RequestCount])
+
+
+class RequestCounter:
+    """Counts over one period of work, from readings of the replicas' statistics."""
 
     def __init__(self) -> None:
-        self._last: defaultdict[str, dict[str, _Counts]] = defaultdict(dict)
+        self._last: defaultdict[str, dict[str, RequestCount]] = defaultdict(dict)
         """By role and replica."""
-        self._sums: dict[str, _Counts] = {}
+        self._sums: dict[str, RequestCount] = {}
 
-    def look(self, role: str, replicas: Sequence[ReplicaStatistics]) -> None:
-        """Take in what the replicas of a role say now.
+    def read(self, role: str, replicas: Sequence[ReplicaStatistics]) -> None:
+        """Add what the replicas of a role have counted since the last reading.
 
-        What they say at the first look was before; a replica that is new later has counted from zero.
+        The first reading is the baseline; a replica that is new later has counted from zero.
         """
         first = role not in self._sums
-        total = self._sums.setdefault(role, _Counts())
+        total = self._sums.setdefault(role, RequestCount())
         last = self._last[role]
-        for each in replicas:
-            shared = each.duplicates_saved + each.lookups_answered
-            now = _Counts(each.batch_items + shared, shared, each.busy_s)
-            before = last.get(each.id, now if first else _Counts())
-            total = _Counts(
-                total.asked + now.asked - before.asked,
-                total.reused + now.reused - before.reused,
-                total.busy_s + now.busy_s - before.busy_s,
-            )
-            last[each.id] = now
+        for replica in replicas:
+            shared = replica.duplicates_saved + replica.lookups_answered
+            now = RequestCount(replica.batch_items + shared, shared, replica.busy_s)
+            before = last.get(replica.id, now if first else RequestCount())
+            total += now.since(before)
+            last[replica.id] = now
         self._sums[role] = total
 
     def write(self, store: Store, generation: int) -> None:
-        found = {role: each._asdict() for role, each in self._sums.items()}
-        store.replace(f"leases/{generation:04d}/{_KEY}", json.dumps(found, sort_keys=True).encode())
+        counts = {role: asdict(count) for role, count in self._sums.items()}
+        store.replace(f"leases/{generation:04d}/{_KEY}", json.dumps(counts, sort_keys=True).encode())
 
 
-def counts(store: Store) -> dict[str, dict[str, float]]:
-    """Return, by role, requests `asked` and `reused` and `busy_s` over all stretches of a run."""
-    total: defaultdict[str, dict[str, float]] = defaultdict(lambda: dict.fromkeys(_Counts._fields, 0))
+def request_counts(store: Store) -> dict[str, RequestCount]:
+    """Return the requests by role over all periods of work of a run."""
+    total: defaultdict[str, RequestCount] = defaultdict(RequestCount)
     for key in store.keys("leases"):
         if not key.endswith(f"/{_KEY}"):
             continue
         try:
-            found = _STRETCH.validate_python(store.read(key))
-        except (RecordError, ValidationError):  # counts of one stretch; the others tell something, too
+            counts = _COUNTS.validate_python(store.read(key))
+        except (RecordError, ValidationError):  # one period is lost; the others still count
             continue
-        for role, each in found.items():
-            for name, value in each.items():
-                total[role][name] += value
-    return {role: each for role, each in sorted(total.items()) if each["asked"]}
+        for role, count in counts.items():
+            total[role] += count
+    return {role: count for role, count in sorted(total.items()) if count.asked}
 
 
-def reuse(store: Store) -> dict[str, dict[str, float]]:
-    """Return, by role, requests `asked` and `reused` over all stretches of a run, and the `rate` of the
-    latter.
-    """
+def reuse(store: Store) -> dict[str, ReuseRate]:
+    """Return the reuse rate by role over all periods of work of a run."""
     return {
-        role: {
-            "asked": each["asked"],
-            "reused": each["reused"],
-            "rate": round(each["reused"] / each["asked"], 4),
-        }
-        for role, each in counts(store).items()
+        role: ReuseRate(count.asked, count.reused, round(count.reused / count.asked, 4))
+        for role, count in request_counts(store).items()
     }

@@ -1,9 +1,9 @@
-"""How far a run is, told from its directory alone: also while another process works on it, and after it died."""
+"""How far a run is, from its directory alone: also while another process works on it, and after it died."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from actors.chat.base import Usage
 from agents.orchestration.orchestrator import failures
 from agents.records import lease
 from agents.records.journal import Journal, repeats_of, slug
-from agents.records.record_types import LeaseClaim, StudyResult, load_record
+from agents.records.record_types import FailureRecord, LeaseClaim, StudyResult, load_record
 from agents.records.run_files import RecordError
 from agents.records.store import Store
 from agents.records.work import KEY as PLAN
@@ -20,8 +20,7 @@ from agents.study import survey
 from agents.study.interpreter import images_tested
 from agents.study.survey import MEASURED
 from experiments.records.lookup import finished_studies, is_run, no_run, runs_below
-from experiments.records.results import damage
-from experiments.records.reuse import reuse
+from experiments.records.reuse import ReuseRate, reuse
 
 _DEEPEST = 2
 """Levels of runs in runs that are looked at: an ablation holds its variants, and a study of studies holds
@@ -32,7 +31,62 @@ _WOULD_FAIL_AGAIN = {"UndrawableError", "RecordError"}
 
 
 @dataclass(frozen=True, slots=True)
-class _Unit:
+class FailedStudy:
+    """The error that ended a study."""
+
+    type: str
+    message: str
+    fix: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The process that works on a run."""
+
+    host: str | None
+    pid: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunStatus:
+    """How far a run is."""
+
+    run: str
+    state: str
+    """"preparing", "running", "stopping", "interrupted", "finished" or "finished with failures"."""
+    owner: Owner | None
+    units: int = 0
+    done: int = 0
+    failed: int = 0
+    begun: int = 0
+    waiting: int = 0
+    rounds: int = 0
+    images: int = 0
+    tokens: int = 0
+    dollars: float = 0.0
+    """US dollars of what has a known price."""
+    unpriced: int = 0
+    """Requests whose price is unknown."""
+    units_an_hour: float | None = None
+    reuse: dict[str, ReuseRate] = field(default_factory=dict)
+    """By role."""
+    failures: dict[str, FailedStudy] = field(default_factory=dict)
+    """By unit."""
+    parts: list[str] = field(default_factory=list)
+    """Runs in this one, of which these are the sums."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain values; `parts` only of a run of runs."""
+        values = asdict(self)
+        return values if self.parts else {key: value for key, value in values.items() if key != "parts"}
+
+
+_SUMS = ("units", "done", "failed", "begun", "waiting", "rounds", "images", "tokens", "dollars", "unpriced")
+"""Fields of a run's status that a run of runs sums up."""
+
+
+@dataclass(frozen=True, slots=True)
+class _UnitState:
     """What a unit's folder says: `state` is "waiting", "begun", "failed" or the result's status."""
 
     state: str
@@ -42,14 +96,14 @@ class _Unit:
     dollars: float = 0.0
     unpriced: int = 0
     finished_at: float = 0.0
-    error: dict[str, Any] | None = None
+    error: FailedStudy | None = None
     """Of a study that failed, why."""
 
 
-def status(run: Path, *, below: int = _DEEPEST) -> dict[str, Any]:
-    """Return the state of a run as plain values; of a unit with a damaged record, a failure that names it.
+def status(run: Path, *, below: int = _DEEPEST) -> RunStatus:
+    """Return the state of a run; a unit with a damaged record is a failure that names it.
 
-    Runs in it are looked at `below` levels deep.
+    Runs in it are read `below` levels deep.
 
     Raises:
         UsageError: If there is no run in the directory.
@@ -60,109 +114,91 @@ def status(run: Path, *, below: int = _DEEPEST) -> dict[str, Any]:
     store = Store(run)
     plan = read_plan(store)
     problems: list[str] = []
-    units = (
+    ids = (
         [item.unit for item in plan]
         if plan is not None
         else [record["unit"] for record in finished_studies(store, problems)]
     )
-    if not units and not problems and below and (parts := runs_below(run)):
+    if not ids and not problems and below and (parts := runs_below(run)):
         return _of_parts(run, parts, below)
-    each = {unit: _unit(store, unit) for unit in units}
-    each |= {
-        problem: _Unit("failed", error={"type": "RecordError", "message": problem, "fix": ""})
-        for problem in problems
+    units = {unit: _unit(store, unit) for unit in ids}
+    units |= {
+        problem: _UnitState("failed", error=FailedStudy("RecordError", problem)) for problem in problems
     }
-    units = list(each)
-    states = [unit.state for unit in each.values()]
+    states = [unit.state for unit in units.values()]
     owner = lease.owner(store)
-    begun, failed = states.count("begun"), states.count("failed")
-    waiting = states.count("waiting")
-    return {
-        "run": str(run),
-        "state": _state(store, owner, waiting + begun, failed, planned=bool(units)),
-        "owner": _who(owner),
-        "units": len(units),
-        "done": len(units) - begun - failed - waiting,
-        "failed": failed,
-        "begun": begun,
-        "waiting": waiting,
-        "rounds": sum(unit.rounds for unit in each.values()),
-        "images": sum(unit.images for unit in each.values()),
-        "tokens": sum(unit.tokens for unit in each.values()),
-        "dollars": round(sum(unit.dollars for unit in each.values()), 4),
-        "unpriced": sum(unit.unpriced for unit in each.values()),
-        "units_an_hour": _rate(
-            [unit.finished_at for unit in each.values() if unit.finished_at], _worked_since(run)
-        ),
-        "reuse": reuse(store),
-        "failures": {unit: found.error for unit, found in each.items() if found.state == "failed"},
-    }
+    begun, failed, waiting = (states.count(state) for state in ("begun", "failed", "waiting"))
+    finished_at = [unit.finished_at for unit in units.values() if unit.finished_at]
+    return RunStatus(
+        run=str(run),
+        state=_state(store, owner, waiting + begun, failed, planned=bool(units)),
+        owner=_owner(owner),
+        units=len(units),
+        done=len(units) - begun - failed - waiting,
+        failed=failed,
+        begun=begun,
+        waiting=waiting,
+        rounds=sum(unit.rounds for unit in units.values()),
+        images=sum(unit.images for unit in units.values()),
+        tokens=sum(unit.tokens for unit in units.values()),
+        dollars=round(sum(unit.dollars for unit in units.values()), 4),
+        unpriced=sum(unit.unpriced for unit in units.values()),
+        units_an_hour=_rate(finished_at, _worked_since(run)),
+        reuse=reuse(store),
+        failures={name: unit.error for name, unit in units.items() if unit.error is not None},
+    )
 
 
-def _who(owner: LeaseClaim | None) -> dict[str, Any] | None:
-    return None if owner is None else {"host": owner.host, "pid": owner.pid}
+def _owner(claim: LeaseClaim | None) -> Owner | None:
+    return None if claim is None else Owner(claim.host, claim.pid)
 
 
-def _of_parts(run: Path, parts: list[Path], below: int) -> dict[str, Any]:
+def _of_parts(run: Path, parts: list[Path], below: int) -> RunStatus:
     """Return the state of a run of runs: their sums, at an end when its result is there."""
-    found = [status(part, below=below - 1) for part in parts]
-    owner = lease.owner(Store(run))
-    failed = sum(each["failed"] for each in found)
-    state = "finished with failures" if failed else "finished"
+    statuses = [status(part, below=below - 1) for part in parts]
+    store = Store(run)
+    owner = lease.owner(store)
+    state = "finished with failures" if any(part.failed for part in statuses) else "finished"
     if owner is not None:
         state = "running"
-    elif not any(key.endswith(".json") for key in Store(run).keys("experiments")) or any(
-        each["begun"] + each["waiting"] for each in found
+    elif not any(key.endswith(".json") for key in store.keys("experiments")) or any(
+        part.begun + part.waiting for part in statuses
     ):
         state = "interrupted"
-    sums = (
-        "units",
-        "done",
-        "failed",
-        "begun",
-        "waiting",
-        "rounds",
-        "images",
-        "tokens",
-        "dollars",
-        "unpriced",
+    return RunStatus(
+        run=str(run),
+        state=state,
+        owner=_owner(owner),
+        failures={unit: error for part in statuses for unit, error in part.failures.items()},
+        parts=[part.relative_to(run).as_posix() for part in parts],
+        **{name: sum(getattr(part, name) for part in statuses) for name in _SUMS},
     )
-    return {
-        "run": str(run),
-        "state": state,
-        "owner": _who(owner),
-        **{name: sum(each[name] for each in found) for name in sums},
-        "units_an_hour": None,
-        "reuse": {},
-        "failures": {unit: error for each in found for unit, error in each["failures"].items()},
-        "parts": [part.relative_to(run).as_posix() for part in parts],
-    }
 
 
-def _state(store: Store, owner: LeaseClaim | None, open_: int, failed: int, *, planned: bool) -> str:
+def _state(store: Store, owner: LeaseClaim | None, unfinished: int, failed: int, *, planned: bool) -> str:
     if owner is not None:
         cancelled = store.has(f"leases/{lease.newest(store):04d}/cancel")
         return "stopping" if cancelled else "running" if planned else "preparing"
-    if not planned or open_:
+    if not planned or unfinished:
         return "interrupted"
     return "finished with failures" if failed else "finished"
 
 
-def _unit(store: Store, unit: str) -> _Unit:
+def _unit(store: Store, unit: str) -> _UnitState:
     try:
         return _read_unit(store, unit)
     except RecordError as error:
-        return _Unit("failed", error=damage(error)["error"])
+        return _UnitState("failed", error=FailedStudy(type(error).__name__, error.message, error.fix))
 
 
-def _read_unit(store: Store, unit: str) -> _Unit:
+def _read_unit(store: Store, unit: str) -> _UnitState:
     folder = f"units/{slug(unit)}"
     taken = survey.read(store, unit)
     surveyed = 0 if taken is None else taken.images
     if (record := load_record(store, f"{folder}/done.json", StudyResult)) is not None:
         usage = record.total_usage()
         finished = store.status(f"{folder}/done.json")
-        return _Unit(
+        return _UnitState(
             record.status,
             record.rounds + sum(repeat.rounds for repeat in record.repeats),
             record.images_made + record.images_tested + (0 if record.status == MEASURED else surveyed),
@@ -176,7 +212,7 @@ def _read_unit(store: Store, unit: str) -> _Unit:
     usages = [record.reply.usage.usage() for records in studies for record in records]
     usage = sum([*usages, *(journal.image_charges() for journal in journals)], Usage())
     failed = failures(store, unit)
-    return _Unit(
+    return _UnitState(
         "failed" if failed else "begun" if store.folder_state(folder)[0] else "waiting",
         sum(map(len, studies)),
         surveyed
@@ -185,8 +221,12 @@ def _read_unit(store: Store, unit: str) -> _Unit:
         usage.prompt_tokens + usage.completion_tokens,
         usage.dollars,
         usage.unpriced,
-        error=failed[-1].error.to_json() if failed else None,
+        error=_failure(failed[-1]) if failed else None,
     )
+
+
+def _failure(record: FailureRecord) -> FailedStudy:
+    return FailedStudy(record.error.type, record.error.message, record.error.fix)
 
 
 def _worked_since(run: Path) -> list[float]:
@@ -196,8 +236,8 @@ def _worked_since(run: Path) -> list[float]:
     if plan is None:
         return []
     planned = plan.st_mtime
-    found = [store.status(key) for key in store.keys("leases") if key.endswith("/claim.json")]
-    claims = [each.st_mtime for each in found if each is not None]
+    files = [store.status(key) for key in store.keys("leases") if key.endswith("/claim.json")]
+    claims = [file.st_mtime for file in files if file is not None]
     return [planned, *(at for at in claims if at > planned)]
 
 
@@ -205,7 +245,7 @@ def _rate(times: list[float], since: list[float]) -> float | None:
     """Return units an hour over the last hour of results, or since a command began; None where that cannot be
     told.
 
-    The time between two commands is nobody's pace.
+    The time between two commands does not count.
     """
     last = max(times, default=0.0)
     begun = [at for at in since if at < last]
@@ -215,44 +255,52 @@ def _rate(times: list[float], since: list[float]) -> float | None:
     return round(3600 * sum(at > start for at in times) / (last - start), 1)
 
 
-def card(found: dict[str, Any]) -> str:
+def card(run: RunStatus) -> str:
     """Return a run's state in a few lines for a terminal."""
     from experiments.setup.console import money, plain
 
-    owner = found.get("owner")
-    by = f" by process {owner['pid']} on {plain(str(owner['host']))}" if owner else ""
-    if found["state"] == "preparing":
-        return (
-            f"[bold]preparing[/bold]{by}: models are loaded and the data set is searched; no unit is "
-            "planned yet"
-        )
+    by = f" by process {run.owner.pid} on {plain(str(run.owner.host))}" if run.owner else ""
+    if run.state == "preparing":
+        return f"[bold]preparing[/bold]{by}: models are loaded and the data set is searched; no unit is planned yet"
+    pace = f", {run.units_an_hour:.0f} units per hour" if run.units_an_hour else ""
     lines = [
-        f"[bold]{found['state']}[/bold]{by}: {found['done']} of {found['units']} units done, "
-        f"{found['begun']} begun, {found['waiting']} waiting, {found['failed']} failed",
-        f"{found['rounds']} rounds, {found['images']} images made and tested, {found['tokens']:,} tokens, "
-        f"{money(found['dollars'], found['unpriced'])}"
-        + (f", {found['units_an_hour']:.0f} units an hour" if found["units_an_hour"] else ""),
+        f"[bold]{run.state}[/bold]{by}: {run.done} of {run.units} units done, {run.begun} begun, "
+        f"{run.waiting} waiting, {run.failed} failed",
+        f"{run.rounds} rounds, {run.images} images made and tested, {run.tokens:,} tokens, "
+        f"{money(run.dollars, run.unpriced)}{pace}",
     ]
-    if vision := found["reuse"].get("vision"):
-        lines.append(f"{vision['rate']:.0%} of {vision['asked']:,} measurements needed no pass of their own")
-    if parts := found.get("parts"):
-        lines.append(plain(f"its runs, each with a status of its own: {', '.join(parts)}"))
-    for unit, error in list(found["failures"].items())[:10]:
-        lines.append(f"[red]failed[/red] {plain(unit)}: {error['type']}: {plain(error['message'])}")
-    types = {error["type"] for error in found["failures"].values()}
+    if vision := run.reuse.get("vision"):
+        lines.append(f"{vision.rate:.0%} of {vision.asked:,} measurements needed no pass of their own")
+    if run.parts:
+        lines.append(plain(f"its runs, each with a status of its own: {', '.join(run.parts)}"))
+    for unit, error in list(run.failures.items())[:10]:
+        lines.append(f"[red]failed[/red] {plain(unit)}: {error.type}: {plain(error.message)}")
+    types = {error.type for error in run.failures.values()}
     if types - _WOULD_FAIL_AGAIN:
         lines.append("try the failed ones again by repeating the command with --retry-failed")
-    elif found["state"] == "interrupted":
-        lines.append("repeat the command to go on")
+    elif run.state == "interrupted":
+        lines.append("repeat the command to resume it")
     return "\n".join(lines)
 
 
-def cancel(run: Path) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class CancelRequest:
+    """What came of asking a run to stop."""
+
+    run: str
+    asked: bool
+    """Whether a process works on it."""
+    at: str
+    """The time of day."""
+    state: str
+    """The run's state before."""
+
+
+def cancel(run: Path) -> CancelRequest:
     """Ask the process that works on a run to stop gracefully.
 
     Raises:
         UsageError: If there is no run in the directory.
     """
     before = status(run)
-    asked = lease.cancel(Store(run))
-    return {"run": str(run), "asked": asked, "at": time.strftime("%H:%M:%S"), "state": before["state"]}
+    return CancelRequest(str(run), lease.cancel(Store(run)), time.strftime("%H:%M:%S"), before.state)

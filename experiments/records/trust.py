@@ -36,16 +36,16 @@ class Trust:
         `instead` says how to name it on the command line.
 
         Raises:
-            UsageError: If nobody agrees; it lists what would be loaded.
+            UsageError: If that is refused; it lists what would be loaded.
         """
         wanted = list(dict.fromkeys(named))
         if not wanted or self._given:
             return
-        told = "this run names " + " and ".join(wanted)
-        if self._ask is not None and self._ask(f"{told}. Do you trust it, and shall it be loaded?"):
+        sentence = "this run names " + " and ".join(wanted)
+        if self._ask is not None and self._ask(f"{sentence}. Do you trust it, and shall it be loaded?"):
             return
         raise UsageError(
-            f"{told}; what a run names of this machine is loaded only if you agree.",
+            f"{sentence}; what a run names of this machine is loaded only if you agree.",
             f"Look at it, and repeat with --trust; or {instead}.",
         )
 
@@ -112,7 +112,7 @@ def sandbox_of(manifest: Mapping[str, Any], own: SandboxSettings) -> tuple[Sandb
     if not isinstance(recorded, dict):
         return own, []
     lower: dict[str, Any] = {}
-    told = []
+    notes = []
     for name, mine in own:
         value = recorded.get(name)
         if name in _OUTCOME_CHOICES and isinstance(value, str):
@@ -122,11 +122,11 @@ def sandbox_of(manifest: Mapping[str, Any], own: SandboxSettings) -> tuple[Sandb
         if value < mine:
             lower[name] = value
         else:
-            told.append(
+            notes.append(
                 f"the run allowed {name} {str(value)[:20]}, the profile {mine}: programs get the latter"
             )
     try:
-        return SandboxSettings.model_validate(own.model_dump() | lower), told
+        return SandboxSettings.model_validate(own.model_dump() | lower), notes
     except ValidationError as error:
         raise RecordError(
             f"the sandbox settings of this run are damaged: {first_fault(error)}.",

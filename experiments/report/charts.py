@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from experiments.report.plots import WIDTH, Axis, label, ticks
-from experiments.report.schema import Bar, Bars, Lines, Scatter, Series
+from experiments.report.schema import Bar, Bars, Lines, ScatterPlot, Series
 
-COLOURS = 6
+COLORS = 6
 """Styles `s0` to `s5` of the style sheet; further series begin again."""
 
 _NAMES = 200
@@ -17,15 +17,15 @@ _NAME_LIMIT = 30
 _HEIGHT = 320.0
 
 
-def series_of(block: Bars | Scatter | Lines) -> list[str]:
+def series_of(block: Bars | ScatterPlot | Lines) -> list[str]:
     """Return the names of a plot's series in order: its legend."""
     if isinstance(block, Bars):
         return list(dict.fromkeys(bar.series for bar in block.bars))
-    return [each.name for each in block.series]
+    return [line.name for line in block.series]
 
 
 def style(number: int) -> str:
-    return f"s{number % COLOURS}"
+    return f"s{number % COLORS}"
 
 
 def bars(block: Bars) -> Markup:
@@ -55,21 +55,21 @@ def bars(block: Bars) -> Markup:
     )
 
 
-def _bar(bar: Bar, axis: Axis, top: float, colour: str) -> Markup:
+def _bar(bar: Bar, axis: Axis, top: float, color: str) -> Markup:
     zero, end = axis(0.0), axis(bar.value)
     interval = Markup("")
-    told = f"{bar.name} {bar.series}: {label(bar.value)}"
+    title = f"{bar.name} {bar.series}: {label(bar.value)}"
     if bar.low is not None and bar.high is not None:
-        told += f" ({label(bar.low)} to {label(bar.high)})"
+        title += f" ({label(bar.low)} to {label(bar.high)})"
         interval = Markup('<line class="whisker" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(
             axis(bar.low), axis(bar.high), top + 7, top + 7
         )
     return Markup('<g><rect class="{}" x="{}" y="{}" width="{}" height="12"/>{}<title>{}</title></g>').format(
-        colour, min(zero, end), top + 1, round(max(1.0, abs(end - zero)), 1), interval, told
+        color, min(zero, end), top + 1, round(max(1.0, abs(end - zero)), 1), interval, title
     )
 
 
-def scatter(block: Scatter) -> Markup:
+def scatter(block: ScatterPlot) -> Markup:
     """Return the points of all series in one frame."""
     field = _Field(block.series)
     parts = field.grid(block.x, block.y)
@@ -81,13 +81,13 @@ def scatter(block: Scatter) -> Markup:
             )
     for number, series in enumerate(block.series):
         for point in series.points:
-            told = f"{point.name or series.name}: {label(point.x)}, {label(point.y)}"
+            title = f"{point.name or series.name}: {label(point.x)}, {label(point.y)}"
             if point.low is not None and point.high is not None:
                 x = field.x(point.x)
                 parts.append(_line("whisker", [(x, field.y(point.low)), (x, field.y(point.high))]))
             parts.append(
                 Markup('<circle class="dot {}" cx="{}" cy="{}" r="4"><title>{}</title></circle>').format(
-                    style(number), field.x(point.x), field.y(point.y), told
+                    style(number), field.x(point.x), field.y(point.y), title
                 )
             )
     return _frame(parts, _HEIGHT + 44, _told(block))
@@ -124,7 +124,7 @@ class _Field:
     """Two axes around all points and intervals of some series."""
 
     def __init__(self, series: Sequence[Series]) -> None:
-        points = [point for each in series for point in each.points]
+        points = [point for line in series for point in line.points]
         heights = [v for p in points for v in (p.y, p.low, p.high) if v is not None]
         self._x_marks = ticks(
             min((p.x for p in points), default=0.0), max((p.x for p in points), default=1.0)
@@ -176,7 +176,7 @@ def _short(name: str) -> str:
     return name if len(name) <= _NAME_LIMIT else f"{name[: _NAME_LIMIT - 1]}…"
 
 
-def _told(block: Bars | Scatter | Lines) -> str:
+def _told(block: Bars | ScatterPlot | Lines) -> str:
     names = ", ".join(name for name in series_of(block) if name)
     return f"{block.title or 'Plot'}{f': {names}' if names else ''}"
 

@@ -13,7 +13,7 @@ from experiments.report.records import mapping, number, sequence, text
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
+class EvidenceSection:
     """The test of an answer on fresh images. Numbers are None where the record has none."""
 
     kind: str
@@ -36,12 +36,12 @@ class Evidence:
     plot: Markup | None = None
 
 
-def numbers(value: Any) -> Evidence:
+def numbers(value: Any) -> EvidenceSection:
     """Return the numbers of an evidence record."""
     evidence = mapping(value)
-    interval = [number(each) for each in sequence(evidence.get("auroc_interval"))]
+    interval = [number(end) for end in sequence(evidence.get("auroc_interval"))]
     low, high = interval if len(interval) == 2 else (None, None)
-    return Evidence(
+    return EvidenceSection(
         kind=text(evidence.get("kind")),
         auroc=number(evidence.get("auroc")),
         low=low,
@@ -55,18 +55,18 @@ def numbers(value: Any) -> Evidence:
         n_control=number(evidence.get("n_control")),
         compliance=number(evidence.get("compliance")),
         compliant_auroc=number(mapping(evidence.get("compliant")).get("auroc")),
-        failures=tuple(each for each in sequence(evidence.get("failures")) if isinstance(each, str)),
+        failures=tuple(failure for failure in sequence(evidence.get("failures")) if isinstance(failure, str)),
     )
 
 
-def evidence_of(value: Any, gallery: Gallery, prefix: str) -> Evidence:
+def evidence_of(value: Any, gallery: Gallery, prefix: str) -> EvidenceSection:
     """Return an evidence record with its images and its strip plot."""
     evidence = numbers(value)
     groups = {}
     for name in ("positives", "controls"):
         pictures = []
         for position, trial in enumerate(map(mapping, sequence(mapping(value).get(name)))):
-            notes = "; ".join(each for each in sequence(trial.get("notes")) if isinstance(each, str))
+            notes = "; ".join(note for note in sequence(trial.get("notes")) if isinstance(note, str))
             picture = gallery.picture(
                 trial.get("image"),
                 caption=text(trial.get("prompt")),
@@ -90,7 +90,7 @@ def evidence_of(value: Any, gallery: Gallery, prefix: str) -> Evidence:
             ("controls", "other things", "control"),
         )
     ]
-    told = (
+    alt_text = (
         f"Activations of {len(groups['positives'])} fresh images of the label and {len(groups['controls'])} "
         "of other things; an image of the label exceeds another with probability "
         f"{pages.figure(evidence.auroc)}."
@@ -105,20 +105,20 @@ def evidence_of(value: Any, gallery: Gallery, prefix: str) -> Evidence:
         evidence,
         positives=strongest(groups["positives"]),
         controls=strongest(groups["controls"]),
-        plot=plots.strips(rows, "activation", told),
+        plot=plots.strips(rows, "activation", alt_text),
     )
 
 
 def background_plot(value: Any) -> Markup:
     """Return the histogram of activations over the data set, if the record holds one."""
-    found = mapping(mapping(value).get("histogram"))
-    counts = [number(each) for each in sequence(found.get("counts"))]
-    low, high = number(found.get("low")), number(found.get("high"))
+    histogram = mapping(mapping(value).get("histogram"))
+    counts = [number(count) for count in sequence(histogram.get("counts"))]
+    low, high = number(histogram.get("low")), number(histogram.get("high"))
     if not counts or low is None or high is None or not high > low or any(c is None or c < 0 for c in counts):
         return Markup("")
     total = sum(c or 0.0 for c in counts)
-    told = f"Activations of {total:.0f} images spread over the data set, from {low:.2f} to {high:.2f}"
-    return plots.counted([c or 0.0 for c in counts], low, high, f"activation, {total:.0f} images", told)
+    alt_text = f"Activations of {total:.0f} images spread over the data set, from {low:.2f} to {high:.2f}"
+    return plots.counted([c or 0.0 for c in counts], low, high, f"activation, {total:.0f} images", alt_text)
 
 
 _ORIGINS = {
@@ -133,12 +133,12 @@ def uncovered(value: Any, gallery: Gallery) -> list[Picture]:
     """Return the strongest images in which the witness does not find the label."""
     return [
         gallery.picture(
-            each.get("image"),
-            caption=text(each.get("prompt")),
-            activation=number(each.get("activation")),
-            note=_ORIGINS.get(text(each.get("origin")), ""),
+            image.get("image"),
+            caption=text(image.get("prompt")),
+            activation=number(image.get("activation")),
+            note=_ORIGINS.get(text(image.get("origin")), ""),
         )
-        for each in map(mapping, sequence(mapping(value).get("uncovered")))
+        for image in map(mapping, sequence(mapping(value).get("uncovered")))
     ]
 
 
@@ -149,20 +149,20 @@ def card_of(value: Any, *, holds: bool) -> dict[str, Any]:
     card = mapping(value)
     labels = [
         {
-            "label": text(each.get("label")),
-            "auroc": number(each.get("auroc")),
-            "margin": number(each.get("margin")),
-            "explains": number(each.get("explains")),
+            "label": text(label.get("label")),
+            "auroc": number(label.get("auroc")),
+            "margin": number(label.get("margin")),
+            "explains": number(label.get("explains")),
         }
-        for each in map(mapping, sequence(card.get("labels")))
+        for label in map(mapping, sequence(card.get("labels")))
     ]
-    answered = [each for each in sequence(card.get("answered")) if isinstance(each, str)]
-    kept = {each["label"] for each in labels}
+    answered = [label for label in sequence(card.get("answered")) if isinstance(label, str)]
+    kept = {label["label"] for label in labels}
     return {
         "answered": " OR ".join(answered) if kept and set(answered) - kept else "",
         "kind": text(card.get("kind")) if holds else "",
         "reason": text(card.get("reason")),
-        "warnings": [each for each in sequence(card.get("warnings")) if isinstance(each, str)],
+        "warnings": [warning for warning in sequence(card.get("warnings")) if isinstance(warning, str)],
         "labels": labels if len(labels) > 1 else [],
         **{
             name: number(card.get(name))

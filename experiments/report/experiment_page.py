@@ -13,7 +13,7 @@ from experiments.records.names import without_home
 from experiments.report import charts, pages
 from experiments.report.gallery import Picture
 from experiments.report.records import RunDirectory, text
-from experiments.report.schema import Bars, Block, Figures, Lines, Measured, Page, Scatter
+from experiments.report.schema import Bars, Block, Estimate, ImageGrid, Lines, Page, ScatterPlot
 
 _LARGEST = 16 << 20
 _RAW_LIMIT = 200_000
@@ -35,14 +35,14 @@ def write_all(run: RunDirectory) -> list[tuple[str, str]]:
 
 
 def _keys(run: RunDirectory) -> list[str]:
-    found = (Path(key) for key in run.store.keys("experiments"))
-    return [path.as_posix() for path in found if path.suffix == ".json" and len(path.parts) == 2]
+    paths = (Path(key) for key in run.store.keys("experiments"))
+    return [path.as_posix() for path in paths if path.suffix == ".json" and len(path.parts) == 2]
 
 
 def newest(run: RunDirectory) -> list[tuple[str, int]]:
     """Return each experiment's file with its date, in nanoseconds."""
-    found = ((key, run.store.status(key)) for key in _keys(run))
-    return [(Path(key).name, status.st_mtime_ns) for key, status in found if status is not None]
+    states = ((key, run.store.status(key)) for key in _keys(run))
+    return [(Path(key).name, status.st_mtime_ns) for key, status in states if status is not None]
 
 
 def _page(run: RunDirectory, key: str) -> tuple[str, str]:
@@ -54,10 +54,10 @@ def _page(run: RunDirectory, key: str) -> tuple[str, str]:
 
     def picture(image: str, caption: str, activation: float | None) -> Picture:
         layers = [f"../../{layer}" for layer in run.image(image)]
-        told = caption or f"image {image[:8]}"
+        alt_text = caption or f"image {image[:8]}"
         return Picture(
             layers[0] if layers else None,
-            told if activation is None else f"{told}; activation {activation:.2f}",
+            alt_text if activation is None else f"{alt_text}; activation {activation:.2f}",
             caption,
             activation,
             masks=tuple(layers[1:]),
@@ -65,9 +65,9 @@ def _page(run: RunDirectory, key: str) -> tuple[str, str]:
 
     def drawn(block: Block) -> dict[str, Any]:
         """Return what a template needs beside the block itself."""
-        if isinstance(block, Figures):
+        if isinstance(block, ImageGrid):
             return {"pictures": [picture(f.image, f.caption, f.activation) for f in block.figures]}
-        if isinstance(block, Bars | Scatter | Lines):
+        if isinstance(block, Bars | ScatterPlot | Lines):
             draw: Any = {"bars": charts.bars, "scatter": charts.scatter, "lines": charts.lines}[block.kind]
             legend = [
                 (name, charts.style(number)) for number, name in enumerate(charts.series_of(block)) if name
@@ -83,7 +83,7 @@ def _page(run: RunDirectory, key: str) -> tuple[str, str]:
         title=title,
         page=page,
         blocks=[(block, drawn(block)) for block in page.blocks] if page else [],
-        is_measured=lambda cell: isinstance(cell, Measured),
+        is_measured=lambda cell: isinstance(cell, Estimate),
         is_number=lambda cell: isinstance(cell, int | float) and not isinstance(cell, bool),
         problem=problem,
         raw="" if page else without_home(raw[:_RAW_LIMIT].decode("utf-8", "replace")),
@@ -93,17 +93,17 @@ def _page(run: RunDirectory, key: str) -> tuple[str, str]:
 
 
 def read(raw: bytes) -> tuple[Page | None, str]:
-    """Return the page in a file's text, which names nobody's home folder, or None and what is wrong with it."""
+    """Return the page in a file's text, without home folders, or None and what is wrong with it."""
     try:
         content = without_home(parse_json(raw, Path("it")))
         if isinstance(content, dict) and "page" in content:
             content = content["page"]
         return Page.model_validate(content), ""
     except ValidationError as error:
-        told = "; ".join(
+        problems = "; ".join(
             f"{'.'.join(map(str, problem['loc'])) or 'the file'}: {problem['msg']}"
             for problem in error.errors()[:5]
         )
-        return None, told
+        return None, problems
     except RecordError as error:
         return None, f"it is not JSON: {error.message}"

@@ -48,8 +48,8 @@ MEANINGS: dict[str, str] = {
 def figures_of(evidence: Any) -> list[Figure]:
     """Return the figures that are on record, in the order in which a label must pass them."""
     record = mapping(evidence)
-    found = (_specific(record), _strong(record), _covering(record), _held_back(record), _reach(record))
-    return [figure for each in found for figure in each]
+    groups = (_specific(record), _strong(record), _covering(record), _held_back(record), _reach(record))
+    return [figure for group in groups for figure in group]
 
 
 def _specific(evidence: dict[str, Any]) -> Iterator[Figure]:
@@ -57,87 +57,89 @@ def _specific(evidence: dict[str, Any]) -> Iterator[Figure]:
     if auroc is None:
         return
     means = [number(evidence.get(key)) for key in ("mean_positive", "mean_control")]
-    told = "the chance that a new image of the label drives the unit more than one of another thing"
+    meaning = "the chance that a new image of the label drives the unit more than one of another thing"
     if None not in means:
-        told += f"; mean activation {means[0]:.2f} against {means[1]:.2f}"
+        meaning += f"; mean activation {means[0]:.2f} against {means[1]:.2f}"
     value = f"AUROC {auroc:.2f}{_interval(evidence.get('auroc_interval'))}"
-    yield Figure("specific", value + (f", e-value {e_value:.3g}" if e_value is not None else ""), told)
+    yield Figure("specific", value + (f", e-value {e_value:.3g}" if e_value is not None else ""), meaning)
 
 
 def _strong(evidence: dict[str, Any]) -> Iterator[Figure]:
-    found = mapping(evidence.get("strength"))
-    share = number(found.get("share"))
+    strength = mapping(evidence.get("strength"))
+    share = number(strength.get("share"))
     if share is not None:
-        told = "how far new images of the label get from the data set's mean to its strongest images"
+        meaning = "how far new images of the label get from the data set's mean to its strongest images"
         yield Figure(
-            "strong", f"{share:.0%}{_interval(found.get('interval'), share=True)}", told + _asked(found)
+            "strong",
+            f"{share:.0%}{_interval(strength.get('interval'), share=True)}",
+            meaning + _asked(strength),
         )
 
 
 def _covering(evidence: dict[str, Any]) -> Iterator[Figure]:
-    found = mapping(evidence.get("coverage"))
-    share, n, shown = (number(found.get(key)) for key in ("share", "n", "shown"))
-    untold, corrected = number(found.get("untold")) or 0, number(found.get("corrected"))
+    coverage = mapping(evidence.get("coverage"))
+    share, n, shown = (number(coverage.get(key)) for key in ("share", "n", "shown"))
+    untold, corrected = number(coverage.get("untold")) or 0, number(coverage.get("corrected"))
     if n is None:
         return
-    told = (
+    meaning = (
         f"{shown or 0:.0f} of the {n:.0f} strongest images of the data set show the label, by a blind witness"
     )
     if untold:
-        told += f"; of {untold:.0f} more it could not tell"
+        meaning += f"; of {untold:.0f} more it could not tell"
     if corrected is not None and share is not None and abs(corrected - share) >= 0.005:
-        told += f"; {corrected:.0%} with the witness's errors allowed for"
-    value = "not known" if share is None else f"{share:.0%}{_interval(found.get('interval'), share=True)}"
-    yield Figure("covering", value, told + _asked(found))
+        meaning += f"; {corrected:.0%} with the witness's errors allowed for"
+    value = "not known" if share is None else f"{share:.0%}{_interval(coverage.get('interval'), share=True)}"
+    yield Figure("covering", value, meaning + _asked(coverage))
 
 
 def _held_back(evidence: dict[str, Any]) -> Iterator[Figure]:
-    found = mapping(evidence.get("held_back"))
-    drawn, shown, auroc = (number(found.get(key)) for key in ("drawn", "shown", "auroc"))
+    held_back = mapping(evidence.get("held_back"))
+    drawn, shown, auroc = (number(held_back.get(key)) for key in ("drawn", "shown", "auroc"))
     if drawn is None:
         return
-    untold, corrected = number(found.get("untold")) or 0, number(found.get("corrected"))
-    told = f"{shown or 0:.0f} of {drawn:.0f} images of the data set that no agent saw show the label"
+    untold, corrected = number(held_back.get("untold")) or 0, number(held_back.get("corrected"))
+    meaning = f"{shown or 0:.0f} of {drawn:.0f} images of the data set that no agent saw show the label"
     if untold:
-        told += f"; of {untold:.0f} the witness could not tell"
+        meaning += f"; of {untold:.0f} the witness could not tell"
     if auroc is None:
         yield Figure(
             "true on real images",
             "not known",
-            f"{told}: too few to tell; more images, or a larger `vision.reserve`, would help",
+            f"{meaning}: too few to tell; more images, or a larger `vision.reserve`, would help",
         )
         return
-    value = f"AUROC {auroc:.2f}{_interval(found.get('auroc_interval'))}"
-    if (e_value := number(found.get("e_value"))) is not None:
+    value = f"AUROC {auroc:.2f}{_interval(held_back.get('auroc_interval'))}"
+    if (e_value := number(held_back.get("e_value"))) is not None:
         value += f", e-value {e_value:.3g}"
     if corrected is not None and abs(corrected - auroc) >= 0.005:
-        told += f"; AUROC {corrected:.2f} with the witness's errors allowed for"
-    if (precision := number(found.get("precision"))) is not None:
-        told += f"; {precision:.0%} of strong images show it"
-    yield Figure("true on real images", value, told)
+        meaning += f"; AUROC {corrected:.2f} with the witness's errors allowed for"
+    if (precision := number(held_back.get("precision"))) is not None:
+        meaning += f"; {precision:.0%} of strong images show it"
+    yield Figure("true on real images", value, meaning)
 
 
 def _reach(evidence: dict[str, Any]) -> Iterator[Figure]:
-    found = mapping(evidence.get("reach"))
-    share, n = number(found.get("share")), number(found.get("n"))
+    reach = mapping(evidence.get("reach"))
+    share, n = number(reach.get("share")), number(reach.get("n"))
     if share is not None and n is not None:
-        told = (
+        meaning = (
             f"how far the best of all {n:.0f} images that were made get from the data set's mean to its "
             "strongest images"
         )
-        yield Figure("reachable", f"{share:.0%}", told + _asked(found))
+        yield Figure("reachable", f"{share:.0%}", meaning + _asked(reach))
 
 
 def _interval(value: Any, *, share: bool = False) -> str:
-    ends = [number(each) for each in sequence(value)]
+    ends = [number(end) for end in sequence(value)]
     if len(ends) != 2 or None in ends:
         return ""
     low, high = ends
     return f" ({low:.0%} to {high:.0%})" if share else f" ({low:.2f} to {high:.2f})"
 
 
-def _asked(found: dict[str, Any]) -> str:
-    least = number(found.get("least"))
+def _asked(record: dict[str, Any]) -> str:
+    least = number(record.get("least"))
     return "" if least is None else f"; asked is {least:.0%}"
 
 

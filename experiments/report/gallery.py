@@ -14,7 +14,7 @@ from tools.sandbox.child.wire import IMAGE
 _LOGGED = re.compile(r"(?P<title>.*): (?P<logged>activation )?(?P<value>[-+]?\d[\d.e+-]*)$", re.DOTALL)
 _CAPTION_LIMIT = 200
 _ROUNDED = 0.005 + 1e-9
-"""Programs are told two decimals, so that a number within half of the last one is the measured one."""
+"""Programs are shown two decimals, so that a number within half of the last one is the measured one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,17 +134,17 @@ class Gallery:
         )
 
     def _captioned(self, image_id: Any, caption: str) -> Picture:
-        """Return the figure of a shown image; a caption that ends in its activation is not told twice.
+        """Return the figure of a shown image; a caption that ends in its activation is not shown twice.
 
         What a caption says is the program's word: it stands as reported beside what was measured.
         """
-        if found := _LOGGED.match(caption):
-            value = number(_float(found["value"]))
+        if match := _LOGGED.match(caption):
+            value = number(_float(match["value"]))
             known = self._activation.get(image_id) if isinstance(image_id, str) else None
             if value is not None and known is not None and abs(value - known) <= _ROUNDED:
-                return self.picture(image_id, caption=found["title"])
-            if value is not None and found["logged"]:
-                return self.picture(image_id, caption=found["title"], reported=value)
+                return self.picture(image_id, caption=match["title"])
+            if value is not None and match["logged"]:
+                return self.picture(image_id, caption=match["title"], reported=value)
         return self.picture(image_id, caption=caption)
 
     def story(self, image_id: Any) -> str:
@@ -162,8 +162,8 @@ class Gallery:
             [e for e in sequence(origin.get("edits")) if isinstance(e, str)],
         )
         if source == "edited" or edits:
-            told = "; ".join(edits) or prompt
-            return f"{prompt}, edited: {told}" if prompt and prompt != told else f"edited: {told}"
+            edit = "; ".join(edits) or prompt
+            return f"{prompt}, edited: {edit}" if prompt and prompt != edit else f"edited: {edit}"
         if prompt:
             return prompt
         return f"image from the {source}" if source == "dataset" else f"image {image_id[:8]}"
@@ -174,8 +174,8 @@ class Gallery:
         words: list[str] = []
 
         def flush() -> None:
-            if told := "\n".join(words).strip("\n"):
-                blocks.append(Block(words=told))
+            if text := "\n".join(words).strip("\n"):
+                blocks.append(Block(words=text))
             words.clear()
 
         for part in parts:
@@ -203,15 +203,15 @@ class Gallery:
 
     def edits(self, known: set[str], snapshot: Any) -> list[Edit]:
         """Return the edits of `snapshot` that are not in `known`, in order."""
-        found = []
+        edits = []
         for image_id in mapping(mapping(snapshot).get("provenance")):
             origin = self._origin.get(image_id, {})
             if image_id in known or origin.get("source") != "edited":
                 continue
-            instructions = [each for each in sequence(origin.get("edits")) if isinstance(each, str)]
-            told = instructions[-1] if instructions else text(origin.get("prompt"))
-            found.append(Edit(told, self.picture(origin.get("parent")), self.picture(image_id)))
-        return found
+            instructions = [edit for edit in sequence(origin.get("edits")) if isinstance(edit, str)]
+            text_of_edit = instructions[-1] if instructions else text(origin.get("prompt"))
+            edits.append(Edit(text_of_edit, self.picture(origin.get("parent")), self.picture(image_id)))
+        return edits
 
 
 def logged(snapshot: Any) -> list[dict[str, Any]]:

@@ -55,14 +55,14 @@ class Group:
 
     @property
     def best(self) -> float | None:
-        return max((each.auroc for each in self.units if each.auroc is not None), default=None)
+        return max((unit.auroc for unit in self.units if unit.auroc is not None), default=None)
 
 
 def write_all(run: RunDirectory, summaries: Sequence[Summary]) -> dict[str, str]:
     """Write a page for each layer with at least two units, begun or planned; return their addresses by layer."""
     by_layer: dict[str, list[Summary]] = defaultdict(list)
-    for each in summaries:
-        by_layer[each.layer].append(each)
+    for summary in summaries:
+        by_layer[summary.layer].append(summary)
     addresses = {}
     for layer, units in by_layer.items():
         if max(len(units), run.planned(layer)) > 1:
@@ -77,14 +77,14 @@ def group_labels(units: Sequence[Summary]) -> list[Group]:
     Average-link clustering by label similarity; equal labels are one point, so it takes the number of
     distinct labels squared.
     """
-    labelled = [each for each in units if each.label and each.verdict in LABELLED]
+    labelled = [unit for unit in units if unit.label and unit.verdict in LABELLED]
     by_label: dict[str, list[Summary]] = defaultdict(list)
-    for each in labelled:
-        by_label[" ".join(each.label.lower().split())].append(each)
+    for unit in labelled:
+        by_label[" ".join(unit.label.lower().split())].append(unit)
     labels = list(by_label)
     groups = []
     for members in _clusters(labels):
-        inside = [each for index in members for each in by_label[labels[index]]]
+        inside = [unit for index in members for unit in by_label[labels[index]]]
         inside.sort(key=lambda each: -(each.auroc or 0.0))
         groups.append(Group(inside[0].label, inside))
     return sorted(groups, key=lambda group: (-len(group.units), -(group.best or 0.0)))
@@ -96,9 +96,9 @@ def _clusters(labels: Sequence[str]) -> list[list[int]]:
     from scipy.cluster.hierarchy import fcluster, linkage
 
     above = similarity(labels)[np.triu_indices(len(labels), 1)]
-    found = fcluster(linkage(np.clip(1 - above, 0, None), "average"), 1 - SIMILAR, "distance")
+    cluster_ids = fcluster(linkage(np.clip(1 - above, 0, None), "average"), 1 - SIMILAR, "distance")
     clusters: dict[int, list[int]] = defaultdict(list)
-    for index, cluster in enumerate(found):
+    for index, cluster in enumerate(cluster_ids):
         clusters[int(cluster)].append(index)
     return list(clusters.values())
 
@@ -106,11 +106,11 @@ def _clusters(labels: Sequence[str]) -> list[list[int]]:
 def similarity(labels: Sequence[str]) -> np.ndarray:
     """Return cosine similarities float64 (n, n) of TF-IDF vectors of the labels' words."""
     counts = [Counter(_terms(label)) for label in labels]
-    terms = sorted({term for each in counts for term in each})
+    terms = sorted({term for words in counts for term in words})
     place = {term: column for column, term in enumerate(terms)}
     vectors = np.zeros((len(labels), max(1, len(terms))))
-    for row, each in enumerate(counts):
-        for term, count in each.items():
+    for row, words in enumerate(counts):
+        for term, count in words.items():
             vectors[row, place[term]] = count
     frequency = (vectors > 0).sum(axis=0)
     vectors *= np.log((1 + len(labels)) / (1 + frequency)) + 1
@@ -133,30 +133,30 @@ def standing(units: Sequence[Summary]) -> tuple[list[Summary], list[Summary]]:
     pass by chance. A study that gave its label up counts as a test without evidence, and so does one whose
     label does not hold: left out, it would make the others look better.
     """
-    labelled = [each for each in units if each.verdict in LABELLED and each.e_value is not None]
-    given_up = [each for each in units if each.tested and each not in labelled]
-    values = [(each.e_value or 0.0) if each.verdict in STANDING else 0.0 for each in labelled]
+    labelled = [unit for unit in units if unit.verdict in LABELLED and unit.e_value is not None]
+    given_up = [unit for unit in units if unit.tested and unit not in labelled]
+    values = [(unit.e_value or 0.0) if unit.verdict in STANDING else 0.0 for unit in labelled]
     values += [0.0] * len(given_up)
     held = e_benjamini_hochberg(values, FALSE_DISCOVERIES)[: len(labelled)]
     return (
-        [each for each, holds in zip(labelled, held, strict=True) if holds],
-        [each for each, holds in zip(labelled, held, strict=True) if not holds],
+        [unit for unit, holds in zip(labelled, held, strict=True) if holds],
+        [unit for unit, holds in zip(labelled, held, strict=True) if not holds],
     )
 
 
 def _agreement(units: Sequence[Summary]) -> dict[str, float] | None:
     """Return how far the labels of units that were studied several times agree; None where there are none."""
-    values = [each.agreement for each in units if each.agreement is not None]
+    values = [unit.agreement for unit in units if unit.agreement is not None]
     return {"n": len(values), "mean": float(np.mean(values)), "least": min(values)} if values else None
 
 
 def _page(run: RunDirectory, layer: str, units: Sequence[Summary]) -> str:
     groups = group_labels(units)
-    grouped = {each.slug for group in groups for each in group.units}
-    scores = [each.auroc for each in units if each.auroc is not None]
+    grouped = {unit.slug for group in groups for unit in group.units}
+    scores = [unit.auroc for unit in units if unit.auroc is not None]
     labelled = sum(len(group.units) for group in groups)
     shared = sum(len(group.units) for group in groups if len(group.units) > 1)
-    counts = Counter(each.verdict for each in units)
+    counts = Counter(unit.verdict for unit in units)
     stand, fall = standing(units)
     return pages.render(
         "layer.html",
@@ -168,7 +168,7 @@ def _page(run: RunDirectory, layer: str, units: Sequence[Summary]) -> str:
         counts=[(verdict, counts[verdict]) for verdict in VERDICTS if counts[verdict]],
         groups=[group for group in groups if len(group.units) > 1],
         single=[group.units[0] for group in groups if len(group.units) == 1],
-        others=[each for each in units if each.slug not in grouped],
+        others=[unit for unit in units if unit.slug not in grouped],
         labelled=labelled,
         stand=len(stand),
         fall=fall,

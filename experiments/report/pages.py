@@ -71,11 +71,11 @@ def seconds(value: float | None) -> str:
 
 def highlight(program: str) -> Markup:
     """Return Python as HTML spans; the highlighter escapes the text."""
-    from pygments import highlight as colour
+    from pygments import highlight
     from pygments.formatters import HtmlFormatter
     from pygments.lexers import PythonLexer
 
-    return Markup(colour(program, PythonLexer(stripnl=False), HtmlFormatter(nowrap=True)))
+    return Markup(highlight(program, PythonLexer(stripnl=False), HtmlFormatter(nowrap=True)))
 
 
 def as_script(name: str, value: Any) -> str:
@@ -94,7 +94,7 @@ def render(template: str, /, **values: Any) -> str:
 
 
 def write(store: Store, key: str, content: str) -> None:
-    """Replace a file of the report in one step: whoever reads it meanwhile sees the old page or the new one.
+    """Replace a file of the report in one step: a reader sees the old page or the new one.
 
     Raises:
         RecordError: If the folder of the key is a link.

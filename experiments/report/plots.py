@@ -1,6 +1,6 @@
 """Plots as inline SVG, drawn when the page is written: they need no script and print well.
 
-Colours come from the page's style sheet by class. All text passes through `Markup.format`, which escapes.
+Colors come from the page's style sheet by class. All text passes through `Markup.format`, which escapes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Dot:
 
 @dataclass(frozen=True, slots=True)
 class Strip:
-    """One row of a strip plot. `style` is the class that colours it."""
+    """One row of a strip plot. `style` is the class that colors it."""
 
     name: str
     style: str
@@ -133,7 +133,7 @@ def counted(counts: Sequence[float], low: float, high: float, title: str, alt: s
 
 
 def _swarm(positions: Sequence[float], radius: float) -> tuple[list[tuple[float, float]], float]:
-    """Stack dots whose neighbours are closer than a diameter; return (x, offset) each and the height."""
+    """Stack dots whose neighbors are closer than a diameter; return (x, offset) each and the height."""
     placed: list[tuple[float, float]] = [(0.0, 0.0)] * len(positions)
     done: list[tuple[float, float]] = []
     step = 2 * radius

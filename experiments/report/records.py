@@ -27,7 +27,7 @@ from experiments.records.names import UnitName, without_home
 
 _IMAGE_ID = re.compile(r"[0-9a-f]{8,64}")
 _MARKS = ("manifest.json", "leases", "plan.json", "units", "experiments")
-"""Each of them tells a run's folder from any other, into which no report is written."""
+"""Each of them marks a run's folder: into any other no report is written."""
 
 
 def text(value: Any, default: str = "") -> str:
@@ -74,7 +74,7 @@ class RunDirectory:
     """Reads a run: its manifest, its units and where its images lie."""
 
     def __init__(self, root: Path) -> None:
-        """Raises: UsageError: If there is no such directory, or it is somebody's own."""
+        """Raises: UsageError: If there is no such directory, or it is not a run's."""
         if not any((root / name).exists() for name in _MARKS):
             raise no_run(root)
         self.root = root
@@ -82,7 +82,7 @@ class RunDirectory:
         self.problems: list[str] = []
         self._recorded = self._read("manifest.json", self.problems) or {}
         self.manifest = without_home(self._recorded)
-        self.plan = {each["unit"]: each for each in self._planned()}
+        self.plan = {item["unit"]: item for item in self._planned()}
         self.screening = self._read("screening.json", self.problems) or {}
         self.crosswise = self._crosswise()
 
@@ -94,7 +94,7 @@ class RunDirectory:
             return {}
 
     def _told(self, error: RecordError) -> str:
-        """Return an error without the path of the run, which may name somebody's home folder."""
+        """Return an error without the path of the run, which may name a home folder."""
         return error.message.replace(f"{self.root}/", "")
 
     def planned(self, layer: str) -> int:
@@ -146,28 +146,32 @@ class RunDirectory:
         duration = self._read(f"{folder}/duration.json", problems)
         unit = text(mapping(done or (failures[-1] if failures else None)).get("unit")) or self._named(slug)
         seconds = number(mapping(duration).get("seconds"))
-        for each in (done, *failures):
+        for record in (done, *failures):
             for key in ("facts", "error"):  # what agents wrote stays as it is
-                if each is not None and key in each:
-                    each[key] = without_home(each[key])
+                if record is not None and key in record:
+                    record[key] = without_home(record[key])
         return UnitRecords(page, UnitName.parse(unit), done, rounds, failures, seconds, problems)
 
     def state(self, slug: str) -> str:
         """Return what changes whenever a record of the unit is added.
 
-        Records are written once and never changed, so their folders tell. Their number stands beside the
+        Records are written once and never changed, so their folders show it. Their number stands beside the
         date because two records may be added within one tick of the file system's clock.
         """
         repeats = self.store.folders(f"units/{slug}/repeats")
-        below = ("", "/rounds", *(f"/repeats/{name}{each}" for name in repeats for each in ("", "/rounds")))
-        states = (self.store.folder_state(f"units/{slug}{each}") for each in below)
+        below = (
+            "",
+            "/rounds",
+            *(f"/repeats/{name}{folder}" for name in repeats for folder in ("", "/rounds")),
+        )
+        states = (self.store.folder_state(f"units/{slug}{folder}") for folder in below)
         return " ".join(f"{changed} {entries}" for changed, entries in states)
 
     def plan_state(self) -> str:
         """Return what changes whenever something does that concerns all units."""
         shared = ("manifest.json", "plan.json", "crosswise.json")
-        found = (self.store.status(name) for name in shared)
-        return " ".join(str(each.st_mtime_ns if each else 0) for each in found)
+        states = (self.store.status(name) for name in shared)
+        return " ".join(str(status.st_mtime_ns if status else 0) for status in states)
 
     def image(self, image_id: Any) -> tuple[str, ...]:
         """Return the paths below the run directory whose pictures, each laid over the one before, are a
@@ -205,20 +209,20 @@ class RunDirectory:
     def _numbered(self, prefix: str) -> list[str]:
         """Return the keys `<prefix><number>.json` by number."""
         name = re.compile(rf"{re.escape(prefix)}[0-9][^/]*\.json")
-        found = (key for key in self.store.keys(prefix.rpartition("/")[0]) if name.fullmatch(key))
-        return sorted(found, key=lambda key: (len(key), key))
+        keys = (key for key in self.store.keys(prefix.rpartition("/")[0]) if name.fullmatch(key))
+        return sorted(keys, key=lambda key: (len(key), key))
 
     def _read(self, key: str, problems: list[str]) -> dict[str, Any] | None:
-        found: dict[str, Any] | None = self._load(key, dict, problems)
-        return found
+        record: dict[str, Any] | None = self._load(key, dict, problems)
+        return record
 
     def _load(self, key: str, kind: type, problems: list[str]) -> Any:
         """Return a record of that kind, None if there is none; what is wrong with it goes to `problems`."""
         try:
             content = self.store.read(key)
         except (OSError, RecordError) as error:
-            told = self._told(error) if isinstance(error, RecordError) else error.strerror
-            problems.append(f"{key} cannot be read: {told}")
+            reason = self._told(error) if isinstance(error, RecordError) else error.strerror
+            problems.append(f"{key} cannot be read: {reason}")
             return None
         if content is not None and not isinstance(content, kind):
             problems.append(f"{key} holds {type(content).__name__}, not {kind.__name__}")

@@ -19,7 +19,7 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class Measured(_Part):
+class Estimate(_Part):
     """A number with its interval, both ends or neither."""
 
     value: FiniteFloat
@@ -27,7 +27,7 @@ class Measured(_Part):
     high: FiniteFloat | None = None
 
     @model_validator(mode="after")
-    def _ordered(self) -> Measured:
+    def _ordered(self) -> Estimate:
         if (self.low is None) != (self.high is None):
             raise ValueError("an interval needs both of its ends")
         if self.low is not None and self.high is not None and self.low > self.high:
@@ -37,8 +37,8 @@ class Measured(_Part):
         return self
 
 
-class Column(_Part):
-    """`source`: whose numbers these are, so that the paper's and ours are told apart at a glance."""
+class TableColumn(_Part):
+    """`source`: whose numbers these are, so that the paper's and ours are distinguished at a glance."""
 
     name: str
     digits: int = Field(2, ge=0, le=10)
@@ -46,7 +46,7 @@ class Column(_Part):
     source: Literal["", "paper", "ours"] = ""
 
 
-Cell = Measured | str | int | FiniteFloat | None
+Cell = Estimate | str | int | FiniteFloat | None
 """None is a value that was not measured, and is shown as a dash."""
 
 
@@ -58,23 +58,23 @@ class Text(_Part):
     paragraphs: tuple[str, ...] = ()
 
 
-class Table(_Part):
+class DataTable(_Part):
     kind: Literal["table"] = "table"
     title: str = ""
-    columns: tuple[Column, ...]
+    columns: tuple[TableColumn, ...]
     rows: tuple[tuple[Cell, ...], ...]
     note: str = ""
 
     @model_validator(mode="after")
-    def _rectangular(self) -> Table:
+    def _rectangular(self) -> DataTable:
         for number, row in enumerate(self.rows, 1):
             if len(row) != len(self.columns):
                 raise ValueError(f"row {number} has {len(row)} cells for {len(self.columns)} columns")
         return self
 
 
-class Bar(Measured):
-    """`name` is the row it stands in, `series` its colour: bars of one name stand together."""
+class Bar(Estimate):
+    """`name` is the row it stands in, `series` its color: bars of one name stand together."""
 
     name: str
     series: str = ""
@@ -105,7 +105,7 @@ class Series(_Part):
     points: tuple[Point, ...]
 
 
-class Scatter(_Part):
+class ScatterPlot(_Part):
     """`diagonal` draws y = x, where both axes measure the same."""
 
     kind: Literal["scatter"] = "scatter"
@@ -128,7 +128,7 @@ class Lines(_Part):
     note: str = ""
 
 
-class Figure(_Part):
+class CaptionedImage(_Part):
     """A stored image by its content id."""
 
     image: str
@@ -136,16 +136,16 @@ class Figure(_Part):
     activation: FiniteFloat | None = None
 
 
-class Figures(_Part):
+class ImageGrid(_Part):
     """Images side by side: worst examples, exemplars of several methods."""
 
     kind: Literal["figures"] = "figures"
     title: str = ""
-    figures: tuple[Figure, ...]
+    figures: tuple[CaptionedImage, ...]
     note: str = ""
 
 
-Block = Annotated[Text | Table | Bars | Scatter | Lines | Figures, Field(discriminator="kind")]
+Block = Annotated[Text | DataTable | Bars | ScatterPlot | Lines | ImageGrid, Field(discriminator="kind")]
 
 
 class Page(_Part):

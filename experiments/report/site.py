@@ -20,7 +20,7 @@ from experiments.records import journal_scan
 from experiments.records.reuse import reuse
 from experiments.report import experiment_page, layer_page, pages, plots, unit_page
 from experiments.report.records import RunDirectory, mapping, sequence, text
-from experiments.report.summary import Summary, summarise
+from experiments.report.summary import Summary, summarize
 from experiments.report.verdicts import SENTENCES, VERDICTS
 
 COLUMNS = (
@@ -67,20 +67,20 @@ def write(run_dir: Path) -> Path:
             except RecordError as error:
                 run.problems.append(error.message.replace(f"{run.root}/", ""))
                 continue
-            summary = summarise(run, unit)
+            summary = summarize(run, unit)
             known.put(slug, state, page, summary)
             changed = True
         summaries.append(summary)
-        kept += [page, *(f"report/units/{each}.html" for each in summary.repeats)]
+        kept += [page, *(f"report/units/{slug}.html" for slug in summary.repeats)]
     changed |= known.others_changed([*experiment_page.newest(run), *_reuse(run)])
-    changed |= known.forget_others({each.slug for each in summaries}) or not known.site_is_whole()
+    changed |= known.forget_others({unit.slug for unit in summaries}) or not known.site_is_whole()
     if changed:
         layers = layer_page.write_all(run, summaries)
         experiments = experiment_page.write_all(run)
         pages.write(store, "report/units.js", pages.as_script("MAIA_UNITS", rows(summaries)))
         pages.write(store, "report/index.html", _index(run, summaries, layers, experiments))
         site = ["index.html", "units.js", *layers.values(), *(unquote(href) for _, href in experiments)]
-        known.keep_site([f"report/{each}" for each in site])
+        known.keep_site([f"report/{page}" for page in site])
         known.save()
     _remove_others(store, {*kept, *known.site, _Summaries.KEY})
     return run_dir / "report" / "index.html"
@@ -99,7 +99,7 @@ def rows(summaries: Sequence[Summary]) -> dict[str, Any]:
         "columns": COLUMNS,
         "verdicts": VERDICTS,
         "meanings": SENTENCES,
-        "rows": [[cell(each, column) for column in COLUMNS] for each in summaries],
+        "rows": [[cell(row, column) for column in COLUMNS] for row in summaries],
     }
 
 
@@ -109,11 +109,11 @@ def _index(
     layers: dict[str, str],
     experiments: list[tuple[str, str]],
 ) -> str:
-    verdicts = Counter(each.verdict for each in summaries)
-    scores = [each.auroc for each in summaries if each.auroc is not None]
+    verdicts = Counter(summary.verdict for summary in summaries)
+    scores = [summary.auroc for summary in summaries if summary.auroc is not None]
     by_layer: dict[str, list[Summary]] = defaultdict(list)
-    for each in summaries:
-        by_layer[each.layer].append(each)
+    for summary in summaries:
+        by_layer[summary.layer].append(summary)
     median = sorted(scores)[len(scores) // 2] if scores else None
     return pages.render(
         "index.html",
@@ -128,7 +128,7 @@ def _index(
         verdicts=VERDICTS,
         counts=[(verdict, verdicts[verdict]) for verdict in VERDICTS if verdicts[verdict]],
         total=len(summaries),
-        waiting=len(run.plan.keys() - {each.unit for each in summaries}),
+        waiting=len(run.plan.keys() - {summary.unit for summary in summaries}),
         screened=_screened(run),
         median=median,
         n_scores=len(scores),
@@ -142,20 +142,20 @@ def _index(
         )
         if scores
         else None,
-        rounds=sum(each.rounds for each in summaries),
-        images=_total([each.images for each in summaries]),
-        tokens=_total([each.tokens for each in summaries]),
-        dollars=_total([each.dollars for each in summaries]),
-        unpriced=any(each.unpriced for each in summaries),
-        seconds=_total([each.seconds for each in summaries]),
+        rounds=sum(summary.rounds for summary in summaries),
+        images=_total([summary.images for summary in summaries]),
+        tokens=_total([summary.tokens for summary in summaries]),
+        dollars=_total([summary.dollars for summary in summaries]),
+        unpriced=any(summary.unpriced for summary in summaries),
+        seconds=_total([summary.seconds for summary in summaries]),
         reuse=[(_ASKED.get(role, role), rate) for role, rate in _reuse(run)],
         layers=[
-            (name, layers[name], len(units), sum(each.verdict == "confirmed" for each in units))
+            (name, layers[name], len(units), sum(unit.verdict == "confirmed" for unit in units))
             for name, units in by_layer.items()
             if name in layers
         ],
         experiments=experiments,
-        signs=journal_scan.rates(sign for each in summaries for sign in each.signs),
+        signs=journal_scan.rates(sign for summary in summaries for sign in summary.signs),
         problems=run.problems,
     )
 
@@ -167,10 +167,10 @@ _ASKED = {"vision": "measurements", "generation": "images", "detection": "detect
 def _reuse(run: RunDirectory) -> list[tuple[str, float]]:
     """Return the share of requests, by role, that needed no work of the models' own; nothing if damaged."""
     try:
-        found = reuse(Store(run.root))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        rates = reuse(Store(run.root))
+    except OSError:
         return []
-    return [(role, rate["rate"]) for role, rate in found.items() if role in _ASKED]
+    return [(role, rate.rate) for role, rate in rates.items() if role in _ASKED]
 
 
 def _screened(run: RunDirectory) -> list[tuple[str, int]]:
@@ -205,7 +205,7 @@ class _Summaries:
 
     Those that another edition of the report wrote are not taken up, so its pages are written again. Nor are
     those of a page that has been replaced or copied since: inode and time of change are this machine's, and
-    nobody else can foresee them.
+    nobody else can predict them.
     """
 
     KEY = "report/summaries.json"
@@ -237,8 +237,8 @@ class _Summaries:
     def put(self, slug: str, state: str, page: str, summary: Summary) -> None:
         self._units[slug] = [state, self._stamp(page), asdict(summary)]
 
-    def others_changed(self, found: list[tuple[str, float]]) -> bool:
-        listed = [list(each) for each in found]
+    def others_changed(self, others: list[tuple[str, float]]) -> bool:
+        listed = [list(group) for group in others]
         changed, self._others = listed != self._others, listed
         return changed
 

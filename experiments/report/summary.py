@@ -56,7 +56,7 @@ class Summary:
     """Names of the pages of these studies."""
     signs: list[dict[str, bool | None]]
     """Which signs of careless reasoning the journal of each study of it shows (`journal_scan.SIGNS`); None
-    where that cannot be told.
+    where that cannot be decided.
     """
 
     @property
@@ -75,13 +75,13 @@ def _tested(record: dict[str, Any]) -> bool:
     return mapping(record.get("evidence")).get("kind") == "confirmation"
 
 
-def summarise(run: RunDirectory, unit: UnitRecords) -> Summary:
+def summarize(run: RunDirectory, unit: UnitRecords) -> Summary:
     """Return the unit in one line of numbers and words."""
     done = unit.done or {}
     repeats = [] if unit.repeat else run.repeats(unit.slug)
     evidence = numbers(done.get("evidence"))
     usage = usage_of(unit)
-    rounds = [record for each in (unit, *repeats) for record in each.rounds]
+    rounds = [record for study in (unit, *repeats) for record in study.rounds]
     return Summary(
         slug=unit.slug,
         unit=unit.name.id,
@@ -91,15 +91,15 @@ def summarise(run: RunDirectory, unit: UnitRecords) -> Summary:
         index=unit.name.index,
         verdict=verdict_of(unit),
         label=text(done.get("label")),
-        labels=[each for each in sequence(done.get("labels")) if isinstance(each, str)],
+        labels=[label for label in sequence(done.get("labels")) if isinstance(label, str)],
         description=text(done.get("description")),
         auroc=evidence.auroc,
         low=evidence.low,
         high=evidence.high,
         e_value=evidence.corrected,
-        tested=any(_tested(each) for each in (done, *(mapping(r.get("verdict")) for r in unit.rounds))),
+        tested=any(_tested(record) for record in (done, *(mapping(r.get("verdict")) for r in unit.rounds))),
         rounds=len(rounds) or int(number(done.get("rounds")) or 0),
-        images=_images(done, rounds, [each.rounds[-1] for each in (unit, *repeats) if each.rounds]),
+        images=_images(done, rounds, [study.rounds[-1] for study in (unit, *repeats) if study.rounds]),
         tokens=usage["tokens"],
         dollars=usage["dollars"],
         unpriced=usage["unpriced"],
@@ -108,27 +108,27 @@ def summarise(run: RunDirectory, unit: UnitRecords) -> Summary:
         damaged=bool(unit.problems),
         thumbs=list(itertools.islice(_thumbs(run, done), THUMBS)),
         agreement=number(mapping(done.get("agreement")).get("value")),
-        repeats=[each.slug for each in repeats],
+        repeats=[repeat.slug for repeat in repeats],
         # Whoever pools what several studies measured tries nothing itself.
-        signs=[journal_scan.scan(journal_scan.read_rounds(each.rounds)) for each in repeats or [unit]],
+        signs=[journal_scan.scan(journal_scan.read_rounds(repeat.rounds)) for repeat in repeats or [unit]],
     )
 
 
 def _images(done: dict[str, Any], rounds: list[dict[str, Any]], last: list[dict[str, Any]]) -> float | None:
-    """Return how many images were made, the critic's too; None where nothing tells. `last`: each study's
+    """Return how many images were made, the critic's too; None where it is unknown. `last`: each study's
     latest round.
     """
     so_far = [number(mapping(record.get("toolbox")).get("images_made")) for record in last]
     made = [number(done.get("images_made"))] if "images_made" in done else so_far
     verdicts = [mapping(mapping(record.get("verdict")).get("evidence")) for record in rounds]
     tested = sum(number(evidence.get("images_made")) or 0 for evidence in verdicts)
-    told = [each for each in made if each is not None]
-    return tested + sum(told) if tested or told else None
+    known = [count for count in made if count is not None]
+    return tested + sum(known) if tested or known else None
 
 
 def _thumbs(run: RunDirectory, done: dict[str, Any]) -> Iterator[list[str]]:
-    for each in map(mapping, sequence(done.get("exemplars"))):
-        if layers := run.image(each.get("image")):
+    for exemplar in map(mapping, sequence(done.get("exemplars"))):
+        if layers := run.image(exemplar.get("image")):
             yield list(layers)
 
 
@@ -142,7 +142,7 @@ def usage_of(unit: UnitRecords) -> dict[str, Any]:
     """Return tokens, dollars and requests: of the result, or so far of the rounds that are there."""
     recorded = list(map(mapping, mapping(mapping(unit.done).get("usage")).values()))
     parts = recorded or [mapping(mapping(r.get("reply")).get("usage")) for r in unit.rounds]
-    tokens = [each for each in map(tokens_of, parts) if each is not None]
+    tokens = [count for count in map(tokens_of, parts) if count is not None]
     dollars = [each for part in parts if (each := number(part.get("dollars"))) is not None]
     requests = [each for part in parts if (each := number(part.get("requests"))) is not None]
     return {
@@ -158,4 +158,4 @@ def usage_of(unit: UnitRecords) -> dict[str, Any]:
 def tokens_of(usage: dict[str, Any]) -> float | None:
     """Return tokens in and out, None where neither is on record."""
     counts = [number(usage.get(key)) for key in ("prompt_tokens", "completion_tokens")]
-    return sum(each or 0 for each in counts) if any(each is not None for each in counts) else None
+    return sum(count or 0 for count in counts) if any(count is not None for count in counts) else None

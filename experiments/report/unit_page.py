@@ -16,11 +16,11 @@ from agents.records.journal import slug
 from experiments.records import journal_scan
 from experiments.records.names import UnitName
 from experiments.report import pages, reproduce
-from experiments.report.evidence import Evidence, background_plot, card_of, evidence_of, uncovered
+from experiments.report.evidence import EvidenceSection, background_plot, card_of, evidence_of, uncovered
 from experiments.report.figures import MEANINGS, figures_of, reason
 from experiments.report.gallery import Block, Edit, Gallery, Picture
 from experiments.report.records import RunDirectory, UnitRecords, mapping, number, sequence, text
-from experiments.report.summary import error_of, summarise, tokens_of, usage_of
+from experiments.report.summary import error_of, summarize, tokens_of, usage_of
 from experiments.report.verdicts import STANDING, VERDICTS, key_of
 
 _STAND_IN = re.compile(r"\b(?:builtin|built-in|scenes)\b", re.IGNORECASE)
@@ -43,7 +43,7 @@ class RoundView:
     kind: str
     thoughts: str
     reasoning: str
-    """What the model thought before it answered, as its server tells."""
+    """What the model thought before it answered, as its server reports."""
     notes: list[str]
     """What the request had to go without."""
     hypotheses: list[Hypothesis]
@@ -56,7 +56,7 @@ class RoundView:
     edits: list[Edit]
     verdict: str
     objection: str
-    evidence: Evidence | None
+    evidence: EvidenceSection | None
     model: str
     tokens: float | None
     finish: str
@@ -74,9 +74,9 @@ def write(run: RunDirectory, slug: str) -> Path:
 
 def write_page(run: RunDirectory, unit: UnitRecords) -> Path:
     """Write the page of what was read of a unit, and one of each of several studies of it."""
-    for each in (*run.repeats(unit.slug), unit):
-        key = f"report/units/{each.slug}.html"
-        pages.write(run.store, key, _page(run, each))
+    for study in (*run.repeats(unit.slug), unit):
+        key = f"report/units/{study.slug}.html"
+        pages.write(run.store, key, _page(run, study))
     return run.root / key
 
 
@@ -87,15 +87,15 @@ def _page(run: RunDirectory, unit: UnitRecords) -> str:
         return [f"../../{layer}" for layer in run.image(image_id)]
 
     gallery = Gallery(unit.rounds, locate)
-    summary = summarise(run, unit)
+    summary = summarize(run, unit)
     exemplars = [
         gallery.picture(
-            each.get("image"),
+            exemplar.get("image"),
             caption=f"exemplar {rank}",
-            activation=number(each.get("activation")),
-            under=each.get("source"),
+            activation=number(exemplar.get("activation")),
+            under=exemplar.get("source"),
         )
-        for rank, each in enumerate(map(mapping, sequence(done.get("exemplars"))), 1)
+        for rank, exemplar in enumerate(map(mapping, sequence(done.get("exemplars"))), 1)
     ]
     return pages.render(
         "unit.html",
@@ -107,7 +107,7 @@ def _page(run: RunDirectory, unit: UnitRecords) -> str:
         pooled="" if unit.repeat else run.pooled(unit.slug),
         signs=[]
         if summary.repeats
-        else [journal_scan.SIGNS[sign] for each in summary.signs for sign, seen in each.items() if seen],
+        else [journal_scan.SIGNS[sign] for signs in summary.signs for sign, seen in signs.items() if seen],
         layer_href=layer_href(run, unit),
         reserve=_reserve(run),
         verdicts=VERDICTS,
@@ -135,7 +135,7 @@ def _page(run: RunDirectory, unit: UnitRecords) -> str:
         in_doubt=len(sequence(done.get("in_doubt"))),
         stand_ins=stand_ins(run, unit),
         problems=unit.problems,
-        failures=[error_of(each) for each in unit.failures],
+        failures=[error_of(failure) for failure in unit.failures],
         command="" if unit.repeat else reproduce.command(run, unit),
         task=text(done.get("task")) or text(run.manifest.get("task")),
     )
@@ -148,15 +148,15 @@ def _repeats(run: RunDirectory, unit: UnitRecords) -> Iterator[dict[str, Any]]:
     if unit.repeat:
         return
     pairs = [*map(mapping, sequence(mapping(mapping(unit.done).get("agreement")).get("pairs")))]
-    for each in run.repeats(unit.slug):
-        summary = summarise(run, each)
-        own = [number(pair.get("predicted")) for pair in pairs if pair.get("label_of") == each.repeat]
-        told = [value for value in own if value is not None]
-        predicted = sum(told) / len(told) if told else None
+    for repeat in run.repeats(unit.slug):
+        summary = summarize(run, repeat)
+        own = [number(pair.get("predicted")) for pair in pairs if pair.get("label_of") == repeat.repeat]
+        known = [value for value in own if value is not None]
+        predicted = sum(known) / len(known) if known else None
         yield {
-            "number": each.repeat,
+            "number": repeat.repeat,
             "summary": summary,
-            "href": f"{quote(each.slug, safe='')}.html",
+            "href": f"{quote(repeat.slug, safe='')}.html",
             "predicted": predicted,
         }
 
@@ -165,19 +165,19 @@ def _crosswise(run: RunDirectory, unit: UnitRecords) -> dict[str, Any] | None:
     """Return how the unit's label compares with those of the layer's other units; None if it was not
     compared.
     """
-    found = mapping(None if unit.repeat else run.crosswise.get(unit.name.id))
-    percentile, n = number(found.get("percentile")), number(found.get("n"))
+    comparison = mapping(None if unit.repeat else run.crosswise.get(unit.name.id))
+    percentile, n = number(comparison.get("percentile")), number(comparison.get("n"))
     if percentile is None or n is None:
         return None
     nearest = [
         {
-            "label": text(each.get("label")),
-            "short": UnitName.parse(text(each.get("unit"))).short,
-            "href": f"{quote(slug(text(each.get('unit'))), safe='')}.html",
-            "mean": number(each.get("mean")),
-            "share": number(each.get("share")),
+            "label": text(label.get("label")),
+            "short": UnitName.parse(text(label.get("unit"))).short,
+            "href": f"{quote(slug(text(label.get('unit'))), safe='')}.html",
+            "mean": number(label.get("mean")),
+            "share": number(label.get("share")),
         }
-        for each in map(mapping, sequence(found.get("nearest")))
+        for label in map(mapping, sequence(comparison.get("nearest")))
     ]
     return {"percentile": percentile, "n": n, "nearest": nearest}
 
@@ -187,7 +187,7 @@ def _sight(value: Any) -> str:
     sight = text(value)
     if sight.startswith("none"):
         return (
-            "The interpreter cannot see, and nobody described the images: it was told that they were not "
+            "The interpreter cannot see, and there were no descriptions of the images: it was informed that they were not "
             "shown."
         )
     if sight and sight != "its own":
@@ -202,7 +202,9 @@ def _rounds(unit: UnitRecords, gallery: Gallery) -> Iterator[RoundView]:
         reply, outcome = mapping(record.get("reply")), mapping(record.get("outcome"))
         verdict = mapping(record.get("verdict"))
         program = text(record.get("program"))
-        hypotheses = [each for each in sequence(record.get("hypotheses")) if isinstance(each, str)]
+        hypotheses = [
+            hypothesis for hypothesis in sequence(record.get("hypotheses")) if isinstance(hypothesis, str)
+        ]
         snapshot = mapping(record.get("toolbox"))
         shown = sequence(record.get("observation"))
         usage = mapping(reply.get("usage"))
@@ -216,7 +218,7 @@ def _rounds(unit: UnitRecords, gallery: Gallery) -> Iterator[RoundView]:
             else "no program",
             thoughts=_thoughts(text(reply.get("text"))),
             reasoning=text(reply.get("thoughts")),
-            notes=[each for each in sequence(reply.get("notes")) if isinstance(each, str)],
+            notes=[note for note in sequence(reply.get("notes")) if isinstance(note, str)],
             hypotheses=_fates(hypotheses, before),
             program=pages.highlight(program) if program else None,
             program_lines=program.count("\n") + 1,
@@ -248,13 +250,13 @@ def _of_round(verdict: dict[str, Any]) -> str:
 
 def _thoughts(reply: str) -> str:
     """Return what a reply says before its first marker or fence: the rest is shown in its own place."""
-    found = _FORMAL.search(reply)
-    return (reply[: found.start()] if found else reply).strip()
+    match = _FORMAL.search(reply)
+    return (reply[: match.start()] if match else reply).strip()
 
 
 def _fates(hypotheses: list[str], before: list[str]) -> list[Hypothesis]:
-    listed = [Hypothesis(each, "kept" if each in before else "new") for each in hypotheses]
-    dropped = [Hypothesis(each, "dropped") for each in before if each not in hypotheses]
+    listed = [Hypothesis(hypothesis, "kept" if hypothesis in before else "new") for hypothesis in hypotheses]
+    dropped = [Hypothesis(hypothesis, "dropped") for hypothesis in before if hypothesis not in hypotheses]
     return listed + dropped if hypotheses else []
 
 
@@ -279,16 +281,16 @@ def _reserve(run: RunDirectory) -> bool:
 
 
 def _tiers(unit: UnitRecords) -> list[str]:
-    found = [text(mapping(record.get("outcome")).get("tier")) for record in unit.rounds]
-    return sorted({each for each in found if each})
+    tiers = [text(mapping(record.get("outcome")).get("tier")) for record in unit.rounds]
+    return sorted({text for text in tiers if text})
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for key, each in value.items():
-        if isinstance(each, dict) and prefix.count(".") < 3:
-            yield from _flat(each, f"{prefix}{key}.")
+    for key, item in value.items():
+        if isinstance(item, dict) and prefix.count(".") < 3:
+            yield from _flat(item, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", shown(each)
+            yield f"{prefix}{key}", shown(item)
 
 
 def shown(value: Any) -> str:
@@ -296,7 +298,7 @@ def shown(value: Any) -> str:
     if value is None:
         return "–"
     if isinstance(value, list):
-        return ", ".join(shown(each) for each in value)
+        return ", ".join(shown(item) for item in value)
     return str(value)
 
 
@@ -317,8 +319,8 @@ def stand_ins(run: RunDirectory, unit: UnitRecords | None = None) -> list[tuple[
     named = [("interpreter", text(mapping(record.get("reply")).get("model"))) for record in rounds]
     for role, setting in configured.items():
         named.append((role, text(facts.get(role)) or text(mapping(setting).get("backend"))))
-    found: dict[str, str] = {}
+    stand_ins_by_role: dict[str, str] = {}
     for role, name in named:
         if _STAND_IN.search(name):
-            found.setdefault(role, name)
-    return list(found.items())
+            stand_ins_by_role.setdefault(role, name)
+    return list(stand_ins_by_role.items())

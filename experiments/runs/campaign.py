@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from actors.errors import MaiaError
 from actors.vision.networks.layer_cache import KnownNetwork
@@ -32,8 +31,8 @@ from agents.records.work import KEY as PLAN
 from agents.records.work import WorkItem, read_plan
 from agents.study.budget import Cost, Ledger, spent_under
 from experiments.records.results import write_results
-from experiments.records.reuse import RequestCounts
-from experiments.records.status import status
+from experiments.records.reuse import RequestCounter
+from experiments.records.status import FailedStudy, RunStatus, status
 from experiments.runs.context_survey import SURVEYS
 from experiments.runs.metrics import RunMetrics
 from experiments.runs.progress import Live
@@ -58,12 +57,12 @@ class Closing:
     compare: Callable[[Workbench, list[WorkItem]], Awaitable[None]]
 
 
-Newcomers = Callable[[], Awaitable[list[HostHandle]]]
+NewHosts = Callable[[], Awaitable[list[HostHandle]]]
 """Starts hosts on the nodes that have none yet, and returns those that work."""
 
-_NEWCOMERS_EVERY_S = 20.0
-_LOOK_S = 5.0
-"""How long replicas may take to say what they have done."""
+_NODE_CHECK_INTERVAL_S = 20.0
+_STATISTICS_TIMEOUT_S = 5.0
+"""How long replicas may take to report their statistics."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ class Campaign:
     async def run(self, planner: Planner, closing: Closing | None = None) -> Finished:
         """Bring every item of the plan to an end, or stop in a state that can be resumed.
 
-        An error of `closing` is told, and no item is the worse for it.
+        An error of `closing` is reported, and changes no result.
 
         Raises:
             UsageError: If the directory belongs to another configuration, or another process works on it.
@@ -111,27 +110,27 @@ class Campaign:
         widen_threads()
         console, store, profile = self.console, self.store, self.profile
         model = self.manifest["model"]
-        async with Workbench.open(profile, cache=self.loaded.cache, model=model, tell=console.say) as bench:
+        async with Workbench.open(profile, cache=self.loaded.cache, model=model, notify=console.say) as bench:
             check_studied(store, bench.context.facts)
             plan = await planner(bench)
             claim_studied(store, bench.context.facts)
             todo = self._open(plan)
             live = await asyncio.to_thread(self._live, len(todo))
-            metrics, counts = RunMetrics(store.root.name), RequestCounts()
+            metrics, counts = RunMetrics(store.root.name), RequestCounter()
 
             async def observe() -> None:
                 metrics.run(live.values())
-                # A replica that dies or hangs, and a full disk, are others' to tell.
+                # A replica that dies or hangs, and a full disk, are reported elsewhere.
                 with contextlib.suppress(MaiaError, TimeoutError):
-                    async with asyncio.timeout(_LOOK_S):
+                    async with asyncio.timeout(_STATISTICS_TIMEOUT_S):
                         for role, pool in bench.pools.items():
                             replicas = await pool.replica_statistics()
                             metrics.pool(role, replicas)
-                            counts.look(role, replicas)
+                            counts.read(role, replicas)
                         await asyncio.to_thread(counts.write, store, lease.generation)
 
             await observe()
-            async with self._hosts(bench) as (hosts, newcomers):
+            async with self._hosts(bench) as (hosts, new_hosts):
                 orchestrator = Orchestrator(
                     store, hosts, agents_per_host=profile.sweep.agents, on_event=live.event
                 )
@@ -141,12 +140,12 @@ class Campaign:
                 async with (
                     _stoppable(console, orchestrator, lease),
                     live.shown(console, hosts, observe),
-                    _joined(console, orchestrator, newcomers),
+                    _hosts_on_new_nodes(console, orchestrator, new_hosts),
                 ):
                     outcome = await orchestrator.run(todo)
                 if outcome.stopped is not None and not store.has(MANIFEST):
                     raise outcome.stopped  # the folder is gone: there is nothing to sum up
-                live.settle(await asyncio.to_thread(_spent, store))
+                live.settle(_spent(await asyncio.to_thread(status, store.root)))
                 await observe()
             console.say(live.text())
             if closing is not None and outcome.stopped is None and not outcome.paused:
@@ -161,83 +160,59 @@ class Campaign:
         return outcome
 
     @asynccontextmanager
-    async def _hosts(self, bench: Workbench) -> AsyncIterator[tuple[list[HostHandle], Newcomers]]:
-        """Yield the hosts that the profile asks for, with the run's account behind them.
-
-        And what starts hosts on nodes that have joined since, and adds them to these.
+    async def _hosts(self, bench: Workbench) -> AsyncIterator[tuple[list[HostHandle], NewHosts]]:
+        """Yield the hosts that the profile asks for, and a function that starts more on nodes that have
+        joined since.
         """
-        settings = self.profile.sweep
-        n_hosts = settings.hosts
-        before = await asyncio.to_thread(self._spent_before)
+        spent = await asyncio.to_thread(self._spent_before)
+        n_hosts = self._n_hosts()
+        if n_hosts == 0:
+            yield [self._local_host(bench, spent)], _no_new_hosts
+            return
+        from experiments.runs.hosts import HostPlan, RayHostGroup
+        from experiments.runs.run_account import ledger
+
+        # A model that cannot work says why here; a host would only not find it.
+        await asyncio.gather(*(pool.ready() for pool in bench.pools.values()))
+        run, model = self.store.root.resolve(), self.manifest["model"]
+        plan = HostPlan(self.profile, self.loaded.cache, model, bench.addresses, run)
+        with ledger(self.profile, run) as account:
+            group = RayHostGroup(plan, account, self.profile.sweep.agents, self.console.warn)
+            try:
+                group.start(None if n_hosts == "per-node" else n_hosts)
+                yield group.handles, group.start_on_new_nodes if n_hosts == "per-node" else _no_new_hosts
+            finally:
+                await group.stop()
+
+    def _n_hosts(self) -> int | Literal["per-node"]:
+        """Return how many hosts to start in processes of their own: 0 where this process carries all agents."""
+        n_hosts = self.profile.sweep.hosts
         if n_hosts == "per-node" and is_working_copy(self.loaded.cache, self.store.root):
             self.console.say(
                 "no other node sees the working copy of a run at a URL: this process carries all agents"
             )
-            n_hosts = 0
-        if n_hosts == 0:
+            return 0
+        return n_hosts
 
-            async def subject_of(item: WorkItem) -> Subject:
-                return await bench.subject(item.layer, item.name)
+    def _local_host(self, bench: Workbench, spent: Cost) -> LocalHost:
+        """Return the host in this process, with the run's account behind it."""
+        settings = self.profile.sweep
 
-            purse = Ledger(settings.budget, before, elapsed_s=lambda: worked_s(self.store))
-            yield (
-                [
-                    LocalHost(
-                        bench.context,
-                        self.store,
-                        subject_of,
-                        surveys=SURVEYS,
-                        limits=SpendingLimits(purse, settings.unit_budget),
-                    )
-                ],
-                _nobody,
-            )
-            return
-        from actors.cluster.placement import worker_nodes
-        from experiments.runs.hosts import HostPlan, RayHost, ledger, without_host
+        account = Ledger(settings.budget, spent, elapsed_s=lambda: worked_s(self.store))
 
-        # Told here, a model that cannot work says why; a host would only not find it.
-        await asyncio.gather(*(pool.ready() for pool in bench.pools.values()))
-        model, run = self.manifest["model"], self.store.root.resolve()
-        plan = HostPlan(self.profile, self.loaded.cache, model, bench.addresses, run)
-        with ledger(self.profile, plan.run) as account:
-            first = random.randrange(1024)  # several runs on a cluster shall not begin at the same node
-            count = len(worker_nodes()) if n_hosts == "per-node" else n_hosts
-            unfit: set[str] = set()
-            started = [
-                RayHost(plan, account, settings.agents, seat=first + i, unfit=unfit) for i in range(count)
-            ]
-            hosts: list[HostHandle] = [*started]
+        async def subject_of(item: WorkItem) -> Subject:
+            return await bench.subject(item.layer, item.name)
 
-            async def on_new_nodes() -> list[HostHandle]:
-                nodes = await asyncio.to_thread(worker_nodes)
-                new: list[HostHandle] = []
-                for node in without_host([each for each in nodes if each not in unfit], started):
-                    seat = [each for each in nodes if each not in unfit].index(node)
-                    host = RayHost(plan, account, settings.agents, seat=seat, unfit=unfit)
-                    try:
-                        await host.ready()
-                    except BaseException as error:
-                        await host.stop()
-                        if not isinstance(error, Exception):
-                            raise
-                        # What it lacks (the run's folder, a sandbox) would end the run, were it one of the
-                        # run's hosts.
-                        unfit.add(node)
-                        self.console.warn(f"a node has joined on which no host works: {error}")
-                        continue
-                    started.append(host)
-                    hosts.append(host)
-                    new.append(host)
-                return new
-
-            try:
-                yield hosts, on_new_nodes if n_hosts == "per-node" else _nobody
-            finally:
-                await asyncio.gather(*(host.stop() for host in hosts))
+        return LocalHost(
+            bench.context,
+            self.store,
+            subject_of,
+            surveys=SURVEYS,
+            limits=SpendingLimits(account, settings.unit_budget),
+        )
 
     def _spent_before(self) -> Cost:
-        """Return what the run has spent; damaged records, which hide a part of it, are told.
+        """Return what the run has spent; damaged records, which hide a part of it, are reported.
 
         Raises:
             RecordError: If a part is hidden and there is a budget, which could be passed unnoticed.
@@ -249,9 +224,9 @@ class Campaign:
 
     def _live(self, todo: int) -> Live:
         """Return the live line of a run that has `todo` items to do, from what its directory holds."""
-        found = status(self.store.root)
-        live = Live(found["units"], found["done"], _spent_in(found))
-        live.failed = found["units"] - found["done"] - todo
+        now = status(self.store.root)
+        live = Live(now.units, now.done, _spent(now))
+        live.failed = now.units - now.done - todo
         return live
 
     def _open(self, plan: Sequence[WorkItem]) -> list[WorkItem]:
@@ -269,7 +244,7 @@ def _has_failed(store: Store, item: WorkItem) -> bool:
 
 
 def check_items(store: Store, plan: Sequence[WorkItem], wanted: Mapping[str, WorkItem]) -> None:
-    """Make sure that what is planned is what the command asks for: a run that somebody sent does not choose
+    """Make sure that what is planned is what the command asks for: a run from elsewhere does not choose
     what is spent.
 
     Raises:
@@ -300,31 +275,36 @@ def check_known(
         check(store, {**manifest, "units": list(units)})
 
 
-async def _nobody() -> list[HostHandle]:
+async def _no_new_hosts() -> list[HostHandle]:
     return []
 
 
 @asynccontextmanager
-async def _joined(console: Console, orchestrator: Orchestrator, newcomers: Newcomers) -> AsyncIterator[None]:
-    """Have hosts that are started meanwhile take their part of the work."""
+async def _hosts_on_new_nodes(
+    console: Console,
+    orchestrator: Orchestrator,
+    new_hosts: NewHosts,
+    interval_s: float = _NODE_CHECK_INTERVAL_S,
+) -> AsyncIterator[None]:
+    """Give work to hosts that are started on new nodes while the block runs."""
 
-    async def look() -> None:
+    async def watch() -> None:
         while True:
-            await asyncio.sleep(_NEWCOMERS_EVERY_S)
+            await asyncio.sleep(interval_s)
             try:
-                for host in await newcomers():
+                for host in await new_hosts():
                     orchestrator.join(host)
                     console.say("a node has joined: one more host takes its part of the work")
             except Exception as error:
-                # The head may be away for a moment, and the work goes on with the hosts that there are.
+                # The head may be away for a moment, and the work continues with the hosts that there are.
                 console.warn(f"no host could be started on a new node: {type(error).__name__}: {error}")
 
-    looking = asyncio.create_task(look())
+    watching = asyncio.create_task(watch())
     try:
         yield
     finally:
-        looking.cancel()
-        await asyncio.wait([looking])
+        watching.cancel()
+        await asyncio.wait([watching])
 
 
 @dataclass(frozen=True)
@@ -338,32 +318,59 @@ class Finished:
 
     def records(self) -> list[dict[str, Any]]:
         """Return the results that there are, in the order of the plan."""
-        found = (result_of(self.store, item) for item in self.plan)
-        return [record for record in found if record is not None]
+        results = (result_of(self.store, item) for item in self.plan)
+        return [record for record in results if record is not None]
 
-    def summary(self) -> dict[str, Any]:
-        """Return how the run stands as plain values, and write its report."""
+    def summary(self) -> RunSummary:
+        """Return how the run stands, and write its report."""
         from experiments.report import write_site
 
         run = self.store.root
-        found = status(run)
         stopped = self.outcome.stopped
         page: str | None = None
         try:
             page = str(write_site(run))
         except (OSError, RecordError) as error:
-            # The results are safe without it, and whatever filled the disk has been told.
+            # The results are safe without it, and a full disk has been reported.
             why = error.message if isinstance(error, RecordError) else error.strerror
             stopped = stopped or StoreError(f"the report cannot be written: {why}.", f"maia report {run}")
-        return {
-            **{key: value for key, value in found.items() if key not in ("owner", "state")},
-            "state": "finished" if not found["waiting"] + found["begun"] else "interrupted",
-            "stopped": None
+        now = status(run)
+        state = "interrupted" if now.waiting + now.begun else "finished"
+        return RunSummary(
+            status=replace(now, state=state, owner=None),
+            stopped=None
             if stopped is None
-            else {"type": type(stopped).__name__, "message": stopped.message, "fix": stopped.fix},
-            "paused": self.outcome.paused,
-            "results": [str(path) for path in self.results],
-            "report": page,
+            else FailedStudy(type(stopped).__name__, stopped.message, stopped.fix),
+            paused=self.outcome.paused,
+            results=[str(path) for path in self.results],
+            report=page,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """How a command left its run."""
+
+    status: RunStatus
+    """`state` is "finished" or "interrupted"."""
+    stopped: FailedStudy | None
+    """The error that stopped the run before its end."""
+    paused: bool
+    results: list[str]
+    """Files with the results."""
+    report: str | None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end, with failed studies or without."""
+        return self.status.state == "finished" and not self.paused and self.stopped is None
+
+    def as_json(self) -> dict[str, Any]:
+        return {key: value for key, value in self.status.as_json().items() if key != "owner"} | {
+            "stopped": None if self.stopped is None else asdict(self.stopped),
+            "paused": self.paused,
+            "results": self.results,
+            "report": self.report,
         }
 
 
@@ -406,11 +413,11 @@ async def _stoppable(console: Console, orchestrator: Orchestrator, lease: Lease)
                 await asyncio.sleep(1)
         except MaiaError:
             pause("the run directory is no longer this process's")
-            raise  # told once the agents have ended
+            raise  # reported once the agents have ended
         pause("cancelled")
 
     for number in heard:
-        loop.add_signal_handler(number, pause, "interrupted" if number == signal.SIGINT else "told to end")
+        loop.add_signal_handler(number, pause, "interrupted" if number == signal.SIGINT else "asked to end")
     watching = asyncio.create_task(watch())
     try:
         yield
@@ -422,10 +429,6 @@ async def _stoppable(console: Console, orchestrator: Orchestrator, lease: Lease)
         raise error
 
 
-def _spent(store: Store) -> HostCounts:
-    """Return what the run has spent, from its records."""
-    return _spent_in(status(store.root))
-
-
-def _spent_in(found: dict[str, Any]) -> HostCounts:
-    return HostCounts(found["rounds"], found["tokens"], found["dollars"], found["images"], found["unpriced"])
+def _spent(run: RunStatus) -> HostCounts:
+    """Return what a run has spent, by its records."""
+    return HostCounts(run.rounds, run.tokens, run.dollars, run.images, run.unpriced)

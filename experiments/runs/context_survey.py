@@ -64,7 +64,7 @@ ones.
 """
 KEPT = 4
 """Images that are kept of what is worst."""
-LOOK = tuple(each for each in CONTEXTS if each.startswith(("background", "companion")))[:12]
+LOOK = tuple(context for context in CONTEXTS if context.startswith(("background", "companion")))[:12]
 """The contexts of a first look, one image each: where none reaches LEAST, no context could lower the class.
 """
 PROPOSED = "proposed"
@@ -125,14 +125,14 @@ class ClassSurvey:
     out_of_reach: str = ""
 
     @classmethod
-    def of(cls, found: Mapping[str, Any]) -> ClassSurvey:
+    def of(cls, record: Mapping[str, Any]) -> ClassSurvey:
         """Return a survey from its plain values.
 
         Raises:
             RecordError: If they are not those of a survey.
         """
         try:
-            survey = TypeAdapter(cls).validate_python(found)
+            survey = TypeAdapter(cls).validate_python(record)
         except ValidationError as error:
             raise damaged(Path("survey.json"), error) from error
         if (not survey.ordinary and not survey.out_of_reach) or not {
@@ -247,14 +247,14 @@ async def survey_class(
     lowest = screen.extremes(-1)
     survey = ClassSurvey(
         class_name, values, ordinary, fresh, rest, [context for context in contexts if context not in values], notes,
-        [each for each, _ in lowest], [each for each, _ in telling],
+        [context for context, _ in lowest], [context for context, _ in telling],
     )  # fmt: skip
     return Survey(asdict(survey), [image for _, image in (*lowest, *telling)])
 
 
 def _out_of_reach(class_name: str, look: _Roll) -> Survey:
     """Return the survey of a class that the first look does not reach."""
-    values = {context: each for context, each in look.values.items() if each}
+    values = {context: activations for context, activations in look.values.items() if activations}
     best = look.extremes(1)
     reason = (
         f"its probability is {best[0][0].probability:.3f} at most in {len(look.images)} ordinary generated "
@@ -279,7 +279,7 @@ def screened(values: Mapping[str, Sequence[float]]) -> tuple[list[str], dict[str
     """Return the ordinary contexts, at least one, and those that stand out, with the sign of their
     difference.
     """
-    means = {context: float(np.mean(each)) for context, each in values.items()}
+    means = {context: float(np.mean(activations)) for context, activations in values.items()}
     median = statistics.median_high(means.values())
     apart = {
         context: -1 if mean < median else 1 for context, mean in means.items() if abs(mean - median) >= LEAST
@@ -293,23 +293,25 @@ def judge(surveys: Sequence[ClassSurvey]) -> list[ContextEffect]:
     A context that did not stand out in the screen counts as a test with p = 1. A class out of reach has no
     tests.
     """
-    tested = [(each, context) for each in surveys if not each.out_of_reach for context in each.values]
-    fresh = [(each, context) for each, context in tested if context in each.fresh]
-    p_values = dict.fromkeys(((id(each), context) for each, context in tested), 1.0)
-    pairs = [(each.fresh[context], each.others(context)) for each, context in fresh]
-    found = permutation_p_values(pairs, margin=LEAST, among=len(tested), rate=RATE)
-    p_values |= {(id(each), context): float(p) for (each, context), p in zip(fresh, found, strict=True)}
+    tested = [(survey, context) for survey in surveys if not survey.out_of_reach for context in survey.values]
+    fresh = [(survey, context) for survey, context in tested if context in survey.fresh]
+    p_values = dict.fromkeys(((id(survey), context) for survey, context in tested), 1.0)
+    pairs = [(survey.fresh[context], survey.others(context)) for survey, context in fresh]
+    new_p_values = permutation_p_values(pairs, margin=LEAST, among=len(tested), rate=RATE)
+    p_values |= {
+        (id(survey), context): float(p) for (survey, context), p in zip(fresh, new_p_values, strict=True)
+    }
     q_values = benjamini_hochberg(list(p_values.values()))
     effects = []
-    for (each, context), p, q in zip(tested, p_values.values(), q_values, strict=True):
-        again = context in each.fresh
-        values = (each.fresh if again else each.values)[context]
+    for (survey, context), p, q in zip(tested, p_values.values(), q_values, strict=True):
+        again = context in survey.fresh
+        values = (survey.fresh if again else survey.values)[context]
         # Alone among contexts that stand out, an ordinary one is compared with itself.
-        mean, others = float(np.mean(values)), float(np.mean(each.others(context) or values))
+        mean, others = float(np.mean(values)), float(np.mean(survey.others(context) or values))
         effects.append(
             ContextEffect(
-                each.class_name, context, mean, _interval(values), others, mean - others, p, float(q),
-                len(values), each.notes[context], again,
+                survey.class_name, context, mean, _interval(values), others, mean - others, p, float(q),
+                len(values), survey.notes[context], again,
             )
         )  # fmt: skip
     return sorted(effects, key=lambda effect: (effect.q, -abs(effect.difference)))
@@ -348,8 +350,8 @@ class _Roll:
         """Return both together."""
         contexts = dict.fromkeys([*other.values, *self.values])
         return _Roll(
-            {each: self.values.get(each, []) + other.values.get(each, []) for each in contexts},
-            {each: self.notes.get(each, 0) + other.notes.get(each, 0) for each in contexts},
+            {context: self.values.get(context, []) + other.values.get(context, []) for context in contexts},
+            {context: self.notes.get(context, 0) + other.notes.get(context, 0) for context in contexts},
             self.images + other.images,
             self.reason or other.reason,
             self.failed + other.failed,
@@ -383,23 +385,27 @@ class _Camera:
         made = await self.studio.generate([prompt for *_, prompt in asked], seeds, agent=self.subject.id)
         kept: list[tuple[str, MadeImage]] = []
         missing = []
-        for (context, *_), each in zip(asked, made, strict=True):
-            if isinstance(each, MaiaError):
-                missing.append(str(each))
+        for (context, *_), image in zip(asked, made, strict=True):
+            if isinstance(image, MaiaError):
+                missing.append(str(image))
             # A picture without the class, or without its context, says nothing about the class in that
             # context.
-            elif lacks_something(each):
-                missing.append("; ".join(each.provenance.notes))
+            elif lacks_something(image):
+                missing.append("; ".join(image.provenance.notes))
             else:
-                kept.append((context, each))
-        responses = await self.subject.measure([each.image for _, each in kept], Priority.CONFIRMATION)
+                kept.append((context, image))
+        responses = await self.subject.measure([image.image for _, image in kept], Priority.CONFIRMATION)
         values: dict[str, list[float]] = {context: [] for context in wanted}
         notes = dict.fromkeys(wanted, 0)
         images = []
-        for (context, each), response in zip(kept, responses, strict=True):
+        for (context, image), response in zip(kept, responses, strict=True):
             values[context].append(response.activation)
-            notes[context] += bool(each.provenance.notes)
-            images.append((Shown(context, each.image.id, response.activation), each.image))
+            notes[context] += bool(image.provenance.notes)
+            images.append((Shown(context, image.image.id, response.activation), image.image))
         return _Roll(
-            values, notes, images, next(iter(missing), ""), sum(isinstance(each, MaiaError) for each in made)
+            values,
+            notes,
+            images,
+            next(iter(missing), ""),
+            sum(isinstance(result, MaiaError) for result in made),
         )

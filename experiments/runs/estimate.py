@@ -1,86 +1,37 @@
 """`maia estimate`: what a sweep will take, before anything is spent: calls, tokens, dollars, device time,
 hours.
 
-Everything follows from the configuration and a handful of assumptions, all of which are told and can be
-replaced by what earlier runs took (`precedents`). `low` is where studies happen to be short; `at_most` is
-what the configuration's own limits allow.
+Everything follows from the configuration and a handful of assumptions, which are shown and can be replaced by
+what earlier runs took (`comparable_runs`). `low` is where studies happen to be short; `at_most` is what the
+configuration's own limits allow.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from actors.chat.hosted.pricing import estimate_text
 from actors.chat.settings import ChatSettings, known_price
-from actors.errors import MaiaError, UsageError
+from actors.errors import MaiaError
 from actors.generation.settings import dollars_per_image
 from agents.critic.assessor import witness_questions
 from agents.tasks.describe_unit import DescribeUnit
+from experiments.runs.assumptions import Assumptions
 from experiments.setup.config import Profile
+from experiments.setup.console import money
 from experiments.setup.spending import unpriced
 from tools.sandbox import api_page
 
-
-@dataclass(frozen=True)
-class Assumptions:
-    """What a configuration does not say. Times are of one device, or one request to an endpoint."""
-
-    rounds: float = 8
-    """Rounds of a study."""
-    rounds_spread: float = 4
-    """Standard deviation of the rounds of a study."""
-    studies: float = 1
-    """Studies that these figures come from; what nobody measured is as sure as if it came from one."""
-    images_a_round: float = 10
-    """Images that are made in a round, and shown to the interpreter."""
-    images_beforehand: float = 0
-    """Images of a study's survey: made by a fixed design, and shown to no agent."""
-    observation_tokens: float = 250
-    """Tokens of text in an observation."""
-    reply_tokens: float = 450
-    """Tokens of an interpreter's reply."""
-    looks_a_round: float = 1.25
-    """Images that an agent has described in a round."""
-    look_tokens: float = 60
-    """Tokens of a description."""
-    answers: float = 1.2
-    """Answers of a study that are examined: 0 where they name no concept that could be."""
-    seconds_a_reply: float = 8.0
-    """Seconds until an interpreter has replied."""
-    seconds_a_look: float = 2.0
-    """Seconds until an observer has replied."""
-    seconds_an_image: float = 2.5
-    """Seconds of a device for an image that is generated or edited."""
-    seconds_a_pass: float = 0.004
-    """Seconds of a device for an image that is shown to the network."""
-    passes_an_image: float = 1
-    """Times that an image is shown to the network for each that is made."""
-    seconds_to_start: float = 15
-    """Seconds until the models are loaded."""
-
-
-SCIENTIST = {
-    "rounds": 11.0,
-    "rounds_spread": 3.4,
-    "studies": 12.0,
-    "images_a_round": 22.0,
-    "looks_a_round": 2.0,
-}
-"""What the built-in interpreter took in two sweeps of six units each of EfficientNet-lite0's `blocks.6`."""
-_DRAWN_S = 0.005
-"""Seconds for a scene of the embedded world, which needs no model."""
-_QUICK_S = 0.05
-"""Seconds for a reply of the built-in models."""
 _TENTH = 1.28
 """Standard deviations below the mean that nine in ten exceed."""
 _PROCESSOR = "this machine's processor"
-FRESH_LOOKS = 15
+EXEMPLAR_PASSES = 15
 """Images of a study that are shown to the network and not made: the exemplars."""
-_WORDS_OF_A_LOOK = 120
+_DESCRIPTION_PROMPT_TOKENS = 120
 _LABELS = 4
 """Labels of one answer, where the most is asked for."""
 _RETESTS = 2
@@ -89,7 +40,7 @@ place.
 """
 _PROBES = 2
 """Groups of images for each answer beside its test: a second measurement, and a skeptic's rival."""
-_PROBES_A_LABEL = 4
+_PROBES_PER_LABEL = 4
 """Such groups for each label: a narrower word, a synonym, and two of a broader word, of which the witness is
 asked, too.
 """
@@ -97,83 +48,88 @@ _PARTS = 2
 """Parts of a label that are shown by themselves, where the most is asked for."""
 
 
-def assume(values: Sequence[str], base: Assumptions | None = None) -> Assumptions:
-    """Return assumptions changed by `NAME=NUMBER` texts.
+@dataclass(frozen=True, slots=True)
+class DeviceSeconds:
+    """Seconds of the devices that make images, and that run the network under study."""
 
-    Raises:
-        UsageError: If a text has another form or names no assumption.
-    """
-    known = {field.name for field in fields(Assumptions)}
-    changed = {}
-    for text in values:
-        name, equals, value = text.partition("=")
-        try:
-            changed[name] = float(value)
-        except ValueError:
-            equals = ""
-        if not equals or name not in known or changed[name] < 0:
-            raise UsageError(
-                f"an assumption is written NAME=NUMBER, got {text!r}.", f"Names: {', '.join(sorted(known))}."
-            )
-    return replace(base or Assumptions(), **changed)
+    generation: float
+    vision: float
 
 
-def assumptions_of(profile: Profile) -> Assumptions:
-    """Return the assumptions that suit a profile: its stand-ins answer at once."""
-    found = Assumptions()
-    roles = profile.chat
-    if roles.interpreter.backend == "builtin":
-        found = replace(found, **SCIENTIST, seconds_a_reply=_QUICK_S)
-    if (roles.observers or roles.interpreter).backend == "builtin":
-        found = replace(found, seconds_a_look=_QUICK_S)
-    if profile.generation.backend == "scenes":
-        found = replace(found, seconds_an_image=_DRAWN_S)
-    if profile.vision.placement.num_gpus == 0:
-        found = replace(found, seconds_a_pass=0.03)
-    return found
+@dataclass(frozen=True, slots=True)
+class RunTotals:
+    """What a run takes."""
+
+    interpreter_calls: int
+    observer_calls: int
+    prompt_tokens: int
+    cached_tokens: int
+    """Those of the prompt tokens that were sent before."""
+    completion_tokens: int
+    images: int
+    dollars: float | None
+    """None where a price is unknown."""
+    dollars_known: float
+    """US dollars of what has a known price."""
+    device_seconds: DeviceSeconds
+    hours: float
 
 
-def estimate(
-    profile: Profile, n_units: int, assumed: Assumptions, cache: Path | None = None
-) -> dict[str, Any]:
-    """Return what studying `n_units` takes, as plain values; `dollars` is None where a price is unknown.
+@dataclass(frozen=True, slots=True)
+class RunEstimate:
+    """What a run of `units` studies is expected to take."""
 
-    `cache` may know how many images of the data set are distinct.
-    """
+    units: int
+    low: RunTotals
+    likely: RunTotals
+    at_most: RunTotals
+    bound_by: str
+    """The part that takes longest."""
+    assumes: Assumptions
+    notes: list[str]
+    like: list[str] = field(default_factory=list)
+    """Earlier runs that the assumptions come from."""
+    repeat: int = 1
+    """Studies of each unit."""
+
+
+def estimate(profile: Profile, n_units: int, assumed: Assumptions, cache: Path | None = None) -> RunEstimate:
+    """Return what studying `n_units` takes. `cache` may know how many images of the data set are distinct."""
     settings = profile.interpreter
     assumed = replace(assumed, rounds=min(assumed.rounds, settings.max_rounds))
     # 90 % of such runs take more: their mean varies, and so does the mean that it is predicted from.
     spread = _TENTH * assumed.rounds_spread * math.sqrt(1 / max(n_units, 1) + 1 / max(assumed.studies, 1))
     low = _study(profile, replace(assumed, rounds=max(assumed.rounds - spread, 1.0)))
     likely = _study(profile, assumed)
-    most = _study(
-        profile,
-        replace(
-            assumed,
-            rounds=settings.max_rounds,
-            images_a_round=(settings.max_images or 1000) / settings.max_rounds,
-            observation_tokens=settings.max_text_shown / 4,
-            reply_tokens=settings.max_tokens,
-            answers=settings.max_examinations if assumed.answers else 0,
-        ),
-        most=True,
-    )
+    most = _study(profile, _upper_bounds(profile, assumed), most=True)
     passes, copies = _dataset_size(profile, cache)
-    data = (passes or 0) * assumed.seconds_a_pass
+    data_s = (passes or 0) * assumed.seconds_per_pass
 
-    def told(cost: _Cost) -> dict[str, Any]:
-        hours, _ = _hours(profile, n_units, cost, data + assumed.seconds_to_start)
-        return {**_times(cost, n_units, data), "hours": hours}
+    def totals(cost: _Cost) -> RunTotals:
+        return _totals(profile, cost, n_units, data_s, assumed.startup_s)
 
-    return {
-        "units": n_units,
-        "low": told(low),
-        "likely": told(likely),
-        "at_most": _within(profile, told(most)),
-        "bound_by": _hours(profile, n_units, likely, data)[1],
-        "assumes": asdict(assumed),
-        "notes": _notes(profile, passes, data, copies),
-    }
+    return RunEstimate(
+        units=n_units,
+        low=totals(low),
+        likely=totals(likely),
+        at_most=_within_budget(profile, totals(most)),
+        bound_by=_hours(profile, n_units, likely, data_s)[1],
+        assumes=assumed,
+        notes=_notes(profile, passes, data_s, copies),
+    )
+
+
+def _upper_bounds(profile: Profile, assumed: Assumptions) -> Assumptions:
+    """Return assumptions of a study that reaches every limit of its settings."""
+    settings = profile.interpreter
+    return replace(
+        assumed,
+        rounds=settings.max_rounds,
+        images_per_round=(settings.max_images or 1000) / settings.max_rounds,
+        observation_tokens=settings.max_text_shown / 4,
+        reply_tokens=settings.max_tokens,
+        answers=settings.max_examinations if assumed.answers else 0,
+    )
 
 
 @dataclass(frozen=True)
@@ -200,17 +156,17 @@ def _study(profile: Profile, assumed: Assumptions, *, most: bool = False) -> _Co
     roles = profile.chat
     interpreter, observer = roles.interpreter, roles.observers or roles.interpreter
     prompt, cached, completion = _conversation(interpreter, assumed)
-    confirmed, witnessed = confirmation(profile, assumed, most)
-    looks = assumed.rounds * assumed.looks_a_round + witnessed
+    confirmed, witnessed = confirmation_images(profile, assumed, most)
+    looks = assumed.rounds * assumed.descriptions_per_round + witnessed
     read = 0 if observer.backend == "builtin" else looks
-    look_prompt = read * (_WORDS_OF_A_LOOK + _image_tokens(observer))
-    look_completion = read * assumed.look_tokens
-    made = assumed.images_beforehand + assumed.rounds * assumed.images_a_round + confirmed
-    an_image = dollars_per_image(profile.generation)
+    look_prompt = read * (_DESCRIPTION_PROMPT_TOKENS + _image_tokens(observer))
+    look_completion = read * assumed.description_tokens
+    made = assumed.survey_images + assumed.rounds * assumed.images_per_round + confirmed
+    image_price = dollars_per_image(profile.generation)
     parts = [
         _token_dollars(interpreter, prompt, cached, completion),
         _token_dollars(observer, look_prompt, 0, look_completion),
-        None if an_image is None else made * an_image,
+        None if image_price is None else made * image_price,
     ]
     return _Cost(
         interpreter_calls=assumed.rounds,
@@ -221,12 +177,12 @@ def _study(profile: Profile, assumed: Assumptions, *, most: bool = False) -> _Co
         dollars=sum(part or 0.0 for part in parts),
         unpriced=None in parts,
         images=made,
-        generation_s=made * assumed.seconds_an_image,
-        vision_s=(made * assumed.passes_an_image + FRESH_LOOKS) * assumed.seconds_a_pass,
-        thinking_s=assumed.rounds * assumed.seconds_a_reply + looks * assumed.seconds_a_look,
+        generation_s=made * assumed.seconds_per_image,
+        vision_s=(made * assumed.passes_per_image + EXEMPLAR_PASSES) * assumed.seconds_per_pass,
+        thinking_s=assumed.rounds * assumed.interpreter_latency_s + looks * assumed.observer_latency_s,
         # What one round has described is looked at side by side, and so is a confirmation's block.
-        waiting_s=assumed.rounds * (assumed.seconds_a_reply + assumed.seconds_a_look)
-        + 2 * assumed.seconds_a_look,
+        waiting_s=assumed.rounds * (assumed.interpreter_latency_s + assumed.observer_latency_s)
+        + 2 * assumed.observer_latency_s,
     )
 
 
@@ -240,7 +196,7 @@ def _conversation(settings: ChatSettings, assumed: Assumptions) -> tuple[float, 
         return 0.0, 0.0, 0.0
     opening = estimate_text(api_page()) + estimate_text(DescribeUnit().opening())
     added = (
-        assumed.reply_tokens + assumed.observation_tokens + assumed.images_a_round * _image_tokens(settings)
+        assumed.reply_tokens + assumed.observation_tokens + assumed.images_per_round * _image_tokens(settings)
     )
     rounds = assumed.rounds
     prompt = rounds * opening + added * rounds * (rounds - 1) / 2
@@ -248,7 +204,7 @@ def _conversation(settings: ChatSettings, assumed: Assumptions) -> tuple[float, 
     return prompt, max(prompt - fresh, 0.0), rounds * assumed.reply_tokens
 
 
-def confirmation(profile: Profile, assumed: Assumptions, most: bool = False) -> tuple[float, float]:
+def confirmation_images(profile: Profile, assumed: Assumptions, most: bool = False) -> tuple[float, float]:
     """Return how many images a study's confirmation makes and has looked at."""
     test = profile.confirmation
     if test is None or not assumed.answers:
@@ -258,7 +214,7 @@ def confirmation(profile: Profile, assumed: Assumptions, most: bool = False) -> 
     labels, answers = (_LABELS, assumed.answers) if most else (1, 1)
     # The built-in observer does not say what words mean: then a label is cut at its prepositions.
     words = (profile.chat.observers or profile.chat.interpreter).backend != "builtin"
-    own = (_PROBES_A_LABEL if words else 1) + (_PARTS if most else 0)
+    own = (_PROBES_PER_LABEL if words else 1) + (_PARTS if most else 0)
     probes = test.probe * answers * (_PROBES + labels * own)
     broader = 2 * test.probe * answers * labels if words else 0
     looks = witnessed + broader + 1 + assumed.answers * witness_questions(test, labels)
@@ -288,31 +244,33 @@ def _token_dollars(settings: ChatSettings, prompt: float, cached: float, complet
     return price.dollars(prompt, cached if price.cached is not None else 0.0, completion)
 
 
-def _times(cost: _Cost, n_units: int, data_s: float) -> dict[str, Any]:
-    total = {
-        name: round(getattr(cost, name) * n_units)
-        for name in (
-            *("interpreter_calls", "observer_calls", "prompt_tokens", "cached_tokens"),
-            *("completion_tokens", "images"),
-        )
-    }
-    return {
-        **total,
-        "dollars": None if cost.unpriced else round(cost.dollars * n_units, 2),
-        "dollars_known": round(cost.dollars * n_units, 2),
-        "device_seconds": {
-            "generation": round(cost.generation_s * n_units, 1),
-            "vision": round(cost.vision_s * n_units + data_s, 1),
-        },
-    }
+def _totals(profile: Profile, cost: _Cost, n_units: int, data_s: float, startup_s: float) -> RunTotals:
+    """Return what `n_units` studies take, with a pass over the data set of `data_s` seconds."""
+    dollars = round(cost.dollars * n_units, 2)
+    return RunTotals(
+        interpreter_calls=round(cost.interpreter_calls * n_units),
+        observer_calls=round(cost.observer_calls * n_units),
+        prompt_tokens=round(cost.prompt_tokens * n_units),
+        cached_tokens=round(cost.cached_tokens * n_units),
+        completion_tokens=round(cost.completion_tokens * n_units),
+        images=round(cost.images * n_units),
+        dollars=None if cost.unpriced else dollars,
+        dollars_known=dollars,
+        device_seconds=DeviceSeconds(
+            generation=round(cost.generation_s * n_units, 1),
+            vision=round(cost.vision_s * n_units + data_s, 1),
+        ),
+        hours=_hours(profile, n_units, cost, data_s + startup_s)[0],
+    )
 
 
-def _within(profile: Profile, most: dict[str, Any]) -> dict[str, Any]:
+def _within_budget(profile: Profile, most: RunTotals) -> RunTotals:
     """Return the most that a run takes, which is never more than its budget."""
     budget = profile.sweep.budget
-    for name, limit in (("dollars", budget.dollars), ("hours", budget.hours)):
-        if limit is not None and (most[name] is None or most[name] > limit):
-            most[name] = limit
+    if budget.dollars is not None and (most.dollars is None or most.dollars > budget.dollars):
+        most = replace(most, dollars=budget.dollars)
+    if budget.hours is not None and most.hours > budget.hours:
+        most = replace(most, hours=budget.hours)
     return most
 
 
@@ -321,7 +279,7 @@ def _hours(profile: Profile, n_units: int, cost: _Cost, before_s: float) -> tupl
 
     What runs on this machine's processor shares it; devices and endpoints work side by side.
     """
-    # Of a cluster that nobody has joined yet, one node is known to be there.
+    # A cluster that was not joined yet has at least one node.
     hosts = 1 if profile.sweep.hosts == "per-node" else max(1, profile.sweep.hosts)
     at_once = min(n_units, hosts * profile.sweep.agents) or 1
     parts = dict.fromkeys((_PROCESSOR,), 0.0)
@@ -350,7 +308,7 @@ def _hours(profile: Profile, n_units: int, cost: _Cost, before_s: float) -> tupl
 def _dataset_size(profile: Profile, cache: Path | None) -> tuple[int | None, bool]:
     """Return the number of images of the data set, and whether copies among them are counted, too.
 
-    The number is None where only a download would tell.
+    The number is None where only a download would show it.
     """
     from actors.vision.data.datasets import open_dataset
     from actors.vision.data.distinct import counted
@@ -374,7 +332,7 @@ def _notes(profile: Profile, passes: int | None, data_s: float, copies: bool) ->
             f"{data_s:,.0f} seconds of the network's are the pass over the {passes:,} images of the data "
             "set, which is not made again where the cache holds it"
         )
-    notes += [f"the price of {each} is unknown" for each in unpriced(profile)]
+    notes += [f"the price of {model} is unknown" for model in unpriced(profile)]
     if passes is None:
         notes.append(f"the size of {profile.dataset} is unknown here: its pass is not counted")
     if getattr(getattr(profile.chat.interpreter, "price", None), "cached", None) is not None:
@@ -382,49 +340,41 @@ def _notes(profile: Profile, passes: int | None, data_s: float, copies: bool) ->
     return notes
 
 
-def table(found: dict[str, Any]) -> Any:
+def table(result: RunEstimate) -> Any:
     """Return an estimate for a terminal."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
-    from experiments.setup.console import counted, money
+    from experiments.setup.console import counted
 
-    repeat = found.get("repeat", 1)
-    title = counted(found["units"], "unit") + (f", each studied {repeat} times" if repeat > 1 else "")
-    shown = Table(title=title, title_justify="left", box=None)
-    shown.add_column("")
-    for column in _RANGE:
-        shown.add_column(column.replace("_", " "), justify="right")
-
-    def amount(value: Any, form: str) -> str:
-        return "unknown" if value is None else form.format(value)
-
-    def cost(each: dict[str, Any]) -> str:
-        return money(each["dollars_known"], each["dollars"] is None)
-
-    for name, form, value in (
-        ("dollars", "{}", cost),
-        ("hours", "{:,.2f}", lambda each: each["hours"]),
-        ("calls of the interpreter", "{:,}", lambda each: each["interpreter_calls"]),
-        ("calls of observers", "{:,}", lambda each: each["observer_calls"]),
-        ("prompt tokens", "{:,}", lambda each: each["prompt_tokens"]),
-        ("  of these sent before", "{:,}", lambda each: each["cached_tokens"]),
-        ("completion tokens", "{:,}", lambda each: each["completion_tokens"]),
-        ("images made", "{:,}", lambda each: each["images"]),
-        ("device seconds to make images", "{:,.0f}", lambda each: each["device_seconds"]["generation"]),
-        ("device seconds of the network", "{:,.0f}", lambda each: each["device_seconds"]["vision"]),
-    ):
-        shown.add_row(name, *(amount(value(found[column]), form) for column in _RANGE))
-    assumes = ", ".join(f"{name}={value:.3g}" for name, value in found["assumes"].items())
-    source = ", ".join(found.get("like") or ()) or "no earlier run: assumptions of the profile"
+    repeat = f", each studied {result.repeat} times" if result.repeat > 1 else ""
+    shown = Table(title=counted(result.units, "unit") + repeat, title_justify="left", box=None)
+    for column in ("", "low", "likely", "at most"):
+        shown.add_column(column, justify="right" if column else "left")
+    columns = (result.low, result.likely, result.at_most)
+    for name, format_value in _ROWS.items():
+        shown.add_row(name, *map(format_value, columns))
+    assumes = ", ".join(f"{name}={value:.3g}" for name, value in asdict(result.assumes).items())
+    source = ", ".join(result.like) or "no earlier run: assumptions of the profile"
     notes = [
-        f"bound by {found['bound_by']}",
+        f"bound by {result.bound_by}",
         f"predicted from {source}",
         f"assumes {assumes}",
-        *(f"note: {note}" for note in found["notes"]),
+        *(f"note: {note}" for note in result.notes),
     ]
     return Group(shown, Text(), *map(Text, notes))
 
 
-_RANGE = ("low", "likely", "at_most")
+_ROWS: Mapping[str, Callable[[RunTotals], str]] = {
+    "dollars": lambda totals: money(totals.dollars_known, totals.dollars is None),
+    "hours": lambda totals: f"{totals.hours:,.2f}",
+    "calls of the interpreter": lambda totals: f"{totals.interpreter_calls:,}",
+    "calls of observers": lambda totals: f"{totals.observer_calls:,}",
+    "prompt tokens": lambda totals: f"{totals.prompt_tokens:,}",
+    "  of these sent before": lambda totals: f"{totals.cached_tokens:,}",
+    "completion tokens": lambda totals: f"{totals.completion_tokens:,}",
+    "images made": lambda totals: f"{totals.images:,}",
+    "device seconds to make images": lambda totals: f"{totals.device_seconds.generation:,.0f}",
+    "device seconds of the network": lambda totals: f"{totals.device_seconds.vision:,.0f}",
+}

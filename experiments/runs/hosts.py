@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import logging
 import math
 import platform
+import random
 import uuid
-from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,16 +24,16 @@ from actors.cluster.connection import log_folder
 from actors.cluster.placement import Demand, PlacementMonitor, worker_nodes
 from actors.errors import MaiaError, UsageError
 from actors.runtime import work_in
-from actors.serving.cluster import what_ray_says
-from agents.orchestration.host import HostCounts, LocalHost, SpendingLimits, widen_threads
+from agents.orchestration.host import HostCounts, HostHandle, LocalHost, SpendingLimits, widen_threads
 from agents.records.fence import FencedStore, fence
 from agents.records.record_types import StudyResult
 from agents.records.store import Store, StoreError
 from agents.records.work import KEY as PLAN
 from agents.records.work import WorkItem
-from agents.study.budget import Cost, Ledger
 from agents.study.faults import HostLostError
 from experiments.runs.context_survey import SURVEYS
+from experiments.runs.ray_call import HostGoneError, call_actor
+from experiments.runs.run_account import RemoteAccount
 from experiments.setup.config import Profile
 
 T = TypeVar("T")
@@ -44,8 +44,8 @@ SILENCE_S = 30.0
 """A host that twice in a row does not answer within this time is given up. Long: a loop may be busy, two
 cores shared.
 """
-LOOK_S = 5.0
-"""Pause between two looks at a host."""
+PING_INTERVAL_S = 5.0
+"""Pause between two pings of a host."""
 _RETURN_PAUSE_S = 0.5
 _RETURN_PATIENCE_S = 120.0
 """How long a host that is lost, and has a place on a node, may take to come back before another is started.
@@ -66,10 +66,6 @@ class HostPlan:
     run: Path
     folder: Path = field(default_factory=Path.cwd)
     """Where the command was typed."""
-
-
-class HostGoneError(HostLostError):
-    """A host that Ray will not bring back: it could not be built, was ended, or its node is lost."""
 
 
 class UnfitNodeError(UsageError):
@@ -108,9 +104,7 @@ class HostActor:
         async def subject_of(item: WorkItem) -> Any:
             return await bench.subject(item.layer, item.name)
 
-        account = RemoteAccount(self._ledger) if self._ledger else None
-        if account is not None:
-            await account.begin(self._name)
+        account = await self._account()
         return LocalHost(
             bench.context,
             FencedStore(plan.run, self._name),
@@ -118,6 +112,16 @@ class HostActor:
             surveys=SURVEYS,
             limits=SpendingLimits(account, plan.profile.sweep.unit_budget),
         )
+
+    async def _account(self) -> RemoteAccount | None:
+        """Return the run's account, None where nothing is limited."""
+        import ray
+
+        if not self._ledger:
+            return None
+        account = RemoteAccount(ray.get_actor(self._ledger))
+        await account.begin(self._name)
+        return account
 
     async def _host(self) -> LocalHost:
         if self._opening is None or (self._opening.done() and self._opening.exception() is not None):
@@ -143,117 +147,17 @@ class HostActor:
         await self._stack.aclose()
 
 
-class LedgerActor:
-    """A run's account, where every host can reach it. A restart finds in the records what was spent.
+@dataclass(frozen=True)
+class HostMachinery:
+    """How hosts are made, placed, watched and replaced."""
 
-    Each reservation is known by a number and by the life (`HOST/LIFE`) of the host that made it: what a host
-    held when it died counts as spent, like any call whose outcome is not known, and nobody waits for it to be
-    settled.
-    """
-
-    def __init__(self, profile: Profile, run: Path) -> None:
-        from agents.study.budget import spent_so_far
-
-        spent = spent_so_far(
-            Store(run), problems=[]
-        )  # told by the campaign, which checks them against the budget
-        self._ledger = Ledger(profile.sweep.budget, spent, elapsed_s=_elapsed(run))
-        self._lives: dict[str, str] = {}
-        """By host, its latest life; "" of one that is lost."""
-        self._held: dict[tuple[str, int], Cost] = {}
-        """By life and number."""
-        self._unwanted: set[tuple[str, int]] = set()
-        """What was settled before it was granted: whoever asked for it has gone."""
-
-    async def begin(self, host: str, life: str) -> None:
-        """Let a host begin: its lives before are over."""
-        self._lives[host] = life
-        await self._settle_lost()
-
-    async def end(self, host: str) -> None:
-        """Count what a host that is lost holds as spent."""
-        self._lives[host] = ""
-        await self._settle_lost()
-
-    async def _settle_lost(self) -> None:
-        for key in [key for key in self._held if self._is_over(key[0])]:
-            cost = self._held.pop(key)
-            await self._ledger.settle(cost, cost)
-        self._unwanted = {key for key in self._unwanted if not self._is_over(key[0])}
-
-    def _is_over(self, life: str) -> bool:
-        return self._lives.get(life.rpartition("/")[0], life) != life
-
-    async def reserve(self, cost: Cost, life: str, number: int) -> None:
-        await self._ledger.reserve(cost)
-        if self._is_over(life):
-            # Its host was lost while this waited for room: nobody would settle it.
-            await self._ledger.settle(cost, Cost())
-            raise HostLostError("a host is lost: others have its work.")
-        self._held[life, number] = cost
-        if (life, number) in self._unwanted:
-            self._unwanted.remove((life, number))
-            await self.settle(Cost(), life, number)
-
-    async def settle(self, spent: Cost, life: str, number: int) -> str:
-        """Settle a reservation.
-
-        One that is not known has been counted already, when its host or this account was lost, or is given
-        back as soon as it is granted.
-        """
-        reserved = self._held.pop((life, number), None)
-        if reserved is None:
-            if not self._is_over(life):
-                self._unwanted.add((life, number))
-            return await self._ledger.near()
-        return await self._ledger.settle(reserved, spent)
-
-    async def near(self) -> str:
-        return await self._ledger.near()
-
-
-def _elapsed(run: Path) -> Any:
-    from agents.records.lease import worked_s
-
-    return lambda: worked_s(Store(run))
-
-
-class RemoteAccount:
-    """The run's account as a host sees it. Without the ledger nothing is spent: the study is lost and
-    repeated.
-    """
-
-    def __init__(self, name: str) -> None:
-        import ray
-
-        self._actor = ray.get_actor(name)
-        self._life = ""
-        self._numbers = itertools.count()
-        self._open: list[tuple[Cost, int]] = []
-
-    async def begin(self, host: str) -> None:
-        self._life = f"{host}/{uuid.uuid4().hex}"
-        await _ask(self._actor.begin.remote(host, self._life), "the ledger")
-
-    async def reserve(self, cost: Cost) -> None:
-        number = next(self._numbers)
-        try:
-            await _ask(self._actor.reserve.remote(cost, self._life, number), "the ledger")
-        except BaseException:
-            # It may have been granted, or be yet. Nobody waits for the answer; an account that is gone holds
-            # nothing.
-            with contextlib.suppress(Exception):
-                self._actor.settle.remote(Cost(), self._life, number)
-            raise
-        self._open.append((cost, number))
-
-    async def settle(self, reserved: Cost, spent: Cost) -> str:
-        entry = next(each for each in self._open if each[0] == reserved)
-        self._open.remove(entry)
-        return await _ask(self._actor.settle.remote(spent, self._life, entry[1]), "the ledger")
-
-    async def near(self) -> str:
-        return await _ask(self._actor.near.remote(), "the ledger")
+    actor: type = HostActor
+    """What Ray runs: made of a plan, the ledger's name and a name of its own."""
+    worker_nodes: Callable[[], list[str]] = worker_nodes
+    """Returns the ids of the nodes that can carry hosts."""
+    fence: Callable[[Store, str], None] = fence
+    silence_s: float = SILENCE_S
+    ping_interval_s: float = PING_INTERVAL_S
 
 
 class RayHost:
@@ -267,17 +171,17 @@ class RayHost:
         *,
         seat: int = 0,
         unfit: set[str] | None = None,
-        silence_s: float = SILENCE_S,
+        machinery: HostMachinery | None = None,
     ) -> None:
         """`ledger` is the name of the run's account, "" for none. Must be made on the event loop.
 
         Hosts with seats in a row are on as many nodes as there are. `unfit` are the ids of nodes on which
         none works, known to all hosts of a run, each of which adds those that it meets.
         """
-        self._plan, self._ledger, self._width, self._silence_s = plan, ledger, width, silence_s
-        self._seat = seat
+        self._plan, self._ledger, self._width, self._seat = plan, ledger, width, seat
+        self._machinery = machinery or HostMachinery()
         self._unfit = set() if unfit is None else unfit
-        self._begun = False
+        self._has_worked = False
         """Whether a host has worked here or been replaced: what a node lacks from then on is no fault of the
         command.
         """
@@ -293,11 +197,11 @@ class RayHost:
 
         self._name = uuid.uuid4().hex
         self._given_up: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        nodes = worker_nodes()
+        nodes = self._machinery.worker_nodes()
         nodes = [node for node in nodes if node not in self._unfit] or nodes
         self.node = node = nodes[self._seat % len(nodes)]
         self._actor = (
-            ray.remote(HostActor)
+            ray.remote(self._machinery.actor)
             .options(
                 num_cpus=0,
                 # Both SPREAD and a soft affinity put what asks for nothing on any node. Without its node, the
@@ -318,24 +222,28 @@ class RayHost:
 
         Raises:
             HostLostError: If it cannot, or is given up meanwhile.
-            UnfitNodeError: If its node lacks what it needs, and no host has begun here before.
+            UnfitNodeError: If its node lacks what it needs, and no host has worked here before.
         """
-        asking, given_up, node = asyncio.ensure_future(_ask(answer, "a host")), self._given_up, self.node
+        asking, given_up, node = (
+            asyncio.ensure_future(call_actor(answer, "a host")),
+            self._given_up,
+            self.node,
+        )
         try:
             either: list[asyncio.Future[Any]] = [asking, given_up]
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if not given_up.done():
-                found = asking.result()
-                self._begun = True
-                return found
+                result = asking.result()
+                self._has_worked = True
+                return result
         except UnfitNodeError as unfit:
-            if not self._begun:
+            if not self._has_worked:
                 raise
             self._unfit.add(node)
             raise HostGoneError(unfit.message, unfit.fix) from None
         finally:
             asking.cancel()
-        raise HostLostError(f"a host is lost: it did not answer for {2 * self._silence_s:g} s.")
+        raise HostLostError(f"a host is lost: it did not answer for {2 * self._machinery.silence_s:g} s.")
 
     async def _watch(self) -> None:
         """Give the host up when it lives and is silent; one that is dead is Ray's to bring back."""
@@ -346,52 +254,50 @@ class RayHost:
             try:
                 # The first answer may take long, as a process has to start; that is `_return`'s to be patient
                 # with.
-                async with asyncio.timeout(self._silence_s if heard is actor else None):
-                    await self._monitor.answer(_ask(actor.ping.remote(), "a host"), actor, _DEMAND)
+                async with asyncio.timeout(self._machinery.silence_s if heard is actor else None):
+                    await self._monitor.answer(call_actor(actor.ping.remote(), "a host"), actor, _DEMAND)
                 heard, silent = actor, 0
             except TimeoutError:
-                # Twice, for this process may have been stopped itself: then the first look was cut short.
+                # Twice, for this process may have been stopped itself: then the first ping was cut short.
                 silent += 1
                 if silent == 2 and actor is self._actor:
                     try:
                         await self._give_up()
                     except Exception:
-                        # The head may be away for a moment; whoever asks the host then finds that it is lost.
+                        # The head may be away for a moment; a call of the host then finds that it is lost.
                         _log.exception("a host that is silent could not be replaced")
                         silent = 0
                 continue
             except HostLostError:
                 silent = 0
             except Exception:
-                # Whatever it is, a host that nobody watches is worse.
-                _log.exception("a host could not be looked at")
-            await asyncio.sleep(LOOK_S)
+                # Whatever it is, a host that is not watched is worse.
+                _log.exception("a host could not be pinged")
+            await asyncio.sleep(self._machinery.ping_interval_s)
 
     async def _give_up(self) -> None:
         """Give up a host that is silent."""
-        _log.warning("a host has not answered for %g s: others get its work", 2 * self._silence_s)
+        _log.warning("a host has not answered for %g s: others get its work", 2 * self._machinery.silence_s)
         await self._replace()
 
     async def _replace(self) -> None:
         """Fence the host off, end it if it can be ended, and start another in its place."""
         actor = self._actor
         with contextlib.suppress(StoreError):  # a full disk; the stopped host cannot write there either
-            await asyncio.to_thread(fence, Store(self._plan.run), self._name)
-        if actor is not self._actor:  # given up by somebody else meanwhile
+            await asyncio.to_thread(self._machinery.fence, Store(self._plan.run), self._name)
+        if actor is not self._actor:  # given up by another task meanwhile
             return
         if not self._given_up.done():  # else nothing came of an attempt before
             self._given_up.set_result(None)
         self._kill()
         self._settle()
-        self._begun = True
+        self._has_worked = True
         if self.node not in self._unfit:  # else another is in its place among those that are left
             self._seat += 1  # its node may be what is broken
         self._launch()
 
     def _settle(self) -> None:
-        """Let nobody wait for what the lost host has set aside. A ledger that is lost itself finds it in the
-        records.
-        """
+        """Count what the lost host has reserved as spent. A ledger that is lost itself finds it in the records."""
         import ray
 
         if self._ledger:
@@ -441,7 +347,7 @@ class RayHost:
                 error = lost
                 await asyncio.sleep(_RETURN_PAUSE_S)
             except TimeoutError:
-                # Another would find no place either; `_watch` tells about the wait.
+                # Another would find no place either; `_watch` logs the wait.
                 if await asyncio.to_thread(self._monitor.cluster.is_pending, self._actor):
                     until = loop.time() + _RETURN_PATIENCE_S
         raise error
@@ -454,13 +360,13 @@ class RayHost:
         return await self._answered(self._actor.counts.remote())
 
     async def stop(self) -> None:
-        # Whoever still waits for the host to come back would see it end, and start another.
-        looking = [task for task in (self._watching, self._returning) if task is not None]
-        for task in looking:
+        # A task that still waits for the host to come back would see it end, and start another.
+        tasks = [task for task in (self._watching, self._returning) if task is not None]
+        for task in tasks:
             task.cancel()
-        await asyncio.wait(looking)
+        await asyncio.wait(tasks)
         with contextlib.suppress(MaiaError, TimeoutError):
-            await asyncio.wait_for(_ask(self._actor.close.remote(), "a host"), 5)
+            await asyncio.wait_for(call_actor(self._actor.close.remote(), "a host"), 5)
         self._kill()
 
     def _kill(self) -> None:
@@ -478,37 +384,60 @@ def without_host(nodes: Sequence[str], hosts: Sequence[RayHost]) -> list[str]:
     return [node for node in nodes if node not in taken][: max(0, len(nodes) - len(hosts))]
 
 
-async def _ask(answer: Awaitable[T], who: str) -> T:
-    """Return what an actor answers; raises HostLostError if it cannot."""
-    from ray import exceptions
+class RayHostGroup:
+    """The hosts of a run, over the nodes of a cluster."""
 
-    try:
-        return await answer
-    except exceptions.RayTaskError as error:
-        if isinstance(error.cause, MaiaError):
-            raise error.cause from None
-        raise
-    except (exceptions.ActorDiedError, exceptions.ActorUnschedulableError) as error:
-        raise HostGoneError(f"{who} is lost: {what_ray_says(error)}") from None
-    except exceptions.RayError as error:
-        raise HostLostError(f"{who} is lost: {what_ray_says(error)}") from None
+    def __init__(
+        self,
+        plan: HostPlan,
+        ledger: str,
+        width: int,
+        warn: Callable[[str], None],
+        *,
+        start: Callable[..., RayHost] = RayHost,
+        worker_nodes: Callable[[], list[str]] = worker_nodes,
+    ) -> None:
+        """`width` is how many agents a host carries; `warn` gets a sentence on each node that carries none."""
+        self._plan, self._ledger, self._width, self._warn = plan, ledger, width, warn
+        self._start_host, self._worker_nodes = start, worker_nodes
+        self._unfit: set[str] = set()
+        self._hosts: list[RayHost] = []
+        self.handles: list[HostHandle] = []
+        """The same hosts, as an orchestrator takes them; those of new nodes are added."""
 
+    def start(self, count: int | None) -> None:
+        """Start so many hosts, None for one on each node."""
+        first = random.randrange(1024)  # several runs on a cluster shall not begin at the same node
+        for seat in range(first, first + (len(self._worker_nodes()) if count is None else count)):
+            self._add(self._new(seat))
 
-@contextlib.contextmanager
-def ledger(profile: Profile, run: Path) -> Iterator[str]:
-    """Start the account of a run with hosts of their own, and yield its name; "" where nothing is limited."""
-    import ray
+    def _new(self, seat: int) -> RayHost:
+        return self._start_host(self._plan, self._ledger, self._width, seat=seat, unfit=self._unfit)
 
-    if not profile.sweep.budget.limited:
-        yield ""
-        return
-    name = f"ledger-{uuid.uuid4().hex[:12]}"
-    actor = (
-        ray.remote(LedgerActor)
-        .options(name=name, num_cpus=0, max_restarts=-1, max_task_retries=0, max_concurrency=4096)
-        .remote(profile, run)
-    )
-    try:
-        yield name
-    finally:
-        ray.kill(actor)
+    def _add(self, host: RayHost) -> None:
+        self._hosts.append(host)
+        self.handles.append(host)
+
+    async def start_on_new_nodes(self) -> list[HostHandle]:
+        """Start hosts on nodes that have joined since, and return those that work."""
+        nodes = await asyncio.to_thread(self._worker_nodes)
+        new: list[HostHandle] = []
+        for node in without_host([node for node in nodes if node not in self._unfit], self._hosts):
+            fit = [node for node in nodes if node not in self._unfit]
+            host = self._new(fit.index(node))
+            try:
+                await host.ready()
+            except BaseException as error:
+                await host.stop()
+                if not isinstance(error, Exception):
+                    raise
+                # What it lacks (the run's folder, a sandbox) would end the run, were it one of the run's hosts.
+                self._unfit.add(node)
+                self._warn(f"a node has joined on which no host works: {error}")
+                continue
+            self._add(host)
+            new.append(host)
+        return new
+
+    async def stop(self) -> None:
+        await asyncio.gather(*(host.stop() for host in self._hosts))

@@ -34,7 +34,7 @@ METRICS = frozenset({*_RUN, *_POOL, _WAIT})
 
 
 class RunMetrics:
-    """Gauges of one run; `run` tells runs apart, `pool` the models."""
+    """Gauges of one run; `run` names the run, `pool` the model."""
 
     def __init__(self, run: str) -> None:
         from ray.util.metrics import Gauge
@@ -58,13 +58,13 @@ class RunMetrics:
     def pool(self, name: str, replicas: Sequence[ReplicaStatistics]) -> None:
         """Set the gauges of a pool from its replicas' statistics."""
         tags = {**self._run, "pool": name}
-        batches = sum(each.batches for each in replicas)
-        items = sum(each.batch_items for each in replicas)
-        self._gauges["maia_pool_waiting"].set(sum(each.waiting for each in replicas), tags)
+        batches = sum(replica.batches for replica in replicas)
+        items = sum(replica.batch_items for replica in replicas)
+        self._gauges["maia_pool_waiting"].set(sum(replica.waiting for replica in replicas), tags)
         self._gauges["maia_pool_mean_batch"].set(items / max(batches, 1), tags)
         self._gauges["maia_pool_duplicates_saved"].set(
-            sum(each.duplicates_saved + each.lookups_answered for each in replicas), tags
+            sum(replica.duplicates_saved + replica.lookups_answered for replica in replicas), tags
         )
-        bins = np.sum([each.wait_ms for each in replicas], axis=0, dtype=float) if replicas else []
+        bins = np.sum([replica.wait_ms for replica in replicas], axis=0, dtype=float) if replicas else []
         for bound, count in zip((*WAIT_BOUNDS_MS, "+Inf"), np.cumsum(bins), strict=False):
             self._gauges[_WAIT].set(float(count), {**tags, "le": str(bound)})

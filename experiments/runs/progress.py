@@ -59,11 +59,11 @@ class Live:
                 self._said[id(host)] = count
         said = self._said.values()
         self._live = HostCounts(
-            sum(each.rounds for each in said),
-            sum(each.tokens for each in said),
-            sum(each.dollars for each in said),
-            sum(each.images for each in said),
-            sum(each.unpriced for each in said),
+            sum(count.rounds for count in said),
+            sum(count.tokens for count in said),
+            sum(count.dollars for count in said),
+            sum(count.images for count in said),
+            sum(count.unpriced for count in said),
         )
 
     def settle(self, spent: HostCounts) -> None:
@@ -113,7 +113,7 @@ class Live:
             f"{base.tokens + live.tokens:,} tokens",
             money(base.dollars + live.dollars, base.unpriced + live.unpriced),
         ]
-        # Of a run that has ended, `status` tells the pace.
+        # Of a run that has ended, `status` shows the pace.
         if (pace := self.units_an_hour) is not None and (left := self.left_s):
             parts += [f"{pace:.0f} units an hour", f"{_duration(left)} left"]
         return ", ".join(parts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,6 @@ from agents.study.replay import DivergedError, RecordedStudy, Replay, replay, ta
 from agents.study.study import StudyRequest, Supervision, study
 from experiments.records.lookup import RecordedUnit, find_unit, find_units
 from experiments.records.trust import Trust, network_of, sandbox_of, units_of
-from experiments.setup import config as configuration
 from experiments.setup.console import Console
 from experiments.setup.run_folder import check_output_folder, claim_run, open_run
 from experiments.setup.selection import Selected, Selection
@@ -37,9 +36,22 @@ _MAX_TEXT_SHOWN = 10_000_000
 _MAX_IMAGES_SHOWN = 10_000
 
 
-async def replay_units(
-    console: Console, path: Path, *, config: Path | None = None, profile_name: str | None = None
-) -> list[dict[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class UnitReplay:
+    """How a recorded unit came out when it was played again."""
+
+    unit: str
+    rounds: int
+    recorded: int
+    taken_over: int
+    """Rounds that a branch took over from another run, which are not played."""
+    divergence: str | None
+    """The first difference, None if there is none."""
+    reworded: bool
+    """Whether the API page or the task was worded otherwise when it was recorded."""
+
+
+async def replay_units(console: Console, path: Path, selection: Selection) -> list[UnitReplay]:
     """Play the recorded unit that `path` names again, or all that agents studied in a run; return where each
     diverged.
 
@@ -53,10 +65,10 @@ async def replay_units(
     ]
     if not units:
         raise _no_rounds(path)
-    own = configuration.load(config).profile(profile_name).sandbox
+    own = selection.load().profile.sandbox
     settings, higher = sandbox_of(units[0].manifest, own)
-    for each in higher:
-        console.say(each)
+    for sentence in higher:
+        console.say(sentence)
     played = []
     async with await sandbox.start(settings) as sandboxes:
         for unit in units:
@@ -67,21 +79,25 @@ async def replay_units(
             except (RecordError, DivergedError) as error:
                 if len(units) == 1:
                     raise
-                played.append(_as_json(unit, Replay(0, 0, str(error)), 0))
+                played.append(_unit_replay(unit, Replay(0, 0, str(error)), 0))
     return played
 
 
-async def _replay(console: Console, unit: RecordedUnit, sandboxes: SandboxServer) -> dict[str, Any]:
+async def _replay(console: Console, unit: RecordedUnit, sandboxes: SandboxServer) -> UnitReplay:
     taken_over = unit.manifest.get("from_round", 1) - 1
     played = Replay(0, 0)
-    for each in _studies(unit, sandboxes):
-        which = f"study {each.journal.repeat}, " if each.journal.repeat else ""
+    for recorded in _studies(unit, sandboxes):
+        which = f"study {recorded.journal.repeat}, " if recorded.journal.repeat else ""
+
+        def on_round(number: int, which: str = which) -> None:
+            console.say(f"{which}round {number}: as on record")
+
         with tempfile.TemporaryDirectory(prefix="maia-replay-") as scratch:
             outcome = await replay(
-                each,
+                recorded,
                 Path(scratch),
                 taken_over=taken_over,
-                on_round=lambda number, which=which: console.say(f"{which}round {number}: as on record"),  # type: ignore[misc]
+                on_round=on_round,
             )
         played = Replay(
             played.rounds + outcome.rounds,
@@ -89,7 +105,7 @@ async def _replay(console: Console, unit: RecordedUnit, sandboxes: SandboxServer
             played.divergence or (outcome.divergence and which + outcome.divergence),
             played.reworded or outcome.reworded,
         )
-    return _as_json(unit, played, taken_over)
+    return _unit_replay(unit, played, taken_over)
 
 
 def _studies(unit: RecordedUnit, sandboxes: SandboxServer) -> list[RecordedStudy]:
@@ -100,7 +116,8 @@ def _studies(unit: RecordedUnit, sandboxes: SandboxServer) -> list[RecordedStudy
     if not repeats:
         return [RecordedStudy(own, task, sandboxes, page, settings, seed)]
     studies = [
-        RecordedStudy(each, task, sandboxes, page, settings, seed_of(seed, each.repeat)) for each in repeats
+        RecordedStudy(journal, task, sandboxes, page, settings, seed_of(seed, journal.repeat))
+        for journal in repeats
     ]
     if (known := load_record(unit.store, pooling_key(own), PoolingRecord)) is not None:
         pooled = PooledTask(task, known.evidence)
@@ -108,28 +125,21 @@ def _studies(unit: RecordedUnit, sandboxes: SandboxServer) -> list[RecordedStudy
     return studies
 
 
-def _as_json(unit: RecordedUnit, outcome: Replay, taken_over: int) -> dict[str, Any]:
-    return {
-        "unit": unit.item.unit,
-        "rounds": outcome.rounds,
-        "recorded": outcome.recorded,
-        "taken_over": taken_over,
-        "divergence": outcome.divergence,
-        "reworded": outcome.reworded,
-    }
+def _unit_replay(unit: RecordedUnit, outcome: Replay, taken_over: int) -> UnitReplay:
+    return UnitReplay(unit.item.unit, taken_over=taken_over, **asdict(outcome))
 
 
 def _interpreter_settings(unit: RecordedUnit) -> InterpreterSettings:
     """Return the recorded limits of the study; what a round may show has bounds whatever the record says."""
     recorded = unit.manifest.get("settings", {}).get("interpreter", {})
     try:
-        found = InterpreterSettings.model_validate(recorded)
+        settings = InterpreterSettings.model_validate(recorded)
     except ValidationError as error:
         raise damaged(unit.store.root / MANIFEST, error) from error
-    return found.model_copy(
+    return settings.model_copy(
         update={
-            "max_text_shown": min(found.max_text_shown, _MAX_TEXT_SHOWN),
-            "max_images_shown": min(found.max_images_shown, _MAX_IMAGES_SHOWN),
+            "max_text_shown": min(settings.max_text_shown, _MAX_TEXT_SHOWN),
+            "max_images_shown": min(settings.max_images_shown, _MAX_IMAGES_SHOWN),
         }
     )
 
@@ -219,7 +229,7 @@ async def _continue(
     item, source = unit.item, Journal(unit.store, unit.item.unit)
     records = source.rounds()[: manifest["from_round"] - 1]
     async with Workbench.open(
-        selected.profile, cache=selected.cache, model=manifest["model"], tell=console.say
+        selected.profile, cache=selected.cache, model=manifest["model"], notify=console.say
     ) as bench:
         subject = await bench.subject(item.layer, item.name)
         if subject.id != item.unit:

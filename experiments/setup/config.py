@@ -40,11 +40,11 @@ class ChatRoles(Settings):
 
     interpreter: ChatSettings = BuiltinChat(model="scientist")
     observers: ChatSettings | None = None
-    """Describer and summariser; None uses the interpreter's model, in fresh conversations."""
+    """Describer and summarizer; None uses the interpreter's model, in fresh conversations."""
 
 
 class Profile(Settings):
-    """Everything that tells one way of running from another; the code is the same."""
+    """Models and settings of one way of running; the code is the same."""
 
     description: str = ""
     """One sentence for people, shown by `maia doctor`."""
@@ -169,8 +169,7 @@ def find(explicit: Path | None = None) -> Path:
 
 
 def _check_not_of_a_run(path: Path) -> None:
-    """Refuse a configuration that nobody named and that lies in a run directory: whoever sent the run wrote
-    it.
+    """Refuse a configuration that was not named and lies in a run directory: the sender of the run wrote it.
 
     Raises:
         ConfigError: If there is a manifest beside it.
@@ -271,7 +270,7 @@ def _explain(error: ValidationError, path: Path) -> str:
     lines: list[str] = []
     inherited = set()
     for problem in error.errors():
-        # A profile that extends another has its faults too: each is told once, where it was written or first
+        # A profile that extends another has its faults too: each is reported once, where it was written or first
         # met.
         below = problem["loc"][2:] if problem["loc"][:1] == ("profiles",) else problem["loc"]
         if len(lines) == 5 or (below, problem["type"]) in inherited:
@@ -292,8 +291,8 @@ def _explain(error: ValidationError, path: Path) -> str:
             value = problem.get("input")
             # Values of free text are not repeated: an address may hold a password.
             short = isinstance(value, int | float | bool | type(None)) or "url" not in keys[-1]
-            told = f", got {value!r}" if short and not isinstance(value, dict | list) else ""
-            lines.append(f"{path}: {shown}: {problem['msg'].removeprefix('Value error, ')}{told}")
+            got = f", got {value!r}" if short and not isinstance(value, dict | list) else ""
+            lines.append(f"{path}: {shown}: {problem['msg'].removeprefix('Value error, ')}{got}")
     return "\n".join(lines)
 
 

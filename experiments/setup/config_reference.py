@@ -55,7 +55,7 @@ def reference() -> str:
 
 
 def _section(path: str, settings: type[Settings]) -> str:
-    told = " ".join((settings.__doc__ or "").split())
+    text = " ".join((settings.__doc__ or "").split())
     backend = settings.model_fields.get("backend")
     title = f"`{path}`" + (f", backend `{backend.default}`" if backend is not None else "")
     rows = ["| key | default | meaning |", "|---|---|---|"]
@@ -69,7 +69,7 @@ def _section(path: str, settings: type[Settings]) -> str:
             default = "required" if field.is_required() else "`{}`"
         meaning = texts.get(name, "") or ("see below" if _parts(field.annotation) else "")
         rows.append(f"| `{name}` | {default} | {meaning.replace('|', chr(92) + '|')} |")
-    return f"## {title}\n\n{told}\n\n" + "\n".join(rows) + "\n"
+    return f"## {title}\n\n{text}\n\n" + "\n".join(rows) + "\n"
 
 
 def _shown(value: Any) -> str:
@@ -87,7 +87,7 @@ def _parts(annotation: Any) -> list[type[Settings]]:
     if get_origin(annotation) is Annotated:
         return _parts(get_args(annotation)[0])
     if get_origin(annotation) in (Union, types.UnionType):
-        return [part for each in get_args(annotation) for part in _parts(each)]
+        return [part for argument in get_args(annotation) for part in _parts(argument)]
     if isinstance(annotation, type) and issubclass(annotation, Settings):
         return [annotation]
     return []
@@ -95,11 +95,11 @@ def _parts(annotation: Any) -> list[type[Settings]]:
 
 def meanings(model: type[BaseModel]) -> dict[str, str]:
     """Return the string under each field, of this class and those it is made from."""
-    found: dict[str, str] = {}
-    for each in reversed(model.__mro__):
-        if not issubclass(each, BaseModel) or each.__module__.startswith("pydantic"):
+    texts: dict[str, str] = {}
+    for base in reversed(model.__mro__):
+        if not issubclass(base, BaseModel) or base.__module__.startswith("pydantic"):
             continue
-        tree = ast.parse(textwrap.dedent(inspect.getsource(each)))
+        tree = ast.parse(textwrap.dedent(inspect.getsource(base)))
         assert isinstance(tree.body[0], ast.ClassDef)
         body = tree.body[0].body
         for field, below in itertools.pairwise(body):
@@ -110,8 +110,8 @@ def meanings(model: type[BaseModel]) -> dict[str, str]:
                 and isinstance(below.value, ast.Constant)
                 and isinstance(below.value.value, str)
             ):
-                found[field.target.id] = " ".join(below.value.value.split())
-    return found
+                texts[field.target.id] = " ".join(below.value.value.split())
+    return texts
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ class Console:
     """Progress for people on stderr; nothing but the result on stdout."""
 
     _begun: float | None = None
-    """When this process first had something to tell: all its consoles count from there."""
+    """When this process first had a message: all its consoles count from there."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._rich = RichConsole(stderr=True, highlight=False, soft_wrap=True)
@@ -65,11 +65,11 @@ class Console:
 
     @property
     def _redraws(self) -> bool:
-        """Say whether what was told can be told anew in its place: TERM=dumb is a terminal that cannot."""
+        """Return whether a message can be replaced in its place: a terminal with TERM=dumb cannot."""
         return self._rich.is_terminal and not self._rich.is_dumb_terminal
 
     def say(self, text: str) -> None:
-        """Tell one step, with the seconds since the start."""
+        """Show one step, with the seconds since the start."""
         if not self._quiet:
             self._rich.print(f"[dim]{time.monotonic() - self._started:6.1f}s[/dim] {plain(text)}")
 
@@ -77,7 +77,7 @@ class Console:
         self._rich.print(f"[yellow]warning:[/yellow] {plain(text)}")
 
     def fail(self, error: MaiaError) -> None:
-        """Tell what went wrong and what to do, without a traceback."""
+        """Show what went wrong and what to do, without a traceback."""
         self._rich.print(f"[red]error:[/red] {plain(error.message)}")
         if error.fix:
             self._rich.print(f"       {plain(error.fix)}")
@@ -95,9 +95,9 @@ class Console:
         if not out.is_terminal and "COLUMNS" not in os.environ:
             out.width = _UNBOUNDED
         with out.capture() as printed:
-            for each in renderables:
-                as_it_is = isinstance(each, str) and not markup
-                out.print(printable(each) if as_it_is else each, markup=markup)
+            for renderable in renderables:
+                as_it_is = isinstance(renderable, str) and not markup
+                out.print(printable(renderable) if as_it_is else renderable, markup=markup)
         text = printed.get()
         if not out.is_terminal:
             text = "".join(f"{line.rstrip()}\n" for line in text.splitlines())
@@ -110,12 +110,12 @@ class Console:
             yield lambda _done, _total: None
             return
         if not self._redraws:
-            told = [-1]
+            shown = [-1]
 
             def update(done: int, total: int) -> None:
                 tenth = 10 * done // max(total, 1)
-                if tenth > told[0]:
-                    told[0] = tenth
+                if tenth > shown[0]:
+                    shown[0] = tenth
                     self.say(f"{label}: {done} of {total}")
 
             yield update
@@ -132,7 +132,7 @@ class Console:
 
     @contextmanager
     def waiting(self, text: str) -> Iterator[None]:
-        """Tell on a terminal what is waited for, as long as it lasts; elsewhere nothing."""
+        """Show on a terminal what is waited for, as long as it lasts; elsewhere nothing."""
         if not self._quiet and self._redraws:
             with self._rich.status(plain(text)):
                 yield
@@ -150,11 +150,11 @@ class Console:
             with self._rich.status("") as status:
                 yield lambda text: status.update(plain(text))
         else:
-            told = [-_LINE_EVERY_S]
+            shown_at = [-_LINE_EVERY_S]
 
             def show(text: str) -> None:
-                if time.monotonic() - told[0] >= _LINE_EVERY_S:
-                    told[0] = time.monotonic()
+                if time.monotonic() - shown_at[0] >= _LINE_EVERY_S:
+                    shown_at[0] = time.monotonic()
                     self.say(text)
 
             yield show

@@ -41,7 +41,7 @@ async def examine(
         _ray(profile.ray.address),
         _weights(LITE0),
         _weights(LITE2),
-        *[each for each in _models(profile) if each.asked or not asked],
+        *[model for model in _models(profile) if model.asked or not asked],
         *map(_endpoint, asked),
         _cache(loaded.cache),
         *await _sandbox(profile.sandbox),
@@ -49,15 +49,15 @@ async def examine(
     return {
         "configuration": str(loaded.path),
         "profile": profile_name or loaded.default_profile,
-        "profiles": {name: each.description for name, each in loaded.profiles.items()},
+        "profiles": {name: own.description for name, own in loaded.profiles.items()},
         "ready": is_ready(findings),
-        "findings": [asdict(each) for each in findings],
+        "findings": [asdict(finding) for finding in findings],
     }
 
 
 def is_ready(findings: Sequence[CheckResult]) -> bool:
     """Say whether nothing is missing that is needed."""
-    return all(each.ok or not each.needed for each in findings)
+    return all(finding.ok or not finding.needed for finding in findings)
 
 
 def _endpoint(report: EndpointReport) -> CheckResult:
@@ -184,7 +184,7 @@ def table(report: dict[str, Any]) -> Any:
 
     from experiments.setup.console import mark, plain
 
-    missing = sum(_state(each) == "missing" for each in report["findings"])
+    missing = sum(_state(finding) == "missing" for finding in report["findings"])
     ready = f"{counted(missing, 'thing')} missing" if missing else "nothing is missing"
     shown = Table(
         title=plain(f"profile {report['profile']} of {report['configuration']}: {ready}"),
@@ -194,10 +194,12 @@ def table(report: dict[str, Any]) -> Any:
     shown.add_column("")
     shown.add_column("what")
     shown.add_column("found, and what to do about it")
-    for each in report["findings"]:
+    for finding in report["findings"]:
         # Beneath each other: beside each other, both would be narrow columns, and one of them mostly empty.
-        told = Text("\n").join([Text(each["found"])] + [Text(each["advice"], "dim")] * bool(each["advice"]))
-        shown.add_row(mark(_state(each)), each["topic"], told)
+        text = Text("\n").join(
+            [Text(finding["found"])] + [Text(finding["advice"], "dim")] * bool(finding["advice"])
+        )
+        shown.add_row(mark(_state(finding)), finding["topic"], text)
     return shown
 
 

@@ -80,7 +80,7 @@ async def check_endpoints(
 
 async def require_endpoints(
     profile: Profile,
-    tell: Callable[[str], None],
+    notify: Callable[[str], None],
     within_s: float = QUICK_S,
     environ: Mapping[str, str] = os.environ,
 ) -> None:
@@ -98,7 +98,7 @@ async def require_endpoints(
         if isinstance(report.error, UsageError | EndpointDownError):
             raise UsageError(f"{report.key}: {report.error.message}", report.error.fix)
         for warning in report.warnings:
-            tell(f"warning: {report.key}: {warning}")
+            notify(f"warning: {report.key}: {warning}")
 
 
 def _identity(part: EndpointSettings) -> tuple[object, ...]:
@@ -183,8 +183,8 @@ async def _check_images(part: OpenAIImages, connection: Connection, within_s: fl
         models = await list_models(connection, part, within_s)
     except MaiaError as error:
         return _Answer(error)
-    found, warnings = _listed(models, part.model)
-    answer = _Answer(found=found, warnings=warnings)
+    lines, warnings = _listed(models, part.model)
+    answer = _Answer(found=lines, warnings=warnings)
     if models is None or find(models, part.model) is None:
         fault = await model_fault(connection, part, within_s)
         answer.error = fault and _with_nearest(fault, models, part.model)
@@ -210,15 +210,15 @@ def _listed(models: tuple[ListedModel, ...] | None, name: str) -> tuple[tuple[st
     model = find(models, name)
     if model is None:
         like = nearest(models, name)
-        told = f"{name} is not in the server's list of {counted(len(models), 'model')}"
-        return (), (f"{told}; nearest: {', '.join(like)}" if like else told,)
-    found = [f"in the server's list of {counted(len(models), 'model')}"]
+        text = f"{name} is not in the server's list of {counted(len(models), 'model')}"
+        return (), (f"{text}; nearest: {', '.join(like)}" if like else text,)
+    lines = [f"in the server's list of {counted(len(models), 'model')}"]
     if model.context is not None:
-        found.append(f"context of {model.context:,} tokens")
+        lines.append(f"context of {model.context:,} tokens")
     if model.ends is None:
-        return tuple(found), ()
+        return tuple(lines), ()
     when = "was shut down" if model.ends <= datetime.date.today() else "will be shut down"
-    return tuple(found), (f"by the server's list {name} {when} on {model.ends.isoformat()}",)
+    return tuple(lines), (f"by the server's list {name} {when} on {model.ends.isoformat()}",)
 
 
 def _with_nearest(error: MaiaError, models: tuple[ListedModel, ...] | None, name: str) -> MaiaError:
@@ -251,8 +251,8 @@ def table(reports: Sequence[EndpointReport]) -> Any:
         lines = [Text(f"{report.settings.model} at {report.settings.base_url}")]
         if report.error is not None:
             lines += [Text(report.error.message), Text(report.error.fix, "dim")]
-        lines += [Text(each) for each in report.found]
-        lines += [Text(f"warning: {each}", "yellow") for each in report.warnings]
+        lines += [Text(line) for line in report.found]
+        lines += [Text(f"warning: {warning}", "yellow") for warning in report.warnings]
         if report.suggested:
             known = ", ".join(f"{key}: {value}" for key, value in report.suggested.items())
             lines.append(Text(f"settings that say so from the start: {known}"))

@@ -26,7 +26,7 @@ _PLACEHOLDER = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
+class ProfileAnswers:
     """What was asked. At most one of `provider` and `server` is set; neither means the embedded stand-ins."""
 
     provider: str = ""
@@ -45,7 +45,7 @@ class Answers:
 
 
 async def write_profile(
-    path: Path, name: str, answers: Answers, *, replace: bool = False, environ: Mapping[str, str]
+    path: Path, name: str, answers: ProfileAnswers, *, replace: bool = False, environ: Mapping[str, str]
 ) -> dict[str, Any]:
     """Write a configuration file with a profile for the answers, and return the profile.
 
@@ -65,14 +65,14 @@ async def write_profile(
     return profile
 
 
-def _check(answers: Answers) -> None:
+def _check(answers: ProfileAnswers) -> None:
     if answers.provider and answers.server:
         raise UsageError("a provider and a server were named.", "Give one of --provider and --server.")
     if answers.data and not Path(answers.data).expanduser().exists():
         raise UsageError(f"the images {answers.data!r} do not exist.", "Give --data a folder of photographs.")
 
 
-async def _profile(answers: Answers, environ: Mapping[str, str]) -> dict[str, Any]:
+async def _profile(answers: ProfileAnswers, environ: Mapping[str, str]) -> dict[str, Any]:
     profile: dict[str, Any] = {"extends": "embedded", "description": _description(answers)}
     if answers.data:
         profile["dataset"] = answers.data
@@ -92,7 +92,7 @@ async def _profile(answers: Answers, environ: Mapping[str, str]) -> dict[str, An
     return profile
 
 
-def _description(answers: Answers) -> str:
+def _description(answers: ProfileAnswers) -> str:
     model = f"models of {answers.provider}" if answers.provider else answers.server or "embedded stand-ins"
     return f"Written by maia init: {model}{', images made on a GPU here' if answers.gpu else ''}."
 
@@ -110,7 +110,7 @@ def _provider(name: str) -> Provider:
 def _hosted_chat(name: str, provider: Provider) -> dict[str, Any]:
     def first(use: str) -> str | None:
         listed = catalogue().chat
-        return next((each.id for each in listed if each.provider == name and use in each.use), None)
+        return next((model.id for model in listed if model.provider == name and use in model.use), None)
 
     reasons, looks = first("interpreter"), first("observer")
     common = {"backend": "openai", "base_url": provider.base_url, "api_key_env": provider.api_key_env}
@@ -122,7 +122,9 @@ def _hosted_chat(name: str, provider: Provider) -> dict[str, Any]:
 
 def _hosted_images(name: str, provider: Provider) -> dict[str, Any]:
     """Return an image maker of the provider with the cheapest known quality; {} if it has none."""
-    model = next((each for each in catalogue().images if each.provider == name and "maker" in each.use), None)
+    model = next(
+        (listed for listed in catalogue().images if listed.provider == name and "maker" in listed.use), None
+    )
     if model is None:
         return {}
     maker = {
@@ -141,13 +143,13 @@ def _hosted_images(name: str, provider: Provider) -> dict[str, Any]:
 
 
 def _local_images(listed: Catalogue) -> dict[str, Any]:
-    model = next(each for each in listed.local_images if "maker" in each.use and "editor" in each.use)
+    model = next(entry for entry in listed.local_images if "maker" in entry.use and "editor" in entry.use)
     pipeline = {"backend": "diffusers", "model": model.id, "pipeline": model.pipeline, "steps": model.steps}
     known = {key: value for key, value in pipeline.items() if value is not None}
     return {**known, "placement": {"num_gpus": 0.6}, "editor": dict(known)}
 
 
-def _own_server(answers: Answers, model: str) -> dict[str, Any]:
+def _own_server(answers: ProfileAnswers, model: str) -> dict[str, Any]:
     return {
         "backend": "openai",
         "model": model,
@@ -156,7 +158,7 @@ def _own_server(answers: Answers, model: str) -> dict[str, Any]:
     }
 
 
-async def _only_model(answers: Answers, environ: Mapping[str, str]) -> str:
+async def _only_model(answers: ProfileAnswers, environ: Mapping[str, str]) -> str:
     """Return the only model that a server lists.
 
     Raises:
@@ -172,7 +174,7 @@ async def _only_model(answers: Answers, environ: Mapping[str, str]) -> str:
         await connection.client.close()
     if models and len(models) == 1:
         return models[0].id
-    names = ", ".join(each.id for each in (models or ())[:8])
+    names = ", ".join(model.id for model in (models or ())[:8])
     raise UsageError(
         f"the server at {answers.server} lists "
         f"{counted(len(models or ()), 'model')}{': ' + names if names else ''}.",

@@ -21,7 +21,7 @@ def list_models(config: Path | None, pattern: str) -> dict[str, Any]:
     profiles = {}
     for name, profile in loaded.profiles.items():
         checks = availability(profile)
-        profiles[name] = {role: {"state": state, "told": told} for role, (state, told) in checks.items()}
+        profiles[name] = {role: {"state": state, "told": reason} for role, (state, reason) in checks.items()}
     return {
         "sources": sorted(SOURCES),
         "aliases": dict(MODEL_ALIASES),
@@ -34,7 +34,7 @@ def list_models(config: Path | None, pattern: str) -> dict[str, Any]:
     }
 
 
-def table(found: dict[str, Any]) -> Any:
+def table(listing: dict[str, Any]) -> Any:
     """Return the list for a terminal."""
     from rich.console import Group
     from rich.table import Table
@@ -42,28 +42,28 @@ def table(found: dict[str, Any]) -> Any:
 
     from experiments.setup.console import mark
 
-    if found["pattern"]:
+    if listing["pattern"]:
         # Who asks for a name looks for a network: the rest is what `maia models` says alone.
         return "\n".join(
             [
-                f"networks of timm that match {found['pattern']}: {len(found['timm'])}",
-                *found["timm"],
+                f"networks of timm that match {listing['pattern']}: {len(listing['timm'])}",
+                *listing["timm"],
             ]
-            if found["timm"]
+            if listing["timm"]
             else [
-                f"no network of timm matches {found['pattern']}: write * for anything, as in "
-                f"'*{found['pattern'].strip('*')}*'"
+                f"no network of timm matches {listing['pattern']}: write * for anything, as in "
+                f"'*{listing['pattern'].strip('*')}*'"
             ]
         )
     networks = Table(title="networks under study", title_justify="left", box=None)
     networks.add_column("write")
     networks.add_column("for")
-    networks.add_row(", ".join(found["weights_here"]), "their weights are on this machine")
-    for alias, name in found["aliases"].items():
-        if alias not in found["weights_here"]:
+    networks.add_row(", ".join(listing["weights_here"]), "their weights are on this machine")
+    for alias, name in listing["aliases"].items():
+        if alias not in listing["weights_here"]:
             networks.add_row(alias, name)
     networks.add_row(
-        "NAME or timm:NAME", f"one of {found['timm_total']} networks of timm (maia models PATTERN)"
+        "NAME or timm:NAME", f"one of {listing['timm_total']} networks of timm (maia models PATTERN)"
     )
     networks.add_row("hf-hub:OWNER/NAME", "a network that timm saved on the hub")
     networks.add_row("torchvision:NAME", "a network of torchvision")
@@ -77,7 +77,7 @@ def table(found: dict[str, Any]) -> Any:
     models = Table(title="models of the profiles", title_justify="left", box=None)
     for column in ("", "profile", "role", "found"):
         models.add_column(column)
-    for profile, roles in found["profiles"].items():
-        for role, each in roles.items():
-            models.add_row(mark(each["state"]), profile, role, Text(each["told"]))
+    for profile, roles in listing["profiles"].items():
+        for role, check in roles.items():
+            models.add_row(mark(check["state"]), profile, role, Text(check["told"]))
     return Group(networks, Text(), models)

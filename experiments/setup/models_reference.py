@@ -22,10 +22,10 @@ Prices are US dollars for a million tokens unless the heading says otherwise.
 def reference() -> str:
     """Return the page."""
     listed = catalogue()
-    current = [each for each in listed.chat if each.ends is None]
-    images = [each for each in listed.images if each.ends is None]
+    current = [model for model in listed.chat if model.ends is None]
+    images = [model for model in listed.images if model.ends is None]
     ending = sorted(
-        (each for each in (*listed.chat, *listed.images) if each.ends is not None),
+        (model for model in (*listed.chat, *listed.images) if model.ends is not None),
         key=lambda each: (str(each.ends), each.id),
     )
     parts = [
@@ -33,27 +33,33 @@ def reference() -> str:
         "## Language models\n",
         _table(
             ("model", "provider", "good for", "prompt", "cached", "completion"),
-            [(f"`{each.id}`", each.provider, ", ".join(each.use), *_tokens(each.price)) for each in current],
+            [
+                (f"`{model.id}`", model.provider, ", ".join(model.use), *_tokens(model.price))
+                for model in current
+            ],
         ),
         "## Images, in US dollars an image\n",
         _table(
             ("model", "provider", "good for", "price"),
-            [(f"`{each.id}`", each.provider, ", ".join(each.use), _image(each.price)) for each in images],
+            [
+                (f"`{model.id}`", model.provider, ", ".join(model.use), _image(model.price))
+                for model in images
+            ],
         ),
         "## Ended, or ending\n",
-        _table(("model", "provider", "ends", "use instead"), [_ending(each) for each in ending]),
+        _table(("model", "provider", "ends", "use instead"), [_ending(model) for model in ending]),
         "## Weights for a GPU of your own\n",
         _table(
             ("model", "for", "GPU memory, about"),
-            [_local(each, "language") for each in listed.local_chat]
-            + [_local(each, ", ".join(each.use)) for each in listed.local_images],
+            [_local(model, "language") for model in listed.local_chat]
+            + [_local(model, ", ".join(model.use)) for model in listed.local_images],
         ),
         "## Addresses and keys\n",
         _table(
             ("provider", "`base_url`", "`api_key_env`"),
             [
-                (name, f"`{each.base_url}`", f"`{each.api_key_env}`")
-                for name, each in listed.providers.items()
+                (name, f"`{provider.base_url}`", f"`{provider.api_key_env}`")
+                for name, provider in listed.providers.items()
             ],
         ),
     ]

@@ -1,4 +1,4 @@
-"""What the embedded observers make of photographs, told before the work starts: their words are few."""
+"""What the embedded observers make of photographs, shown before the work starts: their words are few."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def of_unit(observers: ChatModel, subject: Subject) -> str:
     """Return in how many of a unit's strongest images the embedded observers recognize something, in a
     sentence.
     """
-    images = [each.image for each in await subject.exemplars(EXEMPLARS)]
+    images = [exemplar.image for exemplar in await subject.exemplars(EXEMPLARS)]
     known, photographs = await _recognized(observers, images)
     return (
         f"of the unit's {len(images)} strongest images {photographs} are photographs; the embedded observers "
@@ -61,10 +61,10 @@ async def _recognized(observers: ChatModel, images: Sequence[Image]) -> tuple[in
 
 
 def _sample(dataset: ImageDataset) -> list[Image]:
-    found = []
+    images = []
     for place in spread(len(dataset), SAMPLE):
         try:
-            found.append(dataset.load(place))
+            images.append(dataset.load(place))
         except ImageDecodeError:
             continue  # counted and named by the search for exemplars
-    return found
+    return images

@@ -40,10 +40,10 @@ def availability(profile: Profile) -> dict[str, tuple[Readiness, str]]:
 
 
 def check(profile: Profile, model: str | None) -> None:
-    """Make sure that, as far as can be told without a model, the models that are named can work.
+    """Make sure that, as far as can be known without a model, the named models can work.
 
     Without a `model` the concept detector is what is studied; with one it is not needed. What runs on the
-    nodes of a cluster that is joined finds packages, keys and files there, so that nothing here tells whether
+    nodes of a cluster that is joined finds packages, keys and files there, so that it cannot be known here whether
     it can.
 
     Raises:
@@ -57,11 +57,11 @@ def check(profile: Profile, model: str | None) -> None:
         return
     if model is not None:
         check_weights(model, profile.vision)
-    for role, (state, told) in availability(profile).items():
+    for role, (state, reason) in availability(profile).items():
         if state == "missing" and not (role == "detection" and model is not None):
             raise UsageError(
-                f"the profile's {role} cannot be used here: {told}",
-                "`maia doctor`, with the same --profile, tells more.",
+                f"the profile's {role} cannot be used here: {reason}",
+                "`maia doctor`, with the same --profile, says more.",
             )
 
 
@@ -71,8 +71,8 @@ TOO_FEW_IMAGES = 30
 """Distinct images below which most of what is said of a unit is chance."""
 
 
-async def open_images(profile: Profile, cache: Path, tell: Callable[[str], None]) -> ImageDataset:
-    """Return the profile's data set without copies, once it is known to have enough images; `tell` gets what
+async def open_images(profile: Profile, cache: Path, notify: Callable[[str], None]) -> ImageDataset:
+    """Return the profile's data set without copies, once it is known to have enough images; `notify` gets what
     to know of it.
 
     Raises:
@@ -88,17 +88,17 @@ async def open_images(profile: Profile, cache: Path, tell: Callable[[str], None]
     check_named(profile.dataset)
     whole = await asyncio.to_thread(open_dataset, profile.dataset, profile.columns.image)
     if len(whole) > _SOON_SEEN:
-        tell(f"looking through the {len(whole):,} images of {whole.name} for copies, once")
+        notify(f"looking through the {len(whole):,} images of {whole.name} for copies, once")
     try:
         dataset = await asyncio.to_thread(distinct, whole, cache, go_on)
     finally:
         stopped.set()
     if isinstance(whole, FolderDataset) and whole.passed_over:
-        tell(f"passed over in {whole.name}: {listed(whole.passed_over)}")
+        notify(f"passed over in {whole.name}: {listed(whole.passed_over)}")
     counted = f"{len(dataset):,} distinct images"
     if isinstance(dataset, DistinctDataset):
         for bits, n in sorted(dataset.scaled.items()):
-            tell(
+            notify(
                 f"{n:,} images of {dataset.name} hold {bits}-bit values in 16 bits: white is {2**bits - 1:,}"
             )
         counted += _without(dataset)
@@ -109,12 +109,12 @@ async def open_images(profile: Profile, cache: Path, tell: Callable[[str], None]
             "profile: few_images: true).",
         )
     if len(dataset) < FEW_IMAGES:
-        tell(
+        notify(
             f"warning: the data set {dataset.name} has {counted}: exemplars and thresholds are rough below "
             f"{FEW_IMAGES}, and a label may say what the images have in common"
         )
     elif isinstance(dataset, DistinctDataset) and len(dataset) < dataset.n_files:
-        tell(f"the data set {dataset.name} has {counted}")
+        notify(f"the data set {dataset.name} has {counted}")
     return dataset
 
 

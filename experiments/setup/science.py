@@ -29,7 +29,7 @@ def science(profile: Profile) -> dict[str, Any]:
 
     def keep(value: Any) -> Any:
         if isinstance(value, dict):
-            return {key: keep(each) for key, each in value.items() if key not in _NOT_SCIENCE}
+            return {key: keep(item) for key, item in value.items() if key not in _NOT_SCIENCE}
         return value
 
     kept: dict[str, Any] = keep(profile.model_dump(mode="json"))

@@ -30,16 +30,16 @@ def may_charge(profile: Profile) -> bool:
 
 
 def unpriced(profile: Profile) -> list[str]:
-    """Return what charges and has no known price, each with the setting that tells it."""
-    told = []
+    """Return what charges and has no known price, each with the setting for its price."""
+    unpriced = []
     for key, part in endpoints(profile).items():
         if isinstance(part, OpenAIChat) and known_price(part) is None:
-            told.append(f"{part.model} (set {key}.price)")
+            unpriced.append(f"{part.model} (set {key}.price)")
     for part in hosted_makers(profile.generation):
         key = "generation" if part is profile.generation else "generation.editor"
         if part.known_price is None or part.known_price.expected(part.quality) is None:
-            told.append(f"an image of {part.model} (set {key}.price.image)")
-    return told
+            unpriced.append(f"an image of {part.model} (set {key}.price.image)")
+    return unpriced
 
 
 def check_budget(profile: Profile) -> None:

@@ -49,7 +49,7 @@ from tools import sandbox
 from tools.sandbox import SandboxServer
 from tools.subject import NetworkUnit, Subject
 
-Tell = Callable[[str], None]
+Notify = Callable[[str], None]
 
 
 def _quiet(_: str) -> None: ...
@@ -84,47 +84,47 @@ class Workbench:
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, profile: Profile, *, cache: Path, model: str | None, tell: Tell = _quiet
+        cls, profile: Profile, *, cache: Path, model: str | None, notify: Notify = _quiet
     ) -> AsyncIterator[Workbench]:
         """Start what `profile` names, with `model` as the network under study.
 
         Without a model, the concept detector stands in its place: what is studied are synthetic neurons.
 
-        `tell` gets one sentence a step.
+        `notify` gets one sentence on each step.
 
         Raises:
             UsageError: If something cannot work as configured; nothing is left running.
         """
         preflight.check(profile, model)
         for notice in notices(profile):
-            tell(f"warning: {notice}")
+            notify(f"warning: {notice}")
         preflight.check_cache(cache)
-        await require_endpoints(profile, tell)
-        dataset = await preflight.open_images(profile, cache, tell)
+        await require_endpoints(profile, notify)
+        dataset = await preflight.open_images(profile, cache, notify)
         async with AsyncExitStack() as stack:
-            tell("starting Ray")
+            notify("starting Ray")
             cluster = await stack.enter_async_context(Cluster.start(profile.ray))
             # All pools load their models at the same time: starting costs as much as the slowest.
-            tell(f"loading {model or 'the concept detector'} and the models of the profile")
+            notify(f"loading {model or 'the concept detector'} and the models of the profile")
             pools = {
                 role: await stack.enter_async_context(pool)
                 for role, pool in _pools(cluster, profile, cache, model)
             }
-            tell("testing the sandbox")
+            notify("testing the sandbox")
             sandboxes = await stack.enter_async_context(await sandbox.start(profile.sandbox))
             await _keep_observers_apart(stack, cluster, profile, model, pools)
             bench = await cls._assemble(profile, cache, model, dataset, cluster, pools, sandboxes)
             if bench.network is not None:
-                _tell_weights(bench.network, tell)
+                _notify_weights(bench.network, notify)
             if bench.network is not None and not bench.network.steady:
-                tell(
+                notify(
                     f"warning: {bench.network.name} gives an image other activations in other company, or "
-                    "each time: look for dropout that is left on, or a normalisation over the batch; no "
+                    "each time: look for dropout that is left on, or a normalization over the batch; no "
                     "finding is surer than that"
                 )
-            yield await bench._warned_of_photographs(tell)
+            yield await bench._warned_of_photographs(notify)
 
-    async def _warned_of_photographs(self, tell: Tell) -> Workbench:
+    async def _warned_of_photographs(self, notify: Notify) -> Workbench:
         """Say what the embedded observers make of the data set, if they are to look at photographs; keep it
         in the facts.
         """
@@ -134,7 +134,7 @@ class Workbench:
         notice = await photographs.of_dataset(self.context.observers, self.dataset)
         if not notice:
             return self
-        tell(f"warning: {notice}")
+        notify(f"warning: {notice}")
         facts = self.context.facts | {"notice": notice}
         return replace(self, context=replace(self.context, facts=facts))
 
@@ -225,7 +225,7 @@ class Workbench:
 
 @asynccontextmanager
 async def network_alone(
-    profile: Profile, cache: Path, model: str, tell: Tell = _quiet
+    profile: Profile, cache: Path, model: str, notify: Notify = _quiet
 ) -> AsyncIterator[PoolVisionClient]:
     """Yield the network under study, for commands that need nothing else.
 
@@ -238,14 +238,14 @@ async def network_alone(
     preflight.check_cache(cache)
     async with Cluster.start(profile.ray) as cluster, _vision_pool(cluster, profile, cache, model) as pool:
         vision = await _connect(pool, profile, cache, model)
-        _tell_weights(vision, tell)
+        _notify_weights(vision, notify)
         yield vision
 
 
-def _tell_weights(vision: PoolVisionClient, tell: Tell) -> None:
+def _notify_weights(vision: PoolVisionClient, notify: Notify) -> None:
     """Say what was taken from a file of weights, and what not: `@FILE` names only the file."""
     if vision.weights.startswith("checkpoint"):
-        tell(f"weights: {vision.weights}")
+        notify(f"weights: {vision.weights}")
 
 
 def _vision_pool(cluster: Cluster, profile: Profile, cache: Path, model: str) -> ReplicaPool[Any, Any]:
@@ -310,10 +310,10 @@ def _pools(
 def _chat_roles(profile: Profile) -> dict[str, ChatSettings]:
     """Return the chat models that need replicas of their own."""
     roles = profile.chat
-    found = {"observers": roles.observers or roles.interpreter}
+    chats = {"observers": roles.observers or roles.interpreter}
     if roles.observers is not None and roles.observers != roles.interpreter:
-        found["interpreter"] = roles.interpreter
-    return found
+        chats["interpreter"] = roles.interpreter
+    return chats
 
 
 async def _keep_observers_apart(

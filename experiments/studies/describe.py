@@ -69,7 +69,7 @@ async def _study(
 
     repeats = manifest.get("repeat", 1)
     async with Workbench.open(
-        selected.profile, cache=selected.cache, model=manifest["model"], tell=console.say
+        selected.profile, cache=selected.cache, model=manifest["model"], notify=console.say
     ) as bench:
         subject = await bench.subject(manifest["layer"], manifest["unit"])
         claim_run(store, manifest, bench.context.facts)

@@ -125,7 +125,7 @@ async def find_units(console: Console, selection: Selection, query: ConceptQuery
     if (network := selected.known_network(query.model)) is not None:
         network.check(query.layer, "0")
     async with Workbench.open(
-        selected.profile, cache=selected.cache, model=query.model, tell=console.say
+        selected.profile, cache=selected.cache, model=query.model, notify=console.say
     ) as bench:
         vision = bench.vision
         first = await vision.unit(parse_unit(query.layer, "0", await vision.class_names()))

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from experiments.setup.selection import Selection
 
 
 async def list_layers(
-    config: Path | None, profile_name: str | None, model: str, tell: Callable[[str], None] = lambda text: None
+    selection: Selection, model: str, notify: Callable[[str], None] = lambda text: None
 ) -> list[dict[str, Any]]:
     """Return every layer of a network as plain JSON values, in the order of the forward pass.
 
-    Layers need no weights, so that none are fetched; `tell` is given what was taken from a file of weights.
+    Layers need no weights, so that none are fetched; `notify` gets what was taken from a file of weights.
     """
     from experiments.setup.workbench import network_alone
 
-    selected = Selection(config, profile_name).load()
+    selected = selection.load()
     profile = selected.profile
     bare = profile.vision.model_copy(update={"pretrained": False})
     profile = profile.model_copy(update={"vision": bare})
-    async with network_alone(profile, selected.cache, model, tell) as vision:
+    async with network_alone(profile, selected.cache, model, notify) as vision:
         return [asdict(layer) for layer in await vision.layers()]
 
 

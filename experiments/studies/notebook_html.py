@@ -54,7 +54,7 @@ class ShownExemplars(list[tuple[float, ImageHandle]]):
         return gallery((image, f"{activation:.2f}") for activation, image in self)
 
 
-class Words(str):
+class ObserverText(str):
     """Text of an observer, with its lines."""
 
     def _repr_html_(self) -> str:
@@ -106,8 +106,8 @@ class Examined:
     def _repr_html_(self) -> str:
         if self.record is not None:
             return self.record._repr_html_()
-        found = finding_of(self.verdict.evidence) or "not confirmed"
-        return _card(self.label, found, self.verdict.objection, [("next", "go on and answer again")])
+        finding = finding_of(self.verdict.evidence) or "not confirmed"
+        return _card(self.label, finding, self.verdict.objection, [("next", "go on and answer again")])
 
 
 def gallery(items: Iterable[tuple[Any, str]]) -> str:

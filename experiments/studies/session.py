@@ -1,8 +1,8 @@
 """The agents' `system` and `tools` for people: in a notebook, in a terminal, or from a script.
 
-    from experiments.studies.session import Session
+    from experiments.studies.session import StudySession
 
-    study = Session.open("tf_efficientnet_lite0", "blocks.6", "91")
+    study = StudySession.open("tf_efficientnet_lite0", "blocks.6", "91")
     system, tools = study.system, study.tools
     tools.dataset_exemplars(system)
 
@@ -37,9 +37,9 @@ from experiments.studies.notebook_html import (
     Examined,
     LabelCard,
     MeasuredImages,
+    ObserverText,
     Pictures,
     ShownExemplars,
-    Words,
     mixed,
     unit_card,
 )
@@ -70,7 +70,7 @@ def _documented_as(function: Any) -> Callable[[Any], Any]:
     return functools.wraps(function)
 
 
-class System(AgentSystem):
+class NotebookSystem(AgentSystem):
     """The unit under study, as an agent has it; a notebook shows what it returns."""
 
     @_documented_as(AgentSystem.call_neuron)
@@ -78,7 +78,7 @@ class System(AgentSystem):
         return MeasuredImages(super().call_neuron(*args, **kwargs))
 
 
-class Tools(AgentTools):
+class NotebookTools(AgentTools):
     """An agent's instruments; a notebook shows what they return."""
 
     @_documented_as(AgentTools.dataset_exemplars)
@@ -94,12 +94,12 @@ class Tools(AgentTools):
         return Pictures(super().edit_images(*args, **kwargs))
 
     @_documented_as(AgentTools.describe_images)
-    def describe_images(self, *args: Any, **kwargs: Any) -> Words:
-        return Words(super().describe_images(*args, **kwargs))
+    def describe_images(self, *args: Any, **kwargs: Any) -> ObserverText:
+        return ObserverText(super().describe_images(*args, **kwargs))
 
     @_documented_as(AgentTools.summarize_images)
-    def summarize_images(self, *args: Any, **kwargs: Any) -> Words:
-        return Words(super().summarize_images(*args, **kwargs))
+    def summarize_images(self, *args: Any, **kwargs: Any) -> ObserverText:
+        return ObserverText(super().summarize_images(*args, **kwargs))
 
     @_documented_as(AgentTools.display)
     def display(self, *items: Any) -> None:
@@ -136,7 +136,7 @@ class SessionRequest:
     seed: int = 0
     person: str = "person"
     """Who studies: written into the record."""
-    tell: Callable[[str], None] = _print
+    notify: Callable[[str], None] = _print
     """Called with a sentence on each step of the start."""
 
     def load(self) -> Selected:
@@ -164,7 +164,7 @@ async def _open_study(
     subject = await bench.subject(layer, unit)
     claim_run(store, manifest, bench.context.facts)
     write_plan(store, [WorkItem(subject.id, layer, unit, seed=request.seed)])
-    request.tell("searching the data set for exemplars")
+    request.notify("searching the data set for exemplars")
     await subject.prepare(lambda _done, _total: None)
     facts = bench.context.facts | {"interpreter": person, "sight": "its own", "sandbox": "none"}
     context = replace(bench.context, facts=facts)
@@ -188,7 +188,7 @@ def _wait(portal: BlockingPortal, work: Coroutine[Any, Any, T]) -> T:
         raise
 
 
-class Session:
+class StudySession:
     """One person's study of one unit. Made by `open`; ended by `close`, its `with` block, or the end of the
     program.
     """
@@ -206,7 +206,7 @@ class Session:
         self._study, self._wait, self._closing = study, wait, closing
         self._background = background
         self._link = DirectLink(study.context.toolbox, limits, wait)
-        kinds = (System, Tools) if limits.dialect == "maia2" else DIALECTS[limits.dialect]
+        kinds = (NotebookSystem, NotebookTools) if limits.dialect == "maia2" else DIALECTS[limits.dialect]
         values = values_of(limits.dialect, self._link)
         self.system, self.tools = kinds[0](values), kinds[1](values)
         self._hypotheses: tuple[str, ...] = ()
@@ -216,7 +216,7 @@ class Session:
         self._closed = False
 
     @classmethod
-    def open(cls, model: str, layer: str, unit: str | int, **options: Any) -> Session:
+    def open(cls, model: str, layer: str, unit: str | int, **options: Any) -> StudySession:
         """Start what the profile names and return the study; an existing one in `out` is resumed.
 
         `options` are the fields of `SessionRequest`. In IPython and Jupyter every cell is recorded from here
@@ -229,13 +229,13 @@ class Session:
         return cls.start(SessionRequest(model, layer, unit, **options))
 
     @classmethod
-    def start(cls, request: SessionRequest) -> Session:
+    def start(cls, request: SessionRequest) -> StudySession:
         """Start what the profile names and return the study, as `open` does."""
         from anyio.from_thread import start_blocking_portal
 
         from experiments.setup.workbench import Workbench
 
-        selected, tell = request.load(), request.tell
+        selected, notify = request.load(), request.notify
         model, person = request.model, request.person
         run = request.folder()
         manifest = selected.manifest(
@@ -249,7 +249,7 @@ class Session:
         with remove_if_created(run), contextlib.ExitStack() as stack:
             store = open_run(selected.profile.dataset, run, manifest)
             portal = stack.enter_context(start_blocking_portal("asyncio"))
-            workbench = Workbench.open(selected.profile, cache=selected.cache, model=model, tell=tell)
+            workbench = Workbench.open(selected.profile, cache=selected.cache, model=model, notify=notify)
             bench = stack.enter_context(portal.wrap_async_context_manager(workbench))
             wait = functools.partial(_wait, portal)
             study = wait(_open_study(request, bench, store, manifest))
@@ -260,7 +260,7 @@ class Session:
         # Python joins the threads of its pools before it runs `atexit` handlers: only this hook comes early
         # enough.
         getattr(threading, "_register_atexit", atexit.register)(session.close)
-        tell(f"ready: {run}")
+        notify(f"ready: {run}")
         return session
 
     # What a person does.
@@ -305,7 +305,7 @@ class Session:
             self.end(None)
             self._commit()
 
-    def __enter__(self) -> Session:
+    def __enter__(self) -> StudySession:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -440,7 +440,7 @@ def _new_folder(name: str) -> Path:
     return folder
 
 
-def talk(session: Session, programs: TextIO) -> bool:
+def talk(session: StudySession, programs: TextIO) -> bool:
     """Let a person work with `system`, `tools` and `study` until they leave; return whether all went well.
 
     On a terminal: IPython if it is installed, else Python's own prompt. From a pipe, all that comes is one
@@ -471,7 +471,7 @@ def talk(session: Session, programs: TextIO) -> bool:
 class _Prompt(code.InteractiveConsole):
     """Python's own prompt, which records what is typed."""
 
-    def __init__(self, session: Session, names: dict[str, Any]) -> None:
+    def __init__(self, session: StudySession, names: dict[str, Any]) -> None:
         super().__init__(names)
         self._session, self._typed = session, ""
 

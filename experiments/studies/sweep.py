@@ -20,7 +20,7 @@ from agents.records.run_files import parse_json
 from agents.records.store import Store, finite
 from agents.records.work import WorkItem, extend_plan, read_plan, write_plan
 from experiments.records import cross_unit as crosswise
-from experiments.runs.campaign import Campaign, Closing, check_items, check_known
+from experiments.runs.campaign import Campaign, Closing, RunSummary, check_items, check_known
 from experiments.setup.console import Console, counted
 from experiments.setup.run_folder import check_output_folder
 from experiments.setup.selection import Selection
@@ -49,9 +49,24 @@ class Sweep:
     repeat: int = 1
 
 
+@dataclass(frozen=True, slots=True)
+class SweepSummary:
+    """How a sweep left its run."""
+
+    run: RunSummary
+    screened: dict[str, int]
+    """Units by the verdict of the screening."""
+    skipped_images: dict[str, str]
+    """Images that could not be read, with the reason."""
+
+    def as_json(self) -> dict[str, Any]:
+        more = {"screened": self.screened, "skipped_images": self.skipped_images}
+        return self.run.as_json() | more
+
+
 async def sweep(
     console: Console, selection: Selection, request: Sweep, *, out: Path | None = None
-) -> dict[str, Any]:
+) -> SweepSummary:
     """Study the units of one or more layers and return a summary; an existing run is resumed.
 
     Raises:
@@ -81,10 +96,11 @@ async def sweep(
     planner = _Planner(console, store, manifest, request)
     finished = await campaign.run(planner.plan, closing)
     verdicts = [row["verdict"] for table in read_screening(store).values() for row in table]
-    return finished.summary() | {
-        "screened": {verdict: verdicts.count(verdict) for verdict in sorted(set(verdicts))},
-        "skipped_images": parse_json(store.get(SKIPPED) or b"{}", run / SKIPPED),
-    }
+    return SweepSummary(
+        run=finished.summary(),
+        screened={verdict: verdicts.count(verdict) for verdict in sorted(set(verdicts))},
+        skipped_images=parse_json(store.get(SKIPPED) or b"{}", run / SKIPPED),
+    )
 
 
 def wanted_of(network: KnownNetwork, request: Sweep) -> dict[Readout, list[int]]:

@@ -85,38 +85,38 @@ def at_most(text: str) -> int:
     return count
 
 
-def screen(found: LayerExemplars, units: Sequence[int]) -> list[dict[str, Any]]:
+def screen(layer: LayerExemplars, units: Sequence[int]) -> list[dict[str, Any]]:
     """Return one row a unit: statistics over the data set, and `verdict`.
 
     `not finite`: NaN or infinite on every image; `dead`: never above zero and always the same; `constant`:
     always the same otherwise; `duplicate`: `of` an earlier unit, with the same strongest images, activations,
-    moments and quantiles; else `alive`. One image tells nothing of the kind but the first: then all others
+    moments and quantiles; else `alive`. With one image, only the first can be known: then all others
     are alive.
     """
     rows: list[dict[str, Any]] = []
     alike: dict[bytes, list[int]] = defaultdict(list)
     for unit in units:
-        mean, std = float(found.mean[unit]), float(found.std[unit])
-        maximum = float(found.activations[unit, 0])
+        mean, std = float(layer.mean[unit]), float(layer.std[unit])
+        maximum = float(layer.activations[unit, 0])
         row: dict[str, Any] = {
             "unit": unit,
             "mean": mean,
             "std": std,
             "maximum": maximum,
             "quantiles": dict(
-                zip(map(str, found.levels.tolist()), found.quantiles[unit].tolist(), strict=True)
+                zip(map(str, layer.levels.tolist()), layer.quantiles[unit].tolist(), strict=True)
             ),
             "verdict": "alive",
         }
         if math.isnan(mean):
             row["verdict"] = "not finite"
-        elif found.n_images < 2:
+        elif layer.n_images < 2:
             pass
         elif std <= _SAME * max(abs(mean), abs(maximum), 1e-30):
             row["verdict"] = "dead" if maximum <= 0 else "constant"
         else:
-            group = alike[found.indices[unit].tobytes()]
-            twin = next((other for other in group if _same(found, other, unit)), None)
+            group = alike[layer.indices[unit].tobytes()]
+            twin = next((other for other in group if _same(layer, other, unit)), None)
             if twin is None:
                 group.append(unit)
             else:
@@ -125,10 +125,10 @@ def screen(found: LayerExemplars, units: Sequence[int]) -> list[dict[str, Any]]:
     return rows
 
 
-def _same(found: LayerExemplars, first: int, second: int) -> bool:
+def _same(layer: LayerExemplars, first: int, second: int) -> bool:
     def values(unit: int) -> np.ndarray:
-        moments = np.array([found.mean[unit], found.std[unit]])
-        return np.concatenate([found.activations[unit], found.quantiles[unit], moments])
+        moments = np.array([layer.mean[unit], layer.std[unit]])
+        return np.concatenate([layer.activations[unit], layer.quantiles[unit], moments])
 
     a, b = values(first), values(second)
     return bool(np.allclose(a, b, rtol=_SAME, atol=_SAME * float(np.abs(a[np.isfinite(a)]).max(initial=0))))

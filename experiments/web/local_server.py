@@ -1,5 +1,5 @@
-"""Serves pages on the loopback address to whoever knows a random word, and opens them without telling others
-the word.
+"""Serves pages on the loopback address to clients that know a random word, and opens them without revealing the
+word.
 
 Other users of the machine can connect. Until a connection has named the word it is a stranger's: few are
 kept, for a few seconds, and the oldest makes room for the next.
@@ -27,7 +27,7 @@ STRANGERS = 16
 STRANGER_S = 5.0
 """Seconds after which a connection without the word is closed."""
 IDLE_S = 120.0
-"""Seconds that a connection with the word may be silent; an open page is told of changes more often."""
+"""Seconds that a connection with the word may be silent; an open page gets changes more often."""
 
 
 class LoopbackServer(ThreadingHTTPServer):
@@ -53,9 +53,9 @@ class LoopbackServer(ThreadingHTTPServer):
         """Close connections that have not named the word in time; called several times a second."""
         before = time.monotonic() - STRANGER_S
         with self._lock:
-            late = [each for each, since in self._strangers.items() if since < before]
-        for each in late:
-            self._turn_away(each)
+            late = [request for request, since in self._strangers.items() if since < before]
+        for request in late:
+            self._turn_away(request)
 
     def admit(self, request: socket.socket) -> None:
         """Keep a connection that has named the word."""
@@ -88,7 +88,7 @@ class LoopbackHandler(BaseHTTPRequestHandler):
         pass
 
     def below(self) -> str | None:
-        """Return the address below the word. To whoever does not know it, or came by another name, answer and
+        """Return the address below the word. Answer a client that does not know it, or came by another name, and
         return None.
         """
         host = self.headers.get("Host", "").rpartition(":")[0] or self.headers.get("Host", "")
@@ -131,11 +131,11 @@ class LoopbackHandler(BaseHTTPRequestHandler):
         """Return the body of a request; answer and return None if its length is missing, no number, or above
         `longest`.
         """
-        told = self.headers.get("Content-Length", "")
-        if not (told.isascii() and told.isdecimal() and len(told) <= 9 and 0 < int(told) <= longest):
+        length = self.headers.get("Content-Length", "")
+        if not (length.isascii() and length.isdecimal() and len(length) <= 9 and 0 < int(length) <= longest):
             self.refuse(HTTPStatus.BAD_REQUEST, f"Content-Length must be a number from 1 to {longest}")
             return None
-        return self.rfile.read(int(told))
+        return self.rfile.read(int(length))
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Shows a run on this machine and nowhere else, and tells open pages when something changed.
+"""Shows a run on this machine and nowhere else, and notifies open pages when something changed.
 
 Read-only: only GET and HEAD, only the run's `report/` and `blobs/`. It listens on the loopback address and
 answers only to loopback names, so that no web page elsewhere can read a run through the reader's browser.
@@ -47,7 +47,7 @@ _CHUNK = 1 << 16
 _HEARTBEAT_S = 15.0
 
 
-class News:
+class ChangeCounter:
     """A count of changes that any number of threads can wait on."""
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ class News:
     def closed(self) -> bool:
         return self._closed
 
-    def tell(self) -> None:
+    def increment(self) -> None:
         with self._changed:
             self._count += 1
             self._changed.notify_all()
@@ -95,11 +95,11 @@ class RunServer:
         """
         self._run_dir = run_dir.resolve()
         write_site(self._run_dir)
-        self.news = News()
+        self.changes = ChangeCounter()
         self._poll_s = poll_s
-        self._server = LoopbackServer(_handler(self._run_dir, self.news), port)
+        self._server = _RunHttpServer(self._run_dir, self.changes, port)
         self.token = self._server.token
-        self._stop = threading.Event()
+        self._stopped = threading.Event()
         self._threads = [
             threading.Thread(target=self._server.serve_forever, args=(0.1,), name="maia-view", daemon=True),
             threading.Thread(target=self._watch, name="maia-view-watch", daemon=True),
@@ -112,8 +112,8 @@ class RunServer:
         return f"http://127.0.0.1:{self._server.server_address[1]}/{self.token}/report/index.html"
 
     def close(self) -> None:
-        self._stop.set()
-        self.news.close()
+        self._stopped.set()
+        self.changes.close()
         self._server.shutdown()
         self._server.server_close()
         for thread in self._threads:
@@ -127,7 +127,7 @@ class RunServer:
 
     def _watch(self) -> None:
         seen = _state(self._run_dir)
-        while not self._stop.wait(self._poll_s):
+        while not self._stopped.wait(self._poll_s):
             state = _state(self._run_dir)
             if state == seen:
                 continue
@@ -136,7 +136,7 @@ class RunServer:
             except (OSError, UsageError, RecordError):
                 continue  # a full disk, or a folder moved away: the next look tries again
             seen = state
-            self.news.tell()
+            self.changes.increment()
 
 
 def _state(run_dir: Path) -> dict[str, str | int]:
@@ -149,77 +149,87 @@ def _state(run_dir: Path) -> dict[str, str | int]:
     return units | experiments | {"": run.plan_state()}
 
 
-def _handler(run_dir: Path, news: News) -> type[LoopbackHandler]:
-    class Handler(LoopbackHandler):
-        server_version = "maia-view"
-        protocol_version = "HTTP/1.1"
+class _RunHttpServer(LoopbackServer):
+    """The HTTP server of one run."""
 
-        def do_HEAD(self) -> None:
-            self.do_GET()
+    def __init__(self, run_dir: Path, changes: ChangeCounter, port: int) -> None:
+        self.run_dir, self.changes = run_dir, changes
+        super().__init__(_RunHandler, port)
 
-        def do_GET(self) -> None:
-            below = self.below()
-            if below is None:
-                return None
-            if below == "events":
-                return self._events()
-            key = _served(below)
-            seen = news.count  # before the page is read: what changes from here on, the page is told
-            try:
-                handle = None if key is None else run_files.open_file(run_dir, key)
-            except (OSError, RecordError):
-                handle = None
-            if key is None or handle is None:
-                return self.answer(HTTPStatus.NOT_FOUND, b"not here\n", "text/plain")
-            with os.fdopen(handle, "rb") as file:
-                # Behind the page's end, where browsers still take it: the page is not read for it.
-                live = _LIVE.format(token=self.server.token, seen=seen) if key.endswith(".html") else ""
-                self._send(file, os.fstat(handle).st_size, Path(key).suffix, live.encode())
 
-        def _send(self, file: IO[bytes], size: int, suffix: str, live: bytes) -> None:
-            # A stored image's address is its content; everything else may change at any moment.
-            kept = "max-age=86400, immutable" if suffix in (".webp", ".png") else "no-store"
-            self.head(
-                HTTPStatus.OK,
-                size + len(live),
-                _TYPES[suffix],
-                Cache_Control=kept,
-                Content_Security_Policy=_POLICY,
-            )
-            if self.command == "HEAD":
-                return
-            while size and (chunk := file.read(min(size, _CHUNK))):
-                self.wfile.write(chunk)
-                size -= len(chunk)
-            if size:  # cut off meanwhile: the reader must not wait for the rest
-                self.close_connection = True
-            else:
-                self.wfile.write(live)
+class _RunHandler(LoopbackHandler):
+    """Answers with the report's pages, assets and images, and with a stream of changes."""
 
-        def _events(self) -> None:
-            """Tell the page of each change since it was read, until it goes away."""
+    server: _RunHttpServer
+    server_version = "maia-view"
+    protocol_version = "HTTP/1.1"
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        below = self.below()
+        if below is None:
+            return None
+        if below == "events":
+            return self._events()
+        key = _served(below)
+        seen = (
+            self.server.changes.count
+        )  # before the page is read: what changes from here on, the page is notified
+        try:
+            handle = None if key is None else run_files.open_file(self.server.run_dir, key)
+        except (OSError, RecordError):
+            handle = None
+        if key is None or handle is None:
+            return self.answer(HTTPStatus.NOT_FOUND, b"not here\n", "text/plain")
+        with os.fdopen(handle, "rb") as file:
+            # Behind the page's end, where browsers still take it: the page is not read for it.
+            script = _LIVE.format(token=self.server.token, seen=seen) if key.endswith(".html") else ""
+            self._send(file, os.fstat(handle).st_size, Path(key).suffix, script.encode())
+
+    def _send(self, file: IO[bytes], size: int, suffix: str, live: bytes) -> None:
+        # A stored image's address is its content; everything else may change at any moment.
+        kept = "max-age=86400, immutable" if suffix in (".webp", ".png") else "no-store"
+        self.head(
+            HTTPStatus.OK,
+            size + len(live),
+            _TYPES[suffix],
+            Cache_Control=kept,
+            Content_Security_Policy=_POLICY,
+        )
+        if self.command == "HEAD":
+            return
+        while size and (chunk := file.read(min(size, _CHUNK))):
+            self.wfile.write(chunk)
+            size -= len(chunk)
+        if size:  # cut off meanwhile: the reader must not wait for the rest
             self.close_connection = True
-            self.send_response(HTTPStatus.OK)
-            self.send_header("Content-Type", "text/event-stream")
-            self.send_header("Cache-Control", "no-store")
-            self.end_headers()
-            seen = self._seen()
-            self.wfile.write(b"retry: 1000\n\n")
-            while not news.closed:
-                now = news.wait(seen, _HEARTBEAT_S)
-                told = f"id: {now}\ndata: changed\n\n" if now != seen else ": still here\n\n"
-                self.wfile.write(told.encode())
-                self.wfile.flush()
-                seen = now
+        else:
+            self.wfile.write(live)
 
-        def _seen(self) -> int:
-            """Return the count of changes that the page names; where a connection was lost, the last that it
-            was told.
-            """
-            named = self.headers.get("Last-Event-ID") or urlsplit(self.path).query.removeprefix("seen=")
-            return int(named) if re.fullmatch(r"[0-9]{1,9}", named) else news.count
+    def _events(self) -> None:
+        """Tell the page of each change since it was read, until it goes away."""
+        self.close_connection = True
+        self.send_response(HTTPStatus.OK)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Cache-Control", "no-store")
+        self.end_headers()
+        seen = self._seen()
+        self.wfile.write(b"retry: 1000\n\n")
+        while not self.server.changes.closed:
+            now = self.server.changes.wait(seen, _HEARTBEAT_S)
+            event = f"id: {now}\ndata: changed\n\n" if now != seen else ": still here\n\n"
+            self.wfile.write(event.encode())
+            self.wfile.flush()
+            seen = now
 
-    return Handler
+    def _seen(self) -> int:
+        """Return the count of changes that the page names; where a connection was lost, the last that it
+        was told.
+        """
+        named = self.headers.get("Last-Event-ID") or urlsplit(self.path).query.removeprefix("seen=")
+        return int(named) if re.fullmatch(r"[0-9]{1,9}", named) else self.server.changes.count
 
 
 def _served(below: str) -> str | None:

@@ -14,7 +14,7 @@ from actors.endpoint.catalogue import catalogue
 from agents.evidence.verdict import MEANINGS
 from experiments.report.figures import MEANINGS as FIGURES
 from experiments.setup import config_reference, format_reference, models_reference
-from experiments.studies.session import Session, System, Tools
+from experiments.studies.session import NotebookSystem, NotebookTools, StudySession
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGES = [
@@ -79,7 +79,7 @@ def test_the_program_of_a_session_asks_for_what_there_is():
     page = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
     (program,) = re.findall(r"^```python\n(# study\.py\n.*?)^```$", page, re.DOTALL | re.MULTILINE)
     tree = ast.parse(program)
-    owners = {"study": Session, "tools": Tools, "system": System}
+    owners = {"study": StudySession, "tools": NotebookTools, "system": NotebookSystem}
     called = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
     used = [f for f in called if isinstance(f, ast.Attribute) and isinstance(f.value, ast.Name)]
     assert {f.value.id for f in used} == owners.keys()
@@ -97,7 +97,12 @@ def test_the_lines_of_python_on_the_first_page_use_what_there_is():
     (program,) = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
     tree = ast.parse(program)
     names = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-    owners = {"Session": Session, "study": Session, "study.tools": Tools, "study.system": System}
+    owners = {
+        "StudySession": StudySession,
+        "study": StudySession,
+        "study.tools": NotebookTools,
+        "study.system": NotebookSystem,
+    }
     pairs = [(name.rpartition(".")[0], name.rpartition(".")[2]) for name in names - owners.keys()]
     assert [(owner, name) for owner, name in pairs if not hasattr(owners[owner], name)] == []
 

@@ -1,4 +1,4 @@
-// The colour theme: the system's unless the reader chose one. Loaded before the page is drawn, so it never flashes.
+// The color theme: the system's unless the reader chose one. Loaded before the page is drawn, so it never flashes.
 (() => {
   "use strict";
   const root = document.documentElement;

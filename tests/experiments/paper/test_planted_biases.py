@@ -96,7 +96,7 @@ def test_a_finding_that_nobody_planted_is_false_only_if_fresh_images_do_not_bear
     assert json.loads(planted.page(result).model_dump_json())["blocks"]
 
 
-DONE = {"state": "finished", "paused": False, "stopped": None}
+DONE, INTERRUPTED = SimpleNamespace(finished=True), SimpleNamespace(finished=False)
 
 
 async def measured(monkeypatch, tmp_path, audits):
@@ -115,27 +115,17 @@ async def measured(monkeypatch, tmp_path, audits):
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize(
-    "run",
-    [
-        DONE | {"state": "interrupted", "paused": True},
-        DONE | {"state": "interrupted"},
-        DONE | {"stopped": {"type": "StoreError", "message": "full", "fix": ""}},
-    ],
-)
-async def test_an_audit_that_did_not_end_is_not_judged_and_no_other_network_is_trained(
-    monkeypatch, tmp_path, run
-):
-    result = await measured(monkeypatch, tmp_path, [FOUND | {"run": DONE}, FOUND | {"run": run}])
+async def test_an_audit_that_did_not_end_is_not_judged_and_no_other_network_is_trained(monkeypatch, tmp_path):
+    result = await measured(monkeypatch, tmp_path, [FOUND | {"run": DONE}, FOUND | {"run": INTERRUPTED}])
     assert not result["finished"]
     assert {row["network"] for row in result["rows"]} == {0}
     assert "interrupted" in planted.table(result)
-    assert not (await measured(monkeypatch, tmp_path, [FOUND | {"run": run}]))["finished"]
+    assert not (await measured(monkeypatch, tmp_path, [FOUND | {"run": INTERRUPTED}]))["finished"]
 
 
 @pytest.mark.anyio
 async def test_a_run_is_not_gone_on_with_on_other_data_under_the_same_name(monkeypatch, tmp_path):
-    await measured(monkeypatch, tmp_path, [FOUND | {"run": DONE | {"paused": True}}])
+    await measured(monkeypatch, tmp_path, [FOUND | {"run": INTERRUPTED}])
     other = SimpleNamespace(fingerprint="another")
     monkeypatch.setattr(planted, "open_dataset", lambda _: other)
     with pytest.raises(UsageError, match=r"data set .* now another"):

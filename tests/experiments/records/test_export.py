@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -60,11 +61,11 @@ def test_an_abstention_is_called_one_everywhere_and_counts_as_no_label(run, tmp_
     rows = list(csv.DictReader(io.StringIO((tmp_path / "table.csv").read_text())))
     assert [row["verdict"] for row in sorted(rows, key=lambda row: row["name"])][-1] == "not interpretable"
     features = [
-        json.loads(line) for line in Path(export(run.root, "neuronpedia")["path"]).read_text().splitlines()
+        json.loads(line) for line in Path(export(run.root, "neuronpedia").path).read_text().splitlines()
     ]
     (feature,) = (each for each in features if each["index"] == "9")
     assert (feature["verdict"], feature["explanations"]) == ("not interpretable", [])
-    log = json.loads(Path(export(run.root, "inspect")["path"]).read_text())
+    log = json.loads(Path(export(run.root, "inspect").path).read_text())
     assert {
         sample["id"].rpartition(":")[2]: "confirmed" in sample["scores"] for sample in log["samples"]
     } == {
@@ -73,13 +74,13 @@ def test_an_abstention_is_called_one_everywhere_and_counts_as_no_label(run, tmp_
         "9": False,
     }
     assert '"unexplained"' in write_site(run.root).with_name("units.js").read_text()
-    assert diff(run.root, run.root)["same"] == 3
+    assert diff(run.root, run.root).same == 3
 
 
 def test_jsonl_has_one_record_a_finished_unit(run):
     told = export(run.root, "jsonl")
     rows = [json.loads(line) for line in (run.root / "export.jsonl").read_text().splitlines()]
-    assert told["units"] == len(rows) == 2
+    assert told.units == len(rows) == 2
     assert {row["label"] for row in rows} == {"wheels", "=HYPERLINK(1)"}
     assert rows[0]["cost"]["dollars"] == pytest.approx(0.05)
 
@@ -95,12 +96,12 @@ def test_csv_opens_in_a_spreadsheet_and_holds_no_formula(run, tmp_path):
 
 def test_parquet_reads_back(run):
     pq = pytest.importorskip("pyarrow.parquet")
-    table = pq.read_table(export(run.root, "parquet")["path"])
+    table = pq.read_table(export(run.root, "parquet").path)
     assert sorted(table["label"].to_pylist()) == ["=HYPERLINK(1)", "wheels"]
 
 
 def test_neuronpedia_features_have_explanations_and_images_of_the_run(run):
-    path = export(run.root, "neuronpedia")["path"]
+    path = export(run.root, "neuronpedia").path
     feature = json.loads(Path(path).read_text().splitlines()[0])
     assert (feature["modelId"], feature["layer"], feature["index"]) == ("tf_efficientnet_lite0", LAYER, "3")
     (explanation,) = feature["explanations"]
@@ -112,7 +113,7 @@ def test_neuronpedia_features_have_explanations_and_images_of_the_run(run):
 
 @pytest.mark.parametrize("images", [False, True])
 def test_an_inspect_log_holds_each_conversation_and_its_scores(run, images):
-    log = json.loads(Path(export(run.root, "inspect", images=images)["path"]).read_text())
+    log = json.loads(Path(export(run.root, "inspect", images=images).path).read_text())
     assert {"version", "status", "eval", "plan", "results", "stats", "samples"} <= log.keys()
     assert {"created", "task", "dataset", "model", "config", "eval_id", "run_id", "task_id"} <= log[
         "eval"
@@ -132,7 +133,7 @@ def test_an_inspect_log_holds_each_conversation_and_its_scores(run, images):
 
 def test_a_run_that_is_given_more_units_is_the_same_log_and_another_run_is_another(run, tmp_path):
     def exported(of) -> Path:
-        return Path(export(of.root, "inspect")["path"])
+        return Path(export(of.root, "inspect").path)
 
     begun = {"command": "sweep", "model": "net", "layers": ["x"], "asked": "0-63", "units": ["net/x:0"]}
     run.put("manifest.json", begun)
@@ -161,7 +162,7 @@ def test_a_log_of_what_no_agent_was_asked_invents_no_conversation_and_no_score(t
     run.write_unit(3, rounds=[], done=run.done(3, **changes))
     item = {"unit": run.unit_id(3), "layer": LAYER, "name": "3", "task": ""}
     run.put("plan.json", [item])
-    log = json.loads(Path(export(run.root, "inspect")["path"]).read_text())
+    log = json.loads(Path(export(run.root, "inspect").path).read_text())
     (sample,) = log["samples"]
     assert sample["messages"] == []
     assert sample["scores"] == {}
@@ -212,7 +213,7 @@ def test_a_folder_that_may_not_be_written_is_named(run, monkeypatch, capsys, com
 
 def test_a_file_is_exported_into_folders_that_are_made_for_it(run, tmp_path):
     written = export(run.root, "csv", tmp_path / "no" / "such" / "folder" / "table.csv")
-    assert Path(written["path"]).read_text().startswith("unit,layer,name")
+    assert Path(written.path).read_text().startswith("unit,layer,name")
 
 
 def test_a_label_that_is_less_than_the_answer_stands_beside_it(run, tmp_path):
@@ -230,18 +231,18 @@ def test_a_diff_tells_labels_verdicts_and_scores_that_changed(run, tmp_path):
     other.write_unit(5, "faces", done=other.done(5, "faces", confirmed=False, evidence=worse))
     other.write_unit(9)
     found = diff(run.root, other.root)
-    assert (found["units"], found["same"]) == (2, 1), "another case is no other label"
-    (changed,) = found["changed"]
-    assert changed["changed"] == ["label", "verdict", "auroc"]
-    assert changed["after"]["labels"] == ["faces"]
-    assert (found["relabelled"], found["verdict_changed"], found["score_changed"]) == (1, 1, 1)
-    assert [unit.endswith(":9") for unit in found["only_in_second"]] == [True]
+    assert (found.units, found.same) == (2, 1), "another case is no other label"
+    (changed,) = found.changed
+    assert changed.changed == ["label", "verdict", "auroc"]
+    assert changed.after.labels == ["faces"]
+    assert (found.relabelled, found.verdict_changed, found.score_changed) == (1, 1, 1)
+    assert [unit.endswith(":9") for unit in found.only_in_second] == [True]
     told = summary(found)
     assert told.splitlines() == [
         "2 units in both runs: 1 the same, 1 relabelled, 1 with another verdict, 1 with another score",
         f"1 unit only in {other.root}",
     ]
-    told = summary(diff(other.root, run.root) | {"units": 1})
+    told = summary(replace(diff(other.root, run.root), units=1))
     assert told.startswith("1 unit in both runs: ")
     assert f"1 unit only in {other.root}" in told
 
@@ -259,8 +260,8 @@ def test_another_network_is_compared_by_layer_and_number(run, tmp_path):
     other = FakeRun(tmp_path / "other", model="resnet18")
     other.write_unit(3, "arches")
     found = diff(run.root, other.root)
-    assert [each["unit"] for each in found["changed"]] == [f"{LAYER}:3"]
-    assert found["relabelled"] == 1
+    assert [unit.unit for unit in found.changed] == [f"{LAYER}:3"]
+    assert found.relabelled == 1
 
 
 def test_both_commands_print_one_object(run, monkeypatch, capsys):
@@ -274,7 +275,7 @@ def test_a_figure_has_one_name_in_every_table(run, tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
     export(run.root, "csv", tmp_path / "table.csv")
     columns = (tmp_path / "table.csv").read_text().splitlines()[0].split(",")
-    named = set(parquet.read_table(export(run.root, "parquet")["path"]).column_names)
+    named = set(parquet.read_table(export(run.root, "parquet").path).column_names)
     named |= {"kind", "auroc", "auroc_low", "auroc_high", "e_value", "margin", "strength", "coverage"}
     named |= {"held_back_auroc", "reason"}  # of `card` and `evidence`
     assert set(columns) <= named

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from actors.serving.replica import ReplicaStatistics
 from agents.records.store import Store
-from experiments.records.reuse import RequestCounts, reuse
-from experiments.records.reuse import counts as counts_of
+from experiments.records.reuse import RequestCount, RequestCounter, ReuseRate, request_counts, reuse
 
 
 def said(id: str, ran: int, shared: int, known: int) -> ReplicaStatistics:
@@ -29,25 +28,25 @@ def said(id: str, ran: int, shared: int, known: int) -> ReplicaStatistics:
 
 def test_what_was_asked_before_the_run_does_not_count_and_a_restart_loses_nothing(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    counts = RequestCounts()
-    counts.look("vision", [said("a", 100, 10, 1), said("b", 7, 7, 7)])
-    counts.look("vision", [said("a", 103, 11, 2), said("b", 7, 7, 7)])
-    counts.look("vision", [said("b", 7, 7, 7)])
-    counts.look("vision", [said("a, restarted", 2, 0, 3), said("b", 7, 7, 7)])
-    counts.look("generation", [])
+    counts = RequestCounter()
+    counts.read("vision", [said("a", 100, 10, 1), said("b", 7, 7, 7)])
+    counts.read("vision", [said("a", 103, 11, 2), said("b", 7, 7, 7)])
+    counts.read("vision", [said("b", 7, 7, 7)])
+    counts.read("vision", [said("a, restarted", 2, 0, 3), said("b", 7, 7, 7)])
+    counts.read("generation", [])
     counts.write(store, 1)
-    assert reuse(store) == {"vision": {"asked": 10, "reused": 5, "rate": 0.5}}
-    assert counts_of(store) == {"vision": {"asked": 10, "reused": 5, "busy_s": 5 / 4}}
+    assert reuse(store) == {"vision": ReuseRate(10, 5, 0.5)}
+    assert request_counts(store) == {"vision": RequestCount(10, 5, 5 / 4)}
 
 
-def test_all_stretches_of_a_run_count(tmp_path: Path) -> None:
+def test_all_periods_of_work_count(tmp_path: Path) -> None:
     store = Store(tmp_path)
     for generation in (1, 2):
-        counts = RequestCounts()
+        counts = RequestCounter()
         for step in range(3):
-            counts.look("vision", [said("a", step, 0, 0), said("b", 0, 2 * step, 0)])
+            counts.read("vision", [said("a", step, 0, 0), said("b", 0, 2 * step, 0)])
             counts.write(store, generation)
-    assert reuse(store)["vision"] == {"asked": 12, "reused": 8, "rate": 0.6667}
+    assert reuse(store)["vision"] == ReuseRate(12, 8, 0.6667)
 
 
 def test_a_run_without_counts_has_no_rate(tmp_path: Path) -> None:

@@ -50,9 +50,9 @@ def test_the_images_of_critics_count_like_those_of_agents(run: Path) -> None:
             "verdict": verdict,
         }
         (rounds / f"{number:04d}.json").write_text(json.dumps(record))
-    found = status(run)
-    assert found["images"] == 5 + 7 + 5 + 13 + 11
-    assert found["rounds"] == 4 + 4 + 2
+    now = status(run)
+    assert now.images == 5 + 7 + 5 + 13 + 11
+    assert now.rounds == 4 + 4 + 2
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_the_pace_is_that_of_the_last_hour_and_begins_with_the_plan(
 ) -> None:
     for unit, at in zip("abc", ends, strict=False):
         finished(run, unit, at)
-    assert status(run)["units_an_hour"] == pace
+    assert status(run).units_an_hour == pace
 
 
 @pytest.mark.parametrize(
@@ -89,14 +89,14 @@ def test_the_time_between_two_commands_is_nobodys_pace(
         os.utime(claim, (at, at))
     for unit, at in zip("ab", ends, strict=True):
         finished(run, unit, at)
-    assert status(run)["units_an_hour"] == pace
+    assert status(run).units_an_hour == pace
 
 
 def test_what_is_being_surveyed_is_begun(run: Path) -> None:
     """Nothing else tells so for minutes: a survey is written down when it is whole."""
     Store(run).put(f"units/{slug('a')}/{STARTED}", b"{}")
-    found = status(run)
-    assert (found["begun"], found["waiting"]) == (1, 2)
+    now = status(run)
+    assert (now.begun, now.waiting) == (1, 2)
 
 
 def failed(run: Path, unit: str, kind: str) -> None:
@@ -128,15 +128,15 @@ def test_a_run_of_runs_is_their_sum_and_at_its_end_when_its_result_is_there(tmp_
         (part / "manifest.json").write_text("{}")
         write_plan(Store(part), [WorkItem(unit, "layer", unit) for unit in "ab"])
         finished(part, "a", 1100)
-    assert (status(tmp_path)["state"], status(tmp_path)["waiting"]) == ("interrupted", 2)
+    assert (status(tmp_path).state, status(tmp_path).waiting) == ("interrupted", 2)
     finished(tmp_path / "variants/full", "b", 1100)
     finished(tmp_path / "variants/one-shot", "b", 1100)
-    assert status(tmp_path)["state"] == "interrupted", "what compares them is still to come"
+    assert status(tmp_path).state == "interrupted", "what compares them is still to come"
     (tmp_path / "experiments").mkdir()
     (tmp_path / "experiments/ablation.json").write_text("{}")
-    found = status(tmp_path)
-    assert (found["state"], found["units"], found["done"], found["rounds"]) == ("finished", 4, 4, 16)
-    assert "variants/full, variants/one-shot" in card(found)
+    now = status(tmp_path)
+    assert (now.state, now.units, now.done, now.rounds) == ("finished", 4, 4, 16)
+    assert "variants/full, variants/one-shot" in card(now)
     with pytest.raises(UsageError, match="runs in it") as refused:
         export(tmp_path, "csv")
     assert "variants/full" in refused.value.fix

@@ -11,16 +11,16 @@ from experiments.report import charts, write_site
 from experiments.report.schema import (
     Bar,
     Bars,
-    Column,
-    Figure,
-    Figures,
+    CaptionedImage,
+    DataTable,
+    Estimate,
+    ImageGrid,
     Lines,
-    Measured,
     Page,
     Point,
-    Scatter,
+    ScatterPlot,
     Series,
-    Table,
+    TableColumn,
     Text,
 )
 from tests.experiments.report import markup
@@ -40,16 +40,16 @@ def example(words: str = "") -> Page:
         summary=f"Ours predicts as well as the paper's.{words}",
         blocks=(
             Text(title=f"Method{words}", paragraphs=(f"First.{words}", f"Second.{words}")),
-            Table(
+            DataTable(
                 title=f"Table 2{words}",
                 columns=(
-                    Column(name=f"method{words}"),
-                    Column(name="score", source="paper"),
-                    Column(name="score", source="ours", digits=3),
-                    Column(name="n"),
+                    TableColumn(name=f"method{words}"),
+                    TableColumn(name="score", source="paper"),
+                    TableColumn(name="score", source="ours", digits=3),
+                    TableColumn(name="n"),
                 ),
                 rows=(
-                    (f"MAIA{words}", 0.83, Measured(value=0.8412, low=0.8, high=0.88), 42),
+                    (f"MAIA{words}", 0.83, Estimate(value=0.8412, low=0.8, high=0.88), 42),
                     ("baseline", None, 0.5, 1200),
                 ),
                 note=f"Means over units.{words}",
@@ -63,7 +63,7 @@ def example(words: str = "") -> Page:
                     Bar(name="sand", series="made", value=-0.2),
                 ),
             ),
-            Scatter(
+            ScatterPlot(
                 title="Agreement",
                 x=f"people{words}",
                 y=f"agent{words}",
@@ -90,11 +90,11 @@ def example(words: str = "") -> Page:
                     Series(name="b", points=(Point(x=1, y=0.6),)),
                 ),
             ),
-            Figures(
+            ImageGrid(
                 title="Worst",
                 figures=(
-                    Figure(image=picture(3).id, caption=f"a wolf{words}", activation=0.01),
-                    Figure(image="../x"),
+                    CaptionedImage(image=picture(3).id, caption=f"a wolf{words}", activation=0.01),
+                    CaptionedImage(image="../x"),
                 ),
             ),
         ),
@@ -195,7 +195,7 @@ def test_only_a_changed_experiment_writes_the_index_again(run):
 )
 def test_half_an_interval_or_a_turned_one_is_refused(interval):
     with pytest.raises(ValidationError):
-        Measured(value=0.5, **interval)
+        Estimate(value=0.5, **interval)
 
 
 def test_a_line_is_drawn_in_order_of_x_and_its_band_only_if_whole():
@@ -213,7 +213,7 @@ def test_plots_of_a_single_value_are_drawn(value):
     series = (Series(name="s", points=(Point(x=value, y=value),)),)
     for drawn in (
         charts.bars(Bars(bars=(Bar(name="a", value=value),))),
-        charts.scatter(Scatter(x="x", y="y", series=series, diagonal=True)),
+        charts.scatter(ScatterPlot(x="x", y="y", series=series, diagonal=True)),
         charts.lines(Lines(x="x", y="y", series=series)),
     ):
         assert "nan" not in drawn

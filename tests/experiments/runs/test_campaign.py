@@ -18,8 +18,9 @@ from agents.orchestration.orchestrator import SweepSettings
 from agents.records.manifest import claim
 from agents.records.remote import is_working_copy, working_copy
 from agents.records.store import Store
-from experiments.runs import campaign
-from experiments.runs.campaign import Campaign, _stoppable, check_known
+from experiments.records.status import FailedStudy, RunStatus
+from experiments.runs.campaign import Campaign, RunSummary, _hosts_on_new_nodes, _stoppable, check_known
+from experiments.runs.hosts import HostPlan, RayHostGroup
 from experiments.setup.config import Profile
 from experiments.setup.console import Console
 
@@ -85,17 +86,17 @@ async def test_a_run_at_a_url_is_carried_here_for_other_nodes_do_not_see_its_wor
     loaded: Any = SimpleNamespace(cache=tmp_path)
     bench: Any = SimpleNamespace(context=None)
     run = Campaign(Console(), loaded, profile, store, {"model": "m"})
-    async with run._hosts(bench) as (carried, newcomers):
+    async with run._hosts(bench) as (carried, new_hosts):
         assert [type(host) for host in carried] == [LocalHost]
-        assert await newcomers() == []
+        assert await new_hosts() == []
     assert ("this process carries all agents" in capsys.readouterr().err) is said
     assert not is_working_copy(tmp_path, tmp_path / "runs" / "run")
 
 
 async def test_a_node_that_joins_and_cannot_carry_agents_is_left_alone_and_ends_no_run(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
 ) -> None:
-    nodes, started, stopped = ["a"], [], []
+    nodes, started, stopped, warnings = ["a"], [], [], []
 
     class Host:
         def __init__(self, *_: Any, seat: int, unfit: set[str]) -> None:
@@ -110,19 +111,17 @@ async def test_a_node_that_joins_and_cannot_carry_agents_is_left_alone_and_ends_
         async def stop(self) -> None:
             stopped.append(self.node)
 
-    monkeypatch.setattr("experiments.runs.hosts.RayHost", Host)
-    monkeypatch.setattr("actors.cluster.placement.worker_nodes", lambda: nodes)
-    profile = Profile(sweep=SweepSettings(hosts="per-node"))
-    loaded: Any = SimpleNamespace(cache=tmp_path / "cache")
-    bench: Any = SimpleNamespace(pools={}, addresses={})
-    run = Campaign(Console(), loaded, profile, Store(tmp_path / "run"), {"model": "m"})
-    async with run._hosts(bench) as (carried, newcomers):
-        nodes += ["b", "c"]
-        assert [host.node for host in await newcomers()] == ["c"]  # type: ignore[attr-defined]
-        assert "does not see the run directory" in capsys.readouterr().err
-        assert await newcomers() == []
-        assert (started, stopped) == (["a", "b", "c"], ["b"])
-        assert [host.node for host in carried] == ["a", "c"]  # type: ignore[attr-defined]
+    plan = HostPlan(Profile(), tmp_path, "m", {}, tmp_path)
+    start: Any = Host
+    group = RayHostGroup(plan, "", 4, warnings.append, start=start, worker_nodes=lambda: nodes)
+    group.start(None)
+    nodes += ["b", "c"]
+    assert [host.node for host in await group.start_on_new_nodes()] == ["c"]  # type: ignore[attr-defined]
+    assert "does not see the run directory" in warnings[0]
+    assert await group.start_on_new_nodes() == []
+    assert (started, stopped) == (["a", "b", "c"], ["b"])
+    assert [host.node for host in group.handles] == ["a", "c"]  # type: ignore[attr-defined]
+    await group.stop()
     assert sorted(stopped) == ["a", "b", "c"]
 
 
@@ -141,14 +140,13 @@ def test_a_run_is_compared_beforehand_only_with_a_network_of_its_name(tmp_path: 
 
 
 async def test_hosts_that_are_started_meanwhile_join_the_work_whatever_comes_between(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(campaign, "_NEWCOMERS_EVERY_S", 0.0)
     answers: list[Any] = [ConnectionError("no head"), [], ["first"], ["second", "third"]]
     joined: list[Any] = []
     done = asyncio.Event()
 
-    async def newcomers() -> list[Any]:
+    async def new_hosts() -> list[Any]:
         if not answers:
             done.set()
             return []
@@ -156,9 +154,27 @@ async def test_hosts_that_are_started_meanwhile_join_the_work_whatever_comes_bet
             raise answer
         return answer
 
-    async with campaign._joined(Console(), SimpleNamespace(join=joined.append), newcomers):  # type: ignore[arg-type]
+    orchestrator: Any = SimpleNamespace(join=joined.append)
+    async with _hosts_on_new_nodes(Console(), orchestrator, new_hosts, interval_s=0.0):
         await done.wait()
     assert joined == ["first", "second", "third"]
     told = capsys.readouterr().err
     assert told.count("a node has joined") == 3
     assert "no head" in told
+
+
+@pytest.mark.parametrize(
+    ("state", "paused", "stopped", "finished"),
+    [
+        ("finished", False, None, True),
+        ("interrupted", True, None, False),
+        ("interrupted", False, None, False),
+        ("finished", False, FailedStudy("StoreError", "full"), False),
+    ],
+)
+def test_a_run_is_finished_where_nothing_waits_and_nothing_stopped_it(
+    state: str, paused: bool, stopped: FailedStudy | None, finished: bool
+) -> None:
+    summary = RunSummary(RunStatus("run", state, None), stopped, paused, [], None)
+    assert summary.finished is finished
+    assert summary.as_json()["state"] == state

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,11 +20,19 @@ from agents.critic.assessor import witness_questions
 from agents.records.journal import slug
 from agents.study.budget import BudgetSettings
 from experiments.cli import main as cli
-from experiments.cli.confirm_cost import approve, count_units, predict
-from experiments.runs.estimate import Assumptions, assume, assumptions_of, confirmation, estimate
-from experiments.runs.precedents import Wanted, measured, precedents
+from experiments.cli.confirm_cost import confirm, count_units
+from experiments.runs.assumptions import Assumptions, assumptions_of, parse_assumptions
+from experiments.runs.comparable_runs import (
+    EstimateSources,
+    PredictedStudies,
+    comparable_runs,
+    estimate_run,
+    measured,
+)
+from experiments.runs.estimate import RunEstimate, confirmation_images, estimate
 from experiments.setup.config import load
 from experiments.setup.science import science
+from experiments.setup.selection import Selection
 
 PRICED = """
 profiles:
@@ -42,8 +50,17 @@ profiles:
       interpreter: {backend: openai, model: big}
 """
 EXACT = Assumptions(
-    rounds=3, images_a_round=5, observation_tokens=200, reply_tokens=300, looks_a_round=0, seconds_a_pass=0.1
+    rounds=3,
+    images_per_round=5,
+    observation_tokens=200,
+    reply_tokens=300,
+    descriptions_per_round=0,
+    seconds_per_pass=0.1,
 )
+
+
+def predicted(profile, predicted=None, *, n: int = 1, **sources) -> RunEstimate:
+    return estimate_run(profile, n, predicted, EstimateSources(**sources))
 
 
 @pytest.fixture
@@ -54,44 +71,47 @@ def profiles(tmp_path):
 
 
 def test_the_built_in_models_cost_nothing(profiles):
-    assert estimate(profiles.profile("free"), 50, EXACT)["likely"]["dollars"] == 0
+    assert estimate(profiles.profile("free"), 50, EXACT).likely.dollars == 0
 
 
 def test_tokens_and_dollars_follow_from_the_conversation(profiles):
     """Three rounds: the opening is sent three times, what the first round added twice, the second's once."""
-    likely = estimate(profiles.profile("paid"), 10, EXACT)["likely"]
-    one = estimate(profiles.profile("paid"), 10, assume(["rounds=1"], EXACT))["likely"]
+    likely = estimate(profiles.profile("paid"), 10, EXACT).likely
+    one = estimate(profiles.profile("paid"), 10, parse_assumptions(["rounds=1"], EXACT)).likely
     added = 300 + 200 + 5 * 100
-    assert likely["prompt_tokens"] == 3 * one["prompt_tokens"] + 10 * 3 * added
-    fresh = one["prompt_tokens"] + 10 * 2 * added
-    assert likely["cached_tokens"] == likely["prompt_tokens"] - fresh
-    assert likely["completion_tokens"] == 10 * 3 * 300
-    expected = (fresh * 2 + likely["cached_tokens"] * 1 + likely["completion_tokens"] * 10) / 1e6
-    assert likely["dollars"] == pytest.approx(expected, abs=0.01)
-    assert likely["images"] == 10 * 3 * 5
-    assert likely["device_seconds"]["vision"] == pytest.approx(10 * (15 + 15) * 0.1 + 300 * 0.1)
+    assert likely.prompt_tokens == 3 * one.prompt_tokens + 10 * 3 * added
+    fresh = one.prompt_tokens + 10 * 2 * added
+    assert likely.cached_tokens == likely.prompt_tokens - fresh
+    assert likely.completion_tokens == 10 * 3 * 300
+    expected = (fresh * 2 + likely.cached_tokens * 1 + likely.completion_tokens * 10) / 1e6
+    assert likely.dollars == pytest.approx(expected, abs=0.01)
+    assert likely.images == 10 * 3 * 5
+    assert likely.device_seconds.vision == pytest.approx(10 * (15 + 15) * 0.1 + 300 * 0.1)
 
 
 def test_more_units_rounds_and_images_take_more(profiles):
     paid = profiles.profile("paid")
-    base = estimate(paid, 10, EXACT)["likely"]
+    base = estimate(paid, 10, EXACT).likely
     for changed in (
         estimate(paid, 20, EXACT),
-        *(estimate(paid, 10, assume([text], EXACT)) for text in ("rounds=6", "images_a_round=9")),
+        *(
+            estimate(paid, 10, parse_assumptions([text], EXACT))
+            for text in ("rounds=6", "images_per_round=9")
+        ),
     ):
-        assert changed["likely"]["dollars"] > base["dollars"]
-        assert changed["likely"]["images"] > base["images"]
-    assert estimate(paid, 10, EXACT)["at_most"]["dollars"] > base["dollars"]
+        assert changed.likely.dollars > base.dollars
+        assert changed.likely.images > base.images
+    assert estimate(paid, 10, EXACT).at_most.dollars > base.dollars
 
 
 def test_the_most_counts_every_image_that_a_confirmation_may_make(profiles):
     profile = profiles.profile("free")
     test, rounds = profile.confirmation, profile.interpreter
-    found = estimate(profile, 1, EXACT)["at_most"]
+    found = estimate(profile, 1, EXACT).at_most
     a_test = 2 * test.max_images
     # Of each answer: all its labels, those that were borne out, and a simpler one.
-    assert found["observer_calls"] >= rounds.max_examinations * 3 * a_test
-    assert found["images"] >= rounds.max_images + rounds.max_examinations * 3 * (a_test + test.probe)
+    assert found.observer_calls >= rounds.max_examinations * 3 * a_test
+    assert found.images >= rounds.max_images + rounds.max_examinations * 3 * (a_test + test.probe)
 
 
 def test_the_looks_at_images_of_the_data_set_are_counted_and_bounded_by_settings(profiles):
@@ -100,7 +120,7 @@ def test_the_looks_at_images_of_the_data_set_are_counted_and_bounded_by_settings
         update={"confirmation": profile.confirmation.model_copy(update={"held_back": 0})}
     )
     answers = replace(EXACT, answers=1.0)
-    asked = [estimate(each, 1, answers)["likely"]["observer_calls"] for each in (profile, without)]
+    asked = [estimate(each, 1, answers).likely.observer_calls for each in (profile, without)]
     assert asked[0] - asked[1] == profile.confirmation.held_back_looks
     assert witness_questions(profile.confirmation, 4) == 80 + 4 * 30
     assert witness_questions(profile.confirmation, 8) == 8 * 20 + 8 * 30
@@ -108,8 +128,8 @@ def test_the_looks_at_images_of_the_data_set_are_counted_and_bounded_by_settings
 
 def test_a_price_that_nobody_configured_is_unknown_and_not_zero(profiles):
     found = estimate(profiles.profile("unpriced"), 10, EXACT)
-    assert found["likely"]["dollars"] is None
-    assert any("chat.interpreter.price" in note for note in found["notes"])
+    assert found.likely.dollars is None
+    assert any("chat.interpreter.price" in note for note in found.notes)
 
 
 def test_endpoints_with_a_key_elsewhere_may_charge():
@@ -132,13 +152,13 @@ def test_hosted_images_are_part_of_the_estimate(tmp_path):
         f"  mixed: {{extends: hosted, dataset: 'scenes:300:1', generation: {images % 'somebodys'}}}\n"
     )
     loaded = load(path)
-    likely = estimate(loaded.profile("known"), 10, EXACT)["likely"]
+    likely = estimate(loaded.profile("known"), 10, EXACT).likely
     # Each unit makes 3 rounds of 5 images, and its confirmation.
-    assert likely["dollars"] == pytest.approx(likely["images"] * 0.006, abs=0.01)
+    assert likely.dollars == pytest.approx(likely.images * 0.006, abs=0.01)
     mixed = estimate(loaded.profile("mixed"), 10, EXACT)
-    assert mixed["likely"]["dollars"] is None
-    assert mixed["likely"]["dollars_known"] > 0
-    assert any("generation.price.image" in note for note in mixed["notes"])
+    assert mixed.likely.dollars is None
+    assert mixed.likely.dollars_known > 0
+    assert any("generation.price.image" in note for note in mixed.notes)
 
 
 def earlier(
@@ -171,7 +191,7 @@ def test_an_earlier_run_replaces_assumptions(profiles, tmp_path):
     paid = profiles.profile("paid")
     earlier(tmp_path / "a", paid, 4, 6)
     found = measured([tmp_path / "a"], paid, EXACT)
-    assert (found.rounds, found.images_a_round, found.reply_tokens, found.studies) == (5, 7, 100, 2)
+    assert (found.rounds, found.images_per_round, found.reply_tokens, found.studies) == (5, 7, 100, 2)
     with pytest.raises(UsageError, match="no finished study"):
         measured([tmp_path / "nowhere"], paid, EXACT)
 
@@ -196,11 +216,11 @@ def test_what_the_models_of_earlier_runs_were_asked_is_predicted_for_as_many_stu
     }
     earlier(tmp_path / "a", free, 10, 10, 10, counted=counted)
     assumed = measured([tmp_path / "a"], free, EXACT)
-    found = estimate(free, 3, assumed)["likely"]
-    assert (found["interpreter_calls"], found["observer_calls"], found["images"]) == (30, 800, 900)
-    assert found["device_seconds"]["generation"] == pytest.approx(900 * 0.2)
-    assert found["device_seconds"]["vision"] == pytest.approx((1000 - 60 + 300) * 0.02, abs=0.1)
-    assert (assumed.seconds_a_reply, assumed.seconds_a_look) == (2.0, 0.25)
+    found = estimate(free, 3, assumed).likely
+    assert (found.interpreter_calls, found.observer_calls, found.images) == (30, 800, 900)
+    assert found.device_seconds.generation == pytest.approx(900 * 0.2)
+    assert found.device_seconds.vision == pytest.approx((1000 - 60 + 300) * 0.02, abs=0.1)
+    assert (assumed.interpreter_latency_s, assumed.observer_latency_s) == (2.0, 0.25)
 
 
 def test_the_images_of_a_survey_are_made_and_shown_to_no_agent_and_an_audit_is_not_confirmed(
@@ -218,14 +238,15 @@ def test_the_images_of_a_survey_are_made_and_shown_to_no_agent_and_an_audit_is_n
     for unit in (tmp_path / "a" / "units").iterdir():
         (unit / "survey.json").write_text(json.dumps({"images": 300, "found": {}}))
     assumed = measured([tmp_path / "a"], paid, EXACT, "audit")
-    assert (assumed.images_beforehand, assumed.images_a_round, assumed.looks_a_round) == (300, 7, 2)
+    assert (assumed.survey_images, assumed.images_per_round, assumed.descriptions_per_round) == (300, 7, 2)
     surveyed = estimate(paid, 3, assumed)
-    assert (surveyed["likely"]["images"], surveyed["likely"]["observer_calls"]) == (3 * 300 + 210, 60)
-    agents = estimate(paid, 3, replace(assumed, images_beforehand=0))
+    assert (surveyed.likely.images, surveyed.likely.observer_calls) == (3 * 300 + 210, 60)
+    agents = estimate(paid, 3, replace(assumed, survey_images=0))
     for column in ("likely", "at_most"):
-        assert surveyed[column]["dollars"] == agents[column]["dollars"] > 0
-        assert surveyed[column]["images"] - agents[column]["images"] == 3 * 300
-    assert predict(paid, 1, Wanted(task="audit"), below=tmp_path / "nowhere")["assumes"]["answers"] == 0
+        with_survey, agents_alone = getattr(surveyed, column), getattr(agents, column)
+        assert with_survey.dollars == agents_alone.dollars > 0
+        assert with_survey.images - agents_alone.images == 3 * 300
+    assert predicted(paid, PredictedStudies(task="audit"), below=tmp_path / "nowhere").assumes.answers == 0
 
 
 def test_only_runs_of_the_same_models_and_settings_predict(profiles, tmp_path):
@@ -240,9 +261,9 @@ def test_only_runs_of_the_same_models_and_settings_predict(profiles, tmp_path):
     damaged = tmp_path / "like" / "units" / "damaged" / "done.json"
     damaged.parent.mkdir()
     damaged.write_text('{"rounds": ')
-    assert [each.name for each in precedents(free, tmp_path)] == ["like", "moved"]
-    assert predict(free, 9, below=tmp_path)["likely"]["interpreter_calls"] == 36
-    assert predict(free, 9, below=tmp_path / "nowhere")["assumes"] == asdict(assumptions_of(free))
+    assert [each.name for each in comparable_runs(free, tmp_path)] == ["like", "moved"]
+    assert predicted(free, n=9, below=tmp_path).likely.interpreter_calls == 36
+    assert predicted(free, n=9, below=tmp_path / "nowhere").assumes == assumptions_of(free)
 
 
 def test_copies_among_the_images_are_not_counted_once_they_are_known(profiles, tmp_path):
@@ -252,13 +273,13 @@ def test_copies_among_the_images_are_not_counted_once_they_are_known(profiles, t
     for number in range(8):
         scenes.load(number % 4).to_pil().save(folder / f"{number}.png")
     profile = profiles.profile("free").model_copy(update={"dataset": str(folder)})
-    (note,) = (note for note in estimate(profile, 1, EXACT, cache)["notes"] if "copies" in note)
+    (note,) = (note for note in estimate(profile, 1, EXACT, cache).notes if "copies" in note)
     assert note == "the data set is taken to hold no copies among its 8 images"
-    before = estimate(profile, 1, EXACT, cache)["likely"]["device_seconds"]["vision"]
+    before = estimate(profile, 1, EXACT, cache).likely.device_seconds.vision
     distinct(open_dataset(str(folder)), cache)
     found = estimate(profile, 1, EXACT, cache)
-    assert not any("copies" in note for note in found["notes"])
-    assert found["likely"]["device_seconds"]["vision"] == pytest.approx(before - 4 * EXACT.seconds_a_pass)
+    assert not any("copies" in note for note in found.notes)
+    assert found.likely.device_seconds.vision == pytest.approx(before - 4 * EXACT.seconds_per_pass)
 
 
 def test_runs_of_the_same_network_predict_alone_and_others_are_said_to_differ(profiles, tmp_path):
@@ -266,75 +287,75 @@ def test_runs_of_the_same_network_predict_alone_and_others_are_said_to_differ(pr
     earlier(tmp_path / "same", free, 4, model="net", profile_name="free")
     earlier(tmp_path / "other", free, 8, model="resnet18", profile_name="free")
     earlier(tmp_path / "renamed", free, 6, model="net", profile_name="mine")
-    found = predict(free, 1, Wanted("net", "free"), below=tmp_path)
-    assert (found["like"], found["assumes"]["rounds"]) == ([str(tmp_path / "same")], 4)
-    assert not any("another" in note for note in found["notes"])
-    found = predict(free, 1, Wanted("net", "theirs"), below=tmp_path)
-    assert found["like"] == [str(tmp_path / "renamed"), str(tmp_path / "same")]
-    found = predict(free, 1, Wanted("vit", "free"), below=tmp_path)
-    assert found["like"] == [str(tmp_path / "other"), str(tmp_path / "same")]
-    assert [note.partition(" (")[0] for note in found["notes"][:2]] == [
+    found = predicted(free, PredictedStudies("net", "free"), below=tmp_path)
+    assert (found.like, found.assumes.rounds) == ([str(tmp_path / "same")], 4)
+    assert not any("another" in note for note in found.notes)
+    found = predicted(free, PredictedStudies("net", "theirs"), below=tmp_path)
+    assert found.like == [str(tmp_path / "renamed"), str(tmp_path / "same")]
+    found = predicted(free, PredictedStudies("vit", "free"), below=tmp_path)
+    assert found.like == [str(tmp_path / "other"), str(tmp_path / "same")]
+    assert [note.partition(" (")[0] for note in found.notes[:2]] == [
         "predicted from another network, resnet18",
         "predicted from another network, net",
     ]
-    found = predict(free, 1, Wanted("vit", "free"), like=tmp_path / "renamed")
-    assert [note.split()[3] for note in found["notes"][:2]] == ["network,", "profile,"]
+    found = predicted(free, PredictedStudies("vit", "free"), like=tmp_path / "renamed")
+    assert [note.split()[3] for note in found.notes[:2]] == ["network,", "profile,"]
 
 
 def test_studies_that_were_asked_something_else_predict_nothing(profiles, tmp_path):
     free = profiles.profile("free")
     earlier(tmp_path / "units", free, 4, model="net", task="describe")
     earlier(tmp_path / "classes", free, 8, model="net", task="audit")
-    assert predict(free, 1, Wanted("net"), below=tmp_path)["assumes"]["rounds"] == 4
-    assert predict(free, 1, Wanted("net", task="audit"), below=tmp_path)["assumes"]["rounds"] == 8
+    assert predicted(free, PredictedStudies("net"), below=tmp_path).assumes.rounds == 4
+    assert predicted(free, PredictedStudies("net", task="audit"), below=tmp_path).assumes.rounds == 8
     with pytest.raises(UsageError, match="no finished study"):
-        predict(free, 1, Wanted("net"), like=tmp_path / "classes")
+        predicted(free, PredictedStudies("net"), like=tmp_path / "classes")
 
 
 def test_a_range_narrows_with_the_studies_that_it_comes_from_and_stays_within_the_limits(profiles):
     paid = profiles.profile("paid")
 
     def dollars(n, studies):
-        found = estimate(paid, n, assume([f"studies={studies}", "rounds=8"], EXACT))
-        ends = [found[key]["dollars"] / n for key in ("low", "likely", "at_most")]
+        found = estimate(paid, n, parse_assumptions([f"studies={studies}", "rounds=8"], EXACT))
+        ends = [totals.dollars / n for totals in (found.low, found.likely, found.at_most)]
         assert ends == sorted(ends)
         return ends
 
     few, many = dollars(2, 1), dollars(200, 100)
     assert few[0] < many[0] < many[1] == pytest.approx(few[1], rel=0.05)
-    long = estimate(paid, 1, assume(["rounds=1000"], EXACT))
-    assert long["likely"]["interpreter_calls"] == paid.interpreter.max_rounds
+    long = estimate(paid, 1, parse_assumptions(["rounds=1000"], EXACT))
+    assert long.likely.interpreter_calls == paid.interpreter.max_rounds
 
 
 def test_a_budget_bounds_the_most(profiles):
     paid = profiles.profile("paid")
     sweep = paid.sweep.model_copy(update={"budget": BudgetSettings(dollars=3, hours=0.5)})
-    most = estimate(paid.model_copy(update={"sweep": sweep}), 1000, EXACT)["at_most"]
-    assert (most["dollars"], most["hours"]) == (3, 0.5)
+    most = estimate(paid.model_copy(update={"sweep": sweep}), 1000, EXACT).at_most
+    assert (most.dollars, most.hours) == (3, 0.5)
 
 
 @pytest.mark.parametrize("text", ["rounds", "rounds=many", "nosuch=3", "rounds=-1"])
 def test_an_assumption_of_another_form_is_refused(text):
     with pytest.raises(UsageError, match="NAME=NUMBER"):
-        assume([text])
+        parse_assumptions([text])
 
 
 def test_what_costs_more_than_the_limit_needs_a_yes(profiles):
     found = estimate(profiles.profile("paid"), 1000, EXACT)
-    assert "about $" in approve(found, 1e6, yes=False, ask=None)
-    with pytest.raises(UsageError, match="nobody agreed"):
-        approve(found, 1, yes=False, ask=None)
-    with pytest.raises(UsageError, match="nobody agreed"):
-        approve(found, 1, yes=False, ask=lambda _: False)
+    assert "about $" in confirm(found, 1e6, yes=False, ask=None)
+    with pytest.raises(UsageError, match="Confirm with --yes"):
+        confirm(found, 1, yes=False, ask=None)
+    with pytest.raises(UsageError, match="Confirm with --yes"):
+        confirm(found, 1, yes=False, ask=lambda _: False)
     asked = []
-    assert approve(found, 1, yes=False, ask=lambda question: bool(asked.append(question)) or True)
-    assert "Go on?" in asked[0]
-    assert approve(found, 1, yes=True, ask=None)
+    assert confirm(found, 1, yes=False, ask=lambda question: bool(asked.append(question)) or True)
+    assert "Continue?" in asked[0]
+    assert confirm(found, 1, yes=True, ask=None)
     unknown = estimate(profiles.profile("unpriced"), 1, EXACT)
     with pytest.raises(UsageError, match="a price is unknown"):
-        approve(unknown, 1e6, yes=False, ask=None)
+        confirm(unknown, 1e6, yes=False, ask=None)
     nothing = estimate(profiles.profile("unpriced"), 0, EXACT)
-    assert approve(nothing, 0, yes=False, ask=None) == "no unit is left to study"
+    assert confirm(nothing, 0, yes=False, ask=None) == "no unit is left to study"
 
 
 @pytest.mark.parametrize(
@@ -427,7 +448,7 @@ async def test_of_a_network_that_was_loaded_before_no_more_units_are_predicted_t
     known = KnownNetwork("resnet18", {"layer3": 256, "output": 1000}, {}, {}, ["tench", "goldfish"])
 
     async def count(layers: list[str], units: str) -> int:
-        return await count_units(None, None, "resnet18", layers, units)
+        return await count_units(Selection(), "resnet18", layers, units)
 
     assert await count(["layer3"], "sample:9999") == 9999, "nothing is known yet"
     remember(tmp_path, "resnet18", known, VisionSettings())
@@ -452,7 +473,7 @@ def test_repeated_studies_are_estimated_as_so_many_studies(profiles, monkeypatch
     once, thrice = asked(), asked("--repeat", "3")
     assert (once["units"], thrice["units"], thrice["repeat"]) == (2, 2, 3)
     for name in ("interpreter_calls", "images", "prompt_tokens"):
-        assert thrice["likely"][name] == pytest.approx(3 * once["likely"][name], abs=2)
+        assert thrice.likely[name] == pytest.approx(3 * once.likely[name], abs=2)
     assert "not counted" in thrice["notes"][-1]
 
 
@@ -461,7 +482,7 @@ def test_the_words_that_compete_with_a_label_are_counted_where_the_observer_says
     builtin = profiles.profile("free")
     chat = builtin.chat.model_copy(update={"observers": OpenAIChat(model="seeing")})
     asked, test = builtin.model_copy(update={"chat": chat}), builtin.confirmation
-    made, looked_at = confirmation(asked, Assumptions(answers=1))
+    made, looked_at = confirmation_images(asked, Assumptions(answers=1))
     assert made == 2 * test.min_images + 6 * test.probe
-    fewer, seldom = confirmation(builtin, Assumptions(answers=1))
+    fewer, seldom = confirmation_images(builtin, Assumptions(answers=1))
     assert (made - fewer, looked_at - seldom) == (3 * test.probe, 2 * test.probe)

@@ -16,15 +16,17 @@ from typing import Any
 import psutil
 import pytest
 
+from actors.cluster.placement import worker_nodes
 from actors.errors import UsageError
 from agents.orchestration.host import HostCounts
 from agents.orchestration.orchestrator import SweepSettings
+from agents.records.fence import fence
 from agents.records.store import Store
 from agents.records.work import WorkItem
 from agents.study.budget import BudgetSettings, BudgetSpentError, Cost
 from agents.study.faults import HostLostError
-from experiments.runs import hosts
-from experiments.runs.hosts import HostPlan, LedgerActor, RayHost, RemoteAccount, UnfitNodeError
+from experiments.runs.hosts import HostActor, HostMachinery, HostPlan, RayHost, UnfitNodeError
+from experiments.runs.run_account import LedgerActor, RemoteAccount
 from experiments.setup.config import Profile
 
 pytestmark = [pytest.mark.anyio, pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
@@ -51,12 +53,17 @@ class Host:
     async def close(self) -> None: ...
 
 
-async def test_the_work_of_a_stopped_host_goes_to_another_and_it_is_fenced_off(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(hosts, "HostActor", Host)
-    monkeypatch.setattr(hosts, "LOOK_S", 0.1)
-    host = RayHost(HostPlan(Profile(), tmp_path, "m", {}, tmp_path), "", 4, silence_s=4.0)
+def start_host(
+    run: Path, *, width: int = 4, seat: int = 0, unfit: set[str] | None = None, **machinery: Any
+) -> RayHost:
+    """Return a host of a run, with parts of its machinery in place of the usual ones."""
+    plan = HostPlan(Profile(), run, "m", {}, run)
+    own = HostMachinery(**{"actor": Host, "ping_interval_s": 0.1, **machinery})
+    return RayHost(plan, "", width, seat=seat, unfit=unfit, machinery=own)
+
+
+async def test_the_work_of_a_stopped_host_goes_to_another_and_it_is_fenced_off(tmp_path: Path) -> None:
+    host = start_host(tmp_path, silence_s=4.0)
     try:
         first = await host.study(WorkItem("short", "l", "0"))
         assert not (tmp_path / "hosts").exists(), "a host that answers is left alone"
@@ -83,22 +90,23 @@ async def test_the_work_of_a_stopped_host_goes_to_another_and_it_is_fenced_off(
 
 @pytest.mark.parametrize("missing", ["worker_nodes", "fence"])
 async def test_a_host_that_could_not_be_replaced_at_once_is_replaced_and_watched_all_the_same(
-    missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    missing: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(hosts, "HostActor", Host)
-    monkeypatch.setattr(hosts, "LOOK_S", 0.1)
-    host = RayHost(HostPlan(Profile(), tmp_path, "m", {}, tmp_path), "", 4, silence_s=4.0)
+    failures: list[Exception] = []
+
+    def failing(function: Any) -> Any:
+        def away(*arguments: Any) -> Any:
+            if failures:
+                raise failures.pop()
+            return function(*arguments)
+
+        return away
+
+    machinery = {missing: failing({"worker_nodes": worker_nodes, "fence": fence}[missing])}
+    host = start_host(tmp_path, silence_s=4.0, **machinery)
     try:
         first = await host.study(WorkItem("short", "l", "0"))
-        present = getattr(hosts, missing)
-        failing = iter([ConnectionError("the head is away")])
-
-        def away(*arguments: Any) -> Any:
-            for error in failing:
-                raise error
-            return present(*arguments)
-
-        monkeypatch.setattr(hosts, missing, away)
+        failures.append(ConnectionError("the head is away"))
         long = asyncio.create_task(host.study(WorkItem("long", "l", "1")))
         await host.counts()
         os.kill(first["pid"], signal.SIGSTOP)
@@ -117,7 +125,7 @@ async def test_a_host_that_could_not_be_replaced_at_once_is_replaced_and_watched
 
 async def test_a_node_that_does_not_see_the_run_says_so_by_name(tmp_path: Path) -> None:
     run = tmp_path / "elsewhere"
-    host = RayHost(HostPlan(Profile(), tmp_path, "m", {}, run), "", 1)
+    host = start_host(run, width=1, actor=HostActor)
     try:
         with pytest.raises(UsageError, match=re.escape(f"does not see the run directory {run}")):
             await asyncio.wait_for(host.ready(), 60)
@@ -142,12 +150,9 @@ class Forgetful(Host):
         return await super().study(item)
 
 
-async def test_a_node_that_no_longer_sees_the_run_costs_its_host_and_not_the_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(hosts, "HostActor", Forgetful)
+async def test_a_node_that_no_longer_sees_the_run_costs_its_host_and_not_the_run(tmp_path: Path) -> None:
     unfit: set[str] = set()
-    host = RayHost(HostPlan(Profile(), tmp_path, "m", {}, tmp_path), "", 4, unfit=unfit)
+    host = start_host(tmp_path, unfit=unfit, actor=Forgetful)
     try:
         await asyncio.wait_for(host.ready(), 60)
         (tmp_path / "unmounted").touch()
@@ -162,13 +167,10 @@ async def test_a_node_that_no_longer_sees_the_run_costs_its_host_and_not_the_run
         await host.stop()
 
 
-async def test_no_host_is_started_on_a_node_that_was_found_unfit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(hosts, "HostActor", Host)
-    (here,) = hosts.worker_nodes()
-    monkeypatch.setattr(hosts, "worker_nodes", lambda: ["0" * len(here), here])
-    host = RayHost(HostPlan(Profile(), tmp_path, "m", {}, tmp_path), "", 4, seat=0, unfit={"0" * len(here)})
+async def test_no_host_is_started_on_a_node_that_was_found_unfit(tmp_path: Path) -> None:
+    (here,) = worker_nodes()
+    unfit = "0" * len(here)
+    host = start_host(tmp_path, unfit={unfit}, worker_nodes=lambda: [unfit, here])
     try:
         await asyncio.wait_for(host.ready(), 60)
         await host._replace()
@@ -255,15 +257,10 @@ class Remote:
 
 
 @pytest.mark.parametrize("how", ["cancelled while it waits", "cancelled once granted", "answer lost"])
-async def test_what_was_set_aside_for_a_study_that_has_gone_is_given_back(
-    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import ray
-
+async def test_what_was_set_aside_for_a_study_that_has_gone_is_given_back(how: str, tmp_path: Path) -> None:
     profile = Profile(sweep=SweepSettings(budget=BudgetSettings(tokens=100)))
     actor = Remote(LedgerActor(profile, tmp_path))
-    monkeypatch.setattr(ray, "get_actor", {"the account": actor}.__getitem__)
-    account, other = RemoteAccount("the account"), RemoteAccount("the account")
+    account, other = RemoteAccount(actor), RemoteAccount(actor)
     await account.begin("a")
     await other.begin("b")
     held = Cost(tokens=80 if how == "cancelled while it waits" else 30)
@@ -306,11 +303,9 @@ class Unbuildable(Host):
 
 
 async def test_hosts_that_cannot_be_built_end_in_an_error_that_says_why(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(hosts, "HostActor", Unbuildable)
-    monkeypatch.setattr(hosts, "LOOK_S", 0.1)
-    host = RayHost(HostPlan(Profile(), tmp_path, "m", {}, tmp_path), "", 4)
+    host = start_host(tmp_path, actor=Unbuildable)
     try:
         with pytest.raises(HostLostError, match=r"3 times in a row.*no such thing on this node"):
             await asyncio.wait_for(host.ready(), 60)
@@ -338,13 +333,12 @@ from ray.cluster_utils import Cluster
 from agents.study.budget import BudgetSettings, BudgetSpentError, Cost
 from agents.study.faults import HostLostError
 from agents.records.work import WorkItem
-from experiments.runs import hosts
 from experiments.setup.config import Profile
-from experiments.runs.hosts import HostPlan, RayHost, without_host
+from experiments.runs.hosts import HostMachinery, HostPlan, RayHost, without_host
 from actors.cluster.placement import worker_nodes
 from tests.experiments.runs.test_hosts import Where
 
-hosts.HostActor = Where
+machinery = HostMachinery(actor=Where)
 size = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
 cluster = Cluster(initialize_head=True, head_node_args=size)
 lost = cluster.add_node(**size)
@@ -354,7 +348,7 @@ ray.init(address=cluster.address, log_to_driver=False)
 
 async def main(folder):
     plan = HostPlan(Profile(), folder, "m", {}, folder)
-    started = [RayHost(plan, "", 1, seat=i) for i in range(4)]
+    started = [RayHost(plan, "", 1, seat=i, machinery=machinery) for i in range(4)]
     item = WorkItem("short", "l", "0")
     before = [(await host.study(item))["node"] for host in started]
     assert len(set(before)) == 2 and before[:2] == before[2:], before
@@ -373,7 +367,7 @@ async def main(folder):
     pair = started[:1]
     assert without_host(worker_nodes(), started[:2]) == [], "two hosts, two nodes"
     (free,) = without_host(worker_nodes(), pair)
-    started.append(RayHost(plan, "", 1, seat=worker_nodes().index(free)))
+    started.append(RayHost(plan, "", 1, seat=worker_nodes().index(free), machinery=machinery))
     assert (await started[-1].study(item))["node"] == free == added.node_id
     for host in started:
         await host.stop()

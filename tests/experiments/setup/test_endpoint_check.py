@@ -14,7 +14,7 @@ from actors.errors import ConfigError, UsageError
 from experiments.cli.options import units_left
 from experiments.setup.config import BUILT_IN_FILE, Profile, load
 from experiments.setup.endpoint_check import check_endpoints, require_endpoints, suggestions
-from experiments.setup.init import Answers, write_profile
+from experiments.setup.init import ProfileAnswers, write_profile
 from experiments.setup.profile_file import new_file, update_profile
 from tests.fake_endpoint import KEY, MODEL, FakeEndpoint, Fault, Seen
 from tests.fake_images import IMAGE_MODEL, FakeImages
@@ -180,15 +180,17 @@ async def test_the_answers_become_a_profile_that_loads(tmp_path: Path):
     path = tmp_path / "maia.yaml"
     photos = tmp_path / "photos"
     photos.mkdir()
-    await write_profile(path, "mine", Answers(provider="openai", data=str(photos)), environ={})
+    await write_profile(path, "mine", ProfileAnswers(provider="openai", data=str(photos)), environ={})
     made = load(path).profile()
     assert made.dataset == str(photos)
     assert made.generation.backend == "openai-images"
     assert made.chat.interpreter.known_price is not None
     assert made.generation.known_price.expected(made.generation.quality) is not None
     with pytest.raises(UsageError, match="exists already"):
-        await write_profile(path, "mine", Answers(), environ={})
-    await write_profile(path, "mine", Answers(provider="anthropic", gpu=True), replace=True, environ={})
+        await write_profile(path, "mine", ProfileAnswers(), environ={})
+    await write_profile(
+        path, "mine", ProfileAnswers(provider="anthropic", gpu=True), replace=True, environ={}
+    )
     assert load(path).profile().generation.backend == "diffusers"
 
 
@@ -197,7 +199,7 @@ async def test_the_only_model_of_a_server_is_taken_and_of_several_one_must_be_na
         await write_profile(
             tmp_path / "one.yaml",
             "mine",
-            Answers(server=server.base_url, key_env="SOME_KEY"),
+            ProfileAnswers(server=server.base_url, key_env="SOME_KEY"),
             environ=ENVIRON,
         )
     assert load(tmp_path / "one.yaml").profile().chat.interpreter.model == MODEL
@@ -209,7 +211,10 @@ async def test_the_only_model_of_a_server_is_taken_and_of_several_one_must_be_na
         address = server.base_url.replace("/v1", "/other")
         with pytest.raises(UsageError, match=r"lists 2 models: a, b.*--server-model"):
             await write_profile(
-                tmp_path / "two.yaml", "mine", Answers(server=address, key_env="SOME_KEY"), environ=ENVIRON
+                tmp_path / "two.yaml",
+                "mine",
+                ProfileAnswers(server=address, key_env="SOME_KEY"),
+                environ=ENVIRON,
             )
     assert not (tmp_path / "two.yaml").exists()
 
@@ -217,9 +222,9 @@ async def test_the_only_model_of_a_server_is_taken_and_of_several_one_must_be_na
 @pytest.mark.parametrize(
     ("answers", "told"),
     [
-        (Answers(provider="openai", server="http://x/v1"), "one of --provider and --server"),
-        (Answers(provider="opnai"), "no provider of the built-in list"),
-        (Answers(data="/nowhere/at/all"), "do not exist"),
+        (ProfileAnswers(provider="openai", server="http://x/v1"), "one of --provider and --server"),
+        (ProfileAnswers(provider="opnai"), "no provider of the built-in list"),
+        (ProfileAnswers(data="/nowhere/at/all"), "do not exist"),
     ],
 )
 async def test_answers_that_cannot_be_are_refused_and_nothing_is_written(tmp_path: Path, answers, told):

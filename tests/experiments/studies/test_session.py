@@ -26,7 +26,7 @@ from agents.study.person import PersonsStudy
 from agents.study.study import RunContext, StudyContext, StudyRequest
 from agents.tasks.describe_unit import DescribeUnit
 from experiments.report import write_unit_page
-from experiments.studies.session import Session, talk
+from experiments.studies.session import StudySession, talk
 from tests.tools.fakes import FakeStudio, FakeSubject, darken
 from tools.sandbox import SandboxSettings
 from tools.sandbox.child.link import ToolError
@@ -56,7 +56,7 @@ def open_session(tmp_path) -> Iterator:
 
         def open_(
             folder: str = "run", limits: SandboxSettings | None = None, studio: FakeStudio | None = None
-        ) -> Session:
+        ) -> StudySession:
             studio = studio or FakeStudio()
             subject = FakeSubject(studio, lambda shown: 4.0 + len(shown) % 3 if "banana" in shown else 0.1)
             context = RunContext(
@@ -75,14 +75,14 @@ def open_session(tmp_path) -> Iterator:
             wait(study.open())
             background = wait(subject.background())
             limits = limits or SandboxSettings()
-            session = Session(study, wait, tmp_path / folder, contextlib.ExitStack(), background, limits)
+            session = StudySession(study, wait, tmp_path / folder, contextlib.ExitStack(), background, limits)
             opened.callback(session.close)
             return session
 
         yield open_
 
 
-def rounds_of(session: Session) -> list[RoundRecord]:
+def rounds_of(session: StudySession) -> list[RoundRecord]:
     return Journal(Store(session.run), "fake/unit").rounds()
 
 
@@ -156,7 +156,7 @@ def test_a_study_that_was_begun_is_gone_on_with(open_session):
     assert study.answer("boat").record is not None, "the answer before it counts"
 
 
-def use_up_the_calls(study: Session, limit: int) -> None:
+def use_up_the_calls(study: StudySession, limit: int) -> None:
     for _ in range(limit):
         study.tools.text2image("a banana")
     with pytest.raises(ToolError, match=f"may make {limit} calls"):
@@ -246,7 +246,7 @@ def interrupted(open_session, full_disk):
     return study
 
 
-def result_on_disk(study: Session) -> bytes:
+def result_on_disk(study: StudySession) -> bytes:
     (path,) = study.run.glob("units/*/done.json")
     return path.read_bytes()
 
@@ -367,14 +367,14 @@ def test_a_study_is_not_gone_on_with_on_another_network_or_data_set(
     monkeypatch.setattr(Workbench, "open", bench)
     claim_studied(Store.open(tmp_path / "run"), begun)
     with pytest.raises(UsageError, match="started with something else"):
-        Session.open("m", "l", 3, out=tmp_path / "run", config=config_file(), tell=lambda text: None)
+        StudySession.open("m", "l", 3, out=tmp_path / "run", config=config_file(), notify=lambda text: None)
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["studied.json"]
 
 
 UNCLOSED = """
 import sys
-from experiments.studies.session import Session
-study = Session.open("concept-net", "concepts", 116, out=sys.argv[1], config=sys.argv[2])
+from experiments.studies.session import StudySession
+study = StudySession.open("concept-net", "concepts", 116, out=sys.argv[1], config=sys.argv[2])
 study.tools.dataset_exemplars(study.system)
 print("end of the program", flush=True)
 """

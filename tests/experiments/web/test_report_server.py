@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from actors.errors import UsageError
-from experiments.web.report_server import News, RunServer
+from experiments.web.report_server import ChangeCounter, RunServer
 from tests.experiments.report.run_directories import FakeRun, picture
 
 
@@ -124,7 +124,7 @@ def test_a_page_that_was_not_listening_when_its_run_changed_is_told_at_once(serv
     """Between its being read and its first connection, or while the connection was lost."""
     _, content = ask(server, "/TOKEN/")
     seen = re.search(rb'data-seen="(\d+)"', content)[1].decode()
-    server.news.tell()
+    server.changes.increment()
     connection = http.client.HTTPConnection("127.0.0.1", urlsplit(server.url).port, timeout=60)
     query, headers = (f"?seen={seen}", {}) if after == "read" else ("?seen=999", {"Last-Event-ID": seen})
     connection.request("GET", f"/{server.token}/events{query}", headers=headers)
@@ -145,12 +145,12 @@ def test_closing_ends_open_event_streams(run):
 
 
 def test_waiting_for_news_ends_at_a_change_or_in_time():
-    news = News()
-    assert news.wait(0, 0.0) == 0
-    news.tell()
-    assert news.wait(0, 60.0) == 1
-    news.close()
-    assert news.wait(1, 60.0) == 1
+    changes = ChangeCounter()
+    assert changes.wait(0, 0.0) == 0
+    changes.increment()
+    assert changes.wait(0, 60.0) == 1
+    changes.close()
+    assert changes.wait(1, 60.0) == 1
 
 
 def test_no_run_is_refused(tmp_path):
