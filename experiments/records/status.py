@@ -40,7 +40,7 @@ class FailedStudy:
 
 
 @dataclass(frozen=True, slots=True)
-class Owner:
+class RunOwner:
     """The process that works on a run."""
 
     host: str | None
@@ -54,7 +54,7 @@ class RunStatus:
     run: str
     state: str
     """"preparing", "running", "stopping", "interrupted", "finished" or "finished with failures"."""
-    owner: Owner | None
+    owner: RunOwner | None
     units: int = 0
     done: int = 0
     failed: int = 0
@@ -149,8 +149,8 @@ def status(run: Path, *, below: int = _DEEPEST) -> RunStatus:
     )
 
 
-def _owner(claim: LeaseClaim | None) -> Owner | None:
-    return None if claim is None else Owner(claim.host, claim.pid)
+def _owner(claim: LeaseClaim | None) -> RunOwner | None:
+    return None if claim is None else RunOwner(claim.host, claim.pid)
 
 
 def _of_parts(run: Path, parts: list[Path], below: int) -> RunStatus:
