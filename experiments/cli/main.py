@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import signal
 import sys
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -51,12 +52,15 @@ def common(
     """Interpret vision networks automatically: agents experiment on a unit until they can say what drives it."""
 
 
-def main() -> None:
-    """Run the command line: exit codes 0, 1 (something failed), 2 (wrong use), 130 (interrupted)."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line: exit codes 0, 1 (something failed), 2 (wrong use), 130 (interrupted).
+
+    `arguments` are the words after `maia`; None takes those of this process.
+    """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         # Without standalone mode a command's exit code comes back as a value.
-        if code := app(standalone_mode=False):
+        if code := app(arguments, prog_name="maia", standalone_mode=False):
             sys.exit(code)
     except MaiaError as error:
         Console().fail(error)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,9 @@ from agents.records.run_files import RecordError
 from agents.records.store import Store
 from agents.records.work import WorkItem, build_task, read_plan
 from agents.tasks import TASKS
-from experiments.cli import main as cli
 from experiments.records.trust import Trust, dataset_of, network_of, sandbox_of, units_of
 from experiments.runs.context_survey import SURVEYS
+from tests.command_line import maia as run_command
 from tests.experiments.report.run_directories import LAYER, FakeRun
 from tools.sandbox import SandboxSettings
 
@@ -25,16 +24,11 @@ Maia = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture
-def maia(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Maia:
+def maia(capsys: pytest.CaptureFixture[str]) -> Maia:
     """Return a function that runs a command in this process and returns its exit code and all it printed."""
 
     def run(*words: Any) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["maia", *map(str, words)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
+        code = run_command(*words)
         printed = capsys.readouterr()
         return code, printed.out + printed.err
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from experiments.cli import main as cli
+from tests.command_line import maia
 from tests.fake_endpoint import KEY, FakeEndpoint, Seen
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -100,7 +100,7 @@ class CommandLine:
     """The command line in this process, over the tests' Ray and the world that `write_world` wrote."""
 
     def __init__(self, config: Path, patch: pytest.MonkeyPatch, capture: pytest.CaptureFixture[str]) -> None:
-        self._config, self._patch, self._capture = config, patch, capture
+        self._config, self._capture = config, capture
         patch.setenv("FAKE_KEY", KEY)
         patch.setenv("MAIA_CACHE", str(config.parent / "cache"))
 
@@ -109,12 +109,7 @@ class CommandLine:
         works = command in ("sweep", "audit")
         named = (f"python:{self._config.parent / 'tiny.py'}:build",) if works else ()
         configured = ("--config", str(self._config)) if works else ()
-        self._patch.setattr("sys.argv", ["maia", command, *named, *arguments, *configured, "--json"])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
+        code = maia(command, *named, *arguments, *configured, "--json")
         printed = self._capture.readouterr()
         return code, json.loads(printed.out) if printed.out else printed.err
 

@@ -27,10 +27,10 @@ from experiments.audit.real_audit import RealSettings, is_done
 from experiments.audit.real_images import Answers, MatchedClass, RealImages, Tag, draw, match, match_table
 from experiments.audit.real_look import AuditedClass, Generated, Look, too_dear
 from experiments.audit.subgroups import findings
-from experiments.cli import main as cli
 from experiments.runs.context_survey import CONTEXTS, ContextEffect
 from experiments.setup.config import Profile
 from experiments.setup.console import Console
+from tests.command_line import maia
 from tests.experiments.waterbirds import write_birds, write_network
 from tests.tools.fakes import FakeStudio, picture_of
 
@@ -229,17 +229,8 @@ def test_a_yes_does_not_make_another_run_of_it():
     assert RealSettings(everything=True).manifest() == {"real": {"everything": True}}
 
 
-def maia(monkeypatch, *arguments: str) -> int:
-    monkeypatch.setattr("sys.argv", ["maia", *arguments])
-    try:
-        cli.main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
-
-
 def test_a_column_that_is_not_there_ends_the_command_before_anything_is_started(
-    config_file, tmp_path, monkeypatch, capsys
+    config_file, tmp_path, capsys
 ):
     write_birds(tmp_path / "birds", 8)
     asked = (
@@ -251,7 +242,7 @@ def test_a_column_that_is_not_there_ends_the_command_before_anything_is_started(
         str(config_file()),
     )
     out = tmp_path / "run"
-    assert maia(monkeypatch, *asked, "--label-column", "species", "--out", str(out)) == 2
+    assert maia(*asked, "--label-column", "species", "--out", str(out)) == 2
     told = capsys.readouterr().err
     assert "no column 'species'" in told
     assert "y, split, place" in told
@@ -261,7 +252,7 @@ def test_a_column_that_is_not_there_ends_the_command_before_anything_is_started(
 @pytest.mark.ray
 @pytest.mark.timeout(300)
 def test_an_audit_names_the_worst_group_of_a_classifier_that_leans_on_the_place(
-    ray_cluster, config_file, tmp_path, monkeypatch, capsys
+    ray_cluster, config_file, tmp_path, capsys
 ):
     write_birds(tmp_path / "birds", 900, share=0.9)
     out = tmp_path / "run"
@@ -269,7 +260,7 @@ def test_an_audit_names_the_worst_group_of_a_classifier_that_leans_on_the_place(
         "audit", write_network(tmp_path), "--data", str(tmp_path / "birds"), "--attributes", "place", "--figures-only",
         "--classes", "data", "--label-names", "0=landbird,1=waterbird", "--out", str(out), "--config", str(config_file()), "--json",
     ]  # fmt: skip
-    assert maia(monkeypatch, *arguments) == 0
+    assert maia(*arguments) == 0
     result = json.loads(capsys.readouterr().out)
     assert set(result["out_of_reach"]) == set(NAMES[:2]), "the embedded image maker draws no such birds"
     found = result["real"]["found"]
@@ -281,6 +272,6 @@ def test_an_audit_names_the_worst_group_of_a_classifier_that_leans_on_the_place(
     page = (out / "report" / "experiments" / "audit.html").read_text()
     assert "Real images by subgroup" in page
     assert "stand-in" in page
-    assert maia(monkeypatch, *arguments) == 0, "asked again, it reads what there is"
+    assert maia(*arguments) == 0, "asked again, it reads what there is"
     assert json.loads(capsys.readouterr().out)["real"] == result["real"]
     assert (out / real_images.KEY).read_bytes() == measured

@@ -17,6 +17,7 @@ import pytest
 import typer.main
 
 from experiments.cli import main as cli
+from tests.command_line import maia
 
 INTERRUPTED = """
 import asyncio, sys
@@ -79,7 +80,7 @@ def test_every_parameter_is_explained(path):
 @pytest.mark.parametrize("group", [(), ("cluster",)], ids=" ".join)
 def test_an_overview_of_80_columns_cuts_no_summary(monkeypatch, capsys, group):
     monkeypatch.setenv("COLUMNS", "80")
-    assert maia(monkeypatch, *group, "--help") == 0
+    assert maia(*group, "--help") == 0
     told = capsys.readouterr().out
     assert "Commands:" in told
     assert "..." not in told.replace("[ARGS]...", "")
@@ -92,8 +93,8 @@ def test_an_overview_of_80_columns_cuts_no_summary(monkeypatch, capsys, group):
         ("nonet", "no network of timm matches nonet:"),
     ],
 )
-def test_who_looks_for_a_network_is_told_of_networks_alone(monkeypatch, capsys, pattern, told):
-    assert maia(monkeypatch, "models", pattern) == 0
+def test_who_looks_for_a_network_is_told_of_networks_alone(capsys, pattern, told):
+    assert maia("models", pattern) == 0
     assert capsys.readouterr().out.startswith(told)
 
 
@@ -103,15 +104,6 @@ def test_no_option_names_two_defaults(path):
         if "[default:" in (getattr(parameter, "help", None) or ""):
             shown = parameter.show_default and parameter.default is not None
             assert not shown, parameter.name
-
-
-def maia(monkeypatch, *arguments: str) -> int:
-    monkeypatch.setattr("sys.argv", ["maia", *arguments])
-    try:
-        cli.main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
 
 
 @pytest.mark.parametrize(
@@ -128,8 +120,8 @@ def maia(monkeypatch, *arguments: str) -> int:
         (["describe", "concept-net", "concepts", "1", "--out", "S3:///"], "Write s3://BUCKET/PATH."),
     ],
 )
-def test_what_is_mistyped_is_met_with_what_may_have_been_meant(monkeypatch, capsys, arguments, told):
-    assert maia(monkeypatch, *arguments) == 2
+def test_what_is_mistyped_is_met_with_what_may_have_been_meant(capsys, arguments, told):
+    assert maia(*arguments) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
     assert told in printed.err
@@ -144,7 +136,7 @@ def test_doctor_ends_with_1_where_the_profile_lacks_something(monkeypatch, capsy
         json.dumps({"profiles": {"hosted": {"dataset": "scenes:9:0", "chat": {"interpreter": chat}}}})
     )
     monkeypatch.delenv("MAIA_TEST_KEY", raising=False)
-    assert maia(monkeypatch, "doctor", "--json", "--profile", "hosted", "--config", str(config)) == 1
+    assert maia("doctor", "--json", "--profile", "hosted", "--config", str(config)) == 1
     report = json.loads(capsys.readouterr().out)
     assert not report["ready"]
     assert {"Open files", "Temporary folder", "Shared memory"} <= {
@@ -260,7 +252,7 @@ def test_a_disk_that_is_full_or_broken_is_told_and_no_traceback(monkeypatch, cap
 
     monkeypatch.setattr("experiments.records.diff.diff", fails)
     (tmp_path / "manifest.json").write_text("{}")
-    assert maia(monkeypatch, "diff", str(tmp_path), str(tmp_path)) == 1
+    assert maia("diff", str(tmp_path), str(tmp_path)) == 1
     told = capsys.readouterr().err
     assert f"{tmp_path}/audit.json {said}".replace(" ", "") in "".join(told.split())
     assert "Traceback" not in told

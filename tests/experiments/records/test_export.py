@@ -15,10 +15,10 @@ import pytest
 
 from actors.errors import UsageError
 from agents.records import run_files
-from experiments.cli import main as cli
 from experiments.records.diff import diff, summary
 from experiments.records.export import export
 from experiments.report import write_site
+from tests.command_line import maia
 from tests.experiments.report.run_directories import LAYER, FakeRun
 
 
@@ -185,12 +185,9 @@ def test_what_cannot_be_exported_is_said(run, tmp_path):
 
 @pytest.mark.parametrize("command", ["export", "replay", "evaluate"])
 @pytest.mark.parametrize("damage", ["{", "[]"])
-def test_a_run_whose_manifest_is_damaged_is_refused_by_its_name(run, monkeypatch, capsys, command, damage):
+def test_a_run_whose_manifest_is_damaged_is_refused_by_its_name(run, capsys, command, damage):
     (run.root / "manifest.json").write_text(damage)
-    monkeypatch.setattr("sys.argv", ["maia", command, str(run.root)])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    assert stop.value.code == 2
+    assert maia(command, str(run.root)) == 2
     assert "manifest.json is damaged" in capsys.readouterr().err.replace("\n", " ")
 
 
@@ -200,12 +197,7 @@ def test_a_folder_that_may_not_be_written_is_named(run, monkeypatch, capsys, com
         raise PermissionError(errno.EACCES, "Permission denied", str(run.root / "report"))
 
     monkeypatch.setattr(run_files, "replace_file", refused)
-    monkeypatch.setattr(
-        "sys.argv", ["maia", command, str(run.root), *(["--no-open"] if command == "view" else [])]
-    )
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    assert stop.value.code == 2
+    assert maia(command, str(run.root), *(["--no-open"] if command == "view" else [])) == 2
     told = capsys.readouterr().err
     assert f"{run.root / 'report'} cannot be read or written (Permission denied)" in told
     assert "port" not in told.replace("report", "")
@@ -264,10 +256,9 @@ def test_another_network_is_compared_by_layer_and_number(run, tmp_path):
     assert found.relabelled == 1
 
 
-def test_both_commands_print_one_object(run, monkeypatch, capsys):
+def test_both_commands_print_one_object(run, capsys):
     for arguments in (["export", str(run.root), "-f", "csv"], ["diff", str(run.root), str(run.root)]):
-        monkeypatch.setattr("sys.argv", ["maia", *arguments, "--json"])
-        cli.main()
+        assert maia(*arguments, "--json") == 0
         assert json.loads(capsys.readouterr().out)["units"] == 2
 
 

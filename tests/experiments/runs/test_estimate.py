@@ -33,6 +33,7 @@ from experiments.runs.estimate import RunEstimate, confirmation_images, estimate
 from experiments.setup.config import load
 from experiments.setup.science import science
 from experiments.setup.selection import Selection
+from tests.command_line import maia
 
 PRICED = """
 profiles:
@@ -378,11 +379,8 @@ def test_what_is_costly_without_a_terminal_or_a_yes_ends_before_it_begins(
 ):
     monkeypatch.chdir(tmp_path)
     arguments = [*arguments, "--profile", "unpriced", "--config", str(profiles.path)]
-    monkeypatch.setattr("sys.argv", ["maia", *arguments])
     monkeypatch.setattr("sys.stdin", io.StringIO())
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    assert stop.value.code == 2
+    assert maia(*arguments) == 2
     told = capsys.readouterr()
     assert told.out == ""
     assert f"{n} expected to cost an unknown amount" in told.err
@@ -418,25 +416,19 @@ def test_an_audit_counts_what_its_own_run_has_left_and_not_what_a_sweep_has(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.stdin", io.StringIO())
     arguments = ["audit", "net", "--classes", "0-4", "--profile", "unpriced", "--config", str(profiles.path)]
-    monkeypatch.setattr("sys.argv", ["maia", *arguments])
     planned(tmp_path / "runs" / slug("net output 0-4"), units=5, finished=5)
-    with pytest.raises(SystemExit):
-        cli.main()
+    assert maia(*arguments) == 2
     assert "5 studies are expected" in capsys.readouterr().err
     planned(tmp_path / "runs" / slug("audit net 0-4"), units=5, finished=2)
-    with pytest.raises(SystemExit):
-        cli.main()
+    assert maia(*arguments) == 2
     assert "3 studies are expected" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["evaluate", "judge"])
 @pytest.mark.parametrize("names", [["maia"], ["another unit's label"], ["people", "people"]])
-def test_methods_have_names_of_their_own(monkeypatch, tmp_path, capsys, command, names):
+def test_methods_have_names_of_their_own(tmp_path, capsys, command, names):
     against = [part for name in names for part in ("--against", f"{name}=labels.json")]
-    monkeypatch.setattr("sys.argv", ["maia", command, str(tmp_path), *against])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    assert stop.value.code == 2
+    assert maia(command, str(tmp_path), *against) == 2
     assert repr(names[0]) in capsys.readouterr().err.replace("\n", " ")
 
 
@@ -466,8 +458,7 @@ def test_repeated_studies_are_estimated_as_so_many_studies(profiles, monkeypatch
 
     def asked(*options):
         arguments = ["estimate", "net", "output", "--units", "0,3", "--profile", "paid", "--json", *options]
-        monkeypatch.setattr("sys.argv", ["maia", *arguments, "--config", str(profiles.path)])
-        cli.main()
+        assert maia(*arguments, "--config", profiles.path) == 0
         return json.loads(capsys.readouterr().out)
 
     once, thrice = asked(), asked("--repeat", "3")

