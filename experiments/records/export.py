@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from actors.errors import MissingDependencyError, UsageError
 from actors.images import data_url, encode_jpeg
@@ -36,7 +36,6 @@ from experiments.records.names import UnitName, without_home
 from experiments.records.results import as_parquet, result
 from tools.sandbox import api_page
 
-Format = Literal["jsonl", "csv", "parquet", "neuronpedia", "inspect"]
 ENDINGS: dict[str, str] = {
     "jsonl": "jsonl",
     "csv": "csv",

@@ -56,6 +56,15 @@ def _quiet(_: str) -> None: ...
 
 
 @dataclass(frozen=True)
+class _Running:
+    """What a workbench is assembled from once it runs."""
+
+    cluster: Cluster
+    pools: Mapping[str, ReplicaPool[Any, Any]]
+    sandboxes: SandboxServer
+
+
+@dataclass(frozen=True)
 class Workbench:
     """A running set-up. Made by `open` or `join`; everything in it ends with the `async with` block."""
 
@@ -113,14 +122,14 @@ class Workbench:
             notify("testing the sandbox")
             sandboxes = await stack.enter_async_context(await sandbox.start(profile.sandbox))
             await _keep_observers_apart(stack, cluster, profile, model, pools)
-            bench = await cls._assemble(profile, cache, model, dataset, cluster, pools, sandboxes)
+            running = _Running(cluster, pools, sandboxes)
+            bench = await cls._assemble(profile, cache, model, dataset, running)
             if bench.network is not None:
                 _notify_weights(bench.network, notify)
             if bench.network is not None and not bench.network.steady:
                 notify(
-                    f"warning: {bench.network.name} gives an image other activations in other company, or "
-                    "each time: look for dropout that is left on, or a normalization over the batch; no "
-                    "finding is surer than that"
+                    f"warning: activations of {bench.network.name} depend on the rest of the batch or are not "
+                    "deterministic (dropout active? batch statistics?); no finding is surer than that"
                 )
             yield await bench._warned_of_photographs(notify)
 
@@ -155,30 +164,14 @@ class Workbench:
             cluster = await stack.enter_async_context(Cluster.start(profile.ray))
             pools = {role: cluster.attach(address) for role, address in addresses.items()}
             sandboxes = await stack.enter_async_context(await sandbox.start(profile.sandbox))
-            yield await cls._assemble(profile, cache, model, dataset, cluster, pools, sandboxes)
+            yield await cls._assemble(profile, cache, model, dataset, _Running(cluster, pools, sandboxes))
 
     @classmethod
     async def _assemble(
-        cls,
-        profile: Profile,
-        cache: Path,
-        model: str | None,
-        dataset: ImageDataset,
-        cluster: Cluster,
-        pools: Mapping[str, ReplicaPool[Any, Any]],
-        sandboxes: SandboxServer,
+        cls, profile: Profile, cache: Path, model: str | None, dataset: ImageDataset, running: _Running
     ) -> Workbench:
-        roles = profile.chat
-        hosts = profile.sweep.hosts
-        observers = await _chat(pools["observers"], roles.observers or roles.interpreter, hosts)
-        interpreter = observers
-        if "interpreter" in pools:
-            interpreter = await _chat(pools["interpreter"], roles.interpreter, hosts)
-        sight = "its own"
-        if not interpreter.sees_images:
-            eyes = BlindObservers(observers) if observers.sees_images else None
-            interpreter = TextOnlyChat(interpreter, eyes.look if eyes else None)
-            sight = f"blind descriptions by {observers.name}" if eyes else "none: no image could be shown"
+        roles, pools = profile.chat, running.pools
+        interpreter, observers, sight = await _chat_models(profile, pools)
         vision = None if model is None else await _connect(pools["vision"], profile, cache, model)
         detector = PoolDetector(pools["detection"]) if "detection" in pools else None
         studied = {"model": model, "network": vision.fingerprint} if vision else {}
@@ -188,7 +181,7 @@ class Workbench:
             interpreter=interpreter,
             observers=observers,
             studio=PoolImageMaker(pools["generation"]),
-            sandboxes=sandboxes,
+            sandboxes=running.sandboxes,
             paint=paint,
             settings=profile.interpreter,
             confirmation=profile.confirmation,
@@ -205,11 +198,11 @@ class Workbench:
                 "sight": sight,
                 "observers": observers.name,
                 **await _eyes(roles.observers or roles.interpreter, pools["observers"]),
-                "sandbox": sandboxes.tier,
+                "sandbox": running.sandboxes.tier,
                 "versions": _versions(),
             },
         )
-        return cls(profile, cluster, dataset, context, pools, vision, detector)
+        return cls(profile, running.cluster, dataset, context, pools, vision, detector)
 
     async def subject(self, layer: str, unit: str) -> Subject:
         """Return the unit that these words name.
@@ -346,6 +339,22 @@ def _chat_pool(
         getattr(settings, "placement", Placement()),
         secrets(settings),
     )
+
+
+async def _chat_models(
+    profile: Profile, pools: Mapping[str, ReplicaPool[Any, Any]]
+) -> tuple[ChatModel, ChatModel, str]:
+    """Return the interpreter, the observers, and through whose descriptions the interpreter sees images."""
+    roles, hosts = profile.chat, profile.sweep.hosts
+    observers = await _chat(pools["observers"], roles.observers or roles.interpreter, hosts)
+    interpreter = observers
+    if "interpreter" in pools:
+        interpreter = await _chat(pools["interpreter"], roles.interpreter, hosts)
+    if interpreter.sees_images:
+        return interpreter, observers, "its own"
+    eyes = BlindObservers(observers) if observers.sees_images else None
+    sight = f"blind descriptions by {observers.name}" if eyes else "none: no image could be shown"
+    return TextOnlyChat(interpreter, eyes.look if eyes else None), observers, sight
 
 
 async def _chat(
