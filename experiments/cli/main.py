@@ -107,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _end_interrupted() -> None:
-    Console().say("interrupted; repeat the command to go on from here")
+    Console().say("interrupted; repeat the command to resume")
     sys.exit(130)
 
 

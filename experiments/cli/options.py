@@ -65,7 +65,7 @@ Repeat = Annotated[
         "pooled.",
     ),
 ]
-FewImages = Annotated[bool, typer.Option("--few-images", help="Go on with fewer than 30 distinct images.")]
+FewImages = Annotated[bool, typer.Option("--few-images", help="Accept fewer than 30 distinct images.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Spend what it takes without asking.")]
 Verbose = Annotated[
@@ -181,7 +181,7 @@ _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 def leave_at_once() -> None:
     """End this process without closing anything: records are whole at any moment, and children end with it."""
-    Console().say("ended at once; repeat the command to go on from here")
+    Console().say("ended at once; repeat the command to resume")
     os._exit(130)
 
 

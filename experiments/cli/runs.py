@@ -129,7 +129,7 @@ def branch(
     model: RunModel = None,
     trust: TrustRun = False,
 ) -> None:
-    """Go on from one of a unit's rounds in another way. The way is another profile or another seed."""
+    """Study a unit anew from one of its rounds. With another profile or another seed."""
     from experiments.runs.replay import BranchRequest
     from experiments.runs.replay import branch as study_branch
 
@@ -170,7 +170,7 @@ def view(
     ] = 0,
     open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open a browser.")] = True,
 ) -> None:
-    """Serve a run's report on this machine. It is kept up to date while the run goes on."""
+    """Serve a run's report on this machine. It is kept up to date while the run is at work."""
     from experiments.web.view import view as serve
 
     # Ctrl-C is how a view ends.

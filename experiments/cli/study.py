@@ -93,9 +93,7 @@ def sweep(
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Study failed units again.")] = False,
     yes: Yes = False,
 ) -> None:
-    """Study whole layers. Repeated on the same directory, it goes on where it was; more units or layers may
-    be added.
-    """
+    """Study whole layers. An existing run is resumed; more units or layers may be added."""
     from experiments.studies.sweep import Sweep
     from experiments.studies.sweep import sweep as study_units
 
@@ -184,7 +182,7 @@ def audit(
 ) -> None:
     """Find contexts in which classes lose or gain probability. Where --data has labels, on real images, too.
 
-    Repeated on the same directory, it goes on; more classes may be added.
+    An existing run is resumed; more classes may be added.
     """
     from actors.vision.data.class_match import read_pairs
     from actors.vision.data.labels import ColumnSettings

@@ -2,7 +2,7 @@
 
 A plain class holds all that a host does (`agents.orchestration.host.LocalHost` over a joined workbench); the
 actor below it adds the life in a process. Ray restarts a dead host, and repeats no call: what it was doing is
-given out again by the orchestrator, and goes on from the store. A host that lives and does not answer is
+given out again by the orchestrator, and resumes from the store. A host that lives and does not answer is
 found out here: it is fenced off from the store (`agents.records.fence`) and another takes its place.
 """
 

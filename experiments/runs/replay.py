@@ -155,7 +155,7 @@ def _studied(path: Path) -> RecordedUnit:
         raise _no_rounds(path)
     if repeats_of(unit.store, unit.item.unit):
         raise UsageError(
-            f"{unit.item.unit} was studied several times, and a branch goes on from one study.",
+            f"{unit.item.unit} was studied several times, and a branch continues one study.",
             "Study it once (maia describe without --repeat), and branch from that.",
         )
     return unit
@@ -240,7 +240,7 @@ async def _continue(
         claim_run(store, manifest, facts)
         write_plan(store, [replace(item, seed=manifest["seed"])])
         await asyncio.to_thread(take_over, source, Journal(store, item.unit), records)
-        console.say(f"took over {len(records)} rounds, going on from round {manifest['from_round']}")
+        console.say(f"took over {len(records)} rounds, continuing from round {manifest['from_round']}")
         result = await study(
             bench.context,
             StudyRequest(subject, build_task(item), manifest["seed"]),

@@ -57,7 +57,7 @@ class Profile(Settings):
     columns: ColumnSettings = ColumnSettings()
     """Where the data set says what an image shows; only audits ask for it."""
     few_images: bool = False
-    """Go on with a data set of fewer than 30 distinct images."""
+    """Accept a data set of fewer than 30 distinct images."""
     generation: GenerationSettings = ScenesGeneration()
     detection: DetectionSettings = ScenesDetection()
     chat: ChatRoles = ChatRoles()

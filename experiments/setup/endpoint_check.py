@@ -29,7 +29,7 @@ from experiments.setup.console import counted, mark
 from experiments.setup.spending import endpoints
 
 QUICK_S = 3.0
-"""Seconds that a command waits for endpoints before it goes on without their answers."""
+"""Seconds that a command waits for endpoints before it continues without their answers."""
 PATIENT_S = 60.0
 """Seconds that `maia doctor --ask` waits: a model that is being loaded takes its time."""
 

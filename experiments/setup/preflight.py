@@ -105,7 +105,7 @@ async def open_images(profile: Profile, cache: Path, notify: Callable[[str], Non
     if len(dataset) < TOO_FEW_IMAGES and not profile.few_images:
         raise UsageError(
             f"the data set {dataset.name!r} has {counted}; at least {TOO_FEW_IMAGES} are needed.",
-            f"Give it more (from {FEW_IMAGES} on results are steady), or go on with --few-images (in a "
+            f"Give it more (from {FEW_IMAGES} on results are steady), or accept it with --few-images (in a "
             "profile: few_images: true).",
         )
     if len(dataset) < FEW_IMAGES:

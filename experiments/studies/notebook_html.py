@@ -93,7 +93,7 @@ class LabelCard(dict[str, Any]):
 
 
 class Examined:
-    """What came of an answer: `accepted`, or the objection, after which a person may go on."""
+    """What came of an answer: `accepted`, or the objection, after which a person may continue."""
 
     def __init__(self, label: str, verdict: Any, record: LabelCard | None) -> None:
         self.label, self.verdict, self.record = label, verdict, record
@@ -107,7 +107,9 @@ class Examined:
         if self.record is not None:
             return self.record._repr_html_()
         finding = finding_of(self.verdict.evidence) or "not confirmed"
-        return _card(self.label, finding, self.verdict.objection, [("next", "go on and answer again")])
+        return _card(
+            self.label, finding, self.verdict.objection, [("next", "experiment further and answer again")]
+        )
 
 
 def gallery(items: Iterable[tuple[Any, str]]) -> str:

@@ -1,4 +1,4 @@
-"""`maia view`: a run's report in the browser, live while the run goes on."""
+"""`maia view`: a run's report in the browser, live while the run is at work."""
 
 from __future__ import annotations
 
