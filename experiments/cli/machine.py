@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -40,6 +41,7 @@ def doctor(
     from experiments.setup.config import load
     from experiments.setup.doctor import examine, table
     from experiments.setup.profile_file import update_profile
+    from experiments.setup.selection import Selection
 
     configure_logging(0)
     console = Console(quiet=json)
@@ -54,19 +56,19 @@ def doctor(
     if save and (changes := endpoint_check.suggestions(reports)):
         saved = str(update_profile(loaded.path, profile or loaded.default_profile, changes))
     with console.waiting("trying what this machine has, the sandbox last"):
-        report = run(examine(config, profile, reports))
+        report = run(examine(Selection(config, profile), reports))
     if json:
         asked = (
             {"endpoints": [endpoint.as_json() for endpoint in reports], "saved": saved} if ask or save else {}
         )
-        console.result(report | asked)
+        console.result(asdict(report) | asked)
     else:
         console.show(table(report))
         if saved:
             console.show(f"written into {saved}", markup=False)
     if any(endpoint.error is not None for endpoint in reports):
         raise typer.Exit(2)
-    if not report["ready"]:
+    if not report.ready:
         raise typer.Exit(1)
 
 

@@ -7,7 +7,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +17,30 @@ from actors.errors import UsageError
 from actors.packaged import LITE0, LITE2, PackagedNetwork
 from actors.runtime import available_cores
 from actors.serving.backend import Readiness
-from experiments.setup import config as configuration
+from experiments.setup.config import Profile
 from experiments.setup.console import counted
 from experiments.setup.endpoint_check import EndpointReport
 from experiments.setup.preflight import availability, check_cache
+from experiments.setup.selection import Selection
 
 
-async def examine(
-    config: Path | None, profile_name: str | None, asked: Sequence[EndpointReport] = ()
-) -> dict[str, Any]:
-    """Return the findings for a profile as plain JSON values. Keys are named, never shown.
+@dataclass(frozen=True, slots=True)
+class DoctorReport:
+    """What a machine can run of a profile. Keys are named, never shown."""
 
-    `asked` is what its endpoints answered, if they were asked.
-    """
-    loaded = configuration.load(config)
-    profile = loaded.profile(profile_name)
+    configuration: str
+    """The file."""
+    profile: str
+    profiles: dict[str, str]
+    """Descriptions of all profiles, by name."""
+    ready: bool
+    findings: list[CheckResult]
+
+
+async def examine(selection: Selection, asked: Sequence[EndpointReport] = ()) -> DoctorReport:
+    """Return the findings for a profile. `asked` is what its endpoints answered, if they were asked."""
+    selected = selection.load()
+    loaded, profile = selected.configuration, selected.profile
     findings = [
         _python(),
         _system(),
@@ -46,17 +55,17 @@ async def examine(
         _cache(loaded.cache),
         *await _sandbox(profile.sandbox),
     ]
-    return {
-        "configuration": str(loaded.path),
-        "profile": profile_name or loaded.default_profile,
-        "profiles": {name: own.description for name, own in loaded.profiles.items()},
-        "ready": is_ready(findings),
-        "findings": [asdict(finding) for finding in findings],
-    }
+    return DoctorReport(
+        configuration=str(loaded.path),
+        profile=selected.name,
+        profiles={name: own.description for name, own in loaded.profiles.items()},
+        ready=is_ready(findings),
+        findings=findings,
+    )
 
 
 def is_ready(findings: Sequence[CheckResult]) -> bool:
-    """Say whether nothing is missing that is needed."""
+    """Return whether nothing is missing that is needed."""
     return all(finding.ok or not finding.needed for finding in findings)
 
 
@@ -138,7 +147,7 @@ def _weights(network: PackagedNetwork) -> CheckResult:
     return CheckResult(network.title, True, f"ImageNet weights from package version {version}")
 
 
-def _models(profile: configuration.Profile) -> list[CheckResult]:
+def _models(profile: Profile) -> list[CheckResult]:
     return [
         CheckResult(role.capitalize(), state != "missing", sentence, asked=state != "not asked")
         for role, (state, sentence) in availability(profile).items()
@@ -177,33 +186,31 @@ async def _sandbox(settings: Any) -> list[CheckResult]:
     return findings
 
 
-def table(report: dict[str, Any]) -> Any:
+def table(report: DoctorReport) -> Any:
     """Return the report as a table for a terminal."""
     from rich.table import Table
     from rich.text import Text
 
     from experiments.setup.console import mark, plain
 
-    missing = sum(_state(finding) == "missing" for finding in report["findings"])
+    missing = sum(_state(finding) == "missing" for finding in report.findings)
     ready = f"{counted(missing, 'thing')} missing" if missing else "nothing is missing"
     shown = Table(
-        title=plain(f"profile {report['profile']} of {report['configuration']}: {ready}"),
+        title=plain(f"profile {report.profile} of {report.configuration}: {ready}"),
         title_justify="left",
         box=None,
     )
     shown.add_column("")
     shown.add_column("what")
     shown.add_column("found, and what to do about it")
-    for finding in report["findings"]:
+    for finding in report.findings:
         # Beneath each other: beside each other, both would be narrow columns, and one of them mostly empty.
-        text = Text("\n").join(
-            [Text(finding["found"])] + [Text(finding["advice"], "dim")] * bool(finding["advice"])
-        )
-        shown.add_row(mark(_state(finding)), finding["topic"], text)
+        text = Text("\n").join([Text(finding.found)] + [Text(finding.advice, "dim")] * bool(finding.advice))
+        shown.add_row(mark(_state(finding)), finding.topic, text)
     return shown
 
 
-def _state(finding: dict[str, Any]) -> Readiness:
-    if not finding["ok"]:
-        return "missing" if finding["needed"] else "optional"
-    return "ready" if finding["asked"] else "not asked"
+def _state(finding: CheckResult) -> Readiness:
+    if not finding.ok:
+        return "missing" if finding.needed else "optional"
+    return "ready" if finding.asked else "not asked"

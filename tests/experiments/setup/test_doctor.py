@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 from rich.console import Console
 
 from actors.cluster.machine import CheckResult
-from experiments.setup.doctor import is_ready, packages, table
+from experiments.setup.doctor import DoctorReport, is_ready, packages, table
 
 
 def shown(findings: list[CheckResult]) -> str:
     """Return the report's table as a terminal shows it."""
-    report = {"profile": "p", "configuration": "c", "findings": [asdict(each) for each in findings]}
+    report = DoctorReport("c", "p", {}, is_ready(findings), findings)
     console = Console(width=200)
     with console.capture() as captured:
         console.print(table(report))
