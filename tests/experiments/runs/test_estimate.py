@@ -220,7 +220,7 @@ def test_what_the_models_of_earlier_runs_were_asked_is_predicted_for_as_many_stu
     found = estimate(free, 3, assumed).likely
     assert (found.interpreter_calls, found.observer_calls, found.images) == (30, 800, 900)
     assert found.device_seconds.generation == pytest.approx(900 * 0.2)
-    assert found.device_seconds.vision == pytest.approx((1000 - 60 + 300) * 0.02, abs=0.1)
+    assert found.device_seconds.vision == pytest.approx((1000 - 150 + 300) * 0.02, abs=0.1)
     assert (assumed.interpreter_latency_s, assumed.observer_latency_s) == (2.0, 0.25)
 
 
