@@ -101,5 +101,5 @@ def confirm(estimated: RunEstimate, limit: float, *, yes: bool, ask: Callable[[s
         return expected
     raise UsageError(
         f"{expected}: {reason}.",
-        "Confirm with --yes, raise ask_above_dollars in the profile, or look at `maia estimate`.",
+        "Confirm with --yes, raise ask_above_dollars in the profile, or run `maia estimate`.",
     )

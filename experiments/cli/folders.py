@@ -169,7 +169,7 @@ def run_argument(help: str, callback: Any = None) -> ArgumentInfo:
 
 RunDirectory = Annotated[Path, run_argument("The --out folder, or URL, of a run.", read)]
 RunRecords = Annotated[Path, run_argument("The --out folder, or URL, of a run.", _read_records)]
-"""As `RunDirectory`, for commands that look at no images."""
+"""As `RunDirectory`, for commands that read no images."""
 EarlierRun = Annotated[
     Path | None,
     typer.Option(

@@ -109,7 +109,7 @@ def layers(
         shared.console.show(table(model, infos))
 
 
-cluster = typer.Typer(help="Start, look at and end a Ray cluster on this machine.", no_args_is_help=True)
+cluster = typer.Typer(help="Start, inspect and end a Ray cluster on this machine.", no_args_is_help=True)
 commands.add_typer(cluster, name="cluster")
 
 
@@ -139,7 +139,7 @@ def up(
 
 @cluster.command(name="status", epilog=examples("maia cluster status"))
 def cluster_status(json: Json = False, config: ConfigPath = None) -> None:
-    """Say whether the cluster of `maia cluster up` runs."""
+    """Show whether the cluster of `maia cluster up` runs."""
     from actors.cluster.local_head import LocalHead
     from experiments.setup.config import load
 

@@ -24,7 +24,7 @@ SIGNS = {
     "untried": "no image was made, edited or cut out",
     "afterwards": "a label whose images were all tried before any hypothesis named it",
 }
-"""What is looked for, in words."""
+"""The signs in words."""
 
 _LEAST_CHANGES = 2
 """Changes of the leading hypothesis from which their direction says something."""
@@ -46,7 +46,7 @@ class Tried:
 
 @dataclass(frozen=True, slots=True)
 class ScannedRound:
-    """A round as far as the rules look at it. `labels` are those of an answer."""
+    """A round as far as the rules read it. `labels` are those of an answer."""
 
     hypotheses: tuple[str, ...]
     tried: tuple[Tried, ...]
@@ -140,7 +140,7 @@ def rates(scans: Iterable[Mapping[str, bool | None]]) -> list[SignRate]:
 
 
 def _afterwards(labels: Sequence[str], rounds: Sequence[ScannedRound]) -> bool | None:
-    """Say whether a label's images were all tried before a round whose hypotheses name it: these come before
+    """Return whether a label's images were all tried before a round whose hypotheses name it: these come before
     its images.
     """
     if not any(round_.hypotheses for round_ in rounds):
@@ -170,7 +170,7 @@ def _rounds_of(label: str, rounds: Sequence[ScannedRound]) -> list[int]:
 
 
 def _covers(wide: str, narrow: str) -> bool:
-    """Say whether each alternative of one hypothesis says no more than the other's, by their words."""
+    """Return whether each alternative of one hypothesis says no more than the other's, by their words."""
     kinds = [content_words(alternative) for alternative in _alternatives(wide)]
     return all(
         any(kind and kind <= content_words(alternative) for kind in kinds)

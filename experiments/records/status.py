@@ -23,7 +23,7 @@ from experiments.records.lookup import finished_studies, is_run, no_run, runs_be
 from experiments.records.reuse import ReuseRate, reuse
 
 _DEEPEST = 2
-"""Levels of runs in runs that are looked at: an ablation holds its variants, and a study of studies holds
+"""Levels of runs in runs that are read: an ablation holds its variants, and a study of studies holds
 those.
 """
 _WOULD_FAIL_AGAIN = {"UndrawableError", "RecordError"}

@@ -64,7 +64,9 @@ ones.
 """
 KEPT = 4
 """Images that are kept of what is worst."""
-LOOK = tuple(context for context in CONTEXTS if context.startswith(("background", "companion")))[:12]
+SCREENING_CONTEXTS = tuple(
+    context for context in CONTEXTS if context.startswith(("background", "companion"))
+)[:12]
 """The contexts of a first look, one image each: where none reaches LEAST, no context could lower the class.
 """
 PROPOSED = "proposed"
@@ -110,7 +112,7 @@ class ClassSurvey:
     counts images of which the image maker said that something is not as asked. `lowest` are the images with
     the least probability in the screen, `telling` the new ones that show a context's difference most.
     `out_of_reach` is "" or says why generated images do not reach the class: then `values` are those of the
-    first look, and nothing was tested.
+    first images, and nothing was tested.
     """
 
     class_name: str
@@ -215,13 +217,13 @@ async def survey_class(
     """
     camera = _Camera(studio, subject, class_name, seed)
     contexts = [*CONTEXTS, *(f"{PROPOSED}: {phrase}" for phrase in proposed)]
-    look = await camera.show(dict.fromkeys(LOOK, 1), "screen")
-    if not look.images and look.failed:
-        raise UndrawableError(f"no images of {class_name!r} could be made: {look.reason}")
-    if max((shown.probability for shown, _ in look.images), default=0.0) < LEAST:
-        return _out_of_reach(class_name, look)
-    others = {context: per_context - (context in LOOK) for context in contexts}
-    screen = look.with_more(await camera.show(others, "screen", after=LOOK))
+    first_images = await camera.show(dict.fromkeys(SCREENING_CONTEXTS, 1), "screen")
+    if not first_images.images and first_images.failed:
+        raise UndrawableError(f"no images of {class_name!r} could be made: {first_images.reason}")
+    if max((shown.probability for shown, _ in first_images.images), default=0.0) < LEAST:
+        return _out_of_reach(class_name, first_images)
+    others = {context: per_context - (context in SCREENING_CONTEXTS) for context in contexts}
+    screen = first_images.with_more(await camera.show(others, "screen", after=SCREENING_CONTEXTS))
     drawn = [context for context in contexts if len(screen.values[context]) >= 2]
     if len(drawn) < 2:
         raise UndrawableError(f"no images of {class_name!r} could be made: {screen.reason}")
@@ -252,18 +254,18 @@ async def survey_class(
     return Survey(asdict(survey), [image for _, image in (*lowest, *telling)])
 
 
-def _out_of_reach(class_name: str, look: _Roll) -> Survey:
-    """Return the survey of a class that the first look does not reach."""
-    values = {context: activations for context, activations in look.values.items() if activations}
-    best = look.extremes(1)
+def _out_of_reach(class_name: str, first_images: _Roll) -> Survey:
+    """Return the survey of a class that the first images do not reach."""
+    values = {context: activations for context, activations in first_images.values.items() if activations}
+    best = first_images.extremes(1)
     reason = (
-        f"its probability is {best[0][0].probability:.3f} at most in {len(look.images)} ordinary generated "
+        f"its probability is {best[0][0].probability:.3f} at most in {len(first_images.images)} ordinary generated "
         "images"
         if best
-        else f"the image maker cannot draw it ({look.reason})"
+        else f"the image maker cannot draw it ({first_images.reason})"
     )
     survey = ClassSurvey(
-        class_name, values, list(values), {}, {}, [], {context: look.notes[context] for context in values},
+        class_name, values, list(values), {}, {}, [], {context: first_images.notes[context] for context in values},
         [shown for shown, _ in best], [], reason,
     )  # fmt: skip
     finding = {"verdict": OUT_OF_REACH, "reason": reason}

@@ -157,8 +157,8 @@ def _study(profile: Profile, assumed: Assumptions, *, most: bool = False) -> _Co
     interpreter, observer = roles.interpreter, roles.observers or roles.interpreter
     prompt, cached, completion = _conversation(interpreter, assumed)
     confirmed, witnessed = confirmation_images(profile, assumed, most)
-    looks = assumed.rounds * assumed.descriptions_per_round + witnessed
-    read = 0 if observer.backend == "builtin" else looks
+    descriptions = assumed.rounds * assumed.descriptions_per_round + witnessed
+    read = 0 if observer.backend == "builtin" else descriptions
     look_prompt = read * (_DESCRIPTION_PROMPT_TOKENS + _image_tokens(observer))
     look_completion = read * assumed.description_tokens
     made = assumed.survey_images + assumed.rounds * assumed.images_per_round + confirmed
@@ -170,7 +170,7 @@ def _study(profile: Profile, assumed: Assumptions, *, most: bool = False) -> _Co
     ]
     return _Cost(
         interpreter_calls=assumed.rounds,
-        observer_calls=looks,
+        observer_calls=descriptions,
         prompt_tokens=prompt + look_prompt,
         cached_tokens=cached,
         completion_tokens=completion + look_completion,
@@ -179,8 +179,8 @@ def _study(profile: Profile, assumed: Assumptions, *, most: bool = False) -> _Co
         images=made,
         generation_s=made * assumed.seconds_per_image,
         vision_s=(made * assumed.passes_per_image + EXEMPLAR_PASSES) * assumed.seconds_per_pass,
-        thinking_s=assumed.rounds * assumed.interpreter_latency_s + looks * assumed.observer_latency_s,
-        # What one round has described is looked at side by side, and so is a confirmation's block.
+        thinking_s=assumed.rounds * assumed.interpreter_latency_s + descriptions * assumed.observer_latency_s,
+        # Descriptions of one round are made concurrently, and so are those of a confirmation's block.
         waiting_s=assumed.rounds * (assumed.interpreter_latency_s + assumed.observer_latency_s)
         + 2 * assumed.observer_latency_s,
     )
@@ -205,7 +205,7 @@ def _conversation(settings: ChatSettings, assumed: Assumptions) -> tuple[float, 
 
 
 def confirmation_images(profile: Profile, assumed: Assumptions, most: bool = False) -> tuple[float, float]:
-    """Return how many images a study's confirmation makes and has looked at."""
+    """Return how many images a study's confirmation makes and has described."""
     test = profile.confirmation
     if test is None or not assumed.answers:
         return 0.0, 0.0
@@ -217,8 +217,8 @@ def confirmation_images(profile: Profile, assumed: Assumptions, most: bool = Fal
     own = (_PROBES_PER_LABEL if words else 1) + (_PARTS if most else 0)
     probes = test.probe * answers * (_PROBES + labels * own)
     broader = 2 * test.probe * answers * labels if words else 0
-    looks = witnessed + broader + 1 + assumed.answers * witness_questions(test, labels)
-    return witnessed + probes, looks
+    descriptions = witnessed + broader + 1 + assumed.answers * witness_questions(test, labels)
+    return witnessed + probes, descriptions
 
 
 def held_back_passes(profile: Profile) -> int:

@@ -16,12 +16,12 @@ _PACE_UNITS = 50
 """Units that the pace is measured over, at least: the first units of a run start cold."""
 _PACE_WAVES = 4
 """The same in waves: units that begin together end together, and a part of a wave is not its pace."""
-_LOOK_S = 5.0
-"""How long a host may take to say what it has done: the line shows the others meanwhile."""
+_COUNTS_TIMEOUT_S = 5.0
+"""How long a host may take to report its counts: the line shows the others meanwhile."""
 
 
 class Live:
-    """Counts events of a run, and what hosts say of the rounds between them."""
+    """Counts events of a run, and what hosts count of the rounds between them."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class Live:
         self.total, self.done, self.running, self.failed = total, done, 0, 0
         self._base = before or HostCounts()
         self._live = HostCounts()
-        self._said: dict[int, HostCounts] = {}
+        self._counts_by_host: dict[int, HostCounts] = {}
         self._ends: list[float] = []
         self._widest = 0
 
@@ -52,18 +52,18 @@ class Live:
         elif event.kind == "failed":
             self.failed += 1
 
-    async def look(self, hosts: list[HostHandle]) -> None:
-        """Ask the hosts what they have done since this run began; one that is lost keeps its last word."""
+    async def refresh(self, hosts: list[HostHandle]) -> None:
+        """Ask the hosts what they have done since this run began; one that is lost keeps its last counts."""
         for host in hosts:
             if (count := await _counts(host)) is not None:
-                self._said[id(host)] = count
-        said = self._said.values()
+                self._counts_by_host[id(host)] = count
+        counts = self._counts_by_host.values()
         self._live = HostCounts(
-            sum(count.rounds for count in said),
-            sum(count.tokens for count in said),
-            sum(count.dollars for count in said),
-            sum(count.images for count in said),
-            sum(count.unpriced for count in said),
+            sum(count.rounds for count in counts),
+            sum(count.tokens for count in counts),
+            sum(count.dollars for count in counts),
+            sum(count.images for count in counts),
+            sum(count.unpriced for count in counts),
         )
 
     def settle(self, spent: HostCounts) -> None:
@@ -115,7 +115,7 @@ class Live:
         ]
         # Of a run that has ended, `status` shows the pace.
         if (pace := self.units_an_hour) is not None and (left := self.left_s):
-            parts += [f"{pace:.0f} units an hour", f"{_duration(left)} left"]
+            parts += [f"{pace:.0f} units per hour", f"{_duration(left)} left"]
         return ", ".join(parts)
 
     @asynccontextmanager
@@ -127,7 +127,7 @@ class Live:
 
             async def keep() -> None:
                 while True:
-                    await self.look(hosts)
+                    await self.refresh(hosts)
                     show(self.text())
                     await observe()
                     await asyncio.sleep(1)
@@ -142,7 +142,7 @@ class Live:
 
 async def _counts(host: HostHandle) -> HostCounts | None:
     try:
-        async with asyncio.timeout(_LOOK_S):
+        async with asyncio.timeout(_COUNTS_TIMEOUT_S):
             return await host.counts()
     except (HostLostError, TimeoutError):
         return None

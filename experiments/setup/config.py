@@ -29,14 +29,14 @@ from agents.study.interpreter import InterpreterSettings
 from tools.sandbox.settings import SandboxSettings
 
 FILE_NAME = "maia.yaml"
-"""Written by `maia init`; looked for in the current folder before `ray_config.yaml`."""
+"""Written by `maia init`; searched for in the current folder before `ray_config.yaml`."""
 _BUILT_IN_NAME = "ray_config.yaml"
 BUILT_IN_FILE = Path(__file__).resolve().parents[2] / _BUILT_IN_NAME
 """The profiles that are always there, to be used and to be extended."""
 
 
 class ChatRoles(Settings):
-    """Which model reasons, and which one looks at images without knowing why."""
+    """Which model reasons, and which one describes images without knowing why."""
 
     interpreter: ChatSettings = BuiltinChat(model="scientist")
     observers: ChatSettings | None = None

@@ -112,11 +112,11 @@ def _hosted_chat(name: str, provider: Provider) -> dict[str, Any]:
         listed = catalogue().chat
         return next((model.id for model in listed if model.provider == name and use in model.use), None)
 
-    reasons, looks = first("interpreter"), first("observer")
+    reasons, observes = first("interpreter"), first("observer")
     common = {"backend": "openai", "base_url": provider.base_url, "api_key_env": provider.api_key_env}
-    roles = {"interpreter": {**common, "model": reasons or looks}}
-    if looks and reasons:
-        roles["observers"] = {**common, "model": looks}
+    roles = {"interpreter": {**common, "model": reasons or observes}}
+    if observes and reasons:
+        roles["observers"] = {**common, "model": observes}
     return roles
 
 

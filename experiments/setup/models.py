@@ -43,7 +43,7 @@ def table(listing: dict[str, Any]) -> Any:
     from experiments.setup.console import mark
 
     if listing["pattern"]:
-        # Who asks for a name looks for a network: the rest is what `maia models` says alone.
+        # A name asks for a network: the rest is what `maia models` says alone.
         return "\n".join(
             [
                 f"networks of timm that match {listing['pattern']}: {len(listing['timm'])}",

@@ -15,7 +15,7 @@ from tools.subject import Subject
 from tools.toolbox import EXEMPLARS
 
 SAMPLE = 14
-"""Images of a data set that are looked at."""
+"""Images of a data set that are classified."""
 
 
 async def of_dataset(observers: ChatModel, dataset: ImageDataset) -> str:

@@ -1,4 +1,4 @@
-"""What is looked at before anything is started, so that a mistyped word costs a moment and leaves nothing
+"""What is checked before anything is started, so that a mistyped word costs a moment and leaves nothing
 behind.
 
 Only a loaded network knows its layers and units: those are refused later, and once.
@@ -88,7 +88,7 @@ async def open_images(profile: Profile, cache: Path, notify: Callable[[str], Non
     check_named(profile.dataset)
     whole = await asyncio.to_thread(open_dataset, profile.dataset, profile.columns.image)
     if len(whole) > _SOON_SEEN:
-        notify(f"looking through the {len(whole):,} images of {whole.name} for copies, once")
+        notify(f"searching the {len(whole):,} images of {whole.name} for copies, once")
     try:
         dataset = await asyncio.to_thread(distinct, whole, cache, go_on)
     finally:

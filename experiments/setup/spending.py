@@ -1,4 +1,4 @@
-"""What a profile may cost, looked at before anything is started: unknown prices, models that end, money spent
+"""What a profile may cost, checked before anything is started: unknown prices, models that end, money spent
 on drawings.
 """
 

@@ -120,7 +120,7 @@ async def find_units(console: Console, selection: Selection, query: ConceptQuery
     from experiments.setup.workbench import Workbench
 
     if not query.concept.strip():
-        raise UsageError("there is no concept to look for.", 'Name one, such as "forested backgrounds".')
+        raise UsageError("there is no concept to find.", 'Name one, such as "forested backgrounds".')
     selected = selection.load()
     if (network := selected.known_network(query.model)) is not None:
         network.check(query.layer, "0")

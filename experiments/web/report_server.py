@@ -83,7 +83,7 @@ class ChangeCounter:
 class RunServer:
     """Serves one run until it is closed; a context manager.
 
-    `poll_s`: seconds between two looks at the run's records. `port` 0 takes any that is free.
+    `poll_s`: seconds between two checks of the run's records. `port` 0 takes any that is free.
     """
 
     def __init__(self, run_dir: Path, *, port: int = 0, poll_s: float = 1.0) -> None:
@@ -134,7 +134,7 @@ class RunServer:
             try:
                 write_site(self._run_dir)
             except (OSError, UsageError, RecordError):
-                continue  # a full disk, or a folder moved away: the next look tries again
+                continue  # a full disk, or a folder moved away: the next check tries again
             seen = state
             self.changes.increment()
 

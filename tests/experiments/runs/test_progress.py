@@ -53,7 +53,7 @@ def test_pace_and_time_left_are_those_of_this_stretch() -> None:
         happened(live, "started", "done")
     assert live.units_an_hour == pytest.approx(120)
     assert live.left_s == pytest.approx(90)
-    assert "120 units an hour, 2 min left" in live.text()
+    assert "120 units per hour, 2 min left" in live.text()
     happened(live, *("started", "done") * 3)
     assert "an hour" not in live.text(), "of a run that has ended, the summary tells it"
 
@@ -76,9 +76,9 @@ def test_units_that_end_in_waves_do_not_make_the_pace_jump() -> None:
 async def test_a_lost_host_keeps_its_last_word_and_what_was_spent_before_counts() -> None:
     live = Live(4, before=HostCounts(rounds=3, tokens=1000, dollars=0.5, images=7))
     hosts = [Host(HostCounts(2, 50, 0.25, 1)), Host(HostCounts(1, 10, 0.0, 0))]
-    await live.look(hosts)  # type: ignore[arg-type]
+    await live.refresh(hosts)  # type: ignore[arg-type]
     hosts[0].said = None
-    await live.look(hosts)  # type: ignore[arg-type]
+    await live.refresh(hosts)  # type: ignore[arg-type]
     assert live.values() == {
         "units_total": 4, "units_done": 0, "units_running": 0, "units_failed": 0,
         "rounds": 6, "images": 8, "tokens": 1060, "dollars": 0.75,
