@@ -49,7 +49,7 @@ def common(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Interpret vision networks automatically: agents experiment on a unit until they can say what drives it."""
+    """Interpret vision networks: agents experiment on a unit until they can say what drives it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

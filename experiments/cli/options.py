@@ -180,7 +180,7 @@ _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def leave_at_once() -> None:
-    """End this process without closing anything: records are whole at any moment, and children end with it."""
+    """End this process without closing anything: records are always whole, and children end with it."""
     Console().say("ended at once; repeat the command to resume")
     os._exit(130)
 

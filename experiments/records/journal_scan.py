@@ -93,7 +93,7 @@ def read_rounds(records: Iterable[Mapping[str, Any]]) -> list[ScannedRound]:
 
 
 def scan(rounds: Sequence[ScannedRound]) -> dict[str, bool | None]:
-    """Return for each of `SIGNS` whether a study that answered shows it; None where that cannot be decided."""
+    """Return for each of `SIGNS` whether a study that answered shows it; None where it is undecided."""
     answers = [round_.labels for round_ in rounds if round_.labels]
     if not answers:
         return dict.fromkeys(SIGNS)
@@ -140,8 +140,8 @@ def rates(scans: Iterable[Mapping[str, bool | None]]) -> list[SignRate]:
 
 
 def _afterwards(labels: Sequence[str], rounds: Sequence[ScannedRound]) -> bool | None:
-    """Return whether a label's images were all tried before a round whose hypotheses name it: these come before
-    its images.
+    """Return whether a label's images were all tried before a round whose hypotheses name it: these come
+    before its images.
     """
     if not any(round_.hypotheses for round_ in rounds):
         return None

@@ -18,7 +18,7 @@ _HOMES = r"/home/[^/\s:;,'\"]+|/Users/[^/\s:;,'\"]+|/root"
 
 @cache
 def _home_folders(own: str) -> re.Pattern[str]:
-    """Return what matches home folders: those where they usually are, and one's `own`, which may be anywhere."""
+    """Return what matches home folders: the usual ones, and one's `own`, which may be anywhere."""
     ways = f"{re.escape(own)}|{_HOMES}" if own.strip("/~") else _HOMES
     # A line may begin as JSON writes it, after an escape.
     return re.compile(rf"(?:(?<![\w.~-])|(?<=\\[nrt]))({ways})(?=[/\s:;,'\"]|$)")

@@ -261,7 +261,10 @@ def card(run: RunStatus) -> str:
 
     by = f" by process {run.owner.pid} on {plain(str(run.owner.host))}" if run.owner else ""
     if run.state == "preparing":
-        return f"[bold]preparing[/bold]{by}: models are loaded and the data set is searched; no unit is planned yet"
+        return (
+            f"[bold]preparing[/bold]{by}: models are loaded and the data set is searched; no unit is "
+            "planned yet"
+        )
     pace = f", {run.units_an_hour:.0f} units per hour" if run.units_an_hour else ""
     lines = [
         f"[bold]{run.state}[/bold]{by}: {run.done} of {run.units} units done, {run.begun} begun, "

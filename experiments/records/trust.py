@@ -25,7 +25,7 @@ _OUTCOME_CHOICES = frozenset({"dialect"})
 
 
 class Trust:
-    """What the person agreed to: nothing, unless `given`; `ask` puts a question to a person, if one is there."""
+    """What the person agreed to: nothing, unless `given`; `ask` puts a question to a person, if any."""
 
     def __init__(self, given: bool = False, ask: Ask | None = None) -> None:
         self._given, self._ask = given, ask

@@ -29,7 +29,8 @@ def write_unit_page(run_dir: Path, slug: str) -> Path:
 def write_site(run_dir: Path) -> Path:
     """Write the index and every page that is missing or older than its records; return the index.
 
-    May be called at any time while a run is at work, as often as wanted: what has not changed is not read again.
+    May be called at any time while a run is at work, as often as wanted: what has not changed is not read
+    again.
 
     Raises:
         UsageError: If there is no such run.

@@ -225,7 +225,7 @@ def logged(snapshot: Any) -> list[dict[str, Any]]:
 
 
 def measured(programs: Any) -> Iterator[tuple[Any, Any]]:
-    """Return (image id, activation) of all that programs measured, from the recorded answers to their calls."""
+    """Return (image id, activation) of all that programs measured, by the recorded answers to calls."""
     for program in sequence(programs):
         for call in sequence(mapping(program).get("calls")):
             value = mapping(mapping(call).get("value"))

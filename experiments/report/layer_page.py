@@ -59,7 +59,7 @@ class Group:
 
 
 def write_all(run: RunDirectory, summaries: Sequence[Summary]) -> dict[str, str]:
-    """Write a page for each layer with at least two units, begun or planned; return their addresses by layer."""
+    """Write a page for each layer with two units or more, begun or planned; return addresses by layer."""
     by_layer: dict[str, list[Summary]] = defaultdict(list)
     for summary in summaries:
         by_layer[summary.layer].append(summary)

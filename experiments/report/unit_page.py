@@ -187,8 +187,8 @@ def _sight(value: Any) -> str:
     sight = text(value)
     if sight.startswith("none"):
         return (
-            "The interpreter cannot see, and there were no descriptions of the images: it was informed that they were not "
-            "shown."
+            "The interpreter cannot see, and there were no descriptions of the images: it was informed that "
+            "they were not shown."
         )
     if sight and sight != "its own":
         return f"The interpreter cannot see: in place of images it was given {sight}."

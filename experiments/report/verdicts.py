@@ -1,4 +1,4 @@
-"""Verdicts as pages show them: each has a key, which is a style class and needs no escaping, and a sentence."""
+"""Verdicts as pages show them: each has a key, a style class that needs no escaping, and a sentence."""
 
 from __future__ import annotations
 

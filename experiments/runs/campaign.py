@@ -185,7 +185,7 @@ class Campaign:
                 await group.stop()
 
     def _n_hosts(self) -> int | Literal["per-node"]:
-        """Return how many hosts to start in processes of their own: 0 where this process carries all agents."""
+        """Return how many hosts to start in processes of their own: 0 if this process carries all agents."""
         n_hosts = self.profile.sweep.hosts
         if n_hosts == "per-node" and is_working_copy(self.loaded.cache, self.store.root):
             self.console.say(

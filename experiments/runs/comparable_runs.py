@@ -123,7 +123,8 @@ def differences(runs: Sequence[Path], predicted: PredictedStudies) -> list[str]:
             if other := _other(_manifest(run), predicted, what):
                 others.setdefault(other, []).append(str(run))
         sentences += [
-            f"predicted from another {name}, {other} ({', '.join(where)}), whose studies may take more or less"
+            f"predicted from another {name}, {other} ({', '.join(where)}), whose studies may take more or "
+            "less"
             for other, where in others.items()
         ]
     return sentences

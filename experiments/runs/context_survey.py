@@ -38,13 +38,19 @@ CONTEXTS = {
     **{
         f"background: {place}": f"{{}} {phrase}"
         for place, phrase in {
-            "grass": "on grass", "beach": "on a beach", "snow": "in the snow", "water": "in water", "night": "at night",
-            "desert": "in the desert", "forest": "in a forest", "room": "in a room", "road": "on a road",
-            "city": "in a city",
+            "grass": "on grass", "beach": "on a beach", "snow": "in the snow", "water": "in water",
+            "night": "at night", "desert": "in the desert", "forest": "in a forest", "room": "in a room",
+            "road": "on a road", "city": "in a city",
         }.items()
     },
-    **{f"colour: {colour}": f"{colour} {{}}" for colour in ("red", "yellow", "green", "blue", "black", "white")},
-    **{f"companion: {thing}": f"{{}} next to a {thing}" for thing in ("person", "dog", "car", "tree", "house")},
+    **{
+        f"colour: {color}": f"{color} {{}}"
+        for color in ("red", "yellow", "green", "blue", "black", "white")
+    },
+    **{
+        f"companion: {thing}": f"{{}} next to a {thing}"
+        for thing in ("person", "dog", "car", "tree", "house")
+    },
     **{f"count: {number}": f"{number} {{plural}}" for number in ("two", "three")},
     "size: small": "small {}",
 }  # fmt: skip
@@ -145,7 +151,7 @@ class ClassSurvey:
         return survey
 
     def others(self, context: str) -> list[float]:
-        """Return what a context is compared with: the ordinary ones but itself, in new images if it has such."""
+        """Return what a context is compared with: the other ordinary ones, in new images if it has any."""
         values = self.rest if context in self.fresh else self.values
         return [value for other in self.ordinary if other != context for value in values[other]]
 
@@ -241,16 +247,17 @@ async def survey_class(
         else:  # it stood out, so it must not count as one that did not
             del values[context], notes[context]
     if fresh:
-        each = math.ceil(2 * FRESH * per_context / len(ordinary))
-        again = await camera.show(dict.fromkeys(ordinary, max(2, each)), "rest")
+        count = math.ceil(2 * FRESH * per_context / len(ordinary))
+        again = await camera.show(dict.fromkeys(ordinary, max(2, count)), "rest")
         if sum(map(len, again.values.values())) < 2:
             raise UndrawableError(f"no more images of {class_name!r} could be made: {again.reason}")
         rest = again.values
     lowest = screen.extremes(-1)
+    undrawn = [context for context in contexts if context not in values]
+    lowest_shown, most_telling = ([shown for shown, _ in group] for group in (lowest, telling))
     survey = ClassSurvey(
-        class_name, values, ordinary, fresh, rest, [context for context in contexts if context not in values], notes,
-        [context for context, _ in lowest], [context for context, _ in telling],
-    )  # fmt: skip
+        class_name, values, ordinary, fresh, rest, undrawn, notes, lowest_shown, most_telling
+    )
     return Survey(asdict(survey), [image for _, image in (*lowest, *telling)])
 
 
@@ -259,15 +266,14 @@ def _out_of_reach(class_name: str, first_images: _Roll) -> Survey:
     values = {context: activations for context, activations in first_images.values.items() if activations}
     best = first_images.extremes(1)
     reason = (
-        f"its probability is {best[0][0].probability:.3f} at most in {len(first_images.images)} ordinary generated "
-        "images"
+        f"its probability is {best[0][0].probability:.3f} at most in {len(first_images.images)} ordinary "
+        "generated images"
         if best
         else f"the image maker cannot draw it ({first_images.reason})"
     )
-    survey = ClassSurvey(
-        class_name, values, list(values), {}, {}, [], {context: first_images.notes[context] for context in values},
-        [shown for shown, _ in best], [], reason,
-    )  # fmt: skip
+    notes = {context: first_images.notes[context] for context in values}
+    shown = [picture for picture, _ in best]
+    survey = ClassSurvey(class_name, values, list(values), {}, {}, [], notes, shown, [], reason)
     finding = {"verdict": OUT_OF_REACH, "reason": reason}
     return Survey(asdict(survey), [image for _, image in best], finding)
 

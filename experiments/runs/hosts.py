@@ -297,7 +297,9 @@ class RayHost:
         self._launch()
 
     def _settle(self) -> None:
-        """Count what the lost host has reserved as spent. A ledger that is lost itself finds it in the records."""
+        """Count what the lost host has reserved as spent. A ledger that is lost itself finds it in the
+        records.
+        """
         import ray
 
         if self._ledger:
@@ -397,7 +399,7 @@ class RayHostGroup:
         start: Callable[..., RayHost] = RayHost,
         worker_nodes: Callable[[], list[str]] = worker_nodes,
     ) -> None:
-        """`width` is how many agents a host carries; `warn` gets a sentence on each node that carries none."""
+        """`width`: agents that a host carries; `warn` gets a sentence on each node that carries none."""
         self._plan, self._ledger, self._width, self._warn = plan, ledger, width, warn
         self._start_host, self._worker_nodes = start, worker_nodes
         self._unfit: set[str] = set()
@@ -431,7 +433,8 @@ class RayHostGroup:
                 await host.stop()
                 if not isinstance(error, Exception):
                     raise
-                # What it lacks (the run's folder, a sandbox) would end the run, were it one of the run's hosts.
+                # What it lacks (the run's folder, a sandbox) would end the run, were it one of the run's
+                # hosts.
                 self._unfit.add(node)
                 self._warn(f"a node has joined on which no host works: {error}")
                 continue

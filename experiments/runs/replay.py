@@ -109,7 +109,7 @@ async def _replay(console: Console, unit: RecordedUnit, sandboxes: SandboxServer
 
 
 def _studies(unit: RecordedUnit, sandboxes: SandboxServer) -> list[RecordedStudy]:
-    """Return what there is to play of a unit: its study, or several and the answer that was pooled from them."""
+    """Return what there is to play of a unit: its study, or several and the answer pooled from them."""
     task, settings, seed = build_task(unit.item), _interpreter_settings(unit), unit.item.seed
     page, own = api_page(sandboxes.dialect), Journal(unit.store, unit.item.unit)
     repeats = repeats_of(unit.store, unit.item.unit)

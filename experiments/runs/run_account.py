@@ -1,4 +1,4 @@
-"""The account of a run whose hosts are processes of their own: a ledger in a Ray actor that all of them ask."""
+"""The account of a run whose hosts are processes of their own: a ledger in a Ray actor."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class LedgerActor:
     """A run's account, where every host can reach it. A restart finds in the records what was spent.
 
     Each reservation is known by a number and by the life (`HOST/LIFE`) of the host that made it: what a host
-    held when it died counts as spent, like any call whose outcome is not known, and no call waits for it to be
-    settled.
+    held when it died counts as spent, like any call whose outcome is not known, and no call waits for it to
+    be settled.
     """
 
     def __init__(self, profile: Profile, run: Path) -> None:

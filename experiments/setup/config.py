@@ -270,8 +270,8 @@ def _explain(error: ValidationError, path: Path) -> str:
     lines: list[str] = []
     inherited = set()
     for problem in error.errors():
-        # A profile that extends another has its faults too: each is reported once, where it was written or first
-        # met.
+        # A profile that extends another has its faults too: each is reported once, where it was written or
+        # first met.
         below = problem["loc"][2:] if problem["loc"][:1] == ("profiles",) else problem["loc"]
         if len(lines) == 5 or (below, problem["type"]) in inherited:
             continue

@@ -24,12 +24,14 @@ TARGET = Path(__file__).resolve().parents[2] / "docs" / "configuration.md"
 _INTRO = """\
 # Configuration
 
-`ray_config.yaml` is read once. The file is the one of `--config`, of the environment variable MAIA_CONFIG, the one in the current
-folder, or the program's own, in this order. An unknown key or a bad value is an error that names the key and the file.
+`ray_config.yaml` is read once.
+The file is the one of `--config`, of the environment variable MAIA_CONFIG, the one in the current folder, or
+the program's own, in this order.
+An unknown key or a bad value is an error that names the key and the file.
 
-A profile may take another one with `extends: NAME` and change what it names; mappings are merged key by key, and a mapping
-that names another `backend` replaces the one below it. Keys of endpoints are never written here: `api_key_env` names the
-environment variable that holds one.
+A profile may take another one with `extends: NAME` and change what it names.
+Mappings are merged key by key, and a mapping that names another `backend` replaces the one below it.
+Keys of endpoints are never written here: `api_key_env` names the environment variable that holds one.
 
 This page is made from the settings: `python -m experiments.setup.config_reference`.
 """

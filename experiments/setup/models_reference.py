@@ -12,8 +12,9 @@ TARGET = Path(__file__).resolve().parents[2] / "docs" / "models.md"
 _INTRO = """\
 # Models and prices
 
-Names, prices and end dates were read from published lists on {checked}. Nobody called these endpoints for it.
-They live in `actors/endpoint/catalogue.yaml`, and this page is made from it: `python -m experiments.setup.models_reference`.
+Names, prices and end dates were read from published lists on {checked}. The endpoints were not called for it.
+They live in `actors/endpoint/catalogue.yaml`.
+This page is made from it: `python -m experiments.setup.models_reference`.
 A `price` in a profile wins over the list. `maia doctor` warns of models that have ended or end soon.
 Prices are US dollars for a million tokens unless the heading says otherwise.
 """

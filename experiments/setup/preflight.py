@@ -43,8 +43,8 @@ def check(profile: Profile, model: str | None) -> None:
     """Make sure that, as far as can be known without a model, the named models can work.
 
     Without a `model` the concept detector is what is studied; with one it is not needed. What runs on the
-    nodes of a cluster that is joined finds packages, keys and files there, so that it cannot be known here whether
-    it can.
+    nodes of a cluster that is joined finds packages, keys and files there, so that it cannot be known here
+    whether it can.
 
     Raises:
         UsageError: If there is no such network, its weights cannot be had, or one of the profile's models
@@ -72,8 +72,8 @@ TOO_FEW_IMAGES = 30
 
 
 async def open_images(profile: Profile, cache: Path, notify: Callable[[str], None]) -> ImageDataset:
-    """Return the profile's data set without copies, once it is known to have enough images; `notify` gets what
-    to know of it.
+    """Return the profile's data set without copies, once it is known to have enough images; `notify` gets
+    what to know of it.
 
     Raises:
         UsageError: If there is no such data set, or it has fewer than TOO_FEW_IMAGES distinct images and the

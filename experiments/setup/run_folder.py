@@ -71,7 +71,8 @@ def check_output_outside_dataset(dataset: str, run: Path) -> None:
     folder = Path(dataset).expanduser().resolve()
     if is_path(dataset) and run.resolve().is_relative_to(folder):
         raise UsageError(
-            f"the run's folder {run} lies inside the data set's, {folder}: its images would be taken for data.",
+            f"the run's folder {run} lies inside the data set's, {folder}: its images would be taken for "
+            "data.",
             "Give the run an --out elsewhere, or name a folder that holds nothing but the images.",
         )
 

@@ -58,7 +58,7 @@ class Selected:
         return recall(self.cache, model, self.profile.vision)
 
     def manifest(self, command: str, **about: Any) -> dict[str, Any]:
-        """Return the manifest of a run of `command`: what it is `about`, and the settings that it depends on."""
+        """Return the manifest of a run of `command`: what it is `about`, and the settings it depends on."""
         return {
             "command": command,
             **about,

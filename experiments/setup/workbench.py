@@ -128,8 +128,8 @@ class Workbench:
                 _notify_weights(bench.network, notify)
             if bench.network is not None and not bench.network.steady:
                 notify(
-                    f"warning: activations of {bench.network.name} depend on the rest of the batch or are not "
-                    "deterministic (dropout active? batch statistics?); no finding is surer than that"
+                    f"warning: activations of {bench.network.name} depend on the rest of the batch or are "
+                    "not deterministic (dropout active? batch statistics?); no finding is surer than that"
                 )
             yield await bench._warned_of_photographs(notify)
 
@@ -392,7 +392,7 @@ def _rate(settings: ChatSettings) -> Rate:
 
 
 def secrets(settings: Settings) -> dict[str, str]:
-    """Return the environment variables with keys that a backend's settings name, for its own process alone."""
+    """Return the environment variables with keys that a backend's settings name, for its process alone."""
     names: set[str] = set()
     for part in (settings, *(getattr(settings, field) for field in type(settings).model_fields)):
         if isinstance(part, EndpointSettings):

@@ -173,8 +173,8 @@ def _repeats(record: dict[str, Any]) -> list[str]:
     measured = "not measured: that needs two labels that were put to a test"
     if agreement is not None:
         measured = (
-            f"{agreement:.2f} of the images of each other's tests are told apart by a blind witness who knows "
-            "the label (0.50 is chance)"
+            f"{agreement:.2f} of the images of each other's tests are told apart by a blind witness who "
+            "knows the label (0.50 is chance)"
         )
     return [f"agreement of {len(repeats)} studies: {measured}"] + [
         f"  {repeat['number']}: {plain(' OR '.join(repeat.get('labels') or ()) or 'no label')} "

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from experiments.setup.workbench import Workbench
 
 PLACES = (
-    "a forest", "a meadow", "a desert", "a beach", "a snowy field", "the sea", "the sky", "the night sky", "a sunset",
-    "a city", "a road", "a room", "a brick wall", "a wooden floor", "a stone floor", "mud",
+    "a forest", "a meadow", "a desert", "a beach", "a snowy field", "the sea", "the sky", "the night sky",
+    "a sunset", "a city", "a road", "a room", "a brick wall", "a wooden floor", "a stone floor", "mud",
 )  # fmt: skip
 FALSE_DISCOVERY_RATE = 0.05
 """Expected share of false discoveries among the units that are called selective."""
@@ -189,7 +189,7 @@ async def _make_groups(
 
 
 def places(concept: str) -> list[str]:
-    """Return everyday places that the concept does not name, in whatever form of the word: forested, woods."""
+    """Return everyday places that the concept does not name, in any form of the word: forested, woods."""
     named = _words(concept)
     return [
         place
@@ -240,7 +240,7 @@ def rank(
 
 
 def _auroc(positive: np.ndarray, control: np.ndarray) -> np.ndarray:
-    """Return each unit's chance that an image of the concept drives it more than another, ties counting half."""
+    """Return each unit's chance that an image of the concept drives it more than another; ties count half."""
     from scipy.stats import rankdata
 
     n, m = positive.shape[1], control.shape[1]

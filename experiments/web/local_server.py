@@ -1,5 +1,5 @@
-"""Serves pages on the loopback address to clients that know a random word, and opens them without revealing the
-word.
+"""Serves pages on the loopback address to clients that know a random word, and opens them without revealing
+the word.
 
 Other users of the machine can connect. Until a connection has named the word it is a stranger's: few are
 kept, for a few seconds, and the oldest makes room for the next.
@@ -88,8 +88,8 @@ class LoopbackHandler(BaseHTTPRequestHandler):
         pass
 
     def below(self) -> str | None:
-        """Return the address below the word. Answer a client that does not know it, or came by another name, and
-        return None.
+        """Return the address below the word. Answer a client that does not know it, or came by another name,
+        and return None.
         """
         host = self.headers.get("Host", "").rpartition(":")[0] or self.headers.get("Host", "")
         if host not in ("127.0.0.1", "localhost"):

@@ -10,7 +10,9 @@ def test_the_result_of_several_studies_tells_how_far_they_agree_and_what_each_sa
         "status": "answered", "label": "robot", "labels": ["robot"], "description": "Robots.",
         "paths": {"report": "p", "run": "r"}, "verdict": "untested", "confirmed": None,
         "agreement": {"value": 0.8}, "rounds": 1, "images_made": 4, "images_tested": 2,
-        "repeats": [{"number": 1, "labels": ["[b]robot"], "verdict": "confirmed", "rounds": 5}, {"number": 2}],
+        "repeats": [
+            {"number": 1, "labels": ["[b]robot"], "verdict": "confirmed", "rounds": 5}, {"number": 2},
+        ],
     }  # fmt: skip
     told = card(record)
     assert "agreement of 2 studies: 0.80 of the images of each other's tests" in told

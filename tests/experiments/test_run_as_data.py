@@ -1,4 +1,4 @@
-"""A run directory that a stranger made chooses nothing that is executed, loaded, read or written elsewhere."""
+"""A run directory from a stranger chooses nothing that is executed, loaded, read or written elsewhere."""
 
 from __future__ import annotations
 

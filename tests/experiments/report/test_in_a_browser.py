@@ -189,7 +189,8 @@ def test_the_policy_stops_scripts_that_are_not_the_reports_own(browser, run):
 def test_the_table_shows_exemplars_that_load(browser, many):
     open_page(browser, many)
     script = """const done = arguments[0], images = [...document.querySelectorAll('td.thumbs img')];
-    Promise.all(images.map((image) => image.decode())).then(() => done(images.map((image) => image.naturalWidth)));"""
+    const widths = () => images.map((image) => image.naturalWidth);
+    Promise.all(images.map((image) => image.decode())).then(() => done(widths()));"""
     widths = browser.execute_async_script(script)
     assert len(widths) == len(column(browser, "label")) > 0
     assert set(widths) == {64}

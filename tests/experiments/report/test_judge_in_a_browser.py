@@ -51,7 +51,8 @@ def judging(run: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """
     against = f"people={run.parent / 'people.json'}"
     command = [
-        sys.executable, "-m", "experiments.cli.main", "judge", str(run), "--against", against, "--name", "ada", "--no-open",
+        sys.executable, "-m", "experiments.cli.main", "judge", str(run), "--against", against,
+        "--name", "ada", "--no-open",
     ]  # fmt: skip
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None

@@ -388,7 +388,7 @@ def test_a_unit_that_is_not_there_is_refused(run, slug):
 
 
 def test_hostile_text_everywhere_stays_text(run):
-    """Every string of every record becomes markup, script and quotes; the page keeps its own elements only."""
+    """Every string of every record becomes markup, script and quotes; the page keeps its own elements."""
     slug = run.write_unit(20)
     tags = {element.tag for element in markup.check(write_unit_page(run.root, slug)).find()}
     keep = {"kind", "status", "finish", "image", "source", "parent"}

@@ -43,7 +43,8 @@ profiles:
     dataset: scenes:300:1
     confirmation: null
     chat:
-      interpreter: {backend: openai, model: big, price: {prompt: 2, cached: 1, completion: 10}, image_tokens: 100}
+      interpreter:
+        {backend: openai, model: big, price: {prompt: 2, cached: 1, completion: 10}, image_tokens: 100}
       observers: {backend: builtin, model: observer}
   unpriced:
     dataset: scenes:300:1

@@ -1,4 +1,4 @@
-"""What a person sees: progress on a terminal alone, tables that fit it, and rows that stay lines in a pipe."""
+"""What a person sees: progress on a terminal alone, tables that fit it, and lines in a pipe."""
 
 from __future__ import annotations
 

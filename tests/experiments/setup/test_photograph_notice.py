@@ -14,7 +14,9 @@ pytestmark = pytest.mark.anyio
 
 
 class Observer:
-    """Gives its answers in turn, again and again; each request must be one image in a conversation of its own."""
+    """Gives its answers in turn, again and again; each request must be one image in a conversation of its
+    own.
+    """
 
     name, sees_images = "observer", True
 

@@ -26,7 +26,8 @@ profiles:
   strange:
     extends: hosted
     chat: {interpreter: {backend: openai, model: strange}}
-    generation: {backend: openai-images, model: odd, editor: {backend: openai-images, model: odder, price: {image: 1}}}
+    generation:
+      {backend: openai-images, model: odd, editor: {backend: openai-images, model: odder, price: {image: 1}}}
     sweep: {budget: {dollars: 5}}
   ending: {extends: hosted, chat: {observers: {backend: openai, model: gpt-4o-mini}}}
   server: {extends: embedded, chat: {interpreter: {backend: openai, model: x, base_url: "http://127.0.0.1:1/v1"}}}
