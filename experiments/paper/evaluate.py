@@ -207,7 +207,7 @@ def records_of(run: Path, problems: list[str] | None = None) -> list[tuple[WorkI
     """
     store, manifest = Store(run), _manifest(run)
     found = finished_studies(store, [] if problems is None else problems)
-    records = {record["unit"]: record for record in found}
+    records = {record.unit: record.to_json() for record in found}
     plan = read_plan(store) or [
         WorkItem(unit, manifest.get("layer", _LAYERS_OF_SYNTHETIC), manifest.get("unit", ""))
         for unit in records

@@ -27,7 +27,7 @@ from agents.records import run_files
 from agents.records.journal import Blobs, Journal
 from agents.records.manifest import EXTENT
 from agents.records.manifest import KEY as MANIFEST
-from agents.records.record_types import ShownImage
+from agents.records.record_types import ShownImage, StudyResult
 from agents.records.run_files import RecordError
 from agents.records.store import Store, finite
 from agents.records.work import WorkItem, build_task, read_plan
@@ -100,11 +100,11 @@ def _given_away(record: dict[str, Any]) -> dict[str, Any]:
     return record | {key: without_home(record[key]) for key in ("facts", "error") if key in record}
 
 
-def _item(record: dict[str, Any]) -> WorkItem:
+def _item(record: StudyResult) -> WorkItem:
     """Return the item of a unit of a run without a plan, such as one of `maia describe`."""
-    name = UnitName.parse(record["unit"])
+    name = UnitName.parse(record.unit)
     index = "" if name.index is None else str(name.index)
-    return WorkItem(record["unit"], name.layer, index, seed=record.get("seed", 0))
+    return WorkItem(record.unit, name.layer, index, seed=record.seed)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from actors.errors import UsageError
 from agents.records.journal import slug
 from agents.records.manifest import KEY as MANIFEST
 from agents.records.manifest import recorded
-from agents.records.record_types import StudyResult, read_record
+from agents.records.record_types import StudyResult, load_record
 from agents.records.run_files import RecordError, list_folders
 from agents.records.store import Store
 from agents.records.work import WorkItem, read_plan
@@ -49,13 +49,13 @@ def read_manifest(run: Path) -> dict[str, Any]:
     return recorded(Store(run))
 
 
-def finished_studies(store: Store, problems: list[str]) -> Iterator[dict[str, Any]]:
+def finished_studies(store: Store, problems: list[str]) -> Iterator[StudyResult]:
     """Yield the results in the unit folders of a run; what is wrong with one that is damaged goes to
     `problems`.
     """
     for folder in store.folders("units"):
         try:
-            record = read_record(store, f"units/{folder}/done.json", StudyResult)
+            record = load_record(store, f"units/{folder}/done.json", StudyResult)
         except RecordError as error:
             problems.append(error.message)
             continue
@@ -152,4 +152,4 @@ def told_below(folder: Path) -> str:
 def _single(store: Store, manifest: dict[str, Any], problems: list[str]) -> list[WorkItem]:
     """Return the unit of a run that has no plan, such as one of `maia describe`."""
     layer, unit, seed = manifest.get("layer", ""), manifest.get("unit", ""), manifest.get("seed", 0)
-    return [WorkItem(record["unit"], layer, unit, seed=seed) for record in finished_studies(store, problems)]
+    return [WorkItem(record.unit, layer, unit, seed=seed) for record in finished_studies(store, problems)]

@@ -117,7 +117,7 @@ def status(run: Path, *, below: int = _DEEPEST) -> RunStatus:
     ids = (
         [item.unit for item in plan]
         if plan is not None
-        else [record["unit"] for record in finished_studies(store, problems)]
+        else [record.unit for record in finished_studies(store, problems)]
     )
     if not ids and not problems and below and (parts := runs_below(run)):
         return _of_parts(run, parts, below)

@@ -17,7 +17,7 @@ from typing import Any
 
 from actors.errors import UsageError
 from agents.records.manifest import recorded
-from agents.records.record_types import SurveyRecord, read_record
+from agents.records.record_types import StudyResult, SurveyRecord, load_record
 from agents.records.run_files import RecordError
 from agents.records.store import Store
 from agents.tasks.bias import AuditClass
@@ -153,7 +153,7 @@ def measured(
             f"{named} holds no finished study of the kind that is predicted ({task}).",
             "Name the --out folder of an earlier run.",
         )
-    rounds = [record["rounds"] for record in records]
+    rounds = [record.rounds for record in records]
     surveys = _surveys(runs)
     assumed = replace(
         for_task(base, task),
@@ -161,11 +161,10 @@ def measured(
         rounds_spread=_spread(rounds, base.rounds_spread),
         studies=len(records),
         survey_images=statistics.fmean(surveys) if surveys else 0.0,
-        images_per_round=sum(record.get("images_made", 0) for record in records) / sum(rounds),
+        images_per_round=sum(record.images_made for record in records) / sum(rounds),
     )
-    usages = (record.get("usage", {}).get("interpreter", {}) for record in records)
-    replies = sum(usage.get("completion_tokens", 0) for usage in usages)
-    if replies:
+    usages = [record.usage["interpreter"] for record in records if "interpreter" in record.usage]
+    if replies := sum(usage.completion_tokens for usage in usages):
         assumed = replace(assumed, reply_tokens=replies / sum(rounds))
     return _from_requests(_requests(runs), sum(rounds), sum(surveys), profile, assumed)
 
@@ -193,8 +192,8 @@ def _surveys(runs: Sequence[Path]) -> list[int]:
     for store in map(Store, runs):
         for folder in store.folders("units"):
             with contextlib.suppress(RecordError):
-                if record := read_record(store, f"units/{folder}/survey.json", SurveyRecord):
-                    images.append(record["images"])
+                if record := load_record(store, f"units/{folder}/survey.json", SurveyRecord):
+                    images.append(record.images)
     return images
 
 
@@ -250,10 +249,9 @@ def _requests(runs: Sequence[Path]) -> dict[str, RequestCount]:
     return total
 
 
-def _studies(run: Path, task: str) -> Iterator[dict[str, Any]]:
+def _studies(run: Path, task: str) -> Iterator[StudyResult]:
     """Yield the results of a run that one agent came to by itself."""
     for record in finished_studies(Store(run), []):
-        by_person = str(record.get("facts", {}).get("interpreter")).startswith("person:")
-        several = bool(record.get("repeats"))
-        if record.get("rounds") and record.get("task", task) == task and not by_person and not several:
+        by_person = str(record.facts.get("interpreter")).startswith("person:")
+        if record.rounds and record.task == task and not by_person and not record.repeats:
             yield record
