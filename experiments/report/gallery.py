@@ -46,7 +46,7 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True)
-class Edit:
+class StimulusEdit:
     """One causal test: the image before and after an instruction."""
 
     instruction: str
@@ -201,7 +201,7 @@ class Gallery:
             if self._origin.get(image_id, {}).get("source") == "generated"
         ]
 
-    def edits(self, known: set[str], snapshot: Any) -> list[Edit]:
+    def edits(self, known: set[str], snapshot: Any) -> list[StimulusEdit]:
         """Return the edits of `snapshot` that are not in `known`, in order."""
         edits = []
         for image_id in mapping(mapping(snapshot).get("provenance")):
@@ -210,7 +210,7 @@ class Gallery:
                 continue
             instructions = [edit for edit in sequence(origin.get("edits")) if isinstance(edit, str)]
             text_of_edit = instructions[-1] if instructions else text(origin.get("prompt"))
-            edits.append(Edit(text_of_edit, self.picture(origin.get("parent")), self.picture(image_id)))
+            edits.append(StimulusEdit(text_of_edit, self.picture(origin.get("parent")), self.picture(image_id)))
         return edits
 
 
