@@ -210,7 +210,9 @@ class Gallery:
                 continue
             instructions = [edit for edit in sequence(origin.get("edits")) if isinstance(edit, str)]
             text_of_edit = instructions[-1] if instructions else text(origin.get("prompt"))
-            edits.append(StimulusEdit(text_of_edit, self.picture(origin.get("parent")), self.picture(image_id)))
+            edits.append(
+                StimulusEdit(text_of_edit, self.picture(origin.get("parent")), self.picture(image_id))
+            )
         return edits
 
 

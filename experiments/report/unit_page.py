@@ -18,7 +18,7 @@ from experiments.records.names import UnitName
 from experiments.report import pages, reproduce
 from experiments.report.evidence import EvidenceSection, background_plot, card_of, evidence_of, uncovered
 from experiments.report.figures import MEANINGS, figures_of, reason
-from experiments.report.gallery import Block, StimulusEdit, Gallery, Picture
+from experiments.report.gallery import Block, Gallery, Picture, StimulusEdit
 from experiments.report.records import RunDirectory, UnitRecords, mapping, number, sequence, text
 from experiments.report.summary import error_of, summarize, tokens_of, usage_of
 from experiments.report.verdicts import STANDING, VERDICTS, key_of

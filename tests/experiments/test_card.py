@@ -14,9 +14,9 @@ def test_the_result_of_several_studies_tells_how_far_they_agree_and_what_each_sa
             {"number": 1, "labels": ["[b]robot"], "verdict": "confirmed", "rounds": 5}, {"number": 2},
         ],
     }  # fmt: skip
-    told = card(record)
-    assert "agreement of 2 studies: 0.80 of the images of each other's tests" in told
-    assert "  1: \\[b]robot (confirmed)" in told, "what a model wrote is no markup"
-    assert "  2: no label (no verdict)" in told
-    assert "6 rounds, 6 images" in told
+    output = card(record)
+    assert "agreement of 2 studies: 0.80 of the images of each other's tests" in output
+    assert "  1: \\[b]robot (confirmed)" in output, "what a model wrote is no markup"
+    assert "  2: no label (no verdict)" in output
+    assert "6 rounds, 6 images" in output
     assert "not measured: that needs two labels" in card(record | {"agreement": {"value": None}})

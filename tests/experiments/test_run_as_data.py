@@ -57,9 +57,9 @@ def test_a_replay_runs_no_command_that_the_manifest_names(run: FakeRun, maia: Ma
     }
     run.put("manifest.json", {"model": run.model, "settings": {"sandbox": hostile}})
     plan(run)
-    code, told = maia("replay", run.root)
-    assert (code, mark.exists()) == (1, False), told
-    assert "no call of the interpreter is on record" in told
+    code, output = maia("replay", run.root)
+    assert (code, mark.exists()) == (1, False), output
+    assert "no call of the interpreter is on record" in output
 
 
 def test_of_recorded_sandbox_settings_only_lower_limits_count() -> None:
@@ -69,10 +69,10 @@ def test_of_recorded_sandbox_settings_only_lower_limits_count() -> None:
         "wrap": ["sh"], "allow_weak": True, "namespaces": False, "max_calls": 50, "program_timeout_s": 1e9,
     }  # fmt: skip
     recorded.pop("dialect", None)
-    found, told = sandbox_of({"settings": {"sandbox": recorded}}, own)
+    found, output = sandbox_of({"settings": {"sandbox": recorded}}, own)
     assert found == own.model_copy(update={"max_calls": 50})
-    assert len(told) == 1
-    assert "program_timeout_s 1000000000" in told[0]
+    assert len(output) == 1
+    assert "program_timeout_s 1000000000" in output[0]
 
 
 @pytest.mark.parametrize("value", [-1, 0, 1e-300, float("-inf")])
@@ -90,9 +90,9 @@ def test_no_function_that_a_plan_names_is_called(
     mark = tmp_path / "called"
     plan(run, task="subprocess:getoutput", arguments={"cmd": f"touch {mark}"})
     options = ("--format", "inspect", "--out", tmp_path / "log.json") if command == "export" else ()
-    code, told = maia(command, run.root, *options)
-    assert (code, mark.exists()) == (2 if command == "replay" else 0, False), told
-    assert "there is no task 'subprocess:getoutput'" in told
+    code, output = maia(command, run.root, *options)
+    assert (code, mark.exists()) == (2 if command == "replay" else 0, False), output
+    assert "there is no task 'subprocess:getoutput'" in output
 
 
 def test_plans_of_earlier_versions_name_the_same_tasks(tmp_path: Path) -> None:
@@ -131,10 +131,10 @@ def test_code_that_a_run_names_is_not_loaded_unasked(
     unit = run.unit_id(3)
     run.put("plan.json", [{"unit": unit, "layer": LAYER, "name": "3"}])
     words = (f"{run.root}/{unit}", "--out", tmp_path / "out") if command == "branch" else (run.root,)
-    code, told = maia(command, *words)
-    assert (code, (tmp_path / "ran").exists()) == (2, False), told
-    assert str(evil) in told.replace("\n", "")
-    assert "--trust" in told
+    code, output = maia(command, *words)
+    assert (code, (tmp_path / "ran").exists()) == (2, False), output
+    assert str(evil) in output.replace("\n", "")
+    assert "--trust" in output
     assert not (tmp_path / "out").exists()
 
 

@@ -81,21 +81,21 @@ def test_every_parameter_is_explained(path):
 def test_an_overview_of_80_columns_cuts_no_summary(monkeypatch, capsys, group):
     monkeypatch.setenv("COLUMNS", "80")
     assert maia(*group, "--help") == 0
-    told = capsys.readouterr().out
-    assert "Commands:" in told
-    assert "..." not in told.replace("[ARGS]...", "")
+    output = capsys.readouterr().out
+    assert "Commands:" in output
+    assert "..." not in output.replace("[ARGS]...", "")
 
 
 @pytest.mark.parametrize(
-    ("pattern", "told"),
+    ("pattern", "message"),
     [
         ("resnet18", "networks of timm that match resnet18: 1\nresnet18\n"),
         ("nonet", "no network of timm matches nonet:"),
     ],
 )
-def test_who_looks_for_a_network_is_told_of_networks_alone(capsys, pattern, told):
+def test_who_looks_for_a_network_is_told_of_networks_alone(capsys, pattern, message):
     assert maia("models", pattern) == 0
-    assert capsys.readouterr().out.startswith(told)
+    assert capsys.readouterr().out.startswith(message)
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
@@ -107,7 +107,7 @@ def test_no_option_names_two_defaults(path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["descrbe"], "Did you mean 'describe'"),
         (["describe", "a", "b", "1", "--sead", "3"], "--seed"),
@@ -120,11 +120,11 @@ def test_no_option_names_two_defaults(path):
         (["describe", "concept-net", "concepts", "1", "--out", "S3:///"], "Write s3://BUCKET/PATH."),
     ],
 )
-def test_what_is_mistyped_is_met_with_what_may_have_been_meant(capsys, arguments, told):
+def test_what_is_mistyped_is_met_with_what_may_have_been_meant(capsys, arguments, message):
     assert maia(*arguments) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert told in printed.err
+    assert message in printed.err
     assert "Traceback" not in printed.err
 
 
@@ -253,6 +253,6 @@ def test_a_disk_that_is_full_or_broken_is_told_and_no_traceback(monkeypatch, cap
     monkeypatch.setattr("experiments.records.diff.diff", fails)
     (tmp_path / "manifest.json").write_text("{}")
     assert maia("diff", str(tmp_path), str(tmp_path)) == 1
-    told = capsys.readouterr().err
-    assert f"{tmp_path}/audit.json {said}".replace(" ", "") in "".join(told.split())
-    assert "Traceback" not in told
+    output = capsys.readouterr().err
+    assert f"{tmp_path}/audit.json {said}".replace(" ", "") in "".join(output.split())
+    assert "Traceback" not in output

@@ -78,9 +78,9 @@ def test_an_abstention_is_called_one_everywhere_and_counts_as_no_label(run, tmp_
 
 
 def test_jsonl_has_one_record_a_finished_unit(run):
-    told = export(run.root, "jsonl")
+    output = export(run.root, "jsonl")
     rows = [json.loads(line) for line in (run.root / "export.jsonl").read_text().splitlines()]
-    assert told.units == len(rows) == 2
+    assert output.units == len(rows) == 2
     assert {row["label"] for row in rows} == {"wheels", "=HYPERLINK(1)"}
     assert rows[0]["cost"]["dollars"] == pytest.approx(0.05)
 
@@ -198,9 +198,9 @@ def test_a_folder_that_may_not_be_written_is_named(run, monkeypatch, capsys, com
 
     monkeypatch.setattr(run_files, "replace_file", refused)
     assert maia(command, str(run.root), *(["--no-open"] if command == "view" else [])) == 2
-    told = capsys.readouterr().err
-    assert f"{run.root / 'report'} cannot be read or written (Permission denied)" in told
-    assert "port" not in told.replace("report", "")
+    output = capsys.readouterr().err
+    assert f"{run.root / 'report'} cannot be read or written (Permission denied)" in output
+    assert "port" not in output.replace("report", "")
 
 
 def test_a_file_is_exported_into_folders_that_are_made_for_it(run, tmp_path):
@@ -229,14 +229,14 @@ def test_a_diff_tells_labels_verdicts_and_scores_that_changed(run, tmp_path):
     assert changed.after.labels == ["faces"]
     assert (found.relabelled, found.verdict_changed, found.score_changed) == (1, 1, 1)
     assert [unit.endswith(":9") for unit in found.only_in_second] == [True]
-    told = summary(found)
-    assert told.splitlines() == [
+    output = summary(found)
+    assert output.splitlines() == [
         "2 units in both runs: 1 the same, 1 relabelled, 1 with another verdict, 1 with another score",
         f"1 unit only in {other.root}",
     ]
-    told = summary(replace(diff(other.root, run.root), units=1))
-    assert told.startswith("1 unit in both runs: ")
-    assert f"1 unit only in {other.root}" in told
+    output = summary(replace(diff(other.root, run.root), units=1))
+    assert output.startswith("1 unit in both runs: ")
+    assert f"1 unit only in {other.root}" in output
 
 
 def test_runs_without_a_unit_in_common_are_told_apart_by_their_layers(run, tmp_path):

@@ -114,7 +114,7 @@ def test_every_block_is_on_the_page(run):
     run.store(picture(3))
     example().save(run.root, "predictive")
     page = page_of(run, "predictive")
-    told = " ".join(page.text.split())
+    output = " ".join(page.text.split())
     for words in (
         "First.",
         "0.841 0.800 to 0.880",
@@ -123,7 +123,7 @@ def test_every_block_is_on_the_page(run):
         "0.01 a wolf",
         "image not in the store",
     ):
-        assert words in told
+        assert words in output
     assert len(list(page.find("svg"))) == 3
     assert {"paper", "ours"} <= {th.attributes["class"] for th in page.find("th")}
     index = markup.check(run.root / "report/index.html")
@@ -140,13 +140,13 @@ def test_a_page_names_nobodys_home_folder(run, page):
     text = Text(title="On /home/ada/photos", paragraphs=("As follows:\n/home/ada/nets/it.py:make",))
     content = Page(title="t", blocks=(text,)).model_dump(mode="json")
     run.put("experiments/own.json", content if page else {"scores": content})
-    told = page_of(run, "own").text
-    assert "~/photos" in told
-    assert "/home/ada" not in told
+    output = page_of(run, "own").text
+    assert "~/photos" in output
+    assert "/home/ada" not in output
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ("{", "not JSON"),
         ("[1]", "valid dictionary"),
@@ -160,11 +160,11 @@ def test_a_page_names_nobodys_home_folder(run, page):
         ("[" * 100_000, "not JSON"),
     ],
 )
-def test_a_file_that_is_no_page_is_shown_as_it_is(run, content, told):
+def test_a_file_that_is_no_page_is_shown_as_it_is(run, content, message):
     (run.root / "experiments").mkdir()
     (run.root / "experiments/odd.json").write_text(content)
     page = page_of(run, "odd")
-    assert told in next(page.find("p", class_="alert")).text
+    assert message in next(page.find("p", class_="alert")).text
     assert next(page.find("pre", class_="raw")).text.strip() == content.strip()[:200_000]
 
 

@@ -57,11 +57,11 @@ def judging(run: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         try:
-            told = ""
-            while (found := re.search(r"http://127\.0\.0\.1:\d+/\S+/", told)) is None:
+            output = ""
+            while (found := re.search(r"http://127\.0\.0\.1:\d+/\S+/", output)) is None:
                 line = process.stderr.readline()
-                assert line, f"the command ended: {told}"
-                told += line
+                assert line, f"the command ended: {output}"
+                output += line
             yield process, found[0]
         finally:
             process.kill()

@@ -244,9 +244,9 @@ def test_the_index_names_the_stand_ins_of_the_run(run):
     run.put("manifest.json", {"command": "sweep", "model": "net", "settings": settings})
     (run.root / "report" / "index.html").unlink()
     page = markup.check(write_site(run.root))
-    told = next(page.find("p", class_="stand-in")).text
-    assert "generator" in told
-    assert "interpreter" not in told
+    output = next(page.find("p", class_="stand-in")).text
+    assert "generator" in output
+    assert "interpreter" not in output
 
 
 def test_the_index_says_how_many_studies_show_a_sign_of_careless_reasoning(run):

@@ -497,17 +497,17 @@ def test_the_labels_of_other_units_that_drive_a_unit_are_named(run):
 
 
 @pytest.mark.parametrize(
-    ("sight", "told"),
+    ("sight", "message"),
     [
         ("its own", None),
         ("blind descriptions by qwen", "it was given blind descriptions by qwen"),
         ("none: no image could be shown", "nobody described the images"),
     ],
 )
-def test_an_interpreter_that_cannot_see_is_said_to_be_blind(run, sight, told):
+def test_an_interpreter_that_cannot_see_is_said_to_be_blind(run, sight, message):
     done = run.done(37, facts={"sight": sight})
     text = " ".join(markup.check(write_unit_page(run.root, run.write_unit(37, done=done))).text.split())
-    assert "cannot see" not in text if told is None else told in text
+    assert "cannot see" not in text if message is None else message in text
 
 
 def test_the_spread_of_activations_over_the_data_set_is_drawn(run):
@@ -586,14 +586,14 @@ def test_a_verdict_stands_with_its_sentence_and_each_figure_with_what_it_means(r
 def test_every_figure_that_has_a_meaning_says_it_where_it_stands_and_in_a_list(run):
     page = markup.check(write_unit_page(run.root, run.write_unit(35, "wheels")))
     numbers = next(page.find("dl", class_="numbers"))
-    told = {each.text: each.attributes.get("title") for each in numbers.find("dt")}
-    assert {name for name, title in told.items() if title} >= {
+    output = {each.text: each.attributes.get("title") for each in numbers.find("dt")}
+    assert {name for name, title in output.items() if title} >= {
         "AUROC",
         "e-value",
         "Margin",
         "Mean activation",
     }
-    assert all(title == FIGURES[name] for name, title in told.items() if title)
+    assert all(title == FIGURES[name] for name, title in output.items() if title)
     listed = " ".join(next(page.find("section", class_="card")).text.split())
     assert all(" ".join(meaning.split()) in listed for meaning in FIGURES.values())
 

@@ -158,9 +158,9 @@ async def test_hosts_that_are_started_meanwhile_join_the_work_whatever_comes_bet
     async with _hosts_on_new_nodes(Console(), orchestrator, new_hosts, interval_s=0.0):
         await done.wait()
     assert joined == ["first", "second", "third"]
-    told = capsys.readouterr().err
-    assert told.count("a node has joined") == 3
-    assert "no head" in told
+    output = capsys.readouterr().err
+    assert output.count("a node has joined") == 3
+    assert "no head" in output
 
 
 @pytest.mark.parametrize(

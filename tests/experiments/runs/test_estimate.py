@@ -382,10 +382,10 @@ def test_what_is_costly_without_a_terminal_or_a_yes_ends_before_it_begins(
     arguments = [*arguments, "--profile", "unpriced", "--config", str(profiles.path)]
     monkeypatch.setattr("sys.stdin", io.StringIO())
     assert maia(*arguments) == 2
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert f"{n} expected to cost an unknown amount" in told.err
-    assert "--yes" in told.err
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert f"{n} expected to cost an unknown amount" in output.err
+    assert "--yes" in output.err
 
 
 def test_the_guide_names_every_command_that_asks():

@@ -70,7 +70,7 @@ def test_a_profile_changes_only_what_it_names(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("profiles: {a: {vison: {}}}", ["unknown key profiles.a.vison", "did you mean vision?"]),
         ("profiles: {a: {vision: {bach: 3}}}", ["unknown key profiles.a.vision.bach", "did you mean batch?"]),
@@ -91,11 +91,11 @@ def test_a_profile_changes_only_what_it_names(tmp_path):
         ("profiles:\n  a:\n    vision: {}\n   ray: {}\n", ["not valid YAML at line 4, column 4", "indented"]),
     ],
 )
-def test_what_is_wrong_is_named_with_the_file(tmp_path, text, told):
+def test_what_is_wrong_is_named_with_the_file(tmp_path, text, message):
     path = write(tmp_path, text)
     with pytest.raises(ConfigError) as error:
         config.load(path)
-    for part in [str(path), *told]:
+    for part in [str(path), *message]:
         assert part in str(error.value)
 
 

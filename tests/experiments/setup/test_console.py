@@ -45,16 +45,16 @@ def test_what_is_waited_for_is_told_on_a_terminal_and_nowhere_else(capsys, monke
     monkeypatch.setenv("FORCE_COLOR", "1")
     with Console().waiting("loading a network"):
         pass
-    told = capsys.readouterr().err
-    assert "loading a network" in told
-    assert ("\x1b[?25l" in told) is (terminal == "xterm"), "a terminal that cannot redraw is sent no cursor"
+    output = capsys.readouterr().err
+    assert "loading a network" in output
+    assert ("\x1b[?25l" in output) is (terminal == "xterm"), "a terminal that cannot redraw is sent no cursor"
 
 
 @pytest.mark.parametrize(
-    ("number", "told"), [(0, "0 classes"), (1, "1 class"), (2, "2 classes"), (2048, "2,048 classes")]
+    ("number", "message"), [(0, "0 classes"), (1, "1 class"), (2, "2 classes"), (2048, "2,048 classes")]
 )
-def test_one_thing_is_no_several(number, told):
-    assert counted(number, "class", "classes") == told
+def test_one_thing_is_no_several(number, message):
+    assert counted(number, "class", "classes") == message
 
 
 def test_a_closed_stdout_is_no_fault(monkeypatch, capfd):
@@ -79,7 +79,7 @@ def test_a_reader_that_has_seen_enough_is_no_fault():
     assert process.stderr is not None
     assert process.stdout.readline() == b"line\n"
     process.stdout.close()
-    told = process.stderr.read()
+    output = process.stderr.read()
     process.stderr.close()
     assert process.wait(timeout=60) == 1
-    assert told == b""
+    assert output == b""

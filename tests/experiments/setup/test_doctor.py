@@ -21,10 +21,10 @@ def test_a_missing_package_of_an_extra_is_neither_ok_nor_in_the_way() -> None:
     findings = packages({"ray": "", "no-such-package": "models"})
     assert [each.ok for each in findings] == [True, False]
     assert is_ready(findings)
-    told = shown(findings)
-    assert "nothing is missing" in told
-    assert "optional  no-such-package" in told
-    assert 'pip install -c constraints.txt "maia[models]"' in told
+    output = shown(findings)
+    assert "nothing is missing" in output
+    assert "optional  no-such-package" in output
+    assert 'pip install -c constraints.txt "maia[models]"' in output
 
 
 def test_a_missing_package_that_everything_needs_is_in_the_way() -> None:

@@ -69,15 +69,15 @@ async def test_a_model_that_names_no_color_may_be_blind_and_that_is_a_warning():
 
 
 @pytest.mark.parametrize(
-    ("environ", "model", "told"),
+    ("environ", "model", "message"),
     [
         ({"SOME_KEY": "wrong-key-wrong-key"}, MODEL, "does not accept the key"),
         (ENVIRON, "fake-vln", f"Nearest that it lists: {MODEL}"),
         ({}, MODEL, "SOME_KEY"),
     ],
 )
-async def test_a_wrong_key_and_a_wrong_model_stop_a_command_before_it_starts(environ, model, told):
-    with FakeEndpoint(sees) as server, pytest.raises(UsageError, match=told) as stopped:
+async def test_a_wrong_key_and_a_wrong_model_stop_a_command_before_it_starts(environ, model, message):
+    with FakeEndpoint(sees) as server, pytest.raises(UsageError, match=message) as stopped:
         await require_endpoints(profile(server, model=model), quiet, 20, environ)
     assert str(stopped.value).startswith("chat.interpreter: ")
     assert KEY not in str(stopped.value)
@@ -144,15 +144,15 @@ def test_endpoints_are_asked_before_a_network_is_loaded_to_count_its_units(tmp_p
 async def test_what_does_not_answer_in_time_is_left_to_the_run():
     with FakeEndpoint(sees) as server:
         server.delay_s = 20
-        told: list[str] = []
-        await require_endpoints(profile(server), told.append, 0.5, ENVIRON)
-    assert any("no answer within 0.5 s" in each for each in told)
+        output: list[str] = []
+        await require_endpoints(profile(server), output.append, 0.5, ENVIRON)
+    assert any("no answer within 0.5 s" in each for each in output)
 
 
 async def test_the_embedded_profile_asks_nobody():
-    told: list[str] = []
-    await require_endpoints(load(BUILT_IN_FILE).profile("embedded"), told.append, 1, {})
-    assert told == []
+    output: list[str] = []
+    await require_endpoints(load(BUILT_IN_FILE).profile("embedded"), output.append, 1, {})
+    assert output == []
 
 
 def test_lists_of_models_are_read_in_the_forms_that_servers_use():
@@ -220,15 +220,15 @@ async def test_the_only_model_of_a_server_is_taken_and_of_several_one_must_be_na
 
 
 @pytest.mark.parametrize(
-    ("answers", "told"),
+    ("answers", "message"),
     [
         (ProfileAnswers(provider="openai", server="http://x/v1"), "one of --provider and --server"),
         (ProfileAnswers(provider="opnai"), "no provider of the built-in list"),
         (ProfileAnswers(data="/nowhere/at/all"), "do not exist"),
     ],
 )
-async def test_answers_that_cannot_be_are_refused_and_nothing_is_written(tmp_path: Path, answers, told):
-    with pytest.raises(UsageError, match=told):
+async def test_answers_that_cannot_be_are_refused_and_nothing_is_written(tmp_path: Path, answers, message):
+    with pytest.raises(UsageError, match=message):
         await write_profile(tmp_path / "maia.yaml", "mine", answers, environ={})
     assert not (tmp_path / "maia.yaml").exists()
 

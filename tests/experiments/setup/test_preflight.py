@@ -44,7 +44,7 @@ def here(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         ("describe resnet5O layer3 1", "no network 'resnet5O'"),
         ("describe tf_efficientnet_lite0 blocks.6 1 --data nowhere", "nowhere' does not exist"),
@@ -66,10 +66,10 @@ def here(tmp_path, monkeypatch):
         ("ablate resnet5O layer3", "no network 'resnet5O'"),
     ],
 )
-def test_what_can_be_known_is_refused_before_ray_starts_and_leaves_no_folder(here, capsys, words, told):
+def test_what_can_be_known_is_refused_before_ray_starts_and_leaves_no_folder(here, capsys, words, message):
     assert maia(*words.split()) == 2
     said = " ".join(capsys.readouterr().err.split())
-    assert said.count(told) == 1
+    assert said.count(message) == 1
     assert [each.name for each in here.iterdir()] == ["ray_config.yaml"]
 
 
@@ -139,10 +139,10 @@ def test_too_few_images_are_refused_before_ray_starts(here, capsys, command):
 @pytest.mark.parametrize(("n", "warned"), [(30, True), (199, True), (200, False)])
 async def test_few_images_are_warned_of(tmp_path, n, warned):
     """With their number, below the number from which results are steady."""
-    told = []
-    dataset = await open_images(gray_steps(tmp_path / "x.npy", n), tmp_path, told.append)
+    output = []
+    dataset = await open_images(gray_steps(tmp_path / "x.npy", n), tmp_path, output.append)
     assert len(dataset) == n
-    assert [f"{n} distinct" in each and each.startswith("warning") for each in told] == [True] * warned
+    assert [f"{n} distinct" in each and each.startswith("warning") for each in output] == [True] * warned
 
 
 @pytest.mark.anyio
@@ -153,11 +153,11 @@ async def test_what_a_folder_has_besides_images_is_said_once(tmp_path):
     (tmp_path / "data" / "b.jpg").write_text("x")
     deep = np.random.default_rng(0).integers(0, 4096, (16, 16), dtype=np.uint16)
     PIL.Image.fromarray(deep).save(tmp_path / "data" / "deep.png")
-    told = []
-    assert len(await open_images(profile, tmp_path / "cache", told.append)) == 31
-    assert told[0] == "passed over in data: 1 .svg"
-    assert told[1] == "1 images of data hold 12-bit values in 16 bits: white is 4,095"
-    assert "31 distinct images (and 1 that cannot be read, the first: " in told[2]
+    output = []
+    assert len(await open_images(profile, tmp_path / "cache", output.append)) == 31
+    assert output[0] == "passed over in data: 1 .svg"
+    assert output[1] == "1 images of data hold 12-bit values in 16 bits: white is 4,095"
+    assert "31 distinct images (and 1 that cannot be read, the first: " in output[2]
 
 
 def test_a_folder_with_other_things_is_no_place_for_a_run(tmp_path):

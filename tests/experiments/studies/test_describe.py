@@ -122,7 +122,7 @@ def test_an_openai_endpoint_reasons_over_several_rounds_with_images(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["nosuchnet", "blocks.6", "1"], "no network 'nosuchnet'"),
         ([NET, "blocks.66", "1"], "The nearest are blocks.6"),
@@ -139,7 +139,7 @@ def test_an_openai_endpoint_reasons_over_several_rounds_with_images(
     ],
 )
 def test_what_cannot_be_is_said_in_a_sentence_with_exit_code_2(
-    ray_cluster, config_file, tmp_path, capsys, arguments, told
+    ray_cluster, config_file, tmp_path, capsys, arguments, message
 ):
     if "--config" not in arguments:
         arguments = [*arguments, "--config", str(config_file())]
@@ -148,7 +148,7 @@ def test_what_cannot_be_is_said_in_a_sentence_with_exit_code_2(
     assert maia("describe", *arguments) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert told in printed.err
+    assert message in printed.err
     assert "Traceback" not in printed.err
 
 

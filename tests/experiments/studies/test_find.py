@@ -168,11 +168,11 @@ def test_as_many_images_are_suggested_as_can_tell_one_unit_from_chance(n_units: 
         controls = [rng.random((n_units, n)) for n in (min(n_images, 31), n_images)]
         return min(row.q for row in rank(names(n_units), table, *controls))
 
-    told = too_few(n_units, 8, 31)
-    if not told:
+    output = too_few(n_units, 8, 31)
+    if not output:
         assert least(8) < FALSE_DISCOVERY_RATE
         return
-    enough = int(re.search(r"--images (\d+)", told)[1])
+    enough = int(re.search(r"--images (\d+)", output)[1])
     assert not too_few(n_units, enough, 31)
     assert least(enough) < FALSE_DISCOVERY_RATE <= least(enough - 1)
 

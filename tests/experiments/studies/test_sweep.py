@@ -65,10 +65,10 @@ def test_a_sweep_is_studied_told_resumed_and_replayed(maia, endpoint: FakeEndpoi
     assert crosswise.read(Store(out)) == compared, "what an interrupted run did not come to is made up for"
     assert len(endpoint.seen) == asked
 
-    code, told = maia("sweep", "0", "--units", "3-4", "--out", str(out))
+    code, output = maia("sweep", "0", "--units", "3-4", "--out", str(out))
     assert code == 2
-    assert '--units was "3-5", now "3-4", which leaves out 1 of its 3' in told
-    assert "(--units 3-5,MORE)" in told
+    assert '--units was "3-5", now "3-4", which leaves out 1 of its 3' in output
+    assert "(--units 3-5,MORE)" in output
 
     code, again = maia("replay", str(out / "0:4"))
     assert (code, again["rounds"], again["divergence"]) == (0, 4, "")
@@ -97,11 +97,11 @@ def test_a_sweep_is_studied_told_resumed_and_replayed(maia, endpoint: FakeEndpoi
 
     asked, studied = len(endpoint.seen), out / "studied.json"
     studied.write_text(json.dumps({**json.loads(studied.read_text()), "network": "another's"}))
-    code, told = maia(*onwards, "--out", str(tmp_path / "other"))
+    code, output = maia(*onwards, "--out", str(tmp_path / "other"))
     assert code == 2
-    assert "network (its weights" in told
-    assert "Branch with the weights" in told
-    assert "--out" not in told, "another folder would not help"
+    assert "network (its weights" in output
+    assert "Branch with the weights" in output
+    assert "--out" not in output, "another folder would not help"
     assert not (tmp_path / "other" / "manifest.json").exists()
     assert len(endpoint.seen) == asked
 
@@ -146,17 +146,17 @@ def test_a_run_may_be_given_more_units_and_keeps_those_it_has(
 
 
 def test_a_unit_that_is_not_there_is_refused_before_anything_is_claimed(maia, tmp_path: Path) -> None:
-    code, told = maia("sweep", "0", "--units", "0-48", "--out", str(tmp_path / "run"))
+    code, output = maia("sweep", "0", "--units", "0-48", "--out", str(tmp_path / "run"))
     assert code == 2
-    assert "numbered 0 to 47" in told
+    assert "numbered 0 to 47" in output
     assert not (tmp_path / "run" / "manifest.json").exists()
 
 
 def test_status_and_cancel_of_no_run_are_refused(maia, tmp_path: Path) -> None:
     for command in ("status", "cancel"):
-        code, told = maia(command, str(tmp_path))
+        code, output = maia(command, str(tmp_path))
         assert code == 2
-        assert "there is no run" in told
+        assert "there is no run" in output
 
 
 def test_an_audit_goes_the_way_of_every_run_and_a_class_that_cannot_be_drawn_is_out_of_reach(
@@ -176,8 +176,8 @@ def test_an_audit_goes_the_way_of_every_run_and_a_class_that_cannot_be_drawn_is_
     n_asked = len(endpoint.seen)
     assert maia(*asked, "--classes", "dog,kite")[1]["values"] == result["values"]
     assert len(endpoint.seen) == n_asked, "a finished audit asks nothing"
-    code, told = maia(*asked, "--classes", "dog")
-    assert (code, '--classes was "dog,kite", now "dog"' in told) == (2, True)
+    code, output = maia(*asked, "--classes", "dog")
+    assert (code, '--classes was "dog,kite", now "dog"' in output) == (2, True)
     code, more = maia(*asked, "--classes", "dog,kite,cat")
     assert (code, more["run"]["done"]) == (0, 3), "more classes may be added"
     assert {name: more["values"][name] for name in result["values"]} == result["values"]
@@ -190,9 +190,9 @@ def test_an_audit_goes_the_way_of_every_run_and_a_class_that_cannot_be_drawn_is_
     assert (code, result["run"]["done"], result["run"]["failed"]) == (0, 7, 0)
     assert "the image maker cannot draw it" in result["out_of_reach"]["frobnicator"]
     assert not any(effect["class_name"] == "frobnicator" for effect in result["effects"])
-    code, told = maia("replay", str(out / "output:probability:1"))
+    code, output = maia("replay", str(out / "output:probability:1"))
     assert code == 2
-    assert "there are no rounds" in told
+    assert "there are no rounds" in output
 
 
 def test_a_sweep_at_a_url_goes_on_where_another_machine_left_it(
@@ -217,20 +217,22 @@ def test_a_sweep_at_a_url_goes_on_where_another_machine_left_it(
         assert (code, len(again["units"]), again["diverged"]) == (0, 2, 0)
         assert maia("report", out)[0] == 0
 
-        code, told = maia("status", f"{bucket}/sweeps/tyni")
+        code, output = maia("status", f"{bucket}/sweeps/tyni")
         assert code == 2
-        assert "there is no run at" in told
+        assert "there is no run at" in output
         for missing in (f"{bucket}/tyni", f"{bucket}/sweeps/tyni", f"{bucket}/sweeps/tyni/0:3"):
-            code, told = maia("replay", missing)
-            assert (code, f"there is no run at {missing}, and none at" in told) == (2, True)
-        code, told = maia("estimate", "m", "l", "--like", f"{bucket}/sweeps/tyni")
-        assert (code, "there is no run at" in told) == (2, True)
-        code, told = maia("export", out)
-        assert (code, "Name a file to write with --out" in told) == (2, True), "a working copy does not last"
-        code, told = maia("export", out, "--out", str(tmp_path / "tiny.jsonl"))
+            code, output = maia("replay", missing)
+            assert (code, f"there is no run at {missing}, and none at" in output) == (2, True)
+        code, output = maia("estimate", "m", "l", "--like", f"{bucket}/sweeps/tyni")
+        assert (code, "there is no run at" in output) == (2, True)
+        code, output = maia("export", out)
+        assert (code, "Name a file to write with --out" in output) == (2, True), (
+            "a working copy does not last"
+        )
+        code, output = maia("export", out, "--out", str(tmp_path / "tiny.jsonl"))
         assert (code, (tmp_path / "tiny.jsonl").read_text().count("\n")) == (0, 2)
-        code, told = maia("export", out, "--out", f"{bucket}/tiny.jsonl")
-        assert (code, "is a URL; a folder or file of this machine is needed" in told) == (2, True)
+        code, output = maia("export", out, "--out", f"{bucket}/tiny.jsonl")
+        assert (code, "is a URL; a folder or file of this machine is needed" in output) == (2, True)
         assert maia("cancel", out)[1]["asked"] is False
 
 
@@ -251,11 +253,11 @@ def test_units_that_are_studied_twice_are_told_once_with_their_agreement_and_can
     code, again = maia("replay", str(out / "0:4"))
     assert (code, again["divergence"]) == (0, "")
     assert again["rounds"] == again["recorded"] > 4
-    code, told = maia(
+    code, output = maia(
         "branch", str(out / "0:4"), "--from-round", "1", "--trust", "--out", str(tmp_path / "b")
     )
     assert code == 2
-    assert "studied several times" in told
-    code, told = maia("sweep", "0", "--units", "3-4", "--out", str(out))
+    assert "studied several times" in output
+    code, output = maia("sweep", "0", "--units", "3-4", "--out", str(out))
     assert code == 2
-    assert "--repeat was 2, now not set" in told
+    assert "--repeat was 2, now not set" in output

@@ -80,12 +80,12 @@ def test_connections_without_the_word_are_few_and_keep_nobody_out(server: Loopba
         assert threading.active_count() - before <= STRANGERS + 2
 
 
-@pytest.mark.parametrize("told", ["abc", "-1", "0", "9", "1e1", "٣", "9" * 400, ""])
+@pytest.mark.parametrize("message", ["abc", "-1", "0", "9", "1e1", "٣", "9" * 400, ""])
 def test_a_length_that_is_none_is_refused_in_a_line(
-    server: LoopbackServer, told: str, capfd: pytest.CaptureFixture[str]
+    server: LoopbackServer, message: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """No traceback, and no waiting for what does not come."""
-    status, _ = ask(server, "POST", Content_Length=told.encode().decode("latin-1"))
+    status, _ = ask(server, "POST", Content_Length=message.encode().decode("latin-1"))
     assert status == 400
     assert capfd.readouterr().err == ""
 
