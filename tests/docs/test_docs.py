@@ -25,19 +25,19 @@ PAGES = [
 ]
 
 
-def test_the_configuration_page_is_what_the_settings_say():
+def test_the_configuration_page_matches_the_settings():
     """If this fails: python -m experiments.setup.config_reference"""
     assert config_reference.TARGET.read_text(encoding="utf-8") == config_reference.reference()
 
 
-def test_the_page_of_formats_is_what_the_record_types_say():
+def test_the_page_of_formats_matches_the_record_types():
     """If this fails: python -m experiments.setup.format_reference"""
     written = format_reference.TARGET.read_text(encoding="utf-8")
     assert format_reference.START in written
     assert format_reference.page(written) == written
 
 
-def test_the_page_of_models_is_what_the_catalogue_says():
+def test_the_page_of_models_matches_the_catalogue():
     """If this fails: python -m experiments.setup.models_reference"""
     assert models_reference.TARGET.read_text(encoding="utf-8") == models_reference.reference()
 
@@ -74,7 +74,7 @@ def test_every_link_leads_somewhere(page):
     assert missing == []
 
 
-def test_the_program_of_a_session_asks_for_what_there_is():
+def test_the_program_of_a_session_uses_existing_names():
     """It is written against the tools' own names, and for things that the stand-in can draw."""
     page = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
     (program,) = re.findall(r"^```python\n(# study\.py\n.*?)^```$", page, re.DOTALL | re.MULTILINE)

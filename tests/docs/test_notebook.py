@@ -57,7 +57,7 @@ def test_the_notebook_runs_and_leaves_a_study(tmp_path, monkeypatch):
     assert "tools.summarize_images(" in programs[1]
 
 
-def test_the_notebook_is_kept_with_what_it_showed():
+def test_the_notebook_is_stored_with_its_outputs():
     notebook = nbformat.read(NOTEBOOK, 4)
     nbformat.validate(notebook)
     empty = [cell.source for cell in notebook.cells if cell.cell_type == "code" and not cell.outputs]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from experiments.studies.describe import card
 
 
-def test_the_result_of_several_studies_tells_how_far_they_agree_and_what_each_said() -> None:
+def test_the_card_of_repeated_studies_shows_agreement_and_labels() -> None:
     record = {
         "status": "answered", "label": "robot", "labels": ["robot"], "description": "Robots.",
         "paths": {"report": "p", "run": "r"}, "verdict": "untested", "confirmed": None,

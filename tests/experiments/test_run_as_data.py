@@ -147,7 +147,7 @@ def test_code_that_a_run_names_is_not_loaded_unasked(
         ("hf:./folder", "the folder ./folder"),
     ],
 )
-def test_what_a_network_takes_from_this_machine_is_agreed_to(model: str, shown: str) -> None:
+def test_a_person_agrees_to_local_parts_of_a_network(model: str, shown: str) -> None:
     """A person agrees by a flag, by an answer, or by naming the network again."""
     manifest = {"model": model}
     with pytest.raises(UsageError, match=shown):

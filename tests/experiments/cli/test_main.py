@@ -93,7 +93,7 @@ def test_an_overview_of_80_columns_cuts_no_summary(monkeypatch, capsys, group):
         ("nonet", "no network of timm matches nonet:"),
     ],
 )
-def test_who_looks_for_a_network_is_told_of_networks_alone(capsys, pattern, message):
+def test_a_pattern_lists_networks_alone(capsys, pattern, message):
     assert maia("models", pattern) == 0
     assert capsys.readouterr().out.startswith(message)
 
@@ -120,7 +120,7 @@ def test_no_option_names_two_defaults(path):
         (["describe", "concept-net", "concepts", "1", "--out", "S3:///"], "Write s3://BUCKET/PATH."),
     ],
 )
-def test_what_is_mistyped_is_met_with_what_may_have_been_meant(capsys, arguments, message):
+def test_mistyped_words_get_a_suggestion(capsys, arguments, message):
     assert maia(*arguments) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
@@ -186,7 +186,7 @@ def begin(tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_one_ctrl_c_lets_a_command_close_what_is_open(begin, number):
+def test_the_first_signal_lets_a_command_close_its_resources(begin, number):
     process = begin(0.0)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
@@ -210,7 +210,7 @@ def test_two_ctrl_c_end_a_command_at_once(begin):
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_a_study_that_was_interrupted_goes_on_where_it_was(config_file, tmp_path):
+def test_an_interrupted_study_is_resumed(config_file, tmp_path):
     """A real process with its own Ray: Ctrl-C in the middle of a study, then the same command again."""
     from actors.embedded.concept_net.concept_net import class_names
 
@@ -246,7 +246,7 @@ def test_a_study_that_was_interrupted_goes_on_where_it_was(config_file, tmp_path
         (errno.EIO, "cannot be read or written: Input/output error."),
     ],
 )
-def test_a_disk_that_is_full_or_broken_is_told_and_no_traceback(monkeypatch, capsys, tmp_path, fault, said):
+def test_a_full_or_broken_disk_is_reported_without_a_traceback(monkeypatch, capsys, tmp_path, fault, said):
     def fails(*_: object) -> None:
         raise OSError(fault, os.strerror(fault), str(tmp_path / "audit.json"))
 

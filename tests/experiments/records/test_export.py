@@ -32,7 +32,7 @@ def run(tmp_path) -> FakeRun:
 
 
 @pytest.mark.parametrize("wanted", ["jsonl", "neuronpedia", "inspect"])
-def test_an_export_names_nobodys_home_folder(run, tmp_path, wanted):
+def test_an_export_names_no_home_folder(run, tmp_path, wanted):
     run.put("manifest.json", {"model": "m", "settings": {"dataset": "/home/ada/photos"}})
     facts = run.done(7)["facts"] | {"model": "python:/home/ada/nets/it.py:make"}
     run.write_unit(7, done=run.done(7) | {"facts": facts})
@@ -156,7 +156,7 @@ def test_a_run_that_is_given_more_units_is_the_same_log_and_another_run_is_anoth
     assert exported(other).name != first.name
 
 
-def test_a_log_of_what_no_agent_was_asked_invents_no_conversation_and_no_score(tmp_path):
+def test_a_log_of_a_measured_unit_has_no_conversation_and_no_score(tmp_path):
     run = FakeRun(tmp_path / "run")
     changes = {"confirmed": None, "evidence": {"kind": "survey"}}
     run.write_unit(3, rounds=[], done=run.done(3, **changes))
@@ -169,7 +169,7 @@ def test_a_log_of_what_no_agent_was_asked_invents_no_conversation_and_no_score(t
     assert log["results"]["scores"] == []
 
 
-def test_what_cannot_be_exported_is_said(run, tmp_path):
+def test_an_export_refuses_unknown_formats_and_runs_without_results(run, tmp_path):
     with pytest.raises(UsageError, match="no format 'xml'"):
         export(run.root, "xml")
     with pytest.raises(UsageError, match="nowhere: there is no such folder"):
@@ -216,7 +216,7 @@ def test_a_label_that_is_less_than_the_answer_stands_beside_it(run, tmp_path):
     assert rows["3"]["answered"] == rows["3"]["label"]
 
 
-def test_a_diff_tells_labels_verdicts_and_scores_that_changed(run, tmp_path):
+def test_a_diff_counts_changed_labels_verdicts_and_scores(run, tmp_path):
     other = FakeRun(tmp_path / "other")
     other.write_unit(3, "Wheels", done=other.done(3, "WHEELS"))
     worse = {**other.evidence("faces", 1), "auroc": 0.5, "auroc_interval": [0.4, 0.6]}
@@ -239,7 +239,7 @@ def test_a_diff_tells_labels_verdicts_and_scores_that_changed(run, tmp_path):
     assert f"1 unit only in {other.root}" in output
 
 
-def test_runs_without_a_unit_in_common_are_told_apart_by_their_layers(run, tmp_path):
+def test_a_diff_names_the_layers_of_runs_without_a_common_unit(run, tmp_path):
     other = FakeRun(tmp_path / "other")
     other.write_unit(9)
     with pytest.raises(UsageError) as refused:

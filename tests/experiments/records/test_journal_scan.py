@@ -72,7 +72,7 @@ def test_an_image_that_a_program_computed_may_be_one_of_any_label() -> None:
     assert signs(rounds) == set()
 
 
-def test_nothing_is_told_of_a_study_without_an_answer() -> None:
+def test_a_study_without_an_answer_shows_no_sign() -> None:
     assert scan([ScannedRound(("dogs",), (DOG,))]) == dict.fromkeys(SIGNS)
 
 
@@ -100,7 +100,7 @@ def test_an_image_counts_in_the_round_that_showed_it_first() -> None:
     assert rounds[2].labels == ("dogs",)
 
 
-def test_records_of_old_versions_count_what_was_made() -> None:
+def test_records_of_old_versions_count_made_images() -> None:
     old = record(1, {"bb": Provenance("generated", prompt="a dog"), "mm": Provenance("masked", parent="bb")})
     del old["toolbox"]["measured"]
     assert read_rounds([old])[0].tried == (Tried("a dog", True),)
@@ -115,7 +115,7 @@ def test_a_damaged_record_is_passed_over(damage: dict[str, Any]) -> None:
     assert not any(image.made for image in found.tried)
 
 
-def test_rates_count_the_studies_of_which_a_sign_can_be_told() -> None:
+def test_rates_count_the_studies_that_a_sign_is_decided_for() -> None:
     seen = [{"untried": True}, {"untried": False}, {"untried": None}, {}]
     (rate,) = rates(seen)
     assert (rate.sign, rate.n, rate.of) == ("untried", 1, 2)

@@ -26,7 +26,7 @@ def said(id: str, ran: int, shared: int, known: int) -> ReplicaStatistics:
     )
 
 
-def test_what_was_asked_before_the_run_does_not_count_and_a_restart_loses_nothing(tmp_path: Path) -> None:
+def test_counts_leave_out_earlier_requests_and_survive_a_restart(tmp_path: Path) -> None:
     store = Store(tmp_path)
     counts = RequestCounter()
     counts.read("vision", [said("a", 100, 10, 1), said("b", 7, 7, 7)])

@@ -79,7 +79,7 @@ def test_the_pace_is_that_of_the_last_hour_and_begins_with_the_plan(
         ((1100, 1800), 9.0),  # the later command has finished nothing yet
     ],
 )
-def test_the_time_between_two_commands_is_nobodys_pace(
+def test_the_pace_leaves_out_the_time_between_two_commands(
     run: Path, ends: tuple[float, ...], pace: float | None
 ) -> None:
     for generation, at in ((1, 900), (2, 1900)):
@@ -92,7 +92,7 @@ def test_the_time_between_two_commands_is_nobodys_pace(
     assert status(run).units_an_hour == pace
 
 
-def test_what_is_being_surveyed_is_begun(run: Path) -> None:
+def test_a_unit_that_is_surveyed_counts_as_begun(run: Path) -> None:
     """Nothing else tells so for minutes: a survey is written down when it is whole."""
     Store(run).put(f"units/{slug('a')}/{STARTED}", b"{}")
     now = status(run)

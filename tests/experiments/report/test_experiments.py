@@ -136,7 +136,7 @@ def test_raw_results_may_stand_beside_the_page(run):
 
 
 @pytest.mark.parametrize("page", [True, False])
-def test_a_page_names_nobodys_home_folder(run, page):
+def test_a_page_names_no_home_folder(run, page):
     text = Text(title="On /home/ada/photos", paragraphs=("As follows:\n/home/ada/nets/it.py:make",))
     content = Page(title="t", blocks=(text,)).model_dump(mode="json")
     run.put("experiments/own.json", content if page else {"scores": content})

@@ -223,7 +223,7 @@ def test_a_site_of_many_units_is_written_whole(tmp_path):
     assert len(list((run.root / "report/layers").iterdir())) == 7
 
 
-def test_the_overview_tells_how_much_was_reused_and_what_it_cost(run):
+def test_the_overview_shows_reuse_rate_and_cost(run):
     run.write_unit(1)
     run.put("leases/0001/machinery.json", {"vision": {"asked": 200, "reused": 126}})
     index = write_site(run.root)
@@ -262,7 +262,7 @@ def test_the_index_says_how_many_studies_show_a_sign_of_careless_reasoning(run):
     assert [sign in pages_of[careless], sign in pages_of[careful]] == [True, False]
 
 
-def test_each_of_several_studies_of_a_unit_has_a_page_and_the_layer_tells_how_far_they_agree(run):
+def test_repeated_studies_have_pages_and_the_layer_shows_their_agreement(run):
     pair = {"label_of": 2, "images_of": 1, "seen": 0.8, "false": 0.0, "n_positive": 5, "n_control": 5}
     agreement = {"value": 0.87, "studies": 2, "labelled": 2, "pairs": [pair | {"predicted": 0.9}]}
     pooled = run.done(1, "wheels") | {"agreement": agreement, "repeats": [{"number": 1}, {"number": 2}]}

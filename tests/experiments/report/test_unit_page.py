@@ -113,7 +113,7 @@ def lie_in_printed_words(record, image, value):
 
 @pytest.mark.parametrize("lie", [lie_in_the_log, lie_in_a_caption, lie_in_printed_words])
 @pytest.mark.parametrize("of", ["before", "after"])
-def test_what_a_program_says_is_never_shown_as_measured(run, lie, of):
+def test_a_page_never_shows_program_output_as_measurements(run, lie, of):
     """Of an image that was measured the measurement is shown, and what was said stands beside it as said."""
     record = run.round(1)
     cover, after = (part["image"] for part in record["observation"] if isinstance(part, dict))
@@ -134,7 +134,7 @@ def test_an_edit_is_shown_with_the_change_it_made(run):
     assert "−3.10" in edits.text
 
 
-def test_what_a_program_measured_without_showing_it_is_known_from_its_calls(run):
+def test_a_page_finds_measurements_in_recorded_calls(run):
     record = run.round(1)
     before, after = picture(31), picture(32)
     covers = masked(before), masked(after)
@@ -163,7 +163,7 @@ def test_what_a_program_measured_without_showing_it_is_known_from_its_calls(run)
     assert "+3.75" in next(page.find("ol", class_="edits")).text
 
 
-def test_hypotheses_show_what_became_of_them(run):
+def test_a_page_marks_kept_new_and_dropped_hypotheses(run):
     rounds = [run.round(1, hypotheses=("cars", "dogs")), run.round(2, hypotheses=("dogs", "wheels"))]
     page = markup.check(write_unit_page(run.root, run.write_unit(6, rounds=rounds, finished=False)))
     second = next(page.find("article", id="round-2"))
@@ -217,12 +217,12 @@ def test_a_unit_in_progress_shows_its_rounds(run):
     assert len(list(page.find("article"))) == 1
 
 
-def test_a_unit_that_has_only_begun_has_a_page(run):
+def test_a_unit_without_a_round_has_a_page(run):
     page = markup.check(write_unit_page(run.root, run.write_unit(10, rounds=[], finished=False)))
     assert "None finished yet" in page.text
 
 
-def test_a_failed_unit_tells_its_error_and_the_fix(run):
+def test_the_page_of_a_failed_unit_shows_error_and_fix(run):
     done = {
         "unit": run.unit_id(11),
         "task": "describe",
@@ -276,7 +276,7 @@ def test_the_command_is_quoted_for_a_shell(run):
     assert next(page.find("code", id="command")).text.startswith(words)
 
 
-def test_a_page_names_nobodys_home_folder(run):
+def test_a_page_names_no_home_folder(run):
     """It is given away; the command still works for whoever made it."""
     run.put(
         "manifest.json",
@@ -357,7 +357,7 @@ def test_a_damaged_record_is_named_and_the_rest_is_shown(run, name, damage):
     assert len(list(page.find("article"))) == (2 if name.startswith("rounds") else 3)
 
 
-def test_a_missing_round_is_told(run):
+def test_a_page_names_a_missing_round(run):
     slug = run.write_unit(16)
     (run.root / "units" / slug / "rounds/0001.json").unlink()
     assert "round 1 is missing" in markup.check(write_unit_page(run.root, slug)).text
@@ -520,7 +520,7 @@ def test_the_spread_of_activations_over_the_data_set_is_drawn(run):
     assert "129 images" in section.text
 
 
-def test_what_a_model_thought_is_folded_and_what_it_went_without_is_said(run):
+def test_a_page_folds_thoughts_and_names_missing_capabilities(run):
     """Thoughts are model-written text: they stay text, and apart from the answer."""
     record = run.round(1)
     record["reply"] |= {"thoughts": f"a draft {HOSTILE}", "notes": ["sent without seed", 3]}
@@ -566,7 +566,7 @@ def assessed(run):
     return run.done(8, evidence=evidence)
 
 
-def test_a_verdict_stands_with_its_sentence_and_each_figure_with_what_it_means(run):
+def test_a_page_explains_verdict_and_figures(run):
     page = markup.check(write_unit_page(run.root, run.write_unit(8, done=assessed(run))))
     head = next(page.find("div", class_="head")).text
     assert MEANINGS["confirmed"] in head
@@ -598,7 +598,7 @@ def test_every_figure_that_has_a_meaning_says_it_where_it_stands_and_in_a_list(r
     assert all(" ".join(meaning.split()) in listed for meaning in FIGURES.values())
 
 
-def test_what_the_label_does_not_cover_is_shown(run):
+def test_a_page_shows_exemplars_that_the_label_does_not_cover(run):
     page = markup.check(write_unit_page(run.root, run.write_unit(8, done=assessed(run))))
     section = next(each for each in page.find("section") if "What the label does not cover" in each.text)
     assert [figure.text.split() for figure in section.find("figcaption")] == [

@@ -50,7 +50,7 @@ def number(request: pytest.FixtureRequest):
     signal.signal(request.param, before)
 
 
-async def test_who_asks_a_run_to_end_has_agents_finish_their_round(number: signal.Signals) -> None:
+async def test_a_signal_lets_agents_finish_their_round(number: signal.Signals) -> None:
     again: list[int] = []
     if number != signal.SIGINT:
         signal.signal(number, lambda *_: again.append(1))
@@ -64,7 +64,7 @@ async def test_who_asks_a_run_to_end_has_agents_finish_their_round(number: signa
             assert again == [1], "the next one is for whoever was there before"
 
 
-async def test_a_run_under_nohup_goes_on_without_its_terminal() -> None:
+async def test_a_run_under_nohup_continues_without_its_terminal() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     orchestrator: Any = Orchestrator()
     try:

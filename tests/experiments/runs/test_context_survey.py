@@ -63,7 +63,7 @@ async def test_a_planted_bias_is_found_in_its_context_alone(words):
     assert low < biased[0].mean < high < 0.6
 
 
-async def test_what_stood_out_by_chance_is_shown_again_in_new_images_and_is_not_claimed():
+async def test_a_chance_difference_is_tested_on_new_images_and_not_claimed():
     """The screen's images of snow are dark, all others are as bright as anything."""
     screen = len(CONTEXTS) * 12
     shown: list[str] = []
@@ -125,7 +125,7 @@ def test_a_single_biased_context_is_found_however_many_classes_are_audited(class
     assert found == [("class 0", "size: small")]
 
 
-def test_what_is_said_to_be_found_in_four_of_five_cases_is_found_as_often():
+def test_a_detectable_difference_is_detected_in_four_of_five_cases():
     rng = np.random.default_rng(3)
     found = []
     for spread in (0.005, 0.05, 0.2) * 14:
@@ -152,7 +152,7 @@ async def test_new_images_have_seeds_that_the_screen_did_not_have():
     assert len(set(studio.made)) == len(studio.made) > 5 * len(CONTEXTS)
 
 
-async def test_the_images_that_are_kept_are_those_with_the_least_probability_and_those_of_what_stood_out():
+async def test_a_survey_keeps_the_images_of_least_probability_and_of_outstanding_contexts():
     survey = await surveyed(lambda shown: 0.1 if "snow" in shown else 0.7, "kayak")
     found = ClassSurvey.of(survey.found)
     assert {each.image for each in (*found.lowest, *found.telling)} == {image.id for image in survey.images}
@@ -161,7 +161,7 @@ async def test_the_images_that_are_kept_are_those_with_the_least_probability_and
     assert [each.probability for each in found.telling] == sorted(found.fresh["background: snow"])[:KEPT]
 
 
-async def test_a_class_whose_images_are_all_declined_is_told_and_not_called_unbiased():
+async def test_a_class_without_images_is_reported_and_not_called_unbiased():
     with pytest.raises(UndrawableError, match="declined"):
         await audited(lambda shown: 0.5, "forbidden thing")
 

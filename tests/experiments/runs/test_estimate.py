@@ -116,7 +116,7 @@ def test_the_most_counts_every_image_that_a_confirmation_may_make(profiles):
     assert found.images >= rounds.max_images + rounds.max_examinations * 3 * (a_test + test.probe)
 
 
-def test_the_looks_at_images_of_the_data_set_are_counted_and_bounded_by_settings(profiles):
+def test_an_estimate_counts_questions_on_data_set_images_within_settings(profiles):
     profile = profiles.profile("free")
     without = profile.model_copy(
         update={"confirmation": profile.confirmation.model_copy(update={"held_back": 0})}
@@ -128,7 +128,7 @@ def test_the_looks_at_images_of_the_data_set_are_counted_and_bounded_by_settings
     assert witness_questions(profile.confirmation, 8) == 8 * 20 + 8 * 30
 
 
-def test_a_price_that_nobody_configured_is_unknown_and_not_zero(profiles):
+def test_an_unconfigured_price_is_unknown_and_not_zero(profiles):
     found = estimate(profiles.profile("unpriced"), 10, EXACT)
     assert found.likely.dollars is None
     assert any("chat.interpreter.price" in note for note in found.notes)
@@ -207,7 +207,7 @@ def test_few_studies_that_took_as_many_rounds_do_not_predict_that_all_will(profi
     assert 0 < many < 1 < few < EXACT.rounds_spread
 
 
-def test_what_the_models_of_earlier_runs_were_asked_is_predicted_for_as_many_studies(profiles, tmp_path):
+def test_an_estimate_repeats_the_counts_of_an_earlier_run(profiles, tmp_path):
     """A run like the recorded one comes to what was recorded: calls, images, seconds of devices."""
     free = profiles.profile("free")
     counted = {
@@ -342,7 +342,7 @@ def test_an_assumption_of_another_form_is_refused(text):
         parse_assumptions([text])
 
 
-def test_what_costs_more_than_the_limit_needs_a_yes(profiles):
+def test_a_cost_above_the_limit_needs_a_confirmation(profiles):
     found = estimate(profiles.profile("paid"), 1000, EXACT)
     assert "about $" in confirm(found, 1e6, yes=False, ask=None)
     with pytest.raises(UsageError, match="Confirm with --yes"):
@@ -375,7 +375,7 @@ def test_what_costs_more_than_the_limit_needs_a_yes(profiles):
         (["robust-features", "--trainings", "2", "--top", "7"], "14 studies are"),
     ],
 )
-def test_what_is_costly_without_a_terminal_or_a_yes_ends_before_it_begins(
+def test_a_costly_command_without_a_confirmation_ends_at_once(
     profiles, monkeypatch, tmp_path, capsys, arguments, n
 ):
     monkeypatch.chdir(tmp_path)
@@ -411,9 +411,7 @@ def planned(folder, units, finished):
         done.write_text("{}")
 
 
-def test_an_audit_counts_what_its_own_run_has_left_and_not_what_a_sweep_has(
-    profiles, monkeypatch, tmp_path, capsys
-):
+def test_an_audit_counts_the_unfinished_classes_of_its_own_run(profiles, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.stdin", io.StringIO())
     arguments = ["audit", "net", "--classes", "0-4", "--profile", "unpriced", "--config", str(profiles.path)]
@@ -469,7 +467,7 @@ def test_repeated_studies_are_estimated_as_so_many_studies(profiles, monkeypatch
     assert "not counted" in thrice["notes"][-1]
 
 
-def test_the_words_that_compete_with_a_label_are_counted_where_the_observer_says_what_it_means(profiles):
+def test_an_estimate_counts_rival_labels_where_the_observer_names_them(profiles):
     """A second measurement, a rival, a narrower word, a synonym, and a broader word twice."""
     builtin = profiles.profile("free")
     chat = builtin.chat.model_copy(update={"observers": OpenAIChat(model="seeing")})

@@ -181,9 +181,7 @@ async def test_no_host_is_started_on_a_node_that_was_found_unfit(tmp_path: Path)
 
 
 @pytest.mark.parametrize("how", ["given up", "started again"])
-async def test_what_a_lost_host_had_set_aside_counts_as_spent_and_nobody_waits_for_it(
-    how: str, tmp_path: Path
-) -> None:
+async def test_reservations_of_a_lost_host_count_as_spent_and_block_no_host(how: str, tmp_path: Path) -> None:
     profile = Profile(sweep=SweepSettings(budget=BudgetSettings(tokens=100)))
     ledger = LedgerActor(profile, tmp_path)
     await ledger.begin("a", "a/1")
@@ -257,7 +255,7 @@ class Remote:
 
 
 @pytest.mark.parametrize("how", ["cancelled while it waits", "cancelled once granted", "answer lost"])
-async def test_what_was_set_aside_for_a_study_that_has_gone_is_given_back(how: str, tmp_path: Path) -> None:
+async def test_the_reservation_of_a_cancelled_study_is_released(how: str, tmp_path: Path) -> None:
     profile = Profile(sweep=SweepSettings(budget=BudgetSettings(tokens=100)))
     actor = Remote(LedgerActor(profile, tmp_path))
     account, other = RemoteAccount(actor), RemoteAccount(actor)
@@ -285,7 +283,7 @@ async def test_what_was_set_aside_for_a_study_that_has_gone_is_given_back(how: s
         await account.reserve(Cost(tokens=96))
 
 
-async def test_what_is_settled_before_it_was_asked_for_is_not_set_aside(tmp_path: Path) -> None:
+async def test_a_reservation_that_was_settled_first_is_not_kept(tmp_path: Path) -> None:
     """Two messages to an actor may overtake each other."""
     profile = Profile(sweep=SweepSettings(budget=BudgetSettings(tokens=100)))
     ledger = LedgerActor(profile, tmp_path)

@@ -37,7 +37,7 @@ def happened(live: Live, *kinds: str) -> None:
         live.event(Event(kind, WorkItem("net/a:1", "a", "1")))
 
 
-def test_units_that_are_begun_end_fail_or_come_back_are_counted() -> None:
+def test_events_of_units_are_counted() -> None:
     live = Live(7, done=2)
     happened(live, "started", "started", "started", "started", "done", "failed", "again")
     assert (live.total, live.done, live.running, live.failed) == (7, 3, 1, 1)
@@ -73,7 +73,7 @@ def test_units_that_end_in_waves_do_not_make_the_pace_jump() -> None:
     assert sum(settled) / len(settled) == pytest.approx(5760, rel=0.2)
 
 
-async def test_a_lost_host_keeps_its_last_word_and_what_was_spent_before_counts() -> None:
+async def test_a_lost_host_keeps_its_last_counts_and_earlier_costs_are_added() -> None:
     live = Live(4, before=HostCounts(rounds=3, tokens=1000, dollars=0.5, images=7))
     hosts = [Host(HostCounts(2, 50, 0.25, 1)), Host(HostCounts(1, 10, 0.0, 0))]
     await live.refresh(hosts)  # type: ignore[arg-type]

@@ -44,7 +44,7 @@ def test_a_file_of_ones_own_adds_to_the_built_in_profiles_and_may_extend_them(tm
     assert loaded.profile("cluster") == built_in.profile("cluster")
 
 
-def test_a_fault_that_other_profiles_inherit_is_told_once(tmp_path):
+def test_an_inherited_fault_is_reported_once(tmp_path):
     path = write(tmp_path, "profiles:\n  a: {visoin: {}}\n  b: {extends: a}\n  c: {extends: b}\n")
     with pytest.raises(ConfigError) as error:
         config.load(path)
@@ -91,7 +91,7 @@ def test_a_profile_changes_only_what_it_names(tmp_path):
         ("profiles:\n  a:\n    vision: {}\n   ray: {}\n", ["not valid YAML at line 4, column 4", "indented"]),
     ],
 )
-def test_what_is_wrong_is_named_with_the_file(tmp_path, text, message):
+def test_an_error_names_the_file_and_the_key(tmp_path, text, message):
     path = write(tmp_path, text)
     with pytest.raises(ConfigError) as error:
         config.load(path)
@@ -126,7 +126,7 @@ def test_the_cache_folder_of_the_environment_wins(tmp_path, monkeypatch):
     assert loaded.cache == tmp_path
 
 
-def test_how_much_memory_models_may_take_is_no_part_of_what_a_run_is_about():
+def test_memory_limits_are_no_part_of_a_manifest():
     def names(value: object) -> list[str]:
         return (
             [name for key, each in value.items() for name in (key, *names(each))]

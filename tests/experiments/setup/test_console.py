@@ -30,14 +30,14 @@ def test_a_row_of_a_table_is_one_line_in_a_pipe(capsys, monkeypatch):
     assert not any(line.endswith(" ") for line in lines)
 
 
-def test_who_says_how_wide_a_pipe_is_gets_that(capsys, monkeypatch):
+def test_columns_set_the_width_of_a_table_in_a_pipe(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
     Console().show(wide())
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 60
 
 
 @pytest.mark.parametrize("terminal", ["xterm", "dumb"])
-def test_what_is_waited_for_is_told_on_a_terminal_and_nowhere_else(capsys, monkeypatch, terminal):
+def test_waiting_is_shown_on_a_terminal_alone(capsys, monkeypatch, terminal):
     monkeypatch.setenv("TERM", terminal)
     with Console().waiting("loading a network"):
         pass

@@ -40,7 +40,7 @@ def profile(server: FakeEndpoint, *, model: str = MODEL, images: str = "") -> Pr
 def quiet(_: str) -> None: ...
 
 
-async def test_an_endpoint_that_works_is_told_with_what_was_found():
+async def test_a_working_endpoint_is_reported_with_its_findings():
     with FakeEndpoint(sees) as server:
         (report,) = await check_endpoints(profile(server), 20, ENVIRON)
         assert len(server.seen) == 1
@@ -90,7 +90,7 @@ async def test_an_address_where_nothing_answers_is_a_mistake_of_the_profile():
         await require_endpoints(gone, quiet, 20, ENVIRON)
 
 
-async def test_a_wrong_image_model_is_told_without_making_an_image():
+async def test_a_wrong_image_model_is_reported_without_making_an_image():
     images = FakeImages()
     with FakeEndpoint(sees, routes=images.routes) as server:
         await require_endpoints(profile(server, images=IMAGE_MODEL), quiet, 20, ENVIRON)
@@ -110,7 +110,7 @@ async def test_one_endpoint_that_two_roles_use_is_asked_once():
     assert [report.key for report in reports] == ["chat.interpreter", "chat.observers"]
 
 
-async def test_what_the_endpoint_refuses_becomes_settings_of_the_profile(tmp_path: Path):
+async def test_refused_parameters_become_settings_of_the_profile(tmp_path: Path):
     """A server without a system role and without seeds is asked again at once, and the profile can say so."""
 
     def choosy(seen: Seen) -> str | Fault:
@@ -141,7 +141,7 @@ def test_endpoints_are_asked_before_a_network_is_loaded_to_count_its_units(tmp_p
             units_left(config, "own", tmp_path / "run", "resnet18", "layer1", "all")
 
 
-async def test_what_does_not_answer_in_time_is_left_to_the_run():
+async def test_an_endpoint_that_answers_late_is_left_to_the_run():
     with FakeEndpoint(sees) as server:
         server.delay_s = 20
         output: list[str] = []
@@ -149,7 +149,7 @@ async def test_what_does_not_answer_in_time_is_left_to_the_run():
     assert any("no answer within 0.5 s" in each for each in output)
 
 
-async def test_the_embedded_profile_asks_nobody():
+async def test_the_embedded_profile_asks_no_endpoint():
     output: list[str] = []
     await require_endpoints(load(BUILT_IN_FILE).profile("embedded"), output.append, 1, {})
     assert output == []

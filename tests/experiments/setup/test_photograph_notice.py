@@ -46,7 +46,7 @@ class Pictures:
         return Provenance("dataset", maker=self.name, recipe={"row": index})
 
 
-async def test_what_is_recognized_of_photographs_is_counted_with_what_to_do() -> None:
+async def test_the_notice_counts_recognized_photographs_and_gives_advice() -> None:
     observer = Observer(UNKNOWN_PHOTOGRAPH, PHOTOGRAPH)
     notice = await of_dataset(observer, Pictures())
     assert notice.startswith("the embedded observers recognize 7 of 14 images from across the data set")

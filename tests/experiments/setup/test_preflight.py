@@ -66,14 +66,14 @@ def here(tmp_path, monkeypatch):
         ("ablate resnet5O layer3", "no network 'resnet5O'"),
     ],
 )
-def test_what_can_be_known_is_refused_before_ray_starts_and_leaves_no_folder(here, capsys, words, message):
+def test_bad_input_is_refused_before_ray_starts_and_leaves_no_folder(here, capsys, words, message):
     assert maia(*words.split()) == 2
     said = " ".join(capsys.readouterr().err.split())
     assert said.count(message) == 1
     assert [each.name for each in here.iterdir()] == ["ray_config.yaml"]
 
 
-def test_what_runs_on_the_nodes_of_a_cluster_is_not_looked_for_here(here):
+def test_requirements_of_cluster_nodes_are_not_checked_here(here):
     keyless = load(here / "ray_config.yaml").profile("keyless")
     with pytest.raises(UsageError, match="MAIA_NO_SUCH_KEY"):
         check(keyless, "resnet50")
@@ -146,7 +146,7 @@ async def test_few_images_are_warned_of(tmp_path, n, warned):
 
 
 @pytest.mark.anyio
-async def test_what_a_folder_has_besides_images_is_said_once(tmp_path):
+async def test_other_files_of_a_folder_are_reported_once(tmp_path):
     """Files passed over, unreadable ones, and 12-bit values."""
     profile = Profile(dataset=str(folder_of(tmp_path / "data", 30)), few_images=True)
     (tmp_path / "data" / "a.svg").write_text("x")

@@ -55,7 +55,7 @@ def test_a_unit_of_known_meaning_is_named(ray_cluster, config_file, tmp_path, ca
 
 
 @pytest.mark.anyio
-async def test_two_units_at_once_give_what_each_gives_alone(ray_cluster, config_file, tmp_path):
+async def test_concurrent_studies_give_the_results_of_separate_ones(ray_cluster, config_file, tmp_path):
     loaded = config.load(config_file())
     units = [("concepts", "3"), ("concepts", "40")]
     results: dict[str, list] = {"alone": [], "together": []}
@@ -138,7 +138,7 @@ def test_an_openai_endpoint_reasons_over_several_rounds_with_images(
         ([NET, "blocks.6", "1", "--sed", "3"], "No such option"),
     ],
 )
-def test_what_cannot_be_is_said_in_a_sentence_with_exit_code_2(
+def test_bad_input_ends_with_a_sentence_and_exit_code_2(
     ray_cluster, config_file, tmp_path, capsys, arguments, message
 ):
     if "--config" not in arguments:

@@ -105,7 +105,7 @@ def test_every_place_can_be_drawn_without_a_key(place: str) -> None:
         ("a frobnicator", True),
     ],
 )
-def test_a_picture_that_lacks_what_was_asked_for_is_no_picture_of_the_concept(prompt, lacks) -> None:
+def test_an_image_without_its_subject_is_left_out(prompt, lacks) -> None:
     notes = parse_prompt(prompt).notes
     image = Image.from_pixels(np.zeros((4, 4, 3), np.uint8))
     made = MadeImage(image, Provenance("scenes", notes=tuple(notes)))
@@ -136,7 +136,7 @@ class Studio:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("fault", [ReplicaLostError("lost."), EndpointStopError("no credit left.")])
-async def test_what_broke_beneath_the_images_is_not_taken_for_images_that_cannot_be_drawn(fault) -> None:
+async def test_infrastructure_errors_are_raised_and_not_counted_as_undrawable_images(fault) -> None:
     class Breaking(Studio):
         async def generate(self, prompts, seeds, *, agent=""):
             return [*(await super().generate(prompts, seeds))[:-1], fault]
@@ -147,7 +147,7 @@ async def test_what_broke_beneath_the_images_is_not_taken_for_images_that_cannot
 
 
 @pytest.mark.anyio
-async def test_images_that_do_not_show_what_was_asked_are_left_out_and_told() -> None:
+async def test_images_without_their_subject_are_left_out_and_counted() -> None:
     bench = SimpleNamespace(context=SimpleNamespace(studio=Studio()))
     group = await _make_group(bench, "things", ["a cake", "a bird", "a ring", "a dog", "a dog"], 0)
     assert [made.provenance.maker for made in group.images] == ["a bird", "a dog", "a dog"]

@@ -86,7 +86,7 @@ def rounds_of(session: StudySession) -> list[RoundRecord]:
     return Journal(Store(session.run), "fake/unit").rounds()
 
 
-def test_a_cell_that_used_the_tools_is_a_round_with_what_came_before_it(open_session):
+def test_a_cell_with_tool_calls_is_a_round_with_the_cells_before_it(open_session):
     study = open_session()
     with study.cell("things = ['a banana', 'a car']"):
         things = ["a banana", "a car"]
@@ -144,7 +144,7 @@ def test_the_last_answer_that_may_be_examined_stands_unconfirmed(open_session):
     assert not holds(study.answer("boat").record)
 
 
-def test_a_study_that_was_begun_is_gone_on_with(open_session):
+def test_an_existing_study_is_resumed(open_session):
     before = open_session()
     with before.cell("one"):
         before.tools.dataset_exemplars(before.system)
@@ -314,7 +314,7 @@ def test_a_session_speaks_the_dialect_that_is_set(open_session):
     assert images[0].startswith("iVBOR")
 
 
-def test_what_is_shown_is_html_in_which_nothing_is_markup(open_session):
+def test_html_in_a_notebook_escapes_all_text(open_session):
     study = open_session()
     exemplars = study.tools.dataset_exemplars(study.system)
     assert exemplars._repr_html_().count("<img src=") == 15
@@ -349,9 +349,7 @@ def test_a_program_from_a_pipe_is_one_experiment(open_session, capsys):
 
 
 @pytest.mark.parametrize("changed", ["network", "dataset"])
-def test_a_study_is_not_gone_on_with_on_another_network_or_data_set(
-    changed, config_file, tmp_path, monkeypatch
-):
+def test_a_study_on_another_network_or_data_set_is_not_resumed(changed, config_file, tmp_path, monkeypatch):
     """The same words may name other weights, or another folder's images, by now."""
     from experiments.setup.workbench import Workbench
 

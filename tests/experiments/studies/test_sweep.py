@@ -34,7 +34,9 @@ def maia(ray_cluster, endpoint, tmp_path_factory, monkeypatch, capsys) -> Comman
     return CommandLine(config, monkeypatch, capsys)
 
 
-def test_a_sweep_is_studied_told_resumed_and_replayed(maia, endpoint: FakeEndpoint, tmp_path: Path) -> None:
+def test_a_sweep_is_studied_reported_resumed_and_replayed(
+    maia, endpoint: FakeEndpoint, tmp_path: Path
+) -> None:
     out = tmp_path / "run"
     endpoint.faults.extend([Fault.no_quota()] * 4)
     code, stopped = maia("sweep", "0", "--units", "3-5", "--out", str(out))
@@ -195,7 +197,7 @@ def test_an_audit_goes_the_way_of_every_run_and_a_class_that_cannot_be_drawn_is_
     assert "there are no rounds" in output
 
 
-def test_a_sweep_at_a_url_goes_on_where_another_machine_left_it(
+def test_a_sweep_at_a_url_is_resumed_on_another_machine(
     maia, endpoint: FakeEndpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with s3(monkeypatch) as bucket:
@@ -236,7 +238,7 @@ def test_a_sweep_at_a_url_goes_on_where_another_machine_left_it(
         assert maia("cancel", out)[1]["asked"] is False
 
 
-def test_units_that_are_studied_twice_are_told_once_with_their_agreement_and_can_be_replayed(
+def test_repeated_studies_give_one_result_with_agreement_and_are_replayed(
     maia, endpoint: FakeEndpoint, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"

@@ -58,7 +58,7 @@ def test_units_of_a_layer_whose_size_is_not_known_are_counted_however_many_they_
     assert at_most(text) == count
 
 
-def test_dead_constant_and_duplicate_units_are_told_from_living_ones() -> None:
+def test_screening_separates_dead_constant_and_duplicate_units() -> None:
     indices = np.array([[4, 2], [4, 2], [0, 1], [0, 1], [4, 2]])
     activations = np.array([[3, 2], [3 + 1e-6, 2], [0, 0], [5, 5], [3, 2.5]], np.float32)
     found = LayerExemplars(

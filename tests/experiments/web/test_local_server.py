@@ -68,7 +68,7 @@ def test_a_browser_is_started_with_a_file_that_only_its_owner_reads(server: Loop
     assert not page.parent.exists()
 
 
-def test_connections_without_the_word_are_few_and_keep_nobody_out(server: LoopbackServer) -> None:
+def test_connections_without_the_token_are_few_and_block_no_client(server: LoopbackServer) -> None:
     """However many are opened, a reader is answered, and the oldest strangers are gone."""
     before = threading.active_count()
     with ExitStack() as stack:

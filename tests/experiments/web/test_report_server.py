@@ -120,7 +120,7 @@ def test_an_open_page_hears_of_a_new_unit_once_its_page_is_there(server, run):
 
 
 @pytest.mark.parametrize("after", ["read", "lost"])
-def test_a_page_that_was_not_listening_when_its_run_changed_is_told_at_once(server, after):
+def test_a_page_that_missed_a_change_is_notified_at_once(server, after):
     """Between its being read and its first connection, or while the connection was lost."""
     _, content = ask(server, "/TOKEN/")
     seen = re.search(rb'data-seen="(\d+)"', content)[1].decode()
