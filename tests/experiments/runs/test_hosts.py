@@ -320,11 +320,7 @@ class Where(Host):
         return {"node": ray.get_runtime_context().get_node_id()}
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(180)
-def test_hosts_are_on_as_many_nodes_as_there_are_and_leave_one_that_is_lost(tmp_path: Path) -> None:
-    """In a process of its own: this one is connected to the tests' cluster."""
-    script = """
+ON_TWO_NODES = """
 import asyncio, sys
 import ray
 from ray.cluster_utils import Cluster
@@ -376,6 +372,12 @@ ray.shutdown()
 cluster.shutdown()
 print("moved")
 """
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_hosts_are_on_as_many_nodes_as_there_are_and_leave_one_that_is_lost(tmp_path: Path) -> None:
+    """In a process of its own: this one is connected to the tests' cluster."""
     environment = {
         **os.environ,
         "RAY_health_check_initial_delay_ms": "2000",
@@ -383,7 +385,7 @@ print("moved")
         "RAY_health_check_failure_threshold": "4",
     }
     ran = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path)],
+        [sys.executable, "-c", ON_TWO_NODES, str(tmp_path)],
         cwd=Path(__file__).resolve().parents[3],
         env=environment,
         capture_output=True,

@@ -34,10 +34,8 @@ def maia(ray_cluster, endpoint, tmp_path_factory, monkeypatch, capsys) -> Comman
     return CommandLine(config, monkeypatch, capsys)
 
 
-def test_a_sweep_is_studied_reported_resumed_and_replayed(
-    maia, endpoint: FakeEndpoint, tmp_path: Path
-) -> None:
-    out = tmp_path / "run"
+def stop_and_resume(maia: CommandLine, endpoint: FakeEndpoint, out: Path) -> None:
+    """Study three units in two attempts: the endpoint stops the first."""
     endpoint.faults.extend([Fault.no_quota()] * 4)
     code, stopped = maia("sweep", "0", "--units", "3-5", "--out", str(out))
     endpoint.faults.clear()
@@ -55,23 +53,32 @@ def test_a_sweep_is_studied_reported_resumed_and_replayed(
     assert [row["name"] for row in rows] == ["3", "4", "5"]
     assert all(row["cost"]["requests"] == 4 and row["status"] == "answered" for row in rows)
 
+
+def compare_and_report_again(maia: CommandLine, endpoint: FakeEndpoint, out: Path, log: Path) -> None:
+    """Repeat a finished run: it asks nothing, and makes up for a missing comparison."""
     asked = len(endpoint.seen)
     assert maia("sweep", "0", "--units", "3-5", "--out", str(out))[0] == 0
     assert len(endpoint.seen) == asked, "a finished run asks nothing"
     compared = crosswise.read(Store(out))
     assert compared is not None
     crosswise.forget(Store(out))
-    assert maia("export", str(out), "--format", "inspect", "--out", str(tmp_path / "log.json"))[0] == 0
+    assert maia("export", str(out), "--format", "inspect", "--out", str(log))[0] == 0
     assert maia("report", str(out))[0] == 0, "without it, results are told"
     assert maia("sweep", "0", "--units", "3-5", "--out", str(out))[0] == 0
     assert crosswise.read(Store(out)) == compared, "what an interrupted run did not come to is made up for"
     assert len(endpoint.seen) == asked
 
+
+def ask_for_fewer_units(maia: CommandLine, out: Path) -> None:
     code, output = maia("sweep", "0", "--units", "3-4", "--out", str(out))
     assert code == 2
     assert '--units was "3-5", now "3-4", which leaves out 1 of its 3' in output
     assert "(--units 3-5,MORE)" in output
 
+
+def replay_records(maia: CommandLine, endpoint: FakeEndpoint, out: Path) -> None:
+    """Play the run again: as it was, with moved answers, and with a changed record."""
+    asked = len(endpoint.seen)
     code, again = maia("replay", str(out / "0:4"))
     assert (code, again["rounds"], again["divergence"]) == (0, 4, "")
     assert again["reworded"] is False
@@ -90,6 +97,8 @@ def test_a_sweep_is_studied_reported_resumed_and_replayed(
     assert maia("replay", str(out / "units"))[1] == again
     assert len(endpoint.seen) == asked, "replaying asks nothing"
 
+
+def branch_from_a_round(maia: CommandLine, endpoint: FakeEndpoint, out: Path, tmp_path: Path) -> None:
     onwards = ("branch", str(out / "0:4"), "--from-round", "2", "--trust")
     code, branch = maia(*onwards, "--seed", "3", "--out", str(tmp_path / "branch"))
     assert (code, branch["seed"]) == (0, 3)
@@ -106,6 +115,19 @@ def test_a_sweep_is_studied_reported_resumed_and_replayed(
     assert "--out" not in output, "another folder would not help"
     assert not (tmp_path / "other" / "manifest.json").exists()
     assert len(endpoint.seen) == asked
+
+
+def test_a_sweep_is_studied_reported_resumed_and_replayed(
+    maia, endpoint: FakeEndpoint, tmp_path: Path
+) -> None:
+    """One run serves all steps: studying it is what takes time."""
+    out = tmp_path / "run"
+    stop_and_resume(maia, endpoint, out)
+    compare_and_report_again(maia, endpoint, out, tmp_path / "log.json")
+    ask_for_fewer_units(maia, out)
+    replay_records(maia, endpoint, out)
+    branch_from_a_round(maia, endpoint, out, tmp_path)
+    assert (out / "results.jsonl").is_file()
 
 
 def test_a_run_may_be_given_more_units_and_keeps_those_it_has(
