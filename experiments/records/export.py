@@ -31,7 +31,7 @@ from agents.records.record_types import ShownImage, StudyResult
 from agents.records.run_files import RecordError
 from agents.records.store import Store, finite
 from agents.records.work import WorkItem, build_task, read_plan
-from experiments.records.lookup import finished_studies, read_manifest, told_below
+from experiments.records.lookup import finished_studies, read_manifest, name_runs_below
 from experiments.records.names import UnitName, without_home
 from experiments.records.results import as_parquet, result
 from tools.sandbox import api_page
@@ -66,7 +66,7 @@ class Run:
         if not any(True for _ in run.rows()):
             if problems:
                 raise RecordError(problems[0])
-            if runs := told_below(folder):
+            if runs := name_runs_below(folder):
                 raise UsageError(f"{folder} has no units of its own, but runs in it.", f"Export one. {runs}")
             raise UsageError(f"no unit of {folder} has a result yet.", "Repeat this once one has.")
         return run

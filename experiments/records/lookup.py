@@ -73,7 +73,7 @@ def no_run(folder: Path) -> UsageError:
             f"the run in {folder} has come to no unit yet.",
             f"Try again later: `maia status {folder}` says whether a process works on it.",
         )
-    return UsageError(f"there is no run in {folder}.", told_below(folder) or _OUT)
+    return UsageError(f"there is no run in {folder}.", name_runs_below(folder) or _OUT)
 
 
 def find_unit(path: Path) -> RecordedUnit:
@@ -113,7 +113,7 @@ def find_units(path: Path) -> list[RecordedUnit]:
         raise RecordError(problems[0])
     units = [RecordedUnit(store, item, manifest) for item in items]
     if not units:
-        raise UsageError(f"{run} has no recorded unit.", told_below(run) or "Play it again once it has.")
+        raise UsageError(f"{run} has no recorded unit.", name_runs_below(run) or "Play it again once it has.")
     name = path.relative_to(run).as_posix().removeprefix("units/")
     if name in ("", ".", "units"):
         return units
@@ -143,7 +143,7 @@ def runs_below(folder: Path) -> list[Path]:
     return [folder / name for name in names if is_run(folder / name)]
 
 
-def told_below(folder: Path) -> str:
+def name_runs_below(folder: Path) -> str:
     """Return a sentence that names the runs in a folder, "" where there are none."""
     runs = runs_below(folder)
     return f"Runs below it: {_listed(list(map(str, runs)))}." if runs else ""

@@ -51,7 +51,7 @@ def bars(block: Bars) -> Markup:
             parts.append(_bar(bar, axis, top + 16 * position, style(legend.index(bar.series))))
         top += height + 10
     return _frame(
-        [*_grid_x(axis, marks, 4, top), *parts, _title_x(axis, top, block.axis)], top + 40, _told(block)
+        [*_grid_x(axis, marks, 4, top), *parts, _title_x(axis, top, block.axis)], top + 40, _alt_text(block)
     )
 
 
@@ -90,7 +90,7 @@ def scatter(block: ScatterPlot) -> Markup:
                     style(number), field.x(point.x), field.y(point.y), title
                 )
             )
-    return _frame(parts, _HEIGHT + 44, _told(block))
+    return _frame(parts, _HEIGHT + 44, _alt_text(block))
 
 
 def lines(block: Lines) -> Markup:
@@ -117,7 +117,7 @@ def lines(block: Lines) -> Markup:
             )
             for p in points
         ]
-    return _frame(parts, _HEIGHT + 44, _told(block))
+    return _frame(parts, _HEIGHT + 44, _alt_text(block))
 
 
 class _Field:
@@ -176,7 +176,7 @@ def _short(name: str) -> str:
     return name if len(name) <= _NAME_LIMIT else f"{name[: _NAME_LIMIT - 1]}…"
 
 
-def _told(block: Bars | ScatterPlot | Lines) -> str:
+def _alt_text(block: Bars | ScatterPlot | Lines) -> str:
     names = ", ".join(name for name in series_of(block) if name)
     return f"{block.title or 'Plot'}{f': {names}' if names else ''}"
 

@@ -90,10 +90,10 @@ class RunDirectory:
         try:
             return crosswise.read(self.store) or {}
         except RecordError as error:
-            self.problems.append(self._told(error))
+            self.problems.append(self._without_path(error))
             return {}
 
-    def _told(self, error: RecordError) -> str:
+    def _without_path(self, error: RecordError) -> str:
         """Return an error without the path of the run, which may name a home folder."""
         return error.message.replace(f"{self.root}/", "")
 
@@ -221,7 +221,7 @@ class RunDirectory:
         try:
             content = self.store.read(key)
         except (OSError, RecordError) as error:
-            reason = self._told(error) if isinstance(error, RecordError) else error.strerror
+            reason = self._without_path(error) if isinstance(error, RecordError) else error.strerror
             problems.append(f"{key} cannot be read: {reason}")
             return None
         if content is not None and not isinstance(content, kind):
