@@ -31,7 +31,7 @@ from agents.records.record_types import ShownImage, StudyResult
 from agents.records.run_files import RecordError
 from agents.records.store import Store, finite
 from agents.records.work import WorkItem, build_task, read_plan
-from experiments.records.lookup import finished_studies, read_manifest, name_runs_below
+from experiments.records.lookup import finished_studies, name_runs_below, read_manifest
 from experiments.records.names import UnitName, without_home
 from experiments.records.results import as_parquet, result
 from tools.sandbox import api_page

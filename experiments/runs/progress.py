@@ -73,7 +73,7 @@ class Live:
         self._base, self._live = spent, HostCounts()
 
     @property
-    def units_an_hour(self) -> float | None:
+    def units_per_hour(self) -> float | None:
         """The pace over the last units that ended; None before the first has."""
         if not self._ends:
             return None
@@ -84,7 +84,7 @@ class Live:
 
     @property
     def left_s(self) -> float | None:
-        pace = self.units_an_hour
+        pace = self.units_per_hour
         return None if pace is None else 3600 * (self.total - self.done - self.failed) / pace
 
     def values(self) -> dict[str, float]:
@@ -114,7 +114,7 @@ class Live:
             money(base.dollars + live.dollars, base.unpriced + live.unpriced),
         ]
         # Of a run that has ended, `status` shows the pace.
-        if (pace := self.units_an_hour) is not None and (left := self.left_s):
+        if (pace := self.units_per_hour) is not None and (left := self.left_s):
             parts += [f"{pace:.0f} units per hour", f"{_duration(left)} left"]
         return ", ".join(parts)
 

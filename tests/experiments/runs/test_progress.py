@@ -51,7 +51,7 @@ def test_pace_and_time_left_are_those_of_this_stretch() -> None:
     for _ in range(2):
         clock.now += 30
         happened(live, "started", "done")
-    assert live.units_an_hour == pytest.approx(120)
+    assert live.units_per_hour == pytest.approx(120)
     assert live.left_s == pytest.approx(90)
     assert "120 units per hour, 2 min left" in live.text()
     happened(live, *("started", "done") * 3)
@@ -67,7 +67,7 @@ def test_units_that_end_in_waves_do_not_make_the_pace_jump() -> None:
         for size, seconds in ((31, 15), (1, 5)):
             clock.now += seconds
             happened(live, *["done", "started"] * size)
-            paces.append(live.units_an_hour)
+            paces.append(live.units_per_hour)
     settled = paces[8:]
     assert max(settled) / min(settled) < 1.35
     assert sum(settled) / len(settled) == pytest.approx(5760, rel=0.2)
