@@ -1,7 +1,7 @@
-"""Serves pages on the loopback address to clients that know a random word, and opens them without revealing
-the word.
+"""Serves pages on the loopback address to clients that know a random token, and opens them without revealing
+the token.
 
-Other users of the machine can connect. Until a connection has named the word it is a stranger's: few are
+Other users of the machine can connect. Until a connection has sent the token it is unauthenticated: few are
 kept, for a few seconds, and the oldest makes room for the next.
 """
 
@@ -22,73 +22,73 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-STRANGERS = 16
-"""Connections without the word that are kept at a time."""
-STRANGER_S = 5.0
-"""Seconds after which a connection without the word is closed."""
+MAX_UNAUTHENTICATED = 16
+"""Connections without the token that are kept at a time."""
+UNAUTHENTICATED_S = 5.0
+"""Seconds after which a connection without the token is closed."""
 IDLE_S = 120.0
-"""Seconds that a connection with the word may be silent; an open page gets changes more often."""
+"""Seconds that a connection with the token may be silent; an open page gets changes more often."""
 
 
 class LoopbackServer(ThreadingHTTPServer):
-    """Listens on 127.0.0.1. `token` is the random word that every address begins with."""
+    """Listens on 127.0.0.1. `token` is the random token that every address begins with."""
 
     daemon_threads = True
 
     def __init__(self, handler: type[LoopbackHandler], port: int) -> None:
         self.token = secrets.token_urlsafe(16)
-        self._strangers: dict[socket.socket, float] = {}
+        self._unauthenticated: dict[socket.socket, float] = {}
         self._lock = threading.Lock()
         super().__init__(("127.0.0.1", port), handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         with self._lock:
-            self._strangers[request] = time.monotonic()
-            crowd = list(self._strangers)[:-STRANGERS]
-        for oldest in crowd:
-            self._turn_away(oldest)
+            self._unauthenticated[request] = time.monotonic()
+            surplus = list(self._unauthenticated)[:-MAX_UNAUTHENTICATED]
+        for oldest in surplus:
+            self._reject(oldest)
         super().process_request(request, client_address)
 
     def service_actions(self) -> None:
-        """Close connections that have not named the word in time; called several times a second."""
-        before = time.monotonic() - STRANGER_S
+        """Close connections that have not sent the token in time; called several times a second."""
+        before = time.monotonic() - UNAUTHENTICATED_S
         with self._lock:
-            late = [request for request, since in self._strangers.items() if since < before]
+            late = [request for request, since in self._unauthenticated.items() if since < before]
         for request in late:
-            self._turn_away(request)
+            self._reject(request)
 
     def admit(self, request: socket.socket) -> None:
-        """Keep a connection that has named the word."""
+        """Keep a connection that has sent the token."""
         with self._lock:
-            self._strangers.pop(request, None)
+            self._unauthenticated.pop(request, None)
 
     def shutdown_request(self, request: Any) -> None:
         with self._lock:
-            self._strangers.pop(request, None)
+            self._unauthenticated.pop(request, None)
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A reader who closes the page is no fault."""
 
-    def _turn_away(self, request: socket.socket) -> None:
+    def _reject(self, request: socket.socket) -> None:
         with self._lock:
-            self._strangers.pop(request, None)
+            self._unauthenticated.pop(request, None)
         with suppress(OSError):  # its thread then ends by itself
             request.shutdown(socket.SHUT_RDWR)
 
 
 class LoopbackHandler(BaseHTTPRequestHandler):
-    """Answers those who name the server's word; a subclass says with what."""
+    """Answers those who name the server's token; a subclass says with what."""
 
     server: LoopbackServer
     sys_version = ""
-    timeout = STRANGER_S
+    timeout = UNAUTHENTICATED_S
 
     def log_message(self, format: str, *args: Any) -> None:
         pass
 
     def below(self) -> str | None:
-        """Return the address below the word. Answer a client that does not know it, or came by another name,
+        """Return the address below the token. Answer a client that does not know it, or came by another name,
         and return None.
         """
         host = self.headers.get("Host", "").rpartition(":")[0] or self.headers.get("Host", "")
@@ -96,8 +96,8 @@ class LoopbackHandler(BaseHTTPRequestHandler):
             self.refuse(HTTPStatus.FORBIDDEN, "only from this machine")
             return None
         address = unquote(urlsplit(self.path).path).lstrip("/")
-        word, _, below = address.partition("/")
-        if not secrets.compare_digest(word.encode("utf-8", "replace"), self.server.token.encode()):
+        token, _, below = address.partition("/")
+        if not secrets.compare_digest(token.encode("utf-8", "replace"), self.server.token.encode()):
             self.refuse(HTTPStatus.NOT_FOUND, "not here")
             return None
         self.server.admit(self.connection)

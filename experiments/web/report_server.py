@@ -2,7 +2,7 @@
 
 Read-only: only GET and HEAD, only the run's `report/` and `blobs/`. It listens on the loopback address and
 answers only to loopback names, so that no web page elsewhere can read a run through the reader's browser.
-The address ends in a random word: other users of the machine can't guess it.
+The address holds a random token: other users of the machine can't guess it.
 """
 
 from __future__ import annotations

@@ -15,7 +15,12 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from experiments.web.local_server import STRANGERS, LoopbackHandler, LoopbackServer, shown_in_browser
+from experiments.web.local_server import (
+    MAX_UNAUTHENTICATED,
+    LoopbackHandler,
+    LoopbackServer,
+    shown_in_browser,
+)
 from experiments.web.report_server import RunServer
 from tests.experiments.report.run_directories import FakeRun
 
@@ -69,15 +74,17 @@ def test_a_browser_is_started_with_a_file_that_only_its_owner_reads(server: Loop
 
 
 def test_connections_without_the_token_are_few_and_block_no_client(server: LoopbackServer) -> None:
-    """However many are opened, a reader is answered, and the oldest strangers are gone."""
+    """However many are opened, a reader is answered, and the oldest unauthenticated connections are gone."""
     before = threading.active_count()
     with ExitStack() as stack:
         address = ("127.0.0.1", server.server_address[1])
-        crowd = [stack.enter_context(socket.create_connection(address, 30)) for _ in range(3 * STRANGERS)]
+        connections = [
+            stack.enter_context(socket.create_connection(address, 30)) for _ in range(3 * MAX_UNAUTHENTICATED)
+        ]
         assert ask(server, "GET") == (200, b"page")
-        for oldest in crowd[: -STRANGERS - 1]:
+        for oldest in connections[: -MAX_UNAUTHENTICATED - 1]:
             assert oldest.recv(1) == b""
-        assert threading.active_count() - before <= STRANGERS + 2
+        assert threading.active_count() - before <= MAX_UNAUTHENTICATED + 2
 
 
 @pytest.mark.parametrize("message", ["abc", "-1", "0", "9", "1e1", "٣", "9" * 400, ""])
