@@ -221,15 +221,15 @@ async def survey_class(
     Raises:
         UndrawableError: If fewer than two contexts have two images that could be made.
     """
-    camera = _Camera(studio, subject, class_name, seed)
+    images_of_class = _ContextImages(studio, subject, class_name, seed)
     contexts = [*CONTEXTS, *(f"{PROPOSED}: {phrase}" for phrase in proposed)]
-    first_images = await camera.show(dict.fromkeys(SCREENING_CONTEXTS, 1), "screen")
+    first_images = await images_of_class.measure(dict.fromkeys(SCREENING_CONTEXTS, 1), "screen")
     if not first_images.images and first_images.failed:
         raise UndrawableError(f"no images of {class_name!r} could be made: {first_images.reason}")
     if max((shown.probability for shown, _ in first_images.images), default=0.0) < LEAST:
         return _out_of_reach(class_name, first_images)
     others = {context: per_context - (context in SCREENING_CONTEXTS) for context in contexts}
-    screen = first_images.with_more(await camera.show(others, "screen", after=SCREENING_CONTEXTS))
+    screen = first_images.with_more(await images_of_class.measure(others, "screen", after=SCREENING_CONTEXTS))
     drawn = [context for context in contexts if len(screen.values[context]) >= 2]
     if len(drawn) < 2:
         raise UndrawableError(f"no images of {class_name!r} could be made: {screen.reason}")
@@ -238,9 +238,9 @@ async def survey_class(
     fresh: dict[str, list[float]] = {}
     rest: dict[str, list[float]] = {}
     telling: list[tuple[Shown, Image]] = []
-    ordinary, apart = screened(values)
-    for context, sign in apart.items():
-        again = await camera.show({context: FRESH * per_context}, "fresh")
+    ordinary, outstanding = screened(values)
+    for context, sign in outstanding.items():
+        again = await images_of_class.measure({context: FRESH * per_context}, "fresh")
         if len(again.values[context]) >= 2:
             fresh[context], notes[context] = again.values[context], again.notes[context]
             telling += again.extremes(sign)
@@ -248,7 +248,7 @@ async def survey_class(
             del values[context], notes[context]
     if fresh:
         count = math.ceil(2 * FRESH * per_context / len(ordinary))
-        again = await camera.show(dict.fromkeys(ordinary, max(2, count)), "rest")
+        again = await images_of_class.measure(dict.fromkeys(ordinary, max(2, count)), "rest")
         if sum(map(len, again.values.values())) < 2:
             raise UndrawableError(f"no more images of {class_name!r} could be made: {again.reason}")
         rest = again.values
@@ -261,7 +261,7 @@ async def survey_class(
     return Survey(asdict(survey), [image for _, image in (*lowest, *telling)])
 
 
-def _out_of_reach(class_name: str, first_images: _Roll) -> Survey:
+def _out_of_reach(class_name: str, first_images: _MeasuredContexts) -> Survey:
     """Return the survey of a class that the first images do not reach."""
     values = {context: activations for context, activations in first_images.values.items() if activations}
     best = first_images.extremes(1)
@@ -289,10 +289,10 @@ def screened(values: Mapping[str, Sequence[float]]) -> tuple[list[str], dict[str
     """
     means = {context: float(np.mean(activations)) for context, activations in values.items()}
     median = statistics.median_high(means.values())
-    apart = {
+    outstanding = {
         context: -1 if mean < median else 1 for context, mean in means.items() if abs(mean - median) >= LEAST
     }
-    return [context for context in means if context not in apart], apart
+    return [context for context in means if context not in outstanding], outstanding
 
 
 def judge(surveys: Sequence[ClassSurvey]) -> list[ContextEffect]:
@@ -343,7 +343,7 @@ def _resamples(n: int) -> np.ndarray:
 
 
 @dataclass(frozen=True, slots=True)
-class _Roll:
+class _MeasuredContexts:
     """Images of a class that show what was asked, with their probabilities."""
 
     values: dict[str, list[float]]
@@ -354,10 +354,10 @@ class _Roll:
     failed: int
     """Images that were not made at all."""
 
-    def with_more(self, other: _Roll) -> _Roll:
+    def with_more(self, other: _MeasuredContexts) -> _MeasuredContexts:
         """Return both together."""
         contexts = dict.fromkeys([*other.values, *self.values])
-        return _Roll(
+        return _MeasuredContexts(
             {context: self.values.get(context, []) + other.values.get(context, []) for context in contexts},
             {context: self.notes.get(context, 0) + other.notes.get(context, 0) for context in contexts},
             self.images + other.images,
@@ -371,14 +371,18 @@ class _Roll:
 
 
 @dataclass(frozen=True, slots=True)
-class _Camera:
+class _ContextImages:
+    """Makes images of a class in contexts, and measures its probability on them."""
+
     studio: Studio
     subject: Subject
     class_name: str
     seed: int
 
-    async def show(self, wanted: Mapping[str, int], purpose: str, after: Sequence[str] = ()) -> _Roll:
-        """Return so many images of each context, with seeds that belong to the purpose, in an order drawn at
+    async def measure(
+        self, wanted: Mapping[str, int], purpose: str, after: Sequence[str] = ()
+    ) -> _MeasuredContexts:
+        """Return the class's probability on so many images of each context, with seeds that belong to the purpose, in an order drawn at
         random.
 
         Of the contexts in `after` the first image was shown before.
@@ -410,7 +414,7 @@ class _Camera:
             values[context].append(response.activation)
             notes[context] += bool(image.provenance.notes)
             images.append((Shown(context, image.image.id, response.activation), image.image))
-        return _Roll(
+        return _MeasuredContexts(
             values,
             notes,
             images,
