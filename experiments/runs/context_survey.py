@@ -382,8 +382,8 @@ class _ContextImages:
     async def measure(
         self, wanted: Mapping[str, int], purpose: str, after: Sequence[str] = ()
     ) -> _MeasuredContexts:
-        """Return the class's probability on so many images of each context, with seeds that belong to the purpose, in an order drawn at
-        random.
+        """Return the class's probability on so many images of each context, with seeds that belong to the
+        purpose, in an order drawn at random.
 
         Of the contexts in `after` the first image was shown before.
         """
