@@ -43,9 +43,9 @@ class FencedStore(Store):
             self._check()
         return super().put(key, data)
 
-    def _exchange(self, key: str, data: bytes, kept: bool = False) -> None:
+    def replace(self, key: str, data: bytes, *, synced: bool = False) -> None:
         self._check()
-        super()._exchange(key, data, kept)
+        super().replace(key, data, synced=synced)
 
     def _check(self) -> None:
         if self.has(_key(self._host)):

@@ -11,7 +11,7 @@ from typing import Any
 
 from actors.errors import UsageError
 from actors.vision.data.datasets import canonical, is_path
-from agents.records.record_types import Manifest, read_record
+from agents.records.record_types import Manifest, load_record
 from agents.records.store import Store
 
 KEY = "manifest.json"
@@ -148,7 +148,7 @@ def widen(store: Store, manifest: dict[str, Any]) -> None:
     check(store, manifest)
     old = recorded(store)
     if (new := old | _extent(manifest)) != old:
-        store.rewrite(KEY, _encode(new))
+        store.replace(KEY, _encode(new), synced=True)
 
 
 def recorded(store: Store) -> dict[str, Any]:
@@ -157,7 +157,7 @@ def recorded(store: Store) -> dict[str, Any]:
     Raises:
         RecordError: If it is damaged.
     """
-    return read_record(store, KEY, Manifest) or {}
+    return (load_record(store, KEY, Manifest) or Manifest()).to_json()
 
 
 def _extent(manifest: dict[str, Any]) -> dict[str, Any]:

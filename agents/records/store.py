@@ -12,6 +12,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -87,10 +88,8 @@ class Store:
             StoreError: If the disk is full or the folder cannot be written.
             RecordError: If the folder of the key is a link.
         """
-        try:
+        with _translated_errors(self.root / key):
             return run_files.put_file(self.root, key, without_secrets(data))
-        except OSError as error:
-            raise _refusal(self.root / key, error) from error
 
     def check_room(self) -> None:
         """Make sure that what starts now can be written when it ends.
@@ -98,10 +97,8 @@ class Store:
         Raises:
             StoreError: If less than `spare_bytes` are free.
         """
-        try:
+        with _translated_errors(self.root):
             free = shutil.disk_usage(self.root).free
-        except OSError as error:
-            raise _refusal(self.root, error) from error
         if free < self._spare_bytes:
             raise StoreError(
                 f"the disk of {self.root} is nearly full: {free / 2**20:.0f} MB are left, "
@@ -110,31 +107,18 @@ class Store:
                 "Free some space and resume.",
             )
 
-    def replace(self, key: str, data: bytes) -> None:
-        """Write `data` under `key` whatever was there, whole or not at all: for counts and tables, never for
-        truth.
+    def replace(self, key: str, data: bytes, *, synced: bool = False) -> None:
+        """Write `data` under `key` whatever was there, whole or not at all.
+
+        `synced`: it is on disk before this returns, as what a run is about must be; counts and tables, which
+        can be made again, need not be.
 
         Raises:
             StoreError: If the disk is full or the folder cannot be written.
             RecordError: If the folder of the key is a link.
         """
-        self._exchange(key, data)
-
-    def rewrite(self, key: str, data: bytes) -> None:
-        """Do as `replace`, and have it on disk before this returns: for what a run is about, which may only
-        grow.
-
-        Raises:
-            StoreError: If the disk is full or the folder cannot be written.
-            RecordError: If the folder of the key is a link.
-        """
-        self._exchange(key, data, kept=True)
-
-    def _exchange(self, key: str, data: bytes, kept: bool = False) -> None:
-        try:
-            run_files.replace_file(self.root, key, without_secrets(data), synced=kept)
-        except OSError as error:
-            raise _refusal(self.root / key, error) from error
+        with _translated_errors(self.root / key):
+            run_files.replace_file(self.root, key, without_secrets(data), synced=synced)
 
     def remove(self, key: str) -> None:
         """Remove what can be made again; of a link, the link itself.
@@ -143,10 +127,8 @@ class Store:
             StoreError: If the folder cannot be written.
             RecordError: If the folder of the key is a link.
         """
-        try:
+        with _translated_errors(self.root / key):
             run_files.remove_file(self.root, key)
-        except OSError as error:
-            raise _refusal(self.root / key, error) from error
 
     def get(self, key: str) -> bytes | None:
         """Return the object, or None if there is none under that key.
@@ -211,6 +193,14 @@ def finite(value: Any) -> Any:
             return [finite(item) for item in value]
         case _:
             return value
+
+
+@contextmanager
+def _translated_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _refusal(path, error) from error
 
 
 def _refusal(path: Path, error: OSError) -> MaiaError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, field
 from typing import Annotated, Any
 
@@ -65,9 +65,21 @@ def build_task(item: WorkItem) -> Task:
     """Return the question of an item.
 
     Raises:
-        RecordError: If it does not exist or does not take these arguments.
+        RecordError: If there is no task of that name, or it does not take the item's arguments.
     """
-    return create_task(item.task, item.arguments)
+    task = TASKS.get(item.task)
+    if task is None:
+        raise RecordError(
+            f"there is no task {item.task!r}.",
+            f"Tasks are {', '.join(TASKS)}; the plan of this run is damaged, or from another version.",
+        )
+    try:
+        return task(**item.arguments)
+    except (TypeError, ValueError) as error:
+        raise RecordError(
+            f"the task {task.name!r} does not take the arguments {sorted(item.arguments)}: {error}",
+            "The plan of this run is damaged, or from another version.",
+        ) from error
 
 
 def write_plan(store: Store, items: Sequence[WorkItem]) -> list[WorkItem]:
@@ -86,7 +98,7 @@ def extend_plan(store: Store, items: Sequence[WorkItem]) -> list[WorkItem]:
     """
     if missing := {item.unit for item in read_plan(store) or ()} - {item.unit for item in items}:
         raise ValueError(f"the plan of {store.root} would lose {sorted(missing)[0]}")
-    store.rewrite(KEY, _encode(items))
+    store.replace(KEY, _encode(items), synced=True)
     return list(items)
 
 
@@ -107,24 +119,3 @@ def read_plan(store: Store) -> list[WorkItem] | None:
         return _PLAN.validate_python(values)
     except ValidationError as error:
         raise damaged(store.root / KEY, error) from error
-
-
-def create_task(name: str, arguments: Mapping[str, Any]) -> Task:
-    """Return the task of a plan's item.
-
-    Raises:
-        RecordError: If there is no task of that name, or it does not take these arguments.
-    """
-    task = TASKS.get(name)
-    if task is None:
-        raise RecordError(
-            f"there is no task {name!r}.",
-            f"Tasks are {', '.join(TASKS)}; the plan of this run is damaged, or from another version.",
-        )
-    try:
-        return task(**arguments)
-    except (TypeError, ValueError) as error:
-        raise RecordError(
-            f"the task {task.name!r} does not take the arguments {sorted(arguments)}: {error}",
-            "The plan of this run is damaged, or from another version.",
-        ) from error

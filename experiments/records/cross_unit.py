@@ -63,7 +63,7 @@ def forget(store: Store) -> None:
     had.
     """
     if store.has(KEY):
-        store.rewrite(KEY, b"null")
+        store.replace(KEY, b"null", synced=True)
 
 
 async def compare(vision: VisionClient, store: Store, plan: Sequence[WorkItem]) -> None:

@@ -232,12 +232,12 @@ def _write_plan(
     """Write the screening and the plan with the `new` items, and return the plan."""
     encoded = json.dumps(finite(screening), indent=1, allow_nan=False).encode()
     if plan is None:
-        store.rewrite(SCREENING, encoded)
+        store.replace(SCREENING, encoded, synced=True)
         return write_plan(store, new)
     # Every label is compared with all others: with more of them, all are compared again.
     crosswise.forget(store)
     # The plan before the screening: what is cut short in between is done again by the same command.
     known = {item.unit for item in plan}
     plan = extend_plan(store, [*plan, *(item for item in new if item.unit not in known)])
-    store.rewrite(SCREENING, encoded)
+    store.replace(SCREENING, encoded, synced=True)
     return plan
