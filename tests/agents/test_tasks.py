@@ -37,7 +37,7 @@ def test_an_indented_fence_and_a_longer_fence_are_read():
         "### [Description]: Dogs on grass.\n### [Label]: *dogs on grass*\n",
     ],
 )
-def test_a_final_answer_is_read_however_it_is_dressed(reply):
+def test_a_final_answer_is_read_in_any_markdown(reply):
     answer = DescribeUnit().read_answer(reply)
     assert answer is not None
     assert answer.labels == ("dogs on grass",)
@@ -64,7 +64,7 @@ def test_numbered_labels_are_labels():
         "[HYPOTHESIS LIST]:\nHypothesis_1: dogs",
     ],
 )
-def test_what_is_no_answer_is_not_taken_for_one(reply):
+def test_text_without_a_label_is_no_answer(reply):
     assert DescribeUnit().read_answer(reply) is None
 
 

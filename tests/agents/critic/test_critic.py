@@ -51,7 +51,7 @@ async def test_a_wrong_label_goes_back_with_numbers_and_the_strongest_rivals():
     assert verdict.evidence["n_positive"] == 40
 
 
-async def test_one_image_that_beats_all_others_does_not_decide():
+async def test_a_single_strong_image_does_not_confirm_a_label():
     """The paper's failure E2: a single lucky image."""
     lucky = iter([100.0] + [0.0] * 10_000)
     judge, _, _ = critic(lambda shown: next(lucky) if "dog" in shown else len(shown) / 1000)
@@ -66,7 +66,7 @@ async def test_a_unit_that_never_answers_confirms_nothing():
     assert verdict.evidence["e_value"] == 1.0
 
 
-async def test_every_label_of_an_or_is_drawn():
+async def test_images_are_made_of_every_label():
     judge, studio, _ = critic(lambda shown: 1.0 if "dog" in shown or "car" in shown else len(shown) / 1000)
     await judge.examine(answer("dogs", "red cars"), 1)
     prompts = [prompt for prompt, _ in studio.made[:40]]  # what follows measures a second time
@@ -111,7 +111,7 @@ async def test_a_shorter_label_that_seems_to_lose_something_is_shown_more_often_
     assert 10 < compared["n_weaker"] <= 40
 
 
-async def test_what_a_study_claims_is_worth_less_the_more_it_has_tested():
+async def test_each_further_test_discounts_the_e_value():
     judge, _, _ = critic(lambda shown: 3.0 if "dog" in shown else len(shown) / 1000)
     once = (await judge.examine(answer("dogs"), 1)).evidence
     later = (await judge.examine(answer("dogs"), 3)).evidence
@@ -120,7 +120,7 @@ async def test_what_a_study_claims_is_worth_less_the_more_it_has_tested():
     assert sum(map(share_of, range(1, 10_000))) == pytest.approx(1, abs=1e-3)
 
 
-async def test_a_label_that_cannot_be_drawn_is_untestable_and_not_a_zero():
+async def test_a_label_that_cannot_be_drawn_is_untestable():
     judge, _, _ = critic(lambda shown: 0.0)
     verdict = await judge.examine(answer("forbidden dogs"), 1)
     assert not verdict.accepted
@@ -137,14 +137,14 @@ async def test_an_abstention_needs_no_test():
     assert finding(verdict) == "out of reach", "nothing was made, so nothing is known of the unit"
 
 
-async def test_an_abstention_has_the_tools_looked_at():
+async def test_an_abstention_makes_the_critic_inspect_the_tools():
     verdict = await doubted(lambda shown: 0.0).examine(answer("not interpretable"), 1)
     assert verdict.accepted
     assert verdict.evidence["inspected"] == {"n": 10, "seen": 10, "false": 0}
 
 
 @pytest.mark.parametrize(("best", "word"), [(4.0, "not interpretable"), (1.0, "out of reach")])
-async def test_an_abstention_says_something_of_the_unit_only_where_images_reach_its_range(best, word):
+async def test_an_abstention_is_out_of_reach_unless_images_reach_the_range(best, word):
     verdict = await doubted(lambda shown: best).examine(answer("not interpretable"), 1)
     assert finding(verdict) == word
 
@@ -155,7 +155,7 @@ def test_controls_share_no_word_with_the_label():
     assert not [thing for thing in things if {"car", "bus", "dog"} & set(thing.split())]
 
 
-def test_labels_and_controls_share_their_wordings():
+def test_labels_and_controls_use_the_same_prompt_templates():
     import random
 
     one, two = random.Random(3), random.Random(3)
@@ -253,7 +253,7 @@ async def test_further_images_of_a_broader_word_do_not_show_the_label_either():
     assert compared["mean_weaker"] < 2.0
 
 
-async def test_two_words_that_are_each_called_broader_than_the_other_end_the_search():
+async def test_the_search_for_simpler_labels_ends_on_a_cycle():
     meanings = {"dog": LabelMeaning("dog", broader="hound"), "hound": LabelMeaning("hound", broader="dog")}
     judge, skeptic = meant(lambda shown: 3.0 if "dog" in shown or "hound" in shown else 0.1, meanings)
     verdict = await judge.examine(answer("dog"), 1)
@@ -261,7 +261,7 @@ async def test_two_words_that_are_each_called_broader_than_the_other_end_the_sea
     assert skeptic.asked == ["dog", "hound"]
 
 
-async def test_a_broader_word_that_does_less_leaves_the_label_as_it_is():
+async def test_a_broader_word_with_lower_activations_is_rejected():
     meaning = LabelMeaning("dog", broader="pet")
     judge, _ = meant(lambda shown: 3.0 if "dog" in shown else 0.1, {"dog": meaning})
     verdict = await judge.examine(answer("dog"), 1)
@@ -280,7 +280,7 @@ async def test_a_narrower_word_whose_images_drive_the_unit_more_sends_the_answer
     assert [each["label"] for each in verdict.evidence["rivals"]] == ["poodle", "canine"]
 
 
-async def test_a_rival_that_does_less_is_written_down_and_the_answer_stands():
+async def test_a_weaker_rival_is_recorded_and_the_answer_stands():
     verdict = await doubted(lambda shown: 3.0 if "dog" in shown else len(shown) / 100, rival="grass").examine(
         answer("dog"), 1
     )
@@ -298,7 +298,7 @@ async def accepted(activation, *labels):
     return verdict
 
 
-async def test_a_combination_stands_if_its_parts_do_less():
+async def test_a_combination_is_kept_if_its_parts_drive_the_unit_less():
     verdict = await accepted(lambda shown: 3.0 * ("dog" in shown and "grass" in shown), "a dog on grass")
     assert verdict.labels == ("a dog on grass",)
     assert [each["simpler"] for each in verdict.evidence["simpler"]] == ["dog", "grass"]
@@ -317,7 +317,7 @@ async def test_the_simplest_label_is_accepted_that_the_numbers_cannot_reject(lab
 
 
 @pytest.mark.parametrize("label", ["red dog", "dog without a leash"])
-async def test_what_makes_a_difference_stays(label):
+async def test_a_qualifier_that_matters_is_kept(label):
     def red_only(shown):
         return 3.0 * ("red dog" in shown)
 
@@ -328,12 +328,12 @@ async def test_what_makes_a_difference_stays(label):
     assert verdict.labels == (label,)
 
 
-async def test_a_label_that_does_nothing_by_itself_is_dropped():
+async def test_a_label_that_does_not_drive_the_unit_by_itself_is_dropped():
     verdict = await accepted(lambda shown: 3.0 * ("dog" in shown), "dog", "car")
     assert verdict.labels == ("dog",)
 
 
-async def test_of_each_label_it_is_told_what_share_of_the_exemplars_it_explains():
+async def test_coverage_counts_the_exemplars_that_show_each_label():
     verdict = await accepted(lambda shown: 3.0 * ("dog" in shown), "dog")
     found = verdict.evidence["coverage"]
     assert (found["n"], found["shown"], found["untold"]) == (15, 15, 0)
@@ -404,13 +404,13 @@ async def test_a_label_whose_images_reach_too_little_of_the_units_range_is_weak(
     assert finding(verdict) == "weak"
 
 
-async def test_where_nothing_that_was_made_reaches_the_unit_it_is_out_of_reach():
+async def test_a_unit_that_no_generated_image_reaches_is_out_of_reach():
     verdict = await doubted(lambda s: of_dogs(s) / 3).examine(answer("dog"), 1)
     assert finding(verdict) == "out of reach"
     assert "%" in verdict.objection
 
 
-async def test_a_label_that_real_images_bear_out_holds_there_though_no_made_one_reaches_the_unit():
+async def test_a_label_can_hold_on_real_images_alone():
     def only_real(shown):
         return (3.0 if "true" in shown else 0.3) * ("dog" in shown) + noise(shown)
 
@@ -452,7 +452,7 @@ class FakeAgentImages:
         return [by_id[each] for each in ids]
 
 
-async def test_strong_images_that_the_label_does_not_explain_go_back_once_with_their_pictures():
+async def test_unexplained_strong_images_are_sent_back_once():
     made = FakeAgentImages(*((f"a comet {i}", 4.9, False) for i in range(3)))
     judge = doubted(of_dogs, agent_images=made)
     judge._skeptic._studio.shows |= {image.id: "a comet" for image in made.images}

@@ -55,7 +55,7 @@ async def test_a_witness_answers_yes_no_or_not_at_all():
     assert all(sum(isinstance(p, Image) for m in r.messages for p in m.parts) == 1 for r in chat.requests)
 
 
-async def test_no_images_no_question():
+async def test_without_images_no_question_is_asked():
     chat = Chat("1 of 1 show a dog")
     assert await Skeptic(chat).rival([], ["x"]) is None
     assert chat.requests == []

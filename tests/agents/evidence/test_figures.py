@@ -20,17 +20,17 @@ def looked(*covered, activation=2.0, origin="exemplar"):
     return [WitnessedImage(f"{i:08x}", activation, origin, {"dog": each}) for i, each in enumerate(covered)]
 
 
-def test_the_range_of_a_rare_unit_is_told_by_the_one_image_that_it_answers_to():
+def test_the_range_of_a_rare_unit_follows_its_one_strong_image():
     assert range_of(0.001, [1.0] + [0.0] * 14).high == 1.0
     assert range_of(-9.5, [1.4] + [-5.1] * 14, generated=[2.0] * 5).high == 1.4
 
 
-def test_one_outlier_does_not_stand_for_the_range():
+def test_one_outlier_does_not_set_the_range():
     unit = range_of(0.0, [15.0] + [7.0] * 14)
     assert unit.high == pytest.approx((15 + 14 * 7) / 15)
 
 
-def test_what_a_class_reaches_where_it_wins_is_its_range_though_the_data_set_has_no_image_of_it():
+def test_the_range_of_a_class_uses_its_anchor():
     unit = range_of(0.3, [2.5] * 15, anchor=6.0)
     assert unit.high == 6.0
     assert not reach(unit, [2.2] * 99, 0.5).reached
@@ -51,14 +51,14 @@ def test_a_label_is_as_strong_as_the_part_of_the_range_that_its_images_reach():
     assert not found.strong
 
 
-def test_one_lucky_image_reaches_little_and_without_images_nothing_is_reached():
+def test_reach_is_the_mean_of_the_best_images():
     unit = range_of(0.0, [10.0] * 5)
     assert not reach(unit, [10.0, 0.0, 0.0, 0.0, 0.0], 0.3).reached
     assert reach(unit, [4.0] * 5 + [0.0] * 90, 0.3).reached
     assert not reach(unit, [], 0.3).reached
 
 
-def test_a_share_is_corrected_for_what_the_witness_overlooks_and_invents():
+def test_a_share_is_corrected_for_the_errors_of_the_witness():
     witness = accuracy([True] * 16 + [False] * 4, [False] * 18 + [True] * 2)
     assert witness.share(0.8 * 0.5 + 0.1 * 0.5) == pytest.approx(0.5)
     assert Accuracy(0.5, 0.6, 20, 20).share(0.5) is None, "such a witness guesses"
@@ -77,7 +77,7 @@ def test_a_share_is_corrected_for_what_the_witness_overlooks_and_invents():
         ([], None),
     ],
 )
-def test_images_of_which_nobody_can_tell_neither_cover_nor_refute(covered, covers):
+def test_images_without_a_clear_answer_neither_cover_nor_refute(covered, covers):
     assert coverage(looked(*covered), ["dog"], GOOD, 0.3).covers is covers
 
 
@@ -159,7 +159,7 @@ def test_a_label_that_a_rival_beats_is_not_confirmed():
     assert of_label(True, ALL, beaten_by="grass").verdict == "not confirmed"
 
 
-def test_nothing_is_said_of_a_unit_that_no_made_image_reaches():
+def test_an_abstention_without_reach_is_out_of_reach():
     assert of_abstention(Figures(UNIT, UNREACHED)).verdict == "out of reach"
     assert of_abstention(Figures(UNIT, REACHED)).verdict == "not interpretable"
 

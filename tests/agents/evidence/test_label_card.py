@@ -74,7 +74,7 @@ def test_a_second_label_that_does_nothing_makes_no_polysemantic_unit():
     assert [each["auroc"] for each in card["labels"]] == [1.0, 0.45]
 
 
-def test_labels_that_are_sure_only_together_are_several_all_the_same():
+def test_labels_that_are_significant_only_together_are_polysemantic():
     positives = [trial(1.0, ("blue", "yellow")[i % 2]) for i in range(6)]
     card = label_card(
         record(("blue", "yellow"), positives=positives, controls=[trial(0.2), trial(1.0), trial(1.1)])
@@ -104,14 +104,14 @@ def test_what_was_not_measured_is_none_and_not_zero():
     assert card["labels"][0]["auroc"] is card["labels"][0]["explains"] is card["explained"] is None
 
 
-def test_a_maker_that_blanks_half_its_prompts_is_named():
+def test_an_unreliable_image_maker_gets_a_warning():
     positives = [trial(3.0, "dog", shows=True), trial(0.1, "dog", shows=False)] * 5
     (warning,) = label_card(record(positives=positives, controls=[trial(0.2, shows=False)] * 10))["warnings"]
     assert warning.startswith("image maker:")
     assert "5 of 10" in warning
 
 
-def test_an_observer_that_lies_is_named():
+def test_an_unreliable_observer_gets_a_warning():
     positives = [trial(3.0 + i / 10, "dog", shows=i % 2 == 0) for i in range(10)]
     controls = [trial(0.2 + i / 10, shows=i % 2 == 0) for i in range(10)]
     (warning,) = label_card(record(positives=positives, controls=controls))["warnings"]
@@ -122,7 +122,7 @@ def test_an_observer_that_lies_is_named():
     assert inverted["warnings"][0].startswith("observer:")
 
 
-def test_honest_tools_are_not_called_into_question():
+def test_reliable_tools_get_no_warning():
     positives = [trial(3.0, "dog", shows=i > 0) for i in range(10)]
     assert label_card(record(positives=positives, controls=[trial(0.2, shows=False)] * 10))["warnings"] == []
 
@@ -136,7 +136,7 @@ def test_honest_tools_are_not_called_into_question():
         ({"n": 2, "seen": 0, "false": 0}, []),
     ],
 )
-def test_an_abstention_names_the_tool_that_may_be_to_blame(inspected, named):
+def test_the_card_of_an_abstention_warns_of_unreliable_tools(inspected, named):
     empty = {"kind": "abstention", "positives": [], "controls": []}
     given = record(("not interpretable",), "not interpretable", **empty, inspected=inspected)
     assert [warning.split(":")[0] for warning in label_card(given)["warnings"]] == named

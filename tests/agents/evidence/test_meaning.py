@@ -43,7 +43,7 @@ class Model:
         return ChatReply(self._reply, finish=self._finish)  # type: ignore[arg-type]
 
 
-async def test_a_single_thing_has_a_core_and_words_beside_it() -> None:
+async def test_a_single_thing_has_a_core_and_alternative_labels() -> None:
     found = await ask_meaning(Model(DOG), "dogs")
     assert found == LabelMeaning("dog", broader="animal", narrower="poodle", synonym="canine")
     assert doubts_about("dogs", found) == [Doubt("animal", "animal", wider=True)]
@@ -92,15 +92,15 @@ def test_a_preposition_that_is_part_of_a_name_is_no_condition() -> None:
         DOG + "\nQUALIFIER: a | dog" * 5,
     ],
 )
-def test_an_answer_in_any_other_form_is_none(reply: str) -> None:
+def test_a_reply_in_another_form_is_refused(reply: str) -> None:
     assert read_meaning(reply) is None
 
 
-async def test_an_answer_that_was_cut_off_is_none() -> None:
+async def test_a_reply_that_was_cut_off_is_refused() -> None:
     assert await ask_meaning(Model(DOG, finish="length"), "dogs") is None
 
 
-def test_without_a_meaning_the_words_are_taken_apart() -> None:
+def test_without_a_meaning_a_label_is_split_by_its_words() -> None:
     label = "a dog on grass"
     assert doubts_about(label, None) == doubts(label)
     assert rivals_of(label, None) == []

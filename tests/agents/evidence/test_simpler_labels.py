@@ -11,7 +11,7 @@ def simpler(label: str) -> list[str]:
     return [doubt.simpler for doubt in doubts(label)]
 
 
-def test_an_exception_is_doubted_by_showing_what_it_leaves_out():
+def test_an_exception_is_doubted_by_images_of_what_it_excludes():
     assert doubts("an arch without a trophy") == [Doubt("arch", "arch with a trophy", "arch")]
     assert simpler("dogs, but not on grass") == ["dogs"]
 
@@ -44,7 +44,7 @@ def test_the_parts_of_a_combination(label, parts):
         ("", []),
     ],
 )
-def test_an_adjective_is_doubted_unless_it_is_all_that_is_said(label, plain):
+def test_an_adjective_is_doubted_unless_the_noun_is_empty(label, plain):
     assert simpler(label) == plain
 
 
@@ -55,7 +55,7 @@ def test_what_is_a_combination():
 
 
 @pytest.mark.parametrize("label", ["a b c d", "dog with cat on mat", "x without y", "dog", "of", "with"])
-def test_saying_less_ends(label):
+def test_the_chain_of_simpler_labels_ends(label):
     """Whatever is accepted in place of a label has fewer words, so the search for the simplest one ends."""
     for doubt in doubts(label):
         assert len(doubt.simpler.split()) < len(label.split())

@@ -65,7 +65,7 @@ def test_a_clear_difference_is_found_within_twenty_pairs():
     assert e_value([2.0] * 20, [1.0] * 20) > 1000
 
 
-def test_ties_bet_nothing():
+def test_ties_leave_the_e_value_unchanged():
     assert e_value([0.0] * 50, [0.0] * 50) == 1.0
 
 
@@ -74,7 +74,7 @@ def test_a_constant_control_group_gives_no_margin():
     assert standardized_margin([3.0], [0.0, 2.0]) == pytest.approx(2.0)
 
 
-def test_wilson_of_no_trials_says_nothing():
+def test_the_wilson_interval_without_trials_is_the_whole_range():
     assert wilson_interval(0, 0) == (0.0, 1.0)
     low, high = wilson_interval(10, 10)
     assert 0.7 < low < 0.75
@@ -101,7 +101,7 @@ def test_the_permutation_test_counts_every_exchange_as_often_as_any_other():
     assert found.mean() == pytest.approx(1 / 15, abs=0.01)
 
 
-def test_a_group_of_one_has_no_spread_and_is_refused():
+def test_a_group_of_one_is_refused():
     with pytest.raises(ValueError, match="two values"):
         permutation_p_values([([1.0], [1.0, 2.0])])
 

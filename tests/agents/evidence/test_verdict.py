@@ -35,7 +35,7 @@ def found(word):
         ),
     ],
 )
-def test_each_ending_has_its_word(record, verdict):
+def test_each_status_has_its_verdict(record, verdict):
     assert verdict_of(record) == verdict
     assert verdict in VERDICTS
 

@@ -49,7 +49,7 @@ class Chat:
         return ChatReply("yes", usage=Usage(prompt_tokens=100, completion_tokens=7, requests=1, dollars=0.5))
 
 
-async def test_a_call_without_room_is_never_sent() -> None:
+async def test_a_call_beyond_the_budget_is_not_sent() -> None:
     ledger = Ledger(BudgetSettings(tokens=150))
     chat = Chat()
     with pytest.raises(BudgetSpentError, match="150 tokens has no room"):
@@ -58,7 +58,7 @@ async def test_a_call_without_room_is_never_sent() -> None:
     assert ledger.reserved == Cost()
 
 
-async def test_what_was_set_aside_and_not_spent_comes_back() -> None:
+async def test_unspent_reservations_are_released() -> None:
     ledger = Ledger(BudgetSettings(tokens=1000))
     await MeteredChat(Chat(), ledger, Rate()).complete(ASK)
     assert (ledger.spent.tokens, ledger.spent.requests, ledger.reserved) == (107, 1, Cost())
@@ -107,7 +107,7 @@ async def test_time_is_a_budget_too() -> None:
         await ledger.reserve(Cost(requests=1))
 
 
-async def test_a_spent_unit_stops_itself_and_leaves_the_run_untouched() -> None:
+async def test_a_spent_unit_budget_stops_that_unit_only() -> None:
     run = Ledger(BudgetSettings(tokens=10_000))
     unit = Ledger(BudgetSettings(tokens=50), what="unit", error=UnitBudgetError)
     account = UnitAccount(unit, run)
@@ -154,7 +154,7 @@ async def test_an_account_is_rebuilt_from_the_records_with_calls_in_doubt_as_pai
     assert spent_so_far(store, "units/a") == Cost(dollars=0.25, tokens=12, requests=1)
 
 
-def test_what_a_damaged_record_hides_is_counted_at_its_most_or_named(tmp_path: Path) -> None:
+def test_damaged_records_are_counted_at_their_maximum_or_reported(tmp_path: Path) -> None:
     """A damaged answer counts as its request predicted; a damaged charge, round or request is named."""
     store = Store(tmp_path)
     store.put("units/a/calls/1.request-1", b'{"tokens": 999, "dollars": 9}')

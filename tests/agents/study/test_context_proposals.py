@@ -56,7 +56,7 @@ def test_an_answer_without_the_list_gives_no_contexts(reply):
         ("in " + "x" * LONGEST, "not a phrase"),
     ],
 )
-def test_what_is_no_context_is_left_out_with_the_reason(line, why):
+def test_an_unfit_context_is_left_out_with_the_reason(line, why):
     phrases, left_out = parse(f"[CONTEXTS]:\n- {line}\n- in a kitchen", "teapot", 8, KNOWN)
     assert phrases == ("in a kitchen",)
     assert why in left_out[0][1]

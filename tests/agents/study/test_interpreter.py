@@ -318,7 +318,7 @@ async def test_a_conversation_too_long_for_the_model_goes_on_without_its_old_ima
     assert [len(message.images) for message in chat.sent.messages] == [0, 0, 0, 0, 0, 2]
 
 
-async def test_what_was_filtered_is_left_out_and_the_study_goes_on(bench):
+async def test_a_filtered_observation_is_left_out_and_the_study_continues(bench):
     """The newest observation goes, not the whole study; a study taken up again leaves out the same."""
     study, chat = await bench.study(CODE, ChatReply("declined by a filter", "filtered"), CODE, ANSWER)
     assert study.status == "answered"

@@ -49,7 +49,7 @@ async def test_a_summary_sees_all_images_at_once():
 
 
 @pytest.mark.parametrize("reply", [ChatReply("", "refused"), ChatReply("x", "filtered"), ChatReply(" ")])
-async def test_a_describer_that_says_nothing_is_said_to_have_said_nothing(reply):
+async def test_an_empty_description_is_reported(reply):
     text = await BlindObservers(EchoChat(reply)).describe([picture_of("a")], ["t"])
     assert "gave no description" in text
 
@@ -69,7 +69,7 @@ async def test_an_image_that_the_server_fails_on_costs_its_own_description():
     assert "gave no description: the endpoint h fails on the image" in second
 
 
-async def test_a_fault_of_one_look_keeps_its_type_and_the_other_looks_are_not_lost():
+async def test_a_fault_of_one_description_keeps_its_type():
     """A revoked key must stop the run, not fail the study as a fault of the program; looks are paid for."""
 
     class Failing(EchoChat):
