@@ -26,7 +26,6 @@ import asyncio
 import copy
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -34,6 +33,7 @@ from typing import Any, Generic, TypeVar
 from actors.errors import BackendError, MaiaError, OverloadedError
 from actors.serving.backend import Backend, Priority, RequestT, ResultT
 from actors.serving.capacity import CapacityLimiter
+from actors.serving.fair_queue import FairQueue, Job, Waiter, rank_of
 
 _log = logging.getLogger(__name__)
 
@@ -79,111 +79,6 @@ class CoalescerStatistics:
         return self.batch_items / self.batches if self.batches else 0.0
 
 
-class Waiter(Generic[RequestT, ResultT]):
-    """One caller that waits for a job; after `withdraw` nothing is delivered to it."""
-
-    __slots__ = ("_coalescer", "deliver", "job", "request")
-
-    def __init__(
-        self,
-        coalescer: Coalescer[RequestT, ResultT],
-        request: RequestT,
-        deliver: Callable[[ResultT | MaiaError], object],
-    ) -> None:
-        self._coalescer = coalescer
-        self.request = request
-        self.deliver = deliver
-        self.job: _Job[RequestT, ResultT] | None = None
-
-    def withdraw(self) -> None:
-        """Stop waiting. Nothing happens if it was already answered."""
-        if self.job is not None:
-            self._coalescer._withdraw(self)
-
-
-class _Job(Generic[RequestT, ResultT]):
-    """One request to the backend, merged from those of all its callers."""
-
-    __slots__ = ("agent", "key", "queue", "rank", "request", "since", "waiters")
-
-    def __init__(
-        self,
-        key: Hashable | None,
-        request: RequestT,
-        rank: float,
-        agent: str,
-        queue: _FairQueue[RequestT, ResultT] | None,
-        since: float,
-    ) -> None:
-        self.key = key
-        self.request = request
-        self.rank = rank
-        self.agent = agent
-        self.queue: _FairQueue[RequestT, ResultT] | None = queue
-        """The queue in which it waits; None once it runs or is withdrawn, and for what bypasses the queue."""
-        self.since = since
-        self.waiters: list[Waiter[RequestT, ResultT]] = []
-
-
-class _FairQueue(Generic[RequestT, ResultT]):
-    """The waiting jobs of one priority and one bucket, taken round-robin by agent."""
-
-    __slots__ = ("_arrivals", "_by_agent", "_turn", "bucket", "n_jobs", "priority")
-
-    def __init__(self, priority: Priority, bucket: Hashable) -> None:
-        self.priority, self.bucket = priority, bucket
-        self.n_jobs = 0
-        self._by_agent: dict[str, deque[_Job[RequestT, ResultT]]] = {}
-        self._turn: list[_Job[RequestT, ResultT]] = []
-        self._arrivals: deque[_Job[RequestT, ResultT]] = deque()
-
-    def add(self, job: _Job[RequestT, ResultT]) -> None:
-        self.n_jobs += 1
-        self._arrivals.append(job)
-        queue = self._by_agent.get(job.agent)
-        if queue is None:
-            queue = self._by_agent[job.agent] = deque()
-        queue.append(job)
-
-    def oldest(self) -> float:
-        """Return since when the oldest job waits. Only for queues that hold jobs."""
-        arrivals = self._arrivals
-        while arrivals[0].queue is not self:  # running, withdrawn or moved to another queue
-            arrivals.popleft()
-        return arrivals[0].since
-
-    def take(self, limit: int) -> list[_Job[RequestT, ResultT]]:
-        """Remove and return up to `limit` jobs: whole turns, as far as they fit."""
-        taken: list[_Job[RequestT, ResultT]] = []
-        while len(taken) < limit and self.n_jobs:
-            if not self._turn:
-                self._start_turn()
-            job = self._turn.pop()
-            if job.queue is self:
-                job.queue = None
-                self.n_jobs -= 1
-                taken.append(job)
-        return taken
-
-    def _start_turn(self) -> None:
-        """Take one job of each agent, so that an agent with many waits for those with few."""
-        by_agent, turn = self._by_agent, self._turn
-        emptied = []
-        for agent, queue in by_agent.items():
-            while queue:
-                job = queue.popleft()
-                if job.queue is self:
-                    turn.append(job)
-                    break
-            if not queue:
-                emptied.append(agent)
-        for agent in emptied:
-            del by_agent[agent]
-        # Taken from the end: the lowest rank goes first, and the sort keeps agents' order among equals.
-        turn.sort(key=_rank)
-        turn.reverse()
-
-
 class Coalescer(Generic[RequestT, ResultT]):
     """Shares one backend among many callers of one event loop.
 
@@ -200,9 +95,9 @@ class Coalescer(Generic[RequestT, ResultT]):
     ) -> None:
         self._backend = backend
         self._clock = clock
-        self._queues: dict[tuple[Priority, Hashable], _FairQueue[RequestT, ResultT]] = {}
-        self._queued_by_key: dict[Hashable, _Job[RequestT, ResultT]] = {}
-        self._running_by_key: dict[Hashable, list[_Job[RequestT, ResultT]]] = {}
+        self._queues: dict[tuple[Priority, Hashable], FairQueue[RequestT, ResultT]] = {}
+        self._queued_by_key: dict[Hashable, Job[RequestT, ResultT]] = {}
+        self._running_by_key: dict[Hashable, list[Job[RequestT, ResultT]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         """The batches in the slots."""
         self._bypassing: set[asyncio.Task[None]] = set()
@@ -255,7 +150,7 @@ class Coalescer(Generic[RequestT, ResultT]):
         if self._closed:
             raise ClosedError(f"{self._backend.name} is closed.")
         backend = self._backend
-        waiter = Waiter(self, request, deliver)
+        waiter = Waiter(self._withdraw, request, deliver)
         known = backend.lookup(request)
         if known is not None:
             self._lookups += 1
@@ -274,7 +169,7 @@ class Coalescer(Generic[RequestT, ResultT]):
         if job is None:
             bucket, rank = backend.bucket(request), backend.rank(request)
             queue = self._queue(priority, bucket)
-            job = _Job(key, request, rank, agent, queue, self._clock())
+            job = Job(key, request, rank, agent, queue, self._clock())
             queue.add(job)
             self._queued += 1
             if key is not None:
@@ -288,7 +183,7 @@ class Coalescer(Generic[RequestT, ResultT]):
         return waiter
 
     def _run_now(self, waiter: Waiter[RequestT, ResultT], agent: str) -> None:
-        job: _Job[RequestT, ResultT] = _Job(None, waiter.request, 0.0, agent, None, self._clock())
+        job: Job[RequestT, ResultT] = Job(None, waiter.request, 0.0, agent, None, self._clock())
         job.waiters.append(waiter)
         waiter.job = job
         self._capacity.in_use += 1
@@ -297,7 +192,7 @@ class Coalescer(Generic[RequestT, ResultT]):
 
     def _find_shared(
         self, key: Hashable, request: RequestT, priority: Priority
-    ) -> _Job[RequestT, ResultT] | None:
+    ) -> Job[RequestT, ResultT] | None:
         """Return the running or waiting job that will answer `request` too, if there is one."""
         backend = self._backend
         for job in self._running_by_key.get(key, ()):
@@ -317,13 +212,13 @@ class Coalescer(Generic[RequestT, ResultT]):
             queued.queue.add(queued)
         return queued
 
-    def _queue(self, priority: Priority, bucket: Hashable) -> _FairQueue[RequestT, ResultT]:
+    def _queue(self, priority: Priority, bucket: Hashable) -> FairQueue[RequestT, ResultT]:
         queue = self._queues.get((priority, bucket))
         if queue is None:
-            queue = self._queues[priority, bucket] = _FairQueue(priority, bucket)
+            queue = self._queues[priority, bucket] = FairQueue(priority, bucket)
         return queue
 
-    def _dequeue(self, job: _Job[RequestT, ResultT]) -> None:
+    def _dequeue(self, job: Job[RequestT, ResultT]) -> None:
         """Take a waiting job out of its queue, which skips it when its turn comes."""
         queue, job.queue = job.queue, None
         assert queue is not None
@@ -348,7 +243,7 @@ class Coalescer(Generic[RequestT, ResultT]):
                 del job.request  # its images may be large, and the queue drops the job only later
         self._capacity.release(1)
 
-    def _merge_again(self, job: _Job[RequestT, ResultT]) -> None:
+    def _merge_again(self, job: Job[RequestT, ResultT]) -> None:
         """Merge again without the caller that withdrew: what only it had asked for is not computed."""
         backend = self._backend
         request = job.waiters[0].request
@@ -372,15 +267,15 @@ class Coalescer(Generic[RequestT, ResultT]):
             task = asyncio.get_running_loop().create_task(self._run(batch))
             self._tasks.add(task)
 
-    def _take_batch(self) -> list[_Job[RequestT, ResultT]]:
+    def _take_batch(self) -> list[Job[RequestT, ResultT]]:
         """Remove and return the next batch, by rank. Only while jobs are queued."""
         urgent = min(queue.priority for queue in self._queues.values() if queue.n_jobs)
         queues = [queue for queue in self._queues.values() if queue.n_jobs and queue.priority == urgent]
-        queue = queues[0] if len(queues) == 1 else min(queues, key=_FairQueue.oldest)
+        queue = queues[0] if len(queues) == 1 else min(queues, key=FairQueue.oldest)
         batch = queue.take(self._backend.max_batch)
         if not queue.n_jobs:
             del self._queues[queue.priority, queue.bucket]
-        batch.sort(key=_rank)
+        batch.sort(key=rank_of)
         now = self._clock()
         for job in batch:
             if job.key is not None:
@@ -393,7 +288,7 @@ class Coalescer(Generic[RequestT, ResultT]):
         self._batch_items += len(batch)
         return batch
 
-    async def _run(self, batch: list[_Job[RequestT, ResultT]]) -> None:
+    async def _run(self, batch: list[Job[RequestT, ResultT]]) -> None:
         started = self._clock()
         outcomes: Sequence[ResultT | MaiaError]
         try:
@@ -419,7 +314,7 @@ class Coalescer(Generic[RequestT, ResultT]):
 
     def _finish(
         self,
-        batch: list[_Job[RequestT, ResultT]],
+        batch: list[Job[RequestT, ResultT]],
         outcomes: Sequence[ResultT | MaiaError],
         started: float,
     ) -> None:
@@ -505,10 +400,6 @@ def _resolve(future: asyncio.Future[Any]) -> Callable[[Any], None]:
                 future.set_result(outcome)
 
     return deliver
-
-
-def _rank(job: _Job[Any, Any]) -> float:
-    return job.rank
 
 
 def _wait_bin(wait_s: float) -> int:

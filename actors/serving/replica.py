@@ -32,7 +32,8 @@ import numpy as np
 from actors.errors import BackendError, DeviceLostError, MaiaError, UsageError
 from actors.images import Image
 from actors.serving.backend import Backend, BackendFacts, Priority
-from actors.serving.coalescer import Coalescer, CoalescerStatistics, Waiter
+from actors.serving.coalescer import Coalescer, CoalescerStatistics
+from actors.serving.fair_queue import Waiter
 from actors.serving.lru import LruCache
 from actors.serving.transport import Payload, images_from, pack, unpack
 
