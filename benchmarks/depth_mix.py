@@ -18,13 +18,14 @@ from actors.vision.readout.units import Readout
 from actors.vision.settings import VisionSettings
 from benchmarks import studied
 from benchmarks.harness import Context, Metric, Result, interleave, median_ratio, timed
-from experiments.studies.table_a3 import UNIT_COUNTS
 
 ID = "B9"
 TITLE = "Requests of many depths in one batch"
 
 
-LAYERS = [name for name, count in UNIT_COUNTS["resnet152"].items() for _ in range(count // 5)]
+UNIT_COUNTS = {"conv1": 10, "layer1": 15, "layer2": 20, "layer3": 25, "layer4": 30}
+"""Units by layer of ResNet-152 in the paper's evaluation (Table A3)."""
+LAYERS = [name for name, count in UNIT_COUNTS.items() for _ in range(count // 5)]
 
 
 def _requests(images: list[Image]) -> list[VisionRequest]:
