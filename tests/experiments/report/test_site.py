@@ -14,7 +14,7 @@ from experiments.records import journal_scan
 from experiments.report import pages, write_site
 from experiments.report.layer_page import group_labels, similarity
 from experiments.report.records import RunDirectory
-from experiments.report.summary import summarise
+from experiments.report.summary import summarize
 from tests.experiments.report import markup
 from tests.experiments.report.run_directories import LAYER, FakeRun, many_units
 
@@ -212,7 +212,7 @@ def test_units_without_a_label_are_in_no_group(run):
     run.write_unit(1, "wheels", rounds=[])
     run.write_unit(2, rounds=[], done=run.done(2) | {"evidence": {"kind": "abstention"}})
     directory = RunDirectory(run.root)
-    groups = group_labels([summarise(directory, directory.unit(slug)) for slug in directory.slugs()])
+    groups = group_labels([summarize(directory, directory.unit(slug)) for slug in directory.slugs()])
     assert [[each.index for each in group.units] for group in groups] == [[1]]
 
 

@@ -138,7 +138,7 @@ def test_endpoints_are_asked_before_a_network_is_loaded_to_count_its_units(tmp_p
         config = tmp_path / "own.yaml"
         config.write_text(json.dumps({"profiles": {"own": own}, "cache_dir": str(tmp_path / "cache")}))
         with pytest.raises(UsageError, match="does not accept the key"):
-            units_left(config, "own", tmp_path / "run", "resnet18", "layer1", "all")
+            units_left(Selection(config, "own"), tmp_path / "run", "resnet18", "layer1", "all")
 
 
 async def test_an_endpoint_that_answers_late_is_left_to_the_run():
