@@ -16,6 +16,7 @@ from experiments.setup.config import BUILT_IN_FILE, Profile, load
 from experiments.setup.endpoint_check import check_endpoints, require_endpoints, suggestions
 from experiments.setup.init import ProfileAnswers, write_profile
 from experiments.setup.profile_file import new_file, update_profile
+from experiments.setup.selection import Selection
 from tests.fake_endpoint import KEY, MODEL, FakeEndpoint, Fault, Seen
 from tests.fake_images import IMAGE_MODEL, FakeImages
 
