@@ -9,7 +9,7 @@ from typing import Any
 
 from actors.chat.base import FinishReason
 from actors.chat.encoding import as_utf8
-from actors.chat.thoughts import split_thoughts, thoughts_beside
+from actors.chat.thoughts import separate_thoughts, split_thoughts
 from actors.endpoint.faults import Fault, FaultyAnswerError
 from actors.endpoint.openai_client import json_object, raise_error_in
 from actors.endpoint.rules import FaultKind
@@ -92,7 +92,7 @@ def _read(choice: Mapping[str, Any], body: Mapping[str, Any]) -> Completion:
         parts = [part.get("text") for part in content if isinstance(part, dict)]
         content = "".join(part for part in parts if isinstance(part, str))
     text, within = split_thoughts(as_utf8(content) if isinstance(content, str) else "")
-    thoughts = "\n\n".join(part for part in (as_utf8(thoughts_beside(message)), within) if part)
+    thoughts = "\n\n".join(part for part in (as_utf8(separate_thoughts(message)), within) if part)
     reason = str(choice.get("finish_reason") or "").lower()
     finish: FinishReason = "length" if reason in _OVERFLOW else _FINISH.get(reason, "stop")
     if refusal := _refusal(message):

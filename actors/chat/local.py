@@ -1,4 +1,4 @@
-"""A language model in this process, through `transformers`: with eyes or without, whole or from GGUF.
+"""A language model in this process, through `transformers`: with vision or without, whole or from GGUF.
 
 Conversations are answered in batches, padded on the left. Greedy answers and sampled ones (each with
 its own seed) are the same alone and in a batch, up to the rounding of the device.
@@ -70,21 +70,21 @@ class LocalBackend(Backend[ChatRequest, ChatReply]):
         if gguf is not None:
             common["gguf_file"] = gguf
         config = transformers.AutoConfig.from_pretrained(folder, **common)
-        eyes = gguf is None and config.model_type in _model_types_with_eyes()
-        if settings.sees_images and not eyes:
+        has_vision = gguf is None and config.model_type in _vision_model_types()
+        if settings.sees_images and not has_vision:
             raise UsageError(
                 f"{settings.model!r} ({config.model_type}) cannot see images, and `sees_images` is true.",
                 "Leave `sees_images` out, or choose a vision-language model.",
             )
-        self.sees_images = eyes and settings.sees_images is not False
+        self.sees_images = has_vision and settings.sees_images is not False
         dtype = settings.dtype
         if dtype == "auto" and self._device.type == "cpu":
             dtype = "float32"
         self._check_memory(folder, gguf, dtype)
 
-        reader = transformers.AutoProcessor if eyes else transformers.AutoTokenizer
+        reader = transformers.AutoProcessor if has_vision else transformers.AutoTokenizer
         self._reader = reader.from_pretrained(folder, **common)
-        self._tokenizer = self._reader.tokenizer if eyes else self._reader
+        self._tokenizer = self._reader.tokenizer if has_vision else self._reader
         self._tokenizer.padding_side = "left"
         added = self._tokenizer.added_tokens_decoder.values()
         controls = {str(token) for token in added if token.special} | set(self._tokenizer.all_special_tokens)
@@ -98,7 +98,7 @@ class LocalBackend(Backend[ChatRequest, ChatReply]):
                 f"{settings.model!r} has no chat template: it is probably not trained for conversations.",
                 "Choose its instruction-tuned form, or give a Jinja template in `chat_template`.",
             )
-        kind = transformers.AutoModelForImageTextToText if eyes else transformers.AutoModelForCausalLM
+        kind = transformers.AutoModelForImageTextToText if has_vision else transformers.AutoModelForCausalLM
         load: dict[str, Any] = {**common, "dtype": dtype, **settings.extra_load}
         if settings.attention is not None:
             load["attn_implementation"] = settings.attention
@@ -284,7 +284,7 @@ class LocalBackend(Backend[ChatRequest, ChatReply]):
         empty_cache()
 
 
-def _model_types_with_eyes() -> set[str]:
+def _vision_model_types() -> set[str]:
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
     return set(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)

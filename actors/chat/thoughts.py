@@ -56,7 +56,7 @@ def _last_stray(text: str) -> re.Match[str] | None:
     return stray
 
 
-def thoughts_beside(message: dict[str, Any]) -> str:
+def separate_thoughts(message: dict[str, Any]) -> str:
     """Return the thoughts in a message's own fields: one of them where servers send two with the same
     words."""
     for name in _FIELDS:

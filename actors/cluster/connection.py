@@ -176,7 +176,7 @@ def _common(settings: RaySettings) -> dict[str, Any]:
     ray_internals.redirect_worker_output(_log_message)
     return {
         "namespace": settings.namespace,
-        "job_config": ray_internals.job_with_path(_ROOT, _packages_hidden),
+        "job_config": ray_internals.job_with_path(_ROOT, _packages_shadowed),
         "log_to_driver": settings.worker_logs,
         "logging_level": logging.WARNING,
         "configure_logging": False,
@@ -281,8 +281,8 @@ def _reason_not_found(settings: RaySettings, answer: str, last: str) -> str:
     return "no cluster runs on this machine"
 
 
-def _packages_hidden() -> bool:
-    return bool(machine.hidden_by(os.environ, Path.cwd()))
+def _packages_shadowed() -> bool:
+    return bool(machine.shadowed_packages(os.environ, Path.cwd()))
 
 
 def _log_message(data: Mapping[str, Any], ignore_prefix: bool = False) -> None:

@@ -119,7 +119,7 @@ def fitted(wanted: int, free: int, fallback: Path) -> tuple[int, Path | None]:
     return wanted, fallback
 
 
-def hidden_by(environment: Mapping[str, str], folder: Path) -> dict[str, Path]:
+def shadowed_packages(environment: Mapping[str, str], folder: Path) -> dict[str, Path]:
     """Return which of our packages' names also stand in folders of PYTHONPATH or in `folder`, and where."""
     own = Path(__file__).resolve().parents[2]
     paths = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
@@ -244,7 +244,7 @@ def _ray_variables(here: Environment) -> CheckResult | None:
 
 
 def _packages(here: Environment) -> CheckResult | None:
-    hidden = hidden_by(here.environment, here.folder)
+    hidden = shadowed_packages(here.environment, here.folder)
     if not hidden:
         return None
     places = ", ".join(f"{name} in {place}" for name, place in hidden.items())

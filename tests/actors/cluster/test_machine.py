@@ -80,7 +80,7 @@ def test_packages_of_our_names_in_the_folder_or_on_the_path_are_seen(tmp_path: P
     """Our own folder is none of them."""
     (tmp_path / "agents.py").write_text("")
     (tmp_path / "here" / "tools").mkdir(parents=True)
-    found = machine.hidden_by({"PYTHONPATH": str(tmp_path)}, tmp_path / "here")
+    found = machine.shadowed_packages({"PYTHONPATH": str(tmp_path)}, tmp_path / "here")
     assert found == {"tools": tmp_path / "here", "agents": tmp_path}
     own = Path(machine.__file__).parents[2]
-    assert machine.hidden_by({"PYTHONPATH": os.pathsep.join([str(own), ""])}, own) == {}
+    assert machine.shadowed_packages({"PYTHONPATH": os.pathsep.join([str(own), ""])}, own) == {}
