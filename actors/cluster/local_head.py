@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import re
 import signal
@@ -18,7 +17,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NotRequired, TypedDict
+
+from pydantic import BaseModel
 
 from actors.cluster import machine, private_folder
 from actors.cluster.connection import inherited_environment, prepare_authentication
@@ -29,15 +29,15 @@ _START_TIMEOUT_S = 90.0
 _STOP_TIMEOUT_S = 20.0
 
 
-class HeadFacts(TypedDict):
-    """The record of a running cluster, as JSON."""
+class HeadFacts(BaseModel, frozen=True):
+    """The record of a running cluster, kept as JSON."""
 
     address: str
     """The head's host:port."""
     pid: int
     """The process that started it, which leads its session."""
     log: str
-    dashboard: NotRequired[str]
+    dashboard: str | None = None
     """The dashboard's URL."""
 
 
@@ -80,7 +80,7 @@ class LocalHead:
     def _up(self, settings: RaySettings, port: int) -> HeadFacts:
         if (running := self.status()) is not None:
             raise UsageError(
-                f"a cluster of this command runs already at {running['address']}.", "maia cluster down"
+                f"a cluster of this command runs already at {running.address}.", "maia cluster down"
             )
         if not _free(port):
             raise UsageError(f"port {port} is taken.", "Choose another with --port.")
@@ -91,7 +91,7 @@ class LocalHead:
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
         command += ["--port", str(port), "--disable-usage-stats"]
         command += ["--include-dashboard", str(settings.dashboard).lower(), "--dashboard-host", "127.0.0.1"]
-        dashboard = ""
+        dashboard = None
         if settings.dashboard:
             # Another cluster of this machine may have the usual one.
             free_port = next(other for other in range(self._dashboard_port, 65536) if _free(other))
@@ -113,14 +113,15 @@ class LocalHead:
                 pass_fds=(folder.lock,),  # it keeps the folder while it lives
             )
         folder.release()
-        facts: HeadFacts = {"address": f"127.0.0.1:{port}", "pid": process.pid, "log": str(self._log)}
-        if dashboard:
-            facts["dashboard"] = dashboard
+        facts = HeadFacts(
+            address=f"127.0.0.1:{port}", pid=process.pid, log=str(self._log), dashboard=dashboard
+        )
         try:
             # Written already: should this process be killed while it waits, `down` finds what it has started.
-            self._facts.write_text(json.dumps(facts))
-            facts["address"] = f"{_own_address(self._wait_for_start(process, self._log))}:{port}"
-            self._facts.write_text(json.dumps(facts))
+            self._facts.write_text(facts.model_dump_json(exclude_none=True))
+            address = f"{_own_address(self._wait_for_start(process, self._log))}:{port}"
+            facts = facts.model_copy(update={"address": address})
+            self._facts.write_text(facts.model_dump_json(exclude_none=True))
         except BaseException:  # Ctrl-C as well: it would run unnoticed
             self._end(process.pid)
             process.wait()
@@ -146,9 +147,9 @@ class LocalHead:
     def status(self) -> HeadFacts | None:
         """Return the facts of the cluster if it runs, else None."""
         try:
-            facts: HeadFacts = json.loads(self._facts.read_text())
-            command = Path(f"/proc/{facts['pid']}/cmdline").read_bytes()
-        except (OSError, ValueError, KeyError):
+            facts = HeadFacts.model_validate_json(self._facts.read_bytes())
+            command = Path(f"/proc/{facts.pid}/cmdline").read_bytes()
+        except (OSError, ValueError):
             return None
         return facts if b"ray.scripts" in command else None
 
@@ -158,7 +159,7 @@ class LocalHead:
             facts = self.status()
             if facts is None:
                 return False
-            self._end(facts["pid"])
+            self._end(facts.pid)
             self._facts.unlink(missing_ok=True)
             return True
 

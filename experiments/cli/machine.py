@@ -128,13 +128,13 @@ def up(
     with Console(quiet=json).waiting("starting Ray"):
         facts = LocalHead(loaded.cache).up(loaded.profile(profile).ray, port)
     if json:
-        Console(quiet=True).result(facts)
+        Console(quiet=True).result(facts.model_dump(exclude_none=True))
     else:
         Console().show(
-            f"a cluster runs at {facts['address']}: set ray.address to it, or to auto on this machine"
+            f"a cluster runs at {facts.address}: set ray.address to it, or to auto on this machine"
         )
-        if "dashboard" in facts:
-            Console().show(f"dashboard and jobs: RAY_ADDRESS={facts['dashboard']}")
+        if facts.dashboard:
+            Console().show(f"dashboard and jobs: RAY_ADDRESS={facts.dashboard}")
 
 
 @cluster.command(name="status", epilog=examples("maia cluster status"))
@@ -145,9 +145,11 @@ def cluster_status(json: Json = False, config: ConfigPath = None) -> None:
 
     facts = LocalHead(load(config).cache).status()
     if json:
-        Console(quiet=True).result({"running": facts is not None, **(facts or {})})
+        Console(quiet=True).result(
+            {"running": facts is not None, **(facts.model_dump(exclude_none=True) if facts else {})}
+        )
     else:
-        Console().show(f"runs at {facts['address']}" if facts else "no cluster of this command runs here")
+        Console().show(f"runs at {facts.address}" if facts else "no cluster of this command runs here")
     if facts is None:
         raise typer.Exit(1)
 

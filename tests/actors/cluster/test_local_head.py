@@ -44,7 +44,7 @@ def test_one_of_two_concurrent_starts_fails_and_one_cluster_runs(tmp_path: Path)
 
     def up(port: int) -> str:
         try:
-            return str(LocalHead(tmp_path).up(SETTINGS, port)["address"])
+            return str(LocalHead(tmp_path).up(SETTINGS, port).address)
         except UsageError as error:
             return error.message
 
@@ -54,7 +54,7 @@ def test_one_of_two_concurrent_starts_fails_and_one_cluster_runs(tmp_path: Path)
         running = LocalHead(tmp_path).status()
         assert running is not None
         assert sorted(results) == sorted(
-            [running["address"], f"a cluster of this command runs already at {running['address']}."]
+            [running.address, f"a cluster of this command runs already at {running.address}."]
         )
         assert sum(len(starters(port)) for port in ports) == 1
     finally:
@@ -94,7 +94,7 @@ def test_a_dashboard_gives_way_to_another(tmp_path: Path) -> None:
         facts = head.up(RaySettings(dashboard=True), free_port())
     port = asked[0][asked[0].index("--dashboard-port") + 1]
     assert int(port) > taken
-    assert facts["dashboard"] == f"http://127.0.0.1:{port}"
+    assert facts.dashboard == f"http://127.0.0.1:{port}"
 
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
