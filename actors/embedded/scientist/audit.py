@@ -251,46 +251,42 @@ class BiasAudit:
 
 
 def main_effects(rows: Sequence[MeasuredContext], levels: dict[str, list[str]]) -> list[Effect]:
-    """Return each level's main effect by least squares on all levels at once, surest first."""
-    from scipy import stats
+    """Return main effects of levels, surest first.
 
-    names = [
-        (factor, level)
+    Each level is set against all else, the strongest explained away first: with several dozen levels a joint
+    fit is too loose.
+    """
+    has = {
+        (factor, level): np.array([row.context.get(factor) == level for row in rows])
         for factor, known in levels.items()
         for level in known
-        if sum(row.context.get(factor) == level for row in rows) >= 2
-    ]
+    }
+    left = {name: on for name, on in has.items() if on.sum() >= 2}
     y = np.array([row.activation for row in rows])
-    if len(rows) < 8 or not names or np.ptp(y) == 0:
+    if len(rows) < 8 or not left or np.ptp(y) == 0:
         return []
-    effects = []
+    effects: list[Effect] = []
     residual = y - y.mean()
-    # Each level against all else, the strongest explained away first: with several dozen levels a joint fit
-    # is too loose.
-    left = list(names)
-    for _ in range(MAX_SUSPECTS):
-        best: tuple[float, tuple[str, str], Effect] | None = None
-        for factor, level in left:
-            on = np.array([row.context.get(factor) == level for row in rows])
-            with_it, without = residual[on], residual[~on]
-            if len(without) < 2:
-                continue
-            spread = math.sqrt(
-                max(float(with_it.var()) * len(with_it) + float(without.var()) * len(without), 1e-12)
-            )
-            spread /= math.sqrt(max(1, len(rows) - 2))
-            t = (with_it.mean() - without.mean()) / (spread * math.sqrt(1 / len(with_it) + 1 / len(without)))
-            p = float(2 * stats.t.sf(abs(t), len(rows) - 2))
-            effect = Effect(factor, level, float(y[on].mean()), float(y[~on].mean()), p, len(rows))
-            if best is None or p < best[0]:
-                best = (p, (factor, level), effect)
-        if best is None:
+    while len(effects) < MAX_SUSPECTS:
+        p_values = {name: _level_p(residual, on) for name, on in left.items() if len(y) - on.sum() >= 2}
+        if not p_values:
             break
-        effects.append(best[2])
-        left.remove(best[1])
-        on = np.array([row.context.get(best[1][0]) == best[1][1] for row in rows])
+        best = min(p_values, key=lambda name: p_values[name])
+        on = left.pop(best)
+        effects.append(Effect(*best, float(y[on].mean()), float(y[~on].mean()), p_values[best], len(rows)))
         residual = residual - np.where(on, residual[on].mean(), residual[~on].mean())
     return sorted(effects, key=lambda effect: effect.p)
+
+
+def _level_p(residual: np.ndarray, on: np.ndarray) -> float:
+    """Return the two-sided p-value of a difference between the images with a level and those without."""
+    from scipy import stats
+
+    with_it, without = residual[on], residual[~on]
+    squares = float(with_it.var()) * len(with_it) + float(without.var()) * len(without)
+    spread = math.sqrt(max(squares, 1e-12)) / math.sqrt(max(1, len(residual) - 2))
+    t = (with_it.mean() - without.mean()) / (spread * math.sqrt(1 / len(with_it) + 1 / len(without)))
+    return float(2 * stats.t.sf(abs(t), len(residual) - 2))
 
 
 def permutation_p(first: np.ndarray, second: np.ndarray, draws: int = 4999) -> float:
