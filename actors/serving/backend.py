@@ -50,8 +50,8 @@ class Backend(ABC, Generic[RequestT, ResultT]):
     Requests are frozen dataclasses that pickle; `Image` values inside them travel as content ids, and
     their pixels only to a replica that lacks them.
 
-    Subclasses give `name` and `run`, and override what they share, merge or batch in their own way: by default
-    no result is shared, and all requests may be in one batch.
+    Subclasses give `name` and `run`, and override what they share, merge or batch in their own way: by
+    default no result is shared, and all requests may be in one batch.
     """
 
     name: str

@@ -104,8 +104,8 @@ def run_in_halves(
 ) -> list[ResultT | MaiaError]:
     """Return the results of a batch; one that fails is halved, down to single requests.
 
-    So as many as fit are in memory at once, and a request that fails alone fails no other. `failure` returns the
-    typed failure of such a request.
+    So as many as fit are in memory at once, and a request that fails alone fails no other. `failure` returns
+    the typed failure of such a request.
 
     Raises:
         Exception: What `run` raised, if no GPU of this process answers any more: no request is to blame.

@@ -373,8 +373,8 @@ def build(factory: str, kwargs: Mapping[str, Any]) -> Backend[Any, Any]:
 class ReplicaService:
     """A replica that reports its own failures, typed, in every call.
 
-    A backend that cannot be built is reported so, instead of ending the process. One whose device is lost does
-    end it, because this process will not get the device to work again.
+    A backend that cannot be built is reported so, instead of ending the process. One whose device is lost
+    does end it, because this process will not get the device to work again.
     """
 
     def __init__(

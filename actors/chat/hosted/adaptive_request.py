@@ -1,7 +1,8 @@
 """One request to an endpoint: what is sent, and how the server's refusals change it.
 
-Endpoints differ in what they accept: fields, roles, images, lengths. None of it can be queried beforehand, and
-all of it is named when it is refused. A refusal changes this request, and is remembered for those that follow.
+Endpoints differ in what they accept: fields, roles, images, lengths. None of it can be queried beforehand,
+and all of it is named when it is refused. A refusal changes this request, and is remembered for those that
+follow.
 """
 
 from __future__ import annotations

@@ -274,8 +274,8 @@ async def test_a_payload_too_large_is_sent_with_fewer_images(endpoint: FakeEndpo
 async def test_a_prompt_that_fits_gets_a_shorter_answer(endpoint: FakeEndpoint, opened: Opened) -> None:
     """Where only prompt and answer together are too long, no image has to go."""
     words = (
-        "'max_tokens' is too large: 4096. This model's maximum context length is 4096 tokens and your request "
-        "has 1000 input tokens"
+        "'max_tokens' is too large: 4096. This model's maximum context length is 4096 tokens and your "
+        "request has 1000 input tokens"
     )
     endpoint.script = refusing(
         lambda seen: Fault.error(400, words) if seen.body["max_tokens"] > 3096 else None

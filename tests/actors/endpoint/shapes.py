@@ -30,8 +30,8 @@ Each answer is read in any shape, and becomes one of these kinds:
 | `too_long` | old images are left out, or the answer is given fewer tokens |
 | `too_many_images` | old images are left out, within the number that the server names |
 | `filtered` | an answer: what was shown last is left out, and the study continues; three in a row end it |
-| `rejected` | a field, role or image that the server fails on is left out or renamed; else the request fails |
-| `no_vision`, `no_model`, `no_access`, `bad_key`, `no_quota` | the run stops with advice, and can be resumed |
+| `rejected` | a field, role or image that the server refuses is left out or renamed; else the request fails |
+| `no_vision`, `no_model`, `no_access`, `bad_key`, `no_quota` | the run stops with advice; it can be resumed |
 
 What was learned is remembered for the endpoint and recorded with the answer.
 
