@@ -82,11 +82,4 @@ class PoolDetector:
                 f"lists must have the same length, got {len(images)} images and {len(concepts)} concepts."
             )
         requests = [DetectRequest(*pair) for pair in zip(images, concepts, strict=True)]
-        return list(await asyncio.gather(*(self._one(request, agent, priority) for request in requests)))
-
-    async def _one(self, request: DetectRequest, agent: str, priority: Priority) -> Detection | MaiaError:
-        try:
-            detection: Detection = await self._pool.submit(request, agent=agent, priority=priority)
-        except MaiaError as error:
-            return error
-        return detection
+        return await self._pool.outcomes(requests, agent=agent, priority=priority)

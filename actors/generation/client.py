@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,7 +36,7 @@ class PoolImageMaker:
         """
         _same_length(prompts=prompts, seeds=seeds)
         requests = [GenerateRequest(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
-        return await self._all(requests, agent, priority)
+        return await self._pool.outcomes(requests, agent=agent, priority=priority)
 
     async def edit(
         self,
@@ -62,21 +61,7 @@ class PoolImageMaker:
             EditRequest(image, instruction, seed, provenance)
             for image, instruction, seed, provenance in zip(images, instructions, seeds, known, strict=True)
         ]
-        return await self._all(requests, agent, priority)
-
-    async def _all(
-        self, requests: Sequence[GenerateRequest | EditRequest], agent: str, priority: Priority
-    ) -> list[MadeImage | MaiaError]:
-        return list(await asyncio.gather(*(self._one(request, agent, priority) for request in requests)))
-
-    async def _one(
-        self, request: GenerateRequest | EditRequest, agent: str, priority: Priority
-    ) -> MadeImage | MaiaError:
-        try:
-            made: MadeImage = await self._pool.submit(request, agent=agent, priority=priority)
-        except MaiaError as error:
-            return error
-        return made
+        return await self._pool.outcomes(requests, agent=agent, priority=priority)
 
 
 def _same_length(**lists: Sequence[object]) -> None:

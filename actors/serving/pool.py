@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Generic, Self
 
+from actors.errors import MaiaError
 from actors.serving.backend import Backend, Priority, RequestT, ResultT
 from actors.serving.coalescer import Coalescer
 from actors.serving.replica import ReplicaFacts, ReplicaStatistics, call_control, facts_of
@@ -103,6 +104,19 @@ class Pool(ABC, Generic[RequestT, ResultT]):
                 task.cancel()
             if unfinished:
                 await asyncio.wait(unfinished)
+
+    async def outcomes(
+        self, requests: Iterable[RequestT], *, agent: str = "", priority: Priority = Priority.INTERACTIVE
+    ) -> list[ResultT | MaiaError]:
+        """Return one result or typed failure a request, in order."""
+
+        async def outcome(request: RequestT) -> ResultT | MaiaError:
+            try:
+                return await self.submit(request, agent=agent, priority=priority)
+            except MaiaError as error:
+                return error
+
+        return list(await asyncio.gather(*map(outcome, requests)))
 
     async def __aenter__(self) -> Self:
         return self
