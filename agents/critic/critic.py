@@ -137,17 +137,15 @@ class Critic:
     async def examine(self, answer: FinalAnswer, attempt: int) -> Review:
         """Test the labels of `answer`; each attempt has images of its own.
 
-        The verdict's labels are the simplest that the numbers cannot reject.
+        The review's labels are the simplest that the numbers cannot reject.
         """
         self._tests = 0
         self._fresh.activations.clear()
         before = len(self._fresh.kept)
-        verdict = await (
-            self._abstention(attempt) if is_abstention(answer) else self._labels(answer, attempt)
-        )
+        review = await (self._abstention(attempt) if is_abstention(answer) else self._labels(answer, attempt))
         if made := len(self._fresh.kept) - before:
-            verdict.evidence["images_made"] = made
-        return verdict
+            review.evidence["images_made"] = made
+        return review
 
     async def _abstention(self, attempt: int) -> Review:
         inspected = await self._inspect(attempt)
@@ -175,9 +173,9 @@ class Critic:
             figures = await self._assessor.labels(
                 tested.answer.labels, tested.trials, figures, share_of(attempt)
             )
-        return self._verdict(tested, figures, beaten_by, attempt)
+        return self._review(tested, figures, beaten_by, attempt)
 
-    def _verdict(self, tested: Tested, figures: Figures, beaten_by: str, attempt: int) -> Review:
+    def _review(self, tested: Tested, figures: Figures, beaten_by: str, attempt: int) -> Review:
         """Return the finding, and what the agent is sent if it may go on."""
         found = of_label(tested.specific, figures, beaten_by=beaten_by)
         evidence = tested.evidence | figures.to_json() | {"finding": asdict(found)}

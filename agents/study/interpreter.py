@@ -114,7 +114,7 @@ class Round:
     program: str | None
     outcome: ProgramOutcome | None
     observation: tuple[Part, ...]
-    verdict: Review | None = None
+    review: Review | None = None
     answered: bool = False
     last: bool = False
     """No further round may follow."""
@@ -128,7 +128,7 @@ class StudyOutcome:
 
     status: StudyStatus
     answer: FinalAnswer | None
-    verdict: Review | None
+    review: Review | None
     rounds: tuple[RoundRecord, ...] = field(repr=False, default=())
 
 
@@ -172,7 +172,7 @@ class Interpreter:
         self._recorded = 0
         self._too_long = False
         self._demanded = False
-        self._verdict: Review | None = None
+        self._review: Review | None = None
 
     async def run(self) -> StudyOutcome:
         """Run, or take up, the study until it ends.
@@ -190,7 +190,7 @@ class Interpreter:
                 raise StudyPausedError(f"paused after round {len(self._records)}.")
             await self._round(len(self._records) + 1)
         answer = self._task.read_answer(self._records[-1].reply.text) if status == "answered" else None
-        outcome = StudyOutcome(status, answer, self._verdict, tuple(self._records))
+        outcome = StudyOutcome(status, answer, self._review, tuple(self._records))
         return self._earlier(outcome) or outcome
 
     def _earlier(self, outcome: StudyOutcome) -> StudyOutcome | None:
@@ -199,14 +199,14 @@ class Interpreter:
 
         An answer that holds may go back for what it leaves unexplained: nothing is lost by the attempt.
         """
-        if outcome.verdict is None or (_holds(outcome.verdict) and outcome.answer is not None):
+        if outcome.review is None or (_holds(outcome.review) and outcome.answer is not None):
             return None
         for record in reversed(self._records):
-            verdict = None if record.verdict is None else review_from(record.verdict)
+            review = None if record.verdict is None else review_from(record.verdict)
             answer = self._task.read_answer(record.reply.text)
-            if verdict is not None and answer is not None and _holds(verdict):
-                stands = replace(verdict, accepted=True, objection="", shown=())
-                return replace(outcome, status="answered", answer=answer, verdict=stands)
+            if review is not None and answer is not None and _holds(review):
+                stands = replace(review, accepted=True, objection="", shown=())
+                return replace(outcome, status="answered", answer=answer, review=stands)
         return None
 
     def _status(self) -> StudyStatus | None:
@@ -226,13 +226,13 @@ class Interpreter:
         reply = await self._reply()
         program = None if last or reply.finish != "stop" else read_program(reply.text)
         answer = self._task.read_answer(reply.text) if program is None else None
-        outcome = verdict = None
+        outcome = review = None
         if program is not None:
             outcome = await self._sandbox.run(program, self._toolbox)
             observation = self._observe(outcome, premature=self._task.read_answer(reply.text) is not None)
         elif answer is not None:
-            verdict = await self._examine(answer)
-            observation = () if self._settled(verdict, last) else self._objection(verdict)
+            review = await self._examine(answer)
+            observation = () if self._settled(review, last) else self._objection(review)
         else:
             observation = (self._nothing_to_run(reply),)
         reason = self._steering.conclude()
@@ -248,12 +248,12 @@ class Interpreter:
             program,
             outcome,
             observation,
-            verdict,
+            review,
             answered=answer is not None and not observation,
             last=last,
             demanded=demanded,
         )
-        self._verdict = verdict or self._verdict
+        self._review = review or self._review
         await self._commit(finished)
 
     async def _reply(self) -> ChatReply:
@@ -285,15 +285,15 @@ class Interpreter:
         self._examinations += 1
         return await self._examiner.examine(answer, self._examinations)
 
-    def _objection(self, verdict: Review | None) -> tuple[Part, ...]:
+    def _objection(self, review: Review | None) -> tuple[Part, ...]:
         """Return why an answer is sent back, and the images that show it."""
-        if verdict is None or self._examiner is None:
+        if review is None or self._examiner is None:
             return ("",)
-        return objection(verdict, self._examiner.images)
+        return objection(review, self._examiner.images)
 
-    def _settled(self, verdict: Review | None, last: bool) -> bool:
+    def _settled(self, review: Review | None, last: bool) -> bool:
         exhausted = last or self._examinations >= self._settings.max_examinations
-        return verdict is None or verdict.accepted or exhausted
+        return review is None or review.accepted or exhausted
 
     def _observe(self, outcome: ProgramOutcome, *, premature: bool) -> tuple[Part, ...]:
         """Return what the model is shown of a program: displays and log entries, prints, the error."""
@@ -341,9 +341,9 @@ class Interpreter:
         shown = [part for part in finished.observation if isinstance(part, Image)]
         # Only what this round added: the sandbox's own record grows with each program.
         record = round_record(finished, self._toolbox.snapshot(), self._sandbox.record[self._recorded :])
-        # The examiner's too: a study that is taken up again has its verdict, but would not make its images
+        # The examiner's too: a study that is taken up again has its review, but would not make its images
         # again.
-        tested = self._examiner.images.values() if self._examiner and finished.verdict else ()
+        tested = self._examiner.images.values() if self._examiner and finished.review else ()
         # The album's last: it knows what a masked image was painted on.
         images = {image.id: image for image in (*shown, *tested, *self._toolbox.album.held.values())}
         await asyncio.to_thread(self._journal.commit_round, record, images.values())
@@ -391,7 +391,7 @@ class Interpreter:
             self._extend(record.reply, observation)
             if record.verdict is not None:
                 self._examinations += 1
-                self._verdict = review_from(record.verdict)
+                self._review = review_from(record.verdict)
         last = records[-1]
         self._demanded = last.demanded
         self._toolbox.restore(last.toolbox.model_dump(), blobs)
@@ -405,12 +405,12 @@ class Interpreter:
         self._log.info("resumed", rounds=len(records))
 
 
-def _holds(verdict: Review) -> bool:
-    return finding_of(verdict.evidence) in HOLDING
+def _holds(review: Review) -> bool:
+    return finding_of(review.evidence) in HOLDING
 
 
 def review_from(record: ReviewRecord) -> Review:
-    """Return a verdict from its record."""
+    """Return a review from its record."""
     return Review(
         record.accepted,
         record.objection,
@@ -420,15 +420,15 @@ def review_from(record: ReviewRecord) -> Review:
     )
 
 
-def review_record(verdict: Review) -> ReviewRecord:
-    """Return a verdict as it is written down: as in earlier versions where it shows no images."""
+def review_record(review: Review) -> ReviewRecord:
+    """Return a review as it is written down: as in earlier versions where it shows no images."""
     record = ReviewRecord(
-        accepted=verdict.accepted,
-        objection=verdict.objection,
-        evidence=EvidenceRecord.model_validate(verdict.evidence),
-        labels=None if verdict.labels is None else list(verdict.labels),
+        accepted=review.accepted,
+        objection=review.objection,
+        evidence=EvidenceRecord.model_validate(review.evidence),
+        labels=None if review.labels is None else list(review.labels),
     )
-    return record.model_copy(update={"shown": list(verdict.shown)}) if verdict.shown else record
+    return record.model_copy(update={"shown": list(review.shown)}) if review.shown else record
 
 
 def outcome_record(outcome: ProgramOutcome) -> OutcomeRecord:
@@ -457,7 +457,7 @@ def round_record(
         observation=[
             part if isinstance(part, str) else ShownImage(image=part.id) for part in finished.observation
         ],
-        verdict=None if finished.verdict is None else review_record(finished.verdict),
+        verdict=None if finished.review is None else review_record(finished.review),
         answered=finished.answered,
         last=finished.last,
         demanded=finished.demanded,
@@ -466,9 +466,9 @@ def round_record(
     )
 
 
-def objection(verdict: Review, images: Mapping[str, Image]) -> tuple[Part, ...]:
-    """Return what an agent is sent when a verdict sends its answer back: the objection and its images."""
-    return (verdict.objection, *(images[name] for name in verdict.shown if name in images))
+def objection(review: Review, images: Mapping[str, Image]) -> tuple[Part, ...]:
+    """Return what an agent is sent when a review sends its answer back: the objection and its images."""
+    return (review.objection, *(images[name] for name in review.shown if name in images))
 
 
 def images_tested(records: Iterable[RoundRecord]) -> int:

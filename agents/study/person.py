@@ -38,7 +38,7 @@ class PersonsStudy:
         self.context, self.person = context, person
         self.result: StudyResult | None = None
         self._records: list[RoundRecord] = []
-        self._verdict: Review | None = None
+        self._review: Review | None = None
         self._hypotheses: tuple[str, ...] = ()
 
     @property
@@ -62,7 +62,7 @@ class PersonsStudy:
         for record in self._records:
             self._hypotheses = tuple(record.hypotheses) or self._hypotheses
             if record.verdict is not None:
-                self._verdict = review_from(record.verdict)
+                self._review = review_from(record.verdict)
         if self._records:
             snapshot = self._records[-1].toolbox.model_dump()
             await asyncio.to_thread(toolbox.restore, snapshot, journal.blobs)
@@ -102,7 +102,7 @@ class PersonsStudy:
         )
 
     async def answer(self, labels: Sequence[str], description: str = "") -> Review | None:
-        """Put an answer to the critic; return its verdict, None where answers stand untested.
+        """Put an answer to the critic; return its review, None where answers stand untested.
 
         As for an agent, an answer that is sent back may be followed by others, and the last that may be
         examined stands. When the answer stands, `result` holds the study's result. Where a fault kept the
@@ -117,22 +117,22 @@ class PersonsStudy:
         if self.answered and self.result is None:
             await self._finish()
             if reply == self._records[-1].reply.text:
-                return self._verdict
+                return self._review
         self._refuse_if_answered()
         answer = self.context.task.read_answer(reply)
         if answer is None:
             raise UsageError(
                 "an answer needs at least one label.", 'Write answer("wheels of cars"), or several labels.'
             )
-        verdict = None
+        review = None
         observation: tuple[Part, ...] = ()
         if self.context.critic is not None:
             before = sum(record.verdict is not None for record in self._records)
-            verdict = await self.context.critic.examine(answer, before + 1)
-            self._verdict = verdict
-            settled = verdict.accepted or before + 1 >= self.context.run.settings.max_examinations
+            review = await self.context.critic.examine(answer, before + 1)
+            self._review = review
+            settled = review.accepted or before + 1 >= self.context.run.settings.max_examinations
             if not settled:
-                observation = objection(verdict, self.context.critic.images)
+                observation = objection(review, self.context.critic.images)
         else:
             settled = True
         await self._commit(
@@ -143,20 +143,20 @@ class PersonsStudy:
                 None,
                 None,
                 observation,
-                verdict,
+                review,
                 answered=settled,
             ),
             [],
         )
         if settled:
             await self._finish()
-        return verdict
+        return review
 
     async def _finish(self) -> None:
         """Turn the answer that stands into the result: from the records alone, so also on resuming."""
         answer = self.context.task.read_answer(self._records[-1].reply.text)
         self.result = await self.context.finish(
-            StudyOutcome("answered", answer, self._verdict, tuple(self._records))
+            StudyOutcome("answered", answer, self._review, tuple(self._records))
         )
 
     def _refuse_if_answered(self) -> None:
@@ -170,7 +170,7 @@ class PersonsStudy:
         toolbox = self.context.toolbox
         record = round_record(finished, toolbox.snapshot(), sandbox)
         shown = [part for part in finished.observation if isinstance(part, Image)]
-        # Those of the critic too: a study that is taken up again has its verdict but not its images.
+        # Those of the critic too: a study that is taken up again has its review but not its images.
         tested = self.context.critic.images.values() if self.context.critic is not None else ()
         images = {image.id: image for image in (*toolbox.album.held.values(), *shown, *tested)}
         await asyncio.to_thread(self.context.journal.commit_round, record, list(images.values()))

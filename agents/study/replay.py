@@ -165,9 +165,9 @@ class _RecordedExaminer:
         record = self._place.record.verdict
         if record is None:
             return None
-        verdict = review_from(record)
-        self.images.update((each, self._blobs.get(each)) for each in verdict.shown)
-        return verdict
+        review = review_from(record)
+        self.images.update((each, self._blobs.get(each)) for each in review.shown)
+        return review
 
 
 class _RecordedSteering:

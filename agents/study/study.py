@@ -165,9 +165,9 @@ class StudyContext:
         return result
 
     async def _result(self, outcome: StudyOutcome) -> StudyResult:
-        answer, verdict = outcome.answer, outcome.verdict
-        labels = list((verdict.labels if verdict else None) or answer.labels) if answer else []
-        evidence = EvidenceRecord.model_validate(verdict.evidence) if verdict and answer else None
+        answer, review = outcome.answer, outcome.review
+        labels = list((review.labels if review else None) or answer.labels) if answer else []
+        evidence = EvidenceRecord.model_validate(review.evidence) if review and answer else None
         return StudyResult(
             unit=self.subject.id,
             task=self.task.name,

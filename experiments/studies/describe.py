@@ -50,9 +50,9 @@ async def describe_unit(console: Console, request: UnitRequest) -> dict[str, Any
 
 def _round_line(number: int, finished: Round, repeats: int) -> str:
     """Return a line on a finished round of study `number`, 0 for the pooled answer of several."""
-    if finished.verdict is not None:
-        finding = finding_of(finished.verdict.evidence) or "answered"
-        outcome = finding if finished.verdict.accepted else f"sent back after its tests ({finding} so far)"
+    if finished.review is not None:
+        finding = finding_of(finished.review.evidence) or "answered"
+        outcome = finding if finished.review.accepted else f"sent back after its tests ({finding} so far)"
     elif finished.program is None:
         outcome = "no program"
     else:

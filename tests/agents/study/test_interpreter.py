@@ -44,14 +44,14 @@ async def look(host: Any) -> str:
 
 
 class ScriptedExaminer:
-    def __init__(self, *verdicts: Review) -> None:
-        self._verdicts = list(verdicts)
+    def __init__(self, *reviews: Review) -> None:
+        self._reviews = list(reviews)
         self.examined: list[tuple[FinalAnswer, int]] = []
         self.images: dict[str, Image] = {}
 
     async def examine(self, answer: FinalAnswer, attempt: int) -> Review:
         self.examined.append((answer, attempt))
-        return self._verdicts.pop(0)
+        return self._reviews.pop(0)
 
 
 class Bench:
@@ -176,7 +176,7 @@ async def test_an_answer_that_fails_its_test_goes_back_as_an_observation(bench):
     study, chat = await bench.study(ANSWER, CODE, ANSWER, examiner=examiner)
     assert [attempt for _, attempt in examiner.examined] == [1, 2]
     assert "go on" in chat.requests[1].messages[-1].text
-    assert study.verdict == Review(True, "", {"n": 2})
+    assert study.review == Review(True, "", {"n": 2})
     assert study.status == "answered"
 
 
@@ -215,7 +215,7 @@ async def test_an_answer_that_held_stands_where_a_later_one_does_not_hold_or_the
     lost = {"finding": {"verdict": "not confirmed", "reason": ""}}
     examiner = ScriptedExaminer(Review(False, "and these?", held, ("first",)), Review(False, "no", lost))
     study, _ = await bench.study(ANSWER, worse, examiner=examiner, max_examinations=2, max_rounds=2)
-    assert (study.status, study.verdict) == ("answered", Review(True, "", held, ("first",)))
+    assert (study.status, study.review) == ("answered", Review(True, "", held, ("first",)))
     assert study.answer == FinalAnswer(("dogs",), "Dogs.")
 
 
@@ -223,8 +223,8 @@ async def test_after_the_last_examination_the_answer_stands_marked_unconfirmed(b
     examiner = ScriptedExaminer(Review(False, "no", {}), Review(False, "no", {}))
     study, _ = await bench.study(ANSWER, ANSWER, examiner=examiner, max_examinations=2)
     assert study.status == "answered"
-    assert study.verdict is not None
-    assert not study.verdict.accepted
+    assert study.review is not None
+    assert not study.review.accepted
 
 
 async def test_too_many_images_are_counted_and_not_sent(bench):
