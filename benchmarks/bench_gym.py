@@ -38,7 +38,7 @@ from benchmarks.in_process import run_context
 from experiments.paper.gym.drawn import drawn, out_of_reach
 from experiments.paper.gym.neurons import GymUnit
 from experiments.paper.gym.opening import without
-from experiments.paper.synthetic_neurons import measure
+from experiments.paper.synthetic_neurons import GymContext, NeuronRun, study_neurons
 from experiments.setup import config
 from experiments.setup.console import Console
 
@@ -74,11 +74,10 @@ async def study(
         "withheld": withheld.model_dump(),
     }
     async with run_context(profile) as (own, detector):
-        result = await measure(
-            Console(), own, detector, profile, units, Store.open(out), manifest,
-            cache=loaded.cache, seed=options.seed, baseline=False,
-        )  # fmt: skip
-    return list(result["rows"])
+        gym = GymContext(own, detector, profile, loaded.cache)
+        run = NeuronRun(Store.open(out), manifest, units, options.seed, baseline=False)
+        result = await study_neurons(Console(), gym, run)
+    return result.rows
 
 
 def pairs(options: argparse.Namespace) -> str:
@@ -143,7 +142,7 @@ def calibration(options: argparse.Namespace) -> str:
 
 
 def agreement(options: argparse.Namespace) -> str:
-    from experiments.paper.evaluate import label_of, records_of
+    from experiments.paper.run_labels import label_of, records_of
     from experiments.setup.selection import Selection
     from experiments.studies.sweep import Sweep, sweep
 

@@ -21,7 +21,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import anyio
 import numpy as np
@@ -30,6 +29,7 @@ from actors.embedded.language.words import Kind, Term, Words, embedded_words
 from actors.embedded.reasoning.formulas import auroc
 from actors.embedded.reasoning.stimuli import Stimulus
 from actors.embedded.scientist.scientist import Scientist
+from experiments.paper.synthetic_summary import SyntheticResult, table
 from tests.actors.embedded.scientist.world import World, WorldEyes, random_scene, study
 
 OPENING = (
@@ -257,12 +257,12 @@ def drawn(count: int, seed: int, words: Words) -> str:
     return "; ".join(formulas)
 
 
-async def in_the_gym(units: str, seed: int, out: Path) -> dict[str, Any]:
+async def in_the_gym(units: str, seed: int, out: Path) -> SyntheticResult:
     """Run `maia synthetic` with the embedded profile in this process, and return its result."""
     from agents.records.store import Store
     from benchmarks.in_process import run_context
     from experiments.paper.gym.neurons import choose
-    from experiments.paper.synthetic_neurons import measure
+    from experiments.paper.synthetic_neurons import GymContext, NeuronRun, study_neurons
     from experiments.setup import config
     from experiments.setup.console import Console
 
@@ -272,18 +272,8 @@ async def in_the_gym(units: str, seed: int, out: Path) -> dict[str, Any]:
     chosen = choose(drawn(int(count), seed, embedded_words()) if kind == "drawn" else units)
     manifest = {"command": "synthetic", "model": "synthetic", "units": [u.name for u in chosen], "seed": seed}
     async with run_context(profile) as (own, detector):
-        return await measure(
-            Console(),
-            own,
-            detector,
-            profile,
-            chosen,
-            Store.open(out),
-            manifest,
-            cache=loaded.cache,
-            seed=seed,
-            baseline=True,
-        )
+        gym = GymContext(own, detector, profile, loaded.cache)
+        return await study_neurons(Console(), gym, NeuronRun(Store.open(out), manifest, chosen, seed))
 
 
 def main() -> None:
@@ -299,8 +289,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/gym"), help="run directory of --gym")
     options = parser.parse_args()
     if options.gym:
-        from experiments.paper.synthetic_neurons import table
-
         print(table(anyio.run(in_the_gym, options.gym, options.seed, options.out)))
         return
     words = embedded_words()

@@ -17,10 +17,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from benchmarks.harness import processor
+from experiments.paper.ablation_page import AblationResult
+from experiments.paper.planted_judgement import Proportion
+from experiments.paper.planted_page import PlantedResult
+from experiments.paper.robust_features_page import RobustResult
+from experiments.paper.robust_rows import SummaryRow
 from experiments.setup.console import Console
+from experiments.setup.selection import Selection
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
 ABLATED = (
@@ -31,22 +36,20 @@ ABLATED = (
 
 
 def planted_biases(console: Console, arguments: argparse.Namespace) -> tuple[str, str]:
+    from experiments.paper.planted_biases import PlantedRequest
     from experiments.paper.planted_biases import planted_biases as measure
 
-    result = asyncio.run(
-        measure(console, None, None, out=arguments.out / "planted-biases", networks=arguments.networks)
-    )
+    request = PlantedRequest(networks=arguments.networks)
+    result = asyncio.run(measure(console, Selection(), request, out=arguments.out / "planted-biases"))
     return f"maia planted-biases --networks {arguments.networks}", told_planted(result)
 
 
 def robust_features(console: Console, arguments: argparse.Namespace) -> tuple[str, str]:
-    from experiments.paper.robust_features import asked_for
+    from experiments.paper.robust_features import RobustOptions
     from experiments.paper.robust_features import robust_features as measure
 
-    asked = asked_for(
-        None, None, None, None, trainings=arguments.trainings, epochs=None, top=50, seed=0, limit=None
-    )
-    result = asyncio.run(measure(console, None, None, asked, out=arguments.out / "robust-features"))
+    request = RobustOptions(trainings=arguments.trainings).request()
+    result = asyncio.run(measure(console, Selection(), request, out=arguments.out / "robust-features"))
     return f"maia robust-features --trainings {arguments.trainings}", told_robust(result)
 
 
@@ -55,7 +58,7 @@ def ablation(console: Console, arguments: argparse.Namespace) -> tuple[str, str]
     from experiments.paper.ablate import ablate as measure
 
     asked = Ablation(SYNTHETIC, "", arguments.units)
-    result = asyncio.run(measure(console, None, None, asked, out=arguments.out / "ablation"))
+    result = asyncio.run(measure(console, Selection(), asked, out=arguments.out / "ablation"))
     return f'maia ablate synthetic --units "{arguments.units}"', told_ablation(result)
 
 
@@ -66,64 +69,49 @@ PARTS: Mapping[str, Callable[[Console, argparse.Namespace], tuple[str, str]]] = 
 }
 
 
-def told_planted(result: Mapping[str, Any]) -> str:
+def told_planted(result: PlantedResult) -> str:
     """Return the figures of planted biases as Markdown."""
-    summary = result["summary"]
+    summary = result.summary
 
-    def row(name: str, each: Mapping[str, Any], target: str) -> str:
-        low, high = each["interval"]
-        return (
-            f"| {name} | {each['hits']} of {each['n']} | {each['share']:.2f} | {low:.2f} to {high:.2f} | "
-            f"{target} |"
-        )
+    def row(name: str, part: Proportion, target: str) -> str:
+        low, high = part.interval
+        return f"| {name} | {part.hits} of {part.n} | {part.share:.2f} | {low:.2f} to {high:.2f} | {target} |"
 
     lines = ["| | | share | 95 % interval | target |", "|---|---:|---:|---|---|"]
-    lines.append(row("planted biases found", summary["found"], ">= 0.90"))
-    lines += [row(f"of them, {kind}", each, "") for kind, each in summary["by_kind"].items()]
-    lines.append(row("unbiased classes with a false alarm", summary["false_alarms"], "<= 0.05"))
+    lines.append(row("planted biases found", summary.found, ">= 0.90"))
+    lines += [row(f"of them, {kind}", part, "") for kind, part in summary.by_kind.items()]
+    lines.append(row("unbiased classes with a false alarm", summary.false_alarms, "<= 0.05"))
     lines += [
         "",
-        f"{summary['unplanted_but_real']} unbiased classes have a difference that nobody planted and that "
-        "fresh images bear "
-        "out: the trained networks are not perfect. They do not count as false alarms.",
+        f"{summary.unplanted_but_real} unbiased classes have a difference that was not planted and that "
+        "fresh images bear out: the trained networks are not perfect. They do not count as false alarms.",
     ]
     return "\n".join(lines)
 
 
-def told_robust(result: Mapping[str, Any]) -> str:
+def told_robust(result: RobustResult) -> str:
     """Return Table 2 as Markdown."""
-    summary = result["summary"]
+    summary = result.summary
+    if summary is None:
+        return "No training was finished."
+    judged = summary.judgement
+
+    def percentiles(name: str) -> str:
+        return ", ".join(_figure(getattr(training, name)) for training in result.trainings)
+
     lines = [
         "| subset | method | units | balanced data | test accuracy, mean ± standard deviation | validation "
         "accuracy | paper |",
         "|---|---|---:|---|---:|---:|---:|",
-    ]
-    for row in summary["rows"]:
-        spread = "" if row["spread"] is None else f" ± {row['spread']:.3f}"
-        value = "not possible" if row["accuracy"] is None else f"{row['accuracy']:.3f}{spread}"
-        paper = "" if row["paper_accuracy"] is None else f"{row['paper_accuracy']:.3f}"
-        validation = _figure(row["validation"], 3)
-        lines.append(
-            f"| {row['subset']} | {row['method']} | {row['units']:.0f} | "
-            f"{'yes' if row['balanced'] else 'no'} | {value} | {validation} | {paper} |"
-        )
-
-    def percentiles(key: str) -> str:
-        return ", ".join(_figure(training[key]) for training in result["trainings"])
-
-    judged = summary["judgement"]
-    lines += [
+        *map(_robust_row, summary.rows),
         "",
-        f"Of {summary['n']} trainings, the agent's units are ahead of L1 of the same size in "
-        f"{summary['beats_l1']}, of L1's "
-        f"units fitted without a penalty in {summary['beats_l1_no_penalty']}, and of the 95th percentile of "
-        "100 random sets "
-        f"in {summary['beats_random_95']}. Share of random sets below the agent's, by training: "
-        f"{percentiles('percentile')}.",
+        f"Of {summary.n} trainings, the agent's units are ahead of L1 of the same size in "
+        f"{summary.beats_l1}, of L1's units fitted without a penalty in {summary.beats_l1_no_penalty}, and "
+        f"of the 95th percentile of 100 random sets in {summary.beats_random_95}. Share of random sets "
+        f"below the agent's, by training: {percentiles('percentile')}.",
         "",
-        f"With one ridge for every choice: ahead of L1 of the same size in {summary['ridge_beats_l1']}, of "
-        "the 95th percentile of "
-        f"random sets in {summary['ridge_beats_random_95']}; share of random sets below: "
+        f"With one ridge for every choice: ahead of L1 of the same size in {summary.ridge_beats_l1}, of the "
+        f"95th percentile of random sets in {summary.ridge_beats_random_95}; share of random sets below: "
         f"{percentiles('ridge_percentile')}.",
         "",
         "The judgement itself, on images of every class in every place, means over the trainings:",
@@ -131,40 +119,42 @@ def told_robust(result: Mapping[str, Any]) -> str:
         "| units | number | variance between classes | between places |",
         "|---|---:|---:|---:|",
         *(
-            f"| {group} | {_figure(judged[group]['n'], 1)} | {_figure(judged[group]['by_class'])} | "
-            f"{_figure(judged[group]['by_place'])} |"
-            for group in ("kept", "dropped")
+            f"| {name} | {_figure(group.n, 1)} | {_figure(group.by_class)} | {_figure(group.by_place)} |"
+            for name, group in (("kept", judged.kept), ("dropped", judged.dropped))
         ),
         "",
         "AUROC of the judgement (class part less place part, kept against dropped): "
-        f"{_figure(judged['auroc'])}. "
-        f"Classes {', '.join(result['classes'])}; places {', '.join(result['places'])}.",
+        f"{_figure(judged.auroc)}. Classes {', '.join(result.classes)}; places {', '.join(result.places)}.",
     ]
     return "\n".join(lines)
+
+
+def _robust_row(row: SummaryRow) -> str:
+    spread = "" if row.spread is None else f" ± {row.spread:.3f}"
+    value = "not possible" if row.accuracy is None else f"{row.accuracy:.3f}{spread}"
+    paper = "" if row.paper_accuracy is None else f"{row.paper_accuracy:.3f}"
+    return (
+        f"| {row.subset} | {row.method} | {row.units:.0f} | {'yes' if row.balanced else 'no'} | {value} | "
+        f"{_figure(row.validation, 3)} | {paper} |"
+    )
 
 
 def _figure(value: float | None, digits: int = 2) -> str:
     return "none" if value is None else f"{value:.{digits}f}"
 
 
-def told_ablation(result: Mapping[str, Any]) -> str:
+def told_ablation(result: AblationResult) -> str:
     """Return the ablations as Markdown."""
     lines = [
         "| variant | units | right | concept F1 | lead of the whole system in F1 | + | − | AUROC |",
         "|---|---:|---:|---:|---|---:|---:|---:|",
     ]
-    predictive = {row["method"]: row for row in result["summary"]}
-    for name, each in result["truth"].items():
-        lead = each["lead"]
-        interval = "" if not lead else "{:+.2f} ({:+.2f} to {:+.2f})".format(lead["mean"], *lead["interval"])
+    predictive = {row.method: row for row in result.summary}
+    for name, score in (result.truth or {}).items():
         row = predictive.get(name)
-        measured = (
-            "| | |"
-            if row is None
-            else f"{row['positive']:.2f} | {row['negative']:.2f} | {row['auroc']:.2f} |"
-        )
+        measured = "| | |" if row is None else f"{row.positive:.2f} | {row.negative:.2f} | {row.auroc:.2f} |"
         lines.append(
-            f"| {name} | {each['n']} | {each['right']:.2f} | {each['f1']:.2f} | {interval} | {measured}"
+            f"| {name} | {score.n} | {score.right:.2f} | {score.f1:.2f} | {score.lead or ''} | {measured}"
         )
     lines += ["", "Leads are mean paired differences over units with 95 % bootstrap intervals."]
     return "\n".join(lines)

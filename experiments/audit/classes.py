@@ -1,4 +1,4 @@
-"""Which classes an audit is asked about, and the names by which their images are asked for and told apart."""
+"""The classes that an audit is about, and the names by which their images are asked for."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ def classes_of(
         )
     if asked.strip() != OF_DATA:
         return {index: drawable(index, names) for index in choose_classes(asked, names, size, seed)}
-    found = sorted({each.index for each in of_data if each.index is not None})
-    if not found:
+    matched = sorted({match.index for match in of_data if match.index is not None})
+    if not matched:
         raise UsageError(
             f"no class of the data set has the name of a class of {network.name}: "
-            f"{', '.join(each.name for each in of_data[:20]) or 'it has none'}.",
+            f"{', '.join(match.name for match in of_data[:20]) or 'it has none'}.",
             "Name them with --label-names LABEL=CLASS, or give --classes by name.",
         )
-    return {index: drawable(index, names) for index in found}
+    return {index: drawable(index, names) for index in matched}
 
 
 def choose_classes(text: str, names: Sequence[str], size: int, seed: int) -> list[int]:

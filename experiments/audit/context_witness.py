@@ -41,7 +41,7 @@ class ContextWitness:
     seed: int
     per_context: int
 
-    async def look(
+    async def ask(
         self,
         context: str,
         ordinary: Sequence[str],
@@ -55,7 +55,7 @@ class ContextWitness:
         `ordinary` are the contexts that the generated images without this one are taken from; `name` is the
         class's in the record.
         """
-        known = await self._known(context, [each for each in ordinary if each != context])
+        known = await self._known(context, [other for other in ordinary if other != context])
         there = [(row, image) for row, image in zip(rows, images, strict=True) if image is not None]
         question = question_of(context, self.class_name)
         asked = [(image, question) for _, image in there]
@@ -90,24 +90,24 @@ class ContextWitness:
         for place in range(KNOWN if others else 0):
             asked.append((others[place % len(others)], (place // len(others)) % self.per_context, False))
         asked = list(dict.fromkeys(asked))
-        prompts = [prompt_of(each, self.class_name) for each, *_ in asked]
+        prompts = [prompt_of(name, self.class_name) for name, *_ in asked]
         seeds = [
             seed_of(self.seed, "screen", prompt, number)
             for prompt, (_, number, _) in zip(prompts, asked, strict=True)
         ]
         made = await self.studio.generate(prompts, seeds)
         return [
-            (each.image, present)
-            for each, (*_, present) in zip(made, asked, strict=True)
-            if not isinstance(each, MaiaError) and not lacks_something(each)
+            (image.image, present)
+            for image, (*_, present) in zip(made, asked, strict=True)
+            if not isinstance(image, MaiaError) and not lacks_something(image)
         ]
 
 
-def contexts_to_ask(found: Mapping[str, Sequence[str]], everything: bool) -> dict[str, list[str]]:
-    """Return the contexts to ask observers about by class: those `found` on generated images, or the whole
+def contexts_to_ask(biased: Mapping[str, Sequence[str]], everything: bool) -> dict[str, list[str]]:
+    """Return the contexts to ask observers about by class: those `biased` on generated images, or the whole
     design's.
     """
     return {
         name: list(dict.fromkeys([*contexts, *(CONTEXTS if everything else ())]))
-        for name, contexts in found.items()
+        for name, contexts in biased.items()
     }

@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from experiments.audit.claims import words_alone
 from experiments.audit.real_page import real_blocks, real_summary, replication_text
+from experiments.audit.record import AuditRecord
 from experiments.report.schema import (
     Bar,
     Bars,
@@ -19,226 +20,214 @@ from experiments.report.schema import (
     Estimate,
     ImageGrid,
     Page,
-    TableColumn,
     Text,
+    columns,
 )
+from experiments.runs.context_survey import LEAST, ContextEffect, Shown
 from experiments.setup.console import counted
 
 _STAND_IN = re.compile(r"stand-in|^builtin")
 SHOWN = 40
 """Classes whose contexts are drawn: those with the largest differences."""
-
-
 NOTHING = "nothing could be measured"
 
 
-def highest(values: Mapping[str, Sequence[float]]) -> float:
-    """Return the largest probability of a class in the screen: where it is tiny, the class is never
-    recognised.
-    """
-    return max((value for each in values.values() for value in each), default=0.0)
-
-
-def page(result: Mapping[str, Any], least: float) -> Page:
-    """Return the page of what `maia audit` found; `least` is the difference from which it speaks of a bias."""
-    effects: list[Mapping[str, Any]] = list(result["effects"])
-    found = [each for each in effects if each["biased"]]
-    by_class: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    for each in effects:
-        by_class[each["class_name"]].append(each)
-    biased = {each["class_name"] for each in found}
-    blocks: list[Block] = [_about(result)]
-    real = result.get("real")
-    if found:
-        blocks.append(_findings(found, real))
-    if real:
-        blocks += real_blocks(real)
-    if result.get("disagreements"):
-        parted = tuple(
-            f"{each['class_name']}: {each['kind']}, {each['context']}" for each in result["disagreements"]
-        )
-        blocks.append(Text(title="Where an agent's words and the numbers part", paragraphs=parted))
-    beyond = result.get("out_of_reach") or {}
-    unseen = {
-        name for name, values in result["values"].items() if name not in beyond and highest(values) < least
-    }
-    largest = sorted(by_class, key=lambda name: -max(abs(each["difference"]) for each in by_class[name]))
-    for name in largest[:SHOWN]:
-        blocks.append(_contexts(name, by_class[name], str(result["answers"].get(name, ""))))
-        if result["lowest"].get(name):
-            contexts = {each["context"] for each in by_class[name] if each["biased"]}
-            telling = [each for each in result["telling"][name] if each["context"] in contexts]
-            blocks.append(_worst(name, result["lowest"][name], telling))
-    if result["detectable"]:
-        blocks.append(_detectable(result["detectable"], result["usual"], biased, unseen))
-    if beyond:
-        blocks += _out_of_reach(beyond, result["lowest"])
-    if result["undrawn"]:
-        untested = tuple(f"{name}: {', '.join(contexts)}" for name, contexts in result["undrawn"].items())
+def page(record: AuditRecord) -> Page:
+    """Return the page of what `maia audit` found."""
+    blocks: list[Block] = [_about(record)]
+    if record.biased:
+        blocks.append(_findings(record))
+    if record.real:
+        blocks += real_blocks(record.real)
+    if record.disagreements:
+        blocks.append(_disagreements(record))
+    blocks += _class_blocks(record)
+    if record.detectable:
+        blocks.append(_detectable(record))
+    if record.out_of_reach:
+        blocks += _out_of_reach(record)
+    if record.undrawn:
+        untested = tuple(f"{name}: {', '.join(contexts)}" for name, contexts in record.undrawn.items())
         blocks.append(Text(title="Not tested, for want of images", paragraphs=untested))
-    told = (
-        _summary(effects, biased, by_class, least) if effects else "No class was tested on generated images."
-    )
-    if unseen:
-        told += f" Of {counted(len(unseen), 'class', 'classes')} nothing could be measured."
-    if beyond:
-        are = "is" if len(beyond) == 1 else "are"
-        told += f" {counted(len(beyond), 'class', 'classes')} {are} out of reach of the image maker."
     return Page(
-        title=f"Audit of {result['model']}" if result.get("model") else "Audit",
-        summary=told + (real_summary(real) if real else ""),
+        title=f"Audit of {record.model}" if record.model else "Audit",
+        summary=_summary(record) + (real_summary(record.real) if record.real else ""),
         blocks=tuple(blocks),
     )
 
 
-def _summary(
-    effects: Sequence[Mapping[str, Any]], biased: set[str], by_class: Mapping[str, Any], least: float
-) -> str:
-    again = sum(each["fresh"] for each in effects)
-    return (
-        f"On generated images {len(biased)} of {counted(len(by_class), 'class has', 'classes have')} a context in which the "
-        f"probability surely differs by more than {least:g} from that in ordinary ones. {len(effects)} contexts were tested at a "
-        f"false-discovery rate of 5 %; {again} stood out at first and were shown again."
-    )
+def _unmeasured(record: AuditRecord) -> set[str]:
+    """Return the classes that no image of the screen showed recognized."""
+    return {
+        name for name in record.values if name not in record.out_of_reach and record.highest(name) < LEAST
+    }
 
 
-def _out_of_reach(beyond: Mapping[str, str], best: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Block]:
-    """Return which classes the first look did not reach, why, and the images that came nearest."""
-    words = tuple(
-        f"{name}: {why}. Its contexts were not tested: this image maker says nothing about the class."
-        for name, why in beyond.items()
-    )
-    figures = tuple(
-        CaptionedImage(
-            image=each["image"], caption=f"{name}, {each['context']}: probability {each['probability']:.3f}"
+def _summary(record: AuditRecord) -> str:
+    sentences = []
+    if record.effects:
+        names = {effect.class_name for effect in record.effects}
+        biased = {effect.class_name for effect in record.biased}
+        again = sum(effect.fresh for effect in record.effects)
+        sentences.append(
+            f"On generated images {len(biased)} of {counted(len(names), 'class has', 'classes have')} a "
+            f"context in which the probability surely differs by more than {LEAST:g} from that in ordinary "
+            f"ones. {len(record.effects)} contexts were tested at a false-discovery rate of 5 %; {again} "
+            "stood out at first and were shown again."
         )
-        for name in [*beyond][:SHOWN]
-        for each in best.get(name, ())
-    )
-    shown: list[Block] = [Text(title="Out of reach", paragraphs=words)]
-    return (
-        [*shown, ImageGrid(title="Out of reach: the nearest images", figures=figures)] if figures else shown
-    )
+    else:
+        sentences.append("No class was tested on generated images.")
+    if unmeasured := _unmeasured(record):
+        sentences.append(f"Of {counted(len(unmeasured), 'class', 'classes')} {NOTHING}.")
+    if beyond := len(record.out_of_reach):
+        are = "is" if beyond == 1 else "are"
+        sentences.append(f"{counted(beyond, 'class', 'classes')} {are} out of reach of the image maker.")
+    return " ".join(sentences)
 
 
-def _about(result: Mapping[str, Any]) -> Text:
+def _about(record: AuditRecord) -> Text:
     """Return which network was audited, by which profile, and what in it stands in for a trained model."""
-    facts = result.get("facts") or {}
-    roles = [(role, str(facts.get(role) or "")) for role in ("generator", "observers", "interpreter")]
-    told = [f"{role}: {name}" for role, name in roles if name]
-    stand_ins = [role for role, name in roles if _STAND_IN.search(name)]
+    roles = {role: str(record.facts.get(role) or "") for role in ("generator", "observers", "interpreter")}
+    parties = "; ".join(f"{role}: {name}" for role, name in roles.items() if name)
     lines = []
-    if result.get("model"):
+    if record.model:
+        lines.append(f"Network: {record.model}. Profile: {record.profile or 'not recorded'}. {parties}.")
+    if stand_ins := [role for role, name in roles.items() if _STAND_IN.search(name)]:
         lines.append(
-            f"Network: {result['model']}. Profile: {result.get('profile') or 'not recorded'}. {'; '.join(told)}."
-        )
-    if stand_ins:
-        lines.append(
-            f"Stand-ins answered as {' and '.join(stand_ins)}: images are drawn scenes, and words come from a fixed vocabulary. The "
-            "figures on generated images hold for drawn scenes."
+            f"Stand-ins answered as {' and '.join(stand_ins)}: images are drawn scenes, and words come from "
+            "a fixed vocabulary. The figures on generated images hold for drawn scenes."
         )
     return Text(
         title="What was audited", paragraphs=tuple(lines or ["Which network was audited is not recorded."])
     )
 
 
-def _findings(found: list[Mapping[str, Any]], real: Mapping[str, Any] | None) -> DataTable:
-    replicated = {
-        (each["class_name"], each["context"]): each
-        for each in (real or {"found": {"replications": ()}})["found"]["replications"]
-    }
+def _disagreements(record: AuditRecord) -> Text:
+    paragraphs = [f"{parted.class_name}: {parted.kind}, {parted.context}" for parted in record.disagreements]
+    if names := words_alone(record.claims):
+        paragraphs.append(
+            f"Of {counted(len(names), 'text', 'texts')} ({', '.join(names[:SHOWN])}) known words alone were "
+            "read: the observers gave no answer in the form asked for."
+        )
+    return Text(title="Where an agent's words and the numbers part", paragraphs=tuple(paragraphs))
+
+
+def _findings(record: AuditRecord) -> DataTable:
+    replications = record.real.found.replications if record.real else ()
+    replicated = {(each.class_name, each.context): each for each in replications}
     return DataTable(
         title="Findings on generated images",
         columns=(
-            TableColumn(name="class"),
-            TableColumn(name="context"),
-            TableColumn(name="probability"),
-            TableColumn(name="in ordinary contexts"),
-            TableColumn(name="difference"),
-            TableColumn(name="q", digits=4),
-            TableColumn(name="images", digits=0),
-            TableColumn(name="on real images"),
+            *columns("class", "context", "probability", "in ordinary contexts", "difference"),
+            *columns("q", digits=4),
+            *columns("images", digits=0),
+            *columns("on real images"),
         ),
         rows=tuple(
             (
-                each["class_name"],
-                each["context"],
-                _mean(each),
-                each["others"],
-                each["difference"],
-                each["q"],
-                each["n"],
-                replication_text(replicated.get((each["class_name"], each["context"]))),
+                effect.class_name,
+                effect.context,
+                Estimate.of(effect.mean, effect.mean_interval),
+                effect.others,
+                effect.difference,
+                effect.q,
+                effect.n,
+                replication_text(replicated.get((effect.class_name, effect.context))),
             )
-            for each in found
+            for effect in record.biased
         ),
-        note="Probability of the class in the context, with a 95 % bootstrap interval, and in ordinary contexts: those "
-        "that did not stand out. All is of new images, made after the context had stood out.",
+        note="Probability of the class in the context, with a 95 % bootstrap interval, and in ordinary "
+        "contexts: those that did not stand out. All is of new images, made after the context had stood "
+        "out.",
     )
 
 
-def _contexts(name: str, effects: list[Mapping[str, Any]], answer: str) -> Bars:
-    return Bars(
-        title=name,
-        axis=f"probability of {name}",
-        bars=tuple(
-            Bar(
-                name=each["context"],
-                series=_series(each),
-                value=each["mean"],
-                low=_mean(each).low,
-                high=_mean(each).high,
-            )
-            for each in sorted(effects, key=lambda each: -each["mean"])
-        ),
-        note=answer,
-    )
+def _class_blocks(record: AuditRecord) -> list[Block]:
+    """Return the contexts of the classes with the largest differences, and their worst images."""
+    by_class: dict[str, list[ContextEffect]] = defaultdict(list)
+    for effect in record.effects:
+        by_class[effect.class_name].append(effect)
+    largest = sorted(by_class, key=lambda name: -max(abs(effect.difference) for effect in by_class[name]))
+    blocks: list[Block] = []
+    for name in largest[:SHOWN]:
+        blocks.append(_contexts(name, by_class[name], record.answers.get(name, "")))
+        if lowest := record.lowest.get(name):
+            biased = {effect.context for effect in by_class[name] if effect.biased}
+            telling = [shown for shown in record.telling[name] if shown.context in biased]
+            blocks.append(_worst(name, lowest, telling))
+    return blocks
 
 
-def _series(effect: Mapping[str, Any]) -> str:
-    if effect["biased"]:
+def _contexts(name: str, effects: Sequence[ContextEffect], answer: str) -> Bars:
+    def bar(effect: ContextEffect) -> Bar:
+        measured = Estimate.of(effect.mean, effect.mean_interval)
+        return Bar(
+            name=effect.context,
+            series=_series(effect),
+            value=effect.mean,
+            low=measured.low,
+            high=measured.high,
+        )
+
+    bars = tuple(bar(effect) for effect in sorted(effects, key=lambda effect: -effect.mean))
+    return Bars(title=name, axis=f"probability of {name}", bars=bars, note=answer)
+
+
+def _series(effect: ContextEffect) -> str:
+    if effect.biased:
         return "biased"
-    return "stood out, not confirmed" if effect["fresh"] else "ordinary"
+    return "stood out, not confirmed" if effect.fresh else "ordinary"
 
 
-def _worst(name: str, lowest: Sequence[Mapping[str, Any]], telling: Sequence[Mapping[str, Any]]) -> ImageGrid:
+def _worst(name: str, lowest: Sequence[Shown], telling: Sequence[Shown]) -> ImageGrid:
     """Return the images that a class is worst at, and those that show most what was found; each once."""
-    shown = {each["image"]: each for each in (*lowest, *telling)}
+    images = {shown.image: shown for shown in (*lowest, *telling)}
     return ImageGrid(
         title=f"{name}: worst images",
-        figures=tuple(
-            CaptionedImage(
-                image=image, caption=f"{name}, {each['context']}: probability {each['probability']:.3f}"
-            )
-            for image, each in shown.items()
-        ),
+        figures=tuple(_figure(name, shown) for shown in images.values()),
         note="First those with the least probability of all, then the most telling of each finding.",
     )
 
 
-def _detectable(
-    detectable: Mapping[str, float], usual: Mapping[str, float], biased: set[str], unseen: set[str]
-) -> DataTable:
-    return DataTable(
-        title="What would have been found",
-        columns=(
-            TableColumn(name="class"),
-            TableColumn(name="smallest difference", digits=3),
-            TableColumn(name="probability in ordinary contexts", digits=3),
-            TableColumn(name="found"),
-        ),
-        rows=tuple(
-            (name, value, usual[name], "yes" if name in biased else NOTHING if name in unseen else "nothing")
-            for name, value in sorted(detectable.items(), key=lambda pair: -pair[1])
-        ),
-        note="The difference of mean probability that this design finds in four of five cases, among all that was tested, "
-        "through both of its stages. A class can lose no more than its probability in ordinary contexts; of one that no image of the screen showed "
-        "recognised, nothing could be measured.",
+def _figure(name: str, shown: Shown) -> CaptionedImage:
+    return CaptionedImage(
+        image=shown.image, caption=f"{name}, {shown.context}: probability {shown.probability:.3f}"
     )
 
 
-def _mean(effect: Mapping[str, Any]) -> Estimate:
-    """Return the mean with its interval, which resampling may put a hair beside it."""
-    low, high = effect["mean_interval"]
-    mean = effect["mean"]
-    return Estimate(value=mean, low=min(low, mean), high=max(high, mean))
+def _detectable(record: AuditRecord) -> DataTable:
+    biased = {effect.class_name for effect in record.biased}
+    unmeasured = _unmeasured(record)
+
+    def result(name: str) -> str:
+        return "yes" if name in biased else NOTHING if name in unmeasured else "nothing"
+
+    return DataTable(
+        title="What would have been found",
+        columns=(
+            *columns("class"),
+            *columns("smallest difference", "probability in ordinary contexts", digits=3),
+            *columns("found"),
+        ),
+        rows=tuple(
+            (name, smallest, record.usual[name], result(name))
+            for name, smallest in sorted(record.detectable.items(), key=lambda pair: -pair[1])
+        ),
+        note="The difference of mean probability that this design finds in four of five cases, among all "
+        "that was tested, through both of its stages. A class can lose no more than its probability in "
+        "ordinary contexts; of one that no image of the screen showed recognized, nothing could be "
+        "measured.",
+    )
+
+
+def _out_of_reach(record: AuditRecord) -> list[Block]:
+    """Return which classes the first look did not reach, why, and the images that came nearest."""
+    words = tuple(
+        f"{name}: {why}. Its contexts were not tested: this image maker says nothing about the class."
+        for name, why in record.out_of_reach.items()
+    )
+    blocks: list[Block] = [Text(title="Out of reach", paragraphs=words)]
+    names = [*record.out_of_reach][:SHOWN]
+    if figures := tuple(_figure(name, shown) for name in names for shown in record.lowest.get(name, ())):
+        blocks.append(ImageGrid(title="Out of reach: the nearest images", figures=figures))
+    return blocks

@@ -1,4 +1,6 @@
-"""The part of an audit that looks at real images: measured once, when the generated images have been judged."""
+"""The part of an audit that looks at real images: measured once, when the generated images have been
+judged.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from actors.vision.data.labels import ColumnSettings, LabeledDataset, Labels, la
 from agents.records.run_files import RecordError
 from agents.records.store import Store
 from experiments.audit import real_images
-from experiments.audit.real_images import MatchedClass, RealImages
+from experiments.audit.real_images import Answers, MatchedClass, RealImages
 from experiments.audit.subgroups import Findings, findings
 from experiments.runs.context_survey import ContextEffect
 from experiments.setup.config import Profile
@@ -43,8 +45,34 @@ class RealSettings:
         """Return what of it a run's manifest holds: nothing where all is as usual, as runs before it had
         none.
         """
-        own, usual = ({**asdict(each), "approved": False} for each in (self, RealSettings()))
+        own, usual = ({**asdict(settings), "approved": False} for settings in (self, RealSettings()))
         return {"real": {key: own[key] for key in own if own[key] != usual[key]}} if own != usual else {}
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerCounts:
+    """What observers answered of a class's `images` and a context: "yes" and unsure, and their errors.
+
+    `hits` of `present` and `alarms` of `absent` generated images, whose content is known.
+    """
+
+    class_name: str
+    context: str
+    images: int
+    yes: int
+    unsure: int
+    hits: int
+    present: int
+    alarms: int
+    absent: int
+
+    @classmethod
+    def of(cls, answers: Answers) -> AnswerCounts:
+        yes, unsure = answers.shown.count(True), answers.shown.count(None)
+        return cls(
+            answers.class_name, answers.context, len(answers.images), yes, unsure,
+            answers.hits, answers.present, answers.alarms, answers.absent,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -57,10 +85,8 @@ class RealSection:
     images: dict[str, int]
     unreadable: int
     found: Findings
-    answers: list[dict[str, Any]]
-    """Of each class and context that observers were asked about: images, answers "yes" and unsure, and their
-    errors.
-    """
+    answers: list[AnswerCounts]
+    """Of each class and context that observers were asked about."""
 
 
 async def find_labels(
@@ -85,7 +111,7 @@ async def find_labels(
         return None
 
 
-async def tell_matches(
+async def report_matches(
     console: Console, bench: Workbench, settings: RealSettings, audited: Mapping[int, str]
 ) -> None:
     """Say which classes of the data set are which of the network's; raises as `real_images.match`."""
@@ -94,15 +120,15 @@ async def tell_matches(
     matches = real_images.match(labels, class_names, settings.names)
     console.say(f"labels of {dataset.name}: {labels.source}")
     console.say(real_images.match_table(matches, audited))
-    if not any(each.index in audited for each in matches):
+    if not any(match.index in audited for match in matches):
         console.warn(
-            "none of the audited classes is a class of the data set, so no real image is looked at: name its classes "
-            "with --label-names LABEL=CLASS, or audit others"
+            "none of the audited classes is a class of the data set, so no real image is looked at: name "
+            "its classes with --label-names LABEL=CLASS, or audit others"
         )
 
 
 def is_done(store: Store, units: Sequence[str]) -> bool:
-    """Say whether real images were measured for these units; a damaged record counts as none."""
+    """Return whether real images were measured for these units; a damaged record counts as none."""
     try:
         record = real_images.read(store)
     except RecordError:
@@ -116,13 +142,7 @@ def section(record: RealImages | None, effects: Sequence[ContextEffect]) -> Real
         return None
     return RealSection(
         record.dataset, record.source, record.matches, dict(Counter(record.classes)), record.unreadable,
-        findings(record, effects),
-        [
-            {"class_name": each.class_name, "context": each.context, "images": len(each.images),
-             "yes": sum(shown is True for shown in each.shown), "unsure": sum(shown is None for shown in each.shown),
-             "hits": each.hits, "present": each.present, "alarms": each.alarms, "absent": each.absent}
-            for each in record.answers
-        ],
+        findings(record, effects), [AnswerCounts.of(answers) for answers in record.answers],
     )  # fmt: skip
 
 

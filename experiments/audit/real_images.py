@@ -38,7 +38,9 @@ _AT_ONCE = 64
 
 @dataclass(frozen=True, slots=True)
 class MatchedClass:
-    """A class of the data set, the network's class that it is (`index` None: none), and its number of images."""
+    """A class of the data set, the network's class that it is (`index` None: none), and its number of
+    images.
+    """
 
     name: str
     index: int | None
@@ -74,7 +76,7 @@ class Answers:
     absent: NonNegativeInt = 0
 
     def fits(self, n_rows: int) -> bool:
-        """Say whether the answers are about rows of a record, and no more of them right or wrong than were
+        """Return whether the answers are about rows of a record, and no more of them right or wrong than were
         asked for.
         """
         return (
@@ -111,32 +113,32 @@ class RealImages:
     version: int = VERSION
 
     @classmethod
-    def of(cls, found: Mapping[str, Any]) -> RealImages:
+    def of(cls, record: Mapping[str, Any]) -> RealImages:
         """Return a record from its plain values.
 
         Raises:
             RecordError: If they are not those of such a record, or of a later version.
         """
         try:
-            record = TypeAdapter(cls).validate_python(found)
+            real = TypeAdapter(cls).validate_python(record)
         except ValidationError as error:
             raise damaged(Path(KEY), error) from error
-        n = len(record.images)
-        columns: list[Sequence[Any]] = [record.classes, record.probabilities, record.correct]
-        columns += [tag.values for tag in record.tags.values()]
+        n = len(real.images)
+        columns: list[Sequence[Any]] = [real.classes, real.probabilities, real.correct]
+        columns += [tag.values for tag in real.tags.values()]
         fits = (
-            record.version == VERSION
+            real.version == VERSION
             and all(len(column) == n for column in columns)
-            and all(0 <= value <= 1 for value in record.probabilities)
-            and all(-1 <= value < len(tag.levels) for tag in record.tags.values() for value in tag.values)
-            and all(each.fits(n) for each in record.answers)
+            and all(0 <= value <= 1 for value in real.probabilities)
+            and all(-1 <= value < len(tag.levels) for tag in real.tags.values() for value in tag.values)
+            and all(answers.fits(n) for answers in real.answers)
         )
         if not fits:
             raise RecordError(
                 f"{KEY} is damaged, or of another version.",
                 "Remove it, and repeat the command: it is made again.",
             )
-        return record
+        return real
 
 
 def read(store: Store) -> RealImages | None:
@@ -145,40 +147,47 @@ def read(store: Store) -> RealImages | None:
     Raises:
         RecordError: If the record is damaged.
     """
-    found = store.read_object(KEY)
-    return None if found is None else RealImages.of(found)
+    record = store.read_object(KEY)
+    return None if record is None else RealImages.of(record)
 
 
-def match(labels: Labels, class_names: Sequence[str], told: Mapping[str, str]) -> list[MatchedClass]:
+def match(labels: Labels, class_names: Sequence[str], named: Mapping[str, str]) -> list[MatchedClass]:
     """Return each class of the data set with the network's; raises as `match_classes`."""
     counts = labels.label.counts()
     return [
         MatchedClass(
-            each.name, each.index, "" if each.index is None else class_names[each.index], each.how, each.near, counts[each.name]
+            match.name,
+            match.index,
+            "" if match.index is None else class_names[match.index],
+            match.how,
+            match.near,
+            counts[match.name],
         )
-        for each in match_classes(labels.classes, class_names, told)
-    ]  # fmt: skip
+        for match in match_classes(labels.classes, class_names, named)
+    ]
 
 
 def match_table(matches: Sequence[MatchedClass], audited: Mapping[int, str], most: int = 20) -> str:
     """Return in lines which classes of a data set are which of the network's, and which are none; `most` of
     each kind.
     """
-    own = [each for each in matches if each.index in audited]
-    none = [each for each in matches if each.index is None]
+    own = [match for match in matches if match.index in audited]
+    none = [match for match in matches if match.index is None]
     lines = [
-        f"  {each.name} = {each.network_class} ({how_told(each.how)}): {counted(each.images, 'image')}"
-        for each in own
+        f"  {match.name} = {match.network_class} ({match_reason(match.how)}): "
+        f"{counted(match.images, 'image')}"
+        for match in own
     ]
     missing = [
-        f"  {each.name}: no class of the network has this name" + (f"; the nearest: {', '.join(each.near)}" if each.near else "")
-        for each in none
-    ]  # fmt: skip
+        f"  {match.name}: no class of the network has this name"
+        + (f"; the nearest: {', '.join(match.near)}" if match.near else "")
+        for match in none
+    ]
     shown = [*_few(lines, most), *_few(missing, most)]
     return "\n".join([f"{len(own)} of the data set's {len(matches)} classes are audited:", *shown])
 
 
-def how_told(how: str) -> str:
+def match_reason(how: str) -> str:
     """Return in words how a class was matched."""
     return how if how == "as told" else f"by {how}"
 
@@ -193,7 +202,7 @@ def room_for(n_classes: int, n_attributes: int) -> int:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class DrawnImages:
     """The images that are measured: `indices` into the data set and their `targets` among the network's
     classes.
     """
@@ -204,7 +213,7 @@ class Drawn:
 
 def draw(
     labels: Labels, matches: Sequence[MatchedClass], audited: Mapping[int, str], *, seed: int, per_class: int
-) -> Drawn:
+) -> DrawnImages:
     """Return at most `per_class` images of each audited class, drawn at random, in the data set's order.
 
     Where a split is known, images of its training part are left out, unless there are no others.
@@ -219,12 +228,12 @@ def draw(
         rng = np.random.default_rng((seed, 83, target))
         chosen.append(rng.permutation(np.flatnonzero(own == target))[:per_class])
     indices = np.sort(np.concatenate(chosen)) if chosen else np.zeros(0, np.int64)
-    return Drawn(indices, own[indices])
+    return DrawnImages(indices, own[indices])
 
 
 def _targets(labels: Labels, matches: Sequence[MatchedClass], audited: Mapping[int, str]) -> np.ndarray:
     """Return each image's class among the network's, int64 (n,), -1 where it is not audited."""
-    of_label = np.array([each.index if each.index in audited else -1 for each in matches] + [-1], np.int64)
+    of_label = np.array([match.index if match.index in audited else -1 for match in matches] + [-1], np.int64)
     return of_label[labels.label.values]
 
 
@@ -248,14 +257,14 @@ def training_counts(
 async def measure(
     vision: PoolVisionClient,
     dataset: ImageDataset,
-    drawn: Drawn,
+    drawn: DrawnImages,
     progress: Callable[[int, int], None],
     edits: tuple[Edit, ...] = (),
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return of each image its class's probability, float64 (n,), whether it is recognised and whether it was
+    """Return of each image its class's probability, float64 (n,), whether it is recognized and whether it was
     read, bool.
 
-    An image is recognised if its class is the most probable one; where each class has a probability by
+    An image is recognized if its class is the most probable one; where each class has a probability by
     itself, if that is at least one half. `edits` are made in the network on the way.
     """
     n = len(drawn.indices)

@@ -8,325 +8,229 @@ against these figures.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from actors.grouping import all_of
-from actors.vision.data.labels import ColumnSettings, Labels
-from actors.vision.networks.layer_cache import KnownNetwork, recall
-from actors.vision.readout.units import OUTPUT, Readout
-from agents.records.journal import Journal, RecordedChat, slug
-from agents.records.lease import worked_s
-from agents.records.manifest import claim, widen
+from actors.vision.readout.units import OUTPUT
+from agents.records.journal import slug
 from agents.records.run_files import RecordError
 from agents.records.store import Store
-from agents.records.work import WorkItem, extend_plan, read_plan, write_plan
-from agents.study import context_proposals, survey
-from agents.study.budget import Ledger, MeteredChat, Rate, spent_so_far
-from agents.tasks.bias import AuditClass
-from experiments.audit import real_images
-from experiments.audit.claims import disagreements
-from experiments.audit.classes import OF_DATA, check_classes, classes_of, names_of
+from agents.records.work import WorkItem, read_plan
+from agents.study import survey
+from experiments.audit import claim_questions, real_images
+from experiments.audit.claims import disagreements, read_words
+from experiments.audit.classes import OF_DATA, check_classes, names_of
 from experiments.audit.page import page
-from experiments.audit.real_audit import (
-    RealSection,
-    RealSettings,
-    find_labels,
-    is_done,
-    section,
-    tell_matches,
-)
-from experiments.audit.real_look import AuditedClass, Generated, Look
+from experiments.audit.planner import AuditPlanner, requested_classes, units_of
+from experiments.audit.real_audit import RealSection, RealSettings, find_labels, is_done, section
+from experiments.audit.real_survey import AuditedClass, Generated, RealSurvey
 from experiments.audit.record import AuditRecord
-from experiments.runs.campaign import Campaign, Closing, check_items, check_known, result_of
-from experiments.runs.context_survey import (
-    CLASS_SURVEY,
-    FRESH,
-    KNOWN_PHRASES,
-    LEAST,
-    ClassSurvey,
-    ContextEffect,
-    judge,
-)
-from experiments.setup import config as configuration
-from experiments.setup.console import Console, counted
+from experiments.runs.campaign import Campaign, Closing, RunSummary, check_known, result_of
+from experiments.runs.context_survey import FRESH, ClassSurvey, ContextEffect, judge
+from experiments.setup.console import Console
 from experiments.setup.run_folder import check_output_folder
-from experiments.setup.science import science
+from experiments.setup.selection import Selection
 
 if TYPE_CHECKING:
     from experiments.setup.workbench import Workbench
 
 
 @dataclass(frozen=True)
-class Audit:
+class AuditRequest:
     """What a command line asks for. Without `agents`, the fixed design is all that is measured."""
 
     model: str
     classes: str = "all"
     seed: int = 0
     per_context: int = 12
+    """Images of each context in the screen."""
     agents: bool = True
-    data: str | None = None
-    class_names: Path | None = None
-    retry_failed: bool = False
-    few_images: bool = False
-    columns: ColumnSettings = field(default_factory=ColumnSettings)
-    real: RealSettings = field(default_factory=RealSettings)
     propose: int = 0
     """Contexts of each class that the interpreter proposes beside those of the design."""
+    real: RealSettings = field(default_factory=RealSettings)
+    retry_failed: bool = False
+
+    def manifest(self) -> dict[str, Any]:
+        """Return what of it a run's manifest holds."""
+        return {
+            "model": self.model,
+            "asked": self.classes,
+            "seed": self.seed,
+            "per_context": self.per_context,
+            "fresh": FRESH,
+            "agents": self.agents,
+            **self.real.manifest(),
+            **({"propose_contexts": self.propose} if self.propose else {}),
+        }
+
+
+@dataclass(frozen=True)
+class AuditOutcome:
+    """What an audit has found, and how its run was left."""
+
+    record: AuditRecord
+    run: RunSummary
+
+    def to_json(self) -> dict[str, Any]:
+        return self.record.to_json() | {"run": self.run.as_json()}
 
 
 async def audit(
-    console: Console, config: Path | None, profile_name: str | None, asked: Audit, *, out: Path | None = None
-) -> dict[str, Any]:
-    """Audit classes of a network, write `audit.json` into the run directory and return what it holds.
-
-    Goes on with what an earlier run left. The result's `run` says how far it came.
+    console: Console, selection: Selection, request: AuditRequest, *, out: Path | None = None
+) -> AuditOutcome:
+    """Audit classes of a network and write `audit.json` into the run directory; an existing run is resumed.
 
     Raises:
         UsageError: If the network has no such class, or another process works on the directory.
     """
-    check_classes(asked.classes)
-    loaded = configuration.load(config)
-    profile = loaded.profile(profile_name).given(
-        asked.data, asked.class_names, asked.few_images, asked.columns
-    )
-    labels = await find_labels(console, profile, asked.real, asked.classes.strip() == OF_DATA)
-    network = recall(loaded.cache, asked.model, profile.vision)
+    check_classes(request.classes)
+    selected = selection.load()
+    profile = selected.profile
+    labels = await find_labels(console, profile, request.real, request.classes.strip() == OF_DATA)
+    network = selected.known_network(request.model)
     units: list[str] = []
     if network is not None:
         size = network.layers[network.layer(OUTPUT)]
-        units = list(_ids(network, _classes(asked, labels, network, size)).values())
-    run = out or Path("runs") / slug(f"audit {asked.model} {asked.classes}")
+        units = list(units_of(network, requested_classes(request, labels, network, size)).values())
+    run = out or Path("runs") / slug(f"audit {request.model} {request.classes}")
     check_output_folder(profile.dataset, run)
     store = Store.open(run)
-    manifest = {
-        "command": "audit",
-        "model": asked.model,
-        "asked": asked.classes,
-        "seed": asked.seed,
-        "per_context": asked.per_context,
-        "fresh": FRESH,
-        "agents": asked.agents,
-        "profile": profile_name or loaded.default_profile,
-        "config": loaded.named_file,
-        "settings": science(profile),
-        **asked.real.manifest(),
-        **({"propose_contexts": asked.propose} if asked.propose else {}),
-    }
+    manifest = selected.manifest("audit", **request.manifest())
     check_known(store, manifest, network, units)
-    campaign = Campaign(console, loaded, profile, store, manifest, asked.retry_failed)
-    closing = (
-        Closing(partial(_real_is_done, store), partial(_look, console, store, asked)) if labels else None
-    )
-    finished = await campaign.run(partial(_plan, console, store, manifest, asked, labels), closing)
-    record = _record(console, store, asked, manifest["profile"], finished.plan)
-    result = asdict(record)
-    store.replace("audit.json", json.dumps(result, indent=1, ensure_ascii=False).encode())
-    page(result, LEAST).save(store.root, "audit")
-    return result | {"run": finished.summary()}
+    results = _AuditResults(console, store, request, with_real_images=labels is not None)
+    campaign = Campaign(console, selected.configuration, profile, store, manifest, request.retry_failed)
+    planner = AuditPlanner(console, store, manifest, request, labels)
+    finished = await campaign.run(planner.plan, Closing(results.is_complete, results.complete))
+    record = results.record(selected.name, finished.plan)
+    store.replace("audit.json", json.dumps(record.to_json(), indent=1, ensure_ascii=False).encode())
+    page(record).save(store.root, "audit")
+    return AuditOutcome(record, finished.summary())
 
 
-def _record(
-    console: Console, store: Store, asked: Audit, profile: str, plan: Sequence[WorkItem]
-) -> AuditRecord:
-    """Return what the run has found, from its directory."""
-    names = names_of(plan)
-    records, audits = _measured(console, store, plan, names)
-    drawn = {names[item.unit]: item.survey_arguments["class_name"] for item in plan}
-    judged = judge(audits)
-    effects = [asdict(effect) | {"biased": effect.biased} for effect in judged]
-    answers = {
-        audited.class_name: record["description"]
-        for audited, record in zip(audits, records, strict=True)
-        if record.get("description")
-    }
-    reached = [each for each in audits if not each.out_of_reach]
-    return AuditRecord(
-        model=asked.model,
-        profile=profile,
-        facts=records[0].get("facts", {}) if records else {},
-        seed=asked.seed,
-        effects=effects,
-        detectable={each.class_name: each.detectable(len(effects)) for each in reached},
-        usual={each.class_name: each.usual for each in audits},
-        out_of_reach={each.class_name: each.out_of_reach for each in audits if each.out_of_reach},
-        undrawn={each.class_name: each.undrawn for each in audits if each.undrawn},
-        values={each.class_name: each.values for each in audits},
-        ordinary={each.class_name: each.ordinary for each in audits},
-        fresh={each.class_name: each.fresh for each in audits},
-        rest={each.class_name: each.rest for each in audits},
-        lowest={each.class_name: each.lowest for each in audits},
-        telling={each.class_name: each.telling for each in audits},
-        answers=answers,
-        disagreements=[
-            asdict(each) | {"class_name": name}
-            for name, text in answers.items()
-            for each in disagreements(text, drawn[name], [e for e in effects if e["class_name"] == name])
-        ],
-        real=_real(console, store, judged),
-    )
+@dataclass(frozen=True)
+class _AuditResults:
+    """What a run directory holds of an audit, and what completes it once its classes are studied."""
 
+    console: Console
+    store: Store
+    request: AuditRequest
+    with_real_images: bool
 
-def _measured(
-    console: Console, store: Store, plan: Sequence[WorkItem], names: Mapping[str, str]
-) -> tuple[list[dict[str, Any]], list[ClassSurvey]]:
-    """Return the results that there are, each with its survey; one with a damaged survey is told and left
-    out.
-    """
-    records, audits = [], []
-    for item in plan:
-        if (record := result_of(store, item)) is None:
-            continue
+    def is_complete(self) -> bool:
+        """Return whether nothing that needs the models is missing.
+
+        A finished run whose texts were never put to the observers stays as it is: their words are read.
+        """
+        units = [item.unit for item in read_plan(self.store) or ()]
+        return not self.with_real_images or is_done(self.store, units)
+
+    async def complete(self, bench: Workbench, plan: list[WorkItem]) -> None:
+        """Ask the observers what the agents' texts claim, and measure the real images of the classes."""
+        names = names_of(plan)
+        results, surveys = self._measured(plan, names)
+        texts = {result["unit"]: result["description"] for result in results if result.get("description")}
+        if texts:
+            contexts = {
+                result["unit"]: list(survey.values) for result, survey in zip(results, surveys, strict=True)
+            }
+            await claim_questions.ask_all(self.console, self.store, bench, texts, contexts, self.request.seed)
+        if self.with_real_images and plan:
+            await self._survey_real_images(bench, plan, names, surveys)
+
+    async def _survey_real_images(
+        self,
+        bench: Workbench,
+        plan: Sequence[WorkItem],
+        names: Mapping[str, str],
+        surveys: Sequence[ClassSurvey],
+    ) -> None:
+        classes = [
+            AuditedClass(
+                item.unit,
+                int(item.name.rpartition(":")[2]),
+                names[item.unit],
+                item.survey_arguments["class_name"],
+                item.seed,
+                self.request.per_context,
+            )
+            for item in plan
+        ]
+        generated = Generated(judge(surveys), {survey.class_name: survey.ordinary for survey in surveys})
+        await RealSurvey(self.console, self.store, bench, self.request.real, classes, generated).run()
+
+    def record(self, profile: str, plan: Sequence[WorkItem]) -> AuditRecord:
+        """Return what the run has found."""
+        names = names_of(plan)
+        results, surveys = self._measured(plan, names)
+        drawn = {names[item.unit]: item.survey_arguments["class_name"] for item in plan}
+        units = {name: unit for unit, name in names.items()}
+        effects = judge(surveys)
+        answers = {
+            survey.class_name: result["description"]
+            for survey, result in zip(surveys, results, strict=True)
+            if result.get("description")
+        }
+        asked = claim_questions.read(self.store)
+        claims = {
+            name: asked.get(units[name]) or read_words(text, drawn[name]) for name, text in answers.items()
+        }
+        by_class = {survey.class_name: survey for survey in surveys}
+        return AuditRecord(
+            model=self.request.model,
+            profile=profile,
+            facts=results[0].get("facts", {}) if results else {},
+            seed=self.request.seed,
+            effects=effects,
+            detectable={
+                name: each.detectable(len(effects))
+                for name, each in by_class.items()
+                if not each.out_of_reach
+            },
+            usual={name: each.usual for name, each in by_class.items()},
+            out_of_reach={name: each.out_of_reach for name, each in by_class.items() if each.out_of_reach},
+            undrawn={name: each.undrawn for name, each in by_class.items() if each.undrawn},
+            values={name: each.values for name, each in by_class.items()},
+            ordinary={name: each.ordinary for name, each in by_class.items()},
+            fresh={name: each.fresh for name, each in by_class.items()},
+            rest={name: each.rest for name, each in by_class.items()},
+            lowest={name: each.lowest for name, each in by_class.items()},
+            telling={name: each.telling for name, each in by_class.items()},
+            answers=answers,
+            claims=claims,
+            disagreements=[
+                parted
+                for name, text in answers.items()
+                for parted in disagreements(
+                    name, text, claims[name], [effect for effect in effects if effect.class_name == name]
+                )
+            ],
+            real=self._real(effects),
+        )
+
+    def _measured(
+        self, plan: Sequence[WorkItem], names: Mapping[str, str]
+    ) -> tuple[list[dict[str, Any]], list[ClassSurvey]]:
+        """Return the results that there are, each with its survey; one with a damaged survey is left out with
+        a warning.
+        """
+        results, surveys = [], []
+        for item in plan:
+            if (result := result_of(self.store, item)) is None:
+                continue
+            try:
+                if (measured := survey.read(self.store, item.unit)) is not None:
+                    surveys.append(replace(ClassSurvey.of(measured.found), class_name=names[item.unit]))
+                    results.append(result)
+            except RecordError as error:
+                self.console.warn(f"{names[item.unit]} is left out: {error.message}")
+        return results, surveys
+
+    def _real(self, effects: Sequence[ContextEffect]) -> RealSection | None:
+        """Return what real images say; a damaged record is warned of."""
         try:
-            if (found := survey.read(store, item.unit)) is not None:
-                audits.append(replace(ClassSurvey.of(found.found), class_name=names[item.unit]))
-                records.append(record)
+            return section(real_images.read(self.store), effects)
         except RecordError as error:
-            console.warn(f"{names[item.unit]} is left out: {error.message}")
-    return records, audits
-
-
-def _real(console: Console, store: Store, effects: Sequence[ContextEffect]) -> RealSection | None:
-    """Return what real images say; of a damaged record it is told."""
-    try:
-        return section(real_images.read(store), effects)
-    except RecordError as error:
-        console.warn(error.message)
-        return None
-
-
-def _real_is_done(store: Store) -> bool:
-    return is_done(store, [item.unit for item in read_plan(store) or ()])
-
-
-async def _look(console: Console, store: Store, asked: Audit, bench: Workbench, plan: list[WorkItem]) -> None:
-    """Look at the real images of the classes, once their generated ones have been judged."""
-    names = names_of(plan)
-    _, audits = _measured(console, store, plan, names)
-    classes = [
-        AuditedClass(
-            item.unit, _index(item), names[item.unit], item.survey_arguments["class_name"], item.seed, asked.per_context
-        )
-        for item in plan
-    ]  # fmt: skip
-    generated = Generated(judge(audits), {each.class_name: each.ordinary for each in audits})
-    if classes:
-        await Look(console, store, bench, asked.real, classes, generated).take()
-
-
-def _index(item: WorkItem) -> int:
-    """Return the number of an item's class."""
-    return int(item.name.rpartition(":")[2])
-
-
-async def _plan(
-    console: Console,
-    store: Store,
-    manifest: dict[str, Any],
-    asked: Audit,
-    labels: Labels | None,
-    bench: Workbench,
-) -> list[WorkItem]:
-    """Return one item a class; agents are shown exemplars, so one pass over the data set finds those of all.
-
-    `labels` are the data set's, None where it has none.
-    """
-    vision, readout = bench.vision, Readout(OUTPUT, "probability")
-    await vision.check(readout.unit(0))
-    size = next(layer.n_units for layer in await vision.layers() if layer.name == OUTPUT)
-    drawn = _classes(asked, labels, vision.known, size)
-    ids = _ids(vision.known, drawn)
-    if labels is not None:
-        await tell_matches(console, bench, asked.real, drawn)
-    manifest = manifest | {"units": list(ids.values())}
-    claim(store, manifest)
-    plan = read_plan(store)
-    planned = {item.unit for item in plan or ()}
-    proposed = await _proposed(console, store, asked, bench, {ids[index]: drawn[index] for index in ids})
-    wanted = _items(asked, drawn, ids, proposed)
-    check_items(store, plan or (), wanted)
-    ids = {index: unit for index, unit in ids.items() if unit not in planned}
-    if plan is not None and not ids:
-        widen(store, manifest)
-        return plan
-    if asked.agents:
-        console.say(f"searching the data set for the exemplars of {counted(len(ids), 'class', 'classes')}")
-        with console.progress("exemplars") as progress:
-            await vision.layer_exemplars(
-                [readout], bench.dataset, progress=lambda swept: progress(swept.done, swept.total)
-            )
-    items = [wanted[unit] for unit in ids.values()]
-    # Claimed with fewer and killed before its plan, a run without one may have been given more as well.
-    plan = write_plan(store, items) if plan is None else extend_plan(store, [*plan, *items])
-    widen(store, manifest)
-    return plan
-
-
-async def _proposed(
-    console: Console, store: Store, asked: Audit, bench: Workbench, classes: Mapping[str, str]
-) -> dict[str, tuple[str, ...]]:
-    """Return the contexts proposed for each unit, asked for before anything is measured and the same ever
-    after.
-    """
-    if not asked.propose:
-        return {}
-    found = {unit: context_proposals.read(store, unit, asked.propose) for unit in classes}
-    missing = [unit for unit, proposals in found.items() if proposals is None]
-    lab = bench.context
-    purse = Ledger(
-        bench.profile.sweep.budget, spent_so_far(store, problems=[]), elapsed_s=lambda: worked_s(store)
-    )
-    metered = MeteredChat(lab.interpreter, purse, lab.rates.get("interpreter", Rate()))
-
-    async def ask(unit: str) -> None:
-        model = RecordedChat(metered, Journal(store, unit), "interpreter", metered.most)
-        proposals = await context_proposals.propose(
-            model, classes[unit], asked.propose, KNOWN_PHRASES, seed=asked.seed
-        )
-        found[unit] = await context_proposals.freeze(store, unit, proposals)
-
-    if missing:
-        console.say(f"asking the interpreter for contexts of {counted(len(missing), 'class', 'classes')}")
-        await all_of(ask(unit) for unit in missing)
-    for unit in missing:
-        if (each := found[unit]) is not None and not each.phrases:
-            console.warn(
-                f"{classes[unit]}: the interpreter's answer has no context in the form that was asked for"
-            )
-    return {unit: tuple(each.phrases) for unit, each in found.items() if each is not None}
-
-
-def _items(
-    asked: Audit, drawn: Mapping[int, str], ids: Mapping[int, str], proposed: Mapping[str, tuple[str, ...]]
-) -> dict[str, WorkItem]:
-    """Return the items of the classes that are asked for, by unit."""
-    return {
-        unit: WorkItem(
-            unit,
-            OUTPUT,
-            f"probability:{index}",
-            task=AuditClass.name if asked.agents else "",
-            arguments={"class_name": drawn[index]} if asked.agents else {},
-            seed=asked.seed,
-            survey=CLASS_SURVEY,
-            survey_arguments={"class_name": drawn[index], "per_context": asked.per_context}
-            | ({"proposed": list(proposed[unit])} if proposed.get(unit) else {}),
-        )
-        for index, unit in ids.items()
-    }
-
-
-def _classes(asked: Audit, labels: Labels | None, network: KnownNetwork, size: int) -> dict[int, str]:
-    """Return the classes that are asked for, as `classes_of` does."""
-    of_data = () if labels is None else real_images.match(labels, network.class_names, asked.real.names)
-    return classes_of(asked.classes, asked.seed, network, size, of_data)
-
-
-def _ids(network: KnownNetwork, classes: Iterable[int]) -> dict[int, str]:
-    """Return the units of classes."""
-    readout = Readout(OUTPUT, "probability")
-    return {index: f"{network.name}/{readout.unit(index)}" for index in classes}
+            self.console.warn(error.message)
+            return None

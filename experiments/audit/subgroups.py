@@ -18,13 +18,17 @@ import numpy as np
 
 from agents.evidence.statistics import wilson_interval
 from experiments.audit.real_images import RealImages, Tag
-from experiments.audit.replication import LEAST_TOLD, Replication, replications, told_apart
+from experiments.audit.replication import (
+    MIN_ATTENUATION,
+    ConfidenceInterval,
+    Replication,
+    attenuation,
+    replications,
+)
 from experiments.runs.context_survey import LEAST, RATE, ClassSurvey, ContextEffect, judge, screened
 
 FEW = 25
 """Images below which nothing is said of a group."""
-
-Interval = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +44,7 @@ class Subgroup:
     level: str
     n: int
     accuracy: float | None = None
-    accuracy_interval: Interval | None = None
+    accuracy_interval: ConfidenceInterval | None = None
     probability: float | None = None
 
 
@@ -58,7 +62,7 @@ class WorstGroup:
     groups: int
     n: int
     accuracy: float
-    interval: Interval
+    interval: ConfidenceInterval
     others: float
     below: bool
 
@@ -71,7 +75,7 @@ class Average:
 
     weighted_by: str
     accuracy: float
-    interval: Interval | None
+    interval: ConfidenceInterval | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +154,9 @@ class Groups:
         large = self.large
         if len(large) < 2:
             return None
-        key = min(large, key=lambda each: (self.correct[large[each][~self.second[large[each]]]].mean(), each))
+        key = min(
+            large, key=lambda group: (self.correct[large[group][~self.second[large[group]]]].mean(), group)
+        )
         rows = large[key][self.second[large[key]]]
         others = np.setdiff1d(np.flatnonzero(self.second), large[key])
         hits, rest = int(self.correct[rows].sum()), int(self.correct[others].sum())
@@ -166,7 +172,7 @@ class Groups:
 
     def averages(self) -> list[Average]:
         n, hits = len(self.correct), int(self.correct.sum())
-        found = [Average("", hits / n, wilson_interval(hits, n))] if n else []
+        averages = [Average("", hits / n, wilson_interval(hits, n))] if n else []
         for attribute, by_class in self.real.training.items():
             weights = {
                 (name, attribute, level): count
@@ -177,10 +183,10 @@ class Groups:
             if weights and all(key in self.groups for key in weights):
                 means = {key: float(self.correct[self.groups[key]].mean()) for key in weights}
                 total = sum(weights.values())
-                found.append(
+                averages.append(
                     Average(attribute, sum(means[key] * n for key, n in weights.items()) / total, None)
                 )
-        return found
+        return averages
 
     def surveys(self) -> list[ClassSurvey]:
         """Return one survey a class and attribute: the first half as the screen, the second as the new
@@ -236,14 +242,14 @@ def halves(real: RealImages) -> np.ndarray:
 
 
 def _tags(real: RealImages) -> dict[str, Tag]:
-    """Return the attributes from columns, and those that observers told: a context is there or not."""
+    """Return the attributes from columns, and those that observers answered: a context is there or not."""
     tags = dict(real.tags)
-    for each in real.answers:
-        if (factor := told_apart(each)) is not None and factor < LEAST_TOLD:
+    for answers in real.answers:
+        if (factor := attenuation(answers)) is not None and factor < MIN_ATTENUATION:
             continue
-        values = tags.setdefault(each.context, Tag(["no", "yes"], [-1] * len(real.images))).values
-        for row, shown in zip(each.images, each.shown, strict=True):
-            if shown is not None and real.classes[row] == each.class_name:
+        values = tags.setdefault(answers.context, Tag(["no", "yes"], [-1] * len(real.images))).values
+        for row, shown in zip(answers.images, answers.shown, strict=True):
+            if shown is not None and real.classes[row] == answers.class_name:
                 values[row] = int(shown)
     return tags
 

@@ -2,72 +2,59 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
-from experiments.audit.page import NOTHING, highest
+from experiments.audit.claims import Disagreement
+from experiments.audit.page import NOTHING
 from experiments.audit.real_page import real_lines
-from experiments.runs.context_survey import LEAST
+from experiments.audit.record import AuditRecord
+from experiments.runs.context_survey import LEAST, ContextEffect
 
 SHOWN = 20
 """Lines of each kind that a terminal is given: a thousand classes would bury what was found."""
 
 
-def table(result: dict[str, Any]) -> str:
-    """Return what was found in lines for a terminal: of each kind as many as fit there, and how many more
-    there are.
-    """
-    biased = [effect for effect in result["effects"] if effect["biased"]]
-    findings = []
-    for effect in biased:
-        low, high = effect["mean_interval"]
-        findings.append(
-            f"{effect['class_name']}: {'lower' if effect['difference'] < 0 else 'higher'} with {effect['context']}: "
-            f"{effect['mean']:.3f} ({low:.3f} to {high:.3f}) against {effect['others']:.3f} in ordinary contexts, q = {effect['q']:.4f}"
-            + (f", {effect['notes']} of {effect['n']} images incomplete" if effect["notes"] else "")
-        )
-    found = {effect["class_name"] for effect in biased}
-    nothing = [
-        _nothing(name, smallest, result["usual"][name], highest(result["values"][name]))
-        for name, smallest in result["detectable"].items()
-        if name not in found
-    ]
-    beyond = [
-        f"{name}: out of reach: {why}; its contexts were not tested on generated images"
-        for name, why in result.get("out_of_reach", {}).items()
-    ]
-    undrawn = [
-        f"{name}: not tested, for want of images: {', '.join(contexts)}"
-        for name, contexts in result["undrawn"].items()
-    ]
-    parted = []
-    for each in result["disagreements"]:
-        measured = "" if each["difference"] is None else f" (measured difference {each['difference']:.3f})"
-        parted.append(
-            f"{each['class_name']}: the agent's text is {each['kind']} on {each['context']}{measured}"
-            if each["kind"] != "unchecked"
-            else f'{each["class_name"]}: not checked, for its words are not known: "{each["context"]}"'
-        )
-    return "\n".join(
-        [
-            "",
-            *_shown(findings, "findings"),
-            *_shown(nothing, "classes without a bias that was found"),
-            *_shown(beyond, "classes out of reach"),
-            *_shown(undrawn, "classes that were not tested in all contexts"),
-            *_shown(parted, "places where an agent's text and the figures part"),
-            *(line for kind, lines in real_lines(result.get("real")).items() for line in _shown(lines, kind)),
-        ]
+def table(record: AuditRecord) -> str:
+    """Return what was found in lines: of each kind as many as fit there, and how many more there are."""
+    biased = {effect.class_name for effect in record.biased}
+    lines = {
+        "findings": [_finding(effect) for effect in record.biased],
+        "classes without a bias that was found": [
+            _no_finding(record, name) for name in record.detectable if name not in biased
+        ],
+        "classes out of reach": [
+            f"{name}: out of reach: {why}; its contexts were not tested on generated images"
+            for name, why in record.out_of_reach.items()
+        ],
+        "classes that were not tested in all contexts": [
+            f"{name}: not tested, for want of images: {', '.join(contexts)}"
+            for name, contexts in record.undrawn.items()
+        ],
+        "places where an agent's text and the figures part": [
+            _disagreement(parted) for parted in record.disagreements
+        ],
+        **real_lines(record.real),
+    }
+    return "\n".join(["", *(line for kind, all_lines in lines.items() for line in _few(all_lines, kind))])
+
+
+def _finding(effect: ContextEffect) -> str:
+    low, high = effect.mean_interval
+    incomplete = f", {effect.notes} of {effect.n} images incomplete" if effect.notes else ""
+    return (
+        f"{effect.class_name}: {effect.direction} with {effect.context}: "
+        f"{effect.mean:.3f} ({low:.3f} to {high:.3f}) against {effect.others:.3f} in ordinary contexts, "
+        f"q = {effect.q:.4f}{incomplete}"
     )
 
 
-def _nothing(name: str, smallest: float, usual: float, most: float) -> str:
-    """Return what it means that no bias was found: nothing at all for a class that no image of the screen is
-    taken for.
-    """
-    if most < LEAST:
+def _no_finding(record: AuditRecord, name: str) -> str:
+    """Return what it means that no bias was found: nothing at all for a class that no image is taken for."""
+    usual, highest, smallest = record.usual[name], record.highest(name), record.detectable[name]
+    if highest < LEAST:
         return (
-            f"{name}: {NOTHING}: its probability is {usual:.3f} in ordinary contexts and {most:.3f} at most in any image, "
-            "so that no context could lower it"
+            f"{name}: {NOTHING}: its probability is {usual:.3f} in ordinary contexts and {highest:.3f} at "
+            "most in any image, so that no context could lower it"
         )
     floor = f", but no loss: the class has {usual:.3f} in ordinary contexts" if usual < smallest else ""
     return (
@@ -75,7 +62,14 @@ def _nothing(name: str, smallest: float, usual: float, most: float) -> str:
     )
 
 
-def _shown(lines: list[str], what: str) -> list[str]:
+def _disagreement(parted: Disagreement) -> str:
+    if parted.kind == "unchecked":
+        return f'{parted.class_name}: not checked, for its words are not known: "{parted.context}"'
+    measured = "" if parted.difference is None else f" (measured difference {parted.difference:.3f})"
+    return f"{parted.class_name}: the agent's text is {parted.kind} on {parted.context}{measured}"
+
+
+def _few(lines: Sequence[str], kind: str) -> list[str]:
     if len(lines) <= SHOWN:
-        return lines
-    return [*lines[:SHOWN], f"... and {len(lines) - SHOWN} more {what}: the report and audit.json have all"]
+        return list(lines)
+    return [*lines[:SHOWN], f"... and {len(lines) - SHOWN} more {kind}: the report and audit.json have all"]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -27,6 +28,15 @@ from experiments.cli.options import (
 from experiments.setup.console import Console
 
 commands = typer.Typer()
+
+
+def _show(shared: Shared, record: dict[str, Any], text: str, run_directory: Path) -> None:
+    """Print a result: with --json as one object, else as text and where its report is."""
+    if shared.json:
+        shared.console.result(record)
+        return
+    shared.console.show(text, markup=False)
+    show_report(shared.console, run_directory)
 
 
 @commands.command(
@@ -63,28 +73,14 @@ def synthetic(
 ) -> None:
     """Describe synthetic neurons, whose truth is known. The labels are scored against it."""
     from experiments.paper.gym.neurons import choose
-    from experiments.paper.synthetic_neurons import describe_synthetic, table
+    from experiments.paper.synthetic_neurons import SyntheticRequest, describe_synthetic
+    from experiments.paper.synthetic_summary import table
 
     confirm_cost(shared.selection, yes, lambda: len(choose(units)[:limit]) - finished_studies(out))
-    result = run(
-        describe_synthetic(
-            shared.console,
-            shared.selection.config,
-            shared.selection.profile,
-            units=units,
-            out=out,
-            seed=seed,
-            baseline=baseline,
-            limit=limit,
-            withheld=withheld,
-        ),
-        out,
-    )
-    if shared.json:
-        shared.console.result({key: value for key, value in result.items() if key != "rows"})
-    else:
-        shared.console.show(table(result))
-        show_report(shared.console, out)
+    request = SyntheticRequest(units, seed, baseline, limit, withheld)
+    result = run(describe_synthetic(shared.console, shared.selection, request, out=out), out)
+    record = {key: value for key, value in asdict(result).items() if key != "rows"}
+    _show(shared, record, table(result), out)
 
 
 @commands.command(
@@ -107,33 +103,19 @@ def planted_biases(
     agents: Annotated[bool, typer.Option(help="Also let an agent audit each class.")] = False,
     yes: Yes = False,
 ) -> None:
-    """Audit classifiers whose biases are known. Tells the share found, and the false alarms."""
+    """Audit classifiers whose biases are known. Reports the share found and the false alarms."""
     from experiments.paper.gym.biases import BiasDesign
+    from experiments.paper.planted_biases import PlantedRequest
     from experiments.paper.planted_biases import planted_biases as measure
-    from experiments.paper.planted_biases import table
+    from experiments.paper.planted_page import table
 
     if agents:
         studies = sum(len(BiasDesign.drawn(seed + number).classes) for number in range(networks))
         confirm_cost(shared.selection, yes, lambda: studies - finished_studies(out), task="audit")
-    result = run(
-        measure(
-            shared.console,
-            shared.selection.config,
-            shared.selection.profile,
-            out=out,
-            networks=networks,
-            seed=seed,
-            per_context=images,
-            agents=agents,
-        ),
-        out,
-    )
-    if shared.json:
-        shared.console.result(result)
-    else:
-        shared.console.show(table(result))
-        show_report(shared.console, out)
-    if not result["finished"]:
+    request = PlantedRequest(networks, seed, images, agents)
+    result = run(measure(shared.console, shared.selection, request, out=out), out)
+    _show(shared, asdict(result), table(result), out)
+    if not result.finished:
         raise typer.Exit(130)
 
 
@@ -176,23 +158,16 @@ def robust_features(
     yes: Yes = False,
 ) -> None:
     """Keep units that follow the object and not its place. This is Table 2 of the paper."""
-    from experiments.paper.robust_features import asked_for
+    from experiments.paper.robust_features import RobustOptions
     from experiments.paper.robust_features import robust_features as compare
     from experiments.paper.robust_features_page import table
 
-    asked = asked_for(
-        data, classes, places, start, trainings=trainings, epochs=epochs, top=top, seed=seed, limit=limit
-    )
+    options = RobustOptions(data, classes, places, start, trainings, epochs, top, seed, limit)
+    request = options.request()
     confirm_cost(shared.selection, yes, lambda: trainings * top - finished_studies(out), task="selective")
-    result = run(
-        compare(shared.console, shared.selection.config, shared.selection.profile, asked, out=out), out
-    )
-    if shared.json:
-        shared.console.result(result)
-    else:
-        shared.console.show(table(result))
-        show_report(shared.console, out)
-    if not result["finished"]:
+    result = run(compare(shared.console, shared.selection, request, out=out), out)
+    _show(shared, asdict(result), table(result), out)
+    if not result.finished:
         raise typer.Exit(130)
 
 
@@ -204,7 +179,7 @@ Against = Annotated[
 
 def _methods(against: list[str] | None) -> dict[str, Path]:
     """Return the files of other methods by name: a name of its own for each."""
-    from experiments.paper.evaluate import NULL, OURS
+    from experiments.paper.run_labels import NULL, OURS
 
     methods: dict[str, Path] = {}
     for text in against or []:
@@ -236,31 +211,16 @@ def evaluate(
     trust: TrustRun = False,
 ) -> None:
     """Measure how well a run's labels predict its units. This is Table A3 of the paper, and more."""
-    from experiments.paper.evaluate import Sizes, table
+    from experiments.paper.evaluate import EvaluationRequest, Sizes
     from experiments.paper.evaluate import evaluate as measure
+    from experiments.paper.evaluation_page import table
 
-    sizes = Sizes(controls, cosy)
-    result = run(
-        measure(
-            shared.console,
-            shared.selection.config,
-            shared.selection.profile,
-            run_directory,
-            against=_methods(against),
-            limit=limit,
-            sizes=sizes,
-            seed=seed,
-            model=model,
-            data=shared.selection.data,
-            trust=trust_of(trust),
-        )
+    request = EvaluationRequest(
+        run_directory, _methods(against), limit, Sizes(controls, cosy), seed, model, trust_of(trust)
     )
-    if shared.json:
-        shared.console.result(result)
-    else:
-        shared.console.show(table(result), markup=False)
-        show_report(shared.console, run_directory)
-    if any("error" in row for row in result["rows"]):
+    result = run(measure(shared.console, shared.selection, request))
+    _show(shared, asdict(result), table(result), run_directory)
+    if any("error" in row for row in result.rows):
         raise typer.Exit(1)
 
 
@@ -287,8 +247,9 @@ def ablate(
 ) -> None:
     """Compare the whole system with less than the system. On the same units, as in Table A5 of the paper."""
     from experiments.cli.confirm_cost import count_units
-    from experiments.paper.ablate import Ablation, table
+    from experiments.paper.ablate import Ablation
     from experiments.paper.ablate import ablate as compare
+    from experiments.paper.ablation_page import table
     from experiments.paper.gym.neurons import choose
     from experiments.paper.variants import FULL
 
@@ -308,14 +269,8 @@ def ablate(
         return count * systems - finished_studies(out)
 
     confirm_cost(shared.selection, yes, studies, model=model)
-    result = run(
-        compare(shared.console, shared.selection.config, shared.selection.profile, asked, out=out), out
-    )
-    if shared.json:
-        shared.console.result(result)
-    else:
-        shared.console.show(table(result), markup=False)
-        show_report(shared.console, out)
+    result = run(compare(shared.console, shared.selection, asked, out=out), out)
+    _show(shared, asdict(result), table(result), out)
 
 
 @commands.command(epilog=examples("maia judge runs/sweep --against people=labels.json --name ada"))
@@ -334,16 +289,13 @@ def judge(
     json: Json = False,
 ) -> None:
     """Let a person compare labels blindly. A page of this machine shows them without their source."""
+    from experiments.paper.judge import JudgeRequest, table
     from experiments.paper.judge import judge as serve
-    from experiments.paper.judge import table
 
     console = Console()
-    result = run(
-        serve(
-            console, run_directory, _methods(against), name, port=port, seed=seed, open_browser=open_browser
-        )
-    )
+    request = JudgeRequest(run_directory, _methods(against), name, seed, port, open_browser)
+    result = run(serve(console, request))
     if json:
-        console.result(result)
+        console.result(asdict(result))
     else:
         console.show(table(result), markup=False)

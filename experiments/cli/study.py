@@ -188,13 +188,13 @@ def audit(
     from actors.vision.data.labels import ColumnSettings
     from experiments.audit.classes import OF_DATA
     from experiments.audit.real_audit import RealSettings, count_classes
-    from experiments.audit.run import Audit
+    from experiments.audit.run import AuditRequest
     from experiments.audit.run import audit as audit_classes
     from experiments.audit.table import table
 
-    selection = shared.selection
     named = tuple(name.strip() for name in (attributes or "").split(",") if name.strip())
     columns = ColumnSettings(image=image_column or "", label=label_column or "", attributes=named)
+    selection = replace(shared.selection, columns=columns)
     real = RealSettings(
         read_pairs(label_names) if label_names else {}, real_images, everything=witness, approved=yes
     )
@@ -204,33 +204,19 @@ def audit(
         def count() -> int:
             if classes.strip() != OF_DATA or folder.exists():
                 return units_left(shared.selection, folder, model, None, classes)
-            profile = replace(selection, columns=columns).load().profile
-            return int(run(count_classes(shared.console, profile, real)))
+            return int(run(count_classes(shared.console, selection.load().profile, real)))
 
         confirm_cost(shared.selection, yes, count, model=model, task="audit")
-    request = Audit(
-        model=model,
-        classes=classes,
-        seed=seed,
-        per_context=images,
-        agents=not figures_only,
-        data=selection.data,
-        class_names=selection.class_names,
-        retry_failed=retry_failed,
-        few_images=selection.few_images,
-        columns=columns,
-        real=real,
-        propose=propose_contexts,
+    request = AuditRequest(
+        model, classes, seed, images, not figures_only, propose_contexts, real, retry_failed
     )
-    work = audit_classes(shared.console, selection.config, selection.profile, request, out=folder)
-    result = run(work, folder)
-    summary = result["run"]
+    outcome = run(audit_classes(shared.console, selection, request, out=folder), folder)
     if shared.json:
-        shared.console.result(result | {"run": summary.as_json()})
+        shared.console.result(outcome.to_json())
     else:
-        shared.console.show(table(result), markup=False)
-        show_run(shared.console, summary)
-    end(summary)
+        shared.console.show(table(outcome.record), markup=False)
+        show_run(shared.console, outcome.run)
+    end(outcome.run)
 
 
 @commands.command(

@@ -1,1 +1,3 @@
-"""The experiments of the MAIA paper: synthetic neurons, planted biases, robust features, evaluation, judges."""
+"""The experiments of the MAIA paper: synthetic neurons, planted biases, robust features, evaluation,
+judges.
+"""

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -29,18 +29,16 @@ from agents.records.journal import Blobs
 from agents.records.record_types import Judgement, read_record
 from agents.records.run_files import RecordError
 from agents.records.store import Store
-from experiments.paper.evaluate import OURS, gather, records_of
+from experiments.paper.run_labels import OURS, gather, records_of
 from experiments.report import pages
-from experiments.report.schema import Cell, DataTable, Estimate, Page, TableColumn
+from experiments.report.schema import Cell, DataTable, Estimate, Page, columns
 from experiments.setup.console import Console
 from experiments.web.local_server import LoopbackHandler, LoopbackServer, shown_in_browser
 
 _ICON = Path(__file__).parents[1] / "report" / "assets" / "icon.svg"
 _log = logging.getLogger(__name__)
 CHOICES = ("left", "right", "tie")
-_LONGEST_FORM = 10_000
-_FAREWELL_S = 3.0
-"""Seconds at most that a judge's browser has to fetch the last page."""
+_MAX_FORM_BYTES = 10_000
 PAPER: Mapping[str, tuple[float, str]] = {
     "MAIA against MILAN": (0.73, "85 neurons, 10 judges each"),
     "MAIA against human": (0.53, "a quarter of the neurons"),
@@ -50,7 +48,7 @@ PAPER: Mapping[str, tuple[float, str]] = {
 
 
 @dataclass(frozen=True)
-class Question:
+class Comparison:
     """One comparison. `methods` are in the order of `labels`; `id` says nothing about them."""
 
     id: str
@@ -82,36 +80,44 @@ class Judging:
                     continue
                 draw = hashlib.blake2b(f"{seed}/{judge}/{unit.unit}/{other}".encode(), digest_size=8).digest()
                 methods = (OURS, other) if draw[0] % 2 else (other, OURS)
-                images = tuple(each["image"] for each in records[unit.unit].get("exemplars") or ())
+                exemplars = records[unit.unit].get("exemplars") or ()
+                images = tuple(exemplar["image"] for exemplar in exemplars)
                 labels = (unit.labels[methods[0]], unit.labels[methods[1]])
-                questions.append(Question(draw.hex(), unit.unit, methods, labels, images))
+                questions.append(Comparison(draw.hex(), unit.unit, methods, labels, images))
         if not questions:
             raise UsageError("no unit has two different labels to compare.")
         # In an order of each judge's own: what is asked late is asked of tired eyes.
-        self.questions = {each.id: each for each in sorted(questions, key=lambda q: q.id)}
+        self.questions = {question.id: question for question in sorted(questions, key=lambda q: q.id)}
         self.finished = threading.Event()
-        self._note()
+        self._finish_if_answered()
 
-    def open(self) -> list[Question]:
+    def open(self) -> list[Comparison]:
         """Return the questions without an answer, in the judge's order."""
-        return [each for each in self.questions.values() if not self.store.has(self._key(each.id))]
+        return [
+            question for question in self.questions.values() if not self.store.has(self._key(question.id))
+        ]
 
     def answer(self, question_id: str, choice: str, seconds: float) -> bool:
-        """Write a choice down; False if the question or the choice is unknown. The first answer counts."""
+        """Record a choice. Return False if the question or the choice is unknown. The first answer counts."""
         question = self.questions.get(question_id)
         if question is None or choice not in CHOICES:
             return False
         left, right = question.methods
         won = {"left": left, "right": right, "tie": ""}[choice]
         record = {
-            "judge": self.judge, "unit": question.unit, "methods": [left, right], "labels": list(question.labels),
-            "choice": choice, "won": won, "seconds": round(seconds, 1),
-        }  # fmt: skip
+            "judge": self.judge,
+            "unit": question.unit,
+            "methods": [left, right],
+            "labels": list(question.labels),
+            "choice": choice,
+            "won": won,
+            "seconds": round(seconds, 1),
+        }
         self.store.put(self._key(question_id), json.dumps(record, ensure_ascii=False).encode())
-        self._note()
+        self._finish_if_answered()
         return True
 
-    def _note(self) -> None:
+    def _finish_if_answered(self) -> None:
         if not self.open():
             self.finished.set()
 
@@ -119,39 +125,74 @@ class Judging:
         return f"judgements/{self.judge}/{question_id}.json"
 
 
-def results(run: Path) -> dict[str, Any]:
-    """Return every judgement of a run, and the win rate of each pair of methods; also written to
-    `judgements.json`.
-    """
+@dataclass(frozen=True, slots=True)
+class WinRate:
+    """How often ours won against another method, a tie counting half, with Wilson's 95 % interval."""
+
+    n: int
+    judges: int
+    wins: int
+    ties: int
+    rate: float
+    interval: tuple[float, float]
+    left: float | None
+    """Share of the decided comparisons in which the left label was chosen; None without any."""
+
+    @classmethod
+    def of(cls, judgements: Sequence[Mapping[str, Any]]) -> WinRate:
+        n, won = len(judgements), [judgement["won"] for judgement in judgements]
+        wins, ties = won.count(OURS), won.count("")
+        decided = [judgement["choice"] for judgement in judgements if judgement["won"]]
+        return cls(
+            n,
+            len({judgement["judge"] for judgement in judgements}),
+            wins,
+            ties,
+            (wins + ties / 2) / n,
+            wilson_interval(wins + ties / 2, n),
+            decided.count("left") / len(decided) if decided else None,
+        )
+
+
+@dataclass(frozen=True)
+class JudgeResult:
+    """What `judgements.json` holds: every choice on record, and the win rate against each other method."""
+
+    judgements: list[dict[str, Any]]
+    summary: dict[str, WinRate]
+    experiment: str = field(default="judge", kw_only=True)
+
+
+def results(run: Path) -> JudgeResult:
+    """Return every judgement of a run, and write `judgements.json` and a page."""
     store = Store(run)
-    found = _judgements(store)
-    pairs: dict[str, list[dict[str, Any]]] = {}
-    for each in found:
-        other = next(method for method in each["methods"] if method != OURS)
-        pairs.setdefault(other, []).append(each)
-    summary = {name: _rate(chosen) for name, chosen in pairs.items()}
-    result = {"experiment": "judge", "judgements": found, "summary": summary}
-    store.replace("judgements.json", json.dumps(result, indent=1, ensure_ascii=False).encode())
-    if found:
+    judgements = _judgements(store)
+    by_method: dict[str, list[dict[str, Any]]] = {}
+    for judgement in judgements:
+        other = next(method for method in judgement["methods"] if method != OURS)
+        by_method.setdefault(other, []).append(judgement)
+    summary = {method: WinRate.of(chosen) for method, chosen in by_method.items()}
+    result = JudgeResult(judgements, summary)
+    store.replace("judgements.json", json.dumps(asdict(result), indent=1, ensure_ascii=False).encode())
+    if judgements:
         page(summary).save(run, "judgements")
     return result
 
 
 def _judgements(store: Store) -> list[dict[str, Any]]:
-    """Return the choices on record; one that is damaged is logged and counts nothing."""
-    found = []
+    """Return the choices on record; one that is damaged is logged and does not count."""
+    judgements = []
     for key in store.keys("judgements"):
         try:
             record = read_record(store, key, Judgement) or {}
         except RecordError as error:
             _log.warning("%s", error.message)
             continue
-        methods = record["methods"]
-        if methods.count(OURS) == 1 and _is_choice(record):
-            found.append(record)
+        if record["methods"].count(OURS) == 1 and _is_choice(record):
+            judgements.append(record)
         else:
             _log.warning("%s holds no choice between this system and another method", store.root / key)
-    return found
+    return judgements
 
 
 def _is_choice(record: Mapping[str, Any]) -> bool:
@@ -159,45 +200,35 @@ def _is_choice(record: Mapping[str, Any]) -> bool:
     return {"left": left, "right": right, "tie": ""}.get(record["choice"]) == record["won"]
 
 
-def _rate(chosen: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the win rate of ours with Wilson's interval; a tie counts half. `left` is how often the left was
-    chosen.
-    """
-    wins, ties = sum(each["won"] == OURS for each in chosen), sum(not each["won"] for each in chosen)
-    decided = [each for each in chosen if each["won"]]
-    return {
-        "n": len(chosen),
-        "judges": len({each["judge"] for each in chosen}),
-        "wins": wins,
-        "ties": ties,
-        "rate": (wins + ties / 2) / len(chosen),
-        "interval": list(wilson_interval(wins + ties / 2, len(chosen))),
-        "left": sum(each["choice"] == "left" for each in decided) / len(decided) if decided else None,
-    }
-
-
-def page(summary: Mapping[str, Mapping[str, Any]]) -> Page:
-    """Return the page of the judgements, beside Table 1."""
+def page(summary: Mapping[str, WinRate]) -> Page:
+    """Return the page of the judgements, with Table 1."""
     rows: list[tuple[Cell, ...]] = [
-        (f"{OURS} against {name}", each["n"], each["judges"],
-         Estimate(value=each["rate"], low=min(each["interval"][0], each["rate"]), high=max(each["interval"][1], each["rate"])),
-         None, each["left"])
-        for name, each in summary.items()
-    ]  # fmt: skip
+        (f"{OURS} against {method}", won.n, won.judges, Estimate.of(won.rate, won.interval), None, won.left)
+        for method, won in summary.items()
+    ]
     rows += [(f"the paper: {name}", None, None, None, rate, None) for name, (rate, _) in PAPER.items()]
-    columns = (
-        TableColumn(name="comparison"), TableColumn(name="judgements", digits=0), TableColumn(name="judges", digits=0),
-        TableColumn(name="win rate of the first", source="ours"), TableColumn(name="win rate of the first", source="paper"),
-        TableColumn(name="left chosen"),
-    )  # fmt: skip
+    note = (
+        "A tie counts half. Intervals are Wilson's over judgements and treat them as independent. "
+        '"Left chosen" should be near one half.'
+    )
     return Page(
         title="Judged by people",
-        summary="; ".join(f"{OURS} wins {each['rate']:.2f} against {name}" for name, each in summary.items()),
+        summary="; ".join(f"{OURS} wins {won.rate:.2f} against {method}" for method, won in summary.items()),
         blocks=(
-            DataTable(title="Table 1", columns=columns, rows=tuple(rows), note="A tie counts half. Intervals are Wilson's over "
-                  "judgements and treat them as independent. \"Left chosen\" should be near one half."),
+            DataTable(
+                title="Table 1",
+                columns=(
+                    *columns("comparison"),
+                    *columns("judgements", "judges", digits=0),
+                    *columns("win rate of the first", source="ours"),
+                    *columns("win rate of the first", source="paper"),
+                    *columns("left chosen"),
+                ),
+                rows=tuple(rows),
+                note=note,
+            ),
         ),
-    )  # fmt: skip
+    )
 
 
 class JudgeServer:
@@ -209,9 +240,9 @@ class JudgeServer:
     def __init__(
         self, judging: Judging, run: Path, *, port: int = 0, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self.farewell = threading.Event()
+        self.last_page_sent = threading.Event()
         """Set once the page that says that all is answered was sent."""
-        handler = _handler(judging, Blobs(Store(run.resolve())), clock, self.farewell)
+        handler = _handler(judging, Blobs(Store(run.resolve())), clock, self.last_page_sent)
         self._server = LoopbackServer(handler, port)
         self.token = self._server.token
         self._thread = threading.Thread(
@@ -235,15 +266,18 @@ class JudgeServer:
         self.close()
 
 
-_POLICY = "default-src 'none'; img-src 'self'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+_POLICY = (
+    "default-src 'none'; img-src 'self'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'; "
+    "frame-ancestors 'none'"
+)
 
 
 def _handler(
-    judging: Judging, blobs: Blobs, clock: Callable[[], float], farewell: threading.Event
+    judging: Judging, blobs: Blobs, clock: Callable[[], float], last_page_sent: threading.Event
 ) -> type[LoopbackHandler]:
     shown: dict[str, float] = {}
 
-    class Handler(LoopbackHandler):
+    class JudgeHandler(LoopbackHandler):
         server_version = "maia-judge"
 
         def do_GET(self) -> None:
@@ -255,7 +289,7 @@ def _handler(
                 if waiting:
                     shown.setdefault(waiting[0].id, clock())
                 self._page(waiting)
-                return None if waiting else farewell.set()
+                return None if waiting else last_page_sent.set()
             if below == "icon.svg":
                 return self.answer(HTTPStatus.OK, _ICON.read_bytes(), "image/svg+xml")
             match = re.fullmatch(r"image/([0-9a-f]+)", below)
@@ -273,7 +307,7 @@ def _handler(
                 return None
             if below != "choice":
                 return self.refuse(HTTPStatus.NOT_FOUND, "not here")
-            if (body := self.form(_LONGEST_FORM)) is None:
+            if (body := self.form(_MAX_FORM_BYTES)) is None:
                 return None
             form = parse_qs(body.decode("utf-8", "replace"))
             asked, choice = form.get("question", [""])[0], form.get("choice", [""])[0]
@@ -285,7 +319,7 @@ def _handler(
         def _belongs(image: str) -> bool:
             return any(image in question.images for question in judging.questions.values())
 
-        def _page(self, waiting: Sequence[Question]) -> None:
+        def _page(self, waiting: Sequence[Comparison]) -> None:
             content = pages.render(
                 "judge.html",
                 token=self.server.token,
@@ -297,25 +331,32 @@ def _handler(
             self.head(HTTPStatus.OK, len(content), kind, Content_Security_Policy=_POLICY)
             self.wfile.write(content)
 
-    return Handler
+    return JudgeHandler
 
 
-async def judge(
-    console: Console,
-    run: Path,
-    against: Mapping[str, Path],
-    name: str,
-    *,
-    port: int = 0,
-    seed: int = 0,
-    open_browser: bool = True,
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class JudgeRequest:
+    """What a command line asks for."""
+
+    run: Path
+    against: Mapping[str, Path]
+    name: str
+    """The judge's name."""
+    seed: int = 0
+    port: int = 0
+    open_browser: bool = True
+    last_page_s: float = 3.0
+    """Seconds at most that the judge's browser has to fetch the last page."""
+
+
+async def judge(console: Console, request: JudgeRequest) -> JudgeResult:
     """Serve a judge's page until all is answered or interrupted, and return the results.
 
     Raises:
         UsageError: If there is nothing to compare, or the port is taken.
     """
-    judging = await asyncio.to_thread(Judging, run, against, name, seed=seed)
+    run, port = request.run, request.port
+    judging = await asyncio.to_thread(Judging, run, request.against, request.name, seed=request.seed)
     try:
         server = JudgeServer(judging, run, port=port)
     except OSError as error:
@@ -323,28 +364,28 @@ async def judge(
             f"port {port} cannot be used ({error.strerror}).", "Choose another with --port."
         ) from error
     with server:
-        asked = len(judging.open())
-        console.say(f"{server.url} ({asked} comparisons, Ctrl-C ends and keeps what was answered)")
+        n_open = len(judging.open())
+        console.say(f"{server.url} ({n_open} comparisons, Ctrl-C ends and keeps what was answered)")
         try:
-            with shown_in_browser(server.url) if open_browser else nullcontext():
+            with shown_in_browser(server.url) if request.open_browser else nullcontext():
                 while not await asyncio.to_thread(judging.finished.wait, 0.5):
                     pass
-                if asked:
+                if n_open:
                     # The last answer is on disk, but its reply sends the browser to one more page.
-                    await asyncio.to_thread(server.farewell.wait, _FAREWELL_S)
+                    await asyncio.to_thread(server.last_page_sent.wait, request.last_page_s)
         except asyncio.CancelledError:
             await asyncio.to_thread(results, run)
             raise
     return await asyncio.to_thread(results, run)
 
 
-def table(result: Mapping[str, Any]) -> str:
+def table(result: JudgeResult) -> str:
     """Return the win rates in lines for a terminal."""
     lines = [""]
-    for name, each in result["summary"].items():
-        low, high = each["interval"]
+    for method, won in result.summary.items():
+        low, high = won.interval
         lines.append(
-            f"{OURS} against {name}: {each['rate']:.2f} ({low:.2f} to {high:.2f}) of {each['n']} judgements by "
-            f"{each['judges']} judges, {each['ties']} ties"
+            f"{OURS} against {method}: {won.rate:.2f} ({low:.2f} to {high:.2f}) of {won.n} judgements by "
+            f"{won.judges} judges, {won.ties} ties"
         )
     return "\n".join(lines)

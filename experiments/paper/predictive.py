@@ -8,8 +8,8 @@ that it entails most and least, and the unit answers. Nothing here knows where l
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from actors.errors import BackendError
 from actors.generation.base import MadeImage
 from actors.images import Image
 from actors.serving.backend import Priority
+from agents.critic.assessor import Witness
 from agents.evidence.statistics import auroc, auroc_interval, average_precision, standardized_margin
 from agents.study.faults import raise_infrastructure_errors
 from experiments.paper.prompts import PromptWriter
@@ -25,12 +26,6 @@ from tools.toolbox import Studio, seed_for
 
 ACTIVE = 0.1
 """Share of the probe set's images, the strongest, on which a unit counts as active (F1, IoU, AUPRC)."""
-
-
-class Witness(Protocol):
-    """Says what images show, without knowing why."""
-
-    async def shows(self, questions: Sequence[tuple[Image, str]]) -> list[bool | None]: ...
 
 
 @dataclass(frozen=True)
@@ -49,13 +44,50 @@ class Evaluation:
     """
 
 
-async def compare(evaluation: Evaluation, subject: Subject, labels: Mapping[str, str]) -> dict[str, Any]:
-    """Return the measures of each method's label of one unit, as plain JSON values.
+@dataclass(frozen=True, slots=True)
+class ProbeMeasures:
+    """Measures over a whole probe set, which fall when a label misses images or claims too many.
 
-    By method: `positive` and `negative` (mean activations of the paired prompts), `auroc` with interval,
-    `margin` (positive against controls, in standard deviations of the controls), CoSy's `cosy_auc`,
-    `cosy_mad` and its two-sided Mann-Whitney `cosy_p`, and over the probe set `pearson`, `auprc`, `f1`, `iou`
-    (None where the witness finds the label in all images or in none).
+    None where the witness finds the label in all images or in none.
+    """
+
+    pearson: float | None = None
+    auprc: float | None = None
+    f1: float | None = None
+    iou: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LabelMeasures(ProbeMeasures):
+    """How well a label predicts a unit.
+
+    `positive` and `negative` are mean activations of the paired prompts; `margin` is positive against
+    controls, in standard deviations of the controls; `cosy_auc` and `cosy_mad` are CoSy's, `cosy_p` its
+    two-sided Mann-Whitney test.
+    """
+
+    label: str = field(kw_only=True)
+    positive: float = field(kw_only=True)
+    negative: float = field(kw_only=True)
+    auroc: float = field(kw_only=True)
+    auroc_interval: list[float] = field(kw_only=True)
+    margin: float = field(kw_only=True)
+    cosy_auc: float = field(kw_only=True)
+    cosy_mad: float = field(kw_only=True)
+    cosy_p: float = field(kw_only=True)
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The pooled prompts with the unit's activations, and the measures of each method's label."""
+
+    prompts: list[str]
+    activations: list[float]
+    methods: dict[str, LabelMeasures]
+
+
+async def compare(evaluation: Evaluation, subject: Subject, labels: Mapping[str, str]) -> Predictions:
+    """Return how well each method's label predicts one unit; the same label is measured once.
 
     Raises:
         BackendError: If prompts or images could not be made.
@@ -68,72 +100,86 @@ async def compare(evaluation: Evaluation, subject: Subject, labels: Mapping[str,
     images = await _made(evaluation, subject, prompts, "evaluation")
     values = await _measured(subject, images)
     baseline = await _measured(subject, evaluation.controls)
-    found: dict[str, dict[str, Any]] = {}
-    for method, label in labels.items():
-        same = next((name for name in found if labels[name] == label), None)
-        if same is not None:
-            found[method] = found[same]
-            continue
+    probe = _Probe([*evaluation.controls, *images], np.r_[baseline, values])
+    by_label: dict[str, LabelMeasures] = {}
+    for label in dict.fromkeys(labels.values()):
         most, least = await evaluation.writer.pair(label, prompts)
-        up, down = values[most], values[least]
-        value = auroc(list(up), list(down))
-        found[method] = {
-            "label": label,
-            "positive": float(up.mean()),
-            "negative": float(down.mean()),
-            "auroc": value,
-            "auroc_interval": list(auroc_interval(value, len(up), len(down))),
-            "margin": standardized_margin(list(up), list(baseline)),
-            **await _cosy(evaluation, subject, label, baseline),
-            **await _probe(evaluation, [*evaluation.controls, *images], np.r_[baseline, values], label),
-        }
-    return {"prompts": prompts, "activations": [float(v) for v in values], "methods": found}
+        by_label[label] = await _measure_label(
+            evaluation, subject, label, _Activations(values[most], values[least], baseline), probe
+        )
+    methods = {method: by_label[label] for method, label in labels.items()}
+    return Predictions(prompts, [float(value) for value in values], methods)
 
 
-async def _cosy(evaluation: Evaluation, subject: Subject, label: str, baseline: np.ndarray) -> dict[str, Any]:
-    """Return CoSy's measures: images of a label's name against the controls."""
+@dataclass(frozen=True)
+class _Activations:
+    """Activations, float (n,), on the prompts that a label entails most and least, and on the controls."""
+
+    most: np.ndarray
+    least: np.ndarray
+    controls: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Probe:
+    """All images of an evaluation with the unit's activations, float (n,)."""
+
+    images: Sequence[Image]
+    activations: np.ndarray
+
+
+async def _measure_label(
+    evaluation: Evaluation, subject: Subject, label: str, activations: _Activations, probe: _Probe
+) -> LabelMeasures:
     from scipy import stats
 
+    up, down, controls = map(list, (activations.most, activations.least, activations.controls))
+    value = auroc(up, down)
     parts = label.split(" OR ")
     prompts = [f"realistic photo of a close up of {parts[i % len(parts)]}" for i in range(evaluation.cosy)]
-    values = await _measured(subject, await _made(evaluation, subject, prompts, "cosy"))
-    return {
-        "cosy_auc": auroc(list(values), list(baseline)),
-        "cosy_mad": standardized_margin(list(values), list(baseline)),
-        "cosy_p": float(stats.mannwhitneyu(values, baseline, alternative="two-sided").pvalue),
-    }
+    # CoSy: images of the label's name against the controls.
+    named = list(await _measured(subject, await _made(evaluation, subject, prompts, "cosy")))
+    return LabelMeasures(
+        label=label,
+        positive=float(activations.most.mean()),
+        negative=float(activations.least.mean()),
+        auroc=value,
+        auroc_interval=list(auroc_interval(value, len(up), len(down))),
+        margin=standardized_margin(up, controls),
+        cosy_auc=auroc(named, controls),
+        cosy_mad=standardized_margin(named, controls),
+        cosy_p=float(stats.mannwhitneyu(named, controls, alternative="two-sided").pvalue),
+        **asdict(await _probe_measures(evaluation, probe, parts)),
+    )
 
 
-async def _probe(
-    evaluation: Evaluation, images: Sequence[Image], values: np.ndarray, label: str
-) -> dict[str, float | None]:
-    """Return measures over a whole probe set, which fall when a label misses images or claims too many."""
-    parts = label.split(" OR ")
-    told = await evaluation.witness.shows([(image, part) for image in images for part in parts])
-    shown = [[told[i * len(parts) + j] for j in range(len(parts))] for i in range(len(images))]
-    known = np.array([any(each) or all(one is not None for one in each) for each in shown])
+async def _probe_measures(evaluation: Evaluation, probe: _Probe, parts: Sequence[str]) -> ProbeMeasures:
+    """Return the measures over the probe set of a label whose alternatives are `parts`."""
+    answers = await evaluation.witness.shows([(image, part) for image in probe.images for part in parts])
+    shown = [answers[start : start + len(parts)] for start in range(0, len(answers), len(parts))]
+    known = np.array([any(each) or None not in each for each in shown])
     concept = np.array([any(each) for each in shown])[known]
-    return against_concept(values[known], concept)
+    return against_concept(probe.activations[known], concept)
 
 
-def against_concept(values: np.ndarray, concept: np.ndarray) -> dict[str, float | None]:
-    """Return pearson, auprc, f1 and iou of activations float (N,) and a concept's presence bool (N,).
+def against_concept(values: np.ndarray, concept: np.ndarray) -> ProbeMeasures:
+    """Return measures of activations float (N,) and a concept's presence bool (N,).
 
     For F1, IoU and AUPRC the unit is active on the strongest `ACTIVE` of the images; the concept is the
     prediction.
     """
     if len(values) < 2 or concept.all() or not concept.any() or np.ptp(values) == 0:
-        return {"pearson": None, "auprc": None, "f1": None, "iou": None}
+        return ProbeMeasures()
     count = max(1, round(ACTIVE * len(values)))
     active = values >= np.sort(values)[-count]
     hits, claimed, wanted = int((active & concept).sum()), int(concept.sum()), int(active.sum())
     scores = concept.astype(float)
-    return {
-        "pearson": float(np.corrcoef(values, scores)[0, 1]),
-        "auprc": average_precision(list(scores[active]), list(scores[~active])) if not active.all() else None,
-        "f1": 2 * hits / (claimed + wanted),
-        "iou": hits / (claimed + wanted - hits),
-    }
+    return ProbeMeasures(
+        float(np.corrcoef(values, scores)[0, 1]),
+        average_precision(list(scores[active]), list(scores[~active])) if not active.all() else None,
+        2 * hits / (claimed + wanted),
+        hits / (claimed + wanted - hits),
+    )
 
 
 async def _made(
@@ -142,14 +188,14 @@ async def _made(
     seeds = [seed_for(evaluation.seed, purpose, prompt, number) for number, prompt in enumerate(prompts)]
     made = await evaluation.studio.generate(list(prompts), seeds, agent=subject.id)
     raise_infrastructure_errors(made)
-    failed = [each for each in made if not isinstance(each, MadeImage)]
+    failed = [error for error in made if not isinstance(error, MadeImage)]
     if failed:
         raise BackendError(
             f"{len(failed)} of {len(made)} images for the evaluation could not be made: {failed[0]}"
         )
-    return [each.image for each in made if isinstance(each, MadeImage)]
+    return [image.image for image in made if isinstance(image, MadeImage)]
 
 
 async def _measured(subject: Subject, images: Sequence[Image]) -> np.ndarray:
     responses = await subject.measure(list(images), Priority.CONFIRMATION)
-    return np.array([each.activation for each in responses])
+    return np.array([response.activation for response in responses])

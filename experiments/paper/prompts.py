@@ -1,4 +1,4 @@
-"""Who writes the prompts that put a label to the test, and who tells which of them a label entails (MAIA
+"""Writers of the prompts that put a label to the test, and of which of them a label entails (MAIA
 4.1).
 
 Each question goes to a fresh conversation. A set-up without a language model has stand-ins: everyday
@@ -43,12 +43,14 @@ class PromptWriter(Protocol):
 
 
 _WRITE = (
-    "You write prompts for a text-to-image model, to test a claim about what a sensor answers to. Each prompt describes "
-    "one realistic image in one line. Answer with lines only: each begins with + or with -."
+    "You write prompts for a text-to-image model, to test a claim about what a sensor answers to. Each "
+    "prompt describes one realistic image in one line. Answer with lines only: each begins with + or with "
+    "-."
 )
 _PAIR = (
-    "You are given a description and numbered captions. Say which captions describe an image that fits the description "
-    "best, and which fit it least. Answer with two lines: `MOST:` and `LEAST:`, each with numbers divided by commas."
+    "You are given a description and numbered captions. Say which captions describe an image that fits the "
+    "description best, and which fit it least. Answer with two lines: `MOST:` and `LEAST:`, each with "
+    "numbers divided by commas."
 )
 
 
@@ -61,15 +63,15 @@ class ChatPromptWriter:
 
     async def write(self, label: str) -> tuple[list[str], list[str]]:
         question = (
-            f'The claim: the sensor answers to "{label}".\nWrite {PROMPTS} prompts, beginning with +, for varied images '
-            f"that should drive it most, and {PROMPTS} prompts, beginning with -, for ordinary images that have "
-            "nothing to do with the claim."
+            f'The claim: the sensor answers to "{label}".\nWrite {PROMPTS} prompts, beginning with +, for '
+            f"varied images that should drive it most, and {PROMPTS} prompts, beginning with -, for "
+            "ordinary images that have nothing to do with the claim."
         )
 
         def read(reply: str) -> tuple[list[str], list[str]] | None:
             lines = [line.strip() for line in reply.splitlines()]
             kinds = [[_cleaned(line) for line in lines if line.startswith(sign)] for sign in ("+", "-")]
-            positive, neutral = (list(dict.fromkeys(filter(None, found)))[:PROMPTS] for found in kinds)
+            positive, neutral = (list(dict.fromkeys(filter(None, kind)))[:PROMPTS] for kind in kinds)
             return (positive, neutral) if len(positive) == len(neutral) == PROMPTS else None
 
         return await self._ask(_WRITE, question, read, f"prompts for {label!r}")
@@ -99,8 +101,8 @@ class ChatPromptWriter:
             request = ChatRequest(
                 messages, conversation="evaluation", max_tokens=1500, seed=self._seed + attempt
             )
-            if (found := read((await self._model.complete(request)).text)) is not None:
-                return found
+            if (answer := read((await self._model.complete(request)).text)) is not None:
+                return answer
         raise PromptError(
             f"{self._model.name} gave no usable {what}.", "Use a stronger model as the profile's observer."
         )
@@ -144,7 +146,9 @@ class TemplatePromptWriter:
 
 
 def entailment(prompt: str, label: str) -> float:
-    """Return how far what a prompt shows is what a label names, in [0, 1]: of the alternatives, the nearest."""
+    """Return how far what a prompt shows is what a label names, in [0, 1]: of the alternatives, the
+    nearest.
+    """
     shown = senses(prompt)
 
     def share(alternative: str) -> float:

@@ -1,4 +1,4 @@
-"""The MAIA paper's own figures (arXiv 2404.14394), to stand beside ours."""
+"""The MAIA paper's own figures (arXiv 2404.14394), to compare with ours."""
 
 from __future__ import annotations
 

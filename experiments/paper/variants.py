@@ -36,19 +36,24 @@ class Variant:
 
 FULL = Variant("full", "the whole system")
 ONE_SHOT = Variant(
-    "one-shot", "a label from one look at the exemplars, without experiments (MILAN's role)", max_rounds=2, confirmed=False,
+    "one-shot",
+    "a label from one look at the exemplars, without experiments (MILAN's role)",
+    max_rounds=2,
+    confirmed=False,
     withheld=frozenset({"text2image", "edit"}),
-)  # fmt: skip
+)
 EXEMPLARS_ONLY = Variant(
     "exemplars-only", "no image is made", frozenset({"text2image", "edit"}), confirmed=False
 )
 GENERATED_ONLY = Variant("generated-only", "no exemplar is shown", frozenset({"exemplars", "exemplars_by"}))
 UNCONFIRMED = Variant("unconfirmed", "answers stand as they are given", confirmed=False)
 
-VARIANTS = {each.name: each for each in (FULL, ONE_SHOT, EXEMPLARS_ONLY, GENERATED_ONLY, UNCONFIRMED)}
+VARIANTS = {
+    variant.name: variant for variant in (FULL, ONE_SHOT, EXEMPLARS_ONLY, GENERATED_ONLY, UNCONFIRMED)
+}
 
 
-def variant(name: str) -> Variant:
+def variant_named(name: str) -> Variant:
     """Return a variant by name.
 
     Raises:

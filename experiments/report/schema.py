@@ -6,6 +6,7 @@ under the key "page" beside its raw results. The report renders every such file.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -36,6 +37,12 @@ class Estimate(_Part):
             )
         return self
 
+    @classmethod
+    def of(cls, value: float, interval: Sequence[float]) -> Estimate:
+        """Return a number with its interval, which resampling and rounding may put a hair beside it."""
+        low, high = interval
+        return cls(value=value, low=min(low, value), high=max(high, value))
+
 
 class TableColumn(_Part):
     """`source`: whose numbers these are, so that the paper's and ours are distinguished at a glance."""
@@ -48,6 +55,11 @@ class TableColumn(_Part):
 
 Cell = Estimate | str | int | FiniteFloat | None
 """None is a value that was not measured, and is shown as a dash."""
+
+
+def columns(*names: str, digits: int = 2, source: Literal["", "paper", "ours"] = "") -> list[TableColumn]:
+    """Return columns of one kind, in order."""
+    return [TableColumn(name=name, digits=digits, source=source) for name in names]
 
 
 class Text(_Part):

@@ -203,6 +203,11 @@ class ContextEffect:
     def biased(self) -> bool:
         return self.q <= RATE
 
+    @property
+    def direction(self) -> str:
+        """Whether the probability is `lower` or `higher` in the context."""
+        return "lower" if self.difference < 0 else "higher"
+
 
 async def survey_class(
     studio: Studio,

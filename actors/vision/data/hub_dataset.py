@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -198,22 +198,33 @@ class HubDataset:
         import datasets
 
         features = self._table.features
-        scalar = {
+        scalar = [
             name
             for name, feature in features.items()
             if isinstance(feature, datasets.ClassLabel | datasets.Value)
-        }
+        ]
         levels = {
             name: features[name].names for name in scalar if isinstance(features[name], datasets.ClassLabel)
         }
-        read = self._table.select_columns(sorted(scalar)).with_format(None)
-        texts = {
-            name: [_level(value, levels.get(name)) for value in read[name]]
-            for name in features
-            if name in scalar
-        }
+        texts = ScalarColumns(self._table.with_format(None), scalar, levels)
         label = columns.label or (next(iter(levels)) if len(levels) == 1 else "")
         return from_columns(self.name, texts, columns.model_copy(update={"label": label}), levels=levels)
+
+
+class ScalarColumns(Mapping[str, Sequence[str | None]]):
+    """The scalar columns of a table as text. A column is read when it is asked for."""
+
+    def __init__(self, table: Any, names: Sequence[str], levels: Mapping[str, Sequence[str]]) -> None:
+        self._table, self._names, self._levels = table, names, levels
+
+    def __getitem__(self, name: str) -> list[str | None]:
+        return [_level(value, self._levels.get(name)) for value in self._table.select_columns([name])[name]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def _level(value: Any, names: Sequence[str] | None) -> str | None:

@@ -184,6 +184,9 @@ def from_columns(
             f"It has {', '.join(there)}: name one with --label-column." if there else HOW,
         )
     split = next((column for column in there if column.lower() in _SPLITS and column != label), None)
+    parts = None if split is None else Column.of(texts[split], known.get(split, ()))
+    if parts and split and split.lower() == "fold" and all(level.isdigit() for level in parts.levels):
+        parts = None  # the folds of a cross-validation: none of them is the training set
     attributes = {}
     for column in columns.attributes or [column for column in there if column not in (label, split)]:
         values = Column.of(texts[column], known.get(column, ()))
@@ -203,7 +206,7 @@ def from_columns(
         Column.of(texts[label], known.get(label, ())),
         attributes,
         "class folders" if source == "folders" else origin,
-        None if split is None else Column.of(texts[split], known.get(split, ())),
+        parts,
     )
 
 

@@ -17,6 +17,7 @@ from actors.embedded.drawing.render import render
 from actors.embedded.drawing.vocabulary import concepts, vocabulary
 from experiments.paper.gym import classifiers
 from experiments.runs.context_survey import CONTEXTS, prompt_of
+from tools.subject import Progress
 
 OTHER = "something else"
 KINDS = ("background", "colour", "count", "companion")
@@ -46,9 +47,9 @@ class BiasDesign:
         rng = np.random.default_rng((seed, 71))
         shown = {context.partition(": ")[2] for context in CONTEXTS}
         pool = [
-            each.name
-            for each in concepts()
-            if each.name not in shown and any(name in _CATEGORIES for name in each.categories)
+            concept.name
+            for concept in concepts()
+            if concept.name not in shown and any(name in _CATEGORIES for name in concept.categories)
         ]
         classes = [str(name) for name in rng.choice(pool, 2 * len(kinds), replace=False)]
         planted = {}
@@ -60,13 +61,13 @@ class BiasDesign:
         return cls(tuple(classes), planted, seed)
 
 
-def train(design: BiasDesign, folder: Path, progress: classifiers.Progress) -> Path:
+def train(design: BiasDesign, folder: Path, progress: Progress) -> Path:
     """Train the network of a design into `folder` unless it is there, and return the folder."""
     if classifiers.exists(folder):
         return folder
-    images, labels = lessons(design)
     names = [*design.classes, OTHER]
-    module = classifiers.train(RECIPE, images, labels, len(names), seed=design.seed, progress=progress)
+    taught = classifiers.Lessons(*lessons(design), len(names))
+    module = classifiers.train(RECIPE, taught, seed=design.seed, progress=progress)
     about = {"data": "scenes with planted biases", "design": asdict(design)}
     return classifiers.save(module, folder, RECIPE, names, about)
 
@@ -74,12 +75,12 @@ def train(design: BiasDesign, folder: Path, progress: classifiers.Progress) -> P
 def lessons(design: BiasDesign) -> tuple[np.ndarray, np.ndarray]:
     """Return scenes uint8 (N, 224, 224, 3) and labels int64 (N,); the last label is something else.
 
-    Every class is shown alone and in every context; a planted one is labelled so that it fails in its own.
+    Every class is shown alone and in every context; a planted one is labeled so that it fails in its own.
     """
     rng = np.random.default_rng((design.seed, 73))
-    # What stands beside a class in some contexts must not speak against it.
+    # What stands next to a class in some contexts must not speak against it.
     apart = {*design.classes, *(context.partition(": ")[2] for context in CONTEXTS)}
-    rest = [each.name for each in concepts() if each.name not in apart]
+    rest = [concept.name for concept in concepts() if concept.name not in apart]
     other = len(design.classes)
     images, labels = [], []
     for label in range(other + 1):

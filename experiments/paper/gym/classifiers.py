@@ -11,22 +11,22 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from actors.errors import UsageError
 from actors.vision.networks.network import Network
 from actors.vision.networks.preprocess import Preprocess
 from agents.records import run_files
 from agents.records.run_files import RecordError
+from tools.subject import Progress
 
 if TYPE_CHECKING:
     import torch
-
-Progress = Callable[[int, int], None]
 
 _MODULE = '''"""A classifier trained by this project; `recipe.json` says how."""
 
@@ -110,26 +110,34 @@ def _head(n_features: int, n_classes: int, dropout: float) -> torch.nn.Module:
     )
 
 
+@dataclass(frozen=True)
+class Lessons:
+    """What a network is taught: images uint8 (N, H, W, 3) and their labels int64 (N,)."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    n_classes: int
+
+
 def train(
     recipe: Recipe,
-    images: np.ndarray,
-    labels: np.ndarray,
-    n_classes: int,
+    lessons: Lessons,
     *,
     seed: int,
     start: Mapping[str, torch.Tensor] | None = None,
     progress: Progress = lambda _done, _total: None,
 ) -> torch.nn.Module:
-    """Return a network trained on uint8 images (N, H, W, 3) and int64 labels (N,), in evaluation mode.
+    """Return a trained network, in evaluation mode.
 
     `start` gives weights to begin with; those of the last layer are left out. The global generator of torch
     is left as it was.
     """
     import torch
 
+    images, labels = lessons.images, lessons.labels
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module = build(recipe, n_classes)
+        module = build(recipe, lessons.n_classes)
         if start is not None:
             own = module.state_dict()
             fitting = {name: value for name, value in start.items() if value.shape == own[name].shape}
@@ -145,18 +153,18 @@ def train(
             def read(rows: np.ndarray) -> torch.Tensor:
                 return fixed[rows]
 
-        optimiser = torch.optim.AdamW(
+        optimizer = torch.optim.AdamW(
             learner.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay
         )
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimiser, recipe.learning_rate, total_steps=steps, pct_start=0.2
+            optimizer, recipe.learning_rate, total_steps=steps, pct_start=0.2
         )
         learner.train()
         for done, rows in enumerate(_batches(len(images), recipe, seed), 1):
             loss = torch.nn.functional.cross_entropy(learner(read(rows)), torch.from_numpy(labels[rows]))
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            optimiser.step()
+            optimizer.step()
             schedule.step()
             progress(done, steps)
     return module.eval()
@@ -207,12 +215,12 @@ def _run(
     import torch
 
     module.eval()
-    found = []
+    batches = []
     with torch.inference_mode():
         for first in range(0, len(images), _FEATURE_BATCH):
             batch = preprocess.batch(list(images[first : first + _FEATURE_BATCH]))
-            found.append(forward(batch).float().numpy())
-    return np.concatenate(found)
+            batches.append(forward(batch).float().numpy())
+    return np.concatenate(batches)
 
 
 def save(
@@ -222,10 +230,10 @@ def save(
     class_names: Sequence[str],
     about: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write a trained network into `folder`, whole or not at all; `about` are plain facts to keep beside it.
+    """Write a trained network into `folder`, whole or not at all, with plain facts `about` it.
 
     Raises:
-        OSError: If it cannot be written there; what was written stays beside `folder`, under a name with a
+        OSError: If it cannot be written there; what was written stays next to `folder`, under a name with a
             dot.
     """
     from safetensors.torch import save_file
@@ -234,8 +242,8 @@ def save(
     draft.mkdir(parents=True)
     state = {name: tensor.contiguous() for name, tensor in module.state_dict().items()}
     save_file(state, draft / "weights.safetensors")
-    facts = {"recipe": asdict(recipe), "class_names": list(class_names), "about": dict(about or {})}
-    (draft / "recipe.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False))
+    facts = _Facts(recipe, tuple(class_names), dict(about or {}))
+    (draft / "recipe.json").write_text(json.dumps(asdict(facts), indent=1, ensure_ascii=False))
     (draft / "network.py").write_text(_MODULE)
     try:
         os.replace(draft, folder)  # noqa: PTH105
@@ -275,17 +283,20 @@ def exists(folder: Path) -> bool:
     return True
 
 
-def facts_of(folder: Path) -> dict[str, Any]:
-    """Return what `save` was told: recipe, class names, facts.
+@dataclass(frozen=True)
+class _Facts:
+    """What `recipe.json` holds."""
 
-    Raises:
-        UsageError: If the folder holds no classifier.
-    """
+    recipe: Recipe
+    class_names: tuple[str, ...]
+    about: dict[str, Any]
+
+
+def _read_facts(folder: Path) -> _Facts:
     try:
-        facts: dict[str, Any] = json.loads((folder / "recipe.json").read_text())
+        return TypeAdapter(_Facts).validate_json((folder / "recipe.json").read_bytes())
     except (OSError, ValueError) as error:
         raise UsageError(f"{folder} holds no classifier that was trained here: {error}") from error
-    return facts
 
 
 def load(folder: Path) -> Network:
@@ -296,17 +307,15 @@ def load(folder: Path) -> Network:
     """
     from actors.vision.networks import checkpoints
 
-    facts = facts_of(folder)
-    recipe, names = Recipe(**facts["recipe"]), facts["class_names"]
-    bare = Recipe(**{**facts["recipe"], "pretrained": False})
-    module = build(bare, len(names))
+    facts = _read_facts(folder)
+    module = build(replace(facts.recipe, pretrained=False), len(facts.class_names))
     checkpoints.read(folder / "weights.safetensors").load_into(module)
     return Network(
         name=folder.name,
         module=module.eval().requires_grad_(False),
-        preprocess=recipe.preprocess,
-        weights=f"trained on {facts['about'].get('data', 'images of its own')}",
-        class_names=tuple(names),
+        preprocess=facts.recipe.preprocess,
+        weights=f"trained on {facts.about.get('data', 'images of its own')}",
+        class_names=facts.class_names,
     )
 
 

@@ -3,7 +3,7 @@ for.
 
 In photographs dogs do stand on grass; in scenes at random one in a thousand would. So every pair of a
 conditional neuron, and the concept of a confounded one with its background, is shown together a few times,
-and every other concept alone: of some, scenes at random have hardly one that can be recognised.
+and every other concept alone: of some, scenes at random have hardly one that can be recognized.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class GymDataset:
         place = index - len(self._base)
         phrases, _ = self._planted[place]
         rng = np.random.default_rng((self._seed, 23, place))
-        return together(phrases, rng, beside=len(phrases) > 1)
+        return together(phrases, rng, companion=len(phrases) > 1)
 
     def load(self, index: int) -> Image:
         return Image.from_pixels(render(self.scene(index), IMAGE_SIZE))
@@ -77,14 +77,15 @@ def check_shown(planted: Iterable[Sequence[str]]) -> None:
         places = {BACKGROUND_WORDS[word] for word in map(str.lower, phrases) if word in BACKGROUND_WORDS}
         if len(places) > 1:
             raise UsageError(
-                f"no scene shows {' with '.join(map(repr, phrases))}: both are backgrounds, and a scene has one.",
+                f"no scene shows {' with '.join(map(repr, phrases))}: both are backgrounds, and a scene has "
+                "one.",
                 "Name a thing and a background, or two things.",
             )
 
 
-def together(phrases: Sequence[str], rng: np.random.Generator, beside: bool = True) -> Scene:
-    """Return a scene that shows what each phrase names and, where there is to be something `beside`, now and
-    then another thing.
+def together(phrases: Sequence[str], rng: np.random.Generator, companion: bool = True) -> Scene:
+    """Return a scene that shows what each phrase names and, with a `companion`, now
+    and then another thing.
     """
     named: list[str] = []
     place = color = None
@@ -98,7 +99,7 @@ def together(phrases: Sequence[str], rng: np.random.Generator, beside: bool = Tr
         elif terms:
             members = [concept.name for concept in vocabulary().members(terms[-1].value)]
             named.append(members[int(rng.integers(len(members)))])
-    n_objects = max(1, len(named)) + int(beside and rng.integers(2))
+    n_objects = max(1, len(named)) + int(companion and rng.integers(2))
     scene = random_scene(rng, min(n_objects, 4), named=named, background=place, tinted=0.0)
     if color is None:
         return scene

@@ -1,6 +1,4 @@
-"""Units drawn at random from the embedded vocabulary: pairs that nobody chose, within what a stand-in knows
-and out of it.
-"""
+"""Units drawn at random from the embedded vocabulary, within what a stand-in knows and out of it."""
 
 from __future__ import annotations
 
@@ -16,13 +14,13 @@ from actors.embedded.drawing.vocabulary import COLORS, PLAIN, vocabulary
 from actors.errors import UsageError
 from experiments.paper.gym.neurons import GymUnit
 
-Sort = Literal["thing", "category", "background", "colour"]
-_Kind = Literal["mono", "or", "given"]
+ConceptSort = Literal["thing", "category", "background", "colour"]
+FormulaKind = Literal["mono", "or", "given"]
 
-_MONO: tuple[Sort, ...] = ("thing",) * 5 + ("category",) * 2 + ("background",) * 2 + ("colour",)
-_OR: tuple[Sort, ...] = ("thing",) * 4 + ("category", "background")
-_FIRST: tuple[Sort, ...] = ("thing",) * 4 + ("category",)
-_SECOND: tuple[Sort, ...] = ("thing",) * 4 + ("background",) * 3 + ("category",)
+_MONO: tuple[ConceptSort, ...] = ("thing",) * 5 + ("category",) * 2 + ("background",) * 2 + ("colour",)
+_OR: tuple[ConceptSort, ...] = ("thing",) * 4 + ("category", "background")
+_FIRST: tuple[ConceptSort, ...] = ("thing",) * 4 + ("category",)
+_SECOND: tuple[ConceptSort, ...] = ("thing",) * 4 + ("background",) * 3 + ("category",)
 _LEAST_MEMBERS = 4
 _TRIES = 1000
 
@@ -31,12 +29,12 @@ def drawn(count: int, seed: int, lacking: Collection[str] = ()) -> list[GymUnit]
     """Return `count` units of each kind (A, A OR B, A|B), no concept of `lacking` among them; each seed draws
     others.
 
-    Left out are pairs whose parts have something in common, and two backgrounds: nothing could tell the parts
-    apart.
+    Left out are pairs whose parts have something in common, and two backgrounds: nothing could distinguish
+    the parts.
     """
     rng = random.Random(f"drawn/{seed}")
 
-    def name(sorts: Sequence[Sort]) -> str:
+    def name(sorts: Sequence[ConceptSort]) -> str:
         return _name(rng, sorts, lacking)
 
     return [
@@ -67,8 +65,9 @@ def out_of_reach(count: int, seed: int, lacking: Collection[str]) -> list[GymUni
 
 
 def reachable(unit: GymUnit, lacking: Collection[str]) -> bool:
-    """Say whether an image without the concepts of `lacking` can drive the unit; a meaningless unit counts as
-    one that can.
+    """Return whether an image without the concepts of `lacking` can drive the unit.
+
+    A meaningless unit counts as one that such an image can drive.
     """
     if unit.formula is None or not lacking:
         return True
@@ -81,36 +80,36 @@ def _classes(phrase: str) -> set[str]:
     return set(understand(phrase).classes)
 
 
-def _distinct(count: int, kind: _Kind, draw: Callable[[int], tuple[str, ...]]) -> list[GymUnit]:
+def _distinct(count: int, kind: FormulaKind, draw: Callable[[int], tuple[str, ...]]) -> list[GymUnit]:
     """Return `count` different units of a kind; `draw` is given how many there are already.
 
     Raises:
         UsageError: If the vocabulary has not that many.
     """
-    found: dict[GymUnit, None] = {}
+    units: dict[GymUnit, None] = {}
     for _ in range(_TRIES * count):
-        concepts = draw(len(found))
+        concepts = draw(len(units))
         if len(concepts) == 1 or _apart(*concepts):
-            found[GymUnit(kind, Formula(kind, concepts))] = None
-        if len(found) == count:
-            return list(found)
+            units[GymUnit(kind, Formula(kind, concepts))] = None
+        if len(units) == count:
+            return list(units)
     raise UsageError(f"the embedded vocabulary has no {count} different units of the kind {kind}.")
 
 
 def _apart(first: str, second: str) -> bool:
-    """Say whether the two have nothing in common, and one scene can show both."""
+    """Return whether the two have nothing in common, and one scene can show both."""
     return not _classes(first) & _classes(second) and not {first, second} <= set(BACKGROUNDS)
 
 
-def _name(rng: random.Random, sorts: Sequence[Sort], lacking: Collection[str]) -> str:
+def _name(rng: random.Random, sorts: Sequence[ConceptSort], lacking: Collection[str]) -> str:
     """Return a name of one of the sorts; of a category, at least a few members are known."""
     table = vocabulary()
     names = {
-        "thing": [each.name for each in table.concepts() if each.name not in lacking],
+        "thing": [concept.name for concept in table.concepts() if concept.name not in lacking],
         "category": [
             category.name
             for category in table.categories()
-            if sum(each.name not in lacking for each in table.members(category.name)) >= _LEAST_MEMBERS
+            if sum(concept.name not in lacking for concept in table.members(category.name)) >= _LEAST_MEMBERS
         ],
         "background": [name for name in BACKGROUNDS if name != PLAIN],
         "colour": list(COLORS),
@@ -119,6 +118,6 @@ def _name(rng: random.Random, sorts: Sequence[Sort], lacking: Collection[str]) -
 
 
 def _plain(name: str) -> bool:
-    """Say whether the name means one thing: "orange" is a fruit and a colour."""
+    """Return whether the name means one thing: "orange" is a fruit and a colour."""
     terms = read(name)
     return len(terms) == 1 and not terms[0].also

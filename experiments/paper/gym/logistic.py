@@ -1,6 +1,6 @@
 """Logistic regressions on a network's features, as in Table 2 and appendix F2 of the MAIA paper.
 
-Features are standardised by the data that a model is fitted to. L1 fits use saga, unregularised ones lbfgs.
+Features are standardized by the data that a model is fitted to. L1 fits use saga, unregularized ones lbfgs.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ class Fitted:
         return bool(np.max(self.model.n_iter_) < self.model.max_iter)
 
     def accuracy(self, features: np.ndarray, labels: np.ndarray) -> float:
-        """Return the share of features float32 (N, units of the network) whose class is told right."""
+        """Return the share of features float32 (N, units of the network) whose class is predicted right."""
         predicted = self.model.predict((features[:, self.columns] - self.mean) / self.spread)
         return float((predicted == labels).mean())
 
 
-def unregularised(features: np.ndarray, labels: np.ndarray, units: Sequence[int] | np.ndarray) -> Fitted:
+def unregularized(features: np.ndarray, labels: np.ndarray, units: Sequence[int] | np.ndarray) -> Fitted:
     """Return the fit without a penalty on the given units.
 
-    Where the classes can be told apart perfectly there is no finite optimum; it then stops where lbfgs does.
+    Where the classes can be separated perfectly there is no finite optimum; it then stops where lbfgs does.
     """
     return _fit(features, labels, np.asarray(units, int), solver="lbfgs", C=np.inf, max_iter=1000)
 

@@ -12,42 +12,47 @@ from actors.detection.compose import Formula, Operator
 from actors.errors import UsageError
 
 MONO = (
-    "arch; bird; blue; boat; brick; bridge; bug; building; button; car window; circle; dog; eyes; feathers; flame; frog; "
-    "grass; hair; hands; handle; hat; jeans; jigsaw; legs; light; neck; orange; paws; pencil; pizza; roof; shirt; shoes; "
-    "sky; snake; spiral; stripes; sunglasses; tail; text; tires; tractor; vehicle; wing; yarn"
+    "arch; bird; blue; boat; brick; bridge; bug; building; button; car window; circle; dog; eyes; "
+    "feathers; flame; frog; grass; hair; hands; handle; hat; jeans; jigsaw; legs; light; neck; orange; "
+    "paws; pencil; pizza; roof; shirt; shoes; sky; snake; spiral; stripes; sunglasses; tail; text; tires; "
+    "tractor; vehicle; wing; yarn"
 )
 OR = (
-    "animal, door; animal, ship; baby, dog; bird, dog; blue, yellow; bookshelf, building; cup, road; dog, car; "
-    "dog, horse; dog, instrument; fire, fur; firework, whisker; hand, ear; necklace, flower; people, building; "
-    "people, wood; red, purple; shoe, boat; sink, pool; skirt, water; stairs, fruit; temple, playground; truck, train; "
-    "window, wheel"
+    "animal, door; animal, ship; baby, dog; bird, dog; blue, yellow; bookshelf, building; cup, road; dog, "
+    "car; dog, horse; dog, instrument; fire, fur; firework, whisker; hand, ear; necklace, flower; people, "
+    "building; people, wood; red, purple; shoe, boat; sink, pool; skirt, water; stairs, fruit; temple, "
+    "playground; truck, train; window, wheel"
 )
 GIVEN = (
-    "ball, hand; beach, people; bird, tree; bridge, sky; building, sky; cup, handle; dog, leash; fence, animal; "
-    "fish, water; grass, dog; horse, grass; instrument, hand; skyline, water; sky, bird; snow, road; suit, tie; "
-    "tent, mountain; water, blue; wheel, racecar"
+    "ball, hand; beach, people; bird, tree; bridge, sky; building, sky; cup, handle; dog, leash; fence, "
+    "animal; fish, water; grass, dog; horse, grass; instrument, hand; skyline, water; sky, bird; snow, "
+    "road; suit, tie; tent, mountain; water, blue; wheel, racecar"
 )
 """Table A4 of the MAIA paper as printed: 88 neurons (its text says 85). The concepts of one neuron are
 divided by commas.
 """
 
-CONFOUNDED = "animal, snow; vehicle, road; fruit, wood; bird, sky; flower, grass; clothing, room; instrument, night; ball, sand"
+CONFOUNDED = (
+    "animal, snow; vehicle, road; fruit, wood; bird, sky; flower, grass; clothing, room; instrument, night; "
+    "ball, sand"
+)
 """Concept and the background that all of its data-set images have."""
 
-Kind = Literal["mono", "or", "given", "confounded", "dead", "constant", "random", "noisy"]
-NUISANCES: tuple[Kind, ...] = ("dead", "constant", "random", "noisy")
+UnitKind = Literal["mono", "or", "given", "confounded", "dead", "constant", "random", "noisy"]
+NUISANCES: tuple[UnitKind, ...] = ("dead", "constant", "random", "noisy")
 PER_NUISANCE = 3
 
 
 @dataclass(frozen=True, slots=True)
 class GymUnit:
-    """One unit. `formula` is its truth, None for a unit without meaning; `beside` the background of a
-    confounded one.
+    """One unit. `formula` is its truth, None for a unit without meaning.
+
+    `background` is that of all data-set images of a confounded one.
     """
 
-    kind: Kind
+    kind: UnitKind
     formula: Formula | None
-    beside: str = ""
+    background: str = ""
     seed: int = 0
 
     @property
@@ -55,13 +60,13 @@ class GymUnit:
         """How a person asks for it, and part of its id."""
         if self.formula is None:
             return f"{self.kind} {self.seed}"
-        return f"{self.formula} (always with {self.beside})" if self.beside else str(self.formula)
+        return f"{self.formula} (always with {self.background})" if self.background else str(self.formula)
 
 
 def table_a4() -> list[GymUnit]:
     """Return the neurons of Table A4, in its order."""
     units: list[GymUnit] = []
-    groups: tuple[tuple[Kind, Operator, str], ...] = (
+    groups: tuple[tuple[UnitKind, Operator, str], ...] = (
         ("mono", "mono", MONO),
         ("or", "or", OR),
         ("given", "given", GIVEN),
@@ -95,8 +100,10 @@ def planted(units: Sequence[GymUnit]) -> list[tuple[str, ...]]:
         for concept in unit.formula.concepts
     ]
     conditional = [unit.formula.concepts for unit in units if unit.kind == "given" and unit.formula]
-    beside = [(unit.formula.concepts[0], unit.beside) for unit in units if unit.beside and unit.formula]
-    return list(dict.fromkeys([*conditional, *beside, *alone]))
+    with_background = [
+        (unit.formula.concepts[0], unit.background) for unit in units if unit.background and unit.formula
+    ]
+    return list(dict.fromkeys([*conditional, *with_background, *alone]))
 
 
 def choose(text: str) -> list[GymUnit]:
@@ -125,4 +132,4 @@ def choose(text: str) -> list[GymUnit]:
 
 
 def _read(text: str) -> list[tuple[str, ...]]:
-    return [tuple(concept.strip() for concept in each.split(",")) for each in text.split(";")]
+    return [tuple(concept.strip() for concept in neuron.split(",")) for neuron in text.split(";")]

@@ -77,7 +77,7 @@ def open_gym(
 
 
 async def studied(gym: Gym, units: Sequence[GymUnit]) -> tuple[list[GymUnit], dict[str, str]]:
-    """Return the units whose concepts the detector knows, and why each other one of the gym's own is left
+    """Return the units whose concepts the detector knows, and why any other of the gym's own is left
     out.
 
     Raises:

@@ -7,7 +7,7 @@ equal and "reptile" is not "snake". Words outside that world mean themselves.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 from actors.embedded.drawing.lexicon import Token, read
 from actors.embedded.drawing.vocabulary import vocabulary
@@ -25,15 +25,15 @@ _SILENT = ("article", "filler", "count", "size", "generic", "setting", "position
 
 def senses(text: str) -> list[Sense]:
     """Return what a text names, in order. In a row of nouns ("car window") the last is meant."""
-    found: list[Sense] = []
+    named: list[Sense] = []
     chunk: list[Token] = []
     for term in (*read(text), Token("comma", ",", ())):
         if term.kind in _DIVIDERS:
-            found += [sense for sense in _chunk(chunk) if sense not in found]
+            named += _chunk(chunk)
             chunk = []
         elif term.kind not in _SILENT:
             chunk.append(term)
-    return found
+    return list(dict.fromkeys(named))
 
 
 def _chunk(terms: Sequence[Token]) -> list[Sense]:
@@ -57,11 +57,8 @@ def same(first: Sense, second: Sense) -> bool:
 
 def named_by(labels: Sequence[str]) -> list[Sense]:
     """Return everything that the labels name."""
-    found: list[Sense] = []
-    for label in labels:
-        for part in label.split(" OR "):
-            found += [sense for sense in senses(part) if sense not in found]
-    return found
+    parts = [part for label in labels for part in label.split(" OR ")]
+    return list(dict.fromkeys(sense for part in parts for sense in senses(part)))
 
 
 def operator_of(labels: Sequence[str]) -> str:
@@ -75,34 +72,40 @@ def operator_of(labels: Sequence[str]) -> str:
 
 
 def abstained(labels: Sequence[str]) -> bool:
-    """Say whether the unit was called not interpretable (or dead), or got no label."""
+    """Return whether the unit was called not interpretable (or dead), or got no label."""
     return all(NOT_INTERPRETABLE in label.lower() or label.lower() == "dead" for label in labels)
 
 
-def score(unit: GymUnit, labels: Sequence[str]) -> dict[str, Any]:
-    """Return concept recall, precision and F1, whether the operator is right, and `right`: all concepts, no
-    other.
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How right a label is. `right`: it names all concepts of the unit and no other.
 
-    For a unit without meaning only abstaining is right.
+    Recall, precision and the operator are None for a unit without meaning, of which only abstaining is right.
     """
+
+    right: bool
+    f1: float
+    recall: float | None = None
+    precision: float | None = None
+    operator: bool | None = None
+
+
+def score(unit: GymUnit, labels: Sequence[str]) -> Score:
+    """Return how right labels are about a unit."""
     if unit.formula is None:
         right = abstained(labels)
-        return {"right": right, "f1": float(right), "recall": None, "precision": None, "operator": None}
-    truth = [
-        each[-1] if each else frozenset({concept})
-        for concept in unit.formula.concepts
-        for each in [senses(concept)]
-    ]
+        return Score(right, float(right))
+    truth = [(senses(concept) or [frozenset({concept})])[-1] for concept in unit.formula.concepts]
     named = [] if abstained(labels) else named_by(labels)
-    recall = sum(any(same(each, other) for other in named) for each in truth) / len(truth)
-    precision = (
-        sum(any(same(each, other) for other in truth) for each in named) / len(named) if named else 0.0
-    )
+    recall = _share_in(truth, named)
+    precision = _share_in(named, truth)
     f1 = 2 * recall * precision / (recall + precision) if recall + precision else 0.0
-    return {
-        "right": recall == precision == 1.0,
-        "recall": recall,
-        "precision": precision,
-        "f1": f1,
-        "operator": bool(named) and operator_of(labels) == unit.formula.operator,
-    }
+    operator = bool(named) and operator_of(labels) == unit.formula.operator
+    return Score(recall == precision == 1.0, f1, recall, precision, operator)
+
+
+def _share_in(senses_of: Sequence[Sense], others: Sequence[Sense]) -> float:
+    """Return the share of meanings that are among the others, 0.0 of none."""
+    if not senses_of:
+        return 0.0
+    return sum(any(same(sense, other) for other in others) for sense in senses_of) / len(senses_of)

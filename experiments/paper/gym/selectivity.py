@@ -9,15 +9,36 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from agents.evidence.statistics import auroc
 
 
+@dataclass(frozen=True, slots=True)
+class GroupShares:
+    """The number of units in a group, and the mean parts of their variance; None of no unit."""
+
+    n: int | float | None
+    by_class: float | None
+    by_place: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class SelectivityJudgement:
+    """What the kept units of a choice follow, and the dropped ones.
+
+    `auroc`: the probability that class part minus place part is larger in a kept unit than in a dropped one;
+    None if one group is empty.
+    """
+
+    kept: GroupShares
+    dropped: GroupShares
+    auroc: float | None
+
+
 @dataclass(frozen=True)
-class Shares:
+class VarianceShares:
     """Parts of each unit's variance that the class and the place explain beyond one another, float64
     (units,), in [0, 1].
     """
@@ -26,7 +47,7 @@ class Shares:
     by_place: np.ndarray
 
     @classmethod
-    def of(cls, features: np.ndarray, labels: np.ndarray, places: np.ndarray) -> Shares:
+    def of(cls, features: np.ndarray, labels: np.ndarray, places: np.ndarray) -> VarianceShares:
         """Measure features float32 (N, units) of images whose class and place are int64 (N,).
 
         A unit that never changes has no variance to explain: both its parts are 0.
@@ -40,28 +61,18 @@ class Shares:
             np.clip((_unexplained(features, classes) - both) / total, 0, 1),
         )
 
-    def judged(self, units: Sequence[int] | np.ndarray, kept: Collection[int]) -> dict[str, Any]:
-        """Return mean parts of the kept units and of the others, and how far a kept one follows the class
+    def judged(self, units: Sequence[int] | np.ndarray, kept: Collection[int]) -> SelectivityJudgement:
+        """Return the mean parts of the kept units and of the others, and how far a kept one follows the class
         more.
-
-        `auroc`: the probability that class part minus place part is larger in a kept unit than in another;
-        None if one group is empty, as are its means.
         """
-        groups = {
-            "kept": [int(unit) for unit in units if unit in kept],
-            "dropped": [int(unit) for unit in units if unit not in kept],
-        }
-        lead = {name: (self.by_class - self.by_place)[found] for name, found in groups.items()}
-        told: dict[str, Any] = {
-            name: {
-                "n": len(found),
-                "by_class": _mean(self.by_class[found]),
-                "by_place": _mean(self.by_place[found]),
-            }
-            for name, found in groups.items()
-        }
-        either_empty = not all(groups.values())
-        return told | {"auroc": None if either_empty else auroc(list(lead["kept"]), list(lead["dropped"]))}
+        chosen = [int(unit) for unit in units if unit in kept]
+        dropped = [int(unit) for unit in units if unit not in kept]
+        lead = self.by_class - self.by_place
+        area = auroc(list(lead[chosen]), list(lead[dropped])) if chosen and dropped else None
+        return SelectivityJudgement(self._means(chosen), self._means(dropped), area)
+
+    def _means(self, group: Sequence[int]) -> GroupShares:
+        return GroupShares(len(group), _mean(self.by_class[group]), _mean(self.by_place[group]))
 
 
 def _mean(values: np.ndarray) -> float | None:

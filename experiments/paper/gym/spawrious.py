@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -24,8 +22,8 @@ from actors.embedded.drawing.sampling import random_scene
 from actors.embedded.drawing.vocabulary import BACKGROUND_WORDS, concepts, vocabulary
 from actors.errors import UsageError
 from actors.images import ImageDecodeError, decode
-
-Progress = Callable[[int, int], None]
+from experiments.paper.gym.draft import draft_of
+from tools.subject import Progress
 
 SHARES = (0.97, 0.87)
 """Part of a class's training images in its own place, in the two halves of the training set."""
@@ -34,7 +32,7 @@ _VALIDATION = 0.1
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabeledImages:
     """Images uint8 (N, H, W, 3), in memory or in a file; class and place of each, int64 (N,)."""
 
     images: np.ndarray
@@ -56,17 +54,17 @@ class SpuriousSet:
     name: str
     classes: tuple[str, ...]
     places: tuple[str, ...]
-    train: Labelled
-    validation: Labelled
-    test: Labelled
-    crossed: Labelled
+    train: LabeledImages
+    validation: LabeledImages
+    test: LabeledImages
+    crossed: LabeledImages
 
 
 @dataclass(frozen=True, slots=True)
 class SceneDesign:
     """A set of scenes: one object each, in its own colours, small enough for the place to be the easier sign.
 
-    Some labels are wrong, so that no choice of units tells the classes apart perfectly: a fit without a
+    Some labels are wrong, so that no choice of units separates the classes perfectly: a fit without a
     penalty then has an optimum.
     """
 
@@ -95,13 +93,13 @@ class SceneDesign:
         """
         classes = []
         for name in self.classes:
-            found = concepts_in(name)
-            if len(found) != 1:
+            matches = concepts_in(name)
+            if len(matches) != 1:
                 raise UsageError(
                     f"a class must name one thing that scenes can show, got {name!r}.",
                     f"The nearest: {', '.join(vocabulary().nearest(name)) or 'none'}.",
                 )
-            classes.append(found[0].name)
+            classes.append(matches[0].name)
         unknown = [place for place in self.places if place not in BACKGROUND_WORDS]
         if unknown:
             raise UsageError(
@@ -163,25 +161,21 @@ def scene_set(
             (index % shared, index // shared % (shared + 1)) for index in range(_whole(design, shared))
         ],
     }
-    done, total = 0, sum(map(len, plan.values()))
 
     def make(part: int, index: int, label: int, place: int) -> np.ndarray:
-        nonlocal done
-        done += 1
-        progress(done, total)
         return draw(design, label, place, np.random.default_rng((design.seed, 59, part, index)))
 
-    labelled = {}
+    counter = _Counter(sum(map(len, plan.values())), progress)
+    parts = {}
     for part, (kind, pairs) in enumerate(plan.items()):
-        drawn = [partial(make, part, index, *pair) for index, pair in enumerate(pairs)]
-        images = _kept(cache / f"{name}-{kind}.npy", design.side, drawn)
+        makers = [partial(make, part, index, *pair) for index, pair in enumerate(pairs)]
+        images = _kept(cache / f"{name}-{kind}.npy", design.side, makers, counter)
         labels, places = np.array(pairs).T
         if kind in ("train", "validation"):
-            labels = mislabelled(
-                labels, shared, design.wrong_labels, np.random.default_rng((design.seed, 60, len(kind)))
-            )
-        labelled[kind] = Labelled(images, labels, places)
-    return SpuriousSet(f"scenes {name}", design.classes, design.places, **labelled)
+            rng = np.random.default_rng((design.seed, 60, len(kind)))
+            labels = mislabeled(labels, shared, design.wrong_labels, rng)
+        parts[kind] = LabeledImages(images, labels, places)
+    return SpuriousSet(f"scenes {name}", design.classes, design.places, **parts)
 
 
 def _whole(design: SceneDesign, n_classes: int) -> int:
@@ -192,7 +186,7 @@ def _whole(design: SceneDesign, n_classes: int) -> int:
     return max(1, design.n_crossed // cells) * cells
 
 
-def mislabelled(labels: np.ndarray, n_classes: int, share: float, rng: np.random.Generator) -> np.ndarray:
+def mislabeled(labels: np.ndarray, n_classes: int, share: float, rng: np.random.Generator) -> np.ndarray:
     """Return labels int64 (N,) of which a share is exchanged for another class, each equally likely."""
     wrong = rng.random(len(labels)) < share
     return np.where(wrong, (labels + rng.integers(1, n_classes, len(labels))) % n_classes, labels)
@@ -217,16 +211,26 @@ def draw(design: SceneDesign, label: int, place: int, rng: np.random.Generator) 
     return render(replace(scene, objects=(*rest, replace(first, size=size, x=x, y=y))), design.side)
 
 
-def _kept(path: Path, side: int, images: Sequence[Callable[[], np.ndarray]]) -> np.ndarray:
+class _Counter:
+    """Reports how many images of a whole set are made."""
+
+    def __init__(self, total: int, report: Progress) -> None:
+        self._done, self._total, self._report = 0, total, report
+
+    def step(self) -> None:
+        self._done += 1
+        self._report(self._done, self._total)
+
+
+def _kept(path: Path, side: int, makers: Sequence[Callable[[], np.ndarray]], counter: _Counter) -> np.ndarray:
     """Return the images of a file, uint8 (n, side, side, 3), made one by one if there is none."""
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{uuid.uuid4().hex[:8]}-{path.name}")
-        array = np.lib.format.open_memmap(draft, "w+", np.uint8, (len(images), side, side, 3))
-        for index, image in enumerate(images):
-            array[index] = image()
-        array.flush()
-        os.replace(draft, path)  # noqa: PTH105
+        with draft_of(path) as draft:
+            array = np.lib.format.open_memmap(draft, "w+", np.uint8, (len(makers), side, side, 3))
+            for index, make in enumerate(makers):
+                counter.step()
+                array[index] = make()
+            array.flush()
     kept: np.ndarray = np.load(path, mmap_mode="r")
     return kept
 
@@ -266,6 +270,26 @@ def folder_set(
         UsageError: If the folder is not in this layout, naming what is missing; or a file cannot be read.
     """
     root = folder / "spawrious224" if (folder / "spawrious224").is_dir() else folder
+    parts = _divided(root, limit, seed)
+    files = [file for part in parts.values() for file in part]
+    facts = [(str(file.path.relative_to(root)), file.path.stat().st_size) for file in files]
+    name = hashlib.blake2b(json.dumps([facts, side]).encode(), digest_size=8).hexdigest()
+    counter = _Counter(len(files), progress)
+    labeled = {
+        part: LabeledImages(
+            _kept(
+                cache / f"{name}-{part}.npy", side, [partial(_read, file.path, side) for file in own], counter
+            ),
+            np.array([file.label for file in own]),
+            np.array([file.place for file in own]),
+        )
+        for part, own in parts.items()
+    }
+    return SpuriousSet(f"Spawrious {name}", CLASSES, (*OWN_PLACES, SHARED_PLACE), **labeled)
+
+
+def _divided(root: Path, limit: int | None, seed: int) -> dict[str, list[_File]]:
+    """Return the files of each part of the set."""
     train: list[_File] = []
     test: list[_File] = []
     for half, share in enumerate(SHARES):
@@ -277,42 +301,17 @@ def folder_set(
             shared = _files(root, half, SHARED_PLACE, name)
             few = shared[: max(1, len(own) - most)]
             train += [_File(path, label, len(CLASSES)) for path in few]
-            place = OWN_PLACES.index(TEST_PLACES[label])
-            test += [
-                _File(path, label, place) for path in _files(root, half, TEST_PLACES[label], name)[:limit]
-            ]
-    held_out = set(
-        np.random.default_rng((seed, 58)).permutation(len(train))[: round(_VALIDATION * len(train))].tolist()
-    )
-    parts = {
+            other = _files(root, half, TEST_PLACES[label], name)[:limit]
+            test += [_File(path, label, OWN_PLACES.index(TEST_PLACES[label])) for path in other]
+    order = np.random.default_rng((seed, 58)).permutation(len(train))
+    held_out = set(order[: round(_VALIDATION * len(train))].tolist())
+    validation = [file for index, file in enumerate(train) if index in held_out]
+    return {
         "train": [file for index, file in enumerate(train) if index not in held_out],
-        "validation": [file for index, file in enumerate(train) if index in held_out],
+        "validation": validation,
         "test": test,
+        "crossed": _crossed([*validation, *test], seed),
     }
-    parts["crossed"] = _crossed([*parts["validation"], *parts["test"]], seed)
-    facts = [
-        (str(file.path.relative_to(root)), file.path.stat().st_size)
-        for part in parts.values()
-        for file in part
-    ]
-    name = hashlib.blake2b(json.dumps([facts, side]).encode(), digest_size=8).hexdigest()
-    done, total = 0, sum(map(len, parts.values()))
-
-    def read(file: _File) -> np.ndarray:
-        nonlocal done
-        done += 1
-        progress(done, total)
-        return _read(file.path, side)
-
-    labelled = {
-        part: Labelled(
-            _kept(cache / f"{name}-{part}.npy", side, [partial(read, f) for f in files]),
-            np.array([file.label for file in files]),
-            np.array([file.place for file in files]),
-        )
-        for part, files in parts.items()
-    }
-    return SpuriousSet(f"Spawrious {name}", CLASSES, (*OWN_PLACES, SHARED_PLACE), **labelled)
 
 
 def _crossed(files: Sequence[_File], seed: int) -> list[_File]:
@@ -322,25 +321,25 @@ def _crossed(files: Sequence[_File], seed: int) -> list[_File]:
     cells: dict[tuple[int, int], list[_File]] = {}
     for file in files:
         cells.setdefault((file.label, file.place), []).append(file)
-    rng, each = np.random.default_rng((seed, 64)), min(map(len, cells.values()))
+    rng, count = np.random.default_rng((seed, 64)), min(map(len, cells.values()))
     return [
-        found[int(index)]
-        for _, found in sorted(cells.items())
-        for index in rng.choice(len(found), each, replace=False)
+        own[int(index)]
+        for _, own in sorted(cells.items())
+        for index in rng.choice(len(own), count, replace=False)
     ]
 
 
 def _files(root: Path, half: int, place: str, name: str) -> list[Path]:
     folder = root / str(half) / place / name
-    found = sorted(
+    paths = sorted(
         path for path in folder.glob("*") if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp")
     )
-    if not found:
+    if not paths:
         raise UsageError(
             f"{folder} holds no images.",
             "Give the folder of Spawrious' O2O-easy: spawrious224/{0,1}/PLACE/CLASS/*.png.",
         )
-    return found
+    return paths
 
 
 def _read(path: Path, side: int) -> np.ndarray:
@@ -354,12 +353,12 @@ def _read(path: Path, side: int) -> np.ndarray:
     return np.asarray(PIL.ImageOps.fit(picture, (side, side), PIL.Image.Resampling.BICUBIC))
 
 
-def balanced(part: Labelled, n: int, rng: np.random.Generator) -> np.ndarray:
+def balanced(part: LabeledImages, n: int, rng: np.random.Generator) -> np.ndarray:
     """Return the rows of a set with equally many images of every class in every place that occurs, int64.
 
     About `n` rows, fewer if the rarest cell has too few; drawn without replacement.
     """
     cells = sorted({(int(a), int(b)) for a, b in zip(part.labels, part.places, strict=True)})
     rows = [np.flatnonzero((part.labels == a) & (part.places == b)) for a, b in cells]
-    each = max(1, min(n // len(cells), *(len(found) for found in rows)))
-    return np.concatenate([rng.choice(found, each, replace=False) for found in rows])
+    count = max(1, min(n // len(cells), *(len(cell) for cell in rows)))
+    return np.concatenate([rng.choice(cell, count, replace=False) for cell in rows])

@@ -1,4 +1,6 @@
-"""The gym's units as subjects: synthetic neurons, ones whose data set misleads, and ones without any meaning."""
+"""The gym's units as subjects: synthetic neurons, ones whose data set misleads, and ones without any
+meaning.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from actors.images import Image
 from actors.serving.backend import Priority
 from actors.vision.data.reserve import SEED, Reserve, sample, split
 from actors.vision.readout.base import HeldBack, ImageDataset
-from experiments.paper.gym.neurons import GymUnit, Kind
+from experiments.paper.gym.neurons import GymUnit, UnitKind
 from tools.subject import ActivationStatistics, DatasetImage, Progress, Response, Subject
 from tools.synthetic import ConceptDetector, ConceptTable, SyntheticNeuron
 
@@ -27,19 +29,19 @@ class ConfoundedNeuron(SyntheticNeuron):
     """
 
     def __init__(
-        self, neuron: SyntheticNeuron, beside: str, table: ConceptTable, explored: np.ndarray
+        self, neuron: SyntheticNeuron, background: str, table: ConceptTable, explored: np.ndarray
     ) -> None:
         super().__init__(neuron.formula, table, explored, mode=neuron.mode)
-        self.id = f"{neuron.id} (always with {beside})"
-        self._beside = beside
+        self.id = f"{neuron.id} (always with {background})"
+        self._common_background = background
 
     async def prepare(self, progress: Progress) -> None:
-        await self._table.fill([*self.formula.concepts, self._beside], progress)
+        await self._table.fill([*self.formula.concepts, self._common_background], progress)
 
     async def activations(self) -> np.ndarray:
-        await self._table.fill([self._beside])
+        await self._table.fill([self._common_background])
         values = await super().activations()
-        elsewhere = (values > 0) & ~(self._table.scores(self._beside) > 0)
+        elsewhere = (values > 0) & ~(self._table.scores(self._common_background) > 0)
         values[elsewhere] = np.nan
         return values
 
@@ -51,7 +53,7 @@ class NuisanceUnit:
     0.
     """
 
-    def __init__(self, kind: Kind, seed: int, dataset: ImageDataset, explored: np.ndarray) -> None:
+    def __init__(self, kind: UnitKind, seed: int, dataset: ImageDataset, explored: np.ndarray) -> None:
         self.id = f"synthetic/{kind} {seed}"
         self._kind, self._seed, self._dataset, self._explored = kind, seed, dataset, explored
         self._ranking: list[tuple[float, int]] = []
@@ -114,25 +116,25 @@ class NuisanceUnit:
         return await asyncio.to_thread(lambda: [self._dataset.load(int(index)) for index in indices])
 
     async def _ranked(self) -> list[tuple[float, int]]:
-        """Return (activation, index) of a few hundred explored images, strongest first: more would tell
+        """Return (activation, index) of a few hundred explored images, strongest first: more would say
         nothing.
         """
         if not self._ranking:
 
             def measure() -> list[tuple[float, int]]:
-                found = []
-                for index in self._explored[:_LOOKED_AT]:
+                ranked = []
+                for index in self._explored[:_MAX_RANKED]:
                     try:
-                        found.append((self.activation(self._dataset.load(int(index)).id), int(index)))
+                        ranked.append((self.activation(self._dataset.load(int(index)).id), int(index)))
                     except MaiaError:
                         continue
-                return sorted(found, key=lambda each: (-each[0], each[1]))
+                return sorted(ranked, key=lambda pair: (-pair[0], pair[1]))
 
             self._ranking = await asyncio.to_thread(measure)
         return self._ranking
 
 
-_LOOKED_AT = 300
+_MAX_RANKED = 300
 
 
 class Gym:
@@ -148,8 +150,8 @@ class Gym:
         if unit.formula is None:
             return NuisanceUnit(unit.kind, unit.seed, self._dataset, self._explored)
         neuron = SyntheticNeuron(unit.formula, self._table, self._explored)
-        if unit.beside:
-            return ConfoundedNeuron(neuron, unit.beside, self._table, self._explored)
+        if unit.background:
+            return ConfoundedNeuron(neuron, unit.background, self._table, self._explored)
         return neuron
 
     async def covered(self, units: Sequence[GymUnit]) -> tuple[list[GymUnit], dict[str, str]]:
@@ -165,6 +167,6 @@ class Gym:
         return known, unknown
 
     async def prepare(self, units: Sequence[GymUnit], progress: Progress) -> None:
-        """Look through the data set once for the concepts of all units."""
+        """Search the data set once for the concepts of all units."""
         wanted = [concept for unit in units if unit.formula for concept in unit.formula.concepts]
-        await self._table.fill([*wanted, *(unit.beside for unit in units if unit.beside)], progress)
+        await self._table.fill([*wanted, *(unit.background for unit in units if unit.background)], progress)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -22,7 +20,9 @@ from actors.embedded.drawing.render import digest, render
 from actors.embedded.drawing.scene import Scene
 from actors.embedded.drawing.vocabulary import vocabulary
 from experiments.paper.gym import classifiers
-from experiments.paper.gym.spawrious import Progress, SceneDesign, draw
+from experiments.paper.gym.draft import draft_of
+from experiments.paper.gym.spawrious import SceneDesign, draw
+from tools.subject import Progress
 
 if TYPE_CHECKING:
     import torch
@@ -36,45 +36,32 @@ SIZES = (0.22, 0.4)
 are.
 """
 OTHERS = 1
-"""Other things beside each animal."""
+"""Other things with each animal."""
 
 
 def weights(
     recipe: classifiers.Recipe, design: SceneDesign, cache: Path, progress: Progress
 ) -> Mapping[str, torch.Tensor]:
-    """Return the weights of a network that tells twelve animals on any background, and the design's places,
-    apart.
+    """Return the weights of a network that knows twelve animals on any background, and the design's places.
 
     Trained once for each recipe and design, and kept in `cache`.
     """
     from safetensors.torch import load_file, save_file
 
     recipe = replace(recipe, epochs=EPOCHS, learning_rate=LEARNING_RATE)
-    facts = [
-        asdict(recipe),
-        list(design.classes),
-        list(design.places),
-        design.side,
-        digest(),
-        ANIMALS,
-        IMAGES,
-        SIZES,
-        OTHERS,
-    ]
+    drawn = [list(design.classes), list(design.places), design.side, digest()]
+    facts = [asdict(recipe), *drawn, ANIMALS, IMAGES, SIZES, OTHERS]
     path = cache / f"{hashlib.blake2b(json.dumps(facts).encode(), digest_size=8).hexdigest()}.safetensors"
     if not path.exists():
-        images, labels, n_classes = lessons(design)
-        module = classifiers.train(recipe, images, labels, n_classes, seed=0, progress=progress)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{uuid.uuid4().hex[:8]}.tmp")
-        save_file({name: tensor.contiguous() for name, tensor in module.state_dict().items()}, draft)
-        os.replace(draft, path)  # noqa: PTH105
+        module = classifiers.train(recipe, lessons(design), seed=0, progress=progress)
+        with draft_of(path) as draft:
+            save_file({name: tensor.contiguous() for name, tensor in module.state_dict().items()}, draft)
     loaded: Mapping[str, torch.Tensor] = load_file(path)
     return loaded
 
 
-def lessons(design: SceneDesign) -> tuple[np.ndarray, np.ndarray, int]:
-    """Return images uint8 (N, side, side, 3), labels int64 (N,), and the number of classes."""
+def lessons(design: SceneDesign) -> classifiers.Lessons:
+    """Return images of the animals anywhere, and of the design's places."""
     others = [c.name for c in vocabulary().members("animal") if c.name not in design.classes]
     n_others = ANIMALS - len(design.classes)
     animals = [*design.classes, *others[:: max(1, len(others) // max(1, n_others))][: max(0, n_others)]]
@@ -88,4 +75,4 @@ def lessons(design: SceneDesign) -> tuple[np.ndarray, np.ndarray, int]:
         else:
             place = Scene(design.places[label - len(animals)], texture=int(rng.integers(2**31)))
             images.append(render(place, design.side))
-    return np.stack(images), labels, n_classes
+    return classifiers.Lessons(np.stack(images), labels, n_classes)

@@ -2,51 +2,59 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from experiments.audit.claims import Disagreement, TextClaims
 from experiments.audit.page import page
+from experiments.audit.real_audit import RealSection
+from experiments.audit.real_images import MatchedClass
+from experiments.audit.record import AuditRecord
+from experiments.audit.replication import Replication
+from experiments.audit.subgroups import Average, Findings, Subgroup
 from experiments.report import write_site
+from experiments.runs.context_survey import ContextEffect, Shown
 from tests.experiments.report import markup
 from tests.experiments.report.run_directories import FakeRun, picture
 
 
-def effect(name: str, context: str, mean: float, others: float, biased: bool) -> dict:
-    return {
-        "class_name": name,
-        "context": context,
-        "mean": mean,
-        "mean_interval": [mean - 0.05, mean + 0.04],
-        "others": others,
-        "difference": mean - others,
-        "p": 0.001,
-        "q": 0.004 if biased else 0.6,
-        "n": 12,
-        "notes": 0,
-        "fresh": biased,
-        "biased": biased,
-    }
+def effect(name: str, context: str, mean: float, others: float, biased: bool) -> ContextEffect:
+    return ContextEffect(
+        name,
+        context,
+        mean,
+        (mean - 0.05, mean + 0.04),
+        others,
+        mean - others,
+        0.001,
+        0.004 if biased else 0.6,
+        12,
+        0,
+        biased,
+    )
 
 
-RESULT = {
-    "effects": [
+RECORD = AuditRecord(
+    effects=[
         effect("<b>tench</b>", "background: snow", 0.21, 0.72, True),
         effect("<b>tench</b>", "colour: red", 0.70, 0.66, False),
         effect("kite", "background: snow", 0.50, 0.51, False),
     ],
-    "detectable": {"<b>tench</b>": 0.11, "kite": 0.23},
-    "usual": {"<b>tench</b>": 0.7, "kite": 0.51},
-    "values": {"<b>tench</b>": {"colour: red": [0.7, 0.9]}, "kite": {"size: small": [0.5]}},
-    "answers": {"kite": "No bias was found."},
-    "undrawn": {"kite": ["count: two"]},
-    "lowest": {"<b>tench</b>": [], "kite": []},
-    "telling": {"<b>tench</b>": [], "kite": []},
-    "disagreements": [
-        {"class_name": "kite", "kind": "unsupported", "context": "size: small", "difference": 0.0}
-    ],
-}
+    detectable={"<b>tench</b>": 0.11, "kite": 0.23},
+    usual={"<b>tench</b>": 0.7, "kite": 0.51},
+    values={"<b>tench</b>": {"colour: red": [0.7, 0.9]}, "kite": {"size: small": [0.5]}},
+    answers={"kite": "No bias was found."},
+    claims={"kite": TextClaims()},
+    undrawn={"kite": ["count: two"]},
+    lowest={"<b>tench</b>": [], "kite": []},
+    telling={"<b>tench</b>": [], "kite": []},
+    disagreements=[Disagreement("kite", "unsupported", "size: small", 0.0)],
+)
+QUIET = replace(RECORD, effects=RECORD.effects[1:], disagreements=[], undrawn={})
 
 
 def test_findings_come_first_then_classes_then_what_would_have_been_found(tmp_path):
     run = FakeRun(tmp_path / "run")
-    page(RESULT, 0.1).save(run.root, "audit")
+    page(RECORD).save(run.root, "audit")
     write_site(run.root)
     shown = markup.check(run.root / "report" / "experiments" / "audit.html")
     text = " ".join(shown.text.split())
@@ -61,27 +69,27 @@ def test_findings_come_first_then_classes_then_what_would_have_been_found(tmp_pa
     ]
     assert sorted(order, key=text.index) == order
     assert "kite: unsupported, size: small" in text
+    assert "Of 1 text (kite) known words alone were read" in text
     assert "No bias was found." in text
 
 
 def test_an_audit_without_findings_says_what_would_have_been_found():
-    quiet = {**RESULT, "effects": RESULT["effects"][1:], "disagreements": [], "undrawn": {}}
-    made = page(quiet, 0.1)
+    made = page(QUIET)
     assert made.summary.startswith("On generated images 0 of 2 classes")
     assert [block.kind for block in made.blocks] == ["text", "bars", "bars", "table"]
     assert made.blocks[-1].rows[0] == ("kite", 0.23, 0.51, "nothing")
 
 
 def test_a_class_that_no_image_was_taken_for_is_said_to_be_unmeasured():
-    quiet = {**RESULT, "effects": RESULT["effects"][1:], "disagreements": [], "undrawn": {}}
     values = {
         "<b>tench</b>": {"colour: red": [0.7]},
         "kite": {"size: small": [0.0, 0.03], "colour: red": [0.01]},
     }
-    rows = {row[0]: row[3] for row in page(quiet | {"values": values}, 0.1).blocks[-1].rows}
+    made = page(replace(QUIET, values=values))
+    rows = {row[0]: row[3] for row in made.blocks[-1].rows}
     assert rows["kite"] == "nothing could be measured"
-    assert page(quiet | {"values": values}, 0.1).summary.endswith("Of 1 class nothing could be measured.")
-    assert "nothing" not in page(quiet, 0.1).summary
+    assert made.summary.endswith("Of 1 class nothing could be measured.")
+    assert "nothing" not in page(QUIET).summary
 
 
 def test_the_worst_images_of_a_class_stand_below_its_contexts_with_what_they_show(tmp_path):
@@ -89,16 +97,18 @@ def test_the_worst_images_of_a_class_stand_below_its_contexts_with_what_they_sho
     images = [picture(number) for number in range(3)]
     run.store(*images)
     shown = [
-        {"context": context, "image": image.id, "probability": probability}
+        Shown(context, image.id, probability)
         for context, image, probability in zip(
             ("background: snow", "size: small", "background: snow"), images, (0.01, 0.02, 0.03), strict=True
         )
     ]
-    result = RESULT | {
-        "lowest": {"<b>tench</b>": shown[:2], "kite": []},
-        "telling": {"<b>tench</b>": [shown[0], shown[2], shown[1] | {"image": "0" * 32}], "kite": []},
-    }
-    page(result, 0.1).save(run.root, "audit")
+    telling = [shown[0], shown[2], replace(shown[1], image="0" * 32)]
+    record = replace(
+        RECORD,
+        lowest={"<b>tench</b>": shown[:2], "kite": []},
+        telling={"<b>tench</b>": telling, "kite": []},
+    )
+    page(record).save(run.root, "audit")
     write_site(run.root)
     page_path = run.root / "report" / "experiments" / "audit.html"
     pictures = [*markup.check(page_path).find("img")]
@@ -110,35 +120,50 @@ def test_the_worst_images_of_a_class_stand_below_its_contexts_with_what_they_sho
     assert all((page_path.parent / image.attributes["src"]).is_file() for image in pictures)
 
 
-REAL = {
-    "dataset": "birds", "source": "column 'y' of metadata.csv", "images": {"kite": 60}, "unreadable": 0, "answers": [],
-    "matches": [
-        {"name": "1", "index": 4, "network_class": "kite", "how": "as told", "near": [], "images": 60},
-        {"name": "9", "index": None, "network_class": "", "how": "", "near": [], "images": 2},
+REAL = RealSection(
+    dataset="birds",
+    source="column 'y' of metadata.csv",
+    matches=[
+        MatchedClass("1", 4, "kite", "as told", (), 60),
+        MatchedClass("9", None, "", "", (), 2),
     ],
-    "found": {
-        "subgroups": [
-            {"class_name": "kite", "attribute": "place", "level": "<i>sea</i>", "n": 50, "accuracy": 0.5,
-             "accuracy_interval": [0.3, 0.7], "probability": 0.45},
-            {"class_name": "kite", "attribute": "place", "level": "land", "n": 10, "accuracy": None,
-             "accuracy_interval": None, "probability": None},
-        ],
-        "worst": None, "associations": [], "averages": [{"weighted_by": "", "accuracy": 0.5, "interval": [0.4, 0.6]}],
-        "replications": [
-            {"class_name": "<b>tench</b>", "context": "background: snow", "generated": -0.5, "verdict": "replicated",
-             "told_by": "observers", "n": 30, "n_without": 40, "effect": -0.2, "interval": [-0.3, -0.1], "q": 0.01,
-             "factor": 0.8, "corrected": -0.25},
-        ],
-    },
-}  # fmt: skip
+    images={"kite": 60},
+    unreadable=0,
+    found=Findings(
+        subgroups=(
+            Subgroup("kite", "place", "<i>sea</i>", 50, 0.5, (0.3, 0.7), 0.45),
+            Subgroup("kite", "place", "land", 10),
+        ),
+        worst=None,
+        averages=(Average("", 0.5, (0.4, 0.6)),),
+        associations=(),
+        replications=(
+            Replication(
+                "<b>tench</b>",
+                "background: snow",
+                -0.5,
+                "replicated",
+                "observers",
+                30,
+                40,
+                -0.2,
+                (-0.3, -0.1),
+                0.01,
+                0.8,
+                -0.25,
+            ),
+        ),
+    ),
+    answers=[],
+)
 
 
 def test_a_page_says_what_was_audited_by_what_and_what_real_images_say_of_each_finding(tmp_path):
     run = FakeRun(tmp_path / "run")
     facts = {"generator": "scenes (embedded stand-in) 1", "observers": "gpt-x"}
-    about = {"model": "resnet50", "profile": "mine", "facts": facts, "real": REAL}
-    beyond = {"out_of_reach": {"zebra": "its probability is 0.020 at most in 12 ordinary generated images"}}
-    page(RESULT | about | beyond, 0.1).save(run.root, "audit")
+    beyond = {"zebra": "its probability is 0.020 at most in 12 ordinary generated images"}
+    record = replace(RECORD, model="resnet50", profile="mine", facts=facts, real=REAL, out_of_reach=beyond)
+    page(record).save(run.root, "audit")
     write_site(run.root)
     text = " ".join(markup.check(run.root / "report" / "experiments" / "audit.html").text.split())
     assert "Network: resnet50. Profile: mine." in text
@@ -147,5 +172,6 @@ def test_a_page_says_what_was_audited_by_what_and_what_real_images_say_of_each_f
     assert "errors of the observers shrink it to 0.80: corrected -0.250" in text
     assert "<i>sea</i>" in text
     assert "too few" in text
+    assert "On the 60 real images that were looked at, each counting once, the accuracy is 0.500" in text
     assert "1 class is out of reach of the image maker" in text
     assert "zebra: its probability is 0.020 at most in 12 ordinary generated images" in text

@@ -25,7 +25,7 @@ from experiments.audit import real_images
 from experiments.audit.context_witness import KNOWN, ContextWitness, question_of
 from experiments.audit.real_audit import RealSettings, is_done
 from experiments.audit.real_images import Answers, MatchedClass, RealImages, Tag, draw, match, match_table
-from experiments.audit.real_look import AuditedClass, Generated, Look, too_dear
+from experiments.audit.real_survey import AuditedClass, Generated, RealSurvey, cost_warning
 from experiments.audit.subgroups import findings
 from experiments.runs.context_survey import CONTEXTS, ContextEffect
 from experiments.setup.config import Profile
@@ -70,8 +70,19 @@ def test_the_table_of_classes_says_what_matched_and_how_and_what_did_not():
     ]
 
 
-RECORD = RealImages("birds", "f", "class folders", 0, ["net/0"], [MatchedClass("a", 0, "a", "name", (), 2)], [4, 9],
-                    ["a", "a"], [0.5, 0.25], [True, False], {"place": Tag(["x", "y"], [0, -1])})  # fmt: skip
+RECORD = RealImages(
+    "birds",
+    "f",
+    "class folders",
+    0,
+    ["net/0"],
+    [MatchedClass("a", 0, "a", "name", (), 2)],
+    [4, 9],
+    ["a", "a"],
+    [0.5, 0.25],
+    [True, False],
+    {"place": Tag(["x", "y"], [0, -1])},
+)
 
 
 def test_a_record_of_real_images_is_read_back_as_it_was():
@@ -81,11 +92,16 @@ def test_a_record_of_real_images_is_read_back_as_it_was():
 @pytest.mark.parametrize(
     "change",
     [
-        {"version": 9}, {"correct": [True]}, {"tags": {"place": Tag(["x"], [0, 5])}}, {"images": ["x", 1]},
-        {"probabilities": [float("nan"), 0.5]}, {"training": {"place": {"a": {"x": -1}}}},
-        {"answers": [Answers("a", "size: small", [7], [True])]}, {"answers": [Answers("a", "size: small", [], [], 3, 2)]},
+        {"version": 9},
+        {"correct": [True]},
+        {"tags": {"place": Tag(["x"], [0, 5])}},
+        {"images": ["x", 1]},
+        {"probabilities": [float("nan"), 0.5]},
+        {"training": {"place": {"a": {"x": -1}}}},
+        {"answers": [Answers("a", "size: small", [7], [True])]},
+        {"answers": [Answers("a", "size: small", [], [], 3, 2)]},
     ],
-)  # fmt: skip
+)
 def test_a_record_that_does_not_fit_itself_is_refused(change: dict[str, Any]):
     with pytest.raises(RecordError):
         RealImages.of(json.loads(json.dumps(asdict(replace(RECORD, **change)))))
@@ -121,7 +137,7 @@ async def test_observers_are_asked_of_real_images_and_judged_by_generated_ones_t
     eyes = Eyes(studio, lambda image: said[image.id])
     witness = ContextWitness(Skeptic(eyes), studio, "kayak", seed=1, per_context=12)
     ordinary = ["background: grass", "colour: red", "background: snow"]
-    found = await witness.look(
+    found = await witness.ask(
         "background: snow", ordinary, [real[0], None, real[1], real[2]], [5, 6, 7, 8], "kayak"
     )
     assert (found.images, found.shown) == ([5, 7, 8], [True, False, None])
@@ -147,7 +163,7 @@ class Classifier:
     async def layers(self) -> list[LayerInfo]:
         return [LayerInfo("output", "vector", 2, (), "head", "softmax")]
 
-    async def outputs(self, readout: Readout, images: list[Image], **_: Any) -> np.ndarray:
+    async def outputs(self, readout: Readout, images: list[Image], *_: Any, **__: Any) -> np.ndarray:
         assert readout == Readout("output", "probability")
         blue = [(image.pixels[..., 2].astype(float) - image.pixels[..., 1]) / 60 for image in images]
         middle, border = (
@@ -159,7 +175,7 @@ class Classifier:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(("reliance", "biased"), [(0.6, True), (0.0, False)])
-async def test_on_a_data_set_in_the_form_of_waterbirds_the_bias_of_a_classifier_is_found_and_none_of_a_fair_one(
+async def test_the_bias_of_a_classifier_is_found_on_waterbirds_and_none_of_a_fair_one(
     tmp_path, reliance, biased
 ):
     dataset = FolderDataset(write_birds(tmp_path / "birds", 1400))
@@ -171,10 +187,21 @@ async def test_on_a_data_set_in_the_form_of_waterbirds_the_bias_of_a_classifier_
     probability, correct, read = await real_images.measure(vision, dataset, drawn, lambda done, total: None)
     place = said.attributes["place"].take(drawn.indices)
     found = findings(
-        RealImages("birds", "f", said.source, 0, [], matches, drawn.indices.tolist(),
-                   [audited[target] for target in drawn.targets.tolist()], probability.tolist(), correct.tolist(),
-                   {"place": Tag(list(place.levels), place.values.tolist())}), [],
-    )  # fmt: skip
+        RealImages(
+            "birds",
+            "f",
+            said.source,
+            0,
+            [],
+            matches,
+            drawn.indices.tolist(),
+            [audited[target] for target in drawn.targets.tolist()],
+            probability.tolist(),
+            correct.tolist(),
+            {"place": Tag(list(place.levels), place.values.tolist())},
+        ),
+        [],
+    )
     assert read.all()
     assert any(each.biased for each in found.associations) is biased
     assert found.worst.below is biased
@@ -187,7 +214,7 @@ def finding(context: str) -> ContextEffect:
 
 
 @pytest.mark.anyio
-async def test_a_look_measures_the_images_asks_about_each_finding_and_leaves_all_on_record(tmp_path):
+async def test_a_survey_measures_the_images_asks_about_each_finding_and_records_all(tmp_path):
     """The observers call land "snow"; what they said is not asked again."""
     studio, store = FakeStudio(), Store.open(tmp_path / "run")
     eyes = Eyes(
@@ -203,8 +230,8 @@ async def test_a_look_measures_the_images_asks_about_each_finding_and_leaves_all
     effects = [finding("background: snow")]
     generated = Generated(effects, {"waterbird": ["background: grass", "colour: red"]})
     settings = RealSettings({"0": "landbird", "1": "waterbird"}, witnessed=60)
-    look = Look(Console(quiet=True), store, bench, settings, audited, generated)
-    await look.take()
+    real_survey = RealSurvey(Console(quiet=True), store, bench, settings, audited, generated)
+    await real_survey.run()
     record = real_images.read(store)
     assert is_done(store, ["net/0", "net/1"])
     assert not is_done(store, ["net/0", "net/1", "net/2"]), "of more classes it has to look again"
@@ -213,15 +240,15 @@ async def test_a_look_measures_the_images_asks_about_each_finding_and_leaves_all
     (replicated,) = findings(record, effects).replications
     assert (replicated.verdict, replicated.told_by, replicated.factor) == ("replicated", "observers", 1.0)
     n_asked = len(eyes.asked)
-    await look.take()
+    await real_survey.run()
     assert (real_images.read(store), len(eyes.asked)) == (record, n_asked)
 
 
 def test_questions_that_cost_more_than_may_be_spent_unasked_need_a_yes():
     dear = Rate(prompt=10.0, completion=40.0, image_tokens=1000)
-    assert "$22.48" in too_dear(dear, 2000, limit=10.0)
-    assert too_dear(dear, 2000, limit=30.0) == too_dear(Rate(), 10**6, limit=0.0) == ""
-    assert "unknown amount" in too_dear(Rate(known=False), 1, limit=10.0)
+    assert "$22.48" in cost_warning(dear, 2000, limit=10.0)
+    assert cost_warning(dear, 2000, limit=30.0) == cost_warning(Rate(), 10**6, limit=0.0) == ""
+    assert "unknown amount" in cost_warning(Rate(known=False), 1, limit=10.0)
 
 
 def test_a_yes_does_not_make_another_run_of_it():
@@ -257,9 +284,23 @@ def test_an_audit_names_the_worst_group_of_a_classifier_that_leans_on_the_place(
     write_birds(tmp_path / "birds", 900, share=0.9)
     out = tmp_path / "run"
     arguments = [
-        "audit", write_network(tmp_path), "--data", str(tmp_path / "birds"), "--attributes", "place", "--figures-only",
-        "--classes", "data", "--label-names", "0=landbird,1=waterbird", "--out", str(out), "--config", str(config_file()), "--json",
-    ]  # fmt: skip
+        "audit",
+        write_network(tmp_path),
+        "--data",
+        str(tmp_path / "birds"),
+        "--attributes",
+        "place",
+        "--figures-only",
+        "--classes",
+        "data",
+        "--label-names",
+        "0=landbird,1=waterbird",
+        "--out",
+        str(out),
+        "--config",
+        str(config_file()),
+        "--json",
+    ]
     assert maia(*arguments) == 0
     result = json.loads(capsys.readouterr().out)
     assert set(result["out_of_reach"]) == set(NAMES[:2]), "the embedded image maker draws no such birds"

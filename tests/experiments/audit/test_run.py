@@ -13,6 +13,7 @@ from agents.tasks.bias import AuditClass
 from agents.tasks.selective import JudgeSelectivity
 from experiments.audit.classes import check_classes, choose_classes, classes_of, drawable, names_of
 from experiments.audit.real_images import match
+from experiments.audit.record import AuditRecord
 from experiments.audit.table import SHOWN, table
 from tests.refusals import refusal
 
@@ -93,27 +94,32 @@ def test_what_may_name_classes_passes(text):
     assert refusal(check_classes, text) == ""
 
 
-def test_a_class_that_is_hardly_recognised_anywhere_is_said_to_be_unable_to_lose():
-    quiet = {"effects": [], "undrawn": {}, "disagreements": [], "detectable": {"kite": 0.12, "tench": 0.12}}
+def test_a_class_that_is_hardly_recognized_anywhere_is_said_to_be_unable_to_lose():
     values = {"kite": {"size: small": [0.0, 0.1]}, "tench": {"size: small": [0.9]}}
-    told = table(quiet | {"usual": {"kite": 0.004, "tench": 0.9}, "values": values}).splitlines()
-    (kite,) = [line for line in told if line.startswith("kite")]
-    (tench,) = [line for line in told if line.startswith("tench")]
+    record = AuditRecord(
+        detectable={"kite": 0.12, "tench": 0.12}, usual={"kite": 0.004, "tench": 0.9}, values=values
+    )
+    lines = table(record).splitlines()
+    (kite,) = [line for line in lines if line.startswith("kite")]
+    (tench,) = [line for line in lines if line.startswith("tench")]
     assert "but no loss: the class has 0.004 in ordinary contexts" in kite
     assert tench.endswith("4 of 5 cases")
     values["kite"] = {"size: small": [0.0, 0.03]}
-    told = table(quiet | {"usual": {"kite": 0.004, "tench": 0.9}, "values": values})
-    assert "kite: nothing could be measured: its probability is 0.004" in told
-    assert "0.030 at most in any image" in told
-    assert "kite: no bias" not in told
+    text = table(record)
+    assert "kite: nothing could be measured: its probability is 0.004" in text
+    assert "0.030 at most in any image" in text
+    assert "kite: no bias" not in text
 
 
 def test_of_a_thousand_classes_the_terminal_shows_a_few_and_counts_the_rest():
     names = [f"class {i}" for i in range(1000)]
-    result = {"effects": [], "undrawn": {name: ["count: two"] for name in names}, "disagreements": []}
-    result |= {"detectable": dict.fromkeys(names, 0.1), "usual": dict.fromkeys(names, 0.5)}
-    result |= {"values": {name: {"size: small": [0.5]} for name in names}}
-    lines = table(result).strip().splitlines()
+    record = AuditRecord(
+        undrawn={name: ["count: two"] for name in names},
+        detectable=dict.fromkeys(names, 0.1),
+        usual=dict.fromkeys(names, 0.5),
+        values={name: {"size: small": [0.5]} for name in names},
+    )
+    lines = table(record).strip().splitlines()
     assert len(lines) == 2 * (SHOWN + 1)
     assert lines[SHOWN].startswith("... and 980 more classes without a bias")
     assert lines[-1].startswith("... and 980 more classes that were not tested")

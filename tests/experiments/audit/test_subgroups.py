@@ -1,4 +1,6 @@
-"""Real images: the right worst group is named, a fair classifier has none, and findings replicate or do not."""
+"""Real images: the right worst group is named, a fair classifier has none, and findings replicate or do
+not.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 
 from experiments.audit.real_images import Answers, RealImages, Tag
-from experiments.audit.replication import column_level, replications, told_apart
+from experiments.audit.replication import attenuation, column_level, replications
 from experiments.audit.subgroups import FEW, Groups, findings, halves
 from experiments.runs.context_survey import ContextEffect
 
@@ -22,10 +24,18 @@ def birds(rng: np.random.Generator, n: int = 600, loss: float = 0.0, share: floa
     logit = rng.normal(2.2, 1.2, n)
     probability = 1 / (1 + np.exp(-logit)) - loss * (place != label)
     return RealImages(
-        "birds", "f" * 24, "column 'y' of metadata.csv", 3, ["net/0", "net/1"], [], list(range(n)),
-        [("landbird", "waterbird")[each] for each in label], probability.tolist(), (probability > 0.5).tolist(),
+        "birds",
+        "f" * 24,
+        "column 'y' of metadata.csv",
+        3,
+        ["net/0", "net/1"],
+        [],
+        list(range(n)),
+        [("landbird", "waterbird")[each] for each in label],
+        probability.tolist(),
+        (probability > 0.5).tolist(),
         {"place": Tag(["land", "water"], place.tolist())},
-    )  # fmt: skip
+    )
 
 
 def test_the_worst_group_is_that_of_the_planted_bias_and_the_associations_are_its_two_places():
@@ -151,7 +161,9 @@ def test_a_finding_that_no_column_tells_or_with_few_images_is_said_not_to_be_tes
 
 
 def observed(rng: np.random.Generator, s: float, c: float) -> tuple[RealImages, float]:
-    """Return images with answers of observers of this sensitivity and specificity, and the true difference."""
+    """Return images with answers of observers of this sensitivity and specificity, and the true
+    difference.
+    """
     n, difference = 4000, -0.4
     snow = rng.random(n) < 0.2
     values = np.clip(0.8 + difference * snow + rng.normal(0, 0.05, n), 0, 1)
@@ -176,7 +188,7 @@ def test_observers_who_cannot_tell_a_context_replicate_nothing():
     real, _ = observed(np.random.default_rng(12), 0.55, 0.5)
     (found,) = replications(real, [finding("background: snow", -0.4)])
     assert found.verdict == "not tested"
-    assert told_apart(replace(real.answers[0], present=0)) is None
+    assert attenuation(replace(real.answers[0], present=0)) is None
     assert not findings(real, []).associations, "nor are there groups by their answers"
 
 

@@ -14,20 +14,10 @@ from actors.serving.replica import ReplicaFacts
 from actors.vision.data.datasets import open_dataset
 from agents.records.journal import slug
 from agents.records.store import Store, StoreError
-from experiments.paper.evaluate import (
-    NULL,
-    Labelled,
-    Sizes,
-    difference,
-    gather,
-    label_of,
-    left_out,
-    measure,
-    page,
-    prepare,
-    summarise,
-    with_null,
-)
+from experiments.paper.evaluate import Sizes, measure, prepare
+from experiments.paper.evaluation_page import EvaluationResult, page
+from experiments.paper.evaluation_summary import difference, summarize
+from experiments.paper.run_labels import NULL, LabeledUnit, gather, label_of, left_out, with_null
 from experiments.setup.config import Profile
 from experiments.setup.console import Console
 from tests.experiments.paper.test_predictive import dog_unit, evaluation
@@ -53,8 +43,8 @@ def test_units_with_a_label_by_every_method_are_compared(tmp_path):
     other = run_directory(tmp_path / "b", [["animal"], ["fish"], ["sky"], ["sea"], []])
     people = tmp_path / "people.json"
     people.write_text(json.dumps({"layer:0": "puppy", "net/layer:1": "wheels", "layer:4": "leaf"}))
-    found = gather(run, {"other": other, "people": people})
-    assert [(each.name, each.labels) for each in found] == [
+    labeled = gather(run, {"other": other, "people": people})
+    assert [(unit.name, unit.labels) for unit in labeled] == [
         ("0", {"maia": "dog", "other": "animal", "people": "puppy"}),
         ("1", {"maia": "cat OR car", "other": "fish", "people": "wheels"}),
     ]
@@ -90,7 +80,7 @@ def test_a_method_without_labels_for_the_run_is_named(tmp_path):
 
 
 def test_the_control_is_another_units_label_of_the_layer_that_names_something_else():
-    units = [Labelled(f"u{n}", layer, str(n), {"maia": label}) for n, (layer, label) in enumerate(
+    units = [LabeledUnit(f"u{n}", layer, str(n), {"maia": label}) for n, (layer, label) in enumerate(
         [("a", "dog"), ("a", "brown dogs"), ("a", "car"), ("b", "tree")]
     )]  # fmt: skip
     nulls = [each.labels.get(NULL) for each in with_null(units, 5)]
@@ -106,7 +96,7 @@ class Broken(FakeStudio):
 
 @pytest.mark.anyio
 async def test_what_was_measured_is_read_and_a_failure_is_on_record_and_tried_again(tmp_path):
-    units = [Labelled("u1", "a", "1", {"maia": "dog", NULL: "guitar"})]
+    units = [LabeledUnit("u1", "a", "1", {"maia": "dog", NULL: "guitar"})]
     store, studio = Store.open(tmp_path), FakeStudio()
 
     async def subject_of(_unit):
@@ -121,7 +111,7 @@ async def test_what_was_measured_is_read_and_a_failure_is_on_record_and_tried_ag
     assert again == row
     assert len(studio.made) == made
     (other,) = await measure(
-        console, evaluation(studio), [Labelled("u1", "a", "1", {"maia": "cat"})], subject_of, store
+        console, evaluation(studio), [LabeledUnit("u1", "a", "1", {"maia": "cat"})], subject_of, store
     )
     assert other["labels"] == {"maia": "cat"}, "another label is another measurement"
     made = len(studio.made)
@@ -141,7 +131,7 @@ async def test_what_every_unit_would_meet_ends_the_evaluation_and_is_no_units_fa
     async def subject_of(_unit):
         return dog_unit(FakeStudio())
 
-    units = [Labelled(f"u{i}", "a", str(i), {"maia": "dog"}) for i in range(3)]
+    units = [LabeledUnit(f"u{i}", "a", str(i), {"maia": "dog"}) for i in range(3)]
     with pytest.raises(type(fault)):
         await measure(Console(quiet=True), evaluation(Down()), units, subject_of, Store.open(tmp_path))
 
@@ -181,8 +171,17 @@ async def test_an_evaluation_knows_its_generator_and_the_settings_that_decide_it
 
 def rows():
     def methods(a, b):
-        same = {"negative": 0.5, "auroc": 0.9, "margin": 2.0, "cosy_auc": 0.8, "cosy_mad": 1.0, "pearson": None,
-                "auprc": 0.3, "f1": 0.4, "iou": 0.2}  # fmt: skip
+        same = {
+            "negative": 0.5,
+            "auroc": 0.9,
+            "margin": 2.0,
+            "cosy_auc": 0.8,
+            "cosy_mad": 1.0,
+            "pearson": None,
+            "auprc": 0.3,
+            "f1": 0.4,
+            "iou": 0.2,
+        }
         return {"maia": {"positive": a, **same}, "other": {"positive": b, **same}}
 
     return [
@@ -194,25 +193,24 @@ def rows():
 
 
 def test_means_are_by_layer_and_over_all_and_what_was_not_measured_stays_empty():
-    found = {(row["layer"], row["method"]): row for row in summarise(rows())}
-    assert found["layer4", "maia"]["positive"] == 6.0
-    assert found["layer4", "maia"]["n"] == 2
-    assert found["average", "other"]["positive"] == 2.0
-    assert found["conv1", "maia"]["pearson"] is None
+    means = {(row.layer, row.method): row for row in summarize(rows())}
+    assert means["layer4", "maia"].positive == 6.0
+    assert means["layer4", "maia"].n == 2
+    assert means["average", "other"].positive == 2.0
+    assert means["conv1", "maia"].pearson is None
 
 
 def test_methods_are_compared_unit_by_unit():
-    found = difference(rows(), "maia", "other", "positive")
-    assert found["mean"] == 3.0
-    assert found["interval"][0] <= 3.0 <= found["interval"][1]
-    assert found["n"] == 3
-    assert difference(rows(), "maia", "nobody", "positive") is None
+    lead = difference(rows(), "maia", "other", "positive")
+    assert lead.mean == 3.0
+    assert lead.interval[0] <= 3.0 <= lead.interval[1]
+    assert lead.n == 3
+    assert difference(rows(), "maia", "unknown method", "positive") is None
 
 
 def test_the_page_shows_the_papers_rows_for_a_network_that_it_studied():
-    result = {"model": "resnet152", "prompts": "p", "rows": rows(), "summary": summarise(rows())}
-    made = page(result)
-    assert any(row[0] == "layer4" and row[-2:] == (7.10, 1.74) for row in made.blocks[0].rows)
-    other = page(result | {"model": "mine"})
+    result = EvaluationResult("resnet152", "p", 0, [], rows(), summarize(rows()))
+    assert any(row[0] == "layer4" and row[-2:] == (7.10, 1.74) for row in page(result).blocks[0].rows)
+    other = page(replace(result, model="mine"))
     assert all(row[-1] is None for row in other.blocks[0].rows)
     assert "did not study" in other.blocks[0].note

@@ -4,19 +4,21 @@ answers.
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 
 from actors.chat.base import ChatReply
 from actors.errors import BackendError
-from experiments.paper.predictive import Evaluation, against_concept, compare
+from experiments.paper.predictive import Evaluation, ProbeMeasures, against_concept, compare
 from experiments.paper.prompts import PROMPTS, ChatPromptWriter, PromptError, TemplatePromptWriter, entailment
 from tests.tools.fakes import FakeStudio, FakeSubject, picture_of
 
 pytestmark = pytest.mark.anyio
 
 
-class Witness:
+class FakeWitness:
     """Sees what the studio was asked for; nothing in images that it did not make."""
 
     def __init__(self, studio):
@@ -30,7 +32,9 @@ def evaluation(studio, writer=None):
     controls = [picture_of(f"control {number}") for number in range(30)]
     for number, image in enumerate(controls):
         studio.shows[image.id] = f"something {number}"
-    return Evaluation(studio, writer or TemplatePromptWriter(3), Witness(studio), controls, cosy=6, seed=3)
+    return Evaluation(
+        studio, writer or TemplatePromptWriter(3), FakeWitness(studio), controls, cosy=6, seed=3
+    )
 
 
 def dog_unit(studio):
@@ -40,15 +44,15 @@ def dog_unit(studio):
 async def test_the_label_that_is_true_predicts_the_unit_and_another_does_not():
     studio = FakeStudio()
     found = await compare(evaluation(studio), dog_unit(studio), {"maia": "dog", "other": "guitar"})
-    right, wrong = found["methods"]["maia"], found["methods"]["other"]
-    assert right["positive"] > 1.9 > 0.5 > right["negative"]
-    assert right["auroc"] == 1.0
-    assert wrong["positive"] < 0.5
-    assert right["pearson"] > 0.9
-    assert right["f1"] > 0.8 > 0.2 > wrong["f1"]
-    assert right["cosy_auc"] == 1.0
-    assert right["cosy_p"] < 0.01
-    assert wrong["margin"] < 5 < right["margin"]
+    right, wrong = found.methods["maia"], found.methods["other"]
+    assert right.positive > 1.9 > 0.5 > right.negative
+    assert right.auroc == 1.0
+    assert wrong.positive < 0.5
+    assert right.pearson > 0.9
+    assert right.f1 > 0.8 > 0.2 > wrong.f1
+    assert right.cosy_auc == 1.0
+    assert right.cosy_p < 0.01
+    assert wrong.margin < 5 < right.margin
 
 
 async def test_the_prompts_of_all_methods_are_pooled_and_each_is_drawn_once():
@@ -56,12 +60,12 @@ async def test_the_prompts_of_all_methods_are_pooled_and_each_is_drawn_once():
     found = await compare(
         evaluation(studio), dog_unit(studio), {"maia": "dog", "other": "guitar", "third": "dog"}
     )
-    assert len(set(found["prompts"])) == len(found["prompts"])
-    assert sum("dog" in prompt for prompt in found["prompts"]) >= 5
-    assert sum("guitar" in prompt for prompt in found["prompts"]) >= 5
+    assert len(set(found.prompts)) == len(found.prompts)
+    assert sum("dog" in prompt for prompt in found.prompts) >= 5
+    assert sum("guitar" in prompt for prompt in found.prompts) >= 5
     drawn = [prompt for prompt, _ in studio.made if "close up of" not in prompt]
-    assert len([prompt for prompt in drawn if prompt in found["prompts"]]) == len(found["prompts"])
-    assert found["methods"]["third"] == found["methods"]["maia"], "the same label is measured once"
+    assert len([prompt for prompt in drawn if prompt in found.prompts]) == len(found.prompts)
+    assert found.methods["third"] == found.methods["maia"], "the same label is measured once"
 
 
 async def test_a_unit_whose_images_cannot_be_made_is_an_error_and_never_a_score():
@@ -77,11 +81,11 @@ def test_measures_over_a_probe_set_fall_when_a_label_misses_or_claims_too_much()
     missing, extra = truth.copy(), truth.copy()
     missing[:5] = False
     extra[50:60] = True
-    assert exact["f1"] == exact["iou"] == 1.0
+    assert exact.f1 == exact.iou == 1.0
     for worse in (against_concept(values, missing), against_concept(values, extra)):
-        assert all(worse[name] < exact[name] - 0.05 for name in exact)
+        assert all(getattr(worse, name) < value - 0.05 for name, value in asdict(exact).items())
     nothing = against_concept(values, np.zeros(100, bool))
-    assert set(nothing.values()) == {None}, "what cannot be measured is not zero"
+    assert nothing == ProbeMeasures(), "what cannot be measured is not zero"
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ import pytest
 from actors.errors import UsageError
 from actors.vision.data.datasets import open_dataset
 from actors.vision.data.distinct import distinct
-from actors.vision.data.labels import ColumnSettings, Labels, labels_of
+from actors.vision.data.hub_dataset import ScalarColumns
+from actors.vision.data.labels import ColumnSettings, Labels, from_columns, labels_of
 
 
 def write_images(root: Path, paths: list[str]) -> None:
@@ -80,6 +81,19 @@ def test_celeba_lists_are_joined_by_file_name_and_any_attribute_may_be_the_class
     assert labels.training().tolist() == [True, False, False, False]
 
 
+@pytest.mark.parametrize(
+    ("values", "training"),
+    [("0012", [False] * 4), (["train", "train", "test", "test"], [True, True, False, False])],
+)
+def test_numbered_folds_of_a_cross_validation_are_no_training_set(tmp_path, values, training):
+    write_images(tmp_path, [f"{number}.png" for number in range(4)])
+    rows = [f"{number}.png,{'ab'[number % 2]},{fold}" for number, fold in enumerate(values)]
+    (tmp_path / "metadata.csv").write_text("file_name,label,fold\n" + "\n".join(rows))
+    labels = read(tmp_path)
+    assert labels.training().tolist() == training
+    assert "fold" not in labels.attributes
+
+
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
 def test_imagefolder_metadata_lies_beside_the_images_of_each_split(tmp_path, suffix):
     write_images(tmp_path, ["train/1.png", "train/2.png", "test/1.png"])
@@ -135,6 +149,25 @@ def test_a_data_set_of_the_datasets_library_has_the_names_of_its_classes(tmp_pat
     labels = read(tmp_path / "set")
     assert named(labels) == ["dog", "cat", "", "dog"]
     assert labels.attributes["place"].counts() == {"land": 2, "sea": 2}
+
+
+class RecordingTable:
+    """A table of the `datasets` library that records which columns are read."""
+
+    def __init__(self):
+        self.read = []
+
+    def select_columns(self, names):
+        self.read += names
+        return {name: ["x", "y"] for name in names}
+
+
+def test_only_the_columns_that_were_asked_for_are_read_from_a_table():
+    table = RecordingTable()
+    columns = ScalarColumns(table, ["kind", "place", "text"], {})
+    labels = from_columns("set", columns, ColumnSettings(label="kind", attributes=("place",)))
+    assert list(labels.attributes) == ["place"]
+    assert set(table.read) == {"kind", "place"}
 
 
 def test_a_table_that_csv_cannot_read_is_passed_over_like_other_notes(tmp_path):

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Blanking:
-    """A studio that draws nothing for half of its prompts, and says so to nobody."""
+    """A studio that draws nothing for half of its prompts, and does not say so."""
 
     def __init__(self, studio: Studio) -> None:
         self._studio = studio
@@ -65,8 +65,14 @@ async def test_a_tool_that_deceives_is_named(tmp_path):
     """Where image maker, observer and unit disagree, two outvote one."""
     profile = config.load(None).profile("embedded")
     async with run_context(profile) as (usual, detector):
-        # A label is soon found; the card's test of it is the point.
-        honest = replace(usual, settings=usual.settings.model_copy(update={"max_rounds": 4}))
+        # A label is soon found; the card's test of it is the point, and ten images show who deceives.
+        honest = replace(
+            usual,
+            settings=usual.settings.model_copy(update={"max_rounds": 4}),
+            confirmation=usual.confirmation.model_copy(
+                update={"min_images": 10, "max_images": 10, "block": 10}
+            ),
+        )
         dataset = GymDataset(60, 5, [("dog", "grass")])
         table = ConceptTable(detector, dataset, tmp_path / "concepts")
         (unit,) = choose("dog")

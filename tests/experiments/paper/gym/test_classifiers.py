@@ -9,9 +9,9 @@ import torch
 from actors.errors import UsageError
 from actors.vision.networks.zoo import load_network
 from experiments.paper.gym import classifiers
-from experiments.paper.gym.classifiers import Recipe
+from experiments.paper.gym.classifiers import Lessons, Recipe
 
-TINY = Recipe(architecture="resnet10t", side=32, epochs=4, learning_rate=3e-3, batch=8)
+TINY = Recipe(architecture="test_resnet", side=32, epochs=4, learning_rate=3e-3, batch=8)
 
 
 @pytest.fixture(scope="module")
@@ -25,14 +25,14 @@ def lessons():
 
 @pytest.fixture(scope="module")
 def trained(lessons):
-    return classifiers.train(TINY, *lessons, 2, seed=1)
+    return classifiers.train(TINY, Lessons(*lessons, 2), seed=1)
 
 
 def test_a_network_learns_its_lessons_and_the_same_seed_gives_the_same_weights(trained, lessons):
     images, labels = lessons
     assert (classifiers.logits(trained, TINY.preprocess, images).argmax(1) == labels).mean() > 0.9
     state = torch.random.get_rng_state()
-    again = classifiers.train(TINY, images, labels, 2, seed=1)
+    again = classifiers.train(TINY, Lessons(images, labels, 2), seed=1)
     assert torch.equal(torch.random.get_rng_state(), state), "the global generator was used up"
     for name, tensor in trained.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[name])
@@ -43,7 +43,7 @@ def test_the_features_are_what_the_last_layer_is_fed(trained, lessons):
     head = trained.get_classifier()
     scores = found @ head.weight.detach().numpy().T + head.bias.detach().numpy()
     expected = classifiers.logits(trained, TINY.preprocess, lessons[0])
-    assert found.shape == (64, 512)
+    assert found.shape == (64, 96)
     assert scores == pytest.approx(expected, abs=1e-4)
 
 
@@ -67,7 +67,7 @@ def test_a_network_that_was_kept_already_stays(trained, tmp_path):
 
 def test_a_network_that_could_not_be_put_in_its_place_is_an_error_and_stays_on_disk(trained, tmp_path):
     (tmp_path / "net").mkdir()
-    (tmp_path / "net" / "notes.txt").write_text("somebody's own")
+    (tmp_path / "net" / "notes.txt").write_text("a user's own")
     with pytest.raises(OSError, match="net"):
         classifiers.save(trained, tmp_path / "net", TINY, ["a", "b"])
     assert [path.name for path in (tmp_path / "net").iterdir()] == ["notes.txt"]
@@ -76,9 +76,11 @@ def test_a_network_that_could_not_be_put_in_its_place_is_an_error_and_stays_on_d
 
 def test_weights_to_begin_with_are_taken_but_for_the_last_layer(trained, lessons):
     start = trained.state_dict()
-    still = Recipe(architecture="resnet10t", side=32, epochs=1, learning_rate=1e-9, weight_decay=0, batch=64)
+    still = Recipe(
+        architecture="test_resnet", side=32, epochs=1, learning_rate=1e-9, weight_decay=0, batch=64
+    )
     images, labels = lessons
-    made = classifiers.train(still, images, labels, 5, seed=2, start=start)
+    made = classifiers.train(still, Lessons(images, labels, 5), seed=2, start=start)
     assert torch.allclose(made.conv1[0].weight, trained.conv1[0].weight)
     assert made.get_classifier().weight.shape[0] == 5
 
@@ -87,12 +89,12 @@ def test_weights_to_begin_with_are_taken_but_for_the_last_layer(trained, lessons
     ("recipe", "told"),
     [
         (Recipe(architecture="resnet19"), "'resnet19'"),
-        (Recipe(architecture="resnet10t", batch=65), "at least 65"),
+        (Recipe(architecture="test_resnet", batch=65), "at least 65"),
     ],
 )
 def test_a_recipe_that_cannot_work_is_refused(recipe, told, lessons):
     with pytest.raises(UsageError, match=told):
-        classifiers.train(recipe, *lessons, 2, seed=0)
+        classifiers.train(recipe, Lessons(*lessons, 2), seed=0)
 
 
 def test_a_folder_without_a_classifier_is_refused(tmp_path):

@@ -33,9 +33,9 @@ def test_a_sparse_fit_on_some_units_names_them_by_the_networks_numbers(told_apar
 
 def test_a_fit_is_standardised_by_its_own_data_and_survives_a_constant_column(told_apart):
     features, labels = told_apart
-    fit = logistic.unregularised(features, labels, [0, 1, 2, 3, 4])
+    fit = logistic.unregularized(features, labels, [0, 1, 2, 3, 4])
     assert fit.accuracy(features, labels) == pytest.approx(
-        logistic.unregularised(features * 100 + 7, labels, [0, 1, 2, 3, 4]).accuracy(
+        logistic.unregularized(features * 100 + 7, labels, [0, 1, 2, 3, 4]).accuracy(
             features * 100 + 7, labels
         )
     )

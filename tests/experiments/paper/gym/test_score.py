@@ -9,7 +9,8 @@ from actors.errors import UsageError
 from agents.records.record_types import ReplyRecord, RoundRecord, ToolboxRecord
 from experiments.paper.gym.neurons import GymUnit, choose, nuisances, table_a4
 from experiments.paper.gym.score import abstained, named_by, operator_of, score
-from experiments.paper.synthetic_neurons import first_right, summarise
+from experiments.paper.synthetic_neurons import first_right
+from experiments.paper.synthetic_summary import summarize
 
 
 def unit(text: str) -> GymUnit:
@@ -34,9 +35,9 @@ def unit(text: str) -> GymUnit:
     ],
 )
 def test_the_truth_in_other_words_is_right(truth, labels):
-    found = score(unit(truth), labels)
-    assert found["right"], named_by(labels)
-    assert found["operator"]
+    scored = score(unit(truth), labels)
+    assert scored.right, named_by(labels)
+    assert scored.operator
 
 
 @pytest.mark.parametrize(
@@ -52,9 +53,9 @@ def test_the_truth_in_other_words_is_right(truth, labels):
     ],
 )
 def test_what_is_missing_or_too_much_is_not_right(truth, labels, recall, precision):
-    found = score(unit(truth), labels)
-    assert not found["right"]
-    assert (found["recall"], found["precision"]) == (recall, precision)
+    scored = score(unit(truth), labels)
+    assert not scored.right
+    assert (scored.recall, scored.precision) == (recall, precision)
 
 
 def test_the_operator_is_read_from_how_labels_are_put_together():
@@ -66,8 +67,8 @@ def test_the_operator_is_read_from_how_labels_are_put_together():
 
 def test_only_abstaining_is_right_about_a_unit_without_meaning():
     dead = nuisances()[0]
-    assert score(dead, ["not interpretable"])["right"]
-    assert not score(dead, ["dogs"])["right"]
+    assert score(dead, ["not interpretable"]).right
+    assert not score(dead, ["dogs"]).right
     assert abstained([])
 
 
@@ -103,10 +104,17 @@ def test_the_first_right_hypothesis_is_the_first_that_names_the_truth_alone():
 def test_ties_with_the_baseline_count_half():
     def row(right, other):
         return {
-            "kind": "mono", "status": "answered", "first_right": None, "operator": True, "right": right, "recall": 1.0,
-            "precision": 1.0, "f1": float(right), "one_shot": {"f1": float(other), "right": other},
-        }  # fmt: skip
+            "kind": "mono",
+            "status": "answered",
+            "first_right": None,
+            "operator": True,
+            "right": right,
+            "recall": 1.0,
+            "precision": 1.0,
+            "f1": float(right),
+            "one_shot": {"f1": float(other), "right": other},
+        }
 
-    afc = summarise([row(True, True), row(True, False), row(False, True), row(True, False)])["two_afc"]
-    assert (afc["wins"], afc["ties"], afc["rate"]) == (2, 1, 0.625)
-    assert afc["interval"][0] < 0.625 < afc["interval"][1]
+    afc = summarize([row(True, True), row(True, False), row(False, True), row(True, False)]).two_afc
+    assert (afc.wins, afc.ties, afc.rate) == (2, 1, 0.625)
+    assert afc.interval[0] < 0.625 < afc.interval[1]

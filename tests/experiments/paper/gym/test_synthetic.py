@@ -1,9 +1,11 @@
-"""`maia synthetic` in one process: real pictures, masks, detector, observer, critic, and truths to be found."""
+"""`maia synthetic` in one process: real pictures, masks, detector, observer, critic, and truths to be
+found.
+"""
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -16,7 +18,8 @@ from benchmarks.in_process import run_context
 from experiments.paper.gym.dataset import ALONE, PLANTED, GymDataset
 from experiments.paper.gym.neurons import choose, planted
 from experiments.paper.gym.opening import lacked, open_gym, studied, without
-from experiments.paper.synthetic_neurons import measure, summarise, table
+from experiments.paper.synthetic_neurons import GymContext, NeuronRun, study_neurons
+from experiments.paper.synthetic_summary import summarize, table
 from experiments.setup import config
 from experiments.setup.console import Console
 
@@ -24,55 +27,41 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_synthetic_neurons_are_named_and_scored(tmp_path):
-    profile = config.load(None).profile("embedded").model_copy(update={"dataset": "scenes:350:0"})
-    chosen = choose("umbrella OR castle; dog|grass; random 0; hair")
+    """Of each kind one, with few exemplars: the figures over many are the benchmark's."""
+    profile = config.load(None).profile("embedded").model_copy(update={"dataset": "scenes:200:0"})
+    run = NeuronRun(
+        Store.open(tmp_path / "run"),
+        {"command": "synthetic"},
+        choose("umbrella OR castle; dog|grass; random 0; hair"),
+    )
     async with run_context(profile) as (own, detector):
-        result = await measure(
-            Console(quiet=True),
-            own,
-            detector,
-            profile,
-            chosen,
-            Store.open(tmp_path / "run"),
-            {"command": "synthetic"},
-            cache=tmp_path,
-            seed=0,
-            baseline=True,
-        )
-    assert json.loads((tmp_path / "run/synthetic.json").read_text()) == json.loads(json.dumps(result))
-    assert list(result["left_out"]) == ["hair"]
-    rows = {row["truth"]: row for row in result["rows"]}
+        result = await study_neurons(Console(quiet=True), GymContext(own, detector, profile, tmp_path), run)
+    assert json.loads((tmp_path / "run/synthetic.json").read_text()) == json.loads(json.dumps(asdict(result)))
+    assert list(result.left_out) == ["hair"]
+    rows = {row["truth"]: row for row in result.rows}
     assert rows["random 0"]["labels"] == ["not interpretable"]
     assert all(row["right"] for row in rows.values()), rows
     assert rows["dog|grass"]["operator"]
     assert rows["dog|grass"]["found_kind"] == "conditional"
     assert rows["umbrella OR castle"]["found_kind"] == "polysemantic"
     assert rows["umbrella OR castle"]["first_right"]["images"] <= rows["umbrella OR castle"]["images"]
-    assert result["summary"]["two_afc"]["n"] == 2
+    assert result.summary.two_afc.n == 2
     assert "against one look at the exemplars" in table(result)
 
 
 @pytest.mark.parametrize("changed", ["network", "dataset"])
-async def test_neurons_begun_with_another_detector_or_data_set_are_not_gone_on_with(changed, tmp_path):
+async def test_neurons_of_another_detector_or_data_set_are_not_resumed(changed, tmp_path):
     profile = config.load(None).profile("embedded").model_copy(update={"dataset": "scenes:40:0"})
     async with run_context(profile) as (own, detector):
         chosen = choose("umbrella")
         _, fingerprint = open_gym(detector, profile, tmp_path, 0, chosen)
-        begun = {"network": "a detector", "dataset": fingerprint}
+        facts = {"network": "a detector", "dataset": fingerprint}
         store = Store.open(tmp_path / "run")
-        claim_studied(store, begun | {changed: "another"})
+        claim_studied(store, facts | {changed: "another"})
+        lab = GymContext(replace(own, facts=own.facts | facts), detector, profile, tmp_path)
         with pytest.raises(UsageError, match="started with something else"):
-            await measure(
-                Console(quiet=True),
-                replace(own, facts=own.facts | begun),
-                detector,
-                profile,
-                chosen,
-                store,
-                {"command": "synthetic"},
-                cache=tmp_path,
-                seed=0,
-                baseline=False,
+            await study_neurons(
+                Console(quiet=True), lab, NeuronRun(store, {"command": "synthetic"}, chosen, baseline=False)
             )
     assert list(store.keys("")) == ["studied.json"], "and nothing was claimed or studied"
 
@@ -115,18 +104,27 @@ def test_concepts_are_taken_from_maker_and_models_alone_and_only_from_stand_ins(
 
 
 def test_units_that_the_maker_cannot_drive_are_counted_apart():
-    row = {"kind": "mono", "right": True, "recall": 1.0, "precision": 1.0, "operator": True, "first_right": None,
-           "status": "answered", "verdict": "confirmed", "reachable": True}  # fmt: skip
+    row = {
+        "kind": "mono",
+        "right": True,
+        "recall": 1.0,
+        "precision": 1.0,
+        "operator": True,
+        "first_right": None,
+        "status": "answered",
+        "verdict": "confirmed",
+        "reachable": True,
+    }
     far = [
         row | {"right": False, "reachable": False, "verdict": verdict}
         for verdict in ("out of reach", "confirmed")
     ]
-    found = summarise([row, *far])
-    assert found["by_kind"]["mono"]["n"] == 1
-    counts = found["out_of_reach"]
-    assert (counts["n"], counts["held"], counts["called"]) == (2, 1, 1)
+    summary = summarize([row, *far])
+    assert summary.by_kind["mono"].n == 1
+    counts = summary.out_of_reach
+    assert (counts.n, counts.held, counts.called) == (2, 1, 1)
     old = {key: value for key, value in row.items() if key != "reachable"}
-    assert summarise([old])["out_of_reach"] is None
+    assert summarize([old]).out_of_reach is None
 
 
 def test_drawn_units_differ_by_seed_and_are_of_every_kind():

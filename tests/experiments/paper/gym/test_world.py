@@ -13,7 +13,8 @@ DESIGN = SceneDesign(("pig", "frog"), ("snow", "grass", "beach"), side=16)
 
 def test_the_lessons_show_the_sets_classes_among_other_animals_and_each_place_alone(monkeypatch):
     monkeypatch.setattr(world, "IMAGES", 45)
-    images, labels, n_classes = world.lessons(DESIGN)
+    lessons = world.lessons(DESIGN)
+    images, labels, n_classes = lessons.images, lessons.labels, lessons.n_classes
     assert n_classes == world.ANIMALS + 3
     assert images.shape == (45, 16, 16, 3)
     assert sorted(np.bincount(labels)) == [3] * 15

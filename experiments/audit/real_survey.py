@@ -1,4 +1,4 @@
-"""Looks at the real images of an audit: the network's probabilities, then the observers' word on contexts."""
+"""The survey of an audit's real images: the network's probabilities, then the observers' word on contexts."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ class Generated:
 
 
 @dataclass(frozen=True)
-class Look:
-    """One look at the real images of an audit's classes, of which there is at least one."""
+class RealSurvey:
+    """The survey of the real images of an audit's classes, of which there is at least one."""
 
     console: Console
     store: Store
@@ -62,11 +62,11 @@ class Look:
     classes: Sequence[AuditedClass]
     generated: Generated
 
-    async def take(self) -> None:
+    async def run(self) -> None:
         """Measure the images, ask the observers about them, and write `real_images.json`.
 
         Raises:
-            MaiaError: If the network cannot be asked. What observers could not be asked is told, and asked
+            MaiaError: If the network cannot be asked. Questions that observers could not be asked are asked
                 next time.
         """
         record = await self._measured()
@@ -76,7 +76,7 @@ class Look:
 
     async def _measured(self) -> RealImages:
         bench, classes = self.bench, self.classes
-        audited, seed = {each.index: each.name for each in classes}, classes[0].seed
+        audited, seed = {item.index: item.name for item in classes}, classes[0].seed
         labels = await asyncio.to_thread(labels_of, bench.dataset, bench.profile.columns)
         matches = real_images.match(labels, bench.vision.known.class_names, self.settings.names)
         drawn = real_images.draw(
@@ -90,12 +90,23 @@ class Look:
         indices = drawn.indices[read]
         kept = labels.take(indices)
         return RealImages(
-            bench.dataset.name, bench.dataset.fingerprint, labels.source, seed, [each.unit for each in classes], matches,
-            indices.tolist(), [audited[target] for target in drawn.targets[read].tolist()], probability[read].tolist(),
+            bench.dataset.name,
+            bench.dataset.fingerprint,
+            labels.source,
+            seed,
+            [item.unit for item in classes],
+            matches,
+            indices.tolist(),
+            [audited[target] for target in drawn.targets[read].tolist()],
+            probability[read].tolist(),
             correct[read].tolist(),
-            {name: Tag(list(column.levels), column.values.tolist()) for name, column in kept.attributes.items()},
-            real_images.training_counts(labels, matches, audited), unreadable=int((~read).sum()),
-        )  # fmt: skip
+            {
+                name: Tag(list(column.levels), column.values.tolist())
+                for name, column in kept.attributes.items()
+            },
+            real_images.training_counts(labels, matches, audited),
+            unreadable=int((~read).sum()),
+        )
 
     def _per_class(self, n_attributes: int) -> int:
         """Return how many images of a class are measured at most, and say so where a record has room for
@@ -119,19 +130,19 @@ class Look:
             self.bench.context.rates.get("observer", Rate()),
             self.bench.profile.ask_above_dollars,
         )
-        why = too_dear(rate, n_contexts * (most + 2 * KNOWN), limit)
+        why = cost_warning(rate, n_contexts * (most + 2 * KNOWN), limit)
         if why and not self.settings.approved:
             self.console.warn(
                 f"{why}: the observers were not asked. Repeat the command with --yes to have them asked"
             )
             return [], False
         before = await asyncio.to_thread(spent_so_far, self.store, problems=[])
-        purse = Ledger(self.bench.profile.sweep.budget, before, elapsed_s=lambda: worked_s(self.store))
+        ledger = Ledger(self.bench.profile.sweep.budget, before, elapsed_s=lambda: worked_s(self.store))
         answers: list[Answers] = []
         try:
-            for each in self.classes:
-                if each.name in wanted:
-                    answers += await self._of_class(each, wanted[each.name], record, purse)
+            for audited in self.classes:
+                if audited.name in wanted:
+                    answers += await self._of_class(audited, wanted[audited.name], record, ledger)
         except MaiaError as error:
             self.console.warn(f"the observers could not be asked everything: {error.message}")
             return answers, False
@@ -140,21 +151,21 @@ class Look:
     def _wanted(self, record: RealImages) -> dict[str, list[str]]:
         """Return the contexts to ask about by class, of classes that have real images."""
         there = set(record.classes)
-        found: dict[str, list[str]] = {each.name: [] for each in self.classes if each.name in there}
+        biased: dict[str, list[str]] = {item.name: [] for item in self.classes if item.name in there}
         for effect in self.generated.effects:
-            if effect.biased and effect.class_name in found:
-                found[effect.class_name].append(effect.context)
-        asked = contexts_to_ask(found, self.settings.everything)
+            if effect.biased and effect.class_name in biased:
+                biased[effect.class_name].append(effect.context)
+        asked = contexts_to_ask(biased, self.settings.everything)
         return {name: contexts for name, contexts in asked.items() if contexts}
 
     async def _of_class(
-        self, audited: AuditedClass, contexts: Sequence[str], record: RealImages, purse: Ledger
+        self, audited: AuditedClass, contexts: Sequence[str], record: RealImages, ledger: Ledger
     ) -> list[Answers]:
         lab, journal = self.bench.context, Journal(self.store, audited.unit)
-        metered = MeteredChat(lab.observers, purse, lab.rates.get("observer", Rate()))
+        metered = MeteredChat(lab.observers, ledger, lab.rates.get("observer", Rate()))
         witness = ContextWitness(
             Skeptic(RecordedChat(metered, journal, "observer", metered.most), seed=audited.seed),
-            MeteredStudio(lab.studio, purse, lab.dollars_per_image, journal.record_image_charge),
+            MeteredStudio(lab.studio, ledger, lab.dollars_per_image, journal.record_image_charge),
             audited.drawn_as,
             audited.seed,
             audited.per_context,
@@ -164,10 +175,10 @@ class Look:
         indices = [record.images[row] for row in rows]
         images = await asyncio.to_thread(real_images.load, self.bench.dataset, indices)
         ordinary = self.generated.ordinary.get(audited.name, ())
-        return [await witness.look(context, ordinary, images, rows, audited.name) for context in contexts]
+        return [await witness.ask(context, ordinary, images, rows, audited.name) for context in contexts]
 
 
-def too_dear(rate: Rate, questions: int, limit: float) -> str:
+def cost_warning(rate: Rate, questions: int, limit: float) -> str:
     """Return why so many questions need a person's yes, "" if they do not: their price is above the limit, or
     unknown.
     """
